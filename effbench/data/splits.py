@@ -1,0 +1,120 @@
+"""What a dataset is here: three splits of resident or memory-mapped uint8 images with their labels."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from effbench.errors import DataError
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: uint8 (N, C, H, W), may be memory-mapped. labels: int64 (N,) in [0, number of classes)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def take(self, indices: Tensor) -> Split:
+        """The samples at `indices` (int64), in that order, as a copy."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """train and val are seen while training, test is read once at the end; val and test may be None.
+
+    classes: the class names, in label order. sha256: names the content, for the run's record.
+    """
+
+    name: str
+    train: Split
+    val: Split | None
+    test: Split | None
+    classes: tuple[str, ...]
+    sha256: str
+
+    def __post_init__(self) -> None:
+        for which, split in self.named().items():
+            _check(f"{self.name} {which}", split, len(self.classes))
+
+    def named(self) -> dict[str, Split]:
+        """The splits that exist, by name."""
+        every = {"train": self.train, "val": self.val, "test": self.test}
+        return {which: split for which, split in every.items() if split is not None}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        channels, height, width = self.train.images.shape[1:]
+        return int(channels), int(height), int(width)
+
+
+def _check(name: str, split: Split, num_classes: int) -> None:
+    if len(split) == 0:
+        raise DataError(f"{name} holds no images.")
+    if split.images.dtype != torch.uint8 or split.images.dim() != 4 or len(split.images) != len(split):
+        raise DataError(
+            f"{name} must be uint8 (N, C, H, W) with N labels; "
+            f"got {split.images.dtype} {tuple(split.images.shape)} with {len(split)} labels."
+        )
+    outside = ((split.labels < 0) | (split.labels >= num_classes)).nonzero().flatten()
+    if len(outside):
+        first = int(outside[0])
+        raise DataError(
+            f"{name} sample {first} has label {int(split.labels[first])}, "
+            f"outside [0, {num_classes}) of its {num_classes} classes ({len(outside)} such samples)."
+        )
+
+
+def stratified(labels: Tensor, per_class: dict[int, int], seed: int) -> Tensor:
+    """Indices (int64, ascending) of `per_class[c]` samples of each class c, drawn by `seed` alone."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label, count in per_class.items():
+        members = (labels == label).nonzero().flatten()
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    return torch.cat(chosen).sort().values
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """(rest, held out): `fraction` of each class, at least one sample of every class with two or more."""
+    per_class: dict[int, int] = {}
+    for label, count in enumerate(torch.bincount(split.labels).tolist()):
+        per_class[label] = min(max(round(count * fraction), 1), count - 1) if count > 1 else 0
+    held = stratified(split.labels, per_class, seed)
+    rest = torch.ones(len(split), dtype=torch.bool)
+    rest[held] = False
+    return split.take(rest.nonzero().flatten()), split.take(held)
+
+
+def channel_statistics(images: Tensor, at_most: int = 10_000) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in [0, 1], over at most `at_most` evenly spaced images.
+
+    images: uint8 (N, C, H, W). A constant channel gets deviation 1, so that normalising stays finite.
+    """
+    stride = max(1, -(-len(images) // at_most))
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
+    squares, count = torch.zeros_like(total), 0
+    for chunk in images[::stride].split(512):
+        values = chunk.to(torch.float64).div_(255)
+        total += values.sum((0, 2, 3))
+        squares += values.square_().sum((0, 2, 3))
+        count += values.numel() // values.shape[1]
+    mean = total / count
+    std = (squares / count - mean * mean).clamp_min(0).sqrt()
+    return mean.tolist(), torch.where(std > 1e-6, std, 1.0).tolist()
+
+
+def digest(*tensors: Tensor) -> str:
+    """sha256 (hex) over the bytes of the tensors, in order."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(memoryview(tensor.contiguous().numpy().reshape(-1).view("u1")))
+    return sha.hexdigest()

@@ -1,0 +1,42 @@
+"""What effbench raises for a person to read, and the exit code each kind ends with.
+
+A message names the key, the rule, the value and the remedy; the command line prints it without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EffbenchError(Exception):
+    """The run failed (exit code 1)."""
+
+    exit_code = 1
+
+
+class ConfigError(EffbenchError):
+    """The command, the config or the data it names is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(ConfigError):
+    """A file or a dataset cannot be used as it is (exit code 2)."""
+
+
+class MissingExtraError(EffbenchError):
+    """An optional library is needed and absent (exit code 4)."""
+
+    exit_code = 4
+
+    def __init__(self, what: str, extra: str):
+        super().__init__(f"{what} needs the extra '{extra}': pip install 'effbench[{extra}]'")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that does not exist: what there is, and the nearest of it."""
+    options = sorted(known)
+    nearest = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    return f"{kind} '{name}' is not one of: {', '.join(options)}.{hint}"

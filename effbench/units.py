@@ -1,0 +1,64 @@
+"""Durations and sizes as people write them, turned into numbers at the boundary."""
+
+from __future__ import annotations
+
+import re
+
+from effbench.errors import ConfigError
+
+_CLOCK_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(%|steps?|epochs?)")
+
+
+def steps_from(span: int | str, key: str, total_steps: int, steps_per_epoch: int) -> int:
+    """A span of training in optimizer steps, rounded to the nearest.
+
+    span: an int (steps), or '500 steps', '2 epochs', '5%' (of total_steps), 'total'.
+    Raises ConfigError, naming `key`, for anything else and for negative numbers.
+    """
+    if isinstance(span, int) and not isinstance(span, bool) and span >= 0:
+        return span
+    if span == "total":
+        return total_steps
+    match = _SPAN.fullmatch(span.strip()) if isinstance(span, str) else None
+    if match is None:
+        raise ConfigError(
+            f"{key} must be a number of steps, or a span such as '5%', '2 epochs', '500 steps'; got {span!r}."
+        )
+    number, unit = float(match[1]), match[2]
+    if unit == "%":
+        if number > 100:
+            raise ConfigError(f"{key} must be at most 100% of the run; got {span!r}.")
+        return round(total_steps * number / 100)
+    return round(number * (steps_per_epoch if unit.startswith("epoch") else 1))
+
+
+def seconds_from(duration: float | str, key: str) -> float:
+    """A clock duration in seconds: 90, '90s', '15m', '1.5h', or Lightning's 'DD:HH:MM:SS'."""
+    if isinstance(duration, int | float) and not isinstance(duration, bool) and duration > 0:
+        return float(duration)
+    if isinstance(duration, str):
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", duration.strip()):
+            return float(match[1]) * _CLOCK_SECONDS[match[2]]
+        if re.fullmatch(r"\d+:\d{2}:\d{2}:\d{2}", duration.strip()):
+            days, hours, minutes, seconds = map(int, duration.split(":"))
+            return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    raise ConfigError(f"{key} must be seconds, or such as '90s', '15m', '1.5h', '00:01:30:00'; got {duration!r}.")
+
+
+def human_bytes(count: float) -> str:
+    """12.3 MB: decimal units, three significant figures."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 999.5 or unit == "TB":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def human_count(count: float) -> str:
+    """2.54M: decimal units, three significant figures."""
+    for unit in ("", "k", "M", "G"):
+        if abs(count) < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g}T"
