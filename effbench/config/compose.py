@@ -1,0 +1,190 @@
+"""Overrides -> a checked Config. The only door: the command line, notebooks and tests all come through here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.config import schema
+from effbench.config.paths import conf_dir
+from effbench.config.recipes import absolute_recipe, register_recipes
+from effbench.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from omegaconf import DictConfig
+
+ROOT = "config"
+
+
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> schema.Config:
+    """The checked config of `effbench train <overrides>`; `config_dir` adds a folder of your own groups.
+
+    Raises ConfigError, naming the key, for anything that is unknown, mistyped or out of range.
+    """
+    return parse(plain(compose_raw(overrides, config_dir)))
+
+
+def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
+    """Hydra's composition, `hydra` node included, its complaints put in terms of keys that exist."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    overrides = [absolute_recipe(override) for override in overrides]
+    with loader(config_dir) as config_loader:
+        try:
+            return hydra.compose(ROOT, overrides=list(overrides), return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            _explain(overrides, config_loader)
+            raise ConfigError(f"the config does not compose: {_first_line(error)}") from error
+
+
+@contextmanager
+def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoaderImpl]:
+    """Hydra, initialised on conf/, the recipes and the user's folder."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    register_recipes(Path(config_dir) if config_dir else None)
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def plain(raw: DictConfig) -> dict[str, Any]:
+    """Resolved plain containers, without the `hydra` node."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    task = OmegaConf.masked_copy(raw, [str(key) for key in raw if key != "hydra"])
+    try:
+        content = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the config does not resolve: {_first_line(error)}") from error
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def parse(content: Mapping[str, Any]) -> schema.Config:
+    """Plain containers -> Config; one ConfigError lists every key that breaks a rule."""
+    from pydantic import ValidationError
+
+    try:
+        config = schema.Config.model_validate(dict(content))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_rule(item, content) for item in _distinct(error.errors()))) from None
+    _check_metrics(config)
+    return config
+
+
+METRICS = ("train/loss", "train/acc", "val/loss", "val/acc")
+
+
+def _check_metrics(config: schema.Config) -> None:
+    for section in ("early_stopping", "checkpoint"):
+        monitor = getattr(config, section).monitor
+        if monitor not in METRICS:
+            raise ConfigError(unknown_name(f"{section}.monitor", monitor, METRICS))
+
+
+def _distinct(errors: Iterable[Any]) -> list[Any]:
+    """One complaint a key: a union reports each of its branches."""
+    by_key: dict[tuple[Any, ...], Any] = {}
+    for item in errors:
+        by_key.setdefault(tuple(item["loc"][:2]), item)
+    return list(by_key.values())
+
+
+def _rule(item: Any, content: Mapping[str, Any]) -> str:
+    """One pydantic complaint as key, rule and value, with the nearest key where there is none of that name."""
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location[:2])
+    if item["type"] == "extra_forbidden":
+        section = content.get(location[0]) if len(location) > 1 else content
+        fields = _fields(location[0]) if len(location) > 1 else list(schema.Config.model_fields)
+        known = [name for name in fields or dict(section or {}) if name != location[-1]]
+        return unknown_name("key", key, [f"{location[0]}.{name}" if len(location) > 1 else name for name in known])
+    if item["type"] == "missing":
+        return f"{key} is missing."
+    if item["type"] == "value_error":
+        return f"{item['ctx']['error']}."
+    message = item["msg"].removeprefix("Input ")
+    return f"{key} {message}; got {item['input']!r}."
+
+
+def _fields(section: str) -> list[str]:
+    annotation = schema.Config.model_fields[section].annotation
+    return list(annotation.model_fields) if isinstance(annotation, type) else []
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _explain(overrides: Sequence[str], config_loader: ConfigLoaderImpl) -> None:
+    """Raises the ConfigError that names the first override at fault; returns if none of them is."""
+    groups = set(config_loader.list_groups("")) - {"hydra"}
+    choices: list[str] = []
+    for override in _parsed(overrides, config_loader):
+        group = str(override.key_or_group)
+        if group not in groups:
+            continue
+        options = [name for name in config_loader.get_group_options(group) if not name.startswith("_")]
+        value = override.value()
+        if value is None or (group == "recipe" and "/" in str(value)):
+            choices.append(override.input_line)
+        elif isinstance(value, str) and value in options:
+            choices.append(f"{group}={value}")
+        else:
+            raise ConfigError(unknown_name(group, str(value), options))
+    import hydra
+
+    known = _leaves(plain(hydra.compose(ROOT, overrides=choices)))
+    for override in _parsed(overrides, config_loader):
+        key = str(override.key_or_group)
+        if key in groups or key.startswith("hydra") or override.is_force_add() or override.is_add():
+            continue
+        if key not in known:
+            raise ConfigError(_nearest_key(key, known))
+
+
+def _parsed(overrides: Sequence[str], config_loader: ConfigLoaderImpl) -> Iterator[Any]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    parser = OverridesParser.create(config_loader=config_loader)
+    for override in overrides:
+        try:
+            yield parser.parse_override(override)
+        except OverrideParseException as error:
+            raise ConfigError(
+                f"cannot read {override!r}: an override is key=value, a list [1,2] ({_first_line(error)}). "
+                "Quote values that hold spaces, commas or brackets."
+            ) from error
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """Every key of the tree, dotted, inner nodes included."""
+    keys = set()
+    for name, value in content.items():
+        keys.add(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            keys |= _leaves(value, f"{prefix}{name}.")
+    return keys
+
+
+def _nearest_key(key: str, known: set[str]) -> str:
+    """Names the nearest keys: by the whole path, or a key of another group with the same last name."""
+    import difflib
+
+    same_name = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    nearest = same_name or difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.6)
+    if not nearest and "." in key:
+        nearest = sorted(name for name in known if name.startswith(key.split(".")[0] + "."))
+    hint = f" The nearest: {', '.join(sorted(nearest)[:8])}." if nearest else " `effbench train --cfg job` shows all."
+    return f"there is no key '{key}'.{hint}"

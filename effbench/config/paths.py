@@ -1,0 +1,22 @@
+"""Where the packaged configs lie: beside the installed package, else in the checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def _find(name: str) -> Path:
+    shipped = _PACKAGE / "_data" / name
+    return shipped if shipped.is_dir() else _PACKAGE.parent / name
+
+
+def conf_dir() -> Path:
+    """The Hydra groups."""
+    return _find("conf")
+
+
+def recipes_dir() -> Path:
+    """The recipes that ship with effbench."""
+    return _find("recipes")

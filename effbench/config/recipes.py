@@ -1,0 +1,79 @@
+"""The folder is `recipes/`, the user's word is `recipe=`: a Hydra source that shows one as the other.
+
+`recipe=NAME` is a file of recipes/ (or of the user's --config-dir); `recipe=path/to/file.yaml` is that very file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from effbench.config.paths import recipes_dir
+
+GROUP = "recipe"
+_user_dir: Path | None = None
+
+
+def absolute_recipe(override: str) -> str:
+    """'recipe=my.yaml' with the file's absolute path, which holds from any folder; the rest as it is."""
+    key, equals, value = override.partition("=")
+    if key.lstrip("+") != GROUP or not equals or not (value.endswith((".yaml", ".yml")) or "/" in value):
+        return override
+    path = Path(value.strip("'\"")).expanduser().resolve()
+    return f"{key}={path}"
+
+
+def register_recipes(user_dir: Path | None = None) -> None:
+    """Teaches Hydra the group `recipe`, and the user's folder of groups; safe to repeat."""
+    global _user_dir
+    _user_dir = user_dir.resolve() if user_dir else None
+    from hydra.core.plugins import Plugins
+
+    for plugin in _plugins():
+        Plugins.instance().register(plugin)
+
+
+_classes: list[type[Any]] = []
+
+
+def _plugins() -> list[type[Any]]:
+    """The two plugin classes, made once, when Hydra is first needed."""
+    if _classes:
+        return _classes
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class RecipeSource(FileConfigSource):  # type: ignore[misc]
+        """A folder of recipes, seen as the group `recipe`."""
+
+        @staticmethod
+        def scheme() -> str:
+            return "recipes"
+
+        def load_config(self, config_path: str) -> Any:
+            return super().load_config(_inside(config_path))
+
+        def is_group(self, config_path: str) -> bool:
+            return config_path in ("", GROUP) and super().is_group("")
+
+        def is_config(self, config_path: str) -> bool:
+            return config_path.startswith(f"{GROUP}/") and bool(super().is_config(_inside(config_path)))
+
+        def list(self, config_path: str, results_filter: Any) -> list[str]:
+            if config_path == GROUP:
+                return list(super().list("", results_filter))
+            return [GROUP] if config_path == "" else []
+
+    class RecipeSearchPath(SearchPathPlugin):  # type: ignore[misc]
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append("effbench", f"recipes://{recipes_dir()}")
+            if _user_dir is not None:
+                search_path.append("user", f"file://{_user_dir}")
+
+    _classes.extend([RecipeSource, RecipeSearchPath])
+    return _classes
+
+
+def _inside(config_path: str) -> str:
+    return config_path.removeprefix(f"{GROUP}/")

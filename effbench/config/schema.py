@@ -1,0 +1,171 @@
+"""What a config may hold: types, ranges and conflicts. The defaults are in conf/, once.
+
+Sections are frozen. Those that feed a constructor (model, optimizer, scheduler, data, augment) are open: keys they
+do not name here are that constructor's options, and it is the constructor that knows their rules.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Limit = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None
+
+
+class Section(BaseModel):
+    """A group whose keys are all named here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class OpenSection(BaseModel):
+    """A group that also carries options of the thing it builds."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="allow", strict=True, protected_namespaces=(), populate_by_name=True, serialize_by_alias=True
+    )
+
+    target: str = Field(alias="_target_")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that go to the constructor as they are."""
+        return dict(self.model_extra or {})
+
+
+class ModelConfig(OpenSection):
+    pretrained: str | None
+    freeze: list[str]
+    memory_format: Literal["auto", "channels_last", "contiguous"]
+
+
+class OptimizerConfig(OpenSection):
+    lr: Positive
+    weight_decay: NonNegative
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] | None = None
+    eps: Positive | None = None
+    no_decay: bool
+    group_lr: dict[str, NonNegative]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        named = {"lr": self.lr, "weight_decay": self.weight_decay, "betas": self.betas, "eps": self.eps}
+        return super().options | {key: value for key, value in named.items() if value is not None}
+
+
+class SchedulerConfig(OpenSection):
+    pass
+
+
+class DataConfig(OpenSection):
+    batch_size: Count
+    eval_batch_size: Count
+    drop_last: bool
+    num_workers: Annotated[int, Field(ge=0, le=64)]
+
+
+class DeviceConfig(Section):
+    name: Literal["cpu", "cuda", "auto"]
+    channels_last: bool | None
+    threads: Count | None
+    tf32: bool
+
+
+class TrainerConfig(Section):
+    max_epochs: Count | None
+    max_steps: Count | None
+    max_time: Annotated[float, Field(gt=0)] | str | None
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "auto"]
+    gradient_clip_val: Positive | None
+    gradient_clip_algorithm: Literal["norm", "value"]
+    accumulate_grad_batches: Count
+    check_val_every_n_epoch: Count
+    limit_train_batches: Limit
+    limit_val_batches: Limit
+    limit_test_batches: Limit
+    log_every_n_steps: Count
+    deterministic: bool
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"]
+
+    @model_validator(mode="after")
+    def _ends(self) -> TrainerConfig:
+        if self.max_epochs is None and self.max_steps is None:
+            raise ValueError("one of trainer.max_epochs and trainer.max_steps must be set: schedules need a length")
+        return self
+
+
+class AugmentConfig(Section):
+    crop_padding: Annotated[int, Field(ge=0)]
+    flip: Fraction
+    shift: Fraction
+    scale: Fraction
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    brightness: Fraction
+    contrast: Fraction
+    dropout_holes: Annotated[int, Field(ge=0)]
+    dropout_size: Fraction
+    mixup_alpha: NonNegative
+    cutmix_alpha: NonNegative
+
+
+class LossConfig(Section):
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: list[NonNegative] | Literal["balanced"] | None
+    l1: NonNegative
+
+
+class EmaConfig(Section):
+    enabled: bool
+    decay: Annotated[float, Field(gt=0, lt=1)]
+
+
+class EarlyStoppingConfig(Section):
+    enabled: bool
+    monitor: str
+    mode: Literal["min", "max"]
+    patience: Annotated[int, Field(ge=0)]
+    min_delta: NonNegative
+    stopping_threshold: float | None
+
+
+class CheckpointConfig(Section):
+    monitor: str
+    mode: Literal["min", "max"]
+    save_top_k: Annotated[int, Field(ge=0)]
+    save_last: bool
+    every_n_steps: Count | None
+
+
+class LoggerConfig(Section):
+    name: Literal["csv", "tensorboard", "wandb", "mlflow"]
+    project: str
+    offline: bool
+
+
+class Config(Section):
+    """One run, whole."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    resume: str | None
+    allow_targets: list[str]
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    scheduler: SchedulerConfig
+    data: DataConfig
+    device: DeviceConfig
+    trainer: TrainerConfig
+    augment: AugmentConfig
+    loss: LossConfig
+    ema: EmaConfig
+    early_stopping: EarlyStoppingConfig
+    checkpoint: CheckpointConfig
+    logger: LoggerConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, as in config.yaml."""
+        return self.model_dump(by_alias=True)

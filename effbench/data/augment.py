@@ -1,0 +1,180 @@
+"""Augmentation of whole batches, with random parameters of its own for each sample.
+
+Two halves: `draw` turns a generator into a plan for one optimizer step (small tensors, one row a sample), `apply`
+turns uint8 images and their rows of the plan into floats in [0, 1]. The plan is drawn for the whole step before it
+is cut into ranks and micro-batches, so what a sample sees depends on neither.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from effbench.errors import ConfigError
+
+Plan = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Each option at its zero leaves the images alone. Fractions are of the image side.
+
+    crop_padding: pixels of black border, then a crop of the old size. flip: probability of a horizontal flip.
+    shift, scale (+- fraction), rotate (+- degrees): one bilinear affine warp, black outside.
+    brightness, contrast: uniform in +- this much, brightness in units of the full range.
+    dropout_holes: black rectangles a sample, each side uniform in (0, dropout_size] (coarse dropout).
+    mixup_alpha (arXiv:1710.09412), cutmix_alpha (arXiv:1905.04899): Beta parameters; with both, a fair coin a step.
+    """
+
+    crop_padding: int = 0
+    flip: float = 0.0
+    shift: float = 0.0
+    scale: float = 0.0
+    rotate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    dropout_holes: int = 0
+    dropout_size: float = 0.25
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("flip", "shift", "scale", "brightness", "contrast", "dropout_size"):
+            value = getattr(self, key)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"augment.{key} must be in [0, 1]; got {value}. 0 turns it off.")
+        for key in ("crop_padding", "rotate", "dropout_holes", "mixup_alpha", "cutmix_alpha"):
+            value = getattr(self, key)
+            if value < 0:
+                raise ConfigError(f"augment.{key} must not be negative; got {value}. 0 turns it off.")
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    @property
+    def warps(self) -> bool:
+        return self.shift > 0 or self.scale > 0 or self.rotate > 0
+
+    def draw(self, count: int, height: int, width: int, generator: Generator) -> Plan:
+        """The plan of one step: every tensor has `count` rows."""
+
+        def uniform(low: float, high: float, *shape: int) -> Tensor:
+            return torch.rand(count, *shape, generator=generator).mul_(high - low).add_(low)
+
+        plan: Plan = {}
+        if self.crop_padding:
+            plan["offset"] = (uniform(0, 1, 2) * (2 * self.crop_padding + 1)).long()
+        if self.flip:
+            plan["flip"] = uniform(0, 1) < self.flip
+        if self.warps:
+            plan["shift"] = uniform(-self.shift, self.shift, 2)
+            plan["scale"] = uniform(1 - self.scale, 1 + self.scale)
+            plan["angle"] = uniform(-self.rotate, self.rotate).mul_(math.pi / 180)
+        if self.brightness or self.contrast:
+            plan["brightness"] = uniform(-self.brightness, self.brightness)
+            plan["contrast"] = uniform(1 - self.contrast, 1 + self.contrast)
+        if self.dropout_holes:
+            sides = uniform(0, self.dropout_size, self.dropout_holes, 2)
+            plan["hole_size"] = (sides * torch.tensor([height, width])).ceil().long()
+            plan["hole_centre"] = (
+                uniform(0, 1, self.dropout_holes, 2) * torch.tensor([height, width])
+            ).long()
+        if self.mixes:
+            plan |= self._draw_mix(count, height, width, generator)
+        return plan
+
+    def _draw_mix(self, count: int, height: int, width: int, generator: Generator) -> Plan:
+        """partner: whom each sample is mixed with. share: how much of the sample stays. box: cutmix's, or empty."""
+        both = self.mixup_alpha > 0 and self.cutmix_alpha > 0
+        cut = bool(torch.rand((), generator=generator) < 0.5) if both else self.cutmix_alpha > 0
+        alpha = self.cutmix_alpha if cut else self.mixup_alpha
+        share = _beta(alpha, count, generator)
+        plan = {"partner": torch.randperm(count, generator=generator), "share": share}
+        if cut:
+            size = torch.tensor([height, width])
+            side = ((1 - share).sqrt().unsqueeze(1) * size).round().long()
+            centre = (torch.rand(count, 2, generator=generator) * size).long()
+            low = (centre - side // 2).clamp_min(0)
+            high = torch.minimum(centre - side // 2 + side, size)
+            # The box is clipped at the border: the labels follow the area that was really pasted.
+            plan["share"] = 1 - (high - low).clamp_min(0).prod(1) / (height * width)
+            plan["box"] = torch.stack([low, high], 1)
+        return plan
+
+    def apply(self, images_BCHW: Tensor, plan: Plan) -> Tensor:
+        """uint8 (B, C, H, W) and B rows of the plan -> float32 (B, C, H, W) in [0, 1], mixing left out."""
+        if "offset" in plan:
+            images_BCHW = crop(images_BCHW, plan["offset"], self.crop_padding)
+        if "flip" in plan:
+            images_BCHW = torch.where(plan["flip"].view(-1, 1, 1, 1), images_BCHW.flip(3), images_BCHW)
+        x_BCHW = images_BCHW.float().mul_(1 / 255)
+        if "angle" in plan:
+            x_BCHW = warp(x_BCHW, plan["shift"], plan["scale"], plan["angle"])
+        if "contrast" in plan:
+            x_BCHW = relight(x_BCHW, plan["brightness"], plan["contrast"])
+        if "hole_size" in plan:
+            x_BCHW = x_BCHW * holes(plan["hole_centre"], plan["hole_size"], *x_BCHW.shape[2:])
+        return x_BCHW
+
+
+def crop(images_BCHW: Tensor, offset_B2: Tensor, padding: int) -> Tensor:
+    """Pads with black and cuts the old size out at offset (row, column) in [0, 2 * padding], one gather."""
+    batch, channels, height, width = images_BCHW.shape
+    padded = F.pad(images_BCHW, (padding,) * 4)
+    rows = (offset_B2[:, :1] + torch.arange(height, device=offset_B2.device)).view(batch, 1, height, 1)
+    columns = (offset_B2[:, 1:] + torch.arange(width, device=offset_B2.device)).view(batch, 1, 1, width)
+    sample = torch.arange(batch, device=offset_B2.device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=offset_B2.device).view(1, -1, 1, 1)
+    return padded[sample, channel, rows, columns]
+
+
+def warp(x_BCHW: Tensor, shift_B2: Tensor, scale_B: Tensor, angle_B: Tensor) -> Tensor:
+    """Rotates by angle (radians, counter-clockwise), enlarges by scale, shifts by fractions of the side (y, x)."""
+    height, width = x_BCHW.shape[2:]
+    cosine, sine = angle_B.cos() / scale_B, angle_B.sin() / scale_B
+    aspect = height / width
+    # grid_sample wants output -> input in coordinates of [-1, 1]: the inverse map, hence the minus at the shift.
+    to_x = torch.stack([cosine, -sine * aspect, torch.zeros_like(sine)], 1)
+    to_y = torch.stack([sine / aspect, cosine, torch.zeros_like(sine)], 1)
+    theta = torch.stack([to_x, to_y], 1)
+    theta[:, :, 2] = -(theta[:, :, :2] @ (2 * shift_B2.flip(1)).unsqueeze(2)).squeeze(2)
+    grid = F.affine_grid(theta, list(x_BCHW.shape), align_corners=False)
+    return F.grid_sample(x_BCHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def relight(x_BCHW: Tensor, brightness_B: Tensor, contrast_B: Tensor) -> Tensor:
+    """Stretches each sample about its own mean by `contrast`, adds `brightness`, clamps to [0, 1]."""
+    mean = x_BCHW.mean((1, 2, 3), keepdim=True)
+    brightness, contrast = brightness_B.view(-1, 1, 1, 1), contrast_B.view(-1, 1, 1, 1)
+    return torch.addcmul(mean + brightness, x_BCHW - mean, contrast).clamp_(0, 1)
+
+
+def holes(centre_BN2: Tensor, size_BN2: Tensor, height: int, width: int) -> Tensor:
+    """Mask (B, 1, H, W): 0.0 inside any of the N rectangles of size (rows, columns), clipped at the border."""
+    low, high = centre_BN2 - size_BN2 // 2, centre_BN2 - size_BN2 // 2 + size_BN2
+    device = centre_BN2.device
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    in_rows = (rows >= low[..., :1]) & (rows < high[..., :1])
+    in_columns = (columns >= low[..., 1:]) & (columns < high[..., 1:])
+    inside = (in_rows.unsqueeze(3) & in_columns.unsqueeze(2)).any(1, keepdim=True)
+    return (~inside).float()
+
+
+def mix(x_BCHW: Tensor, partner_BCHW: Tensor, plan: Plan) -> Tensor:
+    """Mixup, or cutmix where the plan has boxes; the shares of the labels are plan['share'] (B,)."""
+    if "box" not in plan:
+        return torch.lerp(partner_BCHW, x_BCHW, plan["share"].view(-1, 1, 1, 1))
+    low, high = plan["box"][:, :1], plan["box"][:, 1:]
+    keep = holes((low + (high - low) // 2), high - low, *x_BCHW.shape[2:])
+    return torch.where(keep.bool(), x_BCHW, partner_BCHW)
+
+
+def _beta(alpha: float, count: int, generator: Generator) -> Tensor:
+    """(count,) samples of Beta(alpha, alpha), from the generator alone (torch's Beta takes none)."""
+    gamma = torch._standard_gamma(torch.full((count, 2), float(alpha)), generator=generator)
+    return gamma[:, 0] / gamma.sum(1).clamp_min(torch.finfo(torch.float32).tiny)

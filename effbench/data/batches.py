@@ -1,0 +1,227 @@
+"""Batches as pure functions of (seed, epoch, step): neither workers nor ranks nor interruptions change them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from effbench.data.augment import Augment, Plan, mix
+from effbench.data.splits import Split
+from effbench.errors import ConfigError
+from effbench.randomness import Purpose, derived_seed
+
+Place = TypeVar("Place")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of every batch this process takes: rank of world."""
+
+    rank: int = 0
+    world: int = 1
+
+    def bounds(self, count: int) -> tuple[int, int]:
+        return count * self.rank // self.world, count * (self.rank + 1) // self.world
+
+
+@dataclass(frozen=True)
+class Batch:
+    """inputs: float (B, C, H, W). targets: int64 (B,), or float (B, K) where labels are mixed."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return int(self.inputs.shape[0])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: its micro-batches, made when asked for, and how many samples all ranks see in it."""
+
+    micro_batches: Iterable[Batch]
+    samples: int
+    epoch: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The last steps of a batch: normalise, lay out in memory, move to the device."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """To the device; from pinned memory and without waiting where that is a GPU."""
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """Floats in [0, 1], in place -> zero mean and unit deviation by channel."""
+        mean = torch.tensor(self.mean, device=x_BCHW.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=x_BCHW.device).view(-1, 1, 1)
+        return x_BCHW.sub_(mean).div_(std).contiguous(memory_format=self.memory_format)
+
+
+class TrainBatches:
+    """Endless epochs over a split, each in an order of its own.
+
+    batch_size: samples of a micro-batch over all ranks; a step holds `accumulate` of them. The random parameters are
+    drawn for the whole step, so neither `accumulate` nor the number of ranks changes what a sample looks like.
+    drop_last leaves the final incomplete step of an epoch out (other samples each epoch). Kept, a final micro-batch
+    of a single sample is still left out, since batch norm cannot train on one.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        num_classes: int,
+        finish: Finish,
+        augment: Augment | None = None,
+        accumulate: int = 1,
+        seed: int = 0,
+        drop_last: bool = True,
+        num_workers: int = 0,
+        shard: Shard | None = None,
+        limit_steps: int | None = None,
+    ):
+        self.split, self.batch_size, self.num_classes = split, batch_size, num_classes
+        self.finish, self.augment, self.accumulate = finish, augment or Augment(), accumulate
+        self.seed, self.num_workers, self.shard = seed, num_workers, shard or Shard()
+        self._sizes = _step_sizes(len(split), batch_size, accumulate, drop_last)
+        if limit_steps is not None:
+            self._sizes = self._sizes[:limit_steps]
+        self._order: tuple[int, Tensor] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self._sizes)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Step]:
+        """The steps of `epoch` from step `start` on."""
+        places = [
+            (epoch, step, part) for step in range(start, len(self._sizes)) for part in self._parts(step)
+        ]
+        batches = in_order(lambda place: self.make(*place), places, self.num_workers)
+        for step in range(start, len(self._sizes)):
+            yield Step(islice(batches, len(self._parts(step))), self._sizes[step], epoch, step)
+
+    def _parts(self, step: int) -> range:
+        return range(-(-self._sizes[step] // self.batch_size))
+
+    def step_indices(self, epoch: int, step: int) -> Tensor:
+        """int64: the samples of this step over all ranks, in order."""
+        first = step * self.batch_size * self.accumulate
+        return self._epoch_order(epoch)[first : first + self._sizes[step]]
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, Purpose.ORDER, epoch))
+            self._order = (epoch, torch.randperm(len(self.split), generator=generator))
+        return self._order[1]
+
+    def make(self, epoch: int, step: int, part: int = 0) -> Batch:
+        """Micro-batch `part` of a step, this rank's share of it."""
+        indices = self.step_indices(epoch, step)
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, Purpose.AUGMENT, epoch, step))
+        height, width = self.split.images.shape[2:]
+        plan = self.augment.draw(len(indices), int(height), int(width), generator)
+        first = part * self.batch_size
+        low, high = self.shard.bounds(min(self.batch_size, len(indices) - first))
+        rows = torch.arange(first + low, first + high)
+        inputs = self._augmented(indices, plan, rows)
+        targets = self.split.labels[indices[rows]]
+        if "partner" not in plan:
+            return Batch(self.finish(inputs), self.finish.send(targets))
+        return self._mixed(inputs, targets, indices, plan, rows)
+
+    def _augmented(self, indices: Tensor, plan: Plan, rows: Tensor) -> Tensor:
+        images = self.finish.send(self.split.images[indices[rows]])
+        return self.augment.apply(images, self._rows(plan, rows))
+
+    def _rows(self, plan: Plan, rows: Tensor) -> Plan:
+        return {key: self.finish.send(value[rows]) for key, value in plan.items()}
+
+    def _mixed(self, inputs: Tensor, targets: Tensor, indices: Tensor, plan: Plan, rows: Tensor) -> Batch:
+        """Partners come from the whole step, so they are looked up rather than taken from this micro-batch."""
+        partner_rows = plan["partner"][rows]
+        whole_step = len(rows) == len(indices)
+        partners = inputs[partner_rows] if whole_step else self._augmented(indices, plan, partner_rows)
+        share = plan["share"][rows].unsqueeze(1)
+        one_hot = torch.eye(self.num_classes)
+        soft = torch.lerp(one_hot[self.split.labels[indices[partner_rows]]], one_hot[targets], share)
+        mixed = mix(inputs, partners, self._rows(plan, rows))
+        return Batch(self.finish(mixed), self.finish.send(soft))
+
+
+class EvalBatches:
+    """One pass over a split in file order, this rank's samples of it, without augmentation."""
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        finish: Finish,
+        shard: Shard | None = None,
+        limit_batches: int | None = None,
+        num_workers: int = 0,
+    ):
+        self.split, self.batch_size, self.finish, self.num_workers = split, batch_size, finish, num_workers
+        self.low, self.high = (shard or Shard()).bounds(len(split))
+        if limit_batches is not None:
+            self.high = min(self.high, self.low + limit_batches * batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return in_order(self._make, range(self.low, self.high, self.batch_size), self.num_workers)
+
+    def _make(self, start: int) -> Batch:
+        rows = slice(start, min(start + self.batch_size, self.high))
+        images = self.finish.send(self.split.images[rows])
+        return Batch(self.finish(images.float().mul_(1 / 255)), self.finish.send(self.split.labels[rows]))
+
+
+def in_order(make: Callable[[Place], Batch], places: Iterable[Place], workers: int) -> Iterator[Batch]:
+    """make(place) for each place in order, up to 2 * workers of them prepared ahead by `workers` threads."""
+    if workers == 0:
+        yield from map(make, places)
+        return
+    waiting: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="effbench-data") as pool:
+        try:
+            for place in places:
+                waiting.append(pool.submit(make, place))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool) -> list[int]:
+    """Samples in each step of an epoch, by the policy in TrainBatches' text."""
+    whole, rest = divmod(count, batch_size * accumulate)
+    if not drop_last and rest % batch_size == 1:
+        rest -= 1
+    sizes = [batch_size * accumulate] * whole + ([rest] if rest and not drop_last else [])
+    if not sizes:
+        keep = "" if not drop_last else " or set data.drop_last=false"
+        raise ConfigError(
+            f"data.batch_size x trainer.accumulate_grad_batches is {batch_size} x {accumulate}, but the train split "
+            f"holds {count} images: not one step. Lower data.batch_size{keep}."
+        )
+    return sizes

@@ -1,0 +1,1 @@
+"""Fashion-MNIST subset that ships with the package: data, licence, digest and the script that made it."""

@@ -1,0 +1,184 @@
+"""The record of a run: its folder, files that are whole or not there, and the summary others read.
+
+    config.yaml     metrics.csv     summary.json     checkpoints/     curves.png     .hydra/
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from effbench.errors import ConfigError, EffbenchError
+from effbench.units import human_bytes
+
+SUMMARY_SCHEMA = 1
+STATUSES = ("completed", "stopped_early", "interrupted", "diverged", "failed")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes `path`'s place when the block ends well: written, fsynced, renamed, folder fsynced.
+
+    Raises EffbenchError naming the path and the room needed when the disk is full; the old file stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with naming_full_disk(path), temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(path: Path, needed_bytes: int | None = None) -> Iterator[None]:
+    """Turns 'disk full' into an error that names the path, what it needs and what is free."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free = human_bytes(shutil.disk_usage(path.parent).free)
+        need = f", needs {human_bytes(needed_bytes)}" if needed_bytes else ""
+        raise EffbenchError(
+            f"no space at {path}{need}; {free} free ({error.strerror}). What was saved before is kept. Make room, "
+            "or write elsewhere with hydra.run.dir=DIR."
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as stream:
+        stream.write(text.encode("utf-8", errors="backslashreplace"))
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def prepare_run_folder(folder: Path) -> Path:
+    """The folder, made and tried for writing; refused where it already holds a run."""
+    if (folder / "summary.json").exists() or (folder / "checkpoints").exists():
+        raise ConfigError(f"{folder} holds a run already. Continue it with resume={folder}, or choose another folder.")
+    require_writable(folder)
+    return folder
+
+
+def require_writable(folder: Path) -> None:
+    """Raises ConfigError, before any time is spent, where no file can be made in `folder` or it cannot be made."""
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"the output folder {folder} cannot be written ({error.strerror}). Choose another with hydra.run.dir=DIR."
+        ) from error
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """summary.json: the seam that reports and studies read. Numbers that are not finite become null."""
+    content = {"schema_version": SUMMARY_SCHEMA, **summary}
+    text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(folder / "summary.json", text + "\n")
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Raises ConfigError where `folder` is not a run, or its summary is not one."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        hint = "" if folder.is_dir() else " There is no such folder."
+        raise ConfigError(f"{folder} is not a run: it holds no summary.json.{hint} Give a folder that train wrote.")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}).") from error
+    version = summary.get("schema_version") if isinstance(summary, dict) else None
+    if version != SUMMARY_SCHEMA:
+        raise ConfigError(f"{path} has schema_version {version!r}; this effbench reads {SUMMARY_SCHEMA}.")
+    return dict(summary)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class MetricsFile:
+    """metrics.csv: one row a logged step or epoch, flushed at once; a full disk costs the log, not the run."""
+
+    def __init__(self, path: Path, columns: Sequence[str]):
+        self._path, self._columns = path, list(columns)
+        self._stream: IO[str] | None = path.open("a", newline="", encoding="utf-8")
+        if self._stream.tell() == 0:
+            self._emit(self._columns)
+
+    def row(self, values: Mapping[str, Any]) -> None:
+        self._emit([_cell(values.get(column)) for column in self._columns])
+
+    def _emit(self, cells: Sequence[str]) -> None:
+        if self._stream is None:
+            return
+        try:
+            csv.writer(self._stream).writerow(cells)
+            self._stream.flush()
+        except OSError as error:
+            print(f"warning: {self._path} ends here: {error.strerror}; training goes on", file=sys.stderr)
+            self._stream = None
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def keep_rows_up_to(path: Path, step: int) -> None:
+    """Drops what an interrupted run logged after the step it is resumed from."""
+    if not path.is_file():
+        return
+    rows = read_metrics(path.parent)
+    if not rows:
+        return
+    with replacing(path) as stream:
+        lines = [",".join(rows[0])] + [",".join(row.values()) for row in rows if int(row["step"]) <= step]
+        stream.write(("\r\n".join(lines) + "\r\n").encode())
+
+
+def read_metrics(folder: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv as text; cells that were not logged in a row are empty."""
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.8g}" if isinstance(value, float) else str(value)

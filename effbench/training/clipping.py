@@ -1,0 +1,39 @@
+"""Keeps a step's gradient within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class NoClipping:
+    def __call__(self) -> None:
+        pass
+
+
+class ClipNorm(NoClipping):
+    """Scales all gradients down together when their L2 norm exceeds `limit` (arXiv:1211.5063)."""
+
+    def __init__(self, parameters: Sequence[Tensor], limit: float):
+        self._parameters, self._limit = list(parameters), limit
+
+    def __call__(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._limit)
+
+
+class ClipValue(NoClipping):
+    """Clamps every element of every gradient to [-limit, limit]."""
+
+    def __init__(self, parameters: Sequence[Tensor], limit: float):
+        self._parameters, self._limit = list(parameters), limit
+
+    def __call__(self) -> None:
+        torch.nn.utils.clip_grad_value_(self._parameters, self._limit)
+
+
+def choose_clipping(parameters: Sequence[Tensor], limit: float | None, algorithm: str) -> NoClipping:
+    if limit is None:
+        return NoClipping()
+    return {"norm": ClipNorm, "value": ClipValue}[algorithm](parameters, limit)

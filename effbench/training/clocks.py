@@ -1,0 +1,62 @@
+"""Where the time goes: clocks that never overlap, so that they add up to the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+Item = TypeVar("Item")
+NAMES = ("data", "forward_backward", "optimizer", "evaluation", "checkpoint", "compile")
+
+
+class Clock:
+    """`with clock:` adds the seconds inside to `clock.seconds`."""
+
+    __slots__ = ("_start", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._start = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.seconds += time.perf_counter() - self._start
+
+
+class Clocks:
+    """One clock a name of NAMES; seconds of this process, host side (a GPU works on meanwhile)."""
+
+    def __init__(self) -> None:
+        self.data, self.forward_backward, self.optimizer = Clock(), Clock(), Clock()
+        self.evaluation, self.checkpoint, self.compile = Clock(), Clock(), Clock()
+        self._begun = time.perf_counter()
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by clock, `other` for what none of them saw, and `total`."""
+        by_name = {name: getattr(self, name).seconds for name in NAMES}
+        total = time.perf_counter() - self._begun
+        return {**by_name, "other": total - sum(by_name.values()), "total": total}
+
+    @property
+    def training(self) -> float:
+        """Seconds spent learning: data, forward and backward, optimizer."""
+        return self.data.seconds + self.forward_backward.seconds + self.optimizer.seconds
+
+    def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, with the wait for each on the data clock."""
+        iterator = iter(items)
+        while True:
+            with self.data:
+                item = next(iterator, _END)
+            if item is _END:
+                return
+            yield item  # type: ignore[misc]
+
+
+_END = object()

@@ -1,0 +1,105 @@
+"""One process or several: what `torchrun` starts, and the same face when there is only one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from effbench.errors import EffbenchError
+
+
+class Ranks:
+    """A single process."""
+
+    rank, world, local_rank, local_world = 0, 1, 0, 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model whose backward pass agrees on gradients."""
+        return model
+
+    def gradients_at(self, last: bool, model: nn.Module) -> AbstractContextManager[Any]:
+        """Gradients are exchanged in the last micro-batch of a step only."""
+        del last, model
+        return nullcontext()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over the processes."""
+        return values
+
+    def barrier(self) -> None:
+        """Waits for every process."""
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, everywhere."""
+        return value
+
+
+class ProcessGroup(Ranks):
+    """Several processes, one model replica each (gloo on CPU, NCCL on CUDA)."""
+
+    def __init__(self, device: torch.device):
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.local_world = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world)))
+        self._device = device
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise EffbenchError("nothing to train: every parameter is frozen.")
+        return DistributedDataParallel(model)
+
+    def gradients_at(self, last: bool, model: nn.Module) -> AbstractContextManager[Any]:
+        if last:
+            return nullcontext()
+        assert isinstance(model, DistributedDataParallel)
+        no_sync: AbstractContextManager[Any] = model.no_sync()  # type: ignore[no-untyped-call]
+        return no_sync
+
+    def sum(self, values: Tensor) -> Tensor:
+        total = values.to(self._device, copy=True)
+        dist.all_reduce(total)
+        return total.to(values.device)
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def share(self, value: Any) -> Any:
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+def launched_by_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def environment_rank() -> int:
+    """This process's rank as torchrun states it, 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+@contextmanager
+def ranks_for(device: torch.device) -> Iterator[Ranks]:
+    """The process group that torchrun asks for, taken down at the end; a single process otherwise."""
+    if not launched_by_torchrun():
+        yield Ranks()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield ProcessGroup(device)
+    finally:
+        dist.destroy_process_group()

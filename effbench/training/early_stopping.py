@@ -1,0 +1,46 @@
+"""Stops a run whose monitored metric no longer improves (Prechelt 1998, 'Early stopping, but when?')."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from effbench.training.state import TrainState
+
+
+class NoEarlyStopping:
+    def check(self, state: TrainState) -> None:
+        """Looks at state.metrics after a validation."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class EarlyStopping(NoEarlyStopping):
+    """An improvement beats the best so far by more than `min_delta`; `patience` checks without one stop the run."""
+
+    def __init__(self, monitor: str, mode: str, patience: int, min_delta: float, stopping_threshold: float | None):
+        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self._sign = 1.0 if mode == "max" else -1.0
+        self._threshold = stopping_threshold
+        self.best: float | None = None
+        self.waited = 0
+
+    def check(self, state: TrainState) -> None:
+        value = state.metrics[self.monitor]
+        if self.best is None or self._sign * (value - self.best) > self.min_delta:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        if self._threshold is not None and self._sign * (value - self._threshold) >= 0:
+            state.stop(f"{self.monitor} reached {value:.4g} (threshold {self._threshold:g})", "stopped_early")
+        elif self.waited >= max(self.patience, 1):
+            state.stop(f"{self.monitor} has not improved on {self.best:.4g} for {self.waited} checks", "stopped_early")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.waited = state["best"], state["waited"]

@@ -1,0 +1,70 @@
+"""What is minimised: cross-entropy summed over samples, so that accumulation cannot change the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from effbench.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Cross-entropy in nats with label smoothing (arXiv:1512.00567, section 7) and class weights.
+
+    class_weights: float (K,) or None. The mean over a step divides by the weight of its samples, as
+    torch.nn.CrossEntropyLoss does, but over the whole step: all micro-batches, all ranks.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: Tensor | None = None
+
+    def summed(self, logits_BK: Tensor, targets: Tensor) -> Tensor:
+        """The sum over the batch. targets: int64 (B,) or float (B, K)."""
+        return F.cross_entropy(
+            logits_BK, targets, self.class_weights, reduction="sum", label_smoothing=self.label_smoothing
+        )
+
+    def divisor(self, samples: int, class_mass_K: Tensor | None) -> float:
+        """What turns the step's sum into its mean. class_mass_K: how much of each class the step holds."""
+        if self.class_weights is None or class_mass_K is None:
+            return float(samples)
+        return float((class_mass_K * self.class_weights.cpu()).sum())
+
+    @property
+    def needs_class_mass(self) -> bool:
+        return self.class_weights is not None
+
+
+def class_weights(choice: Sequence[float] | str | None, labels: Tensor, num_classes: int) -> Tensor | None:
+    """float (K,): the given weights, or for 'balanced' N / (K * count), 0 for a class without samples."""
+    if choice is None:
+        return None
+    if choice == "balanced":
+        counts = torch.bincount(labels, minlength=num_classes).double()
+        weights = len(labels) / (num_classes * counts)
+        return torch.where(counts > 0, weights, 0.0).float()
+    if len(choice) != num_classes:
+        raise ConfigError(
+            f"loss.class_weights must hold one number for each of the {num_classes} classes; got {len(choice)}."
+        )
+    return torch.tensor(choice, dtype=torch.float32)
+
+
+class L1Penalty:
+    """Adds the gradient of strength * sum |w|: strength * sign(w), in true gradient units."""
+
+    def __init__(self, parameters: Sequence[Tensor], strength: float):
+        self._parameters, self._strength = list(parameters), strength
+
+    @torch.no_grad()
+    def add_gradients(self) -> None:
+        if self._strength == 0:
+            return
+        live = [parameter for parameter in self._parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in live if parameter.grad is not None]
+        torch._foreach_add_(gradients, torch._foreach_sign(live), alpha=self._strength)

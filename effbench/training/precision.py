@@ -1,0 +1,97 @@
+"""Arithmetic of the forward pass: float32, or autocast to half precision with loss scaling where it is needed."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Precision:
+    """32-true: every method is the plain thing."""
+
+    name = "32-true"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Brings the gradients to true units; clipping and penalties come after."""
+
+    def step(self, optimizer: Optimizer) -> bool:
+        """Whether the optimizer stepped (loss scaling leaves out steps whose gradients overflowed)."""
+        optimizer.step()
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class BFloat16(Precision):
+    """bf16-mixed: autocast; bfloat16 has float32's range, so nothing is scaled."""
+
+    name = "bf16-mixed"
+
+    def __init__(self, device: torch.device):
+        self._device = device.type
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self._device, torch.bfloat16)
+
+
+class Float16(Precision):
+    """16-mixed: autocast with dynamic loss scaling (arXiv:1710.03740, section 3.2)."""
+
+    name = "16-mixed"
+
+    def __init__(self, device: torch.device):
+        self._device = device.type
+        self._scaler = torch.amp.GradScaler(self._device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self._device, torch.float16)
+
+    def backward(self, loss: Tensor) -> None:
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: Optimizer) -> bool:
+        before = self._scaler.get_scale()
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        return bool(self._scaler.get_scale() >= before)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._scaler.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._scaler.load_state_dict(state)
+
+
+def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
+    """(precision, why) for `32-true | 16-mixed | bf16-mixed | auto`."""
+    if name == "auto":
+        name, why = _automatic(device)
+    else:
+        why = "as configured"
+    kinds = {"32-true": Precision, "16-mixed": lambda: Float16(device), "bf16-mixed": lambda: BFloat16(device)}
+    return kinds[name](), why
+
+
+def _automatic(device: torch.device) -> tuple[str, str]:
+    if device.type == "cpu":
+        return "32-true", "auto: float32 on a CPU, where bfloat16 is seldom faster and often several times slower"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16-mixed", "auto: this GPU computes in bfloat16"
+    return "16-mixed", "auto: this GPU has no bfloat16, so float16 with loss scaling"
