@@ -1,6 +1,6 @@
 """The record of a run: its folder, files that are whole or not there, and the summary others read.
 
-    config.yaml     metrics.csv     summary.json     checkpoints/     curves.png     .hydra/
+config.yaml     metrics.csv     summary.json     checkpoints/     curves.png     .hydra/
 """
 
 from __future__ import annotations

@@ -153,6 +153,16 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoaderImpl) -> None:
             raise ConfigError(_nearest_key(key, known))
 
 
+def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:
+    """Group -> its names, as `effbench train --help` lists them."""
+    with loader(config_dir) as config_loader:
+        groups = sorted(set(config_loader.list_groups("")) - {"hydra"})
+        return {
+            group: [name for name in config_loader.get_group_options(group) if not name.startswith("_")]
+            for group in groups
+        }
+
+
 def _parsed(overrides: Sequence[str], config_loader: ConfigLoaderImpl) -> Iterator[Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException

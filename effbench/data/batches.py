@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -44,12 +45,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: its micro-batches, made when asked for, and how many samples all ranks see in it."""
+    """One optimizer step: its micro-batches, made when asked for, and how many samples all ranks see in it.
+
+    class_mass() is float (K,): how much of each class those samples hold, mixed labels counted by their shares.
+    """
 
     micro_batches: Iterable[Batch]
+    num_micro_batches: int
     samples: int
     epoch: int
     index: int
+    class_mass: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,22 @@ class TrainBatches:
         ]
         batches = in_order(lambda place: self.make(*place), places, self.num_workers)
         for step in range(start, len(self._sizes)):
-            yield Step(islice(batches, len(self._parts(step))), self._sizes[step], epoch, step)
+            parts = len(self._parts(step))
+            yield Step(
+                islice(batches, parts), parts, self._sizes[step], epoch, step, partial(self.class_mass, epoch, step)
+            )
+
+    def samples_in(self, step: int) -> int:
+        """Samples of step `step` of an epoch, over all ranks."""
+        return self._sizes[step]
+
+    def class_mass(self, epoch: int, step: int) -> Tensor:
+        """float (K,): see Step."""
+        indices, plan = self._drawn(epoch, step)
+        labels = self.split.labels[indices]
+        share = plan.get("share", torch.ones(len(indices)))
+        mass = torch.zeros(self.num_classes).index_add_(0, labels, share)
+        return mass.index_add_(0, labels[plan["partner"]], 1 - share) if "partner" in plan else mass
 
     def _parts(self, step: int) -> range:
         return range(-(-self._sizes[step] // self.batch_size))
@@ -135,10 +156,7 @@ class TrainBatches:
 
     def make(self, epoch: int, step: int, part: int = 0) -> Batch:
         """Micro-batch `part` of a step, this rank's share of it."""
-        indices = self.step_indices(epoch, step)
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, Purpose.AUGMENT, epoch, step))
-        height, width = self.split.images.shape[2:]
-        plan = self.augment.draw(len(indices), int(height), int(width), generator)
+        indices, plan = self._drawn(epoch, step)
         first = part * self.batch_size
         low, high = self.shard.bounds(min(self.batch_size, len(indices) - first))
         rows = torch.arange(first + low, first + high)
@@ -147,6 +165,13 @@ class TrainBatches:
         if "partner" not in plan:
             return Batch(self.finish(inputs), self.finish.send(targets))
         return self._mixed(inputs, targets, indices, plan, rows)
+
+    def _drawn(self, epoch: int, step: int) -> tuple[Tensor, Plan]:
+        """(sample indices, random parameters) of a whole step."""
+        indices = self.step_indices(epoch, step)
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, Purpose.AUGMENT, epoch, step))
+        height, width = self.split.images.shape[2:]
+        return indices, self.augment.draw(len(indices), int(height), int(width), generator)
 
     def _augmented(self, indices: Tensor, plan: Plan, rows: Tensor) -> Tensor:
         images = self.finish.send(self.split.images[indices[rows]])

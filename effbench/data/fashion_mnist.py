@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from effbench.data.splits import Split, Splits, digest, hold_out
+from effbench.data.splits import Split, Splits, digest, hold_out, resized
 from effbench.errors import ConfigError, DataError
 
 CLASSES = (
@@ -30,12 +30,16 @@ Arrays = dict[str, tuple[Array, Array]]
 
 
 def fashion_mnist(
-    root: str | None = None, subset: str = "embedded", val_fraction: float = 0.1, split_seed: int = 0
+    root: str | None = None,
+    subset: str = "embedded",
+    image_size: int = 28,
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
 ) -> Splits:
     """28 x 28 grayscale, 10 classes; `val_fraction` of the train images, stratified, are the validation split.
 
     subset: 'embedded' (6,000 train, 2,000 test, inside the package) or 'full' (60,000 and 10,000, idx.gz files
-    in `root`, by default where Debian's dataset-fashion-mnist puts them).
+    in `root`, by default where Debian's dataset-fashion-mnist puts them). image_size: pixels a side, resized once.
     """
     if subset == "embedded":
         arrays = _read_embedded()
@@ -46,7 +50,8 @@ def fashion_mnist(
     whole = {which: _split(*pair) for which, pair in arrays.items()}
     train, val = hold_out(whole["train"], val_fraction, split_seed)
     sha256 = digest(*(part for split in whole.values() for part in (split.images, split.labels)))
-    return Splits(f"fashion_mnist/{subset}", train, val, whole["test"], CLASSES, sha256)
+    splits = Splits(f"fashion_mnist/{subset}", train, val, whole["test"], CLASSES, sha256)
+    return resized(splits, image_size)
 
 
 def read_folder(folder: Path) -> Arrays:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from effbench.errors import DataError
@@ -71,6 +72,28 @@ def _check(name: str, split: Split, num_classes: int) -> None:
             f"{name} sample {first} has label {int(split.labels[first])}, "
             f"outside [0, {num_classes}) of its {num_classes} classes ({len(outside)} such samples)."
         )
+
+
+def resized(splits: Splits, size: int) -> Splits:
+    """Every image at size x size pixels (bilinear, antialiased); the same object where they are that already."""
+    if splits.shape[1:] == (size, size):
+        return splits
+
+    def resize(split: Split | None) -> Split | None:
+        if split is None:
+            return None
+        chunks = [_resize(chunk, size) for chunk in split.images.split(1024)]
+        return Split(torch.cat(chunks), split.labels)
+
+    train = resize(splits.train)
+    assert train is not None
+    return replace(splits, train=train, val=resize(splits.val), test=resize(splits.test))
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    """uint8 (N, C, H, W) -> uint8 (N, C, size, size)."""
+    values = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return values.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def stratified(labels: Tensor, per_class: dict[int, int], seed: int) -> Tensor:

@@ -11,9 +11,7 @@ import torch
 from effbench.errors import ConfigError
 
 
-def checked_number(
-    value: SupportsFloat, key: str, rule: str, holds: Callable[[float], bool], remedy: str
-) -> float:
+def checked_number(value: SupportsFloat, key: str, rule: str, holds: Callable[[float], bool], remedy: str) -> float:
     """`value` as a plain float, which every checkpoint can hold; ConfigError unless finite and `holds`."""
     number = math.nan if isinstance(value, bool | str) else _as_float(value)
     if not (math.isfinite(number) and holds(number)):

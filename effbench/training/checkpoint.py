@@ -162,7 +162,9 @@ def check_digests(folder: Path) -> None:
         raise EffbenchError(f"{path} is of checkpoint format {version}; this effbench reads {FORMAT}.")
     for name, digest in digests.items():
         if not (folder / name).is_file() or sha256_of(folder / name) != digest:
-            raise EffbenchError(f"{folder / name} is damaged: its sha256 is not the manifest's. Use another checkpoint.")
+            raise EffbenchError(
+                f"{folder / name} is damaged: its sha256 is not the manifest's. Use another checkpoint."
+            )
 
 
 def _link(link: Path, name: str) -> None:
@@ -190,5 +192,3 @@ def _bytes_of(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(_bytes_of, value.values()))
     return sum(map(_bytes_of, value)) if isinstance(value, list | tuple) else 0
-
-

@@ -1,0 +1,264 @@
+"""Config -> objects: the only place that turns a `_target_` into one."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from effbench.allow import resolve
+from effbench.config.schema import Config
+from effbench.data.augment import Augment
+from effbench.data.batches import EvalBatches, Finish, Shard, TrainBatches
+from effbench.data.splits import Split, Splits, channel_statistics
+from effbench.errors import ConfigError, unknown_name
+from effbench.models.adapt import freeze, load_pretrained
+from effbench.optimizers.groups import parameter_groups
+from effbench.randomness import Purpose, derived_seed
+from effbench.training.callbacks import Callbacks
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.clipping import choose_clipping
+from effbench.training.distributed import Ranks
+from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
+from effbench.training.ema import Ema, NoEma
+from effbench.training.objective import L1Penalty, Objective, class_weights
+from effbench.training.precision import choose_precision
+from effbench.training.schedule import Schedule, TorchSchedule
+from effbench.training.state import Limits
+from effbench.training.trainer import Cadence, Trainer
+from effbench.units import seconds_from, steps_from
+
+Built = TypeVar("Built")
+
+
+def device(config: Config, ranks: Ranks | None = None) -> torch.device:
+    """cpu, or the GPU of this process; sets threads, TF32 and determinism on the way."""
+    name = config.device.name
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda, but torch sees no GPU here. Use device=cpu or device=auto.")
+    ranks = ranks or Ranks()
+    chosen = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(config.device.threads or max(1, cores // ranks.local_world))
+    torch.set_float32_matmul_precision("high" if config.device.tf32 and chosen == "cuda" else "highest")
+    torch.backends.cudnn.allow_tf32 = config.device.tf32
+    torch.use_deterministic_algorithms(config.trainer.deterministic)
+    return torch.device(chosen, ranks.local_rank) if chosen == "cuda" else torch.device("cpu")
+
+
+def splits(config: Config) -> Splits:
+    """The dataset, read or decoded."""
+    built = _call("data", config.data.target, config, config.data.options)
+    if not isinstance(built, Splits):
+        raise ConfigError(f"data._target_ {config.data.target!r} must return Splits; got {type(built).__name__}.")
+    return built
+
+
+def model(config: Config, num_classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:
+    """The model on the CPU, its weights drawn from the seed or loaded from model.pretrained, frozen as asked."""
+    facts = {"num_classes": num_classes, "in_channels": channels, "image_size": image_size}
+    torch.manual_seed(derived_seed(config.seed, Purpose.WEIGHTS))
+    built = _call("model", config.model.target, config, config.model.options, facts)
+    if not isinstance(built, nn.Module):
+        raise ConfigError(f"model._target_ {config.model.target!r} must make an nn.Module; got {type(built).__name__}.")
+    if config.model.pretrained is not None:
+        load_pretrained(built, Path(config.model.pretrained))
+    if config.model.freeze:
+        freeze(built, config.model.freeze)
+    return built
+
+
+def optimizer(config: Config, built: nn.Module) -> Optimizer:
+    """The optimizer over the model's parameter groups."""
+    section = config.optimizer
+    kind = resolve("optimizer", section.target, config.allow_targets)
+    if not (inspect.isclass(kind) and issubclass(kind, Optimizer)):
+        raise ConfigError(f"optimizer._target_ {section.target!r} is not a torch.optim.Optimizer.")
+    groups = parameter_groups(built, section.lr, section.weight_decay, section.no_decay, section.group_lr)
+    return _construct("optimizer", section.target, kind, {**section.options, "params": groups})
+
+
+def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch: int) -> Schedule:
+    """The scheduler; options written as spans ('5%', '2 epochs', 'total') become steps."""
+    section = config.scheduler
+    kind = resolve("scheduler", section.target, config.allow_targets)
+    if not (inspect.isclass(kind) and issubclass(kind, LRScheduler)):
+        raise ConfigError(f"scheduler._target_ {section.target!r} is not a torch LRScheduler.")
+    words = inspect.signature(kind).parameters
+    options = {
+        key: steps_from(value, f"scheduler.{key}", total_steps, steps_per_epoch)
+        if isinstance(value, str) and not isinstance(words[key].default if key in words else None, str)
+        else value
+        for key, value in section.options.items()
+    }
+    built: LRScheduler = _construct("scheduler", section.target, kind, {**options, "optimizer": over})
+    return built if hasattr(built, "observe") else TorchSchedule(built)
+
+
+def finish(config: Config, data: Splits, on: torch.device) -> Finish:
+    """Normalisation by the train split's own statistics, and the memory format the model likes."""
+    mean, std = channel_statistics(data.train.images)
+    return Finish(tuple(mean), tuple(std), on, memory_format(config))
+
+
+def memory_format(config: Config) -> torch.memory_format:
+    """device.channels_last if it says, else the model's own wish."""
+    wish = config.device.channels_last
+    if wish is None:
+        wish = config.model.memory_format == "channels_last"
+    return torch.channels_last if wish else torch.contiguous_format
+
+
+def eval_batches(
+    config: Config, split: Split, finishing: Finish, ranks: Ranks, limit: float | None = None
+) -> EvalBatches:
+    """One pass over `split`; `limit` is a number of batches or a fraction of them."""
+    batch_size = config.data.eval_batch_size
+    return EvalBatches(
+        split,
+        batch_size=batch_size,
+        finish=finishing,
+        shard=Shard(ranks.rank, ranks.world),
+        limit_batches=_limit(limit, -(-len(split) // (batch_size * ranks.world))),
+        num_workers=config.data.num_workers,
+    )
+
+
+def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, checkpoints: Checkpoints | None) -> Trainer:
+    """The loop with all its parts; whatever cannot work together is refused here, before the first step."""
+    _check_monitors(config, data)
+    train = _train_batches(config, data, finishing, ranks)
+    limits = _limits(config, train.steps_per_epoch)
+    channels, height, width = data.shape
+    net = model(config, len(data.classes), channels, (height, width))
+    net = net.to(finishing.device, memory_format=memory_format(config))  # type: ignore[call-overload]
+    over = optimizer(config, net)
+    section, parameters = config.trainer, [p for p in net.parameters() if p.requires_grad]
+    decayed = [p for group in over.param_groups if "no_decay" not in group.get("name", "") for p in group["params"]]
+    weights = class_weights(config.loss.class_weights, data.train.labels, len(data.classes))
+    return Trainer(
+        model=net,
+        forward=ranks.wrap(_compiled(net, section.compile)),
+        optimizer=over,
+        schedule=schedule(config, over, limits.steps, train.steps_per_epoch),
+        train=train,
+        val=_validation(config, data, finishing, ranks),
+        limits=limits,
+        objective=Objective(config.loss.label_smoothing, None if weights is None else weights.to(finishing.device)),
+        penalty=L1Penalty(decayed, config.loss.l1),
+        clip=choose_clipping(parameters, section.gradient_clip_val, section.gradient_clip_algorithm),
+        precision=choose_precision(section.precision, finishing.device)[0],
+        ema=Ema(net, config.ema.decay) if config.ema.enabled else NoEma(net),
+        stopping=_early_stopping(config),
+        checkpoints=checkpoints,
+        ranks=ranks,
+        cadence=Cadence(section.check_val_every_n_epoch, section.log_every_n_steps, config.checkpoint.every_n_steps),
+        callbacks=Callbacks([]),
+    )
+
+
+def _train_batches(config: Config, data: Splits, finishing: Finish, ranks: Ranks) -> TrainBatches:
+    section = config.data
+    if section.batch_size < ranks.world:
+        raise ConfigError(f"data.batch_size must be at least the {ranks.world} processes; got {section.batch_size}.")
+
+    def batches(limit_steps: int | None) -> TrainBatches:
+        return TrainBatches(
+            data.train,
+            batch_size=section.batch_size,
+            num_classes=len(data.classes),
+            finish=finishing,
+            augment=Augment(**config.augment.model_dump()),
+            accumulate=config.trainer.accumulate_grad_batches,
+            seed=config.seed,
+            drop_last=section.drop_last,
+            num_workers=section.num_workers,
+            shard=Shard(ranks.rank, ranks.world),
+            limit_steps=limit_steps,
+        )
+
+    whole = batches(None)
+    limit = _limit(config.trainer.limit_train_batches, whole.steps_per_epoch)
+    return whole if limit is None else batches(limit)
+
+
+def _limits(config: Config, steps_per_epoch: int) -> Limits:
+    section = config.trainer
+    bounds = [section.max_steps] if section.max_steps is not None else []
+    if section.max_epochs is not None:
+        bounds.append(section.max_epochs * steps_per_epoch)
+    seconds = None if section.max_time is None else seconds_from(section.max_time, "trainer.max_time")
+    return Limits(min(bounds), seconds)
+
+
+def _validation(config: Config, data: Splits, finishing: Finish, ranks: Ranks) -> EvalBatches | None:
+    if data.val is None:
+        return None
+    return eval_batches(config, data.val, finishing, ranks, config.trainer.limit_val_batches)
+
+
+def _early_stopping(config: Config) -> NoEarlyStopping:
+    section = config.early_stopping
+    if not section.enabled:
+        return NoEarlyStopping()
+    return EarlyStopping(section.monitor, section.mode, section.patience, section.min_delta, section.stopping_threshold)
+
+
+def _check_monitors(config: Config, data: Splits) -> None:
+    """What is monitored must be measured: without a validation split there is no val/*."""
+    if data.val is not None:
+        return
+    wanted = {"checkpoint.monitor": config.checkpoint.monitor} if config.checkpoint.save_top_k else {}
+    if config.early_stopping.enabled:
+        wanted["early_stopping.monitor"] = config.early_stopping.monitor
+    for key, metric in wanted.items():
+        raise ConfigError(
+            f"{key} is {metric!r}, but {data.name} has no validation split. Give it one (data.val_fraction), or set "
+            "early_stopping=off checkpoint.save_top_k=0."
+        )
+
+
+def _limit(limit: float | None, available: int) -> int | None:
+    """A count as it is, a fraction of what is available rounded up, None for all."""
+    if limit is None or isinstance(limit, int):
+        return limit
+    return max(1, round(limit * available))
+
+
+def _compiled(net: nn.Module, choice: bool | str) -> nn.Module:
+    if choice is False:
+        return net
+    compiled = torch.compile(net, mode=None if choice is True else str(choice))
+    assert isinstance(compiled, nn.Module)
+    return compiled
+
+
+def _call(
+    group: str, target: str, config: Config, options: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+) -> Any:
+    """Resolves and calls a factory with the YAML's options, and those `facts` that it takes."""
+    factory = resolve(group, target, config.allow_targets)
+    words = inspect.signature(factory).parameters
+    open_ended = any(word.kind is word.VAR_KEYWORD for word in words.values())
+    taken = {key: value for key, value in (facts or {}).items() if key in words or open_ended}
+    return _construct(group, target, factory, {**options, **taken})
+
+
+def _construct(group: str, target: str, factory: Callable[..., Built], options: Mapping[str, Any]) -> Built:
+    """factory(**options), its complaints about options told as ours."""
+    words = inspect.signature(factory).parameters
+    if not any(word.kind is word.VAR_KEYWORD for word in words.values()):
+        for key in options:
+            if key not in words:
+                raise ConfigError(unknown_name(f"{group} option", key, [word for word in words if word != "params"]))
+    try:
+        return factory(**options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{group} ({target}) refuses its options: {error or type(error).__name__}.") from error

@@ -1,0 +1,58 @@
+"""effbench <verb> …: finds the verb. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from effbench.errors import EffbenchError, unknown_name
+
+VERBS = {
+    "train": "train a model with an optimizer; sweeps with -m",
+    "eval": "measure a finished run again, on any split",
+    "predict": "classify image files with a finished run",
+    "summary": "parameters, MACs and memory of a model x optimizer, without training",
+    "recipe": "list, show, copy or check the recipes that ship with effbench",
+    "env": "versions, processor, memory: what a number was measured with",
+}
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
+    return "\n".join(
+        ["usage: effbench <verb> ...", "", *lines, "", "effbench <verb> --help tells more. effbench --version"]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb and returns the exit code; a user's mistake is one message, never a traceback."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"effbench {version('effbench')}")
+        return 0
+    try:
+        if words[0] not in VERBS:
+            print(f"error: {unknown_name('verb', words[0], VERBS)}", file=sys.stderr)
+            return 2
+        verb = importlib.import_module(f"effbench.commands.{words[0]}")
+        return int(verb.main(words[1:]))
+    except EffbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left; that is no error of ours
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

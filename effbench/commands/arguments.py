@@ -1,0 +1,60 @@
+"""Splits a verb's words into Hydra's flags and overrides; flags may stand anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from effbench.errors import ConfigError
+
+WITH_VALUE = {
+    "--cfg": "cfg", "-c": "cfg",
+    "--config-dir": "config_dir", "-cd": "config_dir",
+    "--package": "package", "-p": "package",
+    "--shell-completion": "completion", "-sc": "completion",
+}  # fmt: skip
+PLAIN = {
+    "--multirun": "multirun", "-m": "multirun",
+    "--resolve": "resolve",
+    "--help": "help", "-h": "help",
+    "--json": "json",
+    "--info": "info", "-i": "info",
+}  # fmt: skip
+INFO_PAGES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """overrides: the words that are not flags, in order. The rest: Hydra's flags of those names."""
+
+    overrides: list[str] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+
+    def has(self, flag: str) -> bool:
+        return flag in self.values
+
+    def get(self, flag: str) -> str | None:
+        return self.values.get(flag)
+
+
+def split(words: Sequence[str]) -> Arguments:
+    """Raises ConfigError for a flag that does not exist, or has no value where it needs one."""
+    overrides: list[str] = []
+    values: dict[str, str] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag in WITH_VALUE:
+            if not equals and not rest:
+                raise ConfigError(f"{flag} needs a value.")
+            values[WITH_VALUE[flag]] = value if equals else rest.pop(0)
+        elif flag in PLAIN:
+            page = value or (rest.pop(0) if PLAIN[flag] == "info" and rest and rest[0] in INFO_PAGES else "")
+            values[PLAIN[flag]] = page
+        elif word.startswith("-") and len(word) > 1:
+            known = ", ".join(sorted(name for name in (*WITH_VALUE, *PLAIN) if name.startswith("--")))
+            raise ConfigError(f"there is no flag {word}. Flags: {known}.")
+        else:
+            overrides.append(word)
+    return Arguments(overrides, values)

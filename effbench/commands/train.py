@@ -1,0 +1,166 @@
+"""effbench train: trains one config, or with -m every combination of the values given with commas."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.commands.arguments import Arguments, split
+from effbench.config.compose import compose_raw, parse, plain
+from effbench.errors import ConfigError, EffbenchError
+
+if TYPE_CHECKING:
+    from effbench.config.schema import Config
+    from effbench.runs import Run
+
+HELP = """usage: effbench train [GROUP=NAME | KEY=VALUE ...] [-m] [--cfg job] [--config-dir DIR]
+
+  effbench train                                       MobileNetV3-small + AdamW on the embedded Fashion-MNIST
+  effbench train recipe=swin_lion trainer.max_epochs=3
+  effbench train model=resnet18 optimizer=lion optimizer.lr=3e-4 augment=strong
+  effbench train -m optimizer=sgd,adamw,lion,adan      a sweep: one run each, a table at the end
+  effbench train resume=outputs/2026-01-31/12-00-00-000000
+
+flags: -m, --multirun       every combination of comma-separated values
+       --cfg job            print the config and leave
+       --info [PAGE]        Hydra's own view of groups, defaults, search path
+       --config-dir DIR     a folder of your own groups (DIR/model/mine.yaml) and recipes (DIR/recipe/mine.yaml)
+
+groups (one of each):
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    arguments = split(words)
+    if arguments.has("help"):
+        print(HELP + groups_table(arguments.get("config_dir")))
+        return 0
+    if any(arguments.has(flag) for flag in ("cfg", "info", "completion")):
+        return ask_hydra(arguments)
+    if arguments.has("multirun"):
+        from effbench.commands.sweep import sweep
+
+        return sweep(arguments.overrides, arguments.get("config_dir"))
+    return train_one(arguments.overrides, arguments.get("config_dir"))
+
+
+def groups_table(config_dir: str | None = None) -> str:
+    """The groups and what each offers, a line each."""
+    from effbench.config.compose import group_options
+
+    options = group_options(config_dir)
+    width = max(map(len, options))
+    return "\n".join(f"  {group:<{width}}  {', '.join(names)}" for group, names in options.items())
+
+
+def train_one(overrides: Sequence[str], config_dir: str | None = None) -> int:
+    """One run in this process; returns the exit code."""
+    overrides = with_resume(overrides)
+    raw = compose_raw(overrides, config_dir)
+    config = parse(plain(raw))  # before torch is imported, and before any folder is made
+    folder = Path(raw.hydra.run.dir)
+    run = run_as_hydra_job(raw, config, folder)
+    return report(run) if run else 0
+
+
+def with_resume(overrides: Sequence[str]) -> list[str]:
+    """For resume=RUN: RUN's own overrides first, then these, and its folder as the output folder."""
+    wanted = [word.removeprefix("resume=") for word in overrides if word.startswith("resume=")]
+    if not wanted or wanted[-1] in ("null", ""):
+        return list(overrides)
+    folder = Path(wanted[-1].strip("'\""))
+    recorded = folder / ".hydra" / "overrides.yaml"
+    if not recorded.is_file():
+        raise ConfigError(f"resume={folder}: there is no run in that folder ({recorded} does not exist).")
+    import yaml
+
+    earlier = [str(word) for word in yaml.safe_load(recorded.read_text(encoding="utf-8")) or []]
+    kept = [word for word in earlier if not word.startswith("resume=")]
+    mine = [word for word in overrides if not word.startswith("resume=")]
+    return [*kept, *mine, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
+
+
+def run_as_hydra_job(raw: Any, config: Config, folder: Path) -> Run | None:
+    """Trains with Hydra's record of the job (.hydra/) beside ours; ranks other than 0 leave no record."""
+    from effbench.commands.training import train
+    from effbench.records import prepare_run_folder, require_writable
+    from effbench.training.distributed import environment_rank
+
+    if environment_rank() > 0:
+        train(config, folder)
+        return None
+    (require_writable if config.resume else prepare_run_folder)(folder)
+    outcome: list[Run | BaseException] = []
+
+    def task(_: Any) -> None:
+        try:
+            outcome.append(train(config, folder))
+        except BaseException as error:  # noqa: BLE001 - Hydra would print and swallow it
+            outcome.append(error)
+
+    _run_job(raw, task)
+    if isinstance(outcome[0], BaseException):
+        if isinstance(outcome[0], ConfigError):
+            _forget(folder)
+        raise outcome[0]
+    return outcome[0]
+
+
+def _run_job(raw: Any, task: Callable[[Any], None]) -> None:
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.utils import run_job
+    from hydra.types import HydraContext
+
+    from effbench.config.compose import loader
+
+    with loader() as config_loader:
+        context = HydraContext(config_loader=config_loader, callbacks=Callbacks())
+        run_job(task, raw, "hydra.run.dir", None, context, configure_logging=False)
+
+
+def _forget(folder: Path) -> None:
+    """A refused run leaves no half-written folder: only Hydra's record can be there."""
+    import shutil
+
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    while folder.is_dir() and not any(folder.iterdir()) and folder.name:
+        folder.rmdir()
+        folder = folder.parent
+
+
+def report(run: Run) -> int:
+    """Prints the result table on stdout; returns the exit code that goes with the run's status."""
+    from effbench.commands.signals import EXIT_CODES
+    from effbench.report.result import print_result
+
+    print_result(run.folder, run.summary)
+    status = run.summary["status"]
+    if status == "interrupted":
+        print(f"interrupted; go on with: effbench train resume={run.folder}", file=sys.stderr)
+        return EXIT_CODES.get(run.summary["stop_reason"], 1)
+    if status == "diverged":
+        raise EffbenchError(f"the run diverged: {run.summary['stop_reason']}.")
+    return 0
+
+
+def ask_hydra(arguments: Arguments) -> int:
+    """--cfg, --info and -sc are Hydra's own; they see the same config."""
+    import hydra
+
+    from effbench.config.compose import ROOT
+    from effbench.config.paths import conf_dir
+    from effbench.config.recipes import absolute_recipe, register_recipes
+
+    names = {"cfg": "--cfg", "info": "--info", "completion": "--shell-completion", "package": "--package"}
+    flags = [word for key, flag in names.items() if arguments.has(key) for word in (flag, arguments.get(key)) if word]
+    if arguments.has("resolve"):
+        flags.append("--resolve")
+    config_dir = arguments.get("config_dir")
+    register_recipes(Path(config_dir) if config_dir else None)
+    if not arguments.has("completion"):
+        compose_raw(arguments.overrides, config_dir)  # a mistyped key is named as everywhere
+    sys.argv = ["effbench train", *flags, *map(absolute_recipe, arguments.overrides)]
+    hydra.main(config_path=str(conf_dir()), config_name=ROOT, version_base="1.3")(lambda _: None)()
+    return 0

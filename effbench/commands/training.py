@@ -1,0 +1,226 @@
+"""Config -> trained run in a folder: what `effbench train` and `effbench.train` both do."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from effbench import build
+from effbench.commands.signals import stopping
+from effbench.config.schema import Config
+from effbench.data.batches import Finish
+from effbench.data.splits import Splits
+from effbench.errors import ConfigError
+from effbench.models import accounting
+from effbench.records import (
+    MetricsFile,
+    keep_rows_up_to,
+    prepare_run_folder,
+    require_writable,
+    write_summary,
+    write_text,
+)
+from effbench.report.curves import draw_curves
+from effbench.report.environment import environment, git_state, peak_memory
+from effbench.runs import Run
+from effbench.training.callbacks import Callback, Callbacks, MetricsLog, Progress
+from effbench.training.checkpoint import Checkpoints, read_checkpoint, read_weights
+from effbench.training.distributed import Ranks, ranks_for
+from effbench.training.evaluation import evaluate
+from effbench.training.loggers import LOGGERS
+from effbench.training.meter import WARMUP_STEPS
+from effbench.training.trainer import Trainer
+from effbench.units import human_count
+
+
+def train(config: Config, folder: Path | str | None = None) -> Run:
+    """Trains `config` and returns its run; the folder is outputs/<date>/<time> unless given.
+
+    Raises ConfigError before any time is spent on what cannot work, EffbenchError where the run fails; the folder
+    then holds a summary.json with status 'failed'.
+    """
+    now = datetime.now()
+    folder = Path(folder) if folder else Path("outputs") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}"
+    with ranks_for(build.device(config)) as ranks:
+        build.device(config, ranks)
+        folder = Path(ranks.share(str(folder)))
+        if ranks.is_main:
+            (require_writable if config.resume else prepare_run_folder)(folder)
+        return _Session(config, folder, ranks).run()
+
+
+class _Session:
+    """One training run from data to summary."""
+
+    def __init__(self, config: Config, folder: Path, ranks: Ranks):
+        self.config, self.folder, self.ranks = config, folder, ranks
+        self.device = build.device(config, ranks)
+        self.begun = datetime.now()
+
+    def run(self) -> Run:
+        try:
+            return self._run()
+        except ConfigError:
+            self._remove_if_empty()
+            raise
+        except BaseException as error:
+            self._record_failure(error)
+            raise
+
+    def _run(self) -> Run:
+        config, folder = self.config, self.folder
+        data = self._load_data()
+        finishing = build.finish(config, data, self.device)
+        trainer = build.trainer(config, data, finishing, self.ranks, self._checkpoints())
+        if config.resume:
+            self._restore(trainer)
+        if self.ranks.is_main:
+            write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+            self._announce(trainer, data)
+            trainer.callbacks = Callbacks(self._watchers(trainer))
+        with stopping(trainer.state):
+            state = trainer.fit()
+        test = self._test(trainer, data, finishing) if state.status in ("completed", "stopped_early") else {}
+        if self.ranks.is_main:
+            write_summary(folder, self._summary(trainer, data, finishing, test))
+            self._draw(trainer)
+        self.ranks.barrier()
+        return Run(folder, config)
+
+    def _load_data(self) -> Splits:
+        """Rank 0 first: where decoding fills a cache, the others read it."""
+        if not self.ranks.is_main:
+            self.ranks.barrier()
+        data = build.splits(self.config)
+        if self.ranks.is_main:
+            self.ranks.barrier()
+        return data
+
+    def _checkpoints(self) -> Checkpoints | None:
+        section = self.config.checkpoint
+        if not self.ranks.is_main:
+            return None
+        folder = self.folder / "checkpoints"
+        return Checkpoints(folder, section.monitor, section.mode, section.save_top_k, section.save_last)
+
+    def _restore(self, trainer: Trainer) -> None:
+        last = self.folder / "checkpoints" / "last"
+        if not last.exists():
+            raise ConfigError(
+                f"resume={self.config.resume}: {last} does not exist; nothing was saved to continue from."
+            )
+        snapshot = read_checkpoint(last)
+        try:
+            trainer.restore(snapshot)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ConfigError(f"{last} does not fit this config: {error}") from error
+        if self.ranks.is_main:
+            keep_rows_up_to(self.folder / "metrics.csv", trainer.state.step)
+
+    def _watchers(self, trainer: Trainer) -> list[Callback]:
+        columns = [
+            "epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc", "train/images_per_s",
+            *trainer.learning_rates(),
+        ]  # fmt: skip
+        watchers: list[Callback] = [Progress(), MetricsLog(MetricsFile(self.folder / "metrics.csv", columns))]
+        section = self.config.logger
+        if section.name != "csv":
+            params = self.config.to_dict()
+            watchers.append(LOGGERS[section.name](self.folder, params, section.project, section.offline))
+        return watchers
+
+    def _test(self, trainer: Trainer, data: Splits, finishing: Finish) -> dict[str, float]:
+        """The test split, read this once, with the best weights; on rank 0, which counts every sample."""
+        if not self.ranks.is_main or data.test is None:
+            return {}
+        model: nn.Module = trainer.averaged.model
+        checkpoints = trainer.checkpoints
+        if checkpoints is not None and checkpoints.best is not None:
+            model.load_state_dict(read_weights(checkpoints.best))
+        batches = build.eval_batches(self.config, data.test, finishing, Ranks(), self.config.trainer.limit_test_batches)
+        with trainer.clocks.evaluation:
+            loss, accuracy = evaluate(model, batches, trainer.precision, Ranks())
+        return {"test/loss": loss, "test/acc": accuracy}
+
+    def _announce(self, trainer: Trainer, data: Splits) -> None:
+        counts = accounting.parameters(trainer.model)
+        sizes = ", ".join(f"{len(split)} {which}" for which, split in data.named().items())
+        _, why = build.choose_precision(self.config.trainer.precision, self.device)
+        _tell(f"data {data.name}: {sizes}, {len(data.classes)} classes, {'x'.join(map(str, data.shape))}")
+        _tell(
+            f"model {type(trainer.model).__name__}: {human_count(counts.total)} parameters"
+            f" ({human_count(counts.trainable)} trained), {trainer.precision.name} ({why}), {self.device}"
+        )
+        _tell(f"{trainer.limits.steps} steps, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")
+
+    def _summary(self, trainer: Trainer, data: Splits, finishing: Finish, test: dict[str, float]) -> dict[str, Any]:
+        state, checkpoints = trainer.state, trainer.checkpoints
+        best = checkpoints.ranking[0] if checkpoints is not None and checkpoints.ranking else None
+        counts = accounting.parameters(trainer.model)
+        return {
+            "status": state.status,
+            "stop_reason": state.stop_reason,
+            "metrics": {**state.metrics, **test},
+            "best": None if best is None else {"metric": checkpoints.monitor, "value": best[0], "checkpoint": best[1]},  # type: ignore[union-attr]
+            "epochs": state.epoch + state.batch / trainer.train.steps_per_epoch,
+            "steps": state.step,
+            "images_seen": state.seen,
+            "timing": {
+                "started": self.begun.astimezone().isoformat(timespec="seconds"),
+                "seconds": trainer.clocks.seconds(),
+                "training_s": state.training_s,
+                "images_per_s": trainer.throughput.values(state.seen).get("train/images_per_s"),
+                "images_per_s_excludes_first_steps": WARMUP_STEPS,
+            },
+            "memory": peak_memory(),
+            "model": {
+                "name": type(trainer.model).__name__,
+                "parameters": counts.total,
+                "trainable_parameters": counts.trainable,
+                "macs": accounting.macs(trainer.model, data.shape).macs,
+            },
+            "precision": trainer.precision.name,
+            "device": str(self.device),
+            "processes": self.ranks.world,
+            "data": {
+                "name": data.name,
+                "sha256": data.sha256,
+                "counts": {which: len(split) for which, split in data.named().items()},
+                "shape": list(data.shape),
+                "classes": list(data.classes),
+                "mean": list(finishing.mean),
+                "std": list(finishing.std),
+            },
+            "environment": environment(),
+            "git": git_state(Path.cwd()),
+            "argv": sys.argv,
+        }
+
+    def _draw(self, trainer: Trainer) -> None:
+        """A picture must not cost a finished run."""
+        try:
+            draw_curves(self.folder, f"{type(trainer.model).__name__} with {type(trainer.optimizer).__name__}")
+        except Exception as error:  # noqa: BLE001
+            _tell(f"warning: curves.png was not drawn: {error}")
+
+    def _record_failure(self, error: BaseException) -> None:
+        if self.ranks.is_main:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            write_summary(
+                self.folder,
+                {"status": status, "error": f"{type(error).__name__}: {error}", "metrics": {}, "argv": sys.argv},
+            )
+
+    def _remove_if_empty(self) -> None:
+        """A refused config leaves nothing behind."""
+        if self.ranks.is_main and self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

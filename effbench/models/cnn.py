@@ -1,0 +1,80 @@
+"""The plain CNN and its depthwise-separable twin: the same network, but for one kind of convolution."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from effbench.errors import ConfigError, unknown_name
+from effbench.models.layers import DepthwiseSeparableConv2d, check_dropout, same_padding
+
+GRID = 4  # largest side of the feature map that the fully connected layer sees
+
+
+def cnn(
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    kind: str = "standard",
+    channels: Sequence[int] = (32, 64, 128),
+    kernel_size: int = 3,
+    hidden: int = 512,
+    dropout: float = 0.5,
+) -> nn.Sequential:
+    """(B, C, H, W) -> logits (B, num_classes). kind: 'standard' or 'separable' convolutions.
+
+    One block for each of `channels`: convolution, batch norm, ReLU, 2 x 2 max pool. The last map is
+    averaged to at most 4 x 4 (32 px needs none of it), so that the fully connected layer does not grow
+    with the image. Raises ConfigError if an image is smaller than 2^blocks px, 8 px by default.
+    """
+    check_dropout(dropout)
+    grid = _grid(image_size, len(channels))
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, (c_in, c_out) in enumerate(pairwise([in_channels, *channels]), start=1):
+        layers[f"block{index}"] = _block(kind, c_in, c_out, kernel_size)
+    layers["pool"] = _pool(image_size, len(channels), grid)
+    layers["hidden"] = nn.Sequential(
+        nn.Flatten(), nn.Linear(channels[-1] * grid[0] * grid[1], hidden), nn.ReLU(), nn.Dropout(dropout)
+    )
+    layers["head"] = nn.Linear(hidden, num_classes)
+    return nn.Sequential(layers)
+
+
+def _block(kind: str, c_in: int, c_out: int, kernel_size: int) -> nn.Sequential:
+    """(B, c_in, H, W) -> (B, c_out, H // 2, W // 2). Batch norm supplies the bias."""
+    return nn.Sequential(
+        _convolution(kind, c_in, c_out, kernel_size), nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2)
+    )
+
+
+def _convolution(kind: str, c_in: int, c_out: int, kernel_size: int) -> nn.Module:
+    if kind == "standard":
+        return nn.Conv2d(c_in, c_out, kernel_size, padding=same_padding(kernel_size), bias=False)
+    if kind == "separable":
+        return DepthwiseSeparableConv2d(c_in, c_out, kernel_size, bias=False)
+    raise ConfigError(unknown_name("model.kind", kind, ["standard", "separable"]))
+
+
+def _grid(image_size: tuple[int, int], num_blocks: int) -> tuple[int, int]:
+    """(rows, columns) after pooling: at most GRID, fewer for small images."""
+    smallest = 2**num_blocks
+    if num_blocks < 1 or min(image_size) < smallest:
+        raise ConfigError(
+            f"data.image_size must be at least {smallest} px for {num_blocks} blocks of model.channels, "
+            f"each halving the image; got {image_size[0]} x {image_size[1]}."
+        )
+    return min(GRID, image_size[0] // smallest), min(GRID, image_size[1] // smallest)
+
+
+def _pool(image_size: tuple[int, int], num_blocks: int, grid: tuple[int, int]) -> nn.Module:
+    """(B, C, h, w) -> (B, C, *grid), the average over equal windows where the sides divide."""
+    h, w = (side >> num_blocks for side in image_size)
+    if (h, w) == grid:
+        return nn.Identity()
+    if h % grid[0] == 0 and w % grid[1] == 0:
+        # The same numbers as adaptive pooling, whose CUDA backward is not deterministic.
+        return nn.AvgPool2d((h // grid[0], w // grid[1]))
+    return nn.AdaptiveAvgPool2d(grid)

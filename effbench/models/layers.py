@@ -1,0 +1,46 @@
+"""Layers that torch does not have, by the shapes they map."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from effbench.errors import ConfigError
+
+
+class DepthwiseSeparableConv2d(nn.Module):
+    """One k x k filter a channel, then a 1 x 1 mix of channels (arXiv:1704.04861, section 3.1).
+
+    (B, C_in, H, W) -> (B, C_out, H, W) at stride 1, padding k // 2. A standard convolution costs
+    H W k^2 C_in C_out MACs, this one H W C_in (k^2 + C_out): the ratio is 1/C_out + 1/k^2.
+    The bias sits on the 1 x 1 convolution only, which would absorb another one before it.
+    Raises ConfigError for an even k, which cannot keep H and W.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = True):
+        super().__init__()
+        padding = same_padding(kernel_size)
+        self.depthwise = nn.Conv2d(
+            in_channels, in_channels, kernel_size, padding=padding, groups=in_channels, bias=False
+        )
+        self.pointwise = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=bias)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H, W)."""
+        mixed: Tensor = self.pointwise(self.depthwise(x_BCHW))
+        return mixed
+
+
+def same_padding(kernel_size: int) -> int:
+    """The padding, k // 2, that keeps H and W at stride 1. Raises ConfigError unless k is odd and positive."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ConfigError(
+            f"model.kernel_size must be odd and positive, so that height and width stay; got {kernel_size}. "
+            "Write 3 or 5."
+        )
+    return kernel_size // 2
+
+
+def check_dropout(dropout: float, key: str = "model.dropout") -> None:
+    """Raises ConfigError, naming `key`, unless 0 <= dropout < 1."""
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"{key} must be a fraction in [0, 1); got {dropout}. For 30 % write 0.3.")

@@ -1,0 +1,36 @@
+"""The multi-layer perceptron: flattened pixels, hidden layers with ReLU and dropout, one linear head."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+from torch import nn
+
+from effbench.errors import ConfigError
+from effbench.models.layers import check_dropout
+
+
+def mlp(
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    hidden: Sequence[int] = (512, 256, 128),
+    dropout: float = 0.3,
+) -> nn.Sequential:
+    """(B, C, H, W) -> logits (B, num_classes). hidden: widths in units; dropout: after every hidden ReLU.
+
+    With no hidden layer it is multinomial logistic regression. Raises ConfigError for a width below 1 and
+    a dropout outside [0, 1).
+    """
+    if any(width < 1 for width in hidden):
+        raise ConfigError(f"model.hidden must be widths of at least 1; got {list(hidden)}.")
+    check_dropout(dropout)
+    widths = [in_channels * prod(image_size), *hidden]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for index, (width_in, width_out) in enumerate(pairwise(widths), start=1):
+        layers[f"hidden{index}"] = nn.Sequential(nn.Linear(width_in, width_out), nn.ReLU(), nn.Dropout(dropout))
+    layers["head"] = nn.Linear(widths[-1], num_classes)
+    return nn.Sequential(layers)

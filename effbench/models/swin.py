@@ -1,0 +1,75 @@
+"""A Swin Transformer of any size (arXiv:2103.14030) on torchvision's class; by default one a CPU can train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torchvision.models import SwinTransformer
+
+from effbench.errors import ConfigError
+from effbench.models.layers import check_dropout
+from effbench.models.torchvision_zoo import adapt_input_channels
+
+
+def swin_micro(
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    patch_size: int = 2,
+    embed_dim: int = 48,
+    depths: Sequence[int] = (2, 2, 2),
+    num_heads: Sequence[int] = (2, 4, 8),
+    window_size: int = 4,
+    mlp_ratio: float = 4.0,
+    dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+    stochastic_depth_prob: float = 0.1,
+) -> nn.Module:
+    """(B, C, H, W) -> logits (B, num_classes). patch_size in px, window_size in patches, both square.
+
+    depths: blocks of each stage; a stage halves the map and doubles the width of the one before, starting
+    at embed_dim. num_heads: one number a stage, dividing its width. stochastic_depth_prob: at the last
+    block, rising linearly from 0. A map that the window does not divide is padded. Raises ConfigError for
+    stages that do not agree and for an image that the patches do not divide.
+    """
+    _check_stages(embed_dim, depths, num_heads)
+    _check_patches(image_size, patch_size)
+    check_dropout(dropout)
+    check_dropout(attention_dropout, "model.attention_dropout")
+    check_dropout(stochastic_depth_prob, "model.stochastic_depth_prob")
+    model: nn.Module = SwinTransformer(
+        patch_size=[patch_size, patch_size],
+        embed_dim=embed_dim,
+        depths=list(depths),
+        num_heads=list(num_heads),
+        window_size=[window_size, window_size],
+        mlp_ratio=mlp_ratio,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+        stochastic_depth_prob=stochastic_depth_prob,
+        num_classes=num_classes,
+    )
+    adapt_input_channels(model, in_channels)
+    return model
+
+
+def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+    if len(depths) != len(num_heads) or min(depths, default=0) < 1 or sum(depths) < 2:
+        raise ConfigError(
+            "model.depths and model.num_heads must have one number for each stage, at least two blocks in all; "
+            f"got {list(depths)} and {list(num_heads)}."
+        )
+    for stage, heads in enumerate(num_heads):
+        width = embed_dim * 2**stage
+        if heads < 1 or width % heads:
+            raise ConfigError(f"model.num_heads must divide the stage's width; got {heads} for {width}.")
+
+
+def _check_patches(image_size: tuple[int, int], patch_size: int) -> None:
+    # torchvision would drop the pixels beyond the last whole patch without a word.
+    if patch_size < 1 or any(side % patch_size for side in image_size):
+        raise ConfigError(
+            f"data.image_size must be a multiple of model.patch_size; got {image_size[0]} x {image_size[1]} px "
+            f"and patches of {patch_size} px."
+        )

@@ -1,0 +1,50 @@
+"""Any model of timm, by its name there. timm is optional and takes seconds to import: it is, when asked for."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from torch import nn
+
+from effbench.errors import ConfigError, MissingExtraError, unknown_name
+from effbench.models.accounting import check_image_fits
+
+
+def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int, int], **options: Any) -> nn.Module:
+    """(B, in_channels, H, W) -> logits (B, num_classes), freshly initialised; nothing is downloaded.
+
+    options: further keywords of timm.create_model, such as drop_rate; None keeps timm's default. Models with
+    a fixed input (ViT, Swin) are built for image_size. Raises MissingExtraError without timm, ConfigError for
+    an unknown name, an option that the model does not take, and an image that it cannot take.
+    """
+    timm = _import_timm()
+    if not timm.is_model(name):
+        raise ConfigError(_unknown(name, timm.list_models()))
+    given = {key: value for key, value in options.items() if value is not None}
+    if timm.get_pretrained_cfg(name).fixed_input_size:
+        given.setdefault("img_size", image_size)
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **given)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ConfigError(f"model.name '{name}' refuses its options {given}: {error}") from error
+    check_image_fits(model, f"model.name '{name}'", (in_channels, *image_size))
+    return model
+
+
+def _import_timm() -> Any:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        if error.name != "timm":
+            raise
+        raise MissingExtraError("model=timm", "timm") from error
+    return timm
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    """timm has over a thousand names: show the nearest 5."""
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+    if not near:
+        return f"model.name '{name}' resembles none of timm's {len(known)} models; timm.list_models() lists them."
+    return f"{unknown_name('model.name', name, near)} (The nearest of timm's {len(known)} models.)"

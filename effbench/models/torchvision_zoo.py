@@ -1,0 +1,213 @@
+"""Every classifier of torchvision, fitted to a number of classes, channels and an image size.
+
+At stem 'imagenet' and 3 channels it is torchvision's own network, weights interchangeable.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from math import sqrt
+from typing import Any
+
+import torchvision
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from effbench.errors import ConfigError, unknown_name
+from effbench.models.accounting import check_image_fits
+
+SMALL_BELOW_PX = 64  # stem 'auto' is small for images with a side below this
+
+# Their position or window tables are tied to the patch: the first convolution cannot change alone.
+_FIXED_STEM = {"VisionTransformer", "MaxVit"}
+
+# Keywords of the constructors that this module sets itself.
+_TAKEN = {"num_classes", "aux_logits", "init_weights", "transform_input", "stochastic_depth_prob"}
+
+# How each family initialises its first convolution; one that is not here keeps nn.Conv2d's default.
+_fan_out = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
+_FIRST_CONV_INIT: dict[str, Callable[[Tensor], Any]] = {
+    **dict.fromkeys(["ResNet", "MobileNetV2", "MobileNetV3", "EfficientNet", "MNASNet", "RegNet", "VGG"], _fan_out),
+    "DenseNet": nn.init.kaiming_normal_,
+    "SqueezeNet": nn.init.kaiming_uniform_,
+    "MaxVit": partial(nn.init.normal_, std=0.02),
+    "ConvNeXt": partial(nn.init.trunc_normal_, std=0.02),
+    "GoogLeNet": partial(nn.init.trunc_normal_, std=0.01),
+    "Inception3": partial(nn.init.trunc_normal_, std=0.1),
+    "VisionTransformer": lambda weight: nn.init.trunc_normal_(weight, std=sqrt(1 / weight[0].numel())),
+}
+
+
+def create(
+    arch: str,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    stem: str = "auto",
+    bn_momentum: float | None = None,
+    stochastic_depth_prob: float | None = None,
+    **options: Any,
+) -> nn.Module:
+    """(B, in_channels, H, W) -> logits (B, num_classes). arch: a lower-case builder of torchvision.models.
+
+    stem: 'imagenet' is torchvision's; 'small' keeps the resolution that small images need (ResNets: a
+    3 x 3 convolution at stride 1, no max pool; patch stems such as Swin's and ConvNeXt's: 2 x 2 patches;
+    others: the first convolution at stride 1, which VGG has already); 'auto' is small below 64 px where
+    the architecture can, else imagenet. ViT and MaxViT cannot: 'small' is an error there.
+    bn_momentum: of all batch norms, in torch's sense (weight of the new batch), None for torchvision's.
+    stochastic_depth_prob: rises linearly from 0 in the first block to this in the last (arXiv:1603.09382).
+    options: the constructor's own numbers, such as dropout or width_mult; None keeps its default.
+    GoogLeNet and Inception come without their auxiliary heads. Raises ConfigError for an unknown arch, stem
+    or option, a value out of range, and an image that the network cannot take.
+    """
+    builder = _builder(arch)
+    small = _wants_small_stem(stem, arch, image_size, _family(builder))
+    model = _build(builder, arch, num_classes, image_size, options)
+    if small:
+        _make_stem_small(model)
+    adapt_input_channels(model, in_channels)
+    if bn_momentum is not None:
+        _set_bn_momentum(model, arch, bn_momentum)
+    if stochastic_depth_prob is not None:
+        _set_stochastic_depth(model, arch, stochastic_depth_prob)
+    check_image_fits(model, f"model.arch '{arch}'", (in_channels, *image_size))
+    return model
+
+
+def adapt_input_channels(model: nn.Module, in_channels: int) -> None:
+    """Replaces the first convolution, if it takes another number of channels, by one initialised as its family's."""
+    name, conv = _first_conv(model)
+    if conv.in_channels != in_channels:
+        _replace_first_conv(model, name, _like(conv, in_channels=in_channels))
+
+
+def square_side(image_size: tuple[int, int], what: str) -> int:
+    """The side in px. Raises ConfigError, naming `what`, if the image is not square."""
+    if image_size[0] != image_size[1]:
+        raise ConfigError(
+            f"data.image_size must be square for {what}; got {image_size[0]} x {image_size[1]}. "
+            f"Write {min(image_size)}."
+        )
+    return image_size[0]
+
+
+def _builder(arch: str) -> Callable[..., Any]:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in known:
+        raise ConfigError(unknown_name("model.arch", arch, known))
+    builder: Callable[..., Any] = torchvision.models.get_model_builder(arch)
+    return builder
+
+
+def _family(builder: Callable[..., Any]) -> type[nn.Module]:
+    """The class that the builder returns, which torchvision annotates."""
+    family: type[nn.Module] = inspect.signature(builder).return_annotation
+    return family
+
+
+def _build(
+    builder: Callable[..., Any], arch: str, num_classes: int, image_size: tuple[int, int], options: dict[str, Any]
+) -> nn.Module:
+    family = _family(builder)
+    _check_options(options, arch, family)
+    given = {key: value for key, value in options.items() if value is not None}
+    given |= _family_arguments(family, arch, image_size)
+    try:
+        model: nn.Module = builder(num_classes=num_classes, **given)
+    except (TypeError, ValueError, AssertionError) as error:
+        size = f"{image_size[0]} x {image_size[1]}"
+        raise ConfigError(
+            f"model.arch '{arch}' refuses its options {given} for data.image_size {size}: {error}"
+        ) from error
+    return model
+
+
+def _family_arguments(family: type[nn.Module], arch: str, image_size: tuple[int, int]) -> dict[str, Any]:
+    """What some constructors need besides the options."""
+    if family.__name__ in ("GoogLeNet", "Inception3"):
+        return {"aux_logits": False, "init_weights": True}  # left out, init_weights draws a FutureWarning
+    if family.__name__ == "VisionTransformer":
+        return {"image_size": square_side(image_size, f"model.arch '{arch}'")}
+    return {"input_size": image_size} if family.__name__ == "MaxVit" else {}
+
+
+def _check_options(options: dict[str, Any], arch: str, family: type[nn.Module]) -> None:
+    """Several constructors swallow unknown keywords: MobileNetV3(dropot=0.5) raises nothing."""
+    known = {
+        name
+        for name, parameter in inspect.signature(family).parameters.items()
+        if name == "dropout" or isinstance(parameter.default, int | float)
+    } - _TAKEN
+    if family.__name__ == "MobileNetV3":
+        known |= {"width_mult"}  # taken by the builder, one level above the class
+    for option in options:
+        if option not in known:
+            ours = ["stem", "bn_momentum", "stochastic_depth_prob"]
+            raise ConfigError(unknown_name(f"option of model.arch '{arch}',", option, [*known, *ours]))
+
+
+def _wants_small_stem(stem: str, arch: str, image_size: tuple[int, int], family: type[nn.Module]) -> bool:
+    if stem not in ("auto", "imagenet", "small"):
+        raise ConfigError(unknown_name("model.stem", stem, ["auto", "imagenet", "small"]))
+    if family.__name__ not in _FIXED_STEM:
+        return stem == "small" or (stem == "auto" and min(image_size) < SMALL_BELOW_PX)
+    if stem == "small":
+        raise ConfigError(
+            f"model.stem 'small' is not possible for '{arch}', whose tables are tied to its patches. "
+            "Use model=vit_tiny with model.patch_size, or model.stem=imagenet."
+        )
+    return False
+
+
+def _make_stem_small(model: nn.Module) -> None:
+    name, conv = _first_conv(model)
+    if type(model).__name__ == "ResNet":
+        _replace_first_conv(model, name, _like(conv, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1)))
+        model.maxpool = nn.Identity()
+    elif conv.kernel_size == conv.stride:
+        _replace_first_conv(model, name, _like(conv, kernel_size=(2, 2), stride=(2, 2)))
+    else:
+        conv.stride = (1, 1)
+
+
+def _first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    """(name, module) of the convolution that sees the image: in torchvision's models the first registered."""
+    return next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+
+
+def _like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
+    """A new convolution with the settings of `conv`, but for the changes, on its device."""
+    kept = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    settings = {name: getattr(conv, name) for name in kept} | changes
+    return nn.Conv2d(**settings, bias=conv.bias is not None, device=conv.weight.device, dtype=conv.weight.dtype)
+
+
+def _replace_first_conv(model: nn.Module, name: str, conv: nn.Conv2d) -> None:
+    init = _FIRST_CONV_INIT.get(type(model).__name__)
+    if init is not None:
+        init(conv.weight)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+    model.set_submodule(name, conv)
+
+
+def _set_bn_momentum(model: nn.Module, arch: str, momentum: float) -> None:
+    if not 0 < momentum <= 1:
+        raise ConfigError(f"model.bn_momentum must be in (0, 1], the weight of the new batch; got {momentum}.")
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        raise ConfigError(f"model.bn_momentum has nothing to set: '{arch}' has no batch norm. Write null.")
+    for norm in norms:
+        norm.momentum = momentum
+
+
+def _set_stochastic_depth(model: nn.Module, arch: str, prob: float) -> None:
+    if not 0 <= prob < 1:
+        raise ConfigError(f"model.stochastic_depth_prob must be in [0, 1); got {prob}. For 20 % write 0.2.")
+    drops = [module for module in model.modules() if isinstance(module, StochasticDepth)]
+    if not drops:
+        raise ConfigError(f"model.stochastic_depth_prob has nothing to set: '{arch}' has none. Write null.")
+    for index, drop in enumerate(drops):
+        drop.p = prob * index / max(len(drops) - 1, 1)

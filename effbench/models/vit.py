@@ -1,0 +1,64 @@
+"""Vision Transformers of any size: torchvision's class (arXiv:2010.11929), so its weights fit."""
+
+from __future__ import annotations
+
+from torch import nn
+from torchvision.models import VisionTransformer
+
+from effbench.errors import ConfigError
+from effbench.models.layers import check_dropout
+from effbench.models.torchvision_zoo import adapt_input_channels, square_side
+
+
+def vit(
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    dim: int = 192,
+    depth: int = 12,
+    heads: int = 3,
+    mlp_dim: int | None = None,
+    patch_size: int | str = "auto",
+    dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+) -> nn.Module:
+    """(B, C, S, S) -> logits (B, num_classes), through (S / patch_size)^2 + 1 tokens of width `dim`.
+
+    depth: encoder blocks. heads: must divide dim. mlp_dim: hidden width, None for 4 x dim. patch_size: px,
+    'auto' for 16 from 64 px on and 4 below. The head starts at zero, as torchvision's does: the first
+    gradient reaches nothing but the head. Raises ConfigError for an image that is not square or not
+    divisible into patches, and for a width that the heads do not divide.
+    """
+    side = square_side(image_size, "model=vit_*")
+    patch = _patch_size(patch_size, side)
+    if heads < 1 or dim % heads:
+        raise ConfigError(f"model.heads must divide model.dim; got {heads} heads for a width of {dim}.")
+    check_dropout(dropout)
+    check_dropout(attention_dropout, "model.attention_dropout")
+    model: nn.Module = VisionTransformer(
+        image_size=side,
+        patch_size=patch,
+        num_layers=depth,
+        num_heads=heads,
+        hidden_dim=dim,
+        mlp_dim=4 * dim if mlp_dim is None else mlp_dim,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+        num_classes=num_classes,
+    )
+    adapt_input_channels(model, in_channels)
+    return model
+
+
+def _patch_size(patch_size: int | str, side: int) -> int:
+    """The patch's side in px, of which the image's is a multiple."""
+    if isinstance(patch_size, str) and patch_size != "auto":
+        raise ConfigError(f"model.patch_size must be a number of px or 'auto'; got {patch_size!r}.")
+    patch = (16 if side >= 64 else 4) if isinstance(patch_size, str) else patch_size
+    if patch < 1 or side % patch:
+        divisors = ", ".join(str(size) for size in range(2, side + 1) if side % size == 0)
+        raise ConfigError(
+            f"data.image_size must be a multiple of model.patch_size; got {side} px and patches of {patch} px. "
+            f"Patches that fit: {divisors}."
+        )
+    return patch

@@ -1,0 +1,127 @@
+"""Which parameters decay, and at which learning rate: the groups an optimizer is built from.
+
+The one rule of `no_decay`: a parameter is exempt from weight decay when any of these holds.
+1. It has at most one dimension, or is called `bias` or `…_bias`: biases, norm scales, gains.
+2. A normalisation module owns it (a torch norm, or a class with `norm` in its name), whatever its shape.
+3. It is a token, a position table or a scale by name: `class_token`, `pos_embedding`, … (see EXEMPT_NAMES).
+4. The model says so through timm's convention: a method `no_weight_decay()` that returns parameter names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from effbench.errors import ConfigError
+
+EXEMPT_NAMES = frozenset(
+    {
+        *("class_token", "cls_token", "dist_token", "reg_token", "mask_token"),
+        *("pos_embedding", "pos_embed", "relative_position_bias_table"),
+        *("layer_scale", "logit_scale"),
+    }
+)
+_Groups: TypeAlias = dict[tuple[str | None, bool], dict[str, Any]]
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def parameter_groups(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    no_decay: bool = True,
+    group_lr: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """The trainable parameters of `model` as param groups: {name, params, lr, weight_decay}, none empty.
+
+    group_lr: a shell pattern over parameter names -> the factor on `lr` of what it matches, such as
+    {'backbone.*': 0.1}. Of two patterns that match a parameter, the first wins.
+    Names: 'decay' and 'no_decay', then per pattern, in the order given, such as 'backbone.decay'.
+    Raises ConfigError for a pattern without effect and for a model without trainable parameters.
+    """
+    factors = dict(group_lr or {})
+    _check_factors(factors)
+    pattern_of = _first_match([name for name, _ in model.named_parameters()], factors)
+    exempt = exempt_names(model) if no_decay else frozenset[str]()
+    groups = _empty_groups(factors, lr, weight_decay)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[pattern_of[name], name not in exempt]["params"].append(parameter)
+    filled = [group for group in groups.values() if group["params"]]
+    if not filled:
+        raise ConfigError("model must have a trainable parameter; got none. Unfreeze some of it.")
+    return filled
+
+
+def exempt_names(model: nn.Module) -> frozenset[str]:
+    """The full names of the parameters that weight decay leaves alone (the rule at the file's top)."""
+    names: set[str] = set()
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        own = module.named_parameters(recurse=False)
+        names.update(prefix + name for name, p in own if _is_norm(module) or p.ndim <= 1 or _exempt_name(name))
+        if callable(said := getattr(module, "no_weight_decay", None)):
+            names.update(prefix + name for name in said())
+    return frozenset(names)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, _NORMS) or "norm" in type(module).__name__.lower()
+
+
+def _exempt_name(name: str) -> bool:
+    return name == "bias" or name.endswith("_bias") or name in EXEMPT_NAMES
+
+
+def _empty_groups(factors: Mapping[str, float], lr: float, weight_decay: float) -> _Groups:
+    """Every group there could be, in the order they are handed out; pattern None is the rest of the model."""
+    groups: _Groups = {}
+    for pattern, factor in [(None, 1.0), *factors.items()]:
+        prefix = f"{_label(pattern, factors)}." if pattern else ""
+        common = {"lr": lr * factor}
+        groups[pattern, True] = {"name": f"{prefix}decay", "params": [], "weight_decay": weight_decay, **common}
+        groups[pattern, False] = {"name": f"{prefix}no_decay", "params": [], "weight_decay": 0.0, **common}
+    return groups
+
+
+def _label(pattern: str, patterns: Iterable[str]) -> str:
+    """'backbone.*' -> 'backbone', unless another pattern would shorten to the same."""
+    short = pattern.strip("*.")
+    same = [other for other in patterns if other.strip("*.") == short]
+    return short if short and len(same) == 1 else pattern
+
+
+def _first_match(names: list[str], factors: Mapping[str, float]) -> dict[str, str | None]:
+    """Parameter name -> the first pattern that matches it, or None. Raises ConfigError for an idle pattern."""
+    pattern_of = {name: next((p for p in factors if fnmatchcase(name, p)), None) for name in names}
+    for pattern in factors:
+        if pattern not in pattern_of.values():
+            raise ConfigError(_idle_pattern(pattern, names, pattern_of))
+    return pattern_of
+
+
+def _idle_pattern(pattern: str, names: list[str], pattern_of: Mapping[str, str | None]) -> str:
+    rule = f"optimizer.group_lr must name parameters of the model; got {pattern!r}, "
+    if shadowed := next((name for name in names if fnmatchcase(name, pattern)), None):
+        return f"{rule}all of which earlier patterns take, such as {pattern_of[shadowed]!r}. Put it before them."
+    modules = {name.rpartition(".")[0] + ".*" for name in names if "." in name}
+    tops = {name.partition(".")[0] + ".*" for name in names if "." in name}
+    near = difflib.get_close_matches(pattern, sorted({*names, *modules, *tops}), n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There is: {', '.join(sorted(tops))}."
+    return f"{rule}which matches none. {hint}"
+
+
+def _check_factors(factors: Mapping[str, float]) -> None:
+    for pattern, factor in factors.items():
+        number = isinstance(factor, int | float) and not isinstance(factor, bool)
+        if not (number and math.isfinite(factor) and factor >= 0):
+            raise ConfigError(
+                f"optimizer.group_lr must map a pattern to a factor >= 0 on lr; got {pattern!r}: {factor!r}. "
+                "For a tenth of lr write 0.1."
+            )

@@ -1,0 +1,89 @@
+"""A finished (or interrupted) run, read back from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effbench import build
+from effbench.config.schema import Config
+from effbench.data.batches import Finish
+from effbench.errors import ConfigError
+from effbench.records import read_metrics, read_summary
+from effbench.training.checkpoint import read_weights
+
+
+@dataclass(frozen=True)
+class Run:
+    """config: as trained. folder: where config.yaml, summary.json, metrics.csv and checkpoints/ lie."""
+
+    folder: Path
+    config: Config
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """summary.json."""
+        return read_summary(self.folder)
+
+    @cached_property
+    def metrics(self) -> list[dict[str, str]]:
+        """The rows of metrics.csv."""
+        return read_metrics(self.folder)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in label order."""
+        return tuple(self.summary["data"]["classes"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that the model takes."""
+        channels, height, width = self.summary["data"]["shape"]
+        return channels, height, width
+
+    def checkpoint(self, which: str = "best") -> Path:
+        """checkpoints/best, or last; without a best one (no validation), the last."""
+        folder = self.folder / "checkpoints"
+        choices = [folder / which, folder / "last"] if which == "best" else [folder / which]
+        for path in choices:
+            if path.exists():
+                return path
+        raise ConfigError(f"{self.folder} holds no checkpoint '{which}': it was not saved, or the run failed before.")
+
+    def model(self, which: str = "best") -> nn.Module:
+        """The trained model on the CPU in eval mode; averaged weights where the run kept them."""
+        channels, height, width = self.image_shape
+        # The weights come from the checkpoint: model.pretrained may be long gone.
+        section = self.config.model.model_copy(update={"pretrained": None, "freeze": []})
+        config = self.config.model_copy(update={"model": section})
+        model = build.model(config, len(self.classes), channels, (height, width))
+        model.load_state_dict(read_weights(self.checkpoint(which)))
+        return model.to(memory_format=build.memory_format(config)).eval()  # type: ignore[call-overload,no-any-return]
+
+    def finish(self, device: torch.device | None = None) -> Finish:
+        """The normalisation of the run's train split."""
+        data = self.summary["data"]
+        on = device or torch.device("cpu")
+        return Finish(tuple(data["mean"]), tuple(data["std"]), on, build.memory_format(self.config))
+
+    @torch.inference_mode()
+    def predict(self, inputs: Tensor | Sequence[Tensor], which: str = "best") -> Tensor:
+        """Class probabilities, float (N, K). inputs: uint8 (N, C, H, W) as the dataset holds them."""
+        images = inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.image_shape:
+            raise ConfigError(
+                f"predict takes uint8 (N, {', '.join(map(str, self.image_shape))}); "
+                f"got {images.dtype} {tuple(images.shape)}."
+            )
+        model, finishing = self.model(which), self.finish()
+        parts = [
+            model(finishing(chunk.float().mul_(1 / 255))).softmax(1)
+            for chunk in images.split(self.config.data.eval_batch_size)
+        ]
+        return torch.cat(parts)

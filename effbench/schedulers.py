@@ -1,0 +1,289 @@
+"""Learning-rate schedules: lr = base lr x factor(t), t = optimizer steps taken so far.
+
+Every schedule starts with `warmup` steps that rise in a straight line from `warmup_start` x the shape's first
+value to that value; the shape's own time s = t - warmup starts there, with total_steps - warmup steps to run.
+From t = total_steps on the learning rate keeps its final value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from effbench.errors import ConfigError
+
+
+class Schedule(LRScheduler):
+    """A torch LRScheduler whose state is its progress alone, in plain numbers.
+
+    A subclass sets its own options, then calls this constructor, which sets the first learning rate.
+    Call step() after every optimizer step and observe(metric) after every validation. `last_epoch` is torch's
+    name for t. A checkpoint restores how far the schedule is; what the schedule is comes from the constructor,
+    so that a run resumed with a longer total_steps follows the longer schedule.
+    Raises ConfigError, naming scheduler.<option>, for a value out of range.
+    """
+
+    progress: tuple[str, ...] = ("last_epoch",)  # the attributes that state_dict holds
+
+    def __init__(self, optimizer: Optimizer, warmup: int = 0, warmup_start: float = 0.01) -> None:
+        # Not super().__init__(): it wraps optimizer.step to warn when the schedule moves first, as it rightly
+        # does where fp16 scaling skips an optimizer step.
+        self.optimizer = optimizer
+        self.warmup = _steps(warmup, "warmup", at_least=0)
+        self.warmup_start = _number(warmup_start, "warmup_start", "in [0, 1]", lambda x: 0 <= x <= 1)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", float(group["lr"]))
+        self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
+        self.last_epoch = 0
+        self._apply()
+
+    def shape(self, s: int) -> float:
+        """The factor s >= 0 steps after the warm-up."""
+        raise NotImplementedError
+
+    def factor(self, t: int) -> float:
+        """lr / base lr after t optimizer steps."""
+        if t >= self.warmup:
+            return self.shape(t - self.warmup)
+        return self.shape(0) * (self.warmup_start + (1 - self.warmup_start) * t / self.warmup)
+
+    def step(self, epoch: int | None = None) -> None:
+        """One optimizer step was taken (or `epoch` of them in all, torch's word for it)."""
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self._apply()
+
+    def observe(self, metric: float) -> None:
+        """One validation was made: only Plateau listens."""
+
+    def get_lr(self) -> list[float | Tensor]:
+        factor = self.factor(self.last_epoch)
+        return [base_lr * factor for base_lr in self.base_lrs]
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.progress}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if missing := [name for name in self.progress if name not in state_dict]:
+            raise ConfigError(
+                f"scheduler must be the one the state was written by; {type(self).__name__} needs {missing}, "
+                f"got {sorted(state_dict)}. Set the scheduler of the checkpoint's run."
+            )
+        for name in self.progress:
+            setattr(self, name, state_dict[name])
+        self._apply()
+
+    def _apply(self) -> None:
+        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+
+class Constant(Schedule):
+    """factor 1 after the warm-up."""
+
+    def shape(self, s: int) -> float:  # noqa: ARG002
+        return 1.0
+
+
+class Step(Schedule):
+    """x gamma after every `step_size` steps."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        step_size: int,
+        gamma: float = 0.1,
+        warmup: int = 0,
+        warmup_start: float = 0.01,
+    ) -> None:
+        self.step_size = _steps(step_size, "step_size", at_least=1)
+        self.gamma = _gamma(gamma)
+        super().__init__(optimizer, warmup, warmup_start)
+
+    def shape(self, s: int) -> float:
+        return float(self.gamma ** (s // self.step_size))
+
+
+class Exponential(Schedule):
+    """x gamma an epoch, a little of it at every step."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        steps_per_epoch: int,
+        gamma: float = 0.95,
+        warmup: int = 0,
+        warmup_start: float = 0.01,
+    ) -> None:
+        self.steps_per_epoch = _steps(steps_per_epoch, "steps_per_epoch", at_least=1)
+        self.gamma = _gamma(gamma)
+        super().__init__(optimizer, warmup, warmup_start)
+
+    def shape(self, s: int) -> float:
+        return float(self.gamma ** (s / self.steps_per_epoch))
+
+
+class Cosine(Schedule):
+    """Half a cosine from 1 to min_factor (arXiv:1608.03983, without its restarts)."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        min_factor: float = 0.0,
+        warmup: int = 0,
+        warmup_start: float = 0.01,
+    ) -> None:
+        self.length = _length(total_steps, warmup)
+        self.min_factor = _number(min_factor, "min_factor", "in [0, 1]", lambda x: 0 <= x <= 1)
+        super().__init__(optimizer, warmup, warmup_start)
+
+    def shape(self, s: int) -> float:
+        return _cosine(1.0, self.min_factor, min(s / self.length, 1.0))
+
+
+class Plateau(Schedule):
+    """x factor once more than `patience` validations in a row brought no improvement.
+
+    Decides as torch's ReduceLROnPlateau with a relative threshold and eps=0; min_factor is relative to base lr.
+    Validations during the warm-up are not counted: the learning rate is still on its way up.
+    """
+
+    progress = ("last_epoch", "reduction", "best", "bad_checks", "cooldown_left")
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        min_factor: float = 0.0,
+        mode: str = "min",
+        cooldown: int = 0,
+        warmup: int = 0,
+        warmup_start: float = 0.01,
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise ConfigError(f"scheduler.mode must be 'min' (a loss) or 'max' (an accuracy); got {mode!r}.")
+        self.reduce_by = _number(factor, "factor", "in (0, 1)", lambda x: 0 < x < 1)
+        self.patience = _steps(patience, "patience", at_least=0, unit="validations")
+        self.cooldown = _steps(cooldown, "cooldown", at_least=0, unit="validations")
+        self.threshold = _number(threshold, "threshold", "in [0, 1)", lambda x: 0 <= x < 1)
+        self.min_factor = _number(min_factor, "min_factor", "in [0, 1]", lambda x: 0 <= x <= 1)
+        self.mode = mode
+        self.reduction = 1.0
+        self.best = math.inf if mode == "min" else -math.inf
+        self.bad_checks = 0
+        self.cooldown_left = 0
+        super().__init__(optimizer, warmup, warmup_start)
+
+    def shape(self, s: int) -> float:  # noqa: ARG002
+        return self.reduction
+
+    def observe(self, metric: float) -> None:
+        """metric: the monitored value of one validation; NaN counts as no improvement."""
+        if self.last_epoch < self.warmup:
+            return
+        self._count(float(metric))
+        if self.bad_checks > self.patience:
+            self.reduction = max(self.reduction * self.reduce_by, self.min_factor)
+            self.cooldown_left, self.bad_checks = self.cooldown, 0
+            self._apply()
+
+    def _count(self, metric: float) -> None:
+        if self._improves(metric):
+            self.best, self.bad_checks = metric, 0
+        else:
+            self.bad_checks += 1
+        if self.cooldown_left > 0:
+            self.cooldown_left, self.bad_checks = self.cooldown_left - 1, 0
+
+    def _improves(self, metric: float) -> bool:
+        if self.mode == "min":
+            return metric < self.best * (1 - self.threshold)
+        return metric > self.best * (1 + self.threshold)
+
+
+class OneCycle(Schedule):
+    """Up to the optimizer's lr and down to almost nothing, both along a cosine (arXiv:1708.07120).
+
+    Equals torch's OneCycleLR with max_lr = the optimizer's lr and cycle_momentum=False: starts at 1/div_factor,
+    is at 1 after pct_start of the run, and ends, at the last step, at 1/(div_factor final_div_factor).
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        pct_start: float = 0.3,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        warmup: int = 0,
+        warmup_start: float = 0.01,
+    ) -> None:
+        self.length = _length(total_steps, warmup)
+        pct_start = _number(pct_start, "pct_start", "in [0, 1]", lambda x: 0 <= x <= 1)
+        div_factor = _number(div_factor, "div_factor", ">= 1", lambda x: x >= 1)
+        final_div_factor = _number(final_div_factor, "final_div_factor", ">= 1", lambda x: x >= 1)
+        self.top_at = pct_start * self.length - 1
+        self.first = 1 / div_factor
+        self.last = self.first / final_div_factor
+        super().__init__(optimizer, warmup, warmup_start)
+
+    def shape(self, s: int) -> float:
+        end = self.length - 1
+        s = min(s, end)
+        if s <= self.top_at and self.top_at > 0:
+            return _cosine(self.first, 1.0, s / self.top_at)
+        if s == end:
+            return self.last
+        return _cosine(1.0, self.last, (s - self.top_at) / (end - self.top_at))
+
+
+def learning_rates(make_schedule: Callable[[Optimizer], Schedule], steps: int) -> list[float]:
+    """What `steps` optimizer steps would run at, as multiples of the base lr: a schedule drawn without training."""
+    schedule = make_schedule(torch.optim.SGD([torch.zeros(1)], lr=1.0))
+    return [schedule.factor(t) for t in range(steps)]
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    """Half a cosine from start (done = 0) to end (done = 1)."""
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * done))
+
+
+def _length(total_steps: int, warmup: int) -> int:
+    """The steps left for the shape after the warm-up."""
+    if _steps(warmup, "warmup", at_least=0) >= _steps(total_steps, "total_steps", at_least=1):
+        raise ConfigError(
+            f"scheduler.warmup must be shorter than total_steps ({total_steps}); got {warmup}. "
+            "Write it as a share of the run, such as '5%', or train longer."
+        )
+    return total_steps - warmup
+
+
+def _steps(value: int, key: str, at_least: int, unit: str = "steps") -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ConfigError(f"scheduler.{key} must be a whole number of {unit} >= {at_least}; got {value!r}.")
+    return value
+
+
+def _gamma(value: float) -> float:
+    return _number(value, "gamma", "in (0, 1]", lambda x: 0 < x <= 1)
+
+
+def _number(value: float, key: str, rule: str, holds: Callable[[float], bool]) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and holds(value)):
+        raise ConfigError(f"scheduler.{key} must be {rule}; got {value!r}.")
+    return float(value)

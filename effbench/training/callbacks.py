@@ -1,0 +1,111 @@
+"""What watches a run: the progress bar and the metric loggers. They see numbers that are already on the host."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from effbench.records import MetricsFile
+from effbench.training.state import TrainState
+
+
+class Callback:
+    """Every hook is optional. `values` maps metric names to host numbers."""
+
+    def fit_start(self, state: TrainState, total_steps: int, steps_per_epoch: int) -> None: ...
+
+    def step_end(self, state: TrainState) -> None: ...
+
+    def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
+        """A row of metrics: every `log_every_n_steps` steps, and after each validation."""
+
+    def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None: ...
+
+    def fit_end(self, state: TrainState) -> None: ...
+
+
+class Callbacks(Callback):
+    """Several as one."""
+
+    def __init__(self, members: Sequence[Callback]):
+        self._members = list(members)
+
+    def fit_start(self, state: TrainState, total_steps: int, steps_per_epoch: int) -> None:
+        for member in self._members:
+            member.fit_start(state, total_steps, steps_per_epoch)
+
+    def step_end(self, state: TrainState) -> None:
+        for member in self._members:
+            member.step_end(state)
+
+    def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
+        for member in self._members:
+            member.logged(state, values)
+
+    def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
+        for member in self._members:
+            member.epoch_end(state, values)
+
+    def fit_end(self, state: TrainState) -> None:
+        for member in self._members:
+            member.fit_end(state)
+
+
+class Progress(Callback):
+    """A bar with loss, accuracy and images/s on a terminal; elsewhere one line an epoch. All of it on stderr."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._terminal = sys.stderr.isatty()
+
+    def fit_start(self, state: TrainState, total_steps: int, steps_per_epoch: int) -> None:
+        self._epochs = -(-total_steps // steps_per_epoch)
+        if self._terminal:
+            self._bar = tqdm(
+                total=total_steps, initial=state.step, unit="step", dynamic_ncols=True, mininterval=0.2, leave=False
+            )
+
+    def step_end(self, state: TrainState) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
+        if self._bar is not None and "train/loss" in values:
+            self._bar.set_description_str(f"epoch {state.epoch + 1}/{self._epochs}", refresh=False)
+            speed = f", {values['train/images_per_s']:.0f} img/s" if "train/images_per_s" in values else ""
+            self._bar.set_postfix_str(
+                f"loss {values['train/loss']:.3f}, acc {values['train/acc']:.1%}{speed}", refresh=False
+            )
+
+    def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
+        line = f"epoch {state.epoch}/{self._epochs}  step {state.step}  " + "  ".join(
+            f"{name} {values[name]:.4f}"
+            for name in ("train/loss", "train/acc", "val/loss", "val/acc")
+            if name in values
+        )
+        if "train/images_per_s" in values:
+            line += f"  {values['train/images_per_s']:.0f} img/s"
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def fit_end(self, state: TrainState) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class MetricsLog(Callback):
+    """metrics.csv."""
+
+    def __init__(self, file: MetricsFile):
+        self._file = file
+
+    def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
+        self._file.row({"epoch": state.epoch, "step": state.step, **values})
+
+    def fit_end(self, state: TrainState) -> None:
+        self._file.close()

@@ -1,0 +1,40 @@
+"""Loss and accuracy of a model over a split, from exact counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effbench.data.batches import Batch
+from effbench.training.distributed import Ranks
+from effbench.training.precision import Precision
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, batches: Iterable[Batch], precision: Precision, ranks: Ranks) -> tuple[float, float]:
+    """(mean cross-entropy in nats, accuracy in [0, 1]) over every sample of every rank; leaves the model in eval mode.
+
+    The loss is plain: no smoothing, no class weights, so that runs which train on other losses can be compared.
+    """
+    model.eval()
+    sums = torch.zeros(3, dtype=torch.float64)
+    on_device: Tensor | None = None
+    for batch in batches:
+        with precision.autocast():
+            logits_BK = model(batch.inputs)
+        on_device = counts(F.cross_entropy(logits_BK.float(), batch.targets, reduction="sum"), logits_BK, batch)
+        sums = sums.to(on_device.device)
+        sums += on_device
+    loss, correct, samples = ranks.sum(sums).tolist()
+    return loss / samples, correct / samples
+
+
+def counts(loss_sum: Tensor, logits_BK: Tensor, batch: Batch) -> Tensor:
+    """float64 (3,) on the device: summed loss, correct predictions, samples. Mixed labels count by their largest."""
+    labels = batch.targets if batch.targets.dim() == 1 else batch.targets.argmax(1)
+    correct = (logits_BK.detach().argmax(1) == labels).sum()
+    samples = torch.full_like(correct, len(batch))
+    return torch.stack([loss_sum.detach().double(), correct.double(), samples.double()])

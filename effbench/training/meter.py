@@ -1,0 +1,81 @@
+"""Running sums on the device, read when a line is logged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.training.clocks import Clocks
+from effbench.training.distributed import Ranks
+
+WARMUP_STEPS = 5
+
+
+class Meter:
+    """Training loss and accuracy, over the epoch and since the last log line. A sum is (loss, correct, samples)."""
+
+    def __init__(self, ranks: Ranks):
+        self._ranks = ranks
+        self._sums: Tensor | None = None
+        self._logged = torch.zeros(3, dtype=torch.float64)
+
+    def add(self, stats: Tensor) -> None:
+        """stats: float64 (3,) on the device; nothing is read."""
+        self._sums = stats if self._sums is None else self._sums + stats
+
+    def since_last_log(self) -> dict[str, float]:
+        sums = self._read()
+        window, self._logged = sums - self._logged, sums
+        return _means(window)
+
+    def of_epoch(self) -> dict[str, float]:
+        """Means over the epoch so far; the next epoch begins at zero."""
+        sums = self._read()
+        self._sums, self._logged = None, torch.zeros_like(self._logged)
+        return _means(sums)
+
+    def _read(self) -> Tensor:
+        if self._sums is None:
+            return torch.zeros_like(self._logged)
+        return self._ranks.sum(self._sums).cpu()
+
+    def state_dict(self) -> dict[str, Any]:
+        sums = None if self._sums is None else self._sums.cpu()
+        return {"sums": sums, "logged": self._logged.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums, self._logged = state["sums"], state["logged"]
+
+
+def _means(sums: Tensor) -> dict[str, float]:
+    loss, correct, samples = sums.tolist()
+    if samples == 0:
+        return {}
+    return {"train/loss": loss / samples, "train/acc": correct / samples}
+
+
+class Throughput:
+    """Images a second of training time, the first WARMUP_STEPS steps of this sitting left out."""
+
+    def __init__(self, clocks: Clocks):
+        self._clocks = clocks
+        self._steps = 0
+        self._seen_at_start = 0
+        self._seconds_at_start = 0.0
+
+    def start_from(self, seen: int) -> None:
+        self._seen_at_start = seen
+
+    def step_done(self, seen: int) -> None:
+        self._steps += 1
+        if self._steps == WARMUP_STEPS:
+            self._seen_at_start, self._seconds_at_start = seen, self._clocks.training
+
+    def values(self, seen: int) -> dict[str, float]:
+        """{} until the warm-up is over."""
+        seconds = self._clocks.training - self._seconds_at_start
+        if self._steps <= WARMUP_STEPS or seconds <= 0:
+            return {}
+        return {"train/images_per_s": (seen - self._seen_at_start) / seconds}

@@ -1,0 +1,253 @@
+"""The loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from effbench.data.batches import EvalBatches, Step, TrainBatches
+from effbench.models.adapt import set_train_mode
+from effbench.randomness import Purpose, derived_seed
+from effbench.training.callbacks import Callbacks
+from effbench.training.checkpoint import Checkpoints, Snapshot
+from effbench.training.clipping import NoClipping
+from effbench.training.clocks import Clocks
+from effbench.training.distributed import Ranks
+from effbench.training.early_stopping import NoEarlyStopping
+from effbench.training.ema import NoEma
+from effbench.training.evaluation import counts, evaluate
+from effbench.training.meter import Meter, Throughput
+from effbench.training.objective import L1Penalty, Objective
+from effbench.training.precision import Precision
+from effbench.training.schedule import Schedule
+from effbench.training.state import Limits, TrainState
+
+
+@dataclass
+class Cadence:
+    """How often things happen: epochs between validations, optimizer steps between log rows and extra saves."""
+
+    validate_epochs: int = 1
+    log_steps: int = 10
+    save_steps: int | None = None
+
+
+@dataclass
+class Trainer:
+    """Trains `model` on `train`; every part is an object with a no-op form, so the loop has no branches for them.
+
+    model: the module that learns. forward: the same, as called in training (compiled, data-parallel).
+    """
+
+    model: nn.Module
+    forward: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule
+    train: TrainBatches
+    val: EvalBatches | None
+    limits: Limits
+    objective: Objective = field(default_factory=Objective)
+    penalty: L1Penalty = field(default_factory=lambda: L1Penalty([], 0.0))
+    clip: NoClipping = field(default_factory=NoClipping)
+    precision: Precision = field(default_factory=Precision)
+    ema: NoEma | None = None
+    stopping: NoEarlyStopping = field(default_factory=NoEarlyStopping)
+    checkpoints: Checkpoints | None = None
+    callbacks: Callbacks = field(default_factory=lambda: Callbacks([]))
+    ranks: Ranks = field(default_factory=Ranks)
+    cadence: Cadence = field(default_factory=Cadence)
+    clocks: Clocks = field(default_factory=Clocks)
+    state: TrainState = field(default_factory=TrainState)
+    plateau_metric: str = "val/loss"
+
+    def __post_init__(self) -> None:
+        self.averaged = self.ema or NoEma(self.model)
+        self.meter = Meter(self.ranks)
+        self.throughput = Throughput(self.clocks)
+        self._device = next(self.model.parameters()).device
+        self._watchful = self._device.type == "cpu" and self.ranks.world == 1
+        self._begun = time.perf_counter()
+
+    def fit(self) -> TrainState:
+        """Trains until a limit, early stopping or a loss that is not finite; the state says which."""
+        state = self.state
+        self.callbacks.fit_start(state, self.limits.steps, self.train.steps_per_epoch)
+        try:
+            for micro_batches in self.steps(state):
+                stats = self.accumulate(micro_batches)
+                self.update(stats)
+                self.log_if_due(state)
+                self.callbacks.step_end(state)
+                self.evaluate_and_save_if_due(state)
+                if state.stop_reason:
+                    break
+        finally:
+            state.training_s += self.clocks.training
+            self.callbacks.fit_end(state)
+        return state
+
+    def steps(self, state: TrainState) -> Iterator[Step]:
+        """The optimizer steps that are left, in order, each with its own random stream."""
+        set_train_mode(self.forward)
+        while state.step < self.limits.steps:
+            for step in self.train.epoch(state.epoch, start=state.batch):
+                self._seed_forward(step)
+                yield step
+                if state.step >= self.limits.steps:
+                    break
+
+    def accumulate(self, step: Step) -> Tensor:
+        """Forward and backward over the micro-batches; the gradient is that of the step's mean loss.
+
+        Returns float64 (3,) on the device: summed loss, correct predictions, samples.
+        """
+        stats = torch.zeros(3, dtype=torch.float64, device=self._device)
+        divisor = self._divisor(step) / self.ranks.world  # ranks average their gradients
+        last = step.num_micro_batches - 1
+        for index, batch in enumerate(self.clocks.waiting(step.micro_batches)):
+            with self.clocks.forward_backward, self.ranks.gradients_at(index == last, self.forward):
+                with self.precision.autocast():
+                    logits_BK = self.forward(batch.inputs)
+                    loss = self.objective.summed(logits_BK, batch.targets)
+                self.precision.backward(loss / divisor)
+                stats += counts(loss, logits_BK, batch)
+        return stats
+
+    def update(self, stats: Tensor) -> None:
+        """One optimizer step, unless the loss is not finite; the schedule follows the steps really taken."""
+        self.meter.add(stats)
+        if self._watchful and not math.isfinite(float(stats[0])):
+            self._diverged(f"the training loss is {float(stats[0])} at step {self.state.step + 1}")
+            return
+        with self.clocks.optimizer:
+            self.precision.unscale(self.optimizer)
+            self.penalty.add_gradients()
+            self.clip()
+            if self.precision.step(self.optimizer):
+                self.schedule.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.averaged.update()
+        self._advance()
+
+    def log_if_due(self, state: TrainState) -> None:
+        """Reads the loss from the device every `log_steps` steps, and only then."""
+        if state.step % self.cadence.log_steps or state.stop_reason:
+            return
+        values = self.meter.since_last_log()
+        if not math.isfinite(values["train/loss"]):
+            self._diverged(f"the training loss is {values['train/loss']} by step {state.step}")
+        self.callbacks.logged(state, {**values, **self.throughput.values(state.seen), **self.learning_rates()})
+
+    def evaluate_and_save_if_due(self, state: TrainState) -> None:
+        """Validates at the end of an epoch (or of the run) and saves; extra saves come every `save_steps`."""
+        if self._out_of_time():
+            state.stop("trainer.max_time is over")
+        ended = state.step >= self.limits.steps or state.stop_reason is not None
+        if state.status == "interrupted":
+            self.save(None)
+        elif state.batch == 0 or ended:
+            self._end_epoch(state, due=ended or state.epoch % self.cadence.validate_epochs == 0)
+        elif self.cadence.save_steps and state.step % self.cadence.save_steps == 0:
+            self.save(None)
+
+    def _end_epoch(self, state: TrainState, due: bool) -> None:
+        if state.status == "diverged":
+            return
+        values = self.meter.of_epoch()
+        state.metrics |= values
+        if due and self.val is not None:
+            values |= self.validate(state)
+        row = {**values, **self.throughput.values(state.seen), **self.learning_rates()}
+        self.callbacks.logged(state, row)
+        self.callbacks.epoch_end(state, row)
+        if not all(math.isfinite(value) for value in values.values()):
+            self._diverged(f"the validation loss is not finite after step {state.step}")
+            return
+        if due:
+            self.save(values if self.val is not None else None)
+
+    def validate(self, state: TrainState) -> dict[str, float]:
+        """Loss and accuracy on the validation split with the averaged weights; what depends on them is told."""
+        assert self.val is not None
+        with self.clocks.evaluation:
+            loss, accuracy = evaluate(self.averaged.model, self.val, self.precision, self.ranks)
+        set_train_mode(self.forward)
+        state.metrics |= {"val/loss": loss, "val/acc": accuracy}
+        if math.isfinite(loss):
+            self.schedule.observe(state.metrics[self.plateau_metric])
+            self.stopping.check(state)
+        return {"val/loss": loss, "val/acc": accuracy}
+
+    def save(self, values: Mapping[str, float] | None) -> None:
+        """A checkpoint by rank 0; the others wait, so that none runs ahead of a failure."""
+        with self.clocks.checkpoint:
+            if self.checkpoints is not None and self.ranks.is_main:
+                value = values.get(self.checkpoints.monitor) if values else None
+                self.checkpoints.save(self.snapshot(), self.state.step, value)
+            self.ranks.barrier()
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the rest of the run depends on."""
+        return Snapshot(
+            weights=dict(self.model.state_dict()),
+            ema=self.averaged.state_dict(),
+            state={
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "precision": self.precision.state_dict(),
+                "stopping": self.stopping.state_dict(),
+                "meter": self.meter.state_dict(),
+                "train": self.state.state_dict() | {"training_s": self.state.training_s + self.clocks.training},
+            },
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continues where the snapshot was taken."""
+        self.model.load_state_dict(snapshot.weights)
+        self.averaged.load_state_dict(snapshot.ema)
+        self.optimizer.load_state_dict(snapshot.state["optimizer"])
+        self.schedule.load_state_dict(snapshot.state["schedule"])
+        self.precision.load_state_dict(snapshot.state["precision"])
+        self.stopping.load_state_dict(snapshot.state["stopping"])
+        self.meter.load_state_dict(snapshot.state["meter"])
+        self.state.load_state_dict(snapshot.state["train"])
+        self.throughput.start_from(self.state.seen)
+        if self.checkpoints is not None:
+            self.checkpoints.ranking = [(value, name) for value, name in snapshot.state["ranking"]]
+
+    def learning_rates(self) -> dict[str, float]:
+        """lr/<group> of every parameter group."""
+        groups = self.optimizer.param_groups
+        return {f"lr/{group.get('name', index)}": float(group["lr"]) for index, group in enumerate(groups)}
+
+    def _advance(self) -> None:
+        state = self.state
+        state.seen += self.train.samples_in(state.batch)
+        state.step, state.batch = state.step + 1, state.batch + 1
+        self.throughput.step_done(state.seen)
+        if state.batch == self.train.steps_per_epoch:
+            state.epoch, state.batch = state.epoch + 1, 0
+
+    def _divisor(self, step: Step) -> float:
+        mass = step.class_mass() if self.objective.needs_class_mass else None
+        return self.objective.divisor(step.samples, mass)
+
+    def _seed_forward(self, step: Step) -> None:
+        seed = derived_seed(self.train.seed, Purpose.FORWARD, step.epoch, step.index, self.ranks.rank)
+        torch.default_generator.manual_seed(seed)
+        if self._device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _out_of_time(self) -> bool:
+        if self.limits.seconds is None:
+            return False
+        return bool(self.ranks.share(time.perf_counter() - self._begun >= self.limits.seconds))
+
+    def _diverged(self, reason: str) -> None:
+        self.state.stop(f"{reason}: lower optimizer.lr, lengthen scheduler.warmup, or clip harder", "diverged")
