@@ -49,7 +49,8 @@ def device(config: Config, ranks: Ranks | None = None) -> torch.device:
     torch.set_num_threads(config.device.threads or max(1, cores // ranks.local_world))
     torch.set_float32_matmul_precision("high" if config.device.tf32 and chosen == "cuda" else "highest")
     torch.backends.cudnn.allow_tf32 = config.device.tf32
-    torch.use_deterministic_algorithms(config.trainer.deterministic)
+    if config.trainer.deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(config.trainer.deterministic)  # importing Inductor, a second or more
     return torch.device(chosen, ranks.local_rank) if chosen == "cuda" else torch.device("cpu")
 
 

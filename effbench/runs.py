@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,18 +72,22 @@ class Run:
         on = device or torch.device("cpu")
         return Finish(tuple(data["mean"]), tuple(data["std"]), on, build.memory_format(self.config))
 
-    @torch.inference_mode()
     def predict(self, inputs: Tensor | Sequence[Tensor], which: str = "best") -> Tensor:
         """Class probabilities, float (N, K). inputs: uint8 (N, C, H, W) as the dataset holds them."""
-        images = inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.image_shape:
-            raise ConfigError(
-                f"predict takes uint8 (N, {', '.join(map(str, self.image_shape))}); "
-                f"got {images.dtype} {tuple(images.shape)}."
-            )
+        return self.predictor(which)(inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs)))
+
+    def predictor(self, which: str = "best") -> Callable[[Tensor], Tensor]:
+        """`predict` with the weights read once: uint8 (N, C, H, W) -> float (N, K)."""
         model, finishing = self.model(which), self.finish()
-        parts = [
-            model(finishing(chunk.float().mul_(1 / 255))).softmax(1)
-            for chunk in images.split(self.config.data.eval_batch_size)
-        ]
-        return torch.cat(parts)
+
+        @torch.inference_mode()
+        def probabilities(images: Tensor) -> Tensor:
+            if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.image_shape:
+                raise ConfigError(
+                    f"predict takes uint8 (N, {', '.join(map(str, self.image_shape))}); "
+                    f"got {images.dtype} {tuple(images.shape)}."
+                )
+            chunks = images.split(self.config.data.eval_batch_size)
+            return torch.cat([model(finishing(chunk.float().mul_(1 / 255))).softmax(1) for chunk in chunks])
+
+        return probabilities

@@ -92,7 +92,7 @@ class Schedule(LRScheduler):
 class Constant(Schedule):
     """factor 1 after the warm-up."""
 
-    def shape(self, s: int) -> float:  # noqa: ARG002
+    def shape(self, s: int) -> float:
         return 1.0
 
 
@@ -188,7 +188,7 @@ class Plateau(Schedule):
         self.cooldown_left = 0
         super().__init__(optimizer, warmup, warmup_start)
 
-    def shape(self, s: int) -> float:  # noqa: ARG002
+    def shape(self, s: int) -> float:
         return self.reduction
 
     def observe(self, metric: float) -> None:

@@ -14,12 +14,13 @@ import zlib
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from effbench.data.image_folder import cache_home
 from effbench.data.images import printable
 from effbench.data.splits import Split, Splits, digest, hold_out, resized
 from effbench.errors import ConfigError, DataError
@@ -52,23 +53,13 @@ def cifar10(
     """
     if not 0 <= val_fraction < 1:
         raise ConfigError(f"data.val_fraction must be in [0, 1); got {val_fraction}. For 10 % write 0.1.")
-    contents = _contents(_root(root), download)
+    contents = _contents(Path(root).expanduser().absolute() if root else cache_home() / "cifar10", download)
     classes = _class_names(contents[META_FILE])
     train = _joined([_split(name, contents[name], len(classes)) for name in TRAIN_FILES])
     test = _split(TEST_FILE, contents[TEST_FILE], len(classes))
     sha256 = digest(train.images, train.labels, test.images, test.labels)
     rest, val = hold_out(train, val_fraction, split_seed) if val_fraction > 0 else (train, None)
     return resized(Splits("cifar10", rest, val, test, classes, sha256), image_size)
-
-
-def _root(root: str | Path | None) -> Path:
-    if root is not None:
-        return Path(root).expanduser().absolute()
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:  # the XDG rules: a relative path is to be ignored
-        return (configured if configured.is_absolute() else Path.home() / ".cache") / "effbench" / "cifar10"
-    except RuntimeError as error:
-        raise ConfigError("There is no home folder to look for CIFAR-10 in: give data.root=DIR.") from error
 
 
 def _contents(root: Path, download: bool) -> dict[str, dict[bytes, Any]]:
@@ -82,7 +73,10 @@ def _contents(root: Path, download: bool) -> dict[str, dict[bytes, Any]]:
                 _fetch(archive, download)
             raw, source = _read_archive(archive), archive
     except OSError as error:
-        raise DataError(f"CIFAR-10 in {printable(root)} cannot be read: {error.strerror or error}.") from error
+        raise DataError(
+            f"CIFAR-10 in {printable(root)} cannot be read or put there (170 MB): {error.strerror or error}. "
+            "Give another folder: data.root=DIR."
+        ) from error
     if missing := [name for name in _FILES if name not in raw]:
         raise DataError(f"{printable(source)} has no {', '.join(missing)}. Delete it and fetch it again.")
     return {name: unpickled(raw[name], f"{printable(source)}: {name}") for name in _FILES}
@@ -109,8 +103,8 @@ def _read_archive(archive: Path) -> dict[str, bytes]:
         with gzip.open(archive) as unzipped, tarfile.open(fileobj=_Capped(unzipped, archive), mode="r|") as tar:
             for member in tar:
                 name = member.name.rpartition("/")[2]
-                if member.name == f"{FOLDER}/{name}" and name in _FILES and (file := tar.extractfile(member)):
-                    raw[name] = _bounded(file, f"{printable(archive)}: {name}")
+                if member.isfile() and member.name == f"{FOLDER}/{name}" and name in _FILES:
+                    raw[name] = _bounded(tar.extractfile(member), f"{printable(archive)}: {name}")
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{printable(archive)} is no whole tar.gz archive ({error}). Delete it and fetch it again."
@@ -190,20 +184,14 @@ def _chunks() -> Iterator[bytes]:
 # --- content --------------------------------------------------------------------------------------------------
 
 
-class _Array:
-    """Stands in for a numpy array while unpickling: keeps the state it is given, and computes nothing."""
+class _StandIn:
+    """In the place of numpy's array, its dtype and their maker while unpickling: keeps what it is given, no more."""
 
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _DType(_Array):
     def __init__(self, *arguments: Any):
         self.arguments = arguments
 
-
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -213,14 +201,17 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Pickle can call anything it can name: here it can name four stand-ins of our own, and nothing else."""
+class _Unpickler(pickle._Unpickler):
+    """Pickle can call anything it can name: here it can name these two of our own, and nothing else.
 
-    stand_ins = {
-        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _DType,
+    Derived from pickle's pure Python form, because one opcode makes the C form allocate any amount of memory.
+    """
+
+    stand_ins: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy.core.multiarray", "_reconstruct"): _StandIn,
+        ("numpy._core.multiarray", "_reconstruct"): _StandIn,
+        ("numpy", "ndarray"): _StandIn,
+        ("numpy", "dtype"): _StandIn,
         ("_codecs", "encode"): _encode,
     }
 
@@ -239,7 +230,7 @@ def unpickled(raw: bytes, what: str) -> dict[bytes, Any]:
         content = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}, not a dictionary")
-        return {key: _array(value) if isinstance(value, _Array) else value for key, value in content.items()}
+        return {key: _array(value) if isinstance(value, _StandIn) else value for key, value in content.items()}
     except MemoryError:
         raise
     except Exception as error:
@@ -247,7 +238,7 @@ def unpickled(raw: bytes, what: str) -> dict[bytes, Any]:
         raise DataError(f"{what} is not a file of CIFAR-10: {reason}. Delete it and fetch it again.") from error
 
 
-def _array(stand_in: _Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _array(stand_in: _StandIn) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """From numpy's pickled state (version, shape, dtype, is Fortran order, bytes)."""
     _, shape, dtype, fortran, raw = stand_in.state
     if dtype.arguments[0] not in (b"u1", "u1") or fortran or not isinstance(raw, bytes):

@@ -92,7 +92,8 @@ def image_folder(
     _check_arguments(image_size, val_fraction, test_fraction, on_corrupt, max_pixels)
     rows = arrange(_existing(root), val_fraction, test_fraction, split_seed)
     key = fingerprint(rows, image_size, max_pixels)
-    cache = _cache_folder(cache_dir) / f"image_folder-{key[:32]}.npy"
+    folder = Path(cache_dir).expanduser().absolute() if cache_dir else cache_home()
+    cache = folder / f"image_folder-{key[:32]}.npy"
     loaded = _read(cache, rows, image_size)
     if loaded is None:
         _build(cache, rows, image_size, max_pixels)
@@ -246,18 +247,22 @@ def _held_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split | 
     return hold_out(split, fraction, seed) if fraction > 0 else (split, None)
 
 
-def _check_every_class(rows: Rows, why: str) -> None:
-    """DataError for a class that is missing from a split, which `why` should explain."""
-    parts = torch.split(rows.labels, list(rows.counts.values()))
-    for which, labels in zip(rows.counts, parts, strict=True):
-        missing = (torch.bincount(labels, minlength=len(rows.classes)) == 0).nonzero().flatten().tolist()
+def _check_every_class(rows: Rows, fractions: str) -> None:
+    for which, missing in _missing_classes(rows).items():
         if missing:
             total = int((rows.labels == missing[0]).sum())
             raise DataError(
                 f"data.root={printable(rows.root)}: class '{rows.classes[missing[0]]}' has {total} images, too few "
-                f"for one in each of {', '.join(rows.counts)}: none is left for {which} ({why}; "
+                f"for one in each of {', '.join(rows.counts)}: none is left for {which} ({fractions}; "
                 f"{len(missing)} such classes). Add images, remove the class, or set a fraction to 0."
             )
+
+
+def _missing_classes(rows: Rows) -> dict[str, list[int]]:
+    """The labels that a split has no image of, for each split."""
+    parts = torch.split(rows.labels, list(rows.counts.values()))
+    seen = [torch.bincount(labels, minlength=len(rows.classes)) for labels in parts]
+    return {which: (count == 0).nonzero().flatten().tolist() for which, count in zip(rows.counts, seen, strict=True)}
 
 
 def _listed(names: Iterable[str], at_most: int = 5) -> str:
@@ -269,14 +274,13 @@ def _listed(names: Iterable[str], at_most: int = 5) -> str:
 # --- from rows to the cache -----------------------------------------------------------------------------------
 
 
-def _cache_folder(cache_dir: str | Path | None) -> Path:
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser().absolute()
+def cache_home() -> Path:
+    """$XDG_CACHE_HOME/effbench, or ~/.cache/effbench where that is unset or relative (to be ignored, XDG says)."""
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:  # the XDG rules: a relative path is to be ignored
+    try:
         return (configured if configured.is_absolute() else Path.home() / ".cache") / "effbench"
     except RuntimeError as error:
-        raise ConfigError("There is no home folder for the cache: give data.cache_dir=DIR.") from error
+        raise ConfigError("There is no home folder for a cache: set XDG_CACHE_HOME to a folder.") from error
 
 
 def _read(cache: Path, rows: Rows, image_size: int) -> tuple[Tensor, Record] | None:
@@ -412,8 +416,18 @@ def _without_bad(rows: Rows, record: Record, on_corrupt: str) -> Rows:
         labels=rows.labels[[row for row in range(len(rows.files)) if row not in record.bad]],
         counts=_counts_without(rows.counts, record.bad),
     )
-    _check_every_class(kept, "after skipping what cannot be decoded")
+    _check_enough_left(kept)
     return kept
+
+
+def _check_enough_left(rows: Rows) -> None:
+    """Skipping may take a class's last image from val or test, but not from train, and not a whole split."""
+    missing = _missing_classes(rows)
+    if missing["train"]:
+        names = _listed(rows.classes[label] for label in missing["train"])
+        raise DataError(f"data.root={printable(rows.root)}: no image to train on is left of the classes {names}.")
+    if empty := [which for which, count in rows.counts.items() if count == 0]:
+        raise DataError(f"data.root={printable(rows.root)}: no image is left in {', '.join(empty)}.")
 
 
 def _counts_without(counts: dict[str, int], bad: dict[int, str]) -> dict[str, int]:

@@ -42,8 +42,11 @@ def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
 
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")
     for what, value in result_rows(summary):
         table.add_row(what, value)
     table.add_row("curves", str(folder / "curves.png"))
-    Console(highlight=False, soft_wrap=True).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width: cut nothing
+    console.print(table)

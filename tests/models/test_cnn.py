@@ -61,13 +61,17 @@ def test_the_twins_differ_in_their_convolutions_only() -> None:
         if isinstance(other[1], DepthwiseSeparableConv2d):
             break
         assert type(one[1]) is type(other[1])
-    strip = [[str(m) for m in net.modules() if not list(m.children()) and not isinstance(m, nn.Conv2d)]
-             for net in (standard, separable)]
+    strip = [
+        [str(m) for m in net.modules() if not list(m.children()) and not isinstance(m, nn.Conv2d)]
+        for net in (standard, separable)
+    ]
     assert strip[0] == strip[1]
 
 
 def test_the_twins_macs_differ_by_the_published_ratio_in_each_block() -> None:
-    saved = macs(cnn(10, 3, (32, 32)), (3, 32, 32)).macs - macs(cnn(10, 3, (32, 32), kind="separable"), (3, 32, 32)).macs
+    saved = (
+        macs(cnn(10, 3, (32, 32)), (3, 32, 32)).macs - macs(cnn(10, 3, (32, 32), kind="separable"), (3, 32, 32)).macs
+    )
     blocks = [(32 * 32, 3, 32), (16 * 16, 32, 64), (8 * 8, 64, 128)]
     expected = sum(9 * pixels * c_in * c_out * (1 - 1 / c_out - 1 / 9) for pixels, c_in, c_out in blocks)
     assert saved == pytest.approx(expected)

@@ -13,7 +13,14 @@ from effbench.models.swin import swin_micro
 def test_with_swin_ts_sizes_it_is_torchvisions_swin_t() -> None:
     with torch.device("meta"):
         ours = swin_micro(
-            1000, 3, (224, 224), patch_size=4, embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7
+            1000,
+            3,
+            (224, 224),
+            patch_size=4,
+            embed_dim=96,
+            depths=[2, 2, 6, 2],
+            num_heads=[3, 6, 12, 24],
+            window_size=7,
         )
         theirs = tv.swin_t()
     assert sum(p.numel() for p in ours.parameters()) == tv.Swin_T_Weights.IMAGENET1K_V1.meta["num_params"]

@@ -31,13 +31,21 @@ def test_it_is_timms_own_network_to_the_bit() -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_a_model_with_a_fixed_input_is_built_for_the_datas_size() -> None:
+    with torch.device("meta"):
+        model = create("vit_tiny_patch16_224", 7, 3, (32, 64))
+    assert model.patch_embed.img_size == (32, 64)
+
+
 def test_options_reach_timm_and_none_keeps_its_default() -> None:
     model = create("test_resnet", 7, 3, (64, 64), drop_rate=0.4, drop_path_rate=None)
     assert model.drop_rate == 0.4
 
 
 def test_an_unknown_name_shows_the_nearest_5_and_not_the_thousand() -> None:
-    with pytest.raises(ConfigError, match=r"model.name 'resnet51' is not one of: .*resnet50.*Did you mean 'resnet5") as e:
+    with pytest.raises(
+        ConfigError, match=r"model.name 'resnet51' is not one of: .*resnet50.*Did you mean 'resnet5"
+    ) as e:
         create("resnet51", 7, 3, (64, 64))
     assert str(e.value).count(",") == 4
     assert f"The nearest of timm's {len(timm.list_models())} models" in str(e.value)

@@ -150,7 +150,7 @@ def test_other_channels_are_initialised_as_torchvision_initialises_that_family(a
     theirs = first_conv(tv.get_model(arch, num_classes=2, **options))
     assert ours.weight.shape == (theirs.out_channels, 12, *theirs.kernel_size)
     assert (ours.stride, ours.padding, ours.bias is None) == (theirs.stride, theirs.padding, theirs.bias is None)
-    assert float(ours.weight.std() / theirs.weight.std()) == pytest.approx(factor, rel=0.12)
+    assert float((ours.weight.std() / theirs.weight.std()).detach()) == pytest.approx(factor, rel=0.12)
     if theirs.bias is not None and not theirs.bias.any():
         assert not ours.bias.any()
 
@@ -180,7 +180,7 @@ def test_dropout_reaches_the_network(arch: str) -> None:
     assert 0.37 in {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
 
 
-@pytest.mark.parametrize(("arch", "prob"), [("swin_t", 0.2), ("swin_b", 0.5), ("convnext_tiny", 0.1)])
+@pytest.mark.parametrize(("arch", "prob"), [("swin_t", 0.2), ("convnext_tiny", 0.1)])
 def test_stochastic_depth_rises_as_torchvisions_own_does(arch: str, prob: float) -> None:
     def depths(model: nn.Module) -> list[float]:
         return [module.p for module in model.modules() if isinstance(module, StochasticDepth)]

@@ -22,6 +22,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.class_token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.gamma = nn.Parameter(torch.ones(8))  # a gain outside any norm
         self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), MyRMSNorm(), nn.LayerNorm([8, 4, 4]))
         self.attention = nn.MultiheadAttention(8, 2)
         self.head = nn.Linear(8, 4)
@@ -39,6 +40,7 @@ def test_weights_decay_and_biases_norms_and_tokens_do_not():
         "decay": ["backbone.0.weight", "attention.in_proj_weight", "attention.out_proj.weight", "head.weight"],
         "no_decay": [
             "class_token",
+            "gamma",
             "backbone.0.bias",
             "backbone.1.weight",
             "backbone.1.bias",

@@ -8,6 +8,7 @@ import pickle
 
 import adan_pytorch
 import lion_pytorch
+import numpy as np
 import pytest
 import torch
 
@@ -141,7 +142,7 @@ def test_a_group_added_later_takes_part(make):
     optimizer = make(first, lr=1e-2)
     optimizer.add_param_group({"params": second, "lr": 1e-3})
     start = [p.detach().clone() for p in second]
-    end = train(optimizer, second, 2)
+    end = train(optimizer, second, 3)  # odd: two opposite steps of Lion would cancel
     assert all(not torch.equal(a, b) for a, b in zip(start[:-1], end[:-1], strict=True))
 
 
@@ -153,7 +154,6 @@ def test_sparse_gradients_are_refused_with_the_remedy(make):
         optimizer.step()
 
 
-def test_gradients_scaled_by_a_schedule_tuner_as_numpy_numbers_stay_loadable(make):
-    numpy = pytest.importorskip("numpy")
-    optimizer = make(model(), lr=numpy.float64(1e-3), weight_decay=numpy.float32(0.5))
+def test_options_given_as_numpy_numbers_stay_loadable_with_weights_only(make):
+    optimizer = make(model(), lr=np.float64(1e-3), weight_decay=np.float32(0.5))
     assert through_file(optimizer.state_dict())["param_groups"][0]["lr"] == 1e-3

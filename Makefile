@@ -1,0 +1,42 @@
+# `make demo` and `make test` make .venv first; both are safe to repeat.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRA ?=
+
+.PHONY: demo test lint type smoke check clean
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# A stamp for each extra, older than pyproject.toml where dependencies may have changed.
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed  ## trains MobileNetV3-small + AdamW on the embedded Fashion-MNIST
+	$(BIN)/effbench train recipe=mobilenet_adamw
+
+test: $(VENV)/.installed-dev  ## the tests, warnings as errors
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-dev  ## ruff and the floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+smoke: $(VENV)/.installed-dev  ## every recipe and every group YAML, two steps each
+	$(BIN)/python tests/smoke.py
+
+check: lint type test smoke  ## what CI runs
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,26 @@
+"""A config built as far as it goes without data or weights: proof that its parts fit."""
+
+from __future__ import annotations
+
+import torch
+
+from effbench import build
+from effbench.config.schema import Config
+from effbench.models import accounting
+from effbench.report.cost import PUBLISHED, Setting, shape_model
+from effbench.units import human_count
+
+
+def dry_build(config: Config, setting: Setting | None = None) -> str:
+    """A line on what was built. Raises ConfigError where model, optimizer or schedule refuse their options."""
+    for group in ("model", "data"):
+        build.resolve(group, getattr(config, group).target, config.allow_targets)
+    model = shape_model(config, setting or PUBLISHED)
+    optimizer = build.optimizer(config, _one_layer())
+    build.schedule(config, optimizer, total_steps=100, steps_per_epoch=10)
+    count = human_count(accounting.parameters(model).total)
+    return f"{type(model).__name__} ({count} parameters) with {type(optimizer).__name__}"
+
+
+def _one_layer() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))

@@ -1,0 +1,84 @@
+"""effbench eval: measures a finished run again, on any of its splits."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from effbench.commands.arguments import split
+from effbench.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from effbench.data.splits import Splits
+    from effbench.runs import Run
+
+HELP = """usage: effbench eval RUN [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda] [data.KEY=VALUE ...] [--json]
+
+Loss (mean cross-entropy in nats) and accuracy of RUN's weights. data.* replaces values of the run's own data config,
+such as data.root=DIR for a folder that has moved; the classes must be the run's."""
+
+
+def main(words: Sequence[str]) -> int:
+    arguments = split(words)
+    if arguments.has("help") or not arguments.overrides:
+        print(HELP)
+        return 0 if arguments.has("help") else 2
+    folder, *rest = arguments.overrides
+    options = {"split": "test", "checkpoint": "best", "device": "auto"}
+    data_overrides = {}
+    for word in rest:
+        key, equals, value = word.partition("=")
+        if key.startswith("data.") and equals:
+            data_overrides[key.removeprefix("data.")] = value
+        elif key in options and equals:
+            options[key] = value
+        else:
+            raise ConfigError(unknown_name("option of eval", key, [*options, "data.KEY"]))
+    result = evaluate_run(folder, options["split"], options["checkpoint"], options["device"], data_overrides)
+    if arguments.has("json"):
+        print(json.dumps(result, indent=2))
+    else:
+        which = options["split"]
+        print(f"{which} accuracy  {result[f'{which}/acc']:.2%}")
+        print(f"{which} loss      {result[f'{which}/loss']:.4f}")
+        print(f"samples        {result['samples']}")
+    return 0
+
+
+def evaluate_run(
+    folder: str, which: str, checkpoint: str, device_name: str, data_overrides: dict[str, str]
+) -> dict[str, float]:
+    """{'<split>/loss', '<split>/acc', 'samples'} of a run's weights on one of its splits."""
+    from effbench import build
+    from effbench.commands.folders import load_run, with_data
+    from effbench.training.distributed import Ranks
+    from effbench.training.evaluation import evaluate
+    from effbench.training.precision import choose_precision
+
+    run = with_data(load_run(folder), data_overrides, device_name)
+    device = build.device(run.config)
+    data = build.splits(run.config)
+    check_same_data(run, data)
+    if which not in data.named():
+        raise ConfigError(unknown_name("split", which, data.named()))
+    model = run.model(checkpoint).to(device)
+    precision, _ = choose_precision(run.config.trainer.precision, device)
+    batches = build.eval_batches(run.config, data.named()[which], run.finish(device), Ranks())
+    loss, accuracy = evaluate(model, batches, precision, Ranks())
+    return {f"{which}/loss": loss, f"{which}/acc": accuracy, "samples": len(data.named()[which])}
+
+
+def check_same_data(run: Run, data: Splits) -> None:
+    """The classes and the shape must be the run's; other images are said, since they are a choice."""
+    if data.classes != run.classes:
+        other = sorted(set(data.classes) ^ set(run.classes))[:5]
+        raise ConfigError(
+            f"the data's {len(data.classes)} classes are not the run's {len(run.classes)}"
+            f"{': ' + ', '.join(other) if other else ' in this order'}."
+        )
+    if data.shape != run.image_shape:
+        raise ConfigError(f"the data's images are {data.shape}, the run's model takes {run.image_shape}.")
+    if data.sha256 != run.summary["data"]["sha256"]:
+        print("note: this is not the dataset that the run was trained on (its sha256 differs)", file=sys.stderr)

@@ -1,0 +1,93 @@
+"""effbench recipe: the proven pairings that ship with effbench."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from effbench.commands.arguments import split
+from effbench.config.paths import recipes_dir
+from effbench.errors import ConfigError, unknown_name
+
+HELP = """usage: effbench recipe ls
+       effbench recipe show NAME
+       effbench recipe cp NAME DIR       then: effbench train recipe=DIR/NAME.yaml
+       effbench recipe validate NAME|PATH"""
+
+
+def main(words: Sequence[str]) -> int:
+    arguments = split(words)
+    actions = {"ls": (_list, 0), "show": (_show, 1), "cp": (_copy, 2), "validate": (_validate, 1)}
+    if arguments.has("help") or not arguments.overrides:
+        print(HELP)
+        return 0 if arguments.has("help") else 2
+    name, *rest = arguments.overrides
+    if name not in actions:
+        raise ConfigError(unknown_name("action of recipe", name, actions))
+    action, count = actions[name]
+    if len(rest) != count:
+        raise ConfigError(f"effbench recipe {name} takes {count} argument{'s' * (count != 1)}; got {len(rest)}.\n{HELP}")
+    action(*rest)
+    return 0
+
+
+def names() -> list[str]:
+    """The recipes that ship with effbench."""
+    return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
+
+
+def header(path: Path) -> list[str]:
+    """The comment lines at a recipe's top, without the #."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            lines.append(line.removeprefix("#").strip())
+    return lines
+
+
+def _list() -> None:
+    width = max(map(len, names()))
+    for name in names():
+        print(f"{name:<{width}}  {next((line for line in header(_path(name)) if line), '')}")
+
+
+def _show(name: str) -> None:
+    print(_path(name).read_text(encoding="utf-8"), end="")
+
+
+def _copy(name: str, folder: str) -> None:
+    from effbench.records import write_text
+
+    target = Path(folder).expanduser() / f"{name}.yaml"
+    if target.exists():
+        raise ConfigError(f"{target} exists already; effbench does not overwrite it.")
+    content = _path(name).read_text(encoding="utf-8")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, content)
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror}.") from error
+    print(target)
+    print(f"run it with: effbench train recipe={target}", file=sys.stderr)
+
+
+def _validate(name: str) -> None:
+    """Composes it, and builds model, optimizer and schedule without weights."""
+    from effbench.config.compose import compose
+
+    word = name if name.endswith((".yaml", ".yml")) or "/" in name else _path(name).stem
+    if word == name and not Path(name).is_file() and name not in names():
+        raise ConfigError(f"there is no recipe file {name}.")
+    config = compose([f"recipe={word}"])
+    from effbench.commands.dry_build import dry_build
+
+    print(f"ok: {dry_build(config)}")
+
+
+def _path(name: str) -> Path:
+    if name not in names():
+        raise ConfigError(unknown_name("recipe", name, names()))
+    return recipes_dir() / f"{name}.yaml"

@@ -1,0 +1,90 @@
+"""What a model x optimizer pairing costs, by shapes alone: nothing is trained, no weight takes memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effbench import build
+from effbench.config.schema import Config
+from effbench.models import accounting
+from effbench.training.precision import choose_precision
+
+_DTYPES = {"32-true": torch.float32, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the model is built for. image_shape: (C, H, W)."""
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    def __str__(self) -> str:
+        return f"{'x'.join(map(str, self.image_shape))}, {self.num_classes} classes"
+
+
+PUBLISHED = Setting((3, 224, 224), 1000)  # ImageNet-1k, the setting of the papers' tables
+
+
+def shape_model(config: Config, setting: Setting) -> nn.Module:
+    """The model on the meta device: shapes without data. Pretrained weights are left out."""
+    section = config.model.model_copy(update={"pretrained": None})
+    with torch.device("meta"):
+        model = build.model(
+            config.model_copy(update={"model": section}),
+            setting.num_classes,
+            setting.image_shape[0],
+            setting.image_shape[1:],
+        )
+    return model
+
+
+def cost(config: Config, setting: Setting) -> dict[str, Any]:
+    """Parameters, MACs of one forward pass of one image, and bytes of a training step at data.batch_size."""
+    model = shape_model(config, setting)
+    counts = accounting.parameters(model)
+    compute = accounting.macs(model, setting.image_shape)
+    device = torch.device("cuda" if config.device.name == "cuda" else "cpu")
+    precision, _ = choose_precision(config.trainer.precision, device)
+    gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    parts = {
+        "weight_bytes": counts.bytes,
+        "gradient_bytes": gradients,
+        "optimizer_state_bytes": optimizer_state_bytes(config, model),
+        "activation_bytes": accounting.activation_bytes(
+            model, setting.image_shape, config.data.batch_size, _DTYPES[precision.name]
+        ),
+    }
+    return {
+        "setting": str(setting),
+        "parameters": counts.total,
+        "trainable_parameters": counts.trainable,
+        "macs": compute.macs,
+        "flops": compute.flops,
+        "batch_size": config.data.batch_size,
+        **parts,
+        "step_bytes": sum(parts.values()),
+    }
+
+
+def optimizer_state_bytes(config: Config, model: nn.Module) -> int:
+    """Bytes that the optimizer keeps between steps: it takes one step on gradients without data."""
+    # Fused kernels exist for real devices only; their state is that of the plain ones.
+    extra = {key: value for key, value in (config.optimizer.model_extra or {}).items() if key != "fused"}
+    section = config.optimizer.model_copy()
+    object.__setattr__(section, "__pydantic_extra__", extra)
+    optimizer = build.optimizer(config.model_copy(update={"optimizer": section}), model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    return sum(_bytes(state) for state in optimizer.state.values())
+
+
+def _bytes(state: Mapping[str, Any]) -> int:
+    return sum(value.numel() * value.element_size() for value in state.values() if isinstance(value, Tensor))

@@ -1,0 +1,784 @@
+"""Folders of images: layouts, splits, the cache, and every way in which they can be wrong.
+
+Each picture is one flat colour that no other picture has, so that a row can be traced back to its file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from effbench.data import image_folder as module
+from effbench.data.image_folder import image_folder
+from effbench.data.splits import Split, Splits
+from effbench.errors import ConfigError, DataError
+
+Color = tuple[int, int, int]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the default cache goes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return tmp_path / "xdg" / "effbench"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "set"
+
+
+class Painter:
+    """Writes flat pictures, no two alike, and knows which file a row comes from."""
+
+    def __init__(self) -> None:
+        self.files: dict[Color, Path] = {}
+        self._numbers = count(1)
+
+    def paint(self, folder: Path, how_many: int, suffix: str = "png") -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [self._one(folder / f"{number:03}.{suffix}") for number in range(how_many)]
+
+    def _one(self, path: Path) -> Path:
+        number = next(self._numbers)
+        color = (number % 256, number // 256, 7)
+        Image.new("RGB", (6, 5), color).save(path)
+        self.files[color] = path
+        return path
+
+    def sources(self, split: Split) -> list[Path]:
+        """The file of each row."""
+        assert torch.equal(split.images, split.images[:, :, :1, :1].expand_as(split.images))
+        return [self.files[tuple(pixel)] for pixel in split.images[:, :, 0, 0].tolist()]  # type: ignore[index]
+
+
+@pytest.fixture
+def painter() -> Painter:
+    return Painter()
+
+
+def per_class(split: Split | None, splits: Splits) -> list[int]:
+    assert split is not None
+    return torch.bincount(split.labels, minlength=len(splits.classes)).tolist()
+
+
+def check_labels(painter: Painter, splits: Splits, depth: int) -> None:
+    """Every row's label is its file's class: the part `depth` of its path."""
+    for split in splits.named().values():
+        for path, label in zip(painter.sources(split), split.labels.tolist(), strict=True):
+            assert path.parts[depth] == splits.classes[label]
+
+
+# --- layouts --------------------------------------------------------------------------------------------------
+
+
+def test_class_folders_are_split_by_class_without_overlap_or_loss(root: Path, painter: Painter) -> None:
+    for name in ("b", "a", "c"):
+        painter.paint(root / name, 20)
+    splits = image_folder(root, image_size=4, val_fraction=0.2, test_fraction=0.3)
+    assert splits.classes == ("a", "b", "c")
+    assert splits.shape == (3, 4, 4)
+    assert per_class(splits.train, splits) == [10] * 3
+    assert per_class(splits.val, splits) == [4] * 3
+    assert per_class(splits.test, splits) == [6] * 3
+    rows = [path for split in splits.named().values() for path in painter.sources(split)]
+    assert sorted(rows) == sorted(painter.files.values())
+    check_labels(painter, splits, len(root.parts))
+
+
+def test_the_split_seed_alone_draws_the_splits(root: Path, painter: Painter) -> None:
+    for name in "ab":
+        painter.paint(root / name, 20)
+
+    def drawn(seed: int) -> list[Path]:
+        val = image_folder(root, image_size=4, split_seed=seed).val
+        assert val is not None
+        return painter.sources(val)
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+@pytest.mark.parametrize("val_name", ["val", "valid", "validation"])
+def test_train_val_test_folders_are_taken_as_they_are(root: Path, painter: Painter, val_name: str) -> None:
+    for split, how_many in (("train", 5), (val_name, 3), ("test", 2)):
+        for name in "ab":
+            painter.paint(root / split / name, how_many)
+    splits = image_folder(root, image_size=4)
+    assert [per_class(split, splits) for split in (splits.train, splits.val, splits.test)] == [[5, 5], [3, 3], [2, 2]]
+    assert {path.parts[len(root.parts)] for path in painter.sources(splits.val)} == {val_name}  # type: ignore[arg-type]
+    check_labels(painter, splits, len(root.parts) + 1)
+
+
+def test_a_missing_val_is_held_out_of_train_and_a_missing_test_stays_missing(root: Path, painter: Painter) -> None:
+    for name in "ab":
+        painter.paint(root / "train" / name, 10)
+    splits = image_folder(root, image_size=4, val_fraction=0.2, test_fraction=0.3)
+    assert per_class(splits.train, splits) == [8, 8]
+    assert per_class(splits.val, splits) == [2, 2]
+    assert splits.test is None
+
+
+def test_a_fraction_of_0_leaves_a_split_out(root: Path, painter: Painter) -> None:
+    for name in "ab":
+        painter.paint(root / name, 1)
+    splits = image_folder(root, image_size=4, val_fraction=0, test_fraction=0)
+    assert (len(splits.train), splits.val, splits.test) == (2, None, None)
+
+
+def test_train_may_be_a_class_beside_others(root: Path, painter: Painter) -> None:
+    for name in ("bus", "car", "train"):
+        painter.paint(root / name, 5)
+    assert image_folder(root, image_size=4).classes == ("bus", "car", "train")
+
+
+def test_images_deeper_in_a_class_folder_and_of_every_suffix_count(root: Path, painter: Painter) -> None:
+    painter.paint(root / "a" / "left" / "far", 3)
+    painter.paint(root / "a", 2, "PNG")
+    painter.paint(root / "b", 2, "bmp")
+    painter.paint(root / "b", 3, "tiff")
+    (root / "b" / "labels.csv").write_text("1,2")
+    (root / "readme.txt").write_text("hello")
+    splits = image_folder(root, image_size=4)
+    assert sum(map(len, splits.named().values())) == 10
+    check_labels(painter, splits, len(root.parts))
+
+
+def test_hidden_folders_and_files_are_passed_over(root: Path, painter: Painter) -> None:
+    for name in "ab":
+        painter.paint(root / name, 3)
+        (root / name / "._000.png").write_bytes(b"what macOS leaves")
+    painter.paint(root / ".ipynb_checkpoints", 2)
+    splits = image_folder(root, image_size=4)
+    assert splits.classes == ("a", "b")
+    assert sum(map(len, splits.named().values())) == 6
+
+
+# --- layouts that are wrong: named before anything is decoded -------------------------------------------------
+
+
+@pytest.fixture
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("decoded before the folders were checked")
+
+    monkeypatch.setattr(module, "decode_many", refuse)
+
+
+before_decoding = pytest.mark.usefixtures("no_decoding")
+
+
+@before_decoding
+@pytest.mark.parametrize("root_value", [None, ""])
+def test_no_root_asks_for_one(root_value: str | None) -> None:
+    with pytest.raises(ConfigError, match=r"data\.root=DIR"):
+        image_folder(root_value)
+
+
+@before_decoding
+def test_a_root_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.root=.*absent does not exist"):
+        image_folder(tmp_path / "absent")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"data\.root=.*file is not a folder"):
+        image_folder(tmp_path / "file")
+
+
+@before_decoding
+def test_an_empty_root_and_one_of_loose_images_are_named(root: Path, painter: Painter) -> None:
+    root.mkdir()
+    with pytest.raises(DataError, match=r"set holds no class folders \(0 images"):
+        image_folder(root)
+    painter.paint(root, 3)
+    with pytest.raises(DataError, match=r"set holds no class folders \(3 images without a class\).*set/CLASS/"):
+        image_folder(root)
+
+
+@before_decoding
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_without_class_folders_is_named(root: Path, painter: Painter, split: str) -> None:
+    painter.paint(root / split, 2)
+    for name in "ab":
+        painter.paint(root / ("test" if split == "train" else "train") / name, 2)
+    with pytest.raises(DataError, match=rf"set/{split} holds no class folders \(2 images"):
+        image_folder(root)
+
+
+@before_decoding
+def test_val_and_test_without_train_are_named(root: Path, painter: Painter) -> None:
+    painter.paint(root / "val" / "a", 2)
+    painter.paint(root / "test" / "a", 2)
+    with pytest.raises(DataError, match="holds 'test', 'val' and no train"):
+        image_folder(root)
+
+
+@before_decoding
+def test_two_validation_folders_are_named(root: Path, painter: Painter) -> None:
+    for split in ("train", "val", "valid"):
+        painter.paint(root / split / "a", 2)
+    with pytest.raises(DataError, match="holds 'val', 'valid': which is val"):
+        image_folder(root)
+
+
+@before_decoding
+def test_one_class_is_named(root: Path, painter: Painter) -> None:
+    painter.paint(root / "only", 1)
+    with pytest.raises(DataError, match="holds one class, 'only'"):
+        image_folder(root)
+
+
+@before_decoding
+def test_every_empty_class_is_named(root: Path, painter: Painter) -> None:
+    painter.paint(root / "a", 3)
+    (root / "b").mkdir()
+    (root / "c").mkdir()
+    (root / "c" / "x.txt").touch()
+    with pytest.raises(DataError, match=r"holds 2 class folders without an image \(\.bmp, .*\): 'b', 'c'"):
+        image_folder(root)
+
+
+@before_decoding
+@pytest.mark.parametrize(("how_many", "layout"), [(1, ""), (2, ""), (1, "train")])
+def test_a_class_too_small_to_split_is_named(root: Path, painter: Painter, how_many: int, layout: str) -> None:
+    painter.paint(root / layout / "big", 9)
+    painter.paint(root / layout / "tiny", how_many)
+    with pytest.raises(DataError, match=rf"class 'tiny' has {how_many} images, too few .*data\.val_fraction=0\.1"):
+        image_folder(root)
+
+
+@before_decoding
+def test_classes_that_differ_between_splits_are_listed(root: Path, painter: Painter) -> None:
+    for name in ("train/a", "train/b", "train/d", "val/a", "val/c"):
+        painter.paint(root / name, 2)
+    with pytest.raises(DataError, match="only in train: 'b', 'd'; only in val: 'c'"):
+        image_folder(root)
+
+
+@before_decoding
+@pytest.mark.parametrize(
+    ("argument", "value", "said"),
+    [
+        ("image_size", 0, r"data\.image_size must be at least 1 pixel; got 0"),
+        ("max_pixels", -1, r"data\.max_pixels must be at least 1 pixel; got -1"),
+        ("val_fraction", 1.0, r"data\.val_fraction must be in \[0, 1\); got 1"),
+        ("test_fraction", 10, r"data\.test_fraction must be in \[0, 1\); got 10\. For 10 % write 0\.1"),
+        ("val_fraction", float("nan"), r"data\.val_fraction must be in"),
+        ("val_fraction", 0.95, r"below 1, to leave images to train on; got 0\.95 \+ 0\.1"),
+        ("on_corrupt", "skp", r"data\.on_corrupt 'skp' is not one of: refuse, skip\. Did you mean 'skip'"),
+    ],
+)
+def test_an_argument_out_of_range_is_named(root: Path, argument: str, value: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        image_folder(root, **{argument: value})
+
+
+@before_decoding
+def test_a_broken_link_is_named_even_where_corrupt_files_are_skipped(root: Path, painter: Painter) -> None:
+    for name in "ab":
+        painter.paint(root / name, 5)
+    (root / "a" / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"a/gone\.png cannot be read: No such file"):
+        image_folder(root, on_corrupt="skip")
+
+
+# --- names ----------------------------------------------------------------------------------------------------
+
+
+def test_class_and_file_names_of_any_bytes_work_and_classes_can_be_printed(root: Path, painter: Painter) -> None:
+    names = [b"two words", "\N{CAT FACE}".encode(), b"caf\xe9", b"c" * 255, b"=cmd|'x'", b"\x1b[31mred"]
+    for name in names:
+        folder = Path(os.fsdecode(os.fsencode(root) + b"/" + name))
+        painter.paint(folder, 3)
+        for number, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / os.fsdecode(b"p\xff %d.png" % number))
+    splits = image_folder(root, image_size=4)
+    assert set(splits.classes) == {"two words", "\N{CAT FACE}", r"caf\xe9", "c" * 255, "=cmd|'x'", r"\x1b[31mred"}
+    assert all(name.isprintable() for name in splits.classes)
+    assert len(splits.train) == len(names)
+
+
+def test_links_in_circles_neither_hang_nor_add_a_class(root: Path, painter: Painter) -> None:
+    for name in "ab":
+        painter.paint(root / name, 4)
+    (root / "loop").symlink_to(".")
+    (root / "up").symlink_to(root.parent)
+    (root / "a" / "back").symlink_to("..")
+    (root / "self").symlink_to("self")
+    splits = image_folder(root, image_size=4)
+    assert splits.classes == ("a", "b")
+    assert sum(map(len, splits.named().values())) == 8
+
+
+def test_linked_class_folders_and_files_work(tmp_path: Path, root: Path, painter: Painter) -> None:
+    painter.paint(tmp_path / "far" / "a", 3)
+    painter.paint(root / "b", 3)
+    (root / "a").symlink_to(tmp_path / "far" / "a")
+    (root / "b" / "linked.png").symlink_to(painter.paint(tmp_path / "far" / "c", 1)[0])
+    splits = image_folder(root, image_size=4)
+    assert sum(map(len, splits.named().values())) == 7
+
+
+# --- the cache ------------------------------------------------------------------------------------------------
+
+
+def two_classes(root: Path, painter: Painter, how_many: int = 10) -> None:
+    for name in "ab":
+        painter.paint(root / name, how_many)
+
+
+def everything(splits: Splits) -> Tensor:
+    return torch.cat([split.images for split in splits.named().values()])
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many files each call decoded."""
+    calls: list[int] = []
+    real = module.decode_many
+
+    def counted(paths: list[Path], *rest: Any) -> Any:
+        calls.append(len(paths))
+        return real(paths, *rest)
+
+    monkeypatch.setattr(module, "decode_many", counted)
+    return calls
+
+
+def test_the_second_load_decodes_nothing_and_gives_the_same(root: Path, painter: Painter, decoded: list[int]) -> None:
+    two_classes(root, painter)
+    first, second = image_folder(root, image_size=4), image_folder(root, image_size=4)
+    assert decoded == [20]
+    assert torch.equal(everything(first), everything(second))
+    assert first.sha256 == second.sha256
+    assert [split.labels.tolist() for split in first.named().values()] == [
+        split.labels.tolist() for split in second.named().values()
+    ]
+
+
+def test_sha256_is_that_of_the_pixels_and_labels(root: Path, painter: Painter) -> None:
+    two_classes(root, painter)
+    splits = image_folder(root, image_size=4)
+    labels = np.concatenate([split.labels.numpy() for split in splits.named().values()])
+    expected = hashlib.sha256(everything(splits).numpy().tobytes() + labels.tobytes()).hexdigest()
+    assert splits.sha256 == expected
+
+
+def test_images_are_memory_mapped_views_of_one_file(root: Path, painter: Painter, cache: Path) -> None:
+    two_classes(root, painter)
+    splits = image_folder(root, image_size=4)
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(cache) in line]
+    assert len(mapped) == 1
+    assert splits.train.images.untyped_storage().data_ptr() == splits.test.images.untyped_storage().data_ptr()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("change", ["content", "time", "new", "removed", "renamed"])
+def test_a_changed_file_is_decoded_anew(root: Path, painter: Painter, decoded: list[int], change: str) -> None:
+    two_classes(root, painter)
+    before = image_folder(root, image_size=4)
+    path = root / "a" / "003.png"
+    if change == "content":
+        Image.new("RGB", (60, 50), (1, 1, 1)).save(path)
+    elif change == "time":
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    elif change == "new":
+        painter.paint(root / "a" / "more", 1)
+    elif change == "removed":
+        path.unlink()
+    else:
+        path.rename(root / "a" / "zzz.png")
+    after = image_folder(root, image_size=4)
+    assert len(decoded) == 2
+    assert (after.sha256 == before.sha256) == (change == "time")
+
+
+def test_another_size_split_or_limit_has_its_own_cache(root: Path, painter: Painter, decoded: list[int]) -> None:
+    two_classes(root, painter)
+    ways: list[dict[str, Any]] = [{}, {"image_size": 5}, {"split_seed": 1}, {"test_fraction": 0.3}, {"max_pixels": 99}]
+    for way in ways * 2:
+        image_folder(root, **{"image_size": 4, **way})
+    assert decoded == [20] * len(ways)
+
+
+def test_a_moved_dataset_keeps_its_cache(tmp_path: Path, root: Path, painter: Painter, decoded: list[int]) -> None:
+    two_classes(root, painter)
+    before = image_folder(root, image_size=4)
+    root.rename(tmp_path / "moved")
+    assert image_folder(tmp_path / "moved", image_size=4).sha256 == before.sha256
+    assert decoded == [20]
+
+
+@pytest.mark.parametrize("damage", ["no record", "junk record", "other record", "cut", "emptied", "removed"])
+def test_a_damaged_cache_is_made_anew(
+    root: Path, painter: Painter, cache: Path, decoded: list[int], damage: str
+) -> None:
+    two_classes(root, painter)
+    before = image_folder(root, image_size=4)
+    sha256, pixels = before.sha256, everything(before)
+    (array,), (record,) = cache.glob("*.npy"), cache.glob("*.json")
+    content = array.read_bytes()
+    array.unlink()  # not written over: `before` still has the old file mapped
+    array.write_bytes(content)
+    if damage == "no record":
+        record.unlink()
+    elif damage == "junk record":
+        record.write_bytes(b"\xff{")
+    elif damage == "other record":
+        record.write_text(json.dumps({"bad": [[0, "gone"]], "sha256": "0"}))
+    elif damage == "cut":
+        array.write_bytes(content[:-1])
+    elif damage == "emptied":
+        array.write_bytes(b"")
+    else:
+        array.unlink()
+    after = image_folder(root, image_size=4)
+    assert decoded == [20, 20]
+    assert after.sha256 == sha256
+    assert torch.equal(everything(after), pixels)
+
+
+def test_the_sources_stay_untouched(root: Path, painter: Painter) -> None:
+    two_classes(root, painter)
+    (root / "a" / "bad.png").write_bytes(b"bad")
+
+    def seen() -> list[tuple[Path, bytes, int]]:
+        return [
+            (path, path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(root.rglob("*")) if path.is_file()
+        ]
+
+    before = seen()
+    image_folder(root, image_size=4, on_corrupt="skip")
+    assert seen() == before
+
+
+def test_a_cache_is_synced_before_it_gets_its_name_and_its_record_comes_last(
+    root: Path, painter: Painter, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_classes(root, painter)
+    steps: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        steps.append("sync folder" if name == str(cache) else "sync" + Path(name.removesuffix(".tmp")).suffixes[0])
+        sync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        steps.append("rename" + target.suffix)
+        assert not target.exists()
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    image_folder(root, image_size=4)
+    assert steps == [
+        *("sync.npy", "rename.npy", "sync folder"),
+        *("sync.json", "rename.json", "sync folder"),
+    ]
+    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".npy"]
+
+
+def test_a_cache_made_anew_is_a_new_file_so_a_run_that_maps_the_old_one_goes_on(
+    root: Path, painter: Painter, cache: Path, decoded: list[int]
+) -> None:
+    two_classes(root, painter)
+    running = image_folder(root, image_size=4)
+    (array,), (record,) = cache.glob("*.npy"), cache.glob("*.json")
+    old, pixels = array.stat().st_ino, everything(running)
+    record.unlink()
+    image_folder(root, image_size=4)
+    assert decoded == [20, 20]
+    assert array.stat().st_ino != old
+    assert torch.equal(everything(running), pixels)
+
+
+def test_an_interrupted_decoding_leaves_nothing(
+    root: Path, painter: Painter, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_classes(root, painter)
+    real = module.decode_many
+
+    def interrupted(*arguments: Any) -> Iterator[Any]:
+        for number, pixels in enumerate(real(*arguments)):
+            if number == 7:
+                raise KeyboardInterrupt
+            yield pixels
+
+    monkeypatch.setattr(module, "decode_many", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        image_folder(root, image_size=4)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_killed_runs_leftovers_go_after_a_day_and_a_live_ones_stay(root: Path, painter: Painter, cache: Path) -> None:
+    two_classes(root, painter)
+    cache.mkdir(parents=True)
+    old, live, other = cache / ".image_folder-x.npy.1-a.tmp", cache / ".image_folder-x.npy.2-b.tmp", cache / "other.tmp"
+    for path in (old, live, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    image_folder(root, image_size=4)
+    assert [path.exists() for path in (old, live, other)] == [False, True, True]
+
+
+def test_files_that_change_while_they_are_decoded_are_noticed(
+    root: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_classes(root, painter)
+    real = module.decode_many
+
+    def meddling(*arguments: Any) -> Iterator[Any]:
+        yield from real(*arguments)
+        os.utime(root / "a" / "000.png", (0, 0))
+
+    monkeypatch.setattr(module, "decode_many", meddling)
+    with pytest.raises(DataError, match=r"data\.root=.* changed while it was decoded"):
+        image_folder(root, image_size=4)
+
+
+LOAD = """
+import sys, time
+from pathlib import Path
+from effbench.data.image_folder import image_folder
+Path(sys.argv[2]).touch()
+while not Path(sys.argv[3]).exists():
+    time.sleep(0.001)
+print(image_folder(sys.argv[1], image_size=32).sha256)
+"""
+
+
+def test_two_processes_that_decode_at_once_do_not_disturb_each_other(
+    tmp_path: Path, root: Path, painter: Painter, cache: Path
+) -> None:
+    two_classes(root, painter, 60)
+    go, ready = tmp_path / "go", [tmp_path / f"ready{number}" for number in range(2)]
+    racers = [
+        subprocess.Popen([sys.executable, "-c", LOAD, root, mark, go], stdout=subprocess.PIPE, text=True)
+        for mark in ready
+    ]
+    while not all(mark.exists() for mark in ready):
+        assert all(racer.poll() is None for racer in racers)
+        time.sleep(0.01)
+    go.touch()
+    digests = [racer.communicate(timeout=120)[0].strip() for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0]
+    assert set(digests) == {image_folder(root, image_size=32).sha256}
+    assert len(list(cache.iterdir())) == 2
+
+
+# --- no room --------------------------------------------------------------------------------------------------
+
+
+def test_too_little_free_space_is_named_with_the_bytes_needed(
+    root: Path, painter: Painter, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_classes(root, painter)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=959))
+    with pytest.raises(
+        DataError, match=r"need 960 B \(960 bytes\) in .*xdg/effbench: only 959 B are free.*cache_dir=DIR"
+    ):
+        image_folder(root, image_size=4)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_write_that_fails_half_way_is_named_and_leaves_nothing(root: Path, painter: Painter, cache: Path) -> None:
+    two_classes(root, painter)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # the kernel refuses what lies beyond
+    try:
+        with pytest.raises(
+            DataError, match=r"need .*61440 bytes\) in .*xdg/effbench: File too large.*data\.cache_dir=DIR"
+        ):
+            image_folder(root, image_size=32)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_cache_dir_that_cannot_be_one_is_named(tmp_path: Path, root: Path, painter: Painter) -> None:
+    two_classes(root, painter)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match=r"/file: it is not a folder"):
+        image_folder(root, image_size=4, cache_dir=tmp_path / "file")
+    with pytest.raises(DataError, match=r"/file/below: Not a directory"):
+        image_folder(root, image_size=4, cache_dir=tmp_path / "file" / "below")
+    with pytest.raises(DataError, match=r"in /proc/effbench: "):
+        image_folder(root, image_size=4, cache_dir="/proc/effbench")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_cache_dir_says_where_the_cache_goes(tmp_path: Path, root: Path, painter: Painter, cache: Path) -> None:
+    two_classes(root, painter)
+    image_folder(root, image_size=4, cache_dir=tmp_path / "here")
+    assert len(list((tmp_path / "here").iterdir())) == 2
+    assert not cache.exists()
+
+
+def test_the_default_cache_is_in_the_home_folder_unless_xdg_names_an_absolute_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert module.cache_home() == tmp_path / "xdg" / "effbench"
+    for value in ("", "relative/path"):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert module.cache_home() == tmp_path / ".cache" / "effbench"
+
+
+# --- corrupt files --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(root: Path, painter: Painter) -> Path:
+    two_classes(root, painter, 20)
+    (root / "a" / "bad empty.jpg").touch()
+    (root / "a" / "bad text.png").write_text("<html>")
+    whole = (root / "b" / "000.png").read_bytes()
+    (root / "b" / "bad cut.png").write_bytes(whole[:-24])  # without the end of its pixels
+    return root
+
+
+def test_refuse_names_the_files_their_faults_and_their_number(damaged: Path) -> None:
+    for _ in range(2):  # from decoding, then from the cache
+        with pytest.raises(DataError, match="3 of 43 files cannot be decoded") as caught:
+            image_folder(damaged, image_size=4)
+        said = str(caught.value)
+        assert "a/bad empty.jpg is empty (0 bytes)" in said
+        assert "a/bad text.png is not an image" in said
+        assert "b/bad cut.png is a damaged PNG" in said
+        assert "data.on_corrupt=skip" in said
+
+
+def test_refuse_lists_the_first_5_of_many(damaged: Path) -> None:
+    for number in range(30):
+        (damaged / "a" / f"worse {number}.png").touch()
+    with pytest.raises(DataError, match="33 of 73 files") as caught:
+        image_folder(damaged, image_size=4)
+    assert str(caught.value).count("\n  ") == 6
+    assert "... and 28 more" in str(caught.value)
+
+
+def test_skip_goes_on_without_them_and_says_so_at_every_load(
+    damaged: Path, painter: Painter, capsys: pytest.CaptureFixture[str], decoded: list[int]
+) -> None:
+    loads = []
+    for _ in range(2):
+        splits = image_folder(damaged, image_size=4, on_corrupt="skip")
+        rows = [path for split in splits.named().values() for path in painter.sources(split)]
+        assert sorted(rows) == sorted(painter.files.values())
+        check_labels(painter, splits, len(damaged.parts))
+        out, err = capsys.readouterr()
+        assert out == ""
+        lines = [line for line in err.splitlines() if "skipped" in line]
+        assert len(lines) == 1
+        assert "3 of 43 files cannot be decoded" in lines[0]
+        loads.append(splits.sha256)
+    assert decoded == [43]
+    assert loads[0] == loads[1]
+
+
+def test_skip_after_refuse_needs_no_second_decoding(damaged: Path, decoded: list[int]) -> None:
+    with pytest.raises(DataError):
+        image_folder(damaged, image_size=4)
+    image_folder(damaged, image_size=4, on_corrupt="skip")
+    assert decoded == [43]
+
+
+def test_a_class_without_images_left_to_train_on_is_named(root: Path, painter: Painter) -> None:
+    two_classes(root, painter)
+    (root / "c").mkdir()
+    for number in range(3):
+        (root / "c" / f"{number}.png").touch()
+    with pytest.raises(DataError, match="no image to train on is left of the classes 'c'"):
+        image_folder(root, image_size=4, on_corrupt="skip")
+
+
+def test_a_class_may_lose_its_only_image_of_a_split_to_skipping_but_no_split_all_of_its(
+    root: Path, painter: Painter
+) -> None:
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        painter.paint(root / name, 2)
+    for path in (root / "val" / "a").iterdir():
+        path.write_bytes(b"no")
+    splits = image_folder(root, image_size=4, on_corrupt="skip")
+    assert per_class(splits.val, splits) == [0, 2]
+    for path in (root / "val" / "b").iterdir():
+        path.write_bytes(b"no")
+    with pytest.raises(DataError, match="no image is left in val"):
+        image_folder(root, image_size=4, on_corrupt="skip")
+
+
+def test_a_set_without_one_whole_file_is_named(root: Path) -> None:
+    for name in ("a/1", "a/2", "a/3", "b/1", "b/2", "b/3"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{name}.png").touch()
+    with pytest.raises(DataError, match="6 of 6 files cannot be decoded"):
+        image_folder(root, image_size=4)
+    with pytest.raises(DataError, match="no image to train on is left of the classes 'a', 'b'"):
+        image_folder(root, image_size=4, on_corrupt="skip")
+
+
+def test_a_file_above_max_pixels_is_bad_until_the_limit_is_raised(root: Path, painter: Painter) -> None:
+    two_classes(root, painter)
+    Image.new("RGB", (20, 20)).save(root / "a" / "large.png")
+    with pytest.raises(DataError, match=r"a/large\.png has 20 x 20 = 400 pixels, above the limit max_pixels=399"):
+        image_folder(root, image_size=4, max_pixels=399)
+    assert sum(map(len, image_folder(root, image_size=4, max_pixels=400).named().values())) == 21
+
+
+# --- what is said ---------------------------------------------------------------------------------------------
+
+
+def test_off_a_terminal_decoding_says_one_line_and_loading_none(
+    root: Path, painter: Painter, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_classes(root, painter)
+    image_folder(root, image_size=4)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert f"decoded 20 images into {cache}/image_folder-" in err
+    image_folder(root, image_size=4)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_decoding_shows_a_bar(root: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_classes(root, painter)
+    reader, writer = os.openpty()
+    with os.fdopen(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        image_folder(root, image_size=4)
+        terminal.flush()
+        shown = os.read(reader, 10_000).decode()
+    os.close(reader)
+    assert "decoding: 100%" in shown
+    assert "20/20" in shown
+
+
+# --- config ---------------------------------------------------------------------------------------------------
+
+
+def test_the_yaml_holds_exactly_the_parameters_and_their_defaults() -> None:
+    path = Path(__file__).parents[2] / "conf" / "data" / "image_folder.yaml"
+    config = yaml.safe_load(path.read_text())
+    assert config.pop("defaults") == ["_base", "_self_"]
+    assert config.pop("_target_") == "effbench.data.image_folder.image_folder"
+    parameters = inspect.signature(image_folder).parameters
+    assert config == {name: parameter.default for name, parameter in parameters.items()}

@@ -1,0 +1,361 @@
+"""Schedules against closed forms and torch's own, and what holds for all of them at any setting."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import math
+import warnings
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from torch.optim import lr_scheduler
+
+from effbench import schedulers
+from effbench.errors import ConfigError
+from effbench.schedulers import Constant, Cosine, Exponential, OneCycle, Plateau, Step, learning_rates
+from effbench.units import steps_from
+
+torch.set_num_threads(1)
+many = settings(deadline=None, max_examples=60)
+
+CONF = Path(__file__).parents[1] / "conf" / "scheduler"
+LR = 0.3
+
+
+def sgd(lr=LR):
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def trace(make, steps, lr=LR):
+    """The learning rate of each of `steps` optimizer steps under a schedule, ours or torch's."""
+    optimizer = sgd(lr)
+    schedule, rates = make(optimizer), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+# --- each shape against torch's own class
+
+
+def test_constant_stays_at_the_optimizers_lr():
+    assert trace(Constant, 5) == [LR] * 5
+
+
+def test_step_equals_torchs_step_lr():
+    expected = trace(partial(lr_scheduler.StepLR, step_size=7, gamma=0.3), 40)
+    assert trace(partial(Step, step_size=7, gamma=0.3), 40) == pytest.approx(expected)
+
+
+def test_exponential_equals_torchs_exponential_lr_at_every_epochs_end():
+    expected = trace(partial(lr_scheduler.ExponentialLR, gamma=0.8), 6)
+    assert trace(partial(Exponential, steps_per_epoch=10, gamma=0.8), 60)[::10] == pytest.approx(expected)
+
+
+def test_exponential_falls_by_the_same_share_at_every_step():
+    rates = trace(partial(Exponential, steps_per_epoch=10, gamma=0.8), 30)
+    assert [b / a for a, b in itertools.pairwise(rates)] == pytest.approx([0.8**0.1] * 29)
+
+
+def test_cosine_equals_torchs_cosine_annealing_lr():
+    expected = trace(partial(lr_scheduler.CosineAnnealingLR, T_max=50, eta_min=0.1 * LR), 51)
+    assert trace(partial(Cosine, total_steps=50, min_factor=0.1), 51) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("total_steps", [2, 3, 7, 50, 101])
+@pytest.mark.parametrize("pct_start", [0.0, 0.1, 0.3, 0.6, 0.9])
+def test_one_cycle_equals_torchs_without_momentum_cycling(total_steps, pct_start):
+    options = {"total_steps": total_steps, "pct_start": pct_start, "div_factor": 10, "final_div_factor": 100}
+    torchs = partial(lr_scheduler.OneCycleLR, max_lr=LR, cycle_momentum=False, **options)
+    assert trace(partial(OneCycle, **options), total_steps) == pytest.approx(trace(torchs, total_steps))
+
+
+@pytest.mark.parametrize(("total_steps", "pct_start"), [(2, 0.5), (10, 0.1), (1, 1.0), (1, 0.3), (5, 1.0)])
+def test_one_cycle_is_defined_where_torchs_divides_by_zero(total_steps, pct_start):
+    rates = trace(partial(OneCycle, total_steps=total_steps, pct_start=pct_start), total_steps + 3)
+    assert all(0 < rate <= LR for rate in rates)
+
+
+def test_warmup_equals_torchs_linear_lr_followed_by_the_shape():
+    def torchs(optimizer):
+        rise = lr_scheduler.LinearLR(optimizer, start_factor=0.2, total_iters=10)
+        fall = lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+        return lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[10])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own SequentialLR uses its deprecated epoch argument
+        expected = trace(torchs, 50)
+    assert trace(partial(Cosine, total_steps=50, warmup=10, warmup_start=0.2), 50) == pytest.approx(expected)
+
+
+@many
+@given(
+    metrics=st.lists(st.floats(0, 10) | st.just(math.nan), max_size=60),
+    mode=st.sampled_from(["min", "max"]),
+    patience=st.integers(0, 3),
+    cooldown=st.integers(0, 3),
+    threshold=st.floats(0, 0.5),
+    min_factor=st.sampled_from([0.0, 0.05]),
+)
+def test_plateau_decides_as_torchs_reduce_lr_on_plateau(metrics, min_factor, **options):
+    ours, torchs = sgd(), sgd()
+    plateau = Plateau(ours, factor=0.5, min_factor=min_factor, **options)
+    reference = lr_scheduler.ReduceLROnPlateau(torchs, factor=0.5, min_lr=min_factor * LR, eps=0, **options)
+    for metric in metrics:
+        ours.step()
+        plateau.step()
+        plateau.observe(metric)
+        reference.step(metric)
+        assert ours.param_groups[0]["lr"] == pytest.approx(torchs.param_groups[0]["lr"])
+
+
+# --- rules in numbers
+
+
+def test_patience_2_reduces_at_the_third_check_without_improvement():
+    optimizer = sgd(1.0)
+    plateau = Plateau(optimizer, factor=0.1, patience=2)
+    rates = []
+    for loss in [1.0, 1.0, 1.0, 1.0]:  # the first sets the best
+        plateau.observe(loss)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1.0, 1.0, 1.0, 0.1])
+
+
+def test_plateau_listens_to_no_validation_during_the_warmup():
+    optimizer = sgd(1.0)
+    plateau = Plateau(optimizer, patience=0, warmup=3)
+    for loss in [1.0, 9.0, 9.0]:
+        plateau.observe(loss)
+        plateau.step()
+    assert optimizer.param_groups[0]["lr"] == 1.0
+
+
+def test_optimizer_steps_alone_leave_the_plateau_where_it_is():
+    assert trace(partial(Plateau, patience=0), 20) == [LR] * 20
+
+
+def test_every_other_schedule_ignores_validations():
+    optimizer = sgd()
+    schedule = Cosine(optimizer, total_steps=10)
+    for _ in range(20):
+        schedule.observe(1.0)
+    assert optimizer.param_groups[0]["lr"] == LR
+
+
+def test_each_group_keeps_its_own_base_lr():
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1.0, 0.01)]
+    optimizer = torch.optim.SGD(groups)
+    schedule = Cosine(optimizer, total_steps=10)
+    for _ in range(5):
+        schedule.step()
+    assert schedule.get_last_lr() == pytest.approx([0.5, 0.005])
+
+
+def test_a_learning_rate_kept_as_a_tensor_is_written_in_place():
+    rate = torch.tensor(1.0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+    kept = optimizer.param_groups[0]["lr"]
+    schedule = Cosine(optimizer, total_steps=2)
+    schedule.step()
+    assert optimizer.param_groups[0]["lr"] is kept
+    assert kept.item() == pytest.approx(0.5)
+
+
+def test_a_schedule_that_moves_before_the_optimizer_warns_of_nothing():
+    optimizer = sgd()
+    schedule = Cosine(optimizer, total_steps=4)
+    schedule.step()  # fp16 scaling skipped the first optimizer step; a warning would be an error here
+    optimizer.step()
+    schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(LR / 2)
+
+
+def test_a_longer_total_steps_on_resume_is_followed_from_the_restored_step():
+    short = Cosine(sgd(), total_steps=10)
+    for _ in range(10):
+        short.step()
+    optimizer = sgd()
+    longer = Cosine(optimizer, total_steps=20)
+    longer.load_state_dict(short.state_dict())
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(LR / 2)
+
+
+def test_learning_rates_draws_the_schedule_in_multiples_of_the_base_lr():
+    assert learning_rates(partial(Step, step_size=2, gamma=0.5), 5) == [1, 1, 0.5, 0.5, 0.25]
+
+
+def test_a_schedule_is_a_torch_lr_scheduler():
+    assert isinstance(Constant(sgd()), lr_scheduler.LRScheduler)
+
+
+# --- rules for all, at any setting
+
+WARMUPS = st.fixed_dictionaries({"warmup": st.integers(0, 30), "warmup_start": st.floats(0, 1)})
+TOTALS = st.integers(31, 120)
+UNIT, GAMMA = st.floats(0, 1), st.floats(0.01, 1)
+SHAPES = st.one_of(
+    st.builds(partial, st.just(Constant)),
+    st.builds(partial, st.just(Step), step_size=st.integers(1, 40), gamma=GAMMA),
+    st.builds(partial, st.just(Exponential), steps_per_epoch=st.integers(1, 40), gamma=GAMMA),
+    st.builds(partial, st.just(Cosine), total_steps=TOTALS, min_factor=UNIT),
+    st.builds(partial, st.just(Plateau), patience=st.integers(0, 2), factor=st.floats(0.1, 0.9)),
+    st.builds(
+        partial,
+        st.just(OneCycle),
+        total_steps=TOTALS,
+        pct_start=UNIT,
+        div_factor=st.floats(1, 100),
+        final_div_factor=st.floats(1, 1e4),
+    ),
+)
+SCHEDULES = st.builds(lambda shape, warmup: partial(shape, **warmup), SHAPES, WARMUPS)
+STEPS = 150  # beyond every total_steps
+
+
+@many
+@given(SCHEDULES)
+def test_no_factor_is_negative_or_above_1(make):
+    assert all(0 <= factor <= 1 + 1e-12 for factor in learning_rates(make, STEPS))
+
+
+@many
+@given(SCHEDULES)
+def test_the_warmup_rises_in_a_straight_line_into_the_shapes_start(make):
+    warmup, start = make.keywords["warmup"], make.keywords["warmup_start"]
+    rates = learning_rates(make, STEPS)
+    rise = rates[: warmup + 1]
+    assert rise == sorted(rise)
+    assert rise[0] == pytest.approx(rise[-1] * (start if warmup else 1))
+    jumps = [b - a for a, b in itertools.pairwise(rise)]
+    assert jumps == pytest.approx([rise[-1] * (1 - start) / max(warmup, 1)] * warmup, abs=1e-12)
+
+
+@many
+@given(SCHEDULES)
+def test_after_the_warmup_comes_the_shape_as_if_it_started_there(make):
+    warmup = make.keywords["warmup"]
+    options = {key: value for key, value in make.keywords.items() if not key.startswith("warmup")}
+    if "total_steps" in options:
+        options["total_steps"] -= warmup
+    unwarmed = learning_rates(partial(make.func, **options), STEPS)
+    assert learning_rates(make, STEPS)[warmup:] == pytest.approx(unwarmed[: STEPS - warmup])
+
+
+@many
+@given(SCHEDULES.filter(lambda make: "total_steps" in make.keywords))
+def test_from_total_steps_on_the_learning_rate_stays(make):
+    rates = learning_rates(make, STEPS)[make.keywords["total_steps"] :]
+    assert len(set(rates)) == 1
+
+
+def observed(schedule, optimizer, steps):
+    rates = []
+    for _ in range(steps):
+        schedule.step()
+        schedule.observe(1.0)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+@many
+@given(SCHEDULES, st.integers(0, STEPS))
+def test_a_state_restored_at_any_step_gives_the_same_trace(make, t):
+    optimizer, fresh = sgd(), sgd()
+    schedule, restored = make(optimizer), make(fresh)
+    observed(schedule, optimizer, t)
+    file = io.BytesIO()
+    torch.save(schedule.state_dict(), file)
+    file.seek(0)
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    assert fresh.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+    assert observed(restored, fresh, 20) == observed(schedule, optimizer, 20)
+
+
+@pytest.mark.parametrize("t", range(25))
+def test_a_plateau_restored_within_its_patience_or_cooldown_goes_on_alike(t):
+    optimizer, fresh = sgd(), sgd()
+    schedule, restored = (Plateau(o, factor=0.5, patience=2, cooldown=3, warmup=2) for o in (optimizer, fresh))
+    observed(schedule, optimizer, t)
+    restored.load_state_dict(schedule.state_dict())
+    assert observed(restored, fresh, 20) == observed(schedule, optimizer, 20)
+
+
+@many
+@given(SCHEDULES, st.integers(0, 40))
+def test_a_deepcopy_goes_on_alike(make, t):
+    optimizer = sgd()
+    schedule = make(optimizer)
+    observed(schedule, optimizer, t)
+    optimizer_copy, schedule_copy = copy.deepcopy((optimizer, schedule))
+    assert observed(schedule_copy, optimizer_copy, 20) == observed(schedule, optimizer, 20)
+
+
+@many
+@given(SCHEDULES)
+def test_the_state_is_plain_numbers(make):
+    assert all(type(value) in (int, float) for value in make(sgd()).state_dict().values())
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(Step, step_size=0), r"scheduler\.step_size must be a whole number of steps >= 1; got 0\."),
+        (partial(Step, step_size=1.5), r"scheduler\.step_size must be .* got 1\.5\."),
+        (partial(Step, step_size=1, gamma=2), r"scheduler\.gamma must be in \(0, 1\]; got 2\."),
+        (partial(Exponential, steps_per_epoch=5, gamma=0), r"scheduler\.gamma must be in \(0, 1\]; got 0\."),
+        (partial(Exponential, steps_per_epoch=0), r"scheduler\.steps_per_epoch must be .* >= 1; got 0\."),
+        (partial(Cosine, total_steps=0), r"scheduler\.total_steps must be a whole number of steps >= 1; got 0\."),
+        (partial(Cosine, total_steps="total"), r"scheduler\.total_steps must be .* got 'total'\."),
+        (partial(Cosine, total_steps=9, min_factor=1.1), r"scheduler\.min_factor must be in \[0, 1\]; got 1\.1\."),
+        (
+            partial(Cosine, total_steps=10, warmup=10),
+            r"scheduler\.warmup must be shorter than total_steps \(10\); got 10\. .*'5%'",
+        ),
+        (partial(Constant, warmup=-1), r"scheduler\.warmup must be a whole number of steps >= 0; got -1\."),
+        (partial(Constant, warmup=True), r"scheduler\.warmup must be .* got True\."),
+        (partial(Constant, warmup_start=float("nan")), r"scheduler\.warmup_start must be in \[0, 1\]; got nan\."),
+        (partial(Plateau, mode="up"), r"scheduler\.mode must be 'min' .* or 'max' .* got 'up'\."),
+        (partial(Plateau, factor=1.0), r"scheduler\.factor must be in \(0, 1\); got 1\.0\."),
+        (partial(Plateau, patience=-1), r"scheduler\.patience must be a whole number of validations >= 0; got -1"),
+        (partial(Plateau, threshold=1), r"scheduler\.threshold must be in \[0, 1\); got 1\."),
+        (partial(OneCycle, total_steps=9, pct_start=30), r"scheduler\.pct_start must be in \[0, 1\]; got 30\."),
+        (partial(OneCycle, total_steps=9, div_factor=0.5), r"scheduler\.div_factor must be >= 1; got 0\.5\."),
+    ],
+)
+def test_an_option_out_of_range_names_key_rule_and_value(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make(sgd())
+
+
+def test_another_schedules_state_is_refused_with_what_is_missing():
+    with pytest.raises(ConfigError, match=r"Plateau needs \['reduction', .*\], got \['last_epoch'\]"):
+        Plateau(sgd()).load_state_dict(Cosine(sgd(), total_steps=3).state_dict())
+
+
+# --- the YAMLs
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("[!_]*.yaml")), ids=lambda path: path.stem)
+def test_every_scheduler_yaml_builds_its_schedule_for_a_run_of_3000_steps(path):
+    merged = OmegaConf.merge(OmegaConf.load(CONF / "_base.yaml"), OmegaConf.load(path))
+    options = OmegaConf.to_container(merged)
+    options.pop("defaults")
+    kind = getattr(schedulers, options.pop("_target_").removeprefix("effbench.schedulers."))
+    for key in {"warmup", "total_steps", "step_size", "steps_per_epoch"} & options.keys():
+        options[key] = steps_from(options[key], f"scheduler.{key}", total_steps=3000, steps_per_epoch=100)
+    rates = learning_rates(partial(kind, **options), 3000)
+    assert max(rates) == pytest.approx(1.0)
+    assert 0 < rates[0] <= 1
