@@ -31,7 +31,7 @@ def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Calla
     private = target.rpartition(".")[2].startswith("_")
     if not (inspect.isclass(found) or inspect.isfunction(found)) or private or not _inside(home, allowed):
         raise ConfigError(_refusal(group, target, allowed))
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _inside(name: str, modules: Sequence[str]) -> bool:

@@ -64,7 +64,7 @@ class Run:
         config = self.config.model_copy(update={"model": section})
         model = build.model(config, len(self.classes), channels, (height, width))
         model.load_state_dict(read_weights(self.checkpoint(which)))
-        return model.to(memory_format=build.memory_format(config)).eval()  # type: ignore[call-overload,no-any-return]
+        return model.to(memory_format=build.memory_format(config)).eval()
 
     def finish(self, device: torch.device | None = None) -> Finish:
         """The normalisation of the run's train split."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from effbench import build
+from effbench.allow import resolve
 from effbench.config.schema import Config
 from effbench.models import accounting
 from effbench.report.cost import PUBLISHED, Setting, shape_model
@@ -14,7 +15,7 @@ from effbench.units import human_count
 def dry_build(config: Config, setting: Setting | None = None) -> str:
     """A line on what was built. Raises ConfigError where model, optimizer or schedule refuse their options."""
     for group in ("model", "data"):
-        build.resolve(group, getattr(config, group).target, config.allow_targets)
+        resolve(group, getattr(config, group).target, config.allow_targets)
     model = shape_model(config, setting or PUBLISHED)
     optimizer = build.optimizer(config, _one_layer())
     build.schedule(config, optimizer, total_steps=100, steps_per_epoch=10)

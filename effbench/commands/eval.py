@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from effbench.data.splits import Splits
     from effbench.runs import Run
 
-HELP = """usage: effbench eval RUN [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda] [data.KEY=VALUE ...] [--json]
+HELP = """usage: effbench eval RUN [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda]
+                     [data.KEY=VALUE ...] [--json]
 
 Loss (mean cross-entropy in nats) and accuracy of RUN's weights. data.* replaces values of the run's own data config,
 such as data.root=DIR for a folder that has moved; the classes must be the run's."""

@@ -12,7 +12,8 @@ from typing import Any
 from effbench.commands.arguments import split
 from effbench.errors import ConfigError, DataError
 
-HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best|last] [output=FILE.csv|FILE.json] [--json]
+HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
+                        [output=FILE.csv|FILE.json] [--json]
 
 Class, probability and top-k of each image, as CSV on stdout (--json: as JSON). Images are brought to the size and the
 channels that the run was trained with. Files that are no images are named on stderr, and the exit code is then 1."""

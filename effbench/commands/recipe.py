@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from effbench.commands.arguments import split
@@ -18,16 +18,17 @@ HELP = """usage: effbench recipe ls
 
 def main(words: Sequence[str]) -> int:
     arguments = split(words)
-    actions = {"ls": (_list, 0), "show": (_show, 1), "cp": (_copy, 2), "validate": (_validate, 1)}
     if arguments.has("help") or not arguments.overrides:
         print(HELP)
         return 0 if arguments.has("help") else 2
     name, *rest = arguments.overrides
-    if name not in actions:
-        raise ConfigError(unknown_name("action of recipe", name, actions))
-    action, count = actions[name]
+    if name not in ACTIONS:
+        raise ConfigError(unknown_name("action of recipe", name, ACTIONS))
+    action, count = ACTIONS[name]
     if len(rest) != count:
-        raise ConfigError(f"effbench recipe {name} takes {count} argument{'s' * (count != 1)}; got {len(rest)}.\n{HELP}")
+        raise ConfigError(
+            f"effbench recipe {name} takes {count} argument{'s' * (count != 1)}; got {len(rest)}.\n{HELP}"
+        )
     action(*rest)
     return 0
 
@@ -91,3 +92,11 @@ def _path(name: str) -> Path:
     if name not in names():
         raise ConfigError(unknown_name("recipe", name, names()))
     return recipes_dir() / f"{name}.yaml"
+
+
+ACTIONS: dict[str, tuple[Callable[..., None], int]] = {
+    "ls": (_list, 0),
+    "show": (_show, 1),
+    "cp": (_copy, 2),
+    "validate": (_validate, 1),
+}

@@ -22,7 +22,7 @@ def stopping(state: TrainState) -> Iterator[None]:
 
     def ask(number: int, _frame: FrameType | None) -> None:
         state.stop(signal.Signals(number).name, "interrupted")
-        signal.signal(number, old[number])
+        signal.signal(number, old[signal.Signals(number)])
 
     old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

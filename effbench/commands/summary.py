@@ -20,8 +20,8 @@ HELP = """usage: effbench summary [GROUP=NAME | KEY=VALUE ...] [input=CxHxW clas
   effbench summary model=swin optimizer=lion           for this config's data, and in the papers' setting
   effbench summary model=cnn,ds_cnn optimizer=adamw,adan input=3x32x32 classes=10
 
-Parameters; MACs (multiply-accumulates; FLOPs are twice that) of the forward pass of one image; bytes that autograd keeps
-for a step of data.batch_size images; bytes of optimizer state."""
+Parameters; MACs (multiply-accumulates; FLOPs are twice that) of the forward pass of one image; bytes that autograd
+keeps for a step of data.batch_size images; bytes of optimizer state."""
 
 
 def main(words: Sequence[str]) -> int:

@@ -34,6 +34,7 @@ from effbench.training.distributed import Ranks, ranks_for
 from effbench.training.evaluation import evaluate
 from effbench.training.loggers import LOGGERS
 from effbench.training.meter import WARMUP_STEPS
+from effbench.training.precision import choose_precision
 from effbench.training.trainer import Trainer
 from effbench.units import human_count
 
@@ -150,7 +151,7 @@ class _Session:
     def _announce(self, trainer: Trainer, data: Splits) -> None:
         counts = accounting.parameters(trainer.model)
         sizes = ", ".join(f"{len(split)} {which}" for which, split in data.named().items())
-        _, why = build.choose_precision(self.config.trainer.precision, self.device)
+        _, why = choose_precision(self.config.trainer.precision, self.device)
         _tell(f"data {data.name}: {sizes}, {len(data.classes)} classes, {'x'.join(map(str, data.shape))}")
         _tell(
             f"model {type(trainer.model).__name__}: {human_count(counts.total)} parameters"

@@ -15,7 +15,7 @@ from effbench.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
 
 ROOT = "config"
@@ -45,7 +45,7 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
 
 
 @contextmanager
-def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoaderImpl]:
+def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
     """Hydra, initialised on conf/, the recipes and the user's folder."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -126,7 +126,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _explain(overrides: Sequence[str], config_loader: ConfigLoaderImpl) -> None:
+def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
     """Raises the ConfigError that names the first override at fault; returns if none of them is."""
     groups = set(config_loader.list_groups("")) - {"hydra"}
     choices: list[str] = []
@@ -163,7 +163,7 @@ def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:
         }
 
 
-def _parsed(overrides: Sequence[str], config_loader: ConfigLoaderImpl) -> Iterator[Any]:
+def _parsed(overrides: Sequence[str], config_loader: ConfigLoader) -> Iterator[Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 

@@ -44,7 +44,7 @@ def _plugins() -> list[type[Any]]:
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-    class RecipeSource(FileConfigSource):  # type: ignore[misc]
+    class RecipeSource(FileConfigSource):
         """A folder of recipes, seen as the group `recipe`."""
 
         @staticmethod
@@ -65,7 +65,7 @@ def _plugins() -> list[type[Any]]:
                 return list(super().list("", results_filter))
             return [GROUP] if config_path == "" else []
 
-    class RecipeSearchPath(SearchPathPlugin):  # type: ignore[misc]
+    class RecipeSearchPath(SearchPathPlugin):
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             search_path.append("effbench", f"recipes://{recipes_dir()}")
             if _user_dir is not None:

@@ -81,9 +81,7 @@ class Augment:
         if self.dropout_holes:
             sides = uniform(0, self.dropout_size, self.dropout_holes, 2)
             plan["hole_size"] = (sides * torch.tensor([height, width])).ceil().long()
-            plan["hole_centre"] = (
-                uniform(0, 1, self.dropout_holes, 2) * torch.tensor([height, width])
-            ).long()
+            plan["hole_centre"] = (uniform(0, 1, self.dropout_holes, 2) * torch.tensor([height, width])).long()
         if self.mixes:
             plan |= self._draw_mix(count, height, width, generator)
         return plan

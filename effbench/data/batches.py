@@ -118,9 +118,7 @@ class TrainBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Step]:
         """The steps of `epoch` from step `start` on."""
-        places = [
-            (epoch, step, part) for step in range(start, len(self._sizes)) for part in self._parts(step)
-        ]
+        places = [(epoch, step, part) for step in range(start, len(self._sizes)) for part in self._parts(step)]
         batches = in_order(lambda place: self.make(*place), places, self.num_workers)
         for step in range(start, len(self._sizes)):
             parts = len(self._parts(step))

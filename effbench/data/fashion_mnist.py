@@ -88,9 +88,7 @@ def _read_embedded() -> Arrays:
     if hashlib.sha256(content).hexdigest() != stated:
         raise DataError(f"{EMBEDDED} is damaged: its sha256 is not {stated}. Install effbench again.")
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return {
-            which: (archive[f"{which}_images"], archive[f"{which}_labels"]) for which in ("train", "test")
-        }
+        return {which: (archive[f"{which}_images"], archive[f"{which}_labels"]) for which in ("train", "test")}
 
 
 def _split(images: Array, labels: Array) -> Split:

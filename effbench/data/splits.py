@@ -139,5 +139,5 @@ def digest(*tensors: Tensor) -> str:
     """sha256 (hex) over the bytes of the tensors, in order."""
     sha = hashlib.sha256()
     for tensor in tensors:
-        sha.update(memoryview(tensor.contiguous().numpy().reshape(-1).view("u1")))
+        sha.update(tensor.contiguous().numpy().tobytes())
     return sha.hexdigest()

@@ -35,13 +35,12 @@ def shape_model(config: Config, setting: Setting) -> nn.Module:
     """The model on the meta device: shapes without data. Pretrained weights are left out."""
     section = config.model.model_copy(update={"pretrained": None})
     with torch.device("meta"):
-        model = build.model(
+        return build.model(
             config.model_copy(update={"model": section}),
             setting.num_classes,
             setting.image_shape[0],
             setting.image_shape[1:],
         )
-    return model
 
 
 def cost(config: Config, setting: Setting) -> dict[str, Any]:

@@ -86,7 +86,9 @@ def print_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     metric = next((row["metric"] for row in rows if row["metric"]), "best")
-    table = Table("rank", "job", "overrides", "status", f"best {metric}", "test acc", "training", "img/s", "params", "peak")
+    table = Table(
+        "rank", "job", "overrides", "status", f"best {metric}", "test acc", "training", "img/s", "params", "peak"
+    )
     for index in (0, 1, 4, 5, 6, 7, 8, 9):
         table.columns[index].justify = "right"
     for row in rows:

@@ -71,7 +71,7 @@ class Checkpoints:
 
     def _forget(self) -> None:
         kept = {name for _, name in self.ranking}
-        kept |= {os.readlink(link) for link in (self.folder / "last", self.folder / "best") if link.is_symlink()}
+        kept |= {link.readlink().name for link in (self.folder / "last", self.folder / "best") if link.is_symlink()}
         for path in self.folder.glob("step-*"):
             if path.name not in kept:
                 shutil.rmtree(path)

@@ -64,7 +64,7 @@ class ProcessGroup(Ranks):
         if last:
             return nullcontext()
         assert isinstance(model, DistributedDataParallel)
-        no_sync: AbstractContextManager[Any] = model.no_sync()  # type: ignore[no-untyped-call]
+        no_sync: AbstractContextManager[Any] = model.no_sync()
         return no_sync
 
     def sum(self, values: Tensor) -> Tensor:

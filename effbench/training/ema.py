@@ -42,7 +42,8 @@ class Ema(NoEma):
         self._steps += 1
         steps = int(self._steps)
         decay = min(self._decay, (1 + steps) / (10 + steps))
-        averages, weights = list(self.model.parameters()), list(self._source.parameters())
+        averages: list[Tensor] = list(self.model.parameters())
+        weights: list[Tensor] = list(self._source.parameters())
         torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, buffer in zip(self.model.buffers(), self._source.buffers(), strict=True):
             average.copy_(buffer)

@@ -19,7 +19,7 @@ class Precision:
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Brings the gradients to true units; clipping and penalties come after."""
@@ -61,7 +61,7 @@ class Float16(Precision):
         return torch.autocast(self._device, torch.float16)
 
     def backward(self, loss: Tensor) -> None:
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss).backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
         self._scaler.unscale_(optimizer)
@@ -85,8 +85,9 @@ def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
         name, why = _automatic(device)
     else:
         why = "as configured"
-    kinds = {"32-true": Precision, "16-mixed": lambda: Float16(device), "bf16-mixed": lambda: BFloat16(device)}
-    return kinds[name](), why
+    if name == "16-mixed":
+        return Float16(device), why
+    return (BFloat16(device) if name == "bf16-mixed" else Precision()), why
 
 
 def _automatic(device: torch.device) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import os
 import resource
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -476,8 +477,8 @@ def test_a_cache_is_synced_before_it_gets_its_name_and_its_record_comes_last(
     sync, replace = os.fsync, Path.replace
 
     def synced(descriptor: int) -> None:
-        name = os.readlink(f"/proc/self/fd/{descriptor}")
-        steps.append("sync folder" if name == str(cache) else "sync" + Path(name.removesuffix(".tmp")).suffixes[0])
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        steps.append("sync folder" if path == cache else "sync" + path.suffixes[0])
         sync(descriptor)
 
     def renamed(path: Path, target: Path) -> Path:
@@ -762,11 +763,13 @@ def test_off_a_terminal_decoding_says_one_line_and_loading_none(
 def test_on_a_terminal_decoding_shows_a_bar(root: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
     two_classes(root, painter)
     reader, writer = os.openpty()
+    termios.tcsetwinsize(writer, (24, 100))
     with os.fdopen(writer, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         image_folder(root, image_size=4)
-        terminal.flush()
-        shown = os.read(reader, 10_000).decode()
+        shown = ""
+        while "decoded 20 images" not in shown:  # the line after the bar
+            shown += os.read(reader, 10_000).decode()
     os.close(reader)
     assert "decoding: 100%" in shown
     assert "20/20" in shown

@@ -113,14 +113,15 @@ def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path: Path, heig
     assert levels_off(decode(save(tmp_path / "a.png", array), 20), expected) <= 1
 
 
-def test_a_large_jpeg_read_at_a_fraction_of_its_size_is_3_levels_from_the_full_one_at_most(tmp_path: Path) -> None:
-    detailed = smooth(1200, 1200) + RNG.integers(-40, 40, (1200, 1200, 3))
-    path = save(tmp_path / "a.jpg", detailed.clip(0, 255).astype(np.uint8), quality=95)
+@pytest.mark.parametrize("size", [64, 149, 150, 299, 300, 301])
+def test_a_large_jpeg_read_at_a_fraction_is_half_a_level_off_on_average(tmp_path: Path, size: int) -> None:
+    noisy = smooth(1200, 1200) + RNG.integers(-20, 21, (1200, 1200, 3))
+    path = save(tmp_path / "a.jpg", noisy.clip(0, 255).astype(np.uint8), quality=95)
     with Image.open(path) as image:
-        full = chw(np.asarray(image))
-    for size in (64, 149, 150, 299, 300, 301):
-        expected = tv.resize(full, [size, size], antialias=True)
-        assert levels_off(decode(path, size), expected) <= 3
+        expected = tv.resize(chw(np.asarray(image)), [size, size], antialias=True)
+    got = decode(path, size)
+    assert levels_off(got, expected) <= 6
+    assert (got.float() - expected.float()).abs().mean() <= 0.55
 
 
 def test_1x1_becomes_a_constant_square(tmp_path: Path) -> None:
