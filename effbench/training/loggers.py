@@ -55,7 +55,7 @@ class WandbLogger(Callback):
 
 
 class MlflowLogger(Callback):
-    """An MLflow run; MLFLOW_TRACKING_URI decides where, by default a database in the run folder."""
+    """An MLflow run; MLFLOW_TRACKING_URI decides where, by default mlflow.db in the run folder."""
 
     def __init__(self, folder: Path, params: Mapping[str, Any], project: str, offline: bool):
         del offline
@@ -66,7 +66,7 @@ class MlflowLogger(Callback):
         import os
 
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+            mlflow.set_tracking_uri(f"sqlite:///{(folder / 'mlflow.db').resolve()}")
         mlflow.set_experiment(project)
         mlflow.start_run(run_name=folder.name)
         mlflow.log_params({key: str(value)[:500] for key, value in _flat(params).items()})
