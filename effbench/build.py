@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,7 +71,9 @@ def model(config: Config, num_classes: int, channels: int, image_size: tuple[int
     if not isinstance(built, nn.Module):
         raise ConfigError(f"model._target_ {config.model.target!r} must make an nn.Module; got {type(built).__name__}.")
     if config.model.pretrained is not None:
-        load_pretrained(built, Path(config.model.pretrained))
+        loaded = load_pretrained(built, Path(config.model.pretrained))
+        fresh = f"; freshly drawn: {', '.join(loaded.fresh)}" if loaded.fresh else ""
+        print(f"pretrained: {loaded.tensors} tensors of {config.model.pretrained}{fresh}", file=sys.stderr)
     if config.model.freeze:
         freeze(built, config.model.freeze)
     return built

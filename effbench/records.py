@@ -26,11 +26,15 @@ SUMMARY_SCHEMA = 1
 STATUSES = ("completed", "stopped_early", "interrupted", "diverged", "failed")
 
 
+class NoSpaceError(EffbenchError):
+    """The disk is full, or a quota or a size limit is reached."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes `path`'s place when the block ends well: written, fsynced, renamed, folder fsynced.
 
-    Raises EffbenchError naming the path and the room needed when the disk is full; the old file stays.
+    Raises NoSpaceError naming the path and the room needed when the disk is full; the old file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -54,7 +58,7 @@ def naming_full_disk(path: Path, needed_bytes: int | None = None) -> Iterator[No
             raise
         free = human_bytes(shutil.disk_usage(path.parent).free)
         need = f", needs {human_bytes(needed_bytes)}" if needed_bytes else ""
-        raise EffbenchError(
+        raise NoSpaceError(
             f"no space at {path}{need}; {free} free ({error.strerror}). What was saved before is kept. Make room, "
             "or write elsewhere with hydra.run.dir=DIR."
         ) from error

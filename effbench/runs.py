@@ -16,7 +16,7 @@ from effbench.config.schema import Config
 from effbench.data.batches import Finish
 from effbench.errors import ConfigError
 from effbench.records import read_metrics, read_summary
-from effbench.training.checkpoint import read_weights
+from effbench.training.checkpoint import load_weights, read_weights
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Run:
         section = self.config.model.model_copy(update={"pretrained": None, "freeze": []})
         config = self.config.model_copy(update={"model": section})
         model = build.model(config, len(self.classes), channels, (height, width))
-        model.load_state_dict(read_weights(self.checkpoint(which)))
+        load_weights(model, read_weights(self.checkpoint(which)))
         return model.to(memory_format=build.memory_format(config)).eval()
 
     def finish(self, device: torch.device | None = None) -> Finish:

@@ -9,14 +9,13 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# What a group member needs beside its own name: data that is not embedded, an extra that dev does not install.
+# What a group member needs beside its own name, and CI has not: data that is not embedded, a GPU.
 NEEDS_FILES = {"data": {"cifar10", "image_folder"}}
 NEEDS_CUDA = {"device": {"cuda"}}
-NEEDS_EXTRA = {"logger": {"wandb", "mlflow"}}
 
 
 def members(group: str) -> list[str]:
-    left_out = set().union(*(needs.get(group, set()) for needs in (NEEDS_FILES, NEEDS_CUDA, NEEDS_EXTRA)))
+    left_out = set().union(*(needs.get(group, set()) for needs in (NEEDS_FILES, NEEDS_CUDA)))
     names = {path.stem for path in (ROOT / "conf" / group).glob("[!_]*.yaml")}
     return sorted(names - left_out)
 

@@ -66,20 +66,48 @@ def train_one(overrides: Sequence[str], config_dir: str | None = None) -> int:
 
 
 def with_resume(overrides: Sequence[str]) -> list[str]:
-    """For resume=RUN: RUN's own overrides first, then these, and its folder as the output folder."""
-    wanted = [word.removeprefix("resume=") for word in overrides if word.startswith("resume=")]
+    """For resume=RUN: RUN's own overrides first, then these, and its folder as the output folder.
+
+    resume=auto takes the newest unfinished run under outputs/ that was started with the same overrides, and starts
+    afresh where there is none.
+    """
+    wanted = [word.removeprefix("resume=").strip("'\"") for word in overrides if word.startswith("resume=")]
+    mine = [word for word in overrides if not word.startswith("resume=")]
     if not wanted or wanted[-1] in ("null", ""):
-        return list(overrides)
-    folder = Path(wanted[-1].strip("'\""))
-    recorded = folder / ".hydra" / "overrides.yaml"
-    if not recorded.is_file():
-        raise ConfigError(f"resume={folder}: there is no run in that folder ({recorded} does not exist).")
+        return mine
+    folder = newest_unfinished(Path("outputs"), mine) if wanted[-1] == "auto" else Path(wanted[-1])
+    if folder is None:
+        print("resume=auto: no unfinished run of this config under outputs/; starting afresh", file=sys.stderr)
+        return mine
+    earlier = recorded_overrides(folder)
+    if earlier is None:
+        raise ConfigError(f"resume={folder}: there is no run in that folder (it holds no .hydra/overrides.yaml).")
+    kept = [word for word in earlier if word not in mine]
+    return [*kept, *mine, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
+
+
+def recorded_overrides(folder: Path) -> list[str] | None:
+    """What a run was started with, `resume` apart; None where the folder holds no run."""
     import yaml
 
-    earlier = [str(word) for word in yaml.safe_load(recorded.read_text(encoding="utf-8")) or []]
-    kept = [word for word in earlier if not word.startswith("resume=")]
-    mine = [word for word in overrides if not word.startswith("resume=")]
-    return [*kept, *mine, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
+    path = folder / ".hydra" / "overrides.yaml"
+    if not path.is_file():
+        return None
+    words = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    return [str(word) for word in words if not str(word).startswith("resume=")]
+
+
+def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
+    """The newest run under `outputs` with these overrides that was interrupted or killed after a checkpoint."""
+    from effbench.records import read_summary
+
+    same = [path.parents[1] for path in outputs.glob("*/*/.hydra/overrides.yaml")]
+    for folder in sorted(same, key=lambda run: run.stat().st_mtime, reverse=True):
+        if recorded_overrides(folder) != list(overrides) or not (folder / "checkpoints" / "last").exists():
+            continue
+        if not (folder / "summary.json").is_file() or read_summary(folder)["status"] == "interrupted":
+            return folder
+    return None
 
 
 def run_as_hydra_job(raw: Any, config: Config, folder: Path) -> Run | None:

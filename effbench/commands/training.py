@@ -29,7 +29,7 @@ from effbench.report.curves import draw_curves
 from effbench.report.environment import environment, git_state, peak_memory
 from effbench.runs import Run
 from effbench.training.callbacks import Callback, Callbacks, MetricsLog, Progress
-from effbench.training.checkpoint import Checkpoints, read_checkpoint, read_weights
+from effbench.training.checkpoint import Checkpoints, load_weights, read_checkpoint, read_weights
 from effbench.training.distributed import Ranks, ranks_for
 from effbench.training.evaluation import evaluate
 from effbench.training.loggers import LOGGERS
@@ -142,7 +142,7 @@ class _Session:
         model: nn.Module = trainer.averaged.model
         checkpoints = trainer.checkpoints
         if checkpoints is not None and checkpoints.best is not None:
-            model.load_state_dict(read_weights(checkpoints.best))
+            load_weights(model, read_weights(checkpoints.best))
         batches = build.eval_batches(self.config, data.test, finishing, Ranks(), self.config.trainer.limit_test_batches)
         with trainer.clocks.evaluation:
             loss, accuracy = evaluate(model, batches, trainer.precision, Ranks())

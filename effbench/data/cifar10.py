@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from effbench.data.image_folder import cache_home
+from effbench.data.decoded_cache import cache_home
 from effbench.data.images import printable
 from effbench.data.splits import Split, Splits, digest, hold_out, resized
 from effbench.errors import ConfigError, DataError

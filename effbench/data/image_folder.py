@@ -2,71 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
-import shutil
-import sys
-import time
-import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from effbench.data.decoded_cache import Record, Rows, build_cache, cache_home, read_cache, say
 from effbench.data.images import (
     DECODER_VERSION,
     MAX_PIXELS,
     SUFFIXES,
-    ImageError,
-    decode_many,
     images_under,
     printable,
     subfolders,
 )
 from effbench.data.splits import Split, Splits, hold_out
 from effbench.errors import ConfigError, DataError, unknown_name
-from effbench.units import human_bytes
 
-CHANNELS = 3
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _SPLIT_NAMES = frozenset(name for names in _SPLIT_FOLDERS.values() for name in names)
 _ALL = "all"  # the one split of ROOT/CLASS/*.jpg, before it is divided
-_STALE_S = 24 * 3600  # a temporary file untouched for a day is what a killed run left
-Result = TypeVar("Result")
 ClassFiles = dict[str, list[Path]]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What is to be decoded, in the cache's order: train, then val, then test, so that a split is one slice.
-
-    files: N paths below root. labels: int64 (N,). counts: how many rows each split has, in that order.
-    """
-
-    root: Path
-    classes: tuple[str, ...]
-    files: list[Path]
-    labels: Tensor
-    counts: dict[str, int]
-
-    def relative(self, row: int) -> str:
-        return printable(os.fspath(self.files[row])[len(os.fspath(self.root)) :].lstrip(os.sep))
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of a cache. bad: rows that could not be decoded, and why. sha256: of its pixels and labels."""
-
-    bad: dict[int, str]
-    sha256: str
 
 
 def image_folder(
@@ -94,10 +55,10 @@ def image_folder(
     key = fingerprint(rows, image_size, max_pixels)
     folder = Path(cache_dir).expanduser().absolute() if cache_dir else cache_home()
     cache = folder / f"image_folder-{key[:32]}.npy"
-    loaded = _read(cache, rows, image_size)
+    loaded = read_cache(cache, rows, image_size)
     if loaded is None:
-        _build(cache, rows, image_size, max_pixels)
-        loaded = _read(cache, rows, image_size)
+        build_cache(cache, rows, image_size, max_pixels)
+        loaded = read_cache(cache, rows, image_size)
         if loaded is None or fingerprint(rows, image_size, max_pixels) != key:
             raise DataError(f"data.root={printable(rows.root)} changed while it was decoded. Start again.")
     pixels, record = loaded
@@ -271,131 +232,6 @@ def _listed(names: Iterable[str], at_most: int = 5) -> str:
     return (", ".join(every[:at_most]) + more) or "none"
 
 
-# --- from rows to the cache -----------------------------------------------------------------------------------
-
-
-def cache_home() -> Path:
-    """$XDG_CACHE_HOME/effbench, or ~/.cache/effbench where that is unset or relative (to be ignored, XDG says)."""
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        return (configured if configured.is_absolute() else Path.home() / ".cache") / "effbench"
-    except RuntimeError as error:
-        raise ConfigError("There is no home folder for a cache: set XDG_CACHE_HOME to a folder.") from error
-
-
-def _read(cache: Path, rows: Rows, image_size: int) -> tuple[Tensor, Record] | None:
-    """The pixels, memory-mapped uint8 (N - bad, 3, S, S), and their record; None if they are not there, whole."""
-    try:
-        stored = json.loads(cache.with_suffix(".json").read_bytes())
-        record = Record({int(row): str(reason) for row, reason in stored["bad"]}, str(stored["sha256"]))
-        array = np.load(cache, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return None
-    shape = (len(rows.files) - len(record.bad), CHANNELS, image_size, image_size)
-    if array.shape != shape or array.dtype != np.uint8:
-        return None
-    with warnings.catch_warnings():  # torch warns that the tensor is read-only: it is meant to be
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array), record
-
-
-def _build(cache: Path, rows: Rows, image_size: int, max_pixels: int) -> None:
-    """Decodes every row into `cache`, then writes its record: a cache without one does not count."""
-    needed = len(rows.files) * CHANNELS * image_size * image_size
-    try:
-        if cache.parent.exists() and not cache.parent.is_dir():
-            raise DataError(_no_cache(cache, needed, "it is not a folder"))
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(cache.parent)
-        free = shutil.disk_usage(cache.parent).free
-        if free < needed:
-            raise DataError(_no_cache(cache, needed, f"only {human_bytes(free)} are free"))
-        record = _whole(cache, lambda file: _decode_into(file, rows, image_size, max_pixels))
-        stored = {
-            "root": printable(rows.root),
-            "sha256": record.sha256,
-            "bad": list(record.bad.items()),
-        }
-        _whole(cache.with_suffix(".json"), lambda file: file.write(json.dumps(stored, indent=1).encode()))
-    except OSError as error:
-        raise DataError(_no_cache(cache, needed, error.strerror or str(error))) from error
-    _say(f"image_folder: decoded {len(rows.files)} images into {printable(cache)} ({human_bytes(needed)})")
-
-
-def _no_cache(cache: Path, needed: int, why: str) -> str:
-    return (
-        f"The decoded images need {human_bytes(needed)} ({needed} bytes) in {printable(cache.parent)}: {why}. "
-        "Make room there, or give data.cache_dir=DIR."
-    )
-
-
-def _decode_into(file: BinaryIO, rows: Rows, image_size: int, max_pixels: int) -> Record:
-    """Writes a .npy of the rows that can be decoded, and digests their pixels and labels on the way."""
-    bad: dict[int, str] = {}
-    sha = hashlib.sha256()
-    _write_header(file, len(rows.files), image_size)
-    with contextlib.closing(decode_many(rows.files, image_size, CHANNELS, max_pixels)) as decoded:
-        bar = tqdm(decoded, "decoding", len(rows.files), unit=" images", disable=None)  # None: only on a terminal
-        for row, pixels in enumerate(bar):
-            if isinstance(pixels, ImageError):
-                bad[row] = f"{rows.relative(row)} {pixels.reason}"
-            else:
-                content = pixels.numpy().tobytes()
-                file.write(content)
-                sha.update(content)
-    file.seek(0)
-    _write_header(file, len(rows.files) - len(bad), image_size)
-    kept = [row for row in range(len(rows.files)) if row not in bad]
-    sha.update(rows.labels[kept].numpy().tobytes())
-    return Record(bad, sha.hexdigest())
-
-
-def _write_header(file: BinaryIO, count: int, image_size: int) -> None:
-    """numpy pads the header so that its length is the same for every count: it can be written again at the end."""
-    shape = (count, CHANNELS, image_size, image_size)
-    header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def _whole(path: Path, write: Callable[[BinaryIO], Result]) -> Result:
-    """Lets `write` fill a temporary file beside `path`, syncs it and renames it: `path` is never half there.
-
-    The name is this call's own, so that two processes at the same cache do not meet: the later rename wins.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            result = write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    return result
-
-
-def _sync_folder(folder: Path) -> None:
-    """Puts a rename on the disk itself, where the system allows a folder to be synced."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _sweep(folder: Path) -> None:
-    """Removes temporary files that killed runs left."""
-    for path in folder.glob(".image_folder-*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_S:
-                path.unlink()
-
-
-# --- from the cache to splits ---------------------------------------------------------------------------------
-
-
 def _without_bad(rows: Rows, record: Record, on_corrupt: str) -> Rows:
     """The rows that the cache holds; DataError if some are missing and on_corrupt is 'refuse'."""
     if not record.bad:
@@ -409,7 +245,7 @@ def _without_bad(rows: Rows, record: Record, on_corrupt: str) -> Rows:
             f"data.root={printable(rows.root)}: {share}:{listing}\n"
             "Mend or remove them, or go on without them: data.on_corrupt=skip."
         )
-    _say(f"image_folder: skipped: {share}: {' | '.join(shown + more)}")
+    say(f"image_folder: skipped: {share}: {' | '.join(shown + more)}")
     kept = replace(
         rows,
         files=[path for row, path in enumerate(rows.files) if row not in record.bad],
@@ -443,7 +279,3 @@ def _splits(rows: Rows, pixels: Tensor, sha256: str) -> Splits:
     parts = zip(torch.split(pixels, counts), torch.split(rows.labels, counts), strict=True)
     splits = {which: Split(*part) for which, part in zip(rows.counts, parts, strict=True)}
     return Splits("image_folder", splits["train"], splits.get("val"), splits.get("test"), rows.classes, sha256)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from effbench.errors import ConfigError, EffbenchError
 from effbench.records import naming_full_disk, sha256_of, sync_folder
@@ -147,6 +148,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = load_file(ema if ema.exists() else folder / "model.safetensors")
     weights.pop("_ema_steps", None)
     return weights
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """model.load_state_dict with the layout versions that safetensors has no room for (MNASNet asks for them)."""
+    versioned = OrderedDict(weights)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned)
 
 
 def check_digests(folder: Path) -> None:

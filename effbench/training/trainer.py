@@ -15,7 +15,7 @@ from effbench.data.batches import EvalBatches, Step, TrainBatches
 from effbench.models.adapt import set_train_mode
 from effbench.randomness import Purpose, derived_seed
 from effbench.training.callbacks import Callbacks
-from effbench.training.checkpoint import Checkpoints, Snapshot
+from effbench.training.checkpoint import Checkpoints, Snapshot, load_weights
 from effbench.training.clipping import NoClipping
 from effbench.training.clocks import Clocks
 from effbench.training.distributed import Ranks
@@ -209,7 +209,7 @@ class Trainer:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continues where the snapshot was taken."""
-        self.model.load_state_dict(snapshot.weights)
+        load_weights(self.model, snapshot.weights)
         self.averaged.load_state_dict(snapshot.ema)
         self.optimizer.load_state_dict(snapshot.state["optimizer"])
         self.schedule.load_state_dict(snapshot.state["schedule"])

@@ -27,7 +27,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from effbench.data import image_folder as module
+from effbench.data import decoded_cache as module
 from effbench.data.image_folder import image_folder
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, DataError

@@ -1,0 +1,358 @@
+"""The Trainer's arithmetic against a plain PyTorch loop: torch's own loss, optimizer, clipping and loss scaler."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from effbench.data.augment import Augment
+from effbench.data.batches import TrainBatches
+from effbench.optimizers.groups import parameter_groups
+from effbench.schedulers import Cosine
+from effbench.training.callbacks import Callback
+from effbench.training.clipping import choose_clipping
+from effbench.training.ema import Ema
+from effbench.training.objective import L1Penalty, Objective
+from effbench.training.precision import choose_precision
+from effbench.training.state import TrainState
+from tests.training.tiny import (
+    CLASSES,
+    convolutional,
+    copied,
+    data,
+    dense,
+    finish,
+    largest_difference,
+    same,
+    sgd,
+    trainer,
+    unbalanced,
+)
+
+STEPS = 50
+CPU = torch.device("cpu")
+WEIGHTS = torch.tensor([0.3, 1.0, 2.0, 0.7])
+
+
+def plain_loop(
+    net: nn.Module,
+    batches: TrainBatches,
+    optimizer: torch.optim.Optimizer,
+    *,
+    loss: nn.Module | None = None,
+    extra: Callable[[nn.Module], Tensor] | None = None,
+    clip: Callable[[], Any] = lambda: None,
+    autocast: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    lr_at: Callable[[int], float] | None = None,
+    after: Callable[[], None] = lambda: None,
+) -> nn.Module:
+    """What anyone would write: gather, normalise, loss, backward, clip, step. Only the sample order is effbench's."""
+    loss, scaler = loss or nn.CrossEntropyLoss(), scaler or torch.amp.GradScaler("cpu", enabled=False)
+    split, mean, std = batches.split, batches.finish.mean[0], batches.finish.std[0]
+    taken = 0  # optimizer steps really taken
+    net.train()
+    for step in range(STEPS):
+        indices = batches.step_indices(*divmod(step, batches.steps_per_epoch))
+        x = (split.images[indices].float() * (1 / 255) - torch.tensor(mean)) / torch.tensor(std)
+        if lr_at:
+            optimizer.param_groups[0]["lr"] = lr_at(taken)
+        with torch.autocast("cpu", autocast) if autocast else nullcontext():
+            value = loss(net(x), split.labels[indices])
+        value = value + extra(net) if extra else value
+        optimizer.zero_grad()
+        scaler.scale(value).backward()
+        scaler.unscale_(optimizer)
+        clip()
+        before = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        taken += scaler.get_scale() >= before
+        after()
+    return net
+
+
+def twins(**options: Any) -> tuple[nn.Module, nn.Module]:
+    net = dense(**options)
+    return net, copy.deepcopy(net)
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    return copied(dict(net.state_dict()))
+
+
+class Overflow(Callback):
+    """Notes the learning rate after each step."""
+
+    def __init__(self, run: Any = None):
+        self.rates: list[float] = []
+        self.run = run
+
+    def step_end(self, state: TrainState) -> None:
+        self.rates.append(self.run.optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda net: torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
+        lambda net: torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=0.1),
+        lambda net: torch.optim.RMSprop(net.parameters(), 1e-3),
+    ],
+    ids=["sgd", "adamw", "rmsprop"],
+)
+def test_50_steps_end_at_the_very_weights_of_a_plain_loop(make):
+    ours, theirs = twins()
+    run = trainer(data(), ours, STEPS, optimizer=make(ours))
+    run.fit()
+    plain_loop(theirs, run.train, make(theirs))
+    assert same(weights(ours), weights(theirs))
+    assert not same(weights(ours), weights(dense()))
+
+
+def test_batch_norm_sees_the_batches_of_a_plain_loop():
+    ours = convolutional(dropout=0.0)
+    theirs = copy.deepcopy(ours)
+    run = trainer(data(), ours, STEPS, validate=True)
+    run.fit()
+    plain_loop(theirs, run.train, sgd(theirs))
+    assert same(weights(ours), weights(theirs))
+
+
+def test_a_schedule_sets_the_lr_of_the_step_to_come():
+    ours, theirs = twins()
+    run = trainer(data(), ours, STEPS, schedule=lambda o: Cosine(o, STEPS, warmup=5))
+    run.fit()
+
+    def closed_form(t: int) -> float:
+        rise = 0.01 + 0.99 * t / 5
+        return 0.1 * (rise if t < 5 else 0.5 * (1 + math.cos(math.pi * (t - 5) / (STEPS - 5))))
+
+    plain_loop(theirs, run.train, sgd(theirs), lr_at=closed_form)
+    assert largest_difference(weights(ours), weights(theirs)) < 1e-6
+
+
+# --- accumulation
+
+
+def test_4_micro_batches_of_8_make_the_step_of_a_hand_written_32():
+    ours, theirs = twins()
+    run = trainer(data(), ours, STEPS, batch={"batch_size": 8, "accumulate": 4})
+    run.fit()
+    plain_loop(theirs, run.train, sgd(theirs))
+    assert largest_difference(weights(ours), weights(theirs)) < 1e-6
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize(
+    "augment",
+    [
+        Augment(),
+        Augment(crop_padding=2, flip=0.5, rotate=15, brightness=0.2, contrast=0.2, dropout_holes=2),
+        Augment(mixup_alpha=0.4),
+        Augment(flip=0.5, cutmix_alpha=1.0),
+        Augment(shift=0.1, mixup_alpha=0.4, cutmix_alpha=1.0),
+    ],
+    ids=["no augmentation", "strong", "mixup", "flip and cutmix", "shift, mixup or cutmix"],
+)
+@pytest.mark.parametrize("objective", [Objective(), Objective(0.1, WEIGHTS)], ids=["plain", "smoothed and weighted"])
+def test_4_micro_batches_of_8_train_as_1_of_32(objective, augment, drop_last):
+    ends = []
+    for batch_size, accumulate in ((8, 4), (32, 1)):
+        net = dense()
+        batch = {"batch_size": batch_size, "accumulate": accumulate, "augment": augment, "drop_last": drop_last}
+        trainer(unbalanced(data(num_train=92)), net, 20, batch=batch, objective=objective).fit()
+        ends.append(weights(net))
+    assert largest_difference(*ends) < 1e-6
+
+
+def test_class_weights_and_label_smoothing_are_torchs():
+    ours, theirs = twins()
+    run = trainer(unbalanced(data()), ours, STEPS, objective=Objective(0.1, WEIGHTS))
+    run.fit()
+    plain_loop(theirs, run.train, sgd(theirs), loss=nn.CrossEntropyLoss(WEIGHTS, label_smoothing=0.1))
+    assert largest_difference(weights(ours), weights(theirs)) < 1e-6
+
+
+# --- clipping and penalties, in true gradient units
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_clipping_is_torchs_and_bites(algorithm, accumulate):
+    ours, theirs = twins()
+    limit = {"norm": 0.05, "value": 0.005}[algorithm]
+    clip = choose_clipping(list(ours.parameters()), limit, algorithm)
+    batch = {"batch_size": 32 // accumulate, "accumulate": accumulate}
+    run = trainer(data(), ours, STEPS, clip=clip, batch=batch)
+    run.fit()
+    torchs = {"norm": nn.utils.clip_grad_norm_, "value": nn.utils.clip_grad_value_}[algorithm]
+    plain_loop(theirs, run.train, sgd(theirs), clip=lambda: torchs(theirs.parameters(), limit))
+    assert largest_difference(weights(ours), weights(theirs)) < (1e-6 if accumulate > 1 else 1e-12)
+    unclipped = dense()
+    plain_loop(unclipped, run.train, sgd(unclipped))
+    assert largest_difference(weights(unclipped), weights(theirs)) > 1e-3
+
+
+def test_without_a_limit_nothing_is_clipped():
+    parameter = nn.Parameter(torch.zeros(3))
+    parameter.grad = torch.full((3,), 1e9)
+    choose_clipping([parameter], None, "norm")()
+    assert parameter.grad.tolist() == [1e9] * 3
+
+
+def test_l1_adds_the_gradient_of_l1_times_sum_of_absolute_weights_to_decayed_weights_only():
+    ours, theirs = twins()
+    groups = parameter_groups(ours, 0.1, 0.0)
+    decayed = [p for group in groups if group["name"] == "decay" for p in group["params"]]
+    run = trainer(data(), ours, STEPS, penalty=L1Penalty(decayed, 1e-2))
+    run.fit()
+    plain_loop(
+        theirs,
+        run.train,
+        sgd(theirs),
+        extra=lambda net: 1e-2 * sum(p.abs().sum() for name, p in net.named_parameters() if "weight" in name),
+    )
+    assert largest_difference(weights(ours), weights(theirs)) < 1e-6
+
+
+def test_l1_leaves_parameters_without_a_gradient_alone():
+    live, idle = nn.Parameter(torch.tensor([2.0, -3.0, 0.0])), nn.Parameter(torch.ones(2))
+    live.grad = torch.zeros(3)
+    L1Penalty([live, idle], 0.5).add_gradients()
+    assert live.grad.tolist() == [0.5, -0.5, 0.0]
+    assert idle.grad is None
+
+
+# --- precision
+
+
+def test_bf16_mixed_is_torchs_autocast():
+    ours, theirs = twins()
+    run = trainer(data(), ours, STEPS, precision=choose_precision("bf16-mixed", CPU)[0])
+    run.fit()
+    plain_loop(theirs, run.train, sgd(theirs), autocast=torch.bfloat16)
+    assert same(weights(ours), weights(theirs))
+    full = plain_loop(dense(), run.train, sgd(net := dense()))
+    assert not same(weights(theirs), weights(net)), full
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_16_mixed_is_torchs_autocast_with_its_grad_scaler(clipped):
+    ours, theirs = twins()
+    limit = 0.05 if clipped else None
+    run = trainer(
+        data(),
+        ours,
+        STEPS,
+        precision=choose_precision("16-mixed", CPU)[0],
+        clip=choose_clipping(list(ours.parameters()), limit, "norm"),
+    )
+    run.fit()
+    plain_loop(
+        theirs,
+        run.train,
+        sgd(theirs),
+        autocast=torch.float16,
+        scaler=torch.amp.GradScaler("cpu"),
+        clip=lambda: nn.utils.clip_grad_norm_(theirs.parameters(), limit) if limit else None,
+    )
+    assert same(weights(ours), weights(theirs))
+
+
+def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_schedule_waits_for_it():
+    ours, theirs = twins()
+    precision = choose_precision("16-mixed", CPU)[0]
+    precision.load_state_dict({**precision.state_dict(), "scale": 2.0**22})
+    notes = Overflow()
+    run = trainer(data(), ours, STEPS, precision=precision, schedule=lambda o: Cosine(o, STEPS), watch=[notes])
+    notes.run = run
+    state = run.fit()
+    rates = [0.1 * 0.5 * (1 + math.cos(math.pi * t / STEPS)) for t in range(STEPS + 1)]
+    skipped = STEPS - run.schedule.last_epoch
+    assert 2 <= skipped <= 10, "the scale must have been too large for a few steps, and only at first"
+    assert notes.rates == pytest.approx([rates[0]] * skipped + rates[1 : STEPS - skipped + 1])
+    assert state.status == "completed"
+    plain_loop(
+        theirs,
+        run.train,
+        sgd(theirs),
+        autocast=torch.float16,
+        scaler=torch.amp.GradScaler("cpu", init_scale=2.0**22),
+        lr_at=lambda taken: rates[taken],
+    )
+    assert largest_difference(weights(ours), weights(theirs)) < 1e-6
+
+
+def test_a_skipped_step_leaves_weights_and_average_alone():
+    net = dense()
+    precision = choose_precision("16-mixed", CPU)[0]
+    precision.load_state_dict({**precision.state_dict(), "scale": 2.0**30})
+    run = trainer(data(), net, 1, precision=precision, ema=Ema(net, 0.5))
+    run.fit()
+    assert same(weights(net), weights(dense()))
+    assert same(weights(run.averaged.model), weights(dense()))
+    assert run.schedule.last_epoch == 0
+
+
+@pytest.mark.parametrize(("name", "kind"), [("32-true", None), ("16-mixed", torch.float16)])
+def test_a_precision_computes_in_the_type_of_its_name(name, kind):
+    precision, why = choose_precision(name, CPU)
+    with precision.autocast():
+        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == (kind or torch.float32)
+    assert (precision.name, why) == (name, "as configured")
+
+
+def test_auto_is_float32_on_a_cpu_and_says_why():
+    precision, why = choose_precision("auto", CPU)
+    assert precision.name == "32-true"
+    assert "CPU" in why
+
+
+# --- the average of the weights
+
+
+@pytest.mark.parametrize("decay", [0.6, 0.999])
+def test_ema_is_the_sum_of_all_weights_so_far_by_its_closed_form(decay):
+    ours, theirs = twins()
+    run = trainer(data(), ours, STEPS, ema=Ema(ours, decay))
+    run.fit()
+    path = [weights(theirs)]
+    plain_loop(theirs, run.train, sgd(theirs), after=lambda: path.append(weights(theirs)))
+    rates = [min(decay, (1 + t) / (10 + t)) for t in range(1, STEPS + 1)]
+    shares = [math.prod(rates)]  # of the initial weights, then of those after each step
+    shares += [(1 - rate) * math.prod(rates[t + 1 :]) for t, rate in enumerate(rates)]
+    assert sum(shares) == pytest.approx(1)
+    expected = {
+        name: sum(share * at[name].double() for share, at in zip(shares, path, strict=True)) for name in path[0]
+    }
+    assert largest_difference(weights(run.averaged.model), expected) < 1e-6
+    assert same(weights(ours), weights(theirs)), "the average must not feed back"
+
+
+def test_ema_copies_the_statistics_of_batch_norm():
+    net = convolutional()
+    run = trainer(data(), net, 7, ema=Ema(net, 0.9))
+    run.fit()
+    averaged = dict(run.averaged.model.named_buffers())
+    assert same(averaged, dict(net.named_buffers()))
+    assert int(averaged["block1.1.num_batches_tracked"]) == 7
+
+
+def test_ema_is_what_gets_validated():
+    net = dense()
+    run = trainer(data(), net, 6, ema=Ema(net, 0.9), validate=True)
+    run.fit()
+    split = run.val.split
+    x = finish(data())(split.images.float().mul_(1 / 255))
+    loss = nn.CrossEntropyLoss()
+    assert run.state.metrics["val/loss"] == pytest.approx(float(loss(run.averaged.model(x), split.labels)))
+    assert run.state.metrics["val/loss"] != pytest.approx(float(loss(net(x), split.labels)))
+    assert CLASSES == 4
