@@ -125,7 +125,7 @@ class _Session:
 
     def _watchers(self, trainer: Trainer) -> list[Callback]:
         columns = [
-            "epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc", "train/images_per_s",
+            "row", "epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc", "train/images_per_s",
             *trainer.learning_rates(),
         ]  # fmt: skip
         watchers: list[Callback] = [Progress(), MetricsLog(MetricsFile(self.folder / "metrics.csv", columns))]

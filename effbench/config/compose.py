@@ -136,7 +136,11 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
             continue
         options = [name for name in config_loader.get_group_options(group) if not name.startswith("_")]
         value = override.value()
-        if value is None or (group == "recipe" and "/" in str(value)):
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.input_line} gives several values: that is a sweep, and needs -m.")
+        if group == "recipe" and "/" in str(value):
+            _check_recipe_file(str(value))
+        if value is None or override.is_delete() or (group == "recipe" and "/" in str(value)):
             choices.append(override.input_line)
         elif isinstance(value, str) and value in options:
             choices.append(f"{group}={value}")
@@ -153,6 +157,11 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
             raise ConfigError(_nearest_key(key, known))
 
 
+def _check_recipe_file(path: str) -> None:
+    if not any(Path(f"{path}{suffix}").is_file() for suffix in ("", ".yaml")):
+        raise ConfigError(f"there is no recipe file {path}. `effbench recipe ls` lists those that ship.")
+
+
 def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:
     """Group -> its names, as `effbench train --help` lists them."""
     with loader(config_dir) as config_loader:
@@ -165,13 +174,13 @@ def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:
 
 def _parsed(overrides: Sequence[str], config_loader: ConfigLoader) -> Iterator[Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     parser = OverridesParser.create(config_loader=config_loader)
     for override in overrides:
         try:
             yield parser.parse_override(override)
-        except OverrideParseException as error:
+        except HydraException as error:
             raise ConfigError(
                 f"cannot read {override!r}: an override is key=value, a list [1,2] ({_first_line(error)}). "
                 "Quote values that hold spaces, commas or brackets."

@@ -42,6 +42,7 @@ def _plugins() -> list[type[Any]]:
         return _classes
     from hydra._internal.core_plugins.file_config_source import FileConfigSource
     from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.object_type import ObjectType
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
     class RecipeSource(FileConfigSource):
@@ -60,10 +61,12 @@ def _plugins() -> list[type[Any]]:
         def is_config(self, config_path: str) -> bool:
             return config_path.startswith(f"{GROUP}/") and bool(super().is_config(_inside(config_path)))
 
-        def list(self, config_path: str, results_filter: Any) -> list[str]:
-            if config_path == GROUP:
-                return list(super().list("", results_filter))
-            return [GROUP] if config_path == "" else []
+        def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+            if config_path == "":
+                return [] if results_filter is ObjectType.CONFIG else [GROUP]
+            if config_path != GROUP or results_filter is ObjectType.GROUP:
+                return []
+            return sorted(path.stem for path in Path(self.path).glob("*.yaml"))
 
     class RecipeSearchPath(SearchPathPlugin):
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:

@@ -20,9 +20,10 @@ class Callback:
     def step_end(self, state: TrainState) -> None: ...
 
     def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
-        """A row of metrics: every `log_every_n_steps` steps, and after each validation."""
+        """Every `log_every_n_steps` steps; train/* are means over the steps since the last call."""
 
-    def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None: ...
+    def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
+        """After an epoch and its validation; train/* are means over the epoch."""
 
     def fit_end(self, state: TrainState) -> None: ...
 
@@ -99,13 +100,16 @@ class Progress(Callback):
 
 
 class MetricsLog(Callback):
-    """metrics.csv."""
+    """metrics.csv: a row a logged step, a row an epoch; the column `row` says which."""
 
     def __init__(self, file: MetricsFile):
         self._file = file
 
     def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
-        self._file.row({"epoch": state.epoch, "step": state.step, **values})
+        self._file.row({"row": "step", "epoch": state.epoch, "step": state.step, **values})
+
+    def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
+        self._file.row({"row": "epoch", "epoch": state.epoch, "step": state.step, **values})
 
     def fit_end(self, state: TrainState) -> None:
         self._file.close()

@@ -11,7 +11,20 @@ from effbench.training.callbacks import Callback
 from effbench.training.state import TrainState
 
 
-class TensorBoardLogger(Callback):
+class MetricLogger(Callback):
+    """One curve a metric: train/* from the logged steps, val/* from the epochs, whose train means would be spikes."""
+
+    def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
+        self.log(values, state.step)
+
+    def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
+        self.log({name: value for name, value in values.items() if name.startswith("val/")}, state.step)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Hands `values` to the library."""
+
+
+class TensorBoardLogger(MetricLogger):
     """Event files in the run folder's tensorboard/."""
 
     def __init__(self, folder: Path, params: Mapping[str, Any], project: str, offline: bool):
@@ -22,15 +35,15 @@ class TensorBoardLogger(Callback):
             raise MissingExtraError("logger=tensorboard", "tensorboard") from error
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
-    def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, state.step)
+            self._writer.add_scalar(name, value, step)
 
     def fit_end(self, state: TrainState) -> None:
         self._writer.close()
 
 
-class WandbLogger(Callback):
+class WandbLogger(MetricLogger):
     """A W&B run in the run folder's wandb/; offline ones are sent with `wandb sync`."""
 
     def __init__(self, folder: Path, params: Mapping[str, Any], project: str, offline: bool):
@@ -46,15 +59,15 @@ class WandbLogger(Callback):
             settings=wandb.Settings(console="off", silent=True),
         )
 
-    def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=state.step)
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
 
     def fit_end(self, state: TrainState) -> None:
         self._run.summary["status"] = state.status
         self._run.finish(exit_code=0 if state.status in ("completed", "stopped_early") else 1)
 
 
-class MlflowLogger(Callback):
+class MlflowLogger(MetricLogger):
     """An MLflow run; MLFLOW_TRACKING_URI decides where, by default mlflow.db in the run folder."""
 
     def __init__(self, folder: Path, params: Mapping[str, Any], project: str, offline: bool):
@@ -72,8 +85,8 @@ class MlflowLogger(Callback):
         mlflow.log_params({key: str(value)[:500] for key, value in _flat(params).items()})
         self._mlflow = mlflow
 
-    def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics({name.replace(" ", "_"): value for name, value in values.items()}, step=state.step)
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._mlflow.log_metrics(dict(values), step=step)
 
     def fit_end(self, state: TrainState) -> None:
         good = state.status in ("completed", "stopped_early")

@@ -164,7 +164,6 @@ class Trainer:
         if due and self.val is not None:
             values |= self.validate(state)
         row = {**values, **self.throughput.values(state.seen), **self.learning_rates()}
-        self.callbacks.logged(state, row)
         self.callbacks.epoch_end(state, row)
         if not all(math.isfinite(value) for value in values.values()):
             self._diverged(f"the validation loss is not finite after step {state.step}")
