@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from effbench.training.state import TrainState
+from effbench.training.trainer import Trainer
 
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 
 
 @contextmanager
-def stopping(state: TrainState) -> Iterator[None]:
-    """Turns the first SIGINT or SIGTERM into state.stop; the default handling comes back afterwards."""
+def stopping(trainer: Trainer) -> Iterator[None]:
+    """Tells the trainer of the first SIGINT or SIGTERM; the default handling comes back with it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        state.stop(signal.Signals(number).name, "interrupted")
+        trainer.interrupted_by = signal.Signals(number).name
         signal.signal(number, old[signal.Signals(number)])
 
     old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -7,6 +7,7 @@ memory and failures are theirs alone. With hydra/launcher=â€¦ or hydra/sweeper=â
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None) -> int:
     """Runs the jobs one after the other; 1 if any of them failed, 2 if none of them could even be tried."""
     if any(word.startswith(("hydra/launcher=", "hydra/sweeper=")) for word in overrides):
         return _with_hydra(overrides, config_dir)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("a sweep (-m) starts processes of its own and cannot run under torchrun; sweep without it.")
     combinations = expand(overrides, config_dir)
     refused = {number: text for number, words in enumerate(combinations) if (text := _refusal(words, config_dir))}
     if len(refused) == len(combinations):

@@ -120,6 +120,8 @@ def run_as_hydra_job(raw: Any, config: Config, folder: Path) -> Run | None:
         train(config, folder)
         return None
     (require_writable if config.resume else prepare_run_folder)(folder)
+    if config.resume:
+        raw.hydra.output_subdir = None  # the record of the first sitting stays until this one has begun
     outcome: list[Run | BaseException] = []
 
     def task(_: Any) -> None:
@@ -129,11 +131,14 @@ def run_as_hydra_job(raw: Any, config: Config, folder: Path) -> Run | None:
             outcome.append(error)
 
     _run_job(raw, task)
-    if isinstance(outcome[0], BaseException):
-        if isinstance(outcome[0], ConfigError):
-            _forget(folder)
-        raise outcome[0]
-    return outcome[0]
+    result = outcome[0]
+    if config.resume and not isinstance(result, ConfigError):
+        _record_overrides(raw, folder)
+    if isinstance(result, ConfigError) and not config.resume:
+        _forget(folder)
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def _run_job(raw: Any, task: Callable[[Any], None]) -> None:
@@ -146,6 +151,15 @@ def _run_job(raw: Any, task: Callable[[Any], None]) -> None:
     with loader() as config_loader:
         context = HydraContext(config_loader=config_loader, callbacks=Callbacks())
         run_job(task, raw, "hydra.run.dir", None, context, configure_logging=False)
+
+
+def _record_overrides(raw: Any, folder: Path) -> None:
+    """What a resumed run now goes by, for the next resume."""
+    import yaml
+
+    from effbench.records import write_text
+
+    write_text(folder / ".hydra" / "overrides.yaml", yaml.safe_dump(list(raw.hydra.overrides.task)))
 
 
 def _forget(folder: Path) -> None:

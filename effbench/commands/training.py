@@ -21,6 +21,7 @@ from effbench.records import (
     MetricsFile,
     keep_rows_up_to,
     prepare_run_folder,
+    read_summary,
     require_writable,
     write_summary,
     write_text,
@@ -78,13 +79,14 @@ class _Session:
         data = self._load_data()
         finishing = build.finish(config, data, self.device)
         trainer = build.trainer(config, data, finishing, self.ranks, self._checkpoints())
-        if config.resume:
-            self._restore(trainer)
+        if config.resume and self._restore(trainer):
+            _tell(f"{folder} is finished; nothing is left to do")
+            return Run(folder, config)
         if self.ranks.is_main:
             write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
             self._announce(trainer, data)
             trainer.callbacks = Callbacks(self._watchers(trainer))
-        with stopping(trainer.state):
+        with stopping(trainer):
             state = trainer.fit()
         test = self._test(trainer, data, finishing) if state.status in ("completed", "stopped_early") else {}
         if self.ranks.is_main:
@@ -109,7 +111,8 @@ class _Session:
         folder = self.folder / "checkpoints"
         return Checkpoints(folder, section.monitor, section.mode, section.save_top_k, section.save_last)
 
-    def _restore(self, trainer: Trainer) -> None:
+    def _restore(self, trainer: Trainer) -> bool:
+        """Brings the trainer to the newest checkpoint; whether the run was over, by this same config."""
         last = self.folder / "checkpoints" / "last"
         if not last.exists():
             raise ConfigError(
@@ -120,8 +123,19 @@ class _Session:
             trainer.restore(snapshot)
         except (RuntimeError, KeyError, ValueError) as error:
             raise ConfigError(f"{last} does not fit this config: {error}") from error
+        if trainer.state.step >= trainer.limits.steps or self._stopped_early_before():
+            return True
         if self.ranks.is_main:
             keep_rows_up_to(self.folder / "metrics.csv", trainer.state.step)
+        return False
+
+    def _stopped_early_before(self) -> bool:
+        """Whether early stopping ended the run under the rule that still holds."""
+        summary, path = self.folder / "summary.json", self.folder / "config.yaml"
+        if not summary.is_file() or read_summary(self.folder)["status"] != "stopped_early":
+            return False
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return bool(before["early_stopping"] == self.config.to_dict()["early_stopping"])
 
     def _watchers(self, trainer: Trainer) -> list[Callback]:
         columns = [

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.config import schema
 from effbench.config.paths import conf_dir
-from effbench.config.recipes import absolute_recipe, register_recipes
+from effbench.config.recipes import GROUP, absolute_recipe, register_recipes
 from effbench.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -34,14 +34,17 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     overrides = [absolute_recipe(override) for override in overrides]
+    complaints = (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError)
     with loader(config_dir) as config_loader:
         try:
             return hydra.compose(ROOT, overrides=list(overrides), return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            _explain(overrides, config_loader)
-            raise ConfigError(f"the config does not compose: {_first_line(error)}") from error
+        except complaints as error:
+            with suppress(*complaints):
+                _explain(overrides, config_loader)
+            raise ConfigError(f"the config does not compose: {_one_line(error)}") from error
 
 
 @contextmanager
@@ -50,6 +53,8 @@ def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
+    if config_dir and not Path(config_dir).is_dir():
+        raise ConfigError(f"--config-dir {config_dir} is not a folder.")
     register_recipes(Path(config_dir) if config_dir else None)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train"):
@@ -105,6 +110,8 @@ def _rule(item: Any, content: Mapping[str, Any]) -> str:
     location = [str(part) for part in item["loc"]]
     key = ".".join(location[:2])
     if item["type"] == "extra_forbidden":
+        if key == GROUP:
+            return "a recipe's first line must be '# @package _global_': without it, its keys are not the run's."
         section = content.get(location[0]) if len(location) > 1 else content
         fields = _fields(location[0]) if len(location) > 1 else list(schema.Config.model_fields)
         known = [name for name in fields or dict(section or {}) if name != location[-1]]
@@ -123,7 +130,14 @@ def _fields(section: str) -> list[str]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's first line says all; what reads YAML says where on further lines."""
+    from yaml import YAMLError
+
+    return " ".join(str(error).split()) if isinstance(error, YAMLError) else _first_line(error)
 
 
 def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
@@ -131,21 +145,22 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
     groups = set(config_loader.list_groups("")) - {"hydra"}
     choices: list[str] = []
     for override in _parsed(overrides, config_loader):
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.input_line} gives several values: that is a sweep, and needs -m.")
         group = str(override.key_or_group)
         if group not in groups:
             continue
         options = [name for name in config_loader.get_group_options(group) if not name.startswith("_")]
         value = override.value()
-        if override.is_sweep_override():
-            raise ConfigError(f"{override.input_line} gives several values: that is a sweep, and needs -m.")
-        if group == "recipe" and "/" in str(value):
+        is_file = group == GROUP and "/" in str(value)
+        if is_file:
             _check_recipe_file(str(value))
-        if value is None or override.is_delete() or (group == "recipe" and "/" in str(value)):
+        if is_file or override.is_delete():
             choices.append(override.input_line)
         elif isinstance(value, str) and value in options:
             choices.append(f"{group}={value}")
         else:
-            raise ConfigError(unknown_name(group, str(value), options))
+            raise ConfigError(unknown_name(group, "null" if value is None else str(value), options))
     import hydra
 
     known = _leaves(plain(hydra.compose(ROOT, overrides=choices)))
@@ -158,8 +173,8 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
 
 
 def _check_recipe_file(path: str) -> None:
-    if not any(Path(f"{path}{suffix}").is_file() for suffix in ("", ".yaml")):
-        raise ConfigError(f"there is no recipe file {path}. `effbench recipe ls` lists those that ship.")
+    if not Path(path if path.endswith(".yaml") else f"{path}.yaml").is_file():
+        raise ConfigError(f"there is no recipe file {path}: it must exist, and end in .yaml.")
 
 
 def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:

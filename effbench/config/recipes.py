@@ -17,10 +17,19 @@ _user_dir: Path | None = None
 def absolute_recipe(override: str) -> str:
     """'recipe=my.yaml' with the file's absolute path, which holds from any folder; the rest as it is."""
     key, equals, value = override.partition("=")
-    if key.lstrip("+") != GROUP or not equals or not (value.endswith((".yaml", ".yml")) or "/" in value):
+    if key.lstrip("+") != GROUP or not equals:
         return override
-    path = Path(value.strip("'\"")).expanduser().resolve()
-    return f"{key}={path}"
+    whole = value[:1] in ("'", '"') or Path(value).is_file()
+    return f"{key}={','.join(map(_absolute, [value] if whole else value.split(',')))}"
+
+
+def _absolute(value: str) -> str:
+    """A path made absolute and quoted, since Hydra's grammar allows few characters bare; a name as it is."""
+    path = value[1:-1] if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
+    if not (path.endswith((".yaml", ".yml")) or "/" in path):
+        return value
+    escaped = str(Path(path).expanduser().resolve()).replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def register_recipes(user_dir: Path | None = None) -> None:

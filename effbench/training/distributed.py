@@ -38,6 +38,10 @@ class Ranks:
         """Elementwise sum over the processes."""
         return values
 
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        return flag
+
     def barrier(self) -> None:
         """Waits for every process."""
 
@@ -71,6 +75,9 @@ class ProcessGroup(Ranks):
         total = values.to(self._device, copy=True)
         dist.all_reduce(total)
         return total.to(values.device)
+
+    def any(self, flag: bool) -> bool:
+        return bool(self.sum(torch.tensor(float(flag))) > 0)
 
     def barrier(self) -> None:
         dist.barrier()

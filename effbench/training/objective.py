@@ -33,7 +33,8 @@ class Objective:
         """What turns the step's sum into its mean. class_mass_K: how much of each class the step holds."""
         if self.class_weights is None or class_mass_K is None:
             return float(samples)
-        return float((class_mass_K * self.class_weights.cpu()).sum())
+        # A step of weightless classes alone: a zero gradient rather than 0/0.
+        return float((class_mass_K * self.class_weights.cpu()).sum()) or 1.0
 
     @property
     def needs_class_mass(self) -> bool:

@@ -65,6 +65,7 @@ class Trainer:
     clocks: Clocks = field(default_factory=Clocks)
     state: TrainState = field(default_factory=TrainState)
     plateau_metric: str = "val/loss"
+    interrupted_by: str | None = None  # set from outside, by a signal's handler
 
     def __post_init__(self) -> None:
         self.averaged = self.ema or NoEma(self.model)
@@ -146,8 +147,7 @@ class Trainer:
 
     def evaluate_and_save_if_due(self, state: TrainState) -> None:
         """Validates at the end of an epoch (or of the run) and saves; extra saves come every `save_steps`."""
-        if self._out_of_time():
-            state.stop("trainer.max_time is over")
+        self._heed_clock_and_signals(state)
         ended = state.step >= self.limits.steps or state.stop_reason is not None
         if state.status == "interrupted":
             self.save(None)
@@ -243,10 +243,15 @@ class Trainer:
         if self._device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _out_of_time(self) -> bool:
-        if self.limits.seconds is None:
-            return False
-        return bool(self.ranks.share(time.perf_counter() - self._begun >= self.limits.seconds))
+    def _heed_clock_and_signals(self, state: TrainState) -> None:
+        """Stops for max_time or a signal; several processes agree on it, at the steps that are logged."""
+        if self.ranks.world > 1 and state.step % self.cadence.log_steps:
+            return
+        if self.ranks.any(self.interrupted_by is not None):
+            state.stop(self.interrupted_by or "a signal to another process", "interrupted")
+        seconds = self.limits.seconds
+        if seconds is not None and self.ranks.any(time.perf_counter() - self._begun >= seconds):
+            state.stop("trainer.max_time is over")
 
     def _diverged(self, reason: str) -> None:
         self.state.stop(f"{reason}: lower optimizer.lr, lengthen scheduler.warmup, or clip harder", "diverged")

@@ -1,0 +1,97 @@
+"""Loss and accuracy over a split against a naive loop over single samples."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from effbench.data.batches import EvalBatches, Shard
+from effbench.training.distributed import Ranks
+from effbench.training.evaluation import evaluate
+from effbench.training.objective import Objective
+from effbench.training.precision import Precision
+from tests.training.tiny import CLASSES, convolutional, data, dense, finish, trainer
+
+DATA = data(num_val=41)
+
+
+def naive(net, split) -> tuple[float, float]:
+    mean, std = finish(DATA).mean[0], finish(DATA).std[0]
+    net = net.double().eval()
+    loss, correct = 0.0, 0
+    for image, label in zip(split.images, split.labels.tolist(), strict=True):
+        scores = net((image.double()[None] / 255 - mean) / std)[0].tolist()
+        loss += math.log(sum(map(math.exp, scores))) - scores[label]
+        correct += max(range(CLASSES), key=scores.__getitem__) == label
+    net.float()
+    return loss / len(split), correct / len(split)
+
+
+def measured(net, **options):
+    return evaluate(net, EvalBatches(DATA.val, finish=finish(DATA), **options), Precision(), Ranks())
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 41, 64])
+def test_every_sample_counts_once_whatever_the_batch_size(batch_size):
+    net = convolutional()
+    assert measured(net, batch_size=batch_size) == pytest.approx(naive(net, DATA.val), rel=1e-5)
+
+
+def test_evaluation_is_without_dropout_and_with_the_running_statistics():
+    net = convolutional(dropout=0.9)
+    net.train()
+    assert measured(net, batch_size=5) == measured(net, batch_size=5)
+    assert not net.training
+    assert int(net.get_buffer("block1.1.num_batches_tracked")) == 0
+
+
+def test_a_limit_of_batches_measures_the_first_ones():
+    net = dense()
+    limited = measured(net, batch_size=7, limit_batches=2)
+    assert limited == pytest.approx(naive(net, DATA.val.take(torch.arange(14))), rel=1e-5)
+
+
+@pytest.mark.parametrize("world", [2, 3, 50])
+def test_the_shards_of_all_ranks_make_the_split(world):
+    pieces = [list(EvalBatches(DATA.val, batch_size=4, finish=finish(DATA), shard=Shard(r, world))) for r in range(world)]
+    labels = torch.cat([batch.targets for piece in pieces for batch in piece])
+    assert torch.equal(labels, DATA.val.labels)
+
+
+class Sum(Ranks):
+    """Stands in for a second process whose sums are given."""
+
+    def __init__(self, other):
+        self.other = other
+
+    def sum(self, values):
+        return values + torch.tensor(self.other, dtype=torch.float64)
+
+
+def test_the_counts_of_all_ranks_are_added_before_dividing():
+    net = dense()
+    half = EvalBatches(DATA.val, batch_size=8, finish=finish(DATA), shard=Shard(0, 2))
+    loss, accuracy = naive(net, DATA.val.take(torch.arange(20, 41)))
+    both = evaluate(net, half, Precision(), Sum([loss * 21, accuracy * 21, 21]))
+    assert both == pytest.approx(naive(net, DATA.val), rel=1e-5)
+
+
+def test_smoothing_and_class_weights_do_not_change_what_validation_measures():
+    net = dense()
+    weighted = Objective(0.3, torch.tensor([0.1, 2.0, 1.0, 1.0]))
+    run = trainer(DATA, net, 3, validate=True, objective=weighted)
+    run.fit()
+    measured_by_run = (run.state.metrics["val/loss"], run.state.metrics["val/acc"])
+    assert measured_by_run == pytest.approx(naive(net, DATA.val), rel=1e-5)
+
+
+def test_train_loss_and_accuracy_are_the_means_over_the_epoch():
+    """At lr 0 the weights stand still, so that the epoch's mean is the mean over the split."""
+    net = dense()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    run = trainer(DATA, net, 6, optimizer=optimizer, validate=True, batch={"batch_size": 8, "accumulate": 2})
+    run.fit()
+    measured_by_run = (run.state.metrics["train/loss"], run.state.metrics["train/acc"])
+    assert measured_by_run == pytest.approx(naive(net, DATA.train), rel=1e-5)

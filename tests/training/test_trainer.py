@@ -1,0 +1,368 @@
+"""Where a run ends, what it logs on the way, and what a number that is not finite does to it."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from effbench.training.callbacks import Callback
+from effbench.training.checkpoint import Checkpoints, read_checkpoint
+from effbench.training.distributed import Ranks
+from effbench.training.early_stopping import EarlyStopping
+from effbench.training.ema import Ema
+from effbench.training.state import Limits
+from effbench.training.trainer import Cadence
+from tests.training.tiny import At, Rows, copied, data, dense, same, sgd, trainer
+
+PER_EPOCH = 3  # steps: 96 images in batches of 32
+
+
+def keeper(folder, keep_best=1) -> Checkpoints:
+    return Checkpoints(folder / "checkpoints", "val/loss", "min", keep_best, keep_last=True)
+
+
+def saved_steps(folder) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("checkpoints/step-*"))
+
+
+# --- limits
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7])
+def test_a_run_takes_exactly_its_steps_and_ends_with_a_validation_and_a_save(steps, tmp_path):
+    rows = Rows()
+    run = trainer(data(), dense(), steps, validate=True, checkpoints=keeper(tmp_path), watch=[rows])
+    state = run.fit()
+    assert (state.step, state.status, state.stop_reason) == (steps, "completed", None)
+    assert (state.epoch, state.batch) == divmod(steps, PER_EPOCH)
+    assert state.seen == 32 * steps
+    assert "val/loss" in rows.rows[-1]
+    assert (tmp_path / "checkpoints" / "last").readlink().name == f"step-{steps:08d}"
+
+
+def test_max_time_ends_the_run_after_the_step_that_passed_it(tmp_path):
+    run = trainer(
+        data(),
+        dense(),
+        10**6,
+        limits=Limits(10**6, seconds=0.2),
+        validate=True,
+        checkpoints=keeper(tmp_path),
+        cadence=Cadence(validate_epochs=10**6),
+        watch=[At(2, lambda _: time.sleep(0.25))],
+    )
+    state = run.fit()
+    assert (state.step, state.status, state.stop_reason) == (2, "completed", "trainer.max_time is over")
+    assert "val/loss" in state.metrics
+    assert saved_steps(tmp_path) == [2]
+
+
+def test_a_finished_run_has_no_step_left():
+    net = dense()
+    run = trainer(data(), net, 4)
+    run.fit()
+    before = copied(dict(net.state_dict()))
+    run.fit()
+    assert run.state.step == 4
+    assert same(before, dict(net.state_dict()))
+
+
+# --- cadence
+
+
+def test_validation_comes_every_so_many_epochs_and_at_the_end():
+    rows = Rows()
+    trainer(data(), dense(), 5 * PER_EPOCH, validate=True, cadence=Cadence(validate_epochs=2), watch=[rows]).fit()
+    assert [row["step"] for row in rows.rows if "val/loss" in row] == [6, 12, 15]
+    assert len(rows.epochs) == 5
+
+
+def test_a_row_is_logged_every_so_many_steps_with_the_mean_since_the_last():
+    rows = Rows()
+    net = dense()
+    still = torch.optim.SGD(net.parameters(), lr=0.0)
+    run = trainer(data(), net, 6, optimizer=still, cadence=Cadence(log_steps=2), watch=[rows])
+    run.fit()
+    assert [row["step"] for row in rows.rows] == [2, 3, 4, 6, 6]  # the ends of epochs at 3 and 6 have rows of their own
+    by_step = [
+        nn.functional.cross_entropy(net(batch.inputs), batch.targets).item()
+        for epoch in (0, 1)
+        for step in run.train.epoch(epoch)
+        for batch in step.micro_batches
+    ]
+    expected = [by_step[0:2], by_step[0:3], by_step[3:4], by_step[4:6], by_step[3:6]]
+    assert [row["train/loss"] for row in rows.rows] == pytest.approx([sum(e) / len(e) for e in expected])
+    assert all(row["lr/0"] == 0.0 for row in rows.rows)
+
+
+@pytest.mark.parametrize(
+    ("every", "validate_epochs", "expected"),
+    [(2, 1, [2, 3, 4, 6, 8, 9]), (3, 2, [3, 6, 9]), (4, 9, [4, 8, 9]), (None, 1, [3, 6, 9]), (None, 2, [6, 9])],
+)
+def test_saves_come_with_validations_and_every_so_many_steps_wherever_an_epoch_ends(
+    every, validate_epochs, expected, tmp_path
+):
+    cadence = Cadence(validate_epochs=validate_epochs, save_steps=every)
+    run = trainer(data(), dense(), 9, validate=True, checkpoints=keeper(tmp_path), cadence=cadence)
+    saved = []
+    write = run.checkpoints.save
+    run.checkpoints.save = lambda snapshot, step, value: (saved.append(step), write(snapshot, step, value))
+    run.fit()
+    assert saved == expected
+
+
+def test_no_host_number_is_read_between_log_lines_on_an_accelerator(monkeypatch):
+    """A CPU stands in: with the per-step check of CPUs off, nothing may turn a tensor into a number."""
+    run = trainer(data(), dense(), 9, cadence=Cadence(log_steps=100))
+    run._watchful = False
+    run.limits.steps = 2  # within the first epoch
+    read = []
+    for name in ("item", "tolist", "__float__", "__bool__"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda self, *a, original=original, name=name: (read.append(name), original(self, *a))[1]
+        )
+    steps = run.steps(run.state)
+    run.update(run.accumulate(next(steps)))
+    run.log_if_due(run.state)
+    assert read == []
+
+
+# --- numbers that are not finite
+
+
+class Poisoned(nn.Module):
+    """Returns logits that are not finite at its `at`-th training call."""
+
+    def __init__(self, net: nn.Module, at: int, value: float):
+        super().__init__()
+        self.net, self.at, self.value, self.calls = net, at, value, 0
+
+    def forward(self, x):
+        self.calls += self.training
+        logits = self.net(x)
+        return logits + self.value if self.training and self.calls == self.at else logits
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_before_the_weights_move(value, at, tmp_path):
+    net, until_then = dense(), dense()
+    run = trainer(data(), net, 9, forward=Poisoned(net, at, value), validate=True, checkpoints=keeper(tmp_path))
+    state = run.fit()
+    assert (state.status, state.step) == ("diverged", at - 1)
+    assert f"at step {at}" in state.stop_reason
+    assert "optimizer.lr" in state.stop_reason
+    trainer(data(), until_then, at - 1).fit()
+    assert same(dict(net.state_dict()), dict(until_then.state_dict()))
+    assert saved_steps(tmp_path) == ([3] if at > 3 else [])
+
+
+def all_finite(folder) -> bool:
+    snapshots = [read_checkpoint(path) for path in folder.glob("checkpoints/step-*")]
+    return all(t.isfinite().all() for s in snapshots for t in (*s.weights.values(), *s.ema.values()))
+
+
+def poison(tensor: torch.Tensor) -> None:
+    with torch.no_grad():
+        tensor.view(-1)[0] = math.nan
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("save_steps", [None, 1])
+def test_a_nan_in_a_single_weight_ends_the_run_and_reaches_no_checkpoint(at, save_steps, tmp_path):
+    net = dense()
+    run = trainer(
+        data(),
+        net,
+        9,
+        validate=True,
+        checkpoints=keeper(tmp_path),
+        cadence=Cadence(save_steps=save_steps),
+        watch=[At(at, lambda _: poison(net.head.weight))],
+    )
+    assert run.fit().status == "diverged"
+    assert all_finite(tmp_path)
+    assert run.state.step <= at
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_nan_in_a_gradient_alone_ends_the_run_and_reaches_no_checkpoint(at, tmp_path):
+    net = dense()
+    seen = []
+
+    def spoil(gradient):
+        seen.append(1)
+        return gradient * math.nan if len(seen) == at else gradient
+
+    net.head.bias.register_hook(spoil)
+    cadence = Cadence(save_steps=1)
+    run = trainer(data(), net, 9, validate=True, checkpoints=keeper(tmp_path), cadence=cadence)
+    assert run.fit().status == "diverged"
+    assert all_finite(tmp_path)
+
+
+def test_a_nan_in_a_weight_that_the_loss_does_not_see_is_found_when_saving(tmp_path):
+    net = dense()
+    net.register_parameter("unused", nn.Parameter(torch.zeros(3)))
+    poison(net.unused)
+    run = trainer(data(), net, 3, validate=True, checkpoints=keeper(tmp_path))
+    assert run.fit().status == "diverged"
+    assert "unused" in run.state.stop_reason
+    assert saved_steps(tmp_path) == []
+
+
+def test_a_nan_in_the_average_alone_ends_the_run_and_is_not_saved(tmp_path):
+    net = dense()
+    run = trainer(data(), net, 9, validate=True, checkpoints=keeper(tmp_path), ema=Ema(net, 0.9))
+    run.callbacks._members.append(At(4, lambda _: poison(run.averaged.model.head.weight)))
+    assert run.fit().status == "diverged"
+    assert saved_steps(tmp_path) == [3]
+    assert all_finite(tmp_path)
+
+
+class Explodes(nn.Module):
+    """Finite in training, not in evaluation."""
+
+    def __init__(self, net: nn.Module, after: int):
+        super().__init__()
+        self.net, self.after, self.evaluations = net, after, 0
+
+    def forward(self, x):
+        self.evaluations += not self.training
+        return self.net(x) * (math.inf if self.evaluations > self.after and not self.training else 1)
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run_and_is_not_the_best(tmp_path):
+    net = Explodes(dense(), after=3)  # validation is three batches
+    stopping = EarlyStopping("val/loss", "min", 1, 0.0, None)
+    run = trainer(data(), net, 9, validate=True, checkpoints=keeper(tmp_path), stopping=stopping)
+    state = run.fit()
+    assert (state.status, state.step) == ("diverged", 6)
+    assert "validation loss" in state.stop_reason
+    assert saved_steps(tmp_path) == [3]
+
+
+def test_without_a_check_at_each_step_the_next_log_line_finds_it(tmp_path):
+    """As on a GPU, where reading the loss at each step would cost more than it is worth."""
+    net = dense()
+    rows = Rows()
+    run = trainer(
+        data(),
+        net,
+        30,
+        forward=Poisoned(net, 5, math.nan),
+        validate=True,
+        checkpoints=keeper(tmp_path),
+        cadence=Cadence(log_steps=4, save_steps=1),
+        watch=[rows],
+    )
+    run._watchful = False
+    state = run.fit()
+    assert (state.status, state.step) == ("diverged", 5)
+    assert saved_steps(tmp_path) == [3, 4]
+    assert all_finite(tmp_path)
+
+
+def test_a_training_loss_that_was_not_finite_is_named_at_the_end_of_the_epoch():
+    net = dense()
+    # The gradient of -inf logits is finite enough here to leave the weights whole.
+    forward = Poisoned(net, 2, math.nan)
+    run = trainer(data(), net, 30, forward=forward, validate=True, cadence=Cadence(log_steps=100))
+    run._watchful = False
+    run.clip = lambda: [p.grad.nan_to_num_() for p in net.parameters()]
+    state = run.fit()
+    assert (state.status, state.step) == ("diverged", 3)
+    assert "training loss" in state.stop_reason
+
+
+def test_a_diverged_run_ends_for_its_divergence_not_for_its_patience():
+    net = dense()
+    still = torch.optim.SGD(net.parameters(), lr=0.0)
+    forward = Poisoned(net, 5, math.nan)
+    stopping = EarlyStopping("val/loss", "min", 1, 0.0, None)  # due at step 6
+    run = trainer(
+        data(), net, 30, optimizer=still, forward=forward, validate=True, stopping=stopping, cadence=Cadence(log_steps=100)
+    )
+    run._watchful = False
+    run.clip = lambda: [p.grad.nan_to_num_() for p in net.parameters()]
+    assert run.fit().status == "diverged"
+
+
+# --- callbacks and clocks
+
+
+class Recorder(Callback):
+    def __init__(self):
+        self.calls: list[str] = []
+
+    def fit_start(self, state, total_steps, steps_per_epoch):
+        self.calls.append(f"start {total_steps} {steps_per_epoch}")
+
+    def step_end(self, state):
+        self.calls.append(f"step {state.step}")
+
+    def epoch_end(self, state, values):
+        self.calls.append(f"epoch {state.epoch}")
+
+    def fit_end(self, state):
+        self.calls.append(f"end {state.status}")
+
+
+def test_callbacks_are_told_in_order():
+    recorder = Recorder()
+    trainer(data(), dense(), 4, watch=[recorder]).fit()
+    told = ["start 4 3", "step 1", "step 2", "step 3", "epoch 1", "step 4", "epoch 1", "end completed"]
+    assert recorder.calls == told
+
+
+def test_fit_end_is_told_when_a_step_fails():
+    recorder = Recorder()
+
+    def fail(_):
+        raise KeyError("a bug")
+
+    run = trainer(data(), dense(), 4, watch=[recorder, At(2, fail)])
+    with pytest.raises(KeyError, match="a bug"):
+        run.fit()
+    assert recorder.calls[-1] == "end completed"
+
+
+def test_the_clocks_add_up_to_the_run_and_do_not_overlap():
+    run = trainer(data(), dense(), 9, validate=True)
+    run.fit()
+    seconds = run.clocks.seconds()
+    parts = {name: value for name, value in seconds.items() if name != "total"}
+    assert sum(parts.values()) == pytest.approx(seconds["total"])
+    assert all(value >= 0 for value in parts.values())
+    assert min(parts[name] for name in ("data", "forward_backward", "optimizer", "evaluation")) > 0
+    assert run.clocks.training == parts["data"] + parts["forward_backward"] + parts["optimizer"]
+    assert run.state.training_s == run.clocks.training
+
+
+def test_the_speed_leaves_the_first_steps_out(monkeypatch):
+    run = trainer(data(), dense(), 0)
+    seconds = iter([float(n) for n in range(100)])
+    monkeypatch.setattr(type(run.clocks), "training", property(lambda _: now[0]))
+    now = [0.0]
+    for step in range(1, 8):
+        now[0] = 100.0 if step <= 5 else now[0] + 2.0  # five slow steps, then two seconds each
+        run.throughput.step_done(32 * step)
+        expected = {} if step <= 5 else {"train/images_per_s": 16.0}
+        assert run.throughput.values(32 * step) == expected
+    assert next(seconds) == 0.0
+
+
+def test_a_second_process_hears_of_rank_0s_time_limit():
+    class Late(Ranks):
+        def share(self, value):
+            return True
+
+    run = trainer(data(), dense(), 9, limits=Limits(9, seconds=1e9), ranks=Late())
+    assert run.fit().stop_reason == "trainer.max_time is over"
+    assert run.state.step == 1
+    assert sgd(dense()).param_groups[0]["lr"] == 0.1
