@@ -58,6 +58,6 @@ def _look_up(group: str, target: str) -> Any:
 
 def _refusal(group: str, target: str, allowed: Sequence[str]) -> str:
     return (
-        f"{group}._target_ {target!r} is not allowed: a {group} comes from {', '.join(allowed)}. "
+        f"{group}._target_ {target!r} is not allowed. Allowed is what these modules define: {', '.join(allowed)}. "
         "To use a module of your own, name it in allow_targets=[your.module]."
     )

@@ -20,6 +20,7 @@ PLAIN = {
     "--json": "json",
     "--info": "info", "-i": "info",
 }  # fmt: skip
+CONFIG_FLAGS = ("cfg", "config_dir", "package", "completion", "multirun", "resolve", "info")
 INFO_PAGES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
@@ -37,24 +38,25 @@ class Arguments:
         return self.values.get(flag)
 
 
-def split(words: Sequence[str]) -> Arguments:
-    """Raises ConfigError for a flag that does not exist, or has no value where it needs one."""
+def split(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
+    """Raises ConfigError for a flag that is neither --help nor one of `flags`, or has no value where it needs one."""
+    taken = {word: name for word, name in {**WITH_VALUE, **PLAIN}.items() if name in ("help", *flags)}
     overrides: list[str] = []
     values: dict[str, str] = {}
     rest = list(words)
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
-        if flag in WITH_VALUE:
+        if flag in taken and flag in WITH_VALUE:
             if not equals and not rest:
                 raise ConfigError(f"{flag} needs a value.")
-            values[WITH_VALUE[flag]] = value if equals else rest.pop(0)
-        elif flag in PLAIN:
-            page = value or (rest.pop(0) if PLAIN[flag] == "info" and rest and rest[0] in INFO_PAGES else "")
-            values[PLAIN[flag]] = page
+            values[taken[flag]] = value if equals else rest.pop(0)
+        elif flag in taken:
+            page = value or (rest.pop(0) if taken[flag] == "info" and rest and rest[0] in INFO_PAGES else "")
+            values[taken[flag]] = page
         elif word.startswith("-") and len(word) > 1:
-            known = ", ".join(sorted(name for name in (*WITH_VALUE, *PLAIN) if name.startswith("--")))
-            raise ConfigError(f"there is no flag {word}. Flags: {known}.")
+            known = ", ".join(sorted(name for name in taken if name.startswith("--")))
+            raise ConfigError(f"there is no flag {word} here. Flags: {known}.")
         else:
             overrides.append(word)
     return Arguments(overrides, values)

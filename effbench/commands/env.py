@@ -14,7 +14,7 @@ Prints what a measured number should be quoted with: versions, processor, memory
 
 
 def main(words: Sequence[str]) -> int:
-    arguments = split(words)
+    arguments = split(words, ["json"])
     if arguments.has("help"):
         print(HELP)
         return 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from effbench.commands.arguments import split
+from effbench.commands.folders import targets_from
 from effbench.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -15,29 +16,39 @@ if TYPE_CHECKING:
     from effbench.runs import Run
 
 HELP = """usage: effbench eval RUN [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda]
-                     [data.KEY=VALUE ...] [--json]
+                     [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
 
 Loss (mean cross-entropy in nats) and accuracy of RUN's weights. data.* replaces values of the run's own data config,
-such as data.root=DIR for a folder that has moved; the classes must be the run's."""
+such as data.root=DIR for a folder that has moved; the classes must be the run's. A run of your own model or dataset
+needs the allow_targets that it was trained with: a run's folder cannot grant them."""
 
 
 def main(words: Sequence[str]) -> int:
-    arguments = split(words)
-    if arguments.has("help") or not arguments.overrides:
-        print(HELP)
-        return 0 if arguments.has("help") else 2
-    folder, *rest = arguments.overrides
-    options = {"split": "test", "checkpoint": "best", "device": "auto"}
+    arguments = split(words, ["json"])
+    options = {"split": "test", "checkpoint": "best", "device": "auto", "allow_targets": "[]"}
     data_overrides = {}
-    for word in rest:
+    folders = []  # an option's name tells it from a folder, which may hold a '=' too
+    for word in arguments.overrides:
         key, equals, value = word.partition("=")
         if key.startswith("data.") and equals:
             data_overrides[key.removeprefix("data.")] = value
         elif key in options and equals:
             options[key] = value
         else:
-            raise ConfigError(unknown_name("option of eval", key, [*options, "data.KEY"]))
-    result = evaluate_run(folder, options["split"], options["checkpoint"], options["device"], data_overrides)
+            folders.append(word)
+    if arguments.has("help") or not folders:
+        print(HELP, file=sys.stdout if arguments.has("help") else sys.stderr)
+        return 0 if arguments.has("help") else 2
+    for word in folders[1:]:
+        raise ConfigError(unknown_name("option of eval", word.partition("=")[0], [*options, "data.KEY"]))
+    result = evaluate_run(
+        folders[0],
+        options["split"],
+        options["checkpoint"],
+        options["device"],
+        data_overrides,
+        targets_from(options["allow_targets"]),
+    )
     if arguments.has("json"):
         print(json.dumps(result, indent=2))
     else:
@@ -49,7 +60,12 @@ def main(words: Sequence[str]) -> int:
 
 
 def evaluate_run(
-    folder: str, which: str, checkpoint: str, device_name: str, data_overrides: dict[str, str]
+    folder: str,
+    which: str,
+    checkpoint: str,
+    device_name: str,
+    data_overrides: dict[str, str],
+    allow_targets: Sequence[str] = (),
 ) -> dict[str, float]:
     """{'<split>/loss', '<split>/acc', 'samples'} of a run's weights on one of its splits."""
     from effbench import build
@@ -58,7 +74,7 @@ def evaluate_run(
     from effbench.training.evaluation import evaluate
     from effbench.training.precision import choose_precision
 
-    run = with_data(load_run(folder), data_overrides, device_name)
+    run = with_data(load_run(folder, allow_targets), data_overrides, device_name)
     device = build.device(run.config)
     data = build.splits(run.config)
     check_same_data(run, data)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effbench.errors import ConfigError
 
@@ -11,8 +12,11 @@ if TYPE_CHECKING:
     from effbench.runs import Run
 
 
-def load_run(folder: str | Path) -> Run:
-    """The run in `folder`. Raises ConfigError where there is none."""
+def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
+    """The run in `folder`. Raises ConfigError where there is none.
+
+    allow_targets: your own modules that its config may name; what the folder itself says of them does not count.
+    """
     import yaml
 
     from effbench.config.compose import parse
@@ -27,15 +31,13 @@ def load_run(folder: str | Path) -> Run:
         raise ConfigError(f"{path / 'config.yaml'} cannot be read: {error}.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path / 'config.yaml'} is not a config.")
-    content["allow_targets"] = []  # a stranger's run must not widen what may be built
+    content["allow_targets"] = list(allow_targets)  # a stranger's run must not widen what may be built
     return Run(path, parse(content))
 
 
 def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
     """The run with values of its data section replaced, read as YAML, and on another device."""
     from dataclasses import replace
-
-    import yaml
 
     from effbench.config.compose import parse
     from effbench.errors import unknown_name
@@ -44,6 +46,23 @@ def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
     for key, value in overrides.items():
         if key not in content["data"]:
             raise ConfigError(unknown_name("data key", key, content["data"]))
-        content["data"][key] = yaml.safe_load(value)
+        content["data"][key] = _value(f"data.{key}", value)
     content["device"]["name"] = device
     return replace(run, config=parse(content))
+
+
+def targets_from(text: str) -> list[str]:
+    """The modules that an `allow_targets=[a.b, c]` of the command line names."""
+    value = _value("allow_targets", text)
+    if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        raise ConfigError(f"allow_targets must be a list of modules, such as [mylab.models]; got {text!r}.")
+    return value
+
+
+def _value(key: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot read {key}={text}: {' '.join(str(error).split())}.") from error

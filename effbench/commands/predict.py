@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from effbench.commands.arguments import split
+from effbench.commands.folders import targets_from
 from effbench.errors import ConfigError, DataError
 
 HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
-                        [output=FILE.csv|FILE.json] [--json]
+                        [output=FILE.csv|FILE.json] [allow_targets=[MODULE,...]] [--json]
 
 Class, probability and top-k of each image, as CSV on stdout (--json: as JSON). Images are brought to the size and the
 channels that the run was trained with. Files that are no images are named on stderr, and the exit code is then 1."""
@@ -21,8 +23,8 @@ BATCH = 256
 
 
 def main(words: Sequence[str]) -> int:
-    arguments = split(words)
-    options: dict[str, str] = {"top_k": "3", "checkpoint": "best", "output": ""}
+    arguments = split(words, ["json"])
+    options: dict[str, str] = {"top_k": "3", "checkpoint": "best", "output": "", "allow_targets": "[]"}
     paths = []
     for word in arguments.overrides:
         key, equals, value = word.partition("=")
@@ -31,10 +33,14 @@ def main(words: Sequence[str]) -> int:
         else:
             paths.append(word)
     if arguments.has("help") or len(paths) < 2:
-        print(HELP)
+        print(HELP, file=sys.stdout if arguments.has("help") else sys.stderr)
         return 0 if arguments.has("help") else 2
+    if options["output"]:
+        _check_output(Path(options["output"]))
     as_json = arguments.has("json") or options["output"].endswith(".json")
-    rows, unreadable = predict_files(paths[0], paths[1:], _count(options["top_k"]), options["checkpoint"])
+    rows, unreadable = predict_files(
+        paths[0], paths[1:], _count(options["top_k"]), options["checkpoint"], targets_from(options["allow_targets"])
+    )
     text = json.dumps(rows, indent=2, ensure_ascii=False) + "\n" if as_json else _as_csv(rows)
     if options["output"]:
         from effbench.records import write_text
@@ -48,7 +54,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def predict_files(
-    folder: str, paths: Sequence[str], top_k: int, checkpoint: str = "best"
+    folder: str, paths: Sequence[str], top_k: int, checkpoint: str = "best", allow_targets: Sequence[str] = ()
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """([{file, class, probability, top_k: [{class, probability}]}] in file order, what could not be read)."""
     import torch
@@ -56,7 +62,7 @@ def predict_files(
     from effbench.commands.folders import load_run
     from effbench.data.images import find_images
 
-    run = load_run(folder)
+    run = load_run(folder, allow_targets)
     files = find_images([Path(path) for path in paths])
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []
@@ -87,6 +93,13 @@ def _batches(files: Sequence[Path], shape: tuple[int, int, int], unreadable: lis
                 unreadable.append(str(error))
         if names:
             yield names, images
+
+
+def _check_output(path: Path) -> None:
+    """Before the work, not after it."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        why = "it is a folder" if path.is_dir() else f"{path.parent} is no folder that can be written to"
+        raise ConfigError(f"output={path}: {why}.")
 
 
 def _count(text: str) -> int:

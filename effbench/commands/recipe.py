@@ -13,13 +13,13 @@ from effbench.errors import ConfigError, unknown_name
 HELP = """usage: effbench recipe ls
        effbench recipe show NAME
        effbench recipe cp NAME DIR       then: effbench train recipe=DIR/NAME.yaml
-       effbench recipe validate NAME|PATH"""
+       effbench recipe validate NAME|PATH [--config-dir DIR]"""
 
 
 def main(words: Sequence[str]) -> int:
-    arguments = split(words)
+    arguments = split(words, ["config_dir"])
     if arguments.has("help") or not arguments.overrides:
-        print(HELP)
+        print(HELP, file=sys.stdout if arguments.has("help") else sys.stderr)
         return 0 if arguments.has("help") else 2
     name, *rest = arguments.overrides
     if name not in ACTIONS:
@@ -29,7 +29,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError(
             f"effbench recipe {name} takes {count} argument{'s' * (count != 1)}; got {len(rest)}.\n{HELP}"
         )
-    action(*rest)
+    action(*rest, *([arguments.get("config_dir")] if name == "validate" else []))
     return 0
 
 
@@ -75,14 +75,12 @@ def _copy(name: str, folder: str) -> None:
     print(f"run it with: effbench train recipe={target}", file=sys.stderr)
 
 
-def _validate(name: str) -> None:
+def _validate(name: str, config_dir: str | None) -> None:
     """Composes it, and builds model, optimizer and schedule without weights."""
     from effbench.config.compose import compose
+    from effbench.config.recipes import quoted
 
-    word = name if name.endswith((".yaml", ".yml")) or "/" in name else _path(name).stem
-    if word == name and not Path(name).is_file() and name not in names():
-        raise ConfigError(f"there is no recipe file {name}.")
-    config = compose([f"recipe={word}"])
+    config = compose([f"recipe={quoted(name)}"], config_dir)
     from effbench.commands.dry_build import dry_build
 
     print(f"ok: {dry_build(config)}")

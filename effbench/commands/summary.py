@@ -25,7 +25,7 @@ keeps for a step of data.batch_size images; bytes of optimizer state."""
 
 
 def main(words: Sequence[str]) -> int:
-    arguments = split(words)
+    arguments = split(words, ["json", "config_dir", "multirun"])
     if arguments.has("help"):
         print(HELP)
         return 0

@@ -123,7 +123,8 @@ class _Session:
             trainer.restore(snapshot)
         except (RuntimeError, KeyError, ValueError) as error:
             raise ConfigError(f"{last} does not fit this config: {error}") from error
-        if trainer.state.step >= trainer.limits.steps or self._stopped_early_before():
+        over = trainer.state.step >= trainer.limits.steps and trainer.meter.empty  # its last validation too
+        if over or self._stopped_early_before():
             return True
         if self.ranks.is_main:
             keep_rows_up_to(self.folder / "metrics.csv", trainer.state.step)
@@ -224,7 +225,7 @@ class _Session:
             _tell(f"warning: curves.png was not drawn: {error}")
 
     def _record_failure(self, error: BaseException) -> None:
-        if self.ranks.is_main:
+        if self.ranks.is_main and self.folder.is_dir():
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             write_summary(
                 self.folder,

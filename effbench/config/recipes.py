@@ -28,7 +28,12 @@ def _absolute(value: str) -> str:
     path = value[1:-1] if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
     if not (path.endswith((".yaml", ".yml")) or "/" in path):
         return value
-    escaped = str(Path(path).expanduser().resolve()).replace("'", "\\'")
+    return quoted(Path(path).expanduser().resolve())
+
+
+def quoted(text: str | Path) -> str:
+    """As Hydra's grammar takes any text: bare, it allows few characters."""
+    escaped = str(text).replace("'", "\\'")
     return f"'{escaped}'"
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ class Checkpoints:
             _link(self.folder / "best", ranking[0][1])
         self._forget()
 
+    def restore(self, ranking: Sequence[tuple[float, str]]) -> None:
+        """Goes on from a checkpoint's ranking. A kill may have come between it and the link `best`: made again."""
+        self.ranking = [(value, name) for value, name in ranking]
+        if self.ranking and (self.folder / self.ranking[0][1]).is_dir():
+            _link(self.folder / "best", self.ranking[0][1])
+
     def _ranked(self, value: float | None, name: str) -> list[tuple[float, str]]:
         others = [entry for entry in self.ranking if entry[1] != name]
         if value is not None:
@@ -73,7 +80,8 @@ class Checkpoints:
     def _forget(self) -> None:
         kept = {name for _, name in self.ranking}
         kept |= {link.readlink().name for link in (self.folder / "last", self.folder / "best") if link.is_symlink()}
-        for path in self.folder.glob("step-*"):
+        left_by_a_kill = self.folder.glob(".step-*.tmp")
+        for path in (*self.folder.glob("step-*"), *left_by_a_kill):
             if path.name not in kept:
                 shutil.rmtree(path)
 
@@ -88,13 +96,12 @@ def write_checkpoint(target: Path, snapshot: Snapshot) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     needed = _bytes_of(snapshot)
     try:
-        temporary.mkdir()
         with naming_full_disk(target, needed):
+            temporary.mkdir()
             _write_tensors(temporary / "model.safetensors", snapshot.weights)
             if snapshot.ema:
                 _write_tensors(temporary / "ema.safetensors", snapshot.ema)
-            with (temporary / "state.pt").open("wb") as stream:  # a path would hide "No space left"
-                torch.save(snapshot.state, stream)
+            _write_state(temporary / "state.pt", snapshot.state)
             digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
             manifest = {"format": FORMAT, "torch": torch.__version__, "sha256": digests}
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
@@ -122,6 +129,15 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         raise EffbenchError(f"cannot write {path}: {text}") from error
 
 
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    try:
+        with path.open("wb") as stream:  # a path would hide "No space left"
+            torch.save(state, stream)
+    except RuntimeError as error:
+        # torch stumbles over the unfinished archive while the disk's own error is on its way.
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
 def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tied tensors copied apart: safetensors refuses shared memory."""
     seen: set[int] = set()
@@ -135,17 +151,17 @@ def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def read_checkpoint(folder: Path) -> Snapshot:
     """Raises EffbenchError naming the file that is missing, damaged or of another format."""
-    check_digests(folder)
-    ema = folder / "ema.safetensors"
+    names = check_digests(folder)
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    return Snapshot(load_file(folder / "model.safetensors"), load_file(ema) if ema.exists() else {}, state)
+    ema = load_file(folder / "ema.safetensors") if "ema.safetensors" in names else {}
+    return Snapshot(load_file(folder / "model.safetensors"), ema, state)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """What the run evaluates: the averaged weights where there are any, else the model's."""
-    check_digests(folder)
-    ema = folder / "ema.safetensors"
-    weights: dict[str, Tensor] = load_file(ema if ema.exists() else folder / "model.safetensors")
+    names = check_digests(folder)
+    name = "ema.safetensors" if "ema.safetensors" in names else "model.safetensors"
+    weights: dict[str, Tensor] = load_file(folder / name)
     weights.pop("_ema_steps", None)
     return weights
 
@@ -157,7 +173,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     model.load_state_dict(versioned)
 
 
-def check_digests(folder: Path) -> None:
+def check_digests(folder: Path) -> set[str]:
+    """The files that the manifest vouches for, each of them found whole."""
     path = folder / "manifest.json"
     if not path.is_file():
         raise ConfigError(f"there is no checkpoint at {folder}: no manifest.json.")
@@ -173,6 +190,7 @@ def check_digests(folder: Path) -> None:
             raise EffbenchError(
                 f"{folder / name} is damaged: its sha256 is not the manifest's. Use another checkpoint."
             )
+    return set(digests)
 
 
 def _link(link: Path, name: str) -> None:

@@ -23,7 +23,12 @@ class Meter:
 
     def add(self, stats: Tensor) -> None:
         """stats: float64 (3,) on the device; nothing is read."""
-        self._sums = stats if self._sums is None else self._sums + stats
+        self._sums = stats if self._sums is None else self._sums.to(stats.device) + stats
+
+    @property
+    def empty(self) -> bool:
+        """Whether no step was added since the last epoch ended."""
+        return self._sums is None
 
     def since_last_log(self) -> dict[str, float]:
         sums = self._read()
@@ -42,11 +47,14 @@ class Meter:
         return self._ranks.sum(self._sums).cpu()
 
     def state_dict(self) -> dict[str, Any]:
-        sums = None if self._sums is None else self._sums.cpu()
-        return {"sums": sums, "logged": self._logged.clone()}
+        """The sums of all ranks, so every rank must call it."""
+        return {"sums": None if self.empty else self._read().clone(), "logged": self._logged.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums, self._logged = state["sums"], state["logged"]
+        """Rank 0 goes on from the sums of all, the others from zero."""
+        sums = state["sums"]
+        self._sums = sums if sums is None or self._ranks.is_main else torch.zeros_like(sums)
+        self._logged = state["logged"]
 
 
 def _means(sums: Tensor) -> dict[str, float]:

@@ -80,6 +80,7 @@ class Trainer:
         state = self.state
         self.callbacks.fit_start(state, self.limits.steps, self.train.steps_per_epoch)
         try:
+            self._end_epoch_if_over(state)  # where an interruption kept it from ending
             for micro_batches in self.steps(state):
                 stats = self.accumulate(micro_batches)
                 self.update(stats)
@@ -96,7 +97,7 @@ class Trainer:
     def steps(self, state: TrainState) -> Iterator[Step]:
         """The optimizer steps that are left, in order, each with its own random stream."""
         set_train_mode(self.forward)
-        while state.step < self.limits.steps:
+        while state.step < self.limits.steps and state.stop_reason is None:
             for step in self.train.epoch(state.epoch, start=state.batch):
                 self._seed_forward(step)
                 yield step
@@ -148,26 +149,31 @@ class Trainer:
     def evaluate_and_save_if_due(self, state: TrainState) -> None:
         """Validates at the end of an epoch (or of the run) and saves; extra saves come every `save_steps`."""
         self._heed_clock_and_signals(state)
-        ended = state.step >= self.limits.steps or state.stop_reason is not None
-        if state.status == "interrupted":
-            self.save(None)
-        elif state.batch == 0 or ended:
-            self._end_epoch(state, due=ended or state.epoch % self.cadence.validate_epochs == 0)
-        elif self.cadence.save_steps and state.step % self.cadence.save_steps == 0:
+        interrupted = state.status == "interrupted"  # then the resumed run ends the epoch
+        saved = not interrupted and self._end_epoch_if_over(state)
+        extra = self.cadence.save_steps is not None and state.step % self.cadence.save_steps == 0
+        if interrupted or (extra and not saved):
             self.save(None)
 
+    def _end_epoch_if_over(self, state: TrainState) -> bool:
+        """Whether an epoch (or the run) was over and its checkpoint due."""
+        ended = state.step >= self.limits.steps or state.stop_reason is not None
+        if self.meter.empty or not (ended or state.batch == 0):
+            return False
+        due = ended or state.epoch % self.cadence.validate_epochs == 0
+        if state.status != "diverged":
+            self._end_epoch(state, due)
+        return due
+
     def _end_epoch(self, state: TrainState, due: bool) -> None:
-        if state.status == "diverged":
-            return
         values = self.meter.of_epoch()
+        if not math.isfinite(values["train/loss"]):
+            self._diverged(f"the training loss is {values['train/loss']} in the epoch that ends at step {state.step}")
         state.metrics |= values
         if due and self.val is not None:
             values |= self.validate(state)
         row = {**values, **self.throughput.values(state.seen), **self.learning_rates()}
         self.callbacks.epoch_end(state, row)
-        if not all(math.isfinite(value) for value in values.values()):
-            self._diverged(f"the validation loss is not finite after step {state.step}")
-            return
         if due:
             self.save(values if self.val is not None else None)
 
@@ -178,18 +184,28 @@ class Trainer:
             loss, accuracy = evaluate(self.averaged.model, self.val, self.precision, self.ranks)
         set_train_mode(self.forward)
         state.metrics |= {"val/loss": loss, "val/acc": accuracy}
-        if math.isfinite(loss):
+        if not math.isfinite(loss):
+            self._diverged(f"the validation loss is {loss} after step {state.step}")
+        else:
             self.schedule.observe(state.metrics[self.plateau_metric])
             self.stopping.check(state)
         return {"val/loss": loss, "val/acc": accuracy}
 
     def save(self, values: Mapping[str, float] | None) -> None:
-        """A checkpoint by rank 0; the others wait, so that none runs ahead of a failure."""
+        """A checkpoint by rank 0, unless a weight is not finite; the others wait, so that none runs ahead of a failure."""
         with self.clocks.checkpoint:
-            if self.checkpoints is not None and self.ranks.is_main:
-                value = values.get(self.checkpoints.monitor) if values else None
-                self.checkpoints.save(self.snapshot(), self.state.step, value)
-            self.ranks.barrier()
+            spoilt = _first_not_finite(self.model) or _first_not_finite(self.averaged.model)
+            if self.ranks.any(spoilt is not None):
+                self._diverged(f"the weight {spoilt} is not finite after step {self.state.step}")
+            elif self.state.status != "diverged":
+                self._write_checkpoint(values)
+                self.ranks.barrier()
+
+    def _write_checkpoint(self, values: Mapping[str, float] | None) -> None:
+        snapshot = self.snapshot()  # on every rank: the meter adds up theirs
+        if self.checkpoints is not None and self.ranks.is_main:
+            value = values.get(self.checkpoints.monitor) if values else None
+            self.checkpoints.save(snapshot, self.state.step, value)
 
     def snapshot(self) -> Snapshot:
         """Everything that the rest of the run depends on."""
@@ -218,7 +234,7 @@ class Trainer:
         self.state.load_state_dict(snapshot.state["train"])
         self.throughput.start_from(self.state.seen)
         if self.checkpoints is not None:
-            self.checkpoints.ranking = [(value, name) for value, name in snapshot.state["ranking"]]
+            self.checkpoints.restore(snapshot.state["ranking"])
 
     def learning_rates(self) -> dict[str, float]:
         """lr/<group> of every parameter group."""
@@ -255,3 +271,10 @@ class Trainer:
 
     def _diverged(self, reason: str) -> None:
         self.state.stop(f"{reason}: lower optimizer.lr, lengthen scheduler.warmup, or clip harder", "diverged")
+
+
+def _first_not_finite(model: nn.Module) -> str | None:
+    """The name of the first parameter that holds NaN or an infinity; read from the device at once for all."""
+    named = dict(model.named_parameters())
+    whole = torch.stack([parameter.isfinite().all() for parameter in named.values()]).tolist()
+    return next((name for name, finite in zip(named, whole, strict=True) if not finite), None)

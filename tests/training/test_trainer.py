@@ -16,7 +16,7 @@ from effbench.training.early_stopping import EarlyStopping
 from effbench.training.ema import Ema
 from effbench.training.state import Limits
 from effbench.training.trainer import Cadence
-from tests.training.tiny import At, Rows, copied, data, dense, same, sgd, trainer
+from tests.training.tiny import At, Rows, copied, data, dense, same, trainer
 
 PER_EPOCH = 3  # steps: 96 images in batches of 32
 
@@ -190,6 +190,17 @@ def test_a_nan_in_a_single_weight_ends_the_run_and_reaches_no_checkpoint(at, sav
     assert run.state.step <= at
 
 
+def test_an_interruption_saves_no_weights_that_are_not_finite(tmp_path):
+    def both(state):
+        poison(net.head.weight)
+        run.interrupted_by = "SIGTERM"
+
+    net = dense()
+    run = trainer(data(), net, 9, validate=True, checkpoints=keeper(tmp_path), watch=[At(4, both)])
+    assert run.fit().status == "interrupted"
+    assert saved_steps(tmp_path) == [3]
+
+
 @pytest.mark.parametrize("at", [1, 3, 4])
 def test_a_nan_in_a_gradient_alone_ends_the_run_and_reaches_no_checkpoint(at, tmp_path):
     net = dense()
@@ -357,12 +368,17 @@ def test_the_speed_leaves_the_first_steps_out(monkeypatch):
     assert next(seconds) == 0.0
 
 
-def test_a_second_process_hears_of_rank_0s_time_limit():
-    class Late(Ranks):
-        def share(self, value):
-            return True
+class Second(Ranks):
+    """One of two processes, the other of which says yes to whatever is asked."""
 
-    run = trainer(data(), dense(), 9, limits=Limits(9, seconds=1e9), ranks=Late())
-    assert run.fit().stop_reason == "trainer.max_time is over"
-    assert run.state.step == 1
-    assert sgd(dense()).param_groups[0]["lr"] == 0.1
+    rank, world = 1, 2
+
+    def any(self, flag):
+        return True
+
+
+@pytest.mark.parametrize(("limits", "status"), [(Limits(9), "interrupted"), (Limits(9, 1e9), "interrupted")])
+def test_a_process_stops_with_the_others_at_a_logged_step(limits, status):
+    run = trainer(data(), dense(), 9, limits=limits, ranks=Second(), cadence=Cadence(log_steps=2))
+    assert run.fit().status == status
+    assert run.state.step == 2

@@ -106,7 +106,7 @@ def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 @dataclass
 class Rows(Callback):
-    """Keeps what is logged, without the speeds, which differ from run to run."""
+    """Keeps every row, of steps and of epochs, without the speeds, which differ from run to run."""
 
     rows: list[dict[str, float]] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -115,7 +115,8 @@ class Rows(Callback):
         self.rows.append({"step": state.step, **{k: v for k, v in values.items() if "per_s" not in k}})
 
     def epoch_end(self, state: Any, values: Any) -> None:
-        self.epochs.append(dict(values))
+        self.logged(state, values)
+        self.epochs.append(self.rows[-1])
 
 
 @dataclass

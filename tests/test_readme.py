@@ -1,0 +1,114 @@
+"""Every command of the README is run, shortened by debug=smoke where it trains."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from effbench import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+COMMANDS = [line for block in blocks("console") for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the README's commands name: a run, photos, an own config folder, a copied recipe."""
+    folder = tmp_path_factory.mktemp("readme")
+    for label in ("cat", "dog"):
+        (folder / "photos" / label).mkdir(parents=True)
+        for index in range(12):
+            noise = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8)
+            Image.fromarray(noise.numpy()).save(folder / "photos" / label / f"{index}.jpg")
+    (folder / "mine" / "model").mkdir(parents=True)
+    [own_model] = [block for block in blocks("yaml") if "arch: shufflenet" in block]
+    (folder / "mine" / "model" / "tiny.yaml").write_text(own_model)
+    return folder
+
+
+@pytest.fixture
+def at_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
+    if not (workplace / "RUN").exists():
+        assert cli.main(["train", "model=mlp", "debug=smoke", "hydra.run.dir=RUN"]) == 0
+    return workplace
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(COMMANDS) > 15
+
+
+@pytest.mark.xdist_group("readme")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_of_the_readme_works(command: str, at_work: Path) -> None:
+    words = shlex.split(command)
+    trains = "train" in words and "--cfg" not in words and not any(word.startswith("resume=") for word in words)
+    words += ["debug=smoke"] if trains else []
+    if "recipe=mine/swin_lion_cpu.yaml" in words or "mine/swin_lion_cpu.yaml" in words:
+        (at_work / "mine" / "swin_lion_cpu.yaml").exists() or cli.main(["recipe", "cp", "swin_lion_cpu", "mine"])
+    elif words[:3] == ["effbench", "recipe", "cp"]:
+        (at_work / "mine" / "swin_lion_cpu.yaml").unlink(missing_ok=True)
+    if words[0] == "effbench" and "--cfg" not in words and "-m" not in words:
+        assert cli.main(words[1:]) == 0
+        return
+    program = [sys.executable, "-m", "torch.distributed.run"] if words[0] == "torchrun" else [sys.executable, "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    rest = words[1:] if words[0] == "torchrun" else words
+    done = subprocess.run([*program, *rest], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_notebook_lines_work(at_work: Path) -> None:
+    [code] = [block for block in blocks("python") if "import effbench" in block]
+    code = code.replace('"trainer.max_epochs=2"', '"debug=smoke"')
+    names = {"images": torch.zeros(3, 1, 28, 28, dtype=torch.uint8)}
+    exec(compile(code, "README.md", "exec"), names)  # the point: the text itself runs
+    assert names["probabilities"].sum(1).allclose(torch.ones(3))
+
+
+def test_the_table_of_groups_is_what_there_is() -> None:
+    from effbench.config.compose import group_options
+
+    for group, names in group_options().items():
+        if group == "recipe":
+            continue
+        [row] = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
+        assert set(re.findall(r"`([^`]+)`", row)[1:]) == set(names)
+
+
+def test_the_table_of_recipes_repeats_their_headers() -> None:
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        [row] = [line for line in README.splitlines() if line.startswith(f"| `{path.stem}` |")]
+        assert re.search(r"\d+\.\d %", row)
+        assert re.search(r"test accuracy (\d+\.\d) %", path.read_text())[1] in row
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_ci_calls_the_documented_targets() -> None:
+    assert "make lint type test smoke" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_readmes_yaml_is_yaml() -> None:
+    assert all(yaml.safe_load(block) for block in blocks("yaml"))

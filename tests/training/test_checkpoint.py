@@ -1,0 +1,383 @@
+"""Checkpoints that are whole or not there: what is kept, what is refused, and what a full disk leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from effbench.errors import ConfigError, EffbenchError
+from effbench.training import checkpoint as module
+from effbench.training.checkpoint import Checkpoints, Snapshot, read_checkpoint, read_weights, write_checkpoint
+from tests.training.tiny import same
+
+
+def snapshot(number: float = 1.0, size: int = 4, ema: bool = True) -> Snapshot:
+    averaged = {"w": torch.full((size,), -number), "_ema_steps": torch.tensor(7)} if ema else {}
+    optimizer = {"state": {0: {"momentum": torch.full((size,), number / 2)}}, "lr": number}
+    return Snapshot({"w": torch.full((size,), number)}, averaged, {"optimizer": optimizer})
+
+
+def keeper(folder: Path, keep_best: int = 1, keep_last: bool = True, mode: str = "max") -> Checkpoints:
+    return Checkpoints(folder / "checkpoints", "val/acc", mode, keep_best, keep_last)
+
+
+def kept(keeper: Checkpoints) -> set[int]:
+    return {int(path.name.removeprefix("step-")) for path in keeper.folder.glob("step-*")}
+
+
+def points_to(keeper: Checkpoints, link: str) -> int | None:
+    path = keeper.folder / link
+    return int(path.readlink().name.removeprefix("step-")) if path.is_symlink() else None
+
+
+def save_all(keeper: Checkpoints, values: list[float | None]) -> None:
+    for number, value in enumerate(values, start=1):
+        keeper.save(snapshot(number), number, value)
+
+
+# --- what is kept
+
+
+def test_what_is_written_is_read_back_to_the_bit(tmp_path):
+    write_checkpoint(tmp_path / "step", snapshot())
+    back = read_checkpoint(tmp_path / "step")
+    assert same(vars(back), vars(snapshot()))
+
+
+def test_without_an_average_there_is_no_file_for_it(tmp_path):
+    write_checkpoint(tmp_path / "step", snapshot(ema=False))
+    assert read_checkpoint(tmp_path / "step").ema == {}
+    assert sorted(path.name for path in (tmp_path / "step").iterdir()) == [
+        "manifest.json",
+        "model.safetensors",
+        "state.pt",
+    ]
+
+
+def test_a_run_is_evaluated_with_its_average_where_it_has_one(tmp_path):
+    for ema, expected in ((True, -1.0), (False, 1.0)):
+        write_checkpoint(tmp_path / str(ema), snapshot(ema=ema))
+        assert same(read_weights(tmp_path / str(ema)), {"w": torch.full((4,), expected)})
+
+
+def test_tied_weights_and_views_are_saved_apart(tmp_path):
+    whole = torch.arange(6.0).view(2, 3)
+    tied = nn.Parameter(torch.ones(2))
+    write_checkpoint(tmp_path / "step", Snapshot({"a": tied, "b": tied, "c": whole.t(), "d": whole[0]}, {}, {}))
+    back = read_checkpoint(tmp_path / "step").weights
+    assert same(back, {"a": torch.ones(2), "b": torch.ones(2), "c": whole.t().contiguous(), "d": whole[0].clone()})
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "best"),
+    [
+        ("max", [0.1, 0.3, 0.2], 2),
+        ("min", [0.1, 0.3, 0.2], 1),
+        ("max", [0.1, 0.3, 0.3, 0.3], 2),
+        ("min", [0.3, 0.1, 0.1], 2),
+        ("max", [0.1, None, 0.05], 1),
+        ("max", [None, None], None),
+    ],
+)
+def test_best_is_the_earliest_of_the_best_and_last_the_newest(mode, values, best, tmp_path):
+    keep = keeper(tmp_path, mode=mode)
+    save_all(keep, values)
+    assert (points_to(keep, "best"), points_to(keep, "last")) == (best, len(values))
+    assert keep.best == (keep.folder / "best" if best else None)
+    if best:
+        assert float(read_weights(keep.folder / "best")["w"][0]) == -best
+
+
+@pytest.mark.parametrize(
+    ("keep_best", "keep_last", "expected"),
+    [
+        (0, True, {6}),
+        (1, True, {3, 6}),
+        (2, True, {3, 5, 6}),
+        (9, True, {1, 2, 3, 4, 5, 6}),
+        (1, False, {3}),
+        (2, False, {3, 5}),
+        (0, False, set()),
+    ],
+)
+def test_save_top_k_and_save_last_decide_what_stays(keep_best, keep_last, expected, tmp_path):
+    keep = keeper(tmp_path, keep_best, keep_last)
+    save_all(keep, [0.1, 0.2, 0.9, 0.3, 0.5, 0.4])
+    assert kept(keep) == expected
+    assert points_to(keep, "best") == (3 if keep_best else None)
+    assert points_to(keep, "last") == (6 if keep_last else None)
+    assert [name for _, name in keep.ranking] == [f"step-{n:08d}" for n in (3, 5, 6, 4, 2, 1)][:keep_best]
+
+
+def test_of_equals_the_earlier_stays(tmp_path):
+    keep = keeper(tmp_path, keep_best=2, keep_last=False)
+    save_all(keep, [0.5, 0.5, 0.5])
+    assert kept(keep) == {1, 2}
+
+
+def test_the_best_is_never_deleted_at_any_moment(tmp_path, monkeypatch):
+    """Whatever is removed, `best` and `last` point at whole checkpoints before and after."""
+    keep, removed = keeper(tmp_path, keep_best=2), []
+    remove = shutil.rmtree
+
+    def watched(path, **options):
+        if Path(path).name.startswith("step-"):
+            linked = {points_to(keep, "best"), points_to(keep, "last")}
+            assert int(Path(path).name.removeprefix("step-")) not in linked
+            removed.append(path)
+        remove(path, **options)
+
+    monkeypatch.setattr(module.shutil, "rmtree", watched)
+    rng = random.Random(0)
+    for step in range(1, 41):
+        value = rng.choice([None, rng.randrange(10) / 10])
+        keep.save(snapshot(step), step, value)
+        for link in ("best", "last"):
+            if (keep.folder / link).is_symlink():
+                read_checkpoint(keep.folder / link)
+    assert len(removed) > 20
+
+
+def test_a_ranking_goes_on_after_a_restart(tmp_path):
+    first = keeper(tmp_path)
+    save_all(first, [0.2, 0.9, 0.3])
+    second = keeper(tmp_path)
+    second.restore(read_checkpoint(first.folder / "last").state["ranking"])
+    second.save(snapshot(4), 4, 0.5)
+    assert (points_to(second, "best"), points_to(second, "last")) == (2, 4)
+    assert kept(second) == {2, 4}
+
+
+def test_a_restart_points_best_at_what_a_killed_save_had_just_written(tmp_path, monkeypatch):
+    keep, link = keeper(tmp_path), module._link
+    keep.save(snapshot(1), 1, 0.5)
+
+    def killed_at_best(path, name):
+        if path.name == "best":
+            raise KeyboardInterrupt
+        link(path, name)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_link", killed_at_best)
+        keep.save(snapshot(2), 2, 0.9)
+    assert (points_to(keep, "last"), points_to(keep, "best")) == (2, 1)
+    again = keeper(tmp_path)
+    again.restore(read_checkpoint(keep.folder / "last").state["ranking"])
+    assert points_to(again, "best") == 2
+
+
+def test_what_a_killed_save_left_behind_is_cleared_by_the_next(tmp_path):
+    keep = keeper(tmp_path)
+    keep.folder.mkdir()
+    (keep.folder / ".step-00000001.123.tmp").mkdir()
+    (keep.folder / ".step-00000001.123.tmp" / "model.safetensors").write_bytes(b"half")
+    keep.save(snapshot(), 2, 0.5)
+    assert sorted(path.name for path in keep.folder.iterdir()) == ["best", "last", "step-00000002"]
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
+    keep = keeper(tmp_path)
+    keep.save(snapshot(1), 1, 0.5)
+    keep.save(snapshot(2), 1, 0.6)
+    assert float(read_checkpoint(keep.folder / "best").weights["w"][0]) == 2
+    assert keep.ranking == [(0.6, "step-00000001")]
+
+
+# --- what is refused
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name != "manifest.json")
+
+
+@pytest.mark.parametrize("which", range(3), ids=["ema", "model", "state"])
+def test_a_flipped_bit_anywhere_is_found_and_the_file_named(which, tmp_path):
+    write_checkpoint(tmp_path / "step", snapshot(size=50))
+    path = files_of(tmp_path / "step")[which]
+    content = path.read_bytes()
+    rng = random.Random(which)
+    for offset in [0, len(content) - 1, *rng.sample(range(len(content)), 20)]:
+        damaged = bytearray(content)
+        damaged[offset] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        for read in (read_checkpoint, read_weights):
+            with pytest.raises(EffbenchError, match=rf"{path.name} is damaged"):
+                read(tmp_path / "step")
+    path.write_bytes(content)
+    read_checkpoint(tmp_path / "step")
+
+
+@pytest.mark.parametrize("percent", [0, 1, 50, 99])
+@pytest.mark.parametrize("which", range(3), ids=["ema", "model", "state"])
+def test_a_file_cut_short_is_named(which, percent, tmp_path):
+    write_checkpoint(tmp_path / "step", snapshot(size=50))
+    path = files_of(tmp_path / "step")[which]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * percent // 100])
+    with pytest.raises(EffbenchError, match=rf"{path.name} is damaged"):
+        read_checkpoint(tmp_path / "step")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    write_checkpoint(tmp_path / "step", snapshot())
+    (tmp_path / "step" / "state.pt").unlink()
+    with pytest.raises(EffbenchError, match=r"state\.pt is damaged"):
+        read_checkpoint(tmp_path / "step")
+
+
+def test_a_file_that_the_manifest_does_not_vouch_for_is_not_read(tmp_path):
+    write_checkpoint(tmp_path / "step", snapshot(ema=False))
+    write_checkpoint(tmp_path / "other", snapshot(9))
+    shutil.copy(tmp_path / "other" / "ema.safetensors", tmp_path / "step")
+    assert read_checkpoint(tmp_path / "step").ema == {}
+    assert same(read_weights(tmp_path / "step"), snapshot().weights)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "sha256": 3}', "null"])
+def test_a_damaged_manifest_is_named(text, tmp_path):
+    write_checkpoint(tmp_path / "step", snapshot())
+    (tmp_path / "step" / "manifest.json").write_text(text)
+    with pytest.raises(EffbenchError, match=r"manifest\.json is damaged"):
+        read_checkpoint(tmp_path / "step")
+
+
+def test_a_checkpoint_of_another_format_says_which(tmp_path):
+    write_checkpoint(tmp_path / "step", snapshot())
+    path = tmp_path / "step" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(EffbenchError, match="format 99; this effbench reads 1"):
+        read_checkpoint(tmp_path / "step")
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=f"no checkpoint at {tmp_path}"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_state_with_code_in_it_is_not_run(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sentinel",))
+
+    write_checkpoint(tmp_path / "step", snapshot())
+    path = tmp_path / "step" / "state.pt"
+    torch.save({"optimizer": Hostile()}, path)
+    manifest = tmp_path / "step" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["sha256"]["state.pt"] = module.sha256_of(path)
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(Exception, match=r"state\.pt|[Ww]eights.only"):
+        read_checkpoint(tmp_path / "step")
+    assert not (tmp_path / "sentinel").exists()
+
+
+# --- interrupted and failing writes
+
+
+@pytest.mark.parametrize("name", ["_write_tensors", "sha256_of", "_sync_file", "sync_folder", "_link"])
+def test_a_write_that_fails_anywhere_leaves_the_old_checkpoint_and_nothing_half_written(name, tmp_path, monkeypatch):
+    keep = keeper(tmp_path)
+    keep.save(snapshot(1), 1, 0.5)
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(module, name, fail)
+        keep.save(snapshot(2), 2, 0.6)
+    assert float(read_checkpoint(keep.folder / "last").weights["w"][0]) == 1
+    assert float(read_checkpoint(keep.folder / "best").weights["w"][0]) == 1
+    assert not list(keep.folder.glob(".*"))
+
+
+def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    """write, fsync(file), fsync(folder), rename, fsync(parent): the order that survives a power loss."""
+    events = []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (events.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name), fsync(fd))[1]
+    )
+    monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("rename"), rename(self, to))[1])
+    write_checkpoint(tmp_path / "step", snapshot())
+    renamed = events.index("rename")
+    files = {"model.safetensors", "ema.safetensors", "state.pt", "manifest.json"}
+    assert files <= set(events[:renamed])
+    assert events[renamed - 1].startswith(".step.")
+    assert events[renamed + 1 :] == [tmp_path.name]
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 1 MB; needs root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def big(part: str) -> Snapshot:
+    """2 MB in one of the three files, next to nothing in the others."""
+    large, small = {"w": torch.ones(500_000)}, {"w": torch.ones(10)}
+    return Snapshot(**{name: dict(large if name == part else small) for name in ("weights", "ema", "state")})
+
+
+def refused_for_space(keep: Checkpoints, content: Snapshot) -> str:
+    """The message; the checkpoint of step 1 is then all there is, and whole."""
+    with pytest.raises(EffbenchError, match="no space at") as caught:
+        keep.save(content, 2, 0.9)
+    assert sorted(path.name for path in keep.folder.iterdir()) == ["best", "last", "step-00000001"]
+    assert same(vars(read_checkpoint(keep.folder / "last"))["weights"], snapshot(1).weights)
+    assert keep.ranking == [(0.5, "step-00000001")]
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["weights", "ema", "state"])
+def test_a_full_disk_is_named_and_the_old_checkpoint_stays(part, small_disk):
+    keep = keeper(small_disk)
+    keep.save(snapshot(1), 1, 0.5)
+    message = refused_for_space(keep, big(part))
+    assert f"no space at {keep.folder / 'step-00000002'}, needs 2 MB" in message
+    assert "What was saved before is kept" in message
+    keep.save(snapshot(2), 2, 0.9)  # what was half written has made room again
+    assert points_to(keep, "best") == 2
+
+
+def test_a_disk_without_room_for_one_more_file_is_named(small_disk):
+    keep = keeper(small_disk)
+    keep.save(snapshot(1), 1, 0.5)
+    in_use = len([*small_disk.rglob("*")]) + 1
+    subprocess.run(["mount", "-o", f"remount,nr_inodes={in_use + 1}", str(small_disk)], check=True)
+    (small_disk / "the last one").touch()
+    assert f"no space at {keep.folder / 'step-00000002'}" in refused_for_space(keep, snapshot(2))
+
+
+@pytest.mark.parametrize("part", ["weights", "ema", "state"])
+def test_a_limit_on_file_sizes_is_named_too(part, tmp_path):
+    keep = keeper(tmp_path)
+    keep.save(snapshot(1), 1, 0.5)
+    with largest_file(100_000):
+        message = refused_for_space(keep, big(part))
+    assert f"no space at {keep.folder / 'step-00000002'}, needs 2 MB" in message

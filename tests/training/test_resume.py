@@ -1,0 +1,258 @@
+"""A run that was interrupted or killed, at any step and under any part, ends to the bit as if it had not been."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from effbench import schedulers
+from effbench.data.augment import Augment
+from effbench.optimizers import Adan, Lion
+from effbench.training.checkpoint import Checkpoints, read_checkpoint
+from effbench.training.clipping import choose_clipping
+from effbench.training.early_stopping import EarlyStopping
+from effbench.training.ema import Ema
+from effbench.training.precision import choose_precision
+from effbench.training.schedule import TorchSchedule
+from effbench.training.trainer import Cadence, Trainer
+from tests.training.tiny import At, Rows, convolutional, copied, data, same, trainer
+
+STEPS, PER_EPOCH = 12, 4
+DATA = data(num_train=64, num_val=24)
+SCHEDULES = {
+    "constant": partial(schedulers.Constant, warmup=3),
+    "step": partial(schedulers.Step, step_size=5),
+    "exponential": partial(schedulers.Exponential, steps_per_epoch=PER_EPOCH),
+    "cosine": partial(schedulers.Cosine, total_steps=STEPS, warmup=3),
+    "plateau": partial(schedulers.Plateau, patience=0, threshold=0.9),  # a reduction at each validation but the first
+    "one_cycle": partial(schedulers.OneCycle, total_steps=STEPS),
+    "torch's own": lambda optimizer: TorchSchedule(torch.optim.lr_scheduler.StepLR(optimizer, 5)),
+}
+AUGMENT = Augment(crop_padding=1, flip=0.5, rotate=10, contrast=0.2, dropout_holes=1, mixup_alpha=0.4, cutmix_alpha=1.0)
+
+
+@dataclass
+class Plan:
+    """All that varies between the runs here; by default everything that could break a resume is on."""
+
+    schedule: str = "cosine"
+    optimizer: Any = torch.optim.AdamW
+    precision: str = "32-true"
+    ema: bool = True
+    accumulate: int = 2
+    num_workers: int = 0
+    validate_epochs: int = 1
+    save_steps: int | None = None
+    patience: int = 99
+
+    def build(self, folder: Path, rows: Rows, seed: int = 0) -> Trainer:
+        net = convolutional(seed)
+        return trainer(
+            DATA,
+            net,
+            STEPS,
+            optimizer=self.optimizer(net.parameters(), lr=1e-2, weight_decay=0.1),
+            schedule=SCHEDULES[self.schedule],
+            batch={
+                "batch_size": 16 // self.accumulate,
+                "accumulate": self.accumulate,
+                "augment": AUGMENT,
+                "num_workers": self.num_workers,
+            },
+            validate=True,
+            clip=choose_clipping(list(net.parameters()), 0.5, "norm"),
+            precision=choose_precision(self.precision, torch.device("cpu"))[0],
+            ema=Ema(net, 0.9) if self.ema else None,
+            stopping=EarlyStopping("val/loss", "min", self.patience, 0.0, None),
+            checkpoints=Checkpoints(folder / "checkpoints", "val/acc", "max", 2, keep_last=True),
+            cadence=Cadence(self.validate_epochs, 3, self.save_steps),
+            watch=[rows],
+        )
+
+
+@dataclass
+class Outcome:
+    """What must agree to the bit."""
+
+    snapshot: dict[str, Any]
+    rows: list[dict[str, float]]
+    best: dict[str, Any]
+    status: str
+
+
+def outcome(run: Trainer, rows: list[dict[str, float]]) -> Outcome:
+    end = run.snapshot()
+    state = {**end.state, "train": {k: v for k, v in end.state["train"].items() if k != "training_s"}}
+    best = vars(read_checkpoint(run.checkpoints.best))
+    best["state"]["train"].pop("training_s")
+    links = {path.name: path.readlink().name for path in run.checkpoints.folder.iterdir() if path.is_symlink()}
+    ranking = [list(entry) for entry in run.checkpoints.ranking]
+    whole = {"weights": copied(end.weights), "ema": copied(end.ema), "state": state, "links": links, "ranking": ranking}
+    return Outcome(whole, rows, best, run.state.status)
+
+
+def uninterrupted(plan: Plan, folder: Path) -> Outcome:
+    rows = Rows()
+    run = plan.build(folder, rows)
+    run.fit()
+    return outcome(run, rows.rows)
+
+
+def resumed(plan: Plan, folder: Path, rows: list[dict[str, float]]) -> Outcome:
+    """A new process: other initial weights, other rows, everything from the checkpoint."""
+    again = Rows()
+    run = plan.build(folder, again, seed=99)
+    run.restore(read_checkpoint(folder / "checkpoints" / "last"))
+    kept = [row for row in rows if row["step"] <= run.state.step]
+    torch.manual_seed(12345)
+    run.fit()
+    return outcome(run, kept + again.rows)
+
+
+def interrupted(plan: Plan, folder: Path, at: int) -> Outcome:
+    """Ctrl-C in step `at`: that step is finished and saved."""
+    rows = Rows()
+    run = plan.build(folder, rows)
+
+    def signal(_: Any) -> None:
+        run.interrupted_by = "SIGINT"
+
+    run.callbacks._members.append(At(at, signal))
+    assert run.fit().status == "interrupted"
+    assert run.state.step == at
+    return resumed(plan, folder, rows.rows)
+
+
+class KilledError(Exception):
+    pass
+
+
+def killed(plan: Plan, folder: Path, at: int, then: Plan | None = None) -> Outcome:
+    """The run dies in step `at`, before anything of it is saved, and goes on by `then`."""
+    rows = Rows()
+    run = plan.build(folder, rows)
+
+    def die(_: Any) -> None:
+        raise KilledError
+
+    run.callbacks._members.append(At(at, die))
+    with pytest.raises(KilledError):
+        run.fit()
+    return resumed(then or plan, folder, rows.rows)
+
+
+def agree(a: Outcome, b: Outcome) -> None:
+    for name in ("status", "rows", "snapshot", "best"):
+        assert same(getattr(a, name), getattr(b, name)), name
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Outcome:
+    return uninterrupted(Plan(), tmp_path_factory.mktemp("reference"))
+
+
+def test_a_run_repeats_itself(reference, tmp_path):
+    agree(uninterrupted(Plan(), tmp_path), reference)
+
+
+@pytest.mark.parametrize("at", range(1, STEPS + 1))
+def test_interrupted_after_any_step_a_run_ends_the_same(at, reference, tmp_path):
+    agree(interrupted(Plan(), tmp_path, at), reference)
+
+
+@pytest.mark.parametrize("at", range(3, STEPS + 1))
+def test_killed_in_any_step_a_run_goes_on_from_the_last_extra_save(at, reference, tmp_path):
+    agree(killed(Plan(save_steps=2), tmp_path, at), reference)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("at", [2, 8, 10])
+def test_every_schedule_goes_on_where_it_was(name, at, tmp_path):
+    plan = Plan(schedule=name)
+    agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [partial(torch.optim.SGD, momentum=0.9), torch.optim.RMSprop, Lion, Adan],
+    ids=["sgd", "rmsprop", "lion", "adan"],
+)
+def test_every_optimizer_goes_on_where_it_was(optimizer, tmp_path):
+    plan = Plan(optimizer=optimizer)
+    agree(interrupted(plan, tmp_path / "a", 6), uninterrupted(plan, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+@pytest.mark.parametrize("at", [3, 8])
+def test_every_precision_goes_on_where_it_was(precision, at, tmp_path):
+    plan = Plan(precision=precision)
+    agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_averages_and_accumulation_in_every_combination(ema, accumulate, tmp_path):
+    plan = Plan(ema=ema, accumulate=accumulate)
+    agree(interrupted(plan, tmp_path / "a", 7), uninterrupted(plan, tmp_path / "b"))
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (1, 2)])
+def test_the_number_of_workers_may_change_on_the_way(before, after, reference, tmp_path):
+    then = Plan(num_workers=after, save_steps=3)
+    agree(killed(Plan(num_workers=before, save_steps=3), tmp_path, 7, then), reference)
+
+
+@pytest.mark.parametrize("at", range(4, STEPS + 1))
+def test_validations_every_second_epoch_stay_where_they_were(at, tmp_path):
+    plan = Plan(validate_epochs=2)
+    agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("at", [3, 4, 5, 7])
+def test_early_stopping_stops_at_the_same_epoch(at, tmp_path):
+    plan = Plan(patience=1, schedule="constant", optimizer=partial(torch.optim.SGD, maximize=True))
+    straight = uninterrupted(plan, tmp_path / "b")
+    assert straight.status == "stopped_early"
+    assert straight.rows[-1]["step"] == 8
+    agree(interrupted(plan, tmp_path / "a", at), straight)
+
+
+def test_interrupted_twice_and_killed_once_a_run_ends_the_same(reference, tmp_path):
+    rows: list[dict[str, float]] = []
+    for at, how in ((3, "signal"), (8, "signal"), (11, "kill")):
+        watch = Rows()
+        run = Plan(save_steps=5).build(tmp_path, watch)
+        if at > 3:
+            run.restore(read_checkpoint(tmp_path / "checkpoints" / "last"))
+            rows = [row for row in rows if row["step"] <= run.state.step]
+
+        def act(_: Any, run: Trainer = run, how: str = how) -> None:
+            run.interrupted_by = "SIGTERM"
+            if how == "kill":
+                raise KilledError
+
+        run.callbacks._members.append(At(at, act))
+        try:
+            assert run.fit().status == "interrupted"
+        except KilledError:
+            pass
+        rows = rows + watch.rows
+    agree(resumed(Plan(save_steps=5), tmp_path, rows), reference)
+
+
+def test_the_seconds_of_earlier_sittings_are_kept(tmp_path):
+    rows = Rows()
+    run = Plan().build(tmp_path, rows)
+    run.limits.steps = 4
+    run.fit()
+    first = read_checkpoint(tmp_path / "checkpoints" / "last").state["train"]["training_s"]
+    assert 0 < first <= run.state.training_s
+    again = Plan().build(tmp_path, rows)
+    again.restore(read_checkpoint(tmp_path / "checkpoints" / "last"))
+    again.fit()
+    assert again.state.training_s == pytest.approx(first + again.clocks.training)
