@@ -22,7 +22,14 @@ def usage() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
     return "\n".join(
-        ["usage: effbench <verb> ...", "", *lines, "", "effbench <verb> --help tells more. effbench --version"]
+        [
+            "usage: effbench <verb> ...",
+            "",
+            *lines,
+            "",
+            "effbench <verb> --help tells more. effbench --version",
+            'Tab completion: eval "$(effbench -sc install=bash)"; also zsh and fish.',
+        ]
     )
 
 
@@ -38,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"effbench {version('effbench')}")
         return 0
     try:
+        if words[0].partition("=")[0] in ("-sc", "--shell-completion"):
+            return int(importlib.import_module("effbench.commands.completion").main(words, VERBS))
         if words[0] not in VERBS:
             print(f"error: {unknown_name('verb', words[0], VERBS)}", file=sys.stderr)
             return 2

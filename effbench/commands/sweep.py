@@ -9,16 +9,23 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from effbench.commands.train import train_one
-from effbench.config.compose import compose_raw, loader, parse, plain
+from effbench.commands.train import as_hydra_app, train_one
+from effbench.config.compose import compose_raw, loader, parse, parsed, plain
+from effbench.config.recipes import absolute_recipe, quoted
 from effbench.errors import ConfigError, EffbenchError
 from effbench.records import require_writable, write_summary
 from effbench.report.sweep import Job, print_sweep, sweep_rows, write_sweep
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None = None) -> int:
@@ -27,45 +34,63 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None) -> int:
         return _with_hydra(overrides, config_dir)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("a sweep (-m) starts processes of its own and cannot run under torchrun; sweep without it.")
+    if any(word.startswith("resume=") for word in overrides):
+        raise ConfigError("a sweep (-m) starts new runs; resume=RUN continues one, without -m.")
     combinations = expand(overrides, config_dir)
     refused = {number: text for number, words in enumerate(combinations) if (text := _refusal(words, config_dir))}
     if len(refused) == len(combinations):
         raise ConfigError("\n".join(dict.fromkeys(refused.values())))
     own = [word for word in overrides if word.startswith("hydra.")]
     folder = Path(compose_raw(own, config_dir).hydra.sweep.dir)
+    if any(folder.glob("[0-9][0-9][0-9]*")):
+        raise ConfigError(f"{folder} holds a sweep already. Choose another folder with hydra.sweep.dir=DIR.")
     require_writable(folder)
     common = set.intersection(*map(set, combinations))
     jobs = [_job(number, words, common, folder) for number, words in enumerate(combinations)]
+    signals: list[int] = []
+    tried = 0
     for job, words in zip(jobs, combinations, strict=True):
-        _tell(f"job {job.number + 1}/{len(jobs)}: {' '.join(job.overrides)}")
+        if signals:
+            break
+        tried += 1
+        _tell(f"job {job.number} ({tried} of {len(jobs)}): {' '.join(job.overrides)}")
         if job.number in refused:
             _tell(f"refused: {refused[job.number]}")
             _record(job, ConfigError(refused[job.number]))
         else:
-            _in_own_process(job, words, config_dir)
-    rows = sweep_rows(jobs)
+            signals = _in_own_process(job, words, config_dir)
+    rows = sweep_rows(jobs[:tried])
     path = write_sweep(folder, rows)
     print_sweep(rows)
     print(path)
+    if signals:
+        _tell(f"interrupted; {len(jobs) - tried} of {len(jobs)} jobs were not started")
+        return 128 + signals[0]
     return int(any(row["status"] not in ("completed", "stopped_early") for row in rows))
 
 
 def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[list[str]]:
     """Every combination of the swept values (a,b  range(1,4)  glob(*)), as overrides; by Hydra's own rules."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    from effbench.config.recipes import absolute_recipe
-
     with loader(config_dir) as config_loader:
+        groups = set(config_loader.list_groups(""))
         try:
-            parsed = OverridesParser.create(config_loader).parse_overrides(list(map(absolute_recipe, overrides)))
-            [combinations] = BasicSweeper.split_arguments(parsed, None)
+            [combinations] = BasicSweeper.split_arguments(
+                list(parsed(map(absolute_recipe, overrides), config_loader)), None
+            )
         except HydraException as error:
             raise ConfigError(f"cannot read the sweep: {str(error).splitlines()[0]}") from error
-    # A glob also matches the files that only hold what others share.
-    return [words for words in combinations if not any("=_" in word for word in words)]
+
+    def is_shared(word: str) -> bool:  # a glob also matches the files that only hold what others share
+        group, _, name = word.partition("=")
+        return group in groups and name.startswith("_")
+
+    kept = [words for words in combinations if not any(map(is_shared, words))]
+    if not kept:
+        raise ConfigError(f"{' '.join(overrides)} matches nothing. `effbench train --help` lists the groups.")
+    return kept
 
 
 def _refusal(words: Sequence[str], config_dir: str | None) -> str | None:
@@ -79,35 +104,60 @@ def _refusal(words: Sequence[str], config_dir: str | None) -> str | None:
 def _job(number: int, words: Sequence[str], common: set[str], folder: Path) -> Job:
     """Named by what sets it apart, in characters that every file system takes."""
     apart = [word for word in words if word not in common] or list(words)
-    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(apart))[:100]
-    return Job(number, apart, folder / f"{number:03d}_{name}")
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(apart))[:100].strip("_")
+    return Job(number, apart, folder / "_".join(filter(None, (f"{number:03d}", name))))
 
 
-def _in_own_process(job: Job, words: Sequence[str], config_dir: str | None) -> None:
-    """Forks, trains, waits. A job that dies without a word (killed, out of memory) is recorded too."""
+def _in_own_process(job: Job, words: Sequence[str], config_dir: str | None) -> list[int]:
+    """Forks, trains, waits; returns the signals that asked for an end, which the job was told of.
+
+    A job that dies without a word (killed, out of memory) is recorded too.
+    """
     import effbench.commands.training  # noqa: F401 - imported once, here, for all jobs
 
     process = multiprocessing.get_context("fork").Process(target=_child, args=(job, list(words), config_dir))
-    process.start()
-    try:
+    with _passing_on(process) as signals:
+        process.start()
         process.join()
-    except KeyboardInterrupt:
-        process.join()  # the job got the signal too, and saves
-        raise
     if process.exitcode and not (job.folder / "summary.json").exists():
         code = process.exitcode
         text = f"the job's process ended with exit code {code}" if code > 0 else f"killed by signal {-code}"
         _record(job, EffbenchError(text))
+    return signals
+
+
+@contextmanager
+def _passing_on(process: BaseProcess) -> Iterator[list[int]]:
+    """The job hears of each signal once, from here alone: a second one would keep it from saving."""
+    signals: list[int] = []
+
+    def tell(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
+        if process.pid is not None and process.is_alive():
+            os.kill(process.pid, number)
+
+    old = {number: signal.signal(number, tell) for number in ENDING}
+    try:
+        yield signals
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _child(job: Job, words: list[str], config_dir: str | None) -> None:
+    os.setpgid(0, 0)  # Ctrl-C reaches a whole process group
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        code = train_one([*words, f"hydra.run.dir='{job.folder}'"], config_dir)
+        code = train_one([*words, f"hydra.run.dir={quoted(job.folder)}"], config_dir)
     except EffbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         if not (job.folder / "summary.json").exists():
             _record(job, error)
         code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
     sys.exit(code)
 
 
@@ -118,16 +168,8 @@ def _record(job: Job, error: EffbenchError) -> None:
 
 def _with_hydra(overrides: Sequence[str], config_dir: str | None) -> int:
     """Hydra's launcher starts the jobs (joblib, submitit, …); each writes its own run folder."""
-    import hydra
-
-    from effbench.config.compose import ROOT
-    from effbench.config.paths import conf_dir
-    from effbench.config.recipes import absolute_recipe, register_recipes
-
-    register_recipes(Path(config_dir) if config_dir else None)
-    sys.argv = ["effbench train", "--multirun", *map(absolute_recipe, overrides)]
-    hydra.main(config_path=str(conf_dir()), config_name=ROOT, version_base="1.3")(_hydra_task)()
-    return 0
+    compose_raw(expand(overrides, config_dir)[0], config_dir)  # a mistyped key is named as everywhere
+    return as_hydra_app(["--multirun", *overrides], _hydra_task, config_dir)
 
 
 def _hydra_task(raw: Any) -> None:

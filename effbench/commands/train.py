@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.commands.arguments import Arguments, split
+from effbench.commands.arguments import CONFIG_FLAGS, Arguments, split
 from effbench.config.compose import compose_raw, parse, plain
-from effbench.errors import ConfigError, EffbenchError
+from effbench.config.recipes import absolute_recipe, quoted
+from effbench.errors import ConfigError, EffbenchError, unknown_name
 
 if TYPE_CHECKING:
     from effbench.config.schema import Config
@@ -31,13 +32,20 @@ flags: -m, --multirun       every combination of comma-separated values
 groups (one of each):
 """
 
+CFG_PAGES = ("job", "hydra", "all")
+PASSING = ("resume", "allow_targets", "hydra")  # keys of one sitting
+
 
 def main(words: Sequence[str]) -> int:
-    arguments = split(words)
+    arguments = split(words, CONFIG_FLAGS)
     if arguments.has("help"):
         print(HELP + groups_table(arguments.get("config_dir")))
         return 0
-    if any(arguments.has(flag) for flag in ("cfg", "info", "completion")):
+    if arguments.has("completion"):
+        from effbench.commands import completion
+
+        return completion.main(["-sc", arguments.values["completion"]])
+    if arguments.has("cfg") or arguments.has("info"):
         return ask_hydra(arguments)
     if arguments.has("multirun"):
         from effbench.commands.sweep import sweep
@@ -60,6 +68,10 @@ def train_one(overrides: Sequence[str], config_dir: str | None = None) -> int:
     overrides = with_resume(overrides)
     raw = compose_raw(overrides, config_dir)
     config = parse(plain(raw))  # before torch is imported, and before any folder is made
+    if raw.hydra.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir must stay false: paths such as data.root=DIR are relative to where you call."
+        )
     folder = Path(raw.hydra.run.dir)
     run = run_as_hydra_job(raw, config, folder)
     return report(run) if run else 0
@@ -82,19 +94,35 @@ def with_resume(overrides: Sequence[str]) -> list[str]:
     earlier = recorded_overrides(folder)
     if earlier is None:
         raise ConfigError(f"resume={folder}: there is no run in that folder (it holds no .hydra/overrides.yaml).")
-    kept = [word for word in earlier if word not in mine]
-    return [*kept, *mine, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
+    keys = {_key(word) for word in mine}
+    kept = [word for word in earlier if _key(word) not in keys]
+    # What may be built is not for a run's folder to say: allow_targets counts only where it is given now.
+    return [*kept, "allow_targets=[]", *mine, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
 
 
 def recorded_overrides(folder: Path) -> list[str] | None:
-    """What a run was started with, `resume` apart; None where the folder holds no run."""
+    """What a run was started with; None where the folder holds no run."""
     import yaml
 
     path = folder / ".hydra" / "overrides.yaml"
     if not path.is_file():
         return None
-    words = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    return [str(word) for word in words if not str(word).startswith("resume=")]
+    try:
+        words = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(words, list):
+        raise ConfigError(f"{path} is not a list of overrides.")
+    return _lasting(map(str, words))
+
+
+def _lasting(words: Iterable[str]) -> list[str]:
+    """What tells runs apart: not where they lie, nor what may be built."""
+    return [absolute_recipe(word) for word in words if _key(word).partition(".")[0] not in PASSING]
 
 
 def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
@@ -103,7 +131,7 @@ def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
 
     same = [path.parents[1] for path in outputs.glob("*/*/.hydra/overrides.yaml")]
     for folder in sorted(same, key=lambda run: run.stat().st_mtime, reverse=True):
-        if recorded_overrides(folder) != list(overrides) or not (folder / "checkpoints" / "last").exists():
+        if recorded_overrides(folder) != _lasting(overrides) or not (folder / "checkpoints" / "last").exists():
             continue
         if not (folder / "summary.json").is_file() or read_summary(folder)["status"] == "interrupted":
             return folder
@@ -188,21 +216,41 @@ def report(run: Run) -> int:
 
 
 def ask_hydra(arguments: Arguments) -> int:
-    """--cfg, --info and -sc are Hydra's own; they see the same config."""
+    """--cfg and --info are Hydra's own; they see the same config. Of a sweep, they show the first job."""
+    from effbench.commands.sweep import expand
+
+    config_dir, page = arguments.get("config_dir"), arguments.get("cfg")
+    if page is not None and page not in CFG_PAGES:
+        raise ConfigError(unknown_name("page of --cfg", page, CFG_PAGES))
+    overrides = with_resume(arguments.overrides)
+    if arguments.has("multirun"):
+        jobs = expand(overrides, config_dir)
+        print(f"the first of {len(jobs)} jobs", file=sys.stderr)
+        overrides = jobs[0]
+    compose_raw(overrides, config_dir)  # a mistyped key is named as everywhere
+    names = {"cfg": "--cfg", "info": "--info", "package": "--package"}
+    flags = [word for key, flag in names.items() if arguments.has(key) for word in (flag, arguments.get(key)) if word]
+    if arguments.has("resolve"):
+        flags.append("--resolve")
+    return as_hydra_app([*flags, *overrides], lambda _: None, config_dir)
+
+
+def as_hydra_app(
+    words: Sequence[str], task: Callable[[Any], None], config_dir: str | None, program: str = "effbench train"
+) -> int:
+    """Runs `task` the way Hydra runs an application's main; 2 where Hydra refuses."""
     import hydra
 
     from effbench.config.compose import ROOT
     from effbench.config.paths import conf_dir
-    from effbench.config.recipes import absolute_recipe, register_recipes
+    from effbench.config.recipes import register_recipes
 
-    names = {"cfg": "--cfg", "info": "--info", "completion": "--shell-completion", "package": "--package"}
-    flags = [word for key, flag in names.items() if arguments.has(key) for word in (flag, arguments.get(key)) if word]
-    if arguments.has("resolve"):
-        flags.append("--resolve")
-    config_dir = arguments.get("config_dir")
     register_recipes(Path(config_dir) if config_dir else None)
-    if not arguments.has("completion"):
-        compose_raw(arguments.overrides, config_dir)  # a mistyped key is named as everywhere
-    sys.argv = ["effbench train", *flags, *map(absolute_recipe, arguments.overrides)]
-    hydra.main(config_path=str(conf_dir()), config_name=ROOT, version_base="1.3")(lambda _: None)()
+    argv, sys.argv = sys.argv, [program, *map(absolute_recipe, words)]
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name=ROOT, version_base="1.3")(task)()
+    except SystemExit as stop:
+        return 2 if stop.code else 0
+    finally:
+        sys.argv = argv
     return 0

@@ -144,7 +144,7 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
     """Raises the ConfigError that names the first override at fault; returns if none of them is."""
     groups = set(config_loader.list_groups("")) - {"hydra"}
     choices: list[str] = []
-    for override in _parsed(overrides, config_loader):
+    for override in parsed(overrides, config_loader):
         if override.is_sweep_override():
             raise ConfigError(f"{override.input_line} gives several values: that is a sweep, and needs -m.")
         group = str(override.key_or_group)
@@ -164,7 +164,7 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
     import hydra
 
     known = _leaves(plain(hydra.compose(ROOT, overrides=choices)))
-    for override in _parsed(overrides, config_loader):
+    for override in parsed(overrides, config_loader):
         key = str(override.key_or_group)
         if key in groups or key.startswith("hydra") or override.is_force_add() or override.is_add():
             continue
@@ -187,19 +187,22 @@ def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:
         }
 
 
-def _parsed(overrides: Sequence[str], config_loader: ConfigLoader) -> Iterator[Any]:
+def parsed(overrides: Iterable[str], config_loader: ConfigLoader) -> Iterator[Any]:
+    """Hydra's Override of each word. Raises ConfigError for one that is no override."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     parser = OverridesParser.create(config_loader=config_loader)
     for override in overrides:
         try:
-            yield parser.parse_override(override)
+            found = parser.parse_override(override)
         except HydraException as error:
             raise ConfigError(
                 f"cannot read {override!r}: an override is key=value, a list [1,2] ({_first_line(error)}). "
                 "Quote values that hold spaces, commas or brackets."
             ) from error
+        found.config_loader = config_loader  # a glob(*) looks up what there is
+        yield found
 
 
 def _leaves(content: Mapping[str, Any], prefix: str = "") -> set[str]:

@@ -25,7 +25,7 @@ def absolute_recipe(override: str) -> str:
 
 def _absolute(value: str) -> str:
     """A path made absolute and quoted, since Hydra's grammar allows few characters bare; a name as it is."""
-    path = value[1:-1] if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
+    path = value[1:-1].replace("\\'", "'") if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
     if not (path.endswith((".yaml", ".yml")) or "/" in path):
         return value
     return quoted(Path(path).expanduser().resolve())

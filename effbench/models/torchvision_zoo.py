@@ -18,6 +18,7 @@ from torchvision.ops import StochasticDepth
 from effbench.errors import ConfigError, unknown_name
 from effbench.models.accounting import check_image_fits
 
+STEMS = ("auto", "imagenet", "small", "tiny")
 SMALL_BELOW_PX = 64  # stem 'auto' is small for images with a side below this
 
 # Their position or window tables are tied to the patch: the first convolution cannot change alone.
@@ -55,7 +56,8 @@ def create(
     stem: 'imagenet' is torchvision's; 'small' keeps the resolution that small images need (ResNets: a
     3 x 3 convolution at stride 1, no max pool; patch stems such as Swin's and ConvNeXt's: 2 x 2 patches;
     others: the first convolution at stride 1, which VGG has already); 'auto' is small below 64 px where
-    the architecture can, else imagenet. ViT and MaxViT cannot: 'small' is an error there.
+    the architecture can, else imagenet. ViT and MaxViT cannot: 'small' is an error there. 'tiny' is for
+    MobileNets at 32 px and below: small, and the next convolution that halves the resolution keeps it too.
     bn_momentum: of all batch norms, in torch's sense (weight of the new batch), None for torchvision's.
     stochastic_depth_prob: rises linearly from 0 in the first block to this in the last (arXiv:1603.09382).
     options: the constructor's own numbers, such as dropout or width_mult; None keeps its default.
@@ -67,6 +69,8 @@ def create(
     model = _build(builder, arch, num_classes, image_size, options)
     if small:
         _make_stem_small(model)
+    if stem == "tiny":
+        _keep_resolution_once_more(model, arch)
     adapt_input_channels(model, in_channels)
     if bn_momentum is not None:
         _set_bn_momentum(model, arch, bn_momentum)
@@ -149,13 +153,13 @@ def _check_options(options: dict[str, Any], arch: str, family: type[nn.Module]) 
 
 
 def _wants_small_stem(stem: str, arch: str, image_size: tuple[int, int], family: type[nn.Module]) -> bool:
-    if stem not in ("auto", "imagenet", "small"):
-        raise ConfigError(unknown_name("model.stem", stem, ["auto", "imagenet", "small"]))
+    if stem not in STEMS:
+        raise ConfigError(unknown_name("model.stem", stem, STEMS))
     if family.__name__ not in _FIXED_STEM:
-        return stem == "small" or (stem == "auto" and min(image_size) < SMALL_BELOW_PX)
-    if stem == "small":
+        return stem in ("small", "tiny") or (stem == "auto" and min(image_size) < SMALL_BELOW_PX)
+    if stem in ("small", "tiny"):
         raise ConfigError(
-            f"model.stem 'small' is not possible for '{arch}', whose tables are tied to its patches. "
+            f"model.stem '{stem}' is not possible for '{arch}', whose tables are tied to its patches. "
             "Use model=vit_tiny with model.patch_size, or model.stem=imagenet."
         )
     return False
@@ -170,6 +174,14 @@ def _make_stem_small(model: nn.Module) -> None:
         _replace_first_conv(model, name, _like(conv, kernel_size=(2, 2), stride=(2, 2)))
     else:
         conv.stride = (1, 1)
+
+
+def _keep_resolution_once_more(model: nn.Module, arch: str) -> None:
+    """Stride 1 for the first convolution after the stem that has a larger one."""
+    if not type(model).__name__.startswith("MobileNet"):
+        raise ConfigError(f"model.stem 'tiny' is for MobileNets; got model.arch '{arch}'. Write small.")
+    strided = (module for module in model.modules() if isinstance(module, nn.Conv2d) and module.stride != (1, 1))
+    next(strided).stride = (1, 1)
 
 
 def _first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:

@@ -87,7 +87,16 @@ def print_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
 
     metric = next((row["metric"] for row in rows if row["metric"]), "")
     table = Table(
-        "rank", "job", "overrides", "status", f"best {metric}".strip(), "test acc", "training", "img/s", "params", "peak"
+        "rank",
+        "job",
+        "overrides",
+        "status",
+        f"best {metric}".strip(),
+        "test acc",
+        "training",
+        "img/s",
+        "params",
+        "peak",
     )
     for index in (0, 1, 4, 5, 6, 7, 8, 9):
         table.columns[index].justify = "right"

@@ -114,6 +114,18 @@ def test_a_small_mobilenet_stem_changes_the_stride_and_no_weight(arch: str) -> N
     assert all(torch.equal(a, b) for a, b in zip(small.parameters(), theirs.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(("arch", "small_side", "tiny_side"), [("mobilenet_v3_small", 2, 4), ("mobilenet_v2", 2, 4)])
+def test_a_tiny_mobilenet_stem_halves_the_resolution_once_less(arch: str, small_side: int, tiny_side: int) -> None:
+    sides = {stem: meta(arch, side=32, stem=stem).features(torch.empty(1, 3, 32, 32, device="meta")).shape[-1]
+             for stem in ("small", "tiny")}  # fmt: skip
+    assert sides == {"small": small_side, "tiny": tiny_side}
+
+
+def test_a_tiny_stem_is_for_mobilenets() -> None:
+    with pytest.raises(ConfigError, match="model.stem 'tiny' is for MobileNets; got model.arch 'resnet18'"):
+        meta("resnet18", stem="tiny")
+
+
 @pytest.mark.parametrize("arch", ["vit_b_16", "maxvit_t"])
 def test_a_stem_that_cannot_be_small_says_so(arch: str) -> None:
     with pytest.raises(ConfigError, match=rf"model.stem 'small' is not possible for '{arch}'.*model=vit_tiny"):
@@ -210,9 +222,9 @@ def test_an_unknown_arch_lists_what_there_is_and_the_nearest() -> None:
         meta("resnet51")
 
 
-def test_an_unknown_stem_lists_the_three() -> None:
-    with pytest.raises(ConfigError, match="model.stem 'tiny' is not one of: auto, imagenet, small"):
-        meta("resnet18", stem="tiny")
+def test_an_unknown_stem_lists_the_four() -> None:
+    with pytest.raises(ConfigError, match="model.stem 'mini' is not one of: auto, imagenet, small, tiny"):
+        meta("resnet18", stem="mini")
 
 
 def test_an_option_that_torchvision_would_swallow_is_refused_with_the_nearest() -> None:

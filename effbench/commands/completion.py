@@ -1,0 +1,51 @@
+"""effbench -sc …: tab completion. Hydra's own for a config's words, with the verb taken off the line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from effbench.commands.arguments import split
+
+WITH_CONFIG = ("train", "summary")
+
+
+def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
+    """words: -sc install=SHELL, -sc uninstall=SHELL, or -sc query=SHELL with the line so far in COMP_LINE."""
+    request = split(words, ["completion"]).values["completion"]
+    if not request.startswith("query="):
+        return _hydra(request)
+    line = os.environ.get("COMP_LINE", "").lstrip()
+    program, _, line = line.partition(" ")
+    verb, chosen, rest = line.lstrip().partition(" ")
+    if verb in WITH_CONFIG and chosen:
+        os.environ["COMP_LINE"] = f"{program} {rest}"
+        return _hydra(request, _config_dir(rest))
+    if not chosen:
+        print("\n".join(name for name in verbs if name.startswith(verb)))
+    elif verb == "recipe":
+        print("\n".join(_of_recipe(rest)))
+    return 0
+
+
+def _of_recipe(line: str) -> list[str]:
+    """Its actions, then the names of recipes; nothing for a folder, so that the shell offers files."""
+    from effbench.commands.recipe import ACTIONS, names
+
+    *done, word = line.split(" ")
+    if not done:
+        return [name for name in ACTIONS if name.startswith(word)]
+    return [name for name in names() if name.startswith(word)] if done in (["show"], ["cp"], ["validate"]) else []
+
+
+def _config_dir(line: str) -> str | None:
+    words = line.replace("--config-dir=", "--config-dir ").split()
+    place = words.index("--config-dir") + 1 if "--config-dir" in words else len(words)
+    return words[place] if place < len(words) and Path(words[place]).is_dir() else None
+
+
+def _hydra(request: str, config_dir: str | None = None) -> int:
+    from effbench.commands.train import as_hydra_app
+
+    return as_hydra_app(["--shell-completion", request], lambda _: None, config_dir, program="effbench")

@@ -1,0 +1,164 @@
+"""Two processes over gloo train the very model that one process trains."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from effbench.commands import training
+from effbench.commands.training import train
+from effbench.config.compose import compose
+from tests.training.tiny import largest_difference
+
+SMALL = [
+    "model=mlp", "model.hidden=[16]", "model.dropout=0.0", "data=synthetic", "data.num_train=330", "data.num_val=45",
+    "data.num_test=20", "data.channels=1", "data.image_size=8", "data.num_classes=4", "data.eval_batch_size=7",
+    "optimizer=sgd", "optimizer.lr=0.1", "scheduler=cosine", "early_stopping=off", "trainer.max_epochs=null",
+    "trainer.max_steps=20", "trainer.log_every_n_steps=5", "device=cpu", "device.threads=1",
+]  # fmt: skip
+CASES = {
+    "accumulation, uneven shares": ["data.batch_size=7", "trainer.accumulate_grad_batches=3"],
+    "incomplete steps, a weighted loss, clipping": [
+        "data.batch_size=9", "trainer.accumulate_grad_batches=2", "data.drop_last=false", "loss.label_smoothing=0.1",
+        "loss.class_weights=[0.2,1,2,0.5]", "loss.l1=1e-3", "trainer.gradient_clip_val=0.05",
+    ],
+    "augmented, mixed, averaged": [
+        "augment=strong", "augment.mixup_alpha=0.4", "augment.cutmix_alpha=1.0", "ema=on", "ema.decay=0.9",
+        "loss.class_weights=[0.2,1,2,0.5]",
+    ],
+}  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def in_a_rank(rank: int, world: int, port: int, jobs: list[tuple[list[str], Path]], report: Path) -> None:
+    """What torchrun would start, forked: importing torch again would take longer than all the training."""
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    try:
+        with report.with_suffix(f".{rank}").open("w") as errors:
+            os.dup2(errors.fileno(), 2)
+            for overrides, folder in jobs:
+                # Only rank 0's folder counts: the other proposes one of its own.
+                train(compose(overrides), folder if rank == 0 else folder.with_name(f"{folder.name} of rank {rank}"))
+    except BaseException:
+        report.write_text(traceback.format_exc())
+        raise
+
+
+def train_in_ranks(jobs: list[tuple[list[str], Path]], scratch: Path, world: int = 2) -> None:
+    context, port = multiprocessing.get_context("fork"), free_port()
+    ranks = [
+        context.Process(target=in_a_rank, args=(rank, world, port, jobs, scratch / "report")) for rank in range(world)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+        if rank.is_alive():
+            rank.kill()
+    said = scratch / "report"
+    assert [rank.exitcode for rank in ranks] == [0] * world, said.read_text() if said.exists() else "a rank hung"
+
+
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    """Drawing curves would take longer than the training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "draw_curves", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, no_pictures) -> dict[tuple[str, int], Path]:
+    """(case, processes) -> run folder."""
+    scratch = tmp_path_factory.mktemp("ranks")
+    folders = {(name, world): scratch / str(world) / name for name in CASES for world in (1, 2)}
+    # Two processes first: forked before this one has run any backward pass.
+    train_in_ranks([([*SMALL, *CASES[name]], folders[name, 2]) for name in CASES], scratch)
+    for name, overrides in CASES.items():
+        train(compose([*SMALL, *overrides]), folders[name, 1])
+    return folders
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / "last" / "model.safetensors")
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as stream:
+        return [{k: v for k, v in row.items() if "per_s" not in k} for row in csv.DictReader(stream)]
+
+
+def as_numbers(row: dict[str, str]) -> list[float]:
+    return [float(cell) for cell in row.values() if cell.replace(".", "").replace("-", "").replace("e", "").isdigit()]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_end_at_the_weights_of_one(case, folders):
+    one, two = weights(folders[case, 1]), weights(folders[case, 2])
+    assert largest_difference(one, two) < 1e-6
+    summary = json.loads((folders[case, 2] / "summary.json").read_text())
+    assert (summary["status"], summary["steps"], summary["processes"]) == ("completed", 20, 2)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_log_the_metrics_of_one(case, folders):
+    one, two = rows(folders[case, 1]), rows(folders[case, 2])
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    for expected, row in zip(one, two, strict=True):
+        assert as_numbers(row) == pytest.approx(as_numbers(expected), rel=1e-5, abs=1e-6)
+    metrics = [json.loads((folders[case, world] / "summary.json").read_text())["metrics"] for world in (1, 2)]
+    assert {"train/loss", "val/loss", "val/acc", "test/acc"} <= metrics[0].keys()
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-5)
+
+
+def test_the_averages_agree_too(folders):
+    one, two = (folders["augmented, mixed, averaged", world] / "checkpoints/last/ema.safetensors" for world in (1, 2))
+    assert largest_difference(load_file(one), load_file(two)) < 1e-6
+
+
+def test_only_rank_0_writes_a_folder(folders):
+    parent = folders["accumulation, uneven shares", 2].parent
+    assert sorted(path.name for path in parent.iterdir()) == sorted(CASES)
+
+
+def test_the_cases_train_different_models(folders):
+    ends = [weights(folders[case, 1]) for case in CASES]
+    assert all(largest_difference(a, b) > 1e-4 for i, a in enumerate(ends) for b in ends[:i])
+
+
+def test_torchrun_trains_one_run_from_the_command_line(folders, tmp_path):
+    words = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
+        "-m", "effbench", "train", *SMALL, *CASES["accumulation, uneven shares"],
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+    runs = [path.parent for path in tmp_path.rglob("summary.json")]
+    assert len(runs) == 1
+    assert len([*tmp_path.rglob("config.yaml")]) == 2, "the run's own and Hydra's record"
+    assert len([*tmp_path.glob("outputs/*/*")]) == 1
+    assert largest_difference(weights(runs[0]), weights(folders["accumulation, uneven shares", 1])) < 1e-6
+    assert result.stdout.count("test accuracy") == 1
+    assert result.stderr.count("data synthetic:") == 1

@@ -1,0 +1,88 @@
+"""Means from running sums, over the ranks and across a restart."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from effbench.training.distributed import Ranks
+from effbench.training.meter import Meter
+
+
+def step(loss: float, correct: float, samples: float) -> torch.Tensor:
+    return torch.tensor([loss, correct, samples], dtype=torch.float64)
+
+
+class Pair(Ranks):
+    """Two ranks in one process: what is summed is this rank's values and the other meter's."""
+
+    world = 2
+
+    def __init__(self, rank: int):
+        self.rank, self.other = rank, torch.zeros(3, dtype=torch.float64)
+
+    def sum(self, values):
+        return values + self.other
+
+
+def test_means_are_by_sample_not_by_step():
+    meter = Meter(Ranks())
+    meter.add(step(8.0, 3, 4))
+    meter.add(step(1.0, 1, 1))
+    assert meter.since_last_log() == {"train/loss": 9 / 5, "train/acc": 4 / 5}
+    meter.add(step(3.0, 0, 1))
+    assert meter.since_last_log() == {"train/loss": 3.0, "train/acc": 0.0}
+    assert meter.of_epoch() == {"train/loss": 2.0, "train/acc": 4 / 6}
+
+
+def test_an_epoch_begins_at_zero_and_knows_that_it_is_empty():
+    meter = Meter(Ranks())
+    assert meter.empty
+    assert meter.of_epoch() == {}
+    meter.add(step(8.0, 3, 4))
+    assert not meter.empty
+    meter.of_epoch()
+    assert meter.empty
+    meter.add(step(1.0, 1, 1))
+    assert meter.since_last_log() == {"train/loss": 1.0, "train/acc": 1.0}
+
+
+def test_adding_reads_nothing_from_the_device():
+    meter = Meter(Ranks())
+    meter.add(torch.zeros(3, device="meta"))  # a tensor without values: reading it fails
+    meter.add(torch.zeros(3, device="meta"))
+    with pytest.raises(Exception, match=r"meta|no data"):
+        meter.since_last_log()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_restart_in_mid_epoch_changes_no_mean(cut):
+    meter, straight, logged = Meter(Ranks()), Meter(Ranks()), []
+    for number in range(1, 5):
+        for each in (meter, straight):
+            each.add(step(number / 3, number % 2, 4))
+        if number == 2:
+            logged.append(meter.since_last_log() == straight.since_last_log())
+        if number == cut:
+            state, meter = meter.state_dict(), Meter(Ranks())
+            meter.load_state_dict(state)
+    assert logged == [True]
+    assert meter.since_last_log() == straight.since_last_log()
+    assert meter.of_epoch() == straight.of_epoch()
+
+
+def test_two_ranks_save_the_sums_of_both_and_share_them_out_once():
+    ranks = [Pair(0), Pair(1)]
+    ranks[0].other, ranks[1].other = step(2.0, 1, 4), step(6.0, 3, 4)
+    meters = [Meter(rank) for rank in ranks]
+    meters[0].add(step(6.0, 3, 4))
+    meters[1].add(step(2.0, 1, 4))
+    states = [meter.state_dict() for meter in meters]
+    assert torch.equal(states[0]["sums"], states[1]["sums"])
+    again = [Meter(Pair(0)), Meter(Pair(1))]
+    for meter in again:
+        meter.load_state_dict(states[0])  # the file is rank 0's
+    assert sum(float(meter._sums[0]) for meter in again) == 8.0
+    again[0]._ranks.other = again[1]._sums
+    assert again[0].of_epoch() == {"train/loss": 1.0, "train/acc": 0.5}
+    assert not meters[0].empty, "saving changes nothing"
