@@ -169,7 +169,7 @@ class _Session:
         _, why = choose_precision(self.config.trainer.precision, self.device)
         _tell(f"data {data.name}: {sizes}, {len(data.classes)} classes, {'x'.join(map(str, data.shape))}")
         _tell(
-            f"model {type(trainer.model).__name__}: {human_count(counts.total)} parameters"
+            f"model {self.config.model.label}: {human_count(counts.total)} parameters"
             f" ({human_count(counts.trainable)} trained), {trainer.precision.name} ({why}), {self.device}"
         )
         _tell(f"{trainer.limits.steps} steps, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")
@@ -195,7 +195,8 @@ class _Session:
             },
             "memory": peak_memory(),
             "model": {
-                "name": type(trainer.model).__name__,
+                "name": self.config.model.label,
+                "optimizer": self.config.optimizer.label,
                 "parameters": counts.total,
                 "trainable_parameters": counts.trainable,
                 "macs": accounting.macs(trainer.model, data.shape).macs,
@@ -220,7 +221,7 @@ class _Session:
     def _draw(self, trainer: Trainer) -> None:
         """A picture must not cost a finished run."""
         try:
-            draw_curves(self.folder, f"{type(trainer.model).__name__} with {type(trainer.optimizer).__name__}")
+            draw_curves(self.folder, f"{self.config.model.label} with {self.config.optimizer.label}")
         except Exception as error:  # noqa: BLE001
             _tell(f"warning: curves.png was not drawn: {error}")
 

@@ -37,6 +37,12 @@ class OpenSection(BaseModel):
         """The keys that go to the constructor as they are."""
         return dict(self.model_extra or {})
 
+    @property
+    def label(self) -> str:
+        """What a person calls it: the arch or name option, else the last part of the target."""
+        options = self.options
+        return str(options.get("arch") or options.get("name") or self.target.rpartition(".")[2])
+
 
 class ModelConfig(OpenSection):
     pretrained: str | None

@@ -66,7 +66,8 @@ def in_a_rank(rank: int, world: int, port: int, jobs: list[tuple[list[str], Path
 
 
 def train_in_ranks(jobs: list[tuple[list[str], Path]], scratch: Path, world: int = 2) -> None:
-    context, port = multiprocessing.get_context("fork"), free_port()
+    # Autograd's threads for a GPU do not survive a fork.
+    context, port = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork"), free_port()
     ranks = [
         context.Process(target=in_a_rank, args=(rank, world, port, jobs, scratch / "report")) for rank in range(world)
     ]

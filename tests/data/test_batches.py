@@ -1,0 +1,348 @@
+"""Batches are pure functions of (seed, epoch, step): neither workers, ranks nor micro-batches change a sample."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from effbench.data.augment import Augment
+from effbench.data.batches import Batch, EvalBatches, Finish, Shard, TrainBatches, in_order
+from effbench.data.splits import Split
+from effbench.errors import ConfigError
+
+K = 5
+PLAIN = Finish((0.0, 0.0), (1.0, 1.0))
+AUGMENTS = {
+    "none": Augment(),
+    "strong": Augment(crop_padding=2, flip=0.5, rotate=15, brightness=0.2, contrast=0.2, dropout_holes=2),
+    "mixup": Augment(flip=0.5, mixup_alpha=0.4),
+    "cutmix": Augment(crop_padding=1, cutmix_alpha=1.0),
+}
+
+
+def split(count: int = 50) -> Split:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 2, 6, 8), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.randint(0, K, (count,), generator=generator))
+
+
+def batches(count: int = 50, **options) -> TrainBatches:
+    settings = {"batch_size": 8, "num_classes": K, "finish": PLAIN, "seed": 3, **options}
+    return TrainBatches(split(count), **settings)
+
+
+def one_hot(targets: Tensor) -> Tensor:
+    return targets if targets.dim() == 2 else torch.eye(K)[targets]
+
+
+def epoch_of(made: TrainBatches, epoch: int = 0, start: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """(inputs, one-hot targets) of every micro-batch, in order."""
+    return [
+        (batch.inputs, one_hot(batch.targets))
+        for step in made.epoch(epoch, start)
+        for batch in step.micro_batches
+    ]  # fmt: skip
+
+
+def joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    inputs, targets = zip(*parts, strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def equal(a: list[tuple[Tensor, Tensor]], b: list[tuple[Tensor, Tensor]]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
+
+
+# --- which samples
+
+
+def order(made: TrainBatches, epoch: int) -> list[int]:
+    return torch.cat([made.step_indices(epoch, step) for step in range(made.steps_per_epoch)]).tolist()
+
+
+def test_every_sample_comes_once_an_epoch():
+    made = batches(48)
+    assert sorted(order(made, 0)) == list(range(48))
+    assert sorted(order(made, 7)) == list(range(48))
+
+
+def test_every_epoch_and_every_seed_has_an_order_of_its_own():
+    orders = [order(batches(48, seed=seed), epoch) for seed in (3, 4) for epoch in (0, 1)]
+    assert all(a != b for a, b in itertools.combinations(orders, 2))
+    assert order(batches(48), 1) == order(batches(48), 1)
+
+
+def test_without_augmentation_the_inputs_are_the_images_and_targets_the_labels():
+    made = batches(48)
+    inputs, targets = joined(epoch_of(made))
+    rows = order(made, 0)
+    torch.testing.assert_close(inputs, made.split.images[rows].float() / 255)
+    assert torch.equal(targets.argmax(1), made.split.labels[rows])
+    assert epoch_of(made)[0][0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "accumulate", "drop_last", "sizes"),
+    [
+        (50, 8, 1, True, [8] * 6),
+        (50, 8, 1, False, [8] * 6 + [2]),
+        (49, 8, 1, False, [8] * 6),  # the last would be a single sample
+        (50, 8, 2, True, [16] * 3),
+        (50, 8, 2, False, [16] * 3 + [2]),
+        (41, 8, 2, False, [16, 16, 8]),  # a micro-batch of a single sample is left out of its step
+        (44, 8, 2, False, [16, 16, 12]),
+        (48, 8, 1, False, [8] * 6),
+        (3, 8, 1, False, [3]),
+        (5, 1, 1, False, [1] * 5),  # asked for by batch_size=1
+    ],
+)
+def test_the_last_step_is_left_out_or_kept_but_for_a_micro_batch_of_one(count, batch_size, accumulate, drop_last, sizes):
+    made = batches(count, batch_size=batch_size, accumulate=accumulate, drop_last=drop_last)
+    assert [made.samples_in(step) for step in range(made.steps_per_epoch)] == sizes
+    steps = [(step.samples, step.num_micro_batches, list(step.micro_batches)) for step in made.epoch(0)]
+    assert [samples for samples, _, _ in steps] == sizes
+    assert [sum(map(len, parts)) for _, _, parts in steps] == sizes
+    assert all(len(parts) == number for _, number, parts in steps)
+    assert len(order(made, 0)) == len(set(order(made, 0))) == sum(sizes)
+
+
+def test_the_samples_left_out_differ_from_epoch_to_epoch():
+    made = batches(50)
+    left_out = [frozenset(range(50)) - set(order(made, epoch)) for epoch in range(10)]
+    assert len(set(left_out)) > 5
+
+
+@pytest.mark.parametrize(("count", "accumulate", "drop_last"), [(7, 1, True), (15, 2, True), (1, 1, False)])
+def test_a_dataset_without_a_single_step_is_refused(count, accumulate, drop_last):
+    with pytest.raises(ConfigError) as caught:
+        batches(count, accumulate=accumulate, drop_last=drop_last)
+    message = str(caught.value)
+    assert f"is 8 x {accumulate}, but the train split holds {count} images: not one step" in message
+    assert ("data.drop_last=false" in message) == drop_last
+
+
+def test_a_limit_keeps_the_first_steps():
+    made, whole = batches(limit_steps=2), batches()
+    assert made.steps_per_epoch == 2
+    assert equal(epoch_of(made), epoch_of(whole)[:2])
+
+
+# --- what does not change them
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(workers, accumulate, augment):
+    options = {"augment": AUGMENTS[augment], "accumulate": accumulate, "drop_last": False}
+    alone, helped = (epoch_of(batches(num_workers=n, **options), epoch=2) for n in (0, workers))
+    assert equal(alone, helped)
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_the_ranks_shares_make_the_batch_of_one_process(world, augment):
+    options = {"augment": AUGMENTS[augment], "accumulate": 2, "drop_last": False, "batch_size": 9}
+    whole = epoch_of(batches(**options))
+    ranks = [epoch_of(batches(shard=Shard(rank, world), **options)) for rank in range(world)]
+    shares = [joined([rank[number] for rank in ranks]) for number in range(len(whole))]
+    assert equal(shares, whole)
+    assert max(len(x) for rank in ranks for x, _ in rank) <= -(-9 // world)
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_micro_batches_make_the_step_of_one_batch(augment):
+    options = {"augment": AUGMENTS[augment], "drop_last": False}
+    whole = epoch_of(batches(47, batch_size=32, **options))
+    parts = epoch_of(batches(47, batch_size=8, accumulate=4, **options))
+    assert equal([joined(parts[:4]), joined(parts[4:])], whole)
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 6])
+def test_an_epoch_can_be_entered_at_any_step(start):
+    options = {"augment": AUGMENTS["strong"], "num_workers": 1}
+    assert equal(epoch_of(batches(**options), 1, start), epoch_of(batches(**options), 1)[start:])
+
+
+def test_making_batches_in_any_order_any_number_of_times_gives_the_same():
+    made = batches(augment=AUGMENTS["cutmix"])
+    places = [(epoch, step) for epoch in (0, 1) for step in range(made.steps_per_epoch)]
+    first = {place: made.make(*place).inputs for place in places}
+    assert all(torch.equal(made.make(*place).inputs, first[place]) for place in reversed(places))
+
+
+def test_the_global_generator_is_neither_used_nor_moved():
+    torch.manual_seed(1)
+    first = epoch_of(batches(augment=AUGMENTS["cutmix"]))
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert equal(first, epoch_of(batches(augment=AUGMENTS["cutmix"])))
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_augmentation_differs_from_sample_to_sample_step_to_step_and_epoch_to_epoch():
+    same_image = Split(split(1).images.expand(16, -1, -1, -1), torch.zeros(16, dtype=torch.int64))
+    made = TrainBatches(same_image, batch_size=8, num_classes=K, finish=PLAIN, augment=Augment(rotate=90), seed=0)
+    seen = [x for epoch in (0, 1) for inputs, _ in epoch_of(made, epoch) for x in inputs]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_the_dataset_itself_is_not_touched(augment):
+    made = batches(augment=AUGMENTS[augment])
+    images, labels = made.split.images.clone(), made.split.labels.clone()
+    epoch_of(made)
+    list(EvalBatches(made.split, batch_size=7, finish=Finish((0.5, 0.5), (2.0, 2.0))))
+    assert torch.equal(made.split.images, images)
+    assert torch.equal(made.split.labels, labels)
+
+
+# --- labels that are mixed
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_class_mass_of_a_step_is_the_sum_of_its_targets_over_all_ranks(world, augment):
+    options = {"augment": AUGMENTS[augment], "accumulate": 2, "drop_last": False}
+    ranks = [list(batches(shard=Shard(rank, world), **options).epoch(1)) for rank in range(world)]
+    made = [[joined([(b.inputs, one_hot(b.targets)) for b in step.micro_batches]) for step in rank] for rank in ranks]
+    for number, step in enumerate(ranks[0]):
+        expected = sum(rank[number][1].sum(0) for rank in made)
+        torch.testing.assert_close(step.class_mass(), expected)
+        assert float(step.class_mass().sum()) == pytest.approx(step.samples)
+
+
+def test_mixup_mixes_images_and_labels_by_the_same_share():
+    made = batches(augment=Augment(mixup_alpha=0.4))
+    for step in range(made.steps_per_epoch):
+        rows, plan = made._drawn(0, step)
+        images, labels = made.split.images[rows].double() / 255, torch.eye(K)[made.split.labels[rows]].double()
+        share = plan["share"].double()
+        batch = made.make(0, step)
+        for i, partner in enumerate(plan["partner"].tolist()):
+            mixed = share[i] * images[i] + (1 - share[i]) * images[partner]
+            torch.testing.assert_close(batch.inputs[i].double(), mixed, atol=1e-6, rtol=0)
+            mixed_label = share[i] * labels[i] + (1 - share[i]) * labels[partner]
+            torch.testing.assert_close(batch.targets[i].double(), mixed_label, atol=1e-6, rtol=0)
+
+
+def test_cutmix_labels_hold_the_partner_by_the_area_that_was_pasted():
+    """Every image is of one gray, its own, so that the pasted pixels can be counted."""
+    count = 40
+    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 9, 12).contiguous()
+    labels = torch.arange(count) % K
+    finishing = Finish((0.0,), (1.0,))
+    made = TrainBatches(
+        Split(images, labels), batch_size=20, num_classes=K, finish=finishing, augment=Augment(cutmix_alpha=1.0)
+    )
+    pasted = 0
+    for epoch, step in itertools.product(range(5), range(2)):
+        rows = made.step_indices(epoch, step)
+        batch = made.make(epoch, step)
+        grays = (batch.inputs * 255).round().long().flatten(1)
+        for i, own in enumerate(rows.tolist()):
+            foreign = grays[i][grays[i] != own]
+            assert foreign.unique().numel() <= 1
+            expected = torch.zeros(K)
+            expected[labels[own]] += 1 - len(foreign) / 108
+            if len(foreign):
+                expected[labels[foreign[0]]] += len(foreign) / 108
+            torch.testing.assert_close(batch.targets[i], expected, atol=1e-6, rtol=0)
+            pasted += len(foreign) > 0
+    assert pasted > 100
+
+
+# --- finishing
+
+
+def test_finish_normalises_by_channel_and_lays_out():
+    x = torch.rand(4, 2, 6, 8)
+    finishing = Finish((0.2, 0.7), (0.5, 2.0), memory_format=torch.channels_last)
+    out = finishing(x.clone())
+    expected = (x.numpy() - [[[0.2]], [[0.7]]]) / [[[0.5]], [[2.0]]]
+    assert abs(out.numpy() - expected).max() < 1e-6
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 300), st.integers(1, 9))
+def test_shares_are_contiguous_complete_and_even(count, world):
+    bounds = [Shard(rank, world).bounds(count) for rank in range(world)]
+    assert bounds[0][0] == 0
+    assert bounds[-1][1] == count
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
+    sizes = [high - low for low, high in bounds]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (7, 0), (7, 2), (50, 0), (64, 1)])
+def test_evaluation_reads_the_split_once_in_file_order(batch_size, workers):
+    part = split()
+    read = list(EvalBatches(part, batch_size=batch_size, finish=PLAIN, num_workers=workers))
+    torch.testing.assert_close(torch.cat([b.inputs for b in read]), part.images.float() / 255)
+    assert torch.equal(torch.cat([b.targets for b in read]), part.labels)
+    assert [len(b) for b in read] == [min(batch_size, 50 - i) for i in range(0, 50, batch_size)]
+
+
+def test_evaluation_can_be_read_again():
+    read = EvalBatches(split(), batch_size=20, finish=PLAIN)
+    assert [len(b) for b in read] == [len(b) for b in read] == [20, 20, 10]
+
+
+# --- preparing ahead
+
+
+def numbered(place: int) -> Batch:
+    return Batch(torch.tensor([place]), torch.tensor([place]))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_batches_come_in_order_though_some_take_longer(workers):
+    def make(place: int) -> Batch:
+        time.sleep(0.01 * (place % 3 == 0))
+        return numbered(place)
+
+    assert [int(batch.inputs) for batch in in_order(make, range(20), workers)] == list(range(20))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_in_a_worker_is_raised_where_its_batch_is_due(workers):
+    def make(place: int) -> Batch:
+        if place == 3:
+            raise ValueError("sample 3")
+        return numbered(place)
+
+    read = in_order(make, range(10), workers)
+    assert [int(next(read).inputs) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="sample 3"):
+        next(read)
+
+
+def test_at_most_two_batches_a_worker_and_one_are_ahead():
+    made = []
+    read = in_order(lambda place: (made.append(place), numbered(place))[1], range(100), 2)
+    for _ in range(3):
+        next(read)
+    time.sleep(0.05)
+    assert 3 <= len(made) <= 3 + 2 * 2 + 1
+    read.close()
+
+
+def test_leaving_an_epoch_early_leaves_no_thread_behind():
+    before = threading.active_count()
+    read = batches(num_workers=2).epoch(0)
+    next(iter(next(read).micro_batches))
+    read.close()
+    del read
+    deadline = time.time() + 5
+    while threading.active_count() > before and time.time() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
