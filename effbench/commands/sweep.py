@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from effbench.commands.train import as_hydra_app, train_one
+from effbench.commands.train import as_hydra_app, recorded_overrides, train_one
 from effbench.config.compose import compose_raw, loader, parse, parsed, plain
 from effbench.config.recipes import absolute_recipe, quoted
 from effbench.errors import ConfigError, EffbenchError
@@ -30,21 +30,14 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def sweep(overrides: Sequence[str], config_dir: str | None = None) -> int:
     """Runs the jobs one after the other; 1 if any of them failed, 2 if none of them could even be tried."""
-    if any(word.startswith(("hydra/launcher=", "hydra/sweeper=")) for word in overrides):
-        return _with_hydra(overrides, config_dir)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("a sweep (-m) starts processes of its own and cannot run under torchrun; sweep without it.")
-    if any(word.startswith("resume=") for word in overrides):
-        raise ConfigError("a sweep (-m) starts new runs; resume=RUN continues one, without -m.")
+    _check_possible(overrides)
     combinations = expand(overrides, config_dir)
     refused = {number: text for number, words in enumerate(combinations) if (text := _refusal(words, config_dir))}
     if len(refused) == len(combinations):
         raise ConfigError("\n".join(dict.fromkeys(refused.values())))
-    own = [word for word in overrides if word.startswith("hydra.")]
-    folder = Path(compose_raw(own, config_dir).hydra.sweep.dir)
-    if any(folder.glob("[0-9][0-9][0-9]*")):
-        raise ConfigError(f"{folder} holds a sweep already. Choose another folder with hydra.sweep.dir=DIR.")
-    require_writable(folder)
+    folder = _sweep_folder(overrides, config_dir)
+    if any(word.startswith(("hydra/launcher=", "hydra/sweeper=")) for word in overrides):
+        return _with_hydra(overrides, config_dir, folder)
     common = set.intersection(*map(set, combinations))
     jobs = [_job(number, words, common, folder) for number, words in enumerate(combinations)]
     signals: list[int] = []
@@ -56,17 +49,21 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None) -> int:
         _tell(f"job {job.number} ({tried} of {len(jobs)}): {' '.join(job.overrides)}")
         if job.number in refused:
             _tell(f"refused: {refused[job.number]}")
-            _record(job, ConfigError(refused[job.number]))
+            _record(job.folder, ConfigError(refused[job.number]))
         else:
             signals = _in_own_process(job, words, config_dir)
-    rows = sweep_rows(jobs[:tried])
-    path = write_sweep(folder, rows)
-    print_sweep(rows)
-    print(path)
+    code = _finish(folder, jobs[:tried])
     if signals:
         _tell(f"interrupted; {len(jobs) - tried} of {len(jobs)} jobs were not started")
         return 128 + signals[0]
-    return int(any(row["status"] not in ("completed", "stopped_early") for row in rows))
+    return code
+
+
+def _check_possible(overrides: Sequence[str]) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("a sweep (-m) starts processes of its own and cannot run under torchrun; sweep without it.")
+    if any(word.startswith("resume=") for word in overrides):
+        raise ConfigError("a sweep (-m) starts new runs; resume=RUN continues one, without -m.")
 
 
 def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[list[str]]:
@@ -122,7 +119,7 @@ def _in_own_process(job: Job, words: Sequence[str], config_dir: str | None) -> l
     if process.exitcode and not (job.folder / "summary.json").exists():
         code = process.exitcode
         text = f"the job's process ended with exit code {code}" if code > 0 else f"killed by signal {-code}"
-        _record(job, EffbenchError(text))
+        _record(job.folder, EffbenchError(text))
     return signals
 
 
@@ -154,30 +151,57 @@ def _child(job: Job, words: list[str], config_dir: str | None) -> None:
     except EffbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         if not (job.folder / "summary.json").exists():
-            _record(job, error)
+            _record(job.folder, error)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
 
 
-def _record(job: Job, error: EffbenchError) -> None:
-    job.folder.mkdir(parents=True, exist_ok=True)
-    write_summary(job.folder, {"status": "failed", "error": str(error), "metrics": {}, "argv": sys.argv})
+def _record(folder: Path, error: EffbenchError) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_summary(folder, {"status": "failed", "error": str(error), "metrics": {}, "argv": sys.argv})
 
 
-def _with_hydra(overrides: Sequence[str], config_dir: str | None) -> int:
-    """Hydra's launcher starts the jobs (joblib, submitit, …); each writes its own run folder."""
-    compose_raw(expand(overrides, config_dir)[0], config_dir)  # a mistyped key is named as everywhere
-    return as_hydra_app(["--multirun", *overrides], _hydra_task, config_dir)
+def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path) -> int:
+    """Hydra's launcher starts the jobs (joblib, submitit, …); each writes its own run folder, the table is ours."""
+    extra = [f"hydra.sweep.dir={quoted(folder)}", "hydra/job_logging=none"]
+    code = as_hydra_app(["--multirun", *overrides, *extra], _hydra_task, config_dir)
+    runs = sorted(path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml"))
+    return code or _finish(folder, [Job(number, recorded_overrides(run) or [], run) for number, run in enumerate(runs)])
 
 
 def _hydra_task(raw: Any) -> None:
+    """One job, in whatever process the launcher chose; a failure is recorded and the sweep goes on."""
     from hydra.core.hydra_config import HydraConfig
 
     from effbench.commands.training import train
 
-    train(parse(plain(raw)), HydraConfig.get().runtime.output_dir)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        train(parse(plain(raw)), folder)
+    except EffbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if not (folder / "summary.json").exists():
+            _record(folder, error)
+
+
+def _sweep_folder(overrides: Sequence[str], config_dir: str | None) -> Path:
+    own = [word for word in overrides if word.startswith("hydra.")]
+    folder = Path(compose_raw(own, config_dir).hydra.sweep.dir)
+    if any(folder.glob("[0-9]*")):
+        raise ConfigError(f"{folder} holds a sweep already. Choose another folder with hydra.sweep.dir=DIR.")
+    require_writable(folder)
+    return folder
+
+
+def _finish(folder: Path, jobs: Sequence[Job]) -> int:
+    """sweep.csv and the table; 1 if any job failed."""
+    rows = sweep_rows(jobs)
+    path = write_sweep(folder, rows)
+    print_sweep(rows)
+    print(path)
+    return int(any(row["status"] not in ("completed", "stopped_early") for row in rows))
 
 
 def _tell(line: str) -> None:

@@ -49,8 +49,8 @@ class Augment:
                 raise ConfigError(f"augment.{key} must be in [0, 1]; got {value}. 0 turns it off.")
         for key in ("crop_padding", "rotate", "dropout_holes", "mixup_alpha", "cutmix_alpha"):
             value = getattr(self, key)
-            if value < 0:
-                raise ConfigError(f"augment.{key} must not be negative; got {value}. 0 turns it off.")
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"augment.{key} must be finite and not negative; got {value}. 0 turns it off.")
 
     @property
     def mixes(self) -> bool:

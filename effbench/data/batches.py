@@ -86,7 +86,7 @@ class TrainBatches:
     batch_size: samples of a micro-batch over all ranks; a step holds `accumulate` of them. The random parameters are
     drawn for the whole step, so neither `accumulate` nor the number of ranks changes what a sample looks like.
     drop_last leaves the final incomplete step of an epoch out (other samples each epoch). Kept, a final micro-batch
-    of a single sample is still left out, since batch norm cannot train on one.
+    with fewer than two samples a rank is still left out, since batch norm cannot train on one.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class TrainBatches:
         self.split, self.batch_size, self.num_classes = split, batch_size, num_classes
         self.finish, self.augment, self.accumulate = finish, augment or Augment(), accumulate
         self.seed, self.num_workers, self.shard = seed, num_workers, shard or Shard()
-        self._sizes = _step_sizes(len(split), batch_size, accumulate, drop_last)
+        self._sizes = _step_sizes(len(split), batch_size, accumulate, drop_last, self.shard.world)
         if limit_steps is not None:
             self._sizes = self._sizes[:limit_steps]
         self._order: tuple[int, Tensor] | None = None
@@ -235,11 +235,11 @@ def in_order(make: Callable[[Place], Batch], places: Iterable[Place], workers: i
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool) -> list[int]:
+def _step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world: int) -> list[int]:
     """Samples in each step of an epoch, by the policy in TrainBatches' text."""
     whole, rest = divmod(count, batch_size * accumulate)
-    if not drop_last and rest % batch_size == 1:
-        rest -= 1
+    if not drop_last and rest % batch_size < 2 * world:
+        rest -= rest % batch_size
     sizes = [batch_size * accumulate] * whole + ([rest] if rest and not drop_last else [])
     if not sizes:
         keep = "" if not drop_last else " or set data.drop_last=false"

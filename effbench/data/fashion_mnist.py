@@ -38,9 +38,12 @@ def fashion_mnist(
 ) -> Splits:
     """28 x 28 grayscale, 10 classes; `val_fraction` of the train images, stratified, are the validation split.
 
+    val_fraction: 0 leaves no validation split.
     subset: 'embedded' (6,000 train, 2,000 test, inside the package) or 'full' (60,000 and 10,000, idx.gz files
     in `root`, by default where Debian's dataset-fashion-mnist puts them). image_size: pixels a side, resized once.
     """
+    if not 0 <= val_fraction < 1:
+        raise ConfigError(f"data.val_fraction must be in [0, 1); got {val_fraction}. For 10 % write 0.1.")
     if subset == "embedded":
         arrays = _read_embedded()
     elif subset == "full":
@@ -48,7 +51,9 @@ def fashion_mnist(
     else:
         raise ConfigError(f"data.subset must be 'embedded' or 'full'; got {subset!r}.")
     whole = {which: _split(*pair) for which, pair in arrays.items()}
-    train, val = hold_out(whole["train"], val_fraction, split_seed)
+    train, val = whole["train"], None
+    if val_fraction > 0:
+        train, val = hold_out(train, val_fraction, split_seed)
     sha256 = digest(*(part for split in whole.values() for part in (split.images, split.labels)))
     splits = Splits(f"fashion_mnist/{subset}", train, val, whole["test"], CLASSES, sha256)
     return resized(splits, image_size)
@@ -62,10 +67,14 @@ def read_folder(folder: Path) -> Arrays:
             f"data.subset=full needs Fashion-MNIST's idx.gz files in {folder}; missing: {', '.join(missing)}. "
             "Install Debian's package dataset-fashion-mnist, or name their folder with data.root=DIR."
         )
-    return {
-        which: (_read_idx(folder / images, dimensions=3), _read_idx(folder / labels, dimensions=1))
-        for which, (images, labels) in _FILES.items()
-    }
+    return {which: _read_pair(folder / images, folder / labels) for which, (images, labels) in _FILES.items()}
+
+
+def _read_pair(images: Path, labels: Path) -> tuple[Array, Array]:
+    pair = _read_idx(images, dimensions=3), _read_idx(labels, dimensions=1)
+    if len(pair[0]) != len(pair[1]):
+        raise DataError(f"{images} holds {len(pair[0])} images, but {labels} {len(pair[1])} labels. Fetch both again.")
+    return pair
 
 
 def _read_idx(path: Path, dimensions: int) -> Array:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effbench.errors import DataError
+from effbench.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ def _check(name: str, split: Split, num_classes: int) -> None:
 
 def resized(splits: Splits, size: int) -> Splits:
     """Every image at size x size pixels (bilinear, antialiased); the same object where they are that already."""
+    if size < 1:
+        raise ConfigError(f"data.image_size must be at least 1 pixel; got {size}.")
     if splits.shape[1:] == (size, size):
         return splits
 

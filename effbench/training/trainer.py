@@ -192,7 +192,7 @@ class Trainer:
         return {"val/loss": loss, "val/acc": accuracy}
 
     def save(self, values: Mapping[str, float] | None) -> None:
-        """A checkpoint by rank 0, unless a weight is not finite; the others wait, so that none runs ahead of a failure."""
+        """A checkpoint by rank 0, of finite weights only; the others wait, so that none runs ahead of a failure."""
         with self.clocks.checkpoint:
             spoilt = _first_not_finite(self.model) or _first_not_finite(self.averaged.model)
             if self.ranks.any(spoilt is not None):

@@ -57,7 +57,9 @@ def joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def equal(a: list[tuple[Tensor, Tensor]], b: list[tuple[Tensor, Tensor]]) -> bool:
-    return len(a) == len(b) and all(torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
+    return len(a) == len(b) and all(
+        torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+    )
 
 
 # --- which samples
@@ -103,7 +105,9 @@ def test_without_augmentation_the_inputs_are_the_images_and_targets_the_labels()
         (5, 1, 1, False, [1] * 5),  # asked for by batch_size=1
     ],
 )
-def test_the_last_step_is_left_out_or_kept_but_for_a_micro_batch_of_one(count, batch_size, accumulate, drop_last, sizes):
+def test_the_last_step_is_left_out_or_kept_but_for_a_micro_batch_of_one(
+    count, batch_size, accumulate, drop_last, sizes
+):
     made = batches(count, batch_size=batch_size, accumulate=accumulate, drop_last=drop_last)
     assert [made.samples_in(step) for step in range(made.steps_per_epoch)] == sizes
     steps = [(step.samples, step.num_micro_batches, list(step.micro_batches)) for step in made.epoch(0)]
@@ -111,6 +115,14 @@ def test_the_last_step_is_left_out_or_kept_but_for_a_micro_batch_of_one(count, b
     assert [sum(map(len, parts)) for _, _, parts in steps] == sizes
     assert all(len(parts) == number for _, number, parts in steps)
     assert len(order(made, 0)) == len(set(order(made, 0))) == sum(sizes)
+
+
+@pytest.mark.parametrize(("world", "count", "tail"), [(1, 49, 0), (1, 50, 2), (2, 51, 0), (2, 52, 4), (3, 53, 0)])
+def test_a_last_micro_batch_without_two_samples_for_each_rank_is_left_out(world, count, tail):
+    ranks = [batches(count, drop_last=False, shard=Shard(rank, world)) for rank in range(world)]
+    for made in ranks:
+        assert [made.samples_in(step) for step in range(made.steps_per_epoch)] == [8] * 6 + [tail] * (tail > 0)
+        assert min(len(batch) for step in made.epoch(0) for batch in step.micro_batches) >= 2
 
 
 def test_the_samples_left_out_differ_from_epoch_to_epoch():
@@ -147,11 +159,11 @@ def test_workers_change_nothing(workers, accumulate, augment):
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
-@pytest.mark.parametrize("world", [2, 3, 8])
-def test_the_ranks_shares_make_the_batch_of_one_process(world, augment):
-    options = {"augment": AUGMENTS[augment], "accumulate": 2, "drop_last": False, "batch_size": 9}
-    whole = epoch_of(batches(**options))
-    ranks = [epoch_of(batches(shard=Shard(rank, world), **options)) for rank in range(world)]
+@pytest.mark.parametrize(("world", "drop_last"), [(2, False), (3, False), (8, True)])
+def test_the_ranks_shares_make_the_batch_of_one_process(world, drop_last, augment):
+    options = {"augment": AUGMENTS[augment], "accumulate": 2, "drop_last": drop_last, "batch_size": 9}
+    whole = epoch_of(batches(52, **options))
+    ranks = [epoch_of(batches(52, shard=Shard(rank, world), **options)) for rank in range(world)]
     shares = [joined([rank[number] for rank in ranks]) for number in range(len(whole))]
     assert equal(shares, whole)
     assert max(len(x) for rank in ranks for x, _ in rank) <= -(-9 // world)

@@ -168,9 +168,10 @@ def test_a_restart_points_best_at_what_a_killed_save_had_just_written(tmp_path, 
             raise KeyboardInterrupt
         link(path, name)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(module, "_link", killed_at_best)
-        keep.save(snapshot(2), 2, 0.9)
+        with pytest.raises(KeyboardInterrupt):
+            keep.save(snapshot(2), 2, 0.9)
     assert (points_to(keep, "last"), points_to(keep, "best")) == (2, 1)
     again = keeper(tmp_path)
     again.restore(read_checkpoint(keep.folder / "last").state["ranking"])
@@ -292,9 +293,10 @@ def test_a_write_that_fails_anywhere_leaves_the_old_checkpoint_and_nothing_half_
     def fail(*_):
         raise OSError(5, "Input/output error")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+    with monkeypatch.context() as patch:
         patch.setattr(module, name, fail)
-        keep.save(snapshot(2), 2, 0.6)
+        with pytest.raises(OSError, match="Input/output"):
+            keep.save(snapshot(2), 2, 0.6)
     assert float(read_checkpoint(keep.folder / "last").weights["w"][0]) == 1
     assert float(read_checkpoint(keep.folder / "best").weights["w"][0]) == 1
     assert not list(keep.folder.glob(".*"))
@@ -303,10 +305,8 @@ def test_a_write_that_fails_anywhere_leaves_the_old_checkpoint_and_nothing_half_
 def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     """write, fsync(file), fsync(folder), rename, fsync(parent): the order that survives a power loss."""
     events = []
-    fsync, rename = os.fsync, Path.rename
-    monkeypatch.setattr(
-        os, "fsync", lambda fd: (events.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name), fsync(fd))[1]
-    )
+    rename = Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append(Path(f"/proc/self/fd/{fd}").readlink().name))
     monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("rename"), rename(self, to))[1])
     write_checkpoint(tmp_path / "step", snapshot())
     renamed = events.index("rename")

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ import torch
 from safetensors.torch import load_file
 
 from effbench.commands import training
-from effbench.commands.training import train
 from effbench.config.compose import compose
 from tests.training.tiny import largest_difference
 
@@ -59,7 +57,9 @@ def in_a_rank(rank: int, world: int, port: int, jobs: list[tuple[list[str], Path
             os.dup2(errors.fileno(), 2)
             for overrides, folder in jobs:
                 # Only rank 0's folder counts: the other proposes one of its own.
-                train(compose(overrides), folder if rank == 0 else folder.with_name(f"{folder.name} of rank {rank}"))
+                training.train(
+                    compose(overrides), folder if rank == 0 else folder.with_name(f"{folder.name} of rank {rank}")
+                )
     except BaseException:
         report.write_text(traceback.format_exc())
         raise
@@ -82,22 +82,15 @@ def train_in_ranks(jobs: list[tuple[list[str], Path]], scratch: Path, world: int
 
 
 @pytest.fixture(scope="module")
-def no_pictures() -> Iterator[None]:
-    """Drawing curves would take longer than the training."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "draw_curves", lambda *_: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory, no_pictures) -> dict[tuple[str, int], Path]:
+def folders(tmp_path_factory) -> dict[tuple[str, int], Path]:
     """(case, processes) -> run folder."""
     scratch = tmp_path_factory.mktemp("ranks")
     folders = {(name, world): scratch / str(world) / name for name in CASES for world in (1, 2)}
-    # Two processes first: forked before this one has run any backward pass.
-    train_in_ranks([([*SMALL, *CASES[name]], folders[name, 2]) for name in CASES], scratch)
-    for name, overrides in CASES.items():
-        train(compose([*SMALL, *overrides]), folders[name, 1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "draw_curves", lambda *_: None)  # takes longer than the training
+        train_in_ranks([([*SMALL, *CASES[name]], folders[name, 2]) for name in CASES], scratch)
+        for name, overrides in CASES.items():
+            training.train(compose([*SMALL, *overrides]), folders[name, 1])
     return folders
 
 
@@ -154,7 +147,9 @@ def test_torchrun_trains_one_run_from_the_command_line(folders, tmp_path):
         "-m", "effbench", "train", *SMALL, *CASES["accumulation, uneven shares"],
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    result = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
     assert result.returncode == 0, result.stderr
     runs = [path.parent for path in tmp_path.rglob("summary.json")]
     assert len(runs) == 1

@@ -55,7 +55,9 @@ def test_a_limit_of_batches_measures_the_first_ones():
 
 @pytest.mark.parametrize("world", [2, 3, 50])
 def test_the_shards_of_all_ranks_make_the_split(world):
-    pieces = [list(EvalBatches(DATA.val, batch_size=4, finish=finish(DATA), shard=Shard(r, world))) for r in range(world)]
+    pieces = [
+        list(EvalBatches(DATA.val, batch_size=4, finish=finish(DATA), shard=Shard(r, world))) for r in range(world)
+    ]
     labels = torch.cat([batch.targets for piece in pieces for batch in piece])
     assert torch.equal(labels, DATA.val.labels)
 

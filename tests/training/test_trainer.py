@@ -124,7 +124,9 @@ def test_no_host_number_is_read_between_log_lines_on_an_accelerator(monkeypatch)
     for name in ("item", "tolist", "__float__", "__bool__"):
         original = getattr(torch.Tensor, name)
         monkeypatch.setattr(
-            torch.Tensor, name, lambda self, *a, original=original, name=name: (read.append(name), original(self, *a))[1]
+            torch.Tensor,
+            name,
+            lambda self, *a, original=original, name=name: (read.append(name), original(self, *a))[1],
         )
     steps = run.steps(run.state)
     run.update(run.accumulate(next(steps)))
@@ -191,7 +193,7 @@ def test_a_nan_in_a_single_weight_ends_the_run_and_reaches_no_checkpoint(at, sav
 
 
 def test_an_interruption_saves_no_weights_that_are_not_finite(tmp_path):
-    def both(state):
+    def both(_):
         poison(net.head.weight)
         run.interrupted_by = "SIGTERM"
 
@@ -297,7 +299,14 @@ def test_a_diverged_run_ends_for_its_divergence_not_for_its_patience():
     forward = Poisoned(net, 5, math.nan)
     stopping = EarlyStopping("val/loss", "min", 1, 0.0, None)  # due at step 6
     run = trainer(
-        data(), net, 30, optimizer=still, forward=forward, validate=True, stopping=stopping, cadence=Cadence(log_steps=100)
+        data(),
+        net,
+        30,
+        optimizer=still,
+        forward=forward,
+        validate=True,
+        stopping=stopping,
+        cadence=Cadence(log_steps=100),
     )
     run._watchful = False
     run.clip = lambda: [p.grad.nan_to_num_() for p in net.parameters()]

@@ -1,0 +1,197 @@
+"""What a dataset must be, and how it is divided and measured, against numpy."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from effbench.data.splits import Split, Splits, channel_statistics, digest, hold_out, resized, stratified
+from effbench.data.synthetic import synthetic
+from effbench.errors import ConfigError, DataError
+
+
+def split(count: int, shape=(1, 2, 2), classes: int = 3) -> Split:
+    images = torch.arange(count * np.prod(shape)).remainder(251).to(torch.uint8).view(count, *shape)
+    return Split(images, torch.arange(count) % classes)
+
+
+def splits(train: Split, val: Split | None = None, test: Split | None = None) -> Splits:
+    return Splits("toy", train, val, test, ("a", "b", "c"), "")
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("which", ["train", "val", "test"])
+@pytest.mark.parametrize("label", [-1, 3, 255])
+def test_a_label_out_of_range_is_named_with_its_sample_and_split(which, label):
+    good, bad = split(6), split(6)
+    bad.labels[4] = label
+    bad.labels[5] = label
+    parts = {"train": good, "val": good, "test": good, which: bad}
+    with pytest.raises(DataError, match=rf"toy {which} sample 4 has label {label}, outside \[0, 3\).*2 such"):
+        Splits("toy", **parts, classes=("a", "b", "c"), sha256="")
+
+
+def test_an_empty_split_is_named():
+    with pytest.raises(DataError, match="toy val holds no images"):
+        splits(split(3), Split(torch.zeros(0, 1, 2, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize(
+    "images", [torch.zeros(3, 1, 2, 2), torch.zeros(3, 2, 2).byte(), torch.zeros(4, 1, 2, 2).byte()]
+)
+def test_images_of_another_type_rank_or_number_are_named(images):
+    with pytest.raises(DataError, match=r"toy train must be uint8 \(N, C, H, W\) with N labels; got .* 3 labels"):
+        splits(Split(images, torch.zeros(3, dtype=torch.int64)))
+
+
+def test_splits_that_do_not_exist_are_left_out():
+    assert list(splits(split(3)).named()) == ["train"]
+    assert splits(split(3, (2, 5, 7))).shape == (2, 5, 7)
+
+
+# --- dividing
+
+LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(torch.tensor)
+
+
+@settings(deadline=None)
+@given(LABELS, st.lists(st.integers(0, 10), min_size=5, max_size=5), st.integers(0, 3))
+def test_stratified_draws_as_many_of_each_class_as_asked_once_each(labels, wanted, seed):
+    indices = stratified(labels, dict(enumerate(wanted)), seed)
+    available = np.bincount(labels, minlength=5)
+    assert np.bincount(labels[indices], minlength=5).tolist() == np.minimum(available, wanted).tolist()
+    assert indices.tolist() == sorted(set(indices.tolist()))
+    assert torch.equal(indices, stratified(labels, dict(enumerate(wanted)), seed))
+
+
+def test_stratified_draws_every_sample_alike():
+    labels = torch.arange(40) % 2
+    counts = np.zeros(40)
+    for seed in range(1000):
+        counts[stratified(labels, {0: 5, 1: 10}, seed)] += 1
+    expected = np.where(np.arange(40) % 2, 500, 250)
+    assert np.abs(counts - expected).max() < 4.5 * np.sqrt(500 * 0.5)
+
+
+@settings(deadline=None)
+@given(LABELS, st.floats(0, 1), st.integers(0, 3))
+def test_hold_out_takes_its_share_of_each_class_and_leaves_the_rest_in_order(labels, fraction, seed):
+    whole = Split(torch.arange(len(labels)).to(torch.uint8).view(-1, 1, 1, 1), labels)
+    rest, held = hold_out(whole, fraction, seed)
+    ids = [part.images.flatten().tolist() for part in (rest, held)]
+    assert sorted(ids[0] + ids[1]) == list(range(len(labels)))
+    assert all(numbers == sorted(numbers) for numbers in ids)
+    assert all(torch.equal(part.labels, labels[numbers]) for part, numbers in zip((rest, held), ids, strict=True))
+    for label, count in enumerate(np.bincount(labels)):
+        taken = int((held.labels == label).sum())
+        expected = min(max(round(count * fraction), 1), count - 1) if count > 1 else 0
+        assert taken == expected, "both sides keep one of every class with two or more"
+
+
+def test_hold_out_draws_by_its_seed():
+    whole = split(60)
+    drawn = [tuple(hold_out(whole, 0.5, seed)[1].images.flatten().tolist()) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_what_is_taken_is_a_copy():
+    whole = split(6)
+    part = whole.take(torch.tensor([1, 2]))
+    part.images.zero_()
+    assert whole.images[1:3].any()
+
+
+# --- measuring
+
+
+def reference_statistics(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    values = images.numpy().astype(np.float64) / 255
+    return values.mean((0, 2, 3)), values.std((0, 2, 3))
+
+
+@pytest.mark.parametrize("count", [1, 7, 512, 513, 1300])
+def test_channel_statistics_are_numpys(count):
+    images = torch.randint(0, 256, (count, 3, 4, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    images[:, 1] //= 7
+    np.testing.assert_allclose(channel_statistics(images), reference_statistics(images), rtol=1e-9)
+
+
+def test_channel_statistics_of_many_images_are_those_of_evenly_spaced_ones():
+    images = torch.randint(0, 256, (1003, 1, 2, 2), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    expected = reference_statistics(images[::11])
+    np.testing.assert_allclose(channel_statistics(images, at_most=100), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0, 1, 100, 255])
+def test_a_constant_channel_has_deviation_1_so_that_normalising_stays_finite(value):
+    mean, std = channel_statistics(torch.full((600, 2, 3, 3), value, dtype=torch.uint8))
+    assert mean == pytest.approx([value / 255] * 2)
+    assert std == [1.0, 1.0]
+
+
+def test_a_digest_is_the_sha256_of_the_bytes_in_order():
+    a, b = torch.arange(6, dtype=torch.uint8).view(2, 3), torch.arange(4)
+    expected = hashlib.sha256(bytes(range(6)) + np.arange(4).tobytes()).hexdigest()
+    assert digest(a, b) == expected != digest(b, a)
+    assert digest(a.t()) == digest(a.t().contiguous())
+
+
+# --- resizing
+
+
+@pytest.mark.parametrize("size", [4, 8, 20])
+def test_resizing_is_torchvisions_with_antialias(size):
+    noise = torch.randint(0, 256, (1030, 2, 9, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    part = Split(noise, torch.arange(1030) % 3)
+    out = resized(splits(part, part.take(torch.arange(5)), part.take(torch.arange(3))), size)
+    expected = tv.resize(noise, [size, size], antialias=True)
+    assert (out.train.images.int() - expected.int()).abs().max() <= 1
+    assert torch.equal(out.train.labels, part.labels)
+    assert (out.val.images.shape, out.test.images.shape) == ((5, 2, size, size), (3, 2, size, size))
+    assert out.train.images.dtype == torch.uint8
+    assert out.classes == ("a", "b", "c")
+
+
+def test_what_has_the_size_is_left_as_it_is():
+    same = splits(split(3, (1, 6, 6)))
+    assert resized(same, 6) is same
+
+
+# --- synthetic
+
+
+def test_synthetic_images_are_their_classes_prototype_under_noise():
+    data = synthetic(40, 8, 12, channels=2, image_size=6, num_classes=4, noise=0.0)
+    assert [len(part) for part in data.named().values()] == [40, 8, 12]
+    assert data.shape == (2, 6, 6)
+    prototypes = data.train.images[:4]
+    for part in data.named().values():
+        assert torch.equal(part.images, prototypes[part.labels])
+    assert torch.bincount(data.train.labels).tolist() == [10] * 4
+
+
+def test_synthetic_data_follow_their_seed():
+    a, b, c = (synthetic(8, 2, 2, image_size=4, split_seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(a.train.images, b.train.images)
+    assert not torch.equal(a.train.images, c.train.images)
+    assert a.sha256 == b.sha256 != c.sha256
+
+
+def test_noise_1_hides_the_prototype():
+    noisy = synthetic(2000, 1, 1, 1, 2, 2, noise=1.0).train.images.float()
+    assert (noisy[::2].mean(0) - noisy[1::2].mean(0)).abs().max() < 15
+
+
+@pytest.mark.parametrize("option", ["num_train", "num_val", "num_test", "channels", "image_size", "num_classes"])
+def test_a_synthetic_dataset_of_nothing_is_refused(option):
+    with pytest.raises(ConfigError, match=rf"\b{option}\b.* at least .*; got .*\b0\b"):
+        synthetic(**{option: 0})
