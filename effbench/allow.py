@@ -29,9 +29,24 @@ def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Calla
     found = _look_up(group, target)
     home = getattr(found, "__module__", None) or ""
     private = target.rpartition(".")[2].startswith("_")
-    if not (inspect.isclass(found) or inspect.isfunction(found)) or private or not _inside(home, allowed):
+    kind = inspect.isclass(found) or inspect.isfunction(found)
+    if not kind or private or not _inside(home, allowed) or _is_helper(found, home):
         raise ConfigError(_refusal(group, target, allowed))
-    return found
+    return found  # type: ignore[no-any-return]
+
+
+def _is_helper(found: Any, home: str) -> bool:
+    """Whether it is a function of torchvision or timm that builds no model: some of them unpickle files."""
+    library, name = home.partition(".")[0], found.__name__
+    if library == "torchvision" and inspect.isfunction(found):
+        from torchvision.models import get_model_builder, list_models
+
+        return name not in list_models() or get_model_builder(name) is not found
+    if library == "timm" and inspect.isfunction(found):
+        from timm.models import is_model, model_entrypoint
+
+        return not is_model(name) or model_entrypoint(name) is not found
+    return False
 
 
 def _inside(name: str, modules: Sequence[str]) -> bool:
@@ -48,6 +63,8 @@ def _look_up(group: str, target: str) -> Any:
             if error.name and ".".join(parts[:cut]).startswith(error.name):
                 continue
             raise ConfigError(f"{group}._target_ {target!r} cannot be imported: {error}.") from error
+        except Exception as error:  # a module may do anything when it is imported
+            raise ConfigError(f"{group}._target_ {target!r} cannot be imported: {error!r}.") from error
         for part in parts[cut:]:
             if not hasattr(found, part):
                 raise ConfigError(f"{group}._target_ {target!r} does not exist: {found.__name__} has no {part!r}.")

@@ -264,5 +264,5 @@ def _construct(group: str, target: str, factory: Callable[..., Built], options: 
                 raise ConfigError(unknown_name(f"{group} option", key, [word for word in words if word != "params"]))
     try:
         return factory(**options)
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, LookupError, AttributeError, RuntimeError) as error:
         raise ConfigError(f"{group} ({target}) refuses its options: {error or type(error).__name__}.") from error

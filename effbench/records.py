@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -157,7 +157,9 @@ class MetricsFile:
             self._stream.flush()
         except OSError as error:
             print(f"warning: {self._path} ends here: {error.strerror}; training goes on", file=sys.stderr)
-            self._stream = None
+            stream, self._stream = self._stream, None
+            with suppress(OSError):  # what is left in its buffer has no room either
+                stream.close()
 
     def close(self) -> None:
         if self._stream is not None:
@@ -165,15 +167,17 @@ class MetricsFile:
 
 
 def keep_rows_up_to(path: Path, step: int) -> None:
-    """Drops what an interrupted run logged after the step it is resumed from."""
+    """Drops what an interrupted run logged after the step it is resumed from, and a line that a kill tore."""
     if not path.is_file():
         return
-    rows = read_metrics(path.parent)
-    if not rows:
-        return
+    header, *rows = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")] or [b""]
+    column = _cells(header).index("step") if header else 0
     with replacing(path) as stream:
-        lines = [",".join(rows[0])] + [",".join(row.values()) for row in rows if int(row["step"]) <= step]
-        stream.write(("\r\n".join(lines) + "\r\n").encode())
+        stream.write(header + b"".join(row for row in rows if int(_cells(row)[column]) <= step))
+
+
+def _cells(line: bytes) -> list[str]:
+    return next(csv.reader([line.decode("utf-8")]))
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from effbench.errors import ConfigError
 
 _CLOCK_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(%|steps?|epochs?)")
+_SPAN = re.compile(r"(\d{1,12}(?:\.\d+)?)\s*(%|steps?|epochs?)")
 
 
 def steps_from(span: int | str, key: str, total_steps: int, steps_per_epoch: int) -> int:
@@ -35,15 +36,23 @@ def steps_from(span: int | str, key: str, total_steps: int, steps_per_epoch: int
 
 def seconds_from(duration: float | str, key: str) -> float:
     """A clock duration in seconds: 90, '90s', '15m', '1.5h', or Lightning's 'DD:HH:MM:SS'."""
-    if isinstance(duration, int | float) and not isinstance(duration, bool) and duration > 0:
+    seconds = _seconds(duration)
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"{key} must be seconds, or such as '90s', '15m', '1.5h', '00:01:30:00'; got {duration!r}.")
+    return seconds
+
+
+def _seconds(duration: float | str) -> float:
+    """NaN for what is no duration."""
+    if isinstance(duration, int | float) and not isinstance(duration, bool):
         return float(duration)
-    if isinstance(duration, str):
-        if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", duration.strip()):
-            return float(match[1]) * _CLOCK_SECONDS[match[2]]
-        if re.fullmatch(r"\d+:\d{2}:\d{2}:\d{2}", duration.strip()):
-            days, hours, minutes, seconds = map(int, duration.split(":"))
-            return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-    raise ConfigError(f"{key} must be seconds, or such as '90s', '15m', '1.5h', '00:01:30:00'; got {duration!r}.")
+    text = duration.strip() if isinstance(duration, str) else ""
+    if match := re.fullmatch(r"(\d{1,12}(?:\.\d+)?)\s*([smhd])", text):
+        return float(match[1]) * _CLOCK_SECONDS[match[2]]
+    if re.fullmatch(r"\d{1,12}:\d{2}:\d{2}:\d{2}", text):
+        days, hours, minutes, seconds = map(int, text.split(":"))
+        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    return math.nan
 
 
 def human_bytes(count: float) -> str:

@@ -7,14 +7,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from effbench.commands.arguments import split
+from effbench.errors import ConfigError
 
+SHELLS = ("bash", "zsh", "fish")
 WITH_CONFIG = ("train", "summary")
 
 
 def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
     """words: -sc install=SHELL, -sc uninstall=SHELL, or -sc query=SHELL with the line so far in COMP_LINE."""
     request = split(words, ["completion"]).values["completion"]
-    if not request.startswith("query="):
+    action, _, shell = request.partition("=")
+    if action not in ("install", "uninstall", "query") or shell not in SHELLS:
+        raise ConfigError(f"-sc takes install=SHELL or uninstall=SHELL, for {', '.join(SHELLS)}; got {request!r}.")
+    if action != "query":
         return _hydra(request)
     line = os.environ.get("COMP_LINE", "").lstrip()
     program, _, line = line.partition(" ")

@@ -68,13 +68,14 @@ def evaluate_run(
     allow_targets: Sequence[str] = (),
 ) -> dict[str, float]:
     """{'<split>/loss', '<split>/acc', 'samples'} of a run's weights on one of its splits."""
-    from effbench import build
     from effbench.commands.folders import load_run, with_data
+
+    run = with_data(load_run(folder, allow_targets), data_overrides, device_name)
+    from effbench import build
     from effbench.training.distributed import Ranks
     from effbench.training.evaluation import evaluate
     from effbench.training.precision import choose_precision
 
-    run = with_data(load_run(folder, allow_targets), data_overrides, device_name)
     device = build.device(run.config)
     data = build.splits(run.config)
     check_same_data(run, data)

@@ -21,7 +21,6 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
 
     from effbench.config.compose import parse
     from effbench.records import read_summary
-    from effbench.runs import Run
 
     path = Path(folder)
     read_summary(path)
@@ -32,7 +31,10 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
     if not isinstance(content, dict):
         raise ConfigError(f"{path / 'config.yaml'} is not a config.")
     content["allow_targets"] = list(allow_targets)  # a stranger's run must not widen what may be built
-    return Run(path, parse(content))
+    config = parse(content)
+    from effbench.runs import Run  # torch, not before all is checked
+
+    return Run(path, config)
 
 
 def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:

@@ -57,12 +57,13 @@ def predict_files(
     folder: str, paths: Sequence[str], top_k: int, checkpoint: str = "best", allow_targets: Sequence[str] = ()
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """([{file, class, probability, top_k: [{class, probability}]}] in file order, what could not be read)."""
-    import torch
-
     from effbench.commands.folders import load_run
-    from effbench.data.images import find_images
 
     run = load_run(folder, allow_targets)
+    import torch
+
+    from effbench.data.images import find_images
+
     files = find_images([Path(path) for path in paths])
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []

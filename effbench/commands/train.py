@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.commands.arguments import CONFIG_FLAGS, Arguments, split
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import absolute_recipe, quoted
-from effbench.errors import ConfigError, EffbenchError, unknown_name
+from effbench.errors import ConfigError, EffbenchError, MissingExtraError, unknown_name
 
 if TYPE_CHECKING:
     from effbench.config.schema import Config
@@ -72,6 +72,8 @@ def train_one(overrides: Sequence[str], config_dir: str | None = None) -> int:
         raise ConfigError(
             "hydra.job.chdir must stay false: paths such as data.root=DIR are relative to where you call."
         )
+    if not str(raw.hydra.run.dir).strip():
+        raise ConfigError("hydra.run.dir is empty; for the folder you are in, write hydra.run.dir=.")
     folder = Path(raw.hydra.run.dir)
     run = run_as_hydra_job(raw, config, folder)
     return report(run) if run else 0
@@ -147,6 +149,7 @@ def run_as_hydra_job(raw: Any, config: Config, folder: Path) -> Run | None:
     if environment_rank() > 0:
         train(config, folder)
         return None
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     (require_writable if config.resume else prepare_run_folder)(folder)
     if config.resume:
         raw.hydra.output_subdir = None  # the record of the first sitting stays until this one has begun
@@ -160,10 +163,11 @@ def run_as_hydra_job(raw: Any, config: Config, folder: Path) -> Run | None:
 
     _run_job(raw, task)
     result = outcome[0]
-    if config.resume and not isinstance(result, ConfigError):
+    refused = isinstance(result, ConfigError | MissingExtraError)
+    if config.resume and not refused:
         _record_overrides(raw, folder)
-    if isinstance(result, ConfigError) and not config.resume:
-        _forget(folder)
+    if refused and not config.resume:
+        _forget(folder, missing)
     if isinstance(result, BaseException):
         raise result
     return result
@@ -190,14 +194,14 @@ def _record_overrides(raw: Any, folder: Path) -> None:
     write_text(folder / ".hydra" / "overrides.yaml", yaml.safe_dump(list(raw.hydra.overrides.task)))
 
 
-def _forget(folder: Path) -> None:
-    """A refused run leaves no half-written folder: only Hydra's record can be there."""
+def _forget(folder: Path, made: Sequence[Path]) -> None:
+    """A refused run leaves nothing: only Hydra's record can be there. made: the folders that are new, inner first."""
     import shutil
 
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    while folder.is_dir() and not any(folder.iterdir()) and folder.name:
-        folder.rmdir()
-        folder = folder.parent
+    for path in made:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def report(run: Run) -> int:

@@ -15,7 +15,7 @@ from effbench.commands.signals import stopping
 from effbench.config.schema import Config
 from effbench.data.batches import Finish
 from effbench.data.splits import Splits
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, MissingExtraError
 from effbench.models import accounting
 from effbench.records import (
     MetricsFile,
@@ -67,7 +67,7 @@ class _Session:
     def run(self) -> Run:
         try:
             return self._run()
-        except ConfigError:
+        except (ConfigError, MissingExtraError):
             self._remove_if_empty()
             raise
         except BaseException as error:
@@ -83,9 +83,9 @@ class _Session:
             _tell(f"{folder} is finished; nothing is left to do")
             return Run(folder, config)
         if self.ranks.is_main:
+            trainer.callbacks = Callbacks(self._watchers(trainer))  # first: its extra may be missing
             write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
             self._announce(trainer, data)
-            trainer.callbacks = Callbacks(self._watchers(trainer))
         with stopping(trainer):
             state = trainer.fit()
         test = self._test(trainer, data, finishing) if state.status in ("completed", "stopped_early") else {}
@@ -118,13 +118,15 @@ class _Session:
             raise ConfigError(
                 f"resume={self.config.resume}: {last} does not exist; nothing was saved to continue from."
             )
+        self._check_same_parts()
         snapshot = read_checkpoint(last)
         try:
             trainer.restore(snapshot)
         except (RuntimeError, KeyError, ValueError) as error:
             raise ConfigError(f"{last} does not fit this config: {error}") from error
+        recorded = (self.folder / "summary.json").is_file()  # else it was killed before its test
         over = trainer.state.step >= trainer.limits.steps and trainer.meter.empty  # its last validation too
-        if over or self._stopped_early_before():
+        if recorded and (over or self._stopped_early_before()):
             return True
         if self.ranks.is_main:
             keep_rows_up_to(self.folder / "metrics.csv", trainer.state.step)
@@ -132,23 +134,38 @@ class _Session:
 
     def _stopped_early_before(self) -> bool:
         """Whether early stopping ended the run under the rule that still holds."""
-        summary, path = self.folder / "summary.json", self.folder / "config.yaml"
-        if not summary.is_file() or read_summary(self.folder)["status"] != "stopped_early":
+        if read_summary(self.folder)["status"] != "stopped_early":
             return False
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return bool(before["early_stopping"] == self.config.to_dict()["early_stopping"])
+        return bool(self._config_before()["early_stopping"] == self.config.to_dict()["early_stopping"])
+
+    def _check_same_parts(self) -> None:
+        """An optimizer takes another's state without a word, and would make nonsense of it."""
+        before = self._config_before()
+        for group in ("model", "optimizer", "scheduler"):
+            was, now = before[group]["_target_"], getattr(self.config, group).target
+            if was != now:
+                raise ConfigError(
+                    f"resume={self.config.resume}: the run was begun with {group} {was}; got {now}. Resume it with "
+                    "that, or start a new run."
+                )
+
+    def _config_before(self) -> dict[str, Any]:
+        path = self.folder / "config.yaml"
+        try:
+            return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"resume={self.config.resume}: {path} cannot be read: {error}.") from error
 
     def _watchers(self, trainer: Trainer) -> list[Callback]:
         columns = [
             "row", "epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc", "train/images_per_s",
             *trainer.learning_rates(),
         ]  # fmt: skip
-        watchers: list[Callback] = [Progress(), MetricsLog(MetricsFile(self.folder / "metrics.csv", columns))]
-        section = self.config.logger
+        section, watchers = self.config.logger, list[Callback]([Progress()])
         if section.name != "csv":
             params = self.config.to_dict()
             watchers.append(LOGGERS[section.name](self.folder, params, section.project, section.offline))
-        return watchers
+        return [*watchers, MetricsLog(MetricsFile(self.folder / "metrics.csv", columns))]
 
     def _test(self, trainer: Trainer, data: Splits, finishing: Finish) -> dict[str, float]:
         """The test split, read this once, with the best weights; on rank 0, which counts every sample."""

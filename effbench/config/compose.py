@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,18 +32,15 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
     """Hydra's composition, `hydra` node included, its complaints put in terms of keys that exist."""
     import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
     overrides = [absolute_recipe(override) for override in overrides]
-    complaints = (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError)
     with loader(config_dir) as config_loader:
         try:
             return hydra.compose(ROOT, overrides=list(overrides), return_hydra_config=True)
-        except complaints as error:
-            with suppress(*complaints):
-                _explain(overrides, config_loader)
+        except ConfigError:
+            raise
+        except Exception as error:  # Hydra asserts, and passes on what YAML and files raise
+            _explain_if_possible(overrides, config_loader)
             raise ConfigError(f"the config does not compose: {_one_line(error)}") from error
 
 
@@ -82,7 +79,7 @@ def parse(content: Mapping[str, Any]) -> schema.Config:
     try:
         config = schema.Config.model_validate(dict(content))
     except ValidationError as error:
-        raise ConfigError("\n".join(_rule(item, content) for item in _distinct(error.errors()))) from None
+        raise ConfigError("\n".join(_rules(error.errors(), content))) from None
     _check_metrics(config)
     return config
 
@@ -97,16 +94,17 @@ def _check_metrics(config: schema.Config) -> None:
             raise ConfigError(unknown_name(f"{section}.monitor", monitor, METRICS))
 
 
-def _distinct(errors: Iterable[Any]) -> list[Any]:
-    """One complaint a key: a union reports each of its branches."""
-    by_key: dict[tuple[Any, ...], Any] = {}
+def _rules(errors: Iterable[Any], content: Mapping[str, Any]) -> list[str]:
+    """One complaint a key: where it may be of several types, pydantic reports each of them."""
+    by_key: dict[tuple[Any, ...], list[Any]] = {}
     for item in errors:
-        by_key.setdefault(tuple(item["loc"][:2]), item)
-    return list(by_key.values())
+        by_key.setdefault(tuple(item["loc"][:2]), []).append(item)
+    return [_rule(items, content) for items in by_key.values()]
 
 
-def _rule(item: Any, content: Mapping[str, Any]) -> str:
-    """One pydantic complaint as key, rule and value, with the nearest key where there is none of that name."""
+def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
+    """Complaints about a key as key, rule and value, with the nearest key where there is none of that name."""
+    item = items[0]
     location = [str(part) for part in item["loc"]]
     key = ".".join(location[:2])
     if item["type"] == "extra_forbidden":
@@ -120,7 +118,7 @@ def _rule(item: Any, content: Mapping[str, Any]) -> str:
         return f"{key} is missing."
     if item["type"] == "value_error":
         return f"{item['ctx']['error']}."
-    message = item["msg"].removeprefix("Input ")
+    message = " or ".join(dict.fromkeys(item["msg"].removeprefix("Input ") for item in items))
     return f"{key} {message}; got {item['input']!r}."
 
 
@@ -138,6 +136,15 @@ def _one_line(error: Exception) -> str:
     from yaml import YAMLError
 
     return " ".join(str(error).split()) if isinstance(error, YAMLError) else _first_line(error)
+
+
+def _explain_if_possible(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
+    try:
+        _explain(overrides, config_loader)
+    except ConfigError:
+        raise
+    except Exception:  # noqa: BLE001 - then the first error is the one to tell
+        return
 
 
 def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
@@ -170,6 +177,8 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
             continue
         if key not in known:
             raise ConfigError(_nearest_key(key, known))
+        if isinstance(override.value(), dict):
+            raise ConfigError(f"{key} gets new keys with a plus: +{override.input_line}")
 
 
 def _check_recipe_file(path: str) -> None:
@@ -197,12 +206,18 @@ def parsed(overrides: Iterable[str], config_loader: ConfigLoader) -> Iterator[An
         try:
             found = parser.parse_override(override)
         except HydraException as error:
-            raise ConfigError(
-                f"cannot read {override!r}: an override is key=value, a list [1,2] ({_first_line(error)}). "
-                "Quote values that hold spaces, commas or brackets."
-            ) from error
+            raise ConfigError(_unreadable(override, _first_line(error))) from error
+        if not found.key_or_group:
+            raise ConfigError(_unreadable(override, "there is no key"))
         found.config_loader = config_loader  # a glob(*) looks up what there is
         yield found
+
+
+def _unreadable(override: str, why: str) -> str:
+    return (
+        f"cannot read {override!r}: an override is key=value, a list [1,2] ({why}). "
+        "Quote values that hold spaces, commas or brackets."
+    )
 
 
 def _leaves(content: Mapping[str, Any], prefix: str = "") -> set[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.config.paths import recipes_dir
+from effbench.errors import ConfigError
 
 GROUP = "recipe"
 _user_dir: Path | None = None
@@ -67,7 +68,9 @@ def _plugins() -> list[type[Any]]:
             return "recipes"
 
         def load_config(self, config_path: str) -> Any:
-            return super().load_config(_inside(config_path))
+            loaded = super().load_config(_inside(config_path))
+            _check_harmless(_inside(config_path), loaded.header.get("package"), loaded.config)
+            return loaded
 
         def is_group(self, config_path: str) -> bool:
             return config_path in ("", GROUP) and super().is_group("")
@@ -94,3 +97,14 @@ def _plugins() -> list[type[Any]]:
 
 def _inside(config_path: str) -> str:
     return config_path.removeprefix(f"{GROUP}/")
+
+
+def _check_harmless(name: str, package: str | None, content: Any) -> None:
+    """A recipe may come from a stranger, and must not decide what code may run."""
+    if package != "_global_":
+        raise ConfigError(
+            f"recipe {name}: its first line must be '# @package _global_', so that its keys are the run's."
+        )
+    for key in ("allow_targets", "hydra"):
+        if key in content:
+            raise ConfigError(f"recipe {name} sets '{key}', which can run other code. Give it on the command line.")

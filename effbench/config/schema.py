@@ -20,14 +20,20 @@ Limit = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None
 class Section(BaseModel):
     """A group whose keys are all named here."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class OpenSection(BaseModel):
     """A group that also carries options of the thing it builds."""
 
     model_config = ConfigDict(
-        frozen=True, extra="allow", strict=True, protected_namespaces=(), populate_by_name=True, serialize_by_alias=True
+        frozen=True,
+        extra="allow",
+        strict=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        populate_by_name=True,
+        serialize_by_alias=True,
     )
 
     target: str = Field(alias="_target_")
@@ -78,7 +84,7 @@ class DataConfig(OpenSection):
 class DeviceConfig(Section):
     name: Literal["cpu", "cuda", "auto"]
     channels_last: bool | None
-    threads: Count | None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None  # torch crashes on far too many
     tf32: bool
 
 

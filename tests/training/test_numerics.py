@@ -244,10 +244,9 @@ def test_bf16_mixed_is_torchs_autocast():
     assert not same(weights(ours), weights(exact))
 
 
-@pytest.mark.parametrize("clipped", [False, True])
-def test_16_mixed_is_torchs_autocast_with_its_grad_scaler(clipped):
+@pytest.mark.parametrize("limit", [None, 0.05])
+def test_16_mixed_is_torchs_autocast_with_its_grad_scaler(limit):
     ours, theirs = twins()
-    limit = 0.05 if clipped else None
     run = trainer(
         data(),
         ours,
@@ -265,6 +264,23 @@ def test_16_mixed_is_torchs_autocast_with_its_grad_scaler(clipped):
         clip=lambda: nn.utils.clip_grad_norm_(theirs.parameters(), limit) if limit else None,
     )
     assert same(weights(ours), weights(theirs))
+
+
+def test_l1_under_16_mixed_is_in_true_gradient_units():
+    ours, theirs = twins()
+    decayed = [p for name, p in ours.named_parameters() if "weight" in name]
+    penalty, precision = L1Penalty(decayed, 1e-2), choose_precision("16-mixed", CPU)[0]
+    run = trainer(data(), ours, STEPS, precision=precision, penalty=penalty)
+    run.fit()
+    plain_loop(
+        theirs,
+        run.train,
+        sgd(theirs),
+        autocast=torch.float16,
+        scaler=torch.amp.GradScaler("cpu"),
+        extra=lambda net: 1e-2 * sum(p.abs().sum() for name, p in net.named_parameters() if "weight" in name),
+    )
+    assert largest_difference(weights(ours), weights(theirs)) < 1e-6
 
 
 def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_schedule_waits_for_it():
