@@ -265,4 +265,5 @@ def _construct(group: str, target: str, factory: Callable[..., Built], options: 
     try:
         return factory(**options)
     except (TypeError, ValueError, AssertionError, LookupError, AttributeError, RuntimeError) as error:
-        raise ConfigError(f"{group} ({target}) refuses its options: {error or type(error).__name__}.") from error
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items() if key not in ("params", "optimizer"))
+        raise ConfigError(f"{group} ({target}) refuses its options: {error!r}. Given: {given}.") from error

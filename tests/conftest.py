@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,3 +16,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests st
 def one_thread() -> None:
     """Before each test, since training in this process sets its own number."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """As it was: `--info` and Hydra's launchers turn logging on, for a process that is theirs."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in list(root.handlers):
+        if handler not in handlers and not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def _show(name: str) -> None:
 def _copy(name: str, folder: str) -> None:
     from effbench.records import write_text
 
-    target = Path(folder).expanduser() / f"{name}.yaml"
+    target = Path(os.path.expanduser(folder)) / f"{name}.yaml"  # noqa: PTH111 - Path's raises where there is no such user
     if target.exists():
         raise ConfigError(f"{target} exists already; effbench does not overwrite it.")
     content = _path(name).read_text(encoding="utf-8")

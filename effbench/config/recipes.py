@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def _absolute(value: str) -> str:
     path = value[1:-1].replace("\\'", "'") if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
     if not (path.endswith((".yaml", ".yml")) or "/" in path):
         return value
-    return quoted(Path(path).expanduser().resolve())
+    return quoted(Path(os.path.expanduser(path)).resolve())  # noqa: PTH111 - Path's raises where there is no such user
 
 
 def quoted(text: str | Path) -> str:

@@ -46,7 +46,7 @@ UNKNOWN = {
     "a key that is added": (["+foo=1"], ["key 'foo'", "trainer"]),
     "a key that is added to a section": (["+trainer.max_epoch=1"], ["Did you mean 'trainer.max_epochs'?"]),
     "a key that is forced": (["++loss.l2=1"], ["loss.l2", "loss.l1"]),
-    "a base file as a member": (["model=_base"], ["model '_base'"]),
+    "a base file as a member": (["model=_base"], ["model._target_ is missing"]),
     "a hydra key that is none": (["hydra.run.dirr=x"], ["hydra.run.dirr"]),
     "an unknown launcher": (["hydra/launcher=nope"], ["hydra/launcher"]),
     "a deleted group": (["~optimizer"], ["optimizer is missing"]),

@@ -1,0 +1,253 @@
+"""`effbench train`: what it writes, prints and refuses to overwrite."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from effbench.config.compose import compose
+from effbench.records import STATUSES
+from tests.commandline import TINY
+from tests.commands.conftest import TWENTY_STEPS, Effbench
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+
+
+# --- the run's folder -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_exactly_the_documented_files(run: Path) -> None:
+    steps = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+    inside = {
+        f"checkpoints/{step}/{name}" for step in steps for name in ("model.safetensors", "state.pt", "manifest.json")
+    }
+    hydra = {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
+    links = {"checkpoints/best", "checkpoints/last"}
+    assert files(run) == {"config.yaml", "metrics.csv", "summary.json", "curves.png", *inside, *links, *hydra}
+    assert 1 <= len(steps) <= 2
+    assert steps[-1] == "step-00000020"
+
+
+def test_config_yaml_is_the_config_that_was_trained(run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config == compose(TWENTY_STEPS).to_dict()
+
+
+def test_summary_json_holds_what_reports_and_comparisons_read(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert {
+        "schema_version",
+        "status",
+        "metrics",
+        "timing",
+        "memory",
+        "model",
+        "environment",
+        "git",
+        "argv",
+        "data",
+    } <= set(summary)
+    assert summary["status"] == "completed"
+    assert summary["status"] in STATUSES
+    assert set(summary["metrics"]) == {"train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc"}
+    assert all(0 <= value <= 1 for name, value in summary["metrics"].items() if name.endswith("acc"))
+    assert all(math.isfinite(value) for value in summary["metrics"].values())
+    assert (summary["steps"], summary["epochs"], summary["images_seen"]) == (20, 2.0, 20 * 64)
+    assert summary["model"]["parameters"] == 28 * 28 * 32 + 32 + 32 * 10 + 10
+    assert summary["model"]["macs"] == 28 * 28 * 32 + 32 * 10
+    assert re.fullmatch("[0-9a-f]{64}", summary["data"]["sha256"])
+    assert summary["data"]["counts"] == {"train": 5400, "val": 600, "test": 2000}
+    assert len(summary["data"]["classes"]) == 10
+    assert summary["environment"]["torch"] == torch.__version__.partition("+")[0] or summary["environment"]["torch"]
+    assert summary["timing"]["training_s"] <= summary["timing"]["seconds"]["total"]
+    assert summary["memory"]["peak_rss_bytes"] > 50e6
+    assert summary["best"]["metric"] == "val/acc"
+    assert (run / "checkpoints" / summary["best"]["checkpoint"]).is_dir()
+
+
+def test_metrics_csv_has_a_row_a_logged_step_and_a_row_an_epoch(run: Path) -> None:
+    with (run / "metrics.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    rates = [column for column in rows[0] if column.startswith("lr/")]
+    assert rates
+    columns = {"row", "epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc", "train/images_per_s"}
+    assert set(rows[0]) == columns | set(rates)
+    assert [int(row["step"]) for row in rows if row["row"] == "step"] == [4, 8, 12, 16, 20]
+    epochs = [row for row in rows if row["row"] == "epoch"]
+    assert [(row["epoch"], row["step"]) for row in epochs] == [("1", "10"), ("2", "20")]
+    assert all(row["val/acc"] for row in epochs)
+    summary = json.loads((run / "summary.json").read_text())
+    assert float(epochs[-1]["val/loss"]) == pytest.approx(summary["metrics"]["val/loss"], rel=1e-6)
+    assert max(float(row["val/acc"]) for row in epochs) == pytest.approx(summary["best"]["value"], rel=1e-6)
+
+
+def test_curves_png_is_a_picture_with_something_on_it(run: Path) -> None:
+    with Image.open(run / "curves.png") as picture:
+        assert picture.format == "PNG"
+        width, height = picture.size
+        assert 600 <= width <= 4000
+        assert 200 <= height <= 2000
+        assert len(set(picture.convert("RGB").get_flattened_data())) > 20
+
+
+def test_best_and_last_are_checkpoints_with_the_digest_of_each_file(run: Path) -> None:
+    for link in ("best", "last"):
+        folder = run / "checkpoints" / link
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert set(manifest["sha256"]) == {"model.safetensors", "state.pt"}
+        assert load_file(folder / "model.safetensors")
+
+
+def test_the_result_is_on_stdout_and_the_narration_on_stderr(finished: tuple[Path, str, str]) -> None:
+    folder, out, err = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    assert f"{summary['metrics']['test/acc']:.2%}" in out
+    assert str(folder / "curves.png") in out
+    assert "epoch" not in out.split("steps")[0]
+    assert [line for line in err.splitlines() if line.startswith("epoch 2/2")]
+    assert "5400 train, 600 val, 2000 test" in err
+    assert "\r" not in err  # no progress bar where there is no terminal
+    assert "\x1b" not in out + err
+
+
+def test_learning_happens(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["metrics"]["test/acc"] > 0.4  # chance is 0.1
+
+
+def test_the_same_seed_learns_the_same_and_another_seed_does_not(
+    run: Path, effbench: Effbench, tmp_path: Path, undrawn: None
+) -> None:
+    assert effbench("train", *TWENTY_STEPS, "hydra.run.dir=same")[0] == 0
+    assert effbench("train", *TWENTY_STEPS, "seed=1", "hydra.run.dir=other")[0] == 0
+    first, same, other = (
+        load_file(folder / "checkpoints" / "last" / "model.safetensors")
+        for folder in (run, tmp_path / "same", tmp_path / "other")
+    )
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+# --- where it writes --------------------------------------------------------------------------------------------------
+
+
+def test_without_a_folder_a_run_lands_under_outputs_by_date_and_time(
+    effbench: Effbench, tmp_path: Path, undrawn: None
+) -> None:
+    assert effbench("train", *TINY)[0] == 0
+    [summary] = tmp_path.glob("outputs/*/*/summary.json")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", summary.parents[1].name)
+    assert re.fullmatch(r"\d\d-\d\d-\d\d-\d{6}", summary.parent.name)
+
+
+@pytest.mark.parametrize("name", ["a b", "ü😀", "it\\'s", "a,b=c", "x" * 255])
+def test_a_run_s_folder_may_have_any_name(name: str, effbench: Effbench, tmp_path: Path, undrawn: None) -> None:
+    code, out, _ = effbench("train", *TINY, f"hydra.run.dir='deep/{name}'")
+    assert code == 0
+    folder = tmp_path / "deep" / name.replace("\\", "")
+    assert (folder / "summary.json").is_file()
+    assert str(folder.relative_to(tmp_path)) in out
+    assert effbench("eval", f"{folder}/")[0] == 0
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(run: Path, effbench: Effbench) -> None:
+    before = {name: (run / name).stat().st_mtime_ns for name in files(run)}
+    for folder in (f"{run}", f"{run}/"):
+        code, out, err = effbench("train", *TINY, f"hydra.run.dir='{folder}'")
+        assert (code, out) == (2, "")
+        assert "holds a run already" in err
+        assert f"resume={run}" in err
+    assert {name: (run / name).stat().st_mtime_ns for name in files(run)} == before
+
+
+@pytest.mark.parametrize("folder", ["taken", "taken/below", "/proc/effbench"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_epoch(
+    folder: str, effbench: Effbench, tmp_path: Path
+) -> None:
+    if folder.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("there is no /proc here")
+    (tmp_path / "taken").write_text("a file\n")
+    code, out, err = effbench("train", *TINY, f"hydra.run.dir={folder}")
+    assert (code, out) == (2, "")
+    assert f"output folder {folder} cannot be written" in err
+    assert "hydra.run.dir=DIR" in err
+    assert "epoch" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+# --- runs that do not end well ----------------------------------------------------------------------------------------
+
+
+def test_a_diverged_run_ends_with_1_and_says_what_to_lower(effbench: Effbench, tmp_path: Path) -> None:
+    code, out, err = effbench("train", *TINY, "optimizer.lr=1e30", "hydra.run.dir=run")
+    assert code == 1
+    assert "diverged" in out
+    assert "error: the run diverged" in err
+    assert "optimizer.lr" in err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "diverged"
+    assert "test/acc" not in summary["metrics"]
+    assert not (tmp_path / "run" / "checkpoints" / "best").exists()
+
+
+def test_an_exception_while_training_is_recorded_as_failed(
+    effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from effbench.errors import EffbenchError
+    from effbench.training.trainer import Trainer
+
+    def broken(*_: object) -> None:
+        raise EffbenchError("the cable was pulled")
+
+    monkeypatch.setattr(Trainer, "update", broken)
+    code, _, err = effbench("train", *TINY, "hydra.run.dir=run")
+    assert code == 1
+    assert "the cable was pulled" in err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert "the cable was pulled" in summary["error"]
+
+
+def test_early_stopping_ends_with_0_and_its_own_status(effbench: Effbench, tmp_path: Path, undrawn: None) -> None:
+    words = [
+        *TINY,
+        "trainer.max_epochs=9",
+        "optimizer.lr=1e-12",
+        "early_stopping.patience=1",
+        "early_stopping.min_delta=1",
+    ]
+    assert effbench("train", *words, "hydra.run.dir=run")[0] == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "stopped_early"
+    assert summary["epochs"] == 2
+    assert "test/acc" in summary["metrics"]
+
+
+def test_a_picture_that_cannot_be_drawn_costs_a_warning_not_the_run(
+    effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("effbench.commands.training.draw_curves", broken)
+    code, _, err = effbench("train", *TINY, "hydra.run.dir=run")
+    assert code == 0
+    assert "warning: curves.png was not drawn" in err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
+
+
+def test_smoke_takes_two_steps_of_any_recipe(effbench: Effbench, tmp_path: Path, undrawn: None) -> None:
+    words = ["recipe=mobilenet_adamw", "model=mlp", "debug=smoke", "device.threads=1", "hydra.run.dir=run"]
+    assert effbench("train", *words)[0] == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 2
