@@ -23,10 +23,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without curves.png, half of a tiny run's time."""
-    monkeypatch.setattr("effbench.commands.training.draw_curves", lambda folder, title: folder / "curves.png")
+    """Without curves.png, half of a tiny run's time; `finished` has it, being made before."""
+    monkeypatch.setattr("effbench.commands.training.draw_curves", lambda folder, _: folder / "curves.png")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -98,7 +99,7 @@ def test_curves_png_is_a_picture_with_something_on_it(run: Path) -> None:
         width, height = picture.size
         assert 600 <= width <= 4000
         assert 200 <= height <= 2000
-        assert len(set(picture.convert("RGB").get_flattened_data())) > 20
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
 
 
 def test_best_and_last_are_checkpoints_with_the_digest_of_each_file(run: Path) -> None:
@@ -126,9 +127,7 @@ def test_learning_happens(run: Path) -> None:
     assert summary["metrics"]["test/acc"] > 0.4  # chance is 0.1
 
 
-def test_the_same_seed_learns_the_same_and_another_seed_does_not(
-    run: Path, effbench: Effbench, tmp_path: Path, undrawn: None
-) -> None:
+def test_the_same_seed_learns_the_same_and_another_seed_does_not(run: Path, effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("train", *TWENTY_STEPS, "hydra.run.dir=same")[0] == 0
     assert effbench("train", *TWENTY_STEPS, "seed=1", "hydra.run.dir=other")[0] == 0
     first, same, other = (
@@ -142,9 +141,7 @@ def test_the_same_seed_learns_the_same_and_another_seed_does_not(
 # --- where it writes --------------------------------------------------------------------------------------------------
 
 
-def test_without_a_folder_a_run_lands_under_outputs_by_date_and_time(
-    effbench: Effbench, tmp_path: Path, undrawn: None
-) -> None:
+def test_without_a_folder_a_run_lands_under_outputs_by_date_and_time(effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("train", *TINY)[0] == 0
     [summary] = tmp_path.glob("outputs/*/*/summary.json")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", summary.parents[1].name)
@@ -152,7 +149,7 @@ def test_without_a_folder_a_run_lands_under_outputs_by_date_and_time(
 
 
 @pytest.mark.parametrize("name", ["a b", "ü😀", "it\\'s", "a,b=c", "x" * 255])
-def test_a_run_s_folder_may_have_any_name(name: str, effbench: Effbench, tmp_path: Path, undrawn: None) -> None:
+def test_a_run_s_folder_may_have_any_name(name: str, effbench: Effbench, tmp_path: Path) -> None:
     code, out, _ = effbench("train", *TINY, f"hydra.run.dir='deep/{name}'")
     assert code == 0
     folder = tmp_path / "deep" / name.replace("\\", "")
@@ -219,7 +216,7 @@ def test_an_exception_while_training_is_recorded_as_failed(
     assert "the cable was pulled" in summary["error"]
 
 
-def test_early_stopping_ends_with_0_and_its_own_status(effbench: Effbench, tmp_path: Path, undrawn: None) -> None:
+def test_early_stopping_ends_with_0_and_its_own_status(effbench: Effbench, tmp_path: Path) -> None:
     words = [
         *TINY,
         "trainer.max_epochs=9",
@@ -247,7 +244,7 @@ def test_a_picture_that_cannot_be_drawn_costs_a_warning_not_the_run(
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
 
 
-def test_smoke_takes_two_steps_of_any_recipe(effbench: Effbench, tmp_path: Path, undrawn: None) -> None:
+def test_smoke_takes_two_steps_of_any_recipe(effbench: Effbench, tmp_path: Path) -> None:
     words = ["recipe=mobilenet_adamw", "model=mlp", "debug=smoke", "device.threads=1", "hydra.run.dir=run"]
     assert effbench("train", *words)[0] == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 2
