@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from effbench.allow import resolve
 from effbench.config.schema import Config
@@ -93,6 +93,8 @@ def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch:
     """The scheduler; options written as spans ('5%', '2 epochs', 'total') become steps."""
     section = config.scheduler
     kind = resolve("scheduler", section.target, config.allow_targets)
+    if kind is ReduceLROnPlateau:
+        raise ConfigError("torch's ReduceLROnPlateau steps on metrics; effbench's own is scheduler=plateau.")
     if not (inspect.isclass(kind) and issubclass(kind, LRScheduler)):
         raise ConfigError(f"scheduler._target_ {section.target!r} is not a torch LRScheduler.")
     words = inspect.signature(kind).parameters
@@ -152,6 +154,8 @@ def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, check
         forward=ranks.wrap(_compiled(net, section.compile)),
         optimizer=over,
         schedule=schedule(config, over, limits.steps, train.steps_per_epoch),
+        plateau_metric=_plateau_metric(config),
+        compiled=section.compile is not False,
         train=train,
         val=_validation(config, data, finishing, ranks),
         limits=limits,
@@ -222,15 +226,24 @@ def _check_monitors(config: Config, data: Splits) -> None:
     wanted = {"checkpoint.monitor": config.checkpoint.monitor} if config.checkpoint.save_top_k else {}
     if config.early_stopping.enabled:
         wanted["early_stopping.monitor"] = config.early_stopping.monitor
+    if "mode" in config.scheduler.options:
+        wanted["scheduler"] = _plateau_metric(config)
     for key, metric in wanted.items():
+        if not metric.startswith("val/"):
+            continue
         raise ConfigError(
             f"{key} is {metric!r}, but {data.name} has no validation split. Give it one (data.val_fraction), or set "
             "early_stopping=off checkpoint.save_top_k=0."
         )
 
 
+def _plateau_metric(config: Config) -> str:
+    """What a schedule observes: the loss, or where its `mode` is max the accuracy."""
+    return "val/acc" if config.scheduler.options.get("mode") == "max" else "val/loss"
+
+
 def _limit(limit: float | None, available: int) -> int | None:
-    """A count as it is, a fraction of what is available rounded up, None for all."""
+    """A count as it is, a fraction of what is available rounded (at least 1), None for all."""
     if limit is None or isinstance(limit, int):
         return limit
     return max(1, round(limit * available))

@@ -37,14 +37,21 @@ class Run:
         return read_metrics(self.folder)
 
     @property
+    def data(self) -> dict[str, Any]:
+        """What the summary says of the dataset. Raises ConfigError where the run failed before it was read."""
+        if "data" not in self.summary:
+            raise ConfigError(f"{self.folder} is a run that failed before it began: {self.summary.get('error')}.")
+        return dict(self.summary["data"])
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in label order."""
-        return tuple(self.summary["data"]["classes"])
+        return tuple(self.data["classes"])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of the images that the model takes."""
-        channels, height, width = self.summary["data"]["shape"]
+        channels, height, width = self.data["shape"]
         return channels, height, width
 
     def checkpoint(self, which: str = "best") -> Path:
@@ -68,7 +75,7 @@ class Run:
 
     def finish(self, device: torch.device | None = None) -> Finish:
         """The normalisation of the run's train split."""
-        data = self.summary["data"]
+        data = self.data
         on = device or torch.device("cpu")
         return Finish(tuple(data["mean"]), tuple(data["std"]), on, build.memory_format(self.config))
 

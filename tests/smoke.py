@@ -37,6 +37,8 @@ def main() -> int:
         for group, names in sweeps.items():
             small = [] if group in ("recipe", "model") else ["model=cnn"]
             rows = sweep([f"{group}={','.join(names)}", *small], Path(scratch) / group)
+            if len(rows) != len(names):
+                failed.append({"overrides": group, "error": f"{len(names) - len(rows)} jobs are missing"})
             bad = [row for row in rows if row["status"] != "completed"]
             failed += bad
             print(f"{group}: {len(rows) - len(bad)} of {len(names)} completed", flush=True)

@@ -98,5 +98,5 @@ def check_same_data(run: Run, data: Splits) -> None:
         )
     if data.shape != run.image_shape:
         raise ConfigError(f"the data's images are {data.shape}, the run's model takes {run.image_shape}.")
-    if data.sha256 != run.summary["data"]["sha256"]:
+    if data.sha256 != run.data["sha256"]:
         print("note: this is not the dataset that the run was trained on (its sha256 differs)", file=sys.stderr)

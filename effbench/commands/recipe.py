@@ -6,10 +6,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effbench.commands.arguments import split
 from effbench.config.paths import recipes_dir
 from effbench.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from effbench.config.schema import Config
+    from effbench.report.cost import Setting
 
 HELP = """usage: effbench recipe ls
        effbench recipe show NAME
@@ -84,7 +89,15 @@ def _validate(name: str, config_dir: str | None) -> None:
     config = compose([f"recipe={quoted(name)}"], config_dir)
     from effbench.commands.dry_build import dry_build
 
-    print(f"ok: {dry_build(config)}")
+    print(f"ok: {dry_build(config, _own_setting(config))}")
+
+
+def _own_setting(config: Config) -> Setting:
+    """Images of the recipe's own size; the number of classes does not matter to what fits."""
+    from effbench.report.cost import Setting
+
+    size = config.data.options.get("image_size") or 224
+    return Setting((3, size, size), 10)
 
 
 def _path(name: str) -> Path:

@@ -101,6 +101,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         "parameters": lambda row: human_count(row["parameters"]),
         "trained parameters": lambda row: human_count(row["trainable_parameters"]),
         "MACs, one image forward": lambda row: human_count(row["macs"]),
+        "MACs, relative to the first": lambda row: f"{row['macs'] / rows[0]['macs']:.3f}",
         "FLOPs (2 x MACs)": lambda row: human_count(row["flops"]),
         "weights": lambda row: human_bytes(row["weight_bytes"]),
         "gradients": lambda row: human_bytes(row["gradient_bytes"]),

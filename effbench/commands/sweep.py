@@ -167,8 +167,13 @@ def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path) 
     """Hydra's launcher starts the jobs (joblib, submitit, …); each writes its own run folder, the table is ours."""
     extra = [f"hydra.sweep.dir={quoted(folder)}", "hydra/job_logging=none"]
     code = as_hydra_app(["--multirun", *overrides, *extra], _hydra_task, config_dir)
-    runs = sorted(path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml"))
+    runs = sorted((path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml")), key=_as_numbered)
     return code or _finish(folder, [Job(number, recorded_overrides(run) or [], run) for number, run in enumerate(runs)])
+
+
+def _as_numbered(folder: Path) -> tuple[int, str]:
+    """Hydra numbers its jobs 0, 1, …, 10: 10 comes after 2."""
+    return len(folder.name), folder.name
 
 
 def _hydra_task(raw: Any) -> None:

@@ -47,6 +47,7 @@ def train(config: Config, folder: Path | str | None = None) -> Run:
     then holds a summary.json with status 'failed'.
     """
     now = datetime.now()
+    folder = folder or config.resume
     folder = Path(folder) if folder else Path("outputs") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}"
     with ranks_for(build.device(config)) as ranks:
         build.device(config, ranks)
@@ -63,6 +64,7 @@ class _Session:
         self.config, self.folder, self.ranks = config, folder, ranks
         self.device = build.device(config, ranks)
         self.begun = datetime.now()
+        self.facts: dict[str, Any] = {}  # what the summary holds whatever comes of the run; empty until it has begun
 
     def run(self) -> Run:
         try:
@@ -86,11 +88,12 @@ class _Session:
             trainer.callbacks = Callbacks(self._watchers(trainer))  # first: its extra may be missing
             write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
             self._announce(trainer, data)
+            self.facts = self._facts(trainer, data, finishing)
         with stopping(trainer):
             state = trainer.fit()
         test = self._test(trainer, data, finishing) if state.status in ("completed", "stopped_early") else {}
         if self.ranks.is_main:
-            write_summary(folder, self._summary(trainer, data, finishing, test))
+            write_summary(folder, self._outcome(trainer, test) | self.facts)
             self._draw(trainer)
         self.ranks.barrier()
         return Run(folder, config)
@@ -124,9 +127,10 @@ class _Session:
             trainer.restore(snapshot)
         except (RuntimeError, KeyError, ValueError) as error:
             raise ConfigError(f"{last} does not fit this config: {error}") from error
-        recorded = (self.folder / "summary.json").is_file()  # else it was killed before its test
+        self._check_same_batches(trainer)
+        done = self._status_before() in ("completed", "stopped_early")  # else it was killed before its test
         over = trainer.state.step >= trainer.limits.steps and trainer.meter.empty  # its last validation too
-        if recorded and (over or self._stopped_early_before()):
+        if done and (over or self._stopped_early_before()):
             return True
         if self.ranks.is_main:
             keep_rows_up_to(self.folder / "metrics.csv", trainer.state.step)
@@ -134,9 +138,13 @@ class _Session:
 
     def _stopped_early_before(self) -> bool:
         """Whether early stopping ended the run under the rule that still holds."""
-        if read_summary(self.folder)["status"] != "stopped_early":
+        if self._status_before() != "stopped_early":
             return False
         return bool(self._config_before()["early_stopping"] == self.config.to_dict()["early_stopping"])
+
+    def _status_before(self) -> str | None:
+        """The status of the run as it was left, None where it was killed."""
+        return read_summary(self.folder)["status"] if (self.folder / "summary.json").is_file() else None
 
     def _check_same_parts(self) -> None:
         """An optimizer takes another's state without a word, and would make nonsense of it."""
@@ -148,6 +156,23 @@ class _Session:
                     f"resume={self.config.resume}: the run was begun with {group} {was}; got {now}. Resume it with "
                     "that, or start a new run."
                 )
+
+    def _check_same_batches(self, trainer: Trainer) -> None:
+        """In mid-epoch the rest of the epoch must be the one that was begun."""
+        if trainer.state.batch == 0:
+            return
+        before, now = self._config_before(), self.config.to_dict()
+        for config in (before, now):
+            for key in ("num_workers", "eval_batch_size"):
+                config["data"].pop(key)
+        keys = ("accumulate_grad_batches", "limit_train_batches")
+        changed = [f"trainer.{key}" for key in keys if before["trainer"][key] != now["trainer"][key]]
+        changed += [key for key in ("seed", "data", "augment") if before[key] != now[key]]
+        if changed:
+            raise ConfigError(
+                f"resume={self.config.resume}: the run was stopped within an epoch, which must end as it was begun; "
+                f"changed: {', '.join(changed)}."
+            )
 
     def _config_before(self) -> dict[str, Any]:
         path = self.folder / "config.yaml"
@@ -165,7 +190,14 @@ class _Session:
         if section.name != "csv":
             params = self.config.to_dict()
             watchers.append(LOGGERS[section.name](self.folder, params, section.project, section.offline))
-        return [*watchers, MetricsLog(MetricsFile(self.folder / "metrics.csv", columns))]
+        return [*watchers, MetricsLog(self._metrics_file(columns))]
+
+    def _metrics_file(self, columns: list[str]) -> MetricsFile:
+        """Goes on where a resumed run was; begun anew otherwise, over what a killed run may have left."""
+        path = self.folder / "metrics.csv"
+        if not self.config.resume:
+            path.unlink(missing_ok=True)
+        return MetricsFile(path, columns)
 
     def _test(self, trainer: Trainer, data: Splits, finishing: Finish) -> dict[str, float]:
         """The test split, read this once, with the best weights; on rank 0, which counts every sample."""
@@ -191,32 +223,16 @@ class _Session:
         )
         _tell(f"{trainer.limits.steps} steps, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")
 
-    def _summary(self, trainer: Trainer, data: Splits, finishing: Finish, test: dict[str, float]) -> dict[str, Any]:
-        state, checkpoints = trainer.state, trainer.checkpoints
-        best = checkpoints.ranking[0] if checkpoints is not None and checkpoints.ranking else None
+    def _facts(self, trainer: Trainer, data: Splits, finishing: Finish) -> dict[str, Any]:
+        """What is known before the first step."""
         counts = accounting.parameters(trainer.model)
         return {
-            "status": state.status,
-            "stop_reason": state.stop_reason,
-            "metrics": {**state.metrics, **test},
-            "best": None if best is None else {"metric": checkpoints.monitor, "value": best[0], "checkpoint": best[1]},  # type: ignore[union-attr]
-            "epochs": state.epoch + state.batch / trainer.train.steps_per_epoch,
-            "steps": state.step,
-            "images_seen": state.seen,
-            "timing": {
-                "started": self.begun.astimezone().isoformat(timespec="seconds"),
-                "seconds": trainer.clocks.seconds(),
-                "training_s": state.training_s,
-                "images_per_s": trainer.throughput.values(state.seen).get("train/images_per_s"),
-                "images_per_s_excludes_first_steps": WARMUP_STEPS,
-            },
-            "memory": peak_memory(),
             "model": {
                 "name": self.config.model.label,
                 "optimizer": self.config.optimizer.label,
                 "parameters": counts.total,
                 "trainable_parameters": counts.trainable,
-                "macs": accounting.macs(trainer.model, data.shape).macs,
+                "macs": _macs(trainer.model, data.shape),
             },
             "precision": trainer.precision.name,
             "device": str(self.device),
@@ -235,6 +251,31 @@ class _Session:
             "argv": sys.argv,
         }
 
+    def _outcome(self, trainer: Trainer, test: dict[str, float]) -> dict[str, Any]:
+        """What the training came to."""
+        state, checkpoints = trainer.state, trainer.checkpoints
+        best = None
+        if checkpoints is not None and checkpoints.ranking:
+            value, name = checkpoints.ranking[0]
+            best = {"metric": checkpoints.monitor, "value": value, "checkpoint": name}
+        return {
+            "status": state.status,
+            "stop_reason": state.stop_reason,
+            "metrics": {**state.metrics, **test},
+            "best": best,
+            "epochs": state.epoch + state.batch / trainer.train.steps_per_epoch,
+            "steps": state.step,
+            "images_seen": state.seen,
+            "timing": {
+                "started": self.begun.astimezone().isoformat(timespec="seconds"),
+                "seconds": trainer.clocks.seconds(),
+                "training_s": state.training_s,
+                "images_per_s": trainer.throughput.values(state.seen).get("train/images_per_s"),
+                "images_per_s_excludes_first_steps": WARMUP_STEPS,
+            },
+            "memory": peak_memory(),
+        }
+
     def _draw(self, trainer: Trainer) -> None:
         """A picture must not cost a finished run."""
         try:
@@ -243,17 +284,27 @@ class _Session:
             _tell(f"warning: curves.png was not drawn: {error}")
 
     def _record_failure(self, error: BaseException) -> None:
-        if self.ranks.is_main and self.folder.is_dir():
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            write_summary(
-                self.folder,
-                {"status": status, "error": f"{type(error).__name__}: {error}", "metrics": {}, "argv": sys.argv},
-            )
+        """A failure before a resumed run went on leaves its earlier record as it was."""
+        before = (self.folder / "summary.json").is_file()
+        if not self.ranks.is_main or not self.folder.is_dir() or (before and not self.facts):
+            return
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        outcome = {"status": status, "error": f"{type(error).__name__}: {error}", "metrics": {}, "argv": sys.argv}
+        write_summary(self.folder, outcome | self.facts)
 
     def _remove_if_empty(self) -> None:
         """A refused config leaves nothing behind."""
         if self.ranks.is_main and self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int | None:
+    """MACs of one image; None for a model of the user's that cannot be copied or run without data."""
+    try:
+        return accounting.macs(model, image_shape).macs
+    except Exception as error:  # noqa: BLE001 - whatever such a model raises, it must not cost the run
+        _tell(f"note: the model's MACs cannot be counted: {error}")
+        return None
 
 
 def _tell(line: str) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from effbench.units import seconds_from, steps_from
+
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -71,7 +73,14 @@ class OptimizerConfig(OpenSection):
 
 
 class SchedulerConfig(OpenSection):
-    pass
+    """Lengths may be spans ('5%', '2 epochs'), which become steps once the length of an epoch is known."""
+
+    @model_validator(mode="after")
+    def _spans_can_be_read(self) -> SchedulerConfig:
+        for key in ("warmup", "total_steps", "step_size", "steps_per_epoch"):
+            if isinstance(value := self.options.get(key), str):
+                steps_from(value, f"scheduler.{key}", total_steps=1000, steps_per_epoch=100)
+        return self
 
 
 class DataConfig(OpenSection):
@@ -108,6 +117,8 @@ class TrainerConfig(Section):
     def _ends(self) -> TrainerConfig:
         if self.max_epochs is None and self.max_steps is None:
             raise ValueError("one of trainer.max_epochs and trainer.max_steps must be set: schedules need a length")
+        if self.max_time is not None:
+            seconds_from(self.max_time, "trainer.max_time")
         return self
 
 
@@ -131,26 +142,42 @@ class LossConfig(Section):
     l1: NonNegative
 
 
+class Monitor(Section):
+    """What a metric is watched for. A loss is to fall, an accuracy to rise: the contrary would keep the worst."""
+
+    monitor: str
+    mode: Literal["min", "max"]
+
+    @model_validator(mode="after")
+    def _mode_fits(self) -> Monitor:
+        wanted = {"loss": "min", "acc": "max"}.get(self.monitor.rpartition("/")[2], self.mode)
+        if self.mode != wanted:
+            raise ValueError(f"mode must be {wanted} where monitor is {self.monitor}; got mode={self.mode}")
+        return self
+
+
 class EmaConfig(Section):
     enabled: bool
     decay: Annotated[float, Field(gt=0, lt=1)]
 
 
-class EarlyStoppingConfig(Section):
+class EarlyStoppingConfig(Monitor):
     enabled: bool
-    monitor: str
-    mode: Literal["min", "max"]
     patience: Annotated[int, Field(ge=0)]
     min_delta: NonNegative
     stopping_threshold: float | None
 
 
-class CheckpointConfig(Section):
-    monitor: str
-    mode: Literal["min", "max"]
+class CheckpointConfig(Monitor):
     save_top_k: Annotated[int, Field(ge=0)]
     save_last: bool
     every_n_steps: Count | None
+
+    @model_validator(mode="after")
+    def _extra_saves_are_kept(self) -> CheckpointConfig:
+        if self.every_n_steps is not None and not self.save_last:
+            raise ValueError("checkpoint.every_n_steps saves the newest state: it needs checkpoint.save_last=true")
+        return self
 
 
 class LoggerConfig(Section):

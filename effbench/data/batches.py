@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import TypeVar
 
@@ -73,10 +73,15 @@ class Finish:
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
+    @cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, each (C, 1, 1), on the device."""
+        mean, std = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        return mean, std
+
     def __call__(self, x_BCHW: Tensor) -> Tensor:
         """Floats in [0, 1], in place -> zero mean and unit deviation by channel."""
-        mean = torch.tensor(self.mean, device=x_BCHW.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=x_BCHW.device).view(-1, 1, 1)
+        mean, std = self._statistics
         return x_BCHW.sub_(mean).div_(std).contiguous(memory_format=self.memory_format)
 
 

@@ -25,7 +25,8 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         skipped = timing["images_per_s_excludes_first_steps"]
         rows.append(("throughput", f"{timing['images_per_s']:.0f} images/s (without the first {skipped} steps)"))
     model = summary["model"]
-    rows.append(("model", f"{human_count(model['parameters'])} parameters, {human_count(model['macs'])} MACs an image"))
+    macs = f", {human_count(model['macs'])} MACs an image" if model["macs"] is not None else ""
+    rows.append(("model", f"{human_count(model['parameters'])} parameters{macs}"))
     rows.append(("peak memory", human_bytes(summary["memory"]["peak_rss_bytes"])))
     return rows
 

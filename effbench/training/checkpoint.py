@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from effbench.errors import ConfigError, EffbenchError
 from effbench.records import naming_full_disk, sha256_of, sync_folder
@@ -48,18 +49,21 @@ class Checkpoints:
         self._keep_best, self._keep_last = keep_best, keep_last
         self.ranking: list[tuple[float, str]] = []  # (value, folder name), best first
 
-    def save(self, snapshot: Snapshot, step: int, value: float | None) -> None:
-        """Writes the checkpoint of `step`; `value` is the monitored metric, None where there was no validation."""
+    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool = False) -> None:
+        """Writes the checkpoint of `step`; `value` is the monitored metric, None where there was no validation.
+
+        keep: as `last`, even where last ones are not kept otherwise (an interrupted run must be able to go on).
+        """
         ranking = self._ranked(value, f"step-{step:08d}")
         is_best = any(name == f"step-{step:08d}" for _, name in ranking)
-        if not (self._keep_last or is_best):
+        if not (self._keep_last or is_best or keep):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         snapshot.state["ranking"] = [list(entry) for entry in ranking]
         target = self.folder / f"step-{step:08d}"
         write_checkpoint(target, snapshot)
         self.ranking = ranking
-        if self._keep_last:
+        if self._keep_last or keep:
             _link(self.folder / "last", target.name)
         if ranking and self._keep_best:
             _link(self.folder / "best", ranking[0][1])
@@ -108,10 +112,12 @@ def write_checkpoint(target: Path, snapshot: Snapshot) -> None:
             for path in temporary.iterdir():
                 _sync_file(path)
         sync_folder(temporary)
+        aside = target.with_name(f".{target.name}.{os.getpid()}.old")
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(aside)
         temporary.rename(target)
         sync_folder(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -164,6 +170,24 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = load_file(folder / name)
     weights.pop("_ema_steps", None)
     return weights
+
+
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """optimizer.load_state_dict that keeps this config's settings and each tensor's memory layout.
+
+    A fused step walks raw memory: a state with other strides than its parameter would be paired with the wrong
+    elements.
+    """
+    kept = ("params", "lr", "initial_lr")  # the learning rate is the schedule's to restore
+    settings = [{key: value for key, value in group.items() if key not in kept} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+        for parameter in group["params"]:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    layout = torch.empty_like(parameter, dtype=value.dtype)
+                    optimizer.state[parameter][key] = layout.copy_(value).detach()
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -37,6 +38,9 @@ class Ranks:
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over the processes."""
         return values
+
+    def agree_on_buffers(self, model: nn.Module) -> None:
+        """Rank 0's buffers everywhere: each rank's batch norms have seen other samples."""
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so."""
@@ -76,6 +80,10 @@ class ProcessGroup(Ranks):
         dist.all_reduce(total)
         return total.to(values.device)
 
+    def agree_on_buffers(self, model: nn.Module) -> None:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
     def any(self, flag: bool) -> bool:
         return bool(self.sum(torch.tensor(float(flag))) > 0)
 
@@ -104,8 +112,10 @@ def ranks_for(device: torch.device) -> Iterator[Ranks]:
         yield Ranks()
         return
     if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The others wait while rank 0 decodes a folder or reads the test split; a rank that dies closes its connection.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
     try:
         yield ProcessGroup(device)
     finally:

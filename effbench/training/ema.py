@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from effbench.training.checkpoint import load_weights
+
 
 class NoEma:
     """The weights themselves."""
@@ -54,4 +56,4 @@ class Ema(NoEma):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         rest = dict(state)
         self._steps = rest.pop("_ema_steps").clone()
-        self.model.load_state_dict(rest)
+        load_weights(self.model, rest)

@@ -76,6 +76,11 @@ class Throughput:
     def start_from(self, seen: int) -> None:
         self._seen_at_start = seen
 
+    @property
+    def fresh(self) -> bool:
+        """Whether no step of this sitting is done."""
+        return self._steps == 0
+
     def step_done(self, seen: int) -> None:
         self._steps += 1
         if self._steps == WARMUP_STEPS:

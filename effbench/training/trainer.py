@@ -15,9 +15,9 @@ from effbench.data.batches import EvalBatches, Step, TrainBatches
 from effbench.models.adapt import set_train_mode
 from effbench.randomness import Purpose, derived_seed
 from effbench.training.callbacks import Callbacks
-from effbench.training.checkpoint import Checkpoints, Snapshot, load_weights
+from effbench.training.checkpoint import Checkpoints, Snapshot, load_optimizer, load_weights
 from effbench.training.clipping import NoClipping
-from effbench.training.clocks import Clocks
+from effbench.training.clocks import Clock, Clocks
 from effbench.training.distributed import Ranks
 from effbench.training.early_stopping import NoEarlyStopping
 from effbench.training.ema import NoEma
@@ -65,6 +65,7 @@ class Trainer:
     clocks: Clocks = field(default_factory=Clocks)
     state: TrainState = field(default_factory=TrainState)
     plateau_metric: str = "val/loss"
+    compiled: bool = False  # the first step's forward and backward then count as compiling
     interrupted_by: str | None = None  # set from outside, by a signal's handler
 
     def __post_init__(self) -> None:
@@ -89,6 +90,9 @@ class Trainer:
                 self.evaluate_and_save_if_due(state)
                 if state.stop_reason:
                     break
+        except BaseException:
+            state.stop("an error", "failed")
+            raise
         finally:
             state.training_s += self.clocks.training
             self.callbacks.fit_end(state)
@@ -113,7 +117,7 @@ class Trainer:
         divisor = self._divisor(step) / self.ranks.world  # ranks average their gradients
         last = step.num_micro_batches - 1
         for index, batch in enumerate(self.clocks.waiting(step.micro_batches)):
-            with self.clocks.forward_backward, self.ranks.gradients_at(index == last, self.forward):
+            with self._forward_clock(), self.ranks.gradients_at(index == last, self.forward):
                 with self.precision.autocast():
                     logits_BK = self.forward(batch.inputs)
                     loss = self.objective.summed(logits_BK, batch.targets)
@@ -133,15 +137,16 @@ class Trainer:
             self.clip()
             if self.precision.step(self.optimizer):
                 self.schedule.step()
+                self.averaged.update()
             self.optimizer.zero_grad(set_to_none=True)
-            self.averaged.update()
         self._advance()
 
     def log_if_due(self, state: TrainState) -> None:
         """Reads the loss from the device every `log_steps` steps, and only then."""
         if state.step % self.cadence.log_steps or state.stop_reason:
             return
-        values = self.meter.since_last_log()
+        with self.clocks.forward_backward:  # reading waits for the device to catch up
+            values = self.meter.since_last_log()
         if not math.isfinite(values["train/loss"]):
             self._diverged(f"the training loss is {values['train/loss']} by step {state.step}")
         self.callbacks.logged(state, {**values, **self.throughput.values(state.seen), **self.learning_rates()})
@@ -166,7 +171,8 @@ class Trainer:
         return due
 
     def _end_epoch(self, state: TrainState, due: bool) -> None:
-        values = self.meter.of_epoch()
+        with self.clocks.forward_backward:
+            values = self.meter.of_epoch()
         if not math.isfinite(values["train/loss"]):
             self._diverged(f"the training loss is {values['train/loss']} in the epoch that ends at step {state.step}")
         state.metrics |= values
@@ -181,6 +187,7 @@ class Trainer:
         """Loss and accuracy on the validation split with the averaged weights; what depends on them is told."""
         assert self.val is not None
         with self.clocks.evaluation:
+            self.ranks.agree_on_buffers(self.averaged.model)
             loss, accuracy = evaluate(self.averaged.model, self.val, self.precision, self.ranks)
         set_train_mode(self.forward)
         state.metrics |= {"val/loss": loss, "val/acc": accuracy}
@@ -205,7 +212,8 @@ class Trainer:
         snapshot = self.snapshot()  # on every rank: the meter adds up theirs
         if self.checkpoints is not None and self.ranks.is_main:
             value = values.get(self.checkpoints.monitor) if values else None
-            self.checkpoints.save(snapshot, self.state.step, value)
+            interrupted = self.state.status == "interrupted"
+            self.checkpoints.save(snapshot, self.state.step, value, keep=interrupted)
 
     def snapshot(self) -> Snapshot:
         """Everything that the rest of the run depends on."""
@@ -226,7 +234,7 @@ class Trainer:
         """Continues where the snapshot was taken."""
         load_weights(self.model, snapshot.weights)
         self.averaged.load_state_dict(snapshot.ema)
-        self.optimizer.load_state_dict(snapshot.state["optimizer"])
+        load_optimizer(self.optimizer, snapshot.state["optimizer"])
         self.schedule.load_state_dict(snapshot.state["schedule"])
         self.precision.load_state_dict(snapshot.state["precision"])
         self.stopping.load_state_dict(snapshot.state["stopping"])
@@ -249,6 +257,9 @@ class Trainer:
         if state.batch == self.train.steps_per_epoch:
             state.epoch, state.batch = state.epoch + 1, 0
 
+    def _forward_clock(self) -> Clock:
+        return self.clocks.compile if self.compiled and self.throughput.fresh else self.clocks.forward_backward
+
     def _divisor(self, step: Step) -> float:
         mass = step.class_mass() if self.objective.needs_class_mass else None
         return self.objective.divisor(step.samples, mass)
@@ -261,7 +272,7 @@ class Trainer:
 
     def _heed_clock_and_signals(self, state: TrainState) -> None:
         """Stops for max_time or a signal; several processes agree on it, at the steps that are logged."""
-        if self.ranks.world > 1 and state.step % self.cadence.log_steps:
+        if self.ranks.world > 1 and state.batch and state.step % self.cadence.log_steps:
             return
         if self.ranks.any(self.interrupted_by is not None):
             state.stop(self.interrupted_by or "a signal to another process", "interrupted")

@@ -22,8 +22,9 @@ from tests.commands.conftest import Effbench
 # Batch norm, dropout, augmentation, EMA, warm-up, clipping and momentum: whatever could be lost in between.
 FOUR_EPOCHS_OF_FIVE_STEPS = [
     "model=cnn", "model.channels=[4,8]", "model.hidden=16", "optimizer=adamw", "optimizer.lr=3e-3", "ema=on",
-    "augment=strong", "scheduler=cosine", "scheduler.warmup=3", "data=synthetic", "data.num_train=40", "data.num_val=16",
-    "data.num_test=16", "data.image_size=8", "data.batch_size=8", "trainer.max_epochs=4", "trainer.log_every_n_steps=1",
+    "augment=strong", "scheduler=cosine", "scheduler.warmup=3", "data=synthetic", "data.num_train=40",
+    "data.num_val=16", "data.num_test=16", "data.image_size=8", "data.batch_size=8",
+    "trainer.max_epochs=4", "trainer.log_every_n_steps=1",
     "early_stopping.patience=50", "device.threads=1",
 ]  # fmt: skip
 
@@ -89,7 +90,7 @@ def test_a_signal_ends_the_run_after_its_step_saved_and_says_how_to_go_on(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
-@pytest.mark.parametrize("steps", [(1,), (5,), (7,), (19,), (20,), (3, 4, 10)], ids=str)
+@pytest.mark.parametrize("steps", [(5,), (7,), (20,), (1, 4, 19)], ids=str)
 def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(
     steps: tuple[int, ...], uninterrupted: Path, send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
@@ -205,7 +206,7 @@ def test_resume_auto_knows_a_run_by_its_recipe_file(send: SendsSignal, effbench:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["model=mlp"], ["model", "effbench.models.cnn.cnn", "effbench.models.mlp.mlp"]),
+        (["model=resnet18"], ["model.channels"]),  # the run's own overrides hold still
         (["optimizer=lion"], ["optimizer", "torch.optim.AdamW", "effbench.optimizers.Lion"]),
         (["scheduler=constant"], ["scheduler", "effbench.schedulers.Cosine"]),
         (["model.hidden=17"], ["does not fit", "hidden"]),
@@ -217,8 +218,6 @@ def test_a_checkpoint_of_another_config_is_refused_and_left_alone(
     words: list[str], expected: list[str], uninterrupted: Path, effbench: Effbench
 ) -> None:
     before = weights(uninterrupted), summary(uninterrupted), (uninterrupted / "config.yaml").read_bytes()
-    drop = ["~model.channels", "~model.kernel_size"] if words == ["model=mlp"] else []
-    del drop
     code, out, err = effbench("train", f"resume={uninterrupted}", "trainer.max_epochs=5", *words)
     assert (code, out) == (2, "")
     assert all(part in err for part in expected), err
@@ -227,8 +226,13 @@ def test_a_checkpoint_of_another_config_is_refused_and_left_alone(
     assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in before[0].items())
 
 
-def test_a_run_without_a_checkpoint_is_named(effbench: Effbench, tmp_path: Path) -> None:
-    words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_steps=1", "checkpoint.save_top_k=0", "checkpoint.save_last=false"]
+def test_a_run_without_a_checkpoint_is_named(effbench: Effbench) -> None:
+    words = [
+        *FOUR_EPOCHS_OF_FIVE_STEPS,
+        "trainer.max_epochs=1",
+        "checkpoint.save_top_k=0",
+        "checkpoint.save_last=false",
+    ]
     assert effbench("train", *words, "hydra.run.dir=run")[0] == 0
     code, _, err = effbench("train", "resume=run")
     assert code == 2

@@ -1,0 +1,128 @@
+"""`effbench eval`: the numbers that training recorded, and honest refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.commandline import TINY
+from tests.commands.conftest import Effbench
+
+
+def recorded(run: Path) -> dict[str, float]:
+    return dict(json.loads((run / "summary.json").read_text())["metrics"])
+
+
+def test_eval_repeats_the_test_result_that_train_recorded(run: Path, effbench: Effbench) -> None:
+    code, out, err = effbench("eval", str(run), "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result["samples"] == 2000
+    assert result["test/acc"] == recorded(run)["test/acc"]
+    assert result["test/loss"] == pytest.approx(recorded(run)["test/loss"], rel=1e-6)
+
+
+def test_eval_of_the_last_checkpoint_repeats_the_last_validation(run: Path, effbench: Effbench) -> None:
+    _, out, _ = effbench("eval", str(run), "split=val", "checkpoint=last", "--json")
+    result = json.loads(out)
+    assert result["samples"] == 600
+    assert result["val/acc"] == recorded(run)["val/acc"]
+    assert result["val/loss"] == pytest.approx(recorded(run)["val/loss"], rel=1e-6)
+
+
+def test_the_batch_size_of_evaluation_changes_nothing(run: Path, effbench: Effbench) -> None:
+    results = [json.loads(effbench("eval", str(run), f"data.eval_batch_size={n}", "--json")[1]) for n in (7, 2000)]
+    assert results[0]["test/acc"] == results[1]["test/acc"]
+    assert results[0]["test/loss"] == pytest.approx(results[1]["test/loss"], rel=1e-6)
+
+
+def test_words_may_stand_in_any_order(run: Path, effbench: Effbench) -> None:
+    first = effbench("eval", str(run), "split=val")
+    assert first[0] == 0
+    assert effbench("eval", "split=val", f"{run}/") == first
+    assert effbench("eval", "--json", "split=val", str(run))[0] == 0
+    assert "val accuracy" in first[1]
+
+
+def test_other_data_of_the_same_classes_is_measured_and_said(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    code, out, err = effbench("eval", str(run), "split=val", "data.split_seed=5", "--json")
+    assert code == 0
+    assert json.loads(out)["samples"] == 600
+    assert "not the dataset that the run was trained on" in err
+
+
+def test_weights_are_the_averaged_ones_where_the_run_averaged(effbench: Effbench, tmp_path: Path) -> None:
+    words = ["model=mlp", "model.hidden=[8]", "ema=on", "data=synthetic", "data.image_size=8", "trainer.max_epochs=2"]
+    assert effbench("train", *words, "device.threads=1", "hydra.run.dir=run")[0] == 0
+    result = json.loads(effbench("eval", "run", "--json")[1])
+    assert result["test/acc"] == recorded(tmp_path / "run")["test/acc"]
+    assert result["test/loss"] == pytest.approx(recorded(tmp_path / "run")["test/loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["split=tset"], ["split 'tset'", "test, train, val", "Did you mean 'test'?"]),
+        (["checkpoint=first"], ["checkpoint 'first'"]),
+        (["checkpoint=../../config.yaml"], ["checkpoint '../../config.yaml'"]),
+        (["device=tpu"], ["'cpu', 'cuda' or 'auto'", "'tpu'"]),
+        (["splt=val"], ["option of eval 'splt'", "Did you mean 'split'?"]),
+        (["another"], ["option of eval 'another'"]),
+        (["data.rot=x"], ["data key 'rot'", "Did you mean 'root'?"]),
+        (["data.eval_batch_size=many"], ["data.eval_batch_size", "integer", "'many'"]),
+        (["data.val_fraction=["], ["data.val_fraction=["]),
+        (["data.image_size=32"], ["(1, 32, 32)", "(1, 28, 28)"]),
+        (["data.subset=full", "data.root=/nowhere"], ["/nowhere"]),
+        (["data._target_=os.system"], ["'os.system' is not allowed"]),
+        (["data._target_=effbench.data.synthetic.synthetic"], ["data"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_what_cannot_be_evaluated_is_told(words: list[str], expected: list[str], run: Path, effbench: Effbench) -> None:
+    code, out, err = effbench("eval", str(run), *words)
+    assert (code, out) == (2, "")
+    assert all(part in err for part in expected), err
+
+
+def test_other_classes_are_refused(effbench: Effbench) -> None:
+    assert effbench("train", *TINY, "data=synthetic", "data.num_classes=4", "hydra.run.dir=run")[0] == 0
+    code, _, err = effbench("eval", "run", "data.num_classes=5")
+    assert code == 2
+    assert "5 classes are not the run's 4" in err
+
+
+@pytest.mark.parametrize("verb", [["eval"], ["predict"]], ids=lambda verb: verb[0])
+@pytest.mark.parametrize(
+    "kind", ["nothing", "an empty folder", "a file", "no config", "half a summary", "a future one"]
+)
+def test_a_folder_that_is_no_run_is_named(
+    kind: str, verb: list[str], run: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    folder = tmp_path / "it"
+    if kind == "a file":
+        folder.write_text("x")
+    elif kind != "nothing":
+        folder.mkdir()
+    if kind in ("no config", "half a summary", "a future one"):
+        text = (run / "summary.json").read_text()
+        half = text[: len(text) // 2]
+        future = json.dumps({**json.loads(text), "schema_version": 99})
+        (folder / "summary.json").write_text({"no config": text, "half a summary": half}.get(kind, future))
+    code, out, err = effbench(*verb, "it", *(["x.png"] if verb == ["predict"] else []))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: it")
+    assert {"no config": "config.yaml", "half a summary": "not valid JSON", "a future one": "99"}.get(kind, "") in err
+
+
+def test_damaged_weights_are_named(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    weights = tmp_path / "copy" / "checkpoints" / "best" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    code, out, err = effbench("eval", "copy")
+    assert (code, out) == (1, "")
+    assert "model.safetensors is damaged" in err
