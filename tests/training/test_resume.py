@@ -240,7 +240,7 @@ def test_interrupted_twice_and_killed_once_a_run_ends_the_same(reference, tmp_pa
         run.callbacks._members.append(At(at, act))
         with pytest.raises(KilledError) if how == "kill" else nullcontext():
             run.fit()
-        assert (run.state.step, run.state.status) == (at, "completed" if how == "kill" else "interrupted")
+        assert (run.state.step, run.state.status) == (at, "failed" if how == "kill" else "interrupted")
         rows = rows + watch.rows
     agree(resumed(Plan(save_steps=5), tmp_path, rows), reference)
 
