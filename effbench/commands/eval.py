@@ -70,7 +70,8 @@ def evaluate_run(
     """{'<split>/loss', '<split>/acc', 'samples'} of a run's weights on one of its splits."""
     from effbench.commands.folders import load_run, with_data
 
-    run = with_data(load_run(folder, allow_targets), data_overrides, device_name)
+    trained = load_run(folder, allow_targets)
+    run = with_data(trained, data_overrides, device_name)
     from effbench import build
     from effbench.training.distributed import Ranks
     from effbench.training.evaluation import evaluate
@@ -79,6 +80,7 @@ def evaluate_run(
     device = build.device(run.config)
     data = build.splits(run.config)
     check_same_data(run, data)
+    _tell_other_splits(trained, run)
     if which not in data.named():
         raise ConfigError(unknown_name("split", which, data.named()))
     model = run.model(checkpoint).to(device)
@@ -100,3 +102,10 @@ def check_same_data(run: Run, data: Splits) -> None:
         raise ConfigError(f"the data's images are {data.shape}, the run's model takes {run.image_shape}.")
     if data.sha256 != run.data["sha256"]:
         print("note: this is not the dataset that the run was trained on (its sha256 differs)", file=sys.stderr)
+
+
+def _tell_other_splits(trained: Run, now: Run) -> None:
+    before, after = trained.config.data.options, now.config.data.options
+    keys = [key for key in ("split_seed", "val_fraction", "test_fraction") if before.get(key) != after.get(key)]
+    if keys and trained.config.data.target == now.config.data.target:
+        print(f"note: other data.{keys[0]}: images that the run was trained on may be among these", file=sys.stderr)

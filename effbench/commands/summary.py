@@ -89,6 +89,7 @@ def _own_options(words: Sequence[str]) -> tuple[Setting | None, list[str]]:
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """One column a config and setting, since the rows differ in unit."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from effbench.units import human_bytes, human_count
@@ -96,7 +97,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(show_header=True, box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("")
     for row in rows:
-        table.add_column(f"{row['config']}\n{row['setting']}", justify="right")
+        table.add_column(escape(f"{row['config']}\n{row['setting']}"), justify="right")
     lines = {
         "parameters": lambda row: human_count(row["parameters"]),
         "trained parameters": lambda row: human_count(row["trainable_parameters"]),
@@ -117,6 +118,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 def _print_layers(config: Config, given: Setting | None) -> None:
     """Where parameters and MACs lie, by the model's top-level parts."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from effbench.models.accounting import layer_table
@@ -127,7 +129,7 @@ def _print_layers(config: Config, given: Setting | None) -> None:
     table = Table("part", "type", "output", "parameters", "MACs", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for row in layer_table(shape_model(config, setting), setting.image_shape):
         shape = "" if row.output_shape is None else "x".join(map(str, row.output_shape[1:]))
-        table.add_row(row.name, row.type, shape, human_count(row.params), human_count(row.macs))
+        table.add_row(escape(row.name), row.type, shape, human_count(row.params), human_count(row.macs))
     console = Console(highlight=False)
     console.print(f"\nby part, for {setting}:")
     console.print(table)

@@ -39,14 +39,15 @@ def status_text(summary: Mapping[str, Any]) -> str:
 def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
     """The table on stdout, and where the record lies."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for what, value in result_rows(summary):
-        table.add_row(what, value)
-    table.add_row("curves", str(folder / "curves.png"))
+        table.add_row(what, escape(value))
+    table.add_row("curves", escape(str(folder / "curves.png")))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 1000  # a pipe has no width: cut nothing

@@ -47,11 +47,20 @@ def test_words_may_stand_in_any_order(run: Path, effbench: Effbench) -> None:
     assert "val accuracy" in first[1]
 
 
-def test_other_data_of_the_same_classes_is_measured_and_said(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+def test_other_data_of_the_same_classes_is_measured_and_said(effbench: Effbench) -> None:
+    assert effbench("train", *TINY, "data=synthetic", "data.image_size=8", "hydra.run.dir=run")[0] == 0
+    assert effbench("eval", "run")[2] == ""
+    code, _, err = effbench("eval", "run", "data.noise=0.9")
+    assert code == 0
+    assert "not the dataset that the run was trained on" in err
+
+
+def test_other_splits_of_the_same_data_are_said(run: Path, effbench: Effbench) -> None:
     code, out, err = effbench("eval", str(run), "split=val", "data.split_seed=5", "--json")
     assert code == 0
     assert json.loads(out)["samples"] == 600
-    assert "not the dataset that the run was trained on" in err
+    assert "data.split_seed" in err
+    assert "images that the run was trained on may be among these" in err
 
 
 def test_weights_are_the_averaged_ones_where_the_run_averaged(effbench: Effbench, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_validate_builds_a_recipe_by_name_or_by_file(word: str, effbench: Effben
         ("# @package _global_\ntrainer:\n  max_epoch: 1\n", "trainer.max_epochs"),
         ("# @package _global_\noptimizer:\n  lr: -1\n", "optimizer.lr"),
         ("# @package _global_\noptimizer:\n  lrr: 1\n", "'lrr'"),
-        ("# @package _global_\nmodel:\n  width_mult: -1\n", "model.width_mult"),
+        ("# @package _global_\nmodel:\n  dropout: 7\n", "dropout"),
         ("# @package _global_\nscheduler:\n  warmup: soon\n", "scheduler.warmup"),
         ("# @package _global_\ndefaults:\n  - override /model: mpl\n", "mpl"),
         ("# @package _global_\ndefaults:\n  - nope\n", "nope"),

@@ -1,0 +1,41 @@
+"""The machine and the checkout that a number was measured with."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import torch
+
+from effbench.report.environment import git_state, peak_memory
+
+
+def git(*words: str, folder: Path) -> str:
+    identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+    done = subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_git_state_is_the_commit_and_whether_files_changed(tmp_path: Path) -> None:
+    git("init", "-q", folder=tmp_path)
+    (tmp_path / "a").write_text("1")
+    git("add", "a", folder=tmp_path)
+    git("commit", "-q", "-m", "first", folder=tmp_path)
+    commit = git("rev-parse", "HEAD", folder=tmp_path)
+    assert git_state(tmp_path) == {"commit": commit, "dirty": False}
+    (tmp_path / "a").write_text("2")
+    assert git_state(tmp_path) == {"commit": commit, "dirty": True}
+
+
+def test_outside_a_checkout_there_is_no_git_state(tmp_path: Path) -> None:
+    assert git_state(tmp_path) is None
+    assert git_state(tmp_path / "nowhere") is None
+
+
+def test_peak_memory_is_in_bytes_and_never_falls() -> None:
+    before = peak_memory()["peak_rss_bytes"]
+    block = torch.ones(30_000_000)  # 120 MB
+    during = peak_memory()["peak_rss_bytes"]
+    del block
+    assert 50e6 < before < 200e9
+    assert peak_memory()["peak_rss_bytes"] >= during >= before

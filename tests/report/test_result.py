@@ -1,0 +1,56 @@
+"""The result of one run, as a person reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effbench.report.result import print_result, result_rows
+
+SUMMARY: dict[str, Any] = {
+    "status": "completed",
+    "stop_reason": None,
+    "metrics": {"test/acc": 0.85551, "test/loss": 0.40625},
+    "best": {"metric": "val/loss", "value": 0.41, "checkpoint": "step-00000756"},
+    "steps": 1008,
+    "epochs": 12.0,
+    "timing": {
+        "training_s": 103.5, "seconds": {"total": 108.44},
+        "images_per_s": 625.4, "images_per_s_excludes_first_steps": 5,
+    },
+    "model": {"parameters": 1_530_000, "macs": 4_930_000},
+    "memory": {"peak_rss_bytes": 681_000_000},
+}  # fmt: skip
+
+
+def test_every_number_has_its_unit() -> None:
+    rows = dict(result_rows(SUMMARY))
+    assert rows["status"] == "completed"
+    assert rows["test accuracy"] == "85.55%"
+    assert rows["test loss"] == "0.4062"
+    assert rows["best val/loss"] == "0.4100 (step-00000756)"
+    assert rows["steps"] == "1008 (12 epochs)"
+    assert rows["time"] == "103.5 s training, 108.4 s in all"
+    assert rows["throughput"] == "625 images/s (without the first 5 steps)"
+    assert rows["model"] == "1.53M parameters, 4.93M MACs an image"
+    assert rows["peak memory"] == "681 MB"
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    timing = {**SUMMARY["timing"], "images_per_s": None}
+    rows = dict(result_rows({**SUMMARY, "metrics": {}, "best": None, "timing": timing, "status": "interrupted"}))
+    assert not {"test accuracy", "test loss", "throughput"} & set(rows)
+    assert not any(name.startswith("best") for name in rows)
+
+
+def test_a_reason_stands_beside_the_status() -> None:
+    rows = dict(result_rows({**SUMMARY, "status": "diverged", "stop_reason": "the loss is nan"}))
+    assert rows["status"] == "diverged: the loss is nan"
+
+
+@pytest.mark.parametrize("name", ["[red]run[/red]", "a[/b]", "x" * 300])
+def test_the_folder_is_printed_as_it_is_named(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(Path(name), SUMMARY)
+    assert f"{name}/curves.png" in capsys.readouterr().out

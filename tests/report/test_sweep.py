@@ -1,0 +1,118 @@
+"""Many runs in one table: who is first, who failed, and why."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effbench.records import write_summary
+from effbench.report.sweep import COLUMNS, Job, print_sweep, sweep_rows, write_sweep
+
+
+def job(number: int, folder: Path, overrides: str = "", **summary: Any) -> Job:
+    """A job whose run recorded `summary`; without one, it never began."""
+    place = folder / f"{number:03d}"
+    if summary:
+        place.mkdir()
+        write_summary(place, summary)
+    return Job(number, [overrides or f"seed={number}"], place)
+
+
+def best(metric: str, value: float | None, status: str = "completed") -> dict[str, Any]:
+    return {
+        "status": status,
+        "best": {"metric": metric, "value": value, "checkpoint": "step-00000001"},
+        "metrics": {"test/acc": 0.5, "test/loss": 1.5},
+        "timing": {"training_s": 2.0, "images_per_s": 100.0},
+        "model": {"parameters": 1000},
+        "memory": {"peak_rss_bytes": 1_000_000},
+    }
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "order"),
+    [
+        ("val/acc", [0.2, 0.9, 0.5], [1, 2, 0]),
+        ("val/loss", [0.2, 0.9, 0.5], [0, 2, 1]),
+        ("train/loss", [3.0, -1.0, 0.0], [1, 2, 0]),
+        ("val/acc", [0.5, 0.5, 0.6], [2, 0, 1]),  # of equals, the earlier
+    ],
+)
+def test_the_highest_accuracy_or_the_lowest_loss_is_first(
+    metric: str, values: list[float], order: list[int], tmp_path: Path
+) -> None:
+    jobs = [job(number, tmp_path, **best(metric, value)) for number, value in enumerate(values)]
+    rows = sweep_rows(jobs)
+    assert [row["job"] for row in rows] == order
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert {row["metric"] for row in rows} == {metric}
+
+
+def test_runs_without_a_best_come_last_unranked_with_their_reason(tmp_path: Path) -> None:
+    jobs = [
+        job(0, tmp_path, status="failed", error="the cable was pulled", metrics={}),
+        job(1, tmp_path),
+        job(2, tmp_path, **best("val/acc", 0.1)),
+        job(3, tmp_path, status="diverged", stop_reason="the loss is nan", metrics={}, best=None),
+        job(4, tmp_path, **best("val/acc", 0.2, "interrupted")),
+    ]
+    rows = sweep_rows(jobs)
+    assert [row["job"] for row in rows] == [4, 2, 0, 1, 3]
+    assert [row["rank"] for row in rows] == [1, 2, None, None, None]
+    assert [row["status"] for row in rows] == ["interrupted", "completed", "failed", "failed", "diverged"]
+    assert [row["error"] for row in rows[:3]] == [None, None, "the cable was pulled"]
+    assert "holds no summary.json" in rows[3]["error"]
+    assert rows[4]["error"] == "the loss is nan"
+
+
+def test_a_best_value_that_is_not_finite_is_no_rank(tmp_path: Path) -> None:
+    rows = sweep_rows([job(0, tmp_path, **best("val/loss", float("nan"))), job(1, tmp_path, **best("val/loss", 9.0))])
+    assert [(row["job"], row["rank"]) for row in rows] == [(1, 1), (0, None)]
+
+
+def test_sweep_csv_holds_every_column_of_every_row(tmp_path: Path) -> None:
+    overrides = 'model.hidden=[8,16] logger.project="a, b"\nline'
+    jobs = [
+        job(0, tmp_path, overrides, **best("val/acc", 0.25)),
+        job(1, tmp_path, status="failed", error="x\ny", metrics={}),
+    ]
+    rows = sweep_rows(jobs)
+    path = write_sweep(tmp_path, rows)
+    assert path == tmp_path / "sweep.csv"
+    with path.open(newline="") as stream:
+        read = list(csv.DictReader(stream))
+    assert list(read[0]) == list(COLUMNS)
+    assert read[0]["overrides"] == overrides
+    assert (read[0]["rank"], read[0]["value"], read[0]["test/acc"]) == ("1", "0.25", "0.5")
+    assert (read[1]["error"], read[1]["rank"], read[1]["value"]) == ("x\ny", "", "")
+
+
+def test_the_table_names_the_metric_and_lists_reasons_below(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [
+        job(0, tmp_path, "optimizer=sgd", **best("val/loss", 0.25)),
+        job(1, tmp_path, "optimizer=lion", status="failed", error="the cable was pulled", metrics={}),
+    ]
+    print_sweep(sweep_rows(jobs))
+    out, err = capsys.readouterr()
+    assert not err
+    assert "best val/loss" in out
+    assert "0.2500" in out
+    assert "50.00%" in out
+    assert "job 1 failed: the cable was pulled" in out
+    assert out.index("optimizer=sgd") < out.index("optimizer=lion")
+
+
+def test_words_in_brackets_are_text_not_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [job(0, tmp_path, "model.freeze=[bold]", status="failed", error="[/red] [blink]x", metrics={})]
+    print_sweep(sweep_rows(jobs))
+    out = capsys.readouterr().out
+    assert "model.freeze=[bold]" in out
+    assert "[/red] [blink]x" in out
+
+
+def test_a_sweep_in_which_all_failed_is_still_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_sweep(sweep_rows([job(0, tmp_path)]))
+    assert "failed" in capsys.readouterr().out

@@ -1,0 +1,126 @@
+"""The small library behind the command: compose, train, load_run, and the optimizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import effbench
+from effbench.config.schema import Config
+from effbench.errors import ConfigError
+
+WORDS = [
+    "model=mlp",
+    "model.hidden=[32]",
+    "optimizer.lr=3e-3",
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=20",
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("effbench.commands.training.draw_curves", lambda folder, _: folder / "curves.png")
+    return tmp_path
+
+
+@pytest.fixture
+def config() -> Config:
+    return effbench.compose([*WORDS, "device.threads=1"])
+
+
+def test_train_returns_a_run_with_config_summary_metrics_model_and_classes(config: Config, tmp_path: Path) -> None:
+    run = effbench.train(config)
+    assert run.config == config
+    assert run.folder.parts[0] == "outputs"
+    assert run.summary["status"] == "completed"
+    assert run.summary["metrics"]["test/acc"] > 0.3  # chance is 0.1
+    assert len(run.classes) == 10
+    assert run.image_shape == (1, 28, 28)
+    assert {row["row"] for row in run.metrics} == {"step", "epoch"}
+    assert not run.model().training
+
+
+def test_load_run_gives_back_what_train_returned(config: Config, tmp_path: Path) -> None:
+    trained = effbench.train(config, tmp_path / "run")
+    for folder in (tmp_path / "run", str(tmp_path / "run") + "/"):
+        loaded = effbench.load_run(folder)
+        assert loaded.config == trained.config
+        assert loaded.summary == trained.summary
+        assert loaded.metrics == trained.metrics
+        before, after = trained.model().state_dict(), loaded.model().state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_predict_gives_probabilities_of_uint8_images_one_by_one_or_together(config: Config, tmp_path: Path) -> None:
+    run = effbench.train(config, tmp_path / "run")
+    images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
+    probabilities = run.predict(images)
+    assert probabilities.shape == (5, 10)
+    assert probabilities.sum(1).allclose(torch.ones(5))
+    assert run.predict(list(images)).equal(probabilities)
+    assert torch.cat([run.predict(image[None]) for image in images]).allclose(probabilities, atol=1e-6)
+    assert run.predict(images, "last").shape == (5, 10)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(2, 1, 28, 28), torch.zeros(2, 3, 28, 28, dtype=torch.uint8)])
+def test_predict_refuses_images_of_another_kind(images: torch.Tensor, config: Config, tmp_path: Path) -> None:
+    run = effbench.train(config.model_copy(update={"trainer": smallest(config)}), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"uint8 \(N, 1, 28, 28\)"):
+        run.predict(images)
+
+
+def smallest(config: Config) -> object:
+    limits = {"limit_train_batches": 1, "limit_val_batches": 1, "limit_test_batches": 1}
+    return config.trainer.model_copy(update=limits)
+
+
+def test_train_refuses_a_folder_that_holds_a_run(config: Config, tmp_path: Path) -> None:
+    quick = config.model_copy(update={"trainer": smallest(config)})
+    effbench.train(quick, tmp_path / "run")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        effbench.train(quick, tmp_path / "run")
+
+
+def test_a_refused_config_leaves_no_folder(tmp_path: Path) -> None:
+    config = effbench.compose(["model=mlp", "model.freeze=[nope]", "device.threads=1"])
+    with pytest.raises(ConfigError, match="nope"):
+        effbench.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_in_a_thread_leaves_signals_alone(config: Config, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    quick = config.model_copy(update={"trainer": smallest(config)})
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(effbench.train, quick, tmp_path / "run").result().summary["status"] == "completed"
+
+
+def test_compose_takes_a_folder_of_own_groups(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(
+        "defaults: [_base, _self_]\n_target_: effbench.models.mlp.mlp\n"
+    )
+    assert effbench.compose(["model=mine"], tmp_path / "conf").model.target == "effbench.models.mlp.mlp"
+
+
+def test_the_optimizers_are_ordinary_torch_optimizers() -> None:
+    layer = torch.nn.Linear(2, 2)
+    for kind in (effbench.optimizers.Lion, effbench.optimizers.Adan):
+        optimizer = kind(layer.parameters(), lr=0.1)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        before = layer.weight.detach().clone()
+        layer(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        assert not layer.weight.equal(before)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nope"):
+        effbench.nope  # noqa: B018
+    assert set(effbench.__all__) <= set(dir(effbench)) | set(effbench.__all__)
+    assert all(callable(getattr(effbench, name)) for name in effbench.__all__)
