@@ -32,7 +32,7 @@ def config() -> Config:
     return effbench.compose([*WORDS, "device.threads=1"])
 
 
-def test_train_returns_a_run_with_config_summary_metrics_model_and_classes(config: Config, tmp_path: Path) -> None:
+def test_train_returns_a_run_with_config_summary_metrics_model_and_classes(config: Config) -> None:
     run = effbench.train(config)
     assert run.config == config
     assert run.folder.parts[0] == "outputs"

@@ -110,8 +110,7 @@ def _in_own_process(job: Job, words: Sequence[str], config_dir: str | None) -> l
 
     A job that dies without a word (killed, out of memory) is recorded too.
     """
-    import effbench.commands.training  # noqa: F401 - imported once, here, for all jobs
-
+    _import_for_all_jobs()
     process = multiprocessing.get_context("fork").Process(target=_child, args=(job, list(words), config_dir))
     with _passing_on(process) as signals:
         process.start()
@@ -121,6 +120,15 @@ def _in_own_process(job: Job, words: Sequence[str], config_dir: str | None) -> l
         text = f"the job's process ended with exit code {code}" if code > 0 else f"killed by signal {-code}"
         _record(job.folder, EffbenchError(text))
     return signals
+
+
+def _import_for_all_jobs() -> None:
+    """What each job would import anew: torch imports its compiler when the first optimizer is made, 1.5 s."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import torch._dynamo
+
+    import effbench.commands.training  # noqa: F401
 
 
 @contextmanager

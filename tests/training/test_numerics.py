@@ -222,6 +222,21 @@ def test_l1_adds_the_gradient_of_l1_times_sum_of_absolute_weights_to_decayed_wei
     assert largest_difference(weights(ours), weights(theirs)) < 1e-6
 
 
+def test_the_penalty_is_part_of_the_gradient_that_is_clipped():
+    ours, theirs = twins()
+    penalty = L1Penalty(list(ours.parameters()), 1e-2)
+    run = trainer(data(), ours, STEPS, penalty=penalty, clip=choose_clipping(list(ours.parameters()), 0.05, "norm"))
+    run.fit()
+    plain_loop(
+        theirs,
+        run.train,
+        sgd(theirs),
+        extra=lambda net: 1e-2 * sum(p.abs().sum() for p in net.parameters()),
+        clip=lambda: nn.utils.clip_grad_norm_(theirs.parameters(), 0.05),
+    )
+    assert largest_difference(weights(ours), weights(theirs)) < 1e-6
+
+
 def test_l1_leaves_parameters_without_a_gradient_alone():
     live, idle = nn.Parameter(torch.tensor([2.0, -3.0, 0.0])), nn.Parameter(torch.ones(2))
     live.grad = torch.zeros(3)

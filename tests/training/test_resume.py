@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from effbench import schedulers
 from effbench.data.augment import Augment
 from effbench.optimizers import Adan, Lion
 from effbench.training.checkpoint import Checkpoints, read_checkpoint
 from effbench.training.clipping import choose_clipping
+from effbench.training.distributed import Ranks
 from effbench.training.early_stopping import EarlyStopping
 from effbench.training.ema import Ema
 from effbench.training.precision import choose_precision
 from effbench.training.schedule import TorchSchedule
 from effbench.training.trainer import Cadence, Trainer
-from tests.training.tiny import At, Rows, convolutional, copied, data, same, trainer
+from tests.training.tiny import At, Rows, convolutional, copied, data, dense, same, trainer
 
 STEPS, PER_EPOCH = 12, 4
 DATA = data(num_train=64, num_val=24)
@@ -214,7 +216,7 @@ def test_validations_every_second_epoch_stay_where_they_were(at, tmp_path):
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
 
-@pytest.mark.parametrize("at", [3, 4, 5, 7])
+@pytest.mark.parametrize("at", [3, 4, 5, 7, 8])
 def test_early_stopping_stops_at_the_same_epoch(at, tmp_path):
     plan = Plan(patience=1, schedule="constant", optimizer=partial(torch.optim.SGD, maximize=True))
     straight = uninterrupted(plan, tmp_path / "b")
@@ -243,6 +245,34 @@ def test_interrupted_twice_and_killed_once_a_run_ends_the_same(reference, tmp_pa
         assert (run.state.step, run.state.status) == (at, "failed" if how == "kill" else "interrupted")
         rows = rows + watch.rows
     agree(resumed(Plan(save_steps=5), tmp_path, rows), reference)
+
+
+class Draws(nn.Module):
+    """Notes what dropout would draw."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.drawn = dense(), []
+
+    def forward(self, x):
+        if self.training:
+            self.drawn.append(float(torch.rand(())))
+        return self.net(x)
+
+
+class RankOne(Ranks):
+    rank = 1
+
+
+def test_the_random_stream_of_a_step_is_its_own_in_every_epoch_rank_and_seed():
+    drawn = []
+    for seed, ranks in ((0, Ranks()), (0, Ranks()), (1, Ranks()), (0, RankOne())):
+        net = Draws()
+        trainer(DATA, net, 6, ranks=ranks, batch={"seed": seed, "batch_size": 16, "accumulate": 2}).fit()
+        drawn.append(net.drawn)
+    assert drawn[0] == drawn[1]
+    different = [number for draws in drawn[1:] for number in draws]
+    assert len(different) == len(set(different)) == 3 * 12
 
 
 def test_the_seconds_of_earlier_sittings_are_kept(tmp_path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from effbench.schedulers import Plateau
 from effbench.training.callbacks import Callback
 from effbench.training.checkpoint import Checkpoints, read_checkpoint
 from effbench.training.distributed import Ranks
@@ -76,9 +78,20 @@ def test_a_finished_run_has_no_step_left():
 
 def test_validation_comes_every_so_many_epochs_and_at_the_end():
     rows = Rows()
-    trainer(data(), dense(), 5 * PER_EPOCH, validate=True, cadence=Cadence(validate_epochs=2), watch=[rows]).fit()
-    assert [row["step"] for row in rows.rows if "val/loss" in row] == [6, 12, 15]
+    trainer(data(), dense(), 5 * PER_EPOCH, validate=True, cadence=Cadence(validate_epochs=3), watch=[rows]).fit()
+    assert [row["step"] for row in rows.rows if "val/loss" in row] == [9, 15]
     assert len(rows.epochs) == 5
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("val/loss", "min"), ("val/acc", "max")])
+def test_a_plateau_hears_of_its_metric_after_each_validation(metric, mode):
+    """lr 0.1 -> 0.05 -> 0.025: with a threshold this high no validation improves on the first."""
+    rows = Rows()
+    schedule = partial(Plateau, factor=0.5, patience=0, threshold=0.99, mode=mode)
+    run = trainer(data(), dense(), 9, schedule=schedule, validate=True, watch=[rows], plateau_metric=metric)
+    run.fit()
+    assert [row["lr/0"] for row in rows.epochs] == [0.1, 0.05, 0.025]
+    assert run.schedule.best == rows.epochs[0][metric]
 
 
 def test_a_row_is_logged_every_so_many_steps_with_the_mean_since_the_last():
@@ -153,9 +166,11 @@ class Poisoned(nn.Module):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_before_the_weights_move(value, at, tmp_path):
-    net, until_then = dense(), dense()
-    run = trainer(data(), net, 9, forward=Poisoned(net, at, value), validate=True, checkpoints=keeper(tmp_path))
+    net, until_then, rows = dense(), dense(), Rows()
+    forward = Poisoned(net, at, value)
+    run = trainer(data(), net, 9, forward=forward, validate=True, checkpoints=keeper(tmp_path), watch=[rows])
     state = run.fit()
+    assert len(rows.epochs) == (at - 1) // PER_EPOCH, "what is left of the epoch is not validated"
     assert (state.status, state.step) == ("diverged", at - 1)
     assert f"at step {at}" in state.stop_reason
     assert "optimizer.lr" in state.stop_reason
@@ -229,9 +244,10 @@ def test_a_nan_in_a_weight_that_the_loss_does_not_see_is_found_when_saving(tmp_p
     assert saved_steps(tmp_path) == []
 
 
-def test_a_nan_in_the_average_alone_ends_the_run_and_is_not_saved(tmp_path):
+@pytest.mark.parametrize("validate", [True, False])
+def test_a_nan_in_the_average_alone_ends_the_run_and_is_not_saved(validate, tmp_path):
     net = dense()
-    run = trainer(data(), net, 9, validate=True, checkpoints=keeper(tmp_path), ema=Ema(net, 0.9))
+    run = trainer(data(), net, 9, validate=validate, checkpoints=keeper(tmp_path), ema=Ema(net, 0.9))
     run.callbacks._members.append(At(4, lambda _: poison(run.averaged.model.head.weight)))
     assert run.fit().status == "diverged"
     assert saved_steps(tmp_path) == [3]
