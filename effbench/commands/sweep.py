@@ -6,6 +6,7 @@ memory and failures are theirs alone. With hydra/launcher=â€¦ or hydra/sweeper=â
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import re
@@ -124,11 +125,8 @@ def _in_own_process(job: Job, words: Sequence[str], config_dir: str | None) -> l
 
 def _import_for_all_jobs() -> None:
     """What each job would import anew: torch imports its compiler when the first optimizer is made, 1.5 s."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure
-    import torch._dynamo
-
-    import effbench.commands.training  # noqa: F401
+    for name in ("effbench.commands.training", "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        importlib.import_module(name)
 
 
 @contextmanager

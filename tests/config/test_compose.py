@@ -87,13 +87,11 @@ def test_a_recipe_may_build_on_a_packaged_one_from_any_folder(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["a b.yaml", "ü😀.yaml", "it's.yaml", "a,b.yaml", "(x)=[y].yaml", "~x.yaml"])
-@pytest.mark.parametrize("folder", ["", "deep er/"])
-def test_a_recipe_file_may_have_any_name(name: str, folder: str, tmp_path: Path) -> None:
-    path = tmp_path / folder / name
-    path.parent.mkdir(exist_ok=True)
+def test_a_recipe_file_may_have_any_name(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "deep er" / name
+    path.parent.mkdir()
     path.write_text(RECIPE)
-    assert compose([f"recipe={folder or './'}{name}"]).trainer.max_epochs == 7
-    assert compose([f"recipe={path}"]).trainer.max_epochs == 7
+    assert compose([f"recipe=./deep er/{name}"]).trainer.max_epochs == 7
 
 
 @pytest.mark.parametrize(
