@@ -95,12 +95,15 @@ def require_writable(folder: Path) -> None:
     """Raises ConfigError, before any time is spent, where no file can be made in `folder` or it cannot be made."""
     probe = folder / f".write-test-{os.getpid()}"
     try:
+        str(folder).encode("utf-8")  # safetensors writes under no other names
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        name = str(folder).encode("utf-8", "backslashreplace").decode("utf-8")
         raise ConfigError(
-            f"the output folder {folder} cannot be written ({error.strerror}). Choose another with hydra.run.dir=DIR."
+            f"the output folder {name} cannot be written ({why}). Choose another with hydra.run.dir=DIR."
         ) from error
 
 

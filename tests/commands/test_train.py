@@ -183,6 +183,14 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_epoch(
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+@pytest.mark.parametrize("name", ["run\udcff", "run\0"], ids=["no utf-8", "nul"])
+def test_a_name_that_no_checkpoint_could_have_is_refused_at_once(name: str, effbench: Effbench, tmp_path: Path) -> None:
+    code, out, err = effbench("train", *TINY, f"hydra.run.dir='{name}'")
+    assert (code, out) == (2, "")
+    assert "cannot be written" in err
+    assert not any(tmp_path.iterdir())
+
+
 # --- runs that do not end well ----------------------------------------------------------------------------------------
 
 

@@ -62,7 +62,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any]]] = {
     "os through a dataset": ("effbench.data.image_folder.os.system", {"command": f"touch {SENTINEL}"}),
     "Path through a dataset": ("effbench.data.image_folder.Path", {}),
     "torch through a model": ("effbench.models.mlp.torch.load", {"f": "evil.pt", "weights_only": False}),
-    "an importer through a model": ("effbench.models.torchvision_zoo.inspect.importlib.import_module", {"name": "evil"}),
+    "an importer through a model": ("effbench.models.adapt.inspect.importlib.import_module", {"name": "evil"}),
     # in an allowed library, but no model
     "timm's loader": ("timm.models.load_state_dict", {"checkpoint_path": "evil.pt", "weights_only": False}),
     "timm's loader, private": ("timm.models._helpers._torch_load", {"f": "evil.pt", "weights_only": False}),
