@@ -75,7 +75,8 @@ def test_command_of_the_readme_works(command: str, at_work: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_notebook_lines_work(at_work: Path) -> None:
+@pytest.mark.usefixtures("at_work")
+def test_the_notebook_lines_work() -> None:
     [code] = [block for block in blocks("python") if "import effbench" in block]
     code = code.replace('"trainer.max_epochs=2"', '"debug=smoke"')
     names = {"images": torch.zeros(3, 1, 28, 28, dtype=torch.uint8)}
