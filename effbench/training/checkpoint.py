@@ -84,7 +84,7 @@ class Checkpoints:
     def _forget(self) -> None:
         kept = {name for _, name in self.ranking}
         kept |= {link.readlink().name for link in (self.folder / "last", self.folder / "best") if link.is_symlink()}
-        left_by_a_kill = self.folder.glob(".step-*.tmp")
+        left_by_a_kill = self.folder.glob(".step-*")
         for path in (*self.folder.glob("step-*"), *left_by_a_kill):
             if path.name not in kept:
                 shutil.rmtree(path)

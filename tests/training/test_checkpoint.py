@@ -181,8 +181,9 @@ def test_a_restart_points_best_at_what_a_killed_save_had_just_written(tmp_path, 
 def test_what_a_killed_save_left_behind_is_cleared_by_the_next(tmp_path):
     keep = keeper(tmp_path)
     keep.folder.mkdir()
-    (keep.folder / ".step-00000001.123.tmp").mkdir()
-    (keep.folder / ".step-00000001.123.tmp" / "model.safetensors").write_bytes(b"half")
+    for name in (".step-00000001.123.tmp", ".step-00000001.123.old"):
+        (keep.folder / name).mkdir()
+        (keep.folder / name / "model.safetensors").write_bytes(b"half")
     keep.save(snapshot(), 2, 0.5)
     assert sorted(path.name for path in keep.folder.iterdir()) == ["best", "last", "step-00000002"]
 
@@ -193,6 +194,14 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
     keep.save(snapshot(2), 1, 0.6)
     assert float(read_checkpoint(keep.folder / "best").weights["w"][0]) == 2
     assert keep.ranking == [(0.6, "step-00000001")]
+
+
+def test_an_interrupted_run_is_kept_though_last_ones_are_not(tmp_path):
+    keep = keeper(tmp_path, keep_last=False)
+    save_all(keep, [0.5, 0.3])
+    keep.save(snapshot(3), 3, None, keep=True)
+    assert (points_to(keep, "best"), points_to(keep, "last")) == (1, 3)
+    assert kept(keep) == {1, 3}
 
 
 # --- what is refused

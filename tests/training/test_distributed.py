@@ -10,18 +10,21 @@ import socket
 import subprocess
 import sys
 import traceback
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from effbench import build, load_run
 from effbench.commands import training
 from effbench.config.compose import compose
 from tests.training.tiny import largest_difference
 
+MLP = ["model=mlp", "model.hidden=[16]", "model.dropout=0.0"]
 SMALL = [
-    "model=mlp", "model.hidden=[16]", "model.dropout=0.0", "data=synthetic", "data.num_train=330", "data.num_val=45",
+    "data=synthetic", "data.num_train=330", "data.num_val=45",
     "data.num_test=20", "data.channels=1", "data.image_size=8", "data.num_classes=4", "data.eval_batch_size=7",
     "optimizer=sgd", "optimizer.lr=0.1", "scheduler=cosine", "early_stopping=off", "trainer.max_epochs=null",
     "trainer.max_steps=20", "trainer.log_every_n_steps=5", "device=cpu", "device.threads=1",
@@ -39,46 +42,55 @@ CASES = {
 }  # fmt: skip
 
 
+BATCH_NORM = ["model=cnn", "model.channels=[4]", "model.hidden=8", "data.batch_size=8"]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def in_a_rank(rank: int, world: int, port: int, jobs: list[tuple[list[str], Path]], report: Path) -> None:
+@dataclass
+class Job:
+    """A run for several processes. A port of its own: a rank that is early must not find the last run's store."""
+
+    overrides: list[str]
+    folder: Path
+    port: int = field(default_factory=free_port)
+
+
+def in_a_rank(rank: int, world: int, jobs: list[Job], report: Path) -> None:
     """What torchrun would start, forked: importing torch again would take longer than all the training."""
     torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-    )  # fmt: skip
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
     try:
         with report.with_suffix(f".{rank}").open("w") as errors:
             os.dup2(errors.fileno(), 2)
-            for overrides, folder in jobs:
+            for job in jobs:
+                os.environ["MASTER_PORT"] = str(job.port)
                 # Only rank 0's folder counts: the other proposes one of its own.
-                training.train(
-                    compose(overrides), folder if rank == 0 else folder.with_name(f"{folder.name} of rank {rank}")
-                )
+                folder = job.folder if rank == 0 else job.folder.with_name(f"{job.folder.name} of rank {rank}")
+                training.train(compose(job.overrides), folder)
     except BaseException:
         report.write_text(traceback.format_exc())
         raise
 
 
-def train_in_ranks(jobs: list[tuple[list[str], Path]], scratch: Path, world: int = 2) -> None:
+def train_in_ranks(jobs: list[Job], scratch: Path, world: int = 2) -> None:
     # Autograd's threads for a GPU do not survive a fork.
-    context, port = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork"), free_port()
-    ranks = [
-        context.Process(target=in_a_rank, args=(rank, world, port, jobs, scratch / "report")) for rank in range(world)
-    ]
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    report = scratch / "report"
+    ranks = [context.Process(target=in_a_rank, args=(rank, world, jobs, report)) for rank in range(world)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(60)
         if rank.is_alive():
             rank.kill()
-    said = scratch / "report"
-    assert [rank.exitcode for rank in ranks] == [0] * world, said.read_text() if said.exists() else "a rank hung"
+            rank.join()
+    assert [rank.exitcode for rank in ranks] == [0] * world, report.read_text() if report.exists() else "a rank hung"
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +100,11 @@ def folders(tmp_path_factory) -> dict[tuple[str, int], Path]:
     folders = {(name, world): scratch / str(world) / name for name in CASES for world in (1, 2)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "draw_curves", lambda *_: None)  # takes longer than the training
-        train_in_ranks([([*SMALL, *CASES[name]], folders[name, 2]) for name in CASES], scratch)
+        folders["batch norm", 2] = scratch / "2" / "batch norm"
+        jobs = [Job([*SMALL, *MLP, *CASES[name]], folders[name, 2]) for name in CASES]
+        train_in_ranks([*jobs, Job([*SMALL, *BATCH_NORM], folders["batch norm", 2])], scratch)
         for name, overrides in CASES.items():
-            training.train(compose([*SMALL, *overrides]), folders[name, 1])
+            training.train(compose([*SMALL, *MLP, *overrides]), folders[name, 1])
     return folders
 
 
@@ -131,9 +145,20 @@ def test_the_averages_agree_too(folders):
     assert largest_difference(load_file(one), load_file(two)) < 1e-6
 
 
+def test_batch_norms_statistics_are_rank_0s_for_all_when_validating(folders):
+    """Else the ranks would measure models that are not the one saved."""
+    run = load_run(folders["batch norm", 2])
+    val = build.splits(run.config).val
+    probabilities = run.predict(val.images, which="last").double()
+    loss = torch.nn.functional.nll_loss(probabilities.log(), val.labels).item()
+    accuracy = (probabilities.argmax(1) == val.labels).double().mean().item()
+    assert run.summary["metrics"]["val/loss"] == pytest.approx(loss, rel=1e-5)
+    assert run.summary["metrics"]["val/acc"] == pytest.approx(accuracy)
+
+
 def test_only_rank_0_writes_a_folder(folders):
-    parent = folders["accumulation, uneven shares", 2].parent
-    assert sorted(path.name for path in parent.iterdir()) == sorted(CASES)
+    parent = folders["batch norm", 2].parent
+    assert sorted(path.name for path in parent.iterdir()) == sorted([*CASES, "batch norm"])
 
 
 def test_the_cases_train_different_models(folders):
@@ -144,7 +169,7 @@ def test_the_cases_train_different_models(folders):
 def test_torchrun_trains_one_run_from_the_command_line(folders, tmp_path):
     words = [
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
-        "-m", "effbench", "train", *SMALL, *CASES["accumulation, uneven shares"],
+        "-m", "effbench", "train", *SMALL, *MLP, *CASES["accumulation, uneven shares"],
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     result = subprocess.run(
