@@ -102,7 +102,7 @@ def _refusal(words: Sequence[str], config_dir: str | None) -> str | None:
 def _job(number: int, words: Sequence[str], common: set[str], folder: Path) -> Job:
     """Named by what sets it apart, in characters that every file system takes."""
     apart = [word for word in words if word not in common] or [word for word in words if not word.startswith("hydra")]
-    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(apart))[:100].strip("_")
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(apart), flags=re.ASCII)[:100].strip("_")
     return Job(number, apart, folder / "_".join(filter(None, (f"{number:03d}", name))))
 
 

@@ -98,8 +98,7 @@ def with_resume(overrides: Sequence[str]) -> list[str]:
         raise ConfigError(f"resume={folder}: there is no run in that folder (it holds no .hydra/overrides.yaml).")
     keys = {_key(word) for word in mine}
     kept = [word for word in earlier if _key(word) not in keys]
-    # What may be built is not for a run's folder to say: allow_targets counts only where it is given now.
-    return [*kept, "allow_targets=[]", *mine, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
+    return [*kept, *mine, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
 
 
 def _key(word: str) -> str:
@@ -123,7 +122,7 @@ def recorded_overrides(folder: Path) -> list[str] | None:
 
 
 def _lasting(words: Iterable[str]) -> list[str]:
-    """What tells runs apart: not where they lie, nor what may be built."""
+    """What tells runs apart: not where they lie, nor what may be built, which is not for a run's folder to say."""
     return [absolute_recipe(word) for word in words if _key(word).partition(".")[0] not in PASSING]
 
 

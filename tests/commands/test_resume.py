@@ -280,6 +280,9 @@ def test_sigterm_to_a_process_group_is_heard_once_and_saved(tmp_path: Path) -> N
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the sweep alone", "its process group"])
 def test_a_sweep_passes_a_signal_on_saves_its_job_and_starts_no_other(whole_group: bool, tmp_path: Path) -> None:
     process = start(["-m", *ENDLESS, "seed=1,2,3", "hydra.sweep.dir=sweep"], tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if children.exists():  # Ctrl-C reaches a process group: the job must not be in the sweep's
+        assert all(os.getpgid(int(child)) != process.pid for child in children.read_text().split())
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT if whole_group else signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == (130 if whole_group else 143)

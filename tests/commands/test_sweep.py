@@ -29,9 +29,10 @@ def model(num_classes, in_channels, image_size, fault):
 FAULTS = ["none", "killed", "raises", "exits", "fine"]
 # One process for all sweeps, so that torch is imported once: each prints its exit code and what it wrote.
 SWEEPS = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from effbench.cli import main
 from effbench.commands import training
+sys.path.append(os.getcwd())
 training.draw_curves = lambda folder, _: folder / "curves.png"  # half of a tiny job's time
 done = {}
 for name, words in json.loads(sys.argv[1]).items():
@@ -75,7 +76,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Swept]:
         "defaults: [_base, _self_]\n_target_: faulty_lab.model\nfault: none\n"
     )
     (folder / "mine.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.5\n")
-    done = python("-c", SWEEPS, json.dumps(WORDS), cwd=folder, PYTHONPATH=str(folder))
+    done = python("-c", SWEEPS, json.dumps(WORDS), cwd=folder)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     return {name: Swept(folder / name.replace("\\", ""), *result) for name, result in results.items()}
@@ -214,6 +215,21 @@ def test_a_glob_takes_every_member_but_not_what_members_share() -> None:
     assert expand(["data.root=_mine,x"]) == [["data.root=_mine"], ["data.root=x"]]
     with pytest.raises(ConfigError, match="matches nothing"):
         expand(["optimizer=glob(_*)"])
+
+
+def test_a_job_s_folder_has_a_name_that_every_file_system_takes(tmp_path: Path) -> None:
+    from effbench.commands.sweep import _job
+
+    for word in (
+        "data.root=/a b/'c'",
+        "logger.project=" + "漢" * 300,
+        "logger.project=😀",
+        "x=" + "y" * 300,
+        "a=../..",
+    ):
+        name = _job(7, [word], set(), tmp_path).folder.name
+        assert re.fullmatch(r"007_[\w.=,+-]+", name, flags=re.ASCII)
+        assert len(name) <= 110
 
 
 def test_no_words_are_one_combination() -> None:

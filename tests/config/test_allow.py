@@ -74,7 +74,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any]]] = {
     "globals": ("effbench.models.mlp.mlp.__globals__.__getitem__", {"key": "__builtins__"}),
     "code objects": ("effbench.models.mlp.mlp.__code__.replace", {}),
     "a class's class": ("torchvision.models.ResNet.__class__", {"name": "x", "bases": [], "dict": {}}),
-    "a private function": ("effbench.models.torchvision_zoo._build", {}),
+    "a private function": ("effbench.models.timm_zoo._import_timm", {}),
     "a neighbour's name": ("effbench.models_evil.model", {}),
     "dots": ("effbench.models..mlp", {}),
     "a leading dot": (".effbench.models.mlp.mlp", {}),
@@ -135,6 +135,20 @@ def test_hostile_targets_are_refused_before_anything_runs(name: str, group: str,
     with pytest.raises(ConfigError):
         built(group, valid.model_copy(update={group: hostile}))
     assert not (traps / SENTINEL).exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [
+        ("model", "effbench.models.timm_zoo._import_timm"),
+        ("model", "torchvision.models.resnet._resnet"),
+        ("data", "effbench.data.splits._check"),
+        ("scheduler", "torch.optim.lr_scheduler._enable_get_lr_call"),
+    ],
+)
+def test_private_names_are_refused_before_they_are_called(group: str, target: str) -> None:
+    with pytest.raises(ConfigError, match="is not allowed"):
+        resolve(group, target)
 
 
 def test_the_traps_work(traps: Path) -> None:
