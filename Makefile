@@ -23,7 +23,7 @@ demo: $(VENV)/.installed  ## trains MobileNetV3-small + AdamW on the embedded Fa
 	$(BIN)/effbench train recipe=mobilenet_adamw
 
 test: $(VENV)/.installed-dev  ## the tests, warnings as errors
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.installed-dev  ## ruff and the floors
 	$(BIN)/ruff check .

@@ -15,9 +15,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from effbench.errors import EffbenchError
 from effbench.records import read_metrics
 from effbench.training.callbacks import Progress
 from tests.commands.conftest import Effbench
+
+pytestmark = pytest.mark.xdist_group("resume")  # they share what a module fixture trains
 
 # Batch norm, dropout, augmentation, EMA, warm-up, clipping and momentum: whatever could be lost in between.
 FOUR_EPOCHS_OF_FIVE_STEPS = [
@@ -110,6 +113,23 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(
     assert summary(mine)["best"] == summary(reference)["best"]
     assert summary(mine)["images_seen"] == summary(reference)["images_seen"]
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_run_that_broke_goes_on_from_its_last_checkpoint_and_logs_no_step_twice(
+    uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step_end(_: Any, state: Any) -> None:
+        if state.step == 8:
+            raise EffbenchError("the plug was pulled")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Progress, "step_end", step_end)
+        assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 1
+    assert rows(tmp_path / "run")[-1]["step"] == "8"
+    assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == "step-00000005"
+    assert effbench("train", "resume=run")[0] == 0
+    assert rows(tmp_path / "run") == rows(uninterrupted)
+    assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
 def test_resume_takes_a_new_length_and_keeps_it_for_the_next_time(

@@ -14,6 +14,8 @@ from effbench.errors import ConfigError
 from tests.commandline import TINY, python
 from tests.commands.conftest import Effbench
 
+pytestmark = pytest.mark.xdist_group("sweep")  # they share what a module fixture trains
+
 FAULTY = """
 import os, signal
 from effbench.models.mlp import mlp

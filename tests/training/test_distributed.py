@@ -42,7 +42,7 @@ CASES = {
 }  # fmt: skip
 
 
-BATCH_NORM = ["model=cnn", "model.channels=[4]", "model.hidden=8", "data.batch_size=8"]
+BATCH_NORM = ["model=cnn", "model.channels=[4]", "model.hidden=8", "data.batch_size=4", "data.noise=0.2"]
 
 
 def free_port() -> int:
