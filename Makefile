@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?=
 
-.PHONY: demo test lint type smoke check clean
+.PHONY: demo test lint type smoke check torture reliability clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,12 @@ type: $(VENV)/.installed-dev
 
 smoke: $(VENV)/.installed-dev  ## every recipe and every group YAML, two steps each
 	$(BIN)/python tests/smoke.py
+
+torture: $(VENV)/.installed-dev  ## 300 kills and all other proofs of exact resume, some minutes; docs/torture.json
+	$(BIN)/python -m tests.torture --kills 300 --output docs/torture.json
+
+reliability: $(VENV)/.installed-dev  ## docs/reliability.md, from the tests that try each row of faults
+	$(BIN)/python -m tests.reliability -n 2 --dist loadgroup
 
 check: lint type test smoke  ## what CI runs
 

@@ -1,14 +1,15 @@
 """Which names a `_target_` may hold: an allowlist, because a blocklist is no boundary.
 
-The name is resolved without calling anything, and what it *is* decides: its own module must be allowed, so an alias
-such as `torchvision.models.os.system` is judged as `os.system`.
+`check_targets` judges the name alone, when the config is read, before anything is imported. `resolve` looks it up
+without calling it, and what it *is* decides: its own module must be allowed, so an alias such as
+`torchvision.models.os.system` is judged as `os.system`.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from effbench.errors import ConfigError
@@ -19,18 +20,68 @@ MODULES = {
     "scheduler": ("effbench.schedulers", "torch.optim.lr_scheduler"),
     "data": ("effbench.data",),
 }
+RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # what makes Hydra build an object
+MAX_NODES, MAX_DEPTH = 20_000, 30  # lists and mappings of a config
+
+
+def check_targets(content: Mapping[str, Any]) -> None:
+    """Refuses a config by names alone: a `_target_` outside its group's modules, or any key that builds, further in.
+
+    content: plain containers, as read; what is not of the right type is left to the schema. Raises ConfigError.
+    """
+    mine = content.get("allow_targets")
+    allow_targets = [name for name in mine if isinstance(name, str)] if isinstance(mine, list | tuple) else []
+    for group, modules in MODULES.items():
+        section = content.get(group)
+        target = section.get("_target_") if isinstance(section, Mapping) else None
+        allowed = (*modules, *allow_targets)
+        if isinstance(target, str) and not _may_be(target, allowed):
+            raise ConfigError(_refusal(group, target, allowed))
+    for path in _reserved(content):
+        if not (len(path) == 2 and path[0] in MODULES and path[1] == "_target_"):
+            raise ConfigError(
+                f"{'.'.join(path)} is not allowed: only {', '.join(MODULES)} have a _target_, one each, and no option "
+                "builds an object. Give the option a plain value."
+            )
+
+
+def _reserved(content: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Where a key of RESERVED stands, at any depth.
+
+    Raises ConfigError for a config without end: YAML's anchors can make one that contains itself, or a few lines that
+    stand for billions.
+    """
+    pending: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    for count, (path, value) in enumerate(iter(lambda: pending.pop() if pending else None, None)):
+        if count > MAX_NODES or len(path) > MAX_DEPTH:
+            raise ConfigError(f"{'.'.join(path[:3])} holds too much: {MAX_NODES} lists and {MAX_DEPTH} levels at most.")
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            here = (*path, str(key))
+            if key in RESERVED:
+                yield here
+            if isinstance(item, Mapping | list | tuple):
+                pending.append((here, item))
+
+
+def _may_be(target: str, allowed: Sequence[str]) -> bool:
+    """Whether the name is a public one below an allowed module."""
+    return any(
+        all(part.isidentifier() and not part.startswith("_") for part in target[len(module) + 1 :].split("."))
+        for module in allowed
+        if target.startswith(f"{module}.")
+    )
 
 
 def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Callable[..., Any]:
     """The class or function that `target` names, not called. Raises ConfigError where it is not allowed."""
     allowed = (*MODULES[group], *allow_targets)
-    if not _inside(target, allowed):
+    if not _may_be(target, allowed):
         raise ConfigError(_refusal(group, target, allowed))
     found = _look_up(group, target)
     home = getattr(found, "__module__", None) or ""
-    private = target.rpartition(".")[2].startswith("_")
     kind = inspect.isclass(found) or inspect.isfunction(found)
-    if not kind or private or not _inside(home, allowed) or _is_helper(found, home):
+    if not kind or not _inside(home, allowed) or _is_helper(found, home):
         raise ConfigError(_refusal(group, target, allowed))
     return found  # type: ignore[no-any-return]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from effbench.data.augment import Augment
 from effbench.data.batches import EvalBatches, Finish, Shard, TrainBatches
 from effbench.data.splits import Split, Splits, channel_statistics
 from effbench.errors import ConfigError, unknown_name
+from effbench.models.accounting import output_shape
 from effbench.models.adapt import freeze, load_pretrained
 from effbench.optimizers.groups import parameter_groups
 from effbench.randomness import Purpose, derived_seed
@@ -29,6 +30,7 @@ from effbench.training.clipping import choose_clipping
 from effbench.training.distributed import Ranks
 from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
 from effbench.training.ema import Ema, NoEma
+from effbench.training.faults import HalveOutOfMemory, KeepBuffers, KeepNothing, RaiseOutOfMemory, SkipNonFinite
 from effbench.training.objective import L1Penalty, Objective, class_weights
 from effbench.training.precision import choose_precision
 from effbench.training.schedule import Schedule, TorchSchedule
@@ -53,6 +55,25 @@ def device(config: Config, ranks: Ranks | None = None) -> torch.device:
     if config.trainer.deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(config.trainer.deterministic)  # importing Inductor, a second or more
     return torch.device(chosen, ranks.local_rank) if chosen == "cuda" else torch.device("cpu")
+
+
+def check_options(config: Config) -> None:
+    """Refuses what needs no data to be refused: options that a part does not have, an optimizer's bad values."""
+    for group in ("model", "data", "scheduler"):
+        section = getattr(config, group)
+        _check_names(group, resolve(group, section.target, config.allow_targets), section.options)
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    trial = _optimizer_over([parameter], config)
+    try:
+        trial.step()
+    except Exception as error:
+        raise ConfigError(f"optimizer ({config.optimizer.target}) cannot step with its options: {error!r}.") from error
+
+
+def takes_time(config: Config) -> bool:
+    """Whether the data's function says of itself that it may read for minutes: `takes_time = True` on it."""
+    return bool(getattr(resolve("data", config.data.target, config.allow_targets), "takes_time", False))
 
 
 def splits(config: Config) -> Splits:
@@ -82,11 +103,25 @@ def model(config: Config, num_classes: int, channels: int, image_size: tuple[int
 def optimizer(config: Config, built: nn.Module) -> Optimizer:
     """The optimizer over the model's parameter groups."""
     section = config.optimizer
+    groups = parameter_groups(built, section.lr, section.weight_decay, section.no_decay, section.group_lr)
+    return _optimizer_over(groups, config)
+
+
+def _optimizer_over(params: Sequence[Any], config: Config) -> Optimizer:
+    section = config.optimizer
     kind = resolve("optimizer", section.target, config.allow_targets)
     if not (inspect.isclass(kind) and issubclass(kind, Optimizer)):
         raise ConfigError(f"optimizer._target_ {section.target!r} is not a torch.optim.Optimizer.")
-    groups = parameter_groups(built, section.lr, section.weight_decay, section.no_decay, section.group_lr)
-    return _construct("optimizer", section.target, kind, {**section.options, "params": groups})
+    _check_betas(section.target, kind, section.betas)
+    return _construct("optimizer", section.target, kind, {**section.options, "params": params})
+
+
+def _check_betas(target: str, kind: type[Optimizer], betas: Sequence[float] | None) -> None:
+    """torch takes the first two of any number of them without a word."""
+    word = inspect.signature(kind).parameters.get("betas")
+    usual = word.default if word else None
+    if betas is not None and isinstance(usual, tuple) and len(betas) != len(usual):
+        raise ConfigError(f"optimizer.betas must be {len(usual)} numbers for {target}; got {list(betas)}.")
 
 
 def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch: int) -> Schedule:
@@ -134,6 +169,7 @@ def eval_batches(
         shard=Shard(ranks.rank, ranks.world),
         limit_batches=_limit(limit, -(-len(split) // (batch_size * ranks.world))),
         num_workers=config.data.num_workers,
+        timeout_s=config.data.timeout_s,
     )
 
 
@@ -144,10 +180,12 @@ def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, check
     limits = _limits(config, train.steps_per_epoch)
     channels, height, width = data.shape
     net = model(config, len(data.classes), channels, (height, width))
+    _check_outputs(config, net, data)
     net = net.to(finishing.device, memory_format=memory_format(config))  # type: ignore[call-overload]
     over = optimizer(config, net)
     section, parameters = config.trainer, [p for p in net.parameters() if p.requires_grad]
     decayed = [p for group in over.param_groups if "no_decay" not in group.get("name", "") for p in group["params"]]
+    precision, _ = choose_precision(section.precision, finishing.device)
     weights = class_weights(config.loss.class_weights, data.train.labels, len(data.classes))
     return Trainer(
         model=net,
@@ -162,8 +200,11 @@ def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, check
         objective=Objective(config.loss.label_smoothing, None if weights is None else weights.to(finishing.device)),
         penalty=L1Penalty(decayed, config.loss.l1),
         clip=choose_clipping(parameters, section.gradient_clip_val, section.gradient_clip_algorithm),
-        precision=choose_precision(section.precision, finishing.device)[0],
+        precision=precision,
         ema=Ema(net, config.ema.decay) if config.ema.enabled else NoEma(net),
+        nonfinite=SkipNonFinite(ranks, precision.name != "16-mixed") if section.on_nonfinite == "skip" else None,
+        memory=HalveOutOfMemory() if section.on_oom == "halve" else RaiseOutOfMemory(),
+        undo=KeepBuffers(net) if (section.on_nonfinite, section.on_oom) != ("stop", "raise") else KeepNothing(),
         stopping=_early_stopping(config),
         checkpoints=checkpoints,
         ranks=ranks,
@@ -172,8 +213,26 @@ def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, check
     )
 
 
+def _check_outputs(config: Config, net: nn.Module, data: Splits) -> None:
+    """effbench's own models are made for the data's classes; another may be made for a number of its own."""
+    if config.model.target.startswith("effbench."):
+        return
+    try:
+        _, *outputs = output_shape(net, data.shape)
+    except Exception:  # noqa: BLE001 - such a model may raise anything where it is run without data
+        return
+    if outputs != [len(data.classes)]:
+        raise ConfigError(
+            f"model._target_ {config.model.target!r} makes {' x '.join(map(str, outputs))} outputs an image, but "
+            f"{data.name} has {len(data.classes)} classes, labelled 0 to {len(data.classes) - 1}. Let the model take "
+            "the argument num_classes."
+        )
+
+
 def _train_batches(config: Config, data: Splits, finishing: Finish, ranks: Ranks) -> TrainBatches:
     section = config.data
+    if ranks.world > 1 and config.trainer.on_oom == "halve":
+        raise ConfigError("trainer.on_oom=halve works in one process; under torchrun use trainer.on_oom=raise.")
     if section.batch_size < ranks.world:
         raise ConfigError(f"data.batch_size must be at least the {ranks.world} processes; got {section.batch_size}.")
 
@@ -188,6 +247,7 @@ def _train_batches(config: Config, data: Splits, finishing: Finish, ranks: Ranks
             seed=config.seed,
             drop_last=section.drop_last,
             num_workers=section.num_workers,
+            timeout_s=section.timeout_s,
             shard=Shard(ranks.rank, ranks.world),
             limit_steps=limit_steps,
         )
@@ -270,13 +330,18 @@ def _call(
 
 def _construct(group: str, target: str, factory: Callable[..., Built], options: Mapping[str, Any]) -> Built:
     """factory(**options), its complaints about options told as ours."""
-    words = inspect.signature(factory).parameters
-    if not any(word.kind is word.VAR_KEYWORD for word in words.values()):
-        for key in options:
-            if key not in words:
-                raise ConfigError(unknown_name(f"{group} option", key, [word for word in words if word != "params"]))
+    _check_names(group, factory, options)
     try:
         return factory(**options)
     except (TypeError, ValueError, AssertionError, LookupError, AttributeError, RuntimeError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items() if key not in ("params", "optimizer"))
         raise ConfigError(f"{group} ({target}) refuses its options: {error!r}. Given: {given}.") from error
+
+
+def _check_names(group: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    words = inspect.signature(factory).parameters
+    if any(word.kind is word.VAR_KEYWORD for word in words.values()):
+        return
+    for key in options:
+        if key not in words:
+            raise ConfigError(unknown_name(f"{group} option", key, [word for word in words if word != "params"]))

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from effbench.errors import EffbenchError, unknown_name
+from effbench.inert import for_terminal
 
 VERBS = {
     "train": "train a model with an optimizer; sweeps with -m",
     "eval": "measure a finished run again, on any split",
     "predict": "classify image files with a finished run",
     "summary": "parameters, MACs and memory of a model x optimizer, without training",
+    "verify": "re-check a run's folder; prove that a config resumes exactly",
     "recipe": "list, show, copy or check the recipes that ship with effbench",
     "env": "versions, processor, memory: what a number was measured with",
 }
@@ -48,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0].partition("=")[0] in ("-sc", "--shell-completion"):
             return int(importlib.import_module("effbench.commands.completion").main(words, VERBS))
         if words[0] not in VERBS:
-            print(f"error: {unknown_name('verb', words[0], VERBS)}", file=sys.stderr)
+            print(f"error: {for_terminal(unknown_name('verb', words[0], VERBS))}", file=sys.stderr)
             return 2
         verb = importlib.import_module(f"effbench.commands.{words[0]}")
         return int(verb.main(words[1:]))
     except EffbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_terminal(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

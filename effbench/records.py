@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from effbench.errors import ConfigError, EffbenchError
+from effbench.redaction import redact, redact_environment
 from effbench.units import human_bytes
 
 SUMMARY_SCHEMA = 1
@@ -74,8 +75,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Values of secret environment variables become ***, wherever in the text they stand."""
     with replacing(path) as stream:
-        stream.write(text.encode("utf-8", errors="backslashreplace"))
+        stream.write(redact_environment(text).encode("utf-8", errors="backslashreplace"))
 
 
 def sha256_of(path: Path) -> str:
@@ -85,7 +87,7 @@ def sha256_of(path: Path) -> str:
 
 def prepare_run_folder(folder: Path) -> Path:
     """The folder, made and tried for writing; refused where it already holds a run."""
-    if (folder / "summary.json").exists() or (folder / "checkpoints").exists():
+    if (folder / "summary.json").exists() or any((folder / "checkpoints").glob("step-*")):
         raise ConfigError(f"{folder} holds a run already. Continue it with resume={folder}, or choose another folder.")
     require_writable(folder)
     return folder
@@ -108,8 +110,8 @@ def require_writable(folder: Path) -> None:
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """summary.json: the seam that reports and studies read. Numbers that are not finite become null."""
-    content = {"schema_version": SUMMARY_SCHEMA, **summary}
+    """summary.json: the seam that reports and studies read. No secrets; numbers that are not finite become null."""
+    content = redact({"schema_version": SUMMARY_SCHEMA, **summary})
     text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False)
     write_text(folder / "summary.json", text + "\n")
 
@@ -147,7 +149,7 @@ class MetricsFile:
         self._path, self._columns = path, list(columns)
         self._stream: IO[str] | None = path.open("a", newline="", encoding="utf-8")
         if self._stream.tell() == 0:
-            self._emit(self._columns)
+            self._emit([redact_environment(column) for column in self._columns])
 
     def row(self, values: Mapping[str, Any]) -> None:
         self._emit([_cell(values.get(column)) for column in self._columns])
@@ -164,19 +166,34 @@ class MetricsFile:
             with suppress(OSError):  # what is left in its buffer has no room either
                 stream.close()
 
+    def sync(self) -> None:
+        """Makes the rows durable."""
+        if self._stream is not None:
+            with suppress(OSError):  # a pipe, or a full disk that the next row will tell of
+                os.fsync(self._stream.fileno())
+
     def close(self) -> None:
         if self._stream is not None:
             self._stream.close()
 
 
-def keep_rows_up_to(path: Path, step: int) -> None:
-    """Drops what an interrupted run logged after the step it is resumed from, and a line that a kill tore."""
+def keep_rows_up_to(path: Path, step: int, epoch_ended: bool = True) -> None:
+    """Drops what an interrupted run logged after the checkpoint it is resumed from, and a line that a kill tore.
+
+    epoch_ended: whether that checkpoint, of `step`, came after the row of an epoch that ended there.
+    """
     if not path.is_file():
         return
     header, *rows = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")] or [b""]
-    column = _cells(header).index("step") if header else 0
+    columns = _cells(header) if header else []
+
+    def is_kept(line: bytes) -> bool:
+        row = dict(zip(columns, _cells(line), strict=False))
+        late = row["step"] == str(step) and row.get("row") == "epoch" and not epoch_ended
+        return int(row["step"]) <= step and not late
+
     with replacing(path) as stream:
-        stream.write(header + b"".join(row for row in rows if int(_cells(row)[column]) <= step))
+        stream.write(header + b"".join(row for row in rows if is_kept(row)))
 
 
 def _cells(line: bytes) -> list[str]:

@@ -59,15 +59,23 @@ def test_the_readme_shows_commands() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_of_the_readme_works(command: str, at_work: Path) -> None:
     words = shlex.split(command)
-    trains = "train" in words and "--cfg" not in words and not any(word.startswith("resume=") for word in words)
+    resumes = any(word.startswith(("resume=", "sweep.resume=")) for word in words)
+    trains = "train" in words and "--cfg" not in words and not resumes
     words += ["debug=smoke"] if trains else []
     if "recipe=mine/swin_lion_cpu.yaml" in words or "mine/swin_lion_cpu.yaml" in words:
         (at_work / "mine" / "swin_lion_cpu.yaml").exists() or cli.main(["recipe", "cp", "swin_lion_cpu", "mine"])
+    elif "sweep.resume=SWEEP" in words:
+        start(["effbench", "train", "-m", "model=mlp", "debug=smoke", "seed=0,1", "hydra.sweep.dir=SWEEP"])
     elif words[:3] == ["effbench", "recipe", "cp"]:
         (at_work / "mine" / "swin_lion_cpu.yaml").unlink(missing_ok=True)
-    if words[0] == "effbench" and "--cfg" not in words and "-m" not in words:
+    forks = "-m" in words or words[:3] == ["effbench", "verify", "resume"]  # not from here, where torch has computed
+    if words[0] == "effbench" and "--cfg" not in words and not forks:
         assert cli.main(words[1:]) == 0
-        return
+    else:
+        start(words)
+
+
+def start(words: list[str]) -> None:
     program = [sys.executable, "-m", "torch.distributed.run"] if words[0] == "torchrun" else [sys.executable, "-m"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     rest = words[1:] if words[0] == "torchrun" else words

@@ -90,6 +90,7 @@ def write_until_killed(path: Path, at: str) -> None:
     die()
 
 
+@pytest.mark.row(2)
 @pytest.mark.parametrize(("at", "expected"), [("write", OLD), ("fsync", OLD), ("rename", OLD), ("end", NEW)])
 def test_killed_at_any_moment_the_old_or_the_new_file_is_there_whole(at, expected, tmp_path):
     path = tmp_path / "file"
@@ -101,6 +102,7 @@ def test_killed_at_any_moment_the_old_or_the_new_file_is_there_whole(at, expecte
     assert path.read_bytes() == expected
 
 
+@pytest.mark.row(2)
 def test_data_are_durable_before_the_name_and_the_name_before_it_returns(tmp_path, monkeypatch):
     events, rename = [], Path.replace
     monkeypatch.setattr(os, "fsync", lambda fd: events.append(Path(f"/proc/self/fd/{fd}").readlink().name))
@@ -134,6 +136,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.row(5)
 def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path):
     path = tmp_path / "summary.json"
     path.write_bytes(OLD)
@@ -166,7 +169,7 @@ def test_a_new_folder_is_made_and_left_empty(tmp_path):
     assert names(tmp_path / "a" / "b") == []
 
 
-@pytest.mark.parametrize("trace", ["summary.json", "checkpoints/last"])
+@pytest.mark.parametrize("trace", ["summary.json", "checkpoints/step-00000003"])
 def test_a_folder_with_a_run_is_refused_with_the_way_to_continue_it(trace, tmp_path):
     (tmp_path / trace).parent.mkdir(exist_ok=True)
     (tmp_path / trace).touch()
@@ -174,6 +177,7 @@ def test_a_folder_with_a_run_is_refused_with_the_way_to_continue_it(trace, tmp_p
         prepare_run_folder(tmp_path)
 
 
+@pytest.mark.row(7)
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -181,6 +185,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
             require_writable(path)
 
 
+@pytest.mark.row(7)
 @pytest.mark.parametrize("options", ["ro", "size=1m,nr_inodes=1"], ids=["read-only", "full"])
 def test_a_folder_that_takes_no_file_is_refused(options, tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(tmp_path)]
@@ -292,6 +297,16 @@ def test_a_resumed_run_drops_the_rows_after_its_checkpoint_and_keeps_the_others_
     assert (tmp_path / "metrics.csv").read_bytes() == b"".join(lines[: kept + 1])
 
 
+def test_the_row_of_an_epoch_that_the_checkpoint_had_not_ended_is_dropped_too(tmp_path):
+    """Interrupted at an epoch's last step, resumed, killed in the save that follows the epoch's row."""
+    path = tmp_path / "metrics.csv"
+    text = "row,step,val/loss\nstep,5,\nepoch,5,1\nstep,10,\nepoch,10,2\n"
+    for epoch_ended, kept in ((True, 5), (False, 4)):
+        path.write_text(text)
+        keep_rows_up_to(path, 10, epoch_ended)
+        assert path.read_text() == "".join(text.splitlines(keepends=True)[:kept])
+
+
 def test_dropping_rows_of_a_log_without_rows_or_without_a_file_is_nothing(tmp_path):
     keep_rows_up_to(tmp_path / "metrics.csv", 3)
     assert names(tmp_path) == []
@@ -315,6 +330,7 @@ def test_a_line_torn_by_a_kill_or_a_full_disk_is_dropped_wherever_it_was_torn(tm
         assert [row["step"] for row in read_metrics(tmp_path)] == [*["1", "2"][: max(len(complete) - 1, 0)], "7"]
 
 
+@pytest.mark.row(6)
 def test_a_full_disk_costs_the_log_not_the_run(tmp_path, capfd):
     file = MetricsFile(tmp_path / "metrics.csv", COLUMNS)
     with largest_file(4000):
@@ -329,6 +345,7 @@ def test_a_full_disk_costs_the_log_not_the_run(tmp_path, capfd):
     assert len(steps) > 100
 
 
+@pytest.mark.row(6)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_disk_full_from_the_start_costs_the_log_not_the_run(capfd):
     file = MetricsFile(Path("/dev/full"), COLUMNS)

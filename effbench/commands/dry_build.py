@@ -23,5 +23,18 @@ def dry_build(config: Config, setting: Setting | None = None) -> str:
     return f"{type(model).__name__} ({count} parameters) with {type(optimizer).__name__}"
 
 
+def refuse_early(config: Config) -> None:
+    """Refuses what can be, before time is spent on data; a whole model by shapes only where that may be minutes."""
+    build.check_options(config)
+    if build.takes_time(config):
+        shape_model(config, own_setting(config))
+
+
+def own_setting(config: Config) -> Setting:
+    """Images of the config's own size; the number of classes does not matter to what fits."""
+    size = config.data.options.get("image_size") or 224
+    return Setting((3, size, size), 10)
+
+
 def _one_layer() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))

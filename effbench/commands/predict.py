@@ -13,12 +13,14 @@ from typing import Any
 from effbench.commands.arguments import split
 from effbench.commands.folders import targets_from
 from effbench.errors import ConfigError, DataError
+from effbench.inert import csv_cell, for_terminal
 
 HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
                         [output=FILE.csv|FILE.json] [allow_targets=[MODULE,...]] [--json]
 
 Class, probability and top-k of each image, as CSV on stdout (--json: as JSON). Images are brought to the size and the
-channels that the run was trained with. Files that are no images are named on stderr, and the exit code is then 1."""
+channels that the run was trained with. Files that are no images are named on stderr, and the exit code is then 1.
+In CSV, a name that a spreadsheet would run as a formula (= + - @ first) has an apostrophe before it."""
 BATCH = 256
 
 
@@ -47,9 +49,9 @@ def main(words: Sequence[str]) -> int:
 
         write_text(Path(options["output"]), text)
     else:
-        print(text, end="")
+        print(for_terminal(text) if sys.stdout.isatty() else text, end="")
     for problem in unreadable:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {for_terminal(problem)}", file=sys.stderr)
     return int(bool(unreadable))
 
 
@@ -119,13 +121,9 @@ def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
     extra = [name for rank in range(2, depth + 1) for name in (f"class_{rank}", f"probability_{rank}")]
     writer.writerow(["file", "class", "probability", *extra])
     for row in rows:
-        ranked = [cell for entry in row["top_k"] for cell in (_inert(entry["class"]), entry["probability"])]
-        writer.writerow([_inert(row["file"]), *ranked])
+        ranked = [cell for entry in row["top_k"] for cell in (csv_cell(entry["class"]), entry["probability"])]
+        writer.writerow([csv_cell(row["file"]), *ranked])
     return text.getvalue()
-
-
-def _inert(text: str) -> str:
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def _printable(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,17 +14,16 @@ from effbench.config.paths import recipes_dir
 from effbench.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from effbench.config.schema import Config
-    from effbench.report.cost import Setting
+    pass
 
-HELP = """usage: effbench recipe ls
+HELP = """usage: effbench recipe ls [--json]     --json: name, summary and path of each
        effbench recipe show NAME
        effbench recipe cp NAME DIR       then: effbench train recipe=DIR/NAME.yaml
        effbench recipe validate NAME|PATH [--config-dir DIR]"""
 
 
 def main(words: Sequence[str]) -> int:
-    arguments = split(words, ["config_dir"])
+    arguments = split(words, ["config_dir", "json"])
     if arguments.has("help") or not arguments.overrides:
         print(HELP, file=sys.stdout if arguments.has("help") else sys.stderr)
         return 0 if arguments.has("help") else 2
@@ -35,7 +35,10 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError(
             f"effbench recipe {name} takes {count} argument{'s' * (count != 1)}; got {len(rest)}.\n{HELP}"
         )
-    action(*rest, *([arguments.get("config_dir")] if name == "validate" else []))
+    if arguments.has("json") and name != "ls":
+        raise ConfigError(f"effbench recipe {name} has no --json; effbench recipe ls --json has.")
+    own: dict[str, list[bool | str | None]] = {"ls": [arguments.has("json")], "validate": [arguments.get("config_dir")]}
+    action(*rest, *own.get(name, []))
     return 0
 
 
@@ -55,10 +58,15 @@ def header(path: Path) -> list[str]:
     return lines
 
 
-def _list() -> None:
-    width = max(map(len, names()))
-    for name in names():
-        print(f"{name:<{width}}  {next((line for line in header(_path(name)) if line), '')}")
+def _list(as_json: bool) -> None:
+    summaries = {name: next((line for line in header(_path(name)) if line), "") for name in names()}
+    if as_json:
+        rows = [{"name": name, "summary": text, "path": str(_path(name))} for name, text in summaries.items()]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    width = max(map(len, summaries))
+    for name, text in summaries.items():
+        print(f"{name:<{width}}  {text}")
 
 
 def _show(name: str) -> None:
@@ -87,17 +95,9 @@ def _validate(name: str, config_dir: str | None) -> None:
     from effbench.config.recipes import quoted
 
     config = compose([f"recipe={quoted(name)}"], config_dir)
-    from effbench.commands.dry_build import dry_build
+    from effbench.commands.dry_build import dry_build, own_setting
 
-    print(f"ok: {dry_build(config, _own_setting(config))}")
-
-
-def _own_setting(config: Config) -> Setting:
-    """Images of the recipe's own size; the number of classes does not matter to what fits."""
-    from effbench.report.cost import Setting
-
-    size = config.data.options.get("image_size") or 224
-    return Setting((3, size, size), 10)
+    print(f"ok: {dry_build(config, own_setting(config))}")
 
 
 def _path(name: str) -> Path:

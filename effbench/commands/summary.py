@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.commands.arguments import split
-from effbench.commands.sweep import expand
+from effbench.commands.sweep_plan import expand
 from effbench.config.compose import compose
 from effbench.errors import ConfigError, DataError
 
@@ -21,7 +21,8 @@ HELP = """usage: effbench summary [GROUP=NAME | KEY=VALUE ...] [input=CxHxW clas
   effbench summary model=cnn,ds_cnn optimizer=adamw,adan input=3x32x32 classes=10
 
 Parameters; MACs (multiply-accumulates; FLOPs are twice that) of the forward pass of one image; bytes that autograd
-keeps for a step of data.batch_size images; bytes of optimizer state."""
+keeps for a step of data.batch_size images; bytes of optimizer state. Of depthwise separable convolutions also the
+MACs of each over those of a standard one, counted and as 1/C_out + 1/k^2 says."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -39,6 +40,7 @@ def main(words: Sequence[str]) -> int:
     _print_table(rows)
     if len(combinations) == 1:
         _print_layers(configs[0], given)
+    _print_separable(rows)
     return 0
 
 
@@ -102,11 +104,12 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         "parameters": lambda row: human_count(row["parameters"]),
         "trained parameters": lambda row: human_count(row["trainable_parameters"]),
         "MACs, one image forward": lambda row: human_count(row["macs"]),
-        "MACs, relative to the first": lambda row: f"{row['macs'] / rows[0]['macs']:.3f}",
+        "MACs / the first's": lambda row: f"{row['macs'] / rows[0]['macs']:.3f}",
         "FLOPs (2 x MACs)": lambda row: human_count(row["flops"]),
         "weights": lambda row: human_bytes(row["weight_bytes"]),
         "gradients": lambda row: human_bytes(row["gradient_bytes"]),
         "optimizer state": lambda row: human_bytes(row["optimizer_state_bytes"]),
+        "averaged weights": lambda row: human_bytes(row["ema_bytes"]) if row["ema_bytes"] else "off",
         "activations kept": lambda row: f"{human_bytes(row['activation_bytes'])} at batch {row['batch_size']}",
         "a training step in all": lambda row: human_bytes(row["step_bytes"]),
     }
@@ -133,3 +136,28 @@ def _print_layers(config: Config, given: Setting | None) -> None:
     console = Console(highlight=False)
     console.print(f"\nby part, for {setting}:")
     console.print(table)
+
+
+def _print_separable(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What each depthwise separable convolution saves, for each config that has some, in the first of its settings."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from effbench.units import human_count
+
+    first = {row["config"]: row for row in reversed(rows) if row["separable_layers"]}
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width: cut nothing
+    for row in reversed(first.values()):
+        heads = ("layer", "channels", "kernel", "MACs", "standard MACs", "ratio", "1/C_out + 1/k^2")
+        table = Table(*heads, box=None, pad_edge=False, padding=(0, 3, 0, 0))
+        for layer in row["separable_layers"]:
+            channels = f"{layer['in_channels']} -> {layer['out_channels']}"
+            counts = human_count(layer["macs"]), human_count(layer["standard_macs"])
+            ratios = f"{layer['ratio']:.4f}", f"{layer['theory']:.4f}"
+            table.add_row(escape(layer["name"]), channels, f"{layer['kernel_size']} px", *counts, *ratios)
+        head = f"\ndepthwise separable over standard convolutions, {row['config']}, for {row['setting']}:"
+        console.print(head, markup=False, soft_wrap=True)
+        console.print(table)

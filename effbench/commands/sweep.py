@@ -7,88 +7,144 @@ memory and failures are theirs alone. With hydra/launcher=… or hydra/sweeper=�
 from __future__ import annotations
 
 import importlib
+import json
 import multiprocessing
 import os
-import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from effbench.commands.train import as_hydra_app, recorded_overrides, train_one
-from effbench.config.compose import compose_raw, loader, parse, parsed, plain
-from effbench.config.recipes import absolute_recipe, quoted
+from effbench.commands.locking import holding
+from effbench.commands.sweep_plan import (
+    NAME,
+    Planned,
+    expand,
+    extended,
+    passing,
+    plan,
+    read_plan,
+    set_aside,
+    standing,
+    write_plan,
+)
+from effbench.commands.train import as_hydra_app, record_job, recorded_overrides, train_one
+from effbench.config.compose import compose_raw, parse, plain
+from effbench.config.recipes import quoted
 from effbench.errors import ConfigError, EffbenchError
 from effbench.records import require_writable, write_summary
+from effbench.redaction import redact
 from effbench.report.sweep import Job, print_sweep, sweep_rows, write_sweep
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def sweep(overrides: Sequence[str], config_dir: str | None = None) -> int:
-    """Runs the jobs one after the other; 1 if any of them failed, 2 if none of them could even be tried."""
+def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool = False) -> int:
+    """Runs the jobs one after the other; 1 if any of them failed, 2 if none of them could even be tried.
+
+    as_json: the rows are all there is on stdout; what the jobs tell joins the narration on stderr.
+    """
+    overrides, earlier = _without_resume(overrides)
     _check_possible(overrides)
+    if earlier is not None:
+        return _go_on(earlier, overrides, config_dir, as_json)
     combinations = expand(overrides, config_dir)
+    refused = _refused(combinations, config_dir)
+    for text in refused.values():
+        if "hydra.sweep.subdir" in text:  # Hydra's launcher would make that job's folder before the job is refused
+            raise ConfigError(text)
+    folder = _sweep_folder(overrides, config_dir)
+    with holding(folder):
+        if any(word.startswith(("hydra/launcher=", "hydra/sweeper=")) for word in overrides):
+            return _with_hydra(overrides, config_dir, folder, as_json)
+        planned = plan(combinations, folder)
+        write_plan(folder, planned)
+        return _run(folder, planned, refused, _passing(overrides), config_dir, as_json)
+
+
+def _without_resume(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The words without sweep.resume=DIR, and that folder."""
+    found = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("sweep.resume=")]
+    rest = [word for word in overrides if not word.startswith("sweep.resume=")]
+    return rest, Path(found[-1]) if found and found[-1] not in ("", "null") else None
+
+
+def _go_on(folder: Path, overrides: Sequence[str], config_dir: str | None, as_json: bool) -> int:
+    """sweep.resume: done jobs are left alone, begun ones resumed, the others run; further combinations are added."""
+    recorded = read_plan(folder)
+    with holding(folder):
+        wanted = any(not passing(word) for word in overrides)
+        planned = extended(recorded, expand(overrides, config_dir), folder) if wanted else recorded
+        common = _passing(overrides)
+        refused = _refused([[*item.words, *common] for item in planned], config_dir)
+        write_plan(folder, planned)
+        return _run(folder, planned, refused, common, config_dir, as_json)
+
+
+def _passing(overrides: Sequence[str]) -> list[str]:
+    """The words that each job is given as they are, but for the folder, which is the sweep's to say."""
+    return [word for word in overrides if passing(word) and not word.startswith(("hydra.sweep.", "hydra.run."))]
+
+
+def _refused(combinations: Sequence[Sequence[str]], config_dir: str | None) -> dict[int, str]:
+    """What is wrong with the jobs that cannot be tried, by their numbers. Raises ConfigError where all are so."""
     refused = {number: text for number, words in enumerate(combinations) if (text := _refusal(words, config_dir))}
     if len(refused) == len(combinations):
         raise ConfigError("\n".join(dict.fromkeys(refused.values())))
-    folder = _sweep_folder(overrides, config_dir)
-    if any(word.startswith(("hydra/launcher=", "hydra/sweeper=")) for word in overrides):
-        return _with_hydra(overrides, config_dir, folder)
-    common = set.intersection(*map(set, combinations))
-    jobs = [_job(number, words, common, folder) for number, words in enumerate(combinations)]
+    return refused
+
+
+def _run(
+    folder: Path,
+    planned: Sequence[Planned],
+    refused: Mapping[int, str],
+    common: Sequence[str],
+    config_dir: str | None,
+    as_json: bool,
+) -> int:
     signals: list[int] = []
-    tried = 0
-    for job, words in zip(jobs, combinations, strict=True):
+    left_out = 0
+    for item in planned:
         if signals:
-            break
-        tried += 1
-        _tell(f"job {job.number} ({tried} of {len(jobs)}): {' '.join(job.overrides)}")
-        if job.number in refused:
-            _tell(f"refused: {refused[job.number]}")
-            _record(job.folder, ConfigError(refused[job.number]))
-        else:
-            signals = _in_own_process(job, words, config_dir)
-    code = _finish(folder, jobs[:tried])
+            left_out += not (item.job.folder / "summary.json").exists()
+            continue
+        _tell(f"job {item.job.number} ({item.job.number + 1} of {len(planned)}): {' '.join(item.job.overrides)}")
+        with _no_result_but_ours(as_json):
+            signals = _run_job(item, refused.get(item.job.number), common, config_dir)
+    code = _finish(folder, [item.job for item in planned if (item.job.folder / "summary.json").exists()], as_json)
     if signals:
-        _tell(f"interrupted; {len(jobs) - tried} of {len(jobs)} jobs were not started")
+        _tell(f"interrupted; {left_out} of {len(planned)} jobs were not started")
+        _tell(f"go on with: effbench train -m sweep.resume={folder}")
         return 128 + signals[0]
     return code
+
+
+def _run_job(item: Planned, refusal: str | None, common: Sequence[str], config_dir: str | None) -> list[int]:
+    """One job, from where it stands; returns the signals that came meanwhile."""
+    job, before = item.job, standing(item.job.folder)
+    if before == "done":
+        _tell("done before")
+        return []
+    if before == "failed":
+        _tell(f"its failed attempt is kept as {set_aside(job.folder).name}")
+    if refusal is not None:
+        _tell(f"refused: {refusal}")
+        _record(job.folder, ConfigError(refusal))
+        return []
+    if before == "begun":
+        return _in_own_process(job, [f"resume={quoted(job.folder)}", *common], config_dir)
+    return _in_own_process(job, [*item.words, *common, f"hydra.run.dir={quoted(job.folder)}"], config_dir)
 
 
 def _check_possible(overrides: Sequence[str]) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("a sweep (-m) starts processes of its own and cannot run under torchrun; sweep without it.")
     if any(word.startswith("resume=") for word in overrides):
-        raise ConfigError("a sweep (-m) starts new runs; resume=RUN continues one, without -m.")
-
-
-def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[list[str]]:
-    """Every combination of the swept values (a,b  range(1,4)  glob(*)), as overrides; by Hydra's own rules."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.errors import HydraException
-
-    with loader(config_dir) as config_loader:
-        groups = set(config_loader.list_groups(""))
-        try:
-            [combinations] = BasicSweeper.split_arguments(
-                list(parsed(map(absolute_recipe, overrides), config_loader)), None
-            )
-        except HydraException as error:
-            raise ConfigError(f"cannot read the sweep: {str(error).splitlines()[0]}") from error
-
-    def is_shared(word: str) -> bool:  # a glob also matches the files that only hold what others share
-        group, _, name = word.partition("=")
-        return group in groups and name.startswith("_")
-
-    kept = [words for words in combinations if not any(map(is_shared, words))]
-    if not kept:
-        raise ConfigError(f"{' '.join(overrides)} matches nothing. `effbench train --help` lists the groups.")
-    return kept
+        raise ConfigError("resume=RUN continues one run, without -m; a sweep goes on with -m sweep.resume=DIR.")
 
 
 def _refusal(words: Sequence[str], config_dir: str | None) -> str | None:
@@ -97,13 +153,6 @@ def _refusal(words: Sequence[str], config_dir: str | None) -> str | None:
     except ConfigError as error:
         return str(error)
     return None
-
-
-def _job(number: int, words: Sequence[str], common: set[str], folder: Path) -> Job:
-    """Named by what sets it apart, in characters that every file system takes."""
-    apart = [word for word in words if word not in common] or [word for word in words if not word.startswith("hydra")]
-    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(apart), flags=re.ASCII)[:100].strip("_")
-    return Job(number, apart, folder / "_".join(filter(None, (f"{number:03d}", name))))
 
 
 def _in_own_process(job: Job, words: Sequence[str], config_dir: str | None) -> list[int]:
@@ -152,8 +201,9 @@ def _child(job: Job, words: list[str], config_dir: str | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    _end_with_parent()
     try:
-        code = train_one([*words, f"hydra.run.dir={quoted(job.folder)}"], config_dir)
+        code = train_one(words, config_dir)
     except EffbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         if not (job.folder / "summary.json").exists():
@@ -164,17 +214,42 @@ def _child(job: Job, words: list[str], config_dir: str | None) -> None:
     sys.exit(code)
 
 
+def _end_with_parent() -> None:
+    """A sweep that is killed takes its job along, saved, so that a resumed sweep does not find it at work still."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 def _record(folder: Path, error: EffbenchError) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_summary(folder, {"status": "failed", "error": str(error), "metrics": {}, "argv": sys.argv})
+    """A summary for a job that could not write one, unless another process is at work in its folder."""
+    with holding(folder):
+        write_summary(folder, {"status": "failed", "error": str(error), "metrics": {}, "argv": sys.argv})
 
 
-def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path) -> int:
-    """Hydra's launcher starts the jobs (joblib, submitit, …); each writes its own run folder, the table is ours."""
-    extra = [f"hydra.sweep.dir={quoted(folder)}", "hydra/job_logging=none"]
-    code = as_hydra_app(["--multirun", *overrides, *extra], _hydra_task, config_dir)
+@contextmanager
+def _no_result_but_ours(as_json: bool) -> Iterator[None]:
+    """Sends what is printed to stderr, by a forked job too, where stdout must hold nothing but our JSON."""
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield
+
+
+def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path, as_json: bool) -> int:
+    """Hydra's launcher starts the jobs (joblib, submitit, …); each writes its own run folder, the table is ours.
+
+    Hydra's sweeper writes the command line as it is (multirun.yaml): with a secret in it, the sweep is refused.
+    """
+    if secret := [word for word in overrides if redact(word) != word]:
+        raise ConfigError(
+            f"{redact(secret[0])} holds a secret, and hydra/launcher would write it down. Sweep without hydra/launcher."
+        )
+    extra = [f"hydra.sweep.dir={quoted(folder)}", "hydra/job_logging=none", "hydra.output_subdir=null"]
+    with _no_result_but_ours(as_json):
+        code = as_hydra_app(["--multirun", *overrides, *extra], _hydra_task, config_dir)
     runs = sorted((path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml")), key=_as_numbered)
-    return code or _finish(folder, [Job(number, recorded_overrides(run) or [], run) for number, run in enumerate(runs)])
+    jobs = [Job(number, recorded_overrides(run) or [], run) for number, run in enumerate(runs)]
+    return code or _finish(folder, jobs, as_json)
 
 
 def _as_numbered(folder: Path) -> tuple[int, str]:
@@ -189,6 +264,7 @@ def _hydra_task(raw: Any) -> None:
     from effbench.commands.training import train
 
     folder = Path(HydraConfig.get().runtime.output_dir)
+    record_job(raw, folder)
     try:
         train(parse(plain(raw)), folder)
     except EffbenchError as error:
@@ -200,18 +276,24 @@ def _hydra_task(raw: Any) -> None:
 def _sweep_folder(overrides: Sequence[str], config_dir: str | None) -> Path:
     own = [word for word in overrides if word.startswith("hydra.")]
     folder = Path(compose_raw(own, config_dir).hydra.sweep.dir)
-    if any(folder.glob("[0-9]*")):
-        raise ConfigError(f"{folder} holds a sweep already. Choose another folder with hydra.sweep.dir=DIR.")
+    if any(folder.glob("[0-9]*")) or (folder / NAME).exists():
+        raise ConfigError(
+            f"{folder} holds a sweep already. Go on with it by sweep.resume={folder}, or choose another folder with "
+            "hydra.sweep.dir=DIR."
+        )
     require_writable(folder)
     return folder
 
 
-def _finish(folder: Path, jobs: Sequence[Job]) -> int:
-    """sweep.csv and the table; 1 if any job failed."""
+def _finish(folder: Path, jobs: Sequence[Job], as_json: bool) -> int:
+    """sweep.csv, and its rows on stdout as a table or as JSON; 1 if any job failed."""
     rows = sweep_rows(jobs)
     path = write_sweep(folder, rows)
-    print_sweep(rows)
-    print(path)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        print_sweep(rows)
+        print(path)
     return int(any(row["status"] not in ("completed", "stopped_early") for row in rows))
 
 

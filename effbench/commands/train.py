@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.commands.arguments import CONFIG_FLAGS, Arguments, split
+from effbench.commands.locking import holding
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import absolute_recipe, quoted
 from effbench.errors import ConfigError, EffbenchError, MissingExtraError, unknown_name
@@ -16,15 +18,17 @@ if TYPE_CHECKING:
     from effbench.config.schema import Config
     from effbench.runs import Run
 
-HELP = """usage: effbench train [GROUP=NAME | KEY=VALUE ...] [-m] [--cfg job] [--config-dir DIR]
+HELP = """usage: effbench train [GROUP=NAME | KEY=VALUE ...] [-m] [--json] [--cfg job] [--config-dir DIR]
 
   effbench train                                       MobileNetV3-small + AdamW on the embedded Fashion-MNIST
   effbench train recipe=swin_lion trainer.max_epochs=3
   effbench train model=resnet18 optimizer=lion optimizer.lr=3e-4 augment=strong
   effbench train -m optimizer=sgd,adamw,lion,adan      a sweep: one run each, a table at the end
   effbench train resume=outputs/2026-01-31/12-00-00-000000
+  effbench train -m sweep.resume=outputs/2026-01-31/12-00-00-000000_sweep
 
 flags: -m, --multirun       every combination of comma-separated values
+       --json               the result as JSON on stdout: summary.json, with -m the rows of sweep.csv
        --cfg job            print the config and leave
        --info [PAGE]        Hydra's own view of groups, defaults, search path
        --config-dir DIR     a folder of your own groups (DIR/model/mine.yaml) and recipes (DIR/recipe/mine.yaml)
@@ -37,7 +41,7 @@ PASSING = ("resume", "allow_targets", "hydra")  # keys of one sitting
 
 
 def main(words: Sequence[str]) -> int:
-    arguments = split(words, CONFIG_FLAGS)
+    arguments = split(words, [*CONFIG_FLAGS, "json"])
     if arguments.has("help"):
         print(HELP + groups_table(arguments.get("config_dir")))
         return 0
@@ -45,13 +49,16 @@ def main(words: Sequence[str]) -> int:
         from effbench.commands import completion
 
         return completion.main(["-sc", arguments.values["completion"]])
+    as_json = arguments.has("json")
     if arguments.has("cfg") or arguments.has("info"):
+        if as_json:
+            raise ConfigError("--json is for the result of training; --cfg and --info train nothing. Leave it out.")
         return ask_hydra(arguments)
     if arguments.has("multirun"):
         from effbench.commands.sweep import sweep
 
-        return sweep(arguments.overrides, arguments.get("config_dir"))
-    return train_one(arguments.overrides, arguments.get("config_dir"))
+        return sweep(arguments.overrides, arguments.get("config_dir"), as_json)
+    return train_one(arguments.overrides, arguments.get("config_dir"), as_json)
 
 
 def groups_table(config_dir: str | None = None) -> str:
@@ -63,7 +70,7 @@ def groups_table(config_dir: str | None = None) -> str:
     return "\n".join(f"  {group:<{width}}  {', '.join(names)}" for group, names in options.items())
 
 
-def train_one(overrides: Sequence[str], config_dir: str | None = None) -> int:
+def train_one(overrides: Sequence[str], config_dir: str | None = None, as_json: bool = False) -> int:
     """One run in this process; returns the exit code."""
     overrides = with_resume(overrides)
     raw = compose_raw(overrides, config_dir)
@@ -72,11 +79,17 @@ def train_one(overrides: Sequence[str], config_dir: str | None = None) -> int:
         raise ConfigError(
             "hydra.job.chdir must stay false: paths such as data.root=DIR are relative to where you call."
         )
+    if raw.hydra.output_subdir != ".hydra":
+        raise ConfigError(
+            "hydra.output_subdir must stay .hydra: resume=RUN reads there what the run was started with; got "
+            f"{'null' if raw.hydra.output_subdir is None else raw.hydra.output_subdir}."
+        )
     if not str(raw.hydra.run.dir).strip():
         raise ConfigError("hydra.run.dir is empty; for the folder you are in, write hydra.run.dir=.")
     folder = Path(raw.hydra.run.dir)
-    run = run_as_hydra_job(raw, config, folder)
-    return report(run) if run else 0
+    with holding(folder):
+        run = run_as_hydra_job(raw, config, folder)
+    return report(run, as_json) if run else 0
 
 
 def with_resume(overrides: Sequence[str]) -> list[str]:
@@ -123,16 +136,18 @@ def recorded_overrides(folder: Path) -> list[str] | None:
 
 def _lasting(words: Iterable[str]) -> list[str]:
     """What tells runs apart: not where they lie, nor what may be built, which is not for a run's folder to say."""
-    return [absolute_recipe(word) for word in words if _key(word).partition(".")[0] not in PASSING]
+    return [absolute_recipe(word) for word in words if re.split("[./@]", _key(word))[0] not in PASSING]
 
 
 def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
     """The newest run under `outputs` with these overrides that was interrupted or killed after a checkpoint."""
     from effbench.records import read_summary
+    from effbench.redaction import redact
 
     same = [path.parents[1] for path in outputs.glob("*/*/.hydra/overrides.yaml")]
     for folder in sorted(same, key=lambda run: run.stat().st_mtime, reverse=True):
-        if recorded_overrides(folder) != _lasting(overrides) or not (folder / "checkpoints" / "last").exists():
+        saved = any((folder / "checkpoints").glob("step-*"))
+        if not saved or recorded_overrides(folder) != redact(_lasting(overrides)):
             continue
         if not (folder / "summary.json").is_file() or read_summary(folder)["status"] == "interrupted":
             return folder
@@ -150,12 +165,12 @@ def run_as_hydra_job(raw: Any, config: Config, folder: Path) -> Run | None:
         return None
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     (require_writable if config.resume else prepare_run_folder)(folder)
-    if config.resume:
-        raw.hydra.output_subdir = None  # the record of the first sitting stays until this one has begun
     outcome: list[Run | BaseException] = []
 
-    def task(_: Any) -> None:
+    def task(composed: Any) -> None:
         try:
+            if not config.resume:  # else the record of the first sitting stays until this one has begun
+                record_job(composed, folder)
             outcome.append(train(config, folder))
         except BaseException as error:  # noqa: BLE001 - Hydra would print and swallow it
             outcome.append(error)
@@ -173,24 +188,47 @@ def run_as_hydra_job(raw: Any, config: Config, folder: Path) -> Run | None:
 
 
 def _run_job(raw: Any, task: Callable[[Any], None]) -> None:
+    """Hydra's own frame around a job, without its record, which would hold secrets."""
     from hydra._internal.callbacks import Callbacks
     from hydra.core.utils import run_job
     from hydra.types import HydraContext
 
     from effbench.config.compose import loader
 
+    raw.hydra.output_subdir = None
     with loader() as config_loader:
         context = HydraContext(config_loader=config_loader, callbacks=Callbacks())
         run_job(task, raw, "hydra.run.dir", None, context, configure_logging=False)
 
 
+def record_job(composed: Any, folder: Path) -> None:
+    """.hydra/ as Hydra writes it, without secrets: config.yaml, hydra.yaml, overrides.yaml. Within Hydra's job only."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from effbench.records import write_text
+    from effbench.redaction import redact
+
+    whole: Any = HydraConfig.instance().cfg
+    own = OmegaConf.to_container(OmegaConf.masked_copy(whole, ["hydra"]), enum_to_str=True)
+    assert isinstance(own, dict)
+    own["hydra"]["output_subdir"] = ".hydra"  # as the user set it; this function stands in for what it asks for
+    parts = {"config": OmegaConf.to_container(composed, enum_to_str=True), "hydra": own}
+    (folder / ".hydra").mkdir(exist_ok=True)
+    for name, content in {**parts, "overrides": own["hydra"]["overrides"]["task"]}.items():
+        write_text(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(redact(content))))
+
+
 def _record_overrides(raw: Any, folder: Path) -> None:
-    """What a resumed run now goes by, for the next resume."""
+    """What a resumed run now goes by, for the next resume; left as it is where that is nothing new."""
     import yaml
 
     from effbench.records import write_text
+    from effbench.redaction import redact
 
-    write_text(folder / ".hydra" / "overrides.yaml", yaml.safe_dump(list(raw.hydra.overrides.task)))
+    words = redact(list(raw.hydra.overrides.task))
+    if recorded_overrides(folder) != _lasting(words):
+        write_text(folder / ".hydra" / "overrides.yaml", yaml.safe_dump(words))
 
 
 def _forget(folder: Path, made: Sequence[Path]) -> None:
@@ -203,12 +241,17 @@ def _forget(folder: Path, made: Sequence[Path]) -> None:
             path.rmdir()
 
 
-def report(run: Run) -> int:
-    """Prints the result table on stdout; returns the exit code that goes with the run's status."""
+def report(run: Run, as_json: bool = False) -> int:
+    """Prints the result on stdout, as a table or as summary.json; returns the run's exit code."""
+    import json
+
     from effbench.commands.signals import EXIT_CODES
     from effbench.report.result import print_result
 
-    print_result(run.folder, run.summary)
+    if as_json:
+        print(json.dumps(run.summary, indent=2, ensure_ascii=False))
+    else:
+        print_result(run.folder, run.summary)
     status = run.summary["status"]
     if status == "interrupted":
         print(f"interrupted; go on with: effbench train resume={run.folder}", file=sys.stderr)
@@ -220,7 +263,7 @@ def report(run: Run) -> int:
 
 def ask_hydra(arguments: Arguments) -> int:
     """--cfg and --info are Hydra's own; they see the same config. Of a sweep, they show the first job."""
-    from effbench.commands.sweep import expand
+    from effbench.commands.sweep_plan import expand
 
     config_dir, page = arguments.get("config_dir"), arguments.get("cfg")
     if page is not None and page not in CFG_PAGES:

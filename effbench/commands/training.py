@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,10 @@ import yaml
 from torch import nn
 
 from effbench import build
+from effbench.commands.dry_build import refuse_early
+from effbench.commands.locking import holding
 from effbench.commands.signals import stopping
+from effbench.config.compare import config_digest, differing
 from effbench.config.schema import Config
 from effbench.data.batches import Finish
 from effbench.data.splits import Splits
@@ -26,14 +32,14 @@ from effbench.records import (
     write_summary,
     write_text,
 )
+from effbench.redaction import redact
 from effbench.report.curves import draw_curves
 from effbench.report.environment import environment, git_state, peak_memory
 from effbench.runs import Run
 from effbench.training.callbacks import Callback, Callbacks, MetricsLog, Progress
-from effbench.training.checkpoint import Checkpoints, load_weights, read_checkpoint, read_weights
+from effbench.training.checkpoint import Checkpoints, load_weights, read_manifest, read_newest, read_weights
 from effbench.training.distributed import Ranks, ranks_for
-from effbench.training.evaluation import evaluate
-from effbench.training.loggers import LOGGERS
+from effbench.training.loggers import LOGGERS, Spared
 from effbench.training.meter import WARMUP_STEPS
 from effbench.training.precision import choose_precision
 from effbench.training.trainer import Trainer
@@ -52,9 +58,10 @@ def train(config: Config, folder: Path | str | None = None) -> Run:
     with ranks_for(build.device(config)) as ranks:
         build.device(config, ranks)
         folder = Path(ranks.share(str(folder)))
-        if ranks.is_main:
-            (require_writable if config.resume else prepare_run_folder)(folder)
-        return _Session(config, folder, ranks).run()
+        with holding(folder):
+            if ranks.is_main and not config.resume:
+                prepare_run_folder(folder)
+            return _Session(config, folder, ranks).run()
 
 
 class _Session:
@@ -70,18 +77,18 @@ class _Session:
         try:
             return self._run()
         except (ConfigError, MissingExtraError):
-            self._remove_if_empty()
-            raise
+            raise  # refused, nothing happened
         except BaseException as error:
             self._record_failure(error)
             raise
 
     def _run(self) -> Run:
         config, folder = self.config, self.folder
+        refuse_early(config)
         data = self._load_data()
         finishing = build.finish(config, data, self.device)
-        trainer = build.trainer(config, data, finishing, self.ranks, self._checkpoints())
-        if config.resume and self._restore(trainer):
+        trainer = build.trainer(config, data, finishing, self.ranks, self._checkpoints(data))
+        if config.resume and self._restore(trainer, data):
             _tell(f"{folder} is finished; nothing is left to do")
             return Run(folder, config)
         if self.ranks.is_main:
@@ -89,9 +96,12 @@ class _Session:
             write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
             self._announce(trainer, data)
             self.facts = self._facts(trainer, data, finishing)
-        with stopping(trainer):
-            state = trainer.fit()
-        test = self._test(trainer, data, finishing) if state.status in ("completed", "stopped_early") else {}
+        with _watched_to_the_end(trainer):
+            with stopping(trainer):
+                state = trainer.fit()
+            test = self._test(trainer, data, finishing) if state.status in ("completed", "stopped_early") else {}
+            if test:
+                trainer.callbacks.tested(state, test)
         if self.ranks.is_main:
             write_summary(folder, self._outcome(trainer, test) | self.facts)
             self._draw(trainer)
@@ -107,34 +117,60 @@ class _Session:
             self.ranks.barrier()
         return data
 
-    def _checkpoints(self) -> Checkpoints | None:
+    def _checkpoints(self, data: Splits) -> Checkpoints | None:
         section = self.config.checkpoint
         if not self.ranks.is_main:
             return None
+        identity = {
+            "config": config_digest(redact(self.config.to_dict())),
+            "data": data.sha256,
+            "versions": {name: version(name) for name in ("effbench", "torch", "torchvision", "numpy")},
+        }
         folder = self.folder / "checkpoints"
-        return Checkpoints(folder, section.monitor, section.mode, section.save_top_k, section.save_last)
+        return Checkpoints(folder, section.monitor, section.mode, section.save_top_k, section.save_last, identity)
 
-    def _restore(self, trainer: Trainer) -> bool:
-        """Brings the trainer to the newest checkpoint; whether the run was over, by this same config."""
-        last = self.folder / "checkpoints" / "last"
-        if not last.exists():
-            raise ConfigError(
-                f"resume={self.config.resume}: {last} does not exist; nothing was saved to continue from."
-            )
+    def _restore(self, trainer: Trainer, data: Splits) -> bool:
+        """Brings the trainer to the newest whole checkpoint; whether the run was over, by this same config."""
         self._check_same_parts()
-        snapshot = read_checkpoint(last)
+        if self.ranks.is_main and (self.folder / "checkpoints").is_dir():
+            require_writable(self.folder / "checkpoints")
         try:
+            path, snapshot, damaged = read_newest(self.folder / "checkpoints")
+            same_data = self._check_same_data(path, data)
             trainer.restore(snapshot)
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise ConfigError(f"{last} does not fit this config: {error}") from error
+        except (RuntimeError, KeyError, ValueError, ConfigError) as error:
+            raise ConfigError(f"resume={self.config.resume}: {error}") from error
         self._check_same_batches(trainer)
+        if not same_data:
+            trainer.state.leave_epoch()
+        self._tell_restored(path, damaged)
         done = self._status_before() in ("completed", "stopped_early")  # else it was killed before its test
         over = trainer.state.step >= trainer.limits.steps and trainer.meter.empty  # its last validation too
         if done and (over or self._stopped_early_before()):
             return True
         if self.ranks.is_main:
-            keep_rows_up_to(self.folder / "metrics.csv", trainer.state.step)
+            keep_rows_up_to(self.folder / "metrics.csv", trainer.state.step, trainer.meter.empty)
         return False
+
+    def _tell_restored(self, path: Path, damaged: Sequence[str]) -> None:
+        if not self.ranks.is_main:
+            return
+        for complaint in damaged:
+            _tell(f"warning: {complaint}")
+        if damaged:
+            _tell(f"going on from {path}, the newest that is whole")
+        for key, before, now in differing(self._config_before(), self.config.to_dict()):
+            _tell(f"changed since the checkpoint: {key} from {before} to {now}")
+
+    def _check_same_data(self, checkpoint: Path, data: Splits) -> bool:
+        """Whether they are the same; other images, not allowed, would quietly make another experiment of it."""
+        before = read_manifest(checkpoint).get("data")
+        if before in (None, data.sha256) or self.config.checkpoint.allow_changed_data:
+            return before in (None, data.sha256)
+        raise ConfigError(
+            f"the dataset is not the one that {checkpoint} was trained on (its sha256 was {str(before)[:12]}…, now "
+            f"{data.sha256[:12]}…). Put the old one back, or go on with this one by checkpoint.allow_changed_data=true."
+        )
 
     def _stopped_early_before(self) -> bool:
         """Whether early stopping ended the run under the rule that still holds."""
@@ -163,8 +199,8 @@ class _Session:
             return
         before, now = self._config_before(), self.config.to_dict()
         for config in (before, now):
-            for key in ("num_workers", "eval_batch_size"):
-                config["data"].pop(key)
+            for key in ("num_workers", "timeout_s", "eval_batch_size"):
+                config["data"].pop(key, None)
         keys = ("accumulate_grad_batches", "limit_train_batches")
         changed = [f"trainer.{key}" for key in keys if before["trainer"][key] != now["trainer"][key]]
         changed += [key for key in ("seed", "data", "augment") if before[key] != now[key]]
@@ -189,7 +225,8 @@ class _Session:
         section, watchers = self.config.logger, list[Callback]([Progress()])
         if section.name != "csv":
             params = self.config.to_dict()
-            watchers.append(LOGGERS[section.name](self.folder, params, section.project, section.offline))
+            logger = LOGGERS[section.name](self.folder, params, section.project, section.offline)
+            watchers.append(Spared(logger, section.name))
         return [*watchers, MetricsLog(self._metrics_file(columns))]
 
     def _metrics_file(self, columns: list[str]) -> MetricsFile:
@@ -209,7 +246,7 @@ class _Session:
             load_weights(model, read_weights(checkpoints.best))
         batches = build.eval_batches(self.config, data.test, finishing, Ranks(), self.config.trainer.limit_test_batches)
         with trainer.clocks.evaluation:
-            loss, accuracy = evaluate(model, batches, trainer.precision, Ranks())
+            loss, accuracy = trainer.evaluate(batches, Ranks())
         return {"test/loss": loss, "test/acc": accuracy}
 
     def _announce(self, trainer: Trainer, data: Splits) -> None:
@@ -265,11 +302,14 @@ class _Session:
             "best": best,
             "epochs": state.epoch + state.batch / trainer.train.steps_per_epoch,
             "steps": state.step,
+            "skipped_steps": state.skipped,
+            "pieces": state.pieces,
             "images_seen": state.seen,
             "timing": {
                 "started": self.begun.astimezone().isoformat(timespec="seconds"),
                 "seconds": trainer.clocks.seconds(),
                 "training_s": state.training_s,
+                "elapsed_s": state.elapsed_s + trainer.clocks.seconds()["total"],  # of all sittings, as training_s
                 "images_per_s": trainer.throughput.values(state.seen).get("train/images_per_s"),
                 "images_per_s_excludes_first_steps": WARMUP_STEPS,
             },
@@ -292,10 +332,17 @@ class _Session:
         outcome = {"status": status, "error": f"{type(error).__name__}: {error}", "metrics": {}, "argv": sys.argv}
         write_summary(self.folder, outcome | self.facts)
 
-    def _remove_if_empty(self) -> None:
-        """A refused config leaves nothing behind."""
-        if self.ranks.is_main and self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+
+@contextmanager
+def _watched_to_the_end(trainer: Trainer) -> Iterator[None]:
+    """Whoever watches hears of the run's end once, after its test; of an error as a failure, not as a good end."""
+    try:
+        yield
+    except BaseException:
+        trainer.state.status = "failed"
+        raise
+    finally:
+        trainer.callbacks.run_end(trainer.state)
 
 
 def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int | None:

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effbench.allow import check_targets
 from effbench.config import schema
 from effbench.config.paths import conf_dir
 from effbench.config.recipes import GROUP, absolute_recipe, register_recipes
 from effbench.errors import ConfigError, unknown_name
+from effbench.redaction import REDACTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,14 +36,64 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
     import hydra
 
     overrides = [absolute_recipe(override) for override in overrides]
+    _check_given(overrides)
     with loader(config_dir) as config_loader:
         try:
-            return hydra.compose(ROOT, overrides=list(overrides), return_hydra_config=True)
+            raw = hydra.compose(ROOT, overrides=list(overrides), return_hydra_config=True)
         except ConfigError:
             raise
         except Exception as error:  # Hydra asserts, and passes on what YAML and files raise
             _explain_if_possible(overrides, config_loader)
             raise ConfigError(f"the config does not compose: {_one_line(error)}") from error
+    _check_names(raw, overrides)
+    return raw
+
+
+def _check_given(overrides: Sequence[str]) -> None:
+    """Refuses what a run's record holds in the place of a secret."""
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if equals and REDACTED in value:
+            raise ConfigError(
+                f"{key} looks like a secret: its value was kept out of the run's record. Give it again, {key}=VALUE."
+            )
+
+
+def _check_names(raw: DictConfig, overrides: Sequence[str]) -> None:
+    """Names that become paths: no control characters, and a sweep's jobs stay below its folder."""
+    from omegaconf import OmegaConf
+
+    names = {key: _name(raw, key) for key in ("run.dir", "sweep.dir", "sweep.subdir", "job.name")}
+    for key, name in names.items():
+        hidden = [character for character in name if ord(character) < 32 or 127 <= ord(character) < 160]
+        if hidden:
+            raise ConfigError(f"hydra.{key} {name!r} cannot be written: it holds {hidden[0]!r}. Leave that out.")
+    below = Path(names["sweep.subdir"])
+    if below.is_absolute() or ".." in below.parts:
+        raise ConfigError(
+            f"hydra.sweep.subdir must stay below hydra.sweep.dir, without '..'; got {str(below)!r}. "
+            "${hydra.job.num} is always right."
+        )
+    if "/" in names["job.name"] or names["job.name"] in ("", ".", ".."):
+        raise ConfigError(f"hydra.job.name must be a plain name, without '/'; got {names['job.name']!r}.")
+    asked = any(word.lstrip("+").startswith(("hydra.callbacks", "hydra/callbacks")) for word in overrides)
+    if OmegaConf.select(raw, "hydra.callbacks") and not asked:  # code around each job, out of some file of groups
+        raise ConfigError("a config file sets hydra.callbacks, which can run other code. Give it on the command line.")
+
+
+def _name(raw: DictConfig, key: str) -> str:
+    """hydra.<key> as the job will have it; a job's own number, which only a sweep gives it, as 0."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    node = OmegaConf.masked_copy(raw, [str(name) for name in raw])
+    OmegaConf.set_readonly(node, False)
+    for number in ("num", "id"):
+        OmegaConf.update(node, f"hydra.job.{number}", 0, force_add=True)
+    try:
+        return str(OmegaConf.select(node, f"hydra.{key}"))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"hydra.{key} does not resolve: {_first_line(error)}") from error
 
 
 @contextmanager
@@ -76,6 +128,7 @@ def parse(content: Mapping[str, Any]) -> schema.Config:
     """Plain containers -> Config; one ConfigError lists every key that breaks a rule."""
     from pydantic import ValidationError
 
+    check_targets(content)
     try:
         config = schema.Config.model_validate(dict(content))
     except ValidationError as error:

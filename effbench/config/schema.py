@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from effbench.redaction import redact
 from effbench.units import seconds_from, steps_from
 
 Count = Annotated[int, Field(ge=1)]
@@ -88,6 +89,16 @@ class DataConfig(OpenSection):
     eval_batch_size: Count
     drop_last: bool
     num_workers: Annotated[int, Field(ge=0, le=64)]
+    timeout_s: Positive | None
+
+    @model_validator(mode="after")
+    def _workers_can_be_timed(self) -> DataConfig:
+        if self.timeout_s is not None and self.num_workers == 0:
+            raise ValueError(
+                "data.timeout_s is how long to wait for a worker: it needs data.num_workers of at least 1; got "
+                "data.num_workers=0"
+            )
+        return self
 
 
 class DeviceConfig(Section):
@@ -110,6 +121,8 @@ class TrainerConfig(Section):
     limit_val_batches: Limit
     limit_test_batches: Limit
     log_every_n_steps: Count
+    on_nonfinite: Literal["stop", "skip"]
+    on_oom: Literal["raise", "halve"]
     deterministic: bool
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"]
 
@@ -172,6 +185,7 @@ class CheckpointConfig(Monitor):
     save_top_k: Annotated[int, Field(ge=0)]
     save_last: bool
     every_n_steps: Count | None
+    allow_changed_data: bool
 
     @model_validator(mode="after")
     def _extra_saves_are_kept(self) -> CheckpointConfig:
@@ -184,6 +198,17 @@ class LoggerConfig(Section):
     name: Literal["csv", "tensorboard", "wandb", "mlflow"]
     project: str
     offline: bool
+
+    @model_validator(mode="after")
+    def _project_is_a_name(self) -> LoggerConfig:
+        """Libraries make folders and addresses of it."""
+        parts = self.project.replace("\\", "/").split("/")
+        if not self.project.strip() or not self.project.isprintable() or ".." in parts:
+            raise ValueError(
+                "logger.project must be a name without '..' and control characters, such as effbench; "
+                f"got {self.project!r}"
+            )
+        return self
 
 
 class Config(Section):
@@ -206,5 +231,5 @@ class Config(Section):
     logger: LoggerConfig
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, as in config.yaml."""
-        return self.model_dump(by_alias=True)
+        """Plain containers, as in config.yaml: what looks like a secret is ***."""
+        return dict(redact(self.model_dump(by_alias=True)))

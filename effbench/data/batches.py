@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from effbench.data.ahead import in_order, received
 from effbench.data.augment import Augment, Plan, mix
 from effbench.data.splits import Split
 from effbench.errors import ConfigError
 from effbench.randomness import Purpose, derived_seed
-
-Place = TypeVar("Place")
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,19 @@ class Batch:
     def __len__(self) -> int:
         return int(self.inputs.shape[0])
 
+    def pieces(self, count: int) -> Iterable[Batch]:
+        """The batch in `count` parts, or fewer where one would hold a single sample."""
+        count = min(count, len(self) // 2)
+        if count <= 1:
+            return (self,)
+        return map(Batch, self.inputs.tensor_split(count), self.targets.tensor_split(count))
+
 
 @dataclass(frozen=True)
 class Step:
     """One optimizer step: its micro-batches, made when asked for, and how many samples all ranks see in it.
+
+    They are to be taken before the next step is.
 
     class_mass() is float (K,): how much of each class those samples hold, mixed labels counted by their shares.
     """
@@ -106,12 +113,13 @@ class TrainBatches:
         seed: int = 0,
         drop_last: bool = True,
         num_workers: int = 0,
+        timeout_s: float | None = None,
         shard: Shard | None = None,
         limit_steps: int | None = None,
     ):
         self.split, self.batch_size, self.num_classes = split, batch_size, num_classes
         self.finish, self.augment, self.accumulate = finish, augment or Augment(), accumulate
-        self.seed, self.num_workers, self.shard = seed, num_workers, shard or Shard()
+        self.seed, self.num_workers, self.timeout_s, self.shard = seed, num_workers, timeout_s, shard or Shard()
         self._sizes = _step_sizes(len(split), batch_size, accumulate, drop_last, self.shard.world)
         if limit_steps is not None:
             self._sizes = self._sizes[:limit_steps]
@@ -124,12 +132,28 @@ class TrainBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Step]:
         """The steps of `epoch` from step `start` on."""
         places = [(epoch, step, part) for step in range(start, len(self._sizes)) for part in self._parts(step)]
-        batches = in_order(lambda place: self.make(*place), places, self.num_workers)
+        takes = in_order(lambda place: self.make(*place), places, self.num_workers, self.timeout_s)
         for step in range(start, len(self._sizes)):
             parts = len(self._parts(step))
-            yield Step(
-                islice(batches, parts), parts, self._sizes[step], epoch, step, partial(self.class_mass, epoch, step)
-            )
+            due = islice(takes, parts)
+            mass = partial(self.class_mass, epoch, step)
+            yield Step(self._received(epoch, step, due), parts, self._sizes[step], epoch, step, mass)
+            deque(due, maxlen=0)  # what is left where the step was taken again
+
+    def again(self, step: Step) -> Step:
+        """The same step from its first micro-batch on."""
+        takes = (partial(self.make, step.epoch, step.index, part) for part in self._parts(step.index))
+        return replace(step, micro_batches=self._received(step.epoch, step.index, takes))
+
+    def _received(self, epoch: int, step: int, takes: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
+        place = f"epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}"
+        for part, take in enumerate(takes):
+            yield received(take, lambda: place, partial(self._samples, epoch, step, part))
+
+    def _samples(self, epoch: int, step: int, part: int) -> list[int]:
+        """Of micro-batch `part`, this rank's: their places in the split."""
+        whole = self.step_indices(epoch, step)[part * self.batch_size :][: self.batch_size]
+        return list(whole[slice(*self.shard.bounds(len(whole)))].tolist())
 
     def samples_in(self, step: int) -> int:
         """Samples of step `step` of an epoch, over all ranks."""
@@ -207,37 +231,30 @@ class EvalBatches:
         shard: Shard | None = None,
         limit_batches: int | None = None,
         num_workers: int = 0,
+        timeout_s: float | None = None,
     ):
-        self.split, self.batch_size, self.finish, self.num_workers = split, batch_size, finish, num_workers
+        self.split, self.batch_size, self.finish = split, batch_size, finish
+        self.num_workers, self.timeout_s = num_workers, timeout_s
         self.low, self.high = (shard or Shard()).bounds(len(split))
         if limit_batches is not None:
             self.high = min(self.high, self.low + limit_batches * batch_size)
 
+    def in_pieces(self, count: int) -> EvalBatches:
+        """The same samples in batches of 1/count the size."""
+        cut = copy(self)
+        cut.batch_size = max(1, self.batch_size // count)
+        return cut
+
     def __iter__(self) -> Iterator[Batch]:
-        return in_order(self._make, range(self.low, self.high, self.batch_size), self.num_workers)
+        starts = range(self.low, self.high, self.batch_size)
+        for start, take in zip(starts, in_order(self._make, starts, self.num_workers, self.timeout_s), strict=True):
+            samples = range(start, min(start + self.batch_size, self.high))
+            yield received(take, lambda: "an evaluation", partial(list, samples))
 
     def _make(self, start: int) -> Batch:
         rows = slice(start, min(start + self.batch_size, self.high))
         images = self.finish.send(self.split.images[rows])
         return Batch(self.finish(images.float().mul_(1 / 255)), self.finish.send(self.split.labels[rows]))
-
-
-def in_order(make: Callable[[Place], Batch], places: Iterable[Place], workers: int) -> Iterator[Batch]:
-    """make(place) for each place in order, up to 2 * workers of them prepared ahead by `workers` threads."""
-    if workers == 0:
-        yield from map(make, places)
-        return
-    waiting: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="effbench-data") as pool:
-        try:
-            for place in places:
-                waiting.append(pool.submit(make, place))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world: int) -> list[int]:

@@ -13,7 +13,7 @@ import urllib.request
 import zlib
 from collections.abc import Iterator
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
@@ -62,6 +62,9 @@ def cifar10(
     return resized(Splits("cifar10", rest, val, test, classes, sha256), image_size)
 
 
+cifar10.takes_time = True  # type: ignore[attr-defined]  # what the config asks for is checked before
+
+
 def _contents(root: Path, download: bool) -> dict[str, dict[bytes, Any]]:
     """{file name: its dictionary}, from the folder if it is there, else from the archive, fetched if asked for."""
     folder, archive = root / FOLDER, root / ARCHIVE
@@ -95,13 +98,14 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def _read_archive(archive: Path) -> dict[str, bytes]:
-    """The wanted members, in one pass and without writing a file, so that no member's path matters."""
+    """The wanted members, in one pass and without writing a file. Raises DataError for what only an attack holds."""
     if archive.stat().st_size == NUM_BYTES and (found := _md5(archive)) != MD5:
         raise DataError(f"{printable(archive)} is damaged: md5 {found}, published {MD5}. Delete it and fetch it again.")
     raw = {}
     try:
         with gzip.open(archive) as unzipped, tarfile.open(fileobj=_Capped(unzipped, archive), mode="r|") as tar:
             for member in tar:
+                _check_harmless(member, archive)
                 name = member.name.rpartition("/")[2]
                 if member.isfile() and member.name == f"{FOLDER}/{name}" and name in _FILES:
                     raw[name] = _bounded(tar.extractfile(member), f"{printable(archive)}: {name}")
@@ -110,6 +114,23 @@ def _read_archive(archive: Path) -> dict[str, bytes]:
             f"{printable(archive)} is no whole tar.gz archive ({error}). Delete it and fetch it again."
         ) from error
     return raw
+
+
+def _check_harmless(member: tarfile.TarInfo, archive: Path) -> None:
+    """Nothing is unpacked to disk, but an archive that tries to leave its folder is not to be trusted in the rest."""
+    path = PurePosixPath(member.name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        why = "leads out of its folder"
+    elif not (member.isreg() or member.isdir()):
+        why = "is a link" if member.issym() or member.islnk() else "is no file or folder"
+    elif member.size > _FILE_LIMIT:
+        why = f"is said to have {member.size:,} bytes, above the limit of {_FILE_LIMIT:,} bytes"
+    else:
+        return
+    raise DataError(
+        f"{printable(archive)}: {printable(member.name)} {why}. That is no archive of CIFAR-10: delete it and fetch it "
+        "again."
+    )
 
 
 def _bounded(file: Any, what: str) -> bytes:

@@ -25,6 +25,7 @@ _FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
+_FILE_LIMIT = 500_000_000  # bytes unpacked; the largest real one has 47 MB
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 Arrays = dict[str, tuple[Array, Array]]
 
@@ -80,7 +81,10 @@ def _read_pair(images: Path, labels: Path) -> tuple[Array, Array]:
 def _read_idx(path: Path, dimensions: int) -> Array:
     """The uint8 array of one idx.gz file: magic 0x0000 08 <dimensions>, big-endian sizes, then the bytes."""
     try:
-        raw = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:  # bounded: a small file may unpack to any size
+            raw = file.read(_FILE_LIMIT + 1)
+        if len(raw) > _FILE_LIMIT:
+            raise DataError(f"{path} unpacks to more than the limit of {_FILE_LIMIT:,} bytes: it is not Fashion-MNIST.")
         header = struct.unpack_from(f">{1 + dimensions}I", raw)
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise DataError(f"{path} is not a whole idx.gz file ({error}). Fetch it again.") from error

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from effbench.errors import ConfigError
 from effbench.models.adapt import set_train_mode
+from effbench.models.layers import DepthwiseSeparableConv2d
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,21 @@ class LayerRow:
     output_shape: tuple[int, ...] | None
     params: int
     macs: int
+
+
+@dataclass(frozen=True)
+class SeparableRow:
+    """One depthwise separable convolution. macs and standard_macs: counted, for one sample, the latter of the
+    standard convolution in its place. ratio: theirs. theory: 1/C_out + 1/k^2 (arXiv:1704.04861, section 3.1)."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    macs: int
+    standard_macs: int
+    ratio: float
+    theory: float
 
 
 def parameters(model: nn.Module) -> Parameters:
@@ -148,6 +164,32 @@ def _child_rows(model: nn.Module, watches: dict[str, _Watch]) -> list[LayerRow]:
         watch = watches[name]
         rows.append(LayerRow(name, type(child).__name__, watch.output_shape, sum(own.values()), watch.flops // 2))
     return rows
+
+
+def separable_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[SeparableRow, ...]:
+    """A row for each DepthwiseSeparableConv2d that runs, in order of registration, for one image (C, H, W)."""
+    shadow = _without_data(model, "meta").eval()
+    layers = {name: layer for name, layer in shadow.named_modules() if isinstance(layer, DepthwiseSeparableConv2d)}
+    if not layers:
+        return ()
+    with FlopCounterMode(display=False) as counter:
+        watches = {name: _Watch(layer, counter.get_total_flops) for name, layer in layers.items()}
+        shadow(_blank_images(shadow, image_shape))
+    rows = []
+    for name, layer in layers.items():
+        flops, shape = watches[name].flops, watches[name].output_shape
+        if shape is not None:  # else it never ran
+            rows.append(_separable_row(name, layer, flops // 2, shape[-2:]))
+    return tuple(rows)
+
+
+def _separable_row(name: str, layer: DepthwiseSeparableConv2d, own: int, size: tuple[int, ...]) -> SeparableRow:
+    """own: its MACs. size: (H, W) of its output, and so of its input."""
+    c_in, c_out, k = layer.depthwise.in_channels, layer.pointwise.out_channels, layer.depthwise.kernel_size[0]
+    with torch.device("meta"):
+        standard = nn.Conv2d(c_in, c_out, k, padding=k // 2)
+    instead = macs(standard, (c_in, size[0], size[1])).macs
+    return SeparableRow(name, c_in, c_out, k, own, instead, own / instead, 1 / c_out + 1 / k**2)
 
 
 class _Watch:

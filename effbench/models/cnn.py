@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import nn
 
 from effbench.errors import ConfigError, unknown_name
-from effbench.models.layers import DepthwiseSeparableConv2d, check_dropout, same_padding
+from effbench.models.layers import DepthwiseSeparableConv2d, check_count, check_dropout, same_padding
 
 GRID = 4  # largest side of the feature map that the fully connected layer sees
 
@@ -28,8 +28,14 @@ def cnn(
 
     One block for each of `channels`: convolution, batch norm, ReLU, 2 x 2 max pool. The last map is
     averaged to at most 4 x 4 (32 px needs none of it), so that the fully connected layer does not grow
-    with the image. Raises ConfigError if an image is smaller than 2^blocks px, 8 px by default.
+    with the image. Raises ConfigError if an image is smaller than 2^blocks px, 8 px by default, and for a
+    width below 1.
     """
+    if not channels:
+        raise ConfigError("model.channels must hold one number for each block, at least one; got []. Write [32].")
+    for width in channels:
+        check_count(width, "model.channels", "channels in each block")
+    check_count(hidden, "model.hidden", "units")
     check_dropout(dropout)
     grid = _grid(image_size, len(channels))
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -61,7 +67,7 @@ def _convolution(kind: str, c_in: int, c_out: int, kernel_size: int) -> nn.Modul
 def _grid(image_size: tuple[int, int], num_blocks: int) -> tuple[int, int]:
     """(rows, columns) after pooling: at most GRID, fewer for small images."""
     smallest = 2**num_blocks
-    if num_blocks < 1 or min(image_size) < smallest:
+    if min(image_size) < smallest:
         raise ConfigError(
             f"data.image_size must be at least {smallest} px for {num_blocks} blocks of model.channels, "
             f"each halving the image; got {image_size[0]} x {image_size[1]}."

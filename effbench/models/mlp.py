@@ -9,8 +9,7 @@ from math import prod
 
 from torch import nn
 
-from effbench.errors import ConfigError
-from effbench.models.layers import check_dropout
+from effbench.models.layers import check_count, check_dropout
 
 
 def mlp(
@@ -25,8 +24,8 @@ def mlp(
     With no hidden layer it is multinomial logistic regression. Raises ConfigError for a width below 1 and
     a dropout outside [0, 1).
     """
-    if any(width < 1 for width in hidden):
-        raise ConfigError(f"model.hidden must be widths of at least 1; got {list(hidden)}.")
+    for width in hidden:
+        check_count(width, "model.hidden", "units in each layer")
     check_dropout(dropout)
     widths = [in_channels * prod(image_size), *hidden]
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import SwinTransformer
 
 from effbench.errors import ConfigError
-from effbench.models.layers import check_dropout
+from effbench.models.layers import check_count, check_dropout, check_factor
 from effbench.models.torchvision_zoo import adapt_input_channels
 
 
@@ -33,6 +33,10 @@ def swin_micro(
     block, rising linearly from 0. A map that the window does not divide is padded. Raises ConfigError for
     stages that do not agree and for an image that the patches do not divide.
     """
+    check_count(embed_dim, "model.embed_dim", "channels")
+    check_count(patch_size, "model.patch_size", "px")
+    check_count(window_size, "model.window_size", "patches")
+    check_factor(mlp_ratio, "model.mlp_ratio", "2 to 4")
     _check_stages(embed_dim, depths, num_heads)
     _check_patches(image_size, patch_size)
     check_dropout(dropout)
@@ -55,20 +59,23 @@ def swin_micro(
 
 
 def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
-    if len(depths) != len(num_heads) or min(depths, default=0) < 1 or sum(depths) < 2:
+    if len(depths) != len(num_heads) or len(depths) < 1 or list(depths) == [1]:
         raise ConfigError(
             "model.depths and model.num_heads must have one number for each stage, at least two blocks in all; "
             f"got {list(depths)} and {list(num_heads)}."
         )
+    for depth in depths:
+        check_count(depth, "model.depths", "blocks in each stage")
     for stage, heads in enumerate(num_heads):
+        check_count(heads, "model.num_heads", "heads in each stage")
         width = embed_dim * 2**stage
-        if heads < 1 or width % heads:
+        if width % heads:
             raise ConfigError(f"model.num_heads must divide the stage's width; got {heads} for {width}.")
 
 
 def _check_patches(image_size: tuple[int, int], patch_size: int) -> None:
     # torchvision would drop the pixels beyond the last whole patch without a word.
-    if patch_size < 1 or any(side % patch_size for side in image_size):
+    if any(side % patch_size for side in image_size):
         raise ConfigError(
             f"data.image_size must be a multiple of model.patch_size; got {image_size[0]} x {image_size[1]} px "
             f"and patches of {patch_size} px."

@@ -9,6 +9,7 @@ from torch import nn
 
 from effbench.errors import ConfigError, MissingExtraError, unknown_name
 from effbench.models.accounting import check_image_fits
+from effbench.models.layers import check_dropout
 
 
 def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int, int], **options: Any) -> nn.Module:
@@ -22,6 +23,9 @@ def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int,
     if not timm.is_model(name):
         raise ConfigError(_unknown(name, timm.list_models()))
     given = {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key.endswith(("drop_rate", "drop_path_rate")):  # timm trains with -1 as with 0, and with nothing left at 1
+            check_dropout(given[key], f"model.{key}")
     if timm.get_pretrained_cfg(name).fixed_input_size:
         given.setdefault("img_size", image_size)
     try:

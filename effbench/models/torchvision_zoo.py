@@ -17,6 +17,7 @@ from torchvision.ops import StochasticDepth
 
 from effbench.errors import ConfigError, unknown_name
 from effbench.models.accounting import check_image_fits
+from effbench.models.layers import check_dropout, check_factor
 
 STEMS = ("auto", "imagenet", "small", "tiny")
 SMALL_BELOW_PX = 64  # stem 'auto' is small for images with a side below this
@@ -150,6 +151,18 @@ def _check_options(options: dict[str, Any], arch: str, family: type[nn.Module]) 
         if option not in known:
             ours = ["stem", "bn_momentum", "stochastic_depth_prob"]
             raise ConfigError(unknown_name(f"option of model.arch '{arch}',", option, [*known, *ours]))
+    for option, value in options.items():
+        _check_value(f"model.{option}", value)
+
+
+def _check_value(key: str, value: Any) -> None:
+    """Torchvision builds a MobileNet of width -1 without a word: it rounds the channels of each layer up to 8."""
+    if value is None or isinstance(value, bool):
+        return
+    if "drop" in key:
+        check_dropout(value, key)
+    else:
+        check_factor(value, key, "null, torchvision's own")
 
 
 def _wants_small_stem(stem: str, arch: str, image_size: tuple[int, int], family: type[nn.Module]) -> bool:
@@ -216,8 +229,7 @@ def _set_bn_momentum(model: nn.Module, arch: str, momentum: float) -> None:
 
 
 def _set_stochastic_depth(model: nn.Module, arch: str, prob: float) -> None:
-    if not 0 <= prob < 1:
-        raise ConfigError(f"model.stochastic_depth_prob must be in [0, 1); got {prob}. For 20 % write 0.2.")
+    check_dropout(prob, "model.stochastic_depth_prob")
     drops = [module for module in model.modules() if isinstance(module, StochasticDepth)]
     if not drops:
         raise ConfigError(f"model.stochastic_depth_prob has nothing to set: '{arch}' has none. Write null.")

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from effbench.errors import ConfigError
-from effbench.models.layers import check_dropout
+from effbench.models.layers import check_count, check_dropout
 from effbench.models.torchvision_zoo import adapt_input_channels, square_side
 
 
@@ -31,7 +31,12 @@ def vit(
     """
     side = square_side(image_size, "model=vit_*")
     patch = _patch_size(patch_size, side)
-    if heads < 1 or dim % heads:
+    check_count(dim, "model.dim", "channels")
+    check_count(depth, "model.depth", "blocks")
+    check_count(heads, "model.heads", "heads")
+    if mlp_dim is not None:
+        check_count(mlp_dim, "model.mlp_dim", "units")
+    if dim % heads:
         raise ConfigError(f"model.heads must divide model.dim; got {heads} heads for a width of {dim}.")
     check_dropout(dropout)
     check_dropout(attention_dropout, "model.attention_dropout")
@@ -55,7 +60,8 @@ def _patch_size(patch_size: int | str, side: int) -> int:
     if isinstance(patch_size, str) and patch_size != "auto":
         raise ConfigError(f"model.patch_size must be a number of px or 'auto'; got {patch_size!r}.")
     patch = (16 if side >= 64 else 4) if isinstance(patch_size, str) else patch_size
-    if patch < 1 or side % patch:
+    check_count(patch, "model.patch_size", "px")
+    if side % patch:
         divisors = ", ".join(str(size) for size in range(2, side + 1) if side % size == 0)
         raise ConfigError(
             f"data.image_size must be a multiple of model.patch_size; got {side} px and patches of {patch} px. "

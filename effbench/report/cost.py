@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -48,13 +48,14 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
     model = shape_model(config, setting)
     counts = accounting.parameters(model)
     compute = accounting.macs(model, setting.image_shape)
-    device = torch.device("cuda" if config.device.name == "cuda" else "cpu")
-    precision, _ = choose_precision(config.trainer.precision, device)
+    on_gpu = config.device.name == "cuda" or (config.device.name == "auto" and torch.cuda.is_available())
+    precision, _ = choose_precision(config.trainer.precision, torch.device("cuda" if on_gpu else "cpu"))
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     parts = {
         "weight_bytes": counts.bytes,
         "gradient_bytes": gradients,
         "optimizer_state_bytes": optimizer_state_bytes(config, model),
+        "ema_bytes": counts.bytes if config.ema.enabled else 0,
         "activation_bytes": accounting.activation_bytes(
             model, setting.image_shape, config.data.batch_size, _DTYPES[precision.name]
         ),
@@ -68,6 +69,7 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
         "batch_size": config.data.batch_size,
         **parts,
         "step_bytes": sum(parts.values()),
+        "separable_layers": [asdict(row) for row in accounting.separable_layers(model, setting.image_shape)],
     }
 
 

@@ -20,7 +20,8 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         value = f"{best['value']:.2%}" if best["metric"].endswith("acc") else f"{best['value']:.4f}"
         rows.append((f"best {best['metric']}", f"{value} ({best['checkpoint']})"))
     rows.append(("steps", f"{summary['steps']} ({summary['epochs']:.3g} epochs)"))
-    rows.append(("time", f"{timing['training_s']:.1f} s training, {timing['seconds']['total']:.1f} s in all"))
+    in_all = timing.get("elapsed_s", timing["seconds"]["total"])  # of every sitting; older records hold the last one's
+    rows.append(("time", f"{timing['training_s']:.1f} s training, {in_all:.1f} s in all"))
     if timing["images_per_s"]:
         skipped = timing["images_per_s_excludes_first_steps"]
         rows.append(("throughput", f"{timing['images_per_s']:.0f} images/s (without the first {skipped} steps)"))

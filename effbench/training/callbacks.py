@@ -25,7 +25,16 @@ class Callback:
     def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
         """After an epoch and its validation; train/* are means over the epoch."""
 
+    def saving(self, state: TrainState) -> None:
+        """Before a checkpoint is written."""
+
     def fit_end(self, state: TrainState) -> None: ...
+
+    def tested(self, state: TrainState, values: Mapping[str, float]) -> None:
+        """After the test, which follows the fit of a run that was not cut short; test/* of the best weights."""
+
+    def run_end(self, state: TrainState) -> None:
+        """Last of all, whatever came of the run: what must outlive the fit is closed here."""
 
 
 class Callbacks(Callback):
@@ -50,9 +59,21 @@ class Callbacks(Callback):
         for member in self._members:
             member.epoch_end(state, values)
 
+    def saving(self, state: TrainState) -> None:
+        for member in self._members:
+            member.saving(state)
+
     def fit_end(self, state: TrainState) -> None:
         for member in self._members:
             member.fit_end(state)
+
+    def tested(self, state: TrainState, values: Mapping[str, float]) -> None:
+        for member in self._members:
+            member.tested(state, values)
+
+    def run_end(self, state: TrainState) -> None:
+        for member in self._members:
+            member.run_end(state)
 
 
 class Progress(Callback):
@@ -110,6 +131,10 @@ class MetricsLog(Callback):
 
     def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
         self._file.row({"row": "epoch", "epoch": state.epoch, "step": state.step, **values})
+
+    def saving(self, state: TrainState) -> None:
+        """A run that goes on from the checkpoint must find the rows before it."""
+        self._file.sync()
 
     def fit_end(self, state: TrainState) -> None:
         self._file.close()

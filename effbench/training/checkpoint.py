@@ -1,20 +1,24 @@
 """Checkpoints that are whole or not there.
 
     checkpoints/step-00000420/  model.safetensors  [ema.safetensors]  state.pt  manifest.json
+    checkpoints/step-00000410/  the one before, for the day when a bit of the newest has flipped
     checkpoints/last -> step-00000420
     checkpoints/best -> step-00000378
 
 A checkpoint is written under a temporary name, fsynced and renamed; the links are replaced by rename too. The
-manifest holds the sha256 of each file, because a flipped bit loads silently otherwise.
+manifest holds the sha256 of each file and of itself, because a flipped bit loads silently otherwise.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import pickle
 import shutil
+import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +32,13 @@ from torch.optim import Optimizer
 from effbench.errors import ConfigError, EffbenchError
 from effbench.records import naming_full_disk, sha256_of, sync_folder
 
-FORMAT = 1
+FORMAT = 2
+NEWEST_KEPT = 2  # the last, and the one before it
+_SHOWN = 10  # keys listed in one message
+
+
+class DamagedError(EffbenchError):
+    """A checkpoint is not what was written: another one must do."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +51,22 @@ class Snapshot:
 
 
 class Checkpoints:
-    """Keeps the `keep_best` best by the monitored metric (mode min or max), and the newest if `keep_last`."""
+    """Keeps the `keep_best` best by the monitored metric (mode min or max), and the newest two if `keep_last`.
 
-    def __init__(self, folder: Path, monitor: str, mode: str, keep_best: int, keep_last: bool):
+    identity: what a manifest says of the run beside its files: digests of config and data, versions of libraries.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        monitor: str,
+        mode: str,
+        keep_best: int,
+        keep_last: bool,
+        identity: Mapping[str, Any] | None = None,
+    ):
         self.folder, self.monitor = folder, monitor
+        self.identity = dict(identity or {})
         self._sign = 1.0 if mode == "max" else -1.0
         self._keep_best, self._keep_last = keep_best, keep_last
         self.ranking: list[tuple[float, str]] = []  # (value, folder name), best first
@@ -58,22 +80,50 @@ class Checkpoints:
         is_best = any(name == f"step-{step:08d}" for _, name in ranking)
         if not (self._keep_last or is_best or keep):
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            sync_folder(self.folder.parent)
         snapshot.state["ranking"] = [list(entry) for entry in ranking]
         target = self.folder / f"step-{step:08d}"
-        write_checkpoint(target, snapshot)
+        self._step_back_from(target)
+        write_checkpoint(target, snapshot, self.identity | {"step": step})
         self.ranking = ranking
         if self._keep_last or keep:
             _link(self.folder / "last", target.name)
         if ranking and self._keep_best:
             _link(self.folder / "best", ranking[0][1])
-        self._forget()
+        self._forget(target.name)
 
-    def restore(self, ranking: Sequence[tuple[float, str]]) -> None:
-        """Goes on from a checkpoint's ranking. A kill may have come between it and the link `best`: made again."""
-        self.ranking = [(value, name) for value, name in ranking]
-        if self.ranking and (self.folder / self.ranking[0][1]).is_dir():
+    def _step_back_from(self, target: Path) -> None:
+        """Where `target` is written again, it is not there for a moment: no link may lead to it then."""
+        older = [path for path in committed(self.folder) if path.name < target.name]
+        for link in (self.folder / "last", self.folder / "best"):
+            if older and link.is_symlink() and link.readlink().name == target.name:
+                _link(link, older[0].name)
+
+    def restore(self, ranking: Sequence[tuple[float, str]], step: int) -> None:
+        """Goes on from the checkpoint of `step` and its ranking, and makes the links `last` and `best` follow them.
+
+        A kill may have come before a link was; or it is an older checkpoint, before that best. One that is damaged is
+        told and left out: the run's end must not find that there is no best to test.
+        """
+        newest, last = self.folder / f"step-{step:08d}", self.folder / "last"
+        if newest.is_dir() and (self._keep_last or last.is_symlink()):
+            _link(last, newest.name)
+        self.ranking = [(value, name) for value, name in ranking if self._is_whole(name)]
+        if self.ranking:
             _link(self.folder / "best", self.ranking[0][1])
+        else:
+            (self.folder / "best").unlink(missing_ok=True)
+
+    def _is_whole(self, name: str) -> bool:
+        try:
+            read_manifest(self.folder / name)
+        except EffbenchError as error:
+            if (self.folder / name).is_dir():
+                print(f"warning: {error} It can no longer be the best.", file=sys.stderr)
+            return False
+        return True
 
     def _ranked(self, value: float | None, name: str) -> list[tuple[float, str]]:
         others = [entry for entry in self.ranking if entry[1] != name]
@@ -81,13 +131,23 @@ class Checkpoints:
             others.append((value, name))  # behind equals: the earlier of two equals stays the best
         return sorted(others, key=lambda entry: -self._sign * entry[0])[: self._keep_best]
 
-    def _forget(self) -> None:
+    def _forget(self, newest: str) -> None:
+        """What is beyond `newest` comes from before a fall back to an older checkpoint, and is written again."""
         kept = {name for _, name in self.ranking}
         kept |= {link.readlink().name for link in (self.folder / "last", self.folder / "best") if link.is_symlink()}
-        left_by_a_kill = self.folder.glob(".step-*")
-        for path in (*self.folder.glob("step-*"), *left_by_a_kill):
+        if self._keep_last:
+            kept |= set(sorted(path.name for path in self.folder.glob("step-*") if path.name <= newest)[-NEWEST_KEPT:])
+        self._clear()  # what a kill left
+        for path in self.folder.glob("step-*"):
             if path.name not in kept:
-                shutil.rmtree(path)
+                path.rename(path.with_name(f".{path.name}.old"))  # a kill must leave no half of it under its name
+        self._clear()
+
+    def _clear(self) -> None:
+        for path in self.folder.glob(".step-*"):
+            shutil.rmtree(path)
+        for link in self.folder.glob(".[lb]*.tmp"):
+            link.unlink()
 
     @property
     def best(self) -> Path | None:
@@ -95,10 +155,13 @@ class Checkpoints:
         return path if path.exists() else None
 
 
-def write_checkpoint(target: Path, snapshot: Snapshot) -> None:
-    """`target` as a folder, all of it or nothing."""
+def write_checkpoint(target: Path, snapshot: Snapshot, identity: Mapping[str, Any] | None = None) -> None:
+    """`target` as a folder, all of it or nothing. identity: further facts for its manifest."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    aside = target.with_name(f".{target.name}.{os.getpid()}.old")
     needed = _bytes_of(snapshot)
+    for left in (temporary, aside):  # by a killed process of the same number, as in a container
+        shutil.rmtree(left, ignore_errors=True)
     try:
         with naming_full_disk(target, needed):
             temporary.mkdir()
@@ -107,16 +170,16 @@ def write_checkpoint(target: Path, snapshot: Snapshot) -> None:
                 _write_tensors(temporary / "ema.safetensors", snapshot.ema)
             _write_state(temporary / "state.pt", snapshot.state)
             digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
-            manifest = {"format": FORMAT, "torch": torch.__version__, "sha256": digests}
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+            manifest = {"format": FORMAT, **(identity or {}), "sha256": digests}
+            text = json.dumps(manifest | {"digest": _digest(manifest)}, indent=2)
+            (temporary / "manifest.json").write_text(text + "\n", encoding="utf-8")
             for path in temporary.iterdir():
                 _sync_file(path)
-        sync_folder(temporary)
-        aside = target.with_name(f".{target.name}.{os.getpid()}.old")
-        if target.exists():
-            target.rename(aside)
-        temporary.rename(target)
-        sync_folder(target.parent)
+            sync_folder(temporary)
+            if target.exists():
+                target.rename(aside)
+            temporary.rename(target)
+            sync_folder(target.parent)
         shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -155,19 +218,52 @@ def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
+def read_newest(folder: Path) -> tuple[Path, Snapshot, list[str]]:
+    """(path, content) of the newest whole checkpoint in `folder`, and what is wrong with any newer ones.
+
+    Raises ConfigError where there is none or where one is of another format, EffbenchError where all are damaged.
+    """
+    complaints: list[str] = []
+    for path in committed(folder):
+        try:
+            return path, read_checkpoint(path), complaints
+        except DamagedError as error:
+            complaints.append(str(error))
+    if not complaints:
+        raise ConfigError(f"{folder} holds no checkpoint: nothing was saved to continue from.")
+    raise EffbenchError("no checkpoint is whole:\n" + "\n".join(complaints))
+
+
+def committed(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, newest first."""
+    return sorted(folder.glob("step-*"), key=lambda path: path.name, reverse=True)
+
+
 def read_checkpoint(folder: Path) -> Snapshot:
-    """Raises EffbenchError naming the file that is missing, damaged or of another format."""
-    names = check_digests(folder)
-    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    ema = load_file(folder / "ema.safetensors") if "ema.safetensors" in names else {}
-    return Snapshot(load_file(folder / "model.safetensors"), ema, state)
+    """Raises DamagedError naming the file that is missing or damaged, ConfigError for another format or a pickle."""
+    names = read_manifest(folder)["sha256"]
+    path = folder / "state.pt"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(f"{path} holds more than tensors and plain values: refused, it could run code.") from error
+    ema = _read_tensors(folder / "ema.safetensors") if "ema.safetensors" in names else {}
+    return Snapshot(_read_tensors(folder / "model.safetensors"), ema, state)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise ConfigError(f"{path} is no safetensors file, though its digest is right: {error}. Refused.") from error
+    return tensors
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """What the run evaluates: the averaged weights where there are any, else the model's."""
-    names = check_digests(folder)
+    names = read_manifest(folder)["sha256"]
     name = "ema.safetensors" if "ema.safetensors" in names else "model.safetensors"
-    weights: dict[str, Tensor] = load_file(folder / name)
+    weights = _read_tensors(folder / name)
     weights.pop("_ema_steps", None)
     return weights
 
@@ -191,39 +287,65 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """model.load_state_dict with the layout versions that safetensors has no room for (MNASNet asks for them)."""
+    """model.load_state_dict with the layout versions that safetensors has no room for (MNASNet asks for them).
+
+    Raises ConfigError listing each key that is missing, left over or of another shape.
+    """
+    if problems := _misfits(model.state_dict(), weights):
+        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        raise ConfigError("\n  ".join(["the weights do not fit the model:", *problems[:_SHOWN], *more]))
     versioned = OrderedDict(weights)
     versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     model.load_state_dict(versioned)
 
 
-def check_digests(folder: Path) -> set[str]:
-    """The files that the manifest vouches for, each of them found whole."""
+def _misfits(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    def shape(tensors: Mapping[str, Tensor], key: str) -> str:
+        return str(tuple(tensors[key].shape)) if key in tensors else "none"
+
+    return [
+        f"{key}: checkpoint {shape(other, key)}, model {shape(own, key)}"
+        for key in dict.fromkeys([*own, *other])
+        if shape(other, key) != shape(own, key)
+    ]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files are all as it says."""
     path = folder / "manifest.json"
-    if not path.is_file():
-        raise ConfigError(f"there is no checkpoint at {folder}: no manifest.json.")
+    if not folder.is_dir():
+        raise ConfigError(f"there is no checkpoint at {folder}.")
     try:
-        manifest = json.loads(path.read_text())
-        version, digests = manifest["format"], dict(manifest["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise EffbenchError(f"{path} is damaged: {error}. Use another checkpoint of the run.") from error
+        manifest = dict(json.loads(path.read_bytes()))
+        stated, version, digests = manifest.pop("digest", None), manifest["format"], dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is missing or damaged ({error}).") from error
+    if stated is not None and stated != _digest(manifest):
+        raise DamagedError(f"{path} is damaged: its digest is not that of its content.")
     if version != FORMAT:
-        raise EffbenchError(f"{path} is of checkpoint format {version}; this effbench reads {FORMAT}.")
+        raise ConfigError(
+            f"{path} is of checkpoint format {version!r}; this effbench reads {FORMAT}. Use the effbench that wrote it."
+        )
+    if stated is None:
+        raise DamagedError(f"{path} is damaged: it holds no digest of itself.")
     for name, digest in digests.items():
-        if not (folder / name).is_file() or sha256_of(folder / name) != digest:
-            raise EffbenchError(
-                f"{folder / name} is damaged: its sha256 is not the manifest's. Use another checkpoint."
-            )
-    return set(digests)
+        if Path(name).name != name or not (folder / name).is_file() or sha256_of(folder / name) != digest:
+            raise DamagedError(f"{folder / name} is missing or damaged: its sha256 is not the manifest's.")
+    return manifest
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _link(link: Path, name: str) -> None:
     """Points `link` at its sibling `name`; at no moment is it missing."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(name)
-    temporary.replace(link)
-    sync_folder(link.parent)
+    with naming_full_disk(link):
+        temporary.symlink_to(name)
+        temporary.replace(link)
+        sync_folder(link.parent)
 
 
 def _sync_file(path: Path) -> None:

@@ -29,6 +29,8 @@ class EarlyStopping(NoEarlyStopping):
         self.waited = 0
 
     def check(self, state: TrainState) -> None:
+        if self.monitor not in state.metrics:
+            return  # train/*, and every step so far was left out
         value = state.metrics[self.monitor]
         if self.best is None or self._sign * (value - self.best) > self.min_delta:
             self.best, self.waited = value, 0

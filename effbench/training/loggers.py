@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from effbench.errors import MissingExtraError
+from effbench.redaction import redact
 from effbench.training.callbacks import Callback
 from effbench.training.state import TrainState
 
 
 class MetricLogger(Callback):
-    """One curve a metric: train/* from the logged steps, val/* from the epochs, whose train means would be spikes."""
+    """One curve a metric: train/* from the logged steps, val/* from the epochs, whose train means would be spikes.
+
+    test/* is one point, at the last step. The test follows the fit, so the libraries are closed by run_end.
+    """
 
     def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
         self.log(values, state.step)
@@ -20,8 +25,40 @@ class MetricLogger(Callback):
     def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
         self.log({name: value for name, value in values.items() if name.startswith("val/")}, state.step)
 
+    def tested(self, state: TrainState, values: Mapping[str, float]) -> None:
+        self.log(values, state.step)
+
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Hands `values` to the library."""
+
+
+class Spared(Callback):
+    """A logger whose failure (a full disk, no network) costs its log, not the run."""
+
+    def __init__(self, logger: Callback, name: str):
+        self._logger: Callback | None = logger
+        self._name = name
+
+    def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
+        self._try(lambda logger: logger.logged(state, values))
+
+    def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
+        self._try(lambda logger: logger.epoch_end(state, values))
+
+    def tested(self, state: TrainState, values: Mapping[str, float]) -> None:
+        self._try(lambda logger: logger.tested(state, values))
+
+    def run_end(self, state: TrainState) -> None:
+        self._try(lambda logger: logger.run_end(state))
+
+    def _try(self, call: Callable[[Callback], None]) -> None:
+        if self._logger is None:
+            return
+        try:
+            call(self._logger)
+        except Exception as error:  # noqa: BLE001 - whatever a library raises
+            self._logger = None
+            print(f"warning: logger={self._name} ends here: {error}; training goes on", file=sys.stderr)
 
 
 class TensorBoardLogger(MetricLogger):
@@ -39,7 +76,7 @@ class TensorBoardLogger(MetricLogger):
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def fit_end(self, state: TrainState) -> None:
+    def run_end(self, state: TrainState) -> None:
         self._writer.close()
 
 
@@ -52,17 +89,18 @@ class WandbLogger(MetricLogger):
         except ImportError as error:
             raise MissingExtraError("logger=wandb", "wandb") from error
         self._run: Any = wandb.init(
-            project=project,
+            project=redact(project),
             dir=str(folder),
             mode="offline" if offline else "online",
-            config=dict(params),
-            settings=wandb.Settings(console="off", silent=True),
+            config=dict(redact(params)),
+            # its own metadata would hold the command line, the git remote and the user's name
+            settings=wandb.Settings(console="off", silent=True, x_disable_meta=True, disable_git=True, save_code=False),
         )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
-    def fit_end(self, state: TrainState) -> None:
+    def run_end(self, state: TrainState) -> None:
         self._run.summary["status"] = state.status
         self._run.finish(exit_code=0 if state.status in ("completed", "stopped_early") else 1)
 
@@ -80,15 +118,15 @@ class MlflowLogger(MetricLogger):
 
         if "MLFLOW_TRACKING_URI" not in os.environ:
             mlflow.set_tracking_uri(f"sqlite:///{(folder / 'mlflow.db').resolve()}")
-        mlflow.set_experiment(project)
+        mlflow.set_experiment(redact(project))
         mlflow.start_run(run_name=folder.name)
-        mlflow.log_params({key: str(value)[:500] for key, value in _flat(params).items()})
+        mlflow.log_params({key: str(value)[:500] for key, value in _flat(redact(params)).items()})
         self._mlflow = mlflow
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._mlflow.log_metrics(dict(values), step=step)
 
-    def fit_end(self, state: TrainState) -> None:
+    def run_end(self, state: TrainState) -> None:
         good = state.status in ("completed", "stopped_early")
         self._mlflow.end_run("FINISHED" if good else "FAILED")
 

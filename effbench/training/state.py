@@ -15,6 +15,11 @@ class TrainState:
     step: int = 0
     seen: int = 0
     training_s: float = 0.0  # seconds of training in earlier sittings of a resumed run
+    elapsed_s: float = 0.0  # wall seconds of those, all told; this sitting's own are on the clocks
+    skipped: int = 0  # steps left out because they were not finite
+    skipped_in_a_row: int = 0
+    pieces: int = 1  # into which a micro-batch is cut, where memory did not suffice; likewise eval_pieces
+    eval_pieces: int = 1
     metrics: dict[str, float] = field(default_factory=dict)  # the newest value of each
     stop_reason: str | None = None
     status: str = "completed"
@@ -23,6 +28,11 @@ class TrainState:
         """Ends the run after this step; the first reason stands."""
         if self.stop_reason is None:
             self.stop_reason, self.status = reason, status
+
+    def leave_epoch(self) -> None:
+        """On to the next one: what was begun cannot be ended with other images."""
+        if self.batch:
+            self.epoch, self.batch = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Without why it stopped: a resumed run has not."""

@@ -22,6 +22,14 @@ from effbench.training.distributed import Ranks
 from effbench.training.early_stopping import NoEarlyStopping
 from effbench.training.ema import NoEma
 from effbench.training.evaluation import counts, evaluate
+from effbench.training.faults import (
+    KeepNothing,
+    RaiseOutOfMemory,
+    StopAtNonFinite,
+    first_not_finite,
+    is_out_of_memory,
+    name_out_of_memory,
+)
 from effbench.training.meter import Meter, Throughput
 from effbench.training.objective import L1Penalty, Objective
 from effbench.training.precision import Precision
@@ -57,6 +65,9 @@ class Trainer:
     clip: NoClipping = field(default_factory=NoClipping)
     precision: Precision = field(default_factory=Precision)
     ema: NoEma | None = None
+    nonfinite: StopAtNonFinite | None = None  # by default: stop, looking where that costs nothing
+    memory: RaiseOutOfMemory = field(default_factory=RaiseOutOfMemory)
+    undo: KeepNothing = field(default_factory=KeepNothing)
     stopping: NoEarlyStopping = field(default_factory=NoEarlyStopping)
     checkpoints: Checkpoints | None = None
     callbacks: Callbacks = field(default_factory=lambda: Callbacks([]))
@@ -73,7 +84,8 @@ class Trainer:
         self.meter = Meter(self.ranks)
         self.throughput = Throughput(self.clocks)
         self._device = next(self.model.parameters()).device
-        self._watchful = self._device.type == "cpu" and self.ranks.world == 1
+        self._rule = self.nonfinite or StopAtNonFinite(self._device.type == "cpu" and self.ranks.world == 1)
+        self._parameters = list(self.model.parameters())
         self._begun = time.perf_counter()
 
     def fit(self) -> TrainState:
@@ -90,8 +102,9 @@ class Trainer:
                 self.evaluate_and_save_if_due(state)
                 if state.stop_reason:
                     break
-        except BaseException:
+        except BaseException as error:
             state.stop("an error", "failed")
+            name_out_of_memory(error, "data.batch_size", self.train.batch_size)
             raise
         finally:
             state.training_s += self.clocks.training
@@ -113,24 +126,49 @@ class Trainer:
 
         Returns float64 (3,) on the device: summed loss, correct predictions, samples.
         """
+        self.undo.begin()
+        while True:
+            try:
+                return self._forward_and_backward(step)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                size, pieces = self.train.batch_size, self.state.pieces
+                self.state.pieces = self.memory.relieve("training", "data.batch_size", size, pieces, error)
+            self._take_back()  # out here the failed attempt's tensors are gone
+            self._seed_forward(step)
+            step = self.train.again(step)
+
+    def _forward_and_backward(self, step: Step) -> Tensor:
         stats = torch.zeros(3, dtype=torch.float64, device=self._device)
         divisor = self._divisor(step) / self.ranks.world  # ranks average their gradients
         last = step.num_micro_batches - 1
         for index, batch in enumerate(self.clocks.waiting(step.micro_batches)):
-            with self._forward_clock(), self.ranks.gradients_at(index == last, self.forward):
-                with self.precision.autocast():
-                    logits_BK = self.forward(batch.inputs)
-                    loss = self.objective.summed(logits_BK, batch.targets)
-                self.precision.backward(loss / divisor)
-                stats += counts(loss, logits_BK, batch)
+            for piece in batch.pieces(self.state.pieces):
+                with self._forward_clock(), self.ranks.gradients_at(index == last, self.forward):
+                    with self.precision.autocast():
+                        logits_BK = self.forward(piece.inputs)
+                        loss = self.objective.summed(logits_BK, piece.targets)
+                    self.precision.backward(loss / divisor)
+                    stats += counts(loss, logits_BK, piece)
         return stats
 
     def update(self, stats: Tensor) -> None:
-        """One optimizer step, unless the loss is not finite; the schedule follows the steps really taken."""
-        self.meter.add(stats)
-        if self._watchful and not math.isfinite(float(stats[0])):
-            self._diverged(f"the training loss is {float(stats[0])} at step {self.state.step + 1}")
+        """One optimizer step; one that is not finite is left out or ends the run, as configured."""
+        what = self._rule.found(stats[0], self._parameters)
+        if what is None:
+            self.meter.add(stats)
+            self._learn()
+        elif self._rule.leaves_out(self.state, what):
+            self.meter.add(torch.zeros_like(stats))  # in no mean, but the epoch has had a step
+            self._take_back()
+        else:
+            self._diverged(f"the training {what} at step {self.state.step + 1}")
             return
+        self._advance()
+
+    def _learn(self) -> None:
+        """The schedule and the average follow the steps really taken."""
         with self.clocks.optimizer:
             self.precision.unscale(self.optimizer)
             self.penalty.add_gradients()
@@ -139,7 +177,12 @@ class Trainer:
                 self.schedule.step()
                 self.averaged.update()
             self.optimizer.zero_grad(set_to_none=True)
-        self._advance()
+        self.state.skipped_in_a_row = 0
+
+    def _take_back(self) -> None:
+        """The step at hand leaves no trace."""
+        self.undo.undo()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def log_if_due(self, state: TrainState) -> None:
         """Reads the loss from the device every `log_steps` steps, and only then."""
@@ -147,7 +190,7 @@ class Trainer:
             return
         with self.clocks.forward_backward:  # reading waits for the device to catch up
             values = self.meter.since_last_log()
-        if not math.isfinite(values["train/loss"]):
+        if not math.isfinite(values.get("train/loss", 0.0)):  # none where all steps were left out
             self._diverged(f"the training loss is {values['train/loss']} by step {state.step}")
         self.callbacks.logged(state, {**values, **self.throughput.values(state.seen), **self.learning_rates()})
 
@@ -173,7 +216,7 @@ class Trainer:
     def _end_epoch(self, state: TrainState, due: bool) -> None:
         with self.clocks.forward_backward:
             values = self.meter.of_epoch()
-        if not math.isfinite(values["train/loss"]):
+        if not math.isfinite(values.get("train/loss", 0.0)):
             self._diverged(f"the training loss is {values['train/loss']} in the epoch that ends at step {state.step}")
         state.metrics |= values
         if due and self.val is not None:
@@ -188,7 +231,7 @@ class Trainer:
         assert self.val is not None
         with self.clocks.evaluation:
             self.ranks.agree_on_buffers(self.averaged.model)
-            loss, accuracy = evaluate(self.averaged.model, self.val, self.precision, self.ranks)
+            loss, accuracy = self.evaluate(self.val, self.ranks)
         set_train_mode(self.forward)
         state.metrics |= {"val/loss": loss, "val/acc": accuracy}
         if not math.isfinite(loss):
@@ -198,10 +241,21 @@ class Trainer:
             self.stopping.check(state)
         return {"val/loss": loss, "val/acc": accuracy}
 
+    def evaluate(self, batches: EvalBatches, ranks: Ranks) -> tuple[float, float]:
+        """(loss, accuracy) of the averaged weights, in as many pieces a batch as memory asks for."""
+        while True:
+            try:
+                return evaluate(self.averaged.model, batches.in_pieces(self.state.eval_pieces), self.precision, ranks)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                size, pieces = batches.batch_size, self.state.eval_pieces
+                self.state.eval_pieces = self.memory.relieve("evaluation", "data.eval_batch_size", size, pieces, error)
+
     def save(self, values: Mapping[str, float] | None) -> None:
         """A checkpoint by rank 0, of finite weights only; the others wait, so that none runs ahead of a failure."""
         with self.clocks.checkpoint:
-            spoilt = _first_not_finite(self.model) or _first_not_finite(self.averaged.model)
+            spoilt = first_not_finite(self.model) or first_not_finite(self.averaged.model)
             if self.ranks.any(spoilt is not None):
                 self._diverged(f"the weight {spoilt} is not finite after step {self.state.step}")
             elif self.state.status != "diverged":
@@ -212,6 +266,7 @@ class Trainer:
         snapshot = self.snapshot()  # on every rank: the meter adds up theirs
         if self.checkpoints is not None and self.ranks.is_main:
             value = values.get(self.checkpoints.monitor) if values else None
+            self.callbacks.saving(self.state)
             interrupted = self.state.status == "interrupted"
             self.checkpoints.save(snapshot, self.state.step, value, keep=interrupted)
 
@@ -226,7 +281,11 @@ class Trainer:
                 "precision": self.precision.state_dict(),
                 "stopping": self.stopping.state_dict(),
                 "meter": self.meter.state_dict(),
-                "train": self.state.state_dict() | {"training_s": self.state.training_s + self.clocks.training},
+                "train": self.state.state_dict()
+                | {
+                    "training_s": self.state.training_s + self.clocks.training,
+                    "elapsed_s": self.state.elapsed_s + self.clocks.seconds()["total"],
+                },
             },
         )
 
@@ -242,7 +301,7 @@ class Trainer:
         self.state.load_state_dict(snapshot.state["train"])
         self.throughput.start_from(self.state.seen)
         if self.checkpoints is not None:
-            self.checkpoints.restore(snapshot.state["ranking"])
+            self.checkpoints.restore(snapshot.state["ranking"], self.state.step)
 
     def learning_rates(self) -> dict[str, float]:
         """lr/<group> of every parameter group."""
@@ -282,10 +341,3 @@ class Trainer:
 
     def _diverged(self, reason: str) -> None:
         self.state.stop(f"{reason}: lower optimizer.lr, lengthen scheduler.warmup, or clip harder", "diverged")
-
-
-def _first_not_finite(model: nn.Module) -> str | None:
-    """The name of the first parameter that holds NaN or an infinity; read from the device at once for all."""
-    named = dict(model.named_parameters())
-    whole = torch.stack([parameter.isfinite().all() for parameter in named.values()]).tolist()
-    return next((name for name, finite in zip(named, whole, strict=True) if not finite), None)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from effbench import cli
+from tests.commands.interrupting import FOUR_EPOCHS_OF_FIVE_STEPS, SendsSignal
 
 TWENTY_STEPS = [
     "model=mlp", "model.hidden=[32]", "optimizer.lr=3e-3", "trainer.max_epochs=2", "trainer.limit_train_batches=10",
@@ -42,6 +43,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
 @pytest.fixture
 def run(finished: tuple[Path, str, str]) -> Path:
     return finished[0]
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every interrupted run must come to."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert cli.main(["train", *FOUR_EPOCHS_OF_FIVE_STEPS, f"hydra.run.dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def send(monkeypatch: pytest.MonkeyPatch) -> SendsSignal:
+    return SendsSignal(monkeypatch)
 
 
 Effbench = Callable[..., tuple[int, str, str]]

@@ -96,6 +96,7 @@ def test_what_cannot_be_evaluated_is_told(words: list[str], expected: list[str],
     assert all(part in err for part in expected), err
 
 
+@pytest.mark.row(35)
 def test_other_classes_are_refused(effbench: Effbench) -> None:
     assert effbench("train", *TINY, "data=synthetic", "data.num_classes=4", "hydra.run.dir=run")[0] == 0
     code, _, err = effbench("eval", "run", "data.num_classes=5")
@@ -126,6 +127,7 @@ def test_a_folder_that_is_no_run_is_named(
     assert {"no config": "config.yaml", "half a summary": "not valid JSON", "a future one": "99"}.get(kind, "") in err
 
 
+@pytest.mark.row(3)
 def test_damaged_weights_are_named(run: Path, effbench: Effbench, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "copy", symlinks=True)
     weights = tmp_path / "copy" / "checkpoints" / "best" / "model.safetensors"
@@ -134,4 +136,4 @@ def test_damaged_weights_are_named(run: Path, effbench: Effbench, tmp_path: Path
     weights.write_bytes(content)
     code, out, err = effbench("eval", "copy")
     assert (code, out) == (1, "")
-    assert "model.safetensors is damaged" in err
+    assert "model.safetensors is missing or damaged" in err

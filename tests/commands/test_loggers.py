@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from effbench.records import read_metrics
+from effbench.commands.training import _Session
+from effbench.errors import EffbenchError
+from effbench.records import read_metrics, read_summary
+from effbench.training.loggers import LOGGERS, MetricLogger
+from effbench.training.state import TrainState
+from effbench.training.trainer import Trainer
 from tests.commands.conftest import TWENTY_STEPS, Effbench
 
 LIBRARIES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
@@ -32,6 +39,11 @@ def logged(folder: Path, column: str, kind: str) -> list[tuple[int, float]]:
     ]
 
 
+def final(folder: Path, name: str) -> Any:
+    """The test metric of summary.json, as near as float32 keeps it."""
+    return pytest.approx(read_summary(folder)["metrics"][name], rel=1e-5)
+
+
 def test_tensorboard_reads_its_event_file_as_metrics_csv(effbench: Effbench, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -46,6 +58,8 @@ def test_tensorboard_reads_its_event_file_as_metrics_csv(effbench: Effbench, tmp
         told = [(event.step, event.value) for event in events.Scalars(name)]
         expected = logged(tmp_path / "run", name, kind)
         assert told == [(step, pytest.approx(value, rel=1e-5)) for step, value in expected]
+    for name in ("test/loss", "test/acc"):
+        assert [(event.step, event.value) for event in events.Scalars(name)] == [(20, final(tmp_path / "run", name))]
 
 
 def test_wandb_writes_into_the_run_s_folder_without_a_network(
@@ -54,7 +68,10 @@ def test_wandb_writes_into_the_run_s_folder_without_a_network(
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
     assert effbench("train", *TWENTY_STEPS, "logger=wandb", "hydra.run.dir=run")[0] == 0
-    assert list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
+    [file] = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
+    content = file.read_bytes()
+    assert b"test/acc" in content
+    assert b"test/loss" in content
 
 
 @pytest.mark.filterwarnings("ignore")  # mlflow's own
@@ -65,7 +82,56 @@ def test_mlflow_writes_into_the_run_s_folder(effbench: Effbench, tmp_path: Path)
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/run/mlflow.db").search_runs(["1"])
     [run] = runs
     assert run.data.metrics["val/acc"] == pytest.approx(logged(tmp_path / "run", "val/acc", "epoch")[-1][1], rel=1e-6)
+    assert {name: run.data.metrics[name] for name in ("test/loss", "test/acc")} == {
+        name: final(tmp_path / "run", name) for name in ("test/loss", "test/acc")
+    }
     assert run.info.status == "FINISHED"
+
+
+class Recorder(MetricLogger):
+    """A logger's life, as its library would see it."""
+
+    def __init__(self, *_: object):
+        self.told: list[str] = []
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self.told += values
+
+    def run_end(self, state: TrainState) -> None:
+        self.told.append(state.status)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """In the place of logger=tensorboard."""
+    it = Recorder()
+    monkeypatch.setitem(LOGGERS, "tensorboard", lambda *_: it)
+    return it
+
+
+def test_a_logger_hears_of_the_test_and_is_closed_after_it(recorder: Recorder, effbench: Effbench) -> None:
+    assert effbench("train", *TWENTY_STEPS, "logger=tensorboard")[0] == 0
+    assert recorder.told[-3:] == ["test/loss", "test/acc", "completed"]
+    assert recorder.told.count("completed") == 1
+
+
+def test_a_logger_of_a_diverged_run_hears_of_no_test_and_is_closed(recorder: Recorder, effbench: Effbench) -> None:
+    assert effbench("train", *TWENTY_STEPS, "optimizer.lr=1e30", "logger=tensorboard")[0] == 1
+    assert recorder.told[-1] == "diverged"
+    assert "test/acc" not in recorder.told
+
+
+@pytest.mark.parametrize("broken", ["fit", "test"])
+def test_a_logger_of_a_run_that_broke_is_closed_as_failed(
+    broken: str, recorder: Recorder, effbench: Effbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cable(*_: object) -> None:
+        raise EffbenchError("the cable was pulled")
+
+    monkeypatch.setattr({"fit": Trainer, "test": _Session}[broken], {"fit": "update", "test": "_test"}[broken], cable)
+    assert effbench("train", *TWENTY_STEPS, "logger=tensorboard")[0] == 1
+    assert recorder.told[-1] == "failed"
+    assert "test/acc" not in recorder.told
 
 
 def test_the_folder_of_the_other_loggers_stays_the_documented_one_with_csv(run: Path) -> None:

@@ -93,6 +93,7 @@ def test_a_test_image_written_to_a_file_keeps_its_class(run: Path, effbench: Eff
     assert [entry["class"] for entry in json.loads(out)] == expected
 
 
+@pytest.mark.row(31)
 def test_what_is_no_image_is_named_with_exit_code_1_and_the_rest_still_answered(
     run: Path, photos: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_no_readable_image_at_all_still_gives_a_valid_table(run: Path, effbench:
     assert effbench("predict", str(run), "garbage.png", "--json")[1].strip() == "[]"
 
 
+@pytest.mark.row(46)
 @pytest.mark.parametrize("name", ["=cmd().png", "+1.png", "@x.png"])
 def test_a_spreadsheet_takes_no_file_name_for_a_formula(
     name: str, run: Path, photos: Path, effbench: Effbench, tmp_path: Path
@@ -124,6 +126,7 @@ def test_a_spreadsheet_takes_no_file_name_for_a_formula(
     assert table(out)[0]["file"] == f"'{name}"
 
 
+@pytest.mark.row(37)
 def test_a_file_name_that_is_no_utf8_can_be_printed(
     run: Path, photos: Path, effbench: Effbench, tmp_path: Path
 ) -> None:

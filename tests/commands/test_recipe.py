@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ def test_ls_gives_each_recipe_a_line_with_what_it_is(effbench: Effbench) -> None
     lines = out.splitlines()
     assert [line.split()[0] for line in lines] == NAMES
     assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_ls_as_json_names_each_recipe_and_its_file(effbench: Effbench) -> None:
+    _, table, _ = effbench("recipe", "ls")
+    code, out, err = effbench("recipe", "ls", "--json")
+    assert (code, err) == (0, "")
+    rows = json.loads(out)
+    assert [f"{row['name']} {row['summary']}".split() for row in rows] == [line.split() for line in table.splitlines()]
+    assert [Path(row["path"]) for row in rows] == [recipes_dir() / f"{name}.yaml" for name in NAMES]
 
 
 @pytest.mark.parametrize("name", NAMES)

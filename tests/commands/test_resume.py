@@ -2,80 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
 from effbench.errors import EffbenchError
-from effbench.records import read_metrics
+from effbench.training import checkpoint, trainer
 from effbench.training.callbacks import Progress
+from effbench.training.checkpoint import read_checkpoint
+from effbench.training.objective import Objective
 from tests.commands.conftest import Effbench
+from tests.commands.interrupting import FOUR_EPOCHS_OF_FIVE_STEPS, SendsSignal, ends_like, rows, summary, weights
+from tests.torture.runs import Hook, finish
 
 pytestmark = pytest.mark.xdist_group("resume")  # they share what a module fixture trains
 
-# Batch norm, dropout, augmentation, EMA, warm-up, clipping and momentum: whatever could be lost in between.
-FOUR_EPOCHS_OF_FIVE_STEPS = [
-    "model=cnn", "model.channels=[4,8]", "model.hidden=16", "optimizer=adamw", "optimizer.lr=3e-3", "ema=on",
-    "augment=strong", "scheduler=cosine", "scheduler.warmup=3", "data=synthetic", "data.num_train=40",
-    "data.num_val=16", "data.num_test=16", "data.image_size=8", "data.batch_size=8",
-    "trainer.max_epochs=4", "trainer.log_every_n_steps=1",
-    "early_stopping.patience=50", "device.threads=1",
-]  # fmt: skip
 
-
-class SendsSignal:
-    """Sends this process a signal after the given step, as a user or a scheduler would."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        self._monkeypatch = monkeypatch
-
-    def __call__(self, number: int, step: int) -> None:
-        def step_end(_: Any, state: Any) -> None:
-            if state.step == step:
-                os.kill(os.getpid(), number)
-
-        self._monkeypatch.setattr(Progress, "step_end", step_end)
-
-    def never(self) -> None:
-        self._monkeypatch.setattr(Progress, "step_end", lambda *_: None)
-
-
-@pytest.fixture
-def send(monkeypatch: pytest.MonkeyPatch) -> SendsSignal:
-    return SendsSignal(monkeypatch)
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "summary.json").read_text()))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    last = folder / "checkpoints" / "last"
-    return {**load_file(last / "model.safetensors"), **load_file(last / "ema.safetensors")}
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    return [{key: value for key, value in row.items() if "per_s" not in key} for row in read_metrics(folder)]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from effbench import cli
-
-    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert cli.main(["train", *FOUR_EPOCHS_OF_FIVE_STEPS, f"hydra.run.dir={folder}"]) == 0
-    return folder
-
-
+@pytest.mark.row(9, 11)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_after_its_step_saved_and_says_how_to_go_on(
     number: int, code: int, send: SendsSignal, effbench: Effbench, tmp_path: Path
@@ -85,7 +37,11 @@ def test_a_signal_ends_the_run_after_its_step_saved_and_says_how_to_go_on(
     result, out, err = effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")
     assert result == code
     assert "interrupted" in out
-    assert "effbench train resume=run" in err
+    said = err.splitlines()
+    assert said[-1] == "interrupted; go on with: effbench train resume=run"
+    assert (
+        len([line for line in said if not line.startswith(("data ", "model ", "epoch ", "10 steps", "20 steps"))]) == 1
+    )
     assert summary(tmp_path / "run")["status"] == "interrupted"
     assert summary(tmp_path / "run")["steps"] == 7
     assert "test/acc" not in summary(tmp_path / "run")["metrics"]
@@ -93,6 +49,7 @@ def test_a_signal_ends_the_run_after_its_step_saved_and_says_how_to_go_on(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
+@pytest.mark.row(9)
 @pytest.mark.parametrize("steps", [(5,), (7,), (20,), (1, 4, 19)], ids=str)
 def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(
     steps: tuple[int, ...], uninterrupted: Path, send: SendsSignal, effbench: Effbench, tmp_path: Path
@@ -104,17 +61,11 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(
         words = ["resume=run"]
     send.never()
     assert effbench("train", *words)[0] == 0
-    mine, reference = tmp_path / "run", uninterrupted
-    assert summary(mine)["status"] == "completed"
-    assert weights(mine).keys() == weights(reference).keys()
-    assert all(torch.equal(tensor, weights(reference)[name]) for name, tensor in weights(mine).items())
-    assert rows(mine) == rows(reference)
-    assert summary(mine)["metrics"] == summary(reference)["metrics"]
-    assert summary(mine)["best"] == summary(reference)["best"]
-    assert summary(mine)["images_seen"] == summary(reference)["images_seen"]
+    ends_like(tmp_path / "run", uninterrupted)
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.row(13)
 def test_a_run_that_broke_goes_on_from_its_last_checkpoint_and_logs_no_step_twice(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +83,24 @@ def test_a_run_that_broke_goes_on_from_its_last_checkpoint_and_logs_no_step_twic
     assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
+def test_both_times_of_a_resumed_run_are_of_all_its_sittings(
+    send: SendsSignal, effbench: Effbench, tmp_path: Path
+) -> None:
+    words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=2", "hydra.run.dir=run"]
+    send(signal.SIGTERM, 7)
+    assert effbench("train", *words)[0] == 143
+    first = summary(tmp_path / "run")["timing"]
+    assert first["elapsed_s"] == pytest.approx(first["seconds"]["total"], abs=0.1)
+    send.never()
+    _, out, _ = effbench("train", "resume=run")
+    both = summary(tmp_path / "run")["timing"]
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "step-00000007" / "state.pt")["train"]["elapsed_s"]
+    assert 0 < saved < first["elapsed_s"]
+    assert both["elapsed_s"] == pytest.approx(saved + both["seconds"]["total"], abs=0.1)
+    assert both["training_s"] < both["elapsed_s"]
+    assert f"{both['training_s']:.1f} s training, {both['elapsed_s']:.1f} s in all" in out
+
+
 def test_resume_takes_a_new_length_and_keeps_it_for_the_next_time(
     send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
@@ -145,20 +114,27 @@ def test_resume_takes_a_new_length_and_keeps_it_for_the_next_time(
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
 
 
-def test_resuming_a_finished_run_changes_nothing_and_says_so(uninterrupted: Path, effbench: Effbench) -> None:
-    def stamps() -> dict[str, int]:
-        return {str(path): path.stat().st_mtime_ns for path in uninterrupted.rglob("*.*") if path.is_file()}
+@pytest.mark.row(18)
+@pytest.mark.parametrize("status", ["completed", "stopped_early"])
+def test_resuming_a_finished_run_changes_nothing_and_says_so(
+    status: str, uninterrupted: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    def files(folder: Path) -> dict[str, tuple[str, int]]:
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        return {str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in paths}
 
-    before = stamps()
-    code, out, err = effbench("train", f"resume={uninterrupted}")
+    folder = uninterrupted
+    if status == "stopped_early":
+        folder = tmp_path / "early"
+        words = ["early_stopping.patience=1", "early_stopping.min_delta=9", f"hydra.run.dir={folder}"]
+        assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, *words)[0] == 0
+    before = files(folder)
+    code, out, err = effbench("train", f"resume={folder}")
     assert code == 0
-    assert "is finished" in err
-    assert "completed" in out
-    after = stamps()
-    assert {path for path in before if before[path] != after.get(path)} <= {
-        str(uninterrupted / ".hydra" / "overrides.yaml")
-    }
-    assert before.keys() == after.keys()
+    assert err.splitlines()[-1] == f"{folder} is finished; nothing is left to do"
+    assert status in out
+    assert files(folder) == before
+    assert summary(folder)["status"] == status
 
 
 def test_a_run_killed_between_its_last_step_and_its_test_is_tested_on_resume(
@@ -172,6 +148,7 @@ def test_a_run_killed_between_its_last_step_and_its_test_is_tested_on_resume(
     assert summary(tmp_path / "run")["metrics"] == summary(uninterrupted)["metrics"]
 
 
+@pytest.mark.row(19)
 def test_a_run_folder_may_be_moved(uninterrupted: Path, send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     send(signal.SIGTERM, 6)
     assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 143
@@ -223,14 +200,35 @@ def test_resume_auto_knows_a_run_by_its_recipe_file(send: SendsSignal, effbench:
 # --- what cannot go on ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(20)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["model=resnet18"], ["model.channels"]),  # the run's own overrides hold still
         (["optimizer=lion"], ["optimizer", "torch.optim.AdamW", "effbench.optimizers.Lion"]),
         (["scheduler=constant"], ["scheduler", "effbench.schedulers.Cosine"]),
-        (["model.hidden=17"], ["does not fit", "hidden"]),
-        (["data.num_classes=3"], ["does not fit", "head"]),
+        (
+            ["model.hidden=17"],
+            [
+                "do not fit",
+                "hidden.1.weight: checkpoint (16, 32), model (17, 32)",
+                "hidden.1.bias: checkpoint (16,), model (17,)",
+                "head.weight: checkpoint (10, 16), model (10, 17)",
+            ],
+        ),
+        (
+            ["model.channels=[4]"],
+            ["block2.0.weight: checkpoint (8, 4, 3, 3), model none", "hidden.1.weight: checkpoint (16, 32), model"],
+        ),
+        (
+            ["data.num_classes=3", "checkpoint.allow_changed_data=true"],
+            [
+                "do not fit",
+                "head.weight: checkpoint (10, 16), model (3, 16)",
+                "head.bias: checkpoint (10,), model (3,)",
+            ],
+        ),
+        (["ema=off", "model.hidden=17"], ["hidden.1.weight"]),
     ],
     ids=lambda value: value[0],
 )
@@ -246,6 +244,20 @@ def test_a_checkpoint_of_another_config_is_refused_and_left_alone(
     assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in before[0].items())
 
 
+@pytest.mark.row(20)
+def test_what_changed_since_the_checkpoint_is_told_key_by_key(send: SendsSignal, effbench: Effbench) -> None:
+    send(signal.SIGTERM, 7)
+    assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 143
+    send.never()
+    code, _, err = effbench("train", "resume=run", "trainer.max_epochs=2", "optimizer.lr=1e-3", "data.num_workers=1")
+    assert code == 0
+    assert [line for line in err.splitlines() if line.startswith("changed")] == [
+        "changed since the checkpoint: optimizer.lr from 0.003 to 0.001",
+        "changed since the checkpoint: data.num_workers from 0 to 1",
+        "changed since the checkpoint: trainer.max_epochs from 4 to 2",
+    ]
+
+
 def test_a_run_without_a_checkpoint_is_named(effbench: Effbench) -> None:
     words = [
         *FOUR_EPOCHS_OF_FIVE_STEPS,
@@ -256,7 +268,7 @@ def test_a_run_without_a_checkpoint_is_named(effbench: Effbench) -> None:
     assert effbench("train", *words, "hydra.run.dir=run")[0] == 0
     code, _, err = effbench("train", "resume=run")
     assert code == 2
-    assert "checkpoints/last does not exist" in err
+    assert "run/checkpoints holds no checkpoint: nothing was saved to continue from" in err
 
 
 @pytest.mark.parametrize("text", ["{a: 1}", "[a: b", "\0"])
@@ -266,6 +278,154 @@ def test_a_damaged_record_of_overrides_is_named(text: str, effbench: Effbench, t
     code, _, err = effbench("train", "resume=run")
     assert code == 2
     assert "overrides.yaml" in err
+
+
+# --- at every moment --------------------------------------------------------------------------------------------------
+
+
+def forked(words: list[str], cwd: Path, moment: Hook) -> tuple[int, str]:
+    """(exit code, what it printed) of a run in a process of its own, `moment` being arranged in it."""
+
+    def out_loud(_: int) -> None:
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w") for number in (1, 2))  # else pytest would have it
+
+    return finish(words, cwd, out_loud, moment)
+
+
+def in_its_validation(act: Callable[[], None], number: int) -> Hook:
+    """Calls `act` in the middle of validation `number` (from 1) of a forked run."""
+
+    def hook(_: int) -> None:
+        whole, count = trainer.evaluate, 0
+
+        def evaluate(model: Any, batches: Any, *rest: Any) -> Any:
+            nonlocal count
+            count += 1
+
+            def read() -> Any:
+                for index, batch in enumerate(batches):
+                    if (count, index) == (number, 0):
+                        act()
+                    yield batch
+
+            return whole(model, read(), *rest)
+
+        trainer.evaluate = evaluate
+
+    return hook
+
+
+def in_its_save(act: Callable[[], None], number: int, function: str = "_write_state") -> Hook:
+    """Calls `act` in the middle of save `number` (from 1) of a forked run."""
+
+    def hook(_: int) -> None:
+        whole, count = getattr(checkpoint, function), 0
+
+        def write(*args: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == number:
+                act()
+            return whole(*args)
+
+        setattr(checkpoint, function, write)
+
+    return hook
+
+
+def in_its_step(act: Callable[[], None], step: int) -> Hook:
+    """Calls `act` between the forward and the backward pass of training step `step` (from 1) of a forked run."""
+
+    def hook(_: int) -> None:
+        whole, count = Objective.summed, 0
+
+        def summed(*args: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == step:
+                act()
+            return whole(*args)
+
+        Objective.summed = summed
+
+    return hook
+
+
+def once() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def twice() -> None:
+    once()
+    once()
+
+
+@pytest.mark.row(9)
+@pytest.mark.parametrize(
+    ("moment", "steps"),
+    [(in_its_step(once, 7), 7), (in_its_validation(once, 2), 11), (in_its_save(once, 2), 11)],
+    ids=["in a step", "in a validation", "in a save"],
+)
+def test_sigterm_at_any_moment_is_heard_after_the_step_at_hand(
+    moment: Hook, steps: int, uninterrupted: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    code, told = forked([*FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run"], tmp_path, moment)
+    assert (code, "Traceback" in told) == (143, False), told
+    assert summary(tmp_path / "run")["steps"] == steps
+    assert effbench("train", "resume=run")[0] == 0
+    ends_like(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.row(9)
+@pytest.mark.parametrize(
+    "moment",
+    [
+        in_its_step(twice, 12),
+        in_its_validation(twice, 3),
+        in_its_save(twice, 3),
+        in_its_save(twice, 3, "_link"),
+        in_its_save(twice, 3, "_write_tensors"),
+    ],
+    ids=["in a step", "in a validation", "in a save's state", "in a save's link", "in a save's weights"],
+)
+def test_a_second_sigterm_ends_the_run_at_once_and_what_was_saved_before_holds(
+    moment: Hook, uninterrupted: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    code, _ = forked([*FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run"], tmp_path, moment)
+    assert code == -signal.SIGTERM
+    for path in (tmp_path / "run" / "checkpoints").glob("step-*"):
+        read_checkpoint(path)
+    assert effbench("train", "resume=run")[0] == 0
+    ends_like(tmp_path / "run", uninterrupted)
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+@pytest.mark.row(1, 9)
+@pytest.mark.parametrize("function", ["_write_tensors", "_link"])
+def test_killed_in_the_first_save_after_an_interruption_at_an_epoch_s_end_no_row_is_logged_twice(
+    function: str, send: SendsSignal, uninterrupted: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    """The resumed run validates first, logs that, and writes the same step's checkpoint again."""
+    send(signal.SIGTERM, 10)
+    assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 143
+    send.never()
+    moment = in_its_save(lambda: os.kill(os.getpid(), signal.SIGKILL), 1, function)
+    assert forked(["resume=run"], tmp_path, moment)[0] == -signal.SIGKILL
+    assert effbench("train", "resume=run")[0] == 0
+    ends_like(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.row(9, 11)
+def test_ctrl_c_in_the_test_at_the_end_costs_no_training(
+    uninterrupted: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    """Four validations came before; after them there is no step to end."""
+    moment = in_its_validation(lambda: os.kill(os.getpid(), signal.SIGINT), 5)
+    code, told = forked([*FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run"], tmp_path, moment)
+    assert (code, told.splitlines()[-1]) == (130, "interrupted")
+    assert summary(tmp_path / "run")["status"] == "interrupted"
+    assert effbench("train", "resume=run")[0] == 0
+    ends_like(tmp_path / "run", uninterrupted)
 
 
 # --- as processes -----------------------------------------------------------------------------------------------------
@@ -287,16 +447,19 @@ def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
 ENDLESS = [*FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=100000"]
 
 
-def test_sigterm_to_a_process_group_is_heard_once_and_saved(tmp_path: Path) -> None:
-    process = start([*ENDLESS, "hydra.run.dir=run"], tmp_path)
+@pytest.mark.row(9, 10)
+def test_sigterm_to_a_process_group_with_workers_is_heard_once_and_saved(tmp_path: Path) -> None:
+    process = start([*ENDLESS, "data.num_workers=2", "hydra.run.dir=run"], tmp_path)
     os.killpg(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "interrupted" in out
+    assert err.splitlines()[-1] == "interrupted; go on with: effbench train resume=run"
     assert "Traceback" not in err
-    assert (tmp_path / "run" / "checkpoints" / "last").exists()
+    read_checkpoint(tmp_path / "run" / "checkpoints" / "last")
 
 
+@pytest.mark.row(9, 11, 25)
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the sweep alone", "its process group"])
 def test_a_sweep_passes_a_signal_on_saves_its_job_and_starts_no_other(whole_group: bool, tmp_path: Path) -> None:
     process = start(["-m", *ENDLESS, "seed=1,2,3", "hydra.sweep.dir=sweep"], tmp_path)

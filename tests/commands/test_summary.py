@@ -42,6 +42,32 @@ def test_depthwise_separable_convolutions_cost_a_fraction_of_the_macs(effbench: 
     assert separable["macs"] < standard["macs"] / 4
 
 
+def test_each_separable_layer_shows_its_counted_ratio_beside_the_closed_form(effbench: Effbench) -> None:
+    words = ["model=cnn,ds_cnn", "model.channels=[8,16]", "model.kernel_size=5", "input=3x32x32", "classes=10"]
+    _, out, _ = effbench("summary", *words, "--json")
+    standard, separable = json.loads(out)
+    assert standard["separable_layers"] == []
+    first, second = separable["separable_layers"]
+    assert (first["macs"], first["standard_macs"]) == (32 * 32 * 3 * (25 + 8), 32 * 32 * 25 * 3 * 8)
+    assert (second["macs"], second["standard_macs"]) == (16 * 16 * 8 * (25 + 16), 16 * 16 * 25 * 8 * 16)
+    for layer, c_out in ((first, 8), (second, 16)):
+        assert layer["ratio"] == pytest.approx(1 / c_out + 1 / 25)
+        assert layer["theory"] == pytest.approx(layer["ratio"])
+    assert standard["macs"] - separable["macs"] == sum(
+        layer["standard_macs"] - layer["macs"] for layer in (first, second)
+    )
+    code, out, _ = effbench("summary", *words)
+    assert code == 0
+    table = out[out.index("1/C_out + 1/k^2") :].splitlines()[1:]
+    assert [line.split()[-2:] for line in table if line.strip()] == [["0.1650", "0.1650"], ["0.1025", "0.1025"]]
+
+
+@pytest.mark.parametrize(("model", "shown"), [("ds_cnn", True), ("cnn", False)])
+def test_the_separable_table_is_there_where_there_are_such_layers(model: str, shown: bool, effbench: Effbench) -> None:
+    _, out, _ = effbench("summary", f"model={model}", "input=3x32x32", "classes=10")
+    assert ("1/C_out + 1/k^2" in out) == shown
+
+
 def test_without_a_setting_the_config_s_data_and_the_papers_are_shown(effbench: Effbench) -> None:
     code, out, err = effbench("summary", "model=mlp", "optimizer=lion")
     assert (code, err) == (0, "")
@@ -57,7 +83,7 @@ def test_activations_grow_with_the_batch_and_the_rest_does_not(effbench: Effbenc
     assert large["activation_bytes"] > 4 * small["activation_bytes"]
     for key in ("parameters", "macs", "weight_bytes", "optimizer_state_bytes"):
         assert large[key] == small[key]
-    parts = ("weight_bytes", "gradient_bytes", "optimizer_state_bytes", "activation_bytes")
+    parts = ("weight_bytes", "gradient_bytes", "optimizer_state_bytes", "ema_bytes", "activation_bytes")
     assert large["step_bytes"] == sum(large[part] for part in parts)
 
 

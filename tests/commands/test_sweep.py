@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from effbench.commands.sweep import expand
+from effbench.commands.sweep_plan import expand
 from effbench.errors import ConfigError
 from tests.commandline import TINY, python
 from tests.commands.conftest import Effbench
@@ -53,6 +53,8 @@ WORDS = {
     "by recipe": ["recipe=mobilenet_adamw,mine.yaml", "model=mlp", "data.root=_mine", *SMOKE],
     "alone": [*TINY],
     "with hydra": [*TINY, "seed=1,2", "hydra/launcher=basic"],
+    "as json": [*TINY, "optimizer.lr=0.01,0.001,-1", "--json"],
+    "as json with hydra": [*TINY, "seed=1,2", "hydra/launcher=basic", "--json"],
 }  # fmt: skip
 
 
@@ -112,6 +114,7 @@ def test_memory_and_time_are_each_job_s_own(sweeps: dict[str, Swept]) -> None:
     assert max(peaks) < 1.1 * min(peaks)
 
 
+@pytest.mark.row(26)
 def test_a_refused_and_a_diverged_job_are_listed_and_the_others_finish(sweeps: dict[str, Swept]) -> None:
     sweep = sweeps["mixed"]
     assert sweep.code == 1
@@ -124,6 +127,7 @@ def test_a_refused_and_a_diverged_job_are_listed_and_the_others_finish(sweeps: d
     assert "job 0 (1 of 4): optimizer.lr=0.01" in sweep.err
 
 
+@pytest.mark.row(26)
 def test_a_job_that_dies_without_a_word_is_recorded_and_the_next_one_runs(sweeps: dict[str, Swept]) -> None:
     sweep = sweeps["it\\'s ü, faulty"]
     assert sweep.code == 1
@@ -156,6 +160,16 @@ def test_hydra_s_launchers_end_in_the_same_table(sweeps: dict[str, Swept]) -> No
     assert "rank" in sweep.out
 
 
+@pytest.mark.parametrize(("name", "jobs"), [("as json", 3), ("as json with hydra", 2)])
+def test_json_puts_the_rows_of_sweep_csv_on_stdout_and_nothing_else(
+    name: str, jobs: int, sweeps: dict[str, Swept]
+) -> None:
+    sweep = sweeps[name]
+    rows = json.loads(sweep.out)
+    assert len(rows) == jobs
+    assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows] == sweep.rows
+
+
 # --- refused before any job -------------------------------------------------------------------------------------------
 
 
@@ -166,7 +180,7 @@ def test_hydra_s_launchers_end_in_the_same_table(sweeps: dict[str, Swept]) -> No
         (["model=glob(zzz*)"], ["matches nothing"]),
         (["seed=1,"], ["'seed=1,'"]),
         (["mlp"], ["'mlp'"]),
-        (["resume=run", "seed=1,2"], ["resume=RUN continues one, without -m"]),
+        (["resume=run", "seed=1,2"], ["resume=RUN continues one run, without -m"]),
         (["seed=1,2", "hydra.sweep.dir=taken"], ["taken cannot be written"]),
         (["seed=1,2", "hydra/launcher=nope"], ["hydra/launcher"]),
         (["seed=1,2", "hydra.sweep.dir=old"], ["old holds a sweep already"]),
@@ -220,7 +234,7 @@ def test_a_glob_takes_every_member_but_not_what_members_share() -> None:
 
 
 def test_a_job_s_folder_has_a_name_that_every_file_system_takes(tmp_path: Path) -> None:
-    from effbench.commands.sweep import _job
+    from effbench.commands.sweep_plan import _job
 
     for word in (
         "data.root=/a b/'c'",

@@ -148,6 +148,7 @@ def test_without_a_folder_a_run_lands_under_outputs_by_date_and_time(effbench: E
     assert re.fullmatch(r"\d\d-\d\d-\d\d-\d{6}", summary.parent.name)
 
 
+@pytest.mark.row(37)
 @pytest.mark.parametrize("name", ["a b", "ü😀", "it\\'s", "a,b=c", "x" * 255])
 def test_a_run_s_folder_may_have_any_name(name: str, effbench: Effbench, tmp_path: Path) -> None:
     code, out, _ = effbench("train", *TINY, f"hydra.run.dir='deep/{name}'")
@@ -168,6 +169,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(run: Path, effbench: Effbench) 
     assert {name: (run / name).stat().st_mtime_ns for name in files(run)} == before
 
 
+@pytest.mark.row(7)
 @pytest.mark.parametrize("folder", ["taken", "taken/below", "/proc/effbench"])
 def test_a_folder_that_cannot_be_written_is_refused_before_the_first_epoch(
     folder: str, effbench: Effbench, tmp_path: Path
@@ -183,6 +185,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_epoch(
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+@pytest.mark.row(37, 43)
 @pytest.mark.parametrize("name", ["run\udcff", "run\0"], ids=["no utf-8", "nul"])
 def test_a_name_that_no_checkpoint_could_have_is_refused_at_once(name: str, effbench: Effbench, tmp_path: Path) -> None:
     code, out, err = effbench("train", *TINY, f"hydra.run.dir='{name}'")
@@ -191,9 +194,20 @@ def test_a_name_that_no_checkpoint_could_have_is_refused_at_once(name: str, effb
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", [["--json"], ["--json", "optimizer.lr=1e30"]], ids=["completed", "diverged"])
+def test_json_puts_summary_json_on_stdout_and_nothing_else(
+    words: list[str], effbench: Effbench, tmp_path: Path
+) -> None:
+    code, out, _ = effbench("train", *TINY, *words, "hydra.run.dir='ü'")
+    summary = json.loads((tmp_path / "ü" / "summary.json").read_text())
+    assert json.loads(out) == summary
+    assert (code, summary["status"]) == ((1, "diverged") if len(words) > 1 else (0, "completed"))
+
+
 # --- runs that do not end well ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(27)
 def test_a_diverged_run_ends_with_1_and_says_what_to_lower(effbench: Effbench, tmp_path: Path) -> None:
     code, out, err = effbench("train", *TINY, "optimizer.lr=1e30", "hydra.run.dir=run")
     assert code == 1
@@ -239,6 +253,7 @@ def test_early_stopping_ends_with_0_and_its_own_status(effbench: Effbench, tmp_p
     assert "test/acc" in summary["metrics"]
 
 
+@pytest.mark.row(6)
 def test_a_picture_that_cannot_be_drawn_costs_a_warning_not_the_run(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,3 +271,20 @@ def test_smoke_takes_two_steps_of_any_recipe(effbench: Effbench, tmp_path: Path)
     words = ["recipe=mobilenet_adamw", "model=mlp", "debug=smoke", "device.threads=1", "hydra.run.dir=run"]
     assert effbench("train", *words)[0] == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    "word", ["model.width_mult=-1", "+model.widht=2", "optimizer.betas=[0.9,0.9,0.9]", "+scheduler.warmpu=3"]
+)
+def test_bad_options_are_refused_before_a_folder_is_decoded(
+    word: str, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for kind in ("a", "b"):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(12):
+            Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / "photos" / kind / f"{number}.png")
+    words = ["data=image_folder", "data.root=photos", "data.image_size=32", "debug=smoke", "device.threads=1"]
+    assert effbench("train", *words, word)[0] == 2
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "outputs").exists()

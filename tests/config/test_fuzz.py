@@ -43,6 +43,7 @@ def outcome(make: Callable[[], Config]) -> Config | ConfigError:
         return error
 
 
+@pytest.mark.row(38)
 @settings(max_examples=40, deadline=None, database=None)
 @given(st.lists(word, min_size=1, max_size=2))
 def test_any_words_make_a_config_or_a_config_error(words: list[str]) -> None:
@@ -61,6 +62,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.row(38)
 @settings(max_examples=300, deadline=None, database=None)
 @given(data=st.data(), replacement=plain)
 def test_any_value_anywhere_makes_a_config_or_a_config_error(

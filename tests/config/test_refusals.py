@@ -89,6 +89,8 @@ UNREADABLE = {
     "a run to resume that is none": (["resume=nowhere"], ["resume=nowhere", "no run"]),
     "another working folder for the job": (["hydra.job.chdir=true"], ["hydra.job.chdir"]),
     "an empty output folder": (["hydra.run.dir="], ["hydra.run.dir"]),
+    "no record of the overrides": (["hydra.output_subdir=null"], ["hydra.output_subdir", "resume=RUN", "null"]),
+    "a record elsewhere": (["hydra.output_subdir=there"], ["hydra.output_subdir", ".hydra", "there"]),
 }
 BY_BUILDING = {
     "an option that the constructor does not have": (["+optimizer.foo=1"], ["optimizer option 'foo'", "amsgrad"]),
@@ -106,6 +108,7 @@ BY_BUILDING = {
 }
 
 
+@pytest.mark.row(38)
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_a_name_that_does_not_exist_is_told_with_those_that_do(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     words, expected = UNKNOWN[case]
@@ -113,6 +116,7 @@ def test_a_name_that_does_not_exist_is_told_with_those_that_do(case: str, capsys
     assert all(part in message for part in expected), message
 
 
+@pytest.mark.row(38, 39)
 @pytest.mark.parametrize("case", VALUES)
 def test_a_value_that_breaks_a_rule_is_told_with_key_rule_and_value(
     case: str, capsys: pytest.CaptureFixture[str]
@@ -122,6 +126,7 @@ def test_a_value_that_breaks_a_rule_is_told_with_key_rule_and_value(
     assert all(part in message for part in expected), message
 
 
+@pytest.mark.row(38)
 @pytest.mark.parametrize("case", UNREADABLE)
 def test_words_that_make_no_sense_are_quoted_back(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     words, expected = UNREADABLE[case]
@@ -129,6 +134,7 @@ def test_words_that_make_no_sense_are_quoted_back(case: str, capsys: pytest.Capt
     assert all(part in message for part in expected), message
 
 
+@pytest.mark.row(38)
 @pytest.mark.parametrize("case", BY_BUILDING)
 def test_what_only_building_can_tell_leaves_no_folder_either(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     words, expected = BY_BUILDING[case]
@@ -137,6 +143,7 @@ def test_what_only_building_can_tell_leaves_no_folder_either(case: str, capsys: 
     assert all(part in message for part in expected), message
 
 
+@pytest.mark.row(38)
 def test_every_broken_rule_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(["optimizer.lr=-1", "seed=x", "loss.l1=-3"], capsys)
     assert all(key in message for key in ("optimizer.lr", "seed", "loss.l1"))
@@ -150,6 +157,7 @@ def test_a_device_that_is_not_there_is_refused(
     assert "device=auto" in refused([*TINY, "device=cuda"], capsys)
 
 
+@pytest.mark.row(39)
 def test_a_missing_validation_split_is_told_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +191,7 @@ def test_a_refused_config_removes_no_folder_that_was_there(tmp_path: Path, capsy
     assert (tmp_path / "results").is_dir()
 
 
+@pytest.mark.row(38)
 @pytest.mark.parametrize(
     "words", [["optimizer.lrr=1"], ["optimizer.lr=abc"], ["model=mpl"]], ids=["key", "type", "member"]
 )

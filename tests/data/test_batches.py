@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from contextlib import nullcontext
+from itertools import islice
 
 import pytest
 import torch
@@ -12,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from effbench.data import ahead
+from effbench.data.ahead import BatchError, in_order
 from effbench.data.augment import Augment
-from effbench.data.batches import Batch, EvalBatches, Finish, Shard, TrainBatches, in_order
+from effbench.data.batches import Batch, EvalBatches, Finish, Shard, TrainBatches
 from effbench.data.splits import Split
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, EffbenchError
 
 K = 5
 PLAIN = Finish((0.0, 0.0), (1.0, 1.0))
@@ -90,6 +94,7 @@ def test_without_augmentation_the_inputs_are_the_images_and_targets_the_labels()
     assert epoch_of(made)[0][0].dtype == torch.float32
 
 
+@pytest.mark.row(36)
 @pytest.mark.parametrize(
     ("count", "batch_size", "accumulate", "drop_last", "sizes"),
     [
@@ -117,6 +122,7 @@ def test_the_last_step_is_left_out_or_kept_but_for_a_micro_batch_of_one(
     assert len(order(made, 0)) == len(set(order(made, 0))) == sum(sizes)
 
 
+@pytest.mark.row(36)
 @pytest.mark.parametrize(("world", "count", "tail"), [(1, 49, 0), (1, 50, 2), (2, 51, 0), (2, 52, 4), (3, 53, 0)])
 def test_a_last_micro_batch_without_two_samples_for_each_rank_is_left_out(world, count, tail):
     ranks = [batches(count, drop_last=False, shard=Shard(rank, world)) for rank in range(world)]
@@ -131,6 +137,7 @@ def test_the_samples_left_out_differ_from_epoch_to_epoch():
     assert len(set(left_out)) > 5
 
 
+@pytest.mark.row(36)
 @pytest.mark.parametrize(("count", "accumulate", "drop_last"), [(7, 1, True), (15, 2, True), (1, 1, False)])
 def test_a_dataset_without_a_single_step_is_refused(count, accumulate, drop_last):
     with pytest.raises(ConfigError) as caught:
@@ -149,6 +156,7 @@ def test_a_limit_keeps_the_first_steps():
 # --- what does not change them
 
 
+@pytest.mark.row(14)
 @pytest.mark.parametrize("augment", AUGMENTS)
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("workers", [1, 2])
@@ -177,6 +185,7 @@ def test_micro_batches_make_the_step_of_one_batch(augment):
     assert equal([joined(parts[:4]), joined(parts[4:])], whole)
 
 
+@pytest.mark.row(13)
 @pytest.mark.parametrize("start", [0, 1, 5, 6])
 def test_an_epoch_can_be_entered_at_any_step(start):
     options = {"augment": AUGMENTS["strong"], "num_workers": 1}
@@ -224,10 +233,9 @@ def test_the_dataset_itself_is_not_touched(augment):
 @pytest.mark.parametrize("world", [1, 2])
 def test_the_class_mass_of_a_step_is_the_sum_of_its_targets_over_all_ranks(world, augment):
     options = {"augment": AUGMENTS[augment], "accumulate": 2, "drop_last": False}
-    ranks = [list(batches(shard=Shard(rank, world), **options).epoch(1)) for rank in range(world)]
-    made = [[joined([(b.inputs, one_hot(b.targets)) for b in step.micro_batches]) for step in rank] for rank in ranks]
-    for number, step in enumerate(ranks[0]):
-        expected = sum(rank[number][1].sum(0) for rank in made)
+    ranks = [batches(shard=Shard(rank, world), **options).epoch(1) for rank in range(world)]
+    for step, *others in zip(*ranks, strict=True):
+        expected = sum(one_hot(b.targets).sum(0) for share in (step, *others) for b in share.micro_batches)
         torch.testing.assert_close(step.class_mass(), expected)
         assert float(step.class_mass().sum()) == pytest.approx(step.samples)
 
@@ -322,9 +330,10 @@ def test_batches_come_in_order_though_some_take_longer(workers):
         time.sleep(0.01 * (place % 3 == 0))
         return numbered(place)
 
-    assert [int(batch.inputs) for batch in in_order(make, range(20), workers)] == list(range(20))
+    assert [int(take().inputs) for take in in_order(make, range(20), workers)] == list(range(20))
 
 
+@pytest.mark.row(30)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_in_a_worker_is_raised_where_its_batch_is_due(workers):
     def make(place: int) -> Batch:
@@ -333,9 +342,10 @@ def test_an_error_in_a_worker_is_raised_where_its_batch_is_due(workers):
         return numbered(place)
 
     read = in_order(make, range(10), workers)
-    assert [int(next(read).inputs) for _ in range(3)] == [0, 1, 2]
+    assert [int(next(read)().inputs) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="sample 3"):
-        next(read)
+        next(read)()
+    assert [int(take().inputs) for take in read] == list(range(4, 10))
 
 
 def test_at_most_two_batches_a_worker_and_one_are_ahead():
@@ -358,3 +368,113 @@ def test_leaving_an_epoch_early_leaves_no_thread_behind():
     while threading.active_count() > before and time.time() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
+
+
+# --- batches that fail or hang
+
+
+def spoilt(monkeypatch, made: TrainBatches, place: tuple[int, int, int], act) -> TrainBatches:
+    """`made`, whose micro-batch `place` (epoch, step, part) calls `act` first."""
+    make = made.make
+
+    def instead(*where: int) -> Batch:
+        if where == place:
+            act()
+        return make(*where)
+
+    monkeypatch.setattr(made, "make", instead)
+    return made
+
+
+def fails() -> None:
+    raise OSError(5, "Input/output error")
+
+
+@pytest.mark.row(30)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_batch_that_cannot_be_made_is_named_by_epoch_step_and_samples(world, workers, monkeypatch):
+    made = batches(shard=Shard(world - 1, world), accumulate=2, num_workers=workers)
+    read = spoilt(monkeypatch, made, (4, 1, 1), fails).epoch(4)
+    whole = made.step_indices(4, 1).tolist()
+    expected = whole[8:] if world == 1 else whole[12:]
+    list(next(read).micro_batches)
+    step = next(read)
+    with pytest.raises(BatchError) as caught:
+        list(step.micro_batches)
+    text = str(caught.value)
+    assert "the batch of epoch 5, step 2 of 3" in text
+    assert f"(samples {', '.join(map(str, expected))})" in text
+    assert "cannot be made: OSError: [Errno 5] Input/output error" in text
+    assert "resume=RUN" in text
+    assert isinstance(caught.value, EffbenchError)
+    read.close()
+
+
+@pytest.mark.row(30)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_evaluation_batch_that_cannot_be_made_is_named_by_its_samples(workers, monkeypatch):
+    read = EvalBatches(split(), batch_size=20, finish=PLAIN, num_workers=workers)
+    make = read._make
+    monkeypatch.setattr(read, "_make", lambda start: fails() if start == 40 else make(start))
+    with pytest.raises(BatchError, match=r"an evaluation \(samples 40, 41, .*, 49\) cannot be made"):
+        list(read)
+
+
+@pytest.mark.row(30)
+def test_a_long_list_of_samples_is_cut_and_counted(monkeypatch):
+    made = spoilt(monkeypatch, batches(200, batch_size=100), (0, 0, 0), fails)
+    with pytest.raises(BatchError, match=r"(\d+, ){63}\d+ and 36 more\)"):
+        list(next(made.epoch(0)).micro_batches)
+
+
+@pytest.mark.row(29)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_a_step_that_is_taken_again_costs_neither_itself_nor_the_next_a_batch(taken, workers, monkeypatch):
+    """Given up on before or after its first micro-batch, or because its second could not be made."""
+    failures = [fails] if taken == 2 else []
+    made = batches(accumulate=2, num_workers=workers)
+    spoilt(monkeypatch, made, (0, 1, 1), lambda: failures and failures.pop()())
+    got = []
+    for number, step in enumerate(made.epoch(0)):
+        if number == 1:
+            with pytest.raises(BatchError) if taken == 2 else nullcontext():
+                list(islice(step.micro_batches, taken))
+            step = made.again(step)
+        got += [(batch.inputs, one_hot(batch.targets)) for batch in step.micro_batches]
+    assert equal(got, epoch_of(batches(accumulate=2)))
+
+
+@pytest.mark.row(30)
+@pytest.mark.parametrize("reads", ["training", "evaluation"])
+def test_a_batch_that_hangs_is_named_after_its_time_and_leaves_no_one_waiting(reads, monkeypatch):
+    monkeypatch.setattr(ahead, "GRACE_S", 0.1)
+    event = threading.Event()
+    if reads == "training":
+        made = spoilt(monkeypatch, batches(num_workers=2, timeout_s=0.2), (0, 3, 0), event.wait)
+        place, samples = "epoch 1, step 4 of 6", made.step_indices(0, 3).tolist()
+        batches_read = (batch for step in made.epoch(0) for batch in step.micro_batches)
+    else:
+        made = EvalBatches(split(), batch_size=10, finish=PLAIN, num_workers=2, timeout_s=0.2)
+        make = made._make
+        monkeypatch.setattr(made, "_make", lambda start: (start == 30 and event.wait(), make(start))[1])
+        place, samples, batches_read = "an evaluation", [*range(30, 40)], iter(made)
+    assert [len(next(batches_read)) for _ in range(3)]
+    begun = time.monotonic()
+    with pytest.raises(BatchError) as caught:
+        next(batches_read)
+    listed = ", ".join(map(str, samples))
+    told = f"the batch of {place} (samples {listed}) took longer than data.timeout_s=0.2. Raise that"
+    assert told in str(caught.value)
+    del batches_read
+    assert time.monotonic() - begun < 5
+    event.set()
+
+
+@pytest.mark.row(30)
+def test_a_batch_that_is_slow_but_in_time_is_waited_for():
+    made = batches(num_workers=1, timeout_s=30)
+    make = made.make
+    made.make = lambda *place: (time.sleep(0.02), make(*place))[1]
+    assert equal(epoch_of(made), epoch_of(batches()))

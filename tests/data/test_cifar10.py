@@ -12,6 +12,7 @@ import resource
 import struct
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -313,6 +314,7 @@ def hostile(sentinel: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", hostile(Path("x")))
+@pytest.mark.row(41)
 def test_a_hostile_pickle_is_refused_by_name_and_runs_nothing(tmp_path: Path, name: str) -> None:
     sentinel = tmp_path / "ran"
     with pytest.raises(DataError, match=r"^FILE is not a file of CIFAR-10: .*") as caught:
@@ -322,6 +324,7 @@ def test_a_hostile_pickle_is_refused_by_name_and_runs_nothing(tmp_path: Path, na
         assert ".eval, which is refused" in str(caught.value)
 
 
+@pytest.mark.row(41)
 def test_the_hostile_pickles_do_run_where_pickle_is_trusted(tmp_path: Path) -> None:
     for name in ("os.system", "eval", "inst"):
         sentinel = tmp_path / name
@@ -344,6 +347,7 @@ def test_an_altered_batch_gives_a_dictionary_or_a_named_error() -> None:
     assert min(outcomes.values()) > 50
 
 
+@pytest.mark.row(41)
 def test_an_opcode_that_asks_for_memory_gets_none() -> None:
     put_at_2_to_31 = b"\x80\x02}r\xff\xff\xff\x7f."
     limit = resource.getrlimit(resource.RLIMIT_AS)
@@ -357,41 +361,104 @@ def test_an_opcode_that_asks_for_memory_gets_none() -> None:
         resource.setrlimit(resource.RLIMIT_AS, limit)
 
 
+@pytest.mark.row(41)
 @pytest.mark.parametrize("what", [[1], b"text", 3])
 def test_a_pickle_of_something_else_is_named(what: Any) -> None:
     with pytest.raises(DataError, match="not a dictionary"):
         unpickled(py2_file(what), "FILE")
 
 
-def test_paths_and_links_in_an_archive_lead_nowhere(tmp_path: Path, members: dict[str, bytes]) -> None:
+HOSTILE_MEMBERS = {
+    "above": ("../escaped", tarfile.REGTYPE, "leads out of its folder"),
+    "above, within": ("cifar-10-batches-py/../../data_batch_1", tarfile.REGTYPE, "leads out of its folder"),
+    "absolute": ("/tmp/escaped", tarfile.REGTYPE, "leads out of its folder"),
+    "another system's way": ("..\\escaped", tarfile.REGTYPE, "leads out of its folder"),
+    "a folder above": ("../folder", tarfile.DIRTYPE, "leads out of its folder"),
+    "a symbolic link": ("cifar-10-batches-py/data_batch_1", tarfile.SYMTYPE, "is a link"),
+    "a hard link": ("cifar-10-batches-py/data_batch_1", tarfile.LNKTYPE, "is a link"),
+    "a character device": ("cifar-10-batches-py/data_batch_1", tarfile.CHRTYPE, "is no file or folder"),
+    "a block device": ("cifar-10-batches-py/data_batch_1", tarfile.BLKTYPE, "is no file or folder"),
+    "a pipe": ("cifar-10-batches-py/data_batch_1", tarfile.FIFOTYPE, "is no file or folder"),
+}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
+@pytest.mark.parametrize("case", HOSTILE_MEMBERS)
+@pytest.mark.row(42)
+def test_an_archive_that_leads_elsewhere_is_refused_and_writes_nothing(
+    case: str, first: bool, tmp_path: Path, members: dict[str, bytes]
+) -> None:
+    name, kind, why = HOSTILE_MEMBERS[case]
     path = tmp_path / "in" / "cifar-10-python.tar.gz"
     path.parent.mkdir()
+    hostile = tarfile.TarInfo(name)
+    hostile.type, hostile.linkname = kind, "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
     with tarfile.open(path, "w:gz") as tar:
-        for name in ("../escaped", "/tmp/escaped", "cifar-10-batches-py/../../data_batch_1"):
-            tar.addfile(tarfile.TarInfo(name))
-        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
-            link = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
-            link.type, link.linkname = kind, "/etc/passwd"
-            tar.addfile(link)
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
+        if first:
+            tar.addfile(hostile)
+        for inside, content in members.items():
+            info = tarfile.TarInfo(inside)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+        if not first:
+            tar.addfile(hostile)
     before = sorted(tmp_path.rglob("*"))
-    assert len(cifar10(path.parent).train) == 90
+    with pytest.raises(DataError) as refusal:
+        cifar10(path.parent)
+    assert why in str(refusal.value)
+    assert str(path) in str(refusal.value)
     assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/tmp/escaped").exists()
 
 
+def test_what_else_the_published_archive_holds_is_passed_over(tmp_path: Path, members: dict[str, bytes]) -> None:
+    write_archive(tmp_path / "cifar-10-python.tar.gz", {**members, "cifar-10-batches-py/readme.html": b"<html>"})
+    assert len(cifar10(tmp_path).train) == 90
+
+
+@pytest.mark.row(42)
+def test_a_member_that_claims_a_huge_size_is_refused_by_its_header(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("cifar-10-batches-py/readme.html")
+    header.size = 1 << 40
+    path = tmp_path / "cifar-10-python.tar.gz"
+    path.write_bytes(gzip.compress(header.tobuf() + b"a" * 1024))
+    with pytest.raises(DataError, match=r"readme\.html is said to have 1,099,511,627,776 bytes, above the limit"):
+        cifar10(tmp_path)
+
+
+@pytest.mark.row(42)
+def test_zeros_without_end_take_neither_memory_nor_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 MB in 300 kB, as members that are not even wanted."""
+    monkeypatch.setattr(module, "_ARCHIVE_LIMIT", 100_000_000)
+    path = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for number in range(10):
+            info = tarfile.TarInfo(f"cifar-10-batches-py/{number}")
+            info.size = 30_000_000
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    assert path.stat().st_size < 1_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="unpacks to more than the limit of 100,000,000 bytes"):
+            cifar10(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 50_000_000
+
+
+@pytest.mark.row(42)
 def test_a_member_above_the_limit_is_refused(
     tmp_path: Path, members: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_FILE_LIMIT", 100_000)
     members["cifar-10-batches-py/test_batch"] += b"\0" * 100_000
     write_archive(tmp_path / "cifar-10-python.tar.gz", members)
-    with pytest.raises(DataError, match="test_batch is above the limit of 100,000 bytes"):
+    with pytest.raises(DataError, match="test_batch .* above the limit of 100,000 bytes"):
         cifar10(tmp_path)
 
 
+@pytest.mark.row(42)
 def test_an_archive_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ARCHIVE_LIMIT", 1_000_000)
     header = tarfile.TarInfo("././@LongLink")  # a name of 1 GB, which tarfile would keep whole

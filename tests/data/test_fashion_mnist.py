@@ -188,6 +188,7 @@ def test_a_damaged_file_is_named(kind, tmp_path):
         fashion_mnist(root=str(tmp_path), subset="full")
 
 
+@pytest.mark.row(35)
 def test_a_label_beyond_the_classes_is_named(tmp_path):
     damaged(tmp_path, TEST_LABELS, gzip.compress(idx(np.full(20, 10))))
     with pytest.raises(DataError, match=r"fashion_mnist/full test sample 0 has label 10"):
@@ -230,3 +231,12 @@ def test_a_validation_fraction_out_of_range_is_named(fraction):
 def test_an_image_size_below_1_is_named(size):
     with pytest.raises(ConfigError, match=rf"data\.image_size must be .*at least 1.*; got {size}"):
         fashion_mnist(image_size=size)
+
+
+def test_a_file_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FILE_LIMIT", 1_000_000)
+    for names in module._FILES.values():
+        for name in names:
+            (tmp_path / name).write_bytes(gzip.compress(bytes(3_000_000)))
+    with pytest.raises(DataError, match=r"ubyte\.gz unpacks to more than the limit of 1,000,000 bytes"):
+        read_folder(tmp_path)

@@ -203,6 +203,7 @@ def test_a_root_that_is_no_folder_is_named(tmp_path: Path) -> None:
         image_folder(tmp_path / "file")
 
 
+@pytest.mark.row(34)
 @before_decoding
 def test_an_empty_root_and_one_of_loose_images_are_named(root: Path, painter: Painter) -> None:
     root.mkdir()
@@ -213,6 +214,7 @@ def test_an_empty_root_and_one_of_loose_images_are_named(root: Path, painter: Pa
         image_folder(root)
 
 
+@pytest.mark.row(34)
 @before_decoding
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_split_without_class_folders_is_named(root: Path, painter: Painter, split: str) -> None:
@@ -239,6 +241,7 @@ def test_two_validation_folders_are_named(root: Path, painter: Painter) -> None:
         image_folder(root)
 
 
+@pytest.mark.row(34)
 @before_decoding
 def test_one_class_is_named(root: Path, painter: Painter) -> None:
     painter.paint(root / "only", 1)
@@ -246,6 +249,7 @@ def test_one_class_is_named(root: Path, painter: Painter) -> None:
         image_folder(root)
 
 
+@pytest.mark.row(34)
 @before_decoding
 def test_every_empty_class_is_named(root: Path, painter: Painter) -> None:
     painter.paint(root / "a", 3)
@@ -256,6 +260,7 @@ def test_every_empty_class_is_named(root: Path, painter: Painter) -> None:
         image_folder(root)
 
 
+@pytest.mark.row(34)
 @before_decoding
 @pytest.mark.parametrize(("how_many", "layout"), [(1, ""), (2, ""), (1, "train")])
 def test_a_class_too_small_to_split_is_named(root: Path, painter: Painter, how_many: int, layout: str) -> None:
@@ -265,6 +270,7 @@ def test_a_class_too_small_to_split_is_named(root: Path, painter: Painter, how_m
         image_folder(root)
 
 
+@pytest.mark.row(35)
 @before_decoding
 def test_classes_that_differ_between_splits_are_listed(root: Path, painter: Painter) -> None:
     for name in ("train/a", "train/b", "train/d", "val/a", "val/c"):
@@ -291,6 +297,7 @@ def test_an_argument_out_of_range_is_named(root: Path, argument: str, value: Any
         image_folder(root, **{argument: value})
 
 
+@pytest.mark.row(37)
 @before_decoding
 def test_a_broken_link_is_named_even_where_corrupt_files_are_skipped(root: Path, painter: Painter) -> None:
     for name in "ab":
@@ -303,6 +310,7 @@ def test_a_broken_link_is_named_even_where_corrupt_files_are_skipped(root: Path,
 # --- names ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(37)
 def test_class_and_file_names_of_any_bytes_work_and_classes_can_be_printed(root: Path, painter: Painter) -> None:
     names = [b"two words", "\N{CAT FACE}".encode(), b"caf\xe9", b"c" * 255, b"=cmd|'x'", b"\x1b[31mred"]
     for name in names:
@@ -316,6 +324,7 @@ def test_class_and_file_names_of_any_bytes_work_and_classes_can_be_printed(root:
     assert len(splits.train) == len(names)
 
 
+@pytest.mark.row(37)
 def test_links_in_circles_neither_hang_nor_add_a_class(root: Path, painter: Painter) -> None:
     for name in "ab":
         painter.paint(root / name, 4)
@@ -328,6 +337,7 @@ def test_links_in_circles_neither_hang_nor_add_a_class(root: Path, painter: Pain
     assert sum(map(len, splits.named().values())) == 8
 
 
+@pytest.mark.row(37)
 def test_linked_class_folders_and_files_work(tmp_path: Path, root: Path, painter: Painter) -> None:
     painter.paint(tmp_path / "far" / "a", 3)
     painter.paint(root / "b", 3)
@@ -455,6 +465,7 @@ def test_a_damaged_cache_is_made_anew(
     assert torch.equal(everything(after), pixels)
 
 
+@pytest.mark.row(31)
 def test_the_sources_stay_untouched(root: Path, painter: Painter) -> None:
     two_classes(root, painter)
     (root / "a" / "bad.png").write_bytes(b"bad")
@@ -656,6 +667,7 @@ def damaged(root: Path, painter: Painter) -> Path:
     return root
 
 
+@pytest.mark.row(31)
 def test_refuse_names_the_files_their_faults_and_their_number(damaged: Path) -> None:
     for _ in range(2):  # from decoding, then from the cache
         with pytest.raises(DataError, match="3 of 43 files cannot be decoded") as caught:
@@ -667,6 +679,7 @@ def test_refuse_names_the_files_their_faults_and_their_number(damaged: Path) -> 
         assert "data.on_corrupt=skip" in said
 
 
+@pytest.mark.row(31)
 def test_refuse_lists_the_first_5_of_many(damaged: Path) -> None:
     for number in range(30):
         (damaged / "a" / f"worse {number}.png").touch()
@@ -676,6 +689,7 @@ def test_refuse_lists_the_first_5_of_many(damaged: Path) -> None:
     assert "... and 28 more" in str(caught.value)
 
 
+@pytest.mark.row(31)
 def test_skip_goes_on_without_them_and_says_so_at_every_load(
     damaged: Path, painter: Painter, capsys: pytest.CaptureFixture[str], decoded: list[int]
 ) -> None:
@@ -695,6 +709,7 @@ def test_skip_goes_on_without_them_and_says_so_at_every_load(
     assert loads[0] == loads[1]
 
 
+@pytest.mark.row(31)
 def test_skip_after_refuse_needs_no_second_decoding(damaged: Path, decoded: list[int]) -> None:
     with pytest.raises(DataError):
         image_folder(damaged, image_size=4)
@@ -702,6 +717,7 @@ def test_skip_after_refuse_needs_no_second_decoding(damaged: Path, decoded: list
     assert decoded == [43]
 
 
+@pytest.mark.row(34)
 def test_a_class_without_images_left_to_train_on_is_named(root: Path, painter: Painter) -> None:
     two_classes(root, painter)
     (root / "c").mkdir()
@@ -711,6 +727,7 @@ def test_a_class_without_images_left_to_train_on_is_named(root: Path, painter: P
         image_folder(root, image_size=4, on_corrupt="skip")
 
 
+@pytest.mark.row(31)
 def test_a_class_may_lose_its_only_image_of_a_split_to_skipping_but_no_split_all_of_its(
     root: Path, painter: Painter
 ) -> None:
@@ -726,6 +743,7 @@ def test_a_class_may_lose_its_only_image_of_a_split_to_skipping_but_no_split_all
         image_folder(root, image_size=4, on_corrupt="skip")
 
 
+@pytest.mark.row(34)
 def test_a_set_without_one_whole_file_is_named(root: Path) -> None:
     for name in ("a/1", "a/2", "a/3", "b/1", "b/2", "b/3"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -736,6 +754,7 @@ def test_a_set_without_one_whole_file_is_named(root: Path) -> None:
         image_folder(root, image_size=4, on_corrupt="skip")
 
 
+@pytest.mark.row(33)
 def test_a_file_above_max_pixels_is_bad_until_the_limit_is_raised(root: Path, painter: Painter) -> None:
     two_classes(root, painter)
     Image.new("RGB", (20, 20)).save(root / "a" / "large.png")

@@ -124,11 +124,13 @@ def test_a_large_jpeg_read_at_a_fraction_is_half_a_level_off_on_average(tmp_path
     assert (got.float() - expected.float()).abs().mean() <= 0.55
 
 
+@pytest.mark.row(33)
 def test_1x1_becomes_a_constant_square(tmp_path: Path) -> None:
     path = save(tmp_path / "dot.png", np.array([[[10, 20, 30]]], np.uint8))
     assert torch.equal(decode(path, 8), torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None].expand(3, 8, 8))
 
 
+@pytest.mark.row(33)
 @pytest.mark.parametrize(("width", "height"), [(1, 10_000), (10_000, 1), (101, 1)])
 def test_sides_beyond_100_to_1_are_refused_naming_file_and_limit(tmp_path: Path, width: int, height: int) -> None:
     path = save(tmp_path / "line.png", np.zeros((height, width, 3), np.uint8))
@@ -138,6 +140,7 @@ def test_sides_beyond_100_to_1_are_refused_naming_file_and_limit(tmp_path: Path,
         decode(path, 8)
 
 
+@pytest.mark.row(33)
 def test_sides_of_100_to_1_are_decoded(tmp_path: Path) -> None:
     array = np.repeat(np.arange(100, dtype=np.uint8)[None, :, None], 3, axis=2)
     got = decode(save(tmp_path / "line.png", array), 4)
@@ -145,6 +148,7 @@ def test_sides_of_100_to_1_are_decoded(tmp_path: Path) -> None:
     assert 48 <= int(got.min()) <= int(got.max()) <= 51  # the central pixel and what bilinear blends into it
 
 
+@pytest.mark.row(33)
 def test_max_pixels_is_the_most_that_is_decoded(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", np.zeros((10, 20, 3), np.uint8))
     assert decode(path, None, max_pixels=200).shape == (3, 10, 20)
@@ -152,6 +156,7 @@ def test_max_pixels_is_the_most_that_is_decoded(tmp_path: Path) -> None:
         decode(path, None, max_pixels=199)
 
 
+@pytest.mark.row(33)
 def test_a_bomb_is_refused_from_its_header_naming_file_and_limit(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"  # its pixels are not even there: decoding them would give another error
     path.write_bytes(png_claiming(60_000, 60_000))
@@ -161,6 +166,7 @@ def test_a_bomb_is_refused_from_its_header_naming_file_and_limit(tmp_path: Path)
         decode(path, 224)
 
 
+@pytest.mark.row(33)
 def test_a_bomb_within_a_raised_limit_is_refused_for_its_missing_pixels(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png_claiming(100, 100))
@@ -168,6 +174,7 @@ def test_a_bomb_within_a_raised_limit_is_refused_for_its_missing_pixels(tmp_path
         decode(path, 224)
 
 
+@pytest.mark.row(33)
 def test_a_webp_bomb_is_refused(tmp_path: Path) -> None:
     whole = bytearray(
         encoded("WEBP", np.zeros((8, 8, 3), np.uint8), exif=Image.Exif(), lossless=True, icc_profile=b"x" * 8)
@@ -183,12 +190,14 @@ def test_a_webp_bomb_is_refused(tmp_path: Path) -> None:
 # --- modes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(32)
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "tif"])
 def test_gray_files_get_three_equal_channels(tmp_path: Path, suffix: str) -> None:
     array = np.full((6, 9), 120, np.uint8)
     assert levels_off(decode(save(tmp_path / f"a.{suffix}", array), None), gray_as_rgb(array)) <= 1
 
 
+@pytest.mark.row(32)
 def test_16_bit_gray_is_scaled_over_its_whole_range_not_clipped(tmp_path: Path) -> None:
     array = np.array([[0, 128, 129, 257, 1000], [32768, 40000, 65000, 65406, 65535]], np.uint16)
     expected = np.array([[0, 0, 1, 1, 4], [128, 156, 253, 254, 255]])  # round(value / 257)
@@ -198,16 +207,19 @@ def test_16_bit_gray_is_scaled_over_its_whole_range_not_clipped(tmp_path: Path) 
         assert torch.equal(decode(path, None), gray_as_rgb(expected))
 
 
+@pytest.mark.row(32)
 def test_32_bit_integers_are_read_as_16_bit_values(tmp_path: Path) -> None:
     array = np.array([[0, 257, 65535]], np.int32)
     assert torch.equal(decode(save(tmp_path / "a.tif", array), None), gray_as_rgb(np.array([[0, 1, 255]])))
 
 
+@pytest.mark.row(32)
 def test_floats_are_read_as_0_to_1(tmp_path: Path) -> None:
     array = np.array([[0.0, 0.5, 0.25, 1.0]], np.float32)
     assert torch.equal(decode(save(tmp_path / "a.tif", array), None), gray_as_rgb(np.array([[0, 128, 64, 255]])))
 
 
+@pytest.mark.row(32)
 @pytest.mark.parametrize("worst", [-0.01, 1.01, 255.0, float("nan"), float("inf")])
 def test_floats_outside_0_to_1_are_refused_not_guessed(tmp_path: Path, worst: float) -> None:
     path = save(tmp_path / "a.tif", np.array([[0.5, worst]], np.float32))
@@ -215,12 +227,14 @@ def test_floats_outside_0_to_1_are_refused_not_guessed(tmp_path: Path, worst: fl
         decode(path, None)
 
 
+@pytest.mark.row(32)
 def test_integers_outside_16_bits_are_refused_not_clipped(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", np.array([[0, 65536]], np.int32))
     with pytest.raises(ImageError, match=r"from 0 to 65536, outside \[0, 65535\]"):
         decode(path, None)
 
 
+@pytest.mark.row(32)
 def test_bilevel_is_black_and_white(tmp_path: Path) -> None:
     bits = RNG.integers(0, 2, (5, 9)).astype(bool)
     path = tmp_path / "a.png"
@@ -229,6 +243,7 @@ def test_bilevel_is_black_and_white(tmp_path: Path) -> None:
     assert torch.equal(decode(path, None), gray_as_rgb(bits * 255))
 
 
+@pytest.mark.row(32)
 @pytest.mark.parametrize(
     ("mode", "suffix"), [("LA", "png"), ("RGBA", "png"), ("RGBA", "webp"), ("LA", "tif"), ("RGBA", "tif")]
 )
@@ -241,6 +256,7 @@ def test_transparency_is_laid_over_white(tmp_path: Path, mode: str, suffix: str)
     assert levels_off(decode(path, None), chw(np.broadcast_to(over_white, (6, 9, 3)))) <= 1
 
 
+@pytest.mark.row(32)
 @pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "tif"])
 def test_a_palette_is_looked_up(tmp_path: Path, suffix: str) -> None:
     palette = RNG.integers(0, 256, (256, 3), dtype=np.uint8)
@@ -252,6 +268,7 @@ def test_a_palette_is_looked_up(tmp_path: Path, suffix: str) -> None:
     assert torch.equal(decode(tmp_path / f"a.{suffix}", None), chw(palette[index]))
 
 
+@pytest.mark.row(32)
 @pytest.mark.parametrize("transparency", [0, bytes([0, 128, 255])])
 def test_a_palettes_transparency_is_laid_over_white(tmp_path: Path, transparency: int | bytes) -> None:
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), mode="P")
@@ -263,6 +280,7 @@ def test_a_palettes_transparency_is_laid_over_white(tmp_path: Path, transparency
     assert got[:, 0, 2].tolist() == [0, 0, 100]
 
 
+@pytest.mark.row(32)
 def test_palette_with_alpha_channel_is_laid_over_white(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
     image.putpalette([100, 0, 0, 0, 100, 0])
@@ -274,6 +292,7 @@ def test_palette_with_alpha_channel_is_laid_over_white(tmp_path: Path) -> None:
     assert got[:, 0].T.tolist() == [[255, 255, 255], [0, 100, 0]]
 
 
+@pytest.mark.row(32)
 @pytest.mark.parametrize(("suffix", "tolerance"), [("tif", 1), ("jpg", 3)])
 def test_cmyk_is_turned_into_rgb(tmp_path: Path, suffix: str, tolerance: int) -> None:
     array = np.empty((16, 16, 4), np.uint8)
@@ -283,12 +302,14 @@ def test_cmyk_is_turned_into_rgb(tmp_path: Path, suffix: str, tolerance: int) ->
     assert levels_off(decode(tmp_path / f"a.{suffix}", None), chw(expected)) <= tolerance
 
 
+@pytest.mark.row(32)
 def test_one_channel_is_the_luma(tmp_path: Path) -> None:
     array = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
     expected = np.rint(array @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[..., None]
     assert levels_off(decode(save(tmp_path / "a.png", array), None, channels=1), chw(expected)) <= 1
 
 
+@pytest.mark.row(32)
 def test_one_channel_of_a_gray_file_is_the_file_itself(tmp_path: Path) -> None:
     array = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert torch.equal(decode(save(tmp_path / "a.png", array), None, channels=1), torch.from_numpy(array)[None])
@@ -314,6 +335,7 @@ UPRIGHT = {
 }
 
 
+@pytest.mark.row(32)
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
@@ -324,6 +346,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
     assert torch.equal(decode(path, None), chw(UPRIGHT[orientation](array)))
 
 
+@pytest.mark.row(32)
 def test_a_turned_photo_is_upright_after_resizing_too(tmp_path: Path) -> None:
     top_red = np.zeros((400, 300, 3), np.uint8)
     top_red[:200, :, 0] = 255
@@ -334,6 +357,7 @@ def test_a_turned_photo_is_upright_after_resizing_too(tmp_path: Path) -> None:
     assert int(got[0, 9:].max()) < 15
 
 
+@pytest.mark.row(31)
 def test_a_broken_exif_block_does_not_cost_the_picture(tmp_path: Path) -> None:
     array = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
     for number, junk in enumerate(
@@ -343,6 +367,7 @@ def test_a_broken_exif_block_does_not_cost_the_picture(tmp_path: Path) -> None:
         assert torch.equal(decode(path, None), chw(array))
 
 
+@pytest.mark.row(32)
 @pytest.mark.parametrize(
     ("kind", "name"), [("GIF", "a.gif"), ("WEBP", "a.webp"), ("PNG", "a.png"), ("PNG", "a.webp"), ("TIFF", "a.tif")]
 )
@@ -356,6 +381,7 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path, kind: str, nam
     assert torch.equal(got, torch.tensor([200, 0, 0], dtype=torch.uint8)[:, None, None].expand(3, 4, 4))
 
 
+@pytest.mark.row(32)
 def test_a_two_picture_jpeg_gives_its_first(tmp_path: Path) -> None:
     first, second = Image.new("RGB", (16, 16), (200, 0, 0)), Image.new("RGB", (16, 16), (0, 200, 0))
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
@@ -374,6 +400,7 @@ WHOLE = {
 }
 
 
+@pytest.mark.row(31)
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_file_cut_anywhere_is_named_or_still_holds_every_pixel(tmp_path: Path, kind: str) -> None:
     whole, path = WHOLE[kind], tmp_path / "cut.img"
@@ -397,6 +424,7 @@ def test_a_file_cut_anywhere_is_named_or_still_holds_every_pixel(tmp_path: Path,
     assert named >= len(cuts) - 20  # only the closing bytes may be missing unnoticed
 
 
+@pytest.mark.row(31)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(sorted(WHOLE)),
@@ -417,12 +445,14 @@ def test_altered_bytes_give_pixels_or_a_named_error_and_never_another(
         assert result.shape == (3, 8, 8)
 
 
+@pytest.mark.row(31)
 def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
     (tmp_path / "none.jpg").touch()
     with pytest.raises(ImageError, match=r"none\.jpg is empty \(0 bytes\)"):
         decode(tmp_path / "none.jpg", 8)
 
 
+@pytest.mark.row(31)
 @pytest.mark.parametrize(
     "content", [b"<html>404</html>", b"hello", b"\0" * 100, b"P6 2 2 255 123456789012", b"8BPS\0\1"]
 )
@@ -434,6 +464,7 @@ def test_what_is_no_image_is_shown_by_its_first_bytes(tmp_path: Path, content: b
     assert repr(content[:16]) in str(caught.value)
 
 
+@pytest.mark.row(31)
 def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
     array = RNG.integers(0, 256, (3, 4, 3), dtype=np.uint8)
     path = tmp_path / "really_a_png.jpg"
@@ -441,6 +472,7 @@ def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
     assert torch.equal(decode(path, None), chw(array))
 
 
+@pytest.mark.row(31)
 def test_what_cannot_be_read_is_named_and_is_not_taken_for_corrupt(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "self.jpg").symlink_to("self.jpg")
@@ -453,6 +485,7 @@ def test_what_cannot_be_read_is_named_and_is_not_taken_for_corrupt(tmp_path: Pat
 # --- many -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(31)
 def test_many_come_back_in_order_with_the_bad_ones_in_their_places(tmp_path: Path) -> None:
     paths = []
     for number in range(150):
@@ -501,6 +534,7 @@ def test_nothing_found_is_named(tmp_path: Path) -> None:
         find_images([])
 
 
+@pytest.mark.row(37)
 def test_links_in_circles_end(tmp_path: Path) -> None:
     touch(tmp_path / "set/a/1.jpg", tmp_path / "other/2.jpg")
     (tmp_path / "set/a/up").symlink_to(tmp_path)  # would bring in other/2.jpg
@@ -510,6 +544,7 @@ def test_links_in_circles_end(tmp_path: Path) -> None:
     assert [path.name for path in find_images([tmp_path / "set"])] == ["1.jpg"]
 
 
+@pytest.mark.row(37)
 def test_a_linked_folder_is_followed_and_a_broken_link_is_listed(tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere/1.jpg")
     (tmp_path / "set").mkdir()
@@ -518,6 +553,7 @@ def test_a_linked_folder_is_followed_and_a_broken_link_is_listed(tmp_path: Path)
     assert images_under(tmp_path / "set") == [tmp_path / "set/gone.jpg", tmp_path / "set/linked/1.jpg"]
 
 
+@pytest.mark.row(37)
 def test_a_link_to_the_folder_above_is_no_subfolder(tmp_path: Path) -> None:
     touch(tmp_path / "set/a/1.jpg", tmp_path / "set/.hidden/1.jpg")
     (tmp_path / "set/up").symlink_to(tmp_path)
@@ -525,6 +561,7 @@ def test_a_link_to_the_folder_above_is_no_subfolder(tmp_path: Path) -> None:
     assert subfolders(tmp_path / "set") == [tmp_path / "set/a"]
 
 
+@pytest.mark.row(37)
 def test_names_of_any_bytes_are_found_and_decoded(tmp_path: Path) -> None:
     content = encoded("PNG", np.zeros((2, 2, 3), np.uint8))
     names = [b"two words.png", "\N{CAT FACE}.png".encode(), b"latin\xe9.png", b"new\nline.png", b"n" * 251 + b".png"]
@@ -535,6 +572,7 @@ def test_names_of_any_bytes_are_found_and_decoded(tmp_path: Path) -> None:
     assert all(isinstance(result, Tensor) for result in decode_many(found, 2))
 
 
+@pytest.mark.row(37)
 def test_a_message_about_a_name_of_any_bytes_can_be_printed(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff\x1b[31m.png"))
     path.touch()
@@ -544,6 +582,7 @@ def test_a_message_about_a_name_of_any_bytes_can_be_printed(tmp_path: Path) -> N
     str(caught.value).encode("utf-8")
 
 
+@pytest.mark.row(37)
 @given(st.binary(max_size=12), st.binary(max_size=12))
 def test_printable_names_are_printable_and_differ_where_the_names_do(one: bytes, other: bytes) -> None:
     first, second = os.fsdecode(one), os.fsdecode(other)

@@ -29,6 +29,7 @@ def splits(train: Split, val: Split | None = None, test: Split | None = None) ->
 # --- what is refused
 
 
+@pytest.mark.row(35)
 @pytest.mark.parametrize("which", ["train", "val", "test"])
 @pytest.mark.parametrize("label", [-1, 3, 255])
 def test_a_label_out_of_range_is_named_with_its_sample_and_split(which, label):
@@ -40,6 +41,7 @@ def test_a_label_out_of_range_is_named_with_its_sample_and_split(which, label):
         Splits("toy", **parts, classes=("a", "b", "c"), sha256="")
 
 
+@pytest.mark.row(34)
 def test_an_empty_split_is_named():
     with pytest.raises(DataError, match="toy val holds no images"):
         splits(split(3), Split(torch.zeros(0, 1, 2, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)))
@@ -191,6 +193,7 @@ def test_noise_1_hides_the_prototype():
     assert (noisy[::2].mean(0) - noisy[1::2].mean(0)).abs().max() < 15
 
 
+@pytest.mark.row(34)
 @pytest.mark.parametrize("option", ["num_train", "num_val", "num_test", "channels", "image_size", "num_classes"])
 def test_a_synthetic_dataset_of_nothing_is_refused(option):
     with pytest.raises(ConfigError, match=rf"\b{option}\b.* at least .*; got .*\b0\b"):

@@ -85,3 +85,21 @@ def test_an_image_below_8_px_is_refused_with_the_key() -> None:
 def test_an_unknown_kind_lists_the_two() -> None:
     with pytest.raises(ConfigError, match=r"model.kind 'seperable' is not one of: separable, standard.*'separable'"):
         cnn(10, 3, (32, 32), kind="seperable")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": []}, "model.channels must hold one number for each block"),
+        ({"channels": [8, 0]}, "model.channels must be a whole number of channels .* at least 1; got 0"),
+        ({"channels": [8, -4]}, "model.channels .* got -4"),
+        ({"channels": [8.5]}, r"model.channels .* got 8\.5"),
+        ({"hidden": 0}, "model.hidden must be a whole number of units, at least 1; got 0"),
+        ({"dropout": -0.1}, r"model.dropout must be a fraction in \[0, 1\); got -0.1"),
+        ({"dropout": "half"}, "model.dropout must be a fraction .* got half"),
+        ({"kernel_size": -3}, "model.kernel_size must be odd and positive.* got -3"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_its_key(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        cnn(10, 3, (32, 32), **options)

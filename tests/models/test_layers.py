@@ -46,7 +46,7 @@ def test_equals_the_standard_convolution_with_the_product_of_its_two_kernels() -
     torch.testing.assert_close(separable(images), expected)
 
 
-@pytest.mark.parametrize("k", [0, 2, 4])
+@pytest.mark.parametrize("k", [0, 2, 4, -3, 2.5, "wide"])
 def test_an_even_kernel_is_refused_because_it_cannot_keep_the_size(k: int) -> None:
     with pytest.raises(ConfigError, match=rf"model.kernel_size must be odd.*got {k}"):
         DepthwiseSeparableConv2d(3, 3, k)

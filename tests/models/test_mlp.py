@@ -48,6 +48,9 @@ def test_dropout_outside_0_to_1_is_refused_with_its_key(dropout: float) -> None:
         mlp(num_classes=2, in_channels=1, image_size=(8, 8), dropout=dropout)
 
 
-def test_a_width_below_1_is_refused_with_its_key() -> None:
-    with pytest.raises(ConfigError, match=r"model.hidden .* got \[8, 0\]"):
-        mlp(num_classes=2, in_channels=1, image_size=(8, 8), hidden=[8, 0])
+@pytest.mark.parametrize("width", [0, -3, 1.5, "wide"])
+def test_a_width_that_is_no_whole_number_from_1_is_refused_with_its_key(width: object) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"model.hidden must be a whole number of units .* at least 1; got {width!r}"
+    ):
+        mlp(num_classes=2, in_channels=1, image_size=(8, 8), hidden=[8, width])

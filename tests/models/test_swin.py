@@ -45,6 +45,13 @@ def test_small_images_go_forward_and_backward(channels: int, side: int) -> None:
         ({"num_heads": [2, 5, 8]}, "model.num_heads must divide the stage's width; got 5 for 96"),
         ({"patch_size": 5}, r"data.image_size must be a multiple of model.patch_size; got 32 x 32 px .* 5 px"),
         ({"stochastic_depth_prob": 1.0}, "model.stochastic_depth_prob must be a fraction"),
+        ({"dropout": -0.5}, "model.dropout must be a fraction"),
+        ({"embed_dim": 0}, "model.embed_dim must be a whole number of channels, at least 1; got 0"),
+        ({"depths": [2, 0, 2]}, "model.depths must be a whole number of blocks in each stage, at least 1; got 0"),
+        ({"num_heads": [0, 4, 8]}, "model.num_heads must be a whole number of heads in each stage, at least 1; got 0"),
+        ({"window_size": 0}, "model.window_size must be a whole number of patches, at least 1; got 0"),
+        ({"mlp_ratio": -1}, "model.mlp_ratio must be a finite number above 0; got -1. Usual is 2 to 4"),
+        ({"patch_size": 0}, "model.patch_size must be a whole number of px, at least 1; got 0"),
     ],
 )
 def test_a_wrong_option_is_refused_with_its_key(options: dict[str, object], message: str) -> None:

@@ -66,6 +66,12 @@ def test_an_option_that_the_model_does_not_take_is_refused() -> None:
         create("test_resnet", 7, 3, (64, 64), depths=3)
 
 
+@pytest.mark.parametrize(("option", "value"), [("drop_rate", -1), ("drop_rate", 1), ("drop_path_rate", 2)])
+def test_a_fraction_outside_0_to_1_is_refused_with_its_key(option: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"model.{option} must be a fraction in \[0, 1\); got {value}"):
+        create("test_vit", 7, 3, (32, 32), **{option: value})
+
+
 def test_an_image_that_patches_do_not_divide_is_refused() -> None:
     with pytest.raises(ConfigError, match="'test_vit' cannot take data.image_size 30 x 30"):
         create("test_vit", 7, 3, (30, 30))

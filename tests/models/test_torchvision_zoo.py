@@ -234,8 +234,31 @@ def test_an_option_that_torchvision_would_swallow_is_refused_with_the_nearest() 
 
 
 def test_a_value_that_the_constructor_refuses_names_the_arch_and_the_options() -> None:
-    with pytest.raises(ConfigError, match=r"model.arch 'vgg11' refuses its options \{'dropout': 7\}"):
-        meta("vgg11", dropout=7)
+    with pytest.raises(ConfigError, match=r"model.arch 'densenet121' refuses its options \{'growth_rate': 1.5\}"):
+        meta("densenet121", growth_rate=1.5)
+
+
+@pytest.mark.parametrize("value", [-1, 0, float("nan"), float("inf"), "wide"])
+@pytest.mark.parametrize("arch", ["mobilenet_v3_small", "mobilenet_v2"])
+def test_a_width_that_is_not_above_0_is_refused(arch: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"model.width_mult must be a finite number above 0; got {value!r}"):
+        meta(arch, width_mult=value)
+
+
+@pytest.mark.parametrize(
+    ("arch", "option", "value"),
+    [
+        ("mobilenet_v3_small", "dropout", -0.1),
+        ("vgg11", "dropout", 7),
+        ("efficientnet_b0", "dropout", 1.0),
+        ("swin_t", "attention_dropout", "much"),
+        ("densenet121", "drop_rate", -1),  # torchvision skips dropout there
+        ("resnet18", "stochastic_depth_prob", -0.1),
+    ],
+)
+def test_a_fraction_outside_0_to_1_is_refused_with_its_key(arch: str, option: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"model.{option} must be a fraction in \[0, 1\); got {value}"):
+        meta(arch, **{option: value})
 
 
 @pytest.mark.parametrize(("arch", "side"), [("vgg11", 28), ("inception_v3", 32)])

@@ -74,6 +74,12 @@ def test_an_image_that_patches_do_not_divide_is_refused_with_both_keys_and_what_
         ({"heads": 5}, "model.heads must divide model.dim; got 5 heads for a width of 192"),
         ({"patch_size": "big"}, "model.patch_size must be a number of px or 'auto'; got 'big'"),
         ({"dropout": 2}, "model.dropout must be a fraction"),
+        ({"dim": 0}, "model.dim must be a whole number of channels, at least 1; got 0"),
+        ({"dim": -192}, "model.dim .* got -192"),
+        ({"depth": 0}, "model.depth must be a whole number of blocks, at least 1; got 0"),
+        ({"heads": 0}, "model.heads must be a whole number of heads, at least 1; got 0"),
+        ({"mlp_dim": 0}, "model.mlp_dim must be a whole number of units, at least 1; got 0"),
+        ({"patch_size": 0}, "model.patch_size must be a whole number of px, at least 1; got 0"),
         ({"attention_dropout": -1}, "model.attention_dropout must be a fraction"),
     ],
 )

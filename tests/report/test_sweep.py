@@ -51,21 +51,57 @@ def test_the_highest_accuracy_or_the_lowest_loss_is_first(
     assert {row["metric"] for row in rows} == {metric}
 
 
-def test_runs_without_a_best_come_last_unranked_with_their_reason(tmp_path: Path) -> None:
+def test_runs_that_did_not_finish_come_last_unranked_with_their_reason(tmp_path: Path) -> None:
     jobs = [
         job(0, tmp_path, status="failed", error="the cable was pulled", metrics={}),
         job(1, tmp_path),
         job(2, tmp_path, **best("val/acc", 0.1)),
         job(3, tmp_path, status="diverged", stop_reason="the loss is nan", metrics={}, best=None),
-        job(4, tmp_path, **best("val/acc", 0.2, "interrupted")),
+        job(4, tmp_path, **best("val/acc", 0.9, "interrupted")),
+        job(5, tmp_path, **best("val/acc", 0.8, "diverged")),  # until it did
+        job(6, tmp_path, **best("val/acc", 0.2, "stopped_early")),
+        job(7, tmp_path, status="completed", metrics={}, best=None),  # checkpoint.save_top_k=0
     ]
     rows = sweep_rows(jobs)
-    assert [row["job"] for row in rows] == [4, 2, 0, 1, 3]
-    assert [row["rank"] for row in rows] == [1, 2, None, None, None]
-    assert [row["status"] for row in rows] == ["interrupted", "completed", "failed", "failed", "diverged"]
-    assert [row["error"] for row in rows[:3]] == [None, None, "the cable was pulled"]
-    assert "holds no summary.json" in rows[3]["error"]
-    assert rows[4]["error"] == "the loss is nan"
+    assert [row["job"] for row in rows] == [6, 2, 7, 0, 1, 3, 4, 5]
+    assert [row["rank"] for row in rows] == [1, 2, None, None, None, None, None, None]
+    assert [row["status"] for row in rows[:3]] == ["stopped_early", "completed", "completed"]
+    errors = {row["job"]: row["error"] for row in rows}
+    assert errors[0] == "the cable was pulled"
+    assert "holds no summary.json" in errors[1]
+    assert errors[3] == "the loss is nan"
+    assert [errors[number] for number in (2, 4, 6, 7)] == [None] * 4
+
+
+def test_jobs_that_monitor_different_metrics_are_not_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [
+        job(0, tmp_path, **best("val/acc", None, "failed")),
+        job(1, tmp_path, **best("val/loss", 0.9)),
+        job(2, tmp_path, **best("val/acc", 0.25)),
+        job(3, tmp_path, **best("val/loss", 0.1)),
+    ]
+    rows = sweep_rows(jobs)
+    assert [(row["job"], row["rank"]) for row in rows] == [(1, None), (2, None), (3, None), (0, None)]
+    print_sweep(rows)
+    out = capsys.readouterr().out
+    assert "val/loss 0.9000" in out
+    assert "val/acc 0.2500" in out
+    [reason] = [line for line in out.splitlines() if line.startswith("no ranks:")]
+    assert all(part in reason for part in ("val/acc, val/loss", "checkpoint.monitor"))
+    assert out.index("no ranks:") > out.index("val/acc 0.2500")
+
+
+def test_an_unfinished_job_of_another_metric_costs_the_others_no_rank(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [job(0, tmp_path, **best("val/loss", 0.9, "interrupted")), job(1, tmp_path, **best("val/acc", 0.25))]
+    rows = sweep_rows(jobs)
+    assert [(row["job"], row["rank"]) for row in rows] == [(1, 1), (0, None)]
+    print_sweep(rows)
+    out = capsys.readouterr().out
+    assert "best val/acc" in out
+    assert "val/loss 0.9000" in out  # not an accuracy
+    assert "no ranks" not in out
 
 
 def test_a_best_value_that_is_not_finite_is_no_rank(tmp_path: Path) -> None:

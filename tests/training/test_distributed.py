@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from effbench import build, load_run
+from effbench import build, cli, load_run
 from effbench.commands import training
 from effbench.config.compose import compose
 from tests.training.tiny import largest_difference
@@ -183,3 +183,40 @@ def test_torchrun_trains_one_run_from_the_command_line(folders, tmp_path):
     assert largest_difference(weights(runs[0]), weights(folders["accumulation, uneven shares", 1])) < 1e-6
     assert result.stdout.count("test accuracy") == 1
     assert result.stderr.count("data synthetic:") == 1
+
+
+DYING = """
+import os, sys
+from effbench import cli
+from effbench.training.trainer import Trainer
+whole = Trainer.update
+def update(self, stats):
+    if self.ranks.rank == 1 and self.state.step == 7:
+        os._exit(9)
+    whole(self, stats)
+Trainer.update = update
+sys.exit(cli.main(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.row(12)
+def test_a_rank_that_dies_is_named_and_the_others_end_and_the_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / "dying.py").write_text(DYING)
+    words = [*SMALL, *MLP, "data.batch_size=16", "checkpoint.every_n_steps=5", "hydra.run.dir=run"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(
+        [*command, "dying.py", *words],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert result.returncode != 0
+    cause = result.stderr[result.stderr.index("Root Cause") :]
+    assert "rank      : 1 (local_rank: 1)" in cause
+    assert "exitcode  : 9" in cause
+    assert (tmp_path / "run" / "checkpoints" / "last").readlink().name == "step-00000005"
+    assert "rank      : 0 (local_rank: 0)" in result.stderr, "rank 0 ended too"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "draw_curves", lambda *_: None)
+    assert cli.main(["train", "resume=run"]) == 0
+    training.train(compose(words[:-1]), tmp_path / "whole")
+    assert largest_difference(weights(tmp_path / "run"), weights(tmp_path / "whole")) < 1e-6

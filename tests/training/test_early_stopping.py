@@ -91,6 +91,7 @@ def test_the_reason_names_metric_and_value():
     assert state.stop_reason == "val/acc has not improved on 0.5 for 1 checks"
 
 
+@pytest.mark.row(17)
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
 def test_the_count_goes_on_from_its_state(cut):
     values = [1.0, 1.1, 0.9, 1.0, 1.0, 1.0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from effbench import schedulers
+from effbench import build, schedulers
+from effbench.config.compose import compose, group_options
+from effbench.config.schema import Config
 from effbench.data.augment import Augment
-from effbench.optimizers import Adan, Lion
 from effbench.training.checkpoint import Checkpoints, read_checkpoint
 from effbench.training.clipping import choose_clipping
 from effbench.training.distributed import Ranks
@@ -35,6 +38,10 @@ SCHEDULES = {
     "plateau": partial(schedulers.Plateau, patience=0, threshold=0.9),  # a reduction at each validation but the first
     "one_cycle": partial(schedulers.OneCycle, total_steps=STEPS),
     "torch's own": lambda optimizer: TorchSchedule(torch.optim.lr_scheduler.StepLR(optimizer, 5)),
+    "step, warmed up": partial(schedulers.Step, step_size=5, warmup=3),
+    "exponential, warmed up": partial(schedulers.Exponential, steps_per_epoch=PER_EPOCH, warmup=5),
+    "plateau, warmed up": partial(schedulers.Plateau, patience=0, threshold=0.9, warmup=6),
+    "one_cycle, warmed up": partial(schedulers.OneCycle, total_steps=STEPS, warmup=3),
 }
 AUGMENT = Augment(crop_padding=1, flip=0.5, rotate=10, contrast=0.2, dropout_holes=1, mixup_alpha=0.4, cutmix_alpha=1.0)
 
@@ -48,6 +55,8 @@ class Plan:
     precision: str = "32-true"
     ema: bool = True
     accumulate: int = 2
+    clip: str | None = "norm"
+    mixes: bool = True
     num_workers: int = 0
     validate_epochs: int = 1
     save_steps: int | None = None
@@ -59,16 +68,16 @@ class Plan:
             DATA,
             net,
             STEPS,
-            optimizer=self.optimizer(net.parameters(), lr=1e-2, weight_decay=0.1),
+            optimizer=self._optimizer(net),
             schedule=SCHEDULES[self.schedule],
             batch={
                 "batch_size": 16 // self.accumulate,
                 "accumulate": self.accumulate,
-                "augment": AUGMENT,
+                "augment": AUGMENT if self.mixes else Augment(),
                 "num_workers": self.num_workers,
             },
             validate=True,
-            clip=choose_clipping(list(net.parameters()), 0.5, "norm"),
+            clip=choose_clipping(list(net.parameters()), 0.5 if self.clip else None, self.clip or "norm"),
             precision=choose_precision(self.precision, torch.device("cpu"))[0],
             ema=Ema(net, 0.9) if self.ema else None,
             stopping=EarlyStopping("val/loss", "min", self.patience, 0.0, None),
@@ -76,6 +85,17 @@ class Plan:
             cadence=Cadence(self.validate_epochs, 3, self.save_steps),
             watch=[rows],
         )
+
+    def _optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        """By a class, or by the overrides that name one of conf/optimizer."""
+        if isinstance(self.optimizer, tuple):
+            return build.optimizer(composed(self.optimizer), net)
+        return self.optimizer(net.parameters(), lr=1e-2, weight_decay=0.1)
+
+
+@cache
+def composed(overrides: tuple[str, ...]) -> Config:
+    return compose([*overrides])
 
 
 @dataclass
@@ -88,11 +108,16 @@ class Outcome:
     status: str
 
 
+SECONDS = {"training_s", "elapsed_s"}  # no two runs take the same
+
+
 def outcome(run: Trainer, rows: list[dict[str, float]]) -> Outcome:
     end = run.snapshot()
-    state = {**end.state, "train": {k: v for k, v in end.state["train"].items() if k != "training_s"}}
     best = vars(read_checkpoint(run.checkpoints.best))
-    best["state"]["train"].pop("training_s")
+    state, best["state"] = (
+        {**state, "train": {key: value for key, value in state["train"].items() if key not in SECONDS}}
+        for state in (end.state, best["state"])
+    )
     links = {path.name: path.readlink().name for path in run.checkpoints.folder.iterdir() if path.is_symlink()}
     ranking = [list(entry) for entry in run.checkpoints.ranking]
     whole = {"weights": copied(end.weights), "ema": copied(end.ema), "state": state, "links": links, "ranking": ranking}
@@ -163,33 +188,81 @@ def test_a_run_repeats_itself(reference, tmp_path):
     agree(uninterrupted(Plan(), tmp_path), reference)
 
 
+@pytest.mark.row(13)
 @pytest.mark.parametrize("at", range(1, STEPS + 1))
 def test_interrupted_after_any_step_a_run_ends_the_same(at, reference, tmp_path):
     agree(interrupted(Plan(), tmp_path, at), reference)
 
 
+@pytest.mark.row(13)
 @pytest.mark.parametrize("at", range(3, STEPS + 1))
 def test_killed_in_any_step_a_run_goes_on_from_the_last_extra_save(at, reference, tmp_path):
     agree(killed(Plan(save_steps=2), tmp_path, at), reference)
 
 
+@pytest.mark.row(15)
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("at", [2, 8, 10])
 def test_every_schedule_goes_on_where_it_was(name, at, tmp_path):
+    """Rows, which hold the learning rate of every third step, agree too."""
     plan = Plan(schedule=name)
+    straight = uninterrupted(plan, tmp_path / "b")
+    agree(interrupted(plan, tmp_path / "a", at), straight)
+    assert len({row["lr/0"] for row in straight.rows}) > 1 or name == "constant"
+
+
+@pytest.mark.row(15)
+def test_every_schedule_of_conf_is_among_them():
+    assert set(group_options()["scheduler"]) <= set(SCHEDULES)
+
+
+OPTIMIZERS = [
+    *((f"optimizer={name}",) for name in group_options()["optimizer"]),
+    ("optimizer=adan", "optimizer.variant=package"),
+    ("optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false"),
+]
+FACTORS: dict[str, Sequence[Any]] = {
+    "optimizer": OPTIMIZERS,
+    "ema": [False, True],
+    "accumulate": [1, 2, 4],
+    "clip": [None, "norm", "value"],
+    "precision": ["32-true", "16-mixed", "bf16-mixed"],
+    "mixes": [False, True],
+    "schedule": ["cosine", "plateau"],
+}
+
+
+def pairwise(factors: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Combinations in which every two values of different factors meet: each time the one with most new meetings."""
+    everything = [tuple(zip(factors, values, strict=True)) for values in itertools.product(*factors.values())]
+    meetings = {combination: frozenset(itertools.combinations(combination, 2)) for combination in everything}
+    missing, chosen = set().union(*meetings.values()), []
+    while missing:
+        chosen.append(max(everything, key=lambda combination: len(meetings[combination] & missing)))
+        missing -= meetings[chosen[-1]]
+    return [dict(combination) for combination in chosen]
+
+
+COMBINATIONS = pairwise(FACTORS)
+
+
+@pytest.mark.row(16)
+@pytest.mark.parametrize("number", range(len(COMBINATIONS)), ids=[str([*c.values()]) for c in COMBINATIONS])
+def test_every_optimizer_meets_every_average_accumulation_clipping_precision_and_mixing(number, tmp_path):
+    """Interrupted in mid-epoch, at another step each time."""
+    plan = Plan(**COMBINATIONS[number])
+    at = (1, 2, 3, 5, 6, 7, 9, 10, 11)[number % 9]
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [partial(torch.optim.SGD, momentum=0.9), torch.optim.RMSprop, Lion, Adan],
-    ids=["sgd", "rmsprop", "lion", "adan"],
-)
+@pytest.mark.row(16)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
 def test_every_optimizer_goes_on_where_it_was(optimizer, tmp_path):
     plan = Plan(optimizer=optimizer)
-    agree(interrupted(plan, tmp_path / "a", 6), uninterrupted(plan, tmp_path / "b"))
+    agree(killed(replace(plan, save_steps=2), tmp_path / "a", 7), uninterrupted(plan, tmp_path / "b"))
 
 
+@pytest.mark.row(16)
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
 @pytest.mark.parametrize("at", [3, 8])
 def test_every_precision_goes_on_where_it_was(precision, at, tmp_path):
@@ -197,6 +270,7 @@ def test_every_precision_goes_on_where_it_was(precision, at, tmp_path):
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
 
+@pytest.mark.row(16)
 @pytest.mark.parametrize("ema", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_averages_and_accumulation_in_every_combination(ema, accumulate, tmp_path):
@@ -204,7 +278,15 @@ def test_averages_and_accumulation_in_every_combination(ema, accumulate, tmp_pat
     agree(interrupted(plan, tmp_path / "a", 7), uninterrupted(plan, tmp_path / "b"))
 
 
-@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (1, 2)])
+@pytest.mark.row(13, 14)
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("at", range(1, STEPS + 1))
+def test_with_workers_too_a_run_interrupted_after_any_step_ends_the_same(at, workers, reference, tmp_path):
+    agree(interrupted(Plan(num_workers=workers), tmp_path, at), reference)
+
+
+@pytest.mark.row(14)
+@pytest.mark.parametrize(("before", "after"), [*itertools.permutations((0, 1, 2), 2)])
 def test_the_number_of_workers_may_change_on_the_way(before, after, reference, tmp_path):
     then = Plan(num_workers=after, save_steps=3)
     agree(killed(Plan(num_workers=before, save_steps=3), tmp_path, 7, then), reference)
@@ -216,6 +298,7 @@ def test_validations_every_second_epoch_stay_where_they_were(at, tmp_path):
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
 
+@pytest.mark.row(17)
 @pytest.mark.parametrize("at", [3, 4, 5, 7, 8])
 def test_early_stopping_stops_at_the_same_epoch(at, tmp_path):
     plan = Plan(patience=1, schedule="constant", optimizer=partial(torch.optim.SGD, maximize=True))
@@ -223,6 +306,17 @@ def test_early_stopping_stops_at_the_same_epoch(at, tmp_path):
     assert straight.status == "stopped_early"
     assert straight.rows[-1]["step"] == 8
     agree(interrupted(plan, tmp_path / "a", at), straight)
+
+
+@pytest.mark.row(17)
+@pytest.mark.parametrize("at", [8, 9, 11, 12])
+def test_killed_one_check_before_its_end_early_stopping_remembers_how_long_it_waited(at, tmp_path):
+    """Patience 2: a best at step 4, worse at 8, worse at 12, where it ends."""
+    plan = Plan(patience=2, schedule="constant", optimizer=partial(torch.optim.SGD, maximize=True))
+    straight = uninterrupted(plan, tmp_path / "b")
+    assert (straight.status, straight.rows[-1]["step"]) == ("stopped_early", 12)
+    assert straight.snapshot["links"]["best"] == "step-00000004"
+    agree(killed(plan, tmp_path / "a", at), straight)
 
 
 def test_interrupted_twice_and_killed_once_a_run_ends_the_same(reference, tmp_path):
@@ -280,9 +374,13 @@ def test_the_seconds_of_earlier_sittings_are_kept(tmp_path):
     run = Plan().build(tmp_path, rows)
     run.limits.steps = 4
     run.fit()
-    first = read_checkpoint(tmp_path / "checkpoints" / "last").state["train"]["training_s"]
-    assert 0 < first <= run.state.training_s
+    first = read_checkpoint(tmp_path / "checkpoints" / "last").state["train"]
+    assert 0 < first["training_s"] <= run.state.training_s
+    assert first["training_s"] < first["elapsed_s"] < run.clocks.seconds()["total"]
     again = Plan().build(tmp_path, rows)
     again.restore(read_checkpoint(tmp_path / "checkpoints" / "last"))
     again.fit()
-    assert again.state.training_s == pytest.approx(first + again.clocks.training)
+    assert again.state.training_s == pytest.approx(first["training_s"] + again.clocks.training)
+    assert again.state.elapsed_s == first["elapsed_s"]
+    second = read_checkpoint(tmp_path / "checkpoints" / "last").state["train"]["elapsed_s"]
+    assert first["elapsed_s"] < second < first["elapsed_s"] + again.clocks.seconds()["total"]

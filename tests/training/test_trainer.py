@@ -16,6 +16,7 @@ from effbench.training.checkpoint import Checkpoints, read_checkpoint
 from effbench.training.distributed import Ranks
 from effbench.training.early_stopping import EarlyStopping
 from effbench.training.ema import Ema
+from effbench.training.faults import StopAtNonFinite
 from effbench.training.state import Limits
 from effbench.training.trainer import Cadence
 from tests.training.tiny import At, Rows, copied, data, dense, same, trainer
@@ -133,8 +134,7 @@ def test_saves_come_with_validations_and_every_so_many_steps_wherever_an_epoch_e
 
 def test_no_host_number_is_read_between_log_lines_on_an_accelerator(monkeypatch):
     """A CPU stands in: with the per-step check of CPUs off, nothing may turn a tensor into a number."""
-    run = trainer(data(), dense(), 9, cadence=Cadence(log_steps=100))
-    run._watchful = False
+    run = trainer(data(), dense(), 9, cadence=Cadence(log_steps=100), nonfinite=StopAtNonFinite(looks=False))
     run.limits.steps = 2  # within the first epoch
     read = []
     for name in ("item", "tolist", "__float__", "__bool__"):
@@ -166,6 +166,7 @@ class Poisoned(nn.Module):
         return logits + self.value if self.training and self.calls == self.at else logits
 
 
+@pytest.mark.row(27)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_before_the_weights_move(value, at, tmp_path):
@@ -192,6 +193,7 @@ def poison(tensor: torch.Tensor) -> None:
         tensor.view(-1)[0] = math.nan
 
 
+@pytest.mark.row(28)
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
 @pytest.mark.parametrize("save_steps", [None, 1])
 def test_a_nan_in_a_single_weight_ends_the_run_and_reaches_no_checkpoint(at, save_steps, tmp_path):
@@ -210,6 +212,7 @@ def test_a_nan_in_a_single_weight_ends_the_run_and_reaches_no_checkpoint(at, sav
     assert run.state.step <= at
 
 
+@pytest.mark.row(28)
 def test_an_interruption_saves_no_weights_that_are_not_finite(tmp_path):
     def both(_):
         poison(net.head.weight)
@@ -221,6 +224,7 @@ def test_an_interruption_saves_no_weights_that_are_not_finite(tmp_path):
     assert saved_steps(tmp_path) == [3]
 
 
+@pytest.mark.row(28)
 @pytest.mark.parametrize("at", [1, 3, 4])
 def test_a_nan_in_a_gradient_alone_ends_the_run_and_reaches_no_checkpoint(at, tmp_path):
     net = dense()
@@ -237,6 +241,7 @@ def test_a_nan_in_a_gradient_alone_ends_the_run_and_reaches_no_checkpoint(at, tm
     assert all_finite(tmp_path)
 
 
+@pytest.mark.row(28)
 def test_a_nan_in_a_weight_that_the_loss_does_not_see_is_found_when_saving(tmp_path):
     net = dense()
     net.register_parameter("unused", nn.Parameter(torch.zeros(3)))
@@ -247,6 +252,7 @@ def test_a_nan_in_a_weight_that_the_loss_does_not_see_is_found_when_saving(tmp_p
     assert saved_steps(tmp_path) == []
 
 
+@pytest.mark.row(28)
 @pytest.mark.parametrize("validate", [True, False])
 def test_a_nan_in_the_average_alone_ends_the_run_and_is_not_saved(validate, tmp_path):
     net = dense()
@@ -269,6 +275,7 @@ class Explodes(nn.Module):
         return self.net(x) * (math.inf if self.evaluations > self.after and not self.training else 1)
 
 
+@pytest.mark.row(27)
 def test_a_validation_loss_that_is_not_finite_ends_the_run_and_is_not_the_best(tmp_path):
     net = Explodes(dense(), after=3)  # validation is three batches
     stopping = EarlyStopping("val/loss", "min", 1, 0.0, None)
@@ -279,6 +286,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run_and_is_not_the_best(t
     assert saved_steps(tmp_path) == [3]
 
 
+@pytest.mark.row(27)
 def test_without_a_check_at_each_step_the_next_log_line_finds_it(tmp_path):
     """As on a GPU, where reading the loss at each step would cost more than it is worth."""
     net = dense()
@@ -291,27 +299,29 @@ def test_without_a_check_at_each_step_the_next_log_line_finds_it(tmp_path):
         validate=True,
         checkpoints=keeper(tmp_path),
         cadence=Cadence(log_steps=4, save_steps=1),
+        nonfinite=StopAtNonFinite(looks=False),
         watch=[rows],
     )
-    run._watchful = False
     state = run.fit()
     assert (state.status, state.step) == ("diverged", 5)
     assert saved_steps(tmp_path) == [3, 4]
     assert all_finite(tmp_path)
 
 
+@pytest.mark.row(27)
 def test_a_training_loss_that_was_not_finite_is_named_at_the_end_of_the_epoch():
     net = dense()
     # The gradient of -inf logits is finite enough here to leave the weights whole.
     forward = Poisoned(net, 2, math.nan)
-    run = trainer(data(), net, 30, forward=forward, validate=True, cadence=Cadence(log_steps=100))
-    run._watchful = False
+    cadence, rule = Cadence(log_steps=100), StopAtNonFinite(looks=False)
+    run = trainer(data(), net, 30, forward=forward, validate=True, cadence=cadence, nonfinite=rule)
     run.clip = lambda: [p.grad.nan_to_num_() for p in net.parameters()]
     state = run.fit()
     assert (state.status, state.step) == ("diverged", 3)
     assert "training loss" in state.stop_reason
 
 
+@pytest.mark.row(27)
 def test_a_diverged_run_ends_for_its_divergence_not_for_its_patience():
     net = dense()
     still = torch.optim.SGD(net.parameters(), lr=0.0)
@@ -326,8 +336,8 @@ def test_a_diverged_run_ends_for_its_divergence_not_for_its_patience():
         validate=True,
         stopping=stopping,
         cadence=Cadence(log_steps=100),
+        nonfinite=StopAtNonFinite(looks=False),
     )
-    run._watchful = False
     run.clip = lambda: [p.grad.nan_to_num_() for p in net.parameters()]
     assert run.fit().status == "diverged"
 

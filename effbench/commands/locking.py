@@ -1,0 +1,102 @@
+"""Keeps two processes out of one folder.
+
+The lock is the operating system's own (POSIX, `fcntl`): it ends with its process, however that ends, so none is ever
+stale. The file `.lock` says who holds it, for a person to read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from effbench.errors import ConfigError
+from effbench.records import require_writable
+
+NAME = ".lock"
+_held: dict[Path, int] = {}  # folder -> process: a lock belongs to its process, and a forked one has none
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """`folder`, made where it is missing, for this process alone; removed again where nothing was put into it.
+
+    Raises ConfigError naming the process that has it. Inside another `holding` of the same folder it does
+    nothing, nor on torchrun's ranks other than 0, which holds it for all.
+    """
+    place = folder.resolve()
+    if _held.get(place) == os.getpid() or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    require_writable(folder)
+    descriptor = _acquire(folder / NAME)
+    _held[place] = os.getpid()
+    try:
+        yield
+    finally:
+        del _held[place]
+        with suppress(OSError):
+            (folder / NAME).unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
+            os.close(descriptor)
+        for path in made:
+            with suppress(OSError):  # not empty: something was recorded
+                path.rmdir()
+
+
+def _acquire(path: Path) -> int:
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = _text(descriptor)
+            os.close(descriptor)
+            raise ConfigError(_in_use(path.parent, holder)) from error
+        except OSError as error:  # a file system without locks
+            why = f"cannot be locked ({error.strerror}): start no second run there"
+            print(f"warning: {path.parent} {why}", file=sys.stderr)
+        if _is_still(path, descriptor):
+            break
+        os.close(descriptor)  # its holder ended and removed it between our two calls
+    if left := _text(descriptor):
+        print(f"note: taking over {path.parent} from {_who(left)}, which ended without a word", file=sys.stderr)
+    _sign(descriptor)
+    return descriptor
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+    with suppress(OSError):  # a full disk: the lock holds all the same
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, (json.dumps(holder) + "\n").encode(), 0)
+
+
+def _text(descriptor: int) -> str:
+    return os.pread(descriptor, 4096, 0).decode("utf-8", errors="replace").strip()
+
+
+def _who(text: str) -> str:
+    try:
+        holder = json.loads(text)
+        return f"process {int(holder['pid'])} on {ascii(holder['host'])[1:-1]} (since {ascii(holder['since'])[1:-1]})"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _in_use(folder: Path, holder: str) -> str:
+    return f"{folder} is in use by {_who(holder)}. Wait for it or stop it, or choose another folder: hydra.run.dir=DIR."

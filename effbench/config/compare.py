@@ -1,0 +1,34 @@
+"""Whether two configs are the same experiment, and where they are not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+OF_ONE_SITTING = ("resume", "allow_targets")  # say how a run is started, not what it is
+
+
+def config_digest(content: Mapping[str, Any]) -> str:
+    """sha256 (hex) of a config's plain containers, whatever the order of their keys."""
+    lasting = {key: value for key, value in content.items() if key not in OF_ONE_SITTING}
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, value before, value now) of each leaf that is not the same; None where there was no such key."""
+    old, new = _leaves(before), _leaves(now)
+    return [(key, old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if not prefix and key in OF_ONE_SITTING:
+            continue
+        if isinstance(value, Mapping) and value:
+            found |= _leaves(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

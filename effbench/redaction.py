@@ -1,0 +1,142 @@
+"""No secret in what a run writes: values that look like one are written as ***.
+
+A secret is the value of an environment variable whose name says so (HF_TOKEN, AWS_SECRET_ACCESS_KEY), the value of a
+config key or override whose name says so (api_key=…), and the user part of an address (https://me:pass@host).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+from urllib.parse import quote
+
+REDACTED = "***"
+MIN_LENGTH = 6  # of a variable's value: '1' and 'true' would be found in every number and word
+
+# A name's words, between _ - . and capitals. What they may stand before is not: 'keyboard', 'author', 'tokens'.
+_IN_KEYS = frozenset(
+    {"token", "secret", "password", "passwd", "passphrase", "credential", "credentials", "auth", "authorization",
+     "apikey", "cookie"}
+)  # fmt: skip
+_IN_VARIABLES = _IN_KEYS | {"tokens", "secrets", "passwords", "pwd", "private", "key", "keys", "pat"}
+_PAIRS_IN_KEYS = (("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"))
+_GLUED = ("token", "secret", "password", "passwd", "apikey")  # MYTOKEN, dbpassword
+_MODELS_OWN = frozenset(
+    {"cls", "class", "mask", "pad", "eos", "bos", "sep", "unk", "dist", "reg"}
+)  # cls_token: a tensor
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|[0-9]+")
+_ADDRESS = re.compile(r"(?<=://)[^\s/@'\"]+@")
+_NAMED = re.compile(r"""([A-Za-z_][\w.\-]*)['"]?\s*[=:]\s*""")
+_VALUE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[[^\]]*\]|\{[^}]*\}|[^\s'",;&)}\]]+""")
+_HARMLESS = ("null", "None", "true", "false", "True", "False", "''", '""')
+_OVERRIDE = re.compile(r"[+~]*(?P<key>[A-Za-z_][\w.\-/@]*)=(?!\s)")
+
+
+def redact(value: Any) -> Any:
+    """Plain containers and text with *** for each secret; everything else as it is.
+
+    Of a mapping, values under a name that looks secret go whole; texts lose secrets within them.
+    """
+    return _redacted(value, _from_environment())
+
+
+def redact_environment(text: str) -> str:
+    """Only the values of secret variables: for text that is a file's whole content, where `a: b` may be anything."""
+    return _without(text, _from_environment())
+
+
+def is_secret_key(name: str) -> bool:
+    """Whether a config key's last part is named like a secret."""
+    words = _words(name.rpartition(".")[2])
+    if not words or (words[-1] == "token" and len(words) > 1 and words[-2] in _MODELS_OWN):
+        return False
+    pairs = set(pairwise(words))
+    return bool(_IN_KEYS & set(words)) or bool(pairs & set(_PAIRS_IN_KEYS)) or words[-1].endswith(_GLUED)
+
+
+def is_secret_variable(name: str) -> bool:
+    """Whether an environment variable is named like a secret."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    if name in ("PWD", "SSH_AUTH_SOCK"):  # folders
+        return False
+    return bool(_IN_VARIABLES & set(words)) or any(word.endswith(_GLUED) for word in words)
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(name)]
+
+
+def _from_environment() -> re.Pattern[str] | None:
+    """What finds any of the secret values, also as JSON, YAML, repr and addresses write them; the longest first."""
+    found: set[str] = set()
+    for name, value in os.environ.items():
+        if len(value) >= MIN_LENGTH and is_secret_variable(name):
+            found |= {value, value.strip(), quote(value, safe=""), value.replace("'", "''")}
+            found |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]}
+            found.add(_in_yaml(value))
+    texts = sorted((text for text in found if len(text) >= MIN_LENGTH), key=len, reverse=True)
+    # A space may be a line's end in YAML, which folds long texts.
+    patterns = (r"\s+".join(map(re.escape, re.split(r"\s+", text))) for text in texts)
+    return re.compile("|".join(patterns)) if texts else None
+
+
+def _in_yaml(text: str) -> str:
+    """As PyYAML writes it between double quotes: what is not ASCII by its number."""
+
+    def escaped(character: str) -> str:
+        code = f"{ord(character):X}"
+        return character if character.isascii() else f"\\x{code}" if len(code) < 3 else f"\\u{code:0>4}"
+
+    return "".join(map(escaped, text))
+
+
+def _without(text: str, secrets: re.Pattern[str] | None) -> str:
+    return text if secrets is None else secrets.sub(REDACTED, text)
+
+
+def _redacted(value: Any, secrets: re.Pattern[str] | None) -> Any:
+    if isinstance(value, str):
+        return _text(value, secrets)
+    if isinstance(value, Mapping):
+        return {_key(key, secrets): _under(key, item, secrets) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(item, secrets) for item in value]
+    return value
+
+
+def _key(key: Any, secrets: re.Pattern[str] | None) -> Any:
+    return _without(key, secrets) if isinstance(key, str) else key
+
+
+def _under(key: Any, item: Any, secrets: re.Pattern[str] | None) -> Any:
+    """The value of `key`: nothing and a flag are no secrets, and a reference says only where one is kept."""
+    harmless = item is None or isinstance(item, bool) or item in ("", "???")
+    if harmless or not is_secret_key(str(key)):
+        return _redacted(item, secrets)
+    return item if isinstance(item, str) and re.fullmatch(r"\$\{oc\.env:\w+\}", item) else REDACTED
+
+
+def _text(text: str, secrets: re.Pattern[str] | None) -> str:
+    text = _without(text, secrets)
+    whole = _OVERRIDE.match(text)
+    if whole and is_secret_key(whole["key"].replace("/", ".")) and text[whole.end() :] not in _HARMLESS:
+        return text[: whole.end()] + REDACTED
+    text = _ADDRESS.sub(f"{REDACTED}@", text)
+    return _without_named(text)
+
+
+def _without_named(text: str) -> str:
+    """Texts such as "refused: api_key='x', lr=0.1" without the values of names that look secret."""
+    parts, start = [], 0
+    for named in _NAMED.finditer(text):
+        value = _VALUE.match(text, named.end())
+        secret = named.start() >= start and value is not None and is_secret_key(named[1])
+        if secret and value is not None and value[0] not in _HARMLESS:
+            parts += [text[start : value.start()], REDACTED]
+            start = value.end()
+    return "".join([*parts, text[start:]])

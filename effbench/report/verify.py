@@ -1,0 +1,173 @@
+"""Whether a run's folder still says what its run wrote: each check reads the record again and trusts nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from effbench.config.compare import config_digest
+from effbench.errors import EffbenchError
+from effbench.records import STATUSES, read_metrics, read_summary
+from effbench.training.checkpoint import committed, read_checkpoint, read_manifest
+
+FINISHED = ("completed", "stopped_early")
+_CELL = 1e-6  # metrics.csv holds eight significant digits
+
+
+@dataclass(frozen=True)
+class Check:
+    """problem: what is wrong, or None. detail: what was looked at."""
+
+    name: str
+    detail: str
+    problem: str | None = None
+
+
+class _CheckFailedError(Exception):
+    """A check that did not hold."""
+
+
+def verify_run(folder: Path) -> list[Check]:
+    """Every check of a run's folder, in order. Raises ConfigError where it is not a run."""
+    summary = read_summary(folder)
+    saved = committed(folder / "checkpoints")
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("summary", partial(_summary, summary)),
+        ("config", partial(_config, folder)),
+        *((f"checkpoint {path.name}", partial(_checkpoint, path)) for path in saved),
+        ("links", partial(_links, folder, summary)),
+        ("config of the last checkpoint", partial(_same_config, folder)),
+        ("metrics", partial(_metrics, folder, summary)),
+        ("summary agrees with metrics", partial(_agreement, folder, summary)),
+    ]
+    return [_tried(name, look) for name, look in checks]
+
+
+def _tried(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, look())
+    except _CheckFailedError as problem:
+        return Check(name, "", str(problem))
+    except (OSError, ValueError, KeyError, TypeError, EffbenchError, yaml.YAMLError) as error:
+        return Check(name, "", " ".join(str(error).split()) or repr(error))
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise _CheckFailedError(problem)
+
+
+def _summary(summary: Mapping[str, Any]) -> str:
+    status = summary["status"]
+    _require(status in STATUSES, f"status {status!r} is not one of {', '.join(STATUSES)}")
+    missing = [key for key in ("metrics", "model", "data", "timing", "environment", "argv") if key not in summary]
+    _require(status == "failed" or not missing, f"summary.json lacks {', '.join(missing)}")
+    return str(status)
+
+
+def _config(folder: Path) -> str:
+    from effbench.config.compose import parse
+
+    content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    _require(isinstance(content, dict), "config.yaml is not a config")
+    parse(content)
+    return f"sha256 {config_digest(content)[:12]}"
+
+
+def _checkpoint(path: Path) -> str:
+    manifest = read_manifest(path)
+    read_checkpoint(path)
+    return f"{len(manifest['sha256'])} files whole"
+
+
+def _links(folder: Path, summary: Mapping[str, Any]) -> str:
+    """`last` is the newest; `best` is the one that the summary names."""
+    checkpoints = folder / "checkpoints"
+    links = [checkpoints / name for name in ("last", "best") if (checkpoints / name).is_symlink()]
+    found = {link.name: link.readlink().name for link in links}
+    for name, target in found.items():
+        _require((checkpoints / target).is_dir(), f"{name} points to {target}, which is not there")
+    names = [path.name for path in committed(checkpoints)]
+    _require("last" not in found or found["last"] == names[0], f"last points to {found.get('last')}, not to the newest")
+    best = (summary.get("best") or {}).get("checkpoint")
+    _require(best is None or found.get("best") == best, f"best points to {found.get('best')}, the summary names {best}")
+    return ", ".join(f"{name} -> {target}" for name, target in found.items()) or "none"
+
+
+def _same_config(folder: Path) -> str:
+    path = folder / "checkpoints" / "last"
+    if not path.exists():
+        return "no last checkpoint"
+    content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    stated = read_manifest(path)["config"]
+    _require(stated == config_digest(content), "config.yaml is not the config that the last checkpoint was written by")
+    return "the same"
+
+
+def _metrics(folder: Path, summary: Mapping[str, Any]) -> str:
+    """A row for each logged step and each epoch up to the last, in order, each cell a number."""
+    rows = read_metrics(folder)
+    for number, row in enumerate(rows, start=2):
+        for name, cell in row.items():
+            if name != "row" and cell:
+                _require(_number(cell) is not None, f"line {number}: {name} is {cell!r}")
+    steps = [int(row["step"]) for row in rows]
+    _require(steps == sorted(steps), "the steps of metrics.csv are not in order")
+    if summary["status"] not in FINISHED:
+        return f"{len(rows)} rows"
+    every = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["trainer"]["log_every_n_steps"]
+    logged = [int(row["step"]) for row in rows if row["row"] == "step"]
+    expected = list(range(every, summary["steps"] + 1, every))
+    absent = sorted(set(expected) - set(logged))
+    _require(not absent, f"metrics.csv lacks the rows of {len(absent)} logged steps, the first of them {absent[:1]}")
+    _require(logged == expected, "metrics.csv holds step rows twice, or of steps that are not logged")
+    epochs = [int(row["epoch"]) for row in rows if row["row"] == "epoch"]
+    _require(len(epochs) == math.ceil(summary["epochs"]), f"metrics.csv holds {len(epochs)} rows of epochs")
+    return f"{len(logged)} steps, {len(epochs)} epochs"
+
+
+def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
+    """The summary's last values and its best are those of the rows."""
+    if summary["status"] not in FINISHED:
+        return f"not looked at: the run is {summary['status']}"
+    rows = [row for row in read_metrics(folder) if row["row"] == "epoch"]
+    compared = 0
+    for name, value in summary["metrics"].items():
+        cells = [row[name] for row in rows if row.get(name)]
+        if not cells:
+            continue
+        _require(_close(float(cells[-1]), value), f"{name} is {value} in summary.json, {cells[-1]} in metrics.csv")
+        compared += 1
+    best = summary.get("best")
+    if best:
+        values = [float(row[best["metric"]]) for row in rows if row.get(best["metric"])]
+        extreme = min(values) if best["metric"].endswith("loss") else max(values)
+        _require(_close(extreme, best["value"]), f"best is {best['value']} in summary.json, {extreme} in metrics.csv")
+    return f"{compared} metrics{', and the best' if best else ''}"
+
+
+def _close(a: float, b: float | None) -> bool:
+    return b is not None and math.isclose(a, b, rel_tol=_CELL, abs_tol=_CELL)
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def failures(checks: list[Check]) -> Iterator[Check]:
+    return (check for check in checks if check.problem is not None)
+
+
+def as_json(checks: list[Check]) -> str:
+    rows = [{"check": item.name, "ok": item.problem is None, "detail": item.problem or item.detail} for item in checks]
+    return json.dumps(rows, indent=2, ensure_ascii=False)

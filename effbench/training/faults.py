@@ -1,0 +1,149 @@
+"""What becomes of a step whose numbers are not finite, or whose memory does not suffice.
+
+Each rule is an object whose plain form does nothing, so the loop has no branches for them.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from effbench.data.ahead import BatchError
+from effbench.errors import EffbenchError
+from effbench.training.distributed import Ranks
+from effbench.training.state import TrainState
+
+SKIPS_IN_A_ROW = 20  # so many, and it is the run that is broken, not a batch
+
+
+class KeepNothing:
+    """For the rules under which no step is ever taken back."""
+
+    def begin(self) -> None:
+        """Before a step's first forward pass."""
+
+    def undo(self) -> None:
+        """Takes back what the forward passes since `begin` changed."""
+
+
+class KeepBuffers(KeepNothing):
+    """Batch norm's statistics have seen a batch before anyone knows that it is to be left out."""
+
+    def __init__(self, model: nn.Module):
+        self._buffers = list(model.buffers())
+        self._kept: list[Tensor] = []
+
+    def begin(self) -> None:
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    def undo(self) -> None:
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(kept)
+
+
+class StopAtNonFinite:
+    """on_nonfinite=stop. looks: whether to read the loss at each step; else the logged steps will show it."""
+
+    def __init__(self, looks: bool = True):
+        self._looks = looks
+
+    def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
+        """What is not finite in a step after its backward passes: 'loss is nan', or None."""
+        return None if not self._looks or math.isfinite(loss) else f"loss is {float(loss)}"
+
+    def leaves_out(self, state: TrainState, what: str) -> bool:
+        """Whether the run goes on without that step."""
+        return False
+
+
+class SkipNonFinite(StopAtNonFinite):
+    """on_nonfinite=skip. gradients: whether to look at them too (loss scaling does so itself)."""
+
+    def __init__(self, ranks: Ranks, gradients: bool):
+        super().__init__()
+        self._ranks, self._gradients = ranks, gradients
+
+    def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
+        if self._ranks.any(super().found(loss, parameters) is not None):
+            return f"loss is {float(loss)}"
+        return "gradient is not finite" if self._gradients and not gradients_finite(parameters) else None
+
+    def leaves_out(self, state: TrainState, what: str) -> bool:
+        state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
+        if self._ranks.is_main:
+            print(f"warning: step {state.step + 1} is left out: its {what}", file=sys.stderr)
+        return state.skipped_in_a_row < SKIPS_IN_A_ROW
+
+
+class RaiseOutOfMemory:
+    """on_oom=raise: names what would need less."""
+
+    def relieve(self, what: str, key: str, batch_size: int, pieces: int, error: BaseException) -> int:
+        """Into how many pieces to cut a batch from now on. Raises EffbenchError where that is not wanted.
+
+        what: 'training'. key: what sets the batch's size.
+        """
+        raise EffbenchError(
+            f"out of memory in {what} at {key}={batch_size}: lower {key}, data.image_size or the model, or let "
+            f"trainer.on_oom=halve cut the batches. ({_first_line(error)})"
+        ) from error
+
+
+class HalveOutOfMemory(RaiseOutOfMemory):
+    """on_oom=halve: twice as many pieces, whose gradients add up to the same step."""
+
+    def relieve(self, what: str, key: str, batch_size: int, pieces: int, error: BaseException) -> int:
+        if 4 * pieces > batch_size:  # batch norm needs two samples a piece
+            raise EffbenchError(
+                f"out of memory in {what} at {key}={batch_size}, cut into {pieces} pieces already: lower "
+                f"data.image_size or the model. ({_first_line(error)})"
+            ) from error
+        print(
+            f"warning: out of memory in {what} at {key}={batch_size}: each batch is cut into {2 * pieces} pieces from "
+            "now on; the effective batch stays",
+            file=sys.stderr,
+        )
+        return 2 * pieces
+
+
+def name_out_of_memory(error: BaseException, key: str, batch_size: int) -> None:
+    """Raises EffbenchError saying what to lower, where the error is one of memory."""
+    if is_out_of_memory(error):
+        message = f"out of memory at {key}={batch_size}: lower it or the model. ({_first_line(error)})"
+        raise EffbenchError(message) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a CPU torch raises a plain RuntimeError; a batch may have needed the memory that there is not."""
+    if isinstance(error, BatchError) and error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def gradients_finite(parameters: Sequence[Tensor]) -> bool:
+    """One look for all of them."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return True
+    return bool(torch.stack(torch._foreach_norm(gradients, float("inf"))).isfinite().all())
+
+
+def first_not_finite(model: nn.Module) -> str | None:
+    """The name of the first parameter with NaN or an infinity, or buffer with NaN; one read from the device for all.
+
+    Infinities may be meant in a buffer, such as a mask.
+    """
+    named = {name: parameter.isfinite() for name, parameter in model.named_parameters()}
+    named |= {name: ~buffer.isnan() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    whole = torch.stack([tensor.all() for tensor in named.values()]).tolist()
+    return next((name for name, finite in zip(named, whole, strict=True) if not finite), None)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,63 @@
+"""What `make smoke` tries: every member of every group, but for a GPU that is not there, which it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from effbench.config.compose import compose, group_options
+from effbench.data.cifar10 import cifar10
+from effbench.data.image_folder import image_folder
+from tests import smoke
+
+
+def tried(scratch: Path) -> set[str]:
+    """group=name of every job."""
+    first = [words[0].partition("=") for _, sweeps in smoke.plan(scratch).values() for words in sweeps]
+    return {f"{group}={name}" for group, _, names in first for name in names.split(",")}
+
+
+def every() -> set[str]:
+    groups = group_options()
+    return {f"{group}={name}" for group, names in groups.items() if group != "debug" for name in names}
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_every_member_is_tried_but_device_cuda_where_there_is_no_gpu(
+    gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    assert tried(tmp_path) == every() - (set() if gpu else {"device=cuda"})
+    assert set(smoke.left_out()) == every() - tried(tmp_path / "again")
+
+
+def test_the_plan_counts_its_jobs(tmp_path: Path) -> None:
+    for count, sweeps in smoke.plan(tmp_path).values():
+        assert count == sum(len(words[0].split(",")) for words in sweeps)
+        for words in sweeps:
+            compose([word for word in words if "," not in word])
+
+
+def test_what_is_left_out_is_printed_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(smoke, "plan", lambda _: {"data": (1, [["data=synthetic"]])})
+    monkeypatch.setattr(smoke, "sweep", lambda *_: [{"status": "completed"}])
+    assert smoke.main() == 0
+    assert "left out: device=cuda, for torch sees no GPU here" in capsys.readouterr().out
+
+
+def test_its_small_files_are_what_the_two_datasets_read(tmp_path: Path) -> None:
+    smoke.write_cifar10(tmp_path / "cifar")
+    smoke.write_images(tmp_path / "folder")
+    sets = [
+        cifar10(tmp_path / "cifar"),
+        image_folder(str(tmp_path / "folder"), image_size=8, cache_dir=str(tmp_path / "c")),
+    ]
+    for data, classes in zip(sets, (10, 2), strict=True):
+        assert len(data.classes) == classes
+        assert len(data.train) >= 8  # two steps of four
+        assert data.val is not None
+        assert data.test is not None
