@@ -37,7 +37,7 @@ smoke: $(VENV)/.installed-dev  ## every recipe and every group YAML, two steps e
 	$(BIN)/python tests/smoke.py
 
 torture: $(VENV)/.installed-dev  ## 300 kills and all other proofs of exact resume, some minutes; docs/torture.json
-	$(BIN)/python -m tests.torture --kills 300 --output docs/torture.json
+	$(BIN)/python -m tests.torture --kills 300 --folder $(or $(wildcard /dev/shm),/tmp) --output docs/torture.json
 
 reliability: $(VENV)/.installed-dev  ## docs/reliability.md, from the tests that try each row of faults
 	$(BIN)/python -m tests.reliability -n 2 --dist loadgroup

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from effbench.data.decoded_cache import cache_home
 from effbench.data.images import printable
 from effbench.data.splits import Split, Splits, digest, hold_out, resized
 from effbench.errors import ConfigError, DataError
+from effbench.places import cache_home
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"  # as published beside it

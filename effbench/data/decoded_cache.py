@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from effbench.data.images import ImageError, decode_many, printable
-from effbench.errors import ConfigError, DataError
+from effbench.errors import DataError
 from effbench.records import NoSpaceError, replacing, write_text
 from effbench.units import human_bytes
 
@@ -51,15 +51,6 @@ class Record:
 
     bad: dict[int, str]
     sha256: str
-
-
-def cache_home() -> Path:
-    """$XDG_CACHE_HOME/effbench, or ~/.cache/effbench where that is unset or relative (to be ignored, XDG says)."""
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        return (configured if configured.is_absolute() else Path.home() / ".cache") / "effbench"
-    except RuntimeError as error:
-        raise ConfigError("There is no home folder for a cache: set XDG_CACHE_HOME to a folder.") from error
 
 
 def read_cache(cache: Path, rows: Rows, image_size: int) -> tuple[Tensor, Record] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from effbench.data.decoded_cache import Record, Rows, build_cache, cache_home, read_cache, say
+from effbench.data.decoded_cache import Record, Rows, build_cache, read_cache, say
 from effbench.data.images import (
     DECODER_VERSION,
     MAX_PIXELS,
@@ -23,6 +23,7 @@ from effbench.data.images import (
 )
 from effbench.data.splits import Split, Splits, hold_out
 from effbench.errors import ConfigError, DataError, unknown_name
+from effbench.places import cache_home
 
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _SPLIT_NAMES = frozenset(name for names in _SPLIT_FOLDERS.values() for name in names)

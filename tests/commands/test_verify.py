@@ -103,9 +103,7 @@ def test_what_is_no_run_is_refused(effbench: Effbench, tmp_path: Path) -> None:
 
 @pytest.mark.row(13)
 def test_a_config_that_resumes_exactly_is_proved_so(effbench: Effbench) -> None:
-    code, out, err = effbench(
-        "verify", "resume", *TINY, "optimizer=adan", "ema=on", "augment=strong", "steps=6", "at=4"
-    )
+    code, out, _ = effbench("verify", "resume", *TINY, "optimizer=adan", "ema=on", "augment=strong", "steps=6", "at=4")
     assert (code, out.count("WRONG")) == (0, 0), out
     for part in ("weights", "averaged weights", "optimizer", "schedule", "metrics.csv"):
         assert part in out
@@ -123,7 +121,7 @@ def test_a_resume_that_is_not_exact_is_caught(owner, name, effbench, monkeypatch
 
 @pytest.mark.parametrize("words", [["steps=0"], ["steps=x"], ["at=8"], ["optimizer=lyon"]])
 def test_bad_options_of_verify_resume_are_refused(words, effbench):
-    code, out, _ = effbench("verify", "resume", *TINY, *words)
+    code, out, err = effbench("verify", "resume", *TINY, *words)
     assert (code, out) == (2, "")
     assert words[0].partition("=")[0] in err
 
