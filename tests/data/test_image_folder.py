@@ -31,6 +31,7 @@ from effbench.data import decoded_cache as module
 from effbench.data.image_folder import image_folder
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, DataError
+from effbench.places import cache_home
 
 Color = tuple[int, int, int]
 
@@ -648,10 +649,10 @@ def test_the_default_cache_is_in_the_home_folder_unless_xdg_names_an_absolute_on
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert module.cache_home() == tmp_path / "xdg" / "effbench"
+    assert cache_home() == tmp_path / "xdg" / "effbench"
     for value in ("", "relative/path"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert module.cache_home() == tmp_path / ".cache" / "effbench"
+        assert cache_home() == tmp_path / ".cache" / "effbench"
 
 
 # --- corrupt files --------------------------------------------------------------------------------------------
