@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("revision")
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("words", nargs="*", default=list(WORDS))
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as scratch:
         other = Path(scratch) / "other"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(other)], check=True)

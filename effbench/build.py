@@ -22,6 +22,7 @@ from effbench.data.splits import Split, Splits, channel_statistics
 from effbench.errors import ConfigError, unknown_name
 from effbench.models.accounting import output_shape
 from effbench.models.adapt import freeze, load_pretrained
+from effbench.models.depthwise import quicken
 from effbench.optimizers.groups import parameter_groups
 from effbench.randomness import Purpose, derived_seed
 from effbench.training.callbacks import Callbacks
@@ -91,6 +92,7 @@ def model(config: Config, num_classes: int, channels: int, image_size: tuple[int
     built = _call("model", config.model.target, config, config.model.options, facts)
     if not isinstance(built, nn.Module):
         raise ConfigError(f"model._target_ {config.model.target!r} must make an nn.Module; got {type(built).__name__}.")
+    quicken(built)
     if config.model.pretrained is not None:
         loaded = load_pretrained(built, Path(config.model.pretrained))
         fresh = f"; freshly drawn: {', '.join(loaded.fresh)}" if loaded.fresh else ""

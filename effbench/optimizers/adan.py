@@ -16,7 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import adan_pytorch
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from effbench.errors import ConfigError, unknown_name
+from effbench.optimizers import fused
 from effbench.optimizers.checks import (
     checked_betas,
     checked_lr,
@@ -32,11 +33,11 @@ from effbench.optimizers.checks import (
     closure_loss,
     refuse_sparse,
 )
+from effbench.optimizers.chunks import chunks
 
 VARIANTS = ("paper", "package")
 
 _MOMENTS = ("prev_grad", "m", "v", "n")
-_BatchKey: TypeAlias = tuple[float, int | None, torch.device, torch.dtype]
 
 _LR_REMEDY = "The authors' default is 1e-3."
 _BETAS_REMEDY = "The authors' are [0.98, 0.92, 0.99]."
@@ -123,34 +124,36 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         return loss
 
     def _paper_step(self, group: dict[str, Any]) -> None:
-        for t, parameters in self._batches(group):
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            if group["maximize"]:
-                gradients = list(torch._foreach_neg(gradients))
-            moments = ([self.state[p][moment] for p in parameters] for moment in _MOMENTS)
-            _paper_update(parameters, gradients, *moments, t=t, options=group)
+        for t, parameters in self._by_step(group).items():
+            states = [[self.state[p][moment] for p in parameters] for moment in _MOMENTS]
+            in_one_pass, others = fused.divide(parameters, states)
+            settings = [group[name] for name in ("lr", "betas", "eps", "weight_decay", "maximize")]
+            fused.adan(*in_one_pass, t, *settings)
+            for columns in chunks(others):
+                parameters_, gradients, *moments = columns
+                if group["maximize"]:
+                    gradients = list(torch._foreach_neg(gradients))
+                _paper_update(parameters_, gradients, *moments, t=t, options=group)
 
-    def _batches(self, group: dict[str, Any]) -> Iterator[tuple[float, list[Tensor]]]:
-        """(t, parameters) to update together: one at a time on a CPU, where a tensor then stays in the cache from one
-        operation to the next; elsewhere all that share device, dtype and t, which takes fewer kernels."""
-        batches: defaultdict[_BatchKey, list[Tensor]] = defaultdict(list)
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                alone = id(parameter) if parameter.device.type == "cpu" else None
-                key = (self._advance(parameter), alone, parameter.device, parameter.dtype)
-                batches[key].append(parameter)
-        for (t, *_), parameters in batches.items():
-            yield t, parameters
+    def _by_step(self, group: dict[str, Any]) -> dict[float, list[Tensor]]:
+        """t of the step to take -> its parameters; t is counted per parameter: one may be frozen at first, or skip."""
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        steps = [self._steps_of(parameter) for parameter in parameters]
+        if steps:
+            torch._foreach_add_(steps, 1)
+        found: defaultdict[float, list[Tensor]] = defaultdict(list)
+        for parameter, step in zip(parameters, steps, strict=True):
+            found[step.item()].append(parameter)
+        return found
 
-    def _advance(self, parameter: Tensor) -> float:
-        """t of the step to take, counted per parameter from 1: one may be frozen at first, or skip a step."""
+    def _steps_of(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
             for moment in _MOMENTS:
                 state[moment] = torch.zeros_like(parameter)
-        state["step"] += 1
-        return float(state["step"])
+        steps: Tensor = state["step"]
+        return steps
 
 
 def _paper_update(

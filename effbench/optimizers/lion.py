@@ -1,7 +1,9 @@
 """Lion (arXiv:2302.06675), with lion-pytorch's arithmetic to the bit, as an ordinary torch optimizer.
 
-The package's update is used as it is. What is left out: its Triton path (it calls `exit()` where Triton is
-missing) and `decoupled_weight_decay` (it divides by the constructor's lr and is absent from state_dict).
+The package's class is the base and its state_dict the format; the update is done in one pass over memory, compiled
+(effbench/kernels) or in lists that stay in the cache. What is left out: the package's Triton path (it calls `exit()`
+where Triton is missing) and `decoupled_weight_decay` (it divides by the constructor's lr and is absent from
+state_dict).
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from typing import Any
 
 import lion_pytorch
 import torch
-from lion_pytorch.lion_pytorch import update_fn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from effbench.optimizers import fused
 from effbench.optimizers.checks import (
     checked_betas,
     checked_lr,
@@ -21,6 +24,7 @@ from effbench.optimizers.checks import (
     closure_loss,
     refuse_sparse,
 )
+from effbench.optimizers.chunks import chunks
 
 _LR_REMEDY = "Lion's range is 1e-5 to 3e-4, 3-10x below AdamW's."
 _BETAS_REMEDY = "The authors' are [0.9, 0.99]."
@@ -62,20 +66,39 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
         # Not super().step(): once the package's class was used, that is hooked too and hooks would run twice.
         loss = closure_loss(closure)
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            moments = [self._moment(parameter) for parameter in parameters]
+            options = (group["lr"], group["betas"], group["weight_decay"], group["maximize"])
+            in_one_pass, others = fused.divide(parameters, [moments])
+            fused.lion(*in_one_pass, *options)
+            _in_chunks(others, *options)
         return loss
 
-    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        refuse_sparse(gradient, "lion")
+    def _moment(self, parameter: Tensor) -> Tensor:
+        assert parameter.grad is not None
+        refuse_sparse(parameter.grad, "lion")
         state = self.state[parameter]
         if not state:
             state["exp_avg"] = torch.zeros_like(parameter)
-        direction = -gradient if group["maximize"] else gradient
-        update_fn(parameter, direction, state["exp_avg"], group["lr"], group["weight_decay"], *group["betas"])
+        moment: Tensor = state["exp_avg"]
+        return moment
+
+
+def _in_chunks(
+    rows: Sequence[Sequence[Tensor]], lr: float, betas: Sequence[float], weight_decay: float, maximize: bool
+) -> None:
+    """lion_pytorch's update_fn, operation by operation, over lists of tensors. rows: parameter, gradient, momentum."""
+    b1, b2 = betas
+    for parameters, gradients, moments in chunks(rows):
+        if maximize:
+            gradients = list(torch._foreach_neg(gradients))
+        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        update = torch._foreach_mul(moments, b1)
+        torch._foreach_add_(update, gradients, alpha=1 - b1)
+        torch._foreach_sign_(update)
+        torch._foreach_add_(parameters, update, alpha=-lr)
+        torch._foreach_mul_(moments, b2)
+        torch._foreach_add_(moments, gradients, alpha=1 - b2)
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:

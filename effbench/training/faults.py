@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from effbench.data.ahead import BatchError
 from effbench.errors import EffbenchError
@@ -135,14 +136,29 @@ def gradients_finite(parameters: Sequence[Tensor]) -> bool:
 
 
 def first_not_finite(model: nn.Module) -> str | None:
-    """The name of the first parameter with NaN or an infinity, or buffer with NaN; one read from the device for all.
+    """'weight NAME', the first parameter with NaN or an infinity or buffer with NaN; one read from the device for all.
 
     Infinities may be meant in a buffer, such as a mask.
     """
     named = {name: parameter.isfinite() for name, parameter in model.named_parameters()}
     named |= {name: ~buffer.isnan() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
     whole = torch.stack([tensor.all() for tensor in named.values()]).tolist()
-    return next((name for name, finite in zip(named, whole, strict=True) if not finite), None)
+    return next((f"weight {name}" for name, finite in zip(named, whole, strict=True) if not finite), None)
+
+
+def optimizer_not_finite(optimizer: Optimizer) -> str | None:
+    """What of an optimizer's state holds NaN or an infinity. Lion's sign makes 0 of it: no weight would tell."""
+    tensors = [
+        (name, value)
+        for state in optimizer.state.values()
+        for name, value in state.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
+    ]
+    if not tensors:
+        return None
+    largest = torch._foreach_norm([value for _, value in tensors], float("inf"))
+    whole = torch.stack([norm.to(largest[0].device, torch.float64) for norm in largest]).isfinite().tolist()
+    return next((f"{name} of the optimizer" for (name, _), good in zip(tensors, whole, strict=True) if not good), None)
 
 
 def _first_line(error: BaseException) -> str:

@@ -29,6 +29,7 @@ from effbench.training.faults import (
     first_not_finite,
     is_out_of_memory,
     name_out_of_memory,
+    optimizer_not_finite,
 )
 from effbench.training.meter import Meter, Throughput
 from effbench.training.objective import L1Penalty, Objective
@@ -255,9 +256,13 @@ class Trainer:
     def save(self, values: Mapping[str, float] | None) -> None:
         """A checkpoint by rank 0, of finite weights only; the others wait, so that none runs ahead of a failure."""
         with self.clocks.checkpoint:
-            spoilt = first_not_finite(self.model) or first_not_finite(self.averaged.model)
+            spoilt = (
+                first_not_finite(self.model)
+                or first_not_finite(self.averaged.model)
+                or optimizer_not_finite(self.optimizer)
+            )
             if self.ranks.any(spoilt is not None):
-                self._diverged(f"the weight {spoilt} is not finite after step {self.state.step}")
+                self._diverged(f"the {spoilt} is not finite after step {self.state.step}")
             elif self.state.status != "diverged":
                 self._write_checkpoint(values)
                 self.ranks.barrier()

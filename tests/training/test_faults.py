@@ -17,6 +17,7 @@ from effbench.data.augment import Augment
 from effbench.data.batches import TrainBatches
 from effbench.errors import EffbenchError
 from effbench.models.adapt import set_train_mode
+from effbench.optimizers import Lion
 from effbench.schedulers import Exponential
 from effbench.training.callbacks import Callback
 from effbench.training.checkpoint import Checkpoints, read_checkpoint
@@ -445,3 +446,22 @@ def test_a_resumed_run_keeps_its_pieces_and_its_bits(tmp_path, capsys):
     assert again.fit().pieces == 4
     assert "out of memory" not in capsys.readouterr().err
     assert same(state_of(net), state_of(straight))
+
+
+@pytest.mark.row(28)
+def test_nan_in_lion_s_momentum_alone_is_found_at_the_next_save(tmp_path):
+    """The sign of NaN is 0: the weights stay finite, and that parameter would silently never move again."""
+    net = dense()
+    lion = Lion(net.parameters(), lr=1e-3)
+
+    def poison(_: Any) -> None:
+        lion.state[next(net.parameters())]["exp_avg"].view(-1)[0] = float("nan")
+
+    run = trainer(
+        data(), net, 6, optimizer=lion, watch=[At(2, poison)],
+        checkpoints=Checkpoints(tmp_path / "checkpoints", "val/acc", "max", 1, keep_last=True),
+    )  # fmt: skip
+    state = run.fit()
+    assert state.status == "diverged"
+    assert "exp_avg of the optimizer" in str(state.stop_reason)
+    assert not (tmp_path / "checkpoints").exists()

@@ -1,0 +1,91 @@
+"""Small C functions for what memory or a library's blind spot makes slow, compiled by the machine's own compiler.
+
+Compiled once, in under a second, into the cache; called through ctypes. Without a compiler, or with
+EFFBENCH_KERNELS=off, `library()` is None and the callers take the way that needs none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from effbench.places import cache_home
+
+SOURCES = ("steps.c", "depthwise.c")
+FLAGS = (
+    "-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+    "-shared", "-fPIC",
+)  # fmt: skip
+SWITCH = "EFFBENCH_KERNELS"
+_TIMEOUT_S = 60
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled functions, or None where there are none to be had; why not is then in `unavailable()`."""
+    return _load()[0]
+
+
+def unavailable() -> str | None:
+    """Why there are no compiled functions here, None where there are."""
+    return _load()[1]
+
+
+@cache
+def _load() -> tuple[ctypes.CDLL | None, str | None]:
+    if os.environ.get(SWITCH, "on") == "off":
+        return None, f"{SWITCH}=off"
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        return None, "there is no C compiler (cc)"
+    try:
+        return ctypes.CDLL(str(_built(compiler))), None
+    except (OSError, subprocess.SubprocessError) as error:
+        why = " ".join(str(getattr(error, "stderr", None) or error).split())[:300]
+        print(f"note: effbench's C functions cannot be used ({why}); going on without, more slowly", file=sys.stderr)
+        return None, why
+
+
+def _built(compiler: str) -> Path:
+    """The shared object for these sources, flags, this compiler and this processor; compiled where it is missing."""
+    sources = [Path(__file__).with_name(name) for name in SOURCES]
+    threading = _openmp()
+    key = hashlib.sha256()
+    for part in (*FLAGS, *threading, compiler, _processor(), *(path.read_text() for path in sources)):
+        key.update(part.encode() + b"\0")
+    target = cache_home() / "kernels" / f"{key.hexdigest()[:24]}.so"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            fresh = Path(scratch) / "fresh.so"
+            command = [compiler, *FLAGS, *map(str, sources), "-o", str(fresh), *threading, "-lm"]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
+            fresh.replace(target)  # whole or not there, also where several processes compile
+    return target
+
+
+def _openmp() -> tuple[str, ...]:
+    """Threads from the very library that torch uses: two pools would fight for the cores. None where it has another."""
+    import torch
+
+    folder = Path(torch.__file__).parent / "lib"
+    if sys.platform == "linux" and (folder / "libgomp.so.1").is_file():
+        return ("-fopenmp", f"-L{folder}", "-l:libgomp.so.1", f"-Wl,-rpath,{folder}")
+    return ()
+
+
+def _processor() -> str:
+    """What -march=native depends on: a cache may be shared by machines that are not alike."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() + platform.machine()
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features")))

@@ -1,0 +1,68 @@
+// Optimizer steps in one pass over memory. Every tensor is float32; a parameter, its gradient and its state share their
+// strides, so that they are the same walk. Sums are written as torch's own kernels round them: fmaf where they fuse.
+#include <math.h>
+#include <stdint.h>
+
+typedef int64_t i64;
+
+// BODY for each tensor's part [begin, end) of this thread's even share of all elements.
+#define FOR_MY_ELEMENTS(BODY)                                                                                           \
+    i64 total = 0;                                                                                                      \
+    for (i64 t = 0; t < count; t++) total += sizes[t];                                                                  \
+    _Pragma("omp parallel for num_threads(threads) schedule(static)")                                                   \
+    for (int part = 0; part < threads; part++) {                                                                        \
+        i64 low = total * part / threads, high = total * (part + 1) / threads, first = 0;                               \
+        for (i64 t = 0; t < count && first < high; first += sizes[t], t++) {                                            \
+            i64 begin = low > first ? low - first : 0;                                                                  \
+            i64 end = high - first < sizes[t] ? high - first : sizes[t];                                                \
+            if (begin < end) BODY                                                                                       \
+        }                                                                                                               \
+    }
+
+// arXiv:2302.06675, in the order of lion-pytorch's operations. sign: -1 to maximize. keep: 1 - lr * weight_decay.
+void lion(i64 count, const i64 *sizes, float **params, float **gradients, float **moments, float sign, float keep,
+          float lr, float b1, float c1, float b2, float c2, int threads) {
+    FOR_MY_ELEMENTS({
+        float *restrict p = params[t];
+        const float *restrict g = gradients[t];
+        float *restrict m = moments[t];
+        _Pragma("omp simd")
+        for (i64 i = begin; i < end; i++) {
+            float gi = sign * g[i];
+            float u = fmaf(gi, c1, m[i] * b1);
+            float s = (float)((u > 0.0f) - (u < 0.0f));  // of NaN 0, as torch's
+            p[i] = fmaf(s, -lr, p[i] * keep);
+            m[i] = fmaf(gi, c2, m[i] * b2);
+        }
+    })
+}
+
+// arXiv:2208.06677 as its authors run it. later: 0 in a parameter's first step, where d_1 = 0, else 1. w: 1 - beta.
+// m_scale, v_scale: bias corrections over sqrt(n)'s, so that eps stays where the authors have it.
+void adan(i64 count, const i64 *sizes, float **params, float **gradients, float **previous, float **ms, float **vs,
+          float **ns, float sign, float later, float lr, float w1, float w2, float b2, float b3, float w3, float m_scale,
+          float v_scale, float n_scale, float eps, float keep, int threads) {
+    FOR_MY_ELEMENTS({
+        float *restrict p = params[t];
+        const float *restrict g = gradients[t];
+        float *restrict q = previous[t];
+        float *restrict m = ms[t];
+        float *restrict v = vs[t];
+        float *restrict n = ns[t];
+        _Pragma("omp simd")
+        for (i64 i = begin; i < end; i++) {
+            float gi = sign * g[i];
+            float d = (gi - q[i]) * later;
+            float mi = fmaf(w1, gi - m[i], m[i]);
+            float vi = fmaf(w2, d - v[i], v[i]);
+            float u = fmaf(d, b2, gi);
+            float ni = fmaf(w3, u * u, n[i] * b3);
+            float step = lr * (mi * m_scale + vi * v_scale) / (sqrtf(ni) * n_scale + eps);
+            p[i] = (p[i] - step) * keep;
+            q[i] = gi;
+            m[i] = mi;
+            v[i] = vi;
+            n[i] = ni;
+        }
+    })
+}

@@ -1,0 +1,69 @@
+"""Many tensors cut into lists that stay in the cache from one operation to the next: the way without a compiler.
+
+An update of seven operations over a tensor that does not fit into the cache moves it seven times; in lists of
+ELEMENTS elements it moves once. Small tensors share a list, so that torch's foreach functions loop over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+ELEMENTS = 2**17  # half a MB of float32 a list: with parameter, gradient, states and scratch within a usual L2
+
+_LAYOUTS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+_DIMENSIONS = {torch.channels_last: 4, torch.channels_last_3d: 5}
+
+
+def layout_of(tensor: Tensor) -> torch.memory_format | None:
+    """In which order its elements fill memory without gaps; None for one that does not."""
+    for layout in _LAYOUTS:
+        if _DIMENSIONS.get(layout, tensor.dim()) == tensor.dim() and tensor.is_contiguous(memory_format=layout):
+            return layout
+    return None
+
+
+def in_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
+    """The tensor itself, or a copy where its elements lie in another order."""
+    return tensor if tensor.is_contiguous(memory_format=layout) else tensor.contiguous(memory_format=layout)
+
+
+def chunks(rows: Sequence[Sequence[Tensor]]) -> Iterator[list[list[Tensor]]]:
+    """Lists to update together, column by column. rows: for each parameter itself, its gradient and its states.
+
+    What shares the layout of its row's first tensor is cut into flat views; what has gaps comes whole. On a GPU
+    everything comes at once: there fewer, larger kernels are faster.
+    """
+    if rows and rows[0][0].device.type != "cpu":
+        yield [list(column) for column in zip(*rows, strict=True)]
+        return
+    waiting: list[tuple[Tensor, ...]] = []
+    elements = 0
+    for row in rows:
+        for piece in _pieces(row):
+            size = piece[0].numel()
+            if waiting and elements + size > ELEMENTS:
+                yield [list(column) for column in zip(*waiting, strict=True)]
+                waiting, elements = [], 0
+            waiting.append(piece)
+            elements += size
+    if waiting:
+        yield [list(column) for column in zip(*waiting, strict=True)]
+
+
+def _pieces(row: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    layout = layout_of(row[0])
+    alike = layout is not None and all(tensor.is_contiguous(memory_format=layout) for tensor in row)
+    if layout is None or not alike or row[0].numel() <= ELEMENTS:
+        yield tuple(row)
+        return
+    yield from zip(*(_flat(tensor, layout).split(ELEMENTS) for tensor in row), strict=True)
+
+
+def _flat(tensor: Tensor, layout: torch.memory_format) -> Tensor:
+    """A view of all elements in the order they lie in memory."""
+    if layout is torch.contiguous_format:
+        return tensor.view(-1)
+    return tensor.movedim(1, -1).view(-1)

@@ -1,0 +1,68 @@
+"""The compiled functions are there where a compiler is, and nothing breaks where there is none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commandline import TINY, effbench, python
+
+SAY = "from effbench import kernels; print(kernels.library() is not None, kernels.unavailable())"
+
+
+def said(tmp_path: Path, **environment: str) -> tuple[str, str]:
+    done = python("-c", SAY, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"), **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr
+
+
+def test_they_are_compiled_once_into_the_cache(tmp_path):
+    assert said(tmp_path) == ("True None", "")
+    [built] = (tmp_path / "cache" / "effbench" / "kernels").iterdir()
+    before = built.stat().st_mtime_ns
+    assert said(tmp_path, CC="cc") == ("True None", "")
+    assert [built] == list(built.parent.iterdir())
+    assert built.stat().st_mtime_ns == before
+
+
+def test_the_switch_turns_them_off(tmp_path):
+    assert said(tmp_path, EFFBENCH_KERNELS="off") == ("False EFFBENCH_KERNELS=off", "")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_without_a_compiler_the_reason_is_kept(tmp_path):
+    assert said(tmp_path, CC="no-such-compiler") == ("False there is no C compiler (cc)", "")
+
+
+def test_a_compiler_that_fails_is_told_once_and_gone_without(tmp_path):
+    out, err = said(tmp_path, CC="false")
+    assert out.startswith("False")
+    assert err.count("note: effbench's C functions cannot be used") == 1
+
+
+def test_a_cache_that_cannot_be_written_is_gone_without(tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    out, err = said(tmp_path)
+    assert out.startswith("False")
+    assert "cannot be used" in err
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "adan"])
+def test_a_run_learns_without_a_compiler_too(optimizer, tmp_path):
+    words = ["model=mobilenet", "model.width_mult=0.3", f"optimizer={optimizer}", *TINY[2:]]
+    done = effbench("train", *words, "hydra.run.dir=run", cwd=tmp_path, CC="no-such-compiler")
+    assert done.returncode == 0, done.stderr
+
+
+def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", SAY]
+    several = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [process.communicate() for process in several] == [("True None\n", "")] * 3
