@@ -25,6 +25,7 @@ from effbench.commands.sweep_plan import (
     Planned,
     expand,
     extended,
+    merged,
     passing,
     plan,
     read_plan,
@@ -62,7 +63,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool
         if any(word.startswith(("hydra/launcher=", "hydra/sweeper=")) for word in overrides):
             return _with_hydra(overrides, config_dir, folder, as_json)
         planned = plan(combinations, folder)
-        write_plan(folder, planned)
+        write_plan(folder, overrides, planned)
         return _run(folder, planned, refused, _passing(overrides), config_dir, as_json)
 
 
@@ -75,13 +76,14 @@ def _without_resume(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
 
 def _go_on(folder: Path, overrides: Sequence[str], config_dir: str | None, as_json: bool) -> int:
     """sweep.resume: done jobs are left alone, begun ones resumed, the others run; further combinations are added."""
-    recorded = read_plan(folder)
+    asked, recorded = read_plan(folder)
     with holding(folder):
-        wanted = any(not passing(word) for word in overrides)
-        planned = extended(recorded, expand(overrides, config_dir), folder) if wanted else recorded
+        wanted = merged(asked, overrides)
+        more = any(not passing(word) for word in overrides)
+        planned = extended(recorded, expand(wanted, config_dir), folder) if more else recorded
         common = _passing(overrides)
         refused = _refused([[*item.words, *common] for item in planned], config_dir)
-        write_plan(folder, planned)
+        write_plan(folder, wanted, planned)
         return _run(folder, planned, refused, common, config_dir, as_json)
 
 

@@ -77,18 +77,23 @@ def _job(number: int, words: Sequence[str], common: set[str], folder: Path) -> J
     return Job(number, apart, folder / "_".join(filter(None, (f"{number:03d}", name))))
 
 
-def write_plan(folder: Path, planned: Sequence[Planned]) -> None:
-    """sweep.json."""
+def write_plan(folder: Path, overrides: Sequence[str], planned: Sequence[Planned]) -> None:
+    """sweep.json: the words that the sweep was asked for with, and its jobs."""
+    asked = redact([word for word in overrides if not passing(word)])
     jobs = [
         {"folder": item.job.folder.name, "apart": list(item.job.overrides), "overrides": redact(list(item.words))}
         for item in planned
     ]
-    text = json.dumps({"schema_version": SCHEMA, "jobs": jobs}, indent=2, ensure_ascii=False)
+    content = {"schema_version": SCHEMA, "overrides": asked, "jobs": jobs}
+    text = json.dumps(content, indent=2, ensure_ascii=False)
     write_text(folder / NAME, text + "\n")
 
 
-def read_plan(folder: Path) -> list[Planned]:
-    """The jobs on record. Raises ConfigError where `folder` holds no sweep that can be gone on with."""
+def read_plan(folder: Path) -> tuple[list[str], list[Planned]]:
+    """(the words that were asked for, the jobs) on record.
+
+    Raises ConfigError where `folder` holds no sweep that can be gone on with.
+    """
     path = folder / NAME
     if not path.is_file():
         raise ConfigError(f"sweep.resume={folder}: there is no sweep in that folder (it holds no {NAME}).")
@@ -96,7 +101,8 @@ def read_plan(folder: Path) -> list[Planned]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA:
             raise ConfigError(f"{path} has schema_version {content['schema_version']!r}; this effbench reads {SCHEMA}.")
-        return [_recorded(number, entry, folder) for number, entry in enumerate(content["jobs"])]
+        asked = [str(word) for word in content["overrides"] if not passing(str(word))]
+        return asked, [_recorded(number, entry, folder) for number, entry in enumerate(content["jobs"])]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged: {error}.") from error
 
@@ -107,6 +113,16 @@ def _recorded(number: int, entry: dict[str, str | list[str]], folder: Path) -> P
         raise ValueError(f"{name!r} is not the name of a folder")
     words = [str(word) for word in entry["overrides"] if not passing(str(word))]
     return Planned(Job(number, [str(word) for word in entry["apart"]], folder / name), words)
+
+
+def merged(asked: Sequence[str], now: Sequence[str]) -> list[str]:
+    """The words asked for before and those given now, which stand for earlier ones of the same key."""
+    keys = {_key(word) for word in now}
+    return [*(word for word in asked if _key(word) not in keys), *now]
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
 
 
 def extended(recorded: Sequence[Planned], combinations: Sequence[Sequence[str]], folder: Path) -> list[Planned]:

@@ -30,6 +30,9 @@ SWEEP = [
 ]  # fmt: skip
 
 
+OUTSIDE = json.dumps({"schema_version": 1, "overrides": [], "jobs": [{"folder": "../x", "apart": [], "overrides": []}]})
+
+
 def jobs(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in sorted(folder.glob("0*")) if path.is_dir()}
 
@@ -92,7 +95,7 @@ def test_done_jobs_are_left_alone_and_new_combinations_are_added(effbench: Effbe
     assert code == 0
     assert err.count("done before") == 2
     assert {path: sha256_of(path) for path in before} == before
-    assert [item.job.folder.name for item in read_plan(tmp_path / "sweep")] == [
+    assert [item.job.folder.name for item in read_plan(tmp_path / "sweep")[1]] == [
         "000_optimizer=sgd", "001_optimizer=adamw", "002_optimizer=lion",
     ]  # fmt: skip
     assert out.count("completed") == 3
@@ -126,7 +129,10 @@ def make_images(folder: Path) -> None:
         (None, "there is no sweep in that folder"),
         ("{", "is damaged"),
         ('{"schema_version": 9, "jobs": []}', "schema_version 9"),
-        ('{"schema_version": 1, "jobs": [{"folder": "../x", "apart": [], "overrides": []}]}', "is not the name"),
+        (
+            '{"schema_version": 1, "overrides": [], "jobs": [{"folder": "../x", "apart": [], "overrides": []}]}',
+            "is not the name",
+        ),
     ],
 )
 def test_a_sweep_that_cannot_be_gone_on_with_is_named(content, expected, effbench, tmp_path):
@@ -144,5 +150,14 @@ def test_what_may_be_built_is_not_for_the_folder_to_say(tmp_path):
     folder = tmp_path / "sweep"
     folder.mkdir()
     job = {"folder": "000", "apart": [], "overrides": [*TINY, "allow_targets=[os]", "hydra.run.dir=elsewhere"]}
-    (folder / "sweep.json").write_text(json.dumps({"schema_version": 1, "jobs": [job]}))
-    assert list(read_plan(folder)[0].words) == list(TINY)
+    (folder / "sweep.json").write_text(json.dumps({"schema_version": 1, "overrides": [], "jobs": [job]}))
+    assert list(read_plan(folder)[1][0].words) == list(TINY)
+
+
+def test_further_values_are_swept_with_what_the_sweep_was_asked_for(effbench: Effbench, tmp_path: Path) -> None:
+    assert effbench("train", "-m", *TINY, "optimizer=sgd,lion", "seed=0", "hydra.sweep.dir=sweep")[0] == 0
+    code, out, _ = effbench("train", "-m", "sweep.resume=sweep", "seed=5")
+    assert (code, out.count("completed")) == (0, 4)
+    asked, planned = read_plan(tmp_path / "sweep")
+    assert asked == [*TINY, "optimizer=sgd,lion", "seed=5"]
+    assert [item.words[-2:] for item in planned[2:]] == [["optimizer=sgd", "seed=5"], ["optimizer=lion", "seed=5"]]
