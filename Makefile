@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?=
 
-.PHONY: demo test lint type smoke check torture reliability clean
+.PHONY: demo test lint type smoke check torture reliability peer clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,10 @@ torture: $(VENV)/.installed-dev  ## 300 kills and all other proofs of exact resu
 
 reliability: $(VENV)/.installed-dev  ## docs/reliability.md, from the tests that try each row of faults
 	$(BIN)/python -m tests.reliability -n 2 --dist loadgroup
+
+peer: $(VENV)/.installed-dev  ## the same faults against pytorch-lightning, some minutes; docs/peer.json
+	$(BIN)/python -m pip install --quiet --editable '.[dev,benchmarks]'
+	$(BIN)/python benchmarks/reliability_peer.py --kills 60 --json docs/peer.json
 
 check: lint type test smoke  ## what CI runs
 

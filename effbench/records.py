@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with naming_full_disk(path), temporary.open("wb") as stream:
+        with naming_disk_faults(path), temporary.open("wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -50,11 +50,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def naming_full_disk(path: Path, needed_bytes: int | None = None) -> Iterator[None]:
-    """Turns 'disk full' into an error that names the path, what it needs and what is free."""
+def naming_disk_faults(path: Path, needed_bytes: int | None = None) -> Iterator[None]:
+    """Turns 'disk full' and 'not permitted' into errors that name the path, what it needs and what is free."""
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+            why = f"{path} cannot be written ({error.strerror})"
+            raise EffbenchError(f"{why}. What was saved before is kept.") from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         free = human_bytes(shutil.disk_usage(path.parent).free)
@@ -90,6 +93,8 @@ def prepare_run_folder(folder: Path) -> Path:
     if (folder / "summary.json").exists() or any((folder / "checkpoints").glob("step-*")):
         raise ConfigError(f"{folder} holds a run already. Continue it with resume={folder}, or choose another folder.")
     require_writable(folder)
+    if (folder / "checkpoints").is_dir():  # of a run that was killed before it saved
+        require_writable(folder / "checkpoints")
     return folder
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from effbench import build
 from effbench.config.schema import Config
 from effbench.data.batches import Finish
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, EffbenchError, unknown_name
 from effbench.records import read_metrics, read_summary
-from effbench.training.checkpoint import load_weights, read_weights
+from effbench.training.checkpoint import DamagedError, load_weights, read_weights
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,16 @@ class Run:
         for path in choices:
             if path.exists():
                 return path
+        if which not in ("best", "last"):
+            raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
+        for path in choices:
+            if path.is_symlink():
+                raise ConfigError(f"{path} points to {path.readlink()}, which is not there. {self._remedy}")
         raise ConfigError(f"{self.folder} holds no checkpoint '{which}': it was not saved, or the run failed before.")
+
+    @property
+    def _remedy(self) -> str:
+        return f"Try checkpoint=best or last; `effbench verify {self.folder}` shows which are whole."
 
     def model(self, which: str = "best") -> nn.Module:
         """The trained model on the CPU in eval mode; averaged weights where the run kept them."""
@@ -70,7 +79,10 @@ class Run:
         section = self.config.model.model_copy(update={"pretrained": None, "freeze": []})
         config = self.config.model_copy(update={"model": section})
         model = build.model(config, len(self.classes), channels, (height, width))
-        load_weights(model, read_weights(self.checkpoint(which)))
+        try:
+            load_weights(model, read_weights(self.checkpoint(which)))
+        except DamagedError as error:
+            raise EffbenchError(f"{error} {self._remedy}") from error
         return model.to(memory_format=build.memory_format(config)).eval()
 
     def finish(self, device: torch.device | None = None) -> Finish:

@@ -71,7 +71,9 @@ def _without_resume(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
     """The words without sweep.resume=DIR, and that folder."""
     found = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("sweep.resume=")]
     rest = [word for word in overrides if not word.startswith("sweep.resume=")]
-    return rest, Path(found[-1]) if found and found[-1] not in ("", "null") else None
+    if found and not found[-1]:
+        raise ConfigError("sweep.resume= names no sweep: give a sweep's folder, or leave it out to start anew.")
+    return rest, Path(found[-1]) if found and found[-1] != "null" else None
 
 
 def _go_on(folder: Path, overrides: Sequence[str], config_dir: str | None, as_json: bool) -> int:

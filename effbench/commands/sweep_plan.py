@@ -103,8 +103,10 @@ def read_plan(folder: Path) -> tuple[list[str], list[Planned]]:
             raise ConfigError(f"{path} has schema_version {content['schema_version']!r}; this effbench reads {SCHEMA}.")
         asked = [str(word) for word in content["overrides"] if not passing(str(word))]
         return asked, [_recorded(number, entry, folder) for number, entry in enumerate(content["jobs"])]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged: {error}.") from error
+    except KeyError as error:
+        raise ConfigError(f"{path} is damaged: it has no {error}. Start the sweep anew in another folder.") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged: {error}. Start the sweep anew in another folder.") from error
 
 
 def _recorded(number: int, entry: dict[str, str | list[str]], folder: Path) -> Planned:

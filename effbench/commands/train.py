@@ -100,8 +100,10 @@ def with_resume(overrides: Sequence[str]) -> list[str]:
     """
     wanted = [word.removeprefix("resume=").strip("'\"") for word in overrides if word.startswith("resume=")]
     mine = [word for word in overrides if not word.startswith("resume=")]
-    if not wanted or wanted[-1] in ("null", ""):
+    if not wanted or wanted[-1] == "null":
         return mine
+    if not wanted[-1]:
+        raise ConfigError("resume= names no run: give a run's folder, auto, or null to start anew.")
     folder = newest_unfinished(Path("outputs"), mine) if wanted[-1] == "auto" else Path(wanted[-1])
     if folder is None:
         print("resume=auto: no unfinished run of this config under outputs/; starting afresh", file=sys.stderr)

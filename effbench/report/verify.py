@@ -90,6 +90,7 @@ def _checkpoint(path: Path) -> str:
 def _links(folder: Path, summary: Mapping[str, Any]) -> str:
     """`last` is the newest; `best` is the one that the summary names."""
     checkpoints = folder / "checkpoints"
+    _require(checkpoints.is_dir() or not checkpoints.exists(), f"{checkpoints} is not a folder")
     links = [checkpoints / name for name in ("last", "best") if (checkpoints / name).is_symlink()]
     found = {link.name: link.readlink().name for link in links}
     for name, target in found.items():
@@ -97,7 +98,10 @@ def _links(folder: Path, summary: Mapping[str, Any]) -> str:
     names = [path.name for path in committed(checkpoints)]
     _require("last" not in found or found["last"] == names[0], f"last points to {found.get('last')}, not to the newest")
     best = (summary.get("best") or {}).get("checkpoint")
-    _require(best is None or found.get("best") == best, f"best points to {found.get('best')}, the summary names {best}")
+    _require(
+        best is None or found.get("best") == best,
+        f"best points to {found.get('best', 'nothing')}, the summary names {best}",
+    )
     return ", ".join(f"{name} -> {target}" for name, target in found.items()) or "none"
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effbench.errors import ConfigError, EffbenchError
-from effbench.records import naming_full_disk, sha256_of, sync_folder
+from effbench.records import naming_disk_faults, sha256_of, sync_folder
 
 FORMAT = 2
 NEWEST_KEPT = 2  # the last, and the one before it
@@ -163,7 +163,7 @@ def write_checkpoint(target: Path, snapshot: Snapshot, identity: Mapping[str, An
     for left in (temporary, aside):  # by a killed process of the same number, as in a container
         shutil.rmtree(left, ignore_errors=True)
     try:
-        with naming_full_disk(target, needed):
+        with naming_disk_faults(target, needed):
             temporary.mkdir()
             _write_tensors(temporary / "model.safetensors", snapshot.weights)
             if snapshot.ema:
@@ -229,9 +229,11 @@ def read_newest(folder: Path) -> tuple[Path, Snapshot, list[str]]:
             return path, read_checkpoint(path), complaints
         except DamagedError as error:
             complaints.append(str(error))
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder: the run's checkpoints are gone. Start a new run.")
     if not complaints:
         raise ConfigError(f"{folder} holds no checkpoint: nothing was saved to continue from.")
-    raise EffbenchError("no checkpoint is whole:\n" + "\n".join(complaints))
+    raise EffbenchError("no checkpoint is whole; start a new run:\n" + "\n".join(complaints))
 
 
 def committed(folder: Path) -> list[Path]:
@@ -342,7 +344,7 @@ def _link(link: Path, name: str) -> None:
     """Points `link` at its sibling `name`; at no moment is it missing."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    with naming_full_disk(link):
+    with naming_disk_faults(link):
         temporary.symlink_to(name)
         temporary.replace(link)
         sync_folder(link.parent)

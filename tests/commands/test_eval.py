@@ -137,3 +137,14 @@ def test_damaged_weights_are_named(run: Path, effbench: Effbench, tmp_path: Path
     code, out, err = effbench("eval", "copy")
     assert (code, out) == (1, "")
     assert "model.safetensors is missing or damaged" in err
+
+
+def test_a_checkpoint_that_is_not_there_is_named_with_the_way_on(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    last = tmp_path / "run" / "checkpoints" / "last"
+    last.unlink()
+    last.symlink_to("nowhere")
+    code, _, err = effbench("eval", "run", "checkpoint=last")
+    assert (code, "points to nowhere" in err, "effbench verify run" in err) == (2, True, True)
+    code, _, err = effbench("eval", "run", "checkpoint=newest")
+    assert (code, "best, last" in err) == (2, True)

@@ -179,6 +179,28 @@ def test_a_folder_without_the_right_to_write_is_refused_before_the_first_epoch(
     assert not list(locked.iterdir())
 
 
+@pytest.mark.row(7)
+def test_a_checkpoints_folder_without_the_right_to_write_is_refused_too(
+    open_to_all: Path, effbench: Effbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run leaves it that was killed before it saved."""
+    monkeypatch.chdir("/")
+    run = open_to_all / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    run.chmod(0o777)
+    (run / "checkpoints").chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        code, out, err = effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, f"hydra.run.dir={run}")
+    finally:
+        if root:
+            os.seteuid(0)
+    assert (code, out) == (2, "")
+    assert "checkpoints cannot be written (Permission denied)" in err
+
+
 @pytest.mark.row(8)
 def test_with_temporary_files_on_another_file_system_every_rename_stays_within_its_folder(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

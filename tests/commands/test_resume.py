@@ -477,3 +477,10 @@ def test_a_sweep_passes_a_signal_on_saves_its_job_and_starts_no_other(whole_grou
     assert (job / "checkpoints" / "last").exists()
     assert (tmp_path / "sweep" / "sweep.csv").is_file()
     assert not list(tmp_path.glob("sweep/001*"))
+
+
+def test_a_resume_that_names_nothing_is_refused(effbench: Effbench) -> None:
+    code, _, err = effbench("train", "resume=")
+    assert (code, "resume= names no run" in err) == (2, True)
+    code, _, err = effbench("train", "-m", "seed=0,1", "sweep.resume=")
+    assert (code, "sweep.resume= names no sweep" in err) == (2, True)

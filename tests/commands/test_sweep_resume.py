@@ -55,31 +55,36 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, objec
     return {name: outcome(path) for name, path in jobs(folder).items()}
 
 
-def attempt(words: list[str], folder: Path, seconds: float | None) -> int:
-    """The sweep as a process group of its own, killed as a whole after so many seconds."""
+def attempt(words: list[str], folder: Path, until: tuple[int, int] | None) -> int:
+    """The sweep, killed as soon as job number until[0] has a checkpoint of step until[1] or later."""
     command = [sys.executable, "-m", "effbench", "train", "-m", *words]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        return process.wait()
+    while process.poll() is None:
+        if until is not None and reached(folder / "sweep", *until):
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.002)
+    return process.returncode
+
+
+def reached(sweep: Path, number: int, step: int) -> bool:
+    saved = sweep.glob(f"{number:03d}_*/checkpoints/step-*")
+    return any(int(path.name.removeprefix("step-")) >= step for path in saved)
 
 
 def test_a_sweep_killed_at_random_ends_as_the_uninterrupted_one(whole, tmp_path):
     folder, chance, kills = tmp_path / "sweep", random.Random(0), 0
+    moments = [(number, chance.randrange(4, 50)) for number in range(3)]
     words = [*SWEEP, "hydra.sweep.dir=sweep"]
     done: dict[str, str] = {}
-    while attempt(words, tmp_path, chance.uniform(6, 11) if kills < 3 else 100) != 0:
+    while attempt(words, tmp_path, moments.pop(0) if moments else None) != 0:
         kills += 1
         time.sleep(1)  # the job at hand hears of it and saves
         for name, path in jobs(folder).items():
             if standing(path) == "done":
                 digest = sha256_of(path / "summary.json")
                 assert done.setdefault(name, digest) == digest
-        if (folder / "sweep.json").exists():
-            words = ["sweep.resume=sweep"]
-        assert kills < 10
+        words = ["sweep.resume=sweep"]
+        assert kills <= 3
     assert kills
     assert jobs(folder).keys() == whole.keys()
     assert all(same(outcome(path), whole[name]) for name, path in jobs(folder).items())
