@@ -43,24 +43,17 @@ class Collector:
 
     def __init__(self) -> None:
         self.rows: dict[int, Tried] = defaultdict(Tried)
-        self._of_test: dict[str, tuple[int, ...]] = {}
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            marked = [number for mark in item.iter_markers("row") for number in mark.args]
-            self._of_test[item.nodeid] = tuple(marked)
-        items[:] = [item for item in items if self._of_test[item.nodeid]]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        bad = report.outcome != "passed"
-        for number in self._of_test.get(report.nodeid, ()):
-            if report.when == "call" or bad:
-                self.rows[number].outcomes[report.nodeid] = report.outcome
+        if report.when != "call" and report.outcome == "passed":
+            return
+        for number in dict(report.user_properties).get("rows", ()):
+            self.rows[number].outcomes[report.nodeid] = report.outcome
 
 
 def main() -> int:
     collector = Collector()
-    pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]], plugins=[collector])
+    pytest.main(["-q", "-m", "row", "-p", "no:cacheprovider", *sys.argv[1:]], plugins=[collector])
     torture, peer = (_read(ROOT / "docs" / name) for name in ("torture.json", "peer.json"))
     text = page(collector.rows, torture, peer)
     (ROOT / "docs" / "reliability.md").write_text(text, encoding="utf-8")
