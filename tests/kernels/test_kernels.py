@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commandline import TINY, effbench, python
+from tests.compiler import needs_compiler
 
 SAY = "from effbench import kernels; print(kernels.library() is not None, kernels.unavailable())"
 
@@ -20,6 +21,7 @@ def said(tmp_path: Path, **environment: str) -> tuple[str, str]:
     return done.stdout.strip(), done.stderr
 
 
+@needs_compiler
 def test_they_are_compiled_once_into_the_cache(tmp_path):
     assert said(tmp_path) == ("True None", "")
     [built] = (tmp_path / "cache" / "effbench" / "kernels").iterdir()
@@ -44,6 +46,7 @@ def test_a_compiler_that_fails_is_told_once_and_gone_without(tmp_path):
     assert err.count("note: effbench's C functions cannot be used") == 1
 
 
+@needs_compiler
 def test_a_cache_that_cannot_be_written_is_gone_without(tmp_path):
     (tmp_path / "cache").write_text("a file")
     out, err = said(tmp_path)
@@ -58,6 +61,7 @@ def test_a_run_learns_without_a_compiler_too(optimizer, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@needs_compiler
 def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-c", SAY]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from effbench.kernels import library
 from effbench.models import depthwise
 from effbench.models.depthwise import DepthwiseConv2d, quicken, weight_gradient
+from tests.compiler import HAS_COMPILER, needs_compiler
 from tests.training.tiny import same
 
 
@@ -40,7 +41,7 @@ def last(tensor: Tensor) -> Tensor:
     width=st.integers(1, 12),
     kernel=st.sampled_from([5, 7]),
     stride=st.integers(1, 3),
-    compiled=st.booleans(),
+    compiled=st.booleans() if HAS_COMPILER else st.just(False),
 )
 def test_any_shape_gives_float64_s_gradient(count, channels, height, width, kernel, stride, compiled):
     generator = torch.Generator().manual_seed(count * channels + height)
@@ -156,5 +157,6 @@ def test_without_a_compiler_small_maps_alone_are_taken(monkeypatch):
     assert len(used) == 1
 
 
+@needs_compiler
 def test_the_compiled_function_is_there() -> None:
     assert library() is not None
