@@ -1,6 +1,6 @@
 """Small C functions for what memory or a library's blind spot makes slow, compiled by the machine's own compiler.
 
-Compiled once, in under a second, into the cache; called through ctypes. Without a compiler, or with
+Compiled once, into the cache; called through ctypes. Without a compiler, or with
 EFFBENCH_KERNELS=off, `library()` is None and the callers take the way that needs none.
 """
 

@@ -129,7 +129,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def gradients_finite(parameters: Sequence[Tensor]) -> bool:
     """One look for all of them."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.numel() > 0]
     if not gradients:
         return True
     return bool(torch.stack(torch._foreach_norm(gradients, float("inf"))).isfinite().all())
@@ -152,7 +152,7 @@ def optimizer_not_finite(optimizer: Optimizer) -> str | None:
         (name, value)
         for state in optimizer.state.values()
         for name, value in state.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0 and value.numel() > 0
     ]
     if not tensors:
         return None

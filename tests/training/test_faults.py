@@ -24,7 +24,14 @@ from effbench.training.checkpoint import Checkpoints, read_checkpoint
 from effbench.training.distributed import Ranks
 from effbench.training.early_stopping import EarlyStopping
 from effbench.training.ema import Ema
-from effbench.training.faults import SKIPS_IN_A_ROW, HalveOutOfMemory, KeepBuffers, SkipNonFinite
+from effbench.training.faults import (
+    SKIPS_IN_A_ROW,
+    HalveOutOfMemory,
+    KeepBuffers,
+    SkipNonFinite,
+    gradients_finite,
+    optimizer_not_finite,
+)
 from effbench.training.precision import choose_precision
 from effbench.training.trainer import Cadence, Trainer
 from tests.training.tiny import At, Rows, convolutional, copied, data, dense, same, sgd, trainer
@@ -465,3 +472,17 @@ def test_nan_in_lion_s_momentum_alone_is_found_at_the_next_save(tmp_path):
     assert state.status == "diverged"
     assert "exp_avg of the optimizer" in str(state.stop_reason)
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.row(28)
+def test_a_parameter_without_elements_is_finite():
+    """The largest of nothing is an error to torch."""
+    empty = torch.zeros(0, 3, requires_grad=True)
+    empty.grad = torch.zeros_like(empty)
+    full = torch.zeros(2, requires_grad=True)
+    full.grad = torch.tensor([1.0, float("nan")])
+    assert gradients_finite([empty])
+    assert not gradients_finite([empty, full])
+    lion = Lion([empty, full], lr=0.1)
+    lion.step()
+    assert optimizer_not_finite(lion) == "exp_avg of the optimizer"
