@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -60,3 +61,22 @@ def split(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
         else:
             overrides.append(word)
     return Arguments(overrides, values)
+
+
+PASSING = ("resume", "allow_targets", "hydra")  # keys of one sitting
+
+
+def override_key(word: str) -> str:
+    """'optimizer.lr' of '+optimizer.lr=3e-4'."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def passing(word: str) -> bool:
+    """Whether an override is of one sitting alone: where things lie, and what may be built, which no folder may say."""
+    return re.split("[./@]", override_key(word))[0] in PASSING
+
+
+def merged(earlier: Sequence[str], now: Sequence[str]) -> list[str]:
+    """The overrides of before and those given now, which stand for earlier ones of the same key."""
+    keys = {override_key(word) for word in now}
+    return [*(word for word in earlier if override_key(word) not in keys), *now]

@@ -19,14 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from effbench.commands.arguments import merged, passing
 from effbench.commands.locking import holding
 from effbench.commands.sweep_plan import (
     NAME,
     Planned,
     expand,
     extended,
-    merged,
-    passing,
     plan,
     read_plan,
     set_aside,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from effbench.commands.arguments import passing
 from effbench.config.compose import loader, parsed
 from effbench.config.recipes import absolute_recipe
 from effbench.errors import ConfigError
@@ -55,11 +56,6 @@ def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[list
     if not kept:
         raise ConfigError(f"{' '.join(overrides)} matches nothing. `effbench train --help` lists the groups.")
     return kept
-
-
-def passing(word: str) -> bool:
-    """Whether a word is of this sitting alone: where things lie, and what may be built, which no folder may say."""
-    return word.lstrip("+~").startswith(("hydra.", "hydra/", "allow_targets="))
 
 
 def plan(combinations: Sequence[Sequence[str]], folder: Path, beside: Sequence[Planned] = ()) -> list[Planned]:
@@ -115,16 +111,6 @@ def _recorded(number: int, entry: dict[str, str | list[str]], folder: Path) -> P
         raise ValueError(f"{name!r} is not the name of a folder")
     words = [str(word) for word in entry["overrides"] if not passing(str(word))]
     return Planned(Job(number, [str(word) for word in entry["apart"]], folder / name), words)
-
-
-def merged(asked: Sequence[str], now: Sequence[str]) -> list[str]:
-    """The words asked for before and those given now, which stand for earlier ones of the same key."""
-    keys = {_key(word) for word in now}
-    return [*(word for word in asked if _key(word) not in keys), *now]
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
 
 
 def extended(recorded: Sequence[Planned], combinations: Sequence[Sequence[str]], folder: Path) -> list[Planned]:

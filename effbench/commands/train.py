@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.commands.arguments import CONFIG_FLAGS, Arguments, split
+from effbench.commands.arguments import CONFIG_FLAGS, Arguments, merged, passing, split
 from effbench.commands.locking import holding
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import absolute_recipe, quoted
@@ -37,7 +36,6 @@ groups (one of each):
 """
 
 CFG_PAGES = ("job", "hydra", "all")
-PASSING = ("resume", "allow_targets", "hydra")  # keys of one sitting
 
 
 def main(words: Sequence[str]) -> int:
@@ -111,13 +109,7 @@ def with_resume(overrides: Sequence[str]) -> list[str]:
     earlier = recorded_overrides(folder)
     if earlier is None:
         raise ConfigError(f"resume={folder}: there is no run in that folder (it holds no .hydra/overrides.yaml).")
-    keys = {_key(word) for word in mine}
-    kept = [word for word in earlier if _key(word) not in keys]
-    return [*kept, *mine, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
+    return [*merged(earlier, mine), f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
 
 
 def recorded_overrides(folder: Path) -> list[str] | None:
@@ -138,7 +130,7 @@ def recorded_overrides(folder: Path) -> list[str] | None:
 
 def _lasting(words: Iterable[str]) -> list[str]:
     """What tells runs apart: not where they lie, nor what may be built, which is not for a run's folder to say."""
-    return [absolute_recipe(word) for word in words if re.split("[./@]", _key(word))[0] not in PASSING]
+    return [absolute_recipe(word) for word in words if not passing(word)]
 
 
 def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
