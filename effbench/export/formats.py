@@ -1,0 +1,184 @@
+"""The file formats: how each is made of a model, and how its own runtime reads it back.
+
+Exporters note for every operation which line of which source file it came from. Such notes are taken out: they would
+tell of this machine's folders to whoever gets the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effbench.errors import EffbenchError, MissingExtraError, ThresholdError
+from effbench.export.parity import Forward
+
+INPUT, OUTPUT = "images", "logits"
+OPSET = 20
+
+
+@dataclass(frozen=True)
+class Format:
+    """make(model, example) -> the file's content. load(path) -> the model that its runtime runs, on the CPU.
+
+    libraries: distributions whose versions matter to it. require: imports those that are optional.
+    """
+
+    suffix: str
+    make: Callable[[nn.Module, Tensor], bytes]
+    load: Callable[[Path], Forward]
+    libraries: tuple[str, ...] = ("torch",)
+    opset: int | None = None
+    require: Callable[[], Any] = lambda: None
+
+
+def require_libraries(name: str) -> None:
+    """Raises MissingExtraError where what makes or runs files of format `name` is not installed."""
+    with _quiet():
+        FORMATS[name].require()
+
+
+def made(name: str, model: nn.Module, image_shape: tuple[int, int, int]) -> bytes:
+    """The content of a file of format `name` that takes any number of images of (C, H, W).
+
+    Raises EffbenchError where its exporter refuses the model.
+    """
+    example = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0))  # of 1, the batch size is fixed
+    try:
+        with _quiet(), torch.no_grad():
+            return FORMATS[name].make(model, example)
+    except (MissingExtraError, MemoryError):
+        raise
+    except Exception as error:
+        others = ", ".join(f"format={other}" for other in FORMATS if other != name)
+        raise EffbenchError(f"format={name} cannot hold this model: {_first_line(error)}. Try {others}.") from error
+
+
+def loaded(name: str, path: Path) -> Forward:
+    """The file at `path`, whatever its suffix, as its own runtime runs it; ThresholdError where that cannot read it."""
+    try:
+        with _quiet():
+            return FORMATS[name].load(path)
+    except Exception as error:
+        raise ThresholdError(f"format={name}: its own runtime cannot read the file: {_first_line(error)}.") from error
+
+
+def _make_onnx(model: nn.Module, example: Tensor) -> bytes:
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    proto = program.model_proto
+    for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
+        del node.metadata_props[:]
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _load_onnx(path: Path) -> Forward:
+    runtime = _onnx_runtime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle, they would slow torch down
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def forward(images: Tensor) -> Tensor:
+        [logits] = session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
+        return torch.from_numpy(logits)
+
+    return forward
+
+
+def _onnx_runtime() -> Any:
+    """The module onnxruntime, where all that makes and runs ONNX files is there."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("format=onnx", "onnx") from error
+    return onnxruntime
+
+
+def _make_torchscript(model: nn.Module, example: Tensor) -> bytes:
+    traced = torch.jit.trace(model, example, check_trace=False)  # parity is checked on more than it would
+    content = BytesIO()
+    torch.jit.save(torch.jit.freeze(traced), content)
+    return _without_debug_records(content)
+
+
+def _without_debug_records(archive: BytesIO) -> bytes:
+    """A TorchScript archive rewritten without *.debug_pkl, which only tracebacks read."""
+    archive.seek(0)
+    reader, content = torch._C.PyTorchFileReader(archive), BytesIO()
+    writer = torch._C.PyTorchFileWriter(content)
+    for name in reader.get_all_records():
+        record = reader.get_record(name)
+        if name in ("version", ".data/version"):  # by its number in one place or the other
+            writer.set_min_version(int(record))
+        elif not name.endswith((".debug_pkl", "serialization_id")):  # the latter is made anew
+            writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    return content.getvalue()
+
+
+def _load_torchscript(path: Path) -> Forward:
+    module: Forward = torch.jit.load(str(path), map_location="cpu")
+    return module
+
+
+def _make_torch_export(model: nn.Module, example: Tensor) -> bytes:
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    content = BytesIO()
+    torch.export.save(program, content)
+    return content.getvalue()
+
+
+def _load_torch_export(path: Path) -> Forward:
+    with path.open("rb") as stream:  # a path would have to end in .pt2
+        module: Forward = torch.export.load(stream).module()
+    return module
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' warnings and log lines, which a user cannot act on: parity tells what matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+FORMATS = {
+    "onnx": Format(
+        ".onnx", _make_onnx, _load_onnx, ("torch", "onnx", "onnxscript", "onnxruntime"), OPSET, _onnx_runtime
+    ),
+    "torchscript": Format(".pt", _make_torchscript, _load_torchscript),
+    "torch_export": Format(".pt2", _make_torch_export, _load_torch_export),
+}

@@ -1,0 +1,102 @@
+"""Whether an exported file answers as the model does: logits within a tolerance, the same top class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.errors import ThresholdError
+
+TOLERANCE = 1e-4  # of the largest logit
+TIE = 1e-4  # of the largest logit: classes this near are one; float32 sums in another order came to 6e-6 (a ViT)
+
+Forward = Callable[[Tensor], Tensor]  # images (N, C, H, W) in [0, 1] -> logits (N, K)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """max_difference: the largest difference of a logit. largest_logit: in magnitude, of the model's.
+
+    agreeing: of `samples` images, those with the model's top class, or one that ties with it.
+    """
+
+    max_difference: float
+    largest_logit: float
+    samples: int
+    agreeing: int
+    batch_sizes: tuple[int, ...]
+
+    @property
+    def relative(self) -> float:
+        """max_difference over largest_logit; NaN where either is not finite."""
+        if self.largest_logit == 0:
+            return 0.0 if self.max_difference == 0 else float("inf")
+        return self.max_difference / self.largest_logit
+
+    @property
+    def agreement(self) -> float:
+        """In [0, 1]."""
+        return self.agreeing / self.samples
+
+    def facts(self) -> dict[str, Any]:
+        """Everything of it, for a record."""
+        return {**asdict(self), "relative": self.relative, "agreement": self.agreement}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.max_difference:.3g}, {self.relative:.2g} of the largest ({self.largest_logit:.3g}); "
+            f"the top class is the same for {self.agreeing} of {self.samples} images"
+        )
+
+
+@torch.inference_mode()
+def compare(model: Forward, exported: Forward, images: Tensor, batch_size: int) -> Parity:
+    """Both on all `images`, float32 (N, C, H, W) in [0, 1], `batch_size` at a time; `exported` on the first alone too.
+
+    Raises ThresholdError where `exported` does not take a batch or gives logits of another shape.
+    """
+    chunks = images.split(batch_size)
+    expected_NK = torch.cat([model(chunk.clone()) for chunk in chunks])
+    alone_1K = _answer(exported, images[:1], expected_NK[:1])
+    got_NK = torch.cat([_answer(exported, chunk, expected_NK[: len(chunk)]) for chunk in chunks])
+    differences = torch.cat([got_NK - expected_NK, alone_1K - expected_NK[:1]]).abs()
+    largest = expected_NK.abs().max()
+    sizes = tuple(sorted({1, *map(len, chunks)}))
+    agreeing = int(_agree(expected_NK, got_NK, TIE * float(largest)).sum())
+    return Parity(float(differences.max()), float(largest), len(images), agreeing, sizes)
+
+
+def require(parity: Parity, tolerance: float, what: str) -> None:
+    """Raises ThresholdError showing the difference, unless it is within `tolerance` and every top class is the same.
+
+    what: 'format=onnx'.
+    """
+    if parity.relative <= tolerance and parity.agreeing == parity.samples:
+        return
+    raise ThresholdError(
+        f"{what} does not answer as the model does: logits differ by {parity} (tolerance={tolerance:g} of the largest "
+        "logit, and every top class). Nothing was put into place; what was exported before is kept. Try another "
+        "format, or a larger tolerance if only the first is missed."
+    )
+
+
+def _agree(expected_NK: Tensor, got_NK: Tensor, tie: float) -> Tensor:
+    """bool (N,): whether the class that `got` puts first is, in `expected`, at most `tie` below the first."""
+    best = expected_NK.max(1).values
+    chosen = expected_NK.gather(1, got_NK.argmax(1, keepdim=True)).squeeze(1)
+    return best - chosen <= tie
+
+
+def _answer(exported: Forward, images: Tensor, like: Tensor) -> Tensor:
+    """exported(images), of the shape of `like`."""
+    try:
+        logits = exported(images)
+    except Exception as error:  # each runtime has errors of its own
+        raise ThresholdError(f"the exported file fails at a batch of {len(images)}: {error!r:.300}") from error
+    if logits.shape != like.shape:
+        raise ThresholdError(f"the exported file gives {tuple(logits.shape)} for logits {tuple(like.shape)}.")
+    return logits

@@ -1,0 +1,99 @@
+"""What counts as the same answer: logits against the largest, top classes but for ties, batches of any size."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from effbench.errors import ThresholdError
+from effbench.export.parity import TIE, Parity, compare, require
+
+IMAGES = torch.rand(10, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+def logits(images: Tensor) -> Tensor:
+    """(N, 4): the pixels, ten times."""
+    return 10 * images.flatten(1)
+
+
+def test_an_equal_answer_has_no_difference_and_every_class() -> None:
+    parity = compare(logits, logits, IMAGES, 4)
+    assert (parity.max_difference, parity.relative, parity.agreement) == (0, 0, 1)
+    assert parity.largest_logit == float(10 * IMAGES.max())
+    assert (parity.samples, parity.batch_sizes) == (10, (1, 2, 4))
+    require(parity, 1e-9, "it")
+
+
+def test_one_logit_of_the_last_image_is_enough_to_be_seen() -> None:
+    def off(images: Tensor) -> Tensor:
+        found = logits(images)
+        found[(images == IMAGES[-1]).flatten(1).all(1), 0] -= 0.5
+        return found
+
+    parity = compare(logits, off, IMAGES, 4)
+    assert parity.max_difference == pytest.approx(0.5)
+    assert parity.relative == pytest.approx(0.5 / (10 * float(IMAGES.max())), rel=1e-6)
+    with pytest.raises(ThresholdError, match=r"format=onnx does not answer.*logits differ by 0\.5, .*tolerance=0\.01"):
+        require(parity, 0.01, "format=onnx")
+
+
+@pytest.mark.parametrize("size", [1, 4, 2])
+def test_a_difference_at_one_batch_size_alone_is_seen(size: int) -> None:
+    parity = compare(logits, lambda images: logits(images) + (len(images) == size), IMAGES, 4)
+    assert parity.max_difference == pytest.approx(1, rel=1e-5)
+
+
+def test_the_images_are_the_same_to_both_though_the_model_changes_them_in_place() -> None:
+    parity = compare(lambda images: logits(images.mul_(2)), lambda images: logits(2 * images), IMAGES, 4)
+    assert parity.max_difference == 0
+
+
+def test_another_top_class_is_counted_and_refused_within_any_tolerance() -> None:
+    def swapped(images: Tensor) -> Tensor:
+        found = logits(images)
+        return torch.where(images[:, :1, 0, 0] == IMAGES[3, 0, 0, 0], found.flip(1), found)
+
+    parity = compare(logits, swapped, IMAGES, 4)
+    assert parity.agreeing == 9
+    with pytest.raises(ThresholdError, match="the top class is the same for 9 of 10 images"):
+        require(parity, 1.0, "it")
+
+
+@pytest.mark.parametrize(("gap", "agreeing"), [(0.5 * TIE, 1), (4 * TIE, 0)])
+def test_classes_nearer_than_float32_tells_are_one(gap: float, agreeing: int) -> None:
+    expected = torch.tensor([[1.0, 1.0 - gap, 0.0]])
+    parity = compare(lambda _: expected, lambda _: expected[:, [1, 0, 2]], IMAGES[:1], 4)
+    assert parity.agreeing == agreeing
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("whose", ["model", "file"])
+def test_what_is_not_finite_is_never_the_same(value: float, whose: str) -> None:
+    broken = torch.full((10, 4), value)
+    answers = {"model": (lambda x: broken[: len(x)], logits), "file": (logits, lambda x: broken[: len(x)])}
+    parity = compare(*answers[whose], IMAGES, 10)
+    with pytest.raises(ThresholdError):
+        require(parity, 1.0, "it")
+
+
+@pytest.mark.parametrize(("difference", "relative"), [(0.0, 0.0), (1e-9, math.inf)])
+def test_logits_that_are_all_zero_have_no_scale(difference: float, relative: float) -> None:
+    assert Parity(difference, 0.0, 1, 1, (1,)).relative == relative
+
+
+def test_logits_of_another_shape_are_named() -> None:
+    with pytest.raises(ThresholdError, match=r"gives \(1, 3\) for logits \(1, 4\)"):
+        compare(logits, lambda images: logits(images)[:, :3], IMAGES, 4)
+
+
+def test_a_file_for_one_batch_size_only_is_refused_with_what_its_runtime_says() -> None:
+    def fixed(images: Tensor) -> Tensor:
+        if len(images) != 4:
+            raise IndexError(f"expected 4, got {len(images)}")
+        return logits(images)
+
+    with pytest.raises(ThresholdError, match=r"fails at a batch of 1: IndexError\('expected 4, got 1'\)"):
+        compare(logits, fixed, IMAGES, 4)
