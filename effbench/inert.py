@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Control characters but tab and newline, and those that turn the direction of writing.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Control characters but tab and newline, those that turn the direction of writing, halves that cannot be encoded.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def csv_cell(value: Any) -> Any:

@@ -18,17 +18,18 @@ def config_digest(content: Mapping[str, Any]) -> str:
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key, value before, value now) of each leaf that is not the same; None where there was no such key."""
-    old, new = _leaves(before), _leaves(now)
+    old, new = leaves(before), leaves(now)
     return [(key, old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
 
 
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of all that is no mapping, but for the keys of one sitting."""
     found: dict[str, Any] = {}
     for key, value in content.items():
         if not prefix and key in OF_ONE_SITTING:
             continue
         if isinstance(value, Mapping) and value:
-            found |= _leaves(value, f"{prefix}{key}.")
+            found |= leaves(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found

@@ -46,7 +46,7 @@ def _rate_lines(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> dict[
     }
 
 
-def _points(rows: Sequence[dict[str, str]], column: str) -> list[tuple[int, float]]:
+def points(rows: Sequence[dict[str, str]], column: str) -> list[tuple[int, float]]:
     """(step, value) of a column: its step rows, or the epoch rows where it has fewer than two of those."""
     by_row: dict[str, list[tuple[int, float]]] = {"step": [], "epoch": []}
     for row in rows:
@@ -57,12 +57,12 @@ def _points(rows: Sequence[dict[str, str]], column: str) -> list[tuple[int, floa
 
 def _draw(axes: Any, rows: Sequence[dict[str, str]], lines: dict[str, tuple[str, str]], label: str) -> None:
     for column, (colour, name) in lines.items():
-        points = _points(rows, column)
-        if not points:
+        found = points(rows, column)
+        if not found:
             continue
-        steps, values = zip(*points, strict=True)
+        steps, values = zip(*found, strict=True)
         validation = column.startswith("val/")
-        marker = "o" if validation or len(points) < 3 else None
+        marker = "o" if validation or len(found) < 3 else None
         axes.plot(steps, values, color=colour, label=name, linewidth=2 if validation else 1.4, marker=marker, ms=4)
     axes.set_xlabel("optimizer step")
     axes.set_title(label, fontsize=10)

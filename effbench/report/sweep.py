@@ -20,6 +20,7 @@ COLUMNS = (
     "parameters", "peak_rss_bytes", "error", "folder",
 )  # fmt: skip
 
+MOST_ROWS = 1000  # of the table on a terminal; sweep.csv has all
 FINISHED = ("completed", "stopped_early")  # a best value of any other run is that of a part of it
 
 
@@ -33,16 +34,20 @@ class Job:
 
 
 def sweep_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """A row a job by COLUMNS, best first, those that did not finish last; read from each job's summary.json.
+    """A row a job by COLUMNS, best first, those that did not finish last; read from each job's summary.json."""
+    return ranked(list(map(_row, jobs)))
+
+
+def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows best first, with their ranks, those that did not finish last.
 
     Without ranks, and in the jobs' own order, where the finished ones monitor different metrics.
     """
-    rows = list(map(_row, jobs))
     comparable = len(metrics_of(rows)) < 2
-    rows.sort(key=lambda row: _order(row, comparable))
-    for rank, row in enumerate(filter(_has_result, rows), start=1):
+    ordered = sorted(rows, key=lambda row: _order(row, comparable))
+    for rank, row in enumerate(filter(_has_result, ordered), start=1):
         row["rank"] = rank if comparable else None
-    return rows
+    return ordered
 
 
 def metrics_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -55,15 +60,20 @@ def _has_result(row: Mapping[str, Any]) -> bool:
 
 
 def _row(job: Job) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row |= {"job": job.number, "overrides": " ".join(job.overrides), "folder": str(job.folder), "status": "failed"}
     try:
-        summary = read_summary(job.folder)
+        return result_row(job, read_summary(job.folder))
     except ConfigError as error:
-        return row | {"error": str(error)}
+        return result_row(job, {"status": "failed", "error": str(error)})
+
+
+def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table says of a run, by COLUMNS; its rank is for `ranked` to say."""
     best = summary.get("best") or {}
     metrics, timing = summary.get("metrics", {}), summary.get("timing", {})
-    return row | {
+    return {
+        "rank": None,
+        "job": job.number,
+        "overrides": " ".join(job.overrides),
         "status": summary["status"],
         "metric": best.get("metric"),
         "value": best.get("value"),
@@ -74,6 +84,7 @@ def _row(job: Job) -> dict[str, Any]:
         "parameters": summary.get("model", {}).get("parameters"),
         "peak_rss_bytes": summary.get("memory", {}).get("peak_rss_bytes"),
         "error": summary.get("error") or (summary.get("stop_reason") if summary["status"] == "diverged" else None),
+        "folder": str(job.folder),
     }
 
 
@@ -89,7 +100,7 @@ def write_sweep(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
-    writer.writerows({name: csv_cell(value) for name, value in redact(row).items()} for row in rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in redact(list(rows)))
     path = folder / "sweep.csv"
     write_text(path, text.getvalue())
     return path
@@ -117,7 +128,7 @@ def print_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
     )
     for index in (0, 1, 4, 5, 6, 7, 8, 9):
         table.columns[index].justify = "right"
-    for row in rows:
+    for row in rows[:MOST_ROWS]:
         cells = (
             _cell(row["rank"], str), str(row["job"]), escape(for_terminal(row["overrides"])), row["status"],
             _best(row, metrics), _cell(row["test/acc"], lambda value: f"{value:.2%}"),
@@ -129,6 +140,8 @@ def print_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
     if not console.is_terminal:
         console.width = 1000
     console.print(table)
+    if len(rows) > MOST_ROWS:
+        console.print(f"... and {len(rows) - MOST_ROWS} more in sweep.csv", soft_wrap=True)
     if several:
         console.print(
             f"no ranks: the jobs monitor different metrics ({', '.join(metrics)}), which cannot be compared; give them "

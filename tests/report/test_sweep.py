@@ -152,3 +152,17 @@ def test_words_in_brackets_are_text_not_markup(tmp_path: Path, capsys: pytest.Ca
 def test_a_sweep_in_which_all_failed_is_still_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_sweep(sweep_rows([job(0, tmp_path)]))
     assert "failed" in capsys.readouterr().out
+
+
+def test_of_very_many_jobs_the_table_shows_the_best_and_says_how_many_more_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("effbench.report.sweep.MOST_ROWS", 2)
+    rows = sweep_rows([job(number, tmp_path, **best("val/acc", number / 10)) for number in range(5)])
+    print_sweep(rows)
+    shown = capsys.readouterr().out
+    assert "seed=4" in shown
+    assert "seed=3" in shown
+    assert "seed=2" not in shown
+    assert "... and 3 more in sweep.csv" in shown
+    assert len(write_sweep(tmp_path, rows).read_text().splitlines()) == 1 + 5

@@ -1,0 +1,115 @@
+"""effbench report: one HTML page about one run or many."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from effbench.commands.arguments import split
+from effbench.errors import ConfigError
+from effbench.inert import for_terminal
+
+HELP = """usage: effbench report PATH ... [output=report.html] [--json]
+
+One HTML file about runs: PATH is a run, a sweep, or a folder that holds some at any depth, such as outputs. The table
+on stdout is the page's: finished runs on the same data, chosen by the same metric, ranked; seeds of one config as mean
+and standard deviation. The page has their curves too, and each run's result, configuration, environment and command.
+It needs no network and runs no script. Runs that failed or whose files are damaged are named, with what is wrong.
+--json: the tables as JSON on stdout."""
+MOST_LINES = 20  # of a table, or of what went wrong
+
+
+def main(words: Sequence[str]) -> int:
+    arguments = split(words, ["json"])
+    output, paths = "report.html", []
+    for word in arguments.overrides:  # a folder's name may hold a '=' too
+        if word.startswith("output="):
+            output = word.removeprefix("output=")
+        else:
+            paths.append(Path(word))
+    if arguments.has("help") or not paths:
+        print(HELP, file=sys.stdout if arguments.has("help") else sys.stderr)
+        return 0 if arguments.has("help") else 2
+    return report(paths, _checked(output), arguments.has("json"))
+
+
+def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
+    """Reads the runs at or below `paths`, writes the page, prints its tables."""
+    from effbench.report.collect import find_runs, read_runs
+    from effbench.report.html import as_data, view, write_html
+
+    with _no_collection():
+        folders, unread = find_runs(paths)
+        records = read_runs(folders)
+        content = view(records, output, unread)
+        write_html(content, output)
+    _tell(content)
+    if as_json:
+        print(json.dumps({"report": str(output), **as_data(records)}, indent=2))
+        return 0
+    for table in content["tables"]:
+        _print_table(table)
+    _print_lines([f"{run['name']} {run['status']}: {run['reason']}" for run in content["unfinished"]], sys.stdout)
+    print(for_terminal(str(output)))
+    return 0
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python looks for cycles again and again while records are made, which can have none: a fifth of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _checked(output: str) -> Path:
+    """Before the work, not after it. Nothing but a page is written over."""
+    path = Path(output)
+    if not output or path.is_dir() or not os.access(path.parent, os.W_OK):
+        why = "it is no file's name" if not output or path.is_dir() else f"{path.parent} is no folder to write to"
+        raise ConfigError(f"output={output}: {why}. Give the page's name, such as output=report.html.")
+    if path.suffix not in (".html", ".htm"):
+        raise ConfigError(f"output={output} must end in .html, so that a browser shows it as a page.")
+    return path
+
+
+def _tell(content: Mapping[str, Any]) -> None:
+    print(f"read {content['found']} runs", file=sys.stderr)
+    _print_lines([f"warning: {name}{': ' if name else ''}{text}" for name, text in content["problems"]], sys.stderr)
+
+
+def _print_lines(lines: Sequence[str], stream: TextIO) -> None:
+    for line in lines[:MOST_LINES]:
+        print(" ".join(line.split()), file=stream)
+    if len(lines) > MOST_LINES:
+        print(f"... and {len(lines) - MOST_LINES} more in the page", file=stream)
+
+
+def _print_table(table: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for head, kind in zip(table["heads"], table["kinds"], strict=True):
+        shown.add_column(escape(head), justify="right" if kind == "n" else "left", overflow="fold")
+    for row in table["rows"][:MOST_LINES]:
+        shown.add_row(*map(escape, row["cells"]))
+    console = Console(highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width: cut nothing
+    console.print(escape(table["heading"]), style="bold", soft_wrap=True)
+    console.print(shown)
+    left_out = len(table["rows"]) - MOST_LINES
+    notes = [f"... and {left_out} more in the page"] if left_out > 0 else []
+    print("\n".join([*notes, *table["notes"], ""]))

@@ -1,0 +1,186 @@
+"""Curves of runs as the numbers of an SVG: lines, ticks and labels, placed; the page's template writes the elements.
+
+A panel is WIDTH x HEIGHT units; the lines lie in the frame LEFT .. RIGHT, TOP .. BOTTOM.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from effbench.report.curves import points
+
+WIDTH, HEIGHT = 360, 220
+LEFT, RIGHT, TOP, BOTTOM = 46, 350, 12, 190
+MOST_POINTS = 240  # of a line; what lies between keeps its extremes
+_WIDE = 100  # losses that differ more than so many times are drawn by their powers of ten
+_TINIEST = 1e-200  # below, floats end
+_DOTTED = 24  # points of a line so short that each is shown
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's rows, and how it is drawn. colour: number of the palette. epochs_per_step: what a step's place is."""
+
+    label: str
+    colour: int
+    rows: Sequence[Mapping[str, str]]
+    epochs_per_step: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """points: 'x,y x,y …', as SVG takes them. dots: its points one by one, where they are few."""
+
+    label: str
+    colour: int
+    points: str
+    dots: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Tick:
+    place: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    across: str
+    lines: Sequence[Line]
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+
+
+def over_each_other(curves: Sequence[Curve]) -> list[Panel]:
+    """A line a run in each panel: validation accuracy and losses, learning rate."""
+    panels = [
+        _panel("validation accuracy", _of_column(curves, "val/acc"), _share),
+        _panel("validation loss (nats)", _of_column(curves, "val/loss"), _plain, wide=True),
+        _panel("training loss (nats)", _of_column(curves, "train/loss"), _plain, wide=True),
+        _panel("learning rate", [(curve, rate) for curve in curves for rate in _rates(curve)[:1]], _plain),
+    ]
+    return [panel for panel in panels if panel.lines]
+
+
+def of_one(curve: Curve) -> list[Panel]:
+    """Training and validation over each other, and each learning rate that differs from the others."""
+
+    def pair(metric: str) -> list[tuple[Curve, str]]:
+        return [(_as(curve, number, name), f"{name}/{metric}") for number, name in enumerate(("train", "val"))]
+
+    rates = _rates(curve)
+    rated = [(_as(curve, number, rate if len(rates) > 1 else ""), rate) for number, rate in enumerate(rates[:6])]
+    panels = [
+        _panel("loss (nats)", pair("loss"), _plain, wide=True),
+        _panel("accuracy", pair("acc"), _share),
+        _panel("learning rate", rated, _plain),
+    ]
+    return [panel for panel in panels if panel.lines]
+
+
+def _as(curve: Curve, colour: int, label: str) -> Curve:
+    return Curve(label, colour, curve.rows, curve.epochs_per_step)
+
+
+def _of_column(curves: Sequence[Curve], column: str) -> list[tuple[Curve, str]]:
+    return [(curve, column) for curve in curves]
+
+
+def _rates(curve: Curve) -> list[str]:
+    """The columns of learning rates, of equal ones the first."""
+    columns = [name for name in (curve.rows[0] if curve.rows else {}) if name.startswith("lr/")]
+    distinct: dict[tuple[str, ...], str] = {}
+    for column in columns:
+        distinct.setdefault(tuple(row[column] for row in curve.rows), column)
+    return list(distinct.values())
+
+
+def _panel(title: str, drawn: Sequence[tuple[Curve, str]], text: Callable[[float], str], wide: bool = False) -> Panel:
+    in_epochs = all(curve.epochs_per_step for curve, _ in drawn)
+    series = [(curve, _series(curve, column, in_epochs)) for curve, column in drawn]
+    series = [(curve, found) for curve, found in series if found]
+    across = "epoch" if in_epochs else "optimizer step"
+    if not series:
+        return Panel(title, across, [], [], [])
+    heights = [y for _, found in series for _, y in found]
+    by_powers = wide and min(heights) > 0 and max(heights) > _WIDE * min(heights)
+    if by_powers:
+        title = f"{title}, by powers of ten"
+        series = [(curve, [(x, math.log10(y)) for x, y in found]) for curve, found in series]
+    x_low, x_high = _range([0.0, *(_end(curve, in_epochs) for curve, _ in series)], margin=0.0)
+    y_low, y_high = _range([y for _, found in series for _, y in found], margin=0.05)
+    to_x, to_y = _scale(x_low, x_high, LEFT, RIGHT), _scale(y_low, y_high, BOTTOM, TOP)
+    lines = [_line(curve, [(to_x(x), to_y(y)) for x, y in found]) for curve, found in series]
+    levels = _ticks(y_low, y_high)
+    written = (lambda level: f"{10**level:.3g}") if by_powers else text
+    y_ticks = [Tick(round(to_y(level), 1), written(level)) for level in levels]
+    return Panel(title, across, lines, [Tick(round(to_x(x), 1), _plain(x)) for x in _ticks(x_low, x_high)], y_ticks)
+
+
+def _series(curve: Curve, column: str, in_epochs: bool) -> list[Point]:
+    unit = _unit(curve, in_epochs)
+    found = points([dict(row) for row in curve.rows], column)
+    return thinned([(step * unit, value) for step, value in found])
+
+
+def _end(curve: Curve, in_epochs: bool) -> float:
+    """How far the run came: the same in all panels, whatever they show of it."""
+    return max(int(row["step"]) for row in curve.rows) * _unit(curve, in_epochs)
+
+
+def _unit(curve: Curve, in_epochs: bool) -> float:
+    return (curve.epochs_per_step or 1.0) if in_epochs else 1.0
+
+
+def thinned(series: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most about `most` points: of each stretch the lowest and the highest, so that no spike is lost; both ends."""
+    if len(series) <= most:
+        return list(series)
+    size = math.ceil(len(series) / (most // 2))
+    kept = {0, len(series) - 1}
+    for start in range(0, len(series), size):
+        stretch = range(start, min(start + size, len(series)))
+        kept |= {min(stretch, key=lambda index: series[index][1]), max(stretch, key=lambda index: series[index][1])}
+    return [series[index] for index in sorted(kept)]
+
+
+def _line(curve: Curve, placed: Sequence[Point]) -> Line:
+    texts = [(f"{x:.1f}", f"{y:.1f}") for x, y in placed]
+    joined = " ".join(f"{x},{y}" for x, y in texts)
+    return Line(curve.label, curve.colour, joined, texts if len(texts) <= _DOTTED else [])
+
+
+def _range(values: Sequence[float], margin: float) -> tuple[float, float]:
+    """From the lowest to the highest and a little more; never nothing."""
+    low, high = min(values), max(values)
+    largest = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * largest, _TINIEST):
+        pad = 0.1 * largest if largest > _TINIEST else 1.0
+        return low - pad, high + pad
+    return low - margin * (high - low), high + margin * (high - low)
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers within: 1, 2 or 5 times a power of ten apart."""
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def _plain(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.4g}%"

@@ -1,0 +1,340 @@
+"""Runs found below folders and read back, each by itself: what is wrong with one is said of it and costs no other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effbench.config.compare import OF_ONE_SITTING, leaves
+from effbench.errors import ConfigError
+from effbench.records import STATUSES, read_metrics, read_summary
+from effbench.redaction import redact
+from effbench.report.sweep import FINISHED
+from effbench.units import human_bytes
+
+TEXT_BYTES, METRICS_BYTES = 4_000_000, 100_000_000  # larger ones are none of ours
+_DEEPEST = 20  # of a run's own record and config: 4
+_LARGEST = 1e100
+_MAPPINGS = ("metrics", "best", "timing", "memory", "model", "data", "environment", "git")
+_NUMBERS = {
+    "best": ("value",),
+    "timing": ("training_s", "elapsed_s", "images_per_s"),
+    "memory": ("peak_rss_bytes", "peak_cuda_bytes"),
+    "model": ("parameters", "macs"),
+}
+_TEXTS = {"best": ("metric", "checkpoint"), "model": ("name", "optimizer"), "data": ("name", "sha256")}
+_NO_SUMMARY = "holds no summary.json: the run is still at work, or was killed, and goes on with train resume=RUN"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's folder as it was found.
+
+    number: place among all that were found. name: the folder, as far as it tells the runs apart.
+    summary: as written but for what is not of its type; None where it cannot be read.
+    config: its leaves by their dotted keys. experiment: what runs have in common that differ in their seed alone; None
+    where the config cannot be read. problems: what is wrong with the files.
+    """
+
+    number: int
+    folder: Path
+    name: str
+    summary: Mapping[str, Any] | None
+    config: Mapping[str, Any]
+    experiment: frozenset[str] | None
+    problems: tuple[str, ...]
+
+    @property
+    def status(self) -> str:
+        return "unreadable" if self.summary is None else str(self.summary["status"])
+
+    @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+    def part(self, name: str) -> Mapping[str, Any]:
+        """A mapping of the summary, empty where there is none."""
+        return (self.summary or {}).get(name) or {}
+
+
+def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """(every run's folder at or below `paths`, once, in the order of names; the folders that could not be read).
+
+    A run is a folder that holds a summary.json or a metrics.csv. Links to folders are not followed, hidden folders not
+    looked into. Raises ConfigError for a path that is no folder, or where there is no run at all.
+    """
+    found: dict[str, Path] = {}
+    unread: list[str] = []
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(f"there is no folder {path}. Give a run, a sweep, or a folder that holds some: outputs.")
+        for folder in _runs_below(str(path), unread):
+            found.setdefault(os.path.realpath(folder), Path(folder))
+    if not found:
+        listed = ", ".join(map(str, paths))
+        raise ConfigError(f"no run in {listed}: a run is a folder that train wrote, with a summary.json in it.")
+    return list(found.values()), unread
+
+
+def _runs_below(folder: str, unread: list[str]) -> Iterator[str]:
+    pending = [folder]
+    while pending:
+        place = pending.pop()
+        try:
+            with os.scandir(place) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            unread.append(f"{place}: {error.strerror}")
+            continue
+        if any(entry.name in ("summary.json", "metrics.csv") and not _is_folder(entry) for entry in entries):
+            yield place
+        else:
+            pending += [entry.path for entry in reversed(entries) if entry.name[0] != "." and _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+def read_runs(folders: Sequence[Path]) -> list[Record]:
+    """A record a folder; each file is read once."""
+    names = _names(folders)
+    configs = _read_configs(folders)
+    return [
+        _record(number, folder, name, *config)
+        for number, (folder, name, config) in enumerate(zip(folders, names, configs, strict=True))
+    ]
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders without what they all lie in; a lone run by its own name."""
+    absolute = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100 - links keep the name they were given by
+    above = os.path.commonpath([os.path.dirname(path) for path in absolute])  # noqa: PTH120
+    return [os.path.relpath(path, above) for path in absolute]
+
+
+def _record(
+    number: int, folder: Path, name: str, config: dict[str, Any], experiment: frozenset[str] | None, problem: str | None
+) -> Record:
+    summary, problems = _summary(folder)
+    if problem is not None and not (summary is None or summary["status"] == "failed"):
+        problems.append(problem)  # a run that failed before it began has no config
+    return Record(number, folder, name, summary, config, experiment, tuple(problems))
+
+
+def _summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """(summary.json with what is not of its type left out, what was wrong with it)."""
+    path = folder / "summary.json"
+    try:
+        _check_size(path, TEXT_BYTES)
+        summary = read_summary(folder)
+        check_plain(summary)
+    except FileNotFoundError:
+        return None, [_NO_SUMMARY]
+    except (OSError, ValueError, ConfigError) as error:
+        return None, [_about(path, error)]
+    problems: list[str] = []
+    for name in _MAPPINGS:
+        if not isinstance(summary.setdefault(name, None), Mapping | None):
+            problems.append(f"summary.json: {name} is not a mapping")
+            summary[name] = None
+    for name, value in _of_wrong_type(summary):
+        problems.append(f"summary.json: {name} is {shortened(value)}")
+    if summary.get("status") not in STATUSES:
+        problems.append(f"summary.json: status {shortened(summary.get('status'))} is not one of {', '.join(STATUSES)}")
+        return None, problems
+    return summary, problems
+
+
+def _of_wrong_type(summary: dict[str, Any]) -> list[tuple[str, Any]]:
+    """(name, value) of what should be a number or a text and is not, which becomes None."""
+    metrics = summary["metrics"] or {}
+    wrong = _cleared(metrics, "metrics.", list(metrics), is_number)
+    for part, keys in _NUMBERS.items():
+        wrong += _cleared(summary[part], f"{part}.", keys, is_number)
+    for part, keys in _TEXTS.items():
+        wrong += _cleared(summary[part], f"{part}.", keys, _is_text)
+    wrong += _cleared(summary, "", ("epochs", "steps"), is_number)
+    return wrong + _cleared(summary, "", ("error", "stop_reason", "device", "precision"), _is_text)
+
+
+def _cleared(
+    values: dict[str, Any] | None, prefix: str, keys: Iterable[str], holds: Callable[[Any], bool]
+) -> list[tuple[str, Any]]:
+    bad = [key for key in keys if values and values.get(key) is not None and not holds(values[key])]
+    return [(f"{prefix}{key}", _taken(values or {}, key)) for key in bad]
+
+
+def _taken(values: dict[str, Any], key: str) -> Any:
+    value, values[key] = values[key], None
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether it can be reckoned with: neither true nor false, finite, and of a size that numbers have."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _check_size(path: Path, most: int) -> None:
+    """Raises OSError where there is no such file, ValueError for a pipe or a device, and for what is too large."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no file")
+    if status.st_size > most:
+        raise ValueError(f"it has {human_bytes(status.st_size)}; at most {human_bytes(most)} are read")
+
+
+def check_plain(content: Any) -> None:
+    """Raises ValueError for what no run writes and what printing it would choke on: great depth, endless numbers."""
+    level = [content]
+    for _ in range(_DEEPEST):
+        if any(type(item) is int and item.bit_length() > 1000 for item in level):
+            raise ValueError("it holds a number of more than 300 digits")
+        level = [item for outer in level if type(outer) in (dict, list) for item in _inner(outer)]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+
+
+def _inner(outer: dict[Any, Any] | list[Any]) -> Iterable[Any]:
+    return outer.values() if isinstance(outer, dict) else outer
+
+
+def _about(path: Path, error: Exception) -> str:
+    """What is wrong with a run's file, on one line, the folder being told beside it."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or repr(error)
+    told = text.replace(str(path), path.name) if str(path) in text else f"{path.name}: {text}"
+    return shortened(" ".join(told.split()), 300)
+
+
+def _read_configs(folders: Sequence[Path]) -> list[tuple[dict[str, Any], frozenset[str] | None, str | None]]:
+    """(leaves, experiment, problem) of each config.yaml, without secrets.
+
+    Thousands of runs share most of their lines: each distinct entry of a section is parsed once, YAML being slow.
+    """
+    read = [_sections(folder / "config.yaml") for folder in folders]
+    distinct = dict.fromkeys(section for sections in read if isinstance(sections, list) for section in sections)
+    entries = {section: _entries(section) for section in distinct}
+    parsed = {entry: _parsed(entry) for entry in dict.fromkeys(entry for part in entries.values() for entry in part)}
+    clean = zip(parsed, redact(list(parsed.values())), strict=True)
+    found = {entry: leaves(content) for entry, content in clean if content is not None}
+    known = {section: _merged(part, found) for section, part in entries.items() if all(map(found.__contains__, part))}
+    return [_config(folder / "config.yaml", sections, known) for folder, sections in zip(folders, read, strict=True)]
+
+
+def _sections(path: Path) -> list[str] | str:
+    """The text of each top-level key with all that is below it, or what is wrong with the file."""
+    try:
+        _check_size(path, TEXT_BYTES)
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return "there is no config.yaml"
+    except (OSError, ValueError) as error:
+        return _about(path, error)
+    return [part for part in _before(r"[^\s#-]", text) if part.strip()]
+
+
+def _entries(section: str) -> list[str]:
+    """`key: {a: 1, b: 2}` as texts of `key: {a: 1}` and `key: {b: 2}`, where it is laid out as train lays it out."""
+    if not re.match(r"\w+:\n  \w+:", section):
+        return [section]
+    head, *entries = _before(r"  \w+:", section)
+    return [f"{head}{entry}" for entry in entries]
+
+
+def _before(pattern: str, text: str) -> list[str]:
+    """The text cut before each line that begins with `pattern`."""
+    *parts, last = re.split(rf"\n(?={pattern})", text)
+    return [*(f"{part}\n" for part in parts), last]
+
+
+def _merged(parts: Iterable[str], known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for part in parts:
+        merged |= known[part]
+    return merged
+
+
+def _config(
+    path: Path, sections: list[str] | str, known: Mapping[str, dict[str, Any]]
+) -> tuple[dict[str, Any], frozenset[str] | None, str | None]:
+    if isinstance(sections, str):
+        return {}, None, sections
+    if not all(section in known for section in sections):
+        content = _parsed("".join(sections))  # a whole may be sound where its parts are not
+        if content is None:
+            return {}, None, f"{path.name} cannot be read as a config"
+        found = leaves(redact(content))
+        return found, frozenset(f"{key}: {value!r}" for key, value in found.items() if key != "seed"), None
+    passing = tuple(f"{key}:" for key in ("seed", *OF_ONE_SITTING))
+    experiment = frozenset(section.strip() for section in sections if not section.startswith(passing))
+    return _merged(sections, known), experiment, None
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """A mapping out of YAML, None for what is none; nor are references read, by which a small file may be endless."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
+            return None
+        content = yaml.load(text, loader)
+        check_plain(content)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def curve_rows(folder: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """(rows of metrics.csv that can be drawn, what is wrong with the others); a cell that is not finite is empty."""
+    path = folder / "metrics.csv"
+    try:
+        _check_size(path, METRICS_BYTES)
+        rows = read_metrics(folder)
+    except FileNotFoundError:
+        return [], ["there is no metrics.csv"]
+    except Exception as error:  # noqa: BLE001 - whatever the csv module finds, it costs this picture only
+        return [], [_about(path, error)]
+    if rows and "row" not in rows[0]:
+        return [], ["metrics.csv has no column `row`: it is none of this effbench's"]
+    sound = [cells for row in rows if (cells := _drawable(row)) is not None]
+    lost = len(rows) - len(sound)
+    return sound, [f"metrics.csv: {lost} of {len(rows)} rows cannot be read"] if lost else []
+
+
+def _drawable(row: Mapping[Any, Any]) -> dict[str, str] | None:
+    """The row with numbers alone beside its kind; None for one that is torn or was never ours."""
+    numbers = {name: cell for name, cell in row.items() if name not in ("row", "epoch")}
+    try:
+        values = {name: float(cell) for name, cell in numbers.items() if cell}
+    except (TypeError, ValueError):
+        return None
+    step = row.get("step") or ""
+    if row.get("row") not in ("step", "epoch") or not step.isdecimal() or not is_number(values["step"]):
+        return None
+    drawn = {name: cell if name in values and is_number(values[name]) else "" for name, cell in numbers.items()}
+    epoch = row.get("epoch") or ""
+    return {**drawn, "row": row["row"], "epoch": epoch if epoch.isdecimal() and len(epoch) < 16 else ""}
+
+
+def shortened(value: Any, most: int = 200) -> str:
+    """A value of a config or a record as text: what is no text as JSON, as far as that goes."""
+    if isinstance(value, str):
+        text = value
+    else:
+        try:
+            text = json.dumps(value, ensure_ascii=False, default=str)
+        except (TypeError, ValueError, RecursionError):
+            text = repr(type(value))
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,0 +1,350 @@
+"""The report: one HTML file without scripts and without anything from elsewhere, about one run or many.
+
+Whatever comes out of a run's files is text there: `_harmless` takes secrets and control characters out of all that the
+template is given, the template escapes it all, and addresses are relative and percent-encoded.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from effbench.config.compare import leaves
+from effbench.inert import for_terminal
+from effbench.records import replacing
+from effbench.redaction import redact
+from effbench.report.charts import Curve, of_one, over_each_other
+from effbench.report.collect import Record, curve_rows, shortened
+from effbench.report.ranking import Column, Table, label, number_text, seconds, tables
+from effbench.report.result import result_rows, status_text
+from effbench.units import human_bytes
+
+MOST_SHOWN = 40  # runs with curves and a section of their own
+MOST_RANKED = 32  # of them, finished ones: the others are left for what failed
+COLOURS = 8
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A run that has curves and a section. colour: its config's place in the table; None for unfinished ones."""
+
+    run: Record
+    colour: int | None
+    rows: Sequence[Mapping[str, str]]
+    problems: Sequence[str]
+
+    def curve(self) -> Curve:
+        return Curve(self.run.name, self.colour or 0, self.rows, _epochs_per_step(self.run, self.rows))
+
+
+def view(records: Sequence[Record], output: Path, unread: Sequence[str] = ()) -> dict[str, Any]:
+    """All that the page says, as plain containers and texts without secrets and control characters.
+
+    unread: what else could not be read. The text of a link is a folder's name, its address is as seen from `output`.
+    """
+    ranking = tables(records)
+    colours = dict(_chosen(ranking, records))
+    drawn = {run.number: _drawn(run, colours[run.number]) for run in records if run.number in colours}
+    unfinished = [run for run in records if run.summary is not None and not run.finished]
+    problems = [(run.name, text) for run in records for text in run.problems]
+    problems += [(item.run.name, text) for item in drawn.values() for text in item.problems]
+    content = {
+        "title": _title(records),
+        "facts": _facts(records),
+        "single": len(records) == 1,
+        "tables": [_table(table, drawn) for table in ranking],
+        "unfinished": [_unfinished(run, drawn) for run in unfinished],
+        "problems": [*problems, *(("", text) for text in unread)],
+        "sections": [_section(item, output) for item in _in_order(ranking, drawn)],
+        "shown": len(drawn),
+        "found": len(records),
+    }
+    return dict(_harmless(content))
+
+
+def write_html(content: Mapping[str, Any], output: Path) -> None:
+    """The page of a `view`. Raises EffbenchError where it cannot be written; an older page stays then."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = environment.get_template("page.html.j2").render(content, zip=zip)
+    with replacing(output, elsewhere="output=FILE") as stream:
+        stream.write(text.encode("utf-8", errors="backslashreplace"))
+
+
+def as_data(records: Sequence[Record]) -> dict[str, Any]:
+    """The tables as values, for a program: without secrets, names as they are."""
+    ranking = [
+        {
+            "data": table.data,
+            "metric": table.metric,
+            "rows": [_values(table, row, [run.name for run in group.runs]) for group, row in _rows(table)],
+        }
+        for table in tables(records)
+    ]
+    others = [run for run in records if not run.finished]
+    return dict(
+        redact(
+            {
+                "tables": ranking,
+                "unfinished": [{"run": run.name, "status": run.status, "reason": _reason(run)} for run in others],
+                "problems": [{"run": run.name, "problem": text} for run in records for text in run.problems],
+            }
+        )
+    )
+
+
+def _rows(table: Table) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    return zip(table.groups, table.rows, strict=True)
+
+
+def _values(table: Table, row: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    named = {column.name: row[column.name] for column in table.columns}
+    spread = {f"{name} sd": value for name in named if (value := row.get(f"{name}±")) is not None}
+    return {**named, **spread, "seeds": row["seeds"], "runs": names}
+
+
+def _harmless(content: Any) -> Any:
+    """Every text in it without secrets and without what steers a terminal or the direction of writing."""
+    texts = list(dict.fromkeys(_texts(content)))  # thousands of rows share most of theirs
+    return _replaced(content, dict(zip(texts, map(for_terminal, redact(texts)), strict=True)))
+
+
+def _texts(content: Any) -> Iterator[str]:
+    pending = [content]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list | tuple):
+            pending += value
+
+
+def _replaced(value: Any, texts: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return texts[value]
+    if isinstance(value, dict):
+        return {key: _replaced(item, texts) for key, item in value.items()}
+    return [_replaced(item, texts) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _title(records: Sequence[Record]) -> str:
+    return f"{len(records)} runs" if len(records) > 1 else label(records[0])
+
+
+def _facts(records: Sequence[Record]) -> str:
+    """How many runs ended how, and what made the page when."""
+    counts = Counter(run.status.replace("_", " ") for run in records) if len(records) > 1 else {}
+    ended = [f"{count} {status}" for status, count in counts.items()]
+    return " · ".join([*ended, f"effbench {version('effbench')}", f"{datetime.now():%Y-%m-%d %H:%M}"])
+
+
+def _chosen(ranking: Sequence[Table], records: Sequence[Record]) -> list[tuple[int, int | None]]:
+    """(number, colour) of the runs that are drawn: a share of each table from its top, then unfinished ones."""
+    share = max(1, MOST_RANKED // max(1, len(ranking)))
+    chosen: list[tuple[int, int | None]] = []
+    for table in ranking:
+        groups = table.groups[: min(COLOURS, share)]
+        for colour, group in enumerate(groups):
+            chosen += [(run.number, colour) for run in group.runs[: share // len(groups)]]
+    unfinished = [(run.number, None) for run in records if not run.finished]
+    return [*chosen[:MOST_RANKED], *unfinished][:MOST_SHOWN]
+
+
+def _drawn(run: Record, colour: int | None) -> Drawn:
+    rows, problems = curve_rows(run.folder)
+    return Drawn(run, colour, rows, [] if run.status == "failed" and not rows else problems)
+
+
+def _epochs_per_step(run: Record, rows: Sequence[Mapping[str, str]]) -> float | None:
+    """By the summary; of a run that has none, by its last whole epoch."""
+    summary = run.summary or {}
+    epochs, steps = summary.get("epochs"), summary.get("steps")
+    if epochs and steps and epochs / steps > 0:
+        return float(epochs / steps)
+    ended = [row for row in rows if row["row"] == "epoch" and row["epoch"].isdecimal() and int(row["step"]) > 0]
+    return int(ended[-1]["epoch"]) / int(ended[-1]["step"]) or None if ended else None
+
+
+def _in_order(ranking: Sequence[Table], drawn: Mapping[int, Drawn]) -> list[Drawn]:
+    """As the tables have them, then the unfinished ones."""
+    ranked = [run.number for table in ranking for group in table.groups for run in group.runs]
+    return [drawn[number] for number in dict.fromkeys([*ranked, *drawn]) if number in drawn]
+
+
+def _table(table: Table, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
+    within = [drawn[run.number] for group in table.groups for run in group.runs if run.number in drawn]
+    runs = sum(len(group.runs) for group in table.groups)
+    panels = [asdict(panel) for panel in over_each_other([item.curve() for item in within])]
+    return {
+        "heading": f"{table.data} by {table.metric}" if table.metric else table.data,
+        "lead": _lead(table, runs),
+        "heads": [column.head for column in table.columns],
+        "kinds": [_kind(column) for column in table.columns],
+        "rows": [_cells(table, group.runs[0], row, drawn) for group, row in _rows(table)],
+        "notes": list(table.notes),
+        "panels": panels,
+        "legend": _legend(table, drawn),
+        "drawn": f"Drawn: {len(within)} of {runs} runs, from the top of the table."
+        if panels and len(within) < runs
+        else "",
+    }
+
+
+def _lead(table: Table, runs: int) -> str:
+    configs = len(table.groups)
+    text = f"{runs} finished runs of {configs} configs" if configs > 1 else f"{runs} finished runs of one config"
+    if runs == 1:
+        return "One finished run."
+    if any(row[f"{name}±"] is not None for row in table.rows for name in ("value", "test/acc")):
+        text += ": means over seeds ± their sample standard deviation"
+    return (
+        f"{text}. Ranked by validation alone; the test is only shown." if configs > 1 and table.metric else f"{text}."
+    )
+
+
+def _cells(table: Table, run: Record, row: Mapping[str, Any], drawn: Mapping[int, Drawn]) -> dict[str, Any]:
+    shown = drawn.get(run.number)
+    return {
+        "cells": table.cells(row),
+        "anchor": run.number if shown else None,
+        "colour": shown.colour if shown else None,
+    }
+
+
+def _kind(column: Column) -> str:
+    """How its cells are set: 'run' for the names that lead to a section, 'n' for numbers."""
+    return "run" if column.name == "overrides" else "n" if column.numeric else "t"
+
+
+def _legend(table: Table, drawn: Mapping[int, Drawn]) -> list[dict[str, Any]]:
+    """A colour a config, named as its row is."""
+    entries = []
+    for group, row in _rows(table):
+        shown = drawn.get(group.runs[0].number)
+        if shown is not None:
+            keys = [f"{key} {value}" for key in table.keys if (value := row[f"config {key}"])]
+            entries.append({"colour": shown.colour, "text": ", ".join([group.label, *keys])})
+    return entries
+
+
+def _unfinished(run: Record, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
+    summary, accuracy = run.summary or {}, run.part("metrics").get("val/acc")
+    reached = summary.get("epochs")
+    return {
+        "name": run.name,
+        "anchor": run.number if run.number in drawn else None,
+        "label": label(run) if run.part("model") else "",
+        "status": run.status,
+        "reason": _reason(run),
+        "epochs": f"{reached:.3g}" if reached is not None else "",
+        "accuracy": number_text("val/acc", accuracy) if accuracy is not None else "",
+    }
+
+
+def _reason(run: Record) -> str:
+    summary = run.summary or {}
+    reasons = summary.get("error"), summary.get("stop_reason"), *run.problems
+    return shortened(next((text for text in reasons if text), ""), 2000)
+
+
+def _section(item: Drawn, output: Path) -> dict[str, Any]:
+    """A run in full: result, configuration, environment, command."""
+    run = item.run
+    summary: Mapping[str, Any] = run.summary or {}
+    environment = {key: summary.get(key) for key in ("device", "precision", "processes")}
+    environment |= {**run.part("environment"), **{f"git {key}": value for key, value in run.part("git").items()}}
+    return {
+        "anchor": run.number,
+        "name": run.name,
+        "href": link(run.folder, output),
+        "brief": " · ".join([label(run), *_brief(run)]) if run.part("model") else "",
+        "status": run.status,
+        "colour": item.colour,
+        "outcome": _blocks({"Result": _result(run), "Time": _clocks(run)}),
+        "about": _blocks({"Data": _pairs(run.part("data")), "Environment": _pairs(environment)}),
+        "config": _pairs(run.config),
+        "command": _command(summary.get("argv")),
+        "panels": [asdict(panel) for panel in of_one(item.curve())],
+    }
+
+
+def _blocks(pairs: Mapping[str, Pairs]) -> list[dict[str, Any]]:
+    return [{"title": title, "pairs": found} for title, found in pairs.items() if found]
+
+
+def _brief(run: Record) -> list[str]:
+    """The best of validation and the test's accuracy, as far as there are any."""
+    best, accuracy = run.part("best"), run.part("metrics").get("test/acc")
+    found = [(str(best.get("metric")), best.get("value")), ("test/acc", accuracy)]
+    return [f"{name} {number_text(name, value)}" for name, value in found if value is not None]
+
+
+def link(folder: Path, output: Path) -> str | None:
+    """The folder's address as seen from the page: relative, percent-encoded; None where it would tell a secret."""
+    if redact(str(folder)) != str(folder):
+        return None
+    relative = os.path.relpath(folder, output.parent)
+    return f"./{quote(os.fsencode(relative), safe='/')}/"
+
+
+def _result(run: Record) -> Pairs:
+    """As train told it at the end; of a record that is not whole, what there is."""
+    if run.summary is None:
+        return []
+    if not run.finished and run.summary.get("error"):
+        return [("status", run.status), ("reason", _reason(run)), *_pairs(run.part("metrics"))]
+    try:
+        return [(what, shortened(text, 2000)) for what, text in result_rows(run.summary)]
+    except (KeyError, TypeError, ValueError):
+        return [("status", status_text(run.summary)), *_pairs(run.part("metrics"))]
+
+
+def _clocks(run: Record) -> Pairs:
+    """Where the time went, for each clock that ran."""
+    clocks, begun = run.part("timing").get("seconds"), run.part("timing").get("started")
+    pairs = _pairs({"started": begun} if begun else {})
+    if not isinstance(clocks, Mapping):
+        return pairs
+    spent = {name: value for name, value in clocks.items() if isinstance(value, float) and value >= 0.05}
+    return pairs + [(str(name).replace("_", " "), seconds(value)) for name, value in spent.items()]
+
+
+def _pairs(content: Mapping[str, Any]) -> Pairs:
+    """Dotted keys and their values as texts, without those that are not set in a record."""
+    return [
+        (shortened(key, 100), human_bytes(value) if key == "memory_bytes" else shortened(_listed(value), 2000))
+        for key, value in leaves(redact(content)).items()
+        if value is not None or "." in key
+    ]
+
+
+def _listed(value: Any) -> Any:
+    """Names in a list as a person writes them."""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return value
+
+
+def _command(argv: Any) -> str:
+    """The command line, as it could be given again."""
+    if not isinstance(argv, list) or not argv:
+        return ""
+    program, *words = map(str, argv)
+    name = "effbench" if Path(program).name in ("effbench", "__main__.py") else program
+    return shortened(shlex.join([name, *words]), 4000)

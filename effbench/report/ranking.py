@@ -1,0 +1,297 @@
+"""Runs in tables: those that answer the same question ranked together, seeds of one config as mean ± deviation."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum, sqrt
+from typing import Any
+
+from effbench.report.collect import Record, shortened
+from effbench.report.sweep import Job, ranked, result_row
+from effbench.units import human_bytes, human_count
+
+MOST_KEYS, MOST_IN_FRONT = 8, 4  # columns of config keys, and how many of them stand before the results
+_SPREAD = ("value", "val/acc", "val/loss", "test/acc", "test/loss")  # what a seed changes: with its deviation
+_COST = ("parameters", "macs", "images_per_s", "training_s", "peak_rss_bytes", "peak_cuda_bytes")
+_ALWAYS = ("overrides", "n", "states")
+_TOLD = {"model._target_": "name", "model.arch": "name", "model.name": "name", "optimizer._target_": "optimizer"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """name: as JSON names it. head: as a person reads it. text: how a value is written."""
+
+    name: str
+    head: str
+    text: Callable[[Any], str] = str
+    numeric: bool = True
+
+    def says(self, row: Mapping[str, Any]) -> bool:
+        return row[self.name] not in (None, "")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs of one config, which differ in their seed alone. unfinished: how many more seeds did not finish."""
+
+    runs: Sequence[Record]
+    unfinished: int = 0
+
+    @property
+    def seeds(self) -> int:
+        return len({str(run.config.get("seed")) for run in self.runs})
+
+    @property
+    def label(self) -> str:
+        return label(self.runs[0])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Groups best first, and a row of values for each. keys: config keys that tell groups of one name apart."""
+
+    data: str
+    metric: str | None
+    keys: Sequence[str]
+    groups: Sequence[Group]
+    rows: Sequence[Mapping[str, Any]]
+    columns: Sequence[Column]
+    notes: Sequence[str]
+
+    def cells(self, row: Mapping[str, Any]) -> list[str]:
+        return [_written(column, row) for column in self.columns]
+
+
+def label(run: Record) -> str:
+    """Model + optimizer, as far as they are known."""
+    model = run.part("model")
+    names = model.get("name"), model.get("optimizer")
+    return " + ".join(name for name in names if name) or "unknown model"
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """The finished runs, a table for each dataset and metric that chose the best checkpoint; the largest first."""
+    alike: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for run in filter(lambda run: run.finished, records):
+        data, best = run.part("data"), run.part("best")
+        alike[str(data.get("name")), str(data.get("sha256")), str(_metric(best))].append(run)
+    largest = sorted(alike.values(), key=lambda runs: (_metric(runs[0].part("best")) is None, -len(runs)))
+    unfinished = _unfinished_seeds(records)
+    return [_table(runs, unfinished) for runs in largest]
+
+
+def _metric(best: Mapping[str, Any]) -> str | None:
+    return best.get("metric") if best.get("value") is not None else None
+
+
+def _unfinished_seeds(records: Sequence[Record]) -> dict[frozenset[str], set[str]]:
+    """Experiment -> the seeds that were begun and came to no result."""
+    seeds: dict[frozenset[str], set[str]] = defaultdict(set)
+    for run in records:
+        if not run.finished and run.experiment is not None:
+            seeds[run.experiment].add(str(run.config.get("seed")))
+    return seeds
+
+
+def _table(runs: Sequence[Record], unfinished: Mapping[frozenset[str], set[str]]) -> Table:
+    groups = _grouped(runs, unfinished)
+    apart, following = differing_keys([group.runs[0] for group in groups])
+    front, rest = apart[:MOST_IN_FRONT], [*apart[MOST_IN_FRONT:], *following]
+    end, unshown = rest[: MOST_KEYS - len(front)], rest[MOST_KEYS - len(front) :]
+    rows = ranked([_row(group, [*front, *end]) for group in groups])
+    by_number = {group.runs[0].number: group for group in groups}
+    ordered = [by_number[row["job"]] for row in rows]
+    metric = rows[0]["metric"]
+    data = str(runs[0].part("data").get("name") or "unknown data")
+    columns = _columns(rows, front, end, metric)
+    return Table(data, metric, front, ordered, rows, columns, _notes(ordered, rows, unshown))
+
+
+def _grouped(runs: Sequence[Record], unfinished: Mapping[frozenset[str], set[str]]) -> list[Group]:
+    """By experiment; a run whose config cannot be read is one of its own."""
+    alike: dict[Any, list[Record]] = defaultdict(list)
+    for run in runs:
+        alike[run.number if run.experiment is None else run.experiment].append(run)
+    groups = []
+    for experiment, members in alike.items():
+        begun = unfinished.get(experiment, set()) - {str(run.config.get("seed")) for run in members}
+        groups.append(Group(members, len(begun)))
+    return groups
+
+
+def differing_keys(runs: Sequence[Record]) -> tuple[list[str], list[str]]:
+    """(keys that tell runs of one model and optimizer apart, keys whose values follow from which these are).
+
+    Neither the seed nor a target that the model's or the optimizer's name tells is among them.
+    """
+    known = [run for run in runs if run.experiment is not None]
+    keys = dict.fromkeys(key for run in known for key in run.config if key != "seed")
+    apart: list[str] = []
+    following: list[str] = []
+    for key in keys:
+        values = [run.config.get(key, _ABSENT) for run in known]
+        if values.count(values[0]) == len(values):
+            continue
+        texts = list(map(shortened, values))
+        if len(set(texts)) == 1 or (key in _TOLD and _follows(texts, [_name(run, _TOLD[key]) for run in known])):
+            continue
+        (following if _follows(texts, list(map(label, known))) else apart).append(key)
+    apart.sort(key=lambda key: any(key not in run.config for run in known))  # those that all have come first
+    return apart, following
+
+
+_ABSENT = object()
+
+
+def _follows(texts: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether each name has one text only."""
+    return len(set(zip(names, texts, strict=True))) == len(set(names))
+
+
+def _name(run: Record, part: str) -> str:
+    return str(run.part("model").get(part))
+
+
+def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
+    """By sweep's columns and our own: means over the group's runs, deviations as NAME±."""
+    rows = [_own_row(run) for run in group.runs]
+    row = dict(rows[0])
+    for name in (*_SPREAD, *_COST):
+        values = [one[name] for one in rows if one[name] is not None]
+        row[name] = mean(values) if values else None
+        row[f"{name}±"] = deviation(values) if name in _SPREAD and len(values) > 1 and group.seeds > 1 else None
+    states = Counter(run.status for run in group.runs)
+    config = group.runs[0].config
+    return row | {
+        "n": len(group.runs),
+        "seeds": group.seeds,
+        "unfinished": group.unfinished,
+        "states": ", ".join(f"{count} {state}" if len(states) > 1 else state for state, count in states.items()),
+        **{f"config {key}": shortened(config[key], 60) if key in config else "" for key in keys},
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    return fsum(values) / len(values) if len(values) > 1 else values[0]
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The sample's (n - 1). `statistics` reckons in fractions, too slow for thousands of groups."""
+    middle = mean(values)
+    return sqrt(fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
+
+
+def _own_row(run: Record) -> dict[str, Any]:
+    metrics = run.part("metrics")
+    return {
+        **result_row(Job(run.number, [label(run)], run.folder), {**(run.summary or {}), **_mappings(run)}),
+        "val/acc": metrics.get("val/acc"),
+        "val/loss": metrics.get("val/loss"),
+        "macs": run.part("model").get("macs"),
+        "peak_cuda_bytes": run.part("memory").get("peak_cuda_bytes"),
+    }
+
+
+def _mappings(run: Record) -> dict[str, Any]:
+    return {name: run.part(name) for name in ("metrics", "timing", "model", "memory")}
+
+
+def _of_config(key: str) -> Column:
+    return Column(f"config {key}", key.replace(".", ".\n", 1), numeric=False)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2%}"
+
+
+def _four(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def number_text(metric: str, value: float) -> str:
+    """An accuracy in per cent, anything else with four digits."""
+    return _percent(value) if metric.endswith("acc") else _four(value)
+
+
+def _columns(
+    rows: Sequence[Mapping[str, Any]], front: Sequence[str], end: Sequence[str], metric: str | None
+) -> list[Column]:
+    """Those that say something: a column that is empty in all rows is left out."""
+    columns = [
+        Column("rank", "rank"),
+        Column("overrides", "run", numeric=False),
+        *map(_of_config, front),
+        Column("n", "n"),
+        Column("value", f"best {metric}", _percent if str(metric).endswith("acc") else _four),
+        Column("test/acc", "test acc", _percent),
+        Column("test/loss", "test loss", _four),
+        *([] if metric == "val/acc" else [Column("val/acc", "last val acc", _percent)]),
+        *([] if metric == "val/loss" else [Column("val/loss", "last val loss", _four)]),
+        Column("parameters", "params", human_count),
+        Column("macs", "MACs", human_count),
+        Column("images_per_s", "images/s", lambda value: f"{value:.0f}"),
+        Column("training_s", "training", seconds),
+        Column("peak_rss_bytes", "peak memory", human_bytes),
+        Column("peak_cuda_bytes", "peak GPU", human_bytes),
+        Column("states", "status", numeric=False),
+        *map(_of_config, end),
+    ]
+    return [column for column in columns if column.name in _ALWAYS or any(map(column.says, rows))]
+
+
+def seconds(value: float) -> str:
+    """12.3 s, 4.5 min, 6.7 h."""
+    if value < 100:
+        return f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
+
+
+def _written(column: Column, row: Mapping[str, Any]) -> str:
+    value, spread = row[column.name], row.get(f"{column.name}±")
+    if column.name == "n":
+        return _count(row)
+    if value is None:
+        return ""
+    if spread is None:
+        return column.text(value)
+    deviation = f"{100 * spread:.2f}" if column.text is _percent else f"{spread:.4f}"
+    return f"{column.text(value)} ± {deviation}"
+
+
+def _count(row: Mapping[str, Any]) -> str:
+    """Runs of how many that were begun; of how many seeds, where some ran twice."""
+    text = f"{row['n']} of {row['n'] + row['unfinished']}" if row["unfinished"] else str(row["n"])
+    return text if row["seeds"] == row["n"] else f"{text} (seeds: {row['seeds']})"
+
+
+def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], unshown: Sequence[str]) -> list[str]:
+    """What must be known to read the table rightly."""
+    notes = []
+    if rows[0]["rank"] is None:
+        notes.append("Without ranks: no best checkpoint was chosen by any metric.")
+    elif len(rows) > 1:
+        notes += _doubt(rows)
+    if len({_machine(run) for group in groups for run in group.runs}) > 1:
+        notes.append("Measured on different machines or devices: times, images/s and memory cannot be compared.")
+    if unshown:
+        listed = ", ".join(unshown[:20])
+        notes.append(f"{len(unshown)} more config keys differ: {listed}{', …' if len(unshown) > 20 else ''}.")
+    return notes
+
+
+def _doubt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether the first two can be told apart at all."""
+    spreads = [row["value±"] for row in rows[:2] if row["value±"] is not None]
+    if not spreads:
+        return ["One seed a config: a small difference may be the seed's alone."]
+    if abs(rows[0]["value"] - rows[1]["value"]) > max(spreads):
+        return []
+    return ["The first two lie within one standard deviation of each other: these seeds do not tell them apart."]
+
+
+def _machine(run: Record) -> tuple[str, ...]:
+    environment = run.part("environment")
+    facts = (run.summary or {}).get("device"), *(environment.get(key) for key in ("cpu", "cores", "threads", "gpus"))
+    return tuple(map(str, facts))
