@@ -298,5 +298,6 @@ def _fit(image: Image.Image, size: int | None) -> Image.Image:
 
 
 def _pixels(image: Image.Image) -> Tensor:
-    array = np.array(image)  # a copy, so that torch may write to it
-    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
+    array = np.asarray(image)
+    planes = array.reshape(*array.shape[:2], -1).transpose(2, 0, 1)
+    return torch.from_numpy(planes.copy())  # by numpy: torch would start threads of its own in each that decodes

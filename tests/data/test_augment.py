@@ -92,6 +92,19 @@ def test_crop_is_numpys_pad_and_slice(shape):
         assert (result == padded[:, top : top + shape[1], left : left + shape[2]]).all()
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 6), st.integers(1, 3), st.integers(1, 12), st.integers(1, 12), st.integers(0, 4), st.data())
+def test_crop_and_flip_are_torchvisions_to_the_bit(count, channels, height, width, padding, data):
+    source = images(count, (channels, height, width))
+    offsets = [[data.draw(st.integers(0, 2 * padding)) for _ in range(2)] for _ in range(count)]
+    flips = [data.draw(st.booleans()) for _ in range(count)]
+    out = crop(source, torch.tensor(offsets, dtype=torch.int64).view(-1, 2), padding, torch.tensor(flips).bool())
+    assert out.shape == source.shape
+    for image, (top, left), flip, result in zip(source, offsets, flips, out, strict=True):
+        expected = tv.crop(tv.pad(image, [padding] * 4), top, left, height, width)
+        assert torch.equal(result, tv.horizontal_flip(expected) if flip else expected)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_flip_is_torchvisions_for_those_chosen(shape):
     source, chosen = images(10, shape), torch.arange(10) % 3 == 0
@@ -160,6 +173,25 @@ def test_relight_stretches_about_the_mean_adds_and_clamps(shape):
         np.testing.assert_allclose(out[i], expected, atol=1e-6)
 
 
+def test_contrast_is_torchvisions_where_an_image_is_gray():
+    """In colour it is not: torchvision stretches about the mean of the luma, and multiplies by its brightness."""
+    x, contrast = floats(30, (1, 9, 14)), uniform(0.0, 2.0, 30)
+    out = relight(x, torch.zeros(30), contrast)
+    expected = torch.stack([tv.adjust_contrast(image, float(c)) for image, c in zip(x, contrast, strict=True)])
+    torch.testing.assert_close(out, expected, atol=1e-6, rtol=0)
+
+
+def test_a_hole_is_torchvisions_erased_rectangle():
+    x = floats(20, (3, 12, 14))
+    plan = drawn(Augment(dropout_holes=1, dropout_size=0.5), 20, 12, 14)
+    out = x * holes(plan["hole_centre"], plan["hole_size"], 12, 14)
+    for image, centre, size, result in zip(x, plan["hole_centre"][:, 0], plan["hole_size"][:, 0], out, strict=True):
+        low = centre - size // 2
+        (top, left), (bottom, right) = low.clamp_min(0).tolist(), (low + size).tolist()
+        erased = tv.erase(image, top, left, max(0, bottom - top), max(0, right - left), torch.zeros(3, 1, 1))
+        assert torch.equal(result, erased)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.integers(1, 9),
@@ -213,12 +245,30 @@ def test_an_image_is_flipped_with_the_stated_probability(probability):
     assert share == pytest.approx(probability, abs=4 * math.sqrt(probability * (1 - probability) / DRAWS) + 1e-12)
 
 
-def test_every_crop_offset_is_as_likely_as_any_other():
-    offset = drawn(Augment(crop_padding=2))["offset"]
-    counts = torch.bincount(offset[:, 0] * 5 + offset[:, 1], minlength=25)
-    assert len(counts) == 25
-    chi_square = ((counts - DRAWS / 25) ** 2 / (DRAWS / 25)).sum().item()
-    assert chi_square < 43  # 24 degrees of freedom: 1 in 100
+# chi_square: what 1 in 100 exceeds, by the 8, 24 and 80 degrees of freedom
+@pytest.mark.parametrize(("padding", "chi_square"), [(1, 20.09), (2, 42.98), (4, 112.33)])
+def test_every_crop_offset_is_as_likely_as_any_other(padding, chi_square):
+    offset, side = drawn(Augment(crop_padding=padding))["offset"], 2 * padding + 1
+    assert_even(torch.bincount(offset[:, 0] * side + offset[:, 1], minlength=side**2), side**2, chi_square)
+
+
+def assert_even(counts: Tensor, outcomes: int, chi_square: float) -> None:
+    expected = float(counts.sum()) / outcomes
+    assert len(counts) == outcomes
+    assert ((counts - expected) ** 2 / expected).sum().item() < chi_square
+
+
+def test_what_comes_out_shows_every_crop_mirrored_or_not_equally_often():
+    """One white pixel off the middle: where it lands tells the offset, and its neighbour the flip."""
+    source = torch.zeros(DRAWS, 1, 9, 9, dtype=torch.uint8)
+    source[:, :, 4, 4], source[:, :, 4, 5] = 255, 100
+    augment = Augment(crop_padding=2, flip=0.5)
+    out = augment.apply(source, drawn(augment, height=9, width=9)).flatten(1)
+    white, grey = (out == 1).int().argmax(1), (out * 255).round().eq(100).int().argmax(1)
+    assert ((white - grey).abs() == 1).all()
+    row, column, mirrored = white // 9, white % 9, grey < white
+    counts = torch.bincount(((row - 2) * 5 + column - 2) * 2 + mirrored, minlength=50)
+    assert_even(counts, 50, 85.35)  # what 1 in 1000 exceeds by 49 degrees of freedom
 
 
 def is_uniform(values: Tensor, low: float, high: float) -> bool:

@@ -185,6 +185,34 @@ def test_micro_batches_make_the_step_of_one_batch(augment):
     assert equal([joined(parts[:4]), joined(parts[4:])], whole)
 
 
+@pytest.mark.parametrize("augment", AUGMENTS)
+@pytest.mark.parametrize("elements", [1, 300, 500])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_parts_that_a_batch_is_finished_in_change_nothing(memory_format, elements, augment, monkeypatch):
+    finish = Finish((0.2, 0.7), (0.5, 2.0), memory_format=memory_format)
+    options = {"augment": AUGMENTS[augment], "finish": finish, "batch_size": 11, "drop_last": False}
+    evaluation = EvalBatches(split(), batch_size=21, finish=finish)
+    whole, read = epoch_of(batches(**options)), [batch.inputs for batch in evaluation]
+    monkeypatch.setattr("effbench.data.batches._PART", elements)
+    parted, read_again = epoch_of(batches(**options)), [batch.inputs for batch in evaluation]
+    assert equal(parted, whole)
+    assert all(map(torch.equal, read, read_again))
+    assert all(x.is_contiguous(memory_format=memory_format) for x in (*(x for x, _ in parted), *read_again))
+
+
+def test_no_part_of_a_batch_is_a_single_sample(monkeypatch):
+    """torch sums one large sample on several threads, in another order than two."""
+    monkeypatch.setattr("effbench.data.batches._PART", 1)
+    sizes = []
+    for count in range(2, 20):
+        x = torch.rand(count, 2, 6, 8)
+        parts: list[Tensor] = []
+        assert torch.equal(PLAIN.in_parts(x.shape, lambda rows, x=x, to=parts: (to.append(x[rows]), x[rows])[1]), x)
+        assert torch.equal(torch.cat(parts), x)
+        sizes += map(len, parts)
+    assert min(sizes) == 2
+
+
 @pytest.mark.row(13)
 @pytest.mark.parametrize("start", [0, 1, 5, 6])
 def test_an_epoch_can_be_entered_at_any_step(start):
