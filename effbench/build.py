@@ -209,6 +209,7 @@ def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, check
         undo=KeepBuffers(net) if (section.on_nonfinite, section.on_oom) != ("stop", "raise") else KeepNothing(),
         stopping=_early_stopping(config),
         checkpoints=checkpoints,
+        save_in_background=config.checkpoint.background,
         ranks=ranks,
         cadence=Cadence(section.check_val_every_n_epoch, section.log_every_n_steps, config.checkpoint.every_n_steps),
         callbacks=Callbacks([]),

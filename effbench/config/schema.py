@@ -185,6 +185,7 @@ class CheckpointConfig(Monitor):
     save_top_k: Annotated[int, Field(ge=0)]
     save_last: bool
     every_n_steps: Count | None
+    background: bool
     allow_changed_data: bool
 
     @model_validator(mode="after")

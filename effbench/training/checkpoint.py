@@ -76,10 +76,9 @@ class Checkpoints:
 
         keep: as `last`, even where last ones are not kept otherwise (an interrupted run must be able to go on).
         """
-        ranking = self._ranked(value, f"step-{step:08d}")
-        is_best = any(name == f"step-{step:08d}" for _, name in ranking)
-        if not (self._keep_last or is_best or keep):
+        if not self.is_due(step, value, keep):
             return
+        ranking = self._ranked(value, f"step-{step:08d}")
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
             sync_folder(self.folder.parent)
@@ -93,6 +92,11 @@ class Checkpoints:
         if ranking and self._keep_best:
             _link(self.folder / "best", ranking[0][1])
         self._forget(target.name)
+
+    def is_due(self, step: int, value: float | None, keep: bool) -> bool:
+        """Whether a save with these arguments writes anything."""
+        name = f"step-{step:08d}"
+        return self._keep_last or keep or any(ranked == name for _, ranked in self._ranked(value, name))
 
     def _step_back_from(self, target: Path) -> None:
         """Where `target` is written again, it is not there for a moment: no link may lead to it then."""

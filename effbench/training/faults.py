@@ -136,14 +136,16 @@ def gradients_finite(parameters: Sequence[Tensor]) -> bool:
 
 
 def first_not_finite(model: nn.Module) -> str | None:
-    """'weight NAME', the first parameter with NaN or an infinity or buffer with NaN; one read from the device for all.
+    """'weight NAME', the first parameter with NaN or an infinity or buffer with NaN.
 
     Infinities may be meant in a buffer, such as a mask.
     """
-    named = {name: parameter.isfinite() for name, parameter in model.named_parameters()}
-    named |= {name: ~buffer.isnan() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
-    whole = torch.stack([tensor.all() for tensor in named.values()]).tolist()
-    return next((f"weight {name}" for name, finite in zip(named, whole, strict=True) if not finite), None)
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    if _sums_finite([*parameters.values(), *(buffer for buffer in buffers.values() if buffer.is_floating_point())]):
+        return None
+    named = {name: parameter.isfinite() for name, parameter in parameters.items()}
+    named |= {name: ~buffer.isnan() for name, buffer in buffers.items() if buffer.is_floating_point()}
+    return next((f"weight {name}" for name, good in named.items() if not good.all()), None)
 
 
 def optimizer_not_finite(optimizer: Optimizer) -> str | None:
@@ -152,13 +154,17 @@ def optimizer_not_finite(optimizer: Optimizer) -> str | None:
         (name, value)
         for state in optimizer.state.values()
         for name, value in state.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0 and value.numel() > 0
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
     ]
-    if not tensors:
+    if _sums_finite([value for _, value in tensors]):
         return None
-    largest = torch._foreach_norm([value for _, value in tensors], float("inf"))
-    whole = torch.stack([norm.to(largest[0].device, torch.float64) for norm in largest]).isfinite().tolist()
-    return next((f"{name} of the optimizer" for (name, _), good in zip(tensors, whole, strict=True) if not good), None)
+    return next((f"{name} of the optimizer" for name, value in tensors if not value.isfinite().all()), None)
+
+
+def _sums_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether none can hold NaN or an infinity: either would show in its sum. One look for all."""
+    sums = [tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+    return not sums or bool(torch.stack([each.to(sums[0].device, torch.float64) for each in sums]).isfinite().all())
 
 
 def _first_line(error: BaseException) -> str:

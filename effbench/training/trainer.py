@@ -34,6 +34,7 @@ from effbench.training.faults import (
 from effbench.training.meter import Meter, Throughput
 from effbench.training.objective import L1Penalty, Objective
 from effbench.training.precision import Precision
+from effbench.training.saving import choose_saves
 from effbench.training.schedule import Schedule
 from effbench.training.state import Limits, TrainState
 
@@ -71,6 +72,7 @@ class Trainer:
     undo: KeepNothing = field(default_factory=KeepNothing)
     stopping: NoEarlyStopping = field(default_factory=NoEarlyStopping)
     checkpoints: Checkpoints | None = None
+    save_in_background: bool = False
     callbacks: Callbacks = field(default_factory=lambda: Callbacks([]))
     ranks: Ranks = field(default_factory=Ranks)
     cadence: Cadence = field(default_factory=Cadence)
@@ -87,6 +89,7 @@ class Trainer:
         self._device = next(self.model.parameters()).device
         self._rule = self.nonfinite or StopAtNonFinite(self._device.type == "cpu" and self.ranks.world == 1)
         self._parameters = list(self.model.parameters())
+        self._saves = choose_saves(self.checkpoints, self.save_in_background)
         self._begun = time.perf_counter()
 
     def fit(self) -> TrainState:
@@ -103,7 +106,10 @@ class Trainer:
                 self.evaluate_and_save_if_due(state)
                 if state.stop_reason:
                     break
+            with self.clocks.checkpoint:
+                self._saves.wait()
         except BaseException as error:
+            self._saves.settle()
             state.stop("an error", "failed")
             name_out_of_memory(error, "data.batch_size", self.train.batch_size)
             raise
@@ -197,6 +203,7 @@ class Trainer:
 
     def evaluate_and_save_if_due(self, state: TrainState) -> None:
         """Validates at the end of an epoch (or of the run) and saves; extra saves come every `save_steps`."""
+        self._saves.check()
         self._heed_clock_and_signals(state)
         interrupted = state.status == "interrupted"  # then the resumed run ends the epoch
         saved = not interrupted and self._end_epoch_if_over(state)
@@ -273,7 +280,7 @@ class Trainer:
             value = values.get(self.checkpoints.monitor) if values else None
             self.callbacks.saving(self.state)
             interrupted = self.state.status == "interrupted"
-            self.checkpoints.save(snapshot, self.state.step, value, keep=interrupted)
+            self._saves.save(snapshot, self.state.step, value, keep=interrupted)
 
     def snapshot(self) -> Snapshot:
         """Everything that the rest of the run depends on."""

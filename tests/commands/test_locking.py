@@ -97,7 +97,8 @@ def test_a_run_at_work_cannot_be_resumed_beside_it(effbench: Effbench, tmp_path:
 def test_the_lock_of_a_killed_run_is_taken_over_without_help(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
-    child = start([*FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run"], tmp_path, dying_after_step(7))
+    saved = "checkpoint.background=false"  # that of step 5, however fast the next two steps are
+    child = start([*FOUR_EPOCHS_OF_FIVE_STEPS, saved, "hydra.run.dir=run"], tmp_path, dying_after_step(7))
     assert child.wait() == -signal.SIGKILL
     left = json.loads((tmp_path / "run" / NAME).read_text())
     assert (left["pid"], left["host"]) == (child.pid, socket.gethostname())

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -356,7 +357,11 @@ def once() -> None:
 
 
 def twice() -> None:
+    """The second when the first has been heard: Python's handlers run in the main thread, a save's calls in another."""
     once()
+    heard_by = time.monotonic() + 10
+    while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL and time.monotonic() < heard_by:
+        time.sleep(0.001)
     once()
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from effbench.records import read_summary
 from tests.torture import runs
-from tests.torture.runs import CONFIG, Page
+from tests.torture.runs import Page
 
+CONFIG = tuple(word.replace("background=false", "background=true") for word in runs.CONFIG)
 RESTS_S = (0.0, 0.005)  # on a busy machine the kill comes milliseconds late: some attempts wait for it in the save
 CONTROLS = 2  # uninterrupted runs before the first kill
 ATTEMPTS_A_RUN = 200  # a run that needs more makes no progress

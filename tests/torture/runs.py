@@ -44,6 +44,7 @@ from effbench.units import human_bytes
 STEPS = 60
 # Batch norm, dropout, augmentation with mixup, AdamW, EMA, warm-up + cosine, clipping, early stopping: whatever could
 # be lost on the way. An epoch has 16 steps, a save comes every 3: most are in mid-epoch, and the run ends in one.
+# Training waits for each save, so that a kill at a step finds the same files every time; the crash loop lets it go on.
 CONFIG = (
     "model=cnn", "model.channels=[4,8]", "model.hidden=16", "model.dropout=0.2", "optimizer=adamw",
     "optimizer.lr=1e-2", "ema=on", "ema.decay=0.9", "augment=basic", "augment.rotate=10", "augment.mixup_alpha=0.2",
@@ -51,7 +52,8 @@ CONFIG = (
     "data.num_test=32", "data.image_size=8", "data.channels=1", "data.num_classes=4", "data.noise=0.3",
     "data.batch_size=8", "trainer.max_epochs=null", f"trainer.max_steps={STEPS}", "trainer.log_every_n_steps=1",
     "trainer.gradient_clip_val=0.5", "trainer.precision=32-true", "trainer.deterministic=true",
-    "checkpoint.every_n_steps=3", "checkpoint.monitor=val/loss", "checkpoint.mode=min", "early_stopping.patience=50",
+    "checkpoint.every_n_steps=3", "checkpoint.background=false", "checkpoint.monitor=val/loss", "checkpoint.mode=min",
+    "early_stopping.patience=50",
     "device=cpu", "device.threads=1",
 )  # fmt: skip
 CLOCKS = ("training_s", "elapsed_s")  # the only numbers in a checkpoint that may differ

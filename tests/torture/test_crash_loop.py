@@ -23,7 +23,7 @@ def test_runs_killed_at_random_end_as_if_they_had_not_been(torture: dict[str, An
     assert tally["kills_inside_a_save"] >= 5
     assert tally["runs"] > tally["runs_by_resume_auto"] > 0
     assert tally["checkpoints_verified"] > 20
-    assert tally["most_steps_lost"] <= 3 + 1  # a save every 3 steps; the kill may come before its rename
+    assert tally["most_steps_lost"] <= 3 + 3 + 1  # a save every 3 steps, written while the next 3 are taken
 
 
 @pytest.mark.parametrize(

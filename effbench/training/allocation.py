@@ -1,0 +1,44 @@
+"""What the C library does with memory that a step has freed, for the time of a training on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
+_USUAL = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536}  # mallopt(3)
+_KEEPING = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
+_USER_WORDS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
+
+
+@contextmanager
+def keeping_freed_memory(device: torch.device) -> Iterator[None]:
+    """Freed memory stays with the process, for the next step's activations, and goes back at the end.
+
+    By default glibc returns it at once, and the next step waits for the kernel to hand out and clear the same pages
+    again. Does nothing for another device or C library, or where the user has set it up by environment variables.
+    """
+    libc = _glibc() if device.type == "cpu" else None
+    if libc is None or any(os.environ.get(word) for word in _USER_WORDS):
+        yield
+        return
+    try:
+        _set(libc, _KEEPING)
+        yield
+    finally:
+        _set(libc, _USUAL)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+def _set(libc: ctypes.CDLL, options: dict[int, int]) -> None:
+    for option, value in options.items():
+        libc.mallopt(option, value)

@@ -1,0 +1,105 @@
+"""When a checkpoint is written: at once, or from a copy while training goes on."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.training.checkpoint import Checkpoints, Snapshot
+
+
+class NoSaves:
+    """Where nothing is kept."""
+
+    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
+        """As Checkpoints.save."""
+
+    def check(self) -> None:
+        """Raises what went wrong with an earlier save."""
+
+    def wait(self) -> None:
+        """Until all is on the disk; raises what went wrong."""
+
+    def settle(self) -> None:
+        """As wait, where another error is on its way already."""
+
+
+class DirectSaves(NoSaves):
+    """Training waits until the checkpoint is on the disk."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+
+    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
+        self._checkpoints.save(snapshot, step, value, keep)
+
+
+class BackgroundSaves(DirectSaves):
+    """Training waits for a copy in memory; a thread writes it. One save at a time: the next waits for the last.
+
+    The copy's memory is kept for the next: on many machines touching new memory costs more than copying into old.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        super().__init__(checkpoints)
+        self._copies: dict[tuple[Any, ...], Tensor] = {}
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
+        self.wait()
+        if self._checkpoints.is_due(step, value, keep):
+            copy = Snapshot(
+                self._copied(snapshot.weights, "weights", plain=True),
+                self._copied(snapshot.ema, "ema", plain=True),
+                self._copied(snapshot.state, "state"),
+            )
+            name = f"checkpoint of step {step}"
+            self._writer = threading.Thread(target=self._write, args=(copy, step, value, keep), name=name, daemon=True)
+            self._writer.start()
+
+    def check(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        self.settle()
+        self.check()
+
+    def settle(self) -> None:
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+
+    def _write(self, copy: Snapshot, step: int, value: float | None, keep: bool) -> None:
+        try:
+            self._checkpoints.save(copy, step, value, keep)
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that trains
+            self._error = error
+
+    def _copied(self, value: Any, *place: Any, plain: bool = False) -> Any:
+        """A copy that shares nothing. plain: of tensors in row-major order, as safetensors has them."""
+        if isinstance(value, Tensor):
+            return self._copied_tensor(value.detach(), place, plain)
+        if isinstance(value, dict):
+            return {key: self._copied(item, *place, key, plain=plain) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._copied(item, *place, index, plain=plain) for index, item in enumerate(value))
+        return value
+
+    def _copied_tensor(self, tensor: Tensor, place: tuple[Any, ...], plain: bool) -> Tensor:
+        layout = torch.contiguous_format if plain else torch.preserve_format
+        kept = self._copies.get(place)
+        if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
+            kept = self._copies[place] = torch.empty_like(tensor, device="cpu", memory_format=layout)
+        return kept.copy_(tensor)
+
+
+def choose_saves(checkpoints: Checkpoints | None, background: bool) -> NoSaves:
+    if checkpoints is None:
+        return NoSaves()
+    return BackgroundSaves(checkpoints) if background else DirectSaves(checkpoints)
