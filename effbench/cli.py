@@ -13,6 +13,8 @@ VERBS = {
     "train": "train a model with an optimizer; sweeps with -m",
     "eval": "measure a finished run again, on any split",
     "predict": "classify image files with a finished run",
+    "export": "a finished run as an ONNX, TorchScript or torch.export file, proven to answer alike",
+    "report": "one HTML page about one run or many: ranked, with curves and what failed",
     "summary": "parameters, MACs and memory of a model x optimizer, without training",
     "verify": "re-check a run's folder; prove that a config resumes exactly",
     "recipe": "list, show, copy or check the recipes that ship with effbench",

@@ -21,11 +21,7 @@ from tests.faults import FAULTS
 
 ROOT = Path(__file__).parents[1]
 # What cannot be tried before the part it concerns exists.
-LATER = {
-    44: "there is no HTML report yet",
-    47: "there is no export yet",
-    48: "there is no export yet",
-}
+LATER: dict[int, str] = {}
 
 
 @dataclass

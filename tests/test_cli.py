@@ -67,7 +67,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert not err
 
 
-@pytest.mark.parametrize("verb", ["eval", "predict", "recipe"])
+@pytest.mark.parametrize("verb", ["eval", "predict", "export", "recipe"])
 def test_a_verb_that_needs_words_says_so_on_stderr(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb]) == 2
     out, err = capsys.readouterr()
@@ -126,6 +126,7 @@ WITHOUT_TORCH = [
     ["train", "resume=nowhere"],
     ["eval", "nowhere"],
     ["predict", "nowhere", "a.png"],
+    ["export", "nowhere"],
     ["summary", "model=mpl"],
 ]
 

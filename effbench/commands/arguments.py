@@ -63,6 +63,23 @@ def split(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
     return Arguments(overrides, values)
 
 
+def sorted_out(words: Sequence[str], options: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """(folders, values of data.* by their keys) among a verb's words; what sets one of `options` goes into them.
+
+    An option's name tells it from a folder, which may hold a '=' too.
+    """
+    folders, data_overrides = [], {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key.startswith("data.") and equals:
+            data_overrides[key.removeprefix("data.")] = value
+        elif key in options and equals:
+            options[key] = value
+        else:
+            folders.append(word)
+    return folders, data_overrides
+
+
 PASSING = ("resume", "allow_targets", "hydra")  # keys of one sitting
 
 

@@ -25,6 +25,9 @@ def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
     program, _, line = line.partition(" ")
     verb, chosen, rest = line.lstrip().partition(" ")
     if verb in WITH_CONFIG and chosen:
+        if (found := _of_config(rest)) is not None:
+            print(("\n" if shell == "fish" else " ").join(found))
+            return 0
         os.environ["COMP_LINE"] = f"{program} {rest}"
         return _hydra(request, _config_dir(rest))
     if not chosen:
@@ -32,6 +35,17 @@ def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
     elif verb == "recipe":
         print("\n".join(_of_recipe(rest)))
     return 0
+
+
+def _of_config(line: str) -> list[str] | None:
+    """What fits, where that can be told without Hydra, which is in no hurry."""
+    from effbench.config.names import completions
+
+    words = [word for word in line.split() if word not in ("-m", "--multirun")]
+    if any(word.startswith("-") for word in words):
+        return None
+    last = words.pop() if words and not line[-1:].isspace() else ""
+    return completions(words, last)
 
 
 def _of_recipe(line: str) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from effbench.commands.arguments import split
+from effbench.commands.arguments import sorted_out, split
 from effbench.commands.folders import targets_from
 from effbench.errors import ConfigError, unknown_name
 
@@ -26,16 +26,7 @@ needs the allow_targets that it was trained with: a run's folder cannot grant th
 def main(words: Sequence[str]) -> int:
     arguments = split(words, ["json"])
     options = {"split": "test", "checkpoint": "best", "device": "auto", "allow_targets": "[]"}
-    data_overrides = {}
-    folders = []  # an option's name tells it from a folder, which may hold a '=' too
-    for word in arguments.overrides:
-        key, equals, value = word.partition("=")
-        if key.startswith("data.") and equals:
-            data_overrides[key.removeprefix("data.")] = value
-        elif key in options and equals:
-            options[key] = value
-        else:
-            folders.append(word)
+    folders, data_overrides = sorted_out(arguments.overrides, options)
     if arguments.has("help") or not folders:
         print(HELP, file=sys.stdout if arguments.has("help") else sys.stderr)
         return 0 if arguments.has("help") else 2

@@ -16,26 +16,26 @@ from datetime import datetime
 from pathlib import Path
 
 from effbench.errors import ConfigError
-from effbench.records import require_writable
+from effbench.records import RUN_FOLDER, require_writable
 
 NAME = ".lock"
 _held: dict[Path, int] = {}  # folder -> process: a lock belongs to its process, and a forked one has none
 
 
 @contextmanager
-def holding(folder: Path) -> Iterator[None]:
+def holding(folder: Path, elsewhere: str = RUN_FOLDER) -> Iterator[None]:
     """`folder`, made where it is missing, for this process alone; removed again where nothing was put into it.
 
-    Raises ConfigError naming the process that has it. Inside another `holding` of the same folder it does
-    nothing, nor on torchrun's ranks other than 0, which holds it for all.
+    Raises ConfigError naming the process that has it; `elsewhere` is the option that names another folder. Inside
+    another `holding` of the same folder it does nothing, nor on torchrun's ranks other than 0, which holds it for all.
     """
     place = folder.resolve()
     if _held.get(place) == os.getpid() or os.environ.get("RANK", "0") != "0":
         yield
         return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    require_writable(folder)
-    descriptor = _acquire(folder / NAME)
+    require_writable(folder, elsewhere)
+    descriptor = _acquire(folder / NAME, elsewhere)
     _held[place] = os.getpid()
     try:
         yield
@@ -49,7 +49,7 @@ def holding(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, elsewhere: str) -> int:
     import fcntl
 
     while True:
@@ -59,7 +59,7 @@ def _acquire(path: Path) -> int:
         except (BlockingIOError, PermissionError) as error:
             holder = _text(descriptor)
             os.close(descriptor)
-            raise ConfigError(_in_use(path.parent, holder)) from error
+            raise ConfigError(_in_use(path.parent, holder, elsewhere)) from error
         except OSError as error:  # a file system without locks
             why = f"cannot be locked ({error.strerror}): start no second run there"
             print(f"warning: {path.parent} {why}", file=sys.stderr)
@@ -98,5 +98,5 @@ def _who(text: str) -> str:
         return "another process"
 
 
-def _in_use(folder: Path, holder: str) -> str:
-    return f"{folder} is in use by {_who(holder)}. Wait for it or stop it, or choose another folder: hydra.run.dir=DIR."
+def _in_use(folder: Path, holder: str, elsewhere: str) -> str:
+    return f"{folder} is in use by {_who(holder)}. Wait for it or stop it, or choose another folder: {elsewhere}."

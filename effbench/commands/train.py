@@ -12,6 +12,7 @@ from effbench.commands.locking import holding
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import absolute_recipe, quoted
 from effbench.errors import ConfigError, EffbenchError, MissingExtraError, unknown_name
+from effbench.startup import uncollected
 
 if TYPE_CHECKING:
     from effbench.config.schema import Config
@@ -35,6 +36,7 @@ flags: -m, --multirun       every combination of comma-separated values
 groups (one of each):
 """
 
+Composed = tuple[Any, "Config"]  # as Hydra composed it, its own node included, and as checked
 CFG_PAGES = ("job", "hydra", "all")
 
 
@@ -70,9 +72,19 @@ def groups_table(config_dir: str | None = None) -> str:
 
 def train_one(overrides: Sequence[str], config_dir: str | None = None, as_json: bool = False) -> int:
     """One run in this process; returns the exit code."""
+    return train_composed(composed(overrides, config_dir), as_json)
+
+
+def composed(overrides: Sequence[str], config_dir: str | None = None) -> Composed:
+    """The config of one run, checked before torch is imported, and before any folder is made."""
     overrides = with_resume(overrides)
-    raw = compose_raw(overrides, config_dir)
-    config = parse(plain(raw))  # before torch is imported, and before any folder is made
+    with uncollected():
+        raw = compose_raw(overrides, config_dir)
+        return raw, parse(plain(raw))
+
+
+def train_composed(whole: Composed, as_json: bool = False) -> int:
+    raw, config = whole
     if raw.hydra.job.chdir:
         raise ConfigError(
             "hydra.job.chdir must stay false: paths such as data.root=DIR are relative to where you call."
@@ -150,9 +162,10 @@ def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
 
 def run_as_hydra_job(raw: Any, config: Config, folder: Path) -> Run | None:
     """Trains with Hydra's record of the job (.hydra/) beside ours; ranks other than 0 leave no record."""
-    from effbench.commands.training import train
-    from effbench.records import prepare_run_folder, require_writable
-    from effbench.training.distributed import environment_rank
+    with uncollected():
+        from effbench.commands.training import train
+        from effbench.records import prepare_run_folder, require_writable
+        from effbench.training.distributed import environment_rank
 
     if environment_rank() > 0:
         train(config, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -36,6 +36,7 @@ from effbench.redaction import redact
 from effbench.report.curves import draw_curves
 from effbench.report.environment import environment, git_state, peak_memory
 from effbench.runs import Run
+from effbench.training.allocation import keeping_freed_memory
 from effbench.training.callbacks import Callback, Callbacks, MetricsLog, Progress
 from effbench.training.checkpoint import Checkpoints, load_weights, read_manifest, read_newest, read_weights
 from effbench.training.distributed import Ranks, ranks_for
@@ -72,6 +73,7 @@ class _Session:
         self.device = build.device(config, ranks)
         self.begun = datetime.now()
         self.facts: dict[str, Any] = {}  # what the summary holds whatever comes of the run; empty until it has begun
+        self.count_macs: Callable[[], int | None] = lambda: None
 
     def run(self) -> Run:
         try:
@@ -95,15 +97,16 @@ class _Session:
             trainer.callbacks = Callbacks(self._watchers(trainer))  # first: its extra may be missing
             write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
             self._announce(trainer, data)
+            self.count_macs = _macs(trainer.model, data.shape)
             self.facts = self._facts(trainer, data, finishing)
         with _watched_to_the_end(trainer):
-            with stopping(trainer):
+            with stopping(trainer), keeping_freed_memory(self.device):
                 state = trainer.fit()
             test = self._test(trainer, data, finishing) if state.status in ("completed", "stopped_early") else {}
             if test:
                 trainer.callbacks.tested(state, test)
         if self.ranks.is_main:
-            write_summary(folder, self._outcome(trainer, test) | self.facts)
+            self._write_summary(self._outcome(trainer, test))
             self._draw(trainer)
         self.ranks.barrier()
         return Run(folder, config)
@@ -269,7 +272,6 @@ class _Session:
                 "optimizer": self.config.optimizer.label,
                 "parameters": counts.total,
                 "trainable_parameters": counts.trainable,
-                "macs": _macs(trainer.model, data.shape),
             },
             "precision": trainer.precision.name,
             "device": str(self.device),
@@ -330,6 +332,12 @@ class _Session:
             return
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         outcome = {"status": status, "error": f"{type(error).__name__}: {error}", "metrics": {}, "argv": sys.argv}
+        self._write_summary(outcome)
+
+    def _write_summary(self, outcome: dict[str, Any]) -> None:
+        """The MACs are counted here, where no step waits for them."""
+        if self.facts:
+            self.facts["model"]["macs"] = self.count_macs()
         write_summary(self.folder, outcome | self.facts)
 
 
@@ -345,13 +353,21 @@ def _watched_to_the_end(trainer: Trainer) -> Iterator[None]:
         trainer.callbacks.run_end(trainer.state)
 
 
-def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int | None:
-    """MACs of one image; None for a model of the user's that cannot be copied or run without data."""
-    try:
-        return accounting.macs(model, image_shape).macs
-    except Exception as error:  # noqa: BLE001 - whatever such a model raises, it must not cost the run
-        _tell(f"note: the model's MACs cannot be counted: {error}")
-        return None
+def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> Callable[[], int | None]:
+    """What counts the MACs of one image; None for a model of the user's that cannot be copied or run without data.
+
+    The copy is taken at once: what a model keeps of a training step may not let itself be copied.
+    """
+
+    def attempt(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 - whatever such a model raises, it must not cost the run
+            _tell(f"note: the model's MACs cannot be counted: {error}")
+            return None
+
+    shapes = attempt(lambda: accounting.without_data(model, "meta"))
+    return lambda: shapes and attempt(lambda: accounting.macs(shapes, image_shape).macs)
 
 
 def _tell(line: str) -> None:

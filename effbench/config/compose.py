@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.allow import check_targets
-from effbench.config import schema
+from effbench.config import names
 from effbench.config.paths import conf_dir
-from effbench.config.recipes import GROUP, absolute_recipe, register_recipes
+from effbench.config.recipes import absolute_recipe, register_recipes
 from effbench.errors import ConfigError, unknown_name
 from effbench.redaction import REDACTED
 
@@ -20,7 +19,10 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
 
-ROOT = "config"
+    from effbench.config import schema
+
+ROOT = names.ROOT
+GROUP = names.GROUP
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> schema.Config:
@@ -33,10 +35,12 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 
 def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
     """Hydra's composition, `hydra` node included, its complaints put in terms of keys that exist."""
-    import hydra
-
     overrides = [absolute_recipe(override) for override in overrides]
     _check_given(overrides)
+    if not config_dir:
+        names.refuse_mistyped(overrides)
+    import hydra
+
     with loader(config_dir) as config_loader:
         try:
             raw = hydra.compose(ROOT, overrides=list(overrides), return_hydra_config=True)
@@ -63,7 +67,11 @@ def _check_names(raw: DictConfig, overrides: Sequence[str]) -> None:
     """Names that become paths: no control characters, and a sweep's jobs stay below its folder."""
     from omegaconf import OmegaConf
 
-    names = {key: _name(raw, key) for key in ("run.dir", "sweep.dir", "sweep.subdir", "job.name")}
+    numbered = OmegaConf.masked_copy(raw, [str(name) for name in raw])
+    OmegaConf.set_readonly(numbered, False)
+    for number in ("num", "id"):  # a job's own, which only a sweep gives it
+        OmegaConf.update(numbered, f"hydra.job.{number}", 0, force_add=True)
+    names = {key: _name(numbered, key) for key in ("run.dir", "sweep.dir", "sweep.subdir", "job.name")}
     for key, name in names.items():
         hidden = [character for character in name if ord(character) < 32 or 127 <= ord(character) < 160]
         if hidden:
@@ -82,18 +90,19 @@ def _check_names(raw: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _name(raw: DictConfig, key: str) -> str:
-    """hydra.<key> as the job will have it; a job's own number, which only a sweep gives it, as 0."""
+    """hydra.<key> as the job will have it."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    node = OmegaConf.masked_copy(raw, [str(name) for name in raw])
-    OmegaConf.set_readonly(node, False)
-    for number in ("num", "id"):
-        OmegaConf.update(node, f"hydra.job.{number}", 0, force_add=True)
     try:
-        return str(OmegaConf.select(node, f"hydra.{key}"))
+        return str(OmegaConf.select(raw, f"hydra.{key}"))
     except OmegaConfBaseException as error:
         raise ConfigError(f"hydra.{key} does not resolve: {_first_line(error)}") from error
+
+
+def check_folder(config_dir: str | Path) -> None:
+    if not Path(config_dir).is_dir():
+        raise ConfigError(f"--config-dir {config_dir} is not a folder.")
 
 
 @contextmanager
@@ -102,8 +111,8 @@ def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    if config_dir and not Path(config_dir).is_dir():
-        raise ConfigError(f"--config-dir {config_dir} is not a folder.")
+    if config_dir:
+        check_folder(config_dir)
     register_recipes(Path(config_dir) if config_dir else None)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train"):
@@ -127,6 +136,9 @@ def plain(raw: DictConfig) -> dict[str, Any]:
 def parse(content: Mapping[str, Any]) -> schema.Config:
     """Plain containers -> Config; one ConfigError lists every key that breaks a rule."""
     from pydantic import ValidationError
+
+    from effbench.allow import check_targets
+    from effbench.config import schema
 
     check_targets(content)
     try:
@@ -157,6 +169,8 @@ def _rules(errors: Iterable[Any], content: Mapping[str, Any]) -> list[str]:
 
 def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
     """Complaints about a key as key, rule and value, with the nearest key where there is none of that name."""
+    from effbench.config import schema
+
     item = items[0]
     location = [str(part) for part in item["loc"]]
     key = ".".join(location[:2])
@@ -176,6 +190,8 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
 
 
 def _fields(section: str) -> list[str]:
+    from effbench.config import schema
+
     annotation = schema.Config.model_fields[section].annotation
     return list(annotation.model_fields) if isinstance(annotation, type) else []
 
@@ -223,13 +239,13 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
             raise ConfigError(unknown_name(group, "null" if value is None else str(value), options))
     import hydra
 
-    known = _leaves(plain(hydra.compose(ROOT, overrides=choices)))
+    known = names.leaves(plain(hydra.compose(ROOT, overrides=choices)))
     for override in parsed(overrides, config_loader):
         key = str(override.key_or_group)
         if key in groups or key.startswith("hydra") or override.is_force_add() or override.is_add():
             continue
         if key not in known:
-            raise ConfigError(_nearest_key(key, known))
+            raise ConfigError(names.nearest_key(key, known))
         if isinstance(override.value(), dict):
             raise ConfigError(f"{key} gets new keys with a plus: +{override.input_line}")
 
@@ -241,12 +257,9 @@ def _check_recipe_file(path: str) -> None:
 
 def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:
     """Group -> its names, as `effbench train --help` lists them."""
-    with loader(config_dir) as config_loader:
-        groups = sorted(set(config_loader.list_groups("")) - {"hydra"})
-        return {
-            group: [name for name in config_loader.get_group_options(group) if not name.startswith("_")]
-            for group in groups
-        }
+    if config_dir:
+        check_folder(config_dir)
+    return names.group_options(Path(config_dir) if config_dir else None)
 
 
 def parsed(overrides: Iterable[str], config_loader: ConfigLoader) -> Iterator[Any]:
@@ -271,25 +284,3 @@ def _unreadable(override: str, why: str) -> str:
         f"cannot read {override!r}: an override is key=value, a list [1,2] ({why}). "
         "Quote values that hold spaces, commas or brackets."
     )
-
-
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """Every key of the tree, dotted, inner nodes included."""
-    keys = set()
-    for name, value in content.items():
-        keys.add(f"{prefix}{name}")
-        if isinstance(value, Mapping):
-            keys |= _leaves(value, f"{prefix}{name}.")
-    return keys
-
-
-def _nearest_key(key: str, known: set[str]) -> str:
-    """Names the nearest keys: by the whole path, or a key of another group with the same last name."""
-    import difflib
-
-    same_name = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
-    nearest = same_name or difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.6)
-    if not nearest and "." in key:
-        nearest = sorted(name for name in known if name.startswith(key.split(".")[0] + "."))
-    hint = f" The nearest: {', '.join(sorted(nearest)[:8])}." if nearest else " `effbench train --cfg job` shows all."
-    return f"there is no key '{key}'.{hint}"

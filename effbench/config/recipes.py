@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from effbench.config.names import GROUP
 from effbench.config.paths import recipes_dir
 from effbench.errors import ConfigError
 
-GROUP = "recipe"
 _user_dir: Path | None = None
 
 

@@ -83,7 +83,7 @@ def parameters(model: nn.Module) -> Parameters:
 
 def macs(model: nn.Module, image_shape: tuple[int, int, int]) -> Compute:
     """Of the forward pass in eval mode. image_shape: (C, H, W)."""
-    shadow = _without_data(model, "meta").eval()
+    shadow = without_data(model, "meta").eval()
     with FlopCounterMode(display=False) as counter:
         shadow(_blank_images(shadow, image_shape))
     return Compute(counter.get_total_flops() // 2)
@@ -91,7 +91,7 @@ def macs(model: nn.Module, image_shape: tuple[int, int, int]) -> Compute:
 
 def output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
     """The shape of the logits for one image (C, H, W), in eval mode."""
-    shadow = _without_data(model, "meta").eval()
+    shadow = without_data(model, "meta").eval()
     return tuple(shadow(_blank_images(shadow, image_shape)).shape)
 
 
@@ -122,7 +122,7 @@ def activation_bytes(
     device may keep more where its kernel does, such as attention without a fused one.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
-        shadow = _without_data(model, "cpu")
+        shadow = without_data(model, "cpu")
         set_train_mode(shadow)
         images = torch.empty(batch_size, *image_shape)
         labels = torch.zeros(batch_size, dtype=torch.int64)
@@ -138,7 +138,7 @@ def layer_table(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[La
     What the model owns or computes outside its children comes last, as '(outside its children)', so the
     rows add up to the totals. A tensor shared between children is counted with the first of them.
     """
-    shadow = _without_data(model, "meta").eval()
+    shadow = without_data(model, "meta").eval()
     watches: dict[str, _Watch] = {}
     with FlopCounterMode(display=False) as counter:
         for name, child in shadow.named_children():
@@ -168,7 +168,7 @@ def _child_rows(model: nn.Module, watches: dict[str, _Watch]) -> list[LayerRow]:
 
 def separable_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[SeparableRow, ...]:
     """A row for each DepthwiseSeparableConv2d that runs, in order of registration, for one image (C, H, W)."""
-    shadow = _without_data(model, "meta").eval()
+    shadow = without_data(model, "meta").eval()
     layers = {name: layer for name, layer in shadow.named_modules() if isinstance(layer, DepthwiseSeparableConv2d)}
     if not layers:
         return ()
@@ -210,7 +210,7 @@ class _Watch:
         self.output_shape = tuple(output.shape) if isinstance(output, Tensor) else None
 
 
-def _without_data(model: nn.Module, device: str) -> nn.Module:
+def without_data(model: nn.Module, device: str) -> nn.Module:
     """A deep copy whose parameters and buffers are new tensors on `device`; the given model is untouched.
 
     On 'meta', or within FakeTensorMode, they hold no data. The memo keeps deepcopy off the real ones.

@@ -1,0 +1,215 @@
+"""The groups and keys of a config read straight from its files: Hydra takes half a second to say the same.
+
+For what a person waits for at the prompt: completion, --help, and the refusal of a mistyped word. It answers for
+effbench's own files and plain words (key=value) only; whatever is more is left to Hydra, by None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from effbench.config.paths import conf_dir, recipes_dir
+from effbench.errors import ConfigError, unknown_name
+
+ROOT = "config"
+GROUP = "recipe"
+_ITEM = r"[\w./+-]+"
+_KEY = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+_PLAIN = re.compile(rf"(?P<key>{_KEY})=(?P<value>{_ITEM}|\[(?:{_ITEM}(?:,{_ITEM})*)?\])", re.ASCII)
+_NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)  # with a leading _, a file that others start from
+_NO_NAMES = frozenset({"null", "true", "false", "nan", "inf"})  # Hydra's grammar reads them as something else
+
+
+def group_options(config_dir: Path | None = None) -> dict[str, list[str]]:
+    """Group -> its names, as `effbench train --help` lists them; config_dir adds a user's own."""
+    places = [conf_dir(), config_dir] if config_dir else [conf_dir()]
+    found: dict[str, set[str]] = {GROUP: {path.stem for path in recipes_dir().glob("*.yaml")}}
+    for place in places:
+        for folder in place.iterdir():
+            if folder.is_dir() and folder.name not in ("hydra", "__pycache__"):
+                found.setdefault(folder.name, set()).update(path.stem for path in folder.glob("*.yaml"))
+    return {group: sorted(name for name in found[group] if not name.startswith("_")) for group in sorted(found)}
+
+
+def refuse_mistyped(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for the first name or key that there is none of; says nothing where Hydra must decide."""
+    pairs = [_pair(word) for word in overrides]
+    groups = group_options()
+    if None in pairs or _others_have_a_say(overrides):
+        return
+    given = [pair for pair in pairs if pair is not None]
+    for key, value in given:
+        if key in groups and value not in groups[key]:
+            if _NAME.fullmatch(value) is None or value.lower() in _NO_NAMES:
+                return
+            raise ConfigError(unknown_name(key, value, groups[key]))
+    keys: set[str] | None = None
+    for key, _ in given:
+        if key in groups or key.startswith("hydra"):
+            continue
+        keys = keys or leaves(composed(given, groups))
+        if key not in keys:
+            raise ConfigError(nearest_key(key, keys))
+
+
+def completions(words: Sequence[str], word: str) -> list[str] | None:
+    """What `word` may become after the overrides `words`, as Hydra's completion has it; None where that must say."""
+    pairs = [_pair(one) for one in words]
+    key, equals, value = word.partition("=")
+    if None in pairs or _others_have_a_say(words):
+        return None
+    if re.fullmatch(r"[\w.]*", key, re.ASCII) is None or value[:1] in (".", "/", "\\"):  # +key, ~key, a file
+        return None
+    given = [pair for pair in pairs if pair is not None]
+    groups = group_options()
+    if any(name in groups and choice not in groups[name] for name, choice in given) or key.startswith("hydra"):
+        return None
+    if equals and key in groups:
+        return [f"{key}={name}" for name in groups[key] if name.startswith(value)]
+    content = composed(given, groups)
+    if equals:
+        return _value(content, key, value, dict(given))
+    names = [f"{group}=" for group in groups if group.startswith(key)] + _keys(content, key)
+    return sorted([*names, *(["hydra", "hydra."] if "hydra".startswith(key) else [])])
+
+
+def composed(choices: Iterable[tuple[str, str]], groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The config's content for these choices of groups; other overrides are left out."""
+    wanted = {key: value for key, value in choices if key in groups}
+    root = _read(conf_dir() / f"{ROOT}.yaml")
+    chosen = {group: name for entry in root["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
+    late = {group: wanted.get(group, chosen[group]) for group in (GROUP, "debug")}  # their keys are the run's own
+    for group, name in late.items():
+        chosen |= _choices(group, name)
+    content: dict[str, Any] = {}
+    for group, name in (chosen | wanted).items():
+        if group not in late:
+            _merge(content, {group: _member(group, str(name))})
+    _merge(content, {key: value for key, value in root.items() if key not in ("defaults", "hydra")})
+    for group, name in late.items():
+        _merge(content, _member(group, name))
+    return content
+
+
+def _choices(group: str, name: str | None) -> dict[str, str]:
+    """The groups that a recipe chooses, or another one that it starts from."""
+    found: dict[str, str] = {}
+    for entry in _read(_path(group, name)).get("defaults", []) if name else []:
+        if isinstance(entry, dict):
+            found |= {key.removeprefix("override /"): value for key, value in entry.items()}
+        elif entry != "_self_":
+            found |= _choices(group, entry)
+    return found
+
+
+def _member(group: str, name: str | None) -> dict[str, Any]:
+    """A file of a group, over those of its group that it starts from."""
+    own = _read(_path(group, name)) if name else {}
+    content: dict[str, Any] = {}
+    for entry in own.get("defaults", []):
+        if isinstance(entry, str) and entry != "_self_":
+            _merge(content, _member(group, entry))
+    _merge(content, {key: value for key, value in own.items() if key != "defaults"})
+    return content
+
+
+def _path(group: str, name: str | None) -> Path:
+    return (recipes_dir() if group == GROUP else conf_dir() / group) / f"{name}.yaml"
+
+
+@cache
+def _read(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=kind) or {}
+
+
+def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict):
+            below = into.setdefault(key, {})
+            into[key] = below if isinstance(below, dict) else {}
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _others_have_a_say(overrides: Sequence[str]) -> bool:
+    """Whether there may be files of groups besides effbench's own."""
+    from importlib.util import find_spec
+
+    return any(word.startswith("hydra.searchpath") for word in overrides) or find_spec("hydra_plugins") is not None
+
+
+def _pair(word: str) -> tuple[str, str] | None:
+    found = _PLAIN.fullmatch(word)
+    return (found["key"], found["value"]) if found else None
+
+
+def _keys(content: Mapping[str, Any], word: str) -> list[str]:
+    """The keys that begin as `word` does, one level deep: 'optimizer.' or 'optimizer.lr='."""
+    above, dot, last = word.rpartition(".")
+    here = _at(content, above) if dot else content
+    if isinstance(here, list):
+        here = {str(index): item for index, item in enumerate(here)}
+    if not isinstance(here, Mapping):
+        return []
+    return [
+        f"{above}{dot}{name}{'.' if isinstance(value, dict | list) else '='}"
+        for name, value in here.items()
+        if name.startswith(last)
+    ]
+
+
+def _value(content: Mapping[str, Any], key: str, begun: str, given: Mapping[str, str]) -> list[str] | None:
+    """The value that a key has, to be changed; None where an override or Hydra's resolving has a say in it."""
+    value = _at(content, key)
+    if begun or value is None:
+        return []
+    if key in given or isinstance(value, dict | list) or "${" in str(value):
+        return None
+    return [f"{key}={_as_hydra_writes(value)}"]
+
+
+def _as_hydra_writes(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        return str(float(value)) if isinstance(value, str) else str(value)  # YAML 1.1 takes 1e-8 for text
+    except ValueError:
+        return str(value)
+
+
+def _at(content: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(content, Mapping):
+            return None
+        content = content.get(part)
+    return content
+
+
+def leaves(content: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """Every key of the tree, dotted, inner nodes included."""
+    keys = set()
+    for name, value in content.items():
+        keys.add(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            keys |= leaves(value, f"{prefix}{name}.")
+    return keys
+
+
+def nearest_key(key: str, known: set[str]) -> str:
+    """Names the nearest keys: by the whole path, or a key of another group with the same last name."""
+    import difflib
+
+    same_name = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    nearest = same_name or difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.6)
+    if not nearest and "." in key:
+        nearest = sorted(name for name in known if name.startswith(key.split(".")[0] + "."))
+    hint = f" The nearest: {', '.join(sorted(nearest)[:8])}." if nearest else " `effbench train --cfg job` shows all."
+    return f"there is no key '{key}'.{hint}"

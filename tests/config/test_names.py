@@ -1,0 +1,115 @@
+"""What is said without Hydra is what Hydra says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+import pytest
+
+from effbench.commands import completion
+from effbench.config import names
+from effbench.config.compose import ROOT, compose_raw, loader, plain
+from effbench.errors import ConfigError
+from tests.commandline import python
+
+
+def test_groups_and_their_names_are_hydras() -> None:
+    with loader() as config_loader:
+        theirs = {
+            group: [name for name in config_loader.get_group_options(group) if not name.startswith("_")]
+            for group in sorted(set(config_loader.list_groups("")) - {"hydra"})
+        }
+    assert names.group_options() == theirs
+
+
+def test_a_users_folder_adds_to_them(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("_target_: a.b\n")
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "best.yaml").write_text("# @package _global_\n")
+    found = names.group_options(tmp_path)
+    assert "mine" in found["model"]
+    assert {"best", "swin_lion"} <= set(found["recipe"])
+
+
+OPTIONS = names.group_options()
+TOGETHER = [
+    [(group, options[index % len(options)]) for group, options in OPTIONS.items() if group != "recipe"]
+    for index in range(max(map(len, OPTIONS.values())))
+]
+
+
+@pytest.mark.parametrize("choices", [*TOGETHER, *([("recipe", name)] for name in OPTIONS["recipe"])], ids=str)
+def test_keys_are_those_that_hydra_composes(choices: list[tuple[str, str]]) -> None:
+    with loader():
+        theirs = plain(hydra.compose(ROOT, overrides=[f"{group}={name}" for group, name in choices]))
+    assert names.leaves(names.composed(choices, OPTIONS)) == names.leaves(theirs)
+
+
+LINES = [
+    "", "op", "h", "optimizer=l", "optimizer.", "optimizer.betas", "optimizer.betas.", "optimizer.lr=",
+    "optimizer.eps=", "optimizer.lr=0.0", "trainer.max", "trainer.max_epochs=", "trainer=", "seed=", "resume=",
+    "ema.enabled=", "model..", "recipe=", "recipe.", "recipe=swin_lion model.", "recipe=vit_l_adan_cpu optimizer.",
+    "nope", "nope.x", "model.nope=", "model=mlp model.hid", "-m optimizer=lion,ad", "debug=smoke tr",
+    "trainer.max_epochs=3 op", "optimizer=lion -m",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_completion_is_hydras(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COMP_LINE", f"effbench {line}")
+    assert completion._hydra("query=bash") == 0
+    assert completion._of_config(line) == capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize("line", ["optimizer.betas=", "hydra.", "model=nope op", "data.root=./", "+x", "model=a,b op"])
+def test_what_only_hydra_knows_is_left_to_it(line: str) -> None:
+    assert completion._of_config(line) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["optimizer.lrr=1"], ["modle=mlp"], ["model=resnet19"], ["recipe=swin"], ["model=mlp", "model.arch=x"], ["a.b=1"]],
+)
+def test_a_mistyped_word_is_refused_as_hydras_way_refuses_it(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as ours:
+        names.refuse_mistyped(words)
+    with pytest.raises(ConfigError) as theirs:  # a folder of one's own is Hydra's to look through
+        compose_raw(words, tmp_path)
+    assert str(ours.value) == str(theirs.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimizer.lrr=1", "hydra.searchpath=[there]"],
+        ["+optimizer.lrr=1"],
+        ["model=1"],
+        ["model=null"],
+        ["model=_base"],
+        ["recipe=a/b.yaml", "optimizer.lrr=1"],
+        ["optimizer.betas.0=1"],
+        ["hydra.nope=1"],
+        ["optimizer.lr=0.1", "seed=3", "hydra.run.dir=a/b"],
+    ],
+)
+def test_what_it_cannot_judge_it_lets_pass(words: list[str]) -> None:
+    names.refuse_mistyped(words)
+
+
+def test_what_a_person_waits_for_imports_neither_torch_nor_hydra(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from effbench.cli import main
+for line in ("effbench tr", "effbench train recipe=swin_lion model.", "effbench train optimizer="):
+    os.environ["COMP_LINE"] = line
+    main(["-sc", "query=bash"])
+main(["train", "--help"])
+main(["train", "optimizer.lrr=1"])
+main(["train", "model=resnet19"])
+heavy = {"torch", "hydra", "omegaconf", "pydantic"} & set(sys.modules)
+sys.exit(f"imported: {heavy}" if heavy else 0)
+"""
+    done = python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
