@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?=
 
-.PHONY: demo test lint type smoke check torture reliability peer clean
+.PHONY: demo test lint type smoke check torture reliability peer benchmark clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ reliability: $(VENV)/.installed-dev  ## docs/reliability.md, from the tests that
 peer: $(VENV)/.installed-dev  ## the same faults against pytorch-lightning, some minutes; docs/peer.json
 	$(BIN)/python -m pip install --quiet --editable '.[dev,benchmarks]'
 	$(BIN)/python benchmarks/reliability_peer.py --kills 60 --json docs/peer.json
+
+benchmark: $(VENV)/.installed-dev  ## docs/performance.md, all of it again, hours; ROWS='7 8' measures some
+	$(BIN)/python -m pip install --quiet --editable '.[dev,benchmarks]'
+	$(BIN)/python -m benchmarks $(ROWS)
 
 check: lint type test smoke  ## what CI runs
 

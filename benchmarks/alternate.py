@@ -1,45 +1,152 @@
-"""Two arms measured in alternation (A B B A …), each time in a fresh process, and the ratio with its interval."""
+"""Arms measured in turns (A B C, C B A, …), each in a fresh process, and their ratio with its interval."""
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import signal
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
 
+ROOT = Path(__file__).parents[1]
 RESAMPLES = 10_000
+THREADS = 2
+AGAIN = " again"  # the control's name: the first arm's and this
+CONTROL_WITHIN = 0.02
+
+Round = dict[str, float]  # arm -> its value in one round
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """median of a/b over pairs, with a bootstrap 95 % interval of that median."""
+class Arm:
+    """What to run: `module:function` taking a Gate and these options. source: the checkout to import from."""
+
+    name: str
+    place: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    source: Path = ROOT
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The median over rounds, with a bootstrap 95 % interval of that median."""
 
     median: float
     low: float
     high: float
-    pairs: int
+    n: int
 
     def __str__(self) -> str:
-        return f"{self.median:.4f} [{self.low:.4f}, {self.high:.4f}], n = {self.pairs} pairs"
+        return f"{self.median:.4g} [{self.low:.4g}, {self.high:.4g}], n = {self.n}"
 
 
-def alternate(a: Callable[[], float], b: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
-    """(value of a, value of b) of each pair; the order turns with each, so that a drift of the machine cancels."""
-    values = []
-    for number in range(pairs):
-        if number % 2:
-            second, first = b(), a()
-        else:
-            first, second = a(), b()
-        values.append((first, second))
-        print(f"pair {number + 1}: {first:.4g} / {second:.4g} = {first / second:.4f}", flush=True)
-    return values
+class Runner:
+    """A live arm: stopped but for its turns."""
+
+    def __init__(self, arm: Arm):
+        self.arm = arm
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+        environment = {
+            **os.environ, "OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": str(arm.source), **arm.environment,
+        }  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.gate", arm.place, json.dumps(dict(arm.options))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=arm.source,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+        self._heard()
+        self._send(signal.SIGSTOP)
+
+    def turn(self) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        self._send(signal.SIGCONT)
+        value = self._heard()
+        self._send(signal.SIGSTOP)
+        return float(value)
+
+    def _heard(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._errors.seek(0)
+            raise RuntimeError(f"{self.arm.name} ({self.arm.place}) ended:\n{self._errors.read()[-3000:]}")
+        return json.loads(line)
+
+    def _send(self, what: signal.Signals) -> None:
+        os.killpg(self._process.pid, what)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._send(signal.SIGKILL)
+        self._process.wait()
 
 
-def ratio(values: Sequence[tuple[float, float]], seed: int = 0) -> Ratio:
-    """The median of the pairs' ratios; its interval by resampling the pairs (Efron 1979)."""
-    ratios = [a / b for a, b in values]
+def rounds(
+    arms: Sequence[Arm], count: int = 9, processes: int = 3, parts: int = 1, control: bool = True
+) -> list[Round]:
+    """`count` values of each arm, shared out over `processes` fresh processes; a value is the sum of `parts` turns.
+
+    The order turns with every round, so that a drift of the machine cancels. With `control` the first arm runs twice.
+    """
+    if control:
+        first = arms[0]
+        arms = [*arms, Arm(first.name + AGAIN, first.place, first.options, first.environment, first.source)]
+    found: list[Round] = []
+    for number in range(processes):
+        share = count * (number + 1) // processes - count * number // processes
+        found += _some_rounds(arms if number % 2 == 0 else arms[::-1], share, parts)
+    return found
+
+
+def _some_rounds(arms: Sequence[Arm], count: int, parts: int) -> list[Round]:
+    runners: list[Runner] = []
+    found = []
+    try:
+        runners += map(Runner, arms)
+        for number in range(count):
+            values = dict.fromkeys((arm.name for arm in arms), 0.0)
+            for part in range(parts):
+                for runner in runners if (number + part) % 2 == 0 else runners[::-1]:
+                    values[runner.arm.name] += runner.turn()
+            found.append(values)
+            print("  ", ", ".join(f"{name} {value:.4g}" for name, value in values.items()), file=sys.stderr, flush=True)
+    finally:
+        for runner in runners:
+            runner.__exit__()
+    return found
+
+
+def interval(values: Sequence[float], seed: int = 0) -> Interval:
+    """The median and its interval, by resampling the values (Efron 1979)."""
     chance = random.Random(seed)
-    medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
+    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(RESAMPLES))
     low, high = medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
-    return Ratio(statistics.median(ratios), low, high, len(ratios))
+    return Interval(statistics.median(values), low, high, len(values))
+
+
+def ratio(found: Sequence[Round], above: str, below: str) -> Interval:
+    """above / below, round by round."""
+    return interval([values[above] / values[below] for values in found])
+
+
+def each(found: Sequence[Round], of: Callable[[Round], float]) -> Interval:
+    """Any figure of a round."""
+    return interval([of(values) for values in found])
+
+
+def control_of(found: Sequence[Round]) -> Interval | None:
+    """The first arm against itself; None where it did not run twice."""
+    twice = next((name for name in found[0] if name.endswith(AGAIN)), None)
+    return ratio(found, twice, twice.removesuffix(AGAIN)) if twice else None

@@ -25,6 +25,12 @@ class DataError(ConfigError):
     """A file or a dataset cannot be used as it is (exit code 2)."""
 
 
+class ThresholdError(EffbenchError):
+    """Something was measured and falls short of what was asked (exit code 3)."""
+
+    exit_code = 3
+
+
 class MissingExtraError(EffbenchError):
     """An optional library is needed and absent (exit code 4)."""
 

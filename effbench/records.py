@@ -25,6 +25,7 @@ from effbench.units import human_bytes
 
 SUMMARY_SCHEMA = 1
 STATUSES = ("completed", "stopped_early", "interrupted", "diverged", "failed")
+RUN_FOLDER = "hydra.run.dir=DIR"  # what names another place for a run, in a message's remedy
 
 
 class NoSpaceError(EffbenchError):
@@ -32,14 +33,15 @@ class NoSpaceError(EffbenchError):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, needed_bytes: int | None = None, elsewhere: str = RUN_FOLDER) -> Iterator[IO[bytes]]:
     """A binary file that takes `path`'s place when the block ends well: written, fsynced, renamed, folder fsynced.
 
-    Raises NoSpaceError naming the path and the room needed when the disk is full; the old file stays.
+    Its `name` is the temporary path. Raises NoSpaceError naming the path and the room needed when the disk is full; the
+    old file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with naming_disk_faults(path), temporary.open("wb") as stream:
+        with naming_disk_faults(path, needed_bytes, elsewhere), temporary.open("wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -50,8 +52,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def naming_disk_faults(path: Path, needed_bytes: int | None = None) -> Iterator[None]:
-    """Turns 'disk full' and 'not permitted' into errors that name the path, what it needs and what is free."""
+def naming_disk_faults(path: Path, needed_bytes: int | None = None, elsewhere: str = RUN_FOLDER) -> Iterator[None]:
+    """Turns 'disk full' and 'not permitted' into errors that name the path, what it needs and what is free.
+
+    elsewhere: the option that names another place.
+    """
     try:
         yield
     except OSError as error:
@@ -64,7 +69,7 @@ def naming_disk_faults(path: Path, needed_bytes: int | None = None) -> Iterator[
         need = f", needs {human_bytes(needed_bytes)}" if needed_bytes else ""
         raise NoSpaceError(
             f"no space at {path}{need}; {free} free ({error.strerror}). What was saved before is kept. Make room, "
-            "or write elsewhere with hydra.run.dir=DIR."
+            f"or write elsewhere with {elsewhere}."
         ) from error
 
 
@@ -98,7 +103,7 @@ def prepare_run_folder(folder: Path) -> Path:
     return folder
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, elsewhere: str = RUN_FOLDER) -> None:
     """Raises ConfigError, before any time is spent, where no file can be made in `folder` or it cannot be made."""
     probe = folder / f".write-test-{os.getpid()}"
     try:
@@ -110,7 +115,7 @@ def require_writable(folder: Path) -> None:
         why = error.strerror if isinstance(error, OSError) else error
         name = str(folder).encode("utf-8", "backslashreplace").decode("utf-8")
         raise ConfigError(
-            f"the output folder {name} cannot be written ({why}). Choose another with hydra.run.dir=DIR."
+            f"the output folder {name} cannot be written ({why}). Choose another with {elsewhere}."
         ) from error
 
 
@@ -129,7 +134,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder} is not a run: it holds no summary.json.{hint} Give a folder that train wrote.")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}).") from error
     version = summary.get("schema_version") if isinstance(summary, dict) else None
     if version != SUMMARY_SCHEMA:

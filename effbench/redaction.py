@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
@@ -50,6 +51,7 @@ def redact_environment(text: str) -> str:
     return _without(text, _from_environment())
 
 
+@lru_cache(maxsize=4096)  # thousands of configs share their keys
 def is_secret_key(name: str) -> bool:
     """Whether a config key's last part is named like a secret."""
     words = _words(name.rpartition(".")[2])

@@ -1,0 +1,220 @@
+"""Arms of the loop rows: effbench's own command, the loop one would write by hand, and other trainers.
+
+All train the same model on the embedded Fashion-MNIST with the same batch size, optimizer and clipping. A slice is a
+number of optimizer steps; what falls between them (validation, checkpoints, log lines) is in it.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.gate import Gate
+
+THREADS = 2
+BATCH = 128
+WORDS = {
+    "mlp": ("model=mlp", "model.hidden=[256,128]", "augment=none"),
+    "mobilenet": ("recipe=mobilenet_adamw",),
+}
+NO_VALIDATION = ("trainer.check_val_every_n_epoch=1000000",)
+
+
+class Laps:
+    """Ready after `warm_up` steps, then a lap every `slice_steps`. memory: tells the peak, not the time."""
+
+    def __init__(self, gate: Gate, slice_steps: int, warm_up: int, memory: bool = False):
+        self.gate, self.slice_steps, self._left, self._memory = gate, slice_steps, warm_up, memory
+
+    def step(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.gate.lap(float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) if self._memory else None)
+            self._left = self.slice_steps
+
+
+def config(model: str, extra: tuple[str, ...] = ()) -> Any:
+    import effbench
+
+    common = ("trainer.max_epochs=100000", "device=cpu", f"device.threads={THREADS}", f"data.batch_size={BATCH}")
+    return effbench.compose([*WORDS[model], *common, *extra])
+
+
+def network(chosen: Any, data: Any) -> nn.Module:
+    """The config's model for this data."""
+    from effbench import build
+
+    channels, height, width = data.shape
+    return build.model(chosen, len(data.classes), channels, (height, width))
+
+
+def ours(
+    gate: Gate, model: str, slice_steps: int, warm_up: int = 20, resident: bool = False, memory: bool = False,
+    words: Any = (),
+) -> None:  # fmt: skip
+    """`effbench train`. resident: batches are made once and handed out again: what does making them cost?"""
+    import effbench
+    from effbench.training.callbacks import Callbacks
+
+    laps = Laps(gate, slice_steps, warm_up, memory)
+    step_end = Callbacks.step_end
+
+    def timed(self: Any, state: Any) -> None:
+        step_end(self, state)
+        laps.step()
+
+    Callbacks.step_end = timed  # type: ignore[method-assign]
+    if resident:
+        _hand_out_again()
+    with tempfile.TemporaryDirectory() as folder:
+        effbench.train(config(model, tuple(words)), f"{folder}/run")
+
+
+def _hand_out_again() -> None:
+    from effbench.data.batches import TrainBatches
+
+    made: dict[int, Any] = {}
+    make = TrainBatches.make
+
+    def again(self: Any, epoch: int, step: int, part: int = 0) -> Any:
+        if step % 8 not in made:
+            made[step % 8] = make(self, epoch, step, part)
+        return made[step % 8]
+
+    TrainBatches.make = again  # type: ignore[method-assign]
+
+
+def hand_written(
+    gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words: Any = (), validate: bool = False,
+    memory: bool = False,
+) -> None:  # fmt: skip
+    """Twenty lines that train: resident images, the same crops and flips by batch, nothing logged or kept."""
+    from effbench import build
+    from effbench.data.augment import crop
+
+    torch.set_num_threads(THREADS)
+    laps = Laps(gate, slice_steps, warm_up, memory)
+    chosen = config(model, tuple(words))
+    data = build.splits(chosen)
+    net = network(chosen, data)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
+    images, labels = data.train.images, data.train.labels
+    mean, std = float((images / 255).mean()), float((images / 255).std())
+    step, total, padding = 0, 100_000, chosen.augment.crop_padding
+    layout = torch.channels_last if model == "mobilenet" else torch.contiguous_format
+    net = net.to(memory_format=layout).train()
+    for _ in range(total):
+        order = torch.randperm(len(images))
+        for start in range(0, len(images) - BATCH + 1, BATCH):
+            rows = order[start : start + BATCH]
+            batch = images[rows]
+            if padding:
+                batch = crop(batch, torch.randint(0, 2 * padding + 1, (BATCH, 2)), padding)
+                flip = torch.rand(BATCH, 1, 1, 1) < 0.5
+                batch = torch.where(flip, batch.flip(3), batch)
+            x = batch.float().mul_(1 / 255).sub_(mean).div_(std).contiguous(memory_format=layout)
+            loss = F.cross_entropy(net(x), labels[rows])
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            for group in optimizer.param_groups:
+                group["lr"] = 5e-4 * (1 + math.cos(math.pi * step / total))
+            laps.step()
+        if validate:
+            _validate(net, data.val, mean, std, layout)
+
+
+def _validate(net: nn.Module, split: Any, mean: float, std: float, layout: torch.memory_format) -> float:
+    net.eval()
+    correct = 0
+    with torch.no_grad():
+        for images, labels in zip(split.images.split(256), split.labels.split(256), strict=True):
+            x = images.float().mul_(1 / 255).sub_(mean).div_(std).contiguous(memory_format=layout)
+            correct += int((net(x).argmax(1) == labels).sum())
+    net.train()
+    return correct / len(split)
+
+
+def lightning(gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words: Any = ()) -> None:
+    """pytorch-lightning's Trainer with the same parts, its usual logging and progress bar, no checkpoints."""
+    import pytorch_lightning as pl
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from effbench import build
+
+    torch.set_num_threads(THREADS)
+    laps = Laps(gate, slice_steps, warm_up)
+    chosen = config(model, tuple(words))
+    data = build.splits(chosen)
+    images = data.train.images / 255
+    images = (images - images.mean()) / images.std()
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network(chosen, data)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = F.cross_entropy(self.net(batch[0]), batch[1])
+            self.log("train/loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.AdamW(self.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=100_000)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    class Steps(pl.Callback):
+        def on_train_batch_end(self, *_: object) -> None:
+            laps.step()
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=-1, max_steps=90_000, gradient_clip_val=1.0, default_root_dir=folder,
+            callbacks=[Steps()], enable_checkpointing=False, enable_model_summary=False,
+        )  # fmt: skip
+        loader = DataLoader(TensorDataset(images, data.train.labels), batch_size=BATCH, shuffle=True, drop_last=True)
+        trainer.fit(Module(), loader)
+
+
+def accelerate(gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words: Any = ()) -> None:
+    """Hugging Face Accelerate around the loop by hand."""
+    from accelerate import Accelerator
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from effbench import build
+
+    torch.set_num_threads(THREADS)
+    laps = Laps(gate, slice_steps, warm_up)
+    chosen = config(model, tuple(words))
+    data = build.splits(chosen)
+    images = data.train.images / 255
+    images = (images - images.mean()) / images.std()
+    net = network(chosen, data)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=100_000)
+    accelerator = Accelerator(cpu=True)
+    loader = DataLoader(TensorDataset(images, data.train.labels), batch_size=BATCH, shuffle=True, drop_last=True)
+    net, optimizer, loader, schedule = accelerator.prepare(net, optimizer, loader, schedule)
+    for batch in _endless(loader):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(batch[0]), batch[1])
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        laps.step()
+
+
+def _endless(loader: Any) -> Iterator[Any]:
+    while True:
+        yield from loader

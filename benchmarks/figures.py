@@ -1,0 +1,68 @@
+"""A figure beside its target, as the page and the JSON file have it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmarks.alternate import AGAIN, CONTROL_WITHIN, Interval, Round, control_of, each
+
+Scale = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """what: as `lion-pytorch / ours, ResNet-152`. target: as `>= 3.5`, or empty where it is only reported.
+
+    arms: each arm's median, written with its unit. Without a control (a count of bytes) `control` is None.
+    """
+
+    what: str
+    value: Interval
+    target: str = ""
+    control: Interval | None = None
+    arms: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def void(self) -> bool:
+        """Whether the machine was too noisy: the control's median is off by more than 2 %."""
+        return self.control is not None and abs(self.control.median - 1) > CONTROL_WITHIN
+
+    @property
+    def passed(self) -> bool | None:
+        """By the pessimistic end of the interval; None where there is no target."""
+        if not self.target:
+            return None
+        sense, bar = self.target.split()
+        return self.value.low >= float(bar) if sense == ">=" else self.value.high <= float(bar)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"passed": self.passed, "void": self.void}
+
+
+def figure(
+    what: str, found: Sequence[Round], of: Callable[[Round], float], target: str = "", unit: Scale | None = None,
+    note: str = "",
+) -> Figure:  # fmt: skip
+    """One figure of each round, with the control that ran beside it. unit: writes an arm's value."""
+    write = unit or "{:.4g}".format
+    names = [name for name in found[0] if not name.endswith(AGAIN)]
+    arms = {name: write(statistics.median(values[name] for values in found)) for name in names}
+    return Figure(what, each(found, of), target, control_of(found), arms, note)
+
+
+def over(above: str, below: str) -> Callable[[Round], float]:
+    """above / below of a round."""
+    return lambda values: values[above] / values[below]
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def exact(value: float) -> Interval:
+    """A figure that does not vary: bytes, say."""
+    return Interval(value, value, value, 1)

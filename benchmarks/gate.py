@@ -1,0 +1,54 @@
+"""One arm of a comparison, in a process of its own: python -m benchmarks.gate module:function '{"option": …}'
+
+The function gets a Gate and calls `gate.lap()` once when it is warm and then after each slice of its work; in between
+the coordinator (alternate.py) keeps the whole process stopped, so that arms take turns within seconds of one another.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from typing import Any
+
+
+class Over(BaseException):
+    """The coordinator has seen enough."""
+
+
+class Gate:
+    """Talks to the coordinator over the process's first stdin and stdout; prints of the arm go to stderr."""
+
+    def __init__(self) -> None:
+        self._replies = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        self._since = 0.0
+
+    def lap(self, value: float | None = None) -> None:
+        """Reports `value`, or the seconds since the last lap was let go, and waits for the next turn."""
+        self.report(time.perf_counter() - self._since if value is None else value)
+
+    def report(self, value: Any) -> None:
+        self._replies.write(json.dumps(value) + "\n")
+        self._replies.flush()
+        if sys.stdin.readline().strip() != "go":
+            raise Over
+        self._since = time.perf_counter()
+
+
+def main() -> None:
+    place, options = sys.argv[1:]
+    gate = Gate()
+    module, name = place.split(":")
+    try:
+        getattr(importlib.import_module(module), name)(gate, **json.loads(options))
+    except Over:
+        sys.stderr.flush()
+        os._exit(0)  # whatever else it has running: nothing of it is to be kept
+    raise SystemExit(f"{place} ended before the coordinator did")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""docs/performance.json keeps what was measured, row by row; docs/performance.md is written from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from benchmarks.alternate import ROOT
+from benchmarks.figures import Figure
+from effbench.report.environment import environment
+
+DATA = ROOT / "docs" / "performance.json"
+PAGE = ROOT / "docs" / "performance.md"
+TEXT = Path(__file__).with_name("performance_head.md")
+
+
+def record(row: str, title: str, figures: Sequence[Figure], seconds: float) -> None:
+    """Keeps the row's figures, in place of what was measured of it before."""
+    kept = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
+    kept[row] = {
+        "title": title,
+        "date": date.today().isoformat(),
+        "minutes": round(seconds / 60, 1),
+        "machine": _machine(),
+        "figures": [figure.as_json() for figure in figures],
+    }
+    order = sorted(kept, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    DATA.write_text(json.dumps({name: kept[name] for name in order}, indent=1) + "\n", encoding="utf-8")
+
+
+def _machine() -> dict[str, Any]:
+    found = environment()
+    return {name: found[name] for name in ("cpu", "cores", "torch", "torchvision", "python") if name in found}
+
+
+def write_page() -> None:
+    kept = json.loads(DATA.read_text(encoding="utf-8"))
+    machines = sorted({_machine_line(entry["machine"]) for entry in kept.values()})
+    parts = [TEXT.read_text(encoding="utf-8").rstrip(), "Machine: " + "; ".join(machines) + "."]
+    parts += [_section(row, entry) for row, entry in kept.items()]
+    PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _machine_line(machine: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in machine.items())
+
+
+def _section(row: str, entry: Mapping[str, Any]) -> str:
+    name = f"{row} · " if row.isdigit() else ""
+    lines = [f"## {name}{entry['title']}", "", f"Measured {entry['date']}, {entry['minutes']} minutes.", ""]
+    lines += [
+        "| figure | median [95 %] | n | target | | control | arms |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [_line(figure) for figure in entry["figures"]]
+    notes = [figure["note"] for figure in entry["figures"] if figure["note"]]
+    return "\n".join([*lines, *(["", *dict.fromkeys(notes)] if notes else [])])
+
+
+def _line(figure: Mapping[str, Any]) -> str:
+    value, control = figure["value"], figure["control"]
+    verdict = {True: "reached", False: "**not reached**", None: ""}[figure["passed"]]
+    if figure["void"]:
+        verdict = "void"
+    cells = (
+        figure["what"],
+        f"{value['median']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
+        if value["n"] > 1
+        else f"{value['median']:.4g}",
+        str(value["n"]),
+        figure["target"],
+        verdict,
+        f"{control['median']:.3f}" if control else "",
+        ", ".join(f"{name} {text}" for name, text in figure["arms"].items()),
+    )
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,30 @@
+"""Lion's step against lion-pytorch's and torch's fused AdamW."""
+
+from __future__ import annotations
+
+from benchmarks.alternate import Arm, rounds
+from benchmarks.figures import Figure, figure, milliseconds, over
+
+TITLE = "Lion's step"
+STEPS = "benchmarks.arms_steps:steps"
+MODELS = {"resnet152": 8, "mobilenet_v3_small": 80, "swin_t": 16}  # steps a slice
+PEERS = ("lion-pytorch", "adamw", "timm-lion", "pytorch_optimizer-lion")
+
+
+def measure() -> list[Figure]:
+    figures = []
+    for model, count in MODELS.items():
+        arms = [Arm(name, STEPS, {"which": name, "model": model, "count": count}) for name in ("lion", *PEERS)]
+        found = rounds(arms, 36, 3)
+        package = ">= 3.5" if model == "resnet152" else ">= 2"
+        targets = {"lion-pytorch": package}
+        figures += [
+            figure(f"{peer} / ours, {model}", found, over(peer, "lion"), targets.get(peer, ""), milliseconds)
+            for peer in PEERS
+            if peer != "adamw"
+        ]
+        target = "<= 0.65" if model == "resnet152" else ""
+        figures.append(
+            figure(f"ours / torch's fused AdamW, {model}", found, over("lion", "adamw"), target, milliseconds)
+        )
+    return figures

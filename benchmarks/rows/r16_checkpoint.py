@@ -1,0 +1,40 @@
+"""For how long a checkpoint stops training."""
+
+from __future__ import annotations
+
+from benchmarks.alternate import Arm, rounds
+from benchmarks.figures import Figure, figure, milliseconds, over
+
+TITLE = "Training's pause for a checkpoint, ResNet-152 + Adan"
+PLACE = "benchmarks.arms_save:"
+NOTE = (
+    "The checkpoint is written, digested, fsynced and renamed as before, by a thread, from a copy in memory; the pause "
+    "is a look for numbers that are not finite and the copy."
+)
+
+
+def measure() -> list[Figure]:
+    arms = [
+        Arm("ours", PLACE + "ours"),
+        Arm("torch.save", PLACE + "torch_save"),
+        Arm("torch.save and fsync", PLACE + "torch_save", {"synced": True}),
+        Arm("ours, checkpoint.background=false", PLACE + "ours", {"background": False}),
+    ]
+    found = rounds(arms, 15, 3)
+    beside = rounds(
+        [
+            Arm("no save", PLACE + "steps_beside", {"saves": False}),
+            Arm("a save", PLACE + "steps_beside", {"saves": True}),
+        ],
+        9,
+        1,
+    )
+    return [
+        figure(
+            "pause / torch.save of the same state", found, over("ours", "torch.save"), "<= 0.25", milliseconds, NOTE
+        ),
+        figure("pause / torch.save and fsync", found, over("ours", "torch.save and fsync"), "", milliseconds),
+        figure(
+            "training time of 12 s with a save in them / without", beside, over("a save", "no save"), "", milliseconds
+        ),
+    ]

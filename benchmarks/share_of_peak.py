@@ -1,0 +1,80 @@
+"""Training steps of a model as a share of the matmul peak: python -m benchmarks.share_of_peak MODEL BATCH"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+
+THREADS = 2
+SIDE, ROUNDS = 2048, 9
+SHOWN = 3
+NAMES = {
+    "aten::mkldnn_convolution": "convolution", "aten::convolution_backward": "its gradients",
+    "aten::native_batch_norm": "batch norm", "aten::native_batch_norm_backward": "its gradient",
+    "aten::addmm": "matmul", "aten::mm": "matmul", "aten::bmm": "matmul",
+}  # fmt: skip
+
+
+def main() -> None:
+    import effbench
+    from effbench import build
+    from effbench.models import accounting
+
+    name, batch = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(THREADS)
+    config = effbench.compose([f"model={name}", "optimizer=adamw", "device=cpu"])
+    data = build.splits(config)
+    channels, height, width = data.shape
+    net = build.model(config, len(data.classes), channels, (height, width))
+    layout = build.memory_format(config)
+    net = net.to(memory_format=layout).train()  # type: ignore[call-overload]
+    optimizer = build.optimizer(config, net)
+    macs = accounting.macs(net, data.shape).macs
+    x = torch.randn(batch, *data.shape).contiguous(memory_format=layout)
+    y = torch.randint(0, len(data.classes), (batch,))
+
+    def step() -> float:
+        begun = time.perf_counter()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return time.perf_counter() - begun
+
+    a = torch.randn(SIDE, SIDE)
+
+    def product() -> float:
+        begun = time.perf_counter()
+        torch.mm(a, a)
+        return time.perf_counter() - begun
+
+    step(), step(), product()
+    shares = []
+    for _ in range(ROUNDS):
+        peak = 2 * SIDE**3 / min(product() for _ in range(3))
+        shares.append(6 * macs * batch / step() / peak)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        step()
+    print(json.dumps([shares, _largest(seen)]))
+
+
+def _largest(seen: Any) -> dict[str, str]:
+    """The operations with the most time of their own, as shares of the step."""
+    seconds: dict[str, float] = {}
+    for event in seen.key_averages():
+        name = NAMES.get(
+            event.key, event.key.removeprefix("aten::").removeprefix("autograd::engine::evaluate_function: ")
+        )
+        seconds[name] = seconds.get(name, 0.0) + event.self_cpu_time_total
+    whole = sum(seconds.values())
+    largest = sorted(seconds, key=lambda name: -seconds[name])[:SHOWN]
+    return {name: f"{seconds[name] / whole:.0%}" for name in largest}
+
+
+if __name__ == "__main__":
+    main()
