@@ -15,7 +15,7 @@ def measure() -> list[Figure]:
     figures = []
     for model, count in MODELS.items():
         arms = [Arm(name, STEPS, {"which": name, "model": model, "count": count}) for name in ("lion", *PEERS)]
-        found = rounds(arms, 36, 3)
+        found = rounds(arms, 24, 2)
         package = ">= 3.5" if model == "resnet152" else ">= 2"
         targets = {"lion-pytorch": package}
         figures += [

@@ -15,7 +15,7 @@ def measure() -> list[Figure]:
     figures = []
     for model, count in MODELS.items():
         arms = [Arm(name, STEPS, {"which": name, "model": model, "count": count}) for name in ("adan", *PEERS)]
-        found = rounds(arms, 36, 3)
+        found = rounds(arms, 24, 2)
         largest = model == "resnet152"
         targets = {"adan-pytorch": ">= 8" if largest else ">= 4", "timm-adan": ">= 5" if largest else ""}
         figures += [
