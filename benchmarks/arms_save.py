@@ -76,7 +76,7 @@ def torch_save(gate: Gate, synced: bool = False) -> None:
             gate.lap(seconds)
 
 
-def steps_beside(gate: Gate, saves: bool, seconds: float = 12.0) -> None:
+def steps_beside(gate: Gate, saves: bool, seconds: float = 8.0) -> None:
     """A slice: seconds a step while a checkpoint is written behind training (saves), or with none."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(folder, True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.alternate import ROOT, Arm, control_of, each, ratio, rounds
 
 PLACE = "benchmarks.arms_train:ours"
-SLICES = {"mobilenet": 21, "mlp": 400}  # steps
+SLICES = {"mobilenet": (6, 7), "mlp": (100, 4)}  # steps a turn, turns a round: an epoch of 42, and 400
 
 
 def main() -> None:
@@ -31,15 +31,15 @@ def main() -> None:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(other)], check=True)
         subprocess.run(["git", "checkout", "--quiet", arguments.revision], cwd=other, check=True)
         shutil.copytree(ROOT / "benchmarks", other / "benchmarks", dirs_exist_ok=True)
-        for model, steps in SLICES.items():
+        for model, (turn, turns) in SLICES.items():
             words = [*arguments.words, *(["trainer.check_val_every_n_epoch=1000000"] if model == "mlp" else [])]
             options, switch = (
-                {"model": model, "slice_steps": steps, "words": words},
+                {"model": model, "slice_steps": turn, "words": words},
                 {"EFFBENCH_KERNELS": arguments.kernels},
             )
             arms = [Arm("now", PLACE, options, switch), Arm("before", PLACE, options, switch, other)]
-            found = rounds(arms, arguments.rounds, 3, parts=2)
-            more = each(found, lambda values, steps=steps: (values["now"] - values["before"]) / steps / 2 * 1e6)
+            found = rounds(arms, arguments.rounds, 2, parts=turns)
+            more = each(found, lambda values, steps=turn * turns: (values["now"] - values["before"]) / steps * 1e6)
             print(f"{model}: now / before {ratio(found, 'now', 'before')}; control {control_of(found)}")
             print(f"{model}: now - before, us a step: {more}", flush=True)
 

@@ -8,14 +8,16 @@ from benchmarks.figures import Figure, figure, milliseconds, over
 TITLE = "Lion's step"
 STEPS = "benchmarks.arms_steps:steps"
 MODELS = {"resnet152": 8, "mobilenet_v3_small": 80, "swin_t": 16}  # steps a slice
+SLOW = ("pytorch_optimizer-lion", "lion-pytorch")
 PEERS = ("lion-pytorch", "adamw", "timm-lion", "pytorch_optimizer-lion")
 
 
 def measure() -> list[Figure]:
     figures = []
     for model, count in MODELS.items():
-        arms = [Arm(name, STEPS, {"which": name, "model": model, "count": count}) for name in ("lion", *PEERS)]
-        found = rounds(arms, 24, 2)
+        counts = dict.fromkeys(("lion", *PEERS), count) | dict.fromkeys(SLOW, max(1, count // 4))
+        arms = [Arm(name, STEPS, {"which": name, "model": model, "count": counts[name]}) for name in counts]
+        found = rounds(arms, 40, 2)
         package = ">= 3.5" if model == "resnet152" else ">= 2"
         targets = {"lion-pytorch": package}
         figures += [

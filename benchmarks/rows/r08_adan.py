@@ -8,14 +8,16 @@ from benchmarks.figures import Figure, figure, milliseconds, over
 TITLE = "Adan's step"
 STEPS = "benchmarks.arms_steps:steps"
 MODELS = {"resnet152": 4, "mobilenet_v3_small": 40, "swin_t": 8}  # steps a slice
+SLOW = ("adan-pytorch", "timm-adan", "pytorch_optimizer-adan")
 PEERS = ("adan-pytorch", "adamw", "timm-adan", "pytorch_optimizer-adan")
 
 
 def measure() -> list[Figure]:
     figures = []
     for model, count in MODELS.items():
-        arms = [Arm(name, STEPS, {"which": name, "model": model, "count": count}) for name in ("adan", *PEERS)]
-        found = rounds(arms, 24, 2)
+        counts = dict.fromkeys(("adan", *PEERS), count) | dict.fromkeys(SLOW, max(1, count // 4))
+        arms = [Arm(name, STEPS, {"which": name, "model": model, "count": counts[name]}) for name in counts]
+        found = rounds(arms, 40, 2)
         largest = model == "resnet152"
         targets = {"adan-pytorch": ">= 8" if largest else ">= 4", "timm-adan": ">= 5" if largest else ""}
         figures += [

@@ -16,6 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import adan_pytorch
@@ -33,7 +34,7 @@ from effbench.optimizers.checks import (
     closure_loss,
     refuse_sparse,
 )
-from effbench.optimizers.chunks import chunks
+from effbench.optimizers.chunks import update_in_chunks
 
 VARIANTS = ("paper", "package")
 
@@ -129,11 +130,7 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
             in_one_pass, others = fused.divide(parameters, states)
             settings = [group[name] for name in ("lr", "betas", "eps", "weight_decay", "maximize")]
             fused.adan(*in_one_pass, t, *settings)
-            for columns in chunks(others):
-                parameters_, gradients, *moments = columns
-                if group["maximize"]:
-                    gradients = list(torch._foreach_neg(gradients))
-                _paper_update(parameters_, gradients, *moments, t=t, options=group)
+            update_in_chunks(others, partial(_paper_update, t=t, options=group))
 
     def _by_step(self, group: dict[str, Any]) -> dict[float, list[Tensor]]:
         """t of the step to take -> its parameters; t is counted per parameter: one may be frozen at first, or skip."""
@@ -156,19 +153,15 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         return steps
 
 
-def _paper_update(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    prev_grad: list[Tensor],
-    m: list[Tensor],
-    v: list[Tensor],
-    n: list[Tensor],
-    *,
-    t: float,
-    options: dict[str, Any],
-) -> None:
-    """The authors' update in place, of tensors that share device and dtype; prev_grad becomes the gradients."""
+def _paper_update(columns: list[list[Tensor]], t: float, options: dict[str, Any]) -> None:
+    """The authors' update in place, of tensors that share device and dtype; prev_grad becomes the gradients.
+
+    columns: the parameters, their gradients, and their prev_grad, m, v and n.
+    """
+    parameters, gradients, prev_grad, m, v, n = columns
     lr, (b1, b2, b3) = options["lr"], options["betas"]
+    if options["maximize"]:
+        gradients = list(torch._foreach_neg(gradients))
     if t == 1:
         torch._foreach_copy_(prev_grad, gradients)  # d_1 = 0
     difference = prev_grad  # its memory serves as scratch until the new gradients are copied in

@@ -24,7 +24,7 @@ from effbench.optimizers.checks import (
     closure_loss,
     refuse_sparse,
 )
-from effbench.optimizers.chunks import chunks
+from effbench.optimizers.chunks import update_in_chunks
 
 _LR_REMEDY = "Lion's range is 1e-5 to 3e-4, 3-10x below AdamW's."
 _BETAS_REMEDY = "The authors' are [0.9, 0.99]."
@@ -89,16 +89,20 @@ def _in_chunks(
 ) -> None:
     """lion_pytorch's update_fn, operation by operation, over lists of tensors. rows: parameter, gradient, momentum."""
     b1, b2 = betas
-    for parameters, gradients, moments in chunks(rows):
+
+    def update(columns: list[list[Tensor]]) -> None:
+        parameters, gradients, moments = columns
         if maximize:
             gradients = list(torch._foreach_neg(gradients))
         torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-        update = torch._foreach_mul(moments, b1)
-        torch._foreach_add_(update, gradients, alpha=1 - b1)
-        torch._foreach_sign_(update)
-        torch._foreach_add_(parameters, update, alpha=-lr)
+        signs = torch._foreach_mul(moments, b1)
+        torch._foreach_add_(signs, gradients, alpha=1 - b1)
+        torch._foreach_sign_(signs)
+        torch._foreach_add_(parameters, signs, alpha=-lr)
         torch._foreach_mul_(moments, b2)
         torch._foreach_add_(moments, gradients, alpha=1 - b2)
+
+    update_in_chunks(rows, update)
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
