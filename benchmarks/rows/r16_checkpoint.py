@@ -18,9 +18,9 @@ def measure() -> list[Figure]:
         Arm("ours", PLACE + "ours"),
         Arm("torch.save", PLACE + "torch_save"),
         Arm("torch.save and fsync", PLACE + "torch_save", {"synced": True}),
-        Arm("ours, checkpoint.background=false", PLACE + "ours", {"background": False}),
+        Arm("checkpoint.background=false", PLACE + "ours", {"background": False}),
     ]
-    found = rounds(arms, 14, 2)
+    found = rounds(arms, 12, 1)
     beside = rounds(
         [
             Arm("no save", PLACE + "steps_beside", {"saves": False}),

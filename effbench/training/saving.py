@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 
 from effbench.training.checkpoint import Checkpoints, Snapshot
+
+NICE = 10  # of the thread that writes: a tenth of the share of those that train, until they wait for it
 
 
 class NoSaves:
@@ -76,6 +80,8 @@ class BackgroundSaves(DirectSaves):
             self._writer = None
 
     def _write(self, copy: Snapshot, step: int, value: float | None, keep: bool) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
             self._checkpoints.save(copy, step, value, keep)
         except BaseException as error:  # noqa: BLE001 - raised in the thread that trains

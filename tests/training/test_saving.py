@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 
 from effbench.errors import EffbenchError
 from effbench.training.checkpoint import Checkpoints, Snapshot, read_checkpoint
-from effbench.training.saving import BackgroundSaves, DirectSaves, NoSaves, choose_saves
+from effbench.training.saving import NICE, BackgroundSaves, DirectSaves, NoSaves, choose_saves
 from tests.training.test_checkpoint import keeper, snapshot
 from tests.training.tiny import At, convolutional, data, same, trainer
 
@@ -127,3 +129,20 @@ def test_which_way_is_chosen(tmp_path):
     assert type(choose_saves(None, background=True)) is NoSaves
     assert type(choose_saves(keeper(tmp_path), background=False)) is DirectSaves
     assert type(choose_saves(keeper(tmp_path), background=True)) is BackgroundSaves
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own here")
+def test_the_thread_that_writes_gives_way_to_those_that_train(tmp_path):
+    found: dict[str, int] = {}
+
+    class Noting(Checkpoints):
+        def save(self, *args: object, **options: object) -> None:
+            found["writer"] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            super().save(*args, **options)
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    saves = BackgroundSaves(Noting(tmp_path / "checkpoints", "val/acc", "max", 1, True))
+    saves.save(snapshot(1.0), 1, 0.5, keep=False)
+    saves.wait()
+    assert found["writer"] == NICE > before
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
