@@ -56,6 +56,8 @@ class Run:
 
     def checkpoint(self, which: str = "best") -> Path:
         """checkpoints/best, or last; without a best one (no validation), the last."""
+        if Path(which).name != which:  # a path would lead to another run's
+            raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
         folder = self.folder / "checkpoints"
         choices = [folder / which, folder / "last"] if which == "best" else [folder / which]
         for path in choices:

@@ -20,6 +20,7 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
     import yaml
 
     from effbench.config.compose import parse
+    from effbench.config.names import with_later_keys
     from effbench.records import read_summary
 
     path = Path(folder)
@@ -31,7 +32,7 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
     if not isinstance(content, dict):
         raise ConfigError(f"{path / 'config.yaml'} is not a config.")
     content["allow_targets"] = list(allow_targets)  # a stranger's run must not widen what may be built
-    config = parse(content)
+    config = parse(with_later_keys(content))
     from effbench.runs import Run  # torch, not before all is checked
 
     return Run(path, config)

@@ -100,9 +100,10 @@ class _Session:
             self.count_macs = _macs(trainer.model, data.shape)
             self.facts = self._facts(trainer, data, finishing)
         with _watched_to_the_end(trainer):
-            with stopping(trainer), keeping_freed_memory(self.device):
-                state = trainer.fit()
-            test = self._test(trainer, data, finishing) if state.status in ("completed", "stopped_early") else {}
+            with keeping_freed_memory(self.device):
+                with stopping(trainer):
+                    state = trainer.fit()
+                test = self._test(trainer, data, finishing) if state.status in ("completed", "stopped_early") else {}
             if test:
                 trainer.callbacks.tested(state, test)
         if self.ranks.is_main:
@@ -367,7 +368,7 @@ def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> Callable[[], i
             return None
 
     shapes = attempt(lambda: accounting.without_data(model, "meta"))
-    return lambda: shapes and attempt(lambda: accounting.macs(shapes, image_shape).macs)
+    return lambda: None if shapes is None else attempt(lambda: accounting.macs(shapes, image_shape).macs)
 
 
 def _tell(line: str) -> None:

@@ -69,7 +69,7 @@ def _short(config: Config, steps: int) -> Config:
         "max_steps": steps, "max_epochs": None, "max_time": None, "log_every_n_steps": 1,
         "limit_train_batches": max(1, steps // 2), "limit_val_batches": 2, "limit_test_batches": 1,
     }  # fmt: skip
-    checkpoint = {"every_n_steps": 1, "save_last": True}
+    checkpoint = {"every_n_steps": 1, "save_last": True, "background": False}  # the kill must find what is promised
     return config.model_copy(
         update={
             "resume": None,

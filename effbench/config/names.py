@@ -7,6 +7,7 @@ effbench's own files and plain words (key=value) only; whatever is more is left 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from effbench.errors import ConfigError, unknown_name
 
 ROOT = "config"
 GROUP = "recipe"
+_OF_ALL_RUNS = ("trainer", "augment", "loss", "ema", "early_stopping", "checkpoint", "logger")  # the same keys in each
 _ITEM = r"[\w./+-]+"
 _KEY = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _PLAIN = re.compile(rf"(?P<key>{_KEY})=(?P<value>{_ITEM}|\[(?:{_ITEM}(?:,{_ITEM})*)?\])", re.ASCII)
@@ -95,6 +97,17 @@ def composed(choices: Iterable[tuple[str, str]], groups: Mapping[str, Sequence[s
     return content
 
 
+def with_later_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config, with the keys that effbench has had only since then at what they are by default."""
+    usual = composed((), group_options())
+    more = {
+        section: {**usual[section], **content[section]}
+        for section in _OF_ALL_RUNS
+        if isinstance(content.get(section), Mapping)
+    }
+    return {**content, **more}
+
+
 def _choices(group: str, name: str | None) -> dict[str, str]:
     """The groups that a recipe chooses, or another one that it starts from."""
     found: dict[str, str] = {}
@@ -121,8 +134,12 @@ def _path(group: str, name: str | None) -> Path:
     return (recipes_dir() if group == GROUP else conf_dir() / group) / f"{name}.yaml"
 
 
-@cache
 def _read(path: Path) -> Mapping[str, Any]:
+    return _read_at(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _read_at(path: Path, _changed: int) -> Mapping[str, Any]:
     import yaml
 
     kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -140,10 +157,16 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def _others_have_a_say(overrides: Sequence[str]) -> bool:
-    """Whether there may be files of groups besides effbench's own."""
+    """Whether there may be groups besides effbench's own files: on another path, a plugin's, or in Hydra's store."""
     from importlib.util import find_spec
 
-    return any(word.startswith("hydra.searchpath") for word in overrides) or find_spec("hydra_plugins") is not None
+    store = sys.modules.get("hydra.core.config_store")
+    stored = set(store.ConfigStore.instance().repo) - {"hydra"} if store else set()
+    return (
+        any(word.startswith("hydra.searchpath") for word in overrides)
+        or find_spec("hydra_plugins") is not None
+        or any(not name.startswith("_") for name in stored)
+    )
 
 
 def _pair(word: str) -> tuple[str, str] | None:

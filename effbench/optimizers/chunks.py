@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 ELEMENTS = 2**18  # a MB of float32 a list: 2**16 and 2**20 were slower, on cores with 1 MB of L2
 FEW = 4  # lists a thread, under which it is not worth waking them
+_START_S = 60.0
 
 Update = Callable[[list[list[Tensor]]], None]
 
@@ -50,14 +51,16 @@ def update_in_chunks(rows: Sequence[Sequence[Tensor]], update: Update) -> None:
         for columns in lists[number::threads]:
             update(columns)
 
-    for _ in _pool(threads).map(share, range(threads)):
-        pass
+    shares = [_pool(threads).submit(share, number) for number in range(threads)]
+    wait(shares)  # all of them, also where one fails: none may go on behind the caller's back
+    for done in shares:
+        done.result()
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads in which torch keeps to one, and no gradient is recorded."""
-    started = threading.Barrier(threads + 1)
+    started = threading.Barrier(threads + 1, timeout=_START_S)
 
     def alone() -> None:
         torch.set_num_threads(1)
@@ -65,10 +68,16 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         torch.set_grad_enabled(False)
 
     pool = ThreadPoolExecutor(threads, "effbench-chunks", alone)
-    for _ in range(threads):
-        pool.submit(started.wait)
-    started.wait()
-    torch.set_num_threads(threads)  # theirs is the default of threads to come until it is said again here
+    try:
+        for _ in range(threads):
+            pool.submit(started.wait)
+        started.wait()
+    except BaseException:
+        started.abort()
+        pool.shutdown(wait=False)
+        raise
+    finally:
+        torch.set_num_threads(threads)  # theirs is the default of threads to come until it is said again here
     return pool
 
 

@@ -186,8 +186,11 @@ def _is_text(value: Any) -> bool:
 
 
 def _check_size(path: Path, most: int) -> None:
-    """Raises OSError where there is no such file, ValueError for a pipe or a device, and for what is too large."""
-    status = path.stat()
+    """Raises OSError where there is no such file, ValueError for a pipe, a device or a link, and for what is too large.
+
+    A link in a stranger's run would bring a file of the reader's into the page.
+    """
+    status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no file")
     if status.st_size > most:

@@ -19,6 +19,9 @@ _ALWAYS = ("overrides", "n", "states")
 _TOLD = {"model._target_": "name", "model.arch": "name", "model.name": "name", "optimizer._target_": "optimizer"}
 
 
+_DIVISION = ("data.val_fraction", "data.split_seed", "trainer.limit_val_batches", "trainer.limit_test_batches")
+
+
 @dataclass(frozen=True)
 class Column:
     """name: as JSON names it. head: as a person reads it. text: how a value is written."""
@@ -72,14 +75,24 @@ def label(run: Record) -> str:
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """The finished runs, a table for each dataset and metric that chose the best checkpoint; the largest first."""
+    """The finished runs, a table for each dataset, its division and the metric that chose the best checkpoint.
+
+    The largest first. Runs that were validated on other images answer another question, however alike they are.
+    """
     alike: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for run in filter(lambda run: run.finished, records):
-        data, best = run.part("data"), run.part("best")
-        alike[str(data.get("name")), str(data.get("sha256")), str(_metric(best))].append(run)
+    finished = [run for run in records if run.finished]
+    for run in finished:
+        data, metric = run.part("data"), _metric(run.part("best"))
+        alike[str(data.get("name")), str(data.get("sha256")), str(metric), *_division(run)].append(run)
     largest = sorted(alike.values(), key=lambda runs: (_metric(runs[0].part("best")) is None, -len(runs)))
     unfinished = _unfinished_seeds(records)
-    return [_table(runs, unfinished) for runs in largest]
+    several = len(set(map(_division, finished))) > 1
+    return [_table(runs, unfinished, several) for runs in largest]
+
+
+def _division(run: Record) -> tuple[str, ...]:
+    """What decides which images a run was validated on and tested on, beside the dataset."""
+    return tuple(f"{key}={run.config[key]}" for key in _DIVISION if run.config.get(key) is not None)
 
 
 def _metric(best: Mapping[str, Any]) -> str | None:
@@ -95,7 +108,7 @@ def _unfinished_seeds(records: Sequence[Record]) -> dict[frozenset[str], set[str
     return seeds
 
 
-def _table(runs: Sequence[Record], unfinished: Mapping[frozenset[str], set[str]]) -> Table:
+def _table(runs: Sequence[Record], unfinished: Mapping[frozenset[str], set[str]], several: bool) -> Table:
     groups = _grouped(runs, unfinished)
     apart, following = differing_keys([group.runs[0] for group in groups])
     front, rest = apart[:MOST_IN_FRONT], [*apart[MOST_IN_FRONT:], *following]
@@ -105,6 +118,8 @@ def _table(runs: Sequence[Record], unfinished: Mapping[frozenset[str], set[str]]
     ordered = [by_number[row["job"]] for row in rows]
     metric = rows[0]["metric"]
     data = str(runs[0].part("data").get("name") or "unknown data")
+    if several and (division := _division(runs[0])):
+        data += f" ({', '.join(division)})"
     columns = _columns(rows, front, end, metric)
     return Table(data, metric, front, ordered, rows, columns, _notes(ordered, rows, unshown))
 

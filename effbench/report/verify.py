@@ -74,10 +74,11 @@ def _summary(summary: Mapping[str, Any]) -> str:
 
 def _config(folder: Path) -> str:
     from effbench.config.compose import parse
+    from effbench.config.names import with_later_keys
 
     content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     _require(isinstance(content, dict), "config.yaml is not a config")
-    parse(content)
+    parse(with_later_keys(content))
     return f"sha256 {config_digest(content)[:12]}"
 
 

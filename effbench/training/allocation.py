@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import torch
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
-_USUAL = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536}  # mallopt(3)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # malloc.h: M_TRIM_THRESHOLD, …
+# Setting any of them ends glibc's own adjusting (mallopt(3)): where that comes to with blocks as large as ours.
+_USUAL = {_MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20, _MMAP_MAX: 65536}
 _KEEPING = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
 _USER_WORDS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 

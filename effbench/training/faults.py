@@ -163,7 +163,8 @@ def optimizer_not_finite(optimizer: Optimizer) -> str | None:
 
 def _sums_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether none can hold NaN or an infinity: either would show in its sum. One look for all."""
-    sums = [tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+    parts = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in map(Tensor.detach, tensors)]
+    sums = [part.sum(dtype=torch.promote_types(part.dtype, torch.float32)) for part in parts]
     return not sums or bool(torch.stack([each.to(sums[0].device, torch.float64) for each in sums]).isfinite().all())
 
 

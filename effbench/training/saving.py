@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from effbench.training.checkpoint import Checkpoints, Snapshot
+from effbench.training.faults import is_out_of_memory
 
 NICE = 10  # of the thread that writes: a tenth of the share of those that train, until they wait for it
 
@@ -28,7 +29,7 @@ class NoSaves:
         """Until all is on the disk; raises what went wrong."""
 
     def settle(self) -> None:
-        """As wait, where another error is on its way already."""
+        """As wait, where another error is on its way already: what went wrong here is told on stderr."""
 
 
 class DirectSaves(NoSaves):
@@ -55,15 +56,20 @@ class BackgroundSaves(DirectSaves):
 
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
         self.wait()
-        if self._checkpoints.is_due(step, value, keep):
-            copy = Snapshot(
-                self._copied(snapshot.weights, "weights", plain=True),
-                self._copied(snapshot.ema, "ema", plain=True),
-                self._copied(snapshot.state, "state"),
-            )
-            name = f"checkpoint of step {step}"
-            self._writer = threading.Thread(target=self._write, args=(copy, step, value, keep), name=name, daemon=True)
-            self._writer.start()
+        if not self._checkpoints.is_due(step, value, keep):
+            return
+        try:
+            arguments = (self._copy_of(snapshot), step, value, keep)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._copies.clear()
+            _tell("no memory for a copy of the checkpoint: training waits until it is written")
+            self._checkpoints.save(snapshot, step, value, keep)
+            return
+        writer = threading.Thread(target=self._write, args=arguments, name=f"checkpoint of step {step}", daemon=True)
+        writer.start()
+        self._writer = writer
 
     def check(self) -> None:
         if self._error is not None:
@@ -71,10 +77,16 @@ class BackgroundSaves(DirectSaves):
             raise error
 
     def wait(self) -> None:
-        self.settle()
+        self._join()
         self.check()
 
     def settle(self) -> None:
+        self._join()
+        if self._error is not None:
+            _tell(f"the last checkpoint was not saved: {self._error}")
+            self._error = None
+
+    def _join(self) -> None:
         if self._writer is not None:
             self._writer.join()
             self._writer = None
@@ -86,6 +98,13 @@ class BackgroundSaves(DirectSaves):
             self._checkpoints.save(copy, step, value, keep)
         except BaseException as error:  # noqa: BLE001 - raised in the thread that trains
             self._error = error
+
+    def _copy_of(self, snapshot: Snapshot) -> Snapshot:
+        return Snapshot(
+            self._copied(snapshot.weights, "weights", plain=True),
+            self._copied(snapshot.ema, "ema", plain=True),
+            self._copied(snapshot.state, "state"),
+        )
 
     def _copied(self, value: Any, *place: Any, plain: bool = False) -> Any:
         """A copy that shares nothing. plain: of tensors in row-major order, as safetensors has them."""
@@ -103,6 +122,10 @@ class BackgroundSaves(DirectSaves):
         if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
             kept = self._copies[place] = torch.empty_like(tensor, device="cpu", memory_format=layout)
         return kept.copy_(tensor)
+
+
+def _tell(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def choose_saves(checkpoints: Checkpoints | None, background: bool) -> NoSaves:

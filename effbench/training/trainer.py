@@ -261,7 +261,7 @@ class Trainer:
                 self.state.eval_pieces = self.memory.relieve("evaluation", "data.eval_batch_size", size, pieces, error)
 
     def save(self, values: Mapping[str, float] | None) -> None:
-        """A checkpoint by rank 0, of finite weights only; the others wait, so that none runs ahead of a failure."""
+        """A checkpoint by rank 0, of finite weights only; the others wait until it is copied, or written."""
         with self.clocks.checkpoint:
             spoilt = (
                 first_not_finite(self.model)

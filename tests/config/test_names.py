@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import hydra
@@ -113,3 +114,33 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 """
     done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("x: 1\n")
+    assert names._read(path) == {"x": 1}
+    path.write_text("x: 2\n")
+    os.utime(path, ns=(1, 1))
+    assert names._read(path) == {"x": 2}
+
+
+def test_what_is_in_hydras_store_is_left_to_hydra(tmp_path: Path) -> None:
+    code = (
+        "from hydra.core.config_store import ConfigStore\n"
+        "from effbench.config import names\n"
+        "import effbench, hydra\n"
+        "ConfigStore.instance().store(group='model', name='mine', node={})\n"
+        "names.refuse_mistyped(['model=mine'])\n"
+    )
+    done = python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_of_before_a_key_was_there_has_its_default() -> None:
+    usual = names.composed((), names.group_options())
+    older = {**usual, "checkpoint": {key: usual["checkpoint"][key] for key in ("monitor", "mode")}}
+    older["checkpoint"]["mode"] = "min"
+    completed = names.with_later_keys(older)
+    assert completed == {**usual, "checkpoint": {**usual["checkpoint"], "mode": "min"}}
+    assert names.with_later_keys({"checkpoint": None, "x": 1}) == {"checkpoint": None, "x": 1}

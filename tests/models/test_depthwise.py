@@ -147,14 +147,16 @@ def test_exporting_sees_torch_s_own_convolution():
     assert torch.allclose(program.module()(x), net(x))
 
 
-def test_without_a_compiler_small_maps_alone_are_taken(monkeypatch):
+@pytest.mark.parametrize(("capability", "taken"), [("AVX2", 1), ("AVX512", 0)])
+def test_without_a_compiler_small_maps_alone_are_taken_where_torch_is_slower(capability, taken, monkeypatch):
     monkeypatch.setattr(depthwise, "library", lambda: None)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     used, depthwise_gradient = [], depthwise._shifted
     monkeypatch.setattr(depthwise, "_shifted", lambda *args: used.append(1) or depthwise_gradient(*args))
     net = quick()
     for size in (4, 20):
         net(last(torch.randn(2, 8, size, size))).sum().backward()
-    assert len(used) == 1
+    assert len(used) == taken
 
 
 @needs_compiler

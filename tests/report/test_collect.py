@@ -217,3 +217,14 @@ def test_long_values_are_shortened() -> None:
     assert shortened([1, {"a": None}]) == '[1, {"a": null}]'
     assert shortened(1e-8) == "1e-08"
     assert COLUMNS[0] == "row"
+
+
+def test_a_link_in_a_run_brings_nothing_of_the_readers_into_the_page(tmp_path: Path) -> None:
+    private = tmp_path / "private.yaml"
+    private.write_text("token_of_mine: hunter2\n")
+    run = write_run(tmp_path / "runs" / "a", summary())
+    (run / "config.yaml").unlink(missing_ok=True)
+    (run / "config.yaml").symlink_to(private)
+    [record] = read(tmp_path / "runs")
+    assert record.config == {}
+    assert any("no file" in problem for problem in record.problems)

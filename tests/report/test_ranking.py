@@ -59,6 +59,22 @@ def test_what_cannot_be_compared_is_ranked_apart(tmp_path: Path) -> None:
     assert "Without ranks" in found[-1].notes[0]
 
 
+@pytest.mark.parametrize(
+    "section",
+    [{"trainer": {"limit_val_batches": 1}}, {"data": {"val_fraction": 0.4}}, {"data": {"split_seed": 7}}],
+    ids=str,
+)
+def test_what_was_validated_on_other_images_is_ranked_apart(section: dict[str, Any], tmp_path: Path) -> None:
+    write_run(tmp_path / "a", summary(0.8), config())
+    write_run(tmp_path / "b", summary(0.7), config(seed=1))
+    write_run(tmp_path / "c", summary(1.0), config(**section))
+    found = ranked(tmp_path)
+    assert [len(table.groups[0].runs) for table in found] == [2, 1]
+    [(group, options)] = section.items()
+    [(key, value)] = options.items()
+    assert [table.data for table in found] == ["fashion", f"fashion ({group}.{key}={value})"]
+
+
 @pytest.mark.parametrize("status", ["failed", "diverged", "interrupted"])
 def test_what_did_not_finish_is_not_ranked_but_counted_among_its_seeds(status: str, tmp_path: Path) -> None:
     sweep(tmp_path, {"0.1": [0.5, 0.6]})

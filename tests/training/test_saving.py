@@ -146,3 +146,28 @@ def test_the_thread_that_writes_gives_way_to_those_that_train(tmp_path):
     saves.wait()
     assert found["writer"] == NICE > before
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+
+
+def test_a_failed_save_is_told_of_where_another_error_ends_the_run(tmp_path, capsys):
+    (tmp_path / "checkpoints").write_text("in the way")
+    saves = BackgroundSaves(keeper(tmp_path))
+    saves.save(snapshot(1.0), 1, 0.5, keep=False)
+    saves.settle()
+    assert "warning: the last checkpoint was not saved: " in capsys.readouterr().err
+    saves.wait()  # told of once
+
+
+def test_without_memory_for_a_copy_training_waits(tmp_path, capsys):
+    too_large = torch.zeros(()).expand(2**60)  # no memory of its own; a copy of it needs 4 EiB
+
+    class Any(Checkpoints):
+        saved: list[int] = []
+
+        def save(self, snapshot, step, value, keep=False):
+            self.saved.append(step)
+
+    checkpoints = Any(tmp_path / "checkpoints", "val/acc", "max", 1, True)
+    saves = BackgroundSaves(checkpoints)
+    saves.save(Snapshot({"w": torch.ones(3), "x": too_large}, {}, {}), 5, None, keep=False)
+    assert (checkpoints.saved, saves._copies) == ([5], {})
+    assert "no memory for a copy" in capsys.readouterr().err
