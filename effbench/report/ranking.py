@@ -176,7 +176,8 @@ def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
     for name in (*_SPREAD, *_COST):
         values = [one[name] for one in rows if one[name] is not None]
         row[name] = mean(values) if values else None
-        row[f"{name}±"] = deviation(values) if name in _SPREAD and len(values) > 1 and group.seeds > 1 else None
+        of_all = len(values) == len(rows) > 1 and group.seeds > 1
+        row[f"{name}±"] = deviation(values) if name in _SPREAD and of_all else None
     states = Counter(run.status for run in group.runs)
     config = group.runs[0].config
     return row | {
