@@ -1,4 +1,7 @@
-"""Arms measured in turns (A B C, C B A, …), each in a fresh process, and their ratio with its interval."""
+"""Arms measured in turns (A B C, C B A), each in a fresh process, and their ratio with its interval.
+
+There and back belong to one round: who has two turns in a row, at the turning, finds its caches warm.
+"""
 
 from __future__ import annotations
 
@@ -94,11 +97,11 @@ class Runner:
 
 
 def rounds(
-    arms: Sequence[Arm], count: int = 9, processes: int = 3, parts: int = 1, control: bool = True
+    arms: Sequence[Arm], count: int = 9, processes: int = 3, parts: int = 2, control: bool = True
 ) -> list[Round]:
-    """`count` values of each arm, shared out over `processes` fresh processes; a value is the sum of `parts` turns.
+    """`count` values of each arm, shared out over `processes` fresh processes; a value is the mean of `parts` turns.
 
-    The order turns with every round, so that a drift of the machine cancels. With `control` the first arm runs twice.
+    The order turns with every turn, so that a drift of the machine cancels. With `control` the first arm runs twice.
     """
     if control:
         first = arms[0]
@@ -118,8 +121,8 @@ def _some_rounds(arms: Sequence[Arm], count: int, parts: int) -> list[Round]:
         for number in range(count):
             values = dict.fromkeys((arm.name for arm in arms), 0.0)
             for part in range(parts):
-                for runner in runners if (number + part) % 2 == 0 else runners[::-1]:
-                    values[runner.arm.name] += runner.turn()
+                for runner in runners if (number * parts + part) % 2 == 0 else runners[::-1]:
+                    values[runner.arm.name] += runner.turn() / parts
             found.append(values)
             print("  ", ", ".join(f"{name} {value:.4g}" for name, value in values.items()), file=sys.stderr, flush=True)
     finally:

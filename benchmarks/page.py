@@ -50,14 +50,24 @@ def _machine_line(machine: Mapping[str, Any]) -> str:
 
 def _section(row: str, entry: Mapping[str, Any]) -> str:
     name = f"{row} · " if row.isdigit() else ""
-    lines = [f"## {name}{entry['title']}", "", f"Measured {entry['date']}, {entry['minutes']} minutes.", ""]
-    lines += [
-        "| figure | median [95 %] | n | target | | control | arms |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+    figures = entry["figures"]
+    texts = [_arms(figure["arms"]) for figure in figures if figure["arms"]]
+    texts += [figure["note"] for figure in figures if figure["note"]]
+    lines = [
+        f"## {name}{entry['title']}",
+        "",
+        f"Measured {entry['date']}, {entry['minutes']} minutes.",
+        "",
+        "| figure | median [95 %] | n | target | | control |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *map(_line, figures),
+        *(f"\n{text}" for text in dict.fromkeys(texts)),
     ]
-    lines += [_line(figure) for figure in entry["figures"]]
-    notes = [figure["note"] for figure in entry["figures"] if figure["note"]]
-    return "\n".join([*lines, *(["", *dict.fromkeys(notes)] if notes else [])])
+    return "\n".join(lines)
+
+
+def _arms(arms: Mapping[str, str]) -> str:
+    return "Medians: " + ", ".join(f"{name} {text}" for name, text in arms.items()) + "."
 
 
 def _line(figure: Mapping[str, Any]) -> str:
@@ -74,6 +84,5 @@ def _line(figure: Mapping[str, Any]) -> str:
         figure["target"],
         verdict,
         f"{control['median']:.3f}" if control else "",
-        ", ".join(f"{name} {text}" for name, text in figure["arms"].items()),
     )
     return "| " + " | ".join(cells) + " |"

@@ -22,7 +22,7 @@ def measure() -> list[Figure]:
     found = rounds(arms, 60, 2, parts=TURNS)
 
     def a_step(seconds: float) -> str:
-        return f"{seconds / STEPS / TURNS * 1e3:.3g} ms a step"
+        return f"{seconds / STEPS * 1e3:.3g} ms a step"
 
     def beside_lightning(values: Round) -> float:
         return (values["ours"] - values["by hand"]) / (values["pytorch-lightning"] - values["by hand"])

@@ -17,7 +17,7 @@ def measure() -> list[Figure]:
     for model, count in MODELS.items():
         counts = dict.fromkeys(("lion", *PEERS), count) | dict.fromkeys(SLOW, max(1, count // 4))
         arms = [Arm(name, STEPS, {"which": name, "model": model, "count": counts[name]}) for name in counts]
-        found = rounds(arms, 40, 2)
+        found = rounds(arms, 30, 2)
         package = ">= 3.5" if model == "resnet152" else ">= 2"
         targets = {"lion-pytorch": package}
         figures += [

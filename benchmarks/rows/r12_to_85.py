@@ -23,7 +23,7 @@ def measure() -> list[Figure]:
     for seed in range(SEEDS):
         options = {"words": [f"seed={seed}"], "target": 0.85}
         arms = [Arm("ours", PLACE + "ours", options), Arm("usual", PLACE + "usual", options | {"workers": workers})]
-        found += rounds(arms, 1, 1)
+        found += rounds(arms, 1, 1, parts=1)
     title = f"usual script ({workers} workers) / ours"
     return [figure(title, found, over("usual", "ours"), ">= 2.2", "{:.1f} s".format, NOTE)]
 

@@ -20,7 +20,7 @@ def measure() -> list[Figure]:
         Arm("torch.save and fsync", PLACE + "torch_save", {"synced": True}),
         Arm("checkpoint.background=false", PLACE + "ours", {"background": False}),
     ]
-    found = rounds(arms, 12, 1)
+    found = rounds(arms, 9, 1)
     beside = rounds(
         [
             Arm("no save", PLACE + "steps_beside", {"saves": False}),
@@ -28,6 +28,7 @@ def measure() -> list[Figure]:
         ],
         5,
         1,
+        parts=1,
         control=False,
     )
     return [

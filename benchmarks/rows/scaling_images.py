@@ -30,7 +30,7 @@ def _measured(paths: dict[str, str]) -> list[Figure]:
     figures = []
     speed = rounds(_arms("ours_mapped", paths), 12, 3)
     first = rounds(_arms("first_batch", paths), 12, 3)
-    memory = rounds([_own_bytes(name, path) for name, path in paths.items()], 3, 3)
+    memory = rounds([_own_bytes(name, path) for name, path in paths.items()], 3, 3, parts=1)
     for name in list(SIZES)[1:]:
         figures.append(figure(f"images/s: {name} / 1k", speed, over("1k", name), "", images_per_second, NOTE))
         figures.append(figure(f"time to the first batch: {name} / 1k", first, over(name, "1k"), "", milliseconds, NOTE))
