@@ -57,8 +57,10 @@ class Runner:
     def __init__(self, arm: Arm):
         self.arm = arm
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+        self._scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # a killed arm cleans up nothing
         environment = {
-            **os.environ, "OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": str(arm.source), **arm.environment,
+            **os.environ, "OMP_NUM_THREADS": str(THREADS), "TMPDIR": self._scratch.name,
+            "PYTHONPATH": str(arm.source), **arm.environment,
         }  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.gate", arm.place, json.dumps(dict(arm.options))],
@@ -94,6 +96,7 @@ class Runner:
     def __exit__(self, *_: object) -> None:
         self._send(signal.SIGKILL)
         self._process.wait()
+        self._scratch.cleanup()
 
 
 def rounds(
