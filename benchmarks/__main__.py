@@ -31,10 +31,10 @@ def main() -> None:
     for row in arguments.rows or known:
         begun = time.perf_counter()
         print(f"row {row}: {known[row].TITLE}", file=sys.stderr, flush=True)
-        figures = known[row].measure()
-        record(row, known[row].TITLE, figures, time.perf_counter() - begun)
-        for figure in figures:
-            print(f"{row}: {figure.what}: {figure.value} {figure.target} -> {figure.passed}", flush=True)
+        found = known[row].measure()
+        record(row, known[row].TITLE, found, time.perf_counter() - begun)
+        for value in found:
+            print(f"{row}: {value}", flush=True)
     write_page()
 
 

@@ -47,6 +47,10 @@ class Interval:
     high: float
     n: int
 
+    def times(self, factor: float) -> Interval:
+        """In another unit."""
+        return Interval(self.median * factor, self.low * factor, self.high * factor, self.n)
+
     def __str__(self) -> str:
         return f"{self.median:.4g} [{self.low:.4g}, {self.high:.4g}], n = {self.n}"
 

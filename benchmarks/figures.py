@@ -39,6 +39,9 @@ class Figure:
         sense, bar = self.target.split()
         return self.value.low >= float(bar) if sense == ">=" else self.value.high <= float(bar)
 
+    def __str__(self) -> str:
+        return f"{self.what}: {self.value} {self.target} -> {'void' if self.void else self.passed}"
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"passed": self.passed, "void": self.void}
 

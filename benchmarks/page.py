@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from benchmarks.alternate import ROOT
 from benchmarks.figures import Figure
+from benchmarks.scaling import Point, draw, tables
 from effbench.report.environment import environment
 
 DATA = ROOT / "docs" / "performance.json"
@@ -17,15 +19,16 @@ PAGE = ROOT / "docs" / "performance.md"
 TEXT = Path(__file__).with_name("performance_head.md")
 
 
-def record(row: str, title: str, figures: Sequence[Figure], seconds: float) -> None:
-    """Keeps the row's figures, in place of what was measured of it before."""
+def record(row: str, title: str, found: Sequence[Figure | Point], seconds: float) -> None:
+    """Keeps the row's figures and points, in place of what was measured of it before."""
     kept = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
     kept[row] = {
         "title": title,
         "date": date.today().isoformat(),
         "minutes": round(seconds / 60, 1),
         "machine": _machine(),
-        "figures": [figure.as_json() for figure in figures],
+        "figures": [figure.as_json() for figure in found if isinstance(figure, Figure)],
+        "points": [asdict(point) for point in found if isinstance(point, Point)],
     }
     order = sorted(kept, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
     DATA.write_text(json.dumps({name: kept[name] for name in order}, indent=1) + "\n", encoding="utf-8")
@@ -53,17 +56,14 @@ def _section(row: str, entry: Mapping[str, Any]) -> str:
     figures = entry["figures"]
     texts = [_arms(figure["arms"]) for figure in figures if figure["arms"]]
     texts += [figure["note"] for figure in figures if figure["note"]]
-    lines = [
-        f"## {name}{entry['title']}",
-        "",
-        f"Measured {entry['date']}, {entry['minutes']} minutes.",
-        "",
-        "| figure | median [95 %] | n | target | | control |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *map(_line, figures),
-        *(f"\n{text}" for text in dict.fromkeys(texts)),
-    ]
-    return "\n".join(lines)
+    parts = [f"## {name}{entry['title']}", f"Measured {entry['date']}, {entry['minutes']} minutes."]
+    if figures:
+        head = ["| figure | median [95 %] | n | target | | control |", "| --- | --- | --- | --- | --- | --- |"]
+        parts.append("\n".join([*head, *map(_line, figures)]))
+    if entry.get("points"):
+        draw(entry["title"], entry["points"], DATA.with_name(f"{row}.svg"))
+        parts += [*tables(entry["points"]), f"![{entry['title']}]({row}.svg)"]
+    return "\n\n".join([*parts, *dict.fromkeys(texts)])
 
 
 def _arms(arms: Mapping[str, str]) -> str:

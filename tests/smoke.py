@@ -46,6 +46,7 @@ def write_images(root: Path) -> None:
 
 FILES: dict[str, Callable[[Path], None]] = {"cifar10": write_cifar10, "image_folder": write_images}
 OWN_WORDS = {"image_folder": ["data.image_size=32", "data.cache_dir='{root}_cache'"]}
+OF_THE_FULL_SET = ["fast_fashion"]  # recipes, tried on the embedded part of it
 
 
 def words_for(name: str, scratch: Path) -> list[str]:
@@ -71,7 +72,9 @@ def members(group: str) -> list[str]:
 def plan(scratch: Path) -> dict[str, tuple[int, list[list[str]]]]:
     """{group: (how many jobs, the words of each sweep that makes them)}."""
     recipes = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
-    sweeps = {"recipe": (len(recipes), [[f"recipe={','.join(recipes)}"]])}
+    embedded = [name for name in recipes if name not in OF_THE_FULL_SET]
+    words = [[f"recipe={','.join(embedded)}"], [f"recipe={','.join(OF_THE_FULL_SET)}", "data.subset=embedded"]]
+    sweeps = {"recipe": (len(recipes), words)}
     for group in sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "debug"):
         small = [] if group == "model" else ["model=cnn"]
         names = members(group)

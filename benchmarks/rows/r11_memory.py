@@ -33,8 +33,14 @@ def measure() -> list[Figure]:
 
 
 def _measured(name: str, kernels: str) -> tuple[float, str]:
+    state, transient, ideal = bytes_of(name, "resnet152", kernels)
+    return (state + transient) / ideal, f"{state / 1e6:.1f} MB and {transient / 1e6:.2f} MB"
+
+
+def bytes_of(name: str, model: str, kernels: str = "on") -> tuple[int, int, int]:
+    """State, the most a step held beside it, and the ideal state of this optimizer over this model, in bytes."""
     environment = {**os.environ, "EFFBENCH_KERNELS": kernels, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "benchmarks.memory", name, "resnet152"]
+    command = [sys.executable, "-m", "benchmarks.memory", name, model]
     done = subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
     state, transient, ideal = json.loads(done.stdout.splitlines()[-1])
-    return (state + transient) / ideal, f"{state / 1e6:.1f} MB and {transient / 1e6:.2f} MB"
+    return state, transient, ideal

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from benchmarks.alternate import Arm, rounds
-from benchmarks.figures import Figure, figure
+from benchmarks.scaling import Point, points
 
-TITLE = "Images a second and peak memory by batch size, MobileNetV3-small, 32 px"
+TITLE = "Images a second and peak memory by batch size, MobileNetV3-small, 28 px"
+ACROSS = "images a batch"
 PLACE = "benchmarks.arms_train:ours"
-IMAGES = 2560  # a slice
+IMAGES = 2048  # a slice
 
 
-def measure() -> list[Figure]:
-    figures = []
+def measure() -> list[Point]:
+    speed, memory = "images/s", "MB, peak resident"
+    found = []
     for batch in (8, 32, 128, 512):
         options = {
             "model": "mobilenet",
@@ -19,9 +21,8 @@ def measure() -> list[Figure]:
             "warm_up": 5,
             "words": [f"data.batch_size={batch}", "trainer.check_val_every_n_epoch=1000000"],
         }
-        arms = [Arm("time", PLACE, options), Arm("memory", PLACE, options | {"memory": True})]
-        found = rounds(arms, 5, 1, control=False)
-        figures.append(
-            figure(f"batch {batch}, images/s", found, lambda values: IMAGES / values["time"], "", "{:.4g}".format)
-        )
-    return figures
+        timed = rounds([Arm("effbench train", PLACE, options)], 9, 3, control=False)
+        found += points(speed, ACROSS, batch, timed, lambda seconds: IMAGES / seconds)
+        peaks = rounds([Arm("effbench train", PLACE, options | {"memory": True})], 3, 3, parts=1, control=False)
+        found += points(memory, ACROSS, batch, peaks, lambda count: count / 1e6)
+    return found

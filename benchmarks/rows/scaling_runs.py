@@ -6,13 +6,15 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.alternate import Interval, interval
+from benchmarks.alternate import interval
 from benchmarks.arms_start import finished_runs, resources
 from benchmarks.figures import Figure
+from benchmarks.scaling import Point
 
 TITLE = "Many runs in one table"
 COUNTS = (10, 100, 1000, 10_000)
 REPEATS = 5
+ACROSS = "finished runs"
 SWEEP = """
 import sys
 from pathlib import Path
@@ -28,20 +30,20 @@ READERS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def measure() -> list[Figure]:
-    figures = []
+def measure() -> list[Figure | Point]:
+    found: list[Figure | Point] = []
     with tempfile.TemporaryDirectory() as place:
         for count in COUNTS:
             folder = Path(place) / str(count)
             finished_runs(folder / "runs", count)
             for name, words in READERS.items():
                 resources(words, folder)  # fills the page cache
-                found = [resources(words, folder) for _ in range(REPEATS)]
-                peak = interval([peak_bytes for _, peak_bytes in found])
-                figures.append(_figure(name, count, interval([seconds for seconds, _ in found]), peak))
-    return figures
-
-
-def _figure(name: str, count: int, seconds: Interval, peak: Interval) -> Figure:
-    target = "<= 5" if count == COUNTS[-1] else ""
-    return Figure(f"{name}, {count:,} runs, seconds", seconds, target, arms={"peak": f"{peak.median / 1e6:.0f} MB"})
+                spent = [resources(words, folder) for _ in range(REPEATS)]
+                seconds, peak = (interval(values) for values in zip(*spent, strict=True))
+                found += [
+                    Point("seconds", ACROSS, name, count, seconds),
+                    Point("MB, peak resident", ACROSS, name, count, peak.times(1e-6)),
+                ]
+                if count == COUNTS[-1]:
+                    found.append(Figure(f"{name}, {count:,} runs, seconds", seconds, "<= 5"))
+    return found
