@@ -114,8 +114,7 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         """One update of every parameter that has a gradient; the closure's loss, or None."""
         loss = closure_loss(closure)
         for group in self.param_groups:
-            for gradient in _gradients(group):
-                refuse_sparse(gradient, "adan")
+            refuse_sparse(_with_gradients(group), "adan")
         if self.defaults["variant"] == "package":
             with _ascending(self.param_groups):
                 _package_step(self)
@@ -126,15 +125,16 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
 
     def _paper_step(self, group: dict[str, Any]) -> None:
         for t, parameters in self._by_step(group).items():
-            states = [[self.state[p][moment] for p in parameters] for moment in _MOMENTS]
+            entries = [self.state[parameter] for parameter in parameters]
+            states = [[entry[moment] for entry in entries] for moment in _MOMENTS]
             in_one_pass, others = fused.divide(parameters, states)
             settings = [group[name] for name in ("lr", "betas", "eps", "weight_decay", "maximize")]
-            fused.adan(*in_one_pass, t, *settings)
+            fused.adan(in_one_pass, t, *settings)
             update_in_chunks(others, partial(_paper_update, t=t, options=group))
 
     def _by_step(self, group: dict[str, Any]) -> dict[float, list[Tensor]]:
         """t of the step to take -> its parameters; t is counted per parameter: one may be frozen at first, or skip."""
-        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        parameters = _with_gradients(group)
         steps = [self._steps_of(parameter) for parameter in parameters]
         if steps:
             torch._foreach_add_(steps, 1)
@@ -184,14 +184,14 @@ def _paper_update(columns: list[list[Tensor]], t: float, options: dict[str, Any]
     torch._foreach_div_(parameters, 1 + lr * options["weight_decay"])
 
 
-def _gradients(group: dict[str, Any]) -> list[Tensor]:
-    return [p.grad for p in group["params"] if p.grad is not None]
+def _with_gradients(group: dict[str, Any]) -> list[Tensor]:
+    return [parameter for parameter in group["params"] if parameter.grad is not None]
 
 
 @contextmanager
 def _ascending(groups: list[dict[str, Any]]) -> Iterator[None]:
     """The package knows no `maximize`: the gradients of such groups are negated for the time of its step."""
-    negated = [gradient for group in groups if group["maximize"] for gradient in _gradients(group)]
+    negated = [fused.gradient_of(p) for group in groups if group["maximize"] for p in _with_gradients(group)]
     for gradient in negated:
         gradient.neg_()
     try:

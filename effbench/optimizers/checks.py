@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, SupportsFloat
 
 import torch
+from torch import Tensor
 
 from effbench.errors import ConfigError
+
+_LAYOUT = attrgetter("layout")
 
 
 def checked_number(value: SupportsFloat, key: str, rule: str, holds: Callable[[float], bool], remedy: str) -> float:
@@ -46,12 +50,16 @@ def closure_loss(closure: Callable[[], Any] | None) -> Any:
         return closure()
 
 
-def refuse_sparse(gradient: torch.Tensor, optimizer: str) -> None:
-    if gradient.is_sparse:
-        raise ConfigError(
-            f"optimizer {optimizer} needs dense gradients; got a sparse one of shape {tuple(gradient.shape)}. "
-            "Build the nn.Embedding with sparse=False."
-        )
+def refuse_sparse(parameters: Sequence[Tensor], optimizer: str) -> None:
+    """Of parameters that have gradients."""
+    gradients = [parameter.grad for parameter in parameters]
+    if set(map(_LAYOUT, gradients)) <= {torch.strided}:
+        return
+    sparse = next(gradient for gradient in gradients if gradient is not None and gradient.layout is not torch.strided)
+    raise ConfigError(
+        f"optimizer {optimizer} needs dense gradients; got a sparse one of shape {tuple(sparse.shape)}. "
+        "Build the nn.Embedding with sparse=False."
+    )
 
 
 def _as_float(value: SupportsFloat) -> float:

@@ -41,20 +41,32 @@ def in_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
 
 def update_in_chunks(rows: Sequence[Sequence[Tensor]], update: Update) -> None:
     """Calls update(columns) for every list of `chunks(rows)`, on as many threads as torch has."""
-    lists, threads = list(chunks(rows)), torch.get_num_threads()
-    if threads == 1 or len(lists) < FEW * threads:
+    lists, threads = chunks(rows), torch.get_num_threads()
+    if threads == 1 or _on_cpu(rows) < FEW * threads * ELEMENTS:
         for columns in lists:
             update(columns)
         return
+    taking = threading.Lock()
 
-    def share(number: int) -> None:
-        for columns in lists[number::threads]:
+    def share() -> None:
+        """Takes lists as long as there are any: one is cut while another thread is at work on its own."""
+        while columns := _next(lists, taking):
             update(columns)
 
-    shares = [_pool(threads).submit(share, number) for number in range(threads)]
+    shares = [_pool(threads).submit(share) for _ in range(threads)]
     wait(shares)  # all of them, also where one fails: none may go on behind the caller's back
     for done in shares:
         done.result()
+
+
+def _on_cpu(rows: Sequence[Sequence[Tensor]]) -> int:
+    """How many elements the CPU has to update."""
+    return sum(row[0].numel() for row in rows if row[0].device.type == "cpu")
+
+
+def _next(lists: Iterator[list[list[Tensor]]], taking: threading.Lock) -> list[list[Tensor]] | None:
+    with taking:
+        return next(lists, None)
 
 
 @cache

@@ -67,21 +67,20 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
         loss = closure_loss(closure)
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            moments = [self._moment(parameter) for parameter in parameters]
+            refuse_sparse(parameters, "lion")
+            moments = self._moments(parameters)
             options = (group["lr"], group["betas"], group["weight_decay"], group["maximize"])
             in_one_pass, others = fused.divide(parameters, [moments])
-            fused.lion(*in_one_pass, *options)
+            fused.lion(in_one_pass, *options)
             _in_chunks(others, *options)
         return loss
 
-    def _moment(self, parameter: Tensor) -> Tensor:
-        assert parameter.grad is not None
-        refuse_sparse(parameter.grad, "lion")
-        state = self.state[parameter]
-        if not state:
-            state["exp_avg"] = torch.zeros_like(parameter)
-        moment: Tensor = state["exp_avg"]
-        return moment
+    def _moments(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        states = [self.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                state["exp_avg"] = torch.zeros_like(parameter)
+        return [state["exp_avg"] for state in states]
 
 
 def _in_chunks(
