@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.arms_models import THREADS, large_depthwise
+from effbench.models.depthwise import _applies, _Convolution
 
 MODELS = ("mobilenet_v3_small", "mobilenet_v3_large")
 SIZES = {32: 128, 224: 16}  # pixels: batch
 ROUNDS, REPEATS = 15, 3
+OF_TORCH = ": torch's own"  # where ours leaves it to torch
 
 
 def main() -> None:
@@ -23,21 +25,25 @@ def main() -> None:
     }
     found = {}
     for batch, channels, height, width, kernel, stride in sorted(shapes):
-        name = f"{batch} x {channels} x {height} x {width}, k {kernel}, stride {stride}"
-        found[name] = _measured((batch, channels, height, width), kernel, stride)
+        x, weight = _tensors((batch, channels, height, width), kernel)
+        own = "" if _applies(x, weight) else OF_TORCH
+        found[f"{batch} x {channels} x {height} x {width}, k {kernel}, stride {stride}{own}"] = _measured(
+            x, weight, stride
+        )
     print(json.dumps(found))
 
 
-def _measured(shape: tuple[int, int, int, int], kernel: int, stride: int) -> list[dict[str, float]]:
-    """Seconds of both, round by round: the least of some, as torch's convolutions vary by themselves."""
-    from effbench.models.depthwise import _applies, _Convolution
-
+def _tensors(shape: tuple[int, int, int, int], kernel: int) -> tuple[torch.Tensor, torch.Tensor]:
     x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(shape[1], 1, kernel, kernel, requires_grad=True)
-    ours = _applies(x, weight)
+    return x, torch.randn(shape[1], 1, kernel, kernel, requires_grad=True)
+
+
+def _measured(x: torch.Tensor, weight: torch.Tensor, stride: int) -> list[dict[str, float]]:
+    """Seconds of both, round by round: the least of some, as torch's convolutions vary by themselves."""
+    ours, kernel = _applies(x, weight), weight.shape[-1]
 
     def of_torch() -> torch.Tensor:
-        return F.conv2d(x, weight, None, stride, kernel // 2, 1, shape[1])
+        return F.conv2d(x, weight, None, stride, kernel // 2, 1, x.shape[1])
 
     def of_ours() -> torch.Tensor:
         out: torch.Tensor = _Convolution.apply(x, weight, stride, kernel // 2) if ours else of_torch()

@@ -7,7 +7,7 @@ from benchmarks.figures import Figure, figure, milliseconds, over
 
 TITLE = "Adan's step"
 STEPS = "benchmarks.arms_steps:steps"
-MODELS = {"resnet152": 4, "mobilenet_v3_small": 40, "swin_t": 8}  # steps a slice
+MODELS = {"resnet152": 4, "mobilenet_v3_small": 200, "swin_t": 8}  # steps a slice
 SLOW = ("adan-pytorch", "timm-adan", "pytorch_optimizer-adan")
 PEERS = ("adan-pytorch", "adamw", "timm-adan", "pytorch_optimizer-adan")
 
@@ -17,7 +17,7 @@ def measure() -> list[Figure]:
     for model, count in MODELS.items():
         counts = dict.fromkeys(("adan", *PEERS), count) | dict.fromkeys(SLOW, max(1, count // 4))
         arms = [Arm(name, STEPS, {"which": name, "model": model, "count": counts[name]}) for name in counts]
-        found = rounds(arms, 30, 2)
+        found = rounds(arms, 30, 3)
         largest = model == "resnet152"
         targets = {"adan-pytorch": ">= 8" if largest else ">= 4", "timm-adan": ">= 5" if largest else ""}
         figures += [

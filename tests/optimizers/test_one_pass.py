@@ -138,3 +138,30 @@ def test_other_types_are_updated_beside() -> None:
         parameter.grad = torch.ones_like(parameter)
     Lion(parameters, lr=0.5).step()
     assert all(parameter.detach().float().tolist() == [0.5] * 4 for parameter in parameters)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("way")
+def test_a_layout_may_change_between_steps(kind):
+    found = []
+    for lay in (plainly, channels_last):
+        parameters = [value.requires_grad_() for value in values(0)]
+        optimizer = KINDS[kind](parameters)
+        for step in range(4):
+            for parameter, gradient in zip(parameters, values(step + 1), strict=True):
+                parameter.data = (plainly if step < 2 else lay)(parameter.data)
+                parameter.grad = (plainly if step % 2 else lay)(gradient)
+            optimizer.step()
+        found.append([parameter.detach() for parameter in parameters])
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-7) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.usefixtures("way")
+def test_a_state_of_another_shape_is_an_error_not_a_write_beyond_it():
+    parameter = torch.ones(1000, requires_grad=True)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = Lion([parameter])
+    optimizer.step()
+    optimizer.state[parameter]["exp_avg"] = torch.zeros(10)
+    with pytest.raises(RuntimeError, match="size"):
+        optimizer.step()
