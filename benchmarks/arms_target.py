@@ -80,6 +80,7 @@ def usual(gate: Gate, words: list[str], target: float, workers: int = 0, slice_s
     """The script that most would write: pytorch-lightning, torchvision's transforms for each image, a DataLoader.
 
     words: effbench's own, for the same model, data, batch, learning rate and schedule. slice_steps: laps by steps.
+    A run that ends below the target counts with its whole time.
     """
     import pytorch_lightning as pl
     from torch.utils.data import DataLoader, Dataset
@@ -151,4 +152,5 @@ def usual(gate: Gate, words: list[str], target: float, workers: int = 0, slice_s
             default_root_dir=folder,
         )  # fmt: skip
         trainer.fit(Module(), train, val)
-    raise SystemExit(f"the target of {target} was not reached")
+    gate.lap(time.perf_counter() - begun)  # not reached: counts with the whole of its time, which favours it
+    raise SystemExit("a run has one lap")

@@ -144,24 +144,32 @@ def _validate(net: nn.Module, split: Any, mean: float, std: float, layout: torch
     return correct / len(split)
 
 
-def lightning(gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words: Any = ()) -> None:
-    """pytorch-lightning's Trainer with the same parts, its usual logging and progress bar, no checkpoints."""
-    import pytorch_lightning as pl
+def _for_others(model: str, words: Any) -> tuple[nn.Module, Any]:
+    """The same network, and torch's DataLoader over images that are normalised already."""
     from torch.utils.data import DataLoader, TensorDataset
 
     from effbench import build
 
-    torch.set_num_threads(THREADS)
-    laps = Laps(gate, slice_steps, warm_up)
     chosen = config(model, tuple(words))
     data = build.splits(chosen)
     images = data.train.images / 255
     images = (images - images.mean()) / images.std()
+    loader = DataLoader(TensorDataset(images, data.train.labels), batch_size=BATCH, shuffle=True, drop_last=True)
+    return network(chosen, data), loader
+
+
+def lightning(gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words: Any = ()) -> None:
+    """pytorch-lightning's Trainer with the same parts, its usual logging and progress bar, no checkpoints."""
+    import pytorch_lightning as pl
+
+    torch.set_num_threads(THREADS)
+    laps = Laps(gate, slice_steps, warm_up)
+    net, loader = _for_others(model, words)
 
     class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.net = network(chosen, data)
+            self.net = net
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             loss = F.cross_entropy(self.net(batch[0]), batch[1])
@@ -182,28 +190,19 @@ def lightning(gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words
             accelerator="cpu", max_epochs=-1, max_steps=90_000, gradient_clip_val=1.0, default_root_dir=folder,
             callbacks=[Steps()], enable_checkpointing=False, enable_model_summary=False,
         )  # fmt: skip
-        loader = DataLoader(TensorDataset(images, data.train.labels), batch_size=BATCH, shuffle=True, drop_last=True)
         trainer.fit(Module(), loader)
 
 
 def accelerate(gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words: Any = ()) -> None:
     """Hugging Face Accelerate around the loop by hand."""
     from accelerate import Accelerator
-    from torch.utils.data import DataLoader, TensorDataset
-
-    from effbench import build
 
     torch.set_num_threads(THREADS)
     laps = Laps(gate, slice_steps, warm_up)
-    chosen = config(model, tuple(words))
-    data = build.splits(chosen)
-    images = data.train.images / 255
-    images = (images - images.mean()) / images.std()
-    net = network(chosen, data)
+    net, loader = _for_others(model, words)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=100_000)
     accelerator = Accelerator(cpu=True)
-    loader = DataLoader(TensorDataset(images, data.train.labels), batch_size=BATCH, shuffle=True, drop_last=True)
     net, optimizer, loader, schedule = accelerator.prepare(net, optimizer, loader, schedule)
     for batch in _endless(loader):
         optimizer.zero_grad()

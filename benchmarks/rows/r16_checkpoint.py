@@ -14,13 +14,11 @@ NOTE = (
 
 
 def measure() -> list[Figure]:
-    arms = [
-        Arm("ours", PLACE + "ours"),
-        Arm("torch.save", PLACE + "torch_save"),
-        Arm("torch.save and fsync", PLACE + "torch_save", {"synced": True}),
-        Arm("checkpoint.background=false", PLACE + "ours", {"background": False}),
-    ]
-    found = rounds(arms, 9, 1)
+    ours = Arm("ours", PLACE + "ours")
+    found = rounds([ours, Arm("torch.save", PLACE + "torch_save")], 16, 2)
+    synced = rounds([ours, Arm("torch.save and fsync", PLACE + "torch_save", {"synced": True})], 5, 1, control=False)
+    waiting = Arm("checkpoint.background=false", PLACE + "ours", {"background": False})
+    waited = rounds([ours, waiting], 3, 1, control=False)
     beside = rounds(
         [
             Arm("no save", PLACE + "steps_beside", {"saves": False}),
@@ -35,7 +33,8 @@ def measure() -> list[Figure]:
         figure(
             "pause / torch.save of the same state", found, over("ours", "torch.save"), "<= 0.25", milliseconds, NOTE
         ),
-        figure("pause / torch.save and fsync", found, over("ours", "torch.save and fsync"), "", milliseconds),
+        figure("pause / torch.save and fsync", synced, over("ours", "torch.save and fsync"), "", milliseconds),
+        figure("pause / the same save, waited for", waited, over("ours", waiting.name), "", milliseconds),
         figure(
             "seconds a step over the 8 s after a save / without one",
             beside,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -16,29 +16,22 @@ from torch import nn
 from effbench import build
 from effbench.commands.dry_build import refuse_early
 from effbench.commands.locking import holding
+from effbench.commands.resuming import Resumption
 from effbench.commands.signals import stopping
-from effbench.config.compare import config_digest, differing
+from effbench.config.compare import config_digest
 from effbench.config.schema import Config
 from effbench.data.batches import Finish
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError, MissingExtraError
 from effbench.models import accounting
-from effbench.records import (
-    MetricsFile,
-    keep_rows_up_to,
-    prepare_run_folder,
-    read_summary,
-    require_writable,
-    write_summary,
-    write_text,
-)
+from effbench.records import MetricsFile, prepare_run_folder, write_summary, write_text
 from effbench.redaction import redact
 from effbench.report.curves import draw_curves
 from effbench.report.environment import environment, git_state, peak_memory
 from effbench.runs import Run
 from effbench.training.allocation import keeping_freed_memory
 from effbench.training.callbacks import Callback, Callbacks, MetricsLog, Progress
-from effbench.training.checkpoint import Checkpoints, load_weights, read_manifest, read_newest, read_weights
+from effbench.training.checkpoint import Checkpoints, load_weights, read_weights
 from effbench.training.distributed import Ranks, ranks_for
 from effbench.training.loggers import LOGGERS, Spared
 from effbench.training.meter import WARMUP_STEPS
@@ -90,7 +83,7 @@ class _Session:
         data = self._load_data()
         finishing = build.finish(config, data, self.device)
         trainer = build.trainer(config, data, finishing, self.ranks, self._checkpoints(data))
-        if config.resume and self._restore(trainer, data):
+        if config.resume and Resumption(config, folder, self.ranks).restore(trainer, data):
             _tell(f"{folder} is finished; nothing is left to do")
             return Run(folder, config)
         if self.ranks.is_main:
@@ -132,94 +125,6 @@ class _Session:
         }
         folder = self.folder / "checkpoints"
         return Checkpoints(folder, section.monitor, section.mode, section.save_top_k, section.save_last, identity)
-
-    def _restore(self, trainer: Trainer, data: Splits) -> bool:
-        """Brings the trainer to the newest whole checkpoint; whether the run was over, by this same config."""
-        self._check_same_parts()
-        if self.ranks.is_main and (self.folder / "checkpoints").is_dir():
-            require_writable(self.folder / "checkpoints")
-        try:
-            path, snapshot, damaged = read_newest(self.folder / "checkpoints")
-            same_data = self._check_same_data(path, data)
-            trainer.restore(snapshot)
-        except (RuntimeError, KeyError, ValueError, ConfigError) as error:
-            raise ConfigError(f"resume={self.config.resume}: {error}") from error
-        self._check_same_batches(trainer)
-        if not same_data:
-            trainer.state.leave_epoch()
-        self._tell_restored(path, damaged)
-        done = self._status_before() in ("completed", "stopped_early")  # else it was killed before its test
-        over = trainer.state.step >= trainer.limits.steps and trainer.meter.empty  # its last validation too
-        if done and (over or self._stopped_early_before()):
-            return True
-        if self.ranks.is_main:
-            keep_rows_up_to(self.folder / "metrics.csv", trainer.state.step, trainer.meter.empty)
-        return False
-
-    def _tell_restored(self, path: Path, damaged: Sequence[str]) -> None:
-        if not self.ranks.is_main:
-            return
-        for complaint in damaged:
-            _tell(f"warning: {complaint}")
-        if damaged:
-            _tell(f"going on from {path}, the newest that is whole")
-        for key, before, now in differing(self._config_before(), self.config.to_dict()):
-            _tell(f"changed since the checkpoint: {key} from {before} to {now}")
-
-    def _check_same_data(self, checkpoint: Path, data: Splits) -> bool:
-        """Whether they are the same; other images, not allowed, would quietly make another experiment of it."""
-        before = read_manifest(checkpoint).get("data")
-        if before in (None, data.sha256) or self.config.checkpoint.allow_changed_data:
-            return before in (None, data.sha256)
-        raise ConfigError(
-            f"the dataset is not the one that {checkpoint} was trained on (its sha256 was {str(before)[:12]}…, now "
-            f"{data.sha256[:12]}…). Put the old one back, or go on with this one by checkpoint.allow_changed_data=true."
-        )
-
-    def _stopped_early_before(self) -> bool:
-        """Whether early stopping ended the run under the rule that still holds."""
-        if self._status_before() != "stopped_early":
-            return False
-        return bool(self._config_before()["early_stopping"] == self.config.to_dict()["early_stopping"])
-
-    def _status_before(self) -> str | None:
-        """The status of the run as it was left, None where it was killed."""
-        return read_summary(self.folder)["status"] if (self.folder / "summary.json").is_file() else None
-
-    def _check_same_parts(self) -> None:
-        """An optimizer takes another's state without a word, and would make nonsense of it."""
-        before = self._config_before()
-        for group in ("model", "optimizer", "scheduler"):
-            was, now = before[group]["_target_"], getattr(self.config, group).target
-            if was != now:
-                raise ConfigError(
-                    f"resume={self.config.resume}: the run was begun with {group} {was}; got {now}. Resume it with "
-                    "that, or start a new run."
-                )
-
-    def _check_same_batches(self, trainer: Trainer) -> None:
-        """In mid-epoch the rest of the epoch must be the one that was begun."""
-        if trainer.state.batch == 0:
-            return
-        before, now = self._config_before(), self.config.to_dict()
-        for config in (before, now):
-            for key in ("num_workers", "timeout_s", "eval_batch_size"):
-                config["data"].pop(key, None)
-        keys = ("accumulate_grad_batches", "limit_train_batches")
-        changed = [f"trainer.{key}" for key in keys if before["trainer"][key] != now["trainer"][key]]
-        changed += [key for key in ("seed", "data", "augment") if before[key] != now[key]]
-        if changed:
-            raise ConfigError(
-                f"resume={self.config.resume}: the run was stopped within an epoch, which must end as it was begun; "
-                f"changed: {', '.join(changed)}."
-            )
-
-    def _config_before(self) -> dict[str, Any]:
-        path = self.folder / "config.yaml"
-        try:
-            return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"resume={self.config.resume}: {path} cannot be read: {error}.") from error
 
     def _watchers(self, trainer: Trainer) -> list[Callback]:
         columns = [

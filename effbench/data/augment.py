@@ -60,6 +60,12 @@ class Augment:
     def warps(self) -> bool:
         return self.shift > 0 or self.scale > 0 or self.rotate > 0
 
+    @property
+    def draws(self) -> bool:
+        """Whether a plan of it holds anything."""
+        lit = self.brightness > 0 or self.contrast > 0
+        return self.crop_padding > 0 or self.flip > 0 or self.warps or lit or self.dropout_holes > 0 or self.mixes
+
     def draw(self, count: int, height: int, width: int, generator: Generator) -> Plan:
         """The plan of one step: every tensor has `count` rows."""
 

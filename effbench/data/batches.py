@@ -17,7 +17,7 @@ from effbench.data.ahead import in_order, received
 from effbench.data.augment import Augment, Plan, mix
 from effbench.data.splits import Split
 from effbench.errors import ConfigError
-from effbench.randomness import Purpose, derived_seed
+from effbench.randomness import Purpose, derived_seed, seed_of_step
 
 _PART = 2**18  # elements: as floats the megabyte of a core's second cache
 
@@ -35,10 +35,23 @@ class Shard:
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs: float (B, C, H, W). targets: int64 (B,), or float (B, K) where labels are mixed."""
+    """inputs: float (B, C, H, W). targets: int64 (B,), or float (B, K) where labels are mixed.
+
+    ready: the moment from which they hold their values, where a GPU makes them on a stream of their own.
+    """
 
     inputs: Tensor
     targets: Tensor
+    ready: torch.cuda.Event | None = None
+
+    def arrived(self) -> Batch:
+        """The batch for the current stream, which waits for it on the GPU alone."""
+        if self.ready is not None:
+            current = torch.cuda.current_stream(self.inputs.device)
+            current.wait_event(self.ready)
+            for tensor in (self.inputs, self.targets):
+                tensor.record_stream(current)  # else their memory could be another batch's before it is read
+        return self
 
     def __len__(self) -> int:
         return int(self.inputs.shape[0])
@@ -82,6 +95,19 @@ class Finish:
         if self.device.type != "cuda":
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def aside(self, make: Callable[[], Batch]) -> Batch:
+        """make(); on a GPU on a stream of its own, so that copies and augmentation run beside the step before."""
+        stream = self._stream
+        if stream is None:
+            return make()
+        with torch.cuda.stream(stream):
+            batch = make()
+        return replace(batch, ready=stream.record_event())
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream | None:
+        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     @cached_property
     def _statistics(self) -> tuple[Tensor, Tensor]:
@@ -164,7 +190,7 @@ class TrainBatches:
     def _received(self, epoch: int, step: int, takes: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
         place = f"epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}"
         for part, take in enumerate(takes):
-            yield received(take, lambda: place, partial(self._samples, epoch, step, part))
+            yield received(take, lambda: place, partial(self._samples, epoch, step, part)).arrived()
 
     def _samples(self, epoch: int, step: int, part: int) -> list[int]:
         """Of micro-batch `part`, this rank's: their places in the split."""
@@ -199,42 +225,56 @@ class TrainBatches:
 
     def make(self, epoch: int, step: int, part: int = 0) -> Batch:
         """Micro-batch `part` of a step, this rank's share of it."""
+        return self.finish.aside(partial(self._make, epoch, step, part))
+
+    def _make(self, epoch: int, step: int, part: int) -> Batch:
         indices, plan = self._drawn(epoch, step)
         first = part * self.batch_size
         low, high = self.shard.bounds(min(self.batch_size, len(indices) - first))
-        rows = torch.arange(first + low, first + high)
+        rows = slice(first + low, first + high)
         targets = self.split.labels[indices[rows]]
         if "partner" in plan:
             return self._mixed(targets, indices, plan, rows)
-        shape = (len(rows), *self.split.images.shape[1:])
-        inputs = self.finish.in_parts(shape, lambda part: self._augmented(indices, plan, rows[part]))
+        chosen, own = indices[rows], _rows(plan, rows)
+        shape = (len(chosen), *self.split.images.shape[1:])
+        inputs = self.finish.in_parts(shape, lambda part: self._augmented(chosen[part], _rows(own, part)))
         return Batch(inputs, self.finish.send(targets))
 
     def _drawn(self, epoch: int, step: int) -> tuple[Tensor, Plan]:
         """(sample indices, random parameters) of a whole step."""
         indices = self.step_indices(epoch, step)
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, Purpose.AUGMENT, epoch, step))
+        if not self.augment.draws:
+            return indices, {}
+        generator = torch.Generator().manual_seed(seed_of_step(self.seed, Purpose.AUGMENT, epoch, step))
         height, width = self.split.images.shape[2:]
         return indices, self.augment.draw(len(indices), int(height), int(width), generator)
 
-    def _augmented(self, indices: Tensor, plan: Plan, rows: Tensor) -> Tensor:
-        images = self.finish.send(self.split.images.index_select(0, indices[rows]))
-        return self.augment.apply(images, self._rows(plan, rows))
+    def _augmented(self, indices: Tensor, plan: Plan) -> Tensor:
+        """The images of these samples, by their rows of the plan."""
+        images = self.finish.send(self.split.images.index_select(0, indices))
+        return self.augment.apply(images, self._sent(plan))
 
-    def _rows(self, plan: Plan, rows: Tensor) -> Plan:
-        return {key: self.finish.send(value[rows]) for key, value in plan.items()}
+    def _sent(self, plan: Plan) -> Plan:
+        return {key: self.finish.send(value) for key, value in plan.items()}
 
-    def _mixed(self, targets: Tensor, indices: Tensor, plan: Plan, rows: Tensor) -> Batch:
+    def _mixed(self, targets: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Batch:
         """Partners come from the whole step, so they are looked up rather than taken from this micro-batch."""
-        inputs = self._augmented(indices, plan, rows)
-        partner_rows = plan["partner"][rows]
-        whole_step = len(rows) == len(indices)
-        partners = inputs[partner_rows] if whole_step else self._augmented(indices, plan, partner_rows)
-        share = plan["share"][rows].unsqueeze(1)
+        own = _rows(plan, rows)
+        inputs = self._augmented(indices[rows], own)
+        partner_rows = own["partner"]
+        whole_step = len(partner_rows) == len(indices)
+        partners = (
+            inputs[partner_rows] if whole_step else self._augmented(indices[partner_rows], _rows(plan, partner_rows))
+        )
+        share = own["share"].unsqueeze(1)
         one_hot = torch.eye(self.num_classes)
         soft = torch.lerp(one_hot[self.split.labels[indices[partner_rows]]], one_hot[targets], share)
-        mixed = mix(inputs, partners, self._rows(plan, rows))
+        mixed = mix(inputs, partners, self._sent(own))
         return Batch(self.finish(mixed), self.finish.send(soft))
+
+
+def _rows(plan: Plan, rows: slice | Tensor) -> Plan:
+    return {key: value[rows] for key, value in plan.items()}
 
 
 class EvalBatches:
@@ -267,9 +307,12 @@ class EvalBatches:
         starts = range(self.low, self.high, self.batch_size)
         for start, take in zip(starts, in_order(self._make, starts, self.num_workers, self.timeout_s), strict=True):
             samples = range(start, min(start + self.batch_size, self.high))
-            yield received(take, lambda: "an evaluation", partial(list, samples))
+            yield received(take, lambda: "an evaluation", partial(list, samples)).arrived()
 
     def _make(self, start: int) -> Batch:
+        return self.finish.aside(partial(self._made, start))
+
+    def _made(self, start: int) -> Batch:
         rows = slice(start, min(start + self.batch_size, self.high))
         images = self.finish.send(self.split.images[rows])
         inputs = self.finish.in_parts(images.shape, lambda part: images[part].float().mul_(1 / 255))

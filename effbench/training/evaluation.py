@@ -35,6 +35,5 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], precision: Precision, r
 def counts(loss_sum: Tensor, logits_BK: Tensor, batch: Batch) -> Tensor:
     """float64 (3,) on the device: summed loss, correct predictions, samples. Mixed labels count by their largest."""
     labels = batch.targets if batch.targets.dim() == 1 else batch.targets.argmax(1)
-    correct = (logits_BK.detach().argmax(1) == labels).sum()
-    samples = torch.full_like(correct, len(batch))
-    return torch.stack([loss_sum.detach().double(), correct.double(), samples.double()])
+    correct = (logits_BK.detach().argmax(1) == labels).sum(dtype=torch.float64)
+    return torch.stack([loss_sum.detach().double(), correct, torch.full_like(correct, len(batch))])

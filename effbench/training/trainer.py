@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from effbench.data.batches import EvalBatches, Step, TrainBatches
 from effbench.models.adapt import set_train_mode
-from effbench.randomness import Purpose, derived_seed
+from effbench.randomness import Purpose, seed_of_step
 from effbench.training.callbacks import Callbacks
 from effbench.training.checkpoint import Checkpoints, Snapshot, load_optimizer, load_weights
 from effbench.training.clipping import NoClipping
@@ -147,7 +147,7 @@ class Trainer:
             step = self.train.again(step)
 
     def _forward_and_backward(self, step: Step) -> Tensor:
-        stats = torch.zeros(3, dtype=torch.float64, device=self._device)
+        stats: Tensor | None = None
         divisor = self._divisor(step) / self.ranks.world  # ranks average their gradients
         last = step.num_micro_batches - 1
         for index, batch in enumerate(self.clocks.waiting(step.micro_batches)):
@@ -157,7 +157,9 @@ class Trainer:
                         logits_BK = self.forward(piece.inputs)
                         loss = self.objective.summed(logits_BK, piece.targets)
                     self.precision.backward(loss / divisor)
-                    stats += counts(loss, logits_BK, piece)
+                    seen = counts(loss, logits_BK, piece)
+                    stats = seen if stats is None else stats + seen
+        assert stats is not None  # a step has a micro-batch
         return stats
 
     def update(self, stats: Tensor) -> None:
@@ -336,7 +338,7 @@ class Trainer:
         return self.objective.divisor(step.samples, mass)
 
     def _seed_forward(self, step: Step) -> None:
-        seed = derived_seed(self.train.seed, Purpose.FORWARD, step.epoch, step.index, self.ranks.rank)
+        seed = seed_of_step(self.train.seed, Purpose.FORWARD, step.epoch, step.index, self.ranks.rank)
         torch.default_generator.manual_seed(seed)
         if self._device.type == "cuda":
             torch.cuda.manual_seed(seed)

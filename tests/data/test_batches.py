@@ -268,6 +268,20 @@ def test_the_class_mass_of_a_step_is_the_sum_of_its_targets_over_all_ranks(world
         assert float(step.class_mass().sum()) == pytest.approx(step.samples)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_gpu_makes_the_same_batches_on_a_stream_of_its_own(workers):
+    on_cpu, on_gpu = (
+        batches(augment=Augment(crop_padding=2, flip=0.5, mixup_alpha=0.4), num_workers=workers, finish=finish)
+        for finish in (PLAIN, Finish((0.0, 0.0), (1.0, 1.0), torch.device("cuda")))
+    )
+    for a, b in zip(on_cpu.epoch(0), on_gpu.epoch(0), strict=True):
+        for here, there in zip(a.micro_batches, b.micro_batches, strict=True):
+            assert there.ready is not None
+            torch.testing.assert_close(there.inputs.cpu(), here.inputs)
+            torch.testing.assert_close(there.targets.cpu(), here.targets)
+
+
 def test_mixup_mixes_images_and_labels_by_the_same_share():
     made = batches(augment=Augment(mixup_alpha=0.4))
     for step in range(made.steps_per_epoch):

@@ -102,7 +102,7 @@ MUTANTS = (
     Mutant(
         "augmentation draws from a global stream",
         "effbench.data.batches:TrainBatches._drawn",
-        (("derived_seed(self.seed, Purpose.AUGMENT, epoch, step)", GLOBAL_DRAW),),
+        (("seed_of_step(self.seed, Purpose.AUGMENT, epoch, step)", GLOBAL_DRAW),),
         everywhere=True,
     ),
     Mutant(
@@ -147,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         "rows logged after the checkpoint stay",
-        "effbench.commands.training:_Session._restore",
+        "effbench.commands.resuming:Resumption.restore",
         (("keep_rows_up_to(", "(lambda *_, **__: None)("),),
         brief=True,
     ),
