@@ -41,6 +41,7 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
     """`effbench train` with these words."""
     import effbench
     from effbench import build
+    from effbench.models.adapt import set_train_mode
     from effbench.training.callbacks import Callbacks
     from effbench.training.trainer import Trainer
 
@@ -59,6 +60,7 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
         epoch_end(self, state, values)
         trainer = loaded["trainer"]
         _, accuracy = trainer.evaluate(loaded["batches"](), trainer.ranks)
+        set_train_mode(trainer.forward)  # evaluation leaves it in eval mode
         if accuracy >= target:
             gate.lap(time.perf_counter() - loaded["begun"])
 
