@@ -147,16 +147,26 @@ def test_exporting_sees_torch_s_own_convolution():
     assert torch.allclose(program.module()(x), net(x))
 
 
-@pytest.mark.parametrize(("capability", "taken"), [("AVX2", 1), ("AVX512", 0)])
-def test_without_a_compiler_small_maps_alone_are_taken_where_torch_is_slower(capability, taken, monkeypatch):
+@pytest.mark.parametrize(
+    ("capability", "channels", "taken"),
+    [("AVX2", 8, [4]), ("AVX512", 8, []), ("AVX512", 240, [4]), ("DEFAULT", 240, [])],
+)
+def test_without_a_compiler_small_maps_alone_are_taken_where_torch_is_slower(capability, channels, taken, monkeypatch):
     monkeypatch.setattr(depthwise, "library", lambda: None)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    used, depthwise_gradient = [], depthwise._shifted
-    monkeypatch.setattr(depthwise, "_shifted", lambda *args: used.append(1) or depthwise_gradient(*args))
-    net = quick()
+    used, shifted = [], depthwise._shifted
+    monkeypatch.setattr(depthwise, "_shifted", lambda x, *args: used.append(x.shape[2]) or shifted(x, *args))
+    plain = nn.Sequential(nn.Conv2d(channels, channels, 5, padding=2, groups=channels)).to(
+        memory_format=torch.channels_last
+    )
+    net = copy.deepcopy(plain)
+    quicken(net)
     for size in (4, 20):
-        net(last(torch.randn(2, 8, size, size))).sum().backward()
-    assert len(used) == taken
+        x = last(torch.randn(2, channels, size, size))
+        for each in (plain, net):
+            each(x).square().sum().backward()
+    assert used == taken
+    assert torch.allclose(plain[0].weight.grad, net[0].weight.grad, rtol=1e-4, atol=1e-3)
 
 
 @needs_compiler
