@@ -17,6 +17,7 @@ from benchmarks.gate import Gate
 
 THREADS = 2
 SLICE_S = 1.0  # what a peer's workers finish between a slice's end and their being stopped is a thousandth of it
+WARM_S = 0.3
 IMAGES, CLASSES = 20_000, 10  # 61 MB at 32 pixels: twice the processor's last cache
 BATCH, FOLDER_BATCH = 128, 32
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -193,12 +194,15 @@ TRANSFORMS: dict[str, Callable[[], Any]] = {
 
 
 def drain(gate: Gate, epoch: Callable[[int], Iterable[Tensor]]) -> None:
-    """Endless epochs in slices of SLICE_S or a little more."""
+    """Endless epochs in slices of SLICE_S or a little more, each after a while untimed: another arm had the caches."""
     stream = itertools.chain.from_iterable(map(epoch, itertools.count()))
     for _ in range(3):
         next(stream)
     gate.lap()
     while True:
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < WARM_S:
+            next(stream)
         seen, begun = 0, time.perf_counter()
         while (taken := time.perf_counter() - begun) < SLICE_S or not seen:
             seen += len(next(stream))
