@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -60,11 +61,10 @@ class Augment:
     def warps(self) -> bool:
         return self.shift > 0 or self.scale > 0 or self.rotate > 0
 
-    @property
+    @cached_property
     def draws(self) -> bool:
-        """Whether a plan of it holds anything."""
-        lit = self.brightness > 0 or self.contrast > 0
-        return self.crop_padding > 0 or self.flip > 0 or self.warps or lit or self.dropout_holes > 0 or self.mixes
+        """Whether a plan of it holds anything: an option is not at its zero (the size of no holes does not matter)."""
+        return self != Augment(dropout_size=self.dropout_size)
 
     def draw(self, count: int, height: int, width: int, generator: Generator) -> Plan:
         """The plan of one step: every tensor has `count` rows."""

@@ -3,7 +3,8 @@
 There oneDNN walks positions one channel at a time. Channels lie side by side in channels-last memory, so the sum over
 positions is a product of whole rows instead: compiled (effbench/kernels/depthwise.c), or without a compiler as k * k
 shifted products, which pays on small maps; where oneDNN has AVX-512, on small maps of many channels only (EPYC, 2
-threads: 1.1 to 1.9 times its speed there, 0.3 to 0.9 elsewhere). Forward pass and input gradient stay torch's.
+threads, the least of 7: 1.1 to 1.9 times its speed there, 0.3 to 1.0 elsewhere). Forward pass and input gradient stay
+torch's.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -400,3 +401,10 @@ def test_a_fraction_out_of_range_is_named(key, value):
 def test_an_amount_that_is_negative_or_not_finite_is_named(key, value):
     with pytest.raises(ConfigError, match=rf"augment\.{key} must be finite and not negative; got {value}"):
         Augment(**{key: value})
+
+
+@pytest.mark.parametrize("option", [field.name for field in dataclasses.fields(Augment)])
+def test_each_option_by_itself_draws_or_has_nothing_to_draw(option):
+    augment = Augment(**{option: 1 if option in ("crop_padding", "dropout_holes") else 0.5})
+    plan = augment.draw(4, 8, 8, torch.Generator().manual_seed(0))
+    assert augment.draws == bool(plan) == (option != "dropout_size")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import resource
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -207,3 +208,17 @@ def test_output_shape_is_that_of_one_images_logits() -> None:
 def test_an_image_that_does_not_fit_is_refused_with_the_models_name() -> None:
     with pytest.raises(ConfigError, match="model 'x' cannot take data.image_size 28 x 28"):
         check_image_fits(cnn(7, 1, (32, 32)), "model 'x'", (1, 28, 28))
+
+
+@pytest.mark.parametrize("size", [28, 32])
+def test_the_look_whether_an_image_fits_leaves_no_trace(size: int) -> None:
+    model = cnn(7, 1, (32, 32))
+    model[0].eval()
+    modes = [module.training for module in model.modules()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    with pytest.raises(ConfigError) if size == 28 else nullcontext():
+        check_image_fits(model, "model 'x'", (1, size, size))
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
