@@ -21,8 +21,8 @@ def network(name: str, pixels: int) -> nn.Module:
 
 
 def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool) -> None:
-    """A slice: seconds of `count` training steps, channels last; ours: with effbench's depthwise convolutions."""
-    from effbench.models.depthwise import quicken
+    """A slice: seconds of `count` training steps, channels last; ours: with effbench's convolutions."""
+    from effbench.models.quick import quicken
 
     torch.set_num_threads(THREADS)
     net = network(name, pixels)
@@ -48,7 +48,8 @@ def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool
 
 def large_depthwise(name: str, pixels: int) -> list[tuple[int, int, int, int, int]]:
     """(channels, height, width, kernel, stride) of the convolutions that effbench takes over, each once."""
-    from effbench.models.depthwise import DepthwiseConv2d, quicken
+    from effbench.models.depthwise import DepthwiseConv2d
+    from effbench.models.quick import quicken
 
     net = network(name, pixels)
     quicken(net)

@@ -22,7 +22,7 @@ from effbench.data.splits import Split, Splits, channel_statistics
 from effbench.errors import ConfigError, unknown_name
 from effbench.models.accounting import output_shape
 from effbench.models.adapt import freeze, load_pretrained
-from effbench.models.depthwise import quicken
+from effbench.models.quick import quicken
 from effbench.optimizers.groups import parameter_groups
 from effbench.randomness import Purpose, derived_seed
 from effbench.training.callbacks import Callbacks

@@ -8,7 +8,7 @@ is cut into ranks and micro-batches, so what a sample sees depends on neither.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -60,6 +60,11 @@ class Augment:
     @property
     def warps(self) -> bool:
         return self.shift > 0 or self.scale > 0 or self.rotate > 0
+
+    @cached_property
+    def only_moves(self) -> bool:
+        """Whether its images are made of the pixels as they are: cropped and mirrored at most."""
+        return replace(self, crop_padding=0, flip=0.0, dropout_size=0.0) == Augment(dropout_size=0.0)
 
     @cached_property
     def draws(self) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from effbench.data.ahead import in_order, received
 from effbench.data.augment import Augment, Plan, mix
+from effbench.data.lookup import Crop, can_look_up, look_up
 from effbench.data.splits import Split
 from effbench.errors import ConfigError
 from effbench.randomness import Purpose, derived_seed, seed_of_step
@@ -119,6 +120,16 @@ class Finish:
         """Floats in [0, 1], in place -> zero mean and unit deviation by channel."""
         mean, std = self._statistics
         return x_BCHW.sub_(mean).div_(std).contiguous(memory_format=self.memory_format)
+
+    @cached_property
+    def table(self) -> Tensor:
+        """float (C, 256): what becomes of each value of a pixel of channel C."""
+        values = torch.arange(256.0, device=self.device).mul_(1 / 255)
+        return self(values.expand(1, len(self.mean), 1, 256).clone()).reshape(-1, 256)
+
+    def looks_up(self, images: Tensor) -> bool:
+        """Whether a batch of these can be made in one compiled pass."""
+        return self.device.type == "cpu" and can_look_up(images)
 
     def in_parts(self, shape_BCHW: Sequence[int], make: Callable[[slice], Tensor]) -> Tensor:
         """self(make(all rows)), the same values; on a CPU in parts that stay in its cache until they are done."""
@@ -236,9 +247,16 @@ class TrainBatches:
         if "partner" in plan:
             return self._mixed(targets, indices, plan, rows)
         chosen, own = indices[rows], _rows(plan, rows)
-        shape = (len(chosen), *self.split.images.shape[1:])
-        inputs = self.finish.in_parts(shape, lambda part: self._augmented(chosen[part], _rows(own, part)))
-        return Batch(inputs, self.finish.send(targets))
+        return Batch(self._inputs(chosen, own), self.finish.send(targets))
+
+    def _inputs(self, indices: Tensor, plan: Plan) -> Tensor:
+        """The finished images of these samples, by their rows of the plan."""
+        finish, images, augment = self.finish, self.split.images, self.augment
+        if augment.only_moves and finish.looks_up(images):
+            crop = Crop(plan.get("offset"), augment.crop_padding, plan.get("flip"))
+            return look_up(images, indices, finish.table, crop, finish.memory_format)
+        shape = (len(indices), *images.shape[1:])
+        return finish.in_parts(shape, lambda part: self._augmented(indices[part], _rows(plan, part)))
 
     def _drawn(self, epoch: int, step: int) -> tuple[Tensor, Plan]:
         """(sample indices, random parameters) of a whole step."""
@@ -314,9 +332,14 @@ class EvalBatches:
 
     def _made(self, start: int) -> Batch:
         rows = slice(start, min(start + self.batch_size, self.high))
-        images = self.finish.send(self.split.images[rows])
-        inputs = self.finish.in_parts(images.shape, lambda part: images[part].float().mul_(1 / 255))
-        return Batch(inputs, self.finish.send(self.split.labels[rows]))
+        return Batch(self._inputs(rows), self.finish.send(self.split.labels[rows]))
+
+    def _inputs(self, rows: slice) -> Tensor:
+        finish, images = self.finish, self.split.images
+        if finish.looks_up(images):
+            return look_up(images, torch.arange(rows.start, rows.stop), finish.table, Crop(), finish.memory_format)
+        sent = finish.send(images[rows])
+        return finish.in_parts(sent.shape, lambda part: sent[part].float().mul_(1 / 255))
 
 
 def _step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world: int) -> list[int]:

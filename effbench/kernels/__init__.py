@@ -19,7 +19,8 @@ from pathlib import Path
 
 from effbench.places import cache_home
 
-SOURCES = ("steps.c", "depthwise.c")
+SOURCES = ("steps.c", "clip.c", "batch_norm.c", "depthwise.c", "pixels.c")
+HEADERS = ("elements.h",)
 FLAGS = (
     "-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
     "-shared", "-fPIC",
@@ -57,9 +58,10 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
 def _built(compiler: str) -> Path:
     """The shared object for these sources, flags, this compiler and this processor; compiled where it is missing."""
     sources = [Path(__file__).with_name(name) for name in SOURCES]
+    read = [*sources, *(Path(__file__).with_name(name) for name in HEADERS)]
     threading = _openmp()
     key = hashlib.sha256()
-    for part in (*FLAGS, *threading, compiler, _processor(), *(path.read_text() for path in sources)):
+    for part in (*FLAGS, *threading, compiler, _processor(), *(path.read_text() for path in read)):
         key.update(part.encode() + b"\0")
     target = cache_home() / "kernels" / f"{key.hexdigest()[:24]}.so"
     if not target.is_file():

@@ -1,23 +1,8 @@
 // Optimizer steps in one pass over memory. Every tensor is float32; a parameter, its gradient and its state share their
 // strides, so that they are the same walk. Sums are written as torch's own kernels round them: fmaf where they fuse.
 #include <math.h>
-#include <stdint.h>
 
-typedef int64_t i64;
-
-// BODY for each tensor's part [begin, end) of this thread's even share of all elements.
-#define FOR_MY_ELEMENTS(BODY)                                                                                           \
-    i64 total = 0;                                                                                                      \
-    for (i64 t = 0; t < count; t++) total += sizes[t];                                                                  \
-    _Pragma("omp parallel for num_threads(threads) schedule(static)")                                                   \
-    for (int part = 0; part < threads; part++) {                                                                        \
-        i64 low = total * part / threads, high = total * (part + 1) / threads, first = 0;                               \
-        for (i64 t = 0; t < count && first < high; first += sizes[t], t++) {                                            \
-            i64 begin = low > first ? low - first : 0;                                                                  \
-            i64 end = high - first < sizes[t] ? high - first : sizes[t];                                                \
-            if (begin < end) BODY                                                                                       \
-        }                                                                                                               \
-    }
+#include "elements.h"
 
 // arXiv:2302.06675, in the order of lion-pytorch's operations. sign: -1 to maximize. keep: 1 - lr * weight_decay.
 void lion(i64 count, const i64 *sizes, float **params, float **gradients, float **moments, float sign, float keep,
@@ -34,7 +19,7 @@ void lion(i64 count, const i64 *sizes, float **params, float **gradients, float 
             p[i] = fmaf(s, -lr, p[i] * keep);
             m[i] = fmaf(gi, c2, m[i] * b2);
         }
-    })
+    });
 }
 
 // arXiv:2208.06677 as its authors run it. later: 0 in a parameter's first step, where d_1 = 0, else 1. w: 1 - beta.
@@ -64,5 +49,5 @@ void adan(i64 count, const i64 *sizes, float **params, float **gradients, float 
             v[i] = vi;
             n[i] = ni;
         }
-    })
+    });
 }

@@ -36,14 +36,7 @@ class DepthwiseConv2d(nn.Conv2d):
         return plain
 
 
-def quicken(model: nn.Module) -> None:
-    """Makes the model's large depthwise convolutions DepthwiseConv2d, in place."""
-    for module in model.modules():
-        if type(module) is nn.Conv2d and _is_large_depthwise(module):
-            module.__class__ = DepthwiseConv2d
-
-
-def _is_large_depthwise(conv: nn.Conv2d) -> bool:
+def is_large_depthwise(conv: nn.Conv2d) -> bool:
     """Square, centred, undilated: what MobileNet and its kin have."""
     (kernel, other), stride, padding = conv.kernel_size, conv.stride, conv.padding
     return (

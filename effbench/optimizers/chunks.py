@@ -16,22 +16,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from effbench.kernels.tensors import layout_of
+
 ELEMENTS = 2**18  # a MB of float32 a list; 2**15 to 2**17 were slower, 2**19 alike (EPYC, 2 threads, n = 14)
 FEW = 4  # lists a thread, under which it is not worth waking them
 _START_S = 60.0
 
 Update = Callable[[list[list[Tensor]]], None]
-
-_LAYOUTS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
-_DIMENSIONS = {torch.channels_last: 4, torch.channels_last_3d: 5}
-
-
-def layout_of(tensor: Tensor) -> torch.memory_format | None:
-    """In which order its elements fill memory without gaps; None for one that does not."""
-    for layout in _LAYOUTS:
-        if _DIMENSIONS.get(layout, tensor.dim()) == tensor.dim() and tensor.is_contiguous(memory_format=layout):
-            return layout
-    return None
 
 
 def in_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-from array import array
 from collections.abc import Sequence
-from functools import lru_cache
-from operator import attrgetter, eq
 
 import torch
 from torch import Tensor
 
 from effbench.kernels import library
-from effbench.optimizers.chunks import in_layout, layout_of
+from effbench.kernels.tensors import FLOAT32, KIND, Columns, alike, call, layout_of
+from effbench.optimizers.chunks import in_layout
 
 Rows = list[tuple[Tensor, ...]]
-Columns = list[list[Tensor]]
 
 
 def divide(parameters: Sequence[Tensor], states: Sequence[Sequence[Tensor]]) -> tuple[Columns, Rows]:
@@ -26,7 +22,7 @@ def divide(parameters: Sequence[Tensor], states: Sequence[Sequence[Tensor]]) -> 
     columns = [list(parameters), [gradient_of(parameter) for parameter in parameters], *map(list, states)]
     if library() is None:
         return [[] for _ in columns], list(zip(*columns, strict=True))
-    if _alike(columns):
+    if alike(columns):
         return columns, []
     taken: Rows = []
     others: Rows = []
@@ -48,34 +44,10 @@ def _layout(tensor: Tensor) -> torch.memory_format:
     return layout
 
 
-_KIND = attrgetter("dtype", "device", "layout")
-_FLOAT32 = (torch.float32, torch.device("cpu"), torch.strided)
-
-
-def _alike(columns: Columns) -> bool:
-    """Whether one pass can take all of them as they are, found out column by column without a tuple that stays.
-
-    ResNet-152 has 467 parameters, and a Python function for each row would take a seventh of Lion's step.
-    """
-    parameters, *rest = columns
-    if any(set(map(_KIND, column)) != {_FLOAT32} for column in columns):
-        return False
-    strides, counts = list(map(Tensor.stride, parameters)), list(map(Tensor.numel, parameters))
-    return all(map(_without_gaps, map(Tensor.size, parameters), strides)) and all(
-        all(map(eq, map(Tensor.stride, column), strides)) and all(map(eq, map(Tensor.numel, column), counts))
-        for column in rest
-    )
-
-
-@lru_cache(maxsize=4096)
-def _without_gaps(shape: torch.Size, stride: tuple[int, ...]) -> bool:
-    return layout_of(torch.empty_strided(shape, stride, device="meta")) is not None
-
-
 def _can_take(row: tuple[Tensor, ...]) -> bool:
     """Whether it is float32 on the CPU, laid out without gaps and alike; but for the gradient, which can be copied."""
     parameter, _, *states = row
-    if any(_KIND(tensor) != _FLOAT32 or tensor.shape != parameter.shape for tensor in row):
+    if any(KIND(tensor) != FLOAT32 or tensor.shape != parameter.shape for tensor in row):
         return False
     layout = layout_of(parameter)
     return layout is not None and all(tensor.is_contiguous(memory_format=layout) for tensor in states)
@@ -85,7 +57,7 @@ def lion(columns: Columns, lr: float, betas: Sequence[float], weight_decay: floa
     """One step of all of them in place, as `divide` chose them. columns: parameters, gradients, exp_avg."""
     b1, b2 = betas
     numbers = (-1.0 if maximize else 1.0, 1 - lr * weight_decay, lr, b1, 1 - b1, b2, 1 - b2)
-    _call("lion", columns, numbers)
+    call("lion", columns, numbers)
 
 
 def adan(
@@ -101,18 +73,4 @@ def adan(
     b1, b2, b3 = betas
     scales = (1 / (1 - b1**t), b2 / (1 - b2**t), (1 - b3**t) ** -0.5)
     numbers = (-1.0 if maximize else 1.0, float(t > 1), lr, 1 - b1, 1 - b2, b2, b3, 1 - b3, *scales, eps)
-    _call("adan", columns, (*numbers, 1 / (1 + lr * weight_decay)))
-
-
-def _call(name: str, columns: Columns, numbers: Sequence[float]) -> None:
-    compiled, count = library(), len(columns[0])
-    if compiled is None or not count:
-        return
-    sizes = array("q", map(Tensor.numel, columns[0]))
-    addresses = [array("Q", map(Tensor.data_ptr, column)) for column in columns]  # pointers are of 64 bits
-    getattr(compiled, name)(
-        ctypes.c_int64(count),
-        *(ctypes.c_void_p(values.buffer_info()[0]) for values in (sizes, *addresses)),
-        *map(ctypes.c_float, numbers),
-        ctypes.c_int(torch.get_num_threads()),
-    )
+    call("adan", columns, (*numbers, 1 / (1 + lr * weight_decay)))

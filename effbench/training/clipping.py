@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from effbench.kernels import library
+from effbench.kernels.tensors import alike, call
+
 
 class NoClipping:
     def __call__(self) -> None:
@@ -14,13 +17,20 @@ class NoClipping:
 
 
 class ClipNorm(NoClipping):
-    """Scales all gradients down together when their L2 norm exceeds `limit` (arXiv:1211.5063)."""
+    """Scales all gradients down together when their L2 norm exceeds `limit` (arXiv:1211.5063).
+
+    Compiled where it can be (effbench/kernels/clip.c): torch's takes 4 % of a step of MobileNetV3-small on a CPU.
+    """
 
     def __init__(self, parameters: Sequence[Tensor], limit: float):
         self._parameters, self._limit = list(parameters), limit
 
     def __call__(self) -> None:
-        torch.nn.utils.clip_grad_norm_(self._parameters, self._limit)
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        if library() is not None and alike([gradients]):
+            call("clip_norm", [gradients], [self._limit])
+        else:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._limit)
 
 
 class ClipValue(NoClipping):

@@ -8,7 +8,7 @@ from torch import nn
 
 from effbench.data.batches import Finish
 from effbench.export.portable import portable
-from effbench.models.depthwise import quicken
+from effbench.models.quick import quicken
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.5, 0.25, 0.125)
 

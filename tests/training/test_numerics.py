@@ -194,7 +194,8 @@ def test_clipping_is_torchs_and_bites(algorithm, accumulate):
     run.fit()
     torchs = {"norm": nn.utils.clip_grad_norm_, "value": nn.utils.clip_grad_value_}[algorithm]
     plain_loop(theirs, run.train, sgd(theirs), clip=lambda: torchs(theirs.parameters(), limit))
-    assert largest_difference(weights(ours), weights(theirs)) < (1e-6 if accumulate > 1 else 1e-12)
+    rounded = accumulate > 1 or algorithm == "norm"  # the compiled sum of squares is kept in float64
+    assert largest_difference(weights(ours), weights(theirs)) < (1e-6 if rounded else 1e-12)
     unclipped = dense()
     plain_loop(unclipped, run.train, sgd(unclipped))
     assert largest_difference(weights(unclipped), weights(theirs)) > 1e-3
@@ -278,7 +279,7 @@ def test_16_mixed_is_torchs_autocast_with_its_grad_scaler(limit):
         scaler=torch.amp.GradScaler("cpu"),
         clip=lambda: nn.utils.clip_grad_norm_(theirs.parameters(), limit) if limit else None,
     )
-    assert same(weights(ours), weights(theirs))
+    assert largest_difference(weights(ours), weights(theirs)) < (1e-6 if limit else 1e-12)
 
 
 def test_l1_under_16_mixed_is_in_true_gradient_units():

@@ -1,0 +1,26 @@
+// Clipping by the norm of all gradients (arXiv:1211.5063), each read once, and written only where it is too long.
+#include <math.h>
+
+#include "elements.h"
+
+// limit: of the L2 norm. The sum of squares is kept in float64: it neither overflows nor depends on how it is cut.
+void clip_norm(i64 count, const i64 *sizes, float **gradients, float limit, int threads) {
+    double sums[threads];
+    for (int part = 0; part < threads; part++) sums[part] = 0.0;
+    FOR_MY_ELEMENTS({
+        const float *restrict g = gradients[t];
+        double sum = 0.0;
+        _Pragma("omp simd reduction(+ : sum)")
+        for (i64 i = begin; i < end; i++) sum += (double)g[i] * (double)g[i];
+        sums[part] += sum;
+    });
+    double square = 0.0;
+    for (int part = 0; part < threads; part++) square += sums[part];
+    float scale = limit / ((float)sqrt(square) + 1e-6f);
+    if (scale >= 1.0f) return;  // a norm of NaN goes on: it makes all of them NaN, as torch's does
+    FOR_MY_ELEMENTS({
+        float *restrict g = gradients[t];
+        _Pragma("omp simd")
+        for (i64 i = begin; i < end; i++) g[i] *= scale;
+    });
+}

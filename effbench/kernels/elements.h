@@ -1,0 +1,20 @@
+// What the functions over lists of float32 tensors have in common.
+#include <stdint.h>
+
+typedef int64_t i64;
+
+// BODY for each tensor's part [begin, end) of this thread's even share of all elements; `part` numbers the shares.
+#define FOR_MY_ELEMENTS(BODY)                                                                                          \
+    do {                                                                                                               \
+        i64 total = 0;                                                                                                 \
+        for (i64 t = 0; t < count; t++) total += sizes[t];                                                             \
+        _Pragma("omp parallel for num_threads(threads) schedule(static)")                                              \
+        for (int part = 0; part < threads; part++) {                                                                   \
+            i64 low = total * part / threads, high = total * (part + 1) / threads, first = 0;                          \
+            for (i64 t = 0; t < count && first < high; first += sizes[t], t++) {                                       \
+                i64 begin = low > first ? low - first : 0;                                                             \
+                i64 end = high - first < sizes[t] ? high - first : sizes[t];                                           \
+                if (begin < end) BODY                                                                                  \
+            }                                                                                                          \
+        }                                                                                                              \
+    } while (0)

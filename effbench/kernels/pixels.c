@@ -1,0 +1,50 @@
+// Batches from uint8 images in one pass: picked, cropped, mirrored, and each pixel made a float by its channel's table.
+// A pixel has 256 values, so whatever is done to it alone, such as normalising, has been done to all of them before.
+#include <stdint.h>
+
+typedef int64_t i64;
+
+// Pixels [first, last) of a row of `width`, beginning at from[0] or, mirrored, ending there; black beyond.
+static inline __attribute__((always_inline)) void row_of_pixels(const uint8_t *from, const float *table, float *to,
+                                                                i64 width, i64 first, i64 last, int mirrored,
+                                                                i64 apart) {
+    float black = table[0];
+    for (i64 w = 0; w < first; w++) to[w * apart] = black;
+    if (mirrored)
+        for (i64 w = first; w < last; w++) to[w * apart] = table[from[width - 1 - w]];
+    else
+        for (i64 w = first; w < last; w++) to[w * apart] = table[from[w]];
+    for (i64 w = last; w < width; w++) to[w * apart] = black;
+}
+
+// images: (any, C, H, W). chosen: (N). offsets: (N, 2), rows and columns in [0, 2 * padding], or null without a crop.
+// flips: (N), or null. tables: (C, 256). out: (N, C, H, W), or (N, H, W, C) where channels_last.
+void look_up_pixels(const uint8_t *images, const i64 *chosen, const i64 *offsets, const uint8_t *flips,
+                    const float *tables, float *out, i64 N, i64 C, i64 H, i64 W, i64 padding, int channels_last,
+                    int threads) {
+    i64 plane = H * W, image = C * plane, apart = channels_last ? C : 1;
+    _Pragma("omp parallel for num_threads(threads) schedule(static)")
+    for (i64 n = 0; n < N; n++) {
+        i64 down = offsets ? offsets[2 * n] - padding : 0, right = offsets ? offsets[2 * n + 1] - padding : 0;
+        int mirrored = flips && flips[n];
+        // Where the row taken lies within the image, in the order of the result.
+        i64 before = right < 0 ? -right : 0, after = right > 0 ? right : 0;
+        if (before > W) before = W;
+        if (after > W) after = W;
+        i64 first = mirrored ? after : before, last = W - (mirrored ? before : after);
+        for (i64 h = 0; h < H; h++) {
+            int inside = h + down >= 0 && h + down < H;
+            for (i64 c = 0; c < C; c++) {
+                const uint8_t *from = images + chosen[n] * image + c * plane + (inside ? (h + down) * W + right : 0);
+                float *to = out + n * image + (channels_last ? h * W * C + c : c * plane + h * W);
+                const float *table = tables + 256 * c;
+                if (!inside)
+                    row_of_pixels(from, table, to, W, W, W, 0, apart);
+                else if (apart == 1)
+                    row_of_pixels(from, table, to, W, first, last, mirrored, 1);
+                else
+                    row_of_pixels(from, table, to, W, first, last, mirrored, apart);
+            }
+        }
+    }
+}
