@@ -15,7 +15,7 @@ TITLE = "Training step of MobileNets: torch's layers beside ours, channels last"
 STEPS = "benchmarks.arms_models:steps"
 OFF = {"EFFBENCH_KERNELS": "off"}
 NOTE = (
-    "Ours: depthwise weight gradients by shape, 1 x 1 maps as linear layers and, compiled, batch normalisation with its "
+    "Ours: depthwise weight gradients by shape, 1 x 1 maps as linear layers, and compiled batch normalisation with its "
     "activation. MobileNetV2 has 3 x 3 depthwise convolutions alone, which stay torch's."
 )
 

@@ -124,7 +124,7 @@ class Finish:
     @cached_property
     def table(self) -> Tensor:
         """float (C, 256): what becomes of each value of a pixel of channel C."""
-        values = torch.arange(256.0, device=self.device).mul_(1 / 255)
+        values = torch.arange(256, dtype=torch.float32, device=self.device).mul_(1 / 255)
         return self(values.expand(1, len(self.mean), 1, 256).clone()).reshape(-1, 256)
 
     def looks_up(self, images: Tensor) -> bool:
@@ -177,6 +177,7 @@ class TrainBatches:
         if limit_steps is not None:
             self._sizes = self._sizes[:limit_steps]
         self._order: tuple[int, Tensor] | None = None
+        self._looks_up = self.augment.only_moves and finish.looks_up(split.images)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -252,7 +253,7 @@ class TrainBatches:
     def _inputs(self, indices: Tensor, plan: Plan) -> Tensor:
         """The finished images of these samples, by their rows of the plan."""
         finish, images, augment = self.finish, self.split.images, self.augment
-        if augment.only_moves and finish.looks_up(images):
+        if self._looks_up:
             crop = Crop(plan.get("offset"), augment.crop_padding, plan.get("flip"))
             return look_up(images, indices, finish.table, crop, finish.memory_format)
         shape = (len(indices), *images.shape[1:])
@@ -311,6 +312,7 @@ class EvalBatches:
     ):
         self.split, self.batch_size, self.finish = split, batch_size, finish
         self.num_workers, self.timeout_s = num_workers, timeout_s
+        self._looks_up = finish.looks_up(split.images)
         self.low, self.high = (shard or Shard()).bounds(len(split))
         if limit_batches is not None:
             self.high = min(self.high, self.low + limit_batches * batch_size)
@@ -336,7 +338,7 @@ class EvalBatches:
 
     def _inputs(self, rows: slice) -> Tensor:
         finish, images = self.finish, self.split.images
-        if finish.looks_up(images):
+        if self._looks_up:
             return look_up(images, torch.arange(rows.start, rows.stop), finish.table, Crop(), finish.memory_format)
         sent = finish.send(images[rows])
         return finish.in_parts(sent.shape, lambda part: sent[part].float().mul_(1 / 255))

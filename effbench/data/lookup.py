@@ -38,11 +38,15 @@ def look_up(
     crop: Crop,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """float32 (B, C, H, W): the crops of the chosen images, each pixel by its channel's table."""
+    """float32 (B, C, H, W): the crops of the chosen images, each pixel by its channel's table.
+
+    chosen: int64 (B,). table: float32 (C, 256), or (1, 256) for all channels.
+    """
     compiled = library()
     assert compiled is not None
     _, channels, height, width = images.shape
-    out = torch.empty((len(chosen_B), channels, height, width), memory_format=memory_format)
+    size = (len(chosen_B), channels, height, width)
+    out = torch.empty(size, dtype=torch.float32, device=images.device, memory_format=memory_format)
     tables = table_C256.expand(channels, 256).contiguous()
     read = [None if rows is None else rows.contiguous() for rows in (chosen_B, crop.offset, crop.flip)]
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in (images, *read, tables, out))

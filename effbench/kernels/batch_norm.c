@@ -49,13 +49,13 @@ INLINE float slope(float v, int act) {
         default: CALL(NONE);                                                                                           \
     }
 
-// Sums of x - origin and of its squares: near the mean, so that nothing is lost in their difference.
-INLINE void sum_strip(const float *x, const float *origin, double *sums, i64 rows, i64 C, int lanes) {
+// Sums of x - origin and of its squares, the origin being the block's first row: little is lost in their difference.
+INLINE void sum_strip(const float *x, double *sums, i64 rows, i64 C, int lanes) {
     float first[MOST] = {0}, second[MOST] = {0};
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
         for (int l = 0; l < lanes; l++) {
-            float d = x[r * C + l] - origin[l];
+            float d = x[r * C + l] - x[l];
             first[l] += d;
             second[l] += d * d;
         }
@@ -104,14 +104,27 @@ INLINE void gradient_strip(const float *x, const float *dy, const float *mean, c
     }
 }
 
+#define BLOCK_ROWS (R - b * ROWS < ROWS ? R - b * ROWS : ROWS)
+
 // Into the first block's sums, in the order of the blocks.
 static void add_blocks(double *sums, i64 blocks, i64 C) {
     for (i64 b = 1; b < blocks; b++)
         for (i64 c = 0; c < 2 * C; c++) sums[c] += sums[b * 2 * C + c];
 }
 
+// Every block's sums as if its origin were the first block's; in float64, where that one may be far off.
+static void move_origins(const float *x, double *sums, i64 blocks, i64 R, i64 C) {
+    for (i64 b = 1; b < blocks; b++) {
+        double rows = BLOCK_ROWS, *first = sums + b * 2 * C, *second = first + C;
+        for (i64 c = 0; c < C; c++) {
+            double shift = (double)x[b * ROWS * C + c] - (double)x[c];
+            second[c] += 2.0 * shift * first[c] + rows * shift * shift;
+            first[c] += rows * shift;
+        }
+    }
+}
+
 #define FOR_BLOCKS _Pragma("omp for schedule(static)") for (i64 b = 0; b < blocks; b++)
-#define BLOCK_ROWS (R - b * ROWS < ROWS ? R - b * ROWS : ROWS)
 
 // x, y: (R, C), R rows of pixels over all images. sums: scratch, (blocks of ROWS rows, 2, C).
 // statistics: (4, C): mean, 1 / sqrt(var + eps), and the scale and shift that make y of x.
@@ -124,11 +137,12 @@ void batch_norm(const float *x, const float *gamma, const float *beta, float *ru
     {
         FOR_BLOCKS {
             i64 rows = BLOCK_ROWS;
-#define SUM(LANES) sum_strip(x + b * ROWS * C + c, x + c, sums + b * 2 * C + c, rows, C, LANES)
+#define SUM(LANES) sum_strip(x + b * ROWS * C + c, sums + b * 2 * C + c, rows, C, LANES)
             FOR_STRIPS(SUM);
         }
         _Pragma("omp single")
         {
+            move_origins(x, sums, blocks, R, C);
             add_blocks(sums, blocks, C);
             for (i64 c = 0; c < C; c++) {
                 double from_origin = sums[c] / R, var = sums[C + c] / R - from_origin * from_origin;
@@ -138,10 +152,8 @@ void batch_norm(const float *x, const float *gamma, const float *beta, float *ru
                 invstd[c] = (float)(1.0 / sqrt(var + eps));
                 scale[c] = gamma[c] * invstd[c];
                 shift[c] = beta[c] - mean[c] * scale[c];
-                if (running_mean) {
-                    running_mean[c] += momentum * (mean[c] - running_mean[c]);
-                    running_var[c] += momentum * ((float)(var * R / (R - 1)) - running_var[c]);
-                }
+                running_mean[c] += momentum * (mean[c] - running_mean[c]);
+                running_var[c] += momentum * ((float)(var * R / (R - 1)) - running_var[c]);
             }
         }
         FOR_BLOCKS {

@@ -3,7 +3,7 @@
 
 #include "elements.h"
 
-// limit: of the L2 norm. The sum of squares is kept in float64: it neither overflows nor depends on how it is cut.
+// limit: of the L2 norm, which is kept in float64, where no square overflows.
 void clip_norm(i64 count, const i64 *sizes, float **gradients, float limit, int threads) {
     double sums[threads];
     for (int part = 0; part < threads; part++) sums[part] = 0.0;
@@ -16,8 +16,9 @@ void clip_norm(i64 count, const i64 *sizes, float **gradients, float limit, int 
     });
     double square = 0.0;
     for (int part = 0; part < threads; part++) square += sums[part];
-    float scale = limit / ((float)sqrt(square) + 1e-6f);
-    if (scale >= 1.0f) return;  // a norm of NaN goes on: it makes all of them NaN, as torch's does
+    double factor = limit / (sqrt(square) + 1e-6);
+    if (factor >= 1.0) return;  // a norm of NaN goes on: it makes all of them NaN, as torch's does
+    float scale = (float)factor;
     FOR_MY_ELEMENTS({
         float *restrict g = gradients[t];
         _Pragma("omp simd")

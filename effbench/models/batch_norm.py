@@ -1,83 +1,129 @@
-"""Batch normalisation and the activation after it in one compiled function (effbench/kernels/batch_norm.c).
+"""Batch normalisation, with the activation after it, in one compiled function (effbench/kernels/batch_norm.c).
 
 On a CPU the two are bound by memory: torch reads a layer's output five times in a forward pass and writes it twice,
-this reads it twice and writes it once; backward likewise. Everywhere else they are torch's own, one after the other.
+this reads it twice and writes it once; backward likewise. Where it does not apply, torch's own run one after the other.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.jit._trace import is_tracing
+from torch.nn.modules.module import _has_any_global_hook
 
 from effbench.kernels import library
+from effbench.kernels.tensors import FLOAT32, KIND
 
-ACTIVATIONS: dict[type[nn.Module], int] = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}
+ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}
+_NONE = 0
 _ROWS = 128  # of a block in the compiled function
 _ALONE = 2**14  # elements under which a second thread costs more than it takes off
 
 
-class BatchNormAct2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d and then `act`; its parameters, buffers and state_dict are nn.BatchNorm2d's."""
-
-    act: nn.Module
+class OnePassBatchNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d in everything but the time of a training step; but its gradient has no gradient."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if self._applies(input):
-            return self._in_one(input)
-        activated: Tensor = self.act(super().forward(input))
-        return activated
+        if self.applies(input):
+            return self.activated(input, _NONE)
+        return super().forward(input)
 
-    def _applies(self, x: Tensor) -> bool:
-        """In a training step on the CPU in float32, channels last, as torch would take it."""
-        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling() or is_tracing():
+    def applies(self, x: Tensor) -> bool:
+        """Whether this is a training step on the CPU in float32, channels last, that torch would take too."""
+        if not (self.training and self.track_running_stats and torch.is_grad_enabled() and type(x) is Tensor):
             return False
-        if x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_autocast_enabled("cpu"):
+        if torch.compiler.is_compiling() or is_tracing() or torch.is_autocast_enabled("cpu") or self.momentum is None:
+            return False
+        if x.dim() != 4 or x.shape[1] != self.num_features or x.numel() <= x.shape[1] or KIND(x) != FLOAT32:
             return False
         own = (self.weight, self.bias, self.running_mean, self.running_var)
-        if any(tensor is None or tensor.dtype is not torch.float32 for tensor in own) or self.momentum is None:
-            return False
-        if x.dim() != 4 or x.shape[1] != self.num_features or x.numel() <= x.shape[1]:
+        if not all(tensor is not None and _is_plain(tensor, self.num_features) for tensor in own):
             return False
         return x.is_contiguous(memory_format=torch.channels_last) and library() is not None
 
-    def _in_one(self, x: Tensor) -> Tensor:
+    def activated(self, x: Tensor, activation: int) -> Tensor:
+        """What one of ACTIVATIONS, or none, makes of the normalised x, where `applies`."""
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         running = (self.running_mean, self.running_var, self.eps, self.momentum)
-        out: Tensor = _BatchNormAct.apply(x, self.weight, self.bias, running, ACTIVATIONS[type(self.act)])
+        out: Tensor = _BatchNorm.apply(x, self.weight, self.bias, running, activation)
         return out
 
 
+class Joining(nn.Sequential):
+    """nn.Sequential whose batch normalisations take along the activation after them, where no hook looks between."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        layers = list(self)
+        while layers:
+            layer = layers.pop(0)
+            activation = _activation(layer, layers[0]) if layers else None
+            if activation and isinstance(layer, OnePassBatchNorm2d) and layer.applies(input):
+                input = layer.activated(input, activation)
+                layers.pop(0)
+            else:
+                input = layer(input)
+        return input
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _blank, (type(self).__mro__[2],), self.__dict__  # its class is made where it is needed
+
+
+_MADE: dict[type[nn.Module], type[Joining]] = {}
+
+
+def _joining(kind: type[nn.Module]) -> type[Joining]:
+    """The subclass of a kind of nn.Sequential that joins."""
+    if kind not in _MADE:
+        _MADE[kind] = type(kind.__name__, (Joining, kind), {})
+    return _MADE[kind]
+
+
+def _blank(kind: type[nn.Module]) -> Joining:
+    made = _joining(kind)
+    return made.__new__(made)
+
+
 def join(model: nn.Module) -> None:
-    """Makes the model's batch normalisations BatchNormAct2d, in place.
-
-    Each takes along the activation that comes right after it in a Sequential, where an Identity stays behind.
-    """
-    for container in list(model.modules()):
-        plain = type(container).forward is nn.Sequential.forward
-        children = list(container.named_children())
-        for (_, norm), (name, act) in zip(children, [*children[1:], ("", None)], strict=False):
-            if type(norm) is nn.BatchNorm2d:
-                norm.__class__ = BatchNormAct2d
-                follows = plain and type(act) in ACTIVATIONS
-                cast(BatchNormAct2d, norm).act = cast(nn.Module, act) if follows else nn.Identity()
-                if follows:
-                    setattr(container, name, nn.Identity())
+    """Makes the model's batch normalisations, and the Sequentials that hold some, classes of the above, in place."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = OnePassBatchNorm2d
+    for module in model.modules():
+        holds = isinstance(module, nn.Sequential) and any(type(child) is OnePassBatchNorm2d for child in module)
+        if holds and type(module).forward is nn.Sequential.forward:
+            module.__class__ = _joining(type(module))
 
 
-class _BatchNormAct(torch.autograd.Function):
+def _activation(layer: nn.Module, after: nn.Module) -> int | None:
+    """Which one a normalisation, if the layer is one, can take along."""
+    if not isinstance(layer, OnePassBatchNorm2d) or type(after) not in ACTIVATIONS:
+        return None
+    watched = _has_any_global_hook() or _is_watched(layer) or _is_watched(after)
+    return None if watched else ACTIVATIONS[type(after)]
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _is_plain(tensor: Tensor, features: int) -> bool:
+    return KIND(tensor) == FLOAT32 and tensor.shape == (features,) and tensor.is_contiguous()
+
+
+class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor, float, float], act: int
     ) -> Tensor:
         mean, var, eps, momentum = running
-        channels = x.shape[1]
-        statistics, out = x.new_empty(4, channels), torch.empty_like(x)
+        statistics, out = x.new_empty(4, x.shape[1]), torch.empty_like(x)
         _call("batch_norm", (x, weight, bias, mean, var, _sums(x), statistics, out), x, (eps, momentum), act)
         ctx.save_for_backward(x, statistics)
         ctx.act = act
@@ -87,7 +133,7 @@ class _BatchNormAct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, statistics = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
         factors, for_weight, for_bias = (x.new_empty(rows * x.shape[1]) for rows in (2, 1, 1))
         for_x = torch.empty_like(x)
         passed = (x, gradient, statistics, _sums(x), factors, for_x, for_weight, for_bias)
@@ -97,7 +143,7 @@ class _BatchNormAct(torch.autograd.Function):
 
 def _sums(x: Tensor) -> Tensor:
     channels = x.shape[1]
-    return torch.empty(-(-x.numel() // (channels * _ROWS)) * 2 * channels, dtype=torch.float64)
+    return x.new_empty(-(-x.numel() // (channels * _ROWS)) * 2 * channels, dtype=torch.float64)
 
 
 def _call(name: str, tensors: tuple[Tensor, ...], x: Tensor, numbers: tuple[float, ...], act: int) -> None:

@@ -27,7 +27,7 @@ class ClipNorm(NoClipping):
 
     def __call__(self) -> None:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        if library() is not None and alike([gradients]):
+        if alike([gradients]) and library() is not None:
             call("clip_norm", [gradients], [self._limit])
         else:
             torch.nn.utils.clip_grad_norm_(self._parameters, self._limit)

@@ -64,6 +64,19 @@ def test_batches_made_in_one_pass_are_those_made_without_a_compiler(augment, lay
     assert all(x.is_contiguous(memory_format=layout) for x in found[0])
 
 
+def test_another_default_dtype_changes_nothing():
+    """A model of one's own may set it."""
+    images, chosen = pixels(4, 3, 6, 6), torch.tensor([2, 0])
+    expected = look_up(images, chosen, Finish((0.2,), (0.5,)).table, Crop())
+    torch.set_default_dtype(torch.float64)
+    try:
+        out = look_up(images, chosen, Finish((0.2,), (0.5,)).table, Crop())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert out.dtype is torch.float32
+    torch.testing.assert_close(out, expected)
+
+
 def test_what_it_cannot_read_is_left_to_torch():
     images = pixels(3, 2, 4, 5)
     assert can_look_up(images)
