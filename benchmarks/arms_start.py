@@ -168,13 +168,21 @@ def _long_curve(text: str, steps: int = 100) -> str:
 def resources(words: Sequence[str], folder: Path) -> tuple[float, int]:
     """(seconds, peak resident bytes) of `effbench <words>`, or of python's own `-c`, run in `folder`."""
     line = [sys.executable, *words] if words[0] == "-c" else [*EFFBENCH, *words]
-    with tempfile.TemporaryFile() as errors:
-        begun = time.perf_counter()
-        process = subprocess.Popen(line, cwd=folder, stdout=subprocess.DEVNULL, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begun
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            errors.seek(0)
-            raise RuntimeError(f"{' '.join(line)} ended with {process.returncode}:\n{errors.read().decode()[-2000:]}")
-    return seconds, usage.ru_maxrss * 1024
+    small = [sys.executable, "-S", "-c", _SPENT, *line]  # a process's peak begins with that of the one that started it
+    done = subprocess.run(small, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(line)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    seconds, peak = json.loads(done.stdout)
+    return seconds, peak * 1024
+
+
+_SPENT = """
+import json, os, resource, sys, time
+begun = time.perf_counter()
+silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=silent)
+_, status = os.waitpid(process, 0)
+seconds = time.perf_counter() - begun
+print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""

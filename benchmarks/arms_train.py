@@ -7,7 +7,6 @@ number of optimizer steps; what falls between them (validation, checkpoints, log
 from __future__ import annotations
 
 import math
-import resource
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -36,8 +35,14 @@ class Laps:
     def step(self) -> None:
         self._left -= 1
         if self._left == 0:
-            self.gate.lap(float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) if self._memory else None)
+            self.gate.lap(_peak() if self._memory else None)
             self._left = self.slice_steps
+
+
+def _peak() -> float:
+    from effbench.report.environment import peak_memory
+
+    return float(peak_memory()["peak_rss_bytes"])
 
 
 def config(model: str, extra: tuple[str, ...] = ()) -> Any:

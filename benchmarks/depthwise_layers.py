@@ -26,7 +26,7 @@ def main() -> None:
     found = {}
     for batch, channels, height, width, kernel, stride in sorted(shapes):
         x, weight = _tensors((batch, channels, height, width), kernel)
-        own = "" if _applies(x, weight, stride) else OF_TORCH
+        own = "" if _applies(x, weight) else OF_TORCH
         found[f"{batch} x {channels} x {height} x {width}, k {kernel}, stride {stride}{own}"] = _measured(
             x, weight, stride
         )
@@ -40,7 +40,7 @@ def _tensors(shape: tuple[int, int, int, int], kernel: int) -> tuple[torch.Tenso
 
 def _measured(x: torch.Tensor, weight: torch.Tensor, stride: int) -> list[dict[str, float]]:
     """Seconds of both, round by round: the least of some, as torch's convolutions vary by themselves."""
-    ours, kernel = _applies(x, weight, stride), weight.shape[-1]
+    ours, kernel = _applies(x, weight), weight.shape[-1]
 
     def of_torch() -> torch.Tensor:
         return F.conv2d(x, weight, None, stride, kernel // 2, 1, x.shape[1])

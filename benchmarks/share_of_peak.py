@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 THREADS = 2
@@ -17,6 +19,7 @@ SHOWN = 3
 NAMES = {
     "aten::mkldnn_convolution": "convolution", "aten::convolution_backward": "its gradients",
     "aten::native_batch_norm": "batch norm", "aten::native_batch_norm_backward": "its gradient",
+    "_BatchNorm": "batch norm", "_BatchNormBackward": "its gradient", "_ConvolutionBackward": "its gradients",
     "aten::addmm": "matmul", "aten::mm": "matmul", "aten::bmm": "matmul",
 }  # fmt: skip
 
@@ -47,11 +50,10 @@ def main() -> None:
         return time.perf_counter() - begun
 
     a = torch.randn(SIDE, SIDE)
+    pixels = a.view(1, 64, SIDE // 64, SIDE).permute(0, 3, 1, 2)  # a 1 x 1 convolution of them is the same product
 
     def product() -> float:
-        begun = time.perf_counter()
-        torch.mm(a, a)
-        return time.perf_counter() - begun
+        return min(_seconds(lambda: torch.mm(a, a)), _seconds(lambda: F.conv2d(pixels, a.view(SIDE, SIDE, 1, 1))))
 
     step(), step(), product()
     shares = []
@@ -61,6 +63,12 @@ def main() -> None:
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         step()
     print(json.dumps([shares, _largest(seen)]))
+
+
+def _seconds(product: Callable[[], Tensor]) -> float:
+    begun = time.perf_counter()
+    product()
+    return time.perf_counter() - begun
 
 
 def _largest(seen: Any) -> dict[str, str]:

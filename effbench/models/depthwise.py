@@ -2,9 +2,7 @@
 
 There oneDNN walks positions one channel at a time. Channels lie side by side in channels-last memory, so the sum over
 positions is a product of whole rows instead: compiled (effbench/kernels/depthwise.c), or without a compiler as k * k
-shifted products, which pays on small maps; where oneDNN has AVX-512, on small maps of many channels only (EPYC, 2
-threads, the least of 7: 1.1 to 1.9 times its speed there, 0.3 to 1.0 elsewhere). Forward pass and input gradient stay
-torch's.
+shifted products, which pays on small maps where oneDNN has no AVX-512. Forward pass and input gradient stay torch's.
 """
 
 from __future__ import annotations
@@ -22,14 +20,13 @@ from effbench.kernels import library
 MIN_KERNEL = 5  # 3 x 3 is oneDNN's good case
 MAX_KERNEL = 7  # of the compiled function
 MAX_POSITIONS = 64  # of a map, for the shifted products: their k * k passes must stay in the cache
-MAX_OUTPUTS, MIN_CHANNELS = 49, 240  # likewise beside oneDNN's AVX-512
 
 
 class DepthwiseConv2d(nn.Conv2d):
     """nn.Conv2d in everything but the time of its weight gradient; its parameters and state_dict are the same."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if _applies(input, weight, self.stride[0]):
+        if _applies(input, weight):
             out: Tensor = _Convolution.apply(input, weight, self.stride[0], int(self.padding[0]))
             return out if bias is None else out + bias.view(1, -1, 1, 1)
         plain: Tensor = super()._conv_forward(input, weight, bias)
@@ -49,21 +46,18 @@ def is_large_depthwise(conv: nn.Conv2d) -> bool:
     )
 
 
-def _applies(x: Tensor, weight: Tensor, stride: int) -> bool:
+def _applies(x: Tensor, weight: Tensor) -> bool:
     if not (weight.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
         return False
     if x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
     if not x.is_contiguous(memory_format=torch.channels_last) or weight.dtype is not torch.float32:
         return False
-    return library() is not None or _shifted_pays(x, stride)
+    return library() is not None or _shifted_pays(x)
 
 
-def _shifted_pays(x: Tensor, stride: int) -> bool:
-    _, channels, height, width = x.shape
-    if torch.backends.cpu.get_cpu_capability() == "AVX512":
-        return channels >= MIN_CHANNELS and -(-height // stride) * -(-width // stride) <= MAX_OUTPUTS
-    return torch.backends.cpu.get_cpu_capability() == "AVX2" and height * width <= MAX_POSITIONS
+def _shifted_pays(x: Tensor) -> bool:
+    return torch.backends.cpu.get_cpu_capability() == "AVX2" and x.shape[2] * x.shape[3] <= MAX_POSITIONS
 
 
 class _Convolution(torch.autograd.Function):
@@ -77,7 +71,7 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
         for_x = _input_gradient(x, weight, gradient, ctx.stride, ctx.padding) if ctx.needs_input_grad[0] else None
         for_weight = weight_gradient(x, gradient, weight.shape[-1], ctx.stride) if ctx.needs_input_grad[1] else None
         return for_x, for_weight, None, None

@@ -43,15 +43,27 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 def peak_memory() -> dict[str, int]:
     """Largest resident memory of this process so far, and of the GPU's allocator, in bytes."""
-    import resource
-
     import torch
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    peaks = {"peak_rss_bytes": _peak_rss()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         peaks["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
     return peaks
+
+
+def _peak_rss() -> int:
+    """Linux's VmHWM; elsewhere getrusage's, which on Linux would count what this process was started from, too."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _version(name: str) -> str | None:
