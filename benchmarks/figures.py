@@ -62,8 +62,13 @@ def over(above: str, below: str) -> Callable[[Round], float]:
     return lambda values: values[above] / values[below]
 
 
+def three_digits(value: float) -> str:
+    """0.0123456 -> 0.0123, 1234.56 -> 1,235."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+
+
 def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
+    return f"{three_digits(seconds * 1e3)} ms"
 
 
 def exact(value: float) -> Interval:

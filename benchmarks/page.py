@@ -54,28 +54,45 @@ def _machine_line(machine: Mapping[str, Any]) -> str:
 def _section(row: str, entry: Mapping[str, Any]) -> str:
     name = f"{row} · " if row.isdigit() else ""
     figures = entry["figures"]
-    texts = [_arms(figure["arms"]) for figure in figures if figure["arms"]]
-    texts += [figure["note"] for figure in figures if figure["note"]]
+    own = _have_arms_of_their_own(figures)
     parts = [f"## {name}{entry['title']}", f"Measured {entry['date']}, {entry['minutes']} minutes."]
     if figures:
-        head = ["| figure | median [95 %] | n | target | | control |", "| --- | --- | --- | --- | --- | --- |"]
-        parts.append("\n".join([*head, *map(_line, figures)]))
+        columns = ["figure", "median [95 %]", "n", "target", "", "control", *(["medians"] if own else [])]
+        head = [_row(columns), _row(["---"] * len(columns))]
+        parts.append("\n".join([*head, *(_row([*_cells(each), *([_arms(each)] if own else [])]) for each in figures)]))
     if entry.get("points"):
         draw(entry["title"], entry["points"], DATA.with_name(f"{row}.svg"))
         parts += [*tables(entry["points"]), f"![{entry['title']}]({row}.svg)"]
-    return "\n\n".join([*parts, *dict.fromkeys(texts)])
+    if not own:
+        parts += _medians(figures)
+    return "\n\n".join([*parts, *dict.fromkeys(each["note"] for each in figures if each["note"])])
 
 
-def _arms(arms: Mapping[str, str]) -> str:
-    return "Medians: " + ", ".join(f"{name} {text}" for name, text in arms.items()) + "."
+def _have_arms_of_their_own(figures: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether most were measured by themselves: then a column says by what."""
+    texts = [_arms(figure) for figure in figures if figure["arms"]]
+    return len(set(texts)) > max(1, len(texts) // 2)
 
 
-def _line(figure: Mapping[str, Any]) -> str:
+def _medians(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each measurement that several figures share, told by the first of them."""
+    firsts = {_arms(figure): figure["what"] for figure in reversed(figures) if figure["arms"]}
+    return [
+        f"Medians{f' beside “{what}”' if len(firsts) > 1 else ''}: {arms}."
+        for arms, what in reversed(firsts.items())
+    ]  # fmt: skip
+
+
+def _arms(figure: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {text}" for name, text in figure["arms"].items())
+
+
+def _cells(figure: Mapping[str, Any]) -> list[str]:
     value, control = figure["value"], figure["control"]
     verdict = {True: "reached", False: "**not reached**", None: ""}[figure["passed"]]
     if figure["void"]:
         verdict = "void"
-    cells = (
+    return [
         figure["what"],
         f"{value['median']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
         if value["n"] > 1
@@ -84,5 +101,8 @@ def _line(figure: Mapping[str, Any]) -> str:
         figure["target"],
         verdict,
         f"{control['median']:.3f}" if control else "",
-    )
+    ]
+
+
+def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"

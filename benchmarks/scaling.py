@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.alternate import Interval, Round, interval
+from benchmarks.figures import three_digits
 
 COLOURS = ("#1f6fb4", "#e0701b", "#3a9a5b", "#a05fb5", "#8a8a8a", "#b8442f")
 PANEL_INCHES = (5.2, 3.6)
-SUFFIXES = {1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m"}
+DECADE, ROOM = 10, 1.15
+SUFFIXES = {1e9: "G", 1e6: "M", 1e3: "k"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,6 @@ def draw(title: str, drawn: Sequence[Mapping[str, Any]], path: Path) -> None:
     matplotlib.use("Agg", force=False)
     matplotlib.rcParams["svg.hashsalt"] = "effbench"  # the same bytes for the same figures
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     panels = list(dict.fromkeys(point["panel"] for point in drawn))
     figure = Figure(figsize=(PANEL_INCHES[0] * len(panels), PANEL_INCHES[1]), layout="constrained")
@@ -48,11 +49,7 @@ def draw(title: str, drawn: Sequence[Mapping[str, Any]], path: Path) -> None:
         of_panel = [point for point in drawn if point["panel"] == panel]
         for colour, line in zip(COLOURS, dict.fromkeys(point["line"] for point in of_panel), strict=False):
             _line(axes, [point for point in of_panel if point["line"] == line], line, colour)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-            axis.set_minor_formatter(NullFormatter())
+        _scale(axes, of_panel)
         axes.set_xlabel(of_panel[0]["across"])
         axes.set_title(panel, fontsize=10)
         axes.grid(alpha=0.25)
@@ -60,6 +57,26 @@ def draw(title: str, drawn: Sequence[Mapping[str, Any]], path: Path) -> None:
         if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(frameon=False, fontsize=9)
     figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _scale(axes: Any, of_panel: Sequence[Mapping[str, Any]]) -> None:
+    """Logarithmic, a tick each x; values within a decade from 0, since they would have one tick or none."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_xticks(sorted({point["x"] for point in of_panel}))
+    axes.xaxis.set_minor_locator(NullLocator())
+    low = min(point["value"]["low"] for point in of_panel)
+    high = max(point["value"]["high"] for point in of_panel)
+    if high >= DECADE * low:
+        axes.set_yscale("log")
+        few = (1, 2, 5) if high < DECADE**2 * low else (1,)
+        axes.yaxis.set_major_locator(LogLocator(subs=few))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(0, ROOM * high)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
 def _line(axes: Any, of_line: Sequence[Mapping[str, Any]], label: str, colour: str) -> None:
@@ -88,9 +105,8 @@ def tables(drawn: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _cell(value: Mapping[str, Any]) -> str:
-    if value["n"] == 1:
-        return f"{value['median']:.3g}"
-    return f"{value['median']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
+    median, low, high = (three_digits(value[name]) for name in ("median", "low", "high"))
+    return median if value["n"] == 1 else f"{median} [{low}, {high}]"
 
 
 def short(value: float) -> str:

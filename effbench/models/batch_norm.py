@@ -36,7 +36,9 @@ class OnePassBatchNorm2d(nn.BatchNorm2d):
         """Whether this is a training step on the CPU in float32, channels last, that torch would take too."""
         if not (self.training and self.track_running_stats and torch.is_grad_enabled() and type(x) is Tensor):
             return False
-        if torch.compiler.is_compiling() or is_tracing() or torch.is_autocast_enabled("cpu") or self.momentum is None:
+        if torch.compiler.is_compiling() or is_tracing() or torch._C._are_functorch_transforms_active():
+            return False
+        if torch.is_autocast_enabled("cpu") or self.momentum is None:
             return False
         if x.dim() != 4 or x.shape[1] != self.num_features or x.numel() <= x.shape[1] or KIND(x) != FLOAT32:
             return False

@@ -344,6 +344,19 @@ def test_tensors_that_come_back_in_another_layout_are_read_in_theirs():
 
 
 @needs_compiler
+def test_functional_transforms_get_torch_s(taken):
+    plain, ours = pair(3, nn.ReLU)
+    x = last(torch.randn(4, 3, 5, 5))
+    weights = [dict(net.named_parameters()) for net in (plain, ours)]
+    found = [
+        torch.func.grad(lambda own, net=net: torch.func.functional_call(net, own, (x,)).square().sum())(own)
+        for net, own in zip((plain, ours), weights, strict=True)
+    ]
+    torch.testing.assert_close(*found)
+    assert taken == []
+
+
+@needs_compiler
 def test_frozen_weights_and_autocast(taken):
     plain, ours = pair(4, nn.ReLU)
     x = last(torch.randn(3, 4, 5, 5))
