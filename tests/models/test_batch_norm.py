@@ -347,11 +347,12 @@ def test_tensors_that_come_back_in_another_layout_are_read_in_theirs():
 def test_functional_transforms_get_torch_s(taken):
     plain, ours = pair(3, nn.ReLU)
     x = last(torch.randn(4, 3, 5, 5))
-    weights = [dict(net.named_parameters()) for net in (plain, ours)]
-    found = [
-        torch.func.grad(lambda own, net=net: torch.func.functional_call(net, own, (x,)).square().sum())(own)
-        for net, own in zip((plain, ours), weights, strict=True)
-    ]
+
+    def loss(own, net):
+        given = {**own, **{name: torch.clone(buffer) for name, buffer in net.named_buffers()}}
+        return torch.func.functional_call(net, given, (x,)).square().sum()
+
+    found = [torch.func.grad(loss)(dict(net.named_parameters()), net) for net in (plain, ours)]
     torch.testing.assert_close(*found)
     assert taken == []
 

@@ -279,7 +279,7 @@ def test_16_mixed_is_torchs_autocast_with_its_grad_scaler(limit):
         scaler=torch.amp.GradScaler("cpu"),
         clip=lambda: nn.utils.clip_grad_norm_(theirs.parameters(), limit) if limit else None,
     )
-    assert largest_difference(weights(ours), weights(theirs)) < (1e-6 if limit else 1e-12)
+    assert largest_difference(weights(ours), weights(theirs)) < (1e-5 if limit else 1e-12)  # clipped: rounded otherwise
 
 
 def test_l1_under_16_mixed_is_in_true_gradient_units():
