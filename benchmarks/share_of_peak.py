@@ -17,9 +17,9 @@ THREADS = 2
 SIDE, ROUNDS = 2048, 9
 SHOWN = 3
 NAMES = {
-    "aten::mkldnn_convolution": "convolution", "aten::convolution_backward": "its gradients",
-    "aten::native_batch_norm": "batch norm", "aten::native_batch_norm_backward": "its gradient",
-    "_BatchNorm": "batch norm", "_BatchNormBackward": "its gradient", "_ConvolutionBackward": "its gradients",
+    "aten::mkldnn_convolution": "convolution", "aten::convolution_backward": "convolution's gradients",
+    "aten::native_batch_norm": "batch norm", "aten::native_batch_norm_backward": "batch norm's gradient",
+    "_BatchNorm": "batch norm", "_BatchNormBackward": "batch norm's gradient", "_ConvolutionBackward": "convolution's gradients",
     "aten::addmm": "matmul", "aten::mm": "matmul", "aten::bmm": "matmul",
 }  # fmt: skip
 
