@@ -19,7 +19,8 @@ SHOWN = 3
 NAMES = {
     "aten::mkldnn_convolution": "convolution", "aten::convolution_backward": "convolution's gradients",
     "aten::native_batch_norm": "batch norm", "aten::native_batch_norm_backward": "batch norm's gradient",
-    "_BatchNorm": "batch norm", "_BatchNormBackward": "batch norm's gradient", "_ConvolutionBackward": "convolution's gradients",
+    "_BatchNorm": "batch norm", "_BatchNormBackward": "batch norm's gradient",
+    "_ConvolutionBackward": "convolution's gradients",
     "aten::addmm": "matmul", "aten::mm": "matmul", "aten::bmm": "matmul",
 }  # fmt: skip
 
