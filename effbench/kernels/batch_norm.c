@@ -1,6 +1,5 @@
 // Batch normalisation in training (arXiv:1502.03167), channels last, with the activation that follows it: x is read
-// twice and y written once; backward reads x and dy twice and writes dx once. torch moves half as much again for the
-// normalisation alone, and makes a pass of its own for the activation.
+// twice and y written once; backward reads x and dy twice and writes dx once. The activation takes no pass of its own.
 #include <math.h>
 #include <stdint.h>
 

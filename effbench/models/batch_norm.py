@@ -1,7 +1,7 @@
 """Batch normalisation, with the activation after it, in one compiled function (effbench/kernels/batch_norm.c).
 
-On a CPU the two are bound by memory: torch reads a layer's output five times in a forward pass and writes it twice,
-this reads it twice and writes it once; backward likewise. Where it does not apply, torch's own run one after the other.
+On a CPU the two are bound by memory, and here the activation takes no pass over it of its own. Where this does not
+apply, torch's own run one after the other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """1 x 1 convolutions of 1 x 1 maps, as in squeeze-and-excitation (arXiv:1709.01507), are linear layers.
 
 oneDNN's convolution spends more on arranging such a step than on its sums: as a matrix product forward and backward
-together take a quarter to a half of the time on a CPU. On larger maps its convolutions are the faster ones.
+together were 1.7 to 4.4 times as fast at 15 shapes (AMD EPYC, 2 threads, medians of 7). On larger maps its convolutions
+are the faster ones.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ class NoClipping:
 class ClipNorm(NoClipping):
     """Scales all gradients down together when their L2 norm exceeds `limit` (arXiv:1211.5063).
 
-    Compiled where it can be (effbench/kernels/clip.c): torch's takes 4 % of a step of MobileNetV3-small on a CPU.
+    Compiled where it can be (effbench/kernels/clip.c): torch's took 1.7 ms of a step of MobileNetV3-small of 39 ms
+    (batch 64, AMD EPYC, 2 threads, median of 50).
     """
 
     def __init__(self, parameters: Sequence[Tensor], limit: float):
