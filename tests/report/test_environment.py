@@ -48,7 +48,7 @@ def test_the_memory_of_the_process_that_started_this_one_is_not_counted(tmp_path
     """Linux's getrusage would: a peak is handed on by fork and exec."""
     held = bytearray(600_000_000)
     held[::4096] = b"1" * len(held[::4096])
-    say = "from effbench.report.environment import peak_memory; print(peak_memory()['peak_rss_bytes'])"
+    say = "from effbench.report.environment import _peak_rss; print(_peak_rss())"  # torch's own size differs by kernel
     done = python("-c", say, cwd=tmp_path)
-    assert 10e6 < int(done.stdout) < 550e6, done.stderr
+    assert 1e6 < int(done.stdout) < 300e6, done.stderr
     assert peak_memory()["peak_rss_bytes"] > 600e6
