@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.jit._trace import is_tracing
 from torch.nn.modules.module import _has_any_global_hook
 
 from effbench.kernels import library
 from effbench.kernels.tensors import FLOAT32, KIND
+from effbench.models.plain import is_plain
 
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}
 _NONE = 0
@@ -34,18 +34,18 @@ class OnePassBatchNorm2d(nn.BatchNorm2d):
 
     def applies(self, x: Tensor) -> bool:
         """Whether this is a training step on the CPU in float32, channels last, that torch would take too."""
-        if not (self.training and self.track_running_stats and torch.is_grad_enabled() and type(x) is Tensor):
+        if not (torch.is_grad_enabled() and is_plain(x) and x.dim() == 4 and self.fits(x.shape[1])):
             return False
-        if torch.compiler.is_compiling() or is_tracing() or torch._C._are_functorch_transforms_active():
+        if x.numel() <= x.shape[1] or not x.is_contiguous(memory_format=torch.channels_last):
             return False
-        if torch.is_autocast_enabled("cpu") or self.momentum is None:
-            return False
-        if x.dim() != 4 or x.shape[1] != self.num_features or x.numel() <= x.shape[1] or KIND(x) != FLOAT32:
+        return library() is not None
+
+    def fits(self, channels: int) -> bool:
+        """Whether it learns from a batch of so many channels in the usual way, with weights and buffers in float32."""
+        if not (self.training and self.track_running_stats) or self.momentum is None or channels != self.num_features:
             return False
         own = (self.weight, self.bias, self.running_mean, self.running_var)
-        if not all(tensor is not None and _is_plain(tensor, self.num_features) for tensor in own):
-            return False
-        return x.is_contiguous(memory_format=torch.channels_last) and library() is not None
+        return all(tensor is not None and _is_own(tensor, channels) for tensor in own)
 
     def activated(self, x: Tensor, activation: int) -> Tensor:
         """What one of ACTIVATIONS, or none, makes of the normalised x, where `applies`."""
@@ -105,17 +105,18 @@ def _activation(layer: nn.Module, after: nn.Module) -> int | None:
     """Which one a normalisation, if the layer is one, can take along."""
     if not isinstance(layer, OnePassBatchNorm2d) or type(after) not in ACTIVATIONS:
         return None
-    watched = _has_any_global_hook() or _is_watched(layer) or _is_watched(after)
+    watched = _has_any_global_hook() or is_watched(layer) or is_watched(after)
     return None if watched else ACTIVATIONS[type(after)]
 
 
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
+    """Whether a hook looks at what goes in or comes out."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 
-def _is_plain(tensor: Tensor, features: int) -> bool:
+def _is_own(tensor: Tensor, features: int) -> bool:
     return KIND(tensor) == FLOAT32 and tensor.shape == (features,) and tensor.is_contiguous()
 
 

@@ -34,11 +34,17 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def is_large_depthwise(conv: nn.Conv2d) -> bool:
-    """Square, centred, undilated: what MobileNet and its kin have."""
+    """Whether oneDNN is slow at its weight gradient."""
+    return is_centred_depthwise(conv) and conv.kernel_size[0] >= MIN_KERNEL
+
+
+def is_centred_depthwise(conv: nn.Conv2d) -> bool:
+    """Square, undilated, as large a map as the stride leaves: what MobileNet and its kin have."""
     (kernel, other), stride, padding = conv.kernel_size, conv.stride, conv.padding
     return (
         conv.groups == conv.in_channels == conv.out_channels
-        and MIN_KERNEL <= kernel == other <= MAX_KERNEL
+        and 3 <= kernel == other <= MAX_KERNEL
+        and kernel % 2 == 1
         and stride[0] == stride[1]
         and padding == (kernel // 2, kernel // 2)
         and conv.dilation == (1, 1)

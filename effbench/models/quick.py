@@ -7,6 +7,9 @@ from torch import nn
 from effbench.models.batch_norm import join
 from effbench.models.depthwise import DepthwiseConv2d, is_large_depthwise
 from effbench.models.pointwise import PointwiseConv2d, is_pointwise
+from effbench.models.products import Linear
+
+_WITH_BLOCKS = ("torchvision.models.mobilenetv2", "torchvision.models.mobilenetv3")
 
 
 def quicken(model: nn.Module) -> None:
@@ -17,4 +20,18 @@ def quicken(model: nn.Module) -> None:
                 module.__class__ = DepthwiseConv2d
             elif is_pointwise(module):
                 module.__class__ = PointwiseConv2d
+        elif type(module) is nn.Linear:
+            module.__class__ = Linear
     join(model)
+    _chain(model)
+
+
+
+def _chain(model: nn.Module) -> None:
+    """torchvision's inverted residual blocks; it is imported only where a model has some."""
+    from_torchvision = [m for m in model.modules() if type(m).__module__ in _WITH_BLOCKS]
+    if from_torchvision:
+        from effbench.models.inverted_residual import BLOCKS
+
+        for module in from_torchvision:
+            module.__class__ = BLOCKS.get(type(module), type(module))
