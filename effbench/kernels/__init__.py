@@ -19,8 +19,8 @@ from pathlib import Path
 
 from effbench.places import cache_home
 
-SOURCES = ("steps.c", "clip.c", "batch_norm.c", "depthwise.c", "pixels.c", "tape.c")
-HEADERS = ("elements.h", "products.h")
+SOURCES = ("steps.c", "clip.c", "batch_norm.c", "mix.c", "depthwise.c", "gate.c", "tape.c", "pixels.c")
+HEADERS = ("elements.h", "vectors.h", "layers.h")
 FLAGS = (
     "-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
     "-shared", "-fPIC",

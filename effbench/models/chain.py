@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from effbench.kernels.tape import Op, Room, Tape, operand
+from effbench.models.depthwise import PARTS
 
 _NORM_ROWS = 128  # of a block in batch_norm.c
 _X, _OUT, _KEPT, _SCRATCH, _REST = range(5)  # addresses, forward; behind them the weights, then the buffers
@@ -174,7 +175,8 @@ class _Plan:
 
     def _mix_back(self, step: _Step, gradient: int, to: int) -> None:
         sizes = _mixed(step)
-        self.backward.add(Op.MIX_GRADIENT, [step.source, gradient, self._for_weight(step)], sizes)
+        [turned] = self._backward_scratch(sizes[1] * sizes[2])
+        self.backward.add(Op.MIX_GRADIENT, [step.source, gradient, turned, self._for_weight(step)], sizes)
         self.backward.add(Op.UNMIX, [gradient, self._backward_weight(step), to], sizes)
 
     def _depthwise(self, step: _Step) -> None:
@@ -182,8 +184,9 @@ class _Plan:
         self.forward.add(Op.DEPTHWISE, [step.source, self._weight(step), packed, step.out], _maps(step))
 
     def _depthwise_back(self, step: _Step, gradient: int, to: int) -> None:
-        [packed] = self._backward_scratch(step.shape[1] * step.stage.kernel**2)
-        self.backward.add(Op.DEPTHWISE_GRADIENT, [step.source, gradient, self._for_weight(step)], _maps(step))
+        taps = step.shape[1] * step.stage.kernel**2
+        packed, parts = self._backward_scratch(taps, PARTS * taps)
+        self.backward.add(Op.DEPTHWISE_GRADIENT, [step.source, gradient, parts, self._for_weight(step)], _maps(step))
         self.backward.add(Op.UNDEPTHWISE, [gradient, self._backward_weight(step), packed, to], _maps(step))
 
     def _norm(self, step: _Step) -> None:
@@ -217,16 +220,16 @@ class _Plan:
     def _gate_back(self, step: _Step, gradient: int, to: int) -> None:
         (N, C, H, W), S, act = step.shape, step.stage.squeezed, step.stage.activation
         pooled, squeezed, opened = step.kept
-        for_pooled, for_squeezed, for_opened = self._backward_scratch(N * C, N * S, N * C)
+        for_pooled, for_squeezed, for_opened, turned = self._backward_scratch(N * C, N * S, N * C, C * S)
         w1, w2 = self._backward_weight(step, 0), self._backward_weight(step, 2)
         dw1, db1, dw2, db2 = (self._for_weight(step, index) for index in range(4))
         add = self.backward.add
         add(Op.GATE_SUMS, [step.source, gradient, for_opened], [N, H * W, C])
         add(Op.BIAS_GRADIENT, [for_opened, opened, db2], [N, C, act])
-        add(Op.MIX_GRADIENT, [squeezed, for_opened, dw2], [N, S, C])
+        add(Op.MIX_GRADIENT, [squeezed, for_opened, turned, dw2], [N, S, C])
         add(Op.UNMIX, [for_opened, w2, for_squeezed], [N, S, C])
         add(Op.BIAS_GRADIENT, [for_squeezed, squeezed, db1], [N, S, RELU])
-        add(Op.MIX_GRADIENT, [pooled, for_squeezed, dw1], [N, C, S])
+        add(Op.MIX_GRADIENT, [pooled, for_squeezed, turned, dw1], [N, C, S])
         add(Op.UNMIX, [for_squeezed, w1, for_pooled], [N, C, S])
         add(Op.GATE_GRADIENT, [gradient, opened, for_pooled, to], [N, H * W, C])
 

@@ -19,6 +19,7 @@ from effbench.kernels import library
 
 MIN_KERNEL = 5  # 3 x 3 is oneDNN's good case
 MAX_KERNEL = 7  # of the compiled function
+PARTS = 16  # of the images, in depthwise.c
 MAX_POSITIONS = 64  # of a map, for the shifted products: their k * k passes must stay in the cache
 
 
@@ -98,11 +99,12 @@ def _compiled(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
     compiled = library()
     assert compiled is not None
     found = x.new_empty(x.shape[1], 1, kernel, kernel)
+    parts = x.new_empty(PARTS * found.numel())
     count, channels, height, width = x.shape
     sizes = map(ctypes.c_int64, (count, channels, height, width, *gradient.shape[2:]))
-    numbers = map(ctypes.c_int, (kernel, stride, kernel // 2, torch.get_num_threads()))
-    addresses = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, gradient, found))
-    compiled.depthwise_weight_gradient(*addresses, *sizes, *numbers)
+    numbers = map(ctypes.c_int, (kernel, stride, torch.get_num_threads()))
+    addresses = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, gradient, parts, found))
+    compiled.depthwise_gradient(*addresses, *sizes, *numbers)
     return found
 
 

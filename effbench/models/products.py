@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from effbench.kernels.tensors import FLOAT32, KIND
 from effbench.models.plain import is_plain
 
+FEW = 128
 LEAST = 2**22  # multiplications: below, torch's shorter way to MKL weighs more
 
 
@@ -43,8 +44,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    """(O, I) of x (R, I) and the gradient (R, O): oneDNN is quicker the way round that makes rows the longer."""
-    if x.shape[1] >= gradient.shape[1]:
+    """(O, I) of x (R, I) and the gradient (R, O): over many rows oneDNN wants the longer side last."""
+    if x.shape[0] <= FEW or x.shape[1] >= gradient.shape[1]:
         return product(gradient.t(), x.t())
     return product(x.t(), gradient.t()).t().contiguous()
 
