@@ -19,7 +19,7 @@ from pathlib import Path
 
 from effbench.places import cache_home
 
-SOURCES = ("steps.c", "clip.c", "batch_norm.c", "mix.c", "depthwise.c", "gate.c", "tape.c", "pixels.c")
+SOURCES = ("steps.c", "clip.c", "batch_norm.c", "mix.c", "depthwise.c", "gate.c", "tape.c", "pixels.c", "dropout.c")
 HEADERS = ("elements.h", "vectors.h", "layers.h")
 FLAGS = (
     "-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",

@@ -43,15 +43,15 @@ def operand(address: int, floats: int = 0) -> int:
 
 
 class Room:
-    """Hands out parts of one buffer. size: floats of it so far."""
+    """Hands out parts of one buffer. floats: how long it must be, for those so far."""
 
-    def __init__(self, address: int, size: int = 0):
-        self.address, self.size = address, size
+    def __init__(self, address: int, floats: int = 0):
+        self.address, self.floats = address, floats
 
     def take(self, floats: int) -> int:
         """A part that nothing else gets."""
-        place = operand(self.address, self.size)
-        self.size += -(-floats // _LINE) * _LINE
+        place = operand(self.address, self.floats)
+        self.floats += -(-floats // _LINE) * _LINE
         return place
 
 
@@ -63,13 +63,10 @@ class Tape:
 
     def add(self, op: Op, operands: Iterable[int], sizes: Iterable[int]) -> None:
         """An operation; tape.c says which operands and sizes it takes."""
-        for values, width in ((list(operands), _OPERANDS), (list(sizes), _SIZES)):
-            if values is not None and len(values) > width:
-                raise ValueError(f"{op.name} has more than {width} operands or sizes")
-        operands_, sizes_ = list(operands), list(sizes)
         self._ops.append(op)
-        self._ops.extend(operands_ + [0] * (_OPERANDS - len(operands_)))
-        self._ops.extend(sizes_ + [0] * (_SIZES - len(sizes_)))
+        for values, width in ((list(operands), _OPERANDS), (list(sizes), _SIZES)):
+            assert len(values) <= width, op
+            self._ops.extend(values + [0] * (width - len(values)))
 
     def number(self, value: float) -> int:
         """The size that stands for a fraction."""

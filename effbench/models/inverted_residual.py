@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any
 
 import torch
@@ -14,15 +13,17 @@ from torchvision.ops.misc import SqueezeExcitation
 from effbench.kernels import library
 from effbench.kernels.tensors import FLOAT32, KIND
 from effbench.models.batch_norm import ACTIVATIONS, OnePassBatchNorm2d, is_watched
-from effbench.models.chain import HARDSIGMOID, SIGMOID, Depthwise, Gate, Mix, Norm, Stage, run
-from effbench.models.depthwise import is_centred_depthwise
+from effbench.models.chain import run
+from effbench.models.depthwise import DepthwiseConv2d, is_centred_depthwise
 from effbench.models.plain import is_plain
-from effbench.models.pointwise import is_pointwise
+from effbench.models.pointwise import PointwiseConv2d, is_pointwise
+from effbench.models.stages import HARDSIGMOID, SIGMOID, Depthwise, Gate, Mix, Norm, Shape, Stage, rows
 
+_CONVOLUTIONS = (nn.Conv2d, PointwiseConv2d, DepthwiseConv2d)
 _GATES = {nn.Hardsigmoid: HARDSIGMOID, nn.Sigmoid: SIGMOID}
 
 
-class InvertedResidualV2(mobilenetv2.InvertedResidual):
+class InvertedResidualV2(mobilenetv2.InvertedResidual):  # type: ignore[misc]
     """The block of MobileNetV2 in everything but the time of a training step; but its gradient has no gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ class InvertedResidualV2(mobilenetv2.InvertedResidual):
         return super().forward(x) if out is None else out
 
 
-class InvertedResidualV3(mobilenetv3.InvertedResidual):
+class InvertedResidualV3(mobilenetv3.InvertedResidual):  # type: ignore[misc]
     """The block of MobileNetV3 likewise."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -45,90 +46,98 @@ BLOCKS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class _Reading:
-    """A block's layers as the stages of a chain."""
+    """A block's layers as the stages of a chain. shape: of what the next one gets."""
 
-    def __init__(self, channels: int) -> None:
-        self.channels = channels
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
         self.stages: list[Stage] = []
         self.weights: list[Tensor] = []
         self.buffers: list[Tensor] = []
         self.counters: list[Tensor] = []
 
     def take(self, layers: list[nn.Module]) -> bool:
-        """Whether all of them are such stages, in an order that a chain can take."""
-        while layers:
-            layer = layers.pop(0)
-            if isinstance(layer, nn.Conv2d):
-                if not self._convolution(layer):
-                    return False
-            elif isinstance(layer, OnePassBatchNorm2d):
-                taken = layers.pop(0) if layers and type(layers[0]) in ACTIVATIONS else None
-                if not self._norm(layer, ACTIVATIONS[type(taken)] if taken is not None else 0):
-                    return False
-            elif not (type(layer) is SqueezeExcitation and self._gate(layer)):
+        """Whether all of them are such stages, a convolution first."""
+        for index, layer in enumerate(layers):
+            if type(layer) in _CONVOLUTIONS:
+                taken = self._convolution(layer)
+            elif type(layer) is OnePassBatchNorm2d:
+                after = type(layers[index + 1]) if index + 1 < len(layers) else nn.Identity
+                taken = self._norm(layer, ACTIVATIONS.get(after, 0))
+            elif type(layer) in ACTIVATIONS:
+                taken = index > 0 and type(layers[index - 1]) is OnePassBatchNorm2d  # which took it along
+            else:
+                taken = type(layer) is SqueezeExcitation and self._gate(layer)
+            if not taken or not isinstance(self.stages[0], Mix | Depthwise):
                 return False
         return True
 
-    def _convolution(self, conv: nn.Conv2d) -> bool:
-        if conv.bias is not None or conv.in_channels != self.channels:
+    def _add(self, stage: Stage, *weights: Any) -> None:
+        self.stages.append(stage)
+        self.weights += weights
+        self.shape = stage.out_shape(self.shape)
+
+    def _convolution(self, conv: Any) -> bool:
+        if conv.bias is not None or conv.in_channels != self.shape[1]:
             return False
         if is_centred_depthwise(conv):
-            self.stages.append(Depthwise(conv.kernel_size[0], conv.stride[0]))
+            self._add(Depthwise(conv.kernel_size[0], conv.stride[0]), conv.weight)
         elif is_pointwise(conv) and conv.stride == (1, 1):
-            self.stages.append(Mix(conv.out_channels))
+            self._add(Mix(conv.out_channels), conv.weight)
         else:
             return False
-        self.weights.append(conv.weight)
-        self.channels = conv.out_channels
         return True
 
-    def _norm(self, norm: OnePassBatchNorm2d, activation: int) -> bool:
-        if not norm.fits(self.channels):
+    def _norm(self, norm: Any, activation: int) -> bool:
+        if not norm.fits(self.shape[1]) or rows(self.shape) < 2:
             return False
-        self.stages.append(Norm(norm.eps, norm.momentum, activation))
-        self.weights += [norm.weight, norm.bias]
+        self._add(Norm(norm.eps, norm.momentum, activation), norm.weight, norm.bias)
         self.buffers += [norm.running_mean, norm.running_var]
-        self.counters += [norm.num_batches_tracked]
+        self.counters += [] if norm.num_batches_tracked is None else [norm.num_batches_tracked]
         return True
 
-    def _gate(self, layer: SqueezeExcitation) -> bool:
-        fc1, fc2 = layer.fc1, layer.fc2
+    def _gate(self, layer: Any) -> bool:
+        fc1, fc2, channels = layer.fc1, layer.fc2, self.shape[1]
         if type(layer.activation) is not nn.ReLU or type(layer.scale_activation) not in _GATES:
             return False
-        if not (is_pointwise(fc1) and is_pointwise(fc2)) or fc1.bias is None or fc2.bias is None:
+        if type(layer.avgpool) is not nn.AdaptiveAvgPool2d or layer.avgpool.output_size != 1:
             return False
-        if fc1.in_channels != self.channels or fc2.out_channels != self.channels:
+        if not (_mixes(fc1, channels) and _mixes(fc2, fc1.out_channels) and fc2.out_channels == channels):
             return False
-        self.stages.append(Gate(fc1.out_channels, _GATES[type(layer.scale_activation)]))
-        self.weights += [fc1.weight, fc1.bias, fc2.weight, fc2.bias]
+        gate = Gate(fc1.out_channels, _GATES[type(layer.scale_activation)])
+        self._add(gate, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         return True
+
+
+def _mixes(conv: Any, channels: int) -> bool:
+    return type(conv) is PointwiseConv2d and conv.bias is not None and conv.in_channels == channels
 
 
 def _chained(layers: nn.Sequential, residual: bool, x: Tensor) -> Tensor | None:
     """The block's output, where it is one that a chain can compute, in a training step that it may take over."""
     if not torch.is_grad_enabled() or not is_plain(x) or library() is None:
         return None
-    if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+    if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last) or _has_any_global_hook():
         return None
-    if _has_any_global_hook() or any(map(is_watched, layers.modules())):
+    flat: list[nn.Module] = []
+    reading = _Reading((x.shape[0], x.shape[1], x.shape[2], x.shape[3]))
+    if not _flatten(layers, flat) or not reading.take(flat):
         return None
-    reading = _Reading(x.shape[1])
-    if not reading.take(_flat(layers)) or not all(map(_is_plain_own, chain(reading.weights, reading.buffers))):
+    if not all(map(_is_plain, (*reading.weights, *reading.buffers))):
         return None
     for counter in reading.counters:
         counter.add_(1)
     return run(tuple(reading.stages), residual, x, reading.weights, reading.buffers)
 
 
-def _flat(layers: nn.Sequential) -> list[nn.Module]:
-    flat: list[nn.Module] = []
-    for layer in layers:
-        if isinstance(layer, nn.Sequential):
-            flat += _flat(layer)
-        else:
-            flat.append(layer)
-    return flat
+def _flatten(layer: nn.Module, flat: list[nn.Module]) -> bool:
+    """Adds the layers in the order they are run in; whether no hook looks at one."""
+    if is_watched(layer):
+        return False
+    if isinstance(layer, nn.Sequential):
+        return all(_flatten(child, flat) for child in layer)
+    flat.append(layer)
+    return not any(map(is_watched, layer.children()))
 
 
-def _is_plain_own(tensor: Any) -> bool:
+def _is_plain(tensor: Tensor) -> bool:
     return KIND(tensor) == FLOAT32 and tensor.is_contiguous()

@@ -8,9 +8,10 @@ are the faster ones.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit._trace import is_tracing
+
+from effbench.models.products import linear
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -18,7 +19,7 @@ class PointwiseConv2d(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if _applies(input):
-            return F.linear(input.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+            return linear(input.flatten(1), weight.flatten(1), bias)[:, :, None, None]
         plain: Tensor = super()._conv_forward(input, weight, bias)
         return plain
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from effbench.models.batch_norm import join
 from effbench.models.depthwise import DepthwiseConv2d, is_large_depthwise
+from effbench.models.dropout import Dropout
 from effbench.models.pointwise import PointwiseConv2d, is_pointwise
 from effbench.models.products import Linear
 
@@ -22,9 +23,10 @@ def quicken(model: nn.Module) -> None:
                 module.__class__ = PointwiseConv2d
         elif type(module) is nn.Linear:
             module.__class__ = Linear
+        elif type(module) is nn.Dropout:
+            module.__class__ = Dropout
     join(model)
     _chain(model)
-
 
 
 def _chain(model: nn.Module) -> None:

@@ -189,6 +189,9 @@ def test_without_a_compiler_it_is_torch_s(monkeypatch):
 def test_a_whole_network_learns_the_same_and_keeps_its_state_dict(arch):
     torch.manual_seed(0)
     plain = getattr(torchvision.models, arch)(num_classes=4).to(memory_format=torch.channels_last)
+    for module in plain.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     exact, ours = copy.deepcopy(plain).double(), copy.deepcopy(plain)
     quicken(ours)
     assert {type(module) for module in ours.modules()} & {nn.BatchNorm2d, OnePassBatchNorm2d} == {OnePassBatchNorm2d}
@@ -196,7 +199,6 @@ def test_a_whole_network_learns_the_same_and_keeps_its_state_dict(arch):
     x = last(torch.randn(8, 3, 48, 48))
     nets = (exact, ours, plain)
     for net in nets:
-        torch.manual_seed(1)  # dropout
         net(x.to(next(net.parameters()).dtype)).square().sum().backward()
     best, ours_grad, usual_grad = (torch.cat([p.grad.double().flatten() for p in net.parameters()]) for net in nets)
     assert float((ours_grad - best).norm()) <= 3 * float((usual_grad - best).norm()) + 1e-3 * float(best.norm())

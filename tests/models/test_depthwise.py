@@ -57,14 +57,13 @@ def test_any_shape_gives_float64_s_gradient(count, channels, height, width, kern
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "mobilenet_v3_large"])
 def test_a_whole_network_learns_the_same(arch):
     torch.manual_seed(0)
-    plain = last_model(getattr(torchvision.models, arch)(num_classes=4))
+    plain = last_model(getattr(torchvision.models, arch)(num_classes=4, dropout=0.0))
     ours = copy.deepcopy(plain)
     quicken(ours)
     assert sum(isinstance(module, DepthwiseConv2d) for module in ours.modules()) > 4
     x = last(torch.randn(4, 3, 48, 48))
     outputs = []
     for net in (plain, ours):
-        torch.manual_seed(1)  # dropout
         out = net(x)
         out.square().sum().backward()
         outputs.append(out)
