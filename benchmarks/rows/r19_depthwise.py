@@ -15,9 +15,8 @@ TITLE = "Training step of MobileNets: torch's layers beside ours, channels last"
 STEPS = "benchmarks.arms_models:steps"
 OFF = {"EFFBENCH_KERNELS": "off"}
 NOTE = (
-    "Ours: inverted residual blocks as one compiled function each, batch normalisation with its activation, linear "
-    "layers through oneDNN, dropout by a counter's hash. Both step with torch's AdamW. Without a compiler linear layers "
-    "alone are left of it."
+    "Ours: each inverted residual block as one compiled function, batch normalisation with its activation, linear "
+    "layers and dropout by kernels of ours. Both step with torch's AdamW. Without a compiler next to nothing is left."
 )
 
 

@@ -129,13 +129,13 @@ void undepthwise(const float *dy, const float *w, float *packed, float *dx, i64 
         }
 }
 
-// One image's part of one row of taps, for `wide` vectors of channels.
+// One image's part of one row of taps, added to dw, for `wide` vectors of channels: sums of sums keep the rounding small.
 INLINE void row_of_taps(const float *x, const float *dy, float *dw, i64 C, i64 H, i64 W, i64 OH, i64 OW, int k, int i,
                         int stride, int wide, i64 last) {
     i64 pad = k / 2, inside = (pad + stride - 1) / stride, outside = W + pad >= k ? (W + pad - k) / stride + 1 : 0;
     vec sum[MOST_K][2];
     for (int j = 0; j < k; j++)
-        for (int v = 0; v < wide; v++) sum[j][v] = load(dw + (i * k + j) * C + v * V, v == wide - 1 ? last : V);
+        for (int v = 0; v < wide; v++) sum[j][v] = all(0);
     for (i64 oh = 0; oh < OH; oh++) {
         i64 h = oh * stride - pad + i;
         if (h < 0 || h >= H) continue;
@@ -158,7 +158,11 @@ INLINE void row_of_taps(const float *x, const float *dy, float *dw, i64 C, i64 H
         }
     }
     for (int j = 0; j < k; j++)
-        for (int v = 0; v < wide; v++) store(dw + (i * k + j) * C + v * V, sum[j][v], v == wide - 1 ? last : V);
+        for (int v = 0; v < wide; v++) {
+            i64 lanes = v == wide - 1 ? last : V;
+            float *to = dw + (i * k + j) * C + v * V;
+            store(to, load(to, lanes) + sum[j][v], lanes);
+        }
 }
 
 #define ROW_OF_TAPS(K, WIDE, LAST) row_of_taps(xn + c, gn + c, sums + c, C, H, W, OH, OW, K, i, stride, WIDE, LAST)

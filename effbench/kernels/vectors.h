@@ -18,6 +18,7 @@ enum { V = 16 };
 enum { V = 8 };
 #endif
 typedef float vec __attribute__((vector_size(4 * V), aligned(4), may_alias));
+typedef int32_t lanes __attribute__((vector_size(4 * V)));  // numbers of lanes, of two vectors in a row
 
 INLINE vec all(float value) {
 #if defined(__AVX512F__)

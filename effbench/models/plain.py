@@ -9,9 +9,14 @@ from torch.jit._trace import is_tracing
 from effbench.kernels.tensors import FLOAT32, KIND
 
 
+def is_recorded() -> bool:
+    """Whether a graph is made of what is computed: sizes must not be looked at then, nor layers replaced."""
+    return torch.compiler.is_compiling() or is_tracing()
+
+
 def is_plain(x: Tensor) -> bool:
     """Whether torch would compute with x in float32 on the CPU at once: no graph, transform or autocast asks for its
     own operations."""
-    if type(x) is not Tensor or KIND(x) != FLOAT32 or torch.is_autocast_enabled("cpu"):
+    if is_recorded() or type(x) is not Tensor or KIND(x) != FLOAT32 or torch.is_autocast_enabled("cpu"):
         return False
-    return not (torch.compiler.is_compiling() or is_tracing() or torch._C._are_functorch_transforms_active())
+    return not torch._C._are_functorch_transforms_active()

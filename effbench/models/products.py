@@ -1,11 +1,12 @@
-"""Linear layers through oneDNN, where torch would take MKL.
+"""Linear layers by kernels of our own (effbench/kernels/mix.c), where torch would take MKL and that holds back.
 
-On another maker's processor MKL leaves AVX-512 alone: its products took 1.5 to 2.3 times as long as oneDNN's there
-(AMD EPYC, 2 threads, 15 shapes of 4 million multiplications and more, medians of 15).
+On another maker's processor MKL leaves AVX-512 alone: it took 1.5 to 2.7 times as long as ours there, forward and for
+the input's gradient (AMD EPYC, 2 threads, 13 shapes from 38 million multiplications on, medians of 7; once 7 times).
 """
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from effbench.kernels import library
 from effbench.kernels.tensors import FLOAT32, KIND
-from effbench.models.plain import is_plain
+from effbench.models.plain import is_plain, is_recorded
 
-FEW = 128
 LEAST = 2**22  # multiplications: below, torch's shorter way to MKL weighs more
+_PANEL = 48  # columns of mix.c's panels, at most
 
 
 class Linear(nn.Linear):
@@ -33,57 +35,61 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not _pays(x, weight):
         return nn.functional.linear(x, weight, bias)
     rows = x if x.dim() == 2 else x.view(-1, x.shape[-1])
-    out: Tensor = (_Product.apply if torch.is_grad_enabled() else product)(rows, weight, bias)
+    out: Tensor = (_Product.apply if torch.is_grad_enabled() else _product)(rows, weight, bias)
     return out if x.dim() == 2 else out.view(*x.shape[:-1], -1)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (R, I), weight (O, I), bias (O) -> (R, O), by oneDNN; autograd does not hear of it."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-    return out
-
-
-def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    """(O, I) of x (R, I) and the gradient (R, O): over many rows oneDNN wants the longer side last."""
-    if x.shape[0] <= FEW or x.shape[1] >= gradient.shape[1]:
-        return product(gradient.t(), x.t())
-    return product(x.t(), gradient.t()).t().contiguous()
-
-
-def has_products() -> bool:
-    """Whether this torch has oneDNN's linear layer, and may use it on a processor it was measured on."""
-    return (
-        torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and torch._C._get_mkldnn_enabled()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+def packed_floats(inputs: int, outputs: int) -> int:
+    """Scratch of mix.c's `mix`."""
+    return inputs * -(-outputs // _PANEL) * _PANEL
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
-    if x.dim() < 2 or x.numel() * weight.shape[0] < LEAST or weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
+    if is_recorded() or x.numel() * weight.shape[0] < LEAST or x.dim() < 2:
         return False
-    return is_plain(x) and x.is_contiguous() and KIND(weight) == FLOAT32 and _mkl_is_held_back() and has_products()
+    if weight.dim() != 2 or x.shape[-1] != weight.shape[1] or KIND(weight) != FLOAT32:
+        return False
+    return is_plain(x) and x.is_contiguous() and weight.is_contiguous() and mkl_is_held_back() and library() is not None
 
 
 @cache
-def _mkl_is_held_back() -> bool:
+def mkl_is_held_back() -> bool:
+    """Whether torch multiplies matrices by MKL, with AVX-512 at hand that is not Intel's."""
     try:
-        return "GenuineIntel" not in Path("/proc/cpuinfo").read_text() and torch.backends.mkl.is_available()
+        foreign = "GenuineIntel" not in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
+    return foreign and torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return _product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        for_x = product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        for_weight = weight_gradient(x, gradient) if ctx.needs_input_grad[1] else None
-        for_bias = gradient.sum(0) if ctx.needs_input_grad[2] else None
-        return for_x, for_weight, for_bias
+        (x, weight), gradient = ctx.saved_tensors, gradient.contiguous()
+        for_x = for_weight = None
+        if ctx.needs_input_grad[0]:
+            for_x = torch.empty_like(x)
+            _call("unmix", (gradient, weight, for_x), x, weight)
+        if ctx.needs_input_grad[1]:
+            for_weight = torch.empty_like(weight)
+            _call("mix_gradient", (x, gradient, torch.empty_like(weight), for_weight), x, weight)
+        return for_x, for_weight, gradient.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    packed = torch.empty(packed_floats(weight.shape[1], weight.shape[0]))
+    out = torch.empty(x.shape[0], weight.shape[0])
+    _call("mix", (x, weight, packed, out), x, weight)
+    return out if bias is None else out.add_(bias)
+
+
+def _call(name: str, tensors: tuple[Tensor, ...], x: Tensor, weight: Tensor) -> None:
+    addresses = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
+    sizes = map(ctypes.c_int64, (x.shape[0], weight.shape[1], weight.shape[0]))
+    getattr(library(), name)(*addresses, *sizes, ctypes.c_int(torch.get_num_threads()))

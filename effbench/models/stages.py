@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from effbench.kernels.tape import Op, Room, Tape
 from effbench.models.depthwise import PARTS
+from effbench.models.products import packed_floats
 
 Shape = tuple[int, int, int, int]  # (N, C, H, W)
 RELU, HARDSIGMOID, SIGMOID = 1, 2, 3  # gate.c's
@@ -93,7 +94,7 @@ class Mix(Stage):
 
     def forward(self, page: Page, at: Ahead) -> None:
         sizes = rows(at.shape), at.shape[1], self.channels
-        [packed] = page.scratch(sizes[1] * sizes[2])
+        [packed] = page.scratch(packed_floats(*sizes[1:]))
         page.add(Op.MIX, [at.source, *at.weights, packed, at.out], sizes)
 
     def backward(self, page: Page, at: Back) -> None:
@@ -174,7 +175,7 @@ class Gate(Stage):
 
     def forward(self, page: Page, at: Ahead) -> None:
         (N, C, H, W), S = at.shape, self.squeezed
-        [packed] = page.scratch(C * S)
+        [packed] = page.scratch(max(packed_floats(C, S), packed_floats(S, C)))
         pooled, squeezed, opened = at.kept = [at.keeps.take(N * size) for size in (C, S, C)]
         w1, b1, w2, b2 = at.weights
         page.add(Op.POOL, [at.source, pooled], [N, H * W, C])

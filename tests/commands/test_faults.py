@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from effbench.data.batches import Batch, EvalBatches, TrainBatches
+from effbench.models.products import Linear
 from effbench.training.checkpoint import read_checkpoint
 from effbench.training.objective import Objective
 from tests.commandline import python
@@ -116,15 +117,15 @@ def test_halving_ends_with_the_weights_of_accumulation_and_says_so(
 ) -> None:
     mlp = ["model=mlp", *(word for word in FOUR_EPOCHS_OF_FIVE_STEPS if not word.startswith("model"))]
     mlp += ["model.hidden=[16]", "model.dropout=0.0"]
-    whole = torch.nn.Linear.forward
+    whole = Linear.forward
 
-    def forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    def forward(self: Linear, x: torch.Tensor) -> torch.Tensor:
         if len(x) > (2 if self.training else 5):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return whole(self, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch.nn.Linear, "forward", forward)
+        patch.setattr(Linear, "forward", forward)
         words = ["trainer.on_oom=halve", "data.eval_batch_size=16", "hydra.run.dir=run"]
         code, out, err = effbench("train", *mlp, *words)
     assert (code, "completed" in out) == (0, True), err
@@ -138,7 +139,7 @@ def test_halving_ends_with_the_weights_of_accumulation_and_says_so(
     assert summary(tmp_path / "run")["metrics"] == pytest.approx(summary(tmp_path / "known")["metrics"], rel=1e-4)
 
 
-# A batch of 2048 needs some 400 MB of activations. The limit comes when all is loaded: 150 MB beyond what is in use.
+# A batch of 2048 needs some 400 MB of activations. The limit comes when all is loaded: 200 MB beyond what is in use.
 STARVED = """
 import resource, sys
 from effbench import cli
@@ -146,7 +147,7 @@ from effbench.training.callbacks import Progress
 def fit_start(self, state, *_):
     self._epochs = 1
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 150_000_000,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000,) * 2)
 Progress.fit_start = fit_start
 sys.exit(cli.main(["train", *sys.argv[1:]]))
 """

@@ -191,3 +191,13 @@ def test_every_block_of_a_network_is_a_chain_and_the_same_seed_gives_the_same_bi
         found.append([*(parameter.grad for parameter in net.parameters()), *net.buffers()])
     assert same(*found)
     assert len(taken) == 2 * sum(isinstance(module, V2 | V3) for module in net.modules())
+
+
+def test_dynamo_follows_every_layer_of_ours_into_torch_s(taken):
+    torch.manual_seed(0)
+    net = nn.Sequential(v3(), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    net.append(nn.Dropout(0.5)).to(memory_format=torch.channels_last)
+    quicken(net)
+    torch.compile(net, backend="eager", fullgraph=True)(images()).sum().backward()
+    assert net[5].weight.grad is not None
+    assert taken == []
