@@ -18,6 +18,7 @@ from torch import Tensor, nn  # noqa: E402
 from benchmarks.gate import Gate  # noqa: E402
 
 THREADS = 2
+ATTEMPTS = 3
 
 
 def _ready(gate: Gate) -> float:
@@ -65,7 +66,8 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
             gate.lap(time.perf_counter() - loaded["begun"])
 
     build.splits, Callbacks.epoch_end, Trainer.fit = keep, look, begin  # type: ignore[assignment, method-assign]
-    config = effbench.compose([*words, "device=cpu", f"device.threads={THREADS}"])
+    own = [*words, "device=cpu", f"device.threads={THREADS}"]
+    config = effbench.compose(own)
 
     def batches() -> Any:
         finishing = loaded["trainer"].train.finish
@@ -74,8 +76,10 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
     loaded["batches"] = batches
     loaded["begun"] = _ready(gate)
     with tempfile.TemporaryDirectory() as folder:
-        effbench.train(config, f"{folder}/run")
-    raise SystemExit(f"the target of {target} was not reached")
+        for attempt in range(ATTEMPTS):  # whoever ends below the target tries again, and has waited for both
+            again = effbench.compose([*own, f"seed={config.seed + 1000 * attempt}"])
+            effbench.train(again, f"{folder}/{attempt}")
+    raise SystemExit(f"the target of {target} was not reached in {ATTEMPTS} runs")
 
 
 def usual(gate: Gate, words: list[str], target: float, workers: int = 0, slice_steps: int | None = None) -> None:

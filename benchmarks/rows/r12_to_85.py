@@ -14,7 +14,7 @@ NOTE = (
     "From the start of the process; both look at the test split after each epoch and end at the first that reaches the "
     "target. The usual script: pytorch-lightning, torchvision v2 for each image, DataLoader with the best of 0, 1, 2 "
     "workers, torch's AdamW as it comes; same model, batch size, learning rate and schedule. A usual run that ends "
-    "below the target counts with its whole time."
+    "below the target counts with its whole time; one of ours tries again with another seed, within its time."
 )
 
 

@@ -13,6 +13,7 @@ from effbench.config.compare import differing
 from effbench.config.schema import Config
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError
+from effbench.kernels import library
 from effbench.records import keep_rows_up_to, read_summary, require_writable
 from effbench.training.checkpoint import read_manifest, read_newest
 from effbench.training.distributed import Ranks
@@ -57,6 +58,10 @@ class Resumption:
             _tell(f"going on from {path}, the newest that is whole")
         for key, before, now in differing(self._config_before(), self.config.to_dict()):
             _tell(f"changed since the checkpoint: {key} from {before} to {now}")
+        compiled = read_manifest(path).get("kernels")
+        if compiled is not None and compiled != (library() is not None):
+            _tell(f"changed since the checkpoint: compiled functions, {_had(compiled)} then, {_had(not compiled)} now: "
+                  "last digits will differ, and what dropout drops")  # fmt: skip
 
     def _check_same_data(self, checkpoint: Path, data: Splits) -> bool:
         """Whether they are the same; other images, not allowed, would quietly make another experiment of it."""
@@ -112,6 +117,10 @@ class Resumption:
             return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
             raise ConfigError(f"resume={self.config.resume}: {path} cannot be read: {error}.") from error
+
+
+def _had(compiled: bool) -> str:
+    return "there" if compiled else "missing"
 
 
 def _tell(line: str) -> None:

@@ -23,6 +23,7 @@ from effbench.config.schema import Config
 from effbench.data.batches import Finish
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError, MissingExtraError
+from effbench.kernels import library
 from effbench.models import accounting
 from effbench.records import MetricsFile, prepare_run_folder, write_summary, write_text
 from effbench.redaction import redact
@@ -122,6 +123,7 @@ class _Session:
             "config": config_digest(redact(self.config.to_dict())),
             "data": data.sha256,
             "versions": {name: version(name) for name in ("effbench", "torch", "torchvision", "numpy")},
+            "kernels": library() is not None,
         }
         folder = self.folder / "checkpoints"
         return Checkpoints(folder, section.monitor, section.mode, section.save_top_k, section.save_last, identity)

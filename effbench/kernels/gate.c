@@ -47,11 +47,11 @@ INLINE float activated(float v, int act) {
     return act == HARDSIGMOID && v > 1.0f ? 1.0f : v;
 }
 
-// By an activation's output.
-INLINE float slope(float y, int act) {
-    if (act == SIGMOID) return y * (1.0f - y);
-    if (act == HARDSIGMOID) return y > 0.0f && y < 1.0f ? 1.0f / 6.0f : 0.0f;
-    return y > 0.0f ? 1.0f : 0.0f;
+// The gradient before an activation that gave y; where that is flat it is 0, also of infinity, as torch has it.
+INLINE float before(float dy, float y, int act) {
+    if (act == SIGMOID) return dy * y * (1.0f - y);
+    if (act == HARDSIGMOID) return y > 0.0f && y < 1.0f ? dy / 6.0f : 0.0f;
+    return y <= 0.0f ? 0.0f : dy;
 }
 
 // y becomes act(y + b), y (N, C).
@@ -64,7 +64,7 @@ void bias_gradient(float *dy, const float *y, float *db, i64 N, i64 C, int act) 
     memset(db, 0, sizeof(float) * C);
     for (i64 n = 0; n < N; n++)
         EACH_CHANNEL {
-            dy[n * C + c] *= slope(y[n * C + c], act);
+            dy[n * C + c] = before(dy[n * C + c], y[n * C + c], act);
             db[c] += dy[n * C + c];
         }
 }

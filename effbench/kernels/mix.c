@@ -17,7 +17,7 @@ INLINE void tile(const float *a, i64 ar, i64 ak, const float *b, i64 bs, i64 K, 
                  i64 last, int more) {
     vec sum[TALL][WIDE];
     for (int r = 0; r < tall; r++)
-        for (int v = 0; v < wide; v++) sum[r][v] = more ? load(c + r * cs + v * V, v == wide - 1 ? last : V) : all(0);
+        for (int v = 0; v < wide; v++) sum[r][v] = all(0);
     for (i64 k = 0; k < K; k++) {
         vec row[WIDE];
         for (int v = 0; v < wide; v++) row[v] = load(b + k * bs + v * V, v == wide - 1 ? last : V);
@@ -27,7 +27,12 @@ INLINE void tile(const float *a, i64 ar, i64 ak, const float *b, i64 bs, i64 K, 
         }
     }
     for (int r = 0; r < tall; r++)
-        for (int v = 0; v < wide; v++) store(c + r * cs + v * V, sum[r][v], v == wide - 1 ? last : V);
+        for (int v = 0; v < wide; v++) {
+            i64 count = v == wide - 1 ? last : V;
+            float *to = c + r * cs + v * V;
+            if (more) sum[r][v] += load(to, count);
+            store(to, sum[r][v], count);
+        }
 }
 
 #define TILE(TALL, WIDE, LAST) tile(a + r * ar, ar, ak, b, bs, K, c + r * cs, cs, TALL, WIDE, LAST, more)
@@ -110,7 +115,7 @@ static void pack(const float *w, float *packed, i64 I, i64 columns) {
 // How many rows at a time: few enough for every thread to get some.
 INLINE i64 rows_of(i64 R, int threads) {
     i64 share = (R + threads - 1) / threads;
-    return MIN(ROWS, (share + TALL - 1) / TALL * TALL);
+    return share ? MIN(ROWS, (share + TALL - 1) / TALL * TALL) : ROWS;
 }
 
 // y (R, O) = x (R, I) w^T, w (O, I). packed: scratch, I times O rounded up to panels.
@@ -134,7 +139,8 @@ void unmix(const float *dy, const float *w, float *dx, i64 R, i64 I, i64 O, int 
     for (i64 r = 0; r < R; r += block) times(dy + r * O, O, 1, w, MIN(block, R - r), O, I, dx + r * I, 0);
 }
 
-// c (A, B) = a^T b, a (R, A), b (R, B): each element is summed by one thread, whatever their number.
+// c (A, B) = a^T b, a (R, A), b (R, B), R > 0: each element is summed by one thread, whatever their number, and sums of
+// sums keep the rounding small.
 INLINE void gradient(const float *a, const float *b, float *c, i64 R, i64 A, i64 B) {
     for (i64 r = 0; r < R; r += DEEP) {
         _Pragma("omp for schedule(static) nowait")

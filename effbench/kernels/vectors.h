@@ -9,7 +9,7 @@
 typedef int64_t i64;
 #define INLINE static inline __attribute__((always_inline))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
-enum { ALONE = 1 << 14 };  // elements under which a second thread costs more than it takes off
+enum { ALONE = 1 << 14 };  // elements up to which a second thread costs more than it takes off
 #define THREADS(elements) num_threads((elements) > ALONE ? threads : 1)
 
 #if defined(__AVX512F__)

@@ -128,8 +128,8 @@ def activation_bytes(
     counted once. dtype: torch.float32, or torch.bfloat16 / torch.float16 for autocast to it, whose cast
     copies of the weights count because autograd keeps them. It is the sum for torch's CPU kernels: exact in
     fp32, under 0.2 % short in autocast (torch's fake norms keep their statistics in 16 bits). effbench's
-    compiled batch normalisation keeps less, another device may keep more where its kernel does, such as
-    attention without a fused one.
+    compiled layers keep less or more (no mask of dropout; of a block all that lies within it), another
+    device may keep more where its kernel does, such as attention without a fused one.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         shadow = without_data(model, "cpu")

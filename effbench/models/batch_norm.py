@@ -110,14 +110,15 @@ def _activation(layer: nn.Module, after: nn.Module) -> int | None:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether a hook looks at what goes in or comes out."""
-    return bool(
+    """Whether a hook, or a forward of its own, has to do with what goes in or comes out."""
+    return "forward" in module.__dict__ or bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 
 def _is_own(tensor: Tensor, features: int) -> bool:
-    return KIND(tensor) == FLOAT32 and tensor.shape == (features,) and tensor.is_contiguous()
+    kind = type(tensor) in (Tensor, nn.Parameter) and KIND(tensor) == FLOAT32
+    return kind and tensor.shape == (features,) and tensor.is_contiguous()
 
 
 class _BatchNorm(torch.autograd.Function):

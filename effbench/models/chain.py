@@ -35,8 +35,8 @@ def run(
 class _Chain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, buffers: Sequence[Tensor], x: Tensor, *weights: Tensor) -> Tensor:
-        out = torch.empty(plan.out_shape, memory_format=torch.channels_last)
-        kept, scratch = torch.empty(plan.kept.floats), torch.empty(plan.ahead.floats)
+        out = torch.empty(plan.out_shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        kept, scratch = x.new_empty(plan.kept.floats), x.new_empty(plan.ahead.floats)
         plan.ahead.tape.play((x, out, kept, scratch, *weights, *buffers))
         ctx.save_for_backward(x, kept, *weights)
         ctx.plan = plan
@@ -47,7 +47,7 @@ class _Chain(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x, kept, *weights), plan = ctx.saved_tensors, ctx.plan
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
-        scratch, for_x = torch.empty(plan.back.floats), torch.empty_like(x)
+        scratch, for_x = x.new_empty(plan.back.floats), torch.empty_like(x)
         for_weights = [torch.empty_like(weight) for weight in weights]
         plan.back.tape.play((x, gradient, kept, scratch, for_x, *weights, *for_weights))
         return None, None, for_x, *for_weights

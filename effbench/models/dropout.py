@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from effbench.kernels import library
 from effbench.kernels.tensors import layout_of
@@ -27,6 +26,8 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not 0 < self.p <= _MAX_P or not _applies(input):
             return super().forward(input)
+        if self.inplace and input.requires_grad and input.is_leaf:  # which torch refuses before it changes anything
+            return super().forward(input)
         # Without gradients too: torch.utils.checkpoint has the second pass, with them, drop what the first one did.
         seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
         out: Tensor = _Dropped.apply(input, self.p, seed, self.inplace)
@@ -34,9 +35,7 @@ class Dropout(nn.Dropout):
 
 
 def _applies(x: Tensor) -> bool:
-    if torch.compiler.is_compiling() or not is_plain(x) or forward_ad._current_level >= 0:  # dynamo stops at the first
-        return False
-    return layout_of(x) is not None and library() is not None
+    return is_plain(x) and layout_of(x) is not None and library() is not None
 
 
 class _Dropped(torch.autograd.Function):

@@ -12,13 +12,14 @@ from torchvision.ops.misc import SqueezeExcitation
 
 from effbench.kernels import library
 from effbench.kernels.tensors import FLOAT32, KIND
-from effbench.models.batch_norm import ACTIVATIONS, OnePassBatchNorm2d, is_watched
+from effbench.models.batch_norm import ACTIVATIONS, Joining, OnePassBatchNorm2d, is_watched
 from effbench.models.chain import run
 from effbench.models.depthwise import DepthwiseConv2d, is_centred_depthwise
 from effbench.models.plain import is_plain
 from effbench.models.pointwise import PointwiseConv2d, is_pointwise
 from effbench.models.stages import HARDSIGMOID, SIGMOID, Depthwise, Gate, Mix, Norm, Shape, Stage, rows
 
+_IN_ORDER = (nn.Sequential.forward, Joining.forward)  # of what runs its children one after the other
 _CONVOLUTIONS = (nn.Conv2d, PointwiseConv2d, DepthwiseConv2d)
 _GATES = {nn.Hardsigmoid: HARDSIGMOID, nn.Sigmoid: SIGMOID}
 
@@ -71,26 +72,29 @@ class _Reading:
                 return False
         return True
 
-    def _add(self, stage: Stage, *weights: Any) -> None:
+    def _add(self, stage: Stage, *weights: Any) -> bool:
+        """Whether its weights are what their modules say: C is told sizes, and looks at no shape."""
+        shapes = stage.weight_shapes(self.shape[1])
+        if not all(_is_plain(weight, shape) for weight, shape in zip(weights, shapes, strict=True)):
+            return False
         self.stages.append(stage)
         self.weights += weights
         self.shape = stage.out_shape(self.shape)
+        return True
 
     def _convolution(self, conv: Any) -> bool:
         if conv.bias is not None or conv.in_channels != self.shape[1]:
             return False
         if is_centred_depthwise(conv):
-            self._add(Depthwise(conv.kernel_size[0], conv.stride[0]), conv.weight)
-        elif is_pointwise(conv) and conv.stride == (1, 1):
-            self._add(Mix(conv.out_channels), conv.weight)
-        else:
-            return False
-        return True
+            return self._add(Depthwise(conv.kernel_size[0], conv.stride[0]), conv.weight)
+        mixes = is_pointwise(conv) and conv.stride == (1, 1)
+        return mixes and self._add(Mix(conv.out_channels), conv.weight)
 
     def _norm(self, norm: Any, activation: int) -> bool:
         if not norm.fits(self.shape[1]) or rows(self.shape) < 2:
             return False
-        self._add(Norm(norm.eps, norm.momentum, activation), norm.weight, norm.bias)
+        if not self._add(Norm(norm.eps, norm.momentum, activation), norm.weight, norm.bias):
+            return False
         self.buffers += [norm.running_mean, norm.running_var]
         self.counters += [] if norm.num_batches_tracked is None else [norm.num_batches_tracked]
         return True
@@ -104,8 +108,7 @@ class _Reading:
         if not (_mixes(fc1, channels) and _mixes(fc2, fc1.out_channels) and fc2.out_channels == channels):
             return False
         gate = Gate(fc1.out_channels, _GATES[type(layer.scale_activation)])
-        self._add(gate, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-        return True
+        return self._add(gate, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
 
 
 def _mixes(conv: Any, channels: int) -> bool:
@@ -120,10 +123,12 @@ def _chained(layers: nn.Sequential, residual: bool, x: Tensor) -> Tensor | None:
         return None
     flat: list[nn.Module] = []
     reading = _Reading((x.shape[0], x.shape[1], x.shape[2], x.shape[3]))
-    if not _flatten(layers, flat) or not reading.take(flat):
+    if not _flatten(layers, flat) or not flat or not reading.take(flat):
         return None
-    if not all(map(_is_plain, (*reading.weights, *reading.buffers))):
+    if residual and reading.shape != tuple(x.shape):
         return None
+    if not any(weight.requires_grad for weight in reading.weights):
+        return None  # frozen: torch leaves out what nobody asks for
     for counter in reading.counters:
         counter.add_(1)
     return run(tuple(reading.stages), residual, x, reading.weights, reading.buffers)
@@ -133,11 +138,12 @@ def _flatten(layer: nn.Module, flat: list[nn.Module]) -> bool:
     """Adds the layers in the order they are run in; whether no hook looks at one."""
     if is_watched(layer):
         return False
-    if isinstance(layer, nn.Sequential):
-        return all(_flatten(child, flat) for child in layer)
+    if type(layer).forward in _IN_ORDER:
+        return all(_flatten(child, flat) for child in layer.children())
     flat.append(layer)
     return not any(map(is_watched, layer.children()))
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return KIND(tensor) == FLOAT32 and tensor.is_contiguous()
+def _is_plain(weight: Tensor, shape: tuple[int, ...]) -> bool:
+    own = type(weight) in (Tensor, nn.Parameter) and KIND(weight) == FLOAT32
+    return own and weight.shape == shape and weight.is_contiguous()

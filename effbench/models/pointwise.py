@@ -7,10 +7,9 @@ are the faster ones.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.jit._trace import is_tracing
 
+from effbench.models.plain import is_recorded
 from effbench.models.products import linear
 
 
@@ -30,6 +29,6 @@ def is_pointwise(conv: nn.Conv2d) -> bool:
 
 
 def _applies(x: Tensor) -> bool:
-    if torch.compiler.is_compiling() or is_tracing():  # in a graph it stays a convolution
+    if is_recorded():  # in a graph it stays a convolution
         return False
     return x.dim() == 4 and x.shape[2:] == (1, 1) and x.device.type == "cpu"

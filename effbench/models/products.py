@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from effbench.kernels import library
 from effbench.kernels.tensors import FLOAT32, KIND
 from effbench.models.plain import is_plain, is_recorded
 
 LEAST = 2**22  # multiplications: below, torch's shorter way to MKL weighs more
+FEWEST = 32  # rows: for fewer, arranging the weights would take longer than multiplying
 _PANEL = 48  # columns of mix.c's panels, at most
 
 
 class Linear(nn.Linear):
-    """nn.Linear in everything but the time it takes; but its gradient has no gradient."""
+    """nn.Linear in everything but the time it takes."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
@@ -32,7 +32,7 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.linear: x (..., I), weight (O, I), bias (O) -> (..., O)."""
-    if not _pays(x, weight):
+    if not _pays(x, weight, bias):
         return nn.functional.linear(x, weight, bias)
     rows = x if x.dim() == 2 else x.view(-1, x.shape[-1])
     out: Tensor = (_Product.apply if torch.is_grad_enabled() else _product)(rows, weight, bias)
@@ -44,10 +44,13 @@ def packed_floats(inputs: int, outputs: int) -> int:
     return inputs * -(-outputs // _PANEL) * _PANEL
 
 
-def _pays(x: Tensor, weight: Tensor) -> bool:
-    if is_recorded() or x.numel() * weight.shape[0] < LEAST or x.dim() < 2:
+def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    if type(x) is not Tensor or is_recorded() or x.numel() * weight.shape[0] < LEAST:
         return False
-    if weight.dim() != 2 or x.shape[-1] != weight.shape[1] or KIND(weight) != FLOAT32:
+    if x.dim() < 2 or weight.dim() != 2 or x.shape[-1] != weight.shape[1] or x.numel() < FEWEST * x.shape[-1]:
+        return False
+    own = (weight,) if bias is None else (weight, bias)
+    if any(type(tensor) not in (Tensor, nn.Parameter) or KIND(tensor) != FLOAT32 for tensor in own):
         return False
     return is_plain(x) and x.is_contiguous() and weight.is_contiguous() and mkl_is_held_back() and library() is not None
 
@@ -69,22 +72,33 @@ class _Product(torch.autograd.Function):
         return _product(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        (x, weight), gradient = ctx.saved_tensors, gradient.contiguous()
-        for_x = for_weight = None
-        if ctx.needs_input_grad[0]:
-            for_x = torch.empty_like(x)
-            _call("unmix", (gradient, weight, for_x), x, weight)
-        if ctx.needs_input_grad[1]:
-            for_weight = torch.empty_like(weight)
-            _call("mix_gradient", (x, gradient, torch.empty_like(weight), for_weight), x, weight)
-        return for_x, for_weight, gradient.sum(0) if ctx.needs_input_grad[2] else None
+        (x, weight), needs = ctx.saved_tensors, ctx.needs_input_grad
+        batched = torch._C._functorch.is_legacy_batchedtensor(gradient)  # by is_grads_batched
+        if torch.is_grad_enabled() or batched or not is_plain(gradient):
+            for_x, for_weight = gradient @ weight, gradient.mT @ x
+        else:
+            gradient = gradient.contiguous()
+            for_x = _input_gradient(gradient, x, weight) if needs[0] else None
+            for_weight = _weight_gradient(gradient, x, weight) if needs[1] else None
+        return for_x, for_weight, gradient.sum(-2) if needs[2] else None
+
+
+def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    found = torch.empty_like(x)
+    _call("unmix", (gradient, weight, found), x, weight)
+    return found
+
+
+def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    found = torch.empty_like(weight)
+    turned = torch.empty_like(weight if weight.shape[1] < _PANEL else weight[:0])  # for few columns alone
+    _call("mix_gradient", (x, gradient, turned, found), x, weight)
+    return found
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    packed = torch.empty(packed_floats(weight.shape[1], weight.shape[0]))
-    out = torch.empty(x.shape[0], weight.shape[0])
+    packed, out = x.new_empty(packed_floats(weight.shape[1], weight.shape[0])), x.new_empty(x.shape[0], weight.shape[0])
     _call("mix", (x, weight, packed, out), x, weight)
     return out if bias is None else out.add_(bias)
 

@@ -76,6 +76,10 @@ class Stage(ABC):
         return shape
 
     @abstractmethod
+    def weight_shapes(self, channels: int) -> list[tuple[int, ...]]:
+        """Of the weights, for an input of so many channels."""
+
+    @abstractmethod
     def forward(self, page: Page, at: Ahead) -> None: ...
 
     @abstractmethod
@@ -91,6 +95,9 @@ class Mix(Stage):
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape[0], self.channels, *shape[2:]
+
+    def weight_shapes(self, channels: int) -> list[tuple[int, ...]]:
+        return [(self.channels, channels, 1, 1)]
 
     def forward(self, page: Page, at: Ahead) -> None:
         sizes = rows(at.shape), at.shape[1], self.channels
@@ -115,6 +122,9 @@ class Depthwise(Stage):
     def out_shape(self, shape: Shape) -> Shape:
         height, width = ((size - 1) // self.stride + 1 for size in shape[2:])
         return *shape[:2], height, width
+
+    def weight_shapes(self, channels: int) -> list[tuple[int, ...]]:
+        return [(channels, 1, self.kernel, self.kernel)]
 
     def forward(self, page: Page, at: Ahead) -> None:
         [packed] = page.scratch(self._taps(at))
@@ -142,6 +152,9 @@ class Norm(Stage):
     activation: int
     weights = buffers = 2
     in_place = True
+
+    def weight_shapes(self, channels: int) -> list[tuple[int, ...]]:
+        return [(channels,), (channels,)]
 
     def forward(self, page: Page, at: Ahead) -> None:
         [sums] = page.scratch(self._sums(at))
@@ -172,6 +185,9 @@ class Gate(Stage):
     activation: int
     weights = 4
     in_place = True
+
+    def weight_shapes(self, channels: int) -> list[tuple[int, ...]]:
+        return [(self.squeezed, channels, 1, 1), (self.squeezed,), (channels, self.squeezed, 1, 1), (channels,)]
 
     def forward(self, page: Page, at: Ahead) -> None:
         (N, C, H, W), S = at.shape, self.squeezed

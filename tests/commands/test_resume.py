@@ -23,6 +23,7 @@ from effbench.training.checkpoint import read_checkpoint
 from effbench.training.objective import Objective
 from tests.commands.conftest import Effbench
 from tests.commands.interrupting import FOUR_EPOCHS_OF_FIVE_STEPS, SendsSignal, ends_like, rows, summary, weights
+from tests.compiler import needs_compiler
 from tests.torture.runs import Hook, finish
 
 pytestmark = pytest.mark.xdist_group("resume")  # they share what a module fixture trains
@@ -257,6 +258,19 @@ def test_what_changed_since_the_checkpoint_is_told_key_by_key(send: SendsSignal,
         "changed since the checkpoint: data.num_workers from 0 to 1",
         "changed since the checkpoint: trainer.max_epochs from 4 to 2",
     ]
+
+
+@needs_compiler
+def test_compiled_functions_that_went_missing_are_told(
+    send: SendsSignal, effbench: Effbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(signal.SIGTERM, 7)
+    assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 143
+    send.never()
+    monkeypatch.setattr("effbench.commands.resuming.library", lambda: None)
+    code, _, err = effbench("train", "resume=run")
+    assert code == 0
+    assert "changed since the checkpoint: compiled functions, there then, missing now" in err
 
 
 def test_a_run_without_a_checkpoint_is_named(effbench: Effbench) -> None:

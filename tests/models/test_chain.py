@@ -161,6 +161,39 @@ def test_the_number_of_threads_changes_no_bit():
     assert all(torch.equal(a, b) for others in found[1:] for a, b in zip(found[0], others, strict=True))
 
 
+@pytest.mark.parametrize(("count", "size"), [(1, 40), (2, 30), (3, 64)])
+def test_more_threads_than_images_change_no_bit(count, size):
+    found = []
+    for threads in (1, 2, 5, 16):
+        torch.manual_seed(0)
+        layers = [*BLOCK[0](), *BLOCK[1](), SqueezeExcitation(72, 300, scale_activation=nn.Sigmoid), *BLOCK[3]()]
+        found.append(compare(nn.Sequential(*layers), last(torch.randn(count, 24, size, size)), False, threads))
+    assert all(torch.equal(a, b) for others in found[1:] for a, b in zip(found[0], others, strict=True))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 9), (9, 3)])
+def test_a_gradient_over_a_million_pixels_is_a_sum_of_sums(inputs, outputs):
+    """One sum after the other would be off by a ten-thousandth: all terms have the same sign."""
+    x, weight = last(torch.rand(4, inputs, 512, 512)), torch.rand(outputs, inputs, 1, 1, requires_grad=True)
+    out = run((Mix(outputs),), False, x, [weight], [])
+    [found] = torch.autograd.grad(out, weight, last(torch.rand(out.shape, generator=torch.Generator().manual_seed(1))))
+    gradient = torch.rand(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float32).double()
+    exact = torch.einsum("nohw,nihw->oi", gradient, x.double())
+    assert float((found.flatten(1) / exact - 1).abs().max()) <= 1e-5
+
+
+def test_infinite_gradients_stop_at_a_gate_s_flat_parts_as_torch_s_do():
+    torch.manual_seed(0)
+    gate = SqueezeExcitation(4, 3, scale_activation=nn.Hardsigmoid)
+    nn.init.constant_(gate.fc2.bias, 9.0)  # open all the way
+    nn.init.zeros_(gate.fc2.weight)
+    net = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), gate, nn.Identity())
+    x, asked = last(torch.ones(2, 4, 3, 3)), [gate.fc1.weight, gate.fc2.weight, gate.fc2.bias]
+    outputs = net(x), run(stages_of(net), False, x, list(net.parameters()), [])
+    results = [torch.autograd.grad((out * math.inf).sum(), asked) for out in outputs]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_and_infinity_come_through(value):
     torch.manual_seed(0)

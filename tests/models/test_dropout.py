@@ -179,6 +179,7 @@ def test_inplace_is_what_torch_s_is_to_user_code(kind):
     assert torch.equal(x.grad, y.detach())
     with pytest.raises(RuntimeError, match="leaf Variable"):
         net(x)
+    assert torch.equal(x, torch.ones(1000))
     saved = x.exp()  # needs its output for the gradient
     net(saved)
     with pytest.raises(RuntimeError, match="inplace operation"):

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import mobilenetv2, mobilenetv3
 
 from effbench.models import inverted_residual
@@ -42,7 +44,8 @@ def last(x: Tensor) -> Tensor:
 
 
 def images(*shape: int) -> Tensor:
-    return last(torch.randn(*(shape or (4, 8, 6, 6)), generator=torch.Generator().manual_seed(1)))
+    generator = torch.Generator().manual_seed(1)
+    return last(torch.randn(*(shape or (4, 8, 6, 6)), generator=generator, dtype=torch.float32))
 
 
 def pair(make=v3) -> tuple[nn.Module, nn.Module]:
@@ -88,6 +91,15 @@ def test_a_step_is_float64_s(make, taken):
     assert [name for name, _ in ours.named_modules()] == [name for name, _ in plain.named_modules()]
 
 
+class Scaled(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def scale_first(net: nn.Module) -> None:
+    net.block[0] = Scaled(*net.block[0])
+
+
 @pytest.mark.parametrize(
     ("change", "make"),
     [
@@ -102,11 +114,15 @@ def test_a_step_is_float64_s(make, taken):
         (lambda net: setattr(net.block[2], "activation", nn.SiLU()), images),
         (lambda net: setattr(net.block[2], "avgpool", nn.AdaptiveMaxPool2d(1)), images),
         (lambda net: setattr(net.block[1], "0", nn.Conv2d(24, 24, 3, 1, 2, 2, groups=24, bias=False)), images),
+        (lambda net: scale_first(net), images),
+        (lambda net: setattr(net.block[1][2], "forward", torch.sin), images),
+        (lambda net: net.requires_grad_(False), lambda: images().requires_grad_()),
         (lambda net: setattr(net.block[1], "0", nn.Conv2d(24, 24, 3, 1, 1, bias=False)), images),
     ],
     ids=[
         "eval", "float64", "contiguous", "one norm in eval", "hook", "hook inside", "averaged", "activation",
-        "gate's activation", "gate's pooling", "dilated", "dense",
+        "gate's activation", "gate's pooling", "dilated", "forward of its own", "forward put in its place", "frozen",
+        "dense",
     ],
 )  # fmt: skip
 def test_where_a_chain_does_not_apply_the_layers_are_run_one_by_one(change, make, taken):
@@ -120,6 +136,7 @@ def test_where_a_chain_does_not_apply_the_layers_are_run_one_by_one(change, make
     assert taken == []
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # which forward_ad uses
 def test_without_gradients_in_graphs_and_under_autocast_it_is_torch_s(taken):
     plain, ours = pair()
     x = images()
@@ -127,9 +144,70 @@ def test_without_gradients_in_graphs_and_under_autocast_it_is_torch_s(taken):
         torch.testing.assert_close(ours(x), plain(x))
     assert "conv2d" in str(torch.export.export(ours, (x,)).graph)
     with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ours(x), plain(x), rtol=0.05, atol=0.05)
+    with FlopCounterMode(display=False) as theirs:
+        plain(x)
+    with FlopCounterMode(display=False) as counted:
         ours(x)
-    torch.func.functional_call(ours, dict(ours.named_parameters()), (x,))
-    assert len(taken) == 1  # functional_call is an ordinary call with other tensors
+    assert counted.get_total_flops() == theirs.get_total_flops() > 0
+    with forward_ad.dual_level():
+        dual = [forward_ad.unpack_dual(net(forward_ad.make_dual(x, x))).tangent for net in (plain, ours)]
+    torch.testing.assert_close(*dual)
+    assert taken == []
+
+
+def test_other_weights_may_be_passed_in(taken):
+    plain, ours = pair()
+    doubled = {name: (2 * weight.detach()).requires_grad_() for name, weight in plain.named_parameters()}
+    found = [torch.func.functional_call(net, doubled, images()) for net in (plain, ours)]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: setattr(net.block[1][0], "weight", nn.Parameter(torch.randn(12, 1, 3, 3))),
+        lambda net: setattr(net.block[2].fc1, "bias", nn.Parameter(torch.randn(3))),
+        lambda net: setattr(net.block[0][0], "weight", nn.Parameter(torch.randn(24, 4, 1, 1))),
+    ],
+    ids=["fewer filters", "short bias", "fewer channels"],
+)
+def test_weights_that_are_not_what_their_module_says_are_refused_as_torch_does(change, taken):
+    _, ours = pair()
+    change(ours)
+    with pytest.raises(RuntimeError):
+        ours(images())
+    assert taken == []
+
+
+def test_a_sum_of_unlike_maps_is_refused_as_torch_does(taken):
+    _, ours = pair(lambda: V2(8, 8, 1, 6))
+    ours.conv[1][0].stride = (2, 2)
+    with pytest.raises(RuntimeError, match="must match"):
+        ours(images())
+    assert taken == []
+
+
+def test_a_block_without_layers_is_the_identity(taken):
+    _, ours = pair(lambda: V2(8, 8, 1, 6))
+    ours.conv = nn.Sequential()
+    assert torch.equal(ours(images()), 2 * images())
+    assert taken == []
+
+
+def test_the_default_dtype_has_nothing_to_do_with_it(taken):
+    _, ours = pair()
+    expected = copy.deepcopy(ours)(images())
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = ours(images().float())
+        found.sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert expected.shape == found.shape
+    assert len(taken) == 2
 
 
 def test_one_value_a_channel_is_refused_as_torch_does(taken):
@@ -139,15 +217,18 @@ def test_one_value_a_channel_is_refused_as_torch_does(taken):
     assert taken == []
 
 
-def test_frozen_weights_get_no_gradient_and_the_input_does(taken):
+def test_frozen_weights_get_no_gradient_and_the_others_theirs(taken):
+    _, whole = pair()
     _, ours = pair()
     ours.block[0].requires_grad_(False)
-    x = images().requires_grad_()
-    ours(x).sum().backward()
+    inputs = [images().requires_grad_() for _ in range(2)]
+    for net, x in zip((whole, ours), inputs, strict=True):
+        net(x).square().sum().backward()
     assert ours.block[0][0].weight.grad is None
-    assert ours.block[1][0].weight.grad is not None
-    assert x.grad is not None
-    assert len(taken) == 1
+    assert torch.equal(inputs[0].grad, inputs[1].grad)
+    for name, parameter in ours.block[1:].named_parameters():
+        assert torch.equal(parameter.grad, whole.block[1:].get_parameter(name).grad)
+    assert len(taken) == 2
 
 
 def test_it_copies_and_pickles(taken):

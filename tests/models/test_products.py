@@ -26,6 +26,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     real = products._call
     monkeypatch.setattr(products, "_call", lambda name, *rest: (calls.append(name), real(name, *rest)))
     monkeypatch.setattr(products, "LEAST", 0)
+    monkeypatch.setattr(products, "FEWEST", 0)
     monkeypatch.setattr(products, "mkl_is_held_back", lambda: True)
     return calls
 
@@ -52,6 +53,7 @@ def test_outputs_and_gradients_are_float64_s(shape, inputs, outputs, bias, threa
     results = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "LEAST", 0)
+        patch.setattr(products, "FEWEST", 0)
         patch.setattr(products, "mkl_is_held_back", lambda: True)
         patch.setattr(torch, "get_num_threads", lambda: threads)
         for net in (ours, exact):
@@ -119,8 +121,35 @@ def test_small_products_and_processors_on_which_mkl_does_its_best_are_torch_s(mo
     x, weight = torch.randn(64, 64), torch.randn(8, 64)
     assert torch.equal(linear(x, weight, None), x @ weight.t())  # small
     monkeypatch.setattr(products, "LEAST", 0)
+    assert torch.equal(linear(x[:31], weight, None), x[:31] @ weight.t())  # few rows
     monkeypatch.setattr(products, "mkl_is_held_back", lambda: False)
     assert torch.equal(linear(x, weight, None), x @ weight.t())
+
+
+def test_gradients_of_gradients_and_many_at_once_are_torch_s(taken):
+    plain, ours = pair(6, 5)
+    x = torch.randn(4, 6)
+    for find in (
+        lambda net: torch.autograd.functional.hessian(lambda x: net(x).sin().sum(), x),
+        lambda net: torch.autograd.functional.jacobian(net, x, vectorize=True),
+        lambda net: torch.func.jvp(net, (x,), (x,))[1],
+    ):
+        torch.testing.assert_close(find(ours), find(plain))
+    assert "mix" in taken
+
+
+def test_a_symbolic_trace_keeps_the_layer_or_what_it_does():
+    _, ours = pair(6, 5)
+    x = torch.randn(4, 6)
+    assert torch.equal(torch.fx.symbolic_trace(nn.Sequential(ours))(x), ours(x))
+
+
+def test_a_bias_of_another_dtype_is_refused_as_torch_does(taken):
+    _, ours = pair(6, 5)
+    ours.bias = nn.Parameter(ours.bias.double())
+    with pytest.raises(RuntimeError):
+        ours(torch.randn(4, 6))
+    assert taken == []
 
 
 @pytest.mark.usefixtures("taken")
