@@ -1,7 +1,8 @@
 """Chains of layers in training, each as one function that is compiled as a whole (effbench/kernels/tape.c).
 
 A step of a small network on a CPU is bound by what every operation costs before it computes anything: of
-MobileNetV3-small's 64 images of 28 pixels it took more than half (AMD EPYC, 2 threads; a step of 2 images instead).
+MobileNetV3-small's 20 ms for 64 images of 28 pixels 12 were there for 2 images, too (AMD EPYC, 2 threads, medians
+of 21).
 """
 
 from __future__ import annotations
