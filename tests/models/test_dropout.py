@@ -247,7 +247,6 @@ def test_what_the_kernel_does_not_take_is_torch_s_to_the_bit(name):
     equal_to_torch_s(*cases()[name])
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch's own, at its first dual number
 def test_evaluation_autocast_dual_numbers_and_no_compiler_are_torch_s_to_the_bit(monkeypatch):
     x = torch.randn(40, 50)
     equal_to_torch_s(x, training=False)

@@ -136,7 +136,6 @@ def test_where_a_chain_does_not_apply_the_layers_are_run_one_by_one(change, make
     assert taken == []
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # which forward_ad uses
 def test_without_gradients_in_graphs_and_under_autocast_it_is_torch_s(taken):
     plain, ours = pair()
     x = images()
