@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ RESAMPLES = 10_000
 THREADS = 2
 AGAIN = " again"  # the control's name: the first arm's and this
 CONTROL_WITHIN = 0.02
+PATIENCE_S = 300.0
 
 Round = dict[str, float]  # arm -> its value in one round
 
@@ -108,16 +110,27 @@ def rounds(
 ) -> list[Round]:
     """`count` values of each arm, shared out over `processes` fresh processes; a value is the mean of `parts` turns.
 
-    The order turns with every turn, so that a drift of the machine cancels. With `control` the first arm runs twice.
+    The order turns with every turn, so that a drift of the machine cancels. With `control` the first arm runs twice,
+    and further processes follow until what it says is certain to 2 % or PATIENCE_S have passed: a rule that looks at
+    how far the control's values scatter and not at what they or the figures are.
     """
     if control:
         first = arms[0]
         arms = [*arms, Arm(first.name + AGAIN, first.place, first.options, first.environment, first.source)]
+    begun = time.monotonic()
     found: list[Round] = []
-    for number in range(processes):
+    number = 0
+    while number < processes or not (is_certain(found) or time.monotonic() - begun > PATIENCE_S):
         share = count * (number + 1) // processes - count * number // processes
         found += _some_rounds(arms if number % 2 == 0 else arms[::-1], share, parts)
+        number += 1
     return found
+
+
+def is_certain(found: Sequence[Round]) -> bool:
+    """Whether the control's interval has no more than 2 % to each side, or there is no control."""
+    control = control_of(found)
+    return control is None or control.high - control.low <= 2 * CONTROL_WITHIN
 
 
 def _some_rounds(arms: Sequence[Arm], count: int, parts: int) -> list[Round]:

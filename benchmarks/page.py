@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.alternate import ROOT
 from benchmarks.figures import Figure
 from benchmarks.scaling import Point, draw, tables
-from effbench.report.environment import environment
+from effbench.report.environment import environment, git_state
 
 DATA = ROOT / "docs" / "performance.json"
 PAGE = ROOT / "docs" / "performance.md"
@@ -26,12 +26,19 @@ def record(row: str, title: str, found: Sequence[Figure | Point], seconds: float
         "title": title,
         "date": date.today().isoformat(),
         "minutes": round(seconds / 60, 1),
+        "commit": _commit(),
         "machine": _machine(),
         "figures": [figure.as_json() for figure in found if isinstance(figure, Figure)],
         "points": [asdict(point) for point in found if isinstance(point, Point)],
     }
     order = sorted(kept, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
     DATA.write_text(json.dumps({name: kept[name] for name in order}, indent=1) + "\n", encoding="utf-8")
+
+
+def _commit() -> str:
+    """What was measured: the checkout's commit, with a + where files differ from it; empty outside of a checkout."""
+    state = git_state(ROOT)
+    return f"{state['commit'][:7]}{'+' * state['dirty']}" if state else ""
 
 
 def _machine() -> dict[str, Any]:
@@ -55,7 +62,7 @@ def _section(row: str, entry: Mapping[str, Any]) -> str:
     name = f"{row} · " if row.isdigit() else ""
     figures = entry["figures"]
     own = _have_arms_of_their_own(figures)
-    parts = [f"## {name}{entry['title']}", f"Measured {entry['date']}, {entry['minutes']} minutes."]
+    parts = [f"## {name}{entry['title']}", _measured(entry)]
     if figures:
         columns = ["figure", "median [95 %]", "n", "target", "", "control", *(["medians"] if own else [])]
         head = [_row(columns), _row(["---"] * len(columns))]
@@ -66,6 +73,11 @@ def _section(row: str, entry: Mapping[str, Any]) -> str:
     if not own:
         parts += _medians(figures)
     return "\n\n".join([*parts, *dict.fromkeys(each["note"] for each in figures if each["note"])])
+
+
+def _measured(entry: Mapping[str, Any]) -> str:
+    commit = f" at {entry['commit']}" if entry.get("commit") else ""
+    return f"Measured {entry['date']}{commit}, {entry['minutes']} minutes."
 
 
 def _have_arms_of_their_own(figures: Sequence[Mapping[str, Any]]) -> bool:
