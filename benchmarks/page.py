@@ -50,8 +50,24 @@ def write_page() -> None:
     kept = json.loads(DATA.read_text(encoding="utf-8"))
     machines = sorted({_machine_line(entry["machine"]) for entry in kept.values()})
     parts = [TEXT.read_text(encoding="utf-8").rstrip(), "Machine: " + "; ".join(machines) + "."]
+    parts.append(_summary(kept))
     parts += [_section(row, entry) for row, entry in kept.items()]
     PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _summary(kept: Mapping[str, Any]) -> str:
+    """How the figures with a target stand, each kind with its rows."""
+    rows: dict[str, dict[str, int]] = {}
+    for row, entry in kept.items():
+        for figure in entry["figures"]:
+            if figure["target"]:
+                of_kind = rows.setdefault(_verdict(figure).replace("*", ""), {})
+                of_kind[row] = of_kind.get(row, 0) + 1
+    lines = [
+        f"- {kind}: {sum(counts.values())} (row {', '.join(f'{row}: {count}' for row, count in counts.items())})"
+        for kind, counts in sorted(rows.items())
+    ]
+    return "\n".join(["Figures that have a target, and in which rows they are:", "", *lines])
 
 
 def _machine_line(machine: Mapping[str, Any]) -> str:
@@ -101,19 +117,25 @@ def _arms(figure: Mapping[str, Any]) -> str:
 
 def _cells(figure: Mapping[str, Any]) -> list[str]:
     value, control = figure["value"], figure["control"]
-    verdict = {True: "reached", False: "**not reached**", None: ""}[figure["passed"]]
-    if figure["void"]:
-        verdict = "void"
     return [
         figure["what"],
-        f"{value['median']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
+        f"{value['median']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
         if value["n"] > 1
         else f"{value['median']:.4g}",
         str(value["n"]),
         figure["target"],
-        verdict,
+        _verdict(figure),
         f"{control['median']:.3f}" if control else "",
     ]
+
+
+def _verdict(figure: Mapping[str, Any]) -> str:
+    """Of a void figure also what its interval would say."""
+    if figure["void"] and figure["target"]:
+        return "void; by its interval reached" if figure["passed"] else "void; by its interval **not reached**"
+    if figure["void"]:
+        return "void"
+    return {True: "reached", False: "**not reached**", None: ""}[figure["passed"]]
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -29,15 +29,13 @@ SOON = {
     "train --help": Arm("train --help", COMMAND, {"words": ["train", "--help"]}),
     "a mistyped key": Arm("a mistyped key", COMMAND, {"words": ["train", "optimizer.lrr=1"], "code": 2}),
     "a mistyped name": Arm("a mistyped name", COMMAND, {"words": ["train", "model=resnet19"], "code": 2}),
-}
-OTHER = {
     "a value out of range": Arm("a value out of range", COMMAND, {"words": ["train", "optimizer.lr=-1"], "code": 2}),
 }
 
 
 def measure() -> list[Figure]:
-    found = rounds([TORCH, *AT_ONCE.values(), *SOON.values(), *OTHER.values()], 18, 2)
-    targets = {**dict.fromkeys(AT_ONCE, "<= 0.05"), **dict.fromkeys(SOON, "<= 0.25"), **dict.fromkeys(OTHER, "")}
+    found = rounds([TORCH, *AT_ONCE.values(), *SOON.values()], 18, 2)
+    targets = {**dict.fromkeys(AT_ONCE, "<= 0.05"), **dict.fromkeys(SOON, "<= 0.25")}
     return [
         figure(f"{name} / import torch", found, over(name, TORCH.name), target, milliseconds)
         for name, target in targets.items()

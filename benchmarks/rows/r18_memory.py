@@ -13,7 +13,7 @@ NOTE = "After an epoch with validation and a checkpoint (ours), or the same step
 def measure() -> list[Figure]:
     options = {"model": "mobilenet", "slice_steps": 42, "warm_up": 6, "memory": True}
     arms = [Arm("ours", PLACE + "ours", options), Arm("by hand", PLACE + "hand_written", options | {"validate": True})]
-    found = rounds(arms, 18, 18, parts=1)
+    found = rounds(arms, 36, 36, parts=1)
     return [figure("ours / by hand", found, over("ours", "by hand"), "<= 1.03", _megabytes, NOTE)]
 
 

@@ -16,6 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import adan_pytorch
@@ -127,10 +128,9 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
             entries = [self.state[parameter] for parameter in parameters]
             states = [[entry[moment] for entry in entries] for moment in _MOMENTS]
             in_one_pass, others = fused.divide(parameters, states)
-            names = ("lr", "betas", "eps", "weight_decay", "maximize")
-            lr, betas, eps, decay, maximize = (group[name] for name in names)
-            fused.adan(in_one_pass, t, lr, betas, eps, decay, maximize)
-            update_in_chunks(others, _paper_update, t, lr, *betas, eps, decay, maximize)
+            settings = [group[name] for name in ("lr", "betas", "eps", "weight_decay", "maximize")]
+            fused.adan(in_one_pass, t, *settings)
+            update_in_chunks(others, partial(_paper_update, t=t, options=group))
 
     def _by_step(self, group: dict[str, Any]) -> dict[float, list[Tensor]]:
         """t of the step to take -> its parameters; t is counted per parameter: one may be frozen at first, or skip."""
@@ -153,38 +153,35 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         return steps
 
 
-def _paper_update(
-    lists: list[list[list[Tensor]]], t: float, lr: float, b1: float, b2: float, b3: float, eps: float, decay: float,
-    maximize: bool,
-) -> None:  # fmt: skip
+def _paper_update(columns: list[list[Tensor]], t: float, options: dict[str, Any]) -> None:
     """The authors' update in place, of tensors that share device and dtype; prev_grad becomes the gradients.
 
-    lists: the parameters, their gradients, and their prev_grad, m, v and n each.
+    columns: the parameters, their gradients, and their prev_grad, m, v and n.
     """
-    for columns in lists:
-        parameters, gradients, prev_grad, m, v, n = columns
-        if maximize:
-            gradients = [gradient.neg() for gradient in gradients]
-        if t == 1:
-            torch._foreach_copy_(prev_grad, gradients)  # d_1 = 0
-        difference = prev_grad  # its memory serves as scratch until the new gradients are copied in
-        torch._foreach_neg_(difference)
-        torch._foreach_add_(difference, gradients)
-        torch._foreach_lerp_(m, gradients, 1 - b1)
-        torch._foreach_lerp_(v, difference, 1 - b2)
-        torch._foreach_mul_(difference, b2)
-        torch._foreach_add_(difference, gradients)
-        torch._foreach_mul_(n, b3)
-        torch._foreach_addcmul_(n, difference, difference, value=1 - b3)
-        torch._foreach_copy_(prev_grad, gradients)
+    parameters, gradients, prev_grad, m, v, n = columns
+    lr, (b1, b2, b3) = options["lr"], options["betas"]
+    if options["maximize"]:
+        gradients = list(torch._foreach_neg(gradients))
+    if t == 1:
+        torch._foreach_copy_(prev_grad, gradients)  # d_1 = 0
+    difference = prev_grad  # its memory serves as scratch until the new gradients are copied in
+    torch._foreach_neg_(difference)
+    torch._foreach_add_(difference, gradients)
+    torch._foreach_lerp_(m, gradients, 1 - b1)
+    torch._foreach_lerp_(v, difference, 1 - b2)
+    torch._foreach_mul_(difference, b2)
+    torch._foreach_add_(difference, gradients)
+    torch._foreach_mul_(n, b3)
+    torch._foreach_addcmul_(n, difference, difference, value=1 - b3)
+    torch._foreach_copy_(prev_grad, gradients)
 
-        denominator = torch._foreach_sqrt(n)
-        torch._foreach_div_(denominator, math.sqrt(1 - b3**t))
-        torch._foreach_add_(denominator, eps)
-        numerator = torch._foreach_div(m, 1 - b1**t)
-        torch._foreach_add_(numerator, v, alpha=b2 / (1 - b2**t))
-        torch._foreach_addcdiv_(parameters, numerator, denominator, value=-lr)
-        torch._foreach_div_(parameters, 1 + lr * decay)
+    denominator = torch._foreach_sqrt(n)
+    torch._foreach_div_(denominator, math.sqrt(1 - b3**t))
+    torch._foreach_add_(denominator, options["eps"])
+    numerator = torch._foreach_div(m, 1 - b1**t)
+    torch._foreach_add_(numerator, v, alpha=b2 / (1 - b2**t))
+    torch._foreach_addcdiv_(parameters, numerator, denominator, value=-lr)
+    torch._foreach_div_(parameters, 1 + lr * options["weight_decay"])
 
 
 def _with_gradients(group: dict[str, Any]) -> list[Tensor]:

@@ -8,13 +8,10 @@ thread has lists of its own: torch would have all threads meet after every opera
 from __future__ import annotations
 
 import os
-import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -25,11 +22,7 @@ ELEMENTS = 2**18  # a MB of float32 a list; 2**15 to 2**17 were slower, 2**19 al
 FEW = 4  # lists a thread, under which it is not worth waking them
 _START_S = 60.0
 
-BATCH = 4  # lists a thread takes at once
-_START_S = 60.0
-
-Columns = list[list[Tensor]]
-Update = Callable[..., None]  # of a list of columns and some numbers
+Update = Callable[[list[list[Tensor]]], None]
 
 
 def in_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
@@ -37,20 +30,19 @@ def in_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
     return tensor if tensor.is_contiguous(memory_format=layout) else tensor.contiguous(memory_format=layout)
 
 
-def update_in_chunks(rows: Sequence[Sequence[Tensor]], update: Update, *numbers: float) -> None:
-    """Calls update(lists, *numbers) for all lists of `chunks(rows)`, some at a time, on as many threads as torch has."""
+def update_in_chunks(rows: Sequence[Sequence[Tensor]], update: Update) -> None:
+    """Calls update(columns) for every list of `chunks(rows)`, on as many threads as torch has."""
     lists, threads = chunks(rows), torch.get_num_threads()
     if threads == 1 or _on_cpu(rows) < FEW * threads * ELEMENTS:
         for columns in lists:
-            update([columns], *numbers)
+            update(columns)
         return
     taking = threading.Lock()
-    scripted = _scripted(update)
 
     def share() -> None:
-        """Takes lists as long as there are any: some are cut while another thread is at work on its own."""
-        while batch := _next(lists, taking):
-            scripted(batch, *numbers)
+        """Takes lists as long as there are any: one is cut while another thread is at work on its own."""
+        while columns := _next(lists, taking):
+            update(columns)
 
     shares = [_pool(threads).submit(share) for _ in range(threads)]
     wait(shares)  # all of them, also where one fails: none may go on behind the caller's back
@@ -63,23 +55,9 @@ def _on_cpu(rows: Sequence[Sequence[Tensor]]) -> int:
     return sum(row[0].numel() for row in rows if row[0].device.type == "cpu")
 
 
-def _next(lists: Iterator[Columns], taking: threading.Lock) -> list[Columns]:
+def _next(lists: Iterator[list[list[Tensor]]], taking: threading.Lock) -> list[list[Tensor]] | None:
     with taking:
-        return list(islice(lists, BATCH))
-
-
-@cache
-def _scripted(update: Update) -> Update:
-    """The function as TorchScript, which needs no Python: threads do not wait for its lock between operations.
-
-    The function itself where torch does not script: from Python 3.14 on, and what is not a function of a module.
-    """
-    if sys.version_info >= (3, 14) or "<locals>" in update.__qualname__:
-        return update
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # that torch.compile is to be preferred: it wants a compiler
-        script: Update = torch.jit.script(update)
-    return script
+        return next(lists, None)
 
 
 @cache
@@ -110,7 +88,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
 
 
-def chunks(rows: Sequence[Sequence[Tensor]]) -> Iterator[Columns]:
+def chunks(rows: Sequence[Sequence[Tensor]]) -> Iterator[list[list[Tensor]]]:
     """Lists to update together, column by column. rows: for each parameter itself, its gradient and its states.
 
     What shares the layout of its row's first tensor is cut into flat views; what has gaps comes whole. On a GPU

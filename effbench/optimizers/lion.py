@@ -69,10 +69,10 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             refuse_sparse(parameters, "lion")
             moments = self._moments(parameters)
-            lr, betas, decay, maximize = (group[name] for name in ("lr", "betas", "weight_decay", "maximize"))
+            options = (group["lr"], group["betas"], group["weight_decay"], group["maximize"])
             in_one_pass, others = fused.divide(parameters, [moments])
-            fused.lion(in_one_pass, lr, betas, decay, maximize)
-            update_in_chunks(others, _update, 1 - lr * decay, lr, *betas, maximize)
+            fused.lion(in_one_pass, *options)
+            _in_chunks(others, *options)
         return loss
 
     def _moments(self, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -83,19 +83,25 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
         return [state["exp_avg"] for state in states]
 
 
-def _update(lists: list[list[list[Tensor]]], decay: float, lr: float, b1: float, b2: float, maximize: bool) -> None:
-    """lion_pytorch's update_fn, operation by operation. lists: parameters, gradients and momenta each."""
-    for columns in lists:
+def _in_chunks(
+    rows: Sequence[Sequence[Tensor]], lr: float, betas: Sequence[float], weight_decay: float, maximize: bool
+) -> None:
+    """lion_pytorch's update_fn, operation by operation, over lists of tensors. rows: parameter, gradient, momentum."""
+    b1, b2 = betas
+
+    def update(columns: list[list[Tensor]]) -> None:
         parameters, gradients, moments = columns
         if maximize:
-            gradients = [gradient.neg() for gradient in gradients]
-        torch._foreach_mul_(parameters, decay)
+            gradients = list(torch._foreach_neg(gradients))
+        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
         signs = torch._foreach_mul(moments, b1)
         torch._foreach_add_(signs, gradients, alpha=1 - b1)
         torch._foreach_sign_(signs)
         torch._foreach_add_(parameters, signs, alpha=-lr)
         torch._foreach_mul_(moments, b2)
         torch._foreach_add_(moments, gradients, alpha=1 - b2)
+
+    update_in_chunks(rows, update)
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:

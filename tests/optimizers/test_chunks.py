@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from effbench.optimizers import Lion, adan, fused, lion
-from effbench.optimizers.chunks import ELEMENTS, FEW, Columns, _scripted, chunks, update_in_chunks
+from effbench.optimizers import Lion, fused
+from effbench.optimizers.chunks import ELEMENTS, FEW, chunks, update_in_chunks
 
 MANY = 3 * FEW  # lists, enough for the threads of two and three
 
@@ -54,36 +51,15 @@ def test_lists_are_worked_on_in_other_threads_and_each_once():
     seen: dict[int, str] = {}
     tensor = torch.zeros(MANY * ELEMENTS)
 
-    def update(lists: list[Columns]) -> None:
+    def update(columns: list[list[Tensor]]) -> None:
+        seen[columns[0][0].data_ptr()] = threading.current_thread().name
         assert torch.get_num_threads() == 1
-        for columns in lists:
-            seen[columns[0][0].data_ptr()] = threading.current_thread().name
-            columns[0][0].add_(1)
+        columns[0][0].add_(1)
 
     update_in_chunks([(tensor,)], update)
     assert bool((tensor == 1).all())
     assert len(seen) == len(list(chunks([(tensor,)]))) == MANY
     assert threading.main_thread().name not in seen.values()
-
-
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="torch does not script there")
-@pytest.mark.parametrize("update", [lion._update, adan._paper_update])
-def test_the_updates_run_without_python_s_lock(update):
-    assert isinstance(_scripted(update), torch.jit.ScriptFunction)
-
-
-@pytest.mark.parametrize("maximize", [False, True])
-@pytest.mark.parametrize("step", [1.0, 2.0])
-def test_a_script_gives_the_bits_of_the_function(step, maximize):
-    generator = torch.Generator().manual_seed(1)
-    columns = [[torch.randn(size, generator=generator) for size in (3, 50)] for _ in range(6)]
-    columns[5] = [value.square() for value in columns[5]]
-    numbers = {lion._update: (0.99, 1e-3, 0.9, 0.99), adan._paper_update: (step, 1e-3, 0.98, 0.92, 0.99, 1e-8, 0.1)}
-    for update, count in ((lion._update, 3), (adan._paper_update, 6)):
-        by_function, by_script = (copy.deepcopy(columns[:count]) for _ in range(2))
-        update([by_function], *numbers[update], maximize)
-        _scripted(update)([by_script], *numbers[update], maximize)
-        assert all(map(torch.equal, itertools.chain(*by_function), itertools.chain(*by_script)))
 
 
 def test_torch_keeps_its_threads_here_and_in_new_threads():
@@ -99,7 +75,7 @@ def test_torch_keeps_its_threads_here_and_in_new_threads():
 def test_an_error_in_another_thread_is_heard():
     torch.set_num_threads(2)
 
-    def fail(_: list[Columns]) -> None:
+    def fail(_: list[list[Tensor]]) -> None:
         raise RuntimeError("in a thread")
 
     with pytest.raises(RuntimeError, match="in a thread"):
@@ -135,6 +111,5 @@ def test_a_forked_process_makes_threads_of_its_own():
     assert torch.equal(shared, own)
 
 
-def add_one(lists: list[list[list[Tensor]]]) -> None:
-    for columns in lists:
-        torch._foreach_add_(columns[0], 1)
+def add_one(columns: list[list[Tensor]]) -> None:
+    torch._foreach_add_(columns[0], 1)
