@@ -24,7 +24,7 @@ RESAMPLES = 10_000
 THREADS = 2
 AGAIN = " again"  # the control's name: the first arm's and this
 CONTROL_WITHIN = 0.02
-PATIENCE_S = 300.0
+PATIENCE_S = 180.0
 
 Round = dict[str, float]  # arm -> its value in one round
 
