@@ -126,12 +126,22 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     write_text(folder / "summary.json", text + "\n")
 
 
+def _no_summary(folder: Path) -> str:
+    """What there is in its place."""
+    if (folder / ".hydra" / "overrides.yaml").is_file():
+        return (
+            f"{folder} is a run that has not come to its end, or was killed: it holds no summary.json yet. "
+            f"Go on with: effbench train resume={folder}"
+        )
+    hint = "" if folder.is_dir() else " There is no such folder."
+    return f"{folder} is not a run: it holds no summary.json.{hint} Give a folder that train wrote."
+
+
 def read_summary(folder: Path) -> dict[str, Any]:
     """Raises ConfigError where `folder` is not a run, or its summary is not one."""
     path = folder / "summary.json"
     if not path.is_file():
-        hint = "" if folder.is_dir() else " There is no such folder."
-        raise ConfigError(f"{folder} is not a run: it holds no summary.json.{hint} Give a folder that train wrote.")
+        raise ConfigError(_no_summary(folder))
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -93,9 +93,11 @@ class Run:
         on = device or torch.device("cpu")
         return Finish(tuple(data["mean"]), tuple(data["std"]), on, build.memory_format(self.config))
 
-    def predict(self, inputs: Tensor | Sequence[Tensor], which: str = "best") -> Tensor:
-        """Class probabilities, float (N, K). inputs: uint8 (N, C, H, W) as the dataset holds them."""
-        return self.predictor(which)(inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs)))
+    def predict(self, inputs: Tensor | Sequence[Any], which: str = "best") -> Tensor:
+        """Class probabilities, float (N, K). inputs: uint8 (N, C, H, W) as the dataset holds them, tensor or array."""
+        if not isinstance(inputs, Tensor):
+            inputs = torch.stack([torch.as_tensor(image) for image in inputs])
+        return self.predictor(which)(inputs)
 
     def predictor(self, which: str = "best") -> Callable[[Tensor], Tensor]:
         """`predict` with the weights read once: uint8 (N, C, H, W) -> float (N, K)."""

@@ -62,6 +62,7 @@ def test_predict_gives_probabilities_of_uint8_images_one_by_one_or_together(conf
     assert probabilities.shape == (5, 10)
     assert probabilities.sum(1).allclose(torch.ones(5))
     assert run.predict(list(images)).equal(probabilities)
+    assert run.predict(images.numpy()).equal(probabilities)
     assert torch.cat([run.predict(image[None]) for image in images]).allclose(probabilities, atol=1e-6)
     assert run.predict(images, "last").shape == (5, 10)
 

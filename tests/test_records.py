@@ -240,6 +240,10 @@ def test_what_is_not_a_run_is_named(tmp_path):
         read_summary(tmp_path)
     with pytest.raises(ConfigError, match=r"nowhere is not a run.*There is no such folder"):
         read_summary(tmp_path / "nowhere")
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("[]")
+    with pytest.raises(ConfigError, match=rf"was killed.*Go on with: effbench train resume={tmp_path}$"):
+        read_summary(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"schema_version": 1', b"\xff\xfe"])

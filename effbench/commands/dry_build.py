@@ -7,6 +7,7 @@ import torch
 from effbench import build
 from effbench.allow import resolve
 from effbench.config.schema import Config
+from effbench.kernels import is_switched_off
 from effbench.models import accounting
 from effbench.report.cost import PUBLISHED, Setting, shape_model
 from effbench.units import human_count
@@ -25,6 +26,7 @@ def dry_build(config: Config, setting: Setting | None = None) -> str:
 
 def refuse_early(config: Config) -> None:
     """Refuses what can be, before time is spent on data; a whole model by shapes only where that may be minutes."""
+    is_switched_off()  # or on, and nothing else
     build.check_options(config)
     if build.takes_time(config):
         shape_model(config, own_setting(config))

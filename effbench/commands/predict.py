@@ -12,7 +12,7 @@ from typing import Any
 
 from effbench.commands.arguments import split
 from effbench.commands.folders import targets_from
-from effbench.errors import ConfigError, DataError
+from effbench.errors import ConfigError, DataError, unknown_name
 from effbench.inert import csv_cell, for_terminal
 
 HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
@@ -32,6 +32,8 @@ def main(words: Sequence[str]) -> int:
         key, equals, value = word.partition("=")
         if equals and key in options:
             options[key] = value
+        elif equals and not Path(word).exists():
+            raise ConfigError(unknown_name("option of predict", key, options))
         else:
             paths.append(word)
     if arguments.has("help") or len(paths) < 2:

@@ -125,6 +125,8 @@ def _run(
 ) -> int:
     signals: list[int] = []
     left_out = 0
+    for number, text in refused.items():
+        _tell(f"job {number} will be refused: {text}")
     ahead = _Ahead([_words_anew(item, common) for item in planned if item.job.number not in refused], config_dir)
     for item in planned:
         if signals:

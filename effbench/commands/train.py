@@ -108,6 +108,8 @@ def with_resume(overrides: Sequence[str]) -> list[str]:
     resume=auto takes the newest unfinished run under outputs/ that was started with the same overrides, and starts
     afresh where there is none.
     """
+    if any(word.startswith("sweep.resume=") for word in overrides):
+        raise ConfigError("sweep.resume=DIR goes on with a sweep, by: effbench train -m sweep.resume=DIR")
     wanted = [word.removeprefix("resume=").strip("'\"") for word in overrides if word.startswith("resume=")]
     mine = [word for word in overrides if not word.startswith("resume=")]
     if not wanted or wanted[-1] == "null":
@@ -119,6 +121,8 @@ def with_resume(overrides: Sequence[str]) -> list[str]:
         print("resume=auto: no unfinished run of this config under outputs/; starting afresh", file=sys.stderr)
         return mine
     earlier = recorded_overrides(folder)
+    if earlier is None and (folder / "sweep.json").is_file():
+        raise ConfigError(f"resume={folder}: a sweep goes on with: effbench train -m sweep.resume={folder}")
     if earlier is None:
         raise ConfigError(f"resume={folder}: there is no run in that folder (it holds no .hydra/overrides.yaml).")
     return [*merged(earlier, mine), f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]

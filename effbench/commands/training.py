@@ -17,7 +17,7 @@ from effbench import build
 from effbench.commands.dry_build import refuse_early
 from effbench.commands.locking import holding
 from effbench.commands.resuming import Resumption
-from effbench.commands.signals import stopping
+from effbench.commands.signals import Interrupted, leaving, stopping
 from effbench.config.compare import config_digest
 from effbench.config.schema import Config
 from effbench.data.batches import Finish
@@ -39,6 +39,8 @@ from effbench.training.meter import WARMUP_STEPS
 from effbench.training.precision import choose_precision
 from effbench.training.trainer import Trainer
 from effbench.units import human_count
+
+_TESTED = ("completed", "stopped_early")
 
 
 def train(config: Config, folder: Path | str | None = None) -> Run:
@@ -97,7 +99,7 @@ class _Session:
             with keeping_freed_memory(self.device):
                 with stopping(trainer):
                     state = trainer.fit()
-                test = self._test(trainer, data, finishing) if state.status in ("completed", "stopped_early") else {}
+                test = self._tested(trainer, data, finishing) if state.status in _TESTED else {}
             if test:
                 trainer.callbacks.tested(state, test)
         if self.ranks.is_main:
@@ -146,6 +148,15 @@ class _Session:
         if not self.config.resume:
             path.unlink(missing_ok=True)
         return MetricsFile(path, columns)
+
+    def _tested(self, trainer: Trainer, data: Splits, finishing: Finish) -> dict[str, float]:
+        """As `_test`; nothing where a signal comes before its end. A resumed run trains no more, and is tested then."""
+        try:
+            with leaving(trainer):
+                return self._test(trainer, data, finishing)
+        except Interrupted as signal:
+            trainer.state.stop_reason, trainer.state.status = str(signal), "interrupted"
+            return {}
 
     def _test(self, trainer: Trainer, data: Splits, finishing: Finish) -> dict[str, float]:
         """The test split, read this once, with the best weights; on rank 0, which counts every sample."""

@@ -17,6 +17,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from effbench.errors import ConfigError
 from effbench.places import cache_home
 
 SOURCES = ("steps.c", "clip.c", "batch_norm.c", "mix.c", "depthwise.c", "gate.c", "tape.c", "pixels.c", "dropout.c")
@@ -26,6 +27,7 @@ FLAGS = (
     "-shared", "-fPIC", *(("-Wl,-Bsymbolic",) if sys.platform == "linux" else ()),  # calls among them stay among them
 )  # fmt: skip
 SWITCH = "EFFBENCH_KERNELS"
+_SWITCHES = {"on": True, "1": True, "true": True, "": True, "off": False, "0": False, "false": False}
 _TIMEOUT_S = 300  # a busy machine takes its time
 
 
@@ -40,9 +42,17 @@ def unavailable() -> str | None:
     return _load()[1]
 
 
+def is_switched_off() -> bool:
+    """What EFFBENCH_KERNELS asks for. Raises ConfigError where that is neither on nor off."""
+    word = os.environ.get(SWITCH, "on")
+    if word.lower() not in _SWITCHES:
+        raise ConfigError(f"{SWITCH} must be on or off; got {word!r}.")
+    return not _SWITCHES[word.lower()]
+
+
 @cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
-    if os.environ.get(SWITCH, "on") == "off":
+    if is_switched_off():
         return None, f"{SWITCH}=off"
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:

@@ -9,13 +9,14 @@ from functools import lru_cache
 from operator import attrgetter, eq
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from effbench.kernels import library
 
 Columns = list[list[Tensor]]
 
 KIND = attrgetter("dtype", "device", "layout")
+OWN = frozenset({Tensor, nn.Parameter})  # a subclass may have no memory of its own
 FLOAT32 = (torch.float32, torch.device("cpu"), torch.strided)
 
 _LAYOUTS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
@@ -33,11 +34,11 @@ def layout_of(tensor: Tensor) -> torch.memory_format | None:
 def alike(columns: Columns) -> bool:
     """Whether one pass can take all of them as they are, found out column by column without a tuple that stays.
 
-    They must be float32 on the CPU and without gaps, and those of a row must lie in the same order.
+    They must be plain float32 on the CPU and without gaps, and those of a row must lie in the same order.
     ResNet-152 has 467 parameters, and a Python function for each row would take a seventh of Lion's step.
     """
     first, *rest = columns
-    if any(set(map(KIND, column)) != {FLOAT32} for column in columns):
+    if any(set(map(KIND, column)) != {FLOAT32} or not OWN.issuperset(map(type, column)) for column in columns):
         return False
     shapes, strides = list(map(Tensor.size, first)), list(map(Tensor.stride, first))
     return all(map(_without_gaps, shapes, strides)) and all(

@@ -7,25 +7,29 @@ apply, torch's own run one after the other.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.module import _has_any_global_hook
 
 from effbench.kernels import library
-from effbench.kernels.tensors import FLOAT32, KIND
+from effbench.kernels.tensors import FLOAT32, KIND, OWN
+from effbench.models.again import gradients, is_for_torch
 from effbench.models.plain import is_plain
 
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}
 _NONE = 0
+_BY_TORCH: tuple[Callable[[Tensor], Tensor], ...] = (torch.positive, F.relu, F.relu6, F.hardswish)
 _ROWS = 128  # of a block in the compiled function
 _ALONE = 2**14  # elements under which a second thread costs more than it takes off
 
 
 class OnePassBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d in everything but the time of a training step; but its gradient has no gradient."""
+    """nn.BatchNorm2d in everything but the time of a training step."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.applies(input):
@@ -45,7 +49,7 @@ class OnePassBatchNorm2d(nn.BatchNorm2d):
         if not (self.training and self.track_running_stats) or self.momentum is None or channels != self.num_features:
             return False
         own = (self.weight, self.bias, self.running_mean, self.running_var)
-        return all(tensor is not None and _is_own(tensor, channels) for tensor in own)
+        return self.eps > 0 and all(tensor is not None and _is_own(tensor, channels) for tensor in own)
 
     def activated(self, x: Tensor, activation: int) -> Tensor:
         """What one of ACTIVATIONS, or none, makes of the normalised x, where `applies`."""
@@ -117,7 +121,7 @@ def is_watched(module: nn.Module) -> bool:
 
 
 def _is_own(tensor: Tensor, features: int) -> bool:
-    kind = type(tensor) in (Tensor, nn.Parameter) and KIND(tensor) == FLOAT32
+    kind = type(tensor) in OWN and KIND(tensor) == FLOAT32
     return kind and tensor.shape == (features,) and tensor.is_contiguous()
 
 
@@ -129,20 +133,27 @@ class _BatchNorm(torch.autograd.Function):
         mean, var, eps, momentum = running
         statistics, out = x.new_empty(4, x.shape[1]), torch.empty_like(x)
         _call("batch_norm", (x, weight, bias, mean, var, _sums(x), statistics, out), x, (eps, momentum), act)
-        ctx.save_for_backward(x, statistics)
-        ctx.act = act
+        ctx.save_for_backward(x, weight, bias, statistics)
+        ctx.eps, ctx.act = eps, act
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        x, statistics = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight, bias, statistics = ctx.saved_tensors
+        if is_for_torch(gradient):
+            again = partial(by_torch, eps=ctx.eps, activation=ctx.act)
+            return *gradients(again, (x, weight, bias), ctx.needs_input_grad[:3], gradient), None, None  # type: ignore[return-value]
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
         factors, for_weight, for_bias = (x.new_empty(rows * x.shape[1]) for rows in (2, 1, 1))
         for_x = torch.empty_like(x)
         passed = (x, gradient, statistics, _sums(x), factors, for_x, for_weight, for_bias)
         _call("batch_norm_backward", passed, x, (), ctx.act)
         return for_x, for_weight, for_bias, None, None
+
+
+def by_torch(x: Tensor, weight: Tensor, bias: Tensor, eps: float, activation: int) -> Tensor:
+    """What the compiled function computes, by torch's operations; the running statistics stay as they are."""
+    return _BY_TORCH[activation](F.batch_norm(x, None, None, weight, bias, training=True, eps=eps))
 
 
 def _sums(x: Tensor) -> Tensor:

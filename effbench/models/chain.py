@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from effbench.kernels.tape import Op, Room, operand
+from effbench.models.again import gradients, is_for_torch
 from effbench.models.stages import Ahead, Back, Page, Shape, Stage, rows
 
 _X, _OUT, _KEPT, _SCRATCH, _WEIGHTS = range(5)  # addresses in the forward pass; the buffers come last
@@ -40,13 +42,16 @@ class _Chain(torch.autograd.Function):
         kept, scratch = x.new_empty(plan.kept.floats), x.new_empty(plan.ahead.floats)
         plan.ahead.tape.play((x, out, kept, scratch, *weights, *buffers))
         ctx.save_for_backward(x, kept, *weights)
-        ctx.plan = plan
+        ctx.plan, ctx.kinds = plan, list(map(_kind, weights))
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x, kept, *weights), plan = ctx.saved_tensors, ctx.plan
+        if is_for_torch(gradient):
+            return None, None, *gradients(plan.by_torch, (x, *weights), ctx.needs_input_grad[2:], gradient)
+        if list(map(_kind, weights)) != ctx.kinds:
+            raise RuntimeError("a weight's .data is of another shape, dtype or order than in the forward pass")
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
         scratch, for_x = x.new_empty(plan.back.floats), torch.empty_like(x)
         for_weights = [torch.empty_like(weight) for weight in weights]
@@ -58,6 +63,7 @@ class _Plan:
     """The tapes of a chain for inputs of one shape."""
 
     def __init__(self, stages: tuple[Stage, ...], residual: bool, shape: Shape):
+        self._stages, self._residual = stages, residual
         self.ahead, self.back, self.kept = Page(_SCRATCH), Page(_SCRATCH), Room(_KEPT)
         steps = self._write_ahead(stages, shape)
         self.out_shape = steps[-1].out_shape
@@ -66,6 +72,13 @@ class _Plan:
             count = [rows(shape) * shape[1]]
             self.ahead.add(Op.ADD, [operand(_OUT), operand(_X)], count)
             self.back.add(Op.ADD, [operand(_FOR_X), operand(_GRADIENT)], count)
+
+    def by_torch(self, x: Tensor, *weights: Tensor) -> Tensor:
+        """What the chain computes, by torch's operations; running statistics stay as they are."""
+        left, out = iter(weights), x
+        for stage in self._stages:
+            out = stage.by_torch(out, *islice(left, stage.weights))
+        return out + x if self._residual else out
 
     def _write_ahead(self, stages: tuple[Stage, ...], shape: Shape) -> list[Ahead]:
         steps: list[Ahead] = []
@@ -96,6 +109,7 @@ class _Plan:
             gradient = to
 
 
+_kind = attrgetter("shape", "dtype")
 _plan = lru_cache(maxsize=1024)(_Plan)
 
 

@@ -8,14 +8,17 @@ shifted products, which pays on small maps where oneDNN has no AVX-512. Forward 
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from effbench.kernels import library
+from effbench.kernels.tensors import FLOAT32, KIND
+from effbench.models.again import gradients, is_for_torch
+from effbench.models.plain import is_plain
 
 MIN_KERNEL = 5  # 3 x 3 is oneDNN's good case
 MAX_KERNEL = 7  # of the compiled function
@@ -27,11 +30,19 @@ class DepthwiseConv2d(nn.Conv2d):
     """nn.Conv2d in everything but the time of its weight gradient; its parameters and state_dict are the same."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if _applies(input, weight):
+        if self._applies(input, weight):
             out: Tensor = _Convolution.apply(input, weight, self.stride[0], int(self.padding[0]))
             return out if bias is None else out + bias.view(1, -1, 1, 1)
         plain: Tensor = super()._conv_forward(input, weight, bias)
         return plain
+
+    def _applies(self, x: Tensor, weight: Tensor) -> bool:
+        if not (weight.requires_grad and torch.is_grad_enabled() and is_plain(x)) or KIND(weight) != FLOAT32:
+            return False
+        if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last) or not is_large_depthwise(self):
+            return False
+        fits = weight.shape == (x.shape[1], 1, *self.kernel_size)
+        return fits and (library() is not None or _shifted_pays(x))
 
 
 def is_large_depthwise(conv: nn.Conv2d) -> bool:
@@ -53,16 +64,6 @@ def is_centred_depthwise(conv: nn.Conv2d) -> bool:
     )
 
 
-def _applies(x: Tensor, weight: Tensor) -> bool:
-    if not (weight.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-        return False
-    if x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_autocast_enabled("cpu"):
-        return False
-    if not x.is_contiguous(memory_format=torch.channels_last) or weight.dtype is not torch.float32:
-        return False
-    return library() is not None or _shifted_pays(x)
-
-
 def _shifted_pays(x: Tensor) -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX2" and x.shape[2] * x.shape[3] <= MAX_POSITIONS
 
@@ -72,16 +73,22 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
-        return F.conv2d(x, weight, None, stride, padding, 1, x.shape[1])
+        return _by_torch(x, weight, stride, padding)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
+        if is_for_torch(gradient):
+            again = partial(_by_torch, stride=ctx.stride, padding=ctx.padding)
+            return *gradients(again, (x, weight), ctx.needs_input_grad[:2], gradient), None, None  # type: ignore[return-value]
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
         for_x = _input_gradient(x, weight, gradient, ctx.stride, ctx.padding) if ctx.needs_input_grad[0] else None
         for_weight = weight_gradient(x, gradient, weight.shape[-1], ctx.stride) if ctx.needs_input_grad[1] else None
         return for_x, for_weight, None, None
+
+
+def _by_torch(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    return F.conv2d(x, weight, None, stride, padding, 1, x.shape[1])
 
 
 def _input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, stride: int, padding: int) -> Tensor:

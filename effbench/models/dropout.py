@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from effbench.kernels import library
 from effbench.kernels.tensors import layout_of
+from effbench.models.again import is_for_torch
 from effbench.models.plain import is_plain
 
 _DRAWS = 2**32
@@ -26,7 +27,7 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not 0 < self.p <= _MAX_P or not _applies(input):
             return super().forward(input)
-        if self.inplace and input.requires_grad and input.is_leaf:  # which torch refuses before it changes anything
+        if self.inplace and input.requires_grad and (input.is_leaf or input._is_view()):  # torch may refuse, in time
             return super().forward(input)
         # Without gradients too: torch.utils.checkpoint has the second pass, with them, drop what the first one did.
         seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
@@ -48,9 +49,8 @@ class _Dropped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        batched = torch._C._functorch.is_legacy_batchedtensor(gradient)  # by is_grads_batched
-        if torch.is_grad_enabled() or batched or not is_plain(gradient):
-            ones = torch.ones(gradient.shape, device="cpu").contiguous(memory_format=ctx.layout)
+        if is_for_torch(gradient):
+            ones = torch.ones(gradient.shape, dtype=torch.float32, device="cpu").contiguous(memory_format=ctx.layout)
             return gradient * _dropped(ones, ones, ctx.p, ctx.seed), None, None, None
         gradient = gradient.contiguous(memory_format=ctx.layout)
         return _dropped(gradient, torch.empty_like(gradient), ctx.p, ctx.seed), None, None, None

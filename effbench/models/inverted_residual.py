@@ -11,7 +11,7 @@ from torchvision.models import mobilenetv2, mobilenetv3
 from torchvision.ops.misc import SqueezeExcitation
 
 from effbench.kernels import library
-from effbench.kernels.tensors import FLOAT32, KIND
+from effbench.kernels.tensors import FLOAT32, KIND, OWN
 from effbench.models.batch_norm import ACTIVATIONS, Joining, OnePassBatchNorm2d, is_watched
 from effbench.models.chain import run
 from effbench.models.depthwise import DepthwiseConv2d, is_centred_depthwise
@@ -25,7 +25,7 @@ _GATES = {nn.Hardsigmoid: HARDSIGMOID, nn.Sigmoid: SIGMOID}
 
 
 class InvertedResidualV2(mobilenetv2.InvertedResidual):  # type: ignore[misc]
-    """The block of MobileNetV2 in everything but the time of a training step; but its gradient has no gradient."""
+    """The block of MobileNetV2 in everything but the time of a training step."""
 
     def forward(self, x: Tensor) -> Tensor:
         out = _chained(self.conv, self.use_res_connect, x)
@@ -139,11 +139,11 @@ def _flatten(layer: nn.Module, flat: list[nn.Module]) -> bool:
     if is_watched(layer):
         return False
     if type(layer).forward in _IN_ORDER:
-        return all(_flatten(child, flat) for child in layer.children())
+        return all(_flatten(child, flat) for child in layer._modules.values() if child is not None)  # also one twice
     flat.append(layer)
     return not any(map(is_watched, layer.children()))
 
 
 def _is_plain(weight: Tensor, shape: tuple[int, ...]) -> bool:
-    own = type(weight) in (Tensor, nn.Parameter) and KIND(weight) == FLOAT32
+    own = type(weight) in OWN and KIND(weight) == FLOAT32
     return own and weight.shape == shape and weight.is_contiguous()

@@ -20,5 +20,7 @@ def is_plain(x: Tensor) -> bool:
     its own operations."""
     if is_recorded() or type(x) is not Tensor or KIND(x) != FLOAT32 or torch.is_autocast_enabled("cpu"):
         return False
+    if x.is_neg() or x.is_nested or x._is_zerotensor():  # which memory alone does not tell
+        return False
     watched = torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack()
     return not watched and forward_ad._current_level < 0

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from effbench.kernels import library
-from effbench.kernels.tensors import FLOAT32, KIND
+from effbench.kernels.tensors import FLOAT32, KIND, OWN
+from effbench.models.again import is_for_torch
 from effbench.models.plain import is_plain, is_recorded
 
 LEAST = 2**22  # multiplications: below, torch's shorter way to MKL weighs more
@@ -50,7 +51,7 @@ def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     if x.dim() < 2 or weight.dim() != 2 or x.shape[-1] != weight.shape[1] or x.numel() < FEWEST * x.shape[-1]:
         return False
     own = (weight,) if bias is None else (weight, bias)
-    if any(type(tensor) not in (Tensor, nn.Parameter) or KIND(tensor) != FLOAT32 for tensor in own):
+    if any(type(tensor) not in OWN or KIND(tensor) != FLOAT32 for tensor in own):
         return False
     return is_plain(x) and x.is_contiguous() and weight.is_contiguous() and mkl_is_held_back() and library() is not None
 
@@ -74,8 +75,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (x, weight), needs = ctx.saved_tensors, ctx.needs_input_grad
-        batched = torch._C._functorch.is_legacy_batchedtensor(gradient)  # by is_grads_batched
-        if torch.is_grad_enabled() or batched or not is_plain(gradient):
+        replaced = KIND(weight) != FLOAT32 or weight.shape != (gradient.shape[-1], x.shape[-1])  # .data since then
+        if replaced or is_for_torch(gradient):
             for_x, for_weight = gradient @ weight, gradient.mT @ x
         else:
             gradient = gradient.contiguous()

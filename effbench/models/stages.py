@@ -7,7 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from effbench.kernels.tape import Op, Room, Tape
+from effbench.models.batch_norm import by_torch as normalised
 from effbench.models.depthwise import PARTS
 from effbench.models.products import packed_floats
 
@@ -80,6 +85,10 @@ class Stage(ABC):
         """Of the weights, for an input of so many channels."""
 
     @abstractmethod
+    def by_torch(self, x: Tensor, *weights: Tensor) -> Tensor:
+        """What the layer computes, by torch's operations; running statistics stay as they are."""
+
+    @abstractmethod
     def forward(self, page: Page, at: Ahead) -> None: ...
 
     @abstractmethod
@@ -98,6 +107,9 @@ class Mix(Stage):
 
     def weight_shapes(self, channels: int) -> list[tuple[int, ...]]:
         return [(self.channels, channels, 1, 1)]
+
+    def by_torch(self, x: Tensor, *weights: Tensor) -> Tensor:
+        return F.conv2d(x, weights[0])
 
     def forward(self, page: Page, at: Ahead) -> None:
         sizes = rows(at.shape), at.shape[1], self.channels
@@ -125,6 +137,9 @@ class Depthwise(Stage):
 
     def weight_shapes(self, channels: int) -> list[tuple[int, ...]]:
         return [(channels, 1, self.kernel, self.kernel)]
+
+    def by_torch(self, x: Tensor, *weights: Tensor) -> Tensor:
+        return F.conv2d(x, weights[0], stride=self.stride, padding=self.kernel // 2, groups=x.shape[1])
 
     def forward(self, page: Page, at: Ahead) -> None:
         [packed] = page.scratch(self._taps(at))
@@ -155,6 +170,10 @@ class Norm(Stage):
 
     def weight_shapes(self, channels: int) -> list[tuple[int, ...]]:
         return [(channels,), (channels,)]
+
+    def by_torch(self, x: Tensor, *weights: Tensor) -> Tensor:
+        weight, bias = weights
+        return normalised(x, weight, bias, self.eps, self.activation)
 
     def forward(self, page: Page, at: Ahead) -> None:
         [sums] = page.scratch(self._sums(at))
@@ -188,6 +207,11 @@ class Gate(Stage):
 
     def weight_shapes(self, channels: int) -> list[tuple[int, ...]]:
         return [(self.squeezed, channels, 1, 1), (self.squeezed,), (channels, self.squeezed, 1, 1), (channels,)]
+
+    def by_torch(self, x: Tensor, *weights: Tensor) -> Tensor:
+        w1, b1, w2, b2 = weights
+        opened = F.conv2d(F.relu(F.conv2d(x.mean((2, 3), keepdim=True), w1, b1)), w2, b2)
+        return x * (F.hardsigmoid if self.activation == HARDSIGMOID else torch.sigmoid)(opened)
 
     def forward(self, page: Page, at: Ahead) -> None:
         (N, C, H, W), S = at.shape, self.squeezed

@@ -34,7 +34,7 @@ from effbench.optimizers.checks import (
     closure_loss,
     refuse_sparse,
 )
-from effbench.optimizers.chunks import update_in_chunks
+from effbench.optimizers.chunks import copy_all, update_in_chunks
 
 VARIANTS = ("paper", "package")
 
@@ -163,7 +163,7 @@ def _paper_update(columns: list[list[Tensor]], t: float, options: dict[str, Any]
     if options["maximize"]:
         gradients = list(torch._foreach_neg(gradients))
     if t == 1:
-        torch._foreach_copy_(prev_grad, gradients)  # d_1 = 0
+        copy_all(prev_grad, gradients)  # d_1 = 0
     difference = prev_grad  # its memory serves as scratch until the new gradients are copied in
     torch._foreach_neg_(difference)
     torch._foreach_add_(difference, gradients)
@@ -173,7 +173,7 @@ def _paper_update(columns: list[list[Tensor]], t: float, options: dict[str, Any]
     torch._foreach_add_(difference, gradients)
     torch._foreach_mul_(n, b3)
     torch._foreach_addcmul_(n, difference, difference, value=1 - b3)
-    torch._foreach_copy_(prev_grad, gradients)
+    copy_all(prev_grad, gradients)
 
     denominator = torch._foreach_sqrt(n)
     torch._foreach_div_(denominator, math.sqrt(1 - b3**t))

@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from effbench.kernels.tensors import layout_of
+from effbench.kernels.tensors import OWN, layout_of
 
 ELEMENTS = 2**18  # a MB of float32 a list; 2**15 to 2**17 were slower, 2**19 alike (EPYC, 2 threads, n = 14)
 FEW = 4  # lists a thread, under which it is not worth waking them
@@ -28,6 +28,15 @@ Update = Callable[[list[list[Tensor]]], None]
 def in_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
     """The tensor itself, or a copy where its elements lie in another order."""
     return tensor if tensor.is_contiguous(memory_format=layout) else tensor.contiguous(memory_format=layout)
+
+
+def copy_all(into: list[Tensor], values: list[Tensor]) -> None:
+    """Each value into its tensor."""
+    if OWN.issuperset(map(type, into)):
+        torch._foreach_copy_(into, values)
+        return
+    for tensor, value in zip(into, values, strict=True):  # torch 2.14 has no foreach copy of DTensors
+        tensor.copy_(value)
 
 
 def update_in_chunks(rows: Sequence[Sequence[Tensor]], update: Update) -> None:
@@ -112,7 +121,7 @@ def chunks(rows: Sequence[Sequence[Tensor]]) -> Iterator[list[list[Tensor]]]:
 
 
 def _pieces(row: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    layout = layout_of(row[0])
+    layout = layout_of(row[0]) if OWN.issuperset(map(type, row)) else None
     alike = layout is not None and all(tensor.is_contiguous(memory_format=layout) for tensor in row)
     if layout is None or not alike or row[0].numel() <= ELEMENTS:
         yield tuple(row)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from effbench.kernels import library
-from effbench.kernels.tensors import FLOAT32, KIND, Columns, alike, call, layout_of
+from effbench.kernels.tensors import FLOAT32, KIND, OWN, Columns, alike, call, layout_of
 from effbench.optimizers.chunks import in_layout
 
 Rows = list[tuple[Tensor, ...]]
@@ -19,7 +20,10 @@ def divide(parameters: Sequence[Tensor], states: Sequence[Sequence[Tensor]]) -> 
 
     parameters: all have a gradient. states: for each kind of state the tensors, one a parameter.
     """
-    columns = [list(parameters), [gradient_of(parameter) for parameter in parameters], *map(list, states)]
+    gradients = [gradient_of(parameter) for parameter in parameters]
+    if any(map(Tensor.is_neg, gradients)):  # negated by a bit that memory does not show
+        gradients = [gradient.resolve_neg() for gradient in gradients]
+    columns = [list(parameters), gradients, *map(list, states)]
     if library() is None:
         return [[] for _ in columns], list(zip(*columns, strict=True))
     if alike(columns):
@@ -47,7 +51,7 @@ def _layout(tensor: Tensor) -> torch.memory_format:
 def _can_take(row: tuple[Tensor, ...]) -> bool:
     """Whether it is float32 on the CPU, laid out without gaps and alike; but for the gradient, which can be copied."""
     parameter, _, *states = row
-    if any(KIND(tensor) != FLOAT32 or tensor.shape != parameter.shape for tensor in row):
+    if any(type(tensor) not in OWN or KIND(tensor) != FLOAT32 or tensor.shape != parameter.shape for tensor in row):
         return False
     layout = layout_of(parameter)
     return layout is not None and all(tensor.is_contiguous(memory_format=layout) for tensor in states)
@@ -58,6 +62,7 @@ def lion(columns: Columns, lr: float, betas: Sequence[float], weight_decay: floa
     b1, b2 = betas
     numbers = (-1.0 if maximize else 1.0, 1 - lr * weight_decay, lr, b1, 1 - b1, b2, 1 - b2)
     call("lion", columns, numbers)
+    increment_version(columns[0])
 
 
 def adan(
@@ -74,3 +79,4 @@ def adan(
     scales = (1 / (1 - b1**t), b2 / (1 - b2**t), (1 - b3**t) ** -0.5)
     numbers = (-1.0 if maximize else 1.0, float(t > 1), lr, 1 - b1, 1 - b2, b2, b3, 1 - b3, *scales, eps)
     call("adan", columns, (*numbers, 1 / (1 + lr * weight_decay)))
+    increment_version(columns[0])

@@ -92,9 +92,12 @@ def _memory_bytes() -> int | None:
 def _torch_facts() -> dict[str, Any]:
     import torch
 
+    from effbench.kernels import unavailable
+
     facts: dict[str, Any] = {
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "kernels": unavailable() or "compiled",
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
     }
     if torch.cuda.is_available():

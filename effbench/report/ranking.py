@@ -170,13 +170,15 @@ def _name(run: Record, part: str) -> str:
 
 
 def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
-    """By sweep's columns and our own: means over the group's runs, deviations as NAME±."""
-    rows = [_own_row(run) for run in group.runs]
-    row = dict(rows[0])
+    """By sweep's columns and our own: means over the group's seeds, deviations as NAME±."""
+    by_seed: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for run in group.runs:
+        by_seed[str(run.config.get("seed"))].append(_own_row(run))
+    row = dict(by_seed[str(group.runs[0].config.get("seed"))][0])
     for name in (*_SPREAD, *_COST):
-        values = [one[name] for one in rows if one[name] is not None]
+        values = [value for rows in by_seed.values() if (value := _mean_of(rows, name)) is not None]
         row[name] = mean(values) if values else None
-        of_all = len(values) == len(rows) > 1 and group.seeds > 1
+        of_all = len(values) == group.seeds > 1
         row[f"{name}±"] = deviation(values) if name in _SPREAD and of_all else None
     states = Counter(run.status for run in group.runs)
     config = group.runs[0].config
@@ -187,6 +189,12 @@ def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
         "states": ", ".join(f"{count} {state}" if len(states) > 1 else state for state, count in states.items()),
         **{f"config {key}": shortened(config[key], 60) if key in config else "" for key in keys},
     }
+
+
+def _mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Over runs of one seed, which are no samples of their own."""
+    values = [row[name] for row in rows if row[name] is not None]
+    return mean(values) if values else None
 
 
 def mean(values: Sequence[float]) -> float:
@@ -290,7 +298,10 @@ def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], unshown: 
     elif len(rows) > 1:
         notes += _doubt(rows)
     if len({_machine(run) for group in groups for run in group.runs}) > 1:
-        notes.append("Measured on different machines or devices: times, images/s and memory cannot be compared.")
+        notes.append(
+            "Measured on different machines or devices, or with and without compiled functions: times, images/s and "
+            "memory cannot be compared."
+        )
     if unshown:
         listed = ", ".join(unshown[:20])
         notes.append(f"{len(unshown)} more config keys differ: {listed}{', …' if len(unshown) > 20 else ''}.")
@@ -309,5 +320,5 @@ def _doubt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _machine(run: Record) -> tuple[str, ...]:
     environment = run.part("environment")
-    facts = (run.summary or {}).get("device"), *(environment.get(key) for key in ("cpu", "cores", "threads", "gpus"))
-    return tuple(map(str, facts))
+    facts = (environment.get(key) for key in ("cpu", "cores", "threads", "kernels", "gpus"))
+    return tuple(map(str, ((run.summary or {}).get("device"), *facts)))

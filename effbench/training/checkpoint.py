@@ -236,7 +236,7 @@ def read_newest(folder: Path) -> tuple[Path, Snapshot, list[str]]:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder: the run's checkpoints are gone. Start a new run.")
     if not complaints:
-        raise ConfigError(f"{folder} holds no checkpoint: nothing was saved to continue from.")
+        raise ConfigError(f"{folder} holds no checkpoint: nothing was saved to continue from. Start a new run.")
     raise EffbenchError("no checkpoint is whole; start a new run:\n" + "\n".join(complaints))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from effbench.kernels import library
 from effbench.kernels.tensors import alike, call
@@ -30,6 +31,7 @@ class ClipNorm(NoClipping):
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if alike([gradients]) and library() is not None:
             call("clip_norm", [gradients], [self._limit])
+            increment_version(gradients)
         else:
             torch.nn.utils.clip_grad_norm_(self._parameters, self._limit)
 

@@ -11,6 +11,9 @@ class NoEarlyStopping:
     def check(self, state: TrainState) -> None:
         """Looks at state.metrics after a validation."""
 
+    def decide(self, state: TrainState) -> None:
+        """Stops the run if what it has seen so far says so; also of a run that is resumed after its last validation."""
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 
@@ -36,6 +39,12 @@ class EarlyStopping(NoEarlyStopping):
             self.best, self.waited = value, 0
         else:
             self.waited += 1
+        self.decide(state)
+
+    def decide(self, state: TrainState) -> None:
+        if self.best is None:
+            return
+        value = state.metrics[self.monitor]
         if self._threshold is not None and self._sign * (value - self._threshold) >= 0:
             state.stop(f"{self.monitor} reached {value:.4g} (threshold {self._threshold:g})", "stopped_early")
         elif self.waited >= max(self.patience, 1):

@@ -98,6 +98,7 @@ class Trainer:
         self.callbacks.fit_start(state, self.limits.steps, self.train.steps_per_epoch)
         try:
             self._end_epoch_if_over(state)  # where an interruption kept it from ending
+            self.stopping.decide(state)  # where one came between that and the test
             for micro_batches in self.steps(state):
                 stats = self.accumulate(micro_batches)
                 self.update(stats)

@@ -283,7 +283,16 @@ def test_a_run_without_a_checkpoint_is_named(effbench: Effbench) -> None:
     assert effbench("train", *words, "hydra.run.dir=run")[0] == 0
     code, _, err = effbench("train", "resume=run")
     assert code == 2
-    assert "run/checkpoints holds no checkpoint: nothing was saved to continue from" in err
+    assert "run/checkpoints holds no checkpoint: nothing was saved to continue from. Start a new run." in err
+
+
+def test_a_sweep_is_not_resumed_as_a_run(effbench: Effbench, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    for words in (["resume=sweep"], ["sweep.resume=sweep"]):
+        code, _, err = effbench("train", *words)
+        assert code == 2
+        assert "effbench train -m sweep.resume=" in err
 
 
 @pytest.mark.parametrize("text", ["{a: 1}", "[a: b", "\0"])
@@ -382,8 +391,14 @@ def twice() -> None:
 @pytest.mark.row(9)
 @pytest.mark.parametrize(
     ("moment", "steps"),
-    [(in_its_step(once, 7), 7), (in_its_validation(once, 2), 11), (in_its_save(once, 2), 11)],
-    ids=["in a step", "in a validation", "in a save"],
+    [
+        (in_its_step(once, 7), 7),
+        (in_its_validation(once, 2), 11),
+        (in_its_save(once, 2), 11),
+        (in_its_save(once, 4), 20),
+        (in_its_validation(once, 5), 20),
+    ],
+    ids=["in a step", "in a validation", "in a save", "in the last save", "in the test"],
 )
 def test_sigterm_at_any_moment_is_heard_after_the_step_at_hand(
     moment: Hook, steps: int, uninterrupted: Path, effbench: Effbench, tmp_path: Path
@@ -394,6 +409,20 @@ def test_sigterm_at_any_moment_is_heard_after_the_step_at_hand(
     assert summary(tmp_path / "run")["steps"] == steps
     assert effbench("train", "resume=run")[0] == 0
     ends_like(tmp_path / "run", uninterrupted)
+
+
+def test_interrupted_in_its_test_a_run_that_stopped_early_trains_no_more(effbench: Effbench, tmp_path: Path) -> None:
+    words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "early_stopping.patience=1", "early_stopping.min_delta=9"]
+    assert effbench("train", *words, "hydra.run.dir=whole")[0] == 0
+    code, told = forked([*words, "hydra.run.dir=run"], tmp_path, in_its_validation(once, 3))
+    assert code == 143, told
+    assert "go on with: effbench train resume=run" in told
+    assert summary(tmp_path / "run")["status"] == "interrupted"
+    assert effbench("train", "resume=run")[0] == 0
+    whole, resumed = summary(tmp_path / "whole"), summary(tmp_path / "run")
+    assert whole["status"] == "stopped_early"
+    for key in ("status", "stop_reason", "metrics", "steps", "epochs"):
+        assert resumed[key] == whole[key]
 
 
 @pytest.mark.row(9)
@@ -442,7 +471,7 @@ def test_ctrl_c_in_the_test_at_the_end_costs_no_training(
     """Four validations came before; after them there is no step to end."""
     moment = in_its_validation(lambda: os.kill(os.getpid(), signal.SIGINT), 5)
     code, told = forked([*FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run"], tmp_path, moment)
-    assert (code, told.splitlines()[-1]) == (130, "interrupted")
+    assert (code, told.splitlines()[-1]) == (130, "interrupted; go on with: effbench train resume=run")
     assert summary(tmp_path / "run")["status"] == "interrupted"
     assert effbench("train", "resume=run")[0] == 0
     ends_like(tmp_path / "run", uninterrupted)

@@ -124,6 +124,7 @@ def test_a_refused_and_a_diverged_job_are_listed_and_the_others_finish(sweeps: d
     assert "loss" in diverged["error"]
     assert "optimizer.lr should be greater than 0" in refused["error"]
     assert f"job {refused['job']} failed: optimizer.lr" in sweep.out
+    assert sweep.err.index(f"job {refused['job']} will be refused: optimizer.lr") < sweep.err.index("job 0 (1 of ")
     assert "job 0 (1 of 4): optimizer.lr=0.01" in sweep.err
 
 

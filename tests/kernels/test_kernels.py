@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -31,9 +32,24 @@ def test_they_are_compiled_once_into_the_cache(tmp_path):
     assert built.stat().st_mtime_ns == before
 
 
-def test_the_switch_turns_them_off(tmp_path):
-    assert said(tmp_path, EFFBENCH_KERNELS="off") == ("False EFFBENCH_KERNELS=off", "")
+@pytest.mark.parametrize("word", ["off", "OFF", "0", "false"])
+def test_the_switch_turns_them_off(word, tmp_path):
+    assert said(tmp_path, EFFBENCH_KERNELS=word) == ("False EFFBENCH_KERNELS=off", "")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_word_that_is_no_switch_is_refused_before_anything_is_read(tmp_path):
+    done = effbench("train", *TINY, "hydra.run.dir=run", cwd=tmp_path, EFFBENCH_KERNELS="of")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: EFFBENCH_KERNELS must be on or off; got 'of'."
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_s_record_says_whether_they_were_there(tmp_path):
+    done = effbench("train", *TINY, "hydra.run.dir=run", cwd=tmp_path, EFFBENCH_KERNELS="0")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["environment"]["kernels"] == "EFFBENCH_KERNELS=off"
 
 
 def test_without_a_compiler_the_reason_is_kept(tmp_path):

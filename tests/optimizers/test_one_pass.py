@@ -8,6 +8,7 @@ import lion_pytorch
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.tensor import Replicate, distribute_tensor
 
 from effbench.kernels import library
 from effbench.optimizers import Adan, Lion, fused
@@ -165,3 +166,47 @@ def test_a_state_of_another_shape_is_an_error_not_a_write_beyond_it():
     optimizer.state[parameter]["exp_avg"] = torch.zeros(10)
     with pytest.raises(RuntimeError, match="size"):
         optimizer.step()
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradient_negated_by_a_bit_is_read_as_it_is_meant(kind):
+    found = []
+    for negate in (Tensor.neg, lambda gradient: torch._neg_view(gradient)):
+        parameters = [value.requires_grad_() for value in values(0)]
+        optimizer = KINDS[kind](parameters)
+        for parameter, gradient in zip(parameters, values(1), strict=True):
+            parameter.grad = negate(gradient)
+        optimizer.step()
+        found.append(parameters)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("kind", ["lion", "adan"])
+def test_a_graph_over_weights_that_a_step_changed_is_refused(kind):
+    weight = torch.randn(4, 4, requires_grad=True)
+    optimizer = KINDS[kind]([weight])
+    loss = (weight @ weight).sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("kind", ["lion", "adan"])
+def test_tensors_that_are_not_in_one_place_are_torch_s_to_update(kind, tmp_path):
+    """DTensors, as of FSDP: they have no address."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        found = []
+        for lay in (plainly, lambda value: distribute_tensor(value, mesh, [Replicate()])):
+            parameter = torch.nn.Parameter(lay(values(0)[3]))
+            parameter.grad = lay(values(1)[3])
+            KINDS[kind]([parameter]).step()
+            found.append(parameter.detach())
+        torch.testing.assert_close(found[1].to_local(), found[0])
+    finally:
+        torch.distributed.destroy_process_group()

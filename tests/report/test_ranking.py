@@ -94,6 +94,14 @@ def test_a_seed_that_ran_twice_is_no_second_seed(tmp_path: Path) -> None:
     assert "2 (seeds: 1)" in table.cells(table.rows[0])
 
 
+def test_a_seed_that_ran_more_often_weighs_no_more(tmp_path: Path) -> None:
+    for name, value, seed in (("a", 0.5, 0), ("b", 0.5, 0), ("c", 0.5, 0), ("d", 0.7, 1)):
+        write_run(tmp_path / name, summary(value), config(seed))
+    [table] = ranked(tmp_path)
+    assert table.rows[0]["value"] == pytest.approx(0.6)
+    assert table.rows[0]["value±"] == pytest.approx(0.2 / 2**0.5)
+
+
 def test_columns_are_the_keys_that_differ_and_no_others(tmp_path: Path) -> None:
     write_run(tmp_path / "a", summary(), config(optimizer={"_target_": "x.AdamW", "lr": 0.1, "eps": 1}))
     lion = {"model": {"name": "mlp", "optimizer": "Lion"}}
@@ -137,9 +145,10 @@ def test_doubt_is_said(case: str, tmp_path: Path) -> None:
     assert [expected in note for note in table.notes] == ([True] if expected else [])
 
 
-def test_times_of_different_machines_are_not_compared_silently(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fact", ["cpu", "kernels"])
+def test_times_of_different_machines_are_not_compared_silently(fact: str, tmp_path: Path) -> None:
     for name in ("Z80", "6502"):
-        write_run(tmp_path / name, summary(environment={"cpu": name}))
+        write_run(tmp_path / name, summary(environment={fact: name}))
     [table] = ranked(tmp_path)
     assert any("different machines" in note for note in table.notes)
 
