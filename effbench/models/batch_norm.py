@@ -138,11 +138,11 @@ class _BatchNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, statistics = ctx.saved_tensors
         if is_for_torch(gradient):
             again = partial(by_torch, eps=ctx.eps, activation=ctx.act)
-            return *gradients(again, (x, weight, bias), ctx.needs_input_grad[:3], gradient), None, None  # type: ignore[return-value]
+            return *gradients(again, (x, weight, bias), ctx.needs_input_grad[:3], gradient), None, None
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
         factors, for_weight, for_bias = (x.new_empty(rows * x.shape[1]) for rows in (2, 1, 1))
         for_x = torch.empty_like(x)

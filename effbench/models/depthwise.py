@@ -76,11 +76,11 @@ class _Convolution(torch.autograd.Function):
         return _by_torch(x, weight, stride, padding)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if is_for_torch(gradient):
             again = partial(_by_torch, stride=ctx.stride, padding=ctx.padding)
-            return *gradients(again, (x, weight), ctx.needs_input_grad[:2], gradient), None, None  # type: ignore[return-value]
+            return *gradients(again, (x, weight), ctx.needs_input_grad[:2], gradient), None, None
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
         for_x = _input_gradient(x, weight, gradient, ctx.stride, ctx.padding) if ctx.needs_input_grad[0] else None
         for_weight = weight_gradient(x, gradient, weight.shape[-1], ctx.stride) if ctx.needs_input_grad[1] else None

@@ -1,0 +1,78 @@
+"""What the benchmarks' figures rest on: intervals, the control that voids a row, and when measuring may end."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import alternate
+from benchmarks.alternate import Arm, Interval, interval, is_certain, rounds
+from benchmarks.figures import Figure, figure, over
+from benchmarks.page import _verdict
+
+
+def test_the_interval_of_a_median_is_that_of_order_statistics():
+    """Of 1 to 101 the binomial one is 41 to 61: 50.5 -+ 1.96 sqrt(101) / 2."""
+    found = interval(list(range(1, 102)))
+    assert (found.median, found.n) == (51, 101)
+    assert found.low == pytest.approx(41, abs=1)
+    assert found.high == pytest.approx(61, abs=1)
+
+
+@given(st.lists(st.floats(0.5, 2), min_size=1, max_size=30))
+def test_an_interval_holds_its_median_and_is_found_again(values):
+    found = interval(values)
+    assert min(values) <= found.low <= found.median <= found.high <= max(values)
+    assert interval(values) == found
+
+
+def noisy(count: int, spread: float, control: float = 1.0) -> list[dict[str, float]]:
+    chance = random.Random(0)
+    return [
+        {"ours": 1.0, "theirs": 2.0, "ours again": control * chance.uniform(1 - spread, 1 + spread)}
+        for _ in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("control", "void"), [(1.0, False), (1.019, False), (1.03, True), (0.97, True)])
+def test_a_control_off_by_more_than_two_per_cent_voids_a_figure(control, void):
+    found = figure("theirs / ours", noisy(41, 0.001, control), over("theirs", "ours"), ">= 1.9")
+    assert (found.void, found.passed) == (void, True)
+    assert _verdict(found.as_json()) == ("void; by its interval reached" if void else "reached")
+    assert list(found.arms) == ["ours", "theirs"]
+
+
+@pytest.mark.parametrize(
+    ("target", "passed"), [(">= 1.9", True), (">= 1.95", False), ("<= 2.1", True), ("<= 2.0", False), ("", None)]
+)
+def test_a_target_is_reached_by_the_pessimistic_end(target, passed):
+    assert Figure("x", Interval(2.0, 1.9, 2.1, 9), target).passed is passed
+
+
+def test_a_control_is_certain_by_its_scatter_whatever_it_says():
+    assert is_certain(noisy(41, 0.01, 1.5))
+    assert not is_certain(noisy(41, 0.5, 1.0))
+    assert is_certain([{"ours": 1.0}])
+
+
+@pytest.mark.parametrize(("patience", "spread", "processes"), [(1e9, 0.001, 3), (0, 0.5, 3), (1e9, 0.06, 5)])
+def test_processes_are_added_until_the_control_is_certain_or_patience_ends(patience, spread, processes, monkeypatch):
+    made = noisy(1000, spread)
+    shares: list[int] = []
+
+    def some(arms: list[Arm], share: int, _: int) -> list[dict[str, float]]:
+        shares.append(share)
+        assert [arm.name for arm in arms] == (
+            ["ours", "theirs", "ours again"] if len(shares) % 2 else ["ours again", "theirs", "ours"]
+        )
+        return [made.pop() for _ in range(share)]
+
+    monkeypatch.setattr(alternate, "_some_rounds", some)
+    monkeypatch.setattr(alternate, "PATIENCE_S", patience)
+    found = rounds([Arm("ours", "x:y"), Arm("theirs", "x:y")], 10, 3)
+    assert len(found) == sum(shares)
+    assert shares[:3] == [3, 3, 4]
+    assert len(shares) >= processes if spread == 0.06 else len(shares) == processes
