@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import random
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import benchmarks.rows
 from benchmarks import alternate
 from benchmarks.alternate import Arm, Interval, interval, is_certain, rounds
 from benchmarks.figures import Figure, figure, over
 from benchmarks.page import _verdict
+
+
+def test_every_part_can_be_imported_without_the_peers(monkeypatch):
+    for peer in ("pytorch_lightning", "accelerate", "timm", "pytorch_optimizer"):
+        monkeypatch.setitem(sys.modules, peer, None)
+    names = {module.name for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.")}
+    for name in sorted(names - {"benchmarks.__main__"}):
+        importlib.import_module(name)
+    assert len(names) > 40
 
 
 def test_the_interval_of_a_median_is_that_of_order_statistics():
