@@ -17,7 +17,7 @@ def measure() -> list[Figure]:
     found = rounds(
         [Arm("ours", PLACE + "ours", options), Arm("by hand", PLACE + "hand_written", options | {"validate": True})],
         18,
-        2,
+        6,
         parts=EPOCH // TURN,
     )
 

@@ -13,7 +13,7 @@ STEPS = 6
 def measure() -> list[Figure]:
     options = {"model": "mobilenet", "slice_steps": STEPS, "words": ["trainer.check_val_every_n_epoch=1000000"]}
     found = rounds(
-        [Arm("real", PLACE + "ours", options), Arm("resident", PLACE + "ours", options | {"resident": True})], 40, 2
+        [Arm("real", PLACE + "ours", options), Arm("resident", PLACE + "ours", options | {"resident": True})], 40, 5
     )
 
     def images_per_s(seconds: float) -> str:

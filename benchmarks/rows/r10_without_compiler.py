@@ -23,6 +23,6 @@ def measure() -> list[Figure]:
         options = {"model": "resnet152", "count": 4}
         ours = Arm("ours", STEPS, options | {"which": name}, {"EFFBENCH_KERNELS": "off"})
         package = f"{name}-pytorch"
-        found = rounds([ours, Arm(package, STEPS, options | {"which": package})], 30, 2)
+        found = rounds([ours, Arm(package, STEPS, options | {"which": package})], 30, 6)
         figures.append(figure(f"{package} / ours", found, over(package, "ours"), target, milliseconds, NOTE))
     return figures

@@ -28,7 +28,7 @@ def measure() -> list[Figure]:
         Arm("torch", STEPS, small | {"ours": False}),
         Arm("ours without a compiler", STEPS, small | {"ours": True}, OFF),
     ]
-    found = rounds(arms, 27, 3)
+    found = rounds(arms, 27, 6)
     figures = [
         figure("torch / ours, V3-small, 32 px, batch 128", found, over("torch", "ours"), ">= 1.9", milliseconds, NOTE),
         figure(
@@ -49,7 +49,7 @@ _OTHERS = (
 def _step(name: str, pixels: int, batch: int, target: str) -> Figure:
     options = {"name": name, "pixels": pixels, "batch": batch, "count": 2}
     arms = [Arm("ours", STEPS, options | {"ours": True}), Arm("torch", STEPS, options | {"ours": False})]
-    found = rounds(arms, 18, 2)
+    found = rounds(arms, 18, 6)
     return figure(
         f"torch / ours, {name}, {pixels} px, batch {batch}", found, over("torch", "ours"), target, milliseconds
     )
