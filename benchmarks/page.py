@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -36,9 +37,13 @@ def record(row: str, title: str, found: Sequence[Figure | Point], seconds: float
 
 
 def _commit() -> str:
-    """What was measured: the checkout's commit, with a + where files differ from it; empty outside of a checkout."""
+    """What was measured: the checkout's commit, with a + where code differs from it; empty outside of a checkout."""
     state = git_state(ROOT)
-    return f"{state['commit'][:7]}{'+' * state['dirty']}" if state else ""
+    if state is None:
+        return ""
+    command = ["git", "status", "--porcelain", "effbench", "benchmarks"]  # not the page itself
+    changed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    return state["commit"][:7] + "+" * bool(changed)
 
 
 def _machine() -> dict[str, Any]:
