@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gate import Gate
+from effbench.training.allocation import keeping_freed_memory
 
 THREADS = 2
 SLICE_S = 1.0  # what a peer's workers finish between a slice's end and their being stopped is a thousandth of it
@@ -194,7 +195,15 @@ TRANSFORMS: dict[str, Callable[[], Any]] = {
 
 
 def drain(gate: Gate, epoch: Callable[[int], Iterable[Tensor]]) -> None:
-    """Endless epochs in slices of SLICE_S or a little more, each after a while untimed: another arm had the caches."""
+    """Endless epochs in slices of SLICE_S or a little more, each after a while untimed: another arm had the caches.
+
+    Freed memory is kept, as in a training of ours: without, glibc returns it in some processes and keeps it in others.
+    """
+    with keeping_freed_memory(torch.device("cpu")):
+        _drain(gate, epoch)
+
+
+def _drain(gate: Gate, epoch: Callable[[int], Iterable[Tensor]]) -> None:
     stream = itertools.chain.from_iterable(map(epoch, itertools.count()))
     for _ in range(3):
         next(stream)
@@ -210,11 +219,12 @@ def drain(gate: Gate, epoch: Callable[[int], Iterable[Tensor]]) -> None:
 
 
 def whole_epochs(gate: Gate, epoch: Callable[[int], Iterable[Tensor]]) -> None:
-    """A slice is an epoch; the first warms up."""
-    for number in itertools.count():
-        begun = time.perf_counter()
-        seen = sum(map(len, epoch(number)))
-        gate.lap((time.perf_counter() - begun) / seen)
+    """A slice is an epoch; the first warms up. Freed memory is kept here, too."""
+    with keeping_freed_memory(torch.device("cpu")):
+        for number in itertools.count():
+            begun = time.perf_counter()
+            seen = sum(map(len, epoch(number)))
+            gate.lap((time.perf_counter() - begun) / seen)
 
 
 # --- files
