@@ -5,9 +5,11 @@ There and back belong to one round: who has two turns in a row, at the turning, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import select
 import signal
 import statistics
 import subprocess
@@ -15,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +27,7 @@ THREADS = 2
 AGAIN = " again"  # the control's name: the first arm's and this
 CONTROL_WITHIN = 0.02
 PATIENCE_S = 180.0
+SLICE_S = 0.5
 
 Round = dict[str, float]  # arm -> its value in one round
 
@@ -73,13 +76,29 @@ class Runner:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=arm.source,
             env=environment, start_new_session=True,
         )  # fmt: skip
-        self._heard()
+        self.startup_s = self._heard()  # where it tells
         self._send(signal.SIGSTOP)
 
-    def turn(self) -> float:
+    def start(self) -> None:
+        """Lets it go on from where it waits, once it is continued."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
+
+    def slice(self, seconds: float) -> tuple[float, bool]:
+        """(how long it ran, so many seconds or until it told something; whether it did)"""
+        assert self._process.stdout is not None
+        begun = time.perf_counter()
+        self._send(signal.SIGCONT)
+        told, _, _ = select.select([self._process.stdout], [], [], seconds)
+        ran = time.perf_counter() - begun
+        self._send(signal.SIGSTOP)
+        if told:
+            self._heard()
+        return ran, bool(told)
+
+    def turn(self) -> float:
+        self.start()
         self._send(signal.SIGCONT)
         value = self._heard()
         self._send(signal.SIGSTOP)
@@ -102,6 +121,9 @@ class Runner:
     def __exit__(self, *_: object) -> None:
         self._send(signal.SIGKILL)
         self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                stream.close()
         self._scratch.cleanup()
 
 
@@ -115,8 +137,7 @@ def rounds(
     how far the control's values scatter and not at what they or the figures are.
     """
     if control:
-        first = arms[0]
-        arms = [*arms, Arm(first.name + AGAIN, first.place, first.options, first.environment, first.source)]
+        arms = _with_control(arms)
     begun = time.monotonic()
     found: list[Round] = []
     number = 0
@@ -125,6 +146,33 @@ def rounds(
         found += _some_rounds(arms if number % 2 == 0 else arms[::-1], share, parts)
         number += 1
     return found
+
+
+def race(arms: Sequence[Arm]) -> Round:
+    """Seconds from the start of each arm's process to the one thing it has to tell, and of the first arm's again.
+
+    They take turns of SLICE_S until all have told: what slows the machine down for a while slows all of those that
+    are still at work. An arm tells how long it took to get ready, as the others were not waited for then.
+    """
+    values: Round = {}
+    with contextlib.ExitStack() as stack:
+        left = [stack.enter_context(Runner(arm)) for arm in _with_control(arms)]
+        for runner in left:
+            values[runner.arm.name] = float(runner.startup_s)
+            runner.start()
+        while left:
+            for runner in list(left):
+                ran, told = runner.slice(SLICE_S)
+                values[runner.arm.name] += ran
+                if told:
+                    left.remove(runner)
+            left.reverse()
+    print("  ", ", ".join(f"{name} {value:.4g}" for name, value in values.items()), file=sys.stderr, flush=True)
+    return values
+
+
+def _with_control(arms: Sequence[Arm]) -> list[Arm]:
+    return [*arms, replace(arms[0], name=arms[0].name + AGAIN)]
 
 
 def is_certain(found: Sequence[Round]) -> bool:

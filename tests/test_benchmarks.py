@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import random
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 
 import benchmarks.rows
 from benchmarks import alternate
-from benchmarks.alternate import Arm, Interval, interval, is_certain, rounds
+from benchmarks.alternate import Arm, Interval, interval, is_certain, race, rounds
 from benchmarks.figures import Figure, figure, over
 from benchmarks.page import _verdict
+from tests.racing import STARTUP_S
 
 
 def test_every_part_can_be_imported_without_the_peers(monkeypatch):
@@ -89,3 +91,15 @@ def test_processes_are_added_until_the_control_is_certain_or_patience_ends(patie
     assert len(found) == sum(shares)
     assert shares[:3] == [3, 3, 4]
     assert len(shares) >= processes if spread == 0.06 else len(shares) == processes
+
+
+def test_a_race_counts_what_each_ran_and_nothing_that_it_waited(monkeypatch):
+    monkeypatch.setattr(alternate, "SLICE_S", 0.05)
+    arms = [Arm(name, "tests.racing:burn", {"seconds": seconds}) for name, seconds in (("ours", 0.5), ("theirs", 1.0))]
+    begun = time.monotonic()
+    found = race(arms)
+    passed = time.monotonic() - begun
+    assert list(found) == ["ours", "theirs", "ours again"]
+    assert 0.4 + STARTUP_S < found["ours"] < found["theirs"]
+    assert found["theirs"] > 0.9 + STARTUP_S
+    assert sum(found.values()) - 3 * STARTUP_S < passed
