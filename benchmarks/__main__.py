@@ -10,7 +10,7 @@ import time
 from types import ModuleType
 
 import benchmarks.rows
-from benchmarks.page import record, write_page
+from benchmarks.page import commit_here, record, write_page
 
 
 def modules() -> dict[str, ModuleType]:
@@ -29,10 +29,10 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no row {', '.join(unknown)}; there are {', '.join(known)}")
     for row in arguments.rows or known:
-        begun = time.perf_counter()
+        begun, commit = time.perf_counter(), commit_here()
         print(f"row {row}: {known[row].TITLE}", file=sys.stderr, flush=True)
         found = known[row].measure()
-        record(row, known[row].TITLE, found, time.perf_counter() - begun)
+        record(row, known[row].TITLE, found, time.perf_counter() - begun, commit)
         for value in found:
             print(f"{row}: {value}", flush=True)
     write_page()

@@ -20,14 +20,14 @@ PAGE = ROOT / "docs" / "performance.md"
 TEXT = Path(__file__).with_name("performance_head.md")
 
 
-def record(row: str, title: str, found: Sequence[Figure | Point], seconds: float) -> None:
+def record(row: str, title: str, found: Sequence[Figure | Point], seconds: float, commit: str) -> None:
     """Keeps the row's figures and points, in place of what was measured of it before."""
     kept = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
     kept[row] = {
         "title": title,
         "date": date.today().isoformat(),
         "minutes": round(seconds / 60, 1),
-        "commit": _commit(),
+        "commit": commit,
         "machine": _machine(),
         "figures": [figure.as_json() for figure in found if isinstance(figure, Figure)],
         "points": [asdict(point) for point in found if isinstance(point, Point)],
@@ -36,7 +36,7 @@ def record(row: str, title: str, found: Sequence[Figure | Point], seconds: float
     DATA.write_text(json.dumps({name: kept[name] for name in order}, indent=1) + "\n", encoding="utf-8")
 
 
-def _commit() -> str:
+def commit_here() -> str:
     """What was measured: the checkout's commit, with a + where code differs from it; empty outside of a checkout."""
     state = git_state(ROOT)
     if state is None:

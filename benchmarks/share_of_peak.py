@@ -21,6 +21,8 @@ NAMES = {
     "aten::native_batch_norm": "batch norm", "aten::native_batch_norm_backward": "batch norm's gradient",
     "_BatchNorm": "batch norm", "_BatchNormBackward": "batch norm's gradient",
     "_ConvolutionBackward": "convolution's gradients",
+    "_Chain": "whole blocks", "_ChainBackward": "whole blocks' gradients",
+    "_Product": "matmul", "_ProductBackward": "matmul",
     "aten::addmm": "matmul", "aten::mm": "matmul", "aten::bmm": "matmul",
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ FULL = ["data.subset=full"]
 NOTE = (
     "Ours: recipe=fast_fashion, a network and schedule of its own. The usual script is that of the row before, "
     "MobileNetV3-small with its 12 epochs of cosine, on the 60,000 images; both count from the start of the process "
-    "and look at the test split after each epoch."
+    "and look at the test split after each epoch, in turns of half a second."
 )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -109,8 +108,11 @@ class _Plan:
             gradient = to
 
 
-_kind = attrgetter("shape", "dtype")
 _plan = lru_cache(maxsize=1024)(_Plan)
+
+
+def _kind(weight: Tensor) -> tuple[Any, ...]:
+    return weight.shape, weight.dtype, weight.stride()
 
 
 def _numbers(first: int, counts: Sequence[int]) -> list[list[int]]:

@@ -75,8 +75,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (x, weight), needs = ctx.saved_tensors, ctx.needs_input_grad
-        replaced = KIND(weight) != FLOAT32 or weight.shape != (gradient.shape[-1], x.shape[-1])  # .data since then
-        if replaced or is_for_torch(gradient):
+        fits = KIND(weight) == FLOAT32 and weight.is_contiguous() and weight.shape == (gradient.shape[-1], x.shape[-1])
+        if not fits or is_for_torch(gradient):  # its .data may have been replaced since
             for_x, for_weight = gradient @ weight, gradient.mT @ x
         else:
             gradient = gradient.contiguous()

@@ -181,7 +181,13 @@ def test_memory_that_a_bit_negates_is_read_as_it_is_meant():
     torch.testing.assert_close(ours(torch._neg_view(-x)), ours(x))
 
 
-@pytest.mark.parametrize("how", [nn.Module.bfloat16, nn.Module.double], ids=["bfloat16", "double"])
+def spread(net: nn.Module) -> None:
+    """All of each weight one and the same element in memory."""
+    for parameter in net.parameters():
+        parameter.data = torch.zeros(1).expand(parameter.shape)
+
+
+@pytest.mark.parametrize("how", [nn.Module.bfloat16, nn.Module.double, spread], ids=["bfloat16", "double", "spread"])
 @pytest.mark.parametrize("inner", ["V2 block", "V3 block"])
 def test_weights_replaced_before_the_backward_pass_are_refused(inner, how):
     _, ours = pair(inner, nn.Identity())
@@ -189,6 +195,18 @@ def test_weights_replaced_before_the_backward_pass_are_refused(inner, how):
     how(ours)
     with pytest.raises(RuntimeError, match=r"\.data is of another"):
         loss.backward()
+
+
+def test_a_linear_layer_s_weight_spread_before_the_backward_pass_is_read_as_it_is(monkeypatch):
+    monkeypatch.setattr(products, "LEAST", 0)
+    monkeypatch.setattr(products, "mkl_is_held_back", lambda: True)
+    ours = nn.Sequential(nn.Linear(6, 5))
+    quicken(ours)
+    x = torch.randn(64, 6, requires_grad=True)
+    loss = ours(x).sum()
+    ours[0].weight.data = torch.ones(1).expand(5, 6)
+    loss.backward()
+    assert bool((x.grad == 5).all())
 
 
 def test_a_linear_layer_s_weight_replaced_before_the_backward_pass_is_torch_s_matter(monkeypatch):

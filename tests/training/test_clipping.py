@@ -106,3 +106,11 @@ def test_without_any_gradient_nothing_happens():
     parameters = [nn.Parameter(torch.zeros(3))]
     choose_clipping(parameters, 1.0, "norm")()
     assert parameters[0].grad is None
+
+
+@needs_compiler
+def test_autograd_hears_that_gradients_were_changed():
+    parameters = with_gradients(1.0)
+    before = [parameter.grad._version for parameter in parameters]
+    choose_clipping(parameters, 0.1, "norm")()
+    assert all(parameter.grad._version > version for parameter, version in zip(parameters, before, strict=True))
