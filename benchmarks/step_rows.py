@@ -18,7 +18,7 @@ def measure(ours: str, peers: Mapping[str, bool], targets: Mapping[tuple[str, st
     for model, count in MODELS.items():
         counts = {ours: count} | {name: count // SLOW if slow else count for name, slow in peers.items()}
         arms = [Arm(name, STEPS, {"which": name, "model": model, "count": counts[name]}) for name in counts]
-        found = rounds(arms, 30, 3)
+        found = rounds(arms, 30, 6)
         for peer in peers:
             target = targets.get((peer, model), "")
             if peer == "adamw":

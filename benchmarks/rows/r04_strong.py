@@ -13,5 +13,5 @@ TITLE = "Strong augmentation: crop, flip, affine map, light, a hole; 32-pixel RG
 def measure() -> list[Figure]:
     arms = [Arm("ours", "benchmarks.arms_data:ours", {"augment": STRONG})]
     arms += [Arm(name, "benchmarks.arms_data:peer", {"kind": "strong", "workers": n}) for name, n in PEERS.items()]
-    found = rounds(arms, 18, 4)
+    found = rounds(arms, 24, 8)
     return [figure("images/s: ours / torchvision v2 at its best", found, over_best, ">= 5", images_per_second, NOTE)]

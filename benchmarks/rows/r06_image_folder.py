@@ -39,7 +39,7 @@ def _peers(which: str, place: dict[str, str]) -> list[Arm]:
 
 def _figure(epoch: str, arms: list[Arm], count: int, target: str) -> Figure:
     what = f"images/s, {epoch}: ours / ImageFolder at its best"
-    return figure(what, rounds(arms, count, 4), _over_best, target, images_per_second, NOTE)
+    return figure(what, rounds(arms, count, 6), _over_best, target, images_per_second, NOTE)
 
 
 def _over_best(values: Round) -> float:

@@ -22,5 +22,5 @@ def measure() -> list[Figure]:
         Arm(name, "benchmarks.arms_steps:over_floor", {"which": name, "model": "resnet152", "count": 4})
         for name in BYTES
     ]
-    found = rounds(arms, 12, 4)
+    found = rounds(arms, 24, 12)
     return [figure(name, found, lambda values, name=name: values[name], "<= 1.3", note=NOTE) for name in BYTES]

@@ -15,7 +15,7 @@ NOTE = (
 
 def measure() -> list[Figure]:
     ours = Arm("ours", PLACE + "ours")
-    found = rounds([ours, Arm("torch.save", PLACE + "torch_save")], 48, 6)
+    found = rounds([ours, Arm("torch.save", PLACE + "torch_save")], 48, 12)
     synced = rounds([ours, Arm("torch.save and fsync", PLACE + "torch_save", {"synced": True})], 5, 1, control=False)
     waiting = Arm("checkpoint.background=false", PLACE + "ours", {"background": False})
     waited = rounds([ours, waiting], 3, 1, control=False)

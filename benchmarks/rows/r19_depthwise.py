@@ -49,7 +49,7 @@ _OTHERS = (
 def _step(name: str, pixels: int, batch: int, target: str) -> Figure:
     options = {"name": name, "pixels": pixels, "batch": batch, "count": 2}
     arms = [Arm("ours", STEPS, options | {"ours": True}), Arm("torch", STEPS, options | {"ours": False})]
-    found = rounds(arms, 18, 6)
+    found = rounds(arms, 18, 9)
     return figure(
         f"torch / ours, {name}, {pixels} px, batch {batch}", found, over("torch", "ours"), target, milliseconds
     )
