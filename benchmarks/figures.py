@@ -48,13 +48,16 @@ class Figure:
 
 def figure(
     what: str, found: Sequence[Round], of: Callable[[Round], float], target: str = "", unit: Scale | None = None,
-    note: str = "",
+    note: str = "", alone: Sequence[Round] = (),
 ) -> Figure:  # fmt: skip
-    """One figure of each round, with the control that ran beside it. unit: writes an arm's value."""
+    """One figure of each round, with the control that ran beside it. unit: writes an arm's value.
+
+    alone: further rounds of the first arm and its control, where a round with all arms takes too long for many.
+    """
     write = unit or "{:.4g}".format
     names = [name for name in found[0] if not name.endswith(AGAIN)]
     arms = {name: write(statistics.median(values[name] for values in found)) for name in names}
-    return Figure(what, each(found, of), target, control_of(found), arms, note)
+    return Figure(what, each(found, of), target, control_of([*found, *alone]), arms, note)
 
 
 def over(above: str, below: str) -> Callable[[Round], float]:

@@ -103,3 +103,17 @@ def test_a_race_counts_what_each_ran_and_nothing_that_it_waited(monkeypatch):
     assert 0.4 + STARTUP_S < found["ours"] < found["theirs"]
     assert found["theirs"] > 0.9 + STARTUP_S
     assert sum(found.values()) - 3 * STARTUP_S < passed
+
+
+@pytest.mark.parametrize(("turned", "order"), [(False, ["ours", "ours again"]), (True, ["ours again", "ours"])])
+def test_a_race_starts_from_either_end(turned, order, monkeypatch):
+    monkeypatch.setattr(alternate, "SLICE_S", 0.05)
+    assert list(race([Arm("ours", "tests.racing:burn", {"seconds": 0.1})], turned)) == order
+
+
+def test_rounds_of_the_control_alone_count_for_the_control_alone():
+    alone = [{"ours": 1.0, "ours again": 1.04}] * 5
+    found = figure("theirs / ours", noisy(3, 0.0), over("theirs", "ours"), ">= 1.9", alone=alone)
+    assert found.void
+    assert (found.control.n, found.control.median) == (8, 1.04)
+    assert (found.value.n, found.value.median) == (3, 2.0)
