@@ -14,7 +14,7 @@ NOTE = "Freed memory is kept on both sides, as in a training of effbench's."
 def measure() -> list[Figure]:
     arms = [Arm("ours", "benchmarks.arms_data:ours", {"augment": BASIC})]
     arms += [Arm(name, "benchmarks.arms_data:peer", {"kind": "basic", "workers": n}) for name, n in PEERS.items()]
-    found = rounds(arms, 18, 6)
+    found = rounds(arms, 24, 12)
     return [figure("images/s: ours / torchvision v2 at its best", found, over_best, ">= 10", images_per_second, NOTE)]
 
 
