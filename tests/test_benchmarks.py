@@ -20,13 +20,15 @@ from benchmarks.page import _verdict
 from tests.racing import STARTUP_S
 
 
-def test_every_part_can_be_imported_without_the_peers(monkeypatch):
+def test_every_part_can_be_imported_without_the_peers_and_does_nothing_then(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     for peer in ("pytorch_lightning", "accelerate", "timm", "pytorch_optimizer"):
         monkeypatch.setitem(sys.modules, peer, None)
     names = {module.name for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.")}
     for name in sorted(name for name in names if "peer" not in name):  # those are run as scripts
         importlib.import_module(name)
     assert len(names) > 40
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_interval_of_a_median_is_that_of_order_statistics():

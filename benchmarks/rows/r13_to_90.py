@@ -8,7 +8,7 @@ from benchmarks.rows.r12_to_85 import PLACE, best_workers, races
 
 TITLE = "Seconds to 90 % test accuracy, the whole of Fashion-MNIST"
 TARGET = 0.9
-SEEDS = 3  # the usual script takes a quarter of an hour each
+SEEDS = 3  # the usual script takes some ten minutes each
 FULL = ["data.subset=full"]
 NOTE = (
     "Ours: recipe=fast_fashion, a network and schedule of its own. The usual script is that of the row before, "
