@@ -22,6 +22,7 @@ from typing import Any
 
 from effbench.commands.arguments import merged, passing
 from effbench.commands.locking import holding
+from effbench.commands.signals import ENDING, heeded
 from effbench.commands.sweep_plan import (
     NAME,
     Planned,
@@ -54,7 +55,6 @@ IMPORTS = (
     "effbench.commands.training", "effbench.models.torchvision_zoo", "effbench.data.fashion_mnist", "torch._dynamo",
     "matplotlib.figure", "matplotlib.backends.backend_agg",
 )  # fmt: skip
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool = False) -> int:
@@ -123,23 +123,22 @@ def _run(
     config_dir: str | None,
     as_json: bool,
 ) -> int:
-    signals: list[int] = []
-    left_out = 0
     for number, text in refused.items():
         _tell(f"job {number} will be refused: {text}")
     ahead = _Ahead([_words_anew(item, common) for item in planned if item.job.number not in refused], config_dir)
-    for item in planned:
-        if signals:
-            left_out += not (item.job.folder / "summary.json").exists()
-            continue
-        _tell(f"job {item.job.number} ({item.job.number + 1} of {len(planned)}): {' '.join(item.job.overrides)}")
-        with _no_result_but_ours(as_json):
-            signals = _run_job(item, refused.get(item.job.number), common, ahead)
-    code = _finish(folder, [item.job for item in planned if (item.job.folder / "summary.json").exists()], as_json)
-    if signals:
+    with _relaying() as relay:
+        for item in planned:
+            if relay.signals:
+                break
+            _tell(f"job {item.job.number} ({item.job.number + 1} of {len(planned)}): {' '.join(item.job.overrides)}")
+            with _no_result_but_ours(as_json):
+                _run_job(item, refused.get(item.job.number), common, ahead, relay)
+        code = _finish(folder, [item.job for item in planned if (item.job.folder / "summary.json").exists()], as_json)
+    if relay.signals:
+        left_out = sum(standing(item.job.folder) == "new" for item in planned)
         _tell(f"interrupted; {left_out} of {len(planned)} jobs were not started")
         _tell(f"go on with: effbench train -m sweep.resume={folder}")
-        return 128 + signals[0]
+        return 128 + relay.signals[0]
     return code
 
 
@@ -167,21 +166,20 @@ def _words_anew(item: Planned, common: Sequence[str]) -> list[str]:
     return [*item.words, *common, f"hydra.run.dir={quoted(item.job.folder)}"]
 
 
-def _run_job(item: Planned, refusal: str | None, common: Sequence[str], ahead: _Ahead) -> list[int]:
-    """One job, from where it stands; returns the signals that came meanwhile."""
+def _run_job(item: Planned, refusal: str | None, common: Sequence[str], ahead: _Ahead, relay: _Relay) -> None:
+    """One job, from where it stands."""
     job, before = item.job, standing(item.job.folder)
     if before == "done":
         _tell("done before")
-        return []
+        return
     if before == "failed":
         _tell(f"its failed attempt is kept as {set_aside(job.folder).name}")
     if refusal is not None:
         _tell(f"refused: {refusal}")
         _record(job.folder, ConfigError(refusal))
-        return []
-    if before == "begun":
-        return _in_own_process(job, [f"resume={quoted(job.folder)}", *common], ahead)
-    return _in_own_process(job, _words_anew(item, common), ahead)
+        return
+    words = [f"resume={quoted(job.folder)}", *common] if before == "begun" else _words_anew(item, common)
+    _in_own_process(job, words, ahead, relay)
 
 
 def _check_possible(overrides: Sequence[str]) -> None:
@@ -199,25 +197,23 @@ def _refusal(words: Sequence[str], config_dir: str | None) -> str | None:
     return None
 
 
-def _in_own_process(job: Job, words: Sequence[str], ahead: _Ahead) -> list[int]:
-    """Forks, trains, waits; returns the signals that asked for an end, which the job was told of.
-
-    A job that dies without a word (killed, out of memory) is recorded too.
-    """
+def _in_own_process(job: Job, words: Sequence[str], ahead: _Ahead, relay: _Relay) -> None:
+    """Forks, trains, waits. A job that dies without a word (killed, out of memory) is recorded too."""
     _import_for_all_jobs()
     whole = ahead.take(words)
     process = multiprocessing.get_context("fork").Process(
         target=_child, args=(job, list(words), whole, ahead.config_dir)
     )
-    with _passing_on(process) as signals:
-        process.start()
-        ahead.prepare_after(words)
-        process.join()
-    if process.exitcode and not (job.folder / "summary.json").exists():
+    if not relay.start(process):
+        return
+    ahead.prepare_after(words)
+    process.join()
+    relay.process = None
+    told_to_end = relay.signals and process.exitcode in (-relay.signals[0], 128 + relay.signals[0])
+    if process.exitcode and not told_to_end and not (job.folder / "summary.json").exists():
         code = process.exitcode
         text = f"the job's process ended with exit code {code}" if code > 0 else f"killed by signal {-code}"
         _record(job.folder, EffbenchError(text))
-    return signals
 
 
 def _import_for_all_jobs() -> None:
@@ -227,29 +223,56 @@ def _import_for_all_jobs() -> None:
             importlib.import_module(name)
 
 
+class _Relay:
+    """Passes signals on to the job at work, which hears them from here alone."""
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []  # that asked for an end
+        self.process: BaseProcess | None = None
+
+    def hear(self, number: int, _frame: FrameType | None) -> None:
+        self.signals.append(number)
+        if self.process is not None and self.process.pid is not None and self.process.is_alive():
+            os.kill(self.process.pid, number)
+
+    def start(self, process: BaseProcess) -> bool:
+        """Unless an end was asked for before; what comes meanwhile waits until it can be passed on."""
+        with _held_back():
+            if self.signals:
+                return False
+            process.start()
+            self.process = process
+        return True
+
+
 @contextmanager
-def _passing_on(process: BaseProcess) -> Iterator[list[int]]:
-    """The job hears of each signal once, from here alone: a second one would keep it from saving."""
-    signals: list[int] = []
-
-    def tell(number: int, _frame: FrameType | None) -> None:
-        signals.append(number)
-        if process.pid is not None and process.is_alive():
-            os.kill(process.pid, number)
-
-    old = {number: signal.signal(number, tell) for number in ENDING}
+def _relaying() -> Iterator[_Relay]:
+    relay = _Relay()
+    old = {number: signal.signal(number, relay.hear) for number in heeded()}
     try:
-        yield signals
+        yield relay
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
 
 
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Signals wait for the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _child(job: Job, words: list[str], whole: Composed | None, config_dir: str | None) -> None:
     os.setpgid(0, 0)  # Ctrl-C reaches a whole process group
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for number in ENDING[1:]:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     _end_with_parent()
     try:
         code = train_composed(whole) if whole else train_one(words, config_dir)

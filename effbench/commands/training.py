@@ -17,7 +17,7 @@ from effbench import build
 from effbench.commands.dry_build import refuse_early
 from effbench.commands.locking import holding
 from effbench.commands.resuming import Resumption
-from effbench.commands.signals import Interrupted, leaving, stopping
+from effbench.commands.signals import Ears, Interrupted, listening
 from effbench.config.compare import config_digest
 from effbench.config.schema import Config
 from effbench.data.batches import Finish
@@ -95,18 +95,23 @@ class _Session:
             self._announce(trainer, data)
             self.count_macs = _macs(trainer.model, data.shape)
             self.facts = self._facts(trainer, data, finishing)
-        with _watched_to_the_end(trainer):
-            with keeping_freed_memory(self.device):
-                with stopping(trainer):
-                    state = trainer.fit()
-                test = self._tested(trainer, data, finishing) if state.status in _TESTED else {}
-            if test:
-                trainer.callbacks.tested(state, test)
-        if self.ranks.is_main:
-            self._write_summary(self._outcome(trainer, test))
-            self._draw(trainer)
+        with listening() as ears:
+            test = self._fitted_and_tested(trainer, data, finishing, ears)
+            if self.ranks.is_main:
+                self._write_summary(self._outcome(trainer, test))
+                self._draw(trainer)
         self.ranks.barrier()
         return Run(folder, config)
+
+    def _fitted_and_tested(self, trainer: Trainer, data: Splits, finishing: Finish, ears: Ears) -> dict[str, float]:
+        with _watched_to_the_end(trainer):
+            with keeping_freed_memory(self.device):
+                with ears.stopping(trainer):
+                    state = trainer.fit()
+                test = self._tested(trainer, data, finishing, ears) if state.status in _TESTED else {}
+            if test:
+                trainer.callbacks.tested(state, test)
+        return test
 
     def _load_data(self) -> Splits:
         """Rank 0 first: where decoding fills a cache, the others read it."""
@@ -149,10 +154,10 @@ class _Session:
             path.unlink(missing_ok=True)
         return MetricsFile(path, columns)
 
-    def _tested(self, trainer: Trainer, data: Splits, finishing: Finish) -> dict[str, float]:
+    def _tested(self, trainer: Trainer, data: Splits, finishing: Finish, ears: Ears) -> dict[str, float]:
         """As `_test`; nothing where a signal comes before its end. A resumed run trains no more, and is tested then."""
         try:
-            with leaving(trainer):
+            with ears.leaving(trainer):
                 return self._test(trainer, data, finishing)
         except Interrupted as signal:
             trainer.state.stop_reason, trainer.state.status = str(signal), "interrupted"

@@ -29,12 +29,21 @@ from tests.torture.runs import Hook, finish
 pytestmark = pytest.mark.xdist_group("resume")  # they share what a module fixture trains
 
 
-@pytest.mark.row(9, 11)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+ENDING = [
+    (signal.SIGINT, 130),
+    (signal.SIGTERM, 143),
+    (signal.SIGHUP, 129),
+    (signal.SIGUSR1, 138),
+    (signal.SIGUSR2, 140),
+]
+
+
+@pytest.mark.row(9, 11, 55)
+@pytest.mark.parametrize(("number", "code"), ENDING)
 def test_a_signal_ends_the_run_after_its_step_saved_and_says_how_to_go_on(
     number: int, code: int, send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    handlers = [signal.getsignal(known) for known, _ in ENDING]
     send(number, 7)
     result, out, err = effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")
     assert result == code
@@ -48,7 +57,24 @@ def test_a_signal_ends_the_run_after_its_step_saved_and_says_how_to_go_on(
     assert summary(tmp_path / "run")["steps"] == 7
     assert "test/acc" not in summary(tmp_path / "run")["metrics"]
     assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == "step-00000007"
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert [signal.getsignal(known) for known, _ in ENDING] == handlers
+
+
+@pytest.mark.row(55)
+@pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *_: None], ids=["ignored, as under nohup", "a handler"])
+def test_a_warning_that_the_process_ignores_or_handles_itself_ends_no_run(
+    theirs: Any, send: SendsSignal, effbench: Effbench
+) -> None:
+    warnings = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.signal(number, theirs) for number in warnings}
+    try:
+        for number in warnings:
+            send(number, 7)
+            assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, f"hydra.run.dir=run{number}")[0] == 0
+        assert all(signal.getsignal(number) is theirs for number in warnings)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.row(9)
@@ -449,6 +475,22 @@ def test_a_second_sigterm_ends_the_run_at_once_and_what_was_saved_before_holds(
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
 
+@pytest.mark.row(55)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_closed_terminal_or_a_batch_system_may_warn_twice(
+    number: int, uninterrupted: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    def warn_twice() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)  # heard between Python's instructions
+        os.kill(os.getpid(), number)
+
+    words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "checkpoint.background=false", "hydra.run.dir=run"]
+    assert forked(words, tmp_path, in_its_save(warn_twice, 2))[0] == 128 + number
+    assert effbench("train", "resume=run")[0] == 0
+    ends_like(tmp_path / "run", uninterrupted)
+
+
 @pytest.mark.row(1, 9)
 @pytest.mark.parametrize("function", ["_write_tensors", "_link"])
 def test_killed_in_the_first_save_after_an_interruption_at_an_epoch_s_end_no_row_is_logged_twice(
@@ -480,10 +522,11 @@ def test_ctrl_c_in_the_test_at_the_end_costs_no_training(
 # --- as processes -----------------------------------------------------------------------------------------------------
 
 
-def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
-    """Started and past its second epoch."""
+def start(words: list[str], folder: Path, *before: str) -> subprocess.Popen[str]:
+    """Started (by the command `before`, such as nohup) and past its second epoch."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "effbench", "train", *words], cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        [*before, sys.executable, "-m", "effbench", "train", *words], cwd=folder,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None
@@ -526,6 +569,24 @@ def test_a_sweep_passes_a_signal_on_saves_its_job_and_starts_no_other(whole_grou
     assert (job / "checkpoints" / "last").exists()
     assert (tmp_path / "sweep" / "sweep.csv").is_file()
     assert not list(tmp_path.glob("sweep/001*"))
+
+
+@pytest.mark.row(55)
+def test_a_sweep_under_nohup_outlives_the_terminal_and_passes_slurm_s_warning_on(tmp_path: Path) -> None:
+    process = start(["-m", *ENDLESS, "seed=1,2", "hydra.sweep.dir=sweep"], tmp_path, "nohup")
+    os.killpg(process.pid, signal.SIGHUP)
+    [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGHUP)
+    for line in process.stderr:  # both go on
+        if line.startswith("epoch 20/"):
+            break
+    os.kill(process.pid, signal.SIGUSR1)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 138
+    assert "go on with: effbench train -m sweep.resume=sweep" in err
+    [job] = tmp_path.glob("sweep/000*")
+    assert (summary(job)["status"], summary(job)["stop_reason"]) == ("interrupted", "SIGUSR1")
+    assert (job / "checkpoints" / "last").exists()
 
 
 def test_a_resume_that_names_nothing_is_refused(effbench: Effbench) -> None:
