@@ -71,3 +71,8 @@ def human_count(count: float) -> str:
             return f"{count:.3g}{unit}"
         count /= 1000
     return f"{count:.3g}T"
+
+
+def percent(share: float, spread: float | None = None) -> str:
+    """84.80 %, or 84.80 ± 0.52 % with a deviation: how every table and line writes an accuracy."""
+    return f"{100 * share:.2f} %" if spread is None else f"{100 * share:.2f} ± {100 * spread:.2f} %"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from effbench.commands.arguments import sorted_out, split
 from effbench.commands.folders import targets_from
 from effbench.errors import ConfigError, unknown_name
+from effbench.units import percent
 
 if TYPE_CHECKING:
     from effbench.data.splits import Splits
@@ -44,7 +45,7 @@ def main(words: Sequence[str]) -> int:
         print(json.dumps(result, indent=2))
     else:
         which = options["split"]
-        print(f"{which} accuracy  {result[f'{which}/acc']:.2%}")
+        print(f"{which} accuracy  {percent(result[f'{which}/acc'])}")
         print(f"{which} loss      {result[f'{which}/loss']:.4f}")
         print(f"samples        {result['samples']}")
     return 0

@@ -197,7 +197,7 @@ def _tolerance(text: str) -> float:
 
 
 def _print_table(result: Mapping[str, Any]) -> None:
-    from effbench.units import human_bytes
+    from effbench.units import human_bytes, percent
 
     parity = result["parity"]
     opset = f" (opset {result['opset']})" if result["opset"] else ""
@@ -206,7 +206,7 @@ def _print_table(result: Mapping[str, Any]) -> None:
         "file": result["path"],
         "size": human_bytes(result["bytes"]),
         "parity": f"{parity['relative']:.2g} of the largest logit ({parity['largest_logit']:.3g})",
-        "top-1 agreement": f"{parity['agreement']:.2%} of {parity['samples']} {parity['split']} images",
+        "top-1 agreement": f"{percent(parity['agreement'])} of {parity['samples']} {parity['split']} images",
     }
     for name, text in lines.items():
         print(f"{name:<16} {for_terminal(text)}")

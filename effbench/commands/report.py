@@ -96,20 +96,17 @@ def _print_lines(lines: Sequence[str], stream: TextIO) -> None:
 
 
 def _print_table(table: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for head, kind in zip(table["heads"], table["kinds"], strict=True):
-        shown.add_column(escape(head), justify="right" if kind == "n" else "left", overflow="fold")
-    for row in table["rows"][:MOST_LINES]:
-        shown.add_row(*map(escape, row["cells"]))
-    console = Console(highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no width: cut nothing
-    console.print(escape(table["heading"]), style="bold", soft_wrap=True)
-    console.print(shown)
+    from effbench.report.text_table import TextColumn, console, print_table
+
+    out = console()
+    out.print(escape(table["heading"]), style="bold", soft_wrap=True)
+    out.print(escape(table["lead"]), soft_wrap=not out.is_terminal)
+    rows = [row["cells"] for row in table["rows"][:MOST_LINES]]
+    columns = zip(table["heads"], table["kinds"], table["leaves"], zip(*rows, strict=True), strict=True)
+    print_table([TextColumn(head, cells, kind == "n", leaves) for head, kind, leaves, cells in columns])
     left_out = len(table["rows"]) - MOST_LINES
     notes = [f"... and {left_out} more in the page"] if left_out > 0 else []
-    print("\n".join([*notes, *table["notes"], ""]))
+    for note in [*notes, *table["notes"], ""]:
+        out.print(escape(note), soft_wrap=not out.is_terminal)

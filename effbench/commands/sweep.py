@@ -10,6 +10,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -365,6 +366,7 @@ def _finish(folder: Path, jobs: Sequence[Job], as_json: bool) -> int:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         print_sweep(rows)
+        print(f"all on one page: effbench report {shlex.quote(str(folder))}")
         print(path)
     return int(any(row["status"] not in ("completed", "stopped_early") for row in rows))
 

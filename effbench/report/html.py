@@ -23,8 +23,9 @@ from effbench.records import replacing
 from effbench.redaction import redact
 from effbench.report.charts import Curve, of_one, over_each_other
 from effbench.report.collect import Record, curve_rows, shortened
-from effbench.report.ranking import Column, Table, label, number_text, seconds, tables
+from effbench.report.ranking import Column, Table, label, tables
 from effbench.report.result import result_rows, status_text
+from effbench.report.spread import number_text, seconds
 from effbench.units import human_bytes
 
 MOST_SHOWN = 40  # runs with curves and a section of their own
@@ -196,6 +197,7 @@ def _table(table: Table, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
         "lead": _lead(table, runs),
         "heads": [column.head for column in table.columns],
         "kinds": [_kind(column) for column in table.columns],
+        "leaves": [column.leaves for column in table.columns],
         "rows": [_cells(table, group.runs[0], row, drawn) for group, row in _rows(table)],
         "notes": list(table.notes),
         "panels": panels,

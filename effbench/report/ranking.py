@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum, sqrt
 from typing import Any
 
 from effbench.report.collect import Record, shortened
+from effbench.report.spread import deviation, mean, number_text, seconds, within_spread
 from effbench.report.sweep import Job, ranked, result_row
 from effbench.units import human_bytes, human_count
 
 MOST_KEYS, MOST_IN_FRONT = 8, 4  # columns of config keys, and how many of them stand before the results
 _SPREAD = ("value", "val/acc", "val/loss", "test/acc", "test/loss")  # what a seed changes: with its deviation
 _COST = ("parameters", "macs", "images_per_s", "training_s", "peak_rss_bytes", "peak_cuda_bytes")
-_ALWAYS = ("overrides", "n", "states")
-_TOLD = {"model._target_": "name", "model.arch": "name", "model.name": "name", "optimizer._target_": "optimizer"}
+_ALWAYS = ("overrides", "n")
+_CONSTANT = ("parameters", "macs", "states")  # no column where all rows have the same
 
 
 _DIVISION = ("data.val_fraction", "data.split_seed", "trainer.limit_val_batches", "trainer.limit_test_batches")
@@ -24,15 +24,17 @@ _DIVISION = ("data.val_fraction", "data.split_seed", "trainer.limit_val_batches"
 
 @dataclass(frozen=True)
 class Column:
-    """name: as JSON names it. head: as a person reads it. text: how a value is written."""
+    """name: as JSON names it. head: as a person reads it. text: how a value is written, unless it is a metric's.
+
+    leaves: the highest leaves the table first where a terminal is narrow; 0 never does.
+    """
 
     name: str
     head: str
     text: Callable[[Any], str] = str
     numeric: bool = True
-
-    def says(self, row: Mapping[str, Any]) -> bool:
-        return row[self.name] not in (None, "")
+    metric: str | None = None
+    leaves: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,9 @@ def _grouped(runs: Sequence[Record], unfinished: Mapping[frozenset[str], set[str
 
 
 def differing_keys(runs: Sequence[Record]) -> tuple[list[str], list[str]]:
-    """(keys that tell runs of one model and optimizer apart, keys whose values follow from which these are).
+    """(keys that tell runs of one model and optimizer apart, other keys whose values happen to follow from those two).
 
-    Neither the seed nor a target that the model's or the optimizer's name tells is among them.
+    Neither the seed, nor a model's or an optimizer's own option that is the same wherever its name is: that tells it.
     """
     known = [run for run in runs if run.experiment is not None]
     keys = dict.fromkeys(key for run in known for key in run.config if key != "seed")
@@ -150,11 +152,17 @@ def differing_keys(runs: Sequence[Record]) -> tuple[list[str], list[str]]:
         if values.count(values[0]) == len(values):
             continue
         texts = list(map(shortened, values))
-        if len(set(texts)) == 1 or (key in _TOLD and _follows(texts, [_name(run, _TOLD[key]) for run in known])):
+        if len(set(texts)) == 1 or _told_by_name(key, texts, known):
             continue
         (following if _follows(texts, list(map(label, known))) else apart).append(key)
     apart.sort(key=lambda key: any(key not in run.config for run in known))  # those that all have come first
     return apart, following
+
+
+def _told_by_name(key: str, texts: Sequence[str], runs: Sequence[Record]) -> bool:
+    """Whether it is the model's or the optimizer's own, and the same in all runs of that name."""
+    part = {"model": "name", "optimizer": "optimizer"}.get(key.partition(".")[0])
+    return part is not None and _follows(texts, [_name(run, part) for run in runs])
 
 
 _ABSENT = object()
@@ -197,16 +205,6 @@ def _mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return mean(values) if values else None
 
 
-def mean(values: Sequence[float]) -> float:
-    return fsum(values) / len(values) if len(values) > 1 else values[0]
-
-
-def deviation(values: Sequence[float]) -> float:
-    """The sample's (n - 1). `statistics` reckons in fractions, too slow for thousands of groups."""
-    middle = mean(values)
-    return sqrt(fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
-
-
 def _own_row(run: Record) -> dict[str, Any]:
     metrics = run.part("metrics")
     return {
@@ -222,66 +220,50 @@ def _mappings(run: Record) -> dict[str, Any]:
     return {name: run.part(name) for name in ("metrics", "timing", "model", "memory")}
 
 
-def _of_config(key: str) -> Column:
-    return Column(f"config {key}", key.replace(".", ".\n", 1), numeric=False)
-
-
-def _percent(value: float) -> str:
-    return f"{value:.2%}"
-
-
-def _four(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def number_text(metric: str, value: float) -> str:
-    """An accuracy in per cent, anything else with four digits."""
-    return _percent(value) if metric.endswith("acc") else _four(value)
+def _of_config(key: str, leaves: int) -> Column:
+    return Column(f"config {key}", key.replace(".", ".\n", 1), numeric=False, leaves=leaves)
 
 
 def _columns(
     rows: Sequence[Mapping[str, Any]], front: Sequence[str], end: Sequence[str], metric: str | None
 ) -> list[Column]:
-    """Those that say something: a column that is empty in all rows is left out."""
+    """Those that say something: a column that is empty in all rows is left out, and a cost that is the same in all."""
     columns = [
         Column("rank", "rank"),
         Column("overrides", "run", numeric=False),
-        *map(_of_config, front),
-        Column("n", "n"),
-        Column("value", f"best {metric}", _percent if str(metric).endswith("acc") else _four),
-        Column("test/acc", "test acc", _percent),
-        Column("test/loss", "test loss", _four),
-        *([] if metric == "val/acc" else [Column("val/acc", "last val acc", _percent)]),
-        *([] if metric == "val/loss" else [Column("val/loss", "last val loss", _four)]),
-        Column("parameters", "params", human_count),
-        Column("macs", "MACs", human_count),
-        Column("images_per_s", "images/s", lambda value: f"{value:.0f}"),
-        Column("training_s", "training", seconds),
-        Column("peak_rss_bytes", "peak memory", human_bytes),
-        Column("peak_cuda_bytes", "peak GPU", human_bytes),
-        Column("states", "status", numeric=False),
-        *map(_of_config, end),
+        *(_of_config(key, leaves=1) for key in front),
+        Column("n", "n", leaves=3),
+        Column("value", f"best {metric}", metric=metric or ""),
+        Column("test/acc", "test acc", metric="test/acc", leaves=2),
+        Column("test/loss", "test loss", metric="test/loss", leaves=12),
+        *([] if metric == "val/acc" else [Column("val/acc", "last val acc", metric="val/acc", leaves=11)]),
+        *([] if metric == "val/loss" else [Column("val/loss", "last val loss", metric="val/loss", leaves=13)]),
+        Column("parameters", "params", human_count, leaves=5),
+        Column("macs", "MACs", human_count, leaves=9),
+        Column("images_per_s", "images/s", lambda value: f"{value:.0f}", leaves=6),
+        Column("training_s", "training", seconds, leaves=4),
+        Column("peak_rss_bytes", "peak memory", human_bytes, leaves=8),
+        Column("peak_cuda_bytes", "peak GPU", human_bytes, leaves=7),
+        Column("states", "status", lambda states: states.replace("_", " "), numeric=False, leaves=10),
+        *(_of_config(key, leaves=14) for key in end),
     ]
-    return [column for column in columns if column.name in _ALWAYS or any(map(column.says, rows))]
+    return [column for column in columns if column.name in _ALWAYS or _tells(column, rows)]
 
 
-def seconds(value: float) -> str:
-    """12.3 s, 4.5 min, 6.7 h."""
-    if value < 100:
-        return f"{value:.1f} s"
-    return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
+def _tells(column: Column, rows: Sequence[Mapping[str, Any]]) -> bool:
+    values = {row[column.name] for row in rows}
+    if column.name in _CONSTANT and len(rows) > 1 and len(values) == 1:
+        return False
+    return bool(values - {None, ""})
 
 
 def _written(column: Column, row: Mapping[str, Any]) -> str:
-    value, spread = row[column.name], row.get(f"{column.name}±")
+    value = row[column.name]
     if column.name == "n":
         return _count(row)
     if value is None:
         return ""
-    if spread is None:
-        return column.text(value)
-    deviation = f"{100 * spread:.2f}" if column.text is _percent else f"{spread:.4f}"
-    return f"{column.text(value)} ± {deviation}"
+    return column.text(value) if column.metric is None else number_text(column.metric, value, row[f"{column.name}±"])
 
 
 def _count(row: Mapping[str, Any]) -> str:
@@ -310,12 +292,10 @@ def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], unshown: 
 
 def _doubt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Whether the first two can be told apart at all."""
-    spreads = [row["value±"] for row in rows[:2] if row["value±"] is not None]
-    if not spreads:
+    if all(row["value±"] is None for row in rows[:2]):
         return ["One seed a config: a small difference may be the seed's alone."]
-    if abs(rows[0]["value"] - rows[1]["value"]) > max(spreads):
-        return []
-    return ["The first two lie within one standard deviation of each other: these seeds do not tell them apart."]
+    doubt = within_spread(rows)
+    return [doubt] if doubt else []
 
 
 def _machine(run: Record) -> tuple[str, ...]:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench.units import human_bytes, human_count
+from effbench.inert import for_terminal
+from effbench.report.spread import number_text
+from effbench.report.text_table import console
+from effbench.units import human_bytes, human_count, percent
 
 
 def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -14,10 +17,10 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     metrics, timing, best = summary["metrics"], summary["timing"], summary.get("best")
     rows = [("status", status_text(summary))]
     if "test/acc" in metrics:
-        rows.append(("test accuracy", f"{metrics['test/acc']:.2%}"))
+        rows.append(("test accuracy", percent(metrics["test/acc"])))
         rows.append(("test loss", f"{metrics['test/loss']:.4f}"))
     if best is not None and best["value"] is not None:
-        value = f"{best['value']:.2%}" if best["metric"].endswith("acc") else f"{best['value']:.4f}"
+        value = number_text(best["metric"], best["value"])
         rows.append((f"best {best['metric']}", f"{value} ({best['checkpoint']})"))
     rows.append(("steps", f"{summary['steps']} ({summary['epochs']:.3g} epochs)"))
     in_all = timing.get("elapsed_s", timing["seconds"]["total"])  # of every sitting; older records hold the last one's
@@ -38,18 +41,11 @@ def status_text(summary: Mapping[str, Any]) -> str:
 
 
 def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
-    """The table on stdout, and where the record lies."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    """The table on stdout, and where the record lies; a line is never cut, so that a path can be copied."""
+    from rich.text import Text
 
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for what, value in result_rows(summary):
-        table.add_row(what, escape(value))
-    table.add_row("curves", escape(str(folder / "curves.png")))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no width: cut nothing
-    console.print(table)
+    out = console()
+    rows = [*result_rows(summary), ("curves", str(folder / "curves.png"))]
+    width = max(len(what) for what, _ in rows)
+    for what, value in rows:
+        out.print(Text.assemble((f"{what:<{width}}", "bold"), f"  {for_terminal(value)}"), soft_wrap=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from effbench.errors import ConfigError
 from effbench.inert import csv_cell, for_terminal
 from effbench.records import read_summary, write_text
 from effbench.redaction import redact
+from effbench.report.spread import deviation, mean, number_text, seconds, within_spread
+from effbench.report.text_table import TextColumn, console, print_table
 from effbench.units import human_bytes, human_count
 
 COLUMNS = (
@@ -21,6 +25,10 @@ COLUMNS = (
 )  # fmt: skip
 
 MOST_ROWS = 1000  # of the table on a terminal; sweep.csv has all
+MOST_KEYS = 4  # swept keys with a column of their own
+_SPREAD = ("value", "test/acc", "test/loss")  # what a seed changes: with its deviation
+_COST = ("training_s", "images_per_s", "parameters", "peak_rss_bytes")
+_WORDS = re.compile(r"\s+(?=[+~]{0,2}[\w./@]+=)")  # between overrides; a value may hold spaces too
 FINISHED = ("completed", "stopped_early")  # a best value of any other run is that of a part of it
 
 
@@ -107,58 +115,142 @@ def write_sweep(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def print_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The table on stdout; below it why there are no ranks, and the reasons of failures."""
-    from rich.console import Console
+    """The table on stdout, seeds as mean ± deviation; below it the best run, why there are no ranks, what failed."""
     from rich.markup import escape
-    from rich.table import Table
 
+    lines = _over_seeds(rows)
     metrics = metrics_of(rows)
-    several = len(metrics) > 1
-    table = Table(
-        "rank",
-        "job",
-        "overrides",
-        "status",
-        "best" if several or not metrics else f"best {metrics[0]}",
-        "test acc",
-        "training",
-        "img/s",
-        "params",
-        "peak",
-    )
-    for index in (0, 1, 4, 5, 6, 7, 8, 9):
-        table.columns[index].justify = "right"
-    for row in rows[:MOST_ROWS]:
-        cells = (
-            _cell(row["rank"], str), str(row["job"]), escape(for_terminal(row["overrides"])), row["status"],
-            _best(row, metrics), _cell(row["test/acc"], lambda value: f"{value:.2%}"),
-            _cell(row["training_s"], lambda value: f"{value:.1f} s"), _cell(row["images_per_s"], lambda v: f"{v:.0f}"),
-            _cell(row["parameters"], human_count), _cell(row["peak_rss_bytes"], human_bytes),
-        )  # fmt: skip
-        table.add_row(*cells, style=None if row["error"] is None else "red")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 1000
-    console.print(table)
-    if len(rows) > MOST_ROWS:
-        console.print(f"... and {len(rows) - MOST_ROWS} more in sweep.csv", soft_wrap=True)
-    if several:
-        console.print(
-            f"no ranks: the jobs monitor different metrics ({', '.join(metrics)}), which cannot be compared; give them "
-            "all the same checkpoint.monitor.",
-            soft_wrap=True,
-        )
+    styles = ["red" if line["failed"] else None for line in lines[:MOST_ROWS]]
+    print_table(_columns(lines[:MOST_ROWS], metrics), styles)
+    out = console()
+    if len(lines) > MOST_ROWS:
+        out.print(f"... and {len(lines) - MOST_ROWS} more in sweep.csv", soft_wrap=True)
+    for note in _notes(lines, metrics):
+        out.print(escape(note), soft_wrap=not out.is_terminal)
     for row in rows:
         if row["error"]:
-            error = escape(for_terminal(row["error"]))
-            console.print(f"job {row['job']} {row['status']}: {error}", style="red", soft_wrap=True)
+            text = f"job {row['job']} {row['status']} ({row['overrides']}): {row['error']}"
+            out.print(escape(for_terminal(text)), style="red", soft_wrap=True)
+    if lines and lines[0]["rank"] == 1:
+        out.print(escape(for_terminal(f"best run: {lines[0]['folder']}")), soft_wrap=True)
 
 
-def _best(row: Mapping[str, Any], metrics: Sequence[str]) -> str:
-    """The best value, named where the column's head does not name it."""
-    text = _cell(row["value"], lambda value: f"{value:.4f}")
-    return f"{row['metric']} {text}" if text and [row["metric"]] != list(metrics) else text
+def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A line for the jobs that differ in their seed alone, best first; its numbers are means over those that finished.
+
+    apart: key -> value of what sets it apart. n, of: jobs that finished, and all. failed: whether none did.
+    A line a job where they monitor different metrics, of which there is no mean.
+    """
+    comparable = len(metrics_of(rows)) < 2
+    alike: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        alike[frozenset(_apart(row).items()) if comparable else row["job"]].append(row)
+    return ranked([_line(group) for group in alike.values()])
 
 
-def _cell(value: Any, text: Any) -> str:
-    return "" if value is None else str(text(value))
+def _line(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    finished = [row for row in group if row["status"] in FINISHED]
+    line = {**(finished or group)[0], "n": len(finished), "of": len(group), "failed": not finished}
+    for name in (*_SPREAD, *_COST):
+        values = [row[name] for row in finished if row[name] is not None]
+        if finished:
+            line[name] = mean(values) if values else None
+        line[f"{name}±"] = deviation(values) if name in _SPREAD and len(values) > 1 else None
+    states = dict.fromkeys(str(row["status"]).replace("_", " ") for row in group)
+    return {**line, "job": min(row["job"] for row in group), "apart": _apart(group[0]), "states": ", ".join(states)}
+
+
+def _apart(row: Mapping[str, Any]) -> dict[str, str]:
+    """'optimizer=sgd seed=1' -> {'optimizer': 'sgd'}; a word that is no override is a key of its own."""
+    pairs = [word.partition("=") for word in _WORDS.split(row["overrides"]) if word]
+    return {key.lstrip("+"): value for key, _, value in pairs if key.lstrip("+") != "seed"}
+
+
+def _columns(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[TextColumn]:
+    """Those that tell something, in the order of reading."""
+
+    def column(head: str, name: str, text: Callable[[Any], str], leaves: int) -> TextColumn:
+        return TextColumn(head, [_cell(line[name], text) for line in lines], leaves=leaves)
+
+    value = "best" if len(metrics) != 1 else f"best {metrics[0]}"
+    columns = [
+        column("rank", "rank", str, 0),
+        *_keys(lines),
+        TextColumn(value, [_best(line, metrics) for line in lines]),
+        TextColumn("test acc", [_spread(line, "test/acc") for line in lines], leaves=1),
+        TextColumn("n", [_count(line) if any(each["of"] > 1 for each in lines) else "" for line in lines], leaves=2),
+        column("training", "training_s", seconds, 3),
+        column("params", "parameters", human_count, 4),
+        column("img/s", "images_per_s", lambda number: f"{number:.0f}", 5),
+        column("peak", "peak_rss_bytes", human_bytes, 6),
+        TextColumn("test loss", [_spread(line, "test/loss") for line in lines], leaves=8),
+        TextColumn("status", [line["states"] for line in lines], is_number=False, leaves=7),
+        TextColumn("job", [str(line["job"]) if line["of"] == 1 else "" for line in lines], leaves=9),
+    ]
+    alone = {"status": {"completed"}}  # what needs no column
+    return [
+        each
+        for each in columns
+        if any(each.cells) and set(each.cells) != alone.get(each.head) and not (_is_constant(each) and len(lines) > 1)
+    ]
+
+
+def _is_constant(column: TextColumn) -> bool:
+    return column.head in ("params", "n", "status", "peak") and len(set(column.cells)) == 1
+
+
+def _keys(lines: Sequence[Mapping[str, Any]]) -> list[TextColumn]:
+    """A column a swept key; all in one where they are many or the jobs have different ones."""
+    keys = list(dict.fromkeys(key for line in lines for key in line["apart"]))
+    if len(keys) <= MOST_KEYS and all(set(line["apart"]) == set(keys) for line in lines):
+        return [
+            TextColumn(
+                for_terminal(key.replace(".", ".\n", 1)),
+                list(map(for_terminal, _without_common_folder([line["apart"][key] for line in lines]))),
+                is_number=False,
+            )
+            for key in keys
+        ]
+    texts = [" ".join(f"{key}={value}" for key, value in line["apart"].items()) for line in lines]
+    return [TextColumn("overrides", list(map(for_terminal, texts)), is_number=False)]
+
+
+def _without_common_folder(values: Sequence[str]) -> list[str]:
+    """The names of files that all lie in one folder; anything else as it is."""
+    folders = {value.rpartition("/")[0] for value in values}
+    return [value.rpartition("/")[2] if len(folders) == 1 and folders != {""} else value for value in values]
+
+
+def _notes(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[str]:
+    """What must be known to read the table rightly."""
+    if len(metrics) > 1:
+        return [
+            f"no ranks: the jobs monitor different metrics ({', '.join(metrics)}), which cannot be compared; give them "
+            "all the same checkpoint.monitor."
+        ]
+    several = {line["n"] for line in lines if line["n"] > 1}
+    if not several:
+        return []
+    counts = f"{min(several)}" if len(several) == 1 else f"{min(several)} to {max(several)}"
+    doubt = within_spread([line for line in lines if line["rank"] is not None])
+    return [f"± is the standard deviation over {counts} seeds.", *([doubt] if doubt else [])]
+
+
+def _best(line: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    """The best value, named where the column's head does not name it; of a job without a result, its status."""
+    if not _has_result(line):
+        return str(line["states"]) if line["failed"] else ""
+    text = number_text(line["metric"], line["value"], line["value±"])
+    return text if [line["metric"]] == list(metrics) else f"{line['metric']} {text}"
+
+
+def _spread(line: Mapping[str, Any], name: str) -> str:
+    return _cell(line[name], lambda value: number_text(name, value, line[f"{name}±"]))
+
+
+def _count(line: Mapping[str, Any]) -> str:
+    return str(line["n"]) if line["n"] == line["of"] else f"{line['n']} of {line['of']}"
+
+
+def _cell(value: Any, text: Callable[[Any], str]) -> str:
+    return "" if value is None else text(value)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from effbench.records import MetricsFile
 from effbench.training.state import TrainState
+from effbench.units import percent
 
 
 class Callback:
@@ -99,12 +100,12 @@ class Progress(Callback):
             self._bar.set_description_str(f"epoch {state.epoch + 1}/{self._epochs}", refresh=False)
             speed = f", {values['train/images_per_s']:.0f} img/s" if "train/images_per_s" in values else ""
             self._bar.set_postfix_str(
-                f"loss {values['train/loss']:.3f}, acc {values['train/acc']:.1%}{speed}", refresh=False
+                f"loss {values['train/loss']:.3f}, acc {percent(values['train/acc'])}{speed}", refresh=False
             )
 
     def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
         line = f"epoch {state.epoch}/{self._epochs}  step {state.step}  " + "  ".join(
-            f"{name} {values[name]:.4f}"
+            f"{name} {percent(values[name]) if name.endswith('acc') else f'{values[name]:.4f}'}"
             for name in ("train/loss", "train/acc", "val/loss", "val/acc")
             if name in values
         )

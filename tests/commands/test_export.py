@@ -178,7 +178,7 @@ def test_the_table_and_the_json_say_the_same(run: Path, effbench: Effbench, tmp_
     assert code == 0
     rows = dict(line.split(maxsplit=1) for line in out.replace("top-1 agreement", "top-1").splitlines())
     assert (rows["format"], rows["file"]) == ("torchscript", "it/mlp-best.pt")
-    assert rows["top-1"] == "100.00% of 256 val images"
+    assert rows["top-1"] == "100.00 % of 256 val images"
     assert "exporting mlp-best.pt" in err
     assert "comparing on 256 val images" in err
     result = json.loads(effbench(*words, "--json")[1])

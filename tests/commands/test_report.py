@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from effbench.units import percent
 from tests.commandline import python
 from tests.commands.conftest import Effbench
 from tests.report.pages import Page, config, summary, write_run
@@ -29,7 +30,7 @@ def test_a_trained_run_is_a_page(run: Path, effbench: Effbench, elsewhere: Path)
     assert err == "read 1 runs\n"
     recorded = json.loads((run / "summary.json").read_text())
     page = Page((elsewhere / "report.html").read_text())
-    assert f"{recorded['metrics']['test/acc']:.2%}" in page.text
+    assert percent(recorded["metrics"]["test/acc"]) in page.text
     assert recorded["data"]["sha256"] in page.text
     assert len(page.of("svg")) == 3
 
@@ -37,8 +38,8 @@ def test_a_trained_run_is_a_page(run: Path, effbench: Effbench, elsewhere: Path)
 def test_the_table_is_the_page_s_and_damage_is_told_on_stderr(runs: Path, effbench: Effbench) -> None:
     code, out, err = effbench("report", str(runs), "output=all.html")
     assert code == 0
-    assert "55.00% ± 7.07" in out
-    assert "55.00% ± 7.07" in Path("all.html").read_text()
+    assert "55.00 ± 7.07 %" in out
+    assert "55.00 ± 7.07 %" in Path("all.html").read_text()
     assert "002_bad: summary.json is not valid JSON" in err
     assert "002_bad" in Page(Path("all.html").read_text()).text
 
@@ -103,3 +104,25 @@ def test_long_tables_are_cut_on_stdout_and_whole_in_the_page(effbench: Effbench)
     _, out, _ = effbench("report", "many")
     assert "... and 10 more in the page" in out
     assert Path("report.html").read_text().count("<tr>") == 31
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_the_width_and_the_winner_is_on_one_line(
+    width: int, effbench: Effbench, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for number, name in enumerate(["mobilenet_v3_small", "resnet18", "mlp"]):
+        for seed in range(2):
+            record = summary(0.9 - number / 10 + seed / 100, model={"name": name, "optimizer": "AdamW"})
+            options = {"_target_": "x.create", "hidden": [512] * number, "memory_format": name, "kind": name}
+            content = config(seed, model=options, trainer={"max_epochs": number})
+            write_run(elsewhere / "runs" / f"{number}{seed}", record, content)
+    _, out, _ = effbench("report", "runs")
+    lines = out.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("rank"))
+    assert max(map(len, lines[head : head + 4])) <= width
+    assert lines[head + 1].split()[:5] == ["1", "mobilenet_v3_small", "+", "AdamW", "2"]
+    assert "90.50 ± 0.71 %" in lines[head + 1]
+    assert "89.50 ± 0.71 %" in lines[head + 1]
+    assert not {"hidden", "memory_format", "kind", "status"} & set(out.replace(".", " ").split())  # the name tells them
+    assert lines[-1] == "report.html"

@@ -113,7 +113,7 @@ def test_best_and_last_are_checkpoints_with_the_digest_of_each_file(run: Path) -
 def test_the_result_is_on_stdout_and_the_narration_on_stderr(finished: tuple[Path, str, str]) -> None:
     folder, out, err = finished
     summary = json.loads((folder / "summary.json").read_text())
-    assert f"{summary['metrics']['test/acc']:.2%}" in out
+    assert f"{100 * summary['metrics']['test/acc']:.2f} %" in out
     assert str(folder / "curves.png") in out
     assert "epoch" not in out.split("steps")[0]
     assert [line for line in err.splitlines() if line.startswith("epoch 2/2")]

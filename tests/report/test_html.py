@@ -30,7 +30,7 @@ def swept(tmp_path: Path) -> Path:
 def test_the_page_ranks_draws_lists_and_tells(swept: Path, tmp_path: Path) -> None:
     page = page_of(tmp_path / "report.html", swept)
     assert "fashion by val/acc" in page.text
-    assert "71.00% ± 1.00" in page.text
+    assert "71.00 ± 1.00 %" in page.text
     assert "the cable was pulled" in page.text
     assert "the loss is nan" in page.text
     assert "holds no summary.json" in page.text
@@ -51,7 +51,7 @@ def test_one_run_is_told_in_full_without_a_ranking(tmp_path: Path) -> None:
     assert not page.of("table")
     assert not page.of("details")
     assert len(page.of("svg")) == 3
-    for text in ("mlp + AdamW", "79.00%", "optimizer.lr", "Z80", "cat, dog", "effbench train", "completed"):
+    for text in ("mlp + AdamW", "79.00 %", "optimizer.lr", "Z80", "cat, dog", "effbench train", "completed"):
         assert text in page.text
 
 

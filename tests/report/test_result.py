@@ -28,7 +28,7 @@ SUMMARY: dict[str, Any] = {
 def test_every_number_has_its_unit() -> None:
     rows = dict(result_rows(SUMMARY))
     assert rows["status"] == "completed"
-    assert rows["test accuracy"] == "85.55%"
+    assert rows["test accuracy"] == "85.55 %"
     assert rows["test loss"] == "0.4062"
     assert rows["best val/loss"] == "0.4100 (step-00000756)"
     assert rows["steps"] == "1008 (12 epochs)"

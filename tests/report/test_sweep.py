@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,10 @@ def test_jobs_that_monitor_different_metrics_are_not_ranked(tmp_path: Path, caps
     print_sweep(rows)
     out = capsys.readouterr().out
     assert "val/loss 0.9000" in out
-    assert "val/acc 0.2500" in out
+    assert "val/acc 25.00 %" in out
     [reason] = [line for line in out.splitlines() if line.startswith("no ranks:")]
     assert all(part in reason for part in ("val/acc, val/loss", "checkpoint.monitor"))
-    assert out.index("no ranks:") > out.index("val/acc 0.2500")
+    assert out.index("no ranks:") > out.index("val/acc 25.00 %")
 
 
 def test_an_unfinished_job_of_another_metric_costs_the_others_no_rank(
@@ -100,7 +101,8 @@ def test_an_unfinished_job_of_another_metric_costs_the_others_no_rank(
     print_sweep(rows)
     out = capsys.readouterr().out
     assert "best val/acc" in out
-    assert "val/loss 0.9000" in out  # not an accuracy
+    assert "interrupted" in out
+    assert "90.00 %" not in out  # 0.9 is no accuracy
     assert "no ranks" not in out
 
 
@@ -136,16 +138,16 @@ def test_the_table_names_the_metric_and_lists_reasons_below(tmp_path: Path, caps
     assert not err
     assert "best val/loss" in out
     assert "0.2500" in out
-    assert "50.00%" in out
-    assert "job 1 failed: the cable was pulled" in out
-    assert out.index("optimizer=sgd") < out.index("optimizer=lion")
+    assert "50.00 %" in out
+    assert "job 1 failed (optimizer=lion): the cable was pulled" in out
+    assert out.index("sgd") < out.index("lion")
 
 
 def test_words_in_brackets_are_text_not_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [job(0, tmp_path, "model.freeze=[bold]", status="failed", error="[/red] [blink]x", metrics={})]
     print_sweep(sweep_rows(jobs))
     out = capsys.readouterr().out
-    assert "model.freeze=[bold]" in out
+    assert "[bold]" in out
     assert "[/red] [blink]x" in out
 
 
@@ -158,11 +160,74 @@ def test_of_very_many_jobs_the_table_shows_the_best_and_says_how_many_more_there
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("effbench.report.sweep.MOST_ROWS", 2)
-    rows = sweep_rows([job(number, tmp_path, **best("val/acc", number / 10)) for number in range(5)])
+    rows = sweep_rows([job(number, tmp_path, f"x=v{number}", **best("val/acc", number / 10)) for number in range(5)])
     print_sweep(rows)
     shown = capsys.readouterr().out
-    assert "seed=4" in shown
-    assert "seed=3" in shown
-    assert "seed=2" not in shown
+    assert "v4" in shown
+    assert "v3" in shown
+    assert "v2" not in shown
     assert "... and 3 more in sweep.csv" in shown
     assert len(write_sweep(tmp_path, rows).read_text().splitlines()) == 1 + 5
+
+
+def words(optimizer: str, lr: str, hidden: str, seed: int) -> str:
+    return f"optimizer={optimizer} optimizer.lr={lr} model.hidden=[{hidden}] trainer.max_epochs=3 seed={seed}"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("hidden", ["8", ",".join(["512"] * 30)], ids=["short", "long"])
+def test_the_winner_is_readable_whatever_the_width(
+    width: int, hidden: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    grid = [("sgd", "0.1", 0.6), ("lion", "0.0001", 0.9), ("adamw", "0.002", 0.7)]
+    jobs = [
+        job(3 * number + seed, tmp_path, words(name, lr, hidden, seed), **best("val/acc", value + seed / 100))
+        for number, (name, lr, value) in enumerate(grid)
+        for seed in range(3)
+    ]
+    print_sweep(sweep_rows([*jobs, job(9, tmp_path, words("adan", "1e-3", hidden, 0), status="failed", error="no")]))
+    table, _, below = capsys.readouterr().out.partition("\n±")
+    assert max(map(len, table.splitlines())) <= width
+    first = next(line for line in table.splitlines() if line.lstrip().startswith("1 "))
+    assert all(text in first for text in ("lion", "0.0001", "91.00 ± 1.00 %"))
+    assert table.index("lion") < table.index("adamw") < table.index("sgd") < table.index("adan")
+    assert "best run: " + str(tmp_path / "005") in below
+    assert ("50.00 ± 0.00 %" in first) == (width == 120 or hidden == "8")
+
+
+def test_jobs_that_differ_in_their_seed_alone_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [job(seed, tmp_path, f"seed={seed}", **best("val/acc", value)) for seed, value in enumerate((0.5, 0.6, 0.8))]
+    failed = job(3, tmp_path, "seed=3", status="failed", error="no", metrics={})
+    print_sweep(sweep_rows([*jobs, failed]))
+    out = capsys.readouterr().out
+    assert "63.33 ± 15.28 %" in out  # the sample's deviation
+    assert "3 of 4" in out
+    assert f"best run: {tmp_path / '002'}" in out
+
+
+def test_the_best_run_is_of_the_best_config_not_the_luckiest_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"a": (0.1, 0.9), "b": (0.7, 0.8)}
+    jobs = [
+        job(2 * number + seed, tmp_path, f"model={name} seed={seed}", **best("val/acc", values[name][seed]))
+        for number, name in enumerate(values)
+        for seed in range(2)
+    ]
+    print_sweep(sweep_rows(jobs))
+    out = capsys.readouterr().out
+    assert f"best run: {tmp_path / '003'}" in out
+    assert "do not tell them apart" in out
+
+
+def test_what_is_the_same_in_all_jobs_has_no_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_sweep(sweep_rows([job(n, tmp_path, f"optimizer={n}", **best("val/acc", 0.5)) for n in range(2)]))
+    head = capsys.readouterr().out.splitlines()[0].split()
+    assert not {"status", "params", "n", "peak"} & set(head)
+    assert head[:2] == ["rank", "optimizer"]
+
+
+def test_values_that_hold_spaces_stay_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_sweep(sweep_rows([job(n, tmp_path, f"a=x{n} y b.c=z d", **best("val/acc", 0.5)) for n in range(2)]))
+    assert re.search(r"1 +x0 y +z d +50.00 %", capsys.readouterr().out)

@@ -1,0 +1,83 @@
+"""A table of text that fits the terminal: the least important columns are left out, numbers are never broken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 120  # columns where there is no terminal to ask and COLUMNS says nothing
+_GAP = 2  # spaces between columns
+_NARROW, _WIDE = 24, 48  # columns that a long text must have, and may have before numbers are left out for it
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """cells: a text a row, as they are. leaves: the highest leaves the table first; 0 never does."""
+
+    head: str
+    cells: Sequence[str]
+    is_number: bool = True
+    leaves: int = 0
+
+    @property
+    def width(self) -> int:
+        from rich.cells import cell_len
+
+        lines = [*self.head.split("\n"), *self.cells]
+        return max(map(cell_len, lines), default=0)
+
+    def least(self, most: int) -> int:
+        """What it must have: a text is folded, a number is not."""
+        return self.width if self.is_number else min(self.width, most)
+
+
+def console() -> Console:
+    """Rich's console on stdout; without a terminal plain text of a fixed width."""
+    from rich.console import Console
+
+    found = Console(highlight=False, emoji=False)
+    if not found.is_terminal:
+        columns = os.environ.get("COLUMNS", "")
+        found.width = int(columns) if columns.isdecimal() and int(columns) >= 40 else PIPE_WIDTH
+    return found
+
+
+def fitting(columns: Sequence[TextColumn], width: int) -> list[TextColumn]:
+    """The columns that `width` has room for, in their order."""
+    kept = list(columns)
+    while len(kept) > 1 and _needed(kept, width) > width:
+        least_needed = max(kept, key=lambda column: column.leaves)
+        if least_needed.leaves == 0:
+            break
+        kept.remove(least_needed)
+    return kept
+
+
+def _needed(columns: Sequence[TextColumn], width: int) -> int:
+    texts = sum(not column.is_number for column in columns)
+    most = _WIDE if texts == 1 and width >= 100 else _NARROW
+    return sum(column.least(most) for column in columns) + _GAP * (len(columns) - 1)
+
+
+def print_table(columns: Sequence[TextColumn], styles: Sequence[str | None] = ()) -> None:
+    """On stdout. styles: rich's, a row each."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = console()
+    shown = fitting(columns, out.width)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    lines = max(column.head.count("\n") for column in shown)
+    for column in shown:
+        head = "\n" * (lines - column.head.count("\n")) + escape(column.head)  # all heads end on one line
+        least = column.width if column.is_number else None
+        justify: Literal["left", "right"] = "right" if column.is_number else "left"
+        table.add_column(head, justify=justify, no_wrap=column.is_number, min_width=least, overflow="fold")
+    for index, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):
+        table.add_row(*map(escape, cells), style=styles[index] if index < len(styles) else None)
+    out.print(table)
