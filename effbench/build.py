@@ -18,7 +18,7 @@ from effbench.allow import resolve
 from effbench.config.schema import Config
 from effbench.data.augment import Augment
 from effbench.data.batches import EvalBatches, Finish, Shard, TrainBatches
-from effbench.data.splits import Split, Splits, channel_statistics
+from effbench.data.splits import Split, Splits, channel_statistics, representative_sample
 from effbench.errors import ConfigError, unknown_name
 from effbench.models.accounting import output_shape
 from effbench.models.adapt import freeze, load_pretrained
@@ -162,14 +162,19 @@ def memory_format(config: Config) -> torch.memory_format:
 def eval_batches(
     config: Config, split: Split, finishing: Finish, ranks: Ranks, limit: float | None = None
 ) -> EvalBatches:
-    """One pass over `split`; `limit` is a number of batches or a fraction of them."""
+    """One pass over `split`, or over a sample of all its classes: `limit` batches, or that fraction of the images.
+
+    The sample depends on the split and its own size alone, not on the number of processes.
+    """
     batch_size = config.data.eval_batch_size
+    count = limit * batch_size if isinstance(limit, int) else _limit(limit, len(split))
+    sample = None if count is None or count >= len(split) else representative_sample(split.labels, count)
     return EvalBatches(
         split,
         batch_size=batch_size,
         finish=finishing,
         shard=Shard(ranks.rank, ranks.world),
-        limit_batches=_limit(limit, -(-len(split) // (batch_size * ranks.world))),
+        sample=sample,
         num_workers=config.data.num_workers,
         timeout_s=config.data.timeout_s,
     )

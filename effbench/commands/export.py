@@ -130,18 +130,16 @@ def _portable(run: Run, model: nn.Module) -> nn.Module:
 
 
 def _images(run: Run) -> tuple[str, Tensor]:
-    """(which split, float32 (N, C, H, W) in [0, 1]): evenly spread over the validation split, or else the train one."""
-    import torch
-
+    """(which split, float32 (N, C, H, W) in [0, 1]): a sample of all classes of the validation or else train split."""
     from effbench import build
+    from effbench.data.splits import representative_sample
 
     data = build.splits(run.config)
     check_same_data(run, data)
     which = "train" if data.val is None else "val"  # the test split is for the test alone
-    images = data.named()[which].images
-    count = min(IMAGES, len(images))
-    places = torch.arange(count) * (len(images) - 1) // max(1, count - 1)
-    return which, images[places].float() / 255
+    split = data.named()[which]
+    rows = representative_sample(split.labels, min(IMAGES, len(split)))
+    return which, split.images[rows].float() / 255
 
 
 def _parity(

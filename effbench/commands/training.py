@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -20,8 +20,8 @@ from effbench.commands.resuming import Resumption
 from effbench.commands.signals import Ears, Interrupted, listening
 from effbench.config.compare import config_digest
 from effbench.config.schema import Config
-from effbench.data.batches import Finish
-from effbench.data.splits import Splits
+from effbench.data.batches import EvalBatches, Finish
+from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, MissingExtraError
 from effbench.kernels import library
 from effbench.models import accounting
@@ -92,9 +92,12 @@ class _Session:
         if self.ranks.is_main:
             trainer.callbacks = Callbacks(self._watchers(trainer))  # first: its extra may be missing
             write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
-            self._announce(trainer, data)
+            samples = self._samples(trainer, data, finishing)
+            self._announce(trainer, data, samples)
             self.count_macs = _macs(trainer.model, data.shape)
             self.facts = self._facts(trainer, data, finishing)
+            if samples:
+                self.facts["data"]["evaluated"] = {which: len(batches) for which, batches in samples.items()}
         with listening() as ears:
             test = self._fitted_and_tested(trainer, data, finishing, ears)
             if self.ranks.is_main:
@@ -171,16 +174,28 @@ class _Session:
         checkpoints = trainer.checkpoints
         if checkpoints is not None and checkpoints.best is not None:
             load_weights(model, read_weights(checkpoints.best))
-        batches = build.eval_batches(self.config, data.test, finishing, Ranks(), self.config.trainer.limit_test_batches)
         with trainer.clocks.evaluation:
-            loss, accuracy = trainer.evaluate(batches, Ranks())
+            loss, accuracy = trainer.evaluate(self._test_batches(data.test, finishing), Ranks())
         return {"test/loss": loss, "test/acc": accuracy}
 
-    def _announce(self, trainer: Trainer, data: Splits) -> None:
+    def _test_batches(self, test: Split, finishing: Finish) -> EvalBatches:
+        return build.eval_batches(self.config, test, finishing, Ranks(), self.config.trainer.limit_test_batches)
+
+    def _samples(self, trainer: Trainer, data: Splits, finishing: Finish) -> dict[str, EvalBatches]:
+        """The evaluations that read a part of their split, by its name."""
+        test = None if data.test is None else self._test_batches(data.test, finishing)
+        every = {"val": trainer.val, "test": test}
+        return {
+            which: batches for which, batches in every.items() if batches is not None and batches.sample is not None
+        }
+
+    def _announce(self, trainer: Trainer, data: Splits, samples: Mapping[str, EvalBatches]) -> None:
         counts = accounting.parameters(trainer.model)
         sizes = ", ".join(f"{len(split)} {which}" for which, split in data.named().items())
         _, why = choose_precision(self.config.trainer.precision, self.device)
         _tell(f"data {data.name}: {sizes}, {len(data.classes)} classes, {'x'.join(map(str, data.shape))}")
+        for which, batches in samples.items():
+            _tell(f"{which}: {batches.extent}")
         _tell(
             f"model {self.config.model.label}: {human_count(counts.total)} parameters"
             f" ({human_count(counts.trainable)} trained), {trainer.precision.name} ({why}), {self.device}"

@@ -297,7 +297,10 @@ def _rows(plan: Plan, rows: slice | Tensor) -> Plan:
 
 
 class EvalBatches:
-    """One pass over a split in file order, this rank's samples of it, without augmentation."""
+    """One pass over a split in file order, this rank's samples of it, without augmentation.
+
+    sample: the rows of the split that are read (int64, ascending) over all ranks; by default all of them.
+    """
 
     def __init__(
         self,
@@ -306,16 +309,27 @@ class EvalBatches:
         batch_size: int,
         finish: Finish,
         shard: Shard | None = None,
-        limit_batches: int | None = None,
+        sample: Tensor | None = None,
         num_workers: int = 0,
         timeout_s: float | None = None,
     ):
-        self.split, self.batch_size, self.finish = split, batch_size, finish
+        self.split, self.batch_size, self.finish, self.sample = split, batch_size, finish, sample
         self.num_workers, self.timeout_s = num_workers, timeout_s
         self._looks_up = finish.looks_up(split.images)
-        self.low, self.high = (shard or Shard()).bounds(len(split))
-        if limit_batches is not None:
-            self.high = min(self.high, self.low + limit_batches * batch_size)
+        self.low, self.high = (shard or Shard()).bounds(len(self))
+
+    def __len__(self) -> int:
+        """Samples over all ranks."""
+        return len(self.split) if self.sample is None else len(self.sample)
+
+    @property
+    def extent(self) -> str:
+        """'a sample of 512 of 2,000 images, all 5 classes'."""
+        if self.sample is None:
+            return f"all {len(self):,} images"
+        seen, every = (len(labels.unique()) for labels in (self.split.labels[self.sample], self.split.labels))
+        classes = f"all {every:,}" if seen == every else f"{seen:,} of {every:,}"
+        return f"a sample of {len(self):,} of {len(self.split):,} images, {classes} classes"
 
     def in_pieces(self, count: int) -> EvalBatches:
         """The same samples in batches of 1/count the size."""
@@ -326,20 +340,29 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         starts = range(self.low, self.high, self.batch_size)
         for start, take in zip(starts, in_order(self._make, starts, self.num_workers, self.timeout_s), strict=True):
-            samples = range(start, min(start + self.batch_size, self.high))
-            yield received(take, lambda: "an evaluation", partial(list, samples)).arrived()
+            yield received(take, lambda: "an evaluation", partial(self._samples, start)).arrived()
+
+    def _samples(self, start: int) -> list[int]:
+        """Of the batch at `start`: their places in the split."""
+        rows = self._rows(start)
+        return list(range(rows.start, rows.stop)) if isinstance(rows, slice) else list(rows.tolist())
+
+    def _rows(self, start: int) -> slice | Tensor:
+        part = slice(start, min(start + self.batch_size, self.high))
+        return part if self.sample is None else self.sample[part]
 
     def _make(self, start: int) -> Batch:
         return self.finish.aside(partial(self._made, start))
 
     def _made(self, start: int) -> Batch:
-        rows = slice(start, min(start + self.batch_size, self.high))
+        rows = self._rows(start)
         return Batch(self._inputs(rows), self.finish.send(self.split.labels[rows]))
 
-    def _inputs(self, rows: slice) -> Tensor:
+    def _inputs(self, rows: slice | Tensor) -> Tensor:
         finish, images = self.finish, self.split.images
         if self._looks_up:
-            return look_up(images, torch.arange(rows.start, rows.stop), finish.table, Crop(), finish.memory_format)
+            chosen = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+            return look_up(images, chosen, finish.table, Crop(), finish.memory_format)
         sent = finish.send(images[rows])
         return finish.in_parts(sent.shape, lambda part: sent[part].float().mul_(1 / 255))
 

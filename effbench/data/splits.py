@@ -11,6 +11,8 @@ from torch import Tensor
 
 from effbench.errors import ConfigError, DataError
 
+_SAMPLE_SEED = 0
+
 
 @dataclass(frozen=True)
 class Split:
@@ -101,11 +103,43 @@ def _resize(images: Tensor, size: int) -> Tensor:
 def stratified(labels: Tensor, per_class: dict[int, int], seed: int) -> Tensor:
     """Indices (int64, ascending) of `per_class[c]` samples of each class c, drawn by `seed` alone."""
     generator = torch.Generator().manual_seed(seed)
+    sizes = torch.bincount(labels, minlength=max(per_class) + 1)
+    by_class = labels.argsort(stable=True).split(sizes.tolist())
     chosen = []
     for label, count in per_class.items():
-        members = (labels == label).nonzero().flatten()
+        members = by_class[label]
         chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
     return torch.cat(chosen).sort().values
+
+
+def representative_sample(labels: Tensor, count: int) -> Tensor:
+    """Rows (int64, ascending) of `count` samples, each class in proportion and at least once where `count` allows.
+
+    The same rows for the same labels and count, whatever the run's seed: measurements on them can be compared.
+    """
+    per_class = _proportional_counts(torch.bincount(labels), count)
+    return stratified(labels, dict(enumerate(per_class.tolist())), _SAMPLE_SEED)
+
+
+def _proportional_counts(sizes_K: Tensor, count: int) -> Tensor:
+    """int64 (K,): how many samples of each class make `count` together; at most the class's size."""
+    present_K = sizes_K > 0
+    if count < int(present_K.sum()):
+        generator = torch.Generator().manual_seed(_SAMPLE_SEED)
+        some = torch.multinomial(sizes_K.double(), count, generator=generator)
+        return torch.zeros_like(sizes_K).index_fill_(0, some, 1)
+    shared_K, quota_K = present_K, torch.zeros(len(sizes_K), dtype=torch.float64)
+    while True:  # classes with a quota below one sample get one; the others share what is left
+        left = count - int((present_K & ~shared_K).sum())
+        quota_K = torch.where(shared_K, sizes_K * (left / max(1, int(sizes_K[shared_K].sum()))), present_K.double())
+        too_small_K = shared_K & (quota_K < 1)
+        if not too_small_K.any():
+            break
+        shared_K = shared_K & ~too_small_K
+    counts_K = quota_K.floor().long()
+    largest_remainders = (quota_K - counts_K).argsort(descending=True, stable=True)[: count - int(counts_K.sum())]
+    counts_K[largest_remainders] += 1
+    return counts_K
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:

@@ -313,7 +313,7 @@ def _result(run: Record) -> Pairs:
         return [("status", run.status), ("reason", _reason(run)), *_pairs(run.part("metrics"))]
     try:
         return [(what, shortened(text, 2000)) for what, text in result_rows(run.summary)]
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return [("status", status_text(run.summary)), *_pairs(run.part("metrics"))]
 
 

@@ -15,9 +15,12 @@ from effbench.units import human_bytes, human_count, percent
 def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what, value) pairs of a summary, best first."""
     metrics, timing, best = summary["metrics"], summary["timing"], summary.get("best")
+    data = summary.get("data", {})
     rows = [("status", status_text(summary))]
     if "test/acc" in metrics:
-        rows.append(("test accuracy", percent(metrics["test/acc"])))
+        part = data.get("evaluated", {}).get("test")
+        sample = f" (a sample of {part:,} of {data['counts']['test']:,} images)" if part else ""
+        rows.append(("test accuracy", percent(metrics["test/acc"]) + sample))
         rows.append(("test loss", f"{metrics['test/loss']:.4f}"))
     if best is not None and best["value"] is not None:
         value = number_text(best["metric"], best["value"])

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from effbench import build
 from effbench.commands.folders import load_run
+from effbench.data.splits import representative_sample
 from effbench.export import files, formats
 from tests.commandline import TINY, python
 from tests.commands.conftest import Effbench
@@ -54,9 +55,9 @@ def pixels(run: Path, split: str = "test") -> Tensor:
 
 
 def compared(run: Path) -> Tensor:
-    """The 256 of the validation split that parity is measured on: from the first to the last in equal steps."""
-    images = pixels(run, "val")
-    return images[[index * (len(images) - 1) // 255 for index in range(256)]]
+    """The 256 of the validation split that parity is measured on."""
+    val = build.splits(load_run(run).config).named()["val"]
+    return val.images[representative_sample(val.labels, 256)]
 
 
 def in_unit_range(images: Tensor) -> np.ndarray:
@@ -157,7 +158,7 @@ def best(run: Path) -> Path:
 def test_the_parity_is_what_anyone_measures_on_validation_images(
     name: str, run: Path, exports: dict[str, Path]
 ) -> None:
-    """256 of the 600, evenly spread."""
+    """256 of the 600, a sample of all classes."""
     parity = json.loads((exports[name].parent / f"{exports[name].name}.json").read_text())["parity"]
     images = compared(run)
     trained = load_run(run)

@@ -288,3 +288,28 @@ def test_bad_options_are_refused_before_a_folder_is_decoded(
     assert effbench("train", *words, word)[0] == 2
     assert not (tmp_path / "cache").exists()
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.row(52)
+def test_a_limited_test_of_a_folder_measures_all_classes_and_says_so(effbench: Effbench, tmp_path: Path) -> None:
+    """Classes b and c look alike: no model gets more than two thirds of equal parts right, and this one gets those."""
+    for which, count in (("train", 24), ("val", 12), ("test", 12)):
+        for kind, value in (("a", 0), ("b", 255), ("c", 255)):
+            folder = tmp_path / "photos" / which / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (8, 8), (value, value, value)).save(folder / f"{number}.png")
+    words = [
+        "data=image_folder", "data.root=photos", "data.image_size=8", "data.cache_dir=cache", "model=mlp",
+        "data.batch_size=24", "data.eval_batch_size=9", "trainer.max_epochs=4", "trainer.limit_val_batches=0.25",
+        "trainer.limit_test_batches=1", "device.threads=1", "hydra.run.dir=run",
+    ]  # fmt: skip
+    code, out, err = effbench("train", *words)
+    assert code == 0
+    assert "val: a sample of 9 of 36 images, all 3 classes\n" in err
+    assert "test: a sample of 9 of 36 images, all 3 classes\n" in err
+    assert "66.67% (a sample of 9 of 36 images)" in out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["metrics"]["test/acc"] == pytest.approx(2 / 3)
+    assert summary["metrics"]["val/acc"] == pytest.approx(2 / 3)
+    assert summary["data"]["evaluated"] == {"val": 9, "test": 9}

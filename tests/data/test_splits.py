@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from effbench.data.splits import Split, Splits, channel_statistics, digest, hold_out, resized, stratified
+from effbench.data.splits import (
+    Split,
+    Splits,
+    channel_statistics,
+    digest,
+    hold_out,
+    representative_sample,
+    resized,
+    stratified,
+)
 from effbench.data.synthetic import synthetic
 from effbench.errors import ConfigError, DataError
 
@@ -103,6 +112,38 @@ def test_hold_out_draws_by_its_seed():
     whole = split(60)
     drawn = [tuple(hold_out(whole, 0.5, seed)[1].images.flatten().tolist()) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.row(52)
+@given(
+    sizes=st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any),
+    share=st.floats(0, 1),
+    shuffled=st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_sample_holds_each_class_in_proportion_and_at_least_once(sizes, share, shuffled):
+    labels = torch.tensor([label for label, size in enumerate(sizes) for _ in range(size)])
+    if shuffled:
+        labels = labels[torch.randperm(len(labels))]
+    count, present = max(1, round(share * len(labels))), sum(size > 0 for size in sizes)
+    rows = representative_sample(labels, count)
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert len(rows) == count
+    taken = np.bincount(labels[rows], minlength=len(sizes))
+    if count < present:
+        assert taken.max() == 1
+        return
+    quota = count * np.array(sizes) / len(labels)
+    assert all(taken[np.array(sizes) > 0] >= 1)
+    if min(size * count / len(labels) for size in sizes if size) >= 1:
+        assert abs(taken - quota).max() < 1
+
+
+def test_a_sample_does_not_change():
+    labels = torch.arange(1000) % 7
+    first = representative_sample(labels, 40)
+    torch.manual_seed(5)
+    assert torch.equal(representative_sample(labels, 40), first)
 
 
 def test_what_is_taken_is_a_copy():
