@@ -20,7 +20,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], precision: Precision, r
     The loss is plain: no smoothing, no class weights, so that runs which train on other losses can be compared.
     """
     model.eval()
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(4, dtype=torch.float64)
     on_device: Tensor | None = None
     for batch in batches:
         with precision.autocast():
@@ -28,12 +28,16 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], precision: Precision, r
         on_device = counts(F.cross_entropy(logits_BK.float(), batch.targets, reduction="sum"), logits_BK, batch)
         sums = sums.to(on_device.device)
         sums += on_device
-    loss, correct, samples = ranks.sum(sums).tolist()
+    loss, correct, samples, _ = ranks.sum(sums).tolist()
     return loss / samples, correct / samples
 
 
-def counts(loss_sum: Tensor, logits_BK: Tensor, batch: Batch) -> Tensor:
-    """float64 (3,) on the device: summed loss, correct predictions, samples. Mixed labels count by their largest."""
+def counts(loss_sum: Tensor, logits_BK: Tensor, batch: Batch, weight: Tensor | None = None) -> Tensor:
+    """float64 (4,) on the device: summed loss, correct predictions, samples, and what the loss is to be divided by.
+
+    weight: that divisor, by default the number of samples. Mixed labels count by their largest.
+    """
     labels = batch.targets if batch.targets.dim() == 1 else batch.targets.argmax(1)
     correct = (logits_BK.detach().argmax(1) == labels).sum(dtype=torch.float64)
-    return torch.stack([loss_sum.detach().double(), correct, torch.full_like(correct, len(batch))])
+    samples = torch.full_like(correct, len(batch))
+    return torch.stack([loss_sum.detach().double(), correct, samples, samples if weight is None else weight])

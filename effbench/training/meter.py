@@ -14,15 +14,18 @@ WARMUP_STEPS = 5
 
 
 class Meter:
-    """Training loss and accuracy, over the epoch and since the last log line. A sum is (loss, correct, samples)."""
+    """Training loss and accuracy, over the epoch and since the last log line.
+
+    A sum is (loss, correct, samples, weight): with class weights a mean loss divides by the weight of its samples.
+    """
 
     def __init__(self, ranks: Ranks):
         self._ranks = ranks
         self._sums: Tensor | None = None
-        self._logged = torch.zeros(3, dtype=torch.float64)
+        self._logged = torch.zeros(4, dtype=torch.float64)
 
     def add(self, stats: Tensor) -> None:
-        """stats: float64 (3,) on the device; nothing is read."""
+        """stats: float64 (4,) on the device; nothing is read."""
         self._sums = stats if self._sums is None else self._sums.to(stats.device) + stats
 
     @property
@@ -53,15 +56,25 @@ class Meter:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Rank 0 goes on from the sums of all, the others from zero."""
         sums = state["sums"]
-        self._sums = sums if sums is None or self._ranks.is_main else torch.zeros_like(sums)
-        self._logged = state["logged"]
+        if sums is not None:
+            sums = _with_weight(sums)
+            self._sums = sums if self._ranks.is_main else torch.zeros_like(sums)
+        else:
+            self._sums = None
+        self._logged = _with_weight(state["logged"])
+
+
+def _with_weight(sums: Tensor) -> Tensor:
+    """Checkpoints of effbench 0.2 and older hold (loss, correct, samples)."""
+    return torch.cat([sums, sums[2:]]) if len(sums) == 3 else sums
 
 
 def _means(sums: Tensor) -> dict[str, float]:
-    loss, correct, samples = sums.tolist()
+    """No loss for samples of weight 0 alone."""
+    loss, correct, samples, weight = sums.tolist()
     if samples == 0:
         return {}
-    return {"train/loss": loss / samples, "train/acc": correct / samples}
+    return {**({"train/loss": loss / weight} if weight else {}), "train/acc": correct / samples}
 
 
 class Throughput:

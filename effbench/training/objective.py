@@ -36,6 +36,14 @@ class Objective:
         # A step of weightless classes alone: a zero gradient rather than 0/0.
         return float((class_mass_K * self.class_weights.cpu()).sum()) or 1.0
 
+    def weight(self, targets: Tensor) -> Tensor | None:
+        """float64 (): the class weights of a batch's samples together; None without class weights."""
+        if self.class_weights is None:
+            return None
+        if targets.dim() == 1:
+            return self.class_weights[targets].sum(dtype=torch.float64)
+        return (targets.sum(0, dtype=torch.float64) * self.class_weights).sum()
+
     @property
     def needs_class_mass(self) -> bool:
         return self.class_weights is not None

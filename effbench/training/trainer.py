@@ -132,7 +132,7 @@ class Trainer:
     def accumulate(self, step: Step) -> Tensor:
         """Forward and backward over the micro-batches; the gradient is that of the step's mean loss.
 
-        Returns float64 (3,) on the device: summed loss, correct predictions, samples.
+        Returns float64 (4,) on the device: summed loss, correct predictions, samples, weight of the samples.
         """
         self.undo.begin()
         while True:
@@ -158,7 +158,7 @@ class Trainer:
                         logits_BK = self.forward(piece.inputs)
                         loss = self.objective.summed(logits_BK, piece.targets)
                     self.precision.backward(loss / divisor)
-                    seen = counts(loss, logits_BK, piece)
+                    seen = counts(loss, logits_BK, piece, self.objective.weight(piece.targets))
                     stats = seen if stats is None else stats + seen
         assert stats is not None  # a step has a micro-batch
         return stats

@@ -6,13 +6,17 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from effbench import build
+from effbench.config.compose import compose
+from effbench.data.augment import Augment
 from effbench.data.batches import EvalBatches, Shard
 from effbench.training.distributed import Ranks
 from effbench.training.evaluation import evaluate
 from effbench.training.objective import Objective
 from effbench.training.precision import Precision
-from tests.training.tiny import CLASSES, convolutional, data, dense, finish, trainer
+from tests.training.tiny import CLASSES, convolutional, data, dense, finish, trainer, unbalanced
 
 DATA = data(num_val=41)
 
@@ -47,10 +51,29 @@ def test_evaluation_is_without_dropout_and_with_the_running_statistics():
     assert int(net.get_buffer("block1.1.num_batches_tracked")) == 0
 
 
-def test_a_limit_of_batches_measures_the_first_ones():
-    net = dense()
-    limited = measured(net, batch_size=7, limit_batches=2)
-    assert limited == pytest.approx(naive(net, DATA.val.take(torch.arange(14))), rel=1e-5)
+def test_a_sample_is_measured_alone():
+    net, rows = dense(), torch.tensor([0, 3, 4, 11, 30, 38])
+    limited = measured(net, batch_size=4, sample=rows)
+    assert limited == pytest.approx(naive(net, DATA.val.take(rows)), rel=1e-5)
+
+
+@pytest.mark.row(52)
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("limit", [2, 0.5])
+def test_a_limited_evaluation_reads_the_same_sample_of_all_classes_for_any_number_of_processes(world, limit):
+    config = compose(["data=synthetic", "data.eval_batch_size=8"])
+    sorted_by_class = DATA.val.take(DATA.val.labels.argsort(stable=True))
+    shares = []
+    for rank in range(world):
+        ranks = Ranks()
+        ranks.rank, ranks.world = rank, world
+        shares.append(build.eval_batches(config, sorted_by_class, finish(DATA), ranks, limit))
+    read = torch.cat([batch.targets for share in shares for batch in share])
+    count = 16 if limit == 2 else 20  # of 41
+    per_class = torch.bincount(read, minlength=CLASSES)
+    assert per_class.sum() == count
+    assert per_class.max() - per_class.min() <= 1
+    assert {share.extent for share in shares} == {f"a sample of {count} of 41 images, all 4 classes"}
 
 
 @pytest.mark.parametrize("world", [2, 3, 50])
@@ -76,7 +99,7 @@ def test_the_counts_of_all_ranks_are_added_before_dividing():
     net = dense()
     half = EvalBatches(DATA.val, batch_size=8, finish=finish(DATA), shard=Shard(0, 2))
     loss, accuracy = naive(net, DATA.val.take(torch.arange(20, 41)))
-    both = evaluate(net, half, Precision(), Sum([loss * 21, accuracy * 21, 21]))
+    both = evaluate(net, half, Precision(), Sum([loss * 21, accuracy * 21, 21, 21]))
     assert both == pytest.approx(naive(net, DATA.val), rel=1e-5)
 
 
@@ -97,3 +120,37 @@ def test_train_loss_and_accuracy_are_the_means_over_the_epoch():
     run.fit()
     measured_by_run = (run.state.metrics["train/loss"], run.state.metrics["train/acc"])
     assert measured_by_run == pytest.approx(naive(net, DATA.train), rel=1e-5)
+
+
+WEIGHTS = torch.tensor([2.0, 30.0, 10.0, 5.0])
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_train_loss_with_class_weights_is_torchs_weighted_mean_over_the_epoch(smoothing, pieces):
+    """At lr 0, over micro-batches of 8, two a step, the last one smaller, each in one or two pieces."""
+    net, whole = dense(), unbalanced(data())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    batch = {"batch_size": 8, "accumulate": 2, "drop_last": False}
+    run = trainer(whole, net, 6, optimizer=optimizer, batch=batch, objective=Objective(smoothing, WEIGHTS))
+    run.state.pieces = pieces
+    run.fit()
+    inputs = finish(whole)(whole.train.images.float() / 255)
+    expected = nn.CrossEntropyLoss(WEIGHTS, label_smoothing=smoothing)(net(inputs), whole.train.labels)
+    assert run.state.metrics["train/loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1, 10])
+def test_train_loss_of_mixed_labels_divides_by_the_weight_of_their_shares(factor):
+    net = dense()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    batch = {"batch_size": 32, "augment": Augment(mixup_alpha=0.4)}
+    objective = Objective(0.1, factor * WEIGHTS)
+    run = trainer(DATA, net, 3, optimizer=optimizer, batch=batch, objective=objective)
+    run.fit()
+    batches = [made for step in run.train.epoch(0) for made in step.micro_batches]
+    inputs, targets = (torch.cat(parts) for parts in zip(*((b.inputs, b.targets) for b in batches), strict=True))
+    summed = nn.CrossEntropyLoss(WEIGHTS, reduction="sum", label_smoothing=0.1)(net(inputs), targets)
+    assert run.state.metrics["train/loss"] == pytest.approx(
+        float(summed.detach() / (targets @ WEIGHTS).sum()), rel=1e-5
+    )

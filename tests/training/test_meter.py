@@ -9,8 +9,8 @@ from effbench.training.distributed import Ranks
 from effbench.training.meter import Meter
 
 
-def step(loss: float, correct: float, samples: float) -> torch.Tensor:
-    return torch.tensor([loss, correct, samples], dtype=torch.float64)
+def step(loss: float, correct: float, samples: float, weight: float | None = None) -> torch.Tensor:
+    return torch.tensor([loss, correct, samples, samples if weight is None else weight], dtype=torch.float64)
 
 
 class Pair(Ranks):
@@ -19,7 +19,7 @@ class Pair(Ranks):
     world = 2
 
     def __init__(self, rank: int):
-        self.rank, self.other = rank, torch.zeros(3, dtype=torch.float64)
+        self.rank, self.other = rank, torch.zeros(4, dtype=torch.float64)
 
     def sum(self, values):
         return values + self.other
@@ -33,6 +33,23 @@ def test_means_are_by_sample_not_by_step():
     meter.add(step(3.0, 0, 1))
     assert meter.since_last_log() == {"train/loss": 3.0, "train/acc": 0.0}
     assert meter.of_epoch() == {"train/loss": 2.0, "train/acc": 4 / 6}
+
+
+def test_a_mean_loss_divides_by_the_weight_of_its_samples():
+    meter = Meter(Ranks())
+    meter.add(step(8.0, 3, 4, 0.5))
+    meter.add(step(1.0, 1, 1, 2.5))
+    assert meter.since_last_log() == {"train/loss": 3.0, "train/acc": 4 / 5}
+    meter.add(step(0.0, 1, 2, 0.0))
+    assert meter.since_last_log() == {"train/acc": 1 / 2}, "samples of weight 0 have no mean loss"
+    assert meter.of_epoch() == {"train/loss": 3.0, "train/acc": 5 / 7}
+
+
+def test_the_sums_of_an_older_checkpoint_are_read():
+    meter = Meter(Ranks())
+    meter.load_state_dict({"sums": step(8.0, 3, 4)[:3], "logged": step(2.0, 1, 2)[:3]})
+    assert meter.since_last_log() == {"train/loss": 3.0, "train/acc": 1.0}
+    assert meter.of_epoch() == {"train/loss": 2.0, "train/acc": 3 / 4}
 
 
 def test_an_epoch_begins_at_zero_and_knows_that_it_is_empty():
