@@ -6,7 +6,6 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +23,7 @@ from effbench.models.accounting import output_shape
 from effbench.models.adapt import freeze, load_pretrained
 from effbench.models.quick import quicken
 from effbench.optimizers.groups import parameter_groups
+from effbench.places import expanded
 from effbench.randomness import Purpose, derived_seed
 from effbench.training.callbacks import Callbacks
 from effbench.training.checkpoint import Checkpoints
@@ -79,10 +79,16 @@ def takes_time(config: Config) -> bool:
 
 def splits(config: Config) -> Splits:
     """The dataset, read or decoded."""
-    built = _call("data", config.data.target, config, config.data.options)
+    options = {key: _in_full(value) for key, value in config.data.options.items()}
+    built = _call("data", config.data.target, config, options)
     if not isinstance(built, Splits):
         raise ConfigError(f"data._target_ {config.data.target!r} must return Splits; got {type(built).__name__}.")
     return built
+
+
+def _in_full(value: Any) -> Any:
+    """A path below the home folder, written ~/…, for datasets that would take ~ for a name; the rest as it is."""
+    return str(expanded(value)) if isinstance(value, str) and (value == "~" or value.startswith("~/")) else value
 
 
 def model(config: Config, num_classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:
@@ -94,7 +100,7 @@ def model(config: Config, num_classes: int, channels: int, image_size: tuple[int
         raise ConfigError(f"model._target_ {config.model.target!r} must make an nn.Module; got {type(built).__name__}.")
     quicken(built)
     if config.model.pretrained is not None:
-        loaded = load_pretrained(built, Path(config.model.pretrained))
+        loaded = load_pretrained(built, expanded(config.model.pretrained))
         fresh = f"; freshly drawn: {', '.join(loaded.fresh)}" if loaded.fresh else ""
         print(f"pretrained: {loaded.tensors} tensors of {config.model.pretrained}{fresh}", file=sys.stderr)
     if config.model.freeze:

@@ -1,8 +1,9 @@
-"""Where effbench keeps what can be made again."""
+"""Paths as users write them, and where effbench keeps what can be made again."""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from effbench.errors import ConfigError
@@ -15,3 +16,36 @@ def cache_home() -> Path:
         return (configured if configured.is_absolute() else Path.home() / ".cache") / "effbench"
     except RuntimeError as error:
         raise ConfigError("There is no home folder for a cache: set XDG_CACHE_HOME to a folder.") from error
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """`path` with a leading ~ or ~USER replaced by that home folder: a shell leaves it in quotes and after key=.
+
+    Raises ConfigError for a home folder that is not there to be found: else a folder named ~ would be made.
+    """
+    text = os.fspath(path)
+    if text[:1] != "~":
+        return Path(text)
+    whole = os.path.expanduser(text)  # noqa: PTH111 - Path's raises a RuntimeError
+    first = text.partition("/")[0]
+    if whole == text and not (first != "~" and os.path.lexists(first)):
+        raise ConfigError(
+            f"{text}: there is no home folder {first}. Write the path in full; a folder of that very name is ./{first}."
+        )
+    return Path(whole)
+
+
+def distrusted(status: os.stat_result) -> str | None:
+    """Why a cached file or folder must not be loaded from: others could have put or changed what it holds.
+
+    It must belong to this user or to root, and no one else may write to it, but for a folder with the sticky bit.
+    None: nothing is wrong with it, or this system has no such owners.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    if status.st_uid not in (0, os.geteuid()):
+        return f"it belongs to another user (uid {status.st_uid})"
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+        return f"other users may write to it (mode {stat.S_IMODE(status.st_mode):04o})"
+    return None

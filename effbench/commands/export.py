@@ -16,6 +16,7 @@ from effbench.commands.eval import check_same_data
 from effbench.commands.folders import targets_from
 from effbench.errors import ConfigError, unknown_name
 from effbench.inert import for_terminal
+from effbench.places import expanded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -108,7 +109,7 @@ def _saved(run: Run, checkpoint: str) -> tuple[nn.Module, int]:
 
 def _target(run: Run, checkpoint: str, output: str, suffix: str) -> Path:
     """mobilenet_v3_small-best.onnx in the run's export/, or in `output`."""
-    folder = Path(output) if output else run.folder / "export"
+    folder = expanded(output) if output else run.folder / "export"
     return folder / f"{_name(run)}-{_for_a_file(checkpoint)}{suffix}"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.errors import ConfigError
+from effbench.places import expanded
 
 if TYPE_CHECKING:
     from effbench.runs import Run
@@ -23,7 +24,7 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
     from effbench.config.names import with_later_keys
     from effbench.records import read_summary
 
-    path = Path(folder)
+    path = expanded(folder)
     read_summary(path)
     try:
         content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
@@ -43,13 +44,14 @@ def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
     from dataclasses import replace
 
     from effbench.config.compose import parse
+    from effbench.config.words import is_path
     from effbench.errors import unknown_name
 
     content = run.config.to_dict()
     for key, value in overrides.items():
         if key not in content["data"]:
             raise ConfigError(unknown_name("data key", key, content["data"]))
-        content["data"][key] = _value(f"data.{key}", value)
+        content["data"][key] = _text(value) if is_path(f"data.{key}") else _value(f"data.{key}", value)
     content["device"]["name"] = device
     return replace(run, config=parse(content))
 
@@ -60,6 +62,12 @@ def targets_from(text: str) -> list[str]:
     if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         raise ConfigError(f"allow_targets must be a list of modules, such as [mylab.models]; got {text!r}.")
     return value
+
+
+def _text(value: str) -> str | None:
+    """A path as it stands on the command line, without quotes around it."""
+    bare = value[1:-1] if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
+    return None if value.lower() == "null" else bare
 
 
 def _value(key: str, text: str) -> Any:

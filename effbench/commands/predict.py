@@ -8,25 +8,30 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effbench.commands.arguments import split
 from effbench.commands.folders import targets_from
 from effbench.errors import ConfigError, DataError, unknown_name
 from effbench.inert import csv_cell, for_terminal
+from effbench.places import expanded
+
+if TYPE_CHECKING:
+    from effbench.runs import Run
 
 HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
-                        [output=FILE.csv|FILE.json] [allow_targets=[MODULE,...]] [--json]
+                        [output=FILE.csv|FILE.json] [max_pixels=N] [allow_targets=[MODULE,...]] [--json]
 
-Class, probability and top-k of each image, as CSV on stdout (--json: as JSON). Images are brought to the size and the
-channels that the run was trained with. Files that are no images are named on stderr, and the exit code is then 1.
+Class, probability and top-k of each image, as CSV on stdout (--json: as JSON), in the order given, a folder's sorted.
+Images are brought to the size and the channels that the run was trained with; max_pixels is the run's unless given.
+Files that are no images are named on stderr, and the exit code is then 1.
 In CSV, a name that a spreadsheet would run as a formula (= + - @ first) has an apostrophe before it."""
 BATCH = 256
 
 
 def main(words: Sequence[str]) -> int:
     arguments = split(words, ["json"])
-    options: dict[str, str] = {"top_k": "3", "checkpoint": "best", "output": "", "allow_targets": "[]"}
+    options = {"top_k": "3", "checkpoint": "best", "output": "", "max_pixels": "", "allow_targets": "[]"}
     paths = []
     for word in arguments.overrides:
         key, equals, value = word.partition("=")
@@ -40,16 +45,21 @@ def main(words: Sequence[str]) -> int:
         print(HELP, file=sys.stdout if arguments.has("help") else sys.stderr)
         return 0 if arguments.has("help") else 2
     if options["output"]:
-        _check_output(Path(options["output"]))
+        _check_output(expanded(options["output"]))
     as_json = arguments.has("json") or options["output"].endswith(".json")
     rows, unreadable = predict_files(
-        paths[0], paths[1:], _count(options["top_k"]), options["checkpoint"], targets_from(options["allow_targets"])
+        paths[0],
+        paths[1:],
+        _count("top_k", options["top_k"]),
+        options["checkpoint"],
+        targets_from(options["allow_targets"]),
+        _count("max_pixels", options["max_pixels"]) if options["max_pixels"] else None,
     )
     text = json.dumps(rows, indent=2, ensure_ascii=False) + "\n" if as_json else _as_csv(rows)
     if options["output"]:
         from effbench.records import write_text
 
-        write_text(Path(options["output"]), text)
+        write_text(expanded(options["output"]), text)
     else:
         print(for_terminal(text) if sys.stdout.isatty() else text, end="")
     for problem in unreadable:
@@ -58,9 +68,17 @@ def main(words: Sequence[str]) -> int:
 
 
 def predict_files(
-    folder: str, paths: Sequence[str], top_k: int, checkpoint: str = "best", allow_targets: Sequence[str] = ()
+    folder: str,
+    paths: Sequence[str],
+    top_k: int,
+    checkpoint: str = "best",
+    allow_targets: Sequence[str] = (),
+    max_pixels: int | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """([{file, class, probability, top_k: [{class, probability}]}] in file order, what could not be read)."""
+    """([{file, class, probability, top_k: [{class, probability}]}] in the order given, what could not be read).
+
+    max_pixels: of a file; None: as the run's data were read.
+    """
     from effbench.commands.folders import load_run
 
     run = load_run(folder, allow_targets)
@@ -68,11 +86,11 @@ def predict_files(
 
     from effbench.data.images import find_images
 
-    files = find_images([Path(path) for path in paths])
+    files = find_images(paths)
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []
     model_probabilities = run.predictor(checkpoint)
-    for names, images in _batches(files, run.image_shape, unreadable):
+    for names, images in _batches(files, run, max_pixels, unreadable):
         top = model_probabilities(torch.stack(images)).topk(min(top_k, len(run.classes)))
         for name, values, labels in zip(names, top.values.tolist(), top.indices.tolist(), strict=True):
             ranked = [
@@ -83,16 +101,19 @@ def predict_files(
     return rows, unreadable
 
 
-def _batches(files: Sequence[Path], shape: tuple[int, int, int], unreadable: list[str]) -> Iterator[tuple[Any, Any]]:
+def _batches(
+    files: Sequence[Path], run: Run, max_pixels: int | None, unreadable: list[str]
+) -> Iterator[tuple[Any, Any]]:
     """(paths, uint8 images) BATCH at a time; what cannot be decoded is added to `unreadable`."""
-    from effbench.data.images import decode
+    from effbench.data.images import MAX_PIXELS, decode
 
-    channels, size, _ = shape
+    channels, size, _ = run.image_shape
+    limit = max_pixels or run.config.data.options.get("max_pixels") or MAX_PIXELS
     for start in range(0, len(files), BATCH):
         names, images = [], []
         for path in files[start : start + BATCH]:
             try:
-                images.append(decode(path, size, channels))
+                images.append(decode(path, size, channels, limit))
                 names.append(path)
             except DataError as error:
                 unreadable.append(str(error))
@@ -107,9 +128,9 @@ def _check_output(path: Path) -> None:
         raise ConfigError(f"output={path}: {why}.")
 
 
-def _count(text: str) -> int:
+def _count(key: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"top_k must be a whole number of at least 1; got {text!r}.")
+        raise ConfigError(f"{key} must be a whole number of at least 1; got {text!r}.")
     return int(text)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from effbench.commands.arguments import split
 from effbench.config.paths import recipes_dir
 from effbench.errors import ConfigError, unknown_name
+from effbench.places import expanded
 
 if TYPE_CHECKING:
     pass
@@ -76,7 +76,7 @@ def _show(name: str) -> None:
 def _copy(name: str, folder: str) -> None:
     from effbench.records import write_text
 
-    target = Path(os.path.expanduser(folder)) / f"{name}.yaml"  # noqa: PTH111 - Path's raises where there is no such user
+    target = expanded(folder) / f"{name}.yaml"
     if target.exists():
         raise ConfigError(f"{target} exists already; effbench does not overwrite it.")
     content = _path(name).read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from effbench.commands.arguments import split
 from effbench.errors import ConfigError
 from effbench.inert import for_terminal
+from effbench.places import expanded
 
 HELP = """usage: effbench report PATH ... [output=report.html] [--json]
 
@@ -32,7 +33,7 @@ def main(words: Sequence[str]) -> int:
         if word.startswith("output="):
             output = word.removeprefix("output=")
         else:
-            paths.append(Path(word))
+            paths.append(expanded(word))
     if arguments.has("help") or not paths:
         print(HELP, file=sys.stdout if arguments.has("help") else sys.stderr)
         return 0 if arguments.has("help") else 2
@@ -74,7 +75,7 @@ def _no_collection() -> Iterator[None]:
 
 def _checked(output: str) -> Path:
     """Before the work, not after it. Nothing but a page is written over."""
-    path = Path(output)
+    path = expanded(output)
     if not output or path.is_dir() or not os.access(path.parent, os.W_OK):
         why = "it is no file's name" if not output or path.is_dir() else f"{path.parent} is no folder to write to"
         raise ConfigError(f"output={output}: {why}. Give the page's name, such as output=report.html.")

@@ -47,6 +47,7 @@ from effbench.commands.train import (
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import quoted
 from effbench.errors import ConfigError, EffbenchError
+from effbench.places import expanded
 from effbench.records import require_writable, write_summary
 from effbench.redaction import redact
 from effbench.report.sweep import Job, print_sweep, sweep_rows, write_sweep
@@ -87,7 +88,7 @@ def _without_resume(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
     rest = [word for word in overrides if not word.startswith("sweep.resume=")]
     if found and not found[-1]:
         raise ConfigError("sweep.resume= names no sweep: give a sweep's folder, or leave it out to start anew.")
-    return rest, Path(found[-1]) if found and found[-1] != "null" else None
+    return rest, expanded(found[-1]) if found and found[-1] != "null" else None
 
 
 def _go_on(folder: Path, overrides: Sequence[str], config_dir: str | None, as_json: bool) -> int:

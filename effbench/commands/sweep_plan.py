@@ -15,7 +15,7 @@ from pathlib import Path
 
 from effbench.commands.arguments import passing
 from effbench.config.compose import loader, parsed
-from effbench.config.recipes import absolute_recipe
+from effbench.config.words import as_meant
 from effbench.errors import ConfigError
 from effbench.records import read_summary, write_text
 from effbench.redaction import redact
@@ -42,9 +42,7 @@ def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[list
     with loader(config_dir) as config_loader:
         groups = set(config_loader.list_groups(""))
         try:
-            [combinations] = BasicSweeper.split_arguments(
-                list(parsed(map(absolute_recipe, overrides), config_loader)), None
-            )
+            [combinations] = BasicSweeper.split_arguments(list(parsed(map(as_meant, overrides), config_loader)), None)
         except HydraException as error:
             raise ConfigError(f"cannot read the sweep: {str(error).splitlines()[0]}") from error
 

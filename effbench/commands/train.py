@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from effbench.commands.arguments import CONFIG_FLAGS, Arguments, merged, passing, split
 from effbench.commands.locking import holding
 from effbench.config.compose import compose_raw, parse, plain
-from effbench.config.recipes import absolute_recipe, quoted
+from effbench.config.recipes import quoted
+from effbench.config.words import as_meant
 from effbench.errors import ConfigError, EffbenchError, MissingExtraError, unknown_name
+from effbench.places import expanded
 from effbench.startup import uncollected
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def with_resume(overrides: Sequence[str]) -> list[str]:
         return mine
     if not wanted[-1]:
         raise ConfigError("resume= names no run: give a run's folder, auto, or null to start anew.")
-    folder = newest_unfinished(Path("outputs"), mine) if wanted[-1] == "auto" else Path(wanted[-1])
+    folder = newest_unfinished(Path("outputs"), mine) if wanted[-1] == "auto" else expanded(wanted[-1])
     if folder is None:
         print("resume=auto: no unfinished run of this config under outputs/; starting afresh", file=sys.stderr)
         return mine
@@ -146,7 +148,7 @@ def recorded_overrides(folder: Path) -> list[str] | None:
 
 def _lasting(words: Iterable[str]) -> list[str]:
     """What tells runs apart: not where they lie, nor what may be built, which is not for a run's folder to say."""
-    return [absolute_recipe(word) for word in words if not passing(word)]
+    return [as_meant(word) for word in words if not passing(word)]
 
 
 def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
@@ -302,8 +304,8 @@ def as_hydra_app(
     from effbench.config.paths import conf_dir
     from effbench.config.recipes import register_recipes
 
-    register_recipes(Path(config_dir) if config_dir else None)
-    argv, sys.argv = sys.argv, [program, *map(absolute_recipe, words)]
+    register_recipes(expanded(config_dir) if config_dir else None)
+    argv, sys.argv = sys.argv, [program, *map(as_meant, words)]
     try:
         hydra.main(config_path=str(conf_dir()), config_name=ROOT, version_base="1.3")(task)()
     except SystemExit as stop:

@@ -25,6 +25,7 @@ from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, MissingExtraError
 from effbench.kernels import library
 from effbench.models import accounting
+from effbench.places import expanded
 from effbench.records import MetricsFile, prepare_run_folder, write_summary, write_text
 from effbench.redaction import redact
 from effbench.report.curves import draw_curves
@@ -51,7 +52,7 @@ def train(config: Config, folder: Path | str | None = None) -> Run:
     """
     now = datetime.now()
     folder = folder or config.resume
-    folder = Path(folder) if folder else Path("outputs") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}"
+    folder = expanded(folder) if folder else Path("outputs") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}"
     with ranks_for(build.device(config)) as ranks:
         build.device(config, ranks)
         folder = Path(ranks.share(str(folder)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effbench.commands.arguments import split
 from effbench.errors import ConfigError
+from effbench.places import expanded
 
 if TYPE_CHECKING:
     from effbench.report.verify import Check
@@ -39,7 +39,7 @@ def main(words: Sequence[str]) -> int:
     else:
         from effbench.report.verify import verify_run
 
-        checks = verify_run(Path(first))
+        checks = verify_run(expanded(first))
     return _report(checks, arguments.has("json"))
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.config import names
 from effbench.config.paths import conf_dir
-from effbench.config.recipes import absolute_recipe, register_recipes
+from effbench.config.recipes import register_recipes
+from effbench.config.words import as_meant, expand_folders, with_paths_as_text
 from effbench.errors import ConfigError, unknown_name
+from effbench.places import expanded
 from effbench.redaction import REDACTED
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 
 def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
     """Hydra's composition, `hydra` node included, its complaints put in terms of keys that exist."""
-    overrides = [absolute_recipe(override) for override in overrides]
+    overrides = [as_meant(override) for override in overrides]
     _check_given(overrides)
     if not config_dir:
         names.refuse_mistyped(overrides)
@@ -49,6 +51,7 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
         except Exception as error:  # Hydra asserts, and passes on what YAML and files raise
             _explain_if_possible(overrides, config_loader)
             raise ConfigError(f"the config does not compose: {_one_line(error)}") from error
+    expand_folders(raw)
     _check_names(raw, overrides)
     return raw
 
@@ -101,7 +104,7 @@ def _name(raw: DictConfig, key: str) -> str:
 
 
 def check_folder(config_dir: str | Path) -> None:
-    if not Path(config_dir).is_dir():
+    if not expanded(config_dir).is_dir():
         raise ConfigError(f"--config-dir {config_dir} is not a folder.")
 
 
@@ -113,7 +116,7 @@ def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
 
     if config_dir:
         check_folder(config_dir)
-    register_recipes(Path(config_dir) if config_dir else None)
+    register_recipes(expanded(config_dir) if config_dir else None)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train"):
         yield GlobalHydra.instance().config_loader()
@@ -140,6 +143,7 @@ def parse(content: Mapping[str, Any]) -> schema.Config:
     from effbench.allow import check_targets
     from effbench.config import schema
 
+    content = with_paths_as_text(content)
     check_targets(content)
     try:
         config = schema.Config.model_validate(dict(content))
@@ -259,7 +263,7 @@ def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:
     """Group -> its names, as `effbench train --help` lists them."""
     if config_dir:
         check_folder(config_dir)
-    return names.group_options(Path(config_dir) if config_dir else None)
+    return names.group_options(expanded(config_dir) if config_dir else None)
 
 
 def parsed(overrides: Iterable[str], config_loader: ConfigLoader) -> Iterator[Any]:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from effbench.data.images import printable
 from effbench.data.splits import Split, Splits, digest, hold_out, resized
 from effbench.errors import ConfigError, DataError
-from effbench.places import cache_home
+from effbench.places import cache_home, expanded
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"  # as published beside it
@@ -53,7 +53,7 @@ def cifar10(
     """
     if not 0 <= val_fraction < 1:
         raise ConfigError(f"data.val_fraction must be in [0, 1); got {val_fraction}. For 10 % write 0.1.")
-    contents = _contents(Path(root).expanduser().absolute() if root else cache_home() / "cifar10", download)
+    contents = _contents(expanded(root).absolute() if root else cache_home() / "cifar10", download)
     classes = _class_names(contents[META_FILE])
     train = _joined([_split(name, contents[name], len(classes)) for name in TRAIN_FILES])
     test = _split(TEST_FILE, contents[TEST_FILE], len(classes))

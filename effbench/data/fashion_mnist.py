@@ -15,6 +15,7 @@ import torch
 
 from effbench.data.splits import Split, Splits, digest, hold_out, resized
 from effbench.errors import ConfigError, DataError
+from effbench.places import expanded
 
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -48,7 +49,7 @@ def fashion_mnist(
     if subset == "embedded":
         arrays = _read_embedded()
     elif subset == "full":
-        arrays = read_folder(Path(root) if root else SYSTEM_FOLDER)
+        arrays = read_folder(expanded(root) if root else SYSTEM_FOLDER)
     else:
         raise ConfigError(f"data.subset must be 'embedded' or 'full'; got {subset!r}.")
     whole = {which: _split(*pair) for which, pair in arrays.items()}

@@ -23,7 +23,7 @@ from effbench.data.images import (
 )
 from effbench.data.splits import Split, Splits, hold_out
 from effbench.errors import ConfigError, DataError, unknown_name
-from effbench.places import cache_home
+from effbench.places import cache_home, expanded
 
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _SPLIT_NAMES = frozenset(name for names in _SPLIT_FOLDERS.values() for name in names)
@@ -54,7 +54,7 @@ def image_folder(
     _check_arguments(image_size, val_fraction, test_fraction, on_corrupt, max_pixels)
     rows = arrange(_existing(root), val_fraction, test_fraction, split_seed)
     key = fingerprint(rows, image_size, max_pixels)
-    folder = Path(cache_dir).expanduser().absolute() if cache_dir else cache_home()
+    folder = expanded(cache_dir).absolute() if cache_dir else cache_home()
     cache = folder / f"image_folder-{key[:32]}.npy"
     loaded = read_cache(cache, rows, image_size)
     if loaded is None:
@@ -119,11 +119,13 @@ def _check_arguments(
 
 
 def _existing(root: str | Path | None) -> Path:
-    if root is None or not os.fspath(root):
+    if root is None or root == "":
         raise ConfigError(
             "data=image_folder needs data.root=DIR, a folder of DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg."
         )
-    folder = Path(root).expanduser().absolute()
+    if not isinstance(root, str | os.PathLike):
+        raise ConfigError(f"data.root must be a folder's path, as text; got {root!r}.")
+    folder = expanded(root).absolute()
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise DataError(f"data.root={printable(folder)} {what}. Name the folder that holds the class folders.")

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from effbench.errors import ConfigError, DataError
+from effbench.places import expanded
 
 DECODER_VERSION = 1  # raise it with any change to the pixels that `decode` returns: caches are keyed by it
 MAX_PIXELS = 64_000_000  # 8000 x 8000; 192 MB as RGB
@@ -75,24 +76,25 @@ def decode_many(
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """The files named, and those with an image's suffix in the folders named and below; sorted, each once.
+    """The files named, in the order given and as often; of a folder those with an image's suffix, sorted.
 
     A file named outright is taken whatever its suffix. Raises DataError for a path that does not exist, and
     for a folder, or a list, that holds nothing.
     """
-    found: set[Path] = set()
-    for path in map(Path, paths):
+    found: list[Path] = []
+    for path in map(expanded, paths):
         if path.is_dir():
-            found.update(images := images_under(path))
+            images = images_under(path)
+            found += images
             if not images:
                 raise DataError(f"{printable(path)} holds no image file ({', '.join(SUFFIXES)}).")
         elif os.path.lexists(path):
-            found.add(path)
+            found.append(path)
         else:
             raise DataError(f"{printable(path)} does not exist. Name image files, or folders of them.")
     if not found:
         raise DataError("No image was named. Name image files, or folders of them.")
-    return sorted(found, key=os.fspath)
+    return found
 
 
 def images_under(folder: Path) -> list[Path]:
@@ -236,7 +238,7 @@ def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
         raise ImageError(
             path,
             f"has {width} x {height} = {width * height:,} pixels, above the limit max_pixels={max_pixels:,}. "
-            "Raise data.max_pixels if you trust the file.",
+            "Raise it if you trust the file: train takes data.max_pixels=N, predict max_pixels=N.",
         )
     if max(width, height) > MAX_SIDE_RATIO * min(width, height):
         raise ImageError(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from effbench.errors import ConfigError, DataError
+from effbench.places import expanded
 
 _SHOWN = 5  # keys or names listed in one message
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights in a file
@@ -40,7 +41,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> Loaded:
     ConfigError, with up to 5 keys and both shapes, if anything else does not fit; the model is then
     partly loaded and not to be used.
     """
-    path = Path(path)
+    path = expanded(path)
     state = _read(path)
     own = model.state_dict()
     fresh = _fresh_head_keys(model, own, state)

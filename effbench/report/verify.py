@@ -85,6 +85,8 @@ def _config(folder: Path) -> str:
 def _checkpoint(path: Path) -> str:
     manifest = read_manifest(path)
     read_checkpoint(path)
+    unlisted = sorted({file.name for file in path.iterdir()} - {"manifest.json", *manifest["sha256"]})
+    _require(not unlisted, f"{path} holds {', '.join(unlisted)}, of which its manifest lists no sha256")
     return f"{len(manifest['sha256'])} files whole"
 
 

@@ -34,6 +34,7 @@ from effbench.records import naming_disk_faults, sha256_of, sync_folder
 
 FORMAT = 2
 NEWEST_KEPT = 2  # the last, and the one before it
+_REQUIRED = ("model.safetensors", "state.pt")  # in every checkpoint
 _SHOWN = 10  # keys listed in one message
 
 
@@ -334,6 +335,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     if stated is None:
         raise DamagedError(f"{path} is damaged: it holds no digest of itself.")
+    if unlisted := [name for name in _REQUIRED if name not in digests]:
+        raise DamagedError(f"{path} is damaged: it lists no sha256 of {', '.join(unlisted)}.")
     for name, digest in digests.items():
         if Path(name).name != name or not (folder / name).is_file() or sha256_of(folder / name) != digest:
             raise DamagedError(f"{folder / name} is missing or damaged: its sha256 is not the manifest's.")

@@ -59,6 +59,26 @@ def test_all_classes_together_have_probability_1_largest_first(run: Path, photos
         assert classes == set(load_run(run).classes)
 
 
+def test_rows_come_in_the_order_given_and_as_often(run: Path, photos: Path, effbench: Effbench) -> None:
+    given = [str(photos / name) for name in ("wide.jpg", "clear.png", "wide.jpg")]
+    assert [row["file"] for row in table(effbench("predict", str(run), *given)[1])] == given
+
+
+@pytest.mark.row(33)
+def test_the_runs_own_pixel_limit_holds_unless_another_is_given(
+    run: Path, photos: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    config = tmp_path / "copy" / "config.yaml"
+    config.write_text(config.read_text().replace("\ndata:\n", "\ndata:\n  max_pixels: 3000\n", 1))
+    code, _, err = effbench("predict", "copy", str(photos / "wide.jpg"))
+    assert code == 1
+    assert "3,600 pixels, above the limit max_pixels=3,000" in err
+    assert "predict max_pixels=N" in err
+    assert effbench("predict", "copy", str(photos / "wide.jpg"), "max_pixels=3600")[0] == 0
+    assert "max_pixels must be a whole number" in effbench("predict", "copy", "x", "max_pixels=many")[2]
+
+
 def test_json_and_csv_say_the_same(run: Path, photos: Path, effbench: Effbench) -> None:
     rows = table(effbench("predict", str(run), str(photos), "top_k=2")[1])
     entries = json.loads(effbench("predict", str(run), str(photos), "top_k=2", "--json")[1])

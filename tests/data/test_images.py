@@ -513,10 +513,12 @@ def touch(*paths: Path) -> None:
         path.touch()
 
 
-def test_files_and_folders_are_found_sorted_each_once_and_hidden_ones_left_out(tmp_path: Path) -> None:
+def test_files_keep_the_order_given_and_folders_are_expanded_sorted_without_hidden_names(tmp_path: Path) -> None:
     wanted = [tmp_path / name for name in ("a.JPG", "b/c.jpeg", "b/d/e.WebP", "z.bmp")]
     touch(*wanted, tmp_path / "notes.txt", tmp_path / "b/._c.jpeg", tmp_path / ".git/x.png", tmp_path / "Thumbs.db")
-    assert find_images([str(tmp_path / "z.bmp"), tmp_path, tmp_path / "b"]) == sorted(wanted, key=str)
+    last, first = wanted[3], wanted[0]
+    assert find_images([tmp_path]) == sorted(wanted, key=str)
+    assert find_images([str(last), first, tmp_path / "b", last]) == [last, first, wanted[1], wanted[2], last]
 
 
 def test_a_file_named_outright_is_taken_whatever_its_suffix(tmp_path: Path) -> None:

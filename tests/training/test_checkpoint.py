@@ -367,6 +367,21 @@ def test_a_foreign_manifest_that_names_files_elsewhere_is_refused(name, tmp_path
         read_checkpoint(tmp_path / "step")
 
 
+@pytest.mark.row(58)
+@pytest.mark.parametrize("left_out", ["model.safetensors", "state.pt"])
+def test_a_manifest_that_lists_no_digest_of_a_file_is_damaged(left_out, tmp_path):
+    write_checkpoint(tmp_path / "step", snapshot())
+    path = tmp_path / "step" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"][left_out]
+    path.write_text(json.dumps(signed(manifest)))
+    with pytest.raises(DamagedError, match=f"lists no sha256 of {left_out}"):
+        read_checkpoint(tmp_path / "step")
+    path.write_text(json.dumps(signed({**manifest, "sha256": {}})))
+    with pytest.raises(DamagedError, match=r"lists no sha256 of model\.safetensors, state\.pt"):
+        read_manifest(tmp_path / "step")
+
+
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(ConfigError, match=f"no checkpoint at {tmp_path / 'none'}"):
         read_checkpoint(tmp_path / "none")

@@ -1,0 +1,75 @@
+"""Overrides as users mean them: a path is text, whatever it looks like, and a recipe is a file or a name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from effbench.config.recipes import absolute_recipe, quoted
+from effbench.errors import ConfigError
+from effbench.places import expanded
+
+PATHS = {
+    "": ("resume",),
+    "data": ("root", "cache_dir"),
+    "model": ("pretrained",),
+    "sweep": ("resume",),
+    "hydra": ("run.dir", "sweep.dir"),
+}
+_KEYS = frozenset(f"{section}.{key}".lstrip(".") for section, keys in PATHS.items() for key in keys)
+# what Hydra's grammar would read as a number or a truth value, or not at all
+_NOT_TEXT = re.compile(r"~.*|true|false|[+-]?(inf|nan|\.?[0-9][0-9_.]*(e[+-]?[0-9_]+)?)", re.IGNORECASE)
+
+
+def as_meant(override: str) -> str:
+    """With the value of a path's key quoted where it is a folder named 2024 or ~/photos; the rest as it is."""
+    key, equals, value = override.partition("=")
+    if not equals or key.lstrip("+") not in _KEYS or value[:1] in ("'", '"', "[", "$"):
+        return absolute_recipe(override)
+    whole = bool(value) and value.lower() != "null" and os.path.lexists(os.path.expanduser(value))  # noqa: PTH111
+    return f"{key}={quoted(value) if whole else ','.join(map(_text, value.split(',')))}"
+
+
+def _text(value: str) -> str:
+    return quoted(value) if _NOT_TEXT.fullmatch(value) else value
+
+
+def is_path(key: str) -> bool:
+    """Whether a key such as data.root names a file or a folder."""
+    return key in _KEYS
+
+
+def with_paths_as_text(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A config whose paths are text: YAML reads a folder named 2024 as a number.
+
+    Raises ConfigError for what YAML does not let be told: 2024.10 and yes are read as 2024.1 and true.
+    """
+    whole = dict(content)
+    for section, keys in PATHS.items():
+        values = whole.get(section) if section else whole
+        if not isinstance(values, Mapping):
+            continue
+        texts = {key: _as_text(f"{section}.{key}".lstrip("."), values[key]) for key in keys if key in values}
+        whole = {**whole, **texts} if not section else {**whole, section: {**values, **texts}}
+    return whole
+
+
+def _as_text(key: str, value: Any) -> Any:
+    if isinstance(value, bool | float):
+        raise ConfigError(f"{key} must be text; YAML reads it as {value!r}. Put it in quotes.")
+    return str(value) if isinstance(value, int) else value
+
+
+def expand_folders(raw: Any) -> None:
+    """hydra.run.dir and hydra.sweep.dir of a composed config, in place: Hydra would make a folder named ~."""
+    from omegaconf import OmegaConf, open_dict, read_write
+
+    for part in ("run", "sweep"):
+        node = OmegaConf.select(raw, f"hydra.{part}")
+        unresolved = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else None
+        text = unresolved.get("dir") if isinstance(unresolved, dict) else None
+        if isinstance(text, str) and text.startswith("~"):
+            with read_write(raw), open_dict(raw):
+                OmegaConf.update(raw, f"hydra.{part}.dir", str(expanded(text)))

@@ -1,0 +1,75 @@
+"""Paths in overrides and config files: ~ is the home folder, and a folder's name is text whatever it looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from effbench.config.compose import compose, compose_raw, parse
+from effbench.config.words import as_meant
+from effbench.errors import ConfigError
+from effbench.places import expanded
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+NAMES = ["2024", "2024.10", "1e3", "1_000", "-5", "true", "No", "TRUE", "nan", "0123", "~/photos", "a", ".5", "+7"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", ["data.root", "data.cache_dir"])
+def test_a_path_is_the_text_that_was_typed(key: str, name: str) -> None:
+    config = compose(["data=image_folder", f"{key}={name}"])
+    assert config.data.options[key.partition(".")[2]] == name
+
+
+def test_an_existing_path_needs_no_quotes_whatever_it_holds(home: Path) -> None:
+    name = "my photos (1), [new]{x}"
+    (home / name).mkdir()
+    assert compose(["data=image_folder", f"data.root={name}"]).data.options["root"] == name
+
+
+def test_null_and_quotes_mean_what_they_mean_elsewhere() -> None:
+    assert compose(["data=image_folder", "data.root=null"]).data.options["root"] is None
+    assert compose(["data=image_folder", "data.root='null'"]).data.options["root"] == "null"
+
+
+def test_swept_paths_stay_several_values() -> None:
+    assert as_meant("data.root=2023,2024.10,a") == "data.root='2023','2024.10',a"
+
+
+def test_other_keys_keep_their_numbers() -> None:
+    assert as_meant("data.batch_size=2024") == "data.batch_size=2024"
+    assert as_meant("+data.root=1") == "+data.root='1'"
+
+
+@pytest.mark.parametrize("part", ["run", "sweep"])
+def test_the_output_folder_below_home_is_no_folder_named_tilde(home: Path, part: str) -> None:
+    for word in (f"hydra.{part}.dir=~/runs/a", f"hydra.{part}.dir='~/runs/a'", f"hydra.{part}.dir='~/runs/${{seed}}'"):
+        folder = str(compose_raw([word], None).hydra[part].dir)
+        assert folder in (str(home / "runs" / "a"), str(home / "runs" / "42"), str(home / "runs" / "0"))
+
+
+def test_a_number_in_a_file_is_a_folders_name_and_what_lost_its_text_is_refused() -> None:
+    content = compose(["data=image_folder"]).to_dict()
+    content["data"]["root"] = 2024
+    assert parse(content).data.options["root"] == "2024"
+    for lost in (2024.1, True):
+        content["data"]["root"] = lost
+        with pytest.raises(ConfigError, match=r"data\.root must be text; YAML reads it as .*quotes"):
+            parse(content)
+
+
+def test_a_home_that_is_not_there_is_named(home: Path) -> None:
+    assert expanded("~/x") == home / "x"
+    assert expanded("x/~") == Path("x/~")
+    with pytest.raises(ConfigError, match="no home folder ~nosuchuser"):
+        expanded("~nosuchuser/x")
+    (home / "~odd").mkdir()
+    assert expanded("~odd/x") == Path("~odd/x")
