@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -148,7 +148,7 @@ def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch:
         for key, value in section.options.items()
     }
     built: LRScheduler = _construct("scheduler", section.target, kind, {**options, "optimizer": over})
-    return built if hasattr(built, "observe") else TorchSchedule(built)
+    return cast(Schedule, built) if hasattr(built, "observe") else TorchSchedule(built, options)
 
 
 def finish(config: Config, data: Splits, on: torch.device) -> Finish:
@@ -190,7 +190,7 @@ def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, check
     """The loop with all its parts; whatever cannot work together is refused here, before the first step."""
     _check_monitors(config, data)
     train = _train_batches(config, data, finishing, ranks)
-    limits = _limits(config, train.steps_per_epoch)
+    limits = _limits(config)
     channels, height, width = data.shape
     net = model(config, len(data.classes), channels, (height, width))
     _check_outputs(config, net, data)
@@ -204,7 +204,7 @@ def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, check
         model=net,
         forward=ranks.wrap(_compiled(net, section.compile)),
         optimizer=over,
-        schedule=schedule(config, over, limits.steps, train.steps_per_epoch),
+        schedule=schedule(config, over, limits.total_steps(train.steps_per_epoch), train.steps_per_epoch),
         plateau_metric=_plateau_metric(config),
         compiled=section.compile is not False,
         train=train,
@@ -271,13 +271,10 @@ def _train_batches(config: Config, data: Splits, finishing: Finish, ranks: Ranks
     return whole if limit is None else batches(limit)
 
 
-def _limits(config: Config, steps_per_epoch: int) -> Limits:
+def _limits(config: Config) -> Limits:
     section = config.trainer
-    bounds = [section.max_steps] if section.max_steps is not None else []
-    if section.max_epochs is not None:
-        bounds.append(section.max_epochs * steps_per_epoch)
     seconds = None if section.max_time is None else seconds_from(section.max_time, "trainer.max_time")
-    return Limits(min(bounds), seconds)
+    return Limits(section.max_steps, seconds, section.max_epochs)
 
 
 def _validation(config: Config, data: Splits, finishing: Finish, ranks: Ranks) -> EvalBatches | None:

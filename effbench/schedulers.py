@@ -58,6 +58,10 @@ class Schedule(LRScheduler):
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         self._apply()
 
+    def move_to(self, step: int) -> None:
+        """As if `step` optimizer steps had been taken."""
+        self.step(step)
+
     def observe(self, metric: float) -> None:
         """One validation was made: only Plateau listens."""
 

@@ -37,17 +37,26 @@ class Resumption:
             trainer.restore(snapshot)
         except (RuntimeError, KeyError, ValueError, ConfigError) as error:
             raise ConfigError(f"resume={self.config.resume}: {error}") from error
-        self._check_same_batches(trainer)
-        if not same_data:
-            trainer.state.leave_epoch()
+        if same_data:
+            self._check_same_batches(trainer)
         self._tell_restored(path, damaged)
+        self._keep_place_in_epochs(trainer, same_data)
         done = self._status_before() in ("completed", "stopped_early")  # else it was killed before its test
-        over = trainer.state.step >= trainer.limits.steps and trainer.meter.empty  # its last validation too
+        over = not trainer.steps_left and trainer.meter.empty  # its last validation too
         if done and (over or self._stopped_early_before()):
             return True
         if self.ranks.is_main:
             keep_rows_up_to(self.folder / "metrics.csv", trainer.state.step, trainer.meter.empty)
         return False
+
+    def _keep_place_in_epochs(self, trainer: Trainer, same_data: bool) -> None:
+        before, now = trainer.state.steps_per_epoch, trainer.train.steps_per_epoch
+        position = trainer.keep_place_in_epochs(same_data)
+        if position is not None and self.ranks.is_main:
+            _tell(
+                f"changed since the checkpoint: steps an epoch from {before} to {now}; the schedule keeps its place in "
+                f"epochs, which is step {position} of {trainer.limits.total_steps(now)}"
+            )
 
     def _tell_restored(self, path: Path, damaged: Sequence[str]) -> None:
         if not self.ranks.is_main:
@@ -108,7 +117,8 @@ class Resumption:
         if changed:
             raise ConfigError(
                 f"resume={self.config.resume}: the run was stopped within an epoch, which must end as it was begun; "
-                f"changed: {', '.join(changed)}."
+                f"changed: {', '.join(changed)}. First end that epoch without these, by "
+                f"trainer.max_epochs={trainer.state.epoch + 1}; then change them."
             )
 
     def _config_before(self) -> dict[str, Any]:

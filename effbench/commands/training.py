@@ -201,7 +201,8 @@ class _Session:
             f"model {self.config.model.label}: {human_count(counts.total)} parameters"
             f" ({human_count(counts.trainable)} trained), {trainer.precision.name} ({why}), {self.device}"
         )
-        _tell(f"{trainer.limits.steps} steps, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")
+        steps = trainer.state.step + trainer.steps_left
+        _tell(f"{steps} steps, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")
 
     def _facts(self, trainer: Trainer, data: Splits, finishing: Finish) -> dict[str, Any]:
         """What is known before the first step."""

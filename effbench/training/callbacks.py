@@ -85,7 +85,7 @@ class Progress(Callback):
         self._terminal = sys.stderr.isatty()
 
     def fit_start(self, state: TrainState, total_steps: int, steps_per_epoch: int) -> None:
-        self._epochs = -(-total_steps // steps_per_epoch)
+        self._epochs = state.epoch - (-(state.batch + total_steps - state.step) // steps_per_epoch)
         if self._terminal:
             self._bar = tqdm(
                 total=total_steps, initial=state.step, unit="step", dynamic_ncols=True, mininterval=0.2, leave=False

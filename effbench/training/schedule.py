@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch.optim.lr_scheduler import LRScheduler
 
 
 class Schedule(Protocol):
-    """`step` after each optimizer step, `observe` with the monitored metric after each validation."""
+    """`step` after each optimizer step, `observe` with the monitored metric after each validation.
+
+    `move_to` sets the number of steps taken so far, after a state was loaded.
+    """
 
     def step(self) -> None: ...
+
+    def move_to(self, step: int) -> None: ...
 
     def observe(self, metric: float) -> None: ...
 
@@ -20,19 +28,41 @@ class Schedule(Protocol):
 
 
 class TorchSchedule:
-    """A plain torch.optim.lr_scheduler class, advanced on optimizer steps; validations do not concern it."""
+    """A plain torch.optim.lr_scheduler class, advanced on optimizer steps; validations do not concern it.
 
-    def __init__(self, scheduler: LRScheduler):
+    options: what it was made with. A state that was written with others (a longer run, another learning rate) gives
+    only its number of steps, because torch's state holds the options and would bring the old ones back.
+    """
+
+    def __init__(self, scheduler: LRScheduler, options: Mapping[str, Any] | None = None):
         self._scheduler = scheduler
+        self._groups = [dict(group) for group in scheduler.optimizer.param_groups]
+        first = [{key: group[key] for key in ("initial_lr", "lr") if key in group} for group in self._groups]
+        self._made_with = {"options": dict(options or {}), "first": [[float(x) for x in g.values()] for g in first]}
+        self._fresh = copy.deepcopy(scheduler.state_dict())
 
     def step(self) -> None:
         self._scheduler.step()
+
+    def move_to(self, step: int) -> None:
+        """By taking that many steps from the start: torch's schedulers compute each rate from the one before."""
+        self._scheduler.load_state_dict(copy.deepcopy(self._fresh))
+        for group, first in zip(self._scheduler.optimizer.param_groups, self._groups, strict=True):
+            group.update({key: value for key, value in first.items() if key != "params"})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimizer has made no step yet
+            for _ in range(step):
+                self._scheduler.step()
 
     def observe(self, metric: float) -> None:
         pass
 
     def state_dict(self) -> dict[str, Any]:
-        return self._scheduler.state_dict()
+        return self._scheduler.state_dict() | {"made_with": self._made_with}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._scheduler.load_state_dict(state_dict)
+        rest = {key: value for key, value in state_dict.items() if key != "made_with"}
+        if state_dict.get("made_with", self._made_with) == self._made_with:
+            self._scheduler.load_state_dict(rest)
+        else:
+            self.move_to(rest["last_epoch"])

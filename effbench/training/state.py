@@ -14,6 +14,7 @@ class TrainState:
     batch: int = 0
     step: int = 0
     seen: int = 0
+    steps_per_epoch: int = 0  # of the epoch that was trained last; another session may have another batch size
     training_s: float = 0.0  # seconds of training in earlier sittings of a resumed run
     elapsed_s: float = 0.0  # wall seconds of those, all told; this sitting's own are on the clocks
     skipped: int = 0  # steps left out because they were not finite
@@ -45,7 +46,24 @@ class TrainState:
 
 @dataclass
 class Limits:
-    """Where a run ends: optimizer steps (from epochs and max_steps), and seconds of wall time."""
+    """Where a run ends, whichever comes first: optimizer steps, seconds of wall time, epochs.
 
-    steps: int
+    Epochs are counted as such, not as steps: a resumed run may have another number of steps an epoch than before.
+    """
+
+    steps: int | None = None
     seconds: float | None = None
+    epochs: int | None = None
+
+    def steps_left(self, state: TrainState, steps_per_epoch: int) -> int:
+        """Until the first of the limits on steps and epochs; 0 from there on."""
+        left = []
+        if self.steps is not None:
+            left.append(self.steps - state.step)
+        if self.epochs is not None:
+            left.append((self.epochs - state.epoch) * steps_per_epoch - state.batch)
+        return max(0, min(left))
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Of a run whose epochs all have this many steps."""
+        return self.steps_left(TrainState(), steps_per_epoch)

@@ -95,7 +95,8 @@ class Trainer:
     def fit(self) -> TrainState:
         """Trains until a limit, early stopping or a loss that is not finite; the state says which."""
         state = self.state
-        self.callbacks.fit_start(state, self.limits.steps, self.train.steps_per_epoch)
+        state.steps_per_epoch = self.train.steps_per_epoch
+        self.callbacks.fit_start(state, state.step + self.steps_left, state.steps_per_epoch)
         try:
             self._end_epoch_if_over(state)  # where an interruption kept it from ending
             self.stopping.decide(state)  # where one came between that and the test
@@ -119,14 +120,19 @@ class Trainer:
             self.callbacks.fit_end(state)
         return state
 
+    @property
+    def steps_left(self) -> int:
+        """Optimizer steps until a limit on steps or epochs ends the run."""
+        return self.limits.steps_left(self.state, self.train.steps_per_epoch)
+
     def steps(self, state: TrainState) -> Iterator[Step]:
         """The optimizer steps that are left, in order, each with its own random stream."""
         set_train_mode(self.forward)
-        while state.step < self.limits.steps and state.stop_reason is None:
+        while self.steps_left and state.stop_reason is None:
             for step in self.train.epoch(state.epoch, start=state.batch):
                 self._seed_forward(step)
                 yield step
-                if state.step >= self.limits.steps:
+                if not self.steps_left:
                     break
 
     def accumulate(self, step: Step) -> Tensor:
@@ -216,7 +222,7 @@ class Trainer:
 
     def _end_epoch_if_over(self, state: TrainState) -> bool:
         """Whether an epoch (or the run) was over and its checkpoint due."""
-        ended = state.step >= self.limits.steps or state.stop_reason is not None
+        ended = not self.steps_left or state.stop_reason is not None
         if self.meter.empty or not (ended or state.batch == 0):
             return False
         due = ended or state.epoch % self.cadence.validate_epochs == 0
@@ -314,9 +320,31 @@ class Trainer:
         self.stopping.load_state_dict(snapshot.state["stopping"])
         self.meter.load_state_dict(snapshot.state["meter"])
         self.state.load_state_dict(snapshot.state["train"])
+        self.state.steps_per_epoch = self.state.steps_per_epoch or self._steps_per_epoch_before()
         self.throughput.start_from(self.state.seen)
         if self.checkpoints is not None:
             self.checkpoints.restore(snapshot.state["ranking"], self.state.step)
+
+    def _steps_per_epoch_before(self) -> int:
+        """Of a checkpoint that does not say: its epochs all had the same number, and one that was begun keeps it."""
+        state = self.state
+        return self.train.steps_per_epoch if state.batch or not state.epoch else state.step // state.epoch
+
+    def keep_place_in_epochs(self, same_data: bool) -> int | None:
+        """After `restore`: where an epoch has another number of steps now, the schedule keeps its place in epochs.
+
+        It goes on as if all epochs had had the new number, and so ends at its end; returns the step where it then is,
+        None where nothing changed. An epoch that was begun with other data cannot be ended: the next one is due.
+        """
+        state, now = self.state, self.train.steps_per_epoch
+        leaves = state.batch > 0 and (not same_data or state.batch >= now)
+        if leaves:
+            state.leave_epoch()
+        if not leaves and state.steps_per_epoch == now:
+            return None
+        position = self.limits.total_steps(now) - self.steps_left
+        self.schedule.move_to(position)
+        return position
 
     def learning_rates(self) -> dict[str, float]:
         """lr/<group> of every parameter group."""

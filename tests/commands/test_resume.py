@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 import torch
 import yaml
 
+from effbench import cli
 from effbench.errors import EffbenchError
 from effbench.training import checkpoint, trainer
 from effbench.training.callbacks import Progress
@@ -168,8 +171,6 @@ def test_resuming_a_finished_run_changes_nothing_and_says_so(
 def test_a_run_killed_between_its_last_step_and_its_test_is_tested_on_resume(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
-    import shutil
-
     shutil.copytree(uninterrupted, tmp_path / "run", symlinks=True)
     (tmp_path / "run" / "summary.json").unlink()
     assert effbench("train", "resume=run")[0] == 0
@@ -186,6 +187,87 @@ def test_a_run_folder_may_be_moved(uninterrupted: Path, send: SendsSignal, effbe
     assert effbench("train", "resume=else where/it's")[0] == 0
     moved = tmp_path / "else where" / "it's"
     assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in weights(moved).items())
+
+
+# --- another length of an epoch ---------------------------------------------------------------------------------------
+
+
+CHANGES = {
+    "a larger batch": (["data.batch_size=16"], 2),
+    "a smaller batch": (["data.batch_size=4"], 10),
+    "accumulation": (["trainer.accumulate_grad_batches=2"], 2),
+    "no drop_last": (["data.batch_size=16", "data.drop_last=false"], 3),
+    "fewer batches": (["trainer.limit_train_batches=3"], 3),
+    "more images": (["data.num_train=80", "checkpoint.allow_changed_data=true"], 10),
+    "nothing": ([], 5),
+}
+
+
+def saved_learning_rates(folder: Path) -> list[float]:
+    """What the next optimizer step would use."""
+    groups = read_checkpoint(folder / "checkpoints" / "last").state["optimizer"]["param_groups"]
+    return [group["lr"] for group in groups]
+
+
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two epochs") / "run"
+    assert cli.main(["train", *FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=2", f"hydra.run.dir='{folder}'"]) == 0
+    return folder
+
+
+@pytest.mark.row(50)
+@pytest.mark.parametrize("change", CHANGES)
+def test_epochs_stay_epochs_where_a_resumed_run_has_another_number_of_steps_in_them(
+    change: str, two_epochs: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    shutil.copytree(two_epochs, tmp_path / "run", symlinks=True)
+    words, per_epoch = CHANGES[change]
+    code, _, err = effbench("train", "resume=run", "trainer.max_epochs=4", *words)
+    assert code == 0
+    told = [line.partition("  ")[0] for line in err.splitlines() if line.startswith("epoch ")]
+    assert told == ["epoch 3/4", "epoch 4/4"]
+    epochs = [(row["epoch"], int(row["step"])) for row in rows(tmp_path / "run") if row["row"] == "epoch"]
+    assert epochs == [("1", 5), ("2", 10), ("3", 10 + per_epoch), ("4", 10 + 2 * per_epoch)]
+    assert summary(tmp_path / "run")["epochs"] == 4
+    assert summary(tmp_path / "run")["steps"] == 10 + 2 * per_epoch
+    assert saved_learning_rates(tmp_path / "run") == [0.0, 0.0]  # the cosine is at its end
+
+
+@pytest.mark.row(50)
+@pytest.mark.parametrize("scheduler", ["cosine", "torch's"])
+def test_the_schedule_keeps_its_place_in_epochs(
+    scheduler: str, send: SendsSignal, effbench: Effbench, tmp_path: Path
+) -> None:
+    torchs = ["scheduler=constant", "scheduler._target_=torch.optim.lr_scheduler.CosineAnnealingLR",
+              "~scheduler.warmup", "~scheduler.warmup_start", "+scheduler.T_max=4 epochs"]  # fmt: skip
+    words = ["scheduler=cosine", "scheduler.warmup=0"] if scheduler == "cosine" else torchs
+    send(signal.SIGTERM, 15)
+    assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, *words, "hydra.run.dir=run")[0] == 143
+    quarter = 3e-3 * (1 + math.cos(math.pi * 3 / 4)) / 2
+    assert saved_learning_rates(tmp_path / "run") == pytest.approx([quarter, quarter])
+    send(signal.SIGTERM, 16)
+    assert effbench("train", "resume=run", "data.batch_size=4")[0] == 143
+    after = 3e-3 * (1 + math.cos(math.pi * 31 / 40)) / 2  # a tenth of an epoch later
+    assert saved_learning_rates(tmp_path / "run") == pytest.approx([after, after])
+    send.never()
+    assert effbench("train", "resume=run")[0] == 0
+    assert saved_learning_rates(tmp_path / "run") == pytest.approx([0.0, 0.0], abs=1e-12)
+    assert summary(tmp_path / "run")["epochs"] == 4
+
+
+@pytest.mark.row(50)
+def test_within_an_epoch_another_batch_size_is_refused_with_the_remedy(
+    send: SendsSignal, effbench: Effbench, tmp_path: Path
+) -> None:
+    send(signal.SIGTERM, 7)
+    assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 143
+    send.never()
+    code, _, err = effbench("train", "resume=run", "data.batch_size=16")
+    assert (code, "changed: data" in err, "trainer.max_epochs=2" in err) == (2, True, True)
+    assert effbench("train", "resume=run", "trainer.max_epochs=2")[0] == 0
+    assert effbench("train", "resume=run", "trainer.max_epochs=4", "data.batch_size=16")[0] == 0
+    assert (summary(tmp_path / "run")["epochs"], summary(tmp_path / "run")["steps"]) == (4, 14)
 
 
 # --- resume=auto ------------------------------------------------------------------------------------------------------
