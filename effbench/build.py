@@ -40,6 +40,10 @@ from effbench.training.trainer import Cadence, Trainer
 from effbench.units import seconds_from, steps_from
 
 Built = TypeVar("Built")
+_SPLITS = """Such as:
+  from effbench.data.splits import Split, Splits, digest
+  train = Split(images, labels)  # uint8 (N, C, H, W), int64 (N,)
+  return Splits("mine", train, val=None, test=None, classes=("cat", "dog"), sha256=digest(images, labels))"""
 
 
 def device(config: Config, ranks: Ranks | None = None) -> torch.device:
@@ -82,7 +86,9 @@ def splits(config: Config) -> Splits:
     options = {key: _in_full(value) for key, value in config.data.options.items()}
     built = _call("data", config.data.target, config, options)
     if not isinstance(built, Splits):
-        raise ConfigError(f"data._target_ {config.data.target!r} must return Splits; got {type(built).__name__}.")
+        raise ConfigError(
+            f"data._target_ {config.data.target!r} must return Splits; got {type(built).__name__}. {_SPLITS}"
+        )
     return built
 
 

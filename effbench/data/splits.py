@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from effbench.data.split_checks import as_classes, as_images, as_labels, check_range
 from effbench.errors import ConfigError, DataError
 
 _SAMPLE_SEED = 0
@@ -34,6 +35,7 @@ class Splits:
     """train and val are seen while training, test is read once at the end; val and test may be None.
 
     classes: the class names, in label order. sha256: names the content, for the run's record.
+    Arrays and lists are taken for tensors, labels of any integer type become int64; all else is refused (DataError).
     """
 
     name: str
@@ -44,8 +46,15 @@ class Splits:
     sha256: str
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", as_classes(self.name, self.classes))
         for which, split in self.named().items():
-            _check(f"{self.name} {which}", split, len(self.classes))
+            object.__setattr__(self, which, _checked(f"{self.name} {which}", split, len(self.classes)))
+        for which, split in self.named().items():
+            if split.images.shape[1:] != self.train.images.shape[1:]:
+                raise DataError(
+                    f"{self.name} {which} holds images of (C, H, W) {tuple(split.images.shape[1:])}, train of "
+                    f"{self.shape}: all splits must have one shape."
+                )
 
     def named(self) -> dict[str, Split]:
         """The splits that exist, by name."""
@@ -59,21 +68,16 @@ class Splits:
         return int(channels), int(height), int(width)
 
 
-def _check(name: str, split: Split, num_classes: int) -> None:
-    if len(split) == 0:
+def _checked(name: str, split: Split, num_classes: int) -> Split:
+    """The split as tensors of the right type; the same object where it is that already."""
+    if not isinstance(split, Split):
+        raise DataError(f"{name} must be a Split(images, labels); got {type(split).__name__}.")
+    labels = as_labels(name, split.labels)
+    if len(labels) == 0:
         raise DataError(f"{name} holds no images.")
-    if split.images.dtype != torch.uint8 or split.images.dim() != 4 or len(split.images) != len(split):
-        raise DataError(
-            f"{name} must be uint8 (N, C, H, W) with N labels; "
-            f"got {split.images.dtype} {tuple(split.images.shape)} with {len(split)} labels."
-        )
-    outside = ((split.labels < 0) | (split.labels >= num_classes)).nonzero().flatten()
-    if len(outside):
-        first = int(outside[0])
-        raise DataError(
-            f"{name} sample {first} has label {int(split.labels[first])}, "
-            f"outside [0, {num_classes}) of its {num_classes} classes ({len(outside)} such samples)."
-        )
+    images = as_images(name, split.images, len(labels))
+    check_range(name, labels, num_classes)
+    return split if labels is split.labels and images is split.images else Split(images, labels)
 
 
 def resized(splits: Splits, size: int) -> Splits:
@@ -145,6 +149,7 @@ def _proportional_counts(sizes_K: Tensor, count: int) -> Tensor:
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """(rest, held out): `fraction` of each class, at least one sample of every class with two or more."""
     per_class: dict[int, int] = {}
+    split = Split(split.images, as_labels("the split to divide:", split.labels))
     for label, count in enumerate(torch.bincount(split.labels).tolist()):
         per_class[label] = min(max(round(count * fraction), 1), count - 1) if count > 1 else 0
     held = stratified(split.labels, per_class, seed)

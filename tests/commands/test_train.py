@@ -308,8 +308,50 @@ def test_a_limited_test_of_a_folder_measures_all_classes_and_says_so(effbench: E
     assert code == 0
     assert "val: a sample of 9 of 36 images, all 3 classes\n" in err
     assert "test: a sample of 9 of 36 images, all 3 classes\n" in err
-    assert "66.67% (a sample of 9 of 36 images)" in out
+    assert "66.67 % (a sample of 9 of 36 images)" in out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["metrics"]["test/acc"] == pytest.approx(2 / 3)
     assert summary["metrics"]["val/acc"] == pytest.approx(2 / 3)
     assert summary["data"]["evaluated"] == {"val": 9, "test": 9}
+
+
+OWN_DATA = """
+import numpy as np, torch
+from effbench.data.splits import Split, Splits
+images = np.random.default_rng(0).integers(0, 256, (64, 1, 8, 8), dtype=np.uint8)
+numbers = np.arange(64) % 4
+LABELS = {
+    "uint8": numbers.astype(np.uint8), "float": torch.tensor(numbers).float(), "multi_hot": torch.ones(64, 4),
+    "regression": torch.rand(64),
+}
+def data(kind: str):
+    if kind == "tuple":
+        return images, numbers
+    part = Split(images, LABELS[kind])
+    return Splits("mine", part, part, None, ["a", "b", "c", "d"], "")
+"""
+
+
+@pytest.mark.row(65)
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("uint8", None),
+        ("float", "mine train labels must be class numbers, int64 (N,); got float32 (64,), sample 0: 0.0."),
+        ("multi_hot", "mine train labels must be (N,), one class number a sample; got float32 (64, 4)"),
+        ("regression", "Continuous values (regression) are not supported."),
+        ("tuple", "must return Splits; got tuple. Such as:\n  from effbench.data.splits import Split, Splits"),
+    ],
+)
+def test_labels_of_an_own_dataset_are_checked_before_the_first_step(
+    kind: str, said: str | None, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"own_{kind}.py").write_text(OWN_DATA)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = f"defaults: [_base, _self_]\n_target_: own_{kind}.data\nkind: {kind}\nbatch_size: 8\n"
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "own.yaml").write_text(own)
+    words = ["--config-dir", "conf", "data=own", f"allow_targets=[own_{kind}]", "model=mlp", "debug=smoke"]
+    code, _, err = effbench("train", *words, "device.threads=1")
+    assert code == (2 if said else 0), err
+    assert said is None or said in err

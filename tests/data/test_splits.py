@@ -64,6 +64,65 @@ def test_images_of_another_type_rank_or_number_are_named(images):
         splits(Split(images, torch.zeros(3, dtype=torch.int64)))
 
 
+@pytest.mark.row(65)
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.tensor([0.0, 1.0, 2.0]), r"float32 \(3,\), sample 0: 0\.0.*labels\.long\(\)"),
+        (np.array([1.0, 0.25, 2.0]), r"float64 \(3,\), sample 1: 0\.25.*regression"),
+        (torch.eye(3, dtype=torch.int64), r"int64 \(3, 3\), sample 0: \[1, 0, 0\].*argmax\(1\)"),
+        (torch.eye(3), r"float32 \(3, 3\).*argmax\(1\)"),
+        (torch.tensor([[1, 1, 0], [0, 0, 1], [0, 0, 0]]), r"int64 \(3, 3\), sample 0: \[1, 1, 0\].*multi-label"),
+        (torch.tensor([[0], [1], [2]]), r"int64 \(3, 1\), sample 0: \[0\].*squeeze\(1\)"),
+        (torch.tensor(1), r"int64 \(\)"),
+        (["a", "b", "c"], "must be a tensor or an array; got list"),
+        (torch.tensor([1, 2, 3]), r"sample 2 has label 3, outside \[0, 3\).*labels - 1"),
+        (np.array([0, 200, 1], dtype=np.uint8), r"sample 1 has label 200, outside \[0, 3\)"),
+    ],
+)
+@pytest.mark.parametrize("which", ["train", "val"])
+def test_labels_of_another_type_rank_or_range_are_refused_with_what_to_give(which, labels, said):
+    parts = {"train": split(3), "val": split(3), which: Split(split(3).images, labels)}
+    with pytest.raises(DataError, match=rf"^toy {which} .*{said}"):
+        splits(**parts)
+
+
+@pytest.mark.row(65)
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32, np.uint16, np.bool_, list])
+def test_arrays_lists_and_other_integers_are_taken_for_tensors(kind):
+    good, values = split(4), [0, 1, 1, 0]
+    labels = values if kind is list else np.array(values, dtype=kind)
+    images = good.images.numpy()
+    made = splits(Split(list(images) if kind is list else images, labels))
+    assert made.train.labels.dtype == torch.int64
+    assert made.train.labels.tolist() == values
+    assert torch.equal(made.train.images, good.images)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (torch.zeros(3, 1, 2, 2), r"\(images \* 255\)\.round\(\)"),
+        (torch.zeros(3, 2, 2).byte(), r"unsqueeze\(1\)"),
+        (torch.full((3, 1, 2, 2), 300), r"int64 .*clamp\(0, 255\)"),
+    ],
+)
+def test_images_of_another_kind_are_refused_with_what_to_give(images, said):
+    with pytest.raises(DataError, match=said):
+        splits(Split(images, torch.zeros(3, dtype=torch.int64)))
+
+
+def test_splits_of_different_shapes_are_refused():
+    with pytest.raises(DataError, match=r"toy test holds images of \(C, H, W\) \(1, 3, 2\), train of \(1, 2, 2\)"):
+        splits(split(3), test=split(3, (1, 3, 2)))
+
+
+@pytest.mark.parametrize("classes", ["abc", 3, ()])
+def test_classes_that_are_no_names_are_refused(classes):
+    with pytest.raises(DataError, match="toy classes must be the names"):
+        Splits("toy", split(3), None, None, classes, "")
+
+
 def test_splits_that_do_not_exist_are_left_out():
     assert list(splits(split(3)).named()) == ["train"]
     assert splits(split(3, (2, 5, 7))).shape == (2, 5, 7)

@@ -1,0 +1,108 @@
+"""Checks of what a dataset's function returns: type, shape and range of images and labels, before the first step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.errors import DataError
+
+
+def as_labels(name: str, labels: Any) -> Tensor:
+    """int64 (N,) of a tensor, an array or a list of integers. Raises DataError, which begins with `name`."""
+    found = _as_tensor(f"{name} labels", labels)
+    if found.dim() != 1:
+        got = f"{_kind(found)}{_first(found)}"
+        raise DataError(f"{name} labels must be (N,), one class number a sample; got {got}. {_rank_remedy(found)}")
+    if found.is_floating_point() or found.is_complex():
+        raise DataError(
+            f"{name} labels must be class numbers, int64 (N,); got {_kind(found)}{_first(found)}. Whole numbers: give "
+            "labels.long(). Continuous values (regression) are not supported."
+        )
+    return found.to(torch.int64)
+
+
+def as_images(name: str, images: Any, count: int) -> Tensor:
+    """uint8 (N, C, H, W) of a tensor, an array or a list of equal arrays, N being `count`."""
+    found = _as_tensor(f"{name} images", images)
+    if found.dtype != torch.uint8 or found.dim() != 4 or len(found) != count or 0 in found.shape[1:]:
+        raise DataError(
+            f"{name} must be uint8 (N, C, H, W) with N labels; got {found.dtype} {tuple(found.shape)} with {count} "
+            f"labels.{_images_remedy(found, count)}"
+        )
+    return found
+
+
+def check_range(name: str, labels: Tensor, num_classes: int) -> None:
+    """labels: int64 (N,). Raises DataError naming the first sample outside [0, num_classes)."""
+    outside = ((labels < 0) | (labels >= num_classes)).nonzero().flatten()
+    if len(outside) == 0:
+        return
+    first = int(outside[0])
+    from_one = int(labels.min()) == 1 and int(labels.max()) == num_classes
+    remedy = "Count from 0: labels - 1." if from_one else "Labels count from 0 in the order of `classes`."
+    raise DataError(
+        f"{name} sample {first} has label {int(labels[first])}, outside [0, {num_classes}) of its {num_classes} "
+        f"classes ({len(outside)} such samples). {remedy}"
+    )
+
+
+def as_classes(name: str, classes: Any) -> tuple[str, ...]:
+    """The class names; numbers become text."""
+    if isinstance(classes, str) or not isinstance(classes, Sequence) or len(classes) == 0:
+        raise DataError(
+            f"{name} classes must be the names in label order, such as ('cat', 'dog'); got {classes!r:.100}."
+        )
+    return tuple(map(str, classes))
+
+
+def _as_tensor(name: str, values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    try:
+        if isinstance(values, list | tuple) and values and hasattr(values[0], "shape"):
+            return torch.stack([_as_tensor(name, value) for value in values])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a memory map that is read alone cannot be written to
+            return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name} must be a tensor or an array; got {type(values).__name__} ({error}).") from error
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _first(labels: Tensor) -> str:
+    """Which sample shows it: the first that is no whole number, if there is one."""
+    if labels.dim() == 0 or len(labels) == 0:
+        return ""
+    rows = labels.reshape(len(labels), -1)
+    place = 0
+    if labels.is_floating_point():
+        odd = (rows != rows.round()).any(1).nonzero().flatten()
+        place = int(odd[0]) if len(odd) else 0
+    return f", sample {place}: {labels[place].tolist()!s:.60}"
+
+
+def _rank_remedy(labels: Tensor) -> str:
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        return "Give labels.squeeze(1)."
+    if labels.dim() == 2 and bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all()):
+        return "One-hot rows: give labels.argmax(1)."
+    return "Several labels a sample (multi-label, masks, boxes) are not supported."
+
+
+def _images_remedy(images: Tensor, count: int) -> str:
+    if images.dim() == 3:
+        return " Without a channel: give images.unsqueeze(1)."
+    if images.dim() != 4 or len(images) != count or 0 in images.shape[1:]:
+        return ""
+    scale = (
+        "(images * 255).round()" if images.is_floating_point() and float(images.max()) <= 1 else "images.clamp(0, 255)"
+    )
+    return f" Give {scale}.to(torch.uint8); the run normalises by itself."
