@@ -37,6 +37,16 @@ def usage() -> str:
     )
 
 
+def _unknown_verb(word: str) -> str:
+    from effbench.config.hints import for_verb
+
+    if verb := for_verb(word):
+        return f"there is no verb '{word}'. Write effbench {verb}."
+    if "=" in word:
+        return f"{word} has no verb before it. Write effbench train {word}."
+    return unknown_name("verb", word, VERBS)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit code; a user's mistake is one message, never a traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -52,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0].partition("=")[0] in ("-sc", "--shell-completion"):
             return int(importlib.import_module("effbench.commands.completion").main(words, VERBS))
         if words[0] not in VERBS:
-            print(f"error: {for_terminal(unknown_name('verb', words[0], VERBS))}", file=sys.stderr)
+            print(f"error: {for_terminal(_unknown_verb(words[0]))}", file=sys.stderr)
             return 2
         verb = importlib.import_module(f"effbench.commands.{words[0]}")
         return int(verb.main(words[1:]))

@@ -57,10 +57,27 @@ def split(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
             values[taken[flag]] = page
         elif word.startswith("-") and len(word) > 1:
             known = ", ".join(sorted(name for name in taken if name.startswith("--")))
-            raise ConfigError(f"there is no flag {word} here. Flags: {known}.")
+            raise ConfigError(
+                f"there is no flag {word} here. Flags: {known}.{_as_option(word, rest, 'config_dir' in flags)}"
+            )
         else:
             overrides.append(word)
     return Arguments(overrides, values)
+
+
+def _as_option(word: str, rest: Sequence[str], of_config: bool) -> str:
+    """For --epochs 5 what to write: options have no dashes here. of_config: the verb takes a config's overrides."""
+    key, equals, value = word.lstrip("-").partition("=")
+    if not equals:
+        value = rest[0] if rest and not rest[0].startswith("-") and "=" not in rest[0] else ""
+    key = key.replace("-", "_")
+    if not of_config:
+        return f" Options have no dashes: {key}={value or 'VALUE'}."
+    from effbench.config import hints, names
+
+    groups = names.group_options()
+    hint = hints.for_key(key, value or None, names.leaves(names.composed((), groups)), groups)
+    return f" {hint}" if hint else ""
 
 
 def sorted_out(words: Sequence[str], options: dict[str, str]) -> tuple[list[str], dict[str, str]]:

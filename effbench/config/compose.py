@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.config import names
+from effbench.config import hints, names
 from effbench.config.paths import conf_dir
 from effbench.config.recipes import register_recipes
 from effbench.config.words import as_meant, expand_folders, with_paths_as_text
@@ -184,13 +185,18 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
         section = content.get(location[0]) if len(location) > 1 else content
         fields = _fields(location[0]) if len(location) > 1 else list(schema.Config.model_fields)
         known = [name for name in fields or dict(section or {}) if name != location[-1]]
-        return unknown_name("key", key, [f"{location[0]}.{name}" if len(location) > 1 else name for name in known])
+        listed = unknown_name("key", key, [f"{location[0]}.{name}" if len(location) > 1 else name for name in known])
+        if difflib.get_close_matches(key, names.leaves(content) - {key}, n=1, cutoff=0.9):
+            return listed  # a slip
+        hint = hints.for_key(key, str(item["input"]), names.leaves(content) - {key}, names.group_options())
+        return f"{listed.partition(' Did you mean')[0]} {hint}" if hint else listed
     if item["type"] == "missing":
         return f"{key} is missing."
     if item["type"] == "value_error":
         return f"{item['ctx']['error']}."
     message = " or ".join(dict.fromkeys(item["msg"].removeprefix("Input ") for item in items))
-    return f"{key} {message}; got {item['input']!r}."
+    hint = hints.for_value(key, item["input"])
+    return f"{key} {message}; got {item['input']!r}.{f' Write {key}={hint}.' if hint else ''}"
 
 
 def _fields(section: str) -> list[str]:
@@ -240,7 +246,7 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
         elif isinstance(value, str) and value in options:
             choices.append(f"{group}={value}")
         else:
-            raise ConfigError(unknown_name(group, "null" if value is None else str(value), options))
+            raise ConfigError(hints.unknown_choice(group, "null" if value is None else str(value), options))
     import hydra
 
     known = names.leaves(plain(hydra.compose(ROOT, overrides=choices)))
@@ -249,9 +255,18 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
         if key in groups or key.startswith("hydra") or override.is_force_add() or override.is_add():
             continue
         if key not in known:
-            raise ConfigError(names.nearest_key(key, known))
+            value = override.input_line.partition("=")[2] or None
+            raise ConfigError(names.nearest_key(key, known, value, _options(config_loader)))
         if isinstance(override.value(), dict):
             raise ConfigError(f"{key} gets new keys with a plus: +{override.input_line}")
+
+
+def _options(config_loader: ConfigLoader) -> dict[str, list[str]]:
+    """Group -> its choices, those of a user's folder too."""
+    groups = [group for group in config_loader.list_groups("") if group != "hydra"]
+    return {
+        group: [name for name in config_loader.get_group_options(group) if not name.startswith("_")] for group in groups
+    }
 
 
 def _check_recipe_file(path: str) -> None:
@@ -284,6 +299,9 @@ def parsed(overrides: Iterable[str], config_loader: ConfigLoader) -> Iterator[An
 
 
 def _unreadable(override: str, why: str) -> str:
+    hint = hints.for_word(override, names.group_options())
+    if hint is not None:
+        return f"cannot read {override!r}: an override is key=value. Write {hint}."
     return (
         f"cannot read {override!r}: an override is key=value, a list [1,2] ({why}). "
         "Quote values that hold spaces, commas or brackets."

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from effbench.config import hints
 from effbench.config.paths import conf_dir, recipes_dir
-from effbench.errors import ConfigError, unknown_name
+from effbench.errors import ConfigError
 
 ROOT = "config"
 GROUP = "recipe"
@@ -48,14 +49,14 @@ def refuse_mistyped(overrides: Sequence[str]) -> None:
         if key in groups and value not in groups[key]:
             if _NAME.fullmatch(value) is None or value.lower() in _NO_NAMES:
                 return
-            raise ConfigError(unknown_name(key, value, groups[key]))
+            raise ConfigError(hints.unknown_choice(key, value, groups[key]))
     keys: set[str] | None = None
-    for key, _ in given:
+    for key, value in given:
         if key in groups or key.startswith("hydra"):
             continue
         keys = keys or leaves(composed(given, groups))
         if key not in keys:
-            raise ConfigError(nearest_key(key, keys))
+            raise ConfigError(nearest_key(key, keys, value, groups))
 
 
 def completions(words: Sequence[str], word: str) -> list[str] | None:
@@ -226,10 +227,14 @@ def leaves(content: Mapping[str, Any], prefix: str = "") -> set[str]:
     return keys
 
 
-def nearest_key(key: str, known: set[str]) -> str:
-    """Names the nearest keys: by the whole path, or a key of another group with the same last name."""
+def nearest_key(
+    key: str, known: set[str], value: str | None = None, groups: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """What to write instead, or the nearest keys: by the whole path, or of another group with the same last name."""
     import difflib
 
+    if hint := hints.for_key(key, value, known, groups or {}):
+        return f"there is no key '{key}'. {hint}"
     same_name = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     nearest = same_name or difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.6)
     if not nearest and "." in key:

@@ -17,7 +17,7 @@ from effbench.models.accounting import macs, output_shape, parameters
 FOLDER = Path(__file__).parents[2] / "conf" / "model"
 BASE = yaml.safe_load((FOLDER / "_base.yaml").read_text())
 FILES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("_"))
-BIG = {"swin", "resnet50", "resnet152", "vit_b", "vit_l"}  # shapes only: on the meta device
+BIG = {"torchvision", "swin", "resnet50", "resnet152", "vit_b", "vit_l"}  # shapes only: on the meta device
 
 
 def factory(path: Path, **facts: Any) -> nn.Module:

@@ -1,0 +1,359 @@
+"""What to write instead of a name that there is not: other tools' names for our groups, choices and keys, as data.
+
+A hint never changes what is accepted: it is the last sentence of a refusal. No import of torch, torchvision or timm.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
+
+from effbench.errors import unknown_name
+
+# The override to write -> the keys of other tools that mean it, in lower case without _ and -; {} is the value given.
+# 'section.key' is looked for before 'key', which counts in any section.
+KEYS = {
+    "trainer.max_epochs={}": (
+        "epochs epoch nepochs numepochs numtrainepochs maxepochs maxepoch totalepochs trainepochs e"
+    ),
+    "trainer.max_steps={}": "steps maxsteps numsteps trainsteps iters maxiters iterations",
+    "trainer.max_time={}": "maxtime timelimit",
+    "trainer.precision=16-mixed": "amp fp16 half mixedprecision",
+    "trainer.precision=bf16-mixed": "bf16",
+    "trainer.precision=32-true": "fp32",
+    "trainer.precision={}": "precision dtype",
+    "trainer.gradient_clip_val={}": (
+        "gradclip clipgrad clip gradclipval gradclipnorm clipgradnorm maxgradnorm maxnorm clipnorm gradientclipping"
+    ),
+    "trainer.accumulate_grad_batches={}": (
+        "accumulate gradaccum accumsteps gradaccumsteps gradientaccumulationsteps accumulationsteps"
+    ),
+    "trainer.log_every_n_steps={}": "loginterval logfreq printfreq",
+    "trainer.check_val_every_n_epoch={}": "evalinterval valinterval evalevery",
+    "trainer.compile={}": "torchcompile compile",
+    "debug=smoke": "trainer.fastdevrun fastdevrun trainer.numsanityvalsteps dryrun smoke",
+    "trainer.limit_train_batches={} augment=none": "trainer.overfitbatches",
+    "checkpoint.save_top_k=0 checkpoint.save_last=false (which saves nothing)": (
+        "trainer.enablecheckpointing trainer.checkpointcallback"
+    ),
+    "2>LOG: the bar is on stderr, and only if that is a terminal": (
+        "trainer.enableprogressbar trainer.progressbarrefreshrate"
+    ),
+    "effbench summary, with the same overrides": "trainer.enablemodelsummary",
+    "trainer.check_val_every_n_epoch=N (whole epochs; checkpoint.every_n_steps=N saves between)": (
+        "trainer.valcheckinterval"
+    ),
+    "early_stopping=on|off, checkpoint.save_top_k=N or ema=on": "trainer.callbacks",
+    "logger=csv|tensorboard|wandb|mlflow": "trainer.logger",
+    "hydra.run.dir={}": (
+        "trainer.defaultrootdir trainer.weightssavepath output out outputdir outdir savedir logdir workdir rundir o"
+    ),
+    "trainer.on_nonfinite=stop": "trainer.detectanomaly",
+    "device.channels_last=true (kernels are chosen by torch)": "trainer.benchmark",
+    "early_stopping=off trainer.max_epochs={}": "trainer.minepochs",
+    "early_stopping=off trainer.max_steps={}": "trainer.minsteps",
+    "torchrun --nproc_per_node=N -m effbench train …": "trainer.strategy distributed ddp strategy",
+    "torchrun --nnodes={} --nproc_per_node=N -m effbench train …": "trainer.numnodes",
+    "torchrun --nproc_per_node={} -m effbench train … (or device=cpu|cuda for one)": "trainer.devices",
+    "torchrun --nproc_per_node={} -m effbench train …": "trainer.numprocesses ngpus devices nprocpernode",
+    "device={}": "trainer.accelerator accelerator",
+    "device=cuda": "trainer.gpus gpus gpu cuda usecuda usegpu",
+    "device=auto": "trainer.autoselectgpus",
+    "resume=RUN": "trainer.resumefromcheckpoint trainer.ckptpath",
+    "-m optimizer.lr=1e-4,3e-4,1e-3,3e-3": "trainer.autolrfind",
+    "trainer.on_oom=halve": "trainer.autoscalebatchsize",
+    "ema=on": "trainer.stochasticweightavg swa",
+    "effbench report RUN (which shows where the time went)": "trainer.profiler",
+    "model=mlp|vit_tiny|swin_micro (batch norm counts each process's images by themselves)": "trainer.syncbatchnorm",
+    "optimizer.lr={}": "lr learningrate lrate baselr initlr maxlr lr0 eta",
+    "optimizer.weight_decay={}": "wd weightdecay l2",
+    "optimizer=sgd optimizer.momentum={}": "momentum",
+    "optimizer=sgd optimizer.nesterov={}": "nesterov",
+    "optimizer.betas={}": "betas",
+    "optimizer.betas=[{},0.999]": "beta1",
+    "optimizer.betas=[0.9,{}]": "beta2",
+    "optimizer.eps={}": "eps",
+    "optimizer={}": "optim opt optimiser optimizername",
+    "scheduler={}": "sched schedule lrscheduler lrschedule",
+    "scheduler.warmup={}": "warmup warmupsteps numwarmupsteps",
+    "scheduler.warmup='{} epochs'": "warmupepochs",
+    "scheduler.warmup=5% (of the run)": "warmupratio",
+    "scheduler.min_factor=0.01 (a share of optimizer.lr)": "minlr lrmin",
+    "scheduler.gamma={}": "gamma",
+    "scheduler.step_size='{} epochs'": "stepsize",
+    "data.batch_size={}": "batch bs batchsize b trainbatchsize perdevicetrainbatchsize",
+    "data.eval_batch_size={}": "evalbatchsize valbatchsize testbatchsize",
+    "data={}": "dataset datasets datasetname datamodule ds",
+    "data=image_folder data.root={}": "datadir datapath dataroot datafolder datasetpath folder root",
+    "data.image_size={}": "imagesize imgsize imgsz inputsize resolution size",
+    "data.num_workers={}": "workers numworkers nworkers j",
+    "data.val_fraction={}": "valsplit valfraction validationsplit",
+    "data.test_fraction={}": "testsplit",
+    "data.drop_last={}": "droplast",
+    "data.root=DIR (the classes are its folders; with data=synthetic, data.num_classes={})": "numclasses",
+    "model={}": "arch architecture net network backbone modelname m",
+    "model.dropout={}": "dropout droprate",
+    "model.pretrained=FILE": "pretrained finetune",
+    "model.pretrained={}": "weights",
+    "model.freeze=[PATTERN]": "freeze",
+    "device.channels_last={}": "channelslast",
+    "device=cpu": "cpu nocuda",
+    "device.threads={}": "threads numthreads nthreads",
+    "trainer.deterministic={}": "deterministic",
+    "seed={}": "randomseed manualseed rngseed s",
+    "loss.label_smoothing={}": "labelsmoothing smoothing",
+    "loss.class_weights={}": "classweights",
+    "loss={}": "criterion",
+    "early_stopping.patience={}": "patience",
+    "early_stopping=on": "earlystop",
+    "augment.mixup_alpha={}": "mixup",
+    "augment.cutmix_alpha={}": "cutmix",
+    "augment={}": "aug augmentation augmentations transforms",
+    "ema=on ema.decay={}": "emadecay",
+    "hydra.run.dir=outputs/{}": "name runname expname experimentname",
+    "resume={}": "ckpt ckptpath resumefrom resumefromcheckpoint",
+    "logger=wandb": "wandb",
+    "logger=tensorboard": "tensorboard",
+    "logger=mlflow": "mlflow",
+    "logger.project={}": "project",
+    "logger={}": "log",
+    "recipe={}": "config cfg experiment preset",
+    "checkpoint.monitor={}": "monitor",
+    "debug=smoke (or, of a finished run: effbench eval RUN)": "test",
+    "effbench eval RUN": "evaluate eval",
+    "checkpoint.save_top_k={}": "topk",
+}
+
+# group -> the override to write -> choices of other tools, in lower case, letters and digits alone.
+CHOICES: Mapping[str, Mapping[str, str]] = {
+    "model": {
+        "model=resnet18": "resnet",
+        "model=mobilenet": "mobilenetv3",
+        "model=mobilenet model.arch=mobilenet_v3_small": "mobilenetv3small",
+        "model=mobilenet model.arch=mobilenet_v3_large": "mobilenetv3large",
+        "model=mobilenet model.arch=mobilenet_v2": "mobilenetv2",
+        "model=vit_tiny": "vit vitti vitt visiontransformer",
+        "model=vit_b": "vitbase",
+        "model=vit_l": "vitlarge",
+        "model=vit_tiny model.dim=384 model.heads=6 model.mlp_dim=1536": "vitsmall vits",
+        "model=swin": "swintiny swintransformer",
+        "model=swin model.arch=swin_s": "swinsmall",
+        "model=swin model.arch=swin_b": "swinbase",
+        "model=cnn": "convnet simplecnn lenet",
+        "model=mlp model.hidden=[]": "linear logistic logreg",
+        "model=ds_cnn": "depthwise separable",
+        "model=mlp": "perceptron",
+        "model=torchvision model.arch=efficientnet_b0": "efficientnet",
+        "model=torchvision model.arch=convnext_tiny": "convnext",
+        "model=torchvision model.arch=densenet121": "densenet",
+        "model=torchvision model.arch=vgg16": "vgg",
+    },
+    "optimizer": {
+        "optimizer=sgd": "momentum nesterov msgd",
+        "optimizer=adam": "fusedadam",
+        "optimizer=adamw": "fusedadamw",
+    },
+    "scheduler": {
+        "scheduler=cosine": "cosineannealing cosineannealinglr cosinelr cos cosinewithwarmup warmupcosine",
+        "scheduler=one_cycle": "onecyclelr 1cycle",
+        "scheduler=step": "steplr multistep multisteplr",
+        "scheduler=exponential": "exp exponentiallr",
+        "scheduler=plateau": "reducelronplateau reduceonplateau",
+        "scheduler=constant": "none null off false constantlr fixed",
+    },
+    "data": {
+        "data=fashion_mnist": "fashion fmnist",
+        "data=fashion_mnist (MNIST itself is not there)": "mnist",
+        "data=cifar10": "cifar",
+        "data=image_folder data.root=DIR": "imagenet imagenet1k images folder custom",
+        "data=image_folder data.root=DIR, with a folder a class": "cifar100",
+        "data=synthetic": "fake fakedata random toy",
+    },
+    "device": {
+        "device=cuda": "gpu 0 1 nvidia",
+        "device=cuda (CUDA_VISIBLE_DEVICES=0 chooses the first)": "cuda0",
+        "device=cuda, with CUDA_VISIBLE_DEVICES=1": "cuda1",
+        "device=cpu (only CPUs and CUDA are supported)": "mps tpu xpu",
+        "device=cuda (torch's name for it)": "rocm",
+    },
+    "augment": {
+        "augment=none": "off false null no",
+        "augment=basic": "on true default light",
+        "augment=strong": "heavy randaugment autoaugment trivialaugment",
+        "augment=basic augment.mixup_alpha=0.2": "mixup",
+        "augment=basic augment.cutmix_alpha=1.0": "cutmix",
+    },
+    "loss": {
+        "loss=cross_entropy": "ce crossentropyloss xent nll nllloss",
+        "loss.label_smoothing=0.1": "labelsmoothing",
+    },
+    "ema": {
+        "ema=on": "true yes 1",
+        "ema=off": "false no 0 none null",
+    },
+    "early_stopping": {
+        "early_stopping=on": "true yes",
+        "early_stopping=off": "false no none null",
+    },
+    "checkpoint": {
+        "checkpoint.save_top_k=0 checkpoint.save_last=false": "off false none null",
+    },
+    "logger": {
+        "logger=tensorboard": "tb",
+        "logger=wandb": "weightsandbiases wb",
+        "logger=csv": "none null off false",
+    },
+    "debug": {
+        "debug=smoke": "true on yes fastdevrun",
+        "debug=off": "false none",
+    },
+    "trainer": {
+        "device=cuda": "gpu",
+        "device=cpu": "cpu",
+        "torchrun --nproc_per_node=N -m effbench train …": "ddp",
+    },
+}
+
+# Names of torchvision.models: those that a file of conf/model is made for, then all others.
+ARCHS = (
+    (
+        r"resnet(18|34|50|101|152)|wide_resnet(50|101)_2|resnext(50_32x4d|101_32x8d|101_64x4d)",
+        "model=resnet18 model.arch={}",
+    ),
+    (r"mobilenet_v(2|3_(small|large))", "model=mobilenet model.arch={}"),
+    (r"swin_[tsb]", "model=swin model.arch={}"),
+    (
+        r"alexnet|convnext_(tiny|small|base|large)|densenet(121|161|169|201)|efficientnet_(b[0-7]|v2_[sml])|googlenet"
+        r"|inception_v3|maxvit_t|mnasnet(0_5|0_75|1_0|1_3)|regnet_[xy]_(\d+|\d_\d)[gm]f|shufflenet_v2_x\d_\d"
+        r"|squeezenet1_[01]|swin_v2_[tsb]|vgg1[1369](_bn)?|vit_([bl]_(16|32)|h_14)",
+        "model=torchvision model.arch={}",
+    ),
+)
+# What timm's names begin with, beside torchvision's own.
+TIMM = re.compile(
+    r"[\w.]+\.[a-z]\w*|(tf_|vit_|deit|beit|eva|cait|xcit|convnext|convnextv2|efficientnet|mobilenetv[1-4]|mixer|resmlp"
+    r"|regnet|res2n|resnest|resnetv2|resnet\d+[a-z]|seresn|ecaresn|densenet|dla|ghostnet|hrnet|levit|maxvit|coatnet|mvit|nfnet|dm_nfnet"
+    r"|pit_|poolformer|pvt|repvgg|rexnet|swin|tiny_vit|tinynet|twins|volo|xception|lcnet|fastvit|edgenext|mobileone"
+    r"|mobilevit|efficientvit|focalnet|davit|gcvit|hiera|samvit|inception|nasnet|pnasnet|cspresn|cspdarknet|darknet"
+    r"|hardcorenas|mnasnet|spnasnet|fbnet|semnasnet|selecsls|skresn|sequencer|crossvit|convmixer|convit|coat_)[\w.]+"
+)
+
+
+# key -> the value to write -> what other tools call it.
+VALUES: Mapping[str, Mapping[str, str]] = {
+    "trainer.precision": {
+        "16-mixed": "16 fp16 half float16 amp mixed true",
+        "bf16-mixed": "bf16 bfloat16",
+        "32-true": "32 fp32 float32 full 64 false",
+    },
+    "device.name": {"cuda": "gpu cuda0 nvidia", "cpu": "mps"},
+    "trainer.gradient_clip_algorithm": {"norm": "l2 global_norm", "value": "val elementwise"},
+}
+VERBS = {
+    "train": "fit run start learn",
+    "train -m": "sweep multirun hparams tune search",
+    "train resume=RUN": "resume continue",
+    "eval": "test evaluate validate val",
+    "predict": "infer inference classify",
+    "export": "convert onnx",
+    "report": "compare plot html table",
+    "recipe ls": "list ls",
+    "summary": "profile info describe cost",
+    "env": "doctor version versions",
+}
+_FALSE = ("false", "no", "0", "none", "null", "off")
+
+
+def unknown_choice(group: str, name: str, options: Iterable[str]) -> str:
+    """The message for a choice that a group does not have, with what to write instead."""
+    known = list(options)
+    hint = for_choice(group, name, known)
+    listed = unknown_name(group, name, known)
+    return f"{listed.rpartition(' Did you mean')[0] or listed} Write {hint}." if hint else listed
+
+
+def for_choice(group: str, name: str, options: Iterable[str]) -> str | None:
+    """The override to write instead of group=name; None where none comes to mind."""
+    known = {_plain(option): option for option in options}
+    plain = _plain(name)
+    if plain in known:
+        return f"{group}={known[plain]}"
+    if found := _by_name(group).get(plain):
+        return found
+    return _model(name.lower(), known) if group == "model" else None
+
+
+def _model(name: str, known: Iterable[str]) -> str | None:
+    """By torchvision's names and then timm's, unless it is but a slip of one of ours."""
+    arch = name.replace("-", "_")
+    for pattern, override in ARCHS:
+        if re.fullmatch(pattern, arch):
+            return override.format(arch)
+    slip = difflib.get_close_matches(_plain(name), known, n=1, cutoff=0.85)
+    return f"model=timm model.name={arch}" if TIMM.fullmatch(arch) and not slip else None
+
+
+def for_key(key: str, value: str | None, known: Collection[str], options: Mapping[str, Sequence[str]]) -> str | None:
+    """A sentence that says what to write instead of key=value; None where nothing comes to mind.
+
+    known: the keys that the config has. options: group -> its choices.
+    """
+    plain_keys = {_plain_key(name): name for name in (*known, *options)}
+    plain = _plain_key(key)
+    if same := plain_keys.get(plain) or plain_keys.get(plain.removesuffix("s")) or plain_keys.get(f"{plain}s"):
+        return _with_value(f"{same}={{}}", value, options)
+    section, _, last = _plain_key(key).rpartition(".")
+    keys = _by_name("")
+    name = f"{section}.{last}" if f"{section}.{last}" in keys else last
+    found = keys.get(name)
+    if found is None:
+        return None
+    if value is not None and "{}" not in found and (value.lower() in _FALSE) != ("enable" in name):
+        return "Leave it out: it is so by default."
+    target = found.partition("=")[0]
+    if "." in target and target not in known and not target.startswith("hydra."):
+        return None
+    return _with_value(found, value, options)
+
+
+def _with_value(override: str, value: str | None, options: Mapping[str, Sequence[str]]) -> str:
+    """To write the override with the value in its place, and that, too, by the name that we have for it."""
+    key = override.partition("=")[0]
+    if value and override == f"{key}={{}}":
+        if key in options and value not in options[key]:
+            return f"Write {for_choice(key, value, options[key]) or f'{key}={value}'}."
+        value = for_value(key, value) or value
+    return f"Write {override.replace('{}', value or 'VALUE')}."
+
+
+def for_value(key: str, value: object) -> str | None:
+    """The value to write instead, of a key whose values are words."""
+    names = {_plain(name): word for word, names in VALUES.get(key, {}).items() for name in (word, *names.split())}
+    return names.get(_plain(str(value)))
+
+
+def for_word(word: str, options: Mapping[str, Sequence[str]]) -> str | None:
+    """The override that a word without '=' may stand for."""
+    groups = [group for group, names in options.items() if word in names and group not in ("debug", "device")]
+    return f"{groups[0]}={word}" if len(groups) == 1 else None
+
+
+def for_verb(word: str) -> str | None:
+    return next((verb for verb, names in VERBS.items() if word.lower() in names.split()), None)
+
+
+@cache
+def _by_name(group: str) -> dict[str, str]:
+    """Another tool's name -> the override to write, of a group's choices; of keys, for the group ''."""
+    table = CHOICES.get(group, {}) if group else KEYS
+    return {name: override for override, names in table.items() for name in names.split()}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _plain_key(key: str) -> str:
+    return ".".join(map(_plain, key.split(".")))

@@ -1,0 +1,114 @@
+"""Other tools' names lead to ours: the refusal ends with the override to write."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torchvision
+
+from effbench.cli import main
+from effbench.config import hints, names
+
+CASES = {
+    "optimizer=AdamW": "Write optimizer=adamw.",
+    "optimizer=fused_adam": "Write optimizer=adam.",
+    "device=gpu": "Write device=cuda.",
+    "device=cuda:0": "Write device=cuda ",
+    "device.name=gpu": "Write device.name=cuda.",
+    "model=ResNet-18": "Write model=resnet18.",
+    "model=resnet34": "Write model=resnet18 model.arch=resnet34.",
+    "model=wide_resnet50_2": "Write model=resnet18 model.arch=wide_resnet50_2.",
+    "model=mobilenet_v2": "Write model=mobilenet model.arch=mobilenet_v2.",
+    "model=efficientnet_b0": "Write model=torchvision model.arch=efficientnet_b0.",
+    "model=convnext_tiny.fb_in1k": "Write model=timm model.name=convnext_tiny.fb_in1k.",
+    "model=vit_small_patch16_224": "Write model=timm model.name=vit_small_patch16_224.",
+    "model=swinn": "Did you mean 'swin'?",
+    "scheduler=CosineAnnealingLR": "Write scheduler=cosine.",
+    "scheduler=ReduceLROnPlateau": "Write scheduler=plateau.",
+    "data=FashionMNIST": "Write data=fashion_mnist.",
+    "logger=tb": "Write logger=tensorboard.",
+    "ema=true": "Write ema=on.",
+    "epochs=5": "Write trainer.max_epochs=5.",
+    "lr=0.1": "Write optimizer.lr=0.1.",
+    "optimizer.learning_rate=0.1": "Write optimizer.lr=0.1.",
+    "batch_size=32": "Write data.batch_size=32.",
+    "optim=AdamW": "Write optimizer=adamw.",
+    "arch=resnet34": "Write model=resnet18 model.arch=resnet34.",
+    "dataset=cifar-10": "Write data=cifar10.",
+    "optimizers=lion": "Write optimizer=lion.",
+    "momentum=0.9": "Write optimizer=sgd optimizer.momentum=0.9.",
+    "precision=16": "Write trainer.precision=16-mixed.",
+    "trainer.precision=bf16": "Write trainer.precision=bf16-mixed.",
+    "Trainer.Max_Epochs=3": "Write trainer.max_epochs=3.",
+    "trainer.log_every_n_step=3": "Write trainer.log_every_n_steps=3.",
+    "gpus=1": "Write device=cuda.",
+    "use_cuda=false": "Leave it out",
+    "trainer.fast_dev_run=true": "Write debug=smoke.",
+    "trainer.fast_dev_run=false": "Leave it out",
+    "+trainer.fast_dev_run=true": "Write debug=smoke.",
+    "trainer.accelerator=gpu": "Write device=cuda.",
+    "trainer.devices=2": "Write torchrun --nproc_per_node=2 -m effbench train",
+    "trainer.enable_checkpointing=false": "Write checkpoint.save_top_k=0 checkpoint.save_last=false",
+    "trainer.enable_checkpointing=true": "Leave it out",
+    "trainer.overfit_batches=10": "Write trainer.limit_train_batches=10",
+    "mlp": "Write model=mlp.",
+    "--epochs 5": "Write trainer.max_epochs=5.",
+    "--lr=0.1": "Write optimizer.lr=0.1.",
+    "--batch-size 64": "Write data.batch_size=64.",
+    "--model mlp": "Write model=mlp.",
+    "--seed 3": "Write seed=3.",
+}
+
+
+def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert len(err.splitlines()) == 1
+    return err
+
+
+@pytest.mark.parametrize("line", CASES)
+def test_another_tools_word_leads_to_ours(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert CASES[line] in refusal(["train", *line.split()], capsys)
+
+
+@pytest.mark.parametrize(
+    ("verb", "ours"), [("fit", "train"), ("test", "eval"), ("sweep", "train -m"), ("list", "recipe ls")]
+)
+def test_another_tools_verb_leads_to_ours(verb: str, ours: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"Write effbench {ours}." in refusal([verb], capsys)
+
+
+def test_an_override_without_a_verb_and_an_option_with_dashes_are_put_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Write effbench train model=mlp." in refusal(["model=mlp"], capsys)
+    assert "top_k=5" in refusal(["predict", "--top-k", "5"], capsys)
+
+
+def test_every_architecture_of_torchvision_has_its_override_and_nothing_else_does() -> None:
+    archs = torchvision.models.list_models(module=torchvision.models)
+    options = names.group_options()["model"]
+    for arch in set(archs) - set(options):
+        found = hints.for_choice("model", arch, options)
+        assert found is not None
+        assert found.endswith(f" model.arch={arch}"), found
+    for name in ("resnet19", "vgg17", "densenet120", "swin_x"):
+        assert "model.arch" not in (hints.for_choice("model", name, options) or "")
+
+
+def test_every_hint_is_an_override_that_there_is() -> None:
+    """The first word of each hint names a group's choice, a key of some config, or is a command."""
+    groups = names.group_options()
+    keys = {"hydra.run.dir"}
+    for group, options in groups.items():
+        for option in options:
+            keys |= names.leaves(names.composed([(group, option)], groups))
+    for override in [*hints.KEYS, *(text for table in hints.CHOICES.values() for text in table)]:
+        for word in re.findall(r"[a-z_.]+=[^ ,)]+", override):
+            key, _, value = word.partition("=")
+            if key.startswith("nproc") or key.startswith("nnodes") or key.isupper():
+                continue
+            assert key in keys | set(groups), override
+            if key in groups and not value.startswith(("{", "RUN")):
+                assert set(value.split("|")) <= set(groups[key]), override
