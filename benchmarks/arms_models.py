@@ -24,13 +24,13 @@ def network(name: str, pixels: int) -> nn.Module:
 
 def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool) -> None:
     """A slice: seconds of `count` training steps, channels last; ours: with effbench's layers."""
-    from effbench.models.quick import quicken
+    from effbench.models.quick import accelerate
     from effbench.training.allocation import keeping_freed_memory
 
     torch.set_num_threads(THREADS)
     net = network(name, pixels)
     if ours:
-        quicken(net)
+        accelerate(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
     x = torch.randn(batch, 1, pixels, pixels).contiguous(memory_format=torch.channels_last)
     y = torch.randint(0, 10, (batch,))
@@ -55,10 +55,10 @@ def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool
 def large_depthwise(name: str, pixels: int) -> list[tuple[int, int, int, int, int]]:
     """(channels, height, width, kernel, stride) of the convolutions that effbench takes over, each once."""
     from effbench.models.depthwise import DepthwiseConv2d
-    from effbench.models.quick import quicken
+    from effbench.models.quick import accelerate
 
     net = network(name, pixels)
-    quicken(net)
+    accelerate(net)
     seen: dict[tuple[int, int, int, int, int], None] = {}
 
     def note(module: nn.Conv2d, inputs: tuple[Tensor, ...], _: Tensor) -> None:

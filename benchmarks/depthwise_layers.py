@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.arms_models import THREADS, large_depthwise
-from effbench.models.quick import quicken
+from effbench.models.quick import accelerate
 
 MODELS = ("mobilenet_v3_small", "mobilenet_v3_large")
 SIZES = {32: 128, 224: 16}  # pixels: batch
@@ -28,7 +28,7 @@ def main() -> None:
         x = torch.randn(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
         plain = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
         ours = nn.Sequential(copy.deepcopy(plain))
-        quicken(ours)
+        accelerate(ours)
         own = "" if "_Convolution" in str(ours(x).grad_fn) else OF_TORCH
         found[f"{batch} x {channels} x {height} x {width}, k {kernel}, stride {stride}{own}"] = _measured(
             x, {"ours": ours, "torch": plain}

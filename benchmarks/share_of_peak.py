@@ -31,6 +31,7 @@ def main() -> None:
     import effbench
     from effbench import build
     from effbench.models import accounting
+    from effbench.models.quick import accelerate
 
     name, batch = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(THREADS)
@@ -38,6 +39,7 @@ def main() -> None:
     data = build.splits(config)
     channels, height, width = data.shape
     net = build.model(config, len(data.classes), channels, (height, width))
+    accelerate(net)
     layout = build.memory_format(config)
     net = net.to(memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = build.optimizer(config, net)

@@ -21,7 +21,7 @@ from effbench.data.splits import Split, Splits, channel_statistics, representati
 from effbench.errors import ConfigError, unknown_name
 from effbench.models.accounting import output_shape
 from effbench.models.adapt import freeze, load_pretrained
-from effbench.models.quick import quicken
+from effbench.models.quick import accelerate
 from effbench.optimizers.groups import parameter_groups
 from effbench.places import expanded
 from effbench.randomness import Purpose, derived_seed
@@ -104,7 +104,6 @@ def model(config: Config, num_classes: int, channels: int, image_size: tuple[int
     built = _call("model", config.model.target, config, config.model.options, facts)
     if not isinstance(built, nn.Module):
         raise ConfigError(f"model._target_ {config.model.target!r} must make an nn.Module; got {type(built).__name__}.")
-    quicken(built)
     if config.model.pretrained is not None:
         loaded = load_pretrained(built, expanded(config.model.pretrained))
         fresh = f"; freshly drawn: {', '.join(loaded.fresh)}" if loaded.fresh else ""
@@ -200,6 +199,8 @@ def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, check
     channels, height, width = data.shape
     net = model(config, len(data.classes), channels, (height, width))
     _check_outputs(config, net, data)
+    if finishing.device.type == "cpu":
+        accelerate(net)
     net = net.to(finishing.device, memory_format=memory_format(config))  # type: ignore[call-overload]
     over = optimizer(config, net)
     section, parameters = config.trainer, [p for p in net.parameters() if p.requires_grad]

@@ -15,6 +15,7 @@ from effbench import build
 from effbench.config.schema import Config
 from effbench.data.batches import Finish
 from effbench.errors import ConfigError, EffbenchError, unknown_name
+from effbench.models.quick import accelerate
 from effbench.records import read_metrics, read_summary
 from effbench.training.checkpoint import DamagedError, load_weights, read_weights
 
@@ -75,7 +76,7 @@ class Run:
         return f"Try checkpoint=best or last; `effbench verify {self.folder}` shows which are whole."
 
     def model(self, which: str = "best") -> nn.Module:
-        """The trained model on the CPU in eval mode; averaged weights where the run kept them."""
+        """The trained model on the CPU in eval mode, of torch's plain layers; averaged weights where there are any."""
         channels, height, width = self.image_shape
         # The weights come from the checkpoint: model.pretrained may be long gone.
         section = self.config.model.model_copy(update={"pretrained": None, "freeze": []})
@@ -102,6 +103,7 @@ class Run:
     def predictor(self, which: str = "best") -> Callable[[Tensor], Tensor]:
         """`predict` with the weights read once: uint8 (N, C, H, W) -> float (N, K)."""
         model, finishing = self.model(which), self.finish()
+        accelerate(model)
 
         @torch.inference_mode()
         def probabilities(images: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ def evaluate_run(
     trained = load_run(folder, allow_targets)
     run = with_data(trained, data_overrides, device_name)
     from effbench import build
+    from effbench.models.quick import accelerate
     from effbench.training.distributed import Ranks
     from effbench.training.evaluation import evaluate
     from effbench.training.precision import choose_precision
@@ -76,6 +77,8 @@ def evaluate_run(
     if which not in data.named():
         raise ConfigError(unknown_name("split", which, data.named()))
     model = run.model(checkpoint).to(device)
+    if device.type == "cpu":
+        accelerate(model)  # the very numbers of the test after training
     precision, _ = choose_precision(run.config.trainer.precision, device)
     batches = build.eval_batches(run.config, data.named()[which], run.finish(device), Ranks())
     loss, accuracy = evaluate(model, batches, precision, Ranks())

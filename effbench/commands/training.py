@@ -25,6 +25,7 @@ from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, MissingExtraError
 from effbench.kernels import library
 from effbench.models import accounting
+from effbench.models.quick import remove_acceleration
 from effbench.places import expanded
 from effbench.records import MetricsFile, prepare_run_folder, write_summary, write_text
 from effbench.redaction import redact
@@ -284,13 +285,17 @@ class _Session:
 
 @contextmanager
 def _watched_to_the_end(trainer: Trainer) -> Iterator[None]:
-    """Whoever watches hears of the run's end once, after its test; of an error as a failure, not as a good end."""
+    """Whoever watches hears of the run's end once, after its test; of an error as a failure, not as a good end.
+
+    The model then gets its plain classes back: its factory may hand it out more than once.
+    """
     try:
         yield
     except BaseException:
         trainer.state.status = "failed"
         raise
     finally:
+        remove_acceleration(trainer.model)
         trainer.callbacks.run_end(trainer.state)
 
 

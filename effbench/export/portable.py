@@ -27,8 +27,7 @@ class Portable(nn.Module):
 def portable(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Portable:
     """A copy of `model` on the CPU that asks for no gradients. mean, std: of the channels, in [0, 1].
 
-    Contiguous, since channels-last weights make torch.export guard on the batch size; without gradients, since a
-    DepthwiseConv2d then is a plain convolution in every graph.
+    Contiguous, since channels-last weights make torch.export guard on the batch size.
     """
     own = Portable(deepcopy(model), mean, std).cpu().eval().requires_grad_(False)
     return own.to(memory_format=torch.contiguous_format)

@@ -19,7 +19,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from effbench.kernels import library
 from effbench.kernels.tensors import FLOAT32, KIND, OWN
 from effbench.models.again import gradients, is_for_torch
-from effbench.models.plain import is_plain
+from effbench.models.plain import Accelerated, is_plain, plain_class
 
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}
 _NONE = 0
@@ -28,7 +28,7 @@ _ROWS = 128  # of a block in the compiled function
 _ALONE = 2**14  # elements under which a second thread costs more than it takes off
 
 
-class OnePassBatchNorm2d(nn.BatchNorm2d):
+class OnePassBatchNorm2d(nn.BatchNorm2d, Accelerated):
     """nn.BatchNorm2d in everything but the time of a training step."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class OnePassBatchNorm2d(nn.BatchNorm2d):
         return out
 
 
-class Joining(nn.Sequential):
+class Joining(nn.Sequential, Accelerated):
     """nn.Sequential whose batch normalisations take along the activation after them, where no hook looks between."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Joining(nn.Sequential):
         return input
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _blank, (type(self).__mro__[2],), self.__dict__  # its class is made where it is needed
+        return _blank, (plain_class(type(self)),), self.__dict__  # its class is made where it is needed
 
 
 _MADE: dict[type[nn.Module], type[Joining]] = {}

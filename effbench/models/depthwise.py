@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from effbench.kernels import library
 from effbench.kernels.tensors import FLOAT32, KIND
 from effbench.models.again import gradients, is_for_torch
-from effbench.models.plain import is_plain
+from effbench.models.plain import Accelerated, is_plain
 
 MIN_KERNEL = 5  # 3 x 3 is oneDNN's good case
 MAX_KERNEL = 7  # of the compiled function
@@ -26,7 +26,7 @@ PARTS = 16  # of the images, in depthwise.c
 MAX_POSITIONS = 64  # of a map, for the shifted products: their k * k passes must stay in the cache
 
 
-class DepthwiseConv2d(nn.Conv2d):
+class DepthwiseConv2d(nn.Conv2d, Accelerated):
     """nn.Conv2d in everything but the time of its weight gradient; its parameters and state_dict are the same."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from effbench.kernels import library
 from effbench.kernels.tensors import layout_of
 from effbench.models.again import is_for_torch
-from effbench.models.plain import is_plain
+from effbench.models.plain import Accelerated, is_plain
 
 _DRAWS = 2**32
 _MAX_P = 1 - 2**-12  # beyond, rounding p to 1 / 2**32 would be seen in the mean
 
 
-class Dropout(nn.Dropout):
+class Dropout(nn.Dropout, Accelerated):
     """nn.Dropout in everything but the time it takes and which elements a seed of torch's drops."""
 
     def forward(self, input: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from effbench.kernels.tensors import FLOAT32, KIND, OWN
 from effbench.models.batch_norm import ACTIVATIONS, Joining, OnePassBatchNorm2d, is_watched
 from effbench.models.chain import run
 from effbench.models.depthwise import DepthwiseConv2d, is_centred_depthwise
-from effbench.models.plain import is_plain
+from effbench.models.plain import Accelerated, is_plain
 from effbench.models.pointwise import PointwiseConv2d, is_pointwise
 from effbench.models.stages import HARDSIGMOID, SIGMOID, Depthwise, Gate, Mix, Norm, Shape, Stage, rows
 
@@ -24,7 +24,7 @@ _CONVOLUTIONS = (nn.Conv2d, PointwiseConv2d, DepthwiseConv2d)
 _GATES = {nn.Hardsigmoid: HARDSIGMOID, nn.Sigmoid: SIGMOID}
 
 
-class InvertedResidualV2(mobilenetv2.InvertedResidual):  # type: ignore[misc]
+class InvertedResidualV2(mobilenetv2.InvertedResidual, Accelerated):  # type: ignore[misc]
     """The block of MobileNetV2 in everything but the time of a training step."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class InvertedResidualV2(mobilenetv2.InvertedResidual):  # type: ignore[misc]
         return super().forward(x) if out is None else out
 
 
-class InvertedResidualV3(mobilenetv3.InvertedResidual):  # type: ignore[misc]
+class InvertedResidualV3(mobilenetv3.InvertedResidual, Accelerated):  # type: ignore[misc]
     """The block of MobileNetV3 likewise."""
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where the layers of ours may stand in for torch's."""
+"""Which classes replace torch's for training on a CPU, and where they compute instead of torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from torch.autograd import forward_ad
 from torch.jit._trace import is_tracing
 
 from effbench.kernels.tensors import FLOAT32, KIND
+
+
+class Accelerated:
+    """Base of the classes that stand in for a plain one (models/quick.py), which is their first other base."""
+
+
+def plain_class(kind: type) -> type:
+    """The class that an accelerated one stands in for; any other class itself."""
+    return next(base for base in kind.__mro__ if not issubclass(base, Accelerated))
 
 
 def is_recorded() -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from effbench.models.plain import is_recorded
+from effbench.models.plain import Accelerated, is_recorded
 from effbench.models.products import linear
 
 
-class PointwiseConv2d(nn.Conv2d):
+class PointwiseConv2d(nn.Conv2d, Accelerated):
     """nn.Conv2d in everything but the time it takes on 1 x 1 maps; its parameters and state_dict are the same."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from effbench.kernels import library
 from effbench.kernels.tensors import FLOAT32, KIND, OWN
 from effbench.models.again import is_for_torch
-from effbench.models.plain import is_plain, is_recorded
+from effbench.models.plain import Accelerated, is_plain, is_recorded
 
 LEAST = 2**22  # multiplications: below, torch's shorter way to MKL weighs more
 FEWEST = 32  # rows: for fewer, arranging the weights would take longer than multiplying
 _PANEL = 48  # columns of mix.c's panels, at most
 
 
-class Linear(nn.Linear):
+class Linear(nn.Linear, Accelerated):
     """nn.Linear in everything but the time it takes."""
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""A network's layers, each on the quickest way through a training step."""
+"""Acceleration of training on a CPU: modules change to a subclass of ours that computes faster, and back.
+
+Only the loop trains on accelerated models; tools that look at classes (fx, TorchScript, quantization) get plain ones.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ from torch import nn
 from effbench.models.batch_norm import join
 from effbench.models.depthwise import DepthwiseConv2d, is_large_depthwise
 from effbench.models.dropout import Dropout
+from effbench.models.plain import Accelerated, plain_class
 from effbench.models.pointwise import PointwiseConv2d, is_pointwise
 from effbench.models.products import Linear
 
 _WITH_BLOCKS = ("torchvision.models.mobilenetv2", "torchvision.models.mobilenetv3")
 
 
-def quicken(model: nn.Module) -> None:
+def accelerate(model: nn.Module) -> None:
     """Gives the layers that torch is slow at on a CPU a class of ours, in place; parameters and state_dict stay."""
     for module in model.modules():
         if type(module) is nn.Conv2d:
@@ -27,6 +31,13 @@ def quicken(model: nn.Module) -> None:
             module.__class__ = Dropout
     join(model)
     _chain(model)
+
+
+def remove_acceleration(model: nn.Module) -> None:
+    """Gives every module the class back that it had before `accelerate`, in place."""
+    for module in model.modules():
+        if isinstance(module, Accelerated):
+            module.__class__ = plain_class(type(module))
 
 
 def _chain(model: nn.Module) -> None:

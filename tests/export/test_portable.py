@@ -8,7 +8,7 @@ from torch import nn
 
 from effbench.data.batches import Finish
 from effbench.export.portable import portable
-from effbench.models.quick import quicken
+from effbench.models.quick import accelerate
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.5, 0.25, 0.125)
 
@@ -24,7 +24,7 @@ def model() -> nn.Module:
         nn.Flatten(),
         nn.Linear(8 * 36, 4),
     )
-    quicken(layers)
+    accelerate(layers)
     return layers.to(memory_format=torch.channels_last)
 
 

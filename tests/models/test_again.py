@@ -18,7 +18,7 @@ from effbench.models.batch_norm import Joining
 from effbench.models.depthwise import DepthwiseConv2d
 from effbench.models.dropout import Dropout
 from effbench.models.inverted_residual import InvertedResidualV2, InvertedResidualV3
-from effbench.models.quick import quicken
+from effbench.models.quick import accelerate
 from tests.compiler import needs_compiler
 
 pytestmark = needs_compiler
@@ -51,7 +51,7 @@ def pair(inner: str, first: nn.Module | None = None) -> tuple[nn.Sequential, nn.
     net = nn.Sequential(first or nn.Conv2d(3, 8, 1), make(), nn.SiLU(), nn.Conv2d(8, 4, 3))
     net.to(memory_format=torch.channels_last)
     ours = copy.deepcopy(net)
-    quicken(ours)
+    accelerate(ours)
     assert isinstance(ours[1], kind)
     return net.double(), ours
 
@@ -115,7 +115,7 @@ def depthwise_pair(**change: Any) -> tuple[nn.Conv2d, nn.Conv2d]:
     torch.manual_seed(0)
     plain = nn.Conv2d(8, 8, 5, padding=2, groups=8).to(memory_format=torch.channels_last)
     ours = nn.Sequential(copy.deepcopy(plain))
-    quicken(ours)
+    accelerate(ours)
     assert type(ours[0]) is DepthwiseConv2d
     for conv in (plain, ours[0]):
         for name, value in change.items():
@@ -171,7 +171,7 @@ def test_an_activation_that_stands_twice_in_a_block_is_run_twice():
     block.conv = nn.Sequential(*layers, nn.BatchNorm2d(8))
     plain = block.to(memory_format=torch.channels_last)
     ours = nn.Sequential(copy.deepcopy(plain))
-    quicken(ours)
+    accelerate(ours)
     torch.testing.assert_close(ours(images(4, 8, 6, 6)), plain(images(4, 8, 6, 6)), rtol=1e-4, atol=1e-4)
 
 
@@ -201,7 +201,7 @@ def test_a_linear_layer_s_weight_spread_before_the_backward_pass_is_read_as_it_i
     monkeypatch.setattr(products, "LEAST", 0)
     monkeypatch.setattr(products, "mkl_is_held_back", lambda: True)
     ours = nn.Sequential(nn.Linear(6, 5))
-    quicken(ours)
+    accelerate(ours)
     x = torch.randn(64, 6, requires_grad=True)
     loss = ours(x).sum()
     ours[0].weight.data = torch.ones(1).expand(5, 6)
@@ -213,7 +213,7 @@ def test_a_linear_layer_s_weight_replaced_before_the_backward_pass_is_torch_s_ma
     monkeypatch.setattr(products, "LEAST", 0)
     monkeypatch.setattr(products, "mkl_is_held_back", lambda: True)
     ours = nn.Sequential(nn.Linear(6, 5))
-    quicken(ours)
+    accelerate(ours)
     loss = ours(torch.randn(64, 6, requires_grad=True)).sum()
     ours.double()
     with pytest.raises(RuntimeError, match="dtype"):

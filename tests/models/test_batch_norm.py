@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from effbench.models import batch_norm
 from effbench.models.accounting import activation_bytes
 from effbench.models.batch_norm import Joining, OnePassBatchNorm2d, join
-from effbench.models.quick import quicken
+from effbench.models.quick import accelerate
 from tests.compiler import needs_compiler
 from tests.training.tiny import same
 
@@ -193,7 +193,7 @@ def test_a_whole_network_learns_the_same_and_keeps_its_state_dict(arch):
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     exact, ours = copy.deepcopy(plain).double(), copy.deepcopy(plain)
-    quicken(ours)
+    accelerate(ours)
     assert {type(module) for module in ours.modules()} & {nn.BatchNorm2d, OnePassBatchNorm2d} == {OnePassBatchNorm2d}
     assert list(ours.state_dict()) == list(plain.state_dict())
     x = last(torch.randn(8, 3, 48, 48))

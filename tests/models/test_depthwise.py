@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from effbench.kernels import library
 from effbench.models import depthwise
 from effbench.models.depthwise import DepthwiseConv2d, weight_gradient
-from effbench.models.quick import quicken
+from effbench.models.quick import accelerate
 from tests.compiler import HAS_COMPILER, needs_compiler
 from tests.training.tiny import same
 
@@ -60,7 +60,7 @@ def test_a_whole_network_learns_the_same(arch):
     torch.manual_seed(0)
     plain = last_model(getattr(torchvision.models, arch)(num_classes=4, dropout=0.0))
     ours = copy.deepcopy(plain)
-    quicken(ours)
+    accelerate(ours)
     assert sum(isinstance(module, DepthwiseConv2d) for module in ours.modules()) > 4
     x = last(torch.randn(4, 3, 48, 48))
     outputs = []
@@ -85,7 +85,7 @@ def block() -> nn.Sequential:
 
 def quick() -> nn.Sequential:
     net = block()
-    quicken(net)
+    accelerate(net)
     return net
 
 
@@ -106,7 +106,7 @@ def quick() -> nn.Sequential:
 )
 def test_other_convolutions_are_left_alone(conv):
     net = nn.Sequential(conv)
-    quicken(net)
+    accelerate(net)
     assert type(net[0]) is nn.Conv2d
 
 
@@ -161,7 +161,7 @@ def test_without_a_compiler_small_maps_alone_are_taken_where_torch_is_slower(cap
         memory_format=torch.channels_last
     )
     net = copy.deepcopy(plain)
-    quicken(net)
+    accelerate(net)
     for size in (4, 20):
         x = last(torch.randn(2, channels, size, size))
         for each in (plain, net):

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from effbench.models import dropout
 from effbench.models.dropout import Dropout
-from effbench.models.quick import quicken
+from effbench.models.quick import accelerate
 from tests.compiler import needs_compiler
 
 pytestmark = needs_compiler
@@ -284,12 +284,12 @@ def test_compiled_it_is_torch_s_graph():
     assert any("dropout" in name for name in seen)
 
 
-def test_quicken_takes_dropout_but_none_of_its_kin():
+def test_dropout_is_accelerated_but_none_of_its_kin():
     class Mine(nn.Dropout):
         pass
 
     net = nn.Sequential(nn.Dropout(0.3, inplace=True), nn.Dropout2d(0.3), nn.AlphaDropout(0.3), Mine(0.3))
-    quicken(net)
+    accelerate(net)
     assert [type(module) for module in net] == [Dropout, nn.Dropout2d, nn.AlphaDropout, Mine]
     assert net[0].p == 0.3
     assert net[0].inplace

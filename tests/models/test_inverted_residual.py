@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import mobilenetv2, mobilenetv3
 
 from effbench.models import inverted_residual
-from effbench.models.quick import quicken
+from effbench.models.quick import accelerate
 from tests.compiler import needs_compiler
 from tests.training.tiny import same
 
@@ -53,7 +53,7 @@ def pair(make=v3) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     plain = make().to(memory_format=torch.channels_last)
     ours = copy.deepcopy(plain)
-    quicken(ours)
+    accelerate(ours)
     assert type(ours) is not type(plain)
     return plain, ours
 
@@ -267,7 +267,7 @@ def test_every_block_of_a_network_is_a_chain_and_the_same_seed_gives_the_same_bi
     for _ in range(2):
         torch.manual_seed(0)
         net = getattr(torchvision.models, arch)(num_classes=4).to(memory_format=torch.channels_last)
-        quicken(net)
+        accelerate(net)
         net(images(4, 3, 64, 64)).square().sum().backward()
         found.append([*(parameter.grad for parameter in net.parameters()), *net.buffers()])
     assert same(*found)
@@ -278,7 +278,7 @@ def test_dynamo_follows_every_layer_of_ours_into_torch_s(taken):
     torch.manual_seed(0)
     net = nn.Sequential(v3(), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     net.append(nn.Dropout(0.5)).to(memory_format=torch.channels_last)
-    quicken(net)
+    accelerate(net)
     torch.compile(net, backend="eager", fullgraph=True)(images()).sum().backward()
     assert net[5].weight.grad is not None
     assert taken == []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from effbench.models import pointwise
 from effbench.models.pointwise import PointwiseConv2d
-from effbench.models.quick import quicken
+from effbench.models.quick import accelerate
 from tests.training.tiny import same
 
 
@@ -21,7 +21,7 @@ def pair(channels: int, filters: int, bias: bool = True, **options) -> tuple[nn.
     torch.manual_seed(channels)
     plain = nn.Sequential(nn.Conv2d(channels, filters, 1, bias=bias, **options))
     ours = copy.deepcopy(plain)
-    quicken(ours)
+    accelerate(ours)
     return plain, ours
 
 
@@ -77,7 +77,7 @@ def test_any_that_sees_no_border_is_taken(options):
 @pytest.mark.parametrize("conv", [nn.Conv2d(4, 4, 1, padding=1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 3)])
 def test_other_convolutions_are_left_alone(conv):
     net = nn.Sequential(conv)
-    quicken(net)
+    accelerate(net)
     assert type(net[0]) is nn.Conv2d
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from effbench.models import products
 from effbench.models.products import Linear, linear
-from effbench.models.quick import quicken
+from effbench.models.quick import accelerate
 from tests.compiler import needs_compiler
 
 pytestmark = needs_compiler
@@ -36,7 +36,7 @@ def pair(inputs: int, outputs: int, bias: bool = True) -> tuple[nn.Linear, nn.Li
     torch.manual_seed(inputs)
     plain = nn.Linear(inputs, outputs, bias)
     ours = copy.deepcopy(plain)
-    quicken(ours)
+    accelerate(ours)
     assert type(ours) is Linear
     return plain, ours
 
@@ -174,7 +174,7 @@ def test_a_subclass_of_somebody_else_s_is_left_alone():
             return 2 * super().forward(input)
 
     net = Doubled(3, 3)
-    quicken(net)
+    accelerate(net)
     assert type(net) is Doubled
 
 
