@@ -31,7 +31,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "effbench <verb> --help tells more. effbench --version",
+            "effbench <verb> --help tells more; effbench help train optimizer tells of its keys. effbench --version",
             'Tab completion: eval "$(effbench -sc install=bash)"; also zsh and fish.',
         ]
     )
@@ -50,6 +50,8 @@ def _unknown_verb(word: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit code; a user's mistake is one message, never a traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage(), file=sys.stdout if words else sys.stderr)
         return 0 if words else 2

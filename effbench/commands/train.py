@@ -34,6 +34,7 @@ flags: -m, --multirun       every combination of comma-separated values
        --cfg job            print the config and leave
        --info [PAGE]        Hydra's own view of groups, defaults, search path
        --config-dir DIR     a folder of your own groups (DIR/model/mine.yaml) and recipes (DIR/recipe/mine.yaml)
+       --help GROUP         the keys of a group, or of one of its choices: --help optimizer, --help optimizer=lion
 
 groups (one of each):
 """
@@ -45,7 +46,7 @@ CFG_PAGES = ("job", "hydra", "all")
 def main(words: Sequence[str]) -> int:
     arguments = split(words, [*CONFIG_FLAGS, "json"])
     if arguments.has("help"):
-        print(HELP + groups_table(arguments.get("config_dir")))
+        print(help_text(arguments.overrides, arguments.get("config_dir")))
         return 0
     if arguments.has("completion"):
         from effbench.commands import completion
@@ -61,6 +62,20 @@ def main(words: Sequence[str]) -> int:
 
         return sweep(arguments.overrides, arguments.get("config_dir"), as_json)
     return train_one(arguments.overrides, arguments.get("config_dir"), as_json)
+
+
+def help_text(words: Sequence[str], config_dir: str | None = None) -> str:
+    """Of `words` (groups, choices, keys) what their files say; of none, how to call train, and all keys."""
+    from effbench.commands import config_help
+
+    if config_dir:
+        from effbench.config.compose import check_folder
+
+        check_folder(config_dir)
+    if words:
+        return config_help.page(words, config_dir)
+    keys = "keys, with their defaults (effbench help train GROUP=NAME: those of another choice):"
+    return "\n\n".join([HELP + groups_table(config_dir), keys, config_help.overview(config_dir)])
 
 
 def groups_table(config_dir: str | None = None) -> str:

@@ -83,7 +83,7 @@ def completions(words: Sequence[str], word: str) -> list[str] | None:
 def composed(choices: Iterable[tuple[str, str]], groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """The config's content for these choices of groups; other overrides are left out."""
     wanted = {key: value for key, value in choices if key in groups}
-    root = _read(conf_dir() / f"{ROOT}.yaml")
+    root = read(conf_dir() / f"{ROOT}.yaml")
     chosen = {group: name for entry in root["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
     late = {group: wanted.get(group, chosen[group]) for group in (GROUP, "debug")}  # their keys are the run's own
     for group, name in late.items():
@@ -112,7 +112,7 @@ def with_later_keys(content: Mapping[str, Any]) -> dict[str, Any]:
 def _choices(group: str, name: str | None) -> dict[str, str]:
     """The groups that a recipe chooses, or another one that it starts from."""
     found: dict[str, str] = {}
-    for entry in _read(_path(group, name)).get("defaults", []) if name else []:
+    for entry in read(_path(group, name)).get("defaults", []) if name else []:
         if isinstance(entry, dict):
             found |= {key.removeprefix("override /"): value for key, value in entry.items()}
         elif entry != "_self_":
@@ -122,7 +122,7 @@ def _choices(group: str, name: str | None) -> dict[str, str]:
 
 def _member(group: str, name: str | None) -> dict[str, Any]:
     """A file of a group, over those of its group that it starts from."""
-    own = _read(_path(group, name)) if name else {}
+    own = read(_path(group, name)) if name else {}
     content: dict[str, Any] = {}
     for entry in own.get("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
@@ -135,7 +135,8 @@ def _path(group: str, name: str | None) -> Path:
     return (recipes_dir() if group == GROUP else conf_dir() / group) / f"{name}.yaml"
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read(path: Path) -> Mapping[str, Any]:
+    """A YAML file's content, kept until the file changes; not to be written into."""
     return _read_at(path, path.stat().st_mtime_ns)
 
 

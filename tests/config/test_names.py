@@ -119,10 +119,10 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("x: 1\n")
-    assert names._read(path) == {"x": 1}
+    assert names.read(path) == {"x": 1}
     path.write_text("x: 2\n")
     os.utime(path, ns=(1, 1))
-    assert names._read(path) == {"x": 2}
+    assert names.read(path) == {"x": 2}
 
 
 def test_what_is_in_hydras_store_is_left_to_hydra(tmp_path: Path) -> None:
