@@ -110,6 +110,25 @@ def passing(word: str) -> bool:
     return re.split("[./@]", override_key(word))[0] in PASSING
 
 
+_RECORDED = re.compile(r"(?:\+\+|\+|~)?(?P<key>[A-Za-z_$][\w.$/-]*)(?:=.*)?", re.ASCII | re.DOTALL)
+LONGEST_RECORDED = 100_000  # characters of all words: Hydra takes a second to read 20,000
+
+
+def recorded(words: Sequence[str], where: str) -> list[str]:
+    """Words read from a run's or a sweep's record, without those of one sitting. Raises ConfigError for what no record
+    may say: a stranger's could put a file in another place by it (`group@package=...`).
+    """
+    if sum(map(len, words)) > LONGEST_RECORDED:
+        raise ConfigError(f"{where} holds more than {LONGEST_RECORDED} characters of overrides.")
+    for word in words:
+        if _RECORDED.fullmatch(word) is None:
+            raise ConfigError(
+                f"{where} holds the override {word[:200]!r}, which is not read from a record: only KEY=VALUE is. "
+                "Start a new run with the words that you want."
+            )
+    return [word for word in words if not passing(word)]
+
+
 def merged(earlier: Sequence[str], now: Sequence[str]) -> list[str]:
     """The overrides of before and those given now, which stand for earlier ones of the same key."""
     keys = {override_key(word) for word in now}

@@ -13,16 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from effbench.commands.arguments import passing
+from effbench.commands.arguments import passing, recorded
 from effbench.config.compose import loader, parsed
 from effbench.config.words import as_meant
 from effbench.errors import ConfigError
+from effbench.guarded import MissingFileError, read_text
 from effbench.records import read_summary, write_text
 from effbench.redaction import redact
 from effbench.report.sweep import Job
 
 NAME = "sweep.json"
 SCHEMA = 1
+MOST_BYTES = 100_000_000  # of sweep.json: 1,000 a job
 DONE = ("completed", "stopped_early", "diverged")  # running them again would end the same
 
 
@@ -89,17 +91,18 @@ def read_plan(folder: Path) -> tuple[list[str], list[Planned]]:
     Raises ConfigError where `folder` holds no sweep that can be gone on with.
     """
     path = folder / NAME
-    if not path.is_file():
-        raise ConfigError(f"sweep.resume={folder}: there is no sweep in that folder (it holds no {NAME}).")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, MOST_BYTES))
         if content["schema_version"] != SCHEMA:
             raise ConfigError(f"{path} has schema_version {content['schema_version']!r}; this effbench reads {SCHEMA}.")
-        asked = [str(word) for word in content["overrides"] if not passing(str(word))]
+        asked = recorded([str(word) for word in content["overrides"]], str(path))
         return asked, [_recorded(number, entry, folder) for number, entry in enumerate(content["jobs"])]
+    except MissingFileError as error:
+        text = f"sweep.resume={folder}: there is no sweep in that folder (it holds no {NAME})."
+        raise ConfigError(text) from error
     except KeyError as error:
         raise ConfigError(f"{path} is damaged: it has no {error}. Start the sweep anew in another folder.") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged: {error}. Start the sweep anew in another folder.") from error
 
 
@@ -107,7 +110,7 @@ def _recorded(number: int, entry: dict[str, str | list[str]], folder: Path) -> P
     name = str(entry["folder"])
     if Path(name).name != name or name in ("", ".", ".."):
         raise ValueError(f"{name!r} is not the name of a folder")
-    words = [str(word) for word in entry["overrides"] if not passing(str(word))]
+    words = recorded([str(word) for word in entry["overrides"]], str(folder / NAME))
     return Planned(Job(number, [str(word) for word in entry["apart"]], folder / name), words)
 
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.commands.arguments import CONFIG_FLAGS, Arguments, merged, passing, split
+from effbench.commands.arguments import CONFIG_FLAGS, Arguments, merged, passing, recorded, split
 from effbench.commands.locking import holding
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import quoted
 from effbench.config.words import as_meant
+from effbench.config.yaml_text import parse_yaml, write_yaml
 from effbench.errors import ConfigError, EffbenchError, MissingExtraError, unknown_name
+from effbench.guarded import MissingFileError, read_text
 from effbench.places import expanded
 from effbench.startup import uncollected
 
@@ -147,18 +149,14 @@ def with_resume(overrides: Sequence[str]) -> list[str]:
 
 def recorded_overrides(folder: Path) -> list[str] | None:
     """What a run was started with; None where the folder holds no run."""
-    import yaml
-
     path = folder / ".hydra" / "overrides.yaml"
-    if not path.is_file():
-        return None
     try:
-        words = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(words, list):
+        words = parse_yaml(read_text(path), str(path), recorded=True)
+    except MissingFileError:
+        return None
+    if not isinstance(words or [], list):
         raise ConfigError(f"{path} is not a list of overrides.")
-    return _lasting(map(str, words))
+    return [as_meant(word) for word in recorded([str(word) for word in words or []], str(path))]
 
 
 def _lasting(words: Iterable[str]) -> list[str]:
@@ -249,14 +247,12 @@ def record_job(composed: Any, folder: Path) -> None:
 
 def _record_overrides(raw: Any, folder: Path) -> None:
     """What a resumed run now goes by, for the next resume; left as it is where that is nothing new."""
-    import yaml
-
     from effbench.records import write_text
     from effbench.redaction import redact
 
     words = redact(list(raw.hydra.overrides.task))
     if recorded_overrides(folder) != _lasting(words):
-        write_text(folder / ".hydra" / "overrides.yaml", yaml.safe_dump(words))
+        write_text(folder / ".hydra" / "overrides.yaml", write_yaml(words))
 
 
 def _forget(folder: Path, made: Sequence[Path]) -> None:
@@ -316,13 +312,15 @@ def as_hydra_app(
     import hydra
 
     from effbench.config.compose import ROOT
+    from effbench.config.hydra_loader import guarded
     from effbench.config.paths import conf_dir
     from effbench.config.recipes import register_recipes
 
     register_recipes(expanded(config_dir) if config_dir else None)
     argv, sys.argv = sys.argv, [program, *map(as_meant, words)]
     try:
-        hydra.main(config_path=str(conf_dir()), config_name=ROOT, version_base="1.3")(task)()
+        with guarded():
+            hydra.main(config_path=str(conf_dir()), config_name=ROOT, version_base="1.3")(task)()
     except SystemExit as stop:
         return 2 if stop.code else 0
     finally:

@@ -12,6 +12,7 @@ from effbench.config import hints, names
 from effbench.config.paths import conf_dir
 from effbench.config.recipes import register_recipes
 from effbench.config.words import as_meant, expand_folders, with_paths_as_text
+from effbench.config.yaml_text import check_references
 from effbench.errors import ConfigError, unknown_name
 from effbench.places import expanded
 from effbench.redaction import REDACTED
@@ -43,6 +44,7 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
     if not config_dir:
         names.refuse_mistyped(overrides)
     import hydra
+    from omegaconf import OmegaConf
 
     with loader(config_dir) as config_loader:
         try:
@@ -52,8 +54,9 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
         except Exception as error:  # Hydra asserts, and passes on what YAML and files raise
             _explain_if_possible(overrides, config_loader)
             raise ConfigError(f"the config does not compose: {_one_line(error)}") from error
+    check_references(OmegaConf.to_container(raw, resolve=False, enum_to_str=True))
     expand_folders(raw)
-    _check_names(raw, overrides)
+    _check_names(raw)
     return raw
 
 
@@ -67,7 +70,7 @@ def _check_given(overrides: Sequence[str]) -> None:
             )
 
 
-def _check_names(raw: DictConfig, overrides: Sequence[str]) -> None:
+def _check_names(raw: DictConfig) -> None:
     """Names that become paths: no control characters, and a sweep's jobs stay below its folder."""
     from omegaconf import OmegaConf
 
@@ -88,9 +91,6 @@ def _check_names(raw: DictConfig, overrides: Sequence[str]) -> None:
         )
     if "/" in names["job.name"] or names["job.name"] in ("", ".", ".."):
         raise ConfigError(f"hydra.job.name must be a plain name, without '/'; got {names['job.name']!r}.")
-    asked = any(word.lstrip("+").startswith(("hydra.callbacks", "hydra/callbacks")) for word in overrides)
-    if OmegaConf.select(raw, "hydra.callbacks") and not asked:  # code around each job, out of some file of groups
-        raise ConfigError("a config file sets hydra.callbacks, which can run other code. Give it on the command line.")
 
 
 def _name(raw: DictConfig, key: str) -> str:
@@ -118,8 +118,12 @@ def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
     if config_dir:
         check_folder(config_dir)
     register_recipes(expanded(config_dir) if config_dir else None)
+    from effbench.config.hydra_loader import guarded
+
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train"):
+    with guarded():
+        initialized = hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train")
+    with initialized:
         yield GlobalHydra.instance().config_loader()
 
 
@@ -129,9 +133,10 @@ def plain(raw: DictConfig) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     task = OmegaConf.masked_copy(raw, [str(key) for key in raw if key != "hydra"])
+    check_references(OmegaConf.to_container(task, resolve=False))
     try:
         content = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(f"the config does not resolve: {_first_line(error)}") from error
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}

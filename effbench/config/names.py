@@ -15,6 +15,7 @@ from typing import Any
 
 from effbench.config import hints
 from effbench.config.paths import conf_dir, recipes_dir
+from effbench.config.yaml_text import read_yaml
 from effbench.errors import ConfigError
 
 ROOT = "config"
@@ -142,10 +143,7 @@ def read(path: Path) -> Mapping[str, Any]:
 
 @cache
 def _read_at(path: Path, _changed: int) -> Mapping[str, Any]:
-    import yaml
-
-    kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=kind) or {}
+    return read_yaml(path) or {}
 
 
 def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -202,12 +200,7 @@ def _value(content: Mapping[str, Any], key: str, begun: str, given: Mapping[str,
 
 
 def _as_hydra_writes(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    try:
-        return str(float(value)) if isinstance(value, str) else str(value)  # YAML 1.1 takes 1e-8 for text
-    except ValueError:
-        return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _at(content: Any, key: str) -> Any:

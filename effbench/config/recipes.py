@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from effbench.config.names import GROUP
-from effbench.config.paths import recipes_dir
-from effbench.errors import ConfigError
 
 _user_dir: Path | None = None
 
@@ -45,67 +42,12 @@ def register_recipes(user_dir: Path | None = None) -> None:
     _user_dir = user_dir.resolve() if user_dir else None
     from hydra.core.plugins import Plugins
 
-    for plugin in _plugins():
+    from effbench.config.hydra_loader import RecipeSearchPath, RecipeSource
+
+    for plugin in (RecipeSource, RecipeSearchPath):
         Plugins.instance().register(plugin)
 
 
-_classes: list[type[Any]] = []
-
-
-def _plugins() -> list[type[Any]]:
-    """The two plugin classes, made once, when Hydra is first needed."""
-    if _classes:
-        return _classes
-    from hydra._internal.core_plugins.file_config_source import FileConfigSource
-    from hydra.core.config_search_path import ConfigSearchPath
-    from hydra.core.object_type import ObjectType
-    from hydra.plugins.search_path_plugin import SearchPathPlugin
-
-    class RecipeSource(FileConfigSource):
-        """A folder of recipes, seen as the group `recipe`."""
-
-        @staticmethod
-        def scheme() -> str:
-            return "recipes"
-
-        def load_config(self, config_path: str) -> Any:
-            loaded = super().load_config(_inside(config_path))
-            _check_harmless(_inside(config_path), loaded.header.get("package"), loaded.config)
-            return loaded
-
-        def is_group(self, config_path: str) -> bool:
-            return config_path in ("", GROUP) and super().is_group("")
-
-        def is_config(self, config_path: str) -> bool:
-            return config_path.startswith(f"{GROUP}/") and bool(super().is_config(_inside(config_path)))
-
-        def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-            if config_path == "":
-                return [] if results_filter is ObjectType.CONFIG else [GROUP]
-            if config_path != GROUP or results_filter is ObjectType.GROUP:
-                return []
-            return sorted(path.stem for path in Path(self.path).glob("*.yaml"))
-
-    class RecipeSearchPath(SearchPathPlugin):
-        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            search_path.append("effbench", f"recipes://{recipes_dir()}")
-            if _user_dir is not None:
-                search_path.append("user", f"file://{_user_dir}")
-
-    _classes.extend([RecipeSource, RecipeSearchPath])
-    return _classes
-
-
-def _inside(config_path: str) -> str:
-    return config_path.removeprefix(f"{GROUP}/")
-
-
-def _check_harmless(name: str, package: str | None, content: Any) -> None:
-    """A recipe may come from a stranger, and must not decide what code may run."""
-    if package != "_global_":
-        raise ConfigError(
-            f"recipe {name}: its first line must be '# @package _global_', so that its keys are the run's."
-        )
-    for key in ("allow_targets", "hydra"):
-        if key in content:
-            raise ConfigError(f"recipe {name} sets '{key}', which can run other code. Give it on the command line.")
+def user_dir() -> Path | None:
+    """The folder of groups that is registered."""
+    return _user_dir

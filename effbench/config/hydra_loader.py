@@ -1,0 +1,253 @@
+"""Hydra's config loader as effbench uses it: recipes are a group, and only the command line decides `hydra.*`.
+
+Importing this imports Hydra, which takes a while: import it inside functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.defaults_list import create_defaults_list
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathElement
+from hydra.core.default_element import ResultDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from effbench.config import recipes
+from effbench.config.names import GROUP, ROOT
+from effbench.config.paths import recipes_dir
+from effbench.config.yaml_text import parse_yaml
+from effbench.errors import ConfigError
+from effbench.guarded import MissingFileError, read_text
+
+PROTECTED = ("hydra", "allow_targets", "resume")  # what these say can run code, or write elsewhere
+USER = "user"  # providers: of the folder given by --config-dir, and of recipes
+RECIPES = "effbench"
+MOST_FILES = 2_000  # looked up for one config, each as often as a defaults list names it; ours takes 100
+
+
+class GuardedSource(FileConfigSource):
+    """A folder of YAML files, each read as the command line would read its values."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(os.path.realpath(Path(self.path) / self._normalize_file_name(config_path)))
+        try:
+            text = read_text(path)
+        except MissingFileError as error:
+            raise ConfigLoadError(str(error)) from error
+        content = parse_yaml(text, str(path))
+        if not isinstance(content, dict | None):  # OmegaConf would read a text as YAML once more, by rules of its own
+            raise ConfigError(f"{path} must hold keys and values; it holds a {type(content).__name__}.")
+        return ConfigResult(
+            config=OmegaConf.create(content or {}),
+            path=f"{self.scheme()}://{self.path}",
+            provider=self.provider,
+            header=self._get_header_dict(text[:512]),
+        )
+
+
+class RecipeSource(GuardedSource):
+    """A folder of recipes, seen as the group `recipe`."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "recipes"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        loaded = super().load_config(_inside(config_path))
+        _check_harmless(_inside(config_path), loaded.header.get("package"), loaded.config)
+        return loaded
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path in ("", GROUP) and super().is_group("")
+
+    def is_config(self, config_path: str) -> bool:
+        return config_path.startswith(f"{GROUP}/") and bool(super().is_config(_inside(config_path)))
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        if config_path == "":
+            return [] if results_filter is ObjectType.CONFIG else [GROUP]
+        if config_path != GROUP or results_filter is ObjectType.GROUP:
+            return []
+        return sorted(path.stem for path in Path(self.path).glob("*.yaml"))
+
+
+class RecipeSearchPath(SearchPathPlugin):
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append(RECIPES, f"{RecipeSource.scheme()}://{recipes_dir()}")
+        if recipes.user_dir() is not None:
+            search_path.append(USER, f"file://{recipes.user_dir()}")
+
+
+def _inside(config_path: str) -> str:
+    return config_path.removeprefix(f"{GROUP}/")
+
+
+def _check_harmless(name: str, package: str | None, content: Any) -> None:
+    """A recipe may come from a stranger, and must not decide what code may run."""
+    if package != "_global_":
+        raise ConfigError(
+            f"recipe {name}: its first line must be '# @package _global_', so that its keys are the run's."
+        )
+    for key in PROTECTED:
+        if key in content:
+            raise ConfigError(f"recipe {name} sets '{key}', which can run other code. Give it on the command line.")
+    for key, value in leaves(content):
+        if isinstance(value, str) and _RESOLVER.search(value):
+            raise ConfigError(
+                f"recipe {name}: {key} is {value!r}, which looks up more than the config's own keys. A recipe may hold "
+                "${KEY} alone; give other values on the command line."
+            )
+
+
+_RESOLVER = re.compile(r"\$\{[^}]*[:$]")  # ${oc.env:HOME}, ${${key}}
+
+
+def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all that is no collection, unresolved."""
+    if isinstance(content, DictConfig | ListConfig):
+        content = OmegaConf.to_container(content, resolve=False)
+    if not isinstance(content, dict | list):
+        yield key, content
+        return
+    for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+        yield from leaves(value, f"{key}.{name}" if key else str(name))
+
+
+class GuardedRepository(ConfigRepository):
+    """Reads every folder of files, also those of hydra.searchpath, as GuardedSource."""
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        super().initialize_sources(config_search_path)
+        self.sources = [
+            GuardedSource(source.provider, source.path) if type(source) is FileConfigSource else source
+            for source in self.sources
+        ]
+
+
+class CountingRepository(CachingConfigRepository):
+    """Ends a composition whose files name each other without end, or so often that it would take hours."""
+
+    _looks = 0
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        self._looks += 1
+        if self._looks > MOST_FILES:
+            raise ConfigError(f"the defaults lists name more than {MOST_FILES} files, the last of them {config_path}.")
+        return super().load_config(config_path)
+
+
+class GuardedLoader(ConfigLoaderImpl):
+    """Refuses a composition in which a file changed one of PROTECTED, before Hydra reads a value of it.
+
+    The merged files are compared with what Hydra's own files, those of installed plugins and conf/config.yaml make of
+    the same `hydra/...=` choices; values that the command line gives are merged after that.
+    """
+
+    _given: Sequence[Override] = ()
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository = GuardedRepository(config_search_path)
+
+    def _parse_overrides_and_create_caching_repo(
+        self, config_name: str | None, overrides: list[str]
+    ) -> tuple[list[Override], CachingConfigRepository]:
+        parsed = OverridesParser.create().parse_overrides(overrides=overrides)
+        repository = CountingRepository(self.repository)
+        self._process_config_searchpath(config_name, parsed, repository)
+        self._given = [override for override in parsed if str(override.key_or_group).startswith("hydra/")]
+        return parsed, repository
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        merged = super()._compose_config_from_defaults_list(defaults, repo)
+        for key in _differing(self._own_protected(), _protected(merged)):
+            raise ConfigError(self._refusal(key, defaults, repo))
+        return merged
+
+    def _own_protected(self) -> Mapping[str, Any]:
+        """PROTECTED without the files of users and strangers."""
+        path = self.config_search_path.get_path()
+        own = tuple((item.provider, item.path) for item in path if item.provider not in (USER, RECIPES))
+        words = tuple(str(override.input_line) for override in self._given)
+        try:
+            return _composed_protected(own, words)
+        except HydraException as error:
+            raise ConfigError(
+                f"{' '.join(words)}: a file of your own may not say what Hydra runs. Choose one of Hydra's or of an "
+                f"installed plugin's, and give its values on the command line ({str(error).splitlines()[0]})."
+            ) from error
+
+    def _refusal(self, key: str, defaults: Sequence[ResultDefault], repo: IConfigRepository) -> str:
+        part = key.split(".")[0]
+        who = "a config file"
+        for default in defaults:
+            loaded = self._load_single_config(default, repo)
+            if part in loaded.config and loaded.provider in (USER, RECIPES):
+                who = f"the file {default.config_path}"
+        return (
+            f"{who} changes {key}, which can run other code or write elsewhere: only the command line may. Leave it "
+            f"out of the file, and give {key}=VALUE yourself if you want it."
+        )
+
+
+class _WithoutGroups(GuardedRepository):
+    """Of conf/config.yaml its own values alone: the groups that it chooses say nothing of PROTECTED."""
+
+    def _extract_defaults_list(self, config_path: str, cfg: Any) -> ListConfig:
+        found = super()._extract_defaults_list(config_path, cfg)
+        return ListConfig(["_self_"]) if config_path == ROOT else found
+
+
+@cache
+def _composed_protected(search_path: tuple[tuple[str, str], ...], words: tuple[str, ...]) -> Mapping[str, Any]:
+    own = ConfigSearchPathImpl()
+    own.config_search_path = [SearchPathElement(provider, path) for provider, path in search_path]
+    loader = ConfigLoaderImpl(own)
+    parsed = OverridesParser.create().parse_overrides(overrides=list(words))
+    repo = CachingConfigRepository(_WithoutGroups(own))
+    found = create_defaults_list(repo, ROOT, parsed, prepend_hydra=True, skip_missing=False)
+    return _protected(loader._compose_config_from_defaults_list(found.defaults, repo))
+
+
+def _protected(config: DictConfig) -> Mapping[str, Any]:
+    """Unresolved: an interpolation is what it says, and nothing of it is looked up."""
+    content = OmegaConf.to_container(OmegaConf.masked_copy(config, list(PROTECTED)), resolve=False, enum_to_str=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _differing(own: Any, merged: Any, key: str = "") -> Iterator[str]:
+    """The dotted keys of what is not the same in both."""
+    if isinstance(own, Mapping) and isinstance(merged, Mapping):
+        for name in dict.fromkeys([*own, *merged]):
+            yield from _differing(own.get(name, ...), merged.get(name, ...), f"{key}.{name}" if key else str(name))
+    elif type(own) is not type(merged) or own != merged:
+        yield key
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Within it Hydra makes its loaders as GuardedLoader; other users of Hydra in this process keep theirs."""
+    module: Any = importlib.import_module("hydra._internal.hydra")
+    usual, module.ConfigLoaderImpl = module.ConfigLoaderImpl, GuardedLoader
+    try:
+        yield
+    finally:
+        module.ConfigLoaderImpl = usual

@@ -1,0 +1,273 @@
+"""YAML that means what the command line means, of bounded size.
+
+What is written without quotes is read by the rules of Hydra's overrides, so that `trainer.max_time: 1:12:00:00` and
+`trainer.max_time=1:12:00:00` are the same. YAML 1.1, which PyYAML reads, has numbers of base 60, octal numbers and
+yes/no/on/off in their place. Aliases are counted at their expanded size before anything is made of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from effbench.errors import ConfigError
+from effbench.guarded import read_text
+
+MOST_NODES, DEEPEST = 10_000, 30  # of one file, aliases expanded; Hydra composes 3,000 a second
+MOST_RECORDED_NODES = 100_000  # of a file that effbench wrote, which Hydra does not see
+MOST_REFERENCES, LONGEST_REFERENCE = 500, 2_000  # ${...}: in one file; characters of a text that holds some
+_DIGITS = r"(?:0|[1-9](?:_?[0-9])*)"
+_POINT = rf"(?:{_DIGITS}\.|{_DIGITS}?\.[0-9](?:_?[0-9])*)"
+INTEGER = re.compile(rf"[+-]?{_DIGITS}", re.ASCII)
+FLOAT = re.compile(rf"[+-]?(?:{_POINT}|(?:{_DIGITS}|{_POINT})[eE][+-]?[0-9](?:_?[0-9])*|(?i:inf|nan))", re.ASCII)
+DOTTED = re.compile(r"[+-]?\.(?i:inf|nan)", re.ASCII)  # as YAML writes them, and text on the command line
+WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+_TEXT_TAGS = ("!", "tag:yaml.org,2002:str")
+_MERGE = "<<"
+
+
+class YamlError(ConfigError):
+    """A text is no YAML that is read here."""
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a file that a person wrote. Raises UnreadableError or YamlError naming it."""
+    return parse_yaml(read_text(path), str(path))
+
+
+def parse_yaml(text: str, name: str, recorded: bool = False) -> Any:
+    """Plain containers and scalars. Raises YamlError naming `name`, and the key or the line.
+
+    recorded: a file that effbench wrote, in which .inf and .nan are numbers.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    document = _Document(name, recorded)
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            document.take(event)
+    except yaml.YAMLError as error:
+        raise YamlError(f"{name} is no sound YAML: {' '.join(str(error).split())}.") from error
+    return document.content
+
+
+def scalar(text: str) -> Any:
+    """What a text without quotes means."""
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    if INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if FLOAT.fullmatch(text) else text
+
+
+def write_yaml(content: Any) -> str:
+    """Plain containers as YAML that parse_yaml, and any reader of YAML 1.1, reads back the same."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either way of reading would take for something else than text."""
+
+
+for _tag, _pattern, _first in (
+    ("int", INTEGER, "-+0123456789"),
+    ("float", FLOAT, "-+.0123456789iInN"),
+    ("bool", re.compile(r"(?i:true|false)"), "tTfF"),
+    ("null", re.compile(r"(?i:null)"), "nN"),
+):
+    _Dumper.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern.pattern})$", _pattern.flags), list(_first)
+    )
+
+
+@dataclass
+class _Node:
+    """A collection at work. key: of the value that comes next, `...` where a key comes next. size: nodes, expanded."""
+
+    content: Any
+    anchor: str | None
+    is_mapping: bool
+    key: Any = ...
+    size: int = 1
+    merged: dict[Any, Any] = field(default_factory=dict)
+
+
+class _Document:
+    """Builds a document from the events of a YAML parser, one at a time."""
+
+    def __init__(self, name: str, recorded: bool):
+        self.content: Any = None
+        self._name, self._recorded = name, recorded
+        self._open: list[_Node] = []
+        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._documents = self._nodes = self._references = 0
+
+    def take(self, event: Any) -> None:
+        """One event of yaml.parse, in their order."""
+        if isinstance(event, yaml.DocumentStartEvent):
+            self._documents += 1
+            if self._documents > 1:
+                self._refuse("it holds several documents")
+        elif isinstance(event, yaml.ScalarEvent):
+            self._add(self._scalar(event), event.anchor, 1)
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor is None or event.anchor not in self._anchors:
+                self._refuse(f"the alias *{event.anchor} stands for nothing that is complete")
+            value, size = self._anchors[event.anchor]
+            self._add(value, None, size)
+        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            self._begin(event, isinstance(event, yaml.MappingStartEvent))
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            node = self._open.pop()
+            content = {**node.merged, **node.content} if node.is_mapping else node.content
+            self._add(content, node.anchor, node.size, counted=True)
+
+    def _begin(self, event: Any, is_mapping: bool) -> None:
+        if event.tag is not None:
+            self._refuse(f"the tag {event.tag} is not read here")
+        if len(self._open) >= DEEPEST:
+            self._refuse(f"it is nested deeper than {DEEPEST} levels")
+        self._count(1)
+        self._open.append(_Node({} if is_mapping else [], event.anchor, is_mapping))
+
+    def _add(self, value: Any, anchor: str | None, size: int, counted: bool = False) -> None:
+        """Puts a value where it belongs. counted: its nodes were, as they came."""
+        if not counted:
+            self._count(size)
+        if anchor is not None:
+            self._anchors[anchor] = (value, size)
+        if not self._open:
+            self.content = value
+            return
+        node = self._open[-1]
+        node.size += size
+        if not node.is_mapping:
+            node.content.append(value)
+        elif node.key is ...:
+            self._take_key(node, value)
+        else:
+            key, node.key = node.key, ...
+            if key is _MergeKey:
+                self._merge(node, value)
+            else:
+                node.content[key] = value
+
+    def _take_key(self, node: _Node, key: Any) -> None:
+        if isinstance(key, dict | list):
+            self._refuse("a key is a collection")
+        if key is not _MergeKey and key in node.content:
+            self._refuse(f"found duplicate key {key}")
+        node.key = key
+
+    def _merge(self, node: _Node, value: Any) -> None:
+        """`<<: *base`: the earlier of several stands."""
+        for other in reversed(value if isinstance(value, list) else [value]):
+            if not isinstance(other, dict):
+                self._refuse("<< takes a mapping, or a list of them")
+            node.merged |= other
+
+    def _count(self, size: int) -> None:
+        self._nodes += size
+        most = MOST_RECORDED_NODES if self._recorded else MOST_NODES
+        if self._nodes > most:
+            self._refuse(f"it holds more than {most} values, aliases expanded")
+
+    def _scalar(self, event: Any) -> Any:
+        text = event.value
+        if event.tag is not None and event.tag not in _TEXT_TAGS:
+            self._refuse(f"the tag {event.tag} is not read here")
+        if "${" in text:
+            self._references += text.count("${")
+            if self._references > MOST_REFERENCES or len(text) > LONGEST_REFERENCE:
+                self._refuse(f"it holds more than {MOST_REFERENCES} references ${{...}}, or a long text of them")
+        if not event.implicit[0] or event.tag is not None:
+            return text
+        is_key = bool(self._open) and self._open[-1].is_mapping and self._open[-1].key is ...
+        if is_key and text == _MERGE:
+            return _MergeKey
+        if DOTTED.fullmatch(text):
+            return self._dotted(text)
+        try:
+            return scalar(text)
+        except ValueError:
+            self._refuse("a number has too many digits")
+
+    def _dotted(self, text: str) -> float:
+        if not self._recorded:
+            self._refuse(f"{text} is a number to YAML and text on the command line: write {text.replace('.', '')}")
+        return float(text.replace(".", ""))
+
+    def _refuse(self, why: str) -> NoReturn:
+        where = ".".join(self._path())
+        raise YamlError(f"{self._name}{': ' if where else ''}{where} cannot be read: {why}.")
+
+    def _path(self) -> Iterator[str]:
+        for node in self._open:
+            if node.is_mapping and node.key not in (..., _MergeKey):
+                yield str(node.key)
+            elif not node.is_mapping:
+                yield str(len(node.content))
+
+
+class _MergeKey:
+    """Stands for a `<<` without quotes."""
+
+
+MOST_EXPANDED = 1_000_000  # characters that a text may have once its ${KEY} are replaced
+_REFERENCE = re.compile(r"\$\{(?:oc\.[\w.]+:)?\s*(?P<key>[\w.\[\]-]+)")
+
+
+def check_references(content: Any) -> None:
+    """Raises ConfigError for texts that refer to texts that refer to texts, of which a few lines stand for gigabytes.
+
+    content: plain containers, before their references are replaced.
+    """
+    values: dict[str, Any] = {}
+    _place(content, "", values)
+    sizes: dict[str, int] = {}
+    for key in values:
+        _size(key, values, sizes, ())
+
+
+def _place(value: Any, key: str, values: dict[str, Any]) -> None:
+    values[key] = value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        _place(item, f"{key}.{name}" if key else str(name), values)
+
+
+def _size(key: str, values: dict[str, Any], sizes: dict[str, int], above: tuple[str, ...]) -> int:
+    """Characters of what `key` stands for. A reference to itself counts once: OmegaConf refuses it."""
+    if key in sizes:
+        return sizes[key]
+    if key in above or key not in values:
+        return 1
+    if len(above) > DEEPEST:
+        raise ConfigError(f"{key} comes at the end of more than {DEEPEST} references to references.")
+    value = values[key]
+    if isinstance(value, dict | list):
+        names = value if isinstance(value, dict) else range(len(value))
+        below = [f"{key}.{name}" if key else str(name) for name in names]
+        size = sum(_size(item, values, sizes, (*above, key)) for item in below)
+    else:
+        text = value if isinstance(value, str) else ""
+        found = [_absolute(match["key"], key) for match in _REFERENCE.finditer(text)]
+        size = len(text) + sum(_size(item, values, sizes, (*above, key)) for item in found)
+    if size > MOST_EXPANDED and key:
+        raise ConfigError(f"{key} stands for more than {MOST_EXPANDED} characters once its references are replaced.")
+    sizes[key] = size
+    return size
+
+
+def _absolute(reference: str, key: str) -> str:
+    """`.a` and `..a` are relative to the collection that holds `key`."""
+    reference = re.sub(r"\[(\w+)\]", r".\1", reference)
+    dots = len(reference) - len(reference.lstrip("."))
+    if not dots:
+        return reference
+    above = key.split(".")[:-dots]
+    return ".".join([*above, reference.lstrip(".")])
