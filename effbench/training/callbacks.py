@@ -97,7 +97,7 @@ class Progress(Callback):
 
     def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
         if self._bar is not None and "train/loss" in values:
-            self._bar.set_description_str(f"epoch {state.epoch + 1}/{self._epochs}", refresh=False)
+            self._bar.set_description_str(f"epoch {state.epoch_of_last_step + 1}/{self._epochs}", refresh=False)
             speed = f", {values['train/images_per_s']:.0f} img/s" if "train/images_per_s" in values else ""
             self._bar.set_postfix_str(
                 f"loss {values['train/loss']:.3f}, acc {percent(values['train/acc'])}{speed}", refresh=False
@@ -122,13 +122,17 @@ class Progress(Callback):
 
 
 class MetricsLog(Callback):
-    """metrics.csv: a row a logged step, a row an epoch; the column `row` says which."""
+    """metrics.csv: a row a logged step, a row an epoch; the column `row` says which.
+
+    Column `epoch`: of a step's row the epoch it belongs to, from 0; of an epoch's row the epochs done, from 1.
+    Columns `lr/*`: the learning rates that the row's step was taken with.
+    """
 
     def __init__(self, file: MetricsFile):
         self._file = file
 
     def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
-        self._file.row({"row": "step", "epoch": state.epoch, "step": state.step, **values})
+        self._file.row({"row": "step", "epoch": state.epoch_of_last_step, "step": state.step, **values})
 
     def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
         self._file.row({"row": "epoch", "epoch": state.epoch, "step": state.step, **values})

@@ -22,6 +22,7 @@ class TrainState:
     pieces: int = 1  # into which a micro-batch is cut, where memory did not suffice; likewise eval_pieces
     eval_pieces: int = 1
     metrics: dict[str, float] = field(default_factory=dict)  # the newest value of each
+    learning_rates: dict[str, float] = field(default_factory=dict)  # by parameter group, of the last step taken
     stop_reason: str | None = None
     status: str = "completed"
 
@@ -29,6 +30,11 @@ class TrainState:
         """Ends the run after this step; the first reason stands."""
         if self.stop_reason is None:
             self.stop_reason, self.status = reason, status
+
+    @property
+    def epoch_of_last_step(self) -> int:
+        """From 0. `epoch` counts on with the last step of one."""
+        return self.epoch - (self.batch == 0 and self.step > 0)
 
     def leave_epoch(self) -> None:
         """On to the next one: what was begun cannot be ended with other images."""

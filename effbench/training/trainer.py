@@ -171,6 +171,7 @@ class Trainer:
 
     def update(self, stats: Tensor) -> None:
         """One optimizer step; one that is not finite is left out or ends the run, as configured."""
+        self.state.learning_rates = self.learning_rates()  # before the schedule moves on to the next step's
         what = self._rule.found(stats[0], self._parameters)
         if what is None:
             self.meter.add(stats)
@@ -208,7 +209,7 @@ class Trainer:
             values = self.meter.since_last_log()
         if not math.isfinite(values.get("train/loss", 0.0)):  # none where all steps were left out
             self._diverged(f"the training loss is {values['train/loss']} by step {state.step}")
-        self.callbacks.logged(state, {**values, **self.throughput.values(state.seen), **self.learning_rates()})
+        self.callbacks.logged(state, {**values, **self.throughput.values(state.seen), **state.learning_rates})
 
     def evaluate_and_save_if_due(self, state: TrainState) -> None:
         """Validates at the end of an epoch (or of the run) and saves; extra saves come every `save_steps`."""
@@ -238,7 +239,7 @@ class Trainer:
         state.metrics |= values
         if due and self.val is not None:
             values |= self.validate(state)
-        row = {**values, **self.throughput.values(state.seen), **self.learning_rates()}
+        row = {**values, **self.throughput.values(state.seen), **state.learning_rates}
         self.callbacks.epoch_end(state, row)
         if due:
             self.save(values if self.val is not None else None)
@@ -347,7 +348,7 @@ class Trainer:
         return position
 
     def learning_rates(self) -> dict[str, float]:
-        """lr/<group> of every parameter group."""
+        """lr/<group> of every parameter group, for the next step."""
         groups = self.optimizer.param_groups
         return {f"lr/{group.get('name', index)}": float(group["lr"]) for index, group in enumerate(groups)}
 

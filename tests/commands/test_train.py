@@ -84,7 +84,8 @@ def test_metrics_csv_has_a_row_a_logged_step_and_a_row_an_epoch(run: Path) -> No
     assert rates
     columns = {"row", "epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc", "train/images_per_s"}
     assert set(rows[0]) == columns | set(rates)
-    assert [int(row["step"]) for row in rows if row["row"] == "step"] == [4, 8, 12, 16, 20]
+    steps = [(int(row["step"]), int(row["epoch"])) for row in rows if row["row"] == "step"]
+    assert steps == [(4, 0), (8, 0), (12, 1), (16, 1), (20, 1)]
     epochs = [row for row in rows if row["row"] == "epoch"]
     assert [(row["epoch"], row["step"]) for row in epochs] == [("1", "10"), ("2", "20")]
     assert all(row["val/acc"] for row in epochs)

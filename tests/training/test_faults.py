@@ -159,7 +159,7 @@ def test_schedule_and_average_follow_the_steps_that_were_taken():
     run.fit()
     assert int(run.averaged.state_dict()["_ema_steps"]) == 7
     steps = {row["step"]: row["lr/0"] for row in rows.rows}
-    assert steps == {step: 0.1 * 0.5 ** (step - (step >= 2) - (step >= 6)) for step in range(1, 10)}
+    assert steps == {step: 0.1 * 0.5 ** (step - 1 - (step > 2) - (step > 6)) for step in range(1, 10)}
 
 
 @pytest.mark.row(27)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
-from effbench.schedulers import Plateau
+from effbench.schedulers import Exponential, Plateau
 from effbench.training.callbacks import Callback
 from effbench.training.checkpoint import Checkpoints, read_checkpoint
 from effbench.training.distributed import Ranks
 from effbench.training.early_stopping import EarlyStopping
 from effbench.training.ema import Ema
 from effbench.training.faults import StopAtNonFinite
+from effbench.training.objective import Objective
 from effbench.training.state import Limits
 from effbench.training.trainer import Cadence
-from tests.training.tiny import At, Rows, copied, data, dense, same, trainer
+from tests.training.tiny import CLASSES, At, Rows, copied, data, dense, same, trainer
 
 PER_EPOCH = 3  # steps: 96 images in batches of 32
 
@@ -91,8 +93,41 @@ def test_a_plateau_hears_of_its_metric_after_each_validation(metric, mode):
     schedule = partial(Plateau, factor=0.5, patience=0, threshold=0.99, mode=mode)
     run = trainer(data(), dense(), 9, schedule=schedule, validate=True, watch=[rows], plateau_metric=metric)
     run.fit()
-    assert [row["lr/0"] for row in rows.epochs] == [0.1, 0.05, 0.025]
+    assert [row["lr/0"] for row in rows.epochs] == [0.1, 0.1, 0.05]
+    assert run.optimizer.param_groups[0]["lr"] == 0.025
     assert run.schedule.best == rows.epochs[0][metric]
+
+
+def test_a_row_holds_the_learning_rate_that_its_step_was_taken_with():
+    """Plain SGD moves a weight whose gradient is -1 by the learning rate."""
+
+    class Slope(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+        def forward(self, x):
+            return self.weight.expand(len(x), CLASSES)
+
+    class Rise(Objective):
+        def summed(self, logits_BK, targets):
+            return -logits_BK[:, 0].sum()
+
+    class Weights(Callback):
+        def step_end(self, state):
+            weights.append(float(net.weight.detach()))
+
+    net, rows, weights = Slope(), Rows(), [0.0]
+    run = trainer(
+        data(), net, 2 * PER_EPOCH, optimizer=torch.optim.SGD(net.parameters(), lr=0.5), objective=Rise(),
+        schedule=partial(Exponential, gamma=0.5, steps_per_epoch=1), cadence=Cadence(log_steps=1),
+        watch=[rows, Weights()],
+    )  # fmt: skip
+    run.fit()
+    moved = [after - before for before, after in pairwise(weights)]
+    assert len(set(moved)) == 2 * PER_EPOCH
+    assert list({row["step"]: row["lr/0"] for row in rows.rows}.values()) == pytest.approx(moved)
+    assert [row["lr/0"] for row in rows.epochs] == pytest.approx([moved[PER_EPOCH - 1], moved[-1]])
 
 
 def test_a_row_is_logged_every_so_many_steps_with_the_mean_since_the_last():
