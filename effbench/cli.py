@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from effbench.console import guard, settled
 from effbench.errors import EffbenchError, unknown_name
 from effbench.inert import for_terminal
 
@@ -49,7 +50,11 @@ def _unknown_verb(word: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit code; a user's mistake is one message, never a traceback."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    guard()
+    return settled(_run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(words: list[str]) -> int:
     if words[:1] == ["help"] and len(words) > 1:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
@@ -74,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left; that is no error of ours
-        return 0
+    except BrokenPipeError:  # of an output file that is a pipe: stdout and stderr never raise
+        print("error: the reader of the output file has left; it is not whole.", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

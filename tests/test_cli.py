@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import io
 import json
 import sys
 from pathlib import Path
@@ -98,13 +97,15 @@ def test_exit_codes_tell_a_failed_run_from_a_wrong_command(
     assert err == ("interrupted\n" if code == 130 else f"error: {raised}\n")
 
 
-def test_a_reader_that_left_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_file_that_is_a_pipe_without_a_reader_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(_: object) -> int:
         raise BrokenPipeError
 
     monkeypatch.setattr("effbench.commands.env.main", broken)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert cli.main(["env"]) == 0
+    assert cli.main(["env"]) == 1
+    assert capsys.readouterr().err.startswith("error: the reader of the output file has left")
 
 
 def test_missing_extra_names_what_to_install() -> None:

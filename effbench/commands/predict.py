@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.commands.arguments import split
 from effbench.commands.folders import targets_from
+from effbench.console import writes_unicode
 from effbench.errors import ConfigError, DataError, unknown_name
 from effbench.inert import csv_cell, for_terminal
 from effbench.places import expanded
@@ -55,7 +56,8 @@ def main(words: Sequence[str]) -> int:
         targets_from(options["allow_targets"]),
         _count("max_pixels", options["max_pixels"]) if options["max_pixels"] else None,
     )
-    text = json.dumps(rows, indent=2, ensure_ascii=False) + "\n" if as_json else _as_csv(rows)
+    ascii_only = not (options["output"] or writes_unicode())
+    text = json.dumps(rows, indent=2, ensure_ascii=ascii_only) + "\n" if as_json else _as_csv(rows)
     if options["output"]:
         from effbench.records import write_text
 

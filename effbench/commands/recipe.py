@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from effbench.commands.arguments import split
 from effbench.config.paths import recipes_dir
+from effbench.console import writes_unicode
 from effbench.errors import ConfigError, unknown_name
 from effbench.places import expanded
 
@@ -62,7 +63,7 @@ def _list(as_json: bool) -> None:
     summaries = {name: next((line for line in header(_path(name)) if line), "") for name in names()}
     if as_json:
         rows = [{"name": name, "summary": text, "path": str(_path(name))} for name, text in summaries.items()]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json.dumps(rows, indent=2, ensure_ascii=not writes_unicode()))
         return
     width = max(map(len, summaries))
     for name, text in summaries.items():

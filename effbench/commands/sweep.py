@@ -46,6 +46,7 @@ from effbench.commands.train import (
 )
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import quoted
+from effbench.console import writes_unicode
 from effbench.errors import ConfigError, EffbenchError
 from effbench.places import expanded
 from effbench.records import require_writable, write_summary
@@ -364,7 +365,7 @@ def _finish(folder: Path, jobs: Sequence[Job], as_json: bool) -> int:
     rows = sweep_rows(jobs)
     path = write_sweep(folder, rows)
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json.dumps(rows, indent=2, ensure_ascii=not writes_unicode()))
     else:
         print_sweep(rows)
         print(f"all on one page: effbench report {shlex.quote(str(folder))}")

@@ -13,6 +13,7 @@ from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import quoted
 from effbench.config.words import as_meant
 from effbench.config.yaml_text import parse_yaml, write_yaml
+from effbench.console import writes_unicode
 from effbench.errors import ConfigError, EffbenchError, MissingExtraError, unknown_name
 from effbench.guarded import MissingFileError, read_text
 from effbench.places import expanded
@@ -273,7 +274,7 @@ def report(run: Run, as_json: bool = False) -> int:
     from effbench.report.result import print_result
 
     if as_json:
-        print(json.dumps(run.summary, indent=2, ensure_ascii=False))
+        print(json.dumps(run.summary, indent=2, ensure_ascii=not writes_unicode()))
     else:
         print_result(run.folder, run.summary)
     status = run.summary["status"]

@@ -20,6 +20,7 @@ from effbench.commands.resuming import Resumption
 from effbench.commands.signals import Ears, Interrupted, listening
 from effbench.config.compare import config_digest
 from effbench.config.schema import Config
+from effbench.console import guarded
 from effbench.data.batches import EvalBatches, Finish
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, MissingExtraError
@@ -54,7 +55,7 @@ def train(config: Config, folder: Path | str | None = None) -> Run:
     now = datetime.now()
     folder = folder or config.resume
     folder = expanded(folder) if folder else Path("outputs") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}"
-    with ranks_for(build.device(config)) as ranks:
+    with guarded(), ranks_for(build.device(config)) as ranks:
         build.device(config, ranks)
         folder = Path(ranks.share(str(folder)))
         with holding(folder):

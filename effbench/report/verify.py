@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from effbench.config.compare import config_digest
+from effbench.console import writes_unicode
 from effbench.errors import EffbenchError
 from effbench.records import STATUSES, read_metrics, read_summary
 from effbench.training.checkpoint import committed, read_checkpoint, read_manifest
@@ -177,4 +178,4 @@ def failures(checks: list[Check]) -> Iterator[Check]:
 
 def as_json(checks: list[Check]) -> str:
     rows = [{"check": item.name, "ok": item.problem is None, "detail": item.problem or item.detail} for item in checks]
-    return json.dumps(rows, indent=2, ensure_ascii=False)
+    return json.dumps(rows, indent=2, ensure_ascii=not writes_unicode())

@@ -1,0 +1,132 @@
+"""Row 56: stdout and stderr that are closed, full, left by their reader or without Unicode."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commandline import TINY
+
+GUARD = "import sys; from effbench.console import guard, settled; guard(); "
+EFFBENCH = f"{sys.executable} -m effbench"
+full = pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
+
+
+def shell(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", line], cwd=cwd, env=os.environ | environment, text=True, capture_output=True, timeout=240,
+        check=False, encoding="utf-8",
+    )  # fmt: skip
+
+
+def guarded(code: str, redirections: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    (cwd / "guarded.py").write_text(GUARD + code, encoding="utf-8")
+    return shell(f"{sys.executable} guarded.py {redirections}", cwd, **environment)
+
+
+@full
+@pytest.mark.row(56)
+@pytest.mark.parametrize("redirections", ["2>/dev/full", "2>&-", "2>&- >&- <&-", "2> >(true)"])
+def test_narration_that_nobody_can_read_changes_nothing(redirections: str, tmp_path: Path) -> None:
+    code = (
+        "import time; time.sleep(0.2)\n"  # until the reader has left
+        "for _ in range(3): print('x' * 100_000, file=sys.stderr)\n"
+        "sys.exit(settled(0))"
+    )
+    done = guarded(code, redirections, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@full
+@pytest.mark.row(56)
+@pytest.mark.parametrize(
+    ("redirections", "code", "said"),
+    [
+        (">/dev/full", 1, "error: the result could not be written to stdout (No space left on device).\n"),
+        (">/dev/full 2>/dev/full", 1, ""),
+        ("> >(true)", 0, ""),
+        (">&-", 0, ""),
+    ],
+)
+def test_a_result_that_is_lost_is_an_error_unless_nobody_wanted_it(
+    redirections: str, code: int, said: str, tmp_path: Path
+) -> None:
+    done = guarded("import time; time.sleep(0.2); print('result'); sys.exit(settled(0))", redirections, tmp_path)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.row(56)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_narration_comes_back_when_the_disk_has_room_again(unbuffered: str, tmp_path: Path) -> None:
+    code = (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4, -1)); print('first', file=sys.stderr)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, -1)); print('second', file=sys.stderr)\n"
+    )
+    done = guarded(code, "2>log", tmp_path, PYTHONUNBUFFERED=unbuffered)
+    assert done.returncode == 0
+    assert (tmp_path / "log").read_text() == "firssecond\n"
+
+
+def test_a_closed_stderr_does_not_become_the_next_file(tmp_path: Path) -> None:
+    code = "import os; stream = open('record', 'w'); os.write(2, b'noise'); print(stream.fileno(), file=stream)"
+    assert guarded(code, "2>&- <&-", tmp_path).returncode == 0
+    assert int((tmp_path / "record").read_text()) > 2
+
+
+def test_a_reader_that_is_slow_on_a_non_blocking_pipe_gets_all(tmp_path: Path) -> None:
+    code = "import os; os.set_blocking(1, False); print('x' * 300_000); sys.exit(settled(0))"
+    done = guarded(code, "| (sleep 0.3; wc -c)", tmp_path)
+    assert done.stdout.strip() == "300001"
+
+
+def test_what_ascii_lacks_is_written_in_ascii_and_json_keeps_its_meaning(tmp_path: Path) -> None:
+    code = (
+        "import json; from effbench.console import writes_unicode\n"
+        "print('32×32 ± 1 … é 😀')\n"
+        "print(json.dumps('32×32 é 😀', ensure_ascii=not writes_unicode()))"
+    )
+    done = guarded(code, "", tmp_path, PYTHONIOENCODING="ascii")
+    text, data = done.stdout.splitlines()
+    assert text == r"32x32 +/- 1 ... \u00e9 \ud83d\ude00"
+    assert json.loads(data) == "32×32 é 😀"
+
+
+def test_bytes_of_a_file_name_stay_those_bytes(tmp_path: Path) -> None:
+    guarded(r"print('caf\udce9')", ">out", tmp_path)
+    assert (tmp_path / "out").read_bytes() == b"caf\xe9\n"
+
+
+@full
+@pytest.mark.row(56)
+def test_training_outlives_its_stderr_and_stdout(tmp_path: Path) -> None:
+    train = f"{EFFBENCH} train {' '.join(TINY)}"
+    done = shell(
+        f"{train} hydra.run.dir=run --json >/dev/full 2>&1; echo $?\n"
+        f"({train} -m seed=0,1 hydra.sweep.dir=sweep; echo $? >code) 2>&1 | head -n 1; cat code",
+        tmp_path,
+        PYTHONIOENCODING="ascii",
+    )
+    result_lost, _, sweep = done.stdout.splitlines()
+    assert (result_lost, sweep) == ("1", "0")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
+    assert (tmp_path / "sweep" / "sweep.csv").read_text().count("completed") == 2
+
+
+@pytest.mark.row(56)
+def test_a_program_that_calls_train_keeps_its_own_streams(tmp_path: Path) -> None:
+    code = (
+        "import io, sys, effbench\n"
+        "before = sys.stdout, sys.stderr\n"
+        f"run = effbench.train(effbench.compose({list(TINY)!r}), 'run')\n"
+        "assert (sys.stdout, sys.stderr) == before\n"
+        "print(run.summary['status'])"
+    )
+    (tmp_path / "own.py").write_text(code)
+    assert shell(f"{sys.executable} own.py 2>/dev/full", tmp_path).stdout == "completed\n"
