@@ -18,7 +18,7 @@ from effbench.config.schema import Config
 from effbench.data.augment import Augment
 from effbench.data.batches import EvalBatches, Finish, Shard, TrainBatches
 from effbench.data.splits import Split, Splits, channel_statistics, representative_sample
-from effbench.errors import ConfigError, unknown_name
+from effbench.errors import ConfigError, EffbenchError, unknown_name
 from effbench.models.accounting import output_shape
 from effbench.models.adapt import freeze, load_pretrained
 from effbench.models.quick import accelerate
@@ -72,6 +72,8 @@ def check_options(config: Config) -> None:
     trial = _optimizer_over([parameter], config)
     try:
         trial.step()
+    except EffbenchError:
+        raise
     except Exception as error:
         raise ConfigError(f"optimizer ({config.optimizer.target}) cannot step with its options: {error!r}.") from error
 
@@ -351,6 +353,8 @@ def _construct(group: str, target: str, factory: Callable[..., Built], options: 
     _check_names(group, factory, options)
     try:
         return factory(**options)
+    except EffbenchError:
+        raise
     except (TypeError, ValueError, AssertionError, LookupError, AttributeError, RuntimeError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items() if key not in ("params", "optimizer"))
         raise ConfigError(f"{group} ({target}) refuses its options: {error!r}. Given: {given}.") from error

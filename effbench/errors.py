@@ -21,6 +21,14 @@ class ConfigError(EffbenchError):
     exit_code = 2
 
 
+class OptionError(ConfigError, ValueError):
+    """A constructor's option cannot be what was given: a ValueError, as torch's own classes raise."""
+
+
+class GradientError(ConfigError, RuntimeError):
+    """An optimizer cannot take a gradient of this kind: a RuntimeError, as torch's own raise."""
+
+
 class DataError(ConfigError):
     """A file or a dataset cannot be used as it is (exit code 2)."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from effbench.errors import ConfigError
+from effbench.errors import OptionError
 
 
 class Schedule(LRScheduler):
@@ -25,8 +25,11 @@ class Schedule(LRScheduler):
     A subclass sets its own options, then calls this constructor, which sets the first learning rate.
     Call step() after every optimizer step and observe(metric) after every validation. `last_epoch` is torch's
     name for t. A checkpoint restores how far the schedule is; what the schedule is comes from the constructor,
-    so that a run resumed with a longer total_steps follows the longer schedule.
-    Raises ConfigError, naming scheduler.<option>, for a value out of range.
+    so that a run resumed with a longer total_steps follows the longer schedule. step(t) goes on from t steps.
+    A group's base lr is its `initial_lr`, or else its lr when the schedule first sees it: a group that is added
+    later follows from the next step on. Schedules set lr whatever it was before: torch's SequentialLR runs one after
+    another, but under its ChainedScheduler, which multiplies them, the last one alone would count.
+    Raises OptionError, a ConfigError and ValueError that names scheduler.<option>, for a value out of range.
     """
 
     progress: tuple[str, ...] = ("last_epoch",)  # the attributes that state_dict holds
@@ -37,10 +40,9 @@ class Schedule(LRScheduler):
         self.optimizer = optimizer
         self.warmup = _steps(warmup, "warmup", at_least=0)
         self.warmup_start = _number(warmup_start, "warmup_start", "in [0, 1]", lambda x: 0 <= x <= 1)
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", float(group["lr"]))
-        self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
+        self.base_lrs: list[float | Tensor] = []
         self.last_epoch = 0
+        self._step_count = 1  # with _last_lr what torch's SequentialLR and other tools read
         self._apply()
 
     def shape(self, s: int) -> float:
@@ -55,7 +57,8 @@ class Schedule(LRScheduler):
 
     def step(self, epoch: int | None = None) -> None:
         """One optimizer step was taken (or `epoch` of them in all, torch's word for it)."""
-        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self.last_epoch = self.last_epoch + 1 if epoch is None else int(epoch)
+        self._step_count += 1
         self._apply()
 
     def move_to(self, step: int) -> None:
@@ -70,14 +73,15 @@ class Schedule(LRScheduler):
         return [base_lr * factor for base_lr in self.base_lrs]
 
     def get_last_lr(self) -> list[float | Tensor]:
-        return [float(group["lr"]) for group in self.optimizer.param_groups]
+        """What the schedule set last, one number a group."""
+        return list(self._last_lr)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.progress}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if missing := [name for name in self.progress if name not in state_dict]:
-            raise ConfigError(
+            raise OptionError(
                 f"scheduler must be the one the state was written by; {type(self).__name__} needs {missing}, "
                 f"got {sorted(state_dict)}. Set the scheduler of the checkpoint's run."
             )
@@ -86,11 +90,24 @@ class Schedule(LRScheduler):
         self._apply()
 
     def _apply(self) -> None:
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+        self._see_groups()
+        self._last_lr = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
+
+    def _see_groups(self) -> None:
+        """Takes up the base lr of groups that were added."""
+        groups = self.optimizer.param_groups
+        if len(groups) < len(self.base_lrs):
+            raise OptionError(
+                f"the optimizer must keep the {len(self.base_lrs)} parameter groups that the schedule knows; it has "
+                f"{len(groups)}. Make a new schedule, and take it to where the old one was by step(t)."
+            )
+        for group in groups[len(self.base_lrs) :]:
+            self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
 
 
 class Constant(Schedule):
@@ -179,7 +196,7 @@ class Plateau(Schedule):
         warmup_start: float = 0.01,
     ) -> None:
         if mode not in ("min", "max"):
-            raise ConfigError(f"scheduler.mode must be 'min' (a loss) or 'max' (an accuracy); got {mode!r}.")
+            raise OptionError(f"scheduler.mode must be 'min' (a loss) or 'max' (an accuracy); got {mode!r}.")
         self.reduce_by = _number(factor, "factor", "in (0, 1)", lambda x: 0 < x < 1)
         self.patience = _steps(patience, "patience", at_least=0, unit="validations")
         self.cooldown = _steps(cooldown, "cooldown", at_least=0, unit="validations")
@@ -269,7 +286,7 @@ def _cosine(start: float, end: float, done: float) -> float:
 def _length(total_steps: int, warmup: int) -> int:
     """The steps left for the shape after the warm-up."""
     if _steps(warmup, "warmup", at_least=0) >= _steps(total_steps, "total_steps", at_least=1):
-        raise ConfigError(
+        raise OptionError(
             f"scheduler.warmup must be shorter than total_steps ({total_steps}); got {warmup}. "
             "Write it as a share of the run, such as '5%', or train longer."
         )
@@ -278,7 +295,7 @@ def _length(total_steps: int, warmup: int) -> int:
 
 def _steps(value: int, key: str, at_least: int, unit: str = "steps") -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ConfigError(f"scheduler.{key} must be a whole number of {unit} >= {at_least}; got {value!r}.")
+        raise OptionError(f"scheduler.{key} must be a whole number of {unit} >= {at_least}; got {value!r}.")
     return value
 
 
@@ -289,5 +306,5 @@ def _gamma(value: float) -> float:
 def _number(value: float, key: str, rule: str, holds: Callable[[float], bool]) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and holds(value)):
-        raise ConfigError(f"scheduler.{key} must be {rule}; got {value!r}.")
+        raise OptionError(f"scheduler.{key} must be {rule}; got {value!r}.")
     return float(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import json
 import math
 import warnings
 from functools import partial
@@ -359,3 +360,77 @@ def test_every_scheduler_yaml_builds_its_schedule_for_a_run_of_3000_steps(path):
     rates = learning_rates(partial(kind, **options), 3000)
     assert max(rates) == pytest.approx(1.0)
     assert 0 < rates[0] <= 1
+
+
+# --- used from Python, as torch's own are
+
+
+def two_groups():
+    optimizer = sgd(1.0)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.1})
+    return optimizer
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_a_group_added_later_follows_from_its_own_base_lr(as_tensor):
+    optimizer = sgd(1.0)
+    schedule = Cosine(optimizer, total_steps=10)
+    for _ in range(3):
+        optimizer.step(), schedule.step()
+    lr = torch.tensor(0.1) if as_tensor else 0.1
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr})
+    for _ in range(2):
+        optimizer.step(), schedule.step()
+    whole = Cosine(two_groups(), total_steps=10)
+    whole.step(5)
+    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx(whole.get_last_lr())
+    assert schedule._last_lr == schedule.get_last_lr()
+    assert schedule.base_lrs == pytest.approx([1.0, 0.1])
+    schedule.load_state_dict({"last_epoch": 0})
+    assert schedule.get_last_lr() == pytest.approx([1.0, 0.1])
+
+
+def test_groups_that_were_taken_away_are_missed_by_name():
+    optimizer = two_groups()
+    schedule = Constant(optimizer)
+    del optimizer.param_groups[0]
+    with pytest.raises(ConfigError, match=r"must keep the 2 parameter groups .* it has 1\. Make a new schedule"):
+        schedule.step()
+
+
+def test_the_learning_rate_set_last_is_the_schedule_s_whoever_wrote_to_the_group():
+    schedule = Step(sgd(), step_size=1, gamma=0.5)
+    schedule.optimizer.param_groups[0]["lr"] = 7.0
+    assert schedule.get_last_lr() == schedule._last_lr == [LR]
+    schedule.step()
+    assert schedule.get_last_lr() == [LR / 2]
+
+
+def test_torchs_sequential_lr_runs_one_after_another():
+    optimizer = sgd()
+    both = [Constant(optimizer, warmup=4), Cosine(optimizer, total_steps=10)]
+    whole = lr_scheduler.SequentialLR(optimizer, both, milestones=[4])
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step(), whole.step()
+    assert rates == pytest.approx([*trace(partial(Constant, warmup=4), 4), *trace(partial(Cosine, total_steps=10), 8)])
+    assert whole.get_last_lr() == [optimizer.param_groups[0]["lr"]]
+
+
+def test_a_new_schedule_goes_on_from_any_step_and_from_a_state_that_went_through_json():
+    through = Plateau(sgd(), patience=0)
+    for _ in range(3):
+        through.step(), through.observe(1.0)
+    again = Plateau(sgd(), patience=0)
+    again.load_state_dict(json.loads(json.dumps(through.state_dict())))
+    assert again.get_last_lr() == through.get_last_lr() == [pytest.approx(LR / 100)]
+    cosine = Cosine(sgd(), total_steps=10)
+    cosine.step(torch.tensor(5))
+    assert cosine.get_last_lr() == [pytest.approx(LR / 2)]
+    assert json.loads(json.dumps(cosine.state_dict())) == {"last_epoch": 5}
+
+
+def test_a_value_out_of_range_is_a_value_error_as_torchs():
+    with pytest.raises(ValueError, match=r"scheduler\.gamma"):
+        Step(sgd(), step_size=1, gamma=2.0)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from effbench.errors import ConfigError, unknown_name
+from effbench.errors import OptionError, unknown_name
 from effbench.models.layers import DepthwiseSeparableConv2d, check_count, check_dropout, same_padding
 
 GRID = 4  # largest side of the feature map that the fully connected layer sees
@@ -32,7 +32,7 @@ def cnn(
     width below 1.
     """
     if not channels:
-        raise ConfigError("model.channels must hold one number for each block, at least one; got []. Write [32].")
+        raise OptionError("model.channels must hold one number for each block, at least one; got []. Write [32].")
     for width in channels:
         check_count(width, "model.channels", "channels in each block")
     check_count(hidden, "model.hidden", "units")
@@ -61,14 +61,14 @@ def _convolution(kind: str, c_in: int, c_out: int, kernel_size: int) -> nn.Modul
         return nn.Conv2d(c_in, c_out, kernel_size, padding=same_padding(kernel_size), bias=False)
     if kind == "separable":
         return DepthwiseSeparableConv2d(c_in, c_out, kernel_size, bias=False)
-    raise ConfigError(unknown_name("model.kind", kind, ["standard", "separable"]))
+    raise OptionError(unknown_name("model.kind", kind, ["standard", "separable"]))
 
 
 def _grid(image_size: tuple[int, int], num_blocks: int) -> tuple[int, int]:
     """(rows, columns) after pooling: at most GRID, fewer for small images."""
     smallest = 2**num_blocks
     if min(image_size) < smallest:
-        raise ConfigError(
+        raise OptionError(
             f"data.image_size must be at least {smallest} px for {num_blocks} blocks of model.channels, "
             f"each halving the image; got {image_size[0]} x {image_size[1]}."
         )

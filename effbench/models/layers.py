@@ -6,7 +6,7 @@ from math import inf
 
 from torch import Tensor, nn
 
-from effbench.errors import ConfigError
+from effbench.errors import OptionError
 
 
 class DepthwiseSeparableConv2d(nn.Module):
@@ -35,7 +35,7 @@ class DepthwiseSeparableConv2d(nn.Module):
 def same_padding(kernel_size: int) -> int:
     """The padding, k // 2, that keeps H and W at stride 1. Raises ConfigError unless k is odd and positive."""
     if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ConfigError(
+        raise OptionError(
             f"model.kernel_size must be odd and positive, so that height and width stay; got {kernel_size}. "
             "Write 3 or 5."
         )
@@ -45,19 +45,19 @@ def same_padding(kernel_size: int) -> int:
 def check_dropout(dropout: float, key: str = "model.dropout") -> None:
     """Raises ConfigError, naming `key`, unless 0 <= dropout < 1."""
     if not (_is_number(dropout) and 0 <= dropout < 1):
-        raise ConfigError(f"{key} must be a fraction in [0, 1); got {dropout}. For 30 % write 0.3.")
+        raise OptionError(f"{key} must be a fraction in [0, 1); got {dropout}. For 30 % write 0.3.")
 
 
 def check_factor(factor: float, key: str, usual: str) -> None:
     """Raises ConfigError, naming `key` and what is `usual`, unless the factor is finite and above 0."""
     if not (_is_number(factor) and 0 < factor < inf):
-        raise ConfigError(f"{key} must be a finite number above 0; got {factor!r}. Usual is {usual}.")
+        raise OptionError(f"{key} must be a finite number above 0; got {factor!r}. Usual is {usual}.")
 
 
 def check_count(count: int, key: str, what: str) -> None:
     """Raises ConfigError, naming `key` and `what` it counts, unless it is a whole number of at least 1."""
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ConfigError(f"{key} must be a whole number of {what}, at least 1; got {count!r}.")
+        raise OptionError(f"{key} must be a whole number of {what}, at least 1; got {count!r}.")
 
 
 def _is_number(value: object) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 from torchvision.models import SwinTransformer
 
-from effbench.errors import ConfigError
+from effbench.errors import OptionError
 from effbench.models.layers import check_count, check_dropout, check_factor
 from effbench.models.torchvision_zoo import adapt_input_channels
 
@@ -60,7 +60,7 @@ def swin_micro(
 
 def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
     if len(depths) != len(num_heads) or len(depths) < 1 or list(depths) == [1]:
-        raise ConfigError(
+        raise OptionError(
             "model.depths and model.num_heads must have one number for each stage, at least two blocks in all; "
             f"got {list(depths)} and {list(num_heads)}."
         )
@@ -70,13 +70,13 @@ def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int
         check_count(heads, "model.num_heads", "heads in each stage")
         width = embed_dim * 2**stage
         if width % heads:
-            raise ConfigError(f"model.num_heads must divide the stage's width; got {heads} for {width}.")
+            raise OptionError(f"model.num_heads must divide the stage's width; got {heads} for {width}.")
 
 
 def _check_patches(image_size: tuple[int, int], patch_size: int) -> None:
     # torchvision would drop the pixels beyond the last whole patch without a word.
     if any(side % patch_size for side in image_size):
-        raise ConfigError(
+        raise OptionError(
             f"data.image_size must be a multiple of model.patch_size; got {image_size[0]} x {image_size[1]} px "
             f"and patches of {patch_size} px."
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from effbench.errors import ConfigError, MissingExtraError, unknown_name
+from effbench.errors import MissingExtraError, OptionError, unknown_name
 from effbench.models.accounting import check_image_fits
 from effbench.models.layers import check_dropout
 
@@ -21,7 +21,7 @@ def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int,
     """
     timm = _import_timm()
     if not timm.is_model(name):
-        raise ConfigError(_unknown(name, timm.list_models()))
+        raise OptionError(_unknown(name, timm.list_models()))
     given = {key: value for key, value in options.items() if value is not None}
     for key in given:
         if key.endswith(("drop_rate", "drop_path_rate")):  # timm trains with -1 as with 0, and with nothing left at 1
@@ -31,7 +31,7 @@ def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int,
     try:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **given)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ConfigError(f"model.name '{name}' refuses its options {given}: {error}") from error
+        raise OptionError(f"model.name '{name}' refuses its options {given}: {error}") from error
     check_image_fits(model, f"model.name '{name}'", (in_channels, *image_size))
     return model
 

@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from effbench.errors import ConfigError, unknown_name
+from effbench.errors import OptionError, unknown_name
 from effbench.models.accounting import check_image_fits
 from effbench.models.layers import check_dropout, check_factor
 
@@ -91,7 +91,7 @@ def adapt_input_channels(model: nn.Module, in_channels: int) -> None:
 def square_side(image_size: tuple[int, int], what: str) -> int:
     """The side in px. Raises ConfigError, naming `what`, if the image is not square."""
     if image_size[0] != image_size[1]:
-        raise ConfigError(
+        raise OptionError(
             f"data.image_size must be square for {what}; got {image_size[0]} x {image_size[1]}. "
             f"Write {min(image_size)}."
         )
@@ -101,7 +101,7 @@ def square_side(image_size: tuple[int, int], what: str) -> int:
 def _builder(arch: str) -> Callable[..., Any]:
     known = torchvision.models.list_models(module=torchvision.models)
     if arch not in known:
-        raise ConfigError(unknown_name("model.arch", arch, known))
+        raise OptionError(unknown_name("model.arch", arch, known))
     builder: Callable[..., Any] = torchvision.models.get_model_builder(arch)
     return builder
 
@@ -123,7 +123,7 @@ def _build(
         model: nn.Module = builder(num_classes=num_classes, **given)
     except (TypeError, ValueError, AssertionError) as error:
         size = f"{image_size[0]} x {image_size[1]}"
-        raise ConfigError(
+        raise OptionError(
             f"model.arch '{arch}' refuses its options {given} for data.image_size {size}: {error}"
         ) from error
     return model
@@ -150,7 +150,7 @@ def _check_options(options: dict[str, Any], arch: str, family: type[nn.Module]) 
     for option in options:
         if option not in known:
             ours = ["stem", "bn_momentum", "stochastic_depth_prob"]
-            raise ConfigError(unknown_name(f"option of model.arch '{arch}',", option, [*known, *ours]))
+            raise OptionError(unknown_name(f"option of model.arch '{arch}',", option, [*known, *ours]))
     for option, value in options.items():
         _check_value(f"model.{option}", value)
 
@@ -167,11 +167,11 @@ def _check_value(key: str, value: Any) -> None:
 
 def _wants_small_stem(stem: str, arch: str, image_size: tuple[int, int], family: type[nn.Module]) -> bool:
     if stem not in STEMS:
-        raise ConfigError(unknown_name("model.stem", stem, STEMS))
+        raise OptionError(unknown_name("model.stem", stem, STEMS))
     if family.__name__ not in _FIXED_STEM:
         return stem in ("small", "tiny") or (stem == "auto" and min(image_size) < SMALL_BELOW_PX)
     if stem in ("small", "tiny"):
-        raise ConfigError(
+        raise OptionError(
             f"model.stem '{stem}' is not possible for '{arch}', whose tables are tied to its patches. "
             "Use model=vit_tiny with model.patch_size, or model.stem=imagenet."
         )
@@ -192,7 +192,7 @@ def _make_stem_small(model: nn.Module) -> None:
 def _keep_resolution_once_more(model: nn.Module, arch: str) -> None:
     """Stride 1 for the first convolution after the stem that has a larger one."""
     if not type(model).__name__.startswith("MobileNet"):
-        raise ConfigError(f"model.stem 'tiny' is for MobileNets; got model.arch '{arch}'. Write small.")
+        raise OptionError(f"model.stem 'tiny' is for MobileNets; got model.arch '{arch}'. Write small.")
     strided = (module for module in model.modules() if isinstance(module, nn.Conv2d) and module.stride != (1, 1))
     next(strided).stride = (1, 1)
 
@@ -220,10 +220,10 @@ def _replace_first_conv(model: nn.Module, name: str, conv: nn.Conv2d) -> None:
 
 def _set_bn_momentum(model: nn.Module, arch: str, momentum: float) -> None:
     if not 0 < momentum <= 1:
-        raise ConfigError(f"model.bn_momentum must be in (0, 1], the weight of the new batch; got {momentum}.")
+        raise OptionError(f"model.bn_momentum must be in (0, 1], the weight of the new batch; got {momentum}.")
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
-        raise ConfigError(f"model.bn_momentum has nothing to set: '{arch}' has no batch norm. Write null.")
+        raise OptionError(f"model.bn_momentum has nothing to set: '{arch}' has no batch norm. Write null.")
     for norm in norms:
         norm.momentum = momentum
 
@@ -232,6 +232,6 @@ def _set_stochastic_depth(model: nn.Module, arch: str, prob: float) -> None:
     check_dropout(prob, "model.stochastic_depth_prob")
     drops = [module for module in model.modules() if isinstance(module, StochasticDepth)]
     if not drops:
-        raise ConfigError(f"model.stochastic_depth_prob has nothing to set: '{arch}' has none. Write null.")
+        raise OptionError(f"model.stochastic_depth_prob has nothing to set: '{arch}' has none. Write null.")
     for index, drop in enumerate(drops):
         drop.p = prob * index / max(len(drops) - 1, 1)

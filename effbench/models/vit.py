@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from effbench.errors import ConfigError
+from effbench.errors import OptionError
 from effbench.models.layers import check_count, check_dropout
 from effbench.models.torchvision_zoo import adapt_input_channels, square_side
 
@@ -37,7 +37,7 @@ def vit(
     if mlp_dim is not None:
         check_count(mlp_dim, "model.mlp_dim", "units")
     if dim % heads:
-        raise ConfigError(f"model.heads must divide model.dim; got {heads} heads for a width of {dim}.")
+        raise OptionError(f"model.heads must divide model.dim; got {heads} heads for a width of {dim}.")
     check_dropout(dropout)
     check_dropout(attention_dropout, "model.attention_dropout")
     model: nn.Module = VisionTransformer(
@@ -58,12 +58,12 @@ def vit(
 def _patch_size(patch_size: int | str, side: int) -> int:
     """The patch's side in px, of which the image's is a multiple."""
     if isinstance(patch_size, str) and patch_size != "auto":
-        raise ConfigError(f"model.patch_size must be a number of px or 'auto'; got {patch_size!r}.")
+        raise OptionError(f"model.patch_size must be a number of px or 'auto'; got {patch_size!r}.")
     patch = (16 if side >= 64 else 4) if isinstance(patch_size, str) else patch_size
     check_count(patch, "model.patch_size", "px")
     if side % patch:
         divisors = ", ".join(str(size) for size in range(2, side + 1) if side % size == 0)
-        raise ConfigError(
+        raise OptionError(
             f"data.image_size must be a multiple of model.patch_size; got {side} px and patches of {patch} px. "
             f"Patches that fit: {divisors}."
         )

@@ -24,14 +24,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from effbench.errors import ConfigError, unknown_name
+from effbench.errors import OptionError, unknown_name
 from effbench.optimizers import fused
 from effbench.optimizers.checks import (
+    check_state,
     checked_betas,
     checked_lr,
     checked_number,
     checked_weight_decay,
     closure_loss,
+    current_lr,
     refuse_sparse,
 )
 from effbench.optimizers.chunks import copy_all, update_in_chunks
@@ -55,14 +57,15 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
     variant: 'paper', the authors' update above; 'package', adan-pytorch's to the bit, whose groups hold 1 - beta
     and whose state_dict() loads into `adan_pytorch.Adan` and back.
     restart_cond: for 'package' alone, a predicate over one parameter's state; a state_dict never holds it.
-    State: prev_grad, m, v and n of each parameter's shape and dtype: 16 bytes a parameter in fp32.
-    Raises ConfigError for a value out of range, and for betas written as 1 - beta.
+    A complex parameter is two real ones, as in torch; 'package' refuses it. State: prev_grad, m, v and n of each
+    parameter's shape and dtype: 16 bytes a parameter in fp32. Raises OptionError, a ConfigError and ValueError, for a
+    value out of range, and for betas written as 1 - beta.
     """
 
     def __init__(
         self,
         params: ParamsT,
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         betas: Sequence[float] = (0.98, 0.92, 0.99),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
@@ -80,15 +83,22 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         """Also called by load_state_dict: fills in what the package's checkpoints lack, keeps our restart_cond."""
         super().__setstate__(state)
         for group in self.param_groups:
-            group.setdefault("variant", self.defaults["variant"])
-            group.setdefault("maximize", self.defaults["maximize"])
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
             group["restart_cond"] = self.defaults["restart_cond"]
+        counted = int if self.defaults["variant"] == "package" else _counter
         for entry in self.state.values():
-            if isinstance(entry.get("step"), Tensor):
-                entry["step"] = entry["step"].cpu()  # on an accelerator, reading it would wait for the device
+            if "step" in entry:
+                entry["step"] = counted(entry["step"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(_checked(param_group, self.defaults["variant"]))
+        if self.defaults["variant"] == "package" and any(map(torch.is_complex, self.param_groups[-1]["params"])):
+            self.param_groups.pop()
+            raise OptionError(
+                "optimizer.variant must be 'paper' for complex parameters; got 'package', whose square of a complex "
+                "gradient is no second moment. Set optimizer.variant=paper."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """torch's state_dict without the restart predicate, so that torch.load(weights_only=True) reads it."""
@@ -98,12 +108,13 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         return dict(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises ConfigError for the other variant's state: its betas and its moments mean something else."""
+        """Raises OptionError for another optimizer's state, and for the other variant's: it means something else."""
+        check_state(state_dict, ["step", *_MOMENTS], "adan")
         own = self.defaults["variant"]
         for group in state_dict["param_groups"]:
             saved = group.get("variant", "package")
             if saved != own:
-                raise ConfigError(
+                raise OptionError(
                     f"optimizer.variant must be '{saved}' to load this state; got '{own}'. "
                     f"Set optimizer.variant={saved}, or start without the optimizer's state."
                 )
@@ -116,7 +127,7 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         for group in self.param_groups:
             refuse_sparse(_with_gradients(group), "adan")
         if self.defaults["variant"] == "package":
-            with _ascending(self.param_groups):
+            with _ascending(self.param_groups), _plain_lr(self.param_groups):
                 _package_step(self)
         else:
             for group in self.param_groups:
@@ -128,9 +139,10 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
             entries = [self.state[parameter] for parameter in parameters]
             states = [[entry[moment] for entry in entries] for moment in _MOMENTS]
             in_one_pass, others = fused.divide(parameters, states)
-            settings = [group[name] for name in ("lr", "betas", "eps", "weight_decay", "maximize")]
-            fused.adan(in_one_pass, t, *settings)
-            update_in_chunks(others, partial(_paper_update, t=t, options=group))
+            settings = {name: group[name] for name in ("betas", "eps", "weight_decay", "maximize")}
+            settings["lr"] = current_lr(group)
+            fused.adan(in_one_pass, t, **settings)
+            update_in_chunks(others, partial(_paper_update, t=t, options=settings))
 
     def _by_step(self, group: dict[str, Any]) -> dict[float, list[Tensor]]:
         """t of the step to take -> its parameters; t is counted per parameter: one may be frozen at first, or skip."""
@@ -146,11 +158,18 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
     def _steps_of(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+            state["step"] = _counter(0)
             for moment in _MOMENTS:
                 state[moment] = torch.zeros_like(parameter)
+        if not isinstance(state["step"], Tensor):  # put there by hand
+            state["step"] = _counter(state["step"])
         steps: Tensor = state["step"]
         return steps
+
+
+def _counter(step: float | Tensor) -> Tensor:
+    """On the CPU: on an accelerator, reading it would wait for the device."""
+    return torch.tensor(float(step), dtype=torch.float32, device="cpu")
 
 
 def _paper_update(columns: list[list[Tensor]], t: float, options: dict[str, Any]) -> None:
@@ -201,11 +220,24 @@ def _ascending(groups: list[dict[str, Any]]) -> Iterator[None]:
             gradient.neg_()
 
 
+@contextmanager
+def _plain_lr(groups: list[dict[str, Any]]) -> Iterator[None]:
+    """Learning rates as numbers for the time of the package's step: tensors would round its terms otherwise."""
+    given = [group["lr"] for group in groups]
+    for group in groups:
+        group["lr"] = current_lr(group)
+    try:
+        yield
+    finally:
+        for group, lr in zip(groups, given, strict=True):
+            group["lr"] = lr
+
+
 def _check_variant(variant: str, restart_cond: object) -> None:
     if variant not in VARIANTS:
-        raise ConfigError(unknown_name("optimizer.variant", variant, VARIANTS))
+        raise OptionError(unknown_name("optimizer.variant", variant, VARIANTS))
     if restart_cond is not None and variant != "package":
-        raise ConfigError(
+        raise OptionError(
             f"optimizer.restart_cond must be null with variant 'paper'; got {restart_cond!r}. "
             "The authors' code has no restarts: set optimizer.variant=package."
         )
@@ -229,7 +261,7 @@ def _checked_betas(betas: Sequence[float], variant: str) -> tuple[float, ...]:
     """The betas as the variant's groups hold them: the paper's, or adan-pytorch's 1 - beta."""
     paper = checked_betas(betas, 3, _BETAS_REMEDY)
     if all(beta < 0.5 for beta in paper):
-        raise ConfigError(
+        raise OptionError(
             f"optimizer.betas must be in the paper's convention, near 1; got {list(betas)}, which look like "
             f"adan-pytorch's 1 - beta. Write {[round(1 - beta, 12) for beta in paper]}."
         )

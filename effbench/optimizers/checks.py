@@ -10,31 +10,46 @@ from typing import Any, SupportsFloat
 import torch
 from torch import Tensor
 
-from effbench.errors import ConfigError
+from effbench.errors import GradientError, OptionError
 
 _LAYOUT = attrgetter("layout")
 
 
 def checked_number(value: SupportsFloat, key: str, rule: str, holds: Callable[[float], bool], remedy: str) -> float:
-    """`value` as a plain float, which every checkpoint can hold; ConfigError unless finite and `holds`."""
-    number = math.nan if isinstance(value, bool | str) else _as_float(value)
+    """`value` as a plain float, which every checkpoint can hold; OptionError unless finite and `holds`.
+
+    A tensor is refused: what is done to it later would not be seen.
+    """
+    number = math.nan if isinstance(value, bool | str | Tensor) else _as_float(value)
     if not (math.isfinite(number) and holds(number)):
-        raise ConfigError(f"optimizer.{key} must be {rule}; got {value!r}. {remedy}")
+        raise OptionError(f"optimizer.{key} must be {rule}; got {value!r}. {remedy}")
     return number
 
 
 def checked_betas(betas: Sequence[float], count: int, remedy: str) -> tuple[float, ...]:
-    """`count` floats in [0, 1), or a ConfigError."""
+    """`count` floats in [0, 1), or an OptionError."""
     rule = f"{count} numbers in [0, 1)"
     if isinstance(betas, str) or not isinstance(betas, Iterable) or len(list(betas)) != count:
-        raise ConfigError(f"optimizer.betas must be {rule}; got {betas!r}. {remedy}")
+        raise OptionError(f"optimizer.betas must be {rule}; got {betas!r}. {remedy}")
     shown = f"each beta of {rule}, in betas {list(betas)}"
     return tuple(checked_number(beta, "betas", shown, lambda b: 0 <= b < 1, remedy) for beta in betas)
 
 
-def checked_lr(lr: SupportsFloat, remedy: str) -> float:
-    """Zero is allowed: a schedule may start or end there."""
-    return checked_number(lr, "lr", "a number >= 0", lambda x: x >= 0, remedy)
+def checked_lr(lr: SupportsFloat | Tensor, remedy: str) -> float | Tensor:
+    """A float, or the tensor that was given, which a schedule changes in place. Zero is allowed at its ends."""
+    value = lr
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1 or not lr.is_floating_point():
+            raise OptionError(f"optimizer.lr must be a number, or a floating-point tensor of one; got {lr!r}. {remedy}")
+        value = lr.item()
+    number = checked_number(value, "lr", "a number >= 0", lambda x: x >= 0, remedy)
+    return lr if isinstance(lr, Tensor) else number
+
+
+def current_lr(group: dict[str, Any]) -> float:
+    """The group's learning rate now, be it a number or a tensor."""
+    lr = group["lr"]
+    return float(lr.item() if isinstance(lr, Tensor) else lr)
 
 
 def checked_weight_decay(weight_decay: SupportsFloat) -> float:
@@ -56,10 +71,21 @@ def refuse_sparse(parameters: Sequence[Tensor], optimizer: str) -> None:
     if set(map(_LAYOUT, gradients)) <= {torch.strided}:
         return
     sparse = next(gradient for gradient in gradients if gradient is not None and gradient.layout is not torch.strided)
-    raise ConfigError(
+    raise GradientError(
         f"optimizer {optimizer} needs dense gradients; got a sparse one of shape {tuple(sparse.shape)}. "
         "Build the nn.Embedding with sparse=False."
     )
+
+
+def check_state(state_dict: dict[str, Any], names: Sequence[str], optimizer: str) -> None:
+    """Refuses another optimizer's state, which would fail at the next step."""
+    for entry in state_dict["state"].values():
+        if entry and (missing := [name for name in names if name not in entry]):
+            raise OptionError(
+                f"the state must be {optimizer}'s, with {', '.join(names)} for each parameter; got "
+                f"{', '.join(map(str, entry))}, without {', '.join(missing)}. Load the state that this optimizer "
+                "wrote, or start without one."
+            )
 
 
 def _as_float(value: SupportsFloat) -> float:

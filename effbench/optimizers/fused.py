@@ -18,9 +18,13 @@ Rows = list[tuple[Tensor, ...]]
 def divide(parameters: Sequence[Tensor], states: Sequence[Sequence[Tensor]]) -> tuple[Columns, Rows]:
     """(what one compiled pass can take: parameters, gradients and states, each a column; the others, row by row).
 
-    parameters: all have a gradient. states: for each kind of state the tensors, one a parameter.
+    parameters: all have a gradient. states: for each kind of state the tensors, one a parameter. Complex ones come as
+    real views, with a last dimension of 2.
     """
     gradients = [gradient_of(parameter) for parameter in parameters]
+    if any(map(torch.is_complex, parameters)):
+        gradients = [gradient.resolve_conj() for gradient in gradients]
+        parameters, gradients, *states = map(_as_real, (parameters, gradients, *states))
     if any(map(Tensor.is_neg, gradients)):  # negated by a bit that memory does not show
         gradients = [gradient.resolve_neg() for gradient in gradients]
     columns = [list(parameters), gradients, *map(list, states)]
@@ -34,6 +38,10 @@ def divide(parameters: Sequence[Tensor], states: Sequence[Sequence[Tensor]]) -> 
         (taken if _can_take(row) else others).append(row)
     fitting = [(row[0], in_layout(row[1], _layout(row[0])), *row[2:]) for row in taken]
     return [list(column) for column in zip(*fitting, strict=True)] or [[] for _ in columns], others
+
+
+def _as_real(column: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in column]
 
 
 def gradient_of(parameter: Tensor) -> Tensor:

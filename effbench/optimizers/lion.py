@@ -18,10 +18,12 @@ from torch.optim.optimizer import ParamsT
 
 from effbench.optimizers import fused
 from effbench.optimizers.checks import (
+    check_state,
     checked_betas,
     checked_lr,
     checked_weight_decay,
     closure_loss,
+    current_lr,
     refuse_sparse,
 )
 from effbench.optimizers.chunks import update_in_chunks
@@ -34,14 +36,15 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
     """theta = (1 - lr wd) theta - lr sign(b1 m + (1-b1) g); then m = b2 m + (1-b2) g.
 
     params: parameters, or groups that may carry their own lr, betas, weight_decay and maximize.
-    State: one momentum, `exp_avg`, of each parameter's shape and dtype: 4 bytes a parameter in fp32.
-    state_dict() loads into `lion_pytorch.Lion` and back. Raises ConfigError for a value out of range.
+    A complex parameter is two real ones, as in torch. State: one momentum, `exp_avg`, of each parameter's shape and
+    dtype: 4 bytes a parameter in fp32. state_dict() loads into `lion_pytorch.Lion` and back. Raises OptionError, a
+    ConfigError and ValueError, for a value out of range.
     """
 
     def __init__(
         self,
         params: ParamsT,
-        lr: float = 1e-4,
+        lr: float | Tensor = 1e-4,
         betas: Sequence[float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         *,
@@ -52,13 +55,19 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
         torch.optim.Optimizer.__init__(self, params, {**options, "maximize": maximize})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Also called by load_state_dict: a checkpoint of the package's class lacks `maximize`."""
+        """Also called by load_state_dict: a checkpoint of another class, such as the package's, may lack options."""
         super().__setstate__(state)
         for group in self.param_groups:
-            group.setdefault("maximize", self.defaults["maximize"])
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(_checked(param_group))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises OptionError for a state without a momentum."""
+        check_state(state_dict, ["exp_avg"], "lion")
+        super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -69,7 +78,7 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             refuse_sparse(parameters, "lion")
             moments = self._moments(parameters)
-            options = (group["lr"], group["betas"], group["weight_decay"], group["maximize"])
+            options = (current_lr(group), group["betas"], group["weight_decay"], group["maximize"])
             in_one_pass, others = fused.divide(parameters, [moments])
             fused.lion(in_one_pass, *options)
             _in_chunks(others, *options)

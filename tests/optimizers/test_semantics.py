@@ -157,3 +157,140 @@ def test_sparse_gradients_are_refused_with_the_remedy(make):
 def test_options_given_as_numpy_numbers_stay_loadable_with_weights_only(make):
     optimizer = make(model(), lr=np.float64(1e-3), weight_decay=np.float32(0.5))
     assert through_file(optimizer.state_dict())["param_groups"][0]["lr"] == 1e-3
+
+
+# --- what torch's own optimizers do with the same input ---------------------------------------------------------------
+
+
+@pytest.fixture(params=[Lion, Adan], ids=["lion", "adan"])
+def either(request):
+    return request.param
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_complex_parameter_moves_as_its_real_and_imaginary_parts_do(either, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr("effbench.optimizers.fused.library", lambda: None)
+    torch.manual_seed(0)
+    whole = torch.nn.Parameter(torch.randn(3, 4, dtype=torch.complex64))
+    parts = torch.nn.Parameter(torch.view_as_real(whole.detach()).clone())
+    of_whole, of_parts = (either([p], lr=1e-2, weight_decay=0.1) for p in (whole, parts))
+    for step in range(4):
+        gradient = torch.randn(3, 4, dtype=torch.complex64)
+        whole.grad = gradient.conj() if step % 2 else gradient  # lazily conjugated
+        parts.grad = torch.view_as_real(whole.grad.resolve_conj()).clone()
+        of_whole.step(), of_parts.step()
+    assert torch.equal(torch.view_as_real(whole.detach()), parts.detach())
+
+
+def test_the_package_variant_refuses_complex_parameters_and_stays_as_it_was():
+    optimizer = package_adan(model())
+    with pytest.raises(ValueError, match=r"variant must be 'paper' for complex parameters"):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))]})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_learning_rate_in_a_tensor_is_read_at_every_step(make):
+    with_tensor, with_number = model(), model()
+    lr = torch.tensor(1e-2)
+    ours, other = make(with_tensor, lr=lr, weight_decay=0.1), make(with_number, lr=lr.item(), weight_decay=0.1)
+    schedules = [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5) for optimizer in (ours, other)]
+    for seed in range(3):
+        train(ours, with_tensor, 1, seed), train(other, with_number, 1, seed)
+        for schedule in schedules:
+            schedule.step()
+        other.param_groups[0]["lr"] = lr.item()  # 1e-2 is none of float32's
+    assert ours.param_groups[0]["lr"] is lr
+    assert lr.item() == pytest.approx(1e-2 / 8)
+    assert same(with_tensor, with_number)
+
+
+def test_a_learning_rate_in_a_tensor_outlives_a_checkpoint_and_a_copy(make):
+    parameters = model()
+    optimizer = make(parameters, lr=torch.tensor(1e-2))
+    train(optimizer, parameters, 2)
+    resumed = make(parameters)
+    resumed.load_state_dict(through_file(optimizer.state_dict()))
+    assert torch.equal(resumed.param_groups[0]["lr"], torch.tensor(1e-2))
+    assert torch.equal(copy.deepcopy(optimizer).param_groups[0]["lr"], torch.tensor(1e-2))
+
+
+@pytest.mark.parametrize("lr", [torch.tensor([1.0, 2.0]), torch.tensor(1), torch.tensor(-1.0), torch.tensor(np.nan)])
+def test_a_tensor_that_is_no_learning_rate_is_refused(make, lr):
+    with pytest.raises(ValueError, match=r"optimizer\.lr must be a number"):
+        make(model(), lr=lr)
+
+
+def test_tensors_are_refused_where_they_would_be_read_once(make):
+    with pytest.raises(ValueError, match=r"optimizer\.weight_decay must be"):
+        make(model(), weight_decay=torch.tensor(0.1))
+
+
+@pytest.mark.parametrize("kind", [int, float, np.int64, torch.tensor, lambda n: torch.tensor([float(n)])])
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_state_whose_step_is_a_number_continues_to_the_bit(kind, by_hand):
+    parameters, through = model(), model()
+    optimizer, uninterrupted = Adan(parameters), Adan(through)
+    train(optimizer, parameters, 3), train(uninterrupted, through, 3)
+    state = copy.deepcopy(optimizer.state_dict())
+    for entry in state["state"].values():
+        entry["step"] = kind(3)
+    if by_hand:
+        for parameter in parameters:
+            optimizer.state[parameter]["step"] = kind(3)
+    else:
+        optimizer.load_state_dict(state)
+    assert same(train(optimizer, parameters, 3, seed=2), train(uninterrupted, through, 3, seed=2))
+
+
+def test_a_state_of_the_package_variant_counts_in_whole_numbers_whatever_was_saved():
+    parameters, through = model(), model()
+    optimizer, uninterrupted = package_adan(parameters), package_adan(through)
+    train(optimizer, parameters, 3), train(uninterrupted, through, 3)
+    state = copy.deepcopy(optimizer.state_dict())
+    for entry in state["state"].values():
+        entry["step"] = torch.tensor(3.0)
+    optimizer.load_state_dict(state)
+    assert same(train(optimizer, parameters, 3, seed=2), train(uninterrupted, through, 3, seed=2))
+
+
+@pytest.mark.parametrize("other", [torch.optim.AdamW, torch.optim.RMSprop])
+def test_another_optimizer_s_state_is_refused(make, other):
+    parameters = model()
+    theirs = other(parameters)
+    train(theirs, parameters, 1)
+    if make is Lion and other is torch.optim.AdamW:  # its exp_avg is a momentum too
+        make(parameters).load_state_dict(theirs.state_dict())
+        return
+    with pytest.raises(ValueError, match="the state must be .*'s, with .* without"):
+        make(parameters).load_state_dict(theirs.state_dict())
+
+
+def test_a_state_without_steps_of_another_optimizer_leaves_the_options_it_lacks(either):
+    parameters = model()
+    theirs, ours = torch.optim.SGD(parameters, lr=0.5).state_dict(), either(parameters)
+    theirs["param_groups"][0]["variant"] = "paper"
+    ours.load_state_dict(theirs)
+    train(ours, parameters, 1)
+    assert ours.param_groups[0]["lr"] == 0.5
+
+
+def test_empty_and_scalar_parameters_take_part(make):
+    parameters = [torch.nn.Parameter(torch.empty(0, 3)), torch.nn.Parameter(torch.ones(())), *model()]
+    optimizer = make(parameters, lr=1e-2)
+    for _ in range(3):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    assert parameters[1] != 1
+    assert "lr" in repr(optimizer)
+
+
+def test_refusals_are_what_torch_s_users_catch(make):
+    with pytest.raises(ValueError, match=r"optimizer\.lr"):
+        make(model(), lr=-1.0)
+    embedding = torch.nn.Embedding(5, 2, sparse=True)
+    optimizer = make(embedding.parameters())
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="dense gradients"):
+        optimizer.step()
