@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
@@ -177,6 +178,8 @@ class TrainBatches:
         if limit_steps is not None:
             self._sizes = self._sizes[:limit_steps]
         self._order: tuple[int, Tensor] | None = None
+        self._plans: dict[tuple[int, int], Plan] = {}  # of the newest steps, the one used last at the end
+        self._plans_lock = threading.Lock()
         self._looks_up = self.augment.only_moves and finish.looks_up(split.images)
 
     @property
@@ -264,9 +267,17 @@ class TrainBatches:
         indices = self.step_indices(epoch, step)
         if not self.augment.draws:
             return indices, {}
+        with self._plans_lock:  # all micro-batches of a step, of whatever worker, share one draw
+            plan = self._plans.pop((epoch, step), None) or self._draw(epoch, step, len(indices))
+            self._plans[epoch, step] = plan
+            while len(self._plans) > self.num_workers + 2:
+                del self._plans[next(iter(self._plans))]
+        return indices, plan
+
+    def _draw(self, epoch: int, step: int, count: int) -> Plan:
         generator = torch.Generator().manual_seed(seed_of_step(self.seed, Purpose.AUGMENT, epoch, step))
         height, width = self.split.images.shape[2:]
-        return indices, self.augment.draw(len(indices), int(height), int(width), generator)
+        return self.augment.draw(count, int(height), int(width), generator)
 
     def _augmented(self, indices: Tensor, plan: Plan) -> Tensor:
         """The images of these samples, by their rows of the plan."""
@@ -285,11 +296,18 @@ class TrainBatches:
         partners = (
             inputs[partner_rows] if whole_step else self._augmented(indices[partner_rows], _rows(plan, partner_rows))
         )
-        share = own["share"].unsqueeze(1)
-        one_hot = torch.eye(self.num_classes)
-        soft = torch.lerp(one_hot[self.split.labels[indices[partner_rows]]], one_hot[targets], share)
+        soft = mixed_labels(targets, self.split.labels[indices[partner_rows]], own["share"], self.num_classes)
         mixed = mix(inputs, partners, self._sent(own))
         return Batch(self.finish(mixed), self.finish.send(soft))
+
+
+def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_classes: int) -> Tensor:
+    """float (B, K): `share` of each sample's own class and the rest of its partner's, as torch.lerp rounds them."""
+    nothing, all_of_it = torch.zeros_like(share_B), torch.ones_like(share_B)
+    own = torch.where(labels_B == partners_B, all_of_it, torch.lerp(nothing, all_of_it, share_B))
+    soft = share_B.new_zeros(len(labels_B), num_classes)
+    soft.scatter_(1, partners_B.unsqueeze(1), torch.lerp(all_of_it, nothing, share_B).unsqueeze(1))
+    return soft.scatter_(1, labels_B.unsqueeze(1), own.unsqueeze(1))
 
 
 def _rows(plan: Plan, rows: slice | Tensor) -> Plan:

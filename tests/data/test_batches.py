@@ -17,7 +17,7 @@ from torch import Tensor
 from effbench.data import ahead
 from effbench.data.ahead import BatchError, in_order
 from effbench.data.augment import Augment
-from effbench.data.batches import Batch, EvalBatches, Finish, Shard, TrainBatches
+from effbench.data.batches import Batch, EvalBatches, Finish, Shard, TrainBatches, mixed_labels
 from effbench.data.splits import Split
 from effbench.errors import ConfigError, EffbenchError
 
@@ -520,3 +520,34 @@ def test_a_batch_that_is_slow_but_in_time_is_waited_for():
     make = made.make
     made.make = lambda *place: (time.sleep(0.02), make(*place))[1]
     assert equal(epoch_of(made), epoch_of(batches()))
+
+
+# --- many classes, many micro-batches
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.floats(0, 1, width=32)), min_size=1, max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_mixed_labels_are_the_interpolated_one_hot_rows_to_the_bit(samples):
+    labels, partners, shares = (torch.tensor(column) for column in zip(*samples, strict=True))
+    one_hot = torch.eye(K)
+    expected = torch.lerp(one_hot[partners], one_hot[labels], shares.unsqueeze(1))
+    assert torch.equal(mixed_labels(labels, partners, shares, K), expected)
+
+
+def test_mixing_needs_no_memory_in_the_square_of_the_number_of_classes():
+    """200,000 classes: a matrix of them all would be 160 GB."""
+    made = batches(16, num_classes=200_000, augment=AUGMENTS["mixup"])
+    assert made.make(0, 0).targets.shape == (8, 200_000)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_plan_of_a_step_is_drawn_once_for_all_its_micro_batches(workers, monkeypatch):
+    drawn = []
+    draw = Augment.draw
+    monkeypatch.setattr(Augment, "draw", lambda self, count, *rest: drawn.append(count) or draw(self, count, *rest))
+    made = batches(48, batch_size=2, accumulate=8, augment=AUGMENTS["mixup"], num_workers=workers)
+    for step in made.epoch(0):
+        step.class_mass()
+        assert len(list(step.micro_batches)) == 8
+        assert len(list(made.again(step).micro_batches)) == 8
+    assert drawn == [16, 16, 16]
