@@ -22,11 +22,13 @@ INLINE float activated(float v, int act) {
     return v;
 }
 
-INLINE float slope(float v, int act) {
-    if (act == RELU) return v > 0.0f ? 1.0f : 0.0f;
-    if (act == RELU6) return v > 0.0f && v < 6.0f ? 1.0f : 0.0f;
-    if (act == HARDSWISH) return v > -3.0f ? (v < 3.0f ? v * (1.0f / 3.0f) + 0.5f : 1.0f) : 0.0f;
-    return 1.0f;
+// The gradient before the activation of v. As torch has it, it is 0 where the activation is flat, also for dy of NaN or
+// infinity, and ReLU's passes where v is NaN: a choice between values, as a product with a slope of 0 does neither.
+INLINE float before(float dy, float v, int act) {
+    if (act == RELU) return v <= 0.0f ? 0.0f : dy;
+    if (act == RELU6) return (v > 0.0f) & (v < 6.0f) ? dy : 0.0f;
+    if (act == HARDSWISH) return v <= -3.0f ? 0.0f : (v >= 3.0f ? dy : dy * (v * (1.0f / 3.0f) + 0.5f));
+    return dy;
 }
 
 // BODY(lanes) for the channels [c, c + lanes) until all are done; lanes is a constant, so that its loops fill registers.
@@ -80,7 +82,7 @@ INLINE void sum_gradient_strip(const float *x, const float *dy, const float *mea
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
         for (int l = 0; l < lanes; l++) {
-            float xi = x[r * C + l], g = dy[r * C + l] * slope(xi * scale[l] + shift[l], act);
+            float xi = x[r * C + l], g = before(dy[r * C + l], xi * scale[l] + shift[l], act);
             first[l] += g;
             second[l] += g * (xi - mean[l]);
         }
@@ -97,7 +99,7 @@ INLINE void gradient_strip(const float *x, const float *dy, const float *mean, c
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
         for (int l = 0; l < lanes; l++) {
-            float xi = x[r * C + l], g = dy[r * C + l] * slope(xi * scale[l] + shift[l], act);
+            float xi = x[r * C + l], g = before(dy[r * C + l], xi * scale[l] + shift[l], act);
             dx[r * C + l] = scale[l] * (g - level[l]) - along[l] * (xi - mean[l]);
         }
     }

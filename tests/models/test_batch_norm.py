@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -132,6 +133,43 @@ def test_nan_and_infinity_come_through(act, taken):
         assert out[:, 2].isnan().all()
         assert out[:, :2].isfinite().all()
     assert len(taken) == 2
+
+
+def poisoned(net: nn.Module, where: str, value: float, rule: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Output, gradients and buffers of a step; `value` is planted at a place of channel 1 whose output obeys `rule`.
+
+    Sizes are multiples of vectors: at NaN, torch's activations do otherwise in what is left over by its vectors.
+    """
+    x, dy = (torch.randn(4, net[0].num_features, 8, 8, generator=torch.Generator().manual_seed(n)) * 4 for n in (1, 2))
+    with torch.no_grad():
+        before = nn.functional.batch_norm(x, None, None, net[0].weight, net[0].bias, training=True)[:, 1]
+        image, row, column = rule(before).nonzero()[0].tolist()
+        if where in ("x", "dy"):
+            (x if where == "x" else dy)[image, 1, row, column] = value
+        else:
+            getattr(net[0], where)[1] = value
+    own = last(x).requires_grad_()
+    out = net(own)
+    out.backward(last(dy))
+    return [out.detach(), own.grad, net[0].weight.grad, net[0].bias.grad, net[0].running_mean, net[0].running_var]
+
+
+@needs_compiler
+@pytest.mark.row(27)
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("channels", [3, 8, 24])
+@pytest.mark.parametrize("where", ["x", "dy", "weight", "bias"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_where_torch_has_it(act, channels, where, value, taken):
+    for rule in (lambda y: y < -3, lambda y: (y > 0) & (y < 3), lambda y: y > 6):
+        plain, ours = pair(channels, act)
+        for net in (plain, ours):
+            net[0].weight.data.mul_(3)
+        expected, got = (poisoned(net, where, value, rule) for net in (plain, ours))
+        for a, b in zip(expected, got, strict=True):
+            assert torch.equal(a.isfinite(), b.isfinite())
+            torch.testing.assert_close(b[b.isfinite()], a[a.isfinite()], rtol=1e-4, atol=1e-4)
+    assert taken.count("batch_norm_backward") == 3
 
 
 @needs_compiler
