@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from effbench.errors import ConfigError
 
 
 def cache_home() -> Path:
-    """$XDG_CACHE_HOME/effbench, or ~/.cache/effbench where that is unset or relative (to be ignored, XDG says)."""
+    """$XDG_CACHE_HOME/effbench, or ~/.cache/effbench where that is unset or relative (to be ignored, XDG says).
+
+    Where there is no home folder to be found, the second of `cache_homes`.
+    """
+    return cache_homes()[0]
+
+
+def cache_homes() -> list[Path]:
+    """Where a cache may lie, first choice first: `cache_home`, and this user's folder under the system's temporary one.
+
+    They need not exist nor be writable, and others may have made the second: see `distrusted`.
+    """
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        return (configured if configured.is_absolute() else Path.home() / ".cache") / "effbench"
-    except RuntimeError as error:
-        raise ConfigError("There is no home folder for a cache: set XDG_CACHE_HOME to a folder.") from error
+    user = os.geteuid() if hasattr(os, "geteuid") else "user"
+    homes = [Path(tempfile.gettempdir()) / f"effbench-{user}"]
+    with suppress(RuntimeError):  # neither HOME nor an entry for this user in the system's list
+        homes.insert(0, (configured if configured.is_absolute() else Path.home() / ".cache") / "effbench")
+    return homes
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

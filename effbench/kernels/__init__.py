@@ -10,15 +10,15 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 from effbench.errors import ConfigError
-from effbench.places import cache_home
+from effbench.kernels.built import built, discard
 
 SOURCES = ("steps.c", "clip.c", "batch_norm.c", "mix.c", "depthwise.c", "gate.c", "tape.c", "pixels.c", "dropout.c")
 HEADERS = ("elements.h", "vectors.h", "layers.h")
@@ -28,7 +28,6 @@ FLAGS = (
 )  # fmt: skip
 SWITCH = "EFFBENCH_KERNELS"
 _SWITCHES = {"on": True, "1": True, "true": True, "": True, "off": False, "0": False, "false": False}
-_TIMEOUT_S = 300  # a busy machine takes its time
 
 
 @cache
@@ -54,34 +53,49 @@ def is_switched_off() -> bool:
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     if is_switched_off():
         return None, f"{SWITCH}=off"
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        return None, "there is no C compiler (cc)"
     try:
-        return ctypes.CDLL(str(_built(compiler))), None
+        compiler = _compiler()
+        if compiler is None:
+            return None, "there is no C compiler (cc)"
+        path = _built(compiler)
+        loaded = ctypes.CDLL(str(path))
+        discard(path)
+        return loaded, None
     except (OSError, subprocess.SubprocessError) as error:
         why = " ".join(str(getattr(error, "stderr", None) or error).split())[:300]
-        print(f"note: effbench's C functions cannot be used ({why}); going on without, more slowly", file=sys.stderr)
+        _note(f"its C functions cannot be used ({why}); going on without, more slowly")
         return None, why
 
 
-def _built(compiler: str) -> Path:
-    """The shared object for these sources, flags, this compiler and this processor; compiled where it is missing."""
+def _note(text: str) -> None:
+    print(f"note: effbench: {text}", file=sys.stderr, flush=True)
+
+
+def _compiler() -> list[str] | None:
+    """$CC as make understands it: a command, or one with options or a wrapper before it; else cc. None: there is none.
+
+    Read from the environment alone: no config may name what is run here.
+    """
+    word = os.environ.get("CC", "").strip() or "cc"
+    try:
+        words = [word] if shutil.which(word) else shlex.split(word)
+    except ValueError as error:
+        raise OSError(f"CC={word!r} cannot be read: {error}") from error
+    found = shutil.which(words[0]) if words else None
+    return [found, *words[1:]] if found else None
+
+
+def _built(compiler: list[str]) -> Path:
+    """The library for these sources, flags, this compiler and this processor."""
     sources = [Path(__file__).with_name(name) for name in SOURCES]
     read = [*sources, *(Path(__file__).with_name(name) for name in HEADERS)]
     threading = _openmp()
     key = hashlib.sha256()
-    for part in (*FLAGS, *threading, compiler, _processor(), *(path.read_text() for path in read)):
-        key.update(part.encode() + b"\0")
-    target = cache_home() / "kernels" / f"{key.hexdigest()[:24]}.so"
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            fresh = Path(scratch) / "fresh.so"
-            command = [compiler, *FLAGS, *map(str, sources), "-o", str(fresh), *threading, "-lm"]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
-            fresh.replace(target)  # whole or not there, also where several processes compile
-    return target
+    for part in (*FLAGS, *threading, *compiler, _processor()):
+        key.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    for path in read:
+        key.update(path.read_bytes() + b"\0")
+    return built(key.hexdigest()[:24], [*compiler, *FLAGS, *map(str, sources), *threading, "-lm"], _note)
 
 
 def _openmp() -> tuple[str, ...]:
@@ -97,7 +111,7 @@ def _openmp() -> tuple[str, ...]:
 def _processor() -> str:
     """What -march=native depends on: a cache may be shared by machines that are not alike."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
     except OSError:
         return platform.processor() + platform.machine()
     return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features")))
