@@ -55,6 +55,12 @@ class Run:
         channels, height, width = self.data["shape"]
         return channels, height, width
 
+    @property
+    def white_level(self) -> tuple[float, float]:
+        """What becomes white in pictures of more than 8 bits: of integers, and of floats; see data.white_level."""
+        integers, floats = self.summary.get("data", {}).get("white_level") or (65535.0, 1.0)
+        return float(integers), float(floats)
+
     def checkpoint(self, which: str = "best") -> Path:
         """checkpoints/best, or last; without a best one (no validation), the last."""
         if Path(which).name != which:  # a path would lead to another run's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,23 +11,25 @@ from typing import TYPE_CHECKING
 from effbench.commands.arguments import sorted_out, split
 from effbench.commands.folders import targets_from
 from effbench.errors import ConfigError, unknown_name
+from effbench.places import expanded
 from effbench.units import percent
 
 if TYPE_CHECKING:
-    from effbench.data.splits import Splits
+    from effbench.data.splits import Split, Splits
     from effbench.runs import Run
 
 HELP = """usage: effbench eval RUN [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda]
                      [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
 
-Loss (mean cross-entropy in nats) and accuracy of RUN's weights. data.* replaces values of the run's own data config,
-such as data.root=DIR for a folder that has moved; the classes must be the run's. A run of your own model or dataset
-needs the allow_targets that it was trained with: a run's folder cannot grant them."""
+Loss (mean cross-entropy in nats) and accuracy of RUN's weights. data.* replaces values of the run's own data config.
+data.root=DIR names the run's folder of images where it has moved, or another one: that is measured whole, or its test
+folder (split=NAME: another) where it has splits; its class folders must bear names of the run's classes.
+A run of your own model or dataset needs the allow_targets that it was trained with: its folder cannot grant them."""
 
 
 def main(words: Sequence[str]) -> int:
     arguments = split(words, ["json"])
-    options = {"split": "test", "checkpoint": "best", "device": "auto", "allow_targets": "[]"}
+    options = {"split": "", "checkpoint": "best", "device": "auto", "allow_targets": "[]"}
     folders, data_overrides = sorted_out(arguments.overrides, options)
     if arguments.has("help") or not folders:
         print(HELP, file=sys.stdout if arguments.has("help") else sys.stderr)
@@ -44,7 +47,7 @@ def main(words: Sequence[str]) -> int:
     if arguments.has("json"):
         print(json.dumps(result, indent=2))
     else:
-        which = options["split"]
+        which = next(name for name in result if name.endswith("/acc")).partition("/")[0]
         print(f"{which} accuracy  {percent(result[f'{which}/acc'])}")
         print(f"{which} loss      {result[f'{which}/loss']:.4f}")
         print(f"samples        {result['samples']}")
@@ -59,7 +62,7 @@ def evaluate_run(
     data_overrides: dict[str, str],
     allow_targets: Sequence[str] = (),
 ) -> dict[str, float]:
-    """{'<split>/loss', '<split>/acc', 'samples'} of a run's weights on one of its splits."""
+    """{'<split>/loss', '<split>/acc', 'samples'} of a run's weights on one of its splits; which: '' is test."""
     from effbench.commands.folders import load_run, with_data
 
     trained = load_run(folder, allow_targets)
@@ -71,18 +74,67 @@ def evaluate_run(
     from effbench.training.precision import choose_precision
 
     device = build.device(run.config)
-    data = build.splits(run.config)
-    check_same_data(run, data)
-    _tell_other_splits(trained, run)
-    if which not in data.named():
-        raise ConfigError(unknown_name("split", which, data.named()))
+    which, measured = _measured(trained, run, which)
     model = run.model(checkpoint).to(device)
     if device.type == "cpu":
         accelerate(model)  # the very numbers of the test after training
     precision, _ = choose_precision(run.config.trainer.precision, device)
-    batches = build.eval_batches(run.config, data.named()[which], run.finish(device), Ranks())
+    batches = build.eval_batches(run.config, measured, run.finish(device), Ranks())
     loss, accuracy = evaluate(model, batches, precision, Ranks())
-    return {f"{which}/loss": loss, f"{which}/acc": accuracy, "samples": len(data.named()[which])}
+    return {f"{which}/loss": loss, f"{which}/acc": accuracy, "samples": len(measured)}
+
+
+def _measured(trained: Run, run: Run, which: str) -> tuple[str, Split]:
+    """(its name, the split to measure): of the run's own data, or of another folder of images."""
+    from effbench import build
+
+    if other := _other_folder(trained, run, which):
+        return other
+    data = build.splits(run.config)
+    check_same_data(run, data)
+    _tell_other_splits(trained, run)
+    which = which or "test"
+    if which not in data.named():
+        raise ConfigError(unknown_name("split", which, data.named()))
+    return which, data.named()[which]
+
+
+def _other_folder(trained: Run, run: Run, which: str) -> tuple[str, Split] | None:
+    """Of a folder of images that does not hold the run's own, by their sha256; None where it does."""
+    from effbench.data.image_folder import image_folder, one_split
+
+    before, now = trained.config.data, run.config.data
+    target = f"{image_folder.__module__}.{image_folder.__name__}"
+    if not before.target == now.target == target or _same_place(before.options["root"], now.options["root"]):
+        return None
+    if now.options["root"] is None or _holds_the_runs(run):
+        return None
+    size = run.image_shape[-1]
+    if now.options["image_size"] != size:
+        raise ConfigError(f"data.image_size={now.options['image_size']}, the run's model takes {size}.")
+    if which not in ("", "train", "val", "test"):
+        raise ConfigError(unknown_name("split", which, ["test", "train", "val"]))
+    name, split, _ = one_split(which or None, run.classes, **now.options)
+    print(f"note: {now.options['root']} is not the run's dataset: {len(split)} images of it measured", file=sys.stderr)
+    return name, split
+
+
+def _same_place(one: str | None, other: str | None) -> bool:
+    return one == other or (
+        one is not None and other is not None and os.path.realpath(expanded(one)) == os.path.realpath(expanded(other))
+    )
+
+
+def _holds_the_runs(run: Run) -> bool:
+    """Whether the folder holds the very images that the run was trained on: only moved, its splits are the run's."""
+    from effbench import build
+    from effbench.data.image_folder import split_sizes
+
+    options = run.config.data.options
+    counts = split_sizes(options)
+    if options.get("on_corrupt") != "skip" and counts != run.data["counts"]:
+        return False
+    return counts is not None and bool(build.splits(run.config).sha256 == run.data["sha256"])
 
 
 def check_same_data(run: Run, data: Splits) -> None:

@@ -52,6 +52,8 @@ def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
         if key not in content["data"]:
             raise ConfigError(unknown_name("data key", key, content["data"]))
         content["data"][key] = _text(value) if is_path(f"data.{key}") else _value(f"data.{key}", value)
+    if content["data"].get("white_level", 0) is None:
+        content["data"]["white_level"] = list(run.white_level)  # pictures of more than 8 bits as the run saw them
     content["device"]["name"] = device
     return replace(run, config=parse(content))
 

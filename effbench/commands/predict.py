@@ -107,15 +107,16 @@ def _batches(
     files: Sequence[Path], run: Run, max_pixels: int | None, unreadable: list[str]
 ) -> Iterator[tuple[Any, Any]]:
     """(paths, uint8 images) BATCH at a time; what cannot be decoded is added to `unreadable`."""
-    from effbench.data.images import MAX_PIXELS, decode
+    from effbench.data.images import MAX_PIXELS, Levels, decode
 
     channels, size, _ = run.image_shape
     limit = max_pixels or run.config.data.options.get("max_pixels") or MAX_PIXELS
+    levels = Levels(*run.white_level) if run.data.get("white_level") else None
     for start in range(0, len(files), BATCH):
         names, images = [], []
         for path in files[start : start + BATCH]:
             try:
-                images.append(decode(path, size, channels, limit))
+                images.append(decode(path, size, channels, limit, levels))
                 names.append(path)
             except DataError as error:
                 unreadable.append(str(error))

@@ -227,6 +227,7 @@ class _Session:
                 "classes": list(data.classes),
                 "mean": list(finishing.mean),
                 "std": list(finishing.std),
+                **data.facts,
             },
             "environment": environment(),
             "git": git_state(Path.cwd()),

@@ -1,16 +1,21 @@
-"""Decoded images on disk: one memory-mapped uint8 file, whole or not there, with a record of what is in it."""
+"""Decoded images on disk: one memory-mapped uint8 file, whole or not there, with a record of what is in it.
+
+The record holds the sha256 of the pixels and labels. It is computed again before a file is used whose size, times or
+inode are no longer those of the moment when it was last found right; a file that others could have written is not used.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
 import sys
-import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,13 +24,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from effbench.data.images import ImageError, decode_many, printable
+from effbench.data.cache_room import lock, make_room, touch
+from effbench.data.copies import Copies, find_copies
+from effbench.data.images import Depth, ImageError, Levels, decode_many, depths, levels_for, printable
 from effbench.errors import DataError
+from effbench.places import distrusted
 from effbench.records import NoSpaceError, replacing, write_text
+from effbench.redaction import redact_environment
 from effbench.units import human_bytes
 
 CHANNELS = 3
-_STALE_S = 24 * 3600  # a temporary file untouched for a day is what a killed run left
+_CHUNK = 1 << 24  # bytes digested at a time
 
 
 @dataclass(frozen=True)
@@ -44,50 +53,169 @@ class Rows:
     def relative(self, row: int) -> str:
         return printable(os.fspath(self.files[row])[len(os.fspath(self.root)) :].lstrip(os.sep))
 
+    def splits(self) -> list[str]:
+        """The split of each row."""
+        return [which for which, count in self.counts.items() for _ in range(count)]
+
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a cache. bad: rows that could not be decoded, and why. sha256: of its pixels and labels."""
+    """What is known of a cache.
+
+    bad: rows that could not be decoded, and why. sha256: of its pixels and labels. levels: what becomes white in
+    pictures of more than 8 bits, None where there are none. clipped: pictures outside train with larger values.
+    """
 
     bad: dict[int, str]
     sha256: str
+    levels: Levels | None = None
+    deep: int = 0
+    clipped: int = 0
+    copies: Copies = field(default_factory=Copies)
+
+    def stored(self) -> dict[str, Any]:
+        return {
+            "sha256": self.sha256,
+            "bad": list(self.bad.items()),
+            "levels": None if self.levels is None else [self.levels.integers, self.levels.floats],
+            "deep": self.deep,
+            "clipped": self.clipped,
+            "copies": self.copies.facts(),
+        }
 
 
-def read_cache(cache: Path, rows: Rows, image_size: int) -> tuple[Tensor, Record] | None:
-    """The pixels, memory-mapped uint8 (N - bad, 3, S, S), and their record; None if they are not there, whole."""
+def read_cache(cache: Path, rows: Rows, image_size: int, made_here: bool = False) -> tuple[Tensor, Record] | None:
+    """The pixels, memory-mapped uint8 (N - bad, 3, S, S), and their record; None if they are not there, whole.
+
+    made_here: by this process just now, on a disk that may know neither owners nor modes.
+    """
     try:
-        stored = json.loads(cache.with_suffix(".json").read_bytes())
-        record = Record({int(row): str(reason) for row, reason in stored["bad"]}, str(stored["sha256"]))
-        array = np.load(cache, mmap_mode="r", allow_pickle=False)
+        stored = _read_record(cache, made_here)
+        record = _record(stored)
+        array, stamp = _mapped(cache, made_here)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
     shape = (len(rows.files) - len(record.bad), CHANNELS, image_size, image_size)
-    if array.shape != shape or array.dtype != np.uint8:
+    if array.shape != shape or array.dtype != np.uint8 or not array.flags.c_contiguous:
         return None
+    if stored["stamp"] != stamp:
+        if _sha256(array, rows, record.bad) != record.sha256:
+            say(f"image_folder: {printable(cache)} is not what was decoded (its sha256 differs): decoding again")
+            return None
+        with contextlib.suppress(OSError, NoSpaceError, DataError):  # a shared folder may be read-only
+            _write_record(cache, {**stored, "stamp": stamp})
+    touch(cache)
     with warnings.catch_warnings():  # torch warns that the tensor is read-only: it is meant to be
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array), record
 
 
-def build_cache(cache: Path, rows: Rows, image_size: int, max_pixels: int) -> None:
-    """Decodes every row into `cache`, then writes its record: a cache without one does not count."""
+def _mapped(cache: Path, made_here: bool) -> tuple[np.ndarray[Any, Any], list[int]]:
+    """(the array, its stamp). The mapping keeps the file open, and so the lock that tells others it is in use."""
+    with cache.open("rb") as file:
+        status = os.fstat(file.fileno())
+        _check_trust(cache, status, made_here)
+        lock(file, shared=True)
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version of .npy")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if fortran or file.tell() + math.prod(shape) * dtype.itemsize != status.st_size:
+            raise ValueError("cut short, or another layout")
+        if not math.prod(shape):
+            return np.empty(shape, dtype), _stamp(status)
+        return np.memmap(file, dtype, "r", file.tell(), shape), _stamp(status)
+
+
+def _stamp(status: os.stat_result) -> list[int]:
+    """What changes with any write: the time of the last change cannot be set, unlike that of the content."""
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _check_trust(path: Path, status: os.stat_result, made_here: bool) -> None:
+    if not made_here and (why := distrusted(status)):
+        say(f"image_folder: {printable(path)} is not used: {why}; decoding again")
+        raise ValueError(why)
+
+
+def _sha256(array: np.ndarray[Any, Any], rows: Rows, bad: dict[int, str]) -> str:
+    sha = hashlib.sha256()
+    flat: Any = array.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        sha.update(memoryview(flat[start : start + _CHUNK]))
+    sha.update(_labels(rows, bad))
+    return sha.hexdigest()
+
+
+def _labels(rows: Rows, bad: dict[int, str]) -> bytes:
+    return rows.labels[[row for row in range(len(rows.files)) if row not in bad]].numpy().tobytes()
+
+
+def _read_record(cache: Path, made_here: bool) -> dict[str, Any]:
+    path = cache.with_suffix(".json")
+    with path.open("rb") as file:
+        _check_trust(path, os.fstat(file.fileno()), made_here)
+        stored = dict(json.loads(file.read()))
+    if stored.pop("digest") != _digest(stored):
+        raise ValueError("the record was altered")
+    return stored
+
+
+def _write_record(cache: Path, stored: dict[str, Any]) -> None:
+    plain = json.loads(redact_environment(json.dumps(stored)))  # as it will be read, so that its digest stays the same
+    write_text(cache.with_suffix(".json"), json.dumps({**plain, "digest": _digest(plain)}, indent=1))
+    _for_me_to_write(cache.with_suffix(".json"))
+
+
+def _digest(stored: dict[str, Any]) -> str:
+    content = {key: value for key, value in stored.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _record(stored: dict[str, Any]) -> Record:
+    return Record(
+        {int(row): str(reason) for row, reason in stored["bad"]},
+        str(stored["sha256"]),
+        None if stored["levels"] is None else Levels(*stored["levels"]),
+        int(stored["deep"]),
+        int(stored["clipped"]),
+        Copies(**stored["copies"]),
+    )
+
+
+def serves(cache: Path, levels: Levels) -> bool:
+    """Whether a cache is as it would be with these levels: it chose the same, or holds no pictures that need any."""
+    try:
+        return _record(_read_record(cache, made_here=True)).levels in (None, levels)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _for_me_to_write(path: Path) -> None:
+    """Whatever the umask: what others may write to is not loaded."""
+    with contextlib.suppress(OSError):
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+
+
+def build_cache(cache: Path, rows: Rows, image_size: int, max_pixels: int, levels: Levels | None = None) -> None:
+    """Decodes every row into `cache`, then writes its record: a cache without one does not count.
+
+    levels: of pictures of more than 8 bits; None: the smallest that hold the values of train.
+    """
     needed = len(rows.files) * CHANNELS * image_size * image_size
     try:
         if cache.parent.exists() and not cache.parent.is_dir():
             raise DataError(_no_cache(cache, needed, "it is not a folder"))
         cache.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(cache.parent)
+        make_room(cache.parent, needed, cache)
         free = shutil.disk_usage(cache.parent).free
         if free < needed:
             raise DataError(_no_cache(cache, needed, f"only {human_bytes(free)} are free"))
         with replacing(cache) as file:
-            record = _decode_into(file, rows, image_size, max_pixels)
-        stored = {
-            "root": printable(rows.root),
-            "sha256": record.sha256,
-            "bad": list(record.bad.items()),
-        }
-        write_text(cache.with_suffix(".json"), json.dumps(stored, indent=1))
+            lock(file, shared=False)  # until it is closed, which tells others that it is not left over
+            record = _decoded_into(file, rows, image_size, max_pixels, levels)
+        _for_me_to_write(cache)
+        root = {"root": printable(rows.root)}
+        _write_record(cache, {**root, **record.stored(), "stamp": _stamp(cache.stat())})
     except OSError as error:
         raise DataError(_no_cache(cache, needed, error.strerror or str(error))) from error
     except NoSpaceError as error:
@@ -102,24 +230,46 @@ def _no_cache(cache: Path, needed: int, why: str) -> str:
     )
 
 
-def _decode_into(file: IO[bytes], rows: Rows, image_size: int, max_pixels: int) -> Record:
-    """Writes a .npy of the rows that can be decoded, and digests their pixels and labels on the way."""
+def _decoded_into(file: IO[bytes], rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> Record:
+    """Writes a .npy of the rows that can be decoded. Begins again where levels turn out to be needed."""
+    record = _decode_into(file, rows, image_size, max_pixels, levels)
+    deep: list[Depth | None] = []
+    if record is None or levels is not None:
+        deep = list(depths(rows.files, max_pixels))
+    if record is None:
+        train = deep[: rows.counts.get("train", len(deep))]
+        levels = levels_for([depth for depth in train if depth] or [depth for depth in deep if depth])
+        record = _decode_into(file, rows, image_size, max_pixels, levels)
+        assert record is not None
+    names = [rows.relative(row) for row in range(len(rows.files))]
+    copies = find_copies(rows.files, names, rows.labels.tolist(), rows.splits(), set(record.bad))
+    found = [depth for depth in deep if depth]
+    above = sum(depth.highest > getattr(levels, depth.kind) for depth in found)
+    return Record(record.bad, record.sha256, levels if found else None, len(found), above, copies)
+
+
+def _decode_into(file: IO[bytes], rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> Record | None:
+    """Writes a .npy of the rows, and digests their pixels and labels on the way; None where it lacks levels."""
     bad: dict[int, str] = {}
     sha = hashlib.sha256()
+    file.seek(0)
     _write_header(file, len(rows.files), image_size)
-    with contextlib.closing(decode_many(rows.files, image_size, CHANNELS, max_pixels)) as decoded:
+    with contextlib.closing(decode_many(rows.files, image_size, CHANNELS, max_pixels, levels)) as decoded:
         bar = tqdm(decoded, "decoding", len(rows.files), unit=" images", disable=None)  # None: only on a terminal
         for row, pixels in enumerate(bar):
+            if isinstance(pixels, Depth):
+                bar.close()
+                return None
             if isinstance(pixels, ImageError):
                 bad[row] = f"{rows.relative(row)} {pixels.reason}"
             else:
                 content = pixels.numpy().tobytes()
                 file.write(content)
                 sha.update(content)
+    file.truncate()
     file.seek(0)
     _write_header(file, len(rows.files) - len(bad), image_size)
-    kept = [row for row in range(len(rows.files)) if row not in bad]
-    sha.update(rows.labels[kept].numpy().tobytes())
+    sha.update(_labels(rows, bad))
     return Record(bad, sha.hexdigest())
 
 
@@ -128,14 +278,6 @@ def _write_header(file: IO[bytes], count: int, image_size: int) -> None:
     shape = (count, CHANNELS, image_size, image_size)
     header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _sweep(folder: Path) -> None:
-    """Removes temporary files that killed runs left."""
-    for path in folder.glob(".image_folder-*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_S:
-                path.unlink()
 
 
 def say(line: str) -> None:

@@ -5,30 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from effbench.data.decoded_cache import Record, Rows, build_cache, read_cache, say
-from effbench.data.images import (
-    DECODER_VERSION,
-    MAX_PIXELS,
-    SUFFIXES,
-    images_under,
-    printable,
-    subfolders,
-)
+from effbench.data.cache_room import sweep
+from effbench.data.decoded_cache import Record, Rows, build_cache, read_cache, say, serves
+from effbench.data.images import DECODER_VERSION, MAX_PIXELS, SUFFIXES, Levels, printable, subfolders
+from effbench.data.layout import ALL, SPLITS, ClassFiles, Scan, counted, differing_in_case, listed, scan
 from effbench.data.splits import Split, Splits, hold_out
 from effbench.errors import ConfigError, DataError, unknown_name
 from effbench.places import cache_home, expanded
 
-_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_SPLIT_NAMES = frozenset(name for names in _SPLIT_FOLDERS.values() for name in names)
-_ALL = "all"  # the one split of ROOT/CLASS/*.jpg, before it is divided
-ClassFiles = dict[str, list[Path]]
+White = float | Sequence[float] | None
 
 
 def image_folder(
@@ -40,43 +33,171 @@ def image_folder(
     cache_dir: str | Path | None = None,
     on_corrupt: str = "refuse",
     max_pixels: int = MAX_PIXELS,
+    white_level: White = None,
 ) -> Splits:
     """Memory-mapped uint8 (N, 3, image_size, image_size); a class is a folder, its images may lie deeper in it.
 
     root: ROOT/{train,val,test}/CLASS/..., where a missing val is held out of train and a missing test is None,
     or ROOT/CLASS/..., divided by the fractions; a fraction is of the whole, drawn from each class by split_seed,
-    and 0 leaves that split out. Hidden names and files without an image's suffix are passed over.
+    and 0 leaves that split out. Splits go by the usual names (Training, test_set, valid, dev; see layout.py). Hidden
+    names are passed over; files without an image's suffix, folders of no split and exact copies are told with counts.
     cache_dir: null is $XDG_CACHE_HOME/effbench, or ~/.cache/effbench. A cache serves as long as the files' names,
     sizes and times, the split, image_size and max_pixels stay. Its tensors are read-only: writing to them crashes.
     on_corrupt: 'refuse' lists the files that cannot be decoded and stops; 'skip' goes on without and counts them.
+    white_level: what becomes 255 in pictures of more than 8 bits, or two such values, for integers and for floats;
+    null: the smallest of 8, 10, 12, 14, 16, ... bits that holds train's largest value.
     Raises ConfigError for an argument, DataError for files, each naming the key or the path.
     """
     _check_arguments(image_size, val_fraction, test_fraction, on_corrupt, max_pixels)
-    rows = arrange(_existing(root), val_fraction, test_fraction, split_seed)
-    key = fingerprint(rows, image_size, max_pixels)
-    folder = expanded(cache_dir).absolute() if cache_dir else cache_home()
-    cache = folder / f"image_folder-{key[:32]}.npy"
-    loaded = read_cache(cache, rows, image_size)
-    if loaded is None:
-        build_cache(cache, rows, image_size, max_pixels)
-        loaded = read_cache(cache, rows, image_size)
-        if loaded is None or fingerprint(rows, image_size, max_pixels) != key:
-            raise DataError(f"data.root={printable(rows.root)} changed while it was decoded. Start again.")
-    pixels, record = loaded
-    return _splits(_without_bad(rows, record, on_corrupt), pixels, record.sha256)
+    levels = _levels(white_level)
+    folder = _existing(root)
+    found = scan(folder)
+    rows = arrange(folder, found, val_fraction, test_fraction, split_seed)
+    pixels, record = _decoded(rows, image_size, max_pixels, cache_dir, levels)
+    kept = _without_bad(rows, record, on_corrupt)
+    _tell(found, record)
+    return _splits(kept, pixels, record.sha256, _facts(found, record))
 
 
 image_folder.takes_time = True  # type: ignore[attr-defined]  # what the config asks for is checked before
 
 
-def arrange(root: Path, val_fraction: float, test_fraction: float, split_seed: int) -> Rows:
+def split_sizes(options: dict[str, Any]) -> dict[str, int] | None:
+    """How many files each split of image_folder(**options) would have; None where it would refuse the folder."""
+    try:
+        folder = _existing(options["root"])
+        drawn = (float(options["val_fraction"]), float(options["test_fraction"]), int(options["split_seed"]))
+        return arrange(folder, scan(folder), *drawn).counts
+    except DataError:
+        return None
+
+
+def one_split(
+    which: str | None,
+    classes: Sequence[str],
+    root: str | Path | None = None,
+    image_size: int = 224,
+    cache_dir: str | Path | None = None,
+    on_corrupt: str = "refuse",
+    max_pixels: int = MAX_PIXELS,
+    white_level: White = None,
+    **_: Any,
+) -> tuple[str, Split, str]:
+    """(its name, all images of a folder that is measured, sha256), labelled by `classes`; of ROOT/CLASS all.
+
+    which: of the splits where there are several; None: test, or the only one. The folder may lack classes, but hold
+    no others. The rest is as in `image_folder`, without what divides.
+    """
+    _check_arguments(image_size, 0, 0, on_corrupt, max_pixels)
+    folder = _existing(root)
+    found = scan(folder, need_train=False)
+    name = _measured(folder, found, which)
+    rows = _labelled(folder, found.splits[name], name, classes)
+    pixels, record = _decoded(rows, image_size, max_pixels, cache_dir, _levels(white_level))
+    kept = _without_bad(rows, record, on_corrupt)
+    _tell(found, record)
+    if len(found.splits[name]) < len(classes):
+        say(f"note: {printable(folder)} holds {len(found.splits[name])} of the run's {len(classes)} classes")
+    return ("test" if name == ALL else name), Split(pixels, kept.labels), record.sha256
+
+
+def _measured(root: Path, found: Scan, which: str | None) -> str:
+    """The split of the folder that is to be measured."""
+    if ALL in found.splits:
+        if which not in (None, "test"):
+            raise DataError(
+                f"data.root={printable(root)} is another folder than the run's, without splits: it is measured whole. "
+                f"Leave out split={which}, or name {printable(root)}/{which}/CLASS."
+            )
+        return ALL
+    only = next(iter(found.splits)) if len(found.splits) == 1 else "test"
+    name = which or only
+    if name not in found.splits:
+        there = ", ".join(found.splits)
+        raise DataError(f"data.root={printable(root)} holds {there} and no {name}: choose one with split=NAME.")
+    return name
+
+
+def _labelled(root: Path, found: ClassFiles, which: str, classes: Sequence[str]) -> Rows:
+    """Rows with the labels that the class names have in `classes`."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    if unknown := sorted(found.keys() - label_of.keys()):
+        raise DataError(
+            f"data.root={printable(root)}: {listed(unknown)} is no class of the run's: {listed(classes, 10)}. "
+            f"The class folders must bear the run's names.{differing_in_case(unknown, classes)}"
+        )
+    files = [path for members in found.values() for path in members]
+    labels = torch.tensor([label_of[name] for name, members in found.items() for _ in members])
+    return Rows(root, tuple(classes), files, labels, {which: len(files)})
+
+
+def _decoded(
+    rows: Rows, image_size: int, max_pixels: int, cache_dir: str | Path | None, levels: Levels | None
+) -> tuple[Tensor, Record]:
+    """The pixels of the rows and their record, from the cache or decoded into it."""
+    folder = expanded(cache_dir).absolute() if cache_dir else cache_home()
+
+    def place(chosen: Levels | None) -> Path:
+        return folder / f"image_folder-{fingerprint(rows, image_size, max_pixels, chosen)[:32]}.npy"
+
+    key = None if levels is None or serves(place(None), levels) else levels
+    cache = place(key)
+    sweep(folder)
+    loaded = read_cache(cache, rows, image_size)
+    if loaded is None:
+        build_cache(cache, rows, image_size, max_pixels, key)
+        loaded = read_cache(cache, rows, image_size, made_here=True)
+        if loaded is None or cache != place(key):
+            raise DataError(f"data.root={printable(rows.root)} changed while it was decoded. Start again.")
+    return loaded
+
+
+def _tell(found: Scan, record: Record) -> None:
+    """What was left out, scaled or found twice, with counts: at every load, not the first alone."""
+    for note in found.notes:
+        say(f"image_folder: {note}")
+    if found.skipped:
+        total = sum(found.skipped.values())
+        say(
+            f"image_folder: skipped {total} files that are no images by their suffix: {counted(found.skipped)} "
+            f"(read are {' '.join(SUFFIXES)})"
+        )
+    if record.levels:
+        above = f"; {record.clipped} pictures hold larger values, which become white too" if record.clipped else ""
+        scaling = f"{_scaling(record.levels)} become 0 to 255"
+        say(f"image_folder: {record.deep} pictures hold more than 8 bits: {scaling}{above}")
+    for line in record.copies.lines():
+        say(f"image_folder: {line}")
+
+
+def _scaling(levels: Levels) -> str:
+    integers = "" if levels.integers == Levels.integers else f" ({(int(levels.integers) + 1).bit_length() - 1} bits)"
+    return f"integers from 0 to {levels.integers:.0f}{integers} and floats from 0 to {levels.floats:g}"
+
+
+def _facts(found: Scan, record: Record) -> dict[str, Any]:
+    """For the run's record, as far as there is anything to tell."""
+    copies = record.copies.facts()
+    facts = {
+        "undecodable_files": len(record.bad),
+        "skipped_files": dict(found.skipped),
+        "copies": {key: copies[key] for key in ("within", "across", "two_classes") if copies[key]},
+        "white_level": [record.levels.integers, record.levels.floats] if record.levels else None,
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def arrange(root: Path, scanned: Scan, val_fraction: float, test_fraction: float, split_seed: int) -> Rows:
     """Every file with its label and split, from the names alone: nothing is opened."""
-    found = _scan(root)
+    found = scanned.splits
     classes = tuple(found[next(iter(found))])
     if len(classes) < 2:
+        only = next(iter(subfolders(scanned.root)), root)
+        inside = len(subfolders(only)) if ALL in found else 0
+        wraps = f" If '{classes[0]}' only wraps the class folders, give data.root={printable(only)}."
         raise DataError(
             f"data.root={printable(root)} holds one class, '{classes[0]}'; telling classes apart takes two or more. "
-            "Name the folder that holds the class folders, or that holds train/."
+            f"Name the folder that holds the class folders, or that holds train/.{wraps if inside > 1 else ''}"
         )
     files, splits = _flat(found)
     splits = _divided(splits, val_fraction, test_fraction, split_seed)
@@ -88,9 +209,10 @@ def arrange(root: Path, val_fraction: float, test_fraction: float, split_seed: i
     return rows
 
 
-def fingerprint(rows: Rows, image_size: int, max_pixels: int) -> str:
+def fingerprint(rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> str:
     """sha256 over what decides the cache: each file's name, size, time and row, and how it is decoded."""
-    sha = hashlib.sha256(json.dumps([DECODER_VERSION, image_size, max_pixels, rows.counts]).encode())
+    scaling = None if levels is None else [levels.integers, levels.floats]
+    sha = hashlib.sha256(json.dumps([DECODER_VERSION, image_size, max_pixels, scaling, rows.counts]).encode())
     for row, (path, label) in enumerate(zip(rows.files, rows.labels.tolist(), strict=True)):
         try:
             status = path.stat()
@@ -118,6 +240,18 @@ def _check_arguments(
         raise ConfigError(unknown_name("data.on_corrupt", on_corrupt, ["refuse", "skip"]))
 
 
+def _levels(white_level: White) -> Levels | None:
+    if white_level is None:
+        return None
+    values = list(white_level) if isinstance(white_level, Sequence) else [white_level] * 2
+    if len(values) != 2 or not all(isinstance(value, int | float) and 0 < value < float("inf") for value in values):
+        raise ConfigError(
+            f"data.white_level must be a number above 0, or two: for integers and for floats; got {white_level!r}. "
+            "For 12 bits write 4095."
+        )
+    return Levels(float(values[0]), float(values[1]))
+
+
 def _existing(root: str | Path | None) -> Path:
     if root is None or root == "":
         raise ConfigError(
@@ -135,59 +269,6 @@ def _existing(root: str | Path | None) -> Path:
 # --- from folders to rows -------------------------------------------------------------------------------------
 
 
-def _scan(root: Path) -> dict[str, ClassFiles]:
-    """{split: {class: files}} of ROOT/train/CLASS; {'all': {class: files}} of ROOT/CLASS.
-
-    'train' alone does not decide: it may be a class (beside bus and car). It is the split if it holds folders
-    itself, or if every folder beside it is named like a split, too.
-    """
-    names = {folder.name for folder in subfolders(root)}
-    if not (names and names <= _SPLIT_NAMES) and not ("train" in names and subfolders(root / "train")):
-        return {_ALL: _classes_in(root)}
-    if "train" not in names:
-        raise DataError(f"data.root={printable(root)} holds {_listed(sorted(names))} and no train.")
-    found = {which: folder for which in _SPLIT_FOLDERS if (folder := _split_folder(root, which, names))}
-    splits = {which: _classes_in(folder) for which, folder in found.items()}
-    _check_same_classes(root, splits)
-    return splits
-
-
-def _split_folder(root: Path, which: str, names: set[str]) -> Path | None:
-    there = [name for name in _SPLIT_FOLDERS[which] if name in names]
-    if len(there) > 1:
-        raise DataError(f"data.root={printable(root)} holds {_listed(there)}: which is {which}? Keep one.")
-    return root / there[0] if there else None
-
-
-def _classes_in(folder: Path) -> ClassFiles:
-    """{class name, printable: its files}, both sorted."""
-    folders = subfolders(folder)
-    if not folders:
-        loose = len(images_under(folder))
-        raise DataError(
-            f"{printable(folder)} holds no class folders ({loose} images without a class). "
-            f"Put each class's images into {printable(folder)}/CLASS/."
-        )
-    classes = {printable(path.name): images_under(path) for path in folders}
-    if empty := [name for name, files in classes.items() if not files]:
-        raise DataError(
-            f"{printable(folder)} holds {len(empty)} class folders without an image ({', '.join(SUFFIXES)}): "
-            f"{_listed(empty)}. Fill or remove them."
-        )
-    return classes
-
-
-def _check_same_classes(root: Path, splits: dict[str, ClassFiles]) -> None:
-    for which, classes in splits.items():
-        if classes.keys() != splits["train"].keys():
-            only_here = _listed(sorted(classes.keys() - splits["train"].keys()))
-            only_train = _listed(sorted(splits["train"].keys() - classes.keys()))
-            raise DataError(
-                f"data.root={printable(root)}: train and {which} must have the same classes; "
-                f"only in train: {only_train}; only in {which}: {only_here}."
-            )
-
-
 def _flat(found: dict[str, ClassFiles]) -> tuple[list[Path], dict[str, Split]]:
     """All files in one list, and each split as positions in it: they stand in for images still undecoded."""
     files: list[Path] = []
@@ -202,12 +283,12 @@ def _flat(found: dict[str, ClassFiles]) -> tuple[list[Path], dict[str, Split]]:
 def _divided(splits: dict[str, Split], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
     """train, val and test, in that order, as far as there are folders or fractions for them."""
     given: dict[str, Split | None] = dict(splits)
-    if _ALL in splits:
-        rest, given["test"] = _held_out(splits[_ALL], test_fraction, seed)
+    if ALL in splits:
+        rest, given["test"] = _held_out(splits[ALL], test_fraction, seed)
         given["train"], given["val"] = _held_out(rest, val_fraction / (1 - test_fraction), seed)
     elif "val" not in splits:
         given["train"], given["val"] = _held_out(splits["train"], val_fraction, seed)
-    return {which: split for which in _SPLIT_FOLDERS if (split := given.get(which)) is not None}
+    return {which: split for which in SPLITS if (split := given.get(which)) is not None}
 
 
 def _held_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
@@ -230,12 +311,6 @@ def _missing_classes(rows: Rows) -> dict[str, list[int]]:
     parts = torch.split(rows.labels, list(rows.counts.values()))
     seen = [torch.bincount(labels, minlength=len(rows.classes)) for labels in parts]
     return {which: (count == 0).nonzero().flatten().tolist() for which, count in zip(rows.counts, seen, strict=True)}
-
-
-def _listed(names: Iterable[str], at_most: int = 5) -> str:
-    every = [f"'{name}'" for name in names]
-    more = f" and {len(every) - at_most} more" if len(every) > at_most else ""
-    return (", ".join(every[:at_most]) + more) or "none"
 
 
 def _without_bad(rows: Rows, record: Record, on_corrupt: str) -> Rows:
@@ -265,8 +340,8 @@ def _without_bad(rows: Rows, record: Record, on_corrupt: str) -> Rows:
 def _check_enough_left(rows: Rows) -> None:
     """Skipping may take a class's last image from val or test, but not from train, and not a whole split."""
     missing = _missing_classes(rows)
-    if missing["train"]:
-        names = _listed(rows.classes[label] for label in missing["train"])
+    if missing.get("train"):
+        names = listed(rows.classes[label] for label in missing["train"])
         raise DataError(f"data.root={printable(rows.root)}: no image to train on is left of the classes {names}.")
     if empty := [which for which, count in rows.counts.items() if count == 0]:
         raise DataError(f"data.root={printable(rows.root)}: no image is left in {', '.join(empty)}.")
@@ -280,8 +355,8 @@ def _counts_without(counts: dict[str, int], bad: dict[int, str]) -> dict[str, in
     return left
 
 
-def _splits(rows: Rows, pixels: Tensor, sha256: str) -> Splits:
+def _splits(rows: Rows, pixels: Tensor, sha256: str, facts: dict[str, Any]) -> Splits:
     counts = list(rows.counts.values())
     parts = zip(torch.split(pixels, counts), torch.split(rows.labels, counts), strict=True)
     splits = {which: Split(*part) for which, part in zip(rows.counts, parts, strict=True)}
-    return Splits("image_folder", splits["train"], splits.get("val"), splits.get("test"), rows.classes, sha256)
+    return Splits("image_folder", splits["train"], splits.get("val"), splits.get("test"), rows.classes, sha256, facts)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +21,64 @@ from torch import Tensor
 from effbench.errors import ConfigError, DataError
 from effbench.places import expanded
 
-DECODER_VERSION = 1  # raise it with any change to the pixels that `decode` returns: caches are keyed by it
+DECODER_VERSION = 2  # raise it with any change to the pixels that `decode` returns: caches are keyed by it
 MAX_PIXELS = 64_000_000  # 8000 x 8000; 192 MB as RGB
 MAX_SIDE_RATIO = 100  # beyond it the central square shows less than 1 % of the picture
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # all else that Pillow reads is only attack surface
+SUFFIXES = (
+    ".bmp", ".dib", ".gif", ".jfif", ".jif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".pjp", ".pjpeg", ".png", ".pnm",
+    ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # all else that Pillow reads is only attack surface
+_PASSED_OVER = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
+_LEFT_BY_SYSTEMS = frozenset(("thumbs.db", "desktop.ini"))  # in nearly every folder; no one misses them
+_ORIENTATION = 0x0112  # EXIF
+_BITS = (8, 10, 12, 14, 16, 20, 24, 28, 32)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The values that become white, 255, in pictures of more than 8 bits: of integers, and of floats.
+
+    clips: larger values become white too; else such a picture is refused.
+    """
+
+    integers: float = 65535.0
+    floats: float = 1.0
+    clips: bool = True
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The values of a picture of more than 8 bits. kind: 'integers' or 'floats'."""
+
+    kind: str
+    highest: float
+
+
+def levels_for(depths: Iterable[Depth]) -> Levels:
+    """The smallest full range that holds these values: 2^8 - 1, 2^10 - 1, ... 2^16 - 1, ...
+
+    Floats within [0, 1] have the smallest power of two. One choice for a whole dataset, so that pictures of it keep
+    their brightness beside each other.
+    """
+    highest: dict[str, float] = {}
+    for depth in depths:
+        highest[depth.kind] = max(depth.highest, highest.get(depth.kind, 0.0))
+    integers, floats = highest.get("integers"), highest.get("floats")
+    return Levels(
+        Levels.integers if integers is None else _full_range(integers),
+        Levels.floats if floats is None else _power_of_two(floats) if floats <= 1 else _full_range(floats),
+    )
+
+
+def _full_range(highest: float) -> float:
+    return next((2.0**bits - 1 for bits in _BITS if highest <= 2**bits - 1), highest)
+
+
+def _power_of_two(highest: float) -> float:
+    return 2.0 ** math.ceil(math.log2(highest)) if highest > 0 else 1.0
 
 
 class ImageError(DataError):
@@ -35,38 +90,70 @@ class ImageError(DataError):
         self.reason = reason
 
 
-def decode(path: Path, size: int | None, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """The first frame of a JPEG, PNG, WebP, BMP, GIF or TIFF file (told by content): uint8 (channels, S, S).
+def decode(
+    path: Path, size: int | None, channels: int = 3, max_pixels: int = MAX_PIXELS, levels: Levels | None = None
+) -> Tensor:
+    """The first frame of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file (told by content): uint8 (channels, S, S).
 
     size: S in pixels: the shorter side is resized to it (bilinear, antialiased) and the centre cropped; None
     keeps the file's own (channels, H, W). channels: 3 (RGB) or 1 (ITU-R 601 luma). EXIF orientation is applied,
-    transparency is laid over white, colour profiles are ignored. 16-bit gray is scaled to 8 bits over its whole
-    range; 32-bit integers must lie in [0, 65535] and floats in [0, 1].
+    transparency is laid over white, colour profiles are ignored. levels: what becomes white in pictures of more than
+    8 bits, 65535 and 1.0 unless given, and values above it are then refused; negative ones always are.
     Raises ImageError, before a pixel is decoded, for more than max_pixels or sides beyond 1 : MAX_SIDE_RATIO,
     and for whatever cannot be decoded. Changed bytes inside the compressed pixels may go unnoticed.
     For many files use `decode_many`: this one must not be called from several threads at once.
     """
     with _quiet_pillow():
-        return _decode(path, size, channels, max_pixels)
+        return _decode(path, size, channels, max_pixels, levels or Levels(clips=False))
 
 
 def decode_many(
-    paths: Iterable[Path], size: int | None, channels: int = 3, max_pixels: int = MAX_PIXELS
-) -> Generator[Tensor | ImageError, None, None]:
-    """`decode` of each path in order, on all cores: the pixels, or the ImageError that says what is wrong."""
+    paths: Iterable[Path],
+    size: int | None,
+    channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
+    levels: Levels | None = None,
+) -> Generator[Tensor | ImageError | Depth, None, None]:
+    """`decode` of each path in order, on all cores: the pixels, or the ImageError that says what is wrong.
 
-    def attempt(path: Path) -> Tensor | ImageError:
+    Without levels, a picture of more than 8 bits gives a Depth in their place: levels must be chosen first.
+    """
+
+    def attempt(path: Path) -> Tensor | ImageError | Depth:
         try:
-            return _decode(path, size, channels, max_pixels)
+            return _decode(path, size, channels, max_pixels, levels)
+        except _NeedsLevels as deep:
+            return deep.depth
         except ImageError as error:
             return error
 
+    return on_all_cores(attempt, paths)
+
+
+def depths(paths: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Generator[Depth | None, None, None]:
+    """The values of each picture of more than 8 bits, None for all others: of these the header alone is read."""
+
+    def look(path: Path) -> Depth | None:
+        try:
+            with _regular_file(path) as file, _opened(path, file) as image:
+                if not _is_deep(image):
+                    return None
+                _check_size(path, image, max_pixels)
+                return _depth(path, _deep_values(path, file, image), None)
+        except (OSError, ImageError):  # `decode` says so
+            return None
+
+    return on_all_cores(look, paths)
+
+
+def on_all_cores(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
+    """work(item) of each in order."""
     workers = os.cpu_count() or 1
     with _quiet_pillow(), ThreadPoolExecutor(workers, "decode") as pool:
         waiting: deque[Any] = deque()
         try:
-            for path in paths:
-                waiting.append(pool.submit(attempt, path))
+            for item in items:
+                waiting.append(pool.submit(work, item))
                 if len(waiting) > 4 * workers:  # a window: results must not pile up behind a slow reader
                     yield waiting.popleft().result()
             while waiting:
@@ -98,42 +185,55 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def images_under(folder: Path) -> list[Path]:
-    """Every path with an image's suffix in `folder` and below, sorted; broken links too, hidden names not.
+    """Every path with an image's suffix in `folder` and below, sorted; broken links too, hidden names not."""
+    return walk(folder)[0]
+
+
+def walk(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """(`images_under`, how many other files there are by their suffixes).
 
     Links to folders are followed, each folder once; links back to a folder above are loops and are left out.
     """
     seen = _folders_above(folder)
     found: list[Path] = []
+    skipped: Counter[str] = Counter()
     pending = [folder]
     while pending:
         here = pending.pop()
         if not _is_new(here, seen):
             continue
         for entry in visible(here):
-            if _is_folder(entry):
+            if is_folder(entry):
                 pending.append(Path(entry))
-            elif entry.name.lower().endswith(SUFFIXES):
+            elif is_image_name(entry.name):
                 found.append(Path(entry))
-    return sorted(found, key=os.fspath)
+            elif entry.name.lower() not in _LEFT_BY_SYSTEMS:
+                skipped[printable(Path(entry).suffix.lower())] += 1
+    return sorted(found, key=os.fspath), skipped
+
+
+def is_image_name(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders right inside `folder`, sorted by name; hidden ones and links back to a folder above are not."""
     seen = _folders_above(folder) | {_identity(folder)}
-    folders = [Path(entry) for entry in visible(folder) if _is_folder(entry)]
+    folders = [Path(entry) for entry in visible(folder) if is_folder(entry)]
     return [path for path in folders if _identity(path) not in seen]
 
 
 def visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies right inside `folder`, sorted by name, without hidden names (.DS_Store, ._photo.jpg, .git)."""
+    """What lies right inside `folder`, sorted by name, without hidden names (.DS_Store, ._photo.jpg) and __MACOSX."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+            shown = (entry for entry in entries if entry.name[0] != "." and entry.name not in _PASSED_OVER)
+            return sorted(shown, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{printable(folder)} cannot be listed: {error.strerror}.") from error
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
     """A folder, or a link to one; False for a link in circles, where is_dir raises."""
     try:
         return entry.is_dir()
@@ -181,13 +281,21 @@ def _quiet_pillow() -> Iterator[None]:
         yield
 
 
-def _decode(path: Path, size: int | None, channels: int, max_pixels: int) -> Tensor:
+class _NeedsLevels(Exception):  # noqa: N818 - a question, not an error
+    def __init__(self, depth: Depth):
+        super().__init__()
+        self.depth = depth
+
+
+def _decode(path: Path, size: int | None, channels: int, max_pixels: int, levels: Levels | None) -> Tensor:
+    """Raises _NeedsLevels for a picture of more than 8 bits where there are no levels."""
     if channels not in (1, 3):
         raise ConfigError(f"channels must be 1 (gray) or 3 (RGB); got {channels}.")
     try:
         with _regular_file(path) as file, _opened(path, file) as image:
             _check_size(path, image, max_pixels)
-            return _pixels(_fit(_to_mode(path, _upright(path, _loaded(path, image, size)), channels), size))
+            whole = _in_8_bits(path, file, image, levels) if _is_deep(image) else _loaded(path, image, size)
+            return _pixels(_fit(_to_mode(path, _upright(path, whole), channels), size))
     except OSError as error:
         raise ImageError(path, f"cannot be read: {error.strerror or error}.") from error
 
@@ -209,7 +317,7 @@ def _opened(path: Path, file: BinaryIO) -> Image.Image:
     Image.init()
     for name in _FORMATS:
         factory, accept = Image.OPEN[name]
-        if accept and accept(start) is True:
+        if accept and accept(start) is True and not (name == "PPM" and start[:2] not in (b"P4", b"P5", b"P6")):
             file.seek(0)
             with _pillow_errors(path, f"is no whole {name} file: its header is cut short or damaged"):
                 image: Image.Image = factory(file, "")
@@ -266,8 +374,6 @@ def _upright(path: Path, image: Image.Image) -> Image.Image:
 
 def _to_mode(path: Path, image: Image.Image, channels: int) -> Image.Image:
     """In RGB over white, then in gray if channels is 1."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        image = Image.fromarray(_to_8_bits(path, np.asarray(image)))
     with _pillow_errors(path, f"has mode {image.mode}, which has no RGB form"):
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
@@ -277,15 +383,72 @@ def _to_mode(path: Path, image: Image.Image, channels: int) -> Image.Image:
         return rgb if channels == 3 else rgb.convert("L")
 
 
-def _to_8_bits(path: Path, values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Gray (H, W) of 16 or 32 bits, scaled from [0, 65535], or from [0, 1] for floats, and rounded to uint8."""
-    top = 1.0 if values.dtype.kind == "f" else 65535.0
+# --- pictures of more than 8 bits -----------------------------------------------------------------------------
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Gray of 16 or 32 bits, or colours of 16 bits, of which Pillow itself would keep the upper 8."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;") or _has_deep_colours(image)
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    tile = getattr(image, "tile", None)
+    if image.mode not in ("RGB", "RGBA", "LA", "RGBX", "CMYK") or not tile:
+        return False
+    arguments = tile[0][3]
+    first = arguments[0] if isinstance(arguments, tuple) else arguments
+    return ";16" in str(first) or (image.format == "PPM" and isinstance(first, int) and first > 255)
+
+
+def _deep_values(path: Path, file: BinaryIO, image: Image.Image) -> np.ndarray[Any, Any]:
+    """(H, W) of a gray picture, (H, W, C) of a coloured one, as stored."""
+    with _pillow_errors(path, f"is a damaged {image.format} file, cut short or altered"):
+        if not _has_deep_colours(image):
+            return np.asarray(image)
+        if image.format == "PNG":
+            return _colours_of_png(file)
+        return np.asarray(image.convert("RGB") if image.mode == "CMYK" else image).astype(np.uint16) * 257
+
+
+def _colours_of_png(file: BinaryIO) -> np.ndarray[Any, Any]:
+    from torchvision.io import ImageReadMode, decode_png
+
+    file.seek(0)
+    content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+    values: np.ndarray[Any, Any] = decode_png(content, mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    return values
+
+
+def _depth(path: Path, values: np.ndarray[Any, Any], levels: Levels | None) -> Depth:
+    kind = "floats" if values.dtype.kind == "f" else "integers"
+    white = getattr(levels or Levels(), kind)
     low, high = values.min(), values.max()
-    if not (low >= 0 and high <= top):  # not(...) so that NaN is caught
+    within = low >= 0 and np.isfinite(high) and (levels is None or levels.clips or high <= white)
+    if not within:  # NaN, too
         raise ImageError(
-            path, f"has gray values from {low} to {high}, outside [0, {top:g}]. Scale them, or save 8 bits."
+            path, f"has gray values from {low} to {high}, outside [0, {white:g}]. Scale them, or save 8 bits."
         )
-    return np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
+    return Depth(kind, float(high))
+
+
+def _in_8_bits(path: Path, file: BinaryIO, image: Image.Image, levels: Levels | None) -> Image.Image:
+    """Values from [0, white] rounded to uint8, those above white; with the picture's orientation."""
+    values = _deep_values(path, file, image)
+    depth = _depth(path, values, levels)
+    if levels is None:
+        raise _NeedsLevels(depth)
+    white = getattr(levels, depth.kind)
+    if _has_deep_colours(image) and image.format != "PNG" and white < Levels.integers:
+        raise ImageError(
+            path,
+            f"holds colours of 16 bits as {image.format}, of which only the upper 8 can be read, but the pictures use "
+            f"{math.log2(white + 1):.0f} bits. Save them as PNG.",
+        )
+    scaled = np.rint(values.clip(0, white).astype(np.float64) * (255 / white)).astype(np.uint8)
+    whole = Image.fromarray(scaled)
+    with suppress(Exception):  # a damaged EXIF block, as `_upright`
+        whole.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+    return whole
 
 
 def _fit(image: Image.Image, size: int | None) -> Image.Image:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,8 @@ class Split:
 class Splits:
     """train and val are seen while training, test is read once at the end; val and test may be None.
 
-    classes: the class names, in label order. sha256: names the content, for the run's record.
+    classes: the class names, in label order. sha256: names the content, for the run's record. facts: what else the
+    record should tell of it, such as how many files were skipped.
     Arrays and lists are taken for tensors, labels of any integer type become int64; all else is refused (DataError).
     """
 
@@ -44,6 +46,7 @@ class Splits:
     test: Split | None
     classes: tuple[str, ...]
     sha256: str
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", as_classes(self.name, self.classes))

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from tests.commandline import TINY
 from tests.commands.conftest import Effbench
@@ -148,3 +150,52 @@ def test_a_checkpoint_that_is_not_there_is_named_with_the_way_on(run: Path, effb
     assert (code, "points to nowhere" in err, "effbench verify run" in err) == (2, True, True)
     code, _, err = effbench("eval", "run", "checkpoint=newest")
     assert (code, "best, last" in err) == (2, True)
+
+
+@pytest.fixture
+def folders(tmp_path: Path, effbench: Effbench) -> Path:
+    """own/: what `run` was trained on. Pictures are told apart by their colour."""
+    for root, how_many in {"own": 20, "other": 7, "tested/test": 3}.items():
+        paint(tmp_path / root, how_many, seed=len(root))
+    words = ["data=image_folder", "data.root=own", "data.image_size=8", "data.batch_size=8", "trainer.max_epochs=2"]
+    words += ["model=mlp", "model.hidden=[16]", "device.threads=1", "data.cache_dir=cache", "hydra.run.dir=run"]
+    assert effbench("train", *words)[0] == 0
+    return tmp_path
+
+
+def paint(root: Path, how_many: int, seed: int, classes: str = "rgb") -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for number in range(how_many):
+            pixels = torch.randint(0, 60, (8, 8, 3), dtype=torch.uint8, generator=generator)
+            pixels[..., "rgb".index(name.lower())] += 150
+            Image.fromarray(pixels.numpy()).save(root / name / f"{number}.png")
+
+
+@pytest.mark.row(52)
+def test_another_folder_of_images_is_measured_whole_or_by_its_test_split(effbench: Effbench, folders: Path) -> None:
+    def samples(*words: str) -> tuple[int, str]:
+        code, out, err = effbench("eval", "run", *words, "--json")
+        assert code == 0, err
+        return json.loads(out)["samples"], err
+
+    assert samples()[0] == 6
+    count, err = samples("data.root=other")
+    assert count == 21
+    assert "other is not the run's dataset: 21 images of it measured" in err
+    assert samples("data.root=tested")[0] == samples("data.root=tested/test")[0] == 9
+    shutil.copytree(folders / "own", folders / "moved")  # with the files' times
+    assert samples("data.root=moved") == (6, "")
+
+
+@pytest.mark.row(52)
+def test_another_folder_is_labelled_by_name_and_unknown_classes_are_refused(effbench: Effbench, folders: Path) -> None:
+    paint(folders / "part", 5, seed=1, classes="gb")
+    code, out, err = effbench("eval", "run", "data.root=part", "--json")
+    assert (code, json.loads(out)["samples"], json.loads(out)["test/acc"]) == (0, 10, 1.0)
+    assert "holds 2 of the run's 3 classes" in err
+    paint(folders / "wrong", 1, seed=1, classes="gB")
+    code, _, err = effbench("eval", "run", "data.root=wrong")
+    assert code == 2
+    assert "'B' is no class of the run's: 'b', 'g', 'r'" in err

@@ -604,7 +604,7 @@ def test_too_little_free_space_is_named_with_the_bytes_needed(
     root: Path, painter: Painter, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_classes(root, painter)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=959))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=959, total=10**12))
     with pytest.raises(
         DataError, match=r"need 960 B \(960 bytes\) in .*xdg/effbench: only 959 B are free.*cache_dir=DIR"
     ):

@@ -454,7 +454,7 @@ def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
 
 @pytest.mark.row(31)
 @pytest.mark.parametrize(
-    "content", [b"<html>404</html>", b"hello", b"\0" * 100, b"P6 2 2 255 123456789012", b"8BPS\0\1"]
+    "content", [b"<html>404</html>", b"hello", b"\0" * 100, b"P3 2 2 255 1 2 3 4 5 6 7", b"8BPS\0\1"]
 )
 def test_what_is_no_image_is_shown_by_its_first_bytes(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "fake.jpg"
