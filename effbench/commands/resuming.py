@@ -9,45 +9,61 @@ from typing import Any
 
 import yaml
 
+from effbench.commands.sessions import Sessions
 from effbench.config.compare import differing
+from effbench.config.names import with_later_keys
 from effbench.config.schema import Config
-from effbench.data.splits import Splits
+from effbench.data.splits import Splits, digest
 from effbench.errors import ConfigError
 from effbench.kernels import library
-from effbench.records import keep_rows_up_to, read_summary, require_writable
+from effbench.records import read_summary, require_writable
 from effbench.training.checkpoint import read_manifest, read_newest
 from effbench.training.distributed import Ranks
 from effbench.training.trainer import Trainer
+
+NOT_DECISIVE = ("data.num_workers", "data.timeout_s", "data.eval_batch_size", "data.root", "data.cache_dir")
 
 
 class Resumption:
     """Of the run in `folder` by `config`, whose `resume` names it."""
 
-    def __init__(self, config: Config, folder: Path, ranks: Ranks):
-        self.config, self.folder, self.ranks = config, folder, ranks
+    def __init__(self, config: Config, folder: Path, ranks: Ranks, sessions: Sessions):
+        self.config, self.folder, self.ranks, self.sessions = config, folder, ranks, sessions
+        self._before: dict[str, Any] = {}  # the config that the checkpoint was written under
 
     def restore(self, trainer: Trainer, data: Splits) -> bool:
-        """Brings the trainer to the newest whole checkpoint; whether the run was over, by this same config."""
+        """Brings the trainer to the newest whole checkpoint; whether the run is over. The record stays as it is."""
+        self._before = self._recorded_config()
         self._check_same_parts()
         if self.ranks.is_main and (self.folder / "checkpoints").is_dir():
             require_writable(self.folder / "checkpoints")
         try:
             path, snapshot, damaged = read_newest(self.folder / "checkpoints")
+            manifest = read_manifest(path)
+            self._before = with_later_keys(manifest.get("settings") or self._before)
+            self._check_same_parts()
             same_data = self._check_same_data(path, data)
             trainer.restore(snapshot)
         except (RuntimeError, KeyError, ValueError, ConfigError) as error:
             raise ConfigError(f"resume={self.config.resume}: {error}") from error
         if same_data:
-            self._check_same_batches(trainer)
-        self._tell_restored(path, damaged)
-        self._keep_place_in_epochs(trainer, same_data)
+            self._check_same_batches(trainer, manifest.get("train") == fingerprint(data))
         done = self._status_before() in ("completed", "stopped_early")  # else it was killed before its test
         over = not trainer.steps_left and trainer.meter.empty  # its last validation too
         if done and (over or self._stopped_early_before()):
+            self._tell_over()
             return True
-        if self.ranks.is_main:
-            keep_rows_up_to(self.folder / "metrics.csv", trainer.state.step, trainer.meter.empty)
+        self.sessions.follow(path, self._before)
+        self._tell_restored(path, damaged)
+        self._keep_place_in_epochs(trainer, same_data)
         return False
+
+    def _tell_over(self) -> None:
+        if not self.ranks.is_main:
+            return
+        for key, before, now in differing(self._before, self.config.to_dict()):
+            _tell(f"not applied: {key}={now}; the weights were trained with {before}")
+        _tell(f"{self.folder} is finished; nothing is left to do")
 
     def _keep_place_in_epochs(self, trainer: Trainer, same_data: bool) -> None:
         before, now = trainer.state.steps_per_epoch, trainer.train.steps_per_epoch
@@ -65,7 +81,7 @@ class Resumption:
             _tell(f"warning: {complaint}")
         if damaged:
             _tell(f"going on from {path}, the newest that is whole")
-        for key, before, now in differing(self._config_before(), self.config.to_dict()):
+        for key, before, now in differing(self._before, self.config.to_dict()):
             _tell(f"changed since the checkpoint: {key} from {before} to {now}")
         compiled = read_manifest(path).get("kernels")
         if compiled is not None and compiled != (library() is not None):
@@ -86,7 +102,7 @@ class Resumption:
         """Whether early stopping ended the run under the rule that still holds."""
         if self._status_before() != "stopped_early":
             return False
-        return bool(self._config_before()["early_stopping"] == self.config.to_dict()["early_stopping"])
+        return bool(self._before["early_stopping"] == self.config.to_dict()["early_stopping"])
 
     def _status_before(self) -> str | None:
         """The status of the run as it was left, None where it was killed."""
@@ -94,7 +110,7 @@ class Resumption:
 
     def _check_same_parts(self) -> None:
         """An optimizer takes another's state without a word, and would make nonsense of it."""
-        before = self._config_before()
+        before = self._before
         for group in ("model", "optimizer", "scheduler"):
             was, now = before[group]["_target_"], getattr(self.config, group).target
             if was != now:
@@ -103,17 +119,25 @@ class Resumption:
                     "that, or start a new run."
                 )
 
-    def _check_same_batches(self, trainer: Trainer) -> None:
-        """In mid-epoch the rest of the epoch must be the one that was begun."""
+    def _check_same_batches(self, trainer: Trainer, same_images: bool) -> None:
+        """In mid-epoch the rest of the epoch must be the one that was begun, wherever the images lie now.
+
+        same_images: whether the train split is known to be the same; a checkpoint of an older version does not tell.
+        """
         if trainer.state.batch == 0:
             return
-        before, now = self._config_before(), self.config.to_dict()
-        for config in (before, now):
-            for key in ("num_workers", "timeout_s", "eval_batch_size"):
-                config["data"].pop(key, None)
-        keys = ("accumulate_grad_batches", "limit_train_batches")
-        changed = [f"trainer.{key}" for key in keys if before["trainer"][key] != now["trainer"][key]]
-        changed += [key for key in ("seed", "data", "augment") if before[key] != now[key]]
+        decisive: tuple[str, ...] = (
+            "seed",
+            "augment.",
+            "trainer.accumulate_grad_batches",
+            "trainer.limit_train_batches",
+        )
+        decisive += ("data.batch_size", "data.drop_last") if same_images else ("data.",)
+        changed = [
+            key
+            for key, _, _ in differing(self._before, self.config.to_dict())
+            if key.startswith(decisive) and key not in NOT_DECISIVE
+        ]
         if changed:
             raise ConfigError(
                 f"resume={self.config.resume}: the run was stopped within an epoch, which must end as it was begun; "
@@ -121,12 +145,18 @@ class Resumption:
                 f"trainer.max_epochs={trainer.state.epoch + 1}; then change them."
             )
 
-    def _config_before(self) -> dict[str, Any]:
+    def _recorded_config(self) -> dict[str, Any]:
         path = self.folder / "config.yaml"
         try:
             return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
             raise ConfigError(f"resume={self.config.resume}: {path} cannot be read: {error}.") from error
+
+
+def fingerprint(data: Splits) -> str:
+    """sha256 over the train split's labels and some of its images: what its batches are made of."""
+    images = data.train.images
+    return digest(data.train.labels, images[:: max(1, len(images) // 64)])
 
 
 def _had(compiled: bool) -> str:

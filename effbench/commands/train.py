@@ -193,20 +193,19 @@ def run_as_hydra_job(raw: Any, config: Config, folder: Path) -> Run | None:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     (require_writable if config.resume else prepare_run_folder)(folder)
     outcome: list[Run | BaseException] = []
+    words = _lasting(raw.hydra.overrides.task)
 
     def task(composed: Any) -> None:
         try:
             if not config.resume:  # else the record of the first sitting stays until this one has begun
                 record_job(composed, folder)
-            outcome.append(train(config, folder))
+            outcome.append(train(config, folder, words))
         except BaseException as error:  # noqa: BLE001 - Hydra would print and swallow it
             outcome.append(error)
 
     _run_job(raw, task)
     result = outcome[0]
     refused = isinstance(result, ConfigError | MissingExtraError)
-    if config.resume and not refused:
-        _record_overrides(raw, folder)
     if refused and not config.resume:
         _forget(folder, missing)
     if isinstance(result, BaseException):
@@ -244,16 +243,6 @@ def record_job(composed: Any, folder: Path) -> None:
     (folder / ".hydra").mkdir(exist_ok=True)
     for name, content in {**parts, "overrides": own["hydra"]["overrides"]["task"]}.items():
         write_text(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(redact(content))))
-
-
-def _record_overrides(raw: Any, folder: Path) -> None:
-    """What a resumed run now goes by, for the next resume; left as it is where that is nothing new."""
-    from effbench.records import write_text
-    from effbench.redaction import redact
-
-    words = redact(list(raw.hydra.overrides.task))
-    if recorded_overrides(folder) != _lasting(words):
-        write_text(folder / ".hydra" / "overrides.yaml", write_yaml(words))
 
 
 def _forget(folder: Path, made: Sequence[Path]) -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from effbench import build
 from effbench.commands.dry_build import refuse_early
+from effbench.commands.folders import load_run
 from effbench.commands.locking import holding
-from effbench.commands.resuming import Resumption
+from effbench.commands.resuming import Resumption, fingerprint
+from effbench.commands.sessions import Sessions
 from effbench.commands.signals import Ears, Interrupted, listening
-from effbench.config.compare import config_digest
 from effbench.config.schema import Config
 from effbench.console import guarded
 from effbench.data.batches import EvalBatches, Finish
@@ -28,8 +27,7 @@ from effbench.kernels import library
 from effbench.models import accounting
 from effbench.models.quick import remove_acceleration
 from effbench.places import expanded
-from effbench.records import MetricsFile, prepare_run_folder, write_summary, write_text
-from effbench.redaction import redact
+from effbench.records import MetricsFile, keep_rows_up_to, prepare_run_folder
 from effbench.report.curves import draw_curves
 from effbench.report.environment import environment, git_state, peak_memory
 from effbench.runs import Run
@@ -46,9 +44,10 @@ from effbench.units import human_count
 _TESTED = ("completed", "stopped_early")
 
 
-def train(config: Config, folder: Path | str | None = None) -> Run:
+def train(config: Config, folder: Path | str | None = None, overrides: Sequence[str] | None = None) -> Run:
     """Trains `config` and returns its run; the folder is outputs/<date>/<time> unless given.
 
+    overrides: the words that `config` was composed from, for the record.
     Raises ConfigError before any time is spent on what cannot work, EffbenchError where the run fails; the folder
     then holds a summary.json with status 'failed'.
     """
@@ -61,16 +60,17 @@ def train(config: Config, folder: Path | str | None = None) -> Run:
         with holding(folder):
             if ranks.is_main and not config.resume:
                 prepare_run_folder(folder)
-            return _Session(config, folder, ranks).run()
+            return _Session(config, folder, ranks, overrides).run()
 
 
 class _Session:
     """One training run from data to summary."""
 
-    def __init__(self, config: Config, folder: Path, ranks: Ranks):
+    def __init__(self, config: Config, folder: Path, ranks: Ranks, words: Sequence[str] | None):
         self.config, self.folder, self.ranks = config, folder, ranks
         self.device = build.device(config, ranks)
         self.begun = datetime.now()
+        self.sessions = Sessions(config, folder, words, self.begun)
         self.facts: dict[str, Any] = {}  # what the summary holds whatever comes of the run; empty until it has begun
         self.count_macs: Callable[[], int | None] = lambda: None
 
@@ -89,12 +89,11 @@ class _Session:
         data = self._load_data()
         finishing = build.finish(config, data, self.device)
         trainer = build.trainer(config, data, finishing, self.ranks, self._checkpoints(data))
-        if config.resume and Resumption(config, folder, self.ranks).restore(trainer, data):
-            _tell(f"{folder} is finished; nothing is left to do")
-            return Run(folder, config)
+        if config.resume and Resumption(config, folder, self.ranks, self.sessions).restore(trainer, data):
+            return load_run(folder, config.allow_targets)
         if self.ranks.is_main:
             trainer.callbacks = Callbacks(self._watchers(trainer))  # first: its extra may be missing
-            write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+            self.sessions.begin(trainer.checkpoints)
             samples = self._samples(trainer, data, finishing)
             self._announce(trainer, data, samples)
             self.count_macs = _macs(trainer.model, data.shape)
@@ -104,7 +103,8 @@ class _Session:
         with listening() as ears:
             test = self._fitted_and_tested(trainer, data, finishing, ears)
             if self.ranks.is_main:
-                self._write_summary(self._outcome(trainer, test))
+                self._count_macs()
+                self.sessions.end(trainer.state, self._outcome(trainer, test) | self.facts)
                 self._draw(trainer)
         self.ranks.barrier()
         return Run(folder, config)
@@ -132,12 +132,7 @@ class _Session:
         section = self.config.checkpoint
         if not self.ranks.is_main:
             return None
-        identity = {
-            "config": config_digest(redact(self.config.to_dict())),
-            "data": data.sha256,
-            "versions": {name: version(name) for name in ("effbench", "torch", "torchvision", "numpy")},
-            "kernels": library() is not None,
-        }
+        identity = {"data": data.sha256, "train": fingerprint(data), "kernels": library() is not None}
         folder = self.folder / "checkpoints"
         return Checkpoints(folder, section.monitor, section.mode, section.save_top_k, section.save_last, identity)
 
@@ -151,12 +146,14 @@ class _Session:
             params = self.config.to_dict()
             logger = LOGGERS[section.name](self.folder, params, section.project, section.offline)
             watchers.append(Spared(logger, section.name))
-        return [*watchers, MetricsLog(self._metrics_file(columns))]
+        return [*watchers, MetricsLog(self._metrics_file(columns, trainer))]
 
-    def _metrics_file(self, columns: list[str]) -> MetricsFile:
+    def _metrics_file(self, columns: list[str], trainer: Trainer) -> MetricsFile:
         """Goes on where a resumed run was; begun anew otherwise, over what a killed run may have left."""
         path = self.folder / "metrics.csv"
-        if not self.config.resume:
+        if self.config.resume:
+            keep_rows_up_to(path, trainer.state.step, trainer.meter.empty)
+        else:
             path.unlink(missing_ok=True)
         return MetricsFile(path, columns)
 
@@ -276,13 +273,13 @@ class _Session:
             return
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         outcome = {"status": status, "error": f"{type(error).__name__}: {error}", "metrics": {}, "argv": sys.argv}
-        self._write_summary(outcome)
+        self._count_macs()
+        self.sessions.fail(status, outcome | self.facts)
 
-    def _write_summary(self, outcome: dict[str, Any]) -> None:
-        """The MACs are counted here, where no step waits for them."""
+    def _count_macs(self) -> None:
+        """Here, where no step waits for them."""
         if self.facts:
             self.facts["model"]["macs"] = self.count_macs()
-        write_summary(self.folder, outcome | self.facts)
 
 
 @contextmanager

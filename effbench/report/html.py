@@ -278,7 +278,7 @@ def _section(item: Drawn, output: Path) -> dict[str, Any]:
         "brief": " · ".join([label(run), *_brief(run)]) if run.part("model") else "",
         "status": run.status,
         "colour": item.colour,
-        "outcome": _blocks({"Result": _result(run), "Time": _clocks(run)}),
+        "outcome": _blocks({"Result": _result(run), "Time": _clocks(run), "Sessions": _sessions(run)}),
         "about": _blocks({"Data": _pairs(run.part("data")), "Environment": _pairs(environment)}),
         "config": _pairs(run.config),
         "command": _command(summary.get("argv")),
@@ -325,6 +325,30 @@ def _clocks(run: Record) -> Pairs:
         return pairs
     spent = {name: value for name, value in clocks.items() if isinstance(value, float) and value >= 0.05}
     return pairs + [(str(name).replace("_", " "), seconds(value)) for name, value in spent.items()]
+
+
+def _sessions(run: Record) -> Pairs:
+    """Of a run that was resumed: the steps of each session, and the settings that changed with it."""
+    sessions = (run.summary or {}).get("sessions")
+    if not isinstance(sessions, list) or len(sessions) < 2:
+        return []
+    return [_session(number, session) for number, session in enumerate(sessions, start=1) if isinstance(session, dict)]
+
+
+def _session(number: int, session: Mapping[str, Any]) -> tuple[str, str]:
+    changed = session.get("changed")
+    values = changed.items() if isinstance(changed, Mapping) else ()
+    texts = [f"{key} from {_first(pair)} to {_last(pair)}" for key, pair in values]
+    steps = f"steps {session.get('from_step')} to {session.get('to_step')}, {session.get('status')}"
+    return f"session {number}", shortened("; ".join([steps, *texts]), 2000)
+
+
+def _first(pair: Any) -> Any:
+    return pair[0] if isinstance(pair, list) and pair else pair
+
+
+def _last(pair: Any) -> Any:
+    return pair[-1] if isinstance(pair, list) and pair else pair
 
 
 def _pairs(content: Mapping[str, Any]) -> Pairs:

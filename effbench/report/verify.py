@@ -45,6 +45,7 @@ def verify_run(folder: Path) -> list[Check]:
         *((f"checkpoint {path.name}", partial(_checkpoint, path)) for path in saved),
         ("links", partial(_links, folder, summary)),
         ("config of the last checkpoint", partial(_same_config, folder)),
+        ("sessions", partial(_sessions, folder, summary)),
         ("metrics", partial(_metrics, folder, summary)),
         ("summary agrees with metrics", partial(_agreement, folder, summary)),
     ]
@@ -119,6 +120,49 @@ def _same_config(folder: Path) -> str:
     return "the same"
 
 
+def _sessions(folder: Path, summary: Mapping[str, Any]) -> str:
+    """Each goes on where an earlier one was, the last ends as the summary does, and one has the settings on record."""
+    sessions = summary.get("sessions")
+    if not sessions:
+        return "not on record"
+    reached = 0
+    for number, session in enumerate(sessions, start=1):
+        begun = session["from_step"]
+        _require(begun <= reached, f"session {number} went on from step {begun}; those before it came to {reached}")
+        reached = max(reached, session["to_step"] or begun)
+    last = sessions[-1]
+    if summary["status"] in FINISHED:
+        for key, stated in (("to_step", summary["steps"]), ("status", summary["status"]), ("argv", summary["argv"])):
+            _require(last[key] == stated, f"the last session's {key} is {last[key]!r}, the summary says {stated!r}")
+    _check_settings(folder, sessions)
+    return f"{len(sessions)}, {reached} steps"
+
+
+def _check_settings(folder: Path, sessions: list[dict[str, Any]]) -> None:
+    """config.yaml and .hydra/overrides.yaml are those of one of the sessions, the last that saved a checkpoint."""
+    digest = config_digest(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    mine = [session for session in sessions if session["config"] in (digest, None)]
+    _require(bool(mine), "config.yaml is the config of none of the sessions")
+    path, overrides = folder / ".hydra" / "overrides.yaml", mine[-1]["overrides"]
+    if overrides is None or not path.is_file():
+        return
+    words = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    absent = [word for word in overrides if word not in words]
+    _require(not absent, f"{path} lacks {absent[:1]}, which the session of config.yaml was started with")
+
+
+def _logged_steps(summary: Mapping[str, Any], every: int) -> list[int]:
+    """The steps that have a row: another session may have logged more often."""
+    sessions = summary.get("sessions") or [{"from_step": 0}]
+    ends = [*(session["from_step"] for session in sessions[1:]), summary["steps"]]
+    found: set[int] = set()
+    for session, end in zip(sessions, ends, strict=True):
+        found = {step for step in found if step <= session["from_step"]}
+        spacing = session.get("log_every_n_steps", every)
+        found |= {step for step in range(spacing, end + 1, spacing) if step > session["from_step"]}
+    return sorted(found)
+
+
 def _metrics(folder: Path, summary: Mapping[str, Any]) -> str:
     """A row for each logged step and each epoch up to the last, in order, each cell a number."""
     rows = read_metrics(folder)
@@ -132,12 +176,13 @@ def _metrics(folder: Path, summary: Mapping[str, Any]) -> str:
         return f"{len(rows)} rows"
     every = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["trainer"]["log_every_n_steps"]
     logged = [int(row["step"]) for row in rows if row["row"] == "step"]
-    expected = list(range(every, summary["steps"] + 1, every))
+    expected = _logged_steps(summary, every)
     absent = sorted(set(expected) - set(logged))
     _require(not absent, f"metrics.csv lacks the rows of {len(absent)} logged steps, the first of them {absent[:1]}")
     _require(logged == expected, "metrics.csv holds step rows twice, or of steps that are not logged")
     epochs = [int(row["epoch"]) for row in rows if row["row"] == "epoch"]
     _require(len(epochs) == math.ceil(summary["epochs"]), f"metrics.csv holds {len(epochs)} rows of epochs")
+    _require(not steps or steps[-1] == summary["steps"], f"metrics.csv ends at step {steps[-1:]}")
     return f"{len(logged)} steps, {len(epochs)} epochs"
 
 

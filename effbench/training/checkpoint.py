@@ -18,7 +18,7 @@ import pickle
 import shutil
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ class Checkpoints:
         self._sign = 1.0 if mode == "max" else -1.0
         self._keep_best, self._keep_last = keep_best, keep_last
         self.ranking: list[tuple[float, str]] = []  # (value, folder name), best first
+        self.first_saved: Callable[[], None] | None = None  # called once, when a checkpoint has been written
+        self._restored_step: int | None = None
 
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool = False) -> None:
         """Writes the checkpoint of `step`; `value` is the monitored metric, None where there was no validation.
@@ -92,6 +94,9 @@ class Checkpoints:
             _link(self.folder / "last", target.name)
         if ranking and self._keep_best:
             _link(self.folder / "best", ranking[0][1])
+        if self.first_saved is not None:
+            call, self.first_saved = self.first_saved, None
+            call()
         self._forget(target.name)
 
     def is_due(self, step: int, value: float | None, keep: bool) -> bool:
@@ -107,15 +112,23 @@ class Checkpoints:
                 _link(link, older[0].name)
 
     def restore(self, ranking: Sequence[tuple[float, str]], step: int) -> None:
-        """Goes on from the checkpoint of `step` and its ranking, and makes the links `last` and `best` follow them.
+        """Goes on from the checkpoint of `step` and its ranking; nothing is written yet.
 
-        A kill may have come before a link was; or it is an older checkpoint, before that best. One that is damaged is
-        told and left out: the run's end must not find that there is no best to test.
+        A best one that is damaged is told and left out: the run's end must not find that there is no best to test.
         """
-        newest, last = self.folder / f"step-{step:08d}", self.folder / "last"
+        self._restored_step = step
+        self.ranking = [(value, name) for value, name in ranking if self._is_whole(name)]
+
+    def relink(self) -> None:
+        """Where they were restored: makes the links `last` and `best` follow.
+
+        A kill may have come before a link was; or it is an older checkpoint, before that best.
+        """
+        if self._restored_step is None:
+            return
+        newest, last = self.folder / f"step-{self._restored_step:08d}", self.folder / "last"
         if newest.is_dir() and (self._keep_last or last.is_symlink()):
             _link(last, newest.name)
-        self.ranking = [(value, name) for value, name in ranking if self._is_whole(name)]
         if self.ranking:
             _link(self.folder / "best", self.ranking[0][1])
         else:

@@ -96,6 +96,8 @@ class Trainer:
         """Trains until a limit, early stopping or a loss that is not finite; the state says which."""
         state = self.state
         state.steps_per_epoch = self.train.steps_per_epoch
+        if self.checkpoints is not None:
+            self.checkpoints.relink()
         self.callbacks.fit_start(state, state.step + self.steps_left, state.steps_per_epoch)
         try:
             self._end_epoch_if_over(state)  # where an interruption kept it from ending
