@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -95,6 +96,13 @@ def sorted_out(words: Sequence[str], options: dict[str, str]) -> tuple[list[str]
         else:
             folders.append(word)
     return folders, data_overrides
+
+
+def go_on_with(words: Sequence[str], config_dir: str | None, allow_targets: Sequence[str]) -> str:
+    """The command line that goes on, as a shell takes it: with what no run's folder may say."""
+    folder = ["--config-dir", config_dir] if config_dir else []
+    allowed = [f"allow_targets=[{','.join(allow_targets)}]"] if allow_targets else []
+    return shlex.join(["effbench", "train", *words, *folder, *allowed])
 
 
 PASSING = ("resume", "allow_targets", "hydra")  # keys of one sitting

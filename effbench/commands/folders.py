@@ -18,25 +18,29 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
 
     allow_targets: your own modules that its config may name; what the folder itself says of them does not count.
     """
-    import yaml
-
     from effbench.config.compose import parse
-    from effbench.config.names import with_later_keys
     from effbench.records import read_summary
 
     path = expanded(folder)
     read_summary(path)
-    try:
-        content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path / 'config.yaml'} cannot be read: {error}.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path / 'config.yaml'} is not a config.")
-    content["allow_targets"] = list(allow_targets)  # a stranger's run must not widen what may be built
-    config = parse(with_later_keys(content))
+    config = parse({**recorded_config(path), "allow_targets": list(allow_targets)})
     from effbench.runs import Run  # torch, not before all is checked
 
     return Run(path, config)
+
+
+def recorded_config(folder: Path) -> dict[str, Any]:
+    """config.yaml as plain containers, with the keys that it is too old to have; what it allows is left out."""
+    from effbench.config.names import with_later_keys
+    from effbench.config.yaml_text import parse_yaml
+    from effbench.guarded import read_text
+
+    path = folder / "config.yaml"
+    content = parse_yaml(read_text(path), str(path), recorded=True)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is not a config.")
+    content["allow_targets"] = []  # a stranger's run must not widen what may be built
+    return with_later_keys(content)
 
 
 def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:

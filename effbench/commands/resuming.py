@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from effbench.commands.folders import recorded_config
 from effbench.commands.sessions import Sessions
 from effbench.config.compare import differing
 from effbench.config.names import with_later_keys
@@ -33,7 +32,7 @@ class Resumption:
 
     def restore(self, trainer: Trainer, data: Splits) -> bool:
         """Brings the trainer to the newest whole checkpoint; whether the run is over. The record stays as it is."""
-        self._before = self._recorded_config()
+        self._before = recorded_config(self.folder)
         self._check_same_parts()
         if self.ranks.is_main and (self.folder / "checkpoints").is_dir():
             require_writable(self.folder / "checkpoints")
@@ -144,13 +143,6 @@ class Resumption:
                 f"changed: {', '.join(changed)}. First end that epoch without these, by "
                 f"trainer.max_epochs={trainer.state.epoch + 1}; then change them."
             )
-
-    def _recorded_config(self) -> dict[str, Any]:
-        path = self.folder / "config.yaml"
-        try:
-            return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"resume={self.config.resume}: {path} cannot be read: {error}.") from error
 
 
 def fingerprint(data: Splits) -> str:

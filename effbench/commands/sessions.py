@@ -14,11 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from effbench.commands.arguments import passing
 from effbench.config.compare import config_digest, differing
 from effbench.config.schema import Config
+from effbench.config.yaml_text import parse_yaml, write_yaml
+from effbench.guarded import read_text
 from effbench.records import read_summary, write_summary, write_text
 from effbench.redaction import redact
 from effbench.training.checkpoint import Checkpoints, committed, read_manifest
@@ -113,10 +113,10 @@ class Sessions:
                 path.unlink(missing_ok=True)  # a resume then goes by config.yaml
         elif not path.is_file() or _lasting(path) != self._words:
             path.parent.mkdir(exist_ok=True)
-            write_text(path, yaml.safe_dump(self._words))
+            write_text(path, write_yaml(self._words))
 
     def _write_config(self) -> bool:
-        text = yaml.safe_dump(self.settings, sort_keys=False)
+        text = write_yaml(self.settings)
         path = self.folder / "config.yaml"
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             return False
@@ -128,14 +128,26 @@ def earlier_sessions(folder: Path, manifest: Mapping[str, Any]) -> list[Session]
     """Those that led to a checkpoint, each as it ended; and those after it that saved nothing."""
     step = manifest["step"]
     summary = read_summary(folder) if (folder / "summary.json").is_file() else {}
-    told = summary.get("sessions") or []
+    told = _sound(summary.get("sessions"))
     if not told and "sessions" not in manifest:
         told = [_of_older_record(summary or {"status": "killed", "steps": step})]
     ended = {session["started"]: session for session in told}
-    found = [ended.get(session["started"], session) for session in manifest.get("sessions", [])]
+    found = [ended.get(session["started"], session) for session in _sound(manifest.get("sessions"))]
     known = {session["started"] for session in found}
     found += [session for session in told if session["started"] not in known]
     return [_ended(session, step) for session in found]
+
+
+def _sound(sessions: Any) -> list[Session]:
+    """Those that are sessions: the folder may be a stranger's."""
+    found = [session for session in sessions or [] if isinstance(session, dict)] if isinstance(sessions, list) else []
+    steps = [(session, session.get("from_step"), session.get("to_step")) for session in found]
+    return [
+        session
+        for session, begun, ended in steps
+        if isinstance(begun, int) and isinstance(ended, int | None) and isinstance(session.get("started"), str | None)
+        and isinstance(session.get("status"), str)
+    ]  # fmt: skip
 
 
 def _ended(session: Session, step: int) -> Session:
@@ -164,7 +176,7 @@ def _of_older_record(summary: Mapping[str, Any]) -> Session:
 
 
 def _lasting(path: Path) -> list[str]:
-    words = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    words = parse_yaml(read_text(path), str(path), recorded=True) or []
     return [str(word) for word in words if not passing(str(word))]
 
 

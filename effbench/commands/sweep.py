@@ -21,7 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from effbench.commands.arguments import merged, passing
+from effbench.commands.arguments import go_on_with, merged, override_key, passing
+from effbench.commands.folders import targets_from
 from effbench.commands.locking import holding
 from effbench.commands.signals import ENDING, heeded
 from effbench.commands.sweep_plan import (
@@ -140,9 +141,14 @@ def _run(
     if relay.signals:
         left_out = sum(standing(item.job.folder) == "new" for item in planned)
         _tell(f"interrupted; {left_out} of {len(planned)} jobs were not started")
-        _tell(f"go on with: effbench train -m sweep.resume={folder}")
+        allowed = [name for word in common if override_key(word) == "allow_targets" for name in _targets(word)]
+        _tell(f"go on with: {go_on_with(['-m', f'sweep.resume={folder}'], config_dir, allowed)}")
         return 128 + relay.signals[0]
     return code
+
+
+def _targets(word: str) -> list[str]:
+    return targets_from(word.partition("=")[2])
 
 
 class _Ahead:
@@ -278,7 +284,7 @@ def _child(job: Job, words: list[str], whole: Composed | None, config_dir: str |
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     _end_with_parent()
     try:
-        code = train_composed(whole) if whole else train_one(words, config_dir)
+        code = train_composed(whole, config_dir=config_dir) if whole else train_one(words, config_dir)
     except EffbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         if not (job.folder / "summary.json").exists():

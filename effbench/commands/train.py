@@ -7,12 +7,21 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.commands.arguments import CONFIG_FLAGS, Arguments, merged, passing, recorded, split
+from effbench.commands.arguments import (
+    CONFIG_FLAGS,
+    Arguments,
+    go_on_with,
+    merged,
+    override_key,
+    passing,
+    recorded,
+    split,
+)
 from effbench.commands.locking import holding
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import quoted
 from effbench.config.words import as_meant
-from effbench.config.yaml_text import parse_yaml, write_yaml
+from effbench.config.yaml_text import parse_yaml
 from effbench.console import writes_unicode
 from effbench.errors import ConfigError, EffbenchError, MissingExtraError, unknown_name
 from effbench.guarded import MissingFileError, read_text
@@ -92,18 +101,18 @@ def groups_table(config_dir: str | None = None) -> str:
 
 def train_one(overrides: Sequence[str], config_dir: str | None = None, as_json: bool = False) -> int:
     """One run in this process; returns the exit code."""
-    return train_composed(composed(overrides, config_dir), as_json)
+    return train_composed(composed(overrides, config_dir), as_json, config_dir)
 
 
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> Composed:
     """The config of one run, checked before torch is imported, and before any folder is made."""
-    overrides = with_resume(overrides)
+    overrides = with_resume(overrides, config_dir)
     with uncollected():
         raw = compose_raw(overrides, config_dir)
         return raw, parse(plain(raw))
 
 
-def train_composed(whole: Composed, as_json: bool = False) -> int:
+def train_composed(whole: Composed, as_json: bool = False, config_dir: str | None = None) -> int:
     raw, config = whole
     if raw.hydra.job.chdir:
         raise ConfigError(
@@ -119,14 +128,14 @@ def train_composed(whole: Composed, as_json: bool = False) -> int:
     folder = Path(raw.hydra.run.dir)
     with holding(folder):
         run = run_as_hydra_job(raw, config, folder)
-    return report(run, as_json) if run else 0
+    return report(run, as_json, config_dir) if run else 0
 
 
-def with_resume(overrides: Sequence[str]) -> list[str]:
+def with_resume(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
     """For resume=RUN: RUN's own overrides first, then these, and its folder as the output folder.
 
-    resume=auto takes the newest unfinished run under outputs/ that was started with the same overrides, and starts
-    afresh where there is none.
+    resume=auto goes on in hydra.run.dir where that is given; else it takes the newest unfinished run under outputs/
+    that was started with the same overrides. It starts afresh where there is none.
     """
     if any(word.startswith("sweep.resume=") for word in overrides):
         raise ConfigError("sweep.resume=DIR goes on with a sweep, by: effbench train -m sweep.resume=DIR")
@@ -136,28 +145,65 @@ def with_resume(overrides: Sequence[str]) -> list[str]:
         return mine
     if not wanted[-1]:
         raise ConfigError("resume= names no run: give a run's folder, auto, or null to start anew.")
-    folder = newest_unfinished(Path("outputs"), mine) if wanted[-1] == "auto" else expanded(wanted[-1])
-    if folder is None:
-        print("resume=auto: no unfinished run of this config under outputs/; starting afresh", file=sys.stderr)
-        return mine
+    placed = any(override_key(word) == "hydra.run.dir" for word in mine)
+    if wanted[-1] != "auto":
+        folder = expanded(wanted[-1])
+        return _resumed(folder, _without_place(mine, folder, config_dir) if placed else mine)
+    if placed:
+        from effbench.commands.requeue import unfinished_in
+
+        found = unfinished_in(mine, config_dir)
+        return mine if found is None else [*mine, f"resume={quoted(found)}"]
+    newest = newest_unfinished(Path("outputs"), mine)
+    if newest is not None:
+        return _resumed(newest, mine)
+    print("resume=auto: no unfinished run of this config under outputs/; starting afresh", file=sys.stderr)
+    return mine
+
+
+def _resumed(folder: Path, mine: Sequence[str]) -> list[str]:
     earlier = recorded_overrides(folder)
     if earlier is None and (folder / "sweep.json").is_file():
         raise ConfigError(f"resume={folder}: a sweep goes on with: effbench train -m sweep.resume={folder}")
     if earlier is None:
-        raise ConfigError(f"resume={folder}: there is no run in that folder (it holds no .hydra/overrides.yaml).")
+        raise ConfigError(
+            f"resume={folder}: there is no run in that folder (it holds neither .hydra/overrides.yaml nor config.yaml)."
+        )
     return [*merged(earlier, mine), f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
 
 
+def _without_place(words: Sequence[str], folder: Path, config_dir: str | None) -> list[str]:
+    """The words without hydra.run.dir, which may only say the same as resume=RUN."""
+    place = [word for word in words if override_key(word) == "hydra.run.dir"]
+    given = Path(compose_raw(place, config_dir).hydra.run.dir)
+    if given.resolve() != folder.resolve():
+        raise ConfigError(
+            f"resume={folder} goes on in that folder, so {place[-1]} cannot hold. Leave it out; or give resume=auto "
+            "beside it, which goes on with what lies there, or starts there."
+        )
+    return [word for word in words if word not in place]
+
+
 def recorded_overrides(folder: Path) -> list[str] | None:
-    """What a run was started with; None where the folder holds no run."""
+    """What a run was started with; None where the folder holds no run. Of one begun in Python, config.yaml tells it."""
     path = folder / ".hydra" / "overrides.yaml"
     try:
         words = parse_yaml(read_text(path), str(path), recorded=True)
     except MissingFileError:
-        return None
+        return _overrides_of_config(folder)
     if not isinstance(words or [], list):
         raise ConfigError(f"{path} is not a list of overrides.")
     return [as_meant(word) for word in recorded([str(word) for word in words or []], str(path))]
+
+
+def _overrides_of_config(folder: Path) -> list[str] | None:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    from effbench.commands.folders import recorded_config
+    from effbench.config.as_overrides import words_for
+
+    return recorded(words_for(recorded_config(folder)), str(path))
 
 
 def _lasting(words: Iterable[str]) -> list[str]:
@@ -255,7 +301,7 @@ def _forget(folder: Path, made: Sequence[Path]) -> None:
             path.rmdir()
 
 
-def report(run: Run, as_json: bool = False) -> int:
+def report(run: Run, as_json: bool = False, config_dir: str | None = None) -> int:
     """Prints the result on stdout, as a table or as summary.json; returns the run's exit code."""
     import json
 
@@ -268,7 +314,8 @@ def report(run: Run, as_json: bool = False) -> int:
         print_result(run.folder, run.summary)
     status = run.summary["status"]
     if status == "interrupted":
-        print(f"interrupted; go on with: effbench train resume={run.folder}", file=sys.stderr)
+        command = go_on_with([f"resume={run.folder}"], config_dir, run.config.allow_targets)
+        print(f"interrupted; go on with: {command}", file=sys.stderr)
         return EXIT_CODES.get(run.summary["stop_reason"], 1)
     if status == "diverged":
         raise EffbenchError(f"the run diverged: {run.summary['stop_reason']}.")
@@ -282,7 +329,7 @@ def ask_hydra(arguments: Arguments) -> int:
     config_dir, page = arguments.get("config_dir"), arguments.get("cfg")
     if page is not None and page not in CFG_PAGES:
         raise ConfigError(unknown_name("page of --cfg", page, CFG_PAGES))
-    overrides = with_resume(arguments.overrides)
+    overrides = with_resume(arguments.overrides, config_dir)
     if arguments.has("multirun"):
         jobs = expand(overrides, config_dir)
         print(f"the first of {len(jobs)} jobs", file=sys.stderr)

@@ -9,6 +9,10 @@ from typing import Any
 
 OF_ONE_SITTING = ("resume", "allow_targets")  # say how a run is started, not what it is
 
+# Where data lie and what computes: none of it makes another experiment.
+PLACES = ("device.", "logger.", "checkpoint.background", "data.root", "data.cache_dir", "data.num_workers",
+          "data.timeout_s")  # fmt: skip
+
 
 def config_digest(content: Mapping[str, Any]) -> str:
     """sha256 (hex) of a config's plain containers, whatever the order of their keys."""

@@ -125,6 +125,7 @@ def _sessions(folder: Path, summary: Mapping[str, Any]) -> str:
     sessions = summary.get("sessions")
     if not sessions:
         return "not on record"
+    _require(all(isinstance(session, dict) for session in sessions), "sessions is no list of sessions")
     reached = 0
     for number, session in enumerate(sessions, start=1):
         begun = session["from_step"]

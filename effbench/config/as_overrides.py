@@ -1,0 +1,70 @@
+"""A config as overrides: what a run that was begun in Python is resumed by on the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from effbench.config import names
+from effbench.config.compare import OF_ONE_SITTING
+from effbench.config.compose import compose_raw, plain
+
+_NOTHING = object()
+
+
+def words_for(content: Mapping[str, Any]) -> list[str]:
+    """The overrides that compose to `content`: of each group the choice that is nearest, then single values."""
+    choices = [f"{group}={_nearest(group, content[group])}" for group in names.group_options() if group in content]
+    wanted, defaults = _values(content), _values(plain(compose_raw(choices)))
+    changed = [key for key, value in wanted.items() if key not in defaults or not _same(value, defaults[key])]
+    gone = [key for key in defaults if key not in wanted]
+    return [*choices, *(f"~{key}" for key in gone), *(f"++{key}={_text(wanted[key])}" for key in changed)]
+
+
+def _nearest(group: str, section: Mapping[str, Any]) -> str:
+    """The choice of a group that has the fewest keys that differ."""
+    groups = names.group_options()
+
+    def distance(choice: str) -> int:
+        usual = names.composed([(group, choice)], groups)[group]
+        return sum(usual.get(key, _NOTHING) != section.get(key, _NOTHING) for key in {**usual, **section})
+
+    return min(groups[group], key=distance)
+
+
+def _values(content: Mapping[str, Any]) -> dict[str, Any]:
+    """section.key -> value, but for the keys of one session. A mapping below is a value: its keys may hold dots."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{key}": item for key, item in value.items()}
+        elif name not in OF_ONE_SITTING:
+            found[name] = value
+    return found
+
+
+def _same(value: Any, default: Any) -> bool:
+    return bool(value == default) and type(value) is type(default)
+
+
+def _text(value: Any) -> str:
+    """As Hydra's grammar reads it back."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else str(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
+    return str(value) if isinstance(value, int) else _quoted(str(value))
+
+
+def _quoted(text: str) -> str:
+    r"""In single quotes; a backslash counts before a quote alone, and ${…} would be looked up."""
+    escaped = text.replace("${", "\\${")
+    escaped = escaped.replace("'", "\\'")
+    return f"'{escaped}'"
