@@ -192,6 +192,7 @@ def test_a_restart_points_best_at_what_a_killed_save_had_just_written(tmp_path, 
     assert (points_to(keep, "last"), points_to(keep, "best")) == (2, 1)
     again = keeper(tmp_path)
     again.restore(read_checkpoint(keep.folder / "last").state["ranking"], points_to(keep, "last"))
+    again.relink()
     assert points_to(again, "best") == 2
 
 
@@ -457,6 +458,7 @@ def test_after_a_fall_back_the_links_and_what_is_kept_follow_the_older_one(tmp_p
     damage(keep.folder / "step-00000003", "model.safetensors")
     again = keeper(tmp_path)
     again.restore(read_newest(keep.folder)[1].state["ranking"], 2)
+    again.relink()
     assert points_to(again, "best") == 2
     again.save(snapshot(3), 3, 0.15)
     assert (points_to(again, "best"), points_to(again, "last")) == (2, 3)
@@ -471,6 +473,7 @@ def test_a_damaged_one_beyond_the_newest_does_not_count_as_one_of_the_two_kept(t
     damage(keep.folder / "step-00000009", "state.pt")
     again = keeper(tmp_path, keep_best=0)
     again.restore(read_newest(keep.folder)[1].state["ranking"], 2)
+    again.relink()
     again.save(snapshot(8.5), 8, None)
     assert kept(again) >= {8}
     assert read_newest(again.folder)[0].name == "step-00000008"
