@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -18,15 +19,17 @@ from effbench.config.schema import Config
 from effbench.data.augment import Augment
 from effbench.data.batches import EvalBatches, Finish, Shard, TrainBatches
 from effbench.data.splits import Split, Splits, channel_statistics, representative_sample
-from effbench.errors import ConfigError, EffbenchError, unknown_name
+from effbench.errors import ConfigError, DataError, EffbenchError, unknown_name
 from effbench.models.accounting import output_shape
-from effbench.models.adapt import freeze, load_pretrained
+from effbench.models.adapt import Loaded, freeze, load_pretrained, load_state
 from effbench.models.quick import accelerate
+from effbench.models.timm_zoo import TARGET as TIMM_TARGET
+from effbench.models.timm_zoo import tag_of
 from effbench.optimizers.groups import parameter_groups
 from effbench.places import expanded
 from effbench.randomness import Purpose, derived_seed
 from effbench.training.callbacks import Callbacks
-from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint import Checkpoints, DamagedError, committed, read_weights
 from effbench.training.clipping import choose_clipping
 from effbench.training.distributed import Ranks
 from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
@@ -40,6 +43,7 @@ from effbench.training.trainer import Cadence, Trainer
 from effbench.units import seconds_from, steps_from
 
 Built = TypeVar("Built")
+_WEIGHTS_OPTIONS = ("weights", "weights_backbone", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 _SPLITS = """Such as:
   from effbench.data.splits import Split, Splits, digest
   train = Split(images, labels)  # uint8 (N, C, H, W), int64 (N,)
@@ -67,6 +71,7 @@ def check_options(config: Config) -> None:
     for group in ("model", "data", "scheduler"):
         section = getattr(config, group)
         _check_names(group, resolve(group, section.target, config.allow_targets), section.options)
+    _check_weights(config)
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     trial = _optimizer_over([parameter], config)
@@ -76,6 +81,18 @@ def check_options(config: Config) -> None:
         raise
     except Exception as error:
         raise ConfigError(f"optimizer ({config.optimizer.target}) cannot step with its options: {error!r}.") from error
+
+
+def _check_weights(config: Config) -> None:
+    """A name that stands for trained weights must not train fresh ones; a resumed run has its own."""
+    tag = tag_of(config.model.options) if config.model.target == TIMM_TARGET else ""
+    if tag and config.model.pretrained is None and config.resume is None:
+        name = str(config.model.options["name"])
+        raise ConfigError(
+            f"model.name '{name}' names trained weights ('{tag}'), which effbench does not download. For fresh weights "
+            f"write model.name={name.removesuffix(f'.{tag}')}; for these, fetch their file (model.safetensors of "
+            f"huggingface.co/timm/{name}) and add model.pretrained=FILE.safetensors."
+        )
 
 
 def takes_time(config: Config) -> bool:
@@ -101,18 +118,48 @@ def _in_full(value: Any) -> Any:
 
 def model(config: Config, num_classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:
     """The model on the CPU, its weights drawn from the seed or loaded from model.pretrained, frozen as asked."""
+    _refuse_weights_options(config)
     facts = {"num_classes": num_classes, "in_channels": channels, "image_size": image_size}
     torch.manual_seed(derived_seed(config.seed, Purpose.WEIGHTS))
     built = _call("model", config.model.target, config, config.model.options, facts)
     if not isinstance(built, nn.Module):
         raise ConfigError(f"model._target_ {config.model.target!r} must make an nn.Module; got {type(built).__name__}.")
-    if config.model.pretrained is not None:
-        loaded = load_pretrained(built, expanded(config.model.pretrained))
-        fresh = f"; freshly drawn: {', '.join(loaded.fresh)}" if loaded.fresh else ""
-        print(f"pretrained: {loaded.tensors} tensors of {config.model.pretrained}{fresh}", file=sys.stderr)
+    if config.model.pretrained is not None and config.resume is None:  # else the checkpoint has them
+        loaded = _load_pretrained(built, expanded(config.model.pretrained))
+        print(f"pretrained: {loaded}", file=sys.stderr)
     if config.model.freeze:
         freeze(built, config.model.freeze)
     return built
+
+
+def _refuse_weights_options(config: Config) -> None:
+    """torchvision and timm would fetch the weights that such an option names, whatever model.pretrained says."""
+    if not config.model.target.startswith(("torchvision.", "timm.", TIMM_TARGET)):
+        return
+    for key in _WEIGHTS_OPTIONS:
+        if config.model.options.get(key) is not None:
+            raise ConfigError(
+                f"model.{key} is not taken: effbench downloads no weights, and reads a file by model.pretrained alone. "
+                f"Leave {key} out and write model.pretrained=FILE, a .safetensors, .pt or .pth file."
+            )
+
+
+def _load_pretrained(built: nn.Module, source: Path) -> Loaded:
+    """Of a file, or of a run's folder: its best weights, or the last."""
+    if not source.is_dir():
+        return load_pretrained(built, source)
+    checkpoints = source / "checkpoints"
+    choices = [source, checkpoints / "best", checkpoints / "last", *committed(checkpoints)]
+    chosen = next((path for path in choices if (path / "manifest.json").is_file()), None)
+    if chosen is None:
+        raise DataError(
+            f"model.pretrained: the folder '{source}' is no run with a checkpoint. Name a run's folder, one of its "
+            "checkpoints/, or a .safetensors, .pt or .pth file."
+        )
+    try:
+        return load_state(built, read_weights(chosen), str(chosen))
+    except DamagedError as error:
+        raise DataError(f"model.pretrained: {error} Name another of the run's checkpoints.") from error
 
 
 def optimizer(config: Config, built: nn.Module) -> Optimizer:

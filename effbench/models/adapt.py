@@ -3,50 +3,66 @@
 from __future__ import annotations
 
 import difflib
-import pickle
+import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from effbench.errors import ConfigError, DataError
-from effbench.places import expanded
+from effbench.errors import ConfigError
+from effbench.models.weight_files import named_as, read_weights_file
 
 _SHOWN = 5  # keys or names listed in one message
-_WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights in a file
-_PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
+
+
+_COUNTER = ".num_batches_tracked"
+_AUXILIARY = re.compile(r"^aux", re.IGNORECASE)  # GoogLeNet's aux1, Inception's AuxLogits: for training alone
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """tensors: how many came from the file. fresh: the head's keys that kept their new initialisation."""
+    """tensors: how many came from the file. fresh: the head's keys that kept their new initialisation.
+
+    left_out: auxiliary heads of the file that the model does without. source: the file or checkpoint.
+    """
 
     tensors: int
     fresh: tuple[str, ...]
+    left_out: tuple[str, ...]
+    source: str
+
+    def __str__(self) -> str:
+        text = f"{self.tensors} tensors of {self.source}"
+        text += f"; freshly drawn: {', '.join(self.fresh)}" if self.fresh else ""
+        return text + (f"; left out, auxiliary heads: {', '.join(self.left_out)}" if self.left_out else "")
 
 
 def load_pretrained(model: nn.Module, path: str | Path) -> Loaded:
-    """Copies the weights of a local .safetensors, .pt or .pth file into the model.
+    """`load_state` of a local .safetensors, .pt or .pth file.
 
-    The classifier head stays freshly initialised if the file has none or one for another number of
-    classes. Raises DataError for a file that is missing, damaged or holds more than weights, and
-    ConfigError, with up to 5 keys and both shapes, if anything else does not fit; the model is then
-    partly loaded and not to be used.
+    Raises DataError for a file that is missing, damaged or holds more than weights.
     """
-    path = expanded(path)
-    state = _read(path)
+    return load_state(model, read_weights_file(Path(path)), str(path))
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Loaded:
+    """Copies weights into the model, whatever wrapped it when they were saved.
+
+    source: where they are from, for messages. The classifier head stays freshly initialised if they have none or one
+    for another number of classes. Raises ConfigError, with up to 5 keys and both shapes, if anything else does not
+    fit; the model is then partly loaded and not to be used.
+    """
     own = model.state_dict()
+    state = named_as(state, own)
+    left_out = _auxiliary_heads(own, state)
+    state = _without(state, left_out)
     fresh = _fresh_head_keys(model, own, state)
     shapes = _shape_mismatches(own, state, fresh)
-    fitting = OrderedDict((key, value) for key, value in state.items() if key not in fresh | shapes.keys())
+    fitting = _without(state, fresh | shapes.keys())
     # load_state_dict converts old layouts by this attribute; safetensors has no room for it.
     fitting._metadata = getattr(state, "_metadata", None) or own._metadata  # type: ignore[attr-defined]
     result = model.load_state_dict(fitting, strict=False)
@@ -54,11 +70,23 @@ def load_pretrained(model: nn.Module, path: str | Path) -> Loaded:
     problems += [
         f"{key}: file has none, model {_shape(own[key])}"
         for key in result.missing_keys
-        if key not in fresh | shapes.keys()
+        if key not in fresh | shapes.keys() and not key.endswith(_COUNTER)  # which batch norms of before 2018 lack
     ]
     problems += [f"{key}: file {_shape(state[key])}, model has none" for key in result.unexpected_keys]
-    _refuse(path, problems)
-    return Loaded(len(fitting), tuple(sorted(fresh)))
+    _refuse(source, problems)
+    heads = sorted({key.partition(".")[0] for key in left_out})
+    return Loaded(len(fitting), tuple(sorted(fresh)), tuple(heads), source)
+
+
+def _auxiliary_heads(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
+    parts = {key.partition(".")[0] for key in own}
+    return {key for key in state if _AUXILIARY.match(key) and key.partition(".")[0] not in parts}
+
+
+def _without(state: Mapping[str, Tensor], keys: Collection[str]) -> OrderedDict[str, Tensor]:
+    kept = OrderedDict((key, value) for key, value in state.items() if key not in keys)
+    kept._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
+    return kept
 
 
 def freeze(model: nn.Module, patterns: Sequence[str] | str) -> int:
@@ -107,54 +135,6 @@ def _nothing_matches(pattern: str, names: list[str]) -> str:
     return f"{message} Near it: {', '.join(near)}."
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
-    """The file's tensors by name, on the CPU."""
-    if not path.is_file():
-        raise DataError(f"model.pretrained: there is no file '{path}'.")
-    if path.suffix == ".safetensors":
-        return _without_prefix(_read_safetensors(path))
-    if path.suffix in (".pt", ".pth"):
-        return _without_prefix(_weights_in(path, _read_pickle(path)))
-    raise ConfigError(f"model.pretrained must be a .safetensors, .pt or .pth file; got '{path}'.")
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
-    try:
-        tensors: Mapping[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"model.pretrained: '{path}' cannot be read as safetensors: {error}.") from error
-    return tensors
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"model.pretrained: '{path}' holds more than weights (pickled code or objects), or is damaged; it was "
-            "not run. Save model.state_dict() alone, best as .safetensors."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"model.pretrained: '{path}' is damaged or cut short: {reason}.") from error
-
-
-def _weights_in(path: Path, content: Any) -> Mapping[str, Tensor]:
-    """The state dict itself, or the one that a training script wrapped among other things."""
-    for candidate in (content, *(content.get(key) for key in _WRAPPERS if isinstance(content, dict))):
-        if isinstance(candidate, dict) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
-            return candidate
-    found = f"keys {list(content)[:_SHOWN]}" if isinstance(content, dict) else f"a {type(content).__name__}"
-    raise DataError(f"model.pretrained: '{path}' must hold a state dict of tensors; found {found}.")
-
-
-def _without_prefix(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            return {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
-
-
 def head_names(model: nn.Module) -> tuple[str, ...]:
     """The modules that map features to classes: timm's own record of it, else the last linear or convolution."""
     recorded = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
@@ -194,11 +174,11 @@ def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def _refuse(path: Path, problems: list[str]) -> None:
+def _refuse(source: str, problems: list[str]) -> None:
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ConfigError(
-            f"model.pretrained: '{path}' does not fit the model in {len(problems)} tensors: "
+            f"model.pretrained: '{source}' does not fit the model in {len(problems)} tensors: "
             f"{'; '.join(problems[:_SHOWN])}{more}. "
             "It must come from the same model with the same options, image size and channels."
         )

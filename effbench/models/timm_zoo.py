@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -11,9 +12,16 @@ from effbench.errors import MissingExtraError, OptionError, unknown_name
 from effbench.models.accounting import check_image_fits
 from effbench.models.layers import check_dropout
 
+TARGET = "effbench.models.timm_zoo.create"
+
+
+def tag_of(options: Mapping[str, Any]) -> str:
+    """Which trained weights a name stands for: a1_in1k of resnet18.a1_in1k, '' of an architecture's."""
+    return str(options.get("name", "")).partition(".")[2]
+
 
 def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int, int], **options: Any) -> nn.Module:
-    """(B, in_channels, H, W) -> logits (B, num_classes), freshly initialised; nothing is downloaded.
+    """(B, in_channels, H, W) -> logits (B, num_classes), freshly initialised; nothing is downloaded, of no tag either.
 
     options: further keywords of timm.create_model, such as drop_rate; None keeps timm's default. Models with
     a fixed input (ViT, Swin) are built for image_size. Raises MissingExtraError without timm, ConfigError for

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import DenseNet
 
 from effbench.errors import ConfigError, DataError
 from effbench.models.adapt import freeze, load_pretrained, set_train_mode
@@ -166,7 +170,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.onnx").write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"must be a .safetensors, .pt or .pth file; got '.*weights.onnx'"):
+    with pytest.raises(
+        ConfigError, match=r"must be a .safetensors, .pt or .pth file, or a run's folder; got '.*weights.onnx'"
+    ):
         load_pretrained(cnn(10, 3, (32, 32)), tmp_path / "weights.onnx")
 
 
@@ -228,3 +234,114 @@ def test_a_norm_without_parameters_of_its_own_trains_as_usual() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Conv2d(3, 2, 1))
     set_train_mode(model.eval())
     assert model[0].training
+
+
+# --- files of other tools: wrappers, containers, old names ------------------------------------------------------------
+
+
+def densenet() -> nn.Module:
+    torch.manual_seed(0)
+    return DenseNet(growth_rate=4, block_config=(2, 2), num_init_features=8, num_classes=10)
+
+
+def blank(model: nn.Module) -> nn.Module:
+    """A copy whose weights are all zero."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.zero_()
+    return other
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "model._orig_mod.",
+        "module.module.model.",
+        "_orig_mod._orig_mod.",
+        "net.",
+    ],
+)
+def test_wrappers_nested_in_any_way_are_seen_through(tmp_path: Path, prefix: str, suffix: str) -> None:
+    trained, path = cnn(10, 3, (32, 32)), tmp_path / f"weights{suffix}"
+    state = {prefix + key: value for key, value in trained.state_dict().items()}
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    model = blank(trained)
+    load_pretrained(model, path)
+    assert same(trained, model)
+
+
+def test_a_part_that_was_compiled_alone_is_seen_through(tmp_path: Path) -> None:
+    trained, path = cnn(10, 3, (32, 32)), tmp_path / "weights.pt"
+    model = blank(trained)
+    trained.block1 = torch.compile(trained.block1)
+    assert any("block1._orig_mod." in key for key in trained.state_dict())
+    torch.save(nn.DataParallel(trained).state_dict(), path)
+    load_pretrained(model, path)
+    assert torch.equal(model.block1[0].weight, trained.state_dict()["block1._orig_mod.0.weight"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda state: {"model": {"state_dict": state}, "epoch": 3},
+        lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "optimizer_states": []},
+        lambda state: {"ema": {"module": state}, "updates": 100},
+        lambda state: {"model": state, "ema": {key: value * 2 for key, value in state.items()}},
+        lambda state: {"n_averaged": torch.tensor(3), **{f"module.{key}": value for key, value in state.items()}},
+        lambda state: {"_ema_steps": torch.tensor(3), **state},
+    ],
+)
+def test_containers_and_what_averaging_adds_are_seen_through(tmp_path: Path, content: Any) -> None:
+    trained, path = cnn(10, 3, (32, 32)), tmp_path / "weights.pt"
+    torch.save(content(trained.state_dict()), path)
+    model = blank(trained)
+    assert load_pretrained(model, path).tensors == len(model.state_dict())
+    assert same(trained, model)
+
+
+def test_a_model_whose_own_parts_are_called_like_a_wrapper_keeps_their_names(tmp_path: Path) -> None:
+    trained, path = nn.ModuleDict({"model": nn.Linear(2, 3)}), tmp_path / "weights.pt"
+    model = blank(trained)
+    for prefix in ("", "module.", "model."):
+        torch.save({prefix + key: value for key, value in trained.state_dict().items()}, path)
+        load_pretrained(model, path)
+        assert same(trained, model)
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_the_old_names_of_densenets_and_norms_without_a_counter_are_read(tmp_path: Path, wrapper: str) -> None:
+    trained, path = densenet(), tmp_path / "densenet.safetensors"
+    old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.")  # as in torchvision's published files
+    state = {
+        wrapper + old.sub(r"\1.\2.", key): value
+        for key, value in trained.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    assert any("norm.1.weight" in key for key in state)
+    save_file(state, path)
+    model = blank(trained)
+    load_pretrained(model, path)
+    assert same(trained, model)
+
+
+def test_auxiliary_heads_are_left_out_and_said(tmp_path: Path) -> None:
+    model, path = cnn(10, 3, (32, 32)), tmp_path / "weights.pt"
+    aux = {"AuxLogits.conv0.weight": torch.zeros(3), "aux1.fc1.bias": torch.zeros(3)}
+    torch.save({**model.state_dict(), **aux}, path)
+    loaded = load_pretrained(model, path)
+    assert loaded.left_out == ("AuxLogits", "aux1")
+    assert "left out, auxiliary heads: AuxLogits, aux1" in str(loaded)
+    torch.save({**model.state_dict(), "extra.weight": torch.zeros(3)}, path)
+    with pytest.raises(ConfigError, match="extra.weight"):
+        load_pretrained(model, path)
+
+
+def test_tensors_that_would_take_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"fc.weight": torch.zeros(2), "fc._orig_mod.weight": torch.ones(2)}, path)
+    with pytest.raises(DataError, match="the same name"):
+        load_pretrained(nn.ModuleDict({"fc": nn.Linear(2, 1)}), path)

@@ -1,0 +1,111 @@
+"""Weights as files hold them: finding the state dict in a file, and giving its tensors the model's own names."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from effbench.errors import ConfigError, DataError
+
+_SHOWN = 5  # keys listed in one message
+_WEIGHTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
+_AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema")
+_DEPTH = 4  # containers in containers
+_PREFIXES = ("module.", "model.", "net.", "network.")  # left by DistributedDataParallel, AveragedModel, Lightning
+_WRAPPERS = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
+_BOOKKEEPING = ("n_averaged", "_ema_steps")  # beside the weights of torch's AveragedModel and of effbench's own
+# As torchvision reads its published DenseNets: norm.1 became norm1.
+_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12](?:\..*)?)$")
+
+
+def read_weights_file(path: Path) -> Mapping[str, Tensor]:
+    """The state dict in a .safetensors, .pt or .pth file, on the CPU; of several, that which is no average.
+
+    Raises DataError for a file that is missing, damaged, or holds more than weights or none.
+    """
+    if not path.is_file():
+        raise DataError(f"model.pretrained: there is no file '{path}'.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in (".pt", ".pth"):
+        return _state_in(path, _read_pickle(path))
+    raise ConfigError(f"model.pretrained must be a .safetensors, .pt or .pth file, or a run's folder; got '{path}'.")
+
+
+def named_as(state: Mapping[str, Tensor], own: Collection[str]) -> Mapping[str, Tensor]:
+    """The state under the names of `own`, as far as wrappers, nested in any way, and old layouts explain the others."""
+    state = _renamed(state, lambda name: _OLD_DENSENET.sub(r"\1\2", _WRAPPERS.sub("", name).removeprefix(".")))
+    for name in _BOOKKEEPING:
+        if name not in own:
+            state.pop(name, None)
+    best, best_fit = state, _fit(state, own)
+    while prefix := next((p for p in _PREFIXES if state and all(name.startswith(p) for name in state)), None):
+        state = _renamed(state, lambda name, prefix=prefix: name.removeprefix(prefix))  # type: ignore[misc]
+        if _fit(state, own) >= best_fit:
+            best, best_fit = state, _fit(state, own)
+    return best
+
+
+def _fit(state: Mapping[str, Tensor], own: Collection[str]) -> int:
+    return sum(name in own for name in state)
+
+
+def _renamed(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> OrderedDict[str, Tensor]:
+    """With the versions of the modules' layouts, which load_state_dict converts by."""
+    named = OrderedDict((rename(name), tensor) for name, tensor in state.items())
+    if len(named) != len(state):
+        raise DataError("model.pretrained: two of the file's tensors have the same name without their wrappers' names.")
+    versions = getattr(state, "_metadata", None)
+    if versions:
+        renamed = {rename(f"{module}.").rstrip("."): version for module, version in versions.items()}
+        named._metadata = OrderedDict(renamed)  # type: ignore[attr-defined]
+    return named
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+    try:
+        tensors: Mapping[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"model.pretrained: '{path}' cannot be read as safetensors: {error}.") from error
+    return tensors
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"model.pretrained: '{path}' holds more than weights (pickled code or objects), or is damaged; it was "
+            "not run. Save model.state_dict() alone, best as .safetensors."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"model.pretrained: '{path}' is damaged or cut short: {reason}.") from error
+
+
+def _state_in(path: Path, content: Any) -> Mapping[str, Tensor]:
+    """The state dict itself, or the one that a training script wrapped among other things."""
+    found = next(_states_in(content), None)
+    if found is not None:
+        return found
+    what = f"keys {list(content)[:_SHOWN]}" if isinstance(content, dict) else f"a {type(content).__name__}"
+    raise DataError(f"model.pretrained: '{path}' must hold a state dict of tensors; found {what}.")
+
+
+def _states_in(content: Any, depth: int = _DEPTH) -> Iterator[Mapping[str, Tensor]]:
+    if not isinstance(content, dict) or not content or not depth:
+        return
+    if all(isinstance(value, Tensor) for value in content.values()):
+        yield content
+        return
+    for key in (*_WEIGHTS, *_AVERAGED):
+        yield from _states_in(content.get(key), depth - 1)

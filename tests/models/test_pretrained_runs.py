@@ -1,0 +1,104 @@
+"""Starting from a run, and names that stand for weights which are not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from effbench import build, cli, load_run
+from effbench.config.compose import compose
+from effbench.errors import ConfigError, DataError
+
+SMALL = ["data=synthetic", "data.num_train=64", "data.image_size=8", "device.threads=1"]
+WORDS = ["model=mlp", "model.hidden=[8]", *SMALL]
+TWO_STEPS = ["trainer.max_steps=2", "data.batch_size=16"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    assert cli.main(["train", *WORDS, *TWO_STEPS, "ema=on", f"hydra.run.dir={folder}"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("part", ["", "checkpoints/best", "checkpoints/last"])
+def test_a_run_s_folder_gives_the_weights_that_it_evaluates(
+    run: Path, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = compose([*WORDS, f"model.pretrained={run / part}"])
+    built = build.model(config, 10, 3, (8, 8)).state_dict()
+    expected = load_run(run).model(part.rpartition("/")[2] or "best").state_dict()
+    assert all(torch.equal(built[key], expected[key]) for key in expected)
+    assert f"pretrained: 4 tensors of {run}" in capsys.readouterr().err
+
+
+def test_a_run_of_other_classes_gives_all_but_the_head_and_says_so(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = build.model(compose([*WORDS, f"model.pretrained={run}"]), 7, 3, (8, 8))
+    hidden = load_run(run).model().state_dict()["hidden1.0.weight"]
+    assert torch.equal(built.state_dict()["hidden1.0.weight"], hidden)
+    assert "freshly drawn: head.bias, head.weight" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_and_a_folder_without_one_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is no run with a checkpoint\. Name a run's folder"):
+        build.model(compose([*WORDS, f"model.pretrained={tmp_path}"]), 10, 3, (8, 8))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in (run / "checkpoints" / "best").iterdir():
+        content = bytearray(file.read_bytes())
+        if file.name == "ema.safetensors":
+            content[-1] ^= 1
+        (broken / file.name).write_bytes(content)
+    with pytest.raises(DataError, match=r"ema\.safetensors is missing or damaged"):
+        build.model(compose([*WORDS, f"model.pretrained={broken}"]), 10, 3, (8, 8))
+
+
+def test_a_resumed_run_does_without_the_weights_that_it_began_from(run: Path, tmp_path: Path) -> None:
+    first, weights = tmp_path / "run", tmp_path / "weights.safetensors"
+    save_file(load_run(run).model().state_dict(), weights)
+    words = [*WORDS, "data.batch_size=16", f"model.pretrained={weights}", f"hydra.run.dir={first}"]
+    assert cli.main(["train", *words, "trainer.max_epochs=1"]) == 0
+    weights.unlink()
+    assert cli.main(["train", f"resume={first}", "trainer.max_epochs=2"]) == 0
+    assert load_run(first).summary["epochs"] == 2
+
+
+def test_timm_s_tag_of_trained_weights_trains_nothing_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("timm")
+    words = ["model=timm", "model.name=resnet18.a1_in1k", *SMALL]
+    assert cli.main(["train", *words, f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert "names trained weights ('a1_in1k')" in error
+    assert "model.name=resnet18;" in error
+    assert "model.pretrained=FILE.safetensors" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_timm_s_tag_with_the_file_of_its_weights_loads_them(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model("resnet18", num_classes=1000)
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    words = ["model=timm", "model.name=resnet18.a1_in1k", f"model.pretrained={tmp_path / 'model.safetensors'}"]
+    config = compose([*words, *SMALL])
+    build.check_options(config)
+    built = build.model(config, 10, 3, (32, 32)).state_dict()
+    assert torch.equal(built["layer1.0.conv1.weight"], theirs.state_dict()["layer1.0.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("target", "option"),
+    [
+        ("torchvision.models.resnet18", "weights=IMAGENET1K_V1"),
+        ("effbench.models.timm_zoo.create", "checkpoint_path=weights.pth"),
+    ],
+)
+def test_options_that_would_fetch_weights_are_refused(target: str, option: str) -> None:
+    name = ["+model.name=resnet18"] if "timm" in target else []
+    words = ["model=mlp", "~model.hidden", "~model.dropout", f"model._target_={target}", f"+model.{option}", *name]
+    with pytest.raises(ConfigError, match=r"downloads no weights.*model\.pretrained=FILE"):
+        build.model(compose(words), 10, 3, (32, 32))
