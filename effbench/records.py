@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from effbench.disk import move, require_moves, sync, sync_folder
 from effbench.errors import ConfigError, EffbenchError
 from effbench.redaction import redact, redact_environment
 from effbench.units import human_bytes
@@ -44,9 +45,10 @@ def replacing(path: Path, needed_bytes: int | None = None, elsewhere: str = RUN_
         with naming_disk_faults(path, needed_bytes, elsewhere), temporary.open("wb") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+            sync(stream.fileno())
+        with naming_disk_faults(path, needed_bytes, elsewhere):
+            move(temporary, path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -73,15 +75,6 @@ def naming_disk_faults(path: Path, needed_bytes: int | None = None, elsewhere: s
         ) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_text(path: Path, text: str) -> None:
     """Values of secret environment variables become ***, wherever in the text they stand."""
     with replacing(path) as stream:
@@ -100,6 +93,13 @@ def prepare_run_folder(folder: Path) -> Path:
     require_writable(folder)
     if (folder / "checkpoints").is_dir():  # of a run that was killed before it saved
         require_writable(folder / "checkpoints")
+    try:
+        require_moves(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"the output folder {folder} cannot hold a run: its file system does not rename files and folders "
+            f"({error.strerror}). Choose another with {RUN_FOLDER}."
+        ) from error
     return folder
 
 
@@ -190,7 +190,7 @@ class MetricsFile:
         """Makes the rows durable."""
         if self._stream is not None:
             with suppress(OSError):  # a pipe, or a full disk that the next row will tell of
-                os.fsync(self._stream.fileno())
+                sync(self._stream.fileno())
 
     def close(self) -> None:
         if self._stream is not None:

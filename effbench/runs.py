@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from effbench import build
 from effbench.config.schema import Config
 from effbench.data.batches import Finish
+from effbench.disk import followed, pointed
 from effbench.errors import ConfigError, EffbenchError, unknown_name
 from effbench.models.quick import accelerate
 from effbench.records import read_metrics, read_summary
@@ -67,14 +68,14 @@ class Run:
             raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
         folder = self.folder / "checkpoints"
         choices = [folder / which, folder / "last"] if which == "best" else [folder / which]
-        for path in choices:
+        for path in map(followed, choices):
             if path.exists():
                 return path
         if which not in ("best", "last"):
             raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
         for path in choices:
-            if path.is_symlink():
-                raise ConfigError(f"{path} points to {path.readlink()}, which is not there. {self._remedy}")
+            if name := pointed(path):
+                raise ConfigError(f"{path} points to {name}, which is not there. {self._remedy}")
         raise ConfigError(f"{self.folder} holds no checkpoint '{which}': it was not saved, or the run failed before.")
 
     @property

@@ -16,6 +16,7 @@ from pathlib import Path
 from effbench.commands.arguments import passing, recorded
 from effbench.config.compose import loader, parsed
 from effbench.config.words import as_meant
+from effbench.disk import move
 from effbench.errors import ConfigError
 from effbench.guarded import MissingFileError, read_text
 from effbench.records import read_summary, write_text
@@ -142,4 +143,5 @@ def set_aside(folder: Path) -> Path:
     number = 1
     while (aside := folder.with_name(f"{folder.name}.failed-{number}")).exists():
         number += 1
-    return folder.rename(aside)
+    move(folder, aside)
+    return aside

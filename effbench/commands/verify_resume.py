@@ -18,6 +18,7 @@ from torch import Tensor
 from effbench.commands.training import train
 from effbench.config.compose import compose
 from effbench.config.schema import Config
+from effbench.disk import followed
 from effbench.errors import ConfigError, EffbenchError
 from effbench.records import read_metrics
 from effbench.report.verify import Check
@@ -113,7 +114,7 @@ def _killed(config: Config, folder: Path, at: int) -> None:
 
 
 def _compared(whole: Path, broken: Path) -> Iterator[Check]:
-    a, b = (read_checkpoint(folder / "checkpoints" / "last") for folder in (whole, broken))
+    a, b = (read_checkpoint(followed(folder / "checkpoints" / "last")) for folder in (whole, broken))
     yield _check("weights", a.weights, b.weights)
     yield _check("averaged weights", a.ema, b.ema)
     for name in sorted({*a.state, *b.state}):

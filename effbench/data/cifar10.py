@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from effbench.data.images import printable
 from effbench.data.splits import Split, Splits, digest, hold_out, resized
+from effbench.disk import move
 from effbench.errors import ConfigError, DataError
 from effbench.places import cache_home, expanded
 
@@ -174,7 +175,7 @@ def _fetch(archive: Path, download: bool) -> None:
             os.fsync(file.fileno())
         if found != MD5:
             raise DataError(f"{URL} gave a file of md5 {found}, published is {MD5}. Try again, or fetch it by hand.")
-        temporary.replace(archive)
+        move(temporary, archive)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from effbench.disk import move, sync
 from effbench.places import cache_homes, distrusted
 
 TIMEOUT_S = 300.0  # of the compiler, and of waiting for another process that runs it; a busy machine takes its time
@@ -103,8 +104,8 @@ def _compiled(folder: Path, key: str, command: Sequence[str], tell: Note) -> Pat
         fresh.chmod(0o755)
         with fresh.open("rb") as stream:
             target = folder / f"{key}-{_digest(stream.read())}.so"
-            os.fsync(stream.fileno())
-        fresh.replace(target)
+            sync(stream.fileno())
+        move(fresh, target)
         return target
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

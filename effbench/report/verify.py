@@ -14,6 +14,7 @@ import yaml
 
 from effbench.config.compare import config_digest
 from effbench.console import writes_unicode
+from effbench.disk import followed, pointed
 from effbench.errors import EffbenchError
 from effbench.records import STATUSES, read_metrics, read_summary
 from effbench.training.checkpoint import committed, read_checkpoint, read_manifest
@@ -96,8 +97,7 @@ def _links(folder: Path, summary: Mapping[str, Any]) -> str:
     """`last` is the newest; `best` is the one that the summary names."""
     checkpoints = folder / "checkpoints"
     _require(checkpoints.is_dir() or not checkpoints.exists(), f"{checkpoints} is not a folder")
-    links = [checkpoints / name for name in ("last", "best") if (checkpoints / name).is_symlink()]
-    found = {link.name: link.readlink().name for link in links}
+    found = {link: name for link in ("last", "best") if (name := pointed(checkpoints / link))}
     for name, target in found.items():
         _require((checkpoints / target).is_dir(), f"{name} points to {target}, which is not there")
     names = [path.name for path in committed(checkpoints)]
@@ -111,7 +111,7 @@ def _links(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def _same_config(folder: Path) -> str:
-    path = folder / "checkpoints" / "last"
+    path = followed(folder / "checkpoints" / "last")
     if not path.exists():
         return "no last checkpoint"
     content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 from collections import OrderedDict
@@ -29,8 +30,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from effbench.disk import followed, move, patiently, point, pointed, sync, sync_folder
 from effbench.errors import ConfigError, EffbenchError
-from effbench.records import naming_disk_faults, sha256_of, sync_folder
+from effbench.records import naming_disk_faults, sha256_of
 
 FORMAT = 2
 NEWEST_KEPT = 2  # the last, and the one before it
@@ -108,7 +110,7 @@ class Checkpoints:
         """Where `target` is written again, it is not there for a moment: no link may lead to it then."""
         older = [path for path in committed(self.folder) if path.name < target.name]
         for link in (self.folder / "last", self.folder / "best"):
-            if older and link.is_symlink() and link.readlink().name == target.name:
+            if older and pointed(link) == target.name:
                 _link(link, older[0].name)
 
     def restore(self, ranking: Sequence[tuple[float, str]], step: int) -> None:
@@ -127,7 +129,7 @@ class Checkpoints:
         if self._restored_step is None:
             return
         newest, last = self.folder / f"step-{self._restored_step:08d}", self.folder / "last"
-        if newest.is_dir() and (self._keep_last or last.is_symlink()):
+        if newest.is_dir() and (self._keep_last or pointed(last)):
             _link(last, newest.name)
         if self.ranking:
             _link(self.folder / "best", self.ranking[0][1])
@@ -152,24 +154,24 @@ class Checkpoints:
     def _forget(self, newest: str) -> None:
         """What is beyond `newest` comes from before a fall back to an older checkpoint, and is written again."""
         kept = {name for _, name in self.ranking}
-        kept |= {link.readlink().name for link in (self.folder / "last", self.folder / "best") if link.is_symlink()}
+        kept |= {name for link in ("last", "best") if (name := pointed(self.folder / link))}
         if self._keep_last:
             kept |= set(sorted(path.name for path in self.folder.glob("step-*") if path.name <= newest)[-NEWEST_KEPT:])
         self._clear()  # what a kill left
         for path in self.folder.glob("step-*"):
             if path.name not in kept:
-                path.rename(path.with_name(f".{path.name}.old"))  # a kill must leave no half of it under its name
+                move(path, path.with_name(f".{path.name}.old"))  # a kill must leave no half of it under its name
         self._clear()
 
     def _clear(self) -> None:
         for path in self.folder.glob(".step-*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # NFS keeps what is open elsewhere; the next save tries again
         for link in self.folder.glob(".[lb]*.tmp"):
             link.unlink()
 
     @property
     def best(self) -> Path | None:
-        path = self.folder / "best"
+        path = followed(self.folder / "best")
         return path if path.exists() else None
 
 
@@ -195,8 +197,8 @@ def write_checkpoint(target: Path, snapshot: Snapshot, identity: Mapping[str, An
                 _sync_file(path)
             sync_folder(temporary)
             if target.exists():
-                target.rename(aside)
-            temporary.rename(target)
+                move(target, aside)
+            move(temporary, target)
             sync_folder(target.parent)
         shutil.rmtree(aside, ignore_errors=True)
     finally:
@@ -205,15 +207,17 @@ def write_checkpoint(target: Path, snapshot: Snapshot, identity: Mapping[str, An
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in _without_aliases(tensors).items()}
-    try:
-        save_file(content, path)
-    except SafetensorError as error:
-        # safetensors hides errno behind its own class; ask the file system itself.
-        text = str(error)
-        for number in (28, 27, 122):
-            if f"os error {number}" in text:
-                raise OSError(number, os.strerror(number)) from error
-        raise EffbenchError(f"cannot write {path}: {text}") from error
+
+    def write() -> None:
+        try:
+            save_file(content, path)
+        except SafetensorError as error:
+            # safetensors hides errno behind its own class, in its text
+            if found := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+            raise EffbenchError(f"cannot write {path}: {error}") from error
+
+    patiently(write)
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
@@ -362,18 +366,14 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _link(link: Path, name: str) -> None:
     """Points `link` at its sibling `name`; at no moment is it missing."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
     with naming_disk_faults(link):
-        temporary.symlink_to(name)
-        temporary.replace(link)
-        sync_folder(link.parent)
+        point(link, name)
 
 
 def _sync_file(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -140,7 +140,7 @@ def test_of_equals_the_earlier_stays(tmp_path):
 def test_the_best_is_never_deleted_at_any_moment(tmp_path, monkeypatch):
     """Whatever is removed, `best` and `last` point at whole checkpoints before and after."""
     keep, removed = keeper(tmp_path, keep_best=2), []
-    rename, remove = Path.rename, shutil.rmtree
+    rename, remove = Path.replace, shutil.rmtree
 
     def watched(path, target):
         if path.name.startswith("step-"):
@@ -153,7 +153,7 @@ def test_the_best_is_never_deleted_at_any_moment(tmp_path, monkeypatch):
         assert not Path(path).name.startswith("step-"), "half of it could be left under its name"
         remove(path, **options)
 
-    monkeypatch.setattr(Path, "rename", watched)
+    monkeypatch.setattr(Path, "replace", watched)
     monkeypatch.setattr(module.shutil, "rmtree", aside)
     rng = random.Random(0)
     for step in range(1, 41):
@@ -557,9 +557,9 @@ def test_a_write_that_fails_anywhere_leaves_the_old_checkpoint_and_nothing_half_
 def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     """write, fsync(file), fsync(folder), rename, fsync(parent): the order that survives a power loss."""
     events = []
-    rename = Path.rename
+    rename = Path.replace
     monkeypatch.setattr(os, "fsync", lambda fd: events.append(Path(f"/proc/self/fd/{fd}").readlink().name))
-    monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("rename"), rename(self, to))[1])
+    monkeypatch.setattr(Path, "replace", lambda self, to: (events.append("rename"), rename(self, to))[1])
     write_checkpoint(tmp_path / "step", snapshot())
     renamed = events.index("rename")
     files = {"model.safetensors", "ema.safetensors", "state.pt", "manifest.json"}

@@ -1,0 +1,135 @@
+"""What file systems do differently: links that there are not, folders that cannot be fsynced, errors that pass.
+
+exFAT and FAT have no symbolic links, SMB and FUSE often none; there a small text file holds the name that the link
+would have. Network file systems refuse a rename for a moment (ESTALE, EBUSY, EACCES): it is tried again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+WAITS_S = (0.02, 0.1, 0.3, 0.8)  # before another try
+PASSING = frozenset({errno.ESTALE, errno.EBUSY, errno.EACCES, errno.EPERM, errno.EIO, errno.EAGAIN, errno.ETXTBSY})
+_NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF})
+_NO_FOLDER_FSYNC = _NO_FSYNC | {errno.EACCES, errno.EPERM, errno.EISDIR}  # some do not let a folder be opened
+_NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_LONGEST_NAME = 255
+
+
+def patiently(change: Callable[[], Result]) -> Result:
+    """change(), tried again where it meets an error that passes on network file systems; its last error is raised."""
+    for wait_s in WAITS_S:
+        try:
+            return change()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+        time.sleep(wait_s)
+    return change()
+
+
+def move(source: Path, target: Path) -> None:
+    """Renames, over a file that is there, with patience.
+
+    A server may have done what it answered with an error: where the source is gone then, that is success.
+    """
+    tried = False
+
+    def rename() -> None:
+        nonlocal tried
+        try:
+            source.replace(target)
+        except FileNotFoundError:
+            if not (tried and target.exists()):
+                raise
+        finally:
+            tried = True
+
+    patiently(rename)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` durable, where its file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in _NO_FOLDER_FSYNC:
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FSYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync(descriptor: int) -> None:
+    """Makes a file's content durable, where its file system can."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise
+
+
+def point(link: Path, name: str) -> None:
+    """Makes `link` stand for its sibling `name`: a symbolic link, or a text file. At no moment is it missing."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(name)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(name + "\n")
+            stream.flush()
+            sync(stream.fileno())
+    if link.is_dir() and not link.is_symlink():  # a copy that was made with the content of links
+        shutil.rmtree(link)
+    move(temporary, link)
+    sync_folder(link.parent)
+
+
+def pointed(link: Path) -> str | None:
+    """The sibling's name that `link` holds; None where it is missing or something else."""
+    with suppress(OSError, ValueError):
+        if link.is_symlink():
+            return link.readlink().name
+        if link.is_file() and link.stat().st_size <= _LONGEST_NAME + 1:
+            name = link.read_text(encoding="utf-8").removesuffix("\n")
+            return name if name.isprintable() and Path(name).name == name not in ("", "..") else None
+    return None
+
+
+def followed(link: Path) -> Path:
+    """What `link` stands for; `link` itself where it is a symbolic link, a folder or nothing."""
+    name = pointed(link)
+    return link if name is None or link.is_symlink() else link.with_name(name)
+
+
+def require_moves(folder: Path) -> None:
+    """Raises OSError where files and folders cannot be made, renamed and removed in `folder`, as saving does."""
+    trial = folder / f".write-test-{os.getpid()}-{secrets.token_hex(4)}"
+    moved = trial.with_name(trial.name + ".moved")
+    try:
+        trial.mkdir()
+        for name in ("a", "b"):
+            (trial / name).write_bytes(b"x")
+        move(trial / "a", trial / "b")
+        move(trial, moved)
+    finally:
+        for left in (trial, moved):
+            shutil.rmtree(left, ignore_errors=True)
