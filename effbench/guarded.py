@@ -69,7 +69,7 @@ def require_regular(path: Path) -> None:
         raise UnreadableError(f"{path} cannot be read: {_why(path, error)}.") from error
     _check(path, status, None)
     if not os.access(path, os.R_OK):
-        raise UnreadableError(f"{path} cannot be read: {_NOT_PERMITTED}.")
+        raise UnreadableError(f"{path} cannot be read: {_NOT_PERMITTED}.") from PermissionError()
 
 
 _NOT_PERMITTED = "Permission denied; ask its owner for chmod a+r, or run as its owner"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -21,7 +22,9 @@ from typing import IO, Any
 
 from effbench.disk import move, require_moves, sync, sync_folder
 from effbench.errors import ConfigError, EffbenchError
+from effbench.guarded import METRICS_BYTES, MissingFileError, read_bytes, read_text
 from effbench.redaction import redact, redact_environment
+from effbench.summary_schema import check_plain, complaints, wrong_fields
 from effbench.units import human_bytes
 
 SUMMARY_SCHEMA = 1
@@ -138,12 +141,22 @@ def _no_summary(folder: Path) -> str:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Raises ConfigError where `folder` is not a run, or its summary is not one."""
+    """Raises ConfigError where `folder` is not a run, or its summary is not one: a field of another type too."""
+    summary = read_any_summary(folder)
+    if wrong := list(complaints(wrong_fields(summary))):
+        more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ConfigError(f"{folder / 'summary.json'} is damaged: {', '.join(wrong[:5])}{more}.")
+    return summary
+
+
+def read_any_summary(folder: Path, follow_links: bool = True) -> dict[str, Any]:
+    """As read_summary, with its fields as they are: for whoever looks into each of them."""
     path = folder / "summary.json"
-    if not path.is_file():
-        raise ConfigError(_no_summary(folder))
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(read_bytes(path, follow_links=follow_links).decode("utf-8"))
+        check_plain(summary)
+    except MissingFileError as error:
+        raise MissingFileError(_no_summary(folder)) from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}).") from error
     version = summary.get("schema_version") if isinstance(summary, dict) else None
@@ -202,28 +215,36 @@ def keep_rows_up_to(path: Path, step: int, epoch_ended: bool = True) -> None:
 
     epoch_ended: whether that checkpoint, of `step`, came after the row of an epoch that ended there.
     """
-    if not path.is_file():
+    try:
+        content = read_bytes(path, METRICS_BYTES)
+    except MissingFileError:
         return
-    header, *rows = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")] or [b""]
-    columns = _cells(header) if header else []
+    header, *rows = [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")] or [b""]
 
     def is_kept(line: bytes) -> bool:
         row = dict(zip(columns, _cells(line), strict=False))
         late = row["step"] == str(step) and row.get("row") == "epoch" and not epoch_ended
         return int(row["step"]) <= step and not late
 
+    try:
+        columns = _cells(header) if header else []
+        kept = [row for row in rows if is_kept(row)]
+    except (KeyError, ValueError, StopIteration, csv.Error) as error:
+        raise ConfigError(
+            f"{path} holds a line that no run writes ({error!r}): put it right, or move it away."
+        ) from error
     with replacing(path) as stream:
-        stream.write(header + b"".join(row for row in rows if is_kept(row)))
+        stream.write(header + b"".join(kept))
 
 
 def _cells(line: bytes) -> list[str]:
     return next(csv.reader([line.decode("utf-8")]))
 
 
-def read_metrics(folder: Path) -> list[dict[str, str]]:
+def read_metrics(folder: Path, follow_links: bool = True) -> list[dict[str, str]]:
     """The rows of metrics.csv as text; cells that were not logged in a row are empty."""
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    text = read_text(folder / "metrics.csv", METRICS_BYTES, follow_links)
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def _cell(value: Any) -> str:

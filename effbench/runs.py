@@ -41,9 +41,15 @@ class Run:
     @property
     def data(self) -> dict[str, Any]:
         """What the summary says of the dataset. Raises ConfigError where the run failed before it was read."""
-        if "data" not in self.summary:
+        data = self.summary.get("data")
+        if data is None:
             raise ConfigError(f"{self.folder} is a run that failed before it began: {self.summary.get('error')}.")
-        return dict(self.summary["data"])
+        path = self.folder / "summary.json"
+        if absent := [f"data.{key}" for key in ("classes", "shape", "mean", "std", "sha256") if data.get(key) is None]:
+            raise ConfigError(f"{path} is damaged: it lacks {', '.join(absent)}.")
+        if not data["classes"] or not len(data["mean"]) == len(data["std"]) == data["shape"][0]:
+            raise ConfigError(f"{path} is damaged: it needs a class, and data.mean and data.std of each channel.")
+        return dict(data)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effbench.allow import MODULES
 from effbench.errors import ConfigError
 from effbench.places import expanded
 
 if TYPE_CHECKING:
     from effbench.runs import Run
+
+
+_WHOLE = (*MODULES, "trainer", "augment", "early_stopping")  # sections that every config has had
 
 
 def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
@@ -32,13 +36,12 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
 def recorded_config(folder: Path) -> dict[str, Any]:
     """config.yaml as plain containers, with the keys that it is too old to have; what it allows is left out."""
     from effbench.config.names import with_later_keys
-    from effbench.config.yaml_text import parse_yaml
-    from effbench.guarded import read_text
+    from effbench.config.yaml_text import read_record
 
-    path = folder / "config.yaml"
-    content = parse_yaml(read_text(path), str(path), recorded=True)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} is not a config.")
+    content = read_record(folder / "config.yaml")
+    for section in _WHOLE:
+        if not isinstance(content.get(section), dict) or (section in MODULES and "_target_" not in content[section]):
+            raise ConfigError(f"{folder / 'config.yaml'} is damaged: {section} is no whole section.")
     content["allow_targets"] = []  # a stranger's run must not widen what may be built
     return with_later_keys(content)
 
@@ -77,9 +80,6 @@ def _text(value: str) -> str | None:
 
 
 def _value(key: str, text: str) -> Any:
-    import yaml
+    from effbench.config.yaml_text import parse_yaml
 
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read {key}={text}: {' '.join(str(error).split())}.") from error
+    return parse_yaml(text, f"{key}={text[:100]}")

@@ -14,6 +14,7 @@ from effbench.config.names import with_later_keys
 from effbench.config.schema import Config
 from effbench.data.splits import Splits, digest
 from effbench.errors import ConfigError
+from effbench.inert import for_terminal
 from effbench.kernels import library
 from effbench.records import read_summary, require_writable
 from effbench.training.checkpoint import read_manifest, read_newest
@@ -43,7 +44,7 @@ class Resumption:
             self._check_same_parts()
             same_data = self._check_same_data(path, data)
             trainer.restore(snapshot)
-        except (RuntimeError, KeyError, ValueError, ConfigError) as error:
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ConfigError) as error:
             raise ConfigError(f"resume={self.config.resume}: {error}") from error
         if same_data:
             self._check_same_batches(trainer, manifest.get("train") == fingerprint(data))
@@ -156,4 +157,4 @@ def _had(compiled: bool) -> str:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(for_terminal(line), file=sys.stderr, flush=True)

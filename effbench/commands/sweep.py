@@ -49,6 +49,7 @@ from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import quoted
 from effbench.console import writes_unicode
 from effbench.errors import ConfigError, EffbenchError
+from effbench.inert import for_terminal
 from effbench.places import expanded
 from effbench.records import require_writable, write_summary
 from effbench.redaction import redact
@@ -286,7 +287,7 @@ def _child(job: Job, words: list[str], whole: Composed | None, config_dir: str |
     try:
         code = train_composed(whole, config_dir=config_dir) if whole else train_one(words, config_dir)
     except EffbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_terminal(str(error))}", file=sys.stderr)
         if not (job.folder / "summary.json").exists():
             _record(job.folder, error)
         code = error.exit_code
@@ -349,7 +350,7 @@ def _hydra_task(raw: Any) -> None:
     try:
         train(parse(plain(raw)), folder)
     except EffbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_terminal(str(error))}", file=sys.stderr)
         if not (folder / "summary.json").exists():
             _record(folder, error)
 
@@ -374,10 +375,10 @@ def _finish(folder: Path, jobs: Sequence[Job], as_json: bool) -> int:
         print(json.dumps(rows, indent=2, ensure_ascii=not writes_unicode()))
     else:
         print_sweep(rows)
-        print(f"all on one page: effbench report {shlex.quote(str(folder))}")
+        print(for_terminal(f"all on one page: effbench report {shlex.quote(str(folder))}"))
         print(path)
     return int(any(row["status"] not in ("completed", "stopped_early") for row in rows))
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(for_terminal(line), file=sys.stderr, flush=True)

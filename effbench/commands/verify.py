@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from effbench.commands.arguments import split
 from effbench.errors import ConfigError
+from effbench.inert import for_terminal
 from effbench.places import expanded
 
 if TYPE_CHECKING:
@@ -46,20 +47,28 @@ def main(words: Sequence[str]) -> int:
 def _report(checks: list[Check], json: bool) -> int:
     from effbench.report.verify import as_json, failures
 
-    print(as_json(checks)) if json else _print(checks)
+    print(for_terminal(as_json(checks))) if json else _print(checks)
     return int(any(failures(checks)))
 
 
 def _print(checks: Sequence[Check]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for check in checks:
         good = check.problem is None
-        table.add_row("[green]ok[/]" if good else "[red]WRONG[/]", check.name, escape(check.problem or check.detail))
+        table.add_row(
+            "[green]ok[/]" if good else "[red]WRONG[/]", *map(_shown, (check.name, check.problem or check.detail))
+        )
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 1000
     console.print(table)
+
+
+def _shown(text: str) -> str:
+    """Names and values come out of the run's files."""
+    from rich.markup import escape
+
+    return escape(for_terminal(text))

@@ -40,6 +40,14 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(read_text(path), str(path))
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """The mapping in a file that effbench wrote, such as a run's config.yaml. Raises as read_yaml."""
+    content = parse_yaml(read_text(path), str(path), recorded=True)
+    if not isinstance(content, dict):
+        raise YamlError(f"{path} is not a config: it must hold keys and values.")
+    return content
+
+
 def parse_yaml(text: str, name: str, recorded: bool = False) -> Any:
     """Plain containers and scalars. Raises YamlError naming `name`, and the key or the line.
 

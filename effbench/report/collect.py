@@ -5,30 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from effbench.config.compare import OF_ONE_SITTING, leaves
+from effbench.config.yaml_text import parse_yaml
 from effbench.errors import ConfigError
-from effbench.records import STATUSES, read_metrics, read_summary
+from effbench.guarded import MissingFileError, UnreadableError, read_text
+from effbench.records import STATUSES, read_any_summary, read_metrics
 from effbench.redaction import redact
 from effbench.report.sweep import FINISHED
-from effbench.units import human_bytes
+from effbench.summary_schema import MAPPING, check_plain, is_number, without_wrong_fields
 
-TEXT_BYTES, METRICS_BYTES = 4_000_000, 100_000_000  # larger ones are none of ours
-_DEEPEST = 20  # of a run's own record and config: 4
-_LARGEST = 1e100
 _MAPPINGS = ("metrics", "best", "timing", "memory", "model", "data", "environment", "git")
-_NUMBERS = {
-    "best": ("value",),
-    "timing": ("training_s", "elapsed_s", "images_per_s"),
-    "memory": ("peak_rss_bytes", "peak_cuda_bytes"),
-    "model": ("parameters", "macs"),
-}
-_TEXTS = {"best": ("metric", "checkpoint"), "model": ("name", "optimizer"), "data": ("name", "sha256")}
 _NO_SUMMARY = "holds no summary.json: the run is still at work, or was killed, and goes on with train resume=RUN"
 
 
@@ -132,85 +123,22 @@ def _summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """(summary.json with what is not of its type left out, what was wrong with it)."""
     path = folder / "summary.json"
     try:
-        _check_size(path, TEXT_BYTES)
-        summary = read_summary(folder)
-        check_plain(summary)
-    except FileNotFoundError:
+        summary = read_any_summary(folder, follow_links=False)
+    except MissingFileError:
         return None, [_NO_SUMMARY]
     except (OSError, ValueError, ConfigError) as error:
         return None, [_about(path, error)]
-    problems: list[str] = []
     for name in _MAPPINGS:
-        if not isinstance(summary.setdefault(name, None), Mapping | None):
-            problems.append(f"summary.json: {name} is not a mapping")
-            summary[name] = None
-    for name, value in _of_wrong_type(summary):
-        problems.append(f"summary.json: {name} is {shortened(value)}")
+        summary.setdefault(name, None)
+    problems = [_problem(name, value, rule) for name, value, rule in without_wrong_fields(summary) if name != "status"]
     if summary.get("status") not in STATUSES:
         problems.append(f"summary.json: status {shortened(summary.get('status'))} is not one of {', '.join(STATUSES)}")
         return None, problems
     return summary, problems
 
 
-def _of_wrong_type(summary: dict[str, Any]) -> list[tuple[str, Any]]:
-    """(name, value) of what should be a number or a text and is not, which becomes None."""
-    metrics = summary["metrics"] or {}
-    wrong = _cleared(metrics, "metrics.", list(metrics), is_number)
-    for part, keys in _NUMBERS.items():
-        wrong += _cleared(summary[part], f"{part}.", keys, is_number)
-    for part, keys in _TEXTS.items():
-        wrong += _cleared(summary[part], f"{part}.", keys, _is_text)
-    wrong += _cleared(summary, "", ("epochs", "steps"), is_number)
-    return wrong + _cleared(summary, "", ("error", "stop_reason", "device", "precision"), _is_text)
-
-
-def _cleared(
-    values: dict[str, Any] | None, prefix: str, keys: Iterable[str], holds: Callable[[Any], bool]
-) -> list[tuple[str, Any]]:
-    bad = [key for key in keys if values and values.get(key) is not None and not holds(values[key])]
-    return [(f"{prefix}{key}", _taken(values or {}, key)) for key in bad]
-
-
-def _taken(values: dict[str, Any], key: str) -> Any:
-    value, values[key] = values[key], None
-    return value
-
-
-def is_number(value: Any) -> bool:
-    """Whether it can be reckoned with: neither true nor false, finite, and of a size that numbers have."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _check_size(path: Path, most: int) -> None:
-    """Raises OSError where there is no such file, ValueError for a pipe, a device or a link, and for what is too large.
-
-    A link in a stranger's run would bring a file of the reader's into the page.
-    """
-    status = path.lstat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no file")
-    if status.st_size > most:
-        raise ValueError(f"it has {human_bytes(status.st_size)}; at most {human_bytes(most)} are read")
-
-
-def check_plain(content: Any) -> None:
-    """Raises ValueError for what no run writes and what printing it would choke on: great depth, endless numbers."""
-    level = [content]
-    for _ in range(_DEEPEST):
-        if any(type(item) is int and item.bit_length() > 1000 for item in level):
-            raise ValueError("it holds a number of more than 300 digits")
-        level = [item for outer in level if type(outer) in (dict, list) for item in _inner(outer)]
-        if not level:
-            return
-    raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
-
-
-def _inner(outer: dict[Any, Any] | list[Any]) -> Iterable[Any]:
-    return outer.values() if isinstance(outer, dict) else outer
+def _problem(name: str, value: Any, rule: str) -> str:
+    return f"summary.json: {name} is {'not a mapping' if rule == MAPPING[0] else shortened(value)}"
 
 
 def _about(path: Path, error: Exception) -> str:
@@ -238,11 +166,10 @@ def _read_configs(folders: Sequence[Path]) -> list[tuple[dict[str, Any], frozens
 def _sections(path: Path) -> list[str] | str:
     """The text of each top-level key with all that is below it, or what is wrong with the file."""
     try:
-        _check_size(path, TEXT_BYTES)
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
+        text = read_text(path, follow_links=False)  # a link would bring a file of the reader's into the page
+    except MissingFileError:
         return "there is no config.yaml"
-    except (OSError, ValueError) as error:
+    except UnreadableError as error:
         return _about(path, error)
     return [part for part in _before(r"[^\s#-]", text) if part.strip()]
 
@@ -285,16 +212,11 @@ def _config(
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
-    """A mapping out of YAML, None for what is none; nor are references read, by which a small file may be endless."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    """A mapping out of YAML, None for what is none."""
     try:
-        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
-            return None
-        content = yaml.load(text, loader)
+        content = parse_yaml(text, "config.yaml", recorded=True)
         check_plain(content)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError):
+    except (ConfigError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 
@@ -303,9 +225,8 @@ def curve_rows(folder: Path) -> tuple[list[dict[str, str]], list[str]]:
     """(rows of metrics.csv that can be drawn, what is wrong with the others); a cell that is not finite is empty."""
     path = folder / "metrics.csv"
     try:
-        _check_size(path, METRICS_BYTES)
-        rows = read_metrics(folder)
-    except FileNotFoundError:
+        rows = read_metrics(folder, follow_links=False)
+    except MissingFileError:
         return [], ["there is no metrics.csv"]
     except Exception as error:  # noqa: BLE001 - whatever the csv module finds, it costs this picture only
         return [], [_about(path, error)]

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from effbench.config.compare import config_digest
+from effbench.config.yaml_text import parse_yaml, read_record
 from effbench.console import writes_unicode
 from effbench.disk import followed, pointed
-from effbench.errors import EffbenchError
-from effbench.records import STATUSES, read_metrics, read_summary
+from effbench.guarded import METRICS_BYTES, read_text
+from effbench.records import STATUSES, read_any_summary, read_metrics
+from effbench.summary_schema import complaints, without_wrong_fields
 from effbench.training.checkpoint import committed, read_checkpoint, read_manifest
 
 FINISHED = ("completed", "stopped_early")
+MOST_ROWS = METRICS_BYTES // 20  # that a metrics.csv holds
 _CELL = 1e-6  # metrics.csv holds eight significant digits
 
 
@@ -38,10 +39,11 @@ class _CheckFailedError(Exception):
 
 def verify_run(folder: Path) -> list[Check]:
     """Every check of a run's folder, in order. Raises ConfigError where it is not a run."""
-    summary = read_summary(folder)
+    summary = read_any_summary(folder)
+    wrong = list(complaints(without_wrong_fields(summary)))
     saved = committed(folder / "checkpoints")
     checks: list[tuple[str, Callable[[], str]]] = [
-        ("summary", partial(_summary, summary)),
+        ("summary", partial(_summary, summary, wrong)),
         ("config", partial(_config, folder)),
         *((f"checkpoint {path.name}", partial(_checkpoint, path)) for path in saved),
         ("links", partial(_links, folder, summary)),
@@ -58,7 +60,7 @@ def _tried(name: str, look: Callable[[], str]) -> Check:
         return Check(name, look())
     except _CheckFailedError as problem:
         return Check(name, "", str(problem))
-    except (OSError, ValueError, KeyError, TypeError, EffbenchError, yaml.YAMLError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a damaged record makes of a check, it is wrong
         return Check(name, "", " ".join(str(error).split()) or repr(error))
 
 
@@ -67,7 +69,8 @@ def _require(holds: bool, problem: str) -> None:
         raise _CheckFailedError(problem)
 
 
-def _summary(summary: Mapping[str, Any]) -> str:
+def _summary(summary: Mapping[str, Any], wrong: Sequence[str]) -> str:
+    _require(not wrong, "; ".join(wrong[:5]))
     status = summary["status"]
     _require(status in STATUSES, f"status {status!r} is not one of {', '.join(STATUSES)}")
     missing = [key for key in ("metrics", "model", "data", "timing", "environment", "argv") if key not in summary]
@@ -79,8 +82,7 @@ def _config(folder: Path) -> str:
     from effbench.config.compose import parse
     from effbench.config.names import with_later_keys
 
-    content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    _require(isinstance(content, dict), "config.yaml is not a config")
+    content = read_record(folder / "config.yaml")
     parse(with_later_keys(content))
     return f"sha256 {config_digest(content)[:12]}"
 
@@ -114,7 +116,7 @@ def _same_config(folder: Path) -> str:
     path = followed(folder / "checkpoints" / "last")
     if not path.exists():
         return "no last checkpoint"
-    content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    content = read_record(folder / "config.yaml")
     stated = read_manifest(path)["config"]
     _require(stated == config_digest(content), "config.yaml is not the config that the last checkpoint was written by")
     return "the same"
@@ -141,13 +143,13 @@ def _sessions(folder: Path, summary: Mapping[str, Any]) -> str:
 
 def _check_settings(folder: Path, sessions: list[dict[str, Any]]) -> None:
     """config.yaml and .hydra/overrides.yaml are those of one of the sessions, the last that saved a checkpoint."""
-    digest = config_digest(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    digest = config_digest(read_record(folder / "config.yaml"))
     mine = [session for session in sessions if session["config"] in (digest, None)]
     _require(bool(mine), "config.yaml is the config of none of the sessions")
     path, overrides = folder / ".hydra" / "overrides.yaml", mine[-1]["overrides"]
     if overrides is None or not path.is_file():
         return
-    words = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    words = parse_yaml(read_text(path), str(path), recorded=True) or []
     absent = [word for word in overrides if word not in words]
     _require(not absent, f"{path} lacks {absent[:1]}, which the session of config.yaml was started with")
 
@@ -160,6 +162,7 @@ def _logged_steps(summary: Mapping[str, Any], every: int) -> list[int]:
     for session, end in zip(sessions, ends, strict=True):
         found = {step for step in found if step <= session["from_step"]}
         spacing = session.get("log_every_n_steps", every)
+        _require(end <= spacing * MOST_ROWS, f"metrics.csv cannot hold the rows of {end} steps")
         found |= {step for step in range(spacing, end + 1, spacing) if step > session["from_step"]}
     return sorted(found)
 
@@ -175,7 +178,7 @@ def _metrics(folder: Path, summary: Mapping[str, Any]) -> str:
     _require(steps == sorted(steps), "the steps of metrics.csv are not in order")
     if summary["status"] not in FINISHED:
         return f"{len(rows)} rows"
-    every = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["trainer"]["log_every_n_steps"]
+    every = read_record(folder / "config.yaml")["trainer"]["log_every_n_steps"]
     logged = [int(row["step"]) for row in rows if row["row"] == "step"]
     expected = _logged_steps(summary, every)
     absent = sorted(set(expected) - set(logged))

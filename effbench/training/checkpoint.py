@@ -32,6 +32,7 @@ from torch.optim import Optimizer
 
 from effbench.disk import followed, move, patiently, point, pointed, sync, sync_folder
 from effbench.errors import ConfigError, EffbenchError
+from effbench.guarded import UnreadableError, read_bytes, require_regular
 from effbench.records import naming_disk_faults, sha256_of
 
 FORMAT = 2
@@ -209,6 +210,8 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in _without_aliases(tensors).items()}
 
     def write() -> None:
+        path.touch()
+        mode = path.stat().st_mode  # as any new file here has it: safetensors makes one for its owner alone
         try:
             save_file(content, path)
         except SafetensorError as error:
@@ -216,6 +219,8 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
             if found := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
             raise EffbenchError(f"cannot write {path}: {error}") from error
+        if path.stat().st_mode != mode:  # a file system without modes may refuse to set one
+            path.chmod(mode)
 
     patiently(write)
 
@@ -271,6 +276,12 @@ def read_checkpoint(folder: Path) -> Snapshot:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConfigError(f"{path} holds more than tensors and plain values: refused, it could run code.") from error
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is no state of a run, though its digest is right: {error!r}. Refused.") from error
+    if not isinstance(state, dict):
+        raise ConfigError(
+            f"{path} is no state of a run, though its digest is right: a {type(state).__name__}. Refused."
+        )
     ema = _read_tensors(folder / "ema.safetensors") if "ema.safetensors" in names else {}
     return Snapshot(_read_tensors(folder / "model.safetensors"), ema, state)
 
@@ -340,9 +351,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise ConfigError(f"there is no checkpoint at {folder}.")
     try:
-        manifest = dict(json.loads(path.read_bytes()))
+        manifest = dict(json.loads(read_bytes(path)))
         stated, version, digests = manifest.pop("digest", None), manifest["format"], dict(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UnreadableError as error:
+        raise _unreadable(error) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{path} is missing or damaged ({error}).") from error
     if stated is not None and stated != _digest(manifest):
         raise DamagedError(f"{path} is damaged: its digest is not that of its content.")
@@ -355,9 +368,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if unlisted := [name for name in _REQUIRED if name not in digests]:
         raise DamagedError(f"{path} is damaged: it lists no sha256 of {', '.join(unlisted)}.")
     for name, digest in digests.items():
-        if Path(name).name != name or not (folder / name).is_file() or sha256_of(folder / name) != digest:
+        if Path(name).name != name or _digest_of(folder / name) != digest:
             raise DamagedError(f"{folder / name} is missing or damaged: its sha256 is not the manifest's.")
     return manifest
+
+
+def _digest_of(path: Path) -> str | None:
+    """None where there is none to be had: no such file, or a pipe or a device, which would be read without end."""
+    try:
+        require_regular(path)
+        return sha256_of(path)
+    except UnreadableError as error:
+        if isinstance(error.__cause__, PermissionError) or path.is_file():
+            raise
+        return None
+
+
+def _unreadable(error: UnreadableError) -> EffbenchError:
+    """What may not be read is another user's, not damaged."""
+    if isinstance(error.__cause__, PermissionError):
+        return error
+    return DamagedError(f"{str(error).removesuffix('.')}: it is missing or damaged.")
 
 
 def _digest(content: Mapping[str, Any]) -> str:

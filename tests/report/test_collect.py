@@ -99,8 +99,8 @@ def test_a_pipe_in_a_file_s_place_is_not_waited_for(tmp_path: Path) -> None:
         (tmp_path / "a" / name).unlink()
         os.mkfifo(tmp_path / "a" / name)
     [run] = read(tmp_path)
-    assert "it is no file" in run.problems[0]
-    assert "it is no file" in curve_rows(run.folder)[1][0]
+    assert "it is no regular file" in run.problems[0]
+    assert "it is no regular file" in curve_rows(run.folder)[1][0]
 
 
 @pytest.mark.parametrize("value", ["0.9", True, [1], {}, 10**400])
@@ -127,7 +127,7 @@ def test_what_is_no_number_is_named_and_left_out(value: Any, tmp_path: Path) -> 
     [
         "a: [1",
         "- 1\n- 2\n",
-        "a: &x [1]\nb: [*x, *x]\n",
+        "a: &x [*x]\n",
         "x: !!python/object/apply:os.getcwd []\n",
         "a: " + "[" * 5000,
         "",
@@ -166,7 +166,7 @@ LAYOUTS = [
     "# what\na:\n  # why\n  b: 1\n\n  c: '#'\n",
     "---\na:\n  b: 1\n...\n",
     "a:\r\n  b: 1\r\n  c: 2\r\n",
-    "a:\n  b: 2026-01-01\n  c: 1e-3\n  d: !!binary aGk=\n  1: 2\n",
+    "a: &x [1]\nb: [*x, *x]\n",
 ]
 
 
@@ -176,6 +176,13 @@ def test_a_config_read_in_parts_is_what_it_is_as_a_whole(text: str, tmp_path: Pa
     (tmp_path / "a" / "config.yaml").write_bytes(text.encode())
     [run] = read(tmp_path)
     assert run.config == leaves(yaml.safe_load(text))
+
+
+def test_a_config_is_read_as_the_command_line_means_it(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", summary())
+    (tmp_path / "a" / "config.yaml").write_text("a:\n  b: 2026-01-01\n  c: 1e-3\n  d: on\n  e: 1:30\n  1: 2\n")
+    [run] = read(tmp_path)
+    assert run.config == {"a.b": "2026-01-01", "a.c": 0.001, "a.d": "on", "a.e": "1:30", "a.1": 2}
 
 
 def test_the_seed_and_what_is_of_one_sitting_are_no_other_experiment(tmp_path: Path) -> None:
@@ -227,4 +234,4 @@ def test_a_link_in_a_run_brings_nothing_of_the_readers_into_the_page(tmp_path: P
     (run / "config.yaml").symlink_to(private)
     [record] = read(tmp_path / "runs")
     assert record.config == {}
-    assert any("no file" in problem for problem in record.problems)
+    assert any("a link" in problem for problem in record.problems)

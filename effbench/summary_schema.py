@@ -1,0 +1,127 @@
+"""What summary.json may hold, field by field: one list for whoever reads it.
+
+A field that is absent or null is not known, which is no fault; a field that is not listed is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+_DEEPEST = 20  # of a run's own record and config: 4
+_LARGEST = 1e100
+_MOST = 10**15  # of a count
+_SIDE = 100_000  # pixels
+
+Rule = tuple[str, Callable[[Any], bool]]
+
+
+def is_number(value: Any) -> bool:
+    """Whether it can be reckoned with: neither true nor false, finite, and of a size that numbers have."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+
+
+def _is_side(value: Any) -> bool:
+    return _is_count(value) and 1 <= value <= _SIDE
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _list_of(holds: Callable[[Any], bool], length: int | None = None) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) == (length or len(value)) and all(map(holds, value))
+
+
+def _mapping_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(item is None or holds(item) for item in value.values())
+
+
+NUMBER: Rule = ("a number", is_number)
+COUNT: Rule = ("a whole number of at least 0", _is_count)
+TEXT: Rule = ("text", _is_text)
+MAPPING: Rule = ("a mapping", lambda value: isinstance(value, dict))
+NUMBERS: Rule = ("a list of numbers", _list_of(is_number))
+COUNTS: Rule = ("a mapping of whole numbers", _mapping_of(_is_count))
+
+FIELDS: Mapping[str, Rule] = {
+    "status": TEXT, "error": TEXT, "stop_reason": TEXT, "device": TEXT, "precision": TEXT,
+    "epochs": ("a number of at least 0", lambda value: is_number(value) and 0 <= value <= _MOST),
+    "steps": COUNT, "skipped_steps": COUNT, "images_seen": COUNT,
+    "sessions": ("a list of mappings", _list_of(lambda value: isinstance(value, dict))),
+    "argv": ("a list of texts", _list_of(_is_text)),
+    "metrics": MAPPING, "best": MAPPING, "timing": MAPPING, "memory": MAPPING, "model": MAPPING, "data": MAPPING,
+    "environment": MAPPING, "git": MAPPING,
+    "best.metric": TEXT, "best.value": NUMBER, "best.checkpoint": TEXT,
+    "timing.training_s": NUMBER, "timing.elapsed_s": NUMBER, "timing.images_per_s": NUMBER,
+    "timing.images_per_s_excludes_first_steps": COUNT, "timing.started": TEXT,
+    "timing.seconds": ("a mapping of numbers", _mapping_of(is_number)),
+    "memory.peak_rss_bytes": NUMBER, "memory.peak_cuda_bytes": NUMBER,
+    "model.name": TEXT, "model.optimizer": TEXT, "model.parameters": COUNT, "model.trainable_parameters": COUNT,
+    "model.macs": COUNT,
+    "data.name": TEXT, "data.sha256": TEXT, "data.counts": COUNTS, "data.evaluated": COUNTS,
+    "data.classes": ("a list of names", _list_of(_is_text)),
+    "data.shape": ("channels, height and width", _list_of(_is_side, 3)),
+    "data.mean": NUMBERS, "data.std": NUMBERS,
+}  # fmt: skip
+
+
+def wrong_fields(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    """(dotted name, value, what it must be) of what is not of its type; collections before what they hold."""
+    wrong = [
+        (name, value, rule)
+        for name, (rule, holds) in FIELDS.items()
+        if (value := _field(summary, name)) is not None and not holds(value)
+    ]
+    metrics = summary.get("metrics")
+    for name, value in metrics.items() if isinstance(metrics, dict) else ():
+        if value is not None and not is_number(value):
+            wrong.append((f"metrics.{name}", value, NUMBER[0]))
+    return wrong
+
+
+def without_wrong_fields(summary: dict[str, Any]) -> list[tuple[str, Any, str]]:
+    """As wrong_fields, which become None in `summary`: not known."""
+    wrong = wrong_fields(summary)
+    for name, _, _ in wrong:
+        part, dot, key = name.partition(".")
+        if not dot:
+            summary[part] = None
+        elif isinstance(summary[part], dict):
+            summary[part][key] = None
+    return wrong
+
+
+def _field(summary: Mapping[str, Any], name: str) -> Any:
+    part, dot, key = name.partition(".")
+    value = summary.get(part)
+    if not dot:
+        return value
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def check_plain(content: Any) -> None:
+    """Raises ValueError for what no run writes and what printing it would choke on: great depth, endless numbers."""
+    level = [content]
+    for _ in range(_DEEPEST):
+        if any(type(item) is int and item.bit_length() > 1000 for item in level):
+            raise ValueError("it holds a number of more than 300 digits")
+        level = [item for outer in level if type(outer) in (dict, list) for item in _inner(outer)]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+
+
+def _inner(outer: dict[Any, Any] | list[Any]) -> Iterable[Any]:
+    return outer.values() if isinstance(outer, dict) else outer
+
+
+def complaints(wrong: Iterable[tuple[str, Any, str]]) -> Iterator[str]:
+    """Each as a rule and the value."""
+    for name, value, rule in wrong:
+        text = repr(value)
+        yield f"{name} must be {rule}; got {text if len(text) <= 100 else text[:99] + '…'}"
