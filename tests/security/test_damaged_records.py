@@ -117,7 +117,7 @@ def test_no_wrong_section_of_a_config_gives_a_traceback(
     for words in (READERS[0], READERS[2], READERS[4]):
         code, told = outcome(words, capsys)
         assert code in (0, 1, 2)
-        assert code != 2 or told.startswith(("error: ", "data ")), told
+        assert code != 2 or "error: " in told, told
 
 
 FILES = ["summary.json", "config.yaml", "metrics.csv", "checkpoints/last/manifest.json", "checkpoints/last/state.pt",
