@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from effbench.models.timm_zoo import TARGET as TIMM_TARGET
 from effbench.models.timm_zoo import tag_of
 from effbench.optimizers.groups import parameter_groups
 from effbench.places import expanded
+from effbench.processors import usable
 from effbench.randomness import Purpose, derived_seed
 from effbench.training.callbacks import Callbacks
 from effbench.training.checkpoint import Checkpoints, DamagedError, committed, read_weights
@@ -57,8 +57,7 @@ def device(config: Config, ranks: Ranks | None = None) -> torch.device:
         raise ConfigError("device=cuda, but torch sees no GPU here. Use device=cpu or device=auto.")
     ranks = ranks or Ranks()
     chosen = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(config.device.threads or max(1, cores // ranks.local_world))
+    torch.set_num_threads(config.device.threads or usable(ranks.local_world).count)
     torch.set_float32_matmul_precision("high" if config.device.tf32 and chosen == "cuda" else "highest")
     torch.backends.cudnn.allow_tf32 = config.device.tf32
     if config.trainer.deterministic != torch.are_deterministic_algorithms_enabled():

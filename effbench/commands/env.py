@@ -10,7 +10,8 @@ from effbench.errors import ConfigError
 
 HELP = """usage: effbench env [--json]
 
-Prints what a measured number should be quoted with: versions, processor, memory, GPU."""
+Prints what a measured number should be quoted with: versions, processor, memory, GPU; and the threads that training
+will use, what sets their number and how they wait for one another."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -20,10 +21,12 @@ def main(words: Sequence[str]) -> int:
         return 0
     if arguments.overrides:
         raise ConfigError(f"effbench env takes no arguments; got {arguments.overrides[0]!r}.")
+    from effbench.processors import usable
     from effbench.report.environment import environment
     from effbench.units import human_bytes
 
-    facts = environment()
+    threads = usable()
+    facts = environment() | {"threads": threads.count, "threads_from": threads.why}
     if arguments.has("json"):
         print(json.dumps(facts, indent=2))
         return 0

@@ -39,6 +39,7 @@ from effbench.training.loggers import LOGGERS, Spared
 from effbench.training.meter import WARMUP_STEPS
 from effbench.training.precision import choose_precision
 from effbench.training.trainer import Trainer
+from effbench.training.waiting import sharing_processors
 from effbench.units import human_count
 
 _TESTED = ("completed", "stopped_early")
@@ -111,7 +112,7 @@ class _Session:
 
     def _fitted_and_tested(self, trainer: Trainer, data: Splits, finishing: Finish, ears: Ears) -> dict[str, float]:
         with _watched_to_the_end(trainer):
-            with keeping_freed_memory(self.device):
+            with keeping_freed_memory(self.device), sharing_processors(self.device):
                 with ears.stopping(trainer):
                     state = trainer.fit()
                 test = self._tested(trainer, data, finishing, ears) if state.status in _TESTED else {}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from effbench.errors import ConfigError, DataError
 from effbench.places import expanded
+from effbench.processors import cores
 
 DECODER_VERSION = 2  # raise it with any change to the pixels that `decode` returns: caches are keyed by it
 MAX_PIXELS = 64_000_000  # 8000 x 8000; 192 MB as RGB
@@ -148,7 +149,7 @@ def depths(paths: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Generator[Dep
 
 def on_all_cores(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
     """work(item) of each in order."""
-    workers = os.cpu_count() or 1
+    workers = cores()
     with _quiet_pillow(), ThreadPoolExecutor(workers, "decode") as pool:
         waiting: deque[Any] = deque()
         try:

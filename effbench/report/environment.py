@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from effbench.processors import affinity, cpu_quota
+
 LIBRARIES = ("torch", "torchvision", "hydra-core", "omegaconf", "lion-pytorch", "adan-pytorch", "numpy", "safetensors")
 
 
@@ -21,7 +23,8 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         **{name.replace("-", "_"): _version(name) for name in LIBRARIES},
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": affinity(),
+        "cpu_quota": cpu_quota(),
         "memory_bytes": _memory_bytes(),
         **_torch_facts(),
     }
@@ -93,9 +96,11 @@ def _torch_facts() -> dict[str, Any]:
     import torch
 
     from effbench.kernels import unavailable
+    from effbench.training.waiting import policy
 
     facts: dict[str, Any] = {
         "threads": torch.get_num_threads(),
+        "waiting": policy(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "kernels": unavailable() or "compiled",
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,

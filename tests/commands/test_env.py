@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 
+import pytest
 import torch
 
 from tests.commands.conftest import Effbench
@@ -21,6 +22,9 @@ def test_json_holds_versions_processor_and_memory(effbench: Effbench) -> None:
     assert facts["cores"] >= 1
     assert facts["memory_bytes"] > 1e8
     assert facts["threads"] == torch.get_num_threads()
+    assert facts["threads_from"]
+    assert facts["waiting"]
+    assert "cpu_quota" in facts
     assert facts["cpu"]
 
 
@@ -28,6 +32,19 @@ def test_text_holds_the_same_facts_a_line_each(effbench: Effbench) -> None:
     names = {name for name in json.loads(effbench("env", "--json")[1]) if name != "memory_bytes"}
     lines = effbench("env")[1].splitlines()
     assert {line.split()[0] for line in lines} == names | {"memory"}
+
+
+@pytest.mark.row(64)
+def test_it_tells_the_threads_that_training_will_use_and_why(effbench: Effbench, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "2000")
+    facts = json.loads(effbench("env", "--json")[1])
+    monkeypatch.setattr("effbench.processors.affinity", lambda: 8)
+    assert facts["threads"] == 1
+    assert facts["waiting"] == "as GOMP_SPINCOUNT=2000 says"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    facts = json.loads(effbench("env", "--json")[1])
+    assert (facts["threads"], facts["threads_from"]) == (3, "OMP_NUM_THREADS=3")
 
 
 def test_nothing_of_the_user_is_in_it(effbench: Effbench, monkeypatch) -> None:

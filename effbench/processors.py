@@ -1,0 +1,101 @@
+"""How many processors this process may use: its affinity, its container's quota, OMP_NUM_THREADS."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc/self")
+
+
+@dataclass(frozen=True)
+class Threads:
+    """count: of one process. why: what set it, for people."""
+
+    count: int
+    why: str
+
+
+def usable(local_processes: int = 1) -> Threads:
+    """The threads that one of `local_processes` processes on this machine should compute with."""
+    cores, quota = affinity(), cpu_quota()
+    found = Threads(cores, f"{cores} core{'s' * (cores > 1)}")
+    if quota is not None and math.ceil(quota) < cores:
+        found = Threads(math.ceil(quota), f"a CPU quota of {quota:g} cores")
+    share = found.count // local_processes
+    if local_processes > 1:
+        found = Threads(max(1, share), f"{found.why} for {local_processes} processes")
+    asked = _asked(local_processes)
+    if asked is not None and asked < found.count:
+        found = Threads(asked, f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}")
+    return found
+
+
+def cores() -> int:
+    """Cores that affinity and a container's quota leave to this process: for work that is not OpenMP's."""
+    return min(affinity(), math.ceil(cpu_quota() or affinity()))
+
+
+def affinity() -> int:
+    """Cores that the system lets this process run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(proc: Path = _PROC) -> float | None:
+    """Cores' worth of time that the control groups of this process allow (versions 1 and 2); None without a limit."""
+    return min((limit for folder in _groups(proc) if (limit := _limit(folder)) is not None), default=None)
+
+
+def _asked(local_processes: int) -> int | None:
+    """OMP_NUM_THREADS; not the 1 that torchrun sets where its user has set nothing."""
+    word = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if not word.isascii() or not word.isdigit() or int(word) == 0:
+        return None
+    of_torchrun = word == "1" and local_processes > 1 and "TORCHELASTIC_RUN_ID" in os.environ
+    return None if of_torchrun else int(word)
+
+
+def _groups(proc: Path) -> Iterator[Path]:
+    """The folders of this process's control groups and of those above them, as far as they can be seen here."""
+    with suppress(OSError, ValueError, IndexError):
+        paths = [line.split(":", 2) for line in (proc / "cgroup").read_text(encoding="utf-8").splitlines()]
+        version_1 = next((path for _, names, path in paths if "cpu" in names.split(",")), None)
+        version_2 = next((path for number, names, path in paths if number == "0" and not names), None)
+        for root, mount in _mounts(proc, version=1) if version_1 is not None else ():
+            yield from _upwards(mount, root, version_1 or "/")
+        for root, mount in _mounts(proc, version=2) if version_2 is not None else ():
+            yield from _upwards(mount, root, version_2 or "/")
+
+
+def _mounts(proc: Path, version: int) -> Iterator[tuple[str, Path]]:
+    """(what of the hierarchy is mounted, where) for the one that holds the CPU limits."""
+    for line in (proc / "mountinfo").read_text(encoding="utf-8").splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        if (version == 2 and kind == "cgroup2") or (version == 1 and kind == "cgroup" and "cpu" in options.split(",")):
+            root, mount = before.split(" ")[3:5]
+            yield root, Path(mount.replace("\\040", " "))
+
+
+def _upwards(mount: Path, root: str, path: str) -> Iterator[Path]:
+    """From the group up to the mount's top; in a container whose group is not shown by its name, the top alone."""
+    inside = path.removeprefix(root if root != "/" else "").strip("/")
+    folder = mount / inside if ".." not in Path(inside).parts else mount
+    while folder != mount and folder.is_relative_to(mount):
+        yield folder
+        folder = folder.parent
+    yield mount
+
+
+def _limit(folder: Path) -> float | None:
+    with suppress(OSError, ValueError):
+        quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        quota, period = ((folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    return None

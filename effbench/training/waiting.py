@@ -1,0 +1,148 @@
+"""How OpenMP's threads wait for one another: spinning on an idle machine, asleep on a busy one.
+
+libgomp's threads spin for milliseconds before they sleep. On an idle machine that is fast: a step has hundreds of
+meetings, and waking a thread costs more than most of the work between two. Beside another busy process it is a waste:
+the thread that is waited for has no processor, and the one that waits burns the share that it could have had. No
+length of spinning suits both, so a watcher looks at how long the threads wait for a processor and changes it.
+
+libgomp spins hardly at all while it has more threads than processors; a few more that sleep for good bring that about.
+The number of threads that compute, and so every result, stays as it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from effbench.processors import affinity
+
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # who sets one has chosen
+INTERVAL_S = 0.25
+BUSY = 0.15  # of its time that a thread waits for a processor, above which threads stop spinning, if it lasts BUSY_S
+BUSY_S = 0.4
+CALM = 0.10  # below which they spin again, if it lasts CALM_S
+CALM_S = 1.0
+TRIAL_S = 4.0  # after so long they spin again as a trial: threads that sleep find others on their processors, whom
+LONGEST_TRIAL_S = 60.0  # spinning would have kept away (processes of low priority). Doubled when a trial fails
+MOST_SLEEPERS = 64
+_TASKS = Path("/proc/self/task")
+
+
+def policy() -> str:
+    """What `sharing_processors` will do here, for `effbench env`."""
+    chosen = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
+    if chosen:
+        return f"as {', '.join(chosen)} says"
+    if _libgomp() is None or not _run_delays_s(set()):
+        return "as the OpenMP library does"
+    return "spins on an idle machine, sleeps on a busy one"
+
+
+@contextmanager
+def sharing_processors(device: torch.device) -> Iterator[None]:
+    """Watches while the block runs on a CPU with several threads, unless the environment says how to wait."""
+    threads, library = torch.get_num_threads(), _libgomp()
+    sleepers = affinity() - threads + 1  # libgomp counts processors by affinity too
+    chosen = any(name in os.environ for name in VARIABLES)
+    if device.type != "cpu" or threads == 1 or chosen or library is None or not 0 < sleepers <= MOST_SLEEPERS:
+        yield
+        return
+    watch = _Watch(_Sleepers(library, sleepers))
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.stop()
+
+
+def _libgomp() -> ctypes.CDLL | None:
+    """The libgomp that torch computes with; None where it is another library."""
+    if sys.platform != "linux":
+        return None
+    for name in (str(Path(torch.__file__).parent / "lib" / "libgomp.so.1"), "libgomp.so.1"):
+        with suppress(OSError):
+            return ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    return None
+
+
+class _Sleepers:
+    """Threads of libgomp that do nothing, as long as there is one of Python's that has them for its team."""
+
+    def __init__(self, library: ctypes.CDLL, count: int):
+        self._library, self._count = library, count
+        self._leave: threading.Event | None = None
+
+    @property
+    def there(self) -> bool:
+        return self._leave is not None
+
+    def come(self) -> None:
+        leave = self._leave = threading.Event()
+        threading.Thread(target=self._hold, args=(leave,), name="effbench-sleepers", daemon=True).start()
+
+    def go(self) -> None:
+        """The thread ends, and its team with it."""
+        if self._leave is not None:
+            self._leave.set()
+            self._leave = None
+
+    def _hold(self, leave: threading.Event) -> None:
+        nothing = ctypes.cast(self._library.omp_get_num_threads, ctypes.c_void_p)
+        self._library.GOMP_parallel(nothing, None, ctypes.c_uint(self._count + 1), ctypes.c_uint(0))
+        leave.wait()
+
+
+class _Watch(threading.Thread):
+    """Has the sleepers come and go with what the threads of this process wait for processors."""
+
+    def __init__(self, sleepers: _Sleepers):
+        super().__init__(name="effbench-waiting", daemon=True)
+        self._sleepers = sleepers
+        self._trainer = threading.get_native_id()
+        self._ended = threading.Event()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+        self._sleepers.go()
+
+    def run(self) -> None:
+        before, at = self._delays_s(), time.monotonic()
+        busy_since = calm_since = came = went = at
+        patience = TRIAL_S
+        while before and not self._ended.wait(INTERVAL_S):
+            delays, now = self._delays_s(), time.monotonic()
+            most = max((delay - before.get(task, delay) for task, delay in delays.items()), default=0.0) / (now - at)
+            before, at = delays, now
+            busy_since = busy_since if most > BUSY else now
+            calm_since = calm_since if most < CALM else now
+            if not self._sleepers.there and now - busy_since >= BUSY_S:
+                patience = min(2 * patience, LONGEST_TRIAL_S) if now - went < TRIAL_S else TRIAL_S
+                self._sleepers.come()
+                came = calm_since = now
+            elif self._sleepers.there and (now - calm_since >= CALM_S or now - came >= patience):
+                self._sleepers.go()
+                went = busy_since = now
+
+    def _delays_s(self) -> dict[str, float]:
+        """Python's other threads (data, checkpoints) are left out: they may wait."""
+        return _run_delays_s({thread.native_id for thread in threading.enumerate()} - {self._trainer})
+
+
+def _run_delays_s(left_out: set[int | None]) -> dict[str, float]:
+    """How many seconds each thread of this process has been ready to run without a processor; empty: not known here."""
+    delays = {}
+    with suppress(OSError, ValueError, IndexError):
+        for task in os.listdir(_TASKS):  # noqa: PTH208 - names alone, four times a second
+            if int(task) not in left_out:
+                with suppress(FileNotFoundError, ProcessLookupError):  # it ended
+                    delays[task] = int((_TASKS / task / "schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    return delays

@@ -1,0 +1,125 @@
+"""Row 64: how many threads a process may have: affinity, the container's quota, OMP_NUM_THREADS, torchrun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from effbench import build, processors
+from effbench.config.compose import compose
+from effbench.processors import cores, cpu_quota, usable
+
+V1_MOUNT = "32 31 0:29 {root} {mount} rw,relatime - cgroup cgroup rw,cpu,cpuacct"
+V2_MOUNT = "33 31 0:30 {root} {mount} rw,nosuid - cgroup2 cgroup rw,nsdelegate"
+
+
+def system(folder: Path, groups: str, mount: str, root: str = "/") -> tuple[Path, Path]:
+    """(a /proc/self with these groups, the folder where their hierarchy is mounted)"""
+    proc, at = folder / "proc", folder / "cgroup"
+    for path in (proc, at):
+        path.mkdir()
+    (proc / "cgroup").write_text(groups)
+    (proc / "mountinfo").write_text("22 1 0:21 / /proc rw - proc proc rw\n" + mount.format(root=root, mount=at) + "\n")
+    return proc, at
+
+
+def limit(folder: Path, content: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cpu.max").write_text(content)
+
+
+@pytest.mark.row(64)
+@pytest.mark.parametrize(
+    ("own", "above", "quota"),
+    [
+        ("max 100000\n", None, None),
+        ("150000 100000\n", None, 1.5),
+        ("max 100000\n", "50000 100000\n", 0.5),
+        ("400000 100000\n", "200000 100000\n", 2.0),
+        ("100000 100000\n", "200000 100000\n", 1.0),
+        ("nonsense\n", None, None),
+    ],
+)
+def test_the_least_quota_up_to_the_top_holds(own: str, above: str | None, quota: float | None, tmp_path: Path) -> None:
+    proc, mount = system(tmp_path, "0::/user.slice/job.scope\n", V2_MOUNT)
+    limit(mount / "user.slice" / "job.scope", own)
+    if above:
+        limit(mount / "user.slice", above)
+    assert cpu_quota(proc) == quota
+
+
+@pytest.mark.row(64)
+def test_a_container_s_own_group_is_the_top_of_what_it_sees(tmp_path: Path) -> None:
+    proc, mount = system(tmp_path, "0::/\n", V2_MOUNT)
+    limit(mount, "250000 100000\n")
+    assert cpu_quota(proc) == 2.5
+
+
+@pytest.mark.row(64)
+@pytest.mark.parametrize(("root", "place"), [("/", "docker/abc"), ("/docker/abc", ""), ("/elsewhere", "")])
+def test_quotas_of_version_1(root: str, place: str, tmp_path: Path) -> None:
+    groups = "5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n0::/\n"
+    proc, mount = system(tmp_path, groups, V1_MOUNT, root)
+    folder = mount / place
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cpu.cfs_quota_us").write_text("350000\n")
+    (folder / "cpu.cfs_period_us").write_text("100000\n")
+    assert cpu_quota(proc) == 3.5
+    (folder / "cpu.cfs_quota_us").write_text("-1\n")
+    assert cpu_quota(proc) is None
+
+
+def test_where_there_are_no_groups_there_is_no_quota(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path) is None
+
+
+@pytest.mark.row(64)
+@pytest.mark.parametrize(
+    ("quota", "asked", "processes", "torchrun", "count", "why"),
+    [
+        (None, None, 1, False, 8, "8 cores"),
+        (2.5, None, 1, False, 3, "a CPU quota of 2.5 cores"),
+        (0.2, None, 1, False, 1, "a CPU quota of 0.2 cores"),
+        (16.0, None, 1, False, 8, "8 cores"),
+        (None, "2", 1, False, 2, "OMP_NUM_THREADS=2"),
+        (None, "3,2", 1, False, 3, "OMP_NUM_THREADS=3,2"),
+        (None, "64", 1, False, 8, "8 cores"),
+        (2.0, "4", 1, False, 2, "a CPU quota of 2 cores"),
+        (None, "0", 1, False, 8, "8 cores"),
+        (None, "many", 1, False, 8, "8 cores"),
+        (None, None, 4, True, 2, "8 cores for 4 processes"),
+        (None, "1", 4, True, 2, "8 cores for 4 processes"),  # torchrun's own word
+        (None, "1", 4, False, 1, "OMP_NUM_THREADS=1"),
+        (None, None, 16, True, 1, "8 cores for 16 processes"),
+    ],
+)
+def test_the_least_of_cores_quota_and_omp_num_threads(
+    quota: float | None, asked: str | None, processes: int, torchrun: bool, count: int, why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(processors, "affinity", lambda: 8)
+    monkeypatch.setattr(processors, "cpu_quota", lambda: quota)
+    for name, value in (("OMP_NUM_THREADS", asked), ("TORCHELASTIC_RUN_ID", "none" if torchrun else None)):
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    assert usable(processes) == processors.Threads(count, why)
+
+
+def test_work_that_is_not_openmp_s_goes_by_cores_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(processors, "affinity", lambda: 8)
+    for quota, count in ((None, 8), (1.5, 2), (32.0, 8)):
+        monkeypatch.setattr(processors, "cpu_quota", lambda quota=quota: quota)
+        assert cores() == count
+
+
+@pytest.mark.row(64)
+def test_training_computes_with_these_unless_the_config_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(processors, "affinity", lambda: 8)
+    monkeypatch.setattr(processors, "cpu_quota", lambda: 2.5)
+    build.device(compose(["device=cpu"]))
+    assert torch.get_num_threads() == 3
+    build.device(compose(["device=cpu", "device.threads=5"]))
+    assert torch.get_num_threads() == 5
