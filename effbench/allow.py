@@ -8,8 +8,12 @@ without calling it, and what it *is* decides: its own module must be allowed, so
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 from effbench.errors import ConfigError
@@ -21,7 +25,17 @@ MODULES = {
     "data": ("effbench.data",),
 }
 RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # what makes Hydra build an object
+RUN_FILES = ("summary.json", "manifest.json", ".hydra")  # of a run's folder, which may be a stranger's
 MAX_NODES, MAX_DEPTH = 20_000, 30  # lists and mappings of a config
+
+
+_beside: list[Path] = []  # folders of --config-dir and those that hold them
+
+
+def look_beside(config_dir: Path) -> None:
+    """From now on modules that allow_targets names are also looked for in the folder and beside it."""
+    folder = config_dir.resolve()
+    _beside.extend(place for place in (folder, folder.parent) if place not in _beside)
 
 
 def check_targets(content: Mapping[str, Any]) -> None:
@@ -78,6 +92,8 @@ def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Calla
     allowed = (*MODULES[group], *allow_targets)
     if not _may_be(target, allowed):
         raise ConfigError(_refusal(group, target, allowed))
+    if not _may_be(target, MODULES[group]):
+        _make_importable(target.partition(".")[0])
     found = _look_up(group, target)
     home = getattr(found, "__module__", None) or ""
     kind = inspect.isclass(found) or inspect.isfunction(found)
@@ -104,6 +120,21 @@ def _inside(name: str, modules: Sequence[str]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
+def _make_importable(name: str) -> None:
+    """Puts the folder of a user's module last on sys.path, where it is not found without: beside --config-dir, or here.
+
+    Only the user names modules in allow_targets; a run's folder is no place to take one from.
+    """
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        return
+    for folder in (*_beside, Path.cwd()):
+        of_a_run = any((folder / file).exists() for file in RUN_FILES)
+        if not of_a_run and PathFinder.find_spec(name, [str(folder)]) is not None:
+            sys.path.append(str(folder))
+            importlib.invalidate_caches()
+            return
+
+
 def _look_up(group: str, target: str) -> Any:
     """Imports the longest prefix that is a module, then follows attributes."""
     parts = target.split(".")
@@ -121,7 +152,11 @@ def _look_up(group: str, target: str) -> Any:
                 raise ConfigError(f"{group}._target_ {target!r} does not exist: {found.__name__} has no {part!r}.")
             found = getattr(found, part)
         return found
-    raise ConfigError(f"{group}._target_ {target!r} does not exist.")
+    name = parts[0]
+    raise ConfigError(
+        f"{group}._target_ {target!r} does not exist: there is no module {name!r}. Put {name}.py into the folder of "
+        "--config-dir, beside it or here, install it, or name its folder in PYTHONPATH."
+    )
 
 
 def _refusal(group: str, target: str, allowed: Sequence[str]) -> str:

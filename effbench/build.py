@@ -173,8 +173,26 @@ def _optimizer_over(params: Sequence[Any], config: Config) -> Optimizer:
     kind = resolve("optimizer", section.target, config.allow_targets)
     if not (inspect.isclass(kind) and issubclass(kind, Optimizer)):
         raise ConfigError(f"optimizer._target_ {section.target!r} is not a torch.optim.Optimizer.")
+    _check_fits_the_loop(section.target, kind)
     _check_betas(section.target, kind, section.betas)
     return _construct("optimizer", section.target, kind, {**section.options, "params": params})
+
+
+def _check_fits_the_loop(target: str, kind: type[Optimizer]) -> None:
+    """The loop takes one gradient a step, of parameters of every shape, and tells an optimizer of no validation."""
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    reason = None
+    if kind is getattr(torch.optim, "Muon", None):
+        reason = "it updates matrices alone, and models have biases, norms and convolutions too"
+    elif callable(getattr(kind, "train", None)) and callable(getattr(kind, "eval", None)):
+        reason = "its train() and eval() swap the weights around each validation, which the loop does not call"
+    elif hasattr(kind, "first_step") or (closure is not None and closure.default is closure.empty):
+        reason = "a step of it takes the gradient more than once, by a closure, and the loop takes it once"
+    if reason:
+        raise ConfigError(
+            f"optimizer._target_ {target!r} does not fit the loop: {reason}. Use one of conf/optimizer, such as "
+            "optimizer=adamw, or another class of torch.optim."
+        )
 
 
 def _check_betas(target: str, kind: type[Optimizer], betas: Sequence[float] | None) -> None:

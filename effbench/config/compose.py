@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effbench.allow import look_beside
 from effbench.config import hints, names
 from effbench.config.paths import conf_dir
 from effbench.config.recipes import register_recipes
@@ -117,6 +118,7 @@ def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
 
     if config_dir:
         check_folder(config_dir)
+        look_beside(expanded(config_dir))
     register_recipes(expanded(config_dir) if config_dir else None)
     from effbench.config.hydra_loader import guarded
 

@@ -316,7 +316,7 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
         group.update(own)
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                if type(value) is Tensor and value.shape == parameter.shape:  # a subclass has no strides to care for
                     layout = torch.empty_like(parameter, dtype=value.dtype)
                     optimizer.state[parameter][key] = layout.copy_(value).detach()
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,10 @@ from torch.optim import Optimizer
 
 from effbench.data.ahead import BatchError
 from effbench.errors import EffbenchError
+from effbench.kernels.tensors import OWN
 from effbench.training.distributed import Ranks
 from effbench.training.state import TrainState
+from effbench.units import human_count
 
 SKIPS_IN_A_ROW = 20  # so many, and it is the run that is broken, not a batch
 
@@ -111,6 +114,23 @@ class HalveOutOfMemory(RaiseOutOfMemory):
         return 2 * pieces
 
 
+@contextmanager
+def naming_optimizer_memory(optimizer: Optimizer) -> Iterator[None]:
+    """Of an optimizer's step: a smaller batch would not change what its state takes."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        count = sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"])
+        raise EffbenchError(
+            f"out of memory in the step of the optimizer, {type(optimizer).__name__} over {human_count(count)} "
+            "parameters: its state grows with the model, not with data.batch_size. Choose one with less (bytes a "
+            "parameter in fp32: adan 16, adamw 8, lion 4, sgd 4, with optimizer.momentum=0 none) or a smaller model. "
+            f"({_first_line(error)})"
+        ) from error
+
+
 def name_out_of_memory(error: BaseException, key: str, batch_size: int) -> None:
     """Raises EffbenchError saying what to lower, where the error is one of memory."""
     if is_out_of_memory(error):
@@ -151,19 +171,35 @@ def first_not_finite(model: nn.Module) -> str | None:
 def optimizer_not_finite(optimizer: Optimizer) -> str | None:
     """What of an optimizer's state holds NaN or an infinity. Lion's sign makes 0 of it: no weight would tell."""
     tensors = [
-        (name, value)
+        (name, part)
         for state in optimizer.state.values()
         for name, value in state.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
+        if isinstance(value, Tensor) and value.dim() > 0
+        for part in plain_parts(value)
+        if part.is_floating_point() or part.is_complex()
     ]
     if _sums_finite([value for _, value in tensors]):
         return None
     return next((f"{name} of the optimizer" for name, value in tensors if not value.isfinite().all()), None)
 
 
+def plain_parts(tensor: Tensor) -> list[Tensor]:
+    """The tensor itself, or of a subclass, which may know few operations, those that it is made of.
+
+    None of a subclass that does not say (`__tensor_flatten__`, torch's protocol): it cannot be looked into.
+    """
+    if type(tensor) in OWN:
+        return [tensor]
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return []
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in plain_parts(getattr(tensor, name))]
+
+
 def _sums_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether none can hold NaN or an infinity: either would show in its sum. One look for all."""
-    parts = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in map(Tensor.detach, tensors)]
+    plain = [part for tensor in tensors for part in plain_parts(tensor.detach())]
+    parts = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in plain]
     sums = [part.sum(dtype=torch.promote_types(part.dtype, torch.float32)) for part in parts]
     return not sums or bool(torch.stack([each.to(sums[0].device, torch.float64) for each in sums]).isfinite().all())
 

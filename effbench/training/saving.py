@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effbench.kernels.tensors import OWN
 from effbench.training.checkpoint import Checkpoints, Snapshot
 from effbench.training.faults import is_out_of_memory
 
@@ -117,11 +118,23 @@ class BackgroundSaves(DirectSaves):
         return value
 
     def _copied_tensor(self, tensor: Tensor, place: tuple[Any, ...], plain: bool) -> Tensor:
+        if type(tensor) not in OWN:
+            return self._copied_subclass(tensor, place, plain)
         layout = torch.contiguous_format if plain else torch.preserve_format
         kept = self._copies.get(place)
         if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
             kept = self._copies[place] = torch.empty_like(tensor, device="cpu", memory_format=layout)
         return kept.copy_(tensor)
+
+    def _copied_subclass(self, tensor: Tensor, place: tuple[Any, ...], plain: bool) -> Tensor:
+        """Of a tensor made of others, by those: it may know none of the operations that a copy takes."""
+        if not hasattr(tensor, "__tensor_flatten__"):
+            return tensor.clone()
+        names, context = tensor.__tensor_flatten__()
+        parts = {name: self._copied(getattr(tensor, name), *place, name, plain=plain) for name in names}
+        kind: Any = type(tensor)
+        made: Tensor = kind.__tensor_unflatten__(parts, context, tensor.shape, tensor.stride())
+        return made
 
 
 def _tell(text: str) -> None:

@@ -29,6 +29,7 @@ from effbench.training.faults import (
     first_not_finite,
     is_out_of_memory,
     name_out_of_memory,
+    naming_optimizer_memory,
     optimizer_not_finite,
 )
 from effbench.training.meter import Meter, Throughput
@@ -188,7 +189,7 @@ class Trainer:
 
     def _learn(self) -> None:
         """The schedule and the average follow the steps really taken."""
-        with self.clocks.optimizer:
+        with self.clocks.optimizer, naming_optimizer_memory(self.optimizer):
             self.precision.unscale(self.optimizer)
             self.penalty.add_gradients()
             self.clip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from effbench import cli
 from effbench.allow import MODULES, resolve
 from effbench.commands.folders import load_run
+from effbench.config.compose import compose
 from effbench.errors import ConfigError
 
 
@@ -103,3 +105,55 @@ def test_a_module_that_cannot_be_imported_is_named(elsewhere: Path, monkeypatch:
         resolve("model", "needy_lab.model", ["needy_lab"])
     with pytest.raises(ConfigError, match="does not exist"):
         resolve("model", "effbench.models.mlp.mpl")
+
+
+# --- a module of the user's own beside --config-dir -------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """project/conf and project/own_*.py, with sys.path and the folders looked in as they were afterwards."""
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(Path.cwd()))])
+    monkeypatch.setattr("effbench.allow._beside", [])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "project" / "conf").mkdir(parents=True)
+    return tmp_path / "project"
+
+
+def own_network(folder: Path, name: str) -> None:
+    (folder / f"{name}_helper.py").write_text("from torch import nn\n")
+    code = (
+        f"from {name}_helper import nn\n\n\ndef net(num_classes, in_channels, image_size):\n    return nn.Flatten()\n"
+    )
+    (folder / f"{name}.py").write_text(code)
+
+
+@pytest.mark.parametrize("place", [".", "conf"])
+def test_a_module_in_or_beside_the_config_dir_is_found_where_allow_targets_names_it(project: Path, place: str) -> None:
+    name = f"own_{place.strip('.') or 'beside'}"
+    own_network(project / place, name)
+    compose([], project / "conf")
+    with pytest.raises(ConfigError, match="is not allowed"):
+        resolve("model", f"{name}.net")
+    assert name not in sys.modules
+    assert resolve("model", f"{name}.net", [name]).__name__ == "net"
+
+
+def test_a_module_of_the_current_folder_is_found_but_none_of_a_run_s_folder(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_network(project, "own_here")
+    monkeypatch.chdir(project)
+    (project / "summary.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"no module 'own_here'.*--config-dir.*PYTHONPATH"):
+        resolve("model", "own_here.net", ["own_here"])
+    (project / "summary.json").unlink()
+    assert resolve("model", "own_here.net", ["own_here"]).__name__ == "net"
+
+
+def test_a_module_that_is_installed_is_not_taken_from_the_config_dir(project: Path) -> None:
+    (project / "wave.py").write_text("raise SystemExit('planted')\n")
+    compose([], project / "conf")
+    before = list(sys.path)
+    resolve("model", "wave.open", ["wave"])
+    assert sys.path == before
