@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from effbench.console import guard, settled
 from effbench.errors import EffbenchError, unknown_name
@@ -48,6 +49,24 @@ def _unknown_verb(word: str) -> str:
     return unknown_name("verb", word, VERBS)
 
 
+@contextmanager
+def _ending_clean(verb: str) -> Iterator[None]:
+    """SIGTERM and the like raise in verbs that write caches or files, so that nothing half done is left."""
+    if verb not in ("eval", "export", "predict"):  # train hears them itself, the rest writes in an instant
+        yield
+        return
+    from effbench.commands.signals import listening
+
+    with listening() as ears, ears.raising():
+        yield
+
+
+def _exit_code(stop: KeyboardInterrupt) -> int:
+    from effbench.commands.signals import EXIT_CODES
+
+    return EXIT_CODES.get(str(stop), 130)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit code; a user's mistake is one message, never a traceback."""
     guard()
@@ -72,13 +91,14 @@ def _run(words: list[str]) -> int:
             print(f"error: {for_terminal(_unknown_verb(words[0]))}", file=sys.stderr)
             return 2
         verb = importlib.import_module(f"effbench.commands.{words[0]}")
-        return int(verb.main(words[1:]))
+        with _ending_clean(words[0]):
+            return int(verb.main(words[1:]))
     except EffbenchError as error:
         print(f"error: {for_terminal(str(error))}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return 130
+        return _exit_code(stop)
     except BrokenPipeError:  # of an output file that is a pipe: stdout and stderr never raise
         print("error: the reader of the output file has left; it is not whole.", file=sys.stderr)
         return 1

@@ -107,11 +107,17 @@ def _batches(
     files: Sequence[Path], run: Run, max_pixels: int | None, unreadable: list[str]
 ) -> Iterator[tuple[Any, Any]]:
     """(paths, uint8 images) BATCH at a time; what cannot be decoded is added to `unreadable`."""
-    from effbench.data.images import MAX_PIXELS, Levels, decode
+    from effbench.data.images import MAX_PIXELS, Levels, decode, depths
 
     channels, size, _ = run.image_shape
     limit = max_pixels or run.config.data.options.get("max_pixels") or MAX_PIXELS
     levels = Levels(*run.white_level) if run.data.get("white_level") else None
+    if levels and (above := sum(deep is not None and levels.exceeded_by(deep) for deep in depths(files, limit))):
+        print(
+            f"note: {above} pictures hold values above {levels.integers:g} (floats: {levels.floats:g}), which were "
+            "white in training: they become white too",
+            file=sys.stderr,
+        )
     for start in range(0, len(files), BATCH):
         names, images = [], []
         for path in files[start : start + BATCH]:

@@ -62,6 +62,16 @@ class Ears:
             yield
 
     @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Raises Interrupted at the first signal, so that what is half done is removed on the way out."""
+
+        def leave(name: str) -> None:
+            raise Interrupted(name)
+
+        with self._telling(leave):
+            yield
+
+    @contextmanager
     def _telling(self, told: Callable[[str], None]) -> Iterator[None]:
         self._told = told
         try:

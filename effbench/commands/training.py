@@ -124,7 +124,8 @@ class _Session:
         """Rank 0 first: where decoding fills a cache, the others read it."""
         if not self.ranks.is_main:
             self.ranks.barrier()
-        data = build.splits(self.config)
+        with listening() as ears, ears.raising():  # decoding removes its unfinished cache
+            data = build.splits(self.config)
         if self.ranks.is_main:
             self.ranks.barrier()
         return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import sys
 import time
 from dataclasses import dataclass
@@ -45,6 +46,16 @@ def budget_bytes(folder: Path) -> int:
     if not 0 <= gigabytes < float("inf"):
         raise ConfigError(f"{BUDGET} must be a number of gigabytes, at least 0; got {text!r}. For 50 GB write 50.")
     return int(gigabytes * 1e9)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in `folder` and below."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
 
 
 def caches(folder: Path) -> list[Cache]:

@@ -15,6 +15,7 @@ import shutil
 import stat
 import sys
 import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -63,13 +64,14 @@ class Record:
     """What is known of a cache.
 
     bad: rows that could not be decoded, and why. sha256: of its pixels and labels. levels: what becomes white in
-    pictures of more than 8 bits, None where there are none. clipped: pictures outside train with larger values.
+    pictures of more than 8 bits, None where there are none. deep: how many of these hold integers, and floats.
+    clipped: how many hold larger values.
     """
 
     bad: dict[int, str]
     sha256: str
     levels: Levels | None = None
-    deep: int = 0
+    deep: dict[str, int] = field(default_factory=dict)
     clipped: int = 0
     copies: Copies = field(default_factory=Copies)
 
@@ -176,7 +178,7 @@ def _record(stored: dict[str, Any]) -> Record:
         {int(row): str(reason) for row, reason in stored["bad"]},
         str(stored["sha256"]),
         None if stored["levels"] is None else Levels(*stored["levels"]),
-        int(stored["deep"]),
+        dict(stored["deep"]),
         int(stored["clipped"]),
         Copies(**stored["copies"]),
     )
@@ -244,8 +246,9 @@ def _decoded_into(file: IO[bytes], rows: Rows, image_size: int, max_pixels: int,
     names = [rows.relative(row) for row in range(len(rows.files))]
     copies = find_copies(rows.files, names, rows.labels.tolist(), rows.splits(), set(record.bad))
     found = [depth for depth in deep if depth]
-    above = sum(depth.highest > getattr(levels, depth.kind) for depth in found)
-    return Record(record.bad, record.sha256, levels if found else None, len(found), above, copies)
+    kinds = dict(Counter(depth.kind for depth in found))
+    above = sum(levels is not None and levels.exceeded_by(depth) for depth in found)
+    return Record(record.bad, record.sha256, levels if found else None, kinds, above, copies)
 
 
 def _decode_into(file: IO[bytes], rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> Record | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -163,16 +164,21 @@ def _tell(found: Scan, record: Record) -> None:
             f"(read are {' '.join(SUFFIXES)})"
         )
     if record.levels:
-        above = f"; {record.clipped} pictures hold larger values, which become white too" if record.clipped else ""
-        scaling = f"{_scaling(record.levels)} become 0 to 255"
-        say(f"image_folder: {record.deep} pictures hold more than 8 bits: {scaling}{above}")
+        say(f"image_folder: {_scaling(record, record.levels)}")
     for line in record.copies.lines():
         say(f"image_folder: {line}")
 
 
-def _scaling(levels: Levels) -> str:
-    integers = "" if levels.integers == Levels.integers else f" ({(int(levels.integers) + 1).bit_length() - 1} bits)"
-    return f"integers from 0 to {levels.integers:.0f}{integers} and floats from 0 to {levels.floats:g}"
+def _scaling(record: Record, levels: Levels) -> str:
+    """'80 pictures hold more than 8 bits: integers from 0 to 4095 (12 bits) become 0 to 255'."""
+    bits = math.log2(levels.integers + 1)
+    shown = {
+        "integers": f"integers from 0 to {levels.integers:.0f}{f' ({bits:.0f} bits)' if bits.is_integer() else ''}",
+        "floats": f"floats from 0 to {levels.floats:g}",
+    }
+    scaled = " and ".join(shown[kind] for kind in shown if kind in record.deep)
+    above = f"; in {record.clipped} of them larger values, which become 255 too" if record.clipped else ""
+    return f"{sum(record.deep.values())} pictures hold more than 8 bits: {scaled} become 0 to 255{above}"
 
 
 def _facts(found: Scan, record: Record) -> dict[str, Any]:

@@ -49,6 +49,9 @@ class Levels:
     floats: float = 1.0
     clips: bool = True
 
+    def exceeded_by(self, depth: Depth) -> bool:
+        return bool(depth.highest > getattr(self, depth.kind))
+
 
 @dataclass(frozen=True)
 class Depth:
@@ -140,7 +143,7 @@ def depths(paths: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Generator[Dep
                 if not _is_deep(image):
                     return None
                 _check_size(path, image, max_pixels)
-                return _depth(path, _deep_values(path, file, image), None)
+                return _depth(path, _deep_values(path, file, image)[0], None)
         except (OSError, ImageError):  # `decode` says so
             return None
 
@@ -279,6 +282,7 @@ def _quiet_pillow() -> Iterator[None]:
     """Without Pillow's warnings, which name no file: what it warns of is harmless here (metadata), or raised."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities of TorchVision")
         yield
 
 
@@ -396,24 +400,28 @@ def _has_deep_colours(image: Image.Image) -> bool:
     tile = getattr(image, "tile", None)
     if image.mode not in ("RGB", "RGBA", "LA", "RGBX", "CMYK") or not tile:
         return False
-    arguments = tile[0][3]
-    first = arguments[0] if isinstance(arguments, tuple) else arguments
-    return ";16" in str(first) or (image.format == "PPM" and isinstance(first, int) and first > 255)
+    arguments = tile[0][3] if isinstance(tile[0][3], tuple) else (tile[0][3],)
+    if image.format == "PPM":  # (mode, largest value)
+        return any(isinstance(argument, int) and argument > 255 for argument in arguments)
+    return ";16" in str(arguments[0])
 
 
-def _deep_values(path: Path, file: BinaryIO, image: Image.Image) -> np.ndarray[Any, Any]:
-    """(H, W) of a gray picture, (H, W, C) of a coloured one, as stored."""
+def _deep_values(path: Path, file: BinaryIO, image: Image.Image) -> tuple[np.ndarray[Any, Any], bool]:
+    """((H, W) of a gray picture, (H, W, C) of a coloured one, as stored; whether all of their bits are there)."""
     with _pillow_errors(path, f"is a damaged {image.format} file, cut short or altered"):
         if not _has_deep_colours(image):
-            return np.asarray(image)
-        if image.format == "PNG":
-            return _colours_of_png(file)
-        return np.asarray(image.convert("RGB") if image.mode == "CMYK" else image).astype(np.uint16) * 257
+            return np.asarray(image), True
+        if image.format == "PNG" and (values := _colours_of_png(file)) is not None:
+            return values, True
+        return np.asarray(image.convert("RGB") if image.mode == "CMYK" else image).astype(np.uint16) * 257, False
 
 
-def _colours_of_png(file: BinaryIO) -> np.ndarray[Any, Any]:
-    from torchvision.io import ImageReadMode, decode_png
-
+def _colours_of_png(file: BinaryIO) -> np.ndarray[Any, Any] | None:
+    """By torchvision, since Pillow keeps the upper 8 bits of colours; None where a later torchvision cannot."""
+    try:
+        from torchvision.io import ImageReadMode, decode_png
+    except ImportError:
+        return None
     file.seek(0)
     content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
     values: np.ndarray[Any, Any] = decode_png(content, mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
@@ -434,22 +442,22 @@ def _depth(path: Path, values: np.ndarray[Any, Any], levels: Levels | None) -> D
 
 def _in_8_bits(path: Path, file: BinaryIO, image: Image.Image, levels: Levels | None) -> Image.Image:
     """Values from [0, white] rounded to uint8, those above white; with the picture's orientation."""
-    values = _deep_values(path, file, image)
+    values, whole = _deep_values(path, file, image)
     depth = _depth(path, values, levels)
     if levels is None:
         raise _NeedsLevels(depth)
     white = getattr(levels, depth.kind)
-    if _has_deep_colours(image) and image.format != "PNG" and white < Levels.integers:
+    if not whole and white < Levels.integers:
         raise ImageError(
             path,
             f"holds colours of 16 bits as {image.format}, of which only the upper 8 can be read, but the pictures use "
-            f"{math.log2(white + 1):.0f} bits. Save them as PNG.",
+            f"no more than {math.log2(white + 1):.0f}. Save them as PNG.",
         )
     scaled = np.rint(values.clip(0, white).astype(np.float64) * (255 / white)).astype(np.uint8)
-    whole = Image.fromarray(scaled)
+    shown = Image.fromarray(scaled)
     with suppress(Exception):  # a damaged EXIF block, as `_upright`
-        whole.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
-    return whole
+        shown.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+    return shown
 
 
 def _fit(image: Image.Image, size: int | None) -> Image.Image:

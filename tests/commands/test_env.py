@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,9 +30,28 @@ def test_json_holds_versions_processor_and_memory(effbench: Effbench) -> None:
 
 
 def test_text_holds_the_same_facts_a_line_each(effbench: Effbench) -> None:
-    names = {name for name in json.loads(effbench("env", "--json")[1]) if name != "memory_bytes"}
+    shown = {"memory_bytes": "memory", "cache_bytes": "cache_size", "cache_budget_bytes": "cache_budget"}
+    names = {shown.get(name, name) for name in json.loads(effbench("env", "--json")[1])}
     lines = effbench("env")[1].splitlines()
-    assert {line.split()[0] for line in lines} == names | {"memory"}
+    assert {line.split()[0] for line in lines} == names
+
+
+def test_the_cache_its_size_and_its_budget_are_told(
+    effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+    monkeypatch.setenv("EFFBENCH_CACHE_GB", "1.5")
+    (tmp_path / "kept" / "effbench" / "kernels").mkdir(parents=True)
+    (tmp_path / "kept" / "effbench" / "kernels" / "a.so").write_bytes(b"x" * 700)
+    facts = json.loads(effbench("env", "--json")[1])
+    assert facts["cache"] == "~/kept/effbench"
+    assert facts["cache_bytes"] >= 700
+    assert facts["cache_budget_bytes"] == 1_500_000_000
+    monkeypatch.setenv("EFFBENCH_CACHE_GB", "lots")
+    code, _, err = effbench("env")
+    assert code == 2
+    assert "EFFBENCH_CACHE_GB must be a number of gigabytes" in err
 
 
 @pytest.mark.row(64)

@@ -8,6 +8,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -196,3 +197,34 @@ def test_what_cannot_be_predicted_is_told(
     assert (code, out) == (2, "")
     assert all(part in err for part in expected), err
     assert not list(tmp_path.glob("**/*.tmp"))
+
+
+@pytest.mark.row(53)
+def test_pictures_of_12_bits_are_scaled_as_the_runs_data_were(effbench: Effbench, tmp_path: Path) -> None:
+    """To the same pixels as `train` and `eval` have, and so to the same probabilities."""
+    generator = np.random.default_rng(0)
+    for name in ("train/low", "train/high", "val/low", "val/high"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(12):
+            values = generator.normal(1000 if "low" in name else 2600, 9, (8, 8)).astype(np.uint16)
+            Image.fromarray(values).save(tmp_path / "set" / name / f"{number}.png")
+    words = ["data=image_folder", "data.root=set", "data.image_size=8", "data.batch_size=8", "data.cache_dir=cache"]
+    words += ["model=mlp", "model.hidden=[16]", "device.threads=1", "trainer.max_epochs=8", "hydra.run.dir=deep"]
+    assert effbench("train", *words)[0] == 0
+    trained = load_run("deep")
+    assert trained.data["white_level"] == [4095.0, 1.0]
+    code, out, _ = effbench("predict", "deep", "set/val", "top_k=2", "--json")
+    assert code == 0
+    from effbench import build
+
+    val = build.splits(trained.config).val
+    assert val is not None
+    expected = trained.predict(val.images)
+    for row, entry in zip(expected, json.loads(out), strict=True):
+        assert Path(entry["file"]).parent.name == entry["class"]
+        assert entry["probability"] == pytest.approx(float(row.max()), abs=1e-6)
+    result = json.loads(effbench("eval", "deep", "data.root=set/val", "--json")[1])
+    assert (result["test/acc"], result["samples"]) == (1.0, 24)
+    bright = np.full((8, 8), 9000, np.uint16)
+    Image.fromarray(bright).save(tmp_path / "bright.png")
+    assert "1 pictures hold values above 4095" in effbench("predict", "deep", "bright.png")[2]

@@ -5,15 +5,20 @@ Each picture is one flat colour that no other picture has, so that a row can be 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import inspect
 import json
 import os
+import re
 import resource
+import signal
+import struct
 import subprocess
 import sys
 import termios
 import time
+import zlib
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -540,16 +545,206 @@ def test_an_interrupted_decoding_leaves_nothing(
     assert list(cache.iterdir()) == []
 
 
-def test_a_killed_runs_leftovers_go_after_a_day_and_a_live_ones_stay(root: Path, painter: Painter, cache: Path) -> None:
+LEAVE = """
+import os, sys, time
+from pathlib import Path
+from effbench.data import decoded_cache
+from effbench.data.image_folder import image_folder
+real = decoded_cache.decode_many
+def slow(*arguments):
+    for pixels in real(*arguments):
+        Path(sys.argv[2]).touch()
+        yield pixels
+        time.sleep(60)
+decoded_cache.decode_many = slow
+from effbench.cli import main
+sys.exit(main(["train", "data=image_folder", f"data.root={sys.argv[1]}", "data.image_size=8", "model=mlp",
+               "device.threads=1", f"hydra.run.dir={sys.argv[2]}-run"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_process_that_is_ended_while_it_decodes_leaves_nothing_or_what_the_next_one_sweeps(
+    tmp_path: Path, root: Path, painter: Painter, cache: Path, number: int
+) -> None:
+    two_classes(root, painter)
+    mark = tmp_path / "begun"
+    process = subprocess.Popen([sys.executable, "-c", LEAVE, root, mark], stderr=subprocess.PIPE, text=True)
+    while not mark.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    [unfinished] = cache.glob(".image_folder-*.tmp")
+    os.utime(unfinished, (time.time() - 90_000,) * 2)
+    image_folder(root, image_size=4)
+    assert unfinished.exists()  # locked by a live process, however old it seems
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    if number != signal.SIGKILL:
+        assert not unfinished.exists()
+        return
+    image_folder(root, image_size=4)
+    assert not unfinished.exists()
+
+
+def test_leftovers_of_dead_processes_go_and_what_is_young_or_not_ours_stays(
+    root: Path, painter: Painter, cache: Path
+) -> None:
     two_classes(root, painter)
     cache.mkdir(parents=True)
-    old, live, other = cache / ".image_folder-x.npy.1-a.tmp", cache / ".image_folder-x.npy.2-b.tmp", cache / "other.tmp"
-    for path in (old, live, other):
+    names = (".image_folder-x.npy.1-a.tmp", "image_folder-x.npy", ".image_folder-x.npy.2-b.tmp", "other.tmp")
+    old, unrecorded, young, other = (cache / name for name in names)
+    for path in (old, unrecorded, young, other):
         path.touch()
-    for path in (old, other):
-        os.utime(path, (time.time() - 90_000,) * 2)
+    for path in (old, unrecorded, other):
+        os.utime(path, (time.time() - 120,) * 2)
     image_folder(root, image_size=4)
-    assert [path.exists() for path in (old, live, other)] == [False, True, True]
+    assert [path.exists() for path in (old, unrecorded, young, other)] == [False, False, True, True]
+
+
+# --- the budget -----------------------------------------------------------------------------------------------
+
+
+def test_the_least_recently_used_cache_goes_first_and_none_that_is_in_use(
+    root: Path, painter: Painter, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_classes(root, painter)
+    size = 20 * 3 * 8 * 8 + 128
+    monkeypatch.setenv("EFFBENCH_CACHE_GB", str(2.5 * size / 1e9))
+
+    def made(seed: int) -> Path:
+        before = set(cache.glob("*.npy"))
+        image_folder(root, image_size=8, split_seed=seed)
+        gc.collect()  # so that it is not in use
+        [new] = set(cache.glob("*.npy")) - before or [None]
+        return new
+
+    first, second = made(1), made(2)
+    os.utime(first.with_suffix(".json"), (1, 1))
+    os.utime(first, (1, 1))
+    os.utime(second.with_suffix(".json"), (2, 2))
+    os.utime(second, (2, 2))
+    image_folder(root, image_size=8, split_seed=1)  # used now: the second is the oldest
+    third = made(3)
+    assert [path.exists() for path in (first, second, third)] == [True, False, True]
+    assert f"removed {second}, the least recently used" in capsys.readouterr().err
+    assert not second.with_suffix(".json").exists()
+    used = image_folder(root, image_size=8, split_seed=1)
+    os.utime(first, (1, 1))
+    os.utime(first.with_suffix(".json"), (1, 1))
+    fourth = made(4)
+    assert [path.exists() for path in (first, third, fourth)] == [True, False, True]
+    assert len(used.train)
+
+
+@pytest.mark.parametrize("value", ["many", "-1", "nan", "inf"])
+def test_a_budget_that_is_no_size_is_named(
+    root: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    two_classes(root, painter)
+    monkeypatch.setenv("EFFBENCH_CACHE_GB", value)
+    with pytest.raises(ConfigError, match="EFFBENCH_CACHE_GB must be a number of gigabytes.*For 50 GB write 50"):
+        image_folder(root, image_size=4)
+
+
+# --- a cache that is not what was decoded ---------------------------------------------------------------------
+
+
+def overwrite(path: Path, offset: int) -> None:
+    """One byte, in place, with the time of the last change of content set back."""
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.row(58)
+@pytest.mark.parametrize("offset", [128, 600, -1])
+def test_an_overwritten_byte_is_found_and_the_cache_made_anew(
+    root: Path, painter: Painter, cache: Path, decoded: list[int], capsys: pytest.CaptureFixture[str], offset: int
+) -> None:
+    two_classes(root, painter)
+    pixels = everything(image_folder(root, image_size=4)).clone()
+    [array] = cache.glob("*.npy")
+    gc.collect()
+    overwrite(array, offset % array.stat().st_size)
+    capsys.readouterr()
+    assert torch.equal(everything(image_folder(root, image_size=4)), pixels)
+    assert decoded == [20, 20]
+    assert f"{array} is not what was decoded (its sha256 differs): decoding again" in capsys.readouterr().err
+
+
+@pytest.mark.row(58)
+def test_a_copied_cache_is_digested_once_and_then_trusted(
+    root: Path, painter: Painter, cache: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_classes(root, painter)
+    image_folder(root, image_size=4)
+    [array] = cache.glob("*.npy")
+    content = array.read_bytes()
+    array.unlink()
+    array.write_bytes(content)
+    digested: list[int] = []
+    real = module._sha256
+    monkeypatch.setattr(module, "_sha256", lambda *arguments: digested.append(1) or real(*arguments))
+    for _ in range(3):
+        image_folder(root, image_size=4)
+    assert (digested, decoded) == ([1], [20])
+
+
+@pytest.mark.row(58)
+@pytest.mark.parametrize("before", ['"bad": []', '"deep": {}', '"sha256": "'])
+def test_an_altered_record_is_not_believed(
+    root: Path, painter: Painter, cache: Path, decoded: list[int], before: str
+) -> None:
+    two_classes(root, painter)
+    image_folder(root, image_size=4)
+    [record] = cache.glob("*.json")
+    text = record.read_text()
+    assert before in text
+    after = {'"bad": []': '"bad": [[3, "x"]]', '"deep": {}': '"deep": {"floats": 9}'}.get(before, before + "0")
+    record.write_text(text.replace(before, after))
+    image_folder(root, image_size=4)
+    assert decoded == [20, 20]
+
+
+@pytest.mark.row(58)
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+@pytest.mark.parametrize("planted", ["by another user", "group may write", "all may write"])
+def test_a_cache_that_others_could_have_written_is_not_loaded(
+    root: Path, painter: Painter, cache: Path, decoded: list[int], capsys: pytest.CaptureFixture[str],
+    planted: str, suffix: str,
+) -> None:  # fmt: skip
+    two_classes(root, painter)
+    image_folder(root, image_size=4)
+    [path] = cache.glob(f"*{suffix}")
+    gc.collect()
+    if planted == "by another user":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give files away")
+        os.chown(path, 12345, -1)
+    else:
+        path.chmod(0o664 if "group" in planted else 0o646)
+    capsys.readouterr()
+    for _ in range(2):
+        image_folder(root, image_size=4)
+    assert decoded == [20, 20]
+    assert f"{path} is not used: " in capsys.readouterr().err
+    assert path.stat().st_uid == os.geteuid()
+
+
+@pytest.mark.row(58)
+def test_caches_are_for_their_owner_to_write_whatever_the_umask(root: Path, painter: Painter, cache: Path) -> None:
+    two_classes(root, painter)
+    before = os.umask(0)
+    try:
+        image_folder(root, image_size=4)
+    finally:
+        os.umask(before)
+    assert all(path.stat().st_mode & 0o022 == 0 for path in cache.iterdir())
 
 
 def test_files_that_change_while_they_are_decoded_are_noticed(
@@ -653,6 +848,93 @@ def test_the_default_cache_is_in_the_home_folder_unless_xdg_names_an_absolute_on
     for value in ("", "relative/path"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         assert cache_home() == tmp_path / ".cache" / "effbench"
+
+
+# --- pictures of more than 8 bits -----------------------------------------------------------------------------
+
+
+def deep(path: Path, values: np.ndarray[Any, Any]) -> None:
+    """uint16, int32 or float32 (H, W) as a TIFF; uint16 (H, W, 3) as a PNG, which Pillow cannot write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if values.ndim == 2:
+        Image.fromarray(values).save(path.with_suffix(".tif"))
+        return
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.with_suffix(".png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.row(53)
+@pytest.mark.parametrize(
+    ("kind", "highest", "white", "said"),
+    [
+        (np.uint16, 200, 255, r"integers from 0 to 255 \(8 bits\)"),
+        (np.uint16, 1000, 1023, r"\(10 bits\)"),
+        (np.uint16, 4095, 4095, r"integers from 0 to 4095 \(12 bits\) become 0 to 255"),
+        (np.uint16, 9000, 2**14 - 1, r"\(14 bits\)"),
+        (np.uint16, 65535, 65535, r"\(16 bits\)"),
+        (np.int32, 4000, 4095, r"\(12 bits\)"),
+        (np.int32, 10**6, 2**20 - 1, r"\(20 bits\)"),
+        (np.float32, 1, 1, "floats from 0 to 1 become"),
+        (np.float32, 0.05, 0.0625, "floats from 0 to 0.0625 become"),
+        (np.float32, 4000, 4095, "floats from 0 to 4095 become"),
+        ("colour", 4095, 4095, r"\(12 bits\)"),
+    ],
+)
+def test_deep_pictures_are_scaled_by_the_range_of_the_train_split(
+    root: Path, capsys: pytest.CaptureFixture[str], kind: Any, highest: float, white: float, said: str
+) -> None:
+    """Each as numpy scales it; one scale for all, so that a dark picture stays dark beside a bright one."""
+    shape, dtype = ((4, 4, 3), np.uint16) if kind == "colour" else ((4, 4), kind)
+    values = {}
+    for number, (name, split) in enumerate((name, split) for name in "ab" for split in ("train", "val")):
+        values[split, name] = np.random.default_rng(number).uniform(0, highest, shape).astype(dtype)
+        if (split, name) == ("train", "a"):
+            values[split, name].flat[0] = highest
+        deep(root / split / name / "1", values[split, name])
+    splits = image_folder(root, image_size=4)
+    for which, split in splits.named().items():
+        for label, name in enumerate("ab"):
+            expected = np.rint(values[which, name].astype(np.float64) * 255 / white).astype(np.uint8)
+            expected = expected if expected.ndim == 3 else expected[..., None].repeat(3, 2)
+            assert np.array_equal(split.images[label].permute(1, 2, 0).numpy(), expected)
+    assert re.search(f"4 pictures hold more than 8 bits: .*{said}", capsys.readouterr().err)
+    again = image_folder(root, image_size=4, white_level=splits.facts["white_level"])  # as eval and export read it
+    assert again.sha256 == splits.sha256
+
+
+@pytest.mark.row(53)
+def test_values_above_trains_range_become_white_and_are_counted(
+    root: Path, capsys: pytest.CaptureFixture[str], decoded: list[int]
+) -> None:
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        deep(root / name / "1", np.full((4, 4), 5000 if name == "val/b" else 900, np.uint16))
+    splits = image_folder(root, image_size=4)
+    assert splits.val is not None
+    assert splits.val.images[1].unique().tolist() == [255]
+    assert "in 1 of them larger values, which become 255 too" in capsys.readouterr().err
+    wide = image_folder(root, image_size=4, white_level=16383)
+    assert wide.train.images.unique().tolist() == [14]
+    assert len(decoded) == 3  # the first stopped at once: it had no levels yet
+    with pytest.raises(ConfigError, match=r"data\.white_level must be a number above 0.*For 12 bits write 4095"):
+        image_folder(root, image_size=4, white_level=0)
+
+
+@pytest.mark.row(53)
+def test_deep_colours_of_which_only_the_upper_8_bits_can_be_read_are_refused(root: Path) -> None:
+    for name in "ab":
+        (root / name).mkdir(parents=True)
+        for number in range(5):
+            pixels = np.full((4, 4, 3), 1000 + number, ">u2").tobytes()
+            (root / name / f"{number}.ppm").write_bytes(b"P6 4 4 65535\n" + pixels)
+    with pytest.raises(DataError, match="holds colours of 16 bits as PPM.* no more than 1[02]. Save them as PNG"):
+        image_folder(root, image_size=4)
 
 
 # --- corrupt files --------------------------------------------------------------------------------------------
