@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from effbench.allow import resolve
+from effbench.automatic import number, settled
 from effbench.config.schema import Config
 from effbench.data.augment import Augment
 from effbench.data.batches import EvalBatches, Finish, Shard, TrainBatches
@@ -28,6 +30,12 @@ from effbench.optimizers.groups import parameter_groups
 from effbench.places import expanded
 from effbench.processors import usable
 from effbench.randomness import Purpose, derived_seed
+from effbench.training.batch_norm_statistics import (
+    KeepStatistics,
+    RefreshStatistics,
+    statistics_batches,
+    trained_norms,
+)
 from effbench.training.callbacks import Callbacks
 from effbench.training.checkpoint import Checkpoints, DamagedError, committed, read_weights
 from effbench.training.clipping import choose_clipping
@@ -36,7 +44,7 @@ from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
 from effbench.training.ema import Ema, NoEma
 from effbench.training.faults import HalveOutOfMemory, KeepBuffers, KeepNothing, RaiseOutOfMemory, SkipNonFinite
 from effbench.training.objective import L1Penalty, Objective, class_weights
-from effbench.training.precision import choose_precision
+from effbench.training.precision import Precision, choose_precision
 from effbench.training.schedule import Schedule, TorchSchedule
 from effbench.training.state import Limits
 from effbench.training.trainer import Cadence, Trainer
@@ -259,6 +267,7 @@ def eval_batches(
 
 def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, checkpoints: Checkpoints | None) -> Trainer:
     """The loop with all its parts; whatever cannot work together is refused here, before the first step."""
+    config = settled(config, len(data.train), ranks.world)
     _check_monitors(config, data)
     train = _train_batches(config, data, finishing, ranks)
     limits = _limits(config)
@@ -272,12 +281,13 @@ def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, check
     section, parameters = config.trainer, [p for p in net.parameters() if p.requires_grad]
     decayed = [p for group in over.param_groups if "no_decay" not in group.get("name", "") for p in group["params"]]
     precision, _ = choose_precision(section.precision, finishing.device)
+    planned = schedule(config, over, limits.total_steps(train.steps_per_epoch), train.steps_per_epoch)
     weights = class_weights(config.loss.class_weights, data.train.labels, len(data.classes))
     return Trainer(
         model=net,
         forward=ranks.wrap(_compiled(net, section.compile)),
         optimizer=over,
-        schedule=schedule(config, over, limits.total_steps(train.steps_per_epoch), train.steps_per_epoch),
+        schedule=planned,
         plateau_metric=_plateau_metric(config),
         compiled=section.compile is not False,
         train=train,
@@ -291,7 +301,8 @@ def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, check
         nonfinite=SkipNonFinite(ranks, precision.name != "16-mixed") if section.on_nonfinite == "skip" else None,
         memory=HalveOutOfMemory() if section.on_oom == "halve" else RaiseOutOfMemory(),
         undo=KeepBuffers(net) if (section.on_nonfinite, section.on_oom) != ("stop", "raise") else KeepNothing(),
-        stopping=_early_stopping(config),
+        stopping=_early_stopping(config, getattr(planned, "rise", 0)),
+        statistics=_statistics(config, net, train, ranks, precision),
         checkpoints=checkpoints,
         save_in_background=config.checkpoint.background,
         ranks=ranks,
@@ -320,13 +331,14 @@ def _train_batches(config: Config, data: Splits, finishing: Finish, ranks: Ranks
     section = config.data
     if ranks.world > 1 and config.trainer.on_oom == "halve":
         raise ConfigError("trainer.on_oom=halve works in one process; under torchrun use trainer.on_oom=raise.")
-    if section.batch_size < ranks.world:
-        raise ConfigError(f"data.batch_size must be at least the {ranks.world} processes; got {section.batch_size}.")
+    batch_size = number(section.batch_size)
+    if batch_size < ranks.world:
+        raise ConfigError(f"data.batch_size must be at least the {ranks.world} processes; got {batch_size}.")
 
     def batches(limit_steps: int | None) -> TrainBatches:
         return TrainBatches(
             data.train,
-            batch_size=section.batch_size,
+            batch_size=batch_size,
             num_classes=len(data.classes),
             finish=finishing,
             augment=Augment(**config.augment.model_dump()),
@@ -347,7 +359,19 @@ def _train_batches(config: Config, data: Splits, finishing: Finish, ranks: Ranks
 def _limits(config: Config) -> Limits:
     section = config.trainer
     seconds = None if section.max_time is None else seconds_from(section.max_time, "trainer.max_time")
-    return Limits(section.max_steps, seconds, section.max_epochs)
+    epochs = None if section.max_epochs is None else number(section.max_epochs)
+    return Limits(section.max_steps, seconds, epochs)
+
+
+def _statistics(
+    config: Config, net: nn.Module, train: TrainBatches, ranks: Ranks, precision: Precision
+) -> KeepStatistics:
+    """Every rank makes the same pass, so that they agree without exchanging anything."""
+    norms = trained_norms(net)
+    if not norms:
+        return KeepStatistics()
+    batches = partial(statistics_batches, train.split, train.finish, config.seed, config.data.eval_batch_size)
+    return RefreshStatistics(norms, batches, train.batch_size // ranks.world, precision)
 
 
 def _validation(config: Config, data: Splits, finishing: Finish, ranks: Ranks) -> EvalBatches | None:
@@ -356,11 +380,12 @@ def _validation(config: Config, data: Splits, finishing: Finish, ranks: Ranks) -
     return eval_batches(config, data.val, finishing, ranks, config.trainer.limit_val_batches)
 
 
-def _early_stopping(config: Config) -> NoEarlyStopping:
+def _early_stopping(config: Config, warmup: int) -> NoEarlyStopping:
     section = config.early_stopping
     if not section.enabled:
         return NoEarlyStopping()
-    return EarlyStopping(section.monitor, section.mode, section.patience, section.min_delta, section.stopping_threshold)
+    patience = number(section.patience)
+    return EarlyStopping(section.monitor, section.mode, patience, section.min_delta, section.stopping_threshold, warmup)
 
 
 def _check_monitors(config: Config, data: Splits) -> None:

@@ -15,6 +15,7 @@ class Purpose(IntEnum):
     ORDER = 1
     AUGMENT = 2
     FORWARD = 3  # dropout and the like
+    STATISTICS = 4  # the images that batch norm's statistics are made from
 
 
 _BLOCK = 64  # steps whose seeds are made at once: one alone, its code out of the cache by then, takes ten times as long

@@ -45,6 +45,11 @@ class Schedule(LRScheduler):
         self._step_count = 1  # with _last_lr what torch's SequentialLR and other tools read
         self._apply()
 
+    @property
+    def rise(self) -> int:
+        """Optimizer steps until the learning rate no longer rises."""
+        return self.warmup
+
     def shape(self, s: int) -> float:
         """The factor s >= 0 steps after the warm-up."""
         raise NotImplementedError
@@ -261,6 +266,10 @@ class OneCycle(Schedule):
         self.first = 1 / div_factor
         self.last = self.first / final_div_factor
         super().__init__(optimizer, warmup, warmup_start)
+
+    @property
+    def rise(self) -> int:
+        return self.warmup + max(0, math.ceil(self.top_at))
 
     def shape(self, s: int) -> float:
         end = self.length - 1

@@ -56,6 +56,11 @@ class Sessions:
             "versions": self.versions,
         }
 
+    def settle(self, config: Config) -> None:
+        """The config with what follows from the data."""
+        self.settings = redact(config.to_dict())
+        self.current["config"] = config_digest(self.settings)
+
     def identity(self) -> dict[str, Any]:
         """What a checkpoint's manifest says of the session that writes it."""
         return {

@@ -12,10 +12,12 @@ from typing import Any
 from torch import nn
 
 from effbench import build
+from effbench.automatic import settings, settled, told
 from effbench.commands.dry_build import refuse_early
-from effbench.commands.folders import load_run
+from effbench.commands.folders import load_run, recorded_config
 from effbench.commands.locking import holding
 from effbench.commands.resuming import Resumption, fingerprint
+from effbench.commands.schedule_note import schedule_note
 from effbench.commands.sessions import Sessions
 from effbench.commands.signals import Ears, Interrupted, listening
 from effbench.config.schema import Config
@@ -72,6 +74,8 @@ class _Session:
         self.device = build.device(config, ranks)
         self.begun = datetime.now()
         self.sessions = Sessions(config, folder, words, self.begun)
+        self.warnings: list[str] = []
+        self.chosen: dict[str, int | None] = {}  # what became of the config's `auto`s
         self.facts: dict[str, Any] = {}  # what the summary holds whatever comes of the run; empty until it has begun
         self.count_macs: Callable[[], int | None] = lambda: None
 
@@ -88,6 +92,7 @@ class _Session:
         config, folder = self.config, self.folder
         refuse_early(config)
         data = self._load_data()
+        config = self._settle(data)
         finishing = build.finish(config, data, self.device)
         trainer = build.trainer(config, data, finishing, self.ranks, self._checkpoints(data))
         if config.resume and Resumption(config, folder, self.ranks, self.sessions).restore(trainer, data):
@@ -115,10 +120,23 @@ class _Session:
             with keeping_freed_memory(self.device), sharing_processors(self.device):
                 with ears.stopping(trainer):
                     state = trainer.fit()
-                test = self._tested(trainer, data, finishing, ears) if state.status in _TESTED else {}
+                test: dict[str, float] = {}
+                if state.status in _TESTED:
+                    self._warn_of_one_class("val", trainer, data, state.metrics)
+                    test = self._tested(trainer, data, finishing, ears)
+                    self._warn_of_one_class("test", trainer, data, test)
             if test:
                 trainer.callbacks.tested(state, test)
         return test
+
+    def _settle(self, data: Splits) -> Config:
+        """The config with numbers for `auto`, from here on the run's; a resumed run keeps those it was begun with."""
+        asked = self.config
+        before = recorded_config(self.folder) if asked.resume else None
+        self.config = settled(asked, len(data.train), self.ranks.world, before)
+        self.chosen = settings(asked, self.config)
+        self.sessions.settle(self.config)
+        return self.config
 
     def _load_data(self) -> Splits:
         """Rank 0 first: where decoding fills a cache, the others read it."""
@@ -158,6 +176,18 @@ class _Session:
         else:
             path.unlink(missing_ok=True)
         return MetricsFile(path, columns)
+
+    def _warn_of_one_class(self, which: str, trainer: Trainer, data: Splits, metrics: Mapping[str, float]) -> None:
+        """After the newest evaluation, which is of the split `which` if `metrics` hold its accuracy."""
+        accuracy = metrics.get(f"{which}/acc")
+        if accuracy is None or not self.ranks.is_main:
+            return
+        checkpoints = trainer.checkpoints
+        if which == "val" and checkpoints is not None and checkpoints.monitor == "val/acc" and checkpoints.ranking:
+            accuracy = max(accuracy, checkpoints.ranking[0][0])
+        if complaint := trainer.by_class.complaint(which, accuracy, data.classes):
+            self.warnings.append(complaint)
+            _tell(f"warning: {complaint}")
 
     def _tested(self, trainer: Trainer, data: Splits, finishing: Finish, ears: Ears) -> dict[str, float]:
         """As `_test`; nothing where a signal comes before its end. A resumed run trains no more, and is tested then."""
@@ -202,6 +232,10 @@ class _Session:
             f"model {self.config.model.label}: {human_count(counts.total)} parameters"
             f" ({human_count(counts.trainable)} trained), {trainer.precision.name} ({why}), {self.device}"
         )
+        if line := told(self.chosen, len(data.train)):
+            _tell(line)
+        if note := schedule_note(self.config, trainer):
+            _tell(f"note: {note}")
         steps = trainer.state.step + trainer.steps_left
         _tell(f"{steps} steps, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")
 
@@ -217,6 +251,7 @@ class _Session:
             },
             "precision": trainer.precision.name,
             "device": str(self.device),
+            "auto": self.chosen,
             "processes": self.ranks.world,
             "data": {
                 "name": data.name,
@@ -243,6 +278,7 @@ class _Session:
         return {
             "status": state.status,
             "stop_reason": state.stop_reason,
+            "warnings": self.warnings,
             "metrics": {**state.metrics, **test},
             "best": best,
             "epochs": state.epoch + state.batch / trainer.train.steps_per_epoch,

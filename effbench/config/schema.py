@@ -17,6 +17,7 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+Auto = Literal["auto"]  # a number that follows from the data, see effbench/automatic.py
 Limit = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None
 
 
@@ -85,7 +86,7 @@ class SchedulerConfig(OpenSection):
 
 
 class DataConfig(OpenSection):
-    batch_size: Count
+    batch_size: Count | Auto
     eval_batch_size: Count
     drop_last: bool
     num_workers: Annotated[int, Field(ge=0, le=64)]
@@ -109,7 +110,8 @@ class DeviceConfig(Section):
 
 
 class TrainerConfig(Section):
-    max_epochs: Count | None
+    max_epochs: Count | Auto | None
+    min_steps: Count | Auto | None = None
     max_steps: Count | None
     max_time: Annotated[float, Field(gt=0)] | str | None
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "auto"]
@@ -176,7 +178,7 @@ class EmaConfig(Section):
 
 class EarlyStoppingConfig(Monitor):
     enabled: bool
-    patience: Annotated[int, Field(ge=0)]
+    patience: Annotated[int, Field(ge=0)] | Auto
     min_delta: NonNegative
     stopping_threshold: float | None
 

@@ -174,7 +174,7 @@ class TrainBatches:
         self.split, self.batch_size, self.num_classes = split, batch_size, num_classes
         self.finish, self.augment, self.accumulate = finish, augment or Augment(), accumulate
         self.seed, self.num_workers, self.timeout_s, self.shard = seed, num_workers, timeout_s, shard or Shard()
-        self._sizes = _step_sizes(len(split), batch_size, accumulate, drop_last, self.shard.world)
+        self._sizes = step_sizes(len(split), batch_size, accumulate, drop_last, self.shard.world)
         if limit_steps is not None:
             self._sizes = self._sizes[:limit_steps]
         self._order: tuple[int, Tensor] | None = None
@@ -385,7 +385,7 @@ class EvalBatches:
         return finish.in_parts(sent.shape, lambda part: sent[part].float().mul_(1 / 255))
 
 
-def _step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world: int) -> list[int]:
+def step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world: int) -> list[int]:
     """Samples in each step of an epoch, by the policy in TrainBatches' text."""
     whole, rest = divmod(count, batch_size * accumulate)
     if not drop_last and rest % batch_size < 2 * world:

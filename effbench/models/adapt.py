@@ -118,11 +118,11 @@ def set_train_mode(model: nn.Module) -> None:
     """
     model.train()
     for module in model.modules():
-        if isinstance(module, _NormBase) and _is_frozen(module):
+        if isinstance(module, _NormBase) and is_frozen(module):
             module.eval()
 
 
-def _is_frozen(module: nn.Module) -> bool:
+def is_frozen(module: nn.Module) -> bool:
     own = list(module.parameters(recurse=False))
     return bool(own) and not any(parameter.requires_grad for parameter in own)
 

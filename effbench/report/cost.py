@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench import build
+from effbench.automatic import AUTO, BATCH_SIZES, number
 from effbench.config.schema import Config
 from effbench.models import accounting
 from effbench.training.precision import choose_precision
@@ -44,9 +45,13 @@ def shape_model(config: Config, setting: Setting) -> nn.Module:
 
 
 def cost(config: Config, setting: Setting) -> dict[str, Any]:
-    """Parameters, MACs of one forward pass of one image, and bytes of a training step at data.batch_size."""
+    """Parameters, MACs of one forward pass of one image, and bytes of a training step at data.batch_size.
+
+    data.batch_size=auto counts as the largest that it may become.
+    """
     model = shape_model(config, setting)
     counts = accounting.parameters(model)
+    batch_size = BATCH_SIZES[0] if config.data.batch_size == AUTO else number(config.data.batch_size)
     compute = accounting.macs(model, setting.image_shape)
     on_gpu = config.device.name == "cuda" or (config.device.name == "auto" and torch.cuda.is_available())
     precision, _ = choose_precision(config.trainer.precision, torch.device("cuda" if on_gpu else "cpu"))
@@ -57,7 +62,7 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
         "optimizer_state_bytes": optimizer_state_bytes(config, model),
         "ema_bytes": counts.bytes if config.ema.enabled else 0,
         "activation_bytes": accounting.activation_bytes(
-            model, setting.image_shape, config.data.batch_size, _DTYPES[precision.name]
+            model, setting.image_shape, batch_size, _DTYPES[precision.name]
         ),
     }
     return {
@@ -66,7 +71,7 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
         "trainable_parameters": counts.trainable,
         "macs": compute.macs,
         "flops": compute.flops,
-        "batch_size": config.data.batch_size,
+        "batch_size": batch_size,
         **parts,
         "step_bytes": sum(parts.values()),
         "separable_layers": [asdict(row) for row in accounting.separable_layers(model, setting.image_shape)],

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TypeVar
 
 Item = TypeVar("Item")
-NAMES = ("data", "forward_backward", "optimizer", "evaluation", "checkpoint", "compile")
+NAMES = ("data", "forward_backward", "optimizer", "statistics", "evaluation", "checkpoint", "compile")
 
 
 class Clock:
@@ -35,6 +35,7 @@ class Clocks:
     def __init__(self) -> None:
         self.data, self.forward_backward, self.optimizer = Clock(), Clock(), Clock()
         self.evaluation, self.checkpoint, self.compile = Clock(), Clock(), Clock()
+        self.statistics = Clock()  # of batch normalisation, made anew before a validation
         self._begun = time.perf_counter()
 
     def seconds(self) -> dict[str, float]:

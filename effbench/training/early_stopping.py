@@ -22,10 +22,21 @@ class NoEarlyStopping:
 
 
 class EarlyStopping(NoEarlyStopping):
-    """An improvement beats the best so far by more than `min_delta`; `patience` checks without one stop the run."""
+    """An improvement beats the best so far by more than `min_delta`; `patience` checks without one stop the run.
 
-    def __init__(self, monitor: str, mode: str, patience: int, min_delta: float, stopping_threshold: float | None):
-        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+    warmup: optimizer steps during which the learning rate still rises; a check without improvement is not counted then.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        mode: str,
+        patience: int,
+        min_delta: float,
+        stopping_threshold: float | None,
+        warmup: int = 0,
+    ):
+        self.monitor, self.patience, self.min_delta, self.warmup = monitor, patience, min_delta, warmup
         self._sign = 1.0 if mode == "max" else -1.0
         self._threshold = stopping_threshold
         self.best: float | None = None
@@ -37,7 +48,7 @@ class EarlyStopping(NoEarlyStopping):
         value = state.metrics[self.monitor]
         if self.best is None or self._sign * (value - self.best) > self.min_delta:
             self.best, self.waited = value, 0
-        else:
+        elif state.step >= self.warmup:
             self.waited += 1
         self.decide(state)
 

@@ -9,15 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effbench.data.batches import Batch
+from effbench.training.class_counts import ClassCounts
 from effbench.training.distributed import Ranks
 from effbench.training.precision import Precision
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[Batch], precision: Precision, ranks: Ranks) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    precision: Precision,
+    ranks: Ranks,
+    by_class: ClassCounts | None = None,
+) -> tuple[float, float]:
     """(mean cross-entropy in nats, accuracy in [0, 1]) over every sample of every rank; leaves the model in eval mode.
 
     The loss is plain: no smoothing, no class weights, so that runs which train on other losses can be compared.
+    by_class: what counts the predictions of each class, too.
     """
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64)
@@ -26,8 +34,12 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], precision: Precision, r
         with precision.autocast():
             logits_BK = model(batch.inputs)
         on_device = counts(F.cross_entropy(logits_BK.float(), batch.targets, reduction="sum"), logits_BK, batch)
+        if by_class is not None:
+            by_class.add(logits_BK, batch.targets)
         sums = sums.to(on_device.device)
         sums += on_device
+    if by_class is not None:
+        by_class.agree(ranks)
     loss, correct, samples, _ = ranks.sum(sums).tolist()
     return loss / samples, correct / samples
 

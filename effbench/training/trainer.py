@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 from effbench.data.batches import EvalBatches, Step, TrainBatches
 from effbench.models.adapt import set_train_mode
 from effbench.randomness import Purpose, seed_of_step
+from effbench.training.batch_norm_statistics import KeepStatistics
 from effbench.training.callbacks import Callbacks
 from effbench.training.checkpoint import Checkpoints, Snapshot, load_optimizer, load_weights
+from effbench.training.class_counts import ClassCounts
 from effbench.training.clipping import NoClipping
 from effbench.training.clocks import Clock, Clocks
 from effbench.training.distributed import Ranks
@@ -71,6 +73,7 @@ class Trainer:
     nonfinite: StopAtNonFinite | None = None  # by default: stop, looking where that costs nothing
     memory: RaiseOutOfMemory = field(default_factory=RaiseOutOfMemory)
     undo: KeepNothing = field(default_factory=KeepNothing)
+    statistics: KeepStatistics = field(default_factory=KeepStatistics)
     stopping: NoEarlyStopping = field(default_factory=NoEarlyStopping)
     checkpoints: Checkpoints | None = None
     save_in_background: bool = False
@@ -86,6 +89,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.averaged = self.ema or NoEma(self.model)
         self.meter = Meter(self.ranks)
+        self.by_class = ClassCounts()  # of the newest evaluation
         self.throughput = Throughput(self.clocks)
         self._device = next(self.model.parameters()).device
         self._rule = self.nonfinite or StopAtNonFinite(self._device.type == "cpu" and self.ranks.world == 1)
@@ -250,6 +254,8 @@ class Trainer:
     def validate(self, state: TrainState) -> dict[str, float]:
         """Loss and accuracy on the validation split with the averaged weights; what depends on them is told."""
         assert self.val is not None
+        with self.clocks.statistics:
+            self.statistics.refresh(self.averaged.model, state.step)
         with self.clocks.evaluation:
             self.ranks.agree_on_buffers(self.averaged.model)
             loss, accuracy = self.evaluate(self.val, self.ranks)
@@ -266,7 +272,9 @@ class Trainer:
         """(loss, accuracy) of the averaged weights, in as many pieces a batch as memory asks for."""
         while True:
             try:
-                return evaluate(self.averaged.model, batches.in_pieces(self.state.eval_pieces), self.precision, ranks)
+                self.by_class = ClassCounts()
+                whole = batches.in_pieces(self.state.eval_pieces)
+                return evaluate(self.averaged.model, whole, self.precision, ranks, self.by_class)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

@@ -52,6 +52,14 @@ def test_many_small_steps_add_up_to_min_delta():
     assert stops_at([1.0, 0.9, 0.7, 0.6, 0.4], min_delta=0.25, patience=2) is None
 
 
+def test_checks_while_the_learning_rate_still_rises_do_not_count():
+    stopping, state = EarlyStopping("val/loss", "min", 2, 0.0, None, warmup=30), TrainState()
+    for step, value in enumerate([1.0, 4.0, 5.0, 5.0, 5.0], start=1):
+        state.step, state.metrics["val/loss"] = 10 * step, value
+        stopping.check(state)
+        assert bool(state.stop_reason) == (step >= 4)  # the second check without improvement from step 30 on
+
+
 def test_patience_0_stops_as_patience_1_does():
     assert stops_at([1.0, 0.9, 0.9], patience=0) == stops_at([1.0, 0.9, 0.9], patience=1) == 3
 

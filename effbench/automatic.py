@@ -1,0 +1,104 @@
+"""Settings left to `auto`: numbers that fit the number of train images, so that small sets get enough steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from effbench.config.compare import leaves
+from effbench.config.schema import Config
+from effbench.data.batches import step_sizes
+from effbench.errors import ConfigError
+
+AUTO = "auto"
+BATCH_SIZES = (64, 32, 16, 8)  # images, the largest first that leaves an epoch STEPS_PER_EPOCH steps
+STEPS_PER_EPOCH = 20
+EPOCHS, MIN_STEPS = 12, 1000  # of a run: at least both
+PATIENCE, PATIENCE_STEPS = 5, 400  # validations, and the optimizer steps that they must span
+
+
+def settled(config: Config, images: int, world: int = 1, before: Mapping[str, Any] | None = None) -> Config:
+    """`config` with a number for each `auto`, for a train split of `images`; the same where there is none.
+
+    before: the config that a resumed run was begun with; what it held stays, or its epochs would be others.
+    Raises ConfigError where there is not one step, and where trainer.min_steps contradicts the run's length.
+    """
+    earlier = {key: value for key, value in leaves(before or {}).items() if value != AUTO}
+    if config.data.batch_size == AUTO:
+        config = _with(config, "data", batch_size=earlier.get("data.batch_size") or batch_size_for(images, world))
+    accumulate = config.trainer.accumulate_grad_batches
+    steps = len(step_sizes(images, number(config.data.batch_size), accumulate, config.data.drop_last, world))
+    config = _with_length(config, steps, earlier)
+    if config.early_stopping.patience == AUTO:
+        kept = earlier.get("early_stopping.patience")
+        config = _with(config, "early_stopping", patience=_patience(config, steps) if kept is None else kept)
+    if config.scheduler.options.get("patience") == AUTO:
+        config = _with(config, "scheduler", patience=max(0, (number(config.early_stopping.patience) - 1) // 2))
+    return config
+
+
+def batch_size_for(images: int, world: int = 1) -> int:
+    """8 to 64 images, the most that leave 20 steps an epoch; fewer only where there are not so many."""
+    fitting = next((size for size in BATCH_SIZES if images >= size * STEPS_PER_EPOCH), BATCH_SIZES[-1])
+    return max(min(fitting, images), 2 * world)
+
+
+def settings(before: Config, after: Config) -> dict[str, int | None]:
+    """Dotted key -> what became of each `auto`."""
+    asked, now = (leaves(config.model_dump(by_alias=True)) for config in (before, after))
+    return {key: now[key] for key, value in asked.items() if value == AUTO != now[key]}
+
+
+def told(chosen: Mapping[str, int | None], images: int) -> str | None:
+    """A line on the numbers that are not a large set's."""
+    usual = {"data.batch_size": BATCH_SIZES[0], "trainer.max_epochs": EPOCHS, "early_stopping.patience": PATIENCE}
+    unusual = [f"{key}={chosen[key]}" for key, value in usual.items() if chosen.get(key) not in (None, value)]
+    return f"auto, for {images} train images: {' '.join(unusual)}" if unusual else None
+
+
+def number(value: int | str | None) -> int:
+    """A setting that `settled` has left as a number."""
+    if not isinstance(value, int):
+        raise TypeError(f"expected a settled number, got {value!r}")
+    return value
+
+
+def _with_length(config: Config, steps: int, earlier: Mapping[str, Any]) -> Config:
+    """Epochs, at least as many as min_steps take; limit_train_batches asks for a short look, which stays one."""
+    section = config.trainer
+    wanted = section.min_steps
+    limit = section.limit_train_batches
+    if limit is not None:
+        steps = min(steps, limit) if isinstance(limit, int) else max(1, round(limit * steps))
+    if section.max_epochs == AUTO and section.max_steps is None:
+        least = (0 if limit is not None else MIN_STEPS) if wanted == AUTO else wanted or 0
+        epochs = max(EPOCHS, -(-number(least) // steps), earlier.get("trainer.max_epochs") or 0)
+        section = section.model_copy(update={"max_epochs": epochs})
+    elif section.max_epochs == AUTO:
+        section = section.model_copy(update={"max_epochs": None})
+    if wanted not in (AUTO, None):
+        _check_min_steps(section, number(wanted), steps)
+    return config.model_copy(update={"trainer": section})
+
+
+def _check_min_steps(section: Any, wanted: int, steps: int) -> None:
+    lengths = {"max_epochs": (section.max_epochs or 0) * steps, "max_steps": section.max_steps}
+    for key, length in lengths.items():
+        if getattr(section, key) is not None and length < wanted:
+            raise ConfigError(
+                f"trainer.min_steps={wanted} contradicts trainer.{key}={getattr(section, key)}, which is {length} "
+                f"steps. Leave one of them out; with trainer.max_epochs=auto the epochs follow from trainer.min_steps."
+            )
+
+
+def _patience(config: Config, steps: int) -> int:
+    if config.trainer.limit_train_batches is not None:
+        return PATIENCE
+    return max(PATIENCE, -(-PATIENCE_STEPS // (steps * config.trainer.check_val_every_n_epoch)))
+
+
+def _with(config: Config, section: str, **values: Any) -> Config:
+    part: BaseModel = getattr(config, section)
+    return config.model_copy(update={section: part.model_copy(update=values)})

@@ -1,0 +1,99 @@
+"""Batch normalisation's running statistics, made anew from train images ("precise BN", arXiv:2105.07576, section 3).
+
+Running statistics are averages of the last 1/momentum batches. With few or small batches they lag behind the weights
+or are noise, and validation then measures the statistics rather than the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from effbench.data.batches import Batch, EvalBatches, Finish
+from effbench.data.splits import Split
+from effbench.models.adapt import is_frozen
+from effbench.randomness import Purpose, derived_seed
+from effbench.training.precision import Precision
+
+IMAGES, BATCH = 512, 64  # of a pass; statistics that average fewer images than IMAGES are made anew
+_START_LEFT = 0.01  # share of the initial values in the running statistics from which on they count as started
+
+
+class KeepStatistics:
+    """For models without batch normalisation, and wherever the running statistics serve."""
+
+    def refresh(self, model: nn.Module, steps: int) -> None:
+        """Before a validation of `model` after so many optimizer steps."""
+
+
+class RefreshStatistics(KeepStatistics):
+    """Makes the statistics anew where running ones cannot be right yet, or average too few images.
+
+    norms: the names of the batch norms that are trained, see `trained_norms`. batch_size: images that one of them sees
+    at once in training. batches: makes the batches of `statistics_batches`, when they are first needed.
+    """
+
+    def __init__(
+        self, norms: Sequence[str], batches: Callable[[], Iterable[Batch]], batch_size: int, precision: Precision
+    ):
+        self._norms, self._make, self._batch_size, self._precision = norms, batches, batch_size, precision
+
+    @cached_property
+    def batches(self) -> Iterable[Batch]:
+        return self._make()
+
+    def refresh(self, model: nn.Module, steps: int) -> None:
+        modules = map(model.get_submodule, self._norms)
+        momenta = [norm.momentum for norm in modules if isinstance(norm, _BatchNorm) and norm.momentum]
+        if momenta and self._lag(min(momenta), steps):
+            make_statistics(model, self._norms, self.batches, self._precision)
+
+    def _lag(self, momentum: float, steps: int) -> bool:
+        return self._batch_size < momentum * IMAGES or (1 - momentum) ** steps > _START_LEFT
+
+
+def make_statistics(model: nn.Module, names: Sequence[str], batches: Iterable[Batch], precision: Precision) -> None:
+    """Sets the running mean and variance of the batch norms `names` to the mean over `batches`.
+
+    Forward passes alone, without dropout; the model is left in eval mode, its batch norms' momenta and counts as
+    they were. The same batches give the same statistics.
+    """
+    norms = [norm for norm in map(model.get_submodule, names) if isinstance(norm, _BatchNorm)]
+    kept = [(norm.momentum, int(norm.num_batches_tracked or 0)) for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches, each with the same weight
+        norm.train()
+    try:
+        with torch.no_grad(), precision.autocast():
+            for batch in batches:
+                model(batch.inputs)
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.fill_(count)
+            norm.eval()
+
+
+def trained_norms(model: nn.Module) -> list[str]:
+    """Names of the batch norms with running statistics, but for those whose own parameters are frozen: theirs stay."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats and not is_frozen(module)
+    ]
+
+
+def statistics_batches(split: Split, finish: Finish, seed: int, eval_batch_size: int) -> EvalBatches:
+    """Up to IMAGES images of the train split, drawn by the seed, without augmentation, in batches of equal size."""
+    size = min(BATCH, max(2, eval_batch_size), len(split))  # batch norm learns nothing from one image
+    count = min(IMAGES, len(split)) // size * size
+    generator = torch.Generator().manual_seed(derived_seed(seed, Purpose.STATISTICS))
+    chosen = torch.randperm(len(split), generator=generator)[:count].sort().values
+    return EvalBatches(split.take(chosen), batch_size=size, finish=finish)

@@ -1,0 +1,85 @@
+"""Small sets of one's own pictures: what `auto` makes of them, kept by a resume, and a word where nothing is learnt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from effbench import cli
+
+MLP = ["data=image_folder", "data.image_size=8", "model=mlp", "model.hidden=[4]", "device.threads=1"]
+
+
+def pictures(root: Path, each: int, colours: dict[str, tuple[int, int, int]]) -> str:
+    """ROOT/CLASS/*.png of one colour a class."""
+    for name, colour in colours.items():
+        (root / name).mkdir(parents=True)
+        for number in range(each):
+            Image.new("RGB", (8 + number % 3, 8), colour).save(root / name / f"{number}.png")
+    return f"data.root={root}"
+
+
+def summary(folder: Path) -> dict[str, object]:
+    return dict(json.loads((folder / "summary.json").read_text()))
+
+
+def test_a_handful_of_images_trains_by_the_defaults_and_resumes_by_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pictures(tmp_path / "photos", 6, {"dark": (9, 9, 9), "bright": (250, 250, 250)})
+    run = tmp_path / "run"
+    words = [*MLP, root, f"hydra.run.dir={run}"]
+    assert cli.main(["train", *words, "trainer.max_epochs=3"]) == 0  # 8 to train on: a step an epoch
+    assert "auto, for 8 train images: data.batch_size=8 early_stopping.patience=400" in capsys.readouterr().err
+    assert summary(run)["auto"] == {
+        "data.batch_size": 8,
+        "early_stopping.patience": 400,
+    }
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["data"]["batch_size"], config["trainer"]["max_epochs"]) == (8, 3)
+    assert cli.main(["train", f"resume={run}", "trainer.max_epochs=5"]) == 0
+    assert summary(run)["steps"] == 5
+    assert cli.main(["verify", str(run)]) == 0
+
+
+@pytest.mark.row(54)
+def test_pictures_that_cannot_be_told_apart_end_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pictures(tmp_path / "photos", 20, {"one": (90, 90, 90), "other": (90, 90, 90)})
+    run = tmp_path / "run"
+    assert cli.main(["train", *MLP, root, "trainer.max_epochs=2", f"hydra.run.dir={run}"]) == 0
+    warnings = summary(run)["warnings"]
+    assert isinstance(warnings, list)
+    assert [warning.split(":")[0] for warning in warnings] == ["val", "test"]
+    err = capsys.readouterr().err
+    assert all(f"warning: {warning}" in err and "for all of the 4 images" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["scheduler=step"], None),
+        (["scheduler=plateau"], None),
+        (["scheduler=constant"], None),
+        (["scheduler=cosine"], None),
+        (["scheduler=step", "scheduler.step_size=30 epochs"], "scheduler Step leaves the learning rate as it is"),
+        (["scheduler=plateau", "scheduler.patience=10"], "early_stopping.patience=7 ends the run by then"),
+        (["scheduler=plateau", "scheduler.patience=10", "early_stopping=off"], "more validations than the 8"),
+        (["scheduler=constant", "scheduler.warmup=999"], "it ends before the warm-up does"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_schedule_that_cannot_act_is_named_before_the_first_step(
+    words: list[str], line: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["data=synthetic", "data.num_train=128", "data.num_val=8", "data.num_test=8", "data.image_size=8"]
+    own = ["trainer.max_epochs=8", "early_stopping.patience=7", *words, f"hydra.run.dir={tmp_path / 'run'}"]
+    settings = [*data, "model=mlp", "model.hidden=[4]", "device.threads=1", *own]
+    assert cli.main(["train", *settings]) == 0
+    err = capsys.readouterr().err
+    assert (line in err and err.index(line) < err.index("epoch 1/")) if line else "note: scheduler" not in err

@@ -1,0 +1,93 @@
+"""What `auto` becomes: settings that give a small set enough steps, and leave the user's own numbers alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from effbench.automatic import batch_size_for, settings, settled, told
+from effbench.config.compose import compose
+from effbench.config.schema import Config
+from effbench.errors import ConfigError
+
+
+def chosen(images: int, *words: str, **options: object) -> tuple[object, ...]:
+    """(batch size, epochs, patience) of `effbench train WORDS` on so many train images."""
+    return numbers(settled(compose(words), images, **options))  # type: ignore[arg-type]
+
+
+def numbers(config: Config) -> tuple[object, ...]:
+    return config.data.batch_size, config.trainer.max_epochs, config.early_stopping.patience
+
+
+def test_the_default_run_keeps_the_numbers_that_it_had() -> None:
+    assert chosen(5400) == (64, 12, 5)
+    assert chosen(45_000, "data=cifar10") == (64, 12, 5)
+    assert told(settings(compose([]), settled(compose([]), 5400)), 5400) is None
+
+
+@pytest.mark.parametrize(
+    ("images", "size"), [(6, 6), (12, 8), (100, 8), (319, 8), (320, 16), (640, 32), (1280, 64), (1_000_000, 64)]
+)
+def test_the_batch_is_the_largest_that_leaves_an_epoch_twenty_steps(images: int, size: int) -> None:
+    assert batch_size_for(images) == size
+
+
+@pytest.mark.parametrize("images", [40, 100, 325, 999, 1500, 3000, 10_000])
+def test_small_sets_get_a_thousand_steps_and_patience_for_four_hundred(images: int) -> None:
+    batch_size, epochs, patience = chosen(images)
+    steps = images // int(batch_size)  # type: ignore[call-overload]
+    assert steps * epochs >= 1000 > steps * (epochs - 1) or epochs == 12  # type: ignore[operator]
+    assert steps * patience >= 400  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trainer.max_epochs=2"], (16, 2, 20)),
+        (["trainer.max_epochs=null", "trainer.max_steps=90"], (16, None, 20)),
+        (["trainer.max_steps=3000"], (16, None, 20)),
+        (["data.batch_size=64"], (64, 200, 80)),
+        (["early_stopping.patience=3"], (16, 50, 3)),
+        (["trainer.min_steps=300"], (16, 15, 20)),
+        (["trainer.min_steps=null"], (16, 12, 20)),
+        (["trainer.limit_train_batches=2"], (16, 12, 5)),
+        (["trainer.limit_train_batches=2", "trainer.min_steps=50"], (16, 25, 5)),
+        (["trainer.accumulate_grad_batches=4"], (16, 200, 80)),
+        (["trainer.check_val_every_n_epoch=2"], (16, 50, 10)),
+        (["recipe=mobilenet_adamw"], (64, 12, 80)),
+        (["debug=smoke"], (4, 1, 5)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_the_user_or_a_recipe_sets_stands(words: list[str], expected: tuple[object, ...]) -> None:
+    assert chosen(325, *words) == expected
+
+
+def test_a_resumed_run_keeps_the_numbers_that_it_was_begun_with() -> None:
+    before = settled(compose([]), 325).to_dict()
+    assert chosen(2000, before=before) == (16, 50, 20)
+    assert chosen(325, "trainer.max_epochs=70", before=before) == (16, 70, 20)
+    assert chosen(325, "trainer.max_steps=3000", before=before) == (16, None, 20)
+
+
+def test_what_is_settled_stays_as_it_is() -> None:
+    config = settled(compose(["scheduler=plateau"]), 325)
+    assert settled(config, 9999) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "length"), [(["trainer.max_epochs=2"], "40 steps"), (["trainer.max_steps=30"], "30 steps")]
+)
+def test_a_run_shorter_than_its_own_min_steps_is_refused(words: list[str], length: str) -> None:
+    with pytest.raises(ConfigError, match=rf"trainer\.min_steps=500 contradicts .*{length}"):
+        chosen(325, *words, "trainer.min_steps=500")
+
+
+@pytest.mark.parametrize("images", [325, 5400])
+def test_plateau_reduces_before_early_stopping_stops(images: int) -> None:
+    config = settled(compose(["scheduler=plateau"]), images)
+    assert config.scheduler.options["patience"] + 1 < config.early_stopping.patience  # type: ignore[operator]
+
+
+def test_every_process_gets_the_two_images_that_batch_norm_needs() -> None:
+    assert batch_size_for(100, world=8) == 16
