@@ -31,6 +31,7 @@ from effbench.places import expanded
 from effbench.processors import usable
 from effbench.randomness import Purpose, derived_seed
 from effbench.training.batch_norm_statistics import (
+    AveragedStatistics,
     KeepStatistics,
     RefreshStatistics,
     statistics_batches,
@@ -371,7 +372,8 @@ def _statistics(
     if not norms:
         return KeepStatistics()
     batches = partial(statistics_batches, train.split, train.finish, config.seed, config.data.eval_batch_size)
-    return RefreshStatistics(norms, batches, train.batch_size // ranks.world, precision)
+    kind = AveragedStatistics if config.ema.enabled else RefreshStatistics
+    return kind(norms, batches, train.batch_size // ranks.world, precision)
 
 
 def _validation(config: Config, data: Splits, finishing: Finish, ranks: Ranks) -> EvalBatches | None:

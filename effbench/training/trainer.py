@@ -283,6 +283,8 @@ class Trainer:
 
     def save(self, values: Mapping[str, float] | None) -> None:
         """A checkpoint by rank 0, of finite weights only; the others wait until it is copied, or written."""
+        with self.clocks.statistics:
+            self.statistics.refresh_to_save(self.averaged.model, self.state.step)
         with self.clocks.checkpoint:
             spoilt = (
                 first_not_finite(self.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +13,18 @@ from torch.optim.swa_utils import update_bn
 from effbench.models.quick import accelerate
 from effbench.models.torchvision_zoo import create
 from effbench.training.batch_norm_statistics import (
+    AveragedStatistics,
     RefreshStatistics,
     make_statistics,
     statistics_batches,
     trained_norms,
 )
+from effbench.training.callbacks import Callbacks
+from effbench.training.checkpoint import Checkpoints, read_checkpoint
+from effbench.training.ema import Ema
 from effbench.training.precision import Precision
-from tests.training.tiny import convolutional, data, finish
+from effbench.training.trainer import Cadence, Trainer
+from tests.training.tiny import At, convolutional, data, finish, same, sgd, trainer
 
 DATA = data(num_train=96)
 
@@ -95,3 +101,39 @@ def test_the_batches_are_of_one_size_and_always_the_same(eval_batch_size, sizes)
     assert [len(batch) for batch in batches(eval_batch_size)] == sizes
     pairs = zip(batches(eval_batch_size), batches(eval_batch_size), strict=True)
     assert all(torch.equal(one.inputs, other.inputs) for one, other in pairs)
+
+
+def averaged_run(folder: Path, save_steps: int | None = None, steps: int = 6) -> Trainer:
+    """Epochs of three steps, validated after each; a checkpoint every `save_steps` too."""
+    net = convolutional(dropout=0.0)
+    run = trainer(
+        DATA, net, steps, validate=True, ema=Ema(net, 0.9), optimizer=sgd(net, 0.3),
+        statistics=AveragedStatistics(trained_norms(net), batches, 32, Precision()),
+        checkpoints=Checkpoints(folder, "val/loss", "min", 1, True), cadence=Cadence(save_steps=save_steps),
+    )  # fmt: skip
+    run.callbacks = Callbacks([At(5, lambda state: state.stop("a signal", "interrupted"))] if steps == 5 else [])
+    run.fit()
+    return run
+
+
+@pytest.mark.parametrize("steps", [3, 5, 6])
+def test_averaged_weights_are_saved_with_statistics_of_their_own(steps, tmp_path):
+    """After a validation (3, 6) and at an interruption between two of them (5)."""
+    run = averaged_run(tmp_path, steps=steps)
+    saved = {name: value for name, value in read_checkpoint(tmp_path / "last").ema.items() if name != "_ema_steps"}
+    expected = convolutional(dropout=0.0)
+    expected.load_state_dict(saved)
+    update_bn([batch.inputs for batch in batches()], expected)
+    for name, value in expected.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(saved[name], value)
+            assert not torch.allclose(saved[name], run.model.get_buffer(name)), "the running ones are of other weights"
+    assert run.clocks.statistics.seconds > 0
+
+
+def test_statistics_of_averaged_weights_leave_training_as_it_is(tmp_path):
+    """Whatever is saved on the way: a run that is interrupted and goes on ends equal to the bit."""
+    runs = [averaged_run(tmp_path / str(steps), steps) for steps in (None, 1, 2)]
+    ends = [[run.model.state_dict(), run.averaged.state_dict(), run.state.metrics] for run in runs]
+    assert same(ends[0], ends[1])
+    assert same(ends[0], ends[2])
