@@ -1,6 +1,7 @@
 """effbench: which model, which optimizer, at what cost?
 
-compose(overrides) -> Config, train(config) -> Run, load_run(folder) -> Run. Importing effbench imports no torch.
+compose(overrides) -> Config, train(config or overrides) -> Run, load_run(folder) -> Run.
+Importing effbench imports no torch.
 """
 
 from __future__ import annotations
@@ -8,15 +9,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from effbench.api import train
     from effbench.commands.folders import load_run
-    from effbench.commands.training import train
     from effbench.config.compose import compose
+    from effbench.config.schema import Config
+    from effbench.errors import ConfigError, EffbenchError
+    from effbench.runs import Run
 
-__all__ = ["compose", "load_run", "train"]
+    __version__: str
+
+__all__ = ["Config", "ConfigError", "EffbenchError", "Run", "compose", "load_run", "train"]
 _HOMES = {
+    "Config": "effbench.config.schema",
+    "ConfigError": "effbench.errors",
+    "EffbenchError": "effbench.errors",
+    "Run": "effbench.runs",
     "compose": "effbench.config.compose",
-    "train": "effbench.commands.training",
     "load_run": "effbench.commands.folders",
+    "train": "effbench.api",
 }
 
 
@@ -27,4 +37,14 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_HOMES[name]), name)
     if name == "optimizers":
         return importlib.import_module("effbench.optimizers")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("effbench")
     raise AttributeError(f"module 'effbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(
+        {*globals(), *__all__, "optimizers", "__version__"} - {"Any", "TYPE_CHECKING", "annotations", "_HOMES"}
+    )

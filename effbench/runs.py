@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,19 +14,32 @@ from torch import Tensor, nn
 from effbench import build
 from effbench.config.schema import Config
 from effbench.data.batches import Finish
+from effbench.data.given import images_of
+from effbench.data.images import MAX_PIXELS
 from effbench.disk import followed, pointed
 from effbench.errors import ConfigError, EffbenchError, unknown_name
 from effbench.models.quick import accelerate
 from effbench.records import read_metrics, read_summary
 from effbench.training.checkpoint import DamagedError, load_weights, read_weights
+from effbench.units import percent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """config: as trained. folder: where config.yaml, summary.json, metrics.csv and checkpoints/ lie."""
 
     folder: Path
     config: Config
+
+    def __repr__(self) -> str:
+        """A line: the folder, how the run ended, what it reached."""
+        try:
+            metrics, status = self.summary.get("metrics") or {}, str(self.summary["status"])
+        except (ConfigError, OSError):
+            return f"Run({str(self.folder)!r}, no summary yet)"
+        names = {"test/acc": "test accuracy", "val/acc": "validation accuracy"}
+        reached = [f"{text} {percent(metrics[name])}" for name, text in names.items() if metrics.get(name) is not None]
+        return f"Run({', '.join([repr(str(self.folder)), status.replace('_', ' '), *reached[:1]])})"
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -107,11 +120,20 @@ class Run:
         on = device or torch.device("cpu")
         return Finish(tuple(data["mean"]), tuple(data["std"]), on, build.memory_format(self.config))
 
-    def predict(self, inputs: Tensor | Sequence[Any], which: str = "best") -> Tensor:
-        """Class probabilities, float (N, K). inputs: uint8 (N, C, H, W) as the dataset holds them, tensor or array."""
-        if not isinstance(inputs, Tensor):
-            inputs = torch.stack([torch.as_tensor(image) for image in inputs])
-        return self.predictor(which)(inputs)
+    def predict(self, inputs: Any, which: str = "best") -> Tensor:
+        """Class probabilities, float (N, K).
+
+        inputs: a file, a folder of images, a Pillow image, a uint8 tensor or array (C, H, W), or a list of such; or
+        uint8 (N, C, H, W) as the dataset holds them. Files and Pillow images are brought to the run's size and
+        channels as `effbench predict` does. Raises ConfigError for anything else and for a file that is no image.
+        """
+        probabilities = self.predictor(which)
+        return torch.cat([probabilities(images) for images in images_of(inputs, self.image_shape, self._max_pixels)])
+
+    @property
+    def _max_pixels(self) -> int:
+        """Of a file: as the run's data were read."""
+        return int(self.config.data.options.get("max_pixels") or MAX_PIXELS)
 
     def predictor(self, which: str = "best") -> Callable[[Tensor], Tensor]:
         """`predict` with the weights read once: uint8 (N, C, H, W) -> float (N, K)."""

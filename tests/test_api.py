@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import effbench
+from effbench.commands.predict import predict_files
 from effbench.config.schema import Config
 from effbench.errors import ConfigError
 
@@ -125,3 +128,59 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
         effbench.nope  # noqa: B018
     assert set(effbench.__all__) <= set(dir(effbench)) | set(effbench.__all__)
     assert all(callable(getattr(effbench, name)) for name in effbench.__all__)
+
+
+def photos(folder: Path) -> list[Path]:
+    """Pictures of several sizes and kinds."""
+    generator = torch.Generator().manual_seed(0)
+    kinds = [("RGB", (90, 40), "jpg"), ("RGBA", (31, 64), "png"), ("L", (28, 28), "png"), ("RGB", (50, 50), "gif")]
+    paths = []
+    for number, (mode, (width, height), suffix) in enumerate(kinds):
+        pixels = torch.randint(0, 256, (height, width, 4), generator=generator, dtype=torch.uint8).numpy()
+        paths.append(folder / f"photo{number}.{suffix}")
+        Image.fromarray(pixels, "RGBA").convert(mode).save(paths[-1])
+    return paths
+
+
+def test_train_takes_overrides_and_predict_takes_what_a_person_has(tmp_path: Path) -> None:
+    run = effbench.train([*WORDS, "debug=smoke", "device.threads=1"], tmp_path / "run")
+    assert run.config.model.options["hidden"] == [32]
+    (tmp_path / "photos").mkdir()
+    paths = photos(tmp_path / "photos")
+    rows, _ = predict_files(str(run.folder), list(map(str, paths)), top_k=10)
+    found = [{entry["class"]: entry["probability"] for entry in row["top_k"]} for row in rows]
+    by_command = torch.tensor([[row[name] for name in run.classes] for row in found])
+    together = run.predict(paths)
+    assert together.allclose(by_command, atol=2e-6)
+    assert run.predict(list(map(str, paths))).equal(together)
+    assert run.predict(tmp_path / "photos").equal(together)  # a folder
+    assert run.predict(str(paths[1])).allclose(together[1:2], atol=1e-6)
+    for number, path in enumerate(paths):
+        with Image.open(path) as picture:
+            assert run.predict(picture).allclose(together[number], atol=1e-6)
+    one = torch.randint(0, 256, (1, 28, 28), dtype=torch.uint8)
+    assert run.predict(one).equal(run.predict(one[None]))
+    assert run.predict([one, paths[0]])[1].allclose(together[0], atol=1e-6)
+    for wrong, named in ((3, "got int: 3"), ([None], "got NoneType"), ([], "no image"), ("nope.jpg", "does not exist")):
+        with pytest.raises(ConfigError, match=named):
+            run.predict(wrong)
+
+
+def test_a_run_is_shown_as_one_line(config: Config, tmp_path: Path) -> None:
+    run = effbench.train(config.model_copy(update={"trainer": smallest(config)}), tmp_path / "run")
+    accuracy = 100 * run.summary["metrics"]["test/acc"]
+    assert repr(run) == f"Run({str(tmp_path / 'run')!r}, completed, test accuracy {accuracy:.2f} %)"
+    assert repr(effbench.Run(tmp_path / "nowhere", config)) == f"Run({str(tmp_path / 'nowhere')!r}, no summary yet)"
+
+
+@pytest.mark.parametrize("wrong", ["model=mlp", {"model": "mlp"}, [1], 3])
+def test_overrides_that_are_no_list_of_words_are_told_so(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="overrides are a list of words"):
+        effbench.train(wrong)
+
+
+def test_dir_lists_what_there_is() -> None:
+    names = set(dir(effbench))
+    assert {"train", "compose", "load_run", "optimizers", "Config", "Run", "ConfigError", "__version__"} <= names
+    assert not {"Any", "TYPE_CHECKING", "annotations"} & names
+    assert effbench.__version__

@@ -40,6 +40,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 
 def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
     """Hydra's composition, `hydra` node included, its complaints put in terms of keys that exist."""
+    _check_words(overrides)
     overrides = [as_meant(override) for override in overrides]
     _check_given(overrides)
     if not config_dir:
@@ -59,6 +60,14 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
     expand_folders(raw)
     _check_names(raw)
     return raw
+
+
+def _check_words(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for what is no list of words, as a notebook may pass it."""
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides are a list of words: [{overrides!r}]; got the text {overrides!r}.")
+    if not isinstance(overrides, Sequence) or not all(isinstance(word, str) for word in overrides):
+        raise ConfigError(f"overrides are a list of words, ['model=mlp', 'optimizer.lr=0.1']; got {overrides!r}.")
 
 
 def _check_given(overrides: Sequence[str]) -> None:

@@ -166,6 +166,38 @@ def on_all_cores(work: Callable[[Item], Result], items: Iterable[Item]) -> Gener
             pool.shutdown(cancel_futures=True)
 
 
+def from_pillow(image: Image.Image, size: int, channels: int = 3) -> Tensor:
+    """A Pillow image as `decode` gives a file of it, but for JPEGs far above `size`: uint8 (channels, S, S)."""
+    path = Path(getattr(image, "filename", "") or "the image")
+    with _quiet_pillow(), _pillow_errors(path, "cannot be decoded"):
+        return _pixels(_fit(_to_mode(path, _upright(path, image), channels), size))
+
+
+def preprocessing(size: int, channels: int) -> dict[str, Any]:
+    """What `decode` does to a file, for those who must do the same before an exported model. In this order."""
+    luma = {"gray": "ITU-R 601 luma of the 8-bit RGB pixels: Pillow's convert('L')"}
+    return {
+        "jpeg": {
+            "draft": [2 * size, 2 * size],
+            "about": "Image.draft(None, …): decoded at 1/2, 1/4 or 1/8 of its sides",
+        },
+        "exif_orientation": "applied",
+        "transparency": "over white",
+        "colour_profile": "ignored",
+        "colour_order": "RGB" if channels == 3 else "L",
+        **({} if channels == 3 else luma),
+        "crop": {"shape": "square", "side": "the shorter side", "place": "centre"},
+        "resize": {
+            "size": [size, size],
+            "interpolation": "bilinear",
+            "antialias": True,
+            "about": "with the crop in one: Pillow's resize(size, BILINEAR, box=(left, top, left + side, top + side))",
+        },
+        "dtype": "uint8",
+        "then": {"dtype": "float32", "scale": 1 / 255, "layout": "NCHW"},
+    }
+
+
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """The files named, in the order given and as often; of a folder those with an image's suffix, sorted.
 

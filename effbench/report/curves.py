@@ -13,13 +13,12 @@ BLUE, ORANGE, GREY = "#1f6fb4", "#e0701b", "#8a8a8a"
 
 def draw_curves(folder: Path, title: str) -> Path:
     """Writes curves.png into the run's folder and returns its path."""
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = read_metrics(folder)
     figure = Figure(figsize=(12, 3.6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot nor matplotlib.use: a notebook's own backend stays as it is
     loss, accuracy, rate = figure.subplots(1, 3)
     _draw(loss, rows, {"train/loss": (BLUE, "train"), "val/loss": (ORANGE, "validation")}, "cross-entropy (nats)")
     _draw(accuracy, rows, {"train/acc": (BLUE, "train"), "val/acc": (ORANGE, "validation")}, "accuracy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
@@ -582,3 +584,74 @@ def test_a_disk_that_is_full_when_it_syncs_leaves_the_older_export(
     assert (code, out) == (1, "")
     assert "error: no space at it/mlp-best.pt" in err
     assert {path.name: path.read_bytes() for path in (tmp_path / "it").iterdir()} == before
+
+
+# --- what the record says of a file's way to the model
+
+
+def as_the_record_says(path: Path, record: dict[str, Any]) -> np.ndarray:
+    """float32 (1, C, H, W) out of an image file, by numpy, Pillow and the record alone."""
+    steps = record["preprocessing"]
+    image: Image.Image = Image.open(io.BytesIO(path.read_bytes()))
+    image.draft(None, tuple(steps["jpeg"]["draft"]))
+    assert steps["exif_orientation"] == "applied"
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        assert steps["transparency"] == "over white"
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        image = white
+    image = image.convert("RGB").convert(steps["colour_order"])
+    width, height = image.size
+    assert (steps["crop"]["side"], steps["crop"]["place"]) == ("the shorter side", "centre")
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    kind = {"bilinear": Image.Resampling.BILINEAR}[steps["resize"]["interpolation"]]
+    assert steps["resize"]["antialias"]  # as Pillow always does
+    size = tuple(steps["resize"]["size"])
+    image = image.resize(size, kind, box=(left, top, left + side, top + side))
+    assert steps["then"]["layout"] == "NCHW"
+    planes = np.asarray(image, steps["dtype"]).reshape(*size, -1).transpose(2, 0, 1)
+    return np.asarray(planes[None].astype(steps["then"]["dtype"]) * np.float32(steps["then"]["scale"]))
+
+
+def pictures(folder: Path) -> list[Path]:
+    """A wide JPEG far above the model's size, one turned by EXIF, a transparent PNG, a gray one, one with a palette."""
+    low = np.random.default_rng(0).integers(0, 256, (6, 9, 4), np.uint8)
+    smooth = Image.fromarray(low, "RGBA").resize((450, 300), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    paths = [folder / name for name in ("wide.jpg", "turned.jpg", "clear.png", "gray.png", "palette.gif")]
+    smooth.convert("RGB").save(paths[0])
+    smooth.convert("RGB").resize((40, 90)).save(paths[1], exif=exif)
+    smooth.resize((70, 50)).save(paths[2])
+    smooth.convert("L").resize((29, 28)).save(paths[3])
+    smooth.convert("RGB").resize((64, 64)).quantize(32).save(paths[4])
+    return paths
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_predict_is_reproduced_from_the_record_and_the_file(
+    channels: int, run: Path, exports: dict[str, Path], tmp_path: Path, effbench: Effbench
+) -> None:
+    path = exports["onnx"]
+    if channels == 3:
+        words = ["data=synthetic", "data.num_train=64", "data.num_val=32", "data.num_test=16"]
+        run = tmp_path / "colour"
+        assert effbench("train", *TINY, *words, f"hydra.run.dir={run}")[0] == 0
+        assert effbench("export", str(run), f"output={tmp_path}")[0] == 0
+        path = tmp_path / "mlp-best.onnx"
+    record = json.loads((path.parent / f"{path.name}.json").read_text())
+    (tmp_path / "pictures").mkdir()
+    files = pictures(tmp_path / "pictures")
+    code, out, _ = effbench("predict", str(run), *map(str, files), "top_k=10", "--json")
+    assert code == 0
+    assert record["probabilities"].startswith("softmax")
+    seen = set()
+    for file, row in zip(files, json.loads(out), strict=True):
+        logits = answers(path, as_the_record_says(file, record))[0].astype(np.float64)
+        ours = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        theirs = {entry["class"]: entry["probability"] for entry in row["top_k"]}
+        assert np.abs(ours - [theirs[name] for name in record["classes"]]).max() < 1e-3
+        seen.add(tuple(np.round(ours, 4)))
+    assert len(seen) == len(files)  # the pictures are told apart, so that the comparison says something

@@ -119,3 +119,16 @@ def test_without_metrics_there_is_no_picture(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"metrics\.csv"):
         draw_curves(tmp_path, "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_notebooks_backend_stays_as_it_is(tmp_path: Path) -> None:
+    import matplotlib as mpl
+
+    before = mpl.get_backend()
+    mpl.use("svg")
+    try:
+        write(tmp_path, run())
+        assert draw_curves(tmp_path, "title").read_bytes().startswith(b"\x89PNG")
+        assert mpl.get_backend() == "svg"
+    finally:
+        mpl.use(before)
