@@ -47,6 +47,7 @@ from effbench.commands.train import (
 )
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import quoted
+from effbench.config.refusals import Refusals
 from effbench.console import writes_unicode
 from effbench.errors import ConfigError, EffbenchError
 from effbench.inert import for_terminal
@@ -72,7 +73,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool
     if earlier is not None:
         return _go_on(earlier, overrides, config_dir, as_json)
     combinations = expand(overrides, config_dir)
-    refused = _refused(combinations, config_dir)
+    refused = _refused(dict(enumerate(combinations)), config_dir)
     for text in refused.values():
         if "hydra.sweep.subdir" in text:  # Hydra's launcher would make that job's folder before the job is refused
             raise ConfigError(text)
@@ -102,7 +103,9 @@ def _go_on(folder: Path, overrides: Sequence[str], config_dir: str | None, as_js
         more = any(not passing(word) for word in overrides)
         planned = extended(recorded, expand(wanted, config_dir), folder) if more else recorded
         common = _passing(overrides)
-        refused = _refused([[*item.words, *common] for item in planned], config_dir)
+        left = [item for item in planned if standing(item.job.folder) != "done"]
+        words = {item.job.number: [*item.words, *common] for item in left}
+        refused = _refused(words, config_dir, done=len(planned) - len(left))
         write_plan(folder, wanted, planned)
         return _run(folder, planned, refused, common, config_dir, as_json)
 
@@ -112,10 +115,14 @@ def _passing(overrides: Sequence[str]) -> list[str]:
     return [word for word in overrides if passing(word) and not word.startswith(("hydra.sweep.", "hydra.run."))]
 
 
-def _refused(combinations: Sequence[Sequence[str]], config_dir: str | None) -> dict[int, str]:
-    """What is wrong with the jobs that cannot be tried, by their numbers. Raises ConfigError where all are so."""
-    refused = {number: text for number, words in enumerate(combinations) if (text := _refusal(words, config_dir))}
-    if len(refused) == len(combinations):
+def _refused(jobs: Mapping[int, Sequence[str]], config_dir: str | None, done: int = 0) -> dict[int, str]:
+    """What is wrong with the jobs that cannot be tried, by their numbers. Raises ConfigError where all are so.
+
+    done: how many more there are that need not be tried.
+    """
+    refusals = Refusals(config_dir)
+    refused = {number: text for number, words in jobs.items() if (text := refusals.of(words))}
+    if refused and len(refused) == len(jobs) and not done:
         raise ConfigError("\n".join(dict.fromkeys(refused.values())))
     return refused
 
@@ -197,14 +204,6 @@ def _check_possible(overrides: Sequence[str]) -> None:
         raise ConfigError("a sweep (-m) starts processes of its own and cannot run under torchrun; sweep without it.")
     if any(word.startswith("resume=") for word in overrides):
         raise ConfigError("resume=RUN continues one run, without -m; a sweep goes on with -m sweep.resume=DIR.")
-
-
-def _refusal(words: Sequence[str], config_dir: str | None) -> str | None:
-    try:
-        parse(plain(compose_raw(words, config_dir)))
-    except ConfigError as error:
-        return str(error)
-    return None
 
 
 def _in_own_process(job: Job, words: Sequence[str], ahead: _Ahead, relay: _Relay) -> None:
