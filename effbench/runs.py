@@ -15,7 +15,7 @@ from effbench import build
 from effbench.config.schema import Config
 from effbench.data.batches import Finish
 from effbench.data.given import images_of
-from effbench.data.images import MAX_PIXELS
+from effbench.data.images import MAX_PIXELS, Levels
 from effbench.disk import followed, pointed
 from effbench.errors import ConfigError, EffbenchError, unknown_name
 from effbench.models.quick import accelerate
@@ -128,7 +128,14 @@ class Run:
         channels as `effbench predict` does. Raises ConfigError for anything else and for a file that is no image.
         """
         probabilities = self.predictor(which)
-        return torch.cat([probabilities(images) for images in images_of(inputs, self.image_shape, self._max_pixels)])
+        return torch.cat(
+            [probabilities(images) for images in images_of(inputs, self.image_shape, self._max_pixels, self.levels)]
+        )
+
+    @property
+    def levels(self) -> Levels | None:
+        """What became white in pictures of more than 8 bits; None where the dataset had none."""
+        return Levels(*self.white_level) if self.data.get("white_level") else None
 
     @property
     def _max_pixels(self) -> int:

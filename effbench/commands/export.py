@@ -169,7 +169,7 @@ def _facts(run: Run, format_name: str) -> dict[str, Any]:
         "format": format_name,
         "opset": FORMATS[format_name].opset,
         "input": {"name": INPUT, "shape": ["N", *run.image_shape], "dtype": "float32", "range": [0.0, 1.0]},
-        "preprocessing": preprocessing(run.image_shape[1], run.image_shape[0]),
+        "preprocessing": preprocessing(run.image_shape[1], run.image_shape[0], run.levels),
         "output": {"name": OUTPUT, "shape": ["N", len(run.classes)], "dtype": "float32"},
         "probabilities": "softmax over the classes of the output",
         "normalisation_inside": {"mean": run.data["mean"], "std": run.data["std"]},

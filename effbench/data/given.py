@@ -12,16 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from effbench.data.images import decode, find_images, from_pillow
+from effbench.data.images import Levels, decode, find_images, from_pillow
 from effbench.errors import ConfigError
 
 BATCH = 256  # decoded images in memory
 
 
-def images_of(inputs: Any, shape: tuple[int, int, int], max_pixels: int) -> Iterator[Tensor]:
+def images_of(
+    inputs: Any, shape: tuple[int, int, int], max_pixels: int, levels: Levels | None = None
+) -> Iterator[Tensor]:
     """uint8 (n, C, H, W) at a time, in the order of `inputs`: a file, folder, Pillow image, array, or a list of such.
 
-    shape: (C, H, W) that files and Pillow images are brought to; arrays are taken as they are.
+    shape: (C, H, W) that files and Pillow images are brought to; arrays are taken as they are. levels: as `decode`.
     """
     if isinstance(inputs, Tensor | np.ndarray):
         array = torch.as_tensor(inputs)
@@ -31,7 +33,7 @@ def images_of(inputs: Any, shape: tuple[int, int, int], max_pixels: int) -> Iter
     if not items:
         raise ConfigError("predict got no image: give files, Pillow images, or uint8 arrays (N, C, H, W).")
     for start in range(0, len(items), BATCH):
-        some = [_image(item, shape, max_pixels) for item in items[start : start + BATCH]]
+        some = [_image(item, shape, max_pixels, levels) for item in items[start : start + BATCH]]
         if odd := {tuple(image.shape) for image in some} - {shape}:
             raise ConfigError(f"predict takes lists of images of {shape}; got one of {odd.pop()}.")
         yield torch.stack(some)
@@ -48,12 +50,12 @@ def _items(inputs: Any) -> Iterator[Any]:
         yield inputs
 
 
-def _image(item: Any, shape: tuple[int, int, int], max_pixels: int) -> Tensor:
+def _image(item: Any, shape: tuple[int, int, int], max_pixels: int, levels: Levels | None) -> Tensor:
     channels, size, _ = shape
     if isinstance(item, Path):
-        return decode(item, size, channels, max_pixels)
+        return decode(item, size, channels, max_pixels, levels)
     if isinstance(item, Image.Image):
-        return from_pillow(item, size, channels)
+        return from_pillow(item, size, channels, levels)
     if isinstance(item, Tensor | np.ndarray):
         return torch.as_tensor(item)
     raise ConfigError(

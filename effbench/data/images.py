@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -166,14 +167,16 @@ def on_all_cores(work: Callable[[Item], Result], items: Iterable[Item]) -> Gener
             pool.shutdown(cancel_futures=True)
 
 
-def from_pillow(image: Image.Image, size: int, channels: int = 3) -> Tensor:
+def from_pillow(image: Image.Image, size: int, channels: int = 3, levels: Levels | None = None) -> Tensor:
     """A Pillow image as `decode` gives a file of it, but for JPEGs far above `size`: uint8 (channels, S, S)."""
     path = Path(getattr(image, "filename", "") or "the image")
     with _quiet_pillow(), _pillow_errors(path, "cannot be decoded"):
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            image = _in_8_bits(path, BytesIO(), image, levels or Levels(clips=False))
         return _pixels(_fit(_to_mode(path, _upright(path, image), channels), size))
 
 
-def preprocessing(size: int, channels: int) -> dict[str, Any]:
+def preprocessing(size: int, channels: int, levels: Levels | None = None) -> dict[str, Any]:
     """What `decode` does to a file, for those who must do the same before an exported model. In this order."""
     luma = {"gray": "ITU-R 601 luma of the 8-bit RGB pixels: Pillow's convert('L')"}
     return {
@@ -182,6 +185,9 @@ def preprocessing(size: int, channels: int) -> dict[str, Any]:
             "about": "Image.draft(None, …): decoded at 1/2, 1/4 or 1/8 of its sides",
         },
         "exif_orientation": "applied",
+        "more_than_8_bits": {
+            "white": {"integers": (levels or Levels()).integers, "floats": (levels or Levels()).floats}
+        },
         "transparency": "over white",
         "colour_profile": "ignored",
         "colour_order": "RGB" if channels == 3 else "L",

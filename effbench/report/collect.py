@@ -13,11 +13,12 @@ from typing import Any
 from effbench.config.compare import OF_ONE_SITTING, leaves
 from effbench.config.yaml_text import parse_yaml
 from effbench.errors import ConfigError
-from effbench.guarded import MissingFileError, UnreadableError, read_text
-from effbench.records import STATUSES, read_any_summary, read_metrics
+from effbench.guarded import METRICS_BYTES, MissingFileError, UnreadableError, read_bytes, read_text
+from effbench.records import STATUSES, read_any_summary
 from effbench.redaction import redact
+from effbench.report.rows import drawable_rows
 from effbench.report.sweep import FINISHED
-from effbench.summary_schema import MAPPING, check_plain, is_number, without_wrong_fields
+from effbench.summary_schema import MAPPING, check_plain, without_wrong_fields
 
 _MAPPINGS = ("metrics", "best", "timing", "memory", "model", "data", "environment", "git")
 _NO_SUMMARY = "holds no summary.json: the run is still at work, or was killed, and goes on with train resume=RUN"
@@ -225,31 +226,14 @@ def curve_rows(folder: Path) -> tuple[list[dict[str, str]], list[str]]:
     """(rows of metrics.csv that can be drawn, what is wrong with the others); a cell that is not finite is empty."""
     path = folder / "metrics.csv"
     try:
-        rows = read_metrics(folder, follow_links=False)
+        rows = drawable_rows(read_bytes(path, METRICS_BYTES, follow_links=False))
     except MissingFileError:
         return [], ["there is no metrics.csv"]
     except Exception as error:  # noqa: BLE001 - whatever the csv module finds, it costs this picture only
         return [], [_about(path, error)]
-    if rows and "row" not in rows[0]:
+    if rows.found and "row" not in rows.columns:
         return [], ["metrics.csv has no column `row`: it is none of this effbench's"]
-    sound = [cells for row in rows if (cells := _drawable(row)) is not None]
-    lost = len(rows) - len(sound)
-    return sound, [f"metrics.csv: {lost} of {len(rows)} rows cannot be read"] if lost else []
-
-
-def _drawable(row: Mapping[Any, Any]) -> dict[str, str] | None:
-    """The row with numbers alone beside its kind; None for one that is torn or was never ours."""
-    numbers = {name: cell for name, cell in row.items() if name not in ("row", "epoch")}
-    try:
-        values = {name: float(cell) for name, cell in numbers.items() if cell}
-    except (TypeError, ValueError):
-        return None
-    step = row.get("step") or ""
-    if row.get("row") not in ("step", "epoch") or not step.isdecimal() or not is_number(values["step"]):
-        return None
-    drawn = {name: cell if name in values and is_number(values[name]) else "" for name, cell in numbers.items()}
-    epoch = row.get("epoch") or ""
-    return {**drawn, "row": row["row"], "epoch": epoch if epoch.isdecimal() and len(epoch) < 16 else ""}
+    return rows.kept, [f"metrics.csv: {rows.lost} of {rows.found} rows cannot be read"] if rows.lost else []
 
 
 def shortened(value: Any, most: int = 200) -> str:

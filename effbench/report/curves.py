@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench.records import read_metrics, replacing
+from effbench.records import replacing
+from effbench.report.rows import drawable_rows
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#e0701b", "#8a8a8a"
 
@@ -16,7 +17,7 @@ def draw_curves(folder: Path, title: str) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = read_metrics(folder)
+    rows = drawable_rows((folder / "metrics.csv").read_bytes()).kept
     figure = Figure(figsize=(12, 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # not pyplot nor matplotlib.use: a notebook's own backend stays as it is
     loss, accuracy, rate = figure.subplots(1, 3)

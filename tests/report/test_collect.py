@@ -235,3 +235,24 @@ def test_a_link_in_a_run_brings_nothing_of_the_readers_into_the_page(tmp_path: P
     [record] = read(tmp_path / "runs")
     assert record.config == {}
     assert any("a link" in problem for problem in record.problems)
+
+
+def test_of_a_long_file_the_extremes_are_kept_and_torn_rows_counted(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", summary())
+    rows = [f"step,{step // 1000},{step},{2 - step / 1e5},0.5,,,100,0.1" for step in range(1, 60_001)]
+    rows[34_567] = "step,34,34568,99.5,0.5,,,100,0.1"  # a spike
+    rows[45_678] = "step,45,45679,0.001,nan,,,100,0.1"
+    rows[50_000] = "step,50,torn"
+    for epoch in range(1, 61):
+        rows.insert(epoch * 1000 + epoch - 1, f"epoch,{epoch},{epoch * 1000},1.0,0.5,{epoch},0.{epoch:02d},100,0.1")
+    (folder / "metrics.csv").write_text("\n".join([",".join(COLUMNS), *rows, ""]))
+    kept, problems = curve_rows(folder)
+    assert len(kept) < 10_000
+    assert problems == [f"metrics.csv: 1 of {len(rows)} rows cannot be read"]
+    steps = [row for row in kept if row["row"] == "step"]
+    assert [steps[0]["step"], steps[-1]["step"]] == ["1", "60000"]
+    assert [row["step"] for row in steps] == sorted((row["step"] for row in steps), key=int)
+    losses = {float(row["train/loss"]): row["step"] for row in steps}
+    assert (losses[max(losses)], losses[min(losses)]) == ("34568", "45679")
+    assert {row["train/acc"] for row in steps} <= {"0.5", ""}
+    assert [row["val/loss"] for row in kept if row["row"] == "epoch"][-1] == "60"

@@ -1,0 +1,99 @@
+"""The rows of metrics.csv that can be drawn: all of a usual file; of a long one the extremes of each stretch.
+
+A file of a million rows is parsed line by line, and a few thousand of its rows are kept: no spike is lost.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO, TextIOWrapper
+
+MOST_ROWS = 20_000  # of a file whose rows are all kept
+STRETCHES = 400  # of a longer one, of each kind of row; a chart has 240 points
+_LARGEST = 1e100
+
+Row = tuple[list[str], list[float | None]]  # its cells, and what is drawn of them
+
+
+@dataclass
+class Rows:
+    """kept: by their columns, a cell that is not finite is empty. found: how many there are; lost: that are torn."""
+
+    columns: list[str] = field(default_factory=list)
+    kept: list[dict[str, str]] = field(default_factory=list)
+    found: int = 0
+    lost: int = 0
+
+
+def drawable_rows(content: bytes) -> Rows:
+    """content: of the file. Raises UnicodeError and csv.Error where it is no CSV."""
+    stretch = max(1, content.count(b"\n") // STRETCHES)
+    if stretch * STRETCHES < MOST_ROWS:
+        stretch = 1
+    with TextIOWrapper(BytesIO(content), encoding="utf-8", newline="") as stream:
+        lines = filter(None, csv.reader(stream))
+        rows = Rows(next(lines, []))
+        if "row" in rows.columns and "step" in rows.columns:
+            rows.kept = [_named(rows.columns, cells) for cells in _kept(_sound(lines, rows), stretch)]
+        else:
+            rows.found = sum(1 for _ in lines)
+    return rows
+
+
+def _sound(lines: Iterable[list[str]], rows: Rows) -> Iterator[tuple[str, Row]]:
+    """(kind, row) of those that are whole, and the count of the others."""
+    columns = rows.columns
+    kind, step = columns.index("row"), columns.index("step")
+    numbers = [index for index, name in enumerate(columns) if name not in ("row", "epoch", "step")]
+    missing = [""] * len(columns)
+    for cells in lines:
+        rows.found += 1
+        cells += missing[len(cells) :]  # of a line that ends early
+        try:
+            values = [float(cells[index]) if cells[index] else None for index in numbers]
+            whole = len(cells) == len(columns) and cells[kind] in ("step", "epoch") and cells[step].isdecimal()
+            whole = whole and float(cells[step]) < _LARGEST
+        except ValueError:
+            whole = False
+        if whole:
+            yield cells[kind], (cells, values)
+        else:
+            rows.lost += 1
+
+
+def _kept(rows: Iterable[tuple[str, Row]], stretch: int) -> Iterator[list[str]]:
+    """The cells of all rows, or of the first, the last and the extremes of each stretch of one kind."""
+    pending: dict[str, list[Row]] = {"step": [], "epoch": []}
+    for kind, row in rows:
+        if stretch == 1:
+            yield row[0]
+            continue
+        pending[kind].append(row)
+        if len(pending[kind]) == stretch:
+            yield from _extremes(pending[kind])
+            pending[kind] = []
+    for some in pending.values():
+        yield from _extremes(some)
+
+
+def _extremes(rows: Sequence[Row]) -> Iterator[list[str]]:
+    chosen = {0, len(rows) - 1} if rows else set()
+    for column in zip(*(values for _, values in rows), strict=True):
+        finite = [(value, index) for index, value in enumerate(column) if value is not None and abs(value) < _LARGEST]
+        if finite:
+            chosen |= {min(finite)[1], max(finite)[1]}
+    yield from (rows[index][0] for index in sorted(chosen))
+
+
+def _named(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    """By column; a number that is not finite has no place in a picture."""
+    row: Mapping[str, str] = dict(zip(columns, cells, strict=True))
+    epoch = row.get("epoch", "")
+    numbers = {name: cell if _is_finite(cell) else "" for name, cell in row.items() if name not in ("row", "epoch")}
+    return {**numbers, "row": row["row"], "epoch": epoch if epoch.isdecimal() and len(epoch) < 16 else ""}
+
+
+def _is_finite(cell: str) -> bool:
+    return bool(cell) and abs(float(cell)) < _LARGEST
