@@ -37,7 +37,7 @@ from effbench.training.allocation import keeping_freed_memory
 from effbench.training.callbacks import Callback, Callbacks, MetricsLog, Progress
 from effbench.training.checkpoint import Checkpoints, load_weights, read_weights
 from effbench.training.distributed import Ranks, ranks_for
-from effbench.training.loggers import LOGGERS, Spared
+from effbench.training.loggers import LOGGERS, Spared, Start
 from effbench.training.meter import WARMUP_STEPS
 from effbench.training.precision import choose_precision
 from effbench.training.trainer import Trainer
@@ -164,7 +164,7 @@ class _Session:
         section, watchers = self.config.logger, list[Callback]([Progress()])
         if section.name != "csv":
             params = self.config.to_dict()
-            logger = LOGGERS[section.name](self.folder, params, section.project, section.offline)
+            logger = LOGGERS[section.name](self.folder, params, section.project, section.offline, _start(trainer))
             watchers.append(Spared(logger, section.name))
         return [*watchers, MetricsLog(self._metrics_file(columns, trainer))]
 
@@ -318,6 +318,14 @@ class _Session:
         """Here, where no step waits for them."""
         if self.facts:
             self.facts["model"]["macs"] = self.count_macs()
+
+
+def _start(trainer: Trainer) -> Start:
+    """For the loggers: what earlier sessions have told them."""
+    state, every = trainer.state, trainer.cadence.log_steps
+    last_logged = state.step - state.step % every
+    in_epoch = state.batch if state.batch or trainer.meter.empty else state.steps_per_epoch
+    return Start(state.step, trainer.meter.empty, in_epoch=last_logged > state.step - in_epoch)
 
 
 @contextmanager

@@ -47,12 +47,12 @@ def _rate_lines(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> dict[
 
 
 def points(rows: Sequence[dict[str, str]], column: str) -> list[tuple[int, float]]:
-    """(step, value) of a column: its step rows, or the epoch rows where it has fewer than two of those."""
+    """(step, value) of a column: its step rows, or the epoch rows where there are more of those."""
     by_row: dict[str, list[tuple[int, float]]] = {"step": [], "epoch": []}
     for row in rows:
         if row.get(column):
             by_row[row["row"]].append((int(row["step"]), float(row[column])))
-    return by_row["step"] if len(by_row["step"]) > 1 else by_row["epoch"] or by_row["step"]
+    return by_row["step"] if len(by_row["step"]) >= len(by_row["epoch"]) else by_row["epoch"]
 
 
 def _draw(axes: Any, rows: Sequence[dict[str, str]], lines: dict[str, tuple[str, str]], label: str) -> None:

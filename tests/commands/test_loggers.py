@@ -12,7 +12,9 @@ import pytest
 from effbench.commands.training import _Session
 from effbench.errors import EffbenchError
 from effbench.records import read_metrics, read_summary
-from effbench.training.loggers import LOGGERS, MetricLogger
+from effbench.report.curves import points
+from effbench.training.callbacks import Progress
+from effbench.training.loggers import LOGGERS, MetricLogger, Start
 from effbench.training.state import TrainState
 from effbench.training.trainer import Trainer
 from tests.commands.conftest import TWENTY_STEPS, Effbench
@@ -88,10 +90,83 @@ def test_mlflow_writes_into_the_run_s_folder(effbench: Effbench, tmp_path: Path)
     assert run.info.status == "FINISHED"
 
 
+def tensorboard_points(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every point of every file, whether TensorBoard would show it or not."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted((folder / "tensorboard").iterdir()):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if "per_s" not in value.tag:
+                    found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def breaks_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step_end(_: Any, state: TrainState) -> None:
+        if state.step == step:
+            raise EffbenchError("the cable was pulled")
+
+    monkeypatch.setattr(Progress, "step_end", step_end)
+
+
+@pytest.mark.row(13)
+def test_tensorboard_of_a_run_that_broke_and_went_on_is_that_of_an_uninterrupted_one(
+    effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    words = [*TWENTY_STEPS, "trainer.limit_train_batches=5", "trainer.max_epochs=4", "logger=tensorboard"]
+    assert effbench("train", *words, "hydra.run.dir=whole")[0] == 0
+    with monkeypatch.context() as broken:
+        breaks_after(13, broken)  # steps 11 to 13 are in no checkpoint
+        assert effbench("train", *words, "hydra.run.dir=run")[0] == 1
+    assert max(step for step, _ in tensorboard_points(tmp_path / "run")["train/loss"]) == 12
+    assert effbench("train", "resume=run")[0] == 0
+    assert tensorboard_points(tmp_path / "run") == tensorboard_points(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+@pytest.mark.filterwarnings("ignore")  # mlflow's own
+def test_a_resumed_run_is_the_same_one_to_wandb_and_mlflow(
+    name: str, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = pytest.importorskip(name)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    words = [*TWENTY_STEPS, "trainer.log_every_n_steps=1", f"logger={name}", "hydra.run.dir=run"]
+    with monkeypatch.context() as broken:
+        breaks_after(13, broken)
+        assert effbench("train", *words)[0] == 1
+    assert effbench("train", "resume=run", "optimizer.lr=1e-3")[0] == 0
+    if name == "wandb":
+        ids = [path.name.rpartition("-")[2] for path in (tmp_path / "run").glob("wandb/offline-run-*")]
+        assert (len(ids), len(set(ids))) == (2, 1)
+        return
+    client = library.MlflowClient(f"sqlite:///{tmp_path}/run/mlflow.db")
+    [run] = client.search_runs(["1"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["optimizer.lr"] == "0.003"
+    assert run.data.tags["changed from step 10"] == "optimizer.lr=0.001"
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert steps == list(range(1, 21))
+
+
+def test_a_run_shorter_than_the_log_interval_has_a_training_curve(effbench: Effbench, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    words = [*TWENTY_STEPS, "trainer.log_every_n_steps=100", "logger=tensorboard", "hydra.run.dir=run"]
+    assert effbench("train", *words)[0] == 0
+    expected = logged(tmp_path / "run", "train/loss", "epoch")
+    assert [step for step, _ in expected] == [10, 20]
+    told = tensorboard_points(tmp_path / "run")["train/loss"]
+    assert told == [(step, pytest.approx(value, rel=1e-5)) for step, value in expected]
+    assert points(read_metrics(tmp_path / "run"), "train/loss") == expected
+
+
 class Recorder(MetricLogger):
     """A logger's life, as its library would see it."""
 
-    def __init__(self, *_: object):
+    def __init__(self) -> None:
+        super().__init__(Start())
         self.told: list[str] = []
 
     def log(self, values: Mapping[str, float], step: int) -> None:
