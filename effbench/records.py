@@ -81,7 +81,54 @@ def naming_disk_faults(path: Path, needed_bytes: int | None = None, elsewhere: s
 def write_text(path: Path, text: str) -> None:
     """Values of secret environment variables become ***, wherever in the text they stand."""
     with replacing(path) as stream:
-        stream.write(redact_environment(text).encode("utf-8", errors="backslashreplace"))
+        stream.write(_encoded(text))
+
+
+def _encoded(text: str) -> bytes:
+    return redact_environment(text).encode("utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def writing_output(path: Path, elsewhere: str = "output=FILE") -> Iterator[IO[bytes]]:
+    """A binary file that the user named: as `replacing`, but a link stays and its file is replaced, and a pipe or a
+    device is written to, as a shell does.
+
+    Not for files of a run's folder: a stranger's may hold links to files of the reader's.
+    """
+    if not _is_written_through(path):
+        with replacing(Path(os.path.realpath(path)), elsewhere=elsewhere) as stream:
+            yield stream
+        return
+    try:
+        with naming_disk_faults(path, elsewhere=elsewhere), path.open("wb", buffering=0) as stream:
+            yield stream
+    except OSError as error:
+        raise EffbenchError(f"{path} cannot be written ({error.strerror}).") from error
+
+
+def write_output(path: Path, text: str, elsewhere: str = "output=FILE") -> None:
+    """As write_text, for a file that the user named."""
+    content = memoryview(_encoded(text))
+    with writing_output(path, elsewhere) as stream:
+        while content:
+            content = content[stream.write(content) :]
+
+
+def _is_written_through(path: Path) -> bool:
+    """Whether it is a pipe, a device or a file that is open already (/dev/stdout), whose place no other may take."""
+    if os.path.abspath(path).startswith(("/dev/", "/proc/")):  # noqa: PTH100 - resolved, /dev/stdout is another
+        return not path.is_dir()
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def output_problem(path: Path) -> str | None:
+    """Why the user's `path` can be no output, or None."""
+    if path.is_dir() or not path.name:
+        return "it is a folder"
+    if _is_written_through(path):
+        return None if os.access(path, os.W_OK) else "it may not be written to"
+    folder = Path(os.path.realpath(path)).parent
+    return None if os.access(folder, os.W_OK) else f"{folder} is no folder that can be written to"
 
 
 def sha256_of(path: Path) -> str:
@@ -112,7 +159,9 @@ def require_writable(folder: Path, elsewhere: str = RUN_FOLDER) -> None:
     try:
         str(folder).encode("utf-8")  # safetensors writes under no other names
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
+        probe.unlink(missing_ok=True)  # a link there, in a stranger's run, would lead to a file of the reader's
+        with probe.open("xb"):
+            pass
         probe.unlink()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
@@ -180,6 +229,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, columns: Sequence[str]):
         self._path, self._columns = path, list(columns)
+        if path.is_symlink():  # a stranger's run may lead to a file of the reader's by it
+            path.unlink()
         self._stream: IO[str] | None = path.open("a", newline="", encoding="utf-8")
         if self._stream.tell() == 0:
             self._emit([redact_environment(column) for column in self._columns])

@@ -110,7 +110,13 @@ def _saved(run: Run, checkpoint: str) -> tuple[nn.Module, int]:
 def _target(run: Run, checkpoint: str, output: str, suffix: str) -> Path:
     """mobilenet_v3_small-best.onnx in the run's export/, or in `output`."""
     folder = expanded(output) if output else run.folder / "export"
-    return folder / f"{_name(run)}-{_for_a_file(checkpoint)}{suffix}"
+    target = folder / f"{_name(run)}-{_for_a_file(checkpoint)}{suffix}"
+    if output and target.is_symlink():
+        target = target.resolve()  # in a run's own folder, which may be a stranger's, a link is replaced
+    for path in (target, target.with_name(f"{target.name}.json")):
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is no file that could be replaced; export elsewhere with output=FOLDER.")
+    return target
 
 
 def _name(run: Run) -> str:

@@ -6,9 +6,11 @@ stale. The file `.lock` says who holds it, for a person to read.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,7 +55,7 @@ def _acquire(path: Path, elsewhere: str) -> int:
     import fcntl
 
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = _opened(path)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
@@ -69,6 +71,22 @@ def _acquire(path: Path, elsewhere: str) -> int:
     if left := _text(descriptor):
         print(f"note: taking over {path.parent} from {_who(left)}, which ended without a word", file=sys.stderr)
     _sign(descriptor)
+    return descriptor
+
+
+def _opened(path: Path) -> int:
+    """Of no link, which in a stranger's run would lead to a file of the reader's, and of no pipe."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EACCES):
+            raise
+        raise ConfigError(
+            f"{path} cannot be a lock ({error.strerror}). Remove it if no run is at work there."
+        ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ConfigError(f"{path} cannot be a lock: it is no regular file. Remove it.")
     return descriptor
 
 

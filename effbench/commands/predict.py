@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,9 +58,9 @@ def main(words: Sequence[str]) -> int:
     ascii_only = not (options["output"] or writes_unicode())
     text = json.dumps(rows, indent=2, ensure_ascii=ascii_only) + "\n" if as_json else _as_csv(rows)
     if options["output"]:
-        from effbench.records import write_text
+        from effbench.records import write_output
 
-        write_text(expanded(options["output"]), text)
+        write_output(expanded(options["output"]), text)
     else:
         print(for_terminal(text) if sys.stdout.isatty() else text, end="")
     for problem in unreadable:
@@ -132,8 +131,9 @@ def _batches(
 
 def _check_output(path: Path) -> None:
     """Before the work, not after it."""
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        why = "it is a folder" if path.is_dir() else f"{path.parent} is no folder that can be written to"
+    from effbench.records import output_problem
+
+    if why := output_problem(path):
         raise ConfigError(f"output={path}: {why}.")
 
 

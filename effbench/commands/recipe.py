@@ -78,7 +78,7 @@ def _copy(name: str, folder: str) -> None:
     from effbench.records import write_text
 
     target = expanded(folder) / f"{name}.yaml"
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise ConfigError(f"{target} exists already; effbench does not overwrite it.")
     content = _path(name).read_text(encoding="utf-8")
     try:

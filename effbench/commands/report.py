@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from effbench.commands.arguments import split
 from effbench.errors import ConfigError
 from effbench.inert import for_terminal
 from effbench.places import expanded
+from effbench.records import output_problem
 
 HELP = """usage: effbench report PATH ... [output=report.html] [--json]
 
@@ -76,8 +76,7 @@ def _no_collection() -> Iterator[None]:
 def _checked(output: str) -> Path:
     """Before the work, not after it. Nothing but a page is written over."""
     path = expanded(output)
-    if not output or path.is_dir() or not os.access(path.parent, os.W_OK):
-        why = "it is no file's name" if not output or path.is_dir() else f"{path.parent} is no folder to write to"
+    if why := "it is no file's name" if not output else output_problem(path):
         raise ConfigError(f"output={output}: {why}. Give the page's name, such as output=report.html.")
     if path.suffix not in (".html", ".htm"):
         raise ConfigError(f"output={output} must end in .html, so that a browser shows it as a page.")

@@ -136,7 +136,7 @@ class GuardedRepository(ConfigRepository):
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
         self.sources = [
-            GuardedSource(source.provider, source.path) if type(source) is FileConfigSource else source
+            GuardedSource(source.provider, source.path) if source.scheme() == "file" else source
             for source in self.sources
         ]
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from effbench.config.compare import leaves
 from effbench.inert import for_terminal
-from effbench.records import replacing
+from effbench.records import write_output
 from effbench.redaction import redact
 from effbench.report.charts import Curve, of_one, over_each_other
 from effbench.report.collect import Record, curve_rows, shortened
@@ -82,8 +82,7 @@ def write_html(content: Mapping[str, Any], output: Path) -> None:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template("page.html.j2").render(content, zip=zip)
-    with replacing(output, elsewhere="output=FILE") as stream:
-        stream.write(text.encode("utf-8", errors="backslashreplace"))
+    write_output(output, text)
 
 
 def as_data(records: Sequence[Record]) -> dict[str, Any]:

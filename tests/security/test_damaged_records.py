@@ -206,6 +206,18 @@ def test_a_recipe_that_stands_for_more_than_it_holds_is_refused(
     assert len(told) < 1000
 
 
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_group_of_a_folder_is_bounded_as_a_recipe_is(
+    name: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "conf" / "debug").mkdir(parents=True)
+    (elsewhere / "conf" / "debug" / "bomb.yaml").write_text("# @package _global_\n" + BOMBS[name])
+    with within(20):
+        code, told = outcome(["train", "--config-dir", "conf", "debug=bomb"], capsys)
+    assert code == 2
+    assert told.startswith("error: ")
+
+
 @pytest.mark.parametrize("put", [pipe, endless])
 def test_a_recipe_that_is_no_file_is_refused(put: Any, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(elsewhere / "r.yaml")
