@@ -121,9 +121,7 @@ def _target(run: Run, checkpoint: str, output: str, suffix: str) -> Path:
 
 def _name(run: Run) -> str:
     """The model's, by its config."""
-    section = run.config.model
-    name = section.options.get("arch") or section.options.get("name") or section.target.rpartition(".")[2]
-    return _for_a_file(str(name))
+    return _for_a_file(run.config.model.label)
 
 
 def _for_a_file(text: str) -> str:

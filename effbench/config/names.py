@@ -110,6 +110,17 @@ def with_later_keys(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, **more}
 
 
+def choice_like(group: str, content: Mapping[str, Any]) -> str | None:
+    """Of effbench's own choices that build this target, the one with the most values alike."""
+    found = {name: _member(group, name) for name in group_options()[group]}
+    alike = {
+        name: sum(key in content and content[key] == value for key, value in own.items())
+        for name, own in found.items()
+        if own.get("_target_") == content["_target_"]
+    }
+    return max(alike, key=lambda name: alike[name]) if alike else None
+
+
 def _choices(group: str, name: str | None) -> dict[str, str]:
     """The groups that a recipe chooses, or another one that it starts from."""
     found: dict[str, str] = {}

@@ -27,6 +27,9 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
 
+_GENERIC = frozenset({"create", "build", "make", "model", "net", "network", "get_model", "create_model", "build_model"})
+
+
 class OpenSection(BaseModel):
     """A group that also carries options of the thing it builds."""
 
@@ -51,10 +54,23 @@ class OpenSection(BaseModel):
     def label(self) -> str:
         """What a person calls it: the arch or name option, else the last part of the target."""
         options = self.options
-        return str(options.get("arch") or options.get("name") or self.target.rpartition(".")[2])
+        return str(options.get("arch") or options.get("name") or self._target_name)
+
+    @property
+    def _target_name(self) -> str:
+        """The target's class or function; of one that is called create or build, the module that it is in."""
+        *modules, name = self.target.split(".")
+        return modules[-1] if name.lower() in _GENERIC and modules else name
 
 
 class ModelConfig(OpenSection):
+    @property
+    def _target_name(self) -> str:
+        """By the choice of conf/model that builds it: ds_cnn and cnn are one function, vit_b and vit_l another."""
+        from effbench.config.names import choice_like
+
+        return choice_like("model", {"_target_": self.target, **self.options}) or super()._target_name
+
     pretrained: str | None
     freeze: list[str]
     memory_format: Literal["auto", "channels_last", "contiguous"]

@@ -365,4 +365,5 @@ def _splits(rows: Rows, pixels: Tensor, sha256: str, facts: dict[str, Any]) -> S
     counts = list(rows.counts.values())
     parts = zip(torch.split(pixels, counts), torch.split(rows.labels, counts), strict=True)
     splits = {which: Split(*part) for which, part in zip(rows.counts, parts, strict=True)}
-    return Splits("image_folder", splits["train"], splits.get("val"), splits.get("test"), rows.classes, sha256, facts)
+    name = f"image_folder/{printable(rows.root.resolve().name)}"  # what tells folders apart in a report
+    return Splits(name, splits["train"], splits.get("val"), splits.get("test"), rows.classes, sha256, facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from effbench.report.collect import Record, shortened
@@ -89,7 +89,22 @@ def tables(records: Sequence[Record]) -> list[Table]:
     largest = sorted(alike.values(), key=lambda runs: (_metric(runs[0].part("best")) is None, -len(runs)))
     unfinished = _unfinished_seeds(records)
     several = len(set(map(_division, finished))) > 1
-    return [_table(runs, unfinished, several) for runs in largest]
+    return _told_apart([_table(runs, unfinished, several) for runs in largest])
+
+
+def _told_apart(found: Sequence[Table]) -> list[Table]:
+    """Tables of different data of one name have its digest in their headings."""
+    digests: dict[str, set[str]] = defaultdict(set)
+    for table in found:
+        digests[table.data].add(_digest(table))
+    return [
+        replace(table, data=f"{table.data} {_digest(table)[:8]}") if len(digests[table.data]) > 1 else table
+        for table in found
+    ]
+
+
+def _digest(table: Table) -> str:
+    return str(table.groups[0].runs[0].part("data").get("sha256"))
 
 
 def _division(run: Record) -> tuple[str, ...]:

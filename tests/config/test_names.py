@@ -10,7 +10,7 @@ import pytest
 
 from effbench.commands import completion
 from effbench.config import names
-from effbench.config.compose import ROOT, compose_raw, loader, plain
+from effbench.config.compose import ROOT, compose, compose_raw, loader, plain
 from effbench.errors import ConfigError
 from tests.commandline import python
 
@@ -144,3 +144,16 @@ def test_a_run_of_before_a_key_was_there_has_its_default() -> None:
     completed = names.with_later_keys(older)
     assert completed == {**usual, "checkpoint": {**usual["checkpoint"], "mode": "min"}}
     assert names.with_later_keys({"checkpoint": None, "x": 1}) == {"checkpoint": None, "x": 1}
+
+
+@pytest.mark.parametrize("name", [*OPTIONS["model"], "vit_tiny model.depth=3", "cnn model.channels=[8]"])
+def test_a_model_is_called_by_what_says_most(name: str) -> None:
+    label = compose([f"model={name.split()[0]}", *name.split()[1:]]).model.label
+    arch = {"mobilenet": "mobilenet_v3_small", "swin": "swin_t", "timm": "mobilenetv4_conv_small"}
+    assert label == {**arch, "torchvision": "efficientnet_b0"}.get(name, name.split()[0])
+
+
+def test_a_users_factory_is_called_by_its_module() -> None:
+    words = ["model=mlp", "allow_targets=[mylab]"]
+    assert compose([*words, "model._target_=mylab.mynet.create"]).model.label == "mynet"
+    assert compose([*words, "model._target_=mylab.nets.TinyNet"]).model.label == "TinyNet"

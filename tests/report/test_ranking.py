@@ -169,3 +169,12 @@ def test_means_are_those_of_statistics(tmp_path: Path) -> None:
     row: Any = table.rows[0]
     assert row["test/acc"] == pytest.approx(statistics.mean([0.09, 0.39, 0.34]))
     assert row["test/acc±"] == pytest.approx(statistics.stdev([0.09, 0.39, 0.34]))
+
+
+def test_data_of_one_name_are_told_apart_by_their_digests(tmp_path: Path) -> None:
+    for name, digest in (("a", "11112222333"), ("b", "44445555666")):
+        write_run(tmp_path / name, summary(data={"name": "image_folder/photos", "sha256": digest}))
+    write_run(tmp_path / "c", summary(data={"name": "image_folder/scans", "sha256": "77778888"}))
+    assert sorted(table.data for table in ranked(tmp_path)) == [
+        "image_folder/photos 11112222", "image_folder/photos 44445555", "image_folder/scans",
+    ]  # fmt: skip
