@@ -14,9 +14,15 @@ from effbench.errors import ConfigError
 def cache_home() -> Path:
     """$XDG_CACHE_HOME/effbench, or ~/.cache/effbench where that is unset or relative (to be ignored, XDG says).
 
-    Where there is no home folder to be found, the second of `cache_homes`.
+    Where there is no home folder, or none in which that folder could be made, the second of `cache_homes`.
     """
-    return cache_homes()[0]
+    return next(filter(_can_be_made, cache_homes()), cache_homes()[0])
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Whether it is there, or a folder above it may be written to."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return there.is_dir() and (there == folder or os.access(there, os.W_OK | os.X_OK))
 
 
 def cache_homes() -> list[Path]:

@@ -44,9 +44,9 @@ def full_from(number: int, whole: Any) -> Any:
         ("_write_tensors", 6),
         ("_write_state", 3),
         ("_sync_file", 9),
-        ("sync_folder", 10),
-        ("sync_folder", 11),
-        ("sync_folder", 12),
+        ("sync_folder", 6),
+        ("sync_folder", 7),
+        ("point", 5),
     ],
 )
 def test_a_disk_full_while_saving_is_named_and_the_run_goes_on_once_there_is_room(

@@ -134,6 +134,7 @@ def test_without_a_home_or_with_one_that_cannot_be_made_the_temporary_folder_ser
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     path = built(KEY, compiler, print)
     assert path.parent == tmp_path / f"effbench-{os.geteuid()}" / "kernels"
+    assert cache_home() == path.parents[1]
 
     def nobody(*_: object) -> Path:
         raise RuntimeError("Could not determine home directory.")
