@@ -13,6 +13,7 @@ from typing import Any
 from effbench.processors import affinity, cpu_quota
 
 LIBRARIES = ("torch", "torchvision", "hydra-core", "omegaconf", "lion-pytorch", "adan-pytorch", "numpy", "safetensors")
+GIT = ("git", "-c", "core.fsmonitor=false")  # a stranger's checkout may name a program there, which status would run
 
 
 def environment() -> dict[str, Any]:
@@ -35,7 +36,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
+            done = subprocess.run([*GIT, *words], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

@@ -6,6 +6,7 @@ Each route is a way for a stranger's recipe, folder of groups or run to change t
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from effbench import cli
 from effbench.commands.train import recorded_overrides
 from effbench.config.compose import compose_raw
 from effbench.errors import ConfigError
+from effbench.report.environment import git_state
 from tests.commandline import TINY
 from tests.commandline import effbench as effbench_process
 from tests.security.conftest import SENTINEL
@@ -228,3 +230,13 @@ def test_plugins_beside_a_folder_of_groups_are_not_imported() -> None:
     write("conf/model/mine.yaml", {"defaults": ["mlp", "_self_"]})
     write("conf/hydra_plugins/evil.py", f"open({SENTINEL!r}, 'w').close()\n")
     assert effbench.compose(["model=mine"], "conf").model.target.endswith("mlp")
+
+
+def test_the_state_of_a_checkout_is_asked_for_without_its_programs(traps: Path) -> None:
+    """core.fsmonitor of a checkout's own config is a program that `git status` runs."""
+    subprocess.run(["git", "init", "-q"], check=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    subprocess.run(["git", "config", "core.fsmonitor", f"touch {traps / SENTINEL}; false"], check=True)
+    assert git_state(traps) is not None
+    assert not (traps / SENTINEL).exists()
