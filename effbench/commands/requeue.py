@@ -14,6 +14,8 @@ from effbench.config.compose import compose_raw, parse, plain
 from effbench.errors import ConfigError, EffbenchError
 from effbench.records import read_summary
 
+AUTO = "auto"
+
 
 def unfinished_in(words: Sequence[str], config_dir: str | None) -> Path | None:
     """The folder of hydra.run.dir, where a run of this config has something to go on from; None where it starts.
@@ -43,7 +45,11 @@ def unfinished_in(words: Sequence[str], config_dir: str | None) -> Path | None:
 def _check_same(folder: Path, now: dict[str, object]) -> None:
     """Raises ConfigError where the run in `folder` is of another config, wherever its data lie and its threads run."""
     before = recorded_config(folder)
-    changed = [(key, old, new) for key, old, new in differing(before, now) if not key.startswith(PLACES)]
+    changed = [
+        (key, old, new)
+        for key, old, new in differing(before, now)
+        if not key.startswith(PLACES) and new != AUTO  # the run has its number on record, and keeps it
+    ]
     if changed:
         listed = "\n".join(f"  {key}: {old} there, {new} asked for" for key, old, new in changed)
         raise ConfigError(

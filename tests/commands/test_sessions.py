@@ -162,6 +162,16 @@ def test_one_command_begins_goes_on_and_rests_in_a_fixed_folder(
 
 
 @pytest.mark.row(55)
+def test_numbers_that_a_run_chose_for_auto_are_no_other_config(effbench: Effbench, tmp_path: Path) -> None:
+    words = ["model=mlp", "data=synthetic", "data.num_train=100", "data.image_size=8", "trainer.max_epochs=1"]
+    command = ["train", *words, "data.batch_size=auto", "device.threads=1", "resume=auto", "hydra.run.dir=fixed"]
+    assert effbench(*command)[0] == 0
+    before = content(tmp_path / "fixed")
+    assert effbench(*command)[0] == 0
+    assert content(tmp_path / "fixed") == before
+
+
+@pytest.mark.row(55)
 def test_in_a_fixed_folder_a_run_of_another_config_is_refused_by_the_keys_that_differ(
     run: Path, effbench: Effbench
 ) -> None:
