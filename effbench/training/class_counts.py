@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from effbench.training.distributed import Ranks
+from effbench.units import percent
+
+
+LEAST_IMAGES = 20  # with fewer, a share is mostly chance
 
 
 class ClassCounts:
@@ -34,8 +38,8 @@ class ClassCounts:
             return None
         predicted, labels = (list(map(int, row)) for row in self._counts.tolist())
         images, largest = sum(labels), max(labels)
-        if largest == images:
-            return None  # one class is all there is
+        if largest == images or images < LEAST_IMAGES:
+            return None
         answers = [name for name, count in zip(classes, predicted, strict=True) if count]
         if len(answers) == 1:
             return f"{which}: the model answers '{answers[0]}' for all of the {images} images{_REMEDY}"
@@ -43,7 +47,7 @@ class ClassCounts:
             return None
         name = classes[labels.index(largest)]
         return (
-            f"{which} accuracy {accuracy:.2%} is no better than always answering '{name}', the largest class "
+            f"{which} accuracy {percent(accuracy)} is no better than always answering '{name}', the largest class "
             f"({largest} of {images} images){_REMEDY}"
         )
 
