@@ -10,7 +10,6 @@ from torch import Tensor
 from effbench.training.distributed import Ranks
 from effbench.units import percent
 
-
 LEAST_IMAGES = 20  # with fewer, a share is mostly chance
 
 
