@@ -30,10 +30,11 @@ def settled(config: Config, images: int, world: int = 1, before: Mapping[str, An
         config = _with(config, "data", batch_size=earlier.get("data.batch_size") or batch_size_for(images, world))
     accumulate = config.trainer.accumulate_grad_batches
     steps = len(step_sizes(images, number(config.data.batch_size), accumulate, config.data.drop_last, world))
-    config = _with_length(config, steps, earlier)
+    usual = len(step_sizes(images, batch_size_for(images, world), 1, config.data.drop_last, world))
+    config = _with_length(config, steps, usual, earlier)
     if config.early_stopping.patience == AUTO:
         kept = earlier.get("early_stopping.patience")
-        config = _with(config, "early_stopping", patience=_patience(config, steps) if kept is None else kept)
+        config = _with(config, "early_stopping", patience=_patience(config, usual) if kept is None else kept)
     if config.scheduler.options.get("patience") == AUTO:
         config = _with(config, "scheduler", patience=max(0, (number(config.early_stopping.patience) - 1) // 2))
     return config
@@ -65,16 +66,23 @@ def number(value: int | str | None) -> int:
     return value
 
 
-def _with_length(config: Config, steps: int, earlier: Mapping[str, Any]) -> Config:
-    """Epochs, at least as many as min_steps take; limit_train_batches asks for a short look, which stays one."""
+def _with_length(config: Config, steps: int, usual: int, earlier: Mapping[str, Any]) -> Config:
+    """Epochs, at least as many as min_steps take; limit_train_batches asks for a short look, which stays one.
+
+    steps: of an epoch. usual: of one at the automatic batch size; min_steps=auto and patience=auto count these, so
+    that another batch size changes neither a run's epochs nor its patience.
+    """
     section = config.trainer
     wanted = section.min_steps
     limit = section.limit_train_batches
     if limit is not None:
         steps = min(steps, limit) if isinstance(limit, int) else max(1, round(limit * steps))
     if section.max_epochs == AUTO and section.max_steps is None:
-        least = (0 if limit is not None else MIN_STEPS) if wanted == AUTO else wanted or 0
-        epochs = max(EPOCHS, -(-number(least) // steps), earlier.get("trainer.max_epochs") or 0)
+        if wanted == AUTO:
+            least = 0 if limit is not None else -(-MIN_STEPS // usual)
+        else:
+            least = -(-number(wanted or 0) // steps)
+        epochs = max(EPOCHS, least, earlier.get("trainer.max_epochs") or 0)
         section = section.model_copy(update={"max_epochs": epochs})
     elif section.max_epochs == AUTO:
         section = section.model_copy(update={"max_epochs": None})
@@ -93,10 +101,10 @@ def _check_min_steps(section: Any, wanted: int, steps: int) -> None:
             )
 
 
-def _patience(config: Config, steps: int) -> int:
+def _patience(config: Config, usual: int) -> int:
     if config.trainer.limit_train_batches is not None:
         return PATIENCE
-    return max(PATIENCE, -(-PATIENCE_STEPS // (steps * config.trainer.check_val_every_n_epoch)))
+    return max(PATIENCE, -(-PATIENCE_STEPS // (usual * config.trainer.check_val_every_n_epoch)))
 
 
 def _with(config: Config, section: str, **values: Any) -> Config:

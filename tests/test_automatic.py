@@ -22,6 +22,7 @@ def numbers(config: Config) -> tuple[object, ...]:
 def test_the_default_run_keeps_the_numbers_that_it_had() -> None:
     assert chosen(5400) == (64, 12, 5)
     assert chosen(45_000, "data=cifar10") == (64, 12, 5)
+    assert chosen(5400, "data.batch_size=128") == (128, 12, 5)
     assert told(settings(compose([]), settled(compose([]), 5400)), 5400) is None
 
 
@@ -46,15 +47,15 @@ def test_small_sets_get_a_thousand_steps_and_patience_for_four_hundred(images: i
         (["trainer.max_epochs=2"], (16, 2, 20)),
         (["trainer.max_epochs=null", "trainer.max_steps=90"], (16, None, 20)),
         (["trainer.max_steps=3000"], (16, None, 20)),
-        (["data.batch_size=64"], (64, 200, 80)),
+        (["data.batch_size=64"], (64, 50, 20)),
         (["early_stopping.patience=3"], (16, 50, 3)),
         (["trainer.min_steps=300"], (16, 15, 20)),
         (["trainer.min_steps=null"], (16, 12, 20)),
         (["trainer.limit_train_batches=2"], (16, 12, 5)),
         (["trainer.limit_train_batches=2", "trainer.min_steps=50"], (16, 25, 5)),
-        (["trainer.accumulate_grad_batches=4"], (16, 200, 80)),
+        (["trainer.accumulate_grad_batches=4"], (16, 50, 20)),
         (["trainer.check_val_every_n_epoch=2"], (16, 50, 10)),
-        (["recipe=mobilenet_adamw"], (64, 12, 80)),
+        (["recipe=mobilenet_adamw"], (64, 12, 20)),
         (["debug=smoke"], (4, 1, 5)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -10,7 +10,7 @@ from torch import Tensor
 from effbench.training.distributed import Ranks
 from effbench.units import percent
 
-LEAST_IMAGES = 20  # with fewer, a share is mostly chance
+LEAST_FOR_ONE, LEAST_FOR_SHARE = 10, 20  # evaluated images; with fewer, one answer or a share is mostly chance
 
 
 class ClassCounts:
@@ -37,12 +37,12 @@ class ClassCounts:
             return None
         predicted, labels = (list(map(int, row)) for row in self._counts.tolist())
         images, largest = sum(labels), max(labels)
-        if largest == images or images < LEAST_IMAGES:
+        if largest == images or images < LEAST_FOR_ONE:
             return None
         answers = [name for name, count in zip(classes, predicted, strict=True) if count]
         if len(answers) == 1:
             return f"{which}: the model answers '{answers[0]}' for all of the {images} images{_REMEDY}"
-        if round(accuracy * images) > largest:
+        if images < LEAST_FOR_SHARE or round(accuracy * images) > largest:
             return None
         name = classes[labels.index(largest)]
         return (

@@ -50,14 +50,14 @@ def test_a_handful_of_images_trains_by_the_defaults_and_resumes_by_the_same(
 def test_pictures_that_cannot_be_told_apart_end_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = pictures(tmp_path / "photos", 20, {"one": (90, 90, 90), "other": (90, 90, 90)})
+    root = pictures(tmp_path / "photos", 50, {"one": (90, 90, 90), "other": (90, 90, 90)})
     run = tmp_path / "run"
     assert cli.main(["train", *MLP, root, "trainer.max_epochs=2", f"hydra.run.dir={run}"]) == 0
     warnings = summary(run)["warnings"]
     assert isinstance(warnings, list)
     assert [warning.split(":")[0] for warning in warnings] == ["val", "test"]
     err = capsys.readouterr().err
-    assert all(f"warning: {warning}" in err and "for all of the 4 images" in warning for warning in warnings)
+    assert all(f"warning: {warning}" in err and "for all of the 10 images" in warning for warning in warnings)
 
 
 @pytest.mark.parametrize(

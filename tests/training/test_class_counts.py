@@ -50,3 +50,5 @@ def test_without_an_evaluation_there_is_nothing_to_say():
 
 def test_a_few_images_are_too_few_to_say_anything():
     assert complaint([1, 1, 1, 1], [0, 1, 1, 2]) is None
+    assert "answers 'dog' for all of the 12 images" in (complaint([1] * 12, [0, 1, 1, 2] * 3) or "")
+    assert complaint([1, 1, 0, 0] * 3, [2, 1, 0, 1] * 3) is None
