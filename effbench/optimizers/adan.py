@@ -41,6 +41,7 @@ from effbench.optimizers.chunks import copy_all, update_in_chunks
 VARIANTS = ("paper", "package")
 
 _MOMENTS = ("prev_grad", "m", "v", "n")
+_OPTIONS = ("lr", "betas", "eps", "weight_decay", "variant", "restart_cond", "maximize")  # of a group
 
 _LR_REMEDY = "The authors' default is 1e-3."
 _BETAS_REMEDY = "The authors' are [0.98, 0.92, 0.99]."
@@ -83,8 +84,8 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         """Also called by load_state_dict: fills in what the package's checkpoints lack, keeps our restart_cond."""
         super().__setstate__(state)
         for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            for name in _OPTIONS:  # not all of self.defaults: torch adds a name of its own when it loads
+                group.setdefault(name, self.defaults[name])
             group["restart_cond"] = self.defaults["restart_cond"]
         counted = int if self.defaults["variant"] == "package" else _counter
         for entry in self.state.values():

@@ -30,6 +30,7 @@ from effbench.optimizers.chunks import update_in_chunks
 
 _LR_REMEDY = "Lion's range is 1e-5 to 3e-4, 3-10x below AdamW's."
 _BETAS_REMEDY = "The authors' are [0.9, 0.99]."
+_OPTIONS = ("lr", "betas", "weight_decay", "maximize")  # of a group
 
 
 class Lion(lion_pytorch.Lion):  # type: ignore[misc]
@@ -58,8 +59,8 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
         """Also called by load_state_dict: a checkpoint of another class, such as the package's, may lack options."""
         super().__setstate__(state)
         for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            for name in _OPTIONS:  # not all of self.defaults: torch adds a name of its own when it loads
+                group.setdefault(name, self.defaults[name])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(_checked(param_group))

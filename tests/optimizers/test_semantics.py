@@ -49,6 +49,7 @@ def test_a_checkpoint_read_with_weights_only_continues_to_the_bit(make):
     resumed = make(stopped, lr=1.0)
     resumed.load_state_dict(through_file(optimizer.state_dict()))
     assert same(train(resumed, stopped, 5, seed=2), train(uninterrupted, through, 5, seed=2))
+    assert resumed.state_dict()["param_groups"] == uninterrupted.state_dict()["param_groups"]
 
 
 def test_a_copy_by_deepcopy_or_pickle_continues_to_the_bit(make):
