@@ -372,6 +372,9 @@ def _finish(folder: Path, jobs: Sequence[Job], as_json: bool) -> int:
     path = write_sweep(folder, rows)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=not writes_unicode()))
+    elif not rows:
+        print("no job has a result yet")
+        print(path)
     else:
         print_sweep(rows)
         print(for_terminal(f"all on one page: effbench report {shlex.quote(str(folder))}"))

@@ -65,14 +65,14 @@ def _needed(columns: Sequence[TextColumn], width: int) -> int:
 
 
 def print_table(columns: Sequence[TextColumn], styles: Sequence[str | None] = ()) -> None:
-    """On stdout. styles: rich's, a row each."""
+    """On stdout; nothing of no columns. styles: rich's, a row each."""
     from rich.markup import escape
     from rich.table import Table
 
     out = console()
     shown = fitting(columns, out.width)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    lines = max(column.head.count("\n") for column in shown)
+    lines = max((column.head.count("\n") for column in shown), default=0)
     for column in shown:
         head = "\n" * (lines - column.head.count("\n")) + escape(column.head)  # all heads end on one line
         least = column.width if column.is_number else None
@@ -80,4 +80,5 @@ def print_table(columns: Sequence[TextColumn], styles: Sequence[str | None] = ()
         table.add_column(head, justify=justify, no_wrap=column.is_number, min_width=least, overflow="fold")
     for index, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):
         table.add_row(*map(escape, cells), style=styles[index] if index < len(styles) else None)
-    out.print(table)
+    if shown:
+        out.print(table)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from effbench.commands.sweep import _finish
 from effbench.commands.sweep_plan import expand
 from effbench.errors import ConfigError
+from effbench.report.text_table import print_table
 from tests.commandline import TINY, python
 from tests.commands.conftest import Effbench
 
@@ -123,7 +125,7 @@ def test_a_refused_and_a_diverged_job_are_listed_and_the_others_finish(sweeps: d
     diverged, refused = sweep.row("optimizer.lr=1e+30"), sweep.row("optimizer.lr=-1")
     assert "loss" in diverged["error"]
     assert "optimizer.lr should be greater than 0" in refused["error"]
-    assert f"job {refused['job']} failed: optimizer.lr" in sweep.out
+    assert f"job {refused['job']} failed (optimizer.lr=-1): optimizer.lr should" in sweep.out
     assert sweep.err.index(f"job {refused['job']} will be refused: optimizer.lr") < sweep.err.index("job 0 (1 of ")
     assert "job 0 (1 of 4): optimizer.lr=0.01" in sweep.err
 
@@ -251,3 +253,11 @@ def test_a_job_s_folder_has_a_name_that_every_file_system_takes(tmp_path: Path) 
 
 def test_no_words_are_one_combination() -> None:
     assert expand([]) == [[]]
+
+
+def test_a_sweep_without_any_result_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Interrupted before its first job had written a summary."""
+    assert _finish(tmp_path, [], as_json=False) == 0
+    assert capsys.readouterr().out == f"no job has a result yet\n{tmp_path / 'sweep.csv'}\n"
+    print_table([])
+    assert capsys.readouterr().out == ""

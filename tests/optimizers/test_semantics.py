@@ -48,6 +48,7 @@ def test_a_checkpoint_read_with_weights_only_continues_to_the_bit(make):
     train(uninterrupted, through, 5)
     resumed = make(stopped, lr=1.0)
     resumed.load_state_dict(through_file(optimizer.state_dict()))
+    assert resumed.param_groups[0].keys() == optimizer.param_groups[0].keys()
     assert same(train(resumed, stopped, 5, seed=2), train(uninterrupted, through, 5, seed=2))
     assert resumed.state_dict()["param_groups"] == uninterrupted.state_dict()["param_groups"]
 

@@ -57,6 +57,7 @@ CONFIG = (
     "device=cpu", "device.threads=1",
 )  # fmt: skip
 CLOCKS = ("training_s", "elapsed_s")  # the only numbers in a checkpoint that may differ
+OF_A_SESSION = ("sha256", "digest", "settings", "sessions")  # in a manifest: what covers clocks, and what tells them
 COMPARED = (
     "status", "stop_reason", "metrics", "best", "epochs", "steps", "images_seen", "model", "precision", "data",
 )  # fmt: skip
@@ -320,10 +321,10 @@ def broken(run: Path) -> list[str]:
 
 
 def content(checkpoint: Path) -> dict[str, Any]:
-    """All of a checkpoint that must be equal to the bit: clocks left out, and the digests, since they cover them."""
+    """All of a checkpoint that must be equal to the bit: clocks left out, digests over them, and who made it when."""
     snapshot, manifest = read_checkpoint(checkpoint), json.loads((checkpoint / "manifest.json").read_text())
     state = {**snapshot.state, "train": {k: v for k, v in snapshot.state["train"].items() if k not in CLOCKS}}
-    facts = {key: value for key, value in manifest.items() if key not in ("sha256", "digest")}
+    facts = {key: value for key, value in manifest.items() if key not in OF_A_SESSION}
     return {"weights": snapshot.weights, "ema": snapshot.ema, "state": state, "manifest": facts}
 
 
