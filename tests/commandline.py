@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 TINY = ("model=mlp", "model.hidden=[16]", "debug=smoke", "device.threads=1")  # two steps, no second
+TIMEOUT_S = 300  # far more than any takes: a busy machine is no fault
 
 
 def effbench(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -18,4 +19,4 @@ def effbench(*words: str, cwd: Path, **environment: str) -> subprocess.Completed
 def python(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *words]
     env = {**os.environ, **environment}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
