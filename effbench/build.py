@@ -371,9 +371,9 @@ def _statistics(
     norms = trained_norms(net)
     if not norms:
         return KeepStatistics()
-    batches = partial(statistics_batches, train.split, train.finish, config.seed, config.data.eval_batch_size)
+    batches = partial(statistics_batches, train.split, train.finish, config.seed)
     kind = AveragedStatistics if config.ema.enabled else RefreshStatistics
-    return kind(norms, batches, train.batch_size // ranks.world, precision)
+    return kind(norms, batches, train.batch_size // ranks.world, config.data.eval_batch_size, precision)
 
 
 def _validation(config: Config, data: Splits, finishing: Finish, ranks: Ranks) -> EvalBatches | None:

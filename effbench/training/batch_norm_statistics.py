@@ -7,7 +7,7 @@ or are noise, and validation then measures the statistics rather than the weight
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -26,10 +26,15 @@ _START_LEFT = 0.01  # share of the initial values in the running statistics from
 class KeepStatistics:
     """For models without batch normalisation, and wherever the running statistics serve."""
 
-    def refresh(self, model: nn.Module, steps: int) -> None:
-        """Before a validation of `model` after so many optimizer steps."""
+    eval_batch_size: int = 1
 
-    def refresh_to_save(self, model: nn.Module, steps: int) -> None:
+    def refresh(self, model: nn.Module, steps: int, pieces: int = 1) -> None:
+        """Before a validation of `model` after so many optimizer steps.
+
+        pieces: into which evaluation cuts its batches of `eval_batch_size`, where memory did not suffice.
+        """
+
+    def refresh_to_save(self, model: nn.Module, steps: int, pieces: int = 1) -> None:
         """Likewise, before a checkpoint, which may come between validations; training must not depend on it."""
 
 
@@ -37,23 +42,30 @@ class RefreshStatistics(KeepStatistics):
     """Makes the statistics anew where running ones cannot be right yet, or average too few images.
 
     norms: the names of the batch norms that are trained, see `trained_norms`. batch_size: images that one of them sees
-    at once in training. batches: makes the batches of `statistics_batches`, when they are first needed.
+    at once in training. batches: makes the batches of `statistics_batches` for an evaluation's batch size, when they
+    are first needed.
     """
 
     def __init__(
-        self, norms: Sequence[str], batches: Callable[[], Iterable[Batch]], batch_size: int, precision: Precision
+        self,
+        norms: Sequence[str],
+        batches: Callable[[int], Iterable[Batch]],
+        batch_size: int,
+        eval_batch_size: int,
+        precision: Precision,
     ):
-        self._norms, self._make, self._batch_size, self._precision = norms, batches, batch_size, precision
+        self._norms, self._batch_size, self._precision = norms, batch_size, precision
+        self._batches = lru_cache(maxsize=1)(batches)
+        self.eval_batch_size = eval_batch_size
 
-    @cached_property
-    def batches(self) -> Iterable[Batch]:
-        return self._make()
-
-    def refresh(self, model: nn.Module, steps: int) -> None:
+    def refresh(self, model: nn.Module, steps: int, pieces: int = 1) -> None:
         modules = map(model.get_submodule, self._norms)
         momenta = [norm.momentum for norm in modules if isinstance(norm, _BatchNorm) and norm.momentum]
         if momenta and self._lag(min(momenta), steps):
-            make_statistics(model, self._norms, self.batches, self._precision)
+            self._make(model, pieces)
+
+    def _make(self, model: nn.Module, pieces: int) -> None:
+        make_statistics(model, self._norms, self._batches(self.eval_batch_size // pieces), self._precision)
 
     def _lag(self, momentum: float, steps: int) -> bool:
         return self._batch_size < momentum * IMAGES or (1 - momentum) ** steps > _START_LEFT
@@ -68,9 +80,9 @@ class AveragedStatistics(RefreshStatistics):
 
     _made_at: int | None = None
 
-    def refresh(self, model: nn.Module, steps: int) -> None:
+    def refresh(self, model: nn.Module, steps: int, pieces: int = 1) -> None:
         if self._made_at != steps:
-            make_statistics(model, self._norms, self.batches, self._precision)
+            self._make(model, pieces)
             self._made_at = steps
 
     refresh_to_save = refresh

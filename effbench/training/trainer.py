@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +42,8 @@ from effbench.training.precision import Precision
 from effbench.training.saving import choose_saves
 from effbench.training.schedule import Schedule
 from effbench.training.state import Limits, TrainState
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -255,7 +259,7 @@ class Trainer:
         """Loss and accuracy on the validation split with the averaged weights; what depends on them is told."""
         assert self.val is not None
         with self.clocks.statistics:
-            self.statistics.refresh(self.averaged.model, state.step)
+            self._refresh(self.statistics.refresh)
         with self.clocks.evaluation:
             self.ranks.agree_on_buffers(self.averaged.model)
             loss, accuracy = self.evaluate(self.val, self.ranks)
@@ -270,21 +274,32 @@ class Trainer:
 
     def evaluate(self, batches: EvalBatches, ranks: Ranks) -> tuple[float, float]:
         """(loss, accuracy) of the averaged weights, in as many pieces a batch as memory asks for."""
+
+        def attempt(pieces: int) -> tuple[float, float]:
+            self.by_class = ClassCounts()
+            return evaluate(self.averaged.model, batches.in_pieces(pieces), self.precision, ranks, self.by_class)
+
+        return self._in_eval_pieces(batches.batch_size, attempt)
+
+    def _refresh(self, refresh: Callable[[nn.Module, int, int], None]) -> None:
+        attempt = partial(refresh, self.averaged.model, self.state.step)
+        self._in_eval_pieces(self.statistics.eval_batch_size, attempt)
+
+    def _in_eval_pieces(self, batch_size: int, attempt: Callable[[int], Result]) -> Result:
+        """`attempt` at batches of evaluation, each cut into that many pieces; more where memory asks for it."""
         while True:
             try:
-                self.by_class = ClassCounts()
-                whole = batches.in_pieces(self.state.eval_pieces)
-                return evaluate(self.averaged.model, whole, self.precision, ranks, self.by_class)
+                return attempt(self.state.eval_pieces)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                size, pieces = batches.batch_size, self.state.eval_pieces
-                self.state.eval_pieces = self.memory.relieve("evaluation", "data.eval_batch_size", size, pieces, error)
+                key, pieces = "data.eval_batch_size", self.state.eval_pieces
+                self.state.eval_pieces = self.memory.relieve("evaluation", key, batch_size, pieces, error)
 
     def save(self, values: Mapping[str, float] | None) -> None:
         """A checkpoint by rank 0, of finite weights only; the others wait until it is copied, or written."""
         with self.clocks.statistics:
-            self.statistics.refresh_to_save(self.averaged.model, self.state.step)
+            self._refresh(self.statistics.refresh_to_save)
         with self.clocks.checkpoint:
             spoilt = (
                 first_not_finite(self.model)

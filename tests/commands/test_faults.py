@@ -112,6 +112,21 @@ def test_out_of_memory_is_one_line_with_the_batch_size_and_what_to_lower(
 
 
 @pytest.mark.row(29)
+@pytest.mark.parametrize("word", ["ema=on", "ema=off", "checkpoint.every_n_steps=3"])
+def test_the_pass_for_batch_norm_statistics_is_halved_with_the_evaluation(
+    word: str, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a validation, and before a checkpoint that comes sooner."""
+    room_for(monkeypatch, 7, training=False)
+    limits = ["trainer.on_oom=halve", "data.eval_batch_size=16", "hydra.run.dir=run"]
+    code, _, err = effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, word, *limits)
+    assert code == 0, err
+    told = [line for line in err.splitlines() if "out of memory in evaluation at data.eval_batch_size=16" in line]
+    assert [line.rpartition("cut into ")[2].split()[0] for line in told] == ["2", "4"]
+    assert (summary(tmp_path / "run")["status"], summary(tmp_path / "run")["pieces"]) == ("completed", 1)
+
+
+@pytest.mark.row(29)
 def test_halving_ends_with_the_weights_of_accumulation_and_says_so(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

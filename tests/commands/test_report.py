@@ -64,7 +64,7 @@ def test_several_paths_and_a_folder_whose_name_holds_an_equals_sign(runs: Path, 
     [
         (["nowhere"], "there is no folder nowhere"),
         (["outptu=x.html"], "there is no folder outptu=x.html"),
-        (["runs", "output=nowhere/x.html"], "output=nowhere/x.html: nowhere is no folder"),
+        (["runs", "output=nowhere/x.html"], "nowhere is no folder that can be written to"),
         (["runs", "output=runs"], "output=runs"),
         (["runs", "output=notes.txt"], "must end in .html"),
         (["runs", "output="], "output="),

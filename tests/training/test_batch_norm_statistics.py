@@ -92,7 +92,7 @@ def test_they_are_made_anew_where_the_running_ones_lag_or_are_noise(momentum, ba
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = momentum
     before = statistics(net)
-    RefreshStatistics(trained_norms(net), batches, batch_size, Precision()).refresh(net, steps)
+    RefreshStatistics(trained_norms(net), batches, batch_size, 32, Precision()).refresh(net, steps)
     assert all(map(torch.equal, before, statistics(net))) != anew
 
 
@@ -108,7 +108,7 @@ def averaged_run(folder: Path, save_steps: int | None = None, steps: int = 6) ->
     net = convolutional(dropout=0.0)
     run = trainer(
         DATA, net, steps, validate=True, ema=Ema(net, 0.9), optimizer=sgd(net, 0.3),
-        statistics=AveragedStatistics(trained_norms(net), batches, 32, Precision()),
+        statistics=AveragedStatistics(trained_norms(net), batches, 32, 32, Precision()),
         checkpoints=Checkpoints(folder, "val/loss", "min", 1, True), cadence=Cadence(save_steps=save_steps),
     )  # fmt: skip
     run.callbacks = Callbacks([At(5, lambda state: state.stop("a signal", "interrupted"))] if steps == 5 else [])
