@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,14 +204,13 @@ class MlflowLogger(MetricLogger):
             import mlflow
         except ImportError as error:
             raise MissingExtraError("logger=mlflow", "mlflow") from error
-        import os
-
-        if "MLFLOW_TRACKING_URI" not in os.environ:
-            mlflow.set_tracking_uri(f"sqlite:///{(folder / 'mlflow.db').resolve()}")
         self._mlflow: Any = mlflow
         self._reached: dict[str, int] = {}  # the last step that earlier sessions logged, by metric
         before = _run_id(folder, "mlflow", start)
-        self._begin(folder.name, redact(project), before)
+        with _mlflow_variables_kept():
+            own = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+            mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", own))
+            self._begin(folder.name, redact(project), before)
         lasting = {key: value for key, value in params.items() if key not in OF_ONE_SITTING}
         self._tell_params({key: str(value)[:500] for key, value in _flat(redact(lasting)).items()})
         _keep_run_id(folder, "mlflow", self._run_id)
@@ -221,6 +222,8 @@ class MlflowLogger(MetricLogger):
     def _begin(self, name: str, project: str, before: str | None) -> None:
         if before is not None:
             try:
+                experiment = self._mlflow.MlflowClient().get_run(before).info.experiment_id
+                self._mlflow.set_experiment(experiment_id=experiment)  # an earlier run here may have chosen another
                 self._mlflow.start_run(run_id=before)
                 return
             except self._mlflow.exceptions.MlflowException as error:
@@ -248,6 +251,20 @@ class MlflowLogger(MetricLogger):
     def run_end(self, state: TrainState) -> None:
         good = state.status in ("completed", "stopped_early")
         self._mlflow.end_run("FINISHED" if good else "FAILED")
+
+
+@contextmanager
+def _mlflow_variables_kept() -> Iterator[None]:
+    """MLflow exports what it is told: the next run of this process would take that for the user's wish."""
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 LOGGERS: dict[str, Callable[..., Callback]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -142,6 +143,7 @@ def test_a_resumed_run_is_the_same_one_to_wandb_and_mlflow(
         ids = [path.name.rpartition("-")[2] for path in (tmp_path / "run").glob("wandb/offline-run-*")]
         assert (len(ids), len(set(ids))) == (2, 1)
         return
+    assert not {"MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"} & os.environ.keys()  # else the next run goes there too
     client = library.MlflowClient(f"sqlite:///{tmp_path}/run/mlflow.db")
     [run] = client.search_runs(["1"])
     assert run.info.status == "FINISHED"
