@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 
 from effbench.disk import followed, move, patiently, point, pointed, sync, sync_folder
 from effbench.errors import ConfigError, EffbenchError
-from effbench.guarded import UnreadableError, read_bytes, require_regular
+from effbench.guarded import MissingFileError, UnreadableError, read_bytes, require_regular
 from effbench.records import naming_disk_faults, sha256_of
 
 FORMAT = 2
@@ -353,6 +353,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = dict(json.loads(read_bytes(path)))
         stated, version, digests = manifest.pop("digest", None), manifest["format"], dict(manifest["sha256"])
+    except MissingFileError as error:
+        raise DamagedError(f"{path} is missing or damaged (there is no such file).") from error
     except UnreadableError as error:
         raise _unreadable(error) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -388,7 +390,7 @@ def _unreadable(error: UnreadableError) -> EffbenchError:
     """What may not be read is another user's, not damaged."""
     if isinstance(error.__cause__, PermissionError):
         return error
-    return DamagedError(f"{str(error).removesuffix('.')}: it is missing or damaged.")
+    return DamagedError(f"{str(error).removesuffix('.')}: it is damaged.")
 
 
 def _digest(content: Mapping[str, Any]) -> str:
