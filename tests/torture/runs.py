@@ -282,7 +282,7 @@ def dying_after_step(step: int) -> Hook:
 
 def steps_logged(run: Path) -> int:
     """The last step in metrics.csv, whose rows are written out one by one; 0 without any."""
-    with suppress(OSError, KeyError, ValueError):
+    with suppress(EffbenchError, OSError, KeyError, ValueError):
         return max((int(row["step"]) for row in read_metrics(run) if row["train/loss"]), default=0)
     return 0
 
