@@ -101,7 +101,7 @@ MUTANTS = (
     ),
     Mutant(
         "augmentation draws from a global stream",
-        "effbench.data.batches:TrainBatches._drawn",
+        "effbench.data.batches:TrainBatches._draw",
         (("seed_of_step(self.seed, Purpose.AUGMENT, epoch, step)", GLOBAL_DRAW),),
         everywhere=True,
     ),
@@ -147,14 +147,14 @@ MUTANTS = (
     ),
     Mutant(
         "rows logged after the checkpoint stay",
-        "effbench.commands.resuming:Resumption.restore",
+        "effbench.commands.training:_Session._metrics_file",
         (("keep_rows_up_to(", "(lambda *_, **__: None)("),),
         brief=True,
     ),
     Mutant(
         "no digest is looked at",
         "effbench.training.checkpoint:read_manifest",
-        (("sha256_of(folder / name) != digest", "False"),),
+        (("_digest_of(folder / name) != digest", "False"),),
         "damage",
         brief=True,
     ),
@@ -170,7 +170,7 @@ MUTANTS = (
         (
             ('temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")', "temporary = target"),
             ("if target.exists():", "if False:"),
-            ("temporary.rename(target)", "pass"),
+            ("move(temporary, target)", "pass"),
             ("shutil.rmtree(temporary, ignore_errors=True)", "pass"),
         ),
         "save",
@@ -178,8 +178,8 @@ MUTANTS = (
     ),
     Mutant(
         "a link is removed and made anew",
-        "effbench.training.checkpoint:_link",
-        (("temporary.replace(link)", "(link.unlink(missing_ok=True), temporary.replace(link))"),),
+        "effbench.disk:point",
+        (("move(temporary, link)", "(link.unlink(missing_ok=True), move(temporary, link))"),),
         "save",
         brief=True,
     ),
