@@ -78,7 +78,7 @@ def reached(sweep: Path, number: int, step: int) -> bool:
 
 def test_a_sweep_killed_at_random_ends_as_the_uninterrupted_one(whole, tmp_path):
     folder, chance, kills = tmp_path / "sweep", random.Random(0), 0
-    moments = [(number, chance.randrange(4, 50)) for number in range(3)]
+    moments = [(number, chance.randrange(4, 50)) for number in (0, 2)]
     words = [*SWEEP, "hydra.sweep.dir=sweep"]
     done: dict[str, str] = {}
     while attempt(words, tmp_path, moments.pop(0) if moments else None) != 0:
@@ -89,8 +89,8 @@ def test_a_sweep_killed_at_random_ends_as_the_uninterrupted_one(whole, tmp_path)
                 digest = sha256_of(path / "summary.json")
                 assert done.setdefault(name, digest) == digest
         words = ["sweep.resume=sweep"]
-        assert kills <= 3
-    assert kills
+        assert kills <= 2
+    assert 0 < kills <= 2
     assert jobs(folder).keys() == whole.keys()
     assert all(same(outcome(path), whole[name]) for name, path in jobs(folder).items())
     assert statuses(folder) == ["completed"] * 3
