@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effbench.errors import ConfigError
+from effbench.places import expanded
 
 if TYPE_CHECKING:
     from effbench.config.schema import Config
@@ -18,17 +19,34 @@ def train(
 ) -> Run:
     """Trains and returns the run: train(["model=mlp", "optimizer=lion"]), or train(config) with a composed one.
 
-    folder: of the run; outputs/<date>/<time> unless given. config_dir: a folder of your own groups, for overrides.
+    folder: of the run, outputs/<date>/<time> unless given; as hydra.run.dir=DIR among the overrides, so that
+    "resume=auto" goes on in it. config_dir: a folder of your own groups, for overrides. "resume=RUN" begins with RUN's
+    own overrides, as on the command line.
     Raises ConfigError before any time is spent on what cannot work, EffbenchError where the run fails; the folder
     then holds a summary.json with status 'failed'.
     """
-    from effbench.config.compose import compose
     from effbench.config.schema import Config
 
     if not isinstance(config, Config):
-        config = compose(config, config_dir)
-    elif config_dir is not None:
+        return _train_words(config, folder, config_dir)
+    if config_dir is not None:
         raise ConfigError("config_dir is for overrides; a Config has been composed already: compose(…, config_dir).")
+    if config.resume == "auto":
+        raise ConfigError('resume=auto needs the overrides: effbench.train(["resume=auto", …]), not a composed Config.')
+    if config.resume and folder is not None and expanded(folder).resolve() != expanded(config.resume).resolve():
+        raise ConfigError(f"resume={config.resume} goes on in that folder; got folder={folder}. Leave folder out.")
     from effbench.commands import training
 
     return training.train(config, folder)
+
+
+def _train_words(words: Sequence[str], folder: Path | str | None, config_dir: Path | str | None) -> Run:
+    from effbench.commands import training
+    from effbench.commands.train import composed, lasting
+    from effbench.config.compose import check_words
+    from effbench.config.recipes import quoted
+
+    check_words(words)
+    place = [] if folder is None else [f"hydra.run.dir={quoted(expanded(folder))}"]
+    raw, config = composed([*words, *place], None if config_dir is None else str(config_dir))
+    return training.train(config, Path(str(raw.hydra.run.dir)), lasting(raw.hydra.overrides.task))

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -100,7 +101,7 @@ def writing_output(path: Path, elsewhere: str = "output=FILE") -> Iterator[IO[by
             yield stream
         return
     try:
-        with naming_disk_faults(path, elsewhere=elsewhere), path.open("wb", buffering=0) as stream:
+        with naming_disk_faults(path, elsewhere=elsewhere), _opened(path) as stream:
             yield stream
     except OSError as error:
         raise EffbenchError(f"{path} cannot be written ({error.strerror}).") from error
@@ -112,6 +113,17 @@ def write_output(path: Path, text: str, elsewhere: str = "output=FILE") -> None:
     with writing_output(path, elsewhere) as stream:
         while content:
             content = content[stream.write(content) :]
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Unbuffered. A descriptor of this process is continued: opened again, its file would be cut to nothing."""
+    if named := _DESCRIPTOR.fullmatch(os.path.abspath(path)):  # noqa: PTH100 - resolved, /dev/stdout is another
+        number = named[1] or {"stdin": "0", "stdout": "1", "stderr": "2"}[named[2]]
+        return os.fdopen(os.dup(int(number)), "wb", buffering=0)
+    return path.open("wb", buffering=0)
+
+
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/(?:fd/(\d+)|(stdin|stdout|stderr))", re.ASCII)
 
 
 def _is_written_through(path: Path) -> bool:

@@ -177,6 +177,22 @@ def test_a_run_is_shown_as_one_line(config: Config, tmp_path: Path) -> None:
     assert repr(effbench.Run(tmp_path / "nowhere", config)) == f"Run({str(tmp_path / 'nowhere')!r}, no summary yet)"
 
 
+def test_overrides_name_the_folder_and_the_run_to_resume_as_on_the_command_line(tmp_path: Path) -> None:
+    words = [*WORDS, "device.threads=1"]
+    assert effbench.train([*words, "hydra.run.dir=named"]).folder == Path("named")
+    for _ in range(2):  # begins, then finds it finished
+        run = effbench.train([*words, "resume=auto"], folder="fixed")
+        assert (run.folder, run.summary["epochs"]) == (Path("fixed"), 1)
+    longer = effbench.train(["resume=named", "trainer.max_epochs=2", "ema=on"])
+    assert longer.summary["epochs"] == 2
+    assert longer.config.model.options["hidden"] == [32]
+    assert (tmp_path / "named" / "checkpoints" / "last" / "ema.safetensors").is_file()
+    with pytest.raises(ConfigError, match="goes on in that folder"):
+        effbench.train(["resume=named"], folder="other")
+    with pytest.raises(ConfigError, match="resume=auto needs the overrides"):
+        effbench.train(effbench.compose(["resume=auto"]))
+
+
 @pytest.mark.parametrize("wrong", ["model=mlp", {"model": "mlp"}, [1], 3])
 def test_overrides_that_are_no_list_of_words_are_told_so(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="overrides are a list of words"):

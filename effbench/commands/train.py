@@ -206,7 +206,7 @@ def _overrides_of_config(folder: Path) -> list[str] | None:
     return recorded(words_for(recorded_config(folder)), str(path))
 
 
-def _lasting(words: Iterable[str]) -> list[str]:
+def lasting(words: Iterable[str]) -> list[str]:
     """What tells runs apart: not where they lie, nor what may be built, which is not for a run's folder to say."""
     return [as_meant(word) for word in words if not passing(word)]
 
@@ -219,7 +219,7 @@ def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
     same = [path.parents[1] for path in outputs.glob("*/*/.hydra/overrides.yaml")]
     for folder in sorted(same, key=lambda run: run.stat().st_mtime, reverse=True):
         saved = any((folder / "checkpoints").glob("step-*"))
-        if not saved or recorded_overrides(folder) != redact(_lasting(overrides)):
+        if not saved or recorded_overrides(folder) != redact(lasting(overrides)):
             continue
         if not (folder / "summary.json").is_file() or read_summary(folder)["status"] == "interrupted":
             return folder
@@ -239,7 +239,7 @@ def run_as_hydra_job(raw: Any, config: Config, folder: Path) -> Run | None:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     (require_writable if config.resume else prepare_run_folder)(folder)
     outcome: list[Run | BaseException] = []
-    words = _lasting(raw.hydra.overrides.task)
+    words = lasting(raw.hydra.overrides.task)
 
     def task(composed: Any) -> None:
         try:

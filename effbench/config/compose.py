@@ -40,7 +40,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 
 def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
     """Hydra's composition, `hydra` node included, its complaints put in terms of keys that exist."""
-    _check_words(overrides)
+    check_words(overrides)
     overrides = [as_meant(override) for override in overrides]
     _check_given(overrides)
     if not config_dir:
@@ -62,7 +62,7 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
     return raw
 
 
-def _check_words(overrides: Sequence[str]) -> None:
+def check_words(overrides: Sequence[str]) -> None:
     """Raises ConfigError for what is no list of words, as a notebook may pass it."""
     if isinstance(overrides, str):
         raise ConfigError(f"overrides are a list of words: [{overrides!r}]; got the text {overrides!r}.")

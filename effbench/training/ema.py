@@ -55,6 +55,11 @@ class Ema(NoEma):
         return {"_ema_steps": self._steps, **self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """An empty state, of a run that kept no average, begins one at the model's weights."""
+        if not state:
+            self._steps.zero_()
+            load_weights(self.model, dict(self._source.state_dict()))
+            return
         rest = dict(state)
         self._steps = rest.pop("_ema_steps").clone()
         load_weights(self.model, rest)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -52,6 +54,15 @@ def test_dev_stdout_is_the_stdout_of_the_command(photo: Path) -> None:
     done = effbench("predict", "run", "photo.png", "output=/dev/stdout", cwd=photo)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("file,class,probability")
+
+
+def test_what_stdout_is_appended_to_stays(photo: Path) -> None:
+    (photo / "all.csv").write_text("precious\n")
+    with (photo / "all.csv").open("a") as log:
+        command = [sys.executable, "-m", "effbench", "predict", "run", "photo.png", "output=/dev/stdout"]
+        subprocess.run(command, cwd=photo, stdout=log, check=True)
+    first, header, *_ = (photo / "all.csv").read_text().splitlines()
+    assert (first, header[:10]) == ("precious", "file,class")
 
 
 def test_report_writes_into_a_pipe_and_through_a_link(photo: Path) -> None:
