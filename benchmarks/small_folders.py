@@ -234,17 +234,24 @@ def hand_tuned(plan: FolderPlan) -> dict[str, tuple[str, ...]]:
 
 
 def train(root: Path, plan: FolderPlan, setting: str, words: Sequence[str], seed: int) -> None:
-    """One run in a process of its own, unless it is there."""
+    """One run in a process of its own, unless it is there or in the JSON."""
     run = root / "runs" / plan.name / f"{setting}-{seed}"
-    if (run / "summary.json").is_file():
+    if (run / "summary.json").is_file() or (plan.name, setting, seed) in measured():
         return
     own = (f"data.root={root / plan.name}", "device.threads=1", f"seed={seed}", f"hydra.run.dir={run}")
     command = [sys.executable, "-m", "effbench", "train", *README_LINE, *own, *words]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
+def measured() -> dict[tuple[str, str, int], dict[str, Any]]:
+    """The rows of docs/small_folders.json by folder, setting and seed; none where the file is not there."""
+    path = DOCS / "small_folders.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    return {(row["folder"], row["setting"], row["seed"]): row for row in rows}
+
+
 def collected(root: Path) -> dict[str, Any]:
-    """Every finished run below ROOT/runs as a row."""
+    """Every finished run below ROOT/runs as a row, beside those of the JSON."""
     rows = []
     for path in sorted((root / "runs").glob("*/*/summary.json")):
         summary = json.loads(path.read_text(encoding="utf-8"))
@@ -265,7 +272,8 @@ def collected(root: Path) -> dict[str, Any]:
             }
         )
     machine = {name: summary["environment"].get(name) for name in ("cpu", "torch", "python")} if rows else {}
-    return {"machine": machine, "threads": 1, "rows": rows}
+    every = measured() | {(row["folder"], row["setting"], row["seed"]): row for row in rows}
+    return {"machine": machine, "threads": 1, "rows": [every[key] for key in sorted(every)]}
 
 
 def command_of(argv: Sequence[str], root: Path) -> str:
