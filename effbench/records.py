@@ -107,9 +107,9 @@ def writing_output(path: Path, elsewhere: str = "output=FILE") -> Iterator[IO[by
         raise EffbenchError(f"{path} cannot be written ({error.strerror}).") from error
 
 
-def write_output(path: Path, text: str, elsewhere: str = "output=FILE") -> None:
-    """As write_text, for a file that the user named."""
-    content = memoryview(_encoded(text))
+def write_output(path: Path, text: str, elsewhere: str = "output=FILE", redacted: bool = False) -> None:
+    """As write_text, for a file that the user named. redacted: the text holds no secret any more."""
+    content = memoryview(text.encode("utf-8", errors="backslashreplace") if redacted else _encoded(text))
     with writing_output(path, elsewhere) as stream:
         while content:
             content = content[stream.write(content) :]

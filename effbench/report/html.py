@@ -82,7 +82,7 @@ def write_html(content: Mapping[str, Any], output: Path) -> None:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template("page.html.j2").render(content, zip=zip)
-    write_output(output, text)
+    write_output(output, text, redacted=True)  # the content is; the page's own words stay
 
 
 def as_data(records: Sequence[Record]) -> dict[str, Any]:
