@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+settings.register_profile("effbench", deadline=None)  # an example takes as long as a busy machine takes
+settings.load_profile("effbench")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
