@@ -30,6 +30,12 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as without a terminal, whatever the shell or a library has set."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def root_logger() -> Iterator[None]:
     """As it was: `--info` and Hydra's launchers turn logging on, for a process that is theirs."""
     root = logging.getLogger()

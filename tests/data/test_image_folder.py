@@ -546,7 +546,8 @@ def test_an_interrupted_decoding_leaves_nothing(
 
 
 LEAVE = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
 from pathlib import Path
 from effbench.data import decoded_cache
 from effbench.data.image_folder import image_folder
