@@ -271,7 +271,9 @@ def collected(root: Path) -> dict[str, Any]:
                 "command": command_of(summary["argv"], root),
             }
         )
-    machine = {name: summary["environment"].get(name) for name in ("cpu", "torch", "python")} if rows else {}
+    if not rows:
+        raise SystemExit(f"{root}/runs holds no finished run: nothing to add to docs/small_folders.json.")
+    machine = {name: summary["environment"].get(name) for name in ("cpu", "torch", "python")}
     every = measured() | {(row["folder"], row["setting"], row["seed"]): row for row in rows}
     return {"machine": machine, "threads": 1, "rows": [every[key] for key in sorted(every)]}
 
