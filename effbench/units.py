@@ -76,3 +76,8 @@ def human_count(count: float) -> str:
 def percent(share: float, spread: float | None = None) -> str:
     """84.80 %, or 84.80 ± 0.52 % with a deviation: how every table and line writes an accuracy."""
     return f"{100 * share:.2f} %" if spread is None else f"{100 * share:.2f} ± {100 * spread:.2f} %"
+
+
+def counted(count: int, noun: str) -> str:
+    """1 step, 1,200 steps."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effbench.errors import ConfigError
-from effbench.units import human_bytes, human_count, seconds_from, steps_from
+from effbench.units import counted, human_bytes, human_count, seconds_from, steps_from
 
 TOTALS = st.integers(1, 10**7)
 NUMBERS = st.integers(0, 10**6)
@@ -207,3 +207,8 @@ def test_what_is_told_is_within_half_a_percent_and_never_in_exponents(count):
         number = number.removesuffix(prefix).strip()
         assert float(number) * SCALE[prefix] == pytest.approx(count, rel=0.0051, abs=0.0051)
         assert "e" not in number or count < 1
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (1200, "1,200 steps")])
+def test_one_is_counted_in_the_singular(count, expected):
+    assert counted(count, "step") == expected

@@ -66,7 +66,7 @@ def _group(group: str, options: Sequence[str], config_dir: str | None) -> str:
     lines = [f"{group}=NAME, one of:"]
     for name in options:
         about = _choice(group, name, config_dir).about.partition(". ")[0].rstrip(".")
-        lines += _wrapped(f"  {name}{' (default)' if name == chosen else ''}", about, width + 12)
+        lines += wrapped(f"  {name}{' (default)' if name == chosen else ''}", about, width + 12)
     keys = _section(group, chosen or options[0], config_dir) if group != names.GROUP and options else ""
     more = f"effbench help train {group}=NAME tells the keys of another."
     return "\n".join([*lines, "", *([keys, ""] if keys else []), more])
@@ -178,7 +178,7 @@ def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def _entry(key: str, value: Any, comments: Mapping[str, str], name: str | None = None) -> str:
     comment = comments.get(name if name is not None else key, "")
-    return "\n".join(_wrapped(f"  {key}={_written(value)}", comment, _KEY_WIDTH))
+    return "\n".join(wrapped(f"  {key}={_written(value)}", comment, _KEY_WIDTH))
 
 
 def _written(value: Any) -> str:
@@ -190,7 +190,7 @@ def _written(value: Any) -> str:
     return "{}" if value == {} else str(value)
 
 
-def _wrapped(left: str, text: str, width: int) -> list[str]:
+def wrapped(left: str, text: str, width: int) -> list[str]:
     """`left`, and `text` in a column of its own behind it, or from the next line on where `left` is long."""
     room = max(30, _width() - width - 2)
     lines = textwrap.wrap(text, room, break_on_hyphens=False) or [""]

@@ -15,6 +15,7 @@ from effbench.errors import ConfigError
 from effbench.inert import for_terminal
 from effbench.places import expanded
 from effbench.records import output_problem
+from effbench.units import counted
 
 HELP = """usage: effbench report PATH ... [output=report.html] [--json]
 
@@ -84,7 +85,7 @@ def _checked(output: str) -> Path:
 
 
 def _tell(content: Mapping[str, Any]) -> None:
-    print(f"read {content['found']} runs", file=sys.stderr)
+    print(f"read {counted(content['found'], 'run')}", file=sys.stderr)
     _print_lines([f"warning: {name}{': ' if name else ''}{text}" for name, text in content["problems"]], sys.stderr)
 
 

@@ -139,10 +139,12 @@ class Resumption:
             if key.startswith(decisive) and key not in NOT_DECISIVE
         ]
         if changed:
+            limits = [f"trainer.max_epochs={trainer.state.epoch + 1}"]
+            limits += ["trainer.max_steps=null"] if self.config.trainer.max_steps is not None else []
             raise ConfigError(
                 f"resume={self.config.resume}: the run was stopped within an epoch, which must end as it was begun; "
-                f"changed: {', '.join(changed)}. First end that epoch without these, by "
-                f"trainer.max_epochs={trainer.state.epoch + 1}; then change them."
+                f"changed: {', '.join(changed)}. First end that epoch without these, by {' '.join(limits)}; "
+                "then change them."
             )
 
 

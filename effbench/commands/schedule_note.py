@@ -12,6 +12,7 @@ from effbench.schedulers import Constant, Plateau, Schedule
 from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
 from effbench.training.schedule import TorchSchedule
 from effbench.training.trainer import Trainer
+from effbench.units import counted
 
 _TRIED = 2000  # steps of a schedule that can only be stepped, not asked
 _ASKED = 500  # places at which one of effbench's is asked
@@ -27,7 +28,8 @@ def schedule_note(config: Config, trainer: Trainer) -> str | None:
         return _plateau(schedule, trainer)
     if isinstance(schedule, Schedule):
         if 0 < steps <= schedule.warmup:
-            return f"scheduler.warmup takes {schedule.warmup} steps, the run {steps}: it ends before the warm-up does"
+            warmup = counted(schedule.warmup, "step")
+            return f"scheduler.warmup takes {warmup}, the run {steps}: it ends before the warm-up does"
         first = schedule.warmup
         places = {first + (steps - 1 - first) * place // _ASKED for place in range(_ASKED + 1)}
         rates = {schedule.factor(place) for place in places}
@@ -38,7 +40,8 @@ def schedule_note(config: Config, trainer: Trainer) -> str | None:
     if len(rates) > 1 or isinstance(schedule, Constant):
         return None
     return (
-        f"scheduler {config.scheduler.label} leaves the learning rate as it is in all of this run's {steps} steps: "
+        f"scheduler {config.scheduler.label} leaves the learning rate as it is in all of this run's "
+        f"{counted(steps, 'step')}: "
         "shorten its spans ('33%' of the run), or train longer"
     )
 

@@ -91,12 +91,15 @@ def help_text(words: Sequence[str], config_dir: str | None = None) -> str:
 
 
 def groups_table(config_dir: str | None = None) -> str:
-    """The groups and what each offers, a line each."""
+    """The groups and what each offers, wrapped to the terminal's width."""
+    from effbench.commands.config_help import wrapped
     from effbench.config.compose import group_options
 
     options = group_options(config_dir)
-    width = max(map(len, options))
-    return "\n".join(f"  {group:<{width}}  {', '.join(names)}" for group, names in options.items())
+    width = max(map(len, options)) + 2
+    return "\n".join(
+        line for group, names in options.items() for line in wrapped(f"  {group}", ", ".join(names), width)
+    )
 
 
 def train_one(overrides: Sequence[str], config_dir: str | None = None, as_json: bool = False) -> int:

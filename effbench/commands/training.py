@@ -42,7 +42,7 @@ from effbench.training.meter import WARMUP_STEPS
 from effbench.training.precision import choose_precision
 from effbench.training.trainer import Trainer
 from effbench.training.waiting import sharing_processors
-from effbench.units import human_count
+from effbench.units import counted, human_count
 
 _TESTED = ("completed", "stopped_early")
 
@@ -237,7 +237,7 @@ class _Session:
         if note := schedule_note(self.config, trainer):
             _tell(f"note: {note}")
         steps = trainer.state.step + trainer.steps_left
-        _tell(f"{steps} steps, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")
+        _tell(f"{counted(steps, 'step')}, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")
 
     def _facts(self, trainer: Trainer, data: Splits, finishing: Finish) -> dict[str, Any]:
         """What is known before the first step."""

@@ -9,7 +9,7 @@ from typing import Any
 from effbench.inert import for_terminal
 from effbench.report.spread import number_text
 from effbench.report.text_table import console
-from effbench.units import human_bytes, human_count, percent
+from effbench.units import counted, human_bytes, human_count, percent
 
 
 def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -19,7 +19,7 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [("status", status_text(summary))]
     if "test/acc" in metrics:
         part = data.get("evaluated", {}).get("test")
-        sample = f" (a sample of {part:,} of {data['counts']['test']:,} images)" if part else ""
+        sample = f" (a sample of {part:,} of {counted(data['counts']['test'], 'image')})" if part else ""
         rows.append(("test accuracy", percent(metrics["test/acc"]) + sample))
         rows.append(("test loss", f"{metrics['test/loss']:.4f}"))
     if best is not None and best["value"] is not None:
@@ -30,7 +30,9 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows.append(("time", f"{timing['training_s']:.1f} s training, {in_all:.1f} s in all"))
     if timing["images_per_s"]:
         skipped = timing["images_per_s_excludes_first_steps"]
-        rows.append(("throughput", f"{timing['images_per_s']:.0f} images/s (without the first {skipped} steps)"))
+        rows.append(
+            ("throughput", f"{timing['images_per_s']:.0f} images/s (without the first {counted(skipped, 'step')})")
+        )
     model = summary["model"]
     macs = f", {human_count(model['macs'])} MACs an image" if model["macs"] is not None else ""
     rows.append(("model", f"{human_count(model['parameters'])} parameters{macs}"))

@@ -105,3 +105,13 @@ def test_a_mistyped_group_choice_or_key_is_answered_with_what_there_is(
 ) -> None:
     assert main(["help", "train", word]) == 2
     assert named in capsys.readouterr().err
+
+
+def test_no_line_of_the_groups_is_wider_than_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    groups = told(["train", "--help"], capsys).split("groups (one of each):\n")[1].split("\n\n")[0]
+    assert max(map(len, groups.splitlines())) <= 80
+    named = {name for names in OPTIONS.values() for name in names}
+    assert named <= set(groups.replace(",", " ").split())

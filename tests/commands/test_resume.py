@@ -257,15 +257,18 @@ def test_the_schedule_keeps_its_place_in_epochs(
 
 
 @pytest.mark.row(50)
-def test_within_an_epoch_another_batch_size_is_refused_with_the_remedy(
-    send: SendsSignal, effbench: Effbench, tmp_path: Path
+@pytest.mark.parametrize("length", [["trainer.max_epochs=4"], ["trainer.max_epochs=null", "trainer.max_steps=8"]])
+def test_within_an_epoch_another_batch_size_is_refused_with_a_remedy_that_helps(
+    length: list[str], send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
     send(signal.SIGTERM, 7)
-    assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 143
+    assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, *length, "hydra.run.dir=run")[0] == 143
     send.never()
     code, _, err = effbench("train", "resume=run", "data.batch_size=16")
-    assert (code, "changed: data" in err, "trainer.max_epochs=2" in err) == (2, True, True)
-    assert effbench("train", "resume=run", "trainer.max_epochs=2")[0] == 0
+    assert (code, "changed: data" in err) == (2, True)
+    remedy = err[err.index("begun;") :].split(" by ")[1].split(";")[0].split()
+    assert effbench("train", "resume=run", *remedy)[0] == 0
+    assert summary(tmp_path / "run")["epochs"] == 2
     assert effbench("train", "resume=run", "trainer.max_epochs=4", "data.batch_size=16")[0] == 0
     assert (summary(tmp_path / "run")["epochs"], summary(tmp_path / "run")["steps"]) == (4, 14)
 
