@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 from contextlib import suppress
@@ -41,9 +42,11 @@ def cache_homes() -> list[Path]:
 def expanded(path: str | os.PathLike[str]) -> Path:
     """`path` with a leading ~ or ~USER replaced by that home folder: a shell leaves it in quotes and after key=.
 
-    Raises ConfigError for a home folder that is not there to be found: else a folder named ~ would be made.
+    Raises ConfigError for a home folder that is not there to be found: else a folder named ~ would be made. For a URL
+    likewise.
     """
     text = os.fspath(path)
+    refuse_url(text)
     if text[:1] != "~":
         return Path(text)
     whole = os.path.expanduser(text)  # noqa: PTH111 - Path's raises a RuntimeError
@@ -53,6 +56,18 @@ def expanded(path: str | os.PathLike[str]) -> Path:
             f"{text}: there is no home folder {first}. Write the path in full; a folder of that very name is ./{first}."
         )
     return Path(whole)
+
+
+def refuse_url(text: str) -> None:
+    """Raises ConfigError for what is a URL and no local path."""
+    if _URL.match(text) and not os.path.lexists(text):
+        raise ConfigError(
+            f"{text} is a URL: effbench reads and writes local files alone. Download it, or mount it as a folder, and "
+            "give its path."
+        )
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def distrusted(status: os.stat_result) -> str | None:

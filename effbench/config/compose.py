@@ -15,7 +15,7 @@ from effbench.config.recipes import register_recipes
 from effbench.config.words import as_meant, expand_folders, with_paths_as_text
 from effbench.config.yaml_text import check_references
 from effbench.errors import ConfigError, unknown_name
-from effbench.places import expanded
+from effbench.places import expanded, refuse_url
 from effbench.redaction import REDACTED
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def _check_names(raw: DictConfig) -> None:
         hidden = [character for character in name if ord(character) < 32 or 127 <= ord(character) < 160]
         if hidden:
             raise ConfigError(f"hydra.{key} {name!r} cannot be written: it holds {hidden[0]!r}. Leave that out.")
+    for key in ("run.dir", "sweep.dir"):
+        refuse_url(names[key])
     below = Path(names["sweep.subdir"])
     if below.is_absolute() or ".." in below.parts:
         raise ConfigError(

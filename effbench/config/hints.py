@@ -126,6 +126,11 @@ KEYS = {
     "checkpoint.save_top_k={}": "topk",
 }
 
+_OTHER = "optimizer=adamw optimizer._target_={} ~optimizer.{}"  # a class that takes fewer options than adamw's
+_TIMM = "(with timm: pip install 'effbench[timm]')"
+_SCHEDULER = (
+    "scheduler=constant scheduler._target_=torch.optim.lr_scheduler.{} ~scheduler.warmup ~scheduler.warmup_start"
+)
 # group -> the override to write -> choices of other tools, in lower case, letters and digits alone.
 CHOICES: Mapping[str, Mapping[str, str]] = {
     "model": {
@@ -154,6 +159,19 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "optimizer=sgd": "momentum nesterov msgd",
         "optimizer=adam": "fusedadam",
         "optimizer=adamw": "fusedadamw",
+        _OTHER.format("torch.optim.NAdam", "fused"): "nadam",
+        _OTHER.format("torch.optim.RAdam", "fused"): "radam",
+        _OTHER.format("torch.optim.Adamax", "fused"): "adamax",
+        _OTHER.format("torch.optim.Adagrad", "betas") + " optimizer.lr=0.01": "adagrad",
+        _OTHER.format("torch.optim.Adadelta", "fused") + " ~optimizer.betas optimizer.lr=1": "adadelta",
+        _OTHER.format("torch.optim.Adafactor", "fused")
+        + " ~optimizer.betas ~optimizer.eps optimizer.lr=0.01": "adafactor",
+        _OTHER.format("timm.optim.Muon", "fused") + f" ~optimizer.betas optimizer.lr=0.02 {_TIMM}": "muon",
+        _OTHER.format("timm.optim.Lamb", "fused") + f" {_TIMM}": "lamb",
+        _OTHER.format("timm.optim.Lars", "fused") + f" ~optimizer.betas optimizer.lr=1 {_TIMM}": "lars",
+        _OTHER.format("timm.optim.AdaBelief", "fused") + f" {_TIMM}": "adabelief",
+        _OTHER.format("timm.optim.AdamP", "fused") + f" {_TIMM}": "adamp",
+        _OTHER.format("timm.optim.NvNovoGrad", "fused") + f" {_TIMM}": "novograd nvnovograd",
     },
     "scheduler": {
         "scheduler=cosine": "cosineannealing cosineannealinglr cosinelr cos cosinewithwarmup warmupcosine",
@@ -161,6 +179,11 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "scheduler=step": "steplr multistep multisteplr",
         "scheduler=exponential": "exp exponentiallr",
         "scheduler=plateau": "reducelronplateau reduceonplateau",
+        _SCHEDULER.format("LinearLR") + " +scheduler.total_iters=total +scheduler.start_factor=1.0": "linear linearlr",
+        _SCHEDULER.format("PolynomialLR") + " +scheduler.total_iters=total": "poly polynomial polynomiallr",
+        _SCHEDULER.format("CosineAnnealingWarmRestarts") + " '+scheduler.T_0=\"4 epochs\"'": (
+            "cosinewarmrestarts cosineannealingwarmrestarts warmrestarts sgdr"
+        ),
         "scheduler=constant": "none null off false constantlr fixed",
     },
     "data": {
@@ -213,6 +236,28 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "device=cuda": "gpu",
         "device=cpu": "cpu",
         "torchrun --nproc_per_node=N -m effbench train …": "ddp",
+    },
+}
+
+# group -> why there is none of it -> its names, likewise.
+MISSING: Mapping[str, Mapping[str, str]] = {
+    "optimizer": {
+        "It takes the gradient more than once a step, and the loop takes it once: it does not fit yet.": (
+            "sam asam gsam lbfgs adahessian"
+        ),
+        "It swaps the weights around each validation, which the loop does not tell it of: it does not fit yet.": (
+            "schedulefree adamwschedulefree sgdschedulefree lookahead ranger"
+        ),
+        "A class of an installed package that steps once a gradient is used by optimizer=adamw "
+        "optimizer._target_=PACKAGE.CLASS allow_targets=[PACKAGE], less the options that it does not take "
+        "(~optimizer.fused).": (
+            "shampoo soap sophia prodigy dadaptation dadaptadam galore apollo came adopt mars madgrad laprop sgdp sgdw "
+            "adabound yogi lomo adam8bit adamw8bit pagedadamw"
+        ),
+    },
+    "loss": {
+        "effbench trains classifiers of one label an image, by cross entropy (loss.label_smoothing and "
+        "loss.class_weights change it).": "mse l1 huber bce bcewithlogits focal dice triplet contrastive hinge",
     },
 }
 
@@ -271,7 +316,8 @@ def unknown_choice(group: str, name: str, options: Iterable[str]) -> str:
     known = list(options)
     hint = for_choice(group, name, known)
     listed = unknown_name(group, name, known)
-    return f"{listed.rpartition(' Did you mean')[0] or listed} Write {hint}." if hint else listed
+    advice = f"Write {hint}." if hint else _by_name(group, missing=True).get(_plain(name))
+    return f"{listed.rpartition(' Did you mean')[0] or listed} {advice}" if advice else listed
 
 
 def for_choice(group: str, name: str, options: Iterable[str]) -> str | None:
@@ -345,9 +391,12 @@ def for_verb(word: str) -> str | None:
 
 
 @cache
-def _by_name(group: str) -> dict[str, str]:
-    """Another tool's name -> the override to write, of a group's choices; of keys, for the group ''."""
-    table = CHOICES.get(group, {}) if group else KEYS
+def _by_name(group: str, missing: bool = False) -> dict[str, str]:
+    """Another tool's name -> the override to write, of a group's choices; of keys, for the group ''.
+
+    missing: -> why there is none of it.
+    """
+    table = (MISSING if missing else CHOICES).get(group, {}) if group else KEYS
     return {name: override for override, names in table.items() for name in names.split()}
 
 

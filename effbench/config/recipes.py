@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from effbench.config.names import GROUP
+from effbench.places import refuse_url
 
 _user_dir: Path | None = None
 
@@ -27,6 +28,7 @@ def _absolute(value: str) -> str:
     path = value[1:-1].replace("\\'", "'") if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
     if not (path.endswith((".yaml", ".yml")) or "/" in path):
         return value
+    refuse_url(path)
     return quoted(Path(os.path.expanduser(path)).resolve())  # noqa: PTH111 - Path's raises where there is no such user
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import sys
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -23,7 +25,7 @@ from effbench.errors import ConfigError, DataError
 from effbench.places import expanded
 from effbench.processors import cores
 
-DECODER_VERSION = 2  # raise it with any change to the pixels that `decode` returns: caches are keyed by it
+DECODER_VERSION = 3  # raise it with any change to the pixels that `decode` returns: caches are keyed by it
 MAX_PIXELS = 64_000_000  # 8000 x 8000; 192 MB as RGB
 MAX_SIDE_RATIO = 100  # beyond it the central square shows less than 1 % of the picture
 SUFFIXES = (
@@ -207,8 +209,8 @@ def preprocessing(size: int, channels: int, levels: Levels | None = None) -> dic
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """The files named, in the order given and as often; of a folder those with an image's suffix, sorted.
 
-    A file named outright is taken whatever its suffix. Raises DataError for a path that does not exist, and
-    for a folder, or a list, that holds nothing.
+    A file named outright is taken whatever its suffix. Raises DataError for a path that does not exist, for a folder,
+    or a list, that holds nothing, and for a folder of runs, whose curves are no photos.
     """
     found: list[Path] = []
     for path in map(expanded, paths):
@@ -217,6 +219,11 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
             found += images
             if not images:
                 raise DataError(f"{printable(path)} holds no image file ({', '.join(SUFFIXES)}).")
+            if curves := next(filter(_are_curves, images), None):
+                raise DataError(
+                    f"{printable(path)} holds a run, whose {printable(curves)} is no photo. Name image files, or "
+                    "folders of them."
+                )
         elif os.path.lexists(path):
             found.append(path)
         else:
@@ -224,6 +231,10 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     if not found:
         raise DataError("No image was named. Name image files, or folders of them.")
     return found
+
+
+def _are_curves(path: Path) -> bool:
+    return path.name == "curves.png" and (path.parent / "metrics.csv").exists()
 
 
 def images_under(folder: Path) -> list[Path]:
@@ -449,12 +460,42 @@ def _deep_values(path: Path, file: BinaryIO, image: Image.Image) -> tuple[np.nda
     with _pillow_errors(path, f"is a damaged {image.format} file, cut short or altered"):
         if not _has_deep_colours(image):
             return np.asarray(image), True
-        if image.format == "PNG" and (values := _colours_of_png(file)) is not None:
+        read = {"PNG": _colours_of_png, "TIFF": _colours_of_tiff, "PPM": _colours_of_ppm}.get(str(image.format))
+        if read is not None and (values := read(file, image)) is not None:
             return values, True
         return np.asarray(image.convert("RGB") if image.mode == "CMYK" else image).astype(np.uint16) * 257, False
 
 
-def _colours_of_png(file: BinaryIO) -> np.ndarray[Any, Any] | None:
+def _colours_of_tiff(file: BinaryIO, image: Image.Image) -> np.ndarray[Any, Any] | None:
+    """Pillow keeps the upper byte of each value: told the other order of bytes, the lower. None for CMYK and RGBa."""
+    file.seek(0)
+    other: Any = Image.OPEN["TIFF"][0](file, "")
+    if not all(_TIFF_COLOURS.fullmatch(tile.args[0]) for tile in other.tile):
+        return None
+    other.tile = [tile._replace(args=(_swapped(tile.args[0]), *tile.args[1:])) for tile in other.tile]
+    return np.asarray(image).astype(np.uint16) << 8 | np.asarray(other)
+
+
+_TIFF_COLOURS = re.compile(r"RGB[AX]?;16[LBN]")
+
+
+def _swapped(order: str) -> str:
+    """'RGB;16B' for 'RGB;16L'; N is the machine's own order."""
+    native = "L" if sys.byteorder == "little" else "B"
+    last = native if order[-1] == "N" else order[-1]
+    return order[:-1] + ("B" if last == "L" else "L")
+
+
+def _colours_of_ppm(file: BinaryIO, image: Image.Image) -> np.ndarray[Any, Any]:
+    """Over the whole range of 16 bits, as Pillow gives the gray pictures of this format."""
+    place: Any = image.tile[0]
+    shape = (image.height, image.width, 3)
+    file.seek(place.offset)
+    stored = np.frombuffer(file.read(2 * math.prod(shape)), ">u2").reshape(shape)  # ValueError where it is cut short
+    return np.rint(stored * (65535 / place.args[-1])).clip(0, 65535).astype(np.uint16)
+
+
+def _colours_of_png(file: BinaryIO, _: Image.Image) -> np.ndarray[Any, Any] | None:
     """By torchvision, since Pillow keeps the upper 8 bits of colours; None where a later torchvision cannot."""
     try:
         from torchvision.io import ImageReadMode, decode_png

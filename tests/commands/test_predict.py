@@ -228,3 +228,31 @@ def test_pictures_of_12_bits_are_scaled_as_the_runs_data_were(effbench: Effbench
     bright = np.full((8, 8), 9000, np.uint16)
     Image.fromarray(bright).save(tmp_path / "bright.png")
     assert "1 pictures hold values above 4095" in effbench("predict", "deep", "bright.png")[2]
+
+
+def test_a_run_given_as_input_is_refused_but_its_curves_are_not(run: Path, photos: Path, effbench: Effbench) -> None:
+    code, out, err = effbench("predict", str(run), str(photos), str(run))
+    assert (code, out) == (2, "")
+    assert f"{run} holds a run, whose {run}/curves.png is no photo" in err
+    assert effbench("predict", str(run), str(run / "curves.png"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "RUN", "URL"], ["predict", "URL", "x.png"], ["predict", "RUN", "x.png", "output=URL"],
+        ["train", "resume=URL"], ["train", "hydra.run.dir=URL"], ["train", "-m", "hydra.sweep.dir=URL", "seed=1,2"],
+        ["train", "recipe=URL"], ["train", "--config-dir", "URL"], ["train", "data=image_folder", "data.root=URL"],
+        ["report", "URL"], ["train", "model=mlp", "model.pretrained=URL"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_url_is_refused_as_it_was_typed_and_makes_no_folder(
+    words: list[str], run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = "https://example.org/a.yaml"
+    code, _, err = effbench(*[word.replace("URL", url).replace("RUN", str(run)) for word in words])
+    assert code == 2
+    assert err.count(f"{url} is a URL: effbench reads and writes local files alone") == 1
+    assert not any(tmp_path.iterdir())

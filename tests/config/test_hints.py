@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import pytest
+import torch
 import torchvision
 
+from effbench import build
 from effbench.cli import main
 from effbench.config import hints, names
+from effbench.config.compose import compose
 
 CASES = {
     "optimizer=AdamW": "Write optimizer=adamw.",
     "optimizer=fused_adam": "Write optimizer=adam.",
+    "optimizer=Muon": "Write optimizer=adamw optimizer._target_=timm.optim.Muon ~optimizer.fused",
+    "optimizer=SAM": "sgd. It takes the gradient more than once a step, and the loop takes it once",
+    "optimizer=soap": "A class of an installed package that steps once a gradient is used by optimizer=adamw",
+    "loss=focal": "effbench trains classifiers of one label an image, by cross entropy",
     "device=gpu": "Write device=cuda.",
     "device=cuda:0": "Write device=cuda ",
     "device.name=gpu": "Write device.name=cuda.",
@@ -105,10 +113,23 @@ def test_every_hint_is_an_override_that_there_is() -> None:
         for option in options:
             keys |= names.leaves(names.composed([(group, option)], groups))
     for override in [*hints.KEYS, *(text for table in hints.CHOICES.values() for text in table)]:
-        for word in re.findall(r"[a-z_.]+=[^ ,)]+", override):
+        for word in re.findall(r"(?<![+a-z_.])[a-z_.]+=[^ ,)]+", override):
             key, _, value = word.partition("=")
             if key.startswith("nproc") or key.startswith("nnodes") or key.isupper():
+                continue
+            if key.isupper() or key in ("optimizer._target_", "scheduler._target_"):
                 continue
             assert key in keys | set(groups), override
             if key in groups and not value.startswith(("{", "RUN")):
                 assert set(value.split("|")) <= set(groups[key]), override
+
+
+@pytest.mark.parametrize(
+    "override", [text for group in ("optimizer", "scheduler") for text in hints.CHOICES[group] if "_target_" in text]
+)
+def test_what_is_said_of_a_class_that_is_not_shipped_builds_it(override: str) -> None:
+    config = compose(shlex.split(override.partition(" (")[0]))
+    build.check_options(config)
+    over = build.optimizer(config, torch.nn.Linear(2, 2))
+    assert over.__class__.__module__.startswith(("torch.optim", "timm.optim"))
+    build.schedule(config, over, total_steps=10, steps_per_epoch=2)

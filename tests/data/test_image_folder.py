@@ -854,11 +854,39 @@ def test_the_default_cache_is_in_the_home_folder_unless_xdg_names_an_absolute_on
 # --- pictures of more than 8 bits -----------------------------------------------------------------------------
 
 
-def deep(path: Path, values: np.ndarray[Any, Any]) -> None:
-    """uint16, int32 or float32 (H, W) as a TIFF; uint16 (H, W, 3) as a PNG, which Pillow cannot write."""
+def tiff(pixels: bytes, shape: tuple[int, ...], order: str = "<", compression: int = 1) -> bytes:
+    """uint16 (H, W, 3) RGB, (H, W, 4) CMYK, which Pillow cannot write."""
+    height, width, samples = shape
+    entries = ((256, width), (257, height), (258, 0), (259, compression), (262, 2 if samples == 3 else 5), (273, 0),
+               (277, samples), (278, height), (279, len(pixels)))  # fmt: skip
+    bits = 8 + 2 + 12 * len(entries) + 4
+    places = {258: bits, 273: bits + 2 * samples}
+    table = b"".join(
+        struct.pack(f"{order}HHII", tag, 3, samples, places[tag]) if tag == 258
+        else struct.pack(f"{order}HHII", tag, 4, 1, places.get(tag, value))
+        for tag, value in entries
+    )  # fmt: skip
+    start = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(entries))
+    return start + table + struct.pack(f"{order}I{samples}H", 0, *[16] * samples) + pixels
+
+
+def deep(path: Path, values: np.ndarray[Any, Any], kind: str = "png") -> None:
+    """uint16, int32 or float32 (H, W) as a TIFF; uint16 (H, W, 3) as a PNG, TIFF or PPM, which Pillow cannot write."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if values.ndim == 2:
         Image.fromarray(values).save(path.with_suffix(".tif"))
+        return
+    if kind != "png":
+        little, big = values.astype("<u2").tobytes(), values.astype(">u2").tobytes()
+        header = f"P6 {values.shape[1]} {values.shape[0]} 65535\n".encode()
+        content = {
+            "tiff": lambda: tiff(little, values.shape),
+            "tiff, big-endian": lambda: tiff(big, values.shape, ">"),
+            "tiff, deflate": lambda: tiff(zlib.compress(little), values.shape, compression=8),
+            "tiff, deflate, big-endian": lambda: tiff(zlib.compress(big), values.shape, ">", compression=8),
+            "ppm": lambda: header + big,
+        }[kind]()
+        path.with_suffix(".ppm" if kind == "ppm" else ".tif").write_bytes(content)
         return
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -885,20 +913,26 @@ def deep(path: Path, values: np.ndarray[Any, Any]) -> None:
         (np.float32, 1, 1, "floats from 0 to 1 become"),
         (np.float32, 0.05, 0.0625, "floats from 0 to 0.0625 become"),
         (np.float32, 4000, 4095, "floats from 0 to 4095 become"),
-        ("colour", 4095, 4095, r"\(12 bits\)"),
+        ("png", 4095, 4095, r"\(12 bits\)"),
+        ("tiff", 4095, 4095, r"\(12 bits\)"),
+        ("tiff", 65535, 65535, r"\(16 bits\)"),
+        ("tiff, big-endian", 4095, 4095, r"\(12 bits\)"),
+        ("tiff, deflate", 4095, 4095, r"\(12 bits\)"),
+        ("tiff, deflate, big-endian", 1000, 1023, r"\(10 bits\)"),
+        ("ppm", 4095, 4095, r"\(12 bits\)"),
     ],
 )
 def test_deep_pictures_are_scaled_by_the_range_of_the_train_split(
     root: Path, capsys: pytest.CaptureFixture[str], kind: Any, highest: float, white: float, said: str
 ) -> None:
     """Each as numpy scales it; one scale for all, so that a dark picture stays dark beside a bright one."""
-    shape, dtype = ((4, 4, 3), np.uint16) if kind == "colour" else ((4, 4), kind)
+    shape, dtype = ((4, 4, 3), np.uint16) if isinstance(kind, str) else ((4, 4), kind)
     values = {}
     for number, (name, split) in enumerate((name, split) for name in "ab" for split in ("train", "val")):
         values[split, name] = np.random.default_rng(number).uniform(0, highest, shape).astype(dtype)
         if (split, name) == ("train", "a"):
             values[split, name].flat[0] = highest
-        deep(root / split / name / "1", values[split, name])
+        deep(root / split / name / "1", values[split, name], kind if isinstance(kind, str) else "")
     splits = image_folder(root, image_size=4)
     for which, split in splits.named().items():
         for label, name in enumerate("ab"):
@@ -932,10 +966,24 @@ def test_deep_colours_of_which_only_the_upper_8_bits_can_be_read_are_refused(roo
     for name in "ab":
         (root / name).mkdir(parents=True)
         for number in range(5):
-            pixels = np.full((4, 4, 3), 1000 + number, ">u2").tobytes()
-            (root / name / f"{number}.ppm").write_bytes(b"P6 4 4 65535\n" + pixels)
-    with pytest.raises(DataError, match="holds colours of 16 bits as PPM.* no more than 1[02]. Save them as PNG"):
+            pixels = np.full((4, 4, 4), 64000 - number, np.uint16)  # nearly black, in CMYK
+            (root / name / f"{number}.tif").write_bytes(tiff(pixels.astype("<u2").tobytes(), pixels.shape))
+    with pytest.raises(DataError, match=r"holds colours of 16 bits as TIFF.* no more than \d+. Save them as PNG"):
         image_folder(root, image_size=4)
+
+
+@pytest.mark.row(53)
+def test_a_ppm_is_white_at_the_largest_value_that_it_names(root: Path) -> None:
+    """As a PGM is: 4095 of 4095 is white."""
+    for name in "ab":
+        (root / name).mkdir(parents=True)
+        for number in range(5):
+            pixels = np.array([[[4095, 2048, number]]] * 4, ">u2").repeat(4, 1).tobytes()
+            (root / name / f"{number}.ppm").write_bytes(b"P6 4 4 4095\n" + pixels)
+        (root / name / "5.ppm").write_bytes(b"P6 4 4 4095\n" + pixels[:-1])
+    splits = image_folder(root, image_size=4, on_corrupt="skip")
+    assert splits.facts["corrupt_files"] == 2
+    assert splits.train.images[:, :2].flatten(2)[..., 0].unique(dim=0).tolist() == [[255, 128]]
 
 
 # --- corrupt files --------------------------------------------------------------------------------------------
