@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -316,14 +317,25 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def train_all(root: Path) -> None:
+    """Two processes of one thread at a time; the first that fails ends it."""
+    for plan in PLANS:
+        render(plan, root)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(train, root, plan, setting, words, seed)
+            for plan in PLANS
+            for setting, words in {"default": (), **hand_tuned(plan)}.items()
+            for seed in (SEEDS.get(plan.name, (0,)) if setting == "default" else (0,))
+        ]
+        for run in runs:
+            run.result()
+
+
 def main(words: Sequence[str]) -> None:
     root = Path(words[0]).absolute()
-    for plan in PLANS if "--collect" not in words else ():
-        render(plan, root)
-        for seed in SEEDS.get(plan.name, (0,)):
-            train(root, plan, "default", (), seed)
-        for setting, changes in hand_tuned(plan).items():
-            train(root, plan, setting, changes, 0)
+    if "--collect" not in words:
+        train_all(root)
     results = collected(root)
     (DOCS / "small_folders.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (DOCS / "small_folders.md").write_text(page(results), encoding="utf-8")

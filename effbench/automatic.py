@@ -1,4 +1,4 @@
-"""Settings left to `auto`: numbers that fit the number of train images, so that small sets get enough steps."""
+"""Settings left to `auto`: numbers that fit the number of train images and their size."""
 
 from __future__ import annotations
 
@@ -15,22 +15,29 @@ from effbench.errors import ConfigError
 AUTO = "auto"
 BATCH_SIZES = (64, 32, 16, 8)  # images, the largest first that leaves an epoch STEPS_PER_EPOCH steps
 STEPS_PER_EPOCH = 20
-EPOCHS, MIN_STEPS = 12, 1000  # of a run: at least both
-PATIENCE, PATIENCE_STEPS = 5, 400  # validations, and the optimizer steps that they must span
+EPOCHS = 12  # of a run, more where they are fewer than MIN_STEPS steps and see fewer than MIN_SEEN images
+MIN_STEPS, MIN_SEEN, MOST_EPOCHS = 2000, 64_000, 300
+PATIENCE = 5  # validations
+CROP_PADDING, CROP_SHARE = 2, 12  # pixels at least, and the part of an image's shorter side
 
 
-def settled(config: Config, images: int, world: int = 1, before: Mapping[str, Any] | None = None) -> Config:
+def settled(config: Config, images: int, side: int, world: int = 1, before: Mapping[str, Any] | None = None) -> Config:
     """`config` with a number for each `auto`, for a train split of `images`; the same where there is none.
 
+    side: pixels of the images' shorter side.
     before: the config that a resumed run was begun with; what it held stays, or its epochs would be others.
     Raises ConfigError where there is not one step, and where trainer.min_steps contradicts the run's length.
     """
     earlier = {key: value for key, value in leaves(before or {}).items() if value != AUTO}
     if config.data.batch_size == AUTO:
         config = _with(config, "data", batch_size=earlier.get("data.batch_size") or batch_size_for(images, world))
+    if config.augment.crop_padding == AUTO:
+        kept = earlier.get("augment.crop_padding")
+        padding = max(CROP_PADDING, side // CROP_SHARE) if kept is None else kept
+        config = _with(config, "augment", crop_padding=padding)
     accumulate = config.trainer.accumulate_grad_batches
     steps = len(step_sizes(images, number(config.data.batch_size), accumulate, config.data.drop_last, world))
-    usual = len(step_sizes(images, batch_size_for(images, world), 1, config.data.drop_last, world))
+    usual = _usual_epochs(images, config.data.drop_last, world)
     config = _with_length(config, steps, usual, earlier)
     if config.early_stopping.patience == AUTO:
         kept = earlier.get("early_stopping.patience")
@@ -66,11 +73,21 @@ def number(value: int | str | None) -> int:
     return value
 
 
+def _usual_epochs(images: int, drop_last: bool, world: int) -> int:
+    """Epochs of a run by default, counted at the automatic batch size: another one changes neither them nor patience.
+
+    At least EPOCHS, and MIN_STEPS optimizer steps or MIN_SEEN images, whichever come first; at most MOST_EPOCHS.
+    """
+    batch_size = batch_size_for(images, world)
+    per_epoch = len(step_sizes(images, batch_size, 1, drop_last, world))
+    least_steps = min(MIN_STEPS, MIN_SEEN // batch_size)
+    return max(EPOCHS, min(MOST_EPOCHS, -(-least_steps // per_epoch)))
+
+
 def _with_length(config: Config, steps: int, usual: int, earlier: Mapping[str, Any]) -> Config:
     """Epochs, at least as many as min_steps take; limit_train_batches asks for a short look, which stays one.
 
-    steps: of an epoch. usual: of one at the automatic batch size; min_steps=auto and patience=auto count these, so
-    that another batch size changes neither a run's epochs nor its patience.
+    steps: of an epoch. usual: epochs of a run by default.
     """
     section = config.trainer
     wanted = section.min_steps
@@ -78,10 +95,8 @@ def _with_length(config: Config, steps: int, usual: int, earlier: Mapping[str, A
     if limit is not None:
         steps = min(steps, limit) if isinstance(limit, int) else max(1, round(limit * steps))
     if section.max_epochs == AUTO and section.max_steps is None:
-        if wanted == AUTO:
-            least = 0 if limit is not None else -(-MIN_STEPS // usual)
-        else:
-            least = -(-number(wanted or 0) // steps)
+        by_default = EPOCHS if limit is not None else usual
+        least = by_default if wanted == AUTO else -(-number(wanted or 0) // steps)
         epochs = max(EPOCHS, least, earlier.get("trainer.max_epochs") or 0)
         section = section.model_copy(update={"max_epochs": epochs})
     elif section.max_epochs == AUTO:
@@ -102,9 +117,10 @@ def _check_min_steps(section: Any, wanted: int, steps: int) -> None:
 
 
 def _patience(config: Config, usual: int) -> int:
-    if config.trainer.limit_train_batches is not None:
+    """Where a small set takes more epochs, all of them: the schedule is short, and its end is where most is learnt."""
+    if config.trainer.limit_train_batches is not None or usual == EPOCHS:
         return PATIENCE
-    return max(PATIENCE, -(-PATIENCE_STEPS // (usual * config.trainer.check_val_every_n_epoch)))
+    return max(PATIENCE, -(-usual // config.trainer.check_val_every_n_epoch))
 
 
 def _with(config: Config, section: str, **values: Any) -> Config:

@@ -268,7 +268,7 @@ def eval_batches(
 
 def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, checkpoints: Checkpoints | None) -> Trainer:
     """The loop with all its parts; whatever cannot work together is refused here, before the first step."""
-    config = settled(config, len(data.train), ranks.world)
+    config = settled(config, len(data.train), min(data.shape[1:]), ranks.world)
     _check_monitors(config, data)
     train = _train_batches(config, data, finishing, ranks)
     limits = _limits(config)

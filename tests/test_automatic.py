@@ -12,7 +12,7 @@ from effbench.errors import ConfigError
 
 def chosen(images: int, *words: str, **options: object) -> tuple[object, ...]:
     """(batch size, epochs, patience) of `effbench train WORDS` on so many train images."""
-    return numbers(settled(compose(words), images, **options))  # type: ignore[arg-type]
+    return numbers(settled(compose(words), images, 28, **options))  # type: ignore[arg-type]
 
 
 def numbers(config: Config) -> tuple[object, ...]:
@@ -23,7 +23,7 @@ def test_the_default_run_keeps_the_numbers_that_it_had() -> None:
     assert chosen(5400) == (64, 12, 5)
     assert chosen(45_000, "data=cifar10") == (64, 12, 5)
     assert chosen(5400, "data.batch_size=128") == (128, 12, 5)
-    assert told(settings(compose([]), settled(compose([]), 5400)), 5400) is None
+    assert told(settings(compose([]), settled(compose([]), 5400, 28)), 5400) is None
 
 
 @pytest.mark.parametrize(
@@ -33,29 +33,30 @@ def test_the_batch_is_the_largest_that_leaves_an_epoch_twenty_steps(images: int,
     assert batch_size_for(images) == size
 
 
-@pytest.mark.parametrize("images", [40, 100, 325, 999, 1500, 3000, 10_000])
-def test_small_sets_get_a_thousand_steps_and_patience_for_four_hundred(images: int) -> None:
+@pytest.mark.parametrize("images", [8, 40, 100, 325, 999, 1500, 3000, 10_000])
+def test_small_sets_get_two_thousand_steps_or_64000_images_and_patience_to_the_end(images: int) -> None:
     batch_size, epochs, patience = chosen(images)
     steps = images // int(batch_size)  # type: ignore[call-overload]
-    assert steps * epochs >= 1000 > steps * (epochs - 1) or epochs == 12  # type: ignore[operator]
-    assert steps * patience >= 400  # type: ignore[operator]
+    least = min(2000, 64_000 / batch_size)  # type: ignore[operator]
+    assert steps * epochs >= least > steps * (epochs - 1) or epochs in (12, 300)  # type: ignore[operator]
+    assert patience == (5 if epochs == 12 else epochs)
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["trainer.max_epochs=2"], (16, 2, 20)),
-        (["trainer.max_epochs=null", "trainer.max_steps=90"], (16, None, 20)),
-        (["trainer.max_steps=3000"], (16, None, 20)),
-        (["data.batch_size=64"], (64, 50, 20)),
-        (["early_stopping.patience=3"], (16, 50, 3)),
-        (["trainer.min_steps=300"], (16, 15, 20)),
-        (["trainer.min_steps=null"], (16, 12, 20)),
+        (["trainer.max_epochs=2"], (16, 2, 100)),
+        (["trainer.max_epochs=null", "trainer.max_steps=90"], (16, None, 100)),
+        (["trainer.max_steps=3000"], (16, None, 100)),
+        (["data.batch_size=64"], (64, 100, 100)),
+        (["early_stopping.patience=3"], (16, 100, 3)),
+        (["trainer.min_steps=300"], (16, 15, 100)),
+        (["trainer.min_steps=null"], (16, 12, 100)),
         (["trainer.limit_train_batches=2"], (16, 12, 5)),
         (["trainer.limit_train_batches=2", "trainer.min_steps=50"], (16, 25, 5)),
-        (["trainer.accumulate_grad_batches=4"], (16, 50, 20)),
-        (["trainer.check_val_every_n_epoch=2"], (16, 50, 10)),
-        (["recipe=mobilenet_adamw"], (64, 12, 20)),
+        (["trainer.accumulate_grad_batches=4"], (16, 100, 100)),
+        (["trainer.check_val_every_n_epoch=2"], (16, 100, 50)),
+        (["recipe=mobilenet_adamw"], (64, 12, 100)),
         (["debug=smoke"], (4, 1, 5)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -65,15 +66,15 @@ def test_what_the_user_or_a_recipe_sets_stands(words: list[str], expected: tuple
 
 
 def test_a_resumed_run_keeps_the_numbers_that_it_was_begun_with() -> None:
-    before = settled(compose([]), 325).to_dict()
-    assert chosen(2000, before=before) == (16, 50, 20)
-    assert chosen(325, "trainer.max_epochs=70", before=before) == (16, 70, 20)
-    assert chosen(325, "trainer.max_steps=3000", before=before) == (16, None, 20)
+    before = settled(compose([]), 325, 28).to_dict()
+    assert chosen(2000, before=before) == (16, 100, 100)
+    assert chosen(325, "trainer.max_epochs=70", before=before) == (16, 70, 100)
+    assert chosen(325, "trainer.max_steps=3000", before=before) == (16, None, 100)
 
 
 def test_what_is_settled_stays_as_it_is() -> None:
-    config = settled(compose(["scheduler=plateau"]), 325)
-    assert settled(config, 9999) == config
+    config = settled(compose(["scheduler=plateau"]), 325, 64)
+    assert settled(config, 9999, 9) == config
 
 
 @pytest.mark.parametrize(
@@ -86,9 +87,18 @@ def test_a_run_shorter_than_its_own_min_steps_is_refused(words: list[str], lengt
 
 @pytest.mark.parametrize("images", [325, 5400])
 def test_plateau_reduces_before_early_stopping_stops(images: int) -> None:
-    config = settled(compose(["scheduler=plateau"]), images)
+    config = settled(compose(["scheduler=plateau"]), images, 28)
     assert config.scheduler.options["patience"] + 1 < config.early_stopping.patience  # type: ignore[operator]
 
 
 def test_every_process_gets_the_two_images_that_batch_norm_needs() -> None:
     assert batch_size_for(100, world=8) == 16
+
+
+@pytest.mark.parametrize(("side", "padding"), [(8, 2), (28, 2), (32, 2), (64, 5), (224, 18)])
+def test_crops_move_an_image_by_a_twelfth_of_its_side(side: int, padding: int) -> None:
+    config = compose([])
+    assert settled(config, 325, side).augment.crop_padding == padding
+    assert settled(compose(["augment.crop_padding=7"]), 325, side).augment.crop_padding == 7
+    before = settled(compose(["augment.crop_padding=1"]), 325, side).to_dict()
+    assert settled(config, 325, side, before=before).augment.crop_padding == 1

@@ -20,7 +20,7 @@ def dry_build(config: Config, setting: Setting | None = None) -> str:
         resolve(group, getattr(config, group).target, config.allow_targets)
     model = shape_model(config, setting or PUBLISHED)
     optimizer = build.optimizer(config, _one_layer())
-    build.schedule(settled(config, images=1000), optimizer, total_steps=100, steps_per_epoch=10)
+    build.schedule(settled(config, images=1000, side=28), optimizer, total_steps=100, steps_per_epoch=10)
     count = human_count(accounting.parameters(model).total)
     return f"{type(model).__name__} ({count} parameters) with {type(optimizer).__name__}"
 

@@ -133,7 +133,7 @@ class _Session:
         """The config with numbers for `auto`, from here on the run's; a resumed run keeps those it was begun with."""
         asked = self.config
         before = recorded_config(self.folder) if asked.resume else None
-        self.config = settled(asked, len(data.train), self.ranks.world, before)
+        self.config = settled(asked, len(data.train), min(data.shape[1:]), self.ranks.world, before)
         self.chosen = settings(asked, self.config)
         self.sessions.settle(self.config)
         return self.config

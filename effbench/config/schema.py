@@ -154,7 +154,7 @@ class TrainerConfig(Section):
 
 
 class AugmentConfig(Section):
-    crop_padding: Annotated[int, Field(ge=0)]
+    crop_padding: Annotated[int, Field(ge=0)] | Auto
     flip: Fraction
     shift: Fraction
     scale: Fraction

@@ -34,10 +34,11 @@ def test_a_handful_of_images_trains_by_the_defaults_and_resumes_by_the_same(
     run = tmp_path / "run"
     words = [*MLP, root, f"hydra.run.dir={run}"]
     assert cli.main(["train", *words, "trainer.max_epochs=3"]) == 0  # 8 to train on: a step an epoch
-    assert "auto, for 8 train images: data.batch_size=8 early_stopping.patience=400" in capsys.readouterr().err
+    assert "auto, for 8 train images: data.batch_size=8 early_stopping.patience=300" in capsys.readouterr().err
     assert summary(run)["auto"] == {
         "data.batch_size": 8,
-        "early_stopping.patience": 400,
+        "augment.crop_padding": 2,
+        "early_stopping.patience": 300,
     }
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["data"]["batch_size"], config["trainer"]["max_epochs"]) == (8, 3)

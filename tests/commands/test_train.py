@@ -43,7 +43,7 @@ def test_a_run_leaves_exactly_the_documented_files(run: Path) -> None:
 
 def test_config_yaml_is_the_config_that_was_trained(run: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config == settled(compose(TWENTY_STEPS), 5400).to_dict()
+    assert config == settled(compose(TWENTY_STEPS), 5400, 28).to_dict()
 
 
 def test_summary_json_holds_what_reports_and_comparisons_read(run: Path) -> None:
