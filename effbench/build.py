@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,9 +15,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from effbench.allow import resolve
+from effbench.allow import MODULES, resolve
 from effbench.automatic import number, settled
 from effbench.config.schema import Config
+from effbench.config.words import boolean_word
 from effbench.data.augment import Augment
 from effbench.data.batches import EvalBatches, Finish, Shard, TrainBatches
 from effbench.data.splits import Split, Splits, channel_statistics, representative_sample
@@ -76,9 +78,12 @@ def device(config: Config, ranks: Ranks | None = None) -> torch.device:
 
 def check_options(config: Config) -> None:
     """Refuses what needs no data to be refused: options that a part does not have, an optimizer's bad values."""
-    for group in ("model", "data", "scheduler"):
+    for group in MODULES:
         section = getattr(config, group)
-        _check_names(group, resolve(group, section.target, config.allow_targets), section.options)
+        factory = resolve(group, section.target, config.allow_targets)
+        _check_booleans(group, factory, section.options, config.allow_targets)
+        if group != "optimizer":  # which names its parameters otherwise, and is built below
+            _check_names(group, factory, section.options)
     _check_weights(config)
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
@@ -449,6 +454,23 @@ def _construct(group: str, target: str, factory: Callable[..., Built], options: 
     except (TypeError, ValueError, AssertionError, LookupError, AttributeError, RuntimeError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items() if key not in ("params", "optimizer"))
         raise ConfigError(f"{group} ({target}) refuses its options: {error!r}. Given: {given}.") from error
+
+
+def _check_booleans(
+    group: str, factory: Callable[..., Any], options: Mapping[str, Any], allow_targets: Sequence[str]
+) -> None:
+    """`no` and `off` are text, which a function takes for true: refused unless its parameter is plainly text."""
+    words = inspect.signature(factory).parameters
+    for key, value in options.items():
+        meant = boolean_word(value)
+        word = words.get(key)
+        is_text = word and (isinstance(word.default, str) or re.search(r"\bstr\b|Literal", str(word.annotation)))
+        if meant is not None and not is_text:
+            mine = factory.__module__.partition(".")[0] in {name.partition(".")[0] for name in allow_targets}
+            raise ConfigError(
+                f"{group}.{key} is the text {value!r}, which counts as true. Write {group}.{key}={meant}."
+                + (f" If text is meant, say so in your function: {key}: str." if mine else "")
+            )
 
 
 def _check_names(group: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from effbench.allow import look_beside
 from effbench.config import hints, names
 from effbench.config.paths import conf_dir
 from effbench.config.recipes import register_recipes
-from effbench.config.words import as_meant, expand_folders, with_paths_as_text
+from effbench.config.words import as_meant, boolean_word, expand_folders, with_paths_as_text
 from effbench.config.yaml_text import check_references
 from effbench.errors import ConfigError, unknown_name
 from effbench.places import expanded, refuse_url
@@ -209,11 +209,17 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
         hint = hints.for_key(key, str(item["input"]), names.leaves(content) - {key}, names.group_options())
         return f"{listed.partition(' Did you mean')[0]} {hint}" if hint else listed
     if item["type"] == "missing":
-        return f"{key} is missing."
+        base = conf_dir() / location[0] / "_base.yaml"
+        hint = (
+            f" A file of the group {location[0]} begins with defaults: [_base], which sets it." if base.exists() else ""
+        )
+        return f"{key} is missing.{hint}"
     if item["type"] == "value_error":
         return f"{item['ctx']['error']}."
     message = " or ".join(dict.fromkeys(item["msg"].removeprefix("Input ") for item in items))
     hint = hints.for_value(key, item["input"])
+    if hint is None and any(part["type"].startswith("bool") for part in items):
+        hint = boolean_word(item["input"])
     return f"{key} {message}; got {item['input']!r}.{f' Write {key}={hint}.' if hint else ''}"
 
 

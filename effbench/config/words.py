@@ -36,6 +36,12 @@ def _text(value: str) -> str:
     return quoted(value) if _NOT_TEXT.fullmatch(value) else value
 
 
+def boolean_word(value: object) -> str | None:
+    """'true' or 'false' for the text 'yes' or 'off', which neither YAML 1.2 nor the command line reads as a boolean."""
+    word = value.lower() if isinstance(value, str) else ""
+    return "true" if word in ("true", "yes", "on", "y") else "false" if word in ("false", "no", "off", "n") else None
+
+
 def is_path(key: str) -> bool:
     """Whether a key such as data.root names a file or a folder."""
     return key in _KEYS
