@@ -13,7 +13,9 @@ from typing import Any
 from effbench.processors import affinity, cpu_quota
 
 LIBRARIES = ("torch", "torchvision", "hydra-core", "omegaconf", "lion-pytorch", "adan-pytorch", "numpy", "safetensors")
-GIT = ("git", "-c", "core.fsmonitor=false")  # a stranger's checkout may name a program there, which status would run
+# A stranger's checkout may name programs that `git status` would run: monitors, hooks, filters, transports.
+GIT = ("git", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+GIT_ENVIRONMENT = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
 
 
 def environment() -> dict[str, Any]:
@@ -34,15 +36,34 @@ def environment() -> dict[str, Any]:
 def git_state(folder: Path) -> dict[str, Any] | None:
     """{commit, dirty} of the checkout that holds `folder`, None where there is none."""
 
+    environment = {**os.environ, **GIT_ENVIRONMENT}
+
     def git(*words: str) -> str | None:
+        command = [*GIT, *words]
         try:
-            done = subprocess.run([*GIT, *words], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
-        except (OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    return None if commit is None else {"commit": commit, "dirty": bool(git("status", "--porcelain"))}
+    if commit is None:
+        return None
+    off = _without_filters(git("config", "--show-scope", "--null", "--name-only", "--get-regexp", r"^filter\.") or "")
+    return {"commit": commit, "dirty": bool(git(*off, "status", "--porcelain", "--ignore-submodules=dirty"))}
+
+
+def _without_filters(listed: str) -> list[str]:
+    """Options of git that turn off those filters that the checkout itself configures.
+
+    listed: scope and key in turn, each ended by NUL. Filters of the user's own configuration, such as git-lfs, stay.
+    """
+    scopes, keys = listed.split("\0")[::2], listed.split("\0")[1::2]
+    names = {key.rpartition(".")[0] for scope, key in zip(scopes, keys, strict=False) if scope in ("local", "worktree")}
+    settings = ("clean=", "smudge=", "process=", "required=false")
+    return [word for name in sorted(names) for setting in settings for word in ("-c", f"{name}.{setting}")]
 
 
 def peak_memory() -> dict[str, int]:

@@ -232,11 +232,31 @@ def test_plugins_beside_a_folder_of_groups_are_not_imported() -> None:
     assert effbench.compose(["model=mine"], "conf").model.target.endswith("mlp")
 
 
-def test_the_state_of_a_checkout_is_asked_for_without_its_programs(traps: Path) -> None:
-    """core.fsmonitor of a checkout's own config is a program that `git status` runs."""
-    subprocess.run(["git", "init", "-q"], check=True)
-    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    subprocess.run(["git", "config", "core.fsmonitor", f"touch {traps / SENTINEL}; false"], check=True)
-    assert git_state(traps) is not None
+@pytest.mark.parametrize("program", ["fsmonitor", "hook", "clean", "process", "filter of an included file"])
+def test_the_state_of_a_checkout_is_asked_for_without_its_programs(program: str, traps: Path) -> None:
+    """`git status` runs what a checkout's own config and hooks name."""
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+
+    git("init", "-q")
+    for name, content in ((".gitattributes", "* filter=evil"), ("a.txt", "a")):
+        (traps / name).write_text(content)
+        git("add", name)
+    git("commit", "-q", "-m", "x")
+    run = f"touch {traps / SENTINEL}; cat"
+    if program == "fsmonitor":
+        git("config", "core.fsmonitor", run)
+    elif program == "hook":
+        hook = traps / ".git" / "hooks" / "post-index-change"
+        hook.parent.mkdir(exist_ok=True)
+        hook.write_text(f"#!/bin/sh\n{run}\n")
+        hook.chmod(0o755)
+    elif program == "filter of an included file":
+        (traps / ".git" / "more").write_text(f'[filter "evil"]\nclean = "{run}"\n')
+        git("config", "include.path", "more")
+    else:
+        git("config", f"filter.evil.{program}", run)
+    (traps / "a.txt").write_text("b")
+    assert (git_state(traps) or {})["dirty"]
     assert not (traps / SENTINEL).exists()
