@@ -129,7 +129,7 @@ class Run:
         """
         probabilities = self.predictor(which)
         return torch.cat(
-            [probabilities(images) for images in images_of(inputs, self.image_shape, self._max_pixels, self.levels)]
+            [probabilities(images) for images in images_of(inputs, self.image_shape, self.max_pixels, self.levels)]
         )
 
     @property
@@ -138,9 +138,13 @@ class Run:
         return Levels(*self.white_level) if self.data.get("white_level") else None
 
     @property
-    def _max_pixels(self) -> int:
+    def max_pixels(self) -> int:
         """Of a file: as the run's data were read."""
-        return int(self.config.data.options.get("max_pixels") or MAX_PIXELS)
+        value = self.config.data.options.get("max_pixels")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            path = self.folder / "config.yaml"
+            raise ConfigError(f"{path} is damaged: data.max_pixels must be a whole number above 0; got {value!r:.80}.")
+        return value or MAX_PIXELS
 
     def predictor(self, which: str = "best") -> Callable[[Tensor], Tensor]:
         """`predict` with the weights read once: uint8 (N, C, H, W) -> float (N, K)."""

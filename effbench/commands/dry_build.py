@@ -35,7 +35,9 @@ def refuse_early(config: Config) -> None:
 
 def own_setting(config: Config) -> Setting:
     """Images of the config's own size; the number of classes does not matter to what fits."""
-    size = config.data.options.get("image_size") or 224
+    size = config.data.options.get("image_size")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        size = 224  # its dataset says what is wrong with it
     return Setting((3, size, size), 10)
 
 

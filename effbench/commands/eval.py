@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effbench.commands.arguments import sorted_out, split
 from effbench.commands.folders import targets_from
@@ -101,28 +101,28 @@ def _measured(trained: Run, run: Run, which: str) -> tuple[str, Split]:
 
 def _other_folder(trained: Run, run: Run, which: str) -> tuple[str, Split] | None:
     """Of a folder of images that does not hold the run's own, by their sha256; None where it does."""
-    from effbench.data.image_folder import image_folder, one_split
+    from effbench.data.image_folder import image_folder, one_split, with_defaults
 
     before, now = trained.config.data, run.config.data
     target = f"{image_folder.__module__}.{image_folder.__name__}"
-    if not before.target == now.target == target or _same_place(before.options["root"], now.options["root"]):
+    if not before.target == now.target == target:
         return None
-    if now.options["root"] is None or _holds_the_runs(run):
-        return None
+    options = with_defaults(now.options)
+    root = options["root"]
+    if not isinstance(root, str) or _same_place(before.options.get("root"), root) or _holds_the_runs(run):
+        return None  # of which the dataset itself tells what is wrong
     size = run.image_shape[-1]
-    if now.options["image_size"] != size:
-        raise ConfigError(f"data.image_size={now.options['image_size']}, the run's model takes {size}.")
+    if options["image_size"] != size:
+        raise ConfigError(f"data.image_size={options['image_size']}, the run's model takes {size}.")
     if which not in ("", "train", "val", "test"):
         raise ConfigError(unknown_name("split", which, ["test", "train", "val"]))
-    name, split, _ = one_split(which or None, run.classes, **now.options)
-    print(f"note: {now.options['root']} is not the run's dataset: {len(split)} images of it measured", file=sys.stderr)
+    name, split, _ = one_split(which or None, run.classes, **options)
+    print(f"note: {root} is not the run's dataset: {len(split)} images of it measured", file=sys.stderr)
     return name, split
 
 
-def _same_place(one: str | None, other: str | None) -> bool:
-    return one == other or (
-        one is not None and other is not None and os.path.realpath(expanded(one)) == os.path.realpath(expanded(other))
-    )
+def _same_place(before: Any, now: str) -> bool:
+    return isinstance(before, str) and os.path.realpath(expanded(before)) == os.path.realpath(expanded(now))
 
 
 def _holds_the_runs(run: Run) -> bool:

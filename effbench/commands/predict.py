@@ -106,10 +106,10 @@ def _batches(
     files: Sequence[Path], run: Run, max_pixels: int | None, unreadable: list[str]
 ) -> Iterator[tuple[Any, Any]]:
     """(paths, uint8 images) BATCH at a time; what cannot be decoded is added to `unreadable`."""
-    from effbench.data.images import MAX_PIXELS, Levels, decode, depths
+    from effbench.data.images import Levels, decode, depths
 
     channels, size, _ = run.image_shape
-    limit = max_pixels or run.config.data.options.get("max_pixels") or MAX_PIXELS
+    limit = max_pixels or run.max_pixels
     levels = Levels(*run.white_level) if run.data.get("white_level") else None
     if levels and (above := sum(deep is not None and levels.exceeded_by(deep) for deep in depths(files, limit))):
         print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -50,6 +51,7 @@ def image_folder(
     Raises ConfigError for an argument, DataError for files, each naming the key or the path.
     """
     _check_arguments(image_size, val_fraction, test_fraction, on_corrupt, max_pixels)
+    _check_seed(split_seed)
     levels = _levels(white_level)
     folder = _existing(root)
     found = scan(folder)
@@ -63,11 +65,21 @@ def image_folder(
 image_folder.takes_time = True  # type: ignore[attr-defined]  # what the config asks for is checked before
 
 
+def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of image_folder with those that a data file of one's own leaves out."""
+    return {name: word.default for name, word in inspect.signature(image_folder).parameters.items()} | options
+
+
 def split_sizes(options: dict[str, Any]) -> dict[str, int] | None:
     """How many files each split of image_folder(**options) would have; None where it would refuse the folder."""
+    options = with_defaults(options)
+    _check_arguments(
+        *(options[key] for key in ("image_size", "val_fraction", "test_fraction", "on_corrupt", "max_pixels"))
+    )
+    _check_seed(options["split_seed"])
     try:
         folder = _existing(options["root"])
-        drawn = (float(options["val_fraction"]), float(options["test_fraction"]), int(options["split_seed"]))
+        drawn = (options["val_fraction"], options["test_fraction"], options["split_seed"])
         return arrange(folder, scan(folder), *drawn).counts
     except DataError:
         return None
@@ -232,11 +244,11 @@ def _check_arguments(
     image_size: int, val_fraction: float, test_fraction: float, on_corrupt: str, max_pixels: int
 ) -> None:
     for key, pixels in (("image_size", image_size), ("max_pixels", max_pixels)):
-        if pixels < 1:
-            raise ConfigError(f"data.{key} must be at least 1 pixel; got {pixels}.")
+        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 1:
+            raise ConfigError(f"data.{key} must be a whole number, at least 1 pixel; got {pixels!r}.")
     for key, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-        if not 0 <= fraction < 1:
-            raise ConfigError(f"data.{key} must be in [0, 1); got {fraction}. For 10 % write 0.1.")
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
+            raise ConfigError(f"data.{key} must be a number in [0, 1); got {fraction!r}. For 10 % write 0.1.")
     if val_fraction + test_fraction >= 1:
         raise ConfigError(
             "data.val_fraction + data.test_fraction must be below 1, to leave images to train on; "
@@ -244,6 +256,11 @@ def _check_arguments(
         )
     if on_corrupt not in ("refuse", "skip"):
         raise ConfigError(unknown_name("data.on_corrupt", on_corrupt, ["refuse", "skip"]))
+
+
+def _check_seed(split_seed: int) -> None:
+    if isinstance(split_seed, bool) or not isinstance(split_seed, int):
+        raise ConfigError(f"data.split_seed must be a whole number; got {split_seed!r}.")
 
 
 def _levels(white_level: White) -> Levels | None:

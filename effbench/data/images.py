@@ -491,7 +491,10 @@ def _colours_of_ppm(file: BinaryIO, image: Image.Image) -> np.ndarray[Any, Any]:
     place: Any = image.tile[0]
     shape = (image.height, image.width, 3)
     file.seek(place.offset)
-    stored = np.frombuffer(file.read(2 * math.prod(shape)), ">u2").reshape(shape)  # ValueError where it is cut short
+    content = file.read(2 * math.prod(shape))
+    if len(content) < 2 * math.prod(shape):
+        raise ValueError("image file is truncated")
+    stored = np.frombuffer(content, ">u2").reshape(shape)
     return np.rint(stored * (65535 / place.args[-1])).clip(0, 65535).astype(np.uint16)
 
 

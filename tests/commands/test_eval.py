@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from tests.commandline import TINY
@@ -199,3 +200,29 @@ def test_another_folder_is_labelled_by_name_and_unknown_classes_are_refused(effb
     code, _, err = effbench("eval", "run", "data.root=wrong")
     assert code == 2
     assert "'B' is no class of the run's: 'b', 'g', 'r'" in err
+
+
+@pytest.mark.row(52)
+def test_a_data_file_of_ones_own_may_leave_options_out(effbench: Effbench, folders: Path) -> None:
+    """Here image_size, root and the fractions are in no key of the record."""
+    config = folders / "run" / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    for key in ("root", "val_fraction", "test_fraction", "split_seed", "max_pixels"):
+        del content["data"][key]
+    config.write_text(yaml.safe_dump({**content, "data": {**content["data"], "root": "own"}}))
+    code, out, err = effbench("eval", "run", "data.root=other", "--json")
+    assert (code, json.loads(out or "{}").get("samples")) == (0, 21), err
+    config.write_text(yaml.safe_dump(content))
+    code, _, err = effbench("eval", "run")
+    assert (code, "data=image_folder needs data.root=DIR" in err) == (2, True)
+
+
+@pytest.mark.row(60)
+@pytest.mark.parametrize("value", [[1, 1], "many", -1])
+def test_a_record_with_a_wrong_pixel_limit_is_called_damaged(value: object, run: Path, effbench: Effbench) -> None:
+    shutil.copytree(run, "copy", symlinks=True)
+    content = yaml.safe_load(Path("copy/config.yaml").read_text())
+    content["data"]["max_pixels"] = value
+    Path("copy/config.yaml").write_text(yaml.safe_dump(content))
+    code, _, err = effbench("predict", "copy", "copy/curves.png")
+    assert (code, "config.yaml is damaged: data.max_pixels must be a whole number" in err) == (2, True)

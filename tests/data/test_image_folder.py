@@ -289,11 +289,14 @@ def test_classes_that_differ_between_splits_are_listed(root: Path, painter: Pain
 @pytest.mark.parametrize(
     ("argument", "value", "said"),
     [
-        ("image_size", 0, r"data\.image_size must be at least 1 pixel; got 0"),
-        ("max_pixels", -1, r"data\.max_pixels must be at least 1 pixel; got -1"),
-        ("val_fraction", 1.0, r"data\.val_fraction must be in \[0, 1\); got 1"),
-        ("test_fraction", 10, r"data\.test_fraction must be in \[0, 1\); got 10\. For 10 % write 0\.1"),
-        ("val_fraction", float("nan"), r"data\.val_fraction must be in"),
+        ("image_size", 0, r"data\.image_size must be a whole number, at least 1 pixel; got 0"),
+        ("image_size", "abc", r"data\.image_size must be a whole number, at least 1 pixel; got 'abc'"),
+        ("image_size", 12.5, r"data\.image_size must be a whole number"),
+        ("split_seed", "x", r"data\.split_seed must be a whole number; got 'x'"),
+        ("max_pixels", -1, r"data\.max_pixels must be a whole number, at least 1 pixel; got -1"),
+        ("val_fraction", 1.0, r"data\.val_fraction must be a number in \[0, 1\); got 1"),
+        ("test_fraction", 10, r"data\.test_fraction must be a number in \[0, 1\); got 10\. For 10 % write 0\.1"),
+        ("val_fraction", float("nan"), r"data\.val_fraction must be a number in"),
         ("val_fraction", 0.95, r"below 1, to leave images to train on; got 0\.95 \+ 0\.1"),
         ("on_corrupt", "skp", r"data\.on_corrupt 'skp' is not one of: refuse, skip\. Did you mean 'skip'"),
     ],
@@ -973,7 +976,7 @@ def test_deep_colours_of_which_only_the_upper_8_bits_can_be_read_are_refused(roo
 
 
 @pytest.mark.row(53)
-def test_a_ppm_is_white_at_the_largest_value_that_it_names(root: Path) -> None:
+def test_a_ppm_is_white_at_the_largest_value_that_it_names(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As a PGM is: 4095 of 4095 is white."""
     for name in "ab":
         (root / name).mkdir(parents=True)
@@ -982,7 +985,7 @@ def test_a_ppm_is_white_at_the_largest_value_that_it_names(root: Path) -> None:
             (root / name / f"{number}.ppm").write_bytes(b"P6 4 4 4095\n" + pixels)
         (root / name / "5.ppm").write_bytes(b"P6 4 4 4095\n" + pixels[:-1])
     splits = image_folder(root, image_size=4, on_corrupt="skip")
-    assert splits.facts["corrupt_files"] == 2
+    assert "2 of 12 files cannot be decoded: " in capsys.readouterr().err
     assert splits.train.images[:, :2].flatten(2)[..., 0].unique(dim=0).tolist() == [[255, 128]]
 
 
