@@ -1,0 +1,89 @@
+"""Run folders of older versions are read for ever: each verb on the frozen runs of tests/compat/VERSION."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from effbench import cli
+
+HERE = Path(__file__).parent
+VERSIONS = sorted(path.name for path in HERE.iterdir() if (path / "eval.json").is_file())
+RUNS = ("photos_run", "mid_epoch", "plateau", "sweep/000_optimizer=lion", "sweep/001_optimizer=sgd")
+
+
+@pytest.fixture(params=VERSIONS)
+def frozen(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a version's runs, as the working folder."""
+    folder = tmp_path / "runs"
+    shutil.copytree(HERE / request.param, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def result(capsys: pytest.CaptureFixture[str], *words: str) -> object:
+    capsys.readouterr()
+    assert cli.main(words) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("frozen")
+@pytest.mark.parametrize("run", RUNS)
+def test_verify_finds_an_old_run_whole(run: str) -> None:
+    assert cli.main(["verify", run]) == 0
+
+
+def test_eval_measures_what_was_measured_then(frozen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    then = json.loads((frozen / "eval.json").read_text())
+    assert result(capsys, "eval", "photos_run", "--json") == pytest.approx(then, rel=1e-4)
+
+
+def test_predict_answers_as_then(frozen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    then = json.loads((frozen / "predictions.json").read_text())
+    now = result(capsys, "predict", "photos_run", "photos/test", "--json")
+    assert isinstance(now, list)
+    assert [(row["file"], row["class"]) for row in now] == [(row["file"], row["class"]) for row in then]
+    assert [row["probability"] for row in now] == pytest.approx([row["probability"] for row in then], abs=1e-4)
+
+
+@pytest.mark.usefixtures("frozen")
+def test_export_proves_its_file_against_an_old_run() -> None:
+    assert cli.main(["export", "photos_run", "format=torchscript"]) == 0
+
+
+@pytest.mark.usefixtures("frozen")
+def test_report_shows_old_runs_and_sweeps_without_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    page = result(capsys, "report", "photos_run", "mid_epoch", "plateau", "sweep", "--json")
+    assert isinstance(page, dict)
+    assert sum(len(table["rows"]) for table in page["tables"]) == 5
+    assert not page["problems"]
+    assert not page["unfinished"]
+
+
+def test_a_run_stopped_within_an_epoch_ends_as_the_uninterrupted_one_did(frozen: Path) -> None:
+    assert cli.main(["train", "resume=mid_epoch", "trainer.max_steps=12"]) == 0
+    last = frozen / "mid_epoch" / "checkpoints" / "last"
+    for name, then in (("model", "whole"), ("ema", "whole.ema")):
+        now, reference = load_file(last / f"{name}.safetensors"), load_file(frozen / f"{then}.safetensors")
+        assert now.keys() == reference.keys()
+        for key, tensor in now.items():  # another processor's last digits differ, and grow in steps
+            torch.testing.assert_close(tensor, reference[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("run", ["photos_run", "plateau"])
+def test_an_old_run_trains_on(run: str, frozen: Path) -> None:
+    epochs = json.loads((frozen / run / "summary.json").read_text())["epochs"]
+    assert cli.main(["train", f"resume={run}", f"trainer.max_epochs={round(epochs) + 1}"]) == 0
+    assert json.loads((frozen / run / "summary.json").read_text())["epochs"] == epochs + 1
+    assert cli.main(["verify", run]) == 0
+
+
+@pytest.mark.usefixtures("frozen")
+def test_an_old_sweep_is_found_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "-m", "sweep.resume=sweep"]) == 0
+    assert "optimizer=lion" in capsys.readouterr().out
