@@ -23,8 +23,8 @@ from effbench.data.augment import Augment
 from effbench.data.batches import EvalBatches, Finish, Shard, TrainBatches
 from effbench.data.splits import Split, Splits, channel_statistics, representative_sample
 from effbench.errors import ConfigError, DataError, EffbenchError, unknown_name
-from effbench.models.accounting import output_shape
 from effbench.models.adapt import Loaded, freeze, load_pretrained, load_state
+from effbench.models.probe import check_logits, initialize_lazy
 from effbench.models.quick import accelerate
 from effbench.models.timm_zoo import TARGET as TIMM_TARGET
 from effbench.models.timm_zoo import tag_of
@@ -137,6 +137,7 @@ def model(config: Config, num_classes: int, channels: int, image_size: tuple[int
     built = _call("model", config.model.target, config, config.model.options, facts)
     if not isinstance(built, nn.Module):
         raise ConfigError(f"model._target_ {config.model.target!r} must make an nn.Module; got {type(built).__name__}.")
+    initialize_lazy(built, f"model._target_ {config.model.target!r}", (channels, *image_size))
     if config.model.pretrained is not None and config.resume is None:  # else the checkpoint has them
         loaded = _load_pretrained(built, expanded(config.model.pretrained))
         print(f"pretrained: {loaded}", file=sys.stderr)
@@ -321,16 +322,7 @@ def _check_outputs(config: Config, net: nn.Module, data: Splits) -> None:
     """effbench's own models are made for the data's classes; another may be made for a number of its own."""
     if config.model.target.startswith("effbench."):
         return
-    try:
-        _, *outputs = output_shape(net, data.shape)
-    except Exception:  # noqa: BLE001 - such a model may raise anything where it is run without data
-        return
-    if outputs != [len(data.classes)]:
-        raise ConfigError(
-            f"model._target_ {config.model.target!r} makes {' x '.join(map(str, outputs))} outputs an image, but "
-            f"{data.name} has {len(data.classes)} classes, labelled 0 to {len(data.classes) - 1}. Let the model take "
-            "the argument num_classes."
-        )
+    check_logits(net, f"model._target_ {config.model.target!r}", data.shape, len(data.classes), data.name)
 
 
 def _train_batches(config: Config, data: Splits, finishing: Finish, ranks: Ranks) -> TrainBatches:

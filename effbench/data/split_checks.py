@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,11 @@ def as_images(name: str, images: Any, count: int) -> Tensor:
             f"{name} must be uint8 (N, C, H, W) with N labels; got {found.dtype} {tuple(found.shape)} with {count} "
             f"labels.{_images_remedy(found, count)}"
         )
+    if found.shape[3] in (3, 4) and min(found.shape[1:3]) > 4:
+        raise DataError(
+            f"{name} must be uint8 (N, C, H, W); got {tuple(found.shape)}, which seem to be (N, H, W, C). Give "
+            "images.permute(0, 3, 1, 2)."
+        )
     return found
 
 
@@ -57,7 +63,18 @@ def as_classes(name: str, classes: Any) -> tuple[str, ...]:
         raise DataError(
             f"{name} classes must be the names in label order, such as ('cat', 'dog'); got {classes!r:.100}."
         )
-    return tuple(map(str, classes))
+    texts = tuple(map(str, classes))
+    twice = next((text for text, count in Counter(texts).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{name} classes must differ; {twice!r} is there more than once: {texts!r:.100}.")
+    return texts
+
+
+def check_digest(name: str, sha256: Any) -> None:
+    if not isinstance(sha256, str) or not sha256:
+        raise DataError(
+            f"{name} sha256 must be text that names the content, such as digest(images, labels); got {sha256!r}."
+        )
 
 
 def _as_tensor(name: str, values: Any) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effbench.data.split_checks import as_classes, as_images, as_labels, check_range
+from effbench.data.split_checks import as_classes, as_images, as_labels, check_digest, check_range
 from effbench.errors import ConfigError, DataError
 
 _SAMPLE_SEED = 0
@@ -50,6 +50,7 @@ class Splits:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", as_classes(self.name, self.classes))
+        check_digest(self.name, self.sha256)
         for which, split in self.named().items():
             object.__setattr__(self, which, _checked(f"{self.name} {which}", split, len(self.classes)))
         for which, split in self.named().items():

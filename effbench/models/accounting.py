@@ -89,12 +89,6 @@ def macs(model: nn.Module, image_shape: tuple[int, int, int]) -> Compute:
     return Compute(counter.get_total_flops() // 2)
 
 
-def output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """The shape of the logits for one image (C, H, W), in eval mode."""
-    shadow = without_data(model, "meta").eval()
-    return tuple(shadow(_blank_images(shadow, image_shape)).shape)
-
-
 def check_image_fits(model: nn.Module, name: str, image_shape: tuple[int, int, int]) -> None:
     """Raises ConfigError, naming the model and data.image_size, if the model cannot take (C, H, W) images.
 

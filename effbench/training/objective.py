@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,3 +78,13 @@ class L1Penalty:
         live = [parameter for parameter in self._parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in live if parameter.grad is not None]
         torch._foreach_add_(gradients, torch._foreach_sign(live), alpha=self._strength)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """What a model gives in training mode, where some give more than in eval mode: auxiliary heads, a dict."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    raise ConfigError(
+        f"the model returns a {type(outputs).__name__} in training; it must return the logits alone, a tensor (N, K). "
+        "Turn its auxiliary heads off (aux_logits=false), or wrap it in a model of your own."
+    )

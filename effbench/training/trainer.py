@@ -37,7 +37,7 @@ from effbench.training.faults import (
     optimizer_not_finite,
 )
 from effbench.training.meter import Meter, Throughput
-from effbench.training.objective import L1Penalty, Objective
+from effbench.training.objective import L1Penalty, Objective, logits_of
 from effbench.training.precision import Precision
 from effbench.training.saving import choose_saves
 from effbench.training.schedule import Schedule
@@ -172,7 +172,7 @@ class Trainer:
             for piece in batch.pieces(self.state.pieces):
                 with self._forward_clock(), self.ranks.gradients_at(index == last, self.forward):
                     with self.precision.autocast():
-                        logits_BK = self.forward(piece.inputs)
+                        logits_BK = logits_of(self.forward(piece.inputs))
                         loss = self.objective.summed(logits_BK, piece.targets)
                     self.precision.backward(loss / divisor)
                     seen = counts(loss, logits_BK, piece, self.objective.weight(piece.targets))

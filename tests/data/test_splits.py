@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_a_label_out_of_range_is_named_with_its_sample_and_split(which, label):
     bad.labels[5] = label
     parts = {"train": good, "val": good, "test": good, which: bad}
     with pytest.raises(DataError, match=rf"toy {which} sample 4 has label {label}, outside \[0, 3\).*2 such"):
-        Splits("toy", **parts, classes=("a", "b", "c"), sha256="")
+        Splits("toy", **parts, classes=("a", "b", "c"), sha256="x")
 
 
 @pytest.mark.row(34)
@@ -298,3 +299,19 @@ def test_noise_1_hides_the_prototype():
 def test_a_synthetic_dataset_of_nothing_is_refused(option):
     with pytest.raises(ConfigError, match=rf"\b{option}\b.* at least .*; got .*\b0\b"):
         synthetic(**{option: 0})
+
+
+def test_what_would_fail_only_after_training_is_refused_when_read() -> None:
+    images, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4) % 2
+
+    def mine(images: Tensor = images, classes: Any = ("a", "b"), sha256: Any = "x") -> Splits:
+        return Splits("mine", Split(images, labels), val=None, test=None, classes=classes, sha256=sha256)
+
+    for digest_of_it in (None, "", 3):
+        with pytest.raises(DataError, match="mine sha256 must be text that names the content, such as digest"):
+            mine(sha256=digest_of_it)
+    with pytest.raises(DataError, match="mine classes must differ; '1' is there more than once"):
+        mine(classes=("1", 1))
+    with pytest.raises(DataError, match=r"seem to be \(N, H, W, C\). Give images.permute\(0, 3, 1, 2\)"):
+        mine(images.permute(0, 2, 3, 1))
+    assert mine(images[..., :3]).shape == (3, 8, 3)

@@ -13,7 +13,7 @@ import torchvision.models as tv
 from torch import nn
 
 from effbench.errors import ConfigError
-from effbench.models.accounting import activation_bytes, check_image_fits, layer_table, macs, output_shape, parameters
+from effbench.models.accounting import activation_bytes, check_image_fits, layer_table, macs, parameters
 from effbench.models.cnn import cnn
 from effbench.models.swin import swin_micro
 from effbench.models.torchvision_zoo import create
@@ -199,10 +199,6 @@ def test_the_layer_table_keeps_apart_what_lies_outside_the_children_and_what_nev
 
     used, idle = layer_table(Idle(), (3, 1, 1))
     assert (used.macs, idle.macs, idle.output_shape, idle.params) == (12, 0, None, 16)
-
-
-def test_output_shape_is_that_of_one_images_logits() -> None:
-    assert output_shape(cnn(7, 1, (28, 28)), (1, 28, 28)) == (1, 7)
 
 
 def test_an_image_that_does_not_fit_is_refused_with_the_models_name() -> None:
