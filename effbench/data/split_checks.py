@@ -71,7 +71,7 @@ def as_classes(name: str, classes: Any) -> tuple[str, ...]:
 
 
 def check_digest(name: str, sha256: Any) -> None:
-    if not isinstance(sha256, str) or not sha256:
+    if not isinstance(sha256, str):
         raise DataError(
             f"{name} sha256 must be text that names the content, such as digest(images, labels); got {sha256!r}."
         )

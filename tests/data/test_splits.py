@@ -307,7 +307,7 @@ def test_what_would_fail_only_after_training_is_refused_when_read() -> None:
     def mine(images: Tensor = images, classes: Any = ("a", "b"), sha256: Any = "x") -> Splits:
         return Splits("mine", Split(images, labels), val=None, test=None, classes=classes, sha256=sha256)
 
-    for digest_of_it in (None, "", 3):
+    for digest_of_it in (None, b"x", 3):
         with pytest.raises(DataError, match="mine sha256 must be text that names the content, such as digest"):
             mine(sha256=digest_of_it)
     with pytest.raises(DataError, match="mine classes must differ; '1' is there more than once"):
