@@ -293,6 +293,7 @@ VALUES: Mapping[str, Mapping[str, str]] = {
         "bf16-mixed": "bf16 bfloat16",
         "32-true": "32 fp32 float32 full 64 false",
     },
+    "loss.class_weights": {"balanced": "auto inverse"},
     "device.name": {"cuda": "gpu cuda0 nvidia", "cpu": "mps"},
     "trainer.gradient_clip_algorithm": {"norm": "l2 global_norm", "value": "val elementwise"},
 }

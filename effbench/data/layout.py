@@ -248,9 +248,15 @@ def _classes_in(folder: Path, found: Scan) -> ClassFiles:
 
 
 def _note_split_like_classes(root: Path, found: Scan) -> None:
-    """Folders that all hold the same folders may be splits of names unknown here."""
+    """Folders that all hold the same folders may be splits of names unknown here; or their splits lie inside."""
     inside = [_names_in(path) for path in subfolders(root)]
     shared = set.intersection(*inside) if len(inside) > 1 else set()
+    if len(shared) > 1 and {_split_named(name) for name in shared} >= {"train"} and all(map(_split_named, shared)):
+        raise DataError(
+            f"data.root={printable(root)}: its folders {listed(found.splits[ALL])} hold the splits "
+            f"{listed(sorted(shared))}, which would be mixed. Put the splits outside: train/CLASS, val/CLASS, "
+            "test/CLASS."
+        )
     if len(shared) > 1 and not any(_loose(path) for path in subfolders(root)):
         found.notes.append(
             f"warning: the class folders {listed(found.splits[ALL])} all hold the folders {listed(sorted(shared))}; "

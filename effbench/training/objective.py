@@ -62,7 +62,12 @@ def class_weights(choice: Sequence[float] | str | None, labels: Tensor, num_clas
         raise ConfigError(
             f"loss.class_weights must hold one number for each of the {num_classes} classes; got {len(choice)}."
         )
-    return torch.tensor(choice, dtype=torch.float32)
+    weights = torch.tensor(choice, dtype=torch.float32)
+    if not weights.isfinite().all() or not weights[labels.unique()].any():
+        raise ConfigError(
+            f"loss.class_weights must be finite, and above 0 for some class of the train split; got {list(choice)}."
+        )
+    return weights
 
 
 class L1Penalty:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def paint(folder: Path, how_many: int = 4, first: int = 0, suffix: str = "png") 
         Image.fromarray(RNG.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(folder / f"{number}.{suffix}")
 
 
-def fill(root: Path, *splits: str, classes: str = "ab", how_many: int = 4) -> None:
+def fill(root: Path, *splits: str, classes: Iterable[str] = "ab", how_many: int = 4) -> None:
     for split in splits:
         for name in classes:
             paint(root / split / name, how_many)
@@ -232,3 +233,9 @@ def test_a_measured_folder_of_other_classes_is_refused_by_their_names(root: Path
     fill(root, "", classes="aBx")
     with pytest.raises(DataError, match=r"'B', 'x' is no class of the run's: 'a', 'b'.*'B' and 'b' differ in case"):
         one_split(None, ("a", "b"), root, image_size=4)
+
+
+def test_splits_inside_the_classes_are_not_mixed(root: Path) -> None:
+    fill(root, "cat", "dog", classes=["Train", "test_set"])  # CLASS/SPLIT
+    with pytest.raises(DataError, match="its folders 'cat', 'dog' hold the splits 'Train', 'test_set', which would be"):
+        image_folder(root, image_size=4)

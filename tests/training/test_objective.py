@@ -94,3 +94,9 @@ def test_given_weights_are_taken_as_they_are():
 def test_a_wrong_number_of_weights_is_named():
     with pytest.raises(ConfigError, match=r"loss\.class_weights must hold .* each of the 4 classes; got 2\."):
         class_weights([1.0, 2.0], torch.tensor([0]), 4)
+
+
+@pytest.mark.parametrize(("weights", "labels"), [([0.0, 0.0], [0, 1]), ([0.0, 3.0], [0, 0]), ([1e39, 1.0], [0, 1])])
+def test_weights_by_which_nothing_is_learnt_are_refused(weights, labels):
+    with pytest.raises(ConfigError, match=r"loss\.class_weights must be finite, and above 0 for some class"):
+        class_weights(weights, torch.tensor(labels), 2)
