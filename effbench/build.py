@@ -171,7 +171,8 @@ def _load_pretrained(built: nn.Module, source: Path) -> Loaded:
             "checkpoints/, or a .safetensors, .pt or .pth file."
         )
     try:
-        return load_state(built, read_weights(chosen), str(chosen))
+        averaged = ", averaged weights" if (chosen / "ema.safetensors").exists() else ""
+        return load_state(built, read_weights(chosen), f"{chosen}{averaged}")
     except DamagedError as error:
         raise DataError(f"model.pretrained: {error} Name another of the run's checkpoints.") from error
 

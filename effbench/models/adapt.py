@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -63,6 +63,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Lo
     fresh = _fresh_head_keys(model, own, state)
     shapes = _shape_mismatches(own, state, fresh)
     fitting = _without(state, fresh | shapes.keys())
+    _refuse(source, list(_bad_values(own, fitting)))
     # load_state_dict converts old layouts by this attribute; safetensors has no room for it.
     fitting._metadata = getattr(state, "_metadata", None) or own._metadata  # type: ignore[attr-defined]
     result = model.load_state_dict(fitting, strict=False)
@@ -76,6 +77,16 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Lo
     _refuse(source, problems)
     heads = sorted({key.partition(".")[0] for key in left_out})
     return Loaded(len(fitting), tuple(sorted(fresh)), tuple(heads), source)
+
+
+def _bad_values(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
+    """Quantised weights, which are nothing without their scales, and those of a run that diverged."""
+    for key, value in state.items():
+        if key in own and own[key].is_floating_point():
+            if not value.is_floating_point():
+                yield f"{key}: file {str(value.dtype).removeprefix('torch.')}, model {own[key].dtype}"
+            elif not value.float().isfinite().all():
+                yield f"{key}: file holds values that are not finite"
 
 
 def _auxiliary_heads(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:

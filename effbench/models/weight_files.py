@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12](?:\..
 
 
 def read_weights_file(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a .safetensors, .pt or .pth file, on the CPU; of several, that which is no average.
+    """The state dict in a .safetensors, .pt or .pth file, on the CPU; of several, that which is no average (and said).
 
     Raises DataError for a file that is missing, damaged, or holds more than weights or none.
     """
@@ -94,18 +95,27 @@ def _read_pickle(path: Path) -> Any:
 
 def _state_in(path: Path, content: Any) -> Mapping[str, Tensor]:
     """The state dict itself, or the one that a training script wrapped among other things."""
-    found = next(_states_in(content), None)
-    if found is not None:
-        return found
+    found = list(_states_in(content))
+    if found:
+        (place, state), *others = found
+        if others:
+            names = ", ".join(f"'{other}'" for other, _ in others)
+            print(
+                f"pretrained: {path} holds several sets of weights: '{place}' is taken, {names} left (save one alone "
+                "to start from it)",
+                file=sys.stderr,
+            )
+        return state
     what = f"keys {list(content)[:_SHOWN]}" if isinstance(content, dict) else f"a {type(content).__name__}"
     raise DataError(f"model.pretrained: '{path}' must hold a state dict of tensors; found {what}.")
 
 
-def _states_in(content: Any, depth: int = _DEPTH) -> Iterator[Mapping[str, Tensor]]:
+def _states_in(content: Any, depth: int = _DEPTH, place: str = "") -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """(its key, with those above it, each state dict), those that are no averages first."""
     if not isinstance(content, dict) or not content or not depth:
         return
     if all(isinstance(value, Tensor) for value in content.values()):
-        yield content
+        yield place, content
         return
     for key in (*_WEIGHTS, *_AVERAGED):
-        yield from _states_in(content.get(key), depth - 1)
+        yield from _states_in(content.get(key), depth - 1, f"{place}.{key}" if place else key)

@@ -237,5 +237,5 @@ def test_a_measured_folder_of_other_classes_is_refused_by_their_names(root: Path
 
 def test_splits_inside_the_classes_are_not_mixed(root: Path) -> None:
     fill(root, "cat", "dog", classes=["Train", "test_set"])  # CLASS/SPLIT
-    with pytest.raises(DataError, match="its folders 'cat', 'dog' hold the splits 'Train', 'test_set', which would be"):
+    with pytest.raises(DataError, match="its folders 'cat', 'dog' hold the splits 'test_set', 'train', which would be"):
         image_folder(root, image_size=4)

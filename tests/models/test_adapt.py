@@ -345,3 +345,31 @@ def test_tensors_that_would_take_one_name_are_refused(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(2), "fc._orig_mod.weight": torch.ones(2)}, path)
     with pytest.raises(DataError, match="the same name"):
         load_pretrained(nn.ModuleDict({"fc": nn.Linear(2, 1)}), path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "averaged"), [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("model", "ema")]
+)
+def test_of_raw_and_averaged_weights_the_raw_ones_are_taken_and_both_named(
+    raw: str, averaged: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, mean, model, path = net(), net(), net(), tmp_path / "weights.pth"
+    torch.save({averaged: mean.state_dict(), raw: trained.state_dict(), "epoch": 3}, path)
+    load_pretrained(model, path)
+    assert same(trained, model)
+    assert f"several sets of weights: '{raw}' is taken, '{averaged}' left" in capsys.readouterr().err
+    torch.save({averaged: mean.state_dict(), "epoch": 3}, path)
+    load_pretrained(model, path)
+    assert same(mean, model)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(lambda value: value.int(), "file int32, model torch.float32"), (lambda value: value / 0, "that are not finite")],
+)
+def test_weights_without_their_scales_or_of_a_diverged_run_are_refused(change: Any, said: str, tmp_path: Path) -> None:
+    state = net().state_dict()
+    torch.save({**state, "classifier.0.bias": change(state["classifier.0.bias"])}, tmp_path / "weights.pth")
+    with pytest.raises(ConfigError, match=f"classifier.0.bias: .*{said}"):
+        load_pretrained(net(), tmp_path / "weights.pth")
