@@ -9,6 +9,7 @@ from typing import Any
 from effbench.config import names
 from effbench.config.compare import OF_ONE_SITTING
 from effbench.config.compose import compose_raw, plain
+from effbench.config.recipes import quoted
 
 _NOTHING = object()
 
@@ -60,11 +61,4 @@ def _text(value: Any) -> str:
         return f"[{','.join(map(_text, value))}]"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
-    return str(value) if isinstance(value, int) else _quoted(str(value))
-
-
-def _quoted(text: str) -> str:
-    r"""In single quotes; a backslash counts before a quote alone, and ${…} would be looked up."""
-    escaped = text.replace("${", "\\${")
-    escaped = escaped.replace("'", "\\'")
-    return f"'{escaped}'"
+    return str(value) if isinstance(value, int) else quoted(str(value).replace("${", "\\${"))  # ${…} is looked up

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from effbench.config.names import GROUP
@@ -25,7 +26,12 @@ def absolute_recipe(override: str) -> str:
 
 def _absolute(value: str) -> str:
     """A path made absolute and quoted, since Hydra's grammar allows few characters bare; a name as it is."""
-    path = value[1:-1].replace("\\'", "'") if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
+    is_quoted = value[:1] in ("'", '"') and value[-1:] == value[:1]
+    path = (
+        re.sub(r"(\\+)('|$)", lambda match: match[1][: len(match[1]) // 2] + match[2], value[1:-1])
+        if is_quoted
+        else value
+    )
     if not (path.endswith((".yaml", ".yml")) or "/" in path):
         return value
     refuse_url(path)
@@ -33,8 +39,8 @@ def _absolute(value: str) -> str:
 
 
 def quoted(text: str | Path) -> str:
-    """As Hydra's grammar takes any text: bare, it allows few characters."""
-    escaped = str(text).replace("'", "\\'")
+    r"""As Hydra's grammar takes any text: bare, it allows few characters. Backslashes count before a quote alone."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(text))
     return f"'{escaped}'"
 
 

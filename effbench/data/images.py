@@ -173,9 +173,21 @@ def from_pillow(image: Image.Image, size: int, channels: int = 3, levels: Levels
     """A Pillow image as `decode` gives a file of it, but for JPEGs far above `size`: uint8 (channels, S, S)."""
     path = Path(getattr(image, "filename", "") or "the image")
     with _quiet_pillow(), _pillow_errors(path, "cannot be decoded"):
-        if image.mode in ("I", "F") or image.mode.startswith("I;"):
-            image = _in_8_bits(path, BytesIO(), image, levels or Levels(clips=False))
+        if _is_deep(image):
+            file = BytesIO()
+            if _has_deep_colours(image):  # not decoded yet: the image itself is left so
+                file, image = _own_copy(path, image)
+            image = _in_8_bits(path, file, image, levels or Levels(clips=False))
         return _pixels(_fit(_to_mode(path, _upright(path, image), channels), size))
+
+
+def _own_copy(path: Path, image: Any) -> tuple[BytesIO, Image.Image]:
+    """The file of an image that Pillow has opened, in memory, and the image opened anew from it."""
+    place = image.fp.tell()
+    image.fp.seek(0)
+    file = BytesIO(image.fp.read())
+    image.fp.seek(place)
+    return file, _opened(path, file)
 
 
 def preprocessing(size: int, channels: int, levels: Levels | None = None) -> dict[str, Any]:

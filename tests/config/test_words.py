@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
+from effbench.config.as_overrides import words_for
 from effbench.config.compose import compose, compose_raw, parse
+from effbench.config.recipes import absolute_recipe, quoted
 from effbench.config.words import as_meant
 from effbench.errors import ConfigError
 from effbench.places import expanded
@@ -73,3 +77,19 @@ def test_a_home_that_is_not_there_is_named(home: Path) -> None:
         expanded("~nosuchuser/x")
     (home / "~odd").mkdir()
     assert expanded("~odd/x") == Path("~odd/x")
+
+
+TEXTS = ["a'b", "C:\\dir\\", "a\\'", "\\\\", "'", "\\'\\", "a b, [c]", "it's ${seed}", '"', "a\\b"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_survives_the_grammar_of_overrides(text: str) -> None:
+    parser = OverridesParser.create()
+    assert parser.parse_override(f"x={quoted(text)}").value() == text
+    path = f"/{text}/r.yaml"
+    once = absolute_recipe(f"recipe={quoted(path)}")
+    assert parser.parse_override(once).value() == path
+    assert absolute_recipe(once) == once
+    content = {"logger": {**compose().to_dict()["logger"], "extra": text}}
+    [word] = [word for word in words_for({**compose().to_dict(), **content}) if ".extra=" in word]
+    assert OmegaConf.create({"x": parser.parse_override(word).value()}).x == text

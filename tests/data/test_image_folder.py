@@ -34,6 +34,7 @@ from torch import Tensor
 
 from effbench.data import decoded_cache as module
 from effbench.data.image_folder import image_folder
+from effbench.data.images import Levels, decode, from_pillow
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, DataError
 from effbench.places import cache_home
@@ -1139,3 +1140,17 @@ def test_the_yaml_holds_exactly_the_parameters_and_their_defaults() -> None:
     assert config.pop("_target_") == "effbench.data.image_folder.image_folder"
     parameters = inspect.signature(image_folder).parameters
     assert config == {name: parameter.default for name, parameter in parameters.items()}
+
+
+@pytest.mark.row(53)
+@pytest.mark.parametrize("kind", ["png", "tiff", "tiff, deflate", "ppm"])
+def test_a_pillow_image_of_16_bit_colours_is_scaled_as_its_file_is(tmp_path: Path, kind: str) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (4, 4, 3)).astype(np.uint16)
+    deep(tmp_path / "1", values, kind)
+    [path] = tmp_path.glob("1.*")
+    expected = torch.from_numpy(np.rint(values * (255 / 4095)).astype(np.uint8)).permute(2, 0, 1)
+    with Image.open(path) as image:
+        for _ in range(2):
+            assert torch.equal(from_pillow(image, 4, 3, Levels(4095)), expected)
+        assert image.convert("RGB").size == (4, 4)  # Pillow itself still reads it
+    assert torch.equal(decode(path, 4, 3, levels=Levels(4095)), expected)
