@@ -40,7 +40,7 @@ def test_train_returns_a_run_with_config_summary_metrics_model_and_classes(confi
     run = effbench.train(config)
     asked, got = (leaves(each.model_dump(by_alias=True)) for each in (config, run.config))
     chosen = {key: got[key] for key in asked if got[key] != asked[key]}  # the numbers in the place of `auto`
-    assert chosen == {"data.batch_size": 64, "early_stopping.patience": 5}
+    assert chosen == {"augment.crop_padding": 2, "data.batch_size": 64, "early_stopping.patience": 5}
     assert {asked[key] for key in chosen} == {"auto"}
     assert run.folder.parts[0] == "outputs"
     assert run.summary["status"] == "completed"
