@@ -216,7 +216,7 @@ DRAWS: dict[str, Callable[[Sequence[str]], Draw]] = {
 # --- measuring ------------------------------------------------------------------------------------------------
 
 README_LINE = ("data=image_folder", "data.image_size=64", "model.stem=imagenet")
-SEEDS = {"shapes": (0, 1, 2)}  # of the defaults; 0 alone elsewhere
+SEEDS = {"shapes": (0, 1, 2), "two_clothes": (0, 1, 2)}  # of the defaults; 0 alone elsewhere
 DOCS = Path(__file__).parents[1] / "docs"
 
 
