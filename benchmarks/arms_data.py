@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gate import Gate
-from effbench.training.allocation import keeping_freed_memory
+from effbench.training.malloc import keeping_freed_memory
 
 THREADS = 2
 SLICE_S = 1.0  # what a peer's workers finish between a slice's end and their being stopped is a thousandth of it
@@ -46,12 +46,12 @@ def images_per_second(seconds: float) -> str:
 
 
 def batches(images: Tensor, labels: Tensor, augment: dict[str, Any], batch: int = BATCH, workers: int = 0) -> Any:
-    from effbench.data.augment import Augment
-    from effbench.data.batches import Finish, TrainBatches
+    from effbench.data.batches import BatchTransform, TrainBatches
+    from effbench.data.images.augment import Augment
     from effbench.data.splits import Split
 
     return TrainBatches(
-        Split(images, labels), batch_size=batch, num_classes=CLASSES, finish=Finish(MEAN, STD),
+        Split(images, labels), batch_size=batch, num_classes=CLASSES, transform=BatchTransform(MEAN, STD),
         augment=Augment(**augment), num_workers=workers,
     )  # fmt: skip
 
@@ -74,7 +74,7 @@ def ours_folder(gate: Gate, root: str, cache: str) -> None:
 
 
 def folder_batches(root: str, cache: str) -> Any:
-    from effbench.data.image_folder import image_folder
+    from effbench.data.images.image_folder import image_folder
 
     train = image_folder(root, 224, val_fraction=0.0, test_fraction=0.0, cache_dir=cache).train
     return batches(train.images, train.labels, {"crop_padding": FOLDER_PADDING, "flip": 0.5}, FOLDER_BATCH)
@@ -98,13 +98,13 @@ def peer(gate: Gate, kind: str, workers: int) -> None:
     """A Dataset of decoded images, a transform for each: the tutorials' way with v2."""
     torch.set_num_threads(THREADS)
     images, labels = resident()
-    loader = loaded(PerSample(images, labels, TRANSFORMS[kind]()), BATCH, workers)
+    loader = load_exported(PerSample(images, labels, TRANSFORMS[kind]()), BATCH, workers)
     drain(gate, lambda _: (inputs for inputs, _ in loader))
 
 
 def peer_folder(gate: Gate, root: str, kind: str, workers: int) -> None:
     torch.set_num_threads(THREADS)
-    loader = loaded(_folder(root, kind), FOLDER_BATCH, workers)
+    loader = load_exported(_folder(root, kind), FOLDER_BATCH, workers)
     drain(gate, lambda _: (inputs for inputs, _ in loader))
 
 
@@ -112,7 +112,7 @@ def peer_first_epoch(gate: Gate, root: str, kind: str, workers: int) -> None:
     """A slice: seconds an image of an epoch, its workers already running."""
     torch.set_num_threads(THREADS)
     dataset = _folder(root, kind)
-    loader = loaded(dataset, FOLDER_BATCH, workers, len(dataset))
+    loader = load_exported(dataset, FOLDER_BATCH, workers, len(dataset))
     whole_epochs(gate, lambda _: (inputs for inputs, _ in loader))
 
 
@@ -122,7 +122,7 @@ def _folder(root: str, kind: str) -> Any:
     return ImageFolder(root, TRANSFORMS[kind]())
 
 
-def loaded(dataset: Any, batch: int, workers: int, samples: int = ENDLESS) -> Any:
+def load_exported(dataset: Any, batch: int, workers: int, samples: int = ENDLESS) -> Any:
     """Shuffled epochs one after the other without a seam, where its workers would wait for one another."""
     from torch.utils.data import DataLoader, RandomSampler
 
@@ -235,7 +235,7 @@ def write_photographs(root: Path, count: int, width: int = 500, height: int = 37
     smooth shapes in colour, an enlarged garment of Fashion-MNIST, and texture, some 100 kB each."""
     from PIL import Image
 
-    from effbench.data.fashion_mnist import fashion_mnist
+    from effbench.data.images.fashion_mnist import fashion_mnist
 
     garments = fashion_mnist().train.images
     generator = torch.Generator().manual_seed(0)

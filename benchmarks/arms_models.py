@@ -24,8 +24,8 @@ def network(name: str, pixels: int) -> nn.Module:
 
 def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool) -> None:
     """A slice: seconds of `count` training steps, channels last; ours: with effbench's layers."""
-    from effbench.models.quick import accelerate
-    from effbench.training.allocation import keeping_freed_memory
+    from effbench.cpu.accelerate import accelerate
+    from effbench.training.malloc import keeping_freed_memory
 
     torch.set_num_threads(THREADS)
     net = network(name, pixels)
@@ -54,8 +54,8 @@ def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool
 
 def large_depthwise(name: str, pixels: int) -> list[tuple[int, int, int, int, int]]:
     """(channels, height, width, kernel, stride) of the convolutions that effbench takes over, each once."""
-    from effbench.models.depthwise import DepthwiseConv2d
-    from effbench.models.quick import accelerate
+    from effbench.cpu.accelerate import accelerate
+    from effbench.cpu.depthwise import DepthwiseConv2d
 
     net = network(name, pixels)
     accelerate(net)

@@ -25,13 +25,15 @@ def _trainer(folder: str, background: bool) -> Any:
     import effbench
     from effbench import build
     from effbench.training.checkpoint import Checkpoints
-    from effbench.training.distributed import Ranks
+    from effbench.training.distributed import DistributedContext
 
     config = effbench.compose([*WORDS, f"checkpoint.background={str(background).lower()}"])
     device = build.device(config)
     data = build.splits(config)
     checkpoints = Checkpoints(Path(folder) / "checkpoints", "val/acc", "max", 1, True)
-    trainer = build.trainer(config, data, build.finish(config, data, device), Ranks(), checkpoints)
+    trainer = build.trainer(
+        config, data, build.batch_transform(config, data, device), DistributedContext(), checkpoints
+    )
     for parameter in trainer.model.parameters():
         parameter.grad = torch.randn_like(parameter) * 1e-3
     trainer.optimizer.step()

@@ -55,10 +55,10 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
         loaded["trainer"] = self
         return fit(self)
 
-    def look(self: Any, state: Any, values: Any) -> None:
-        epoch_end(self, state, values)
+    def look(self: Any, context: Any, values: Any) -> None:
+        epoch_end(self, context, values)
         trainer = loaded["trainer"]
-        _, accuracy = trainer.evaluate(loaded["batches"](), trainer.ranks)
+        accuracy = trainer.evaluate(loaded["batches"](), trainer.ranks)["acc"]
         set_train_mode(trainer.forward)  # evaluation leaves it in eval mode
         if accuracy >= target:
             gate.lap()
@@ -68,8 +68,8 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
     config = effbench.compose(own)
 
     def batches() -> Any:
-        finishing = loaded["trainer"].train.finish
-        return build.eval_batches(config, loaded["data"].test, finishing, loaded["trainer"].ranks, None)
+        transform = loaded["trainer"].train.finish
+        return build.eval_batches(config, loaded["data"].test, transform, loaded["trainer"].ranks, None)
 
     loaded["batches"] = batches
     _ready(gate)

@@ -55,7 +55,7 @@ def config(model: str, extra: tuple[str, ...] = ()) -> Any:
 def network(chosen: Any, data: Any) -> nn.Module:
     """The config's model for this data, accelerated as effbench's: the arms differ in their loops alone."""
     from effbench import build
-    from effbench.models.quick import accelerate
+    from effbench.cpu.accelerate import accelerate
 
     channels, height, width = data.shape
     net = build.model(chosen, len(data.classes), channels, (height, width))
@@ -74,8 +74,8 @@ def ours(
     laps = Laps(gate, slice_steps, warm_up, memory)
     step_end = Callbacks.step_end
 
-    def timed(self: Any, state: Any) -> None:
-        step_end(self, state)
+    def timed(self: Any, context: Any) -> None:
+        step_end(self, context)
         laps.step()
 
     Callbacks.step_end = timed  # type: ignore[method-assign]
@@ -105,7 +105,7 @@ def hand_written(
 ) -> None:  # fmt: skip
     """Twenty lines that train: resident images, the same crops and flips by batch, nothing logged or kept."""
     from effbench import build
-    from effbench.data.augment import crop
+    from effbench.data.images.augment import crop
 
     torch.set_num_threads(THREADS)
     laps = Laps(gate, slice_steps, warm_up, memory)

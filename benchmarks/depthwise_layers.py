@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.arms_models import THREADS, large_depthwise
-from effbench.models.quick import accelerate
+from effbench.cpu.accelerate import accelerate
 
 MODELS = ("mobilenet_v3_small", "mobilenet_v3_large")
 SIZES = {32: 128, 224: 16}  # pixels: batch

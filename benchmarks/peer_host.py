@@ -33,9 +33,9 @@ def effbench() -> tuple[Main, AfterStep]:
     def after_step(hook: Callable[[int], None]) -> None:
         whole = Progress.step_end
 
-        def step_end(self: Any, state: Any) -> None:
-            whole(self, state)
-            hook(state.step)
+        def step_end(self: Any, context: Any) -> None:
+            whole(self, context)
+            hook(context.state.step)
 
         Progress.step_end = step_end  # type: ignore[method-assign]
 

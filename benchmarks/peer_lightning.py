@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from effbench.data.synthetic import synthetic
+from effbench.data.images.synthetic import synthetic
 from effbench.models.cnn import cnn
 
 STEPS, WARMUP, PADDING = 60, 5, 2

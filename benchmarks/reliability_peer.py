@@ -34,7 +34,7 @@ LOADERS = {"plain": "DataLoader", "stateful": "StatefulDataLoader", "rng": "Stat
 PACKAGES = ("pytorch-lightning", "lightning-utilities", "torchmetrics", "torchdata", "jsonargparse")
 
 
-class Plan:
+class KillPlan:
     """How much of each case. ways: what is measured where resuming is the point, by its name."""
 
     def __init__(self, chosen: argparse.Namespace, work: Path):
@@ -194,7 +194,7 @@ def measured(chosen: argparse.Namespace, work: Path) -> dict[str, Any]:
     found = {}
     for name, kind, python in (("effbench", Effbench, Path(sys.executable)), ("peer", Lightning, chosen.peer_python)):
         hosts = [Host(python, kind.host_name, work / "tmp") for _ in range(2)]
-        found[name] = Plan(chosen, work).measure(kind(name, *hosts))
+        found[name] = KillPlan(chosen, work).measure(kind(name, *hosts))
         for host in hosts:
             host.close()
     return found

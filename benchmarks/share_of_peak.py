@@ -30,8 +30,8 @@ NAMES = {
 def main() -> None:
     import effbench
     from effbench import build
+    from effbench.cpu.accelerate import accelerate
     from effbench.models import accounting
-    from effbench.models.quick import accelerate
 
     name, batch = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(THREADS)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from effbench.data.fashion_mnist import fashion_mnist
+from effbench.data.images.fashion_mnist import fashion_mnist
 
 Draw = Callable[[np.random.Generator, int, int], Image.Image]  # (random numbers, class, which of its class)
 SIDES = (70, 220)  # pixels of a picture's sides, least and most

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import mobilenet_v3_small
 
-EMBEDDED = Path(__file__).parents[1] / "effbench" / "data" / "embedded" / "fashion_mnist_subset.npz"
+EMBEDDED = Path(__file__).parents[1] / "effbench" / "data" / "images" / "embedded" / "fashion_mnist_subset.npz"
 BATCH = 128
 
 

@@ -8,26 +8,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from effbench import log as _log
+
 if TYPE_CHECKING:
     from effbench.api import train
-    from effbench.commands.folders import load_run
     from effbench.config.compose import compose
     from effbench.config.schema import Config
     from effbench.errors import ConfigError, EffbenchError
-    from effbench.runs import Run
+    from effbench.run.load import load_run
+    from effbench.run.run import Run
+    from effbench.training.callbacks import Callback, Context
 
     __version__: str
 
-__all__ = ["Config", "ConfigError", "EffbenchError", "Run", "compose", "load_run", "train"]
+__all__ = ["Callback", "Config", "ConfigError", "Context", "EffbenchError", "Run", "compose", "load_run", "train"]
 _HOMES = {
+    "Callback": "effbench.training.callbacks",
+    "Context": "effbench.training.callbacks",
     "Config": "effbench.config.schema",
     "ConfigError": "effbench.errors",
     "EffbenchError": "effbench.errors",
-    "Run": "effbench.runs",
+    "Run": "effbench.run.run",
     "compose": "effbench.config.compose",
-    "load_run": "effbench.commands.folders",
+    "load_run": "effbench.run.load",
     "train": "effbench.api",
 }
+
+_log.install()
 
 
 def __getattr__(name: str) -> Any:
@@ -45,6 +52,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(
-        {*globals(), *__all__, "optimizers", "__version__"} - {"Any", "TYPE_CHECKING", "annotations", "_HOMES"}
-    )
+    return sorted([*__all__, "optimizers", "__version__"])

@@ -6,47 +6,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effbench.cache_dir import expanded
 from effbench.errors import ConfigError
-from effbench.places import expanded
 
 if TYPE_CHECKING:
     from effbench.config.schema import Config
-    from effbench.runs import Run
+    from effbench.run.run import Run
+    from effbench.training.callbacks import Callback
 
 
 def train(
-    config: Config | Sequence[str] = (), folder: Path | str | None = None, config_dir: Path | str | None = None
+    config: Config | Sequence[str] = (),
+    folder: Path | str | None = None,
+    config_dir: Path | str | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Trains and returns the run: train(["model=mlp", "optimizer=lion"]), or train(config) with a composed one.
 
     folder: of the run, outputs/<date>/<time> unless given; as hydra.run.dir=DIR among the overrides, so that
     "resume=auto" goes on in it. config_dir: a folder of your own groups, for overrides. "resume=RUN" begins with RUN's
-    own overrides, as on the command line.
+    own overrides, as on the command line. callbacks: objects of your own, beside those of the config; they are not on
+    record, so a resumed run needs them again.
     Raises ConfigError before any time is spent on what cannot work, EffbenchError where the run fails; the folder
     then holds a summary.json with status 'failed'.
     """
     from effbench.config.schema import Config
 
     if not isinstance(config, Config):
-        return _train_words(config, folder, config_dir)
+        return _train_words(config, folder, config_dir, callbacks)
     if config_dir is not None:
         raise ConfigError("config_dir is for overrides; a Config has been composed already: compose(…, config_dir).")
     if config.resume == "auto":
         raise ConfigError('resume=auto needs the overrides: effbench.train(["resume=auto", …]), not a composed Config.')
     if config.resume and folder is not None and expanded(folder).resolve() != expanded(config.resume).resolve():
         raise ConfigError(f"resume={config.resume} goes on in that folder; got folder={folder}. Leave folder out.")
-    from effbench.commands import training
+    from effbench.run import session as training
 
-    return training.train(config, folder)
+    return training.train(config, folder, callbacks=callbacks)
 
 
-def _train_words(words: Sequence[str], folder: Path | str | None, config_dir: Path | str | None) -> Run:
-    from effbench.commands import training
-    from effbench.commands.train import composed, lasting
+def _train_words(
+    words: Sequence[str], folder: Path | str | None, config_dir: Path | str | None, callbacks: Sequence[Callback]
+) -> Run:
     from effbench.config.compose import check_words
     from effbench.config.recipes import quoted
+    from effbench.run import session as training
+    from effbench.run.launch import composed
+    from effbench.run.overrides import lasting
 
     check_words(words)
     place = [] if folder is None else [f"hydra.run.dir={quoted(expanded(folder))}"]
     raw, config = composed([*words, *place], None if config_dir is None else str(config_dir))
-    return training.train(config, Path(str(raw.hydra.run.dir)), lasting(raw.hydra.overrides.task))
+    return training.train(config, Path(str(raw.hydra.run.dir)), lasting(raw.hydra.overrides.task), callbacks)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,23 +15,26 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from effbench.allow import MODULES, resolve
-from effbench.automatic import number, settled
+from effbench.automatic import AUTO, number, settled
+from effbench.cache_dir import expanded
 from effbench.config.schema import Config
 from effbench.config.words import boolean_word
-from effbench.data.augment import Augment
-from effbench.data.batches import EvalBatches, Finish, Shard, TrainBatches
+from effbench.cpu.accelerate import accelerate
+from effbench.data.batches import BatchTransform, EvalBatches, Shard, TrainBatches
+from effbench.data.images.augment import Augment
 from effbench.data.splits import Split, Splits, channel_statistics, representative_sample
 from effbench.errors import ConfigError, DataError, EffbenchError, unknown_name
+from effbench.metrics import LOSS, Metric, shipped
 from effbench.models.adapt import Loaded, freeze, load_pretrained, load_state
 from effbench.models.probe import check_logits, initialize_lazy
-from effbench.models.quick import accelerate
 from effbench.models.timm_zoo import TARGET as TIMM_TARGET
 from effbench.models.timm_zoo import tag_of
 from effbench.optimizers.groups import parameter_groups
-from effbench.places import expanded
 from effbench.processors import usable
 from effbench.randomness import Purpose, derived_seed
+from effbench.target_allowlist import MODULES, resolve
+from effbench.tasks.losses import Loss, OfTorch, class_weights
+from effbench.tasks.task import Task
 from effbench.training.batch_norm_statistics import (
     AveragedStatistics,
     KeepStatistics,
@@ -39,19 +42,27 @@ from effbench.training.batch_norm_statistics import (
     statistics_batches,
     trained_norms,
 )
-from effbench.training.callbacks import Callbacks
+from effbench.training.callbacks import Callback, Callbacks, NamedCallback, complaint_about
 from effbench.training.checkpoint import Checkpoints, DamagedError, committed, read_weights
 from effbench.training.clipping import choose_clipping
-from effbench.training.distributed import Ranks
+from effbench.training.distributed import DistributedContext
 from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
-from effbench.training.ema import Ema, NoEma
-from effbench.training.faults import HalveOutOfMemory, KeepBuffers, KeepNothing, RaiseOutOfMemory, SkipNonFinite
-from effbench.training.objective import L1Penalty, Objective, class_weights
+from effbench.training.ema import Ema, NoEma, OptimizerAverage, averages_itself
+from effbench.training.failure_policies import (
+    BufferSnapshot,
+    NoBufferSnapshot,
+    RaiseOnOutOfMemory,
+    SkipNonFinite,
+    SplitOnOutOfMemory,
+)
+from effbench.training.penalty import L1Penalty
 from effbench.training.precision import Precision, choose_precision
 from effbench.training.schedule import Schedule, TorchSchedule
 from effbench.training.state import Limits
-from effbench.training.trainer import Cadence, Trainer
+from effbench.training.trainer import Intervals, Trainer
 from effbench.units import seconds_from, steps_from
+
+log = logging.getLogger(__name__)
 
 Built = TypeVar("Built")
 _WEIGHTS_OPTIONS = ("weights", "weights_backbone", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -61,18 +72,24 @@ _SPLITS = """Such as:
   return Splits("mine", train, val=None, test=None, classes=("cat", "dog"), sha256=digest(images, labels))"""
 
 
-def device(config: Config, ranks: Ranks | None = None) -> torch.device:
-    """cpu, or the GPU of this process; sets threads, TF32 and determinism on the way."""
+def device_type(config: Config) -> str:
+    """'cpu' or 'cuda'. Raises ConfigError for device=cuda without a GPU."""
     name = config.device.name
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda, but torch sees no GPU here. Use device=cpu or device=auto.")
-    ranks = ranks or Ranks()
-    chosen = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def device(config: Config, ranks: DistributedContext | None = None) -> torch.device:
+    """cpu, or the GPU of this process; sets threads, TF32 and determinism on the way."""
+    ranks = ranks or DistributedContext()
+    chosen = device_type(config)
     torch.set_num_threads(config.device.threads or usable(ranks.local_world).count)
     torch.set_float32_matmul_precision("high" if config.device.tf32 and chosen == "cuda" else "highest")
     torch.backends.cudnn.allow_tf32 = config.device.tf32
     if config.trainer.deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(config.trainer.deterministic)  # importing Inductor, a second or more
+    log.debug(f"device {chosen}, {torch.get_num_threads()} threads, TF32 {config.device.tf32}")
     return torch.device(chosen, ranks.local_rank) if chosen == "cuda" else torch.device("cpu")
 
 
@@ -82,18 +99,37 @@ def check_options(config: Config) -> None:
         section = getattr(config, group)
         factory = resolve(group, section.target, config.allow_targets)
         _check_booleans(group, factory, section.options, config.allow_targets)
-        if group != "optimizer":  # which names its parameters otherwise, and is built below
+        if group not in ("optimizer", "task", "loss"):  # which are built below
             _check_names(group, factory, section.options)
     _check_weights(config)
-    parameter = nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
-    trial = _optimizer_over([parameter], config)
+    task_of(config, num_outputs=1)
+    _schedule_parts(config, total_steps=1000, steps_per_epoch=100)  # which refuses spans that cannot be read
+    if _trial_step(config, dims=1) and (problem := _trial_step(config, dims=2)):  # one may take matrices only
+        raise problem
+
+
+def _trial_step(config: Config, dims: int) -> ConfigError | None:
+    """What is wrong with a step of the config's optimizer over one parameter of so many dimensions."""
+    parameter = nn.Parameter(torch.zeros((1,) if dims == 1 else (2,) * dims))
+    parameter.grad = torch.zeros_like(parameter)
     try:
+        trial = _optimizer_over([parameter], config)
+        if averages_itself(trial):
+            _refuse_two_averages(config)
+            trial.train()  # type: ignore[attr-defined]
         trial.step()
+    except ConfigError as error:
+        return error
     except EffbenchError:
         raise
-    except Exception as error:
-        raise ConfigError(f"optimizer ({config.optimizer.target}) cannot step with its options: {error!r}.") from error
+    except Exception as error:  # noqa: BLE001 - a user's class may raise anything
+        return ConfigError(f"optimizer ({config.optimizer.target}) cannot step with its options: {error!r}.")
+    return None
+
+
+def takes_vectors(config: Config) -> bool:
+    """False for an optimizer of matrices only, such as torch.optim.Muon."""
+    return _trial_step(config, dims=1) is None
 
 
 def _check_weights(config: Config) -> None:
@@ -140,7 +176,7 @@ def model(config: Config, num_classes: int, channels: int, image_size: tuple[int
     initialize_lazy(built, f"model._target_ {config.model.target!r}", (channels, *image_size))
     if config.model.pretrained is not None and config.resume is None:  # else the checkpoint has them
         loaded = _load_pretrained(built, expanded(config.model.pretrained))
-        print(f"pretrained: {loaded}", file=sys.stderr)
+        log.info(f"pretrained: {loaded}")
     if config.model.freeze:
         freeze(built, config.model.freeze)
     return built
@@ -177,11 +213,94 @@ def _load_pretrained(built: nn.Module, source: Path) -> Loaded:
         raise DataError(f"model.pretrained: {error} Name another of the run's checkpoints.") from error
 
 
+def task(config: Config, data: Splits, device: torch.device | None = None) -> Task:
+    """The task with its loss and metrics. Raises ConfigError where these do not fit each other or the data."""
+    return _task(config, loss(config, data).to(device or torch.device("cpu")), len(data.classes))
+
+
+def _task(config: Config, minimised: Loss, num_outputs: int) -> Task:
+    section = config.task
+    kind = resolve("task", section.target, config.allow_targets)
+    if not (inspect.isclass(kind) and issubclass(kind, Task)):
+        raise ConfigError(f"task._target_ {section.target!r} is no subclass of effbench.tasks.task.Task.")
+    facts = {"loss": minimised, "metrics": metrics(config), "num_outputs": num_outputs}
+    built: Task = _construct("task", section.target, kind, {**section.options, **facts})
+    return built
+
+
+def task_of(config: Config, num_outputs: int) -> Task:
+    """As `task`, for a trained run: without data, so without class weights."""
+    return _task(config, loss(config), num_outputs)
+
+
+def metrics(config: Config) -> list[Metric]:
+    """The metrics that task.metrics names, by name or as classes of the user's own."""
+    kind = getattr(resolve("task", config.task.target, config.allow_targets), "kind", "class")
+    known, found = shipped(kind), list[Metric]()
+    for name in config.task.metrics:
+        metric: Any = resolve("task", name, config.allow_targets) if "." in name else known.get(name)
+        if metric is None:
+            raise ConfigError(unknown_name("metric in task.metrics", name, known))
+        if not (inspect.isclass(metric) and issubclass(metric, Metric) and hasattr(metric, "name")):
+            raise ConfigError(f"task.metrics: {name!r} must be a subclass of effbench.metrics.Metric with a name.")
+        found.append(_construct("task", name, metric, {}))
+    names = [metric.name for metric in found]
+    if twice := {name for name in names if names.count(name) > 1 or name == LOSS}:
+        raise ConfigError(f"task.metrics names {', '.join(sorted(twice))} twice; each metric has a name of its own.")
+    return found
+
+
+def loss(config: Config, data: Splits | None = None) -> Loss:
+    """The loss; class weights as the train split has classes. Without data, without weights."""
+    section, options = config.loss, config.loss.options
+    kind = resolve("loss", section.target, config.allow_targets)
+    if not inspect.isclass(kind) or not issubclass(kind, Loss | nn.Module):
+        raise ConfigError(f"loss._target_ {section.target!r} must be a subclass of Loss (effbench.tasks.losses), or a "
+                          "loss of torch.nn.")  # fmt: skip
+    if "class_weights" in options:
+        chosen = options.pop("class_weights")
+        if data is not None and not data.train.labels.is_floating_point():
+            options["class_weights"] = class_weights(chosen, data.train.labels, len(data.classes))
+    built: Any = _construct("loss", section.target, kind, options | _unreduced(kind))
+    return built if isinstance(built, Loss) else OfTorch(built)
+
+
+def _unreduced(kind: type) -> dict[str, str]:
+    """torch's losses give one number a sample, which is then summed."""
+    return {} if issubclass(kind, Loss) else {"reduction": "none"}
+
+
 def optimizer(config: Config, built: nn.Module) -> Optimizer:
     """The optimizer over the model's parameter groups."""
     section = config.optimizer
     groups = parameter_groups(built, section.lr, section.weight_decay, section.no_decay, section.group_lr)
+    check_shapes(config, built)
     return _optimizer_over(groups, config)
+
+
+def check_shapes(config: Config, built: nn.Module) -> None:
+    """Refuses parameters to train that an optimizer of matrices only does not take."""
+    if takes_vectors(config):
+        return
+    named = {name: parameter for name, parameter in built.named_parameters() if parameter.requires_grad}
+    taken = {dims: _trial_step(config, dims) is None for dims in {parameter.ndim for parameter in named.values()} | {2}}
+    refused = [f"{name} {tuple(p.shape)}" for name, p in named.items() if not taken[p.ndim]]
+    if taken[2] and refused:
+        raise ConfigError(
+            f"optimizer._target_ {config.optimizer.target!r} takes parameters of "
+            f"{' and '.join(str(dims) for dims in sorted(taken) if taken[dims])} dimensions only, and {len(refused)} "
+            f"of the {len(named)} that the model trains have others: {', '.join(refused[:3])}"
+            f"{', …' if len(refused) > 3 else ''}. Freeze those (model.freeze=[PATTERN]), use a model without them, or "
+            "an optimizer of all shapes, such as optimizer=adamw."
+        )
+
+
+def _refuse_two_averages(config: Config) -> None:
+    if config.ema.enabled:
+        raise ConfigError(
+            f"ema=on averages the weights, and so does {config.optimizer.target} (it has train() and eval()). "
+            "Use ema=off with it."
+        )
 
 
 def _optimizer_over(params: Sequence[Any], config: Config) -> Optimizer:
@@ -195,19 +314,13 @@ def _optimizer_over(params: Sequence[Any], config: Config) -> Optimizer:
 
 
 def _check_fits_the_loop(target: str, kind: type[Optimizer]) -> None:
-    """The loop takes one gradient a step, of parameters of every shape, and tells an optimizer of no validation."""
+    """The loop takes one gradient a step."""
     closure = inspect.signature(kind.step).parameters.get("closure")
-    reason = None
-    if kind is getattr(torch.optim, "Muon", None):
-        reason = "it updates matrices alone, and models have biases, norms and convolutions too"
-    elif callable(getattr(kind, "train", None)) and callable(getattr(kind, "eval", None)):
-        reason = "its train() and eval() swap the weights around each validation, which the loop does not call"
-    elif hasattr(kind, "first_step") or (closure is not None and closure.default is closure.empty):
-        reason = "a step of it takes the gradient more than once, by a closure, and the loop takes it once"
-    if reason:
+    if hasattr(kind, "first_step") or (closure is not None and closure.default is closure.empty):
         raise ConfigError(
-            f"optimizer._target_ {target!r} does not fit the loop: {reason}. Use one of conf/optimizer, such as "
-            "optimizer=adamw, or another class of torch.optim."
+            f"optimizer._target_ {target!r} does not fit the loop: a step of it takes the gradient more than once, by "
+            "a closure, and the loop takes it once. Use one of conf/optimizer, such as optimizer=adamw, or another "
+            "class of torch.optim."
         )
 
 
@@ -221,6 +334,15 @@ def _check_betas(target: str, kind: type[Optimizer], betas: Sequence[float] | No
 
 def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch: int) -> Schedule:
     """The scheduler; options written as spans ('5%', '2 epochs', 'total') become steps."""
+    kind, options = _schedule_parts(config, total_steps, steps_per_epoch)
+    built = _construct("scheduler", config.scheduler.target, kind, {**options, "optimizer": over})
+    return cast(Schedule, built) if hasattr(built, "observe") else TorchSchedule(built, options)
+
+
+def _schedule_parts(
+    config: Config, total_steps: int, steps_per_epoch: int
+) -> tuple[Callable[..., LRScheduler], dict[str, Any]]:
+    """The scheduler's class, and its options with spans as steps. Text is a span unless the class takes text there."""
     section = config.scheduler
     kind = resolve("scheduler", section.target, config.allow_targets)
     if kind is ReduceLROnPlateau:
@@ -228,20 +350,45 @@ def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch:
     if not (inspect.isclass(kind) and issubclass(kind, LRScheduler)):
         raise ConfigError(f"scheduler._target_ {section.target!r} is not a torch LRScheduler.")
     words = inspect.signature(kind).parameters
+    texts = {key for key, word in words.items() if isinstance(word.default, str) or word.annotation in (str, "str")}
     options = {
         key: steps_from(value, f"scheduler.{key}", total_steps, steps_per_epoch)
-        if isinstance(value, str) and not isinstance(words[key].default if key in words else None, str)
+        if isinstance(value, str) and key not in texts and value != AUTO
         else value
         for key, value in section.options.items()
     }
-    built: LRScheduler = _construct("scheduler", section.target, kind, {**options, "optimizer": over})
-    return cast(Schedule, built) if hasattr(built, "observe") else TorchSchedule(built, options)
+    return kind, options
 
 
-def finish(config: Config, data: Splits, on: torch.device) -> Finish:
+def callbacks(config: Config, more: Sequence[Callback] = ()) -> list[Callback]:
+    """The callbacks of the config, then `more`, which were made in Python; each with its name for messages.
+
+    Raises ConfigError for what is no Callback, and for hooks that do not exist or take other arguments.
+    """
+    found = []
+    for name, section in config.callbacks.named.items():
+        key = f"callbacks.{name}"
+        kind = resolve(key, section.target, config.allow_targets)
+        if not (inspect.isclass(kind) and issubclass(kind, Callback)):
+            raise ConfigError(
+                f"{key}._target_ {section.target!r} must be a class derived from effbench.Callback, such as "
+                "class Mine(effbench.Callback): def epoch_end(self, context, values): ..."
+            )
+        _check_booleans(key, kind, section.options, config.allow_targets)
+        found.append((key, _construct(key, section.target, kind, section.options)))
+    found += [(f"callback {type(callback).__name__}", callback) for callback in more]
+    for key, callback in found:
+        if not isinstance(callback, Callback):
+            raise ConfigError(f"callbacks must be instances of effbench.Callback; got {callback!r}.")
+        if complaint := complaint_about(callback):
+            raise ConfigError(f"{key} ({type(callback).__module__}.{type(callback).__qualname__}): {complaint}.")
+    return [NamedCallback(key, callback) for key, callback in found]
+
+
+def batch_transform(config: Config, data: Splits, on: torch.device) -> BatchTransform:
     """Normalisation by the train split's own statistics, and the memory format the model likes."""
     mean, std = channel_statistics(data.train.images)
-    return Finish(tuple(mean), tuple(std), on, memory_format(config))
+    return BatchTransform(tuple(mean), tuple(std), on, memory_format(config))
 
 
 def memory_format(config: Config) -> torch.memory_format:
@@ -253,7 +400,7 @@ def memory_format(config: Config) -> torch.memory_format:
 
 
 def eval_batches(
-    config: Config, split: Split, finishing: Finish, ranks: Ranks, limit: float | None = None
+    config: Config, split: Split, transform: BatchTransform, ranks: DistributedContext, limit: float | None = None
 ) -> EvalBatches:
     """One pass over `split`, or over a sample of all its classes: `limit` batches, or that fraction of the images.
 
@@ -265,7 +412,7 @@ def eval_batches(
     return EvalBatches(
         split,
         batch_size=batch_size,
-        finish=finishing,
+        transform=transform,
         shard=Shard(ranks.rank, ranks.world),
         sample=sample,
         num_workers=config.data.num_workers,
@@ -273,50 +420,65 @@ def eval_batches(
     )
 
 
-def trainer(config: Config, data: Splits, finishing: Finish, ranks: Ranks, checkpoints: Checkpoints | None) -> Trainer:
+def trainer(
+    config: Config, data: Splits, transform: BatchTransform, ranks: DistributedContext, checkpoints: Checkpoints | None
+) -> Trainer:
     """The loop with all its parts; whatever cannot work together is refused here, before the first step."""
     config = settled(config, len(data.train), min(data.shape[1:]), ranks.world)
-    _check_monitors(config, data)
-    train = _train_batches(config, data, finishing, ranks)
+    chosen = task(config, data, transform.device)
+    data = chosen.checked(data)
+    _check_monitors(config, data, chosen)
+    train = _train_batches(config, data, transform, ranks)
     limits = _limits(config)
     channels, height, width = data.shape
     net = model(config, len(data.classes), channels, (height, width))
     _check_outputs(config, net, data)
-    if finishing.device.type == "cpu":
+    if transform.device.type == "cpu":
         accelerate(net)
-    net = net.to(finishing.device, memory_format=memory_format(config))  # type: ignore[call-overload]
+    net = net.to(transform.device, memory_format=memory_format(config))  # type: ignore[call-overload]
     over = optimizer(config, net)
     section, parameters = config.trainer, [p for p in net.parameters() if p.requires_grad]
     decayed = [p for group in over.param_groups if "no_decay" not in group.get("name", "") for p in group["params"]]
-    precision, _ = choose_precision(section.precision, finishing.device)
+    precision, _ = choose_precision(section.precision, transform.device)
     planned = schedule(config, over, limits.total_steps(train.steps_per_epoch), train.steps_per_epoch)
-    weights = class_weights(config.loss.class_weights, data.train.labels, len(data.classes))
     return Trainer(
         model=net,
         forward=ranks.wrap(_compiled(net, section.compile)),
         optimizer=over,
         schedule=planned,
-        plateau_metric=_plateau_metric(config),
+        plateau_metric=_plateau_metric(config, chosen),
         compiled=section.compile is not False,
         train=train,
-        val=_validation(config, data, finishing, ranks),
+        val=_validation(config, data, transform, ranks),
         limits=limits,
-        objective=Objective(config.loss.label_smoothing, None if weights is None else weights.to(finishing.device)),
+        task=chosen,
         penalty=L1Penalty(decayed, config.loss.l1),
         clip=choose_clipping(parameters, section.gradient_clip_val, section.gradient_clip_algorithm),
         precision=precision,
-        ema=Ema(net, config.ema.decay) if config.ema.enabled else NoEma(net),
-        nonfinite=SkipNonFinite(ranks, precision.name != "16-mixed") if section.on_nonfinite == "skip" else None,
-        memory=HalveOutOfMemory() if section.on_oom == "halve" else RaiseOutOfMemory(),
-        undo=KeepBuffers(net) if (section.on_nonfinite, section.on_oom) != ("stop", "raise") else KeepNothing(),
-        stopping=_early_stopping(config, getattr(planned, "rise", 0)),
-        statistics=_statistics(config, net, train, ranks, precision),
+        ema=_average(config, net, over),
+        nonfinite_policy=SkipNonFinite(ranks, precision.name != "16-mixed") if section.on_nonfinite == "skip" else None,
+        oom_policy=SplitOnOutOfMemory() if section.on_oom == "halve" else RaiseOnOutOfMemory(),
+        buffer_snapshot=BufferSnapshot(net)
+        if (section.on_nonfinite, section.on_oom) != ("stop", "raise")
+        else NoBufferSnapshot(),
+        early_stopping=_early_stopping(config, getattr(planned, "rise", 0)),
+        statistics=_statistics(config, net, averages_itself(over), train, ranks, precision),
         checkpoints=checkpoints,
         save_in_background=config.checkpoint.background,
         ranks=ranks,
-        cadence=Cadence(section.check_val_every_n_epoch, section.log_every_n_steps, config.checkpoint.every_n_steps),
+        intervals=Intervals(
+            section.check_val_every_n_epoch, section.log_every_n_steps, config.checkpoint.every_n_steps
+        ),
         callbacks=Callbacks([]),
     )
+
+
+def _average(config: Config, net: nn.Module, over: Optimizer) -> NoEma:
+    """What is evaluated in the place of the trained weights."""
+    if averages_itself(over):
+        _refuse_two_averages(config)
+        return OptimizerAverage(net, over)
+    return Ema(net, config.ema.decay) if config.ema.enabled else NoEma(net)
 
 
 def _check_outputs(config: Config, net: nn.Module, data: Splits) -> None:
@@ -326,7 +488,7 @@ def _check_outputs(config: Config, net: nn.Module, data: Splits) -> None:
     check_logits(net, f"model._target_ {config.model.target!r}", data.shape, len(data.classes), data.name)
 
 
-def _train_batches(config: Config, data: Splits, finishing: Finish, ranks: Ranks) -> TrainBatches:
+def _train_batches(config: Config, data: Splits, transform: BatchTransform, ranks: DistributedContext) -> TrainBatches:
     section = config.data
     if ranks.world > 1 and config.trainer.on_oom == "halve":
         raise ConfigError("trainer.on_oom=halve works in one process; under torchrun use trainer.on_oom=raise.")
@@ -339,7 +501,7 @@ def _train_batches(config: Config, data: Splits, finishing: Finish, ranks: Ranks
             data.train,
             batch_size=batch_size,
             num_classes=len(data.classes),
-            finish=finishing,
+            transform=transform,
             augment=Augment(**config.augment.model_dump()),
             accumulate=config.trainer.accumulate_grad_batches,
             seed=config.seed,
@@ -363,21 +525,31 @@ def _limits(config: Config) -> Limits:
 
 
 def _statistics(
-    config: Config, net: nn.Module, train: TrainBatches, ranks: Ranks, precision: Precision
+    config: Config,
+    net: nn.Module,
+    averages: bool,
+    train: TrainBatches,
+    ranks: DistributedContext,
+    precision: Precision,
 ) -> KeepStatistics:
-    """Every rank makes the same pass, so that they agree without exchanging anything."""
+    """Every rank makes the same pass, so that they agree without exchanging anything.
+
+    averages: whether the optimizer averages the weights.
+    """
     norms = trained_norms(net)
     if not norms:
         return KeepStatistics()
-    batches = partial(statistics_batches, train.split, train.finish, config.seed)
-    kind = AveragedStatistics if config.ema.enabled else RefreshStatistics
+    batches = partial(statistics_batches, train.split, train.transform, config.seed)
+    kind = AveragedStatistics if averages or config.ema.enabled else RefreshStatistics
     return kind(norms, batches, train.batch_size // ranks.world, config.data.eval_batch_size, precision)
 
 
-def _validation(config: Config, data: Splits, finishing: Finish, ranks: Ranks) -> EvalBatches | None:
+def _validation(
+    config: Config, data: Splits, transform: BatchTransform, ranks: DistributedContext
+) -> EvalBatches | None:
     if data.val is None:
         return None
-    return eval_batches(config, data.val, finishing, ranks, config.trainer.limit_val_batches)
+    return eval_batches(config, data.val, transform, ranks, config.trainer.limit_val_batches)
 
 
 def _early_stopping(config: Config, warmup: int) -> NoEarlyStopping:
@@ -388,15 +560,22 @@ def _early_stopping(config: Config, warmup: int) -> NoEarlyStopping:
     return EarlyStopping(section.monitor, section.mode, patience, section.min_delta, section.stopping_threshold, warmup)
 
 
-def _check_monitors(config: Config, data: Splits) -> None:
-    """What is monitored must be measured: without a validation split there is no val/*."""
+def _check_monitors(config: Config, data: Splits, chosen: Task) -> None:
+    """What is monitored must be measured, in its own direction; without a validation split there is no val/*."""
+    for key in ("checkpoint", "early_stopping"):
+        section = getattr(config, key)
+        metric = section.monitor.partition("/")[2]
+        if metric not in chosen.names:
+            raise ConfigError(unknown_name(f"{key}.monitor", section.monitor, [f"val/{name}" for name in chosen.names]))
+        if section.mode != chosen.displays[metric].mode:
+            raise ConfigError(f"{key}.mode must be {chosen.displays[metric].mode} for {metric}; got {section.mode}.")
     if data.val is not None:
         return
     wanted = {"checkpoint.monitor": config.checkpoint.monitor} if config.checkpoint.save_top_k else {}
     if config.early_stopping.enabled:
         wanted["early_stopping.monitor"] = config.early_stopping.monitor
     if "mode" in config.scheduler.options:
-        wanted["scheduler"] = _plateau_metric(config)
+        wanted["scheduler"] = _plateau_metric(config, chosen)
     for key, metric in wanted.items():
         if not metric.startswith("val/"):
             continue
@@ -406,9 +585,14 @@ def _check_monitors(config: Config, data: Splits) -> None:
         )
 
 
-def _plateau_metric(config: Config) -> str:
-    """What a schedule observes: the loss, or where its `mode` is max the accuracy."""
-    return "val/acc" if config.scheduler.options.get("mode") == "max" else "val/loss"
+def _plateau_metric(config: Config, chosen: Task) -> str:
+    """What a schedule observes: the loss, or where its `mode` is max the task's first metric that is to rise."""
+    if config.scheduler.options.get("mode") != "max":
+        return f"val/{LOSS}"
+    rising = [name for name, display in chosen.displays.items() if display.mode == "max"]
+    if not rising:
+        raise ConfigError(f"scheduler.mode=max, but task.metrics={list(chosen.names[1:])} has none that is to rise.")
+    return f"val/{rising[0]}"
 
 
 def _limit(limit: float | None, available: int) -> int | None:

@@ -10,12 +10,15 @@ import codecs
 import errno
 import io
 import json
+import logging
 import os
 import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
+
+log = logging.getLogger(__name__)
 
 _ERRORS = "effbench.plain"  # the name under which `_in_plain_words` is known to the codecs
 _PLAIN = {"×": "x", "±": "+/-", "…": "...", "→": "->", "–": "-", "—": "-", "≥": ">=", "≤": "<=", "µ": "u", "█": "#"}
@@ -83,13 +86,19 @@ def settled(code: int) -> int:
     lost = channel.lost if channel else None
     if lost is None or lost.errno == errno.EPIPE:
         return code
-    print(f"error: the result could not be written to stdout ({lost.strerror}).", file=sys.stderr)
+    log.error(f"the result could not be written to stdout ({lost.strerror}).")
     return code or 1
 
 
 def writes_unicode() -> bool:
     """Whether stdout takes every character; JSON is escaped where it does not, so that nothing is replaced."""
     return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """The text with ASCII for the characters that the stream's encoding lacks."""
+    encoding = getattr(stream, "encoding", None) or "ascii"
+    return text.encode(encoding, _ERRORS).decode(encoding)
 
 
 def _open_closed_descriptors() -> None:

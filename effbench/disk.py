@@ -133,3 +133,12 @@ def require_moves(folder: Path) -> None:
     finally:
         for left in (trial, moved):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames what a failed job left, so that nothing of it is overwritten."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.failed-{number}")).exists():
+        number += 1
+    move(folder, aside)
+    return aside

@@ -9,6 +9,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def first_line(error: BaseException) -> str:
+    """Of its message; its class where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class EffbenchError(Exception):
     """The run failed (exit code 1)."""
 

@@ -10,12 +10,12 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import re
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,8 +28,11 @@ from effbench.redaction import redact, redact_environment
 from effbench.summary_schema import check_plain, complaints, wrong_fields
 from effbench.units import human_bytes
 
+log = logging.getLogger(__name__)
+
 SUMMARY_SCHEMA = 1
-STATUSES = ("completed", "stopped_early", "interrupted", "diverged", "failed")
+FINISHED = ("completed", "stopped_early")  # the statuses of a run that trained to its end and was tested
+STATUSES = (*FINISHED, "interrupted", "diverged", "failed")
 RUN_FOLDER = "hydra.run.dir=DIR"  # what names another place for a run, in a message's remedy
 
 
@@ -148,11 +151,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def prepare_run_folder(folder: Path) -> Path:
-    """The folder, made and tried for writing; refused where it already holds a run."""
+def check_new_run(folder: Path) -> None:
+    """Raises ConfigError where the writable `folder` holds a run already, or its file system can hold none."""
     if (folder / "summary.json").exists() or any((folder / "checkpoints").glob("step-*")):
         raise ConfigError(f"{folder} holds a run already. Continue it with resume={folder}, or choose another folder.")
-    require_writable(folder)
     if (folder / "checkpoints").is_dir():  # of a run that was killed before it saved
         require_writable(folder / "checkpoints")
     try:
@@ -162,7 +164,6 @@ def prepare_run_folder(folder: Path) -> Path:
             f"the output folder {folder} cannot hold a run: its file system does not rename files and folders "
             f"({error.strerror}). Choose another with {RUN_FOLDER}."
         ) from error
-    return folder
 
 
 def require_writable(folder: Path, elsewhere: str = RUN_FOLDER) -> None:
@@ -257,7 +258,7 @@ class MetricsFile:
             csv.writer(self._stream).writerow(cells)
             self._stream.flush()
         except OSError as error:
-            print(f"warning: {self._path} ends here: {error.strerror}; training goes on", file=sys.stderr)
+            log.warning(f"{self._path} ends here: {error.strerror}; training goes on")
             stream, self._stream = self._stream, None
             with suppress(OSError):  # what is left in its buffer has no room either
                 stream.close()

@@ -46,6 +46,13 @@ def write_images(root: Path) -> None:
 
 FILES: dict[str, Callable[[Path], None]] = {"cifar10": write_cifar10, "image_folder": write_images}
 OWN_WORDS = {"image_folder": ["data.image_size=32", "data.cache_dir='{root}_cache'"]}
+_LABELS, _VALUES = (["data=synthetic", f"data.targets={kind}"] for kind in ("labels", "values"))
+BESIDE = {  # what a choice needs beside it
+    "task=multilabel": ["loss=bce", *_LABELS],
+    "loss=bce": ["task=multilabel", *_LABELS],
+    "task=regression": ["loss=mse", *_VALUES],
+    "loss=mse": ["task=regression", *_VALUES],
+}
 OF_THE_FULL_SET = ["fast_fashion"]  # recipes, tried on the embedded part of it
 
 
@@ -79,9 +86,11 @@ def plan(scratch: Path) -> dict[str, tuple[int, list[list[str]]]]:
         small = [] if group == "model" else ["model=cnn"]
         names = members(group)
         with_files = [name for name in names if group == "data" and name in FILES]
-        together = [name for name in names if name not in with_files]
+        others = [name for name in names if f"{group}={name}" in BESIDE]
+        together = [name for name in names if name not in (*with_files, *others)]
         words = [[f"{group}={','.join(together)}", *small]]
         words += [[f"{group}={name}", *small, *words_for(name, scratch)] for name in with_files]
+        words += [[f"{group}={name}", *small, *BESIDE[f"{group}={name}"]] for name in others]
         sweeps[group] = (len(names), words)
     return sweeps
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import effbench
-from effbench.commands.predict import predict_files
+from effbench.cli.predict import predict_files
 from effbench.config.compare import leaves
 from effbench.config.schema import Config
 from effbench.errors import ConfigError
@@ -27,7 +27,7 @@ WORDS = [
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("effbench.commands.training.draw_curves", lambda folder, _: folder / "curves.png")
+    monkeypatch.setattr("effbench.run.session.draw_curves", lambda folder, _: folder / "curves.png")
     return tmp_path
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effbench import cli
-from effbench.commands import arguments
+from effbench.cli import flags
 from effbench.errors import ConfigError, DataError, EffbenchError, MissingExtraError
 from tests.commandline import effbench, python
 
@@ -90,7 +90,7 @@ def test_exit_codes_tell_a_failed_run_from_a_wrong_command(
     def broken(_: object) -> int:
         raise raised
 
-    monkeypatch.setattr("effbench.commands.env.main", broken)
+    monkeypatch.setattr("effbench.cli.env.main", broken)
     assert cli.main(["env"]) == code
     out, err = capsys.readouterr()
     assert not out
@@ -103,7 +103,7 @@ def test_an_output_file_that_is_a_pipe_without_a_reader_is_an_error(
     def broken(_: object) -> int:
         raise BrokenPipeError
 
-    monkeypatch.setattr("effbench.commands.env.main", broken)
+    monkeypatch.setattr("effbench.cli.env.main", broken)
     assert cli.main(["env"]) == 1
     assert capsys.readouterr().err.startswith("error: the reader of the output file has left")
 
@@ -183,21 +183,21 @@ def test_flags_may_stand_anywhere(overrides: list[str], placed: list[tuple[tuple
         words.insert(min(place, len(words)), list(flag))
     flat = [word for group in words for word in group]
     first = [word for group in sorted(words, key=lambda group: not group[0].startswith("-")) for word in group]
-    anywhere, in_front = (arguments.split(line, arguments.CONFIG_FLAGS) for line in (flat, first))
+    anywhere, in_front = (flags.parse_flags(line, flags.VERB_FLAGS["train"]) for line in (flat, first))
     assert anywhere.overrides == overrides
     assert anywhere == in_front
 
 
 def test_a_flag_takes_its_value_behind_a_space_or_an_equals_sign() -> None:
-    spaced = arguments.split(["--cfg", "job", "--config-dir", "a b"], arguments.CONFIG_FLAGS)
-    joined = arguments.split(["--cfg=job", "--config-dir=a b"], arguments.CONFIG_FLAGS)
+    spaced = flags.parse_flags(["--cfg", "job", "--config-dir", "a b"], flags.VERB_FLAGS["train"])
+    joined = flags.parse_flags(["--cfg=job", "--config-dir=a b"], flags.VERB_FLAGS["train"])
     assert spaced == joined
     assert spaced.values == {"cfg": "job", "config_dir": "a b"}
 
 
 def test_info_takes_a_page_only_if_it_is_one() -> None:
-    with_page = arguments.split(["--info", "searchpath", "model=mlp"], arguments.CONFIG_FLAGS)
-    without = arguments.split(["--info", "model=mlp"], arguments.CONFIG_FLAGS)
+    with_page = flags.parse_flags(["--info", "searchpath", "model=mlp"], flags.VERB_FLAGS["train"])
+    without = flags.parse_flags(["--info", "model=mlp"], flags.VERB_FLAGS["train"])
     assert (with_page.values["info"], without.values["info"]) == ("searchpath", "")
     assert with_page.overrides == without.overrides == ["model=mlp"]
 
@@ -209,8 +209,8 @@ def test_info_takes_a_page_only_if_it_is_one() -> None:
         (["train", "--cfg", "job", "--json"], "--json is for the result of training"),
         (["train", "--cfg"], "--cfg needs a value"),
         (["train", "--config-dir"], "--config-dir needs a value"),
-        (["eval", "run", "-m"], "Flags: --help, --json"),
-        (["env", "--cfg", "job"], "Flags: --help, --json"),
+        (["eval", "run", "-m"], "Flags: --help, --json, --quiet, --verbose"),
+        (["env", "--cfg", "job"], "Flags: --help, --json, --quiet, --verbose"),
         (["recipe", "show", "swin_lion", "--json"], "recipe show has no --json"),
         (["summary", "--info"], "there is no flag --info"),
         (["predict", "run", "--", "x.png"], "there is no flag --"),
@@ -238,6 +238,9 @@ def test_a_flag_that_the_verb_does_not_have_is_refused_with_those_it_has(
         ("effbench train model=mlp optimizer=ada", {"optimizer=adam", "optimizer=adamw", "optimizer=adan"}),
         ("effbench summary recipe=swin", {"recipe=swin_lion", "recipe=swin_lion_cpu"}),
         ("effbench train optimizer.wei", {"optimizer.weight_decay="}),
+        ("effbench -q train -v model=mo", {"model=mobilenet"}),
+        ("effbench eval RUN --", {"--help", "--json", "--quiet", "--verbose"}),
+        ("effbench train model=mlp --q", {"--quiet"}),
     ],
 )
 def test_completion_offers_what_fits(
@@ -278,4 +281,4 @@ def test_hydra_leaves_the_arguments_of_the_process_alone() -> None:
 
 
 def test_every_verb_has_a_module() -> None:
-    assert all(callable(importlib.import_module(f"effbench.commands.{verb}").main) for verb in cli.VERBS)
+    assert all(callable(importlib.import_module(f"effbench.cli.{verb}").main) for verb in cli.VERBS)

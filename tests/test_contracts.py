@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from effbench.commands.dry_build import dry_build
 from effbench.config import schema
 from effbench.config.compose import compose
 from effbench.config.paths import conf_dir, recipes_dir
 from effbench.report.cost import Setting
+from effbench.run.validate import dry_build
 
 SMALL = Setting((3, 32, 32), 10)
 GROUP_FILES = sorted(conf_dir().glob("*/*.yaml"))

@@ -14,7 +14,7 @@ import pytest
 
 from effbench import disk
 from effbench.errors import ConfigError
-from effbench.records import prepare_run_folder, write_text
+from effbench.records import check_new_run, write_text
 from tests.commandline import TINY, python
 from tests.compiler import needs_compiler
 
@@ -168,5 +168,5 @@ def test_a_folder_that_cannot_be_synced_is_no_error_but_a_failing_disk_is(
 def test_a_file_system_that_renames_nothing_is_refused_before_the_first_step(faulty: Any, tmp_path: Path) -> None:
     faulty("replace", errno.ENOTSUP)
     with pytest.raises(ConfigError, match="cannot hold a run: its file system does not rename"):
-        prepare_run_folder(tmp_path / "run")
-    assert not list((tmp_path / "run").iterdir())
+        check_new_run(tmp_path)
+    assert not list(tmp_path.iterdir())

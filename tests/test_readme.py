@@ -92,6 +92,19 @@ def test_the_notebook_lines_work() -> None:
     assert names["probabilities"].sum(1).allclose(torch.ones(3))
 
 
+@pytest.mark.usefixtures("at_work")
+def test_the_callback_shown_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    [source] = [block for block in blocks("python") if "Callback" in block]
+    [own] = [block for block in blocks("yaml") if "hooks.Diary" in block]
+    (Path("mine") / "callbacks").mkdir(exist_ok=True)
+    (Path("mine") / "callbacks" / "diary.yaml").write_text(own)
+    Path("hooks.py").write_text(source)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    words = ["model=mlp", "debug=smoke", "--config-dir", "mine", "allow_targets=[hooks]", "hydra.run.dir=DIARY"]
+    assert cli.main(["train", *words, "callbacks=[keep_weights,diary]", "callbacks.diary.every=1"]) == 0
+    assert "val/loss" in (Path("DIARY") / "diary-1.txt").read_text()
+
+
 def test_the_table_of_groups_is_what_there_is() -> None:
     from effbench.config.compose import group_options
 

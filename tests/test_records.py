@@ -23,8 +23,8 @@ from effbench.records import (
     STATUSES,
     SUMMARY_SCHEMA,
     MetricsFile,
+    check_new_run,
     keep_rows_up_to,
-    prepare_run_folder,
     read_any_summary,
     read_metrics,
     read_summary,
@@ -165,8 +165,10 @@ def test_the_sha256_is_that_of_the_bytes(tmp_path):
 # --- the run's folder
 
 
-def test_a_new_folder_is_made_and_left_empty(tmp_path):
-    assert prepare_run_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+def test_a_new_folder_is_left_empty(tmp_path):
+    check_new_run(tmp_path)
+    require_writable(tmp_path / "a" / "b")
+    assert names(tmp_path) == ["a"]
     assert names(tmp_path / "a" / "b") == []
 
 
@@ -175,7 +177,7 @@ def test_a_folder_with_a_run_is_refused_with_the_way_to_continue_it(trace, tmp_p
     (tmp_path / trace).parent.mkdir(exist_ok=True)
     (tmp_path / trace).touch()
     with pytest.raises(ConfigError, match=rf"{tmp_path} holds a run already.*resume={tmp_path}"):
-        prepare_run_folder(tmp_path)
+        check_new_run(tmp_path)
 
 
 @pytest.mark.row(7)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from effbench.config.compose import compose, group_options
-from effbench.data.cifar10 import cifar10
-from effbench.data.image_folder import image_folder
+from effbench.data.images.cifar10 import cifar10
+from effbench.data.images.image_folder import image_folder
 from tests import smoke
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from effbench.config import names
-from effbench.config.compare import OF_ONE_SITTING
+from effbench.config.compare import EPHEMERAL_KEYS
 from effbench.config.compose import compose_raw, plain
 from effbench.config.recipes import quoted
 
@@ -40,7 +40,7 @@ def _values(content: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in content.items():
         if isinstance(value, Mapping):
             found |= {f"{name}.{key}": item for key, item in value.items()}
-        elif name not in OF_ONE_SITTING:
+        elif name not in EPHEMERAL_KEYS:
             found[name] = value
     return found
 

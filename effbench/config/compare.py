@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-OF_ONE_SITTING = ("resume", "allow_targets")  # say how a run is started, not what it is
+EPHEMERAL_KEYS = ("resume", "allow_targets", "schema_version")  # of an invocation or of the record, not settings
 
 # Where data lie and what computes: none of it makes another experiment.
 PLACES = ("device.", "logger.", "checkpoint.background", "data.root", "data.cache_dir", "data.num_workers",
@@ -16,7 +16,7 @@ PLACES = ("device.", "logger.", "checkpoint.background", "data.root", "data.cach
 
 def config_digest(content: Mapping[str, Any]) -> str:
     """sha256 (hex) of a config's plain containers, whatever the order of their keys."""
-    lasting = {key: value for key, value in content.items() if key not in OF_ONE_SITTING}
+    lasting = {key: value for key, value in content.items() if key not in EPHEMERAL_KEYS}
     return hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -27,10 +27,10 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[s
 
 
 def leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of all that is no mapping, but for the keys of one sitting."""
+    """Dotted key -> value of all that is no mapping, without EPHEMERAL_KEYS."""
     found: dict[str, Any] = {}
     for key, value in content.items():
-        if not prefix and key in OF_ONE_SITTING:
+        if not prefix and key in EPHEMERAL_KEYS:
             continue
         if isinstance(value, Mapping) and value:
             found |= leaves(value, f"{prefix}{key}.")

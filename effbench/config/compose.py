@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.allow import look_beside
+from effbench.cache_dir import expanded, refuse_url
 from effbench.config import hints, names
 from effbench.config.paths import conf_dir
 from effbench.config.recipes import register_recipes
 from effbench.config.words import as_meant, boolean_word, expand_folders, with_paths_as_text
 from effbench.config.yaml_text import check_references
-from effbench.errors import ConfigError, unknown_name
-from effbench.places import expanded, refuse_url
+from effbench.errors import ConfigError, first_line, unknown_name
+from effbench.metrics import LOSS, shipped_mode
 from effbench.redaction import REDACTED
+from effbench.target_allowlist import look_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +114,7 @@ def _name(raw: DictConfig, key: str) -> str:
     try:
         return str(OmegaConf.select(raw, f"hydra.{key}"))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"hydra.{key} does not resolve: {_first_line(error)}") from error
+        raise ConfigError(f"hydra.{key} does not resolve: {first_line(error)}") from error
 
 
 def check_folder(config_dir: str | Path) -> None:
@@ -150,7 +151,7 @@ def plain(raw: DictConfig) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, RecursionError) as error:
-        raise ConfigError(f"the config does not resolve: {_first_line(error)}") from error
+        raise ConfigError(f"the config does not resolve: {first_line(error)}") from error
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 
@@ -159,10 +160,10 @@ def parse(content: Mapping[str, Any]) -> schema.Config:
     """Plain containers -> Config; one ConfigError lists every key that breaks a rule."""
     from pydantic import ValidationError
 
-    from effbench.allow import check_targets
     from effbench.config import schema
+    from effbench.target_allowlist import check_targets
 
-    content = with_paths_as_text(content)
+    content = _with_monitor(with_paths_as_text(content))
     check_targets(content)
     try:
         config = schema.Config.model_validate(dict(content))
@@ -172,14 +173,28 @@ def parse(content: Mapping[str, Any]) -> schema.Config:
     return config
 
 
-METRICS = ("train/loss", "train/acc", "val/loss", "val/acc")
+def _with_monitor(content: dict[str, Any]) -> dict[str, Any]:
+    """checkpoint.monitor=auto and mode=auto as the task's first metric; a metric of the user's own is to be named."""
+    section, task = content.get("checkpoint"), content.get("task")
+    if not (isinstance(section, dict) and isinstance(task, dict) and isinstance(task.get("metrics"), list)):
+        return content
+    if section.get("monitor") == "auto":
+        shipped_ones = [name for name in task["metrics"] if isinstance(name, str) and "." not in name]
+        section = {**section, "monitor": f"val/{shipped_ones[0] if shipped_ones else LOSS}"}
+    if section.get("mode") == "auto" and isinstance(section.get("monitor"), str):
+        section = {**section, "mode": shipped_mode(section["monitor"]) or "max"}
+    return {**content, "checkpoint": section}
 
 
 def _check_metrics(config: schema.Config) -> None:
+    """What is monitored must be measured. Metrics of the user's own are known when their module is imported."""
+    shipped_ones = [name for name in (LOSS, *config.task.metrics) if "." not in name]
+    own = len(shipped_ones) <= len(config.task.metrics)
+    names = [f"{split}/{name}" for name in shipped_ones for split in ("train", "val")]
     for section in ("early_stopping", "checkpoint"):
         monitor = getattr(config, section).monitor
-        if monitor not in METRICS:
-            raise ConfigError(unknown_name(f"{section}.monitor", monitor, METRICS))
+        if monitor not in names and not (own and monitor.startswith(("train/", "val/"))):
+            raise ConfigError(unknown_name(f"{section}.monitor", monitor, names))
 
 
 def _rules(errors: Iterable[Any], content: Mapping[str, Any]) -> list[str]:
@@ -204,9 +219,9 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
         fields = _fields(location[0]) if len(location) > 1 else list(schema.Config.model_fields)
         known = [name for name in fields or dict(section or {}) if name != location[-1]]
         listed = unknown_name("key", key, [f"{location[0]}.{name}" if len(location) > 1 else name for name in known])
-        if difflib.get_close_matches(key, names.leaves(content) - {key}, n=1, cutoff=0.9):
+        if difflib.get_close_matches(key, names.all_keys(content) - {key}, n=1, cutoff=0.9):
             return listed  # a slip
-        hint = hints.for_key(key, str(item["input"]), names.leaves(content) - {key}, names.group_options())
+        hint = hints.for_key(key, str(item["input"]), names.all_keys(content) - {key}, names.group_options())
         return f"{listed.partition(' Did you mean')[0]} {hint}" if hint else listed
     if item["type"] == "missing":
         base = conf_dir() / location[0] / "_base.yaml"
@@ -230,15 +245,11 @@ def _fields(section: str) -> list[str]:
     return list(annotation.model_fields) if isinstance(annotation, type) else []
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _one_line(error: Exception) -> str:
     """Hydra's first line says all; what reads YAML says where on further lines."""
     from yaml import YAMLError
 
-    return " ".join(str(error).split()) if isinstance(error, YAMLError) else _first_line(error)
+    return " ".join(str(error).split()) if isinstance(error, YAMLError) else first_line(error)
 
 
 def _explain_if_possible(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
@@ -262,18 +273,20 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
             continue
         options = [name for name in config_loader.get_group_options(group) if not name.startswith("_")]
         value = override.value()
+        several = value if isinstance(value, list) else [value]
         is_file = group == GROUP and "/" in str(value)
         if is_file:
             _check_recipe_file(str(value))
         if is_file or override.is_delete():
             choices.append(override.input_line)
-        elif isinstance(value, str) and value in options:
-            choices.append(f"{group}={value}")
+        elif all(isinstance(name, str) and name in options for name in several):
+            choices.append(f"{group}={value}" if isinstance(value, str) else override.input_line)
         else:
-            raise ConfigError(hints.unknown_choice(group, "null" if value is None else str(value), options))
+            unknown = next(name for name in several if name not in options)
+            raise ConfigError(hints.unknown_choice(group, "null" if unknown is None else str(unknown), options))
     import hydra
 
-    known = names.leaves(plain(hydra.compose(ROOT, overrides=choices)))
+    known = names.all_keys(plain(hydra.compose(ROOT, overrides=choices)))
     for override in parsed(overrides, config_loader):
         key = str(override.key_or_group)
         if key in groups or key.startswith("hydra") or override.is_force_add() or override.is_add():
@@ -315,7 +328,7 @@ def parsed(overrides: Iterable[str], config_loader: ConfigLoader) -> Iterator[An
         try:
             found = parser.parse_override(override)
         except HydraException as error:
-            raise ConfigError(_unreadable(override, _first_line(error))) from error
+            raise ConfigError(_unreadable(override, first_line(error))) from error
         if not found.key_or_group:
             raise ConfigError(_unreadable(override, "there is no key"))
         found.config_loader = config_loader  # a glob(*) looks up what there is

@@ -45,7 +45,9 @@ KEYS = {
     "trainer.check_val_every_n_epoch=N (whole epochs; checkpoint.every_n_steps=N saves between)": (
         "trainer.valcheckinterval"
     ),
-    "early_stopping=on|off, checkpoint.save_top_k=N or ema=on": "trainer.callbacks",
+    "callbacks={} (early_stopping=on|off, checkpoint.save_top_k=N and ema=on are groups of their own)": (
+        "trainer.callbacks callback hooks"
+    ),
     "logger=csv|tensorboard|wandb|mlflow": "trainer.logger",
     "hydra.run.dir={}": (
         "trainer.defaultrootdir trainer.weightssavepath output out outputdir outdir savedir logdir workdir rundir o"
@@ -210,6 +212,11 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
     },
     "loss": {
         "loss=cross_entropy": "ce crossentropyloss xent nll nllloss",
+        "loss=focal": "focalloss sigmoidfocal",
+        "task=multilabel loss=bce": "bcewithlogits bcewithlogitsloss bceloss binarycrossentropy",
+        "task=regression loss=mse": "mseloss l2 meansquarederror",
+        "task=regression loss=mse loss._target_=torch.nn.modules.loss.L1Loss": "l1 l1loss mae",
+        "task=regression loss=mse loss._target_=torch.nn.modules.loss.SmoothL1Loss": "huber huberloss smoothl1",
         "loss.label_smoothing=0.1": "labelsmoothing",
     },
     "ema": {
@@ -245,19 +252,23 @@ MISSING: Mapping[str, Mapping[str, str]] = {
         "It takes the gradient more than once a step, and the loop takes it once: it does not fit yet.": (
             "sam asam gsam lbfgs adahessian"
         ),
-        "It swaps the weights around each validation, which the loop does not tell it of: it does not fit yet.": (
-            "schedulefree adamwschedulefree sgdschedulefree lookahead ranger"
-        ),
+        "It wraps another optimizer, which one class and its options cannot name: it does not fit yet.": "lookahead",
+        "Install schedulefree and write optimizer=adamw optimizer._target_=schedulefree.AdamWScheduleFree "
+        "~optimizer.fused scheduler=constant allow_targets=[schedulefree].": "schedulefree adamwschedulefree",
+        "Install schedulefree and write optimizer=sgd optimizer._target_=schedulefree.SGDScheduleFree "
+        "~optimizer.nesterov ~optimizer.fused scheduler=constant allow_targets=[schedulefree].": "sgdschedulefree",
         "A class of an installed package that steps once a gradient is used by optimizer=adamw "
         "optimizer._target_=PACKAGE.CLASS allow_targets=[PACKAGE], less the options that it does not take "
         "(~optimizer.fused).": (
-            "shampoo soap sophia prodigy dadaptation dadaptadam galore apollo came adopt mars madgrad laprop sgdp sgdw "
-            "adabound yogi lomo adam8bit adamw8bit pagedadamw"
+            "ranger shampoo soap sophia prodigy dadaptation dadaptadam galore apollo came adopt mars madgrad laprop "
+            "sgdp sgdw adabound yogi lomo adam8bit adamw8bit pagedadamw"
         ),
     },
     "loss": {
-        "effbench trains classifiers of one label an image, by cross entropy (loss.label_smoothing and "
-        "loss.class_weights change it).": "mse l1 huber bce bcewithlogits focal dice triplet contrastive hinge",
+        "There are cross_entropy, focal, bce (for task=multilabel) and mse (for task=regression), and any class of "
+        "torch.nn.modules.loss as loss._target_. A loss of your own is one class and one YAML (CONTRIBUTING.md).": (
+            "dice triplet contrastive hinge arcface"
+        ),
     },
 }
 

@@ -108,7 +108,7 @@ def _check_harmless(name: str, package: str | None, content: Any) -> None:
     for key in PROTECTED:
         if key in content:
             raise ConfigError(f"recipe {name} sets '{key}', which can run other code. Give it on the command line.")
-    for key, value in leaves(content):
+    for key, value in scalars(content):
         if isinstance(value, str) and _RESOLVER.search(value):
             raise ConfigError(
                 f"recipe {name}: {key} is {value!r}, which looks up more than the config's own keys. A recipe may hold "
@@ -119,7 +119,7 @@ def _check_harmless(name: str, package: str | None, content: Any) -> None:
 _RESOLVER = re.compile(r"\$\{[^}]*[:$]")  # ${oc.env:HOME}, ${${key}}
 
 
-def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def scalars(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of all that is no collection, unresolved."""
     if isinstance(content, DictConfig | ListConfig):
         content = OmegaConf.to_container(content, resolve=False)
@@ -127,7 +127,7 @@ def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, content
         return
     for name, value in content.items() if isinstance(content, dict) else enumerate(content):
-        yield from leaves(value, f"{key}.{name}" if key else str(name))
+        yield from scalars(value, f"{key}.{name}" if key else str(name))
 
 
 class GuardedRepository(ConfigRepository):

@@ -20,7 +20,6 @@ from effbench.errors import ConfigError
 
 ROOT = "config"
 GROUP = "recipe"
-_OF_ALL_RUNS = ("trainer", "augment", "loss", "ema", "early_stopping", "checkpoint", "logger")  # the same keys in each
 _ITEM = r"[\w./+-]+"
 _KEY = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _PLAIN = re.compile(rf"(?P<key>{_KEY})=(?P<value>{_ITEM}|\[(?:{_ITEM}(?:,{_ITEM})*)?\])", re.ASCII)
@@ -47,15 +46,16 @@ def refuse_mistyped(overrides: Sequence[str]) -> None:
         return
     given = [pair for pair in pairs if pair is not None]
     for key, value in given:
-        if key in groups and value not in groups[key]:
-            if _NAME.fullmatch(value) is None or value.lower() in _NO_NAMES:
+        unknown = [name for name in choices_in(value) if name not in groups[key]] if key in groups else []
+        for name in unknown:
+            if _NAME.fullmatch(name) is None or name.lower() in _NO_NAMES:
                 return
-            raise ConfigError(hints.unknown_choice(key, value, groups[key]))
+            raise ConfigError(hints.unknown_choice(key, name, groups[key]))
     keys: set[str] | None = None
     for key, value in given:
         if key in groups or key.startswith("hydra"):
             continue
-        keys = keys or leaves(composed(given, groups))
+        keys = keys or all_keys(composed(given, groups))
         if key not in keys:
             raise ConfigError(nearest_key(key, keys, value, groups))
 
@@ -70,7 +70,8 @@ def completions(words: Sequence[str], word: str) -> list[str] | None:
         return None
     given = [pair for pair in pairs if pair is not None]
     groups = group_options()
-    if any(name in groups and choice not in groups[name] for name, choice in given) or key.startswith("hydra"):
+    chosen = {name: choices_in(choice) for name, choice in given if name in groups}
+    if any(set(choices) - set(groups[name]) for name, choices in chosen.items()) or key.startswith("hydra"):
         return None
     if equals and key in groups:
         return [f"{key}={name}" for name in groups[key] if name.startswith(value)]
@@ -92,27 +93,26 @@ def composed(choices: Iterable[tuple[str, str]], groups: Mapping[str, Sequence[s
     content: dict[str, Any] = {}
     for group, name in (chosen | wanted).items():
         if group not in late:
-            _merge(content, {group: _member(group, str(name))})
+            content[group] = {}
+            for each in choices_in(name):
+                _merge(content, {group: member(group, each)})
     _merge(content, {key: value for key, value in root.items() if key not in ("defaults", "hydra")})
     for group, name in late.items():
-        _merge(content, _member(group, name))
+        _merge(content, member(group, name))
     return content
 
 
-def with_later_keys(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config, with the keys that effbench has had only since then at what they are by default."""
-    usual = composed((), group_options())
-    more = {
-        section: {**usual[section], **content[section]}
-        for section in _OF_ALL_RUNS
-        if isinstance(content.get(section), Mapping)
-    }
-    return {**content, **more}
+def choices_in(value: object) -> list[str]:
+    """The names in GROUP=NAME and GROUP=[NAME,NAME], whose files are merged in that order."""
+    if isinstance(value, list):
+        return [str(name) for name in value]
+    text = str(value)
+    return [name for name in text[1:-1].split(",") if name] if text.startswith("[") else [text]
 
 
 def choice_like(group: str, content: Mapping[str, Any]) -> str | None:
     """Of effbench's own choices that build this target, the one with the most values alike."""
-    found = {name: _member(group, name) for name in group_options()[group]}
+    found = {name: member(group, name) for name in group_options()[group]}
     alike = {
         name: sum(key in content and content[key] == value for key, value in own.items())
         for name, own in found.items()
@@ -132,13 +132,13 @@ def _choices(group: str, name: str | None) -> dict[str, str]:
     return found
 
 
-def _member(group: str, name: str | None) -> dict[str, Any]:
+def member(group: str, name: str | None) -> dict[str, Any]:
     """A file of a group, over those of its group that it starts from."""
     own = read(_path(group, name)) if name else {}
     content: dict[str, Any] = {}
     for entry in own.get("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
-            _merge(content, _member(group, entry))
+            _merge(content, member(group, entry))
     _merge(content, {key: value for key, value in own.items() if key != "defaults"})
     return content
 
@@ -222,13 +222,13 @@ def _at(content: Any, key: str) -> Any:
     return content
 
 
-def leaves(content: Mapping[str, Any], prefix: str = "") -> set[str]:
+def all_keys(content: Mapping[str, Any], prefix: str = "") -> set[str]:
     """Every key of the tree, dotted, inner nodes included."""
     keys = set()
     for name, value in content.items():
         keys.add(f"{prefix}{name}")
         if isinstance(value, Mapping):
-            keys |= leaves(value, f"{prefix}{name}.")
+            keys |= all_keys(value, f"{prefix}{name}.")
     return keys
 
 

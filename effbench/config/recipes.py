@@ -9,8 +9,8 @@ import os
 import re
 from pathlib import Path
 
+from effbench.cache_dir import refuse_url
 from effbench.config.names import GROUP
-from effbench.places import refuse_url
 
 _user_dir: Path | None = None
 

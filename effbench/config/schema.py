@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from effbench.metrics import shipped_mode
 from effbench.redaction import redact
 from effbench.units import seconds_from, steps_from
 
@@ -167,22 +168,31 @@ class AugmentConfig(Section):
     cutmix_alpha: NonNegative
 
 
-class LossConfig(Section):
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    class_weights: list[NonNegative] | Literal["balanced"] | None
+class TaskConfig(OpenSection):
+    metrics: list[str]
+
+
+class LossConfig(OpenSection):
     l1: NonNegative
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
+    class_weights: list[NonNegative] | Literal["balanced"] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        named = {"label_smoothing": self.label_smoothing, "class_weights": self.class_weights}
+        return super().options | {key: value for key, value in named.items() if value is not None}
 
 
 class Monitor(Section):
-    """What a metric is watched for. A loss is to fall, an accuracy to rise: the contrary would keep the worst."""
+    """What a metric is watched for, in the direction that is better: the contrary would keep the worst."""
 
     monitor: str
     mode: Literal["min", "max"]
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Monitor:
-        wanted = {"loss": "min", "acc": "max"}.get(self.monitor.rpartition("/")[2], self.mode)
-        if self.mode != wanted:
+        wanted = shipped_mode(self.monitor)
+        if wanted is not None and self.mode != wanted:
             raise ValueError(f"mode must be {wanted} where monitor is {self.monitor}; got mode={self.mode}")
         return self
 
@@ -230,6 +240,33 @@ class LoggerConfig(Section):
         return self
 
 
+class CallbackConfig(OpenSection):
+    """One callback: its class, and the options of its constructor."""
+
+
+class CallbacksConfig(Section):
+    """Name -> callback. The names are the user's, so that choices combine and single options can be overridden."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, CallbackConfig] = Field(init=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_names(cls, content: Any) -> Any:
+        named = content if isinstance(content, dict) else {}
+        for name, section in named.items():
+            if name == "_target_" or not isinstance(section, dict) or not isinstance(section.get("_target_"), str):
+                raise ValueError(
+                    f"callbacks.{name} must be a callback with a _target_; got {section!r}. A file of callbacks/ holds "
+                    "a name for each callback, such as 'mine: {_target_: mylab.hooks.Mine, every: 10}'"
+                )
+        return content
+
+    @property
+    def named(self) -> dict[str, CallbackConfig]:
+        return dict(self.__pydantic_extra__ or {})
+
+
 class Config(Section):
     """One run, whole."""
 
@@ -243,11 +280,13 @@ class Config(Section):
     device: DeviceConfig
     trainer: TrainerConfig
     augment: AugmentConfig
+    task: TaskConfig
     loss: LossConfig
     ema: EmaConfig
     early_stopping: EarlyStoppingConfig
     checkpoint: CheckpointConfig
     logger: LoggerConfig
+    callbacks: CallbacksConfig = Field(default_factory=CallbacksConfig)  # callbacks=[] leaves the group out
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, as in config.yaml: what looks like a secret is ***."""

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from effbench.cache_dir import expanded
 from effbench.config.recipes import absolute_recipe, quoted
 from effbench.errors import ConfigError
-from effbench.places import expanded
 
 PATHS = {
     "": ("resume",),

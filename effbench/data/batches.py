@@ -14,9 +14,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from effbench.data.ahead import in_order, received
-from effbench.data.augment import Augment, Plan, mix
-from effbench.data.lookup import Crop, can_look_up, look_up
+from effbench.data.images.augment import Augment, AugmentParams, mix
+from effbench.data.images.uint8_lut import Crop, can_look_up, look_up
+from effbench.data.prefetch import in_order, received
 from effbench.data.splits import Split
 from effbench.errors import ConfigError
 from effbench.randomness import Purpose, derived_seed, seed_of_step
@@ -46,7 +46,7 @@ class Batch:
     targets: Tensor
     ready: torch.cuda.Event | None = None
 
-    def arrived(self) -> Batch:
+    def synchronized(self) -> Batch:
         """The batch for the current stream, which waits for it on the GPU alone."""
         if self.ready is not None:
             current = torch.cuda.current_stream(self.inputs.device)
@@ -67,7 +67,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepBatches:
     """One optimizer step: its micro-batches, made when asked for, and how many samples all ranks see in it.
 
     They are to be taken before the next step is.
@@ -84,7 +84,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Finish:
+class BatchTransform:
     """The last steps of a batch: normalise, lay out in memory, move to the device."""
 
     mean: tuple[float, ...]
@@ -92,13 +92,13 @@ class Finish:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     memory_format: torch.memory_format = torch.contiguous_format
 
-    def send(self, tensor: Tensor) -> Tensor:
+    def to_device(self, tensor: Tensor) -> Tensor:
         """To the device; from pinned memory and without waiting where that is a GPU."""
         if self.device.type != "cuda":
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
-    def aside(self, make: Callable[[], Batch]) -> Batch:
+    def on_side_stream(self, make: Callable[[], Batch]) -> Batch:
         """make(); on a GPU on a stream of its own, so that copies and augmentation run beside the step before."""
         stream = self._stream
         if stream is None:
@@ -161,7 +161,7 @@ class TrainBatches:
         *,
         batch_size: int,
         num_classes: int,
-        finish: Finish,
+        transform: BatchTransform,
         augment: Augment | None = None,
         accumulate: int = 1,
         seed: int = 0,
@@ -172,21 +172,21 @@ class TrainBatches:
         limit_steps: int | None = None,
     ):
         self.split, self.batch_size, self.num_classes = split, batch_size, num_classes
-        self.finish, self.augment, self.accumulate = finish, augment or Augment(), accumulate
+        self.transform, self.augment, self.accumulate = transform, augment or Augment(), accumulate
         self.seed, self.num_workers, self.timeout_s, self.shard = seed, num_workers, timeout_s, shard or Shard()
         self._sizes = step_sizes(len(split), batch_size, accumulate, drop_last, self.shard.world)
         if limit_steps is not None:
             self._sizes = self._sizes[:limit_steps]
         self._order: tuple[int, Tensor] | None = None
-        self._plans: dict[tuple[int, int], Plan] = {}  # of the newest steps, the one used last at the end
+        self._plans: dict[tuple[int, int], AugmentParams] = {}  # of the newest steps, the one used last at the end
         self._plans_lock = threading.Lock()
-        self._looks_up = self.augment.only_moves and finish.looks_up(split.images)
+        self._looks_up = self.augment.only_moves and transform.looks_up(split.images)
 
     @property
     def steps_per_epoch(self) -> int:
         return len(self._sizes)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Step]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[StepBatches]:
         """The steps of `epoch` from step `start` on."""
         places = [(epoch, step, part) for step in range(start, len(self._sizes)) for part in self._parts(step)]
         takes = in_order(lambda place: self.make(*place), places, self.num_workers, self.timeout_s)
@@ -194,10 +194,10 @@ class TrainBatches:
             parts = len(self._parts(step))
             due = islice(takes, parts)
             mass = partial(self.class_mass, epoch, step)
-            yield Step(self._received(epoch, step, due), parts, self._sizes[step], epoch, step, mass)
+            yield StepBatches(self._received(epoch, step, due), parts, self._sizes[step], epoch, step, mass)
             deque(due, maxlen=0)  # what is left where the step was taken again
 
-    def again(self, step: Step) -> Step:
+    def again(self, step: StepBatches) -> StepBatches:
         """The same step from its first micro-batch on."""
         takes = (partial(self.make, step.epoch, step.index, part) for part in self._parts(step.index))
         return replace(step, micro_batches=self._received(step.epoch, step.index, takes))
@@ -205,7 +205,7 @@ class TrainBatches:
     def _received(self, epoch: int, step: int, takes: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
         place = f"epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}"
         for part, take in enumerate(takes):
-            yield received(take, lambda: place, partial(self._samples, epoch, step, part)).arrived()
+            yield received(take, lambda: place, partial(self._samples, epoch, step, part)).synchronized()
 
     def _samples(self, epoch: int, step: int, part: int) -> list[int]:
         """Of micro-batch `part`, this rank's: their places in the split."""
@@ -217,7 +217,7 @@ class TrainBatches:
         return self._sizes[step]
 
     def class_mass(self, epoch: int, step: int) -> Tensor:
-        """float (K,): see Step."""
+        """float (K,): see StepBatches."""
         indices, plan = self._drawn(epoch, step)
         labels = self.split.labels[indices]
         share = plan.get("share", torch.ones(len(indices)))
@@ -240,7 +240,7 @@ class TrainBatches:
 
     def make(self, epoch: int, step: int, part: int = 0) -> Batch:
         """Micro-batch `part` of a step, this rank's share of it."""
-        return self.finish.aside(partial(self._make, epoch, step, part))
+        return self.transform.on_side_stream(partial(self._make, epoch, step, part))
 
     def _make(self, epoch: int, step: int, part: int) -> Batch:
         indices, plan = self._drawn(epoch, step)
@@ -251,18 +251,18 @@ class TrainBatches:
         if "partner" in plan:
             return self._mixed(targets, indices, plan, rows)
         chosen, own = indices[rows], _rows(plan, rows)
-        return Batch(self._inputs(chosen, own), self.finish.send(targets))
+        return Batch(self._inputs(chosen, own), self.transform.to_device(targets))
 
-    def _inputs(self, indices: Tensor, plan: Plan) -> Tensor:
+    def _inputs(self, indices: Tensor, plan: AugmentParams) -> Tensor:
         """The finished images of these samples, by their rows of the plan."""
-        finish, images, augment = self.finish, self.split.images, self.augment
+        transform, images, augment = self.transform, self.split.images, self.augment
         if self._looks_up:
             crop = Crop(plan.get("offset"), augment.crop_padding, plan.get("flip"))
-            return look_up(images, indices, finish.table, crop, finish.memory_format)
+            return look_up(images, indices, transform.table, crop, transform.memory_format)
         shape = (len(indices), *images.shape[1:])
-        return finish.in_parts(shape, lambda part: self._augmented(indices[part], _rows(plan, part)))
+        return transform.in_parts(shape, lambda part: self._augmented(indices[part], _rows(plan, part)))
 
-    def _drawn(self, epoch: int, step: int) -> tuple[Tensor, Plan]:
+    def _drawn(self, epoch: int, step: int) -> tuple[Tensor, AugmentParams]:
         """(sample indices, random parameters) of a whole step."""
         indices = self.step_indices(epoch, step)
         if not self.augment.draws:
@@ -274,20 +274,20 @@ class TrainBatches:
                 del self._plans[next(iter(self._plans))]
         return indices, plan
 
-    def _draw(self, epoch: int, step: int, count: int) -> Plan:
+    def _draw(self, epoch: int, step: int, count: int) -> AugmentParams:
         generator = torch.Generator().manual_seed(seed_of_step(self.seed, Purpose.AUGMENT, epoch, step))
         height, width = self.split.images.shape[2:]
         return self.augment.draw(count, int(height), int(width), generator)
 
-    def _augmented(self, indices: Tensor, plan: Plan) -> Tensor:
+    def _augmented(self, indices: Tensor, plan: AugmentParams) -> Tensor:
         """The images of these samples, by their rows of the plan."""
-        images = self.finish.send(self.split.images.index_select(0, indices))
+        images = self.transform.to_device(self.split.images.index_select(0, indices))
         return self.augment.apply(images, self._sent(plan))
 
-    def _sent(self, plan: Plan) -> Plan:
-        return {key: self.finish.send(value) for key, value in plan.items()}
+    def _sent(self, plan: AugmentParams) -> AugmentParams:
+        return {key: self.transform.to_device(value) for key, value in plan.items()}
 
-    def _mixed(self, targets: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Batch:
+    def _mixed(self, targets: Tensor, indices: Tensor, plan: AugmentParams, rows: slice) -> Batch:
         """Partners come from the whole step, so they are looked up rather than taken from this micro-batch."""
         own = _rows(plan, rows)
         inputs = self._augmented(indices[rows], own)
@@ -298,11 +298,16 @@ class TrainBatches:
         )
         soft = mixed_labels(targets, self.split.labels[indices[partner_rows]], own["share"], self.num_classes)
         mixed = mix(inputs, partners, self._sent(own))
-        return Batch(self.finish(mixed), self.finish.send(soft))
+        return Batch(self.transform(mixed), self.transform.to_device(soft))
 
 
 def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_classes: int) -> Tensor:
-    """float (B, K): `share` of each sample's own class and the rest of its partner's, as torch.lerp rounds them."""
+    """float (B, K): `share` of each sample's own class and the rest of its partner's, as torch.lerp rounds them.
+
+    Targets that are (B, K) already are mixed as they are.
+    """
+    if labels_B.dim() == 2:
+        return torch.lerp(partners_B, labels_B, share_B.unsqueeze(1))
     nothing, all_of_it = torch.zeros_like(share_B), torch.ones_like(share_B)
     own = torch.where(labels_B == partners_B, all_of_it, torch.lerp(nothing, all_of_it, share_B))
     soft = share_B.new_zeros(len(labels_B), num_classes)
@@ -310,7 +315,7 @@ def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_clas
     return soft.scatter_(1, labels_B.unsqueeze(1), own.unsqueeze(1))
 
 
-def _rows(plan: Plan, rows: slice | Tensor) -> Plan:
+def _rows(plan: AugmentParams, rows: slice | Tensor) -> AugmentParams:
     return {key: value[rows] for key, value in plan.items()}
 
 
@@ -325,15 +330,15 @@ class EvalBatches:
         split: Split,
         *,
         batch_size: int,
-        finish: Finish,
+        transform: BatchTransform,
         shard: Shard | None = None,
         sample: Tensor | None = None,
         num_workers: int = 0,
         timeout_s: float | None = None,
     ):
-        self.split, self.batch_size, self.finish, self.sample = split, batch_size, finish, sample
+        self.split, self.batch_size, self.transform, self.sample = split, batch_size, transform, sample
         self.num_workers, self.timeout_s = num_workers, timeout_s
-        self._looks_up = finish.looks_up(split.images)
+        self._looks_up = transform.looks_up(split.images)
         self.low, self.high = (shard or Shard()).bounds(len(self))
 
     def __len__(self) -> int:
@@ -345,9 +350,11 @@ class EvalBatches:
         """'a sample of 512 of 2,000 images, all 5 classes'."""
         if self.sample is None:
             return f"all {len(self):,} images"
+        part = f"a sample of {len(self):,} of {len(self.split):,} images"
+        if self.split.labels.dim() > 1:
+            return part
         seen, every = (len(labels.unique()) for labels in (self.split.labels[self.sample], self.split.labels))
-        classes = f"all {every:,}" if seen == every else f"{seen:,} of {every:,}"
-        return f"a sample of {len(self):,} of {len(self.split):,} images, {classes} classes"
+        return f"{part}, {f'all {every:,}' if seen == every else f'{seen:,} of {every:,}'} classes"
 
     def in_pieces(self, count: int) -> EvalBatches:
         """The same samples in batches of 1/count the size."""
@@ -358,7 +365,7 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         starts = range(self.low, self.high, self.batch_size)
         for start, take in zip(starts, in_order(self._make, starts, self.num_workers, self.timeout_s), strict=True):
-            yield received(take, lambda: "an evaluation", partial(self._samples, start)).arrived()
+            yield received(take, lambda: "an evaluation", partial(self._samples, start)).synchronized()
 
     def _samples(self, start: int) -> list[int]:
         """Of the batch at `start`: their places in the split."""
@@ -370,19 +377,19 @@ class EvalBatches:
         return part if self.sample is None else self.sample[part]
 
     def _make(self, start: int) -> Batch:
-        return self.finish.aside(partial(self._made, start))
+        return self.transform.on_side_stream(partial(self._made, start))
 
     def _made(self, start: int) -> Batch:
         rows = self._rows(start)
-        return Batch(self._inputs(rows), self.finish.send(self.split.labels[rows]))
+        return Batch(self._inputs(rows), self.transform.to_device(self.split.labels[rows]))
 
     def _inputs(self, rows: slice | Tensor) -> Tensor:
-        finish, images = self.finish, self.split.images
+        transform, images = self.transform, self.split.images
         if self._looks_up:
             chosen = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-            return look_up(images, chosen, finish.table, Crop(), finish.memory_format)
-        sent = finish.send(images[rows])
-        return finish.in_parts(sent.shape, lambda part: sent[part].float().mul_(1 / 255))
+            return look_up(images, chosen, transform.table, Crop(), transform.memory_format)
+        sent = transform.to_device(images[rows])
+        return transform.in_parts(sent.shape, lambda part: sent[part].float().mul_(1 / 255))
 
 
 def step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world: int) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from effbench.data.images import Levels, decode, find_images, from_pillow
+from effbench.data.images.decoding import Levels, decode, find_images, from_pillow
 from effbench.errors import ConfigError
 
 BATCH = 256  # decoded images in memory

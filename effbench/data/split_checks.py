@@ -1,4 +1,4 @@
-"""Checks of what a dataset's function returns: type, shape and range of images and labels, before the first step."""
+"""Checks of what a dataset's function returns: type, shape and range of images and targets, before the first step."""
 
 from __future__ import annotations
 
@@ -13,6 +13,49 @@ from torch import Tensor
 from effbench.errors import DataError
 
 
+def as_targets(name: str, targets: Any) -> Tensor:
+    """int64 (N,) of whole numbers, or any numbers (N, K) or float (N,), which the task checks. Raises DataError."""
+    found = _as_tensor(f"{name} labels", targets)
+    several = found.dim() == 2 or (found.dim() == 1 and found.is_floating_point())
+    return found if several and not found.is_complex() else as_labels(name, found)
+
+
+def as_multi_hot(name: str, targets: Tensor, num_labels: int) -> Tensor:
+    """float32 (N, K) of 0 and 1, K being `num_labels`. Raises DataError naming the first sample that is not."""
+    if targets.dim() != 2 or targets.shape[1] != num_labels:
+        raise DataError(
+            f"{name} labels must be (N, {num_labels}) of 0 and 1, a column for each of its {num_labels} labels, for "
+            f"task=multilabel; got {_kind(targets)}."
+        )
+    odd = ((targets != 0) & (targets != 1)).any(1).nonzero().flatten()
+    if len(odd):
+        first = int(odd[0])
+        raise DataError(
+            f"{name} labels must be 0 or 1 for task=multilabel; sample {first} has {targets[first].tolist()!s:.60} "
+            f"({len(odd)} such samples)."
+        )
+    return targets.to(torch.float32)
+
+
+def as_values(name: str, targets: Tensor, num_values: int) -> Tensor:
+    """float32 (N, D) of finite numbers, D being `num_values`; (N,) becomes (N, 1). Raises DataError."""
+    values = targets.to(torch.float32)
+    values = values.unsqueeze(1) if values.dim() == 1 else values
+    if values.shape[1] != num_values:
+        raise DataError(
+            f"{name} targets must be (N, {num_values}), one number for each of its {num_values} `classes`, which name "
+            f"the values, for task=regression; got {_kind(targets)}. Name each value in `classes`."
+        )
+    odd = (~values.isfinite()).any(1).nonzero().flatten()
+    if len(odd):
+        first = int(odd[0])
+        raise DataError(
+            f"{name} targets must be finite for task=regression; sample {first} has {values[first].tolist()!s:.60} "
+            f"({len(odd)} such samples)."
+        )
+    return values
+
+
 def as_labels(name: str, labels: Any) -> Tensor:
     """int64 (N,) of a tensor, an array or a list of integers. Raises DataError, which begins with `name`."""
     found = _as_tensor(f"{name} labels", labels)
@@ -22,7 +65,7 @@ def as_labels(name: str, labels: Any) -> Tensor:
     if found.is_floating_point() or found.is_complex():
         raise DataError(
             f"{name} labels must be class numbers, int64 (N,); got {_kind(found)}{_first(found)}. Whole numbers: give "
-            "labels.long(). Continuous values (regression) are not supported."
+            "labels.long(). Continuous values: task=regression loss=mse."
         )
     return found.to(torch.int64)
 
@@ -111,7 +154,7 @@ def _rank_remedy(labels: Tensor) -> str:
         return "Give labels.squeeze(1)."
     if labels.dim() == 2 and bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all()):
         return "One-hot rows: give labels.argmax(1)."
-    return "Several labels a sample (multi-label, masks, boxes) are not supported."
+    return "Several labels a sample: task=multilabel loss=bce. Several numbers: task=regression loss=mse."
 
 
 def _images_remedy(images: Tensor, count: int) -> str:

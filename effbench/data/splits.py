@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effbench.data.split_checks import as_classes, as_images, as_labels, check_digest, check_range
+from effbench.data.split_checks import as_classes, as_images, as_labels, as_targets, check_digest, check_range
 from effbench.errors import ConfigError, DataError
 
 _SAMPLE_SEED = 0
@@ -18,7 +18,10 @@ _SAMPLE_SEED = 0
 
 @dataclass(frozen=True)
 class Split:
-    """images: uint8 (N, C, H, W), may be memory-mapped. labels: int64 (N,) in [0, number of classes)."""
+    """images: uint8 (N, C, H, W), may be memory-mapped. labels: the targets.
+
+    int64 (N,) in [0, number of classes) for a classification; numbers (N, K) for other tasks, see effbench/tasks.
+    """
 
     images: Tensor
     labels: Tensor
@@ -35,9 +38,11 @@ class Split:
 class Splits:
     """train and val are seen while training, test is read once at the end; val and test may be None.
 
-    classes: the class names, in label order. sha256: names the content, for the run's record. facts: what else the
-    record should tell of it, such as how many files were skipped.
-    Arrays and lists are taken for tensors, labels of any integer type become int64; all else is refused (DataError).
+    classes: the names of the classes in label order; of other tasks' targets those of their columns. sha256: names
+    the content, for the run's record. facts: what else the record should tell of it, such as how many files were
+    skipped.
+    Arrays and lists are taken for tensors, class numbers of any integer type become int64; all else is refused
+    (DataError).
     """
 
     name: str
@@ -76,11 +81,12 @@ def _checked(name: str, split: Split, num_classes: int) -> Split:
     """The split as tensors of the right type; the same object where it is that already."""
     if not isinstance(split, Split):
         raise DataError(f"{name} must be a Split(images, labels); got {type(split).__name__}.")
-    labels = as_labels(name, split.labels)
+    labels = as_targets(name, split.labels)
     if len(labels) == 0:
         raise DataError(f"{name} holds no images.")
     images = as_images(name, split.images, len(labels))
-    check_range(name, labels, num_classes)
+    if labels.dtype == torch.int64 and labels.dim() == 1:
+        check_range(name, labels, num_classes)
     return split if labels is split.labels and images is split.images else Split(images, labels)
 
 
@@ -123,8 +129,13 @@ def stratified(labels: Tensor, per_class: dict[int, int], seed: int) -> Tensor:
 def representative_sample(labels: Tensor, count: int) -> Tensor:
     """Rows (int64, ascending) of `count` samples, each class in proportion and at least once where `count` allows.
 
+    Targets that are no class numbers are drawn all alike.
+
     The same rows for the same labels and count, whatever the run's seed: measurements on them can be compared.
     """
+    if labels.dim() > 1:
+        generator = torch.Generator().manual_seed(_SAMPLE_SEED)
+        return torch.randperm(len(labels), generator=generator)[:count].sort().values
     per_class = _proportional_counts(torch.bincount(labels), count)
     return stratified(labels, dict(enumerate(per_class.tolist())), _SAMPLE_SEED)
 
@@ -160,6 +171,12 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     rest = torch.ones(len(split), dtype=torch.bool)
     rest[held] = False
     return split.take(rest.nonzero().flatten()), split.take(held)
+
+
+def check_fraction(key: str, fraction: object) -> None:
+    """Raises ConfigError where a split's share of the samples is not a number in [0, 1)."""
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
+        raise ConfigError(f"data.{key} must be a number in [0, 1); got {fraction!r}. For 10 % write 0.1.")
 
 
 def channel_statistics(images: Tensor, at_most: int = 10_000) -> tuple[list[float], list[float]]:

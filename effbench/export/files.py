@@ -21,7 +21,7 @@ def record_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def put(target: Path, content: bytes, check: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+def publish_file(target: Path, content: bytes, check: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
     """`content` at `target`, beside it `target`.json; returns what that holds.
 
     check(path) looks at the file under a temporary name and says what to record; what it raises leaves all as it was.

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effbench.errors import EffbenchError, MissingExtraError, ThresholdError
+from effbench.errors import EffbenchError, MissingExtraError, ThresholdError, first_line
 from effbench.export.parity import Forward
 
 INPUT, OUTPUT = "images", "logits"
@@ -46,7 +46,7 @@ def require_libraries(name: str) -> None:
         FORMATS[name].require()
 
 
-def made(name: str, model: nn.Module, image_shape: tuple[int, int, int]) -> bytes:
+def export_bytes(name: str, model: nn.Module, image_shape: tuple[int, int, int]) -> bytes:
     """The content of a file of format `name` that takes any number of images of (C, H, W).
 
     Raises EffbenchError where its exporter refuses the model.
@@ -59,16 +59,16 @@ def made(name: str, model: nn.Module, image_shape: tuple[int, int, int]) -> byte
         raise
     except Exception as error:
         others = ", ".join(f"format={other}" for other in FORMATS if other != name)
-        raise EffbenchError(f"format={name} cannot hold this model: {_first_line(error)}. Try {others}.") from error
+        raise EffbenchError(f"format={name} cannot hold this model: {first_line(error)}. Try {others}.") from error
 
 
-def loaded(name: str, path: Path) -> Forward:
+def load_exported(name: str, path: Path) -> Forward:
     """The file at `path`, whatever its suffix, as its own runtime runs it; ThresholdError where that cannot read it."""
     try:
         with _quiet():
             return FORMATS[name].load(path)
     except Exception as error:
-        raise ThresholdError(f"format={name}: its own runtime cannot read the file: {_first_line(error)}.") from error
+        raise ThresholdError(f"format={name}: its own runtime cannot read the file: {first_line(error)}.") from error
 
 
 def _make_onnx(model: nn.Module, example: Tensor) -> bytes:
@@ -169,10 +169,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 FORMATS = {

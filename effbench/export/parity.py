@@ -1,4 +1,4 @@
-"""Whether an exported file answers as the model does: logits within a tolerance, the same top class."""
+"""Whether an exported file answers as the model does: outputs within a tolerance, the same answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from effbench.errors import ThresholdError
 
-TOLERANCE = 1e-4  # of the largest logit
 TIE = 1e-4  # of the largest logit: classes this near are one; float32 sums in another order came to 6e-6 (a ViT)
 
 Forward = Callable[[Tensor], Tensor]  # images (N, C, H, W) in [0, 1] -> logits (N, K)
@@ -21,7 +20,7 @@ Forward = Callable[[Tensor], Tensor]  # images (N, C, H, W) in [0, 1] -> logits 
 class Parity:
     """max_difference: the largest difference of a logit. largest_logit: in magnitude, of the model's.
 
-    agreeing: of `samples` images, those with the model's top class, or one that ties with it.
+    agreeing: of `samples` images, those with the model's answer: its top class, or one that ties with it; its labels.
     """
 
     max_difference: float
@@ -49,14 +48,21 @@ class Parity:
     def __str__(self) -> str:
         return (
             f"{self.max_difference:.3g}, {self.relative:.2g} of the largest ({self.largest_logit:.3g}); "
-            f"the top class is the same for {self.agreeing} of {self.samples} images"
+            f"the answer is the same for {self.agreeing} of {self.samples} images"
         )
 
 
 @torch.inference_mode()
-def compare(model: Forward, exported: Forward, images: Tensor, batch_size: int) -> Parity:
+def compare(
+    model: Forward,
+    exported: Forward,
+    images: Tensor,
+    batch_size: int,
+    same: Callable[[Tensor, Tensor, float], Tensor],
+) -> Parity:
     """Both on all `images`, float32 (N, C, H, W) in [0, 1], `batch_size` at a time; `exported` on the first alone too.
 
+    same: the task's `same_answer`.
     Raises ThresholdError where `exported` does not take a batch or gives logits of another shape.
     """
     chunks = images.split(batch_size)
@@ -66,12 +72,12 @@ def compare(model: Forward, exported: Forward, images: Tensor, batch_size: int) 
     differences = torch.cat([got_NK - expected_NK, alone_1K - expected_NK[:1]]).abs()
     largest = expected_NK.abs().max()
     sizes = tuple(sorted({1, *map(len, chunks)}))
-    agreeing = int(_agree(expected_NK, got_NK, TIE * float(largest)).sum())
+    agreeing = int(same(expected_NK, got_NK, TIE * float(largest)).sum())
     return Parity(float(differences.max()), float(largest), len(images), agreeing, sizes)
 
 
 def require(parity: Parity, tolerance: float, what: str) -> None:
-    """Raises ThresholdError showing the difference, unless it is within `tolerance` and every top class is the same.
+    """Raises ThresholdError showing the difference, unless it is within `tolerance` and every answer is the same.
 
     what: 'format=onnx'.
     """
@@ -79,16 +85,9 @@ def require(parity: Parity, tolerance: float, what: str) -> None:
         return
     raise ThresholdError(
         f"{what} does not answer as the model does: logits differ by {parity} (tolerance={tolerance:g} of the largest "
-        "logit, and every top class). Nothing was put into place; what was exported before is kept. Try another "
+        "logit, and every answer). Nothing was put into place; what was exported before is kept. Try another "
         "format, or a larger tolerance if only the first is missed."
     )
-
-
-def _agree(expected_NK: Tensor, got_NK: Tensor, tie: float) -> Tensor:
-    """bool (N,): whether the class that `got` puts first is, in `expected`, at most `tie` below the first."""
-    best = expected_NK.max(1).values
-    chosen = expected_NK.gather(1, got_NK.argmax(1, keepdim=True)).squeeze(1)
-    return best - chosen <= tie
 
 
 def _answer(exported: Forward, images: Tensor, like: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from effbench.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 _SHOWN = 5  # keys listed in one message
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
@@ -100,10 +102,9 @@ def _state_in(path: Path, content: Any) -> Mapping[str, Tensor]:
         (place, state), *others = found
         if others:
             names = ", ".join(f"'{other}'" for other, _ in others)
-            print(
+            log.info(
                 f"pretrained: {path} holds several sets of weights: '{place}' is taken, {names} left (save one alone "
-                "to start from it)",
-                file=sys.stderr,
+                "to start from it)"
             )
         return state
     what = f"keys {list(content)[:_SHOWN]}" if isinstance(content, dict) else f"a {type(content).__name__}"

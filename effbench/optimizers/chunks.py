@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from effbench.kernels.tensors import OWN, layout_of
+from effbench.cpu.tensors import OWN, layout_of
 
 ELEMENTS = 2**18  # a MB of float32 a list; 2**15 to 2**17 were slower, 2**19 alike (EPYC, 2 threads, n = 14)
 FEW = 4  # lists a thread, under which it is not worth waking them

@@ -1,4 +1,4 @@
-"""Steps of many tensors in one compiled pass over memory (effbench/kernels/steps.c), for float32 on a CPU."""
+"""Steps of many tensors in one compiled pass over memory (effbench/cpu/csrc/steps.c), for float32 on a CPU."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from effbench.kernels import library
-from effbench.kernels.tensors import FLOAT32, KIND, OWN, Columns, alike, call, layout_of
+from effbench.cpu.library import library
+from effbench.cpu.tensors import FLOAT32, KIND, OWN, Columns, alike, call, layout_of
 from effbench.optimizers.chunks import in_layout
 
 Rows = list[tuple[Tensor, ...]]

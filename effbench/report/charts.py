@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from effbench.metrics import LOSS, Display, display_of
 from effbench.report.curves import points
 
 WIDTH, HEIGHT = 360, 220
@@ -56,18 +57,29 @@ class Panel:
     y_ticks: Sequence[Tick]
 
 
-def over_each_other(curves: Sequence[Curve]) -> list[Panel]:
-    """A line a run in each panel: validation accuracy and losses, learning rate."""
+def over_each_other(curves: Sequence[Curve], displays: Mapping[str, Display]) -> list[Panel]:
+    """A line a run in each panel: each metric of validation, the losses, the learning rate."""
+    named = {name: display for name, display in displays.items() if name != LOSS} | {LOSS: _loss(displays)}
     panels = [
-        _panel("validation accuracy", _of_column(curves, "val/acc"), _share),
-        _panel("validation loss (nats)", _of_column(curves, "val/loss"), _plain, wide=True),
-        _panel("training loss (nats)", _of_column(curves, "train/loss"), _plain, wide=True),
+        *(
+            _metric_panel(f"validation {display.axis}", curves, f"val/{name}", display, name == LOSS)
+            for name, display in named.items()
+        ),
+        _metric_panel(f"training {_loss(displays).axis}", curves, f"train/{LOSS}", _loss(displays), True),
         _panel("learning rate", [(curve, rate) for curve in curves for rate in _rates(curve)[:1]], _plain),
     ]
     return [panel for panel in panels if panel.lines]
 
 
-def of_one(curve: Curve) -> list[Panel]:
+def _loss(displays: Mapping[str, Display]) -> Display:
+    return displays.get(LOSS) or display_of(LOSS)
+
+
+def _metric_panel(title: str, curves: Sequence[Curve], column: str, display: Display, wide: bool) -> Panel:
+    return _panel(title, [(curve, column) for curve in curves], _share if display.as_percent else _plain, wide)
+
+
+def of_one(curve: Curve, displays: Mapping[str, Display]) -> list[Panel]:
     """Training and validation over each other, and each learning rate that differs from the others."""
 
     def pair(metric: str) -> list[tuple[Curve, str]]:
@@ -76,8 +88,10 @@ def of_one(curve: Curve) -> list[Panel]:
     rates = _rates(curve)
     rated = [(_as(curve, number, rate if len(rates) > 1 else ""), rate) for number, rate in enumerate(rates[:6])]
     panels = [
-        _panel("loss (nats)", pair("loss"), _plain, wide=True),
-        _panel("accuracy", pair("acc"), _share),
+        *(
+            _panel(display.axis, pair(name), _share if display.as_percent else _plain, wide=name == LOSS)
+            for name, display in {LOSS: _loss(displays), **displays}.items()
+        ),
         _panel("learning rate", rated, _plain),
     ]
     return [panel for panel in panels if panel.lines]
@@ -85,10 +99,6 @@ def of_one(curve: Curve) -> list[Panel]:
 
 def _as(curve: Curve, colour: int, label: str) -> Curve:
     return Curve(label, colour, curve.rows, curve.epochs_per_step)
-
-
-def _of_column(curves: Sequence[Curve], column: str) -> list[tuple[Curve, str]]:
-    return [(curve, column) for curve in curves]
 
 
 def _rates(curve: Curve) -> list[str]:

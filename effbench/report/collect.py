@@ -7,25 +7,27 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from effbench.config.compare import OF_ONE_SITTING, leaves
+from effbench.config.compare import EPHEMERAL_KEYS, leaves
+from effbench.config.versions import KEY, version_of
 from effbench.config.yaml_text import parse_yaml
 from effbench.errors import ConfigError
 from effbench.guarded import METRICS_BYTES, MissingFileError, UnreadableError, read_bytes, read_text
-from effbench.records import STATUSES, read_any_summary
+from effbench.metrics import ACCURACY, LOSS, Display, display_of, recorded_displays
+from effbench.records import FINISHED, STATUSES, read_any_summary
 from effbench.redaction import redact
 from effbench.report.rows import drawable_rows
-from effbench.report.sweep import FINISHED
 from effbench.summary_schema import MAPPING, check_plain, without_wrong_fields
 
-_MAPPINGS = ("metrics", "best", "timing", "memory", "model", "data", "environment", "git")
+_MAPPINGS = ("metrics", "best", "task", "timing", "memory", "model", "data", "environment", "git")
 _NO_SUMMARY = "holds no summary.json: the run is still at work, or was killed, and goes on with train resume=RUN"
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """A run's folder as it was found.
 
     number: place among all that were found. name: the folder, as far as it tells the runs apart.
@@ -49,6 +51,11 @@ class Record:
     @property
     def finished(self) -> bool:
         return self.status in FINISHED
+
+    @property
+    def displays(self) -> dict[str, Display]:
+        """How its metrics read; the usual ones of a run that has no summary."""
+        return recorded_displays(self.summary or {}) or {name: display_of(name) for name in (LOSS, ACCURACY)}
 
     def part(self, name: str) -> Mapping[str, Any]:
         """A mapping of the summary, empty where there is none."""
@@ -94,7 +101,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return entry.is_dir(follow_symlinks=False)
 
 
-def read_runs(folders: Sequence[Path]) -> list[Record]:
+def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
     """A record a folder; each file is read once."""
     names = _names(folders)
     configs = _read_configs(folders)
@@ -113,11 +120,11 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _record(
     number: int, folder: Path, name: str, config: dict[str, Any], experiment: frozenset[str] | None, problem: str | None
-) -> Record:
+) -> RunRecord:
     summary, problems = _summary(folder)
     if problem is not None and not (summary is None or summary["status"] == "failed"):
         problems.append(problem)  # a run that failed before it began has no config
-    return Record(number, folder, name, summary, config, experiment, tuple(problems))
+    return RunRecord(number, folder, name, summary, config, experiment, tuple(problems))
 
 
 def _summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -207,9 +214,21 @@ def _config(
             return {}, None, f"{path.name} cannot be read as a config"
         found = leaves(redact(content))
         return found, frozenset(f"{key}: {value!r}" for key, value in found.items() if key != "seed"), None
-    passing = tuple(f"{key}:" for key in ("seed", *OF_ONE_SITTING))
+    if problem := _newer("".join(section for section in sections if section.startswith(f"{KEY}:"))):
+        return {}, None, problem
+    passing = tuple(f"{key}:" for key in ("seed", *EPHEMERAL_KEYS))
     experiment = frozenset(section.strip() for section in sections if not section.startswith(passing))
     return _merged(sections, known), experiment, None
+
+
+@lru_cache
+def _newer(stated: str) -> str | None:
+    """What is wrong with the line of a config that states its version."""
+    try:
+        version_of(_parsed(stated) or {}, "config.yaml")
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from effbench.metrics import Display
 from effbench.records import replacing
 from effbench.report.rows import drawable_rows
 
+MOST_METRICS = 4
 BLUE, ORANGE, GREY = "#1f6fb4", "#e0701b", "#8a8a8a"
 
 
-def draw_curves(folder: Path, title: str) -> Path:
-    """Writes curves.png into the run's folder and returns its path."""
+def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Path:
+    """Writes curves.png into the run's folder and returns its path.
+
+    displays: how the run's metrics read; the first MOST_METRICS have a picture each.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = drawable_rows((folder / "metrics.csv").read_bytes()).kept
-    figure = Figure(figsize=(12, 3.6), dpi=120, layout="constrained")
+    drawn = dict(islice(displays.items(), MOST_METRICS))
+    figure = Figure(figsize=(4 * len(drawn) + 4, 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # not pyplot nor matplotlib.use: a notebook's own backend stays as it is
-    loss, accuracy, rate = figure.subplots(1, 3)
-    _draw(loss, rows, {"train/loss": (BLUE, "train"), "val/loss": (ORANGE, "validation")}, "cross-entropy (nats)")
-    _draw(accuracy, rows, {"train/acc": (BLUE, "train"), "val/acc": (ORANGE, "validation")}, "accuracy")
+    *axes, rate = figure.subplots(1, len(drawn) + 1)
+    for place, (name, display) in zip(axes, drawn.items(), strict=True):
+        _draw(place, rows, {f"train/{name}": (BLUE, "train"), f"val/{name}": (ORANGE, "validation")}, display.axis)
+        if display.as_percent:
+            place.yaxis.set_major_formatter("{x:.0%}")
     rates = [column for column in (rows[0] if rows else {}) if column.startswith("lr/")]
     _draw(rate, rows, _rate_lines(rows, rates), "learning rate")
-    accuracy.yaxis.set_major_formatter("{x:.0%}")
     figure.suptitle(title, fontsize=11)
     path = folder / "curves.png"
     with replacing(path) as stream:

@@ -117,7 +117,7 @@ def _memory_bytes() -> int | None:
 def _torch_facts() -> dict[str, Any]:
     import torch
 
-    from effbench.kernels import unavailable
+    from effbench.cpu.library import unavailable
     from effbench.training.waiting import policy
 
     facts: dict[str, Any] = {

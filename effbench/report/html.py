@@ -18,11 +18,12 @@ from typing import Any
 from urllib.parse import quote
 
 from effbench.config.compare import leaves
-from effbench.inert import for_terminal
+from effbench.escaping import for_terminal
+from effbench.metrics import primary
 from effbench.records import write_output
 from effbench.redaction import redact
 from effbench.report.charts import Curve, of_one, over_each_other
-from effbench.report.collect import Record, curve_rows, shortened
+from effbench.report.collect import RunRecord, curve_rows, shortened
 from effbench.report.ranking import Column, Table, label, tables
 from effbench.report.result import result_rows, status_text
 from effbench.report.spread import number_text, seconds
@@ -39,7 +40,7 @@ Pairs = list[tuple[str, str]]
 class Drawn:
     """A run that has curves and a section. colour: its config's place in the table; None for unfinished ones."""
 
-    run: Record
+    run: RunRecord
     colour: int | None
     rows: Sequence[Mapping[str, str]]
     problems: Sequence[str]
@@ -48,7 +49,7 @@ class Drawn:
         return Curve(self.run.name, self.colour or 0, self.rows, _epochs_per_step(self.run, self.rows))
 
 
-def view(records: Sequence[Record], output: Path, unread: Sequence[str] = ()) -> dict[str, Any]:
+def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ()) -> dict[str, Any]:
     """All that the page says, as plain containers and texts without secrets and control characters.
 
     unread: what else could not be read. The text of a link is a folder's name, its address is as seen from `output`.
@@ -85,7 +86,7 @@ def write_html(content: Mapping[str, Any], output: Path) -> None:
     write_output(output, text, redacted=True)  # the content is; the page's own words stay
 
 
-def as_data(records: Sequence[Record]) -> dict[str, Any]:
+def as_data(records: Sequence[RunRecord]) -> dict[str, Any]:
     """The tables as values, for a program: without secrets, names as they are."""
     ranking = [
         {
@@ -112,7 +113,7 @@ def _rows(table: Table) -> Iterator[tuple[Any, Mapping[str, Any]]]:
 
 
 def _values(table: Table, row: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    named = {column.name: row[column.name] for column in table.columns}
+    named = {column.name: row.get(column.name) for column in table.columns}
     spread = {f"{name} sd": value for name in named if (value := row.get(f"{name}±")) is not None}
     return {**named, **spread, "seeds": row["seeds"], "runs": names}
 
@@ -143,18 +144,18 @@ def _replaced(value: Any, texts: Mapping[str, str]) -> Any:
     return [_replaced(item, texts) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _title(records: Sequence[Record]) -> str:
+def _title(records: Sequence[RunRecord]) -> str:
     return f"{len(records)} runs" if len(records) > 1 else label(records[0])
 
 
-def _facts(records: Sequence[Record]) -> str:
+def _facts(records: Sequence[RunRecord]) -> str:
     """How many runs ended how, and what made the page when."""
     counts = Counter(run.status.replace("_", " ") for run in records) if len(records) > 1 else {}
     ended = [f"{count} {status}" for status, count in counts.items()]
     return " · ".join([*ended, f"effbench {version('effbench')}", f"{datetime.now():%Y-%m-%d %H:%M}"])
 
 
-def _chosen(ranking: Sequence[Table], records: Sequence[Record]) -> list[tuple[int, int | None]]:
+def _chosen(ranking: Sequence[Table], records: Sequence[RunRecord]) -> list[tuple[int, int | None]]:
     """(number, colour) of the runs that are drawn: a share of each table from its top, then unfinished ones."""
     share = max(1, MOST_RANKED // max(1, len(ranking)))
     chosen: list[tuple[int, int | None]] = []
@@ -166,12 +167,12 @@ def _chosen(ranking: Sequence[Table], records: Sequence[Record]) -> list[tuple[i
     return [*chosen[:MOST_RANKED], *unfinished][:MOST_SHOWN]
 
 
-def _drawn(run: Record, colour: int | None) -> Drawn:
+def _drawn(run: RunRecord, colour: int | None) -> Drawn:
     rows, problems = curve_rows(run.folder)
     return Drawn(run, colour, rows, [] if run.status == "failed" and not rows else problems)
 
 
-def _epochs_per_step(run: Record, rows: Sequence[Mapping[str, str]]) -> float | None:
+def _epochs_per_step(run: RunRecord, rows: Sequence[Mapping[str, str]]) -> float | None:
     """By the summary; of a run that has none, by its last whole epoch."""
     summary = run.summary or {}
     epochs, steps = summary.get("epochs"), summary.get("steps")
@@ -190,7 +191,7 @@ def _in_order(ranking: Sequence[Table], drawn: Mapping[int, Drawn]) -> list[Draw
 def _table(table: Table, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
     within = [drawn[run.number] for group in table.groups for run in group.runs if run.number in drawn]
     runs = sum(len(group.runs) for group in table.groups)
-    panels = [asdict(panel) for panel in over_each_other([item.curve() for item in within])]
+    panels = [asdict(panel) for panel in over_each_other([item.curve() for item in within], table.displays)]
     return {
         "heading": f"{table.data} by {table.metric}" if table.metric else table.data,
         "lead": _lead(table, runs),
@@ -212,14 +213,14 @@ def _lead(table: Table, runs: int) -> str:
     text = f"{runs} finished runs of {configs} configs" if configs > 1 else f"{runs} finished runs of one config"
     if runs == 1:
         return "One finished run."
-    if any(row[f"{name}±"] is not None for row in table.rows for name in ("value", "test/acc")):
+    if any(row.get(f"{name}±") is not None for row in table.rows for name in ("value", *table.tests)):
         text += ": means over seeds ± their sample standard deviation"
     return (
         f"{text}. Ranked by validation alone; the test is only shown." if configs > 1 and table.metric else f"{text}."
     )
 
 
-def _cells(table: Table, run: Record, row: Mapping[str, Any], drawn: Mapping[int, Drawn]) -> dict[str, Any]:
+def _cells(table: Table, run: RunRecord, row: Mapping[str, Any], drawn: Mapping[int, Drawn]) -> dict[str, Any]:
     shown = drawn.get(run.number)
     return {
         "cells": table.cells(row),
@@ -244,8 +245,9 @@ def _legend(table: Table, drawn: Mapping[int, Drawn]) -> list[dict[str, Any]]:
     return entries
 
 
-def _unfinished(run: Record, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
-    summary, accuracy = run.summary or {}, run.part("metrics").get("val/acc")
+def _unfinished(run: RunRecord, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
+    summary, name = run.summary or {}, f"val/{primary(run.displays)}"
+    value = run.part("metrics").get(name)
     reached = summary.get("epochs")
     return {
         "name": run.name,
@@ -254,11 +256,11 @@ def _unfinished(run: Record, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
         "status": run.status,
         "reason": _reason(run),
         "epochs": f"{reached:.3g}" if reached is not None else "",
-        "accuracy": number_text("val/acc", accuracy) if accuracy is not None else "",
+        "value": f"{name} {number_text(name, value, displays=run.displays)}" if value is not None else "",
     }
 
 
-def _reason(run: Record) -> str:
+def _reason(run: RunRecord) -> str:
     summary = run.summary or {}
     reasons = summary.get("error"), summary.get("stop_reason"), *run.problems
     return shortened(next((text for text in reasons if text), ""), 2000)
@@ -281,7 +283,7 @@ def _section(item: Drawn, output: Path) -> dict[str, Any]:
         "about": _blocks({"Data": _pairs(run.part("data")), "Environment": _pairs(environment)}),
         "config": _pairs(run.config),
         "command": _command(summary.get("argv")),
-        "panels": [asdict(panel) for panel in of_one(item.curve())],
+        "panels": [asdict(panel) for panel in of_one(item.curve(), run.displays)],
     }
 
 
@@ -289,11 +291,11 @@ def _blocks(pairs: Mapping[str, Pairs]) -> list[dict[str, Any]]:
     return [{"title": title, "pairs": found} for title, found in pairs.items() if found]
 
 
-def _brief(run: Record) -> list[str]:
-    """The best of validation and the test's accuracy, as far as there are any."""
-    best, accuracy = run.part("best"), run.part("metrics").get("test/acc")
-    found = [(str(best.get("metric")), best.get("value")), ("test/acc", accuracy)]
-    return [f"{name} {number_text(name, value)}" for name, value in found if value is not None]
+def _brief(run: RunRecord) -> list[str]:
+    """The best of validation and the test's first metric, as far as there are any."""
+    best, test = run.part("best"), f"test/{primary(run.displays)}"
+    found = [(str(best.get("metric")), best.get("value")), (test, run.part("metrics").get(test))]
+    return [f"{name} {number_text(name, value, displays=run.displays)}" for name, value in found if value is not None]
 
 
 def link(folder: Path, output: Path) -> str | None:
@@ -304,7 +306,7 @@ def link(folder: Path, output: Path) -> str | None:
     return f"./{quote(os.fsencode(relative), safe='/')}/"
 
 
-def _result(run: Record) -> Pairs:
+def _result(run: RunRecord) -> Pairs:
     """As train told it at the end; of a record that is not whole, what there is."""
     if run.summary is None:
         return []
@@ -316,7 +318,7 @@ def _result(run: Record) -> Pairs:
         return [("status", status_text(run.summary)), *_pairs(run.part("metrics"))]
 
 
-def _clocks(run: Record) -> Pairs:
+def _clocks(run: RunRecord) -> Pairs:
     """Where the time went, for each clock that ran."""
     clocks, begun = run.part("timing").get("seconds"), run.part("timing").get("started")
     pairs = _pairs({"started": begun} if begun else {})
@@ -326,7 +328,7 @@ def _clocks(run: Record) -> Pairs:
     return pairs + [(str(name).replace("_", " "), seconds(value)) for name, value in spent.items()]
 
 
-def _sessions(run: Record) -> Pairs:
+def _sessions(run: RunRecord) -> Pairs:
     """Of a run that was resumed: the steps of each session, and the settings that changed with it."""
     sessions = (run.summary or {}).get("sessions")
     if not isinstance(sessions, list) or len(sessions) < 2:

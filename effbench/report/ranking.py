@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from effbench.report.collect import Record, shortened
+from effbench.metrics import LOSS, Display
+from effbench.report.collect import RunRecord, shortened
 from effbench.report.spread import deviation, mean, number_text, seconds, within_spread
-from effbench.report.sweep import Job, ranked, result_row
+from effbench.report.sweep import Job, ranked, result_row, test_columns
 from effbench.units import human_bytes, human_count
 
 MOST_KEYS, MOST_IN_FRONT = 8, 4  # columns of config keys, and how many of them stand before the results
-_SPREAD = ("value", "val/acc", "val/loss", "test/acc", "test/loss")  # what a seed changes: with its deviation
 _COST = ("parameters", "macs", "images_per_s", "training_s", "peak_rss_bytes", "peak_cuda_bytes")
 _ALWAYS = ("overrides", "n")
 _CONSTANT = ("parameters", "macs", "states")  # no column where all rows have the same
@@ -41,7 +41,7 @@ class Column:
 class Group:
     """Finished runs of one config, which differ in their seed alone. unfinished: how many more seeds did not finish."""
 
-    runs: Sequence[Record]
+    runs: Sequence[RunRecord]
     unfinished: int = 0
 
     @property
@@ -65,23 +65,33 @@ class Table:
     columns: Sequence[Column]
     notes: Sequence[str]
 
+    @property
+    def displays(self) -> dict[str, Display]:
+        """How the metrics of its runs read."""
+        return {name: display for group in self.groups for name, display in group.runs[0].displays.items()}
+
+    @property
+    def tests(self) -> list[str]:
+        """Columns of the test's metrics."""
+        return test_columns(self.rows)
+
     def cells(self, row: Mapping[str, Any]) -> list[str]:
-        return [_written(column, row) for column in self.columns]
+        return [_written(column, row, self.displays) for column in self.columns]
 
 
-def label(run: Record) -> str:
+def label(run: RunRecord) -> str:
     """Model + optimizer, as far as they are known."""
     model = run.part("model")
     names = model.get("name"), model.get("optimizer")
     return " + ".join(name for name in names if name) or "unknown model"
 
 
-def tables(records: Sequence[Record]) -> list[Table]:
+def tables(records: Sequence[RunRecord]) -> list[Table]:
     """The finished runs, a table for each dataset, its division and the metric that chose the best checkpoint.
 
     The largest first. Runs that were validated on other images answer another question, however alike they are.
     """
-    alike: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    alike: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     finished = [run for run in records if run.finished]
     for run in finished:
         data, metric = run.part("data"), _metric(run.part("best"))
@@ -107,7 +117,7 @@ def _digest(table: Table) -> str:
     return str(table.groups[0].runs[0].part("data").get("sha256"))
 
 
-def _division(run: Record) -> tuple[str, ...]:
+def _division(run: RunRecord) -> tuple[str, ...]:
     """What decides which images a run was validated on and tested on, beside the dataset."""
     return tuple(f"{key}={run.config[key]}" for key in _DIVISION if run.config.get(key) is not None)
 
@@ -116,7 +126,7 @@ def _metric(best: Mapping[str, Any]) -> str | None:
     return best.get("metric") if best.get("value") is not None else None
 
 
-def _unfinished_seeds(records: Sequence[Record]) -> dict[frozenset[str], set[str]]:
+def _unfinished_seeds(records: Sequence[RunRecord]) -> dict[frozenset[str], set[str]]:
     """Experiment -> the seeds that were begun and came to no result."""
     seeds: dict[frozenset[str], set[str]] = defaultdict(set)
     for run in records:
@@ -125,7 +135,7 @@ def _unfinished_seeds(records: Sequence[Record]) -> dict[frozenset[str], set[str
     return seeds
 
 
-def _table(runs: Sequence[Record], unfinished: Mapping[frozenset[str], set[str]], several: bool) -> Table:
+def _table(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[str]], several: bool) -> Table:
     groups = _grouped(runs, unfinished)
     apart, following = differing_keys([group.runs[0] for group in groups])
     front, rest = apart[:MOST_IN_FRONT], [*apart[MOST_IN_FRONT:], *following]
@@ -141,9 +151,9 @@ def _table(runs: Sequence[Record], unfinished: Mapping[frozenset[str], set[str]]
     return Table(data, metric, front, ordered, rows, columns, _notes(ordered, rows, unshown))
 
 
-def _grouped(runs: Sequence[Record], unfinished: Mapping[frozenset[str], set[str]]) -> list[Group]:
+def _grouped(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[str]]) -> list[Group]:
     """By experiment; a run whose config cannot be read is one of its own."""
-    alike: dict[Any, list[Record]] = defaultdict(list)
+    alike: dict[Any, list[RunRecord]] = defaultdict(list)
     for run in runs:
         alike[run.number if run.experiment is None else run.experiment].append(run)
     groups = []
@@ -153,7 +163,7 @@ def _grouped(runs: Sequence[Record], unfinished: Mapping[frozenset[str], set[str
     return groups
 
 
-def differing_keys(runs: Sequence[Record]) -> tuple[list[str], list[str]]:
+def differing_keys(runs: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
     """(keys that tell runs of one model and optimizer apart, other keys whose values happen to follow from those two).
 
     Neither the seed, nor a model's or an optimizer's own option that is the same wherever its name is: that tells it.
@@ -174,7 +184,7 @@ def differing_keys(runs: Sequence[Record]) -> tuple[list[str], list[str]]:
     return apart, following
 
 
-def _told_by_name(key: str, texts: Sequence[str], runs: Sequence[Record]) -> bool:
+def _told_by_name(key: str, texts: Sequence[str], runs: Sequence[RunRecord]) -> bool:
     """Whether it is the model's or the optimizer's own, and the same in all runs of that name."""
     part = {"model": "name", "optimizer": "optimizer"}.get(key.partition(".")[0])
     return part is not None and _follows(texts, [_name(run, part) for run in runs])
@@ -188,7 +198,7 @@ def _follows(texts: Sequence[str], names: Sequence[str]) -> bool:
     return len(set(zip(names, texts, strict=True))) == len(set(names))
 
 
-def _name(run: Record, part: str) -> str:
+def _name(run: RunRecord, part: str) -> str:
     return str(run.part("model").get(part))
 
 
@@ -198,11 +208,12 @@ def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
     for run in group.runs:
         by_seed[str(run.config.get("seed"))].append(_own_row(run))
     row = dict(by_seed[str(group.runs[0].config.get("seed"))][0])
-    for name in (*_SPREAD, *_COST):
+    spread = ("value", *(name for name in row if name.startswith(("val/", "test/"))))  # what a seed changes
+    for name in (*spread, *_COST):
         values = [value for rows in by_seed.values() if (value := _mean_of(rows, name)) is not None]
         row[name] = mean(values) if values else None
         of_all = len(values) == group.seeds > 1
-        row[f"{name}±"] = deviation(values) if name in _SPREAD and of_all else None
+        row[f"{name}±"] = deviation(values) if name in spread and of_all else None
     states = Counter(run.status for run in group.runs)
     config = group.runs[0].config
     return row | {
@@ -216,22 +227,21 @@ def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
 
 def _mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """Over runs of one seed, which are no samples of their own."""
-    values = [row[name] for row in rows if row[name] is not None]
+    values = [row[name] for row in rows if row.get(name) is not None]
     return mean(values) if values else None
 
 
-def _own_row(run: Record) -> dict[str, Any]:
+def _own_row(run: RunRecord) -> dict[str, Any]:
     metrics = run.part("metrics")
     return {
         **result_row(Job(run.number, [label(run)], run.folder), {**(run.summary or {}), **_mappings(run)}),
-        "val/acc": metrics.get("val/acc"),
-        "val/loss": metrics.get("val/loss"),
+        **{f"val/{name}": metrics.get(f"val/{name}") for name in run.displays},
         "macs": run.part("model").get("macs"),
         "peak_cuda_bytes": run.part("memory").get("peak_cuda_bytes"),
     }
 
 
-def _mappings(run: Record) -> dict[str, Any]:
+def _mappings(run: RunRecord) -> dict[str, Any]:
     return {name: run.part(name) for name in ("metrics", "timing", "model", "memory")}
 
 
@@ -243,16 +253,20 @@ def _columns(
     rows: Sequence[Mapping[str, Any]], front: Sequence[str], end: Sequence[str], metric: str | None
 ) -> list[Column]:
     """Those that say something: a column that is empty in all rows is left out, and a cost that is the same in all."""
+    tests = test_columns(rows)
+    vals = [f"val/{name.partition('/')[2]}" for name in tests]
     columns = [
         Column("rank", "rank"),
         Column("overrides", "run", numeric=False),
         *(_of_config(key, leaves=1) for key in front),
         Column("n", "n", leaves=3),
         Column("value", f"best {metric}", metric=metric or ""),
-        Column("test/acc", "test acc", metric="test/acc", leaves=2),
-        Column("test/loss", "test loss", metric="test/loss", leaves=12),
-        *([] if metric == "val/acc" else [Column("val/acc", "last val acc", metric="val/acc", leaves=11)]),
-        *([] if metric == "val/loss" else [Column("val/loss", "last val loss", metric="val/loss", leaves=13)]),
+        *(Column(name, name.replace("/", " "), metric=name, leaves=12 if _is_loss(name) else 2) for name in tests),
+        *(
+            Column(name, f"last {name.replace('/', ' ')}", metric=name, leaves=13 if _is_loss(name) else 11)
+            for name in vals
+            if name != metric
+        ),
         Column("parameters", "params", human_count, leaves=5),
         Column("macs", "MACs", human_count, leaves=9),
         Column("images_per_s", "images/s", lambda value: f"{value:.0f}", leaves=6),
@@ -266,19 +280,25 @@ def _columns(
 
 
 def _tells(column: Column, rows: Sequence[Mapping[str, Any]]) -> bool:
-    values = {row[column.name] for row in rows}
+    values = {row.get(column.name) for row in rows}
     if column.name in _CONSTANT and len(rows) > 1 and len(values) == 1:
         return False
     return bool(values - {None, ""})
 
 
-def _written(column: Column, row: Mapping[str, Any]) -> str:
-    value = row[column.name]
+def _is_loss(column: str) -> bool:
+    return column.endswith(f"/{LOSS}")
+
+
+def _written(column: Column, row: Mapping[str, Any], displays: Mapping[str, Display]) -> str:
+    value = row.get(column.name)
     if column.name == "n":
         return _count(row)
     if value is None:
         return ""
-    return column.text(value) if column.metric is None else number_text(column.metric, value, row[f"{column.name}±"])
+    if column.metric is None:
+        return column.text(value)
+    return number_text(column.metric, value, row.get(f"{column.name}±"), displays)
 
 
 def _count(row: Mapping[str, Any]) -> str:
@@ -313,7 +333,7 @@ def _doubt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [doubt] if doubt else []
 
 
-def _machine(run: Record) -> tuple[str, ...]:
+def _machine(run: RunRecord) -> tuple[str, ...]:
     environment = run.part("environment")
     facts = (environment.get(key) for key in ("cpu", "cores", "threads", "kernels", "gpus"))
     return tuple(map(str, ((run.summary or {}).get("device"), *facts)))

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench.inert import for_terminal
+from effbench.escaping import for_terminal
+from effbench.metrics import LOSS, recorded_displays
 from effbench.report.spread import number_text
 from effbench.report.text_table import console
-from effbench.units import counted, human_bytes, human_count, percent
+from effbench.units import counted, human_bytes, human_count
 
 
 def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -17,13 +18,15 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     metrics, timing, best = summary["metrics"], summary["timing"], summary.get("best")
     data = summary.get("data", {})
     rows = [("status", status_text(summary))]
-    if "test/acc" in metrics:
-        part = data.get("evaluated", {}).get("test")
-        sample = f" (a sample of {part:,} of {counted(data['counts']['test'], 'image')})" if part else ""
-        rows.append(("test accuracy", percent(metrics["test/acc"]) + sample))
-        rows.append(("test loss", f"{metrics['test/loss']:.4f}"))
+    displays = recorded_displays(summary)
+    part = data.get("evaluated", {}).get("test")
+    sample = f" (a sample of {part:,} of {counted(data['counts']['test'], 'image')})" if part else ""
+    for name in sorted(displays, key=LOSS.__eq__):  # the loss last
+        if (value := metrics.get(f"test/{name}")) is not None:
+            rows.append((f"test {displays[name].title}", displays[name].text(value) + sample))
+            sample = ""
     if best is not None and best["value"] is not None:
-        value = number_text(best["metric"], best["value"])
+        value = number_text(best["metric"], best["value"], displays=displays)
         rows.append((f"best {best['metric']}", f"{value} ({best['checkpoint']})"))
     rows.append(("steps", f"{summary['steps']} ({summary['epochs']:.3g} epochs)"))
     in_all = timing.get("elapsed_s", timing["seconds"]["total"])  # of every sitting; older records hold the last one's

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import fsum, sqrt
 from typing import Any
 
-from effbench.units import percent
+from effbench.metrics import Display, display_of
 
 
 def mean(values: Sequence[float]) -> float:
@@ -19,11 +19,12 @@ def deviation(values: Sequence[float]) -> float:
     return sqrt(fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
 
 
-def number_text(metric: str, value: float, spread: float | None = None) -> str:
-    """An accuracy in per cent, anything else with four digits; with ± `spread` where there is one."""
-    if metric.endswith("acc"):
-        return percent(value, spread)
-    return f"{value:.4f}" if spread is None else f"{value:.4f} ± {spread:.4f}"
+def number_text(
+    metric: str, value: float, spread: float | None = None, displays: Mapping[str, Display] | None = None
+) -> str:
+    """'84.80 %' of 'val/acc': as the metric reads; with ± `spread` where there is one. displays: of the run's own."""
+    display = (displays or {}).get(metric.rpartition("/")[2]) or display_of(metric)
+    return display.text(value, spread)
 
 
 def seconds(value: float) -> str:

@@ -12,24 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from effbench.errors import ConfigError
-from effbench.inert import csv_cell, for_terminal
-from effbench.records import read_summary, write_text
+from effbench.escaping import csv_cell, for_terminal
+from effbench.metrics import ACCURACY, LOSS, Display, display_of, recorded_displays
+from effbench.records import FINISHED, read_summary, write_text
 from effbench.redaction import redact
 from effbench.report.spread import deviation, mean, number_text, seconds, within_spread
 from effbench.report.text_table import TextColumn, console, print_table
 from effbench.units import human_bytes, human_count
 
-COLUMNS = (
-    "rank", "job", "overrides", "status", "metric", "value", "test/acc", "test/loss", "training_s", "images_per_s",
-    "parameters", "peak_rss_bytes", "error", "folder",
-)  # fmt: skip
+BEFORE = ("rank", "job", "overrides", "status", "metric", "value")  # the columns of sweep.csv; between: test/*
+AFTER = ("training_s", "images_per_s", "parameters", "peak_rss_bytes", "error", "folder")
 
 MOST_ROWS = 1000  # of the table on a terminal; sweep.csv has all
 MOST_KEYS = 4  # swept keys with a column of their own
-_SPREAD = ("value", "test/acc", "test/loss")  # what a seed changes: with its deviation
 _COST = ("training_s", "images_per_s", "parameters", "peak_rss_bytes")
 _WORDS = re.compile(r"\s+(?=[+~]{0,2}[\w./@]+=)")  # between overrides; a value may hold spaces too
-FINISHED = ("completed", "stopped_early")  # a best value of any other run is that of a part of it
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Job:
 
 
 def sweep_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """A row a job by COLUMNS, best first, those that did not finish last; read from each job's summary.json."""
+    """A row a job by `columns_of`, best first, those that did not finish last; read from each job's summary.json."""
     return ranked(list(map(_row, jobs)))
 
 
@@ -75,8 +72,8 @@ def _row(job: Job) -> dict[str, Any]:
 
 
 def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a table says of a run, by COLUMNS; its rank is for `ranked` to say."""
-    best = summary.get("best") or {}
+    """What a table says of a run, by `columns_of`; its rank is for `ranked` to say. displays: of its metrics."""
+    best, displays = summary.get("best") or {}, recorded_displays(summary)
     metrics, timing = summary.get("metrics", {}), summary.get("timing", {})
     return {
         "rank": None,
@@ -85,30 +82,52 @@ def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
         "status": summary["status"],
         "metric": best.get("metric"),
         "value": best.get("value"),
-        "test/acc": metrics.get("test/acc"),
-        "test/loss": metrics.get("test/loss"),
+        **{name: metrics.get(name) for name in _tests(displays)},
         "training_s": timing.get("training_s"),
         "images_per_s": timing.get("images_per_s"),
         "parameters": summary.get("model", {}).get("parameters"),
         "peak_rss_bytes": summary.get("memory", {}).get("peak_rss_bytes"),
         "error": summary.get("error") or (summary.get("stop_reason") if summary["status"] == "diverged" else None),
         "folder": str(job.folder),
+        "displays": displays,
     }
+
+
+def _tests(displays: Mapping[str, Display]) -> list[str]:
+    """Columns of the test's metrics, the loss last."""
+    return [f"test/{name}" for name in sorted(displays, key=LOSS.__eq__)]
+
+
+def test_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those of all rows, the losses last."""
+    found = dict.fromkeys(name for row in rows for name in _tests(row["displays"]))
+    return sorted(found or [f"test/{ACCURACY}", f"test/{LOSS}"], key=lambda name: name.endswith(f"/{LOSS}"))
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of sweep.csv."""
+    return [*BEFORE, *test_columns(rows), *AFTER]
 
 
 def _order(row: Mapping[str, Any], by_value: bool) -> tuple[bool, bool, float, int]:
     """Finished jobs first, of these the best; equals and the others by their number."""
     value = row["value"] if by_value and _has_result(row) else 0.0
-    lower_is_better = value if str(row["metric"]).endswith("loss") else -value
-    return row["status"] not in FINISHED, not _has_result(row), lower_is_better, row["job"]
+    name = str(row["metric"]).rpartition("/")[2]
+    display = row["displays"].get(name) or display_of(name)
+    return row["status"] not in FINISHED, not _has_result(row), value if display.mode == "min" else -value, row["job"]
+
+
+def as_values(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows by `columns_of` alone."""
+    return [{name: row.get(name) for name in columns_of(rows)} for row in rows]
 
 
 def write_sweep(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """sweep.csv, without secrets; text that a spreadsheet would take for a formula has an apostrophe before it."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
+    writer = csv.DictWriter(text, columns_of(rows))
     writer.writeheader()
-    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in redact(list(rows)))
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in redact(as_values(rows)))
     path = folder / "sweep.csv"
     write_text(path, text.getvalue())
     return path
@@ -151,11 +170,12 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _line(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     finished = [row for row in group if row["status"] in FINISHED]
     line = {**(finished or group)[0], "n": len(finished), "of": len(group), "failed": not finished}
-    for name in (*_SPREAD, *_COST):
-        values = [row[name] for row in finished if row[name] is not None]
+    spread = ("value", *test_columns(group))  # what a seed changes: with its deviation
+    for name in (*spread, *_COST):
+        values = [row[name] for row in finished if row.get(name) is not None]
         if finished:
             line[name] = mean(values) if values else None
-        line[f"{name}±"] = deviation(values) if name in _SPREAD and len(values) > 1 else None
+        line[f"{name}±"] = deviation(values) if name in spread and len(values) > 1 else None
     states = dict.fromkeys(str(row["status"]).replace("_", " ") for row in group)
     return {**line, "job": min(row["job"] for row in group), "apart": _apart(group[0]), "states": ", ".join(states)}
 
@@ -177,13 +197,16 @@ def _columns(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list
         column("rank", "rank", str, 0),
         *_keys(lines),
         TextColumn(value, [_best(line, metrics) for line in lines]),
-        TextColumn("test acc", [_spread(line, "test/acc") for line in lines], leaves=1),
+        *(
+            TextColumn(name.replace("/", " "), [_spread(line, name) for line in lines], leaves=1)
+            for name in test_columns(lines)[:-1]
+        ),
         TextColumn("n", [_count(line) if any(each["of"] > 1 for each in lines) else "" for line in lines], leaves=2),
         column("training", "training_s", seconds, 3),
         column("params", "parameters", human_count, 4),
         column("img/s", "images_per_s", lambda number: f"{number:.0f}", 5),
         column("peak", "peak_rss_bytes", human_bytes, 6),
-        TextColumn("test loss", [_spread(line, "test/loss") for line in lines], leaves=8),
+        TextColumn("test loss", [_spread(line, f"test/{LOSS}") for line in lines], leaves=8),
         TextColumn("status", [line["states"] for line in lines], is_number=False, leaves=7),
         TextColumn("job", [str(line["job"]) if line["of"] == 1 else "" for line in lines], leaves=9),
     ]
@@ -240,12 +263,12 @@ def _best(line: Mapping[str, Any], metrics: Sequence[str]) -> str:
     """The best value, named where the column's head does not name it; of a job without a result, its status."""
     if not _has_result(line):
         return str(line["states"]) if line["failed"] else ""
-    text = number_text(line["metric"], line["value"], line["value±"])
+    text = number_text(line["metric"], line["value"], line["value±"], line["displays"])
     return text if [line["metric"]] == list(metrics) else f"{line['metric']} {text}"
 
 
 def _spread(line: Mapping[str, Any], name: str) -> str:
-    return _cell(line[name], lambda value: number_text(name, value, line[f"{name}±"]))
+    return _cell(line.get(name), lambda value: number_text(name, value, line.get(f"{name}±"), line["displays"]))
 
 
 def _count(line: Mapping[str, Any]) -> str:

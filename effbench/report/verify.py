@@ -15,11 +15,11 @@ from effbench.config.yaml_text import parse_yaml, read_record
 from effbench.console import writes_unicode
 from effbench.disk import followed, pointed
 from effbench.guarded import METRICS_BYTES, read_text
-from effbench.records import STATUSES, read_any_summary, read_metrics
+from effbench.metrics import display_of, recorded_displays
+from effbench.records import FINISHED, STATUSES, read_any_summary, read_metrics
 from effbench.summary_schema import complaints, without_wrong_fields
 from effbench.training.checkpoint import committed, read_checkpoint, read_manifest
 
-FINISHED = ("completed", "stopped_early")
 MOST_ROWS = METRICS_BYTES // 20  # that a metrics.csv holds
 _CELL = 1e-6  # metrics.csv holds eight significant digits
 
@@ -80,10 +80,10 @@ def _summary(summary: Mapping[str, Any], wrong: Sequence[str]) -> str:
 
 def _config(folder: Path) -> str:
     from effbench.config.compose import parse
-    from effbench.config.names import with_later_keys
+    from effbench.config.versions import upgraded
 
     content = read_record(folder / "config.yaml")
-    parse(with_later_keys(content))
+    parse(upgraded(content, "config.yaml"))
     return f"sha256 {config_digest(content)[:12]}"
 
 
@@ -205,7 +205,8 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
     best = summary.get("best")
     if best:
         values = [float(row[best["metric"]]) for row in rows if row.get(best["metric"])]
-        extreme = min(values) if best["metric"].endswith("loss") else max(values)
+        display = recorded_displays(summary).get(best["metric"].partition("/")[2]) or display_of(best["metric"])
+        extreme = min(values) if display.mode == "min" else max(values)
         _require(_close(extreme, best["value"]), f"best is {best['value']} in summary.json, {extreme} in metrics.csv")
     return f"{compared} metrics{', and the best' if best else ''}"
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from effbench.data.batches import Batch, EvalBatches, Finish
+from effbench.data.batches import Batch, BatchTransform, EvalBatches
 from effbench.data.splits import Split
 from effbench.models.adapt import is_frozen
 from effbench.randomness import Purpose, derived_seed
@@ -122,10 +122,10 @@ def trained_norms(model: nn.Module) -> list[str]:
     ]
 
 
-def statistics_batches(split: Split, finish: Finish, seed: int, eval_batch_size: int) -> EvalBatches:
+def statistics_batches(split: Split, transform: BatchTransform, seed: int, eval_batch_size: int) -> EvalBatches:
     """Up to IMAGES images of the train split, drawn by the seed, without augmentation, in batches of equal size."""
     size = min(BATCH, max(2, eval_batch_size), len(split))  # batch norm learns nothing from one image
     count = min(IMAGES, len(split)) // size * size
     generator = torch.Generator().manual_seed(derived_seed(seed, Purpose.STATISTICS))
     chosen = torch.randperm(len(split), generator=generator)[:count].sort().values
-    return EvalBatches(split.take(chosen), batch_size=size, finish=finish)
+    return EvalBatches(split.take(chosen), batch_size=size, transform=transform)

@@ -12,12 +12,13 @@ manifest holds the sha256 of each file and of itself, because a flipped bit load
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import logging
 import os
 import pickle
 import re
 import shutil
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from effbench.disk import followed, move, patiently, point, pointed, sync, sync_
 from effbench.errors import ConfigError, EffbenchError
 from effbench.guarded import MissingFileError, UnreadableError, read_bytes, require_regular
 from effbench.records import naming_disk_faults, sha256_of
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 NEWEST_KEPT = 2  # the last, and the one before it
@@ -92,6 +95,7 @@ class Checkpoints:
         target = self.folder / f"step-{step:08d}"
         self._step_back_from(target)
         write_checkpoint(target, snapshot, self.identity | {"step": step})
+        log.debug(f"checkpoint {target} written; best by {self.monitor}: {ranking[:1]}")
         self.ranking = ranking
         if self._keep_last or keep:
             _link(self.folder / "last", target.name)
@@ -120,7 +124,11 @@ class Checkpoints:
         A best one that is damaged is told and left out: the run's end must not find that there is no best to test.
         """
         self._restored_step = step
-        self.ranking = [(value, name) for value, name in ranking if self._is_whole(name)]
+        damaged = {name: error for _, name in ranking if (error := self._damage(name)) is not None}
+        for name, error in damaged.items():
+            if (self.folder / name).is_dir():
+                log.warning(f"{error} It can no longer be the best.")
+        self.ranking = [(value, name) for value, name in ranking if name not in damaged]
 
     def relink(self) -> None:
         """Where they were restored: makes the links `last` and `best` follow.
@@ -137,14 +145,13 @@ class Checkpoints:
         else:
             (self.folder / "best").unlink(missing_ok=True)
 
-    def _is_whole(self, name: str) -> bool:
+    def _damage(self, name: str) -> EffbenchError | None:
+        """What is wrong with the checkpoint of that name."""
         try:
             read_manifest(self.folder / name)
         except EffbenchError as error:
-            if (self.folder / name).is_dir():
-                print(f"warning: {error} It can no longer be the best.", file=sys.stderr)
-            return False
-        return True
+            return error
+        return None
 
     def _ranked(self, value: float | None, name: str) -> list[tuple[float, str]]:
         others = [entry for entry in self.ranking if entry[1] != name]
@@ -306,11 +313,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """optimizer.load_state_dict that keeps this config's settings and each tensor's memory layout.
 
+    Settings are what the constructor takes. Other entries of a parameter group, such as a step count, are state.
+
     A fused step walks raw memory: a state with other strides than its parameter would be paired with the wrong
     elements.
     """
-    kept = ("params", "lr", "initial_lr")  # the learning rate is the schedule's to restore
-    settings = [{key: value for key, value in group.items() if key not in kept} for group in optimizer.param_groups]
+    taken = _options_of(type(optimizer)) - {"params", "lr"}  # the learning rate is the schedule's to restore
+    settings = [{key: value for key, value in group.items() if key in taken} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
@@ -319,6 +328,12 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
                 if type(value) is Tensor and value.shape == parameter.shape:  # a subclass has no strides to care for
                     layout = torch.empty_like(parameter, dtype=value.dtype)
                     optimizer.state[parameter][key] = layout.copy_(value).detach()
+
+
+def _options_of(kind: type) -> set[str]:
+    """The arguments of its constructor, and of those that it may pass its own on to."""
+    own = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)]
+    return {name for each in own if inspect.isfunction(each) for name in inspect.signature(each).parameters}
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:

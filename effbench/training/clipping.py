@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from effbench.kernels import library
-from effbench.kernels.tensors import alike, call
+from effbench.cpu.library import library
+from effbench.cpu.tensors import alike, call
 
 
 class NoClipping:
@@ -20,7 +20,7 @@ class NoClipping:
 class ClipNorm(NoClipping):
     """Scales all gradients down together when their L2 norm exceeds `limit` (arXiv:1211.5063).
 
-    Compiled where it can be (effbench/kernels/clip.c): torch's took 1.7 ms of a step of MobileNetV3-small of 39 ms
+    Compiled where it can be (effbench/cpu/csrc/clip.c): torch's took 1.7 ms of a step of MobileNetV3-small of 39 ms
     (batch 64, AMD EPYC, 2 threads, median of 50).
     """
 

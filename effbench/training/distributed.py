@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from effbench.errors import EffbenchError
 
 
-class Ranks:
+class DistributedContext:
     """A single process."""
 
     rank, world, local_rank, local_world = 0, 1, 0, 1
@@ -39,7 +39,7 @@ class Ranks:
         """Elementwise sum over the processes."""
         return values
 
-    def agree_on_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Rank 0's buffers everywhere: each rank's batch norms have seen other samples."""
 
     def any(self, flag: bool) -> bool:
@@ -54,7 +54,7 @@ class Ranks:
         return value
 
 
-class ProcessGroup(Ranks):
+class ProcessGroup(DistributedContext):
     """Several processes, one model replica each (gloo on CPU, NCCL on CUDA)."""
 
     def __init__(self, device: torch.device):
@@ -80,7 +80,7 @@ class ProcessGroup(Ranks):
         dist.all_reduce(total)
         return total.to(values.device)
 
-    def agree_on_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
@@ -106,10 +106,10 @@ def environment_rank() -> int:
 
 
 @contextmanager
-def ranks_for(device: torch.device) -> Iterator[Ranks]:
+def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
     """The process group that torchrun asks for, taken down at the end; a single process otherwise."""
     if not launched_by_torchrun():
-        yield Ranks()
+        yield DistributedContext()
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, to evaluate and save in their place."""
+"""Averages of the weights, to evaluate and save in their place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from effbench.training.checkpoint import load_weights
 
@@ -17,7 +18,10 @@ class NoEma:
         self.model = model
 
     def update(self) -> None:
-        pass
+        """After each optimizer step."""
+
+    def synchronize(self) -> None:
+        """Before `model` is read: brings it up to the last step."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Empty: there is nothing beside the model."""
@@ -63,3 +67,53 @@ class Ema(NoEma):
         rest = dict(state)
         self._steps = rest.pop("_ema_steps").clone()
         load_weights(self.model, rest)
+
+
+class OptimizerAverage(NoEma):
+    """The average that an optimizer keeps itself: schedulefree's classes, and others with train() and eval().
+
+    optimizer.eval() puts the averaged weights into the model, optimizer.train() takes them out again. In between they
+    are copied to `model`, which is validated, saved and tested as with ema=on. The training weights are put back from a
+    copy, because train() after eval() rounds: how often a run is validated or saved would change its last digits.
+    """
+
+    def __init__(self, source: nn.Module, optimizer: Optimizer):
+        self._source, self._optimizer = source, optimizer
+        self.model = copy.deepcopy(source).requires_grad_(False)
+        self._is_current = False
+        self._switch("train")
+
+    def update(self) -> None:
+        self._is_current = False
+
+    @torch.no_grad()
+    def synchronize(self) -> None:
+        if self._is_current:
+            return
+        kept = [parameter.clone() for parameter in self._source.parameters()]
+        self._switch("eval")
+        for average, weight in zip(self.model.parameters(), self._source.parameters(), strict=True):
+            average.copy_(weight)
+        for mine, buffer in zip(self.model.buffers(), self._source.buffers(), strict=True):
+            mine.copy_(buffer)
+        self._switch("train")
+        for parameter, before in zip(self._source.parameters(), kept, strict=True):
+            parameter.copy_(before)
+        self._is_current = True
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.model.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """An empty state is of a run whose optimizer kept no average."""
+        if state:
+            load_weights(self.model, {name: tensor for name, tensor in state.items() if name != "_ema_steps"})
+        self._is_current = bool(state)
+
+    def _switch(self, mode: str) -> None:
+        getattr(self._optimizer, mode)()
+
+
+def averages_itself(optimizer: Optimizer) -> bool:
+    """Whether it has train() and eval(), as schedulefree's classes do."""
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))

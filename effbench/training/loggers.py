@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effbench.config.compare import OF_ONE_SITTING
+from effbench.config.compare import EPHEMERAL_KEYS
 from effbench.errors import MissingExtraError
-from effbench.records import replacing, write_text
+from effbench.records import FINISHED, replacing, write_text
 from effbench.redaction import redact
-from effbench.training.callbacks import Callback
-from effbench.training.state import TrainState
+from effbench.training.callbacks import Callback, Context, Forwarding
+
+log = logging.getLogger(__name__)
 
 IDS = "logger.json"  # in the run's folder: the names of its runs at W&B and MLflow
 
@@ -48,52 +49,37 @@ class MetricLogger(Callback):
         self.start = start
         self._in_epoch = start.in_epoch
 
-    def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
+    def logged(self, context: Context, values: Mapping[str, float]) -> None:
         self._in_epoch = True
-        self.log(values, state.step)
+        self.log(values, context.state.step)
 
-    def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
+    def epoch_end(self, context: Context, values: Mapping[str, float]) -> None:
         told = {name: value for name, value in values.items() if name.startswith("val/") or not self._in_epoch}
         self._in_epoch = False
-        self.log(told, state.step)
+        self.log(told, context.state.step)
 
-    def tested(self, state: TrainState, values: Mapping[str, float]) -> None:
-        self.log(values, state.step)
+    def tested(self, context: Context, values: Mapping[str, float]) -> None:
+        self.log(values, context.state.step)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Hands `values` to the library."""
 
 
-class Spared(Callback):
+class FaultTolerantLogger(Forwarding):
     """A logger whose failure (a full disk, no network) costs its log, not the run."""
 
     def __init__(self, logger: Callback, name: str):
         self._logger: Callback | None = logger
         self._name = name
 
-    def logged(self, state: TrainState, values: Mapping[str, float]) -> None:
-        self._try(lambda logger: logger.logged(state, values))
-
-    def epoch_end(self, state: TrainState, values: Mapping[str, float]) -> None:
-        self._try(lambda logger: logger.epoch_end(state, values))
-
-    def saving(self, state: TrainState) -> None:
-        self._try(lambda logger: logger.saving(state))
-
-    def tested(self, state: TrainState, values: Mapping[str, float]) -> None:
-        self._try(lambda logger: logger.tested(state, values))
-
-    def run_end(self, state: TrainState) -> None:
-        self._try(lambda logger: logger.run_end(state))
-
-    def _try(self, call: Callable[[Callback], None]) -> None:
+    def call(self, hook: str, *args: Any) -> None:
         if self._logger is None:
             return
         try:
-            call(self._logger)
+            getattr(self._logger, hook)(*args)
         except Exception as error:  # noqa: BLE001 - whatever a library raises
             self._logger = None
-            print(f"warning: logger={self._name} ends here: {error}; training goes on", file=sys.stderr)
+            log.warning(f"logger={self._name} ends here: {error}; training goes on")
 
 
 class TensorBoardLogger(MetricLogger):
@@ -110,7 +96,7 @@ class TensorBoardLogger(MetricLogger):
             _cut_events(path, start)
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
-    def saving(self, state: TrainState) -> None:
+    def saving(self, context: Context) -> None:
         """A run that goes on from the checkpoint must find the points before it."""
         self._writer.flush()
 
@@ -118,7 +104,7 @@ class TensorBoardLogger(MetricLogger):
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def run_end(self, state: TrainState) -> None:
+    def run_end(self, context: Context) -> None:
         self._writer.close()
 
 
@@ -185,9 +171,9 @@ class WandbLogger(MetricLogger):
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
-    def run_end(self, state: TrainState) -> None:
-        self._run.summary["status"] = state.status
-        self._run.finish(exit_code=0 if state.status in ("completed", "stopped_early") else 1)
+    def run_end(self, context: Context) -> None:
+        self._run.summary["status"] = context.state.status
+        self._run.finish(exit_code=0 if context.state.status in FINISHED else 1)
 
 
 class MlflowLogger(MetricLogger):
@@ -211,7 +197,7 @@ class MlflowLogger(MetricLogger):
             own = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
             mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", own))
             self._begin(folder.name, redact(project), before)
-        lasting = {key: value for key, value in params.items() if key not in OF_ONE_SITTING}
+        lasting = {key: value for key, value in params.items() if key not in EPHEMERAL_KEYS}
         self._tell_params({key: str(value)[:500] for key, value in _flat(redact(lasting)).items()})
         _keep_run_id(folder, "mlflow", self._run_id)
 
@@ -227,9 +213,7 @@ class MlflowLogger(MetricLogger):
                 self._mlflow.start_run(run_id=before)
                 return
             except self._mlflow.exceptions.MlflowException as error:
-                print(
-                    f"warning: logger=mlflow cannot go on with run {before}, a new one begins: {error}", file=sys.stderr
-                )
+                log.warning(f"logger=mlflow cannot go on with run {before}, a new one begins: {error}")
         self._mlflow.set_experiment(project)
         self._mlflow.start_run(run_name=name)
 
@@ -248,8 +232,8 @@ class MlflowLogger(MetricLogger):
         new = {name: value for name, value in values.items() if step > self._reached.get(name, -1)}
         self._mlflow.log_metrics(new, step=step)
 
-    def run_end(self, state: TrainState) -> None:
-        good = state.status in ("completed", "stopped_early")
+    def run_end(self, context: Context) -> None:
+        good = context.state.status in FINISHED
         self._mlflow.end_run("FINISHED" if good else "FAILED")
 
 

@@ -7,74 +7,73 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effbench.training.clocks import Clocks
-from effbench.training.distributed import Ranks
+from effbench.metrics import ACCURACY
+from effbench.tasks.tallies import Tallies
+from effbench.training.distributed import DistributedContext
+from effbench.training.timers import Clocks
 
 WARMUP_STEPS = 5
 
 
 class Meter:
-    """Training loss and accuracy, over the epoch and since the last log line.
+    """The task's sums in training, over the epoch and since the last log line."""
 
-    A sum is (loss, correct, samples, weight): with class weights a mean loss divides by the weight of its samples.
-    """
-
-    def __init__(self, ranks: Ranks):
-        self._ranks = ranks
+    def __init__(self, ranks: DistributedContext, tallies: Tallies):
+        self._ranks, self._tallies = ranks, tallies
         self._sums: Tensor | None = None
-        self._logged = torch.zeros(4, dtype=torch.float64)
+        self._logged = self._zeros()
 
-    def add(self, stats: Tensor) -> None:
-        """stats: float64 (4,) on the device; nothing is read."""
-        self._sums = stats if self._sums is None else self._sums.to(stats.device) + stats
+    def add(self, sums: Tensor) -> None:
+        """sums: as `Tallies.of` makes them, on the device; nothing is read."""
+        self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums
 
     @property
     def empty(self) -> bool:
         """Whether no step was added since the last epoch ended."""
         return self._sums is None
 
-    def since_last_log(self) -> dict[str, float]:
+    def window_means(self) -> dict[str, float]:
+        """'train/<metric>' over the steps since the last call, or since the epoch began."""
         sums = self._read()
         window, self._logged = sums - self._logged, sums
-        return _means(window)
+        return self._means(window)
 
-    def of_epoch(self) -> dict[str, float]:
-        """Means over the epoch so far; the next epoch begins at zero."""
+    def epoch_means(self) -> dict[str, float]:
+        """'train/<metric>' over the epoch so far; the next epoch begins at zero."""
         sums = self._read()
-        self._sums, self._logged = None, torch.zeros_like(self._logged)
-        return _means(sums)
+        self._sums, self._logged = None, self._zeros()
+        return self._means(sums)
+
+    def _means(self, sums: Tensor) -> dict[str, float]:
+        return {f"train/{name}": value for name, value in self._tallies.values(sums).items()}
 
     def _read(self) -> Tensor:
-        if self._sums is None:
-            return torch.zeros_like(self._logged)
-        return self._ranks.sum(self._sums).cpu()
+        return self._zeros() if self._sums is None else self._ranks.sum(self._sums).cpu()
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(len(self._tallies), dtype=torch.float64)
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums of all ranks, so every rank must call it."""
-        return {"sums": None if self.empty else self._read().clone(), "logged": self._logged.clone()}
+        """The sums of all ranks by name, so every rank must call it."""
+        sums = None if self.empty else self._tallies.named(self._read())
+        return {"sums": sums, "logged": self._tallies.named(self._logged)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Rank 0 goes on from the sums of all, the others from zero."""
-        sums = state["sums"]
-        if sums is not None:
-            sums = _with_weight(sums)
-            self._sums = sums if self._ranks.is_main else torch.zeros_like(sums)
-        else:
-            self._sums = None
-        self._logged = _with_weight(state["logged"])
+        before = {key: _by_name(value) for key, value in state.items()}
+        self._sums = None
+        if before["sums"] is not None:
+            self._sums = self._tallies.from_named(before["sums"]) if self._ranks.is_main else self._zeros()
+        self._logged = self._tallies.from_named(before["logged"])
 
 
-def _with_weight(sums: Tensor) -> Tensor:
-    """Checkpoints of effbench 0.2 and older hold (loss, correct, samples)."""
-    return torch.cat([sums, sums[2:]]) if len(sums) == 3 else sums
-
-
-def _means(sums: Tensor) -> dict[str, float]:
-    """No loss for samples of weight 0 alone."""
-    loss, correct, samples, weight = sums.tolist()
-    if samples == 0:
-        return {}
-    return {**({"train/loss": loss / weight} if weight else {}), "train/acc": correct / samples}
+def _by_name(sums: Any) -> Any:
+    """Checkpoints of effbench 0.1 hold a tensor: loss, correct predictions, samples and, the later ones, weight."""
+    if not isinstance(sums, Tensor):
+        return sums
+    loss, correct, samples, *weight = sums
+    return {"loss": loss, "weight": weight[0] if weight else samples, "samples": samples,
+            f"metric/{ACCURACY}": correct.reshape(1)}  # fmt: skip
 
 
 class Throughput:

@@ -92,10 +92,8 @@ def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
 
 def _automatic(device: torch.device) -> tuple[str, str]:
     if device.type == "cpu":
-        return (
-            "32-true",
-            "auto: float32 on a CPU, where bfloat16 slows down some models even with hardware for it, and all without",
-        )
+        # bfloat16 slows down some models even with hardware for it (conf/trainer/default.yaml), and all without
+        return "32-true", "auto: float32 on CPU"
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16-mixed", "auto: this GPU computes in bfloat16"
     return "16-mixed", "auto: this GPU has no bfloat16, so float16 with loss scaling"

@@ -7,28 +7,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from effbench.data.batches import EvalBatches, Step, TrainBatches
+from effbench.data.batches import EvalBatches, StepBatches, TrainBatches
 from effbench.models.adapt import set_train_mode
 from effbench.randomness import Purpose, seed_of_step
+from effbench.tasks.task import Task
 from effbench.training.batch_norm_statistics import KeepStatistics
-from effbench.training.callbacks import Callbacks
+from effbench.training.callbacks import Callbacks, Context
 from effbench.training.checkpoint import Checkpoints, Snapshot, load_optimizer, load_weights
-from effbench.training.class_counts import ClassCounts
+from effbench.training.checkpoint_writer import choose_saves
 from effbench.training.clipping import NoClipping
-from effbench.training.clocks import Clock, Clocks
-from effbench.training.distributed import Ranks
+from effbench.training.distributed import DistributedContext
 from effbench.training.early_stopping import NoEarlyStopping
 from effbench.training.ema import NoEma
-from effbench.training.evaluation import counts, evaluate
-from effbench.training.faults import (
-    KeepNothing,
-    RaiseOutOfMemory,
+from effbench.training.evaluation import evaluate
+from effbench.training.failure_policies import (
+    NoBufferSnapshot,
+    RaiseOnOutOfMemory,
     StopAtNonFinite,
     first_not_finite,
     is_out_of_memory,
@@ -37,17 +38,17 @@ from effbench.training.faults import (
     optimizer_not_finite,
 )
 from effbench.training.meter import Meter, Throughput
-from effbench.training.objective import L1Penalty, Objective, logits_of
+from effbench.training.penalty import L1Penalty, logits_of
 from effbench.training.precision import Precision
-from effbench.training.saving import choose_saves
 from effbench.training.schedule import Schedule
 from effbench.training.state import Limits, TrainState
+from effbench.training.timers import Clock, Clocks
 
 Result = TypeVar("Result")
 
 
 @dataclass
-class Cadence:
+class Intervals:
     """How often things happen: epochs between validations, optimizer steps between log rows and extra saves."""
 
     validate_epochs: int = 1
@@ -69,34 +70,36 @@ class Trainer:
     train: TrainBatches
     val: EvalBatches | None
     limits: Limits
-    objective: Objective = field(default_factory=Objective)
+    task: Task
     penalty: L1Penalty = field(default_factory=lambda: L1Penalty([], 0.0))
     clip: NoClipping = field(default_factory=NoClipping)
     precision: Precision = field(default_factory=Precision)
     ema: NoEma | None = None
-    nonfinite: StopAtNonFinite | None = None  # by default: stop, looking where that costs nothing
-    memory: RaiseOutOfMemory = field(default_factory=RaiseOutOfMemory)
-    undo: KeepNothing = field(default_factory=KeepNothing)
+    nonfinite_policy: StopAtNonFinite | None = None  # by default: stop, looking where that costs nothing
+    oom_policy: RaiseOnOutOfMemory = field(default_factory=RaiseOnOutOfMemory)
+    buffer_snapshot: NoBufferSnapshot = field(default_factory=NoBufferSnapshot)
     statistics: KeepStatistics = field(default_factory=KeepStatistics)
-    stopping: NoEarlyStopping = field(default_factory=NoEarlyStopping)
+    early_stopping: NoEarlyStopping = field(default_factory=NoEarlyStopping)
     checkpoints: Checkpoints | None = None
     save_in_background: bool = False
     callbacks: Callbacks = field(default_factory=lambda: Callbacks([]))
-    ranks: Ranks = field(default_factory=Ranks)
-    cadence: Cadence = field(default_factory=Cadence)
+    ranks: DistributedContext = field(default_factory=DistributedContext)
+    intervals: Intervals = field(default_factory=Intervals)
     clocks: Clocks = field(default_factory=Clocks)
     state: TrainState = field(default_factory=TrainState)
     plateau_metric: str = "val/loss"
     compiled: bool = False  # the first step's forward and backward then count as compiling
     interrupted_by: str | None = None  # set from outside, by a signal's handler
+    stop_requested: str | None = None  # set by a callback, through its context: the reason
 
     def __post_init__(self) -> None:
+        self.context = Context(self, Path())
         self.averaged = self.ema or NoEma(self.model)
-        self.meter = Meter(self.ranks)
-        self.by_class = ClassCounts()  # of the newest evaluation
+        self.meter = Meter(self.ranks, self.task.tallies)
+        self.prediction_check = self.task.prediction_check()  # of the newest evaluation
         self.throughput = Throughput(self.clocks)
         self._device = next(self.model.parameters()).device
-        self._rule = self.nonfinite or StopAtNonFinite(self._device.type == "cpu" and self.ranks.world == 1)
+        self._nonfinite = self.nonfinite_policy or StopAtNonFinite(self._device.type == "cpu" and self.ranks.world == 1)
         self._parameters = list(self.model.parameters())
         self._saves = choose_saves(self.checkpoints, self.save_in_background)
         self._begun = time.perf_counter()
@@ -107,15 +110,15 @@ class Trainer:
         state.steps_per_epoch = self.train.steps_per_epoch
         if self.checkpoints is not None:
             self.checkpoints.relink()
-        self.callbacks.fit_start(state, state.step + self.steps_left, state.steps_per_epoch)
+        self.callbacks.fit_start(self.context)
         try:
             self._end_epoch_if_over(state)  # where an interruption kept it from ending
-            self.stopping.decide(state)  # where one came between that and the test
+            self.early_stopping.decide(state)  # where one came between that and the test
             for micro_batches in self.steps(state):
                 stats = self.accumulate(micro_batches)
                 self.update(stats)
                 self.log_if_due(state)
-                self.callbacks.step_end(state)
+                self.callbacks.step_end(self.context)
                 self.evaluate_and_save_if_due(state)
                 if state.stop_reason:
                     break
@@ -128,7 +131,7 @@ class Trainer:
             raise
         finally:
             state.training_s += self.clocks.training
-            self.callbacks.fit_end(state)
+            self.callbacks.fit_end(self.context)
         return state
 
     @property
@@ -136,7 +139,7 @@ class Trainer:
         """Optimizer steps until a limit on steps or epochs ends the run."""
         return self.limits.steps_left(self.state, self.train.steps_per_epoch)
 
-    def steps(self, state: TrainState) -> Iterator[Step]:
+    def steps(self, state: TrainState) -> Iterator[StepBatches]:
         """The optimizer steps that are left, in order, each with its own random stream."""
         set_train_mode(self.forward)
         while self.steps_left and state.stop_reason is None:
@@ -146,12 +149,12 @@ class Trainer:
                 if not self.steps_left:
                     break
 
-    def accumulate(self, step: Step) -> Tensor:
+    def accumulate(self, step: StepBatches) -> Tensor:
         """Forward and backward over the micro-batches; the gradient is that of the step's mean loss.
 
-        Returns float64 (4,) on the device: summed loss, correct predictions, samples, weight of the samples.
+        Returns the task's sums on the device, as Tallies lays them out.
         """
-        self.undo.begin()
+        self.buffer_snapshot.begin()
         while True:
             try:
                 return self._forward_and_backward(step)
@@ -159,12 +162,12 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
                 size, pieces = self.train.batch_size, self.state.pieces
-                self.state.pieces = self.memory.relieve("training", "data.batch_size", size, pieces, error)
-            self._take_back()  # out here the failed attempt's tensors are gone
+                self.state.pieces = self.oom_policy.next_split_count("training", "data.batch_size", size, pieces, error)
+            self._rollback_step()  # out here the failed attempt's tensors are gone
             self._seed_forward(step)
             step = self.train.again(step)
 
-    def _forward_and_backward(self, step: Step) -> Tensor:
+    def _forward_and_backward(self, step: StepBatches) -> Tensor:
         stats: Tensor | None = None
         divisor = self._divisor(step) / self.ranks.world  # ranks average their gradients
         last = step.num_micro_batches - 1
@@ -173,9 +176,9 @@ class Trainer:
                 with self._forward_clock(), self.ranks.gradients_at(index == last, self.forward):
                     with self.precision.autocast():
                         logits_BK = logits_of(self.forward(piece.inputs))
-                        loss = self.objective.summed(logits_BK, piece.targets)
+                        loss = self.task.loss.summed(logits_BK, piece.targets)
                     self.precision.backward(loss / divisor)
-                    seen = counts(loss, logits_BK, piece, self.objective.weight(piece.targets))
+                    seen = self.task.tallies.of(loss, logits_BK, piece.targets, self.task.loss.weight(piece.targets))
                     stats = seen if stats is None else stats + seen
         assert stats is not None  # a step has a micro-batch
         return stats
@@ -183,22 +186,25 @@ class Trainer:
     def update(self, stats: Tensor) -> None:
         """One optimizer step; one that is not finite is left out or ends the run, as configured."""
         self.state.learning_rates = self.learning_rates()  # before the schedule moves on to the next step's
-        what = self._rule.found(stats[0], self._parameters)
+        what = self._nonfinite.found(stats[0], self._parameters)
         if what is None:
             self.meter.add(stats)
-            self._learn()
-        elif self._rule.leaves_out(self.state, what):
+            self._optimizer_step()
+            self._advance()
+            return
+        self._nonfinite.skip(self.state, what)
+        if self._nonfinite.goes_on(self.state):
             self.meter.add(torch.zeros_like(stats))  # in no mean, but the epoch has had a step
-            self._take_back()
+            self._rollback_step()
+            self._advance()
         else:
             self._diverged(f"the training {what} at step {self.state.step + 1}")
-            return
-        self._advance()
 
-    def _learn(self) -> None:
+    def _optimizer_step(self) -> None:
         """The schedule and the average follow the steps really taken."""
         with self.clocks.optimizer, naming_optimizer_memory(self.optimizer):
             self.precision.unscale(self.optimizer)
+            self.callbacks.before_step(self.context)
             self.penalty.add_gradients()
             self.clip()
             if self.precision.step(self.optimizer):
@@ -207,81 +213,91 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
         self.state.skipped_in_a_row = 0
 
-    def _take_back(self) -> None:
+    def _rollback_step(self) -> None:
         """The step at hand leaves no trace."""
-        self.undo.undo()
+        self.buffer_snapshot.undo()
         self.optimizer.zero_grad(set_to_none=True)
 
     def log_if_due(self, state: TrainState) -> None:
         """Reads the loss from the device every `log_steps` steps, and only then."""
-        if state.step % self.cadence.log_steps or state.stop_reason:
+        if state.step % self.intervals.log_steps or state.stop_reason:
             return
         with self.clocks.forward_backward:  # reading waits for the device to catch up
-            values = self.meter.since_last_log()
+            values = self.meter.window_means()
         if not math.isfinite(values.get("train/loss", 0.0)):  # none where all steps were left out
             self._diverged(f"the training loss is {values['train/loss']} by step {state.step}")
-        self.callbacks.logged(state, {**values, **self.throughput.values(state.seen), **state.learning_rates})
+        self.callbacks.logged(self.context, {**values, **self.throughput.values(state.seen), **state.learning_rates})
 
     def evaluate_and_save_if_due(self, state: TrainState) -> None:
         """Validates at the end of an epoch (or of the run) and saves; extra saves come every `save_steps`."""
         self._saves.check()
-        self._heed_clock_and_signals(state)
+        self._check_time_and_signals(state)
         interrupted = state.status == "interrupted"  # then the resumed run ends the epoch
-        saved = not interrupted and self._end_epoch_if_over(state)
-        extra = self.cadence.save_steps is not None and state.step % self.cadence.save_steps == 0
-        if interrupted or (extra and not saved):
+        validates = not interrupted and self._epoch_is_over(state) and self._validation_is_due(state)
+        if not interrupted:
+            self._end_epoch_if_over(state)
+        extra = self.intervals.save_steps is not None and state.step % self.intervals.save_steps == 0
+        if interrupted or (extra and not validates):
             self.save(None)
 
-    def _end_epoch_if_over(self, state: TrainState) -> bool:
-        """Whether an epoch (or the run) was over and its checkpoint due."""
-        ended = not self.steps_left or state.stop_reason is not None
-        if self.meter.empty or not (ended or state.batch == 0):
-            return False
-        due = ended or state.epoch % self.cadence.validate_epochs == 0
-        if state.status != "diverged":
-            self._end_epoch(state, due)
-        return due
+    def _run_is_over(self, state: TrainState) -> bool:
+        return not self.steps_left or state.stop_reason is not None
+
+    def _epoch_is_over(self, state: TrainState) -> bool:
+        """Whether steps were made since the last epoch ended, and an epoch or the run is over."""
+        return not self.meter.empty and (state.batch == 0 or self._run_is_over(state))
+
+    def _validation_is_due(self, state: TrainState) -> bool:
+        """Whether a validation and a checkpoint belong to the end of this epoch."""
+        return self._run_is_over(state) or state.epoch % self.intervals.validate_epochs == 0
+
+    def _end_epoch_if_over(self, state: TrainState) -> None:
+        if self._epoch_is_over(state) and state.status != "diverged":
+            self._end_epoch(state, self._validation_is_due(state))
 
     def _end_epoch(self, state: TrainState, due: bool) -> None:
         with self.clocks.forward_backward:
-            values = self.meter.of_epoch()
+            values = self.meter.epoch_means()
         if not math.isfinite(values.get("train/loss", 0.0)):
             self._diverged(f"the training loss is {values['train/loss']} in the epoch that ends at step {state.step}")
         state.metrics |= values
         if due and self.val is not None:
             values |= self.validate(state)
         row = {**values, **self.throughput.values(state.seen), **state.learning_rates}
-        self.callbacks.epoch_end(state, row)
+        self.callbacks.epoch_end(self.context, row)
+        if due:  # else after the next step, so that a validation comes before the end
+            self._check_stop_requests(state)
         if due:
             self.save(values if self.val is not None else None)
 
     def validate(self, state: TrainState) -> dict[str, float]:
-        """Loss and accuracy on the validation split with the averaged weights; what depends on them is told."""
+        """'val/<metric>' on the validation split with the averaged weights; what depends on them is told."""
         assert self.val is not None
         with self.clocks.statistics:
             self._refresh(self.statistics.refresh)
         with self.clocks.evaluation:
-            self.ranks.agree_on_buffers(self.averaged.model)
-            loss, accuracy = self.evaluate(self.val, self.ranks)
+            self.ranks.broadcast_buffers(self.averaged.model)
+            values = {f"val/{name}": value for name, value in self.evaluate(self.val, self.ranks).items()}
         set_train_mode(self.forward)
-        state.metrics |= {"val/loss": loss, "val/acc": accuracy}
-        if not math.isfinite(loss):
-            self._diverged(f"the validation loss is {loss} after step {state.step}")
+        state.metrics |= values
+        if not math.isfinite(values["val/loss"]):
+            self._diverged(f"the validation loss is {values['val/loss']} after step {state.step}")
         else:
             self.schedule.observe(state.metrics[self.plateau_metric])
-            self.stopping.check(state)
-        return {"val/loss": loss, "val/acc": accuracy}
+            self.early_stopping.check(state)
+        return values
 
-    def evaluate(self, batches: EvalBatches, ranks: Ranks) -> tuple[float, float]:
-        """(loss, accuracy) of the averaged weights, in as many pieces a batch as memory asks for."""
+    def evaluate(self, batches: EvalBatches, ranks: DistributedContext) -> dict[str, float]:
+        """Metric name -> value of the averaged weights, in as many pieces a batch as memory asks for."""
 
-        def attempt(pieces: int) -> tuple[float, float]:
-            self.by_class = ClassCounts()
-            return evaluate(self.averaged.model, batches.in_pieces(pieces), self.precision, ranks, self.by_class)
+        def attempt(pieces: int) -> dict[str, float]:
+            check = self.prediction_check = self.task.prediction_check()
+            return evaluate(self.averaged.model, batches.in_pieces(pieces), self.precision, ranks, self.task, check)
 
         return self._in_eval_pieces(batches.batch_size, attempt)
 
     def _refresh(self, refresh: Callable[[nn.Module, int, int], None]) -> None:
+        self.averaged.synchronize()
         attempt = partial(refresh, self.averaged.model, self.state.step)
         self._in_eval_pieces(self.statistics.eval_batch_size, attempt)
 
@@ -294,50 +310,55 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
                 key, pieces = "data.eval_batch_size", self.state.eval_pieces
-                self.state.eval_pieces = self.memory.relieve("evaluation", key, batch_size, pieces, error)
+                self.state.eval_pieces = self.oom_policy.next_split_count("evaluation", key, batch_size, pieces, error)
+
+    def evaluated_weights(self) -> dict[str, Tensor]:
+        """The averaged weights, with batch norm statistics of their own; without an average, the model's."""
+        with self.clocks.statistics:
+            self._refresh(self.statistics.refresh_to_save)
+        return dict(self.averaged.model.state_dict())
 
     def save(self, values: Mapping[str, float] | None) -> None:
         """A checkpoint by rank 0, of finite weights only; the others wait until it is copied, or written."""
         with self.clocks.statistics:
             self._refresh(self.statistics.refresh_to_save)
         with self.clocks.checkpoint:
-            spoilt = (
+            nonfinite_name = (
                 first_not_finite(self.model)
                 or first_not_finite(self.averaged.model)
                 or optimizer_not_finite(self.optimizer)
             )
-            if self.ranks.any(spoilt is not None):
-                self._diverged(f"the {spoilt} is not finite after step {self.state.step}")
+            if self.ranks.any(nonfinite_name is not None):
+                self._diverged(f"the {nonfinite_name} is not finite after step {self.state.step}")
             elif self.state.status != "diverged":
                 self._write_checkpoint(values)
                 self.ranks.barrier()
 
     def _write_checkpoint(self, values: Mapping[str, float] | None) -> None:
+        self.callbacks.saving(self.context)
         snapshot = self.snapshot()  # on every rank: the meter adds up theirs
         if self.checkpoints is not None and self.ranks.is_main:
             value = values.get(self.checkpoints.monitor) if values else None
-            self.callbacks.saving(self.state)
             interrupted = self.state.status == "interrupted"
             self._saves.save(snapshot, self.state.step, value, keep=interrupted)
 
     def snapshot(self) -> Snapshot:
         """Everything that the rest of the run depends on."""
-        return Snapshot(
-            weights=dict(self.model.state_dict()),
-            ema=self.averaged.state_dict(),
-            state={
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "precision": self.precision.state_dict(),
-                "stopping": self.stopping.state_dict(),
-                "meter": self.meter.state_dict(),
-                "train": self.state.state_dict()
-                | {
-                    "training_s": self.state.training_s + self.clocks.training,
-                    "elapsed_s": self.state.elapsed_s + self.clocks.seconds()["total"],
-                },
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "precision": self.precision.state_dict(),
+            "stopping": self.early_stopping.state_dict(),
+            "meter": self.meter.state_dict(),
+            "train": self.state.state_dict()
+            | {
+                "training_s": self.state.training_s + self.clocks.training,
+                "elapsed_s": self.state.elapsed_s + self.clocks.seconds()["total"],
             },
-        )
+        }
+        if callbacks := self.callbacks.state_dict():
+            state["callbacks"] = callbacks
+        return Snapshot(weights=dict(self.model.state_dict()), ema=self.averaged.state_dict(), state=state)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continues where the snapshot was taken."""
@@ -346,9 +367,10 @@ class Trainer:
         load_optimizer(self.optimizer, snapshot.state["optimizer"])
         self.schedule.load_state_dict(snapshot.state["schedule"])
         self.precision.load_state_dict(snapshot.state["precision"])
-        self.stopping.load_state_dict(snapshot.state["stopping"])
+        self.early_stopping.load_state_dict(snapshot.state["stopping"])
         self.meter.load_state_dict(snapshot.state["meter"])
         self.state.load_state_dict(snapshot.state["train"])
+        self.callbacks.load_state_dict(snapshot.state.get("callbacks", {}))
         self.state.steps_per_epoch = self.state.steps_per_epoch or self._steps_per_epoch_before()
         self.throughput.start_from(self.state.seen)
         if self.checkpoints is not None:
@@ -391,25 +413,30 @@ class Trainer:
     def _forward_clock(self) -> Clock:
         return self.clocks.compile if self.compiled and self.throughput.fresh else self.clocks.forward_backward
 
-    def _divisor(self, step: Step) -> float:
-        mass = step.class_mass() if self.objective.needs_class_mass else None
-        return self.objective.divisor(step.samples, mass)
+    def _divisor(self, step: StepBatches) -> float:
+        mass = step.class_mass() if self.task.loss.needs_class_mass else None
+        return self.task.loss.divisor(step.samples, mass)
 
-    def _seed_forward(self, step: Step) -> None:
+    def _seed_forward(self, step: StepBatches) -> None:
         seed = seed_of_step(self.train.seed, Purpose.FORWARD, step.epoch, step.index, self.ranks.rank)
         torch.default_generator.manual_seed(seed)
         if self._device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _heed_clock_and_signals(self, state: TrainState) -> None:
+    def _check_time_and_signals(self, state: TrainState) -> None:
         """Stops for max_time or a signal; several processes agree on it, at the steps that are logged."""
-        if self.ranks.world > 1 and state.batch and state.step % self.cadence.log_steps:
+        if self.ranks.world > 1 and state.batch and state.step % self.intervals.log_steps:
             return
         if self.ranks.any(self.interrupted_by is not None):
             state.stop(self.interrupted_by or "a signal to another process", "interrupted")
+        self._check_stop_requests(state)
         seconds = self.limits.seconds
         if seconds is not None and self.ranks.any(time.perf_counter() - self._begun >= seconds):
             state.stop("trainer.max_time is over")
+
+    def _check_stop_requests(self, state: TrainState) -> None:
+        if self.ranks.any(self.stop_requested is not None):
+            state.stop(self.stop_requested or "a callback of another process stopped the run")
 
     def _diverged(self, reason: str) -> None:
         self.state.stop(f"{reason}: lower optimizer.lr, lengthen scheduler.warmup, or clip harder", "diverged")

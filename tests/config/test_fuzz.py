@@ -71,7 +71,7 @@ def test_any_value_anywhere_makes_a_config_or_a_config_error(
     content = copy.deepcopy(valid)
     section = data.draw(st.sampled_from(sorted(content)))
     if isinstance(content[section], dict) and data.draw(st.booleans()):
-        key = data.draw(st.one_of(st.sampled_from(sorted(content[section])), st.text(max_size=6)))
+        key = data.draw(st.one_of(st.sampled_from(sorted(content[section]) or [""]), st.text(max_size=6)))
         content[section][key] = replacement
     else:
         content[section] = replacement

@@ -20,7 +20,10 @@ CASES = {
     "optimizer=Muon": "Write optimizer=adamw optimizer._target_=timm.optim.Muon ~optimizer.fused",
     "optimizer=SAM": "sgd. It takes the gradient more than once a step, and the loop takes it once",
     "optimizer=soap": "A class of an installed package that steps once a gradient is used by optimizer=adamw",
-    "loss=focal": "effbench trains classifiers of one label an image, by cross entropy",
+    "loss=dice": "There are cross_entropy, focal, bce (for task=multilabel) and mse (for task=regression)",
+    "optimizer=schedulefree": "Install schedulefree and write optimizer=adamw optimizer._target_=schedulefree.AdamW",
+    "callback=keep_weights": "Write callbacks=keep_weights.",
+    "trainer.callbacks=keep_weights": "Write callbacks=keep_weights (early_stopping=on|off",
     "device=gpu": "Write device=cuda.",
     "device=cuda:0": "Write device=cuda ",
     "device.name=gpu": "Write device.name=cuda.",
@@ -111,7 +114,7 @@ def test_every_hint_is_an_override_that_there_is() -> None:
     keys = {"hydra.run.dir"}
     for group, options in groups.items():
         for option in options:
-            keys |= names.leaves(names.composed([(group, option)], groups))
+            keys |= names.all_keys(names.composed([(group, option)], groups))
     for override in [*hints.KEYS, *(text for table in hints.CHOICES.values() for text in table)]:
         for word in re.findall(r"(?<![+a-z_.])[a-z_.]+=[^ ,)]+", override):
             key, _, value = word.partition("=")

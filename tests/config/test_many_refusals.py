@@ -90,7 +90,7 @@ def test_a_hundred_jobs_take_as_many_compositions_as_there_are_choices_of_groups
 def test_a_finished_sweep_is_resumed_without_composing_its_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from effbench.commands.sweep import sweep
+    from effbench.jobs.sweep import sweep
 
     jobs = [{"folder": f"{n:03d}", "apart": [f"seed={n}"], "overrides": [f"seed={n}"]} for n in range(3)]
     record = {"schema_version": 1, "overrides": ["seed=0,1,2"], "jobs": jobs}
@@ -104,6 +104,6 @@ def test_a_finished_sweep_is_resumed_without_composing_its_jobs(
         raise AssertionError("composed a job that is done")
 
     monkeypatch.setattr(refusals, "compose_raw", refuse)
-    monkeypatch.setattr("effbench.commands.sweep.composed", refuse)
+    monkeypatch.setattr("effbench.jobs.sweep.composed", refuse)
     assert sweep([f"sweep.resume={tmp_path}"]) == 0
     assert "50.00 ± 0.00 %" in capsys.readouterr().out

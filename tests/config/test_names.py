@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from effbench.commands import completion
+from effbench.cli import completion
 from effbench.config import names
 from effbench.config.compose import ROOT, compose, compose_raw, loader, plain
 from effbench.errors import ConfigError
@@ -45,7 +45,7 @@ TOGETHER = [
 def test_keys_are_those_that_hydra_composes(choices: list[tuple[str, str]]) -> None:
     with loader():
         theirs = plain(hydra.compose(ROOT, overrides=[f"{group}={name}" for group, name in choices]))
-    assert names.leaves(names.composed(choices, OPTIONS)) == names.leaves(theirs)
+    assert names.all_keys(names.composed(choices, OPTIONS)) == names.all_keys(theirs)
 
 
 LINES = [
@@ -135,15 +135,6 @@ def test_what_is_in_hydras_store_is_left_to_hydra(tmp_path: Path) -> None:
     )
     done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_run_of_before_a_key_was_there_has_its_default() -> None:
-    usual = names.composed((), names.group_options())
-    older = {**usual, "checkpoint": {key: usual["checkpoint"][key] for key in ("monitor", "mode")}}
-    older["checkpoint"]["mode"] = "min"
-    completed = names.with_later_keys(older)
-    assert completed == {**usual, "checkpoint": {**usual["checkpoint"], "mode": "min"}}
-    assert names.with_later_keys({"checkpoint": None, "x": 1}) == {"checkpoint": None, "x": 1}
 
 
 @pytest.mark.parametrize("name", [*OPTIONS["model"], "vit_tiny model.depth=3", "cnn model.channels=[8]"])

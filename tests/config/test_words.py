@@ -8,12 +8,12 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from effbench.cache_dir import expanded
 from effbench.config.as_overrides import words_for
 from effbench.config.compose import compose, compose_raw, parse
 from effbench.config.recipes import absolute_recipe, quoted
 from effbench.config.words import as_meant
 from effbench.errors import ConfigError
-from effbench.places import expanded
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,11 @@ from hydra.errors import HydraException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effbench.commands.folders import targets_from
 from effbench.config.compose import compose, compose_raw
 from effbench.config.paths import conf_dir, recipes_dir
 from effbench.config.yaml_text import YamlError, parse_yaml, read_yaml, write_yaml
 from effbench.errors import ConfigError
+from effbench.run.load import targets_from
 from effbench.units import seconds_from
 
 pytestmark = pytest.mark.row(62)

@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from effbench.data import ahead
-from effbench.data.ahead import BatchError, in_order
-from effbench.data.augment import Augment
-from effbench.data.batches import Batch, EvalBatches, Finish, Shard, TrainBatches, mixed_labels
+from effbench.data import prefetch as ahead
+from effbench.data.batches import Batch, BatchTransform, EvalBatches, Shard, TrainBatches, mixed_labels
+from effbench.data.images.augment import Augment
+from effbench.data.prefetch import BatchError, in_order
 from effbench.data.splits import Split
 from effbench.errors import ConfigError, EffbenchError
 
 K = 5
-PLAIN = Finish((0.0, 0.0), (1.0, 1.0))
+PLAIN = BatchTransform((0.0, 0.0), (1.0, 1.0))
 AUGMENTS = {
     "none": Augment(),
     "strong": Augment(crop_padding=2, flip=0.5, rotate=15, brightness=0.2, contrast=0.2, dropout_holes=2),
@@ -38,7 +38,7 @@ def split(count: int = 50) -> Split:
 
 
 def batches(count: int = 50, **options) -> TrainBatches:
-    settings = {"batch_size": 8, "num_classes": K, "finish": PLAIN, "seed": 3, **options}
+    settings = {"batch_size": 8, "num_classes": K, "transform": PLAIN, "seed": 3, **options}
     return TrainBatches(split(count), **settings)
 
 
@@ -189,9 +189,9 @@ def test_micro_batches_make_the_step_of_one_batch(augment):
 @pytest.mark.parametrize("elements", [1, 300, 500])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_the_parts_that_a_batch_is_finished_in_change_nothing(memory_format, elements, augment, monkeypatch):
-    finish = Finish((0.2, 0.7), (0.5, 2.0), memory_format=memory_format)
-    options = {"augment": AUGMENTS[augment], "finish": finish, "batch_size": 11, "drop_last": False}
-    evaluation = EvalBatches(split(), batch_size=21, finish=finish)
+    transform = BatchTransform((0.2, 0.7), (0.5, 2.0), memory_format=memory_format)
+    options = {"augment": AUGMENTS[augment], "transform": transform, "batch_size": 11, "drop_last": False}
+    evaluation = EvalBatches(split(), batch_size=21, transform=transform)
     whole, read = epoch_of(batches(**options)), [batch.inputs for batch in evaluation]
     monkeypatch.setattr("effbench.data.batches._PART", elements)
     parted, read_again = epoch_of(batches(**options)), [batch.inputs for batch in evaluation]
@@ -239,7 +239,7 @@ def test_the_global_generator_is_neither_used_nor_moved():
 
 def test_augmentation_differs_from_sample_to_sample_step_to_step_and_epoch_to_epoch():
     same_image = Split(split(1).images.expand(16, -1, -1, -1), torch.zeros(16, dtype=torch.int64))
-    made = TrainBatches(same_image, batch_size=8, num_classes=K, finish=PLAIN, augment=Augment(rotate=90), seed=0)
+    made = TrainBatches(same_image, batch_size=8, num_classes=K, transform=PLAIN, augment=Augment(rotate=90), seed=0)
     seen = [x for epoch in (0, 1) for inputs, _ in epoch_of(made, epoch) for x in inputs]
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
 
@@ -249,7 +249,7 @@ def test_the_dataset_itself_is_not_touched(augment):
     made = batches(augment=AUGMENTS[augment])
     images, labels = made.split.images.clone(), made.split.labels.clone()
     epoch_of(made)
-    list(EvalBatches(made.split, batch_size=7, finish=Finish((0.5, 0.5), (2.0, 2.0))))
+    list(EvalBatches(made.split, batch_size=7, transform=BatchTransform((0.5, 0.5), (2.0, 2.0))))
     assert torch.equal(made.split.images, images)
     assert torch.equal(made.split.labels, labels)
 
@@ -272,8 +272,8 @@ def test_the_class_mass_of_a_step_is_the_sum_of_its_targets_over_all_ranks(world
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_gpu_makes_the_same_batches_on_a_stream_of_its_own(workers):
     on_cpu, on_gpu = (
-        batches(augment=Augment(crop_padding=2, flip=0.5, mixup_alpha=0.4), num_workers=workers, finish=finish)
-        for finish in (PLAIN, Finish((0.0, 0.0), (1.0, 1.0), torch.device("cuda")))
+        batches(augment=Augment(crop_padding=2, flip=0.5, mixup_alpha=0.4), num_workers=workers, transform=transform)
+        for transform in (PLAIN, BatchTransform((0.0, 0.0), (1.0, 1.0), torch.device("cuda")))
     )
     for a, b in zip(on_cpu.epoch(0), on_gpu.epoch(0), strict=True):
         for here, there in zip(a.micro_batches, b.micro_batches, strict=True):
@@ -301,9 +301,9 @@ def test_cutmix_labels_hold_the_partner_by_the_area_that_was_pasted():
     count = 40
     images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 9, 12).contiguous()
     labels = torch.arange(count) % K
-    finishing = Finish((0.0,), (1.0,))
+    transform = BatchTransform((0.0,), (1.0,))
     made = TrainBatches(
-        Split(images, labels), batch_size=20, num_classes=K, finish=finishing, augment=Augment(cutmix_alpha=1.0)
+        Split(images, labels), batch_size=20, num_classes=K, transform=transform, augment=Augment(cutmix_alpha=1.0)
     )
     pasted = 0
     for epoch, step in itertools.product(range(5), range(2)):
@@ -322,13 +322,13 @@ def test_cutmix_labels_hold_the_partner_by_the_area_that_was_pasted():
     assert pasted > 100
 
 
-# --- finishing
+# --- transform
 
 
 def test_finish_normalises_by_channel_and_lays_out():
     x = torch.rand(4, 2, 6, 8)
-    finishing = Finish((0.2, 0.7), (0.5, 2.0), memory_format=torch.channels_last)
-    out = finishing(x.clone())
+    transform = BatchTransform((0.2, 0.7), (0.5, 2.0), memory_format=torch.channels_last)
+    out = transform(x.clone())
     expected = (x.numpy() - [[[0.2]], [[0.7]]]) / [[[0.5]], [[2.0]]]
     assert abs(out.numpy() - expected).max() < 1e-6
     assert out.is_contiguous(memory_format=torch.channels_last)
@@ -348,14 +348,14 @@ def test_shares_are_contiguous_complete_and_even(count, world):
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (7, 0), (7, 2), (50, 0), (64, 1)])
 def test_evaluation_reads_the_split_once_in_file_order(batch_size, workers):
     part = split()
-    read = list(EvalBatches(part, batch_size=batch_size, finish=PLAIN, num_workers=workers))
+    read = list(EvalBatches(part, batch_size=batch_size, transform=PLAIN, num_workers=workers))
     torch.testing.assert_close(torch.cat([b.inputs for b in read]), part.images.float() / 255)
     assert torch.equal(torch.cat([b.targets for b in read]), part.labels)
     assert [len(b) for b in read] == [min(batch_size, 50 - i) for i in range(0, 50, batch_size)]
 
 
 def test_evaluation_can_be_read_again():
-    read = EvalBatches(split(), batch_size=20, finish=PLAIN)
+    read = EvalBatches(split(), batch_size=20, transform=PLAIN)
     assert [len(b) for b in read] == [len(b) for b in read] == [20, 20, 10]
 
 
@@ -456,7 +456,7 @@ def test_a_batch_that_cannot_be_made_is_named_by_epoch_step_and_samples(world, w
 @pytest.mark.row(30)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_evaluation_batch_that_cannot_be_made_is_named_by_its_samples(workers, monkeypatch):
-    read = EvalBatches(split(), batch_size=20, finish=PLAIN, num_workers=workers)
+    read = EvalBatches(split(), batch_size=20, transform=PLAIN, num_workers=workers)
     make = read._make
     monkeypatch.setattr(read, "_make", lambda start: fails() if start == 40 else make(start))
     with pytest.raises(BatchError, match=r"an evaluation \(samples 40, 41, .*, 49\) cannot be made"):
@@ -498,7 +498,7 @@ def test_a_batch_that_hangs_is_named_after_its_time_and_leaves_no_one_waiting(re
         place, samples = "epoch 1, step 4 of 6", made.step_indices(0, 3).tolist()
         batches_read = (batch for step in made.epoch(0) for batch in step.micro_batches)
     else:
-        made = EvalBatches(split(), batch_size=10, finish=PLAIN, num_workers=2, timeout_s=0.2)
+        made = EvalBatches(split(), batch_size=10, transform=PLAIN, num_workers=2, timeout_s=0.2)
         make = made._make
         monkeypatch.setattr(made, "_make", lambda start: (start == 30 and event.wait(), make(start))[1])
         place, samples, batches_read = "an evaluation", [*range(30, 40)], iter(made)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from effbench.data.images.synthetic import synthetic
 from effbench.data.splits import (
     Split,
     Splits,
@@ -23,8 +24,10 @@ from effbench.data.splits import (
     resized,
     stratified,
 )
-from effbench.data.synthetic import synthetic
 from effbench.errors import ConfigError, DataError
+from effbench.metrics import Accuracy
+from effbench.tasks.classification import Classification
+from effbench.tasks.losses import CrossEntropy
 
 
 def split(count: int, shape=(1, 2, 2), classes: int = 3) -> Split:
@@ -73,7 +76,7 @@ def test_images_of_another_type_rank_or_number_are_named(images):
         (np.array([1.0, 0.25, 2.0]), r"float64 \(3,\), sample 1: 0\.25.*regression"),
         (torch.eye(3, dtype=torch.int64), r"int64 \(3, 3\), sample 0: \[1, 0, 0\].*argmax\(1\)"),
         (torch.eye(3), r"float32 \(3, 3\).*argmax\(1\)"),
-        (torch.tensor([[1, 1, 0], [0, 0, 1], [0, 0, 0]]), r"int64 \(3, 3\), sample 0: \[1, 1, 0\].*multi-label"),
+        (torch.tensor([[1, 1, 0], [0, 0, 1], [0, 0, 0]]), r"int64 \(3, 3\), sample 0: \[1, 1, 0\].*multilabel"),
         (torch.tensor([[0], [1], [2]]), r"int64 \(3, 1\), sample 0: \[0\].*squeeze\(1\)"),
         (torch.tensor(1), r"int64 \(\)"),
         (["a", "b", "c"], "must be a tensor or an array; got list"),
@@ -84,8 +87,9 @@ def test_images_of_another_type_rank_or_number_are_named(images):
 @pytest.mark.parametrize("which", ["train", "val"])
 def test_labels_of_another_type_rank_or_range_are_refused_with_what_to_give(which, labels, said):
     parts = {"train": split(3), "val": split(3), which: Split(split(3).images, labels)}
+    task = Classification(CrossEntropy(), [Accuracy()], 3)
     with pytest.raises(DataError, match=rf"^toy {which} .*{said}"):
-        splits(**parts)
+        task.checked(splits(**parts))
 
 
 @pytest.mark.row(65)

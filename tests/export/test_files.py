@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from effbench.errors import ThresholdError
-from effbench.export.files import put, record_path
+from effbench.export.files import publish_file, record_path
 
 OLD, NEW = b"old" * 10, b"new" * 20  # small enough to wait in a buffer, if nobody flushes it
 
@@ -28,7 +28,7 @@ def test_the_check_sees_the_whole_file_on_the_disk_before_it_is_in_place(tmp_pat
         seen.append((path.read_bytes(), path.parent == tmp_path, target.exists()))
         return {"answer": 42}
 
-    facts = put(target, NEW, check)
+    facts = publish_file(target, NEW, check)
     assert seen == [(NEW, True, False)]
     assert target.read_bytes() == NEW
     assert facts["answer"] == 42
@@ -41,14 +41,14 @@ def test_the_check_sees_the_whole_file_on_the_disk_before_it_is_in_place(tmp_pat
 @pytest.mark.parametrize("error", [ThresholdError, KeyboardInterrupt, ZeroDivisionError])
 def test_what_the_check_refuses_leaves_all_as_it_was(error: type[BaseException], tmp_path: Path) -> None:
     target = tmp_path / "it.onnx"
-    put(target, OLD, lambda _: {})
+    publish_file(target, OLD, lambda _: {})
     record = record_path(target).read_bytes()
 
     def refuse(_: Path) -> Mapping[str, Any]:
         raise error("no")
 
     with pytest.raises(error):
-        put(target, NEW, refuse)
+        publish_file(target, NEW, refuse)
     assert (target.read_bytes(), record_path(target).read_bytes()) == (OLD, record)
     assert names(tmp_path) == ["it.onnx", "it.onnx.json"]
 
@@ -58,7 +58,7 @@ def test_the_old_record_is_gone_before_its_file_is_and_the_new_one_comes_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "it.onnx"
-    put(target, OLD, lambda _: {})
+    publish_file(target, OLD, lambda _: {})
     seen = []
     rename = Path.replace
 
@@ -67,7 +67,7 @@ def test_the_old_record_is_gone_before_its_file_is_and_the_new_one_comes_after(
         return rename(self, to)
 
     monkeypatch.setattr(Path, "replace", watched)
-    put(target, NEW, lambda _: {})
+    publish_file(target, NEW, lambda _: {})
     assert seen == [(OLD, False), (NEW, False)]
 
 
@@ -77,18 +77,18 @@ def test_what_a_killed_export_of_the_same_name_left_is_removed_and_nothing_else(
     others = [".other.onnx.12-ab.tmp", "it.onnx.12-ab.tmp", ".it.onnx"]
     for name in (*ours, *others):
         (tmp_path / name).touch()
-    put(tmp_path / "it.onnx", NEW, lambda _: {})
+    publish_file(tmp_path / "it.onnx", NEW, lambda _: {})
     assert names(tmp_path) == sorted([*others, "it.onnx", "it.onnx.json"])
 
 
 def test_numbers_that_are_not_finite_never_reach_a_record(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        put(tmp_path / "it.onnx", NEW, lambda _: {"parity": float("nan")})
+        publish_file(tmp_path / "it.onnx", NEW, lambda _: {"parity": float("nan")})
     assert names(tmp_path) == []
 
 
 @pytest.mark.row(45)
 def test_secrets_of_the_environment_do_not_reach_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
-    put(tmp_path / "it.onnx", NEW, lambda _: {"run": "outputs/hf_abcdefgh/run"})
+    publish_file(tmp_path / "it.onnx", NEW, lambda _: {"run": "outputs/hf_abcdefgh/run"})
     assert json.loads((tmp_path / "it.onnx.json").read_text())["run"] == "outputs/***/run"

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from effbench.errors import ThresholdError
-from effbench.export.parity import TIE, Parity, compare, require
+from effbench.export import parity as module
+from effbench.export.parity import TIE, Parity, require
+from effbench.metrics import Accuracy
+from effbench.tasks.classification import Classification
+from effbench.tasks.losses import CrossEntropy
 
 IMAGES = torch.rand(10, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+compare = partial(module.compare, same=Classification(CrossEntropy(), [Accuracy()], 4).same_answer)
 
 
 def logits(images: Tensor) -> Tensor:
@@ -58,7 +65,7 @@ def test_another_top_class_is_counted_and_refused_within_any_tolerance() -> None
 
     parity = compare(logits, swapped, IMAGES, 4)
     assert parity.agreeing == 9
-    with pytest.raises(ThresholdError, match="the top class is the same for 9 of 10 images"):
+    with pytest.raises(ThresholdError, match="the answer is the same for 9 of 10 images"):
         require(parity, 1.0, "it")
 
 

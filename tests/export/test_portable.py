@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from effbench.data.batches import Finish
+from effbench.cpu.accelerate import accelerate
+from effbench.data.batches import BatchTransform
 from effbench.export.portable import portable
-from effbench.models.quick import accelerate
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.5, 0.25, 0.125)
 
@@ -30,8 +30,8 @@ def model() -> nn.Module:
 
 def test_it_gives_what_the_model_gives_for_normalised_images(model: nn.Module) -> None:
     images = torch.rand(3, 3, 8, 8)
-    finish = Finish(MEAN, STD)
-    expected = model.eval()(finish(images.clone()))
+    transform = BatchTransform(MEAN, STD)
+    expected = model.eval()(transform(images.clone()))
     torch.testing.assert_close(portable(model, MEAN, STD)(images), expected, rtol=1e-5, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from effbench.models.accounting import macs, output_shape, parameters
+from effbench.models.accounting import macs, parameters
 
 FOLDER = Path(__file__).parents[2] / "conf" / "model"
 BASE = yaml.safe_load((FOLDER / "_base.yaml").read_text())
@@ -33,7 +33,8 @@ def factory(path: Path, **facts: Any) -> nn.Module:
 def test_every_model_maps_images_to_logits(path: Path, channels: int, side: int) -> None:
     with torch.device("meta"):
         model = factory(path, num_classes=7, in_channels=channels, image_size=(side, side))
-    assert output_shape(model, (channels, side, side)) == (1, 7)
+    with torch.inference_mode():
+        assert model.eval()(torch.zeros(1, channels, side, side, device="meta")).shape == (1, 7)
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.stem not in BIG], ids=lambda path: path.stem)

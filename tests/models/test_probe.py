@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from effbench.errors import ConfigError
 from effbench.models.probe import check_logits, initialize_lazy
-from effbench.training.objective import logits_of
+from effbench.training.penalty import logits_of
 
 SHAPE, CLASSES = (3, 8, 6), 4
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import Replicate, distribute_tensor
 
-from effbench.kernels import library
+from effbench.cpu.library import library
 from effbench.optimizers import Adan, Lion, fused
 from effbench.optimizers.chunks import ELEMENTS, chunks
 from tests.compiler import needs_compiler

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from effbench.records import write_summary
-from effbench.report.collect import Record, find_runs, read_runs
+from effbench.report.collect import RunRecord, find_runs, read_runs
 from effbench.report.html import view, write_html
 
 COLUMNS = ["row", "epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc", "train/images_per_s", "lr/decay"]
@@ -80,7 +80,7 @@ def curve(epochs: int = 2, scale: float = 1.0) -> list[dict[str, Any]]:
     return rows
 
 
-def read(*paths: Path) -> list[Record]:
+def read(*paths: Path) -> list[RunRecord]:
     return read_runs(find_runs(paths)[0])
 
 

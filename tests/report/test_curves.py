@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from effbench.metrics import display_of
 from effbench.report.curves import draw_curves
 
 COLUMNS = [
@@ -25,6 +26,8 @@ COLUMNS = [
     "lr/a",
     "lr/b",
 ]
+
+DISPLAYS = {name: display_of(name) for name in ("loss", "acc")}
 
 
 def write(folder: Path, rows: list[dict[str, Any]], columns: list[str] = COLUMNS) -> None:
@@ -71,7 +74,7 @@ def lines(figure: Figure, panel: int) -> dict[str, tuple[list[float], list[float
 
 def test_loss_and_accuracy_are_drawn_over_steps_as_logged(tmp_path: Path, drawn: list[Figure]) -> None:
     write(tmp_path, run())
-    assert draw_curves(tmp_path, "mlp with sgd") == tmp_path / "curves.png"
+    assert draw_curves(tmp_path, "mlp with sgd", DISPLAYS) == tmp_path / "curves.png"
     [figure] = drawn
     loss, accuracy = lines(figure, 0), lines(figure, 1)
     assert set(loss) == set(accuracy) == {"train", "validation"}
@@ -83,17 +86,17 @@ def test_loss_and_accuracy_are_drawn_over_steps_as_logged(tmp_path: Path, drawn:
 
 def test_equal_learning_rates_are_one_line_and_others_are_named(tmp_path: Path, drawn: list[Figure]) -> None:
     write(tmp_path, run())
-    draw_curves(tmp_path, "x")
+    draw_curves(tmp_path, "x", DISPLAYS)
     assert len(drawn[0].axes[2].lines) == 1
     assert drawn[0].axes[2].get_legend() is None
     write(tmp_path, run(other_rate=0.1))
-    draw_curves(tmp_path, "x")
+    draw_curves(tmp_path, "x", DISPLAYS)
     assert set(lines(drawn[1], 2)) == {"a", "b"}
 
 
 def test_it_is_a_png_that_shows_something(tmp_path: Path) -> None:
     write(tmp_path, run())
-    draw_curves(tmp_path, "x")
+    draw_curves(tmp_path, "x", DISPLAYS)
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.format == "PNG"
         assert picture.size == (1440, 432)
@@ -106,18 +109,18 @@ def test_it_is_a_png_that_shows_something(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [[], run()[:1], [{"row": "epoch", "epoch": 0, "step": 1, "train/loss": "nan"}]])
 def test_runs_too_short_for_a_curve_are_drawn_too(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     write(tmp_path, rows)
-    assert draw_curves(tmp_path, "x").stat().st_size > 1000
+    assert draw_curves(tmp_path, "x", DISPLAYS).stat().st_size > 1000
 
 
 def test_a_run_that_logged_epochs_only_has_its_training_curve_from_them(tmp_path: Path, drawn: list[Figure]) -> None:
     write(tmp_path, [row for row in run() if row["row"] == "epoch"])
-    draw_curves(tmp_path, "x")
+    draw_curves(tmp_path, "x", DISPLAYS)
     assert lines(drawn[0], 0)["train"] == ([4, 8], [9.0, 9.0])
 
 
 def test_without_metrics_there_is_no_picture(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"metrics\.csv"):
-        draw_curves(tmp_path, "x")
+        draw_curves(tmp_path, "x", DISPLAYS)
     assert not list(tmp_path.iterdir())
 
 
@@ -128,7 +131,7 @@ def test_a_notebooks_backend_stays_as_it_is(tmp_path: Path) -> None:
     mpl.use("svg")
     try:
         write(tmp_path, run())
-        assert draw_curves(tmp_path, "title").read_bytes().startswith(b"\x89PNG")
+        assert draw_curves(tmp_path, "title", DISPLAYS).read_bytes().startswith(b"\x89PNG")
         assert mpl.get_backend() == "svg"
     finally:
         mpl.use(before)

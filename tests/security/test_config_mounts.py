@@ -15,10 +15,10 @@ import yaml
 
 import effbench
 from effbench import cli
-from effbench.commands.train import recorded_overrides
 from effbench.config.compose import compose_raw
 from effbench.errors import ConfigError
 from effbench.report.environment import git_state
+from effbench.run.overrides import recorded_overrides
 from tests.commandline import TINY
 from tests.commandline import effbench as effbench_process
 from tests.security.conftest import SENTINEL

@@ -15,9 +15,9 @@ import yaml
 
 import effbench
 from effbench import build, cli
-from effbench.allow import MODULES
 from effbench.config.compose import compose, parse
 from effbench.errors import ConfigError
+from effbench.target_allowlist import MODULES
 from tests.commandline import TINY
 from tests.security.conftest import SENTINEL, told_anew
 
@@ -107,7 +107,7 @@ DIRECT: list[tuple[str, dict[str, Any]]] = [
     ("threading.Timer", {"interval": 0}),
     ("evil.thing", {}),
     ("effbench.records.write_text", {"path": SENTINEL, "text": ""}),
-    ("effbench.commands.train.main", {"words": []}),
+    ("effbench.cli.train.main", {"words": []}),
     ("effbench.cli.main", {"argv": ["train"]}),
     ("effbench.training.checkpoint.read_checkpoint", {"folder": "."}),
 ]  # fmt: skip
@@ -146,15 +146,15 @@ ALIASED: list[tuple[str, dict[str, Any]]] = [
     ("effbench.models.adapt.difflib.re.sys.exit", {}),
     ("effbench.optimizers.lion.torch.load", EVIL),
     ("effbench.schedulers.math.prod", {}),
-    ("effbench.data.cifar10.tarfile.open", {"name": SENTINEL, "mode": "w"}),
-    ("effbench.data.cifar10.urllib.request.urlopen", {"url": "file:///etc/hostname"}),
-    ("effbench.data.cifar10.pickle.loads", {"data": ""}),
-    ("effbench.data.cifar10.os.remove", {"path": "evil.pt"}),
-    ("effbench.data.image_folder.os.system", {"command": TOUCH}),
-    ("effbench.data.image_folder.Path", {}),
-    ("effbench.data.decoded_cache.shutil.rmtree", {"path": "inside"}),
-    ("effbench.data.decoded_cache.np.load", {"file": "evil.npy", "allow_pickle": True}),
-    ("effbench.data.images.ThreadPoolExecutor", {}),
+    ("effbench.data.images.cifar10.tarfile.open", {"name": SENTINEL, "mode": "w"}),
+    ("effbench.data.images.cifar10.urllib.request.urlopen", {"url": "file:///etc/hostname"}),
+    ("effbench.data.images.cifar10.pickle.loads", {"data": ""}),
+    ("effbench.data.images.cifar10.os.remove", {"path": "evil.pt"}),
+    ("effbench.data.images.image_folder.os.system", {"command": TOUCH}),
+    ("effbench.data.images.image_folder.Path", {}),
+    ("effbench.data.images.decoded_cache.shutil.rmtree", {"path": "inside"}),
+    ("effbench.data.images.decoded_cache.np.load", {"file": "evil.npy", "allow_pickle": True}),
+    ("effbench.data.images.decoding.ThreadPoolExecutor", {}),
 ]  # fmt: skip
 # Names that only look allowed.
 DISGUISED: list[tuple[str, dict[str, Any]]] = [
@@ -263,6 +263,14 @@ def test_a_hostile_target_is_refused_in_every_group_before_anything_runs(target:
             built(group, parse(hostile))
 
 
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("target", HOSTILE, ids=repr)
+def test_a_hostile_callback_is_refused_before_anything_runs(target: str, valid: dict[str, Any]) -> None:
+    hostile = valid | {"callbacks": {"mine": {"_target_": target, **HOSTILE[target]}}}
+    with pytest.raises(ConfigError):
+        build.callbacks(parse(hostile))
+
+
 @pytest.mark.parametrize("target", [target for target, _ in DIRECT])
 def test_what_no_group_is_for_is_refused_by_its_name(target: str, valid: dict[str, Any]) -> None:
     """So that nothing is imported for it: when the config is read, not when it is built."""
@@ -357,7 +365,7 @@ CARRIED: dict[str, dict[str, Any]] = {
     "a loader of a library": {"model": {"_target_": "torchvision.models.load_state_dict_from_url", "url": "file:///x"}},
     "an optimizer": {"optimizer": {"_target_": "torch.optim.optimizer.torch.load", **EVIL}},
     "a scheduler": {"scheduler": {"_target_": "subprocess.run", "args": ["touch", SENTINEL]}},
-    "data": {"data": {"_target_": "effbench.data.cifar10.tarfile.open", "name": SENTINEL, "mode": "w"}},
+    "data": {"data": {"_target_": "effbench.data.images.cifar10.tarfile.open", "name": SENTINEL, "mode": "w"}},
     "nested": {"model": {"dropout": CALL}},
     "nested in a list": {"optimizer": {"betas": [0.9, CALL]}},
     "a partial": {"optimizer": {**PARTIAL}},

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from effbench import cli
-from effbench.inert import csv_cell, for_terminal
+from effbench.escaping import csv_cell, for_terminal
+from effbench.metrics import display_of
 from effbench.records import write_summary
-from effbench.report.sweep import COLUMNS, Job, sweep_rows, write_sweep
+from effbench.report.sweep import Job, columns_of, sweep_rows, write_sweep
 from tests.commandline import TINY
 
 pytestmark = pytest.mark.row(44, 46)
@@ -51,7 +52,7 @@ def test_sweep_csv_holds_no_formula_and_its_numbers_are_numbers(tmp_path: Path) 
     path = write_sweep(tmp_path, rows)
     with path.open(newline="", encoding="utf-8") as stream:
         first, second = csv.DictReader(stream)
-    assert set(first) == set(COLUMNS)
+    assert set(first) == set(columns_of(rows))
     assert (first["overrides"], first["value"], first["test/loss"]) == ("'+data.x=1", "-0.5", "-1.5")
     assert second["overrides"] == "'@x=1 b=2"
     assert second["error"].startswith("'=cmd")
@@ -144,7 +145,7 @@ def test_a_script_in_an_option_draws_a_picture_all_the_same(elsewhere: Path) -> 
         "row,epoch,step,train/loss,train/acc,val/loss,val/acc,lr/all\nepoch,1,1,1.0,0.5,1.0,0.5,0.1\n"
     )
     for title in ("<script>alert(1)</script>", "=1+1", "50 dollars"):
-        draw_curves(elsewhere, title)
+        draw_curves(elsewhere, title, {name: display_of(name) for name in ("loss", "acc")})
         content = (elsewhere / "curves.png").read_bytes()
         assert content.startswith(b"\x89PNG")
         assert b"<script" not in content

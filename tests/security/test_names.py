@@ -89,7 +89,7 @@ def test_one_job_that_would_lead_out_stops_the_sweep(launcher: list[str], capsys
 def test_jobs_named_by_paths_stay_in_the_sweep_s_folder(
     values: str, below: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("effbench.commands.training.draw_curves", lambda folder, _: folder / "curves.png")
+    monkeypatch.setattr("effbench.run.session.draw_curves", lambda folder, _: folder / "curves.png")
     assert cli.main(["train", "-m", *TINY, f"data.root={values}", "hydra.sweep.dir=sweep"]) == 0
     summaries = sorted(below.parent.parent.rglob("summary.json"))
     assert [path.parent.parent for path in summaries] == [below / "sweep"] * 2

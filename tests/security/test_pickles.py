@@ -13,7 +13,7 @@ import torch
 
 import effbench
 from effbench import cli
-from effbench.data.cifar10 import cifar10
+from effbench.data.images.cifar10 import cifar10
 from effbench.errors import EffbenchError
 from effbench.models.adapt import load_pretrained
 from effbench.training.checkpoint import read_checkpoint, read_weights
@@ -126,7 +126,7 @@ def test_in_the_cache_of_decoded_images(guarded: Path, monkeypatch: pytest.Monke
     """It is not read, but made again."""
     from PIL import Image
 
-    from effbench.data.image_folder import image_folder
+    from effbench.data.images.image_folder import image_folder
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(guarded / "cache"))
     for label in ("cat", "dog"):

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from effbench import cli
-from effbench.inert import for_terminal
+from effbench.escaping import for_terminal
 from tests.commandline import TINY
 from tests.report.pages import Page, config, curve, page_of, summary, write_run
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from effbench import cli
-from effbench.commands.train import recorded_overrides
+from effbench.run.overrides import recorded_overrides
 from tests.commandline import TINY
 
 pytestmark = pytest.mark.row(45)
@@ -43,7 +43,7 @@ def canaries(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in BY_NAME.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr("effbench.commands.training.draw_curves", lambda folder, _: folder / "curves.png")
+    monkeypatch.setattr("effbench.run.session.draw_curves", lambda folder, _: folder / "curves.png")
     (elsewhere / "lab").mkdir()
     (elsewhere / "lab" / "secretive_lab.py").write_text(OWN)
     (elsewhere / "conf" / "model").mkdir(parents=True)
@@ -172,7 +172,7 @@ def test_a_resume_asks_for_the_secret_again(
 
 
 def test_the_same_secret_makes_the_same_run_to_resume_auto(elsewhere: Path) -> None:
-    from effbench.commands.train import newest_unfinished
+    from effbench.run.resume_words import newest_unfinished
 
     folder = elsewhere / "outputs" / "day" / "time"
     (folder / ".hydra").mkdir(parents=True)

@@ -133,7 +133,7 @@ MUTANTS = (
     Mutant(
         "early stopping forgets",
         RESTORE,
-        (('self.stopping.load_state_dict(snapshot.state["stopping"])', "pass"),),
+        (('self.early_stopping.load_state_dict(snapshot.state["stopping"])', "pass"),),
     ),
     Mutant(
         "the epoch's sums are not restored",
@@ -147,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         "rows logged after the checkpoint stay",
-        "effbench.commands.training:_Session._metrics_file",
+        "effbench.run.session:_Session._metrics_file",
         (("keep_rows_up_to(", "(lambda *_, **__: None)("),),
         brief=True,
     ),

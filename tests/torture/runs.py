@@ -30,8 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import effbench.commands.train
-import effbench.commands.training
+import effbench.cli.train
+import effbench.run.session
 from effbench import cli
 from effbench.config.compose import compose_raw
 from effbench.errors import EffbenchError
@@ -187,7 +187,7 @@ def _warm_up(work: Path) -> None:
 
 def _without_curves() -> None:
     """The picture takes half of a tiny run's time and is no part of its state."""
-    effbench.commands.training.draw_curves = lambda folder, _: folder / "curves.png"  # type: ignore[assignment]
+    effbench.run.session.draw_curves = lambda folder, _: folder / "curves.png"  # type: ignore[assignment]
 
 
 # --- hooks in a process that is going to be killed
@@ -268,8 +268,8 @@ def dying_after_step(step: int) -> Hook:
     """SIGKILL at the end of training step `step`, before anything of it is saved."""
 
     def hook(_: int) -> None:
-        def step_end(_: Any, state: Any) -> None:
-            if state.step == step:
+        def step_end(_: Any, context: Any) -> None:
+            if context.state.step == step:
                 os.kill(os.getpid(), 9)
 
         Progress.step_end = step_end  # type: ignore[method-assign]

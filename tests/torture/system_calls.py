@@ -247,8 +247,8 @@ def before_the_save(name: str, work: Path) -> Path | None:
 def _terminated(_: int) -> None:
     """SIGTERM in the epoch's last step: saved without its validation, which the resumed run makes up for."""
 
-    def step_end(_: Any, state: Any) -> None:
-        if state.step == EPOCH_END:
+    def step_end(_: Any, context: Any) -> None:
+        if context.state.step == EPOCH_END:
             os.kill(os.getpid(), signal.SIGTERM)
 
     Progress.step_end = step_end  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from effbench.models.quick import accelerate
+from effbench.cpu.accelerate import accelerate
 from effbench.models.torchvision_zoo import create
 from effbench.training.batch_norm_statistics import (
     AveragedStatistics,
@@ -23,14 +23,14 @@ from effbench.training.callbacks import Callbacks
 from effbench.training.checkpoint import Checkpoints, read_checkpoint
 from effbench.training.ema import Ema
 from effbench.training.precision import Precision
-from effbench.training.trainer import Cadence, Trainer
-from tests.training.tiny import At, convolutional, data, finish, same, sgd, trainer
+from effbench.training.trainer import Intervals, Trainer
+from tests.training.tiny import At, batch_transform, convolutional, data, same, sgd, trainer
 
 DATA = data(num_train=96)
 
 
 def batches(eval_batch_size: int = 32):
-    return statistics_batches(DATA.train, finish(DATA), 0, eval_batch_size)
+    return statistics_batches(DATA.train, batch_transform(DATA), 0, eval_batch_size)
 
 
 def statistics(net: nn.Module) -> list[torch.Tensor]:
@@ -109,7 +109,7 @@ def averaged_run(folder: Path, save_steps: int | None = None, steps: int = 6) ->
     run = trainer(
         DATA, net, steps, validate=True, ema=Ema(net, 0.9), optimizer=sgd(net, 0.3),
         statistics=AveragedStatistics(trained_norms(net), batches, 32, 32, Precision()),
-        checkpoints=Checkpoints(folder, "val/loss", "min", 1, True), cadence=Cadence(save_steps=save_steps),
+        checkpoints=Checkpoints(folder, "val/loss", "min", 1, True), intervals=Intervals(save_steps=save_steps),
     )  # fmt: skip
     run.callbacks = Callbacks([At(5, lambda state: state.stop("a signal", "interrupted"))] if steps == 5 else [])
     run.fit()

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 from effbench import build, cli, load_run
-from effbench.commands import training
 from effbench.config.compose import compose
+from effbench.run import session as training
 from tests.training.tiny import largest_difference
 
 MLP = ["model=mlp", "model.hidden=[16]", "model.dropout=0.0"]

@@ -115,7 +115,7 @@ def test_the_count_goes_on_from_its_state(cut):
 
 def test_a_run_without_early_stopping_goes_to_its_limit():
     net = dense()
-    run = trainer(data(), net, 9, validate=True, stopping=NoEarlyStopping())
+    run = trainer(data(), net, 9, validate=True, early_stopping=NoEarlyStopping())
     assert run.fit().status == "completed"
     assert run.state.step == 9
 
@@ -125,6 +125,6 @@ def test_a_run_stops_after_the_validation_that_used_up_its_patience():
     net = dense()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     stopping = EarlyStopping("val/loss", "min", 2, 0.0, None)
-    run = trainer(data(), net, 30, optimizer=optimizer, validate=True, stopping=stopping)
+    run = trainer(data(), net, 30, optimizer=optimizer, validate=True, early_stopping=stopping)
     state = run.fit()
     assert (state.status, state.epoch, state.step) == ("stopped_early", 3, 9)

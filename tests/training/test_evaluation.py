@@ -10,19 +10,19 @@ from torch import nn
 
 from effbench import build
 from effbench.config.compose import compose
-from effbench.data.augment import Augment
 from effbench.data.batches import EvalBatches, Shard
-from effbench.training.distributed import Ranks
+from effbench.data.images.augment import Augment
+from effbench.tasks.losses import CrossEntropy
+from effbench.training.distributed import DistributedContext
 from effbench.training.evaluation import evaluate
-from effbench.training.objective import Objective
 from effbench.training.precision import Precision
-from tests.training.tiny import CLASSES, convolutional, data, dense, finish, trainer, unbalanced
+from tests.training.tiny import CLASSES, batch_transform, convolutional, data, dense, task, trainer, unbalanced
 
 DATA = data(num_val=41)
 
 
 def naive(net, split) -> tuple[float, float]:
-    mean, std = finish(DATA).mean[0], finish(DATA).std[0]
+    mean, std = batch_transform(DATA).mean[0], batch_transform(DATA).std[0]
     net = net.double().eval()
     loss, correct = 0.0, 0
     for image, label in zip(split.images, split.labels.tolist(), strict=True):
@@ -34,7 +34,12 @@ def naive(net, split) -> tuple[float, float]:
 
 
 def measured(net, **options):
-    return evaluate(net, EvalBatches(DATA.val, finish=finish(DATA), **options), Precision(), Ranks())
+    batches = EvalBatches(DATA.val, transform=batch_transform(DATA), **options)
+    return pair(evaluate(net, batches, Precision(), DistributedContext(), task()))
+
+
+def pair(values):
+    return values["loss"], values["acc"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 41, 64])
@@ -65,9 +70,9 @@ def test_a_limited_evaluation_reads_the_same_sample_of_all_classes_for_any_numbe
     sorted_by_class = DATA.val.take(DATA.val.labels.argsort(stable=True))
     shares = []
     for rank in range(world):
-        ranks = Ranks()
+        ranks = DistributedContext()
         ranks.rank, ranks.world = rank, world
-        shares.append(build.eval_batches(config, sorted_by_class, finish(DATA), ranks, limit))
+        shares.append(build.eval_batches(config, sorted_by_class, batch_transform(DATA), ranks, limit))
     read = torch.cat([batch.targets for share in shares for batch in share])
     count = 16 if limit == 2 else 20  # of 41
     per_class = torch.bincount(read, minlength=CLASSES)
@@ -79,13 +84,14 @@ def test_a_limited_evaluation_reads_the_same_sample_of_all_classes_for_any_numbe
 @pytest.mark.parametrize("world", [2, 3, 50])
 def test_the_shards_of_all_ranks_make_the_split(world):
     pieces = [
-        list(EvalBatches(DATA.val, batch_size=4, finish=finish(DATA), shard=Shard(r, world))) for r in range(world)
+        list(EvalBatches(DATA.val, batch_size=4, transform=batch_transform(DATA), shard=Shard(r, world)))
+        for r in range(world)
     ]
     labels = torch.cat([batch.targets for piece in pieces for batch in piece])
     assert torch.equal(labels, DATA.val.labels)
 
 
-class Sum(Ranks):
+class Sum(DistributedContext):
     """Stands in for a second process whose sums are given."""
 
     def __init__(self, other):
@@ -97,16 +103,16 @@ class Sum(Ranks):
 
 def test_the_counts_of_all_ranks_are_added_before_dividing():
     net = dense()
-    half = EvalBatches(DATA.val, batch_size=8, finish=finish(DATA), shard=Shard(0, 2))
+    half = EvalBatches(DATA.val, batch_size=8, transform=batch_transform(DATA), shard=Shard(0, 2))
     loss, accuracy = naive(net, DATA.val.take(torch.arange(20, 41)))
-    both = evaluate(net, half, Precision(), Sum([loss * 21, accuracy * 21, 21, 21]))
-    assert both == pytest.approx(naive(net, DATA.val), rel=1e-5)
+    both = evaluate(net, half, Precision(), Sum([loss * 21, 21, 21, accuracy * 21]), task())
+    assert pair(both) == pytest.approx(naive(net, DATA.val), rel=1e-5)
 
 
 def test_smoothing_and_class_weights_do_not_change_what_validation_measures():
     net = dense()
-    weighted = Objective(0.3, torch.tensor([0.1, 2.0, 1.0, 1.0]))
-    run = trainer(DATA, net, 3, validate=True, objective=weighted)
+    weighted = CrossEntropy(0.3, torch.tensor([0.1, 2.0, 1.0, 1.0]))
+    run = trainer(DATA, net, 3, validate=True, loss=weighted)
     run.fit()
     measured_by_run = (run.state.metrics["val/loss"], run.state.metrics["val/acc"])
     assert measured_by_run == pytest.approx(naive(net, DATA.val), rel=1e-5)
@@ -132,10 +138,10 @@ def test_train_loss_with_class_weights_is_torchs_weighted_mean_over_the_epoch(sm
     net, whole = dense(), unbalanced(data())
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     batch = {"batch_size": 8, "accumulate": 2, "drop_last": False}
-    run = trainer(whole, net, 6, optimizer=optimizer, batch=batch, objective=Objective(smoothing, WEIGHTS))
+    run = trainer(whole, net, 6, optimizer=optimizer, batch=batch, loss=CrossEntropy(smoothing, WEIGHTS))
     run.state.pieces = pieces
     run.fit()
-    inputs = finish(whole)(whole.train.images.float() / 255)
+    inputs = batch_transform(whole)(whole.train.images.float() / 255)
     expected = nn.CrossEntropyLoss(WEIGHTS, label_smoothing=smoothing)(net(inputs), whole.train.labels)
     assert run.state.metrics["train/loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
 
@@ -145,8 +151,8 @@ def test_train_loss_of_mixed_labels_divides_by_the_weight_of_their_shares(factor
     net = dense()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     batch = {"batch_size": 32, "augment": Augment(mixup_alpha=0.4)}
-    objective = Objective(0.1, factor * WEIGHTS)
-    run = trainer(DATA, net, 3, optimizer=optimizer, batch=batch, objective=objective)
+    objective = CrossEntropy(0.1, factor * WEIGHTS)
+    run = trainer(DATA, net, 3, optimizer=optimizer, batch=batch, loss=objective)
     run.fit()
     batches = [made for step in run.train.epoch(0) for made in step.micro_batches]
     inputs, targets = (torch.cat(parts) for parts in zip(*((b.inputs, b.targets) for b in batches), strict=True))

@@ -12,7 +12,7 @@ from effbench.models.adapt import freeze
 from effbench.optimizers.groups import parameter_groups
 from effbench.training.clipping import choose_clipping
 from effbench.training.ema import Ema
-from effbench.training.objective import L1Penalty
+from effbench.training.penalty import L1Penalty
 from tests.training.tiny import convolutional, copied, data, same, trainer
 
 

@@ -5,15 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 
-from effbench.training.distributed import Ranks
+from effbench.metrics import Accuracy
+from effbench.tasks.tallies import Tallies
+from effbench.training.distributed import DistributedContext
 from effbench.training.meter import Meter
+from tests.training.tiny import same
+
+TALLIES = Tallies([Accuracy()], 10)
 
 
 def step(loss: float, correct: float, samples: float, weight: float | None = None) -> torch.Tensor:
-    return torch.tensor([loss, correct, samples, samples if weight is None else weight], dtype=torch.float64)
+    return torch.tensor([loss, samples if weight is None else weight, samples, correct], dtype=torch.float64)
 
 
-class Pair(Ranks):
+def new(ranks: DistributedContext | None = None) -> Meter:
+    return Meter(ranks or DistributedContext(), TALLIES)
+
+
+class Pair(DistributedContext):
     """Two ranks in one process: what is summed is this rank's values and the other meter's."""
 
     world = 2
@@ -26,72 +35,76 @@ class Pair(Ranks):
 
 
 def test_means_are_by_sample_not_by_step():
-    meter = Meter(Ranks())
+    meter = new()
     meter.add(step(8.0, 3, 4))
     meter.add(step(1.0, 1, 1))
-    assert meter.since_last_log() == {"train/loss": 9 / 5, "train/acc": 4 / 5}
+    assert meter.window_means() == {"train/loss": 9 / 5, "train/acc": 4 / 5}
     meter.add(step(3.0, 0, 1))
-    assert meter.since_last_log() == {"train/loss": 3.0, "train/acc": 0.0}
-    assert meter.of_epoch() == {"train/loss": 2.0, "train/acc": 4 / 6}
+    assert meter.window_means() == {"train/loss": 3.0, "train/acc": 0.0}
+    assert meter.epoch_means() == {"train/loss": 2.0, "train/acc": 4 / 6}
 
 
 def test_a_mean_loss_divides_by_the_weight_of_its_samples():
-    meter = Meter(Ranks())
+    meter = new()
     meter.add(step(8.0, 3, 4, 0.5))
     meter.add(step(1.0, 1, 1, 2.5))
-    assert meter.since_last_log() == {"train/loss": 3.0, "train/acc": 4 / 5}
+    assert meter.window_means() == {"train/loss": 3.0, "train/acc": 4 / 5}
     meter.add(step(0.0, 1, 2, 0.0))
-    assert meter.since_last_log() == {"train/acc": 1 / 2}, "samples of weight 0 have no mean loss"
-    assert meter.of_epoch() == {"train/loss": 3.0, "train/acc": 5 / 7}
+    assert meter.window_means() == {"train/acc": 1 / 2}, "samples of weight 0 have no mean loss"
+    assert meter.epoch_means() == {"train/loss": 3.0, "train/acc": 5 / 7}
 
 
-def test_the_sums_of_an_older_checkpoint_are_read():
-    meter = Meter(Ranks())
-    meter.load_state_dict({"sums": step(8.0, 3, 4)[:3], "logged": step(2.0, 1, 2)[:3]})
-    assert meter.since_last_log() == {"train/loss": 3.0, "train/acc": 1.0}
-    assert meter.of_epoch() == {"train/loss": 2.0, "train/acc": 3 / 4}
+@pytest.mark.parametrize("weight", [lambda _: [], lambda sums: [sums[2]]], ids=["without weight", "with weight"])
+def test_the_sums_of_an_older_checkpoint_are_read(weight):
+    meter = new()
+    older = {"sums": [8.0, 3, 4], "logged": [2.0, 1, 2]}
+    meter.load_state_dict(
+        {name: torch.tensor([*sums, *weight(sums)], dtype=torch.float64) for name, sums in older.items()}
+    )
+    assert meter.window_means() == {"train/loss": 3.0, "train/acc": 1.0}
+    assert meter.epoch_means() == {"train/loss": 2.0, "train/acc": 3 / 4}
 
 
 def test_an_epoch_begins_at_zero_and_knows_that_it_is_empty():
-    meter = Meter(Ranks())
+    meter = new()
     assert meter.empty
-    assert meter.of_epoch() == {}
+    assert meter.epoch_means() == {}
     meter.add(step(8.0, 3, 4))
     assert not meter.empty
-    meter.of_epoch()
+    meter.epoch_means()
     assert meter.empty
     meter.add(step(1.0, 1, 1))
-    assert meter.since_last_log() == {"train/loss": 1.0, "train/acc": 1.0}
+    assert meter.window_means() == {"train/loss": 1.0, "train/acc": 1.0}
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_a_restart_in_mid_epoch_changes_no_mean(cut):
-    meter, straight, logged = Meter(Ranks()), Meter(Ranks()), []
+    meter, straight, logged = new(), new(), []
     for number in range(1, 5):
         for each in (meter, straight):
             each.add(step(number / 3, number % 2, 4))
         if number == 2:
-            logged.append(meter.since_last_log() == straight.since_last_log())
+            logged.append(meter.window_means() == straight.window_means())
         if number == cut:
-            state, meter = meter.state_dict(), Meter(Ranks())
+            state, meter = meter.state_dict(), new()
             meter.load_state_dict(state)
     assert logged == [True]
-    assert meter.since_last_log() == straight.since_last_log()
-    assert meter.of_epoch() == straight.of_epoch()
+    assert meter.window_means() == straight.window_means()
+    assert meter.epoch_means() == straight.epoch_means()
 
 
 def test_two_ranks_save_the_sums_of_both_and_share_them_out_once():
     ranks = [Pair(0), Pair(1)]
     ranks[0].other, ranks[1].other = step(2.0, 1, 4), step(6.0, 3, 4)
-    meters = [Meter(rank) for rank in ranks]
+    meters = [new(rank) for rank in ranks]
     meters[0].add(step(6.0, 3, 4))
     meters[1].add(step(2.0, 1, 4))
     states = [meter.state_dict() for meter in meters]
-    assert torch.equal(states[0]["sums"], states[1]["sums"])
-    again = [Meter(Pair(0)), Meter(Pair(1))]
+    assert same(states[0], states[1])
+    again = [new(Pair(0)), new(Pair(1))]
     for meter in again:
         meter.load_state_dict(states[0])  # the file is rank 0's
     assert sum(float(meter._sums[0]) for meter in again) == 8.0
     again[0]._ranks.other = again[1]._sums
-    assert again[0].of_epoch() == {"train/loss": 1.0, "train/acc": 0.5}
+    assert again[0].epoch_means() == {"train/loss": 1.0, "train/acc": 0.5}
     assert not meters[0].empty, "saving changes nothing"

@@ -13,22 +13,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from effbench.data.augment import Augment
 from effbench.data.batches import TrainBatches
+from effbench.data.images.augment import Augment
 from effbench.optimizers.groups import parameter_groups
 from effbench.schedulers import Cosine
-from effbench.training.callbacks import Callback
+from effbench.tasks.losses import CrossEntropy
+from effbench.training.callbacks import Callback, Context
 from effbench.training.clipping import choose_clipping
 from effbench.training.ema import Ema
-from effbench.training.objective import L1Penalty, Objective
+from effbench.training.penalty import L1Penalty
 from effbench.training.precision import choose_precision
-from effbench.training.state import TrainState
 from tests.training.tiny import (
+    batch_transform,
     convolutional,
     copied,
     data,
     dense,
-    finish,
     largest_difference,
     same,
     sgd,
@@ -56,7 +56,7 @@ def plain_loop(
 ) -> nn.Module:
     """What anyone would write: gather, normalise, loss, backward, clip, step. Only the sample order is effbench's."""
     loss, scaler = loss or nn.CrossEntropyLoss(), scaler or torch.amp.GradScaler("cpu", enabled=False)
-    split, mean, std = batches.split, batches.finish.mean[0], batches.finish.std[0]
+    split, mean, std = batches.split, batches.transform.mean[0], batches.transform.std[0]
     taken = 0  # optimizer steps really taken
     net.train()
     for step in range(STEPS):
@@ -94,7 +94,7 @@ class Rates(Callback):
     def __init__(self, optimizer: torch.optim.Optimizer):
         self.optimizer, self.noted = optimizer, []
 
-    def step_end(self, state: TrainState) -> None:
+    def step_end(self, context: Context) -> None:
         self.noted.append(self.optimizer.param_groups[0]["lr"])
 
 
@@ -161,20 +161,20 @@ def test_4_micro_batches_of_8_make_the_step_of_a_hand_written_32():
     ],
     ids=["no augmentation", "strong", "mixup", "flip and cutmix", "shift, mixup or cutmix"],
 )
-@pytest.mark.parametrize("objective", [Objective(), Objective(0.1, WEIGHTS)], ids=["plain", "smoothed and weighted"])
-def test_4_micro_batches_of_8_train_as_1_of_32(objective, augment, drop_last):
+@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(0.1, WEIGHTS)], ids=["plain", "smoothed and weighted"])
+def test_4_micro_batches_of_8_train_as_1_of_32(loss, augment, drop_last):
     ends = []
     for batch_size, accumulate in ((8, 4), (32, 1)):
         net = dense()
         batch = {"batch_size": batch_size, "accumulate": accumulate, "augment": augment, "drop_last": drop_last}
-        trainer(unbalanced(data(num_train=92)), net, 20, batch=batch, objective=objective).fit()
+        trainer(unbalanced(data(num_train=92)), net, 20, batch=batch, loss=loss).fit()
         ends.append(weights(net))
     assert largest_difference(*ends) < 1e-6
 
 
 def test_class_weights_and_label_smoothing_are_torchs():
     ours, theirs = twins()
-    run = trainer(unbalanced(data()), ours, STEPS, objective=Objective(0.1, WEIGHTS))
+    run = trainer(unbalanced(data()), ours, STEPS, loss=CrossEntropy(0.1, WEIGHTS))
     run.fit()
     plain_loop(theirs, run.train, sgd(theirs), loss=nn.CrossEntropyLoss(WEIGHTS, label_smoothing=0.1))
     assert largest_difference(weights(ours), weights(theirs)) < 1e-6
@@ -383,7 +383,7 @@ def test_ema_is_what_gets_validated():
     run = trainer(data(), net, 6, ema=Ema(net, 0.9), validate=True)
     run.fit()
     split = run.val.split
-    x = finish(data())(split.images.float().mul_(1 / 255))
+    x = batch_transform(data())(split.images.float().mul_(1 / 255))
     averaged, raw = (nn.CrossEntropyLoss()(model(x), split.labels).item() for model in (run.averaged.model, net))
     assert run.state.metrics["val/loss"] == pytest.approx(averaged)
     assert run.state.metrics["val/loss"] != pytest.approx(raw)

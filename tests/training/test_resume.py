@@ -17,15 +17,15 @@ from torch import nn
 from effbench import build, schedulers
 from effbench.config.compose import compose, group_options
 from effbench.config.schema import Config
-from effbench.data.augment import Augment
+from effbench.data.images.augment import Augment
 from effbench.training.checkpoint import Checkpoints, read_checkpoint
 from effbench.training.clipping import choose_clipping
-from effbench.training.distributed import Ranks
+from effbench.training.distributed import DistributedContext
 from effbench.training.early_stopping import EarlyStopping
 from effbench.training.ema import Ema
 from effbench.training.precision import choose_precision
 from effbench.training.schedule import TorchSchedule
-from effbench.training.trainer import Cadence, Trainer
+from effbench.training.trainer import Intervals, Trainer
 from tests.training.tiny import At, Rows, convolutional, copied, data, dense, same, trainer
 
 STEPS, PER_EPOCH = 12, 4
@@ -47,7 +47,7 @@ AUGMENT = Augment(crop_padding=1, flip=0.5, rotate=10, contrast=0.2, dropout_hol
 
 
 @dataclass
-class Plan:
+class RunPlan:
     """All that varies between the runs here; by default everything that could break a resume is on."""
 
     schedule: str = "cosine"
@@ -80,9 +80,9 @@ class Plan:
             clip=choose_clipping(list(net.parameters()), 0.5 if self.clip else None, self.clip or "norm"),
             precision=choose_precision(self.precision, torch.device("cpu"))[0],
             ema=Ema(net, 0.9) if self.ema else None,
-            stopping=EarlyStopping("val/loss", "min", self.patience, 0.0, None),
+            early_stopping=EarlyStopping("val/loss", "min", self.patience, 0.0, None),
             checkpoints=Checkpoints(folder / "checkpoints", "val/acc", "max", 2, keep_last=True),
-            cadence=Cadence(self.validate_epochs, 3, self.save_steps),
+            intervals=Intervals(self.validate_epochs, 3, self.save_steps),
             watch=[rows],
         )
 
@@ -124,14 +124,14 @@ def outcome(run: Trainer, rows: list[dict[str, float]]) -> Outcome:
     return Outcome(whole, rows, best, run.state.status)
 
 
-def uninterrupted(plan: Plan, folder: Path) -> Outcome:
+def uninterrupted(plan: RunPlan, folder: Path) -> Outcome:
     rows = Rows()
     run = plan.build(folder, rows)
     run.fit()
     return outcome(run, rows.rows)
 
 
-def resumed(plan: Plan, folder: Path, rows: list[dict[str, float]]) -> Outcome:
+def resumed(plan: RunPlan, folder: Path, rows: list[dict[str, float]]) -> Outcome:
     """A new process: other initial weights, other rows, everything from the checkpoint."""
     again = Rows()
     run = plan.build(folder, again, seed=99)
@@ -142,7 +142,7 @@ def resumed(plan: Plan, folder: Path, rows: list[dict[str, float]]) -> Outcome:
     return outcome(run, kept + again.rows)
 
 
-def interrupted(plan: Plan, folder: Path, at: int) -> Outcome:
+def interrupted(plan: RunPlan, folder: Path, at: int) -> Outcome:
     """Ctrl-C in step `at`: that step is finished and saved."""
     rows = Rows()
     run = plan.build(folder, rows)
@@ -160,7 +160,7 @@ class KilledError(Exception):
     pass
 
 
-def killed(plan: Plan, folder: Path, at: int, then: Plan | None = None) -> Outcome:
+def killed(plan: RunPlan, folder: Path, at: int, then: RunPlan | None = None) -> Outcome:
     """The run dies in step `at`, before anything of it is saved, and goes on by `then`."""
     rows = Rows()
     run = plan.build(folder, rows)
@@ -181,23 +181,23 @@ def agree(a: Outcome, b: Outcome) -> None:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> Outcome:
-    return uninterrupted(Plan(), tmp_path_factory.mktemp("reference"))
+    return uninterrupted(RunPlan(), tmp_path_factory.mktemp("reference"))
 
 
 def test_a_run_repeats_itself(reference, tmp_path):
-    agree(uninterrupted(Plan(), tmp_path), reference)
+    agree(uninterrupted(RunPlan(), tmp_path), reference)
 
 
 @pytest.mark.row(13)
 @pytest.mark.parametrize("at", range(1, STEPS + 1))
 def test_interrupted_after_any_step_a_run_ends_the_same(at, reference, tmp_path):
-    agree(interrupted(Plan(), tmp_path, at), reference)
+    agree(interrupted(RunPlan(), tmp_path, at), reference)
 
 
 @pytest.mark.row(13)
 @pytest.mark.parametrize("at", range(3, STEPS + 1))
 def test_killed_in_any_step_a_run_goes_on_from_the_last_extra_save(at, reference, tmp_path):
-    agree(killed(Plan(save_steps=2), tmp_path, at), reference)
+    agree(killed(RunPlan(save_steps=2), tmp_path, at), reference)
 
 
 @pytest.mark.row(15)
@@ -205,7 +205,7 @@ def test_killed_in_any_step_a_run_goes_on_from_the_last_extra_save(at, reference
 @pytest.mark.parametrize("at", [2, 8, 10])
 def test_every_schedule_goes_on_where_it_was(name, at, tmp_path):
     """Rows, which hold the learning rate of every third step, agree too."""
-    plan = Plan(schedule=name)
+    plan = RunPlan(schedule=name)
     straight = uninterrupted(plan, tmp_path / "b")
     agree(interrupted(plan, tmp_path / "a", at), straight)
     assert len({row["lr/0"] for row in straight.rows}) > 1 or name == "constant"
@@ -250,7 +250,7 @@ COMBINATIONS = pairwise(FACTORS)
 @pytest.mark.parametrize("number", range(len(COMBINATIONS)), ids=[str([*c.values()]) for c in COMBINATIONS])
 def test_every_optimizer_meets_every_average_accumulation_clipping_precision_and_mixing(number, tmp_path):
     """Interrupted in mid-epoch, at another step each time."""
-    plan = Plan(**COMBINATIONS[number])
+    plan = RunPlan(**COMBINATIONS[number])
     at = (1, 2, 3, 5, 6, 7, 9, 10, 11)[number % 9]
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
@@ -258,7 +258,7 @@ def test_every_optimizer_meets_every_average_accumulation_clipping_precision_and
 @pytest.mark.row(16)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
 def test_every_optimizer_goes_on_where_it_was(optimizer, tmp_path):
-    plan = Plan(optimizer=optimizer)
+    plan = RunPlan(optimizer=optimizer)
     agree(killed(replace(plan, save_steps=2), tmp_path / "a", 7), uninterrupted(plan, tmp_path / "b"))
 
 
@@ -266,7 +266,7 @@ def test_every_optimizer_goes_on_where_it_was(optimizer, tmp_path):
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
 @pytest.mark.parametrize("at", [3, 8])
 def test_every_precision_goes_on_where_it_was(precision, at, tmp_path):
-    plan = Plan(precision=precision)
+    plan = RunPlan(precision=precision)
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
 
@@ -274,7 +274,7 @@ def test_every_precision_goes_on_where_it_was(precision, at, tmp_path):
 @pytest.mark.parametrize("ema", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_averages_and_accumulation_in_every_combination(ema, accumulate, tmp_path):
-    plan = Plan(ema=ema, accumulate=accumulate)
+    plan = RunPlan(ema=ema, accumulate=accumulate)
     agree(interrupted(plan, tmp_path / "a", 7), uninterrupted(plan, tmp_path / "b"))
 
 
@@ -282,26 +282,26 @@ def test_averages_and_accumulation_in_every_combination(ema, accumulate, tmp_pat
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("at", range(1, STEPS + 1))
 def test_with_workers_too_a_run_interrupted_after_any_step_ends_the_same(at, workers, reference, tmp_path):
-    agree(interrupted(Plan(num_workers=workers), tmp_path, at), reference)
+    agree(interrupted(RunPlan(num_workers=workers), tmp_path, at), reference)
 
 
 @pytest.mark.row(14)
 @pytest.mark.parametrize(("before", "after"), [*itertools.permutations((0, 1, 2), 2)])
 def test_the_number_of_workers_may_change_on_the_way(before, after, reference, tmp_path):
-    then = Plan(num_workers=after, save_steps=3)
-    agree(killed(Plan(num_workers=before, save_steps=3), tmp_path, 7, then), reference)
+    then = RunPlan(num_workers=after, save_steps=3)
+    agree(killed(RunPlan(num_workers=before, save_steps=3), tmp_path, 7, then), reference)
 
 
 @pytest.mark.parametrize("at", range(4, STEPS + 1))
 def test_validations_every_second_epoch_stay_where_they_were(at, tmp_path):
-    plan = Plan(validate_epochs=2)
+    plan = RunPlan(validate_epochs=2)
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
 
 @pytest.mark.row(17)
 @pytest.mark.parametrize("at", [3, 4, 5, 7, 8])
 def test_early_stopping_stops_at_the_same_epoch(at, tmp_path):
-    plan = Plan(patience=1, schedule="constant", optimizer=partial(torch.optim.SGD, maximize=True))
+    plan = RunPlan(patience=1, schedule="constant", optimizer=partial(torch.optim.SGD, maximize=True))
     straight = uninterrupted(plan, tmp_path / "b")
     assert straight.status == "stopped_early"
     assert straight.rows[-1]["step"] == 8
@@ -312,7 +312,7 @@ def test_early_stopping_stops_at_the_same_epoch(at, tmp_path):
 @pytest.mark.parametrize("at", [8, 9, 11, 12])
 def test_killed_one_check_before_its_end_early_stopping_remembers_how_long_it_waited(at, tmp_path):
     """Patience 2: a best at step 4, worse at 8, worse at 12, where it ends."""
-    plan = Plan(patience=2, schedule="constant", optimizer=partial(torch.optim.SGD, maximize=True))
+    plan = RunPlan(patience=2, schedule="constant", optimizer=partial(torch.optim.SGD, maximize=True))
     straight = uninterrupted(plan, tmp_path / "b")
     assert (straight.status, straight.rows[-1]["step"]) == ("stopped_early", 12)
     assert straight.snapshot["links"]["best"] == "step-00000004"
@@ -323,7 +323,7 @@ def test_interrupted_twice_and_killed_once_a_run_ends_the_same(reference, tmp_pa
     rows: list[dict[str, float]] = []
     for at, how in ((3, "signal"), (8, "signal"), (11, "kill")):
         watch = Rows()
-        run = Plan(save_steps=5).build(tmp_path, watch)
+        run = RunPlan(save_steps=5).build(tmp_path, watch)
         if at > 3:
             run.restore(read_checkpoint(tmp_path / "checkpoints" / "last"))
             rows = [row for row in rows if row["step"] <= run.state.step]
@@ -338,7 +338,7 @@ def test_interrupted_twice_and_killed_once_a_run_ends_the_same(reference, tmp_pa
             run.fit()
         assert (run.state.step, run.state.status) == (at, "failed" if how == "kill" else "interrupted")
         rows = rows + watch.rows
-    agree(resumed(Plan(save_steps=5), tmp_path, rows), reference)
+    agree(resumed(RunPlan(save_steps=5), tmp_path, rows), reference)
 
 
 class Draws(nn.Module):
@@ -354,13 +354,18 @@ class Draws(nn.Module):
         return self.net(x)
 
 
-class RankOne(Ranks):
+class RankOne(DistributedContext):
     rank = 1
 
 
 def test_the_random_stream_of_a_step_is_its_own_in_every_epoch_rank_and_seed():
     drawn = []
-    for seed, ranks in ((0, Ranks()), (0, Ranks()), (1, Ranks()), (0, RankOne())):
+    for seed, ranks in (
+        (0, DistributedContext()),
+        (0, DistributedContext()),
+        (1, DistributedContext()),
+        (0, RankOne()),
+    ):
         net = Draws()
         trainer(DATA, net, 6, ranks=ranks, batch={"seed": seed, "batch_size": 16, "accumulate": 2}).fit()
         drawn.append(net.drawn)
@@ -371,13 +376,13 @@ def test_the_random_stream_of_a_step_is_its_own_in_every_epoch_rank_and_seed():
 
 def test_the_seconds_of_earlier_sittings_are_kept(tmp_path):
     rows = Rows()
-    run = Plan().build(tmp_path, rows)
+    run = RunPlan().build(tmp_path, rows)
     run.limits.steps = 4
     run.fit()
     first = read_checkpoint(tmp_path / "checkpoints" / "last").state["train"]
     assert 0 < first["training_s"] <= run.state.training_s
     assert first["training_s"] < first["elapsed_s"] < run.clocks.seconds()["total"]
-    again = Plan().build(tmp_path, rows)
+    again = RunPlan().build(tmp_path, rows)
     again.restore(read_checkpoint(tmp_path / "checkpoints" / "last"))
     again.fit()
     assert again.state.training_s == pytest.approx(first["training_s"] + again.clocks.training)

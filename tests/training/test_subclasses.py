@@ -13,8 +13,8 @@ from effbench import build
 from effbench.config.compose import compose
 from effbench.errors import ConfigError, EffbenchError
 from effbench.training.checkpoint import Snapshot, load_optimizer
-from effbench.training.faults import naming_optimizer_memory, optimizer_not_finite
-from effbench.training.saving import BackgroundSaves
+from effbench.training.checkpoint_writer import BackgroundSaves
+from effbench.training.failure_policies import naming_optimizer_memory, optimizer_not_finite
 from tests.training.test_checkpoint import keeper
 from tests.training.tiny import data, dense, sgd, trainer
 
@@ -108,30 +108,55 @@ def test_other_errors_of_a_step_stay_what_they_are() -> None:
 @pytest.mark.parametrize(
     ("target", "why"),
     [
-        ("torch.optim.Muon", "updates matrices alone"),
         ("torch.optim.LBFGS", "by a closure"),
         ("tests.training.test_subclasses.TwoSteps", "by a closure"),
-        ("tests.training.test_subclasses.ScheduleFree", "around each validation"),
     ],
 )
 def test_an_optimizer_that_does_not_fit_the_loop_is_refused_with_the_reason(target: str, why: str) -> None:
-    if target == "torch.optim.Muon" and not hasattr(torch.optim, "Muon"):
-        pytest.skip("this torch has none")
     own = ["~optimizer.fused", "~optimizer.betas", "~optimizer.eps", "allow_targets=[tests.training]"]
     config = compose(["model=mlp", f"optimizer._target_={target}", *own])
     with pytest.raises(ConfigError, match=f"does not fit the loop: .*{why}.* Use one of"):
         build.optimizer(config, nn.Linear(2, 2))
 
 
+def matrices(rows: int = 4) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, rows, bias=False), nn.ReLU(), nn.Linear(rows, 2, bias=False))
+
+
+class MatricesOnly(torch.optim.SGD):
+    """Fails in its step, not when it is made."""
+
+    def step(self, closure: Any = None) -> None:
+        assert all(parameter.ndim == 2 for group in self.param_groups for parameter in group["params"])
+        super().step(closure)
+
+
+@pytest.mark.parametrize("target", ["torch.optim.Muon", "tests.training.test_subclasses.MatricesOnly"])
+def test_an_optimizer_of_matrices_takes_a_model_of_matrices(target: str) -> None:
+    own = ["~optimizer.fused", "~optimizer.betas", "~optimizer.eps", "allow_targets=[tests.training]"]
+    config = compose(["model=mlp", f"optimizer._target_={target}", *own])
+    build.check_options(config)
+    assert target.endswith(type(build.optimizer(config, matrices())).__name__)
+    frozen = nn.Sequential(matrices(), nn.Linear(2, 2))
+    frozen[1].bias.requires_grad_(False)
+    build.optimizer(config, frozen)
+    mixed = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), matrices())
+    said = (
+        rf"{target}' takes parameters of 2 dimensions only, and 4 of the 6 that the model trains have others: "
+        r"0\.weight \(2, 1, 3, 3\), 0\.bias \(2,\), 1\.weight \(2,\), …\. Freeze those .*optimizer=adamw"
+    )
+    with pytest.raises(ConfigError, match=said):
+        build.optimizer(config, mixed)
+
+
+def test_an_optimizer_that_fails_for_matrices_too_is_refused_for_its_options() -> None:
+    config = compose(["model=mlp", "optimizer._target_=torch.optim.Muon", "~optimizer.fused", "~optimizer.betas",
+                      "+optimizer.momentum=-1"])  # fmt: skip
+    with pytest.raises(ConfigError, match=r"refuses its options: ValueError\('momentum should be >= 0 but is: -1"):
+        build.check_options(config)
+
+
 class TwoSteps(torch.optim.SGD):
     """As sharpness-aware minimisation is written."""
 
     def first_step(self) -> None: ...
-
-
-class ScheduleFree(torch.optim.SGD):
-    """As schedulefree's."""
-
-    def train(self) -> None: ...
-
-    def eval(self) -> None: ...

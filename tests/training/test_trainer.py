@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 from effbench.schedulers import Exponential, Plateau
+from effbench.tasks.losses import CrossEntropy
 from effbench.training.callbacks import Callback
 from effbench.training.checkpoint import Checkpoints, read_checkpoint
-from effbench.training.distributed import Ranks
+from effbench.training.distributed import DistributedContext
 from effbench.training.early_stopping import EarlyStopping
 from effbench.training.ema import Ema
-from effbench.training.faults import StopAtNonFinite
-from effbench.training.objective import Objective
+from effbench.training.failure_policies import StopAtNonFinite
 from effbench.training.state import Limits
-from effbench.training.trainer import Cadence
+from effbench.training.trainer import Intervals
 from tests.training.tiny import CLASSES, At, Rows, copied, data, dense, same, trainer
 
 PER_EPOCH = 3  # steps: 96 images in batches of 32
@@ -57,7 +57,7 @@ def test_max_time_ends_the_run_after_the_step_that_passed_it(tmp_path):
         limits=Limits(10**6, seconds=0.2),
         validate=True,
         checkpoints=keeper(tmp_path),
-        cadence=Cadence(validate_epochs=10**6),
+        intervals=Intervals(validate_epochs=10**6),
         watch=[At(2, lambda _: time.sleep(0.25))],
     )
     state = run.fit()
@@ -76,12 +76,12 @@ def test_a_finished_run_has_no_step_left():
     assert same(before, dict(net.state_dict()))
 
 
-# --- cadence
+# --- intervals
 
 
 def test_validation_comes_every_so_many_epochs_and_at_the_end():
     rows = Rows()
-    trainer(data(), dense(), 5 * PER_EPOCH, validate=True, cadence=Cadence(validate_epochs=3), watch=[rows]).fit()
+    trainer(data(), dense(), 5 * PER_EPOCH, validate=True, intervals=Intervals(validate_epochs=3), watch=[rows]).fit()
     assert [row["step"] for row in rows.rows if "val/loss" in row] == [9, 15]
     assert len(rows.epochs) == 5
 
@@ -109,18 +109,18 @@ def test_a_row_holds_the_learning_rate_that_its_step_was_taken_with():
         def forward(self, x):
             return self.weight.expand(len(x), CLASSES)
 
-    class Rise(Objective):
+    class Rise(CrossEntropy):
         def summed(self, logits_BK, targets):
             return -logits_BK[:, 0].sum()
 
     class Weights(Callback):
-        def step_end(self, state):
+        def step_end(self, context):
             weights.append(float(net.weight.detach()))
 
     net, rows, weights = Slope(), Rows(), [0.0]
     run = trainer(
-        data(), net, 2 * PER_EPOCH, optimizer=torch.optim.SGD(net.parameters(), lr=0.5), objective=Rise(),
-        schedule=partial(Exponential, gamma=0.5, steps_per_epoch=1), cadence=Cadence(log_steps=1),
+        data(), net, 2 * PER_EPOCH, optimizer=torch.optim.SGD(net.parameters(), lr=0.5), loss=Rise(),
+        schedule=partial(Exponential, gamma=0.5, steps_per_epoch=1), intervals=Intervals(log_steps=1),
         watch=[rows, Weights()],
     )  # fmt: skip
     run.fit()
@@ -134,7 +134,7 @@ def test_a_row_is_logged_every_so_many_steps_with_the_mean_since_the_last():
     rows = Rows()
     net = dense()
     still = torch.optim.SGD(net.parameters(), lr=0.0)
-    run = trainer(data(), net, 6, optimizer=still, cadence=Cadence(log_steps=2), watch=[rows])
+    run = trainer(data(), net, 6, optimizer=still, intervals=Intervals(log_steps=2), watch=[rows])
     run.fit()
     assert [row["step"] for row in rows.rows] == [2, 3, 4, 6, 6]  # the ends of epochs at 3 and 6 have rows of their own
     by_step = [
@@ -155,8 +155,8 @@ def test_a_row_is_logged_every_so_many_steps_with_the_mean_since_the_last():
 def test_saves_come_with_validations_and_every_so_many_steps_wherever_an_epoch_ends(
     every, validate_epochs, expected, tmp_path
 ):
-    cadence = Cadence(validate_epochs=validate_epochs, save_steps=every)
-    run = trainer(data(), dense(), 9, validate=True, checkpoints=keeper(tmp_path), cadence=cadence)
+    intervals = Intervals(validate_epochs=validate_epochs, save_steps=every)
+    run = trainer(data(), dense(), 9, validate=True, checkpoints=keeper(tmp_path), intervals=intervals)
     saved = []
     write = run.checkpoints.save
     run.checkpoints.save = lambda snapshot, step, *rest, **options: (
@@ -169,7 +169,7 @@ def test_saves_come_with_validations_and_every_so_many_steps_wherever_an_epoch_e
 
 def test_no_host_number_is_read_between_log_lines_on_an_accelerator(monkeypatch):
     """A CPU stands in: with the per-step check of CPUs off, nothing may turn a tensor into a number."""
-    run = trainer(data(), dense(), 9, cadence=Cadence(log_steps=100), nonfinite=StopAtNonFinite(looks=False))
+    run = trainer(data(), dense(), 9, intervals=Intervals(log_steps=100), nonfinite_policy=StopAtNonFinite(looks=False))
     run.limits.steps = 2  # within the first epoch
     read = []
     for name in ("item", "tolist", "__float__", "__bool__"):
@@ -239,7 +239,7 @@ def test_a_nan_in_a_single_weight_ends_the_run_and_reaches_no_checkpoint(at, sav
         9,
         validate=True,
         checkpoints=keeper(tmp_path),
-        cadence=Cadence(save_steps=save_steps),
+        intervals=Intervals(save_steps=save_steps),
         watch=[At(at, lambda _: poison(net.head.weight))],
     )
     assert run.fit().status == "diverged"
@@ -270,8 +270,8 @@ def test_a_nan_in_a_gradient_alone_ends_the_run_and_reaches_no_checkpoint(at, tm
         return gradient * math.nan if len(seen) == at else gradient
 
     net.head.bias.register_hook(spoil)
-    cadence = Cadence(save_steps=1)
-    run = trainer(data(), net, 9, validate=True, checkpoints=keeper(tmp_path), cadence=cadence)
+    intervals = Intervals(save_steps=1)
+    run = trainer(data(), net, 9, validate=True, checkpoints=keeper(tmp_path), intervals=intervals)
     assert run.fit().status == "diverged"
     assert all_finite(tmp_path)
 
@@ -314,7 +314,7 @@ class Explodes(nn.Module):
 def test_a_validation_loss_that_is_not_finite_ends_the_run_and_is_not_the_best(tmp_path):
     net = Explodes(dense(), after=3)  # validation is three batches
     stopping = EarlyStopping("val/loss", "min", 1, 0.0, None)
-    run = trainer(data(), net, 9, validate=True, checkpoints=keeper(tmp_path), stopping=stopping)
+    run = trainer(data(), net, 9, validate=True, checkpoints=keeper(tmp_path), early_stopping=stopping)
     state = run.fit()
     assert (state.status, state.step) == ("diverged", 6)
     assert "validation loss" in state.stop_reason
@@ -333,8 +333,8 @@ def test_without_a_check_at_each_step_the_next_log_line_finds_it(tmp_path):
         forward=Poisoned(net, 5, math.nan),
         validate=True,
         checkpoints=keeper(tmp_path),
-        cadence=Cadence(log_steps=4, save_steps=1),
-        nonfinite=StopAtNonFinite(looks=False),
+        intervals=Intervals(log_steps=4, save_steps=1),
+        nonfinite_policy=StopAtNonFinite(looks=False),
         watch=[rows],
     )
     state = run.fit()
@@ -348,8 +348,8 @@ def test_a_training_loss_that_was_not_finite_is_named_at_the_end_of_the_epoch():
     net = dense()
     # The gradient of -inf logits is finite enough here to leave the weights whole.
     forward = Poisoned(net, 2, math.nan)
-    cadence, rule = Cadence(log_steps=100), StopAtNonFinite(looks=False)
-    run = trainer(data(), net, 30, forward=forward, validate=True, cadence=cadence, nonfinite=rule)
+    intervals, rule = Intervals(log_steps=100), StopAtNonFinite(looks=False)
+    run = trainer(data(), net, 30, forward=forward, validate=True, intervals=intervals, nonfinite_policy=rule)
     run.clip = lambda: [p.grad.nan_to_num_() for p in net.parameters()]
     state = run.fit()
     assert (state.status, state.step) == ("diverged", 3)
@@ -369,9 +369,9 @@ def test_a_diverged_run_ends_for_its_divergence_not_for_its_patience():
         optimizer=still,
         forward=forward,
         validate=True,
-        stopping=stopping,
-        cadence=Cadence(log_steps=100),
-        nonfinite=StopAtNonFinite(looks=False),
+        early_stopping=stopping,
+        intervals=Intervals(log_steps=100),
+        nonfinite_policy=StopAtNonFinite(looks=False),
     )
     run.clip = lambda: [p.grad.nan_to_num_() for p in net.parameters()]
     assert run.fit().status == "diverged"
@@ -384,17 +384,17 @@ class Recorder(Callback):
     def __init__(self):
         self.calls: list[str] = []
 
-    def fit_start(self, state, total_steps, steps_per_epoch):
-        self.calls.append(f"start {total_steps} {steps_per_epoch}")
+    def fit_start(self, context):
+        self.calls.append(f"start {context.total_steps} {context.steps_per_epoch}")
 
-    def step_end(self, state):
-        self.calls.append(f"step {state.step}")
+    def step_end(self, context):
+        self.calls.append(f"step {context.state.step}")
 
-    def epoch_end(self, state, values):
-        self.calls.append(f"epoch {state.epoch}")
+    def epoch_end(self, context, values):
+        self.calls.append(f"epoch {context.state.epoch}")
 
-    def fit_end(self, state):
-        self.calls.append(f"end {state.status}")
+    def fit_end(self, context):
+        self.calls.append(f"end {context.state.status}")
 
 
 def test_callbacks_are_told_in_order():
@@ -441,7 +441,7 @@ def test_the_speed_leaves_the_first_steps_out(monkeypatch):
     assert next(seconds) == 0.0
 
 
-class Second(Ranks):
+class Second(DistributedContext):
     """One of two processes, the other of which says yes to whatever is asked."""
 
     rank, world = 1, 2
@@ -452,6 +452,6 @@ class Second(Ranks):
 
 @pytest.mark.parametrize(("limits", "status"), [(Limits(9), "interrupted"), (Limits(9, 1e9), "interrupted")])
 def test_a_process_stops_with_the_others_at_a_logged_step(limits, status):
-    run = trainer(data(), dense(), 9, limits=limits, ranks=Second(), cadence=Cadence(log_steps=2))
+    run = trainer(data(), dense(), 9, limits=limits, ranks=Second(), intervals=Intervals(log_steps=2))
     assert run.fit().status == status
     assert run.state.step == 2

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effbench.data.batches import EvalBatches, Finish, TrainBatches
+from effbench.data.batches import BatchTransform, EvalBatches, TrainBatches
+from effbench.data.images.synthetic import synthetic
 from effbench.data.splits import Splits, channel_statistics
-from effbench.data.synthetic import synthetic
+from effbench.metrics import Accuracy
 from effbench.models.cnn import cnn
 from effbench.models.mlp import mlp
 from effbench.schedulers import Constant
+from effbench.tasks.classification import Classification
+from effbench.tasks.losses import CrossEntropy, Loss
 from effbench.training.callbacks import Callback, Callbacks
 from effbench.training.state import Limits
 from effbench.training.trainer import Trainer
@@ -34,9 +37,9 @@ def unbalanced(splits: Splits) -> Splits:
     return splits
 
 
-def finish(splits: Splits) -> Finish:
+def batch_transform(splits: Splits) -> BatchTransform:
     mean, std = channel_statistics(splits.train.images)
-    return Finish(tuple(mean), tuple(std))
+    return BatchTransform(tuple(mean), tuple(std))
 
 
 def dense(seed: int = 0, hidden: Sequence[int] = (16,), dropout: float = 0.0) -> nn.Sequential:
@@ -54,6 +57,10 @@ def sgd(net: nn.Module, lr: float = 0.1, **options: Any) -> torch.optim.SGD:
     return torch.optim.SGD(net.parameters(), lr, momentum=0.9, **options)
 
 
+def task(loss: Loss | None = None) -> Classification:
+    return Classification(loss or CrossEntropy(), [Accuracy()], CLASSES)
+
+
 def trainer(
     splits: Splits,
     net: nn.Module,
@@ -64,11 +71,12 @@ def trainer(
     batch: dict[str, Any] | None = None,
     validate: bool = False,
     watch: Sequence[Callback] = (),
+    loss: Loss | None = None,
     **parts: Any,
 ) -> Trainer:
     """A Trainer for `steps` optimizer steps; `batch` goes to TrainBatches, `parts` to Trainer."""
     optimizer = optimizer or sgd(net)
-    finishing = finish(splits)
+    transform = batch_transform(splits)
     settings = {"batch_size": 32, "num_classes": CLASSES, **(batch or {})}
     assert splits.val is not None
     return Trainer(
@@ -76,9 +84,10 @@ def trainer(
         forward=parts.pop("forward", net),
         optimizer=optimizer,
         schedule=schedule(optimizer),
-        train=TrainBatches(splits.train, finish=finishing, **settings),
-        val=EvalBatches(splits.val, batch_size=16, finish=finishing) if validate else None,
+        train=TrainBatches(splits.train, transform=transform, **settings),
+        val=EvalBatches(splits.val, batch_size=16, transform=transform) if validate else None,
         limits=parts.pop("limits", Limits(steps)),
+        task=task(loss),
         callbacks=Callbacks(watch),
         **parts,
     )
@@ -111,11 +120,11 @@ class Rows(Callback):
     rows: list[dict[str, float]] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
 
-    def logged(self, state: Any, values: Any) -> None:
-        self.rows.append({"step": state.step, **{k: v for k, v in values.items() if "per_s" not in k}})
+    def logged(self, context: Any, values: Any) -> None:
+        self.rows.append({"step": context.state.step, **{k: v for k, v in values.items() if "per_s" not in k}})
 
-    def epoch_end(self, state: Any, values: Any) -> None:
-        self.logged(state, values)
+    def epoch_end(self, context: Any, values: Any) -> None:
+        self.logged(context, values)
         self.epochs.append(self.rows[-1])
 
 
@@ -126,6 +135,6 @@ class At(Callback):
     step: int
     act: Callable[[Any], None]
 
-    def step_end(self, state: Any) -> None:
-        if state.step == self.step:
-            self.act(state)
+    def step_end(self, context: Any) -> None:
+        if context.state.step == self.step:
+            self.act(context.state)

@@ -1,0 +1,41 @@
+"""Callbacks that conf/callbacks offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from safetensors.torch import save
+
+from effbench.errors import OptionError
+from effbench.records import replacing
+from effbench.training.callbacks import Callback, Context
+
+
+class KeepWeights(Callback):
+    """Writes the weights that are evaluated (the average's with ema=on) every `every_n_epochs` epochs.
+
+    Checkpoints keep the best and the newest; these files show how the weights came about, and model.pretrained=FILE
+    reads each of them.
+    """
+
+    def __init__(self, every_n_epochs: int = 1):
+        if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, int) or every_n_epochs < 1:
+            raise OptionError(
+                f"callbacks.keep_weights.every_n_epochs must be a whole number >= 1; got {every_n_epochs!r}. "
+                "1 keeps the weights of every epoch."
+            )
+        self._every = every_n_epochs
+
+    def epoch_end(self, context: Context, values: Mapping[str, float]) -> None:
+        state = context.state
+        if state.batch or state.epoch % self._every:
+            return
+        weights = context.evaluated_weights()
+        if not context.is_main:
+            return
+        path = context.folder / "weights" / f"epoch-{state.epoch:04d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        packed = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
+        with replacing(path) as stream:
+            stream.write(save(packed))

@@ -1,0 +1,79 @@
+"""effbench -sc …: tab completion. Hydra's own for a config's words, with the verb taken off the line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from effbench.cli.flags import PLAIN, VERB_FLAGS, VERBOSITY, flags_of, parse_flags
+from effbench.errors import ConfigError
+
+SHELLS = ("bash", "zsh", "fish")
+WITH_CONFIG = ("train", "summary")
+
+
+def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
+    """words: -sc install=SHELL, -sc uninstall=SHELL, or -sc query=SHELL with the line so far in COMP_LINE."""
+    request = parse_flags(words, ["completion"]).values["completion"]
+    action, _, shell = request.partition("=")
+    if action not in ("install", "uninstall", "query") or shell not in SHELLS:
+        raise ConfigError(f"-sc takes install=SHELL or uninstall=SHELL, for {', '.join(SHELLS)}; got {request!r}.")
+    if action != "query":
+        return _hydra(request)
+    line = os.environ.get("COMP_LINE", "").lstrip()
+    program, _, line = line.partition(" ")
+    verb, chosen, rest = line.lstrip().partition(" ")
+    while verb in VERBOSITY and chosen:
+        verb, chosen, rest = rest.lstrip().partition(" ")
+    rest = " ".join(word for word in rest.split(" ") if word not in VERBOSITY)
+    if chosen and verb in VERB_FLAGS and (word := rest.split(" ")[-1]).startswith("-"):
+        print(_joined(shell, [flag for flag in flags_of(verb) if flag.startswith(word)]))
+    elif verb in WITH_CONFIG and chosen:
+        if (found := _of_config(rest)) is not None:
+            print(_joined(shell, found))
+            return 0
+        os.environ["COMP_LINE"] = f"{program} {rest}"
+        return _hydra(request, _config_dir(rest))
+    elif not chosen:
+        print("\n".join(name for name in verbs if name.startswith(verb)))
+    elif verb == "recipe":
+        print("\n".join(_of_recipe(rest)))
+    return 0
+
+
+def _joined(shell: str, words: Iterable[str]) -> str:
+    return ("\n" if shell == "fish" else " ").join(words)
+
+
+def _of_config(line: str) -> list[str] | None:
+    """What fits, where that can be told without Hydra, which is in no hurry."""
+    from effbench.config.names import completions
+
+    words = [word for word in line.split() if word not in PLAIN]
+    if any(word.startswith("-") for word in words):
+        return None
+    last = words.pop() if words and not line[-1:].isspace() else ""
+    return completions(words, last)
+
+
+def _of_recipe(line: str) -> list[str]:
+    """Its actions, then the names of recipes; nothing for a folder, so that the shell offers files."""
+    from effbench.cli.recipe import ACTIONS, names
+
+    *done, word = line.split(" ")
+    if not done:
+        return [name for name in ACTIONS if name.startswith(word)]
+    return [name for name in names() if name.startswith(word)] if done in (["show"], ["cp"], ["validate"]) else []
+
+
+def _config_dir(line: str) -> str | None:
+    words = line.replace("--config-dir=", "--config-dir ").split()
+    place = words.index("--config-dir") + 1 if "--config-dir" in words else len(words)
+    return words[place] if place < len(words) and Path(words[place]).is_dir() else None
+
+
+def _hydra(request: str, config_dir: str | None = None) -> int:
+    from effbench.run.hydra_app import as_hydra_app
+
+    return as_hydra_app(["--shell-completion", request], lambda _: None, config_dir, program="effbench")

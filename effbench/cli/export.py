@@ -1,0 +1,223 @@
+"""effbench export: a run's model as a file for another runtime, after proof that it answers alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from effbench.cache_dir import expanded
+from effbench.cli.eval import check_same_data
+from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help
+from effbench.errors import ConfigError, unknown_name
+from effbench.escaping import for_terminal
+from effbench.run.load import targets_from
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from effbench.run.run import Run
+
+log = logging.getLogger(__name__)
+
+HELP = """usage: effbench export RUN [format=onnx|torchscript|torch_export] [checkpoint=best|last] [output=FOLDER]
+                       [tolerance=1e-4] [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
+
+RUN's weights as a file that takes images, float32 (N, C, H, W) in [0, 1] for any N, and gives logits (N, K): the
+run's normalisation is inside. Beside it a .json says what it takes, gives, was made of and was compared with. The
+folder is RUN/export unless output names one.
+
+Before the file is put into place its own runtime runs it on up to 256 images of the run's validation split, alone and
+in batches. Exit code 3, and no file, where a logit differs from the model's by more than `tolerance` of the largest
+logit, or a top class does. format=onnx (opset 20) needs the extra: pip install 'effbench[onnx]'."""
+SCHEMA = 1
+Done = TypeVar("Done")
+IMAGES = 256  # compared
+
+
+def main(words: Sequence[str]) -> int:
+    arguments = parse_flags(words, VERB_FLAGS["export"])
+    options = {"format": "onnx", "checkpoint": "best", "output": "", "tolerance": "1e-4", "allow_targets": "[]"}
+    folders, data_overrides = partition_words(arguments.overrides, options)
+    if arguments.has("help") or not folders:
+        return show_help(HELP, arguments.has("help"))
+    for word in folders[1:]:
+        raise ConfigError(unknown_name("option of export", word.partition("=")[0], [*options, "data.KEY"]))
+    result = export_run(
+        folders[0],
+        options["format"],
+        options["checkpoint"],
+        options["output"],
+        _tolerance(options["tolerance"]),
+        data_overrides,
+        targets_from(options["allow_targets"]),
+    )
+    print(json.dumps(result, indent=2)) if arguments.has("json") else _print_table(result)
+    return 0
+
+
+def export_run(
+    folder: str,
+    format_name: str,
+    checkpoint: str,
+    output: str,
+    tolerance: float,
+    data_overrides: Mapping[str, str],
+    allow_targets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What the .json beside the file holds, and `path`, where the file is.
+
+    tolerance: of the largest logit. Raises ThresholdError where the file does not answer as the model does.
+    """
+    from effbench.run.load import load_run, with_data
+    from effbench.run.lock import holding
+
+    run = with_data(load_run(folder, allow_targets), dict(data_overrides), "cpu")
+    from effbench import build
+    from effbench.export.files import ELSEWHERE, publish_file
+    from effbench.export.formats import FORMATS, export_bytes, require_libraries
+
+    if format_name not in FORMATS:
+        raise ConfigError(unknown_name("format", format_name, FORMATS))
+    require_libraries(format_name)
+    build.device(run.config)
+    model, step = _saved(run, checkpoint)
+    target = _target(run, checkpoint, output, FORMATS[format_name].suffix)
+    with holding(target.parent, ELSEWHERE):
+        which, images = _images(run)
+        content = _told(
+            f"exporting {target.name}", lambda: export_bytes(format_name, _portable(run, model), run.image_shape)
+        )
+
+        def facts(path: Path) -> dict[str, Any]:
+            parity = _parity(run, model, format_name, path, images, tolerance, which)
+            return {**_facts(run, format_name), "checkpoint": {"name": checkpoint, "step": step}, "parity": parity}
+
+        about = _told(f"comparing on {len(images)} {which} images", lambda: publish_file(target, content, facts))
+    return {**about, "path": str(target)}
+
+
+def _saved(run: Run, checkpoint: str) -> tuple[nn.Module, int]:
+    """(model, step) of what `best` or `last` leads to now: a run that still trains moves them."""
+    from effbench.training.checkpoint import read_manifest
+
+    path = run.checkpoint(checkpoint).resolve()
+    return run.model(path.name), read_manifest(path)["step"]
+
+
+def _target(run: Run, checkpoint: str, output: str, suffix: str) -> Path:
+    """mobilenet_v3_small-best.onnx in the run's export/, or in `output`."""
+    folder = expanded(output) if output else run.folder / "export"
+    target = folder / f"{_name(run)}-{_for_a_file(checkpoint)}{suffix}"
+    if output and target.is_symlink():
+        target = target.resolve()  # in a run's own folder, which may be a stranger's, a link is replaced
+    for path in (target, target.with_name(f"{target.name}.json")):
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is no file that could be replaced; export elsewhere with output=FOLDER.")
+    return target
+
+
+def _name(run: Run) -> str:
+    """The model's, by its config."""
+    return _for_a_file(run.config.model.label)
+
+
+def _for_a_file(text: str) -> str:
+    return re.sub(r"[^\w.-]", "_", text)
+
+
+def _portable(run: Run, model: nn.Module) -> nn.Module:
+    from effbench.export.portable import portable
+
+    return portable(model, run.data["mean"], run.data["std"])
+
+
+def _images(run: Run) -> tuple[str, Tensor]:
+    """(which split, float32 (N, C, H, W) in [0, 1]): a sample of all classes of the validation or else train split."""
+    from effbench import build
+    from effbench.data.splits import representative_sample
+
+    data = build.splits(run.config)
+    check_same_data(run, data)
+    data = run.task.checked(data)
+    which = "train" if data.val is None else "val"  # the test split is for the test alone
+    split = data.named()[which]
+    rows = representative_sample(split.labels, min(IMAGES, len(split)))
+    return which, split.images[rows].float() / 255
+
+
+def _parity(
+    run: Run, model: nn.Module, format_name: str, path: Path, images: Tensor, tolerance: float, which: str
+) -> dict[str, Any]:
+    """Of the file at `path` with what eval computes, as the record holds it."""
+    from effbench.export.formats import load_exported
+    from effbench.export.parity import compare, require
+
+    transform = run.transform()
+    exported = load_exported(format_name, path)
+    size = run.config.data.eval_batch_size
+    parity = compare(lambda batch: model(transform(batch)), exported, images, size, run.task.same_answer)
+    require(parity, tolerance, f"format={format_name}")
+    return {"split": which, "tolerance": tolerance, **parity.facts()}
+
+
+def _facts(run: Run, format_name: str) -> dict[str, Any]:
+    """What a user of the file needs to know of it."""
+    from importlib.metadata import version
+
+    from effbench.data.images.decoding import preprocessing
+    from effbench.export.formats import FORMATS, INPUT, OUTPUT
+
+    return {
+        "schema_version": SCHEMA,
+        "format": format_name,
+        "opset": FORMATS[format_name].opset,
+        "input": {"name": INPUT, "shape": ["N", *run.image_shape], "dtype": "float32", "range": [0.0, 1.0]},
+        "preprocessing": preprocessing(run.image_shape[1], run.image_shape[0], run.levels),
+        "output": {"name": OUTPUT, "shape": ["N", len(run.classes)], "dtype": "float32"},
+        "probabilities": run.task.answer,
+        "normalisation_inside": {"mean": run.data["mean"], "std": run.data["std"]},
+        "classes": list(run.classes),
+        "model": {"name": _name(run), **{key: run.summary["model"][key] for key in ("parameters", "macs")}},
+        "run": str(run.folder),
+        "versions": {name: version(name) for name in ("effbench", *FORMATS[format_name].libraries)},
+    }
+
+
+def _told(what: str, work: Callable[[], Done]) -> Done:
+    """work(), and on stderr how long it took."""
+    begun = time.perf_counter()
+    result = work()
+    log.info(f"{what}: {time.perf_counter() - begun:.1f} s")
+    return result
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise ConfigError(f"tolerance must be a fraction of the largest logit, in (0, 1], such as 1e-4; got {text!r}.")
+    return value
+
+
+def _print_table(result: Mapping[str, Any]) -> None:
+    from effbench.units import human_bytes, percent
+
+    parity = result["parity"]
+    opset = f" (opset {result['opset']})" if result["opset"] else ""
+    lines = {
+        "format": f"{result['format']}{opset}",
+        "file": result["path"],
+        "size": human_bytes(result["bytes"]),
+        "parity": f"{parity['relative']:.2g} of the largest logit ({parity['largest_logit']:.3g})",
+        "same answers": f"{percent(parity['agreement'])} of {parity['samples']} {parity['split']} images",
+    }
+    for name, text in lines.items():
+        print(f"{name:<16} {for_terminal(text)}")

@@ -1,0 +1,212 @@
+"""effbench help train GROUP: the keys of a config with their defaults and comments, read from the files themselves.
+
+What the files say is what is shown: conf/ of a checkout or of the wheel, and a user's --config-dir.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from effbench.config import hints, names
+from effbench.config.paths import conf_dir, recipes_dir
+from effbench.errors import ConfigError
+
+WIDTH = 120  # columns where there is no terminal to ask
+_KEY_WIDTH = 34  # columns of 'section.key=default' before the comment, which goes below a longer one
+_LINE = re.compile(r"(?P<indent> *)(?P<key>[\w-]+):(?P<rest>.*)")
+_BEHIND = re.compile(r"(?:'[^']*'|\"[^\"]*\"|(?<!\s)#|[^#'\"])*\s#\s*(?P<comment>.*)")  # none within quotes or a word
+
+
+@dataclass
+class Choice:
+    """A file of a group over those that it starts from. comments: of its keys, dotted. about: its first comment."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    comments: dict[str, str] = field(default_factory=dict)
+    about: str = ""
+
+
+def overview(config_dir: str | None) -> str:
+    """The keys of all groups as `effbench train` alone has them."""
+    root = conf_dir() / f"{names.ROOT}.yaml"
+    parts = [_section(group, name, config_dir) for group, name in _defaults(root) if name is not None]
+    top = _read(root)
+    own = [_entry(key, value, top.comments) for key, value in top.values.items() if key not in ("defaults", "hydra")]
+    return "\n\n".join(["keys of no group:\n" + "\n".join(own), *filter(None, parts)])
+
+
+def page(words: Sequence[str], config_dir: str | None) -> str:
+    """What there is to know of groups, choices and keys: 'optimizer', 'optimizer=lion', 'optimizer.lr'."""
+    return "\n\n".join(_page(word, config_dir) for word in words)
+
+
+def _page(word: str, config_dir: str | None) -> str:
+    groups = names.group_options(Path(config_dir) if config_dir else None)
+    group, equals, name = word.partition("=")
+    if group in groups and equals:
+        if name not in groups[group]:
+            raise ConfigError(hints.unknown_choice(group, name, groups[group]))
+        return _section(group, name, config_dir)
+    if group in groups:
+        return _group(group, groups[group], config_dir)
+    return _key(group, groups, config_dir)
+
+
+def _group(group: str, options: Sequence[str], config_dir: str | None) -> str:
+    """Its choices, a line each, and the keys of the one that is the default."""
+    chosen = dict(_defaults(conf_dir() / f"{names.ROOT}.yaml")).get(group)
+    width = max(map(len, options), default=0) + 3
+    lines = [f"{group}=NAME, one of:"]
+    for name in options:
+        about = _choice(group, name, config_dir).about.partition(". ")[0].rstrip(".")
+        lines += wrapped(f"  {name}{' (default)' if name == chosen else ''}", about, width + 12)
+    keys = _section(group, chosen or options[0], config_dir) if group != names.GROUP and options else ""
+    more = f"effbench help train {group}=NAME tells the keys of another."
+    return "\n".join([*lines, "", *([keys, ""] if keys else []), more])
+
+
+def _section(group: str, name: str, config_dir: str | None) -> str:
+    """One choice: what its file says of it, and its keys."""
+    choice = _choice(group, name, config_dir)
+    content = {key: value for key, value in choice.values.items() if key != "_target_"}
+    late = group in (names.GROUP, "debug")  # their keys are the run's own
+    entries = [
+        _entry(key if late else f"{group}.{key}", value, choice.comments, key)
+        for key, value in _leaves(content)
+        if key.rpartition(".")[2] != "_target_"
+    ]
+    if not entries and not choice.about:
+        return ""
+    target = choice.values.get("_target_")
+    title = f"{group}={name}" + (f"  ({target})" if target else "")
+    return "\n".join([title, *_filled(choice.about), *entries])
+
+
+def _key(key: str, groups: Mapping[str, Sequence[str]], config_dir: str | None) -> str:
+    """One key, in each choice of its group that has it."""
+    group, _, last = key.partition(".")
+    found = []
+    for name in groups.get(group, []):
+        choice = _choice(group, name, config_dir)
+        found += [
+            f"{group}={name}:\n{_entry(key, value, choice.comments, each)}"
+            for each, value in _leaves(choice.values)
+            if each == last
+        ]
+    root = _read(conf_dir() / f"{names.ROOT}.yaml")
+    if key in root.values and key not in ("defaults", "hydra"):
+        found.append(_entry(key, root.values[key], root.comments))
+    if not found:
+        known = names.all_keys(names.composed((), names.group_options()))
+        raise ConfigError(names.nearest_key(key, known, None, groups))
+    return "\n".join(found)
+
+
+def _defaults(root: Path) -> list[tuple[str, str | None]]:
+    """(group, its choice) in the order of the root's defaults list."""
+    return [pair for entry in names.read(root)["defaults"] if isinstance(entry, dict) for pair in entry.items()]
+
+
+def _choice(group: str, name: str, config_dir: str | None) -> Choice:
+    """A group's file; a user's folder is looked through after effbench's own, as Hydra does."""
+    places = [recipes_dir() if group == names.GROUP else conf_dir() / group]
+    if config_dir:
+        places.append(Path(config_dir) / group)
+    path = next((place / f"{name}.yaml" for place in places if (place / f"{name}.yaml").is_file()), None)
+    if path is None:
+        return Choice()
+    own = _read(path)
+    whole = Choice(about=own.about)
+    for entry in own.values.pop("defaults", []):
+        if isinstance(entry, str) and entry != "_self_":
+            base = _choice(group, entry, config_dir)
+            whole.values |= base.values
+            whole.comments |= base.comments
+    whole.values |= own.values
+    whole.comments |= own.comments
+    return whole
+
+
+def _read(path: Path) -> Choice:
+    text = path.read_text(encoding="utf-8")
+    values = names.read(path)
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path} holds no keys: a file of a group is 'key: value' lines.")
+    return Choice({str(key): value for key, value in values.items()}, dict(_comments(text)), _about(text))
+
+
+def _about(text: str) -> str:
+    """The comment that a file begins with."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            lines.append(line.lstrip("# "))
+    return " ".join(filter(None, lines))
+
+
+def _comments(text: str) -> Iterator[tuple[str, str]]:
+    """(dotted key, the comment behind it on its line, else the lines above it), without the file's first comment."""
+    above: list[str] = []
+    within: list[tuple[int, str]] = []  # the keys that the line is below, with their indents
+    for line in itertools.dropwhile(lambda line: line.startswith("#"), text.splitlines()):
+        found = _LINE.match(line)
+        if line.lstrip().startswith("#"):
+            above.append(line.lstrip("# "))
+        elif found:
+            indent = len(found["indent"])
+            within = [(depth, key) for depth, key in within if depth < indent] + [(indent, found["key"])]
+            behind = _BEHIND.match(found["rest"])
+            if comment := behind["comment"].strip() if behind else " ".join(above):
+                yield ".".join(key for _, key in within), comment
+            above = []
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" != "defaults":
+            yield f"{prefix}{key}", value
+
+
+def _entry(key: str, value: Any, comments: Mapping[str, str], name: str | None = None) -> str:
+    comment = comments.get(name if name is not None else key, "")
+    return "\n".join(wrapped(f"  {key}={_written(value)}", comment, _KEY_WIDTH))
+
+
+def _written(value: Any) -> str:
+    """A default as it is written on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    return "{}" if value == {} else str(value)
+
+
+def wrapped(left: str, text: str, width: int) -> list[str]:
+    """`left`, and `text` in a column of its own behind it, or from the next line on where `left` is long."""
+    room = max(30, _width() - width - 2)
+    lines = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+    if len(left) > width:
+        lines = ["", *lines] if text else [""]
+    return [
+        f"{start:<{width}}  {line}".rstrip()
+        for start, line in zip([left, *[""] * (len(lines) - 1)], lines, strict=True)
+    ]
+
+
+def _filled(text: str) -> list[str]:
+    return textwrap.wrap(text, _width() - 2, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _width() -> int:
+    return max(60, shutil.get_terminal_size((WIDTH, 24)).columns)

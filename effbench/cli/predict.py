@@ -1,0 +1,180 @@
+"""effbench predict: classifies image files with a finished run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.cache_dir import expanded
+from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
+from effbench.console import writes_unicode
+from effbench.errors import ConfigError, DataError, unknown_name
+from effbench.escaping import csv_cell, for_terminal
+from effbench.run.load import targets_from
+
+if TYPE_CHECKING:
+    from effbench.run.run import Run
+
+log = logging.getLogger(__name__)
+
+HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
+                        [output=FILE.csv|FILE.json] [max_pixels=N] [allow_targets=[MODULE,...]] [--json]
+
+Class, probability and top-k of each image, as CSV on stdout (--json: as JSON), in the order given, a folder's sorted.
+Images are brought to the size and the channels that the run was trained with; max_pixels is the run's unless given.
+Files that are no images are named on stderr, and the exit code is then 1.
+In CSV, a name that a spreadsheet would run as a formula (= + - @ first) has an apostrophe before it."""
+BATCH = 256
+
+
+def main(words: Sequence[str]) -> int:
+    arguments = parse_flags(words, VERB_FLAGS["predict"])
+    options = {"top_k": "3", "checkpoint": "best", "output": "", "max_pixels": "", "allow_targets": "[]"}
+    paths = []
+    for word in arguments.overrides:
+        key, equals, value = word.partition("=")
+        if equals and key in options:
+            options[key] = value
+        elif equals and not Path(word).exists():
+            raise ConfigError(unknown_name("option of predict", key, options))
+        else:
+            paths.append(word)
+    if arguments.has("help") or len(paths) < 2:
+        return show_help(HELP, arguments.has("help"))
+    if options["output"]:
+        _check_output(expanded(options["output"]))
+    as_json = arguments.has("json") or options["output"].endswith(".json")
+    rows, unreadable = predict_files(
+        paths[0],
+        paths[1:],
+        _count("top_k", options["top_k"]),
+        options["checkpoint"],
+        targets_from(options["allow_targets"]),
+        _count("max_pixels", options["max_pixels"]) if options["max_pixels"] else None,
+    )
+    ascii_only = not (options["output"] or writes_unicode())
+    text = json.dumps(rows, indent=2, ensure_ascii=ascii_only) + "\n" if as_json else _as_csv(rows)
+    if options["output"]:
+        from effbench.records import write_output
+
+        write_output(expanded(options["output"]), text)
+    else:
+        print(for_terminal(text) if sys.stdout.isatty() else text, end="")
+    for problem in unreadable:
+        log.error(problem)
+    return int(bool(unreadable))
+
+
+def predict_files(
+    folder: str,
+    paths: Sequence[str],
+    top_k: int,
+    checkpoint: str = "best",
+    allow_targets: Sequence[str] = (),
+    max_pixels: int | None = None,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """([{file, class, probability, top_k: [{class, probability}]}] in the order given, what could not be read).
+
+    Of another task than classification, what its `described` says of a file.
+
+    max_pixels: of a file; None: as the run's data were read.
+    """
+    from effbench.run.load import load_run
+
+    run = load_run(folder, allow_targets)
+    import torch
+
+    from effbench.data.images.decoding import find_images
+
+    files = find_images(paths)
+    rows: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    answers = run.predictor(checkpoint)
+    for names, images in _batches(files, run, max_pixels, unreadable):
+        for name, values in zip(names, answers(torch.stack(images)).tolist(), strict=True):
+            rows.append({"file": _printable(name), **run.task.described(values, run.classes, top_k)})
+    return rows, unreadable
+
+
+def _batches(
+    files: Sequence[Path], run: Run, max_pixels: int | None, unreadable: list[str]
+) -> Iterator[tuple[Any, Any]]:
+    """(paths, uint8 images) BATCH at a time; what cannot be decoded is added to `unreadable`."""
+    from effbench.data.images.decoding import Levels, decode, depths
+
+    channels, size, _ = run.image_shape
+    limit = max_pixels or run.max_pixels
+    levels = Levels(*run.white_level) if run.data.get("white_level") else None
+    if levels and (above := sum(deep is not None and levels.exceeded_by(deep) for deep in depths(files, limit))):
+        log.info(
+            f"note: {above} pictures hold values above {levels.integers:g} (floats: {levels.floats:g}), which were "
+            "white in training: they become white too"
+        )
+    for start in range(0, len(files), BATCH):
+        names, images = [], []
+        for path in files[start : start + BATCH]:
+            try:
+                images.append(decode(path, size, channels, limit, levels))
+                names.append(path)
+            except DataError as error:
+                unreadable.append(str(error))
+        if names:
+            yield names, images
+
+
+def _check_output(path: Path) -> None:
+    """Before the work, not after it."""
+    from effbench.records import output_problem
+
+    if why := output_problem(path):
+        raise ConfigError(f"output={path}: {why}.")
+
+
+def _count(key: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{key} must be a whole number of at least 1; got {text!r}.")
+    return int(text)
+
+
+def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Columns file, class, probability, then class_2, probability_2, …; of other tasks, file and a column a value.
+
+    A leading = + - @ is quoted for spreadsheets.
+    """
+    import io
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    if rows and "top_k" not in rows[0]:
+        flat = [_flat(row) for row in rows]
+        writer.writerow([csv_cell(name) for name in flat[0]])
+        writer.writerows([csv_cell(cell) for cell in row.values()] for row in flat)
+        return text.getvalue()
+    depth = len(rows[0]["top_k"]) if rows else 1
+    extra = [name for rank in range(2, depth + 1) for name in (f"class_{rank}", f"probability_{rank}")]
+    writer.writerow(["file", "class", "probability", *extra])
+    for row in rows:
+        ranked = [cell for entry in row["top_k"] for cell in (csv_cell(entry["class"]), entry["probability"])]
+        writer.writerow([csv_cell(row["file"]), *ranked])
+    return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings as columns of their own, lists as 'a; b'."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= value
+        else:
+            flat[key] = "; ".join(value) if isinstance(value, list) else value
+    return flat
+
+
+def _printable(path: Path) -> str:
+    """The path as text that any stream can take: bytes that are no UTF-8 appear as \\udcXX."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

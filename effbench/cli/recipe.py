@@ -1,0 +1,112 @@
+"""effbench recipe: the proven pairings that ship with effbench."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from effbench.cache_dir import expanded
+from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
+from effbench.config.paths import recipes_dir
+from effbench.console import writes_unicode
+from effbench.errors import ConfigError, unknown_name
+
+log = logging.getLogger(__name__)
+
+HELP = """usage: effbench recipe ls [--json]     --json: name, summary and path of each
+       effbench recipe show NAME
+       effbench recipe cp NAME DIR       then: effbench train recipe=DIR/NAME.yaml
+       effbench recipe validate NAME|PATH [--config-dir DIR]"""
+
+
+def main(words: Sequence[str]) -> int:
+    arguments = parse_flags(words, VERB_FLAGS["recipe"])
+    if arguments.has("help") or not arguments.overrides:
+        return show_help(HELP, arguments.has("help"))
+    name, *rest = arguments.overrides
+    if name not in ACTIONS:
+        raise ConfigError(unknown_name("action of recipe", name, ACTIONS))
+    action, count = ACTIONS[name]
+    if len(rest) != count:
+        raise ConfigError(
+            f"effbench recipe {name} takes {count} argument{'s' * (count != 1)}; got {len(rest)}.\n{HELP}"
+        )
+    if arguments.has("json") and name != "ls":
+        raise ConfigError(f"effbench recipe {name} has no --json; effbench recipe ls --json has.")
+    own: dict[str, list[bool | str | None]] = {"ls": [arguments.has("json")], "validate": [arguments.get("config_dir")]}
+    action(*rest, *own.get(name, []))
+    return 0
+
+
+def names() -> list[str]:
+    """The recipes that ship with effbench."""
+    return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
+
+
+def header(path: Path) -> list[str]:
+    """The comment lines at a recipe's top, without the #."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            lines.append(line.removeprefix("#").strip())
+    return lines
+
+
+def _list(as_json: bool) -> None:
+    summaries = {name: next((line for line in header(_path(name)) if line), "") for name in names()}
+    if as_json:
+        rows = [{"name": name, "summary": text, "path": str(_path(name))} for name, text in summaries.items()]
+        print(json.dumps(rows, indent=2, ensure_ascii=not writes_unicode()))
+        return
+    width = max(map(len, summaries))
+    for name, text in summaries.items():
+        print(f"{name:<{width}}  {text}")
+
+
+def _show(name: str) -> None:
+    print(_path(name).read_text(encoding="utf-8"), end="")
+
+
+def _copy(name: str, folder: str) -> None:
+    from effbench.records import write_text
+
+    target = expanded(folder) / f"{name}.yaml"
+    if target.exists() or target.is_symlink():
+        raise ConfigError(f"{target} exists already; effbench does not overwrite it.")
+    content = _path(name).read_text(encoding="utf-8")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, content)
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror}.") from error
+    print(target)
+    log.info(f"run it with: effbench train recipe={target}")
+
+
+def _validate(name: str, config_dir: str | None) -> None:
+    """Composes it, and builds model, optimizer and schedule without weights."""
+    from effbench.config.compose import compose
+    from effbench.config.recipes import quoted
+
+    config = compose([f"recipe={quoted(name)}"], config_dir)
+    from effbench.run.validate import dry_build, own_setting
+
+    print(f"ok: {dry_build(config, own_setting(config))}")
+
+
+def _path(name: str) -> Path:
+    if name not in names():
+        raise ConfigError(unknown_name("recipe", name, names()))
+    return recipes_dir() / f"{name}.yaml"
+
+
+ACTIONS: dict[str, tuple[Callable[..., None], int]] = {
+    "ls": (_list, 0),
+    "show": (_show, 1),
+    "cp": (_copy, 2),
+    "validate": (_validate, 1),
+}

@@ -1,0 +1,103 @@
+"""effbench report: one HTML page about one run or many."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from effbench.cache_dir import expanded
+from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
+from effbench.errors import ConfigError
+from effbench.escaping import for_terminal
+from effbench.gc_pause import uncollected
+from effbench.records import output_problem
+from effbench.units import counted
+
+log = logging.getLogger(__name__)
+
+HELP = """usage: effbench report PATH ... [output=report.html] [--json]
+
+One HTML file about runs: PATH is a run, a sweep, or a folder that holds some at any depth, such as outputs. The table
+on stdout is the page's: finished runs on the same data, chosen by the same metric, ranked; seeds of one config as mean
+and standard deviation. The page has their curves too, and each run's result, configuration, environment and command.
+It needs no network and runs no script. Runs that failed or whose files are damaged are named, with what is wrong.
+--json: the tables as JSON on stdout."""
+MOST_LINES = 20  # of a table, or of what went wrong
+
+
+def main(words: Sequence[str]) -> int:
+    arguments = parse_flags(words, VERB_FLAGS["report"])
+    output, paths = "report.html", []
+    for word in arguments.overrides:  # a folder's name may hold a '=' too
+        if word.startswith("output="):
+            output = word.removeprefix("output=")
+        else:
+            paths.append(expanded(word))
+    if arguments.has("help") or not paths:
+        return show_help(HELP, arguments.has("help"))
+    return report(paths, _checked(output), arguments.has("json"))
+
+
+def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
+    """Reads the runs at or below `paths`, writes the page, prints its tables."""
+    from effbench.report.collect import find_runs, read_runs
+    from effbench.report.html import as_data, view, write_html
+
+    with uncollected():
+        folders, unread = find_runs(paths)
+        records = read_runs(folders)
+        content = view(records, output, unread)
+        write_html(content, output)
+    _log_problems(content)
+    if as_json:
+        print(json.dumps({"report": str(output), **as_data(records)}, indent=2))
+        return 0
+    for table in content["tables"]:
+        _print_table(table)
+    _show_lines([f"{run['name']} {run['status']}: {run['reason']}" for run in content["unfinished"]], print, print)
+    print(for_terminal(str(output)))
+    return 0
+
+
+def _checked(output: str) -> Path:
+    """Before the work, not after it. Nothing but a page is written over."""
+    path = expanded(output)
+    if why := "it is no file's name" if not output else output_problem(path):
+        raise ConfigError(f"output={output}: {why}. Give the page's name, such as output=report.html.")
+    if path.suffix not in (".html", ".htm"):
+        raise ConfigError(f"output={output} must end in .html, so that a browser shows it as a page.")
+    return path
+
+
+def _log_problems(content: Mapping[str, Any]) -> None:
+    log.info(f"read {counted(content['found'], 'run')}")
+    problems = [f"{name}{': ' if name else ''}{text}" for name, text in content["problems"]]
+    _show_lines(problems, log.warning, log.info)
+
+
+def _show_lines(lines: Sequence[str], show: Callable[[str], object], show_rest: Callable[[str], object]) -> None:
+    """The first lines, each on one line, and how many more there are."""
+    for line in lines[:MOST_LINES]:
+        show(" ".join(line.split()))
+    if len(lines) > MOST_LINES:
+        show_rest(f"... and {len(lines) - MOST_LINES} more in the page")
+
+
+def _print_table(table: Mapping[str, Any]) -> None:
+    from rich.markup import escape
+
+    from effbench.report.text_table import TextColumn, console, print_table
+
+    out = console()
+    out.print(escape(table["heading"]), style="bold", soft_wrap=True)
+    out.print(escape(table["lead"]), soft_wrap=not out.is_terminal)
+    rows = [row["cells"] for row in table["rows"][:MOST_LINES]]
+    columns = zip(table["heads"], table["kinds"], table["leaves"], zip(*rows, strict=True), strict=True)
+    print_table([TextColumn(head, cells, kind == "n", leaves) for head, kind, leaves, cells in columns])
+    left_out = len(table["rows"]) - MOST_LINES
+    notes = [f"... and {left_out} more in the page"] if left_out > 0 else []
+    for note in [*notes, *table["notes"], ""]:
+        out.print(escape(note), soft_wrap=not out.is_terminal)

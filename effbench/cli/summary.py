@@ -1,0 +1,162 @@
+"""effbench summary: what a model x optimizer costs, without training it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
+from effbench.config.compose import compose
+from effbench.errors import ConfigError, DataError
+from effbench.jobs.plan import expand
+
+if TYPE_CHECKING:
+    from effbench.config.schema import Config
+    from effbench.report.cost import Setting
+
+HELP = """usage: effbench summary [GROUP=NAME | KEY=VALUE ...] [input=CxHxW classes=K] [--json]
+
+  effbench summary model=swin optimizer=lion           for this config's data, and in the papers' setting
+  effbench summary model=cnn,ds_cnn optimizer=adamw,adan input=3x32x32 classes=10
+
+Parameters; MACs (multiply-accumulates; FLOPs are twice that) of the forward pass of one image; bytes that autograd
+keeps for a step of data.batch_size images; bytes of optimizer state. Of depthwise separable convolutions also the
+MACs of each over those of a standard one, counted and as 1/C_out + 1/k^2 says."""
+
+
+def main(words: Sequence[str]) -> int:
+    arguments = parse_flags(words, VERB_FLAGS["summary"])
+    if arguments.has("help"):
+        return show_help(HELP, asked=True)
+    given, overrides = _own_options(arguments.overrides)
+    combinations = expand(overrides, arguments.get("config_dir")) or [[]]
+    configs = [compose(combination, arguments.get("config_dir")) for combination in combinations]
+    rows = [row for words, config in zip(combinations, configs, strict=True) for row in costs(words, config, given)]
+    if arguments.has("json"):
+        print(json.dumps(rows, indent=2))
+        return 0
+    _print_table(rows)
+    if len(combinations) == 1:
+        _print_layers(configs[0], given)
+    _print_separable(rows)
+    return 0
+
+
+def costs(words: Sequence[str], config: Config, given: Setting | None) -> list[dict[str, Any]]:
+    """A row for the given setting; without one, for the config's data and for the papers' setting."""
+    from effbench.report.cost import PUBLISHED, cost
+
+    settings = [given] if given else [data_setting(config), PUBLISHED]
+    return [{"config": " ".join(words) or "(defaults)", **cost(config, setting)} for setting in settings]
+
+
+def data_setting(config: Config) -> Setting:
+    """Image shape and classes of the config's data, which is read for it."""
+    from effbench import build
+    from effbench.report.cost import Setting
+
+    try:
+        data = build.splits(config)
+    except DataError as error:
+        raise DataError(f"{error}\nTo do without the data, give input=3x224x224 classes=1000.") from error
+    return Setting(data.shape, len(data.classes))
+
+
+def _own_options(words: Sequence[str]) -> tuple[Setting | None, list[str]]:
+    """(the setting given by input= and classes=, the other words)."""
+    own = {}
+    rest = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in ("input", "classes"):
+            own[key] = value
+        else:
+            rest.append(word)
+    if not own:
+        return None, rest
+    from effbench.report.cost import Setting
+
+    sides = own.get("input", "3x224x224").lower().split("x")
+    if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise ConfigError(f"input must be channels x height x width, such as 3x224x224; got {own['input']!r}.")
+    classes = own.get("classes", "1000")
+    if not classes.isdecimal() or int(classes) < 1:
+        raise ConfigError(f"classes must be a whole number of at least 1; got {classes!r}.")
+    channels, height, width = map(int, sides)
+    return Setting((channels, height, width), int(classes)), rest
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One column a config and setting, since the rows differ in unit."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from effbench.units import human_bytes, human_count
+
+    table = Table(show_header=True, box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("")
+    for row in rows:
+        table.add_column(escape(f"{row['config']}\n{row['setting']}"), justify="right")
+    lines = {
+        "parameters": lambda row: human_count(row["parameters"]),
+        "trained parameters": lambda row: human_count(row["trainable_parameters"]),
+        "MACs, one image forward": lambda row: human_count(row["macs"]),
+        "MACs / the first's": lambda row: f"{row['macs'] / rows[0]['macs']:.3f}",
+        "FLOPs (2 x MACs)": lambda row: human_count(row["flops"]),
+        "weights": lambda row: human_bytes(row["weight_bytes"]),
+        "gradients": lambda row: human_bytes(row["gradient_bytes"]),
+        "optimizer state": lambda row: human_bytes(row["optimizer_state_bytes"]),
+        "averaged weights": lambda row: human_bytes(row["ema_bytes"]) if row["ema_bytes"] else "off",
+        "activations kept": lambda row: f"{human_bytes(row['activation_bytes'])} at batch {row['batch_size']}",
+        "a training step in all": lambda row: human_bytes(row["step_bytes"]),
+    }
+    for name, text in lines.items():
+        table.add_row(name, *map(text, rows))
+    Console(highlight=False, width=None if len(rows) < 3 else 40 * (len(rows) + 1)).print(table)
+
+
+def _print_layers(config: Config, given: Setting | None) -> None:
+    """Where parameters and MACs lie, by the model's top-level parts."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from effbench.models.accounting import layer_table
+    from effbench.report.cost import shape_model
+    from effbench.units import human_count
+
+    setting = given or data_setting(config)
+    table = Table("part", "type", "output", "parameters", "MACs", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for row in layer_table(shape_model(config, setting), setting.image_shape):
+        shape = "" if row.output_shape is None else "x".join(map(str, row.output_shape[1:]))
+        table.add_row(escape(row.name), row.type, shape, human_count(row.params), human_count(row.macs))
+    console = Console(highlight=False)
+    console.print(f"\nby part, for {setting}:")
+    console.print(table)
+
+
+def _print_separable(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What each depthwise separable convolution saves, for each config that has some, in the first of its settings."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from effbench.units import human_count
+
+    first = {row["config"]: row for row in reversed(rows) if row["separable_layers"]}
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width: cut nothing
+    for row in reversed(first.values()):
+        heads = ("layer", "channels", "kernel", "MACs", "standard MACs", "ratio", "1/C_out + 1/k^2")
+        table = Table(*heads, box=None, pad_edge=False, padding=(0, 3, 0, 0))
+        for layer in row["separable_layers"]:
+            channels = f"{layer['in_channels']} -> {layer['out_channels']}"
+            counts = human_count(layer["macs"]), human_count(layer["standard_macs"])
+            ratios = f"{layer['ratio']:.4f}", f"{layer['theory']:.4f}"
+            table.add_row(escape(layer["name"]), channels, f"{layer['kernel_size']} px", *counts, *ratios)
+        head = f"\ndepthwise separable over standard convolutions, {row['config']}, for {row['setting']}:"
+        console.print(head, markup=False, soft_wrap=True)
+        console.print(table)

@@ -1,0 +1,72 @@
+"""Configs on record, of this and of older versions, brought up to today's keys.
+
+config.yaml and each checkpoint's manifest hold a schema_version. Records without one are of version 1, effbench 0.1.
+Raise SCHEMA with every group, key or target that is added, renamed or moved; tests/compat/ holds runs of each version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from effbench.config import names
+from effbench.errors import ConfigError
+
+SCHEMA = 2
+KEY = "schema_version"
+_BUILT = ("model", "optimizer", "scheduler", "data")
+_FIRST = (*_BUILT, "trainer", "augment", "early_stopping")  # sections that every version has had
+_MOVED = {  # module of a _target_ in version 1 -> its module now
+    f"effbench.data.{module}": f"effbench.data.images.{module}"
+    for module in ("cifar10", "fashion_mnist", "image_folder", "synthetic")
+}
+
+
+def stamped(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as it goes on record."""
+    return {KEY: SCHEMA, **content}
+
+
+def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A recorded config with today's keys: today's defaults for its own choices, under its own values.
+
+    where: names the record in messages. Raises ConfigError for a record of a newer version, and for one
+    that lacks a section of every version.
+    """
+    version = version_of(content, where)
+    for section in _FIRST:
+        mine = content.get(section)
+        if not isinstance(mine, Mapping) or (section in _BUILT and "_target_" not in mine):
+            raise ConfigError(f"{where} is damaged: {section} is no whole section.")
+    sections = {key: _retargeted(value) for key, value in content.items() if key != KEY}
+    usual = names.composed((), names.group_options())
+    for section, defaults in usual.items():
+        mine = sections.get(section, defaults)
+        if not (isinstance(mine, Mapping) and isinstance(defaults, Mapping)):
+            sections.setdefault(section, defaults)
+        elif "_target_" not in mine:
+            sections[section] = {**defaults, **mine}
+        elif version < SCHEMA and (choice := names.choice_like(section, mine)):
+            sections[section] = {**names.member(section, choice), **mine}
+    return sections
+
+
+def version_of(content: Mapping[str, Any], where: str) -> int:
+    """Raises ConfigError for what is no version, and for one that only a newer effbench reads."""
+    version = content.get(KEY, 1)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ConfigError(f"{where}: {KEY} must be a whole number from 1 to {SCHEMA}; got {version!r}.")
+    if version > SCHEMA:
+        raise ConfigError(
+            f"{where} has {KEY} {version}, and this effbench reads up to {SCHEMA}: a newer effbench wrote it. "
+            "Install that version or a later one (pip install -U effbench)."
+        )
+    return version
+
+
+def _retargeted(section: Any) -> Any:
+    """The section with the _target_ of a module that has moved since."""
+    if not (isinstance(section, Mapping) and isinstance(section.get("_target_"), str)):
+        return section
+    module, dot, name = section["_target_"].rpartition(".")
+    return {**section, "_target_": f"{_MOVED.get(module, module)}{dot}{name}"}

@@ -1,0 +1,200 @@
+"""Augmentation of whole batches, with random parameters of its own for each sample.
+
+Two halves: `draw` turns a generator into a plan for one optimizer step (small tensors, one row a sample), `apply`
+turns uint8 images and their rows of the plan into floats in [0, 1]. The plan is drawn for the whole step before it
+is cut into ranks and micro-batches, so what a sample sees depends on neither.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from effbench.errors import ConfigError
+
+AugmentParams = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Each option at its zero leaves the images alone. Fractions are of the image side.
+
+    crop_padding: pixels of black border, then a crop of the old size. flip: probability of a horizontal flip.
+    shift, scale (+- fraction), rotate (+- degrees): one bilinear affine warp, black outside.
+    brightness, contrast: uniform in +- this much, brightness in units of the full range.
+    dropout_holes: black rectangles a sample, each side uniform in (0, dropout_size] (coarse dropout).
+    mixup_alpha (arXiv:1710.09412), cutmix_alpha (arXiv:1905.04899): Beta parameters; with both, a fair coin a step.
+    """
+
+    crop_padding: int = 0
+    flip: float = 0.0
+    shift: float = 0.0
+    scale: float = 0.0
+    rotate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    dropout_holes: int = 0
+    dropout_size: float = 0.25
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("flip", "shift", "scale", "brightness", "contrast", "dropout_size"):
+            value = getattr(self, key)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"augment.{key} must be in [0, 1]; got {value}. 0 turns it off.")
+        for key in ("crop_padding", "rotate", "dropout_holes", "mixup_alpha", "cutmix_alpha"):
+            value = getattr(self, key)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"augment.{key} must be finite and not negative; got {value}. 0 turns it off.")
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    @property
+    def warps(self) -> bool:
+        return self.shift > 0 or self.scale > 0 or self.rotate > 0
+
+    @cached_property
+    def only_moves(self) -> bool:
+        """Whether its images are made of the pixels as they are: cropped and mirrored at most."""
+        return replace(self, crop_padding=0, flip=0.0, dropout_size=0.0) == Augment(dropout_size=0.0)
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether a plan of it holds anything: an option is not at its zero (the size of no holes does not matter)."""
+        return self != Augment(dropout_size=self.dropout_size)
+
+    def draw(self, count: int, height: int, width: int, generator: Generator) -> AugmentParams:
+        """The plan of one step: every tensor has `count` rows."""
+
+        def uniform(low: float, high: float, *shape: int) -> Tensor:
+            return torch.rand(count, *shape, generator=generator).mul_(high - low).add_(low)
+
+        plan: AugmentParams = {}
+        if self.crop_padding:
+            plan["offset"] = (uniform(0, 1, 2) * (2 * self.crop_padding + 1)).long()
+        if self.flip:
+            plan["flip"] = uniform(0, 1) < self.flip
+        if self.warps:
+            plan["shift"] = uniform(-self.shift, self.shift, 2)
+            plan["scale"] = uniform(1 - self.scale, 1 + self.scale)
+            plan["angle"] = uniform(-self.rotate, self.rotate).mul_(math.pi / 180)
+        if self.brightness or self.contrast:
+            plan["brightness"] = uniform(-self.brightness, self.brightness)
+            plan["contrast"] = uniform(1 - self.contrast, 1 + self.contrast)
+        if self.dropout_holes:
+            sides = uniform(0, self.dropout_size, self.dropout_holes, 2)
+            plan["hole_size"] = (sides * torch.tensor([height, width])).ceil().long()
+            plan["hole_centre"] = (uniform(0, 1, self.dropout_holes, 2) * torch.tensor([height, width])).long()
+        if self.mixes:
+            plan |= self._draw_mix(count, height, width, generator)
+        return plan
+
+    def _draw_mix(self, count: int, height: int, width: int, generator: Generator) -> AugmentParams:
+        """partner: whom each sample is mixed with. share: how much of the sample stays. box: cutmix's, or empty."""
+        both = self.mixup_alpha > 0 and self.cutmix_alpha > 0
+        cut = bool(torch.rand((), generator=generator) < 0.5) if both else self.cutmix_alpha > 0
+        alpha = self.cutmix_alpha if cut else self.mixup_alpha
+        share = _beta(alpha, count, generator)
+        plan = {"partner": torch.randperm(count, generator=generator), "share": share}
+        if cut:
+            size = torch.tensor([height, width])
+            side = ((1 - share).sqrt().unsqueeze(1) * size).round().long()
+            centre = (torch.rand(count, 2, generator=generator) * size).long()
+            low = (centre - side // 2).clamp_min(0)
+            high = torch.minimum(centre - side // 2 + side, size)
+            # The box is clipped at the border: the labels follow the area that was really pasted.
+            plan["share"] = 1 - (high - low).clamp_min(0).prod(1) / (height * width)
+            plan["box"] = torch.stack([low, high], 1)
+        return plan
+
+    def apply(self, images_BCHW: Tensor, plan: AugmentParams) -> Tensor:
+        """uint8 (B, C, H, W) and B rows of the plan -> float32 (B, C, H, W) in [0, 1], mixing left out."""
+        if "offset" in plan or "flip" in plan:
+            nowhere = torch.zeros(len(images_BCHW), 2, dtype=torch.int64, device=images_BCHW.device)
+            images_BCHW = crop(images_BCHW, plan.get("offset", nowhere), self.crop_padding, plan.get("flip"))
+        x_BCHW = images_BCHW.float().mul_(1 / 255)
+        if "angle" in plan:
+            x_BCHW = warp(x_BCHW, plan["shift"], plan["scale"], plan["angle"])
+        if "contrast" in plan:
+            x_BCHW = relight(x_BCHW, plan["brightness"], plan["contrast"])
+        if "hole_size" in plan:
+            x_BCHW = x_BCHW.mul_(holes(plan["hole_centre"], plan["hole_size"], *x_BCHW.shape[2:]))
+        return x_BCHW
+
+
+def crop(images_BCHW: Tensor, offset_B2: Tensor, padding: int, flip_B: Tensor | None = None) -> Tensor:
+    """Pads with black, cuts the old size out at offset (row, column) in [0, 2 * padding], mirrors where flip says so.
+
+    Every row of the result is a run of W bytes in the padded images, or in their mirror images laid beside them: one
+    index_select of such runs, which copies each at once, where an index for each pixel takes ten times as long.
+    """
+    batch, channels, height, width = images_BCHW.shape
+    rows, columns = height + 2 * padding, width + 2 * padding
+    padded = images_BCHW.new_zeros(1 if flip_B is None else 2, batch, channels, rows, columns)
+    middle = padded[..., padding : padding + height, padding : padding + width]
+    middle[0] = images_BCHW
+    top_B, left_B = offset_B2.unbind(1)
+    if flip_B is not None:
+        middle[1] = images_BCHW.flip(3)
+        left_B = torch.where(flip_B, padded[0].numel() + 2 * padding - left_B, left_B)
+    plane, device = rows * columns, padded.device
+    plane_BC1 = torch.arange(0, batch * channels * plane, plane, device=device).view(batch, channels, 1)
+    row_H = torch.arange(0, height * columns, columns, device=device)
+    start_BCH = (top_B * columns + left_B).view(batch, 1, 1) + plane_BC1 + row_H
+    runs = padded.as_strided((max(0, padded.numel() - width + 1), width), (1, 1))
+    return runs.index_select(0, start_BCH.flatten()).view(images_BCHW.shape)
+
+
+def warp(x_BCHW: Tensor, shift_B2: Tensor, scale_B: Tensor, angle_B: Tensor) -> Tensor:
+    """Rotates by angle (radians, counter-clockwise), enlarges by scale, shifts by fractions of the side (y, x)."""
+    height, width = x_BCHW.shape[2:]
+    cosine, sine = angle_B.cos() / scale_B, angle_B.sin() / scale_B
+    aspect = height / width
+    # grid_sample wants output -> input in coordinates of [-1, 1]: the inverse map, hence the minus at the shift.
+    to_x = torch.stack([cosine, -sine * aspect, torch.zeros_like(sine)], 1)
+    to_y = torch.stack([sine / aspect, cosine, torch.zeros_like(sine)], 1)
+    theta = torch.stack([to_x, to_y], 1)
+    theta[:, :, 2] = -(theta[:, :, :2] @ (2 * shift_B2.flip(1)).unsqueeze(2)).squeeze(2)
+    grid = F.affine_grid(theta, list(x_BCHW.shape), align_corners=False)
+    return F.grid_sample(x_BCHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def relight(x_BCHW: Tensor, brightness_B: Tensor, contrast_B: Tensor) -> Tensor:
+    """Stretches each sample about its own mean by `contrast`, adds `brightness`, clamps to [0, 1]."""
+    mean = x_BCHW.mean((1, 2, 3), keepdim=True)
+    brightness, contrast = brightness_B.view(-1, 1, 1, 1), contrast_B.view(-1, 1, 1, 1)
+    return torch.addcmul(mean + brightness, x_BCHW - mean, contrast).clamp_(0, 1)
+
+
+def holes(centre_BN2: Tensor, size_BN2: Tensor, height: int, width: int) -> Tensor:
+    """Mask (B, 1, H, W): 0.0 inside any of the N rectangles of size (rows, columns), clipped at the border."""
+    low, high = centre_BN2 - size_BN2 // 2, centre_BN2 - size_BN2 // 2 + size_BN2
+    device = centre_BN2.device
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    in_rows = (rows >= low[..., :1]) & (rows < high[..., :1])
+    in_columns = (columns >= low[..., 1:]) & (columns < high[..., 1:])
+    count_BHW = in_rows.float().mT @ in_columns.float()  # of the holes that hold a pixel: small, so exact
+    return count_BHW.unsqueeze(1).eq_(0)
+
+
+def mix(x_BCHW: Tensor, partner_BCHW: Tensor, plan: AugmentParams) -> Tensor:
+    """Mixup, or cutmix where the plan has boxes; the shares of the labels are plan['share'] (B,)."""
+    if "box" not in plan:
+        return torch.lerp(partner_BCHW, x_BCHW, plan["share"].view(-1, 1, 1, 1))
+    low, high = plan["box"][:, :1], plan["box"][:, 1:]
+    keep = holes((low + (high - low) // 2), high - low, *x_BCHW.shape[2:])
+    return torch.where(keep.bool(), x_BCHW, partner_BCHW)
+
+
+def _beta(alpha: float, count: int, generator: Generator) -> Tensor:
+    """(count,) samples of Beta(alpha, alpha), from the generator alone (torch's Beta takes none)."""
+    gamma = torch._standard_gamma(torch.full((count, 2), float(alpha)), generator=generator)
+    return gamma[:, 0] / gamma.sum(1).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,0 +1,142 @@
+"""Room for decoded images: a budget, who uses which cache, and what killed processes left."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from effbench.errors import ConfigError
+from effbench.units import human_bytes
+
+log = logging.getLogger(__name__)
+
+BUDGET = "EFFBENCH_CACHE_GB"  # of the machine rather than of a run, so no key of the config
+SHARE_OF_DISK = 0.2
+_YOUNG_S = 60  # a file may be this old before the process that makes it has locked it
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Decoded images and their record. used: when last, in seconds since 1970."""
+
+    path: Path
+    size: int
+    used: float
+
+    @property
+    def record(self) -> Path:
+        return self.path.with_suffix(".json")
+
+
+def budget_bytes(folder: Path) -> int:
+    """Of all caches in `folder`: $EFFBENCH_CACHE_GB, or a fifth of its disk."""
+    text = os.environ.get(BUDGET, "").strip()
+    if not text:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        return int(shutil.disk_usage(there).total * SHARE_OF_DISK)
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = -1.0
+    if not 0 <= gigabytes < float("inf"):
+        raise ConfigError(f"{BUDGET} must be a number of gigabytes, at least 0; got {text!r}. For 50 GB write 50.")
+    return int(gigabytes * 1e9)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in `folder` and below."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
+
+
+def caches(folder: Path) -> list[Cache]:
+    """Those in `folder`, least recently used first."""
+    found = []
+    for path in folder.glob("image_folder-*.npy"):
+        with contextlib.suppress(OSError):
+            record, status = path.with_suffix(".json"), path.stat()
+            used = max(status.st_mtime, record.stat().st_mtime if record.exists() else 0.0)
+            found.append(Cache(path, status.st_size, used))
+    return sorted(found, key=lambda cache: cache.used)
+
+
+def make_room(folder: Path, needed: int, replaced: Path) -> None:
+    """Removes the least recently used caches until `needed` bytes fit into the budget and on the disk.
+
+    Never one that a live process uses. replaced: the cache that the new one takes the place of. A cache larger than
+    the budget is made all the same: a run needs it.
+    """
+    present = [cache for cache in caches(folder) if cache.path != replaced]
+    budget, total = budget_bytes(folder), sum(cache.size for cache in present)
+    for cache in present:
+        if total + needed <= budget and shutil.disk_usage(folder).free >= needed:
+            return
+        if _remove_unused(cache.path):
+            cache.record.unlink(missing_ok=True)
+            total -= cache.size
+            size = f"{human_bytes(cache.size)}; {_of(budget)}"
+            log.info(f"image_folder: removed {cache.path}, the least recently used ({size})")
+    if total + needed > budget:
+        size = human_bytes(total + needed)
+        log.info(f"image_folder: note: {size} of decoded images in {folder} are above the {_of(budget)}")
+
+
+def _of(budget: int) -> str:
+    return f"budget of {human_bytes(budget)}, {BUDGET}"
+
+
+def sweep(folder: Path) -> None:
+    """Removes what dead processes left: unfinished files, and finished ones that never got their record."""
+    for path in [*folder.glob(".image_folder-*.tmp"), *folder.glob("image_folder-*.npy")]:
+        if path.suffix == ".npy" and path.with_suffix(".json").exists():
+            continue
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _YOUNG_S:
+                _remove_unused(path)
+
+
+def _remove_unused(path: Path) -> bool:
+    """Whether `path` could be removed, no process having it locked."""
+    try:
+        with path.open("rb") as file:
+            if not lock(file, shared=False):
+                return False
+            path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def lock(file: IO[bytes], shared: bool) -> bool:
+    """Marks a file as in use until its last descriptor or mapping is gone; False where others use it.
+
+    True as well where the file system knows no locks: then only age tells what is in use.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def touch(cache: Path) -> None:
+    """Marks it as used now. By its record: the times of the file itself tell whether it was changed."""
+    with contextlib.suppress(OSError):
+        os.utime(cache.with_suffix(".json"))

@@ -1,0 +1,291 @@
+"""CIFAR-10 (Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009), from its python archive."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import secrets
+import tarfile
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from effbench.cache_dir import cache_home, expanded
+from effbench.data.images.decoding import printable
+from effbench.data.splits import Split, Splits, check_fraction, digest, hold_out, resized
+from effbench.disk import move
+from effbench.errors import DataError
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+MD5 = "c58f30108f718f92721af3b95e74349a"  # as published beside it
+NUM_BYTES = 170_498_071
+ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
+TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
+TEST_FILE, META_FILE = "test_batch", "batches.meta"
+_FILES = (*TRAIN_FILES, TEST_FILE, META_FILE)
+_FILE_LIMIT = 64_000_000  # bytes; the real ones have 31 MB
+_ARCHIVE_LIMIT = 1_000_000_000  # bytes unpacked; the real one has 186 MB
+_TIMEOUT_S = 30
+
+
+def cifar10(
+    root: str | Path | None = None,
+    download: bool = False,
+    image_size: int = 32,
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> Splits:
+    """uint8 (N, 3, 32, 32), 10 classes: 50,000 images less `val_fraction` (stratified), and the 10,000 of test.
+
+    root: folder of cifar-10-batches-py/ or of cifar-10-python.tar.gz, which is read where it lies; null is
+    $XDG_CACHE_HOME/effbench/cifar10, or ~/.cache/effbench/cifar10. download: fetch the archive (170 MB) into root
+    if neither is there. image_size: pixels a side, resized once. val_fraction: 0 leaves no validation split.
+    Raises DataError for files that are missing, damaged, or hold anything but arrays of bytes and their labels.
+    """
+    check_fraction("val_fraction", val_fraction)
+    contents = _contents(expanded(root).absolute() if root else cache_home() / "cifar10", download)
+    classes = _class_names(contents[META_FILE])
+    train = _joined([_split(name, contents[name], len(classes)) for name in TRAIN_FILES])
+    test = _split(TEST_FILE, contents[TEST_FILE], len(classes))
+    sha256 = digest(train.images, train.labels, test.images, test.labels)
+    rest, val = hold_out(train, val_fraction, split_seed) if val_fraction > 0 else (train, None)
+    return resized(Splits("cifar10", rest, val, test, classes, sha256), image_size)
+
+
+cifar10.takes_time = True  # type: ignore[attr-defined]  # what the config asks for is checked before
+
+
+def _contents(root: Path, download: bool) -> dict[str, dict[bytes, Any]]:
+    """{file name: its dictionary}, from the folder if it is there, else from the archive, fetched if asked for."""
+    folder, archive = root / FOLDER, root / ARCHIVE
+    try:
+        if folder.is_dir():
+            raw, source = _read_folder(folder), folder
+        else:
+            if not archive.is_file():
+                _fetch(archive, download)
+            raw, source = _read_archive(archive), archive
+    except OSError as error:
+        raise DataError(
+            f"CIFAR-10 in {printable(root)} cannot be read or put there (170 MB): {error.strerror or error}. "
+            "Give another folder: data.root=DIR."
+        ) from error
+    if missing := [name for name in _FILES if name not in raw]:
+        raise DataError(f"{printable(source)} has no {', '.join(missing)}. Delete it and fetch it again.")
+    return {name: unpickled(raw[name], f"{printable(source)}: {name}") for name in _FILES}
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def _read_folder(folder: Path) -> dict[str, bytes]:
+    raw = {}
+    for name in _FILES:
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                raw[name] = _bounded(file, f"{printable(folder)}: {name}")
+    return raw
+
+
+def _read_archive(archive: Path) -> dict[str, bytes]:
+    """The wanted members, in one pass and without writing a file. Raises DataError for what only an attack holds."""
+    if archive.stat().st_size == NUM_BYTES and (found := _md5(archive)) != MD5:
+        raise DataError(f"{printable(archive)} is damaged: md5 {found}, published {MD5}. Delete it and fetch it again.")
+    raw = {}
+    try:
+        with gzip.open(archive) as unzipped, tarfile.open(fileobj=_Capped(unzipped, archive), mode="r|") as tar:
+            for member in tar:
+                _check_harmless(member, archive)
+                name = member.name.rpartition("/")[2]
+                if member.isfile() and member.name == f"{FOLDER}/{name}" and name in _FILES:
+                    raw[name] = _bounded(tar.extractfile(member), f"{printable(archive)}: {name}")
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{printable(archive)} is no whole tar.gz archive ({error}). Delete it and fetch it again."
+        ) from error
+    return raw
+
+
+def _check_harmless(member: tarfile.TarInfo, archive: Path) -> None:
+    """Nothing is unpacked to disk, but an archive that tries to leave its folder is not to be trusted in the rest."""
+    path = PurePosixPath(member.name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        why = "leads out of its folder"
+    elif not (member.isreg() or member.isdir()):
+        why = "is a link" if member.issym() or member.islnk() else "is no file or folder"
+    elif member.size > _FILE_LIMIT:
+        why = f"is said to have {member.size:,} bytes, above the limit of {_FILE_LIMIT:,} bytes"
+    else:
+        return
+    raise DataError(
+        f"{printable(archive)}: {printable(member.name)} {why}. That is no archive of CIFAR-10: delete it and fetch it "
+        "again."
+    )
+
+
+def _bounded(file: Any, what: str) -> bytes:
+    content: bytes = file.read(_FILE_LIMIT + 1)
+    if len(content) > _FILE_LIMIT:
+        raise DataError(f"{what} is above the limit of {_FILE_LIMIT:,} bytes: it is no file of CIFAR-10.")
+    return content
+
+
+class _Capped(io.RawIOBase):
+    """Reads `file` up to a limit: a small archive may unpack to any size, in the headers that tarfile keeps, too."""
+
+    def __init__(self, file: Any, archive: Path):
+        self._file, self._archive, self._left = file, archive, _ARCHIVE_LIMIT
+
+    def read(self, size: int = -1, /) -> bytes:
+        content: bytes = self._file.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise DataError(f"{printable(self._archive)} unpacks to more than the limit of {_ARCHIVE_LIMIT:,} bytes.")
+        return content
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _fetch(archive: Path, download: bool) -> None:
+    """Downloads the archive to a temporary name beside it and renames it once its md5 is the published one."""
+    if not download:
+        raise DataError(
+            f"CIFAR-10 is not in {printable(archive.parent)}: put {ARCHIVE} ({URL}) there, or name its folder with "
+            "data.root=DIR, or let it be fetched (170 MB): data.download=true."
+        )
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    temporary = archive.with_name(f".{ARCHIVE}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            found = _download(file)
+            os.fsync(file.fileno())
+        if found != MD5:
+            raise DataError(f"{URL} gave a file of md5 {found}, published is {MD5}. Try again, or fetch it by hand.")
+        move(temporary, archive)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _download(file: BinaryIO) -> str:
+    """Writes what lies at URL to `file`; the md5 of it."""
+    md5 = hashlib.md5(usedforsecurity=False)
+    with tqdm(desc=ARCHIVE, total=NUM_BYTES, unit="B", unit_scale=True, disable=None) as bar:
+        for chunk in _chunks():
+            file.write(chunk)
+            md5.update(chunk)
+            bar.update(len(chunk))
+    file.flush()
+    return md5.hexdigest()
+
+
+def _chunks() -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(URL, timeout=_TIMEOUT_S) as response:
+            while chunk := response.read(1 << 20):
+                yield chunk
+    except (OSError, HTTPException) as error:
+        raise DataError(
+            f"{URL} cannot be reached or broke off ({error}). Try again, or put the file into data.root by hand."
+        ) from error
+
+
+# --- content --------------------------------------------------------------------------------------------------
+
+
+class _StandIn:
+    """In the place of numpy's array, its dtype and their maker while unpickling: keeps what it is given, no more."""
+
+    def __init__(self, *arguments: Any):
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes in the old pickle protocol: text of code points 0 to 255."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
+    return text.encode("latin1")
+
+
+class _Unpickler(pickle._Unpickler):
+    """Pickle can call anything it can name: here it can name these two of our own, and nothing else.
+
+    Derived from pickle's pure Python form, because one opcode makes the C form allocate any amount of memory.
+    """
+
+    stand_ins: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy.core.multiarray", "_reconstruct"): _StandIn,
+        ("numpy._core.multiarray", "_reconstruct"): _StandIn,
+        ("numpy", "ndarray"): _StandIn,
+        ("numpy", "dtype"): _StandIn,
+        ("_codecs", "encode"): _encode,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.stand_ins:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused")
+        return self.stand_ins[module, name]
+
+
+def unpickled(raw: bytes, what: str) -> dict[bytes, Any]:
+    """The dictionary of one CIFAR batch or meta file; arrays of uint8 as numpy arrays. Runs nothing from the file.
+
+    Raises DataError, beginning with `what`, if the file needs anything that such a file does not.
+    """
+    try:
+        content = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}, not a dictionary")
+        return {key: _array(value) if isinstance(value, _StandIn) else value for key, value in content.items()}
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{what} is not a file of CIFAR-10: {reason}. Delete it and fetch it again.") from error
+
+
+def _array(stand_in: _StandIn) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """From numpy's pickled state (version, shape, dtype, is Fortran order, bytes)."""
+    _, shape, dtype, fortran, raw = stand_in.state
+    if dtype.arguments[0] not in (b"u1", "u1") or fortran or not isinstance(raw, bytes):
+        raise TypeError("an array in it is not of bytes in C order")
+    return np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+def _class_names(meta: dict[bytes, Any]) -> tuple[str, ...]:
+    names = meta.get(b"label_names")
+    if not isinstance(names, list) or not names or not all(isinstance(name, bytes) for name in names):
+        raise DataError(f"{META_FILE} has no list of names in b'label_names': it is not a file of CIFAR-10.")
+    return tuple(printable(name.decode("utf-8", "surrogateescape")) for name in names)
+
+
+def _split(name: str, batch: dict[bytes, Any], num_classes: int) -> Split:
+    """b'data': uint8 (N, 3072), a row is the red, green and blue planes of 32 x 32. b'labels': N ints."""
+    data, labels = batch.get(b"data"), batch.get(b"labels")
+    if not isinstance(data, np.ndarray) or data.shape[1:] != (3072,):
+        raise DataError(f"{name} has no uint8 array (N, 3072) in b'data': it is not a file of CIFAR-10.")
+    if not isinstance(labels, list) or len(labels) != len(data):
+        raise DataError(f"{name} has no list of {len(data)} labels in b'labels': it is not a file of CIFAR-10.")
+    for row, label in enumerate(labels):
+        if type(label) is not int or not 0 <= label < num_classes:
+            raise DataError(f"{name} row {row} has label {label!r}, outside [0, {num_classes}).")
+    return Split(torch.from_numpy(data.reshape(-1, 3, 32, 32).copy()), torch.tensor(labels, dtype=torch.int64))
+
+
+def _joined(splits: list[Split]) -> Split:
+    return Split(torch.cat([split.images for split in splits]), torch.cat([split.labels for split in splits]))

@@ -1,0 +1,288 @@
+"""Decoded images on disk: one memory-mapped uint8 file, whole or not there, with a record of what is in it.
+
+The record holds the sha256 of the pixels and labels. It is computed again before a file is used whose size, times or
+inode are no longer those of the moment when it was last found right; a file that others could have written is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import stat
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from effbench.cache_dir import distrusted
+from effbench.data.images.cache_budget import lock, make_room, touch
+from effbench.data.images.decoding import Depth, ImageError, Levels, decode_many, depths, levels_for, printable
+from effbench.data.images.duplicates import Copies, find_copies
+from effbench.errors import DataError
+from effbench.records import NoSpaceError, replacing, write_text
+from effbench.redaction import redact_environment
+from effbench.units import human_bytes
+
+log = logging.getLogger(__name__)
+
+CHANNELS = 3
+_CHUNK = 1 << 24  # bytes digested at a time
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is to be decoded, in the cache's order: train, then val, then test, so that a split is one slice.
+
+    files: N paths below root. labels: int64 (N,). counts: how many rows each split has, in that order.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    files: list[Path]
+    labels: Tensor
+    counts: dict[str, int]
+
+    def relative(self, row: int) -> str:
+        return printable(os.fspath(self.files[row])[len(os.fspath(self.root)) :].lstrip(os.sep))
+
+    def splits(self) -> list[str]:
+        """The split of each row."""
+        return [which for which, count in self.counts.items() for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class CacheRecord:
+    """What is known of a cache.
+
+    bad: rows that could not be decoded, and why. sha256: of its pixels and labels. levels: what becomes white in
+    pictures of more than 8 bits, None where there are none. deep: how many of these hold integers, and floats.
+    clipped: how many hold larger values.
+    """
+
+    bad: dict[int, str]
+    sha256: str
+    levels: Levels | None = None
+    deep: dict[str, int] = field(default_factory=dict)
+    clipped: int = 0
+    copies: Copies = field(default_factory=Copies)
+
+    def stored(self) -> dict[str, Any]:
+        return {
+            "sha256": self.sha256,
+            "bad": list(self.bad.items()),
+            "levels": None if self.levels is None else [self.levels.integers, self.levels.floats],
+            "deep": self.deep,
+            "clipped": self.clipped,
+            "copies": self.copies.facts(),
+        }
+
+
+def read_cache(cache: Path, rows: Rows, image_size: int, made_here: bool = False) -> tuple[Tensor, CacheRecord] | None:
+    """The pixels, memory-mapped uint8 (N - bad, 3, S, S), and their record; None if they are not there, whole.
+
+    made_here: by this process just now, on a disk that may know neither owners nor modes.
+    """
+    try:
+        stored = _read_record(cache, made_here)
+        record = _record(stored)
+        array, stamp = _mapped(cache, made_here)
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
+    shape = (len(rows.files) - len(record.bad), CHANNELS, image_size, image_size)
+    if array.shape != shape or array.dtype != np.uint8 or not array.flags.c_contiguous:
+        return None
+    if stored["stamp"] != stamp:
+        if _sha256(array, rows, record.bad) != record.sha256:
+            log.info(f"image_folder: {printable(cache)} is not what was decoded (its sha256 differs): decoding again")
+            return None
+        with contextlib.suppress(OSError, NoSpaceError, DataError):  # a shared folder may be read-only
+            _write_record(cache, {**stored, "stamp": stamp})
+    touch(cache)
+    log.debug(f"decoded images read from {printable(cache)}")
+    with warnings.catch_warnings():  # torch warns that the tensor is read-only: it is meant to be
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array), record
+
+
+def _mapped(cache: Path, made_here: bool) -> tuple[np.ndarray[Any, Any], list[int]]:
+    """(the array, its stamp). The mapping keeps the file open, and so the lock that tells others it is in use."""
+    with cache.open("rb") as file:
+        status = os.fstat(file.fileno())
+        _check_trust(cache, status, made_here)
+        lock(file, shared=True)
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version of .npy")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if fortran or file.tell() + math.prod(shape) * dtype.itemsize != status.st_size:
+            raise ValueError("cut short, or another layout")
+        if not math.prod(shape):
+            return np.empty(shape, dtype), _stamp(status)
+        return np.memmap(file, dtype, "r", file.tell(), shape), _stamp(status)
+
+
+def _stamp(status: os.stat_result) -> list[int]:
+    """What changes with any write: the time of the last change cannot be set, unlike that of the content."""
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _check_trust(path: Path, status: os.stat_result, made_here: bool) -> None:
+    if not made_here and (why := distrusted(status)):
+        log.info(f"image_folder: {printable(path)} is not used: {why}; decoding again")
+        raise ValueError(why)
+
+
+def _sha256(array: np.ndarray[Any, Any], rows: Rows, bad: dict[int, str]) -> str:
+    sha = hashlib.sha256()
+    flat: Any = array.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        sha.update(memoryview(flat[start : start + _CHUNK]))
+    sha.update(_labels(rows, bad))
+    return sha.hexdigest()
+
+
+def _labels(rows: Rows, bad: dict[int, str]) -> bytes:
+    return rows.labels[[row for row in range(len(rows.files)) if row not in bad]].numpy().tobytes()
+
+
+def _read_record(cache: Path, made_here: bool) -> dict[str, Any]:
+    path = cache.with_suffix(".json")
+    with path.open("rb") as file:
+        _check_trust(path, os.fstat(file.fileno()), made_here)
+        stored = dict(json.loads(file.read()))
+    if stored.pop("digest") != _digest(stored):
+        raise ValueError("the record was altered")
+    return stored
+
+
+def _write_record(cache: Path, stored: dict[str, Any]) -> None:
+    plain = json.loads(redact_environment(json.dumps(stored)))  # as it will be read, so that its digest stays the same
+    write_text(cache.with_suffix(".json"), json.dumps({**plain, "digest": _digest(plain)}, indent=1))
+    _for_me_to_write(cache.with_suffix(".json"))
+
+
+def _digest(stored: dict[str, Any]) -> str:
+    content = {key: value for key, value in stored.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _record(stored: dict[str, Any]) -> CacheRecord:
+    return CacheRecord(
+        {int(row): str(reason) for row, reason in stored["bad"]},
+        str(stored["sha256"]),
+        None if stored["levels"] is None else Levels(*stored["levels"]),
+        dict(stored["deep"]),
+        int(stored["clipped"]),
+        Copies(**stored["copies"]),
+    )
+
+
+def serves(cache: Path, levels: Levels) -> bool:
+    """Whether a cache is as it would be with these levels: it chose the same, or holds no pictures that need any."""
+    try:
+        return _record(_read_record(cache, made_here=True)).levels in (None, levels)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _for_me_to_write(path: Path) -> None:
+    """Whatever the umask: what others may write to is not loaded."""
+    with contextlib.suppress(OSError):
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+
+
+def build_cache(cache: Path, rows: Rows, image_size: int, max_pixels: int, levels: Levels | None = None) -> None:
+    """Decodes every row into `cache`, then writes its record: a cache without one does not count.
+
+    levels: of pictures of more than 8 bits; None: the smallest that hold the values of train.
+    """
+    needed = len(rows.files) * CHANNELS * image_size * image_size
+    try:
+        if cache.parent.exists() and not cache.parent.is_dir():
+            raise DataError(_no_cache(cache, needed, "it is not a folder"))
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        make_room(cache.parent, needed, cache)
+        free = shutil.disk_usage(cache.parent).free
+        if free < needed:
+            raise DataError(_no_cache(cache, needed, f"only {human_bytes(free)} are free"))
+        with replacing(cache) as file:
+            lock(file, shared=False)  # until it is closed, which tells others that it is not left over
+            record = _decoded_into(file, rows, image_size, max_pixels, levels)
+        _for_me_to_write(cache)
+        root = {"root": printable(rows.root)}
+        _write_record(cache, {**root, **record.stored(), "stamp": _stamp(cache.stat())})
+    except OSError as error:
+        raise DataError(_no_cache(cache, needed, error.strerror or str(error))) from error
+    except NoSpaceError as error:
+        raise DataError(_no_cache(cache, needed, getattr(error.__cause__, "strerror", str(error)))) from error
+    log.info(f"image_folder: decoded {len(rows.files)} images into {printable(cache)} ({human_bytes(needed)})")
+
+
+def _no_cache(cache: Path, needed: int, why: str) -> str:
+    return (
+        f"The decoded images need {human_bytes(needed)} ({needed} bytes) in {printable(cache.parent)}: {why}. "
+        "Make room there, or give data.cache_dir=DIR."
+    )
+
+
+def _decoded_into(file: IO[bytes], rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> CacheRecord:
+    """Writes a .npy of the rows that can be decoded. Begins again where levels turn out to be needed."""
+    record = _decode_into(file, rows, image_size, max_pixels, levels)
+    deep: list[Depth | None] = []
+    if record is None or levels is not None:
+        deep = list(depths(rows.files, max_pixels))
+    if record is None:
+        train = deep[: rows.counts.get("train", len(deep))]
+        levels = levels_for([depth for depth in train if depth] or [depth for depth in deep if depth])
+        record = _decode_into(file, rows, image_size, max_pixels, levels)
+        assert record is not None
+    names = [rows.relative(row) for row in range(len(rows.files))]
+    copies = find_copies(rows.files, names, rows.labels.tolist(), rows.splits(), set(record.bad))
+    found = [depth for depth in deep if depth]
+    kinds = dict(Counter(depth.kind for depth in found))
+    above = sum(levels is not None and levels.exceeded_by(depth) for depth in found)
+    return CacheRecord(record.bad, record.sha256, levels if found else None, kinds, above, copies)
+
+
+def _decode_into(
+    file: IO[bytes], rows: Rows, image_size: int, max_pixels: int, levels: Levels | None
+) -> CacheRecord | None:
+    """Writes a .npy of the rows, and digests their pixels and labels on the way; None where it lacks levels."""
+    bad: dict[int, str] = {}
+    sha = hashlib.sha256()
+    file.seek(0)
+    _write_header(file, len(rows.files), image_size)
+    with contextlib.closing(decode_many(rows.files, image_size, CHANNELS, max_pixels, levels)) as decoded:
+        bar = tqdm(decoded, "decoding", len(rows.files), unit=" images", disable=None)  # None: only on a terminal
+        for row, pixels in enumerate(bar):
+            if isinstance(pixels, Depth):
+                bar.close()
+                return None
+            if isinstance(pixels, ImageError):
+                bad[row] = f"{rows.relative(row)} {pixels.reason}"
+            else:
+                content = pixels.numpy().tobytes()
+                file.write(content)
+                sha.update(content)
+    file.truncate()
+    file.seek(0)
+    _write_header(file, len(rows.files) - len(bad), image_size)
+    sha.update(_labels(rows, bad))
+    return CacheRecord(bad, sha.hexdigest())
+
+
+def _write_header(file: IO[bytes], count: int, image_size: int) -> None:
+    """numpy pads the header so that its length is the same for every count: it can be written again at the end."""
+    shape = (count, CHANNELS, image_size, image_size)
+    header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)

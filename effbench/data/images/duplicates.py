@@ -1,0 +1,79 @@
+"""Exact copies among image files, by the hash of their bytes: inside a split, across splits, under two classes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from effbench.data.images.decoding import on_all_cores
+
+
+@dataclass(frozen=True)
+class Copies:
+    """within: files that are in their split already. across: of val and test, also in an earlier split.
+    two_classes: pictures that lie under more than one class. examples: 'one file = another', of each.
+    """
+
+    within: int = 0
+    across: int = 0
+    two_classes: int = 0
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """What to tell of them."""
+        said = {
+            "two_classes": f"exact copies under two classes or more: {self.two_classes} pictures",
+            "across": f"exact copies in val or test of files in another split, where results flatter: {self.across}",
+            "within": f"exact copies of files in the same split: {self.within}",
+        }
+        return [
+            f"warning: {text} (such as {self.examples[name]})" for name, text in said.items() if getattr(self, name)
+        ]
+
+
+def find_copies(
+    files: Sequence[Path], names: Sequence[str], labels: Sequence[int], splits: Sequence[str], left_out: set[int]
+) -> Copies:
+    """names, labels, splits: of each file. left_out: rows that are no images. Only files of equal size are read."""
+    counts = {"within": 0, "across": 0, "two_classes": 0}
+    examples: dict[str, str] = {}
+
+    def note(kind: str, one: int, other: int) -> None:
+        counts[kind] += 1
+        examples.setdefault(kind, f"{names[one]} = {names[other]}")
+
+    for rows in _same(files, left_out):
+        first_of: dict[str, int] = {}
+        for row in rows:
+            if splits[row] in first_of:
+                note("within", first_of[splits[row]], row)
+            elif first_of:
+                note("across", rows[0], row)
+            first_of.setdefault(splits[row], row)
+        if other := next((row for row in rows if labels[row] != labels[rows[0]]), None):
+            note("two_classes", rows[0], other)
+    return Copies(**counts, examples=examples)
+
+
+def _same(files: Sequence[Path], left_out: set[int]) -> Iterator[list[int]]:
+    """Groups of rows whose files hold the same bytes, each in the order of rows."""
+    by_size: dict[int, list[int]] = {}
+    for row, path in enumerate(files):
+        if row not in left_out:
+            by_size.setdefault(path.stat().st_size, []).append(row)
+    candidates = [row for rows in by_size.values() if len(rows) > 1 for row in rows]
+    by_content: dict[bytes, list[int]] = {}
+    for row, digest in zip(candidates, on_all_cores(_digest, (files[row] for row in candidates)), strict=True):
+        by_content.setdefault(digest, []).append(row)
+    return (sorted(rows) for rows in by_content.values() if len(rows) > 1)
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, hashlib.blake2b).digest()

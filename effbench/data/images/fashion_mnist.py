@@ -1,0 +1,108 @@
+"""Fashion-MNIST (Xiao et al., arXiv:1708.07747): the embedded subset, or the whole set from idx.gz files."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from effbench.cache_dir import expanded
+from effbench.data.splits import Split, Splits, check_fraction, digest, hold_out, resized
+from effbench.errors import ConfigError, DataError
+
+CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+EMBEDDED = Path(__file__).parent / "embedded" / "fashion_mnist_subset.npz"
+_FILES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+_FILE_LIMIT = 500_000_000  # bytes unpacked; the largest real one has 47 MB
+Array = np.ndarray[Any, np.dtype[np.uint8]]
+Arrays = dict[str, tuple[Array, Array]]
+
+
+def fashion_mnist(
+    root: str | None = None,
+    subset: str = "embedded",
+    image_size: int = 28,
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> Splits:
+    """28 x 28 grayscale, 10 classes; `val_fraction` of the train images, stratified, are the validation split.
+
+    val_fraction: 0 leaves no validation split.
+    subset: 'embedded' (6,000 train, 2,000 test, inside the package) or 'full' (60,000 and 10,000, idx.gz files
+    in `root`, by default where Debian's dataset-fashion-mnist puts them). image_size: pixels a side, resized once.
+    """
+    check_fraction("val_fraction", val_fraction)
+    if subset == "embedded":
+        arrays = _read_embedded()
+    elif subset == "full":
+        arrays = read_folder(expanded(root) if root else SYSTEM_FOLDER)
+    else:
+        raise ConfigError(f"data.subset must be 'embedded' or 'full'; got {subset!r}.")
+    whole = {which: _split(*pair) for which, pair in arrays.items()}
+    train, val = whole["train"], None
+    if val_fraction > 0:
+        train, val = hold_out(train, val_fraction, split_seed)
+    sha256 = digest(*(part for split in whole.values() for part in (split.images, split.labels)))
+    splits = Splits(f"fashion_mnist/{subset}", train, val, whole["test"], CLASSES, sha256)
+    return resized(splits, image_size)
+
+
+def read_folder(folder: Path) -> Arrays:
+    """{'train' and 'test': (images (N, 28, 28) uint8, labels (N,) uint8)} from the four idx.gz files."""
+    missing = [name for names in _FILES.values() for name in names if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"data.subset=full needs Fashion-MNIST's idx.gz files in {folder}; missing: {', '.join(missing)}. "
+            "Install Debian's package dataset-fashion-mnist, or name their folder with data.root=DIR."
+        )
+    return {which: _read_pair(folder / images, folder / labels) for which, (images, labels) in _FILES.items()}
+
+
+def _read_pair(images: Path, labels: Path) -> tuple[Array, Array]:
+    pair = _read_idx(images, dimensions=3), _read_idx(labels, dimensions=1)
+    if len(pair[0]) != len(pair[1]):
+        raise DataError(f"{images} holds {len(pair[0])} images, but {labels} {len(pair[1])} labels. Fetch both again.")
+    return pair
+
+
+def _read_idx(path: Path, dimensions: int) -> Array:
+    """The uint8 array of one idx.gz file: magic 0x0000 08 <dimensions>, big-endian sizes, then the bytes."""
+    try:
+        with gzip.open(path) as file:  # bounded: a small file may unpack to any size
+            raw = file.read(_FILE_LIMIT + 1)
+        if len(raw) > _FILE_LIMIT:
+            raise DataError(f"{path} unpacks to more than the limit of {_FILE_LIMIT:,} bytes: it is not Fashion-MNIST.")
+        header = struct.unpack_from(f">{1 + dimensions}I", raw)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise DataError(f"{path} is not a whole idx.gz file ({error}). Fetch it again.") from error
+    magic, sizes = header[0], header[1:]
+    start = 4 * (1 + dimensions)
+    if magic != 0x0800 + dimensions or len(raw) - start != int(np.prod(sizes)):
+        raise DataError(f"{path} is not an idx file of {dimensions} dimensions of bytes. Fetch it again.")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(sizes)
+
+
+def _read_embedded() -> Arrays:
+    content = EMBEDDED.read_bytes()
+    stated = EMBEDDED.with_suffix(".npz.sha256").read_text().split()[0]
+    if hashlib.sha256(content).hexdigest() != stated:
+        raise DataError(f"{EMBEDDED} is damaged: its sha256 is not {stated}. Install effbench again.")
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        return {which: (archive[f"{which}_images"], archive[f"{which}_labels"]) for which in ("train", "test")}
+
+
+def _split(images: Array, labels: Array) -> Split:
+    return Split(torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))

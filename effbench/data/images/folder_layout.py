@@ -1,0 +1,299 @@
+"""From folders to classes and splits, by names alone: what is which, and what is passed over, with its count."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from effbench.data.images.decoding import SUFFIXES, is_folder, is_image_name, printable, subfolders, visible, walk
+from effbench.errors import DataError
+
+SPLITS = ("train", "val", "test")
+ALL = "all"  # the one split of ROOT/CLASS/*.jpg, before it is divided
+ClassFiles = dict[str, list[Path]]
+
+_NAMES = {
+    "train": ("train", "training", "trn", "trainval"),
+    "val": (
+        "val",
+        "valid",
+        "validation",
+        "validate",
+        "validating",
+        "dev",
+        "devel",
+        "development",
+        "eval",
+        "evaluation",
+    ),
+    "test": ("test", "testing", "tst", "tests"),
+}
+_SPLIT_OF = {name: which for which, names in _NAMES.items() for name in names}
+# words around a split's name that leave it one: train_set, test-images, seg_train, X_val, Train Data v2
+_BESIDE = frozenset(
+    [
+        *("a", "all", "class", "classes", "data", "dataset", "datasets", "dir", "directory", "example", "examples"),
+        *("file", "files", "final", "folder", "folders", "full", "image", "images", "img", "imgs", "jpeg", "jpg"),
+        *("my", "new", "original", "photo", "photos", "pic", "pics", "picture", "pictures", "png", "px", "raw"),
+        *("resized", "sample", "samples", "seg", "set", "sets", "split", "splits", "subset", "the", "v", "x"),
+    ]
+)
+_JOINED = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})({'|'.join(sorted(_BESIDE, key=len))})")
+
+
+def named_as(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """(split that a folder's name tells, the words of the name that tell nothing of splits): Test_set -> test, ()."""
+    words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
+    splits, others = set(), []
+    for word in (word.lower() for word in words):
+        joined = _JOINED.fullmatch(word)
+        which = _SPLIT_OF.get(joined[1] if joined else word)
+        if which:
+            splits.add(which)
+        elif word not in _BESIDE:
+            others.append(word)
+    return (splits.pop() if len(splits) == 1 else None), tuple(others)
+
+
+def _split_named(name: str) -> str | None:
+    which, others = named_as(name)
+    return None if others else which
+
+
+@dataclass(frozen=True)
+class Layout:
+    """root: where the folders lie, inside the one given. splits: by name, empty where classes lie right in root.
+
+    notes: what was passed over or read elsewhere, a line each.
+    """
+
+    root: Path
+    splits: dict[str, Path]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """root: where the folders lie, inside the one given. splits: {split: {class: files}}, or {'all': {class: files}}.
+
+    skipped: files that are no images, by suffix.
+    """
+
+    root: Path
+    splits: dict[str, ClassFiles]
+    notes: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def scan(root: Path, need_train: bool = True) -> Scan:
+    """Every image below root by split and class. Raises DataError naming what cannot be told apart, or is missing."""
+    layout = find_layout(root)
+    found = Scan(layout.root, {}, layout.notes)
+    if not layout.splits:
+        found.splits[ALL] = _classes_in(layout.root, found)
+        _note_split_like_classes(layout.root, found)
+        return found
+    if need_train and "train" not in layout.splits:
+        names = [printable(path.name) for path in layout.splits.values()]
+        raise DataError(f"data.root={printable(layout.root)} holds {listed(sorted(names))} and no train.")
+    for which in SPLITS:
+        if which in layout.splits:
+            found.splits[which] = _classes_in(_inner(layout.splits[which], which, found.notes), found)
+    if need_train:
+        _check_same_classes(layout.root, found.splits)
+    return found
+
+
+def find_layout(root: Path, depth: int = 4) -> Layout:
+    """The splits in root, or in the one folder that wraps them; none where root holds the classes themselves."""
+    folders = subfolders(root)
+    splits = _splits_among(root, folders)
+    if splits:
+        return Layout(root, splits, _notes_beside(root, splits, folders))
+    if len(folders) == 1 and depth and not _loose(root) and subfolders(folders[0]):
+        inner = find_layout(folders[0], depth - 1)
+        if inner.splits or inner.root != folders[0] or _is_wrapper(root, folders[0]):
+            note = f"reading {printable(inner.root)}, the only folder in {printable(root)}"
+            return Layout(
+                inner.root, inner.splits, [note, *(line for line in inner.notes if "only folder" not in line)]
+            )
+    return Layout(
+        root,
+        {},
+        [f"{_loose(root)} images right in {printable(root)} have no class: passed over"]
+        * bool(_loose(root) and folders),
+    )
+
+
+def _splits_among(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
+    """The folders that are splits by their names; {} where these are classes. Raises DataError where it may be both."""
+    by_split: dict[str, list[Path]] = {}
+    for path in folders:
+        if which := _split_named(path.name):
+            by_split.setdefault(which, []).append(path)
+    others = [path for path in folders if not _split_named(path.name)]
+    if "train" not in by_split and (prefixed := _with_one_prefix(others)):
+        by_split = prefixed
+        others = [path for path in others if not any(path in paths for paths in prefixed.values())]
+    if not by_split:
+        return {}
+    holds_folders = any(subfolders(path) for path in by_split.get("train", []))
+    if others and not holds_folders:
+        _refuse_half_named(root, by_split, others)
+        return {}  # 'train' is a class beside bus and car
+    for which, paths in by_split.items():
+        if len(paths) > 1:
+            raise DataError(f"data.root={printable(root)} holds {_names(paths)}: which is {which}? Keep one.")
+    return {which: by_split[which][0] for which in SPLITS if which in by_split}
+
+
+def _with_one_prefix(folders: Sequence[Path]) -> dict[str, list[Path]]:
+    """asl_alphabet_train and asl_alphabet_test: split names that share their other words; {} without such a train."""
+    by_words: dict[tuple[str, ...], dict[str, list[Path]]] = {}
+    for path in folders:
+        which, others = named_as(path.name)
+        if which:
+            by_words.setdefault(others, {}).setdefault(which, []).append(path)
+    whole = [found for found in by_words.values() if "train" in found and len(found) > 1]
+    return whole[0] if len(whole) == 1 else {}
+
+
+def _refuse_half_named(root: Path, by_split: Mapping[str, Sequence[Path]], others: Sequence[Path]) -> None:
+    """Folders named like splits beside others: classes, unless they are of several splits or hold the same folders."""
+    named = [path for paths in by_split.values() for path in paths]
+    inside = {name for path in named for name in _names_in(path)}
+    alike = [path for path in others if inside & _names_in(path)]
+    if len(by_split) > 1 or alike:
+        raise DataError(
+            f"data.root={printable(root)} holds {_names(named)}, named like splits, beside "
+            f"{_names(alike or others)}: which are splits, which are classes? Splits are "
+            "train/CLASS, val/CLASS and test/CLASS; give another name to a class, and move out what is neither."
+        )
+
+
+def _notes_beside(root: Path, splits: Mapping[str, Path], folders: Sequence[Path]) -> list[str]:
+    """What lies beside the splits and holds images. Raises DataError for a folder of the same classes as a split."""
+    classes = {name for which, path in splits.items() for name in _names_in(_inner(path, which, []))}
+    notes = []
+    for path in folders:
+        count = len(walk(path)[0]) if path not in splits.values() else 0
+        if not count:
+            continue
+        if shared := _names_in(path) & classes:
+            raise DataError(
+                f"data.root={printable(root)}: '{printable(path.name)}' ({count} images) holds class folders "
+                f"({listed(sorted(shared), 3)}) like {_names(splits.values())}, but its name "
+                "is that of no split. Name it train, val or test, or move it out."
+            )
+        notes.append(f"passed over '{printable(path.name)}' ({count} images): its name is that of no split")
+    if loose := _loose(root):
+        notes.append(f"{loose} images right in {printable(root)} have no class: passed over")
+    return notes
+
+
+def _inner(folder: Path, which: str, notes: list[str]) -> Path:
+    """Where a split's classes lie: in seg_train/seg_train or train/images where these are all there is in it."""
+    here = folder
+    while not _loose(here) and len(inside := subfolders(here)) == 1 and subfolders(inside[0]):
+        name, others = named_as(inside[0].name)
+        if others or name not in (which, None):
+            break
+        here = inside[0]
+    if here != folder:
+        notes.append(f"reading {which} from {printable(here)}")
+    return here
+
+
+def _is_wrapper(root: Path, only: Path) -> bool:
+    """ROOT/images/CLASS, ROOT/pets/pets/CLASS."""
+    return named_as(only.name) == (None, ()) or only.name.lower() == root.name.lower()
+
+
+def _names(folders: Iterable[Path]) -> str:
+    return listed(printable(path.name) for path in folders)
+
+
+def _names_in(folder: Path) -> set[str]:
+    return {printable(path.name).lower() for path in subfolders(folder)}
+
+
+def _loose(folder: Path) -> int:
+    return sum(is_image_name(entry.name) and not is_folder(entry) for entry in visible(folder))
+
+
+def _classes_in(folder: Path, found: Scan) -> ClassFiles:
+    """{class name, printable: its files}, both sorted."""
+    folders = subfolders(folder)
+    if not folders:
+        raise DataError(
+            f"{printable(folder)} holds no class folders ({_loose(folder)} images without a class). "
+            f"Put each class's images into {printable(folder)}/CLASS/."
+        )
+    walked = {printable(path.name): walk(path) for path in folders}
+    if empty := [name for name, (files, _) in walked.items() if not files]:
+        there = sum((walked[name][1] for name in empty), Counter[str]())
+        holding = f"; they hold {counted(there)}" if there else ""
+        raise DataError(
+            f"{printable(folder)} holds {len(empty)} class folders without an image ({', '.join(SUFFIXES)}): "
+            f"{listed(empty)}{holding}. Fill, convert or remove them."
+        )
+    for _, skipped in walked.values():
+        found.skipped.update(skipped)
+    if (loose := _loose(folder)) and not any(f"right in {printable(folder)} " in note for note in found.notes):
+        found.notes.append(f"{loose} images right in {printable(folder)} have no class: passed over")
+    return {name: files for name, (files, _) in walked.items()}
+
+
+def _note_split_like_classes(root: Path, found: Scan) -> None:
+    """Folders that all hold the same folders may be splits of names unknown here; or their splits lie inside."""
+    inside = [_names_in(path) for path in subfolders(root)]
+    shared = set.intersection(*inside) if len(inside) > 1 else set()
+    if len(shared) > 1 and {_split_named(name) for name in shared} >= {"train"} and all(map(_split_named, shared)):
+        raise DataError(
+            f"data.root={printable(root)}: its folders {listed(found.splits[ALL])} hold the splits "
+            f"{listed(sorted(shared))}, which would be mixed. Put the splits outside: train/CLASS, val/CLASS, "
+            "test/CLASS."
+        )
+    if len(shared) > 1 and not any(_loose(path) for path in subfolders(root)):
+        found.notes.append(
+            f"warning: the class folders {listed(found.splits[ALL])} all hold the folders {listed(sorted(shared))}; "
+            "if these are the classes, name the outer folders train, val and test"
+        )
+
+
+def _check_same_classes(root: Path, splits: Mapping[str, ClassFiles]) -> None:
+    for which, classes in splits.items():
+        if classes.keys() != splits["train"].keys():
+            here, train = classes.keys() - splits["train"].keys(), splits["train"].keys() - classes.keys()
+            raise DataError(
+                f"data.root={printable(root)}: train and {which} must have the same classes; "
+                f"only in train: {listed(sorted(train))}; only in {which}: {listed(sorted(here))}."
+                f"{differing_in_case(here, train)}"
+            )
+
+
+def differing_in_case(names: Iterable[str], others: Iterable[str]) -> str:
+    """A sentence on names that are the same but for upper and lower case; '' where there are none."""
+    by_fold = {other.casefold().strip(): other for other in others}
+    pairs = [(name, by_fold[name.casefold().strip()]) for name in sorted(names) if name.casefold().strip() in by_fold]
+    if not pairs:
+        return ""
+    shown = ", ".join(f"'{one}' and '{other}'" for one, other in pairs[:3])
+    return f" {shown} differ in case alone: rename one of them."
+
+
+def listed(names: Iterable[str], at_most: int = 5) -> str:
+    every = [f"'{name}'" for name in names]
+    more = f" and {len(every) - at_most} more" if len(every) > at_most else ""
+    return (", ".join(every[:at_most]) + more) or "none"
+
+
+def counted(skipped: Mapping[str, int], at_most: int = 6) -> str:
+    """'7 .heic, 2 .txt': the most frequent first."""
+    order = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{count} {suffix or 'without a suffix'}" for suffix, count in order[:at_most]]
+    rest = sum(count for _, count in order[at_most:])
+    return ", ".join([*parts, *([f"{rest} others"] if rest else [])])

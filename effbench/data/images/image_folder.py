@@ -1,0 +1,388 @@
+"""Images in folders, one folder a class: decoded once into a memory-mapped cache, read from there ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.cache_dir import cache_home, expanded
+from effbench.data.images.cache_budget import sweep
+from effbench.data.images.decoded_cache import CacheRecord, Rows, build_cache, read_cache, serves
+from effbench.data.images.decoding import DECODER_VERSION, MAX_PIXELS, SUFFIXES, Levels, printable, subfolders
+from effbench.data.images.folder_layout import ALL, SPLITS, ClassFiles, Scan, counted, differing_in_case, listed, scan
+from effbench.data.splits import Split, Splits, check_fraction, hold_out
+from effbench.errors import ConfigError, DataError, unknown_name
+
+log = logging.getLogger(__name__)
+
+White = float | Sequence[float] | None
+
+
+def image_folder(
+    root: str | Path | None = None,
+    image_size: int = 224,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    split_seed: int = 0,
+    cache_dir: str | Path | None = None,
+    on_corrupt: str = "refuse",
+    max_pixels: int = MAX_PIXELS,
+    white_level: White = None,
+) -> Splits:
+    """Memory-mapped uint8 (N, 3, image_size, image_size); a class is a folder, its images may lie deeper in it.
+
+    root: ROOT/{train,val,test}/CLASS/..., where a missing val is held out of train and a missing test is None,
+    or ROOT/CLASS/..., divided by the fractions; a fraction is of the whole, drawn from each class by split_seed,
+    and 0 leaves that split out. Splits go by the usual names (Training, test_set, valid, dev; see layout.py). Hidden
+    names are passed over; files without an image's suffix, folders of no split and exact copies are told with counts.
+    cache_dir: null is $XDG_CACHE_HOME/effbench, or ~/.cache/effbench. A cache serves as long as the files' names,
+    sizes and times, the split, image_size and max_pixels stay. Its tensors are read-only: writing to them crashes.
+    on_corrupt: 'refuse' lists the files that cannot be decoded and stops; 'skip' goes on without and counts them.
+    white_level: what becomes 255 in pictures of more than 8 bits, or two such values, for integers and for floats;
+    null: the smallest of 8, 10, 12, 14, 16, ... bits that holds train's largest value.
+    Raises ConfigError for an argument, DataError for files, each naming the key or the path.
+    """
+    _check_arguments(image_size, val_fraction, test_fraction, on_corrupt, max_pixels)
+    _check_seed(split_seed)
+    levels = _levels(white_level)
+    folder = _existing(root)
+    found = scan(folder)
+    rows = arrange(folder, found, val_fraction, test_fraction, split_seed)
+    pixels, record = _decoded(rows, image_size, max_pixels, cache_dir, levels)
+    kept = _without_bad(rows, record, on_corrupt)
+    _log_findings(found, record)
+    return _splits(kept, pixels, record.sha256, _facts(found, record))
+
+
+image_folder.takes_time = True  # type: ignore[attr-defined]  # what the config asks for is checked before
+
+
+def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of image_folder with those that a data file of one's own leaves out."""
+    return {name: word.default for name, word in inspect.signature(image_folder).parameters.items()} | options
+
+
+def split_sizes(options: dict[str, Any]) -> dict[str, int] | None:
+    """How many files each split of image_folder(**options) would have; None where it would refuse the folder."""
+    options = with_defaults(options)
+    _check_arguments(
+        *(options[key] for key in ("image_size", "val_fraction", "test_fraction", "on_corrupt", "max_pixels"))
+    )
+    _check_seed(options["split_seed"])
+    try:
+        folder = _existing(options["root"])
+        drawn = (options["val_fraction"], options["test_fraction"], options["split_seed"])
+        return arrange(folder, scan(folder), *drawn).counts
+    except DataError:
+        return None
+
+
+def one_split(
+    which: str | None,
+    classes: Sequence[str],
+    root: str | Path | None = None,
+    image_size: int = 224,
+    cache_dir: str | Path | None = None,
+    on_corrupt: str = "refuse",
+    max_pixels: int = MAX_PIXELS,
+    white_level: White = None,
+    **_: Any,
+) -> tuple[str, Split, str]:
+    """(its name, all images of a folder that is measured, sha256), labelled by `classes`; of ROOT/CLASS all.
+
+    which: of the splits where there are several; None: test, or the only one. The folder may lack classes, but hold
+    no others. The rest is as in `image_folder`, without what divides.
+    """
+    _check_arguments(image_size, 0, 0, on_corrupt, max_pixels)
+    folder = _existing(root)
+    found = scan(folder, need_train=False)
+    name = _measured(folder, found, which)
+    rows = _labelled(folder, found.splits[name], name, classes)
+    pixels, record = _decoded(rows, image_size, max_pixels, cache_dir, _levels(white_level))
+    kept = _without_bad(rows, record, on_corrupt)
+    _log_findings(found, record)
+    if len(found.splits[name]) < len(classes):
+        log.info(f"note: {printable(folder)} holds {len(found.splits[name])} of the run's {len(classes)} classes")
+    return ("test" if name == ALL else name), Split(pixels, kept.labels), record.sha256
+
+
+def _measured(root: Path, found: Scan, which: str | None) -> str:
+    """The split of the folder that is to be measured."""
+    if ALL in found.splits:
+        if which not in (None, "test"):
+            raise DataError(
+                f"data.root={printable(root)} is another folder than the run's, without splits: it is measured whole. "
+                f"Leave out split={which}, or name {printable(root)}/{which}/CLASS."
+            )
+        return ALL
+    only = next(iter(found.splits)) if len(found.splits) == 1 else "test"
+    name = which or only
+    if name not in found.splits:
+        there = ", ".join(found.splits)
+        raise DataError(f"data.root={printable(root)} holds {there} and no {name}: choose one with split=NAME.")
+    return name
+
+
+def _labelled(root: Path, found: ClassFiles, which: str, classes: Sequence[str]) -> Rows:
+    """Rows with the labels that the class names have in `classes`."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    if unknown := sorted(found.keys() - label_of.keys()):
+        raise DataError(
+            f"data.root={printable(root)}: {listed(unknown)} is no class of the run's: {listed(classes, 10)}. "
+            f"The class folders must bear the run's names.{differing_in_case(unknown, classes)}"
+        )
+    files = [path for members in found.values() for path in members]
+    labels = torch.tensor([label_of[name] for name, members in found.items() for _ in members])
+    return Rows(root, tuple(classes), files, labels, {which: len(files)})
+
+
+def _decoded(
+    rows: Rows, image_size: int, max_pixels: int, cache_dir: str | Path | None, levels: Levels | None
+) -> tuple[Tensor, CacheRecord]:
+    """The pixels of the rows and their record, from the cache or decoded into it."""
+    folder = expanded(cache_dir).absolute() if cache_dir else cache_home()
+
+    def place(chosen: Levels | None) -> Path:
+        return folder / f"image_folder-{fingerprint(rows, image_size, max_pixels, chosen)[:32]}.npy"
+
+    key = None if levels is None or serves(place(None), levels) else levels
+    cache = place(key)
+    sweep(folder)
+    loaded = read_cache(cache, rows, image_size)
+    if loaded is None:
+        build_cache(cache, rows, image_size, max_pixels, key)
+        loaded = read_cache(cache, rows, image_size, made_here=True)
+        if loaded is None or cache != place(key):
+            raise DataError(f"data.root={printable(rows.root)} changed while it was decoded. Start again.")
+    return loaded
+
+
+def _log_findings(found: Scan, record: CacheRecord) -> None:
+    """What was left out, scaled or found twice, with counts: at every load, not the first alone."""
+    for note in found.notes:
+        log.info(f"image_folder: {note}")
+    if found.skipped:
+        total = sum(found.skipped.values())
+        log.info(
+            f"image_folder: skipped {total} files that are no images by their suffix: {counted(found.skipped)} "
+            f"(read are {' '.join(SUFFIXES)})"
+        )
+    if record.levels:
+        log.info(f"image_folder: {_scaling(record, record.levels)}")
+    for line in record.copies.lines():
+        log.info(f"image_folder: {line}")
+
+
+def _scaling(record: CacheRecord, levels: Levels) -> str:
+    """'80 pictures hold more than 8 bits: integers from 0 to 4095 (12 bits) become 0 to 255'."""
+    bits = math.log2(levels.integers + 1)
+    shown = {
+        "integers": f"integers from 0 to {levels.integers:.0f}{f' ({bits:.0f} bits)' if bits.is_integer() else ''}",
+        "floats": f"floats from 0 to {levels.floats:g}",
+    }
+    scaled = " and ".join(shown[kind] for kind in shown if kind in record.deep)
+    above = f"; in {record.clipped} of them larger values, which become 255 too" if record.clipped else ""
+    return f"{sum(record.deep.values())} pictures hold more than 8 bits: {scaled} become 0 to 255{above}"
+
+
+def _facts(found: Scan, record: CacheRecord) -> dict[str, Any]:
+    """For the run's record, as far as there is anything to tell."""
+    copies = record.copies.facts()
+    facts = {
+        "undecodable_files": len(record.bad),
+        "skipped_files": dict(found.skipped),
+        "copies": {key: copies[key] for key in ("within", "across", "two_classes") if copies[key]},
+        "white_level": [record.levels.integers, record.levels.floats] if record.levels else None,
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def arrange(root: Path, scanned: Scan, val_fraction: float, test_fraction: float, split_seed: int) -> Rows:
+    """Every file with its label and split, from the names alone: nothing is opened."""
+    found = scanned.splits
+    classes = tuple(found[next(iter(found))])
+    if len(classes) < 2:
+        only = next(iter(subfolders(scanned.root)), root)
+        inside = len(subfolders(only)) if ALL in found else 0
+        wraps = f" If '{classes[0]}' only wraps the class folders, give data.root={printable(only)}."
+        raise DataError(
+            f"data.root={printable(root)} holds one class, '{classes[0]}'; telling classes apart takes two or more. "
+            f"Name the folder that holds the class folders, or that holds train/.{wraps if inside > 1 else ''}"
+        )
+    files, splits = _flat(found)
+    splits = _divided(splits, val_fraction, test_fraction, split_seed)
+    labels = torch.cat([split.labels for split in splits.values()])
+    order = torch.cat([split.images for split in splits.values()]).tolist()
+    counts = {which: len(split) for which, split in splits.items()}
+    rows = Rows(root, classes, [files[row] for row in order], labels, counts)
+    _check_every_class(rows, f"data.val_fraction={val_fraction:g}, data.test_fraction={test_fraction:g}")
+    return rows
+
+
+def fingerprint(rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> str:
+    """sha256 over what decides the cache: each file's name, size, time and row, and how it is decoded."""
+    scaling = None if levels is None else [levels.integers, levels.floats]
+    sha = hashlib.sha256(json.dumps([DECODER_VERSION, image_size, max_pixels, scaling, rows.counts]).encode())
+    for row, (path, label) in enumerate(zip(rows.files, rows.labels.tolist(), strict=True)):
+        try:
+            status = path.stat()
+        except OSError as error:  # a link to nothing, too
+            raise DataError(f"{printable(path)} cannot be read: {error.strerror}. Mend or remove it.") from error
+        sha.update(f"{label} {rows.relative(row)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return sha.hexdigest()
+
+
+def _check_arguments(
+    image_size: int, val_fraction: float, test_fraction: float, on_corrupt: str, max_pixels: int
+) -> None:
+    for key, pixels in (("image_size", image_size), ("max_pixels", max_pixels)):
+        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 1:
+            raise ConfigError(f"data.{key} must be a whole number, at least 1 pixel; got {pixels!r}.")
+    check_fraction("val_fraction", val_fraction)
+    check_fraction("test_fraction", test_fraction)
+    if val_fraction + test_fraction >= 1:
+        raise ConfigError(
+            "data.val_fraction + data.test_fraction must be below 1, to leave images to train on; "
+            f"got {val_fraction} + {test_fraction}."
+        )
+    if on_corrupt not in ("refuse", "skip"):
+        raise ConfigError(unknown_name("data.on_corrupt", on_corrupt, ["refuse", "skip"]))
+
+
+def _check_seed(split_seed: int) -> None:
+    if isinstance(split_seed, bool) or not isinstance(split_seed, int):
+        raise ConfigError(f"data.split_seed must be a whole number; got {split_seed!r}.")
+
+
+def _levels(white_level: White) -> Levels | None:
+    if white_level is None:
+        return None
+    values = list(white_level) if isinstance(white_level, Sequence) else [white_level] * 2
+    if len(values) != 2 or not all(isinstance(value, int | float) and 0 < value < float("inf") for value in values):
+        raise ConfigError(
+            f"data.white_level must be a number above 0, or two: for integers and for floats; got {white_level!r}. "
+            "For 12 bits write 4095."
+        )
+    return Levels(float(values[0]), float(values[1]))
+
+
+def _existing(root: str | Path | None) -> Path:
+    if root is None or root == "":
+        raise ConfigError(
+            "data=image_folder needs data.root=DIR, a folder of DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg."
+        )
+    if not isinstance(root, str | os.PathLike):
+        raise ConfigError(f"data.root must be a folder's path, as text; got {root!r}.")
+    folder = expanded(root).absolute()
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"data.root={printable(folder)} {what}. Name the folder that holds the class folders.")
+    return folder
+
+
+# --- from folders to rows -------------------------------------------------------------------------------------
+
+
+def _flat(found: dict[str, ClassFiles]) -> tuple[list[Path], dict[str, Split]]:
+    """All files in one list, and each split as positions in it: they stand in for images still undecoded."""
+    files: list[Path] = []
+    splits = {}
+    for which, classes in found.items():
+        labels = [label for label, members in enumerate(classes.values()) for _ in members]
+        splits[which] = Split(torch.arange(len(files), len(files) + len(labels)), torch.tensor(labels))
+        files += [path for members in classes.values() for path in members]
+    return files, splits
+
+
+def _divided(splits: dict[str, Split], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
+    """train, val and test, in that order, as far as there are folders or fractions for them."""
+    given: dict[str, Split | None] = dict(splits)
+    if ALL in splits:
+        rest, given["test"] = _held_out(splits[ALL], test_fraction, seed)
+        given["train"], given["val"] = _held_out(rest, val_fraction / (1 - test_fraction), seed)
+    elif "val" not in splits:
+        given["train"], given["val"] = _held_out(splits["train"], val_fraction, seed)
+    return {which: split for which in SPLITS if (split := given.get(which)) is not None}
+
+
+def _held_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
+    return hold_out(split, fraction, seed) if fraction > 0 else (split, None)
+
+
+def _check_every_class(rows: Rows, fractions: str) -> None:
+    for which, missing in _missing_classes(rows).items():
+        if missing:
+            total = int((rows.labels == missing[0]).sum())
+            raise DataError(
+                f"data.root={printable(rows.root)}: class '{rows.classes[missing[0]]}' has {total} images, too few "
+                f"for one in each of {', '.join(rows.counts)}: none is left for {which} ({fractions}; "
+                f"{len(missing)} such classes). Add images, remove the class, or set a fraction to 0."
+            )
+
+
+def _missing_classes(rows: Rows) -> dict[str, list[int]]:
+    """The labels that a split has no image of, for each split."""
+    parts = torch.split(rows.labels, list(rows.counts.values()))
+    seen = [torch.bincount(labels, minlength=len(rows.classes)) for labels in parts]
+    return {which: (count == 0).nonzero().flatten().tolist() for which, count in zip(rows.counts, seen, strict=True)}
+
+
+def _without_bad(rows: Rows, record: CacheRecord, on_corrupt: str) -> Rows:
+    """The rows that the cache holds; DataError if some are missing and on_corrupt is 'refuse'."""
+    if not record.bad:
+        return rows
+    share = f"{len(record.bad)} of {len(rows.files)} files cannot be decoded"
+    shown = list(record.bad.values())[:5]
+    more = [f"... and {len(record.bad) - len(shown)} more"] if len(record.bad) > len(shown) else []
+    if on_corrupt == "refuse":
+        listing = "".join(f"\n  {line}" for line in shown + more)
+        raise DataError(
+            f"data.root={printable(rows.root)}: {share}:{listing}\n"
+            "Mend or remove them, or go on without them: data.on_corrupt=skip."
+        )
+    log.info(f"image_folder: skipped: {share}: {' | '.join(shown + more)}")
+    kept = replace(
+        rows,
+        files=[path for row, path in enumerate(rows.files) if row not in record.bad],
+        labels=rows.labels[[row for row in range(len(rows.files)) if row not in record.bad]],
+        counts=_counts_without(rows.counts, record.bad),
+    )
+    _check_enough_left(kept)
+    return kept
+
+
+def _check_enough_left(rows: Rows) -> None:
+    """Skipping may take a class's last image from val or test, but not from train, and not a whole split."""
+    missing = _missing_classes(rows)
+    if missing.get("train"):
+        names = listed(rows.classes[label] for label in missing["train"])
+        raise DataError(f"data.root={printable(rows.root)}: no image to train on is left of the classes {names}.")
+    if empty := [which for which, count in rows.counts.items() if count == 0]:
+        raise DataError(f"data.root={printable(rows.root)}: no image is left in {', '.join(empty)}.")
+
+
+def _counts_without(counts: dict[str, int], bad: dict[int, str]) -> dict[str, int]:
+    left, start = {}, 0
+    for which, count in counts.items():
+        left[which] = count - sum(start <= row < start + count for row in bad)
+        start += count
+    return left
+
+
+def _splits(rows: Rows, pixels: Tensor, sha256: str, facts: dict[str, Any]) -> Splits:
+    counts = list(rows.counts.values())
+    parts = zip(torch.split(pixels, counts), torch.split(rows.labels, counts), strict=True)
+    splits = {which: Split(*part) for which, part in zip(rows.counts, parts, strict=True)}
+    name = f"image_folder/{printable(rows.root.resolve().name)}"  # what tells folders apart in a report
+    return Splits(name, splits["train"], splits.get("val"), splits.get("test"), rows.classes, sha256, facts)

@@ -1,0 +1,66 @@
+"""Random images of any shape and count: for throughput and smoke runs, where there is nothing to learn by heart."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from effbench.data.splits import Split, Splits, digest
+from effbench.errors import ConfigError, unknown_name
+
+TARGETS = ("class", "labels", "values")
+
+
+def synthetic(
+    num_train: int = 1024,
+    num_val: int = 256,
+    num_test: int = 256,
+    channels: int = 3,
+    image_size: int = 32,
+    num_classes: int = 10,
+    noise: float = 0.5,
+    split_seed: int = 0,
+    targets: str = "class",
+) -> Splits:
+    """One random prototype a class, mixed with `noise` in [0, 1] of uniform noise a sample; classes in turn.
+
+    images: uint8 (num_*, channels, image_size, image_size). At noise 1 the label cannot be learnt.
+    targets: of class k: 'class' k; 'labels' k and the next one; 'values' cos(2 pi (k - j) / num_classes) at column j.
+    """
+    if targets not in TARGETS:
+        raise ConfigError(unknown_name("data.targets", targets, TARGETS))
+    if min(num_train, num_val, num_test, channels, image_size, num_classes - 1) < 1:
+        raise ConfigError(
+            "data.num_train, num_val, num_test, channels and image_size must be at least 1 and num_classes at "
+            f"least 2; got {num_train}, {num_val}, {num_test}, {channels}, {image_size} and {num_classes}."
+        )
+    generator = torch.Generator().manual_seed(split_seed)
+    shape = (channels, image_size, image_size)
+    prototypes = torch.randint(0, 256, (num_classes, *shape), generator=generator, dtype=torch.uint8)
+
+    def draw(count: int) -> Split:
+        labels = torch.arange(count) % num_classes
+        images = torch.empty((count, *shape), dtype=torch.uint8)
+        for start in range(0, count, 1024):
+            rows = slice(start, min(start + 1024, count))
+            random = torch.randint(0, 256, images[rows].shape, generator=generator, dtype=torch.uint8)
+            images[rows] = torch.lerp(prototypes[labels[rows]].float(), random.float(), noise).round_()
+        return Split(images, of_class[labels] if of_class is not None else labels)
+
+    of_class = _of_class(targets, num_classes)
+    train, val, test = draw(num_train), draw(num_val), draw(num_test)
+    classes = tuple(f"class {label}" for label in range(num_classes))
+    return Splits("synthetic", train, val, test, classes, digest(train.images[:64], train.labels))
+
+
+def _of_class(targets: str, num_classes: int) -> Tensor | None:
+    """float (K, K): the targets of each class; None where they are class numbers."""
+    if targets == "class":
+        return None
+    columns = torch.arange(num_classes)
+    apart = (columns.unsqueeze(1) - columns) % num_classes
+    if targets == "labels":
+        return ((apart == 0) | (apart == num_classes - 1)).float()
+    return torch.cos(2 * math.pi / num_classes * apart)

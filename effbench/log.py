@@ -1,0 +1,98 @@
+"""The `effbench` logger: narration on stderr; results go to stdout by print.
+
+A module logs by `logging.getLogger(__name__)`. Without configuration, INFO lines are plain text on sys.stderr, warnings
+and errors begin with "warning: " and "error: ", and ranks of torchrun other than 0 with "[rank N] ". A program takes
+over by configuring `logging.getLogger("effbench")`: its level and its further handlers count; with `propagate = True`
+or a handler of its own for stderr or stdout, nothing is written from here, so no line appears twice. A logger that has
+handlers when effbench is imported is left as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+from effbench.console import encodable
+from effbench.escaping import for_terminal
+
+LOGGER = logging.getLogger("effbench")
+PREFIXES = {logging.WARNING: "warning: ", logging.ERROR: "error: ", logging.CRITICAL: "error: "}
+
+
+class NarrationFormatter(logging.Formatter):
+    """[rank N] LOGGER: warning: TEXT; rank 0 and, unless DEBUG lines are shown, the logger's name are left out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        rank = os.environ.get("RANK", "0")
+        name = f"{record.name}: " if LOGGER.isEnabledFor(logging.DEBUG) else ""
+        prefix = PREFIXES.get(record.levelno, "")
+        return for_terminal(f"{'' if rank == '0' else f'[rank {rank}] '}{name}{prefix}{super().format(record)}")
+
+
+class NarrationHandler(logging.Handler):
+    """Writes to what sys.stderr is when a line comes. A line that cannot be written is lost; it never ends a run.
+
+    print_above: writes a line above a progress bar, while one is shown.
+    """
+
+    print_above: Callable[[str], object] | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if LOGGER.propagate or any(handler is not self and _is_on_console(handler) for handler in LOGGER.handlers):
+            return
+        with suppress(Exception):
+            line = self.format(record)
+            if self.print_above is not None:
+                self.print_above(line)
+            else:
+                _print(line, sys.stderr)
+
+
+def _is_on_console(handler: logging.Handler) -> bool:
+    console = (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
+    return any(getattr(handler, "stream", None) is stream for stream in console if stream is not None)
+
+
+def _print(line: str, stream: TextIO | None) -> None:
+    if stream is None:
+        return
+    try:
+        stream.write(line + "\n")
+    except UnicodeEncodeError:
+        stream.write(encodable(line, stream) + "\n")
+    stream.flush()
+
+
+_HANDLER = NarrationHandler()
+_HANDLER.setFormatter(NarrationFormatter())
+
+
+def install() -> None:
+    """Shows narration on stderr, unless the program has given the logger handlers of its own."""
+    if LOGGER.handlers:
+        return
+    LOGGER.addHandler(_HANDLER)
+    LOGGER.propagate = False  # else a program's root handler would show each line twice
+    if LOGGER.level == logging.NOTSET:
+        LOGGER.setLevel(logging.INFO)
+
+
+@contextmanager
+def at_level(level: int | None) -> Iterator[None]:
+    """Lines of this level and above while the block runs; None: as configured."""
+    before = LOGGER.level
+    if level is not None:
+        LOGGER.setLevel(level)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(before)
+
+
+def print_above_bar(write: Callable[[str], object] | None) -> None:
+    """Until the next call, lines go through `write`, which prints them above a progress bar; None: to stderr."""
+    _HANDLER.print_above = write

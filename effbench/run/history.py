@@ -1,0 +1,190 @@
+"""The sessions of a run: what each was started with, and which steps it made.
+
+Each checkpoint's manifest lists the sessions that made its weights, the last of them unended, and the settings of that
+one; summary.json lists them as they ended. A resumed session changes config.yaml and .hydra/overrides.yaml only when
+its first checkpoint is written: until then the weights are those of an earlier one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from effbench.config.compare import config_digest, differing
+from effbench.config.schema import Config
+from effbench.config.versions import stamped
+from effbench.config.yaml_text import parse_yaml, write_yaml
+from effbench.guarded import read_text
+from effbench.records import read_summary, write_summary, write_text
+from effbench.redaction import redact
+from effbench.run.overrides import is_ephemeral
+from effbench.training.checkpoint import Checkpoints, committed, read_manifest
+from effbench.training.state import TrainState
+
+LIBRARIES = ("effbench", "torch", "torchvision", "numpy")
+Session = dict[str, Any]
+
+
+class Sessions:
+    """The one at work, and those before it.
+
+    words: the overrides that `config` was composed from; None where it was made in Python.
+    """
+
+    def __init__(self, config: Config, folder: Path, words: Sequence[str] | None, begun: datetime):
+        self.folder = folder
+        self.settings: dict[str, Any] = redact(config.to_dict())
+        self.versions = {name: version(name) for name in LIBRARIES}
+        self._words = None if words is None else redact([word for word in words if not is_ephemeral(word)])
+        self._resumed = False
+        self.earlier: list[Session] = []
+        self.current: Session = {
+            "started": begun.astimezone().isoformat(timespec="milliseconds"),
+            "ended": None,
+            "status": "running",
+            "stop_reason": None,
+            "from_step": 0,
+            "to_step": None,
+            "overrides": self._words,
+            "argv": redact(list(sys.argv)),
+            "changed": {},
+            "log_every_n_steps": config.trainer.log_every_n_steps,
+            "config": config_digest(self.settings),
+            "versions": self.versions,
+        }
+
+    def settle(self, config: Config) -> None:
+        """The config with what follows from the data."""
+        self.settings = redact(config.to_dict())
+        self.current["config"] = config_digest(self.settings)
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint's manifest says of the session that writes it."""
+        return {
+            "config": self.current["config"],
+            "settings": stamped(self.settings),
+            "versions": self.versions,
+            "sessions": [*self.earlier, self.current],
+        }
+
+    def follow(self, checkpoint: Path, before: Mapping[str, Any]) -> None:
+        """This session goes on from `checkpoint`, which was written under the config `before`."""
+        manifest = read_manifest(checkpoint)
+        self._resumed, self.earlier = True, earlier_sessions(self.folder, manifest)
+        self.current["from_step"] = manifest["step"]
+        self.current["changed"] = {key: [old, new] for key, old, new in differing(redact(before), self.settings)}
+
+    def begin(self, checkpoints: Checkpoints | None) -> None:
+        """Before the first step. A summary that is there tells of an earlier session, and from now on of its end."""
+        if checkpoints is not None:
+            checkpoints.identity |= self.identity()
+        if not self._resumed:
+            self._write_config()
+            return
+        if checkpoints is not None:
+            checkpoints.first_saved = self._write_settings
+        if (self.folder / "summary.json").is_file():
+            why = f"the session that went on from step {self.current['from_step']} has not ended"
+            self.write_summary({**read_summary(self.folder), "status": "interrupted", "stop_reason": why})
+
+    def end(self, state: TrainState, outcome: Mapping[str, Any]) -> None:
+        """Writes the summary."""
+        self.current |= {"status": state.status, "stop_reason": state.stop_reason}
+        self.current |= {"to_step": state.step, "ended": _now()}
+        self.write_summary(outcome)
+
+    def fail(self, status: str, outcome: dict[str, Any]) -> None:
+        """As `end` for a session that broke: what the summary told of earlier ones is kept."""
+        saved = [int(path.name.removeprefix("step-")) for path in committed(self.folder / "checkpoints")]
+        self.current |= {"status": status, "stop_reason": outcome["error"]}
+        self.current |= {"to_step": max(saved, default=0), "ended": _now()}
+        if self._resumed and (self.folder / "summary.json").is_file():
+            told = {key: value for key, value in outcome.items() if value}
+            outcome = {**read_summary(self.folder), "stop_reason": None, **told}
+        self.write_summary(outcome)
+
+    def write_summary(self, content: Mapping[str, Any]) -> None:
+        write_summary(self.folder, {**content, "sessions": [*self.earlier, self.current]})
+
+    def _write_settings(self) -> None:
+        """config.yaml and .hydra/overrides.yaml as of now, where they say anything else."""
+        path = self.folder / ".hydra" / "overrides.yaml"
+        changed = self._write_config()
+        if self._words is None:
+            if changed:
+                path.unlink(missing_ok=True)  # a resume then goes by config.yaml
+        elif not path.is_file() or _lasting(path) != self._words:
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, write_yaml(self._words))
+
+    def _write_config(self) -> bool:
+        text = write_yaml(stamped(self.settings))
+        path = self.folder / "config.yaml"
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            return False
+        write_text(path, text)
+        return True
+
+
+def earlier_sessions(folder: Path, manifest: Mapping[str, Any]) -> list[Session]:
+    """Those that led to a checkpoint, each as it ended; and those after it that saved nothing."""
+    step = manifest["step"]
+    summary = read_summary(folder) if (folder / "summary.json").is_file() else {}
+    told = _sound(summary.get("sessions"))
+    if not told and "sessions" not in manifest:
+        told = [_of_older_record(summary or {"status": "killed", "steps": step})]
+    ended = {session["started"]: session for session in told}
+    found = [ended.get(session["started"], session) for session in _sound(manifest.get("sessions"))]
+    known = {session["started"] for session in found}
+    found += [session for session in told if session["started"] not in known]
+    return [_ended(session, step) for session in found]
+
+
+def _sound(sessions: Any) -> list[Session]:
+    """Those that are sessions: the folder may be a stranger's."""
+    found = [session for session in sessions or [] if isinstance(session, dict)] if isinstance(sessions, list) else []
+    steps = [(session, session.get("from_step"), session.get("to_step")) for session in found]
+    return [
+        session
+        for session, begun, ended in steps
+        if isinstance(begun, int) and isinstance(ended, int | None) and isinstance(session.get("started"), str | None)
+        and isinstance(session.get("status"), str)
+    ]  # fmt: skip
+
+
+def _ended(session: Session, step: int) -> Session:
+    """One that says nothing of its end was killed; it made what its last checkpoint holds."""
+    if session["status"] != "running":
+        return session
+    return {**session, "status": "killed", "to_step": max(step, session["from_step"])}
+
+
+def _of_older_record(summary: Mapping[str, Any]) -> Session:
+    """The one session of a run that was written before there were lists of them."""
+    timing = summary.get("timing") or {}
+    return {
+        "started": timing.get("started"),
+        "ended": None,
+        "status": summary["status"],
+        "stop_reason": summary.get("stop_reason"),
+        "from_step": 0,
+        "to_step": summary.get("steps", 0),
+        "overrides": None,
+        "argv": summary.get("argv", []),
+        "changed": {},
+        "config": None,
+        "versions": {},
+    }
+
+
+def _lasting(path: Path) -> list[str]:
+    words = parse_yaml(read_text(path), str(path), recorded=True) or []
+    return [str(word) for word in words if not is_ephemeral(str(word))]
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")

@@ -1,0 +1,122 @@
+"""From overrides to a trained run, with Hydra's record of the job beside ours."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.config.compose import compose_raw, parse, plain
+from effbench.errors import ConfigError, MissingExtraError
+from effbench.gc_pause import uncollected
+from effbench.run.lock import claimed
+from effbench.run.outcome import report
+from effbench.run.overrides import lasting
+from effbench.run.resume_words import with_resume
+
+if TYPE_CHECKING:
+    from effbench.config.schema import Config
+    from effbench.run.run import Run
+
+
+Composed = tuple[Any, "Config"]  # as Hydra composed it, its own node included, and as checked
+
+
+def composed(overrides: Sequence[str], config_dir: str | None = None) -> Composed:
+    """The config of one run, checked before torch is imported, and before any folder is made."""
+    overrides = with_resume(overrides, config_dir)
+    with uncollected():
+        raw = compose_raw(overrides, config_dir)
+        return raw, parse(plain(raw))
+
+
+def train_one(overrides: Sequence[str], config_dir: str | None = None, as_json: bool = False) -> int:
+    """One run in this process; returns the exit code."""
+    return train_composed(composed(overrides, config_dir), as_json, config_dir)
+
+
+def train_composed(whole: Composed, as_json: bool = False, config_dir: str | None = None) -> int:
+    raw, config = whole
+    _check_job_options(raw)
+    folder = Path(raw.hydra.run.dir)
+    with claimed(folder, resumes=config.resume is not None), hydra_job(raw, folder):
+        run = _train_recorded(raw, config, folder)
+    return report(run, as_json, config_dir) if run else 0
+
+
+def _check_job_options(raw: Any) -> None:
+    if raw.hydra.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir must stay false: paths such as data.root=DIR are relative to where you call."
+        )
+    if raw.hydra.output_subdir != ".hydra":
+        raise ConfigError(
+            "hydra.output_subdir must stay .hydra: resume=RUN reads there what the run was started with; got "
+            f"{'null' if raw.hydra.output_subdir is None else raw.hydra.output_subdir}."
+        )
+    if not str(raw.hydra.run.dir).strip():
+        raise ConfigError("hydra.run.dir is empty; for the folder you are in, write hydra.run.dir=.")
+
+
+def _train_recorded(raw: Any, config: Config, folder: Path) -> Run | None:
+    """The run, with Hydra's record of the job (.hydra/); None on ranks other than 0, which leave no record."""
+    with uncollected():
+        from effbench.run.session import train_claimed
+        from effbench.training.distributed import environment_rank
+
+    words = lasting(raw.hydra.overrides.task)
+    if environment_rank() > 0:
+        train_claimed(config, folder, words)
+        return None
+    if config.resume:  # the record of the first session stays until this one has begun
+        return train_claimed(config, folder, words)
+    try:
+        record_job(raw, folder)
+        return train_claimed(config, folder, words)
+    except (ConfigError, MissingExtraError):
+        shutil.rmtree(folder / ".hydra", ignore_errors=True)  # a refused run leaves nothing
+        raise
+
+
+@contextmanager
+def hydra_job(raw: Any, folder: Path) -> Iterator[None]:
+    """Hydra's state while a job runs: HydraConfig and the environment of hydra.job.env_set."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import env_override
+    from omegaconf import OmegaConf, open_dict, read_write
+
+    environment: Any = OmegaConf.to_container(raw.hydra.job.env_set, resolve=True)
+    state = HydraConfig.instance()
+    before = state.cfg
+    with read_write(raw.hydra.runtime), open_dict(raw.hydra.runtime):
+        raw.hydra.runtime.output_dir = str(folder.absolute())
+    state.set_config(raw)
+    try:
+        with env_override(environment):
+            yield
+    finally:
+        state.cfg = before
+
+
+def record_job(composed: Any, folder: Path) -> None:
+    """.hydra/ as Hydra writes it, without secrets: config.yaml, hydra.yaml, overrides.yaml. Within a job of Hydra's.
+
+    composed: the job's config, with or without its node `hydra`.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from effbench.records import write_text
+    from effbench.redaction import redact
+
+    whole: Any = HydraConfig.instance().cfg
+    own = OmegaConf.to_container(OmegaConf.masked_copy(whole, ["hydra"]), enum_to_str=True)
+    assert isinstance(own, dict)
+    own["hydra"]["output_subdir"] = ".hydra"  # as the user set it; this function stands in for what it asks for
+    task = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    parts = {"config": OmegaConf.to_container(task, enum_to_str=True), "hydra": own}
+    (folder / ".hydra").mkdir(exist_ok=True)
+    for name, content in {**parts, "overrides": own["hydra"]["overrides"]["task"]}.items():
+        write_text(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(redact(content))))

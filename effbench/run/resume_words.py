@@ -1,0 +1,83 @@
+"""resume=RUN and resume=auto, turned into the overrides of the run that goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from effbench.cache_dir import expanded
+from effbench.config.compose import compose_raw
+from effbench.config.recipes import quoted
+from effbench.errors import ConfigError
+from effbench.run.overrides import lasting, merge_overrides, override_key, recorded_overrides
+
+log = logging.getLogger(__name__)
+
+
+def with_resume(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
+    """For resume=RUN: RUN's own overrides first, then these, and its folder as the output folder.
+
+    resume=auto goes on in hydra.run.dir where that is given; else it takes the newest unfinished run under outputs/
+    that was started with the same overrides. It starts afresh where there is none.
+    """
+    if any(word.startswith("sweep.resume=") for word in overrides):
+        raise ConfigError("sweep.resume=DIR goes on with a sweep, by: effbench train -m sweep.resume=DIR")
+    wanted = [word.removeprefix("resume=").strip("'\"") for word in overrides if word.startswith("resume=")]
+    mine = [word for word in overrides if not word.startswith("resume=")]
+    if not wanted or wanted[-1] == "null":
+        return mine
+    if not wanted[-1]:
+        raise ConfigError("resume= names no run: give a run's folder, auto, or null to start anew.")
+    placed = any(override_key(word) == "hydra.run.dir" for word in mine)
+    if wanted[-1] != "auto":
+        folder = expanded(wanted[-1])
+        return _resumed(folder, _without_place(mine, folder, config_dir) if placed else mine)
+    if placed:
+        from effbench.run.requeue import unfinished_in
+
+        found = unfinished_in(mine, config_dir)
+        return mine if found is None else [*mine, f"resume={quoted(found)}"]
+    newest = newest_unfinished(Path("outputs"), mine)
+    if newest is not None:
+        return _resumed(newest, mine)
+    log.info("resume=auto: no unfinished run of this config under outputs/; starting afresh")
+    return mine
+
+
+def _resumed(folder: Path, mine: Sequence[str]) -> list[str]:
+    earlier = recorded_overrides(folder)
+    if earlier is None and (folder / "sweep.json").is_file():
+        raise ConfigError(f"resume={folder}: a sweep goes on with: effbench train -m sweep.resume={folder}")
+    if earlier is None:
+        raise ConfigError(
+            f"resume={folder}: there is no run in that folder (it holds neither .hydra/overrides.yaml nor config.yaml)."
+        )
+    return [*merge_overrides(earlier, mine), f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
+
+
+def _without_place(words: Sequence[str], folder: Path, config_dir: str | None) -> list[str]:
+    """The words without hydra.run.dir, which may only say the same as resume=RUN."""
+    place = [word for word in words if override_key(word) == "hydra.run.dir"]
+    given = Path(compose_raw(place, config_dir).hydra.run.dir)
+    if given.resolve() != folder.resolve():
+        raise ConfigError(
+            f"resume={folder} goes on in that folder, so {place[-1]} cannot hold. Leave it out; or give resume=auto "
+            "beside it, which goes on with what lies there, or starts there."
+        )
+    return [word for word in words if word not in place]
+
+
+def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
+    """The newest run under `outputs` with these overrides that was interrupted or killed after a checkpoint."""
+    from effbench.records import read_summary
+    from effbench.redaction import redact
+
+    same = [path.parents[1] for path in outputs.glob("*/*/.hydra/overrides.yaml")]
+    for folder in sorted(same, key=lambda run: run.stat().st_mtime, reverse=True):
+        saved = any((folder / "checkpoints").glob("step-*"))
+        if not saved or recorded_overrides(folder) != redact(lasting(overrides)):
+            continue
+        if not (folder / "summary.json").is_file() or read_summary(folder)["status"] == "interrupted":
+            return folder
+    return None

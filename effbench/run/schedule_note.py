@@ -1,0 +1,75 @@
+"""A line where a schedule cannot change the learning rate in the run at hand."""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+import torch
+
+from effbench import build
+from effbench.config.schema import Config
+from effbench.schedulers import Constant, Plateau, Schedule
+from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
+from effbench.training.schedule import TorchSchedule
+from effbench.training.trainer import Trainer
+from effbench.units import counted
+
+_TRIED = 2000  # steps of a schedule that can only be stepped, not asked
+_ASKED = 500  # places at which one of effbench's is asked
+
+
+def schedule_note(config: Config, trainer: Trainer) -> str | None:
+    """None where the schedule acts, or is constant by choice."""
+    per_epoch = trainer.train.steps_per_epoch
+    steps = trainer.limits.total_steps(per_epoch)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule = build.schedule(config, optimizer, steps, per_epoch)
+    if isinstance(schedule, Plateau):
+        return _plateau(schedule, trainer)
+    if isinstance(schedule, Schedule):
+        if 0 < steps <= schedule.warmup:
+            warmup = counted(schedule.warmup, "step")
+            return f"scheduler.warmup takes {warmup}, the run {steps}: it ends before the warm-up does"
+        first = schedule.warmup
+        places = {first + (steps - 1 - first) * place // _ASKED for place in range(_ASKED + 1)}
+        rates = {schedule.factor(place) for place in places}
+    elif isinstance(schedule, TorchSchedule) and steps <= _TRIED:
+        rates = {_next_rate(schedule, optimizer) for _ in range(steps)}
+    else:
+        return None
+    if len(rates) > 1 or isinstance(schedule, Constant):
+        return None
+    return (
+        f"scheduler {config.scheduler.label} leaves the learning rate as it is in all of this run's "
+        f"{counted(steps, 'step')}: "
+        "shorten its spans ('33%' of the run), or train longer"
+    )
+
+
+def _plateau(schedule: Plateau, trainer: Trainer) -> str | None:
+    stopping, needed = trainer.early_stopping, schedule.patience + 1
+    if _watches(stopping, trainer.plateau_metric) and max(stopping.patience, 1) <= needed:
+        return (
+            f"scheduler.patience={schedule.patience} acts after {needed} validations in a row without improvement, "
+            f"but early_stopping.patience={stopping.patience} ends the run by then: lower the first"
+        )
+    every = trainer.intervals.validate_epochs * trainer.train.steps_per_epoch
+    steps = trainer.limits.total_steps(trainer.train.steps_per_epoch)
+    validations = -(-steps // every) - schedule.warmup // every
+    if validations < needed + 2:  # one that is the best so far, and one after the reduction
+        return (
+            f"scheduler.patience={schedule.patience} takes more validations than the {max(validations, 0)} of this run "
+            "after the warm-up: the learning rate will not be reduced; lower it, or train longer"
+        )
+    return None
+
+
+def _watches(stopping: NoEarlyStopping, metric: str) -> TypeGuard[EarlyStopping]:
+    return isinstance(stopping, EarlyStopping) and stopping.monitor == metric
+
+
+def _next_rate(schedule: TorchSchedule, optimizer: torch.optim.Optimizer) -> float:
+    rate = float(optimizer.param_groups[0]["lr"])
+    optimizer.step()
+    schedule.step()
+    return rate

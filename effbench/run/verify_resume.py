@@ -1,0 +1,162 @@
+"""Proof for the user's own config: killed and resumed, it ends to the bit as if nothing had happened."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.config.compose import compose
+from effbench.config.schema import Config
+from effbench.disk import followed
+from effbench.errors import ConfigError, EffbenchError
+from effbench.records import read_metrics
+from effbench.report.verify import Check
+from effbench.run.session import train
+from effbench.training.callbacks import Callback, Context
+from effbench.training.checkpoint import read_checkpoint
+
+log = logging.getLogger(__name__)
+
+STEPS, AT = 8, 5
+SPEEDS = ("train/images_per_s",)
+TIMES = ("training_s", "elapsed_s")
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def verify_resume(words: Sequence[str], config_dir: str | None = None) -> list[Check]:
+    """Trains for `steps` steps whole, and again killed after step `at`; a check for each thing compared.
+
+    words: overrides, and steps=N at=K. Raises ConfigError for bad ones, EffbenchError where a sitting fails.
+    """
+    steps, at, overrides = _own_options(words)
+    config = _short(compose(overrides, config_dir), steps)
+    with tempfile.TemporaryDirectory(prefix="effbench-verify-") as scratch:
+        whole, broken = Path(scratch) / "whole", Path(scratch) / "broken"
+        _sitting("uninterrupted", lambda: train(config, whole), expected=0)
+        _sitting(f"killed after step {at}", lambda: _killed(config, broken, at), expected=-signal.SIGKILL)
+        again = config.model_copy(update={"resume": str(broken)})
+        _sitting("resumed", lambda: train(again, broken), expected=0)
+        return list(_compared(whole, broken))
+
+
+def _own_options(words: Sequence[str]) -> tuple[int, int, list[str]]:
+    own = {"steps": STEPS, "at": AT}
+    rest = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key not in own or not equals:
+            rest.append(word)
+        elif not value.isascii() or not value.isdigit() or int(value) < 1:
+            raise ConfigError(f"{key} must be a number of steps, at least 1; got {value!r}.")
+        else:
+            own[key] = int(value)
+    if own["at"] >= own["steps"]:
+        raise ConfigError(f"at must be below steps={own['steps']}: the kill comes after that step; got {own['at']}.")
+    return own["steps"], own["at"], rest
+
+
+def _short(config: Config, steps: int) -> Config:
+    """The config for a few steps, in epochs of half as many, so that the kill and a validation come in between."""
+    trainer = {
+        "max_steps": steps, "max_epochs": None, "max_time": None, "log_every_n_steps": 1,
+        "limit_train_batches": max(1, steps // 2), "limit_val_batches": 2, "limit_test_batches": 1,
+    }  # fmt: skip
+    checkpoint = {"every_n_steps": 1, "save_last": True, "background": False}  # the kill must find what is promised
+    return config.model_copy(
+        update={
+            "resume": None,
+            "trainer": config.trainer.model_copy(update=trainer),
+            "checkpoint": config.checkpoint.model_copy(update=checkpoint),
+            "logger": config.logger.model_copy(update={"name": "csv"}),
+        }
+    )
+
+
+def _sitting(what: str, work: Callable[[], Any], expected: int) -> None:
+    """In a process of its own, forked: its kill must be real, and its randomness its own."""
+    log.info(f"-- {what}")
+    process = multiprocessing.get_context("fork").Process(target=_quietly, args=(work,))
+    process.start()
+    process.join()
+    if process.exitcode != expected:
+        raise EffbenchError(f"the sitting '{what}' ended with exit code {process.exitcode}; expected {expected}.")
+
+
+def _quietly(work: Callable[[], Any]) -> None:
+    try:
+        with redirect_stdout(sys.stderr):
+            work()
+    except EffbenchError as error:
+        log.error(error)
+        sys.exit(error.exit_code)
+
+
+def _killed(config: Config, folder: Path, at: int) -> None:
+    """SIGKILL at the end of step `at`, before its checkpoint: the step is lost and must be made again."""
+
+    class Kill(Callback):
+        def step_end(self, context: Context) -> None:
+            if context.state.step == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    train(config, folder, callbacks=[Kill()])
+
+
+def _compared(whole: Path, broken: Path) -> Iterator[Check]:
+    a, b = (read_checkpoint(followed(folder / "checkpoints" / "last")) for folder in (whole, broken))
+    yield _check("weights", a.weights, b.weights)
+    yield _check("averaged weights", a.ema, b.ema)
+    for name in sorted({*a.state, *b.state}):
+        yield _check(name, *(_without(side.state.get(name), TIMES) for side in (a, b)))
+    rows = [[_without(row, SPEEDS) for row in read_metrics(folder)] for folder in (whole, broken)]
+    yield _check("metrics.csv", *rows)
+
+
+def _without(value: Any, keys: Sequence[str]) -> Any:
+    return {key: item for key, item in value.items() if key not in keys} if isinstance(value, Mapping) else value
+
+
+def _check(name: str, a: Any, b: Any) -> Check:
+    different = list(differences(a, b))
+    if different:
+        return Check(name, "", f"differs in {len(different)} places, such as {different[0]}")
+    return Check(name, f"equal to the bit ({_count(a)} values)")
+
+
+def differences(a: Any, b: Any, place: str = "") -> Iterator[str]:
+    """Where two nests of tensors and plain values are not the same to the bit."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in dict.fromkeys([*a, *b]):
+            yield from differences(a.get(key), b.get(key), f"{place}.{key}".lstrip("."))
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        for index, (left, right) in enumerate(zip(a, b, strict=True)):
+            yield from differences(left, right, f"{place}[{index}]")
+    elif isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.dtype != b.dtype or a.shape != b.shape or _bytes(a) != _bytes(b):
+            yield place
+    elif type(a) is not type(b) or (a != b and not (a != a and b != b)):
+        yield place
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """To the bit: NaN equals itself, and -0 is not 0."""
+    return tensor.detach().cpu().contiguous().flatten().view(dtype=_INTEGERS[tensor.element_size()]).numpy().tobytes()
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel()
+    if isinstance(value, Mapping):
+        return sum(map(_count, value.values()))
+    return sum(map(_count, value)) if isinstance(value, list | tuple) else 1

@@ -1,0 +1,187 @@
+"""Which names a `_target_` may hold: an allowlist, because a blocklist is no boundary.
+
+`check_targets` judges the name alone, when the config is read, before anything is imported. `resolve` looks it up
+without calling it, and what it *is* decides: its own module must be allowed, so an alias such as
+`torchvision.models.os.system` is judged as `os.system`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from effbench.errors import ConfigError
+
+MODULES = {
+    "model": ("effbench.models", "torchvision.models", "timm.models"),
+    "optimizer": ("effbench.optimizers", "torch.optim", "timm.optim"),
+    "scheduler": ("effbench.schedulers", "torch.optim.lr_scheduler"),
+    "data": ("effbench.data",),
+    "task": ("effbench.tasks", "effbench.metrics"),
+    "loss": ("effbench.tasks.losses", "torch.nn.modules.loss"),
+}
+SEVERAL = {"callbacks": ("effbench.callbacks",)}  # groups of named objects, each with a _target_
+_ALL = MODULES | SEVERAL
+RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # what makes Hydra build an object
+RUN_FILES = ("summary.json", "manifest.json", ".hydra")  # of a run's folder, which may be a stranger's
+MAX_NODES, MAX_DEPTH = 20_000, 30  # lists and mappings of a config
+
+
+_beside: list[Path] = []  # folders of --config-dir and those that hold them
+
+
+def look_beside(config_dir: Path) -> None:
+    """From now on modules that allow_targets names are also looked for in the folder and beside it."""
+    folder = config_dir.resolve()
+    _beside.extend(place for place in (folder, folder.parent) if place not in _beside)
+
+
+def check_targets(content: Mapping[str, Any]) -> None:
+    """Refuses a config by names alone: a `_target_` outside its group's modules, or any key that builds, further in.
+
+    content: plain containers, as read; what is not of the right type is left to the schema. Raises ConfigError.
+    """
+    mine = content.get("allow_targets")
+    allow_targets = [name for name in mine if isinstance(name, str)] if isinstance(mine, list | tuple) else []
+    for key, section in _built_sections(content):
+        target = section.get("_target_") if isinstance(section, Mapping) else None
+        allowed = (*_modules(key), *allow_targets)
+        if isinstance(target, str) and not _may_be(target, allowed):
+            raise ConfigError(_refusal(key, target, allowed))
+    for path in _reserved(content):
+        depth = 3 if path[0] in SEVERAL else 2
+        if path[0] in SEVERAL and path[1:] == ("_target_",):
+            continue  # callbacks._target_: the schema says what to write
+        if not (len(path) == depth and path[0] in _ALL and path[-1] == "_target_"):
+            raise ConfigError(
+                f"{'.'.join(path)} is not allowed: only {', '.join(MODULES)} and each of callbacks have a _target_, "
+                "one each, and no option builds an object. Give the option a plain value."
+            )
+
+
+def _built_sections(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(key, section) of each part of a config that has a _target_: optimizer, callbacks.NAME."""
+    for group in MODULES:
+        yield group, content.get(group)
+    for group in SEVERAL:
+        section = content.get(group)
+        for name, part in section.items() if isinstance(section, Mapping) else ():
+            yield f"{group}.{name}", part
+
+
+def _modules(key: str) -> tuple[str, ...]:
+    """The modules that a section's _target_ may name; of callbacks.NAME, those of callbacks."""
+    return _ALL[key.partition(".")[0]]
+
+
+def _reserved(content: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Where a key of RESERVED stands, at any depth.
+
+    Raises ConfigError for a config without end: YAML's anchors can make one that contains itself, or a few lines that
+    stand for billions.
+    """
+    pending: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    for count, (path, value) in enumerate(iter(lambda: pending.pop() if pending else None, None)):
+        if count > MAX_NODES or len(path) > MAX_DEPTH:
+            raise ConfigError(f"{'.'.join(path[:3])} holds too much: {MAX_NODES} lists and {MAX_DEPTH} levels at most.")
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            here = (*path, str(key))
+            if key in RESERVED:
+                yield here
+            if isinstance(item, Mapping | list | tuple):
+                pending.append((here, item))
+
+
+def _may_be(target: str, allowed: Sequence[str]) -> bool:
+    """Whether the name is a public one below an allowed module."""
+    return any(
+        all(part.isidentifier() and not part.startswith("_") for part in target[len(module) + 1 :].split("."))
+        for module in allowed
+        if target.startswith(f"{module}.")
+    )
+
+
+def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Callable[..., Any]:
+    """The class or function that `target` names, not called. Raises ConfigError where it is not allowed."""
+    allowed = (*_modules(group), *allow_targets)
+    if not _may_be(target, allowed):
+        raise ConfigError(_refusal(group, target, allowed))
+    if not _may_be(target, _modules(group)):
+        _make_importable(target.partition(".")[0])
+    found = _look_up(group, target)
+    home = getattr(found, "__module__", None) or ""
+    kind = inspect.isclass(found) or inspect.isfunction(found)
+    if not kind or not _inside(home, allowed) or _is_helper(found, home):
+        raise ConfigError(_refusal(group, target, allowed))
+    return found  # type: ignore[no-any-return]
+
+
+def _is_helper(found: Any, home: str) -> bool:
+    """Whether it is a function of torchvision or timm that builds no model: some of them unpickle files."""
+    library, name = home.partition(".")[0], found.__name__
+    if library == "torchvision" and inspect.isfunction(found):
+        from torchvision.models import get_model_builder, list_models
+
+        return name not in list_models() or get_model_builder(name) is not found
+    if library == "timm" and inspect.isfunction(found):
+        from timm.models import is_model, model_entrypoint
+
+        return not is_model(name) or model_entrypoint(name) is not found
+    return False
+
+
+def _inside(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _make_importable(name: str) -> None:
+    """Puts the folder of a user's module last on sys.path, where it is not found without: beside --config-dir, or here.
+
+    Only the user names modules in allow_targets; a run's folder is no place to take one from.
+    """
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        return
+    for folder in (*_beside, Path.cwd()):
+        of_a_run = any((folder / file).exists() for file in RUN_FILES)
+        if not of_a_run and PathFinder.find_spec(name, [str(folder)]) is not None:
+            sys.path.append(str(folder))
+            importlib.invalidate_caches()
+            return
+
+
+def _look_up(group: str, target: str) -> Any:
+    """Imports the longest prefix that is a module, then follows attributes."""
+    parts = target.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError as error:
+            if error.name and ".".join(parts[:cut]).startswith(error.name):
+                continue
+            raise ConfigError(f"{group}._target_ {target!r} cannot be imported: {error}.") from error
+        except Exception as error:  # a module may do anything when it is imported
+            raise ConfigError(f"{group}._target_ {target!r} cannot be imported: {error!r}.") from error
+        for part in parts[cut:]:
+            if not hasattr(found, part):
+                raise ConfigError(f"{group}._target_ {target!r} does not exist: {found.__name__} has no {part!r}.")
+            found = getattr(found, part)
+        return found
+    name = parts[0]
+    raise ConfigError(
+        f"{group}._target_ {target!r} does not exist: there is no module {name!r}. Put {name}.py into the folder of "
+        "--config-dir, beside it or here, install it, or name its folder in PYTHONPATH."
+    )
+
+
+def _refusal(group: str, target: str, allowed: Sequence[str]) -> str:
+    return (
+        f"{group}._target_ {target!r} is not allowed. Allowed is what these modules define: {', '.join(allowed)}. "
+        "To use a module of your own, name it in allow_targets=[your.module]."
+    )

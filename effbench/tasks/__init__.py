@@ -1,0 +1,1 @@
+"""What is minimised and what a model's outputs mean, by kind of target."""

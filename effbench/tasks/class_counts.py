@@ -1,0 +1,58 @@
+"""What a model answers, counted by class: a model that has learnt nothing answers with one class alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.metrics import ACCURACY
+from effbench.tasks.task import PredictionCheck
+from effbench.units import percent
+
+LEAST_FOR_ONE, LEAST_FOR_SHARE = 10, 20  # evaluated images; with fewer, one answer or a share is mostly chance
+
+
+class ClassCounts(PredictionCheck):
+    """Predictions and labels of one evaluation; kept on the device, read when asked for."""
+
+    def __init__(self) -> None:
+        self._counts: Tensor | None = None
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        if self._counts is None:
+            self._counts = torch.zeros(2, outputs.shape[1], dtype=torch.float64, device=outputs.device)
+        ones = torch.ones_like(targets, dtype=torch.float64)
+        for row, classes_B in enumerate((outputs.argmax(1), targets)):
+            self._counts[row].index_add_(0, classes_B, ones)
+
+    def agree(self, ranks: Any) -> None:
+        """Adds up those of all processes."""
+        if self._counts is not None:
+            self._counts = ranks.sum(self._counts)
+
+    def complaint(self, which: str, values: Mapping[str, float], classes: Sequence[str]) -> str | None:
+        if self._counts is None:
+            return None
+        predicted, labels = (list(map(int, row)) for row in self._counts.tolist())
+        images, largest = sum(labels), max(labels)
+        if largest == images or images < LEAST_FOR_ONE:
+            return None
+        answers = [name for name, count in zip(classes, predicted, strict=True) if count]
+        if len(answers) == 1:
+            return f"{which}: the model answers '{answers[0]}' for all of the {images} images{_REMEDY}"
+        accuracy = values.get(ACCURACY)
+        if accuracy is None or images < LEAST_FOR_SHARE or round(accuracy * images) > largest:
+            return None
+        name = classes[labels.index(largest)]
+        return (
+            f"{which} accuracy {percent(accuracy)} is no better than always answering '{name}', the largest class "
+            f"({largest} of {images} images){_REMEDY}"
+        )
+
+
+_REMEDY = (
+    ". It has not learnt to tell the classes apart: train longer (trainer.max_epochs), or try another optimizer.lr"
+)

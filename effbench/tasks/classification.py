@@ -1,0 +1,49 @@
+"""One class a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from effbench.data.split_checks import as_labels, check_range
+from effbench.tasks.class_counts import ClassCounts
+from effbench.tasks.task import PredictionCheck, Task
+
+
+class Classification(Task):
+    """Targets int64 (N,) in [0, K): class numbers. Outputs (B, K): logits. Evaluated by cross-entropy in nats."""
+
+    kind = "class"
+    answer = "softmax over the classes of the output"
+    loss_unit = "nats"
+    remedy = "Write loss=cross_entropy or loss=focal, and metrics such as acc, top5, macro_f1, balanced_acc."
+
+    def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
+        labels = as_labels(name, targets)
+        check_range(name, labels, num_classes)
+        return labels
+
+    def plain_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, reduction="sum")
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Probabilities of the classes."""
+        return outputs.softmax(1)
+
+    def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:
+        """Whether the class that `got` puts first is, in `expected`, at most `tie` below the first."""
+        best = expected.max(1).values
+        chosen = expected.gather(1, got.argmax(1, keepdim=True)).squeeze(1)
+        return best - chosen <= tie
+
+    def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
+        """{class, probability, top_k: [{class, probability}]}, the most probable first."""
+        order = sorted(range(len(answers)), key=lambda place: -answers[place])[:top_k]
+        ranked = [{"class": names[place], "probability": round(answers[place], 6)} for place in order]
+        return {**ranked[0], "top_k": ranked}
+
+    def prediction_check(self) -> PredictionCheck:
+        return ClassCounts()

@@ -1,0 +1,180 @@
+"""Losses, summed over samples, so that accumulation, ranks and a short last batch cannot change the mean.
+
+A loss of your own is one class and one YAML in conf/loss or --config-dir/loss: a subclass of Loss, or a loss of
+torch.nn (such as torch.nn.SmoothL1Loss), which is summed over samples of the mean over outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effbench.errors import ConfigError
+
+
+class Loss:
+    """What training minimises. targets: the kinds of targets that it takes, see effbench/tasks/task.py."""
+
+    targets: ClassVar[tuple[str, ...]] = ("class", "labels", "values")
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The sum over the batch, differentiable. outputs: float (B, K). targets: as the task has them."""
+        raise NotImplementedError
+
+    def weight(self, targets: Tensor) -> Tensor | None:
+        """float64 (): what a batch counts in the mean; None where that is its number of samples."""
+        del targets
+        return None
+
+    def divisor(self, samples: int, class_mass_K: Tensor | None) -> float:
+        """What turns a step's sum into its mean. class_mass_K: how much of each class the step holds."""
+        del class_mass_K
+        return float(samples)
+
+    @property
+    def needs_class_mass(self) -> bool:
+        """Whether `divisor` asks for it."""
+        return False
+
+    def to(self, device: torch.device) -> Loss:
+        """The loss with its tensors on the device."""
+        del device
+        return self
+
+
+class _OfClasses(Loss):
+    """With class weights, the mean over a step divides by the weight of its samples, as torch's own losses do."""
+
+    targets = ("class",)
+
+    def __init__(self, class_weights: Tensor | None):
+        self.class_weights = class_weights
+
+    def weight(self, targets: Tensor) -> Tensor | None:
+        if self.class_weights is None:
+            return None
+        if targets.dim() == 1:
+            return self.class_weights[targets].sum(dtype=torch.float64)
+        return (targets.sum(0, dtype=torch.float64) * self.class_weights).sum()
+
+    def divisor(self, samples: int, class_mass_K: Tensor | None) -> float:
+        if self.class_weights is None or class_mass_K is None:
+            return float(samples)
+        # A step of weightless classes alone: a zero gradient rather than 0/0.
+        return float((class_mass_K * self.class_weights.cpu()).sum()) or 1.0
+
+    @property
+    def needs_class_mass(self) -> bool:
+        return self.class_weights is not None
+
+    def to(self, device: torch.device) -> Loss:
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(device)
+        return self
+
+
+class CrossEntropy(_OfClasses):
+    """Cross-entropy in nats with label smoothing (arXiv:1512.00567, section 7) and class weights.
+
+    Args:
+        label_smoothing: share of the target's mass spread evenly, [0, 1).
+        class_weights: float (K,), or None.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, class_weights: Tensor | None = None):
+        super().__init__(class_weights)
+        self.label_smoothing = label_smoothing
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(
+            outputs, targets, self.class_weights, reduction="sum", label_smoothing=self.label_smoothing
+        )
+
+
+class Focal(_OfClasses):
+    """Focal loss in nats, -(1 - p)^gamma log p of the class's probability p (arXiv:1708.02002, equation 5).
+
+    Args:
+        gamma: how much less a sample counts that is already right, >= 0; 0 is cross-entropy.
+        class_weights: float (K,), the paper's alpha, or None.
+    """
+
+    def __init__(self, gamma: float = 2.0, class_weights: Tensor | None = None):
+        super().__init__(class_weights)
+        if not (isinstance(gamma, int | float) and not isinstance(gamma, bool) and gamma >= 0):
+            raise ConfigError(f"loss.gamma must be a number >= 0; got {gamma!r}. 2 is usual.")
+        self.gamma = float(gamma)
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        log_p_BK = F.log_softmax(outputs, dim=1)
+        shares_BK = F.one_hot(targets, outputs.shape[1]) if targets.dim() == 1 else targets
+        terms_BK = -((1 - log_p_BK.exp()) ** self.gamma) * log_p_BK * shares_BK
+        return (terms_BK if self.class_weights is None else terms_BK * self.class_weights).sum()
+
+
+class BinaryCrossEntropy(Loss):
+    """Binary cross-entropy in nats of each label, a sample's being the mean over its labels.
+
+    Args:
+        pos_weight: what a label that is there counts against one that is not, > 0.
+    """
+
+    targets = ("labels",)
+
+    def __init__(self, pos_weight: float = 1.0):
+        if not (isinstance(pos_weight, int | float) and not isinstance(pos_weight, bool) and pos_weight > 0):
+            raise ConfigError(f"loss.pos_weight must be a number > 0; got {pos_weight!r}. 1 weighs both alike.")
+        self.pos_weight = float(pos_weight)
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        weight = outputs.new_full((outputs.shape[1],), self.pos_weight)
+        terms_BK = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none", pos_weight=weight)
+        return terms_BK.mean(1).sum()
+
+
+class MeanSquaredError(Loss):
+    """Squared error, a sample's being the mean over its values; in the targets' unit squared."""
+
+    targets = ("values",)
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs, targets, reduction="none").mean(1).sum()
+
+
+class OfTorch(Loss):
+    """A loss of torch.nn, made with reduction='none'."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        terms: Tensor = self.module(outputs, targets)
+        return terms.flatten(1).mean(1).sum() if terms.dim() > 1 else terms.sum()
+
+    def to(self, device: torch.device) -> Loss:
+        self.module.to(device)
+        return self
+
+
+def class_weights(choice: Sequence[float] | str | None, labels: Tensor, num_classes: int) -> Tensor | None:
+    """float (K,): the given weights, or for 'balanced' N / (K * count), 0 for a class without samples."""
+    if choice is None:
+        return None
+    if choice == "balanced":
+        counts = torch.bincount(labels, minlength=num_classes).double()
+        weights = len(labels) / (num_classes * counts)
+        return torch.where(counts > 0, weights, 0.0).float()
+    if len(choice) != num_classes:
+        raise ConfigError(
+            f"loss.class_weights must hold one number for each of the {num_classes} classes; got {len(choice)}."
+        )
+    weights = torch.tensor(choice, dtype=torch.float32)
+    if not weights.isfinite().all() or not weights[labels.unique()].any():
+        raise ConfigError(
+            f"loss.class_weights must be finite, and above 0 for some class of the train split; got {list(choice)}."
+        )
+    return weights

@@ -1,0 +1,41 @@
+"""Any number of labels a sample, each there or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from effbench.data.split_checks import as_multi_hot
+from effbench.tasks.task import Task
+
+
+class Multilabel(Task):
+    """Targets float32 (N, K) of 0 and 1. Outputs (B, K): a logit each label. Evaluated by binary cross-entropy."""
+
+    kind = "labels"
+    answer = "sigmoid of each label's output"
+    loss_unit = "nats"
+    remedy = "Write loss=bce, and metrics such as label_acc, macro_f1."
+
+    def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
+        return as_multi_hot(name, targets, num_classes)
+
+    def plain_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1).sum()
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """The probability of each label."""
+        return outputs.sigmoid()
+
+    def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:
+        """Whether the same labels are there."""
+        return (((expected > 0) == (got > 0)) | (expected.abs() <= tie)).all(1)
+
+    def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
+        """{labels: those of probability above 0.5, probabilities: {label: probability}}."""
+        del top_k
+        rounded = {name: round(answer, 6) for name, answer in zip(names, answers, strict=True)}
+        return {"labels": [name for name, answer in rounded.items() if answer > 0.5], "probabilities": rounded}

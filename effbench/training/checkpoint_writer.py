@@ -1,0 +1,146 @@
+"""When a checkpoint is written: at once, or from a copy while training goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.cpu.tensors import OWN
+from effbench.training.checkpoint import Checkpoints, Snapshot
+from effbench.training.failure_policies import is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+NICE = 10  # of the thread that writes: a tenth of the share of those that train, until they wait for it
+
+
+class NoSaves:
+    """Where nothing is kept."""
+
+    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
+        """As Checkpoints.save."""
+
+    def check(self) -> None:
+        """Raises what went wrong with an earlier save."""
+
+    def wait(self) -> None:
+        """Until all is on the disk; raises what went wrong."""
+
+    def settle(self) -> None:
+        """As wait, where another error is on its way already: what went wrong here is told on stderr."""
+
+
+class DirectSaves(NoSaves):
+    """Training waits until the checkpoint is on the disk."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+
+    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
+        self._checkpoints.save(snapshot, step, value, keep)
+
+
+class BackgroundSaves(DirectSaves):
+    """Training waits for a copy in memory; a thread writes it. One save at a time: the next waits for the last.
+
+    The copy's memory is kept for the next: on many machines touching new memory costs more than copying into old.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        super().__init__(checkpoints)
+        self._copies: dict[tuple[Any, ...], Tensor] = {}
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
+        self.wait()
+        if not self._checkpoints.is_due(step, value, keep):
+            return
+        try:
+            arguments = (self._copy_of(snapshot), step, value, keep)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._copies.clear()
+            log.warning("no memory for a copy of the checkpoint: training waits until it is written")
+            self._checkpoints.save(snapshot, step, value, keep)
+            return
+        writer = threading.Thread(target=self._write, args=arguments, name=f"checkpoint of step {step}", daemon=True)
+        writer.start()
+        self._writer = writer
+
+    def check(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        self._join()
+        self.check()
+
+    def settle(self) -> None:
+        self._join()
+        if self._error is not None:
+            log.warning(f"the last checkpoint was not saved: {self._error}")
+            self._error = None
+
+    def _join(self) -> None:
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+
+    def _write(self, copy: Snapshot, step: int, value: float | None, keep: bool) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        try:
+            self._checkpoints.save(copy, step, value, keep)
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that trains
+            self._error = error
+
+    def _copy_of(self, snapshot: Snapshot) -> Snapshot:
+        return Snapshot(
+            self._copied(snapshot.weights, "weights", plain=True),
+            self._copied(snapshot.ema, "ema", plain=True),
+            self._copied(snapshot.state, "state"),
+        )
+
+    def _copied(self, value: Any, *place: Any, plain: bool = False) -> Any:
+        """A copy that shares nothing. plain: of tensors in row-major order, as safetensors has them."""
+        if isinstance(value, Tensor):
+            return self._copied_tensor(value.detach(), place, plain)
+        if isinstance(value, dict):
+            return {key: self._copied(item, *place, key, plain=plain) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._copied(item, *place, index, plain=plain) for index, item in enumerate(value))
+        return value
+
+    def _copied_tensor(self, tensor: Tensor, place: tuple[Any, ...], plain: bool) -> Tensor:
+        if type(tensor) not in OWN:
+            return self._copied_subclass(tensor, place, plain)
+        layout = torch.contiguous_format if plain else torch.preserve_format
+        kept = self._copies.get(place)
+        if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
+            kept = self._copies[place] = torch.empty_like(tensor, device="cpu", memory_format=layout)
+        return kept.copy_(tensor)
+
+    def _copied_subclass(self, tensor: Tensor, place: tuple[Any, ...], plain: bool) -> Tensor:
+        """Of a tensor made of others, by those: it may know none of the operations that a copy takes."""
+        if not hasattr(tensor, "__tensor_flatten__"):
+            return tensor.clone()
+        names, context = tensor.__tensor_flatten__()
+        parts = {name: self._copied(getattr(tensor, name), *place, name, plain=plain) for name in names}
+        kind: Any = type(tensor)
+        made: Tensor = kind.__tensor_unflatten__(parts, context, tensor.shape, tensor.stride())
+        return made
+
+
+def choose_saves(checkpoints: Checkpoints | None, background: bool) -> NoSaves:
+    if checkpoints is None:
+        return NoSaves()
+    return BackgroundSaves(checkpoints) if background else DirectSaves(checkpoints)

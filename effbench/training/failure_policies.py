@@ -1,0 +1,210 @@
+"""What becomes of a step whose numbers are not finite, or whose memory does not suffice.
+
+Each rule is an object whose plain form does nothing, so the loop has no branches for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from effbench.cpu.tensors import OWN
+from effbench.data.prefetch import BatchError
+from effbench.errors import EffbenchError, first_line
+from effbench.training.distributed import DistributedContext
+from effbench.training.state import TrainState
+from effbench.units import human_count
+
+log = logging.getLogger(__name__)
+
+SKIPS_IN_A_ROW = 20  # so many, and it is the run that is broken, not a batch
+
+
+class NoBufferSnapshot:
+    """For the rules under which no step is ever taken back."""
+
+    def begin(self) -> None:
+        """Before a step's first forward pass."""
+
+    def undo(self) -> None:
+        """Takes back what the forward passes since `begin` changed."""
+
+
+class BufferSnapshot(NoBufferSnapshot):
+    """Batch norm's statistics have seen a batch before anyone knows that it is to be left out."""
+
+    def __init__(self, model: nn.Module):
+        self._buffers = list(model.buffers())
+        self._kept: list[Tensor] = []
+
+    def begin(self) -> None:
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    def undo(self) -> None:
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(kept)
+
+
+class StopAtNonFinite:
+    """on_nonfinite=stop. looks: whether to read the loss at each step; else the logged steps will show it."""
+
+    def __init__(self, looks: bool = True):
+        self._looks = looks
+
+    def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
+        """What is not finite in a step after its backward passes: 'loss is nan', or None."""
+        return None if not self._looks or math.isfinite(loss) else f"loss is {float(loss)}"
+
+    def skip(self, state: TrainState, what: str) -> None:
+        """Counts and tells a step that is left out, where the policy leaves any out."""
+
+    def goes_on(self, state: TrainState) -> bool:
+        """Whether the run goes on without the step that `skip` was called for."""
+        return False
+
+
+class SkipNonFinite(StopAtNonFinite):
+    """on_nonfinite=skip. gradients: whether to look at them too (loss scaling does so itself)."""
+
+    def __init__(self, ranks: DistributedContext, gradients: bool):
+        super().__init__()
+        self._ranks, self._gradients = ranks, gradients
+
+    def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
+        if self._ranks.any(super().found(loss, parameters) is not None):
+            return f"loss is {float(loss)}"
+        return "gradient is not finite" if self._gradients and not gradients_finite(parameters) else None
+
+    def skip(self, state: TrainState, what: str) -> None:
+        state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
+        if self._ranks.is_main:
+            log.warning(f"step {state.step + 1} is left out: its {what}")
+
+    def goes_on(self, state: TrainState) -> bool:
+        return state.skipped_in_a_row < SKIPS_IN_A_ROW
+
+
+class RaiseOnOutOfMemory:
+    """on_oom=raise: names what would need less."""
+
+    def next_split_count(self, what: str, key: str, batch_size: int, pieces: int, error: BaseException) -> int:
+        """Into how many pieces to cut a batch from now on. Raises EffbenchError where that is not wanted.
+
+        what: 'training'. key: what sets the batch's size.
+        """
+        raise EffbenchError(
+            f"out of memory in {what} at {key}={batch_size}: lower {key}, data.image_size or the model, or let "
+            f"trainer.on_oom=halve cut the batches. ({first_line(error)})"
+        ) from error
+
+
+class SplitOnOutOfMemory(RaiseOnOutOfMemory):
+    """on_oom=halve: twice as many pieces, whose gradients add up to the same step."""
+
+    def next_split_count(self, what: str, key: str, batch_size: int, pieces: int, error: BaseException) -> int:
+        if 4 * pieces > batch_size:  # batch norm needs two samples a piece
+            raise EffbenchError(
+                f"out of memory in {what} at {key}={batch_size}, cut into {pieces} pieces already: lower "
+                f"data.image_size or the model. ({first_line(error)})"
+            ) from error
+        log.warning(
+            f"out of memory in {what} at {key}={batch_size}: each batch is cut into {2 * pieces} pieces from "
+            "now on; the effective batch stays"
+        )
+        return 2 * pieces
+
+
+@contextmanager
+def naming_optimizer_memory(optimizer: Optimizer) -> Iterator[None]:
+    """Of an optimizer's step: a smaller batch would not change what its state takes."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        count = sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"])
+        raise EffbenchError(
+            f"out of memory in the step of the optimizer, {type(optimizer).__name__} over {human_count(count)} "
+            "parameters: its state grows with the model, not with data.batch_size. Choose one with less (bytes a "
+            "parameter in fp32: adan 16, adamw 8, lion 4, sgd 4, with optimizer.momentum=0 none) or a smaller model. "
+            f"({first_line(error)})"
+        ) from error
+
+
+def name_out_of_memory(error: BaseException, key: str, batch_size: int) -> None:
+    """Raises EffbenchError saying what to lower, where the error is one of memory."""
+    if is_out_of_memory(error):
+        message = f"out of memory at {key}={batch_size}: lower it or the model. ({first_line(error)})"
+        raise EffbenchError(message) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a CPU torch raises a plain RuntimeError; a batch may have needed the memory that there is not."""
+    if isinstance(error, BatchError) and error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def gradients_finite(parameters: Sequence[Tensor]) -> bool:
+    """One look for all of them."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.numel() > 0]
+    if not gradients:
+        return True
+    return bool(torch.stack(torch._foreach_norm(gradients, float("inf"))).isfinite().all())
+
+
+def first_not_finite(model: nn.Module) -> str | None:
+    """'weight NAME', the first parameter with NaN or an infinity or buffer with NaN.
+
+    Infinities may be meant in a buffer, such as a mask.
+    """
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    if _sums_finite([*parameters.values(), *(buffer for buffer in buffers.values() if buffer.is_floating_point())]):
+        return None
+    named = {name: parameter.isfinite() for name, parameter in parameters.items()}
+    named |= {name: ~buffer.isnan() for name, buffer in buffers.items() if buffer.is_floating_point()}
+    return next((f"weight {name}" for name, good in named.items() if not good.all()), None)
+
+
+def optimizer_not_finite(optimizer: Optimizer) -> str | None:
+    """What of an optimizer's state holds NaN or an infinity. Lion's sign makes 0 of it: no weight would tell."""
+    tensors = [
+        (name, part)
+        for state in optimizer.state.values()
+        for name, value in state.items()
+        if isinstance(value, Tensor) and value.dim() > 0
+        for part in plain_parts(value)
+        if part.is_floating_point() or part.is_complex()
+    ]
+    if _sums_finite([value for _, value in tensors]):
+        return None
+    return next((f"{name} of the optimizer" for name, value in tensors if not value.isfinite().all()), None)
+
+
+def plain_parts(tensor: Tensor) -> list[Tensor]:
+    """The tensor itself, or of a subclass, which may know few operations, those that it is made of.
+
+    None of a subclass that does not say (`__tensor_flatten__`, torch's protocol): it cannot be looked into.
+    """
+    if type(tensor) in OWN:
+        return [tensor]
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return []
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in plain_parts(getattr(tensor, name))]
+
+
+def _sums_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether none can hold NaN or an infinity: either would show in its sum. One look for all."""
+    plain = [part for tensor in tensors for part in plain_parts(tensor.detach())]
+    parts = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in plain]
+    sums = [part.sum(dtype=torch.promote_types(part.dtype, torch.float32)) for part in parts]
+    return not sums or bool(torch.stack([each.to(sums[0].device, torch.float64) for each in sums]).isfinite().all())

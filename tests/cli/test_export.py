@@ -1,0 +1,658 @@
+"""`effbench export`: files that other runtimes run, that answer as the run does, and that are whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from effbench import build
+from effbench.data.splits import representative_sample
+from effbench.export import files, formats
+from effbench.run.load import load_run
+from tests.cli.conftest import Effbench
+from tests.commandline import TINY, python
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+FORMATS = ("onnx", "torchscript", "torch_export")
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "torch_export": ".pt2"}
+ROOT = Path(__file__).parents[2]
+
+
+def answers(path: Path, images: np.ndarray) -> np.ndarray:
+    """float32 (N, C, H, W) -> logits (N, K), by the file's own runtime and none of effbench's code."""
+    if path.suffix == ".onnx":
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(["logits"], {"images": images})[0])
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and still what reads TorchScript
+        module = torch.jit.load(path) if path.suffix == ".pt" else torch.export.load(path).module()
+        return np.asarray(module(torch.from_numpy(images)))
+
+
+def pixels(run: Path, split: str = "test") -> Tensor:
+    """uint8 (N, C, H, W)."""
+    return build.splits(load_run(run).config).named()[split].images
+
+
+def compared(run: Path) -> Tensor:
+    """The 256 of the validation split that parity is measured on."""
+    val = build.splits(load_run(run).config).named()["val"]
+    return val.images[representative_sample(val.labels, 256)]
+
+
+def in_unit_range(images: Tensor) -> np.ndarray:
+    return np.asarray(images, np.float32) / np.float32(255)
+
+
+@pytest.fixture(scope="session")
+def exports(finished: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The finished MLP in every format, each in a folder of its own."""
+    from effbench import cli
+
+    folder = tmp_path_factory.mktemp("exports")
+    for name in FORMATS:
+        assert cli.main(["export", str(finished[0]), f"format={name}", f"output={folder / name}"]) == 0
+    return {name: folder / name / f"mlp-best{SUFFIXES[name]}" for name in FORMATS}
+
+
+# --- what the file computes
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_it_answers_as_the_network_s_formula_does_in_float64(name: str, run: Path, exports: dict[str, Path]) -> None:
+    weights = load_file(run / "checkpoints" / "best" / "model.safetensors")
+    data = json.loads((run / "summary.json").read_text())["data"]
+    images = in_unit_range(pixels(run)[:50])
+    x = ((images.astype(np.float64) - data["mean"][0]) / data["std"][0]).reshape(50, -1)
+    hidden = np.maximum(x @ weights["hidden1.0.weight"].T.astype(np.float64) + weights["hidden1.0.bias"], 0)
+    expected = hidden @ weights["head.weight"].T.astype(np.float64) + weights["head.bias"]
+    assert np.abs(expected).max() > 1  # a trained network's: near zero everything would agree
+    np.testing.assert_allclose(answers(exports[name], images), expected, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_it_classifies_as_the_library_does(name: str, run: Path, exports: dict[str, Path]) -> None:
+    logits = answers(exports[name], in_unit_range(pixels(run)))
+    expected = load_run(run).predict(pixels(run))
+    torch.testing.assert_close(torch.from_numpy(logits).softmax(1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_it_takes_batches_of_any_size_and_an_image_s_answer_does_not_depend_on_them(
+    name: str, run: Path, exports: dict[str, Path]
+) -> None:
+    images = in_unit_range(pixels(run)[:97])
+    whole = answers(exports[name], images)
+    for size in (1, 2, 3, 64):
+        np.testing.assert_allclose(answers(exports[name], images[:size]), whole[:size], rtol=1e-4, atol=1e-4)
+
+
+def test_the_onnx_file_is_valid_plain_and_says_what_it_takes(exports: dict[str, Path]) -> None:
+    model = onnx.load(str(exports["onnx"]))
+    onnx.checker.check_model(model, full_check=True)
+    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", 20)}
+    [images], [logits] = model.graph.input, model.graph.output
+    for value, name, rest in ((images, "images", [1, 28, 28]), (logits, "logits", [10])):
+        dims = value.type.tensor_type.shape.dim
+        assert (value.name, value.type.tensor_type.elem_type) == (name, onnx.TensorProto.FLOAT)
+        assert (dims[0].dim_param, [dim.dim_value for dim in dims[1:]]) == ("N", rest)
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_path_of_this_machine_is_in_the_file(name: str, exports: dict[str, Path], tmp_path: Path) -> None:
+    """Exporters note the source line behind each operation."""
+    if name != "onnx":
+        shutil.unpack_archive(exports[name], tmp_path / "it", "zip")
+    parts = [exports[name], *(path for path in tmp_path.rglob("*") if path.is_file())]
+    for place in (str(ROOT), "site-packages"):
+        assert not [part for part in parts if place.encode() in part.read_bytes()]
+
+
+# --- the record beside it
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_record_says_what_the_file_is(name: str, run: Path, exports: dict[str, Path]) -> None:
+    path = exports[name]
+    record = json.loads((path.parent / f"{path.name}.json").read_text())
+    content = path.read_bytes()
+    assert (record["file"], record["bytes"]) == (path.name, len(content))
+    assert record["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (record["format"], record["opset"]) == (name, 20 if name == "onnx" else None)
+    assert record["input"] == {"name": "images", "shape": ["N", 1, 28, 28], "dtype": "float32", "range": [0.0, 1.0]}
+    assert record["output"] == {"name": "logits", "shape": ["N", 10], "dtype": "float32"}
+    assert tuple(record["classes"]) == load_run(run).classes
+    assert record["run"] == str(run)
+    assert record["checkpoint"] == {"name": "best", "step": int(best(run).name.removeprefix("step-"))}
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert ({"onnx", "onnxruntime"} <= record["versions"].keys()) is (name == "onnx")
+    assert sorted(path.parent.iterdir()) == [path, path.parent / f"{path.name}.json"]
+
+
+def best(run: Path) -> Path:
+    return (run / "checkpoints" / "best").resolve()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_parity_is_what_anyone_measures_on_validation_images(
+    name: str, run: Path, exports: dict[str, Path]
+) -> None:
+    """256 of the 600, a sample of all classes."""
+    parity = json.loads((exports[name].parent / f"{exports[name].name}.json").read_text())["parity"]
+    images = compared(run)
+    trained = load_run(run)
+    with torch.no_grad():
+        expected = np.asarray(trained.model()(trained.transform()(images.float() / 255)))
+    difference = np.abs(answers(exports[name], in_unit_range(images)) - expected).max()
+    assert (parity["split"], parity["samples"]) == ("val", 256)
+    assert parity["largest_logit"] == pytest.approx(np.abs(expected).max(), rel=1e-5)
+    assert parity["relative"] == parity["max_difference"] / parity["largest_logit"]
+    assert parity["max_difference"] < 1e-5 * parity["largest_logit"]
+    assert difference < 1e-5 * parity["largest_logit"]
+    assert (parity["agreement"], parity["agreeing"]) == (1.0, 256)
+
+
+def test_the_table_and_the_json_say_the_same(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    words = ["export", str(run), "format=torchscript", "output=it"]
+    code, out, err = effbench(*words)
+    assert code == 0
+    rows = dict(line.split(maxsplit=1) for line in out.replace("same answers", "same").splitlines())
+    assert (rows["format"], rows["file"]) == ("torchscript", "it/mlp-best.pt")
+    assert rows["same"] == "100.00 % of 256 val images"
+    assert "exporting mlp-best.pt" in err
+    assert "comparing on 256 val images" in err
+    result = json.loads(effbench(*words, "--json")[1])
+    record = json.loads((tmp_path / "it" / "mlp-best.pt.json").read_text())
+    assert result == {**record, "path": "it/mlp-best.pt"}
+    assert rows["parity"].startswith(f"{result['parity']['relative']:.2g} of the largest logit")
+
+
+# --- weights, data, models
+
+
+def test_the_averaged_weights_are_exported_where_eval_uses_them_and_the_checkpoint_asked_for(
+    effbench: Effbench, tmp_path: Path
+) -> None:
+    words = ["model=mlp", "model.hidden=[8]", "ema=on", "data=synthetic", "data.image_size=8", "trainer.max_epochs=2"]
+    assert effbench("train", *words, "device.threads=1", "hydra.run.dir=run")[0] == 0
+    older, newer = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert older.with_name("last").resolve() == newer
+    older.with_name("best").unlink()
+    older.with_name("best").symlink_to(older.name)
+    images = pixels(tmp_path / "run")
+    for which in ("best", "last"):
+        assert effbench("export", "run", "format=torchscript", f"checkpoint={which}")[0] == 0
+        logits = answers(tmp_path / "run" / "export" / f"mlp-{which}.pt", in_unit_range(images))
+        expected = load_run(tmp_path / "run").predict(images, which)
+        torch.testing.assert_close(torch.from_numpy(logits).softmax(1), expected, rtol=1e-4, atol=1e-5)
+
+
+MODELS = {
+    "cnn": ["model=cnn", "model.channels=[4,8]", "model.hidden=16"],
+    "mobilenet_v3_small": ["model=mobilenet", "model.bn_momentum=0.5"],
+    "swin_micro": ["model=swin_micro", "model.embed_dim=8", "model.num_heads=[1,2,4]"],
+    "vit_tiny": ["model=vit_tiny", "model.depth=2"],
+}
+SMALL_DATA = ["data=synthetic", "data.num_train=16", "data.num_val=8", "data.num_test=8", "data.num_classes=3"]
+
+
+@dataclass
+class Networks:
+    """Runs of MODELS, 20 steps on small colour images, and exports of their last weights; each is made once."""
+
+    folder: Path
+
+    def run(self, name: str) -> Path:
+        words = [*MODELS[name], *SMALL_DATA, "data.batch_size=8", "trainer.max_epochs=10", "device.threads=1"]
+        return self._made(self.folder / name, ["train", *words, f"hydra.run.dir={self.folder / name}"])
+
+    def export(self, name: str, form: str) -> Path:
+        path = self.run(name) / "export" / f"{name}-last{SUFFIXES[form]}"
+        return self._made(path, ["export", str(self.run(name)), f"format={form}", "checkpoint=last"])
+
+    def _made(self, path: Path, words: list[str]) -> Path:
+        from effbench import cli
+
+        assert path.exists() or cli.main(words) == 0
+        return path
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
+    return Networks(tmp_path_factory.mktemp("networks"))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_kind_of_network_answers_alike_in_every_format(name: str, form: str, networks: Networks) -> None:
+    run = networks.run(name)
+    images = pixels(run)
+    logits = answers(networks.export(name, form), in_unit_range(images))
+    trained = load_run(run)
+    with torch.no_grad():
+        expected = np.asarray(trained.model("last")(trained.transform()(images.float() / 255)))
+    assert np.abs(expected).max() > 0.1
+    assert expected.std(0).max() > 0.01  # not one answer for all images
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_depthwise_convolutions_are_plain_ones_in_the_graph(networks: Networks) -> None:
+    """Training computes MobileNet's of 5 x 5 by an autograd function of our own; none of it may be exported."""
+    model = load_run(networks.run("mobilenet_v3_small")).model()
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert any(module.groups == module.in_channels and module.kernel_size == (5, 5) for module in convolutions)
+    assert {type(module) for module in convolutions} == {nn.Conv2d}
+    nodes = onnx.load(str(networks.export("mobilenet_v3_small", "onnx"))).graph.node
+    assert {node.domain for node in nodes} == {""}
+    grouped = [attribute.i for node in nodes for attribute in node.attribute if attribute.name == "group"]
+    assert sorted(grouped) == sorted(module.groups for module in convolutions)
+    graph = torch.export.load(networks.export("mobilenet_v3_small", "torch_export")).graph
+    called = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    assert sum("aten.conv2d" in name for name in called) == len(convolutions)
+    assert all(name.startswith("aten.") for name in called), set(called)
+
+
+def test_without_a_validation_split_training_images_are_compared(effbench: Effbench) -> None:
+    words = [*TINY, "data.val_fraction=0", "early_stopping=off", "checkpoint.save_top_k=0", "hydra.run.dir=run"]
+    assert effbench("train", *words)[0] == 0
+    result = json.loads(effbench("export", "run", "format=torchscript", "--json")[1])
+    assert result["parity"]["split"] == "train"
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["format=onx"], ["format 'onx'", "onnx, torch_export, torchscript", "Did you mean 'onnx'?"]),
+        (["checkpoint=first"], ["checkpoint 'first'", "best, last"]),
+        (["checkpoint=../../x"], ["checkpoint '../../x'"]),
+        (["tolerance=0"], ["tolerance must be", "(0, 1]", "'0'", "such as 1e-4"]),
+        (["tolerance=1 %"], ["tolerance must be", "'1 %'"]),
+        (["tolerance=nan"], ["tolerance must be", "'nan'"]),
+        (["tolerance=2"], ["tolerance must be", "'2'"]),
+        (["fromat=onnx"], ["option of export 'fromat'", "Did you mean 'format'?"]),
+        (["another"], ["option of export 'another'"]),
+        (["output=file"], ["output folder file cannot be written", "output=FOLDER"]),
+        (["data.image_size=32"], ["(1, 32, 32)", "(1, 28, 28)"]),
+        (["data.subset=full", "data.root=/nowhere"], ["/nowhere"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_what_cannot_be_exported_is_told(
+    words: list[str], expected: list[str], run: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    output = [] if words[0].startswith("output") else ["output=it"]
+    code, out, err = effbench("export", str(run), "format=torchscript", *output, *words)
+    assert (code, out) == (2, "")
+    assert all(part in err for part in expected), err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("module", ["onnx", "onnxruntime", "onnxscript"])
+def test_a_missing_extra_is_named_with_exit_code_4_before_anything_is_read(
+    module: str, run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    code, out, err = effbench("export", str(run), "output=it")
+    assert (code, out) == (4, "")
+    assert err == "error: format=onnx needs the extra 'onnx': pip install 'effbench[onnx]'\n"
+    assert not list(tmp_path.iterdir())
+    assert effbench("export", str(run), "format=torchscript", "output=it")[0] == 0
+
+
+def test_a_model_that_an_exporter_refuses_is_told_with_the_other_formats(
+    run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("aten::strange is not known\nand more of it")
+
+    monkeypatch.setattr(torch.jit, "trace", refuse)
+    code, out, err = effbench("export", str(run), "format=torchscript", "output=it")
+    assert (code, out) == (1, "")
+    assert "error: format=torchscript cannot hold this model: aten::strange is not known. Try format=onnx" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_exports_into_one_folder_at_once_are_refused(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from effbench.run.lock import holding\n"
+    code += "with holding(Path('it')): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, cwd=tmp_path) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        status, out, err = effbench("export", str(run), "format=torchscript", "output=it")
+        other.communicate()
+    assert (status, out) == (2, "")
+    assert f"it is in use by process {other.pid}" in err
+    assert "output=FOLDER" in err
+
+
+# --- row 48: parity
+
+
+def perturbed(content: bytes, by: float) -> bytes:
+    """The ONNX file with one of its weights changed."""
+    model = onnx.load_from_string(content)
+    [weight] = [tensor for tensor in model.graph.initializer if tensor.name.endswith("head.weight")]
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[0, 0] += by
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.row(48)
+def test_a_weight_that_changed_in_the_file_is_refused_with_the_difference_and_an_older_export_stays(
+    run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert effbench("export", str(run), "output=it")[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "it").iterdir()}
+    made = formats.export_bytes
+    monkeypatch.setattr(formats, "export_bytes", lambda *words: perturbed(made(*words), 0.5))
+    code, out, err = effbench("export", str(run), "output=it")
+    assert (code, out) == (3, "")
+    assert "error: format=onnx does not answer as the model does: logits differ by " in err
+    shown = float(err.partition("differ by ")[2].partition(",")[0])
+    weights = load_file(run / "checkpoints" / "best" / "model.safetensors")
+    hidden = first_hidden_unit(run, weights)
+    assert shown == pytest.approx(0.5 * hidden.max(), rel=1e-2)
+    assert "tolerance=0.0001 of the largest logit" in err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "it").iterdir()} == before
+
+
+def first_hidden_unit(run: Path, weights: dict[str, np.ndarray]) -> np.ndarray:
+    """Its activation on the 256 images compared: what a change of its weight to a class moves that logit by."""
+    data = json.loads((run / "summary.json").read_text())["data"]
+    x = (in_unit_range(compared(run)).reshape(256, -1) - data["mean"][0]) / data["std"][0]
+    return np.asarray(np.maximum(x @ weights["hidden1.0.weight"][0] + weights["hidden1.0.bias"][0], 0))
+
+
+@pytest.mark.row(48)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_model_that_changed_before_it_was_exported_is_refused_and_leaves_no_folder(
+    name: str, run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from effbench.export import portable as module
+
+    whole = module.portable
+
+    def changed(*words: Any) -> nn.Module:
+        own = whole(*words)
+        with torch.no_grad():
+            own.get_parameter("model.head.bias")[3] += 1.0
+        return own
+
+    monkeypatch.setattr(module, "portable", changed)
+    code, out, err = effbench("export", str(run), f"format={name}", "output=it")
+    assert (code, out) == (3, "")
+    assert "logits differ by 1, " in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.row(48)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_that_its_runtime_cannot_read_is_refused(
+    name: str, run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = formats.export_bytes
+    monkeypatch.setattr(formats, "export_bytes", lambda *words: made(*words)[:5000])
+    code, out, err = effbench("export", str(run), f"format={name}", "output=it")
+    assert (code, out) == (3, "")
+    assert f"error: format={name}: its own runtime cannot read the file: " in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.row(48)
+def test_the_normalisation_is_part_of_what_is_compared(
+    run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from effbench.export import portable as module
+
+    whole = module.portable
+    monkeypatch.setattr(module, "portable", lambda model, mean, std: whole(model, mean, [1.01 * s for s in std]))
+    code, _, err = effbench("export", str(run), "format=torchscript", "output=it")
+    assert (code, "logits differ by" in err) == (3, True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.row(48)
+def test_the_tolerance_is_the_user_s(run: Path, effbench: Effbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = formats.export_bytes
+    monkeypatch.setattr(formats, "export_bytes", lambda *words: perturbed(made(*words), 1e-3))
+    code, _, err = effbench("export", str(run), "output=it", "tolerance=1e-6")
+    assert (code, "tolerance=1e-06" in err) == (3, True)
+    code, out, _ = effbench("export", str(run), "output=it", "tolerance=0.1", "--json")
+    assert code == 0
+    assert 1e-6 < json.loads(out)["parity"]["relative"] < 0.1
+    assert json.loads(out)["parity"]["tolerance"] == 0.1
+
+
+@pytest.mark.row(48)
+def test_weights_with_nan_are_not_exported(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    """Their logits equal nothing."""
+    from effbench.run.run import Run
+
+    whole = Run.model
+
+    def broken(self: Run, which: str = "best") -> nn.Module:
+        model = whole(self, which)
+        with torch.no_grad():
+            model.get_parameter("head.bias")[0] = float("nan")
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "model", broken)
+        code, _, err = effbench("export", str(run), "format=torchscript", "output=it")
+    assert (code, "logits differ by nan" in err) == (3, True)
+    assert not list(tmp_path.iterdir())
+
+
+# --- row 47: killed, or no space
+
+
+@pytest.fixture(scope="session")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Of one small MLP, from two seeds."""
+    from effbench import cli
+
+    folder = tmp_path_factory.mktemp("two")
+    words = [*TINY, *SMALL_DATA, "data.image_size=8"]
+    for seed in (0, 1):
+        assert cli.main(["train", *words, f"seed={seed}", f"hydra.run.dir={folder / str(seed)}"]) == 0
+    return folder / "0", folder / "1"
+
+
+@pytest.mark.row(47)
+def test_killed_before_any_of_its_calls_the_old_or_the_new_file_is_there_whole(
+    two_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    done = python("-m", "tests.cli.export_kills", *map(str, two_runs), str(tmp_path / "work"), cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert {"open", "write", "fsync", "unlink", "replace"} <= set(told["calls"])
+    assert told["kills"] == 2 * len(told["calls"]) > 30
+    assert told["faults"] == {}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from effbench import cli
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+cli.main(["export", sys.argv[1], "output=it"])
+"""
+
+
+@pytest.mark.row(47)
+def test_an_onnx_export_killed_leaves_the_older_file_and_the_next_one_cleans_up(
+    two_runs: tuple[Path, Path], effbench: Effbench, tmp_path: Path
+) -> None:
+    assert effbench("export", str(two_runs[0]), "output=it")[0] == 0
+    before = (tmp_path / "it" / "mlp-best.onnx").read_bytes()
+    done = python("-c", KILLED, str(two_runs[1]), cwd=tmp_path)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / "it" / "mlp-best.onnx").read_bytes() == before
+    assert len(list((tmp_path / "it").glob(".*.tmp"))) == 2
+    assert effbench("export", str(two_runs[1]), "output=it")[0] == 0
+    assert (tmp_path / "it" / "mlp-best.onnx").read_bytes() != before
+    assert sorted(path.name for path in (tmp_path / "it").iterdir()) == ["mlp-best.onnx", "mlp-best.onnx.json"]
+
+
+LIMITED = """
+import resource, sys
+from effbench import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.exit(cli.main(["export", *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.row(47)
+@pytest.mark.parametrize(("name", "earlier"), [("onnx", False), ("torchscript", True), ("torch_export", False)])
+def test_without_room_for_the_file_it_is_named_and_nothing_of_it_is_left(
+    name: str, earlier: bool, two_runs: tuple[Path, Path], effbench: Effbench, tmp_path: Path
+) -> None:
+    before = {}
+    if earlier:
+        assert effbench("export", str(two_runs[0]), f"format={name}", "output=it")[0] == 0
+        before = {path.name: path.read_bytes() for path in (tmp_path / "it").iterdir()}
+    done = python("-c", LIMITED, "2000", str(two_runs[1]), f"format={name}", "output=it", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+    assert f"error: no space at it/mlp-best{SUFFIXES[name]}, needs " in done.stderr
+    assert "output=FOLDER" in done.stderr
+    folder = tmp_path / "it"
+    assert ({path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}) == before
+
+
+@contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.row(47)
+def test_a_disk_that_is_really_full_is_named(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 64):
+        code, out, err = effbench("export", str(run), "format=torchscript", "output=disk/it")
+        left = list((tmp_path / "disk").iterdir())
+    assert (code, out, left) == (1, "", [])
+    assert "error: no space at disk/it/mlp-best.pt, needs " in err
+    assert "No space left on device" in err
+
+
+@pytest.mark.row(47)
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_disk_that_is_full_when_it_syncs_leaves_the_older_export(
+    number: int, two_runs: tuple[Path, Path], effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's own sync, then its record's: both come before anything is renamed."""
+    from tests.cli.test_full_disk import full_from
+
+    assert effbench("export", str(two_runs[0]), "format=torchscript", "output=it")[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "it").iterdir()}
+    monkeypatch.setattr(files.os, "fsync", full_from(number, files.os.fsync))
+    code, out, err = effbench("export", str(two_runs[1]), "format=torchscript", "output=it")
+    assert (code, out) == (1, "")
+    assert "error: no space at it/mlp-best.pt" in err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "it").iterdir()} == before
+
+
+# --- what the record says of a file's way to the model
+
+
+def as_the_record_says(path: Path, record: dict[str, Any]) -> np.ndarray:
+    """float32 (1, C, H, W) out of an image file, by numpy, Pillow and the record alone."""
+    steps = record["preprocessing"]
+    image: Image.Image = Image.open(io.BytesIO(path.read_bytes()))
+    image.draft(None, tuple(steps["jpeg"]["draft"]))
+    assert steps["exif_orientation"] == "applied"
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        assert steps["transparency"] == "over white"
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        image = white
+    image = image.convert("RGB").convert(steps["colour_order"])
+    width, height = image.size
+    assert (steps["crop"]["side"], steps["crop"]["place"]) == ("the shorter side", "centre")
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    kind = {"bilinear": Image.Resampling.BILINEAR}[steps["resize"]["interpolation"]]
+    assert steps["resize"]["antialias"]  # as Pillow always does
+    size = tuple(steps["resize"]["size"])
+    image = image.resize(size, kind, box=(left, top, left + side, top + side))
+    assert steps["then"]["layout"] == "NCHW"
+    planes = np.asarray(image, steps["dtype"]).reshape(*size, -1).transpose(2, 0, 1)
+    return np.asarray(planes[None].astype(steps["then"]["dtype"]) * np.float32(steps["then"]["scale"]))
+
+
+def pictures(folder: Path) -> list[Path]:
+    """A wide JPEG far above the model's size, one turned by EXIF, a transparent PNG, a gray one, one with a palette."""
+    low = np.random.default_rng(0).integers(0, 256, (6, 9, 4), np.uint8)
+    smooth = Image.fromarray(low, "RGBA").resize((450, 300), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    paths = [folder / name for name in ("wide.jpg", "turned.jpg", "clear.png", "gray.png", "palette.gif")]
+    smooth.convert("RGB").save(paths[0])
+    smooth.convert("RGB").resize((40, 90)).save(paths[1], exif=exif)
+    smooth.resize((70, 50)).save(paths[2])
+    smooth.convert("L").resize((29, 28)).save(paths[3])
+    smooth.convert("RGB").resize((64, 64)).quantize(32).save(paths[4])
+    return paths
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_predict_is_reproduced_from_the_record_and_the_file(
+    channels: int, run: Path, exports: dict[str, Path], tmp_path: Path, effbench: Effbench
+) -> None:
+    path = exports["onnx"]
+    if channels == 3:
+        words = ["data=synthetic", "data.num_train=64", "data.num_val=32", "data.num_test=16"]
+        run = tmp_path / "colour"
+        assert effbench("train", *TINY, *words, f"hydra.run.dir={run}")[0] == 0
+        assert effbench("export", str(run), f"output={tmp_path}")[0] == 0
+        path = tmp_path / "mlp-best.onnx"
+    record = json.loads((path.parent / f"{path.name}.json").read_text())
+    (tmp_path / "pictures").mkdir()
+    files = pictures(tmp_path / "pictures")
+    code, out, _ = effbench("predict", str(run), *map(str, files), "top_k=10", "--json")
+    assert code == 0
+    assert record["probabilities"].startswith("softmax")
+    seen = set()
+    for file, row in zip(files, json.loads(out), strict=True):
+        logits = answers(path, as_the_record_says(file, record))[0].astype(np.float64)
+        ours = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        theirs = {entry["class"]: entry["probability"] for entry in row["top_k"]}
+        assert np.abs(ours - [theirs[name] for name in record["classes"]]).max() < 1e-3
+        seen.add(tuple(np.round(ours, 4)))
+    assert len(seen) == len(files)  # the pictures are told apart, so that the comparison says something

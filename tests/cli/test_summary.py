@@ -1,0 +1,108 @@
+"""`effbench summary`: the published sizes come out, and the bytes an optimizer keeps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.conftest import Effbench
+
+# Parameters and multiply-accumulates of torchvision's documentation, 3 x 224 x 224 and 1000 classes.
+PUBLISHED = {"mobilenet": (2.54e6, 0.06e9), "swin": (28.29e6, 4.49e9), "resnet152": (60.19e6, 11.51e9)}
+STATE_BYTES = {"sgd": 4, "lion": 4, "rmsprop": 4, "adam": 8, "adamw": 8, "adan": 16}  # of float32 state a parameter
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_the_published_sizes_come_out(model: str, effbench: Effbench) -> None:
+    code, out, _ = effbench("summary", f"model={model}", "input=3x224x224", "classes=1000", "--json")
+    assert code == 0
+    [row] = json.loads(out)
+    parameters, macs = PUBLISHED[model]
+    assert row["parameters"] == pytest.approx(parameters, rel=2e-3)
+    assert row["macs"] == pytest.approx(macs, rel=2e-3, abs=0.005e9)
+    assert row["flops"] == 2 * row["macs"]
+    assert row["weight_bytes"] == pytest.approx(4 * row["parameters"], rel=1e-2)  # and batch norm's statistics
+    assert row["gradient_bytes"] == 4 * row["parameters"]
+
+
+def test_an_optimizer_s_state_is_4_8_or_16_bytes_a_parameter(effbench: Effbench) -> None:
+    optimizers = ",".join(STATE_BYTES)
+    _, out, _ = effbench("summary", "model=mlp", f"optimizer={optimizers}", "input=3x32x32", "classes=10", "--json")
+    rows = json.loads(out)
+    assert [row["config"] for row in rows] == [f"model=mlp optimizer={name}" for name in STATE_BYTES]
+    for row, per_parameter in zip(rows, STATE_BYTES.values(), strict=True):
+        counters = 1000  # a step count for each tensor
+        assert 0 <= row["optimizer_state_bytes"] - per_parameter * row["parameters"] < counters
+
+
+def test_depthwise_separable_convolutions_cost_a_fraction_of_the_macs(effbench: Effbench) -> None:
+    _, out, _ = effbench("summary", "model=cnn,ds_cnn", "input=3x32x32", "classes=10", "--json")
+    standard, separable = json.loads(out)
+    assert separable["macs"] < standard["macs"] / 4
+
+
+def test_each_separable_layer_shows_its_counted_ratio_beside_the_closed_form(effbench: Effbench) -> None:
+    words = ["model=cnn,ds_cnn", "model.channels=[8,16]", "model.kernel_size=5", "input=3x32x32", "classes=10"]
+    _, out, _ = effbench("summary", *words, "--json")
+    standard, separable = json.loads(out)
+    assert standard["separable_layers"] == []
+    first, second = separable["separable_layers"]
+    assert (first["macs"], first["standard_macs"]) == (32 * 32 * 3 * (25 + 8), 32 * 32 * 25 * 3 * 8)
+    assert (second["macs"], second["standard_macs"]) == (16 * 16 * 8 * (25 + 16), 16 * 16 * 25 * 8 * 16)
+    for layer, c_out in ((first, 8), (second, 16)):
+        assert layer["ratio"] == pytest.approx(1 / c_out + 1 / 25)
+        assert layer["theory"] == pytest.approx(layer["ratio"])
+    assert standard["macs"] - separable["macs"] == sum(
+        layer["standard_macs"] - layer["macs"] for layer in (first, second)
+    )
+    code, out, _ = effbench("summary", *words)
+    assert code == 0
+    table = out[out.index("1/C_out + 1/k^2") :].splitlines()[1:]
+    assert [line.split()[-2:] for line in table if line.strip()] == [["0.1650", "0.1650"], ["0.1025", "0.1025"]]
+
+
+@pytest.mark.parametrize(("model", "shown"), [("ds_cnn", True), ("cnn", False)])
+def test_the_separable_table_is_there_where_there_are_such_layers(model: str, shown: bool, effbench: Effbench) -> None:
+    _, out, _ = effbench("summary", f"model={model}", "input=3x32x32", "classes=10")
+    assert ("1/C_out + 1/k^2" in out) == shown
+
+
+def test_without_a_setting_the_config_s_data_and_the_papers_are_shown(effbench: Effbench) -> None:
+    code, out, err = effbench("summary", "model=mlp", "optimizer=lion")
+    assert (code, err) == (0, "")
+    assert "1x28x28, 10 classes" in out
+    assert "3x224x224, 1000 classes" in out
+    assert "hidden1" in out  # a line a part
+    assert "FLOPs (2 x MACs)" in out
+
+
+def test_activations_grow_with_the_batch_and_the_rest_does_not(effbench: Effbench) -> None:
+    _, out, _ = effbench("summary", "model=mlp", "data.batch_size=8,64", "input=1x28x28", "classes=10", "--json")
+    small, large = json.loads(out)
+    assert large["activation_bytes"] > 4 * small["activation_bytes"]
+    for key in ("parameters", "macs", "weight_bytes", "optimizer_state_bytes"):
+        assert large[key] == small[key]
+    parts = ("weight_bytes", "gradient_bytes", "optimizer_state_bytes", "ema_bytes", "activation_bytes")
+    assert large["step_bytes"] == sum(large[part] for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["input=3x32"], ["3x224x224", "'3x32'"]),
+        (["input=0x32x32"], ["'0x32x32'"]),
+        (["classes=ten"], ["classes", "'ten'"]),
+        (["model=mpl"], ["Did you mean 'mlp'?"]),
+        (["model=zzz*"], ["zzz*"]),
+        (["model=glob(zzz*)"], ["matches nothing"]),
+        (["mlp"], ["'mlp'", "key=value"]),
+        (["model=vit_tiny", "input=3x30x30"], ["data.image_size", "4 px"]),
+        (["model=mlp", "data=image_folder", "data.root=nowhere"], ["nowhere", "input=3x224x224"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_what_cannot_be_summed_up_is_told(words: list[str], expected: list[str], effbench: Effbench) -> None:
+    code, out, err = effbench("summary", *words)
+    assert (code, out) == (2, "")
+    assert all(part in err for part in expected), err

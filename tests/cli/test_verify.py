@@ -1,0 +1,142 @@
+"""effbench verify: damage to a run's folder is found; exact resume is proved, and its breaking noticed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from effbench.report.verify import failures, verify_run
+from effbench.run.verify_resume import differences
+from effbench.training.ema import Ema
+from effbench.training.trainer import Trainer
+from tests.cli.conftest import Effbench
+
+TINY = ["model=cnn", "model.channels=[4]", "model.hidden=8", "data.batch_size=16", "device.threads=1"]
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def test_a_finished_run_passes_every_check(run: Path, effbench: Effbench) -> None:
+    code, out, _ = effbench("verify", str(run))
+    assert code == 0
+    assert "WRONG" not in out
+    code, out, _ = effbench("verify", str(run), "--json")
+    assert all(row["ok"] for row in json.loads(out))
+
+
+def edit(name: str, before: str, after: str) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        text = (run / name).read_text()
+        assert before in text
+        (run / name).write_text(text.replace(before, after, 1))
+
+    return change
+
+
+def flip(run: Path) -> None:
+    path = run / "checkpoints" / "last" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+
+
+def add_average(run: Path) -> None:
+    checkpoint = run / "checkpoints" / "last"
+    shutil.copy(checkpoint / "model.safetensors", checkpoint / "ema.safetensors")
+
+
+def lose_a_row(run: Path) -> None:
+    header, *rows = (run / "metrics.csv").read_text().splitlines(keepends=True)
+    (run / "metrics.csv").write_text(header + "".join(rows[:1] + rows[2:]))
+
+
+def better(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    summary["metrics"]["val/acc"] += 0.01
+    (run / "summary.json").write_text(json.dumps(summary))
+
+
+def best_value(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    summary["best"]["value"] += 0.01
+    (run / "summary.json").write_text(json.dumps(summary))
+
+
+def relink(run: Path) -> None:
+    link = run / "checkpoints" / "best"
+    link.unlink()
+    link.symlink_to("step-99999999")
+
+
+@pytest.mark.parametrize(
+    ("damage", "check"),
+    [
+        (flip, "checkpoint step-00000020"),
+        (add_average, "checkpoint step-00000020"),
+        (lose_a_row, "metrics"),
+        (better, "summary agrees with metrics"),
+        (best_value, "summary agrees with metrics"),
+        (relink, "links"),
+        (edit("config.yaml", "lr: 0.003", "lr: 0.004"), "config of the last checkpoint"),
+        (edit("config.yaml", "max_epochs: 2", "max_epochs: two"), "config"),
+        (edit("summary.json", '"status": "completed"', '"status": "done"'), "summary"),
+        (edit("metrics.csv", "step,", "stop,"), "metrics"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_damage_is_found_and_named(damage, check, copy, effbench):
+    damage(copy)
+    assert check in [item.name for item in failures(verify_run(copy))]
+    code, out, _ = effbench("verify", str(copy))
+    assert code == 1
+    assert "WRONG" in out
+
+
+def test_what_is_no_run_is_refused(effbench: Effbench, tmp_path: Path) -> None:
+    assert effbench("verify", str(tmp_path))[0] == 2
+    assert effbench("verify", "a", "b")[0] == 2
+    assert effbench("verify")[0] == 2
+
+
+@pytest.mark.row(13)
+def test_a_config_that_resumes_exactly_is_proved_so(effbench: Effbench) -> None:
+    code, out, _ = effbench("verify", "resume", *TINY, "optimizer=adan", "ema=on", "augment=strong", "steps=6", "at=4")
+    assert (code, out.count("WRONG")) == (0, 0), out
+    for part in ("weights", "averaged weights", "optimizer", "schedule", "metrics.csv"):
+        assert part in out
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(Trainer, "_seed_forward"), (Ema, "load_state_dict")], ids=["randomness", "average"]
+)
+def test_a_resume_that_is_not_exact_is_caught(owner, name, effbench, monkeypatch):
+    monkeypatch.setattr(owner, name, lambda *_: None)
+    code, out, _ = effbench("verify", "resume", *TINY, "model.dropout=0.5", "ema=on", "steps=4", "at=3")
+    assert code == 1
+    assert "differs in" in out
+
+
+@pytest.mark.parametrize("words", [["steps=0"], ["steps=x"], ["at=8"], ["optimizer=lyon"]])
+def test_bad_options_of_verify_resume_are_refused(words, effbench):
+    code, out, err = effbench("verify", "resume", *TINY, *words)
+    assert (code, out) == (2, "")
+    assert words[0].partition("=")[0] in err
+
+
+def test_values_are_compared_to_the_bit() -> None:
+    nan, zero = torch.tensor([float("nan")]), torch.tensor([0.0])
+    assert not list(differences({"a": [nan, 1.0]}, {"a": [nan.clone(), 1.0]}))
+    assert list(differences({"a": zero}, {"a": -zero})) == ["a"]
+    assert list(differences({"a": [1, 2]}, {"a": [1, 3]})) == ["a[1]"]
+    assert list(differences({"a": 1}, {"b": 1})) == ["a", "b"]
+    assert list(differences(zero, zero.double())) == [""]
+    assert list(differences({"a": 1}, {"a": 1.0})) == ["a"]

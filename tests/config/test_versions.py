@@ -1,0 +1,75 @@
+"""Configs of older records get today's keys; those of newer ones are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from effbench.config import names
+from effbench.config.compare import config_digest
+from effbench.config.compose import compose
+from effbench.config.versions import SCHEMA, stamped, upgraded
+from effbench.errors import ConfigError
+
+
+def record(*words: str) -> dict[str, Any]:
+    return compose(words).to_dict()
+
+
+def test_a_group_and_keys_that_a_record_lacks_are_todays_defaults() -> None:
+    whole = record()
+    older = {key: value for key, value in whole.items() if key != "ema"}
+    older["checkpoint"] = {"monitor": "val/acc", "mode": "max"}
+    older["optimizer"] = {key: value for key, value in whole["optimizer"].items() if key != "eps"}
+    now = upgraded(older, "config.yaml")
+    assert now["ema"] == whole["ema"]
+    assert now["checkpoint"] == {**whole["checkpoint"], "monitor": "val/acc", "mode": "max"}
+    assert now["optimizer"] == whole["optimizer"]
+
+
+def test_keys_that_a_group_lacks_are_those_of_the_record_s_own_choice() -> None:
+    lion = record("optimizer=lion")["optimizer"]
+    older = {
+        **record(),
+        "optimizer": {key: value for key, value in lion.items() if key not in ("betas", "weight_decay")},
+    }
+    assert upgraded(older, "config.yaml")["optimizer"] == lion
+
+
+def test_what_this_version_left_out_on_purpose_stays_out() -> None:
+    config = record("~optimizer.betas")
+    assert "betas" in names.composed((), names.group_options())["optimizer"]
+    assert upgraded(stamped(config), "config.yaml") == config
+
+
+def test_a_section_that_is_none_is_left_to_the_schema_to_refuse() -> None:
+    assert upgraded({**record(), "checkpoint": None}, "config.yaml")["checkpoint"] is None
+
+
+@pytest.mark.parametrize("section", ["model", "data", "trainer"])
+def test_a_record_without_a_section_of_every_version_is_damaged(section: str) -> None:
+    with pytest.raises(ConfigError, match=f"config.yaml is damaged: {section} is no whole section"):
+        upgraded({key: value for key, value in record().items() if key != section}, "config.yaml")
+
+
+def test_modules_that_moved_are_found_by_their_old_name() -> None:
+    older = record("data=synthetic")
+    older["data"]["_target_"] = "effbench.data.synthetic.synthetic"
+    assert upgraded(older, "config.yaml")["data"]["_target_"] == "effbench.data.images.synthetic.synthetic"
+
+
+@pytest.mark.parametrize("version", [SCHEMA + 1, 10**9])
+def test_a_newer_version_is_refused(version: int) -> None:
+    with pytest.raises(ConfigError, match=rf"config.yaml has schema_version {version}.* a newer effbench wrote it"):
+        upgraded({"schema_version": version}, "config.yaml")
+
+
+@pytest.mark.parametrize("version", [0, -1, "2", 1.5, True, None])
+def test_what_is_no_version_is_refused(version: object) -> None:
+    with pytest.raises(ConfigError, match="schema_version must be a whole number"):
+        upgraded({"schema_version": version}, "config.yaml")
+
+
+def test_the_version_is_no_part_of_the_experiment() -> None:
+    assert config_digest(stamped(record())) == config_digest(record())

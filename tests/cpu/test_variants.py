@@ -1,0 +1,30 @@
+"""The kernels as they are compiled for other processors give the same numbers: their own tests are run on them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.compiler import needs_compiler
+
+ROOT = Path(__file__).parents[2]
+TESTED = ("tests/cpu/test_block_program.py", "tests/cpu/test_linear.py", "tests/cpu/test_dropout.py")
+COMPILED_FOR = """
+import sys, pytest
+import effbench.cpu.library as kernels
+kernels.FLAGS = tuple("-march=" + sys.argv[1] if flag.startswith("-march") else flag for flag in kernels.FLAGS)
+sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", "not any", *sys.argv[2:]]))
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="not an x86 with AVX2")
+@pytest.mark.parametrize("processor", ["haswell", "x86-64"])
+def test_another_processor_s_kernels_give_the_same_numbers(processor):
+    command = [sys.executable, "-c", COMPILED_FOR, processor, *TESTED]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

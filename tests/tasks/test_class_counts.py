@@ -1,0 +1,54 @@
+"""A model that has learnt nothing is named: one answer for all, or the largest class's share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from effbench.tasks.class_counts import ClassCounts
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def complaint(predicted: list[int], labels: list[int]) -> str | None:
+    counts = ClassCounts()
+    for answer, label in zip(predicted, labels, strict=True):
+        counts.add(torch.eye(3)[[answer]], torch.tensor([label]))
+    right = sum(map(int.__eq__, predicted, labels))
+    return counts.complaint("val", {"acc": right / len(labels)}, CLASSES)
+
+
+def of_many(predicted: list[int], labels: list[int]) -> str | None:
+    """`complaint` of enough images that a share is no chance."""
+    return complaint(predicted * 10, labels * 10)
+
+
+@pytest.mark.row(54)
+def test_one_answer_for_every_image_is_named():
+    assert "val: the model answers 'dog' for all of the 40 images" in (of_many([1, 1, 1, 1], [0, 1, 1, 2]) or "")
+
+
+@pytest.mark.row(54)
+@pytest.mark.parametrize("predicted", [[1, 1, 0, 0], [0, 2, 1, 1]])
+def test_the_share_of_the_largest_class_is_no_result(predicted):
+    assert "no better than always answering 'dog', the largest class (20 of 40 images)" in (
+        of_many(predicted, [2, 1, 0, 1]) or ""
+    )
+
+
+def test_a_model_that_tells_classes_apart_is_left_alone():
+    assert of_many([0, 1, 1, 1], [0, 1, 1, 2]) is None
+
+
+def test_where_there_is_one_class_there_is_nothing_to_say():
+    assert of_many([1, 1], [1, 1]) is None
+
+
+def test_without_an_evaluation_there_is_nothing_to_say():
+    assert ClassCounts().complaint("val", {"acc": 0.5}, CLASSES) is None
+
+
+def test_a_few_images_are_too_few_to_say_anything():
+    assert complaint([1, 1, 1, 1], [0, 1, 1, 2]) is None
+    assert "answers 'dog' for all of the 12 images" in (complaint([1] * 12, [0, 1, 1, 2] * 3) or "")
+    assert complaint([1, 1, 0, 0] * 3, [2, 1, 0, 1] * 3) is None

@@ -1,0 +1,184 @@
+"""A metric of one's own is one file, a loss one file and one YAML; other tasks go through every verb."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from effbench import cli
+
+OWN = '''
+import torch
+from effbench.data.splits import Split, Splits, digest
+from effbench.metrics import Display, Metric
+from effbench.tasks.losses import Loss
+
+
+class Errors(Metric):
+    name = "errors"
+    display = Display("wrong answers", "min", unit="images")
+
+    def sums(self, outputs, targets):
+        return (outputs.argmax(1) != targets).double().sum().reshape(1)
+
+    def value(self, sums, samples):
+        return sums[0]
+
+
+class Hinge(Loss):
+    targets = ("class",)
+
+    def __init__(self, margin: float = 1.0):
+        self.margin = margin
+
+    def summed(self, outputs, targets):
+        own = outputs.gather(1, targets.unsqueeze(1))
+        return (outputs - own + self.margin).clamp_min(0).sum() - self.margin * len(outputs)
+
+
+def bands(kind: str = "labels"):
+    """Which of three channels have a bright band, or how bright they are."""
+    def split(count, seed):
+        generator = torch.Generator().manual_seed(seed)
+        has = torch.rand(count, 3, generator=generator) < 0.5
+        images = torch.randint(0, 40, (count, 3, 8, 8), generator=generator)
+        images += has.view(count, 3, 1, 1) * 150
+        images = images.to(torch.uint8)
+        return Split(images, has if kind == "labels" else images.float().mean((2, 3)) / 255)
+
+    train, val, test = split(96, 0), split(32, 1), split(32, 2)
+    return Splits(kind, train, val, test, ("red", "green", "blue"), digest(train.images))
+'''
+SMALL = ["model=mlp", "model.hidden=[16]", "model.dropout=0", "device.threads=1", "augment=none"]
+SYNTHETIC = ["data=synthetic", "data.num_train=64", "data.num_val=32", "data.num_test=32", "data.image_size=8"]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words that let a command see a user's own folder, which is the working one."""
+    for group, text in {
+        "data": "bands\nkind: labels  # labels or values",
+        "loss": "Hinge\nmargin: 0.5  # of the outputs",
+    }.items():
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        content = f"defaults: [_base, _self_]\n_target_: taskfiles.{text}\n"
+        (tmp_path / "conf" / group / "mine.yaml").write_text(content)
+    (tmp_path / "taskfiles.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    return ["--config-dir", "conf", "allow_targets=[taskfiles]"]
+
+
+def summary(folder: str) -> dict[str, Any]:
+    return dict(json.loads((Path(folder) / "summary.json").read_text()))
+
+
+def test_a_metric_and_a_loss_of_ones_own_train_stop_rank_and_are_reported(
+    own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ["task.metrics=[acc,taskfiles.Errors]", "checkpoint.monitor=val/errors", "checkpoint.mode=min"]
+    stopping = ["early_stopping.monitor=val/errors", "early_stopping.stopping_threshold=3"]
+    words = [*own, *SMALL, *SYNTHETIC, "loss=mine", "loss.margin=0.7", *chosen, *stopping]
+    assert cli.main(["train", *words, "trainer.max_epochs=30", "hydra.run.dir=run"]) == 0
+    found = summary("run")
+    assert (found["status"], found["best"]["metric"]) == ("stopped_early", "val/errors")
+    assert found["best"]["value"] == found["metrics"]["val/errors"] <= 3
+    assert found["metrics"]["test/errors"] == pytest.approx(32 * (1 - found["metrics"]["test/acc"]))
+    with Path("run/metrics.csv").open() as stream:
+        assert {"train/errors", "val/errors"} <= set(next(csv.reader(stream)))
+    assert cli.main(["verify", "run"]) == 0
+    capsys.readouterr()
+    assert cli.main(["eval", "run", "allow_targets=[taskfiles]"]) == 0
+    assert f"test wrong answers  {found['metrics']['test/errors']:.4f}" in capsys.readouterr().out
+    assert cli.main(["report", "run", "output=page.html"]) == 0
+    assert "wrong answers (images)" in Path("page.html").read_text()
+
+
+def test_of_a_metric_that_is_to_fall_the_lowest_job_is_first(own: list[str]) -> None:
+    chosen = ["task.metrics=[taskfiles.Errors]", "checkpoint.monitor=val/errors", "checkpoint.mode=min"]
+    words = [
+        *own,
+        *SMALL,
+        *SYNTHETIC,
+        *chosen,
+        "trainer.max_epochs=3",
+        "optimizer.lr=1e-3,1e-7",
+        "hydra.sweep.dir=sweep",
+    ]
+    assert cli.main(["train", "-m", *words]) == 0
+    with Path("sweep/sweep.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["overrides"] for row in rows] == ["optimizer.lr=0.001", "optimizer.lr=1e-07"]
+    assert float(rows[0]["value"]) < float(rows[1]["value"])
+
+
+@pytest.mark.parametrize(
+    ("words", "better", "answer"),
+    [
+        (["task=multilabel", "loss=bce", "data=mine"], {"test/label_acc": 0.95, "test/macro_f1": 0.95}, "labels"),
+        (
+            ["task=regression", "loss=mse", "data=mine", "data.kind=values"],
+            {"test/mae": -0.06, "test/rmse": -0.08},
+            "values",
+        ),
+    ],
+    ids=["multilabel", "regression"],
+)
+def test_another_task_goes_through_every_verb(
+    words: list[str], better: dict[str, float], answer: str, own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", *own, *SMALL, "data=mine", *words, "trainer.max_epochs=30", "hydra.run.dir=run"]) == 0
+    metrics = summary("run")["metrics"]
+    assert all(metrics[name] >= least if least > 0 else metrics[name] <= -least for name, least in better.items())
+    mine = "allow_targets=[taskfiles]"
+    capsys.readouterr()
+    assert cli.main(["eval", "run", mine, "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert {name: measured[name] for name in better} == pytest.approx({name: metrics[name] for name in better})
+    picture = np.full((8, 8, 3), 20, np.uint8)
+    picture[..., 1] = 170
+    Image.fromarray(picture).save("green.png")
+    assert cli.main(["predict", "run", "green.png", mine, "--json"]) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    if answer == "labels":
+        assert row["labels"] == ["green"]
+    else:
+        assert row["values"]["green"] == pytest.approx(170 / 255, abs=0.2)
+        assert row["values"]["red"] == pytest.approx(20 / 255, abs=0.2)
+    assert cli.main(["predict", "run", "green.png", mine]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("red,green,blue")
+    assert cli.main(["export", "run", "format=torchscript", mine]) == 0
+    assert cli.main(["train", "resume=run", "trainer.max_epochs=31", *own]) == 0
+    assert cli.main(["verify", "run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["task=regression"], "task=regression has targets of kind values. Write loss=mse"),
+        (["task.metrics=[acc,f1]"], "metric in task.metrics 'f1' is not one of"),
+        (["task.metrics=[acc,acc]"], "task.metrics names acc twice"),
+        (["task.metrics=[os.path.join]"], "is not allowed"),
+        (["task.metrics=[taskfiles.Hinge]"], "must be a subclass of effbench.metrics.Metric"),
+        (["loss._target_=taskfiles.bands"], "must be a subclass of Loss"),
+        (["checkpoint.monitor=val/rmse"], "checkpoint.monitor 'val/rmse' is not one of"),
+        (
+            ["task.metrics=[taskfiles.Errors]", "checkpoint.monitor=val/errors"],
+            "checkpoint.mode must be min for errors",
+        ),
+        (["loss=bce"], "is for targets of kind labels"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line_and_leaves_no_folder(
+    words: list[str], said: str, own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", *own, *SMALL, *SYNTHETIC, *words, "hydra.run.dir=run"]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+    assert not Path("run").exists()

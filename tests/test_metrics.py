@@ -1,0 +1,109 @@
+"""Each metric against scikit-learn, summed over uneven batches; how values read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+from torch import Tensor
+
+from effbench import metrics
+from effbench.metrics import Display, Metric, as_recorded, display_of, recorded_displays
+
+
+def over_batches(metric: Metric, outputs: Tensor, targets: Tensor, size: int) -> float | None:
+    total = torch.zeros(metric.size(outputs.shape[1]), dtype=torch.float64)
+    for part, own in zip(outputs.split(size), targets.split(size), strict=True):
+        total += metric.sums(part, own)
+    return metric.value(total.tolist(), len(outputs))
+
+
+@st.composite
+def classified(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
+    """(outputs (N, K), labels (N,), size of a batch); some classes may occur in neither."""
+    count, classes = draw(st.integers(1, 40)), draw(st.integers(2, 8))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    labels = torch.randint(0, draw(st.integers(1, classes)), (count,), generator=generator)
+    return torch.randn(count, classes, generator=generator), labels, draw(st.integers(1, count))
+
+
+@settings(deadline=None)
+@given(classified())
+def test_metrics_of_classes_are_scikit_learns(sample: tuple[Tensor, Tensor, int]) -> None:
+    outputs, labels, size = sample
+    predicted, true = outputs.argmax(1).numpy(), labels.numpy()
+    assert over_batches(metrics.Accuracy(), outputs, labels, size) == pytest.approx(
+        reference.accuracy_score(true, predicted)
+    )
+    assert over_batches(metrics.MacroF1(), outputs, labels, size) == pytest.approx(
+        reference.f1_score(true, predicted, average="macro", zero_division=0)
+    )
+    recalls = reference.recall_score(true, predicted, average=None, labels=np.unique(true), zero_division=0)
+    assert over_batches(metrics.BalancedAccuracy(), outputs, labels, size) == pytest.approx(recalls.mean())
+    k = min(5, outputs.shape[1])
+    scores = (
+        reference.top_k_accuracy_score(true, outputs.numpy(), k=k, labels=range(outputs.shape[1]))
+        if (outputs.shape[1] > 2 and k < outputs.shape[1])
+        else None
+    )
+    if scores is not None:
+        assert over_batches(metrics.TopK(), outputs, labels, size) == pytest.approx(scores)
+
+
+def test_the_top_five_of_fewer_classes_are_all() -> None:
+    assert over_batches(metrics.TopK(), torch.randn(7, 3), torch.tensor([0, 1, 2, 0, 1, 2, 0]), 2) == 1.0
+
+
+def test_a_mixed_label_counts_by_its_largest_share() -> None:
+    outputs, mixed = torch.eye(3), torch.tensor([[0.6, 0.4, 0.0], [0.6, 0.4, 0.0], [0.1, 0.2, 0.7]])
+    assert over_batches(metrics.Accuracy(), outputs, mixed, 2) == pytest.approx(2 / 3)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, 6), st.integers(0, 2**31), st.integers(1, 30))
+def test_metrics_of_labels_are_scikit_learns(count: int, labels: int, seed: int, size: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    outputs = torch.randn(count, labels, generator=generator)
+    targets = (torch.rand(count, labels, generator=generator) < 0.4).float()
+    true, predicted = targets.numpy().astype(int), (outputs > 0).numpy().astype(int)
+    assert over_batches(metrics.LabelAccuracy(), outputs, targets, size) == pytest.approx((true == predicted).mean())
+    f1 = [reference.f1_score(true[:, k], predicted[:, k], zero_division=0) for k in range(labels)]
+    assert over_batches(metrics.LabelMacroF1(), outputs, targets, size) == pytest.approx(np.mean(f1))
+
+
+@pytest.mark.parametrize("size", [1, 4, 11])
+def test_metrics_of_values_are_scikit_learns(size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs, targets = torch.randn(11, 3, generator=generator), torch.randn(11, 3, generator=generator)
+    mae = reference.mean_absolute_error(targets, outputs)
+    assert over_batches(metrics.MeanAbsoluteError(), outputs, targets, size) == pytest.approx(mae)
+    rmse = reference.mean_squared_error(targets, outputs) ** 0.5
+    assert over_batches(metrics.RootMeanSquaredError(), outputs, targets, size) == pytest.approx(rmse)
+
+
+def test_names_are_unique_among_the_metrics_for_a_kind_of_target() -> None:
+    for kind in ("class", "labels", "values"):
+        names = [metric.name for metric in metrics.SHIPPED if kind in metric.targets]
+        assert len(names) == len(set(names)) > 0
+
+
+def test_a_share_reads_in_per_cent_and_a_loss_with_four_digits() -> None:
+    assert display_of("val/acc").text(0.848) == "84.80 %"
+    assert display_of("test/macro_f1").text(0.5, 0.0123) == "50.00 ± 1.23 %"
+    assert display_of("train/loss").text(0.12345) == "0.1235"
+    assert display_of("val/rmse").mode == "min"
+
+
+def test_a_metric_of_ones_own_reads_as_its_run_recorded_it() -> None:
+    own = {"kappa": Display("Cohen's kappa", "max", as_percent=True)}
+    summary = {"task": {"metrics": as_recorded(own)}, "metrics": {"val/kappa": 0.5, "val/loss": 1.0}}
+    assert recorded_displays(summary)["kappa"] == own["kappa"]
+    assert recorded_displays({"metrics": {"val/kappa": 0.5}})["kappa"].text(0.5) == "0.5000"
+
+
+@pytest.mark.parametrize("damaged", [{"kappa": {"title": 1, "wrong": 2}}, {"kappa": 3}, [], None])
+def test_a_damaged_record_of_metrics_costs_no_report(damaged: object) -> None:
+    assert recorded_displays({"task": {"metrics": damaged}, "metrics": {"val/kappa": 0.5}})["kappa"].mode == "max"

@@ -1,0 +1,292 @@
+"""Callbacks of a user's own: what they get, what they may do, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import effbench
+from effbench import Callback, build
+from effbench.callbacks import KeepWeights
+from effbench.config.compose import compose
+from effbench.config.names import composed, group_options
+from effbench.config.versions import upgraded
+from effbench.errors import ConfigError, EffbenchError
+from effbench.records import read_metrics
+from effbench.training.callbacks import HOOKS, Callbacks, NamedCallback
+from tests.training.tiny import Rows, dense, trainer
+from tests.training.tiny import data as tiny_data
+
+SMALL = [
+    "model=mlp", "model.hidden=[8]", "data=synthetic", "data.num_train=64", "data.num_val=16", "data.num_test=16",
+    "data.batch_size=16", "trainer.max_epochs=2", "early_stopping=off", "trainer.log_every_n_steps=1",
+    "device.threads=1", "device=cpu",
+]  # fmt: skip
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "summary.json").read_text()))
+
+
+# --- the context ------------------------------------------------------------------------------------------------------
+
+
+class Notes(Callback):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.context: Any = None
+
+    def fit_start(self, context):
+        self.context = context
+        self.heard.append(f"start {context.total_steps} {context.steps_per_epoch}")
+
+    def before_step(self, context):
+        self.heard.append("gradients" if all(p.grad is not None for p in context.model.parameters()) else "none")
+
+    def epoch_end(self, context, values):
+        self.heard.append(f"epoch {context.state.epoch} {'val/loss' in values}")
+
+    def saving(self, context):
+        self.heard.append("saving")
+
+    def fit_end(self, context):
+        self.heard.append(f"end {context.state.status}")
+
+    def tested(self, context, values):
+        self.heard.append(" ".join(sorted(values)))
+
+    def run_end(self, context):
+        self.heard.append("run end")
+
+
+def test_a_hook_gets_trainer_model_folder_splits_and_state(tmp_path: Path) -> None:
+    notes = Notes()
+    run = effbench.train([*SMALL, "trainer.max_epochs=1"], tmp_path / "run", callbacks=[notes])
+    context = notes.context
+    assert notes.heard == [
+        "start 4 4", *["gradients"] * 4, "epoch 1 True", "saving", "end completed", "test/acc test/loss", "run end",
+    ]  # fmt: skip
+    assert context.folder == run.folder
+    assert context.splits.name == "synthetic"
+    assert context.model is context.trainer.model
+    assert context.state.step == 4
+    assert context.is_main
+    with pytest.raises(AttributeError):
+        context.folder = tmp_path
+
+
+def test_a_callback_may_stop_the_run_with_validation_save_and_test(tmp_path: Path) -> None:
+    class Enough(Callback):
+        def epoch_end(self, context, values):
+            context.stop("good enough")
+
+    run = effbench.train([*SMALL, "trainer.max_epochs=9"], tmp_path / "run", callbacks=[Enough()])
+    told = run.summary
+    assert (told["status"], told["stop_reason"], told["steps"]) == ("completed", "good enough", 4)
+    assert {"val/acc", "test/acc"} <= set(told["metrics"])
+    assert run.checkpoint("last").resolve().name == "step-00000004"
+
+
+@pytest.mark.parametrize("hook", ["fit_start", "step_end"])
+def test_a_stop_in_mid_epoch_ends_after_that_step(hook: str, tmp_path: Path) -> None:
+    stop = type("Stop", (Callback,), {hook: lambda _, context: context.stop("now")})()
+    run = effbench.train(SMALL, tmp_path / "run", callbacks=[stop])
+    assert (run.summary["steps"], run.summary["stop_reason"]) == (1, "now")
+    assert run.checkpoint("last").resolve().name == "step-00000001"
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+class Raises(Callback):
+    def __init__(self, hook: str, error: BaseException):
+        def fail(*_: Any) -> None:
+            raise error
+
+        setattr(self, hook, fail)
+
+    def step_end(self, context): ...
+
+
+@pytest.mark.parametrize(
+    ("hook", "error"),
+    [*((hook, ValueError("broken")) for hook in HOOKS), ("step_end", ConfigError("broken")), ("logged", SystemExit(0))],
+    ids=repr,
+)
+def test_an_error_names_callback_and_hook_and_the_record_says_failed(
+    hook: str, error: BaseException, tmp_path: Path
+) -> None:
+    with pytest.raises(EffbenchError, match=rf"callback Raises \(.*Raises\) raised .* in {hook} ") as raised:
+        effbench.train([*SMALL, "trainer.max_steps=2"], tmp_path / "run", callbacks=[Raises(hook, error)])
+    assert raised.value.exit_code == 1
+    told = summary(tmp_path / "run")
+    assert told["status"] == "failed"
+    assert "callback Raises" in told["error"]
+    if hook not in ("fit_start", "before_step"):
+        assert read_metrics(tmp_path / "run")
+
+
+def test_the_first_error_stands_and_all_others_are_still_told_of_the_end(tmp_path: Path, caplog: Any) -> None:
+    first, notes = Raises("step_end", ValueError("first")), Notes()
+    late = Raises("run_end", ValueError("late"))
+    with pytest.raises(EffbenchError, match="first"):
+        effbench.train(SMALL, tmp_path / "run", callbacks=[first, late, notes])
+    assert notes.heard[-2:] == ["end failed", "run end"]
+    assert "late" in caplog.text
+
+
+def test_an_error_at_the_end_keeps_no_other_callback_from_its_end(tmp_path: Path) -> None:
+    notes = Notes()
+    with pytest.raises(EffbenchError, match="late"):
+        effbench.train(SMALL, tmp_path / "run", callbacks=[Raises("run_end", ValueError("late")), notes])
+    assert notes.heard[-1] == "run end"
+
+
+# --- state ------------------------------------------------------------------------------------------------------------
+
+
+class Counts(Callback):
+    """Changes the training by what it has counted: a resume that forgets that is not exact."""
+
+    def __init__(self, dies_at: int | None = None):
+        self.count, self._dies_at = 0, dies_at
+
+    def before_step(self, context):
+        self.count += 1
+        for parameter in context.model.parameters():
+            parameter.grad.mul_(1 + self.count % 3)
+
+    def step_end(self, context):
+        if context.state.step == self._dies_at:
+            raise EffbenchError("died")
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+@pytest.mark.row(13)
+def test_a_callback_s_state_goes_with_the_checkpoint(tmp_path: Path) -> None:
+    whole = effbench.train(SMALL, tmp_path / "whole", callbacks=[Counts()])
+    with pytest.raises(EffbenchError, match="died"):
+        effbench.train(SMALL, tmp_path / "broken", callbacks=[Counts(dies_at=6)])
+    resumed = effbench.train([f"resume={tmp_path / 'broken'}"], callbacks=[Counts()])
+    a, b = (load_file(run.checkpoint("last") / "model.safetensors") for run in (whole, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert torch.load(resumed.checkpoint("last") / "state.pt")["callbacks"] == {"callback Counts": {"count": 8}}
+
+
+@pytest.mark.parametrize(
+    "state", [{"a": np.float64(1)}, {"a": {1, 2}}, [1], {"a": object()}], ids=lambda state: str(type(state))
+)
+def test_a_state_that_no_checkpoint_can_hold_is_refused_when_it_is_saved(state: Any) -> None:
+    class Odd(Callback):
+        def state_dict(self):
+            return state
+
+    with pytest.raises(EffbenchError, match="state_dict must return a dict of tensors, numbers"):
+        Callbacks([NamedCallback("callbacks.odd", Odd())]).state_dict()
+
+
+def test_a_checkpoint_is_as_before_without_a_callback_s_state() -> None:
+    run = trainer(tiny_data(), dense(), 1, watch=[Rows()])
+    assert "callbacks" not in run.snapshot().state
+
+
+# --- the group --------------------------------------------------------------------------------------------------------
+
+
+class NoHook(Callback): ...
+
+
+class Lightning(Callback):
+    def on_train_epoch_end(self, trainer, module): ...
+
+
+class Arity(Callback):
+    def epoch_end(self, context): ...
+
+
+def own(name: str) -> list[str]:
+    return [f"+callbacks.mine={{_target_:tests.training.test_callbacks.{name}}}", "allow_targets=[tests.training]"]
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("NoHook", "it defines no hook; the hooks are fit_start, .*run_end"),
+        ("Lightning", "on_train_epoch_end is no hook and would not be called; the hooks are fit_start"),
+        ("Arity", r"epoch_end must take \(context, values\)"),
+        ("summary", "must be a class derived from effbench.Callback"),
+        ("Path", "is not allowed"),
+        ("Raises", "missing 2 required positional arguments"),
+    ],
+)
+def test_what_would_not_be_called_is_refused_by_name(name: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=rf"callbacks\.mine.*{complaint}"):
+        build.callbacks(compose(own(name)))
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["+callbacks.x={a:1}"], "callbacks.x must be a callback with a _target_"),
+        (["+callbacks._target_=effbench.callbacks.KeepWeights"], "callbacks._target_ must be a callback"),
+        (["+callbacks.x={_target_:os.system}"], "callbacks.x._target_ 'os.system' is not allowed"),
+        (["+callbacks._args_=[1]"], "callbacks._args_ is not allowed"),
+        (["+callbacks.x={_target_:effbench.callbacks.KeepWeights,a:{_target_:os.system}}"], "callbacks.x.a._target_"),
+        (["callbacks=[keep_weights,nope]"], "callbacks 'nope' is not one of: keep_weights, none"),
+        (["callbacks=keep_weights", "callbacks.keep_weights.every=2"], "no key 'callbacks.keep_weights.every'"),
+        (["callback=keep_weights"], "Write callbacks=keep_weights"),
+    ],
+)
+def test_a_wrong_callback_is_told_before_anything_is_imported(words: list[str], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        compose(words)
+
+
+def test_choices_combine_and_single_options_are_overridden() -> None:
+    config = compose(["callbacks=[none,keep_weights]", "callbacks.keep_weights.every_n_epochs=5", *own("Notes")])
+    assert list(config.callbacks.named) == ["keep_weights", "mine"]
+    assert config.callbacks.named["keep_weights"].options == {"every_n_epochs": 5}
+    assert len(build.callbacks(config)) == 2
+    assert not compose(["callbacks=[]"]).callbacks.named
+    given = composed([("callbacks", "[none,keep_weights]")], group_options())
+    assert given["callbacks"]["keep_weights"]["every_n_epochs"] == 1
+
+
+def test_an_older_record_without_the_group_has_no_callbacks() -> None:
+    content = {key: value for key, value in compose([]).to_dict().items() if key != "callbacks"}
+    assert upgraded(content, "config.yaml")["callbacks"] == {}
+
+
+def test_a_run_is_read_without_the_modules_of_its_callbacks(tmp_path: Path) -> None:
+    effbench.train([*SMALL, "trainer.max_steps=1", *own("Notes")], tmp_path / "run")
+    assert "test_callbacks.Notes" in (tmp_path / "run" / "config.yaml").read_text()
+    assert effbench.load_run(tmp_path / "run").model() is not None
+
+
+# --- keep_weights -----------------------------------------------------------------------------------------------------
+
+
+def test_keep_weights_writes_what_is_evaluated(tmp_path: Path) -> None:
+    run = effbench.train([*SMALL, "ema=on", "callbacks=keep_weights"], tmp_path / "run")
+    kept = sorted((run.folder / "weights").iterdir())
+    assert [path.name for path in kept] == ["epoch-0001.safetensors", "epoch-0002.safetensors"]
+    last, average = load_file(kept[1]), load_file(run.checkpoint("last") / "ema.safetensors")
+    assert all(torch.equal(last[name], average[name]) for name in last)
+    assert effbench.train([*SMALL, f"model.pretrained={kept[0]}", "trainer.max_steps=1"], tmp_path / "tuned").summary
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True, "2"])
+def test_keep_weights_refuses_what_is_no_number_of_epochs(every: Any) -> None:
+    with pytest.raises(ConfigError, match=r"keep_weights\.every_n_epochs must be a whole number >= 1"):
+        KeepWeights(every)

@@ -1,0 +1,99 @@
+"""Memory that a step has freed is the next step's, while a training lasts."""
+
+from __future__ import annotations
+
+import ast
+import resource
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from effbench.training.malloc import _glibc, keeping_freed_memory
+
+BLOCKS, MB = 5, 2**20
+pytestmark = pytest.mark.skipif(_glibc() is None, reason="the C library is not glibc")
+
+
+def faults_of_steps(keeping: bool, device: str = "cpu") -> int:
+    """Page faults of ten steps that each fill and free five blocks of 40 MB: above every threshold of glibc's."""
+    with keeping_freed_memory(torch.device(device)) if keeping else nullcontext():
+        for _ in range(3):  # until the blocks have found their places
+            step()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            step()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def step() -> None:
+    blocks = [torch.zeros(10 * MB) for _ in range(BLOCKS)]
+    assert sum(float(block[-1]) for block in blocks) == 0.0
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as stream:  # noqa: PTH123 - not a file of ours
+        return int(stream.read().split()[1]) * resource.getpagesize()
+
+
+def in_a_fresh_process(*calls: str) -> list[int]:
+    """What functions of this file give there: other tests leave the heap of this process in pieces."""
+    code = f"from tests.training.test_malloc import *\nprint([{', '.join(calls)}])"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: list[int] = ast.literal_eval(done.stdout)
+    return found
+
+
+def resident_around_a_step() -> tuple[int, int, int]:
+    """Bytes before the training, after its step, after its end."""
+    before = resident()
+    with keeping_freed_memory(torch.device("cpu")):
+        step()
+        during = resident()
+    return before, during, resident()
+
+
+def test_a_step_meets_memory_it_has_touched_before():
+    usual, kept = in_a_fresh_process("faults_of_steps(keeping=False)", "faults_of_steps(keeping=True)")
+    assert usual > 10 * BLOCKS * 40 * MB / resource.getpagesize() / 600  # huge pages at the most
+    assert kept < usual / 20
+
+
+def test_it_goes_back_at_the_end():
+    calls = ("*resident_around_a_step()", "faults_of_steps(keeping=False)", "faults_of_steps(keeping=True)")
+    before, during, after, usual, kept = in_a_fresh_process(*calls)
+    assert during > before + 150 * MB
+    assert after < before + 50 * MB
+    assert usual > 20 * kept
+
+
+@pytest.mark.parametrize("variable", ["MALLOC_MMAP_MAX_", "LD_PRELOAD", "GLIBC_TUNABLES"])
+def test_what_the_user_set_up_is_left_alone(variable, monkeypatch):
+    monkeypatch.setenv(variable, "1")
+    assert faults_of_steps(keeping=True) > 1000
+
+
+def test_a_gpu_needs_none_of_it():
+    assert faults_of_steps(keeping=True, device="meta") > 1000
+
+
+def test_training_uses_it(tmp_path):
+    words = ["model=mlp", "data=synthetic", "data.num_train=64", "debug=smoke", "hydra.run.dir=run"]
+    code = (
+        "import sys, torch\n"
+        "from effbench.training import malloc, trainer\n"
+        "seen = []\n"
+        "usual = malloc._set\n"
+        "malloc._set = lambda libc, options: (seen.append(options), usual(libc, options))\n"
+        "from effbench import cli\n"
+        f"code = cli.main(['train', *{words!r}])\n"
+        "assert seen == [malloc._KEEPING, malloc._USUAL], seen\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
