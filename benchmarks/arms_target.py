@@ -68,7 +68,7 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
     config = effbench.compose(own)
 
     def batches() -> Any:
-        transform = loaded["trainer"].train.finish
+        transform = loaded["trainer"].train.transform
         return build.eval_batches(config, loaded["data"].test, transform, loaded["trainer"].ranks, None)
 
     loaded["batches"] = batches

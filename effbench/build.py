@@ -257,10 +257,11 @@ def loss(config: Config, data: Splits | None = None) -> Loss:
     if not inspect.isclass(kind) or not issubclass(kind, Loss | nn.Module):
         raise ConfigError(f"loss._target_ {section.target!r} must be a subclass of Loss (effbench.tasks.losses), or a "
                           "loss of torch.nn.")  # fmt: skip
-    if "class_weights" in options:
-        chosen = options.pop("class_weights")
-        if data is not None and not data.train.labels.is_floating_point():
-            options["class_weights"] = class_weights(chosen, data.train.labels, len(data.classes))
+    chosen = options.pop("class_weights", None)
+    if chosen is not None and data is not None:
+        if data.train.labels.dim() != 1 or data.train.labels.is_floating_point():
+            raise ConfigError(f"loss.class_weights={chosen} is for class numbers; {data.name} has other targets.")
+        options["class_weights"] = class_weights(chosen, data.train.labels, len(data.classes))
     built: Any = _construct("loss", section.target, kind, options | _unreduced(kind))
     return built if isinstance(built, Loss) else OfTorch(built)
 
@@ -432,7 +433,7 @@ def trainer(
     limits = _limits(config)
     channels, height, width = data.shape
     net = model(config, len(data.classes), channels, (height, width))
-    _check_outputs(config, net, data)
+    _check_outputs(config, net, data, chosen)
     if transform.device.type == "cpu":
         accelerate(net)
     net = net.to(transform.device, memory_format=memory_format(config))  # type: ignore[call-overload]
@@ -481,11 +482,12 @@ def _average(config: Config, net: nn.Module, over: Optimizer) -> NoEma:
     return Ema(net, config.ema.decay) if config.ema.enabled else NoEma(net)
 
 
-def _check_outputs(config: Config, net: nn.Module, data: Splits) -> None:
+def _check_outputs(config: Config, net: nn.Module, data: Splits, chosen: Task) -> None:
     """effbench's own models are made for the data's classes; another may be made for a number of its own."""
     if config.model.target.startswith("effbench."):
         return
-    check_logits(net, f"model._target_ {config.model.target!r}", data.shape, len(data.classes), data.name)
+    name = f"model._target_ {config.model.target!r}"
+    check_logits(net, name, data.shape, len(data.classes), data.name, takes_softmax=chosen.kind == "class")
 
 
 def _train_batches(config: Config, data: Splits, transform: BatchTransform, ranks: DistributedContext) -> TrainBatches:

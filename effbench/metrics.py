@@ -43,11 +43,10 @@ class Display:
 
 
 class Metric:
-    """Sums over samples and the value that they make.
+    """Sums over samples, and the value that follows from the sums. A subclass is made without arguments.
 
-    Args of a subclass are its options. name: of the log columns, 'acc' in 'val/acc'. display: see Display.
+    name: in log columns, 'acc' in 'val/acc'. display: how its values are written.
     targets: the kinds of targets that it is defined for ('class', 'labels', 'values', see effbench/tasks/task.py).
-    size: how many numbers it sums, or None for a number that follows from the outputs.
     """
 
     name: ClassVar[str]
@@ -94,7 +93,7 @@ class Accuracy(Metric):
         return sums[0] / samples
 
 
-class TopK(Metric):
+class Top5Accuracy(Metric):
     """Share of samples whose class is among the five largest outputs (of all, where there are fewer)."""
 
     name = "top5"
@@ -213,7 +212,8 @@ class RootMeanSquaredError(Metric):
 
 
 SHIPPED: tuple[type[Metric], ...] = (
-    Accuracy, TopK, MacroF1, BalancedAccuracy, LabelAccuracy, LabelMacroF1, MeanAbsoluteError, RootMeanSquaredError,
+    Accuracy, Top5Accuracy, MacroF1, BalancedAccuracy, LabelAccuracy, LabelMacroF1, MeanAbsoluteError,
+    RootMeanSquaredError,
 )  # fmt: skip
 _DISPLAYS = {LOSS: Display(LOSS, "min", "nats"), **{kind.name: kind.display for kind in SHIPPED}}
 

@@ -172,6 +172,7 @@ def test_another_task_goes_through_every_verb(
             "checkpoint.mode must be min for errors",
         ),
         (["loss=bce"], "is for targets of kind labels"),
+        (["loss.class_weights=balanced", "data.targets=labels"], "is for class numbers; synthetic has other targets"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_line_and_leaves_no_folder(

@@ -50,11 +50,11 @@ def test_metrics_of_classes_are_scikit_learns(sample: tuple[Tensor, Tensor, int]
         else None
     )
     if scores is not None:
-        assert over_batches(metrics.TopK(), outputs, labels, size) == pytest.approx(scores)
+        assert over_batches(metrics.Top5Accuracy(), outputs, labels, size) == pytest.approx(scores)
 
 
 def test_the_top_five_of_fewer_classes_are_all() -> None:
-    assert over_batches(metrics.TopK(), torch.randn(7, 3), torch.tensor([0, 1, 2, 0, 1, 2, 0]), 2) == 1.0
+    assert over_batches(metrics.Top5Accuracy(), torch.randn(7, 3), torch.tensor([0, 1, 2, 0, 1, 2, 0]), 2) == 1.0
 
 
 def test_a_mixed_label_counts_by_its_largest_share() -> None:

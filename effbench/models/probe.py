@@ -24,7 +24,9 @@ def initialize_lazy(model: nn.Module, name: str, image_shape: ImageShape) -> Non
             _outputs(model, name, image_shape)
 
 
-def check_logits(model: nn.Module, name: str, image_shape: ImageShape, classes: int, dataset: str) -> None:
+def check_logits(
+    model: nn.Module, name: str, image_shape: ImageShape, classes: int, dataset: str, takes_softmax: bool = True
+) -> None:
     """Raises ConfigError unless the model makes float logits (N, K) of images, by parameters that can be trained.
 
     Two blank images are put through it on the CPU, in eval mode; torch's random numbers are as before.
@@ -47,7 +49,7 @@ def check_logits(model: nn.Module, name: str, image_shape: ImageShape, classes: 
             f"{name} makes {made} outputs an image, but {dataset} has {classes} classes, labelled 0 to {classes - 1}. "
             "Let the model take the argument num_classes."
         )
-    if classes > 1 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-5).all()):
+    if takes_softmax and classes > 1 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-5).all()):
         raise ConfigError(
             f"{name} returns probabilities (they add up to 1); it must return logits, of which the loss and predict "
             "take the softmax. Leave it out of forward."

@@ -144,6 +144,7 @@ class Resumption:
         decisive: tuple[str, ...] = (
             "seed",
             "augment.",
+            "task.",  # a metric that is added would have no sums of the epoch's first steps
             "trainer.accumulate_grad_batches",
             "trainer.limit_train_batches",
         )

@@ -132,7 +132,7 @@ class Run:
         return BatchTransform(tuple(data["mean"]), tuple(data["std"]), on, build.memory_format(self.config))
 
     def predict(self, inputs: Any, which: str = "best") -> Tensor:
-        """Class probabilities, float (N, K).
+        """Float (N, K): class probabilities; of another task its answers, such as the values of a regression.
 
         inputs: a file, a folder of images, a Pillow image, a uint8 tensor or array (C, H, W), or a list of such; or
         uint8 (N, C, H, W) as the dataset holds them. Files and Pillow images are brought to the run's size and

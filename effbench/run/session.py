@@ -220,8 +220,10 @@ class _Session:
         if not values or not self.ranks.is_main:
             return
         checkpoints = trainer.checkpoints
-        if which == "val" and checkpoints is not None and checkpoints.ranking:
-            values[checkpoints.monitor.partition("/")[2]] = checkpoints.ranking[0][0]
+        if checkpoints is not None and checkpoints.ranking:
+            split, _, name = checkpoints.monitor.partition("/")
+            if which == split == "val":
+                values[name] = checkpoints.ranking[0][0]  # of the best weights
         if complaint := trainer.prediction_check.complaint(which, values, data.classes):
             self.warnings.append(complaint)
             log.warning(complaint)

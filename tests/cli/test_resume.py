@@ -264,6 +264,7 @@ def test_within_an_epoch_another_batch_size_is_refused_with_a_remedy_that_helps(
     send(signal.SIGTERM, 7)
     assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, *length, "hydra.run.dir=run")[0] == 143
     send.never()
+    assert effbench("train", "resume=run", "task.metrics=[acc,macro_f1]")[0] == 2
     code, _, err = effbench("train", "resume=run", "data.batch_size=16")
     assert (code, "changed: data" in err) == (2, True)
     remedy = err[err.index("begun;") :].split(" by ")[1].split(";")[0].split()
