@@ -15,6 +15,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from benchmarks.arms_train import settled_config  # noqa: E402
 from benchmarks.gate import Gate  # noqa: E402
 
 THREADS = 2
@@ -98,6 +99,7 @@ def usual(gate: Gate, words: list[str], target: float, workers: int = 0, slice_s
     config = effbench.compose([*words, "device=cpu"])
     pl.seed_everything(config.seed, verbose=False)
     data = build.splits(config)
+    config = settled_config(config, data)
     mean, std = float((data.train.images / 255).mean()), float((data.train.images / 255).std())
     channels, height, width = data.shape
     net = create("mobilenet_v3_small", 10, channels, (height, width), bn_momentum=0.1)

@@ -52,6 +52,13 @@ def config(model: str, extra: tuple[str, ...] = ()) -> Any:
     return effbench.compose([*WORDS[model], *common, *extra])
 
 
+def settled_config(chosen: Any, data: Any) -> Any:
+    """`chosen` with the numbers that a run of this data would take for its `auto`s."""
+    from effbench.automatic import settled
+
+    return settled(chosen, len(data.train.images), min(data.shape[1:]))
+
+
 def network(chosen: Any, data: Any) -> nn.Module:
     """The config's model for this data, accelerated as effbench's: the arms differ in their loops alone."""
     from effbench import build
@@ -115,7 +122,7 @@ def hand_written(
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
     images, labels = data.train.images, data.train.labels
     mean, std = float((images / 255).mean()), float((images / 255).std())
-    step, total, padding = 0, 100_000, chosen.augment.crop_padding
+    step, total, padding = 0, 100_000, settled_config(chosen, data).augment.crop_padding
     layout = torch.channels_last if model == "mobilenet" else torch.contiguous_format
     net = net.to(memory_format=layout).train()
     for _ in range(total):

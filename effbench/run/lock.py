@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -23,6 +24,7 @@ from effbench.records import RUN_FOLDER, check_new_run, require_writable
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
+_SIGNING_S = 2.0  # at most between taking the lock and writing who has it
 _held: dict[Path, int] = {}  # folder -> process: a lock belongs to its process, and a forked one has none
 
 
@@ -74,7 +76,7 @@ def _acquire(path: Path, elsewhere: str) -> int:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
-            holder = _text(descriptor)
+            holder = _signature(descriptor)
             os.close(descriptor)
             raise ConfigError(_in_use(path.parent, holder, elsewhere)) from error
         except OSError as error:  # a file system without locks
@@ -116,6 +118,27 @@ def _sign(descriptor: int) -> None:
     with suppress(OSError):  # a full disk: the lock holds all the same
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, (json.dumps(holder) + "\n").encode(), 0)
+
+
+def _signature(descriptor: int) -> str:
+    """What the lock's holder wrote of itself; waits for one that has just taken the lock over."""
+    deadline = time.monotonic() + _SIGNING_S
+    while not _is_by_the_living(text := _text(descriptor)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return text
+
+
+def _is_by_the_living(text: str) -> bool:
+    """False for an unsigned lock, and for the signature of a process that no longer runs on this machine."""
+    try:
+        holder = json.loads(text)
+        if holder["host"] == socket.gethostname():
+            os.kill(int(holder["pid"]), 0)
+    except PermissionError:  # another user's
+        return True
+    except (ValueError, KeyError, TypeError, OverflowError, ProcessLookupError):
+        return False
+    return True
 
 
 def _text(descriptor: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -154,6 +155,31 @@ def test_a_process_forked_by_the_holder_does_not_keep_the_lock(tmp_path: Path) -
             pass
     finally:
         os.kill(worker, signal.SIGKILL)
+        os.close(hears)
+        os.close(tells)
+
+
+@pytest.mark.row(23)
+@pytest.mark.parametrize("left", ["", json.dumps({"pid": 2**22 + 1, "host": socket.gethostname(), "since": "then"})])
+def test_a_holder_that_signs_late_is_named_all_the_same(left: str, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text(left)
+    hears, tells = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        descriptor = os.open(tmp_path / NAME, os.O_RDWR)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        os.write(tells, b"locked")
+        time.sleep(0.3)
+        lock._sign(descriptor)
+        time.sleep(60)
+        os._exit(0)
+    os.read(hears, 100)
+    try:
+        with pytest.raises(ConfigError, match=f"in use by process {holder} on"), holding(tmp_path):
+            pass
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
         os.close(hears)
         os.close(tells)
 
