@@ -1,0 +1,1 @@
+"""Config -> objects, by part; effbench/build.py is the door to them."""

@@ -1,0 +1,116 @@
+"""The dataset and its batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from effbench.automatic import number
+from effbench.builders.devices import memory_format
+from effbench.builders.factories import call
+from effbench.cache_dir import expanded
+from effbench.config.schema import Config
+from effbench.data.batches import BatchTransform, EvalBatches, Shard, TrainBatches
+from effbench.data.images.augment import Augment
+from effbench.data.splits import Split, Splits, channel_statistics, representative_sample
+from effbench.errors import ConfigError
+from effbench.target_allowlist import resolve
+from effbench.training.distributed import DistributedContext
+
+_SPLITS = """Such as:
+  from effbench.data.splits import Split, Splits, digest
+  train = Split(images, labels)  # uint8 (N, C, H, W), int64 (N,)
+  return Splits("mine", train, val=None, test=None, classes=("cat", "dog"), sha256=digest(images, labels))"""
+
+
+def takes_time(config: Config) -> bool:
+    """Whether the data's function says of itself that it may read for minutes: `takes_time = True` on it."""
+    return bool(getattr(resolve("data", config.data.target, config.allow_targets), "takes_time", False))
+
+
+def splits(config: Config) -> Splits:
+    """The dataset, read or decoded."""
+    options = {key: _in_full(value) for key, value in config.data.options.items()}
+    built = call("data", config.data.target, config, options)
+    if not isinstance(built, Splits):
+        raise ConfigError(
+            f"data._target_ {config.data.target!r} must return Splits; got {type(built).__name__}. {_SPLITS}"
+        )
+    return built
+
+
+def _in_full(value: Any) -> Any:
+    """A path below the home folder, written ~/…, for datasets that would take ~ for a name; the rest as it is."""
+    return str(expanded(value)) if isinstance(value, str) and (value == "~" or value.startswith("~/")) else value
+
+
+def batch_transform(config: Config, data: Splits, on: torch.device) -> BatchTransform:
+    """Normalisation by the train split's own statistics, and the memory format the model likes."""
+    mean, std = channel_statistics(data.train.images)
+    return BatchTransform(tuple(mean), tuple(std), on, memory_format(config))
+
+
+def eval_batches(
+    config: Config, split: Split, transform: BatchTransform, ranks: DistributedContext, limit: float | None = None
+) -> EvalBatches:
+    """One pass over `split`, or over a sample of all its classes: `limit` batches, or that fraction of the images.
+
+    The sample depends on the split and its own size alone, not on the number of processes.
+    """
+    batch_size = config.data.eval_batch_size
+    count = limit * batch_size if isinstance(limit, int) else _limit(limit, len(split))
+    sample = None if count is None or count >= len(split) else representative_sample(split.labels, count)
+    return EvalBatches(
+        split,
+        batch_size=batch_size,
+        transform=transform,
+        shard=Shard(ranks.rank, ranks.world),
+        sample=sample,
+        num_workers=config.data.num_workers,
+        timeout_s=config.data.timeout_s,
+    )
+
+
+def train_batches(config: Config, data: Splits, transform: BatchTransform, ranks: DistributedContext) -> TrainBatches:
+    section = config.data
+    if ranks.world > 1 and config.trainer.on_oom == "halve":
+        raise ConfigError("trainer.on_oom=halve works in one process; under torchrun use trainer.on_oom=raise.")
+    batch_size = number(section.batch_size)
+    if batch_size < ranks.world:
+        raise ConfigError(f"data.batch_size must be at least the {ranks.world} processes; got {batch_size}.")
+
+    def batches(limit_steps: int | None) -> TrainBatches:
+        return TrainBatches(
+            data.train,
+            batch_size=batch_size,
+            num_classes=len(data.classes),
+            transform=transform,
+            augment=Augment(**config.augment.model_dump()),
+            accumulate=config.trainer.accumulate_grad_batches,
+            seed=config.seed,
+            drop_last=section.drop_last,
+            num_workers=section.num_workers,
+            timeout_s=section.timeout_s,
+            shard=Shard(ranks.rank, ranks.world),
+            limit_steps=limit_steps,
+        )
+
+    whole = batches(None)
+    limit = _limit(config.trainer.limit_train_batches, whole.steps_per_epoch)
+    return whole if limit is None else batches(limit)
+
+
+def validation_batches(
+    config: Config, data: Splits, transform: BatchTransform, ranks: DistributedContext
+) -> EvalBatches | None:
+    if data.val is None:
+        return None
+    return eval_batches(config, data.val, transform, ranks, config.trainer.limit_val_batches)
+
+
+def _limit(limit: float | None, available: int) -> int | None:
+    """A count as it is, a fraction of what is available rounded (at least 1), None for all."""
+    if limit is None or isinstance(limit, int):
+        return limit
+    return max(1, round(limit * available))

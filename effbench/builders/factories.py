@@ -1,0 +1,64 @@
+"""Names to classes and functions, and their calls with a config's options."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from effbench.config.schema import Config
+from effbench.config.words import boolean_word
+from effbench.errors import ConfigError, EffbenchError, unknown_name
+from effbench.target_allowlist import resolve
+
+Built = TypeVar("Built")
+
+
+def call(
+    group: str, target: str, config: Config, options: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+) -> Any:
+    """Resolves and calls a factory with the YAML's options, and those `facts` that it takes."""
+    factory = resolve(group, target, config.allow_targets)
+    words = inspect.signature(factory).parameters
+    open_ended = any(word.kind is word.VAR_KEYWORD for word in words.values())
+    taken = {key: value for key, value in (facts or {}).items() if key in words or open_ended}
+    return construct(group, target, factory, {**options, **taken})
+
+
+def construct(group: str, target: str, factory: Callable[..., Built], options: Mapping[str, Any]) -> Built:
+    """factory(**options), its complaints about options told as ours."""
+    check_names(group, factory, options)
+    try:
+        return factory(**options)
+    except EffbenchError:
+        raise
+    except (TypeError, ValueError, AssertionError, LookupError, AttributeError, RuntimeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items() if key not in ("params", "optimizer"))
+        raise ConfigError(f"{group} ({target}) refuses its options: {error!r}. Given: {given}.") from error
+
+
+def check_booleans(
+    group: str, factory: Callable[..., Any], options: Mapping[str, Any], allow_targets: Sequence[str]
+) -> None:
+    """`no` and `off` are text, which a function takes for true: refused unless its parameter is plainly text."""
+    words = inspect.signature(factory).parameters
+    for key, value in options.items():
+        meant = boolean_word(value)
+        word = words.get(key)
+        is_text = word and (isinstance(word.default, str) or re.search(r"\bstr\b|Literal", str(word.annotation)))
+        if meant is not None and not is_text:
+            mine = factory.__module__.partition(".")[0] in {name.partition(".")[0] for name in allow_targets}
+            raise ConfigError(
+                f"{group}.{key} is the text {value!r}, which counts as true. Write {group}.{key}={meant}."
+                + (f" If text is meant, say so in your function: {key}: str." if mine else "")
+            )
+
+
+def check_names(group: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    words = inspect.signature(factory).parameters
+    if any(word.kind is word.VAR_KEYWORD for word in words.values()):
+        return
+    for key in options:
+        if key not in words:
+            raise ConfigError(unknown_name(f"{group} option", key, [word for word in words if word != "params"]))

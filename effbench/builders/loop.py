@@ -1,0 +1,179 @@
+"""The training loop with all its parts."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+from torch.optim import Optimizer
+
+from effbench.automatic import number, settled
+from effbench.builders.datasets import train_batches, validation_batches
+from effbench.builders.devices import memory_format
+from effbench.builders.models import check_outputs, compiled_model, model
+from effbench.builders.optimizers import optimizer, refuse_two_averages
+from effbench.builders.schedulers import schedule
+from effbench.builders.tasks import task
+from effbench.config.schema import Config
+from effbench.cpu.accelerate import accelerate
+from effbench.data.batches import BatchTransform, TrainBatches
+from effbench.data.splits import Splits
+from effbench.errors import ConfigError, unknown_name
+from effbench.metrics import LOSS
+from effbench.tasks.task import Task
+from effbench.training.batch_norm_statistics import (
+    AveragedStatistics,
+    KeepStatistics,
+    RefreshStatistics,
+    statistics_batches,
+    trained_norms,
+)
+from effbench.training.callbacks import Callbacks
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.clipping import choose_clipping
+from effbench.training.distributed import DistributedContext
+from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
+from effbench.training.ema import Ema, NoEma, OptimizerAverage, averages_itself
+from effbench.training.failure_policies import (
+    BufferSnapshot,
+    NoBufferSnapshot,
+    RaiseOnOutOfMemory,
+    SkipNonFinite,
+    SplitOnOutOfMemory,
+)
+from effbench.training.penalty import L1Penalty
+from effbench.training.precision import Precision, choose_precision
+from effbench.training.state import Limits
+from effbench.training.trainer import Intervals, Trainer
+from effbench.units import seconds_from
+
+
+def trainer(
+    config: Config, data: Splits, transform: BatchTransform, ranks: DistributedContext, checkpoints: Checkpoints | None
+) -> Trainer:
+    """The loop with all its parts; whatever cannot work together is refused here, before the first step."""
+    config = settled(config, len(data.train), min(data.shape[1:]), ranks.world)
+    chosen = task(config, data, transform.device)
+    data = chosen.checked(data)
+    _check_monitors(config, data, chosen)
+    train = train_batches(config, data, transform, ranks)
+    limits = _limits(config)
+    channels, height, width = data.shape
+    net = model(config, len(data.classes), channels, (height, width))
+    check_outputs(config, net, data, chosen)
+    if transform.device.type == "cpu":
+        accelerate(net)
+    net = net.to(transform.device, memory_format=memory_format(config))  # type: ignore[call-overload]
+    over = optimizer(config, net)
+    section, parameters = config.trainer, [p for p in net.parameters() if p.requires_grad]
+    decayed = [p for group in over.param_groups if "no_decay" not in group.get("name", "") for p in group["params"]]
+    precision, _ = choose_precision(section.precision, transform.device)
+    planned = schedule(config, over, limits.total_steps(train.steps_per_epoch), train.steps_per_epoch)
+    return Trainer(
+        model=net,
+        forward=ranks.wrap(compiled_model(net, section.compile)),
+        optimizer=over,
+        schedule=planned,
+        plateau_metric=_plateau_metric(config, chosen),
+        compiled=section.compile is not False,
+        train=train,
+        val=validation_batches(config, data, transform, ranks),
+        limits=limits,
+        task=chosen,
+        penalty=L1Penalty(decayed, config.loss.l1),
+        clip=choose_clipping(parameters, section.gradient_clip_val, section.gradient_clip_algorithm),
+        precision=precision,
+        ema=_average(config, net, over),
+        nonfinite_policy=SkipNonFinite(ranks, precision.name != "16-mixed") if section.on_nonfinite == "skip" else None,
+        oom_policy=SplitOnOutOfMemory() if section.on_oom == "halve" else RaiseOnOutOfMemory(),
+        buffer_snapshot=BufferSnapshot(net)
+        if (section.on_nonfinite, section.on_oom) != ("stop", "raise")
+        else NoBufferSnapshot(),
+        early_stopping=_early_stopping(config, getattr(planned, "rise", 0)),
+        statistics=_statistics(config, net, averages_itself(over), train, ranks, precision),
+        checkpoints=checkpoints,
+        save_in_background=config.checkpoint.background,
+        ranks=ranks,
+        intervals=Intervals(
+            section.check_val_every_n_epoch, section.log_every_n_steps, config.checkpoint.every_n_steps
+        ),
+        callbacks=Callbacks([]),
+    )
+
+
+def _average(config: Config, net: nn.Module, over: Optimizer) -> NoEma:
+    """What is evaluated in the place of the trained weights."""
+    if averages_itself(over):
+        refuse_two_averages(config)
+        return OptimizerAverage(net, over)
+    return Ema(net, config.ema.decay) if config.ema.enabled else NoEma(net)
+
+
+def _limits(config: Config) -> Limits:
+    section = config.trainer
+    seconds = None if section.max_time is None else seconds_from(section.max_time, "trainer.max_time")
+    epochs = None if section.max_epochs is None else number(section.max_epochs)
+    return Limits(section.max_steps, seconds, epochs)
+
+
+def _statistics(
+    config: Config,
+    net: nn.Module,
+    averages: bool,
+    train: TrainBatches,
+    ranks: DistributedContext,
+    precision: Precision,
+) -> KeepStatistics:
+    """Every rank makes the same pass, so that they agree without exchanging anything.
+
+    averages: whether the optimizer averages the weights.
+    """
+    norms = trained_norms(net)
+    if not norms:
+        return KeepStatistics()
+    batches = partial(statistics_batches, train.split, train.transform, config.seed)
+    kind = AveragedStatistics if averages or config.ema.enabled else RefreshStatistics
+    return kind(norms, batches, train.batch_size // ranks.world, config.data.eval_batch_size, precision)
+
+
+def _early_stopping(config: Config, warmup: int) -> NoEarlyStopping:
+    section = config.early_stopping
+    if not section.enabled:
+        return NoEarlyStopping()
+    patience = number(section.patience)
+    return EarlyStopping(section.monitor, section.mode, patience, section.min_delta, section.stopping_threshold, warmup)
+
+
+def _check_monitors(config: Config, data: Splits, chosen: Task) -> None:
+    """What is monitored must be measured, in its own direction; without a validation split there is no val/*."""
+    for key in ("checkpoint", "early_stopping"):
+        section = getattr(config, key)
+        metric = section.monitor.partition("/")[2]
+        if metric not in chosen.names:
+            raise ConfigError(unknown_name(f"{key}.monitor", section.monitor, [f"val/{name}" for name in chosen.names]))
+        if section.mode != chosen.displays[metric].mode:
+            raise ConfigError(f"{key}.mode must be {chosen.displays[metric].mode} for {metric}; got {section.mode}.")
+    if data.val is not None:
+        return
+    wanted = {"checkpoint.monitor": config.checkpoint.monitor} if config.checkpoint.save_top_k else {}
+    if config.early_stopping.enabled:
+        wanted["early_stopping.monitor"] = config.early_stopping.monitor
+    if "mode" in config.scheduler.options:
+        wanted["scheduler"] = _plateau_metric(config, chosen)
+    for key, metric in wanted.items():
+        if not metric.startswith("val/"):
+            continue
+        raise ConfigError(
+            f"{key} is {metric!r}, but {data.name} has no validation split. Give it one (data.val_fraction), or set "
+            "early_stopping=off checkpoint.save_top_k=0."
+        )
+
+
+def _plateau_metric(config: Config, chosen: Task) -> str:
+    """What a schedule observes: the loss, or where its `mode` is max the task's first metric that is to rise."""
+    if config.scheduler.options.get("mode") != "max":
+        return f"val/{LOSS}"
+    rising = [name for name, display in chosen.displays.items() if display.mode == "max"]
+    if not rising:
+        raise ConfigError(f"scheduler.mode=max, but task.metrics={list(chosen.names[1:])} has none that is to rise.")
+    return f"val/{rising[0]}"

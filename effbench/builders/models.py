@@ -1,0 +1,102 @@
+"""The model: built, with fresh or loaded weights, checked against the data."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from effbench.builders.factories import call
+from effbench.cache_dir import expanded
+from effbench.config.schema import Config
+from effbench.data.splits import Splits
+from effbench.errors import ConfigError, DataError
+from effbench.models.adapt import Loaded, freeze, load_pretrained, load_state
+from effbench.models.probe import check_logits, initialize_lazy
+from effbench.models.timm_zoo import TARGET as TIMM_TARGET
+from effbench.models.timm_zoo import tag_of
+from effbench.randomness import Purpose, derived_seed
+from effbench.tasks.task import Task
+from effbench.training.checkpoint import DamagedError, committed, read_weights
+
+log = logging.getLogger(__name__)
+
+_WEIGHTS_OPTIONS = ("weights", "weights_backbone", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+
+
+def model(config: Config, num_classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:
+    """The model on the CPU, its weights drawn from the seed or loaded from model.pretrained, frozen as asked."""
+    _refuse_weights_options(config)
+    facts = {"num_classes": num_classes, "in_channels": channels, "image_size": image_size}
+    torch.manual_seed(derived_seed(config.seed, Purpose.WEIGHTS))
+    built = call("model", config.model.target, config, config.model.options, facts)
+    if not isinstance(built, nn.Module):
+        raise ConfigError(f"model._target_ {config.model.target!r} must make an nn.Module; got {type(built).__name__}.")
+    initialize_lazy(built, f"model._target_ {config.model.target!r}", (channels, *image_size))
+    if config.model.pretrained is not None and config.resume is None:  # else the checkpoint has them
+        loaded = _load_pretrained(built, expanded(config.model.pretrained))
+        log.info(f"pretrained: {loaded}")
+    if config.model.freeze:
+        freeze(built, config.model.freeze)
+    return built
+
+
+def _refuse_weights_options(config: Config) -> None:
+    """torchvision and timm would fetch the weights that such an option names, whatever model.pretrained says."""
+    if not config.model.target.startswith(("torchvision.", "timm.", TIMM_TARGET)):
+        return
+    for key in _WEIGHTS_OPTIONS:
+        if config.model.options.get(key) is not None:
+            raise ConfigError(
+                f"model.{key} is not taken: effbench downloads no weights, and reads a file by model.pretrained alone. "
+                f"Leave {key} out and write model.pretrained=FILE, a .safetensors, .pt or .pth file."
+            )
+
+
+def _load_pretrained(built: nn.Module, source: Path) -> Loaded:
+    """Of a file, or of a run's folder: its best weights, or the last."""
+    if not source.is_dir():
+        return load_pretrained(built, source)
+    checkpoints = source / "checkpoints"
+    choices = [source, checkpoints / "best", checkpoints / "last", *committed(checkpoints)]
+    chosen = next((path for path in choices if (path / "manifest.json").is_file()), None)
+    if chosen is None:
+        raise DataError(
+            f"model.pretrained: the folder '{source}' is no run with a checkpoint. Name a run's folder, one of its "
+            "checkpoints/, or a .safetensors, .pt or .pth file."
+        )
+    try:
+        averaged = ", averaged weights" if (chosen / "ema.safetensors").exists() else ""
+        return load_state(built, read_weights(chosen), f"{chosen}{averaged}")
+    except DamagedError as error:
+        raise DataError(f"model.pretrained: {error} Name another of the run's checkpoints.") from error
+
+
+def check_weights_names(config: Config) -> None:
+    """A name that stands for trained weights must not train fresh ones; a resumed run has its own."""
+    tag = tag_of(config.model.options) if config.model.target == TIMM_TARGET else ""
+    if tag and config.model.pretrained is None and config.resume is None:
+        name = str(config.model.options["name"])
+        raise ConfigError(
+            f"model.name '{name}' names trained weights ('{tag}'), which effbench does not download. For fresh weights "
+            f"write model.name={name.removesuffix(f'.{tag}')}; for these, fetch their file (model.safetensors of "
+            f"huggingface.co/timm/{name}) and add model.pretrained=FILE.safetensors."
+        )
+
+
+def check_outputs(config: Config, net: nn.Module, data: Splits, chosen: Task) -> None:
+    """effbench's own models are made for the data's classes; another may be made for a number of its own."""
+    if config.model.target.startswith("effbench."):
+        return
+    name = f"model._target_ {config.model.target!r}"
+    check_logits(net, name, data.shape, len(data.classes), data.name, takes_softmax=chosen.kind == "class")
+
+
+def compiled_model(net: nn.Module, choice: bool | str) -> nn.Module:
+    if choice is False:
+        return net
+    compiled = torch.compile(net, mode=None if choice is True else str(choice))
+    assert isinstance(compiled, nn.Module)
+    return compiled

@@ -1,0 +1,104 @@
+"""The optimizer over a model's parameters, and which parameters it takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from effbench.builders.factories import construct
+from effbench.config.schema import Config
+from effbench.errors import ConfigError, EffbenchError
+from effbench.optimizers.groups import parameter_groups
+from effbench.target_allowlist import resolve
+from effbench.training.ema import averages_itself
+
+
+def optimizer(config: Config, built: nn.Module) -> Optimizer:
+    """The optimizer over the model's parameter groups."""
+    section = config.optimizer
+    groups = parameter_groups(built, section.lr, section.weight_decay, section.no_decay, section.group_lr)
+    check_shapes(config, built)
+    return _optimizer_over(groups, config)
+
+
+def check_shapes(config: Config, built: nn.Module) -> None:
+    """Refuses parameters to train that an optimizer of matrices only does not take."""
+    if takes_vectors(config):
+        return
+    named = {name: parameter for name, parameter in built.named_parameters() if parameter.requires_grad}
+    taken = {dims: trial_step(config, dims) is None for dims in {parameter.ndim for parameter in named.values()} | {2}}
+    refused = [f"{name} {tuple(p.shape)}" for name, p in named.items() if not taken[p.ndim]]
+    if taken[2] and refused:
+        raise ConfigError(
+            f"optimizer._target_ {config.optimizer.target!r} takes parameters of "
+            f"{' and '.join(str(dims) for dims in sorted(taken) if taken[dims])} dimensions only, and {len(refused)} "
+            f"of the {len(named)} that the model trains have others: {', '.join(refused[:3])}"
+            f"{', …' if len(refused) > 3 else ''}. Freeze those (model.freeze=[PATTERN]), use a model without them, or "
+            "an optimizer of all shapes, such as optimizer=adamw."
+        )
+
+
+def takes_vectors(config: Config) -> bool:
+    """False for an optimizer of matrices only, such as torch.optim.Muon."""
+    return trial_step(config, dims=1) is None
+
+
+def trial_step(config: Config, dims: int) -> ConfigError | None:
+    """What is wrong with a step of the config's optimizer over one parameter of so many dimensions."""
+    parameter = nn.Parameter(torch.zeros((1,) if dims == 1 else (2,) * dims))
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        trial = _optimizer_over([parameter], config)
+        if averages_itself(trial):
+            refuse_two_averages(config)
+            trial.train()  # type: ignore[attr-defined]
+        trial.step()
+    except ConfigError as error:
+        return error
+    except EffbenchError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a user's class may raise anything
+        return ConfigError(f"optimizer ({config.optimizer.target}) cannot step with its options: {error!r}.")
+    return None
+
+
+def refuse_two_averages(config: Config) -> None:
+    if config.ema.enabled:
+        raise ConfigError(
+            f"ema=on averages the weights, and so does {config.optimizer.target} (it has train() and eval()). "
+            "Use ema=off with it."
+        )
+
+
+def _optimizer_over(params: Sequence[Any], config: Config) -> Optimizer:
+    section = config.optimizer
+    kind = resolve("optimizer", section.target, config.allow_targets)
+    if not (inspect.isclass(kind) and issubclass(kind, Optimizer)):
+        raise ConfigError(f"optimizer._target_ {section.target!r} is not a torch.optim.Optimizer.")
+    _check_fits_the_loop(section.target, kind)
+    _check_betas(section.target, kind, section.betas)
+    return construct("optimizer", section.target, kind, {**section.options, "params": params})
+
+
+def _check_fits_the_loop(target: str, kind: type[Optimizer]) -> None:
+    """The loop takes one gradient a step."""
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    if hasattr(kind, "first_step") or (closure is not None and closure.default is closure.empty):
+        raise ConfigError(
+            f"optimizer._target_ {target!r} does not fit the loop: a step of it takes the gradient more than once, by "
+            "a closure, and the loop takes it once. Use one of conf/optimizer, such as optimizer=adamw, or another "
+            "class of torch.optim."
+        )
+
+
+def _check_betas(target: str, kind: type[Optimizer], betas: Sequence[float] | None) -> None:
+    """torch takes the first two of any number of them without a word."""
+    word = inspect.signature(kind).parameters.get("betas")
+    usual = word.default if word else None
+    if betas is not None and isinstance(usual, tuple) and len(betas) != len(usual):
+        raise ConfigError(f"optimizer.betas must be {len(usual)} numbers for {target}; got {list(betas)}.")

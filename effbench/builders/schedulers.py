@@ -1,0 +1,46 @@
+"""The learning rate schedule."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from effbench.automatic import AUTO
+from effbench.builders.factories import construct
+from effbench.config.schema import Config
+from effbench.errors import ConfigError
+from effbench.target_allowlist import resolve
+from effbench.training.schedule import Schedule, TorchSchedule
+from effbench.units import steps_from
+
+
+def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch: int) -> Schedule:
+    """The scheduler; options written as spans ('5%', '2 epochs', 'total') become steps."""
+    kind, options = schedule_parts(config, total_steps, steps_per_epoch)
+    built = construct("scheduler", config.scheduler.target, kind, {**options, "optimizer": over})
+    return cast(Schedule, built) if hasattr(built, "observe") else TorchSchedule(built, options)
+
+
+def schedule_parts(
+    config: Config, total_steps: int, steps_per_epoch: int
+) -> tuple[Callable[..., LRScheduler], dict[str, Any]]:
+    """The scheduler's class, and its options with spans as steps. Text is a span unless the class takes text there."""
+    section = config.scheduler
+    kind = resolve("scheduler", section.target, config.allow_targets)
+    if kind is ReduceLROnPlateau:
+        raise ConfigError("torch's ReduceLROnPlateau steps on metrics; effbench's own is scheduler=plateau.")
+    if not (inspect.isclass(kind) and issubclass(kind, LRScheduler)):
+        raise ConfigError(f"scheduler._target_ {section.target!r} is not a torch LRScheduler.")
+    words = inspect.signature(kind).parameters
+    texts = {key for key, word in words.items() if isinstance(word.default, str) or word.annotation in (str, "str")}
+    options = {
+        key: steps_from(value, f"scheduler.{key}", total_steps, steps_per_epoch)
+        if isinstance(value, str) and key not in texts and value != AUTO
+        else value
+        for key, value in section.options.items()
+    }
+    return kind, options

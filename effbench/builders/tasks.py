@@ -1,0 +1,76 @@
+"""The task with its loss and metrics."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from effbench.builders.factories import construct
+from effbench.config.schema import Config
+from effbench.data.splits import Splits
+from effbench.errors import ConfigError, unknown_name
+from effbench.metrics import LOSS, Metric, shipped
+from effbench.target_allowlist import resolve
+from effbench.tasks.losses import Loss, OfTorch, class_weights
+from effbench.tasks.task import Task
+
+
+def task(config: Config, data: Splits, device: torch.device | None = None) -> Task:
+    """The task with its loss and metrics. Raises ConfigError where these do not fit each other or the data."""
+    return _task(config, loss(config, data).to(device or torch.device("cpu")), len(data.classes))
+
+
+def _task(config: Config, minimised: Loss, num_outputs: int) -> Task:
+    section = config.task
+    kind = resolve("task", section.target, config.allow_targets)
+    if not (inspect.isclass(kind) and issubclass(kind, Task)):
+        raise ConfigError(f"task._target_ {section.target!r} is no subclass of effbench.tasks.task.Task.")
+    facts = {"loss": minimised, "metrics": metrics(config), "num_outputs": num_outputs}
+    built: Task = construct("task", section.target, kind, {**section.options, **facts})
+    return built
+
+
+def task_of(config: Config, num_outputs: int) -> Task:
+    """As `task`, for a trained run: without data, so without class weights."""
+    return _task(config, loss(config), num_outputs)
+
+
+def metrics(config: Config) -> list[Metric]:
+    """The metrics that task.metrics names, by name or as classes of the user's own."""
+    kind = getattr(resolve("task", config.task.target, config.allow_targets), "kind", "class")
+    known, found = shipped(kind), list[Metric]()
+    for name in config.task.metrics:
+        metric: Any = resolve("task", name, config.allow_targets) if "." in name else known.get(name)
+        if metric is None:
+            raise ConfigError(unknown_name("metric in task.metrics", name, known))
+        if not (inspect.isclass(metric) and issubclass(metric, Metric) and hasattr(metric, "name")):
+            raise ConfigError(f"task.metrics: {name!r} must be a subclass of effbench.metrics.Metric with a name.")
+        found.append(construct("task", name, metric, {}))
+    names = [metric.name for metric in found]
+    if twice := {name for name in names if names.count(name) > 1 or name == LOSS}:
+        raise ConfigError(f"task.metrics names {', '.join(sorted(twice))} twice; each metric has a name of its own.")
+    return found
+
+
+def loss(config: Config, data: Splits | None = None) -> Loss:
+    """The loss; class weights as the train split has classes. Without data, without weights."""
+    section, options = config.loss, config.loss.options
+    kind = resolve("loss", section.target, config.allow_targets)
+    if not inspect.isclass(kind) or not issubclass(kind, Loss | nn.Module):
+        raise ConfigError(f"loss._target_ {section.target!r} must be a subclass of Loss (effbench.tasks.losses), or a "
+                          "loss of torch.nn.")  # fmt: skip
+    chosen = options.pop("class_weights", None)
+    if chosen is not None and data is not None:
+        if data.train.labels.dim() != 1 or data.train.labels.is_floating_point():
+            raise ConfigError(f"loss.class_weights={chosen} is for class numbers; {data.name} has other targets.")
+        options["class_weights"] = class_weights(chosen, data.train.labels, len(data.classes))
+    built: Any = construct("loss", section.target, kind, options | _unreduced(kind))
+    return built if isinstance(built, Loss) else OfTorch(built)
+
+
+def _unreduced(kind: type) -> dict[str, str]:
+    """torch's losses give one number a sample, which is then summed."""
+    return {} if issubclass(kind, Loss) else {"reduction": "none"}
