@@ -36,7 +36,7 @@ def config() -> Config:
     return effbench.compose([*WORDS, "device.threads=1"])
 
 
-def test_train_returns_a_run_with_config_summary_metrics_model_and_classes(config: Config) -> None:
+def test_train_returns_config_summary_metrics_model_and_classes(config: Config) -> None:
     run = effbench.train(config)
     asked, got = (leaves(each.model_dump(by_alias=True)) for each in (config, run.config))
     chosen = {key: got[key] for key in asked if got[key] != asked[key]}  # the numbers in the place of `auto`
@@ -51,7 +51,7 @@ def test_train_returns_a_run_with_config_summary_metrics_model_and_classes(confi
     assert not run.model().training
 
 
-def test_load_run_gives_back_what_train_returned(config: Config, tmp_path: Path) -> None:
+def test_load_run_equals_the_run_train_returned(config: Config, tmp_path: Path) -> None:
     trained = effbench.train(config, tmp_path / "run")
     for folder in (tmp_path / "run", str(tmp_path / "run") + "/"):
         loaded = effbench.load_run(folder)
@@ -62,7 +62,7 @@ def test_load_run_gives_back_what_train_returned(config: Config, tmp_path: Path)
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_predict_gives_probabilities_of_uint8_images_one_by_one_or_together(config: Config, tmp_path: Path) -> None:
+def test_predict_of_uint8_images_is_the_same_singly_or_batched(config: Config, tmp_path: Path) -> None:
     run = effbench.train(config, tmp_path / "run")
     images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
     probabilities = run.predict(images)
@@ -146,7 +146,7 @@ def photos(folder: Path) -> list[Path]:
     return paths
 
 
-def test_train_takes_overrides_and_predict_takes_what_a_person_has(tmp_path: Path) -> None:
+def test_train_takes_overrides_and_predict_takes_common_inputs(tmp_path: Path) -> None:
     run = effbench.train([*WORDS, "debug=smoke", "device.threads=1"], tmp_path / "run")
     assert run.config.model.options["hidden"] == [32]
     (tmp_path / "photos").mkdir()
@@ -177,7 +177,7 @@ def test_a_run_is_shown_as_one_line(config: Config, tmp_path: Path) -> None:
     assert repr(effbench.Run(tmp_path / "nowhere", config)) == f"Run({str(tmp_path / 'nowhere')!r}, no summary yet)"
 
 
-def test_overrides_name_the_folder_and_the_run_to_resume_as_on_the_command_line(tmp_path: Path) -> None:
+def test_train_overrides_set_folder_and_resume_as_on_the_cli(tmp_path: Path) -> None:
     words = [*WORDS, "device.threads=1"]
     assert effbench.train([*words, "hydra.run.dir=named"]).folder == Path("named")
     for _ in range(2):  # begins, then finds it finished
@@ -194,12 +194,12 @@ def test_overrides_name_the_folder_and_the_run_to_resume_as_on_the_command_line(
 
 
 @pytest.mark.parametrize("wrong", ["model=mlp", {"model": "mlp"}, [1], 3])
-def test_overrides_that_are_no_list_of_words_are_told_so(wrong: Any) -> None:
+def test_overrides_that_are_no_list_of_words_are_refused(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="overrides are a list of words"):
         effbench.train(wrong)
 
 
-def test_dir_lists_what_there_is() -> None:
+def test_dir_lists_the_public_names() -> None:
     names = set(dir(effbench))
     assert {"train", "compose", "load_run", "optimizers", "Config", "Run", "ConfigError", "__version__"} <= names
     assert not {"Any", "TYPE_CHECKING", "annotations"} & names

@@ -19,7 +19,7 @@ def numbers(config: Config) -> tuple[object, ...]:
     return config.data.batch_size, config.trainer.max_epochs, config.early_stopping.patience
 
 
-def test_the_default_run_keeps_the_numbers_that_it_had() -> None:
+def test_auto_gives_the_default_run_its_former_values() -> None:
     assert chosen(5400) == (64, 12, 5)
     assert chosen(45_000, "data=cifar10") == (64, 12, 5)
     assert chosen(5400, "data.batch_size=128") == (128, 12, 5)
@@ -29,12 +29,12 @@ def test_the_default_run_keeps_the_numbers_that_it_had() -> None:
 @pytest.mark.parametrize(
     ("images", "size"), [(6, 6), (12, 8), (100, 8), (319, 8), (320, 16), (640, 32), (1280, 64), (1_000_000, 64)]
 )
-def test_the_batch_is_the_largest_that_leaves_an_epoch_twenty_steps(images: int, size: int) -> None:
+def test_auto_batch_size_is_the_largest_with_20_steps_per_epoch(images: int, size: int) -> None:
     assert batch_size_for(images) == size
 
 
 @pytest.mark.parametrize("images", [8, 40, 100, 325, 999, 1500, 3000, 10_000])
-def test_small_sets_get_two_thousand_steps_or_64000_images_and_patience_to_the_end(images: int) -> None:
+def test_auto_gives_small_sets_2000_steps_and_full_patience(images: int) -> None:
     batch_size, epochs, patience = chosen(images)
     steps = images // int(batch_size)  # type: ignore[call-overload]
     least = min(2000, 64_000 / batch_size)  # type: ignore[operator]
@@ -61,7 +61,7 @@ def test_small_sets_get_two_thousand_steps_or_64000_images_and_patience_to_the_e
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_the_user_or_a_recipe_sets_stands(words: list[str], expected: tuple[object, ...]) -> None:
+def test_auto_keeps_values_set_by_the_user_or_a_recipe(words: list[str], expected: tuple[object, ...]) -> None:
     assert chosen(325, *words) == expected
 
 
@@ -72,7 +72,7 @@ def test_a_resumed_run_keeps_the_numbers_that_it_was_begun_with() -> None:
     assert chosen(325, "trainer.max_steps=3000", before=before) == (16, None, 100)
 
 
-def test_what_is_settled_stays_as_it_is() -> None:
+def test_values_once_settled_do_not_change() -> None:
     config = settled(compose(["scheduler=plateau"]), 325, 64)
     assert settled(config, 9999, 9) == config
 

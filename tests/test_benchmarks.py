@@ -20,7 +20,7 @@ from benchmarks.page import _verdict
 from tests.racing import STARTUP_S
 
 
-def test_every_part_can_be_imported_without_the_peers_and_does_nothing_then(monkeypatch, tmp_path):
+def test_benchmarks_import_without_peers_or_side_effects(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for peer in ("pytorch_lightning", "accelerate", "timm", "pytorch_optimizer"):
         monkeypatch.setitem(sys.modules, peer, None)
@@ -40,7 +40,7 @@ def test_the_interval_of_a_median_is_that_of_order_statistics():
 
 
 @given(st.lists(st.floats(0.5, 2), min_size=1, max_size=30))
-def test_an_interval_holds_its_median_and_is_found_again(values):
+def test_an_interval_holds_its_median_and_is_deterministic(values):
     found = interval(values)
     assert min(values) <= found.low <= found.median <= found.high <= max(values)
     assert interval(values) == found
@@ -76,7 +76,7 @@ def test_a_control_is_certain_by_its_scatter_whatever_it_says():
 
 
 @pytest.mark.parametrize(("patience", "spread", "processes"), [(1e9, 0.001, 3), (0, 0.5, 3), (1e9, 0.06, 5)])
-def test_processes_are_added_until_the_control_is_certain_or_patience_ends(patience, spread, processes, monkeypatch):
+def test_processes_are_added_until_control_is_certain_or_time_up(patience, spread, processes, monkeypatch):
     made = noisy(1000, spread)
     shares: list[int] = []
 
@@ -95,7 +95,7 @@ def test_processes_are_added_until_the_control_is_certain_or_patience_ends(patie
     assert len(shares) >= processes if spread == 0.06 else len(shares) == processes
 
 
-def test_a_race_counts_what_each_ran_and_nothing_that_it_waited(monkeypatch):
+def test_a_race_counts_running_time_and_not_waiting_time(monkeypatch):
     monkeypatch.setattr(alternate, "SLICE_S", 0.05)
     arms = [Arm(name, "tests.racing:burn", {"seconds": seconds}) for name, seconds in (("ours", 0.5), ("theirs", 1.0))]
     begun = time.monotonic()
@@ -113,7 +113,7 @@ def test_a_race_starts_from_either_end(turned, order, monkeypatch):
     assert list(race([Arm("ours", "tests.racing:burn", {"seconds": 0.1})], turned)) == order
 
 
-def test_rounds_of_the_control_alone_count_for_the_control_alone():
+def test_control_only_rounds_count_for_the_control_only():
     alone = [{"ours": 1.0, "ours again": 1.04}] * 5
     found = figure("theirs / ours", noisy(3, 0.0), over("theirs", "ours"), ">= 1.9", alone=alone)
     assert found.void

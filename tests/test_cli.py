@@ -97,7 +97,7 @@ def test_exit_codes_tell_a_failed_run_from_a_wrong_command(
     assert err == ("interrupted\n" if code == 130 else f"error: {raised}\n")
 
 
-def test_an_output_file_that_is_a_pipe_without_a_reader_is_an_error(
+def test_output_to_a_broken_pipe_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(_: object) -> int:
@@ -132,7 +132,7 @@ WITHOUT_TORCH = [
 ]
 
 
-def test_nothing_that_computes_nothing_imports_torch(tmp_path: Path) -> None:
+def test_commands_without_computation_do_not_import_torch(tmp_path: Path) -> None:
     code = f"""
 import contextlib, io, json, sys
 from effbench.cli import main
@@ -162,7 +162,7 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
-def test_python_m_effbench_is_the_same_command_and_passes_its_exit_code_on(tmp_path: Path) -> None:
+def test_python_m_effbench_equals_the_command_and_its_exit_code(tmp_path: Path) -> None:
     done = effbench("train", "modle=mlp", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there is no key 'modle'. The nearest: model.\n"
@@ -195,7 +195,7 @@ def test_a_flag_takes_its_value_behind_a_space_or_an_equals_sign() -> None:
     assert spaced.values == {"cfg": "job", "config_dir": "a b"}
 
 
-def test_info_takes_a_page_only_if_it_is_one() -> None:
+def test_info_takes_the_next_word_only_if_it_is_a_page() -> None:
     with_page = flags.parse_flags(["--info", "searchpath", "model=mlp"], flags.VERB_FLAGS["train"])
     without = flags.parse_flags(["--info", "model=mlp"], flags.VERB_FLAGS["train"])
     assert (with_page.values["info"], without.values["info"]) == ("searchpath", "")
@@ -216,7 +216,7 @@ def test_info_takes_a_page_only_if_it_is_one() -> None:
         (["predict", "run", "--", "x.png"], "there is no flag --"),
     ],
 )
-def test_a_flag_that_the_verb_does_not_have_is_refused_with_those_it_has(
+def test_unknown_flag_is_refused_and_valid_flags_are_listed(
     words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(words) == 2
@@ -243,7 +243,7 @@ def test_a_flag_that_the_verb_does_not_have_is_refused_with_those_it_has(
         ("effbench train model=mlp --q", {"--quiet"}),
     ],
 )
-def test_completion_offers_what_fits(
+def test_completion_offers_matching_words(
     line: str, offered: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COMP_LINE", line)
@@ -269,7 +269,7 @@ def test_completion_installs_for_the_command_effbench(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("request_", ["install=csh", "nonsense", ""])
-def test_completion_refuses_what_it_does_not_know(request_: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_refuses_an_unknown_request(request_: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["-sc", request_]) == 2
     assert "bash, zsh, fish" in capsys.readouterr().err
 

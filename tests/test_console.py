@@ -53,7 +53,7 @@ def test_narration_that_nobody_can_read_changes_nothing(redirections: str, tmp_p
         (">&-", 0, ""),
     ],
 )
-def test_a_result_that_is_lost_is_an_error_unless_nobody_wanted_it(
+def test_lost_stdout_is_an_error_unless_the_reader_closed_it(
     redirections: str, code: int, said: str, tmp_path: Path
 ) -> None:
     done = guarded("import time; time.sleep(0.2); print('result'); sys.exit(settled(0))", redirections, tmp_path)
@@ -62,7 +62,7 @@ def test_a_result_that_is_lost_is_an_error_unless_nobody_wanted_it(
 
 @pytest.mark.row(56)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_narration_comes_back_when_the_disk_has_room_again(unbuffered: str, tmp_path: Path) -> None:
+def test_narration_resumes_when_the_disk_has_space_again(unbuffered: str, tmp_path: Path) -> None:
     code = (
         "import resource, signal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -86,7 +86,7 @@ def test_a_reader_that_is_slow_on_a_non_blocking_pipe_gets_all(tmp_path: Path) -
     assert done.stdout.strip() == "300001"
 
 
-def test_what_ascii_lacks_is_written_in_ascii_and_json_keeps_its_meaning(tmp_path: Path) -> None:
+def test_non_ascii_is_transliterated_and_json_is_escaped(tmp_path: Path) -> None:
     code = (
         "import json; from effbench.console import writes_unicode\n"
         "print('32×32 ± 1 … é 😀')\n"

@@ -1,4 +1,4 @@
-"""Every YAML of conf/ and recipes/ composes, builds and says what it means. A new file is covered as it is."""
+"""Every YAML of conf/ and recipes/ composes, builds and says what it means; names of tests stay short."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_recipe_composes_and_builds_at_its_own_image_size(path: Path) -> N
 
 
 @pytest.mark.parametrize("path", PAIRINGS, ids=lambda path: path.stem)
-def test_a_pairing_changes_something_and_names_model_and_optimizer(path: Path) -> None:
+def test_pairing_recipe_matches_model_and_optimizer_in_its_name(path: Path) -> None:
     model, optimizer = path.stem.removesuffix("_cpu").rsplit("_", 1)
     config = compose([f"recipe={path.stem}"])
     assert optimizer in config.optimizer.target.lower()
@@ -133,7 +133,7 @@ def test_every_key_of_a_group_has_a_comment_there_or_in_its_base(path: Path) -> 
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_key_of_a_recipe_has_a_comment_in_the_group_that_it_overrides(path: Path) -> None:
+def test_every_recipe_key_has_a_comment_in_its_group(path: Path) -> None:
     assert not commented_keys(path)[1] - DOCUMENTED
 
 
@@ -190,7 +190,7 @@ def faults_of(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_s_header_holds_command_result_machine_versions_and_date(path: Path) -> None:
+def test_recipe_header_states_command_result_machine_and_date(path: Path) -> None:
     assert not faults_of(path.read_text(encoding="utf-8"))
 
 
@@ -227,3 +227,21 @@ def test_an_unfilled_header_is_rejected(field: str, value: str | None) -> None:
     text = re.sub(rf"# {field}: .*\n(#   .*\n)?", line, FILLED)
     assert text != FILLED
     assert faults_of(text)
+
+
+# --- the tests themselves ---------------------------------------------------------------------------------------------
+
+TESTS = Path(__file__).parent
+LONGEST_NAME = 60  # so that a name fits a line of pytest's report beside its file
+
+
+def test_names_of_tests_have_at_most_60_characters() -> None:
+    paths = [path for path in TESTS.rglob("test_*.py") if path.parent != TESTS / "cpu"]
+    names = {
+        f"{path.relative_to(TESTS)}: {name}"
+        for path in paths
+        for name in re.findall(r"^\s*(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if len(name) > LONGEST_NAME
+    }
+    assert len(paths) > 100
+    assert not names

@@ -60,7 +60,7 @@ assert main(["eval", "run"]) == 0
 @needs_compiler
 @pytest.mark.row(57)
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's")
-def test_a_run_trains_resumes_and_verifies_where_links_folder_fsync_and_renames_fail(tmp_path: Path) -> None:
+def test_run_works_if_links_folder_fsync_and_renames_fail(tmp_path: Path) -> None:
     (tmp_path / "shim.c").write_text(SHIM)
     compiler = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", "shim.so", "shim.c", "-ldl"]
     subprocess.run(compiler, cwd=tmp_path, check=True)
@@ -94,7 +94,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.row(57)
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EBUSY, errno.EACCES, errno.EIO])
-def test_a_rename_that_fails_once_is_tried_again(number: int, faulty: Any, tmp_path: Path) -> None:
+def test_a_rename_that_fails_transiently_is_retried(number: int, faulty: Any, tmp_path: Path) -> None:
     write_text(tmp_path / "file", "old")
     left = faulty("replace", number, 2)
     write_text(tmp_path / "file", "new")
@@ -103,7 +103,7 @@ def test_a_rename_that_fails_once_is_tried_again(number: int, faulty: Any, tmp_p
 
 
 @pytest.mark.row(57)
-def test_a_rename_that_fails_for_ever_raises_and_keeps_the_old_file(faulty: Any, tmp_path: Path) -> None:
+def test_rename_that_keeps_failing_raises_and_keeps_the_old_file(faulty: Any, tmp_path: Path) -> None:
     write_text(tmp_path / "file", "old")
     faulty("replace", errno.ESTALE)
     with pytest.raises(OSError, match="Stale"):
@@ -111,7 +111,7 @@ def test_a_rename_that_fails_for_ever_raises_and_keeps_the_old_file(faulty: Any,
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_an_error_that_does_not_pass_is_not_tried_again(faulty: Any, tmp_path: Path) -> None:
+def test_a_permanent_error_is_not_retried(faulty: Any, tmp_path: Path) -> None:
     left = faulty("replace", errno.ENOSPC, 3)
     (tmp_path / "a").write_text("a")
     with pytest.raises(OSError, match="No space"):
@@ -154,9 +154,7 @@ def test_a_copied_folder_in_place_of_a_link_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.row(57)
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
-def test_a_folder_that_cannot_be_synced_is_no_error_but_a_failing_disk_is(
-    number: int, faulty: Any, tmp_path: Path
-) -> None:
+def test_unsupported_folder_fsync_is_ignored_but_io_errors_raise(number: int, faulty: Any, tmp_path: Path) -> None:
     faulty("fsync", number, 1)
     disk.sync_folder(tmp_path)
     faulty("fsync", errno.EIO, 1)
@@ -165,7 +163,7 @@ def test_a_folder_that_cannot_be_synced_is_no_error_but_a_failing_disk_is(
 
 
 @pytest.mark.row(57)
-def test_a_file_system_that_renames_nothing_is_refused_before_the_first_step(faulty: Any, tmp_path: Path) -> None:
+def test_file_system_without_rename_is_refused_before_training(faulty: Any, tmp_path: Path) -> None:
     faulty("replace", errno.ENOTSUP)
     with pytest.raises(ConfigError, match="cannot hold a run: its file system does not rename"):
         check_new_run(tmp_path)

@@ -143,7 +143,7 @@ def check(groups: list[str], place: Path) -> None:
 
 
 @pytest.mark.parametrize("group", PARTS)
-def test_a_part_is_one_file_and_one_yaml(group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_part_needs_one_file_and_one_yaml(group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     write(group, tmp_path, f"own_{group}")
@@ -179,7 +179,7 @@ def test_help_and_completion_know_the_user_s_choice(
 
 
 @pytest.mark.parametrize("span", ["soon", "3 weeks", "5 %%"])
-def test_a_span_of_one_s_own_schedule_is_refused_before_the_data_are_read(
+def test_invalid_span_of_a_custom_schedule_is_refused_early(
     span: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -78,9 +78,7 @@ def summary(folder: str) -> dict[str, Any]:
     return dict(json.loads((Path(folder) / "summary.json").read_text()))
 
 
-def test_a_metric_and_a_loss_of_ones_own_train_stop_rank_and_are_reported(
-    own: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_custom_metric_and_loss_train_stop_rank_and_report(own: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["task.metrics=[acc,taskfiles.Errors]", "checkpoint.monitor=val/errors", "checkpoint.mode=min"]
     stopping = ["early_stopping.monitor=val/errors", "early_stopping.stopping_threshold=3"]
     words = [*own, *SMALL, *SYNTHETIC, "loss=mine", "loss.margin=0.7", *chosen, *stopping]
@@ -99,7 +97,7 @@ def test_a_metric_and_a_loss_of_ones_own_train_stop_rank_and_are_reported(
     assert "wrong answers (images)" in Path("page.html").read_text()
 
 
-def test_of_a_metric_that_is_to_fall_the_lowest_job_is_first(own: list[str]) -> None:
+def test_the_job_with_the_lowest_value_of_a_min_metric_is_first(own: list[str]) -> None:
     chosen = ["task.metrics=[taskfiles.Errors]", "checkpoint.monitor=val/errors", "checkpoint.mode=min"]
     words = [
         *own,
@@ -175,7 +173,7 @@ def test_another_task_goes_through_every_verb(
         (["loss.class_weights=balanced", "data.targets=labels"], "is for class numbers; synthetic has other targets"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_a_line_and_leaves_no_folder(
+def test_invalid_task_settings_are_refused_and_leave_no_folder(
     words: list[str], said: str, own: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["train", *own, *SMALL, *SYNTHETIC, *words, "hydra.run.dir=run"]) == 2

@@ -13,7 +13,7 @@ from tests.commandline import python
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_the_collector_is_left_as_it_was(on: bool) -> None:
+def test_the_garbage_collector_state_is_restored(on: bool) -> None:
     (gc.enable if on else gc.disable)()
     try:
         with suppress(KeyError), uncollected():
@@ -24,7 +24,7 @@ def test_the_collector_is_left_as_it_was(on: bool) -> None:
         gc.enable()
 
 
-def test_only_the_import_of_torch_freezes_what_there_is(tmp_path: Path) -> None:
+def test_only_the_import_of_torch_freezes_existing_objects(tmp_path: Path) -> None:
     code = """
 import gc
 from effbench.gc_pause import uncollected

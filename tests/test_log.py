@@ -36,7 +36,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_lines_are_plain_and_only_warnings_and_errors_have_a_prefix(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_warnings_and_errors_have_a_log_prefix(capsys: pytest.CaptureFixture[str]) -> None:
     log.debug("hidden")
     log.info("5 % of it\tdone")
     log.warning("odd")
@@ -134,7 +134,7 @@ def test_propagation_hands_the_lines_to_the_root_alone(capsys: pytest.CaptureFix
         ("logging.getLogger('effbench').addHandler(logging.StreamHandler())", ["two"]),
     ],
 )
-def test_what_a_program_configured_before_the_import_holds(before: str, lines: list[str], tmp_path: Path) -> None:
+def test_logging_configured_before_the_import_is_kept(before: str, lines: list[str], tmp_path: Path) -> None:
     code = "log = logging.getLogger('effbench.x'); log.info('one'); log.warning('two')"
     done = python("-c", f"import logging\n{before}\nimport effbench\n{code}", cwd=tmp_path)
     assert done.stderr.splitlines() == lines
@@ -161,7 +161,7 @@ def test_lines_come_above_the_bar_that_quiet_hides(monkeypatch: pytest.MonkeyPat
     assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
 
 
-def test_quiet_and_verbose_may_stand_anywhere_and_the_last_counts(tmp_path: Path) -> None:
+def test_quiet_and_verbose_go_anywhere_and_the_last_one_wins(tmp_path: Path) -> None:
     quiet = effbench("-q", "train", *TINY, "hydra.run.dir=quiet", cwd=tmp_path)
     assert (quiet.returncode, quiet.stderr) == (0, "")
     assert "test accuracy" in quiet.stdout
@@ -171,20 +171,20 @@ def test_quiet_and_verbose_may_stand_anywhere_and_the_last_counts(tmp_path: Path
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_takes_both_flags_and_tells_of_them(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_takes_and_documents_quiet_and_verbose(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     for flag in ("-q", "--quiet", "-v", "--verbose"):
         assert cli.main([verb, "--help", flag]) == 0
         assert "-q, --quiet" in capsys.readouterr().out
 
 
-def test_quiet_still_tells_errors_and_verbose_where_they_came_from(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_errors_and_verbose_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "modle=mlp", "-q"]) == 2
     assert capsys.readouterr().err == "error: there is no key 'modle'. The nearest: model.\n"
     assert cli.main(["train", "modle=mlp", "-v"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_hydra_s_launcher_adds_no_second_line_and_keeps_the_level(tmp_path: Path) -> None:
+def test_hydra_launcher_adds_no_duplicate_line_and_keeps_level(tmp_path: Path) -> None:
     words = ["train", "-m", "seed=0,1", "hydra/launcher=basic", *TINY]
     loud = effbench(*words, "hydra.sweep.dir=loud", cwd=tmp_path)
     assert loud.returncode == 0, loud.stderr

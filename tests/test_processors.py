@@ -51,7 +51,7 @@ def test_the_least_quota_up_to_the_top_holds(own: str, above: str | None, quota:
 
 
 @pytest.mark.row(64)
-def test_a_container_s_own_group_is_the_top_of_what_it_sees(tmp_path: Path) -> None:
+def test_a_container_reads_the_quota_of_its_root_cgroup(tmp_path: Path) -> None:
     proc, mount = system(tmp_path, "0::/\n", V2_MOUNT)
     limit(mount, "250000 100000\n")
     assert cpu_quota(proc) == 2.5
@@ -71,7 +71,7 @@ def test_quotas_of_version_1(root: str, place: str, tmp_path: Path) -> None:
     assert cpu_quota(proc) is None
 
 
-def test_where_there_are_no_groups_there_is_no_quota(tmp_path: Path) -> None:
+def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path) is None
 
 
@@ -115,7 +115,7 @@ def test_work_that_is_not_openmp_s_goes_by_cores_and_quota(monkeypatch: pytest.M
 
 
 @pytest.mark.row(64)
-def test_training_computes_with_these_unless_the_config_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_threads_default_to_the_available_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(processors, "affinity", lambda: 8)
     monkeypatch.setattr(processors, "cpu_quota", lambda: 2.5)

@@ -20,7 +20,7 @@ def test_a_seed_is_numpys_hash_of_its_words(seed, purpose, place):
 
 
 @given(WORDS, st.sampled_from(Purpose), st.integers(0, 1000), st.integers(0, 10_000), st.integers(0, 7))
-def test_a_steps_seed_is_the_same_however_it_is_come_by(seed, purpose, epoch, step, rank):
+def test_both_functions_give_the_same_seed_of_a_step(seed, purpose, epoch, step, rank):
     assert seed_of_step(seed, purpose, epoch, step, rank) == derived_seed(seed, purpose, epoch, step, rank)
 
 

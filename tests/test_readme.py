@@ -105,7 +105,7 @@ def test_the_callback_shown_works(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "val/loss" in (Path("DIARY") / "diary-1.txt").read_text()
 
 
-def test_the_table_of_groups_is_what_there_is() -> None:
+def test_the_table_of_groups_lists_all_groups_and_choices() -> None:
     from effbench.config.compose import group_options
 
     for group, names in group_options().items():

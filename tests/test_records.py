@@ -93,7 +93,7 @@ def write_until_killed(path: Path, at: str) -> None:
 
 @pytest.mark.row(2)
 @pytest.mark.parametrize(("at", "expected"), [("write", OLD), ("fsync", OLD), ("rename", OLD), ("end", NEW)])
-def test_killed_at_any_moment_the_old_or_the_new_file_is_there_whole(at, expected, tmp_path):
+def test_kill_during_atomic_write_leaves_old_or_new_file_whole(at, expected, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(OLD)
     process = multiprocessing.get_context("fork").Process(target=write_until_killed, args=(path, at))
@@ -104,7 +104,7 @@ def test_killed_at_any_moment_the_old_or_the_new_file_is_there_whole(at, expecte
 
 
 @pytest.mark.row(2)
-def test_data_are_durable_before_the_name_and_the_name_before_it_returns(tmp_path, monkeypatch):
+def test_atomic_write_syncs_file_then_renames_then_syncs_folder(tmp_path, monkeypatch):
     events, rename = [], Path.replace
     monkeypatch.setattr(os, "fsync", lambda fd: events.append(Path(f"/proc/self/fd/{fd}").readlink().name))
     monkeypatch.setattr(Path, "replace", lambda self, to: (events.append("rename"), rename(self, to))[1])
@@ -173,7 +173,7 @@ def test_a_new_folder_is_left_empty(tmp_path):
 
 
 @pytest.mark.parametrize("trace", ["summary.json", "checkpoints/step-00000003"])
-def test_a_folder_with_a_run_is_refused_with_the_way_to_continue_it(trace, tmp_path):
+def test_folder_with_a_run_is_refused_and_resume_is_suggested(trace, tmp_path):
     (tmp_path / trace).parent.mkdir(exist_ok=True)
     (tmp_path / trace).touch()
     with pytest.raises(ConfigError, match=rf"{tmp_path} holds a run already.*resume={tmp_path}"):
@@ -238,7 +238,7 @@ def test_a_summary_keeps_floats_to_the_bit(tmp_path):
     assert "diverged" in STATUSES
 
 
-def test_what_is_not_a_run_is_named(tmp_path):
+def test_a_folder_that_is_not_a_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match=rf"{tmp_path} is not a run: it holds no summary\.json\. Give"):
         read_summary(tmp_path)
     with pytest.raises(ConfigError, match=r"nowhere is not a run.*There is no such folder"):
@@ -275,7 +275,7 @@ def log(folder: Path, steps: list[int]) -> None:
     file.close()
 
 
-def test_rows_have_the_columns_and_empty_cells_where_nothing_was_logged(tmp_path):
+def test_csv_rows_have_all_columns_and_empty_cells_if_not_logged(tmp_path):
     log(tmp_path, [1, 2])
     rows = read_metrics(tmp_path)
     assert list(rows[0]) == COLUMNS
@@ -289,7 +289,7 @@ def test_a_row_can_be_read_as_soon_as_it_is_logged(tmp_path):
     file.close()
 
 
-def test_a_second_sitting_appends_below_one_header(tmp_path):
+def test_a_resumed_log_appends_below_one_header(tmp_path):
     log(tmp_path, [1, 2])
     log(tmp_path, [3])
     assert [row["step"] for row in read_metrics(tmp_path)] == ["1", "2", "3"]
@@ -297,14 +297,14 @@ def test_a_second_sitting_appends_below_one_header(tmp_path):
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, 0), (2, 2), (4, 4), (9, 4)])
-def test_a_resumed_run_drops_the_rows_after_its_checkpoint_and_keeps_the_others_to_the_byte(step, kept, tmp_path):
+def test_resume_drops_rows_after_checkpoint_and_keeps_the_others(step, kept, tmp_path):
     log(tmp_path, [1, 2, 3, 4])
     lines = (tmp_path / "metrics.csv").read_bytes().splitlines(keepends=True)
     keep_rows_up_to(tmp_path / "metrics.csv", step)
     assert (tmp_path / "metrics.csv").read_bytes() == b"".join(lines[: kept + 1])
 
 
-def test_the_row_of_an_epoch_that_the_checkpoint_had_not_ended_is_dropped_too(tmp_path):
+def test_resume_drops_the_row_of_an_epoch_open_in_the_checkpoint(tmp_path):
     """Interrupted at an epoch's last step, resumed, killed in the save that follows the epoch's row."""
     path = tmp_path / "metrics.csv"
     text = "row,step,val/loss\nstep,5,\nepoch,5,1\nstep,10,\nepoch,10,2\n"
@@ -314,7 +314,7 @@ def test_the_row_of_an_epoch_that_the_checkpoint_had_not_ended_is_dropped_too(tm
         assert path.read_text() == "".join(text.splitlines(keepends=True)[:kept])
 
 
-def test_dropping_rows_of_a_log_without_rows_or_without_a_file_is_nothing(tmp_path):
+def test_dropping_rows_of_an_empty_or_missing_log_is_a_no_op(tmp_path):
     keep_rows_up_to(tmp_path / "metrics.csv", 3)
     assert names(tmp_path) == []
     log(tmp_path, [])
@@ -323,7 +323,7 @@ def test_dropping_rows_of_a_log_without_rows_or_without_a_file_is_nothing(tmp_pa
     assert (tmp_path / "metrics.csv").read_bytes() == before
 
 
-def test_a_line_torn_by_a_kill_or_a_full_disk_is_dropped_wherever_it_was_torn(tmp_path):
+def test_resume_drops_a_truncated_row_at_any_cut(tmp_path):
     log(tmp_path, [1, 2])
     path = tmp_path / "metrics.csv"
     whole = path.read_bytes()
@@ -338,7 +338,7 @@ def test_a_line_torn_by_a_kill_or_a_full_disk_is_dropped_wherever_it_was_torn(tm
 
 
 @pytest.mark.row(6)
-def test_a_full_disk_costs_the_log_not_the_run(tmp_path, capfd):
+def test_a_full_disk_ends_the_log_but_not_the_run(tmp_path, capfd):
     file = MetricsFile(tmp_path / "metrics.csv", COLUMNS)
     with largest_file(4000):
         for step in range(1000):
@@ -354,7 +354,7 @@ def test_a_full_disk_costs_the_log_not_the_run(tmp_path, capfd):
 
 @pytest.mark.row(6)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_disk_full_from_the_start_costs_the_log_not_the_run(capfd):
+def test_a_disk_full_from_the_start_ends_the_log_but_not_the_run(capfd):
     file = MetricsFile(Path("/dev/full"), COLUMNS)
     file.row({"step": 1})
     file.close()

@@ -57,7 +57,7 @@ def test_step_equals_torchs_step_lr():
     assert trace(partial(Step, step_size=7, gamma=0.3), 40) == pytest.approx(expected)
 
 
-def test_exponential_equals_torchs_exponential_lr_at_every_epochs_end():
+def test_exponential_equals_torch_exponential_lr_at_epoch_ends():
     expected = trace(partial(lr_scheduler.ExponentialLR, gamma=0.8), 6)
     assert trace(partial(Exponential, steps_per_epoch=10, gamma=0.8), 60)[::10] == pytest.approx(expected)
 
@@ -122,7 +122,7 @@ def test_plateau_decides_as_torchs_reduce_lr_on_plateau(metrics, min_factor, **o
 # --- rules in numbers
 
 
-def test_patience_2_reduces_at_the_third_check_without_improvement():
+def test_patience_2_reduces_at_third_check_without_improvement():
     optimizer = sgd(1.0)
     plateau = Plateau(optimizer, factor=0.1, patience=2)
     rates = []
@@ -172,7 +172,7 @@ def test_a_learning_rate_kept_as_a_tensor_is_written_in_place():
     assert kept.item() == pytest.approx(0.5)
 
 
-def test_a_schedule_that_moves_before_the_optimizer_warns_of_nothing():
+def test_schedule_step_before_optimizer_step_does_not_warn():
     optimizer = sgd()
     schedule = Cosine(optimizer, total_steps=4)
     schedule.step()  # fp16 scaling skipped the first optimizer step; a warning would be an error here
@@ -181,7 +181,7 @@ def test_a_schedule_that_moves_before_the_optimizer_warns_of_nothing():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(LR / 2)
 
 
-def test_a_longer_total_steps_on_resume_is_followed_from_the_restored_step():
+def test_schedule_follows_a_longer_total_steps_on_resume():
     short = Cosine(sgd(), total_steps=10)
     for _ in range(10):
         short.step()
@@ -191,7 +191,7 @@ def test_a_longer_total_steps_on_resume_is_followed_from_the_restored_step():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(LR / 2)
 
 
-def test_learning_rates_draws_the_schedule_in_multiples_of_the_base_lr():
+def test_learning_rates_are_multiples_of_the_base_lr():
     assert learning_rates(partial(Step, step_size=2, gamma=0.5), 5) == [1, 1, 0.5, 0.5, 0.25]
 
 
@@ -231,7 +231,7 @@ def test_no_factor_is_negative_or_above_1(make):
 
 @many
 @given(SCHEDULES)
-def test_the_warmup_rises_in_a_straight_line_into_the_shapes_start(make):
+def test_warmup_rises_linearly_to_the_start_of_the_shape(make):
     warmup, start = make.keywords["warmup"], make.keywords["warmup_start"]
     rates = learning_rates(make, STEPS)
     rise = rates[: warmup + 1]
@@ -243,7 +243,7 @@ def test_the_warmup_rises_in_a_straight_line_into_the_shapes_start(make):
 
 @many
 @given(SCHEDULES)
-def test_after_the_warmup_comes_the_shape_as_if_it_started_there(make):
+def test_after_the_warmup_the_schedule_equals_its_unwarmed_shape(make):
     warmup = make.keywords["warmup"]
     options = {key: value for key, value in make.keywords.items() if not key.startswith("warmup")}
     if "total_steps" in options:
@@ -254,7 +254,7 @@ def test_after_the_warmup_comes_the_shape_as_if_it_started_there(make):
 
 @many
 @given(SCHEDULES.filter(lambda make: "total_steps" in make.keywords))
-def test_from_total_steps_on_the_learning_rate_stays(make):
+def test_the_learning_rate_is_constant_after_total_steps(make):
     rates = learning_rates(make, STEPS)[make.keywords["total_steps"] :]
     assert len(set(rates)) == 1
 
@@ -283,7 +283,7 @@ def test_a_state_restored_at_any_step_gives_the_same_trace(make, t):
 
 
 @pytest.mark.parametrize("t", range(25))
-def test_a_plateau_restored_within_its_patience_or_cooldown_goes_on_alike(t):
+def test_plateau_restored_in_patience_or_cooldown_goes_on_alike(t):
     optimizer, fresh = sgd(), sgd()
     schedule, restored = (Plateau(o, factor=0.5, patience=2, cooldown=3, warmup=2) for o in (optimizer, fresh))
     observed(schedule, optimizer, t)
@@ -293,7 +293,7 @@ def test_a_plateau_restored_within_its_patience_or_cooldown_goes_on_alike(t):
 
 @many
 @given(SCHEDULES, st.integers(0, 40))
-def test_a_deepcopy_goes_on_alike(make, t):
+def test_a_deepcopy_continues_exactly(make, t):
     optimizer = sgd()
     schedule = make(optimizer)
     observed(schedule, optimizer, t)
@@ -350,7 +350,7 @@ def test_another_schedules_state_is_refused_with_what_is_missing():
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("[!_]*.yaml")), ids=lambda path: path.stem)
-def test_every_scheduler_yaml_builds_its_schedule_for_a_run_of_3000_steps(path):
+def test_every_scheduler_yaml_builds_a_3000_step_schedule(path):
     merged = OmegaConf.merge(OmegaConf.load(CONF / "_base.yaml"), OmegaConf.load(path))
     options = OmegaConf.to_container(merged)
     options.pop("defaults")
@@ -400,7 +400,7 @@ def test_groups_that_were_taken_away_are_missed_by_name():
         schedule.step()
 
 
-def test_the_learning_rate_set_last_is_the_schedule_s_whoever_wrote_to_the_group():
+def test_last_lr_is_the_schedule_s_even_if_the_group_was_changed():
     schedule = Step(sgd(), step_size=1, gamma=0.5)
     schedule.optimizer.param_groups[0]["lr"] = 7.0
     assert schedule.get_last_lr() == schedule._last_lr == [LR]
@@ -420,7 +420,7 @@ def test_torchs_sequential_lr_runs_one_after_another():
     assert whole.get_last_lr() == [optimizer.param_groups[0]["lr"]]
 
 
-def test_a_new_schedule_goes_on_from_any_step_and_from_a_state_that_went_through_json():
+def test_schedule_continues_from_any_step_and_from_a_json_state():
     through = Plateau(sgd(), patience=0)
     for _ in range(3):
         through.step(), through.observe(1.0)

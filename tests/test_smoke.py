@@ -24,7 +24,7 @@ def every() -> set[str]:
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_every_member_is_tried_but_device_cuda_where_there_is_no_gpu(
+def test_smoke_tries_every_member_except_cuda_without_a_gpu(
     gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
@@ -39,7 +39,7 @@ def test_the_plan_counts_its_jobs(tmp_path: Path) -> None:
             compose([word for word in words if "," not in word])
 
 
-def test_what_is_left_out_is_printed_with_the_reason(
+def test_skipped_members_are_printed_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -49,7 +49,7 @@ def test_what_is_left_out_is_printed_with_the_reason(
     assert "left out: device=cuda, for torch sees no GPU here" in capsys.readouterr().out
 
 
-def test_its_small_files_are_what_the_two_datasets_read(tmp_path: Path) -> None:
+def test_the_small_files_written_are_read_by_both_datasets(tmp_path: Path) -> None:
     smoke.write_cifar10(tmp_path / "cifar")
     smoke.write_images(tmp_path / "folder")
     sets = [

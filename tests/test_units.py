@@ -81,7 +81,7 @@ def test_a_span_reads_as_it_is_written(span, expected):
         "9" * 400 + " steps",
     ],
 )
-def test_what_is_no_span_is_refused_with_the_key_and_examples(span):
+def test_an_invalid_span_is_refused_with_the_key_and_examples(span):
     with pytest.raises(ConfigError) as caught:
         steps(span)
     message = str(caught.value)
@@ -150,7 +150,7 @@ def test_a_duration_reads_as_it_is_written(text, expected):
         "9" * 400 + "s",
     ],
 )
-def test_what_is_no_duration_is_refused_with_the_key_and_examples(duration):
+def test_invalid_duration_is_refused_with_key_and_examples(duration):
     with pytest.raises(ConfigError, match=r"trainer\.max_time must be .*'90s', '15m'.*got"):
         seconds_from(duration, "trainer.max_time")
 
@@ -184,7 +184,7 @@ def test_any_duration_gives_seconds_or_a_config_error(duration):
         (-1500, "-1.5 kB"),
     ],
 )
-def test_bytes_are_told_in_decimal_units_and_three_figures(count, expected):
+def test_bytes_are_shown_in_decimal_units_and_three_digits(count, expected):
     assert human_bytes(count) == expected
 
 
@@ -192,7 +192,7 @@ def test_bytes_are_told_in_decimal_units_and_three_figures(count, expected):
     ("count", "expected"),
     [(0, "0"), (999, "999"), (1000, "1k"), (2_542_856, "2.54M"), (60.19e6, "60.2M"), (11.5e9, "11.5G"), (3e12, "3T")],
 )
-def test_counts_are_told_in_decimal_units_and_three_figures(count, expected):
+def test_counts_are_shown_in_decimal_units_and_three_digits(count, expected):
     assert human_count(count) == expected
 
 
@@ -200,7 +200,7 @@ SCALE = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 @given(st.floats(0, 9e14))
-def test_what_is_told_is_within_half_a_percent_and_never_in_exponents(count):
+def test_human_numbers_are_within_half_a_percent_and_no_exponent(count):
     for text, unit in ((human_bytes(count), "B"), (human_count(count), "")):
         number = text.removesuffix(unit).strip()
         prefix = number[-1] if number[-1] in SCALE else ""

@@ -49,7 +49,7 @@ def broken_off(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> Path:
 @pytest.mark.row(3, 4)
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("harm", [flip, cut])
-def test_the_newest_is_named_and_the_run_ends_the_same_from_the_one_before(
+def test_resume_names_damaged_newest_and_ends_the_same(
     harm, file: str, broken_off: Path, uninterrupted: Path, effbench: Effbench
 ) -> None:
     spoilt = broken_off / "checkpoints" / "step-00000012" / file
@@ -63,7 +63,7 @@ def test_the_newest_is_named_and_the_run_ends_the_same_from_the_one_before(
 
 
 @pytest.mark.row(3)
-def test_a_resumed_run_with_workers_and_auto_falls_back_too(
+def test_resume_auto_with_workers_falls_back_too(
     send: SendsSignal, uninterrupted: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
     send(signal.SIGTERM, 12)
@@ -77,7 +77,7 @@ def test_a_resumed_run_with_workers_and_auto_falls_back_too(
 
 
 @pytest.mark.row(3)
-def test_where_none_is_whole_all_are_named_and_nothing_is_touched(broken_off: Path, effbench: Effbench) -> None:
+def test_resume_without_valid_checkpoint_names_all_damaged_files(broken_off: Path, effbench: Effbench) -> None:
     checkpoints = sorted((broken_off / "checkpoints").glob("step-*"))
     for number, checkpoint in enumerate(checkpoints):
         flip(checkpoint / FILES[number])
@@ -91,7 +91,7 @@ def test_where_none_is_whole_all_are_named_and_nothing_is_touched(broken_off: Pa
 
 @pytest.mark.row(3)
 @pytest.mark.parametrize("verb", ["eval", "predict"])
-def test_a_damaged_best_is_named_by_whatever_reads_it(verb: str, broken_off: Path, effbench: Effbench) -> None:
+def test_a_damaged_best_is_named_by_eval_and_predict(verb: str, broken_off: Path, effbench: Effbench) -> None:
     best = broken_off / "checkpoints" / "best"
     flip(best / "ema.safetensors")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("zero.png")
@@ -101,7 +101,7 @@ def test_a_damaged_best_is_named_by_whatever_reads_it(verb: str, broken_off: Pat
 
 
 @pytest.mark.row(3)
-def test_a_best_that_is_damaged_is_told_when_resuming_and_does_not_cost_the_run_its_end(
+def test_damaged_best_is_reported_on_resume_and_run_completes(
     send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "checkpoint.monitor=train/loss", "checkpoint.mode=min", "optimizer.lr=1e-9"]
@@ -124,7 +124,7 @@ def test_a_best_that_is_damaged_is_told_when_resuming_and_does_not_cost_the_run_
 
 @pytest.mark.row(22)
 @pytest.mark.parametrize("version", [1, 99])
-def test_a_checkpoint_of_another_version_is_refused_not_passed_over(
+def test_checkpoint_of_other_format_is_refused_without_fallback(
     version: int, broken_off: Path, effbench: Effbench
 ) -> None:
     path = broken_off / "checkpoints" / "step-00000012" / "manifest.json"
@@ -168,7 +168,7 @@ def on_pictures(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> Path:
 
 @pytest.mark.row(21)
 @pytest.mark.parametrize("change", ["added", "removed", "altered"])
-def test_other_data_are_refused_and_the_run_left_alone(
+def test_changed_data_are_refused_and_the_run_is_unchanged(
     change: str, on_pictures: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
     file = tmp_path / "pictures" / "cats" / "0.png"
@@ -186,9 +186,7 @@ def test_other_data_are_refused_and_the_run_left_alone(
 
 @pytest.mark.row(21)
 @pytest.mark.parametrize("kept", [8, 12, 30])
-def test_other_data_are_taken_where_that_is_allowed(
-    kept: int, on_pictures: Path, effbench: Effbench, tmp_path: Path
-) -> None:
+def test_changed_data_are_accepted_if_allowed(kept: int, on_pictures: Path, effbench: Effbench, tmp_path: Path) -> None:
     """The epoch that was begun ends there: with fewer images it may have no step left to go on with."""
     for path in (tmp_path / "pictures").rglob("*.png"):
         if int(path.stem) >= kept:

@@ -36,7 +36,7 @@ def test_text_holds_the_same_facts_a_line_each(effbench: Effbench) -> None:
     assert {line.split()[0] for line in lines} == names
 
 
-def test_the_cache_its_size_and_its_budget_are_told(
+def test_env_reports_the_cache_its_size_and_its_budget(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -55,7 +55,7 @@ def test_the_cache_its_size_and_its_budget_are_told(
 
 
 @pytest.mark.row(64)
-def test_it_tells_the_threads_that_training_will_use_and_why(effbench: Effbench, monkeypatch) -> None:
+def test_env_reports_the_threads_of_training_and_the_reason(effbench: Effbench, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("GOMP_SPINCOUNT", "2000")
     facts = json.loads(effbench("env", "--json")[1])
@@ -67,13 +67,13 @@ def test_it_tells_the_threads_that_training_will_use_and_why(effbench: Effbench,
     assert (facts["threads"], facts["threads_from"]) == (3, "OMP_NUM_THREADS=3")
 
 
-def test_nothing_of_the_user_is_in_it(effbench: Effbench, monkeypatch) -> None:
+def test_env_contains_no_user_data(effbench: Effbench, monkeypatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "hunter2-canary")
     monkeypatch.setenv("USER", "alice-canary")
     assert "canary" not in effbench("env", "--json")[1]
 
 
-def test_it_takes_no_words(effbench: Effbench) -> None:
+def test_env_takes_no_words(effbench: Effbench) -> None:
     code, out, err = effbench("env", "torch")
     assert (code, out) == (2, "")
     assert "'torch'" in err

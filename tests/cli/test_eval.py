@@ -50,7 +50,7 @@ def test_words_may_stand_in_any_order(run: Path, effbench: Effbench) -> None:
     assert "val accuracy" in first[1]
 
 
-def test_other_data_of_the_same_classes_is_measured_and_said(effbench: Effbench) -> None:
+def test_eval_on_other_data_of_the_same_classes_is_noted(effbench: Effbench) -> None:
     assert effbench("train", *TINY, "data=synthetic", "data.image_size=8", "hydra.run.dir=run")[0] == 0
     assert effbench("eval", "run")[2] == ""
     code, _, err = effbench("eval", "run", "data.noise=0.9")
@@ -58,7 +58,7 @@ def test_other_data_of_the_same_classes_is_measured_and_said(effbench: Effbench)
     assert "not the dataset that the run was trained on" in err
 
 
-def test_other_splits_of_the_same_data_are_said(run: Path, effbench: Effbench) -> None:
+def test_eval_on_other_splits_of_the_same_data_is_noted(run: Path, effbench: Effbench) -> None:
     code, out, err = effbench("eval", str(run), "split=val", "data.split_seed=5", "--json")
     assert code == 0
     assert json.loads(out)["samples"] == 600
@@ -93,7 +93,9 @@ def test_weights_are_the_averaged_ones_where_the_run_averaged(effbench: Effbench
     ],
     ids=lambda value: value[0],
 )
-def test_what_cannot_be_evaluated_is_told(words: list[str], expected: list[str], run: Path, effbench: Effbench) -> None:
+def test_eval_refuses_invalid_words_with_the_reason(
+    words: list[str], expected: list[str], run: Path, effbench: Effbench
+) -> None:
     code, out, err = effbench("eval", str(run), *words)
     assert (code, out) == (2, "")
     assert all(part in err for part in expected), err
@@ -175,7 +177,7 @@ def paint(root: Path, how_many: int, seed: int, classes: str = "rgb") -> None:
 
 
 @pytest.mark.row(52)
-def test_another_folder_of_images_is_measured_whole_or_by_its_test_split(effbench: Effbench, folders: Path) -> None:
+def test_eval_of_another_folder_uses_all_images_or_test_split(effbench: Effbench, folders: Path) -> None:
     def samples(*words: str) -> tuple[int, str]:
         code, out, err = effbench("eval", "run", *words, "--json")
         assert code == 0, err
@@ -191,7 +193,7 @@ def test_another_folder_of_images_is_measured_whole_or_by_its_test_split(effbenc
 
 
 @pytest.mark.row(52)
-def test_another_folder_is_labelled_by_name_and_unknown_classes_are_refused(effbench: Effbench, folders: Path) -> None:
+def test_eval_folder_is_labelled_by_name_and_refused_if_unknown(effbench: Effbench, folders: Path) -> None:
     paint(folders / "part", 5, seed=1, classes="gb")
     code, out, err = effbench("eval", "run", "data.root=part", "--json")
     assert (code, json.loads(out)["samples"], json.loads(out)["test/acc"]) == (0, 10, 1.0)

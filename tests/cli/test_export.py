@@ -81,7 +81,7 @@ def exports(finished: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_it_answers_as_the_network_s_formula_does_in_float64(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_export_equals_the_float64_formula_of_the_network(name: str, run: Path, exports: dict[str, Path]) -> None:
     weights = load_file(run / "checkpoints" / "best" / "model.safetensors")
     data = json.loads((run / "summary.json").read_text())["data"]
     images = in_unit_range(pixels(run)[:50])
@@ -93,23 +93,21 @@ def test_it_answers_as_the_network_s_formula_does_in_float64(name: str, run: Pat
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_it_classifies_as_the_library_does(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_export_classifies_like_the_api(name: str, run: Path, exports: dict[str, Path]) -> None:
     logits = answers(exports[name], in_unit_range(pixels(run)))
     expected = load_run(run).predict(pixels(run))
     torch.testing.assert_close(torch.from_numpy(logits).softmax(1), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_it_takes_batches_of_any_size_and_an_image_s_answer_does_not_depend_on_them(
-    name: str, run: Path, exports: dict[str, Path]
-) -> None:
+def test_export_output_is_independent_of_the_batch_size(name: str, run: Path, exports: dict[str, Path]) -> None:
     images = in_unit_range(pixels(run)[:97])
     whole = answers(exports[name], images)
     for size in (1, 2, 3, 64):
         np.testing.assert_allclose(answers(exports[name], images[:size]), whole[:size], rtol=1e-4, atol=1e-4)
 
 
-def test_the_onnx_file_is_valid_plain_and_says_what_it_takes(exports: dict[str, Path]) -> None:
+def test_the_onnx_file_is_valid_and_declares_its_input(exports: dict[str, Path]) -> None:
     model = onnx.load(str(exports["onnx"]))
     onnx.checker.check_model(model, full_check=True)
     assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", 20)}
@@ -135,7 +133,7 @@ def test_no_path_of_this_machine_is_in_the_file(name: str, exports: dict[str, Pa
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_record_says_what_the_file_is(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_the_record_describes_the_file(name: str, run: Path, exports: dict[str, Path]) -> None:
     path = exports[name]
     record = json.loads((path.parent / f"{path.name}.json").read_text())
     content = path.read_bytes()
@@ -157,9 +155,7 @@ def best(run: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_parity_is_what_anyone_measures_on_validation_images(
-    name: str, run: Path, exports: dict[str, Path]
-) -> None:
+def test_recorded_parity_is_reproducible_on_validation_images(name: str, run: Path, exports: dict[str, Path]) -> None:
     """256 of the 600, a sample of all classes."""
     parity = json.loads((exports[name].parent / f"{exports[name].name}.json").read_text())["parity"]
     images = compared(run)
@@ -193,9 +189,7 @@ def test_the_table_and_the_json_say_the_same(run: Path, effbench: Effbench, tmp_
 # --- weights, data, models
 
 
-def test_the_averaged_weights_are_exported_where_eval_uses_them_and_the_checkpoint_asked_for(
-    effbench: Effbench, tmp_path: Path
-) -> None:
+def test_export_uses_averaged_weights_of_the_chosen_checkpoint(effbench: Effbench, tmp_path: Path) -> None:
     words = ["model=mlp", "model.hidden=[8]", "ema=on", "data=synthetic", "data.image_size=8", "trainer.max_epochs=2"]
     assert effbench("train", *words, "device.threads=1", "hydra.run.dir=run")[0] == 0
     older, newer = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
@@ -247,7 +241,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("name", MODELS)
-def test_every_kind_of_network_answers_alike_in_every_format(name: str, form: str, networks: Networks) -> None:
+def test_every_kind_of_network_is_equal_in_every_format(name: str, form: str, networks: Networks) -> None:
     run = networks.run(name)
     images = pixels(run)
     logits = answers(networks.export(name, form), in_unit_range(images))
@@ -303,7 +297,7 @@ def test_without_a_validation_split_training_images_are_compared(effbench: Effbe
     ],
     ids=lambda value: value[0],
 )
-def test_what_cannot_be_exported_is_told(
+def test_export_refuses_invalid_words_with_the_reason(
     words: list[str], expected: list[str], run: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -315,7 +309,7 @@ def test_what_cannot_be_exported_is_told(
 
 
 @pytest.mark.parametrize("module", ["onnx", "onnxruntime", "onnxscript"])
-def test_a_missing_extra_is_named_with_exit_code_4_before_anything_is_read(
+def test_missing_export_extra_exits_4_before_reading_the_run(
     module: str, run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
@@ -326,7 +320,7 @@ def test_a_missing_extra_is_named_with_exit_code_4_before_anything_is_read(
     assert effbench("export", str(run), "format=torchscript", "output=it")[0] == 0
 
 
-def test_a_model_that_an_exporter_refuses_is_told_with_the_other_formats(
+def test_exporter_failure_is_reported_with_the_other_formats(
     run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -366,7 +360,7 @@ def perturbed(content: bytes, by: float) -> bytes:
 
 
 @pytest.mark.row(48)
-def test_a_weight_that_changed_in_the_file_is_refused_with_the_difference_and_an_older_export_stays(
+def test_perturbed_export_is_refused_and_the_older_file_kept(
     run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert effbench("export", str(run), "output=it")[0] == 0
@@ -393,7 +387,7 @@ def first_hidden_unit(run: Path, weights: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.row(48)
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_model_that_changed_before_it_was_exported_is_refused_and_leaves_no_folder(
+def test_model_changed_before_export_is_refused_without_a_folder(
     name: str, run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from effbench.export import portable as module
@@ -487,9 +481,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.row(47)
-def test_killed_before_any_of_its_calls_the_old_or_the_new_file_is_there_whole(
-    two_runs: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_export_killed_at_any_syscall_leaves_old_or_new_file(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
     done = python("-m", "tests.cli.export_kills", *map(str, two_runs), str(tmp_path / "work"), cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
@@ -508,7 +500,7 @@ cli.main(["export", sys.argv[1], "output=it"])
 
 
 @pytest.mark.row(47)
-def test_an_onnx_export_killed_leaves_the_older_file_and_the_next_one_cleans_up(
+def test_killed_onnx_export_keeps_old_file_and_next_cleans_up(
     two_runs: tuple[Path, Path], effbench: Effbench, tmp_path: Path
 ) -> None:
     assert effbench("export", str(two_runs[0]), "output=it")[0] == 0
@@ -532,7 +524,7 @@ sys.exit(cli.main(["export", *sys.argv[2:]]))
 
 @pytest.mark.row(47)
 @pytest.mark.parametrize(("name", "earlier"), [("onnx", False), ("torchscript", True), ("torch_export", False)])
-def test_without_room_for_the_file_it_is_named_and_nothing_of_it_is_left(
+def test_export_without_disk_space_leaves_no_partial_file(
     name: str, earlier: bool, two_runs: tuple[Path, Path], effbench: Effbench, tmp_path: Path
 ) -> None:
     before = {}
@@ -572,7 +564,7 @@ def test_a_disk_that_is_really_full_is_named(run: Path, effbench: Effbench, tmp_
 
 @pytest.mark.row(47)
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_disk_that_is_full_when_it_syncs_leaves_the_older_export(
+def test_disk_full_in_fsync_keeps_the_older_export(
     number: int, two_runs: tuple[Path, Path], effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file's own sync, then its record's: both come before anything is renamed."""

@@ -41,7 +41,7 @@ def finite(run: Path) -> bool:
 
 @pytest.mark.row(27)
 @pytest.mark.parametrize("words", [[], ["trainer.on_nonfinite=stop"]], ids=["by default", "as configured"])
-def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_and_leaves_the_best_before(
+def test_nonfinite_loss_ends_run_as_diverged_and_keeps_best(
     words: list[str], effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_losses(monkeypatch, {13})
@@ -55,7 +55,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_and_leaves_the_best_
 
 
 @pytest.mark.row(27)
-def test_steps_that_are_not_finite_are_left_out_told_and_counted(
+def test_nonfinite_steps_are_skipped_reported_and_counted(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_losses(monkeypatch, {3, 13, 14}, math.inf)
@@ -70,9 +70,7 @@ def test_steps_that_are_not_finite_are_left_out_told_and_counted(
 
 
 @pytest.mark.row(27)
-def test_with_nothing_to_leave_out_skip_trains_what_stop_does(
-    uninterrupted: Path, effbench: Effbench, tmp_path: Path
-) -> None:
+def test_without_nonfinite_steps_skip_trains_like_stop(uninterrupted: Path, effbench: Effbench, tmp_path: Path) -> None:
     words = ["trainer.on_nonfinite=skip", "trainer.on_oom=halve", "hydra.run.dir=run"]
     assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, *words)[0] == 0
     ends_like(tmp_path / "run", uninterrupted)
@@ -97,7 +95,7 @@ def room_for(monkeypatch: pytest.MonkeyPatch, samples: int, training: bool) -> N
 
 @pytest.mark.row(29)
 @pytest.mark.parametrize(("training", "key", "size"), [(True, "batch_size", 8), (False, "eval_batch_size", 512)])
-def test_out_of_memory_is_one_line_with_the_batch_size_and_what_to_lower(
+def test_oom_is_one_line_with_batch_size_and_remedies(
     training: bool, key: str, size: int, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room_for(monkeypatch, 7, training)
@@ -113,7 +111,7 @@ def test_out_of_memory_is_one_line_with_the_batch_size_and_what_to_lower(
 
 @pytest.mark.row(29)
 @pytest.mark.parametrize("word", ["ema=on", "ema=off", "checkpoint.every_n_steps=3"])
-def test_the_pass_for_batch_norm_statistics_is_halved_with_the_evaluation(
+def test_on_oom_halve_covers_the_batch_norm_statistics_pass(
     word: str, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before a validation, and before a checkpoint that comes sooner."""
@@ -127,7 +125,7 @@ def test_the_pass_for_batch_norm_statistics_is_halved_with_the_evaluation(
 
 
 @pytest.mark.row(29)
-def test_halving_ends_with_the_weights_of_accumulation_and_says_so(
+def test_on_oom_halve_equals_accumulation_and_is_reported(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlp = ["model=mlp", *(word for word in FOUR_EPOCHS_OF_FIVE_STEPS if not word.startswith("model"))]
@@ -170,7 +168,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 
 @pytest.mark.row(29)
 @pytest.mark.parametrize("rule", ["raise", "halve"])
-def test_real_want_of_memory_on_a_cpu_is_named_or_halved(rule: str, tmp_path: Path) -> None:
+def test_a_real_out_of_memory_on_a_cpu_is_named_or_halved(rule: str, tmp_path: Path) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("there is no /proc here")
     words = [
@@ -196,7 +194,7 @@ def test_real_want_of_memory_on_a_cpu_is_named_or_halved(rule: str, tmp_path: Pa
 
 @pytest.mark.row(30)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_batch_that_cannot_be_made_ends_the_run_with_one_line_and_can_be_gone_on_from(
+def test_failing_batch_ends_run_with_one_line_and_run_resumes(
     workers: int, uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = TrainBatches.make
@@ -220,9 +218,7 @@ def test_a_batch_that_cannot_be_made_ends_the_run_with_one_line_and_can_be_gone_
 
 
 @pytest.mark.row(30)
-def test_an_evaluation_batch_that_cannot_be_made_is_named_too(
-    effbench: Effbench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_evaluation_batch_is_named_too(effbench: Effbench, monkeypatch: pytest.MonkeyPatch) -> None:
     def make(*_: Any) -> Batch:
         raise ValueError("a bad sector")
 
@@ -247,9 +243,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 
 
 @pytest.mark.row(30)
-def test_a_worker_that_hangs_for_ever_is_named_and_the_process_ends(
-    uninterrupted: Path, effbench: Effbench, tmp_path: Path
-) -> None:
+def test_hanging_worker_is_named_and_the_process_ends(uninterrupted: Path, effbench: Effbench, tmp_path: Path) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "data.num_workers=2", "data.timeout_s=0.5", "hydra.run.dir=run"]
     begun = time.monotonic()
     done = python("-c", HANGING, *words, cwd=tmp_path)
@@ -285,7 +279,7 @@ def model(in_channels, image_size, outputs=3):
 
 @pytest.mark.row(35)
 @pytest.mark.parametrize("outputs", [3, 11])
-def test_a_model_for_another_number_of_classes_is_named_before_the_first_step(
+def test_model_with_wrong_class_count_is_refused_before_training(
     outputs: int, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ten_lab.py").write_text(OWN)
@@ -326,9 +320,7 @@ def test_a_run_without_a_step_is_refused(
 
 
 @pytest.mark.row(36)
-def test_a_last_batch_of_one_is_left_out_where_batch_norm_could_not_train_on_it(
-    effbench: Effbench, tmp_path: Path
-) -> None:
+def test_last_batch_of_one_is_dropped_for_batch_norm(effbench: Effbench, tmp_path: Path) -> None:
     words = ["data.num_train=41", "data.drop_last=false", "trainer.max_epochs=2", "hydra.run.dir=run"]
     assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, *words)[0] == 0
     assert (summary(tmp_path / "run")["steps"], summary(tmp_path / "run")["images_seen"]) == (10, 80)

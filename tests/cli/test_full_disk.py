@@ -49,7 +49,7 @@ def full_from(number: int, whole: Any) -> Any:
         ("point", 5),
     ],
 )
-def test_a_disk_full_while_saving_is_named_and_the_run_goes_on_once_there_is_room(
+def test_disk_full_in_a_save_is_named_and_run_resumes_with_space(
     part: str, number: int, uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -122,7 +122,7 @@ def test_a_logger_s_disk_may_be_full_and_the_run_ends_well(
 
 
 @pytest.mark.row(6)
-def test_without_room_for_its_summary_a_run_is_tested_again_once_there_is(
+def test_run_without_space_for_its_summary_is_tested_on_resume(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is the run's record, not a log: without it nobody knows that the run was finished."""
@@ -157,7 +157,7 @@ def open_to_all() -> Iterator[Path]:
 
 @pytest.mark.row(7)
 @pytest.mark.parametrize("inside", ["", "/new/run"])
-def test_a_folder_without_the_right_to_write_is_refused_before_the_first_epoch(
+def test_folder_without_write_permission_is_refused_early(
     inside: str, open_to_all: Path, effbench: Effbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir("/")
@@ -180,7 +180,7 @@ def test_a_folder_without_the_right_to_write_is_refused_before_the_first_epoch(
 
 
 @pytest.mark.row(7)
-def test_a_checkpoints_folder_without_the_right_to_write_is_refused_too(
+def test_checkpoints_folder_without_write_permission_is_refused(
     open_to_all: Path, effbench: Effbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a run leaves it that was killed before it saved."""
@@ -202,7 +202,7 @@ def test_a_checkpoints_folder_without_the_right_to_write_is_refused_too(
 
 
 @pytest.mark.row(8)
-def test_with_temporary_files_on_another_file_system_every_rename_stays_within_its_folder(
+def test_renames_stay_in_their_folder_with_tmpdir_on_another_fs(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = Path("/dev/shm")

@@ -68,7 +68,7 @@ def test_help_of_train_holds_the_keys_of_a_plain_run(capsys: pytest.CaptureFixtu
     assert "optimizer.lr=0.002" in out
 
 
-def test_a_group_lists_its_choices_and_a_key_stands_in_all_that_have_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_group_lists_choices_and_help_key_lists_its_choices(capsys: pytest.CaptureFixture[str]) -> None:
     group = told(["help", "train", "optimizer"], capsys)
     assert all(name in group for name in OPTIONS["optimizer"])
     assert "adamw (default)" in group
@@ -78,7 +78,7 @@ def test_a_group_lists_its_choices_and_a_key_stands_in_all_that_have_it(capsys: 
     assert "[0, 2^32)" in told(["help", "train", "seed"], capsys)
 
 
-def test_a_users_own_group_file_is_told_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_covers_a_group_file_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text(
         "# My net: two blocks.\ndefaults: [_base, _self_]\n_target_: mylab.nets.create\n"
@@ -105,9 +105,7 @@ def test_help_of_a_verb_is_its_help(verb: str, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("word", "named"), [("optimizer=AdamW", "optimizer=adamw"), ("optimiser", "optimizer"), ("lr", "optimizer.lr")]
 )
-def test_a_mistyped_group_choice_or_key_is_answered_with_what_there_is(
-    word: str, named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_of_a_mistyped_name_lists_valid_names(word: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["help", "train", word]) == 2
     assert named in capsys.readouterr().err
 

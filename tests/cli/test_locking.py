@@ -61,7 +61,7 @@ def contender(barrier: Path, name: str, cwd: Path, ended: Callable[[], bool]) ->
 
 @pytest.mark.row(23)
 @pytest.mark.parametrize("attempt", range(3))
-def test_of_two_that_start_together_one_trains_and_the_other_is_told_by_whom(
+def test_concurrent_start_trains_one_run_and_names_lock_holder(
     attempt: int, uninterrupted: Path, tmp_path: Path
 ) -> None:
     barrier = tmp_path / f"barrier {attempt}"
@@ -81,7 +81,7 @@ def test_of_two_that_start_together_one_trains_and_the_other_is_told_by_whom(
 
 
 @pytest.mark.row(23)
-def test_a_run_at_work_cannot_be_resumed_beside_it(effbench: Effbench, tmp_path: Path) -> None:
+def test_a_running_run_cannot_be_resumed_concurrently(effbench: Effbench, tmp_path: Path) -> None:
     barrier = tmp_path / "barrier"
     barrier.mkdir()
     (barrier / "b").touch()  # none to wait for
@@ -116,7 +116,7 @@ def test_the_lock_of_a_killed_run_is_taken_over_without_help(
 
 @pytest.mark.row(24)
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "host": 3}', "\0\xff", "x" * 10_000])
-def test_whatever_a_stale_lock_says_it_is_taken_over(text: str, tmp_path: Path) -> None:
+def test_a_stale_lock_with_any_content_is_taken_over(text: str, tmp_path: Path) -> None:
     (tmp_path / NAME).write_text(text)
     with holding(tmp_path):
         assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
@@ -124,7 +124,7 @@ def test_whatever_a_stale_lock_says_it_is_taken_over(text: str, tmp_path: Path) 
 
 
 @pytest.mark.row(24)
-def test_a_stale_lock_of_a_living_process_s_number_is_stale_all_the_same(tmp_path: Path) -> None:
+def test_stale_lock_with_the_pid_of_another_process_is_ignored(tmp_path: Path) -> None:
     """Numbers are used again: after a reboot another process may have the dead one's."""
     (tmp_path / NAME).write_text(json.dumps({"pid": os.getppid(), "host": socket.gethostname(), "since": "then"}))
     with holding(tmp_path):
@@ -200,7 +200,7 @@ def test_a_process_forked_by_the_holder_has_no_lock_of_its_own(tmp_path: Path) -
         assert (tmp_path / NAME).exists()
 
 
-def test_a_folder_into_which_nothing_was_put_is_gone_again(tmp_path: Path) -> None:
+def test_a_locked_folder_left_empty_is_removed(tmp_path: Path) -> None:
     with holding(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b" / NAME).exists()
     assert not list(tmp_path.iterdir())
@@ -214,9 +214,7 @@ def test_a_folder_into_which_nothing_was_put_is_gone_again(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["kept"]
 
 
-def test_a_run_locks_its_folder_and_chooses_its_device_once_within_hydra_s_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_locks_folder_and_chooses_device_once_in_hydra_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     device, writable, acquire = build.device, lock.require_writable, lock._acquire
 

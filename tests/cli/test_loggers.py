@@ -23,7 +23,7 @@ LIBRARIES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_a_missing_extra_is_named_with_exit_code_4_and_leaves_no_folder(
+def test_missing_logger_extra_exits_4_and_leaves_no_folder(
     name: str, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, LIBRARIES[name], None)
@@ -112,7 +112,7 @@ def breaks_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.row(13)
-def test_tensorboard_of_a_run_that_broke_and_went_on_is_that_of_an_uninterrupted_one(
+def test_tensorboard_of_a_crashed_and_resumed_run_has_no_gaps(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorboard")
@@ -152,7 +152,7 @@ def test_a_resumed_run_is_the_same_one_to_wandb_and_mlflow(
     assert steps == list(range(1, 21))
 
 
-def test_a_run_shorter_than_the_log_interval_has_a_training_curve(effbench: Effbench, tmp_path: Path) -> None:
+def test_run_shorter_than_the_log_interval_has_a_training_curve(effbench: Effbench, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     words = [*TWENTY_STEPS, "trainer.log_every_n_steps=100", "logger=tensorboard", "hydra.run.dir=run"]
     assert effbench("train", *words)[0] == 0
@@ -185,13 +185,13 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return it
 
 
-def test_a_logger_hears_of_the_test_and_is_closed_after_it(recorder: Recorder, effbench: Effbench) -> None:
+def test_a_logger_gets_the_test_metrics_and_is_then_closed(recorder: Recorder, effbench: Effbench) -> None:
     assert effbench("train", *TWENTY_STEPS, "logger=tensorboard")[0] == 0
     assert recorder.told[-3:] == ["test/loss", "test/acc", "completed"]
     assert recorder.told.count("completed") == 1
 
 
-def test_a_logger_of_a_diverged_run_hears_of_no_test_and_is_closed(recorder: Recorder, effbench: Effbench) -> None:
+def test_logger_of_a_diverged_run_is_closed_without_test_metrics(recorder: Recorder, effbench: Effbench) -> None:
     assert effbench("train", *TWENTY_STEPS, "optimizer.lr=1e30", "logger=tensorboard")[0] == 1
     assert recorder.told[-1] == "diverged"
     assert "test/acc" not in recorder.told
@@ -210,6 +210,6 @@ def test_a_logger_of_a_run_that_broke_is_closed_as_failed(
     assert "test/acc" not in recorder.told
 
 
-def test_the_folder_of_the_other_loggers_stays_the_documented_one_with_csv(run: Path) -> None:
+def test_csv_logger_creates_no_folder_of_other_loggers(run: Path) -> None:
     assert not (run / "tensorboard").exists()
     assert not (run / "wandb").exists()

@@ -39,9 +39,7 @@ def table(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_a_folder_gives_a_row_an_image_and_leaves_other_files_alone(
-    run: Path, photos: Path, effbench: Effbench
-) -> None:
+def test_predict_folder_gives_a_row_per_image_and_ignores_others(run: Path, photos: Path, effbench: Effbench) -> None:
     code, out, err = effbench("predict", str(run), str(photos))
     assert (code, err) == (0, "")
     names = [Path(row["file"]).name for row in table(out)]
@@ -89,7 +87,7 @@ def test_json_and_csv_say_the_same(run: Path, photos: Path, effbench: Effbench) 
         assert [best["class"] for best in entry["top_k"]] == [row["class"], row["class_2"]]
 
 
-def test_a_file_is_classified_as_the_library_classifies_its_pixels(run: Path, photos: Path, effbench: Effbench) -> None:
+def test_predict_file_equals_the_api_on_its_pixels(run: Path, photos: Path, effbench: Effbench) -> None:
     from effbench.data.images.decoding import decode
 
     _, out, _ = effbench("predict", str(run), str(photos / "gray.png"), "--json", "top_k=10")
@@ -115,7 +113,7 @@ def test_a_test_image_written_to_a_file_keeps_its_class(run: Path, effbench: Eff
 
 
 @pytest.mark.row(31)
-def test_what_is_no_image_is_named_with_exit_code_1_and_the_rest_still_answered(
+def test_predict_names_bad_images_exits_1_and_answers_the_rest(
     run: Path, photos: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
     bad = {"garbage.png": b"not an image", "empty.jpg": b"", "cut.png": (photos / "gray.png").read_bytes()[:100]}
@@ -164,9 +162,7 @@ def test_a_file_name_that_is_no_utf8_can_be_printed(
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json"])
-def test_output_takes_what_stdout_would(
-    suffix: str, run: Path, photos: Path, effbench: Effbench, tmp_path: Path
-) -> None:
+def test_output_file_equals_stdout(suffix: str, run: Path, photos: Path, effbench: Effbench, tmp_path: Path) -> None:
     json_flag = ["--json"] if suffix == "json" else []
     _, printed, _ = effbench("predict", str(run), str(photos), *json_flag)
     code, out, _ = effbench("predict", str(run), str(photos), f"output=it.{suffix}")
@@ -188,7 +184,7 @@ def test_output_takes_what_stdout_would(
     ],
     ids=lambda value: value[0],
 )
-def test_what_cannot_be_predicted_is_told(
+def test_predict_refuses_invalid_words_with_the_reason(
     words: list[str], expected: list[str], run: Path, photos: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()

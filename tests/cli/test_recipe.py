@@ -13,7 +13,7 @@ from tests.cli.conftest import Effbench
 NAMES = sorted(path.stem for path in recipes_dir().glob("*.yaml"))
 
 
-def test_ls_gives_each_recipe_a_line_with_what_it_is(effbench: Effbench) -> None:
+def test_ls_prints_a_line_with_a_description_per_recipe(effbench: Effbench) -> None:
     code, out, err = effbench("recipe", "ls")
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -47,7 +47,7 @@ def test_cp_copies_once_and_overwrites_nothing(folder: str, effbench: Effbench, 
     assert copied.read_text() == "mine\n"
 
 
-def test_a_copied_recipe_that_builds_on_another_runs_from_the_user_s_folder(effbench: Effbench, tmp_path: Path) -> None:
+def test_copied_recipe_based_on_another_runs_from_user_folder(effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("recipe", "cp", "mobilenet_adamw_cpu", "my own")[0] == 0
     words = ["recipe=my own/mobilenet_adamw_cpu.yaml", "debug=smoke", "device.threads=1", "hydra.run.dir=run"]
     assert effbench("train", *words)[0] == 0
@@ -82,7 +82,9 @@ def test_validate_builds_a_recipe_by_name_or_by_file(word: str, effbench: Effben
         ("# @package _global_\ndefaults:\n  - nope\n", "nope"),
     ],
 )
-def test_validate_refuses_what_would_not_train(text: str, expected: str, effbench: Effbench, tmp_path: Path) -> None:
+def test_validate_refuses_a_recipe_that_would_not_train(
+    text: str, expected: str, effbench: Effbench, tmp_path: Path
+) -> None:
     (tmp_path / "r.yaml").write_text(text)
     code, out, err = effbench("recipe", "validate", "r.yaml")
     assert (code, out) == (2, "")
@@ -105,7 +107,7 @@ def test_validate_refuses_what_would_not_train(text: str, expected: str, effbenc
     ],
     ids=lambda value: " ".join(value[:2]),
 )
-def test_what_recipe_cannot_do_is_told(
+def test_recipe_refuses_invalid_words_with_the_reason(
     words: list[str], expected: list[str], effbench: Effbench, tmp_path: Path
 ) -> None:
     (tmp_path / "taken").write_text("a file\n")

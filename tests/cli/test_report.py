@@ -35,7 +35,7 @@ def test_a_trained_run_is_a_page(run: Path, effbench: Effbench, elsewhere: Path)
     assert len(page.of("svg")) == 3
 
 
-def test_the_table_is_the_page_s_and_damage_is_told_on_stderr(runs: Path, effbench: Effbench) -> None:
+def test_stdout_table_equals_the_page_and_damage_is_on_stderr(runs: Path, effbench: Effbench) -> None:
     code, out, err = effbench("report", str(runs), "output=all.html")
     assert code == 0
     assert "55.00 ± 7.07 %" in out
@@ -52,7 +52,7 @@ def test_json_is_all_there_is_on_stdout(runs: Path, effbench: Effbench) -> None:
     assert data["tables"][0]["rows"][0]["n"] == 2
 
 
-def test_several_paths_and_a_folder_whose_name_holds_an_equals_sign(runs: Path, effbench: Effbench) -> None:
+def test_report_takes_several_paths_and_names_with_equals_sign(runs: Path, effbench: Effbench) -> None:
     write_run(runs / "seed=3", summary())
     code, out, err = effbench("report", str(runs / "000"), f"{runs}/seed=3", "--json")
     assert (code, err) == (0, "read 2 runs\n")

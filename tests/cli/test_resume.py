@@ -43,7 +43,7 @@ ENDING = [
 
 @pytest.mark.row(9, 11, 55)
 @pytest.mark.parametrize(("number", "code"), ENDING)
-def test_a_signal_ends_the_run_after_its_step_saved_and_says_how_to_go_on(
+def test_signal_saves_after_the_step_and_prints_resume_command(
     number: int, code: int, send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
     handlers = [signal.getsignal(known) for known, _ in ENDING]
@@ -65,7 +65,7 @@ def test_a_signal_ends_the_run_after_its_step_saved_and_says_how_to_go_on(
 
 @pytest.mark.row(55)
 @pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *_: None], ids=["ignored, as under nohup", "a handler"])
-def test_a_warning_that_the_process_ignores_or_handles_itself_ends_no_run(
+def test_ignored_or_handled_warning_signals_do_not_end_the_run(
     theirs: Any, send: SendsSignal, effbench: Effbench
 ) -> None:
     warnings = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -97,7 +97,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(
 
 
 @pytest.mark.row(13)
-def test_a_run_that_broke_goes_on_from_its_last_checkpoint_and_logs_no_step_twice(
+def test_crashed_run_resumes_from_last_and_logs_each_step_once(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def step_end(_: Any, context: Any) -> None:
@@ -114,9 +114,7 @@ def test_a_run_that_broke_goes_on_from_its_last_checkpoint_and_logs_no_step_twic
     assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
-def test_both_times_of_a_resumed_run_are_of_all_its_sittings(
-    send: SendsSignal, effbench: Effbench, tmp_path: Path
-) -> None:
+def test_both_times_of_a_resumed_run_cover_all_sessions(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=2", "hydra.run.dir=run"]
     send(signal.SIGTERM, 7)
     assert effbench("train", *words)[0] == 143
@@ -132,9 +130,7 @@ def test_both_times_of_a_resumed_run_are_of_all_its_sittings(
     assert f"{both['training_s']:.1f} s training, {both['elapsed_s']:.1f} s in all" in out
 
 
-def test_resume_takes_a_new_length_and_keeps_it_for_the_next_time(
-    send: SendsSignal, effbench: Effbench, tmp_path: Path
-) -> None:
+def test_resume_records_a_new_length_for_the_next_resume(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     send(signal.SIGINT, 2)
     assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 130
     send(signal.SIGINT, 4)
@@ -168,7 +164,7 @@ def test_resuming_a_finished_run_changes_nothing_and_says_so(
     assert summary(folder)["status"] == status
 
 
-def test_a_run_killed_between_its_last_step_and_its_test_is_tested_on_resume(
+def test_run_killed_before_its_test_is_tested_on_resume(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run", symlinks=True)
@@ -218,7 +214,7 @@ def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.row(50)
 @pytest.mark.parametrize("change", CHANGES)
-def test_epochs_stay_epochs_where_a_resumed_run_has_another_number_of_steps_in_them(
+def test_resume_keeps_epochs_if_steps_per_epoch_change(
     change: str, two_epochs: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
     shutil.copytree(two_epochs, tmp_path / "run", symlinks=True)
@@ -258,7 +254,7 @@ def test_the_schedule_keeps_its_place_in_epochs(
 
 @pytest.mark.row(50)
 @pytest.mark.parametrize("length", [["trainer.max_epochs=4"], ["trainer.max_epochs=null", "trainer.max_steps=8"]])
-def test_within_an_epoch_another_batch_size_is_refused_with_a_remedy_that_helps(
+def test_batch_size_change_mid_epoch_is_refused_with_a_remedy(
     length: list[str], send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
     send(signal.SIGTERM, 7)
@@ -277,7 +273,7 @@ def test_within_an_epoch_another_batch_size_is_refused_with_a_remedy_that_helps(
 # --- resume=auto ------------------------------------------------------------------------------------------------------
 
 
-def test_resume_auto_continues_the_newest_unfinished_run_of_this_config(
+def test_resume_auto_continues_newest_unfinished_run_of_config(
     send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
     send.never()
@@ -294,7 +290,7 @@ def test_resume_auto_continues_the_newest_unfinished_run_of_this_config(
     assert sorted(summary(folder)["status"] for folder in folders) == ["completed", "completed", "interrupted"]
 
 
-def test_resume_auto_starts_afresh_where_there_is_nothing_to_continue(effbench: Effbench, tmp_path: Path) -> None:
+def test_resume_auto_starts_afresh_without_a_run_to_continue(effbench: Effbench, tmp_path: Path) -> None:
     code, _, err = effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=1", "resume=auto")
     assert code == 0
     assert "starting afresh" in err
@@ -346,7 +342,7 @@ def test_resume_auto_knows_a_run_by_its_recipe_file(send: SendsSignal, effbench:
     ],
     ids=lambda value: value[0],
 )
-def test_a_checkpoint_of_another_config_is_refused_and_left_alone(
+def test_checkpoint_of_another_config_is_refused_and_unchanged(
     words: list[str], expected: list[str], uninterrupted: Path, effbench: Effbench
 ) -> None:
     before = weights(uninterrupted), summary(uninterrupted), (uninterrupted / "config.yaml").read_bytes()
@@ -359,7 +355,7 @@ def test_a_checkpoint_of_another_config_is_refused_and_left_alone(
 
 
 @pytest.mark.row(20)
-def test_what_changed_since_the_checkpoint_is_told_key_by_key(send: SendsSignal, effbench: Effbench) -> None:
+def test_changes_since_the_checkpoint_are_reported_key_by_key(send: SendsSignal, effbench: Effbench) -> None:
     send(signal.SIGTERM, 7)
     assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 143
     send.never()
@@ -373,7 +369,7 @@ def test_what_changed_since_the_checkpoint_is_told_key_by_key(send: SendsSignal,
 
 
 @needs_compiler
-def test_compiled_functions_that_went_missing_are_told(
+def test_compiled_functions_missing_on_resume_are_reported(
     send: SendsSignal, effbench: Effbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send(signal.SIGTERM, 7)
@@ -523,7 +519,7 @@ def test_sigterm_at_any_moment_is_heard_after_the_step_at_hand(
     ends_like(tmp_path / "run", uninterrupted)
 
 
-def test_interrupted_in_its_test_a_run_that_stopped_early_trains_no_more(effbench: Effbench, tmp_path: Path) -> None:
+def test_early_stopped_run_interrupted_in_test_trains_no_more(effbench: Effbench, tmp_path: Path) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "early_stopping.patience=1", "early_stopping.min_delta=9"]
     assert effbench("train", *words, "hydra.run.dir=whole")[0] == 0
     code, told = forked([*words, "hydra.run.dir=run"], tmp_path, in_its_validation(once, 3))
@@ -549,7 +545,7 @@ def test_interrupted_in_its_test_a_run_that_stopped_early_trains_no_more(effbenc
     ],
     ids=["in a step", "in a validation", "in a save's state", "in a save's link", "in a save's weights"],
 )
-def test_a_second_sigterm_ends_the_run_at_once_and_what_was_saved_before_holds(
+def test_second_sigterm_ends_at_once_and_keeps_saved_checkpoints(
     moment: Hook, uninterrupted: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
     code, _ = forked([*FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run"], tmp_path, moment)
@@ -579,7 +575,7 @@ def test_a_closed_terminal_or_a_batch_system_may_warn_twice(
 
 @pytest.mark.row(1, 9)
 @pytest.mark.parametrize("function", ["_write_tensors", "_link"])
-def test_killed_in_the_first_save_after_an_interruption_at_an_epoch_s_end_no_row_is_logged_twice(
+def test_kill_in_save_after_epoch_end_interrupt_logs_rows_once(
     function: str, send: SendsSignal, uninterrupted: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
     """The resumed run validates first, logs that, and writes the same step's checkpoint again."""
@@ -593,9 +589,7 @@ def test_killed_in_the_first_save_after_an_interruption_at_an_epoch_s_end_no_row
 
 
 @pytest.mark.row(9, 11)
-def test_ctrl_c_in_the_test_at_the_end_costs_no_training(
-    uninterrupted: Path, effbench: Effbench, tmp_path: Path
-) -> None:
+def test_ctrl_c_in_the_final_test_repeats_no_training(uninterrupted: Path, effbench: Effbench, tmp_path: Path) -> None:
     """Four validations came before; after them there is no step to end."""
     moment = in_its_validation(lambda: os.kill(os.getpid(), signal.SIGINT), 5)
     code, told = forked([*FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run"], tmp_path, moment)
@@ -626,7 +620,7 @@ ENDLESS = [*FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=100000"]
 
 
 @pytest.mark.row(9, 10)
-def test_sigterm_to_a_process_group_with_workers_is_heard_once_and_saved(tmp_path: Path) -> None:
+def test_sigterm_to_a_process_group_with_workers_saves_once(tmp_path: Path) -> None:
     process = start([*ENDLESS, "data.num_workers=2", "hydra.run.dir=run"], tmp_path)
     os.killpg(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=60)
@@ -639,7 +633,7 @@ def test_sigterm_to_a_process_group_with_workers_is_heard_once_and_saved(tmp_pat
 
 @pytest.mark.row(9, 11, 25)
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the sweep alone", "its process group"])
-def test_a_sweep_passes_a_signal_on_saves_its_job_and_starts_no_other(whole_group: bool, tmp_path: Path) -> None:
+def test_sweep_forwards_a_signal_and_starts_no_further_job(whole_group: bool, tmp_path: Path) -> None:
     process = start(["-m", *ENDLESS, "seed=1,2,3", "hydra.sweep.dir=sweep"], tmp_path)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if children.exists():  # Ctrl-C reaches a process group: the job must not be in the sweep's
@@ -658,7 +652,7 @@ def test_a_sweep_passes_a_signal_on_saves_its_job_and_starts_no_other(whole_grou
 
 
 @pytest.mark.row(55)
-def test_a_sweep_under_nohup_outlives_the_terminal_and_passes_slurm_s_warning_on(tmp_path: Path) -> None:
+def test_sweep_under_nohup_ignores_sighup_and_forwards_sigusr1(tmp_path: Path) -> None:
     process = start(["-m", *ENDLESS, "seed=1,2", "hydra.sweep.dir=sweep"], tmp_path, "nohup")
     os.killpg(process.pid, signal.SIGHUP)
     [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

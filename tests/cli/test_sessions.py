@@ -53,9 +53,7 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.row(51, 18)
-def test_a_resume_that_trains_nothing_changes_no_byte_and_names_what_it_did_not_apply(
-    run: Path, effbench: Effbench
-) -> None:
+def test_resume_that_trains_nothing_names_settings_not_applied(run: Path, effbench: Effbench) -> None:
     before = content(run)
     code, _, err = effbench("train", "resume=run", "optimizer.lr=1e-4", "logger=tensorboard")
     assert (code, content(run) == before) == (0, True)
@@ -83,7 +81,7 @@ def test_a_refused_resume_changes_no_byte(words: list[str], run: Path, effbench:
 
 
 @pytest.mark.row(51)
-def test_the_record_tells_each_session_with_what_it_changed(run: Path, effbench: Effbench) -> None:
+def test_the_record_lists_each_session_with_its_changes(run: Path, effbench: Effbench) -> None:
     assert effbench("train", "resume=run", "trainer.max_epochs=3", "optimizer.lr=1e-4")[0] == 0
     first, second = summary(run)["sessions"]
     assert (first["from_step"], first["to_step"], first["status"]) == (0, 10, "completed")
@@ -119,9 +117,7 @@ def test_verify_finds_a_record_that_contradicts_itself(what: str, run: Path, eff
 
 
 @pytest.mark.row(51)
-def test_killed_before_its_first_checkpoint_a_session_leaves_the_settings_of_the_weights(
-    run: Path, effbench: Effbench, tmp_path: Path
-) -> None:
+def test_session_killed_before_its_checkpoint_keeps_old_config(run: Path, effbench: Effbench, tmp_path: Path) -> None:
     def kill_in_the_first_step(_: int) -> None:
         Trainer.update = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
 
@@ -143,7 +139,7 @@ def test_killed_before_its_first_checkpoint_a_session_leaves_the_settings_of_the
 
 
 @pytest.mark.row(55)
-def test_one_command_begins_goes_on_and_rests_in_a_fixed_folder(
+def test_one_command_starts_resumes_and_ends_in_a_fixed_folder(
     uninterrupted: Path, send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
     command = ["train", *FOUR_EPOCHS_OF_FIVE_STEPS, "resume=auto", "hydra.run.dir=fixed"]
@@ -172,9 +168,7 @@ def test_numbers_that_a_run_chose_for_auto_are_no_other_config(effbench: Effbenc
 
 
 @pytest.mark.row(55)
-def test_in_a_fixed_folder_a_run_of_another_config_is_refused_by_the_keys_that_differ(
-    run: Path, effbench: Effbench
-) -> None:
+def test_run_of_another_config_is_refused_by_the_differing_keys(run: Path, effbench: Effbench) -> None:
     before = content(run)
     words = [*TWO_EPOCHS, "optimizer.lr=1e-4", "device.threads=2", "resume=auto", "hydra.run.dir=run"]
     code, _, err = effbench("train", *words)
@@ -184,7 +178,7 @@ def test_in_a_fixed_folder_a_run_of_another_config_is_refused_by_the_keys_that_d
 
 
 @pytest.mark.row(55)
-def test_a_run_that_failed_before_its_first_checkpoint_blocks_no_requeue(
+def test_run_failed_before_first_checkpoint_allows_a_requeue(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["train", *TWO_EPOCHS, "resume=auto", "hydra.run.dir=fixed"]
@@ -219,7 +213,7 @@ def test_within_an_epoch_the_data_may_have_moved(send: SendsSignal, effbench: Ef
     assert summary(tmp_path / "run")["status"] == "completed"
 
 
-def test_a_run_begun_in_python_goes_on_from_the_command_line(
+def test_a_run_started_in_python_resumes_from_the_command_line(
     send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
     words = [*TWO_EPOCHS, "+optimizer.group_lr={head.*:0.5}", "logger.project='it\\'s, {a}'"]

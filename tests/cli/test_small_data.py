@@ -27,7 +27,7 @@ def summary(folder: Path) -> dict[str, object]:
     return dict(json.loads((folder / "summary.json").read_text()))
 
 
-def test_a_handful_of_images_trains_by_the_defaults_and_resumes_by_the_same(
+def test_tiny_dataset_trains_and_resumes_with_the_auto_defaults(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = pictures(tmp_path / "photos", 6, {"dark": (9, 9, 9), "bright": (250, 250, 250)})
@@ -48,9 +48,7 @@ def test_a_handful_of_images_trains_by_the_defaults_and_resumes_by_the_same(
 
 
 @pytest.mark.row(54)
-def test_pictures_that_cannot_be_told_apart_end_with_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_indistinguishable_classes_end_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = pictures(tmp_path / "photos", 50, {"one": (90, 90, 90), "other": (90, 90, 90)})
     run = tmp_path / "run"
     assert cli.main(["train", *MLP, root, "trainer.max_epochs=2", f"hydra.run.dir={run}"]) == 0
@@ -75,7 +73,7 @@ def test_pictures_that_cannot_be_told_apart_end_with_a_warning(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_schedule_that_cannot_act_is_named_before_the_first_step(
+def test_schedule_without_effect_is_noted_before_training(
     words: list[str], line: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["data=synthetic", "data.num_train=128", "data.num_val=8", "data.num_test=8", "data.image_size=8"]

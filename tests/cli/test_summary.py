@@ -36,13 +36,13 @@ def test_an_optimizer_s_state_is_4_8_or_16_bytes_a_parameter(effbench: Effbench)
         assert 0 <= row["optimizer_state_bytes"] - per_parameter * row["parameters"] < counters
 
 
-def test_depthwise_separable_convolutions_cost_a_fraction_of_the_macs(effbench: Effbench) -> None:
+def test_depthwise_separable_network_has_a_fraction_of_the_macs(effbench: Effbench) -> None:
     _, out, _ = effbench("summary", "model=cnn,ds_cnn", "input=3x32x32", "classes=10", "--json")
     standard, separable = json.loads(out)
     assert separable["macs"] < standard["macs"] / 4
 
 
-def test_each_separable_layer_shows_its_counted_ratio_beside_the_closed_form(effbench: Effbench) -> None:
+def test_separable_layers_show_counted_ratio_and_closed_form(effbench: Effbench) -> None:
     words = ["model=cnn,ds_cnn", "model.channels=[8,16]", "model.kernel_size=5", "input=3x32x32", "classes=10"]
     _, out, _ = effbench("summary", *words, "--json")
     standard, separable = json.loads(out)
@@ -63,12 +63,12 @@ def test_each_separable_layer_shows_its_counted_ratio_beside_the_closed_form(eff
 
 
 @pytest.mark.parametrize(("model", "shown"), [("ds_cnn", True), ("cnn", False)])
-def test_the_separable_table_is_there_where_there_are_such_layers(model: str, shown: bool, effbench: Effbench) -> None:
+def test_separable_table_is_shown_only_with_separable_layers(model: str, shown: bool, effbench: Effbench) -> None:
     _, out, _ = effbench("summary", f"model={model}", "input=3x32x32", "classes=10")
     assert ("1/C_out + 1/k^2" in out) == shown
 
 
-def test_without_a_setting_the_config_s_data_and_the_papers_are_shown(effbench: Effbench) -> None:
+def test_summary_defaults_to_the_config_and_imagenet_settings(effbench: Effbench) -> None:
     code, out, err = effbench("summary", "model=mlp", "optimizer=lion")
     assert (code, err) == (0, "")
     assert "1x28x28, 10 classes" in out
@@ -102,7 +102,9 @@ def test_activations_grow_with_the_batch_and_the_rest_does_not(effbench: Effbenc
     ],
     ids=lambda value: value[0],
 )
-def test_what_cannot_be_summed_up_is_told(words: list[str], expected: list[str], effbench: Effbench) -> None:
+def test_summary_refuses_invalid_words_with_the_reason(
+    words: list[str], expected: list[str], effbench: Effbench
+) -> None:
     code, out, err = effbench("summary", *words)
     assert (code, out) == (2, "")
     assert all(part in err for part in expected), err

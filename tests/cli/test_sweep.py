@@ -117,7 +117,7 @@ def test_memory_and_time_are_each_job_s_own(sweeps: dict[str, Swept]) -> None:
 
 
 @pytest.mark.row(26)
-def test_a_refused_and_a_diverged_job_are_listed_and_the_others_finish(sweeps: dict[str, Swept]) -> None:
+def test_sweep_lists_refused_and_diverged_jobs_and_others_finish(sweeps: dict[str, Swept]) -> None:
     sweep = sweeps["mixed"]
     assert sweep.code == 1
     status = {row["overrides"].removeprefix("optimizer.lr="): row["status"] for row in sweep.rows}
@@ -131,7 +131,7 @@ def test_a_refused_and_a_diverged_job_are_listed_and_the_others_finish(sweeps: d
 
 
 @pytest.mark.row(26)
-def test_a_job_that_dies_without_a_word_is_recorded_and_the_next_one_runs(sweeps: dict[str, Swept]) -> None:
+def test_job_that_crashes_is_recorded_and_the_next_one_runs(sweeps: dict[str, Swept]) -> None:
     sweep = sweeps["it\\'s ü, faulty"]
     assert sweep.code == 1
     rows = {fault: sweep.row(f"model.fault={fault}") for fault in FAULTS}
@@ -164,9 +164,7 @@ def test_hydra_s_launchers_end_in_the_same_table(sweeps: dict[str, Swept]) -> No
 
 
 @pytest.mark.parametrize(("name", "jobs"), [("as json", 3), ("as json with hydra", 2)])
-def test_json_puts_the_rows_of_sweep_csv_on_stdout_and_nothing_else(
-    name: str, jobs: int, sweeps: dict[str, Swept]
-) -> None:
+def test_sweep_json_prints_exactly_the_rows_of_sweep_csv(name: str, jobs: int, sweeps: dict[str, Swept]) -> None:
     sweep = sweeps[name]
     rows = json.loads(sweep.out)
     assert len(rows) == jobs
@@ -190,7 +188,7 @@ def test_json_puts_the_rows_of_sweep_csv_on_stdout_and_nothing_else(
     ],
     ids=lambda value: value[0],
 )
-def test_a_sweep_that_cannot_begin_ends_with_2_and_leaves_nothing(
+def test_sweep_that_cannot_start_exits_2_and_leaves_nothing(
     words: list[str], expected: list[str], effbench: Effbench, tmp_path: Path
 ) -> None:
     (tmp_path / "taken").write_text("a file\n")
@@ -225,7 +223,7 @@ def test_lists_and_quoted_commas_are_one_value() -> None:
     assert expand(["model.hidden=[8,16]", "logger.project='a,b'"]) == [["model.hidden=[8,16]", "logger.project='a,b'"]]
 
 
-def test_a_glob_takes_every_member_but_not_what_members_share() -> None:
+def test_a_glob_expands_to_every_member_except_the_base_files() -> None:
     from effbench.config.compose import group_options
 
     assert [words[0] for words in expand(["optimizer=glob(*)"])] == [

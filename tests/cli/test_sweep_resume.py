@@ -155,7 +155,7 @@ def test_a_sweep_that_cannot_be_gone_on_with_is_named(content, expected, effbenc
         read_plan(tmp_path / "sweep")
 
 
-def test_what_may_be_built_is_not_for_the_folder_to_say(tmp_path):
+def test_sweep_plan_cannot_set_allow_targets(tmp_path):
     folder = tmp_path / "sweep"
     folder.mkdir()
     job = {"folder": "000", "apart": [], "overrides": [*TINY, "allow_targets=[os]", "hydra.run.dir=elsewhere"]}
@@ -163,7 +163,7 @@ def test_what_may_be_built_is_not_for_the_folder_to_say(tmp_path):
     assert list(read_plan(folder)[1][0].words) == list(TINY)
 
 
-def test_further_values_are_swept_with_what_the_sweep_was_asked_for(effbench: Effbench, tmp_path: Path) -> None:
+def test_sweep_resume_combines_new_values_with_original_sweep(effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("train", "-m", *TINY, "optimizer=sgd,lion", "seed=0", "hydra.sweep.dir=sweep")[0] == 0
     assert effbench("train", "-m", "sweep.resume=sweep", "seed=5")[0] == 0
     assert statuses(tmp_path / "sweep") == ["completed"] * 4

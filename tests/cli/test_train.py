@@ -96,7 +96,7 @@ def test_metrics_csv_has_a_row_a_logged_step_and_a_row_an_epoch(run: Path) -> No
     assert max(float(row["val/acc"]) for row in epochs) == pytest.approx(summary["best"]["value"], rel=1e-6)
 
 
-def test_curves_png_is_a_picture_with_something_on_it(run: Path) -> None:
+def test_curves_png_is_an_image_that_is_not_blank(run: Path) -> None:
     with Image.open(run / "curves.png") as picture:
         assert picture.format == "PNG"
         width, height = picture.size
@@ -105,7 +105,7 @@ def test_curves_png_is_a_picture_with_something_on_it(run: Path) -> None:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20
 
 
-def test_best_and_last_are_checkpoints_with_the_digest_of_each_file(run: Path) -> None:
+def test_best_and_last_are_checkpoints_with_file_digests(run: Path) -> None:
     for link in ("best", "last"):
         folder = run / "checkpoints" / link
         manifest = json.loads((folder / "manifest.json").read_text())
@@ -144,7 +144,7 @@ def test_the_same_seed_learns_the_same_and_another_seed_does_not(run: Path, effb
 # --- where it writes --------------------------------------------------------------------------------------------------
 
 
-def test_without_a_folder_a_run_lands_under_outputs_by_date_and_time(effbench: Effbench, tmp_path: Path) -> None:
+def test_default_run_folder_is_outputs_by_date_and_time(effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("train", *TINY)[0] == 0
     [summary] = tmp_path.glob("outputs/*/*/summary.json")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", summary.parents[1].name)
@@ -162,7 +162,7 @@ def test_a_run_s_folder_may_have_any_name(name: str, effbench: Effbench, tmp_pat
     assert effbench("eval", f"{folder}/")[0] == 0
 
 
-def test_a_folder_that_holds_a_run_is_left_alone(run: Path, effbench: Effbench) -> None:
+def test_a_folder_that_holds_a_run_is_refused_and_unchanged(run: Path, effbench: Effbench) -> None:
     before = {name: (run / name).stat().st_mtime_ns for name in files(run)}
     for folder in (f"{run}", f"{run}/"):
         code, out, err = effbench("train", *TINY, f"hydra.run.dir='{folder}'")
@@ -174,9 +174,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(run: Path, effbench: Effbench) 
 
 @pytest.mark.row(7)
 @pytest.mark.parametrize("folder", ["taken", "taken/below", "/proc/effbench"])
-def test_a_folder_that_cannot_be_written_is_refused_before_the_first_epoch(
-    folder: str, effbench: Effbench, tmp_path: Path
-) -> None:
+def test_unwritable_output_folder_is_refused_before_training(folder: str, effbench: Effbench, tmp_path: Path) -> None:
     if folder.startswith("/proc") and not Path("/proc/self").exists():
         pytest.skip("there is no /proc here")
     (tmp_path / "taken").write_text("a file\n")
@@ -211,7 +209,7 @@ def test_json_puts_summary_json_on_stdout_and_nothing_else(
 
 
 @pytest.mark.row(27)
-def test_a_diverged_run_ends_with_1_and_says_what_to_lower(effbench: Effbench, tmp_path: Path) -> None:
+def test_a_diverged_run_exits_1_and_says_what_to_lower(effbench: Effbench, tmp_path: Path) -> None:
     code, out, err = effbench("train", *TINY, "optimizer.lr=1e30", "hydra.run.dir=run")
     assert code == 1
     assert "diverged" in out
@@ -257,7 +255,7 @@ def test_early_stopping_ends_with_0_and_its_own_status(effbench: Effbench, tmp_p
 
 
 @pytest.mark.row(6)
-def test_a_picture_that_cannot_be_drawn_costs_a_warning_not_the_run(
+def test_failed_curves_plot_is_a_warning_not_an_error(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> Path:
@@ -294,7 +292,7 @@ def test_bad_options_are_refused_before_a_folder_is_decoded(
 
 
 @pytest.mark.row(52)
-def test_a_limited_test_of_a_folder_measures_all_classes_and_says_so(effbench: Effbench, tmp_path: Path) -> None:
+def test_limited_test_of_a_folder_covers_all_classes_and_says_so(effbench: Effbench, tmp_path: Path) -> None:
     """Classes b and c look alike: no model gets more than two thirds of equal parts right, and this one gets those."""
     for which, count in (("train", 24), ("val", 12), ("test", 12)):
         for kind, value in (("a", 0), ("b", 255), ("c", 255)):
@@ -346,7 +344,7 @@ def data(kind: str):
         ("tuple", "must return Splits; got tuple. Such as:\n  from effbench.data.splits import Split, Splits"),
     ],
 )
-def test_labels_of_an_own_dataset_are_checked_before_the_first_step(
+def test_labels_of_a_custom_dataset_are_checked_before_training(
     kind: str, said: str | None, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / f"own_{kind}.py").write_text(OWN_DATA)

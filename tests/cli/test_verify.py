@@ -101,14 +101,14 @@ def test_damage_is_found_and_named(damage, check, copy, effbench):
     assert "WRONG" in out
 
 
-def test_what_is_no_run_is_refused(effbench: Effbench, tmp_path: Path) -> None:
+def test_verify_refuses_a_path_that_is_not_a_run(effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("verify", str(tmp_path))[0] == 2
     assert effbench("verify", "a", "b")[0] == 2
     assert effbench("verify")[0] == 2
 
 
 @pytest.mark.row(13)
-def test_a_config_that_resumes_exactly_is_proved_so(effbench: Effbench) -> None:
+def test_verify_resume_confirms_an_exact_resume(effbench: Effbench) -> None:
     code, out, _ = effbench("verify", "resume", *TINY, "optimizer=adan", "ema=on", "augment=strong", "steps=6", "at=4")
     assert (code, out.count("WRONG")) == (0, 0), out
     for part in ("weights", "averaged weights", "optimizer", "schedule", "metrics.csv"):

@@ -38,12 +38,12 @@ def test_verify_finds_an_old_run_whole(run: str) -> None:
     assert cli.main(["verify", run]) == 0
 
 
-def test_eval_measures_what_was_measured_then(frozen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_of_an_old_run_gives_the_recorded_metrics(frozen: Path, capsys: pytest.CaptureFixture[str]) -> None:
     then = json.loads((frozen / "eval.json").read_text())
     assert result(capsys, "eval", "photos_run", "--json") == pytest.approx(then, rel=1e-4)
 
 
-def test_predict_answers_as_then(frozen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_of_an_old_run_gives_the_recorded_predictions(frozen: Path, capsys: pytest.CaptureFixture[str]) -> None:
     then = json.loads((frozen / "predictions.json").read_text())
     now = result(capsys, "predict", "photos_run", "photos/test", "--json")
     assert isinstance(now, list)
@@ -65,7 +65,7 @@ def test_report_shows_old_runs_and_sweeps_without_a_problem(capsys: pytest.Captu
     assert not page["unfinished"]
 
 
-def test_a_run_stopped_within_an_epoch_ends_as_the_uninterrupted_one_did(frozen: Path) -> None:
+def test_frozen_run_stopped_mid_epoch_resumes_to_same_weights(frozen: Path) -> None:
     assert cli.main(["train", "resume=mid_epoch", "trainer.max_steps=12"]) == 0
     last = frozen / "mid_epoch" / "checkpoints" / "last"
     for name, then in (("model", "whole"), ("ema", "whole.ema")):
@@ -76,7 +76,7 @@ def test_a_run_stopped_within_an_epoch_ends_as_the_uninterrupted_one_did(frozen:
 
 
 @pytest.mark.parametrize("run", ["photos_run", "plateau"])
-def test_an_old_run_trains_on(run: str, frozen: Path) -> None:
+def test_an_old_run_can_be_resumed(run: str, frozen: Path) -> None:
     epochs = json.loads((frozen / run / "summary.json").read_text())["epochs"]
     assert cli.main(["train", f"resume={run}", f"trainer.max_epochs={round(epochs) + 1}"]) == 0
     assert json.loads((frozen / run / "summary.json").read_text())["epochs"] == epochs + 1

@@ -75,7 +75,7 @@ def test_debug_beats_the_recipe_and_the_command_line_beats_all(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["mobilenet_adamw", "swin_lion_cpu"])
-def test_a_copied_recipe_means_what_the_packaged_one_means(name: str, tmp_path: Path) -> None:
+def test_a_copied_recipe_composes_like_the_packaged_one(name: str, tmp_path: Path) -> None:
     for path in recipes_dir().glob("*.yaml"):
         (tmp_path / path.name).write_text(path.read_text())
     assert compose([f"recipe={name}.yaml"]) == compose([f"recipe={name}"])
@@ -108,7 +108,7 @@ def test_a_recipe_file_may_have_any_name(name: str, tmp_path: Path) -> None:
         ("# @package hydra\ncallbacks: {}\n", "@package _global_"),
     ],
 )
-def test_a_broken_recipe_is_told(text: str, expected: str, tmp_path: Path) -> None:
+def test_a_broken_recipe_is_refused_with_the_reason(text: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"\S") as caught:
         compose(["recipe=r.yaml"])
@@ -154,11 +154,11 @@ def test_help_lists_groups_recipes_and_own_members(own: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("where", ["my conf ü", "./my conf ü/", "../{0}/my conf ü"])
-def test_the_own_folder_may_be_named_in_any_way(where: str, own: Path) -> None:
+def test_the_user_folder_may_be_any_relative_path(where: str, own: Path) -> None:
     assert compose(["model=mine"], where.format(own.parent.name)).model.options["hidden"] == [5]
 
 
-def test_a_broken_own_group_is_told(own: Path) -> None:
+def test_a_broken_user_group_is_refused_with_the_reason(own: Path) -> None:
     (own / "model" / "mine.yaml").write_text("defaults: [_bse, _self_]\n")
     with pytest.raises(ConfigError, match="_bse"):
         compose(["model=mine"], own)

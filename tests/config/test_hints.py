@@ -92,12 +92,12 @@ def test_another_tools_verb_leads_to_ours(verb: str, ours: str, capsys: pytest.C
     assert f"Write effbench {ours}." in refusal([verb], capsys)
 
 
-def test_an_override_without_a_verb_and_an_option_with_dashes_are_put_right(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_verb_and_dashed_option_get_the_correct_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Write effbench train model=mlp." in refusal(["model=mlp"], capsys)
     assert "top_k=5" in refusal(["predict", "--top-k", "5"], capsys)
 
 
-def test_every_architecture_of_torchvision_has_its_override_and_nothing_else_does() -> None:
+def test_only_torchvision_architectures_get_a_model_arch_hint() -> None:
     archs = torchvision.models.list_models(module=torchvision.models)
     options = names.group_options()["model"]
     for arch in set(archs) - set(options):
@@ -108,7 +108,7 @@ def test_every_architecture_of_torchvision_has_its_override_and_nothing_else_doe
         assert "model.arch" not in (hints.for_choice("model", name, options) or "")
 
 
-def test_every_hint_is_an_override_that_there_is() -> None:
+def test_every_hint_is_a_valid_override() -> None:
     """The first word of each hint names a group's choice, a key of some config, or is a command."""
     groups = names.group_options()
     keys = {"hydra.run.dir"}
@@ -130,7 +130,7 @@ def test_every_hint_is_an_override_that_there_is() -> None:
 @pytest.mark.parametrize(
     "override", [text for group in ("optimizer", "scheduler") for text in hints.CHOICES[group] if "_target_" in text]
 )
-def test_what_is_said_of_a_class_that_is_not_shipped_builds_it(override: str) -> None:
+def test_the_hint_for_a_class_that_is_not_shipped_builds_it(override: str) -> None:
     config = compose(shlex.split(override.partition(" (")[0]))
     build.check_options(config)
     over = build.optimizer(config, torch.nn.Linear(2, 2))

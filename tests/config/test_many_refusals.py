@@ -53,13 +53,13 @@ def in_full(words: list[str]) -> str | None:
     return None
 
 
-def test_each_is_refused_as_if_it_stood_alone() -> None:
+def test_a_job_in_a_batch_is_refused_as_if_alone() -> None:
     together = Refusals()
     for words in WORDS:
         assert together.of(words) == in_full(words), words
 
 
-def test_a_users_folder_counts(tmp_path: Path) -> None:
+def test_a_user_folder_is_part_of_the_check(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text(
         "defaults: [_base, _self_]\n_target_: effbench.models.mlp.mlp\nhidden: [4]\ndropout: ${ema.decay}\n"
@@ -70,7 +70,7 @@ def test_a_users_folder_counts(tmp_path: Path) -> None:
     assert "mine" in str(Refusals().of(["model=mine"]))
 
 
-def test_a_hundred_jobs_take_as_many_compositions_as_there_are_choices_of_groups(
+def test_sweep_check_composes_once_per_group_choice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     composed: list[tuple[str, ...]] = []

@@ -24,7 +24,7 @@ def test_groups_and_their_names_are_hydras() -> None:
     assert names.group_options() == theirs
 
 
-def test_a_users_folder_adds_to_them(tmp_path: Path) -> None:
+def test_a_user_folder_adds_groups_and_choices(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("_target_: a.b\n")
     (tmp_path / "recipe").mkdir()
@@ -65,7 +65,7 @@ def test_completion_is_hydras(line: str, monkeypatch: pytest.MonkeyPatch, capsys
 
 
 @pytest.mark.parametrize("line", ["optimizer.betas=", "hydra.", "model=nope op", "data.root=./", "+x", "model=a,b op"])
-def test_what_only_hydra_knows_is_left_to_it(line: str) -> None:
+def test_words_only_hydra_can_complete_are_left_to_hydra(line: str) -> None:
     assert completion._of_config(line) is None
 
 
@@ -73,7 +73,7 @@ def test_what_only_hydra_knows_is_left_to_it(line: str) -> None:
     "words",
     [["optimizer.lrr=1"], ["modle=mlp"], ["model=resnet19"], ["recipe=swin"], ["model=mlp", "model.arch=x"], ["a.b=1"]],
 )
-def test_a_mistyped_word_is_refused_as_hydras_way_refuses_it(words: list[str], tmp_path: Path) -> None:
+def test_a_mistyped_word_gets_the_same_message_as_from_hydra(words: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as ours:
         names.refuse_mistyped(words)
     with pytest.raises(ConfigError) as theirs:  # a folder of one's own is Hydra's to look through
@@ -95,11 +95,11 @@ def test_a_mistyped_word_is_refused_as_hydras_way_refuses_it(words: list[str], t
         ["optimizer.lr=0.1", "seed=3", "hydra.run.dir=a/b"],
     ],
 )
-def test_what_it_cannot_judge_it_lets_pass(words: list[str]) -> None:
+def test_words_that_cannot_be_checked_are_accepted(words: list[str]) -> None:
     names.refuse_mistyped(words)
 
 
-def test_what_a_person_waits_for_imports_neither_torch_nor_hydra(tmp_path: Path) -> None:
+def test_interactive_commands_import_neither_torch_nor_hydra(tmp_path: Path) -> None:
     code = """
 import os, sys
 from effbench.cli import main
@@ -125,7 +125,7 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     assert names.read(path) == {"x": 2}
 
 
-def test_what_is_in_hydras_store_is_left_to_hydra(tmp_path: Path) -> None:
+def test_choices_in_the_hydra_config_store_are_accepted(tmp_path: Path) -> None:
     code = (
         "from hydra.core.config_store import ConfigStore\n"
         "from effbench.config import names\n"
@@ -138,7 +138,7 @@ def test_what_is_in_hydras_store_is_left_to_hydra(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*OPTIONS["model"], "vit_tiny model.depth=3", "cnn model.channels=[8]"])
-def test_a_model_is_called_by_what_says_most(name: str) -> None:
+def test_a_model_label_is_its_choice_or_its_architecture(name: str) -> None:
     label = compose([f"model={name.split()[0]}", *name.split()[1:]]).model.label
     arch = {"mobilenet": "mobilenet_v3_small", "swin": "swin_t", "timm": "mobilenetv4_conv_small"}
     assert label == {**arch, "torchvision": "efficientnet_b0"}.get(name, name.split()[0])

@@ -110,7 +110,7 @@ BY_BUILDING = {
 
 @pytest.mark.row(38)
 @pytest.mark.parametrize("case", UNKNOWN)
-def test_a_name_that_does_not_exist_is_told_with_those_that_do(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_is_refused_with_the_valid_names(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     words, expected = UNKNOWN[case]
     message = refused(words, capsys)
     assert all(part in message for part in expected), message
@@ -118,9 +118,7 @@ def test_a_name_that_does_not_exist_is_told_with_those_that_do(case: str, capsys
 
 @pytest.mark.row(38, 39)
 @pytest.mark.parametrize("case", VALUES)
-def test_a_value_that_breaks_a_rule_is_told_with_key_rule_and_value(
-    case: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_value_is_refused_with_key_rule_and_value(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     words, expected = VALUES[case]
     message = refused(words, capsys)
     assert all(part in message for part in expected), message
@@ -136,7 +134,7 @@ def test_words_that_make_no_sense_are_quoted_back(case: str, capsys: pytest.Capt
 
 @pytest.mark.row(38)
 @pytest.mark.parametrize("case", BY_BUILDING)
-def test_what_only_building_can_tell_leaves_no_folder_either(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_while_building_leaves_no_folder(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     words, expected = BY_BUILDING[case]
     words = ["model=mlp", "device.threads=1", *words]
     message = refused(words, capsys)
@@ -144,7 +142,7 @@ def test_what_only_building_can_tell_leaves_no_folder_either(case: str, capsys: 
 
 
 @pytest.mark.row(38)
-def test_every_broken_rule_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_broken_rules_are_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(["optimizer.lr=-1", "seed=x", "loss.l1=-3"], capsys)
     assert all(key in message for key in ("optimizer.lr", "seed", "loss.l1"))
     assert len(message.strip().splitlines()) == 3
@@ -158,7 +156,7 @@ def test_a_device_that_is_not_there_is_refused(
 
 
 @pytest.mark.row(39)
-def test_a_missing_validation_split_is_told_before_training(
+def test_a_missing_validation_split_is_refused_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import Image
@@ -185,7 +183,7 @@ def test_a_missing_validation_split_is_told_before_training(
     assert cli.main(["train", *words, "early_stopping=off", "checkpoint.save_top_k=0", "hydra.run.dir=run"]) == 0
 
 
-def test_a_refused_config_removes_no_folder_that_was_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_config_removes_no_existing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results").mkdir()
     refused(["model=mlp", "device.threads=1", "model.freeze=[nope]", "hydra.run.dir=results/a/run"], capsys)
     assert (tmp_path / "results").is_dir()
@@ -195,7 +193,7 @@ def test_a_refused_config_removes_no_folder_that_was_there(tmp_path: Path, capsy
 @pytest.mark.parametrize(
     "words", [["optimizer.lrr=1"], ["optimizer.lr=abc"], ["model=mpl"]], ids=["key", "type", "member"]
 )
-def test_refusal_takes_less_than_2_s_imports_no_torch_and_makes_no_folder(words: list[str], tmp_path: Path) -> None:
+def test_refusal_is_fast_imports_no_torch_and_makes_no_folder(words: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from effbench.cli import main; code = main(['train', *sys.argv[1:]]);"
         "assert 'torch' not in sys.modules; sys.exit(code)"

@@ -52,7 +52,7 @@ def test_private_names_are_refused_before_they_are_called(group: str, target: st
         ("data", "effbench.data.images.synthetic.synthetic"),
     ],
 )
-def test_what_the_groups_are_for_is_allowed(group: str, target: str) -> None:
+def test_targets_of_the_kind_of_their_group_are_allowed(group: str, target: str) -> None:
     assert resolve(group, target).__name__ == target.rpartition(".")[2]
 
 
@@ -76,7 +76,7 @@ def own_model(num_classes, in_channels, image_size, hidden=4):
 """
 
 
-def test_an_own_model_is_allowed_by_name_for_training_and_later_for_its_run(
+def test_custom_model_needs_allow_targets_to_train_and_to_read(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (elsewhere / "mylab.py").write_text(OWN)
@@ -129,7 +129,7 @@ def own_network(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("place", [".", "conf"])
-def test_a_module_in_or_beside_the_config_dir_is_found_where_allow_targets_names_it(project: Path, place: str) -> None:
+def test_allowed_module_is_found_in_config_dir_or_its_parent(project: Path, place: str) -> None:
     name = f"own_{place.strip('.') or 'beside'}"
     own_network(project / place, name)
     compose([], project / "conf")
@@ -139,9 +139,7 @@ def test_a_module_in_or_beside_the_config_dir_is_found_where_allow_targets_names
     assert resolve("model", f"{name}.net", [name]).__name__ == "net"
 
 
-def test_a_module_of_the_current_folder_is_found_but_none_of_a_run_s_folder(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_allowed_module_is_found_in_cwd_but_not_in_a_run_folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_network(project, "own_here")
     monkeypatch.chdir(project)
     (project / "summary.json").write_text("{}")
@@ -151,7 +149,7 @@ def test_a_module_of_the_current_folder_is_found_but_none_of_a_run_s_folder(
     assert resolve("model", "own_here.net", ["own_here"]).__name__ == "net"
 
 
-def test_a_module_that_is_installed_is_not_taken_from_the_config_dir(project: Path) -> None:
+def test_installed_module_wins_over_one_in_the_config_dir(project: Path) -> None:
     (project / "wave.py").write_text("raise SystemExit('planted')\n")
     compose([], project / "conf")
     before = list(sys.path)

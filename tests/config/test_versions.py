@@ -17,7 +17,7 @@ def record(*words: str) -> dict[str, Any]:
     return compose(words).to_dict()
 
 
-def test_a_group_and_keys_that_a_record_lacks_are_todays_defaults() -> None:
+def test_groups_and_keys_missing_in_a_record_get_the_defaults() -> None:
     whole = record()
     older = {key: value for key, value in whole.items() if key != "ema"}
     older["checkpoint"] = {"monitor": "val/acc", "mode": "max"}
@@ -28,7 +28,7 @@ def test_a_group_and_keys_that_a_record_lacks_are_todays_defaults() -> None:
     assert now["optimizer"] == whole["optimizer"]
 
 
-def test_keys_that_a_group_lacks_are_those_of_the_record_s_own_choice() -> None:
+def test_missing_keys_of_a_group_come_from_the_recorded_choice() -> None:
     lion = record("optimizer=lion")["optimizer"]
     older = {
         **record(),
@@ -37,7 +37,7 @@ def test_keys_that_a_group_lacks_are_those_of_the_record_s_own_choice() -> None:
     assert upgraded(older, "config.yaml")["optimizer"] == lion
 
 
-def test_what_this_version_left_out_on_purpose_stays_out() -> None:
+def test_a_key_deleted_in_the_current_version_stays_deleted() -> None:
     config = record("~optimizer.betas")
     assert "betas" in names.composed((), names.group_options())["optimizer"]
     assert upgraded(stamped(config), "config.yaml") == config
@@ -66,7 +66,7 @@ def test_a_newer_version_is_refused(version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", 1.5, True, None])
-def test_what_is_no_version_is_refused(version: object) -> None:
+def test_an_invalid_version_is_refused(version: object) -> None:
     with pytest.raises(ConfigError, match="schema_version must be a whole number"):
         upgraded({"schema_version": version}, "config.yaml")
 

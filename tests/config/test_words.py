@@ -39,7 +39,7 @@ def test_an_existing_path_needs_no_quotes_whatever_it_holds(home: Path) -> None:
     assert compose(["data=image_folder", f"data.root={name}"]).data.options["root"] == name
 
 
-def test_null_and_quotes_mean_what_they_mean_elsewhere() -> None:
+def test_null_and_quotes_in_a_path_are_read_as_in_hydra() -> None:
     assert compose(["data=image_folder", "data.root=null"]).data.options["root"] is None
     assert compose(["data=image_folder", "data.root='null'"]).data.options["root"] == "null"
 
@@ -60,7 +60,7 @@ def test_the_output_folder_below_home_is_no_folder_named_tilde(home: Path, part:
         assert folder in (str(home / "runs" / "a"), str(home / "runs" / "42"), str(home / "runs" / "0"))
 
 
-def test_a_number_in_a_file_is_a_folders_name_and_what_lost_its_text_is_refused() -> None:
+def test_yaml_path_may_be_an_integer_but_not_a_float_or_bool() -> None:
     content = compose(["data=image_folder"]).to_dict()
     content["data"]["root"] = 2024
     assert parse(content).data.options["root"] == "2024"

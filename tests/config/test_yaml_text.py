@@ -59,13 +59,13 @@ def agrees(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", SURPRISES)
-def test_what_yaml_1_1_reads_otherwise_means_what_the_command_line_means(text: str) -> None:
+def test_yaml_1_1_surprises_are_read_as_on_the_command_line(text: str) -> None:
     agrees(text)
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.text(alphabet=string.digits + "+-._:eExXobnulltrfasyifNATFO", min_size=1, max_size=12))
-def test_any_text_without_quotes_means_what_the_command_line_means(text: str) -> None:
+def test_unquoted_yaml_text_is_read_as_on_the_command_line(text: str) -> None:
     agrees(text)
 
 
@@ -78,7 +78,7 @@ def test_any_text_without_quotes_means_what_the_command_line_means(text: str) ->
         max_leaves=8,
     )
 )  # fmt: skip
-def test_what_is_written_is_read_back_also_by_other_readers(value: Any) -> None:
+def test_written_yaml_is_read_back_by_other_parsers_too(value: Any) -> None:
     try:
         "".join(str(value)).encode("utf-8")
     except UnicodeEncodeError:
@@ -97,7 +97,7 @@ def test_a_recipe_s_time_limit_of_a_day_and_a_half_is_36_hours(tmp_path: Path) -
         assert compose([f"trainer.max_time={text}"]).trainer.max_time == config.trainer.max_time
 
 
-def test_words_of_yaml_1_1_are_names_in_a_defaults_list_and_no_truth_values(tmp_path: Path) -> None:
+def test_yaml_1_1_booleans_are_text_in_defaults_and_in_values(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("# @package _global_\ndefaults:\n  - override /ema: on\n")
     assert compose([f"recipe={recipe}"]).ema.enabled
@@ -106,7 +106,7 @@ def test_words_of_yaml_1_1_are_names_in_a_defaults_list_and_no_truth_values(tmp_
         compose([f"recipe={recipe}"])
 
 
-def test_the_folder_of_groups_and_hydra_s_search_path_are_read_alike(tmp_path: Path) -> None:
+def test_config_dir_and_hydra_searchpath_are_parsed_alike(tmp_path: Path) -> None:
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "mine.yaml").write_text("defaults: [default, _self_]\nmax_time: 1:12:00:00\n")
     assert compose(["trainer=mine"], tmp_path).trainer.max_time == "1:12:00:00"
@@ -114,7 +114,7 @@ def test_the_folder_of_groups_and_hydra_s_search_path_are_read_alike(tmp_path: P
     assert raw.trainer.max_time == "1:12:00:00"
 
 
-def test_what_the_command_line_cannot_say_is_refused_by_file_and_key() -> None:
+def test_yaml_value_without_cli_form_is_refused_by_file_and_key() -> None:
     for text, key in (("a: {b: .inf}", r"file: a\.b"), ("a: [1, .NaN]", r"file: a\.1"), ("a: !!int '3'", "file: a")):
         with pytest.raises(YamlError, match=key):
             parse_yaml(text, "file")

@@ -85,7 +85,7 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own():
     assert order(batches(48), 1) == order(batches(48), 1)
 
 
-def test_without_augmentation_the_inputs_are_the_images_and_targets_the_labels():
+def test_batches_without_augmentation_are_the_images_and_labels():
     made = batches(48)
     inputs, targets = joined(epoch_of(made))
     rows = order(made, 0)
@@ -110,9 +110,7 @@ def test_without_augmentation_the_inputs_are_the_images_and_targets_the_labels()
         (5, 1, 1, False, [1] * 5),  # asked for by batch_size=1
     ],
 )
-def test_the_last_step_is_left_out_or_kept_but_for_a_micro_batch_of_one(
-    count, batch_size, accumulate, drop_last, sizes
-):
+def test_drop_last_decides_the_last_step_but_for_a_batch_of_one(count, batch_size, accumulate, drop_last, sizes):
     made = batches(count, batch_size=batch_size, accumulate=accumulate, drop_last=drop_last)
     assert [made.samples_in(step) for step in range(made.steps_per_epoch)] == sizes
     steps = [(step.samples, step.num_micro_batches, list(step.micro_batches)) for step in made.epoch(0)]
@@ -124,7 +122,7 @@ def test_the_last_step_is_left_out_or_kept_but_for_a_micro_batch_of_one(
 
 @pytest.mark.row(36)
 @pytest.mark.parametrize(("world", "count", "tail"), [(1, 49, 0), (1, 50, 2), (2, 51, 0), (2, 52, 4), (3, 53, 0)])
-def test_a_last_micro_batch_without_two_samples_for_each_rank_is_left_out(world, count, tail):
+def test_last_micro_batch_below_two_samples_per_rank_is_dropped(world, count, tail):
     ranks = [batches(count, drop_last=False, shard=Shard(rank, world)) for rank in range(world)]
     for made in ranks:
         assert [made.samples_in(step) for step in range(made.steps_per_epoch)] == [8] * 6 + [tail] * (tail > 0)
@@ -220,7 +218,7 @@ def test_an_epoch_can_be_entered_at_any_step(start):
     assert equal(epoch_of(batches(**options), 1, start), epoch_of(batches(**options), 1)[start:])
 
 
-def test_making_batches_in_any_order_any_number_of_times_gives_the_same():
+def test_batches_do_not_depend_on_the_order_they_are_made_in():
     made = batches(augment=AUGMENTS["cutmix"])
     places = [(epoch, step) for epoch in (0, 1) for step in range(made.steps_per_epoch)]
     first = {place: made.make(*place).inputs for place in places}
@@ -237,7 +235,7 @@ def test_the_global_generator_is_neither_used_nor_moved():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_augmentation_differs_from_sample_to_sample_step_to_step_and_epoch_to_epoch():
+def test_augmentation_differs_by_sample_step_and_epoch():
     same_image = Split(split(1).images.expand(16, -1, -1, -1), torch.zeros(16, dtype=torch.int64))
     made = TrainBatches(same_image, batch_size=8, num_classes=K, transform=PLAIN, augment=Augment(rotate=90), seed=0)
     seen = [x for epoch in (0, 1) for inputs, _ in epoch_of(made, epoch) for x in inputs]
@@ -259,7 +257,7 @@ def test_the_dataset_itself_is_not_touched(augment):
 
 @pytest.mark.parametrize("augment", AUGMENTS)
 @pytest.mark.parametrize("world", [1, 2])
-def test_the_class_mass_of_a_step_is_the_sum_of_its_targets_over_all_ranks(world, augment):
+def test_class_mass_is_the_sum_of_step_targets_over_all_ranks(world, augment):
     options = {"augment": AUGMENTS[augment], "accumulate": 2, "drop_last": False}
     ranks = [batches(shard=Shard(rank, world), **options).epoch(1) for rank in range(world)]
     for step, *others in zip(*ranks, strict=True):
@@ -296,7 +294,7 @@ def test_mixup_mixes_images_and_labels_by_the_same_share():
             torch.testing.assert_close(batch.targets[i].double(), mixed_label, atol=1e-6, rtol=0)
 
 
-def test_cutmix_labels_hold_the_partner_by_the_area_that_was_pasted():
+def test_cutmix_labels_weigh_the_partner_by_the_pasted_area():
     """Every image is of one gray, its own, so that the pasted pixels can be counted."""
     count = 40
     images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 9, 12).contiguous()
@@ -435,7 +433,7 @@ def fails() -> None:
 @pytest.mark.row(30)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_batch_that_cannot_be_made_is_named_by_epoch_step_and_samples(world, workers, monkeypatch):
+def test_failing_batch_is_named_by_epoch_step_and_samples(world, workers, monkeypatch):
     made = batches(shard=Shard(world - 1, world), accumulate=2, num_workers=workers)
     read = spoilt(monkeypatch, made, (4, 1, 1), fails).epoch(4)
     whole = made.step_indices(4, 1).tolist()
@@ -455,7 +453,7 @@ def test_a_batch_that_cannot_be_made_is_named_by_epoch_step_and_samples(world, w
 
 @pytest.mark.row(30)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_evaluation_batch_that_cannot_be_made_is_named_by_its_samples(workers, monkeypatch):
+def test_failing_evaluation_batch_is_named_by_its_samples(workers, monkeypatch):
     read = EvalBatches(split(), batch_size=20, transform=PLAIN, num_workers=workers)
     make = read._make
     monkeypatch.setattr(read, "_make", lambda start: fails() if start == 40 else make(start))
@@ -473,7 +471,7 @@ def test_a_long_list_of_samples_is_cut_and_counted(monkeypatch):
 @pytest.mark.row(29)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("taken", [0, 1, 2])
-def test_a_step_that_is_taken_again_costs_neither_itself_nor_the_next_a_batch(taken, workers, monkeypatch):
+def test_retried_step_loses_no_batch_of_itself_or_the_next(taken, workers, monkeypatch):
     """Given up on before or after its first micro-batch, or because its second could not be made."""
     failures = [fails] if taken == 2 else []
     made = batches(accumulate=2, num_workers=workers)
@@ -490,7 +488,7 @@ def test_a_step_that_is_taken_again_costs_neither_itself_nor_the_next_a_batch(ta
 
 @pytest.mark.row(30)
 @pytest.mark.parametrize("reads", ["training", "evaluation"])
-def test_a_batch_that_hangs_is_named_after_its_time_and_leaves_no_one_waiting(reads, monkeypatch):
+def test_hanging_batch_times_out_by_name_and_leaves_no_thread(reads, monkeypatch):
     monkeypatch.setattr(ahead, "GRACE_S", 0.1)
     event = threading.Event()
     if reads == "training":
@@ -527,21 +525,21 @@ def test_a_batch_that_is_slow_but_in_time_is_waited_for():
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.floats(0, 1, width=32)), min_size=1, max_size=30))
 @settings(max_examples=200, deadline=None)
-def test_mixed_labels_are_the_interpolated_one_hot_rows_to_the_bit(samples):
+def test_mixed_labels_equal_interpolated_one_hot_rows_bit_exact(samples):
     labels, partners, shares = (torch.tensor(column) for column in zip(*samples, strict=True))
     one_hot = torch.eye(K)
     expected = torch.lerp(one_hot[partners], one_hot[labels], shares.unsqueeze(1))
     assert torch.equal(mixed_labels(labels, partners, shares, K), expected)
 
 
-def test_mixing_needs_no_memory_in_the_square_of_the_number_of_classes():
+def test_mixing_memory_is_not_quadratic_in_the_number_of_classes():
     """200,000 classes: a matrix of them all would be 160 GB."""
     made = batches(16, num_classes=200_000, augment=AUGMENTS["mixup"])
     assert made.make(0, 0).targets.shape == (8, 200_000)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_plan_of_a_step_is_drawn_once_for_all_its_micro_batches(workers, monkeypatch):
+def test_augmentation_is_drawn_once_per_step(workers, monkeypatch):
     drawn = []
     draw = Augment.draw
     monkeypatch.setattr(Augment, "draw", lambda self, count, *rest: drawn.append(count) or draw(self, count, *rest))

@@ -85,7 +85,7 @@ def test_images_of_another_type_rank_or_number_are_named(images):
     ],
 )
 @pytest.mark.parametrize("which", ["train", "val"])
-def test_labels_of_another_type_rank_or_range_are_refused_with_what_to_give(which, labels, said):
+def test_labels_of_wrong_type_rank_or_range_are_refused(which, labels, said):
     parts = {"train": split(3), "val": split(3), which: Split(split(3).images, labels)}
     task = Classification(CrossEntropy(), [Accuracy()], 3)
     with pytest.raises(DataError, match=rf"^toy {which} .*{said}"):
@@ -140,7 +140,7 @@ LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(torch.tensor)
 
 @settings(deadline=None)
 @given(LABELS, st.lists(st.integers(0, 10), min_size=5, max_size=5), st.integers(0, 3))
-def test_stratified_draws_as_many_of_each_class_as_asked_once_each(labels, wanted, seed):
+def test_stratified_draws_the_requested_count_of_each_class(labels, wanted, seed):
     indices = stratified(labels, dict(enumerate(wanted)), seed)
     available = np.bincount(labels, minlength=5)
     assert np.bincount(labels[indices], minlength=5).tolist() == np.minimum(available, wanted).tolist()
@@ -148,7 +148,7 @@ def test_stratified_draws_as_many_of_each_class_as_asked_once_each(labels, wante
     assert torch.equal(indices, stratified(labels, dict(enumerate(wanted)), seed))
 
 
-def test_stratified_draws_every_sample_alike():
+def test_stratified_draws_every_sample_with_equal_probability():
     labels = torch.arange(40) % 2
     counts = np.zeros(40)
     for seed in range(1000):
@@ -159,7 +159,7 @@ def test_stratified_draws_every_sample_alike():
 
 @settings(deadline=None)
 @given(LABELS, st.floats(0, 1), st.integers(0, 3))
-def test_hold_out_takes_its_share_of_each_class_and_leaves_the_rest_in_order(labels, fraction, seed):
+def test_hold_out_takes_a_fraction_per_class_and_keeps_the_order(labels, fraction, seed):
     whole = Split(torch.arange(len(labels)).to(torch.uint8).view(-1, 1, 1, 1), labels)
     rest, held = hold_out(whole, fraction, seed)
     ids = [part.images.flatten().tolist() for part in (rest, held)]
@@ -185,7 +185,7 @@ def test_hold_out_draws_by_its_seed():
     shuffled=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_a_sample_holds_each_class_in_proportion_and_at_least_once(sizes, share, shuffled):
+def test_sample_holds_each_class_in_proportion_and_at_least_once(sizes, share, shuffled):
     labels = torch.tensor([label for label, size in enumerate(sizes) for _ in range(size)])
     if shuffled:
         labels = labels[torch.randperm(len(labels))]
@@ -210,7 +210,7 @@ def test_a_sample_does_not_change():
     assert torch.equal(representative_sample(labels, 40), first)
 
 
-def test_what_is_taken_is_a_copy():
+def test_take_returns_a_copy():
     whole = split(6)
     part = whole.take(torch.tensor([1, 2]))
     part.images.zero_()
@@ -232,14 +232,14 @@ def test_channel_statistics_are_numpys(count):
     np.testing.assert_allclose(channel_statistics(images), reference_statistics(images), rtol=1e-9)
 
 
-def test_channel_statistics_of_many_images_are_those_of_evenly_spaced_ones():
+def test_channel_statistics_of_many_images_use_an_even_subsample():
     images = torch.randint(0, 256, (1003, 1, 2, 2), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     expected = reference_statistics(images[::11])
     np.testing.assert_allclose(channel_statistics(images, at_most=100), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("value", [0, 1, 100, 255])
-def test_a_constant_channel_has_deviation_1_so_that_normalising_stays_finite(value):
+def test_constant_channel_has_std_1(value):
     mean, std = channel_statistics(torch.full((600, 2, 3, 3), value, dtype=torch.uint8))
     assert mean == pytest.approx([value / 255] * 2)
     assert std == [1.0, 1.0]
@@ -268,7 +268,7 @@ def test_resizing_is_torchvisions_with_antialias(size):
     assert out.classes == ("a", "b", "c")
 
 
-def test_what_has_the_size_is_left_as_it_is():
+def test_images_of_the_requested_size_are_not_resized():
     same = splits(split(3, (1, 6, 6)))
     assert resized(same, 6) is same
 
@@ -276,7 +276,7 @@ def test_what_has_the_size_is_left_as_it_is():
 # --- synthetic
 
 
-def test_synthetic_images_are_their_classes_prototype_under_noise():
+def test_synthetic_images_are_the_class_prototype_plus_noise():
     data = synthetic(40, 8, 12, channels=2, image_size=6, num_classes=4, noise=0.0)
     assert [len(part) for part in data.named().values()] == [40, 8, 12]
     assert data.shape == (2, 6, 6)
@@ -305,7 +305,7 @@ def test_a_synthetic_dataset_of_nothing_is_refused(option):
         synthetic(**{option: 0})
 
 
-def test_what_would_fail_only_after_training_is_refused_when_read() -> None:
+def test_splits_that_would_fail_after_training_are_refused_early() -> None:
     images, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4) % 2
 
     def mine(images: Tensor = images, classes: Any = ("a", "b"), sha256: Any = "x") -> Splits:

@@ -20,7 +20,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_check_sees_the_whole_file_on_the_disk_before_it_is_in_place(tmp_path: Path) -> None:
+def test_export_is_checked_on_disk_before_it_is_published(tmp_path: Path) -> None:
     target = tmp_path / "it.onnx"
     seen = []
 
@@ -39,7 +39,7 @@ def test_the_check_sees_the_whole_file_on_the_disk_before_it_is_in_place(tmp_pat
 
 @pytest.mark.row(48)
 @pytest.mark.parametrize("error", [ThresholdError, KeyboardInterrupt, ZeroDivisionError])
-def test_what_the_check_refuses_leaves_all_as_it_was(error: type[BaseException], tmp_path: Path) -> None:
+def test_a_refused_export_changes_no_file(error: type[BaseException], tmp_path: Path) -> None:
     target = tmp_path / "it.onnx"
     publish_file(target, OLD, lambda _: {})
     record = record_path(target).read_bytes()
@@ -54,9 +54,7 @@ def test_what_the_check_refuses_leaves_all_as_it_was(error: type[BaseException],
 
 
 @pytest.mark.row(47)
-def test_the_old_record_is_gone_before_its_file_is_and_the_new_one_comes_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_old_record_is_removed_before_its_file_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "it.onnx"
     publish_file(target, OLD, lambda _: {})
     seen = []
@@ -72,7 +70,7 @@ def test_the_old_record_is_gone_before_its_file_is_and_the_new_one_comes_after(
 
 
 @pytest.mark.row(47)
-def test_what_a_killed_export_of_the_same_name_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_export_removes_only_leftovers_of_a_killed_namesake(tmp_path: Path) -> None:
     ours = [".it.onnx.12-ab.tmp", ".it.onnx.json.12-ab.tmp"]
     others = [".other.onnx.12-ab.tmp", "it.onnx.12-ab.tmp", ".it.onnx"]
     for name in (*ours, *others):

@@ -34,7 +34,7 @@ def test_an_equal_answer_has_no_difference_and_every_class() -> None:
     require(parity, 1e-9, "it")
 
 
-def test_one_logit_of_the_last_image_is_enough_to_be_seen() -> None:
+def test_a_difference_in_one_logit_of_the_last_image_is_found() -> None:
     def off(images: Tensor) -> Tensor:
         found = logits(images)
         found[(images == IMAGES[-1]).flatten(1).all(1), 0] -= 0.5
@@ -48,17 +48,17 @@ def test_one_logit_of_the_last_image_is_enough_to_be_seen() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 4, 2])
-def test_a_difference_at_one_batch_size_alone_is_seen(size: int) -> None:
+def test_a_difference_at_one_batch_size_only_is_found(size: int) -> None:
     parity = compare(logits, lambda images: logits(images) + (len(images) == size), IMAGES, 4)
     assert parity.max_difference == pytest.approx(1, rel=1e-5)
 
 
-def test_the_images_are_the_same_to_both_though_the_model_changes_them_in_place() -> None:
+def test_parity_compares_same_images_despite_in_place_changes() -> None:
     parity = compare(lambda images: logits(images.mul_(2)), lambda images: logits(2 * images), IMAGES, 4)
     assert parity.max_difference == 0
 
 
-def test_another_top_class_is_counted_and_refused_within_any_tolerance() -> None:
+def test_parity_refuses_another_top_class_at_any_tolerance() -> None:
     def swapped(images: Tensor) -> Tensor:
         found = logits(images)
         return torch.where(images[:, :1, 0, 0] == IMAGES[3, 0, 0, 0], found.flip(1), found)
@@ -70,7 +70,7 @@ def test_another_top_class_is_counted_and_refused_within_any_tolerance() -> None
 
 
 @pytest.mark.parametrize(("gap", "agreeing"), [(0.5 * TIE, 1), (4 * TIE, 0)])
-def test_classes_nearer_than_float32_tells_are_one(gap: float, agreeing: int) -> None:
+def test_top_classes_within_float32_rounding_count_as_equal(gap: float, agreeing: int) -> None:
     expected = torch.tensor([[1.0, 1.0 - gap, 0.0]])
     parity = compare(lambda _: expected, lambda _: expected[:, [1, 0, 2]], IMAGES[:1], 4)
     assert parity.agreeing == agreeing
@@ -78,7 +78,7 @@ def test_classes_nearer_than_float32_tells_are_one(gap: float, agreeing: int) ->
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("whose", ["model", "file"])
-def test_what_is_not_finite_is_never_the_same(value: float, whose: str) -> None:
+def test_nonfinite_logits_never_count_as_equal(value: float, whose: str) -> None:
     broken = torch.full((10, 4), value)
     answers = {"model": (lambda x: broken[: len(x)], logits), "file": (logits, lambda x: broken[: len(x)])}
     parity = compare(*answers[whose], IMAGES, 10)
@@ -96,7 +96,7 @@ def test_logits_of_another_shape_are_named() -> None:
         compare(logits, lambda images: logits(images)[:, :3], IMAGES, 4)
 
 
-def test_a_file_for_one_batch_size_only_is_refused_with_what_its_runtime_says() -> None:
+def test_fixed_batch_size_export_is_refused_with_runtime_error() -> None:
     def fixed(images: Tensor) -> Tensor:
         if len(images) != 4:
             raise IndexError(f"expected 4, got {len(images)}")

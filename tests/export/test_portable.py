@@ -28,14 +28,14 @@ def model() -> nn.Module:
     return layers.to(memory_format=torch.channels_last)
 
 
-def test_it_gives_what_the_model_gives_for_normalised_images(model: nn.Module) -> None:
+def test_portable_equals_the_model_on_normalised_images(model: nn.Module) -> None:
     images = torch.rand(3, 3, 8, 8)
     transform = BatchTransform(MEAN, STD)
     expected = model.eval()(transform(images.clone()))
     torch.testing.assert_close(portable(model, MEAN, STD)(images), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_it_is_in_eval_mode_contiguous_and_without_gradients_whatever_the_model_is(model: nn.Module) -> None:
+def test_portable_model_is_in_eval_mode_contiguous_without_grad(model: nn.Module) -> None:
     model.train()
     own = portable(model, MEAN, STD)
     assert not own.training
@@ -44,7 +44,7 @@ def test_it_is_in_eval_mode_contiguous_and_without_gradients_whatever_the_model_
     assert not any(parameter.requires_grad for parameter in own.parameters())
 
 
-def test_the_model_stays_as_it_was(model: nn.Module) -> None:
+def test_portable_leaves_the_model_unchanged(model: nn.Module) -> None:
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     portable(model, MEAN, STD)(torch.rand(3, 3, 8, 8))

@@ -65,12 +65,12 @@ def test_flops_are_twice_the_macs() -> None:
     assert (compute.macs, compute.flops) == (60, 120)
 
 
-def test_macs_of_a_strided_grouped_convolution_follow_the_closed_form() -> None:
+def test_macs_of_a_strided_grouped_convolution_match_closed_form() -> None:
     conv = nn.Conv2d(8, 12, kernel_size=(3, 5), stride=2, padding=(1, 2), groups=4)
     assert macs(conv, (8, 10, 14)).macs == (5 * 7) * 12 * (8 // 4) * (3 * 5)
 
 
-def test_macs_of_attention_include_both_products_even_when_everything_is_frozen() -> None:
+def test_attention_macs_include_both_products_even_if_frozen() -> None:
     model = vit(10, 3, (32, 32), dim=24, depth=1, heads=3, mlp_dim=96).requires_grad_(False)
     tokens, dim = 65, 24
     projections = 4 * tokens * dim * dim + 2 * tokens * dim * 96
@@ -78,7 +78,7 @@ def test_macs_of_attention_include_both_products_even_when_everything_is_frozen(
     assert macs(model, (3, 32, 32)).macs == expected
 
 
-def test_parameters_count_a_shared_tensor_once_and_frozen_ones_as_not_trainable() -> None:
+def test_parameters_count_shared_once_and_frozen_as_untrained() -> None:
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     model[1].bias.requires_grad_(False)
@@ -86,7 +86,7 @@ def test_parameters_count_a_shared_tensor_once_and_frozen_ones_as_not_trainable(
     assert (counted.total, counted.trainable, counted.bytes) == (20, 16, 40)
 
 
-def test_counting_allocates_nothing_and_leaves_the_model_as_it_was() -> None:
+def test_counting_allocates_nothing_and_leaves_model_unchanged() -> None:
     model = cnn(10, 3, (32, 32)).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     macs(model, (3, 32, 32))
@@ -123,7 +123,7 @@ MEASURED = {
 
 
 @pytest.mark.parametrize("which", MEASURED)
-def test_activation_bytes_are_what_the_allocator_keeps_after_a_real_forward(which: str) -> None:
+def test_activation_bytes_match_the_allocator_after_a_forward(which: str) -> None:
     model = MEASURED[which]().train()
     images, labels = torch.randn(16, 3, 32, 32), torch.zeros(16, dtype=torch.int64)
     loss_and_small_change = 256  # bytes
@@ -137,7 +137,7 @@ def test_activation_bytes_of_an_mlp_follow_the_closed_form() -> None:
     assert activation_bytes(model, (3, 4, 4), batch_size=8) == 4 * (8 * 32 + 8 * 10 + 1)
 
 
-def test_activation_bytes_grow_with_the_batch_and_shrink_where_frozen() -> None:
+def test_activation_bytes_grow_with_batch_and_shrink_if_frozen() -> None:
     model = cnn(10, 3, (32, 32))
     one, two = (activation_bytes(model, (3, 32, 32), batch_size=size) for size in (16, 32))
     assert two == pytest.approx(2 * one, rel=0.01)
@@ -146,7 +146,7 @@ def test_activation_bytes_grow_with_the_batch_and_shrink_where_frozen() -> None:
     assert activation_bytes(model, (3, 32, 32), batch_size=16) < 0.1 * one
 
 
-def test_activation_bytes_under_autocast_are_those_of_a_real_autocast_forward() -> None:
+def test_activation_bytes_under_autocast_match_a_real_forward() -> None:
     model = swin_micro(10, 3, (32, 32)).train()
     images, labels = torch.randn(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64)
     kept: dict[int, torch.UntypedStorage] = {}
@@ -170,7 +170,7 @@ def test_the_layer_table_adds_up_to_the_published_totals(arch: str, side: int) -
     assert sum(row.macs for row in rows) / 1e9 == pytest.approx(gmacs, abs=0.00051)
 
 
-def test_the_layer_table_names_each_child_with_its_shape_and_closed_forms() -> None:
+def test_layer_table_lists_children_with_shapes_and_closed_forms() -> None:
     rows = layer_table(cnn(10, 3, (32, 32)), (3, 32, 32))
     assert [(row.name, row.type, row.output_shape) for row in rows] == [
         ("block1", "Sequential", (1, 32, 16, 16)),
@@ -184,7 +184,7 @@ def test_the_layer_table_names_each_child_with_its_shape_and_closed_forms() -> N
     assert (rows[-1].params, rows[-1].macs) == (5130, 5120)
 
 
-def test_the_layer_table_keeps_apart_what_lies_outside_the_children_and_what_never_runs() -> None:
+def test_layer_table_separates_own_parameters_and_unused_layers() -> None:
     rows = layer_table(build("vit_b_16", 224), (3, 224, 224))
     assert rows[-1].name == "(outside its children)"
     assert rows[-1].params == 768  # the class token
@@ -201,7 +201,7 @@ def test_the_layer_table_keeps_apart_what_lies_outside_the_children_and_what_nev
     assert (used.macs, idle.macs, idle.output_shape, idle.params) == (12, 0, None, 16)
 
 
-def test_an_image_that_does_not_fit_is_refused_with_the_models_name() -> None:
+def test_image_size_that_does_not_fit_is_refused_with_model_name() -> None:
     with pytest.raises(ConfigError, match="model 'x' cannot take data.image_size 28 x 28"):
         check_image_fits(cnn(7, 1, (32, 32)), "model 'x'", (1, 28, 28))
 

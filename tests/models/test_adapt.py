@@ -40,7 +40,7 @@ def test_a_file_of_the_same_model_arrives_bit_for_bit(tmp_path: Path, suffix: st
     assert (loaded.tensors, loaded.fresh) == (len(model.state_dict()), ())
 
 
-def test_a_head_for_another_number_of_classes_stays_fresh_and_the_rest_arrives(tmp_path: Path) -> None:
+def test_head_for_other_class_count_is_kept_and_the_rest_loaded(tmp_path: Path) -> None:
     trained, model, path = net(num_classes=1000), net(num_classes=10), tmp_path / "weights.safetensors"
     save_file(trained.state_dict(), path)
     head = model.classifier[3].weight.clone()
@@ -57,14 +57,14 @@ def test_an_absent_head_stays_fresh(tmp_path: Path) -> None:
     assert same(model, trained, but="head")
 
 
-def test_a_head_of_another_width_is_no_question_of_classes_and_is_refused(tmp_path: Path) -> None:
+def test_head_of_another_width_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({**cnn(10, 3, (32, 32)).state_dict(), "head.weight": torch.zeros(10, 9)}, path)
     with pytest.raises(ConfigError, match=r"head.weight: file \(10, 9\), model \(10, 512\)"):
         load_pretrained(cnn(10, 3, (32, 32)), path)
 
 
-def test_a_head_of_another_width_for_other_classes_is_refused_too(tmp_path: Path) -> None:
+def test_head_of_another_width_and_class_count_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     head = {"head.weight": torch.zeros(7, 9), "head.bias": torch.zeros(7)}
     torch.save({**cnn(10, 3, (32, 32)).state_dict(), **head}, path)
@@ -93,7 +93,7 @@ def test_an_older_layout_is_converted_as_torchvision_does(tmp_path: Path) -> Non
     assert same(trained, model)
 
 
-def test_a_mnasnet_survives_safetensors_which_drop_the_version_it_asks_for(tmp_path: Path) -> None:
+def test_mnasnet_loads_from_safetensors_without_version_metadata(tmp_path: Path) -> None:
     def mnasnet() -> nn.Module:
         return create("mnasnet0_5", num_classes=4, in_channels=3, image_size=(32, 32))
 
@@ -113,7 +113,7 @@ def test_weights_wrapped_by_a_training_script_are_found(tmp_path: Path, wrapper:
     assert same(trained, model)
 
 
-def test_what_does_not_fit_is_refused_with_5_keys_and_both_shapes(tmp_path: Path) -> None:
+def test_misfitting_weights_are_refused_with_5_keys_and_shapes(tmp_path: Path) -> None:
     state = cnn(10, 3, (32, 32)).state_dict()
     state["block1.0.weight"] = torch.zeros(32, 1, 3, 3)
     del state["block2.0.weight"]
@@ -182,7 +182,7 @@ def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path: Path) -> None:
         load_pretrained(cnn(10, 3, (32, 32)), tmp_path / "weights.pt")
 
 
-def test_freeze_stops_the_gradients_of_what_matches_and_of_nothing_else() -> None:
+def test_freeze_disables_gradients_of_matching_parameters_only() -> None:
     model = cnn(10, 3, (32, 32))
     count = freeze(model, ["block1.*", "*.bias"])
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
@@ -198,7 +198,7 @@ def test_freeze_takes_one_pattern_as_a_string() -> None:
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["head.weight", "head.bias"]
 
 
-def test_a_pattern_that_matches_nothing_shows_names_near_it_and_freezes_nothing() -> None:
+def test_freeze_pattern_without_match_shows_the_nearest_names() -> None:
     model = cnn(10, 3, (32, 32))
     with pytest.raises(
         ConfigError, match=r"'block9.0.weight' matches none of the model's .*Near it: .*block1.0.weight"
@@ -207,7 +207,7 @@ def test_a_pattern_that_matches_nothing_shows_names_near_it_and_freezes_nothing(
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_a_modules_name_alone_is_told_the_star() -> None:
+def test_freeze_of_a_bare_module_name_suggests_a_star() -> None:
     with pytest.raises(ConfigError, match=r"'block1' matches none .* write 'block1\.\*'"):
         freeze(cnn(10, 3, (32, 32)), ["block1"])
 
@@ -217,7 +217,7 @@ def test_freezing_everything_is_refused() -> None:
         freeze(cnn(10, 3, (32, 32)), ["b*", "h*"])
 
 
-def test_frozen_norms_keep_their_running_statistics_and_the_others_move() -> None:
+def test_only_fully_frozen_norms_keep_their_running_statistics() -> None:
     model = cnn(10, 3, (32, 32))
     freeze(model, ["block1.*", "block2.1.weight"])
     norms = [model.block1[1], model.block2[1], model.block3[1]]
@@ -274,7 +274,7 @@ def test_wrappers_nested_in_any_way_are_seen_through(tmp_path: Path, prefix: str
     assert same(trained, model)
 
 
-def test_a_part_that_was_compiled_alone_is_seen_through(tmp_path: Path) -> None:
+def test_weights_of_a_compiled_submodule_are_loaded(tmp_path: Path) -> None:
     trained, path = cnn(10, 3, (32, 32)), tmp_path / "weights.pt"
     model = blank(trained)
     trained.block1 = torch.compile(trained.block1)
@@ -295,7 +295,7 @@ def test_a_part_that_was_compiled_alone_is_seen_through(tmp_path: Path) -> None:
         lambda state: {"_ema_steps": torch.tensor(3), **state},
     ],
 )
-def test_containers_and_what_averaging_adds_are_seen_through(tmp_path: Path, content: Any) -> None:
+def test_weights_in_containers_or_averaging_wrappers_are_loaded(tmp_path: Path, content: Any) -> None:
     trained, path = cnn(10, 3, (32, 32)), tmp_path / "weights.pt"
     torch.save(content(trained.state_dict()), path)
     model = blank(trained)
@@ -303,7 +303,7 @@ def test_containers_and_what_averaging_adds_are_seen_through(tmp_path: Path, con
     assert same(trained, model)
 
 
-def test_a_model_whose_own_parts_are_called_like_a_wrapper_keeps_their_names(tmp_path: Path) -> None:
+def test_submodules_named_like_a_wrapper_prefix_keep_their_names(tmp_path: Path) -> None:
     trained, path = nn.ModuleDict({"model": nn.Linear(2, 3)}), tmp_path / "weights.pt"
     model = blank(trained)
     for prefix in ("", "module.", "model."):
@@ -313,7 +313,7 @@ def test_a_model_whose_own_parts_are_called_like_a_wrapper_keeps_their_names(tmp
 
 
 @pytest.mark.parametrize("wrapper", ["", "module."])
-def test_the_old_names_of_densenets_and_norms_without_a_counter_are_read(tmp_path: Path, wrapper: str) -> None:
+def test_old_densenet_keys_and_norms_without_counter_are_loaded(tmp_path: Path, wrapper: str) -> None:
     trained, path = densenet(), tmp_path / "densenet.safetensors"
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.")  # as in torchvision's published files
     state = {
@@ -328,7 +328,7 @@ def test_the_old_names_of_densenets_and_norms_without_a_counter_are_read(tmp_pat
     assert same(trained, model)
 
 
-def test_auxiliary_heads_are_left_out_and_said(tmp_path: Path) -> None:
+def test_auxiliary_heads_are_left_out_and_reported(tmp_path: Path) -> None:
     model, path = cnn(10, 3, (32, 32)), tmp_path / "weights.pt"
     aux = {"AuxLogits.conv0.weight": torch.zeros(3), "aux1.fc1.bias": torch.zeros(3)}
     torch.save({**model.state_dict(), **aux}, path)
@@ -340,7 +340,7 @@ def test_auxiliary_heads_are_left_out_and_said(tmp_path: Path) -> None:
         load_pretrained(model, path)
 
 
-def test_tensors_that_would_take_one_name_are_refused(tmp_path: Path) -> None:
+def test_tensors_that_map_to_the_same_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"fc.weight": torch.zeros(2), "fc._orig_mod.weight": torch.ones(2)}, path)
     with pytest.raises(DataError, match="the same name"):
@@ -350,7 +350,7 @@ def test_tensors_that_would_take_one_name_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "averaged"), [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("model", "ema")]
 )
-def test_of_raw_and_averaged_weights_the_raw_ones_are_taken_and_both_named(
+def test_raw_weights_are_preferred_to_averaged_and_both_named(
     raw: str, averaged: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained, mean, model, path = net(), net(), net(), tmp_path / "weights.pth"
@@ -368,7 +368,7 @@ def test_of_raw_and_averaged_weights_the_raw_ones_are_taken_and_both_named(
     ("change", "said"),
     [(lambda value: value.int(), "file int32, model torch.float32"), (lambda value: value / 0, "that are not finite")],
 )
-def test_weights_without_their_scales_or_of_a_diverged_run_are_refused(change: Any, said: str, tmp_path: Path) -> None:
+def test_integer_or_nonfinite_weights_are_refused(change: Any, said: str, tmp_path: Path) -> None:
     state = net().state_dict()
     torch.save({**state, "classifier.0.bias": change(state["classifier.0.bias"])}, tmp_path / "weights.pth")
     with pytest.raises(ConfigError, match=f"classifier.0.bias: .*{said}"):

@@ -15,7 +15,7 @@ from effbench.models.layers import DepthwiseSeparableConv2d
 @pytest.mark.parametrize("kind", ["standard", "separable"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("image_size", [(8, 8), (28, 28), (32, 32), (64, 64), (33, 57)])
-def test_takes_any_image_from_8_px_and_gives_every_weight_a_gradient(
+def test_cnn_takes_8_px_images_and_all_weights_get_gradients(
     image_size: tuple[int, int], channels: int, kind: str
 ) -> None:
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def test_the_hidden_layer_sees_at_most_4_by_4_cells(size: int, grid: int) -> Non
 
 
 @pytest.mark.parametrize("size", [64, 100, 224])
-def test_its_pooling_is_adaptive_average_pooling(size: int) -> None:
+def test_pooling_equals_adaptive_average_pooling(size: int) -> None:
     with torch.device("meta"):
         model = cnn(10, 3, (size, size))
     maps = torch.randn(2, 5, size // 8, size // 8)
@@ -49,7 +49,7 @@ def test_its_pooling_is_adaptive_average_pooling(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [28, 32, 64, 224])
-def test_common_sizes_need_no_pooling_without_a_deterministic_cuda_backward(size: int) -> None:
+def test_common_sizes_use_no_adaptive_pooling(size: int) -> None:
     with torch.device("meta"):
         model = cnn(10, 3, (size, size))
     assert not any(isinstance(module, nn.AdaptiveAvgPool2d) for module in model.modules())
@@ -68,7 +68,7 @@ def test_the_twins_differ_in_their_convolutions_only() -> None:
     assert strip[0] == strip[1]
 
 
-def test_the_twins_macs_differ_by_the_published_ratio_in_each_block() -> None:
+def test_cnn_and_ds_cnn_macs_differ_by_the_closed_form() -> None:
     saved = (
         macs(cnn(10, 3, (32, 32)), (3, 32, 32)).macs - macs(cnn(10, 3, (32, 32), kind="separable"), (3, 32, 32)).macs
     )

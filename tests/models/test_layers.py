@@ -15,9 +15,7 @@ from effbench.models.layers import DepthwiseSeparableConv2d
 
 @settings(max_examples=25, deadline=None)
 @given(c_in=st.integers(1, 12), c_out=st.integers(1, 12), k=st.sampled_from([1, 3, 5, 7]), side=st.integers(1, 9))
-def test_macs_ratio_to_the_standard_convolution_is_1_over_c_out_plus_1_over_k_squared(
-    c_in: int, c_out: int, k: int, side: int
-) -> None:
+def test_separable_macs_ratio_is_the_closed_form(c_in: int, c_out: int, k: int, side: int) -> None:
     standard = macs(nn.Conv2d(c_in, c_out, k, padding=k // 2), (c_in, side, side)).macs
     separable = macs(DepthwiseSeparableConv2d(c_in, c_out, k), (c_in, side, side)).macs
     # The ratio 1/c_out + 1/k^2, cleared of fractions so that it holds exactly.
@@ -36,7 +34,7 @@ def test_keeps_height_and_width_and_maps_channels(k: int) -> None:
     assert DepthwiseSeparableConv2d(3, 7, k)(torch.zeros(2, 3, 9, 6)).shape == (2, 7, 9, 6)
 
 
-def test_equals_the_standard_convolution_with_the_product_of_its_two_kernels() -> None:
+def test_separable_equals_convolution_with_the_kernel_product() -> None:
     torch.manual_seed(0)
     separable = DepthwiseSeparableConv2d(4, 6, 3).double()
     images = torch.randn(2, 4, 7, 5, dtype=torch.float64)
@@ -47,6 +45,6 @@ def test_equals_the_standard_convolution_with_the_product_of_its_two_kernels() -
 
 
 @pytest.mark.parametrize("k", [0, 2, 4, -3, 2.5, "wide"])
-def test_an_even_kernel_is_refused_because_it_cannot_keep_the_size(k: int) -> None:
+def test_even_kernel_size_is_refused(k: int) -> None:
     with pytest.raises(ConfigError, match=rf"model.kernel_size must be odd.*got {k}"):
         DepthwiseSeparableConv2d(3, 3, k)

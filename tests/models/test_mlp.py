@@ -26,7 +26,7 @@ def test_has_the_parameters_of_512_256_128() -> None:
     assert sum(p.numel() for p in model.parameters()) == expected
 
 
-def test_without_hidden_layers_it_is_one_linear_map_of_the_pixels() -> None:
+def test_mlp_without_hidden_layers_is_linear() -> None:
     model = mlp(num_classes=3, in_channels=2, image_size=(4, 5), hidden=[])
     images = torch.randn(6, 2, 4, 5)
     expected = nn.functional.linear(images.reshape(6, 40), model.head.weight, model.head.bias)
@@ -49,7 +49,7 @@ def test_dropout_outside_0_to_1_is_refused_with_its_key(dropout: float) -> None:
 
 
 @pytest.mark.parametrize("width", [0, -3, 1.5, "wide"])
-def test_a_width_that_is_no_whole_number_from_1_is_refused_with_its_key(width: object) -> None:
+def test_width_that_is_no_positive_integer_is_refused_with_key(width: object) -> None:
     with pytest.raises(
         ConfigError, match=rf"model.hidden must be a whole number of units .* at least 1; got {width!r}"
     ):

@@ -39,9 +39,7 @@ def test_every_model_maps_images_to_logits(path: Path, channels: int, side: int)
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.stem not in BIG], ids=lambda path: path.stem)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32)])
-def test_every_small_model_trains_one_step_in_the_memory_format_it_asks_for(
-    path: Path, channels: int, side: int
-) -> None:
+def test_every_small_model_trains_a_step_in_its_memory_format(path: Path, channels: int, side: int) -> None:
     torch.manual_seed(0)
     wish = {**BASE, **yaml.safe_load(path.read_text())}["memory_format"]
     layout = torch.channels_last if wish == "channels_last" else torch.contiguous_format
@@ -55,14 +53,14 @@ def test_every_small_model_trains_one_step_in_the_memory_format_it_asks_for(
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_file_starts_from_base_and_wishes_a_known_memory_format(path: Path) -> None:
+def test_every_model_yaml_extends_base_with_valid_memory_format(path: Path) -> None:
     config = yaml.safe_load(path.read_text())
     assert config["defaults"] == ["_base", "_self_"]
     assert {**BASE, **config}["memory_format"] in ("auto", "channels_last", "contiguous")
 
 
 @pytest.mark.parametrize("path", [FOLDER / "_base.yaml", *FILES], ids=lambda path: path.stem)
-def test_every_key_says_what_it_means(path: Path) -> None:
+def test_every_key_of_a_model_yaml_has_a_comment(path: Path) -> None:
     keys = [line for line in path.read_text().splitlines() if re.match(r"\w+:", line)]
     bare = [line for line in keys if "#" not in line and not line.startswith(("defaults:", "_target_:"))]
     assert not bare

@@ -35,16 +35,14 @@ def test_a_run_s_folder_gives_the_weights_that_it_evaluates(
     assert f"pretrained: 4 tensors of {run}" in capsys.readouterr().err
 
 
-def test_a_run_of_other_classes_gives_all_but_the_head_and_says_so(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_with_other_classes_gives_all_weights_but_the_head(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     built = build.model(compose([*WORDS, f"model.pretrained={run}"]), 7, 3, (8, 8))
     hidden = load_run(run).model().state_dict()["hidden1.0.weight"]
     assert torch.equal(built.state_dict()["hidden1.0.weight"], hidden)
     assert "freshly drawn: head.bias, head.weight" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_and_a_folder_without_one_are_refused(run: Path, tmp_path: Path) -> None:
+def test_pretrained_damaged_or_missing_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is no run with a checkpoint\. Name a run's folder"):
         build.model(compose([*WORDS, f"model.pretrained={tmp_path}"]), 10, 3, (8, 8))
     broken = tmp_path / "broken"
@@ -58,7 +56,7 @@ def test_a_damaged_checkpoint_and_a_folder_without_one_are_refused(run: Path, tm
         build.model(compose([*WORDS, f"model.pretrained={broken}"]), 10, 3, (8, 8))
 
 
-def test_a_resumed_run_does_without_the_weights_that_it_began_from(run: Path, tmp_path: Path) -> None:
+def test_resume_does_not_need_the_pretrained_weights(run: Path, tmp_path: Path) -> None:
     first, weights = tmp_path / "run", tmp_path / "weights.safetensors"
     save_file(load_run(run).model().state_dict(), weights)
     words = [*WORDS, "data.batch_size=16", f"model.pretrained={weights}", f"hydra.run.dir={first}"]
@@ -79,7 +77,7 @@ def test_timm_s_tag_of_trained_weights_trains_nothing_fresh(tmp_path: Path, caps
     assert not (tmp_path / "run").exists()
 
 
-def test_timm_s_tag_with_the_file_of_its_weights_loads_them(tmp_path: Path) -> None:
+def test_timm_tag_with_a_weights_file_loads_it(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     theirs = timm.create_model("resnet18", num_classes=1000)
     save_file(theirs.state_dict(), tmp_path / "model.safetensors")

@@ -51,12 +51,12 @@ def check(model: nn.Module) -> None:
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_what_gives_no_logits_to_train_is_named(model: nn.Module, said: str) -> None:
+def test_a_model_without_trainable_logits_is_refused(model: nn.Module, said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         check(model)
 
 
-def test_a_sound_model_is_left_as_it_was() -> None:
+def test_the_check_leaves_a_valid_model_unchanged() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), Net(), nn.LogSoftmax(1))
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -75,6 +75,6 @@ def test_lazy_layers_get_their_shapes() -> None:
     assert model[3].in_features == 5 * 6 * 4
 
 
-def test_a_model_that_gives_more_than_logits_in_training_is_named() -> None:
+def test_model_returning_more_than_logits_in_training_is_refused() -> None:
     with pytest.raises(ConfigError, match="the model returns a tuple in training"):
         logits_of((torch.zeros(2, 4), torch.zeros(2, 4)))

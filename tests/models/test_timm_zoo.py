@@ -22,7 +22,7 @@ def test_maps_images_to_logits_at_the_datas_size_and_trains(name: str, channels:
     assert logits.shape == (2, 7)
 
 
-def test_it_is_timms_own_network_to_the_bit() -> None:
+def test_the_network_is_bit_exact_to_timm() -> None:
     torch.manual_seed(5)
     ours = create("test_resnet", num_classes=7, in_channels=3, image_size=(64, 64)).state_dict()
     torch.manual_seed(5)
@@ -42,7 +42,7 @@ def test_options_reach_timm_and_none_keeps_its_default() -> None:
     assert model.drop_rate == 0.4
 
 
-def test_an_unknown_name_shows_the_nearest_5_and_not_the_thousand() -> None:
+def test_unknown_timm_name_shows_only_the_nearest_5() -> None:
     with pytest.raises(
         ConfigError, match=r"model.name 'resnet51' is not one of: .*resnet50.*Did you mean 'resnet5"
     ) as e:
@@ -51,7 +51,7 @@ def test_an_unknown_name_shows_the_nearest_5_and_not_the_thousand() -> None:
     assert f"The nearest of timm's {len(timm.list_models())} models" in str(e.value)
 
 
-def test_a_name_like_nothing_says_how_to_list_them() -> None:
+def test_a_name_without_a_near_match_says_how_to_list_models() -> None:
     with pytest.raises(ConfigError, match=r"resembles none of timm's \d+ models; timm.list_models\(\)"):
         create("###", 7, 3, (64, 64))
 

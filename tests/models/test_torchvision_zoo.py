@@ -35,7 +35,7 @@ def first_conv_side(model: nn.Module, side: int) -> int:
 
 
 @pytest.mark.parametrize("arch", SMALL)
-def test_at_the_imagenet_stem_and_3_channels_it_is_torchvisions_network_to_the_bit(arch: str) -> None:
+def test_imagenet_stem_network_is_bit_exact_to_torchvision(arch: str) -> None:
     torch.manual_seed(7)
     ours = create(arch, num_classes=13, in_channels=3, image_size=(64, 64)).state_dict()
     torch.manual_seed(7)
@@ -45,7 +45,7 @@ def test_at_the_imagenet_stem_and_3_channels_it_is_torchvisions_network_to_the_b
 
 
 @pytest.mark.parametrize("arch", ONE_OF_EACH_FAMILY)
-def test_at_the_imagenet_stem_the_state_dict_has_torchvisions_keys_and_shapes(arch: str) -> None:
+def test_imagenet_stem_has_torchvision_state_dict_and_parameters(arch: str) -> None:
     with torch.device("meta"):
         theirs = tv.get_model(arch)
     ours = meta(arch)
@@ -54,7 +54,7 @@ def test_at_the_imagenet_stem_the_state_dict_has_torchvisions_keys_and_shapes(ar
     assert sum(p.numel() for p in ours.parameters()) == published
 
 
-def test_googlenet_comes_without_auxiliary_heads_and_returns_plain_logits_in_training() -> None:
+def test_googlenet_has_no_auxiliary_heads_and_returns_logits() -> None:
     model = meta("googlenet").train()
     assert sum(p.numel() for p in model.parameters()) == tv.GoogLeNet_Weights.IMAGENET1K_V1.meta["num_params"]
     assert model(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 1000)
@@ -84,9 +84,7 @@ def test_small_images_go_forward_and_backward(arch: str, channels: int, side: in
         ("vgg11", 32, 32),
     ],
 )
-def test_the_small_stem_keeps_the_resolution_that_imagenets_gives_away(
-    arch: str, imagenet_side: int, small_side: int
-) -> None:
+def test_small_stem_keeps_the_resolution_imagenet_stem_reduces(arch: str, imagenet_side: int, small_side: int) -> None:
     assert first_conv_side(meta(arch, side=32, stem="imagenet"), 32) == imagenet_side
     assert first_conv_side(meta(arch, side=32, stem="small"), 32) == small_side
 
@@ -96,7 +94,7 @@ def test_stem_auto_is_small_below_64_px(side: int, first_side: int) -> None:
     assert first_conv_side(meta("resnet18", side=side), side) == first_side
 
 
-def test_a_small_resnet_stem_is_3_by_3_at_stride_1_without_max_pool() -> None:
+def test_small_resnet_stem_is_3x3_stride_1_without_max_pool() -> None:
     model = meta("resnet50", side=32)
     conv = model.conv1
     assert (conv.kernel_size, conv.stride, conv.padding, conv.bias) == ((3, 3), (1, 1), (1, 1), None)
@@ -132,7 +130,7 @@ def test_a_stem_that_cannot_be_small_says_so(arch: str) -> None:
         meta(arch, side=224, stem="small")
 
 
-def test_auto_leaves_a_stem_that_cannot_be_small_as_it_is() -> None:
+def test_stem_auto_keeps_a_stem_that_cannot_be_small() -> None:
     assert first_conv(meta("vit_b_16", side=32)).kernel_size == (16, 16)
 
 
@@ -155,7 +153,7 @@ def test_auto_leaves_a_stem_that_cannot_be_small_as_it_is() -> None:
         ("swin_t", 0.5),
     ],
 )
-def test_other_channels_are_initialised_as_torchvision_initialises_that_family(arch: str, factor: float) -> None:
+def test_first_conv_for_other_channels_has_torchvision_init(arch: str, factor: float) -> None:
     torch.manual_seed(0)
     ours = first_conv(create(arch, num_classes=2, in_channels=12, image_size=(224, 224), stem="imagenet"))
     options = {"init_weights": True} if arch == "googlenet" else {}
@@ -167,7 +165,7 @@ def test_other_channels_are_initialised_as_torchvision_initialises_that_family(a
         assert not ours.bias.any()
 
 
-def test_bn_momentum_reaches_every_batch_norm_and_none_keeps_torchvisions() -> None:
+def test_bn_momentum_sets_all_batch_norms_and_none_keeps_default() -> None:
     momenta = [
         {m.momentum for m in meta("mobilenet_v3_small", bn_momentum=value).modules() if isinstance(m, nn.BatchNorm2d)}
         for value in (0.1, None)
@@ -217,7 +215,7 @@ def test_width_mult_half_thins_the_network(arch: str) -> None:
     assert size(width_mult=0.5) < 0.5 * size()
 
 
-def test_an_unknown_arch_lists_what_there_is_and_the_nearest() -> None:
+def test_an_unknown_arch_lists_all_archs_and_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"model.arch 'resnet51' is not one of: alexnet, .*Did you mean 'resnet50'\?"):
         meta("resnet51")
 
@@ -227,13 +225,13 @@ def test_an_unknown_stem_lists_the_four() -> None:
         meta("resnet18", stem="mini")
 
 
-def test_an_option_that_torchvision_would_swallow_is_refused_with_the_nearest() -> None:
+def test_option_torchvision_ignores_is_refused_with_the_nearest() -> None:
     tv.mobilenet_v3_small(dropot=0.9)  # torchvision takes it without a word
     with pytest.raises(ConfigError, match=r"model.arch 'mobilenet_v3_small', 'dropot' is not one of.*'dropout'"):
         meta("mobilenet_v3_small", dropot=0.9)
 
 
-def test_a_value_that_the_constructor_refuses_names_the_arch_and_the_options() -> None:
+def test_value_refused_by_the_constructor_names_arch_and_options() -> None:
     with pytest.raises(ConfigError, match=r"model.arch 'densenet121' refuses its options \{'growth_rate': 1.5\}"):
         meta("densenet121", growth_rate=1.5)
 
@@ -267,6 +265,6 @@ def test_an_image_that_is_too_small_is_refused_when_building(arch: str, side: in
         meta(arch, side=side)
 
 
-def test_a_vision_transformer_refuses_an_image_that_is_not_square() -> None:
+def test_vision_transformer_refuses_a_non_square_image() -> None:
     with pytest.raises(ConfigError, match="data.image_size must be square for model.arch 'vit_b_16'; got 224 x 192"):
         create("vit_b_16", num_classes=2, in_channels=3, image_size=(224, 192))

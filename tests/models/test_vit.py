@@ -17,7 +17,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("arch", SIZES)
-def test_at_224_px_it_has_the_published_parameters_and_torchvisions_state_dict(arch: str) -> None:
+def test_vit_at_224_px_has_torchvision_keys_and_parameter_count(arch: str) -> None:
     with torch.device("meta"):
         ours = vit(1000, 3, (224, 224), **SIZES[arch])
         theirs = tv.get_model(arch)
@@ -26,7 +26,7 @@ def test_at_224_px_it_has_the_published_parameters_and_torchvisions_state_dict(a
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
 
 
-def test_with_the_same_weights_it_computes_what_torchvisions_class_does() -> None:
+def test_vit_equals_torchvision_with_the_same_weights() -> None:
     ours = vit(10, 3, (32, 32), dim=24, depth=2, heads=3)
     theirs = tv.VisionTransformer(
         image_size=32, patch_size=4, num_layers=2, num_heads=3, hidden_dim=24, mlp_dim=96, num_classes=10
@@ -61,7 +61,7 @@ def test_other_channels_are_initialised_with_the_patchs_fan_in() -> None:
     assert not conv.bias.any()
 
 
-def test_an_image_that_patches_do_not_divide_is_refused_with_both_keys_and_what_fits() -> None:
+def test_image_not_divisible_by_patch_lists_valid_patch_sizes() -> None:
     with pytest.raises(
         ConfigError, match=r"data.image_size must be a multiple of model.patch_size; got 28 px .* 16 px.*: 2, 4, 7, 14"
     ):

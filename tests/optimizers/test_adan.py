@@ -57,7 +57,7 @@ def test_package_equals_adan_pytorch_to_the_bit(paper, package, restart_cond):
     assert same(train(optimizer, ours, 100), train(package_s, theirs, 100))
 
 
-def test_package_with_our_default_betas_is_the_package_with_its_own():
+def test_package_variant_defaults_equal_adan_pytorch_defaults():
     ours, theirs = model(), model()
     optimizer, package_s = Adan(ours, variant="package"), adan_pytorch.Adan(theirs)
     assert optimizer.param_groups[0]["betas"] == package_s.param_groups[0]["betas"]
@@ -65,7 +65,7 @@ def test_package_with_our_default_betas_is_the_package_with_its_own():
 
 
 @pytest.mark.parametrize("from_ours", [True, False])
-def test_a_run_may_change_between_package_variant_and_package_by_state_dict(from_ours):
+def test_state_dict_moves_between_adan_and_adan_pytorch(from_ours):
     moved, stayed = model(), model()
     ours = Adan(moved, variant="package", **OPTIONS)
     package_s = adan_pytorch.Adan(moved, **OPTIONS)
@@ -91,7 +91,7 @@ def test_a_parameter_that_thaws_late_counts_its_own_steps():
     np.testing.assert_allclose(late.detach(), reference.adan(theta, gradients[4:], **options)[-1])
 
 
-def test_the_step_counter_is_a_tensor_that_a_compiled_step_need_not_specialise_on():
+def test_step_counter_is_a_tensor():
     parameters = model()
     optimizer = Adan(parameters)
     train(optimizer, parameters, 3)
@@ -108,7 +108,7 @@ def test_the_gradients_are_left_as_they_were():
             assert torch.equal(parameter.grad, gradient)
 
 
-def test_a_restart_condition_is_in_no_state_dict_and_outlives_a_load():
+def test_restart_condition_is_not_saved_and_survives_a_load():
     parameters = model()
     optimizer = Adan(parameters, variant="package", restart_cond=always)
     train(optimizer, parameters, 2)
@@ -128,7 +128,7 @@ def test_the_other_variants_state_is_refused():
 
 
 @pytest.mark.parametrize("variant", ["paper", "package"])
-def test_betas_in_the_packages_convention_are_refused_with_the_papers_spelled_out(variant):
+def test_betas_in_package_convention_are_refused_with_remedy(variant):
     with pytest.raises(
         ConfigError, match=r"paper's convention.*\[0\.02, 0\.08, 0\.01\].*Write \[0\.98, 0\.92, 0\.99\]"
     ):

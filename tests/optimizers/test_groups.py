@@ -63,7 +63,7 @@ def test_without_no_decay_everything_decays():
     assert len(group["params"]) == len(list(model.parameters()))
 
 
-def test_every_trainable_parameter_is_in_exactly_one_group_and_no_frozen_one():
+def test_groups_partition_the_trainable_parameters():
     model = Net()
     model.backbone.requires_grad_(False)
     groups = parameter_groups(model, 0.1, 0.05, group_lr={"head.*": 2.0, "*.out_proj.*": 3.0})
@@ -72,7 +72,7 @@ def test_every_trainable_parameter_is_in_exactly_one_group_and_no_frozen_one():
     assert all(group["params"] for group in groups)
 
 
-def test_a_pattern_multiplies_the_learning_rate_of_what_it_matches():
+def test_group_lr_multiplies_the_lr_of_matching_parameters():
     model = Net()
     groups = parameter_groups(model, 0.1, 0.05, group_lr={"head.*": 10, "backbone.*": 0.5})
     assert [(g["name"], pytest.approx(g["lr"])) for g in groups] == [
@@ -139,7 +139,7 @@ def test_a_model_may_exempt_parameters_by_timms_convention():
     assert named(model, parameter_groups(model, 0.1, 0.1)) == {"decay": ["0.weight"], "no_decay": ["1.weight"]}
 
 
-def test_the_tokens_and_tables_of_torchvisions_transformers_do_not_decay():
+def test_torchvision_transformer_tokens_and_tables_do_not_decay():
     from torchvision.models import SwinTransformer, VisionTransformer
 
     vit = VisionTransformer(8, 4, 1, 2, 8, 16, num_classes=2)

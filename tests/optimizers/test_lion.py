@@ -42,7 +42,7 @@ def test_100_steps_equal_lion_pytorch_to_the_bit():
 
 
 @pytest.mark.parametrize(("first", "second"), [(Lion, lion_pytorch.Lion), (lion_pytorch.Lion, Lion)])
-def test_a_run_may_change_between_ours_and_the_package_by_state_dict(first, second):
+def test_state_dict_moves_between_lion_and_lion_pytorch(first, second):
     moved, stayed = model(), model()
     before = first(moved, **OPTIONS)
     train(before, moved, 10)

@@ -89,7 +89,7 @@ def test_a_gradient_in_another_layout_is_read_in_its_own(kind):
 
 @needs_compiler
 @pytest.mark.parametrize("kind", KINDS)
-def test_both_ways_agree(kind, monkeypatch):
+def test_one_pass_agrees_with_the_torch_implementation(kind, monkeypatch):
     one_pass = trained(kind, 20, plainly)
     monkeypatch.setattr(fused, "library", lambda: None)
     pairs = list(zip(one_pass, trained(kind, 20, plainly), strict=True))
@@ -115,7 +115,7 @@ def test_the_number_of_threads_changes_no_bit(kind, threads):
 
 
 @pytest.mark.usefixtures("way")
-def test_nan_is_what_lion_pytorch_makes_of_it():
+def test_nan_gradients_are_handled_like_lion_pytorch():
     parameters = [torch.zeros(3, requires_grad=True) for _ in range(2)]
     for parameter, kind in zip(parameters, (Lion, lion_pytorch.Lion), strict=True):
         parameter.grad = torch.tensor([1.0, float("nan"), -1.0])
@@ -158,7 +158,7 @@ def test_a_layout_may_change_between_steps(kind):
 
 
 @pytest.mark.usefixtures("way")
-def test_a_state_of_another_shape_is_an_error_not_a_write_beyond_it():
+def test_state_of_another_shape_raises():
     parameter = torch.ones(1000, requires_grad=True)
     parameter.grad = torch.ones_like(parameter)
     optimizer = Lion([parameter])

@@ -41,7 +41,7 @@ def clones(optimizer, parameters):
     yield pickle.loads(pickle.dumps((optimizer, parameters)))
 
 
-def test_a_checkpoint_read_with_weights_only_continues_to_the_bit(make):
+def test_state_loaded_with_weights_only_continues_bit_exact(make):
     stopped, through = model(), model()
     optimizer, uninterrupted = make(stopped, lr=1e-2), make(through, lr=1e-2)
     train(optimizer, stopped, 5)
@@ -128,7 +128,7 @@ def test_a_closure_is_run_with_gradients_and_its_loss_returned(make):
     assert parameter.item() < 3.0
 
 
-def test_step_hooks_run_once_even_after_the_packages_own_class_was_used(make):
+def test_step_hooks_run_once_even_after_the_package_was_used(make):
     lion_pytorch.Lion(model())
     adan_pytorch.Adan(model())
     parameters, calls = model(), []
@@ -156,7 +156,7 @@ def test_sparse_gradients_are_refused_with_the_remedy(make):
         optimizer.step()
 
 
-def test_options_given_as_numpy_numbers_stay_loadable_with_weights_only(make):
+def test_numpy_options_stay_loadable_with_weights_only(make):
     optimizer = make(model(), lr=np.float64(1e-3), weight_decay=np.float32(0.5))
     assert through_file(optimizer.state_dict())["param_groups"][0]["lr"] == 1e-3
 
@@ -170,7 +170,7 @@ def either(request):
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_a_complex_parameter_moves_as_its_real_and_imaginary_parts_do(either, compiled, monkeypatch):
+def test_complex_parameter_steps_like_its_real_and_imag_parts(either, compiled, monkeypatch):
     if not compiled:
         monkeypatch.setattr("effbench.optimizers.fused.library", lambda: None)
     torch.manual_seed(0)
@@ -185,7 +185,7 @@ def test_a_complex_parameter_moves_as_its_real_and_imaginary_parts_do(either, co
     assert torch.equal(torch.view_as_real(whole.detach()), parts.detach())
 
 
-def test_the_package_variant_refuses_complex_parameters_and_stays_as_it_was():
+def test_package_variant_refuses_complex_parameters_unchanged():
     optimizer = package_adan(model())
     with pytest.raises(ValueError, match=r"variant must be 'paper' for complex parameters"):
         optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))]})
@@ -207,7 +207,7 @@ def test_a_learning_rate_in_a_tensor_is_read_at_every_step(make):
     assert same(with_tensor, with_number)
 
 
-def test_a_learning_rate_in_a_tensor_outlives_a_checkpoint_and_a_copy(make):
+def test_tensor_learning_rate_survives_checkpoint_and_deepcopy(make):
     parameters = model()
     optimizer = make(parameters, lr=torch.tensor(1e-2))
     train(optimizer, parameters, 2)
@@ -245,7 +245,7 @@ def test_a_state_whose_step_is_a_number_continues_to_the_bit(kind, by_hand):
     assert same(train(optimizer, parameters, 3, seed=2), train(uninterrupted, through, 3, seed=2))
 
 
-def test_a_state_of_the_package_variant_counts_in_whole_numbers_whatever_was_saved():
+def test_package_variant_converts_a_saved_step_tensor_to_int():
     parameters, through = model(), model()
     optimizer, uninterrupted = package_adan(parameters), package_adan(through)
     train(optimizer, parameters, 3), train(uninterrupted, through, 3)
@@ -268,7 +268,7 @@ def test_another_optimizer_s_state_is_refused(make, other):
         make(parameters).load_state_dict(theirs.state_dict())
 
 
-def test_a_state_without_steps_of_another_optimizer_leaves_the_options_it_lacks(either):
+def test_empty_state_of_another_optimizer_keeps_missing_options(either):
     parameters = model()
     theirs, ours = torch.optim.SGD(parameters, lr=0.5).state_dict(), either(parameters)
     theirs["param_groups"][0]["variant"] = "paper"
@@ -288,7 +288,7 @@ def test_empty_and_scalar_parameters_take_part(make):
     assert "lr" in repr(optimizer)
 
 
-def test_refusals_are_what_torch_s_users_catch(make):
+def test_refusals_are_the_exception_types_of_torch(make):
     with pytest.raises(ValueError, match=r"optimizer\.lr"):
         make(model(), lr=-1.0)
     embedding = torch.nn.Embedding(5, 2, sparse=True)

@@ -54,7 +54,7 @@ def test_everything_lies_within_the_frame() -> None:
         assert 2 <= len(panel.y_ticks) <= 8
 
 
-def test_losses_of_very_different_sizes_are_drawn_by_powers_of_ten() -> None:
+def test_losses_of_very_different_scale_get_a_log_axis() -> None:
     [_, loss, *_] = over_each_other([drawn(curve()), drawn(curve(scale=1e9))], DISPLAYS)
     assert loss.title.endswith("by powers of ten")
     assert {"1", "1e+08"} & {tick.text for tick in loss.y_ticks}
@@ -83,7 +83,7 @@ def test_no_rows_are_no_panels() -> None:
     assert of_one(drawn([]), DISPLAYS) == []
 
 
-def test_a_single_run_has_training_and_validation_over_each_other() -> None:
+def test_single_run_chart_overlays_train_and_validation() -> None:
     loss, accuracy, rate = of_one(drawn(curve()), DISPLAYS)
     assert [line.label for line in loss.lines] == [line.label for line in accuracy.lines] == ["train", "val"]
     assert len(rate.lines) == 1

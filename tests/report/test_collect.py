@@ -104,7 +104,7 @@ def test_a_pipe_in_a_file_s_place_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["0.9", True, [1], {}, 10**400])
-def test_what_is_no_number_is_named_and_left_out(value: Any, tmp_path: Path) -> None:
+def test_a_value_that_is_no_number_is_named_and_left_out(value: Any, tmp_path: Path) -> None:
     record = summary()
     record["best"]["value"] = value
     record["metrics"]["test/acc"] = value
@@ -171,21 +171,21 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize("text", LAYOUTS)
-def test_a_config_read_in_parts_is_what_it_is_as_a_whole(text: str, tmp_path: Path) -> None:
+def test_a_config_read_in_parts_equals_one_read_whole(text: str, tmp_path: Path) -> None:
     write_run(tmp_path / "a", summary())
     (tmp_path / "a" / "config.yaml").write_bytes(text.encode())
     [run] = read(tmp_path)
     assert run.config == leaves(yaml.safe_load(text))
 
 
-def test_a_config_is_read_as_the_command_line_means_it(tmp_path: Path) -> None:
+def test_a_config_is_read_as_on_the_command_line(tmp_path: Path) -> None:
     write_run(tmp_path / "a", summary())
     (tmp_path / "a" / "config.yaml").write_text("a:\n  b: 2026-01-01\n  c: 1e-3\n  d: on\n  e: 1:30\n  1: 2\n")
     [run] = read(tmp_path)
     assert run.config == {"a.b": "2026-01-01", "a.c": 0.001, "a.d": "on", "a.e": "1:30", "a.1": 2}
 
 
-def test_the_seed_and_what_is_of_one_sitting_are_no_other_experiment(tmp_path: Path) -> None:
+def test_seed_and_session_keys_do_not_change_the_experiment(tmp_path: Path) -> None:
     write_run(tmp_path / "a", summary(), config(1))
     write_run(tmp_path / "b", summary(), config(2, resume="x", allow_targets=["y"]))
     write_run(tmp_path / "c", summary(), config(1, optimizer={"lr": 0.2}))
@@ -226,7 +226,7 @@ def test_long_values_are_shortened() -> None:
     assert COLUMNS[0] == "row"
 
 
-def test_a_link_in_a_run_brings_nothing_of_the_readers_into_the_page(tmp_path: Path) -> None:
+def test_symlinked_config_in_a_run_is_not_read_into_the_report(tmp_path: Path) -> None:
     private = tmp_path / "private.yaml"
     private.write_text("token_of_mine: hunter2\n")
     run = write_run(tmp_path / "runs" / "a", summary())
@@ -237,7 +237,7 @@ def test_a_link_in_a_run_brings_nothing_of_the_readers_into_the_page(tmp_path: P
     assert any("a link" in problem for problem in record.problems)
 
 
-def test_of_a_long_file_the_extremes_are_kept_and_torn_rows_counted(tmp_path: Path) -> None:
+def test_downsampling_keeps_extremes_and_counts_torn_rows(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", summary())
     rows = [f"step,{step // 1000},{step},{2 - step / 1e5},0.5,,,100,0.1" for step in range(1, 60_001)]
     rows[34_567] = "step,34,34568,99.5,0.5,,,100,0.1"  # a spike

@@ -94,7 +94,7 @@ def test_equal_learning_rates_are_one_line_and_others_are_named(tmp_path: Path, 
     assert set(lines(drawn[1], 2)) == {"a", "b"}
 
 
-def test_it_is_a_png_that_shows_something(tmp_path: Path) -> None:
+def test_curves_png_is_a_png_that_is_not_blank(tmp_path: Path) -> None:
     write(tmp_path, run())
     draw_curves(tmp_path, "x", DISPLAYS)
     with Image.open(tmp_path / "curves.png") as picture:
@@ -112,7 +112,7 @@ def test_runs_too_short_for_a_curve_are_drawn_too(rows: list[dict[str, Any]], tm
     assert draw_curves(tmp_path, "x", DISPLAYS).stat().st_size > 1000
 
 
-def test_a_run_that_logged_epochs_only_has_its_training_curve_from_them(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_training_curve_falls_back_to_epoch_rows(tmp_path: Path, drawn: list[Figure]) -> None:
     write(tmp_path, [row for row in run() if row["row"] == "epoch"])
     draw_curves(tmp_path, "x", DISPLAYS)
     assert lines(drawn[0], 0)["train"] == ([4, 8], [9.0, 9.0])
@@ -124,7 +124,7 @@ def test_without_metrics_there_is_no_picture(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_notebooks_backend_stays_as_it_is(tmp_path: Path) -> None:
+def test_the_matplotlib_backend_of_a_notebook_is_kept(tmp_path: Path) -> None:
     import matplotlib as mpl
 
     before = mpl.get_backend()

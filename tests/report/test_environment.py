@@ -44,7 +44,7 @@ def test_peak_memory_is_in_bytes_and_never_falls() -> None:
     assert during + slack >= before
 
 
-def test_the_memory_of_the_process_that_started_this_one_is_not_counted(tmp_path: Path) -> None:
+def test_peak_memory_excludes_the_parent_process(tmp_path: Path) -> None:
     """Linux's getrusage would: a peak is handed on by fork and exec."""
     held = bytearray(600_000_000)
     held[::4096] = b"1" * len(held[::4096])

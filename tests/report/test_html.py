@@ -27,7 +27,7 @@ def swept(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def test_the_page_ranks_draws_lists_and_tells(swept: Path, tmp_path: Path) -> None:
+def test_the_page_shows_ranking_charts_and_problems(swept: Path, tmp_path: Path) -> None:
     page = page_of(tmp_path / "report.html", swept)
     assert "fashion by val/acc" in page.text
     assert "71.00 ± 1.00 %" in page.text
@@ -45,7 +45,7 @@ def ids(page: Page) -> set[str]:
     return {f"#{attributes['id']}" for _, attributes in page.elements if "id" in attributes}
 
 
-def test_one_run_is_told_in_full_without_a_ranking(tmp_path: Path) -> None:
+def test_the_page_of_one_run_shows_all_facts_without_a_ranking(tmp_path: Path) -> None:
     write_run(tmp_path / "my run", summary(), config(7))
     page = page_of(tmp_path / "report.html", tmp_path / "my run")
     assert not page.of("table")
@@ -55,7 +55,7 @@ def test_one_run_is_told_in_full_without_a_ranking(tmp_path: Path) -> None:
         assert text in page.text
 
 
-def test_it_has_no_script_and_asks_for_nothing(swept: Path, tmp_path: Path) -> None:
+def test_the_page_has_no_script_and_loads_nothing(swept: Path, tmp_path: Path) -> None:
     page = page_of(tmp_path / "report.html", swept)
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "link", "img", "iframe", "object", "embed", "form", "base", "image", "use"}
@@ -82,7 +82,7 @@ def test_links_lead_to_the_runs_from_wherever_the_page_is(tmp_path: Path) -> Non
     assert (tmp_path / "pages" / unquote(address) / "summary.json").is_file()
 
 
-def test_a_link_that_would_tell_a_secret_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_that_would_reveal_a_secret_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_TOKEN", "s3cr3t&value")
     folder = write_run(tmp_path / "s3cr3t&value", summary(argv=["effbench", "train", "x=s3cr3t&value"]))
     page_of(tmp_path / "report.html", folder)
@@ -95,7 +95,7 @@ def test_a_link_that_would_tell_a_secret_is_none(tmp_path: Path, monkeypatch: py
     assert "default-src 'none'" in (tmp_path / "report.html").read_text()
 
 
-def test_what_is_drawn_is_capped_and_said(tmp_path: Path) -> None:
+def test_the_number_of_curves_is_capped_and_stated(tmp_path: Path) -> None:
     for number in range(60):
         record = summary(number / 100) if number < 50 else summary(status="diverged", stop_reason="nan")
         write_run(tmp_path / f"{number:02d}", record, config(optimizer={"lr": number}))

@@ -23,7 +23,7 @@ def sweep(folder: Path, values: dict[str, list[float]]) -> None:
             write_run(folder / f"{lr}_{seed}", summary(value), config(seed, optimizer={"lr": float(lr)}))
 
 
-def test_seeds_of_one_config_are_a_row_of_their_mean_and_sample_deviation(tmp_path: Path) -> None:
+def test_seeds_of_a_config_are_a_row_with_mean_and_sample_std(tmp_path: Path) -> None:
     values = {"0.1": [0.5, 0.6, 0.8], "0.2": [0.7, 0.71, 0.72]}
     sweep(tmp_path, values)
     [table] = ranked(tmp_path)
@@ -46,7 +46,7 @@ def test_a_loss_ranks_the_lowest_first(tmp_path: Path) -> None:
     assert "best val/loss" in [column.head for column in table.columns]
 
 
-def test_what_cannot_be_compared_is_ranked_apart(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_compared_are_ranked_apart(tmp_path: Path) -> None:
     write_run(tmp_path / "a", summary(0.9))
     write_run(tmp_path / "b", summary(0.8), config(optimizer={"lr": 9}))
     write_run(tmp_path / "c", summary(0.1, "val/loss"))
@@ -64,7 +64,7 @@ def test_what_cannot_be_compared_is_ranked_apart(tmp_path: Path) -> None:
     [{"trainer": {"limit_val_batches": 1}}, {"data": {"val_fraction": 0.4}}, {"data": {"split_seed": 7}}],
     ids=str,
 )
-def test_what_was_validated_on_other_images_is_ranked_apart(section: dict[str, Any], tmp_path: Path) -> None:
+def test_runs_validated_on_other_images_are_ranked_apart(section: dict[str, Any], tmp_path: Path) -> None:
     write_run(tmp_path / "a", summary(0.8), config())
     write_run(tmp_path / "b", summary(0.7), config(seed=1))
     write_run(tmp_path / "c", summary(1.0), config(**section))
@@ -76,7 +76,7 @@ def test_what_was_validated_on_other_images_is_ranked_apart(section: dict[str, A
 
 
 @pytest.mark.parametrize("status", ["failed", "diverged", "interrupted"])
-def test_what_did_not_finish_is_not_ranked_but_counted_among_its_seeds(status: str, tmp_path: Path) -> None:
+def test_unfinished_seeds_are_counted_but_not_ranked(status: str, tmp_path: Path) -> None:
     sweep(tmp_path, {"0.1": [0.5, 0.6]})
     write_run(tmp_path / "x", summary(0.99, status=status), config(2, optimizer={"lr": 0.1}))
     write_run(tmp_path / "again", summary(0.99, status=status), config(1, optimizer={"lr": 0.1}))  # finished later
@@ -113,7 +113,7 @@ def test_columns_are_the_keys_that_differ_and_no_others(tmp_path: Path) -> None:
     assert "config optimizer.eps" not in [column.name for column in table.columns]
 
 
-def test_two_targets_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_two_targets_of_one_name_are_distinguished(tmp_path: Path) -> None:
     for name in ("x", "y"):
         write_run(tmp_path / name, summary(), config(model={"_target_": f"{name}.create"}))
     [table] = ranked(tmp_path)
@@ -139,7 +139,7 @@ NOTES: dict[str, tuple[dict[str, list[float]], str | None]] = {
 
 
 @pytest.mark.parametrize("case", NOTES)
-def test_doubt_is_said(case: str, tmp_path: Path) -> None:
+def test_the_ranking_states_its_uncertainty(case: str, tmp_path: Path) -> None:
     values, expected = NOTES[case]
     sweep(tmp_path, values)
     [table] = ranked(tmp_path)
@@ -171,7 +171,7 @@ def test_means_are_those_of_statistics(tmp_path: Path) -> None:
     assert row["test/acc±"] == pytest.approx(statistics.stdev([0.09, 0.39, 0.34]))
 
 
-def test_data_of_one_name_are_told_apart_by_their_digests(tmp_path: Path) -> None:
+def test_data_of_one_name_are_distinguished_by_their_digests(tmp_path: Path) -> None:
     for name, digest in (("a", "11112222333"), ("b", "44445555666")):
         write_run(tmp_path / name, summary(data={"name": "image_folder/photos", "sha256": digest}))
     write_run(tmp_path / "c", summary(data={"name": "image_folder/scans", "sha256": "77778888"}))

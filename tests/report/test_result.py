@@ -38,12 +38,12 @@ def test_every_number_has_its_unit() -> None:
     assert rows["peak memory"] == "681 MB"
 
 
-def test_the_time_is_of_all_sittings_where_the_run_was_resumed() -> None:
+def test_the_time_of_a_resumed_run_covers_all_sessions() -> None:
     timing = {**SUMMARY["timing"], "elapsed_s": 208.44}  # "seconds" are those of the last sitting
     assert dict(result_rows({**SUMMARY, "timing": timing}))["time"] == "103.5 s training, 208.4 s in all"
 
 
-def test_what_was_not_measured_is_left_out() -> None:
+def test_results_that_were_not_measured_are_left_out() -> None:
     timing = {**SUMMARY["timing"], "images_per_s": None}
     rows = dict(result_rows({**SUMMARY, "metrics": {}, "best": None, "timing": timing, "status": "interrupted"}))
     assert not {"test accuracy", "test loss", "throughput"} & set(rows)

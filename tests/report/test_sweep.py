@@ -52,7 +52,7 @@ def test_the_highest_accuracy_or_the_lowest_loss_is_first(
     assert {row["metric"] for row in rows} == {metric}
 
 
-def test_runs_that_did_not_finish_come_last_unranked_with_their_reason(tmp_path: Path) -> None:
+def test_unfinished_runs_come_last_unranked_with_their_reason(tmp_path: Path) -> None:
     jobs = [
         job(0, tmp_path, status="failed", error="the cable was pulled", metrics={}),
         job(1, tmp_path),
@@ -92,7 +92,7 @@ def test_jobs_that_monitor_different_metrics_are_not_ranked(tmp_path: Path, caps
     assert out.index("no ranks:") > out.index("val/acc 25.00 %")
 
 
-def test_an_unfinished_job_of_another_metric_costs_the_others_no_rank(
+def test_unfinished_job_with_another_metric_keeps_others_ranked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = [job(0, tmp_path, **best("val/loss", 0.9, "interrupted")), job(1, tmp_path, **best("val/acc", 0.25))]
@@ -159,7 +159,7 @@ def test_a_sweep_in_which_all_failed_is_still_a_table(tmp_path: Path, capsys: py
     assert "failed" in capsys.readouterr().out
 
 
-def test_of_very_many_jobs_the_table_shows_the_best_and_says_how_many_more_there_are(
+def test_long_sweep_table_shows_best_jobs_and_counts_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("effbench.report.sweep.MOST_ROWS", 2)
@@ -209,7 +209,7 @@ def test_jobs_that_differ_in_their_seed_alone_are_one_line(tmp_path: Path, capsy
     assert f"best run: {tmp_path / '002'}" in out
 
 
-def test_the_best_run_is_of_the_best_config_not_the_luckiest_seed(
+def test_best_run_is_of_the_best_config_not_the_luckiest_seed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = {"a": (0.1, 0.9), "b": (0.7, 0.8)}
@@ -224,7 +224,7 @@ def test_the_best_run_is_of_the_best_config_not_the_luckiest_seed(
     assert "do not tell them apart" in out
 
 
-def test_what_is_the_same_in_all_jobs_has_no_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_equal_in_all_jobs_have_no_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_sweep(sweep_rows([job(n, tmp_path, f"optimizer={n}", **best("val/acc", 0.5)) for n in range(2)]))
     head = capsys.readouterr().out.splitlines()[0].split()
     assert not {"status", "params", "n", "peak"} & set(head)

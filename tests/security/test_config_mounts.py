@@ -141,7 +141,7 @@ VERBS = (["train"], ["train", "-m", "seed=1,2"], ["train", "--cfg", "hydra"], ["
 
 
 @pytest.mark.parametrize(("number", "route"), list(enumerate(ROUTES)))
-def test_no_file_changes_what_only_the_command_line_may(
+def test_no_file_changes_keys_reserved_for_the_command_line(
     number: int, route: str, guarded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare, words = ROUTES[route]
@@ -167,7 +167,7 @@ def test_the_command_line_may_and_files_keep_their_other_keys() -> None:
     assert effbench.compose(["recipe=evil.yaml", "seed=32"]).optimizer.lr == 0.25
 
 
-def test_a_recipe_that_names_a_compiler_runs_nothing_in_a_fresh_process(traps: Path) -> None:
+def test_recipe_that_names_a_compiler_runs_nothing(traps: Path) -> None:
     """As it was found: CC and an empty cache by a mount, and the compile step ran that CC."""
     (traps / "evil-cc").write_text(f"#!/bin/sh\ntouch {traps}/{SENTINEL}\nexit 1\n")
     (traps / "evil-cc").chmod(0o755)
@@ -233,7 +233,7 @@ def test_plugins_beside_a_folder_of_groups_are_not_imported() -> None:
 
 
 @pytest.mark.parametrize("program", ["fsmonitor", "hook", "clean", "process", "filter of an included file"])
-def test_the_state_of_a_checkout_is_asked_for_without_its_programs(program: str, traps: Path) -> None:
+def test_git_state_is_read_without_running_repository_programs(program: str, traps: Path) -> None:
     """`git status` runs what a checkout's own config and hooks name."""
 
     def git(*words: str) -> None:

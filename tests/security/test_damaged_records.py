@@ -99,7 +99,7 @@ def test_no_wrong_field_of_a_summary_gives_a_traceback(
 
 @pytest.mark.parametrize("field", ["data.classes", "data.shape", "data.mean", "data.std", "data", "best"])
 @pytest.mark.parametrize("value", [None, [], {}, [1, 2, 3], [0.5] * 5], ids=repr)
-def test_what_predict_needs_of_a_summary_is_there_or_asked_for(
+def test_predict_refuses_a_summary_without_the_fields_it_needs(
     field: str, value: Any, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = json.loads((photo / "summary.json").read_text())
@@ -151,7 +151,7 @@ PUT = [(put, name) for name in FILES for put in (pipe, endless, huge)
 
 
 @pytest.mark.parametrize(("put", "name"), PUT)
-def test_no_reader_waits_for_what_is_no_regular_file(
+def test_no_reader_blocks_on_a_file_that_is_not_regular(
     put: Any, name: str, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for link in ("best", "last"):  # both, so that no whole one is left to take
@@ -178,7 +178,7 @@ def test_a_pipe_or_endless_file_as_a_sweep_s_plan_is_refused(
         (elsewhere / "sweep" / "sweep.json").unlink()
 
 
-def test_a_file_that_grows_or_hides_its_size_is_read_no_further_than_the_limit(tmp_path: Path) -> None:
+def test_file_of_growing_or_hidden_size_is_read_up_to_the_limit(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match="more than"):
         read_bytes(Path("/proc/self/maps"), most=100)  # says of itself that it has no bytes
     (tmp_path / "a").write_bytes(b"x" * 101)
@@ -252,7 +252,7 @@ def test_files_that_name_each_other_are_looked_at_so_often_only(
 
 
 @pytest.mark.row(61)
-def test_what_a_run_writes_is_readable_as_the_umask_says(tmp_path: Path) -> None:
+def test_files_of_a_run_follow_the_umask(tmp_path: Path) -> None:
     """safetensors makes files for their owner alone, whatever the umask."""
     script = f"import os, sys; os.umask(0o027); from effbench.cli import main; sys.exit(main(['train', *{TINY!r}, 'hydra.run.dir=run', 'checkpoint.save_last=true', 'ema=on']))"  # noqa: E501
     assert python("-c", script, cwd=tmp_path).returncode == 0

@@ -256,7 +256,7 @@ def test_the_traps_work(target: str, event: str | None, heard: list[str], traps:
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("target", HOSTILE, ids=repr)
-def test_a_hostile_target_is_refused_in_every_group_before_anything_runs(target: str, valid: dict[str, Any]) -> None:
+def test_hostile_target_is_refused_in_every_group_before_it_runs(target: str, valid: dict[str, Any]) -> None:
     for group in MODULES:
         hostile = merged(valid, {group: {"_target_": target, **HOSTILE[target]}})
         with pytest.raises(ConfigError):
@@ -272,14 +272,14 @@ def test_a_hostile_callback_is_refused_before_anything_runs(target: str, valid: 
 
 
 @pytest.mark.parametrize("target", [target for target, _ in DIRECT])
-def test_what_no_group_is_for_is_refused_by_its_name(target: str, valid: dict[str, Any]) -> None:
+def test_a_target_of_no_group_is_refused_by_its_name(target: str, valid: dict[str, Any]) -> None:
     """So that nothing is imported for it: when the config is read, not when it is built."""
     for group in MODULES:
         with pytest.raises(ConfigError, match=r"_target_ .* is not allowed"):
             parse(merged(valid, {group: {"_target_": target}}))
 
 
-def test_refusing_by_name_imports_neither_torch_nor_what_is_named(traps: Path) -> None:
+def test_refusal_by_name_imports_neither_torch_nor_the_target(traps: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, ''); from effbench.cli import main; from effbench.errors import ConfigError\n"
         "for target in sys.argv[1:]:\n"
@@ -396,7 +396,9 @@ def overrides(hostile: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CARRIED)
-def test_in_a_recipe_by_path(name: str, guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_target_in_a_recipe_by_path_is_refused(
+    name: str, guarded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (guarded / "evil.yaml").write_text("# @package _global_\n" + yaml.safe_dump(CARRIED[name]))
     for words in (
         ["train", *TINY, "recipe=evil.yaml"],
@@ -410,7 +412,9 @@ def test_in_a_recipe_by_path(name: str, guarded: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("name", ["direct", "aliased", "nested"])
-def test_in_a_copied_recipe(name: str, guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_target_in_a_copied_recipe_is_refused(
+    name: str, guarded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = guarded / "mine" / "mobilenet_adamw_cpu.yaml"
     recipe.parent.mkdir()
     text = (Path(effbench.__file__).parents[1] / "recipes" / recipe.name).read_text()
@@ -423,7 +427,9 @@ def test_in_a_copied_recipe(name: str, guarded: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("name", CARRIED)
-def test_in_a_group_of_the_user_s_folder(name: str, guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_target_in_a_user_group_is_refused(
+    name: str, guarded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     [(group, options)] = CARRIED[name].items()
     (guarded / "conf" / group).mkdir(parents=True)
     base = {"model": "mlp", "optimizer": "adamw", "scheduler": "cosine", "data": "fashion_mnist"}[group]
@@ -455,7 +461,7 @@ def test_a_recipe_widens_nothing(words: list[str], key: str, guarded: Path, caps
 
 @pytest.mark.usefixtures("guarded")
 @pytest.mark.parametrize("name", CARRIED)
-def test_in_overrides_and_in_a_job_of_a_sweep(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_target_in_overrides_or_a_sweep_job_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = overrides(CARRIED[name])
     assert "_target_" in refused(["train", *TINY, *words], capsys)
     assert "_target_" in refused(["train", "-m", *TINY, *words, "seed=1,2"], capsys)
@@ -466,7 +472,9 @@ def test_in_overrides_and_in_a_job_of_a_sweep(name: str, capsys: pytest.CaptureF
 
 @pytest.mark.usefixtures("guarded")
 @pytest.mark.parametrize("name", [name for name in CARRIED if "data" not in CARRIED[name]])
-def test_in_the_config_and_the_record_of_a_run(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_target_in_the_record_of_a_run_is_refused(
+    name: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     content = yaml.safe_load((run / "config.yaml").read_text())
     content = merged(content, CARRIED[name]) | {"allow_targets": ["evil", "os", "subprocess", "functools", "torch"]}
     (run / "config.yaml").write_text(yaml.safe_dump(content))
@@ -490,7 +498,7 @@ def test_the_overrides_on_record_widen_nothing(key: str, run: Path, capsys: pyte
 
 
 @pytest.mark.usefixtures("guarded")
-def test_in_a_checkpoint_s_state_it_is_data(run: Path) -> None:
+def test_hostile_target_in_checkpoint_state_is_only_data(run: Path) -> None:
     """Whatever the state says of targets, with a right digest: nothing of it is built."""
     last = (run / "checkpoints" / "last").resolve()
     state = torch.load(last / "state.pt", weights_only=True)

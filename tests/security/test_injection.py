@@ -33,11 +33,11 @@ def test_a_formula_is_text_in_a_cell(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [-0.5, 3, None, "", "0.5", "a=b", "a-b", "plain", True])
-def test_numbers_and_other_text_stay(value: object) -> None:
+def test_numbers_and_other_text_are_unchanged(value: object) -> None:
     assert csv_cell(value) is value
 
 
-def test_what_steers_a_terminal_is_written_out() -> None:
+def test_terminal_control_characters_are_escaped() -> None:
     assert for_terminal("a\x1b[2J\x07\x9b\x7f\r\u202eb\nc\td ü😀") == "a\\x1b[2J\\x07\\x9b\\x7f\\r\\u202eb\nc\td ü😀"
 
 
@@ -73,7 +73,7 @@ def photos(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return elsewhere
 
 
-def test_hostile_class_and_file_names_from_training_to_predictions(
+def test_hostile_names_are_escaped_from_training_to_predictions(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*TINY, "data=image_folder", "data.root=data", "data.image_size=8", "hydra.run.dir=run"]

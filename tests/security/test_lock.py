@@ -88,7 +88,7 @@ def closure() -> set[str]:
 
 
 @pytest.mark.parametrize("requirement", required(), ids=str)
-def test_each_requirement_is_pinned_to_a_version_that_pyproject_allows(requirement: Requirement) -> None:
+def test_each_requirement_is_pinned_within_the_pyproject_range(requirement: Requirement) -> None:
     version, digests = locked()[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(version, prereleases=True)
     assert digests
@@ -102,7 +102,7 @@ def test_all_that_is_installed_of_it_is_pinned_with_a_digest() -> None:
     assert all(pins[name][1] for name in names)
 
 
-def test_what_is_pinned_fits_together() -> None:
+def test_pinned_versions_satisfy_each_other() -> None:
     """Each installed distribution's own requirements, against the pins."""
     pins = locked()
     for name in closure():
@@ -113,7 +113,7 @@ def test_what_is_pinned_fits_together() -> None:
                 assert item.specifier.contains(pin[0], prereleases=True), f"{name} needs {item}; locked {pin[0]}"
 
 
-def test_it_names_no_index_and_no_folder() -> None:
+def test_the_lock_names_no_index_and_no_folder() -> None:
     for path in (LOCK, ROOT / ".ci" / "lock.py"):
         text = path.read_text()
         assert not re.search(r"https?://|file:|--(?:extra-)?index-url|--find-links|/opt/|/etc/|/root", text), path

@@ -40,19 +40,19 @@ def below(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("case", CONTROL)
-def test_control_characters_in_a_folder_s_name_are_refused_and_the_key_named(
+def test_control_characters_in_a_folder_name_are_refused_by_key(
     case: str, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert key in refused(["train", *TINY, f"{key}='a{CONTROL[case]}b'"], capsys)
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_they_are_refused_in_a_sweep_too(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_refused_in_a_sweep_too(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert key in refused(["train", "-m", *TINY, f"{key}='a\nb'", "seed=1,2"], capsys)
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_control_characters_out_of_the_environment_are_refused_too(
+def test_control_characters_from_the_environment_are_refused(
     key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PLACE", "a\nb")
@@ -80,7 +80,9 @@ def test_a_job_s_folder_by_its_overrides_cannot_lead_out() -> None:
 
 
 @pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]], ids=["ours", "hydra's"])
-def test_one_job_that_would_lead_out_stops_the_sweep(launcher: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_job_outside_the_sweep_folder_stops_the_sweep(
+    launcher: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["hydra.sweep.subdir='${hydra.job.override_dirname}'", "data.root=x,../../../x", "hydra.sweep.dir=sweep"]
     assert "hydra.sweep.subdir must stay below" in refused(["train", "-m", *TINY, *launcher, *words], capsys)
 
@@ -134,7 +136,7 @@ def test_ordinary_projects_are_taken(project: str) -> None:
     ],
     ids=repr,
 )
-def test_a_recipe_that_is_none_is_refused_and_nothing_of_it_told(
+def test_an_invalid_recipe_is_refused_without_showing_its_text(
     name: str, below: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (below.parent / "secret").write_text("hunter2: a line of a file that is no recipe\n")

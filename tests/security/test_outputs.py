@@ -56,7 +56,7 @@ def test_dev_stdout_is_the_stdout_of_the_command(photo: Path) -> None:
     assert done.stdout.startswith("file,class,probability")
 
 
-def test_what_stdout_is_appended_to_stays(photo: Path) -> None:
+def test_output_to_stdout_keeps_a_file_opened_for_append(photo: Path) -> None:
     (photo / "all.csv").write_text("precious\n")
     with (photo / "all.csv").open("a") as log:
         command = [sys.executable, "-m", "effbench", "predict", "run", "photo.png", "output=/dev/stdout"]
@@ -72,16 +72,14 @@ def test_report_writes_into_a_pipe_and_through_a_link(photo: Path) -> None:
     assert (photo / "real.html").read_text().startswith("<!")
 
 
-def test_folders_and_places_that_are_none_are_refused_before_the_work(
-    photo: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_output_paths_are_refused_before_prediction(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (photo / "linked").symlink_to(photo / "inside")
     for output in (".", "inside", "linked", "nowhere/rows.csv", "/dev"):
         assert predict(output) == 2
         assert "output=" in capsys.readouterr().err
 
 
-def test_recipe_cp_goes_over_nothing_that_is_there(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipe_cp_overwrites_nothing(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = elsewhere / "swin_lion.yaml"
     for put in (lambda: os.mkfifo(target), lambda: target.symlink_to("/nonexistent"), lambda: target.write_text("x")):
         put()

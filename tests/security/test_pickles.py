@@ -66,7 +66,7 @@ def test_the_pickles_do_run_where_pickle_is_trusted(write: Callable[[Path], None
 
 
 @pytest.mark.parametrize("write", FORMATS)
-def test_in_a_checkpoint_s_state_with_a_right_digest(
+def test_pickle_in_checkpoint_state_with_valid_digest_is_refused(
     write: Callable[[Path], None], run: Path, guarded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for link in ("last", "best"):
@@ -82,7 +82,7 @@ def test_in_a_checkpoint_s_state_with_a_right_digest(
 
 @pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "manifest.json"])
 @pytest.mark.parametrize("write", [zipped, bare])
-def test_in_the_place_of_a_checkpoint_s_other_files(
+def test_pickle_as_another_checkpoint_file_is_refused(
     write: Callable[[Path], None], name: str, run: Path, guarded: Path
 ) -> None:
     for link in ("last", "best"):
@@ -101,7 +101,7 @@ def test_in_the_place_of_a_checkpoint_s_other_files(
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
 @pytest.mark.parametrize("write", FORMATS)
-def test_as_pretrained_weights(
+def test_pickle_as_pretrained_weights_is_refused(
     write: Callable[[Path], None], suffix: str, guarded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = guarded / f"weights{suffix}"
@@ -113,7 +113,7 @@ def test_as_pretrained_weights(
     assert not (guarded / "new").exists()
 
 
-def test_as_a_batch_of_cifar10(guarded: Path) -> None:
+def test_pickle_as_a_cifar10_batch_is_refused(guarded: Path) -> None:
     folder = guarded / "cifar-10-batches-py"
     folder.mkdir()
     for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]:
@@ -122,7 +122,7 @@ def test_as_a_batch_of_cifar10(guarded: Path) -> None:
         cifar10(guarded)
 
 
-def test_in_the_cache_of_decoded_images(guarded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickle_in_the_image_cache_is_not_read(guarded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not read, but made again."""
     from PIL import Image
 
@@ -142,7 +142,7 @@ def test_in_the_cache_of_decoded_images(guarded: Path, monkeypatch: pytest.Monke
     assert torch.equal(after.train.images, images)
 
 
-def test_as_files_of_fashion_mnist(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pickle_as_fashion_mnist_files_is_refused(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import gzip
 
     for name in (
@@ -157,7 +157,9 @@ def test_as_files_of_fashion_mnist(guarded: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("name", ["config.yaml", ".hydra/overrides.yaml"])
-def test_as_yaml_that_makes_objects(name: str, run: Path, guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_yaml_object_tags_in_a_run_are_refused(
+    name: str, run: Path, guarded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run / name).write_text(f"!!python/object/apply:os.system ['touch {SENTINEL}']\n")
     words = ["eval", "run"] if name == "config.yaml" else ["train", "resume=run"]
     assert cli.main(words) == 2
@@ -165,7 +167,7 @@ def test_as_yaml_that_makes_objects(name: str, run: Path, guarded: Path, capsys:
     assert not (guarded / SENTINEL).exists()
 
 
-def test_a_recipe_of_yaml_that_makes_objects(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_yaml_object_tags_in_a_recipe_are_refused(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = f"# @package _global_\nseed: !!python/object/apply:os.system ['touch {SENTINEL}']\n"
     (guarded / "evil.yaml").write_text(text)
     assert cli.main(["train", "recipe=evil.yaml"]) == 2
@@ -173,7 +175,7 @@ def test_a_recipe_of_yaml_that_makes_objects(guarded: Path, capsys: pytest.Captu
 
 
 @pytest.mark.usefixtures("run")
-def test_an_image_that_is_a_pickle(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pickle_as_an_image_is_refused(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (guarded / "evil.png").write_bytes(pickle.dumps(Evil()))
     assert cli.main(["predict", "run", "evil.png"]) == 1
     assert "is not an image" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def write_hostile(folder: Path, text: str, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 @pytest.mark.parametrize("status", ["completed", "diverged", "failed", "nonsense"])
-def test_a_hostile_text_is_only_text_wherever_a_run_says_it(text: str, status: str, tmp_path: Path) -> None:
+def test_hostile_text_in_any_field_of_a_run_is_shown_as_text(text: str, status: str, tmp_path: Path) -> None:
     folder = write_hostile(tmp_path / "runs", text, status=text if status == "nonsense" else status)
     shown = for_terminal(text)
     for beside in (False, True):

@@ -76,7 +76,7 @@ def train(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     return cli.main(["train", *words])
 
 
-def test_the_search_finds_what_is_there(elsewhere: Path) -> None:
+def test_the_search_finds_every_planted_secret(elsewhere: Path) -> None:
     (elsewhere / "x").mkdir()
     for number, canary in enumerate(CANARIES):
         (elsewhere / "x" / str(number)).write_bytes(b"\0\xff" + canary.encode() + b"\0")
@@ -105,7 +105,7 @@ def test_mlflow_gets_no_secret(elsewhere: Path, monkeypatch: pytest.MonkeyPatch)
     assert leaks(elsewhere / "run") == []
 
 
-def test_hydra_s_record_is_as_hydra_writes_it(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hydra_record_has_the_format_of_hydra(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train([*WORDS, "seed=3", "logger.project=${oc.env:HF_TOKEN}", "hydra.run.dir=run"], monkeypatch) == 0
     record = elsewhere / "run" / ".hydra"
     assert sorted(path.name for path in record.iterdir()) == ["config.yaml", "hydra.yaml", "overrides.yaml"]
@@ -141,7 +141,7 @@ def test_a_sweep_over_secrets_names_no_folder_by_them(elsewhere: Path, monkeypat
     assert leaks(elsewhere / "sweep") == []
 
 
-def test_hydra_s_launcher_which_writes_the_command_line_gets_no_secret(
+def test_hydra_launcher_that_records_its_command_gets_no_secret(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["-m", *OWN_WORDS, "hydra/launcher=basic", "seed=1,2", "hydra.sweep.dir=sweep"]

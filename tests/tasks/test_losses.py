@@ -51,7 +51,7 @@ def test_sum_over_divisor_is_torchs_mean_for_mixed_labels(smoothing):
     torch.testing.assert_close(value_and_gradient(ours, x), value_and_gradient(torchs, x))
 
 
-def test_mixed_labels_with_class_weights_divide_by_the_weight_of_their_shares():
+def test_weighted_loss_of_mixed_labels_divides_by_weighted_mass():
     """torch divides by the number of samples here, so that mixing would change the size of the loss."""
     objective, x = CrossEntropy(0.0, WEIGHTS), logits()
     ours = float(objective.summed(x, soft()).detach()) / objective.divisor(B, mass_of(soft()))
@@ -67,7 +67,7 @@ def test_mixed_labels_that_are_one_hot_weigh_as_the_labels():
     assert objective.divisor(B, mass_of(one_hot)) == objective.divisor(B, mass_of(hard()))
 
 
-def test_a_step_of_classes_with_weight_0_alone_has_a_zero_gradient():
+def test_step_with_only_zero_weight_classes_has_zero_gradient():
     objective, x = CrossEntropy(0.0, WEIGHTS), logits()
     targets = torch.full((B,), 3)
     loss = objective.summed(x, targets) / objective.divisor(B, mass_of(targets))

@@ -51,13 +51,13 @@ def test_the_plain_loss_of_a_mean_is_torchs(task: Task, targets: Tensor, theirs:
     )
 
 
-def test_bce_with_a_weight_of_what_is_there_is_torchs() -> None:
+def test_bce_with_a_positive_weight_is_torchs() -> None:
     theirs = nn.BCEWithLogitsLoss(pos_weight=torch.full((K,), 3.0))
     torch.testing.assert_close(BinaryCrossEntropy(3.0).summed(OUTPUTS, LABELS) / B, theirs(OUTPUTS, LABELS))
 
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1.0, 2.0, 0.0])], ids=["plain", "weighted"])
-def test_focal_is_its_definition_in_float64_and_cross_entropy_at_gamma_0(weights: Tensor | None) -> None:
+def test_focal_equals_its_float64_formula_and_ce_at_gamma_0(weights: Tensor | None) -> None:
     p = OUTPUTS.double().softmax(1).gather(1, CLASS.unsqueeze(1)).squeeze(1)
     alpha = torch.ones(B) if weights is None else weights[CLASS]
     expected = -(alpha * (1 - p) ** 2 * p.log()).sum()
@@ -70,7 +70,7 @@ def test_focal_is_its_definition_in_float64_and_cross_entropy_at_gamma_0(weights
     torch.testing.assert_close(Focal(2.0, weights).summed(OUTPUTS, one_hot), focal)
 
 
-def test_a_loss_of_torch_is_summed_over_samples_of_the_mean_over_outputs() -> None:
+def test_torch_loss_is_mean_over_outputs_summed_over_samples() -> None:
     ours = OfTorch(nn.SmoothL1Loss(reduction="none"))
     torch.testing.assert_close(ours.summed(OUTPUTS, VALUES) / B, nn.SmoothL1Loss()(OUTPUTS, VALUES))
     of_classes = OfTorch(nn.CrossEntropyLoss(reduction="none"))
@@ -104,13 +104,13 @@ def dataset(targets: object, columns: int = K) -> Splits:
         (regression(), VALUES.double(), torch.float32),
     ],
 )
-def test_targets_become_what_the_task_takes(task: Task, targets: Tensor, dtype: torch.dtype) -> None:
+def test_targets_are_converted_to_the_dtype_of_the_task(task: Task, targets: Tensor, dtype: torch.dtype) -> None:
     made = task.checked(dataset(targets)).train.labels
     assert made.dtype == dtype
     torch.testing.assert_close(made.double(), targets.double())
 
 
-def test_one_value_a_sample_is_a_column() -> None:
+def test_regression_targets_of_one_value_become_a_column() -> None:
     task = Regression(MeanSquaredError(), [MeanAbsoluteError()], 1)
     assert task.checked(dataset(torch.rand(B), 1)).train.labels.shape == (B, 1)
 
@@ -127,7 +127,7 @@ def test_one_value_a_sample_is_a_column() -> None:
         (regression(), VALUES[:, :2], r"must be \(N, 4\)"),
     ],
 )
-def test_targets_of_another_task_are_refused_when_the_data_is_read(task: Task, targets: Tensor, said: str) -> None:
+def test_targets_of_another_task_are_refused_at_data_load(task: Task, targets: Tensor, said: str) -> None:
     with pytest.raises(DataError, match=rf"^toy train .*({said})"):
         task.checked(dataset(targets))
 

@@ -57,7 +57,7 @@ def test_a_folder_that_is_no_checkpoint_is_called_broken(tmp_path: Path) -> None
     assert len(runs.broken(tmp_path)) == 2
 
 
-def test_a_tally_counts_every_fault_and_tells_the_first() -> None:
+def test_a_tally_counts_every_fault_and_reports_the_first() -> None:
     tally = Tally()
     assert tally.clean
     tally.blame("corrupt", [f"{number}" for number in range(30)])

@@ -28,7 +28,7 @@ def test_every_cut_is_noticed_and_its_file_named(torture: dict[str, Any]) -> Non
 
 @pytest.mark.row(3, 4)
 @pytest.mark.xdist_group("torture")
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_end(torture: dict[str, Any]) -> None:
+def test_resume_before_a_damaged_checkpoint_ends_the_same(torture: dict[str, Any]) -> None:
     resumes = result(torture, "damage")["resumes"]
     assert resumes["faults"] == []
     assert resumes["noticed"] == resumes["tried"] == 4 + 1

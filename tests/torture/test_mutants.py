@@ -13,7 +13,7 @@ BRIEF = [mutant for mutant in MUTANTS if mutant.brief]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_the_source_still_holds_what_a_mutant_changes(mutant: Mutant) -> None:
+def test_the_source_still_contains_the_text_a_mutant_changes(mutant: Mutant) -> None:
     assert mutant.applies()
 
 
@@ -32,7 +32,7 @@ def test_unchanged_code_is_blamed_by_no_check(torture: dict[str, Any]) -> None:
     assert [row["by"] for row in unchanged if row["caught"]] == []
 
 
-def test_a_text_that_is_gone_from_the_source_is_told() -> None:
+def test_a_mutant_whose_source_text_is_missing_is_reported() -> None:
     mutant = Mutant("gone", "effbench.training.ema:Ema.update", (("no such text", "pass"),))
     with pytest.raises(LookupError, match=r"'gone'.*Ema\.update holds 0 times: no such text"):
         mutant.applies()

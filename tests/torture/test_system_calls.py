@@ -30,7 +30,7 @@ SAVE = [
 
 @pytest.mark.row(2)
 @pytest.mark.xdist_group("torture")
-def test_a_kill_at_a_system_call_of_a_save_leaves_the_old_checkpoint_or_the_new(torture: dict[str, Any]) -> None:
+def test_kill_at_any_save_syscall_leaves_old_or_new_checkpoint(torture: dict[str, Any]) -> None:
     found = result(torture, "system_calls")
     assert {name: save["faults"] for name, save in found["saves"].items() if save["faults"]} == {}
     assert found["survived"] == found["kills"] > 15
@@ -41,7 +41,7 @@ def test_a_kill_at_a_system_call_of_a_save_leaves_the_old_checkpoint_or_the_new(
 
 @pytest.mark.row(2)
 @pytest.mark.xdist_group("torture")
-def test_a_save_is_written_synced_renamed_and_its_folder_synced_in_this_order(torture: dict[str, Any]) -> None:
+def test_save_order_is_write_fsync_rename_fsync_folder(torture: dict[str, Any]) -> None:
     found = result(torture, "system_calls")
     assert found["order_faults"] == []
     assert ("next by strace" in found["saves"]) is has_strace()

@@ -37,7 +37,7 @@ def statistics(net: nn.Module) -> list[torch.Tensor]:
     return [buffer.clone() for name, buffer in net.named_buffers() if "running" in name]
 
 
-def test_they_are_those_of_torchs_update_bn_where_nothing_is_dropped():
+def test_refreshed_statistics_equal_torch_update_bn():
     net = convolutional(dropout=0.0)
     expected = copy.deepcopy(net)
     update_bn([batch.inputs for batch in batches()], expected)
@@ -46,7 +46,7 @@ def test_they_are_those_of_torchs_update_bn_where_nothing_is_dropped():
         torch.testing.assert_close(ours, torchs)
 
 
-def test_blocks_that_are_computed_as_a_whole_get_torchs_statistics():
+def test_fused_blocks_get_the_statistics_of_torch_update_bn():
     torch.manual_seed(0)
     plain = create("mobilenet_v3_small", 4, 1, (8, 8), stem="tiny", dropout=0.0)
     ours = copy.deepcopy(plain)
@@ -57,7 +57,7 @@ def test_blocks_that_are_computed_as_a_whole_get_torchs_statistics():
         torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_dropout_takes_no_part_and_momentum_count_and_mode_stay():
+def test_refresh_ignores_dropout_and_keeps_momentum_and_mode():
     net = nn.Sequential(nn.Dropout(0.9), convolutional(dropout=0.9))
     norm = next(module for module in net.modules() if isinstance(module, nn.BatchNorm2d))
     norm.num_batches_tracked += 7
@@ -86,7 +86,7 @@ def test_a_frozen_batch_norm_keeps_its_statistics():
         (None, 8, 5, False),  # a mean over all batches, as the model's author wished
     ],
 )
-def test_they_are_made_anew_where_the_running_ones_lag_or_are_noise(momentum, batch_size, steps, anew):
+def test_statistics_are_refreshed_if_they_lag_or_are_noisy(momentum, batch_size, steps, anew):
     net = convolutional()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -131,7 +131,7 @@ def test_averaged_weights_are_saved_with_statistics_of_their_own(steps, tmp_path
     assert run.clocks.statistics.seconds > 0
 
 
-def test_statistics_of_averaged_weights_leave_training_as_it_is(tmp_path):
+def test_statistics_of_averaged_weights_do_not_affect_training(tmp_path):
     """Whatever is saved on the way: a run that is interrupted and goes on ends equal to the bit."""
     runs = [averaged_run(tmp_path / str(steps), steps) for steps in (None, 1, 2)]
     ends = [[run.model.state_dict(), run.averaged.state_dict(), run.state.metrics] for run in runs]

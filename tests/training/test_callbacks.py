@@ -81,7 +81,7 @@ def test_a_hook_gets_trainer_model_folder_splits_and_state(tmp_path: Path) -> No
         context.folder = tmp_path
 
 
-def test_a_callback_may_stop_the_run_with_validation_save_and_test(tmp_path: Path) -> None:
+def test_callback_stop_still_validates_saves_and_tests(tmp_path: Path) -> None:
     class Enough(Callback):
         def epoch_end(self, context, values):
             context.stop("good enough")
@@ -119,9 +119,7 @@ class Raises(Callback):
     [*((hook, ValueError("broken")) for hook in HOOKS), ("step_end", ConfigError("broken")), ("logged", SystemExit(0))],
     ids=repr,
 )
-def test_an_error_names_callback_and_hook_and_the_record_says_failed(
-    hook: str, error: BaseException, tmp_path: Path
-) -> None:
+def test_callback_error_names_callback_and_hook_and_fails_run(hook: str, error: BaseException, tmp_path: Path) -> None:
     with pytest.raises(EffbenchError, match=rf"callback Raises \(.*Raises\) raised .* in {hook} ") as raised:
         effbench.train([*SMALL, "trainer.max_steps=2"], tmp_path / "run", callbacks=[Raises(hook, error)])
     assert raised.value.exit_code == 1
@@ -132,7 +130,7 @@ def test_an_error_names_callback_and_hook_and_the_record_says_failed(
         assert read_metrics(tmp_path / "run")
 
 
-def test_the_first_error_stands_and_all_others_are_still_told_of_the_end(tmp_path: Path, caplog: Any) -> None:
+def test_first_callback_error_is_raised_and_others_hear_run_end(tmp_path: Path, caplog: Any) -> None:
     first, notes = Raises("step_end", ValueError("first")), Notes()
     late = Raises("run_end", ValueError("late"))
     with pytest.raises(EffbenchError, match="first"):
@@ -141,7 +139,7 @@ def test_the_first_error_stands_and_all_others_are_still_told_of_the_end(tmp_pat
     assert "late" in caplog.text
 
 
-def test_an_error_at_the_end_keeps_no_other_callback_from_its_end(tmp_path: Path) -> None:
+def test_error_in_run_end_does_not_skip_other_callbacks_run_end(tmp_path: Path) -> None:
     notes = Notes()
     with pytest.raises(EffbenchError, match="late"):
         effbench.train(SMALL, tmp_path / "run", callbacks=[Raises("run_end", ValueError("late")), notes])
@@ -187,7 +185,7 @@ def test_a_callback_s_state_goes_with_the_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "state", [{"a": np.float64(1)}, {"a": {1, 2}}, [1], {"a": object()}], ids=lambda state: str(type(state))
 )
-def test_a_state_that_no_checkpoint_can_hold_is_refused_when_it_is_saved(state: Any) -> None:
+def test_callback_state_that_cannot_be_saved_is_refused(state: Any) -> None:
     class Odd(Callback):
         def state_dict(self):
             return state
@@ -230,7 +228,7 @@ def own(name: str) -> list[str]:
         ("Raises", "missing 2 required positional arguments"),
     ],
 )
-def test_what_would_not_be_called_is_refused_by_name(name: str, complaint: str) -> None:
+def test_an_invalid_callback_class_is_refused_by_name(name: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=rf"callbacks\.mine.*{complaint}"):
         build.callbacks(compose(own(name)))
 
@@ -248,7 +246,7 @@ def test_what_would_not_be_called_is_refused_by_name(name: str, complaint: str) 
         (["callback=keep_weights"], "Write callbacks=keep_weights"),
     ],
 )
-def test_a_wrong_callback_is_told_before_anything_is_imported(words: list[str], complaint: str) -> None:
+def test_a_wrong_callback_is_refused_before_any_import(words: list[str], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         compose(words)
 
@@ -277,7 +275,7 @@ def test_a_run_is_read_without_the_modules_of_its_callbacks(tmp_path: Path) -> N
 # --- keep_weights -----------------------------------------------------------------------------------------------------
 
 
-def test_keep_weights_writes_what_is_evaluated(tmp_path: Path) -> None:
+def test_keep_weights_writes_the_evaluated_weights(tmp_path: Path) -> None:
     run = effbench.train([*SMALL, "ema=on", "callbacks=keep_weights"], tmp_path / "run")
     kept = sorted((run.folder / "weights").iterdir())
     assert [path.name for path in kept] == ["epoch-0001.safetensors", "epoch-0002.safetensors"]
@@ -287,6 +285,6 @@ def test_keep_weights_writes_what_is_evaluated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, "2"])
-def test_keep_weights_refuses_what_is_no_number_of_epochs(every: Any) -> None:
+def test_keep_weights_refuses_an_invalid_number_of_epochs(every: Any) -> None:
     with pytest.raises(ConfigError, match=r"keep_weights\.every_n_epochs must be a whole number >= 1"):
         KeepWeights(every)

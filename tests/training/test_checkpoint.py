@@ -66,7 +66,7 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path):
     assert same(vars(back), vars(snapshot()))
 
 
-def test_without_an_average_there_is_no_file_for_it(tmp_path):
+def test_without_an_average_no_ema_file_is_written(tmp_path):
     write_checkpoint(tmp_path / "step", snapshot(ema=False))
     assert read_checkpoint(tmp_path / "step").ema == {}
     assert sorted(path.name for path in (tmp_path / "step").iterdir()) == [
@@ -122,7 +122,7 @@ def test_best_is_the_earliest_of_the_best_and_last_the_newest(mode, values, best
         (0, False, set()),
     ],
 )
-def test_save_top_k_and_save_last_decide_what_stays(keep_best, keep_last, expected, tmp_path):
+def test_save_top_k_and_save_last_decide_the_checkpoints_kept(keep_best, keep_last, expected, tmp_path):
     keep = keeper(tmp_path, keep_best, keep_last)
     save_all(keep, [0.1, 0.2, 0.9, 0.3, 0.5, 0.4])
     assert kept(keep) == expected
@@ -131,7 +131,7 @@ def test_save_top_k_and_save_last_decide_what_stays(keep_best, keep_last, expect
     assert [name for _, name in keep.ranking] == [f"step-{n:08d}" for n in (3, 5, 6, 4, 2, 1)][:keep_best]
 
 
-def test_of_equals_the_earlier_stays(tmp_path):
+def test_of_equal_checkpoints_the_earlier_is_kept(tmp_path):
     keep = keeper(tmp_path, keep_best=2, keep_last=False)
     save_all(keep, [0.5, 0.5, 0.5])
     assert kept(keep) == {1, 2}
@@ -165,7 +165,7 @@ def test_the_best_is_never_deleted_at_any_moment(tmp_path, monkeypatch):
     assert len(removed) > 20
 
 
-def test_a_ranking_goes_on_after_a_restart(tmp_path):
+def test_the_ranking_is_restored_after_a_restart(tmp_path):
     first = keeper(tmp_path)
     save_all(first, [0.2, 0.9, 0.3])
     second = keeper(tmp_path)
@@ -176,7 +176,7 @@ def test_a_ranking_goes_on_after_a_restart(tmp_path):
 
 
 @pytest.mark.row(2)
-def test_a_restart_points_best_at_what_a_killed_save_had_just_written(tmp_path, monkeypatch):
+def test_restart_relinks_best_to_checkpoint_of_a_killed_save(tmp_path, monkeypatch):
     keep, link = keeper(tmp_path), module._link
     keep.save(snapshot(1), 1, 0.5)
 
@@ -196,7 +196,7 @@ def test_a_restart_points_best_at_what_a_killed_save_had_just_written(tmp_path, 
     assert points_to(again, "best") == 2
 
 
-def test_what_a_killed_save_left_behind_is_cleared_by_the_next(tmp_path):
+def test_leftovers_of_a_killed_save_are_removed_by_the_next(tmp_path):
     keep = keeper(tmp_path)
     keep.folder.mkdir()
     for name in (".step-00000001.123.tmp", ".step-00000001.123.old"):
@@ -207,7 +207,7 @@ def test_what_a_killed_save_left_behind_is_cleared_by_the_next(tmp_path):
 
 
 @pytest.mark.row(1)
-def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path):
+def test_leftovers_of_a_killed_process_of_same_pid_are_harmless(tmp_path):
     """In a container every run may be process 1."""
     keep = keeper(tmp_path)
     keep.save(snapshot(1), 1, 0.5)
@@ -306,7 +306,7 @@ def test_a_missing_manifest_is_named(tmp_path):
 
 
 @pytest.mark.row(3)
-def test_a_flipped_bit_in_the_manifest_changes_nothing_or_is_found(tmp_path):
+def test_bit_flip_in_the_manifest_is_harmless_or_detected(tmp_path):
     """A space that becomes another space tells the same; whatever else would be read differently is damage."""
     write_checkpoint(tmp_path / "step", snapshot(), {"data": "ab", "step": 12})
     path = tmp_path / "step" / "manifest.json"
@@ -331,7 +331,7 @@ def signed(manifest: dict) -> dict:
 
 @pytest.mark.row(22)
 @pytest.mark.parametrize("version", [1, 3, 99, "2", None, 2.5])
-def test_a_checkpoint_of_another_format_says_which_and_no_other_takes_its_place(version, tmp_path):
+def test_other_checkpoint_format_is_refused_without_fallback(version, tmp_path):
     """An older checkpoint must not quietly stand in for one that a newer effbench wrote."""
     for step in (1, 2):
         write_checkpoint(tmp_path / f"step-{step:08d}", snapshot())
@@ -346,7 +346,7 @@ def test_a_checkpoint_of_another_format_says_which_and_no_other_takes_its_place(
 
 @pytest.mark.row(22)
 @pytest.mark.parametrize("version", [0, 1])
-def test_the_first_format_had_no_digest_of_the_manifest_and_is_named_as_such(version, tmp_path):
+def test_undigested_manifest_of_old_format_is_refused_by_version(version, tmp_path):
     write_checkpoint(tmp_path / "step", snapshot())
     path = tmp_path / "step" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -358,7 +358,7 @@ def test_the_first_format_had_no_digest_of_the_manifest_and_is_named_as_such(ver
 
 @pytest.mark.row(22)
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b"])
-def test_a_foreign_manifest_that_names_files_elsewhere_is_refused(name, tmp_path):
+def test_manifest_naming_files_outside_its_folder_is_refused(name, tmp_path):
     write_checkpoint(tmp_path / "step", snapshot())
     path = tmp_path / "step" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -417,7 +417,7 @@ FILES = ["model.safetensors", "ema.safetensors", "state.pt", "manifest.json"]
 @pytest.mark.row(3, 4)
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
-def test_where_the_newest_is_damaged_it_is_named_and_the_one_before_is_read(how, file, tmp_path):
+def test_damaged_newest_checkpoint_is_named_and_previous_is_read(how, file, tmp_path):
     keep = three(tmp_path)
     path, content, complaints = read_newest(keep.folder)
     assert (path.name, float(content.weights["w"][0]), complaints) == ("step-00000003", 3.0, [])
@@ -437,7 +437,7 @@ def test_two_damaged_in_a_row_are_both_named(tmp_path):
 
 
 @pytest.mark.row(3)
-def test_where_all_are_damaged_each_is_named(tmp_path):
+def test_if_all_checkpoints_are_damaged_each_is_named(tmp_path):
     keep = three(tmp_path)
     spoilt = [damage(keep.folder / f"step-0000000{n}", FILES[n]) for n in (1, 2, 3)]
     with pytest.raises(EffbenchError, match="no checkpoint is whole") as caught:
@@ -451,7 +451,7 @@ def test_a_folder_without_any_is_named(tmp_path):
 
 
 @pytest.mark.row(3)
-def test_after_a_fall_back_the_links_and_what_is_kept_follow_the_older_one(tmp_path):
+def test_links_and_retention_follow_the_fallback_checkpoint(tmp_path):
     """Step 3 was the best and is damaged: from step 2 on it must be neither the best nor an heir."""
     keep = keeper(tmp_path)
     save_all(keep, [0.1, 0.2, 0.9])
@@ -467,7 +467,7 @@ def test_after_a_fall_back_the_links_and_what_is_kept_follow_the_older_one(tmp_p
 
 
 @pytest.mark.row(3)
-def test_a_damaged_one_beyond_the_newest_does_not_count_as_one_of_the_two_kept(tmp_path):
+def test_damaged_checkpoint_does_not_count_towards_the_two_kept(tmp_path):
     keep = keeper(tmp_path, keep_best=0)
     save_all(keep, [None] * 9)
     damage(keep.folder / "step-00000009", "state.pt")
@@ -483,7 +483,7 @@ def test_a_damaged_one_beyond_the_newest_does_not_count_as_one_of_the_two_kept(t
 
 
 @pytest.mark.row(20)
-def test_weights_of_another_model_are_told_key_by_key_with_both_shapes():
+def test_weights_of_another_model_are_refused_by_key_and_shapes():
     class Other(nn.Module):
         def __init__(self):
             super().__init__()
@@ -537,7 +537,7 @@ def test_a_state_with_code_in_it_is_not_run(tmp_path):
 
 @pytest.mark.row(2)
 @pytest.mark.parametrize("name", ["_write_tensors", "sha256_of", "_sync_file", "sync_folder", "_link"])
-def test_a_write_that_fails_anywhere_leaves_the_old_checkpoint_and_nothing_half_written(name, tmp_path, monkeypatch):
+def test_failed_write_keeps_old_checkpoint_and_leaves_no_partial(name, tmp_path, monkeypatch):
     keep = keeper(tmp_path)
     keep.save(snapshot(1), 1, 0.5)
 

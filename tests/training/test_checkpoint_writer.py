@@ -34,7 +34,7 @@ def slow(folder: Path) -> Slow:
     return made
 
 
-def test_training_goes_on_while_the_checkpoint_of_before_is_written(tmp_path):
+def test_background_save_is_isolated_from_later_training_steps(tmp_path):
     checkpoints, taken = slow(tmp_path), snapshot(1.0)
     saves = BackgroundSaves(checkpoints)
     saves.save(taken, 1, 0.5, keep=False)
@@ -62,7 +62,7 @@ def test_the_next_save_waits_for_the_one_before(tmp_path):
     assert checkpoints.ranking == [(0.6, "step-00000002")]
 
 
-def test_what_is_not_due_is_not_copied(tmp_path):
+def test_a_save_that_is_not_due_copies_nothing(tmp_path):
     kept_best_only = keeper(tmp_path, keep_best=1, keep_last=False)
     saves = BackgroundSaves(kept_best_only)
     saves.save(snapshot(1.0), 1, 0.5, keep=False)
@@ -72,7 +72,7 @@ def test_what_is_not_due_is_not_copied(tmp_path):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_memory_is_used_again_and_layouts_are_kept_where_they_matter(tmp_path, layout):
+def test_background_save_reuses_buffers_and_keeps_memory_format(tmp_path, layout):
     checkpoints = keeper(tmp_path)
     saves = BackgroundSaves(checkpoints)
     for step in (1, 2):
@@ -96,7 +96,7 @@ def test_a_save_that_fails_ends_the_run_with_its_own_error(tmp_path):
     assert training.state.step < 60  # heard of before the end
 
 
-def test_another_error_does_not_lose_the_save_that_is_under_way(tmp_path):
+def test_another_error_does_not_lose_the_pending_save(tmp_path):
     def stumble(_: object) -> None:
         raise RuntimeError("stumbled")
 
@@ -109,7 +109,7 @@ def test_another_error_does_not_lose_the_save_that_is_under_way(tmp_path):
     assert read_checkpoint(checkpoints.folder / "step-00000003").state["train"]["step"] == 3
 
 
-def test_both_ways_leave_the_same_files(tmp_path):
+def test_direct_and_background_saves_leave_the_same_files(tmp_path):
     found = []
     for background in (False, True):
         folder = tmp_path / str(background)
@@ -125,7 +125,7 @@ def test_both_ways_leave_the_same_files(tmp_path):
     assert same(found[0][1], found[1][1])
 
 
-def test_which_way_is_chosen(tmp_path):
+def test_choose_saves_picks_none_direct_or_background(tmp_path):
     assert type(choose_saves(None, background=True)) is NoSaves
     assert type(choose_saves(keeper(tmp_path), background=False)) is DirectSaves
     assert type(choose_saves(keeper(tmp_path), background=True)) is BackgroundSaves
@@ -148,7 +148,7 @@ def test_the_thread_that_writes_gives_way_to_those_that_train(tmp_path):
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
-def test_a_failed_save_is_told_of_where_another_error_ends_the_run(tmp_path, capsys):
+def test_failed_save_is_reported_if_another_error_ends_the_run(tmp_path, capsys):
     (tmp_path / "checkpoints").write_text("in the way")
     saves = BackgroundSaves(keeper(tmp_path))
     saves.save(snapshot(1.0), 1, 0.5, keep=False)

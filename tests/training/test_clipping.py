@@ -73,7 +73,7 @@ def test_gradients_within_the_limit_stay_to_the_bit():
 
 
 @pytest.mark.usefixtures("way")
-def test_one_nan_makes_all_of_them_nan_as_torchs_does():
+def test_one_nan_makes_all_gradients_nan_like_torch():
     parameters = with_gradients(1.0)
     parameters[1].grad[0, 0, 0, 0] = math.nan
     choose_clipping(parameters, 1.0, "norm")()
@@ -90,7 +90,7 @@ def test_squares_beyond_float32_do_not_overflow():
 
 
 @pytest.mark.usefixtures("way")
-def test_parameters_without_a_gradient_and_gradients_with_gaps_are_clipped_too():
+def test_clipping_handles_missing_and_strided_gradients():
     parameters = with_gradients(1.0)
     parameters[0].grad = None
     parameters[2].grad = torch.randn(64, 66)[:, ::2]
@@ -109,7 +109,7 @@ def test_without_any_gradient_nothing_happens():
 
 
 @needs_compiler
-def test_autograd_hears_that_gradients_were_changed():
+def test_clipping_increments_the_autograd_version():
     parameters = with_gradients(1.0)
     before = [parameter.grad._version for parameter in parameters]
     choose_clipping(parameters, 0.1, "norm")()

@@ -143,12 +143,12 @@ def test_two_processes_log_the_metrics_of_one(case, folders):
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-5)
 
 
-def test_the_averages_agree_too(folders):
+def test_two_processes_end_at_the_averaged_weights_of_one(folders):
     one, two = (folders["augmented, mixed, averaged", world] / "checkpoints/last/ema.safetensors" for world in (1, 2))
     assert largest_difference(load_file(one), load_file(two)) < 1e-6
 
 
-def test_batch_norms_statistics_are_rank_0s_for_all_when_validating(folders):
+def test_all_ranks_validate_with_rank_0_batch_norm_statistics(folders):
     """Else the ranks would measure models that are not the one saved."""
     run = load_run(folders["batch norm", 2])
     val = build.splits(run.config).val
@@ -203,7 +203,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 
 
 @pytest.mark.row(12)
-def test_a_rank_that_dies_is_named_and_the_others_end_and_the_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+def test_dead_rank_is_named_others_end_and_the_run_resumes(tmp_path, monkeypatch):
     (tmp_path / "dying.py").write_text(DYING)
     words = [*SMALL, *MLP, "data.batch_size=16", "checkpoint.every_n_steps=5", "hydra.run.dir=run"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]

@@ -24,11 +24,11 @@ def stops_at(values, mode="min", patience=2, min_delta=0.0, threshold=None) -> i
     return None
 
 
-def test_patience_2_stops_at_the_second_check_without_improvement():
+def test_patience_2_stops_at_second_check_without_improvement():
     assert stops_at([1.0, 0.9, 0.95, 0.91, 0.1]) == 4
 
 
-def test_an_improvement_starts_the_count_again():
+def test_an_improvement_resets_the_count():
     assert stops_at([1.0, 1.1, 0.9, 1.0, 0.8, 0.9, 0.9]) == 7
 
 
@@ -87,7 +87,7 @@ def naive(values, mode, patience, min_delta) -> int | None:
     st.integers(0, 5),
     st.integers(0, 3),
 )
-def test_it_stops_where_the_naive_rule_stops(values, mode, patience, min_delta):
+def test_early_stopping_equals_a_naive_implementation(values, mode, patience, min_delta):
     assert stops_at(values, mode, patience, min_delta) == naive(values, mode, patience, min_delta)
 
 
@@ -101,7 +101,7 @@ def test_the_reason_names_metric_and_value():
 
 @pytest.mark.row(17)
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
-def test_the_count_goes_on_from_its_state(cut):
+def test_the_count_is_restored_from_its_state(cut):
     values = [1.0, 1.1, 0.9, 1.0, 1.0, 1.0]
     stopping, state = EarlyStopping("m", "min", 3, 0.0, None), TrainState()
     for number, value in enumerate(values, start=1):
@@ -120,7 +120,7 @@ def test_a_run_without_early_stopping_goes_to_its_limit():
     assert run.state.step == 9
 
 
-def test_a_run_stops_after_the_validation_that_used_up_its_patience():
+def test_run_stops_after_the_validation_that_exhausts_patience():
     """lr 0: no validation improves on the first."""
     net = dense()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)

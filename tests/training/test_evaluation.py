@@ -48,7 +48,7 @@ def test_every_sample_counts_once_whatever_the_batch_size(batch_size):
     assert measured(net, batch_size=batch_size) == pytest.approx(naive(net, DATA.val), rel=1e-5)
 
 
-def test_evaluation_is_without_dropout_and_with_the_running_statistics():
+def test_evaluation_disables_dropout_and_uses_running_statistics():
     net = convolutional(dropout=0.9)
     net.train()
     assert measured(net, batch_size=5) == measured(net, batch_size=5)
@@ -56,7 +56,7 @@ def test_evaluation_is_without_dropout_and_with_the_running_statistics():
     assert int(net.get_buffer("block1.1.num_batches_tracked")) == 0
 
 
-def test_a_sample_is_measured_alone():
+def test_evaluation_can_be_limited_to_given_samples():
     net, rows = dense(), torch.tensor([0, 3, 4, 11, 30, 38])
     limited = measured(net, batch_size=4, sample=rows)
     assert limited == pytest.approx(naive(net, DATA.val.take(rows)), rel=1e-5)
@@ -65,7 +65,7 @@ def test_a_sample_is_measured_alone():
 @pytest.mark.row(52)
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("limit", [2, 0.5])
-def test_a_limited_evaluation_reads_the_same_sample_of_all_classes_for_any_number_of_processes(world, limit):
+def test_limited_eval_reads_same_stratified_sample_for_any_world(world, limit):
     config = compose(["data=synthetic", "data.eval_batch_size=8"])
     sorted_by_class = DATA.val.take(DATA.val.labels.argsort(stable=True))
     shares = []
@@ -109,7 +109,7 @@ def test_the_counts_of_all_ranks_are_added_before_dividing():
     assert pair(both) == pytest.approx(naive(net, DATA.val), rel=1e-5)
 
 
-def test_smoothing_and_class_weights_do_not_change_what_validation_measures():
+def test_smoothing_and_class_weights_do_not_affect_validation():
     net = dense()
     weighted = CrossEntropy(0.3, torch.tensor([0.1, 2.0, 1.0, 1.0]))
     run = trainer(DATA, net, 3, validate=True, loss=weighted)
@@ -133,7 +133,7 @@ WEIGHTS = torch.tensor([2.0, 30.0, 10.0, 5.0])
 
 @pytest.mark.parametrize("pieces", [1, 2])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_train_loss_with_class_weights_is_torchs_weighted_mean_over_the_epoch(smoothing, pieces):
+def test_weighted_train_loss_equals_torch_mean_over_the_epoch(smoothing, pieces):
     """At lr 0, over micro-batches of 8, two a step, the last one smaller, each in one or two pieces."""
     net, whole = dense(), unbalanced(data())
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
@@ -147,7 +147,7 @@ def test_train_loss_with_class_weights_is_torchs_weighted_mean_over_the_epoch(sm
 
 
 @pytest.mark.parametrize("factor", [1, 10])
-def test_train_loss_of_mixed_labels_divides_by_the_weight_of_their_shares(factor):
+def test_train_loss_of_mixed_labels_divides_by_weighted_mass(factor):
     net = dense()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     batch = {"batch_size": 32, "augment": Augment(mixup_alpha=0.4)}

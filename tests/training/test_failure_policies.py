@@ -111,7 +111,7 @@ def by_hand(net: nn.Module, left_out: Collection[int], half: bool = False, accum
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("bad", [{1}, {4}, {9}, {2, 3, 7}], ids=str)
-def test_a_step_that_is_left_out_had_no_effect_on_weights_buffers_or_momentum(bad, value, precision):
+def test_skipped_step_changes_no_weights_buffers_or_momentum(bad, value, precision):
     net, reference = convolutional(dropout=0.0), convolutional(dropout=0.0)
     run = skipping(net, bad, precision, value)
     state = run.fit()
@@ -122,7 +122,7 @@ def test_a_step_that_is_left_out_had_no_effect_on_weights_buffers_or_momentum(ba
 
 
 @pytest.mark.row(27)
-def test_one_bad_micro_batch_leaves_its_whole_step_out():
+def test_one_nonfinite_micro_batch_skips_its_whole_step():
     net, reference = convolutional(dropout=0.0), convolutional(dropout=0.0)
     assert skipping(net, {3}, batch={"batch_size": 8, "accumulate": 4}).fit().skipped == 1
     by_hand(reference, {3}, accumulate=4)
@@ -130,7 +130,7 @@ def test_one_bad_micro_batch_leaves_its_whole_step_out():
 
 
 @pytest.mark.row(28)
-def test_a_gradient_that_is_not_finite_leaves_its_step_out_though_the_loss_is_fine():
+def test_nonfinite_gradient_with_finite_loss_skips_the_step():
     net, reference, calls = convolutional(dropout=0.0), convolutional(dropout=0.0), []
 
     def spoil(gradient):
@@ -172,7 +172,7 @@ def test_schedule_and_average_follow_the_steps_that_were_taken():
 
 
 @pytest.mark.row(27)
-def test_a_step_that_is_left_out_is_told_with_its_number_and_counts_in_no_mean(capsys):
+def test_skipped_step_is_reported_and_excluded_from_means(capsys):
     rows = Rows()
     skipping(dense(), {2, 3}, watch=[rows], intervals=Intervals(log_steps=1)).fit()
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: step")]
@@ -212,14 +212,14 @@ def test_a_spoilt_weight_is_not_a_batch_s_fault_and_ends_the_run(saves, tmp_path
 
 
 @pytest.mark.row(27)
-def test_a_good_step_begins_the_count_anew():
+def test_a_finite_step_resets_the_count_of_skipped_steps():
     bad = set(range(1, 100)) - {SKIPS_IN_A_ROW, 2 * SKIPS_IN_A_ROW}
     state = skipping(dense(), bad, steps=3 * SKIPS_IN_A_ROW - 1).fit()
     assert (state.status, state.skipped) == ("completed", 3 * (SKIPS_IN_A_ROW - 1))
 
 
 @pytest.mark.row(27)
-def test_a_run_whose_last_steps_are_left_out_still_ends_with_a_validation_and_a_save(tmp_path):
+def test_run_ending_in_skipped_steps_still_validates_and_saves(tmp_path):
     run = skipping(dense(), {7, 8, 9}, validate=True, checkpoints=keeper(tmp_path))
     state = run.fit()
     assert (state.status, state.step) == ("completed", 9)
@@ -227,7 +227,7 @@ def test_a_run_whose_last_steps_are_left_out_still_ends_with_a_validation_and_a_
 
 
 @pytest.mark.row(27)
-def test_an_epoch_whose_steps_are_all_left_out_is_no_check_of_early_stopping_on_the_training_loss():
+def test_epoch_of_skipped_steps_is_no_train_loss_stopping_check():
     stopping = EarlyStopping("train/loss", "min", 9, 0.0, None)
     state = skipping(dense(), {1, 2, 3}, validate=True, early_stopping=stopping).fit()
     assert (state.status, state.step, stopping.best is None) == ("completed", 9, False)
@@ -235,7 +235,7 @@ def test_an_epoch_whose_steps_are_all_left_out_is_no_check_of_early_stopping_on_
 
 @pytest.mark.row(27)
 @pytest.mark.parametrize("at", [2, 3, 4, 5])
-def test_an_interruption_beside_a_step_that_is_left_out_changes_nothing(at, tmp_path):
+def test_interruption_next_to_a_skipped_step_resumes_bit_exact(at, tmp_path):
     straight = convolutional()
     skipping(straight, {3, 4}).fit()
     first = skipping(convolutional(), {3, 4}, checkpoints=keeper(tmp_path))
@@ -313,7 +313,7 @@ def halving(net: nn.Module, room: int, steps: int = STEPS, after: int = 0, **par
 
 @pytest.mark.row(29)
 @pytest.mark.parametrize("kind", ["gpu", "cpu", "python"])
-def test_out_of_memory_in_training_names_the_batch_size_and_what_to_lower(kind):
+def test_oom_in_training_names_batch_size_and_remedies(kind):
     net = dense()
     with pytest.raises(EffbenchError) as caught:
         trainer(data(), net, 3, forward=Hungry(net, 31, kind=kind)).fit()
@@ -324,14 +324,14 @@ def test_out_of_memory_in_training_names_the_batch_size_and_what_to_lower(kind):
 
 
 @pytest.mark.row(29)
-def test_out_of_memory_in_evaluation_names_the_evaluation_s_batch_size():
+def test_oom_in_evaluation_names_eval_batch_size():
     net = Hungry(dense(), eval_room=15)
     with pytest.raises(EffbenchError, match=r"out of memory in evaluation at data.eval_batch_size=16: lower data.eval"):
         trainer(data(), net, 3, validate=True).fit()
 
 
 @pytest.mark.row(29)
-def test_out_of_memory_in_the_optimizer_names_its_state_and_not_the_batch(monkeypatch):
+def test_oom_in_the_optimizer_names_its_state_not_the_batch(monkeypatch):
     net = dense()
     run = trainer(data(), net, 3)
 
@@ -344,7 +344,7 @@ def test_out_of_memory_in_the_optimizer_names_its_state_and_not_the_batch(monkey
 
 
 @pytest.mark.parametrize("memory", ["raise", "halve"])
-def test_another_error_of_the_model_s_is_not_taken_for_it(memory):
+def test_another_runtime_error_is_not_taken_for_out_of_memory(memory):
     class Broken(nn.Module):
         def forward(self, x):
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -358,7 +358,7 @@ def test_another_error_of_the_model_s_is_not_taken_for_it(memory):
 @pytest.mark.row(29)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("room", [16, 15, 8, 2])
-def test_halved_batches_train_what_accumulation_does(room, workers, capsys):
+def test_halved_batches_train_like_accumulation(room, workers, capsys):
     pieces = {16: 2, 15: 4, 8: 4, 2: 16}[room]
     net, reference = dense(), dense()
     run = halving(net, room, batch={"num_workers": workers})
@@ -374,7 +374,7 @@ def test_halved_batches_train_what_accumulation_does(room, workers, capsys):
 @pytest.mark.row(29)
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("after", [0, 4, 5])
-def test_the_attempt_that_failed_leaves_no_trace_in_gradients_batch_norm_or_dropout(after, accumulate):
+def test_failed_oom_attempt_leaves_the_training_state_unchanged(after, accumulate):
     """Against a run that cut its batches from that step on, asked to before it failed."""
     settings = {"batch_size": 32 // accumulate, "accumulate": accumulate, "augment": Augment(mixup_alpha=0.4)}
     net, reference = convolutional(), convolutional()
@@ -395,7 +395,7 @@ def test_the_attempt_that_failed_leaves_no_trace_in_gradients_batch_norm_or_drop
 @pytest.mark.row(29)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["gpu", "cpu", "python"])
-def test_out_of_memory_while_a_batch_is_made_costs_no_batch(kind, workers, monkeypatch):
+def test_out_of_memory_while_making_a_batch_loses_no_batch(kind, workers, monkeypatch):
     """Augmentation runs on the device too; the steps after it must get their own batches."""
     net, reference, tried = dense(), dense(), []
     make = TrainBatches.make
@@ -418,7 +418,7 @@ def test_out_of_memory_while_a_batch_is_made_costs_no_batch(kind, workers, monke
 
 
 @pytest.mark.row(29)
-def test_a_batch_that_cannot_be_cut_further_is_named_with_its_pieces():
+def test_oom_at_smallest_piece_names_batch_size_and_pieces():
     with pytest.raises(
         EffbenchError, match=r"out of memory in training at data.batch_size=32, cut into 16 pieces already"
     ):
@@ -443,7 +443,7 @@ def test_an_incomplete_batch_is_cut_into_no_pieces_of_one():
 
 
 @pytest.mark.row(29)
-def test_halved_evaluation_measures_the_same_and_is_told_once(capsys):
+def test_halved_evaluation_is_equal_and_reported_once(capsys):
     measured = []
     for room in (10**9, 3):
         net = Hungry(dense(), eval_room=room)

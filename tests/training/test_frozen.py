@@ -42,12 +42,12 @@ def test_unfrozen_everything_moves():
     assert changed(*trained([])) == BLOCK | STATISTICS | REST
 
 
-def test_a_frozen_norm_keeps_its_weights_and_its_running_statistics():
+def test_frozen_norm_keeps_weights_and_running_statistics():
     assert changed(*trained(["block1.*"])) == REST
 
 
 @pytest.mark.parametrize("pattern", ["block1.0.*", "block1.1.bias"])
-def test_a_norm_that_is_not_wholly_frozen_goes_on_counting(pattern):
+def test_a_partly_frozen_norm_updates_its_running_statistics(pattern):
     moved = changed(*trained([pattern]))
     assert STATISTICS - moved == set()
     assert (BLOCK | REST) - moved == {name for name in BLOCK if fnmatchcase(name, pattern)}

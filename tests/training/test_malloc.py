@@ -64,7 +64,7 @@ def test_a_step_meets_memory_it_has_touched_before():
     assert kept < usual / 20
 
 
-def test_it_goes_back_at_the_end():
+def test_memory_is_returned_at_the_end():
     calls = ("*resident_around_a_step()", "faults_of_steps(keeping=False)", "faults_of_steps(keeping=True)")
     before, during, after, usual, kept = in_a_fresh_process(*calls)
     assert during > before + 150 * MB
@@ -73,16 +73,16 @@ def test_it_goes_back_at_the_end():
 
 
 @pytest.mark.parametrize("variable", ["MALLOC_MMAP_MAX_", "LD_PRELOAD", "GLIBC_TUNABLES"])
-def test_what_the_user_set_up_is_left_alone(variable, monkeypatch):
+def test_allocator_settings_of_the_user_are_kept(variable, monkeypatch):
     monkeypatch.setenv(variable, "1")
     assert faults_of_steps(keeping=True) > 1000
 
 
-def test_a_gpu_needs_none_of_it():
+def test_the_allocator_is_unchanged_for_other_devices():
     assert faults_of_steps(keeping=True, device="meta") > 1000
 
 
-def test_training_uses_it(tmp_path):
+def test_training_keeps_memory_between_steps(tmp_path):
     words = ["model=mlp", "data=synthetic", "data.num_train=64", "debug=smoke", "hydra.run.dir=run"]
     code = (
         "import sys, torch\n"

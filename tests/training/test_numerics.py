@@ -208,7 +208,7 @@ def test_without_a_limit_nothing_is_clipped():
     assert parameter.grad.tolist() == [1e9] * 3
 
 
-def test_l1_adds_the_gradient_of_l1_times_sum_of_absolute_weights_to_decayed_weights_only():
+def test_l1_adds_sign_gradient_to_decayed_weights_only():
     ours, theirs = twins()
     groups = parameter_groups(ours, 0.1, 0.0)
     decayed = [p for group in groups if group["name"] == "decay" for p in group["params"]]
@@ -299,7 +299,7 @@ def test_l1_under_16_mixed_is_in_true_gradient_units():
     assert largest_difference(weights(ours), weights(theirs)) < 1e-6
 
 
-def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_schedule_waits_for_it():
+def test_fp16_overflow_skips_the_step_and_the_schedule():
     ours, theirs = twins()
     precision = choose_precision("16-mixed", CPU)[0]
     precision.load_state_dict({**precision.state_dict(), "scale": 2.0**22})

@@ -147,7 +147,7 @@ OWN = [
 ]  # fmt: skip
 
 
-def test_options_are_tried_in_train_mode_and_a_second_average_is_refused() -> None:
+def test_schedule_free_options_are_checked_and_ema_is_refused() -> None:
     build.check_options(compose(OWN))
     with pytest.raises(ConfigError, match=r"ema=on averages the weights, and so does .*ScheduleFree.*Use ema=off"):
         build.check_options(compose([*OWN, "ema=on"]))

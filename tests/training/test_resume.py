@@ -196,14 +196,14 @@ def test_interrupted_after_any_step_a_run_ends_the_same(at, reference, tmp_path)
 
 @pytest.mark.row(13)
 @pytest.mark.parametrize("at", range(3, STEPS + 1))
-def test_killed_in_any_step_a_run_goes_on_from_the_last_extra_save(at, reference, tmp_path):
+def test_run_killed_in_any_step_resumes_from_last_interval_save(at, reference, tmp_path):
     agree(killed(RunPlan(save_steps=2), tmp_path, at), reference)
 
 
 @pytest.mark.row(15)
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("at", [2, 8, 10])
-def test_every_schedule_goes_on_where_it_was(name, at, tmp_path):
+def test_every_schedule_resumes_exactly(name, at, tmp_path):
     """Rows, which hold the learning rate of every third step, agree too."""
     plan = RunPlan(schedule=name)
     straight = uninterrupted(plan, tmp_path / "b")
@@ -212,7 +212,7 @@ def test_every_schedule_goes_on_where_it_was(name, at, tmp_path):
 
 
 @pytest.mark.row(15)
-def test_every_schedule_of_conf_is_among_them():
+def test_every_schedule_of_conf_is_tested_for_resume():
     assert set(group_options()["scheduler"]) <= set(SCHEDULES)
 
 
@@ -248,7 +248,7 @@ COMBINATIONS = pairwise(FACTORS)
 
 @pytest.mark.row(16)
 @pytest.mark.parametrize("number", range(len(COMBINATIONS)), ids=[str([*c.values()]) for c in COMBINATIONS])
-def test_every_optimizer_meets_every_average_accumulation_clipping_precision_and_mixing(number, tmp_path):
+def test_resume_is_exact_for_pairwise_combinations_of_settings(number, tmp_path):
     """Interrupted in mid-epoch, at another step each time."""
     plan = RunPlan(**COMBINATIONS[number])
     at = (1, 2, 3, 5, 6, 7, 9, 10, 11)[number % 9]
@@ -257,7 +257,7 @@ def test_every_optimizer_meets_every_average_accumulation_clipping_precision_and
 
 @pytest.mark.row(16)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
-def test_every_optimizer_goes_on_where_it_was(optimizer, tmp_path):
+def test_every_optimizer_resumes_exactly(optimizer, tmp_path):
     plan = RunPlan(optimizer=optimizer)
     agree(killed(replace(plan, save_steps=2), tmp_path / "a", 7), uninterrupted(plan, tmp_path / "b"))
 
@@ -265,7 +265,7 @@ def test_every_optimizer_goes_on_where_it_was(optimizer, tmp_path):
 @pytest.mark.row(16)
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
 @pytest.mark.parametrize("at", [3, 8])
-def test_every_precision_goes_on_where_it_was(precision, at, tmp_path):
+def test_every_precision_resumes_exactly(precision, at, tmp_path):
     plan = RunPlan(precision=precision)
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
@@ -281,19 +281,19 @@ def test_averages_and_accumulation_in_every_combination(ema, accumulate, tmp_pat
 @pytest.mark.row(13, 14)
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("at", range(1, STEPS + 1))
-def test_with_workers_too_a_run_interrupted_after_any_step_ends_the_same(at, workers, reference, tmp_path):
+def test_interrupted_run_with_workers_ends_the_same(at, workers, reference, tmp_path):
     agree(interrupted(RunPlan(num_workers=workers), tmp_path, at), reference)
 
 
 @pytest.mark.row(14)
 @pytest.mark.parametrize(("before", "after"), [*itertools.permutations((0, 1, 2), 2)])
-def test_the_number_of_workers_may_change_on_the_way(before, after, reference, tmp_path):
+def test_the_number_of_workers_may_change_on_resume(before, after, reference, tmp_path):
     then = RunPlan(num_workers=after, save_steps=3)
     agree(killed(RunPlan(num_workers=before, save_steps=3), tmp_path, 7, then), reference)
 
 
 @pytest.mark.parametrize("at", range(4, STEPS + 1))
-def test_validations_every_second_epoch_stay_where_they_were(at, tmp_path):
+def test_validations_every_second_epoch_resume_on_schedule(at, tmp_path):
     plan = RunPlan(validate_epochs=2)
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
@@ -310,7 +310,7 @@ def test_early_stopping_stops_at_the_same_epoch(at, tmp_path):
 
 @pytest.mark.row(17)
 @pytest.mark.parametrize("at", [8, 9, 11, 12])
-def test_killed_one_check_before_its_end_early_stopping_remembers_how_long_it_waited(at, tmp_path):
+def test_early_stopping_count_survives_a_kill_near_the_end(at, tmp_path):
     """Patience 2: a best at step 4, worse at 8, worse at 12, where it ends."""
     plan = RunPlan(patience=2, schedule="constant", optimizer=partial(torch.optim.SGD, maximize=True))
     straight = uninterrupted(plan, tmp_path / "b")
@@ -358,7 +358,7 @@ class RankOne(DistributedContext):
     rank = 1
 
 
-def test_the_random_stream_of_a_step_is_its_own_in_every_epoch_rank_and_seed():
+def test_step_rng_is_unique_per_epoch_step_rank_and_seed():
     drawn = []
     for seed, ranks in (
         (0, DistributedContext()),
@@ -374,7 +374,7 @@ def test_the_random_stream_of_a_step_is_its_own_in_every_epoch_rank_and_seed():
     assert len(different) == len(set(different)) == 3 * 12
 
 
-def test_the_seconds_of_earlier_sittings_are_kept(tmp_path):
+def test_training_time_includes_earlier_sessions(tmp_path):
     rows = Rows()
     run = RunPlan().build(tmp_path, rows)
     run.limits.steps = 4

@@ -62,13 +62,13 @@ def test_a_number_that_is_not_finite_is_found_within_a_subclass(value: float) ->
     assert optimizer_not_finite(stepped(value)[0]) == "momentum_buffer of the optimizer"
 
 
-def test_a_subclass_that_cannot_be_looked_into_is_left_alone() -> None:
+def test_an_opaque_tensor_subclass_is_not_checked() -> None:
     optimizer, made = stepped()
     made.__class__ = type("Closed", (Tensor,), {"__torch_dispatch__": Halved.__torch_dispatch__})
     assert optimizer_not_finite(optimizer) is None
 
 
-def test_the_copy_that_is_saved_in_the_background_shares_nothing_with_a_subclass(tmp_path: Path) -> None:
+def test_background_save_copies_storage_of_tensor_subclasses(tmp_path: Path) -> None:
     _, made = stepped()
     copy = BackgroundSaves(keeper(tmp_path))._copy_of(Snapshot({}, {}, {"moment": made})).state["moment"]
     made.values.zero_()
@@ -92,7 +92,7 @@ class Greedy(torch.optim.SGD):
         raise torch.OutOfMemoryError("tried to allocate 12 GiB")
 
 
-def test_an_optimizer_s_own_out_of_memory_blames_its_state_and_not_the_batch() -> None:
+def test_out_of_memory_raised_by_an_optimizer_names_its_state() -> None:
     net = dense()
     loop = trainer(data(), net, steps=2)
     loop.optimizer = Greedy(net.parameters(), 0.1)
@@ -100,7 +100,7 @@ def test_an_optimizer_s_own_out_of_memory_blames_its_state_and_not_the_batch() -
         loop.fit()
 
 
-def test_other_errors_of_a_step_stay_what_they_are() -> None:
+def test_other_errors_of_an_optimizer_step_are_unchanged() -> None:
     with pytest.raises(ZeroDivisionError), naming_optimizer_memory(sgd(dense())):
         raise ZeroDivisionError
 
@@ -112,7 +112,7 @@ def test_other_errors_of_a_step_stay_what_they_are() -> None:
         ("tests.training.test_subclasses.TwoSteps", "by a closure"),
     ],
 )
-def test_an_optimizer_that_does_not_fit_the_loop_is_refused_with_the_reason(target: str, why: str) -> None:
+def test_optimizer_that_does_not_fit_the_loop_is_refused(target: str, why: str) -> None:
     own = ["~optimizer.fused", "~optimizer.betas", "~optimizer.eps", "allow_targets=[tests.training]"]
     config = compose(["model=mlp", f"optimizer._target_={target}", *own])
     with pytest.raises(ConfigError, match=f"does not fit the loop: .*{why}.* Use one of"):
@@ -149,7 +149,7 @@ def test_an_optimizer_of_matrices_takes_a_model_of_matrices(target: str) -> None
         build.optimizer(config, mixed)
 
 
-def test_an_optimizer_that_fails_for_matrices_too_is_refused_for_its_options() -> None:
+def test_optimizer_with_invalid_options_is_refused_for_them() -> None:
     config = compose(["model=mlp", "optimizer._target_=torch.optim.Muon", "~optimizer.fused", "~optimizer.betas",
                       "+optimizer.momentum=-1"])  # fmt: skip
     with pytest.raises(ConfigError, match=r"refuses its options: ValueError\('momentum should be >= 0 but is: -1"):

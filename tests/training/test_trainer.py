@@ -38,7 +38,7 @@ def saved_steps(folder) -> list[int]:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7])
-def test_a_run_takes_exactly_its_steps_and_ends_with_a_validation_and_a_save(steps, tmp_path):
+def test_run_takes_max_steps_then_validates_and_saves(steps, tmp_path):
     rows = Rows()
     run = trainer(data(), dense(), steps, validate=True, checkpoints=keeper(tmp_path), watch=[rows])
     state = run.fit()
@@ -87,7 +87,7 @@ def test_validation_comes_every_so_many_epochs_and_at_the_end():
 
 
 @pytest.mark.parametrize(("metric", "mode"), [("val/loss", "min"), ("val/acc", "max")])
-def test_a_plateau_hears_of_its_metric_after_each_validation(metric, mode):
+def test_a_plateau_observes_its_metric_after_each_validation(metric, mode):
     """lr 0.1 -> 0.05 -> 0.025: with a threshold this high no validation improves on the first."""
     rows = Rows()
     schedule = partial(Plateau, factor=0.5, patience=0, threshold=0.99, mode=mode)
@@ -98,7 +98,7 @@ def test_a_plateau_hears_of_its_metric_after_each_validation(metric, mode):
     assert run.schedule.best == rows.epochs[0][metric]
 
 
-def test_a_row_holds_the_learning_rate_that_its_step_was_taken_with():
+def test_log_row_holds_the_learning_rate_used_by_its_step():
     """Plain SGD moves a weight whose gradient is -1 by the learning rate."""
 
     class Slope(nn.Module):
@@ -130,7 +130,7 @@ def test_a_row_holds_the_learning_rate_that_its_step_was_taken_with():
     assert [row["lr/0"] for row in rows.epochs] == pytest.approx([moved[PER_EPOCH - 1], moved[-1]])
 
 
-def test_a_row_is_logged_every_so_many_steps_with_the_mean_since_the_last():
+def test_log_interval_rows_hold_the_mean_since_the_last_row():
     rows = Rows()
     net = dense()
     still = torch.optim.SGD(net.parameters(), lr=0.0)
@@ -152,9 +152,7 @@ def test_a_row_is_logged_every_so_many_steps_with_the_mean_since_the_last():
     ("every", "validate_epochs", "expected"),
     [(2, 1, [2, 3, 4, 6, 8, 9]), (3, 2, [3, 6, 9]), (4, 9, [4, 8, 9]), (None, 1, [3, 6, 9]), (None, 2, [6, 9])],
 )
-def test_saves_come_with_validations_and_every_so_many_steps_wherever_an_epoch_ends(
-    every, validate_epochs, expected, tmp_path
-):
+def test_saves_follow_validations_and_the_save_step_interval(every, validate_epochs, expected, tmp_path):
     intervals = Intervals(validate_epochs=validate_epochs, save_steps=every)
     run = trainer(data(), dense(), 9, validate=True, checkpoints=keeper(tmp_path), intervals=intervals)
     saved = []
@@ -167,7 +165,7 @@ def test_saves_come_with_validations_and_every_so_many_steps_wherever_an_epoch_e
     assert saved == expected
 
 
-def test_no_host_number_is_read_between_log_lines_on_an_accelerator(monkeypatch):
+def test_accelerator_has_no_host_sync_between_log_lines(monkeypatch):
     """A CPU stands in: with the per-step check of CPUs off, nothing may turn a tensor into a number."""
     run = trainer(data(), dense(), 9, intervals=Intervals(log_steps=100), nonfinite_policy=StopAtNonFinite(looks=False))
     run.limits.steps = 2  # within the first epoch
@@ -204,7 +202,7 @@ class Poisoned(nn.Module):
 @pytest.mark.row(27)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("at", [1, 3, 5])
-def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_before_the_weights_move(value, at, tmp_path):
+def test_nonfinite_loss_ends_the_run_before_the_weights_change(value, at, tmp_path):
     net, until_then, rows = dense(), dense(), Rows()
     forward = Poisoned(net, at, value)
     run = trainer(data(), net, 9, forward=forward, validate=True, checkpoints=keeper(tmp_path), watch=[rows])
@@ -231,7 +229,7 @@ def poison(tensor: torch.Tensor) -> None:
 @pytest.mark.row(28)
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
 @pytest.mark.parametrize("save_steps", [None, 1])
-def test_a_nan_in_a_single_weight_ends_the_run_and_reaches_no_checkpoint(at, save_steps, tmp_path):
+def test_nan_weight_ends_the_run_and_reaches_no_checkpoint(at, save_steps, tmp_path):
     net = dense()
     run = trainer(
         data(),
@@ -261,7 +259,7 @@ def test_an_interruption_saves_no_weights_that_are_not_finite(tmp_path):
 
 @pytest.mark.row(28)
 @pytest.mark.parametrize("at", [1, 3, 4])
-def test_a_nan_in_a_gradient_alone_ends_the_run_and_reaches_no_checkpoint(at, tmp_path):
+def test_nan_gradient_ends_the_run_and_reaches_no_checkpoint(at, tmp_path):
     net = dense()
     seen = []
 
@@ -277,7 +275,7 @@ def test_a_nan_in_a_gradient_alone_ends_the_run_and_reaches_no_checkpoint(at, tm
 
 
 @pytest.mark.row(28)
-def test_a_nan_in_a_weight_that_the_loss_does_not_see_is_found_when_saving(tmp_path):
+def test_nan_in_an_unused_weight_is_found_when_saving(tmp_path):
     net = dense()
     net.register_parameter("unused", nn.Parameter(torch.zeros(3)))
     poison(net.unused)
@@ -289,7 +287,7 @@ def test_a_nan_in_a_weight_that_the_loss_does_not_see_is_found_when_saving(tmp_p
 
 @pytest.mark.row(28)
 @pytest.mark.parametrize("validate", [True, False])
-def test_a_nan_in_the_average_alone_ends_the_run_and_is_not_saved(validate, tmp_path):
+def test_nan_in_averaged_weights_ends_the_run_and_is_not_saved(validate, tmp_path):
     net = dense()
     run = trainer(data(), net, 9, validate=validate, checkpoints=keeper(tmp_path), ema=Ema(net, 0.9))
     run.callbacks._members.append(At(4, lambda _: poison(run.averaged.model.head.weight)))
@@ -311,7 +309,7 @@ class Explodes(nn.Module):
 
 
 @pytest.mark.row(27)
-def test_a_validation_loss_that_is_not_finite_ends_the_run_and_is_not_the_best(tmp_path):
+def test_nonfinite_validation_loss_ends_the_run_and_is_not_best(tmp_path):
     net = Explodes(dense(), after=3)  # validation is three batches
     stopping = EarlyStopping("val/loss", "min", 1, 0.0, None)
     run = trainer(data(), net, 9, validate=True, checkpoints=keeper(tmp_path), early_stopping=stopping)
@@ -322,7 +320,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run_and_is_not_the_best(t
 
 
 @pytest.mark.row(27)
-def test_without_a_check_at_each_step_the_next_log_line_finds_it(tmp_path):
+def test_without_step_checks_the_next_log_line_finds_divergence(tmp_path):
     """As on a GPU, where reading the loss at each step would cost more than it is worth."""
     net = dense()
     rows = Rows()
@@ -344,7 +342,7 @@ def test_without_a_check_at_each_step_the_next_log_line_finds_it(tmp_path):
 
 
 @pytest.mark.row(27)
-def test_a_training_loss_that_was_not_finite_is_named_at_the_end_of_the_epoch():
+def test_nonfinite_train_loss_is_reported_at_epoch_end():
     net = dense()
     # The gradient of -inf logits is finite enough here to leave the weights whole.
     forward = Poisoned(net, 2, math.nan)
@@ -357,7 +355,7 @@ def test_a_training_loss_that_was_not_finite_is_named_at_the_end_of_the_epoch():
 
 
 @pytest.mark.row(27)
-def test_a_diverged_run_ends_for_its_divergence_not_for_its_patience():
+def test_divergence_takes_precedence_over_early_stopping():
     net = dense()
     still = torch.optim.SGD(net.parameters(), lr=0.0)
     forward = Poisoned(net, 5, math.nan)
@@ -397,14 +395,14 @@ class Recorder(Callback):
         self.calls.append(f"end {context.state.status}")
 
 
-def test_callbacks_are_told_in_order():
+def test_callback_hooks_are_called_in_order():
     recorder = Recorder()
     trainer(data(), dense(), 4, watch=[recorder]).fit()
     told = ["start 4 3", "step 1", "step 2", "step 3", "epoch 1", "step 4", "epoch 1", "end completed"]
     assert recorder.calls == told
 
 
-def test_fit_end_is_told_when_a_step_fails():
+def test_fit_end_is_called_when_a_step_fails():
     recorder = Recorder()
 
     def fail(_):

@@ -57,7 +57,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return share
 
 
-def test_threads_stop_spinning_on_a_busy_machine_and_spin_again_after(delays: list[float]) -> None:
+def test_threads_spin_again_once_the_machine_is_no_longer_busy(delays: list[float]) -> None:
     sleepers = Recorded()
     watch = waiting._Watch(sleepers)  # type: ignore[arg-type]
     watch.start()
@@ -78,7 +78,7 @@ def test_threads_stop_spinning_on_a_busy_machine_and_spin_again_after(delays: li
     assert not sleepers.there
 
 
-def test_where_it_stays_busy_spinning_is_tried_again_less_and_less_often(
+def test_spinning_trials_back_off_while_the_machine_stays_busy(
     delays: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "TRIAL_S", 0.2)
@@ -103,7 +103,7 @@ def test_where_it_stays_busy_spinning_is_tried_again_less_and_less_often(
 
 
 @needs_libgomp
-def test_sleepers_come_as_threads_of_libgomp_and_go_again() -> None:
+def test_sleeper_threads_join_libgomp_and_leave_it() -> None:
     library = waiting._libgomp()
     assert library is not None
     before, sleepers = threads(), waiting._Sleepers(library, 3)
@@ -114,7 +114,7 @@ def test_sleepers_come_as_threads_of_libgomp_and_go_again() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what threads wait for processors is told by Linux alone")
-def test_a_thread_beside_a_neighbour_on_its_processor_is_seen_to_wait() -> None:
+def test_run_delay_grows_for_a_thread_sharing_its_processor() -> None:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -132,7 +132,7 @@ def test_a_thread_beside_a_neighbour_on_its_processor_is_seen_to_wait() -> None:
 
 
 @pytest.mark.parametrize("name", waiting.VARIABLES)
-def test_who_sets_how_to_wait_is_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_policy_set_by_the_user_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
     torch.set_num_threads(2)
     before = threads()
@@ -141,7 +141,7 @@ def test_who_sets_how_to_wait_is_left_alone(name: str, monkeypatch: pytest.Monke
     assert waiting.policy() == f"as {name}=1 says"
 
 
-def test_the_watcher_is_there_for_several_threads_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watcher_runs_only_for_several_threads_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
     monkeypatch.setattr(waiting, "affinity", lambda: 2)
     monkeypatch.setattr(waiting, "_libgomp", object)

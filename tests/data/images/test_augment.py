@@ -62,7 +62,7 @@ def test_without_options_an_image_is_only_scaled_to_0_1(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_operation_at_its_zero_leaves_the_image_alone(shape):
+def test_every_operation_at_zero_strength_is_the_identity(shape):
     x = floats(4, shape)
     nothing, one = torch.zeros(4), torch.ones(4)
     torch.testing.assert_close(warp(x, torch.zeros(4, 2), one, nothing), x, atol=1e-5, rtol=0)
@@ -140,7 +140,7 @@ def test_warp_is_torchvisions_affine(shape):
         assert out[i][(inside[0] == 0).expand_as(x[i])].abs().sum() == 0
 
 
-def test_a_positive_shift_moves_down_and_right_by_fractions_of_the_side():
+def test_positive_shift_moves_down_and_right_by_side_fractions():
     x = torch.zeros(1, 1, 8, 10)
     x[0, 0, 2, 3] = 1
     out = warp(x, torch.tensor([[0.25, 0.2]]), torch.ones(1), torch.zeros(1))
@@ -211,7 +211,7 @@ def test_holes_black_out_rectangles_clipped_at_the_border(height, width, rectang
     np.testing.assert_array_equal(holes(centre, size, height, width)[0, 0], expected)
 
 
-def test_mixup_and_cutmix_are_what_their_papers_say():
+def test_mixup_and_cutmix_equal_the_formulas_of_their_papers():
     x, partner = floats(6), floats(12)[6:]
     share = uniform(0, 1, 6)
     mixed = mix(x, partner, {"share": share})
@@ -259,7 +259,7 @@ def assert_even(counts: Tensor, outcomes: int, chi_square: float) -> None:
     assert ((counts - expected) ** 2 / expected).sum().item() < chi_square
 
 
-def test_what_comes_out_shows_every_crop_mirrored_or_not_equally_often():
+def test_crops_and_flips_are_uniformly_distributed():
     """One white pixel off the middle: where it lands tells the offset, and its neighbour the flip."""
     source = torch.zeros(DRAWS, 1, 9, 9, dtype=torch.uint8)
     source[:, :, 4, 4], source[:, :, 4, 5] = 255, 100
@@ -290,7 +290,7 @@ def test_warp_and_light_are_uniform_in_their_ranges():
     assert is_uniform(plan["contrast"], 0.6, 1.4)
 
 
-def test_one_option_alone_leaves_its_companions_at_zero():
+def test_one_option_leaves_the_related_options_at_zero():
     assert drawn(Augment(rotate=10))["shift"].abs().max() == 0
     assert (drawn(Augment(rotate=10))["scale"] == 1).all()
     assert drawn(Augment(shift=0.1))["angle"].abs().max() == 0
@@ -298,7 +298,7 @@ def test_one_option_alone_leaves_its_companions_at_zero():
     assert drawn(Augment(contrast=0.1))["brightness"].abs().max() == 0
 
 
-def test_holes_are_up_to_the_stated_share_of_each_side_and_centred_anywhere():
+def test_dropout_holes_respect_max_size_and_are_centred_anywhere():
     plan = drawn(Augment(dropout_holes=3, dropout_size=0.5))
     rows, columns = plan["hole_size"].unbind(2)
     assert (int(rows.min()), int(rows.max()), int(columns.min()), int(columns.max())) == (1, 10, 1, 15)
@@ -322,7 +322,7 @@ def test_shares_are_beta_distributed(kind, alpha):
         assert 0.5 < share.mean().item() < 0.85
 
 
-def test_a_cutmix_box_holds_exactly_the_share_of_the_label_that_leaves():
+def test_cutmix_box_area_equals_the_replaced_label_share():
     plan = drawn(Augment(cutmix_alpha=1.0))
     low, high = plan["box"].unbind(1)
     assert (low >= 0).all()
@@ -333,7 +333,7 @@ def test_a_cutmix_box_holds_exactly_the_share_of_the_label_that_leaves():
     assert (plan["share"][whole] == 0).all()
 
 
-def test_the_unclipped_cutmix_box_has_the_drawn_share_of_the_area_and_the_images_shape():
+def test_unclipped_cutmix_box_has_drawn_area_and_image_aspect():
     """Boxes away from the border: sides are sqrt(1 - share) of the image's."""
     plan = drawn(Augment(cutmix_alpha=1.0), height=200, width=300)
     low, high = plan["box"].unbind(1)
@@ -350,7 +350,7 @@ def test_partners_are_a_permutation_of_the_step():
         assert (partner == torch.arange(500)).sum() < 10
 
 
-def test_with_both_a_fair_coin_decides_for_each_step():
+def test_with_mixup_and_cutmix_each_step_draws_one_at_random():
     both = Augment(mixup_alpha=0.4, cutmix_alpha=1.0)
     generator = torch.Generator().manual_seed(0)
     cut = sum("box" in both.draw(2, 8, 8, generator) for _ in range(1000))
@@ -362,7 +362,7 @@ def test_with_both_a_fair_coin_decides_for_each_step():
 # --- one sample does not depend on another
 
 
-def test_a_row_of_the_plan_acts_on_its_image_alone():
+def test_a_row_of_the_plan_affects_its_image_only():
     source, plan = images(16), drawn(EVERY, 16, 12, 12)
     whole = EVERY.apply(source, plan)
     for rows in ([5], [3, 4, 5], [15, 0]):
@@ -370,14 +370,14 @@ def test_a_row_of_the_plan_acts_on_its_image_alone():
         assert torch.equal(picked, whole[rows])
 
 
-def test_the_result_stays_in_0_1_and_the_source_as_it_was():
+def test_the_result_is_in_0_1_and_the_source_unchanged():
     source, before = images(64), images(64)
     out = EVERY.apply(source, drawn(EVERY, 64, 12, 12))
     assert 0 <= out.min() <= out.max() <= 1 + 1e-6
     assert torch.equal(source, before)
 
 
-def test_the_plan_comes_from_the_generator_alone():
+def test_the_plan_depends_on_the_generator_only():
     state = torch.get_rng_state()
     every = Augment(**{**vars(EVERY), "mixup_alpha": 0.4})
     first, second = drawn(every, 8), drawn(every, 8)
@@ -404,7 +404,7 @@ def test_an_amount_that_is_negative_or_not_finite_is_named(key, value):
 
 
 @pytest.mark.parametrize("option", [field.name for field in dataclasses.fields(Augment)])
-def test_each_option_by_itself_draws_or_has_nothing_to_draw(option):
+def test_a_single_option_draws_a_plan_except_dropout_size(option):
     augment = Augment(**{option: 1 if option in ("crop_padding", "dropout_holes") else 0.5})
     plan = augment.draw(4, 8, 8, torch.Generator().manual_seed(0))
     assert augment.draws == bool(plan) == (option != "dropout_size")

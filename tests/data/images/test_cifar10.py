@@ -128,7 +128,7 @@ def test_the_extracted_folder_gives_what_the_archive_gives(
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_files_that_python_3_pickled_anew_are_read_too(
+def test_files_repickled_by_python_3_are_read_too(
     tmp_path: Path, batches: dict[str, dict[bytes, Any]], protocol: int
 ) -> None:
     write_folder(tmp_path / "old", {name: py2_file(content) for name, content in batches.items()})
@@ -144,7 +144,7 @@ def test_the_handwritten_pickles_are_what_pickle_itself_reads(batches: dict[str,
 
 
 @pytest.mark.usefixtures("archive")
-def test_val_is_held_out_of_train_by_class_and_seed_and_test_is_not_touched(tmp_path: Path) -> None:
+def test_val_is_stratified_from_train_by_seed_and_test_unchanged(tmp_path: Path) -> None:
     splits, again, other = (cifar10(tmp_path, val_fraction=0.2, split_seed=seed) for seed in (0, 0, 1))
     assert splits.val is not None
     assert again.val is not None
@@ -188,7 +188,7 @@ def test_the_default_root_is_in_the_cache_folder(
 # --- missing and damaged --------------------------------------------------------------------------------------
 
 
-def test_missing_files_say_where_to_put_them_or_how_to_fetch_them(tmp_path: Path) -> None:
+def test_missing_files_error_says_where_to_put_or_download_them(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         cifar10(tmp_path / "nothing")
     for part in (
@@ -227,7 +227,7 @@ def test_text_in_place_of_an_archive_is_named(tmp_path: Path) -> None:
         cifar10(tmp_path)
 
 
-def test_an_archive_of_the_published_size_must_have_the_published_md5(
+def test_archive_of_published_size_must_have_the_published_md5(
     tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = archive.read_bytes()
@@ -385,7 +385,7 @@ HOSTILE_MEMBERS = {
 @pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
 @pytest.mark.parametrize("case", HOSTILE_MEMBERS)
 @pytest.mark.row(42)
-def test_an_archive_that_leads_elsewhere_is_refused_and_writes_nothing(
+def test_archive_with_unsafe_member_is_refused_without_writing(
     case: str, first: bool, tmp_path: Path, members: dict[str, bytes]
 ) -> None:
     name, kind, why = HOSTILE_MEMBERS[case]
@@ -411,13 +411,13 @@ def test_an_archive_that_leads_elsewhere_is_refused_and_writes_nothing(
     assert not Path("/tmp/escaped").exists()
 
 
-def test_what_else_the_published_archive_holds_is_passed_over(tmp_path: Path, members: dict[str, bytes]) -> None:
+def test_other_files_of_the_published_archive_are_ignored(tmp_path: Path, members: dict[str, bytes]) -> None:
     write_archive(tmp_path / "cifar-10-python.tar.gz", {**members, "cifar-10-batches-py/readme.html": b"<html>"})
     assert len(cifar10(tmp_path).train) == 90
 
 
 @pytest.mark.row(42)
-def test_a_member_that_claims_a_huge_size_is_refused_by_its_header(tmp_path: Path) -> None:
+def test_archive_member_of_huge_size_is_refused_by_its_header(tmp_path: Path) -> None:
     header = tarfile.TarInfo("cifar-10-batches-py/readme.html")
     header.size = 1 << 40
     path = tmp_path / "cifar-10-python.tar.gz"
@@ -552,7 +552,7 @@ def test_a_root_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
 # --- config ---------------------------------------------------------------------------------------------------
 
 
-def test_the_yaml_holds_exactly_the_parameters_and_their_defaults() -> None:
+def test_yaml_holds_exactly_the_parameters_and_their_defaults() -> None:
     path = Path(__file__).parents[3] / "conf" / "data" / "cifar10.yaml"
     config = yaml.safe_load(path.read_text())
     assert config.pop("defaults") == ["_base", "_self_"]

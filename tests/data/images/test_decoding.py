@@ -122,7 +122,7 @@ def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path: Path, heig
 
 
 @pytest.mark.parametrize("size", [64, 149, 150, 299, 300, 301])
-def test_a_large_jpeg_read_at_a_fraction_is_half_a_level_off_on_average(tmp_path: Path, size: int) -> None:
+def test_jpeg_draft_decoding_is_within_half_a_level_on_average(tmp_path: Path, size: int) -> None:
     noisy = smooth(1200, 1200) + RNG.integers(-20, 21, (1200, 1200, 3))
     path = save(tmp_path / "a.jpg", noisy.clip(0, 255).astype(np.uint8), quality=95)
     with Image.open(path) as image:
@@ -175,7 +175,7 @@ def test_a_bomb_is_refused_from_its_header_naming_file_and_limit(tmp_path: Path)
 
 
 @pytest.mark.row(33)
-def test_a_bomb_within_a_raised_limit_is_refused_for_its_missing_pixels(tmp_path: Path) -> None:
+def test_png_bomb_within_the_pixel_limit_is_refused_as_damaged(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png_claiming(100, 100))
     with pytest.raises(ImageError, match=r"bomb\.png is a damaged PNG file"):
@@ -379,7 +379,7 @@ def test_a_broken_exif_block_does_not_cost_the_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [("GIF", "a.gif"), ("WEBP", "a.webp"), ("PNG", "a.png"), ("PNG", "a.webp"), ("TIFF", "a.tif")]
 )
-def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path, kind: str, name: str) -> None:
+def test_the_first_frame_of_an_animation_is_decoded(tmp_path: Path, kind: str, name: str) -> None:
     colors = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     first, *rest = [Image.new("RGB", (8, 8), color) for color in colors]
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
@@ -438,9 +438,7 @@ def test_a_file_cut_anywhere_is_named_or_still_holds_every_pixel(tmp_path: Path,
     kind=st.sampled_from(sorted(WHOLE)),
     flips=st.lists(st.tuples(st.integers(0, 400), st.integers(1, 255)), min_size=1, max_size=8),
 )
-def test_altered_bytes_give_pixels_or_a_named_error_and_never_another(
-    tmp_path: Path, kind: str, flips: list[tuple[int, int]]
-) -> None:
+def test_corrupt_bytes_give_pixels_or_an_image_error(tmp_path: Path, kind: str, flips: list[tuple[int, int]]) -> None:
     content = bytearray(WHOLE[kind])
     for where, mask in flips:
         content[where % len(content)] ^= mask
@@ -464,7 +462,7 @@ def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"<html>404</html>", b"hello", b"\0" * 100, b"P3 2 2 255 1 2 3 4 5 6 7", b"8BPS\0\1"]
 )
-def test_what_is_no_image_is_shown_by_its_first_bytes(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_image_is_named_with_its_first_bytes(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "fake.jpg"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"fake\.jpg is not an image \(JPEG, PNG") as caught:
@@ -481,7 +479,7 @@ def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
 
 
 @pytest.mark.row(31)
-def test_what_cannot_be_read_is_named_and_is_not_taken_for_corrupt(tmp_path: Path) -> None:
+def test_unreadable_path_is_named_and_not_reported_as_corrupt(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "self.jpg").symlink_to("self.jpg")
     for name in ("missing.jpg", "pipe.jpg", "self.jpg", "x" * 300 + ".jpg", "."):
@@ -494,7 +492,7 @@ def test_what_cannot_be_read_is_named_and_is_not_taken_for_corrupt(tmp_path: Pat
 
 
 @pytest.mark.row(31)
-def test_many_come_back_in_order_with_the_bad_ones_in_their_places(tmp_path: Path) -> None:
+def test_decode_many_keeps_order_with_errors_in_place(tmp_path: Path) -> None:
     paths = []
     for number in range(150):
         paths.append(tmp_path / f"{number}.png")
@@ -521,7 +519,7 @@ def touch(*paths: Path) -> None:
         path.touch()
 
 
-def test_files_keep_the_order_given_and_folders_are_expanded_sorted_without_hidden_names(tmp_path: Path) -> None:
+def test_find_images_keeps_order_and_expands_folders_sorted(tmp_path: Path) -> None:
     wanted = [tmp_path / name for name in ("a.JPG", "b/c.jpeg", "b/d/e.WebP", "z.bmp")]
     touch(*wanted, tmp_path / "notes.txt", tmp_path / "b/._c.jpeg", tmp_path / ".git/x.png", tmp_path / "Thumbs.db")
     last, first = wanted[3], wanted[0]
@@ -534,7 +532,7 @@ def test_a_file_named_outright_is_taken_whatever_its_suffix(tmp_path: Path) -> N
     assert find_images([tmp_path / "photo"]) == [tmp_path / "photo"]
 
 
-def test_nothing_found_is_named(tmp_path: Path) -> None:
+def test_paths_without_an_image_are_named(tmp_path: Path) -> None:
     touch(tmp_path / "notes.txt")
     with pytest.raises(DataError, match="holds no image file"):
         find_images([tmp_path])
@@ -594,7 +592,7 @@ def test_a_message_about_a_name_of_any_bytes_can_be_printed(tmp_path: Path) -> N
 
 @pytest.mark.row(37)
 @given(st.binary(max_size=12), st.binary(max_size=12))
-def test_printable_names_are_printable_and_differ_where_the_names_do(one: bytes, other: bytes) -> None:
+def test_printable_names_are_printable_and_injective(one: bytes, other: bytes) -> None:
     first, second = os.fsdecode(one), os.fsdecode(other)
     assert printable(first).isprintable()
     assert (printable(first) == printable(second)) == (first == second)

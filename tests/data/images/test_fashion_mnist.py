@@ -65,7 +65,7 @@ def test_the_embedded_subset_is_balanced_in_every_split(embedded):
     assert len(CLASSES) == 10
 
 
-def test_train_and_val_share_no_image_and_make_the_embedded_train_set(embedded):
+def test_train_and_val_partition_the_embedded_train_set(embedded):
     keys = [{image.numpy().tobytes() for image in part.images} for part in (embedded.train, embedded.val)]
     assert not keys[0] & keys[1]
     with np.load(EMBEDDED) as archive:

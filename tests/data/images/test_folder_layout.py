@@ -110,7 +110,7 @@ def test_freight_train_and_stress_test_are_classes(root: Path) -> None:
         (("Val", "Test"), "holds 'Test', 'Val' and no train"),
     ],
 )
-def test_splits_that_cannot_be_told_are_refused_by_name(root: Path, splits: tuple[str, ...], named: str) -> None:
+def test_ambiguous_split_folders_are_refused_by_name(root: Path, splits: tuple[str, ...], named: str) -> None:
     fill(root, *splits)
     with pytest.raises(DataError, match=named):
         image_folder(root, image_size=4)
@@ -130,9 +130,7 @@ def test_class_folders_that_differ_in_case_alone_are_named(root: Path) -> None:
         image_folder(root, image_size=4)
 
 
-def test_what_is_passed_over_is_said_with_its_count_at_every_load(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ignored_files_are_counted_and_reported_at_every_load(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(root, "train", how_many=10)
     paint(root / "unlabelled", 3)
     paint(root, 2)
@@ -149,7 +147,7 @@ def test_what_is_passed_over_is_said_with_its_count_at_every_load(
         assert splits.facts["skipped_files"] == {".heic": 2, ".psd": 1, "": 1}
 
 
-def test_every_usual_suffix_of_what_is_decoded_counts(root: Path) -> None:
+def test_every_usual_suffix_of_a_decodable_format_is_read(root: Path) -> None:
     for number, suffix in enumerate(("jpe", "JFIF", "pgm", "PPM", "jpg", "dib")):
         picture = Image.fromarray(RNG.integers(0, 256, (4, 4), dtype=np.uint8))
         for name in "ab":
@@ -159,7 +157,7 @@ def test_every_usual_suffix_of_what_is_decoded_counts(root: Path) -> None:
     assert sum(sizes(root).values()) == 12
 
 
-def test_a_class_of_heic_alone_says_what_it_holds(root: Path) -> None:
+def test_a_class_of_heic_files_only_is_refused_with_the_suffix(root: Path) -> None:
     paint(root / "a")
     (root / "b").mkdir()
     (root / "b" / "1.heic").touch()
@@ -175,9 +173,7 @@ def test_a_folder_that_only_wraps_the_classes_is_named(root: Path) -> None:
     assert sum(sizes(root).values()) == 8
 
 
-def test_exact_copies_are_counted_inside_across_and_under_two_classes(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exact_copies_are_counted_within_and_across_splits(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(root, "train", "val", how_many=6)
     content = (root / "train" / "a" / "0.png").read_bytes()
     for copy in ("train/a/again.png", "train/a/third.png", "val/a/seen.png", "val/b/other class.png"):
@@ -191,7 +187,7 @@ def test_exact_copies_are_counted_inside_across_and_under_two_classes(
         assert "(such as train/a/0.png = val/a/seen.png)" in err
 
 
-def test_copies_that_cannot_be_decoded_are_none(root: Path) -> None:
+def test_corrupt_files_do_not_count_as_copies(root: Path) -> None:
     fill(root, "", how_many=20)
     for name in "ab":
         (root / name / "bad.png").write_bytes(b"not an image")
@@ -217,7 +213,7 @@ def test_a_measured_folder_is_taken_whole_and_labelled_by_name(root: Path) -> No
         (("",), "val", "it is measured whole. Leave out split=val"),
     ],
 )
-def test_of_a_measured_folder_with_splits_the_test_split_or_the_one_asked_for(
+def test_eval_folder_with_splits_gives_test_or_requested_split(
     root: Path, splits: tuple[str, ...], asked: str | None, expected: tuple[str, int] | str
 ) -> None:
     fill(root, *splits)
@@ -229,7 +225,7 @@ def test_of_a_measured_folder_with_splits_the_test_split_or_the_one_asked_for(
         assert (which, len(split)) == expected
 
 
-def test_a_measured_folder_of_other_classes_is_refused_by_their_names(root: Path) -> None:
+def test_eval_folder_with_unknown_classes_is_refused_by_name(root: Path) -> None:
     fill(root, "", classes="aBx")
     with pytest.raises(DataError, match=r"'B', 'x' is no class of the run's: 'a', 'b'.*'B' and 'b' differ in case"):
         one_split(None, ("a", "b"), root, image_size=4)

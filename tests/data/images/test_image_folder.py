@@ -98,7 +98,7 @@ def check_labels(painter: Painter, splits: Splits, depth: int) -> None:
 # --- layouts --------------------------------------------------------------------------------------------------
 
 
-def test_class_folders_are_split_by_class_without_overlap_or_loss(root: Path, painter: Painter) -> None:
+def test_class_folders_are_stratified_without_overlap_or_loss(root: Path, painter: Painter) -> None:
     for name in ("b", "a", "c"):
         painter.paint(root / name, 20)
     splits = image_folder(root, image_size=4, val_fraction=0.2, test_fraction=0.3)
@@ -136,7 +136,7 @@ def test_train_val_test_folders_are_taken_as_they_are(root: Path, painter: Paint
     check_labels(painter, splits, len(root.parts) + 1)
 
 
-def test_a_missing_val_is_held_out_of_train_and_a_missing_test_stays_missing(root: Path, painter: Painter) -> None:
+def test_missing_val_is_held_out_of_train_but_not_missing_test(root: Path, painter: Painter) -> None:
     for name in "ab":
         painter.paint(root / "train" / name, 10)
     splits = image_folder(root, image_size=4, val_fraction=0.2, test_fraction=0.3)
@@ -158,7 +158,7 @@ def test_train_may_be_a_class_beside_others(root: Path, painter: Painter) -> Non
     assert image_folder(root, image_size=4).classes == ("bus", "car", "train")
 
 
-def test_images_deeper_in_a_class_folder_and_of_every_suffix_count(root: Path, painter: Painter) -> None:
+def test_nested_images_of_every_suffix_are_found(root: Path, painter: Painter) -> None:
     painter.paint(root / "a" / "left" / "far", 3)
     painter.paint(root / "a", 2, "PNG")
     painter.paint(root / "b", 2, "bmp")
@@ -309,7 +309,7 @@ def test_an_argument_out_of_range_is_named(root: Path, argument: str, value: Any
 
 @pytest.mark.row(37)
 @before_decoding
-def test_a_broken_link_is_named_even_where_corrupt_files_are_skipped(root: Path, painter: Painter) -> None:
+def test_broken_link_is_refused_even_with_on_corrupt_skip(root: Path, painter: Painter) -> None:
     for name in "ab":
         painter.paint(root / name, 5)
     (root / "a" / "gone.png").symlink_to("nowhere.png")
@@ -321,7 +321,7 @@ def test_a_broken_link_is_named_even_where_corrupt_files_are_skipped(root: Path,
 
 
 @pytest.mark.row(37)
-def test_class_and_file_names_of_any_bytes_work_and_classes_can_be_printed(root: Path, painter: Painter) -> None:
+def test_names_of_any_bytes_work_and_class_names_are_printable(root: Path, painter: Painter) -> None:
     names = [b"two words", "\N{CAT FACE}".encode(), b"caf\xe9", b"c" * 255, b"=cmd|'x'", b"\x1b[31mred"]
     for name in names:
         folder = Path(os.fsdecode(os.fsencode(root) + b"/" + name))
@@ -411,7 +411,7 @@ def test_images_are_memory_mapped_views_of_one_file(root: Path, painter: Painter
 
 
 @pytest.mark.parametrize("change", ["content", "time", "new", "removed", "renamed"])
-def test_a_changed_file_is_decoded_anew(root: Path, painter: Painter, decoded: list[int], change: str) -> None:
+def test_a_changed_file_is_decoded_again(root: Path, painter: Painter, decoded: list[int], change: str) -> None:
     two_classes(root, painter)
     before = image_folder(root, image_size=4)
     path = root / "a" / "003.png"
@@ -447,9 +447,7 @@ def test_a_moved_dataset_keeps_its_cache(tmp_path: Path, root: Path, painter: Pa
 
 
 @pytest.mark.parametrize("damage", ["no record", "junk record", "other record", "cut", "emptied", "removed"])
-def test_a_damaged_cache_is_made_anew(
-    root: Path, painter: Painter, cache: Path, decoded: list[int], damage: str
-) -> None:
+def test_a_damaged_cache_is_rebuilt(root: Path, painter: Painter, cache: Path, decoded: list[int], damage: str) -> None:
     two_classes(root, painter)
     before = image_folder(root, image_size=4)
     sha256, pixels = before.sha256, everything(before)
@@ -490,7 +488,7 @@ def test_the_sources_stay_untouched(root: Path, painter: Painter) -> None:
     assert seen() == before
 
 
-def test_a_cache_is_synced_before_it_gets_its_name_and_its_record_comes_last(
+def test_cache_is_synced_then_renamed_and_its_record_comes_last(
     root: Path, painter: Painter, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_classes(root, painter)
@@ -517,7 +515,7 @@ def test_a_cache_is_synced_before_it_gets_its_name_and_its_record_comes_last(
     assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".npy"]
 
 
-def test_a_cache_made_anew_is_a_new_file_so_a_run_that_maps_the_old_one_goes_on(
+def test_rebuilt_cache_is_a_new_file_and_old_maps_stay_valid(
     root: Path, painter: Painter, cache: Path, decoded: list[int]
 ) -> None:
     two_classes(root, painter)
@@ -569,7 +567,7 @@ sys.exit(main(["train", "data=image_folder", f"data.root={sys.argv[1]}", "data.i
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_process_that_is_ended_while_it_decodes_leaves_nothing_or_what_the_next_one_sweeps(
+def test_killed_decoding_leaves_only_files_that_the_next_removes(
     tmp_path: Path, root: Path, painter: Painter, cache: Path, number: int
 ) -> None:
     two_classes(root, painter)
@@ -592,9 +590,7 @@ def test_a_process_that_is_ended_while_it_decodes_leaves_nothing_or_what_the_nex
     assert not unfinished.exists()
 
 
-def test_leftovers_of_dead_processes_go_and_what_is_young_or_not_ours_stays(
-    root: Path, painter: Painter, cache: Path
-) -> None:
+def test_cache_cleanup_removes_only_old_files_of_dead_processes(root: Path, painter: Painter, cache: Path) -> None:
     two_classes(root, painter)
     cache.mkdir(parents=True)
     names = (".image_folder-x.npy.1-a.tmp", "image_folder-x.npy", ".image_folder-x.npy.2-b.tmp", "other.tmp")
@@ -610,7 +606,7 @@ def test_leftovers_of_dead_processes_go_and_what_is_young_or_not_ours_stays(
 # --- the budget -----------------------------------------------------------------------------------------------
 
 
-def test_the_least_recently_used_cache_goes_first_and_none_that_is_in_use(
+def test_cache_eviction_is_lru_and_spares_caches_in_use(
     root: Path, painter: Painter, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two_classes(root, painter)
@@ -668,7 +664,7 @@ def overwrite(path: Path, offset: int) -> None:
 
 @pytest.mark.row(58)
 @pytest.mark.parametrize("offset", [128, 600, -1])
-def test_an_overwritten_byte_is_found_and_the_cache_made_anew(
+def test_an_overwritten_byte_is_found_and_the_cache_rebuilt(
     root: Path, painter: Painter, cache: Path, decoded: list[int], capsys: pytest.CaptureFixture[str], offset: int
 ) -> None:
     two_classes(root, painter)
@@ -778,7 +774,7 @@ print(image_folder(sys.argv[1], image_size=32).sha256)
 """
 
 
-def test_two_processes_that_decode_at_once_do_not_disturb_each_other(
+def test_concurrent_decoding_processes_do_not_interfere(
     tmp_path: Path, root: Path, painter: Painter, cache: Path
 ) -> None:
     two_classes(root, painter, 60)
@@ -845,9 +841,7 @@ def test_cache_dir_says_where_the_cache_goes(tmp_path: Path, root: Path, painter
     assert not cache.exists()
 
 
-def test_the_default_cache_is_in_the_home_folder_unless_xdg_names_an_absolute_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_home_is_xdg_if_absolute_and_else_home_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_home() == tmp_path / "xdg" / "effbench"
     for value in ("", "relative/path"):
@@ -926,7 +920,7 @@ def deep(path: Path, values: np.ndarray[Any, Any], kind: str = "png") -> None:
         ("ppm", 4095, 4095, r"\(12 bits\)"),
     ],
 )
-def test_deep_pictures_are_scaled_by_the_range_of_the_train_split(
+def test_deep_images_are_scaled_by_the_range_of_the_train_split(
     root: Path, capsys: pytest.CaptureFixture[str], kind: Any, highest: float, white: float, said: str
 ) -> None:
     """Each as numpy scales it; one scale for all, so that a dark picture stays dark beside a bright one."""
@@ -966,7 +960,7 @@ def test_values_above_trains_range_become_white_and_are_counted(
 
 
 @pytest.mark.row(53)
-def test_deep_colours_of_which_only_the_upper_8_bits_can_be_read_are_refused(root: Path) -> None:
+def test_16_bit_colours_readable_only_as_8_bits_are_refused(root: Path) -> None:
     for name in "ab":
         (root / name).mkdir(parents=True)
         for number in range(5):
@@ -1026,7 +1020,7 @@ def test_refuse_lists_the_first_5_of_many(damaged: Path) -> None:
 
 
 @pytest.mark.row(31)
-def test_skip_goes_on_without_them_and_says_so_at_every_load(
+def test_skip_leaves_corrupt_files_out_and_warns_at_every_load(
     damaged: Path, painter: Painter, capsys: pytest.CaptureFixture[str], decoded: list[int]
 ) -> None:
     loads = []
@@ -1064,9 +1058,7 @@ def test_a_class_without_images_left_to_train_on_is_named(root: Path, painter: P
 
 
 @pytest.mark.row(31)
-def test_a_class_may_lose_its_only_image_of_a_split_to_skipping_but_no_split_all_of_its(
-    root: Path, painter: Painter
-) -> None:
+def test_skipping_may_empty_a_class_but_not_a_whole_split(root: Path, painter: Painter) -> None:
     for name in ("train/a", "train/b", "val/a", "val/b"):
         painter.paint(root / name, 2)
     for path in (root / "val" / "a").iterdir():
@@ -1091,7 +1083,7 @@ def test_a_set_without_one_whole_file_is_named(root: Path) -> None:
 
 
 @pytest.mark.row(33)
-def test_a_file_above_max_pixels_is_bad_until_the_limit_is_raised(root: Path, painter: Painter) -> None:
+def test_file_above_max_pixels_is_refused_until_limit_is_raised(root: Path, painter: Painter) -> None:
     two_classes(root, painter)
     Image.new("RGB", (20, 20)).save(root / "a" / "large.png")
     with pytest.raises(DataError, match=r"a/large\.png has 20 x 20 = 400 pixels, above the limit max_pixels=399"):
@@ -1133,7 +1125,7 @@ def test_on_a_terminal_decoding_shows_a_bar(root: Path, painter: Painter, monkey
 # --- config ---------------------------------------------------------------------------------------------------
 
 
-def test_the_yaml_holds_exactly_the_parameters_and_their_defaults() -> None:
+def test_yaml_holds_exactly_the_parameters_and_their_defaults() -> None:
     path = Path(__file__).parents[3] / "conf" / "data" / "image_folder.yaml"
     config = yaml.safe_load(path.read_text())
     assert config.pop("defaults") == ["_base", "_self_"]
@@ -1144,7 +1136,7 @@ def test_the_yaml_holds_exactly_the_parameters_and_their_defaults() -> None:
 
 @pytest.mark.row(53)
 @pytest.mark.parametrize("kind", ["png", "tiff", "tiff, deflate", "ppm"])
-def test_a_pillow_image_of_16_bit_colours_is_scaled_as_its_file_is(tmp_path: Path, kind: str) -> None:
+def test_16_bit_pillow_image_is_scaled_like_its_file(tmp_path: Path, kind: str) -> None:
     values = np.random.default_rng(0).integers(0, 4096, (4, 4, 3)).astype(np.uint16)
     deep(tmp_path / "1", values, kind)
     [path] = tmp_path.glob("1.*")

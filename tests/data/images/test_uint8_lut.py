@@ -44,7 +44,7 @@ def test_any_crop_mirrored_or_not_is_torchs(data, channels, height, width, paddi
 @pytest.mark.parametrize("mean", [(0.2, 0.5, 0.7), (0.3,)], ids=["by channel", "one for all"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("augment", MOVES, ids=str)
-def test_batches_made_in_one_pass_are_those_made_without_a_compiler(augment, layout, mean, threads, monkeypatch):
+def test_compiled_batches_equal_those_without_a_compiler(augment, layout, mean, threads, monkeypatch):
     split = Split(pixels(60, 3, 10, 12), torch.arange(60) % 5)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -77,7 +77,7 @@ def test_another_default_dtype_changes_nothing():
     torch.testing.assert_close(out, expected)
 
 
-def test_what_it_cannot_read_is_left_to_torch():
+def test_tensors_the_lookup_cannot_read_are_left_to_torch():
     images = pixels(3, 2, 4, 5)
     assert can_look_up(images)
     assert not can_look_up(images.float())
@@ -90,6 +90,6 @@ def test_what_it_cannot_read_is_left_to_torch():
     "option",
     ["shift", "scale", "rotate", "brightness", "contrast", "dropout_holes", "mixup_alpha", "cutmix_alpha"],
 )
-def test_what_changes_pixels_is_no_mere_move(option):
+def test_options_that_change_pixel_values_are_not_only_moves(option):
     assert not Augment(flip=0.5, **{option: 1}).only_moves
     assert Augment(flip=0.5, crop_padding=4, dropout_size=0.1, **{option: 0}).only_moves
