@@ -1,7 +1,8 @@
-"""What is measured. A metric is one class; logs, tables, charts, early stopping and ranking derive from it.
+"""Metrics. A metric is one class; logs, tables, charts, early stopping and ranking derive from it.
 
-A metric of your own is one file: a subclass of Metric, named in task.metrics=[acc,mylab.metrics.Kappa] with
-allow_targets=[mylab.metrics]. Torch is imported only where a metric computes: reports read names and formats alone.
+To add your own metric, write a subclass of Metric in one file and name it in task.metrics=[acc,mylab.metrics.Kappa]
+with allow_targets=[mylab.metrics]. Torch is imported only by metrics that compute, because reports need names and
+formats only.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Display:
-    """How a metric reads. title: in charts and results. unit: '' for a share. as_percent: 0.848 is written 84.80 %."""
+    """How the values of a metric are written.
+
+    Attributes:
+        title: name in charts and results.
+        mode: 'min' if smaller is better, else 'max'.
+        unit: '' for a fraction.
+        as_percent: 0.848 is written as 84.80 %.
+    """
 
     title: str
     mode: Mode
@@ -32,21 +40,25 @@ class Display:
 
     @property
     def axis(self) -> str:
-        """A chart's title: 'loss (nats)'."""
+        """Title of a chart, such as 'loss (nats)'."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def text(self, value: float, spread: float | None = None) -> str:
-        """A share in per cent, anything else with four digits; with ± `spread` where there is one."""
+        """Write a value: a fraction in percent, any other number with four digits; with ± `spread` if it is given."""
         if self.as_percent:
             return percent(value, spread)
         return f"{value:.4f}" if spread is None else f"{value:.4f} ± {spread:.4f}"
 
 
 class Metric:
-    """Sums over samples, and the value that follows from the sums. A subclass is made without arguments.
+    """Base of the metrics: sums over samples, and the value that follows from the sums.
 
-    name: in log columns, 'acc' in 'val/acc'. display: how its values are written.
-    targets: the kinds of targets that it is defined for ('class', 'labels', 'values', see effbench/tasks/task.py).
+    A subclass is constructed without arguments.
+
+    Attributes:
+        name: name in log columns: 'acc' in 'val/acc'.
+        display: how values are written.
+        targets: kinds of targets the metric is defined for: 'class', 'labels', 'values' (see effbench/tasks/task.py).
     """
 
     name: ClassVar[str]
@@ -54,16 +66,18 @@ class Metric:
     targets: ClassVar[tuple[str, ...]] = ("class",)
 
     def size(self, num_outputs: int) -> int:
-        """How many numbers are summed for a model of so many outputs."""
+        """Return how many numbers are summed for a model with `num_outputs` outputs."""
         del num_outputs
         return 1
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Sums over a batch, added up over batches, micro-batches and processes; nothing is read from the device.
+        """Return sums over a batch. They are added up over micro-batches, batches and processes.
+
+        Do not read values from the device here.
 
         Args:
-            outputs: float (B, K), the model's, without gradient.
-            targets: as the task has them: int64 (B,), or float (B, K); mixed labels of a classification are float.
+            outputs: float (B, K), the model's outputs, without gradient.
+            targets: as the task has them: int64 (B,) or float (B, K); mixed labels of a classification are float.
 
         Returns:
             float64 (size,) on the device.
@@ -71,17 +85,17 @@ class Metric:
         raise NotImplementedError
 
     def value(self, sums: Sequence[float], samples: float) -> float | None:
-        """The metric over `samples` samples; None where it is not defined for them."""
+        """Return the metric over `samples` samples, or None if it is not defined for them."""
         raise NotImplementedError
 
 
 def hard_labels(targets: Tensor) -> Tensor:
-    """int64 (B,): a mixed label counts by its largest share."""
+    """Return labels as int64 (B,); a mixed label becomes the class with the largest share."""
     return targets if targets.dim() == 1 else targets.argmax(1)
 
 
 class Accuracy(Metric):
-    """Share of samples whose largest output is their class."""
+    """Fraction of samples whose largest output is their class."""
 
     name = ACCURACY
     display = Display("accuracy", "max", as_percent=True)
@@ -94,7 +108,7 @@ class Accuracy(Metric):
 
 
 class Top5Accuracy(Metric):
-    """Share of samples whose class is among the five largest outputs (of all, where there are fewer)."""
+    """Fraction of samples whose class is among the five largest outputs (among all, if there are fewer)."""
 
     name = "top5"
     display = Display("top-5 accuracy", "max", as_percent=True)
@@ -108,7 +122,7 @@ class Top5Accuracy(Metric):
 
 
 class _PerClass(Metric):
-    """Sums, for each class: hits, predictions, samples."""
+    """Base for metrics that sum hits, predictions and samples of each class."""
 
     def size(self, num_outputs: int) -> int:
         return 3 * num_outputs
@@ -126,7 +140,7 @@ class _PerClass(Metric):
 
 
 class MacroF1(_PerClass):
-    """Mean over classes of 2 hits / (predictions + samples); classes that occur in neither are left out."""
+    """Mean over classes of 2 hits / (predictions + samples); classes without predictions and samples are left out."""
 
     name = "macro_f1"
     display = Display("macro F1", "max", as_percent=True)
@@ -137,7 +151,7 @@ class MacroF1(_PerClass):
 
 
 class BalancedAccuracy(_PerClass):
-    """Mean over the classes that occur of the share of their samples that are found (recall)."""
+    """Mean recall over the classes that occur."""
 
     name = "balanced_acc"
     display = Display("balanced accuracy", "max", as_percent=True)
@@ -148,7 +162,7 @@ class BalancedAccuracy(_PerClass):
 
 
 class LabelAccuracy(Metric):
-    """Share of all labels of all samples that are right, an output above 0 being a yes (one minus the Hamming loss)."""
+    """Fraction of all labels of all samples that are right; an output above 0 means present."""
 
     name = "label_acc"
     display = Display("label accuracy", "max", as_percent=True)
@@ -162,7 +176,7 @@ class LabelAccuracy(Metric):
 
 
 class LabelMacroF1(Metric):
-    """Mean over all labels of 2 hits / (predictions + samples), 0 for a label that occurs in neither."""
+    """Mean over all labels of 2 hits / (predictions + samples); 0 for a label without predictions and samples."""
 
     name = "macro_f1"
     display = Display("macro F1", "max", as_percent=True)
@@ -184,7 +198,7 @@ class LabelMacroF1(Metric):
 
 
 class MeanAbsoluteError(Metric):
-    """Mean of |output - target| over samples and outputs, in the targets' own unit."""
+    """Mean of |output - target| over samples and outputs, in the unit of the targets."""
 
     name = "mae"
     display = Display("mean absolute error", "min")
@@ -198,7 +212,7 @@ class MeanAbsoluteError(Metric):
 
 
 class RootMeanSquaredError(Metric):
-    """Root of the mean of (output - target)^2 over samples and outputs, in the targets' own unit."""
+    """Root of the mean of (output - target)^2 over samples and outputs, in the unit of the targets."""
 
     name = "rmse"
     display = Display("root mean squared error", "min")
@@ -219,14 +233,19 @@ _DISPLAYS = {LOSS: Display(LOSS, "min", "nats"), **{kind.name: kind.display for 
 
 
 def shipped(kind: str) -> dict[str, type[Metric]]:
-    """Name -> class of the metrics for targets of a kind."""
+    """Return name -> class of effbench's metrics for a kind of targets."""
     return {metric.name: metric for metric in SHIPPED if kind in metric.targets}
 
 
 def display_of(column: str, recorded: Mapping[str, Any] | None = None) -> Display:
-    """How 'val/acc' or 'acc' reads. recorded: what a run's summary says of its metrics, for those of its user's own.
+    """Return how the metric of a column is written.
 
-    A name that nobody knows is a loss if it ends like one, else larger is better.
+    Args:
+        column: 'val/acc' or 'acc'.
+        recorded: the metrics that a run's summary describes, needed for metrics of the user.
+
+    Returns:
+        The display. For an unknown name, a loss if the name ends with 'loss'; for any other, larger is better.
     """
     name = column.rpartition("/")[2]
     about = (recorded or {}).get(name)
@@ -234,12 +253,12 @@ def display_of(column: str, recorded: Mapping[str, Any] | None = None) -> Displa
         try:
             return Display(**about)
         except TypeError:
-            pass  # a record of another version or a damaged one
+            pass  # the record is of another version, or damaged
     return _DISPLAYS.get(name) or Display(name, "min" if name.endswith("loss") else "max")
 
 
 def recorded_displays(summary: Mapping[str, Any]) -> dict[str, Display]:
-    """Metric name -> how it reads, of a run's summary; of one that does not say, by the names of its metrics."""
+    """Return metric name -> display of a run's summary; a summary without displays is read by its metric names."""
     task = summary.get("task")
     recorded = task.get("metrics") if isinstance(task, Mapping) else None
     recorded = recorded if isinstance(recorded, Mapping) else {}
@@ -249,22 +268,22 @@ def recorded_displays(summary: Mapping[str, Any]) -> dict[str, Display]:
 
 
 def primary(displays: Mapping[str, Display]) -> str:
-    """The metric that a run is judged by beside the loss: the task's first."""
+    """Return the metric, besides the loss, that judges a run: the first of the task."""
     return next((name for name in displays if name != LOSS), LOSS)
 
 
 def shipped_mode(column: str) -> Mode | None:
-    """Which values of 'val/acc' are better; None for a metric that is not effbench's."""
+    """Return the mode of 'val/acc', or None for a metric that is not effbench's."""
     display = _DISPLAYS.get(column.rpartition("/")[2])
     return display.mode if display else None
 
 
 def as_recorded(displays: Mapping[str, Display]) -> dict[str, dict[str, Any]]:
-    """For summary.json; read back by `display_of`."""
+    """Return displays as plain containers for summary.json; `display_of` reads them."""
     return {name: asdict(display) for name, display in displays.items()}
 
 
 def _rows(sums: Sequence[float]) -> list[tuple[float, float, float]]:
-    """(hits, predictions, samples) of each class."""
+    """Return (hits, predictions, samples) of each class."""
     count = len(sums) // 3
     return list(zip(sums[:count], sums[count : 2 * count], sums[2 * count :], strict=True))

@@ -1,8 +1,8 @@
-"""Learning-rate schedules: lr = base lr x factor(t), t = optimizer steps taken so far.
+"""Learning-rate schedules: lr = base lr x factor(t), where t counts the optimizer steps taken.
 
-Every schedule starts with `warmup` steps that rise in a straight line from `warmup_start` x the shape's first
-value to that value; the shape's own time s = t - warmup starts there, with total_steps - warmup steps to run.
-From t = total_steps on the learning rate keeps its final value.
+Every schedule starts with `warmup` steps: the factor rises linearly from `warmup_start` x the shape's first value to
+that value. After it the shape runs with its own time s = t - warmup, for total_steps - warmup steps. From t =
+total_steps on, the learning rate keeps its final value.
 """
 
 from __future__ import annotations
@@ -20,65 +20,74 @@ from effbench.errors import OptionError
 
 
 class Schedule(LRScheduler):
-    """A torch LRScheduler whose state is its progress alone, in plain numbers.
+    """Base of the schedules: a torch LRScheduler whose state is its progress only, in plain numbers.
 
-    A subclass sets its own options, then calls this constructor, which sets the first learning rate.
-    Call step() after every optimizer step and observe(metric) after every validation. `last_epoch` is torch's
-    name for t. A checkpoint restores how far the schedule is; what the schedule is comes from the constructor,
-    so that a run resumed with a longer total_steps follows the longer schedule. step(t) goes on from t steps.
-    A group's base lr is its `initial_lr`, or else its lr when the schedule first sees it: a group that is added
-    later follows from the next step on. Schedules set lr whatever it was before: torch's SequentialLR runs one after
-    another, but under its ChainedScheduler, which multiplies them, the last one alone would count.
-    Raises OptionError, a ConfigError and ValueError that names scheduler.<option>, for a value out of range.
+    A subclass sets its own options, then calls this constructor, which sets the first learning rate. Call step() after
+    every optimizer step and observe(metric) after every validation. `last_epoch` is torch's name for t.
+
+    A checkpoint restores the progress only; the options come from the constructor. A run resumed with a longer
+    total_steps therefore follows the longer schedule.
+
+    A group's base lr is its `initial_lr`, or its lr when the schedule first sees it; a group added later is scheduled
+    from the next step on. The schedule sets lr and does not multiply it: torch's SequentialLR works with it,
+    ChainedScheduler does not (the last schedule wins).
+
+    Args:
+        optimizer: its groups get their lr from this schedule.
+        warmup: optimizer steps of the warm-up, >= 0.
+        warmup_start: factor at t = 0, as a fraction of the shape's first value, in [0, 1].
+
+    Raises:
+        OptionError: a value is out of range; the message names scheduler.<option>.
     """
 
-    progress: tuple[str, ...] = ("last_epoch",)  # the attributes that state_dict holds
+    progress: tuple[str, ...] = ("last_epoch",)  # attributes that state_dict holds
 
     def __init__(self, optimizer: Optimizer, warmup: int = 0, warmup_start: float = 0.01) -> None:
-        # Not super().__init__(): it wraps optimizer.step to warn when the schedule moves first, as it rightly
-        # does where fp16 scaling skips an optimizer step.
+        # Not super().__init__(): it wraps optimizer.step and warns if the schedule steps first, which is correct here
+        # when fp16 loss scaling skips an optimizer step.
         self.optimizer = optimizer
         self.warmup = _steps(warmup, "warmup", at_least=0)
         self.warmup_start = _number(warmup_start, "warmup_start", "in [0, 1]", lambda x: 0 <= x <= 1)
         self.base_lrs: list[float | Tensor] = []
         self.last_epoch = 0
-        self._step_count = 1  # with _last_lr what torch's SequentialLR and other tools read
+        self._step_count = 1  # like _last_lr, read by torch's SequentialLR and other tools
         self._apply()
 
     @property
     def rise(self) -> int:
-        """Optimizer steps until the learning rate no longer rises."""
+        """Number of optimizer steps until the learning rate no longer rises."""
         return self.warmup
 
     def shape(self, s: int) -> float:
-        """The factor s >= 0 steps after the warm-up."""
+        """Return the factor s >= 0 steps after the warm-up."""
         raise NotImplementedError
 
     def factor(self, t: int) -> float:
-        """lr / base lr after t optimizer steps."""
+        """Return lr / base lr after t optimizer steps."""
         if t >= self.warmup:
             return self.shape(t - self.warmup)
         return self.shape(0) * (self.warmup_start + (1 - self.warmup_start) * t / self.warmup)
 
     def step(self, epoch: int | None = None) -> None:
-        """One optimizer step was taken (or `epoch` of them in all, torch's word for it)."""
+        """Count one optimizer step, or set the count to `epoch` (torch's name for it)."""
         self.last_epoch = self.last_epoch + 1 if epoch is None else int(epoch)
         self._step_count += 1
         self._apply()
 
     def move_to(self, step: int) -> None:
-        """As if `step` optimizer steps had been taken."""
+        """Set the schedule to its state after `step` optimizer steps."""
         self.step(step)
 
     def observe(self, metric: float) -> None:
-        """One validation was made: only Plateau listens."""
+        """Take the monitored value of a validation. Only Plateau uses it."""
 
     def get_lr(self) -> list[float | Tensor]:
         factor = self.factor(self.last_epoch)
         return [base_lr * factor for base_lr in self.base_lrs]
 
     def get_last_lr(self) -> list[float | Tensor]:
-        """What the schedule set last, one number a group."""
+        """Return the learning rates that were set last, one a group."""
         return list(self._last_lr)
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,7 +113,7 @@ class Schedule(LRScheduler):
                 group["lr"] = lr
 
     def _see_groups(self) -> None:
-        """Takes up the base lr of groups that were added."""
+        """Record the base lr of groups that were added."""
         groups = self.optimizer.param_groups
         if len(groups) < len(self.base_lrs):
             raise OptionError(
@@ -116,14 +125,22 @@ class Schedule(LRScheduler):
 
 
 class Constant(Schedule):
-    """factor 1 after the warm-up."""
+    """Factor 1 after the warm-up."""
 
     def shape(self, s: int) -> float:
         return 1.0
 
 
 class Step(Schedule):
-    """x gamma after every `step_size` steps."""
+    """Multiply by gamma after every `step_size` steps.
+
+    Args:
+        optimizer: its groups get their lr from this schedule.
+        step_size: optimizer steps between two drops, >= 1.
+        gamma: factor of a drop, in (0, 1].
+        warmup: optimizer steps of the warm-up.
+        warmup_start: fraction of the first value at t = 0, in [0, 1].
+    """
 
     def __init__(
         self,
@@ -142,7 +159,15 @@ class Step(Schedule):
 
 
 class Exponential(Schedule):
-    """x gamma an epoch, a little of it at every step."""
+    """Decay by gamma an epoch, in equal ratios at every step.
+
+    Args:
+        optimizer: its groups get their lr from this schedule.
+        steps_per_epoch: optimizer steps of an epoch, >= 1.
+        gamma: factor of an epoch, in (0, 1].
+        warmup: optimizer steps of the warm-up.
+        warmup_start: fraction of the first value at t = 0, in [0, 1].
+    """
 
     def __init__(
         self,
@@ -161,7 +186,15 @@ class Exponential(Schedule):
 
 
 class Cosine(Schedule):
-    """Half a cosine from 1 to min_factor (arXiv:1608.03983, without its restarts)."""
+    """Half a cosine from 1 to min_factor (arXiv:1608.03983, without restarts).
+
+    Args:
+        optimizer: its groups get their lr from this schedule.
+        total_steps: optimizer steps of warm-up and cosine together.
+        min_factor: factor at the end, in [0, 1].
+        warmup: optimizer steps of the warm-up, fewer than total_steps.
+        warmup_start: fraction of the first value at t = 0, in [0, 1].
+    """
 
     def __init__(
         self,
@@ -180,10 +213,21 @@ class Cosine(Schedule):
 
 
 class Plateau(Schedule):
-    """x factor once more than `patience` validations in a row brought no improvement.
+    """Multiply by `factor` when more than `patience` validations in a row bring no improvement.
 
-    Decides as torch's ReduceLROnPlateau with a relative threshold and eps=0; min_factor is relative to base lr.
-    Validations during the warm-up are not counted: the learning rate is still on its way up.
+    It decides like torch's ReduceLROnPlateau with a relative threshold and eps=0. Validations during the warm-up are
+    not counted, because the learning rate still rises then.
+
+    Args:
+        optimizer: its groups get their lr from this schedule.
+        factor: factor of a reduction, in (0, 1).
+        patience: validations without improvement that are tolerated, >= 0.
+        threshold: smallest relative improvement that counts, in [0, 1).
+        min_factor: lower limit of the factor, relative to the base lr, in [0, 1].
+        mode: 'min' for a loss, 'max' for an accuracy.
+        cooldown: validations after a reduction that are not counted, >= 0.
+        warmup: optimizer steps of the warm-up.
+        warmup_start: fraction of the first value at t = 0, in [0, 1].
     """
 
     progress = ("last_epoch", "reduction", "best", "bad_checks", "cooldown_left")
@@ -218,7 +262,7 @@ class Plateau(Schedule):
         return self.reduction
 
     def observe(self, metric: float) -> None:
-        """metric: the monitored value of one validation; NaN counts as no improvement."""
+        """Take the monitored value of a validation and reduce the learning rate if it is due. NaN is no improvement."""
         if self.last_epoch < self.warmup:
             return
         self._count(float(metric))
@@ -242,10 +286,19 @@ class Plateau(Schedule):
 
 
 class OneCycle(Schedule):
-    """Up to the optimizer's lr and down to almost nothing, both along a cosine (arXiv:1708.07120).
+    """Rise to the optimizer's lr and fall to almost zero, both along a cosine (arXiv:1708.07120).
 
-    Equals torch's OneCycleLR with max_lr = the optimizer's lr and cycle_momentum=False: starts at 1/div_factor,
-    is at 1 after pct_start of the run, and ends, at the last step, at 1/(div_factor final_div_factor).
+    It equals torch's OneCycleLR with max_lr = the optimizer's lr and cycle_momentum=False: it starts at 1/div_factor,
+    is at 1 after pct_start of the run, and ends at 1/(div_factor final_div_factor) at the last step.
+
+    Args:
+        optimizer: its groups get their lr from this schedule.
+        total_steps: optimizer steps of warm-up and cycle together.
+        pct_start: fraction of the cycle that rises, in [0, 1].
+        div_factor: initial lr = lr / div_factor, >= 1.
+        final_div_factor: final lr = initial lr / final_div_factor, >= 1.
+        warmup: optimizer steps of a linear warm-up before the cycle.
+        warmup_start: fraction of the first value at t = 0, in [0, 1].
     """
 
     def __init__(
@@ -282,18 +335,22 @@ class OneCycle(Schedule):
 
 
 def learning_rates(make_schedule: Callable[[Optimizer], Schedule], steps: int) -> list[float]:
-    """What `steps` optimizer steps would run at, as multiples of the base lr: a schedule drawn without training."""
+    """Return the factors of the first `steps` optimizer steps, without training.
+
+    Example:
+        learning_rates(partial(Cosine, total_steps=100), 100)[0] is 1.0.
+    """
     schedule = make_schedule(torch.optim.SGD([torch.zeros(1)], lr=1.0))
     return [schedule.factor(t) for t in range(steps)]
 
 
 def _cosine(start: float, end: float, done: float) -> float:
-    """Half a cosine from start (done = 0) to end (done = 1)."""
+    """Return the value of half a cosine from start (done = 0) to end (done = 1)."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * done))
 
 
 def _length(total_steps: int, warmup: int) -> int:
-    """The steps left for the shape after the warm-up."""
+    """Return the steps left for the shape after the warm-up."""
     if _steps(warmup, "warmup", at_least=0) >= _steps(total_steps, "total_steps", at_least=1):
         raise OptionError(
             f"scheduler.warmup must be shorter than total_steps ({total_steps}); got {warmup}. "

@@ -1,4 +1,4 @@
-"""Lion and Adan as ordinary torch optimizers, and the parameter groups that every optimizer is given."""
+"""Lion and Adan as torch optimizers, and the parameter groups that every optimizer gets."""
 
 from effbench.optimizers.adan import Adan
 from effbench.optimizers.groups import parameter_groups

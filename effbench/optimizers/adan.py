@@ -1,12 +1,13 @@
-"""Adan (arXiv:2208.06677) as its authors run it, and adan-pytorch's reading of it, behind one class.
+"""Adan (arXiv:2208.06677): the authors' update ('paper') and adan-pytorch's update ('package') in one class.
 
 With t counted from 1 and d_1 = 0, the authors' update is
     d = g - g_prev                        m = b1 m + (1-b1) g
     v = b2 v + (1-b2) d                   n = b3 n + (1-b3) (g + b2 d)^2
     theta = (theta - lr (m/(1-b1^t) + b2 v/(1-b2^t)) / (sqrt(n/(1-b3^t)) + eps)) / (1 + lr wd)
 
-adan-pytorch 0.1.0 differs: its betas are 1 - beta, its first step only decays, and its bias correction is one
-step late (at a constant gradient and lr 1 it moves by 0, 0.712, 0.823, ... where the authors' moves by 1, 1, 1).
+adan-pytorch 0.1.0 differs in three points: its betas are 1 - beta, its first step applies weight decay only, and its
+bias correction is one step late. At a constant gradient and lr 1 it moves by 0, 0.712, 0.823, ...; the authors' update
+moves by 1, 1, 1.
 """
 
 from __future__ import annotations
@@ -47,20 +48,29 @@ _LR_REMEDY = "The authors' default is 1e-3."
 _BETAS_REMEDY = "The authors' are [0.98, 0.92, 0.99]."
 _EPS_REMEDY = "The authors' is 1e-8; a parameter without gradient divides by it."
 
-# Unwrapped: once someone used the package's class its step carries hooks, which would run a second time in ours.
+# Unwrapped: torch adds hooks to the package's step when its class is first used; in our step they would run twice.
 _package_step = inspect.unwrap(adan_pytorch.Adan.step)
 
 
 class Adan(adan_pytorch.Adan):  # type: ignore[misc]
-    """Adan with the paper's betas (b1, b2, b3), whichever variant runs.
+    """Adan; betas are always given as in the paper (b1, b2, b3), for both variants.
 
-    params: parameters, or groups that may carry their own lr, betas, eps, weight_decay and maximize.
-    variant: 'paper', the authors' update above; 'package', adan-pytorch's to the bit, whose groups hold 1 - beta
-    and whose state_dict() loads into `adan_pytorch.Adan` and back.
-    restart_cond: for 'package' alone, a predicate over one parameter's state; a state_dict never holds it.
-    A complex parameter is two real ones, as in torch; 'package' refuses it. State: prev_grad, m, v and n of each
-    parameter's shape and dtype: 16 bytes a parameter in fp32. Raises OptionError, a ConfigError and ValueError, for a
-    value out of range, and for betas written as 1 - beta.
+    A complex parameter is treated as two real ones, as in torch; 'package' refuses it. State: prev_grad, m, v and n,
+    each with the parameter's shape and dtype (16 bytes a parameter in float32).
+
+    Args:
+        params: parameters, or groups that may set lr, betas, eps, weight_decay and maximize.
+        lr: learning rate, >= 0; a tensor of one element stays a tensor, so a schedule can change it in place.
+        betas: three numbers in [0, 1), near 1.
+        eps: added to the denominator, > 0.
+        weight_decay: proximal decay, >= 0: parameters are divided by 1 + lr * weight_decay.
+        variant: 'paper' for the update above; 'package' for adan-pytorch's update, equal to the bit. The groups of
+            'package' hold 1 - beta, and its state_dict can be exchanged with `adan_pytorch.Adan`.
+        restart_cond: for 'package' only: predicate over one parameter's state. It is never part of a state_dict.
+        maximize: maximize the objective instead of minimizing it.
+
+    Raises:
+        OptionError: a value is out of range, or betas are written as 1 - beta.
     """
 
     def __init__(
@@ -81,10 +91,10 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         torch.optim.Optimizer.__init__(self, params, options | whole)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Also called by load_state_dict: fills in what the package's checkpoints lack, keeps our restart_cond."""
+        """Fill in options that the package's checkpoints lack. load_state_dict calls it too."""
         super().__setstate__(state)
         for group in self.param_groups:
-            for name in _OPTIONS:  # not all of self.defaults: torch adds a name of its own when it loads
+            for name in _OPTIONS:  # not all of self.defaults: torch adds its own name there when it loads a state
                 group.setdefault(name, self.defaults[name])
             group["restart_cond"] = self.defaults["restart_cond"]
         counted = int if self.defaults["variant"] == "package" else _counter
@@ -102,14 +112,19 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's state_dict without the restart predicate, so that torch.load(weights_only=True) reads it."""
+        """Return torch's state_dict without the restart predicate, so that torch.load(weights_only=True) reads it."""
         state = super().state_dict()
         for group in state["param_groups"]:
             group["restart_cond"] = None
         return dict(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises OptionError for another optimizer's state, and for the other variant's: it means something else."""
+        """Load a state of the same variant.
+
+        Raises:
+            OptionError: the state is of another optimizer or of the other variant, where the numbers mean something
+                else.
+        """
         check_state(state_dict, ["step", *_MOMENTS], "adan")
         own = self.defaults["variant"]
         for group in state_dict["param_groups"]:
@@ -123,7 +138,7 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of every parameter that has a gradient; the closure's loss, or None."""
+        """Update every parameter that has a gradient; return the closure's loss, or None without a closure."""
         loss = closure_loss(closure)
         for group in self.param_groups:
             refuse_sparse(_with_gradients(group), "adan")
@@ -146,7 +161,7 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
             update_in_chunks(others, partial(_paper_update, t=t, options=settings))
 
     def _by_step(self, group: dict[str, Any]) -> dict[float, list[Tensor]]:
-        """t of the step to take -> its parameters; t is counted per parameter: one may be frozen at first, or skip."""
+        """Map t of the step to take to its parameters. t is counted per parameter: one may be frozen at first."""
         parameters = _with_gradients(group)
         steps = [self._steps_of(parameter) for parameter in parameters]
         if steps:
@@ -162,21 +177,21 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
             state["step"] = _counter(0)
             for moment in _MOMENTS:
                 state[moment] = torch.zeros_like(parameter)
-        if not isinstance(state["step"], Tensor):  # put there by hand
+        if not isinstance(state["step"], Tensor):  # the user set it to a number
             state["step"] = _counter(state["step"])
         steps: Tensor = state["step"]
         return steps
 
 
 def _counter(step: float | Tensor) -> Tensor:
-    """On the CPU: on an accelerator, reading it would wait for the device."""
+    """Return a step counter on the CPU: reading one on an accelerator would wait for the device."""
     return torch.tensor(float(step), dtype=torch.float32, device="cpu")
 
 
 def _paper_update(columns: list[list[Tensor]], t: float, options: dict[str, Any]) -> None:
-    """The authors' update in place, of tensors that share device and dtype; prev_grad becomes the gradients.
+    """Apply the authors' update in place; prev_grad becomes the gradients. All tensors share device and dtype.
 
-    columns: the parameters, their gradients, and their prev_grad, m, v and n.
+    columns: parameters, gradients, prev_grad, m, v and n.
     """
     parameters, gradients, prev_grad, m, v, n = columns
     lr, (b1, b2, b3) = options["lr"], options["betas"]
@@ -184,7 +199,7 @@ def _paper_update(columns: list[list[Tensor]], t: float, options: dict[str, Any]
         gradients = list(torch._foreach_neg(gradients))
     if t == 1:
         copy_all(prev_grad, gradients)  # d_1 = 0
-    difference = prev_grad  # its memory serves as scratch until the new gradients are copied in
+    difference = prev_grad  # reuses its memory until the new gradients are copied in
     torch._foreach_neg_(difference)
     torch._foreach_add_(difference, gradients)
     torch._foreach_lerp_(m, gradients, 1 - b1)
@@ -210,7 +225,7 @@ def _with_gradients(group: dict[str, Any]) -> list[Tensor]:
 
 @contextmanager
 def _ascending(groups: list[dict[str, Any]]) -> Iterator[None]:
-    """The package knows no `maximize`: the gradients of such groups are negated for the time of its step."""
+    """Negate the gradients of groups with `maximize` during the package's step, which has no such option."""
     negated = [fused.gradient_of(p) for group in groups if group["maximize"] for p in _with_gradients(group)]
     for gradient in negated:
         gradient.neg_()
@@ -223,7 +238,7 @@ def _ascending(groups: list[dict[str, Any]]) -> Iterator[None]:
 
 @contextmanager
 def _plain_lr(groups: list[dict[str, Any]]) -> Iterator[None]:
-    """Learning rates as numbers for the time of the package's step: tensors would round its terms otherwise."""
+    """Make learning rates plain numbers during the package's step: tensors would change its rounding."""
     given = [group["lr"] for group in groups]
     for group in groups:
         group["lr"] = current_lr(group)
@@ -245,7 +260,7 @@ def _check_variant(variant: str, restart_cond: object) -> None:
 
 
 def _checked(options: dict[str, Any], variant: str) -> dict[str, Any]:
-    """A copy of the options (of a group or of the whole) with those present checked and made plain numbers."""
+    """Return a copy of the options (of one group or the defaults), checked and as plain numbers."""
     checked = dict(options)
     if "lr" in options:
         checked["lr"] = checked_lr(options["lr"], _LR_REMEDY)
@@ -259,7 +274,7 @@ def _checked(options: dict[str, Any], variant: str) -> dict[str, Any]:
 
 
 def _checked_betas(betas: Sequence[float], variant: str) -> tuple[float, ...]:
-    """The betas as the variant's groups hold them: the paper's, or adan-pytorch's 1 - beta."""
+    """Return the betas as the variant's groups hold them: the paper's, or adan-pytorch's 1 - beta."""
     paper = checked_betas(betas, 3, _BETAS_REMEDY)
     if all(beta < 0.5 for beta in paper):
         raise OptionError(
@@ -268,4 +283,4 @@ def _checked_betas(betas: Sequence[float], variant: str) -> tuple[float, ...]:
         )
     if variant == "paper":
         return paper
-    return tuple(round(1 - beta, 12) for beta in paper)  # 1 - 0.98 is 0.020000000000000018, theirs 0.02
+    return tuple(round(1 - beta, 12) for beta in paper)  # 1 - 0.98 is 0.020000000000000018, the package has 0.02

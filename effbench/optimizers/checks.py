@@ -1,4 +1,4 @@
-"""The checks that Lion and Adan share: every message names the key, the rule, the value and the remedy."""
+"""Option checks shared by Lion and Adan. Each message names the key, the rule, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -16,9 +16,17 @@ _LAYOUT = attrgetter("layout")
 
 
 def checked_number(value: SupportsFloat, key: str, rule: str, holds: Callable[[float], bool], remedy: str) -> float:
-    """`value` as a plain float, which every checkpoint can hold; OptionError unless finite and `holds`.
+    """Return `value` as a plain float, which every checkpoint can hold.
 
-    A tensor is refused: what is done to it later would not be seen.
+    Args:
+        value: a number. A tensor is refused: a later change of the tensor would have no effect here.
+        key: option name for the message: 'eps' is reported as optimizer.eps.
+        rule: the rule in words, such as 'a number > 0'.
+        holds: the rule as a predicate.
+        remedy: last sentence of the message.
+
+    Raises:
+        OptionError: the value is not finite, or the rule does not hold.
     """
     number = math.nan if isinstance(value, bool | str | Tensor) else _as_float(value)
     if not (math.isfinite(number) and holds(number)):
@@ -27,7 +35,16 @@ def checked_number(value: SupportsFloat, key: str, rule: str, holds: Callable[[f
 
 
 def checked_betas(betas: Sequence[float], count: int, remedy: str) -> tuple[float, ...]:
-    """`count` floats in [0, 1), or an OptionError."""
+    """Return the betas as floats.
+
+    Args:
+        betas: numbers in [0, 1).
+        count: how many there must be.
+        remedy: last sentence of the message.
+
+    Raises:
+        OptionError: another count, or a number outside of [0, 1).
+    """
     rule = f"{count} numbers in [0, 1)"
     if isinstance(betas, str) or not isinstance(betas, Iterable) or len(list(betas)) != count:
         raise OptionError(f"optimizer.betas must be {rule}; got {betas!r}. {remedy}")
@@ -36,7 +53,10 @@ def checked_betas(betas: Sequence[float], count: int, remedy: str) -> tuple[floa
 
 
 def checked_lr(lr: SupportsFloat | Tensor, remedy: str) -> float | Tensor:
-    """A float, or the tensor that was given, which a schedule changes in place. Zero is allowed at its ends."""
+    """Return the learning rate as a float; a tensor is returned unchanged, because a schedule changes it in place.
+
+    Zero is allowed: schedules may start or end there.
+    """
     value = lr
     if isinstance(lr, Tensor):
         if lr.numel() != 1 or not lr.is_floating_point():
@@ -47,18 +67,19 @@ def checked_lr(lr: SupportsFloat | Tensor, remedy: str) -> float | Tensor:
 
 
 def current_lr(group: dict[str, Any]) -> float:
-    """The group's learning rate now, be it a number or a tensor."""
+    """Return the group's present learning rate as a float."""
     lr = group["lr"]
     return float(lr.item() if isinstance(lr, Tensor) else lr)
 
 
 def checked_weight_decay(weight_decay: SupportsFloat) -> float:
+    """Return the weight decay as a float; raise OptionError for a negative one."""
     remedy = "Decay shrinks the weights by lr x weight_decay a step; 0.01 is common, 0 turns it off."
     return checked_number(weight_decay, "weight_decay", "a number >= 0", lambda x: x >= 0, remedy)
 
 
 def closure_loss(closure: Callable[[], Any] | None) -> Any:
-    """What the closure returns, with gradients enabled as torch's own optimizers do; None without one."""
+    """Call the closure with gradients enabled, as torch's optimizers do; return its result, or None."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -66,7 +87,7 @@ def closure_loss(closure: Callable[[], Any] | None) -> Any:
 
 
 def refuse_sparse(parameters: Sequence[Tensor], optimizer: str) -> None:
-    """Of parameters that have gradients."""
+    """Raise GradientError if a gradient is sparse. Every parameter must have a gradient."""
     gradients = [parameter.grad for parameter in parameters]
     if set(map(_LAYOUT, gradients)) <= {torch.strided}:
         return
@@ -78,7 +99,16 @@ def refuse_sparse(parameters: Sequence[Tensor], optimizer: str) -> None:
 
 
 def check_state(state_dict: dict[str, Any], names: Sequence[str], optimizer: str) -> None:
-    """Refuses another optimizer's state, which would fail at the next step."""
+    """Refuse the state of another optimizer, which would fail only at the next step.
+
+    Args:
+        state_dict: the state to be loaded.
+        names: entries that each parameter's state must have.
+        optimizer: this optimizer's name, for the message.
+
+    Raises:
+        OptionError: an entry is missing.
+    """
     for entry in state_dict["state"].values():
         if entry and (missing := [name for name in names if name not in entry]):
             raise OptionError(

@@ -1,8 +1,8 @@
-"""Many tensors cut into lists that stay in the cache from one operation to the next: the way without a compiler.
+"""Optimizer updates in cache-sized chunks, used where no C compiler is available.
 
-An update of seven operations over a tensor that does not fit into the cache moves it seven times; in lists of
-ELEMENTS elements it moves once. Small tensors share a list, so that torch's foreach functions loop over them. Each
-thread has lists of its own: torch would have all threads meet after every operation.
+An update of seven operations moves a tensor seven times between memory and cache if the tensor is larger than the
+cache. In chunks of ELEMENTS elements it moves once. Small tensors share a chunk, so that torch's foreach functions loop
+over them. Each thread works on separate chunks, because torch's own threads would synchronize after every operation.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import Tensor
 
 from effbench.cpu.tensors import OWN, layout_of
 
-ELEMENTS = 2**18  # a MB of float32 a list; 2**15 to 2**17 were slower, 2**19 alike (EPYC, 2 threads, n = 14)
-FEW = 4  # lists a thread, under which it is not worth waking them
+ELEMENTS = 2**18  # 1 MB of float32 a chunk; 2**15 to 2**17 were slower, 2**19 equal (EPYC, 2 threads, n = 14)
+FEW = 4  # chunks a thread; with fewer, starting the threads costs more than it saves
 _START_S = 60.0
 
 Update = Callable[[list[list[Tensor]]], None]
 
 
 def in_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
-    """The tensor itself, or a copy where its elements lie in another order."""
+    """Return the tensor, or a copy in `layout` if its memory order differs."""
     return tensor if tensor.is_contiguous(memory_format=layout) else tensor.contiguous(memory_format=layout)
 
 
 def copy_all(into: list[Tensor], values: list[Tensor]) -> None:
-    """Each value into its tensor."""
+    """Copy each value into its tensor."""
     if OWN.issuperset(map(type, into)):
         torch._foreach_copy_(into, values)
         return
@@ -40,7 +40,12 @@ def copy_all(into: list[Tensor], values: list[Tensor]) -> None:
 
 
 def update_in_chunks(rows: Sequence[Sequence[Tensor]], update: Update) -> None:
-    """Calls update(columns) for every list of `chunks(rows)`, on as many threads as torch has."""
+    """Call update(columns) for every chunk of the rows, on as many threads as torch uses.
+
+    Args:
+        rows: for each parameter: the parameter, its gradient and its states, all of one shape.
+        update: changes the tensors of a chunk in place; it gets one list a column.
+    """
     lists, threads = chunks(rows), torch.get_num_threads()
     if threads == 1 or _on_cpu(rows) < FEW * threads * ELEMENTS:
         for columns in lists:
@@ -49,18 +54,18 @@ def update_in_chunks(rows: Sequence[Sequence[Tensor]], update: Update) -> None:
     taking = threading.Lock()
 
     def share() -> None:
-        """Takes lists as long as there are any: one is cut while another thread is at work on its own."""
+        """Take chunks until none is left: one thread cuts the next chunk while others compute."""
         while columns := _next(lists, taking):
             update(columns)
 
     shares = [_pool(threads).submit(share) for _ in range(threads)]
-    wait(shares)  # all of them, also where one fails: none may go on behind the caller's back
+    wait(shares)  # also if one fails: no thread may still write when this function returns
     for done in shares:
         done.result()
 
 
 def _on_cpu(rows: Sequence[Sequence[Tensor]]) -> int:
-    """How many elements the CPU has to update."""
+    """Count the elements to update on the CPU."""
     return sum(row[0].numel() for row in rows if row[0].device.type == "cpu")
 
 
@@ -71,12 +76,12 @@ def _next(lists: Iterator[list[list[Tensor]]], taking: threading.Lock) -> list[l
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch keeps to one, and no gradient is recorded."""
+    """Return a pool whose threads use one torch thread each and record no gradients."""
     started = threading.Barrier(threads + 1, timeout=_START_S)
 
     def alone() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # takes up what was set for this thread; later it would be what holds by then
+        torch.get_num_threads()  # applies the setting to this thread now; later, torch would apply a newer value
         torch.set_grad_enabled(False)
 
     pool = ThreadPoolExecutor(threads, "effbench-chunks", alone)
@@ -89,19 +94,22 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         pool.shutdown(wait=False)
         raise
     finally:
-        torch.set_num_threads(threads)  # theirs is the default of threads to come until it is said again here
+        torch.set_num_threads(threads)  # the pool's setting of 1 became the default for new threads: restore it
     return pool
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process does not inherit threads
 
 
 def chunks(rows: Sequence[Sequence[Tensor]]) -> Iterator[list[list[Tensor]]]:
-    """Lists to update together, column by column. rows: for each parameter itself, its gradient and its states.
+    """Yield chunks to update together, each as a list of columns.
 
-    What shares the layout of its row's first tensor is cut into flat views; what has gaps comes whole. On a GPU
-    everything comes at once: there fewer, larger kernels are faster.
+    A row is cut into flat views if all its tensors share the memory layout of its first tensor; tensors with gaps in
+    memory stay whole. On a GPU there is one chunk: fewer, larger kernels are faster there.
+
+    Args:
+        rows: for each parameter: the parameter, its gradient and its states.
     """
     if rows and rows[0][0].device.type != "cpu":
         yield [list(column) for column in zip(*rows, strict=True)]
@@ -130,7 +138,7 @@ def _pieces(row: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _flat(tensor: Tensor, layout: torch.memory_format) -> Tensor:
-    """A view of all elements in the order they lie in memory."""
+    """Return a view of all elements in memory order."""
     if layout is torch.contiguous_format:
         return tensor.view(-1)
     return tensor.movedim(1, -1).view(-1)

@@ -1,4 +1,4 @@
-"""Steps of many tensors in one compiled pass over memory (effbench/cpu/csrc/steps.c), for float32 on a CPU."""
+"""Optimizer steps for many float32 CPU tensors in one compiled pass over memory (effbench/cpu/csrc/steps.c)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ Rows = list[tuple[Tensor, ...]]
 
 
 def divide(parameters: Sequence[Tensor], states: Sequence[Sequence[Tensor]]) -> tuple[Columns, Rows]:
-    """(what one compiled pass can take: parameters, gradients and states, each a column; the others, row by row).
+    """Divide tensors into those that one compiled pass can update and the others.
 
-    parameters: all have a gradient. states: for each kind of state the tensors, one a parameter. Complex ones come as
-    real views, with a last dimension of 2.
+    Args:
+        parameters: each has a gradient. Complex ones are returned as real views with a last dimension of 2.
+        states: one sequence for each kind of state, with one tensor a parameter.
+
+    Returns:
+        (columns for the compiled pass: parameters, gradients, states; the other tensors, one row a parameter).
     """
     gradients = [gradient_of(parameter) for parameter in parameters]
     if any(map(torch.is_complex, parameters)):
         gradients = [gradient.resolve_conj() for gradient in gradients]
         parameters, gradients, *states = map(_as_real, (parameters, gradients, *states))
-    if any(map(Tensor.is_neg, gradients)):  # negated by a bit that memory does not show
+    if any(map(Tensor.is_neg, gradients)):  # torch keeps the minus sign as a flag, not in memory
         gradients = [gradient.resolve_neg() for gradient in gradients]
     columns = [list(parameters), gradients, *map(list, states)]
     if library() is None:
@@ -45,6 +49,7 @@ def _as_real(column: Sequence[Tensor]) -> list[Tensor]:
 
 
 def gradient_of(parameter: Tensor) -> Tensor:
+    """Return the parameter's gradient, which must exist."""
     gradient = parameter.grad
     assert gradient is not None
     return gradient
@@ -57,7 +62,7 @@ def _layout(tensor: Tensor) -> torch.memory_format:
 
 
 def _can_take(row: tuple[Tensor, ...]) -> bool:
-    """Whether it is float32 on the CPU, laid out without gaps and alike; but for the gradient, which can be copied."""
+    """Return True for float32 CPU tensors of one shape and one gapless layout; the gradient may have another layout."""
     parameter, _, *states = row
     if any(type(tensor) not in OWN or KIND(tensor) != FLOAT32 or tensor.shape != parameter.shape for tensor in row):
         return False
@@ -66,7 +71,15 @@ def _can_take(row: tuple[Tensor, ...]) -> bool:
 
 
 def lion(columns: Columns, lr: float, betas: Sequence[float], weight_decay: float, maximize: bool) -> None:
-    """One step of all of them in place, as `divide` chose them. columns: parameters, gradients, exp_avg."""
+    """Apply one Lion step in place.
+
+    Args:
+        columns: parameters, gradients and exp_avg, as `divide` returns them.
+        lr: learning rate.
+        betas: (b1, b2).
+        weight_decay: decoupled decay.
+        maximize: maximize the objective instead of minimizing it.
+    """
     b1, b2 = betas
     numbers = (-1.0 if maximize else 1.0, 1 - lr * weight_decay, lr, b1, 1 - b1, b2, 1 - b2)
     call("lion", columns, numbers)
@@ -82,7 +95,17 @@ def adan(
     weight_decay: float,
     maximize: bool,
 ) -> None:
-    """Step t of all of them in place, as `divide` chose them. columns: parameters, gradients, prev_grad, m, v, n."""
+    """Apply Adan step t in place (the 'paper' variant).
+
+    Args:
+        columns: parameters, gradients, prev_grad, m, v and n, as `divide` returns them.
+        t: number of this step, from 1.
+        lr: learning rate.
+        betas: (b1, b2, b3).
+        eps: added to the denominator.
+        weight_decay: proximal decay.
+        maximize: maximize the objective instead of minimizing it.
+    """
     b1, b2, b3 = betas
     scales = (1 / (1 - b1**t), b2 / (1 - b2**t), (1 - b3**t) ** -0.5)
     numbers = (-1.0 if maximize else 1.0, float(t > 1), lr, 1 - b1, 1 - b2, b2, b3, 1 - b3, *scales, eps)

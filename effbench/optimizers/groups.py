@@ -1,10 +1,10 @@
-"""Which parameters decay, and at which learning rate: the groups an optimizer is built from.
+"""Parameter groups: which parameters get weight decay, and at which learning rate.
 
-The one rule of `no_decay`: a parameter is exempt from weight decay when any of these holds.
-1. It has at most one dimension, or is called `bias` or `…_bias`: biases, norm scales, gains.
-2. A normalisation module owns it (a torch norm, or a class with `norm` in its name), whatever its shape.
-3. It is a token, a position table or a scale by name: `class_token`, `pos_embedding`, … (see EXEMPT_NAMES).
-4. The model says so through timm's convention: a method `no_weight_decay()` that returns parameter names.
+A parameter is exempt from weight decay (`no_decay`) if one of these holds:
+1. It has at most one dimension, or its name is `bias` or ends with `_bias`: biases, norm scales, gains.
+2. It belongs to a normalisation module (a torch norm, or a class with `norm` in its name), whatever its shape.
+3. Its name is one of EXEMPT_NAMES: tokens, position tables and scales, such as `class_token` and `pos_embedding`.
+4. The model has a method `no_weight_decay()` (timm's convention) that returns its name.
 """
 
 from __future__ import annotations
@@ -38,12 +38,23 @@ def parameter_groups(
     no_decay: bool = True,
     group_lr: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """The trainable parameters of `model` as param groups: {name, params, lr, weight_decay}, none empty.
+    """Divide the trainable parameters into groups for an optimizer.
 
-    group_lr: a shell pattern over parameter names -> the factor on `lr` of what it matches, such as
-    {'backbone.*': 0.1}. Of two patterns that match a parameter, the first wins.
-    Names: 'decay' and 'no_decay', then per pattern, in the order given, such as 'backbone.decay'.
-    Raises ConfigError for a pattern without effect and for a model without trainable parameters.
+    Args:
+        model: the model.
+        lr: base learning rate.
+        weight_decay: for all parameters that are not exempt.
+        no_decay: exempt biases, norms, tokens and position tables (rules at the top of this file).
+        group_lr: shell pattern over parameter names -> factor on `lr`, such as {'backbone.*': 0.1}. The first pattern
+            that matches a parameter wins.
+
+    Returns:
+        Groups {name, params, lr, weight_decay}, none empty. Names: 'decay' and 'no_decay', then those of each pattern
+            in the
+        given order, such as 'backbone.decay'.
+
+    Raises:
+        ConfigError: a pattern has no effect, or the model has no trainable parameter.
     """
     factors = dict(group_lr or {})
     _check_factors(factors)
@@ -60,7 +71,7 @@ def parameter_groups(
 
 
 def exempt_names(model: nn.Module) -> frozenset[str]:
-    """The full names of the parameters that weight decay leaves alone (the rule at the file's top)."""
+    """Return the full names of the parameters that are exempt from weight decay (rules at the top of this file)."""
     names: set[str] = set()
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
@@ -80,7 +91,7 @@ def _exempt_name(name: str) -> bool:
 
 
 def _empty_groups(factors: Mapping[str, float], lr: float, weight_decay: float) -> _Groups:
-    """Every group there could be, in the order they are handed out; pattern None is the rest of the model."""
+    """Return all possible groups in their order; pattern None stands for the rest of the model."""
     groups: _Groups = {}
     for pattern, factor in [(None, 1.0), *factors.items()]:
         prefix = f"{_label(pattern, factors)}." if pattern else ""
@@ -91,14 +102,14 @@ def _empty_groups(factors: Mapping[str, float], lr: float, weight_decay: float) 
 
 
 def _label(pattern: str, patterns: Iterable[str]) -> str:
-    """'backbone.*' -> 'backbone', unless another pattern would shorten to the same."""
+    """Shorten 'backbone.*' to 'backbone', unless two patterns would get the same name."""
     short = pattern.strip("*.")
     same = [other for other in patterns if other.strip("*.") == short]
     return short if short and len(same) == 1 else pattern
 
 
 def _first_match(names: list[str], factors: Mapping[str, float]) -> dict[str, str | None]:
-    """Parameter name -> the first pattern that matches it, or None. Raises ConfigError for an idle pattern."""
+    """Map parameter names to the first matching pattern or None; raise ConfigError if a pattern has no effect."""
     pattern_of = {name: next((p for p in factors if fnmatchcase(name, p)), None) for name in names}
     for pattern in factors:
         if pattern not in pattern_of.values():

@@ -1,9 +1,9 @@
-"""Lion (arXiv:2302.06675), with lion-pytorch's arithmetic to the bit, as an ordinary torch optimizer.
+"""Lion (arXiv:2302.06675): a torch optimizer with lion-pytorch's arithmetic, equal to the bit.
 
-The package's class is the base and its state_dict the format; the update is done in one pass over memory, compiled
-(effbench/kernels) or in lists that stay in the cache. What is left out: the package's Triton path (it calls `exit()`
-where Triton is missing) and `decoupled_weight_decay` (it divides by the constructor's lr and is absent from
-state_dict).
+It derives from the package's class and uses the same state_dict format. The update is one pass over memory, compiled
+(effbench/cpu/csrc/steps.c) or in cache-sized chunks. Two features of the package are left out: the Triton path (it
+calls `exit()` if Triton is missing) and `decoupled_weight_decay` (it divides by the constructor's lr and is not part of
+the state_dict).
 """
 
 from __future__ import annotations
@@ -36,10 +36,18 @@ _OPTIONS = ("lr", "betas", "weight_decay", "maximize")  # of a group
 class Lion(lion_pytorch.Lion):  # type: ignore[misc]
     """theta = (1 - lr wd) theta - lr sign(b1 m + (1-b1) g); then m = b2 m + (1-b2) g.
 
-    params: parameters, or groups that may carry their own lr, betas, weight_decay and maximize.
-    A complex parameter is two real ones, as in torch. State: one momentum, `exp_avg`, of each parameter's shape and
-    dtype: 4 bytes a parameter in fp32. state_dict() loads into `lion_pytorch.Lion` and back. Raises OptionError, a
-    ConfigError and ValueError, for a value out of range.
+    A complex parameter is treated as two real ones, as in torch. State: one momentum, `exp_avg`, with the parameter's
+    shape and dtype (4 bytes a parameter in float32). state_dict() can be exchanged with `lion_pytorch.Lion`.
+
+    Args:
+        params: parameters, or groups that may set lr, betas, weight_decay and maximize.
+        lr: learning rate, >= 0: the size of every weight's move. A tensor of one element stays a tensor.
+        betas: two numbers in [0, 1).
+        weight_decay: decoupled decay, >= 0.
+        maximize: maximize the objective instead of minimizing it.
+
+    Raises:
+        OptionError: a value is out of range.
     """
 
     def __init__(
@@ -51,29 +59,29 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
         *,
         maximize: bool = False,
     ) -> None:
-        # The package's constructor would keep settings outside the groups, which pickle and deepcopy drop.
+        # The package's constructor keeps settings outside of the groups, where pickle and deepcopy lose them.
         options = _checked({"lr": lr, "betas": betas, "weight_decay": weight_decay})
         torch.optim.Optimizer.__init__(self, params, {**options, "maximize": maximize})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Also called by load_state_dict: a checkpoint of another class, such as the package's, may lack options."""
+        """Fill in options that a checkpoint of another class lacks. load_state_dict calls it too."""
         super().__setstate__(state)
         for group in self.param_groups:
-            for name in _OPTIONS:  # not all of self.defaults: torch adds a name of its own when it loads
+            for name in _OPTIONS:  # not all of self.defaults: torch adds its own name there when it loads a state
                 group.setdefault(name, self.defaults[name])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(_checked(param_group))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises OptionError for a state without a momentum."""
+        """Load a state; raise OptionError if it has no momentum."""
         check_state(state_dict, ["exp_avg"], "lion")
         super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of every parameter that has a gradient; the closure's loss, or None."""
-        # Not super().step(): once the package's class was used, that is hooked too and hooks would run twice.
+        """Update every parameter that has a gradient; return the closure's loss, or None without a closure."""
+        # Not super().step(): torch adds hooks to the package's step when its class is used; they would run twice.
         loss = closure_loss(closure)
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -96,7 +104,7 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
 def _in_chunks(
     rows: Sequence[Sequence[Tensor]], lr: float, betas: Sequence[float], weight_decay: float, maximize: bool
 ) -> None:
-    """lion_pytorch's update_fn, operation by operation, over lists of tensors. rows: parameter, gradient, momentum."""
+    """Apply lion_pytorch's update_fn to lists of tensors. rows: parameter, gradient, momentum."""
     b1, b2 = betas
 
     def update(columns: list[list[Tensor]]) -> None:
@@ -115,7 +123,7 @@ def _in_chunks(
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the options (of a group or of the whole) with those present checked and made plain numbers."""
+    """Return a copy of the options (of one group or the defaults), checked and as plain numbers."""
     checked = dict(options)
     if "lr" in options:
         checked["lr"] = checked_lr(options["lr"], _LR_REMEDY)

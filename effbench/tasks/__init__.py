@@ -1,1 +1,1 @@
-"""What is minimised and what a model's outputs mean, by kind of target."""
+"""Tasks: the loss, the targets, the metrics and the meaning of a model's outputs, for each kind of target."""

@@ -1,4 +1,4 @@
-"""What a model answers, counted by class: a model that has learnt nothing answers with one class alone."""
+"""Counts of predicted classes, to warn about a model that predicts one class only."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from effbench.metrics import ACCURACY
 from effbench.tasks.task import PredictionCheck
 from effbench.units import percent
 
-LEAST_FOR_ONE, LEAST_FOR_SHARE = 10, 20  # evaluated images; with fewer, one answer or a share is mostly chance
+LEAST_FOR_ONE, LEAST_FOR_SHARE = 10, 20  # evaluated images; with fewer, one answer or a fraction is mostly chance
 
 
 class ClassCounts(PredictionCheck):
-    """Predictions and labels of one evaluation; kept on the device, read when asked for."""
+    """Counts predictions and labels of one evaluation on the device, which is read only by `complaint`."""
 
     def __init__(self) -> None:
         self._counts: Tensor | None = None
@@ -29,7 +29,7 @@ class ClassCounts(PredictionCheck):
             self._counts[row].index_add_(0, classes_B, ones)
 
     def agree(self, ranks: Any) -> None:
-        """Adds up those of all processes."""
+        """Add up the counts of all processes."""
         if self._counts is not None:
             self._counts = ranks.sum(self._counts)
 
@@ -42,17 +42,17 @@ class ClassCounts(PredictionCheck):
             return None
         answers = [name for name, count in zip(classes, predicted, strict=True) if count]
         if len(answers) == 1:
-            return f"{which}: the model answers '{answers[0]}' for all of the {images} images{_REMEDY}"
+            return f"{which}: the model predicts '{answers[0]}' for all of the {images} images{_REMEDY}"
         accuracy = values.get(ACCURACY)
         if accuracy is None or images < LEAST_FOR_SHARE or round(accuracy * images) > largest:
             return None
         name = classes[labels.index(largest)]
         return (
-            f"{which} accuracy {percent(accuracy)} is no better than always answering '{name}', the largest class "
+            f"{which} accuracy {percent(accuracy)} is no better than always predicting '{name}', the largest class "
             f"({largest} of {images} images){_REMEDY}"
         )
 
 
 _REMEDY = (
-    ". It has not learnt to tell the classes apart: train longer (trainer.max_epochs), or try another optimizer.lr"
+    ". It has not learnt to distinguish the classes: train longer (trainer.max_epochs), or try another optimizer.lr"
 )

@@ -1,4 +1,4 @@
-"""One class a sample."""
+"""Classification: one class a sample."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Classification(Task):
         return F.cross_entropy(outputs, targets, reduction="sum")
 
     def answers(self, outputs: Tensor) -> Tensor:
-        """Probabilities of the classes."""
+        """Return class probabilities."""
         return outputs.softmax(1)
 
     def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:
-        """Whether the class that `got` puts first is, in `expected`, at most `tie` below the first."""
+        """Return True where the top class of `got` is, in `expected`, at most `tie` below the largest output."""
         best = expected.max(1).values
         chosen = expected.gather(1, got.argmax(1, keepdim=True)).squeeze(1)
         return best - chosen <= tie
 
     def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
-        """{class, probability, top_k: [{class, probability}]}, the most probable first."""
+        """Return {class, probability, top_k: [{class, probability}]}, the most probable class first."""
         order = sorted(range(len(answers)), key=lambda place: -answers[place])[:top_k]
         ranked = [{"class": names[place], "probability": round(answers[place], 6)} for place in order]
         return {**ranked[0], "top_k": ranked}

@@ -1,7 +1,7 @@
-"""Losses, summed over samples, so that accumulation, ranks and a short last batch cannot change the mean.
+"""Losses, summed over samples, so that accumulation, ranks and a short last batch do not change the mean.
 
-A loss of your own is one class and one YAML in conf/loss or --config-dir/loss: a subclass of Loss, or a loss of
-torch.nn (such as torch.nn.SmoothL1Loss), which is summed over samples of the mean over outputs.
+To add your own loss, write one class and one YAML in conf/loss or --config-dir/loss. The class is a subclass of Loss,
+or a loss of torch.nn (such as torch.nn.SmoothL1Loss), whose mean over outputs is summed over samples.
 """
 
 from __future__ import annotations
@@ -17,37 +17,46 @@ from effbench.errors import ConfigError
 
 
 class Loss:
-    """What training minimises. targets: the kinds of targets that it takes, see effbench/tasks/task.py."""
+    """Base of the losses, which training minimises.
+
+    Attributes:
+        targets: kinds of targets that the loss takes (see effbench/tasks/task.py).
+    """
 
     targets: ClassVar[tuple[str, ...]] = ("class", "labels", "values")
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The sum over the batch, differentiable. outputs: float (B, K). targets: as the task has them."""
+        """Return the differentiable sum over the batch. outputs: float (B, K). targets: as the task has them."""
         raise NotImplementedError
 
     def weight(self, targets: Tensor) -> Tensor | None:
-        """float64 (): what a batch counts in the mean; None where that is its number of samples."""
+        """Return the weight of a batch in the mean, float64 (); None if it is the number of samples."""
         del targets
         return None
 
     def divisor(self, samples: int, class_mass_K: Tensor | None) -> float:
-        """What turns a step's sum into its mean. class_mass_K: how much of each class the step holds."""
+        """Return the number that a step's sum is divided by.
+
+        Args:
+            samples: samples of the step, over all micro-batches and ranks.
+            class_mass_K: amount of each class in the step; given only if `needs_class_mass`.
+        """
         del class_mass_K
         return float(samples)
 
     @property
     def needs_class_mass(self) -> bool:
-        """Whether `divisor` asks for it."""
+        """True if `divisor` needs the amount of each class."""
         return False
 
     def to(self, device: torch.device) -> Loss:
-        """The loss with its tensors on the device."""
+        """Return the loss with its tensors on the device."""
         del device
         return self
 
 
 class _OfClasses(Loss):
-    """With class weights, the mean over a step divides by the weight of its samples, as torch's own losses do."""
+    """Losses over classes. With class weights, a step's mean divides by the weight of its samples, as in torch."""
 
     targets = ("class",)
 
@@ -64,7 +73,7 @@ class _OfClasses(Loss):
     def divisor(self, samples: int, class_mass_K: Tensor | None) -> float:
         if self.class_weights is None or class_mass_K is None:
             return float(samples)
-        # A step of weightless classes alone: a zero gradient rather than 0/0.
+        # If all classes of a step have weight 0, the gradient is zero, not 0/0.
         return float((class_mass_K * self.class_weights.cpu()).sum()) or 1.0
 
     @property
@@ -81,7 +90,7 @@ class CrossEntropy(_OfClasses):
     """Cross-entropy in nats with label smoothing (arXiv:1512.00567, section 7) and class weights.
 
     Args:
-        label_smoothing: share of the target's mass spread evenly, [0, 1).
+        label_smoothing: fraction of the target's mass that is spread evenly, in [0, 1).
         class_weights: float (K,), or None.
     """
 
@@ -96,11 +105,14 @@ class CrossEntropy(_OfClasses):
 
 
 class Focal(_OfClasses):
-    """Focal loss in nats, -(1 - p)^gamma log p of the class's probability p (arXiv:1708.02002, equation 5).
+    """Focal loss in nats: -(1 - p)^gamma log p, with p the probability of the class (arXiv:1708.02002, equation 5).
 
     Args:
-        gamma: how much less a sample counts that is already right, >= 0; 0 is cross-entropy.
+        gamma: >= 0. A larger value reduces the weight of samples that are already right; 0 is cross-entropy.
         class_weights: float (K,), the paper's alpha, or None.
+
+    Raises:
+        ConfigError: gamma is not a number >= 0.
     """
 
     def __init__(self, gamma: float = 2.0, class_weights: Tensor | None = None):
@@ -117,10 +129,13 @@ class Focal(_OfClasses):
 
 
 class BinaryCrossEntropy(Loss):
-    """Binary cross-entropy in nats of each label, a sample's being the mean over its labels.
+    """Binary cross-entropy in nats; the loss of a sample is the mean over its labels.
 
     Args:
-        pos_weight: what a label that is there counts against one that is not, > 0.
+        pos_weight: weight of a present label relative to an absent one, > 0.
+
+    Raises:
+        ConfigError: pos_weight is not a number > 0.
     """
 
     targets = ("labels",)
@@ -137,7 +152,7 @@ class BinaryCrossEntropy(Loss):
 
 
 class MeanSquaredError(Loss):
-    """Squared error, a sample's being the mean over its values; in the targets' unit squared."""
+    """Squared error in the squared unit of the targets; the loss of a sample is the mean over its values."""
 
     targets = ("values",)
 
@@ -146,7 +161,7 @@ class MeanSquaredError(Loss):
 
 
 class OfTorch(Loss):
-    """A loss of torch.nn, made with reduction='none'."""
+    """A loss of torch.nn, constructed with reduction='none'."""
 
     def __init__(self, module: nn.Module):
         self.module = module
@@ -161,7 +176,17 @@ class OfTorch(Loss):
 
 
 def class_weights(choice: Sequence[float] | str | None, labels: Tensor, num_classes: int) -> Tensor | None:
-    """float (K,): the given weights, or for 'balanced' N / (K * count), 0 for a class without samples."""
+    """Return class weights, float (K,), or None.
+
+    Args:
+        choice: None, one number a class, or 'balanced': N / (K * count), and 0 for a class without samples.
+        labels: int64 (N,), the train split's.
+        num_classes: K.
+
+    Raises:
+        ConfigError: another number of weights than classes, a weight that is not finite, or no class with a weight
+            above 0.
+    """
     if choice is None:
         return None
     if choice == "balanced":

@@ -1,4 +1,4 @@
-"""Any number of labels a sample, each there or not."""
+"""Multi-label classification: any number of labels a sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from effbench.tasks.task import Task
 
 
 class Multilabel(Task):
-    """Targets float32 (N, K) of 0 and 1. Outputs (B, K): a logit each label. Evaluated by binary cross-entropy."""
+    """Targets float32 (N, K) of 0 and 1. Outputs (B, K): one logit a label. Evaluated by binary cross-entropy."""
 
     kind = "labels"
     answer = "sigmoid of each label's output"
@@ -27,15 +27,15 @@ class Multilabel(Task):
         return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1).sum()
 
     def answers(self, outputs: Tensor) -> Tensor:
-        """The probability of each label."""
+        """Return the probability of each label."""
         return outputs.sigmoid()
 
     def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:
-        """Whether the same labels are there."""
+        """Return True where the same labels are present; outputs within `tie` of 0 count as equal."""
         return (((expected > 0) == (got > 0)) | (expected.abs() <= tie)).all(1)
 
     def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
-        """{labels: those of probability above 0.5, probabilities: {label: probability}}."""
+        """Return {labels: those with a probability above 0.5, probabilities: {label: probability}}."""
         del top_k
         rounded = {name: round(answer, 6) for name, answer in zip(names, answers, strict=True)}
         return {"labels": [name for name, answer in rounded.items() if answer > 0.5], "probabilities": rounded}

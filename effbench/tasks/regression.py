@@ -1,4 +1,4 @@
-"""Numbers to be predicted."""
+"""Regression: numbers to predict."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from effbench.tasks.task import Task
 
 
 class Regression(Task):
-    """Targets float32 (N, D), or (N,) of one value. Outputs (B, D), in the targets' unit. Evaluated by squared error.
+    """Targets float32 (N, D), or (N,) for one value. Outputs (B, D). Evaluated by squared error.
 
-    The dataset's `classes` are the names of the D values.
+    Outputs have the unit of the targets. `classes` of the dataset are the names of the D values.
     """
 
     kind = "values"
@@ -30,14 +30,14 @@ class Regression(Task):
         return F.mse_loss(outputs, targets, reduction="none").mean(1).sum()
 
     def answers(self, outputs: Tensor) -> Tensor:
-        """The outputs themselves."""
+        """Return the outputs unchanged."""
         return outputs
 
     def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:
-        """Always: how far outputs may differ is the tolerance's to say."""
+        """Return True for all: the export tolerance alone decides how far outputs may differ."""
         return expected.new_ones(len(expected), dtype=torch.bool)
 
     def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
-        """{values: {name: value}}."""
+        """Return {values: {name: value}}."""
         del top_k
         return {"values": dict(zip(names, answers, strict=True))}

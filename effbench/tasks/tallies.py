@@ -1,4 +1,4 @@
-"""What training and evaluation sum over samples, by name: the loss, its weight, samples, and each metric's sums."""
+"""Sums over samples, by name: the loss, its weight, the number of samples, and the sums of each metric."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from torch import Tensor
 from effbench.metrics import LOSS, Metric
 
 LOSS_SUM, WEIGHT, SAMPLES = "loss", "weight", "samples"
-_OWN = (LOSS_SUM, WEIGHT, SAMPLES)  # of the vector's first places
+_OWN = (LOSS_SUM, WEIGHT, SAMPLES)  # the first entries of the vector
 
 
 class Tallies:
-    """Lays the sums of a task out in one float64 vector, so that a step adds them up and ranks exchange them at once.
+    """All sums of a task in one float64 vector, so that a step adds and ranks exchange them in one operation.
 
-    num_outputs: of the model, K of its (B, K).
+    Args:
+        metrics: the task's metrics.
+        num_outputs: outputs of the model, K of (B, K).
     """
 
     def __init__(self, metrics: Sequence[Metric], num_outputs: int):
@@ -28,11 +30,13 @@ class Tallies:
         return len(_OWN) + sum(self._sizes)
 
     def of(self, loss_sum: Tensor, outputs: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
-        """float64 (len,) on the device for a batch; nothing is read.
+        """Return the vector of a batch, float64 (len,) on the device. Nothing is read from the device.
 
         Args:
-            loss_sum: () the summed loss. outputs: float (B, K). targets: as the task has them.
-            weight: float64 () that the loss is divided by; by default the number of samples.
+            loss_sum: the summed loss, ().
+            outputs: float (B, K).
+            targets: as the task has them.
+            weight: float64 (), what the loss is divided by; None: the number of samples.
         """
         samples = torch.full((), len(outputs), dtype=torch.float64, device=outputs.device)
         own = torch.stack([loss_sum.detach().double(), samples if weight is None else weight, samples])
@@ -40,7 +44,7 @@ class Tallies:
         return torch.cat([own, *(metric.sums(seen, targets) for metric in self.metrics)])
 
     def values(self, sums: Tensor) -> dict[str, float]:
-        """Metric name -> value; {} without samples, no loss for samples of weight 0 alone."""
+        """Return metric name -> value: {} without samples, no loss if all samples have weight 0."""
         numbers = sums.tolist()
         loss, weight, samples = numbers[: len(_OWN)]
         if samples == 0:
@@ -53,13 +57,13 @@ class Tallies:
         return found
 
     def named(self, sums: Tensor) -> dict[str, Tensor]:
-        """The vector by name, as checkpoints hold it."""
+        """Return the vector as name -> tensor, as checkpoints hold it."""
         own = dict(zip(_OWN, sums[: len(_OWN)], strict=True))
         metrics = zip(self.metrics, self._parts(sums[len(_OWN) :]), strict=True)
         return {**own, **{f"metric/{metric.name}": part.clone() for metric, part in metrics}}
 
     def from_named(self, named: Mapping[str, Any]) -> Tensor:
-        """The vector of `named`; zeros for a metric that was not measured then."""
+        """Return the vector of `named`, with zeros for a metric that was not measured then."""
         sums = torch.zeros(len(self), dtype=torch.float64)
         for place, name in enumerate(_OWN):
             sums[place] = named[name]
@@ -70,6 +74,6 @@ class Tallies:
         return sums
 
     def _parts(self, values: Any) -> list[Any]:
-        """Cut into each metric's own."""
+        """Cut the values into the parts of each metric."""
         ends = [sum(self._sizes[: index + 1]) for index in range(len(self._sizes))]
         return [values[end - size : end] for end, size in zip(ends, self._sizes, strict=True)]

@@ -1,4 +1,4 @@
-"""A task: what targets look like, the loss that is minimised, what is measured, and what an output means."""
+"""The task: the form of the targets, the loss, the metrics, and the meaning of the outputs."""
 
 from __future__ import annotations
 
@@ -16,30 +16,44 @@ from effbench.tasks.tallies import Tallies
 
 
 class PredictionCheck:
-    """Looks at the predictions of one evaluation; this one at nothing."""
+    """Checks the predictions of one evaluation. This base class checks nothing."""
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """A batch of them, on the device."""
+        """Add a batch of outputs and targets on the device."""
 
     def agree(self, ranks: Any) -> None:
-        """Adds up those of all processes."""
+        """Add up the counts of all processes."""
 
     def complaint(self, which: str, values: Mapping[str, float], classes: Sequence[str]) -> str | None:
-        """What is wrong with a model of such predictions on the split `which`; None if nothing is."""
+        """Return a warning about the predictions, or None.
+
+        Args:
+            which: name of the split.
+            values: metric name -> value of this evaluation.
+            classes: names of the classes.
+        """
 
 
 class Task:
     """Base of the tasks.
 
-    kind: of the targets: 'class' (int64 (N,)), 'labels' (float32 (N, K) of 0 and 1) or 'values' (float32 (N, D)).
-    loss: what training minimises. metrics: what is measured beside the loss, in training and evaluation.
-    num_outputs: of the model, K of its (B, K).
+    Args:
+        loss: what training minimises.
+        metrics: what is measured besides the loss, in training and evaluation.
+        num_outputs: outputs of the model, K of (B, K).
+
+    Attributes:
+        kind: kind of the targets: 'class' (int64 (N,)), 'labels' (float32 (N, K) of 0 and 1) or 'values' (float32 (N,
+            D)).
+
+    Raises:
+        ConfigError: the loss or a metric is for another kind of targets.
     """
 
     kind: ClassVar[str]
-    answer: ClassVar[str]  # of the outputs, what `answers` gives
+    answer: ClassVar[str]  # how `answers` follows from the outputs, in words
     loss_unit: ClassVar[str] = ""
-    remedy: ClassVar[str] = ""  # what to write where a loss or a metric does not fit
+    remedy: ClassVar[str] = ""  # what to write if a loss or a metric does not fit
 
     def __init__(self, loss: Loss, metrics: Sequence[Metric], num_outputs: int):
         taken = {f"loss={_name(loss)}": loss.targets, **{f"task.metrics={each.name}": each.targets for each in metrics}}
@@ -53,7 +67,7 @@ class Task:
         self.tallies = Tallies(self.metrics, num_outputs)
 
     def checked(self, data: Splits) -> Splits:
-        """The dataset with targets as this task takes them. Raises DataError where they are something else."""
+        """Return the dataset with targets as this task takes them. Raise DataError for targets of another kind."""
 
         def checked(which: str, split: Split) -> Split:
             return Split(split.images, self.targets_of(f"{data.name} {which}", split.labels, len(data.classes)))
@@ -64,37 +78,58 @@ class Task:
         return replace(data, train=train, val=val, test=test)
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
-        """Targets of one split, checked. name: begins the message."""
+        """Return the checked targets of one split.
+
+        Args:
+            name: begins the message of an error.
+            targets: as the dataset has them.
+            num_classes: number of classes, labels or values.
+
+        Raises:
+            DataError: the targets do not fit the task.
+        """
         raise NotImplementedError
 
     def plain_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The summed loss of an evaluation: without smoothing or weights, so that runs on other losses compare."""
+        """Return the summed loss of an evaluation, without smoothing or weights: runs with other losses compare."""
         raise NotImplementedError
 
     def answers(self, outputs: Tensor) -> Tensor:
-        """What `predict` gives for float outputs (B, K): float (B, K)."""
+        """Return what `predict` reports for float outputs (B, K): float (B, K)."""
         raise NotImplementedError
 
     def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:
-        """bool (N,): whether outputs (N, K) mean the same where differences of at most `tie` are none."""
+        """Return bool (N,): True where two outputs mean the same.
+
+        Args:
+            expected: float (N, K), outputs of the model.
+            got: float (N, K), outputs of the exported file.
+            tie: differences up to this are ignored.
+        """
         raise NotImplementedError
 
     def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
-        """One sample's answers for a person. names: of the classes, labels or values."""
+        """Return the answer for one sample as a mapping for people.
+
+        Args:
+            answers: one row of `answers`.
+            names: names of the classes, labels or values.
+            top_k: how many classes to list.
+        """
         raise NotImplementedError
 
     def prediction_check(self) -> PredictionCheck:
-        """A new one, for one evaluation."""
+        """Return a new check for one evaluation."""
         return PredictionCheck()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of what is measured: the loss, then the metrics."""
+        """Names of what is measured: the loss, then the metrics."""
         return (LOSS, *(metric.name for metric in self.metrics))
 
     @property
     def displays(self) -> dict[str, Display]:
-        """Metric name -> how it reads, the loss included."""
+        """Metric name -> display, with the loss."""
         loss = Display(LOSS, "min", self.loss_unit)
         return {LOSS: loss, **{metric.name: metric.display for metric in self.metrics}}
 

@@ -25,13 +25,13 @@ def of_many(predicted: list[int], labels: list[int]) -> str | None:
 
 @pytest.mark.row(54)
 def test_one_predicted_class_for_every_image_is_reported():
-    assert "val: the model answers 'dog' for all of the 40 images" in (of_many([1, 1, 1, 1], [0, 1, 1, 2]) or "")
+    assert "val: the model predicts 'dog' for all of the 40 images" in (of_many([1, 1, 1, 1], [0, 1, 1, 2]) or "")
 
 
 @pytest.mark.row(54)
 @pytest.mark.parametrize("predicted", [[1, 1, 0, 0], [0, 2, 1, 1]])
 def test_the_share_of_the_largest_class_is_no_result(predicted):
-    assert "no better than always answering 'dog', the largest class (20 of 40 images)" in (
+    assert "no better than always predicting 'dog', the largest class (20 of 40 images)" in (
         of_many(predicted, [2, 1, 0, 1]) or ""
     )
 
@@ -50,5 +50,5 @@ def test_without_an_evaluation_nothing_is_reported():
 
 def test_too_few_images_are_not_reported():
     assert complaint([1, 1, 1, 1], [0, 1, 1, 2]) is None
-    assert "answers 'dog' for all of the 12 images" in (complaint([1] * 12, [0, 1, 1, 2] * 3) or "")
+    assert "predicts 'dog' for all of the 12 images" in (complaint([1] * 12, [0, 1, 1, 2] * 3) or "")
     assert complaint([1, 1, 0, 0] * 3, [2, 1, 0, 1] * 3) is None
