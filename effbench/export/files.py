@@ -1,4 +1,4 @@
-"""An exported file and its record, put into place only after a check of the file as it lies on the disk."""
+"""Publish an exported file with its record, after a check of the file on disk."""
 
 from __future__ import annotations
 
@@ -17,16 +17,26 @@ ELSEWHERE = "output=FOLDER"
 
 
 def record_path(target: Path) -> Path:
-    """name.onnx -> name.onnx.json."""
+    """Return the record's path: name.onnx -> name.onnx.json."""
     return target.with_name(f"{target.name}.json")
 
 
 def publish_file(target: Path, content: bytes, check: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
-    """`content` at `target`, beside it `target`.json; returns what that holds.
+    """Write `content` to `target` and a record to `target`.json, after a check.
 
-    check(path) looks at the file under a temporary name and says what to record; what it raises leaves all as it was.
-    Raises NoSpaceError where the disk is full. A record always tells of the file beside it: an older one goes before
-    its file does, so a kill between the two leaves a whole file without a record.
+    The record always describes the file next to it: an old record is removed before its file is replaced. If the
+    process is killed between the two, a complete file without a record remains.
+
+    Args:
+        target: path of the exported file.
+        content: its bytes.
+        check: gets the temporary file and returns what to record. If it raises, nothing is changed.
+
+    Returns:
+        The content of the record.
+
+    Raises:
+        NoSpaceError: the disk is full.
     """
     forget_leftovers(target)
     record = record_path(target)
@@ -40,13 +50,13 @@ def publish_file(target: Path, content: bytes, check: Callable[[Path], Mapping[s
 
 
 def forget_leftovers(target: Path) -> None:
-    """Removes what killed exports of the same name left; whoever calls this holds the folder."""
+    """Remove temporary files of killed exports of the same name. The caller must hold the folder's lock."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         left.unlink(missing_ok=True)
 
 
 def _write(stream: IO[bytes], content: bytes) -> None:
-    """Down to the disk, so that a full one is known before anything is renamed."""
+    """Write through to the disk, so that a full disk is noticed before anything is renamed."""
     stream.write(content)
     stream.flush()
     os.fsync(stream.fileno())

@@ -1,7 +1,7 @@
-"""The file formats: how each is made of a model, and how its own runtime reads it back.
+"""Export formats: how to write a model, and how the format's runtime reads it back.
 
-Exporters note for every operation which line of which source file it came from. Such notes are taken out: they would
-tell of this machine's folders to whoever gets the file.
+Exporters record the source file and line of every operation. These notes are removed, because they would show the
+folders of this machine to everyone who gets the file.
 """
 
 from __future__ import annotations
@@ -27,9 +27,15 @@ OPSET = 20
 
 @dataclass(frozen=True)
 class Format:
-    """make(model, example) -> the file's content. load(path) -> the model that its runtime runs, on the CPU.
+    """An export format.
 
-    libraries: distributions whose versions matter to it. require: imports those that are optional.
+    Attributes:
+        suffix: of the file name.
+        make: (model, example) -> the content of the file.
+        load: path -> the model as the runtime executes it, on the CPU.
+        libraries: distributions whose versions are recorded.
+        opset: ONNX operator set, if the format has one.
+        require: imports the optional libraries.
     """
 
     suffix: str
@@ -41,17 +47,23 @@ class Format:
 
 
 def require_libraries(name: str) -> None:
-    """Raises MissingExtraError where what makes or runs files of format `name` is not installed."""
+    """Raise MissingExtraError if the libraries of format `name` are not installed."""
     with _quiet():
         FORMATS[name].require()
 
 
 def export_bytes(name: str, model: nn.Module, image_shape: tuple[int, int, int]) -> bytes:
-    """The content of a file of format `name` that takes any number of images of (C, H, W).
+    """Return the content of a file that takes any number of images.
 
-    Raises EffbenchError where its exporter refuses the model.
+    Args:
+        name: a key of FORMATS.
+        model: the model, on the CPU.
+        image_shape: (C, H, W).
+
+    Raises:
+        EffbenchError: the exporter cannot convert the model.
     """
-    example = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0))  # of 1, the batch size is fixed
+    example = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0))  # a batch of 1 would be fixed
     try:
         with _quiet(), torch.no_grad():
             return FORMATS[name].make(model, example)
@@ -63,7 +75,11 @@ def export_bytes(name: str, model: nn.Module, image_shape: tuple[int, int, int])
 
 
 def load_exported(name: str, path: Path) -> Forward:
-    """The file at `path`, whatever its suffix, as its own runtime runs it; ThresholdError where that cannot read it."""
+    """Load the file, whatever its suffix, with the runtime of its format.
+
+    Raises:
+        ThresholdError: the runtime cannot read the file.
+    """
     try:
         with _quiet():
             return FORMATS[name].load(path)
@@ -95,7 +111,7 @@ def _load_onnx(path: Path) -> Forward:
     runtime = _onnx_runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle, they would slow torch down
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads slow torch down
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def forward(images: Tensor) -> Tensor:
@@ -106,7 +122,7 @@ def _load_onnx(path: Path) -> Forward:
 
 
 def _onnx_runtime() -> Any:
-    """The module onnxruntime, where all that makes and runs ONNX files is there."""
+    """Return the module onnxruntime if all libraries for ONNX files are installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime
@@ -117,22 +133,22 @@ def _onnx_runtime() -> Any:
 
 
 def _make_torchscript(model: nn.Module, example: Tensor) -> bytes:
-    traced = torch.jit.trace(model, example, check_trace=False)  # parity is checked on more than it would
+    traced = torch.jit.trace(model, example, check_trace=False)  # `parity` checks more than trace does
     content = BytesIO()
     torch.jit.save(torch.jit.freeze(traced), content)
     return _without_debug_records(content)
 
 
 def _without_debug_records(archive: BytesIO) -> bytes:
-    """A TorchScript archive rewritten without *.debug_pkl, which only tracebacks read."""
+    """Rewrite a TorchScript archive without *.debug_pkl, which only tracebacks need."""
     archive.seek(0)
     reader, content = torch._C.PyTorchFileReader(archive), BytesIO()
     writer = torch._C.PyTorchFileWriter(content)
     for name in reader.get_all_records():
         record = reader.get_record(name)
-        if name in ("version", ".data/version"):  # by its number in one place or the other
+        if name in ("version", ".data/version"):  # its place depends on the archive's version
             writer.set_min_version(int(record))
-        elif not name.endswith((".debug_pkl", "serialization_id")):  # the latter is made anew
+        elif not name.endswith((".debug_pkl", "serialization_id")):  # the writer adds a new serialization_id
             writer.write_record(name, record, len(record))
     writer.write_end_of_file()
     return content.getvalue()
@@ -153,14 +169,14 @@ def _make_torch_export(model: nn.Module, example: Tensor) -> bytes:
 
 
 def _load_torch_export(path: Path) -> Forward:
-    with path.open("rb") as stream:  # a path would have to end in .pt2
+    with path.open("rb") as stream:  # torch requires the suffix .pt2 of a path
         module: Forward = torch.export.load(stream).module()
     return module
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' warnings and log lines, which a user cannot act on: parity tells what matters."""
+    """Hide warnings and log lines of the exporters: users cannot act on them, and parity shows real problems."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

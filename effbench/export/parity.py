@@ -1,4 +1,4 @@
-"""Whether an exported file answers as the model does: outputs within a tolerance, the same answers."""
+"""Parity of an exported file with its model: outputs within a tolerance, and the same answers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from torch import Tensor
 
 from effbench.errors import ThresholdError
 
-TIE = 1e-4  # of the largest logit: classes this near are one; float32 sums in another order came to 6e-6 (a ViT)
+TIE = 1e-4  # of the largest logit: closer classes are a tie; another order of float32 sums gave 6e-6 (a ViT)
 
 Forward = Callable[[Tensor], Tensor]  # images (N, C, H, W) in [0, 1] -> logits (N, K)
 
 
 @dataclass(frozen=True)
 class Parity:
-    """max_difference: the largest difference of a logit. largest_logit: in magnitude, of the model's.
+    """Result of a comparison.
 
-    agreeing: of `samples` images, those with the model's answer: its top class, or one that ties with it; its labels.
+    Attributes:
+        max_difference: largest difference of a logit.
+        largest_logit: largest magnitude of the model's logits.
+        samples: images compared.
+        agreeing: images with the model's answer: its top class or one that ties with it; the same labels.
+        batch_sizes: batch sizes that were compared.
     """
 
     max_difference: float
@@ -31,18 +36,18 @@ class Parity:
 
     @property
     def relative(self) -> float:
-        """max_difference over largest_logit; NaN where either is not finite."""
+        """max_difference over largest_logit; NaN if one of them is not finite."""
         if self.largest_logit == 0:
             return 0.0 if self.max_difference == 0 else float("inf")
         return self.max_difference / self.largest_logit
 
     @property
     def agreement(self) -> float:
-        """In [0, 1]."""
+        """Fraction of images with the same answer, in [0, 1]."""
         return self.agreeing / self.samples
 
     def facts(self) -> dict[str, Any]:
-        """Everything of it, for a record."""
+        """Return all values, for a record."""
         return {**asdict(self), "relative": self.relative, "agreement": self.agreement}
 
     def __str__(self) -> str:
@@ -60,10 +65,17 @@ def compare(
     batch_size: int,
     same: Callable[[Tensor, Tensor, float], Tensor],
 ) -> Parity:
-    """Both on all `images`, float32 (N, C, H, W) in [0, 1], `batch_size` at a time; `exported` on the first alone too.
+    """Compare both models on all images in batches; `exported` also on the first image alone.
 
-    same: the task's `same_answer`.
-    Raises ThresholdError where `exported` does not take a batch or gives logits of another shape.
+    Args:
+        model: the reference.
+        exported: the exported file as its runtime executes it.
+        images: float32 (N, C, H, W) in [0, 1].
+        batch_size: images of a batch.
+        same: `same_answer` of the task.
+
+    Raises:
+        ThresholdError: `exported` does not take a batch, or returns logits of another shape.
     """
     chunks = images.split(batch_size)
     expected_NK = torch.cat([model(chunk.clone()) for chunk in chunks])
@@ -77,24 +89,27 @@ def compare(
 
 
 def require(parity: Parity, tolerance: float, what: str) -> None:
-    """Raises ThresholdError showing the difference, unless it is within `tolerance` and every answer is the same.
+    """Raise ThresholdError unless the difference is within the tolerance and all answers are the same.
 
-    what: 'format=onnx'.
+    Args:
+        parity: result of `compare`.
+        tolerance: of the largest logit.
+        what: 'format=onnx', for the message.
     """
     if parity.relative <= tolerance and parity.agreeing == parity.samples:
         return
     raise ThresholdError(
-        f"{what} does not answer as the model does: logits differ by {parity} (tolerance={tolerance:g} of the largest "
-        "logit, and every answer). Nothing was put into place; what was exported before is kept. Try another "
-        "format, or a larger tolerance if only the first is missed."
+        f"{what} does not give the model's answers: logits differ by {parity} (tolerance={tolerance:g} of the largest "
+        "logit, and every answer). No file was written; an earlier export is kept. Try another format, or a larger "
+        "tolerance if only the logits differ."
     )
 
 
 def _answer(exported: Forward, images: Tensor, like: Tensor) -> Tensor:
-    """exported(images), of the shape of `like`."""
+    """Return exported(images), which must have the shape of `like`."""
     try:
         logits = exported(images)
-    except Exception as error:  # each runtime has errors of its own
+    except Exception as error:  # each runtime raises other classes
         raise ThresholdError(f"the exported file fails at a batch of {len(images)}: {error!r:.300}") from error
     if logits.shape != like.shape:
         raise ThresholdError(f"the exported file gives {tuple(logits.shape)} for logits {tuple(like.shape)}.")

@@ -1,4 +1,4 @@
-"""A trained model as others run it: plain images in, the run's normalisation inside, contiguous, in eval mode."""
+"""The model as other programs run it: plain images as input, normalisation included, eval mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 
 class Portable(nn.Module):
-    """images: float32 (N, C, H, W) in [0, 1] -> logits, float32 (N, K)."""
+    """(N, C, H, W) float32 images in [0, 1] -> (N, K) float32 logits.
+
+    Args:
+        model: takes normalised images.
+        mean: of each channel, in [0, 1].
+        std: of each channel, in [0, 1].
+    """
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -25,9 +31,14 @@ class Portable(nn.Module):
 
 
 def portable(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Portable:
-    """A copy of `model` on the CPU that asks for no gradients. mean, std: of the channels, in [0, 1].
+    """Return a copy of the model on the CPU, with normalisation and without gradients.
 
-    Contiguous, since channels-last weights make torch.export guard on the batch size.
+    It is contiguous, because channels-last weights make torch.export fix the batch size.
+
+    Args:
+        model: takes normalised images.
+        mean: of each channel, in [0, 1].
+        std: of each channel, in [0, 1].
     """
     own = Portable(deepcopy(model), mean, std).cpu().eval().requires_grad_(False)
     return own.to(memory_format=torch.contiguous_format)

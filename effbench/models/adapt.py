@@ -1,4 +1,4 @@
-"""Starting from weights that exist: loading a local file, freezing by pattern, training what is left."""
+"""Existing weights: load a local file, freeze parameters by pattern, set the train mode of the rest."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ _SHOWN = 5  # keys or names listed in one message
 
 
 _COUNTER = ".num_batches_tracked"
-_AUXILIARY = re.compile(r"^aux", re.IGNORECASE)  # GoogLeNet's aux1, Inception's AuxLogits: for training alone
+_AUXILIARY = re.compile(r"^aux", re.IGNORECASE)  # GoogLeNet's aux1, Inception's AuxLogits: used in training only
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """tensors: how many came from the file. fresh: the head's keys that kept their new initialisation.
+    """What was loaded into a model.
 
-    left_out: auxiliary heads of the file that the model does without. source: the file or checkpoint.
+    Attributes:
+        tensors: number of tensors taken from the file.
+        fresh: keys of the head that keep their new initialisation.
+        left_out: auxiliary heads of the file that the model does not have.
+        source: the file or checkpoint.
     """
 
     tensors: int
@@ -37,24 +41,32 @@ class Loaded:
 
     def __str__(self) -> str:
         text = f"{self.tensors} tensors of {self.source}"
-        text += f"; freshly drawn: {', '.join(self.fresh)}" if self.fresh else ""
+        text += f"; newly initialised: {', '.join(self.fresh)}" if self.fresh else ""
         return text + (f"; left out, auxiliary heads: {', '.join(self.left_out)}" if self.left_out else "")
 
 
 def load_pretrained(model: nn.Module, path: str | Path) -> Loaded:
-    """`load_state` of a local .safetensors, .pt or .pth file.
+    """Load weights from a local .safetensors, .pt or .pth file, as `load_state` does.
 
-    Raises DataError for a file that is missing, damaged or holds more than weights.
+    Raises:
+        DataError: the file is missing, damaged or holds more than weights.
+        ConfigError: the weights do not fit the model.
     """
     return load_state(model, read_weights_file(Path(path)), str(path))
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Loaded:
-    """Copies weights into the model, whatever wrapped it when they were saved.
+    """Copy weights into the model; prefixes of wrappers such as DDP are removed from their names.
 
-    source: where they are from, for messages. The classifier head stays freshly initialised if they have none or one
-    for another number of classes. Raises ConfigError, with up to 5 keys and both shapes, if anything else does not
-    fit; the model is then partly loaded and not to be used.
+    The classifier head keeps its new initialisation if the weights have no head, or one for another number of classes.
+
+    Args:
+        model: the model. After a ConfigError it is partly loaded: do not use it.
+        state: name -> tensor.
+        source: where the weights come from, for messages.
+
+    Raises:
+        ConfigError: any other tensor does not fit; the message lists up to 5 keys with both shapes.
     """
     own = model.state_dict()
     state = named_as(state, own)
@@ -64,14 +76,14 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Lo
     shapes = _shape_mismatches(own, state, fresh)
     fitting = _without(state, fresh | shapes.keys())
     _refuse(source, list(_bad_values(own, fitting)))
-    # load_state_dict converts old layouts by this attribute; safetensors has no room for it.
+    # load_state_dict uses this attribute to convert old layouts; safetensors files do not hold it.
     fitting._metadata = getattr(state, "_metadata", None) or own._metadata  # type: ignore[attr-defined]
     result = model.load_state_dict(fitting, strict=False)
     problems = list(shapes.values())
     problems += [
         f"{key}: file has none, model {_shape(own[key])}"
         for key in result.missing_keys
-        if key not in fresh | shapes.keys() and not key.endswith(_COUNTER)  # which batch norms of before 2018 lack
+        if key not in fresh | shapes.keys() and not key.endswith(_COUNTER)  # files from before 2018 lack it
     ]
     problems += [f"{key}: file {_shape(state[key])}, model has none" for key in result.unexpected_keys]
     _refuse(source, problems)
@@ -80,7 +92,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Lo
 
 
 def _bad_values(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
-    """Quantised weights, which are nothing without their scales, and those of a run that diverged."""
+    """Yield quantised weights, which need their scales, and weights that are not finite."""
     for key, value in state.items():
         if key in own and own[key].is_floating_point():
             if not value.is_floating_point():
@@ -101,10 +113,15 @@ def _without(state: Mapping[str, Tensor], keys: Collection[str]) -> OrderedDict[
 
 
 def freeze(model: nn.Module, patterns: Sequence[str] | str) -> int:
-    """Stops gradients for parameters whose names match a shell pattern ('features.*'); returns the scalars frozen.
+    """Stop gradients of the parameters whose names match a shell pattern, such as 'features.*'.
 
-    Raises ConfigError for a pattern that matches nothing and for patterns that match everything. Call it
-    before the optimizer is built.
+    Call it before the optimizer is built.
+
+    Returns:
+        The number of frozen scalars.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or the patterns match everything.
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     named = dict(model.named_parameters())
@@ -122,10 +139,10 @@ def freeze(model: nn.Module, patterns: Sequence[str] | str) -> int:
 
 
 def set_train_mode(model: nn.Module) -> None:
-    """model.train(), but a norm layer whose own parameters are all frozen stays in eval mode.
+    """Call model.train(), but leave norm layers in eval mode if all their own parameters are frozen.
 
-    Its running statistics belong to the frozen weights and must not drift. One without parameters of its
-    own (affine=False) is trained as usual.
+    The running statistics of such a layer belong to the frozen weights and must not change. A norm layer without
+    parameters (affine=False) is trained as usual.
     """
     model.train()
     for module in model.modules():
@@ -134,6 +151,7 @@ def set_train_mode(model: nn.Module) -> None:
 
 
 def is_frozen(module: nn.Module) -> bool:
+    """Return True if the module has parameters and none of them is trained."""
     own = list(module.parameters(recurse=False))
     return bool(own) and not any(parameter.requires_grad for parameter in own)
 
@@ -141,13 +159,13 @@ def is_frozen(module: nn.Module) -> bool:
 def _nothing_matches(pattern: str, names: list[str]) -> str:
     message = f"model.freeze pattern '{pattern}' matches none of the model's {len(names)} parameters."
     if any(name.startswith(f"{pattern}.") for name in names):
-        return f"{message} For all that is below it write '{pattern}.*'."
+        return f"{message} For all parameters below it write '{pattern}.*'."
     near = difflib.get_close_matches(pattern, names, n=_SHOWN, cutoff=0.3) or names[:_SHOWN]
     return f"{message} Near it: {', '.join(near)}."
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
-    """The modules that map features to classes: timm's own record of it, else the last linear or convolution."""
+    """Return the names of the output layers: timm's record, else the last linear layer or convolution."""
     recorded = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
     if recorded:
         return (recorded,) if isinstance(recorded, str) else tuple(recorded)
@@ -156,7 +174,7 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _fresh_head_keys(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
-    """The keys of each head that the file lacks altogether or has for another number of classes."""
+    """Return the keys of each head that the file does not have, or has for another number of classes."""
     fresh: set[str] = set()
     for head in head_names(model):
         keys = {key for key in own if key.startswith(f"{head}.")}
@@ -166,7 +184,7 @@ def _fresh_head_keys(model: nn.Module, own: Mapping[str, Tensor], state: Mapping
 
 
 def _differ_in_classes(keys: Iterable[str], own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
-    """Whether every tensor of the head differs in its first dimension, the classes, and in nothing else."""
+    """Return True if every tensor of the head differs in its first dimension (the classes) and in nothing else."""
     return all(
         key in state and own[key].shape[1:] == state[key].shape[1:] and own[key].shape[:1] != state[key].shape[:1]
         for key in keys

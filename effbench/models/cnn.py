@@ -1,4 +1,4 @@
-"""The plain CNN and its depthwise-separable twin: the same network, but for one kind of convolution."""
+"""A plain CNN and its depthwise-separable version: the same network with another kind of convolution."""
 
 from __future__ import annotations
 
@@ -24,12 +24,23 @@ def cnn(
     hidden: int = 512,
     dropout: float = 0.5,
 ) -> nn.Sequential:
-    """(B, C, H, W) -> logits (B, num_classes). kind: 'standard' or 'separable' convolutions.
+    """Build a CNN: (B, C, H, W) -> logits (B, num_classes).
 
-    One block for each of `channels`: convolution, batch norm, ReLU, 2 x 2 max pool. The last map is
-    averaged to at most 4 x 4 (32 px needs none of it), so that the fully connected layer does not grow
-    with the image. Raises ConfigError if an image is smaller than 2^blocks px, 8 px by default, and for a
-    width below 1.
+    One block for each entry of `channels`: convolution, batch norm, ReLU, 2 x 2 max pool. The last feature map is
+    averaged to at most 4 x 4 (not needed at 32 px), so that the fully connected layer does not grow with the image.
+
+    Args:
+        num_classes: number of logits.
+        in_channels: C.
+        image_size: (H, W) in px.
+        kind: 'standard' or 'separable' convolutions.
+        channels: output channels of each block.
+        kernel_size: px, odd.
+        hidden: units of the fully connected layer before the head.
+        dropout: fraction dropped before the head, in [0, 1).
+
+    Raises:
+        OptionError: an image side is below 2^blocks px (8 px by default), or an option is out of range.
     """
     if not channels:
         raise OptionError("model.channels must hold one number for each block, at least one; got []. Write [32].")
@@ -50,7 +61,7 @@ def cnn(
 
 
 def _block(kind: str, c_in: int, c_out: int, kernel_size: int) -> nn.Sequential:
-    """(B, c_in, H, W) -> (B, c_out, H // 2, W // 2). Batch norm supplies the bias."""
+    """(B, c_in, H, W) -> (B, c_out, H // 2, W // 2). The convolution has no bias: batch norm has one."""
     return nn.Sequential(
         _convolution(kind, c_in, c_out, kernel_size), nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2)
     )
@@ -65,7 +76,7 @@ def _convolution(kind: str, c_in: int, c_out: int, kernel_size: int) -> nn.Modul
 
 
 def _grid(image_size: tuple[int, int], num_blocks: int) -> tuple[int, int]:
-    """(rows, columns) after pooling: at most GRID, fewer for small images."""
+    """Return (rows, columns) after pooling: at most GRID, fewer for small images."""
     smallest = 2**num_blocks
     if min(image_size) < smallest:
         raise OptionError(
@@ -76,11 +87,11 @@ def _grid(image_size: tuple[int, int], num_blocks: int) -> tuple[int, int]:
 
 
 def _pool(image_size: tuple[int, int], num_blocks: int, grid: tuple[int, int]) -> nn.Module:
-    """(B, C, h, w) -> (B, C, *grid), the average over equal windows where the sides divide."""
+    """(B, C, h, w) -> (B, C, *grid), an average over equal windows if the grid divides both sides."""
     h, w = (side >> num_blocks for side in image_size)
     if (h, w) == grid:
         return nn.Identity()
     if h % grid[0] == 0 and w % grid[1] == 0:
-        # The same numbers as adaptive pooling, whose CUDA backward is not deterministic.
+        # Gives the same numbers as adaptive pooling, whose CUDA backward is not deterministic.
         return nn.AvgPool2d((h // grid[0], w // grid[1]))
     return nn.AdaptiveAvgPool2d(grid)

@@ -1,4 +1,4 @@
-"""Layers that torch does not have, by the shapes they map."""
+"""Layers that torch does not have, and checks of model options."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from effbench.errors import OptionError
 
 
 class DepthwiseSeparableConv2d(nn.Module):
-    """One k x k filter a channel, then a 1 x 1 mix of channels (arXiv:1704.04861, section 3.1).
+    """One k x k filter a channel, then a 1 x 1 convolution over channels (arXiv:1704.04861, section 3.1).
 
-    (B, C_in, H, W) -> (B, C_out, H, W) at stride 1, padding k // 2. A standard convolution costs
-    H W k^2 C_in C_out MACs, this one H W C_in (k^2 + C_out): the ratio is 1/C_out + 1/k^2.
-    The bias sits on the 1 x 1 convolution only, which would absorb another one before it.
-    Raises ConfigError for an even k, which cannot keep H and W.
+    (B, C_in, H, W) -> (B, C_out, H, W), stride 1, padding k // 2. It costs H W C_in (k^2 + C_out) MACs; a standard
+    convolution costs H W k^2 C_in C_out; the ratio is 1/C_out + 1/k^2. Only the 1 x 1 convolution has a bias: it would
+    absorb a bias of the first one.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: k, odd: an even k cannot keep H and W.
+        bias: add a bias after the 1 x 1 convolution.
+
+    Raises:
+        OptionError: k is even or not positive.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = True):
@@ -33,7 +41,7 @@ class DepthwiseSeparableConv2d(nn.Module):
 
 
 def same_padding(kernel_size: int) -> int:
-    """The padding, k // 2, that keeps H and W at stride 1. Raises ConfigError unless k is odd and positive."""
+    """Return the padding, k // 2, that keeps H and W at stride 1. Raise OptionError unless k is odd and positive."""
     if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
         raise OptionError(
             f"model.kernel_size must be odd and positive, so that height and width stay; got {kernel_size}. "
@@ -43,23 +51,41 @@ def same_padding(kernel_size: int) -> int:
 
 
 def check_dropout(dropout: float, key: str = "model.dropout") -> None:
-    """Raises ConfigError, naming `key`, unless 0 <= dropout < 1."""
+    """Raise OptionError, naming `key`, unless 0 <= dropout < 1."""
     if not (_is_number(dropout) and 0 <= dropout < 1):
         raise OptionError(f"{key} must be a fraction in [0, 1); got {dropout}. For 30 % write 0.3.")
 
 
 def check_factor(factor: float, key: str, usual: str) -> None:
-    """Raises ConfigError, naming `key` and what is `usual`, unless the factor is finite and above 0."""
+    """Check that a factor is finite and above 0.
+
+    Args:
+        factor: the value.
+        key: config key for the message.
+        usual: usual values for the message, such as '2 to 4'.
+
+    Raises:
+        OptionError: it is not.
+    """
     if not (_is_number(factor) and 0 < factor < inf):
         raise OptionError(f"{key} must be a finite number above 0; got {factor!r}. Usual is {usual}.")
 
 
 def check_count(count: int, key: str, what: str) -> None:
-    """Raises ConfigError, naming `key` and `what` it counts, unless it is a whole number of at least 1."""
+    """Check that a count is a whole number of at least 1.
+
+    Args:
+        count: the value.
+        key: config key for the message.
+        what: what it counts, for the message.
+
+    Raises:
+        OptionError: it is not.
+    """
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise OptionError(f"{key} must be a whole number of {what}, at least 1; got {count!r}.")
 
 
 def _is_number(value: object) -> bool:
-    """A YAML's value may be a word."""
+    """Return True for a number; a value in YAML may also be a word."""
     return isinstance(value, int | float) and not isinstance(value, bool)

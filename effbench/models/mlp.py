@@ -1,4 +1,4 @@
-"""The multi-layer perceptron: flattened pixels, hidden layers with ReLU and dropout, one linear head."""
+"""Multi-layer perceptron: flattened pixels, hidden layers with ReLU and dropout, one linear head."""
 
 from __future__ import annotations
 
@@ -19,10 +19,19 @@ def mlp(
     hidden: Sequence[int] = (512, 256, 128),
     dropout: float = 0.3,
 ) -> nn.Sequential:
-    """(B, C, H, W) -> logits (B, num_classes). hidden: widths in units; dropout: after every hidden ReLU.
+    """Build an MLP: (B, C, H, W) -> logits (B, num_classes).
 
-    With no hidden layer it is multinomial logistic regression. Raises ConfigError for a width below 1 and
-    a dropout outside [0, 1).
+    Without hidden layers it is multinomial logistic regression.
+
+    Args:
+        num_classes: number of logits.
+        in_channels: C.
+        image_size: (H, W) in px.
+        hidden: units of each hidden layer.
+        dropout: fraction dropped after each hidden ReLU, in [0, 1).
+
+    Raises:
+        OptionError: a width is below 1, or dropout is outside of [0, 1).
     """
     for width in hidden:
         check_count(width, "model.hidden", "units in each layer")

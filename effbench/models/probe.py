@@ -1,4 +1,4 @@
-"""What a model that is not of effbench's own gives for images: logits that can be trained, or what is wrong."""
+"""Checks of a model that effbench did not build: it must return trainable logits for images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ ImageShape = tuple[int, int, int]  # (C, H, W)
 
 
 def initialize_lazy(model: nn.Module, name: str, image_shape: ImageShape) -> None:
-    """Gives layers such as nn.LazyLinear their shapes, by an image."""
+    """Give layers such as nn.LazyLinear their shapes by a forward pass.
+
+    Args:
+        model: the model.
+        name: the model in messages.
+        image_shape: (C, H, W).
+    """
     if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
         with torch.no_grad():
             _outputs(model, name, image_shape)
@@ -27,16 +33,27 @@ def initialize_lazy(model: nn.Module, name: str, image_shape: ImageShape) -> Non
 def check_logits(
     model: nn.Module, name: str, image_shape: ImageShape, classes: int, dataset: str, takes_softmax: bool = True
 ) -> None:
-    """Raises ConfigError unless the model makes float logits (N, K) of images, by parameters that can be trained.
+    """Check that the model returns float logits (N, K) for images, and that they depend on trained parameters.
 
-    Two blank images are put through it on the CPU, in eval mode; torch's random numbers are as before.
+    Two blank images are passed through it on the CPU in eval mode. Torch's random state is not changed.
+
+    Args:
+        model: the model.
+        name: the model in messages.
+        image_shape: (C, H, W).
+        classes: K.
+        dataset: the dataset in messages.
+        takes_softmax: the task takes the softmax of the outputs, so probabilities are refused.
+
+    Raises:
+        ConfigError: the model does not fit.
     """
     for path, tensor in model.named_parameters():
         if tensor.is_meta or tensor.dtype != torch.float32:
             kind = "without values (device meta)" if tensor.is_meta else f"of {tensor.dtype}"
             raise ConfigError(
                 f"{name}: its parameter {path} is {kind}; it must be float32 on the CPU. "
-                "trainer.precision and device are for the rest."
+                "Set other types and devices with trainer.precision and device."
             )
     outputs = _outputs(model, name, image_shape)
     if not isinstance(outputs, Tensor):
@@ -51,13 +68,13 @@ def check_logits(
         )
     if takes_softmax and classes > 1 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-5).all()):
         raise ConfigError(
-            f"{name} returns probabilities (they add up to 1); it must return logits, of which the loss and predict "
-            "take the softmax. Leave it out of forward."
+            f"{name} returns probabilities (they add up to 1); it must return logits: the loss and predict apply the "
+            "softmax. Remove it from forward."
         )
     if not outputs.requires_grad and any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(
-            f"{name}: no trained parameter has a part in its logits (a detach(), no_grad() or argmax in forward, or "
-            "all that has is frozen)."
+            f"{name}: its logits depend on no trained parameter (a detach(), no_grad() or argmax in forward, or all of "
+            "these parameters are frozen)."
         )
 
 
@@ -65,7 +82,7 @@ def _outputs(model: nn.Module, name: str, image_shape: ImageShape) -> Any:
     with _in_eval_mode(model), torch.random.fork_rng(devices=[]):
         try:
             return model(torch.zeros(2, *image_shape))
-        except Exception as error:  # the code is the user's, and may raise anything
+        except Exception as error:  # the user's code may raise anything
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise ConfigError(
                 f"{name} cannot take images of (C, H, W) {image_shape}: {error!r:.300} "

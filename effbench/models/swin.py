@@ -1,4 +1,4 @@
-"""A Swin Transformer of any size (arXiv:2103.14030) on torchvision's class; by default one a CPU can train."""
+"""Swin Transformer of any size (arXiv:2103.14030), built from torchvision's class. The default size suits a CPU."""
 
 from __future__ import annotations
 
@@ -26,12 +26,27 @@ def swin_micro(
     attention_dropout: float = 0.0,
     stochastic_depth_prob: float = 0.1,
 ) -> nn.Module:
-    """(B, C, H, W) -> logits (B, num_classes). patch_size in px, window_size in patches, both square.
+    """Build a Swin Transformer: (B, C, H, W) -> logits (B, num_classes).
 
-    depths: blocks of each stage; a stage halves the map and doubles the width of the one before, starting
-    at embed_dim. num_heads: one number a stage, dividing its width. stochastic_depth_prob: at the last
-    block, rising linearly from 0. A map that the window does not divide is padded. Raises ConfigError for
-    stages that do not agree and for an image that the patches do not divide.
+    Each stage halves the map and doubles the width of the stage before. A map that the window does not divide is
+    padded.
+
+    Args:
+        num_classes: number of logits.
+        in_channels: C.
+        image_size: (H, W) in px, multiples of patch_size.
+        patch_size: side of a square patch in px.
+        embed_dim: width of the first stage.
+        depths: blocks of each stage.
+        num_heads: attention heads of each stage; each divides the stage's width.
+        window_size: side of a square window in patches.
+        mlp_ratio: width of a block's hidden layer over the stage's width.
+        dropout: fraction dropped after linear layers, in [0, 1).
+        attention_dropout: fraction of attention weights dropped, in [0, 1).
+        stochastic_depth_prob: probability of skipping the last block, in [0, 1); it rises linearly from 0 at the first.
+
+    Raises:
+        OptionError: the stages do not agree, or the patches do not divide the image.
     """
     check_count(embed_dim, "model.embed_dim", "channels")
     check_count(patch_size, "model.patch_size", "px")
@@ -74,7 +89,7 @@ def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int
 
 
 def _check_patches(image_size: tuple[int, int], patch_size: int) -> None:
-    # torchvision would drop the pixels beyond the last whole patch without a word.
+    # torchvision would drop the pixels after the last whole patch without a message.
     if any(side % patch_size for side in image_size):
         raise OptionError(
             f"data.image_size must be a multiple of model.patch_size; got {image_size[0]} x {image_size[1]} px "

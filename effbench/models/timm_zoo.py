@@ -1,4 +1,4 @@
-"""Any model of timm, by its name there. timm is optional and takes seconds to import: it is, when asked for."""
+"""Any model of timm, by its name in timm. timm is optional and slow to import, so it is imported only when needed."""
 
 from __future__ import annotations
 
@@ -16,23 +16,32 @@ TARGET = "effbench.models.timm_zoo.create"
 
 
 def tag_of(options: Mapping[str, Any]) -> str:
-    """Which trained weights a name stands for: a1_in1k of resnet18.a1_in1k, '' of an architecture's."""
+    """Return the tag of trained weights in a name: a1_in1k of resnet18.a1_in1k; '' if there is none."""
     return str(options.get("name", "")).partition(".")[2]
 
 
 def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int, int], **options: Any) -> nn.Module:
-    """(B, in_channels, H, W) -> logits (B, num_classes), freshly initialised; nothing is downloaded, of no tag either.
+    """Build a model of timm, freshly initialised: (B, in_channels, H, W) -> logits (B, num_classes).
 
-    options: further keywords of timm.create_model, such as drop_rate; None keeps timm's default. Models with
-    a fixed input (ViT, Swin) are built for image_size. Raises MissingExtraError without timm, ConfigError for
-    an unknown name, an option that the model does not take, and an image that it cannot take.
+    Nothing is downloaded. Models with a fixed input size (ViT, Swin) are built for image_size.
+
+    Args:
+        name: a name of timm.list_models().
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        image_size: (H, W) in px.
+        **options: further keywords of timm.create_model, such as drop_rate; None keeps timm's default.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+        OptionError: the name is unknown, the model does not take an option, or it does not take the image.
     """
     timm = _import_timm()
     if not timm.is_model(name):
         raise OptionError(_unknown(name, timm.list_models()))
     given = {key: value for key, value in options.items() if value is not None}
     for key in given:
-        if key.endswith(("drop_rate", "drop_path_rate")):  # timm trains with -1 as with 0, and with nothing left at 1
+        if key.endswith(("drop_rate", "drop_path_rate")):  # timm accepts -1 (as 0) and 1 (which drops everything)
             check_dropout(given[key], f"model.{key}")
     if timm.get_pretrained_cfg(name).fixed_input_size:
         given.setdefault("img_size", image_size)
@@ -55,7 +64,7 @@ def _import_timm() -> Any:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    """timm has over a thousand names: show the nearest 5."""
+    """Return the message for an unknown name, with the nearest 5 of timm's more than a thousand names."""
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
     if not near:
         return f"model.name '{name}' resembles none of timm's {len(known)} models; timm.list_models() lists them."

@@ -1,6 +1,6 @@
-"""Every classifier of torchvision, fitted to a number of classes, channels and an image size.
+"""Every classifier of torchvision, adapted to a number of classes, channels and an image size.
 
-At stem 'imagenet' and 3 channels it is torchvision's own network, weights interchangeable.
+With stem 'imagenet' and 3 channels it is torchvision's network, with interchangeable weights.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from effbench.models.layers import check_dropout, check_factor
 STEMS = ("auto", "imagenet", "small", "tiny")
 SMALL_BELOW_PX = 64  # stem 'auto' is small for images with a side below this
 
-# Their position or window tables are tied to the patch: the first convolution cannot change alone.
+# Their position or window tables depend on the patch size: the first convolution cannot be changed alone.
 _FIXED_STEM = {"VisionTransformer", "MaxVit"}
 
 # Keywords of the constructors that this module sets itself.
 _TAKEN = {"num_classes", "aux_logits", "init_weights", "transform_input", "stochastic_depth_prob"}
 
-# How each family initialises its first convolution; one that is not here keeps nn.Conv2d's default.
+# How each family initialises its first convolution; other families use nn.Conv2d's default.
 _fan_out = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
 _FIRST_CONV_INIT: dict[str, Callable[[Tensor], Any]] = {
     **dict.fromkeys(["ResNet", "MobileNetV2", "MobileNetV3", "EfficientNet", "MNASNet", "RegNet", "VGG"], _fan_out),
@@ -52,18 +52,29 @@ def create(
     stochastic_depth_prob: float | None = None,
     **options: Any,
 ) -> nn.Module:
-    """(B, in_channels, H, W) -> logits (B, num_classes). arch: a lower-case builder of torchvision.models.
+    """Build a classifier of torchvision: (B, in_channels, H, W) -> logits (B, num_classes).
 
-    stem: 'imagenet' is torchvision's; 'small' keeps the resolution that small images need (ResNets: a
-    3 x 3 convolution at stride 1, no max pool; patch stems such as Swin's and ConvNeXt's: 2 x 2 patches;
-    others: the first convolution at stride 1, which VGG has already); 'auto' is small below 64 px where
-    the architecture can, else imagenet. ViT and MaxViT cannot: 'small' is an error there. 'tiny' is for
-    MobileNets at 32 px and below: small, and the next convolution that halves the resolution keeps it too.
-    bn_momentum: of all batch norms, in torch's sense (weight of the new batch), None for torchvision's.
-    stochastic_depth_prob: rises linearly from 0 in the first block to this in the last (arXiv:1603.09382).
-    options: the constructor's own numbers, such as dropout or width_mult; None keeps its default.
-    GoogLeNet and Inception come without their auxiliary heads. Raises ConfigError for an unknown arch, stem
-    or option, a value out of range, and an image that the network cannot take.
+    Stems: 'imagenet' is torchvision's. 'small' keeps the resolution that small images need: ResNets get a 3 x 3
+    convolution at stride 1 and no max pool; patch stems (Swin, ConvNeXt) 2 x 2 patches; others a first convolution at
+    stride 1. 'auto' is 'small' below 64 px if the architecture supports it, else 'imagenet'. ViT and MaxViT do not:
+    'small' is an error there. 'tiny' is for MobileNets at 32 px and below: 'small', and the next convolution of stride
+    2 gets stride 1 too.
+
+    GoogLeNet and Inception are built without auxiliary heads.
+
+    Args:
+        arch: lower-case name of a builder of torchvision.models.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        image_size: (H, W) in px.
+        stem: 'auto', 'imagenet', 'small' or 'tiny'.
+        bn_momentum: of all batch norms, the weight of the new batch (torch's convention); None for torchvision's.
+        stochastic_depth_prob: probability for the last block, rising linearly from 0 at the first (arXiv:1603.09382);
+            None for torchvision's.
+        **options: numeric keywords of the constructor, such as dropout or width_mult; None keeps its default.
+
+    Raises:
+        OptionError: an unknown arch, stem or option, a value out of range, or an image that the network does not take.
     """
     builder = _builder(arch)
     small = _wants_small_stem(stem, arch, image_size, _family(builder))
@@ -82,14 +93,14 @@ def create(
 
 
 def adapt_input_channels(model: nn.Module, in_channels: int) -> None:
-    """Replaces the first convolution, if it takes another number of channels, by one initialised as its family's."""
+    """Replace the first convolution, if it takes another number of channels; initialise it as its family does."""
     name, conv = _first_conv(model)
     if conv.in_channels != in_channels:
         _replace_first_conv(model, name, _like(conv, in_channels=in_channels))
 
 
 def square_side(image_size: tuple[int, int], what: str) -> int:
-    """The side in px. Raises ConfigError, naming `what`, if the image is not square."""
+    """Return the side in px. Raise OptionError, naming `what`, if the image is not square."""
     if image_size[0] != image_size[1]:
         raise OptionError(
             f"data.image_size must be square for {what}; got {image_size[0]} x {image_size[1]}. "
@@ -107,7 +118,7 @@ def _builder(arch: str) -> Callable[..., Any]:
 
 
 def _family(builder: Callable[..., Any]) -> type[nn.Module]:
-    """The class that the builder returns, which torchvision annotates."""
+    """Return the class of the builder's result, which torchvision annotates."""
     family: type[nn.Module] = inspect.signature(builder).return_annotation
     return family
 
@@ -130,23 +141,23 @@ def _build(
 
 
 def _family_arguments(family: type[nn.Module], arch: str, image_size: tuple[int, int]) -> dict[str, Any]:
-    """What some constructors need besides the options."""
+    """Return arguments that some constructors need in addition to the options."""
     if family.__name__ in ("GoogLeNet", "Inception3"):
-        return {"aux_logits": False, "init_weights": True}  # left out, init_weights draws a FutureWarning
+        return {"aux_logits": False, "init_weights": True}  # without init_weights torchvision gives a FutureWarning
     if family.__name__ == "VisionTransformer":
         return {"image_size": square_side(image_size, f"model.arch '{arch}'")}
     return {"input_size": image_size} if family.__name__ == "MaxVit" else {}
 
 
 def _check_options(options: dict[str, Any], arch: str, family: type[nn.Module]) -> None:
-    """Several constructors swallow unknown keywords: MobileNetV3(dropot=0.5) raises nothing."""
+    """Refuse unknown options, because several constructors ignore them: MobileNetV3(dropot=0.5) raises nothing."""
     known = {
         name
         for name, parameter in inspect.signature(family).parameters.items()
         if name == "dropout" or isinstance(parameter.default, int | float)
     } - _TAKEN
     if family.__name__ == "MobileNetV3":
-        known |= {"width_mult"}  # taken by the builder, one level above the class
+        known |= {"width_mult"}  # an argument of the builder, not of the class
     for option in options:
         if option not in known:
             ours = ["stem", "bn_momentum", "stochastic_depth_prob"]
@@ -156,7 +167,7 @@ def _check_options(options: dict[str, Any], arch: str, family: type[nn.Module]) 
 
 
 def _check_value(key: str, value: Any) -> None:
-    """Torchvision builds a MobileNet of width -1 without a word: it rounds the channels of each layer up to 8."""
+    """Refuse values out of range, which torchvision accepts: width -1 gives a MobileNet with 8 channels a layer."""
     if value is None or isinstance(value, bool):
         return
     if "drop" in key:
@@ -190,7 +201,7 @@ def _make_stem_small(model: nn.Module) -> None:
 
 
 def _keep_resolution_once_more(model: nn.Module, arch: str) -> None:
-    """Stride 1 for the first convolution after the stem that has a larger one."""
+    """Set stride 1 in the first convolution after the stem that has a larger stride."""
     if not type(model).__name__.startswith("MobileNet"):
         raise OptionError(f"model.stem 'tiny' is for MobileNets; got model.arch '{arch}'. Write small.")
     strided = (module for module in model.modules() if isinstance(module, nn.Conv2d) and module.stride != (1, 1))
@@ -198,12 +209,12 @@ def _keep_resolution_once_more(model: nn.Module, arch: str) -> None:
 
 
 def _first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """(name, module) of the convolution that sees the image: in torchvision's models the first registered."""
+    """Return (name, module) of the convolution that reads the image: the first one registered."""
     return next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
 
 
 def _like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
-    """A new convolution with the settings of `conv`, but for the changes, on its device."""
+    """Return a new convolution with the settings of `conv`, except for the changes, on its device."""
     kept = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     settings = {name: getattr(conv, name) for name in kept} | changes
     return nn.Conv2d(**settings, bias=conv.bias is not None, device=conv.weight.device, dtype=conv.weight.dtype)

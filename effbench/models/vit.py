@@ -1,4 +1,4 @@
-"""Vision Transformers of any size: torchvision's class (arXiv:2010.11929), so its weights fit."""
+"""Vision Transformer of any size (arXiv:2010.11929), built from torchvision's class, so that its weights fit."""
 
 from __future__ import annotations
 
@@ -22,12 +22,24 @@ def vit(
     dropout: float = 0.0,
     attention_dropout: float = 0.0,
 ) -> nn.Module:
-    """(B, C, S, S) -> logits (B, num_classes), through (S / patch_size)^2 + 1 tokens of width `dim`.
+    """Build a ViT: (B, C, S, S) -> logits (B, num_classes), with (S / patch_size)^2 + 1 tokens of width `dim`.
 
-    depth: encoder blocks. heads: must divide dim. mlp_dim: hidden width, None for 4 x dim. patch_size: px,
-    'auto' for 16 from 64 px on and 4 below. The head starts at zero, as torchvision's does: the first
-    gradient reaches nothing but the head. Raises ConfigError for an image that is not square or not
-    divisible into patches, and for a width that the heads do not divide.
+    The head starts at zero, as in torchvision: the first gradient reaches only the head.
+
+    Args:
+        num_classes: number of logits.
+        in_channels: C.
+        image_size: (S, S) in px.
+        dim: width of a token, a multiple of heads.
+        depth: encoder blocks.
+        heads: attention heads.
+        mlp_dim: width of a block's hidden layer; None: 4 x dim.
+        patch_size: side of a square patch in px; 'auto': 16 from 64 px on, 4 below.
+        dropout: fraction dropped after the embedding and linear layers, in [0, 1).
+        attention_dropout: fraction of attention weights dropped, in [0, 1).
+
+    Raises:
+        OptionError: the image is not square, the patches do not divide it, or the heads do not divide dim.
     """
     side = square_side(image_size, "model=vit_*")
     patch = _patch_size(patch_size, side)
@@ -56,7 +68,7 @@ def vit(
 
 
 def _patch_size(patch_size: int | str, side: int) -> int:
-    """The patch's side in px, of which the image's is a multiple."""
+    """Return the side of a patch in px; it must divide the side of the image."""
     if isinstance(patch_size, str) and patch_size != "auto":
         raise OptionError(f"model.patch_size must be a number of px or 'auto'; got {patch_size!r}.")
     patch = (16 if side >= 64 else 4) if isinstance(patch_size, str) else patch_size

@@ -1,4 +1,4 @@
-"""Weights as files hold them: finding the state dict in a file, and giving its tensors the model's own names."""
+"""Weight files: find the state dict in a file, and give its tensors the names of the model."""
 
 from __future__ import annotations
 
@@ -22,18 +22,22 @@ log = logging.getLogger(__name__)
 _SHOWN = 5  # keys listed in one message
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
 _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema")
-_DEPTH = 4  # containers in containers
+_DEPTH = 4  # levels of nested containers
 _PREFIXES = ("module.", "model.", "net.", "network.")  # left by DistributedDataParallel, AveragedModel, Lightning
 _WRAPPERS = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
-_BOOKKEEPING = ("n_averaged", "_ema_steps")  # beside the weights of torch's AveragedModel and of effbench's own
-# As torchvision reads its published DenseNets: norm.1 became norm1.
+_BOOKKEEPING = ("n_averaged", "_ema_steps")  # counters in torch's AveragedModel and in effbench's average
+# Names in torchvision's published DenseNet weights: norm.1 is norm1 today.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12](?:\..*)?)$")
 
 
 def read_weights_file(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a .safetensors, .pt or .pth file, on the CPU; of several, that which is no average (and said).
+    """Return the state dict of a .safetensors, .pt or .pth file, on the CPU.
 
-    Raises DataError for a file that is missing, damaged, or holds more than weights or none.
+    If a file holds several, the first that is not an average is taken, and a message names the others.
+
+    Raises:
+        DataError: the file is missing or damaged, or holds no weights or more than weights.
+        ConfigError: another file type.
     """
     if not path.is_file():
         raise DataError(f"model.pretrained: there is no file '{path}'.")
@@ -45,7 +49,12 @@ def read_weights_file(path: Path) -> Mapping[str, Tensor]:
 
 
 def named_as(state: Mapping[str, Tensor], own: Collection[str]) -> Mapping[str, Tensor]:
-    """The state under the names of `own`, as far as wrappers, nested in any way, and old layouts explain the others."""
+    """Return the state with the model's names, without prefixes of wrappers and names of old layouts.
+
+    Args:
+        state: name -> tensor.
+        own: names of the model. A prefix is removed only if more names fit then.
+    """
     state = _renamed(state, lambda name: _OLD_DENSENET.sub(r"\1\2", _WRAPPERS.sub("", name).removeprefix(".")))
     for name in _BOOKKEEPING:
         if name not in own:
@@ -63,7 +72,7 @@ def _fit(state: Mapping[str, Tensor], own: Collection[str]) -> int:
 
 
 def _renamed(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> OrderedDict[str, Tensor]:
-    """With the versions of the modules' layouts, which load_state_dict converts by."""
+    """Rename the tensors and the versions of module layouts, which load_state_dict uses to convert them."""
     named = OrderedDict((rename(name), tensor) for name, tensor in state.items())
     if len(named) != len(state):
         raise DataError("model.pretrained: two of the file's tensors have the same name without their wrappers' names.")
@@ -96,15 +105,15 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _state_in(path: Path, content: Any) -> Mapping[str, Tensor]:
-    """The state dict itself, or the one that a training script wrapped among other things."""
+    """Return the state dict: the content, or the one that a training script saved among other things."""
     found = list(_states_in(content))
     if found:
         (place, state), *others = found
         if others:
             names = ", ".join(f"'{other}'" for other, _ in others)
             log.info(
-                f"pretrained: {path} holds several sets of weights: '{place}' is taken, {names} left (save one alone "
-                "to start from it)"
+                f"pretrained: {path} holds several sets of weights: '{place}' is used, not {names} (to use another, "
+                "save it alone)"
             )
         return state
     what = f"keys {list(content)[:_SHOWN]}" if isinstance(content, dict) else f"a {type(content).__name__}"
@@ -112,7 +121,7 @@ def _state_in(path: Path, content: Any) -> Mapping[str, Tensor]:
 
 
 def _states_in(content: Any, depth: int = _DEPTH, place: str = "") -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """(its key, with those above it, each state dict), those that are no averages first."""
+    """Yield (key with its parents, state dict) for each state dict; averages come last."""
     if not isinstance(content, dict) or not content or not depth:
         return
     if all(isinstance(value, Tensor) for value in content.values()):

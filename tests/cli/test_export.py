@@ -369,7 +369,7 @@ def test_perturbed_export_is_refused_and_the_older_file_kept(
     monkeypatch.setattr(formats, "export_bytes", lambda *words: perturbed(made(*words), 0.5))
     code, out, err = effbench("export", str(run), "output=it")
     assert (code, out) == (3, "")
-    assert "error: format=onnx does not answer as the model does: logits differ by " in err
+    assert "error: format=onnx does not give the model's answers: logits differ by " in err
     shown = float(err.partition("differ by ")[2].partition(",")[0])
     weights = load_file(run / "checkpoints" / "best" / "model.safetensors")
     hidden = first_hidden_unit(run, weights)

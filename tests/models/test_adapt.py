@@ -357,7 +357,7 @@ def test_raw_weights_are_preferred_to_averaged_and_both_named(
     torch.save({averaged: mean.state_dict(), raw: trained.state_dict(), "epoch": 3}, path)
     load_pretrained(model, path)
     assert same(trained, model)
-    assert f"several sets of weights: '{raw}' is taken, '{averaged}' left" in capsys.readouterr().err
+    assert f"several sets of weights: '{raw}' is used, not '{averaged}'" in capsys.readouterr().err
     torch.save({averaged: mean.state_dict(), "epoch": 3}, path)
     load_pretrained(model, path)
     assert same(mean, model)

@@ -39,7 +39,7 @@ def test_run_with_other_classes_gives_all_weights_but_the_head(run: Path, capsys
     built = build.model(compose([*WORDS, f"model.pretrained={run}"]), 7, 3, (8, 8))
     hidden = load_run(run).model().state_dict()["hidden1.0.weight"]
     assert torch.equal(built.state_dict()["hidden1.0.weight"], hidden)
-    assert "freshly drawn: head.bias, head.weight" in capsys.readouterr().err
+    assert "newly initialised: head.bias, head.weight" in capsys.readouterr().err
 
 
 def test_pretrained_damaged_or_missing_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:

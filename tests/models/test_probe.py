@@ -43,7 +43,7 @@ def check(model: nn.Module) -> None:
         (Net(boom), "net cannot take images of (C, H, W) (3, 8, 6): KeyError('nothing') (test_probe.py, line"),
         (Net(outputs=5), "net makes 5 outputs an image, but mine has 4 classes, labelled 0 to 3"),
         (Net(lambda logits: logits[0]), "net makes no batch of outputs"),
-        (Net(lambda logits: logits.detach()), "net: no trained parameter has a part in its logits"),
+        (Net(lambda logits: logits.detach()), "net: its logits depend on no trained parameter"),
         (Net(lambda logits: logits.softmax(1)), "net returns probabilities (they add up to 1); it must return logits"),
         (Net().double(), "its parameter linear.weight is of torch.float64; it must be float32"),
         (Net().to("meta"), "its parameter linear.weight is without values (device meta)"),
