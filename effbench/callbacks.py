@@ -1,4 +1,4 @@
-"""Callbacks that conf/callbacks offers."""
+"""Callbacks of conf/callbacks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from effbench.training.callbacks import Callback, Context
 
 
 class KeepWeights(Callback):
-    """Writes the weights that are evaluated (the average's with ema=on) every `every_n_epochs` epochs.
+    """Writes the evaluated weights (with ema=on the averaged ones) every `every_n_epochs` epochs.
 
-    Checkpoints keep the best and the newest; these files show how the weights came about, and model.pretrained=FILE
-    reads each of them.
+    Checkpoints keep only the best and the newest weights. model.pretrained=FILE reads these files.
+
+    Args:
+        every_n_epochs: epochs between two files, >= 1.
+
+    Raises:
+        OptionError: every_n_epochs is not a whole number >= 1.
     """
 
     def __init__(self, every_n_epochs: int = 1):

@@ -1,4 +1,4 @@
-"""The record of a run: its folder, files that are whole or not there, and the summary others read.
+"""The record of a run: its folder, atomically written files, and the summary that reports read.
 
 config.yaml     metrics.csv     summary.json     checkpoints/     curves.png     .hydra/
 """
@@ -31,21 +31,30 @@ from effbench.units import human_bytes
 log = logging.getLogger(__name__)
 
 SUMMARY_SCHEMA = 1
-FINISHED = ("completed", "stopped_early")  # the statuses of a run that trained to its end and was tested
+FINISHED = ("completed", "stopped_early")  # statuses of a run that trained to its end and was tested
 STATUSES = (*FINISHED, "interrupted", "diverged", "failed")
-RUN_FOLDER = "hydra.run.dir=DIR"  # what names another place for a run, in a message's remedy
+RUN_FOLDER = "hydra.run.dir=DIR"  # sets another run folder; for remedies in messages
 
 
 class NoSpaceError(EffbenchError):
-    """The disk is full, or a quota or a size limit is reached."""
+    """The disk is full, or a quota or size limit is reached."""
 
 
 @contextmanager
 def replacing(path: Path, needed_bytes: int | None = None, elsewhere: str = RUN_FOLDER) -> Iterator[IO[bytes]]:
-    """A binary file that takes `path`'s place when the block ends well: written, fsynced, renamed, folder fsynced.
+    """Open a temporary binary file that replaces `path` at the end of the block.
 
-    Its `name` is the temporary path. Raises NoSpaceError naming the path and the room needed when the disk is full; the
+    It is written, fsynced and renamed, and the folder is fsynced. Its `name` is the temporary path. After an error the
     old file stays.
+
+    Args:
+        path: the file to replace.
+        needed_bytes: size of the content, for the message.
+        elsewhere: the option that sets another place, for the message.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        EffbenchError: writing is not permitted.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -62,28 +71,35 @@ def replacing(path: Path, needed_bytes: int | None = None, elsewhere: str = RUN_
 
 @contextmanager
 def naming_disk_faults(path: Path, needed_bytes: int | None = None, elsewhere: str = RUN_FOLDER) -> Iterator[None]:
-    """Turns 'disk full' and 'not permitted' into errors that name the path, what it needs and what is free.
+    """Turn 'disk full' and 'not permitted' into errors with the path, the needed and the free space.
 
-    elsewhere: the option that names another place.
+    Args:
+        path: the file.
+        needed_bytes: size of the content, for the message.
+        elsewhere: the option that sets another place, for the message.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        EffbenchError: writing is not permitted.
     """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
             why = f"{path} cannot be written ({error.strerror})"
-            raise EffbenchError(f"{why}. What was saved before is kept.") from error
+            raise EffbenchError(f"{why}. Earlier files are kept.") from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         free = human_bytes(shutil.disk_usage(path.parent).free)
         need = f", needs {human_bytes(needed_bytes)}" if needed_bytes else ""
         raise NoSpaceError(
-            f"no space at {path}{need}; {free} free ({error.strerror}). What was saved before is kept. Make room, "
-            f"or write elsewhere with {elsewhere}."
+            f"no space at {path}{need}; {free} free ({error.strerror}). Earlier files are kept. Free some space, "
+            f"or write to another place with {elsewhere}."
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Values of secret environment variables become ***, wherever in the text they stand."""
+    """Write a text atomically; values of secret environment variables become ***."""
     with replacing(path) as stream:
         stream.write(_encoded(text))
 
@@ -94,10 +110,10 @@ def _encoded(text: str) -> bytes:
 
 @contextmanager
 def writing_output(path: Path, elsewhere: str = "output=FILE") -> Iterator[IO[bytes]]:
-    """A binary file that the user named: as `replacing`, but a link stays and its file is replaced, and a pipe or a
-    device is written to, as a shell does.
+    """Open an output file that the user named.
 
-    Not for files of a run's folder: a stranger's may hold links to files of the reader's.
+    Like `replacing`, but a link stays and its target is replaced, and a pipe or a device is written to directly. Not
+    for files in a run folder: an untrusted folder may contain links to private files.
     """
     if not _is_written_through(path):
         with replacing(Path(os.path.realpath(path)), elsewhere=elsewhere) as stream:
@@ -111,7 +127,17 @@ def writing_output(path: Path, elsewhere: str = "output=FILE") -> Iterator[IO[by
 
 
 def write_output(path: Path, text: str, elsewhere: str = "output=FILE", redacted: bool = False) -> None:
-    """As write_text, for a file that the user named. redacted: the text holds no secret any more."""
+    """Write a text to an output file of the user; secrets become ***.
+
+    Args:
+        path: the file.
+        text: its content.
+        elsewhere: the option that sets another path, for messages.
+        redacted: True if the text contains no secrets any more.
+
+    Raises:
+        EffbenchError: it cannot be written.
+    """
     content = memoryview(text.encode("utf-8", errors="backslashreplace") if redacted else _encoded(text))
     with writing_output(path, elsewhere) as stream:
         while content:
@@ -119,7 +145,7 @@ def write_output(path: Path, text: str, elsewhere: str = "output=FILE", redacted
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """Unbuffered. A descriptor of this process is continued: opened again, its file would be cut to nothing."""
+    """Open unbuffered. A descriptor of this process is duplicated: opening it again would truncate its file."""
     if named := _DESCRIPTOR.fullmatch(os.path.abspath(path)):  # noqa: PTH100 - resolved, /dev/stdout is another
         number = named[1] or {"stdin": "0", "stdout": "1", "stderr": "2"}[named[2]]
         return os.fdopen(os.dup(int(number)), "wb", buffering=0)
@@ -130,14 +156,14 @@ _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/(?:fd/(\d+)|(stdin|stdout|stderr))
 
 
 def _is_written_through(path: Path) -> bool:
-    """Whether it is a pipe, a device or a file that is open already (/dev/stdout), whose place no other may take."""
+    """Return True for a pipe, a device or an open file (/dev/stdout), which cannot be replaced by a rename."""
     if os.path.abspath(path).startswith(("/dev/", "/proc/")):  # noqa: PTH100 - resolved, /dev/stdout is another
         return not path.is_dir()
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def output_problem(path: Path) -> str | None:
-    """Why the user's `path` can be no output, or None."""
+    """Return why the user's `path` cannot be an output, or None."""
     if path.is_dir() or not path.name:
         return "it is a folder"
     if _is_written_through(path):
@@ -147,15 +173,16 @@ def output_problem(path: Path) -> str | None:
 
 
 def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as a hex string."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_new_run(folder: Path) -> None:
-    """Raises ConfigError where the writable `folder` holds a run already, or its file system can hold none."""
+    """Raise ConfigError if the writable `folder` holds a run already, or its file system cannot hold one."""
     if (folder / "summary.json").exists() or any((folder / "checkpoints").glob("step-*")):
         raise ConfigError(f"{folder} holds a run already. Continue it with resume={folder}, or choose another folder.")
-    if (folder / "checkpoints").is_dir():  # of a run that was killed before it saved
+    if (folder / "checkpoints").is_dir():  # left by a run that was killed before it saved
         require_writable(folder / "checkpoints")
     try:
         require_moves(folder)
@@ -167,12 +194,12 @@ def check_new_run(folder: Path) -> None:
 
 
 def require_writable(folder: Path, elsewhere: str = RUN_FOLDER) -> None:
-    """Raises ConfigError, before any time is spent, where no file can be made in `folder` or it cannot be made."""
+    """Raise ConfigError if `folder` cannot be created, or no file can be created in it."""
     probe = folder / f".write-test-{os.getpid()}"
     try:
-        str(folder).encode("utf-8")  # safetensors writes under no other names
+        str(folder).encode("utf-8")  # safetensors accepts only names in UTF-8
         folder.mkdir(parents=True, exist_ok=True)
-        probe.unlink(missing_ok=True)  # a link there, in a stranger's run, would lead to a file of the reader's
+        probe.unlink(missing_ok=True)  # in an untrusted run it could be a link to a private file
         with probe.open("xb"):
             pass
         probe.unlink()
@@ -185,17 +212,17 @@ def require_writable(folder: Path, elsewhere: str = RUN_FOLDER) -> None:
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """summary.json: the seam that reports and studies read. No secrets; numbers that are not finite become null."""
+    """Write summary.json, the interface for reports, without secrets. Numbers that are not finite become null."""
     content = redact({"schema_version": SUMMARY_SCHEMA, **summary})
     text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False)
     write_text(folder / "summary.json", text + "\n")
 
 
 def _no_summary(folder: Path) -> str:
-    """What there is in its place."""
+    """Return the message for a folder without summary.json."""
     if (folder / ".hydra" / "overrides.yaml").is_file():
         return (
-            f"{folder} is a run that has not come to its end, or was killed: it holds no summary.json yet. "
+            f"{folder} is a run that is not finished, or was killed: it holds no summary.json yet. "
             f"Go on with: effbench train resume={folder}"
         )
     hint = "" if folder.is_dir() else " There is no such folder."
@@ -203,7 +230,12 @@ def _no_summary(folder: Path) -> str:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Raises ConfigError where `folder` is not a run, or its summary is not one: a field of another type too."""
+    """Return summary.json.
+
+    Raises:
+        MissingFileError: the folder is not a run.
+        ConfigError: the file is damaged, or a value has a wrong type.
+    """
     summary = read_any_summary(folder)
     if wrong := list(complaints(wrong_fields(summary))):
         more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
@@ -212,7 +244,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def read_any_summary(folder: Path, follow_links: bool = True) -> dict[str, Any]:
-    """As read_summary, with its fields as they are: for whoever looks into each of them."""
+    """Return summary.json without a check of its values' types.
+
+    Raises:
+        MissingFileError: the folder is not a run.
+        ConfigError: the file is not valid JSON, or has another schema version.
+    """
     path = folder / "summary.json"
     try:
         summary = json.loads(read_bytes(path, follow_links=follow_links).decode("utf-8"))
@@ -238,17 +275,18 @@ def _finite(value: Any) -> Any:
 
 
 class MetricsFile:
-    """metrics.csv: one row a logged step or epoch, flushed at once; a full disk costs the log, not the run."""
+    """metrics.csv: one row a logged step or epoch, flushed at once. A full disk ends this file, not the run."""
 
     def __init__(self, path: Path, columns: Sequence[str]):
         self._path, self._columns = path, list(columns)
-        if path.is_symlink():  # a stranger's run may lead to a file of the reader's by it
+        if path.is_symlink():  # in an untrusted run it could lead to a private file
             path.unlink()
         self._stream: IO[str] | None = path.open("a", newline="", encoding="utf-8")
         if self._stream.tell() == 0:
             self._emit([redact_environment(column) for column in self._columns])
 
     def row(self, values: Mapping[str, Any]) -> None:
+        """Write a row; missing columns stay empty."""
         self._emit([_cell(values.get(column)) for column in self._columns])
 
     def _emit(self, cells: Sequence[str]) -> None:
@@ -258,15 +296,15 @@ class MetricsFile:
             csv.writer(self._stream).writerow(cells)
             self._stream.flush()
         except OSError as error:
-            log.warning(f"{self._path} ends here: {error.strerror}; training goes on")
+            log.warning(f"{self._path} is no longer written: {error.strerror}; training continues")
             stream, self._stream = self._stream, None
-            with suppress(OSError):  # what is left in its buffer has no room either
+            with suppress(OSError):  # the rest of its buffer cannot be written either
                 stream.close()
 
     def sync(self) -> None:
-        """Makes the rows durable."""
+        """Make the rows durable."""
         if self._stream is not None:
-            with suppress(OSError):  # a pipe, or a full disk that the next row will tell of
+            with suppress(OSError):  # a pipe; or a full disk, which the next row reports
                 sync(self._stream.fileno())
 
     def close(self) -> None:
@@ -275,9 +313,15 @@ class MetricsFile:
 
 
 def keep_rows_up_to(path: Path, step: int, epoch_ended: bool = True) -> None:
-    """Drops what an interrupted run logged after the checkpoint it is resumed from, and a line that a kill tore.
+    """Remove rows that an interrupted run logged after its checkpoint, and a line that a kill cut short.
 
-    epoch_ended: whether that checkpoint, of `step`, came after the row of an epoch that ended there.
+    Args:
+        path: metrics.csv.
+        step: step of the checkpoint.
+        epoch_ended: True if the checkpoint was saved after the row of an epoch that ended at `step`.
+
+    Raises:
+        ConfigError: a line was not written by a run.
     """
     try:
         content = read_bytes(path, METRICS_BYTES)
@@ -295,7 +339,7 @@ def keep_rows_up_to(path: Path, step: int, epoch_ended: bool = True) -> None:
         kept = [row for row in rows if is_kept(row)]
     except (KeyError, ValueError, StopIteration, csv.Error) as error:
         raise ConfigError(
-            f"{path} holds a line that no run writes ({error!r}): put it right, or move it away."
+            f"{path} holds a line that no run writes ({error!r}): repair the file, or move it away."
         ) from error
     with replacing(path) as stream:
         stream.write(header + b"".join(kept))
@@ -306,7 +350,7 @@ def _cells(line: bytes) -> list[str]:
 
 
 def read_metrics(folder: Path, follow_links: bool = True) -> list[dict[str, str]]:
-    """The rows of metrics.csv as text; cells that were not logged in a row are empty."""
+    """Return the rows of metrics.csv as text; values that were not logged are empty."""
     text = read_text(folder / "metrics.csv", METRICS_BYTES, follow_links)
     return list(csv.DictReader(io.StringIO(text, newline="")))
 

@@ -345,7 +345,7 @@ def test_a_full_disk_ends_the_log_but_not_the_run(tmp_path, capfd):
             file.row({"step": step})
         file.close()
     said = capfd.readouterr().err
-    assert said == f"warning: {tmp_path / 'metrics.csv'} ends here: File too large; training goes on\n"
+    assert said == f"warning: {tmp_path / 'metrics.csv'} is no longer written: File too large; training continues\n"
     keep_rows_up_to(tmp_path / "metrics.csv", 10**6)
     steps = [int(row["step"]) for row in read_metrics(tmp_path)]
     assert steps == list(range(len(steps)))
@@ -359,4 +359,4 @@ def test_a_disk_full_from_the_start_ends_the_log_but_not_the_run(capfd):
     file.row({"step": 1})
     file.close()
     said = capfd.readouterr().err
-    assert said == "warning: /dev/full ends here: No space left on device; training goes on\n"
+    assert said == "warning: /dev/full is no longer written: No space left on device; training continues\n"

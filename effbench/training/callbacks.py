@@ -1,4 +1,4 @@
-"""Callbacks: hooks that the loop calls. The progress bar, metrics.csv and the loggers are callbacks, too."""
+"""Callbacks: hooks that the training loop calls. Progress bar, metrics.csv and loggers are callbacks too."""
 
 from __future__ import annotations
 
@@ -32,10 +32,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Context:
-    """What a hook can read and act on. It is the same object in all hooks of a session.
+    """What a hook can read and change. All hooks of a session get the same object.
 
-    trainer: the training loop with all its parts. folder: the run folder, which exists.
-    splits: the data; None for a Trainer that was made without a run.
+    Attributes:
+        trainer: the training loop with all its parts.
+        folder: the run folder; it exists.
+        splits: the data; None for a Trainer that was made without a run.
     """
 
     trainer: Trainer
@@ -49,7 +51,7 @@ class Context:
 
     @property
     def model(self) -> nn.Module:
-        """The model in training; trainer.averaged.model is the one that is evaluated (ema=on)."""
+        """The model in training. With ema=on, trainer.averaged.model is the one that is evaluated."""
         return self.trainer.model
 
     @property
@@ -71,13 +73,13 @@ class Context:
         return self.trainer.train.steps_per_epoch
 
     def evaluated_weights(self) -> dict[str, Tensor]:
-        """The state_dict that is validated and tested: the average's where there is one, else the model's."""
+        """Return the state_dict that is validated and tested: the averaged one with ema=on, else the model's."""
         return self.trainer.evaluated_weights()
 
     def stop(self, reason: str) -> None:
-        """End the run after this step, with a validation, a checkpoint and the test, as at its last step.
+        """End the run after this step, with a validation, a checkpoint and the test, as after its last step.
 
-        One rank's request stops all ranks, at the next step that is logged or ends an epoch.
+        A request of one rank stops all ranks at the next step that is logged or ends an epoch.
         """
         self.trainer.stop_requested = self.trainer.stop_requested or reason
 
@@ -85,43 +87,43 @@ class Context:
 class Callback:
     """Base class of callbacks. Each hook is optional; `values` maps metric names to floats.
 
-    Hooks run on every rank, with the same values. A callback that writes files does so `if context.is_main`; one that
+    Hooks run on every rank, with the same values. A callback that writes files must check `context.is_main`; one that
     changes the model must do the same on every rank. An error in a hook ends the run with status 'failed'.
     """
 
     def fit_start(self, context: Context) -> None:
-        """Before the first step of a session; a resumed run has its checkpoint's weights and state then."""
+        """Called before the first step of a session. A resumed run then has the weights and state of its checkpoint."""
 
     def before_step(self, context: Context) -> None:
-        """Before an optimizer step: the parameters' .grad are unscaled and not clipped yet."""
+        """Called before an optimizer step. The .grad of the parameters are unscaled and not clipped yet."""
 
     def step_end(self, context: Context) -> None:
-        """After each optimizer step. Reading a value from the GPU here makes every step wait for it."""
+        """Called after each optimizer step. Reading a value from the GPU here makes every step wait for it."""
 
     def logged(self, context: Context, values: Mapping[str, float]) -> None:
-        """Every `trainer.log_every_n_steps` steps; train/* are means over the steps since the last call."""
+        """Called every `trainer.log_every_n_steps` steps; train/* are means over the steps since the last call."""
 
     def epoch_end(self, context: Context, values: Mapping[str, float]) -> None:
-        """After an epoch and its validation; train/* are means over the epoch."""
+        """Called after an epoch and its validation; train/* are means over the epoch."""
 
     def saving(self, context: Context) -> None:
-        """Before a checkpoint is written."""
+        """Called before a checkpoint is written."""
 
     def fit_end(self, context: Context) -> None:
-        """After the last step, or after an error (context.state.status == 'failed')."""
+        """Called after the last step, or after an error (context.state.status == 'failed')."""
 
     def tested(self, context: Context, values: Mapping[str, float]) -> None:
-        """After the test, which follows the fit of a run that was not cut short; test/* of the best weights."""
+        """Called after the test of the best weights, which follows the fit of a run that was not interrupted."""
 
     def run_end(self, context: Context) -> None:
-        """The last hook, also after an error: close what must outlive the fit."""
+        """Called last, also after an error. Close here what must stay open after the fit."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: tensors and plain values. Saved in each checkpoint, by rank 0."""
+        """Return what a resumed run needs, as tensors and plain values. Rank 0 saves it in each checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Called before fit_start where the checkpoint holds a state of this callback."""
+        """Called before fit_start if the checkpoint holds a state of this callback."""
 
 
 HOOKS = {
@@ -139,7 +141,7 @@ _ENDS = ("fit_end", "run_end")
 
 
 class Forwarding(Callback):
-    """Sends every hook through `call`."""
+    """Sends every hook to `call`."""
 
     def call(self, hook: str, *args: Any) -> None:
         raise NotImplementedError
@@ -173,13 +175,13 @@ class Forwarding(Callback):
 
 
 class Callbacks(Forwarding):
-    """Several as one, in order. fit_end and run_end reach all of them, even where one raises."""
+    """Several callbacks as one, in order. fit_end and run_end reach all of them, even if one raises."""
 
     def __init__(self, members: Sequence[Callback]):
         self._members = list(members)
 
     def before(self, others: Sequence[Callback]) -> Callbacks:
-        """These after `others`."""
+        """Return callbacks that call `others` first, then these."""
         return Callbacks([*others, *self._members])
 
     def call(self, hook: str, *args: Any) -> None:
@@ -195,7 +197,7 @@ class Callbacks(Forwarding):
             raise errors[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """By name, of those that have one."""
+        """Return name -> state of the members that have one."""
         states = {member.name: member.state_dict() for member in self._members if isinstance(member, NamedCallback)}
         return {name: state for name, state in states.items() if state}
 
@@ -206,9 +208,11 @@ class Callbacks(Forwarding):
 
 
 class NamedCallback(Forwarding):
-    """A user's callback. An error in one of its hooks becomes an EffbenchError that names it; no hook is called then.
+    """A callback of the user. An error in a hook becomes an EffbenchError with its name; later hooks are not called.
 
-    name: its key in the config, such as callbacks.mine.
+    Args:
+        name: its key in the config, such as callbacks.mine.
+        callback: the user's object.
     """
 
     def __init__(self, name: str, callback: Callback):
@@ -249,7 +253,7 @@ class NamedCallback(Forwarding):
 
 
 def complaint_about(callback: Callback) -> str | None:
-    """Why hooks of a user's callback would not be called, or not with the right arguments; None if all is well."""
+    """Return why hooks of a user's callback would not be called or would fail; None if all is well."""
     kind = type(callback)
     if foreign := [name for name in dir(kind) if name.startswith("on_") and callable(getattr(kind, name))]:
         return f"{foreign[0]} is no hook and would not be called; the hooks are {', '.join(HOOKS)}"
@@ -269,13 +273,16 @@ def _path(callback: Callback) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """' (hooks.py, line 12)': where it was raised."""
+    """Return ' (hooks.py, line 12)': where the error was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if len(frames) > 1 else ""
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether torch.load(weights_only=True) reads it back. Not isinstance: numpy's floats are floats, but pickled."""
+    """Return True if torch.load(weights_only=True) can read the value.
+
+    type(), not isinstance: a numpy float is a float, but is pickled as a numpy object.
+    """
     if type(value) is dict:
         return all(_is_plain(part) for pair in value.items() for part in pair)
     if type(value) in (list, tuple):
@@ -284,9 +291,10 @@ def _is_plain(value: Any) -> bool:
 
 
 class Progress(Callback):
-    """A bar with the metrics and images/s on a terminal; elsewhere one line an epoch. All of it on stderr.
+    """On a terminal a progress bar with metrics and images/s; elsewhere one line an epoch. It writes to stderr.
 
-    displays: how each metric reads, in the order in which they are shown.
+    Args:
+        displays: how each metric is written, in the order of display.
     """
 
     def __init__(self, displays: Mapping[str, Display]) -> None:
@@ -338,10 +346,10 @@ class Progress(Callback):
 
 
 class MetricsLog(Callback):
-    """metrics.csv: a row a logged step, a row an epoch; the column `row` says which.
+    """Writes metrics.csv: one row a logged step and one row an epoch. The column `row` names the kind.
 
-    Column `epoch`: of a step's row the epoch it belongs to, from 0; of an epoch's row the epochs done, from 1.
-    Columns `lr/*`: the learning rates that the row's step was taken with.
+    Column `epoch`: in a step row the epoch of the step, from 0; in an epoch row the number of finished epochs. Columns
+    `lr/*`: the learning rates that the row's step was taken with.
     """
 
     def __init__(self, file: MetricsFile):
@@ -356,7 +364,7 @@ class MetricsLog(Callback):
         self._file.row({"row": "epoch", "epoch": state.epoch, "step": state.step, **values})
 
     def saving(self, context: Context) -> None:
-        """A run that goes on from the checkpoint must find the rows before it."""
+        """Make the rows durable: a run that resumes from this checkpoint needs the rows before it."""
         self._file.sync()
 
     def fit_end(self, context: Context) -> None:

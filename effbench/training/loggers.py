@@ -1,4 +1,4 @@
-"""Metrics to TensorBoard, Weights & Biases or MLflow, beside metrics.csv. Each library is an extra."""
+"""Loggers: metrics to TensorBoard, Weights & Biases or MLflow, in addition to metrics.csv. Each library is an extra."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from effbench.training.callbacks import Callback, Context, Forwarding
 
 log = logging.getLogger(__name__)
 
-IDS = "logger.json"  # in the run's folder: the names of its runs at W&B and MLflow
+IDS = "logger.json"  # in the run folder: ids of the run at W&B and MLflow
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a session starts. epoch_ended: whether the row of an epoch that ended there is logged.
+    """Where a session starts.
 
-    in_epoch: whether a step of the epoch at hand is logged.
+    Attributes:
+        step: optimizer steps taken before it.
+        epoch_ended: True if the row of an epoch that ended at `step` is already logged.
+        in_epoch: True if a step of the current epoch is already logged.
     """
 
     step: int = 0
@@ -34,15 +37,16 @@ class Start:
     in_epoch: bool = False
 
     def follows(self, step: int, name: str) -> bool:
-        """Whether this session logs that metric of that step (again)."""
+        """Return True if this session logs the metric `name` at `step`, again or for the first time."""
         return step > self.step or (step == self.step and not self.epoch_ended and name.startswith("val/"))
 
 
 class MetricLogger(Callback):
-    """One curve a metric: train/* from the logged steps, val/* from the epochs.
+    """Base of the loggers. One curve a metric: train/* from logged steps, val/* from epochs.
 
-    Train means of an epoch would be spikes between the logged steps: they are told of epochs that have none of those.
-    test/* is one point, at the last step. The test follows the fit, so the libraries are closed by run_end.
+    The train means of an epoch would look like spikes between the logged steps, so they are logged only for epochs
+    without a logged step. test/* is one point at the last step. The test runs after the fit, so run_end closes the
+    library.
     """
 
     def __init__(self, start: Start):
@@ -62,11 +66,11 @@ class MetricLogger(Callback):
         self.log(values, context.state.step)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Hands `values` to the library."""
+        """Send `values` to the library."""
 
 
 class FaultTolerantLogger(Forwarding):
-    """A logger whose failure (a full disk, no network) costs its log, not the run."""
+    """A logger whose failure (full disk, no network) ends its log, not the run."""
 
     def __init__(self, logger: Callback, name: str):
         self._logger: Callback | None = logger
@@ -79,11 +83,22 @@ class FaultTolerantLogger(Forwarding):
             getattr(self._logger, hook)(*args)
         except Exception as error:  # noqa: BLE001 - whatever a library raises
             self._logger = None
-            log.warning(f"logger={self._name} ends here: {error}; training goes on")
+            log.warning(f"logger={self._name} stopped: {error}; training continues")
 
 
 class TensorBoardLogger(MetricLogger):
-    """Event files in the run folder's tensorboard/; what a session logs again is taken out of earlier ones."""
+    """Event files in tensorboard/ of the run folder. Points that a session logs again are removed from earlier files.
+
+    Args:
+        folder: the run folder.
+        params: the config (unused).
+        project: unused.
+        offline: unused.
+        start: where the session starts.
+
+    Raises:
+        MissingExtraError: tensorboard is not installed.
+    """
 
     def __init__(self, folder: Path, params: Mapping[str, Any], project: str, offline: bool, start: Start):
         super().__init__(start)
@@ -97,7 +112,7 @@ class TensorBoardLogger(MetricLogger):
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def saving(self, context: Context) -> None:
-        """A run that goes on from the checkpoint must find the points before it."""
+        """Write the points to disk: a run that resumes from this checkpoint needs the points before it."""
         self._writer.flush()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -109,7 +124,7 @@ class TensorBoardLogger(MetricLogger):
 
 
 def _cut_events(path: Path, start: Start) -> None:
-    """Leaves what the session at `start` will not log again, up to a record that a kill tore."""
+    """Remove the points that the session at `start` will log again, and a record that a kill cut short."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -128,7 +143,7 @@ def _cut_events(path: Path, start: Start) -> None:
 
 
 def _run_id(folder: Path, library: str, start: Start) -> str | None:
-    """What the library called the run in an earlier session that this one continues."""
+    """Return the id that the library gave this run in an earlier session, or None."""
     path = folder / IDS
     if start.step == 0 or not path.is_file():
         return None
@@ -144,9 +159,19 @@ def _keep_run_id(folder: Path, library: str, run_id: str) -> None:
 
 
 class WandbLogger(MetricLogger):
-    """A W&B run in the run folder's wandb/, the same one in each session; offline ones are sent with `wandb sync`.
+    """One W&B run in wandb/ of the run folder, the same in each session. `wandb sync` uploads offline runs.
 
-    W&B itself leaves out steps that it has.
+    W&B ignores steps that it already has.
+
+    Args:
+        folder: the run folder.
+        params: the config, recorded without secrets.
+        project: W&B project.
+        offline: write to the folder only.
+        start: where the session starts.
+
+    Raises:
+        MissingExtraError: wandb is not installed.
     """
 
     def __init__(self, folder: Path, params: Mapping[str, Any], project: str, offline: bool, start: Start):
@@ -158,12 +183,12 @@ class WandbLogger(MetricLogger):
         before = _run_id(folder, "wandb", start)
         self._run: Any = wandb.init(
             id=before,
-            resume="allow" if before and not offline else None,  # an offline session is joined by its id alone
+            resume="allow" if before and not offline else None,  # offline sessions are joined by their id
             project=redact(project),
             dir=str(folder),
             mode="offline" if offline else "online",
             config=dict(redact(params)),
-            # its own metadata would hold the command line, the git remote and the user's name
+            # W&B's metadata would hold the command line, the git remote and the user's name
             settings=wandb.Settings(console="off", silent=True, x_disable_meta=True, disable_git=True, save_code=False),
         )
         _keep_run_id(folder, "wandb", self._run.id)
@@ -177,10 +202,20 @@ class WandbLogger(MetricLogger):
 
 
 class MlflowLogger(MetricLogger):
-    """An MLflow run, the same one in each session; MLFLOW_TRACKING_URI decides where, by default the run's mlflow.db.
+    """One MLflow run, the same in each session, in MLFLOW_TRACKING_URI or, without it, in mlflow.db of the run folder.
 
-    MLflow forgets no value and no parameter: steps that it has are not logged again, and parameters that a later
-    session changed become a tag.
+    MLflow cannot delete a value or a parameter. Steps that it already has are not logged again, and parameters that a
+    later session changed become a tag.
+
+    Args:
+        folder: the run folder.
+        params: the config, recorded without secrets.
+        project: MLflow experiment.
+        offline: unused.
+        start: where the session starts.
+
+    Raises:
+        MissingExtraError: mlflow is not installed.
     """
 
     def __init__(self, folder: Path, params: Mapping[str, Any], project: str, offline: bool, start: Start):
@@ -191,7 +226,7 @@ class MlflowLogger(MetricLogger):
         except ImportError as error:
             raise MissingExtraError("logger=mlflow", "mlflow") from error
         self._mlflow: Any = mlflow
-        self._reached: dict[str, int] = {}  # the last step that earlier sessions logged, by metric
+        self._reached: dict[str, int] = {}  # metric -> last step that earlier sessions logged
         before = _run_id(folder, "mlflow", start)
         with _mlflow_variables_kept():
             own = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
@@ -209,11 +244,13 @@ class MlflowLogger(MetricLogger):
         if before is not None:
             try:
                 experiment = self._mlflow.MlflowClient().get_run(before).info.experiment_id
-                self._mlflow.set_experiment(experiment_id=experiment)  # an earlier run here may have chosen another
+                self._mlflow.set_experiment(
+                    experiment_id=experiment
+                )  # another run of this process may have set another
                 self._mlflow.start_run(run_id=before)
                 return
             except self._mlflow.exceptions.MlflowException as error:
-                log.warning(f"logger=mlflow cannot go on with run {before}, a new one begins: {error}")
+                log.warning(f"logger=mlflow cannot continue run {before}, it starts a new one: {error}")
         self._mlflow.set_experiment(project)
         self._mlflow.start_run(run_name=name)
 
@@ -239,7 +276,7 @@ class MlflowLogger(MetricLogger):
 
 @contextmanager
 def _mlflow_variables_kept() -> Iterator[None]:
-    """MLflow exports what it is told: the next run of this process would take that for the user's wish."""
+    """Restore MLflow's environment variables: the next run would take them for settings of the user."""
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
     before = {name: os.environ.get(name) for name in names}
     try:

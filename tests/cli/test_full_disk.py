@@ -58,7 +58,7 @@ def test_disk_full_in_a_save_is_named_and_run_resumes_with_space(
     assert (code, out) == (1, "")
     checkpoints = tmp_path / "run" / "checkpoints"
     assert "error: no space at run/checkpoints/" in err
-    assert "Make room" in err
+    assert "Free some space" in err
     assert "No space left on device" in err
     assert summary(tmp_path / "run")["status"] == "failed"
     assert all(read_checkpoint(path) for path in checkpoints.glob("step-*"))
@@ -85,7 +85,7 @@ def test_metrics_csv_may_end_early_and_the_run_ends_well(
     code, out, err = effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")
     assert (code, "completed" in out) == (0, True)
     told = [line for line in err.splitlines() if line.startswith("warning")]
-    assert told == ["warning: run/metrics.csv ends here: No space left on device; training goes on"]
+    assert told == ["warning: run/metrics.csv is no longer written: No space left on device; training continues"]
     monkeypatch.undo()
     os.chdir(tmp_path)
     assert rows(tmp_path / "run") == rows(uninterrupted)[:7]
@@ -117,7 +117,7 @@ def test_a_logger_s_disk_may_be_full_and_the_run_ends_well(
     code, out, err = effbench("train", *words)
     assert (code, "completed" in out) == (0, True), err
     told = [line for line in err.splitlines() if line.startswith("warning")]
-    assert told == ["warning: logger=tensorboard ends here: [Errno 28] No space left on device; training goes on"]
+    assert told == ["warning: logger=tensorboard stopped: [Errno 28] No space left on device; training continues"]
     assert len(rows(tmp_path / "run")) == 24
 
 

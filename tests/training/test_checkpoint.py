@@ -613,7 +613,7 @@ def test_a_full_disk_is_named_and_the_old_checkpoint_stays(part, small_disk):
     keep.save(snapshot(1), 1, 0.5)
     message = refused_for_space(keep, big(part))
     assert f"no space at {keep.folder / 'step-00000002'}, needs 2 MB" in message
-    assert "What was saved before is kept" in message
+    assert "Earlier files are kept" in message
     keep.save(snapshot(2), 2, 0.9)  # what was half written has made room again
     assert points_to(keep, "best") == 2
 
