@@ -1,7 +1,7 @@
-"""Which jobs a sweep has: every combination of the swept values, each with its folder, on record in sweep.json.
+"""The jobs of a sweep: every combination of the swept values, each with a folder, recorded in sweep.json.
 
-sweep.json    the words of the command line and of each job: what `sweep.resume=DIR` goes on from
-000_…/        a run's folder a job
+sweep.json    the overrides of the command line and of each job; sweep.resume=DIR reads it
+000_…/        one run folder a job
 sweep.csv     the result
 """
 
@@ -24,20 +24,33 @@ from effbench.run.overrides import is_ephemeral, recorded
 
 NAME = "sweep.json"
 SCHEMA = 1
-MOST_BYTES = 100_000_000  # of sweep.json: 1,000 a job
-DONE = (*FINISHED, "diverged")  # running them again would end the same
+MOST_BYTES = 100_000_000  # of sweep.json: 100,000 jobs of 1,000 bytes
+DONE = (*FINISHED, "diverged")  # a second run would have the same result
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job and all words of its command line, but for where it lies and what may be built."""
+    """A job with all its overrides, except the folder and allow_targets.
+
+    Attributes:
+        job: number, distinguishing overrides and folder.
+        words: all overrides.
+    """
 
     job: Job
     words: Sequence[str]
 
 
 def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[list[str]]:
-    """Every combination of the swept values (a,b  range(1,4)  glob(*)), as overrides; by Hydra's own rules."""
+    """Return every combination of the swept values (a,b  range(1,4)  glob(*)) as overrides, by Hydra's rules.
+
+    Args:
+        overrides: words of the command line.
+        config_dir: folder with the user's groups.
+
+    Raises:
+        ConfigError: the sweep cannot be parsed, or it matches nothing.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.errors import HydraException
 
@@ -48,7 +61,7 @@ def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[list
         except HydraException as error:
             raise ConfigError(f"cannot read the sweep: {str(error).splitlines()[0]}") from error
 
-    def is_shared(word: str) -> bool:  # a glob also matches the files that only hold what others share
+    def is_shared(word: str) -> bool:  # a glob also matches _base files, which only hold shared keys
         group, _, name = word.partition("=")
         return group in groups and name.startswith("_")
 
@@ -59,7 +72,13 @@ def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[list
 
 
 def plan(combinations: Sequence[Sequence[str]], folder: Path, beside: Sequence[JobSpec] = ()) -> list[JobSpec]:
-    """A job a combination, numbered and named beside those that there are already."""
+    """Return one job a combination.
+
+    Args:
+        combinations: overrides of each job.
+        folder: the sweep's folder.
+        beside: existing jobs; the new ones get the next numbers.
+    """
     lasting = [[word for word in words if not is_ephemeral(word)] for words in combinations]
     common = set.intersection(*map(set, lasting), *(set(item.words) for item in beside))
     numbered = enumerate(lasting, start=len(beside))
@@ -67,14 +86,20 @@ def plan(combinations: Sequence[Sequence[str]], folder: Path, beside: Sequence[J
 
 
 def _job(number: int, words: Sequence[str], common: set[str], folder: Path) -> Job:
-    """Named by what sets it apart, in characters that every file system takes."""
+    """Name the job by its distinguishing overrides, in characters that every file system allows."""
     apart = redact([word for word in words if word not in common] or list(words))
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(apart), flags=re.ASCII)[:100].strip("_")
     return Job(number, apart, folder / "_".join(filter(None, (f"{number:03d}", name))))
 
 
 def write_plan(folder: Path, overrides: Sequence[str], planned: Sequence[JobSpec]) -> None:
-    """sweep.json: the words that the sweep was asked for with, and its jobs."""
+    """Write sweep.json, without secrets.
+
+    Args:
+        folder: the sweep's folder.
+        overrides: words of the command line.
+        planned: the jobs.
+    """
     asked = redact([word for word in overrides if not is_ephemeral(word)])
     jobs = [
         {"folder": item.job.folder.name, "apart": list(item.job.overrides), "overrides": redact(list(item.words))}
@@ -86,9 +111,10 @@ def write_plan(folder: Path, overrides: Sequence[str], planned: Sequence[JobSpec
 
 
 def read_plan(folder: Path) -> tuple[list[str], list[JobSpec]]:
-    """(the words that were asked for, the jobs) on record.
+    """Return (overrides of the command line, jobs) from sweep.json.
 
-    Raises ConfigError where `folder` holds no sweep that can be gone on with.
+    Raises:
+        ConfigError: the folder holds no sweep, or sweep.json is damaged or of another version.
     """
     path = folder / NAME
     try:
@@ -101,9 +127,9 @@ def read_plan(folder: Path) -> tuple[list[str], list[JobSpec]]:
         text = f"sweep.resume={folder}: there is no sweep in that folder (it holds no {NAME})."
         raise ConfigError(text) from error
     except KeyError as error:
-        raise ConfigError(f"{path} is damaged: it has no {error}. Start the sweep anew in another folder.") from error
+        raise ConfigError(f"{path} is damaged: it has no {error}. Start a new sweep in another folder.") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path} is damaged: {error}. Start the sweep anew in another folder.") from error
+        raise ConfigError(f"{path} is damaged: {error}. Start a new sweep in another folder.") from error
 
 
 def _recorded(number: int, entry: dict[str, str | list[str]], folder: Path) -> JobSpec:
@@ -115,9 +141,14 @@ def _recorded(number: int, entry: dict[str, str | list[str]], folder: Path) -> J
 
 
 def extended(recorded: Sequence[JobSpec], combinations: Sequence[Sequence[str]], folder: Path) -> list[JobSpec]:
-    """The recorded jobs, and behind them those combinations that are not among them.
+    """Return the recorded jobs and, after them, combinations that are not recorded yet.
 
-    Secrets, which the record does not hold, are those of the combination that is the same but for them.
+    The record holds no secrets: a recorded job takes them from the combination that is otherwise equal.
+
+    Args:
+        recorded: jobs of sweep.json.
+        combinations: overrides of each job, with secrets.
+        folder: the sweep's folder.
     """
     lasting = [[word for word in words if not is_ephemeral(word)] for words in combinations]
     given = {frozenset(redact(words)): words for words in lasting}
@@ -128,7 +159,7 @@ def extended(recorded: Sequence[JobSpec], combinations: Sequence[Sequence[str]],
 
 
 def standing(folder: Path) -> str:
-    """How far a job is: 'done', 'begun' (it has a checkpoint to go on from), 'failed' before it had one, or 'new'."""
+    """Return the state of a job: 'done', 'begun' (it has a checkpoint), 'failed' (it has none) or 'new'."""
     status = read_summary(folder)["status"] if (folder / "summary.json").is_file() else None
     if status in DONE:
         return "done"

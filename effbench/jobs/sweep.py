@@ -1,7 +1,7 @@
-"""effbench train -m: every combination, each job in a process of its own, a table of all at the end.
+"""effbench train -m: train every combination, each job in a separate process, and rank them in a table.
 
-Jobs are forked from this process, which has imported torch but computed nothing: they start at once, and their
-memory and failures are theirs alone. With hydra/launcher=… or hydra/sweeper=… the sweep is Hydra's.
+Jobs are forked from this process, which has imported torch but computed nothing: they start fast, and do not share
+memory or failures. With hydra/launcher=… or hydra/sweeper=… Hydra runs the sweep.
 """
 
 from __future__ import annotations
@@ -61,9 +61,18 @@ IMPORTS = (
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool = False) -> int:
-    """Runs the jobs one after the other; 1 if any of them failed, 2 if none of them could even be tried.
+    """Run the jobs one after the other.
 
-    as_json: the rows are all there is on stdout; what the jobs tell joins the narration on stderr.
+    Args:
+        overrides: words of the command line, with the swept values.
+        config_dir: folder with the user's groups.
+        as_json: stdout holds only the rows as JSON; output of the jobs goes to stderr.
+
+    Returns:
+        The exit code: 0, 1 if a job failed, 128 + signal if interrupted.
+
+    Raises:
+        ConfigError: no job can run (exit code 2).
     """
     overrides, earlier = _without_resume(overrides)
     _check_possible(overrides)
@@ -84,16 +93,16 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool
 
 
 def _without_resume(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The words without sweep.resume=DIR, and that folder."""
+    """Return (the words without sweep.resume=DIR, that folder)."""
     found = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("sweep.resume=")]
     rest = [word for word in overrides if not word.startswith("sweep.resume=")]
     if found and not found[-1]:
-        raise ConfigError("sweep.resume= names no sweep: give a sweep's folder, or leave it out to start anew.")
+        raise ConfigError("sweep.resume= names no sweep: give a sweep's folder, or leave it out to start a new sweep.")
     return rest, expanded(found[-1]) if found and found[-1] != "null" else None
 
 
 def _go_on(folder: Path, overrides: Sequence[str], config_dir: str | None, as_json: bool) -> int:
-    """sweep.resume: done jobs are left alone, begun ones resumed, the others run; further combinations are added."""
+    """Continue a sweep: skip done jobs, resume begun ones, run the others, add new combinations."""
     asked, recorded = read_plan(folder)
     with holding(folder):
         wanted = merge_overrides(asked, overrides)
@@ -108,14 +117,14 @@ def _go_on(folder: Path, overrides: Sequence[str], config_dir: str | None, as_js
 
 
 def _passing(overrides: Sequence[str]) -> list[str]:
-    """The words that each job is given as they are, but for the folder, which is the sweep's to say."""
+    """Return the words passed to every job unchanged, without the folder, which the sweep sets."""
     return [word for word in overrides if is_ephemeral(word) and not word.startswith(("hydra.sweep.", "hydra.run."))]
 
 
 def _refused(jobs: Mapping[int, Sequence[str]], config_dir: str | None, done: int = 0) -> dict[int, str]:
-    """What is wrong with the jobs that cannot be tried, by their numbers. Raises ConfigError where all are so.
+    """Return job number -> error for jobs that cannot run. Raise ConfigError if no job can run.
 
-    done: how many more there are that need not be tried.
+    done: number of further jobs that are finished already.
     """
     refusals = Refusals(config_dir)
     refused = {number: text for number, words in jobs.items() if (text := refusals.of(words))}
@@ -157,7 +166,7 @@ def _targets(word: str) -> list[str]:
 
 
 class _Ahead:
-    """Composes the next job's config while a job runs: a quarter of the time that a job takes to its first step."""
+    """Composes the config of the next job while a job runs: a quarter of a job's time to its first step."""
 
     def __init__(self, in_order: Sequence[Sequence[str]], config_dir: str | None):
         self.config_dir = config_dir
@@ -165,12 +174,12 @@ class _Ahead:
         self._ready: tuple[list[str], Composed] | None = None
 
     def take(self, words: Sequence[str]) -> Composed | None:
-        """The config for these words, if they are those that were prepared."""
+        """Return the prepared config if it is for these words."""
         ready, self._ready = self._ready, None
         return ready[1] if ready and ready[0] == list(words) else None
 
     def prepare_after(self, words: Sequence[str]) -> None:
-        """What is wrong with it is for the job itself to tell."""
+        """Prepare the job after these words. The job itself reports an error in its config."""
         following = self._followers.get(tuple(words))
         with suppress(Exception):
             self._ready = (following, composed(following, self.config_dir)) if following else None
@@ -181,13 +190,13 @@ def _words_anew(item: JobSpec, common: Sequence[str]) -> list[str]:
 
 
 def _run_job(item: JobSpec, refusal: str | None, common: Sequence[str], ahead: _Ahead, relay: _Relay) -> None:
-    """One job, from where it stands."""
+    """Run one job, or resume it."""
     job, before = item.job, standing(item.job.folder)
     if before == "done":
-        log.info("done before")
+        log.info("already done")
         return
     if before == "failed":
-        log.info(f"its failed attempt is kept as {set_aside(job.folder).name}")
+        log.info(f"the failed attempt is kept as {set_aside(job.folder).name}")
     if refusal is not None:
         log.info(f"refused: {refusal}")
         _record(job.folder, ConfigError(refusal))
@@ -198,13 +207,15 @@ def _run_job(item: JobSpec, refusal: str | None, common: Sequence[str], ahead: _
 
 def _check_possible(overrides: Sequence[str]) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("a sweep (-m) starts processes of its own and cannot run under torchrun; sweep without it.")
+        raise ConfigError(
+            "a sweep (-m) starts its own processes and cannot run under torchrun; start it without torchrun."
+        )
     if any(word.startswith("resume=") for word in overrides):
         raise ConfigError("resume=RUN continues one run, without -m; a sweep goes on with -m sweep.resume=DIR.")
 
 
 def _in_own_process(job: Job, words: Sequence[str], ahead: _Ahead, relay: _Relay) -> None:
-    """Forks, trains, waits. A job that dies without a word (killed, out of memory) is recorded too."""
+    """Fork, train and wait. A job that dies without a record (killed, out of memory) is recorded here."""
     _import_for_all_jobs()
     whole = ahead.take(words)
     process = multiprocessing.get_context("fork").Process(
@@ -223,17 +234,17 @@ def _in_own_process(job: Job, words: Sequence[str], ahead: _Ahead, relay: _Relay
 
 
 def _import_for_all_jobs() -> None:
-    """What each job would import anew: torch imports its compiler when the first optimizer is made, 1.5 s."""
+    """Import what every job needs: torch imports its compiler (1.5 s) when the first optimizer is made."""
     with uncollected():
         for name in IMPORTS:
             importlib.import_module(name)
 
 
 class _Relay:
-    """Passes signals on to the job at work, which hears them from here alone."""
+    """Passes signals to the running job, which has its own process group and gets them only from here."""
 
     def __init__(self) -> None:
-        self.signals: list[int] = []  # that asked for an end
+        self.signals: list[int] = []  # received signals that end the sweep
         self.process: BaseProcess | None = None
 
     def hear(self, number: int, _frame: FrameType | None) -> None:
@@ -242,7 +253,7 @@ class _Relay:
             os.kill(self.process.pid, number)
 
     def start(self, process: BaseProcess) -> bool:
-        """Unless an end was asked for before; what comes meanwhile waits until it can be passed on."""
+        """Start the process unless a signal arrived; signals that arrive meanwhile wait until they can be passed on."""
         with _held_back():
             if self.signals:
                 return False
@@ -264,7 +275,7 @@ def _relaying() -> Iterator[_Relay]:
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Signals wait for the end of the block."""
+    """Block signals until the end of the block."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
@@ -293,7 +304,7 @@ def _child(job: Job, words: list[str], whole: Composed | None, config_dir: str |
 
 
 def _end_with_parent() -> None:
-    """A sweep that is killed takes its job along, saved, so that a resumed sweep does not find it at work still."""
+    """End this job if the sweep is killed; it saves first, so that a resumed sweep does not find it running."""
     if sys.platform == "linux":
         import ctypes
 
@@ -301,26 +312,26 @@ def _end_with_parent() -> None:
 
 
 def _record(folder: Path, error: EffbenchError) -> None:
-    """A summary for a job that could not write one, unless another process is at work in its folder."""
+    """Write a summary for a job that could not write one, unless another process uses its folder."""
     with holding(folder):
         write_summary(folder, {"status": "failed", "error": str(error), "metrics": {}, "argv": sys.argv})
 
 
 @contextmanager
 def _no_result_but_ours(as_json: bool) -> Iterator[None]:
-    """Sends what is printed to stderr, by a forked job too, where stdout must hold nothing but our JSON."""
+    """Redirect stdout to stderr, also in forked jobs, so that stdout holds only the JSON."""
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         yield
 
 
 def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path, as_json: bool) -> int:
-    """Hydra's launcher starts the jobs (joblib, submitit, …); each writes its own run folder, the table is ours.
+    """Let Hydra's launcher start the jobs (joblib, submitit, …); effbench writes the run folders and the table.
 
-    Hydra's sweeper writes the command line as it is (multirun.yaml): with a secret in it, the sweep is refused.
+    Hydra's sweeper records the command line unchanged (multirun.yaml), so a sweep with a secret in it is refused.
     """
     if secret := [word for word in overrides if redact(word) != word]:
         raise ConfigError(
-            f"{redact(secret[0])} holds a secret, and hydra/launcher would write it down. Sweep without hydra/launcher."
+            f"{redact(secret[0])} holds a secret, and hydra/launcher would record it. Sweep without hydra/launcher."
         )
     extra = [f"hydra.sweep.dir={quoted(folder)}", "hydra/job_logging=none", "hydra.output_subdir=null"]
     level = LOGGER.level
@@ -339,12 +350,12 @@ def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path, 
 
 
 def _as_numbered(folder: Path) -> tuple[int, str]:
-    """Hydra numbers its jobs 0, 1, …, 10: 10 comes after 2."""
+    """Sort key for Hydra's folders 0, 1, …, 10: 10 comes after 2."""
     return len(folder.name), folder.name
 
 
 def _hydra_task(raw: Any) -> None:
-    """One job, in whatever process the launcher chose; a failure is recorded and the sweep goes on."""
+    """Run one job in the process that the launcher chose. A failure is recorded and the sweep continues."""
     from hydra.core.hydra_config import HydraConfig
 
     from effbench.run.session import train
@@ -372,7 +383,7 @@ def _sweep_folder(overrides: Sequence[str], config_dir: str | None) -> Path:
 
 
 def _finish(folder: Path, jobs: Sequence[Job], as_json: bool) -> int:
-    """sweep.csv, and its rows on stdout as a table or as JSON; 1 if any job failed."""
+    """Write sweep.csv and print its rows as a table or as JSON. Return 1 if a job failed."""
     rows = sweep_rows(jobs)
     path = write_sweep(folder, rows)
     if as_json:

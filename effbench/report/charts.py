@@ -1,6 +1,6 @@
-"""Curves of runs as the numbers of an SVG: lines, ticks and labels, placed; the page's template writes the elements.
+"""Curves of runs as numbers of an SVG: lines, ticks and labels with positions. The page's template writes the elements.
 
-A panel is WIDTH x HEIGHT units; the lines lie in the frame LEFT .. RIGHT, TOP .. BOTTOM.
+A panel has WIDTH x HEIGHT units; lines are inside of the frame LEFT .. RIGHT, TOP .. BOTTOM.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ from effbench.report.curves import points
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 12, 190
-MOST_POINTS = 240  # of a line; what lies between keeps its extremes
-_WIDE = 100  # losses that differ more than so many times are drawn by their powers of ten
-_TINIEST = 1e-200  # below, floats end
-_DOTTED = 24  # points of a line so short that each is shown
+MOST_POINTS = 240  # of a line; the extremes between them are kept
+_WIDE = 100  # a loss whose largest value is more than this many times its smallest is drawn on a log scale
+_TINIEST = 1e-200  # smaller differences could underflow
+_DOTTED = 24  # lines of at most this many points show each point
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's rows, and how it is drawn. colour: number of the palette. epochs_per_step: what a step's place is."""
+    """The rows of a run and how they are drawn.
+
+    Attributes:
+        label: name in the legend.
+        colour: index into the palette.
+        rows: rows of metrics.csv.
+        epochs_per_step: converts steps to epochs; None if unknown.
+    """
 
     label: str
     colour: int
@@ -34,7 +41,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Line:
-    """points: 'x,y x,y …', as SVG takes them. dots: its points one by one, where they are few."""
+    """A line of a panel.
+
+    Attributes:
+        label: name in the legend.
+        colour: index into the palette.
+        points: 'x,y x,y …', as SVG takes them.
+        dots: the same points as pairs, if there are few.
+    """
 
     label: str
     colour: int
@@ -58,7 +72,7 @@ class Panel:
 
 
 def over_each_other(curves: Sequence[Curve], displays: Mapping[str, Display]) -> list[Panel]:
-    """A line a run in each panel: each metric of validation, the losses, the learning rate."""
+    """Return panels with one line a run: each validation metric, the losses, the learning rate."""
     named = {name: display for name, display in displays.items() if name != LOSS} | {LOSS: _loss(displays)}
     panels = [
         *(
@@ -80,7 +94,7 @@ def _metric_panel(title: str, curves: Sequence[Curve], column: str, display: Dis
 
 
 def of_one(curve: Curve, displays: Mapping[str, Display]) -> list[Panel]:
-    """Training and validation over each other, and each learning rate that differs from the others."""
+    """Return panels of one run: training with validation, and each different learning rate."""
 
     def pair(metric: str) -> list[tuple[Curve, str]]:
         return [(_as(curve, number, name), f"{name}/{metric}") for number, name in enumerate(("train", "val"))]
@@ -102,7 +116,7 @@ def _as(curve: Curve, colour: int, label: str) -> Curve:
 
 
 def _rates(curve: Curve) -> list[str]:
-    """The columns of learning rates, of equal ones the first."""
+    """Return the columns of learning rates; of equal columns only the first."""
     columns = [name for name in (curve.rows[0] if curve.rows else {}) if name.startswith("lr/")]
     distinct: dict[tuple[str, ...], str] = {}
     for column in columns:
@@ -139,7 +153,7 @@ def _series(curve: Curve, column: str, in_epochs: bool) -> list[Point]:
 
 
 def _end(curve: Curve, in_epochs: bool) -> float:
-    """How far the run came: the same in all panels, whatever they show of it."""
+    """Return the last step or epoch of the run, which is the same in all panels."""
     return max(int(row["step"]) for row in curve.rows) * _unit(curve, in_epochs)
 
 
@@ -148,7 +162,7 @@ def _unit(curve: Curve, in_epochs: bool) -> float:
 
 
 def thinned(series: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most about `most` points: of each stretch the lowest and the highest, so that no spike is lost; both ends."""
+    """Return at most about `most` points: the first, the last, and the lowest and highest of each interval."""
     if len(series) <= most:
         return list(series)
     size = math.ceil(len(series) / (most // 2))
@@ -166,7 +180,7 @@ def _line(curve: Curve, placed: Sequence[Point]) -> Line:
 
 
 def _range(values: Sequence[float], margin: float) -> tuple[float, float]:
-    """From the lowest to the highest and a little more; never nothing."""
+    """Return (low, high) with a margin; never an empty range."""
     low, high = min(values), max(values)
     largest = max(abs(low), abs(high))
     if high - low <= max(1e-9 * largest, _TINIEST):
@@ -180,7 +194,7 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
 
 
 def _ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers within: 1, 2 or 5 times a power of ten apart."""
+    """Return round numbers in the range: multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough * 0.999)

@@ -1,4 +1,4 @@
-"""Runs found below folders and read back, each by itself: what is wrong with one is said of it and costs no other."""
+"""Find runs in folders and read them. A problem with one run does not affect the others."""
 
 from __future__ import annotations
 
@@ -23,17 +23,21 @@ from effbench.report.rows import drawable_rows
 from effbench.summary_schema import MAPPING, check_plain, without_wrong_fields
 
 _MAPPINGS = ("metrics", "best", "task", "timing", "memory", "model", "data", "environment", "git")
-_NO_SUMMARY = "holds no summary.json: the run is still at work, or was killed, and goes on with train resume=RUN"
+_NO_SUMMARY = "has no summary.json: the run is in progress, or was killed; train resume=RUN continues it"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's folder as it was found.
+    """The content of a run folder.
 
-    number: place among all that were found. name: the folder, as far as it tells the runs apart.
-    summary: as written but for what is not of its type; None where it cannot be read.
-    config: its leaves by their dotted keys. experiment: what runs have in common that differ in their seed alone; None
-    where the config cannot be read. problems: what is wrong with the files.
+    Attributes:
+        number: index among all runs found.
+        folder: the run folder.
+        name: the folder's path below the common parent of all runs.
+        summary: summary.json without values of a wrong type; None if it cannot be read.
+        config: values by dotted keys.
+        experiment: equal for runs that differ only in their seed; None if the config cannot be read.
+        problems: what is wrong with the files.
     """
 
     number: int
@@ -54,19 +58,25 @@ class RunRecord:
 
     @property
     def displays(self) -> dict[str, Display]:
-        """How its metrics read; the usual ones of a run that has no summary."""
+        """Metric name -> display; loss and accuracy for a run without a summary."""
         return recorded_displays(self.summary or {}) or {name: display_of(name) for name in (LOSS, ACCURACY)}
 
     def part(self, name: str) -> Mapping[str, Any]:
-        """A mapping of the summary, empty where there is none."""
+        """Return a mapping of the summary; {} if there is none."""
         return (self.summary or {}).get(name) or {}
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """(every run's folder at or below `paths`, once, in the order of names; the folders that could not be read).
+    """Find all runs at or below `paths`.
 
-    A run is a folder that holds a summary.json or a metrics.csv. Links to folders are not followed, hidden folders not
-    looked into. Raises ConfigError for a path that is no folder, or where there is no run at all.
+    A run is a folder with a summary.json or a metrics.csv. Links to folders are not followed, and hidden folders are
+    skipped.
+
+    Returns:
+        (the folders, each once, sorted by name; messages on folders that could not be read).
+
+    Raises:
+        ConfigError: a path is not a folder, or there is no run.
     """
     found: dict[str, Path] = {}
     unread: list[str] = []
@@ -102,7 +112,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
-    """A record a folder; each file is read once."""
+    """Return one record a folder. Each file is read once."""
     names = _names(folders)
     configs = _read_configs(folders)
     return [
@@ -112,7 +122,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders without what they all lie in; a lone run by its own name."""
+    """Return the folders relative to their common parent; a single run by its folder name."""
     absolute = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100 - links keep the name they were given by
     above = os.path.commonpath([os.path.dirname(path) for path in absolute])  # noqa: PTH120
     return [os.path.relpath(path, above) for path in absolute]
@@ -123,12 +133,12 @@ def _record(
 ) -> RunRecord:
     summary, problems = _summary(folder)
     if problem is not None and not (summary is None or summary["status"] == "failed"):
-        problems.append(problem)  # a run that failed before it began has no config
+        problems.append(problem)  # a run that failed before it started has no config
     return RunRecord(number, folder, name, summary, config, experiment, tuple(problems))
 
 
 def _summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """(summary.json with what is not of its type left out, what was wrong with it)."""
+    """Return (summary.json without values of a wrong type, the problems found)."""
     path = folder / "summary.json"
     try:
         summary = read_any_summary(folder, follow_links=False)
@@ -150,16 +160,16 @@ def _problem(name: str, value: Any, rule: str) -> str:
 
 
 def _about(path: Path, error: Exception) -> str:
-    """What is wrong with a run's file, on one line, the folder being told beside it."""
+    """Return the problem of a run's file on one line, without the folder, which is shown next to it."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or repr(error)
     told = text.replace(str(path), path.name) if str(path) in text else f"{path.name}: {text}"
     return shortened(" ".join(told.split()), 300)
 
 
 def _read_configs(folders: Sequence[Path]) -> list[tuple[dict[str, Any], frozenset[str] | None, str | None]]:
-    """(leaves, experiment, problem) of each config.yaml, without secrets.
+    """Return (values by dotted key, experiment, problem) of each config.yaml, without secrets.
 
-    Thousands of runs share most of their lines: each distinct entry of a section is parsed once, YAML being slow.
+    YAML is slow, and thousands of runs share most lines: each distinct entry of a section is parsed once.
     """
     read = [_sections(folder / "config.yaml") for folder in folders]
     distinct = dict.fromkeys(section for sections in read if isinstance(sections, list) for section in sections)
@@ -172,9 +182,9 @@ def _read_configs(folders: Sequence[Path]) -> list[tuple[dict[str, Any], frozens
 
 
 def _sections(path: Path) -> list[str] | str:
-    """The text of each top-level key with all that is below it, or what is wrong with the file."""
+    """Return the text of each top-level key with everything below it, or the problem with the file."""
     try:
-        text = read_text(path, follow_links=False)  # a link would bring a file of the reader's into the page
+        text = read_text(path, follow_links=False)  # a link could bring a private file of the reader into the page
     except MissingFileError:
         return "there is no config.yaml"
     except UnreadableError as error:
@@ -183,7 +193,7 @@ def _sections(path: Path) -> list[str] | str:
 
 
 def _entries(section: str) -> list[str]:
-    """`key: {a: 1, b: 2}` as texts of `key: {a: 1}` and `key: {b: 2}`, where it is laid out as train lays it out."""
+    """Split `key: {a: 1, b: 2}` into `key: {a: 1}` and `key: {b: 2}`, if it has the layout that train writes."""
     if not re.match(r"\w+:\n  \w+:", section):
         return [section]
     head, *entries = _before(r"  \w+:", section)
@@ -191,7 +201,7 @@ def _entries(section: str) -> list[str]:
 
 
 def _before(pattern: str, text: str) -> list[str]:
-    """The text cut before each line that begins with `pattern`."""
+    """Split the text before each line that begins with `pattern`."""
     *parts, last = re.split(rf"\n(?={pattern})", text)
     return [*(f"{part}\n" for part in parts), last]
 
@@ -209,7 +219,7 @@ def _config(
     if isinstance(sections, str):
         return {}, None, sections
     if not all(section in known for section in sections):
-        content = _parsed("".join(sections))  # a whole may be sound where its parts are not
+        content = _parsed("".join(sections))  # the whole file may be valid though a part alone is not
         if content is None:
             return {}, None, f"{path.name} cannot be read as a config"
         found = leaves(redact(content))
@@ -223,7 +233,7 @@ def _config(
 
 @lru_cache
 def _newer(stated: str) -> str | None:
-    """What is wrong with the line of a config that states its version."""
+    """Return the problem with a config's version line, or None."""
     try:
         version_of(_parsed(stated) or {}, "config.yaml")
     except ConfigError as error:
@@ -232,7 +242,7 @@ def _newer(stated: str) -> str | None:
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
-    """A mapping out of YAML, None for what is none."""
+    """Return the mapping in a YAML text; None if it is not one."""
     try:
         content = parse_yaml(text, "config.yaml", recorded=True)
         check_plain(content)
@@ -242,13 +252,13 @@ def _parsed(text: str) -> dict[str, Any] | None:
 
 
 def curve_rows(folder: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """(rows of metrics.csv that can be drawn, what is wrong with the others); a cell that is not finite is empty."""
+    """Return (rows of metrics.csv that can be drawn, problems with other rows). A cell that is not finite is empty."""
     path = folder / "metrics.csv"
     try:
         rows = drawable_rows(read_bytes(path, METRICS_BYTES, follow_links=False))
     except MissingFileError:
         return [], ["there is no metrics.csv"]
-    except Exception as error:  # noqa: BLE001 - whatever the csv module finds, it costs this picture only
+    except Exception as error:  # noqa: BLE001 - any csv error costs only this picture
         return [], [_about(path, error)]
     if rows.found and "row" not in rows.columns:
         return [], ["metrics.csv has no column `row`: it is none of this effbench's"]
@@ -256,7 +266,7 @@ def curve_rows(folder: Path) -> tuple[list[dict[str, str]], list[str]]:
 
 
 def shortened(value: Any, most: int = 200) -> str:
-    """A value of a config or a record as text: what is no text as JSON, as far as that goes."""
+    """Return a value as text of at most `most` characters: text unchanged, other values as JSON."""
     if isinstance(value, str):
         text = value
     else:

@@ -1,4 +1,4 @@
-"""What a model x optimizer pairing costs, by shapes alone: nothing is trained, no weight takes memory."""
+"""The cost of a model x optimizer pairing, from shapes only: nothing is trained, and weights take no memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ _DTYPES = {"32-true": torch.float32, "16-mixed": torch.float16, "bf16-mixed": to
 
 @dataclass(frozen=True)
 class Setting:
-    """What the model is built for. image_shape: (C, H, W)."""
+    """The input that a model is built for.
+
+    Attributes:
+        image_shape: (C, H, W).
+        num_classes: number of logits.
+    """
 
     image_shape: tuple[int, int, int]
     num_classes: int
@@ -33,7 +38,7 @@ PUBLISHED = Setting((3, 224, 224), 1000)  # ImageNet-1k, the setting of the pape
 
 
 def shape_model(config: Config, setting: Setting) -> nn.Module:
-    """The model on the meta device: shapes without data. Pretrained weights are left out."""
+    """Build the model on the meta device: shapes without data. Pretrained weights are not loaded."""
     section = config.model.model_copy(update={"pretrained": None})
     with torch.device("meta"):
         return build.model(
@@ -45,9 +50,9 @@ def shape_model(config: Config, setting: Setting) -> nn.Module:
 
 
 def cost(config: Config, setting: Setting) -> dict[str, Any]:
-    """Parameters, MACs of one forward pass of one image, and bytes of a training step at data.batch_size.
+    """Return parameters, MACs of the forward pass of one image, and bytes of a training step at data.batch_size.
 
-    data.batch_size=auto counts as the largest that it may become.
+    data.batch_size=auto counts as its largest value.
     """
     model = shape_model(config, setting)
     counts = accounting.parameters(model)
@@ -79,8 +84,8 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
 
 
 def optimizer_state_bytes(config: Config, model: nn.Module) -> int:
-    """Bytes that the optimizer keeps between steps: it takes one step on gradients without data."""
-    # Fused kernels exist for real devices only; their state is that of the plain ones.
+    """Return the bytes that the optimizer keeps between steps, by one step on gradients without data."""
+    # Fused kernels do not run on the meta device; their state is that of the plain kernels.
     extra = {key: value for key, value in (config.optimizer.model_extra or {}).items() if key != "fused"}
     section = config.optimizer.model_copy()
     object.__setattr__(section, "__pydantic_extra__", extra)

@@ -1,4 +1,4 @@
-"""curves.png: loss, accuracy and learning rate of a run, from its metrics.csv."""
+"""curves.png: loss, metrics and learning rate of a run, from its metrics.csv."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ BLUE, ORANGE, GREY = "#1f6fb4", "#e0701b", "#8a8a8a"
 
 
 def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Path:
-    """Writes curves.png into the run's folder and returns its path.
+    """Write curves.png into the run folder.
 
-    displays: how the run's metrics read; the first MOST_METRICS have a picture each.
+    Args:
+        folder: the run folder.
+        title: of the picture.
+        displays: metric name -> display; the first MOST_METRICS get a plot each.
+
+    Returns:
+        The path of curves.png.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -26,7 +32,7 @@ def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Pa
     rows = drawable_rows((folder / "metrics.csv").read_bytes()).kept
     drawn = dict(islice(displays.items(), MOST_METRICS))
     figure = Figure(figsize=(4 * len(drawn) + 4, 3.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # not pyplot nor matplotlib.use: a notebook's own backend stays as it is
+    FigureCanvasAgg(figure)  # not pyplot or matplotlib.use: they would change a notebook's backend
     *axes, rate = figure.subplots(1, len(drawn) + 1)
     for place, (name, display) in zip(axes, drawn.items(), strict=True):
         _draw(place, rows, {f"train/{name}": (BLUE, "train"), f"val/{name}": (ORANGE, "validation")}, display.axis)
@@ -42,7 +48,7 @@ def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Pa
 
 
 def _rate_lines(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """One line for all groups whose rates never differ, named for the group where they do."""
+    """Return one line for groups with equal rates; lines have names only if there are several."""
     distinct: dict[tuple[str, ...], str] = {}
     for column in columns:
         distinct.setdefault(tuple(row[column] for row in rows), column)
@@ -55,7 +61,7 @@ def _rate_lines(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> dict[
 
 
 def points(rows: Sequence[dict[str, str]], column: str) -> list[tuple[int, float]]:
-    """(step, value) of a column: its step rows, or the epoch rows where there are more of those."""
+    """Return (step, value) pairs of a column: of step rows, or of epoch rows if there are more of them."""
     by_row: dict[str, list[tuple[int, float]]] = {"step": [], "epoch": []}
     for row in rows:
         if row.get(column):

@@ -1,4 +1,4 @@
-"""The machine and the versions a number was measured with."""
+"""The machine and the library versions of a measurement."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 from effbench.processors import affinity, cpu_quota
 
 LIBRARIES = ("torch", "torchvision", "hydra-core", "omegaconf", "lion-pytorch", "adan-pytorch", "numpy", "safetensors")
-# A stranger's checkout may name programs that `git status` would run: monitors, hooks, filters, transports.
+# An untrusted checkout can configure programs that `git status` runs: monitors, hooks, filters, transports.
 GIT = ("git", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
 GIT_ENVIRONMENT = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor, memory and GPU; nothing of the user or the network."""
+    """Return versions, processor, memory and GPU; nothing about the user or the network."""
     return {
         "effbench": _version("effbench"),
         "python": platform.python_version(),
@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """{commit, dirty} of the checkout that holds `folder`, None where there is none."""
+    """Return {commit, dirty} of the checkout that contains `folder`, or None."""
 
     environment = {**os.environ, **GIT_ENVIRONMENT}
 
@@ -56,9 +56,9 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def _without_filters(listed: str) -> list[str]:
-    """Options of git that turn off those filters that the checkout itself configures.
+    """Return git options that turn off filters configured in the checkout. Filters of the user, such as git-lfs, stay.
 
-    listed: scope and key in turn, each ended by NUL. Filters of the user's own configuration, such as git-lfs, stay.
+    listed: scope and key in turn, each ended by NUL.
     """
     scopes, keys = listed.split("\0")[::2], listed.split("\0")[1::2]
     names = {key.rpartition(".")[0] for scope, key in zip(scopes, keys, strict=False) if scope in ("local", "worktree")}
@@ -67,7 +67,7 @@ def _without_filters(listed: str) -> list[str]:
 
 
 def peak_memory() -> dict[str, int]:
-    """Largest resident memory of this process so far, and of the GPU's allocator, in bytes."""
+    """Return the largest resident memory of this process so far, and of the GPU allocator, in bytes."""
     import torch
 
     peaks = {"peak_rss_bytes": _peak_rss()}
@@ -77,7 +77,7 @@ def peak_memory() -> dict[str, int]:
 
 
 def _peak_rss() -> int:
-    """Linux's VmHWM; elsewhere getrusage's, which on Linux would count what this process was started from, too."""
+    """Return Linux's VmHWM; elsewhere getrusage's value, which on Linux would include the parent before exec."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

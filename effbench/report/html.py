@@ -1,7 +1,7 @@
-"""The report: one HTML file without scripts and without anything from elsewhere, about one run or many.
+"""The report: one HTML file about one or many runs, without scripts and external resources.
 
-Whatever comes out of a run's files is text there: `_harmless` takes secrets and control characters out of all that the
-template is given, the template escapes it all, and addresses are relative and percent-encoded.
+Everything from a run's files is treated as text: `_harmless` removes secrets and control characters, the template
+escapes it, and links are relative and percent-encoded.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from effbench.report.result import result_rows, status_text
 from effbench.report.spread import number_text, seconds
 from effbench.units import human_bytes
 
-MOST_SHOWN = 40  # runs with curves and a section of their own
-MOST_RANKED = 32  # of them, finished ones: the others are left for what failed
+MOST_SHOWN = 40  # runs with curves and a section
+MOST_RANKED = 32  # of these, finished runs; the rest is reserved for failed ones
 COLOURS = 8
 
 Pairs = list[tuple[str, str]]
@@ -38,7 +38,14 @@ Pairs = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Drawn:
-    """A run that has curves and a section. colour: its config's place in the table; None for unfinished ones."""
+    """A run with curves and a section.
+
+    Attributes:
+        run: the run.
+        colour: index of its config in the table; None for an unfinished run.
+        rows: rows of metrics.csv.
+        problems: what is wrong with metrics.csv.
+    """
 
     run: RunRecord
     colour: int | None
@@ -50,9 +57,12 @@ class Drawn:
 
 
 def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ()) -> dict[str, Any]:
-    """All that the page says, as plain containers and texts without secrets and control characters.
+    """Return the content of the page as plain containers, without secrets and control characters.
 
-    unread: what else could not be read. The text of a link is a folder's name, its address is as seen from `output`.
+    Args:
+        records: the runs.
+        output: path of the page; links are relative to it.
+        unread: messages on folders that could not be read.
     """
     ranking = tables(records)
     colours = dict(_chosen(ranking, records))
@@ -75,7 +85,7 @@ def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ())
 
 
 def write_html(content: Mapping[str, Any], output: Path) -> None:
-    """The page of a `view`. Raises EffbenchError where it cannot be written; an older page stays then."""
+    """Write the page of a `view`. Raise EffbenchError if it cannot be written; an older page then stays."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -83,11 +93,11 @@ def write_html(content: Mapping[str, Any], output: Path) -> None:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template("page.html.j2").render(content, zip=zip)
-    write_output(output, text, redacted=True)  # the content is; the page's own words stay
+    write_output(output, text, redacted=True)  # `view` has redacted the content; the template has no secrets
 
 
 def as_data(records: Sequence[RunRecord]) -> dict[str, Any]:
-    """The tables as values, for a program: without secrets, names as they are."""
+    """Return the tables as values for programs, without secrets."""
     ranking = [
         {
             "data": table.data,
@@ -119,8 +129,8 @@ def _values(table: Table, row: Mapping[str, Any], names: list[str]) -> dict[str,
 
 
 def _harmless(content: Any) -> Any:
-    """Every text in it without secrets and without what steers a terminal or the direction of writing."""
-    texts = list(dict.fromkeys(_texts(content)))  # thousands of rows share most of theirs
+    """Return the content without secrets and without characters that control a terminal or the text direction."""
+    texts = list(dict.fromkeys(_texts(content)))  # thousands of rows share most texts
     return _replaced(content, dict(zip(texts, map(for_terminal, redact(texts)), strict=True)))
 
 
@@ -149,14 +159,14 @@ def _title(records: Sequence[RunRecord]) -> str:
 
 
 def _facts(records: Sequence[RunRecord]) -> str:
-    """How many runs ended how, and what made the page when."""
+    """Return how many runs ended with which status, and the version and time of the page."""
     counts = Counter(run.status.replace("_", " ") for run in records) if len(records) > 1 else {}
     ended = [f"{count} {status}" for status, count in counts.items()]
     return " · ".join([*ended, f"effbench {version('effbench')}", f"{datetime.now():%Y-%m-%d %H:%M}"])
 
 
 def _chosen(ranking: Sequence[Table], records: Sequence[RunRecord]) -> list[tuple[int, int | None]]:
-    """(number, colour) of the runs that are drawn: a share of each table from its top, then unfinished ones."""
+    """Return (number, colour) of the runs to draw: the top runs of each table, then unfinished ones."""
     share = max(1, MOST_RANKED // max(1, len(ranking)))
     chosen: list[tuple[int, int | None]] = []
     for table in ranking:
@@ -173,7 +183,7 @@ def _drawn(run: RunRecord, colour: int | None) -> Drawn:
 
 
 def _epochs_per_step(run: RunRecord, rows: Sequence[Mapping[str, str]]) -> float | None:
-    """By the summary; of a run that has none, by its last whole epoch."""
+    """Return epochs per step, from the summary or else from the last complete epoch."""
     summary = run.summary or {}
     epochs, steps = summary.get("epochs"), summary.get("steps")
     if epochs and steps and epochs / steps > 0:
@@ -183,7 +193,7 @@ def _epochs_per_step(run: RunRecord, rows: Sequence[Mapping[str, str]]) -> float
 
 
 def _in_order(ranking: Sequence[Table], drawn: Mapping[int, Drawn]) -> list[Drawn]:
-    """As the tables have them, then the unfinished ones."""
+    """Return the runs in the order of the tables, then the unfinished ones."""
     ranked = [run.number for table in ranking for group in table.groups for run in group.runs]
     return [drawn[number] for number in dict.fromkeys([*ranked, *drawn]) if number in drawn]
 
@@ -215,9 +225,7 @@ def _lead(table: Table, runs: int) -> str:
         return "One finished run."
     if any(row.get(f"{name}±") is not None for row in table.rows for name in ("value", *table.tests)):
         text += ": means over seeds ± their sample standard deviation"
-    return (
-        f"{text}. Ranked by validation alone; the test is only shown." if configs > 1 and table.metric else f"{text}."
-    )
+    return f"{text}. Ranked by validation; the test is only shown." if configs > 1 and table.metric else f"{text}."
 
 
 def _cells(table: Table, run: RunRecord, row: Mapping[str, Any], drawn: Mapping[int, Drawn]) -> dict[str, Any]:
@@ -230,12 +238,12 @@ def _cells(table: Table, run: RunRecord, row: Mapping[str, Any], drawn: Mapping[
 
 
 def _kind(column: Column) -> str:
-    """How its cells are set: 'run' for the names that lead to a section, 'n' for numbers."""
+    """Return the style of a column: 'run' for names with a link to a section, 'n' for numbers, 't' for text."""
     return "run" if column.name == "overrides" else "n" if column.numeric else "t"
 
 
 def _legend(table: Table, drawn: Mapping[int, Drawn]) -> list[dict[str, Any]]:
-    """A colour a config, named as its row is."""
+    """Return one colour and name a config."""
     entries = []
     for group, row in _rows(table):
         shown = drawn.get(group.runs[0].number)
@@ -267,7 +275,7 @@ def _reason(run: RunRecord) -> str:
 
 
 def _section(item: Drawn, output: Path) -> dict[str, Any]:
-    """A run in full: result, configuration, environment, command."""
+    """Return everything about one run: result, configuration, environment, command."""
     run = item.run
     summary: Mapping[str, Any] = run.summary or {}
     environment = {key: summary.get(key) for key in ("device", "precision", "processes")}
@@ -292,14 +300,14 @@ def _blocks(pairs: Mapping[str, Pairs]) -> list[dict[str, Any]]:
 
 
 def _brief(run: RunRecord) -> list[str]:
-    """The best of validation and the test's first metric, as far as there are any."""
+    """Return the best validation value and the test value of the first metric, if they exist."""
     best, test = run.part("best"), f"test/{primary(run.displays)}"
     found = [(str(best.get("metric")), best.get("value")), (test, run.part("metrics").get(test))]
     return [f"{name} {number_text(name, value, displays=run.displays)}" for name, value in found if value is not None]
 
 
 def link(folder: Path, output: Path) -> str | None:
-    """The folder's address as seen from the page: relative, percent-encoded; None where it would tell a secret."""
+    """Return the relative, percent-encoded address of the folder, seen from the page; None if it contains a secret."""
     if redact(str(folder)) != str(folder):
         return None
     relative = os.path.relpath(folder, output.parent)
@@ -307,7 +315,7 @@ def link(folder: Path, output: Path) -> str | None:
 
 
 def _result(run: RunRecord) -> Pairs:
-    """As train told it at the end; of a record that is not whole, what there is."""
+    """Return the result as train prints it; for an incomplete record, what is there."""
     if run.summary is None:
         return []
     if not run.finished and run.summary.get("error"):
@@ -319,7 +327,7 @@ def _result(run: RunRecord) -> Pairs:
 
 
 def _clocks(run: RunRecord) -> Pairs:
-    """Where the time went, for each clock that ran."""
+    """Return the time spent by each timer."""
     clocks, begun = run.part("timing").get("seconds"), run.part("timing").get("started")
     pairs = _pairs({"started": begun} if begun else {})
     if not isinstance(clocks, Mapping):
@@ -329,7 +337,7 @@ def _clocks(run: RunRecord) -> Pairs:
 
 
 def _sessions(run: RunRecord) -> Pairs:
-    """Of a run that was resumed: the steps of each session, and the settings that changed with it."""
+    """Return the steps of each session of a resumed run, and the settings that changed."""
     sessions = (run.summary or {}).get("sessions")
     if not isinstance(sessions, list) or len(sessions) < 2:
         return []
@@ -353,7 +361,7 @@ def _last(pair: Any) -> Any:
 
 
 def _pairs(content: Mapping[str, Any]) -> Pairs:
-    """Dotted keys and their values as texts, without those that are not set in a record."""
+    """Return dotted keys and values as texts, without empty values of a record."""
     return [
         (shortened(key, 100), human_bytes(value) if key == "memory_bytes" else shortened(_listed(value), 2000))
         for key, value in leaves(redact(content)).items()
@@ -362,14 +370,14 @@ def _pairs(content: Mapping[str, Any]) -> Pairs:
 
 
 def _listed(value: Any) -> Any:
-    """Names in a list as a person writes them."""
+    """Join a list of names with commas."""
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return ", ".join(value)
     return value
 
 
 def _command(argv: Any) -> str:
-    """The command line, as it could be given again."""
+    """Return the command line in a form that can be run again."""
     if not isinstance(argv, list) or not argv:
         return ""
     program, *words = map(str, argv)

@@ -1,4 +1,4 @@
-"""Runs in tables: those that answer the same question ranked together, seeds of one config as mean ± deviation."""
+"""Tables of runs: comparable runs are ranked together; seeds of one config become mean ± standard deviation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from effbench.report.spread import deviation, mean, number_text, seconds, within
 from effbench.report.sweep import Job, ranked, result_row, test_columns
 from effbench.units import human_bytes, human_count
 
-MOST_KEYS, MOST_IN_FRONT = 8, 4  # columns of config keys, and how many of them stand before the results
+MOST_KEYS, MOST_IN_FRONT = 8, 4  # columns of config keys, and how many of them come before the results
 _COST = ("parameters", "macs", "images_per_s", "training_s", "peak_rss_bytes", "peak_cuda_bytes")
 _ALWAYS = ("overrides", "n")
-_CONSTANT = ("parameters", "macs", "states")  # no column where all rows have the same
+_CONSTANT = ("parameters", "macs", "states")  # no column if all rows have the same value
 
 
 _DIVISION = ("data.val_fraction", "data.split_seed", "trainer.limit_val_batches", "trainer.limit_test_batches")
@@ -24,9 +24,15 @@ _DIVISION = ("data.val_fraction", "data.split_seed", "trainer.limit_val_batches"
 
 @dataclass(frozen=True)
 class Column:
-    """name: as JSON names it. head: as a person reads it. text: how a value is written, unless it is a metric's.
+    """A column of a table.
 
-    leaves: the highest leaves the table first where a terminal is narrow; 0 never does.
+    Attributes:
+        name: key in JSON.
+        head: title for people.
+        text: how a value is written, unless it is a metric.
+        numeric: True for numbers.
+        metric: the metric that its values belong to.
+        leaves: order of removal on a narrow terminal, the highest first; 0: never removed.
     """
 
     name: str
@@ -39,7 +45,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs of one config, which differ in their seed alone. unfinished: how many more seeds did not finish."""
+    """Finished runs of one config, which differ only in their seed.
+
+    Attributes:
+        runs: the runs.
+        unfinished: number of further seeds that did not finish.
+    """
 
     runs: Sequence[RunRecord]
     unfinished: int = 0
@@ -55,7 +66,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """Groups best first, and a row of values for each. keys: config keys that tell groups of one name apart."""
+    """Groups, best first, with one row of values each.
+
+    Attributes:
+        data: the dataset.
+        metric: the metric that chose the best checkpoints; None if none did.
+        keys: config keys that distinguish groups with one name.
+        groups: the groups.
+        rows: column name -> value of each group.
+        columns: the columns.
+        notes: what a reader must know about the table.
+    """
 
     data: str
     metric: str | None
@@ -67,12 +88,12 @@ class Table:
 
     @property
     def displays(self) -> dict[str, Display]:
-        """How the metrics of its runs read."""
+        """Metric name -> display of its runs."""
         return {name: display for group in self.groups for name, display in group.runs[0].displays.items()}
 
     @property
     def tests(self) -> list[str]:
-        """Columns of the test's metrics."""
+        """Columns of test metrics."""
         return test_columns(self.rows)
 
     def cells(self, row: Mapping[str, Any]) -> list[str]:
@@ -80,16 +101,17 @@ class Table:
 
 
 def label(run: RunRecord) -> str:
-    """Model + optimizer, as far as they are known."""
+    """Return 'model + optimizer', as far as they are known."""
     model = run.part("model")
     names = model.get("name"), model.get("optimizer")
     return " + ".join(name for name in names if name) or "unknown model"
 
 
 def tables(records: Sequence[RunRecord]) -> list[Table]:
-    """The finished runs, a table for each dataset, its division and the metric that chose the best checkpoint.
+    """Return one table for each dataset, split of it, and metric that chose the best checkpoint.
 
-    The largest first. Runs that were validated on other images answer another question, however alike they are.
+    The largest table comes first. Runs that were validated on different images are not comparable, so they are in
+    different tables.
     """
     alike: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     finished = [run for run in records if run.finished]
@@ -103,7 +125,7 @@ def tables(records: Sequence[RunRecord]) -> list[Table]:
 
 
 def _told_apart(found: Sequence[Table]) -> list[Table]:
-    """Tables of different data of one name have its digest in their headings."""
+    """Add the digest to the headings of tables with different data of one name."""
     digests: dict[str, set[str]] = defaultdict(set)
     for table in found:
         digests[table.data].add(_digest(table))
@@ -118,7 +140,7 @@ def _digest(table: Table) -> str:
 
 
 def _division(run: RunRecord) -> tuple[str, ...]:
-    """What decides which images a run was validated on and tested on, beside the dataset."""
+    """Return the settings, besides the dataset, that decide which images validate and test a run."""
     return tuple(f"{key}={run.config[key]}" for key in _DIVISION if run.config.get(key) is not None)
 
 
@@ -127,7 +149,7 @@ def _metric(best: Mapping[str, Any]) -> str | None:
 
 
 def _unfinished_seeds(records: Sequence[RunRecord]) -> dict[frozenset[str], set[str]]:
-    """Experiment -> the seeds that were begun and came to no result."""
+    """Map each experiment to the seeds that started and have no result."""
     seeds: dict[frozenset[str], set[str]] = defaultdict(set)
     for run in records:
         if not run.finished and run.experiment is not None:
@@ -152,7 +174,7 @@ def _table(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[st
 
 
 def _grouped(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[str]]) -> list[Group]:
-    """By experiment; a run whose config cannot be read is one of its own."""
+    """Group runs by experiment. A run whose config cannot be read is a group with one run."""
     alike: dict[Any, list[RunRecord]] = defaultdict(list)
     for run in runs:
         alike[run.number if run.experiment is None else run.experiment].append(run)
@@ -164,9 +186,12 @@ def _grouped(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[
 
 
 def differing_keys(runs: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
-    """(keys that tell runs of one model and optimizer apart, other keys whose values happen to follow from those two).
+    """Return the config keys that differ between runs.
 
-    Neither the seed, nor a model's or an optimizer's own option that is the same wherever its name is: that tells it.
+    The seed is left out, and so are options of a model or an optimizer that are equal in all runs with that name.
+
+    Returns:
+        (keys that distinguish runs of one model and optimizer; keys whose values follow from model and optimizer).
     """
     known = [run for run in runs if run.experiment is not None]
     keys = dict.fromkeys(key for run in known for key in run.config if key != "seed")
@@ -180,12 +205,12 @@ def differing_keys(runs: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
         if len(set(texts)) == 1 or _told_by_name(key, texts, known):
             continue
         (following if _follows(texts, list(map(label, known))) else apart).append(key)
-    apart.sort(key=lambda key: any(key not in run.config for run in known))  # those that all have come first
+    apart.sort(key=lambda key: any(key not in run.config for run in known))  # keys that all runs have come first
     return apart, following
 
 
 def _told_by_name(key: str, texts: Sequence[str], runs: Sequence[RunRecord]) -> bool:
-    """Whether it is the model's or the optimizer's own, and the same in all runs of that name."""
+    """Return True for an option of the model or optimizer that is equal in all runs with that name."""
     part = {"model": "name", "optimizer": "optimizer"}.get(key.partition(".")[0])
     return part is not None and _follows(texts, [_name(run, part) for run in runs])
 
@@ -194,7 +219,7 @@ _ABSENT = object()
 
 
 def _follows(texts: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether each name has one text only."""
+    """Return True if each name has exactly one text."""
     return len(set(zip(names, texts, strict=True))) == len(set(names))
 
 
@@ -203,7 +228,7 @@ def _name(run: RunRecord, part: str) -> str:
 
 
 def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
-    """By sweep's columns and our own: means over the group's seeds, deviations as NAME±."""
+    """Return a row: means over the group's seeds, and standard deviations as NAME±."""
     by_seed: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in group.runs:
         by_seed[str(run.config.get("seed"))].append(_own_row(run))
@@ -226,7 +251,7 @@ def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Over runs of one seed, which are no samples of their own."""
+    """Return the mean over runs of one seed, which are not independent samples."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return mean(values) if values else None
 
@@ -252,7 +277,7 @@ def _of_config(key: str, leaves: int) -> Column:
 def _columns(
     rows: Sequence[Mapping[str, Any]], front: Sequence[str], end: Sequence[str], metric: str | None
 ) -> list[Column]:
-    """Those that say something: a column that is empty in all rows is left out, and a cost that is the same in all."""
+    """Return the columns with information: not those that are empty, nor costs that are equal in all rows."""
     tests = test_columns(rows)
     vals = [f"val/{name.partition('/')[2]}" for name in tests]
     columns = [
@@ -302,16 +327,16 @@ def _written(column: Column, row: Mapping[str, Any], displays: Mapping[str, Disp
 
 
 def _count(row: Mapping[str, Any]) -> str:
-    """Runs of how many that were begun; of how many seeds, where some ran twice."""
+    """Return the number of runs, of how many started, and of seeds if some ran twice."""
     text = f"{row['n']} of {row['n'] + row['unfinished']}" if row["unfinished"] else str(row["n"])
     return text if row["seeds"] == row["n"] else f"{text} (seeds: {row['seeds']})"
 
 
 def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], unshown: Sequence[str]) -> list[str]:
-    """What must be known to read the table rightly."""
+    """Return what a reader must know about the table."""
     notes = []
     if rows[0]["rank"] is None:
-        notes.append("Without ranks: no best checkpoint was chosen by any metric.")
+        notes.append("Without ranks: no metric chose a best checkpoint.")
     elif len(rows) > 1:
         notes += _doubt(rows)
     if len({_machine(run) for group in groups for run in group.runs}) > 1:
@@ -326,9 +351,9 @@ def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], unshown: 
 
 
 def _doubt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Whether the first two can be told apart at all."""
+    """Return a warning if the first two rows cannot be distinguished."""
     if all(row["value±"] is None for row in rows[:2]):
-        return ["One seed a config: a small difference may be the seed's alone."]
+        return ["One seed a config: a small difference may come from the seed."]
     doubt = within_spread(rows)
     return [doubt] if doubt else []
 

@@ -1,4 +1,4 @@
-"""The result of one run, as a table for a person."""
+"""The result of one run as a table for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from effbench.units import counted, human_bytes, human_count
 
 
 def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what, value) pairs of a summary, best first."""
+    """Return (name, value) pairs of a summary, best first."""
     metrics, timing, best = summary["metrics"], summary["timing"], summary.get("best")
     data = summary.get("data", {})
     rows = [("status", status_text(summary))]
@@ -29,7 +29,7 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         value = number_text(best["metric"], best["value"], displays=displays)
         rows.append((f"best {best['metric']}", f"{value} ({best['checkpoint']})"))
     rows.append(("steps", f"{summary['steps']} ({summary['epochs']:.3g} epochs)"))
-    in_all = timing.get("elapsed_s", timing["seconds"]["total"])  # of every sitting; older records hold the last one's
+    in_all = timing.get("elapsed_s", timing["seconds"]["total"])  # all sessions; older records: the last session
     rows.append(("time", f"{timing['training_s']:.1f} s training, {in_all:.1f} s in all"))
     if timing["images_per_s"]:
         skipped = timing["images_per_s_excludes_first_steps"]
@@ -44,12 +44,13 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def status_text(summary: Mapping[str, Any]) -> str:
+    """Return the status, with the reason for a stop if there is one."""
     reason = summary.get("stop_reason")
     return f"{summary['status']}: {reason}" if reason else str(summary["status"])
 
 
 def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
-    """The table on stdout, and where the record lies; a line is never cut, so that a path can be copied."""
+    """Print the table and the paths to stdout. Lines are not cut, so that a path can be copied."""
     from rich.text import Text
 
     out = console()

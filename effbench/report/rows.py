@@ -1,6 +1,6 @@
-"""The rows of metrics.csv that can be drawn: all of a usual file; of a long one the extremes of each stretch.
+"""The rows of metrics.csv to draw: all of a normal file; of a long one the extremes of each interval.
 
-A file of a million rows is parsed line by line, and a few thousand of its rows are kept: no spike is lost.
+A file of a million rows is parsed line by line and a few thousand rows are kept. No spike is lost.
 """
 
 from __future__ import annotations
@@ -10,16 +10,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO, TextIOWrapper
 
-MOST_ROWS = 20_000  # of a file whose rows are all kept
-STRETCHES = 400  # of a longer one, of each kind of row; a chart has 240 points
+MOST_ROWS = 20_000  # files with at most this many rows are kept completely
+STRETCHES = 400  # intervals of a longer file, for each kind of row; a chart has 240 points
 _LARGEST = 1e100
 
-Row = tuple[list[str], list[float | None]]  # its cells, and what is drawn of them
+Row = tuple[list[str], list[float | None]]  # (cells, the values that are drawn)
 
 
 @dataclass
 class Rows:
-    """kept: by their columns, a cell that is not finite is empty. found: how many there are; lost: that are torn."""
+    """Rows of a metrics.csv.
+
+    Attributes:
+        columns: names of the columns.
+        kept: rows to draw, by column; a cell that is not finite is empty.
+        found: number of rows in the file.
+        lost: number of rows that are damaged.
+    """
 
     columns: list[str] = field(default_factory=list)
     kept: list[dict[str, str]] = field(default_factory=list)
@@ -28,7 +35,11 @@ class Rows:
 
 
 def drawable_rows(content: bytes) -> Rows:
-    """content: of the file. Raises UnicodeError and csv.Error where it is no CSV."""
+    """Return the rows to draw from the content of a metrics.csv.
+
+    Raises:
+        UnicodeError, csv.Error: it is not a CSV file.
+    """
     stretch = max(1, content.count(b"\n") // STRETCHES)
     if stretch * STRETCHES < MOST_ROWS:
         stretch = 1
@@ -43,14 +54,14 @@ def drawable_rows(content: bytes) -> Rows:
 
 
 def _sound(lines: Iterable[list[str]], rows: Rows) -> Iterator[tuple[str, Row]]:
-    """(kind, row) of those that are whole, and the count of the others."""
+    """Yield (kind, row) of complete rows, and count the others."""
     columns = rows.columns
     kind, step = columns.index("row"), columns.index("step")
     numbers = [index for index, name in enumerate(columns) if name not in ("row", "epoch", "step")]
     missing = [""] * len(columns)
     for cells in lines:
         rows.found += 1
-        cells += missing[len(cells) :]  # of a line that ends early
+        cells += missing[len(cells) :]  # of a line that was cut short
         try:
             values = [float(cells[index]) if cells[index] else None for index in numbers]
             whole = len(cells) == len(columns) and cells[kind] in ("step", "epoch") and cells[step].isdecimal()
@@ -64,7 +75,7 @@ def _sound(lines: Iterable[list[str]], rows: Rows) -> Iterator[tuple[str, Row]]:
 
 
 def _kept(rows: Iterable[tuple[str, Row]], stretch: int) -> Iterator[list[str]]:
-    """The cells of all rows, or of the first, the last and the extremes of each stretch of one kind."""
+    """Yield the cells of all rows, or of the first, the last and the extremes of each interval."""
     pending: dict[str, list[Row]] = {"step": [], "epoch": []}
     for kind, row in rows:
         if stretch == 1:
@@ -88,7 +99,7 @@ def _extremes(rows: Sequence[Row]) -> Iterator[list[str]]:
 
 
 def _named(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
-    """By column; a number that is not finite has no place in a picture."""
+    """Return a row by column, without numbers that are not finite."""
     row: Mapping[str, str] = dict(zip(columns, cells, strict=True))
     epoch = row.get("epoch", "")
     numbers = {name: cell if _is_finite(cell) else "" for name, cell in row.items() if name not in ("row", "epoch")}

@@ -1,4 +1,4 @@
-"""Many runs in one table: ranked by the metric that chose each run's best checkpoint, if it is the same in all."""
+"""The table of a sweep: jobs ranked by the metric that chose their best checkpoint, if it is the same."""
 
 from __future__ import annotations
 
@@ -20,18 +20,24 @@ from effbench.report.spread import deviation, mean, number_text, seconds, within
 from effbench.report.text_table import TextColumn, console, print_table
 from effbench.units import human_bytes, human_count
 
-BEFORE = ("rank", "job", "overrides", "status", "metric", "value")  # the columns of sweep.csv; between: test/*
+BEFORE = ("rank", "job", "overrides", "status", "metric", "value")  # columns of sweep.csv before test/*
 AFTER = ("training_s", "images_per_s", "parameters", "peak_rss_bytes", "error", "folder")
 
-MOST_ROWS = 1000  # of the table on a terminal; sweep.csv has all
-MOST_KEYS = 4  # swept keys with a column of their own
+MOST_ROWS = 1000  # of the table on a terminal; sweep.csv has all rows
+MOST_KEYS = 4  # swept keys that get one column each
 _COST = ("training_s", "images_per_s", "parameters", "peak_rss_bytes")
 _WORDS = re.compile(r"\s+(?=[+~]{0,2}[\w./@]+=)")  # between overrides; a value may hold spaces too
 
 
 @dataclass(frozen=True)
 class Job:
-    """number: place in the sweep. overrides: what sets this job apart."""
+    """A job of a sweep.
+
+    Attributes:
+        number: index in the sweep.
+        overrides: what distinguishes this job from the others.
+        folder: its run folder.
+    """
 
     number: int
     overrides: Sequence[str]
@@ -39,14 +45,14 @@ class Job:
 
 
 def sweep_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """A row a job by `columns_of`, best first, those that did not finish last; read from each job's summary.json."""
+    """Return one row a job from its summary.json, best first, unfinished jobs last."""
     return ranked(list(map(_row, jobs)))
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows best first, with their ranks, those that did not finish last.
+    """Return the rows with ranks, best first, unfinished jobs last.
 
-    Without ranks, and in the jobs' own order, where the finished ones monitor different metrics.
+    If finished jobs monitor different metrics, there are no ranks and the order is that of the jobs.
     """
     comparable = len(metrics_of(rows)) < 2
     ordered = sorted(rows, key=lambda row: _order(row, comparable))
@@ -56,7 +62,7 @@ def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def metrics_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the finished jobs monitor, each metric once."""
+    """Return the monitored metrics of the finished jobs, each once."""
     return sorted({row["metric"] for row in rows if _has_result(row)})
 
 
@@ -72,7 +78,7 @@ def _row(job: Job) -> dict[str, Any]:
 
 
 def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a table says of a run, by `columns_of`; its rank is for `ranked` to say. displays: of its metrics."""
+    """Return the row of a run; `ranked` sets its rank. `displays` holds the displays of its metrics."""
     best, displays = summary.get("best") or {}, recorded_displays(summary)
     metrics, timing = summary.get("metrics", {}), summary.get("timing", {})
     return {
@@ -94,23 +100,23 @@ def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tests(displays: Mapping[str, Display]) -> list[str]:
-    """Columns of the test's metrics, the loss last."""
+    """Return the columns of test metrics, the loss last."""
     return [f"test/{name}" for name in sorted(displays, key=LOSS.__eq__)]
 
 
 def test_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Those of all rows, the losses last."""
+    """Return the test columns of all rows, losses last."""
     found = dict.fromkeys(name for row in rows for name in _tests(row["displays"]))
     return sorted(found or [f"test/{ACCURACY}", f"test/{LOSS}"], key=lambda name: name.endswith(f"/{LOSS}"))
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of sweep.csv."""
+    """Return the columns of sweep.csv."""
     return [*BEFORE, *test_columns(rows), *AFTER]
 
 
 def _order(row: Mapping[str, Any], by_value: bool) -> tuple[bool, bool, float, int]:
-    """Finished jobs first, of these the best; equals and the others by their number."""
+    """Return the sort key: finished jobs first, best first; equal jobs and others by number."""
     value = row["value"] if by_value and _has_result(row) else 0.0
     name = str(row["metric"]).rpartition("/")[2]
     display = row["displays"].get(name) or display_of(name)
@@ -118,12 +124,12 @@ def _order(row: Mapping[str, Any], by_value: bool) -> tuple[bool, bool, float, i
 
 
 def as_values(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows by `columns_of` alone."""
+    """Return the rows with the columns of sweep.csv only."""
     return [{name: row.get(name) for name in columns_of(rows)} for row in rows]
 
 
 def write_sweep(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """sweep.csv, without secrets; text that a spreadsheet would take for a formula has an apostrophe before it."""
+    """Write sweep.csv without secrets. Text that a spreadsheet would run as a formula begins with an apostrophe."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns_of(rows))
     writer.writeheader()
@@ -134,7 +140,7 @@ def write_sweep(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def print_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The table on stdout, seeds as mean ± deviation; below it the best run, why there are no ranks, what failed."""
+    """Print the table to stdout, seeds as mean ± deviation; then the best run, missing ranks and failures."""
     from rich.markup import escape
 
     lines = _over_seeds(rows)
@@ -155,10 +161,10 @@ def print_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A line for the jobs that differ in their seed alone, best first; its numbers are means over those that finished.
+    """Return one line for jobs that differ only in their seed, best first; numbers are means over finished jobs.
 
-    apart: key -> value of what sets it apart. n, of: jobs that finished, and all. failed: whether none did.
-    A line a job where they monitor different metrics, of which there is no mean.
+    apart: key -> value that distinguishes the line. n, of: finished jobs, and all jobs. failed: True if none finished.
+    If jobs monitor different metrics, there is one line a job, because there is no mean.
     """
     comparable = len(metrics_of(rows)) < 2
     alike: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
@@ -170,7 +176,7 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _line(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     finished = [row for row in group if row["status"] in FINISHED]
     line = {**(finished or group)[0], "n": len(finished), "of": len(group), "failed": not finished}
-    spread = ("value", *test_columns(group))  # what a seed changes: with its deviation
+    spread = ("value", *test_columns(group))  # depends on the seed, so it gets a deviation
     for name in (*spread, *_COST):
         values = [row[name] for row in finished if row.get(name) is not None]
         if finished:
@@ -181,13 +187,13 @@ def _line(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _apart(row: Mapping[str, Any]) -> dict[str, str]:
-    """'optimizer=sgd seed=1' -> {'optimizer': 'sgd'}; a word that is no override is a key of its own."""
+    """'optimizer=sgd seed=1' -> {'optimizer': 'sgd'}; a word that is not an override becomes a key."""
     pairs = [word.partition("=") for word in _WORDS.split(row["overrides"]) if word]
     return {key.lstrip("+"): value for key, _, value in pairs if key.lstrip("+") != "seed"}
 
 
 def _columns(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[TextColumn]:
-    """Those that tell something, in the order of reading."""
+    """Return the columns with information, in the order of reading."""
 
     def column(head: str, name: str, text: Callable[[Any], str], leaves: int) -> TextColumn:
         return TextColumn(head, [_cell(line[name], text) for line in lines], leaves=leaves)
@@ -210,7 +216,7 @@ def _columns(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list
         TextColumn("status", [line["states"] for line in lines], is_number=False, leaves=7),
         TextColumn("job", [str(line["job"]) if line["of"] == 1 else "" for line in lines], leaves=9),
     ]
-    alone = {"status": {"completed"}}  # what needs no column
+    alone = {"status": {"completed"}}  # no column if this is its only value
     return [
         each
         for each in columns
@@ -223,7 +229,7 @@ def _is_constant(column: TextColumn) -> bool:
 
 
 def _keys(lines: Sequence[Mapping[str, Any]]) -> list[TextColumn]:
-    """A column a swept key; all in one where they are many or the jobs have different ones."""
+    """Return one column a swept key; one for all if there are many keys, or the jobs have different ones."""
     keys = list(dict.fromkeys(key for line in lines for key in line["apart"]))
     if len(keys) <= MOST_KEYS and all(set(line["apart"]) == set(keys) for line in lines):
         return [
@@ -239,13 +245,13 @@ def _keys(lines: Sequence[Mapping[str, Any]]) -> list[TextColumn]:
 
 
 def _without_common_folder(values: Sequence[str]) -> list[str]:
-    """The names of files that all lie in one folder; anything else as it is."""
+    """Return file names if all values are files in one folder; else the values unchanged."""
     folders = {value.rpartition("/")[0] for value in values}
     return [value.rpartition("/")[2] if len(folders) == 1 and folders != {""} else value for value in values]
 
 
 def _notes(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[str]:
-    """What must be known to read the table rightly."""
+    """Return what a reader must know about the table."""
     if len(metrics) > 1:
         return [
             f"no ranks: the jobs monitor different metrics ({', '.join(metrics)}), which cannot be compared; give them "
@@ -260,7 +266,7 @@ def _notes(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[s
 
 
 def _best(line: Mapping[str, Any], metrics: Sequence[str]) -> str:
-    """The best value, named where the column's head does not name it; of a job without a result, its status."""
+    """Return the best value, with the metric's name if the column head lacks it; for a failed job its status."""
     if not _has_result(line):
         return str(line["states"]) if line["failed"] else ""
     text = number_text(line["metric"], line["value"], line["value±"], line["displays"])

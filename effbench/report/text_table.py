@@ -1,4 +1,4 @@
-"""A table of text that fits the terminal: the least important columns are left out, numbers are never broken."""
+"""A text table that fits the terminal: less important columns are left out, and numbers are never broken."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from rich.console import Console
 
-PIPE_WIDTH = 120  # columns where there is no terminal to ask and COLUMNS says nothing
+PIPE_WIDTH = 120  # columns without a terminal and without COLUMNS
 _GAP = 2  # spaces between columns
-_NARROW, _WIDE = 24, 48  # columns that a long text must have, and may have before numbers are left out for it
+_NARROW, _WIDE = 24, 48  # least width of a long text; width that it may have before number columns are removed
 
 
 @dataclass(frozen=True)
 class TextColumn:
-    """cells: a text a row, as they are. leaves: the highest leaves the table first; 0 never does."""
+    """A column of text.
+
+    Attributes:
+        head: title, with line breaks.
+        cells: one text a row.
+        is_number: numbers are aligned right and not broken.
+        leaves: order of removal on a narrow terminal, the highest first; 0: never removed.
+    """
 
     head: str
     cells: Sequence[str]
@@ -32,12 +39,12 @@ class TextColumn:
         return max(map(cell_len, lines), default=0)
 
     def least(self, most: int) -> int:
-        """What it must have: a text is folded, a number is not."""
+        """Return the least width: text can be broken down to `most`, numbers cannot."""
         return self.width if self.is_number else min(self.width, most)
 
 
 def console() -> Console:
-    """Rich's console on stdout; without a terminal plain text of a fixed width."""
+    """Return rich's console on stdout; without a terminal, plain text of a fixed width."""
     from rich.console import Console
 
     found = Console(highlight=False, emoji=False)
@@ -48,7 +55,7 @@ def console() -> Console:
 
 
 def fitting(columns: Sequence[TextColumn], width: int) -> list[TextColumn]:
-    """The columns that `width` has room for, in their order."""
+    """Return the columns that fit into `width`, in their order."""
     kept = list(columns)
     while len(kept) > 1 and _needed(kept, width) > width:
         least_needed = max(kept, key=lambda column: column.leaves)
@@ -65,7 +72,7 @@ def _needed(columns: Sequence[TextColumn], width: int) -> int:
 
 
 def print_table(columns: Sequence[TextColumn], styles: Sequence[str | None] = ()) -> None:
-    """On stdout; nothing of no columns. styles: rich's, a row each."""
+    """Print the columns to stdout; without columns print nothing. styles: one rich style a row."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Whether a run's folder still says what its run wrote: each check reads the record again and trusts nothing."""
+"""`effbench verify RUN`: check that a run folder is complete and consistent. Each check reads the record again."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ from effbench.records import FINISHED, STATUSES, read_any_summary, read_metrics
 from effbench.summary_schema import complaints, without_wrong_fields
 from effbench.training.checkpoint import committed, read_checkpoint, read_manifest
 
-MOST_ROWS = METRICS_BYTES // 20  # that a metrics.csv holds
+MOST_ROWS = METRICS_BYTES // 20  # upper limit for the rows of a metrics.csv
 _CELL = 1e-6  # metrics.csv holds eight significant digits
 
 
 @dataclass(frozen=True)
 class Check:
-    """problem: what is wrong, or None. detail: what was looked at."""
+    """The result of a check.
+
+    Attributes:
+        name: what was checked.
+        detail: what was found.
+        problem: what is wrong, or None.
+    """
 
     name: str
     detail: str
@@ -34,11 +40,11 @@ class Check:
 
 
 class _CheckFailedError(Exception):
-    """A check that did not hold."""
+    """A check failed."""
 
 
 def verify_run(folder: Path) -> list[Check]:
-    """Every check of a run's folder, in order. Raises ConfigError where it is not a run."""
+    """Run every check of a run folder, in order. Raise ConfigError if it is not a run."""
     summary = read_any_summary(folder)
     wrong = list(complaints(without_wrong_fields(summary)))
     saved = committed(folder / "checkpoints")
@@ -60,7 +66,7 @@ def _tried(name: str, look: Callable[[], str]) -> Check:
         return Check(name, look())
     except _CheckFailedError as problem:
         return Check(name, "", str(problem))
-    except Exception as error:  # noqa: BLE001 - whatever a damaged record makes of a check, it is wrong
+    except Exception as error:  # noqa: BLE001 - a damaged record may raise anything; the check has failed
         return Check(name, "", " ".join(str(error).split()) or repr(error))
 
 
@@ -96,7 +102,7 @@ def _checkpoint(path: Path) -> str:
 
 
 def _links(folder: Path, summary: Mapping[str, Any]) -> str:
-    """`last` is the newest; `best` is the one that the summary names."""
+    """`last` points to the newest checkpoint, `best` to the one that the summary names."""
     checkpoints = folder / "checkpoints"
     _require(checkpoints.is_dir() or not checkpoints.exists(), f"{checkpoints} is not a folder")
     found = {link: name for link in ("last", "best") if (name := pointed(checkpoints / link))}
@@ -123,7 +129,7 @@ def _same_config(folder: Path) -> str:
 
 
 def _sessions(folder: Path, summary: Mapping[str, Any]) -> str:
-    """Each goes on where an earlier one was, the last ends as the summary does, and one has the settings on record."""
+    """Each session continues where an earlier one stopped, and the last ends as the summary does."""
     sessions = summary.get("sessions")
     if not sessions:
         return "not on record"
@@ -142,7 +148,7 @@ def _sessions(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def _check_settings(folder: Path, sessions: list[dict[str, Any]]) -> None:
-    """config.yaml and .hydra/overrides.yaml are those of one of the sessions, the last that saved a checkpoint."""
+    """config.yaml and .hydra/overrides.yaml belong to the last session that saved a checkpoint."""
     digest = config_digest(read_record(folder / "config.yaml"))
     mine = [session for session in sessions if session["config"] in (digest, None)]
     _require(bool(mine), "config.yaml is the config of none of the sessions")
@@ -155,7 +161,7 @@ def _check_settings(folder: Path, sessions: list[dict[str, Any]]) -> None:
 
 
 def _logged_steps(summary: Mapping[str, Any], every: int) -> list[int]:
-    """The steps that have a row: another session may have logged more often."""
+    """Return the steps that must have a row; sessions may have logged at different intervals."""
     sessions = summary.get("sessions") or [{"from_step": 0}]
     ends = [*(session["from_step"] for session in sessions[1:]), summary["steps"]]
     found: set[int] = set()
@@ -168,7 +174,7 @@ def _logged_steps(summary: Mapping[str, Any], every: int) -> list[int]:
 
 
 def _metrics(folder: Path, summary: Mapping[str, Any]) -> str:
-    """A row for each logged step and each epoch up to the last, in order, each cell a number."""
+    """One row for each logged step and each epoch, in order; each cell is a number."""
     rows = read_metrics(folder)
     for number, row in enumerate(rows, start=2):
         for name, cell in row.items():
@@ -191,7 +197,7 @@ def _metrics(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
-    """The summary's last values and its best are those of the rows."""
+    """The last values and the best value of the summary are those of metrics.csv."""
     if summary["status"] not in FINISHED:
         return f"not looked at: the run is {summary['status']}"
     rows = [row for row in read_metrics(folder) if row["row"] == "epoch"]
@@ -223,9 +229,11 @@ def _number(cell: str) -> float | None:
 
 
 def failures(checks: list[Check]) -> Iterator[Check]:
+    """Yield the checks that failed."""
     return (check for check in checks if check.problem is not None)
 
 
 def as_json(checks: list[Check]) -> str:
+    """Return the checks as a JSON text."""
     rows = [{"check": item.name, "ok": item.problem is None, "detail": item.problem or item.detail} for item in checks]
     return json.dumps(rows, indent=2, ensure_ascii=not writes_unicode())

@@ -102,7 +102,7 @@ def test_done_jobs_are_left_alone_and_new_combinations_are_added(effbench: Effbe
     before = {path: sha256_of(path) for path in (tmp_path / "sweep").rglob("0*/**/*") if path.is_file()}
     code, _, err = effbench("train", "-m", *TINY, "optimizer=sgd,adamw,lion", "sweep.resume=sweep")
     assert code == 0
-    assert err.count("done before") == 2
+    assert err.count("already done") == 2
     assert {path: sha256_of(path) for path in before} == before
     assert [item.job.folder.name for item in read_plan(tmp_path / "sweep")[1]] == [
         "000_optimizer=sgd", "001_optimizer=adamw", "002_optimizer=lion",

@@ -71,7 +71,7 @@ DAMAGE: dict[str, tuple[str, bytes | None, str]] = {
         b'{"schema_version": 1, "a": ' + b"9" * 9000 + b"}",
         "summary.json is not valid JSON",
     ),
-    "missing": ("summary.json", None, "holds no summary.json"),
+    "missing": ("summary.json", None, "has no summary.json"),
 }
 
 
@@ -99,8 +99,8 @@ def test_a_pipe_in_a_file_s_place_is_not_waited_for(tmp_path: Path) -> None:
         (tmp_path / "a" / name).unlink()
         os.mkfifo(tmp_path / "a" / name)
     [run] = read(tmp_path)
-    assert "it is no regular file" in run.problems[0]
-    assert "it is no regular file" in curve_rows(run.folder)[1][0]
+    assert "it is not a regular file" in run.problems[0]
+    assert "it is not a regular file" in curve_rows(run.folder)[1][0]
 
 
 @pytest.mark.parametrize("value", ["0.9", True, [1], {}, 10**400])

@@ -33,7 +33,7 @@ def test_the_page_shows_ranking_charts_and_problems(swept: Path, tmp_path: Path)
     assert "71.00 ± 1.00 %" in page.text
     assert "the cable was pulled" in page.text
     assert "the loss is nan" in page.text
-    assert "holds no summary.json" in page.text
+    assert "has no summary.json" in page.text
     assert len(page.of("details")) == 9
     assert len(page.of("svg")) == 4 + 9 * 3
     assert [len(page.of(tag)) for tag in ("table", "h1")] == [2, 1]
