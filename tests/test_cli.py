@@ -105,7 +105,7 @@ def test_output_to_a_broken_pipe_is_an_error(
 
     monkeypatch.setattr("effbench.cli.env.main", broken)
     assert cli.main(["env"]) == 1
-    assert capsys.readouterr().err.startswith("error: the reader of the output file has left")
+    assert capsys.readouterr().err.startswith("error: the reader of the output file has closed it")
 
 
 def test_missing_extra_names_what_to_install() -> None:

@@ -1,4 +1,4 @@
-"""effbench <verb> …: finds the verb. Nothing heavy is imported before a verb needs it."""
+"""effbench <verb> …: finds the verb and runs it. Heavy imports happen only in the verb that needs them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ log = logging.getLogger(__name__)
 
 VERBS = {
     "train": "train a model with an optimizer; sweeps with -m",
-    "eval": "measure a finished run again, on any split",
+    "eval": "evaluate a finished run on any split",
     "predict": "classify image files with a finished run",
-    "export": "a finished run as an ONNX, TorchScript or torch.export file, proven to answer alike",
-    "report": "one HTML page about one run or many: ranked, with curves and what failed",
+    "export": "write a finished run as an ONNX, TorchScript or torch.export file, checked against the model",
+    "report": "one HTML page about one or many runs: ranking, curves, failures",
     "summary": "parameters, MACs and memory of a model x optimizer, without training",
-    "verify": "re-check a run's folder; prove that a config resumes exactly",
+    "verify": "check a run's folder; prove that a config resumes exactly",
     "recipe": "list, show, copy or check the recipes that ship with effbench",
-    "env": "versions, processor, memory: what a number was measured with",
+    "env": "versions, processor, memory: what to quote with a measured number",
 }
 
 
 def usage() -> str:
+    """Return the text of `effbench --help`."""
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
     return "\n".join(
@@ -38,7 +39,7 @@ def usage() -> str:
             *lines,
             "",
             COMMON_HELP,
-            "effbench <verb> --help tells more; effbench help train optimizer tells of its keys. effbench --version",
+            "effbench <verb> --help: details. effbench help train optimizer: keys of a group. effbench --version",
             'Tab completion: eval "$(effbench -sc install=bash)"; also zsh and fish.',
         ]
     )
@@ -56,8 +57,8 @@ def _unknown_verb(word: str) -> str:
 
 @contextmanager
 def _ending_clean(verb: str) -> Iterator[None]:
-    """SIGTERM and the like raise in verbs that write caches or files, so that nothing half done is left."""
-    if verb not in ("eval", "export", "predict"):  # train hears them itself, the rest writes in an instant
+    """Raise on SIGTERM and similar signals in verbs that write files, so that no incomplete file remains."""
+    if verb not in ("eval", "export", "predict"):  # train handles signals itself; other verbs write at once
         yield
         return
     from effbench.run.signals import listening
@@ -73,7 +74,7 @@ def _exit_code(stop: KeyboardInterrupt) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a verb and returns the exit code; a user's mistake is one message, never a traceback."""
+    """Run a verb and return the exit code. A user's mistake is one message, never a traceback."""
     guard()
     words, level = take_verbosity(sys.argv[1:] if argv is None else argv)
     with at_level(level):
@@ -84,19 +85,19 @@ def _run(words: list[str]) -> int:
     try:
         return _dispatch(words)
     except EffbenchError as error:
-        log.debug("where the error below was raised:", exc_info=True)
+        log.debug("traceback of the error below:", exc_info=True)
         log.error(error)
         return error.exit_code
     except KeyboardInterrupt as stop:
         log.info("interrupted")
         return _exit_code(stop)
-    except BrokenPipeError:  # of an output file that is a pipe: stdout and stderr never raise
-        log.error("the reader of the output file has left; it is not whole.")
+    except BrokenPipeError:  # an output file that is a pipe; stdout and stderr never raise
+        log.error("the reader of the output file has closed it; the file is incomplete.")
         return 1
 
 
 def _dispatch(words: list[str]) -> int:
-    """The exit code of a verb, or of the usage, the version or a completion."""
+    """Return the exit code of a verb, of the usage, the version or a completion."""
     if words[:1] == ["help"] and len(words) > 1:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):

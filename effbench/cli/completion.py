@@ -1,4 +1,4 @@
-"""effbench -sc …: tab completion. Hydra's own for a config's words, with the verb taken off the line."""
+"""effbench -sc …: tab completion. Overrides are completed by Hydra, with the verb removed from the line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ WITH_CONFIG = ("train", "summary")
 
 
 def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
-    """words: -sc install=SHELL, -sc uninstall=SHELL, or -sc query=SHELL with the line so far in COMP_LINE."""
+    """Print completions or install them; return the exit code.
+
+    words: -sc install=SHELL, -sc uninstall=SHELL, or -sc query=SHELL with the line in COMP_LINE.
+    """
     request = parse_flags(words, ["completion"]).values["completion"]
     action, _, shell = request.partition("=")
     if action not in ("install", "uninstall", "query") or shell not in SHELLS:
@@ -47,7 +50,7 @@ def _joined(shell: str, words: Iterable[str]) -> str:
 
 
 def _of_config(line: str) -> list[str] | None:
-    """What fits, where that can be told without Hydra, which is in no hurry."""
+    """Return completions that need no Hydra, which is slow to import; None if Hydra is needed."""
     from effbench.config.names import completions
 
     words = [word for word in line.split() if word not in PLAIN]
@@ -58,7 +61,7 @@ def _of_config(line: str) -> list[str] | None:
 
 
 def _of_recipe(line: str) -> list[str]:
-    """Its actions, then the names of recipes; nothing for a folder, so that the shell offers files."""
+    """Return the actions, then the names of recipes; nothing for a folder, so that the shell offers files."""
     from effbench.cli.recipe import ACTIONS, names
 
     *done, word = line.split(" ")

@@ -12,13 +12,13 @@ from effbench.errors import ConfigError
 
 HELP = """usage: effbench env [--json]
 
-Prints what a measured number should be quoted with: versions, processor, memory, GPU; the threads that training will
-use, what sets their number and how they wait for one another; and the folder of caches, what lies in it and how much of
-decoded images may: the least recently used are removed first, none that is in use."""
+Prints what to quote with a measured number: versions, processor, memory, GPU; the number of threads of training, what
+decided it, and how they wait for each other; the cache folder, its size, and the limit for decoded images. Above the
+limit the least recently used images are removed, but none that are in use."""
 
 
 def _below_home(folder: Path) -> str:
-    """~/.cache/effbench: without the user's name."""
+    """Return ~/.cache/effbench for a folder in the home folder, without the user's name."""
     home = os.path.expanduser("~")  # noqa: PTH111 - Path's raises where there is none
     text = str(folder)
     return f"~{text.removeprefix(home)}" if text.startswith(f"{home}/") else text

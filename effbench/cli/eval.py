@@ -1,4 +1,4 @@
-"""effbench eval: measures a finished run again, on any of its splits."""
+"""effbench eval: evaluate a finished run on any of its splits."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench eval RUN [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda]
                      [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
 
-The plain loss (of a classification: mean cross-entropy in nats) and the metrics of RUN's weights. data.* replaces
-values of the run's own data config.
-data.root=DIR names the run's folder of images where it has moved, or another one: that is measured whole, or its test
-folder (split=NAME: another) where it has splits; its class folders must bear names of the run's classes.
-A run of your own model or dataset needs the allow_targets that it was trained with: its folder cannot grant them."""
+Evaluates RUN's weights: the plain loss (for classification: mean cross-entropy in nats) and the metrics. data.*
+replaces values of the run's data config.
+data.root=DIR is the new place of the run's images, or another folder of images. Another folder is evaluated as a whole;
+if it has splits, its test folder (split=NAME: another one). Its class folders must have names of the run's classes.
+A run with your own model or dataset needs the allow_targets of its training: a run folder cannot grant them."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -54,7 +54,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _print(result: Mapping[str, float], folder: str) -> None:
-    """The metrics first, the loss, the number of samples."""
+    """Print the metrics, then the loss and the number of samples."""
     from effbench.records import read_summary
 
     displays = recorded_displays(read_summary(expanded(folder)))
@@ -77,7 +77,19 @@ def evaluate_run(
     data_overrides: dict[str, str],
     allow_targets: Sequence[str] = (),
 ) -> dict[str, float]:
-    """{'<split>/<metric>', ..., 'samples'} of a run's weights on one of its splits; which: '' is test."""
+    """Evaluate a run's weights on a split.
+
+    Args:
+        folder: the run folder.
+        which: 'train', 'val', 'test'; '' is 'test'.
+        checkpoint: 'best', 'last' or the name of a checkpoint.
+        device_name: 'auto', 'cpu' or 'cuda'.
+        data_overrides: data keys that replace the run's.
+        allow_targets: the user's modules that a _target_ may name.
+
+    Returns:
+        {'<split>/<metric>': value, ..., 'samples': count}.
+    """
     from effbench.run.load import load_run, with_data
 
     trained = load_run(folder, allow_targets)
@@ -92,7 +104,7 @@ def evaluate_run(
     which, measured = _measured(trained, run, which)
     model = run.model(checkpoint).to(device)
     if device.type == "cpu":
-        accelerate(model)  # the very numbers of the test after training
+        accelerate(model)  # gives the same numbers as the test after training
     precision, _ = choose_precision(run.config.trainer.precision, device)
     batches = build.eval_batches(run.config, measured, run.transform(device), DistributedContext())
     values = evaluate(model, batches, precision, DistributedContext(), run.task)
@@ -100,7 +112,7 @@ def evaluate_run(
 
 
 def _measured(trained: Run, run: Run, which: str) -> tuple[str, Split]:
-    """(its name, the split to measure): of the run's own data, or of another folder of images."""
+    """Return (name, split) to evaluate: of the run's data, or of another folder of images."""
     from effbench import build
 
     if other := _other_folder(trained, run, which):
@@ -116,7 +128,7 @@ def _measured(trained: Run, run: Run, which: str) -> tuple[str, Split]:
 
 
 def _other_folder(trained: Run, run: Run, which: str) -> tuple[str, Split] | None:
-    """Of a folder of images that does not hold the run's own, by their sha256; None where it does."""
+    """Return the split of a folder of images that are not the run's (by sha256); None if they are."""
     from effbench.data.images.image_folder import image_folder, one_split, with_defaults
 
     before, now = trained.config.data, run.config.data
@@ -126,14 +138,14 @@ def _other_folder(trained: Run, run: Run, which: str) -> tuple[str, Split] | Non
     options = with_defaults(now.options)
     root = options["root"]
     if not isinstance(root, str) or _same_place(before.options.get("root"), root) or _holds_the_runs(run):
-        return None  # of which the dataset itself tells what is wrong
+        return None  # the dataset reports what is wrong with it
     size = run.image_shape[-1]
     if options["image_size"] != size:
         raise ConfigError(f"data.image_size={options['image_size']}, the run's model takes {size}.")
     if which not in ("", "train", "val", "test"):
         raise ConfigError(unknown_name("split", which, ["test", "train", "val"]))
     name, split, _ = one_split(which or None, run.classes, **options)
-    log.info(f"note: {root} is not the run's dataset: {len(split)} images of it measured")
+    log.info(f"note: {root} is not the run's dataset: {len(split)} of its images are evaluated")
     return name, split
 
 
@@ -142,7 +154,7 @@ def _same_place(before: Any, now: str) -> bool:
 
 
 def _holds_the_runs(run: Run) -> bool:
-    """Whether the folder holds the very images that the run was trained on: only moved, its splits are the run's."""
+    """Return True if the folder holds the images that the run was trained on: it was only moved."""
     from effbench import build
     from effbench.data.images.image_folder import split_sizes
 
@@ -154,7 +166,7 @@ def _holds_the_runs(run: Run) -> bool:
 
 
 def check_same_data(run: Run, data: Splits) -> None:
-    """The classes and the shape must be the run's; other images are said, since they are a choice."""
+    """Require the run's classes and image shape; other images are allowed and reported."""
     if data.classes != run.classes:
         other = sorted(set(data.classes) ^ set(run.classes))[:5]
         raise ConfigError(
@@ -171,4 +183,4 @@ def _tell_other_splits(trained: Run, now: Run) -> None:
     before, after = trained.config.data.options, now.config.data.options
     keys = [key for key in ("split_seed", "val_fraction", "test_fraction") if before.get(key) != after.get(key)]
     if keys and trained.config.data.target == now.config.data.target:
-        log.info(f"note: other data.{keys[0]}: images that the run was trained on may be among these")
+        log.info(f"note: data.{keys[0]} differs from the run's: these may include images that the run was trained on")

@@ -1,4 +1,4 @@
-"""effbench export: a run's model as a file for another runtime, after proof that it answers alike."""
+"""effbench export: write a run's model for another runtime, after a check that it gives the same answers."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench export RUN [format=onnx|torchscript|torch_export] [checkpoint=best|last] [output=FOLDER]
                        [tolerance=1e-4] [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
 
-RUN's weights as a file that takes images, float32 (N, C, H, W) in [0, 1] for any N, and gives logits (N, K): the
-run's normalisation is inside. Beside it a .json says what it takes, gives, was made of and was compared with. The
-folder is RUN/export unless output names one.
+Writes RUN's model to a file that maps images, float32 (N, C, H, W) in [0, 1] for any N, to logits (N, K). It includes
+the run's normalisation. A .json file with the same name describes input, output, preprocessing, origin and parity. The
+folder is RUN/export, or output=FOLDER.
 
-Before the file is put into place its own runtime runs it on up to 256 images of the run's validation split, alone and
-in batches. Exit code 3, and no file, where a logit differs from the model's by more than `tolerance` of the largest
-logit, or a top class does. format=onnx (opset 20) needs the extra: pip install 'effbench[onnx]'."""
+Before the file is published, the format's own runtime runs it on up to 256 validation images, in batches and on one
+image. If a logit differs from the model's by more than `tolerance` of the largest logit, or a top class differs, there
+is no file and the exit code is 3. format=onnx (opset 20) needs the extra: pip install 'effbench[onnx]'."""
 SCHEMA = 1
 Done = TypeVar("Done")
-IMAGES = 256  # compared
+IMAGES = 256  # images of the comparison
 
 
 def main(words: Sequence[str]) -> int:
@@ -70,9 +70,22 @@ def export_run(
     data_overrides: Mapping[str, str],
     allow_targets: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What the .json beside the file holds, and `path`, where the file is.
+    """Export a run's model and check it.
 
-    tolerance: of the largest logit. Raises ThresholdError where the file does not answer as the model does.
+    Args:
+        folder: the run folder.
+        format_name: a key of effbench.export.formats.FORMATS.
+        checkpoint: 'best', 'last' or the name of a checkpoint.
+        output: folder of the file; '' is RUN/export.
+        tolerance: largest difference of a logit, as a fraction of the largest logit.
+        data_overrides: data keys that replace the run's.
+        allow_targets: the user's modules that a _target_ may name.
+
+    Returns:
+        The content of the .json record, and `path` of the file.
+
+    Raises:
+        ThresholdError: the exported file does not give the model's answers.
     """
     from effbench.run.load import load_run, with_data
     from effbench.run.lock import holding
@@ -103,7 +116,7 @@ def export_run(
 
 
 def _saved(run: Run, checkpoint: str) -> tuple[nn.Module, int]:
-    """(model, step) of what `best` or `last` leads to now: a run that still trains moves them."""
+    """Return (model, step) of the checkpoint that `best` or `last` names now; a run in training moves them."""
     from effbench.training.checkpoint import read_manifest
 
     path = run.checkpoint(checkpoint).resolve()
@@ -111,11 +124,11 @@ def _saved(run: Run, checkpoint: str) -> tuple[nn.Module, int]:
 
 
 def _target(run: Run, checkpoint: str, output: str, suffix: str) -> Path:
-    """mobilenet_v3_small-best.onnx in the run's export/, or in `output`."""
+    """Return the path of the file, such as mobilenet_v3_small-best.onnx."""
     folder = expanded(output) if output else run.folder / "export"
     target = folder / f"{_name(run)}-{_for_a_file(checkpoint)}{suffix}"
     if output and target.is_symlink():
-        target = target.resolve()  # in a run's own folder, which may be a stranger's, a link is replaced
+        target = target.resolve()  # in a run folder, which may be untrusted, a link is replaced instead
     for path in (target, target.with_name(f"{target.name}.json")):
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path} is no file that could be replaced; export elsewhere with output=FOLDER.")
@@ -123,7 +136,7 @@ def _target(run: Run, checkpoint: str, output: str, suffix: str) -> Path:
 
 
 def _name(run: Run) -> str:
-    """The model's, by its config."""
+    """Return the model's name in the config."""
     return _for_a_file(run.config.model.label)
 
 
@@ -138,14 +151,14 @@ def _portable(run: Run, model: nn.Module) -> nn.Module:
 
 
 def _images(run: Run) -> tuple[str, Tensor]:
-    """(which split, float32 (N, C, H, W) in [0, 1]): a sample of all classes of the validation or else train split."""
+    """Return (split, images float32 (N, C, H, W) in [0, 1]): a sample of validation, or else of train."""
     from effbench import build
     from effbench.data.splits import representative_sample
 
     data = build.splits(run.config)
     check_same_data(run, data)
     data = run.task.checked(data)
-    which = "train" if data.val is None else "val"  # the test split is for the test alone
+    which = "train" if data.val is None else "val"  # the test split is used for the test only
     split = data.named()[which]
     rows = representative_sample(split.labels, min(IMAGES, len(split)))
     return which, split.images[rows].float() / 255
@@ -154,7 +167,7 @@ def _images(run: Run) -> tuple[str, Tensor]:
 def _parity(
     run: Run, model: nn.Module, format_name: str, path: Path, images: Tensor, tolerance: float, which: str
 ) -> dict[str, Any]:
-    """Of the file at `path` with what eval computes, as the record holds it."""
+    """Compare the file at `path` with the model, as the record holds it."""
     from effbench.export.formats import load_exported
     from effbench.export.parity import compare, require
 
@@ -167,7 +180,7 @@ def _parity(
 
 
 def _facts(run: Run, format_name: str) -> dict[str, Any]:
-    """What a user of the file needs to know of it."""
+    """Return what a user of the file must know."""
     from importlib.metadata import version
 
     from effbench.data.images.decoding import preprocessing
@@ -190,7 +203,7 @@ def _facts(run: Run, format_name: str) -> dict[str, Any]:
 
 
 def _told(what: str, work: Callable[[], Done]) -> Done:
-    """work(), and on stderr how long it took."""
+    """Return work(), and log its duration."""
     begun = time.perf_counter()
     result = work()
     log.info(f"{what}: {time.perf_counter() - begun:.1f} s")

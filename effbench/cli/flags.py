@@ -1,4 +1,4 @@
-"""Splits a verb's words into Hydra's flags and overrides; flags may stand anywhere."""
+"""Split a verb's words into flags and overrides. Flags may be anywhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAIN = {
     "--info": "info", "-i": "info",
 }  # fmt: skip
 VERBOSITY = {"--quiet": logging.WARNING, "-q": logging.WARNING, "--verbose": logging.DEBUG, "-v": logging.DEBUG}
-VERB_FLAGS = {  # beside --help and VERBOSITY, which every verb takes
+VERB_FLAGS = {  # in addition to --help and VERBOSITY, which every verb takes
     "train": ("cfg", "config_dir", "package", "completion", "multirun", "resolve", "info", "json"),
     "summary": ("json", "config_dir", "multirun"),
     "verify": ("json", "config_dir"),
@@ -31,13 +31,18 @@ VERB_FLAGS = {  # beside --help and VERBOSITY, which every verb takes
     **dict.fromkeys(("eval", "predict", "export", "report", "env"), ("json",)),
 }
 COMMON_HELP = """Every verb takes -q, --quiet: only warnings and errors on stderr, no progress bar; and -v, --verbose:
-debugging lines too, each line with its logger's name. The last of them counts."""
+also debugging lines, each line with its logger's name. The last of them counts."""
 INFO_PAGES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """overrides: the words that are not flags, in order. The rest: Hydra's flags of those names."""
+    """Parsed words.
+
+    Attributes:
+        overrides: words that are not flags, in order.
+        values: flag name -> value.
+    """
 
     overrides: list[str] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
@@ -50,25 +55,25 @@ class Arguments:
 
 
 def take_verbosity(words: Sequence[str]) -> tuple[list[str], int | None]:
-    """(the words without -q and -v, wherever they stand; the logging level that the last of them asks for)."""
+    """Return (the words without -q and -v, the logging level of the last one or None)."""
     levels = [VERBOSITY[word] for word in words if word in VERBOSITY]
     return [word for word in words if word not in VERBOSITY], levels[-1] if levels else None
 
 
 def show_help(text: str, asked: bool) -> int:
-    """The verb's help on stdout; on stderr, as a mistake, where it was called without what it needs."""
+    """Print the help of a verb and return the exit code: to stdout if asked for; to stderr after a mistake."""
     print(f"{text}\n\n{COMMON_HELP}", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 
 
 def flags_of(verb: str) -> list[str]:
-    """The long flags of a verb."""
+    """Return the long flags of a verb."""
     own = [word for word, name in {**WITH_VALUE, **PLAIN}.items() if name in ("help", *VERB_FLAGS[verb])]
     return sorted(word for word in (*own, *VERBOSITY) if word.startswith("--"))
 
 
 def parse_flags(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
-    """Raises ConfigError for a flag that is neither --help nor one of `flags`, or has no value where it needs one."""
+    """Parse the words; raise ConfigError for a flag that is not in `flags`, or that lacks its value."""
     taken = {word: name for word, name in {**WITH_VALUE, **PLAIN}.items() if name in ("help", *flags)}
     overrides: list[str] = []
     values: dict[str, str] = {}
@@ -94,7 +99,7 @@ def parse_flags(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
 
 
 def _as_option(word: str, rest: Sequence[str], of_config: bool) -> str:
-    """For --epochs 5 what to write: options have no dashes here. of_config: the verb takes a config's overrides."""
+    """Return how to write '--epochs 5' here: options have no dashes. of_config: the verb takes config overrides."""
     key, equals, value = word.lstrip("-").partition("=")
     if not equals:
         value = rest[0] if rest and not rest[0].startswith("-") and "=" not in rest[0] else ""
@@ -109,9 +114,12 @@ def _as_option(word: str, rest: Sequence[str], of_config: bool) -> str:
 
 
 def partition_words(words: Sequence[str], options: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    """(folders, values of data.* by their keys) among a verb's words; what sets one of `options` goes into them.
+    """Split words into folders and data overrides; a word that sets one of `options` changes `options`.
 
-    An option's name tells it from a folder, which may hold a '=' too.
+    A folder's name may contain '=' too; only known option names make a word an option.
+
+    Returns:
+        (folders, data key -> value).
     """
     folders, data_overrides = [], {}
     for word in words:

@@ -1,6 +1,6 @@
-"""effbench help train GROUP: the keys of a config with their defaults and comments, read from the files themselves.
+"""effbench help train GROUP: the keys of a config with defaults and comments, read from the YAML files.
 
-What the files say is what is shown: conf/ of a checkout or of the wheel, and a user's --config-dir.
+The pages show what the files contain: conf/ of the checkout or the wheel, and the user's --config-dir.
 """
 
 from __future__ import annotations
@@ -18,15 +18,21 @@ from effbench.config import hints, names
 from effbench.config.paths import conf_dir, recipes_dir
 from effbench.errors import ConfigError
 
-WIDTH = 120  # columns where there is no terminal to ask
-_KEY_WIDTH = 34  # columns of 'section.key=default' before the comment, which goes below a longer one
+WIDTH = 120  # columns without a terminal
+_KEY_WIDTH = 34  # columns of 'section.key=default'; after a longer one the comment starts on the next line
 _LINE = re.compile(r"(?P<indent> *)(?P<key>[\w-]+):(?P<rest>.*)")
-_BEHIND = re.compile(r"(?:'[^']*'|\"[^\"]*\"|(?<!\s)#|[^#'\"])*\s#\s*(?P<comment>.*)")  # none within quotes or a word
+_BEHIND = re.compile(r"(?:'[^']*'|\"[^\"]*\"|(?<!\s)#|[^#'\"])*\s#\s*(?P<comment>.*)")  # not in quotes or words
 
 
 @dataclass
 class Choice:
-    """A file of a group over those that it starts from. comments: of its keys, dotted. about: its first comment."""
+    """A file of a group, merged with the files it is based on.
+
+    Attributes:
+        values: its keys.
+        comments: dotted key -> comment.
+        about: the comment at the top of the file.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     comments: dict[str, str] = field(default_factory=dict)
@@ -34,7 +40,7 @@ class Choice:
 
 
 def overview(config_dir: str | None) -> str:
-    """The keys of all groups as `effbench train` alone has them."""
+    """Return the keys of all groups with the defaults of `effbench train`."""
     root = conf_dir() / f"{names.ROOT}.yaml"
     parts = [_section(group, name, config_dir) for group, name in _defaults(root) if name is not None]
     top = _read(root)
@@ -43,7 +49,7 @@ def overview(config_dir: str | None) -> str:
 
 
 def page(words: Sequence[str], config_dir: str | None) -> str:
-    """What there is to know of groups, choices and keys: 'optimizer', 'optimizer=lion', 'optimizer.lr'."""
+    """Return the help for groups, choices and keys: 'optimizer', 'optimizer=lion', 'optimizer.lr'."""
     return "\n\n".join(_page(word, config_dir) for word in words)
 
 
@@ -60,7 +66,7 @@ def _page(word: str, config_dir: str | None) -> str:
 
 
 def _group(group: str, options: Sequence[str], config_dir: str | None) -> str:
-    """Its choices, a line each, and the keys of the one that is the default."""
+    """Return the choices of a group, one a line, and the keys of the default choice."""
     chosen = dict(_defaults(conf_dir() / f"{names.ROOT}.yaml")).get(group)
     width = max(map(len, options), default=0) + 3
     lines = [f"{group}=NAME, one of:"]
@@ -68,15 +74,15 @@ def _group(group: str, options: Sequence[str], config_dir: str | None) -> str:
         about = _choice(group, name, config_dir).about.partition(". ")[0].rstrip(".")
         lines += wrapped(f"  {name}{' (default)' if name == chosen else ''}", about, width + 12)
     keys = _section(group, chosen or options[0], config_dir) if group != names.GROUP and options else ""
-    more = f"effbench help train {group}=NAME tells the keys of another."
+    more = f"effbench help train {group}=NAME: the keys of another choice."
     return "\n".join([*lines, "", *([keys, ""] if keys else []), more])
 
 
 def _section(group: str, name: str, config_dir: str | None) -> str:
-    """One choice: what its file says of it, and its keys."""
+    """Return the help for one choice: its top comment and its keys."""
     choice = _choice(group, name, config_dir)
     content = {key: value for key, value in choice.values.items() if key != "_target_"}
-    late = group in (names.GROUP, "debug")  # their keys are the run's own
+    late = group in (names.GROUP, "debug")  # recipes and debug files hold full keys
     entries = [
         _entry(key if late else f"{group}.{key}", value, choice.comments, key)
         for key, value in _leaves(content)
@@ -90,7 +96,7 @@ def _section(group: str, name: str, config_dir: str | None) -> str:
 
 
 def _key(key: str, groups: Mapping[str, Sequence[str]], config_dir: str | None) -> str:
-    """One key, in each choice of its group that has it."""
+    """Return the help for one key, in each choice of its group that has it."""
     group, _, last = key.partition(".")
     found = []
     for name in groups.get(group, []):
@@ -110,12 +116,12 @@ def _key(key: str, groups: Mapping[str, Sequence[str]], config_dir: str | None) 
 
 
 def _defaults(root: Path) -> list[tuple[str, str | None]]:
-    """(group, its choice) in the order of the root's defaults list."""
+    """Return (group, choice) pairs in the order of the root's defaults list."""
     return [pair for entry in names.read(root)["defaults"] if isinstance(entry, dict) for pair in entry.items()]
 
 
 def _choice(group: str, name: str, config_dir: str | None) -> Choice:
-    """A group's file; a user's folder is looked through after effbench's own, as Hydra does."""
+    """Read a file of a group; a user's folder comes after effbench's, as in Hydra."""
     places = [recipes_dir() if group == names.GROUP else conf_dir() / group]
     if config_dir:
         places.append(Path(config_dir) / group)
@@ -143,7 +149,7 @@ def _read(path: Path) -> Choice:
 
 
 def _about(text: str) -> str:
-    """The comment that a file begins with."""
+    """Return the comment at the top of a file."""
     lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -154,9 +160,9 @@ def _about(text: str) -> str:
 
 
 def _comments(text: str) -> Iterator[tuple[str, str]]:
-    """(dotted key, the comment behind it on its line, else the lines above it), without the file's first comment."""
+    """Yield (dotted key, comment on its line, or else on the lines above it); the top comment is left out."""
     above: list[str] = []
-    within: list[tuple[int, str]] = []  # the keys that the line is below, with their indents
+    within: list[tuple[int, str]] = []  # (indent, key) of the parents of the line
     for line in itertools.dropwhile(lambda line: line.startswith("#"), text.splitlines()):
         found = _LINE.match(line)
         if line.lstrip().startswith("#"):
@@ -184,7 +190,7 @@ def _entry(key: str, value: Any, comments: Mapping[str, str], name: str | None =
 
 
 def _written(value: Any) -> str:
-    """A default as it is written on the command line."""
+    """Return a default as it is written on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
@@ -193,7 +199,13 @@ def _written(value: Any) -> str:
 
 
 def wrapped(left: str, text: str, width: int) -> list[str]:
-    """`left`, and `text` in a column of its own behind it, or from the next line on where `left` is long."""
+    """Return lines with `left` and, in a second column, `text`; after a long `left` the text starts on the next line.
+
+    Args:
+        left: text of the first column.
+        text: text of the second column.
+        width: width of the first column.
+    """
     room = max(30, _width() - width - 2)
     lines = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
     if len(left) > width:

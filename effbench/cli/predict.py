@@ -1,4 +1,4 @@
-"""effbench predict: classifies image files with a finished run."""
+"""effbench predict: classify image files with a finished run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
                         [output=FILE.csv|FILE.json] [max_pixels=N] [allow_targets=[MODULE,...]] [--json]
 
-Class, probability and top-k of each image, as CSV on stdout (--json: as JSON), in the order given, a folder's sorted.
-Images are brought to the size and the channels that the run was trained with; max_pixels is the run's unless given.
-Files that are no images are named on stderr, and the exit code is then 1.
-In CSV, a name that a spreadsheet would run as a formula (= + - @ first) has an apostrophe before it."""
+Prints class, probability and top-k of each image as CSV on stdout (--json: as JSON), in the given order; files of a
+folder are sorted by name. Images are converted to the size and channels of the run's training; max_pixels is the run's
+unless given. Files that are not images are listed on stderr, and the exit code is 1.
+In CSV, a name that a spreadsheet would run as a formula (first character = + - @) begins with an apostrophe."""
 BATCH = 256
 
 
@@ -78,11 +78,19 @@ def predict_files(
     allow_targets: Sequence[str] = (),
     max_pixels: int | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """([{file, class, probability, top_k: [{class, probability}]}] in the order given, what could not be read).
+    """Predict image files with a run.
 
-    Of another task than classification, what its `described` says of a file.
+    Args:
+        folder: the run folder.
+        paths: files and folders.
+        top_k: classes to list for each image.
+        checkpoint: 'best', 'last' or the name of a checkpoint.
+        allow_targets: the user's modules that a _target_ may name.
+        max_pixels: a larger file is not decoded; None: the run's limit.
 
-    max_pixels: of a file; None: as the run's data were read.
+    Returns:
+        ([{file, class, probability, top_k: [{class, probability}]}] in the given order, messages on unreadable files).
+        For tasks other than classification the entries are those of the task's `described`.
     """
     from effbench.run.load import load_run
 
@@ -104,7 +112,7 @@ def predict_files(
 def _batches(
     files: Sequence[Path], run: Run, max_pixels: int | None, unreadable: list[str]
 ) -> Iterator[tuple[Any, Any]]:
-    """(paths, uint8 images) BATCH at a time; what cannot be decoded is added to `unreadable`."""
+    """Yield (paths, uint8 images), BATCH at a time; messages on unreadable files are added to `unreadable`."""
     from effbench.data.images.decoding import Levels, decode, depths
 
     channels, size, _ = run.image_shape
@@ -112,8 +120,8 @@ def _batches(
     levels = Levels(*run.white_level) if run.data.get("white_level") else None
     if levels and (above := sum(deep is not None and levels.exceeded_by(deep) for deep in depths(files, limit))):
         log.info(
-            f"note: {above} pictures hold values above {levels.integers:g} (floats: {levels.floats:g}), which were "
-            "white in training: they become white too"
+            f"note: {above} images have values above {levels.integers:g} (floats: {levels.floats:g}), the white level "
+            "of training: these values become white"
         )
     for start in range(0, len(files), BATCH):
         names, images = [], []
@@ -128,7 +136,7 @@ def _batches(
 
 
 def _check_output(path: Path) -> None:
-    """Before the work, not after it."""
+    """Check the output path before the work, not after it."""
     from effbench.records import output_problem
 
     if why := output_problem(path):
@@ -142,9 +150,9 @@ def _count(key: str, text: str) -> int:
 
 
 def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Columns file, class, probability, then class_2, probability_2, …; of other tasks, file and a column a value.
+    """Return CSV with file, class, probability, class_2, probability_2, …; for other tasks file and one column a value.
 
-    A leading = + - @ is quoted for spreadsheets.
+    A leading = + - @ gets an apostrophe, for spreadsheets.
     """
     import io
 
@@ -165,7 +173,7 @@ def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings as columns of their own, lists as 'a; b'."""
+    """Return mappings as separate columns and lists as 'a; b'."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, Mapping):
@@ -176,5 +184,5 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _printable(path: Path) -> str:
-    """The path as text that any stream can take: bytes that are no UTF-8 appear as \\udcXX."""
+    r"""Return the path as text for any stream: bytes that are not UTF-8 appear as \udcXX."""
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

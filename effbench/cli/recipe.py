@@ -1,4 +1,4 @@
-"""effbench recipe: the proven pairings that ship with effbench."""
+"""effbench recipe: the tested recipes that ship with effbench."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def main(words: Sequence[str]) -> int:
 
 
 def names() -> list[str]:
-    """The recipes that ship with effbench."""
+    """Return the names of the recipes that ship with effbench."""
     return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
 
 
 def header(path: Path) -> list[str]:
-    """The comment lines at a recipe's top, without the #."""
+    """Return the comment lines at the top of a recipe, without the #."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -88,7 +88,7 @@ def _copy(name: str, folder: str) -> None:
 
 
 def _validate(name: str, config_dir: str | None) -> None:
-    """Composes it, and builds model, optimizer and schedule without weights."""
+    """Compose the recipe, and build model, optimizer and schedule without weights."""
     from effbench.config.compose import compose
     from effbench.config.recipes import quoted
 

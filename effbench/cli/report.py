@@ -1,4 +1,4 @@
-"""effbench report: one HTML page about one run or many."""
+"""effbench report: one HTML page about one or many runs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ log = logging.getLogger(__name__)
 
 HELP = """usage: effbench report PATH ... [output=report.html] [--json]
 
-One HTML file about runs: PATH is a run, a sweep, or a folder that holds some at any depth, such as outputs. The table
-on stdout is the page's: finished runs on the same data, chosen by the same metric, ranked; seeds of one config as mean
-and standard deviation. The page has their curves too, and each run's result, configuration, environment and command.
-It needs no network and runs no script. Runs that failed or whose files are damaged are named, with what is wrong.
+Writes one HTML file about runs. PATH is a run, a sweep, or a folder that contains runs at any depth, such as outputs.
+The page ranks finished runs with the same data and metric, with seeds of one config as mean and standard deviation;
+stdout gets the same tables. The page also has curves, and the result, configuration, environment and command of each
+run. It needs no network and runs no script. Failed runs and damaged files are listed with the reason.
 --json: the tables as JSON on stdout."""
-MOST_LINES = 20  # of a table, or of what went wrong
+MOST_LINES = 20  # printed lines of a table or of a list of problems
 
 
 def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["report"])
     output, paths = "report.html", []
-    for word in arguments.overrides:  # a folder's name may hold a '=' too
+    for word in arguments.overrides:  # a folder's name may contain '=' too
         if word.startswith("output="):
             output = word.removeprefix("output=")
         else:
@@ -42,7 +42,16 @@ def main(words: Sequence[str]) -> int:
 
 
 def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
-    """Reads the runs at or below `paths`, writes the page, prints its tables."""
+    """Read the runs at or below `paths`, write the page, print its tables.
+
+    Args:
+        paths: runs, sweeps, or folders that contain some.
+        output: path of the page.
+        as_json: print the tables as JSON.
+
+    Returns:
+        The exit code.
+    """
     from effbench.report.collect import find_runs, read_runs
     from effbench.report.html import as_data, view, write_html
 
@@ -63,7 +72,7 @@ def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
 
 
 def _checked(output: str) -> Path:
-    """Before the work, not after it. Nothing but a page is written over."""
+    """Check the output path before the work. Only a page may be overwritten."""
     path = expanded(output)
     if why := "it is no file's name" if not output else output_problem(path):
         raise ConfigError(f"output={output}: {why}. Give the page's name, such as output=report.html.")
@@ -79,7 +88,7 @@ def _log_problems(content: Mapping[str, Any]) -> None:
 
 
 def _show_lines(lines: Sequence[str], show: Callable[[str], object], show_rest: Callable[[str], object]) -> None:
-    """The first lines, each on one line, and how many more there are."""
+    """Show the first lines, each on one line, and how many more there are."""
     for line in lines[:MOST_LINES]:
         show(" ".join(line.split()))
     if len(lines) > MOST_LINES:

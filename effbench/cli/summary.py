@@ -1,4 +1,4 @@
-"""effbench summary: what a model x optimizer costs, without training it."""
+"""effbench summary: the cost of a model x optimizer pairing, without training."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ HELP = """usage: effbench summary [GROUP=NAME | KEY=VALUE ...] [input=CxHxW clas
   effbench summary model=swin optimizer=lion           for this config's data, and in the papers' setting
   effbench summary model=cnn,ds_cnn optimizer=adamw,adan input=3x32x32 classes=10
 
-Parameters; MACs (multiply-accumulates; FLOPs are twice that) of the forward pass of one image; bytes that autograd
-keeps for a step of data.batch_size images; bytes of optimizer state. Of depthwise separable convolutions also the
-MACs of each over those of a standard one, counted and as 1/C_out + 1/k^2 says."""
+Prints parameters; MACs (multiply-accumulates; FLOPs are twice that) of the forward pass of one image; bytes that
+autograd keeps for a step of data.batch_size images; bytes of optimizer state. For depthwise separable convolutions also
+the ratio of their MACs to those of a standard convolution: counted, and by the formula 1/C_out + 1/k^2."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -44,7 +44,13 @@ def main(words: Sequence[str]) -> int:
 
 
 def costs(words: Sequence[str], config: Config, given: Setting | None) -> list[dict[str, Any]]:
-    """A row for the given setting; without one, for the config's data and for the papers' setting."""
+    """Return a row for the given setting; without one, for the config's data and for the papers' setting.
+
+    Args:
+        words: overrides of the config.
+        config: the composed config.
+        given: input shape and classes, or None.
+    """
     from effbench.report.cost import PUBLISHED, cost
 
     settings = [given] if given else [data_setting(config), PUBLISHED]
@@ -52,7 +58,7 @@ def costs(words: Sequence[str], config: Config, given: Setting | None) -> list[d
 
 
 def data_setting(config: Config) -> Setting:
-    """Image shape and classes of the config's data, which is read for it."""
+    """Return image shape and number of classes of the config's data, which is read for it."""
     from effbench import build
     from effbench.report.cost import Setting
 
@@ -64,7 +70,7 @@ def data_setting(config: Config) -> Setting:
 
 
 def _own_options(words: Sequence[str]) -> tuple[Setting | None, list[str]]:
-    """(the setting given by input= and classes=, the other words)."""
+    """Return (the setting given by input= and classes=, the other words)."""
     own = {}
     rest = []
     for word in words:
@@ -88,7 +94,7 @@ def _own_options(words: Sequence[str]) -> tuple[Setting | None, list[str]]:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """One column a config and setting, since the rows differ in unit."""
+    """Print one column a config and setting, because the rows have different units."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -118,7 +124,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_layers(config: Config, given: Setting | None) -> None:
-    """Where parameters and MACs lie, by the model's top-level parts."""
+    """Print parameters and MACs by the model's top-level parts."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -138,7 +144,7 @@ def _print_layers(config: Config, given: Setting | None) -> None:
 
 
 def _print_separable(rows: Sequence[Mapping[str, Any]]) -> None:
-    """What each depthwise separable convolution saves, for each config that has some, in the first of its settings."""
+    """Print what each depthwise separable convolution saves, for each config in its first setting."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -148,7 +154,7 @@ def _print_separable(rows: Sequence[Mapping[str, Any]]) -> None:
     first = {row["config"]: row for row in reversed(rows) if row["separable_layers"]}
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 1000  # a pipe has no width: cut nothing
+        console.width = 1000  # a pipe has no width: do not cut lines
     for row in reversed(first.values()):
         heads = ("layer", "channels", "kernel", "MACs", "standard MACs", "ratio", "1/C_out + 1/k^2")
         table = Table(*heads, box=None, pad_edge=False, padding=(0, 3, 0, 0))

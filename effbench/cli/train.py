@@ -1,4 +1,4 @@
-"""effbench train: trains one config, or with -m every combination of the values given with commas."""
+"""effbench train: train one config, or with -m every combination of comma-separated values."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ HELP = """usage: effbench train [GROUP=NAME | KEY=VALUE ...] [-m] [--json] [--cf
 flags: -m, --multirun       every combination of comma-separated values
        --json               the result as JSON on stdout: summary.json, with -m the rows of sweep.csv
        -q, --quiet          only warnings and errors on stderr, no progress bar
-       -v, --verbose        debugging lines too, each line with its logger's name
-       --cfg job            print the config and leave
-       --info [PAGE]        Hydra's own view of groups, defaults, search path
-       --config-dir DIR     a folder of your own groups (DIR/model/mine.yaml) and recipes (DIR/recipe/mine.yaml)
+       -v, --verbose        also debugging lines, each line with its logger's name
+       --cfg job            print the config and exit
+       --info [PAGE]        Hydra's view of groups, defaults, search path
+       --config-dir DIR     folder with your own groups (DIR/model/mine.yaml) and recipes (DIR/recipe/mine.yaml)
        --help GROUP         the keys of a group, or of one of its choices: --help optimizer, --help optimizer=lion
 
 groups (one of each):
@@ -60,7 +60,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def help_text(words: Sequence[str], config_dir: str | None = None) -> str:
-    """Of `words` (groups, choices, keys) what their files say; of none, how to call train, and all keys."""
+    """Return the help for groups, choices and keys; without `words`, the usage and all keys."""
     from effbench.cli import help_pages as config_help
 
     if config_dir:
@@ -74,7 +74,7 @@ def help_text(words: Sequence[str], config_dir: str | None = None) -> str:
 
 
 def groups_table(config_dir: str | None = None) -> str:
-    """The groups and what each offers, wrapped to the terminal's width."""
+    """Return the groups and their choices, wrapped to the terminal's width."""
     from effbench.cli.help_pages import wrapped
     from effbench.config.compose import group_options
 
@@ -86,7 +86,7 @@ def groups_table(config_dir: str | None = None) -> str:
 
 
 def ask_hydra(arguments: Arguments) -> int:
-    """--cfg and --info are Hydra's own; they see the same config. Of a sweep, they show the first job."""
+    """Run Hydra's --cfg or --info on the same config. For a sweep they show the first job."""
     from effbench.jobs.plan import expand
 
     config_dir, page = arguments.get("config_dir"), arguments.get("cfg")
@@ -97,7 +97,7 @@ def ask_hydra(arguments: Arguments) -> int:
         jobs = expand(overrides, config_dir)
         log.info(f"the first of {len(jobs)} jobs")
         overrides = jobs[0]
-    compose_raw(overrides, config_dir)  # a mistyped key is named as everywhere
+    compose_raw(overrides, config_dir)  # reports a mistyped key as train does
     names = {"cfg": "--cfg", "info": "--info", "package": "--package"}
     flags = [word for key, flag in names.items() if arguments.has(key) for word in (flag, arguments.get(key)) if word]
     if arguments.has("resolve"):

@@ -1,4 +1,4 @@
-"""effbench verify: re-checks a run's folder, or proves that a config resumes exactly."""
+"""effbench verify: check a run folder, or prove that a config resumes exactly."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 HELP = """usage: effbench verify RUN [--json]
        effbench verify resume [GROUP=NAME | KEY=VALUE ...] [steps=8] [at=5] [--config-dir DIR] [--json]
 
-verify RUN     digests of every checkpoint, the links best and last, the config, whether metrics.csv is complete and
-               summary.json agrees with it
+verify RUN     checks the digests of every checkpoint, the links best and last, the config, that metrics.csv is complete
+               and that summary.json agrees with it
 verify resume  trains your config for a few steps twice, once killed (SIGKILL) after step `at` and resumed, and compares
-               to the bit: weights, average, optimizer, schedule, rows of metrics.csv
+               bit for bit: weights, average, optimizer, schedule, rows of metrics.csv
 
-Exit code 1 where something is wrong. A run folder named `resume` is ./resume."""
+The exit code is 1 if a check fails. A run folder named `resume` is ./resume."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -66,7 +66,7 @@ def _print(checks: Sequence[Check]) -> None:
 
 
 def _shown(text: str) -> str:
-    """Names and values come out of the run's files."""
+    """Escape names and values, which come from the run's files."""
     from rich.markup import escape
 
     return escape(for_terminal(text))

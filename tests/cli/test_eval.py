@@ -63,7 +63,7 @@ def test_eval_on_other_splits_of_the_same_data_is_noted(run: Path, effbench: Eff
     assert code == 0
     assert json.loads(out)["samples"] == 600
     assert "data.split_seed" in err
-    assert "images that the run was trained on may be among these" in err
+    assert "these may include images that the run was trained on" in err
 
 
 def test_weights_are_the_averaged_ones_where_the_run_averaged(effbench: Effbench, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_eval_of_another_folder_uses_all_images_or_test_split(effbench: Effbench
     assert samples()[0] == 6
     count, err = samples("data.root=other")
     assert count == 21
-    assert "other is not the run's dataset: 21 images of it measured" in err
+    assert "other is not the run's dataset: 21 of its images are evaluated" in err
     assert samples("data.root=tested")[0] == samples("data.root=tested/test")[0] == 9
     shutil.copytree(folders / "own", folders / "moved")  # with the files' times
     assert samples("data.root=moved") == (6, "")

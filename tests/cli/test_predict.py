@@ -223,7 +223,7 @@ def test_pictures_of_12_bits_are_scaled_as_the_runs_data_were(effbench: Effbench
     assert (result["test/acc"], result["samples"]) == (1.0, 24)
     bright = np.full((8, 8), 9000, np.uint16)
     Image.fromarray(bright).save(tmp_path / "bright.png")
-    assert "1 pictures hold values above 4095" in effbench("predict", "deep", "bright.png")[2]
+    assert "1 images have values above 4095" in effbench("predict", "deep", "bright.png")[2]
 
 
 def test_a_run_given_as_input_is_refused_but_its_curves_are_not(run: Path, photos: Path, effbench: Effbench) -> None:
