@@ -1,7 +1,7 @@
-"""effbench: which model, which optimizer, at what cost?
+"""effbench trains model x optimizer pairings and measures what they cost.
 
 compose(overrides) -> Config, train(config or overrides) -> Run, load_run(folder) -> Run.
-Importing effbench imports no torch.
+Importing effbench does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""python -m effbench, which torchrun needs."""
+"""python -m effbench, for torchrun."""
 
 import sys
 

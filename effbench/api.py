@@ -1,4 +1,4 @@
-"""What a script or a notebook trains with."""
+"""The Python API for training, for scripts and notebooks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,21 @@ def train(
     config_dir: Path | str | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
-    """Trains and returns the run: train(["model=mlp", "optimizer=lion"]), or train(config) with a composed one.
+    """Train and return the run.
 
-    folder: of the run, outputs/<date>/<time> unless given; as hydra.run.dir=DIR among the overrides, so that
-    "resume=auto" goes on in it. config_dir: a folder of your own groups, for overrides. "resume=RUN" begins with RUN's
-    own overrides, as on the command line. callbacks: objects of your own, beside those of the config; they are not on
-    record, so a resumed run needs them again.
-    Raises ConfigError before any time is spent on what cannot work, EffbenchError where the run fails; the folder
-    then holds a summary.json with status 'failed'.
+    Args:
+        config: overrides, as on the command line, or a composed config. "resume=RUN" starts from RUN's overrides.
+        folder: the run folder; None: outputs/<date>/<time>. Like the override hydra.run.dir=DIR, so "resume=auto"
+            continues in it.
+        config_dir: folder with your own groups, for overrides.
+        callbacks: objects in addition to the config's callbacks. They are not recorded: a resumed run needs them again.
+
+    Raises:
+        ConfigError: the config cannot work; raised before training starts.
+        EffbenchError: the run failed; its summary.json has status 'failed'.
+
+    Example:
+        train(["model=mlp", "optimizer=lion"]).summary["metrics"]
     """
     from effbench.config.schema import Config
 

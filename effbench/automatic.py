@@ -1,4 +1,4 @@
-"""Settings left to `auto`: numbers that fit the number of train images and their size."""
+"""Values for settings left at `auto`, from the number and the size of the train images."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from effbench.data.batches import step_sizes
 from effbench.errors import ConfigError
 
 AUTO = "auto"
-BATCH_SIZES = (64, 32, 16, 8)  # images, the largest first that leaves an epoch STEPS_PER_EPOCH steps
+BATCH_SIZES = (64, 32, 16, 8)  # images; the largest that gives an epoch STEPS_PER_EPOCH steps is used
 STEPS_PER_EPOCH = 20
-EPOCHS = 12  # of a run, more where they are fewer than MIN_STEPS steps and see fewer than MIN_SEEN images
+EPOCHS = 12  # of a run; more if this gives fewer than MIN_STEPS steps and fewer than MIN_SEEN images
 MIN_STEPS, MIN_SEEN, MOST_EPOCHS = 2000, 64_000, 300
 PATIENCE = 5  # validations
-CROP_PADDING, CROP_SHARE = 2, 12  # pixels at least, and the part of an image's shorter side
+CROP_PADDING, CROP_SHARE = 2, 12  # at least 2 px, and 1/12 of an image's shorter side
 
 
 def settled(config: Config, images: int, side: int, world: int = 1, before: Mapping[str, Any] | None = None) -> Config:
-    """`config` with a number for each `auto`, for a train split of `images`; the same where there is none.
+    """Return `config` with a number for each `auto`.
 
-    side: pixels of the images' shorter side.
-    before: the config that a resumed run was begun with; what it held stays, or its epochs would be others.
-    Raises ConfigError where there is not one step, and where trainer.min_steps contradicts the run's length.
+    Args:
+        config: the composed config.
+        images: number of train images.
+        side: shorter side of the images in px.
+        world: number of processes.
+        before: the config that a resumed run was started with. Its values are kept: other values would change its
+            epochs.
+
+    Raises:
+        ConfigError: an epoch has no step, or trainer.min_steps contradicts the length of the run.
     """
     earlier = {key: value for key, value in leaves(before or {}).items() if value != AUTO}
     if config.data.batch_size == AUTO:
@@ -48,35 +55,35 @@ def settled(config: Config, images: int, side: int, world: int = 1, before: Mapp
 
 
 def batch_size_for(images: int, world: int = 1) -> int:
-    """8 to 64 images, the most that leave 20 steps an epoch; fewer only where there are not so many."""
+    """Return the largest batch size of 8 to 64 that gives 20 steps an epoch; 8 or fewer for small sets."""
     fitting = next((size for size in BATCH_SIZES if images >= size * STEPS_PER_EPOCH), BATCH_SIZES[-1])
     return max(min(fitting, images), 2 * world)
 
 
 def settings(before: Config, after: Config) -> dict[str, int | None]:
-    """Dotted key -> what became of each `auto`."""
+    """Return dotted key -> chosen value of each `auto`."""
     asked, now = (leaves(config.model_dump(by_alias=True)) for config in (before, after))
     return {key: now[key] for key, value in asked.items() if value == AUTO != now[key]}
 
 
 def told(chosen: Mapping[str, int | None], images: int) -> str | None:
-    """A line on the numbers that are not a large set's."""
+    """Return a line on the chosen values that differ from those of a large dataset, or None."""
     usual = {"data.batch_size": BATCH_SIZES[0], "trainer.max_epochs": EPOCHS, "early_stopping.patience": PATIENCE}
     unusual = [f"{key}={chosen[key]}" for key, value in usual.items() if chosen.get(key) not in (None, value)]
     return f"auto, for {images} train images: {' '.join(unusual)}" if unusual else None
 
 
 def number(value: int | str | None) -> int:
-    """A setting that `settled` has left as a number."""
+    """Return a setting that `settled` has made a number."""
     if not isinstance(value, int):
         raise TypeError(f"expected a settled number, got {value!r}")
     return value
 
 
 def _usual_epochs(images: int, drop_last: bool, world: int) -> int:
-    """Epochs of a run by default, counted at the automatic batch size: another one changes neither them nor patience.
+    """Return the default epochs: at least EPOCHS, at most MOST_EPOCHS, between them MIN_STEPS steps or MIN_SEEN images.
 
-    At least EPOCHS, and MIN_STEPS optimizer steps or MIN_SEEN images, whichever come first; at most MOST_EPOCHS.
+    They are counted at the automatic batch size, so that another batch size changes neither epochs nor patience.
     """
     batch_size = batch_size_for(images, world)
     per_epoch = len(step_sizes(images, batch_size, 1, drop_last, world))
@@ -85,9 +92,9 @@ def _usual_epochs(images: int, drop_last: bool, world: int) -> int:
 
 
 def _with_length(config: Config, steps: int, usual: int, earlier: Mapping[str, Any]) -> Config:
-    """Epochs, at least as many as min_steps take; limit_train_batches asks for a short look, which stays one.
+    """Set the epochs so that min_steps is reached. limit_train_batches marks a short trial, which stays short.
 
-    steps: of an epoch. usual: epochs of a run by default.
+    steps: of an epoch. usual: default epochs.
     """
     section = config.trainer
     wanted = section.min_steps
@@ -117,7 +124,7 @@ def _check_min_steps(section: Any, wanted: int, steps: int) -> None:
 
 
 def _patience(config: Config, usual: int) -> int:
-    """Where a small set takes more epochs, all of them: the schedule is short, and its end is where most is learnt."""
+    """Return the patience: for a small dataset all epochs, because a short schedule learns most at its end."""
     if config.trainer.limit_train_batches is not None or usual == EPOCHS:
         return PATIENCE
     return max(PATIENCE, -(-usual // config.trainer.check_val_every_n_epoch))

@@ -1,4 +1,4 @@
-"""Paths as users write them, and where effbench keeps what can be made again."""
+"""Paths as users write them, and the folder for caches."""
 
 from __future__ import annotations
 
@@ -13,37 +13,39 @@ from effbench.errors import ConfigError
 
 
 def cache_home() -> Path:
-    """$XDG_CACHE_HOME/effbench, or ~/.cache/effbench where that is unset or relative (to be ignored, XDG says).
+    """Return $XDG_CACHE_HOME/effbench, or ~/.cache/effbench if the variable is unset or relative (as XDG requires).
 
-    Where there is no home folder, or none in which that folder could be made, the second of `cache_homes`.
+    Without a writable home folder, return the second of `cache_homes`.
     """
     return next(filter(_can_be_made, cache_homes()), cache_homes()[0])
 
 
 def _can_be_made(folder: Path) -> bool:
-    """Whether it is there, or a folder above it may be written to."""
+    """Return True if the folder exists, or can be created below an existing one."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     return there.is_dir() and (there == folder or os.access(there, os.W_OK | os.X_OK))
 
 
 def cache_homes() -> list[Path]:
-    """Where a cache may lie, first choice first: `cache_home`, and this user's folder under the system's temporary one.
+    """Return possible cache folders: `cache_home` and this user's folder in the system's temporary folder.
 
-    They need not exist nor be writable, and others may have made the second: see `distrusted`.
+    They may not exist or not be writable, and another user may have created the second one: see `distrusted`.
     """
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
     user = os.geteuid() if hasattr(os, "geteuid") else "user"
     homes = [Path(tempfile.gettempdir()) / f"effbench-{user}"]
-    with suppress(RuntimeError):  # neither HOME nor an entry for this user in the system's list
+    with suppress(RuntimeError):  # no HOME, and no entry for this user in the system's user list
         homes.insert(0, (configured if configured.is_absolute() else Path.home() / ".cache") / "effbench")
     return homes
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """`path` with a leading ~ or ~USER replaced by that home folder: a shell leaves it in quotes and after key=.
+    """Return `path` with a leading ~ or ~USER replaced by the home folder.
 
-    Raises ConfigError for a home folder that is not there to be found: else a folder named ~ would be made. For a URL
-    likewise.
+    Shells do not replace it in quotes or after key=.
+
+    Raises:
+        ConfigError: the home folder is unknown (else a folder named ~ would be created), or the path is a URL.
     """
     text = os.fspath(path)
     refuse_url(text)
@@ -59,7 +61,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def refuse_url(text: str) -> None:
-    """Raises ConfigError for what is a URL and no local path."""
+    """Raise ConfigError if the text is a URL and not a local path."""
     if _URL.match(text) and not os.path.lexists(text):
         raise ConfigError(
             f"{text} is a URL: effbench reads and writes local files alone. Download it, or mount it as a folder, and "
@@ -71,10 +73,10 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def distrusted(status: os.stat_result) -> str | None:
-    """Why a cached file or folder must not be loaded from: others could have put or changed what it holds.
+    """Return why a cached file or folder must not be loaded: other users could have changed it. None: it is trusted.
 
-    It must belong to this user or to root, and no one else may write to it, but for a folder with the sticky bit.
-    None: nothing is wrong with it, or this system has no such owners.
+    The owner must be this user or root, and nobody else may have write permission, except in a folder with the sticky
+    bit. Systems without such owners trust all.
     """
     if not hasattr(os, "geteuid"):
         return None

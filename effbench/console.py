@@ -1,7 +1,7 @@
-"""Standard output and standard error that may go away: a reader that left, a full disk, a closed descriptor.
+"""Standard output and error streams that survive a closed reader, a full disk or a closed descriptor.
 
-Results go to stdout, narration to stderr. Losing narration never ends a run. A result that could not be written
-makes the exit code 1, because the caller was promised it.
+Results go to stdout, log lines to stderr. A lost log line never ends a run. A result that could not be written makes
+the exit code 1, because the caller needs it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any, TextIO
 
 log = logging.getLogger(__name__)
 
-_ERRORS = "effbench.plain"  # the name under which `_in_plain_words` is known to the codecs
+_ERRORS = "effbench.plain"  # name of `_in_plain_words` in the codecs registry
 _PLAIN = {"×": "x", "±": "+/-", "…": "...", "→": "->", "–": "-", "—": "-", "≥": ">=", "≤": "<=", "µ": "u", "█": "#"}
-_WAIT_S = 1.0  # for a reader of a non-blocking pipe
+_WAIT_S = 1.0  # to wait for a reader of a non-blocking pipe
 
 
 class _Channel(io.FileIO):
-    """A descriptor whose write never fails. lost: the first error that a write met."""
+    """A descriptor whose write never fails. lost: the first error of a write."""
 
     def __init__(self, descriptor: int):
         super().__init__(descriptor, "w", closefd=False)
@@ -49,10 +49,10 @@ class _Channel(io.FileIO):
 
 
 def guard() -> None:
-    """Makes sys.stdout and sys.stderr streams that never raise, where they are the process's own.
+    """Replace sys.stdout and sys.stderr by streams that never raise.
 
-    Characters that their encoding lacks are written in ASCII. Streams that someone else has put there (a notebook,
-    a test) are left as they are.
+    Characters that their encoding lacks are written in ASCII. Streams that someone else installed (a notebook, a test)
+    are not changed.
     """
     _open_closed_descriptors()
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
@@ -63,7 +63,7 @@ def guard() -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """`guard` for as long as the block runs."""
+    """Apply `guard` for the duration of the block."""
     before = sys.stdout, sys.stderr
     guard()
     try:
@@ -76,9 +76,9 @@ def guarded() -> Iterator[None]:
 
 
 def settled(code: int) -> int:
-    """The exit code, after stdout is flushed: 1 instead of 0 where a result could not be written.
+    """Flush stdout and return the exit code: 1 instead of 0 if a result could not be written.
 
-    A reader that left has what it wanted (`| head -1`): that is no failure.
+    A closed pipe is no failure: its reader has what it wanted (`| head -1`).
     """
     with suppress(OSError, ValueError):
         sys.stdout.flush()
@@ -91,18 +91,18 @@ def settled(code: int) -> int:
 
 
 def writes_unicode() -> bool:
-    """Whether stdout takes every character; JSON is escaped where it does not, so that nothing is replaced."""
+    """Return True if stdout can write every character; otherwise JSON must be escaped."""
     return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
 def encodable(text: str, stream: TextIO) -> str:
-    """The text with ASCII for the characters that the stream's encoding lacks."""
+    """Return the text with ASCII for characters that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "ascii"
     return text.encode(encoding, _ERRORS).decode(encoding)
 
 
 def _open_closed_descriptors() -> None:
-    """A closed 0, 1 or 2 would be the next file's number, and what a library prints would go into that file."""
+    """Open closed descriptors 0, 1 and 2: else the next file would get that number and receive printed text."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -115,25 +115,25 @@ def _open_closed_descriptors() -> None:
 
 def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:
     channel, encoding, through = _Channel(descriptor), "utf-8", True
-    if stream is not None:  # else it was closed when Python started
+    if stream is not None:  # None: it was closed when Python started
         with suppress(OSError, ValueError):
             stream.flush()
-        encoding, through = stream.encoding, getattr(stream, "write_through", False)  # PYTHONUNBUFFERED asks for it
+        encoding, through = stream.encoding, getattr(stream, "write_through", False)  # set by PYTHONUNBUFFERED
     buffer: Any = channel if through else io.BufferedWriter(channel)
     by_lines = descriptor == 2 or getattr(stream, "line_buffering", True)
     return io.TextIOWrapper(buffer, encoding, _ERRORS, line_buffering=by_lines, write_through=through)
 
 
 def _channel(stream: Any) -> _Channel | None:
-    """What a guarded stream writes through."""
+    """Return the channel of a guarded stream, or None."""
     buffer = getattr(stream, "buffer", None)
     return next((raw for raw in (buffer, getattr(buffer, "raw", None)) if isinstance(raw, _Channel)), None)
 
 
 def _in_plain_words(error: UnicodeError) -> tuple[str | bytes, int]:
-    r"""What stands for characters that cannot be encoded: ASCII of the same meaning, else \u00e9 as JSON has it.
+    r"""Replace characters that cannot be encoded by ASCII of the same meaning, else by \u00e9 as in JSON.
 
-    Bytes of a file's name that are no text in the file system's encoding stay those bytes.
+    Bytes of a file name that are not text in the file system's encoding stay unchanged.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error

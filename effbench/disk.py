@@ -1,7 +1,7 @@
-"""What file systems do differently: links that there are not, folders that cannot be fsynced, errors that pass.
+"""Differences between file systems: missing symbolic links, folders that cannot be fsynced, temporary errors.
 
-exFAT and FAT have no symbolic links, SMB and FUSE often none; there a small text file holds the name that the link
-would have. Network file systems refuse a rename for a moment (ESTALE, EBUSY, EACCES): it is tried again.
+exFAT and FAT have no symbolic links, SMB and FUSE often have none: there a small text file holds the target's name.
+Network file systems may refuse a rename for a moment (ESTALE, EBUSY, EACCES): it is repeated.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-WAITS_S = (0.02, 0.1, 0.3, 0.8)  # before another try
+WAITS_S = (0.02, 0.1, 0.3, 0.8)  # before the next try
 PASSING = frozenset({errno.ESTALE, errno.EBUSY, errno.EACCES, errno.EPERM, errno.EIO, errno.EAGAIN, errno.ETXTBSY})
 _NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF})
-_NO_FOLDER_FSYNC = _NO_FSYNC | {errno.EACCES, errno.EPERM, errno.EISDIR}  # some do not let a folder be opened
+_NO_FOLDER_FSYNC = _NO_FSYNC | {errno.EACCES, errno.EPERM, errno.EISDIR}  # some cannot open a folder
 _NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _LONGEST_NAME = 255
 
 
 def patiently(change: Callable[[], Result]) -> Result:
-    """change(), tried again where it meets an error that passes on network file systems; its last error is raised."""
+    """Call change(), and repeat it after temporary errors of network file systems; raise the last error."""
     for wait_s in WAITS_S:
         try:
             return change()
@@ -39,9 +39,9 @@ def patiently(change: Callable[[], Result]) -> Result:
 
 
 def move(source: Path, target: Path) -> None:
-    """Renames, over a file that is there, with patience.
+    """Rename, also over an existing file; repeat after temporary errors.
 
-    A server may have done what it answered with an error: where the source is gone then, that is success.
+    A server may do the rename and still report an error: if the source is gone after a retry, the rename succeeded.
     """
     tried = False
 
@@ -59,7 +59,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` durable, where its file system can."""
+    """Make the names in `folder` durable, if its file system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
@@ -76,7 +76,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Makes a file's content durable, where its file system can."""
+    """Make the content of a file durable, if its file system can."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -85,7 +85,7 @@ def sync(descriptor: int) -> None:
 
 
 def point(link: Path, name: str) -> None:
-    """Makes `link` stand for its sibling `name`: a symbolic link, or a text file. At no moment is it missing."""
+    """Make `link` point to its sibling `name`: a symbolic link or a text file. It is never missing in between."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -97,14 +97,14 @@ def point(link: Path, name: str) -> None:
             stream.write(name + "\n")
             stream.flush()
             sync(stream.fileno())
-    if link.is_dir() and not link.is_symlink():  # a copy that was made with the content of links
+    if link.is_dir() and not link.is_symlink():  # a copy of the run that followed its links
         shutil.rmtree(link)
     move(temporary, link)
     sync_folder(link.parent)
 
 
 def pointed(link: Path) -> str | None:
-    """The sibling's name that `link` holds; None where it is missing or something else."""
+    """Return the name that `link` points to; None if it is missing or something else."""
     with suppress(OSError, ValueError):
         if link.is_symlink():
             return link.readlink().name
@@ -115,13 +115,13 @@ def pointed(link: Path) -> str | None:
 
 
 def followed(link: Path) -> Path:
-    """What `link` stands for; `link` itself where it is a symbolic link, a folder or nothing."""
+    """Return the target of `link`; `link` if it is a symbolic link, a folder or missing."""
     name = pointed(link)
     return link if name is None or link.is_symlink() else link.with_name(name)
 
 
 def require_moves(folder: Path) -> None:
-    """Raises OSError where files and folders cannot be made, renamed and removed in `folder`, as saving does."""
+    """Raise OSError if files and folders cannot be created, renamed and removed in `folder`, as saving needs."""
     trial = folder / f".write-test-{os.getpid()}-{secrets.token_hex(4)}"
     moved = trial.with_name(trial.name + ".moved")
     try:
@@ -136,7 +136,7 @@ def require_moves(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames what a failed job left, so that nothing of it is overwritten."""
+    """Rename the folder of a failed job, so that nothing in it is overwritten; return its new path."""
     number = 1
     while (aside := folder.with_name(f"{folder.name}.failed-{number}")).exists():
         number += 1

@@ -1,6 +1,6 @@
-"""What effbench raises for a person to read, and the exit code each kind ends with.
+"""Errors for people to read, and the exit code of each kind.
 
-A message names the key, the rule, the value and the remedy; the command line prints it without a traceback.
+A message names the key, the rule, the value and the remedy. The command line prints it without a traceback.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message; its class where it has none."""
+    """Return the first line of the error's message, or its class if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -27,25 +27,30 @@ class ConfigError(EffbenchError):
 
 
 class OptionError(ConfigError, ValueError):
-    """A constructor's option cannot be what was given: a ValueError, as torch's own classes raise."""
+    """A constructor's option is invalid. It is a ValueError, as raised by torch's classes."""
 
 
 class GradientError(ConfigError, RuntimeError):
-    """An optimizer cannot take a gradient of this kind: a RuntimeError, as torch's own raise."""
+    """An optimizer does not support this kind of gradient. It is a RuntimeError, as raised by torch's classes."""
 
 
 class DataError(ConfigError):
-    """A file or a dataset cannot be used as it is (exit code 2)."""
+    """A file or a dataset cannot be used (exit code 2)."""
 
 
 class ThresholdError(EffbenchError):
-    """Something was measured and falls short of what was asked (exit code 3)."""
+    """A measured value does not meet a threshold (exit code 3)."""
 
     exit_code = 3
 
 
 class MissingExtraError(EffbenchError):
-    """An optional library is needed and absent (exit code 4)."""
+    """An optional library is not installed (exit code 4).
+
+    Args:
+        what: what needs it, such as 'logger=wandb'.
+        extra: name of the extra.
+    """
 
     exit_code = 4
 
@@ -54,7 +59,17 @@ class MissingExtraError(EffbenchError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that does not exist: what there is, and the nearest of it."""
+    """Return the message for an unknown name, with the known names and the nearest one.
+
+    Args:
+        kind: what is named, such as 'optimizer'.
+        name: the unknown name.
+        known: the known names.
+
+    Example:
+        unknown_name("optimizer", "lyon", ["adam", "lion"]) is
+        "optimizer 'lyon' is not one of: adam, lion. Did you mean 'lion'?"
+    """
     options = sorted(known)
     nearest = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""

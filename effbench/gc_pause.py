@@ -1,4 +1,4 @@
-"""What makes a process slow to start."""
+"""Faster imports."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Keeps the collector away while libraries are imported: what they make stays, and a look at it all, again and
-    again, is a third of the time that importing torch takes.
+    """Pause the garbage collector during imports: its passes cost about a third of torch's import time.
 
-    Where torch came in, what there is now is left out of later collections too (and not copied by forked processes).
+    If torch was imported, existing objects are also excluded from later collections (and not copied by forked
+    processes).
     """
     had_torch, was_on = "torch" in sys.modules, gc.isenabled()
     gc.disable()

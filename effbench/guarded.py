@@ -1,4 +1,4 @@
-"""Files from elsewhere are read through here: regular ones of a bounded size, others are refused by name."""
+"""Safe reading of untrusted files: regular files of limited size; all others are refused with a message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from effbench.errors import ConfigError
 from effbench.units import human_bytes
 
-TEXT_BYTES, METRICS_BYTES = 4_000_000, 100_000_000  # larger ones are none of ours
+TEXT_BYTES, METRICS_BYTES = 4_000_000, 100_000_000  # effbench writes no larger files
 _KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
     (stat.S_ISSOCK, "a socket"),
@@ -17,22 +17,28 @@ _KINDS = (
 
 
 class UnreadableError(ConfigError):
-    """A file that cannot be read, or is not one to be read."""
+    """The file cannot be read, or must not be read."""
 
 
 class MissingFileError(UnreadableError):
-    """There is no such file."""
+    """The file does not exist."""
 
 
 def read_bytes(path: Path, most: int = TEXT_BYTES, follow_links: bool = True) -> bytes:
-    """The content of a regular file of at most `most` bytes.
+    """Return the content of a regular file. It never waits for a writer.
 
-    Raises MissingFileError where there is none, UnreadableError for a pipe, a device, a folder, for what is too large
-    (an endless file too) or may not be read, and for a link unless `follow_links`. Never waits for a writer.
+    Args:
+        path: the file.
+        most: largest size in bytes.
+        follow_links: False: refuse a symbolic link.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UnreadableError: a pipe, a device, a folder or a link; too large, or no permission.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | _nofollow(follow_links))
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: the name contains NUL
         raise MissingFileError(f"{path} cannot be read: there is no such file.") from error
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read: {_why(path, error)}.") from error
@@ -44,26 +50,39 @@ def read_bytes(path: Path, most: int = TEXT_BYTES, follow_links: bool = True) ->
         raise UnreadableError(f"{path} cannot be read: {error.strerror}.") from error
     finally:
         os.close(descriptor)
-    if len(content) > most:  # it said less of itself, as files of /proc do, or it grows
+    if len(content) > most:  # it is growing, or its size was wrong, as for files in /proc
         raise UnreadableError(f"{path} cannot be read: it has more than {human_bytes(most)}.")
     return content
 
 
 def read_text(path: Path, most: int = TEXT_BYTES, follow_links: bool = True) -> str:
-    """As read_bytes, of UTF-8."""
+    """Return the content of a UTF-8 file; see `read_bytes`.
+
+    Args:
+        path: the file.
+        most: largest size in bytes.
+        follow_links: False: refuse a symbolic link.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UnreadableError: as `read_bytes`, or it is not UTF-8.
+    """
     try:
         return read_bytes(path, most, follow_links).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UnreadableError(f"{path} cannot be read: it is no text in UTF-8 ({error.reason}).") from error
+        raise UnreadableError(f"{path} cannot be read: it is not UTF-8 text ({error.reason}).") from error
 
 
 def require_regular(path: Path) -> None:
-    """Raises UnreadableError where there is something at `path` that is no regular file, MissingFileError where there
-    is nothing: for what a library will open by its path.
+    """Check a file that a library will open by its path.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UnreadableError: it is not a regular file, or reading is not permitted.
     """
     try:
         status = path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: the name contains NUL
         raise MissingFileError(f"{path} cannot be read: there is no such file.") from error
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read: {_why(path, error)}.") from error
@@ -82,7 +101,7 @@ def _nofollow(follow_links: bool) -> int:
 def _check(path: Path, status: os.stat_result, most: int | None) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for test, name in _KINDS if test(status.st_mode)), "something else")
-        raise UnreadableError(f"{path} cannot be read: it is no regular file but {kind}.")
+        raise UnreadableError(f"{path} cannot be read: it is not a regular file but {kind}.")
     if most is not None and status.st_size > most:
         had = human_bytes(status.st_size)
         raise UnreadableError(f"{path} cannot be read: it has {had}; at most {human_bytes(most)} are read.")

@@ -1,10 +1,11 @@
-"""The `effbench` logger: narration on stderr; results go to stdout by print.
+"""The logger `effbench`: log lines go to stderr; results go to stdout by print.
 
-A module logs by `logging.getLogger(__name__)`. Without configuration, INFO lines are plain text on sys.stderr, warnings
-and errors begin with "warning: " and "error: ", and ranks of torchrun other than 0 with "[rank N] ". A program takes
-over by configuring `logging.getLogger("effbench")`: its level and its further handlers count; with `propagate = True`
-or a handler of its own for stderr or stdout, nothing is written from here, so no line appears twice. A logger that has
-handlers when effbench is imported is left as it is.
+Modules use `logging.getLogger(__name__)`. By default, INFO lines are plain text on sys.stderr; warnings and errors
+begin with "warning: " and "error: ", and lines of ranks other than 0 with "[rank N] ".
+
+A program can configure `logging.getLogger("effbench")`: its level and further handlers are respected. With `propagate =
+True`, or a handler for stderr or stdout, this module writes nothing, so that no line appears twice. A logger that has
+handlers when effbench is imported is not changed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PREFIXES = {logging.WARNING: "warning: ", logging.ERROR: "error: ", logging.CRIT
 
 
 class NarrationFormatter(logging.Formatter):
-    """[rank N] LOGGER: warning: TEXT; rank 0 and, unless DEBUG lines are shown, the logger's name are left out."""
+    """Format: [rank N] LOGGER: warning: TEXT. Rank 0 is not shown, the logger's name only with DEBUG lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         rank = os.environ.get("RANK", "0")
@@ -34,9 +35,10 @@ class NarrationFormatter(logging.Formatter):
 
 
 class NarrationHandler(logging.Handler):
-    """Writes to what sys.stderr is when a line comes. A line that cannot be written is lost; it never ends a run.
+    """Writes to the current sys.stderr. A line that cannot be written is lost; it never ends a run.
 
-    print_above: writes a line above a progress bar, while one is shown.
+    Attributes:
+        print_above: writes a line above a progress bar, while one is shown.
     """
 
     print_above: Callable[[str], object] | None = None
@@ -72,7 +74,7 @@ _HANDLER.setFormatter(NarrationFormatter())
 
 
 def install() -> None:
-    """Shows narration on stderr, unless the program has given the logger handlers of its own."""
+    """Show log lines on stderr, unless the program has given the logger handlers."""
     if LOGGER.handlers:
         return
     LOGGER.addHandler(_HANDLER)
@@ -83,7 +85,7 @@ def install() -> None:
 
 @contextmanager
 def at_level(level: int | None) -> Iterator[None]:
-    """Lines of this level and above while the block runs; None: as configured."""
+    """Show lines of this level and above during the block; None: the configured level."""
     before = LOGGER.level
     if level is not None:
         LOGGER.setLevel(level)
@@ -94,5 +96,5 @@ def at_level(level: int | None) -> Iterator[None]:
 
 
 def print_above_bar(write: Callable[[str], object] | None) -> None:
-    """Until the next call, lines go through `write`, which prints them above a progress bar; None: to stderr."""
+    """Write lines with `write`, above a progress bar; None: to stderr again."""
     _HANDLER.print_above = write

@@ -1,4 +1,4 @@
-"""How many processors this process may use: its affinity, its container's quota, OMP_NUM_THREADS."""
+"""The processors this process may use: CPU affinity, container quota, OMP_NUM_THREADS."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ _PROC = Path("/proc/self")
 
 @dataclass(frozen=True)
 class Threads:
-    """count: of one process. why: what set it, for people."""
+    """A number of threads.
+
+    Attributes:
+        count: threads of one process.
+        why: what decided it, for people.
+    """
 
     count: int
     why: str
 
 
 def usable(local_processes: int = 1) -> Threads:
-    """The threads that one of `local_processes` processes on this machine should compute with."""
+    """Return the threads for each of `local_processes` processes on this machine."""
     cores, quota = affinity(), cpu_quota()
     found = Threads(cores, f"{cores} core{'s' * (cores > 1)}")
     if quota is not None and math.ceil(quota) < cores:
@@ -36,22 +41,22 @@ def usable(local_processes: int = 1) -> Threads:
 
 
 def cores() -> int:
-    """Cores that affinity and a container's quota leave to this process: for work that is not OpenMP's."""
+    """Return the cores that affinity and quota leave to this process, for work outside of OpenMP."""
     return min(affinity(), math.ceil(cpu_quota() or affinity()))
 
 
 def affinity() -> int:
-    """Cores that the system lets this process run on."""
+    """Return the number of cores that the system lets this process run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota(proc: Path = _PROC) -> float | None:
-    """Cores' worth of time that the control groups of this process allow (versions 1 and 2); None without a limit."""
+    """Return the CPU quota of this process's control groups (versions 1 and 2) in cores; None without a limit."""
     return min((limit for folder in _groups(proc) if (limit := _limit(folder)) is not None), default=None)
 
 
 def _asked(local_processes: int) -> int | None:
-    """OMP_NUM_THREADS; not the 1 that torchrun sets where its user has set nothing."""
+    """Return OMP_NUM_THREADS, but not the 1 that torchrun sets by default."""
     word = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if not word.isascii() or not word.isdigit() or int(word) == 0:
         return None
@@ -60,7 +65,7 @@ def _asked(local_processes: int) -> int | None:
 
 
 def _groups(proc: Path) -> Iterator[Path]:
-    """The folders of this process's control groups and of those above them, as far as they can be seen here."""
+    """Yield the visible folders of this process's control groups and their parents."""
     with suppress(OSError, ValueError, IndexError):
         paths = [line.split(":", 2) for line in (proc / "cgroup").read_text(encoding="utf-8").splitlines()]
         version_1 = next((path for _, names, path in paths if "cpu" in names.split(",")), None)
@@ -72,7 +77,7 @@ def _groups(proc: Path) -> Iterator[Path]:
 
 
 def _mounts(proc: Path, version: int) -> Iterator[tuple[str, Path]]:
-    """(what of the hierarchy is mounted, where) for the one that holds the CPU limits."""
+    """Yield (mounted part of the hierarchy, mount point) of the hierarchy with CPU limits."""
     for line in (proc / "mountinfo").read_text(encoding="utf-8").splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
@@ -82,7 +87,7 @@ def _mounts(proc: Path, version: int) -> Iterator[tuple[str, Path]]:
 
 
 def _upwards(mount: Path, root: str, path: str) -> Iterator[Path]:
-    """From the group up to the mount's top; in a container whose group is not shown by its name, the top alone."""
+    """Yield folders from the group up to the mount point; only the mount point if the group is not visible."""
     inside = path.removeprefix(root if root != "/" else "").strip("/")
     folder = mount / inside if ".." not in Path(inside).parts else mount
     while folder != mount and folder.is_relative_to(mount):

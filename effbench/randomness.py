@@ -1,4 +1,4 @@
-"""Every random number is a function of (seed, purpose, epoch, step), never of how often a run was interrupted."""
+"""Random numbers. Each is a function of (seed, purpose, epoch, step), so that interruptions do not change it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a stream of random numbers is for: streams with different purposes never coincide."""
+    """Purpose of a random stream. Streams with different purposes are independent."""
 
     WEIGHTS = 0
     ORDER = 1
     AUGMENT = 2
     FORWARD = 3  # dropout and the like
-    STATISTICS = 4  # the images that batch norm's statistics are made from
+    STATISTICS = 4  # which images batch norm's statistics are computed from
 
 
-_BLOCK = 64  # steps whose seeds are made at once: one alone, its code out of the cache by then, takes ten times as long
+_BLOCK = 64  # seeds computed together: a single one takes ten times as long, because its code has left the CPU cache
 
 
 def seed_of_step(seed: int, purpose: Purpose, epoch: int, step: int, *rest: int) -> int:
-    """derived_seed(seed, purpose, epoch, step, *rest), for steps taken in order."""
+    """Return derived_seed(seed, purpose, epoch, step, *rest), cached for steps in order.
+
+    Args:
+        seed: the run's seed.
+        purpose: purpose of the stream.
+        epoch: from 0.
+        step: from 0, within the epoch.
+        *rest: further coordinates, such as the rank.
+    """
     return _seeds(seed, purpose, epoch, step // _BLOCK, rest)[step % _BLOCK]
 
 
@@ -32,7 +40,13 @@ def _seeds(seed: int, purpose: Purpose, epoch: int, block: int, rest: tuple[int,
 
 
 def derived_seed(seed: int, purpose: Purpose, *place: int) -> int:
-    """A 63-bit seed for `purpose` at `place` (epoch, step, rank, …), by numpy's SeedSequence hash."""
-    words = np.array((seed, purpose, *place), np.uint32)  # as numpy makes them of a tuple, in half the time
+    """Return a 63-bit seed by numpy's SeedSequence hash.
+
+    Args:
+        seed: the run's seed.
+        purpose: purpose of the stream.
+        *place: coordinates, such as epoch, step and rank.
+    """
+    words = np.array((seed, purpose, *place), np.uint32)  # as numpy converts a tuple, in half the time
     state = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return int(state[0]) >> 1

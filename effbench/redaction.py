@@ -1,7 +1,7 @@
-"""No secret in what a run writes: values that look like one are written as ***.
+"""Redaction: secrets in everything a run writes become ***.
 
-A secret is the value of an environment variable whose name says so (HF_TOKEN, AWS_SECRET_ACCESS_KEY), the value of a
-config key or override whose name says so (api_key=…), and the user part of an address (https://me:pass@host).
+A secret is: the value of an environment variable with a secret name (HF_TOKEN, AWS_SECRET_ACCESS_KEY); the value of a
+config key or override with a secret name (api_key=…); the user part of a URL (https://me:pass@host).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import quote
 
 REDACTED = "***"
-MIN_LENGTH = 6  # of a variable's value: '1' and 'true' would be found in every number and word
+MIN_LENGTH = 6  # of a variable's value: values such as '1' or 'true' occur everywhere
 
-# A name's words, between _ - . and capitals. What they may stand before is not: 'keyboard', 'author', 'tokens'.
+# Whole words between separators or case changes; 'keyboard', 'author' and 'tokens' do not match.
 _IN_KEYS = frozenset(
     {"token", "secret", "password", "passwd", "passphrase", "credential", "credentials", "auth", "authorization",
      "apikey", "cookie"}
@@ -39,21 +39,21 @@ _OVERRIDE = re.compile(r"[+~]*(?P<key>[A-Za-z_][\w.\-/@]*)=(?!\s)")
 
 
 def redact(value: Any) -> Any:
-    """Plain containers and text with *** for each secret; everything else as it is.
+    """Return plain containers and text with *** for each secret; other values unchanged.
 
-    Of a mapping, values under a name that looks secret go whole; texts lose secrets within them.
+    In a mapping, a value under a secret name is replaced completely; texts lose the secrets in them.
     """
     return _redacted(value, _from_environment())
 
 
 def redact_environment(text: str) -> str:
-    """Only the values of secret variables: for text that is a file's whole content, where `a: b` may be anything."""
+    """Replace only values of secret variables: for complete files, where `a: b` may mean anything."""
     return _without(text, _from_environment())
 
 
 @lru_cache(maxsize=4096)  # thousands of configs share their keys
 def is_secret_key(name: str) -> bool:
-    """Whether a config key's last part is named like a secret."""
+    """Return True if the last part of a config key is a secret name."""
     words = _words(name.rpartition(".")[2])
     if not words or (words[-1] == "token" and len(words) > 1 and words[-2] in _MODELS_OWN):
         return False
@@ -62,9 +62,9 @@ def is_secret_key(name: str) -> bool:
 
 
 def is_secret_variable(name: str) -> bool:
-    """Whether an environment variable is named like a secret."""
+    """Return True if an environment variable has a secret name."""
     words = re.split(r"[^a-z0-9]+", name.lower())
-    if name in ("PWD", "SSH_AUTH_SOCK"):  # folders
+    if name in ("PWD", "SSH_AUTH_SOCK"):  # these hold paths
         return False
     return bool(_IN_VARIABLES & set(words)) or any(word.endswith(_GLUED) for word in words)
 
@@ -74,7 +74,7 @@ def _words(name: str) -> list[str]:
 
 
 def _from_environment() -> re.Pattern[str] | None:
-    """What finds any of the secret values, also as JSON, YAML, repr and addresses write them; the longest first."""
+    """Return a pattern for all secret values, also in the forms of JSON, YAML, repr and URLs; the longest first."""
     found: set[str] = set()
     for name, value in os.environ.items():
         if len(value) >= MIN_LENGTH and is_secret_variable(name):
@@ -82,13 +82,13 @@ def _from_environment() -> re.Pattern[str] | None:
             found |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]}
             found.add(_in_yaml(value))
     texts = sorted((text for text in found if len(text) >= MIN_LENGTH), key=len, reverse=True)
-    # A space may be a line's end in YAML, which folds long texts.
+    # YAML folds long texts, so a space may be a line break.
     patterns = (r"\s+".join(map(re.escape, re.split(r"\s+", text))) for text in texts)
     return re.compile("|".join(patterns)) if texts else None
 
 
 def _in_yaml(text: str) -> str:
-    """As PyYAML writes it between double quotes: what is not ASCII by its number."""
+    """Return the text as PyYAML writes it in double quotes: non-ASCII characters as numbers."""
 
     def escaped(character: str) -> str:
         code = f"{ord(character):X}"
@@ -116,7 +116,7 @@ def _key(key: Any, secrets: re.Pattern[str] | None) -> Any:
 
 
 def _under(key: Any, item: Any, secrets: re.Pattern[str] | None) -> Any:
-    """The value of `key`: nothing and a flag are no secrets, and a reference says only where one is kept."""
+    """Return the value of `key`; empty values, flags and references to variables are not secret."""
     harmless = item is None or isinstance(item, bool) or item in ("", "???")
     if harmless or not is_secret_key(str(key)):
         return _redacted(item, secrets)
@@ -133,7 +133,7 @@ def _text(text: str, secrets: re.Pattern[str] | None) -> str:
 
 
 def _without_named(text: str) -> str:
-    """Texts such as "refused: api_key='x', lr=0.1" without the values of names that look secret."""
+    """Remove values after secret names from texts such as "refused: api_key='x', lr=0.1"."""
     parts, start = [], 0
     for named in _NAMED.finditer(text):
         value = _VALUE.match(text, named.end())

@@ -1,6 +1,6 @@
-"""What summary.json may hold, field by field: one list for whoever reads it.
+"""The fields of summary.json and their types, for everyone who reads it.
 
-A field that is absent or null is not known, which is no fault; a field that is not listed is not looked at.
+A field that is absent or null is unknown, which is allowed. Fields that are not listed are not checked.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-_DEEPEST = 20  # of a run's own record and config: 4
+_DEEPEST = 20  # levels; a run's record and config have 4
 _LARGEST = 1e100
-_MOST = 10**15  # of a count
+_MOST = 10**15  # upper limit of a count
 _SIDE = 100_000  # pixels
 
 Rule = tuple[str, Callable[[Any], bool]]
 
 
 def is_number(value: Any) -> bool:
-    """Whether it can be reckoned with: neither true nor false, finite, and of a size that numbers have."""
+    """Return True for a finite number of plausible size; bool is not a number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
@@ -71,7 +71,7 @@ FIELDS: Mapping[str, Rule] = {
 
 
 def wrong_fields(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-    """(dotted name, value, what it must be) of what is not of its type; collections before what they hold."""
+    """Return (dotted name, value, rule) of each field with a wrong type; collections come before their members."""
     wrong = [
         (name, value, rule)
         for name, (rule, holds) in FIELDS.items()
@@ -85,7 +85,7 @@ def wrong_fields(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
 
 
 def without_wrong_fields(summary: dict[str, Any]) -> list[tuple[str, Any, str]]:
-    """As wrong_fields, which become None in `summary`: not known."""
+    """Set fields of a wrong type to None, and return them as `wrong_fields` does."""
     wrong = wrong_fields(summary)
     for name, _, _ in wrong:
         part, dot, key = name.partition(".")
@@ -105,7 +105,7 @@ def _field(summary: Mapping[str, Any], name: str) -> Any:
 
 
 def check_plain(content: Any) -> None:
-    """Raises ValueError for what no run writes and what printing it would choke on: great depth, endless numbers."""
+    """Raise ValueError for content that no run writes and that cannot be printed: too deep, or with huge numbers."""
     level = [content]
     for _ in range(_DEEPEST):
         if any(type(item) is int and item.bit_length() > 1000 for item in level):
@@ -121,7 +121,7 @@ def _inner(outer: dict[Any, Any] | list[Any]) -> Iterable[Any]:
 
 
 def complaints(wrong: Iterable[tuple[str, Any, str]]) -> Iterator[str]:
-    """Each as a rule and the value."""
+    """Yield each wrong field as a text with its rule and value."""
     for name, value, rule in wrong:
         text = repr(value)
         yield f"{name} must be {rule}; got {text if len(text) <= 100 else text[:99] + '…'}"

@@ -1,8 +1,8 @@
-"""Which names a `_target_` may hold: an allowlist, because a blocklist is no boundary.
+"""The allowlist for `_target_`: which classes and functions a config may name.
 
-`check_targets` judges the name alone, when the config is read, before anything is imported. `resolve` looks it up
-without calling it, and what it *is* decides: its own module must be allowed, so an alias such as
-`torchvision.models.os.system` is judged as `os.system`.
+`check_targets` checks names only, when the config is read and before anything is imported. `resolve` looks the object
+up without calling it and checks the module that defines it, so an alias such as `torchvision.models.os.system` is
+refused.
 """
 
 from __future__ import annotations
@@ -26,26 +26,32 @@ MODULES = {
     "task": ("effbench.tasks", "effbench.metrics"),
     "loss": ("effbench.tasks.losses", "torch.nn.modules.loss"),
 }
-SEVERAL = {"callbacks": ("effbench.callbacks",)}  # groups of named objects, each with a _target_
+SEVERAL = {"callbacks": ("effbench.callbacks",)}  # groups with several named objects, each with a _target_
 _ALL = MODULES | SEVERAL
-RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # what makes Hydra build an object
-RUN_FILES = ("summary.json", "manifest.json", ".hydra")  # of a run's folder, which may be a stranger's
+RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # keys that make Hydra build an object
+RUN_FILES = ("summary.json", "manifest.json", ".hydra")  # found in a run folder, which may be untrusted
 MAX_NODES, MAX_DEPTH = 20_000, 30  # lists and mappings of a config
 
 
-_beside: list[Path] = []  # folders of --config-dir and those that hold them
+_beside: list[Path] = []  # each --config-dir and its parent
 
 
 def look_beside(config_dir: Path) -> None:
-    """From now on modules that allow_targets names are also looked for in the folder and beside it."""
+    """Search modules of allow_targets also in `config_dir` and its parent, from now on."""
     folder = config_dir.resolve()
     _beside.extend(place for place in (folder, folder.parent) if place not in _beside)
 
 
 def check_targets(content: Mapping[str, Any]) -> None:
-    """Refuses a config by names alone: a `_target_` outside its group's modules, or any key that builds, further in.
+    """Check a config by names only, before anything is imported.
 
-    content: plain containers, as read; what is not of the right type is left to the schema. Raises ConfigError.
+    A `_target_` outside of its group's modules is refused, and so are nested keys that build objects.
+
+    Args:
+        content: the config as plain containers. Values of a wrong type are left to the schema.
+
+    Raises:
+        ConfigError: a name is not allowed.
     """
     mine = content.get("allow_targets")
     allow_targets = [name for name in mine if isinstance(name, str)] if isinstance(mine, list | tuple) else []
@@ -66,7 +72,7 @@ def check_targets(content: Mapping[str, Any]) -> None:
 
 
 def _built_sections(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(key, section) of each part of a config that has a _target_: optimizer, callbacks.NAME."""
+    """Yield (key, section) of each part of a config with a _target_: optimizer, callbacks.NAME."""
     for group in MODULES:
         yield group, content.get(group)
     for group in SEVERAL:
@@ -76,15 +82,15 @@ def _built_sections(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _modules(key: str) -> tuple[str, ...]:
-    """The modules that a section's _target_ may name; of callbacks.NAME, those of callbacks."""
+    """Return the modules that the _target_ of a section may name."""
     return _ALL[key.partition(".")[0]]
 
 
 def _reserved(content: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Where a key of RESERVED stands, at any depth.
+    """Yield the path of each key of RESERVED, at any depth.
 
-    Raises ConfigError for a config without end: YAML's anchors can make one that contains itself, or a few lines that
-    stand for billions.
+    Raises ConfigError for a config that is endless or too large: YAML anchors can make one that contains itself, or
+    that expands to billions of entries.
     """
     pending: list[tuple[tuple[str, ...], Any]] = [((), content)]
     for count, (path, value) in enumerate(iter(lambda: pending.pop() if pending else None, None)):
@@ -100,7 +106,7 @@ def _reserved(content: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _may_be(target: str, allowed: Sequence[str]) -> bool:
-    """Whether the name is a public one below an allowed module."""
+    """Return True if the name is public and below an allowed module."""
     return any(
         all(part.isidentifier() and not part.startswith("_") for part in target[len(module) + 1 :].split("."))
         for module in allowed
@@ -109,7 +115,16 @@ def _may_be(target: str, allowed: Sequence[str]) -> bool:
 
 
 def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Callable[..., Any]:
-    """The class or function that `target` names, not called. Raises ConfigError where it is not allowed."""
+    """Return the class or function that `target` names, without calling it.
+
+    Args:
+        group: config key with the _target_, such as 'optimizer' or 'callbacks.mine'.
+        target: the dotted name.
+        allow_targets: the user's modules.
+
+    Raises:
+        ConfigError: it is not allowed, does not exist or cannot be imported.
+    """
     allowed = (*_modules(group), *allow_targets)
     if not _may_be(target, allowed):
         raise ConfigError(_refusal(group, target, allowed))
@@ -124,7 +139,7 @@ def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Calla
 
 
 def _is_helper(found: Any, home: str) -> bool:
-    """Whether it is a function of torchvision or timm that builds no model: some of them unpickle files."""
+    """Return True for a function of torchvision or timm that builds no model: some of them unpickle files."""
     library, name = home.partition(".")[0], found.__name__
     if library == "torchvision" and inspect.isfunction(found):
         from torchvision.models import get_model_builder, list_models
@@ -142,9 +157,9 @@ def _inside(name: str, modules: Sequence[str]) -> bool:
 
 
 def _make_importable(name: str) -> None:
-    """Puts the folder of a user's module last on sys.path, where it is not found without: beside --config-dir, or here.
+    """Append the folder of a user's module to sys.path: near --config-dir, or the current folder.
 
-    Only the user names modules in allow_targets; a run's folder is no place to take one from.
+    Only the user can name modules in allow_targets. Modules are never taken from a run folder.
     """
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return
@@ -157,7 +172,7 @@ def _make_importable(name: str) -> None:
 
 
 def _look_up(group: str, target: str) -> Any:
-    """Imports the longest prefix that is a module, then follows attributes."""
+    """Import the longest prefix that is a module, then follow attributes."""
     parts = target.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         try:

@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them, turned into numbers at the boundary."""
+"""Durations and sizes as people write them, converted to numbers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ _SPAN = re.compile(r"(\d{1,12}(?:\.\d+)?)\s*(%|steps?|epochs?)")
 
 
 def steps_from(span: int | str, key: str, total_steps: int, steps_per_epoch: int) -> int:
-    """A span of training in optimizer steps, rounded to the nearest.
+    """Convert a span of training to optimizer steps, rounded to the nearest.
 
-    span: an int (steps), or '500 steps', '2 epochs', '5%' (of total_steps), 'total'.
-    Raises ConfigError, naming `key`, for anything else and for negative numbers.
+    Args:
+        span: an int (steps), '500 steps', '2 epochs', '5%' (of total_steps) or 'total'.
+        key: config key for the message.
+        total_steps: optimizer steps of the run.
+        steps_per_epoch: optimizer steps of an epoch.
+
+    Raises:
+        ConfigError: another text, or a negative number.
     """
     if isinstance(span, int) and not isinstance(span, bool) and span >= 0:
         return span
@@ -35,7 +41,11 @@ def steps_from(span: int | str, key: str, total_steps: int, steps_per_epoch: int
 
 
 def seconds_from(duration: float | str, key: str) -> float:
-    """A clock duration in seconds: 90, '90s', '15m', '1.5h', or Lightning's 'DD:HH:MM:SS'."""
+    """Convert a duration to seconds: 90, '90s', '15m', '1.5h', or Lightning's 'DD:HH:MM:SS'.
+
+    Raises:
+        ConfigError: it is not a positive duration.
+    """
     seconds = _seconds(duration)
     if not 0 < seconds < math.inf:
         raise ConfigError(f"{key} must be seconds, or such as '90s', '15m', '1.5h', '00:01:30:00'; got {duration!r}.")
@@ -43,7 +53,7 @@ def seconds_from(duration: float | str, key: str) -> float:
 
 
 def _seconds(duration: float | str) -> float:
-    """NaN for what is no duration."""
+    """Return NaN if it is not a duration."""
     if isinstance(duration, int | float) and not isinstance(duration, bool):
         return float(duration)
     text = duration.strip() if isinstance(duration, str) else ""
@@ -56,7 +66,7 @@ def _seconds(duration: float | str) -> float:
 
 
 def human_bytes(count: float) -> str:
-    """12.3 MB: decimal units, three significant figures."""
+    """Write a size such as 12.3 MB: decimal units, three significant figures."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if abs(count) < 999.5 or unit == "TB":
             return f"{count:.3g} {unit}"
@@ -65,7 +75,7 @@ def human_bytes(count: float) -> str:
 
 
 def human_count(count: float) -> str:
-    """2.54M: decimal units, three significant figures."""
+    """Write a count such as 2.54M: decimal units, three significant figures."""
     for unit in ("", "k", "M", "G"):
         if abs(count) < 999.5:
             return f"{count:.3g}{unit}"
@@ -74,10 +84,10 @@ def human_count(count: float) -> str:
 
 
 def percent(share: float, spread: float | None = None) -> str:
-    """84.80 %, or 84.80 ± 0.52 % with a deviation: how every table and line writes an accuracy."""
+    """Write a fraction as 84.80 %, or 84.80 ± 0.52 % with a standard deviation, as all tables do."""
     return f"{100 * share:.2f} %" if spread is None else f"{100 * share:.2f} ± {100 * spread:.2f} %"
 
 
 def counted(count: int, noun: str) -> str:
-    """1 step, 1,200 steps."""
+    """Write a count with its noun: 1 step, 1,200 steps."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
