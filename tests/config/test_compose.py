@@ -125,7 +125,7 @@ def test_a_recipe_is_a_file_that_ends_in_yaml(name: str, tmp_path: Path) -> None
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="no text in UTF-8"):
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
         compose(["recipe=r.yaml"])
 
 
