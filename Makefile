@@ -23,7 +23,7 @@ demo: $(VENV)/.installed  ## trains MobileNetV3-small + AdamW on the embedded Fa
 	$(BIN)/effbench train recipe=mobilenet_adamw
 
 test: $(VENV)/.installed-dev  ## the tests, warnings as errors
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed-dev  ## ruff and the floors
 	$(BIN)/ruff check .
@@ -40,7 +40,7 @@ torture: $(VENV)/.installed-dev  ## 300 kills and all other proofs of exact resu
 	$(BIN)/python -m tests.torture --kills 300 --folder $(or $(wildcard /dev/shm),/tmp) --output docs/torture.json
 
 reliability: $(VENV)/.installed-dev  ## docs/reliability.md, from the tests that try each row of faults
-	$(BIN)/python -m tests.reliability -n 2 --dist loadgroup
+	$(BIN)/python -m tests.reliability -n 2
 
 peer: $(VENV)/.installed-dev  ## the same faults against pytorch-lightning, some minutes; docs/peer.json
 	$(BIN)/python -m pip install --quiet --editable '.[dev,benchmarks]'

@@ -15,8 +15,30 @@ settings.register_profile("effbench", deadline=None)  # an example takes as long
 settings.load_profile("effbench")
 
 
+# Minutes together, and few tests: begun first, so that no worker is left alone with them.
+LONG = (
+    "tests/torture/", "tests/cli/test_export.py", "tests/test_readme.py", "tests/cli/", "tests/cpu/", "tests/security/",
+)  # fmt: skip
+ONE_UNIT = ("tests/torture/",)  # these share a fixture of a minute across files
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """A file's tests go to one worker, which makes its module fixtures once (--dist loadgroup ignores pytest 9.2)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return next((unit for unit in ONE_UNIT if path.startswith(unit)), path)
+
+    config.option.loadscopereorder = False  # the order of collection, which is ours
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Reports say which rows of faults their test tries: xdist passes properties on, but no marks."""
+    """Long files first. Reports say which rows of faults a test tries: xdist passes properties on, but no marks."""
+    items.sort(key=lambda item: next((n for n, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
     for item in items:
         rows = sorted({number for mark in item.iter_markers("row") for number in mark.args})
         if rows:

@@ -55,7 +55,6 @@ def test_the_readme_shows_commands() -> None:
     assert len(COMMANDS) > 15
 
 
-@pytest.mark.xdist_group("readme")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_of_the_readme_works(command: str, at_work: Path) -> None:
     words = shlex.split(command)

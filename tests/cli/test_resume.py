@@ -29,9 +29,6 @@ from tests.cli.interrupting import FOUR_EPOCHS_OF_FIVE_STEPS, SendsSignal, ends_
 from tests.compiler import needs_compiler
 from tests.torture.runs import Hook, finish
 
-pytestmark = pytest.mark.xdist_group("resume")  # they share what a module fixture trains
-
-
 ENDING = [
     (signal.SIGINT, 130),
     (signal.SIGTERM, 143),

@@ -21,8 +21,6 @@ from tests.cli.conftest import Effbench
 from tests.cli.interrupting import FOUR_EPOCHS_OF_FIVE_STEPS, SendsSignal, ends_like, summary
 from tests.torture.runs import finish
 
-pytestmark = pytest.mark.xdist_group("sessions")
-
 TWO_EPOCHS = [*FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=2"]
 
 

@@ -16,8 +16,6 @@ from effbench.report.text_table import print_table
 from tests.cli.conftest import Effbench
 from tests.commandline import TINY, python
 
-pytestmark = pytest.mark.xdist_group("sweep")  # they share what a module fixture trains
-
 FAULTY = """
 import os, signal
 from effbench.models.mlp import mlp

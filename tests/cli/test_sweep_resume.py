@@ -21,7 +21,7 @@ from tests.cli.conftest import Effbench
 from tests.commandline import TINY
 from tests.training.tiny import same
 
-pytestmark = [pytest.mark.xdist_group("sweep resume"), pytest.mark.row(25)]
+pytestmark = pytest.mark.row(25)
 
 SWEEP = [
     "model=mlp", "model.hidden=[16]", "data=synthetic", "data.num_train=320", "data.num_val=64", "data.num_test=64",

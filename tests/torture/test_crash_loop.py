@@ -14,7 +14,6 @@ from tests.torture.crash_loop import Tally
 
 
 @pytest.mark.row(1)
-@pytest.mark.xdist_group("torture")
 def test_runs_killed_at_random_end_as_if_they_had_not_been(torture: dict[str, Any]) -> None:
     tally = result(torture, "crash_loop")
     assert tally["faults"] == []

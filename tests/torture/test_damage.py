@@ -13,13 +13,11 @@ from tests.torture.damage import changed, flipped, spots
 
 
 @pytest.mark.row(3)
-@pytest.mark.xdist_group("torture")
 def test_every_flipped_bit_is_noticed_and_its_file_named(torture: dict[str, Any]) -> None:
     assert result(torture, "damage")["flips"] == {"tried": 200, "noticed": 200, "faults": []}
 
 
 @pytest.mark.row(4)
-@pytest.mark.xdist_group("torture")
 def test_every_cut_is_noticed_and_its_file_named(torture: dict[str, Any]) -> None:
     cuts = result(torture, "damage")["cuts"]
     assert cuts["faults"] == []
@@ -27,7 +25,6 @@ def test_every_cut_is_noticed_and_its_file_named(torture: dict[str, Any]) -> Non
 
 
 @pytest.mark.row(3, 4)
-@pytest.mark.xdist_group("torture")
 def test_resume_before_a_damaged_checkpoint_ends_the_same(torture: dict[str, Any]) -> None:
     resumes = result(torture, "damage")["resumes"]
     assert resumes["faults"] == []

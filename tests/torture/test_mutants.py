@@ -18,14 +18,12 @@ def test_the_source_still_contains_the_text_a_mutant_changes(mutant: Mutant) -> 
 
 
 @pytest.mark.row(1, 2, 3)
-@pytest.mark.xdist_group("torture")
 @pytest.mark.parametrize("mutant", BRIEF, ids=lambda mutant: mutant.name)
 def test_a_mutant_is_caught(mutant: Mutant, torture: dict[str, Any]) -> None:
     [row] = [row for row in result(torture, "mutants")["table"] if row["mutant"] == mutant.name]
     assert row["caught"]
 
 
-@pytest.mark.xdist_group("torture")
 def test_unchanged_code_is_blamed_by_no_check(torture: dict[str, Any]) -> None:
     unchanged = result(torture, "mutants")["unchanged"]
     assert [row["check"] for row in unchanged] == [mutant.check for mutant in UNCHANGED if mutant.brief]

@@ -29,7 +29,6 @@ SAVE = [
 
 
 @pytest.mark.row(2)
-@pytest.mark.xdist_group("torture")
 def test_kill_at_any_save_syscall_leaves_old_or_new_checkpoint(torture: dict[str, Any]) -> None:
     found = result(torture, "system_calls")
     assert {name: save["faults"] for name, save in found["saves"].items() if save["faults"]} == {}
@@ -40,7 +39,6 @@ def test_kill_at_any_save_syscall_leaves_old_or_new_checkpoint(torture: dict[str
 
 
 @pytest.mark.row(2)
-@pytest.mark.xdist_group("torture")
 def test_save_order_is_write_fsync_rename_fsync_folder(torture: dict[str, Any]) -> None:
     found = result(torture, "system_calls")
     assert found["order_faults"] == []
