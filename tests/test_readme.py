@@ -45,7 +45,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def at_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(workplace)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
     if not (workplace / "RUN").exists():
         assert cli.main(["train", "model=mlp", "debug=smoke", "hydra.run.dir=RUN"]) == 0
     return workplace
