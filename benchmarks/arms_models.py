@@ -55,7 +55,7 @@ def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool
 def large_depthwise(name: str, pixels: int) -> list[tuple[int, int, int, int, int]]:
     """(channels, height, width, kernel, stride) of the convolutions that effbench takes over, each once."""
     from effbench.cpu.accelerate import accelerate
-    from effbench.cpu.depthwise import DepthwiseConv2d
+    from effbench.cpu.depthwise import CpuDepthwiseConv2d
 
     net = network(name, pixels)
     accelerate(net)
@@ -66,7 +66,7 @@ def large_depthwise(name: str, pixels: int) -> list[tuple[int, int, int, int, in
         seen[channels, height, width, module.kernel_size[0], module.stride[0]] = None
 
     for module in net.modules():
-        if isinstance(module, DepthwiseConv2d):
+        if isinstance(module, CpuDepthwiseConv2d):
             module.register_forward_hook(note)
     with torch.no_grad():
         net.eval()(torch.zeros(2, 1, pixels, pixels).contiguous(memory_format=torch.channels_last))

@@ -20,9 +20,9 @@ NAMES = {
     "aten::mkldnn_convolution": "convolution", "aten::convolution_backward": "convolution's gradients",
     "aten::native_batch_norm": "batch norm", "aten::native_batch_norm_backward": "batch norm's gradient",
     "_BatchNorm": "batch norm", "_BatchNormBackward": "batch norm's gradient",
-    "_ConvolutionBackward": "convolution's gradients",
-    "_Chain": "whole blocks", "_ChainBackward": "whole blocks' gradients",
-    "_Product": "matmul", "_ProductBackward": "matmul",
+    "_DepthwiseConvolutionBackward": "convolution's gradients",
+    "_InvertedResidual": "whole blocks", "_InvertedResidualBackward": "whole blocks' gradients",
+    "_Linear": "matmul", "_LinearBackward": "matmul",
     "aten::addmm": "matmul", "aten::mm": "matmul", "aten::bmm": "matmul",
 }  # fmt: skip
 

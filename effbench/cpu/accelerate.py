@@ -1,6 +1,7 @@
-"""Acceleration of training on a CPU: modules change to a subclass of ours that computes faster, and back.
+"""Replaces a model's slow layers by CPU-optimised subclasses, in place, and back.
 
-Only the loop trains on accelerated models; tools that look at classes (fx, TorchScript, quantization) get plain ones.
+Only the training loop uses accelerated models. Tools that look at classes (fx, TorchScript, quantization) get plain
+ones.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from collections import Counter
 
 from torch import nn
 
-from effbench.cpu.batch_norm import join
-from effbench.cpu.depthwise import DepthwiseConv2d, is_large_depthwise
-from effbench.cpu.dropout import Dropout
+from effbench.cpu.batch_norm import fuse_bn_activation
+from effbench.cpu.depthwise import CpuDepthwiseConv2d, is_large_depthwise
+from effbench.cpu.dropout import CpuDropout
 from effbench.cpu.eligibility import Accelerated, plain_class
 from effbench.cpu.library import unavailable
-from effbench.cpu.linear import Linear
-from effbench.cpu.pointwise import PointwiseConv2d, is_pointwise
+from effbench.cpu.linear import CpuLinear
+from effbench.cpu.pointwise import CpuPointwiseConv2d, is_pointwise
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +25,19 @@ _WITH_BLOCKS = ("torchvision.models.mobilenetv2", "torchvision.models.mobilenetv
 
 
 def accelerate(model: nn.Module) -> None:
-    """Gives the layers that torch is slow at on a CPU a class of ours, in place; parameters and state_dict stay."""
+    """Replaces slow layers by CPU-optimised subclasses, in place; parameters and state_dict stay."""
     for module in model.modules():
         if type(module) is nn.Conv2d:
             if is_large_depthwise(module):
-                module.__class__ = DepthwiseConv2d
+                module.__class__ = CpuDepthwiseConv2d
             elif is_pointwise(module):
-                module.__class__ = PointwiseConv2d
+                module.__class__ = CpuPointwiseConv2d
         elif type(module) is nn.Linear:
-            module.__class__ = Linear
+            module.__class__ = CpuLinear
         elif type(module) is nn.Dropout:
-            module.__class__ = Dropout
-    join(model)
-    _chain(model)
+            module.__class__ = CpuDropout
+    fuse_bn_activation(model)
+    _accelerate_blocks(model)
     replaced = Counter(type(module).__name__ for module in model.modules() if isinstance(module, Accelerated))
     log.debug(f"layers computed by CPU kernels: {dict(replaced)}; C functions: {unavailable() or 'loaded'}")
 
@@ -48,9 +49,9 @@ def remove_acceleration(model: nn.Module) -> None:
             module.__class__ = plain_class(type(module))
 
 
-def _chain(model: nn.Module) -> None:
-    """torchvision's inverted residual blocks; it is imported only where a model has some."""
-    from_torchvision = [m for m in model.modules() if type(m).__module__ in _WITH_BLOCKS]
+def _accelerate_blocks(model: nn.Module) -> None:
+    """Imports torchvision only where the model has blocks of it."""
+    from_torchvision = [module for module in model.modules() if type(module).__module__ in _WITH_BLOCKS]
     if from_torchvision:
         from effbench.cpu.inverted_residual import BLOCKS
 

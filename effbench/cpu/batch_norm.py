@@ -1,7 +1,7 @@
-"""Batch normalisation, with the activation after it, in one compiled function (effbench/cpu/csrc/batch_norm.c).
+"""Batch normalisation with the activation after it as one C function (csrc/batch_norm.c).
 
-On a CPU the two are bound by memory, and here the activation takes no pass over it of its own. Where this does not
-apply, torch's own run one after the other.
+On a CPU both are bound by memory, and this way the activation needs no pass over memory. Elsewhere torch's layers run
+one after the other.
 """
 
 from __future__ import annotations
@@ -16,20 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from effbench.cpu.double_backward import gradients, is_for_torch
+from effbench.cpu.double_backward import differentiable_gradients, needs_differentiable_backward
 from effbench.cpu.eligibility import Accelerated, is_plain_cpu_float32, plain_class
-from effbench.cpu.library import library
-from effbench.cpu.tensors import FLOAT32, KIND, OWN
+from effbench.cpu.library import library, scratch_size
+from effbench.cpu.tensors import is_plain
 
-ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}
+ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}  # as in csrc/batch_norm.c
 _NONE = 0
 _BY_TORCH: tuple[Callable[[Tensor], Tensor], ...] = (torch.positive, F.relu, F.relu6, F.hardswish)
-_ROWS = 128  # of a block in the compiled function
-_ALONE = 2**14  # elements under which a second thread costs more than it takes off
 
 
-class OnePassBatchNorm2d(nn.BatchNorm2d, Accelerated):
-    """nn.BatchNorm2d in everything but the time of a training step."""
+class CpuBatchNorm2d(nn.BatchNorm2d, Accelerated):
+    """nn.BatchNorm2d with a faster training step."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.applies(input):
@@ -45,14 +43,14 @@ class OnePassBatchNorm2d(nn.BatchNorm2d, Accelerated):
         return library() is not None
 
     def fits(self, channels: int) -> bool:
-        """Whether it learns from a batch of so many channels in the usual way, with weights and buffers in float32."""
+        """Whether it trains on so many channels with batch statistics, plain float32 weights and running averages."""
         if not (self.training and self.track_running_stats) or self.momentum is None or channels != self.num_features:
             return False
-        own = (self.weight, self.bias, self.running_mean, self.running_var)
-        return self.eps > 0 and all(tensor is not None and _is_own(tensor, channels) for tensor in own)
+        tensors = (self.weight, self.bias, self.running_mean, self.running_var)
+        return self.eps > 0 and all(tensor is not None and is_plain(tensor, (channels,)) for tensor in tensors)
 
     def activated(self, x: Tensor, activation: int) -> Tensor:
-        """What one of ACTIVATIONS, or none, makes of the normalised x, where `applies`."""
+        """Normalises x, where `applies`, and applies one of ACTIVATIONS or none."""
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         running = (self.running_mean, self.running_var, self.eps, self.momentum)
@@ -61,14 +59,14 @@ class OnePassBatchNorm2d(nn.BatchNorm2d, Accelerated):
 
 
 class FusedSequential(nn.Sequential, Accelerated):
-    """nn.Sequential whose batch normalisations take along the activation after them, where no hook looks between."""
+    """nn.Sequential that fuses each batch normalisation with the activation after it, unless one of them has a hook."""
 
     def forward(self, input: Tensor) -> Tensor:
         layers = list(self)
         while layers:
             layer = layers.pop(0)
-            activation = _activation(layer, layers[0]) if layers else None
-            if activation and isinstance(layer, OnePassBatchNorm2d) and layer.applies(input):
+            activation = _fusible_activation(layer, layers[0]) if layers else None
+            if activation and isinstance(layer, CpuBatchNorm2d) and layer.applies(input):
                 input = layer.activated(input, activation)
                 layers.pop(0)
             else:
@@ -76,98 +74,93 @@ class FusedSequential(nn.Sequential, Accelerated):
         return input
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _blank, (plain_class(type(self)),), self.__dict__  # its class is made where it is needed
+        return _new_fused, (plain_class(type(self)),), self.__dict__  # unpickling makes the class where it is missing
 
 
-_MADE: dict[type[nn.Module], type[FusedSequential]] = {}
+_FUSED_CLASSES: dict[type[nn.Module], type[FusedSequential]] = {}
 
 
-def _joining(kind: type[nn.Module]) -> type[FusedSequential]:
-    """The subclass of a kind of nn.Sequential that joins."""
-    if kind not in _MADE:
-        _MADE[kind] = type(kind.__name__, (FusedSequential, kind), {})
-    return _MADE[kind]
+def _fused_class(kind: type[nn.Module]) -> type[FusedSequential]:
+    """The fusing subclass of nn.Sequential or of a subclass of it."""
+    if kind not in _FUSED_CLASSES:
+        _FUSED_CLASSES[kind] = type(kind.__name__, (FusedSequential, kind), {})
+    return _FUSED_CLASSES[kind]
 
 
-def _blank(kind: type[nn.Module]) -> FusedSequential:
-    made = _joining(kind)
-    return made.__new__(made)
+def _new_fused(kind: type[nn.Module]) -> FusedSequential:
+    fused = _fused_class(kind)
+    return fused.__new__(fused)
 
 
-def join(model: nn.Module) -> None:
-    """Makes the model's batch normalisations, and the Sequentials that hold some, classes of the above, in place."""
+def fuse_bn_activation(model: nn.Module) -> None:
+    """Changes the class of the model's batch normalisations, and of the Sequentials that hold some, in place."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = OnePassBatchNorm2d
+            module.__class__ = CpuBatchNorm2d
     for module in model.modules():
-        holds = isinstance(module, nn.Sequential) and any(type(child) is OnePassBatchNorm2d for child in module)
+        holds = isinstance(module, nn.Sequential) and any(type(child) is CpuBatchNorm2d for child in module)
         if holds and type(module).forward is nn.Sequential.forward:
-            module.__class__ = _joining(type(module))
+            module.__class__ = _fused_class(type(module))
 
 
-def _activation(layer: nn.Module, after: nn.Module) -> int | None:
-    """Which one a normalisation, if the layer is one, can take along."""
-    if not isinstance(layer, OnePassBatchNorm2d) or type(after) not in ACTIVATIONS:
+def _fusible_activation(layer: nn.Module, after: nn.Module) -> int | None:
+    """The number of the activation `after`, where `layer` is a batch normalisation and no hook is on either."""
+    if not isinstance(layer, CpuBatchNorm2d) or type(after) not in ACTIVATIONS:
         return None
-    watched = _has_any_global_hook() or is_watched(layer) or is_watched(after)
-    return None if watched else ACTIVATIONS[type(after)]
+    hooked = _has_any_global_hook() or has_hooks(layer) or has_hooks(after)
+    return None if hooked else ACTIVATIONS[type(after)]
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether a hook, or a forward of its own, has to do with what goes in or comes out."""
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a hook, or a `forward` set on the instance, could see or change the module's input or output."""
     return "forward" in module.__dict__ or bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 
-def _is_own(tensor: Tensor, features: int) -> bool:
-    kind = type(tensor) in OWN and KIND(tensor) == FLOAT32
-    return kind and tensor.shape == (features,) and tensor.is_contiguous()
-
-
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor, float, float], act: int
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor, float, float], activation: int
     ) -> Tensor:
         mean, var, eps, momentum = running
         statistics, out = x.new_empty(4, x.shape[1]), torch.empty_like(x)
-        _call("batch_norm", (x, weight, bias, mean, var, _sums(x), statistics, out), x, (eps, momentum), act)
+        _call("batch_norm", (x, weight, bias, mean, var, _scratch(x), statistics, out), x, (eps, momentum), activation)
         ctx.save_for_backward(x, weight, bias, statistics)
-        ctx.eps, ctx.act = eps, act
+        ctx.eps, ctx.activation = eps, activation
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, statistics = ctx.saved_tensors
-        if is_for_torch(gradient):
-            again = partial(by_torch, eps=ctx.eps, activation=ctx.act)
-            return *gradients(again, (x, weight, bias), ctx.needs_input_grad[:3], gradient), None, None
+        if needs_differentiable_backward(gradient):
+            again = partial(by_torch, eps=ctx.eps, activation=ctx.activation)
+            found = differentiable_gradients(again, (x, weight, bias), ctx.needs_input_grad[:3], gradient)
+            return *found, None, None
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
-        factors, for_weight, for_bias = (x.new_empty(rows * x.shape[1]) for rows in (2, 1, 1))
+        means, for_weight, for_bias = (x.new_empty(rows * x.shape[1]) for rows in (2, 1, 1))
         for_x = torch.empty_like(x)
-        passed = (x, gradient, statistics, _sums(x), factors, for_x, for_weight, for_bias)
-        _call("batch_norm_backward", passed, x, (), ctx.act)
+        passed = (x, gradient, statistics, _scratch(x), means, for_x, for_weight, for_bias)
+        _call("batch_norm_backward", passed, x, (), ctx.activation)
         return for_x, for_weight, for_bias, None, None
 
 
 def by_torch(x: Tensor, weight: Tensor, bias: Tensor, eps: float, activation: int) -> Tensor:
-    """What the compiled function computes, by torch's operations; the running statistics stay as they are."""
+    """The same output by torch's differentiable operations; leaves the running statistics alone."""
     return _BY_TORCH[activation](F.batch_norm(x, None, None, weight, bias, training=True, eps=eps))
 
 
-def _sums(x: Tensor) -> Tensor:
-    channels = x.shape[1]
-    return x.new_empty(-(-x.numel() // (channels * _ROWS)) * 2 * channels, dtype=torch.float64)
+def _scratch(x: Tensor) -> Tensor:
+    rows, channels = x.numel() // x.shape[1], x.shape[1]
+    return x.new_empty(scratch_size("batch_norm", rows, channels), dtype=torch.float64)
 
 
-def _call(name: str, tensors: tuple[Tensor, ...], x: Tensor, numbers: tuple[float, ...], act: int) -> None:
-    channels, threads = x.shape[1], torch.get_num_threads() if x.numel() > _ALONE else 1
+def _call(name: str, tensors: tuple[Tensor, ...], x: Tensor, numbers: tuple[float, ...], activation: int) -> None:
     getattr(library(), name)(
         *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
-        ctypes.c_int64(x.numel() // channels),
-        ctypes.c_int64(channels),
+        ctypes.c_int64(x.numel() // x.shape[1]),
+        ctypes.c_int64(x.shape[1]),
         *map(ctypes.c_float, numbers),
-        ctypes.c_int(act),
-        ctypes.c_int(threads),
+        ctypes.c_int(activation),
+        ctypes.c_int(torch.get_num_threads()),
     )

@@ -1,10 +1,10 @@
-"""The compiled library on disk: looked for, checked, compiled where it is missing.
+"""Finds the compiled library on disk and checks it, or compiles it.
 
 kernels/<key>-<digest>.so  key: of sources, flags, compiler and processor. digest: of the file's own content, without
-                           which a cut or altered library would kill the process (SIGBUS, SIGSEGV, SIGILL).
+                           which a truncated or altered library would kill the process (SIGBUS, SIGSEGV, SIGILL).
 kernels/<key>.lock         held by the one process that compiles; the others wait for it.
 
-A folder or file that others could have written is never loaded from: loading runs the file's code.
+Nothing is loaded from a folder or file that other users could have written: loading runs the file's code.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from pathlib import Path
 from effbench.cache_dir import cache_homes, distrusted
 from effbench.disk import move, sync
 
-TIMEOUT_S = 300.0  # of the compiler, and of waiting for another process that runs it; a busy machine takes its time
+TIMEOUT_S = 300.0  # of the compiler, and of waiting for another process that runs it, on a busy machine
 _DIGITS = 24
-_LOOK_S = 0.1
+_POLL_S = 0.1
 
 Note = Callable[[str], None]
 
 
 class NotBuiltError(OSError):
-    """There is no library, and why."""
+    """There is no library; the message says why."""
 
 
-def built(key: str, command: Sequence[str], tell: Note) -> Path:
-    """The library of `key`; made by `command` + ["-o", PATH] where there is none that is whole.
+def find_or_build(key: str, command: Sequence[str], note: Note) -> Path:
+    """The library of `key`, compiled by `command` + ["-o", PATH] where there is no intact one.
 
-    Raises NotBuiltError or subprocess.SubprocessError where there is none to be had.
+    Raises NotBuiltError or subprocess.SubprocessError where it cannot be made.
     """
     for home in cache_homes():
         try:
-            folder = _own_folder(home / "kernels", tell)
+            folder = _private_folder(home / "kernels", note)
         except OSError:
             continue
-        if found := _whole(folder, key, tell):
+        if found := _verified(folder, key, note):
             return found
         if os.access(folder, os.W_OK):
-            with _alone(folder / f"{key}.lock", tell):
-                return _whole(folder, key, tell) or _compiled(folder, key, command, tell)
+            with _build_lock(folder / f"{key}.lock", note):
+                return _verified(folder, key, note) or _compile(folder, key, command, note)
     folder = Path(tempfile.mkdtemp(prefix="effbench-kernels-"))  # for this process alone
-    return _compiled(folder, key, command, tell)
+    return _compile(folder, key, command, note)
 
 
 def discard(library: Path) -> None:
-    """Removes one that lies in a folder made for this process alone; once loaded it needs no name."""
+    """Removes a loaded library from a temporary folder of this process; it stays usable."""
     if library.parent.name.startswith("effbench-kernels-"):
         shutil.rmtree(library.parent, ignore_errors=True)
 
 
-def _own_folder(folder: Path, tell: Note) -> Path:
-    """The folder, made, with no one else's right to write in it. Raises OSError where it cannot be trusted."""
+def _private_folder(folder: Path, note: Note) -> Path:
+    """Creates the folder, writable for this user only. Raises OSError where it cannot be trusted."""
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     for path in (folder, folder.parent):
         status = path.stat()
@@ -68,13 +68,13 @@ def _own_folder(folder: Path, tell: Note) -> Path:
             path.chmod(status.st_mode & ~0o022 & 0o7777)  # as a umask of 002 makes it
             status = path.stat()
         if why := distrusted(status):
-            tell(f"{path} is not used for compiled code: {why}")
+            note(f"{path} is not used for compiled code: {why}")
             raise NotBuiltError(f"{path}: {why}")
     return folder
 
 
-def _whole(folder: Path, key: str, tell: Note) -> Path | None:
-    """The library of `key` that is what was compiled; others are said, and removed where that is permitted."""
+def _verified(folder: Path, key: str, note: Note) -> Path | None:
+    """The intact library of `key`. Damaged ones are reported, and removed where permitted."""
     for path in sorted(folder.glob(f"{key}-*.so")):
         try:
             with path.open("rb") as stream:
@@ -84,16 +84,16 @@ def _whole(folder: Path, key: str, tell: Note) -> Path | None:
             why, digest = error.strerror, ""
         if why is None and path.name == f"{key}-{digest}.so" and not path.is_symlink():
             return path
-        tell(f"{path} is not loaded: {why or 'it is damaged (its sha256 differs)'}; compiling again")
+        note(f"{path} is not loaded: {why or 'it is damaged (its sha256 differs)'}; compiling again")
         with suppress(OSError):
             path.unlink()
     return None
 
 
-def _compiled(folder: Path, key: str, command: Sequence[str], tell: Note) -> Path:
-    for left in folder.glob(f"{key}.*.tmp"):  # of a compiler that was killed: who holds the lock is alone here
+def _compile(folder: Path, key: str, command: Sequence[str], note: Note) -> Path:
+    for left in folder.glob(f"{key}.*.tmp"):  # left by a killed compiler; we hold the lock
         shutil.rmtree(left, ignore_errors=True)
-    tell("compiling its C functions, once for this machine")
+    note("compiling its C functions, once for this machine")
     scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".tmp", dir=folder))
     try:
         fresh = scratch / "fresh.so"
@@ -116,10 +116,10 @@ def _digest(content: bytes) -> str:
 
 
 @contextmanager
-def _alone(path: Path, tell: Note) -> Iterator[None]:
-    """One process at a time. Raises NotBuiltError when another has held the lock for TIMEOUT_S.
+def _build_lock(path: Path, note: Note) -> Iterator[None]:
+    """Lets one process compile at a time. Raises NotBuiltError when another has held the lock for TIMEOUT_S.
 
-    Without locks (some network file systems) several compile; each puts a whole library into place.
+    Where locks do not work (some network file systems) several compile, and each publishes a complete library.
     """
     if sys.platform == "win32":
         yield
@@ -135,11 +135,11 @@ def _alone(path: Path, tell: Note) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if not told:
-                    tell("waiting for another process that compiles its C functions")
+                    note("waiting for another process that compiles its C functions")
                     told = True
                 if time.monotonic() > deadline:
                     raise NotBuiltError(f"another process has been compiling for {TIMEOUT_S:.0f} s") from None
-                time.sleep(_LOOK_S)
+                time.sleep(_POLL_S)
             except OSError:
                 break
         yield

@@ -1,8 +1,9 @@
-"""Depthwise convolutions whose weight gradient is not left to oneDNN where it is slow: 5 x 5 and larger on a CPU.
+"""Depthwise convolutions of 5 x 5 and larger with a faster weight gradient on a CPU.
 
-There oneDNN walks positions one channel at a time. Channels lie side by side in channels-last memory, so the sum over
-positions is a product of whole rows instead: compiled (effbench/cpu/csrc/depthwise.c), or without a compiler as k * k
-shifted products, which pays on small maps where oneDNN has no AVX-512. Forward pass and input gradient stay torch's.
+oneDNN's weight gradient is slow there: it visits positions one channel at a time. In channels-last memory the channels
+of a pixel are adjacent, so we sum over positions by products of whole rows of channels: in C (csrc/depthwise.c), or
+without a compiler as k * k shifted products, which pay on small maps where oneDNN has no AVX-512. The forward pass and
+the input gradient stay torch's.
 """
 
 from __future__ import annotations
@@ -15,46 +16,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effbench.cpu.double_backward import gradients, is_for_torch
+from effbench.cpu.double_backward import differentiable_gradients, needs_differentiable_backward
 from effbench.cpu.eligibility import Accelerated, is_plain_cpu_float32
-from effbench.cpu.library import library
-from effbench.cpu.tensors import FLOAT32, KIND
+from effbench.cpu.library import library, scratch_size
+from effbench.cpu.tensors import CPU_FLOAT32, kind_of
 
-MIN_KERNEL = 5  # 3 x 3 is oneDNN's good case
-MAX_KERNEL = 7  # of the compiled function
-PARTS = 16  # of the images, in depthwise.c
+MIN_KERNEL = 5  # 3 x 3 is fast in oneDNN
+MAX_KERNEL = 7  # as in csrc/depthwise.c
 MAX_POSITIONS = 64  # of a map, for the shifted products: their k * k passes must stay in the cache
 
 
-class DepthwiseConv2d(nn.Conv2d, Accelerated):
-    """nn.Conv2d in everything but the time of its weight gradient; its parameters and state_dict are the same."""
+class CpuDepthwiseConv2d(nn.Conv2d, Accelerated):
+    """nn.Conv2d with a faster weight gradient; its parameters and state_dict are the same."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self._applies(input, weight):
-            out: Tensor = _Convolution.apply(input, weight, self.stride[0], int(self.padding[0]))
+            out: Tensor = _DepthwiseConvolution.apply(input, weight, self.stride[0], int(self.padding[0]))
             return out if bias is None else out + bias.view(1, -1, 1, 1)
         plain: Tensor = super()._conv_forward(input, weight, bias)
         return plain
 
     def _applies(self, x: Tensor, weight: Tensor) -> bool:
-        if (
-            not (weight.requires_grad and torch.is_grad_enabled() and is_plain_cpu_float32(x))
-            or KIND(weight) != FLOAT32
-        ):
+        if not (weight.requires_grad and torch.is_grad_enabled() and is_plain_cpu_float32(x)):
+            return False
+        if kind_of(weight) != CPU_FLOAT32 or weight.shape != (x.shape[1], 1, *self.kernel_size):
             return False
         if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last) or not is_large_depthwise(self):
             return False
-        fits = weight.shape == (x.shape[1], 1, *self.kernel_size)
-        return fits and (library() is not None or _shifted_pays(x))
+        return library() is not None or _shifted_products_pay(x)
 
 
 def is_large_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether oneDNN is slow at its weight gradient."""
+    """Whether oneDNN's weight gradient is slow."""
     return is_centred_depthwise(conv) and conv.kernel_size[0] >= MIN_KERNEL
 
 
 def is_centred_depthwise(conv: nn.Conv2d) -> bool:
-    """Square, undilated, as large a map as the stride leaves: what MobileNet and its kin have."""
+    """Whether it is depthwise, square and undilated with padding k // 2, as in MobileNets."""
     (kernel, other), stride, padding = conv.kernel_size, conv.stride, conv.padding
     return (
         conv.groups == conv.in_channels == conv.out_channels
@@ -67,11 +65,11 @@ def is_centred_depthwise(conv: nn.Conv2d) -> bool:
     )
 
 
-def _shifted_pays(x: Tensor) -> bool:
+def _shifted_products_pay(x: Tensor) -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX2" and x.shape[2] * x.shape[3] <= MAX_POSITIONS
 
 
-class _Convolution(torch.autograd.Function):
+class _DepthwiseConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -81,9 +79,9 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        if is_for_torch(gradient):
+        if needs_differentiable_backward(gradient):
             again = partial(_by_torch, stride=ctx.stride, padding=ctx.padding)
-            return *gradients(again, (x, weight), ctx.needs_input_grad[:2], gradient), None, None
+            return *differentiable_gradients(again, (x, weight), ctx.needs_input_grad[:2], gradient), None, None
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
         for_x = _input_gradient(x, weight, gradient, ctx.stride, ctx.padding) if ctx.needs_input_grad[0] else None
         for_weight = weight_gradient(x, gradient, weight.shape[-1], ctx.stride) if ctx.needs_input_grad[1] else None
@@ -95,31 +93,37 @@ def _by_torch(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
 
 
 def _input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, stride: int, padding: int) -> Tensor:
-    around = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], x.shape[1])
-    found: Tensor = torch.ops.aten.convolution_backward(gradient, x, weight, None, *around, [True, False, False])[0]
+    geometry = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], x.shape[1])
+    found: Tensor = torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, [True, False, False])[0]
     return found
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
-    """(C, 1, k, k) of a centred depthwise convolution. x: (N, C, H, W), gradient of its output: both channels last."""
-    return _compiled(x, gradient, kernel, stride) if library() is not None else _shifted(x, gradient, kernel, stride)
+    """Weight gradient (C, 1, k, k) of a centred depthwise convolution.
+
+    Args:
+        x: (N, C, H, W), channels last.
+        gradient: of the convolution's output, channels last.
+    """
+    way = _compiled if library() is not None else _shifted_products
+    return way(x, gradient, kernel, stride)
 
 
 def _compiled(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
     compiled = library()
     assert compiled is not None
-    found = x.new_empty(x.shape[1], 1, kernel, kernel)
-    parts = x.new_empty(PARTS * found.numel())
     count, channels, height, width = x.shape
+    found = x.new_empty(channels, 1, kernel, kernel)
+    partial_sums = x.new_empty(scratch_size("depthwise_backward_weight", channels, kernel))
     sizes = map(ctypes.c_int64, (count, channels, height, width, *gradient.shape[2:]))
     numbers = map(ctypes.c_int, (kernel, stride, torch.get_num_threads()))
-    addresses = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, gradient, parts, found))
-    compiled.depthwise_gradient(*addresses, *sizes, *numbers)
+    addresses = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, gradient, partial_sums, found))
+    compiled.depthwise_backward_weight(*addresses, *sizes, *numbers)
     return found
 
 
-def _shifted(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
-    """A product with the shifted input for each tap, over positions: rows of channels, summed by matrix product."""
+def _shifted_products(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
+    """For each tap, the product of the gradient with the input shifted by the tap, summed over images and positions."""
     height, width = gradient.shape[2:]
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, kernel // 2, kernel // 2, kernel // 2, kernel // 2))  # N H W C
     g_NHWC = gradient.permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""Gradients by torch's own operations, for those who differentiate them again, or want many at once."""
+"""Differentiable fallback of the compiled backward passes, for create_graph=True and is_grads_batched=True."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ from torch import Tensor
 from effbench.cpu.eligibility import is_plain_cpu_float32
 
 
-def is_for_torch(gradient: Tensor) -> bool:
-    """Whether a backward pass must leave a trace (create_graph), or gets what a compiled function cannot read."""
+def needs_differentiable_backward(gradient: Tensor) -> bool:
+    """Whether the backward pass is recorded (create_graph), or its gradient is none that C can read."""
     batched = torch._C._functorch.is_legacy_batchedtensor(gradient)  # by is_grads_batched
     return torch.is_grad_enabled() or batched or not is_plain_cpu_float32(gradient)
 
 
-def gradients(
-    function: Callable[..., Tensor], inputs: Sequence[Tensor], needed: Sequence[bool], gradient: Tensor
+def differentiable_gradients(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], gradient: Tensor
 ) -> list[Tensor | None]:
-    """Those of function(*inputs) by the inputs that are needed; they have gradients themselves where torch asks."""
+    """Gradients of function(*inputs), recorded themselves where gradients are recorded now.
+
+    Args:
+        function: the layer, by torch's differentiable operations.
+        inputs: None is passed on.
+        needed: which inputs need a gradient; the others get None.
+        gradient: of the function's output.
+    """
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        own = [tensor.view_as(tensor) if need else tensor for tensor, need in zip(inputs, needed, strict=True)]
-        out = function(*own)
-    wanted = [tensor for tensor, need in zip(own, needed, strict=True) if need]
+        views = [tensor.view_as(tensor) if tensor is not None and need else tensor
+                 for tensor, need in zip(inputs, needed, strict=True)]  # fmt: skip
+        out = function(*views)
+    wanted = [view for view, need in zip(views, needed, strict=True) if view is not None and need]
     found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=torch.is_grad_enabled()))
     return [next(found) if need else None for need in needed]

@@ -1,7 +1,7 @@
 """Dropout that draws one number from torch's generator for a tensor, where torch draws one for each element.
 
-On a CPU torch's are drawn one by one, on one thread. Here the draw is a seed, from which the compiled function
-(effbench/cpu/csrc/dropout.c) finds the mask, and finds it again for the gradient: none is kept until then.
+torch draws them one by one on one thread. Here the number is a seed, from which csrc/dropout.c computes the mask, and
+computes it again for the gradient, so no mask is stored.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effbench.cpu.double_backward import is_for_torch
+from effbench.cpu.double_backward import needs_differentiable_backward
 from effbench.cpu.eligibility import Accelerated, is_plain_cpu_float32
 from effbench.cpu.library import library
 from effbench.cpu.tensors import layout_of
 
 _DRAWS = 2**32
-_MAX_P = 1 - 2**-12  # beyond, rounding p to 1 / 2**32 would be seen in the mean
+_MAX_P = 1 - 2**-12  # above, rounding p to 1 / 2**32 would show in the mean
 
 
-class Dropout(nn.Dropout, Accelerated):
-    """nn.Dropout in everything but the time it takes and which elements a seed of torch's drops."""
+class CpuDropout(nn.Dropout, Accelerated):
+    """nn.Dropout, faster; a seed of torch's drops other elements."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not 0 < self.p <= _MAX_P or not _applies(input):
             return super().forward(input)
-        if self.inplace and input.requires_grad and (input.is_leaf or input._is_view()):  # torch may refuse, in time
+        if self.inplace and input.requires_grad and (input.is_leaf or input._is_view()):  # which torch may refuse
             return super().forward(input)
-        # Without gradients too: torch.utils.checkpoint has the second pass, with them, drop what the first one did.
+        # Also without gradients: torch.utils.checkpoint runs it so first, and must drop the same the second time.
         seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
-        out: Tensor = _Dropped.apply(input, self.p, seed, self.inplace)
+        out: Tensor = _Dropout.apply(input, self.p, seed, self.inplace)
         return out
 
 
@@ -39,25 +39,25 @@ def _applies(x: Tensor) -> bool:
     return is_plain_cpu_float32(x) and layout_of(x) is not None and library() is not None
 
 
-class _Dropped(torch.autograd.Function):
+class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, seed: int, inplace: bool) -> Tensor:
         ctx.p, ctx.seed, ctx.layout = p, seed, layout_of(x)
         if inplace:
             ctx.mark_dirty(x)
-        return _dropped(x, x if inplace else torch.empty_like(x), p, seed)
+        return _drop(x, x if inplace else torch.empty_like(x), p, seed)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        if is_for_torch(gradient):
+        if needs_differentiable_backward(gradient):
             ones = torch.ones(gradient.shape, dtype=torch.float32, device="cpu").contiguous(memory_format=ctx.layout)
-            return gradient * _dropped(ones, ones, ctx.p, ctx.seed), None, None, None
+            return gradient * _drop(ones, ones, ctx.p, ctx.seed), None, None, None
         gradient = gradient.contiguous(memory_format=ctx.layout)
-        return _dropped(gradient, torch.empty_like(gradient), ctx.p, ctx.seed), None, None, None
+        return _drop(gradient, torch.empty_like(gradient), ctx.p, ctx.seed), None, None, None
 
 
-def _dropped(x: Tensor, out: Tensor, p: float, seed: int) -> Tensor:
-    """out, of x's layout or x itself: x times torch's noise, 0 or 1 / (1 - p)."""
+def _drop(x: Tensor, out: Tensor, p: float, seed: int) -> Tensor:
+    """Writes x, dropped and scaled by 1 / (1 - p), to `out`, which has x's layout or is x."""
     compiled = library()
     assert compiled is not None
     compiled.dropout(

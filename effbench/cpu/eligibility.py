@@ -1,4 +1,4 @@
-"""Which classes replace torch's for training on a CPU, and where they compute instead of torch."""
+"""Conditions under which the CPU replacements of torch's layers are used."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.jit._trace import is_tracing as is_jit_tracing
 
-from effbench.cpu.tensors import FLOAT32, KIND
+from effbench.cpu.tensors import CPU_FLOAT32, kind_of
 
 
 class Accelerated:
-    """Base of the classes that stand in for a plain one (models/quick.py), which is their first other base."""
+    """Base of the classes that replace a plain one (effbench/cpu/accelerate.py), which is their first other base."""
 
 
 def plain_class(kind: type) -> type:
-    """The class that an accelerated one stands in for; any other class itself."""
+    """The class that an accelerated one replaces; any other class itself."""
     return next(base for base in kind.__mro__ if not issubclass(base, Accelerated))
 
 
 def is_tracing() -> bool:
-    """Whether a graph is made of what is computed: sizes must not be looked at then, nor layers replaced."""
+    """Whether torch.compile, torch.export or torch.jit.trace records a graph, which must hold torch's operations."""
     return torch.compiler.is_compiling() or is_jit_tracing()
 
 
 def is_plain_cpu_float32(x: Tensor) -> bool:
-    """Whether torch would compute with x in float32 on the CPU at once: no graph, transform, mode or autocast asks for
-    its own operations."""
-    if is_tracing() or type(x) is not Tensor or KIND(x) != FLOAT32 or torch.is_autocast_enabled("cpu"):
+    """True for an ordinary float32 CPU tensor with no tracing, functorch transform, dispatch mode, forward-mode AD or
+    autocast active."""
+    if is_tracing() or type(x) is not Tensor or kind_of(x) != CPU_FLOAT32 or torch.is_autocast_enabled("cpu"):
         return False
-    if x.is_neg() or x.is_nested or x._is_zerotensor():  # which memory alone does not tell
+    if x.is_neg() or x.is_nested or x._is_zerotensor():  # their memory alone does not hold their values
         return False
     watched = torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack()
     return not watched and forward_ad._current_level < 0

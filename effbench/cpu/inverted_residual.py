@@ -1,7 +1,9 @@
-"""torchvision's inverted residual blocks, each a chain (effbench/cpu/block_program.py) in a training step on a CPU."""
+"""torchvision's inverted residual blocks, each computed by one C function in a training step on a CPU."""
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,33 +12,45 @@ from torch.nn.modules.module import _has_any_global_hook
 from torchvision.models import mobilenetv2, mobilenetv3
 from torchvision.ops.misc import SqueezeExcitation
 
-from effbench.cpu.batch_norm import ACTIVATIONS, FusedSequential, OnePassBatchNorm2d, is_watched
-from effbench.cpu.block_program import run
-from effbench.cpu.block_stages import HARDSIGMOID, SIGMOID, Depthwise, Gate, Mix, Norm, Shape, Stage, rows
-from effbench.cpu.depthwise import DepthwiseConv2d, is_centred_depthwise
+from effbench.cpu.batch_norm import ACTIVATIONS, CpuBatchNorm2d, FusedSequential, has_hooks
+from effbench.cpu.depthwise import CpuDepthwiseConv2d, is_centred_depthwise
 from effbench.cpu.eligibility import Accelerated, is_plain_cpu_float32
+from effbench.cpu.inverted_residual_function import (
+    HARDSIGMOID,
+    SIGMOID,
+    Block,
+    BlockOptions,
+    Norm,
+    block_of,
+    inverted_residual,
+)
 from effbench.cpu.library import library
-from effbench.cpu.pointwise import PointwiseConv2d, is_pointwise
-from effbench.cpu.tensors import FLOAT32, KIND, OWN
+from effbench.cpu.pointwise import CpuPointwiseConv2d, is_pointwise
 
-_IN_ORDER = (nn.Sequential.forward, FusedSequential.forward)  # of what runs its children one after the other
-_CONVOLUTIONS = (nn.Conv2d, PointwiseConv2d, DepthwiseConv2d)
+_SEQUENTIAL_FORWARDS = (nn.Sequential.forward, FusedSequential.forward)
 _GATES = {nn.Hardsigmoid: HARDSIGMOID, nn.Sigmoid: SIGMOID}
+_LETTERS: dict[type[nn.Module], str] = {
+    **dict.fromkeys((nn.Conv2d, CpuPointwiseConv2d, CpuDepthwiseConv2d), "C"),
+    CpuBatchNorm2d: "N",
+    **dict.fromkeys(ACTIVATIONS, "A"),
+    SqueezeExcitation: "S",
+}
+_BLOCK = re.compile("(?P<expand>CNA?)?(?P<depthwise>CNA?)(?P<squeeze>S)?(?P<project>CNA?)")
 
 
 class InvertedResidualV2(mobilenetv2.InvertedResidual, Accelerated):  # type: ignore[misc]
-    """The block of MobileNetV2 in everything but the time of a training step."""
+    """The block of MobileNetV2 with a faster training step."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out = _chained(self.conv, self.use_res_connect, x)
+        out = _in_one_call(self.conv, self.use_res_connect, x)
         return super().forward(x) if out is None else out
 
 
 class InvertedResidualV3(mobilenetv3.InvertedResidual, Accelerated):  # type: ignore[misc]
-    """The block of MobileNetV3 likewise."""
+    """The block of MobileNetV3 with a faster training step."""
 
     def forward(self, input: Tensor) -> Tensor:
-        out = _chained(self.block, self.use_res_connect, input)
+        out = _in_one_call(self.block, self.use_res_connect, input)
         return super().forward(input) if out is None else out
 
 
@@ -46,104 +60,101 @@ BLOCKS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-class _Reading:
-    """A block's layers as the stages of a chain. shape: of what the next one gets."""
-
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
-        self.stages: list[Stage] = []
-        self.weights: list[Tensor] = []
-        self.buffers: list[Tensor] = []
-        self.counters: list[Tensor] = []
-
-    def take(self, layers: list[nn.Module]) -> bool:
-        """Whether all of them are such stages, a convolution first."""
-        for index, layer in enumerate(layers):
-            if type(layer) in _CONVOLUTIONS:
-                taken = self._convolution(layer)
-            elif type(layer) is OnePassBatchNorm2d:
-                after = type(layers[index + 1]) if index + 1 < len(layers) else nn.Identity
-                taken = self._norm(layer, ACTIVATIONS.get(after, 0))
-            elif type(layer) in ACTIVATIONS:
-                taken = index > 0 and type(layers[index - 1]) is OnePassBatchNorm2d  # which took it along
-            else:
-                taken = type(layer) is SqueezeExcitation and self._gate(layer)
-            if not taken or not isinstance(self.stages[0], Mix | Depthwise):
-                return False
-        return True
-
-    def _add(self, stage: Stage, *weights: Any) -> bool:
-        """Whether its weights are what their modules say: C is told sizes, and looks at no shape."""
-        shapes = stage.weight_shapes(self.shape[1])
-        if not all(_is_plain(weight, shape) for weight, shape in zip(weights, shapes, strict=True)):
-            return False
-        self.stages.append(stage)
-        self.weights += weights
-        self.shape = stage.out_shape(self.shape)
-        return True
-
-    def _convolution(self, conv: Any) -> bool:
-        if conv.bias is not None or conv.in_channels != self.shape[1]:
-            return False
-        if is_centred_depthwise(conv):
-            return self._add(Depthwise(conv.kernel_size[0], conv.stride[0]), conv.weight)
-        mixes = is_pointwise(conv) and conv.stride == (1, 1)
-        return mixes and self._add(Mix(conv.out_channels), conv.weight)
-
-    def _norm(self, norm: Any, activation: int) -> bool:
-        if not norm.fits(self.shape[1]) or rows(self.shape) < 2:
-            return False
-        if not self._add(Norm(norm.eps, norm.momentum, activation), norm.weight, norm.bias):
-            return False
-        self.buffers += [norm.running_mean, norm.running_var]
-        self.counters += [] if norm.num_batches_tracked is None else [norm.num_batches_tracked]
-        return True
-
-    def _gate(self, layer: Any) -> bool:
-        fc1, fc2, channels = layer.fc1, layer.fc2, self.shape[1]
-        if type(layer.activation) is not nn.ReLU or type(layer.scale_activation) not in _GATES:
-            return False
-        if type(layer.avgpool) is not nn.AdaptiveAvgPool2d or layer.avgpool.output_size != 1:
-            return False
-        if not (_mixes(fc1, channels) and _mixes(fc2, fc1.out_channels) and fc2.out_channels == channels):
-            return False
-        gate = Gate(fc1.out_channels, _GATES[type(layer.scale_activation)])
-        return self._add(gate, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-
-
-def _mixes(conv: Any, channels: int) -> bool:
-    return type(conv) is PointwiseConv2d and conv.bias is not None and conv.in_channels == channels
-
-
-def _chained(layers: nn.Sequential, residual: bool, x: Tensor) -> Tensor | None:
-    """The block's output, where it is one that a chain can compute, in a training step that it may take over."""
+def _in_one_call(layers: nn.Sequential, residual: bool, x: Tensor) -> Tensor | None:
+    """The block's output, or None where torch must run the layers one by one."""
     if not torch.is_grad_enabled() or not is_plain_cpu_float32(x) or library() is None:
         return None
     if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last) or _has_any_global_hook():
         return None
-    flat: list[nn.Module] = []
-    reading = _Reading((x.shape[0], x.shape[1], x.shape[2], x.shape[3]))
-    if not _flatten(layers, flat) or not flat or not reading.take(flat):
+    flat = _flatten(layers)
+    spans = _spans("".join([_LETTERS.get(type(layer), "?") for layer in flat])) if flat else None
+    if not flat or not spans:
         return None
-    if residual and reading.shape != tuple(x.shape):
+    expand, depthwise, squeeze, project = (flat[start:end] for start, end in spans)
+    block = _block(expand, depthwise, squeeze, project, residual, x)
+    if block is None:
         return None
-    if not any(weight.requires_grad for weight in reading.weights):
-        return None  # frozen: torch leaves out what nobody asks for
-    for counter in reading.counters:
-        counter.add_(1)
-    return run(tuple(reading.stages), residual, x, reading.weights, reading.buffers)
+    weights = [
+        *_conv_norm_weights(expand), *_conv_norm_weights(depthwise),
+        *_squeeze_weights(squeeze), *_conv_norm_weights(project),
+    ]  # fmt: skip
+    if not block.takes(weights) or not any(weight.requires_grad for weight in weights if weight is not None):
+        return None  # where all are frozen, torch leaves out gradients that nobody needs
+    running: list[Tensor | None] = []
+    for layer in (expand, depthwise, project):
+        running += [layer[1].running_mean, layer[1].running_var] if layer else [None, None]
+        if layer and layer[1].num_batches_tracked is not None:
+            layer[1].num_batches_tracked.add_(1)
+    return inverted_residual(block, x, weights, running)
 
 
-def _flatten(layer: nn.Module, flat: list[nn.Module]) -> bool:
-    """Adds the layers in the order they are run in; whether no hook looks at one."""
-    if is_watched(layer):
-        return False
-    if type(layer).forward in _IN_ORDER:
-        return all(_flatten(child, flat) for child in layer._modules.values() if child is not None)  # also one twice
-    flat.append(layer)
-    return not any(map(is_watched, layer.children()))
+def _flatten(layer: nn.Module) -> list[Any] | None:
+    """The layers in the order they run, Sequentials replaced by their children; None where one has a hook."""
+    if has_hooks(layer):
+        return None
+    if type(layer).forward not in _SEQUENTIAL_FORWARDS:
+        return None if any(map(has_hooks, layer.children())) else [layer]
+    flat = []
+    for child in layer:  # type: ignore[attr-defined]
+        found = _flatten(child)
+        if found is None:
+            return None
+        flat += found
+    return flat
 
 
-def _is_plain(weight: Tensor, shape: tuple[int, ...]) -> bool:
-    own = type(weight) in OWN and KIND(weight) == FLOAT32
-    return own and weight.shape == shape and weight.is_contiguous()
+@lru_cache
+def _spans(letters: str) -> list[tuple[int, int]] | None:
+    """Where expand, depthwise, squeeze and project lie among the layers; (-1, -1) is absent. None: no such block."""
+    match = _BLOCK.fullmatch(letters)
+    return match and [match.span(name) for name in ("expand", "depthwise", "squeeze", "project")]
+
+
+def _block(
+    expand: list[Any], depthwise: list[Any], squeeze: list[Any], project: list[Any], residual: bool, x: Tensor
+) -> Block | None:
+    """The block of these layers, or None where one of them computes something else than the C function."""
+    conv, shape = depthwise[0], (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+    if conv.bias is not None or not is_centred_depthwise(conv) or (squeeze and not _is_usual(squeeze[0])):
+        return None
+    if any(layer and not _is_plain_pointwise(layer[0]) for layer in (expand, project)):
+        return None
+    expanded, out_channels = conv.out_channels, project[0].out_channels
+    channels = ((expand, expanded), (depthwise, expanded), (project, out_channels))
+    if not all(layer[1].fits(count) for layer, count in channels if layer):
+        return None
+    block = block_of(
+        BlockOptions(
+            expanded, squeeze[0].fc1.out_channels if squeeze else 0, out_channels, conv.kernel_size[0], conv.stride[0],
+            _GATES[type(squeeze[0].scale_activation)] if squeeze else 0, residual,
+            _norm(expand) if expand else None, _norm(depthwise), _norm(project),
+        ),
+        shape,
+    )  # fmt: skip
+    images, _, height, width = block.out_shape
+    if images * height * width < 2 or (residual and block.out_shape != shape):
+        return None
+    return block if expand or expanded == x.shape[1] else None
+
+
+def _is_plain_pointwise(conv: Any) -> bool:
+    return conv.bias is None and is_pointwise(conv) and conv.stride == (1, 1)
+
+
+def _is_usual(layer: Any) -> bool:
+    """Whether squeeze-and-excitation is average pooling, two 1 x 1 convolutions with bias, ReLU and a known gate."""
+    convolutions = all(type(conv) is CpuPointwiseConv2d and conv.bias is not None for conv in (layer.fc1, layer.fc2))
+    pools = type(layer.avgpool) is nn.AdaptiveAvgPool2d and layer.avgpool.output_size == 1
+    return convolutions and pools and type(layer.activation) is nn.ReLU and type(layer.scale_activation) in _GATES
+
+
+def _norm(layer: list[Any]) -> Norm:
+    return Norm(layer[1].eps, layer[1].momentum, ACTIVATIONS[type(layer[2])] if len(layer) == 3 else 0)
+
+
+def _conv_norm_weights(layer: list[Any]) -> list[Tensor | None]:
+    return [layer[0].weight, layer[1].weight, layer[1].bias] if layer else [None] * 3
+
+
+def _squeeze_weights(layer: list[Any]) -> list[Tensor | None]:
+    return [layer[0].fc1.weight, layer[0].fc1.bias, layer[0].fc2.weight, layer[0].fc2.bias] if layer else [None] * 4

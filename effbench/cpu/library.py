@@ -1,7 +1,7 @@
-"""Small C functions for what memory or a library's blind spot makes slow, compiled by the machine's own compiler.
+"""C functions for layers and loops that torch is slow at on a CPU, compiled by the machine's own compiler.
 
-Compiled once, into the cache; called through ctypes. Without a compiler, or with
-EFFBENCH_KERNELS=off, `library()` is None and the callers take the way that needs none.
+They are compiled once, into the cache, and called through ctypes. Without a compiler, or with EFFBENCH_KERNELS=off,
+`library()` is None and the callers use torch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
-from effbench.cpu.build import built, discard
+from effbench.cpu.build import discard, find_or_build
 from effbench.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -31,14 +31,14 @@ SOURCES = (
     "gemm.c",
     "depthwise.c",
     "squeeze_excite.c",
-    "tape.c",
+    "inverted_residual.c",
     "image_batch.c",
     "dropout.c",
 )
-HEADERS = ("elements.h", "vectors.h", "layers.h")
+HEADERS = ("elements.h", "vectors.h", "kernels.h")
 FLAGS = (
     "-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-    "-shared", "-fPIC", *(("-Wl,-Bsymbolic",) if sys.platform == "linux" else ()),  # calls among them stay among them
+    "-shared", "-fPIC", *(("-Wl,-Bsymbolic",) if sys.platform == "linux" else ()),  # our calls stay within the library
 )  # fmt: skip
 SWITCH = "EFFBENCH_KERNELS"
 _SWITCHES = {"on": True, "1": True, "true": True, "": True, "off": False, "0": False, "false": False}
@@ -46,13 +46,21 @@ _SWITCHES = {"on": True, "1": True, "true": True, "": True, "off": False, "0": F
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled functions, or None where there are none to be had; why not is then in `unavailable()`."""
+    """The C functions, or None where there are none; `unavailable()` then says why."""
     return _load()[0]
 
 
 def unavailable() -> str | None:
-    """Why there are no compiled functions here, None where there are."""
+    """Why there are no C functions here, None where there are."""
     return _load()[1]
+
+
+@lru_cache(maxsize=4096)
+def scratch_size(kernel: str, *sizes: int) -> int:
+    """How many elements the scratch argument of a C function must have, for these sizes (csrc/kernels.h)."""
+    function = getattr(library(), f"{kernel}_scratch")
+    function.restype = ctypes.c_int64
+    return int(function(*map(ctypes.c_int64, sizes)))
 
 
 def check_switch() -> None:
@@ -62,7 +70,7 @@ def check_switch() -> None:
 
 
 def is_switched_off() -> bool:
-    """Whether EFFBENCH_KERNELS asks for no compiled functions. Raises ConfigError as `check_switch`."""
+    """Whether EFFBENCH_KERNELS asks for no C functions. Raises ConfigError as `check_switch`."""
     check_switch()
     return not _SWITCHES[_switch()]
 
@@ -79,7 +87,7 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
         compiler = _compiler()
         if compiler is None:
             return None, "there is no C compiler (cc)"
-        path = _built(compiler)
+        path = _find_or_build(compiler)
         loaded = ctypes.CDLL(str(path))
         discard(path)
         log.debug(f"C functions loaded from {path}")
@@ -95,9 +103,9 @@ def _note(text: str) -> None:
 
 
 def _compiler() -> list[str] | None:
-    """$CC as make understands it: a command, or one with options or a wrapper before it; else cc. None: there is none.
+    """$CC as make reads it, a command perhaps with a wrapper or options; else cc. None: there is none.
 
-    Read from the environment alone: no config may name what is run here.
+    Only the environment is read: no config may name a command that runs here.
     """
     word = os.environ.get("CC", "").strip() or "cc"
     try:
@@ -108,21 +116,21 @@ def _compiler() -> list[str] | None:
     return [found, *words[1:]] if found else None
 
 
-def _built(compiler: list[str]) -> Path:
-    """The library for these sources, flags, this compiler and this processor."""
+def _find_or_build(compiler: list[str]) -> Path:
+    """The library of these sources, flags, compiler and processor."""
     sources = [CSRC / name for name in SOURCES]
     read = [*sources, *(CSRC / name for name in HEADERS)]
-    threading = _openmp()
+    openmp = _openmp()
     key = hashlib.sha256()
-    for part in (*FLAGS, *threading, *compiler, _processor()):
+    for part in (*FLAGS, *openmp, *compiler, _processor()):
         key.update(part.encode("utf-8", "surrogateescape") + b"\0")
     for path in read:
         key.update(path.read_bytes() + b"\0")
-    return built(key.hexdigest()[:24], [*compiler, *FLAGS, *map(str, sources), *threading, "-lm"], _note)
+    return find_or_build(key.hexdigest()[:24], [*compiler, *FLAGS, *map(str, sources), *openmp, "-lm"], _note)
 
 
 def _openmp() -> tuple[str, ...]:
-    """Threads from the very library that torch uses: two pools would fight for the cores. None where it has another."""
+    """Options for the OpenMP library that torch has loaded: two thread pools would compete for the cores."""
     import torch
 
     folder = Path(torch.__file__).parent / "lib"
@@ -132,7 +140,7 @@ def _openmp() -> tuple[str, ...]:
 
 
 def _processor() -> str:
-    """What -march=native depends on: a cache may be shared by machines that are not alike."""
+    """What -march=native depends on, because machines of several kinds may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Linear layers by kernels of our own (effbench/cpu/csrc/mix.c), where torch would take MKL and that holds back.
+"""nn.Linear with our SGEMM (csrc/gemm.c) where torch would use MKL and MKL does not use AVX-512, as on AMD.
 
-On another maker's processor MKL leaves AVX-512 alone: it took 1.5 to 2.7 times as long as ours there, forward and for
-the input's gradient (AMD EPYC, 2 threads, 13 shapes from 38 million multiplications on, medians of 7; once 7 times).
+There MKL took 1.5 to 2.7 times as long, forward and for the input's gradient (AMD EPYC, 2 threads, 13 shapes from 38
+million multiplications on, medians of 7; once 7 times).
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effbench.cpu.double_backward import is_for_torch
+from effbench.cpu.double_backward import needs_differentiable_backward
 from effbench.cpu.eligibility import Accelerated, is_plain_cpu_float32, is_tracing
-from effbench.cpu.library import library
-from effbench.cpu.tensors import FLOAT32, KIND, OWN
+from effbench.cpu.library import library, scratch_size
+from effbench.cpu.tensors import CPU_FLOAT32, PLAIN_TYPES, kind_of
 
-LEAST = 2**22  # multiplications: below, torch's shorter way to MKL weighs more
-FEWEST = 32  # rows: for fewer, arranging the weights would take longer than multiplying
-_PANEL = 48  # columns of gemm.c's panels, at most
+MIN_MULTIPLICATIONS = 2**22  # below, the cost of the Python function outweighs the gain
+MIN_ROWS = 32  # for fewer, packing the weights takes longer than multiplying
 
 
-class Linear(nn.Linear, Accelerated):
-    """nn.Linear in everything but the time it takes."""
+class CpuLinear(nn.Linear, Accelerated):
+    """nn.Linear, faster on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
@@ -36,35 +35,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not _pays(x, weight, bias):
         return nn.functional.linear(x, weight, bias)
     rows = x if x.dim() == 2 else x.view(-1, x.shape[-1])
-    out: Tensor = (_Product.apply if torch.is_grad_enabled() else _product)(rows, weight, bias)
+    out: Tensor = (_Linear.apply if torch.is_grad_enabled() else _product)(rows, weight, bias)
     return out if x.dim() == 2 else out.view(*x.shape[:-1], -1)
 
 
-def packed_floats(inputs: int, outputs: int) -> int:
-    """Scratch of gemm.c's `mix`."""
-    return inputs * -(-outputs // _PANEL) * _PANEL
-
-
 def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    if type(x) is not Tensor or is_tracing() or x.numel() * weight.shape[0] < LEAST:
+    if type(x) is not Tensor or is_tracing() or x.numel() * weight.shape[0] < MIN_MULTIPLICATIONS:
         return False
-    if x.dim() < 2 or weight.dim() != 2 or x.shape[-1] != weight.shape[1] or x.numel() < FEWEST * x.shape[-1]:
+    if x.dim() < 2 or weight.dim() != 2 or x.shape[-1] != weight.shape[1] or x.numel() < MIN_ROWS * x.shape[-1]:
         return False
-    own = (weight,) if bias is None else (weight, bias)
-    if any(type(tensor) not in OWN or KIND(tensor) != FLOAT32 for tensor in own):
+    parameters = (weight,) if bias is None else (weight, bias)
+    if any(type(tensor) not in PLAIN_TYPES or kind_of(tensor) != CPU_FLOAT32 for tensor in parameters):
         return False
     return (
         is_plain_cpu_float32(x)
         and x.is_contiguous()
         and weight.is_contiguous()
-        and mkl_is_held_back()
+        and mkl_is_slow()
         and library() is not None
     )
 
 
 @cache
-def mkl_is_held_back() -> bool:
-    """Whether torch multiplies matrices by MKL, with AVX-512 at hand that is not Intel's."""
+def mkl_is_slow() -> bool:
+    """Whether torch multiplies matrices by MKL on a processor with AVX-512 that is not Intel's."""
     try:
         foreign = "GenuineIntel" not in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -72,7 +66,7 @@ def mkl_is_held_back() -> bool:
     return foreign and torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-class _Product(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -81,8 +75,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (x, weight), needs = ctx.saved_tensors, ctx.needs_input_grad
-        fits = KIND(weight) == FLOAT32 and weight.is_contiguous() and weight.shape == (gradient.shape[-1], x.shape[-1])
-        if not fits or is_for_torch(gradient):  # its .data may have been replaced since
+        fits = kind_of(weight) == CPU_FLOAT32 and weight.is_contiguous()
+        fits = fits and weight.shape == (gradient.shape[-1], x.shape[-1])  # its .data may have been replaced
+        if not fits or needs_differentiable_backward(gradient):
             for_x, for_weight = gradient @ weight, gradient.mT @ x
         else:
             gradient = gradient.contiguous()
@@ -91,23 +86,26 @@ class _Product(torch.autograd.Function):
         return for_x, for_weight, gradient.sum(-2) if needs[2] else None
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    packed, out = x.new_empty(_scratch_size("conv1x1", weight)), x.new_empty(x.shape[0], weight.shape[0])
+    _call("conv1x1", (x, weight, packed, out), x, weight)
+    return out if bias is None else out.add_(bias)
+
+
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     found = torch.empty_like(x)
-    _call("unmix", (gradient, weight, found), x, weight)
+    _call("conv1x1_backward_input", (gradient, weight, found), x, weight)
     return found
 
 
 def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    found = torch.empty_like(weight)
-    turned = torch.empty_like(weight if weight.shape[1] < _PANEL else weight[:0])  # for few columns alone
-    _call("mix_gradient", (x, gradient, turned, found), x, weight)
+    transposed, found = x.new_empty(_scratch_size("conv1x1_backward_weight", weight)), torch.empty_like(weight)
+    _call("conv1x1_backward_weight", (x, gradient, transposed, found), x, weight)
     return found
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    packed, out = x.new_empty(packed_floats(weight.shape[1], weight.shape[0])), x.new_empty(x.shape[0], weight.shape[0])
-    _call("mix", (x, weight, packed, out), x, weight)
-    return out if bias is None else out.add_(bias)
+def _scratch_size(kernel: str, weight: Tensor) -> int:
+    return scratch_size(kernel, weight.shape[1], weight.shape[0])
 
 
 def _call(name: str, tensors: tuple[Tensor, ...], x: Tensor, weight: Tensor) -> None:

@@ -1,8 +1,8 @@
-"""1 x 1 convolutions of 1 x 1 maps, as in squeeze-and-excitation (arXiv:1709.01507), are linear layers.
+"""1 x 1 convolutions on 1 x 1 maps, as in squeeze-and-excitation (arXiv:1709.01507), computed as linear layers.
 
-oneDNN's convolution spends more on arranging such a step than on its sums: as a matrix product forward and backward
-together were 1.7 to 4.4 times as fast at 15 shapes (AMD EPYC, 2 threads, medians of 7). On larger maps its convolutions
-are the faster ones.
+oneDNN's convolution spends more time on setting up such a step than on its sums: as a matrix product, forward and
+backward together were 1.7 to 4.4 times as fast at 15 shapes (AMD EPYC, 2 threads, medians of 7). On larger maps its
+convolutions are faster.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from effbench.cpu.eligibility import Accelerated, is_tracing
 from effbench.cpu.linear import linear
 
 
-class PointwiseConv2d(nn.Conv2d, Accelerated):
-    """nn.Conv2d in everything but the time it takes on 1 x 1 maps; its parameters and state_dict are the same."""
+class CpuPointwiseConv2d(nn.Conv2d, Accelerated):
+    """nn.Conv2d of kernel size 1, faster on 1 x 1 maps on a CPU; its parameters and state_dict are the same."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if _applies(input):
@@ -24,11 +24,11 @@ class PointwiseConv2d(nn.Conv2d, Accelerated):
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:
-    """Whether each output pixel mixes the channels of one input pixel, and of no border."""
+    """Whether it is a 1 x 1 convolution without padding or groups."""
     return conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "valid", "same") and conv.groups == 1
 
 
 def _applies(x: Tensor) -> bool:
-    if is_tracing():  # in a graph it stays a convolution
+    if is_tracing():  # a recorded graph keeps the convolution
         return False
     return x.dim() == 4 and x.shape[2:] == (1, 1) and x.device.type == "cpu"

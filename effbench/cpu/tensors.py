@@ -1,4 +1,4 @@
-"""Lists of tensors for the compiled functions: which ones they take, and how they are handed over."""
+"""Which tensors the C functions take, and calls of C functions over lists of tensors."""
 
 from __future__ import annotations
 
@@ -15,30 +15,38 @@ from effbench.cpu.library import library
 
 Columns = list[list[Tensor]]
 
-KIND = attrgetter("dtype", "device", "layout")
-OWN = frozenset({Tensor, nn.Parameter})  # a subclass may have no memory of its own
-FLOAT32 = (torch.float32, torch.device("cpu"), torch.strided)
+kind_of = attrgetter("dtype", "device", "layout")
+CPU_FLOAT32 = (torch.float32, torch.device("cpu"), torch.strided)
+PLAIN_TYPES = frozenset({Tensor, nn.Parameter})  # a subclass may have no memory
 
 _LAYOUTS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
 _DIMENSIONS = {torch.channels_last: 4, torch.channels_last_3d: 5}
 
 
+def is_plain(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether it is an ordinary contiguous float32 CPU tensor of that shape."""
+    plain = type(tensor) in PLAIN_TYPES and kind_of(tensor) == CPU_FLOAT32
+    return plain and tensor.shape == shape and tensor.is_contiguous()
+
+
 def layout_of(tensor: Tensor) -> torch.memory_format | None:
-    """In which order its elements fill memory without gaps; None for one that does not."""
+    """The memory format in which its elements fill memory without gaps; None where there is none."""
     for layout in _LAYOUTS:
         if _DIMENSIONS.get(layout, tensor.dim()) == tensor.dim() and tensor.is_contiguous(memory_format=layout):
             return layout
     return None
 
 
-def alike(columns: Columns) -> bool:
-    """Whether one pass can take all of them as they are, found out column by column without a tuple that stays.
+def fit_one_pass(columns: Columns) -> bool:
+    """Whether one C function can take all tensors at once: plain float32 CPU tensors without gaps, and those of a row
+    (a parameter, its gradient, its state) in the same order in memory.
 
-    They must be plain float32 on the CPU and without gaps, and those of a row must lie in the same order.
-    ResNet-152 has 467 parameters, and a Python function for each row would take a seventh of Lion's step.
+    Checked column by column: ResNet-152 has 467 parameters, and a Python function for each row would take a seventh of
+    Lion's step.
     """
     first, *rest = columns
-    if any(set(map(KIND, column)) != {FLOAT32} or not OWN.issuperset(map(type, column)) for column in columns):
+    if any(set(map(kind_of, column)) != {CPU_FLOAT32} or not PLAIN_TYPES.issuperset(map(type, column))
+           for column in columns):  # fmt: skip
         return False
     shapes, strides = list(map(Tensor.size, first)), list(map(Tensor.stride, first))
     return all(map(_without_gaps, shapes, strides)) and all(
@@ -49,7 +57,7 @@ def alike(columns: Columns) -> bool:
 
 
 def _same_order(shape: torch.Size, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether two strides lead through memory alike: those of dimensions of size 1 are never taken."""
+    """Whether two strides describe the same order in memory; strides of dimensions of size 1 do not matter."""
     return a == b or all(size == 1 or x == y for size, x, y in zip(shape, a, b, strict=True))
 
 
@@ -58,13 +66,13 @@ def _without_gaps(shape: torch.Size, stride: tuple[int, ...]) -> bool:
     return layout_of(torch.empty_strided(shape, stride, device="meta")) is not None
 
 
-def call(name: str, columns: Columns, numbers: Sequence[float]) -> None:
-    """The compiled function of that name over rows that are alike; its last argument is torch's number of threads."""
+def call_in_one_pass(name: str, columns: Columns, numbers: Sequence[float]) -> None:
+    """Calls a C function over columns that `fit_one_pass`; its last argument is torch's number of threads."""
     compiled, count = library(), len(columns[0])
     if compiled is None or not count:
         return
     sizes = array("q", map(Tensor.numel, columns[0]))
-    addresses = [array("Q", map(Tensor.data_ptr, column)) for column in columns]  # pointers are of 64 bits
+    addresses = [array("Q", map(Tensor.data_ptr, column)) for column in columns]  # pointers have 64 bits
     getattr(compiled, name)(
         ctypes.c_int64(count),
         *(ctypes.c_void_p(values.buffer_info()[0]) for values in (sizes, *addresses)),

@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from effbench.cpu.tensors import OWN, layout_of
+from effbench.cpu.tensors import PLAIN_TYPES, layout_of
 
 ELEMENTS = 2**18  # 1 MB of float32 a chunk; 2**15 to 2**17 were slower, 2**19 equal (EPYC, 2 threads, n = 14)
 FEW = 4  # chunks a thread; with fewer, starting the threads costs more than it saves
@@ -32,7 +32,7 @@ def in_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
 
 def copy_all(into: list[Tensor], values: list[Tensor]) -> None:
     """Copy each value into its tensor."""
-    if OWN.issuperset(map(type, into)):
+    if PLAIN_TYPES.issuperset(map(type, into)):
         torch._foreach_copy_(into, values)
         return
     for tensor, value in zip(into, values, strict=True):  # torch 2.14 has no foreach copy of DTensors
@@ -129,7 +129,7 @@ def chunks(rows: Sequence[Sequence[Tensor]]) -> Iterator[list[list[Tensor]]]:
 
 
 def _pieces(row: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    layout = layout_of(row[0]) if OWN.issuperset(map(type, row)) else None
+    layout = layout_of(row[0]) if PLAIN_TYPES.issuperset(map(type, row)) else None
     alike = layout is not None and all(tensor.is_contiguous(memory_format=layout) for tensor in row)
     if layout is None or not alike or row[0].numel() <= ELEMENTS:
         yield tuple(row)

@@ -1,4 +1,4 @@
-"""Optimizer steps for many float32 CPU tensors in one compiled pass over memory (effbench/cpu/csrc/steps.c)."""
+"""Optimizer steps for many float32 CPU tensors in one compiled pass over memory (csrc/optimizer_steps.c)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from effbench.cpu.library import library
-from effbench.cpu.tensors import FLOAT32, KIND, OWN, Columns, alike, call, layout_of
+from effbench.cpu.tensors import CPU_FLOAT32, PLAIN_TYPES, Columns, call_in_one_pass, fit_one_pass, kind_of, layout_of
 from effbench.optimizers.chunks import in_layout
 
 Rows = list[tuple[Tensor, ...]]
@@ -34,7 +34,7 @@ def divide(parameters: Sequence[Tensor], states: Sequence[Sequence[Tensor]]) -> 
     columns = [list(parameters), gradients, *map(list, states)]
     if library() is None:
         return [[] for _ in columns], list(zip(*columns, strict=True))
-    if alike(columns):
+    if fit_one_pass(columns):
         return columns, []
     taken: Rows = []
     others: Rows = []
@@ -64,7 +64,10 @@ def _layout(tensor: Tensor) -> torch.memory_format:
 def _can_take(row: tuple[Tensor, ...]) -> bool:
     """Return True for float32 CPU tensors of one shape and one gapless layout; the gradient may have another layout."""
     parameter, _, *states = row
-    if any(type(tensor) not in OWN or KIND(tensor) != FLOAT32 or tensor.shape != parameter.shape for tensor in row):
+    if any(
+        type(tensor) not in PLAIN_TYPES or kind_of(tensor) != CPU_FLOAT32 or tensor.shape != parameter.shape
+        for tensor in row
+    ):
         return False
     layout = layout_of(parameter)
     return layout is not None and all(tensor.is_contiguous(memory_format=layout) for tensor in states)
@@ -82,7 +85,7 @@ def lion(columns: Columns, lr: float, betas: Sequence[float], weight_decay: floa
     """
     b1, b2 = betas
     numbers = (-1.0 if maximize else 1.0, 1 - lr * weight_decay, lr, b1, 1 - b1, b2, 1 - b2)
-    call("lion", columns, numbers)
+    call_in_one_pass("lion", columns, numbers)
     increment_version(columns[0])
 
 
@@ -109,5 +112,5 @@ def adan(
     b1, b2, b3 = betas
     scales = (1 / (1 - b1**t), b2 / (1 - b2**t), (1 - b3**t) ** -0.5)
     numbers = (-1.0 if maximize else 1.0, float(t > 1), lr, 1 - b1, 1 - b2, b2, b3, 1 - b3, *scales, eps)
-    call("adan", columns, (*numbers, 1 / (1 + lr * weight_decay)))
+    call_in_one_pass("adan", columns, (*numbers, 1 / (1 + lr * weight_decay)))
     increment_version(columns[0])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effbench.cpu.tensors import OWN
+from effbench.cpu.tensors import PLAIN_TYPES
 from effbench.training.checkpoint import Checkpoints, Snapshot
 from effbench.training.failure_policies import is_out_of_memory
 
@@ -121,7 +121,7 @@ class BackgroundSaves(DirectSaves):
         return value
 
     def _copied_tensor(self, tensor: Tensor, place: tuple[Any, ...], plain: bool) -> Tensor:
-        if type(tensor) not in OWN:
+        if type(tensor) not in PLAIN_TYPES:
             return self._copied_subclass(tensor, place, plain)
         layout = torch.contiguous_format if plain else torch.preserve_format
         kept = self._copies.get(place)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from effbench.cpu.library import library
-from effbench.cpu.tensors import alike, call
+from effbench.cpu.tensors import call_in_one_pass, fit_one_pass
 
 
 class NoClipping:
@@ -29,8 +29,8 @@ class ClipNorm(NoClipping):
 
     def __call__(self) -> None:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        if alike([gradients]) and library() is not None:
-            call("clip_norm", [gradients], [self._limit])
+        if fit_one_pass([gradients]) and library() is not None:
+            call_in_one_pass("clip_norm", [gradients], [self._limit])
             increment_version(gradients)
         else:
             torch.nn.utils.clip_grad_norm_(self._parameters, self._limit)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from effbench.cpu.tensors import OWN
+from effbench.cpu.tensors import PLAIN_TYPES
 from effbench.data.prefetch import BatchError
 from effbench.errors import EffbenchError, first_line
 from effbench.training.distributed import DistributedContext
@@ -194,7 +194,7 @@ def plain_parts(tensor: Tensor) -> list[Tensor]:
 
     None of a subclass that does not say (`__tensor_flatten__`, torch's protocol): it cannot be looked into.
     """
-    if type(tensor) in OWN:
+    if type(tensor) in PLAIN_TYPES:
         return [tensor]
     if not hasattr(tensor, "__tensor_flatten__"):
         return []

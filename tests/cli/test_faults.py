@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from effbench.cpu.linear import Linear
+from effbench.cpu.linear import CpuLinear
 from effbench.data.batches import Batch, EvalBatches, TrainBatches
 from effbench.tasks.losses import CrossEntropy
 from effbench.training.checkpoint import read_checkpoint
@@ -130,15 +130,15 @@ def test_on_oom_halve_equals_accumulation_and_is_reported(
 ) -> None:
     mlp = ["model=mlp", *(word for word in FOUR_EPOCHS_OF_FIVE_STEPS if not word.startswith("model"))]
     mlp += ["model.hidden=[16]", "model.dropout=0.0"]
-    whole = Linear.forward
+    whole = CpuLinear.forward
 
-    def forward(self: Linear, x: torch.Tensor) -> torch.Tensor:
+    def forward(self: CpuLinear, x: torch.Tensor) -> torch.Tensor:
         if len(x) > (2 if self.training else 5):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return whole(self, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Linear, "forward", forward)
+        patch.setattr(CpuLinear, "forward", forward)
         words = ["trainer.on_oom=halve", "data.eval_batch_size=16", "hydra.run.dir=run"]
         code, out, err = effbench("train", *mlp, *words)
     assert (code, "completed" in out) == (0, True), err

@@ -40,12 +40,12 @@ def classes(model: nn.Module) -> list[type[nn.Module]]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_is_built_of_the_classes_of_torch_torchvision_and_timm(name: str) -> None:
+def test_models_are_built_of_plain_classes(name: str) -> None:
     assert [kind for kind in classes(built(f"model={name}")) if not kind.__module__.startswith(PLAIN)] == []
 
 
 @pytest.mark.parametrize("arch", ["mobilenet_v2", "mobilenet_v3_small", "resnet18"])
-def test_fx_sees_in_a_torchvision_model_what_it_sees_in_torchvision_s(arch: str) -> None:
+def test_fx_sees_the_same_as_in_torchvision_s_model(arch: str) -> None:
     ours = built("model=mobilenet", f"model.arch={arch}", "~model.width_mult", "~model.dropout", "model.stem=imagenet")
     with torch.device("meta"):
         theirs = tv.get_model(arch)
@@ -59,7 +59,7 @@ def test_torchvision_s_feature_extractor_takes_a_mobilenet() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")
-def test_a_trained_model_quantizes_fuses_and_traces_to_the_same_answers(tmp_path: Path) -> None:
+def test_a_trained_model_quantizes_fuses_and_traces(tmp_path: Path) -> None:
     words = ["model=cnn", "model.channels=[8,8]", "model.hidden=128", "trainer.precision=32-true"]
     run = effbench.train(compose([*words, *TWO_STEPS]), tmp_path / "run")
     model, x = run.model(), torch.randn(64, 1, 28, 28)
@@ -72,9 +72,7 @@ def test_a_trained_model_quantizes_fuses_and_traces_to_the_same_answers(tmp_path
         torch.testing.assert_close(other(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_of_one_s_own_is_plain_after_training_and_when_it_is_read_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_s_model_is_plain_after_training_and_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 10))
     module = types.ModuleType("my_networks")
 
@@ -90,7 +88,7 @@ def test_a_model_of_one_s_own_is_plain_after_training_and_when_it_is_read_back(
     assert classes(run.model()) == before
 
 
-def test_acceleration_is_taken_off_and_put_on_again_without_a_trace() -> None:
+def test_acceleration_comes_off_and_on_without_a_trace() -> None:
     torch.manual_seed(0)
     model = tv.mobilenet_v3_small(num_classes=10).to(memory_format=torch.channels_last)
     plain, weights = classes(model), {key: value.clone() for key, value in model.state_dict().items()}

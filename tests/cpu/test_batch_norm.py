@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from effbench.cpu import batch_norm
 from effbench.cpu.accelerate import accelerate
-from effbench.cpu.batch_norm import FusedSequential, OnePassBatchNorm2d, join
+from effbench.cpu.batch_norm import CpuBatchNorm2d, FusedSequential, fuse_bn_activation
 from effbench.models.accounting import activation_bytes
 from tests.compiler import needs_compiler
 from tests.training.tiny import same
@@ -37,7 +37,7 @@ def pair(channels: int, act: type[nn.Module], **options) -> tuple[nn.Sequential,
         nn.init.uniform_(plain[0].weight, 0.5, 2)
         nn.init.normal_(plain[0].bias)
     ours = copy.deepcopy(plain)
-    join(ours)
+    fuse_bn_activation(ours)
     return plain, ours
 
 
@@ -224,7 +224,7 @@ def test_without_a_compiler_it_is_torch_s(monkeypatch):
 
 
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "mobilenet_v2", "resnet18"])
-def test_a_whole_network_learns_the_same_and_keeps_its_state_dict(arch):
+def test_a_network_learns_the_same_and_keeps_its_state_dict(arch):
     torch.manual_seed(0)
     plain = getattr(torchvision.models, arch)(num_classes=4).to(memory_format=torch.channels_last)
     for module in plain.modules():
@@ -232,7 +232,7 @@ def test_a_whole_network_learns_the_same_and_keeps_its_state_dict(arch):
             module.p = 0.0
     exact, ours = copy.deepcopy(plain).double(), copy.deepcopy(plain)
     accelerate(ours)
-    assert {type(module) for module in ours.modules()} & {nn.BatchNorm2d, OnePassBatchNorm2d} == {OnePassBatchNorm2d}
+    assert {type(module) for module in ours.modules()} & {nn.BatchNorm2d, CpuBatchNorm2d} == {CpuBatchNorm2d}
     assert list(ours.state_dict()) == list(plain.state_dict())
     x = last(torch.randn(8, 3, 48, 48))
     nets = (exact, ours, plain)
@@ -285,7 +285,7 @@ def test_every_way_to_put_layers_together_computes_the_same(make, taken):
     torch.manual_seed(0)
     plain = make().to(memory_format=torch.channels_last)
     ours = copy.deepcopy(plain)
-    join(ours)
+    fuse_bn_activation(ours)
     assert [name for name, _ in ours.named_modules()] == [name for name, _ in plain.named_modules()]
     x = last(torch.randn(4, 3, 6, 6))
     copies = [ours, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))]
@@ -297,7 +297,7 @@ def test_every_way_to_put_layers_together_computes_the_same(make, taken):
     torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
 
 
-def test_indexing_slicing_and_iterating_find_the_layers_where_they_were():
+def test_indexing_slicing_and_iterating_find_the_layers():
     plain, ours = pair(3, nn.ReLU)
     x = last(torch.randn(4, 3, 6, 6))
     assert isinstance(ours, FusedSequential)
@@ -337,7 +337,7 @@ def test_what_is_kept_for_backward_can_be_counted_without_data():
     plain, ours = pair(6, nn.ReLU)
     for net in (plain, ours):
         net.append(nn.AdaptiveAvgPool2d(1)).append(nn.BatchNorm2d(6)).append(nn.Flatten())
-    join(ours)
+    fuse_bn_activation(ours)
     assert activation_bytes(ours, (6, 8, 8), 4) == activation_bytes(plain, (6, 8, 8), 4) > 0
 
 
@@ -374,7 +374,7 @@ def test_updates_may_be_turned_off_and_on_again(taken):
 
 
 @needs_compiler
-def test_tensors_that_come_back_in_another_layout_are_read_in_theirs():
+def test_saved_tensors_in_another_layout_are_read_right():
     plain, ours = pair(5, nn.Hardswish)
     x = last(torch.randn(4, 5, 6, 6))
     with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept.contiguous()):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from effbench.cpu import depthwise
 from effbench.cpu.accelerate import accelerate
-from effbench.cpu.depthwise import DepthwiseConv2d, weight_gradient
+from effbench.cpu.depthwise import CpuDepthwiseConv2d, weight_gradient
 from effbench.cpu.library import library
 from tests.compiler import HAS_COMPILER, needs_compiler
 from tests.training.tiny import same
@@ -49,7 +49,7 @@ def test_any_shape_gives_float64_s_gradient(count, channels, height, width, kern
     x = last(torch.randn(count, channels, height, width, generator=generator))
     rows, columns = ((size - 1) // stride + 1 for size in (height, width))
     gradient = last(torch.randn(count, channels, rows, columns, generator=generator))
-    way = depthwise._compiled if compiled else depthwise._shifted
+    way = depthwise._compiled if compiled else depthwise._shifted_products
     exact = expected(x, gradient, kernel, stride)
     atol = max(1e-5, 1e-6 * float(exact.abs().max()))  # what cancels is as good as what it was summed of
     assert torch.allclose(way(x, gradient, kernel, stride).double(), exact, rtol=1e-5, atol=atol)
@@ -61,7 +61,7 @@ def test_a_whole_network_learns_the_same(arch):
     plain = last_model(getattr(torchvision.models, arch)(num_classes=4, dropout=0.0))
     ours = copy.deepcopy(plain)
     accelerate(ours)
-    assert sum(isinstance(module, DepthwiseConv2d) for module in ours.modules()) > 4
+    assert sum(isinstance(module, CpuDepthwiseConv2d) for module in ours.modules()) > 4
     x = last(torch.randn(4, 3, 48, 48))
     outputs = []
     for net in (plain, ours):
@@ -132,12 +132,12 @@ def test_the_bias_and_the_input_get_their_gradients():
     assert torch.allclose(plain[0].bias.grad, ours[0].bias.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_the_state_dict_copies_and_pickles_are_a_plain_convolution_s():
+def test_state_dict_copies_and_pickles_are_a_convolution_s():
     plain, ours = block(), quick()
     assert same(dict(plain.state_dict()), dict(ours.state_dict()))
     plain.load_state_dict(ours.state_dict())
     again = [copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))]
-    assert all(type(net[0]) is DepthwiseConv2d for net in again)
+    assert all(type(net[0]) is CpuDepthwiseConv2d for net in again)
     torch.save(ours.state_dict(), io.BytesIO())
 
 
@@ -152,11 +152,11 @@ def test_exporting_sees_torch_s_own_convolution():
     ("capability", "channels", "taken"),
     [("AVX2", 8, [4]), ("AVX512", 240, []), ("DEFAULT", 8, [])],
 )
-def test_without_a_compiler_small_maps_alone_are_taken_where_torch_is_slower(capability, channels, taken, monkeypatch):
+def test_without_a_compiler_only_small_maps_are_taken(capability, channels, taken, monkeypatch):
     monkeypatch.setattr(depthwise, "library", lambda: None)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    used, shifted = [], depthwise._shifted
-    monkeypatch.setattr(depthwise, "_shifted", lambda x, *args: used.append(x.shape[2]) or shifted(x, *args))
+    used, shifted = [], depthwise._shifted_products
+    monkeypatch.setattr(depthwise, "_shifted_products", lambda x, *args: used.append(x.shape[2]) or shifted(x, *args))
     plain = nn.Sequential(nn.Conv2d(channels, channels, 5, padding=2, groups=channels)).to(
         memory_format=torch.channels_last
     )

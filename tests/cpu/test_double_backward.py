@@ -13,11 +13,11 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torchvision.models import mobilenetv2, mobilenetv3
 
-from effbench.cpu import linear as products
+from effbench.cpu import linear as linear_module
 from effbench.cpu.accelerate import accelerate
 from effbench.cpu.batch_norm import FusedSequential
-from effbench.cpu.depthwise import DepthwiseConv2d
-from effbench.cpu.dropout import Dropout
+from effbench.cpu.depthwise import CpuDepthwiseConv2d
+from effbench.cpu.dropout import CpuDropout
 from effbench.cpu.inverted_residual import InvertedResidualV2, InvertedResidualV3
 from tests.compiler import needs_compiler
 
@@ -33,7 +33,7 @@ def v3(activation: str, gate: nn.Module | None = None) -> nn.Module:
 
 
 INNER: dict[str, tuple[Callable[[], nn.Module], type[nn.Module]]] = {
-    "depthwise": (lambda: nn.Conv2d(8, 8, 5, padding=2, groups=8), DepthwiseConv2d),
+    "depthwise": (lambda: nn.Conv2d(8, 8, 5, padding=2, groups=8), CpuDepthwiseConv2d),
     "norm and ReLU6": (lambda: nn.Sequential(nn.BatchNorm2d(8), nn.ReLU6()), FusedSequential),
     "norm and Hardswish": (lambda: nn.Sequential(nn.BatchNorm2d(8), nn.Hardswish()), FusedSequential),
     "norm": (lambda: nn.Sequential(nn.BatchNorm2d(8), nn.SiLU()), FusedSequential),
@@ -96,14 +96,14 @@ def test_many_gradients_at_once_are_float64_s(inner):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_what_torch_cannot_differentiate_twice_is_refused_likewise(monkeypatch):
+def test_what_torch_cannot_differentiate_twice_is_refused(monkeypatch):
     monkeypatch.setitem(INNER, "Hardsigmoid", (lambda: v3("RE", nn.Hardsigmoid()), InvertedResidualV3))
     for net in pair("Hardsigmoid"):
         with pytest.raises(RuntimeError, match="hardsigmoid_backward is not implemented"):
             penalised(net, images().to(next(net.parameters()).dtype), "grad")
 
 
-def test_a_penalty_leaves_running_statistics_as_one_forward_pass_does():
+def test_a_gradient_penalty_updates_statistics_once():
     _, ours = pair("norm")
     once = copy.deepcopy(ours)
     penalised(ours, images(), "grad")
@@ -116,7 +116,7 @@ def depthwise_pair(**change: Any) -> tuple[nn.Conv2d, nn.Conv2d]:
     plain = nn.Conv2d(8, 8, 5, padding=2, groups=8).to(memory_format=torch.channels_last)
     ours = nn.Sequential(copy.deepcopy(plain))
     accelerate(ours)
-    assert type(ours[0]) is DepthwiseConv2d
+    assert type(ours[0]) is CpuDepthwiseConv2d
     for conv in (plain, ours[0]):
         for name, value in change.items():
             setattr(conv, name, value)
@@ -197,9 +197,9 @@ def test_weights_replaced_before_the_backward_pass_are_refused(inner, how):
         loss.backward()
 
 
-def test_a_linear_layer_s_weight_spread_before_the_backward_pass_is_read_as_it_is(monkeypatch):
-    monkeypatch.setattr(products, "LEAST", 0)
-    monkeypatch.setattr(products, "mkl_is_held_back", lambda: True)
+def test_a_weight_made_strided_before_backward_is_read_right(monkeypatch):
+    monkeypatch.setattr(linear_module, "MIN_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(linear_module, "mkl_is_slow", lambda: True)
     ours = nn.Sequential(nn.Linear(6, 5))
     accelerate(ours)
     x = torch.randn(64, 6, requires_grad=True)
@@ -209,9 +209,9 @@ def test_a_linear_layer_s_weight_spread_before_the_backward_pass_is_read_as_it_i
     assert bool((x.grad == 5).all())
 
 
-def test_a_linear_layer_s_weight_replaced_before_the_backward_pass_is_torch_s_matter(monkeypatch):
-    monkeypatch.setattr(products, "LEAST", 0)
-    monkeypatch.setattr(products, "mkl_is_held_back", lambda: True)
+def test_a_weight_replaced_before_backward_is_torch_s_matter(monkeypatch):
+    monkeypatch.setattr(linear_module, "MIN_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(linear_module, "mkl_is_slow", lambda: True)
     ours = nn.Sequential(nn.Linear(6, 5))
     accelerate(ours)
     loss = ours(torch.randn(64, 6, requires_grad=True)).sum()
@@ -220,11 +220,11 @@ def test_a_linear_layer_s_weight_replaced_before_the_backward_pass_is_torch_s_ma
         loss.backward()
 
 
-def test_dropout_s_second_derivative_where_float64_is_the_default():
+def test_dropout_differentiates_twice_with_default_float64():
     x = torch.randn(64, 32, requires_grad=True)
     torch.set_default_dtype(torch.float64)
     try:
-        out = Dropout(0.5)(x)
+        out = CpuDropout(0.5)(x)
         (gradient,) = torch.autograd.grad(out.sum(), x, create_graph=True)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -235,5 +235,5 @@ def test_dropout_s_second_derivative_where_float64_is_the_default():
 def test_dropout_in_place_changes_nothing_that_torch_refuses():
     leaf = torch.ones(4, 4, requires_grad=True)
     with pytest.raises(RuntimeError, match="in-place"):
-        Dropout(0.5, inplace=True)(leaf[:2])
+        CpuDropout(0.5, inplace=True)(leaf[:2])
     assert bool((leaf == 1).all())

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from effbench.cpu import dropout
 from effbench.cpu.accelerate import accelerate
-from effbench.cpu.dropout import Dropout
+from effbench.cpu.dropout import CpuDropout
 from tests.compiler import needs_compiler
 
 pytestmark = needs_compiler
@@ -25,7 +25,7 @@ SPREAD = 5  # standard deviations: one test in 1.7 million would fail by chance,
 
 def masks(seeds: list[int], p: float, size: int) -> Tensor:
     """(seeds, size) bool: what is kept when torch's generator is seeded so."""
-    net, kept = Dropout(p), []
+    net, kept = CpuDropout(p), []
     for seed in seeds:
         torch.manual_seed(seed)
         kept.append(net(torch.ones(size)) != 0)
@@ -34,7 +34,7 @@ def masks(seeds: list[int], p: float, size: int) -> Tensor:
 
 def by_seed(seeds: range, p: float, size: int) -> Tensor:
     """(seeds, size) bool: what is kept where the kernel itself is handed these seeds."""
-    return torch.stack([dropout._dropped(torch.ones(size), torch.empty(size), p, seed) != 0 for seed in seeds])
+    return torch.stack([dropout._drop(torch.ones(size), torch.empty(size), p, seed) != 0 for seed in seeds])
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
@@ -43,14 +43,14 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 
 def is_ours(y: Tensor) -> bool:
-    return "Dropped" in type(y.grad_fn).__name__
+    return type(y.grad_fn).__name__ == "_DropoutBackward"
 
 
 @pytest.mark.parametrize("p", [1e-3, 0.1, 0.2, 0.5, 0.9, 0.999])
 def test_share_kept_is_binomial_and_the_mean_stays(p):
     size = 2**22
     torch.manual_seed(1)
-    y = Dropout(p)(torch.ones(size))
+    y = CpuDropout(p)(torch.ones(size))
     deviation = math.sqrt(p * (1 - p) / size)
     assert abs(float((y != 0).double().mean()) - (1 - p)) < SPREAD * deviation
     assert abs(float(y.double().mean()) - 1) < SPREAD * deviation / (1 - p)
@@ -61,12 +61,12 @@ SHAPES = st.lists(st.integers(0, 7), max_size=5) | st.sampled_from([[15], [16], 
 
 @settings(deadline=None, max_examples=150)
 @given(SHAPES, st.floats(1e-6, 0.999), st.booleans(), st.booleans(), st.integers(0, 2**32))
-def test_gives_torch_s_product_with_its_noise_forward_and_backward(shape, p, last, inplace, seed):
+def test_output_and_gradient_are_products_with_the_same_noise(shape, p, last, inplace, seed):
     layout = torch.channels_last if last and len(shape) == 4 else torch.contiguous_format
     torch.manual_seed(seed)
     x = torch.randn(shape).contiguous(memory_format=layout).requires_grad_()
     gradient = torch.randn(shape)  # in the channels-last cases it lies otherwise than x
-    net = Dropout(p, inplace)
+    net = CpuDropout(p, inplace)
     torch.manual_seed(seed)
     y = net(x.clone())
     assert is_ours(y)
@@ -79,9 +79,9 @@ def test_gives_torch_s_product_with_its_noise_forward_and_backward(shape, p, las
     assert y.stride() == torch.empty_like(x).stride()
 
 
-def test_a_gradient_that_is_expanded_or_strided_meets_the_forward_s_mask():
+def test_expanded_or_strided_gradients_meet_the_same_mask():
     x = torch.randn(64, 96, requires_grad=True)
-    y = Dropout(0.3)(x)
+    y = CpuDropout(0.3)(x)
     noise = (y != 0).float().div_(1 - 0.3)
     for gradient in (torch.ones(1).expand(64, 96), torch.randn(96, 64).t(), torch.randn(64, 192)[:, ::2]):
         (found,) = torch.autograd.grad(y, x, gradient, retain_graph=True)
@@ -90,7 +90,7 @@ def test_a_gradient_that_is_expanded_or_strided_meets_the_forward_s_mask():
 
 def test_a_gradient_has_a_gradient_and_may_come_in_batches():
     x = torch.randn(5, 7, requires_grad=True)
-    y = Dropout(0.4)(x)
+    y = CpuDropout(0.4)(x)
     noise = (y != 0).float().div_(1 - 0.4)
     (first,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
@@ -101,7 +101,7 @@ def test_a_gradient_has_a_gradient_and_may_come_in_batches():
 
 
 def test_torch_s_seed_and_saved_state_decide_every_mask():
-    net, x = Dropout(0.5), torch.ones(1000)
+    net, x = CpuDropout(0.5), torch.ones(1000)
     torch.manual_seed(3)
     first, state = net(x), torch.get_rng_state()
     second, third = net(x), net(x)
@@ -121,7 +121,7 @@ def test_the_number_of_threads_changes_nothing():
             torch.set_num_threads(threads)
             torch.manual_seed(5)
             own = x.clone().requires_grad_()
-            y = Dropout(0.2)(own)
+            y = CpuDropout(0.2)(own)
             y.backward(x)
             found.append((y.detach(), own.grad))
     finally:
@@ -162,11 +162,11 @@ def test_no_mask_is_kept_for_the_backward_pass():
         nn.Dropout(0.5)(torch.ones(8, requires_grad=True) * 1)
         assert packed  # torch's is
         packed.clear()
-        Dropout(0.5)(torch.ones(8, requires_grad=True))
+        CpuDropout(0.5)(torch.ones(8, requires_grad=True))
     assert not packed
 
 
-@pytest.mark.parametrize("kind", [nn.Dropout, Dropout])
+@pytest.mark.parametrize("kind", [nn.Dropout, CpuDropout])
 def test_inplace_is_what_torch_s_is_to_user_code(kind):
     net = kind(0.5, inplace=True)
     x = torch.ones(1000, requires_grad=True)
@@ -196,7 +196,7 @@ def test_inplace_is_what_torch_s_is_to_user_code(kind):
         assert 0 < int((inferred == 0).sum()) < 1000
 
 
-@pytest.mark.parametrize("kind", [nn.Dropout, Dropout])
+@pytest.mark.parametrize("kind", [nn.Dropout, CpuDropout])
 def test_inplace_through_a_view_reaches_the_whole(kind):
     x = torch.ones(4, 500, requires_grad=True)
     whole = x * 1
@@ -210,14 +210,14 @@ def test_inplace_through_a_view_reaches_the_whole(kind):
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_a_checkpointed_layer_drops_the_same_both_times(reentrant):
     x = torch.ones(1000, requires_grad=True)
-    y = checkpoint(Dropout(0.5), x, use_reentrant=reentrant)
+    y = checkpoint(CpuDropout(0.5), x, use_reentrant=reentrant)
     y.sum().backward()
     assert torch.equal(x.grad, y.detach())
 
 
 def test_nan_and_infinity_are_seen_as_with_torch():
     x = torch.tensor([math.nan, math.inf]).repeat(100)
-    assert not Dropout(0.5)(x).isfinite().any()
+    assert not CpuDropout(0.5)(x).isfinite().any()
     assert not nn.Dropout(0.5)(x).isfinite().any()
 
 
@@ -232,7 +232,7 @@ def cases() -> dict[str, tuple[Tensor, float]]:
 
 def equal_to_torch_s(x: Tensor, p: float = 0.5, training: bool = True) -> None:
     found = []
-    for kind in (nn.Dropout, Dropout):
+    for kind in (nn.Dropout, CpuDropout):
         torch.manual_seed(7)
         own = x.detach().requires_grad_() if not isinstance(x, nn.Parameter) else x
         y = kind(p).train(training)(own)
@@ -247,7 +247,7 @@ def test_what_the_kernel_does_not_take_is_torch_s_to_the_bit(name):
     equal_to_torch_s(*cases()[name])
 
 
-def test_evaluation_autocast_dual_numbers_and_no_compiler_are_torch_s_to_the_bit(monkeypatch):
+def test_eval_autocast_dual_numbers_and_no_compiler_are_torch_s(monkeypatch):
     x = torch.randn(40, 50)
     equal_to_torch_s(x, training=False)
     with torch.autocast("cpu", torch.bfloat16):
@@ -255,7 +255,7 @@ def test_evaluation_autocast_dual_numbers_and_no_compiler_are_torch_s_to_the_bit
     with forward_ad.dual_level():
         equal_to_torch_s(x)
         torch.manual_seed(0)
-        y, tangent = forward_ad.unpack_dual(Dropout(0.5)(forward_ad.make_dual(x, torch.ones_like(x))))
+        y, tangent = forward_ad.unpack_dual(CpuDropout(0.5)(forward_ad.make_dual(x, torch.ones_like(x))))
         assert torch.equal(tangent, (y != 0).float() * 2)
     monkeypatch.setattr(dropout, "library", lambda: None)
     equal_to_torch_s(x)
@@ -264,7 +264,7 @@ def test_evaluation_autocast_dual_numbers_and_no_compiler_are_torch_s_to_the_bit
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace", "ignore:.*non-deterministic", "ignore:Trace had")
 def test_graphs_and_transforms_hold_torch_s_own():
     x = torch.randn(40, 50)
-    net = nn.Sequential(Dropout(0.5))
+    net = nn.Sequential(CpuDropout(0.5))
     assert "dropout" in str(torch.export.export(net, (x,)).graph)
     assert "aten::dropout" in str(torch.jit.trace(net, x, check_trace=False).inlined_graph)
     gradient = torch.func.grad(lambda own: net(own).sum())(x)
@@ -274,7 +274,7 @@ def test_graphs_and_transforms_hold_torch_s_own():
 
 
 def test_compiled_it_is_torch_s_graph():
-    net, seen = nn.Sequential(Dropout(0.5)), []
+    net, seen = nn.Sequential(CpuDropout(0.5)), []
 
     def look(graph: torch.fx.GraphModule, _: object) -> object:
         seen.extend(str(node.target) for node in graph.graph.nodes)
@@ -290,21 +290,21 @@ def test_dropout_is_accelerated_but_none_of_its_kin():
 
     net = nn.Sequential(nn.Dropout(0.3, inplace=True), nn.Dropout2d(0.3), nn.AlphaDropout(0.3), Mine(0.3))
     accelerate(net)
-    assert [type(module) for module in net] == [Dropout, nn.Dropout2d, nn.AlphaDropout, Mine]
+    assert [type(module) for module in net] == [CpuDropout, nn.Dropout2d, nn.AlphaDropout, Mine]
     assert net[0].p == 0.3
     assert net[0].inplace
-    assert str(net[0]) == "Dropout(p=0.3, inplace=True)"
+    assert str(net[0]) == "CpuDropout(p=0.3, inplace=True)"
 
 
 def test_copies_and_pickles_work_as_the_original():
-    net, x, file = nn.Sequential(Dropout(0.3)), torch.randn(40, 50), io.BytesIO()
+    net, x, file = nn.Sequential(CpuDropout(0.3)), torch.randn(40, 50), io.BytesIO()
     torch.save(net, file)
     file.seek(0)
     outputs = []
     for one in (net, copy.deepcopy(net), torch.load(file, weights_only=False)):
         torch.manual_seed(9)
         outputs.append(one(x))
-        assert type(one[0]) is Dropout
+        assert type(one[0]) is CpuDropout
         assert not one.state_dict()
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
@@ -312,7 +312,7 @@ def test_copies_and_pickles_work_as_the_original():
 
 @pytest.mark.parametrize("p", [-0.1, 1.1])
 def test_a_p_set_out_of_range_is_refused_as_by_torch(p):
-    net = Dropout(0.5)
+    net = CpuDropout(0.5)
     net.p = p
     with pytest.raises(ValueError, match="dropout probability"):
         net(torch.ones(3))

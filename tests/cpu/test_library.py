@@ -35,7 +35,7 @@ def test_the_switch_turns_them_off(word, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_word_that_is_no_switch_is_refused_before_anything_is_read(tmp_path):
+def test_an_unknown_switch_is_refused_before_data_is_read(tmp_path):
     done = effbench("train", *TINY, "hydra.run.dir=run", cwd=tmp_path, EFFBENCH_KERNELS="of")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "error: EFFBENCH_KERNELS must be on or off; got 'of'."
@@ -61,7 +61,7 @@ def test_a_compiler_that_fails_is_told_once_and_gone_without(tmp_path):
 
 @needs_compiler
 @pytest.mark.row(64)
-def test_a_cache_that_cannot_be_written_is_replaced_by_the_temporary_folder(tmp_path):
+def test_an_unwritable_cache_is_replaced_by_a_temporary_folder(tmp_path):
     (tmp_path / "cache").write_text("a file")
     assert said(tmp_path, TMPDIR=str(tmp_path))[0] == "True None"
     assert list(tmp_path.glob("effbench-*/kernels/*.so"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from effbench.cpu import pointwise
 from effbench.cpu.accelerate import accelerate
-from effbench.cpu.pointwise import PointwiseConv2d
+from effbench.cpu.pointwise import CpuPointwiseConv2d
 from tests.training.tiny import same
 
 
@@ -57,7 +57,7 @@ def test_outputs_and_gradients_are_float64_s(count, channels, filters, size, bia
         torch.testing.assert_close(mine.grad.double(), theirs.grad, **close)
 
 
-def test_one_pixel_is_a_matrix_product_and_more_are_torch_s_convolution():
+def test_only_one_pixel_maps_are_matrix_products():
     plain, ours = pair(8, 4)
     assert "aten::convolution" not in called(ours, torch.randn(3, 8, 1, 1))
     assert "aten::convolution" in called(ours, torch.randn(3, 8, 2, 2))
@@ -68,7 +68,7 @@ def test_one_pixel_is_a_matrix_product_and_more_are_torch_s_convolution():
 @pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": "same"}], ids=str)
 def test_any_that_sees_no_border_is_taken(options):
     plain, ours = pair(4, 6, **options)
-    assert type(ours[0]) is PointwiseConv2d
+    assert type(ours[0]) is CpuPointwiseConv2d
     for size in (1, 5):
         x = torch.randn(2, 4, size, size)
         torch.testing.assert_close(ours(x), plain(x))

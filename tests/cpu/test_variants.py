@@ -12,7 +12,7 @@ import torch
 from tests.compiler import needs_compiler
 
 ROOT = Path(__file__).parents[2]
-TESTED = ("tests/cpu/test_block_program.py", "tests/cpu/test_linear.py", "tests/cpu/test_dropout.py")
+TESTED = ("tests/cpu/test_inverted_residual_function.py", "tests/cpu/test_linear.py", "tests/cpu/test_dropout.py")
 COMPILED_FOR = """
 import sys, pytest
 import effbench.cpu.library as kernels

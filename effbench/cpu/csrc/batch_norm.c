@@ -1,20 +1,20 @@
-// Batch normalisation in training (arXiv:1502.03167), channels last, with the activation that follows it: x is read
-// twice and y written once; backward reads x and dy twice and writes dx once. The activation takes no pass of its own.
+// Batch normalisation in training (arXiv:1502.03167), channels last, with the activation that follows it, in one pass:
+// forward reads x twice and writes y once; backward reads x and dy twice and writes dx once.
 #include <math.h>
-#include <stdint.h>
 
-typedef int64_t i64;
-enum { ROWS = 128 };  // of a block: sums within it are float32's, over blocks float64's, however many threads there are
-enum { MOST = 128 };  // channels of a strip; half and twice as many were slower where there are 2048
-enum { NONE, RELU, RELU6, HARDSWISH };
+#include "kernels.h"
+#include "vectors.h"
 
-#define INLINE static inline __attribute__((always_inline))
+// Rows are summed in blocks: in float32 within a block, in float64 over blocks. The number of threads changes no bit.
+enum { BLOCK = 128 };
+enum { STRIP = 128 };  // channels at once; 64 and 256 were slower at 2048 channels
+enum { NONE, RELU, RELU6, HARDSWISH };  // as in effbench/cpu/batch_norm.py
 
-// Comparisons are such that NaN stays NaN.
-INLINE float activated(float v, int act) {
-    if (act == RELU) return v < 0.0f ? 0.0f : v;
-    if (act == RELU6) return v < 0.0f ? 0.0f : (v > 6.0f ? 6.0f : v);
-    if (act == HARDSWISH) {
+// The comparisons keep NaN.
+INLINE float activate(float v, int activation) {
+    if (activation == RELU) return v < 0.0f ? 0.0f : v;
+    if (activation == RELU6) return v < 0.0f ? 0.0f : (v > 6.0f ? 6.0f : v);
+    if (activation == HARDSWISH) {
         float gate = v + 3.0f;
         gate = gate < 0.0f ? 0.0f : (gate > 6.0f ? 6.0f : gate);
         return v * gate * (1.0f / 6.0f);
@@ -22,20 +22,20 @@ INLINE float activated(float v, int act) {
     return v;
 }
 
-// The gradient before the activation of v. As torch has it, it is 0 where the activation is flat, also for dy of NaN or
-// infinity, and ReLU's passes where v is NaN: a choice between values, as a product with a slope of 0 does neither.
-INLINE float before(float dy, float v, int act) {
-    if (act == RELU) return v <= 0.0f ? 0.0f : dy;
-    if (act == RELU6) return (v > 0.0f) & (v < 6.0f) ? dy : 0.0f;
-    if (act == HARDSWISH) return v <= -3.0f ? 0.0f : (v >= 3.0f ? dy : dy * (v * (1.0f / 3.0f) + 0.5f));
+// The gradient before the activation of v. As in torch it is 0 where the activation is flat, also for dy of NaN or
+// infinity, and ReLU passes dy where v is NaN: a selection, because a product with a slope of 0 would do neither.
+INLINE float activate_backward(float dy, float v, int activation) {
+    if (activation == RELU) return v <= 0.0f ? 0.0f : dy;
+    if (activation == RELU6) return (v > 0.0f) & (v < 6.0f) ? dy : 0.0f;
+    if (activation == HARDSWISH) return v <= -3.0f ? 0.0f : (v >= 3.0f ? dy : dy * (v * (1.0f / 3.0f) + 0.5f));
     return dy;
 }
 
-// BODY(lanes) for the channels [c, c + lanes) until all are done; lanes is a constant, so that its loops fill registers.
+// BODY(lanes) for channels [c, c + lanes) until all are done; lanes is a constant, so that the compiler unrolls.
 #define FOR_STRIPS(BODY)                                                                                               \
     do {                                                                                                               \
         i64 c = 0;                                                                                                     \
-        for (; C - c >= MOST; c += MOST) BODY(MOST);                                                                   \
+        for (; C - c >= STRIP; c += STRIP) BODY(STRIP);                                                                 \
         for (; C - c >= 32; c += 32) BODY(32);                                                                         \
         for (; C - c >= 16; c += 16) BODY(16);                                                                         \
         for (; C - c >= 8; c += 8) BODY(8);                                                                            \
@@ -43,102 +43,104 @@ INLINE float before(float dy, float v, int act) {
     } while (0)
 
 #define FOR_ACTIVATION(CALL)                                                                                           \
-    switch (act) {                                                                                                     \
+    switch (activation) {                                                                                              \
         case RELU: CALL(RELU); break;                                                                                  \
         case RELU6: CALL(RELU6); break;                                                                                \
         case HARDSWISH: CALL(HARDSWISH); break;                                                                        \
         default: CALL(NONE);                                                                                           \
     }
 
-// Sums of x - origin and of its squares, the origin being the block's first row: little is lost in their difference.
+// Sums of x - origin and of its squares, where origin is the block's first row: it keeps the numbers small.
 INLINE void sum_strip(const float *x, double *sums, i64 rows, i64 C, int lanes) {
-    float first[MOST] = {0}, second[MOST] = {0};
+    float sum[STRIP] = {0}, sum_of_squares[STRIP] = {0};
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
         for (int l = 0; l < lanes; l++) {
             float d = x[r * C + l] - x[l];
-            first[l] += d;
-            second[l] += d * d;
+            sum[l] += d;
+            sum_of_squares[l] += d * d;
         }
     }
     for (int l = 0; l < lanes; l++) {
-        sums[l] = first[l];
-        sums[C + l] = second[l];
+        sums[l] = sum[l];
+        sums[C + l] = sum_of_squares[l];
     }
 }
 
 INLINE void normalise_strip(const float *x, const float *scale, const float *shift, float *y, i64 rows, i64 C, int lanes,
-                            int act) {
+                            int activation) {
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
-        for (int l = 0; l < lanes; l++) y[r * C + l] = activated(x[r * C + l] * scale[l] + shift[l], act);
+        for (int l = 0; l < lanes; l++) y[r * C + l] = activate(x[r * C + l] * scale[l] + shift[l], activation);
     }
 }
 
 // Sums of the gradient g before the activation, and of g (x - mean).
 INLINE void sum_gradient_strip(const float *x, const float *dy, const float *mean, const float *scale,
-                               const float *shift, double *sums, i64 rows, i64 C, int lanes, int act) {
-    float first[MOST] = {0}, second[MOST] = {0};
+                               const float *shift, double *sums, i64 rows, i64 C, int lanes, int activation) {
+    float sum_g[STRIP] = {0}, sum_gx[STRIP] = {0};
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
         for (int l = 0; l < lanes; l++) {
-            float xi = x[r * C + l], g = before(dy[r * C + l], xi * scale[l] + shift[l], act);
-            first[l] += g;
-            second[l] += g * (xi - mean[l]);
+            float xi = x[r * C + l], g = activate_backward(dy[r * C + l], xi * scale[l] + shift[l], activation);
+            sum_g[l] += g;
+            sum_gx[l] += g * (xi - mean[l]);
         }
     }
     for (int l = 0; l < lanes; l++) {
-        sums[l] = first[l];
-        sums[C + l] = second[l];
+        sums[l] = sum_g[l];
+        sums[C + l] = sum_gx[l];
     }
 }
 
-// dx = scale (g - mean(g)) - along (x - mean).
+// dx = scale (g - mean(g)) - slope (x - mean).
 INLINE void gradient_strip(const float *x, const float *dy, const float *mean, const float *scale, const float *shift,
-                           const float *level, const float *along, float *dx, i64 rows, i64 C, int lanes, int act) {
+                           const float *mean_g, const float *slope, float *dx, i64 rows, i64 C, int lanes, int activation) {
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
         for (int l = 0; l < lanes; l++) {
-            float xi = x[r * C + l], g = before(dy[r * C + l], xi * scale[l] + shift[l], act);
-            dx[r * C + l] = scale[l] * (g - level[l]) - along[l] * (xi - mean[l]);
+            float xi = x[r * C + l], g = activate_backward(dy[r * C + l], xi * scale[l] + shift[l], activation);
+            dx[r * C + l] = scale[l] * (g - mean_g[l]) - slope[l] * (xi - mean[l]);
         }
     }
 }
 
-#define BLOCK_ROWS (R - b * ROWS < ROWS ? R - b * ROWS : ROWS)
+#define BLOCK_ROWS (R - b * BLOCK < BLOCK ? R - b * BLOCK : BLOCK)
 
-// Into the first block's sums, in the order of the blocks.
+// Adds the sums of all blocks, in order, to the first block's.
 static void add_blocks(double *sums, i64 blocks, i64 C) {
     for (i64 b = 1; b < blocks; b++)
         for (i64 c = 0; c < 2 * C; c++) sums[c] += sums[b * 2 * C + c];
 }
 
-// Every block's sums as if its origin were the first block's; in float64, where that one may be far off.
+// Changes every block's sums to the first block's origin; in float64, because that origin may be far off.
 static void move_origins(const float *x, double *sums, i64 blocks, i64 R, i64 C) {
     for (i64 b = 1; b < blocks; b++) {
-        double rows = BLOCK_ROWS, *first = sums + b * 2 * C, *second = first + C;
+        double rows = BLOCK_ROWS, *sum = sums + b * 2 * C, *sum_of_squares = sum + C;
         for (i64 c = 0; c < C; c++) {
-            double shift = (double)x[b * ROWS * C + c] - (double)x[c];
-            second[c] += 2.0 * shift * first[c] + rows * shift * shift;
-            first[c] += rows * shift;
+            double shift = (double)x[b * BLOCK * C + c] - (double)x[c];
+            sum_of_squares[c] += 2.0 * shift * sum[c] + rows * shift * shift;
+            sum[c] += rows * shift;
         }
     }
 }
 
 #define FOR_BLOCKS _Pragma("omp for schedule(static)") for (i64 b = 0; b < blocks; b++)
 
-// x, y: (R, C), R rows of pixels over all images. sums: scratch, (blocks of ROWS rows, 2, C).
-// statistics: (4, C): mean, 1 / sqrt(var + eps), and the scale and shift that make y of x.
+i64 batch_norm_scratch(i64 R, i64 C) { return (R + BLOCK - 1) / BLOCK * 2 * C; }
+
+// x, y: (R, C). sums: scratch, (blocks, 2, C).
+// statistics: (4, C): mean, 1 / sqrt(var + eps), and scale and shift: y = activation(x scale + shift).
 void batch_norm(const float *x, const float *gamma, const float *beta, float *running_mean, float *running_var,
-                double *sums, float *statistics, float *y, i64 R, i64 C, float eps, float momentum, int act,
+                double *sums, float *statistics, float *y, i64 R, i64 C, float eps, float momentum, int activation,
                 int threads) {
-    i64 blocks = (R + ROWS - 1) / ROWS;
+    i64 blocks = (R + BLOCK - 1) / BLOCK;
     float *mean = statistics, *invstd = mean + C, *scale = invstd + C, *shift = scale + C;
-    _Pragma("omp parallel num_threads(threads)")
+    _Pragma("omp parallel THREADS(R * C)")
     {
         FOR_BLOCKS {
             i64 rows = BLOCK_ROWS;
-#define SUM(LANES) sum_strip(x + b * ROWS * C + c, sums + b * 2 * C + c, rows, C, LANES)
+#define SUM(LANES) sum_strip(x + b * BLOCK * C + c, sums + b * 2 * C + c, rows, C, LANES)
             FOR_STRIPS(SUM);
         }
         _Pragma("omp single")
@@ -158,7 +160,7 @@ void batch_norm(const float *x, const float *gamma, const float *beta, float *ru
             }
         }
         FOR_BLOCKS {
-            i64 rows = BLOCK_ROWS, at = b * ROWS * C;
+            i64 rows = BLOCK_ROWS, at = b * BLOCK * C;
 #define NORMALISE(ACT) FOR_STRIPS(NORMALISE_##ACT)
 #define NORMALISE_STRIP(LANES, ACT) normalise_strip(x + at + c, scale + c, shift + c, y + at + c, rows, C, LANES, ACT)
 #define NORMALISE_NONE(LANES) NORMALISE_STRIP(LANES, NONE)
@@ -170,16 +172,16 @@ void batch_norm(const float *x, const float *gamma, const float *beta, float *ru
     }
 }
 
-// dx: (R, C). sums as above. factors: scratch, (2, C). for_gamma, for_beta: (C).
-void batch_norm_backward(const float *x, const float *dy, const float *statistics, double *sums, float *factors,
-                         float *dx, float *for_gamma, float *for_beta, i64 R, i64 C, int act, int threads) {
-    i64 blocks = (R + ROWS - 1) / ROWS;
+// dx: (R, C), may be dy. means: scratch, (2, C). statistics: from batch_norm.
+void batch_norm_backward(const float *x, const float *dy, const float *statistics, double *sums, float *means,
+                         float *dx, float *dgamma, float *dbeta, i64 R, i64 C, int activation, int threads) {
+    i64 blocks = (R + BLOCK - 1) / BLOCK;
     const float *mean = statistics, *invstd = mean + C, *scale = invstd + C, *shift = scale + C;
-    float *level = factors, *along = factors + C;
-    _Pragma("omp parallel num_threads(threads)")
+    float *mean_g = means, *slope = means + C;
+    _Pragma("omp parallel THREADS(R * C)")
     {
         FOR_BLOCKS {
-            i64 rows = BLOCK_ROWS, at = b * ROWS * C;
+            i64 rows = BLOCK_ROWS, at = b * BLOCK * C;
 #define GSUM(ACT) FOR_STRIPS(GSUM_##ACT)
 #define GSUM_STRIP(LANES, ACT)                                                                                         \
     sum_gradient_strip(x + at + c, dy + at + c, mean + c, scale + c, shift + c, sums + b * 2 * C + c, rows, C, LANES, ACT)
@@ -193,17 +195,17 @@ void batch_norm_backward(const float *x, const float *dy, const float *statistic
         {
             add_blocks(sums, blocks, C);
             for (i64 c = 0; c < C; c++) {
-                for_beta[c] = (float)sums[c];
-                for_gamma[c] = (float)(sums[C + c] * invstd[c]);
-                level[c] = (float)(sums[c] / R);
-                along[c] = (float)((double)scale[c] * invstd[c] * invstd[c] * sums[C + c] / R);
+                dbeta[c] = (float)sums[c];
+                dgamma[c] = (float)(sums[C + c] * invstd[c]);
+                mean_g[c] = (float)(sums[c] / R);
+                slope[c] = (float)((double)scale[c] * invstd[c] * invstd[c] * sums[C + c] / R);
             }
         }
         FOR_BLOCKS {
-            i64 rows = BLOCK_ROWS, at = b * ROWS * C;
+            i64 rows = BLOCK_ROWS, at = b * BLOCK * C;
 #define GRADIENT(ACT) FOR_STRIPS(GRADIENT_##ACT)
 #define GRADIENT_STRIP(LANES, ACT)                                                                                     \
-    gradient_strip(x + at + c, dy + at + c, mean + c, scale + c, shift + c, level + c, along + c, dx + at + c, rows, C, \
+    gradient_strip(x + at + c, dy + at + c, mean + c, scale + c, shift + c, mean_g + c, slope + c, dx + at + c, rows, C, \
                    LANES, ACT)
 #define GRADIENT_NONE(LANES) GRADIENT_STRIP(LANES, NONE)
 #define GRADIENT_RELU(LANES) GRADIENT_STRIP(LANES, RELU)

@@ -1,9 +1,7 @@
-// What the functions over lists of float32 tensors have in common.
-#include <stdint.h>
+// Loops over lists of float32 tensors.
+#include "kernels.h"
 
-typedef int64_t i64;
-
-// BODY for each tensor's part [begin, end) of this thread's even share of all elements; `part` numbers the shares.
+// Runs BODY for the part [begin, end) of each tensor t that falls into this thread's equal share; `part` is its number.
 #define FOR_MY_ELEMENTS(BODY)                                                                                          \
     do {                                                                                                               \
         i64 total = 0;                                                                                                 \

@@ -1,8 +1,6 @@
 // Batches from uint8 images in one pass: picked, cropped, mirrored, and each pixel made a float by its channel's table.
 // A pixel has 256 values, so whatever is done to it alone, such as normalising, has been done to all of them before.
-#include <stdint.h>
-
-typedef int64_t i64;
+#include "kernels.h"
 
 // Pixels [first, last) of a row of `width`, beginning at from[0] or, mirrored, ending there; black beyond.
 static inline __attribute__((always_inline)) void row_of_pixels(const uint8_t *from, const float *table, float *to,

@@ -1,4 +1,4 @@
-// Vectors of float32 as wide as the processor's registers, and parts of them where channels end.
+// Vectors of float32 as wide as the processor's registers, and partial loads and stores where channels end.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -9,8 +9,9 @@
 typedef int64_t i64;
 #define INLINE static inline __attribute__((always_inline))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
-enum { ALONE = 1 << 14 };  // elements up to which a second thread costs more than it takes off
-#define THREADS(elements) num_threads((elements) > ALONE ? threads : 1)
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+enum { SERIAL_LIMIT = 1 << 14 };  // elements up to which a second thread costs more than it saves
+#define THREADS(elements) num_threads((elements) > SERIAL_LIMIT ? threads : 1)
 
 #if defined(__AVX512F__)
 enum { V = 16 };
@@ -18,9 +19,9 @@ enum { V = 16 };
 enum { V = 8 };
 #endif
 typedef float vec __attribute__((vector_size(4 * V), aligned(4), may_alias));
-typedef int32_t lanes __attribute__((vector_size(4 * V)));  // numbers of lanes, of two vectors in a row
+typedef int32_t lane_indices __attribute__((vector_size(4 * V)));
 
-INLINE vec all(float value) {
+INLINE vec broadcast(float value) {
 #if defined(__AVX512F__)
     return (vec)_mm512_set1_ps(value);
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -32,8 +33,8 @@ INLINE vec all(float value) {
 #endif
 }
 
-// sum + a b, rounded once where the processor can.
-INLINE vec plus(vec sum, vec a, vec b) {
+// sum + a b, rounded once where the processor has fused multiply-add.
+INLINE vec multiply_add(vec sum, vec a, vec b) {
 #if defined(__AVX512F__)
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -43,7 +44,7 @@ INLINE vec plus(vec sum, vec a, vec b) {
 #endif
 }
 
-// The first n lanes; the others, where nothing may be read, are 0.
+// The first n lanes; the others are 0 and their memory is not read.
 INLINE vec load(const float *from, i64 n) {
     if (n == V) return *(const vec *)from;
 #if defined(__AVX512F__)
@@ -55,6 +56,7 @@ INLINE vec load(const float *from, i64 n) {
 #endif
 }
 
+// Stores the first n lanes.
 INLINE void store(float *to, vec v, i64 n) {
     if (n == V) {
         *(vec *)to = v;
