@@ -6,7 +6,7 @@ do not name here are that constructor's options, and it is the constructor that 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -50,6 +50,11 @@ class OpenSection(BaseModel):
     def options(self) -> dict[str, Any]:
         """The keys that go to the constructor as they are."""
         return dict(self.model_extra or {})
+
+    def without(self, key: str) -> Self:
+        """The same section without the option `key`."""
+        kept = {name: value for name, value in self.model_dump(by_alias=True).items() if name != key}
+        return type(self).model_validate(kept)
 
     @property
     def label(self) -> str:

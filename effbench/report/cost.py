@@ -86,9 +86,7 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
 def optimizer_state_bytes(config: Config, model: nn.Module) -> int:
     """Return the bytes that the optimizer keeps between steps, by one step on gradients without data."""
     # Fused kernels do not run on the meta device; their state is that of the plain kernels.
-    extra = {key: value for key, value in (config.optimizer.model_extra or {}).items() if key != "fused"}
-    section = config.optimizer.model_copy()
-    object.__setattr__(section, "__pydantic_extra__", extra)
+    section = config.optimizer.without("fused")
     optimizer = build.optimizer(config.model_copy(update={"optimizer": section}), model)
     for parameter in model.parameters():
         if parameter.requires_grad:

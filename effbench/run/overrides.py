@@ -12,7 +12,7 @@ from effbench.config.yaml_text import parse_yaml
 from effbench.errors import ConfigError
 from effbench.guarded import MissingFileError, read_text
 
-EPHEMERAL = ("resume", "allow_targets", "hydra")  # keys of one sitting  # keys of one session
+EPHEMERAL = ("resume", "allow_targets", "hydra")  # keys of one session
 
 
 _RECORDED = re.compile(r"(?:\+\+|\+|~)?(?P<key>[A-Za-z_$][\w.$/-]*)(?:=.*)?", re.ASCII | re.DOTALL)
@@ -25,7 +25,7 @@ def override_key(word: str) -> str:
 
 
 def is_ephemeral(word: str) -> bool:
-    """Whether an override is of one sitting alone: where things lie, and what may be built, which no folder may say."""
+    """Whether an override belongs to one session: paths, and allow_targets, which is never read from a run folder."""
     return re.split("[./@]", override_key(word))[0] in EPHEMERAL
 
 
@@ -35,7 +35,7 @@ def lasting(words: Iterable[str]) -> list[str]:
 
 
 def recorded(words: Sequence[str], where: str) -> list[str]:
-    """Words read from a run's or a sweep's record, without those of one sitting. Raises ConfigError for what no record
+    """Words read from a run's or a sweep's record, without those of one session. Raises ConfigError for what no record
     may say: a stranger's could put a file in another place by it (`group@package=...`).
     """
     if sum(map(len, words)) > LONGEST_RECORDED:

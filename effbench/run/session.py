@@ -332,7 +332,7 @@ class _Session:
                 "started": self.begun.astimezone().isoformat(timespec="seconds"),
                 "seconds": trainer.clocks.seconds(),
                 "training_s": state.training_s,
-                "elapsed_s": state.elapsed_s + trainer.clocks.seconds()["total"],  # of all sittings, as training_s
+                "elapsed_s": state.elapsed_s + trainer.clocks.seconds()["total"],  # of all sessions, as training_s
                 "images_per_s": trainer.throughput.values(state.seen).get("train/images_per_s"),
                 "images_per_s_excludes_first_steps": WARMUP_STEPS,
             },

@@ -37,16 +37,16 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def verify_resume(words: Sequence[str], config_dir: str | None = None) -> list[Check]:
     """Trains for `steps` steps whole, and again killed after step `at`; a check for each thing compared.
 
-    words: overrides, and steps=N at=K. Raises ConfigError for bad ones, EffbenchError where a sitting fails.
+    words: overrides, and steps=N at=K. Raises ConfigError for bad ones, EffbenchError where a session fails.
     """
     steps, at, overrides = _own_options(words)
     config = _short(compose(overrides, config_dir), steps)
     with tempfile.TemporaryDirectory(prefix="effbench-verify-") as scratch:
         whole, broken = Path(scratch) / "whole", Path(scratch) / "broken"
-        _sitting("uninterrupted", lambda: train(config, whole), expected=0)
-        _sitting(f"killed after step {at}", lambda: _killed(config, broken, at), expected=-signal.SIGKILL)
+        _session("uninterrupted", lambda: train(config, whole), expected=0)
+        _session(f"killed after step {at}", lambda: _killed(config, broken, at), expected=-signal.SIGKILL)
         again = config.model_copy(update={"resume": str(broken)})
-        _sitting("resumed", lambda: train(again, broken), expected=0)
+        _session("resumed", lambda: train(again, broken), expected=0)
         return list(_compared(whole, broken))
 
 
@@ -83,14 +83,14 @@ def _short(config: Config, steps: int) -> Config:
     )
 
 
-def _sitting(what: str, work: Callable[[], Any], expected: int) -> None:
-    """In a process of its own, forked: its kill must be real, and its randomness its own."""
+def _session(what: str, work: Callable[[], Any], expected: int) -> None:
+    """Runs `work` in a forked process, so that the kill is real and the random state is not shared."""
     log.info(f"-- {what}")
     process = multiprocessing.get_context("fork").Process(target=_quietly, args=(work,))
     process.start()
     process.join()
     if process.exitcode != expected:
-        raise EffbenchError(f"the sitting '{what}' ended with exit code {process.exitcode}; expected {expected}.")
+        raise EffbenchError(f"the session '{what}' ended with exit code {process.exitcode}; expected {expected}.")
 
 
 def _quietly(work: Callable[[], Any]) -> None:

@@ -77,7 +77,7 @@ def _by_name(sums: Any) -> Any:
 
 
 class Throughput:
-    """Images a second of training time, the first WARMUP_STEPS steps of this sitting left out."""
+    """Images a second of training time, the first WARMUP_STEPS steps of this session left out."""
 
     def __init__(self, clocks: Clocks):
         self._clocks = clocks
@@ -90,7 +90,7 @@ class Throughput:
 
     @property
     def fresh(self) -> bool:
-        """Whether no step of this sitting is done."""
+        """Whether no step of this session is done."""
         return self._steps == 0
 
     def step_done(self, seen: int) -> None:

@@ -15,8 +15,8 @@ class TrainState:
     step: int = 0
     seen: int = 0
     steps_per_epoch: int = 0  # of the epoch that was trained last; another session may have another batch size
-    training_s: float = 0.0  # seconds of training in earlier sittings of a resumed run
-    elapsed_s: float = 0.0  # wall seconds of those, all told; this sitting's own are on the clocks
+    training_s: float = 0.0  # seconds of training in earlier sessions of a resumed run
+    elapsed_s: float = 0.0  # wall seconds of those; the current session's are on the clocks
     skipped: int = 0  # steps left out because they were not finite
     skipped_in_a_row: int = 0
     pieces: int = 1  # into which a micro-batch is cut, where memory did not suffice; likewise eval_pieces
