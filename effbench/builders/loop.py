@@ -24,6 +24,7 @@ from effbench.tasks.task import Task
 from effbench.training.batch_norm_statistics import (
     AveragedStatistics,
     KeepStatistics,
+    NormStatistics,
     RefreshStatistics,
     statistics_batches,
     trained_norms,
@@ -32,8 +33,8 @@ from effbench.training.callbacks import Callbacks
 from effbench.training.checkpoint import Checkpoints
 from effbench.training.clipping import choose_clipping
 from effbench.training.distributed import DistributedContext
-from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
-from effbench.training.ema import Ema, NoEma, OptimizerAverage, averages_itself
+from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping, StoppingRule
+from effbench.training.ema import Ema, NoEma, OptimizerAverage, WeightAverage, averages_itself
 from effbench.training.failure_policies import (
     BufferSnapshot,
     NoBufferSnapshot,
@@ -101,7 +102,7 @@ def trainer(
     )
 
 
-def _average(config: Config, net: nn.Module, over: Optimizer) -> NoEma:
+def _average(config: Config, net: nn.Module, over: Optimizer) -> WeightAverage:
     """What is evaluated in the place of the trained weights."""
     if averages_itself(over):
         refuse_two_averages(config)
@@ -123,7 +124,7 @@ def _statistics(
     train: TrainBatches,
     ranks: DistributedContext,
     precision: Precision,
-) -> KeepStatistics:
+) -> NormStatistics:
     """Every rank makes the same pass, so that they agree without exchanging anything.
 
     averages: whether the optimizer averages the weights.
@@ -136,7 +137,7 @@ def _statistics(
     return kind(norms, batches, train.batch_size // ranks.world, config.data.eval_batch_size, precision)
 
 
-def _early_stopping(config: Config, warmup: int) -> NoEarlyStopping:
+def _early_stopping(config: Config, warmup: int) -> StoppingRule:
     section = config.early_stopping
     if not section.enabled:
         return NoEarlyStopping()

@@ -9,7 +9,7 @@ import torch
 from effbench import build
 from effbench.config.schema import Config
 from effbench.schedulers import Constant, Plateau, Schedule
-from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
+from effbench.training.early_stopping import EarlyStopping, StoppingRule
 from effbench.training.schedule import TorchSchedule
 from effbench.training.trainer import Trainer
 from effbench.units import counted
@@ -64,7 +64,7 @@ def _plateau(schedule: Plateau, trainer: Trainer) -> str | None:
     return None
 
 
-def _watches(stopping: NoEarlyStopping, metric: str) -> TypeGuard[EarlyStopping]:
+def _watches(stopping: StoppingRule, metric: str) -> TypeGuard[EarlyStopping]:
     return isinstance(stopping, EarlyStopping) and stopping.monitor == metric
 
 

@@ -326,14 +326,14 @@ class _Session:
             "epochs": state.epoch + state.batch / trainer.train.steps_per_epoch,
             "steps": state.step,
             "skipped_steps": state.skipped,
-            "pieces": state.pieces,
-            "images_seen": state.seen,
+            "pieces": state.micro_batch_splits,
+            "images_seen": state.samples_seen,
             "timing": {
                 "started": self.begun.astimezone().isoformat(timespec="seconds"),
                 "seconds": trainer.clocks.seconds(),
                 "training_s": state.training_s,
                 "elapsed_s": state.elapsed_s + trainer.clocks.seconds()["total"],  # of all sessions, as training_s
-                "images_per_s": trainer.throughput.values(state.seen).get("train/images_per_s"),
+                "images_per_s": trainer.throughput.values(state.samples_seen).get("train/images_per_s"),
                 "images_per_s_excludes_first_steps": WARMUP_STEPS,
             },
             "memory": peak_memory(),

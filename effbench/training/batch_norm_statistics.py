@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -23,22 +24,34 @@ IMAGES, BATCH = 512, 64  # of a pass; statistics that average fewer images than 
 _START_LEFT = 0.01  # share of the initial values in the running statistics from which on they count as started
 
 
-class KeepStatistics:
-    """For models without batch normalisation, and wherever the running statistics serve."""
+class NormStatistics(Protocol):
+    """Brings the running statistics of batch normalisation up to date before they are used."""
 
-    eval_batch_size: int = 1
+    eval_batch_size: int
 
-    def refresh(self, model: nn.Module, steps: int, pieces: int = 1) -> None:
-        """Before a validation of `model` after so many optimizer steps.
+    def refresh(self, model: nn.Module, steps: int, splits: int = 1) -> None:
+        """Called before a validation of `model`, after so many optimizer steps.
 
-        pieces: into which evaluation cuts its batches of `eval_batch_size`, where memory did not suffice.
+        splits: into how many micro-batches a batch of `eval_batch_size` is split, where memory did not suffice.
         """
 
-    def refresh_to_save(self, model: nn.Module, steps: int, pieces: int = 1) -> None:
-        """Likewise, before a checkpoint, which may come between validations; training must not depend on it."""
+    def refresh_to_save(self, model: nn.Module, steps: int, splits: int = 1) -> None:
+        """Called before a checkpoint, which may come between validations; training must not depend on it."""
 
 
-class RefreshStatistics(KeepStatistics):
+class KeepStatistics:
+    """For models without batch normalisation, or with frozen ones only."""
+
+    eval_batch_size = 1
+
+    def refresh(self, model: nn.Module, steps: int, splits: int = 1) -> None:
+        pass
+
+    def refresh_to_save(self, model: nn.Module, steps: int, splits: int = 1) -> None:
+        pass
+
+
+class RefreshStatistics:
     """Makes the statistics anew where running ones cannot be right yet, or average too few images.
 
     norms: the names of the batch norms that are trained, see `trained_norms`. batch_size: images that one of them sees
@@ -58,14 +71,17 @@ class RefreshStatistics(KeepStatistics):
         self._batches = lru_cache(maxsize=1)(batches)
         self.eval_batch_size = eval_batch_size
 
-    def refresh(self, model: nn.Module, steps: int, pieces: int = 1) -> None:
+    def refresh(self, model: nn.Module, steps: int, splits: int = 1) -> None:
         modules = map(model.get_submodule, self._norms)
         momenta = [norm.momentum for norm in modules if isinstance(norm, _BatchNorm) and norm.momentum]
         if momenta and self._lag(min(momenta), steps):
-            self._make(model, pieces)
+            self._make(model, splits)
 
-    def _make(self, model: nn.Module, pieces: int) -> None:
-        make_statistics(model, self._norms, self._batches(self.eval_batch_size // pieces), self._precision)
+    def refresh_to_save(self, model: nn.Module, steps: int, splits: int = 1) -> None:
+        """Nothing: checkpoints hold the statistics that training goes on with."""
+
+    def _make(self, model: nn.Module, splits: int) -> None:
+        make_statistics(model, self._norms, self._batches(self.eval_batch_size // splits), self._precision)
 
     def _lag(self, momentum: float, steps: int) -> bool:
         return self._batch_size < momentum * IMAGES or (1 - momentum) ** steps > _START_LEFT
@@ -80,9 +96,9 @@ class AveragedStatistics(RefreshStatistics):
 
     _made_at: int | None = None
 
-    def refresh(self, model: nn.Module, steps: int, pieces: int = 1) -> None:
+    def refresh(self, model: nn.Module, steps: int, splits: int = 1) -> None:
         if self._made_at != steps:
-            self._make(model, pieces)
+            self._make(model, splits)
             self._made_at = steps
 
     refresh_to_save = refresh

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,26 +17,42 @@ from effbench.training.failure_policies import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-NICE = 10  # of the thread that writes: a tenth of the share of those that train, until they wait for it
+NICE = 10  # nice value of the writer thread: it gets a tenth of the share of the training threads
 
 
-class NoSaves:
-    """Where nothing is kept."""
+class Saves(Protocol):
+    """Writes checkpoints, at once or later."""
 
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
         """As Checkpoints.save."""
 
     def check(self) -> None:
-        """Raises what went wrong with an earlier save."""
+        """Raise the error of an earlier save."""
 
     def wait(self) -> None:
-        """Until all is on the disk; raises what went wrong."""
+        """Wait until everything is on disk; raise the error of an earlier save."""
 
-    def settle(self) -> None:
-        """As wait, where another error is on its way already: what went wrong here is told on stderr."""
+    def drain(self) -> None:
+        """Like `wait`, but logs the error; for use while another exception propagates."""
 
 
-class DirectSaves(NoSaves):
+class NoSaves:
+    """Where no checkpoint is kept, and on ranks that write none."""
+
+    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+    def drain(self) -> None:
+        pass
+
+
+class DirectSaves:
     """Training waits until the checkpoint is on the disk."""
 
     def __init__(self, checkpoints: Checkpoints):
@@ -45,15 +61,24 @@ class DirectSaves(NoSaves):
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
         self._checkpoints.save(snapshot, step, value, keep)
 
+    def check(self) -> None:
+        pass
 
-class BackgroundSaves(DirectSaves):
+    def wait(self) -> None:
+        pass
+
+    def drain(self) -> None:
+        pass
+
+
+class BackgroundSaves:
     """Training waits for a copy in memory; a thread writes it. One save at a time: the next waits for the last.
 
     The copy's memory is kept for the next: on many machines touching new memory costs more than copying into old.
     """
 
     def __init__(self, checkpoints: Checkpoints):
-        super().__init__(checkpoints)
+        self._checkpoints = checkpoints
         self._copies: dict[tuple[Any, ...], Tensor] = {}
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -84,7 +109,7 @@ class BackgroundSaves(DirectSaves):
         self._join()
         self.check()
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         self._join()
         if self._error is not None:
             log.warning(f"the last checkpoint was not saved: {self._error}")
@@ -140,7 +165,7 @@ class BackgroundSaves(DirectSaves):
         return made
 
 
-def choose_saves(checkpoints: Checkpoints | None, background: bool) -> NoSaves:
+def choose_saves(checkpoints: Checkpoints | None, background: bool) -> Saves:
     if checkpoints is None:
         return NoSaves()
     return BackgroundSaves(checkpoints) if background else DirectSaves(checkpoints)

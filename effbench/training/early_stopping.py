@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from effbench.training.state import TrainState
 
 
+class StoppingRule(Protocol):
+    """Ends a run by its metrics."""
+
+    def check(self, state: TrainState) -> None:
+        """Called after each validation, which state.metrics holds."""
+
+    def stop_if_due(self, state: TrainState) -> None:
+        """Stop the run if the checks so far say so; also called for a run that is resumed after its last validation."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 class NoEarlyStopping:
     def check(self, state: TrainState) -> None:
-        """Looks at state.metrics after a validation."""
+        pass
 
-    def decide(self, state: TrainState) -> None:
-        """Stops the run if what it has seen so far says so; also of a run that is resumed after its last validation."""
+    def stop_if_due(self, state: TrainState) -> None:
+        pass
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -21,7 +35,7 @@ class NoEarlyStopping:
         pass
 
 
-class EarlyStopping(NoEarlyStopping):
+class EarlyStopping:
     """An improvement beats the best so far by more than `min_delta`; `patience` checks without one stop the run.
 
     warmup: optimizer steps during which the learning rate still rises; a check without improvement is not counted then.
@@ -50,9 +64,9 @@ class EarlyStopping(NoEarlyStopping):
             self.best, self.waited = value, 0
         elif state.step >= self.warmup:
             self.waited += 1
-        self.decide(state)
+        self.stop_if_due(state)
 
-    def decide(self, state: TrainState) -> None:
+    def stop_if_due(self, state: TrainState) -> None:
         if self.best is None:
             return
         value = state.metrics[self.monitor]

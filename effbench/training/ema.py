@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,27 +12,44 @@ from torch.optim import Optimizer
 from effbench.training.checkpoint import load_weights
 
 
+class WeightAverage(Protocol):
+    """The weights that are validated, saved and tested, in `model`."""
+
+    model: nn.Module
+
+    def update(self) -> None:
+        """Called after each optimizer step."""
+
+    def synchronize(self) -> None:
+        """Called before `model` is read: brings it up to the last step."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state for a checkpoint; {} where there is nothing beside the model in training."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take a state of `state_dict`, or {} of a run that kept no average."""
+
+
 class NoEma:
-    """The weights themselves."""
+    """No average: the weights in training."""
 
     def __init__(self, model: nn.Module):
         self.model = model
 
     def update(self) -> None:
-        """After each optimizer step."""
+        pass
 
     def synchronize(self) -> None:
-        """Before `model` is read: brings it up to the last step."""
+        pass
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Empty: there is nothing beside the model."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         pass
 
 
-class Ema(NoEma):
+class Ema:
     """average += (1 - d) * (weights - average) after each step, d = min(decay, (1 + t) / (10 + t)).
 
     The warm-up of d (TensorFlow's ExponentialMovingAverage with num_updates) keeps the random initial weights from
@@ -55,6 +73,9 @@ class Ema(NoEma):
         for average, buffer in zip(self.model.buffers(), self._source.buffers(), strict=True):
             average.copy_(buffer)
 
+    def synchronize(self) -> None:
+        pass
+
     def state_dict(self) -> dict[str, Tensor]:
         return {"_ema_steps": self._steps, **self.model.state_dict()}
 
@@ -69,7 +90,7 @@ class Ema(NoEma):
         load_weights(self.model, rest)
 
 
-class OptimizerAverage(NoEma):
+class OptimizerAverage:
     """The average that an optimizer keeps itself: schedulefree's classes, and others with train() and eval().
 
     optimizer.eval() puts the averaged weights into the model, optimizer.train() takes them out again. In between they

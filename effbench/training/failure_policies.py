@@ -1,7 +1,4 @@
-"""What becomes of a step whose numbers are not finite, or whose memory does not suffice.
-
-Each rule is an object whose plain form does nothing, so the loop has no branches for them.
-"""
+"""Policies for non-finite losses and gradients, and for out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +21,31 @@ from effbench.units import human_count
 
 log = logging.getLogger(__name__)
 
-SKIPS_IN_A_ROW = 20  # so many, and it is the run that is broken, not a batch
+SKIPS_IN_A_ROW = 20  # then the run is broken, not a batch
+
+
+class StepRollback(Protocol):
+    """Restores the model's buffers where a step is not taken: its forward passes have changed batch norm's."""
+
+    def begin(self) -> None:
+        """Called before a step's first forward pass."""
+
+    def undo(self) -> None:
+        """Restore what the forward passes since `begin` changed."""
 
 
 class NoBufferSnapshot:
-    """For the rules under which no step is ever taken back."""
+    """For policies under which every step is taken or ends the run."""
 
     def begin(self) -> None:
-        """Before a step's first forward pass."""
+        pass
 
     def undo(self) -> None:
-        """Takes back what the forward passes since `begin` changed."""
+        pass
 
 
-class BufferSnapshot(NoBufferSnapshot):
-    """Batch norm's statistics have seen a batch before anyone knows that it is to be left out."""
+class BufferSnapshot:
+    """A copy of all buffers at every step."""
 
     def __init__(self, model: nn.Module):
         self._buffers = list(model.buffers())
@@ -51,33 +59,51 @@ class BufferSnapshot(NoBufferSnapshot):
             buffer.copy_(kept)
 
 
+class NonFinitePolicy(Protocol):
+    """trainer.on_nonfinite: what happens at a loss or gradient that is NaN or infinite."""
+
+    def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
+        """What is not finite in a step after its backward passes, such as 'loss is nan'; None where all is."""
+
+    def skip(self, state: TrainState, what: str) -> None:
+        """Count and log a step that is skipped; a policy that skips none does nothing."""
+
+    def goes_on(self, state: TrainState) -> bool:
+        """Whether the run continues after the step that `skip` was called for."""
+
+
 class StopAtNonFinite:
-    """on_nonfinite=stop. looks: whether to read the loss at each step; else the logged steps will show it."""
+    """on_nonfinite=stop.
+
+    Args:
+        looks: whether to read the loss at each step; else the steps that are logged show it.
+    """
 
     def __init__(self, looks: bool = True):
         self._looks = looks
 
     def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
-        """What is not finite in a step after its backward passes: 'loss is nan', or None."""
-        return None if not self._looks or math.isfinite(loss) else f"loss is {float(loss)}"
+        return _not_finite(loss) if self._looks else None
 
     def skip(self, state: TrainState, what: str) -> None:
-        """Counts and tells a step that is left out, where the policy leaves any out."""
+        pass
 
     def goes_on(self, state: TrainState) -> bool:
-        """Whether the run goes on without the step that `skip` was called for."""
         return False
 
 
-class SkipNonFinite(StopAtNonFinite):
-    """on_nonfinite=skip. gradients: whether to look at them too (loss scaling does so itself)."""
+class SkipNonFinite:
+    """on_nonfinite=skip: the step is not taken; SKIPS_IN_A_ROW of them end the run.
+
+    Args:
+        gradients: whether to look at them too (loss scaling does so itself).
+    """
 
     def __init__(self, ranks: DistributedContext, gradients: bool):
-        super().__init__()
         self._ranks, self._gradients = ranks, gradients
 
     def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
-        if self._ranks.any(super().found(loss, parameters) is not None):
+        if self._ranks.any(_not_finite(loss) is not None):
             return f"loss is {float(loss)}"
         return "gradient is not finite" if self._gradients and not gradients_finite(parameters) else None
 
@@ -90,34 +116,50 @@ class SkipNonFinite(StopAtNonFinite):
         return state.skipped_in_a_row < SKIPS_IN_A_ROW
 
 
-class RaiseOnOutOfMemory:
-    """on_oom=raise: names what would need less."""
+def _not_finite(loss: Tensor) -> str | None:
+    return None if math.isfinite(loss) else f"loss is {float(loss)}"
 
-    def next_split_count(self, what: str, key: str, batch_size: int, pieces: int, error: BaseException) -> int:
-        """Into how many pieces to cut a batch from now on. Raises EffbenchError where that is not wanted.
 
-        what: 'training'. key: what sets the batch's size.
+class OutOfMemoryPolicy(Protocol):
+    """trainer.on_oom: what happens where a batch does not fit into memory."""
+
+    def next_split_count(self, what: str, key: str, batch_size: int, splits: int, error: BaseException) -> int:
+        """Into how many micro-batches to split a batch from now on.
+
+        Args:
+            what: 'training' or 'evaluation'.
+            key: the config key that sets the batch's size.
+            splits: into how many it is split already.
+
+        Raises:
+            EffbenchError: where the policy or the batch's size allows no further split.
         """
+
+
+class RaiseOnOutOfMemory:
+    """on_oom=raise: the message names what needs less memory."""
+
+    def next_split_count(self, what: str, key: str, batch_size: int, splits: int, error: BaseException) -> int:
         raise EffbenchError(
             f"out of memory in {what} at {key}={batch_size}: lower {key}, data.image_size or the model, or let "
             f"trainer.on_oom=halve cut the batches. ({first_line(error)})"
         ) from error
 
 
-class SplitOnOutOfMemory(RaiseOnOutOfMemory):
-    """on_oom=halve: twice as many pieces, whose gradients add up to the same step."""
+class SplitOnOutOfMemory:
+    """on_oom=halve: twice as many micro-batches, whose gradients add up to the same step."""
 
-    def next_split_count(self, what: str, key: str, batch_size: int, pieces: int, error: BaseException) -> int:
-        if 4 * pieces > batch_size:  # batch norm needs two samples a piece
+    def next_split_count(self, what: str, key: str, batch_size: int, splits: int, error: BaseException) -> int:
+        if 4 * splits > batch_size:  # batch norm needs two samples a micro-batch
             raise EffbenchError(
-                f"out of memory in {what} at {key}={batch_size}, cut into {pieces} pieces already: lower "
+                f"out of memory in {what} at {key}={batch_size}, cut into {splits} pieces already: lower "
                 f"data.image_size or the model. ({first_line(error)})"
             ) from error
         log.warning(
-            f"out of memory in {what} at {key}={batch_size}: each batch is cut into {2 * pieces} pieces from "
+            f"out of memory in {what} at {key}={batch_size}: each batch is cut into {2 * splits} pieces from "
             "now on; the effective batch stays"
         )
-        return 2 * pieces
+        return 2 * splits
 
 
 @contextmanager

@@ -85,22 +85,22 @@ class Throughput:
         self._seen_at_start = 0
         self._seconds_at_start = 0.0
 
-    def start_from(self, seen: int) -> None:
-        self._seen_at_start = seen
+    def start_from(self, samples_seen: int) -> None:
+        self._seen_at_start = samples_seen
 
     @property
     def fresh(self) -> bool:
         """Whether no step of this session is done."""
         return self._steps == 0
 
-    def step_done(self, seen: int) -> None:
+    def step_done(self, samples_seen: int) -> None:
         self._steps += 1
         if self._steps == WARMUP_STEPS:
-            self._seen_at_start, self._seconds_at_start = seen, self._clocks.training
+            self._seen_at_start, self._seconds_at_start = samples_seen, self._clocks.training
 
-    def values(self, seen: int) -> dict[str, float]:
+    def values(self, samples_seen: int) -> dict[str, float]:
         """{} until the warm-up is over."""
         seconds = self._clocks.training - self._seconds_at_start
         if self._steps <= WARMUP_STEPS or seconds <= 0:
             return {}
-        return {"train/images_per_s": (seen - self._seen_at_start) / seconds}
+        return {"train/images_per_s": (samples_seen - self._seen_at_start) / seconds}

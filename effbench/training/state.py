@@ -5,22 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+# Fields under other names in checkpoints of effbench 0.1
+_NAMES_OF_0_1 = {"seen": "samples_seen", "pieces": "micro_batch_splits", "eval_pieces": "eval_splits"}
+
 
 @dataclass
 class TrainState:
-    """epoch and batch: the next step's place. step: optimizer steps done. seen: samples, over all ranks."""
+    """epoch and batch: the next step's place. step: optimizer steps done. samples_seen: over all ranks."""
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    seen: int = 0
+    samples_seen: int = 0
     steps_per_epoch: int = 0  # of the epoch that was trained last; another session may have another batch size
     training_s: float = 0.0  # seconds of training in earlier sessions of a resumed run
     elapsed_s: float = 0.0  # wall seconds of those; the current session's are on the clocks
     skipped: int = 0  # steps left out because they were not finite
     skipped_in_a_row: int = 0
-    pieces: int = 1  # into which a micro-batch is cut, where memory did not suffice; likewise eval_pieces
-    eval_pieces: int = 1
+    micro_batch_splits: int = 1  # parts of a micro-batch, more than one where memory did not suffice
+    eval_splits: int = 1  # parts of an evaluation batch, likewise
     metrics: dict[str, float] = field(default_factory=dict)  # the newest value of each
     learning_rates: dict[str, float] = field(default_factory=dict)  # by parameter group, of the last step taken
     stop_reason: str | None = None
@@ -47,7 +50,7 @@ class TrainState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for key, value in state.items():
-            setattr(self, key, value)
+            setattr(self, _NAMES_OF_0_1.get(key, key), value)
 
 
 @dataclass

@@ -18,18 +18,21 @@ from effbench.data.batches import EvalBatches, StepBatches, TrainBatches
 from effbench.models.adapt import set_train_mode
 from effbench.randomness import Purpose, seed_of_step
 from effbench.tasks.task import Task
-from effbench.training.batch_norm_statistics import KeepStatistics
+from effbench.training.batch_norm_statistics import KeepStatistics, NormStatistics
 from effbench.training.callbacks import Callbacks, Context
 from effbench.training.checkpoint import Checkpoints, Snapshot, load_optimizer, load_weights
-from effbench.training.checkpoint_writer import choose_saves
-from effbench.training.clipping import NoClipping
+from effbench.training.checkpoint_writer import Saves, choose_saves
+from effbench.training.clipping import Clipping, NoClipping
 from effbench.training.distributed import DistributedContext
-from effbench.training.early_stopping import NoEarlyStopping
-from effbench.training.ema import NoEma
+from effbench.training.early_stopping import NoEarlyStopping, StoppingRule
+from effbench.training.ema import NoEma, WeightAverage
 from effbench.training.evaluation import evaluate
 from effbench.training.failure_policies import (
     NoBufferSnapshot,
+    NonFinitePolicy,
+    OutOfMemoryPolicy,
     RaiseOnOutOfMemory,
+    StepRollback,
     StopAtNonFinite,
     first_not_finite,
     is_out_of_memory,
@@ -72,14 +75,14 @@ class Trainer:
     limits: Limits
     task: Task
     penalty: L1Penalty = field(default_factory=lambda: L1Penalty([], 0.0))
-    clip: NoClipping = field(default_factory=NoClipping)
+    clip: Clipping = field(default_factory=NoClipping)
     precision: Precision = field(default_factory=Precision)
-    ema: NoEma | None = None
-    nonfinite_policy: StopAtNonFinite | None = None  # by default: stop, looking where that costs nothing
-    oom_policy: RaiseOnOutOfMemory = field(default_factory=RaiseOnOutOfMemory)
-    buffer_snapshot: NoBufferSnapshot = field(default_factory=NoBufferSnapshot)
-    statistics: KeepStatistics = field(default_factory=KeepStatistics)
-    early_stopping: NoEarlyStopping = field(default_factory=NoEarlyStopping)
+    ema: WeightAverage | None = None
+    nonfinite_policy: NonFinitePolicy | None = None  # by default: stop, looking where that costs nothing
+    oom_policy: OutOfMemoryPolicy = field(default_factory=RaiseOnOutOfMemory)
+    buffer_snapshot: StepRollback = field(default_factory=NoBufferSnapshot)
+    statistics: NormStatistics = field(default_factory=KeepStatistics)
+    early_stopping: StoppingRule = field(default_factory=NoEarlyStopping)
     checkpoints: Checkpoints | None = None
     save_in_background: bool = False
     callbacks: Callbacks = field(default_factory=lambda: Callbacks([]))
@@ -94,14 +97,15 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.context = Context(self, Path())
-        self.averaged = self.ema or NoEma(self.model)
+        self.averaged: WeightAverage = self.ema or NoEma(self.model)
         self.meter = Meter(self.ranks, self.task.tallies)
         self.prediction_check = self.task.prediction_check()  # of the newest evaluation
         self.throughput = Throughput(self.clocks)
         self._device = next(self.model.parameters()).device
-        self._nonfinite = self.nonfinite_policy or StopAtNonFinite(self._device.type == "cpu" and self.ranks.world == 1)
+        looks = self._device.type == "cpu" and self.ranks.world == 1  # where reading the loss costs nothing
+        self._nonfinite: NonFinitePolicy = self.nonfinite_policy or StopAtNonFinite(looks)
         self._parameters = list(self.model.parameters())
-        self._saves = choose_saves(self.checkpoints, self.save_in_background)
+        self._saves: Saves = choose_saves(self.checkpoints, self.save_in_background)
         self._begun = time.perf_counter()
 
     def fit(self) -> TrainState:
@@ -113,7 +117,7 @@ class Trainer:
         self.callbacks.fit_start(self.context)
         try:
             self._end_epoch_if_over(state)  # where an interruption kept it from ending
-            self.early_stopping.decide(state)  # where one came between that and the test
+            self.early_stopping.stop_if_due(state)  # where one came between that and the test
             for micro_batches in self.steps(state):
                 stats = self.accumulate(micro_batches)
                 self.update(stats)
@@ -125,7 +129,7 @@ class Trainer:
             with self.clocks.checkpoint:
                 self._saves.wait()
         except BaseException as error:
-            self._saves.settle()
+            self._saves.drain()
             state.stop("an error", "failed")
             name_out_of_memory(error, "data.batch_size", self.train.batch_size)
             raise
@@ -161,8 +165,10 @@ class Trainer:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                size, pieces = self.train.batch_size, self.state.pieces
-                self.state.pieces = self.oom_policy.next_split_count("training", "data.batch_size", size, pieces, error)
+                size, splits = self.train.batch_size, self.state.micro_batch_splits
+                self.state.micro_batch_splits = self.oom_policy.next_split_count(
+                    "training", "data.batch_size", size, splits, error
+                )
             self._rollback_step()  # out here the failed attempt's tensors are gone
             self._seed_forward(step)
             step = self.train.again(step)
@@ -172,7 +178,7 @@ class Trainer:
         divisor = self._divisor(step) / self.ranks.world  # ranks average their gradients
         last = step.num_micro_batches - 1
         for index, batch in enumerate(self.clocks.waiting(step.micro_batches)):
-            for piece in batch.pieces(self.state.pieces):
+            for piece in batch.pieces(self.state.micro_batch_splits):
                 with self._forward_clock(), self.ranks.gradients_at(index == last, self.forward):
                     with self.precision.autocast():
                         logits_BK = logits_of(self.forward(piece.inputs))
@@ -226,7 +232,11 @@ class Trainer:
             values = self.meter.window_means()
         if not math.isfinite(values.get("train/loss", 0.0)):  # none where all steps were left out
             self._diverged(f"the training loss is {values['train/loss']} by step {state.step}")
-        self.callbacks.logged(self.context, {**values, **self.throughput.values(state.seen), **state.learning_rates})
+        self.callbacks.logged(self.context, self._row(values))
+
+    def _row(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The values of a row of metrics.csv: these, the throughput, the learning rates of the last step."""
+        return {**values, **self.throughput.values(self.state.samples_seen), **self.state.learning_rates}
 
     def evaluate_and_save_if_due(self, state: TrainState) -> None:
         """Validates at the end of an epoch (or of the run) and saves; extra saves come every `save_steps`."""
@@ -263,8 +273,7 @@ class Trainer:
         state.metrics |= values
         if due and self.val is not None:
             values |= self.validate(state)
-        row = {**values, **self.throughput.values(state.seen), **state.learning_rates}
-        self.callbacks.epoch_end(self.context, row)
+        self.callbacks.epoch_end(self.context, self._row(values))
         if due:  # else after the next step, so that a validation comes before the end
             self._check_stop_requests(state)
         if due:
@@ -288,29 +297,29 @@ class Trainer:
         return values
 
     def evaluate(self, batches: EvalBatches, ranks: DistributedContext) -> dict[str, float]:
-        """Metric name -> value of the averaged weights, in as many pieces a batch as memory asks for."""
+        """Metric name -> value of the averaged weights, each batch split as memory asks for."""
 
-        def attempt(pieces: int) -> dict[str, float]:
+        def attempt(splits: int) -> dict[str, float]:
             check = self.prediction_check = self.task.prediction_check()
-            return evaluate(self.averaged.model, batches.in_pieces(pieces), self.precision, ranks, self.task, check)
+            return evaluate(self.averaged.model, batches.in_pieces(splits), self.precision, ranks, self.task, check)
 
-        return self._in_eval_pieces(batches.batch_size, attempt)
+        return self._with_eval_splits(batches.batch_size, attempt)
 
     def _refresh(self, refresh: Callable[[nn.Module, int, int], None]) -> None:
         self.averaged.synchronize()
         attempt = partial(refresh, self.averaged.model, self.state.step)
-        self._in_eval_pieces(self.statistics.eval_batch_size, attempt)
+        self._with_eval_splits(self.statistics.eval_batch_size, attempt)
 
-    def _in_eval_pieces(self, batch_size: int, attempt: Callable[[int], Result]) -> Result:
-        """`attempt` at batches of evaluation, each cut into that many pieces; more where memory asks for it."""
+    def _with_eval_splits(self, batch_size: int, attempt: Callable[[int], Result]) -> Result:
+        """Calls `attempt` with the number of splits of an evaluation batch; with more after an out-of-memory error."""
         while True:
             try:
-                return attempt(self.state.eval_pieces)
+                return attempt(self.state.eval_splits)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                key, pieces = "data.eval_batch_size", self.state.eval_pieces
-                self.state.eval_pieces = self.oom_policy.next_split_count("evaluation", key, batch_size, pieces, error)
+                key, splits = "data.eval_batch_size", self.state.eval_splits
+                self.state.eval_splits = self.oom_policy.next_split_count("evaluation", key, batch_size, splits, error)
 
     def evaluated_weights(self) -> dict[str, Tensor]:
         """The averaged weights, with batch norm statistics of their own; without an average, the model's."""
@@ -372,7 +381,7 @@ class Trainer:
         self.state.load_state_dict(snapshot.state["train"])
         self.callbacks.load_state_dict(snapshot.state.get("callbacks", {}))
         self.state.steps_per_epoch = self.state.steps_per_epoch or self._steps_per_epoch_before()
-        self.throughput.start_from(self.state.seen)
+        self.throughput.start_from(self.state.samples_seen)
         if self.checkpoints is not None:
             self.checkpoints.restore(snapshot.state["ranking"], self.state.step)
 
@@ -404,9 +413,9 @@ class Trainer:
 
     def _advance(self) -> None:
         state = self.state
-        state.seen += self.train.samples_in(state.batch)
+        state.samples_seen += self.train.samples_in(state.batch)
         state.step, state.batch = state.step + 1, state.batch + 1
-        self.throughput.step_done(state.seen)
+        self.throughput.step_done(state.samples_seen)
         if state.batch == self.train.steps_per_epoch:
             state.epoch, state.batch = state.epoch + 1, 0
 

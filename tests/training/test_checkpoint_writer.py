@@ -152,7 +152,7 @@ def test_failed_save_is_reported_if_another_error_ends_the_run(tmp_path, capsys)
     (tmp_path / "checkpoints").write_text("in the way")
     saves = BackgroundSaves(keeper(tmp_path))
     saves.save(snapshot(1.0), 1, 0.5, keep=False)
-    saves.settle()
+    saves.drain()
     assert "warning: the last checkpoint was not saved: " in capsys.readouterr().err
     saves.wait()  # told of once
 

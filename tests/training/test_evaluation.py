@@ -139,7 +139,7 @@ def test_weighted_train_loss_equals_torch_mean_over_the_epoch(smoothing, pieces)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     batch = {"batch_size": 8, "accumulate": 2, "drop_last": False}
     run = trainer(whole, net, 6, optimizer=optimizer, batch=batch, loss=CrossEntropy(smoothing, WEIGHTS))
-    run.state.pieces = pieces
+    run.state.micro_batch_splits = pieces
     run.fit()
     inputs = batch_transform(whole)(whole.train.images.float() / 255)
     expected = nn.CrossEntropyLoss(WEIGHTS, label_smoothing=smoothing)(net(inputs), whole.train.labels)

@@ -364,7 +364,7 @@ def test_halved_batches_train_like_accumulation(room, workers, capsys):
     run = halving(net, room, batch={"num_workers": workers})
     state = run.fit()
     trainer(data(), reference, STEPS, batch={"batch_size": 32 // pieces, "accumulate": pieces}).fit()
-    assert (state.status, state.pieces, state.eval_pieces) == ("completed", pieces, 1)
+    assert (state.status, state.micro_batch_splits, state.eval_splits) == ("completed", pieces, 1)
     assert same(state_of(net), state_of(reference))
     told = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
     assert len(told) == int(math.log2(pieces)), "once each time"
@@ -383,7 +383,7 @@ def test_failed_oom_attempt_leaves_the_training_state_unchanged(after, accumulat
     step = after // accumulate  # done before the one in which memory first does not suffice
 
     def cut(_: Any) -> None:
-        known.state.pieces = 2
+        known.state.micro_batch_splits = 2
 
     if step == 0:
         cut(None)
@@ -411,9 +411,9 @@ def test_out_of_memory_while_making_a_batch_loses_no_batch(kind, workers, monkey
         patch.setattr(TrainBatches, "make", hungry)
         state = run.fit()
     known = trainer(data(), reference, STEPS)
-    known.callbacks._members.append(At(3, lambda _: setattr(known.state, "pieces", 2)))
+    known.callbacks._members.append(At(3, lambda _: setattr(known.state, "micro_batch_splits", 2)))
     known.fit()
-    assert (state.seen, state.pieces) == (STEPS * 32, 2)
+    assert (state.samples_seen, state.micro_batch_splits) == (STEPS * 32, 2)
     assert same(state_of(net), state_of(reference))
 
 
@@ -450,7 +450,7 @@ def test_halved_evaluation_is_equal_and_reported_once(capsys):
         run = trainer(data(), net, STEPS, validate=True, oom_policy=SplitOnOutOfMemory())
         state = run.fit()
         measured.append(state.metrics)
-        assert (state.pieces, state.eval_pieces) == (1, 1 if room > 100 else 8)
+        assert (state.micro_batch_splits, state.eval_splits) == (1, 1 if room > 100 else 8)
     assert measured[0] == pytest.approx(measured[1], rel=1e-6)
     told = [line for line in capsys.readouterr().err.splitlines() if "out of memory in evaluation" in line]
     assert len(told) == 3
@@ -467,7 +467,7 @@ def test_a_resumed_run_keeps_its_pieces_and_its_bits(tmp_path, capsys):
     net = convolutional(seed=5)
     again = halving(net, 8, validate=True, checkpoints=keeper(tmp_path))
     again.restore(read_checkpoint(tmp_path / "checkpoints" / "last"))
-    assert again.fit().pieces == 4
+    assert again.fit().micro_batch_splits == 4
     assert "out of memory" not in capsys.readouterr().err
     assert same(state_of(net), state_of(straight))
 

@@ -44,7 +44,7 @@ def test_run_takes_max_steps_then_validates_and_saves(steps, tmp_path):
     state = run.fit()
     assert (state.step, state.status, state.stop_reason) == (steps, "completed", None)
     assert (state.epoch, state.batch) == divmod(steps, PER_EPOCH)
-    assert state.seen == 32 * steps
+    assert state.samples_seen == 32 * steps
     assert "val/loss" in rows.rows[-1]
     assert (tmp_path / "checkpoints" / "last").readlink().name == f"step-{steps:08d}"
 
