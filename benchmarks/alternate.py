@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import select
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from effbench.stats import Interval, median_interval
+
 ROOT = Path(__file__).parents[1]
-RESAMPLES = 10_000
 THREADS = 2
 AGAIN = " again"  # the control's name: the first arm's and this
 CONTROL_WITHIN = 0.02
@@ -41,23 +40,6 @@ class Arm:
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     source: Path = ROOT
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The median over rounds, with a bootstrap 95 % interval of that median."""
-
-    median: float
-    low: float
-    high: float
-    n: int
-
-    def times(self, factor: float) -> Interval:
-        """In another unit."""
-        return Interval(self.median * factor, self.low * factor, self.high * factor, self.n)
-
-    def __str__(self) -> str:
-        return f"{self.median:.4g} [{self.low:.4g}, {self.high:.4g}], n = {self.n}"
 
 
 class Runner:
@@ -200,22 +182,14 @@ def _some_rounds(arms: Sequence[Arm], count: int, parts: int) -> list[Round]:
     return found
 
 
-def interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """The median and its interval, by resampling the values (Efron 1979)."""
-    chance = random.Random(seed)
-    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    low, high = medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
-    return Interval(statistics.median(values), low, high, len(values))
-
-
 def ratio(found: Sequence[Round], above: str, below: str) -> Interval:
     """above / below, round by round."""
-    return interval([values[above] / values[below] for values in found])
+    return median_interval([values[above] / values[below] for values in found])
 
 
 def each(found: Sequence[Round], of: Callable[[Round], float]) -> Interval:
     """Any figure of a round."""
-    return interval([of(values) for values in found])
+    return median_interval([of(values) for values in found])
 
 
 def control_of(found: Sequence[Round]) -> Interval | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.alternate import AGAIN, CONTROL_WITHIN, Interval, Round, control_of, each
+from benchmarks.alternate import AGAIN, CONTROL_WITHIN, Round, control_of, each
+from effbench.stats import Interval, median
 
 Scale = Callable[[float], str]
 
@@ -29,7 +29,7 @@ class Figure:
     @property
     def void(self) -> bool:
         """Whether the machine was too noisy: the control's median is off by more than 2 %."""
-        return self.control is not None and abs(self.control.median - 1) > CONTROL_WITHIN
+        return self.control is not None and abs(self.control.estimate - 1) > CONTROL_WITHIN
 
     @property
     def passed(self) -> bool | None:
@@ -43,7 +43,13 @@ class Figure:
         return f"{self.what}: {self.value} {self.target} -> {'void' if self.void else self.passed}"
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"passed": self.passed, "void": self.void}
+        control = None if self.control is None else interval_json(self.control)
+        intervals = {"value": interval_json(self.value), "control": control}
+        return asdict(self) | intervals | {"passed": self.passed, "void": self.void}
+
+
+def interval_json(interval: Interval) -> dict[str, float]:
+    return {"median": interval.estimate, "low": interval.low, "high": interval.high, "n": interval.n}
 
 
 def figure(
@@ -56,7 +62,7 @@ def figure(
     """
     write = unit or "{:.4g}".format
     names = [name for name in found[0] if not name.endswith(AGAIN)]
-    arms = {name: write(statistics.median(values[name] for values in found)) for name in names}
+    arms = {name: write(median([values[name] for values in found])) for name in names}
     return Figure(what, each(found, of), target, control_of([*found, *alone]), arms, note)
 
 

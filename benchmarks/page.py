@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def record(row: str, title: str, found: Sequence[Figure | Point], seconds: float
         "commit": commit,
         "machine": _machine(),
         "figures": [figure.as_json() for figure in found if isinstance(figure, Figure)],
-        "points": [asdict(point) for point in found if isinstance(point, Point)],
+        "points": [point.as_json() for point in found if isinstance(point, Point)],
     }
     order = sorted(kept, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
     DATA.write_text(json.dumps({name: kept[name] for name in order}, indent=1) + "\n", encoding="utf-8")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alternate import Interval, Round, interval
-from benchmarks.figures import three_digits
+from benchmarks.alternate import Round
+from benchmarks.figures import interval_json, three_digits
+from effbench.stats import Interval, median_interval
 
 COLOURS = ("#1f6fb4", "#e0701b", "#3a9a5b", "#a05fb5", "#8a8a8a", "#b8442f")
 PANEL_INCHES = (5.2, 3.6)
@@ -26,12 +27,15 @@ class Point:
     x: float
     value: Interval
 
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"value": interval_json(self.value)}
+
 
 def points(
     panel: str, across: str, x: float, found: Sequence[Round], of: Callable[[float], float] = float
 ) -> list[Point]:
     """Each arm's values at one x, in the panel's unit by `of`."""
-    return [Point(panel, across, name, x, interval([of(values[name]) for values in found])) for name in found[0]]
+    return [Point(panel, across, name, x, median_interval([of(values[name]) for values in found])) for name in found[0]]
 
 
 def draw(title: str, drawn: Sequence[Mapping[str, Any]], path: Path) -> None:

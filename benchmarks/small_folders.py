@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from effbench.data.images.fashion_mnist import fashion_mnist
+from effbench.stats import deviation, mean
 
 Draw = Callable[[np.random.Generator, int, int], Image.Image]  # (random numbers, class, which of its class)
 SIDES = (70, 220)  # pixels of a picture's sides, least and most
@@ -305,12 +305,12 @@ def page(results: dict[str, Any]) -> str:
         if not by_default or not by_hand:
             continue
         best = max(by_hand, key=by_hand.__getitem__)
-        mean, spread = statistics.mean(by_default), statistics.stdev(by_default) if len(by_default) > 1 else None
+        average, spread = mean(by_default), deviation(by_default) if len(by_default) > 1 else None
         share = max(per_class(plan.counts[2], len(plan.classes), plan.share)) / plan.counts[2]
         lines.append(
-            f"| {plan.name} | {plan.counts[0]} / {plan.counts[2]} | {len(plan.classes)} | {share:.0%} | {mean:.1%}"
+            f"| {plan.name} | {plan.counts[0]} / {plan.counts[2]} | {len(plan.classes)} | {share:.0%} | {average:.1%}"
             f"{'' if spread is None else f' ± {spread:.1%}'} | {len(by_default)} | {by_hand[best]:.1%} ({best}) "
-            f"| {len(by_hand)} | {mean / by_hand[best]:.0%} |"
+            f"| {len(by_hand)} | {average / by_hand[best]:.0%} |"
         )
     lines += ["", "A test accuracy of 500 images at 50 % has a standard error of 2.2 points.", "", "## Every run", ""]
     lines += [f"- {row['test_acc']:.1%} ({row['status']}, {row['steps']} steps): `{row['command']}`" for row in rows]

@@ -9,14 +9,13 @@ import sys
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import benchmarks.rows
 from benchmarks import alternate
-from benchmarks.alternate import Arm, Interval, interval, is_certain, race, rounds
+from benchmarks.alternate import Arm, is_certain, race, rounds
 from benchmarks.figures import Figure, figure, over
 from benchmarks.page import _verdict
+from effbench.stats import Interval
 from tests.racing import STARTUP_S
 
 
@@ -29,21 +28,6 @@ def test_benchmarks_import_without_peers_or_side_effects(monkeypatch, tmp_path):
         importlib.import_module(name)
     assert len(names) > 40
     assert not list(tmp_path.iterdir())
-
-
-def test_the_interval_of_a_median_is_that_of_order_statistics():
-    """Of 1 to 101 the binomial one is 41 to 61: 50.5 -+ 1.96 sqrt(101) / 2."""
-    found = interval(list(range(1, 102)))
-    assert (found.median, found.n) == (51, 101)
-    assert found.low == pytest.approx(41, abs=1)
-    assert found.high == pytest.approx(61, abs=1)
-
-
-@given(st.lists(st.floats(0.5, 2), min_size=1, max_size=30))
-def test_an_interval_holds_its_median_and_is_deterministic(values):
-    found = interval(values)
-    assert min(values) <= found.low <= found.median <= found.high <= max(values)
-    assert interval(values) == found
 
 
 def noisy(count: int, spread: float, control: float = 1.0) -> list[dict[str, float]]:
@@ -117,5 +101,5 @@ def test_control_only_rounds_count_for_the_control_only():
     alone = [{"ours": 1.0, "ours again": 1.04}] * 5
     found = figure("theirs / ours", noisy(3, 0.0), over("theirs", "ours"), ">= 1.9", alone=alone)
     assert found.void
-    assert (found.control.n, found.control.median) == (8, 1.04)
-    assert (found.value.n, found.value.median) == (3, 2.0)
+    assert (found.control.n, found.control.estimate) == (8, 1.04)
+    assert (found.value.n, found.value.estimate) == (3, 2.0)

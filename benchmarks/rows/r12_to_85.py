@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 
 from benchmarks.alternate import Arm, Round, race, rounds
 from benchmarks.figures import Figure, figure, over
+from effbench.stats import median
 
 TITLE = "Seconds to 85 % test accuracy, embedded Fashion-MNIST, MobileNetV3-small"
 PLACE = "benchmarks.arms_target:"
@@ -44,4 +44,4 @@ def best_workers(words: list[str]) -> int:
     options = {"words": words, "target": 1.0, "slice_steps": 30}
     arms = [Arm(str(count), PLACE + "usual", options | {"workers": count}) for count in (0, 1, 2)]
     found = rounds(arms, 3, 1, control=False)
-    return int(min(found[0], key=lambda name: statistics.median(values[name] for values in found)))
+    return int(min(found[0], key=lambda name: median([values[name] for values in found])))

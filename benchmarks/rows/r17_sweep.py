@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.alternate import interval
 from benchmarks.arms_start import sweep
 from benchmarks.figures import Figure, exact
+from effbench.stats import median_interval
 
 TITLE = "The jobs of a sweep"
 JOBS = 20
@@ -18,6 +18,6 @@ def measure() -> list[Figure]:
     names = f"batch {LARGE}, then batch {SMALL}", f"batch {SMALL} alone"
     megabytes = {names[0]: f"{large / 1e6:.0f}, {small / 1e6:.0f} MB", names[1]: f"{alone / 1e6:.0f} MB"}
     return [
-        Figure("seconds from a job's fork to its first step, MobileNetV3-small", interval(later), "<= 0.6"),
+        Figure("seconds from a job's fork to its first step, MobileNetV3-small", median_interval(later), "<= 0.6"),
         Figure("peak memory of a job after a larger one / of the same job alone", exact(small / alone), arms=megabytes),
     ]

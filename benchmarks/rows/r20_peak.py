@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 
-from benchmarks.alternate import ROOT, THREADS, interval
+from benchmarks.alternate import ROOT, THREADS
 from benchmarks.figures import Figure
+from effbench.stats import median_interval
 
 TITLE = "Share of the machine's float32 matmul peak reached in training (reported)"
 MODELS = {
@@ -29,5 +30,5 @@ def measure() -> list[Figure]:
         environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
         shares, bound = json.loads(done.stdout.splitlines()[-1])
-        figures.append(Figure(f"{model}, batch {batch}", interval(shares), "", None, bound, NOTE))
+        figures.append(Figure(f"{model}, batch {batch}", median_interval(shares), "", None, bound, NOTE))
     return figures

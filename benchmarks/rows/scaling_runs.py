@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.alternate import interval
 from benchmarks.arms_start import finished_runs, resources
 from benchmarks.figures import Figure
 from benchmarks.scaling import Point
+from effbench.stats import median_interval
 
 TITLE = "Many runs in one table"
 COUNTS = (10, 100, 1000, 10_000)
@@ -39,7 +39,7 @@ def measure() -> list[Figure | Point]:
             for name, words in READERS.items():
                 resources(words, folder)  # fills the page cache
                 spent = [resources(words, folder) for _ in range(REPEATS)]
-                seconds, peak = (interval(values) for values in zip(*spent, strict=True))
+                seconds, peak = (median_interval(values) for values in zip(*spent, strict=True))
                 found += [
                     Point("seconds", ACROSS, name, count, seconds),
                     Point("MB, peak resident", ACROSS, name, count, peak.times(1e-6)),

@@ -9,8 +9,9 @@ from typing import Any
 
 from effbench.metrics import LOSS, Display
 from effbench.report.collect import RunRecord, shortened
-from effbench.report.spread import deviation, mean, number_text, seconds, within_spread
+from effbench.report.spread import number_text, seconds, within_spread
 from effbench.report.sweep import Job, ranked, result_row, test_columns
+from effbench.stats import deviation, mean
 from effbench.units import human_bytes, human_count
 
 MOST_KEYS, MOST_IN_FRONT = 8, 4  # columns of config keys, and how many of them come before the results

@@ -1,23 +1,11 @@
-"""Mean and standard deviation over seeds, and the format of numbers in all tables."""
+"""The format of numbers in all tables, and when seeds do not tell two rows apart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import fsum, sqrt
 from typing import Any
 
 from effbench.metrics import Display, display_of
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean; of a single value the value itself, without rounding."""
-    return fsum(values) / len(values) if len(values) > 1 else values[0]
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Return the sample standard deviation (n - 1). `statistics` uses fractions, too slow for thousands of groups."""
-    middle = mean(values)
-    return sqrt(fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
 
 
 def number_text(

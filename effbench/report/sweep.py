@@ -16,8 +16,9 @@ from effbench.escaping import csv_cell, for_terminal
 from effbench.metrics import ACCURACY, LOSS, Display, display_of, recorded_displays
 from effbench.records import FINISHED, read_summary, write_text
 from effbench.redaction import redact
-from effbench.report.spread import deviation, mean, number_text, seconds, within_spread
+from effbench.report.spread import number_text, seconds, within_spread
 from effbench.report.text_table import TextColumn, console, print_table
+from effbench.stats import deviation, mean
 from effbench.units import human_bytes, human_count
 
 BEFORE = ("rank", "job", "overrides", "status", "metric", "value")  # columns of sweep.csv before test/*
