@@ -33,7 +33,7 @@ from effbench.config import recipes
 from effbench.config.names import GROUP, ROOT
 from effbench.config.paths import recipes_dir
 from effbench.config.yaml_text import parse_yaml
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, first_line
 from effbench.guarded import MissingFileError, read_text
 
 PROTECTED = ("hydra", "allow_targets", "resume")  # what these say can run code, or write elsewhere
@@ -191,7 +191,7 @@ class GuardedLoader(ConfigLoaderImpl):
         except HydraException as error:
             raise ConfigError(
                 f"{' '.join(words)}: a file of your own may not say what Hydra runs. Choose one of Hydra's or of an "
-                f"installed plugin's, and give its values on the command line ({str(error).splitlines()[0]})."
+                f"installed plugin's, and give its values on the command line ({first_line(error)})."
             ) from error
 
     def _refusal(self, key: str, defaults: Sequence[ResultDefault], repo: IConfigRepository) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from effbench.config.compose import loader, parsed
 from effbench.config.words import as_meant
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, first_line
 from effbench.guarded import MissingFileError, read_text
 from effbench.records import FINISHED, read_summary, write_text
 from effbench.redaction import redact
@@ -59,7 +59,7 @@ def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[list
         try:
             [combinations] = BasicSweeper.split_arguments(list(parsed(map(as_meant, overrides), config_loader)), None)
         except HydraException as error:
-            raise ConfigError(f"cannot read the sweep: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"cannot read the sweep: {first_line(error)}") from error
 
     def is_shared(word: str) -> bool:  # a glob also matches _base files, which only hold shared keys
         group, _, name = word.partition("=")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from effbench.metrics import LOSS, Display, display_of
-from effbench.report.curves import points
+from effbench.report.curves import points, rate_columns
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 12, 190
+FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "bottom": BOTTOM}  # for the template
 MOST_POINTS = 240  # of a line; the extremes between them are kept
 _WIDE = 100  # a loss whose largest value is more than this many times its smallest is drawn on a log scale
 _TINIEST = 1e-200  # smaller differences could underflow
@@ -80,7 +81,7 @@ def over_each_other(curves: Sequence[Curve], displays: Mapping[str, Display]) ->
             for name, display in named.items()
         ),
         _metric_panel(f"training {_loss(displays).axis}", curves, f"train/{LOSS}", _loss(displays), True),
-        _panel("learning rate", [(curve, rate) for curve in curves for rate in _rates(curve)[:1]], _plain),
+        _panel("learning rate", [(curve, rate) for curve in curves for rate in rate_columns(curve.rows)[:1]], _plain),
     ]
     return [panel for panel in panels if panel.lines]
 
@@ -97,10 +98,16 @@ def of_one(curve: Curve, displays: Mapping[str, Display]) -> list[Panel]:
     """Return panels of one run: training with validation, and each different learning rate."""
 
     def pair(metric: str) -> list[tuple[Curve, str]]:
-        return [(_as(curve, number, name), f"{name}/{metric}") for number, name in enumerate(("train", "val"))]
+        return [
+            (replace(curve, label=name, colour=number), f"{name}/{metric}")
+            for number, name in enumerate(("train", "val"))
+        ]
 
-    rates = _rates(curve)
-    rated = [(_as(curve, number, rate if len(rates) > 1 else ""), rate) for number, rate in enumerate(rates[:6])]
+    rates = rate_columns(curve.rows)
+    rated = [
+        (replace(curve, label=rate if len(rates) > 1 else "", colour=number), rate)
+        for number, rate in enumerate(rates[:6])
+    ]
     panels = [
         *(
             _panel(display.axis, pair(name), _share if display.as_percent else _plain, wide=name == LOSS)
@@ -109,19 +116,6 @@ def of_one(curve: Curve, displays: Mapping[str, Display]) -> list[Panel]:
         _panel("learning rate", rated, _plain),
     ]
     return [panel for panel in panels if panel.lines]
-
-
-def _as(curve: Curve, colour: int, label: str) -> Curve:
-    return Curve(label, colour, curve.rows, curve.epochs_per_step)
-
-
-def _rates(curve: Curve) -> list[str]:
-    """Return the columns of learning rates; of equal columns only the first."""
-    columns = [name for name in (curve.rows[0] if curve.rows else {}) if name.startswith("lr/")]
-    distinct: dict[tuple[str, ...], str] = {}
-    for column in columns:
-        distinct.setdefault(tuple(row[column] for row in curve.rows), column)
-    return list(distinct.values())
 
 
 def _panel(title: str, drawn: Sequence[tuple[Curve, str]], text: Callable[[float], str], wide: bool = False) -> Panel:
@@ -148,7 +142,7 @@ def _panel(title: str, drawn: Sequence[tuple[Curve, str]], text: Callable[[float
 
 def _series(curve: Curve, column: str, in_epochs: bool) -> list[Point]:
     unit = _unit(curve, in_epochs)
-    found = points([dict(row) for row in curve.rows], column)
+    found = points(curve.rows, column)
     return thinned([(step * unit, value) for step, value in found])
 
 

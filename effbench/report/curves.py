@@ -42,8 +42,7 @@ def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Pa
         _draw(place, rows, {f"train/{name}": (BLUE, "train"), f"val/{name}": (ORANGE, "validation")}, display.axis)
         if display.as_percent:
             place.yaxis.set_major_formatter("{x:.0%}")
-    rates = [column for column in (rows[0] if rows else {}) if column.startswith("lr/")]
-    _draw(rate, rows, _rate_lines(rows, rates), "learning rate")
+    _draw(rate, rows, _rate_lines(rate_columns(rows)), "learning rate")
     figure.suptitle(title, fontsize=11)
     path = folder / "curves.png"
     with replacing(path) as stream:
@@ -51,20 +50,25 @@ def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Pa
     return path
 
 
-def _rate_lines(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return one line for groups with equal rates; lines have names only if there are several."""
+def rate_columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the columns of learning rates; of equal columns only the first."""
     distinct: dict[tuple[str, ...], str] = {}
-    for column in columns:
-        distinct.setdefault(tuple(row[column] for row in rows), column)
+    for column in rows[0] if rows else ():
+        if column.startswith("lr/"):
+            distinct.setdefault(tuple(row[column] for row in rows), column)
+    return list(distinct.values())
+
+
+def _rate_lines(columns: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return (colour, label) of each column; a single column has no label."""
     palette = (BLUE, ORANGE, "#3a9a5b", "#a05fb5", GREY)
-    single = len(distinct) == 1
     return {
-        column: (palette[index % len(palette)], "" if single else column.removeprefix("lr/"))
-        for index, column in enumerate(distinct.values())
+        column: (palette[index % len(palette)], column.removeprefix("lr/") if len(columns) > 1 else "")
+        for index, column in enumerate(columns)
     }
 
 
-def points(rows: Sequence[dict[str, str]], column: str) -> list[tuple[int, float]]:
+def points(rows: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, float]]:
     """Return (step, value) pairs of a column: of step rows, or of epoch rows if there are more of them."""
     by_row: dict[str, list[tuple[int, float]]] = {"step": [], "epoch": []}
     for row in rows:

@@ -20,9 +20,9 @@ from urllib.parse import quote
 from effbench.config.compare import leaves
 from effbench.escaping import for_terminal
 from effbench.metrics import primary
-from effbench.records import write_output
+from effbench.records import FINISHED, write_output
 from effbench.redaction import redact
-from effbench.report.charts import Curve, of_one, over_each_other
+from effbench.report.charts import FRAME, Curve, of_one, over_each_other
 from effbench.report.collect import RunRecord, curve_rows, shortened
 from effbench.report.ranking import Column, Table, label, tables
 from effbench.report.result import result_rows, status_text
@@ -92,6 +92,7 @@ def write_html(content: Mapping[str, Any], output: Path) -> None:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals |= {"frame": FRAME, "finished_statuses": FINISHED}
     text = environment.get_template("page.html.j2").render(content, zip=zip)
     write_output(output, text, redacted=True)  # `view` has redacted the content; the template has no secrets
 
