@@ -275,12 +275,16 @@ def _finite(value: Any) -> Any:
 
 
 class MetricsFile:
-    """metrics.csv: one row a logged step or epoch, flushed at once. A full disk ends this file, not the run."""
+    """metrics.csv: one row a logged step or epoch, flushed at once. A full disk ends this file, not the run.
+
+    An existing file is continued; columns that it lacks are added to it.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str]):
-        self._path, self._columns = path, list(columns)
+        self._path = path
         if path.is_symlink():  # in an untrusted run it could lead to a private file
             path.unlink()
+        self._columns = _with_columns(path, columns) if path.is_file() else list(columns)
         self._stream: IO[str] | None = path.open("a", newline="", encoding="utf-8")
         if self._stream.tell() == 0:
             self._emit([redact_environment(column) for column in self._columns])
@@ -310,6 +314,23 @@ class MetricsFile:
     def close(self) -> None:
         if self._stream is not None:
             self._stream.close()
+
+
+def _with_columns(path: Path, columns: Sequence[str]) -> list[str]:
+    """The columns of a metrics.csv, then those of `columns` that it lacks, which its rows then have as empty cells."""
+    rows = list(csv.reader(io.StringIO(read_text(path, METRICS_BYTES), newline="")))
+    if not rows:
+        return list(columns)
+    missing = [column for column in columns if redact_environment(column) not in rows[0]]
+    if missing:
+        text = io.StringIO(newline="")
+        written = csv.writer(text)
+        written.writerow([*rows[0], *map(redact_environment, missing)])
+        written.writerows([*row, *[""] * len(missing)] for row in rows[1:])
+        with replacing(path) as stream:
+            stream.write(text.getvalue().encode("utf-8"))
+    named = {redact_environment(column): column for column in columns}
+    return [*(named.get(cell, cell) for cell in rows[0]), *missing]
 
 
 def keep_rows_up_to(path: Path, step: int, epoch_ended: bool = True) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from effbench import cli
 from effbench.config.paths import conf_dir
+from effbench.records import read_metrics
 from tests.commandline import TINY, effbench
 
 
@@ -32,8 +33,13 @@ PARTS = {
 from effbench import Callback
 
 class Mine(Callback):
+    columns = ("largest_gradient",)
+
     def __init__(self, note="unset"):
         self.note = note
+
+    def before_step(self, context):
+        context.log("largest_gradient", max(float(p.grad.abs().max()) for p in context.model.parameters()))
 
     def step_end(self, context):
         with (context.folder / "callbacks.txt").open("a") as stream:
@@ -136,6 +142,9 @@ def check(groups: list[str], place: Path) -> None:
     for group in groups:
         path = place / "run" / "callbacks.txt" if group == "callbacks" else place / f"{group}.txt"
         assert path.read_text() == TOLD[group], group
+    if "callbacks" in groups:
+        rows = read_metrics(place / "run")
+        assert all(float(row["largest_gradient"]) > 0 for row in rows if row["row"] == "step")
     config = yaml.safe_load((place / "run" / "config.yaml").read_text())
     for group in groups:
         section = config[group]["mine"] if group == "callbacks" else config[group]

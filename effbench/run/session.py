@@ -36,7 +36,7 @@ from effbench.run.run import Run
 from effbench.run.schedule_note import schedule_note
 from effbench.run.signals import Ears, Interrupted, listening
 from effbench.run.validate import refuse_early
-from effbench.training.callbacks import Callback, Callbacks, Context, MetricsLog, Progress
+from effbench.training.callbacks import Callback, Callbacks, Context, MetricsLog, Progress, check_columns
 from effbench.training.checkpoint import Checkpoints, load_weights, read_weights
 from effbench.training.distributed import DistributedContext, distributed_context
 from effbench.training.loggers import LOGGERS, FaultTolerantLogger, Start
@@ -118,6 +118,7 @@ class _Session:
         config, folder = self.config, self.folder
         refuse_early(config)
         callbacks = build.callbacks(config, self.callbacks)  # before the data: one may be refused
+        check_columns(callbacks)
         data = self._load_data()
         config = self._settle(data)
         data = build.task(config, data).checked(data)
@@ -132,7 +133,7 @@ class _Session:
                 return load_run(folder, config.allow_targets)
             resumption.go_on(trainer, self.sessions)
         if self.ranks.is_main:
-            trainer.callbacks = trainer.callbacks.before(self._watchers(trainer))  # first: its extra may be missing
+            trainer.callbacks = trainer.callbacks.watched_by(self._watchers(trainer))
             self.sessions.begin(trainer.checkpoints)
             samples = self._samples(trainer, data, transform)
             self._announce(trainer, data, samples)
@@ -194,11 +195,12 @@ class _Session:
         return Checkpoints(folder, section.monitor, section.mode, section.save_top_k, section.save_last, identity)
 
     def _watchers(self, trainer: Trainer) -> list[Callback]:
+        own = trainer.callbacks.columns
         columns = [
             "row", "epoch", "step", *(f"{split}/{name}" for split in ("train", "val") for name in trainer.task.names),
-            "train/images_per_s", *trainer.learning_rates(),
+            "train/images_per_s", *trainer.learning_rates(), *own,
         ]  # fmt: skip
-        section, watchers = self.config.logger, list[Callback]([Progress(trainer.task.displays)])
+        section, watchers = self.config.logger, list[Callback]([Progress(trainer.task.displays, own)])
         if section.name != "csv":
             params = self.config.to_dict()
             logger = LOGGERS[section.name](self.folder, params, section.project, section.offline, _start(trainer))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,25 @@ class Context:
         """Return the state_dict that is validated and tested: the averaged one with ema=on, else the model's."""
         return self.trainer.evaluated_weights()
 
+    def log(self, name: str, value: float | Tensor) -> None:
+        """Write a number into a column of metrics.csv, the console and the loggers.
+
+        It goes into the row at hand in `logged` and `epoch_end`, else into the next one; of several values before a
+        row the last counts. A resumed run keeps it. A tensor is read from its device, which makes the step wait.
+
+        Args:
+            name: one of the `columns` of a callback of this run.
+
+        Raises:
+            ValueError: for a name that is not declared, and after the last row.
+        """
+        declared = self.trainer.callbacks.columns
+        if name not in declared:
+            raise ValueError(f"column {name!r} is not declared: give the callback class columns = ({name!r},)")
+        if self.trainer.rows_are_over:
+            raise ValueError(f"column {name!r} is logged after the last row of metrics.csv; log it by epoch_end")
+        self.state.logged[name] = float(value)
+
     def stop(self, reason: str) -> None:
         """End the run after this step, with a validation, a checkpoint and the test, as after its last step.
 
@@ -89,7 +109,11 @@ class Callback:
 
     Hooks run on every rank, with the same values. A callback that writes files must check `context.is_main`; one that
     changes the model must do the same on every rank. An error in a hook ends the run with status 'failed'.
+
+    columns: names of the numbers that its hooks log by `context.log(name, value)`. They are columns of metrics.csv.
     """
+
+    columns: Sequence[str] = ()
 
     def fit_start(self, context: Context) -> None:
         """Called before the first step of a session. A resumed run then has the weights and state of its checkpoint."""
@@ -137,7 +161,8 @@ HOOKS = {
     "tested": "context, values",
     "run_end": "context",
 }
-_ENDS = ("fit_end", "run_end")
+REACH_ALL = ("logged", "epoch_end", "fit_end", "run_end")  # rows are written and files closed after an error, too
+RESERVED_COLUMNS = r"(row|epoch|step)$|(train|val|test|lr)/"
 
 
 class Forwarding(Callback):
@@ -175,14 +200,15 @@ class Forwarding(Callback):
 
 
 class Callbacks(Forwarding):
-    """Several callbacks as one, in order. fit_end and run_end reach all of them, even if one raises."""
+    """Several callbacks as one, in order. The hooks of REACH_ALL reach all of them, even if one raises."""
 
     def __init__(self, members: Sequence[Callback]):
         self._members = list(members)
+        self.columns = [name for member in members for name in member.columns]
 
-    def before(self, others: Sequence[Callback]) -> Callbacks:
-        """Return callbacks that call `others` first, then these."""
-        return Callbacks([*others, *self._members])
+    def watched_by(self, others: Sequence[Callback]) -> Callbacks:
+        """These, then `others`, which see what these have logged."""
+        return Callbacks([*self._members, *others])
 
     def call(self, hook: str, *args: Any) -> None:
         errors = []
@@ -190,7 +216,7 @@ class Callbacks(Forwarding):
             try:
                 getattr(member, hook)(*args)
             except Exception as error:
-                if hook not in _ENDS:
+                if hook not in REACH_ALL:
                     raise
                 errors.append(error)
         if errors:
@@ -217,6 +243,7 @@ class NamedCallback(Forwarding):
 
     def __init__(self, name: str, callback: Callback):
         self.name, self._callback = name, callback
+        self.columns = tuple(callback.columns)
         self._failed = False
 
     def call(self, hook: str, *args: Any) -> None:
@@ -265,7 +292,30 @@ def complaint_about(callback: Callback) -> str | None:
             inspect.signature(getattr(callback, hook)).bind(*HOOKS[hook].split(", "))
         except TypeError as error:
             return f"{hook} must take ({HOOKS[hook]}): {error}"
+    return _columns_complaint(callback)
+
+
+def _columns_complaint(callback: Callback) -> str | None:
+    columns: Any = callback.columns
+    if not isinstance(columns, list | tuple) or not all(isinstance(name, str) for name in columns):
+        return f"columns must be names, such as columns = ('grad_norm',); got {columns!r}"
+    for name in columns:
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or re.match(RESERVED_COLUMNS, name):
+            return (
+                f"column {name!r} is not possible: a name is of letters, digits and _ - . /, and is none of effbench's "
+                "own (row, epoch, step, train/…, val/…, test/…, lr/…)"
+            )
     return None
+
+
+def check_columns(callbacks: Sequence[NamedCallback]) -> None:
+    """Raises ConfigError where two callbacks declare the same column of metrics.csv."""
+    owners: dict[str, str] = {}
+    for callback in callbacks:
+        for name in callback.columns:
+            if name in owners:
+                raise ConfigError(f"{owners[name]} and {callback.name} both have the column {name!r}; rename one.")
+            owners[name] = callback.name
 
 
 def _path(callback: Callback) -> str:
@@ -295,10 +345,11 @@ class Progress(Callback):
 
     Args:
         displays: how each metric is written, in the order of display.
+        columns: of the user's callbacks.
     """
 
-    def __init__(self, displays: Mapping[str, Display]) -> None:
-        self._displays = displays
+    def __init__(self, displays: Mapping[str, Display], columns: Sequence[str] = ()) -> None:
+        self._displays, self._own = displays, columns
         self._bar: tqdm[Any] | None = None
         self._terminal = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
 
@@ -319,21 +370,25 @@ class Progress(Callback):
         if self._bar is not None and "train/loss" in values:
             self._bar.set_description_str(f"epoch {context.state.epoch_of_last_step + 1}/{self._epochs}", refresh=False)
             speed = f", {values['train/images_per_s']:.0f} img/s" if "train/images_per_s" in values else ""
-            shown = ", ".join(f"{name} {self._displays[name].text(values[f'train/{name}'])}" for name in self._displays
-                              if f"train/{name}" in values)  # fmt: skip
-            self._bar.set_postfix_str(f"{shown}{speed}", refresh=False)
+            shown = [f"{name} {display.text(values[f'train/{name}'])}" for name, display in self._displays.items()
+                     if f"train/{name}" in values]  # fmt: skip
+            self._bar.set_postfix_str(", ".join([*shown, *self._logged(values)]) + speed, refresh=False)
 
     def epoch_end(self, context: Context, values: Mapping[str, float]) -> None:
         state = context.state
-        line = f"epoch {state.epoch}/{self._epochs}  step {state.step}  " + "  ".join(
+        shown = [
             f"{split}/{name} {display.text(values[f'{split}/{name}'])}"
             for split in ("train", "val")
             for name, display in self._displays.items()
             if f"{split}/{name}" in values
-        )
+        ]
+        line = f"epoch {state.epoch}/{self._epochs}  step {state.step}  " + "  ".join([*shown, *self._logged(values)])
         if "train/images_per_s" in values:
             line += f"  {values['train/images_per_s']:.0f} img/s"
         log.info(line)
+
+    def _logged(self, values: Mapping[str, float]) -> list[str]:
+        return [f"{name} {values[name]:.4g}" for name in self._own if name in values]
 
     def fit_end(self, context: Context) -> None:
         if self._bar is not None:

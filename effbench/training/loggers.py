@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effbench.config.compare import EPHEMERAL_KEYS
+from effbench.config.compare import leaves
 from effbench.errors import MissingExtraError
 from effbench.records import FINISHED, replacing, write_text
 from effbench.redaction import redact
@@ -58,9 +58,13 @@ class MetricLogger(Callback):
         self.log(values, context.state.step)
 
     def epoch_end(self, context: Context, values: Mapping[str, float]) -> None:
-        told = {name: value for name, value in values.items() if name.startswith("val/") or not self._in_epoch}
+        shown = {
+            name: value
+            for name, value in values.items()
+            if not name.startswith(("train/", "lr/")) or not self._in_epoch
+        }
         self._in_epoch = False
-        self.log(told, context.state.step)
+        self.log(shown, context.state.step)
 
     def tested(self, context: Context, values: Mapping[str, float]) -> None:
         self.log(values, context.state.step)
@@ -232,8 +236,7 @@ class MlflowLogger(MetricLogger):
             own = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
             mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", own))
             self._begin(folder.name, redact(project), before)
-        lasting = {key: value for key, value in params.items() if key not in EPHEMERAL_KEYS}
-        self._tell_params({key: str(value)[:500] for key, value in _flat(redact(lasting)).items()})
+        self._tell_params({key: str(value)[:500] for key, value in leaves(redact(params)).items()})
         _keep_run_id(folder, "mlflow", self._run_id)
 
     @property
@@ -293,13 +296,3 @@ LOGGERS: dict[str, Callable[..., Callback]] = {
     "wandb": WandbLogger,
     "mlflow": MlflowLogger,
 }
-
-
-def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -26,6 +26,7 @@ class TrainState:
     eval_splits: int = 1  # parts of an evaluation batch, likewise
     metrics: dict[str, float] = field(default_factory=dict)  # the newest value of each
     learning_rates: dict[str, float] = field(default_factory=dict)  # by parameter group, of the last step taken
+    logged: dict[str, float] = field(default_factory=dict)  # by callbacks, for the next row of metrics.csv
     stop_reason: str | None = None
     status: str = "completed"
 

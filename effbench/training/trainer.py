@@ -94,6 +94,7 @@ class Trainer:
     compiled: bool = False  # the first step's forward and backward then count as compiling
     interrupted_by: str | None = None  # set from outside, by a signal's handler
     stop_requested: str | None = None  # set by a callback, through its context: the reason
+    rows_are_over: bool = False  # metrics.csv gets no more rows in this session
 
     def __post_init__(self) -> None:
         self.context = Context(self, Path())
@@ -135,6 +136,7 @@ class Trainer:
             raise
         finally:
             state.training_s += self.clocks.training
+            self.rows_are_over = True
             self.callbacks.fit_end(self.context)
         return state
 
@@ -232,11 +234,15 @@ class Trainer:
             values = self.meter.window_means()
         if not math.isfinite(values.get("train/loss", 0.0)):  # none where all steps were left out
             self._diverged(f"the training loss is {values['train/loss']} by step {state.step}")
-        self.callbacks.logged(self.context, self._row(values))
+        self._tell(self.callbacks.logged, values)
 
-    def _row(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The values of a row of metrics.csv: these, the throughput, the learning rates of the last step."""
-        return {**values, **self.throughput.values(self.state.samples_seen), **self.state.learning_rates}
+    def _tell(self, hook: Callable[[Context, Mapping[str, float]], None], values: Mapping[str, float]) -> None:
+        """A row of metrics.csv: `values`, the throughput, the last step's learning rates, what callbacks log."""
+        state = self.state
+        state.logged |= {**values, **self.throughput.values(state.samples_seen), **state.learning_rates}
+        row = state.logged  # a hook that logs adds to it, and the hooks after it see that
+        hook(self.context, row)
+        state.logged = {}
 
     def evaluate_and_save_if_due(self, state: TrainState) -> None:
         """Validates at the end of an epoch (or of the run) and saves; extra saves come every `save_steps`."""
@@ -273,7 +279,7 @@ class Trainer:
         state.metrics |= values
         if due and self.val is not None:
             values |= self.validate(state)
-        self.callbacks.epoch_end(self.context, self._row(values))
+        self._tell(self.callbacks.epoch_end, values)
         if due:  # else after the next step, so that a validation comes before the end
             self._check_stop_requests(state)
         if due:

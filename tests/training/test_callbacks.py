@@ -288,3 +288,85 @@ def test_keep_weights_writes_the_evaluated_weights(tmp_path: Path) -> None:
 def test_keep_weights_refuses_an_invalid_number_of_epochs(every: Any) -> None:
     with pytest.raises(ConfigError, match=r"keep_weights\.every_n_epochs must be a whole number >= 1"):
         KeepWeights(every)
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+class Twice(Callback):
+    """Logs in the middle of a logged interval, and from the row of an epoch."""
+
+    columns = ("at", "gap")
+
+    def step_end(self, context):
+        if context.state.step in (2, 5):
+            context.log("at", torch.tensor(context.state.step))
+
+    def epoch_end(self, context, values):
+        context.log("gap", values["val/loss"] - values["train/loss"])
+
+
+EVERY_THIRD = [*SMALL, "trainer.log_every_n_steps=3", "scheduler=constant"]
+
+
+def test_logged_values_are_columns_of_the_rows_they_belong_to(tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    effbench.train(EVERY_THIRD, tmp_path / "run", callbacks=[Twice()])
+    rows = read_metrics(tmp_path / "run")
+    assert list(rows[0])[-2:] == ["at", "gap"]
+    assert [(row["row"], row["step"], row["at"]) for row in rows] == [
+        ("step", "3", "2"), ("epoch", "4", ""), ("step", "6", "5"), ("epoch", "8", ""),
+    ]  # fmt: skip
+    for row in rows[1::2]:
+        assert float(row["gap"]) == pytest.approx(float(row["val/loss"]) - float(row["train/loss"]), rel=1e-4)
+        assert f"gap {float(row['gap']):.4g}" in caplog.text
+
+
+def test_a_value_that_waits_for_its_row_survives_an_interruption(tmp_path: Path) -> None:
+    """Stopped after step 2, whose value belongs into the row of step 3."""
+
+    class Signal(Twice):
+        def step_end(self, context):
+            super().step_end(context)
+            if context.state.step == 2:
+                context.trainer.interrupted_by = "SIGTERM"
+
+    stopped = effbench.train(EVERY_THIRD, tmp_path / "run", callbacks=[Signal()])
+    assert stopped.summary["steps"] == 2
+    effbench.train([f"resume={tmp_path / 'run'}"], callbacks=[Twice()])
+    rows = read_metrics(tmp_path / "run")
+    assert [row["at"] for row in rows] == ["2", "", "5", ""]
+
+
+def test_a_resumed_run_gets_the_columns_of_a_callback_it_had_not(tmp_path: Path) -> None:
+    effbench.train([*EVERY_THIRD, "trainer.max_epochs=1"], tmp_path / "run")
+    before = read_metrics(tmp_path / "run")
+    effbench.train([f"resume={tmp_path / 'run'}", "trainer.max_epochs=2"], callbacks=[Twice()])
+    rows = read_metrics(tmp_path / "run")
+    assert rows[:2] == [{**row, "at": "", "gap": ""} for row in before]
+    assert rows[2]["at"] == "5"
+    assert rows[3]["gap"]
+
+
+@pytest.mark.parametrize(
+    ("hook", "name", "complaint"),
+    [("step_end", "other", r"columns = \('other',\)"), ("run_end", "mine", "after the last row")],
+)
+def test_a_value_that_no_row_would_hold_is_an_error(hook: str, name: str, complaint: str, tmp_path: Path) -> None:
+    kind = type("Mine", (Callback,), {"columns": ["mine"], hook: lambda _, context: context.log(name, 1)})
+    with pytest.raises(EffbenchError, match=complaint):
+        effbench.train([*SMALL, "trainer.max_steps=1"], tmp_path / "run", callbacks=[kind()])
+
+
+@pytest.mark.parametrize("columns", ["mine", [1], ["step"], ["train/loss"], ["lr/decay"], ["a,b"], [""]])
+def test_columns_that_cannot_be_are_refused(columns: Any) -> None:
+    kind = type("Mine", (Callback,), {"columns": columns, "step_end": lambda *_: None})
+    with pytest.raises(ConfigError, match="column"):
+        build.callbacks(compose([]), [kind()])
+
+
+def test_two_callbacks_with_one_column_are_refused_before_the_data(tmp_path: Path) -> None:
+    other = type("Other", (Callback,), {"columns": ["gap"], "step_end": lambda *_: None})
+    with pytest.raises(ConfigError, match="callback Twice and callback Other both have the column 'gap'"):
+        effbench.train(SMALL, tmp_path / "run", callbacks=[Twice(), other()])
+    assert not (tmp_path / "run").exists()
