@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from safetensors.torch import save
 
-from effbench.errors import OptionError
+from effbench.config.options import COUNT
 from effbench.records import replacing
 from effbench.training.callbacks import Callback, Context
 
@@ -25,12 +25,9 @@ class KeepWeights(Callback):
     """
 
     def __init__(self, every_n_epochs: int = 1):
-        if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, int) or every_n_epochs < 1:
-            raise OptionError(
-                f"callbacks.keep_weights.every_n_epochs must be a whole number >= 1; got {every_n_epochs!r}. "
-                "1 keeps the weights of every epoch."
-            )
-        self._every = every_n_epochs
+        self._every: int = COUNT.check(
+            every_n_epochs, "callbacks.keep_weights.every_n_epochs", remedy="1 keeps the weights of every epoch."
+        )
 
     def epoch_end(self, context: Context, values: Mapping[str, float]) -> None:
         state = context.state

@@ -16,6 +16,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from effbench.config.options import (
+    COUNT,
+    FRACTION,
+    FRACTION_ABOVE_0,
+    FRACTION_BELOW_1,
+    FRACTION_BETWEEN,
+    FROM_1,
+    WHOLE,
+    Rule,
+)
 from effbench.errors import OptionError
 
 
@@ -47,8 +57,8 @@ class Schedule(LRScheduler):
         # Not super().__init__(): it wraps optimizer.step and warns if the schedule steps first, which is correct here
         # when fp16 loss scaling skips an optimizer step.
         self.optimizer = optimizer
-        self.warmup = _steps(warmup, "warmup", at_least=0)
-        self.warmup_start = _number(warmup_start, "warmup_start", "in [0, 1]", lambda x: 0 <= x <= 1)
+        self.warmup = _steps(WHOLE, warmup, "warmup")
+        self.warmup_start = FRACTION.check(warmup_start, "scheduler.warmup_start")
         self.base_lrs: list[float | Tensor] = []
         self.last_epoch = 0
         self._step_count = 1  # like _last_lr, read by torch's SequentialLR and other tools
@@ -150,8 +160,8 @@ class Step(Schedule):
         warmup: int = 0,
         warmup_start: float = 0.01,
     ) -> None:
-        self.step_size = _steps(step_size, "step_size", at_least=1)
-        self.gamma = _gamma(gamma)
+        self.step_size = _steps(COUNT, step_size, "step_size")
+        self.gamma = FRACTION_ABOVE_0.check(gamma, "scheduler.gamma")
         super().__init__(optimizer, warmup, warmup_start)
 
     def shape(self, s: int) -> float:
@@ -177,8 +187,8 @@ class Exponential(Schedule):
         warmup: int = 0,
         warmup_start: float = 0.01,
     ) -> None:
-        self.steps_per_epoch = _steps(steps_per_epoch, "steps_per_epoch", at_least=1)
-        self.gamma = _gamma(gamma)
+        self.steps_per_epoch = _steps(COUNT, steps_per_epoch, "steps_per_epoch")
+        self.gamma = FRACTION_ABOVE_0.check(gamma, "scheduler.gamma")
         super().__init__(optimizer, warmup, warmup_start)
 
     def shape(self, s: int) -> float:
@@ -205,7 +215,7 @@ class Cosine(Schedule):
         warmup_start: float = 0.01,
     ) -> None:
         self.length = _length(total_steps, warmup)
-        self.min_factor = _number(min_factor, "min_factor", "in [0, 1]", lambda x: 0 <= x <= 1)
+        self.min_factor = FRACTION.check(min_factor, "scheduler.min_factor")
         super().__init__(optimizer, warmup, warmup_start)
 
     def shape(self, s: int) -> float:
@@ -246,11 +256,11 @@ class Plateau(Schedule):
     ) -> None:
         if mode not in ("min", "max"):
             raise OptionError(f"scheduler.mode must be 'min' (a loss) or 'max' (an accuracy); got {mode!r}.")
-        self.reduce_by = _number(factor, "factor", "in (0, 1)", lambda x: 0 < x < 1)
-        self.patience = _steps(patience, "patience", at_least=0, unit="validations")
-        self.cooldown = _steps(cooldown, "cooldown", at_least=0, unit="validations")
-        self.threshold = _number(threshold, "threshold", "in [0, 1)", lambda x: 0 <= x < 1)
-        self.min_factor = _number(min_factor, "min_factor", "in [0, 1]", lambda x: 0 <= x <= 1)
+        self.reduce_by = FRACTION_BETWEEN.check(factor, "scheduler.factor")
+        self.patience = _steps(WHOLE, patience, "patience", "validations")
+        self.cooldown = _steps(WHOLE, cooldown, "cooldown", "validations")
+        self.threshold = FRACTION_BELOW_1.check(threshold, "scheduler.threshold")
+        self.min_factor = FRACTION.check(min_factor, "scheduler.min_factor")
         self.mode = mode
         self.reduction = 1.0
         self.best = math.inf if mode == "min" else -math.inf
@@ -312,9 +322,9 @@ class OneCycle(Schedule):
         warmup_start: float = 0.01,
     ) -> None:
         self.length = _length(total_steps, warmup)
-        pct_start = _number(pct_start, "pct_start", "in [0, 1]", lambda x: 0 <= x <= 1)
-        div_factor = _number(div_factor, "div_factor", ">= 1", lambda x: x >= 1)
-        final_div_factor = _number(final_div_factor, "final_div_factor", ">= 1", lambda x: x >= 1)
+        pct_start = FRACTION.check(pct_start, "scheduler.pct_start")
+        div_factor = FROM_1.check(div_factor, "scheduler.div_factor")
+        final_div_factor = FROM_1.check(final_div_factor, "scheduler.final_div_factor")
         self.top_at = pct_start * self.length - 1
         self.first = 1 / div_factor
         self.last = self.first / final_div_factor
@@ -351,7 +361,7 @@ def _cosine(start: float, end: float, done: float) -> float:
 
 def _length(total_steps: int, warmup: int) -> int:
     """Return the steps left for the shape after the warm-up."""
-    if _steps(warmup, "warmup", at_least=0) >= _steps(total_steps, "total_steps", at_least=1):
+    if _steps(WHOLE, warmup, "warmup") >= _steps(COUNT, total_steps, "total_steps"):
         raise OptionError(
             f"scheduler.warmup must be shorter than total_steps ({total_steps}); got {warmup}. "
             "Write it as a share of the run, such as '5%', or train longer."
@@ -359,18 +369,6 @@ def _length(total_steps: int, warmup: int) -> int:
     return total_steps - warmup
 
 
-def _steps(value: int, key: str, at_least: int, unit: str = "steps") -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise OptionError(f"scheduler.{key} must be a whole number of {unit} >= {at_least}; got {value!r}.")
-    return value
-
-
-def _gamma(value: float) -> float:
-    return _number(value, "gamma", "in (0, 1]", lambda x: 0 < x <= 1)
-
-
-def _number(value: float, key: str, rule: str, holds: Callable[[float], bool]) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and holds(value)):
-        raise OptionError(f"scheduler.{key} must be {rule}; got {value!r}.")
-    return float(value)
+def _steps(rule: Rule, value: int, key: str, unit: str = "steps") -> int:
+    least = 1 if rule is COUNT else 0
+    return int(rule.check(value, f"scheduler.{key}", f"a whole number of {unit} >= {least}"))

@@ -10,16 +10,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from effbench.config.options import Count, Fraction, NonNegative, Positive, Whole
 from effbench.metrics import shipped_mode
 from effbench.redaction import redact
 from effbench.units import seconds_from, steps_from
 
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
 Auto = Literal["auto"]  # a number that follows from the data, see effbench/automatic.py
-Limit = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None
+Limit = Count | Annotated[float, Field(gt=0, le=1)] | None
 
 
 class Section(BaseModel):
@@ -135,7 +132,7 @@ class TrainerConfig(Section):
     max_epochs: Count | Auto | None
     min_steps: Count | Auto | None = None
     max_steps: Count | None
-    max_time: Annotated[float, Field(gt=0)] | str | None
+    max_time: Positive | str | None
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "auto"]
     gradient_clip_val: Positive | None
     gradient_clip_algorithm: Literal["norm", "value"]
@@ -160,14 +157,14 @@ class TrainerConfig(Section):
 
 
 class AugmentConfig(Section):
-    crop_padding: Annotated[int, Field(ge=0)] | Auto
+    crop_padding: Whole | Auto
     flip: Fraction
     shift: Fraction
     scale: Fraction
     rotate: Annotated[float, Field(ge=0, le=180)]
     brightness: Fraction
     contrast: Fraction
-    dropout_holes: Annotated[int, Field(ge=0)]
+    dropout_holes: Whole
     dropout_size: Fraction
     mixup_alpha: NonNegative
     cutmix_alpha: NonNegative
@@ -209,13 +206,13 @@ class EmaConfig(Section):
 
 class EarlyStoppingConfig(Monitor):
     enabled: bool
-    patience: Annotated[int, Field(ge=0)] | Auto
+    patience: Whole | Auto
     min_delta: NonNegative
     stopping_threshold: float | None
 
 
 class CheckpointConfig(Monitor):
-    save_top_k: Annotated[int, Field(ge=0)]
+    save_top_k: Whole
     save_last: bool
     every_n_steps: Count | None
     background: bool

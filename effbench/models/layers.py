@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from math import inf
-
 from torch import Tensor, nn
 
+from effbench.config.options import COUNT, FRACTION_BELOW_1, POSITIVE
 from effbench.errors import OptionError
 
 
@@ -52,8 +51,7 @@ def same_padding(kernel_size: int) -> int:
 
 def check_dropout(dropout: float, key: str = "model.dropout") -> None:
     """Raise OptionError, naming `key`, unless 0 <= dropout < 1."""
-    if not (_is_number(dropout) and 0 <= dropout < 1):
-        raise OptionError(f"{key} must be a fraction in [0, 1); got {dropout}. For 30 % write 0.3.")
+    FRACTION_BELOW_1.check(dropout, key, "a fraction in [0, 1)", "For 30 % write 0.3.")
 
 
 def check_factor(factor: float, key: str, usual: str) -> None:
@@ -67,8 +65,7 @@ def check_factor(factor: float, key: str, usual: str) -> None:
     Raises:
         OptionError: it is not.
     """
-    if not (_is_number(factor) and 0 < factor < inf):
-        raise OptionError(f"{key} must be a finite number above 0; got {factor!r}. Usual is {usual}.")
+    POSITIVE.check(factor, key, "a finite number above 0", f"Usual is {usual}.")
 
 
 def check_count(count: int, key: str, what: str) -> None:
@@ -82,10 +79,4 @@ def check_count(count: int, key: str, what: str) -> None:
     Raises:
         OptionError: it is not.
     """
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise OptionError(f"{key} must be a whole number of {what}, at least 1; got {count!r}.")
-
-
-def _is_number(value: object) -> bool:
-    """Return True for a number; a value in YAML may also be a word."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    COUNT.check(count, key, f"a whole number of {what}, at least 1")

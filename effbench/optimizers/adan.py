@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from effbench.config.options import POSITIVE
 from effbench.errors import OptionError, unknown_name
 from effbench.optimizers import fused
 from effbench.optimizers.checks import (
@@ -267,7 +268,7 @@ def _checked(options: dict[str, Any], variant: str) -> dict[str, Any]:
     if "betas" in options:
         checked["betas"] = _checked_betas(options["betas"], variant)
     if "eps" in options:
-        checked["eps"] = checked_number(options["eps"], "eps", "a number > 0", lambda x: x > 0, _EPS_REMEDY)
+        checked["eps"] = checked_number(options["eps"], "eps", POSITIVE, _EPS_REMEDY)
     if "weight_decay" in options:
         checked["weight_decay"] = checked_weight_decay(options["weight_decay"])
     return checked

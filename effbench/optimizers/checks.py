@@ -10,28 +10,27 @@ from typing import Any, SupportsFloat
 import torch
 from torch import Tensor
 
+from effbench.config.options import FRACTION_BELOW_1, NON_NEGATIVE, Rule
 from effbench.errors import GradientError, OptionError
 
 _LAYOUT = attrgetter("layout")
 
 
-def checked_number(value: SupportsFloat, key: str, rule: str, holds: Callable[[float], bool], remedy: str) -> float:
+def checked_number(value: SupportsFloat, key: str, rule: Rule, remedy: str, text: str = "") -> float:
     """Return `value` as a plain float, which every checkpoint can hold.
 
     Args:
         value: a number. A tensor is refused: a later change of the tensor would have no effect here.
         key: option name for the message: 'eps' is reported as optimizer.eps.
-        rule: the rule in words, such as 'a number > 0'.
-        holds: the rule as a predicate.
+        rule: what it must be.
         remedy: last sentence of the message.
+        text: the rule in words, if more exact than its own.
 
     Raises:
         OptionError: the value is not finite, or the rule does not hold.
     """
-    number = math.nan if isinstance(value, bool | str | Tensor) else _as_float(value)
-    if not (math.isfinite(number) and holds(number)):
-        raise OptionError(f"optimizer.{key} must be {rule}; got {value!r}. {remedy}")
-    return number
+    number = value if isinstance(value, bool | str | Tensor) else _as_float(value)
+    return float(rule.check(number if rule.holds(number) else value, f"optimizer.{key}", text, remedy))
 
 
 def checked_betas(betas: Sequence[float], count: int, remedy: str) -> tuple[float, ...]:
@@ -49,7 +48,7 @@ def checked_betas(betas: Sequence[float], count: int, remedy: str) -> tuple[floa
     if isinstance(betas, str) or not isinstance(betas, Iterable) or len(list(betas)) != count:
         raise OptionError(f"optimizer.betas must be {rule}; got {betas!r}. {remedy}")
     shown = f"each beta of {rule}, in betas {list(betas)}"
-    return tuple(checked_number(beta, "betas", shown, lambda b: 0 <= b < 1, remedy) for beta in betas)
+    return tuple(checked_number(beta, "betas", FRACTION_BELOW_1, remedy, shown) for beta in betas)
 
 
 def checked_lr(lr: SupportsFloat | Tensor, remedy: str) -> float | Tensor:
@@ -62,7 +61,7 @@ def checked_lr(lr: SupportsFloat | Tensor, remedy: str) -> float | Tensor:
         if lr.numel() != 1 or not lr.is_floating_point():
             raise OptionError(f"optimizer.lr must be a number, or a floating-point tensor of one; got {lr!r}. {remedy}")
         value = lr.item()
-    number = checked_number(value, "lr", "a number >= 0", lambda x: x >= 0, remedy)
+    number = checked_number(value, "lr", NON_NEGATIVE, remedy)
     return lr if isinstance(lr, Tensor) else number
 
 
@@ -75,7 +74,7 @@ def current_lr(group: dict[str, Any]) -> float:
 def checked_weight_decay(weight_decay: SupportsFloat) -> float:
     """Return the weight decay as a float; raise OptionError for a negative one."""
     remedy = "Decay shrinks the weights by lr x weight_decay a step; 0.01 is common, 0 turns it off."
-    return checked_number(weight_decay, "weight_decay", "a number >= 0", lambda x: x >= 0, remedy)
+    return checked_number(weight_decay, "weight_decay", NON_NEGATIVE, remedy)
 
 
 def closure_loss(closure: Callable[[], Any] | None) -> Any:

@@ -10,7 +10,6 @@ A parameter is exempt from weight decay (`no_decay`) if one of these holds:
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
@@ -18,6 +17,7 @@ from typing import Any, TypeAlias
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from effbench.config.options import NON_NEGATIVE
 from effbench.errors import ConfigError
 
 EXEMPT_NAMES = frozenset(
@@ -130,8 +130,7 @@ def _idle_pattern(pattern: str, names: list[str], pattern_of: Mapping[str, str |
 
 def _check_factors(factors: Mapping[str, float]) -> None:
     for pattern, factor in factors.items():
-        number = isinstance(factor, int | float) and not isinstance(factor, bool)
-        if not (number and math.isfinite(factor) and factor >= 0):
+        if not NON_NEGATIVE.holds(factor):
             raise ConfigError(
                 f"optimizer.group_lr must map a pattern to a factor >= 0 on lr; got {pattern!r}: {factor!r}. "
                 "For a tenth of lr write 0.1."

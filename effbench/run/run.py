@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench import build
+from effbench.config.options import COUNT
 from effbench.config.schema import Config
 from effbench.cpu.accelerate import accelerate
 from effbench.data.batches import BatchTransform
@@ -152,7 +153,7 @@ class Run:
     def max_pixels(self) -> int:
         """Of a file: as the run's data were read."""
         value = self.config.data.options.get("max_pixels")
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is not None and not COUNT.holds(value):
             path = self.folder / "config.yaml"
             raise ConfigError(f"{path} is damaged: data.max_pixels must be a whole number above 0; got {value!r:.80}.")
         return value or MAX_PIXELS

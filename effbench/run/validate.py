@@ -6,6 +6,7 @@ import torch
 
 from effbench import build
 from effbench.automatic import settled
+from effbench.config.options import COUNT
 from effbench.config.schema import Config
 from effbench.cpu.library import check_switch
 from effbench.models import accounting
@@ -38,7 +39,7 @@ def refuse_early(config: Config) -> None:
 def own_setting(config: Config) -> Setting:
     """Images of the config's own size; the number of classes does not matter to what fits."""
     size = config.data.options.get("image_size")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if not COUNT.holds(size):
         size = 224  # its dataset says what is wrong with it
     return Setting((3, size, size), 10)
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effbench.config.options import NON_NEGATIVE, POSITIVE
 from effbench.errors import ConfigError
 
 
@@ -117,9 +118,7 @@ class Focal(_OfClasses):
 
     def __init__(self, gamma: float = 2.0, class_weights: Tensor | None = None):
         super().__init__(class_weights)
-        if not (isinstance(gamma, int | float) and not isinstance(gamma, bool) and gamma >= 0):
-            raise ConfigError(f"loss.gamma must be a number >= 0; got {gamma!r}. 2 is usual.")
-        self.gamma = float(gamma)
+        self.gamma: float = NON_NEGATIVE.check(gamma, "loss.gamma", remedy="2 is usual.")
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
         log_p_BK = F.log_softmax(outputs, dim=1)
@@ -141,9 +140,7 @@ class BinaryCrossEntropy(Loss):
     targets = ("labels",)
 
     def __init__(self, pos_weight: float = 1.0):
-        if not (isinstance(pos_weight, int | float) and not isinstance(pos_weight, bool) and pos_weight > 0):
-            raise ConfigError(f"loss.pos_weight must be a number > 0; got {pos_weight!r}. 1 weighs both alike.")
-        self.pos_weight = float(pos_weight)
+        self.pos_weight: float = POSITIVE.check(pos_weight, "loss.pos_weight", remedy="1 weighs both alike.")
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
         weight = outputs.new_full((outputs.shape[1],), self.pos_weight)
