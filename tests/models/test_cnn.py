@@ -96,7 +96,7 @@ def test_an_unknown_kind_lists_the_two() -> None:
         ({"channels": [8.5]}, r"model.channels .* got 8\.5"),
         ({"hidden": 0}, "model.hidden must be a whole number of units, at least 1; got 0"),
         ({"dropout": -0.1}, r"model.dropout must be a fraction in \[0, 1\); got -0.1"),
-        ({"dropout": "half"}, "model.dropout must be a fraction .* got half"),
+        ({"dropout": "half"}, "model.dropout must be a fraction .* got 'half'"),
         ({"kernel_size": -3}, "model.kernel_size must be odd and positive.* got -3"),
     ],
 )
