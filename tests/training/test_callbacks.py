@@ -365,7 +365,7 @@ def test_columns_that_cannot_be_are_refused(columns: Any) -> None:
         build.callbacks(compose([]), [kind()])
 
 
-def test_two_callbacks_with_one_column_are_refused_before_the_data(tmp_path: Path) -> None:
+def test_two_callbacks_of_one_column_are_refused_early(tmp_path: Path) -> None:
     other = type("Other", (Callback,), {"columns": ["gap"], "step_end": lambda *_: None})
     with pytest.raises(ConfigError, match="callback Twice and callback Other both have the column 'gap'"):
         effbench.train(SMALL, tmp_path / "run", callbacks=[Twice(), other()])
