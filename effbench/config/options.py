@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from effbench.errors import OptionError
 
@@ -17,7 +17,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Rule:
-    """A type that pydantic checks, strictly and without NaN and infinity. text: what a value must be, for messages."""
+    """A type of number, checked by pydantic, strictly and without NaN and infinity. text: of messages, after "must be"."""
 
     def __init__(self, kind: Any, text: str):
         self._kind, self._text = kind, text
@@ -28,8 +28,8 @@ class Rule:
 
     def holds(self, value: object) -> bool:
         try:
-            self._adapter.validate_python(value)
-        except ValidationError:
+            self._validated(value)
+        except ValueError:
             return False
         return True
 
@@ -45,10 +45,15 @@ class Rule:
             OptionError: naming key, rule, value and remedy.
         """
         try:
-            return self._adapter.validate_python(value)
-        except ValidationError:
+            return self._validated(value)
+        except ValueError:
             message = f"{key} must be {text or self._text}; got {value!r}."
             raise OptionError(f"{message} {remedy}" if remedy else message) from None
+
+    def _validated(self, value: object) -> Any:
+        if not isinstance(value, int | float):  # pydantic takes whatever has __float__: a tensor would be read once
+            raise ValueError
+        return self._adapter.validate_python(value)
 
 
 INT = Rule(int, "a whole number")

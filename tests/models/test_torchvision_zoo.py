@@ -255,7 +255,7 @@ def test_a_width_that_is_not_above_0_is_refused(arch: str, value: object) -> Non
     ],
 )
 def test_a_fraction_outside_0_to_1_is_refused_with_its_key(arch: str, option: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"model.{option} must be a fraction in \[0, 1\); got {value}"):
+    with pytest.raises(ConfigError, match=rf"model.{option} must be a fraction in \[0, 1\); got {value!r}"):
         meta(arch, **{option: value})
 
 
