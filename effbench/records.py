@@ -317,7 +317,7 @@ class MetricsFile:
 
 
 def _with_columns(path: Path, columns: Sequence[str]) -> list[str]:
-    """The columns of a metrics.csv, then those of `columns` that it lacks, which its rows then have as empty cells."""
+    """Add the columns that a metrics.csv lacks, with empty cells; return all columns in the order of the file."""
     rows = list(csv.reader(io.StringIO(read_text(path, METRICS_BYTES), newline="")))
     if not rows:
         return list(columns)

@@ -15,21 +15,21 @@ MOST_EXACT = 14  # pairs whose 2^n sign patterns are all tried
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean; of a single value that value, an int too."""
+    """Return the arithmetic mean; of a single value the value itself, without rounding."""
     return math.fsum(values) / len(values) if len(values) > 1 else values[0]
 
 
 def deviation(values: Sequence[float]) -> float:
-    """The sample standard deviation (n - 1) of at least two values.
+    """Return the sample standard deviation (n - 1) of at least two values.
 
-    Not statistics.stdev: it calculates in fractions, too slow for thousands of groups.
+    `statistics.stdev` uses fractions, too slow for thousands of groups.
     """
     middle = mean(values)
     return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value, or the mean of the two in the middle."""
+    """Return the middle value, or the mean of the two in the middle."""
     ordered = sorted(values)
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
@@ -45,7 +45,7 @@ class Interval:
     n: int
 
     def times(self, factor: float) -> Interval:
-        """The interval in another unit; factor: positive."""
+        """Return the interval in another unit; `factor` is positive."""
         return Interval(self.estimate * factor, self.low * factor, self.high * factor, self.n)
 
     def __str__(self) -> str:
@@ -53,14 +53,14 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean with Student's t interval, infinitely wide for a single value."""
+    """Return the mean with Student's t interval, which is infinitely wide for a single value."""
     n, middle = len(values), float(mean(values))
     half = t_quantile(n - 1, confidence) * deviation(values) / math.sqrt(n) if n > 1 else math.inf
     return Interval(middle, middle - half, middle + half, n)
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Interval:
-    """The median with its percentile bootstrap interval (Efron 1979), the same for the same values and seed."""
+    """Return the median with its percentile bootstrap interval (Efron 1979); the same seed gives the same interval."""
     import random
 
     chance, n = random.Random(seed), len(values)
@@ -70,7 +70,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95, seed: int
 
 
 def share_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """successes / n, such as an accuracy over n test samples, with Wilson's score interval (1927)."""
+    """Return successes / n, such as an accuracy over n test samples, with Wilson's score interval (1927)."""
     from statistics import NormalDist
 
     z, share = NormalDist().inv_cdf((1 + confidence) / 2), successes / n
@@ -88,23 +88,31 @@ class PairedComparison:
 
 
 def compare_paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95, seed: int = 0) -> PairedComparison:
-    """Compares two configurations over the same seeds or rounds: a[i] and b[i] belong together.
+    """Compare two configurations that were measured with the same seeds or in the same rounds.
+
+    Args:
+        a: values of one configuration.
+        b: values of the other; b[i] has the seed or round of a[i].
+        confidence: of the interval.
+        seed: of the random sign patterns, if there are more than MOST_EXACT pairs.
 
     Raises:
-        ValueError: where a and b are not of one length.
+        ValueError: a and b differ in length.
     """
     differences = [left - right for left, right in zip(a, b, strict=True)]
     return PairedComparison(mean_interval(differences, confidence), sign_flip_p(differences, seed))
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
-    """Two-sided p value of 'differences are symmetric about 0' (Fisher 1935): how often random signs give a sum as far
-    from 0. All sign patterns up to MOST_EXACT differences, RESAMPLES random ones beyond.
+    """Return the two-sided p value of the sign-flip test (Fisher 1935) that the differences are symmetric about 0.
+
+    It is the share of sign patterns whose sum is at least as far from 0: of all patterns for up to MOST_EXACT
+    differences, of RESAMPLES random ones for more.
     """
     import random
 
-    n, observed = len(differences), abs(math.fsum(differences))
-    least = observed * (1 - 1e-9)  # sums of the same numbers in another order are equal
+    n, size = len(differences), math.fsum(map(abs, differences))
+    least = abs(math.fsum(differences)) - 1e-12 * size  # 0.1 + 0.2 counts as 0.3
     if n <= MOST_EXACT:
         patterns = list(itertools.product((1, -1), repeat=n))
         return sum(_flipped(differences, signs) >= least for signs in patterns) / len(patterns)
@@ -118,7 +126,7 @@ def _flipped(differences: Sequence[float], signs: Sequence[int]) -> float:
 
 
 def t_quantile(dof: int, confidence: float) -> float:
-    """The t with P(|T| < t) = confidence, T of Student's distribution with `dof` degrees of freedom."""
+    """Return t with P(|T| < t) = confidence, for Student's distribution with `dof` degrees of freedom."""
     low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(dof)
     for _ in range(100):
         angle = (low + high) / 2
@@ -127,7 +135,7 @@ def t_quantile(dof: int, confidence: float) -> float:
 
 
 def _t_probability(dof: int, angle: float) -> float:
-    """P(|T| < sqrt(dof) tan(angle)), the finite series for whole degrees of freedom (Abramowitz & Stegun 26.7.3-4)."""
+    """Return P(|T| < sqrt(dof) tan(angle)), by the finite series of Abramowitz & Stegun 26.7.3-4."""
     odd, cos_squared = dof % 2, math.cos(angle) ** 2
     term = math.cos(angle) if odd else 1.0
     total = term if dof > 1 else 0.0

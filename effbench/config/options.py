@@ -17,7 +17,12 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Rule:
-    """A type of number, checked by pydantic, strictly and without NaN and infinity. text: of messages, after "must be"."""
+    """A type of number that pydantic checks: strictly, without NaN and infinity.
+
+    Args:
+        kind: the type, such as Count.
+        text: what a value must be, for messages.
+    """
 
     def __init__(self, kind: Any, text: str):
         self._kind, self._text = kind, text
@@ -27,6 +32,7 @@ class Rule:
         return TypeAdapter(self._kind, config=ConfigDict(strict=True, allow_inf_nan=False))
 
     def holds(self, value: object) -> bool:
+        """Return True if `value` is of the type."""
         try:
             self._validated(value)
         except ValueError:
@@ -34,15 +40,16 @@ class Rule:
         return True
 
     def check(self, value: object, key: str, text: str = "", remedy: str = "") -> Any:
-        """`value` as the type: a whole number given for a float becomes one.
+        """Return `value` as the type; a whole number given for a float becomes a float.
 
         Args:
-            key: of the config, such as 'scheduler.gamma'.
-            text: what `value` must be, where it is more exact than the rule's own, such as 'a number of steps >= 1'.
-            remedy: a sentence on what to write instead.
+            value: of the option.
+            key: config key for the message, such as 'scheduler.gamma'.
+            text: the rule in words, if more exact than its own, such as 'a whole number of steps >= 1'.
+            remedy: last sentence of the message.
 
         Raises:
-            OptionError: naming key, rule, value and remedy.
+            OptionError: the rule does not hold.
         """
         try:
             return self._validated(value)

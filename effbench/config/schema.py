@@ -49,7 +49,7 @@ class OpenSection(BaseModel):
         return dict(self.model_extra or {})
 
     def without(self, key: str) -> Self:
-        """The same section without the option `key`."""
+        """Return the section without the option `key`."""
         kept = {name: value for name, value in self.model_dump(by_alias=True).items() if name != key}
         return type(self).model_validate(kept)
 

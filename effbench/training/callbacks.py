@@ -80,14 +80,15 @@ class Context:
     def log(self, name: str, value: float | Tensor) -> None:
         """Write a number into a column of metrics.csv, the console and the loggers.
 
-        It goes into the row at hand in `logged` and `epoch_end`, else into the next one; of several values before a
-        row the last counts. A resumed run keeps it. A tensor is read from its device, which makes the step wait.
+        In `logged` and `epoch_end` it belongs to the row that these hooks are called for, in other hooks to the next
+        row. Of several values before a row the last is written. A checkpoint keeps values that wait for their row.
 
         Args:
             name: one of the `columns` of a callback of this run.
+            value: a number; a tensor is read from its device, and the step waits for that.
 
         Raises:
-            ValueError: for a name that is not declared, and after the last row.
+            ValueError: the name is not declared, or no row follows any more.
         """
         declared = self.trainer.callbacks.columns
         if name not in declared:
@@ -110,7 +111,7 @@ class Callback:
     Hooks run on every rank, with the same values. A callback that writes files must check `context.is_main`; one that
     changes the model must do the same on every rank. An error in a hook ends the run with status 'failed'.
 
-    columns: names of the numbers that its hooks log by `context.log(name, value)`. They are columns of metrics.csv.
+    columns: names of the numbers that its hooks log by `context.log(name, value)`, as columns of metrics.csv.
     """
 
     columns: Sequence[str] = ()
@@ -207,7 +208,7 @@ class Callbacks(Forwarding):
         self.columns = [name for member in members for name in member.columns]
 
     def watched_by(self, others: Sequence[Callback]) -> Callbacks:
-        """These, then `others`, which see what these have logged."""
+        """Return callbacks that call these first, then `others`, which see what these have logged."""
         return Callbacks([*self._members, *others])
 
     def call(self, hook: str, *args: Any) -> None:
@@ -309,7 +310,7 @@ def _columns_complaint(callback: Callback) -> str | None:
 
 
 def check_columns(callbacks: Sequence[NamedCallback]) -> None:
-    """Raises ConfigError where two callbacks declare the same column of metrics.csv."""
+    """Raise ConfigError if two callbacks declare the same column of metrics.csv."""
     owners: dict[str, str] = {}
     for callback in callbacks:
         for name in callback.columns:

@@ -237,7 +237,7 @@ class Trainer:
         self._tell(self.callbacks.logged, values)
 
     def _tell(self, hook: Callable[[Context, Mapping[str, float]], None], values: Mapping[str, float]) -> None:
-        """A row of metrics.csv: `values`, the throughput, the last step's learning rates, what callbacks log."""
+        """Call a hook with a row of metrics.csv: values, throughput, learning rates and what callbacks log."""
         state = self.state
         state.logged |= {**values, **self.throughput.values(state.samples_seen), **state.learning_rates}
         row = state.logged  # a hook that logs adds to it, and the hooks after it see that
