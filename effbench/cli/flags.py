@@ -106,10 +106,11 @@ def _as_option(word: str, rest: Sequence[str], of_config: bool) -> str:
     key = key.replace("-", "_")
     if not of_config:
         return f" Options have no dashes: {key}={value or 'VALUE'}."
-    from effbench.config import hints, names
+    from effbench.config import hints
+    from effbench.config.static_compose import all_keys, composed, group_options
 
-    groups = names.group_options()
-    hint = hints.for_key(key, value or None, names.all_keys(names.composed((), groups)), groups)
+    groups = group_options()
+    hint = hints.for_key(key, value or None, all_keys(composed()), groups)
     return f" {hint}" if hint else ""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.config import hints, names
+from effbench.config import static_compose as static
 from effbench.config.paths import conf_dir, recipes_dir
 from effbench.errors import ConfigError
 
@@ -41,7 +42,7 @@ class Choice:
 
 def overview(config_dir: str | None) -> str:
     """Return the keys of all groups with the defaults of `effbench train`."""
-    root = conf_dir() / f"{names.ROOT}.yaml"
+    root = conf_dir() / f"{static.ROOT}.yaml"
     parts = [_section(group, name, config_dir) for group, name in _defaults(root) if name is not None]
     top = _read(root)
     own = [_entry(key, value, top.comments) for key, value in top.values.items() if key not in ("defaults", "hydra")]
@@ -54,7 +55,7 @@ def page(words: Sequence[str], config_dir: str | None) -> str:
 
 
 def _page(word: str, config_dir: str | None) -> str:
-    groups = names.group_options(Path(config_dir) if config_dir else None)
+    groups = static.group_options(Path(config_dir) if config_dir else None)
     group, equals, name = word.partition("=")
     if group in groups and equals:
         if name not in groups[group]:
@@ -67,13 +68,13 @@ def _page(word: str, config_dir: str | None) -> str:
 
 def _group(group: str, options: Sequence[str], config_dir: str | None) -> str:
     """Return the choices of a group, one a line, and the keys of the default choice."""
-    chosen = dict(_defaults(conf_dir() / f"{names.ROOT}.yaml")).get(group)
+    chosen = dict(_defaults(conf_dir() / f"{static.ROOT}.yaml")).get(group)
     width = max(map(len, options), default=0) + 3
     lines = [f"{group}=NAME, one of:"]
     for name in options:
         about = _choice(group, name, config_dir).about.partition(". ")[0].rstrip(".")
         lines += wrapped(f"  {name}{' (default)' if name == chosen else ''}", about, width + 12)
-    keys = _section(group, chosen or options[0], config_dir) if group != names.GROUP and options else ""
+    keys = _section(group, chosen or options[0], config_dir) if group != static.GROUP and options else ""
     more = f"effbench help train {group}=NAME: the keys of another choice."
     return "\n".join([*lines, "", *([keys, ""] if keys else []), more])
 
@@ -82,7 +83,7 @@ def _section(group: str, name: str, config_dir: str | None) -> str:
     """Return the help for one choice: its top comment and its keys."""
     choice = _choice(group, name, config_dir)
     content = {key: value for key, value in choice.values.items() if key != "_target_"}
-    late = group in (names.GROUP, "debug")  # recipes and debug files hold full keys
+    late = group in (static.GROUP, "debug")  # recipes and debug files hold full keys
     entries = [
         _entry(key if late else f"{group}.{key}", value, choice.comments, key)
         for key, value in _leaves(content)
@@ -106,23 +107,23 @@ def _key(key: str, groups: Mapping[str, Sequence[str]], config_dir: str | None) 
             for each, value in _leaves(choice.values)
             if each == last
         ]
-    root = _read(conf_dir() / f"{names.ROOT}.yaml")
+    root = _read(conf_dir() / f"{static.ROOT}.yaml")
     if key in root.values and key not in ("defaults", "hydra"):
         found.append(_entry(key, root.values[key], root.comments))
     if not found:
-        known = names.all_keys(names.composed((), names.group_options()))
+        known = static.all_keys(static.composed())
         raise ConfigError(names.nearest_key(key, known, None, groups))
     return "\n".join(found)
 
 
 def _defaults(root: Path) -> list[tuple[str, str | None]]:
     """Return (group, choice) pairs in the order of the root's defaults list."""
-    return [pair for entry in names.read(root)["defaults"] if isinstance(entry, dict) for pair in entry.items()]
+    return [pair for entry in static.read(root)["defaults"] if isinstance(entry, dict) for pair in entry.items()]
 
 
 def _choice(group: str, name: str, config_dir: str | None) -> Choice:
     """Read a file of a group; a user's folder comes after effbench's, as in Hydra."""
-    places = [recipes_dir() if group == names.GROUP else conf_dir() / group]
+    places = [recipes_dir() if group == static.GROUP else conf_dir() / group]
     if config_dir:
         places.append(Path(config_dir) / group)
     path = next((place / f"{name}.yaml" for place in places if (place / f"{name}.yaml").is_file()), None)
@@ -142,7 +143,7 @@ def _choice(group: str, name: str, config_dir: str | None) -> Choice:
 
 def _read(path: Path) -> Choice:
     text = path.read_text(encoding="utf-8")
-    values = names.read(path)
+    values = static.read(path)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path} holds no keys: a file of a group is 'key: value' lines.")
     return Choice({str(key): value for key, value in values.items()}, dict(_comments(text)), _about(text))

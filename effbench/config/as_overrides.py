@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from effbench.config import names
+from effbench.config import static_compose as static
 from effbench.config.compare import EPHEMERAL_KEYS
 from effbench.config.compose import compose_raw, plain
 from effbench.config.recipes import quoted
@@ -16,7 +16,7 @@ _NOTHING = object()
 
 def words_for(content: Mapping[str, Any]) -> list[str]:
     """The overrides that compose to `content`: of each group the choice that is nearest, then single values."""
-    choices = [f"{group}={_nearest(group, content[group])}" for group in names.group_options() if group in content]
+    choices = [f"{group}={_nearest(group, content[group])}" for group in static.group_options() if group in content]
     wanted, defaults = _values(content), _values(plain(compose_raw(choices)))
     changed = [key for key, value in wanted.items() if key not in defaults or not _same(value, defaults[key])]
     gone = [key for key in defaults if key not in wanted]
@@ -25,10 +25,10 @@ def words_for(content: Mapping[str, Any]) -> list[str]:
 
 def _nearest(group: str, section: Mapping[str, Any]) -> str:
     """The choice of a group that has the fewest keys that differ."""
-    groups = names.group_options()
+    groups = static.group_options()
 
     def distance(choice: str) -> int:
-        usual = names.composed([(group, choice)], groups)[group]
+        usual = static.composed([(group, choice)], groups)[group]
         return sum(usual.get(key, _NOTHING) != section.get(key, _NOTHING) for key in {**usual, **section})
 
     return min(groups[group], key=distance)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded, refuse_url
 from effbench.config import hints, names
+from effbench.config import static_compose as static
 from effbench.config.paths import conf_dir
 from effbench.config.recipes import register_recipes
 from effbench.config.words import as_meant, boolean_word, expand_folders, with_paths_as_text
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
     from effbench.config import schema
 
-ROOT = names.ROOT
-GROUP = names.GROUP
+ROOT = static.ROOT
+GROUP = static.GROUP
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> schema.Config:
@@ -219,9 +220,9 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
         fields = _fields(location[0]) if len(location) > 1 else list(schema.Config.model_fields)
         known = [name for name in fields or dict(section or {}) if name != location[-1]]
         listed = unknown_name("key", key, [f"{location[0]}.{name}" if len(location) > 1 else name for name in known])
-        if difflib.get_close_matches(key, names.all_keys(content) - {key}, n=1, cutoff=0.9):
+        if difflib.get_close_matches(key, static.all_keys(content) - {key}, n=1, cutoff=0.9):
             return listed  # a slip
-        hint = hints.for_key(key, str(item["input"]), names.all_keys(content) - {key}, names.group_options())
+        hint = hints.for_key(key, str(item["input"]), static.all_keys(content) - {key}, static.group_options())
         return f"{listed.partition(' Did you mean')[0]} {hint}" if hint else listed
     if item["type"] == "missing":
         base = conf_dir() / location[0] / "_base.yaml"
@@ -286,7 +287,7 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
             raise ConfigError(hints.unknown_choice(group, "null" if unknown is None else str(unknown), options))
     import hydra
 
-    known = names.all_keys(plain(hydra.compose(ROOT, overrides=choices)))
+    known = static.all_keys(plain(hydra.compose(ROOT, overrides=choices)))
     for override in parsed(overrides, config_loader):
         key = str(override.key_or_group)
         if key in groups or key.startswith("hydra") or override.is_force_add() or override.is_add():
@@ -315,7 +316,7 @@ def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:
     """Group -> its names, as `effbench train --help` lists them."""
     if config_dir:
         check_folder(config_dir)
-    return names.group_options(expanded(config_dir) if config_dir else None)
+    return static.group_options(expanded(config_dir) if config_dir else None)
 
 
 def parsed(overrides: Iterable[str], config_loader: ConfigLoader) -> Iterator[Any]:
@@ -336,7 +337,7 @@ def parsed(overrides: Iterable[str], config_loader: ConfigLoader) -> Iterator[An
 
 
 def _unreadable(override: str, why: str) -> str:
-    hint = hints.for_word(override, names.group_options())
+    hint = hints.for_word(override, static.group_options())
     if hint is not None:
         return f"cannot read {override!r}: an override is key=value. Write {hint}."
     return (

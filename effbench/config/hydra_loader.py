@@ -30,8 +30,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from effbench.config import recipes
-from effbench.config.names import GROUP, ROOT
 from effbench.config.paths import recipes_dir
+from effbench.config.static_compose import GROUP, ROOT
 from effbench.config.yaml_text import parse_yaml
 from effbench.errors import ConfigError, first_line
 from effbench.guarded import MissingFileError, read_text

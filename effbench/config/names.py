@@ -1,41 +1,24 @@
-"""The groups and keys of a config read straight from its files: Hydra takes half a second to say the same.
+"""Refusal of mistyped words and completion of begun ones, without Hydra.
 
-For what a person waits for at the prompt: completion, --help, and the refusal of a mistyped word. It answers for
-effbench's own files and plain words (key=value) only; whatever is more is left to Hydra, by None.
+They answer for effbench's own files and plain words (key=value) only; whatever is more is left to Hydra, by None.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.config import hints
-from effbench.config.paths import conf_dir, recipes_dir
-from effbench.config.yaml_text import read_yaml
+from effbench.config.static_compose import all_keys, choices_in, composed, group_options
 from effbench.errors import ConfigError
 
-ROOT = "config"
-GROUP = "recipe"
 _ITEM = r"[\w./+-]+"
 _KEY = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _PLAIN = re.compile(rf"(?P<key>{_KEY})=(?P<value>{_ITEM}|\[(?:{_ITEM}(?:,{_ITEM})*)?\])", re.ASCII)
 _NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)  # with a leading _, a file that others start from
 _NO_NAMES = frozenset({"null", "true", "false", "nan", "inf"})  # Hydra's grammar reads them as something else
-
-
-def group_options(config_dir: Path | None = None) -> dict[str, list[str]]:
-    """Group -> its names, as `effbench train --help` lists them; config_dir adds a user's own."""
-    places = [conf_dir(), config_dir] if config_dir else [conf_dir()]
-    found: dict[str, set[str]] = {GROUP: {path.stem for path in recipes_dir().glob("*.yaml")}}
-    for place in places:
-        for folder in place.iterdir():
-            if folder.is_dir() and folder.name not in ("hydra", "__pycache__"):
-                found.setdefault(folder.name, set()).update(path.stem for path in folder.glob("*.yaml"))
-    return {group: sorted(name for name in found[group] if not name.startswith("_")) for group in sorted(found)}
 
 
 def refuse_mistyped(overrides: Sequence[str]) -> None:
@@ -80,91 +63,6 @@ def completions(words: Sequence[str], word: str) -> list[str] | None:
         return _value(content, key, value, dict(given))
     names = [f"{group}=" for group in groups if group.startswith(key)] + _keys(content, key)
     return sorted([*names, *(["hydra", "hydra."] if "hydra".startswith(key) else [])])
-
-
-def composed(choices: Iterable[tuple[str, str]], groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The config's content for these choices of groups; other overrides are left out."""
-    wanted = {key: value for key, value in choices if key in groups}
-    root = read(conf_dir() / f"{ROOT}.yaml")
-    chosen = {group: name for entry in root["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
-    late = {group: wanted.get(group, chosen[group]) for group in (GROUP, "debug")}  # their keys are the run's own
-    for group, name in late.items():
-        chosen |= _choices(group, name)
-    content: dict[str, Any] = {}
-    for group, name in (chosen | wanted).items():
-        if group not in late:
-            content[group] = {}
-            for each in choices_in(name):
-                _merge(content, {group: member(group, each)})
-    _merge(content, {key: value for key, value in root.items() if key not in ("defaults", "hydra")})
-    for group, name in late.items():
-        _merge(content, member(group, name))
-    return content
-
-
-def choices_in(value: object) -> list[str]:
-    """The names in GROUP=NAME and GROUP=[NAME,NAME], whose files are merged in that order."""
-    if isinstance(value, list):
-        return [str(name) for name in value]
-    text = str(value)
-    return [name for name in text[1:-1].split(",") if name] if text.startswith("[") else [text]
-
-
-def choice_like(group: str, content: Mapping[str, Any]) -> str | None:
-    """Of effbench's own choices that build this target, the one with the most values alike."""
-    found = {name: member(group, name) for name in group_options()[group]}
-    alike = {
-        name: sum(key in content and content[key] == value for key, value in own.items())
-        for name, own in found.items()
-        if own.get("_target_") == content["_target_"]
-    }
-    return max(alike, key=lambda name: alike[name]) if alike else None
-
-
-def _choices(group: str, name: str | None) -> dict[str, str]:
-    """The groups that a recipe chooses, or another one that it starts from."""
-    found: dict[str, str] = {}
-    for entry in read(_path(group, name)).get("defaults", []) if name else []:
-        if isinstance(entry, dict):
-            found |= {key.removeprefix("override /"): value for key, value in entry.items()}
-        elif entry != "_self_":
-            found |= _choices(group, entry)
-    return found
-
-
-def member(group: str, name: str | None) -> dict[str, Any]:
-    """A file of a group, over those of its group that it starts from."""
-    own = read(_path(group, name)) if name else {}
-    content: dict[str, Any] = {}
-    for entry in own.get("defaults", []):
-        if isinstance(entry, str) and entry != "_self_":
-            _merge(content, member(group, entry))
-    _merge(content, {key: value for key, value in own.items() if key != "defaults"})
-    return content
-
-
-def _path(group: str, name: str | None) -> Path:
-    return (recipes_dir() if group == GROUP else conf_dir() / group) / f"{name}.yaml"
-
-
-def read(path: Path) -> Mapping[str, Any]:
-    """A YAML file's content, kept until the file changes; not to be written into."""
-    return _read_at(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _read_at(path: Path, _changed: int) -> Mapping[str, Any]:
-    return read_yaml(path) or {}
-
-
-def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
-    for key, value in more.items():
-        if isinstance(value, dict):
-            below = into.setdefault(key, {})
-            into[key] = below if isinstance(below, dict) else {}
-            _merge(into[key], value)
-        else:
-            into[key] = value
 
 
 def _others_have_a_say(overrides: Sequence[str]) -> bool:
@@ -220,16 +118,6 @@ def _at(content: Any, key: str) -> Any:
             return None
         content = content.get(part)
     return content
-
-
-def all_keys(content: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """Every key of the tree, dotted, inner nodes included."""
-    keys = set()
-    for name, value in content.items():
-        keys.add(f"{prefix}{name}")
-        if isinstance(value, Mapping):
-            keys |= all_keys(value, f"{prefix}{name}.")
-    return keys
 
 
 def nearest_key(

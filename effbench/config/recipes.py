@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from effbench.cache_dir import refuse_url
-from effbench.config.names import GROUP
+from effbench.config.static_compose import GROUP
 
 _user_dir: Path | None = None
 

@@ -12,8 +12,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from effbench.config import names
 from effbench.config.compose import compose_raw, parse, plain
+from effbench.config.static_compose import group_options
 from effbench.config.words import as_meant
 from effbench.errors import ConfigError
 
@@ -23,7 +23,7 @@ _Value = tuple[str, Any]  # a key and what it is set to
 class Refusals:
     def __init__(self, config_dir: str | Path | None = None):
         self._config_dir = config_dir
-        self._groups = set(names.group_options(Path(config_dir) if config_dir else None))
+        self._groups = set(group_options(Path(config_dir) if config_dir else None))
         self._bases: dict[tuple[str, ...], dict[str, Any] | None] = {}
         self._value = cache(self._read_value)
 

@@ -70,7 +70,7 @@ class ModelConfig(OpenSection):
     @property
     def _target_name(self) -> str:
         """By the choice of conf/model that builds it: ds_cnn and cnn are one function, vit_b and vit_l another."""
-        from effbench.config.names import choice_like
+        from effbench.config.static_compose import choice_like
 
         return choice_like("model", {"_target_": self.target, **self.options}) or super()._target_name
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from effbench.config import names
+from effbench.config import static_compose as static
 from effbench.errors import ConfigError
 
 SCHEMA = 2
@@ -39,15 +39,15 @@ def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         if not isinstance(mine, Mapping) or (section in _BUILT and "_target_" not in mine):
             raise ConfigError(f"{where} is damaged: {section} is no whole section.")
     sections = {key: _retargeted(value) for key, value in content.items() if key != KEY}
-    usual = names.composed((), names.group_options())
+    usual = static.composed()
     for section, defaults in usual.items():
         mine = sections.get(section, defaults)
         if not (isinstance(mine, Mapping) and isinstance(defaults, Mapping)):
             sections.setdefault(section, defaults)
         elif "_target_" not in mine:
             sections[section] = {**defaults, **mine}
-        elif version < SCHEMA and (choice := names.choice_like(section, mine)):
-            sections[section] = {**names.member(section, choice), **mine}
+        elif version < SCHEMA and (choice := static.choice_like(section, mine)):
+            sections[section] = {**static.member(section, choice), **mine}
     return sections
 
 

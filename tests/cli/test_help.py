@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from effbench.cli import VERBS, main
-from effbench.config import names
+from effbench.config import static_compose as static
 
-OPTIONS = names.group_options()
+OPTIONS = static.group_options()
 CHOICES = [f"{group}={name}" for group in OPTIONS if group not in ("recipe", "debug") for name in OPTIONS[group]]
 
 
@@ -42,7 +42,7 @@ def test_every_key_of_every_choice_has_its_default_and_a_comment(
     monkeypatch.setenv("COLUMNS", "80")
     group, _, name = choice.partition("=")
     found = lines_of(told(["help", "train", choice], capsys))
-    content = names.composed([(group, name)], OPTIONS)[group]
+    content = static.composed([(group, name)], OPTIONS)[group]
     if group == "callbacks":  # a level deeper: callbacks.NAME.KEY
         content = {f"{name}.{key}": value for name, own in content.items() for key, value in own.items()}
     known = {f"{group}.{key}" for key in content if key.rpartition(".")[2] != "_target_"}
@@ -60,7 +60,7 @@ def test_help_of_train_holds_the_keys_of_a_plain_run(capsys: pytest.CaptureFixtu
     out = told(["train", "--help"], capsys)
     leaves = {
         f"{section}.{key}" if isinstance(content, dict) else section
-        for section, content in names.composed((), OPTIONS).items()
+        for section, content in static.composed((), OPTIONS).items()
         for key in (content if isinstance(content, dict) else [section])
         if key != "_target_"
     }

@@ -11,7 +11,8 @@ import torchvision
 
 from effbench import build
 from effbench.cli import main
-from effbench.config import hints, names
+from effbench.config import hints
+from effbench.config import static_compose as static
 from effbench.config.compose import compose
 
 CASES = {
@@ -99,7 +100,7 @@ def test_missing_verb_and_dashed_option_get_the_correct_command(capsys: pytest.C
 
 def test_only_torchvision_architectures_get_a_model_arch_hint() -> None:
     archs = torchvision.models.list_models(module=torchvision.models)
-    options = names.group_options()["model"]
+    options = static.group_options()["model"]
     for arch in set(archs) - set(options):
         found = hints.for_choice("model", arch, options)
         assert found is not None
@@ -110,11 +111,11 @@ def test_only_torchvision_architectures_get_a_model_arch_hint() -> None:
 
 def test_every_hint_is_a_valid_override() -> None:
     """The first word of each hint names a group's choice, a key of some config, or is a command."""
-    groups = names.group_options()
+    groups = static.group_options()
     keys = {"hydra.run.dir"}
     for group, options in groups.items():
         for option in options:
-            keys |= names.all_keys(names.composed([(group, option)], groups))
+            keys |= static.all_keys(static.composed([(group, option)], groups))
     for override in [*hints.KEYS, *(text for table in hints.CHOICES.values() for text in table)]:
         for word in re.findall(r"(?<![+a-z_.])[a-z_.]+=[^ ,)]+", override):
             key, _, value = word.partition("=")

@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import hydra
 import pytest
 
 from effbench.cli import completion
 from effbench.config import names
-from effbench.config.compose import ROOT, compose, compose_raw, loader, plain
+from effbench.config.compose import compose, compose_raw
+from effbench.config.static_compose import group_options
 from effbench.errors import ConfigError
 from tests.commandline import python
-
-
-def test_groups_and_their_names_are_hydras() -> None:
-    with loader() as config_loader:
-        theirs = {
-            group: [name for name in config_loader.get_group_options(group) if not name.startswith("_")]
-            for group in sorted(set(config_loader.list_groups("")) - {"hydra"})
-        }
-    assert names.group_options() == theirs
-
-
-def test_a_user_folder_adds_groups_and_choices(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "mine.yaml").write_text("_target_: a.b\n")
-    (tmp_path / "recipe").mkdir()
-    (tmp_path / "recipe" / "best.yaml").write_text("# @package _global_\n")
-    found = names.group_options(tmp_path)
-    assert "mine" in found["model"]
-    assert {"best", "swin_lion"} <= set(found["recipe"])
-
-
-OPTIONS = names.group_options()
-TOGETHER = [
-    [(group, options[index % len(options)]) for group, options in OPTIONS.items() if group != "recipe"]
-    for index in range(max(map(len, OPTIONS.values())))
-]
-
-
-@pytest.mark.parametrize("choices", [*TOGETHER, *([("recipe", name)] for name in OPTIONS["recipe"])], ids=str)
-def test_keys_are_those_that_hydra_composes(choices: list[tuple[str, str]]) -> None:
-    with loader():
-        theirs = plain(hydra.compose(ROOT, overrides=[f"{group}={name}" for group, name in choices]))
-    assert names.all_keys(names.composed(choices, OPTIONS)) == names.all_keys(theirs)
-
 
 LINES = [
     "", "op", "h", "optimizer=l", "optimizer.", "optimizer.betas", "optimizer.betas.", "optimizer.lr=",
@@ -116,15 +81,6 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text("x: 1\n")
-    assert names.read(path) == {"x": 1}
-    path.write_text("x: 2\n")
-    os.utime(path, ns=(1, 1))
-    assert names.read(path) == {"x": 2}
-
-
 def test_choices_in_the_hydra_config_store_are_accepted(tmp_path: Path) -> None:
     code = (
         "from hydra.core.config_store import ConfigStore\n"
@@ -137,7 +93,7 @@ def test_choices_in_the_hydra_config_store_are_accepted(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", [*OPTIONS["model"], "vit_tiny model.depth=3", "cnn model.channels=[8]"])
+@pytest.mark.parametrize("name", [*group_options()["model"], "vit_tiny model.depth=3", "cnn model.channels=[8]"])
 def test_a_model_label_is_its_choice_or_its_architecture(name: str) -> None:
     label = compose([f"model={name.split()[0]}", *name.split()[1:]]).model.label
     arch = {"mobilenet": "mobilenet_v3_small", "swin": "swin_t", "timm": "mobilenetv4_conv_small"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from effbench.config import names
+from effbench.config import static_compose as static
 from effbench.config.compare import config_digest
 from effbench.config.compose import compose
 from effbench.config.versions import SCHEMA, stamped, upgraded
@@ -39,7 +39,7 @@ def test_missing_keys_of_a_group_come_from_the_recorded_choice() -> None:
 
 def test_a_key_deleted_in_the_current_version_stays_deleted() -> None:
     config = record("~optimizer.betas")
-    assert "betas" in names.composed((), names.group_options())["optimizer"]
+    assert "betas" in static.composed()["optimizer"]
     assert upgraded(stamped(config), "config.yaml") == config
 
 

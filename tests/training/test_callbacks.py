@@ -15,7 +15,7 @@ import effbench
 from effbench import Callback, build
 from effbench.callbacks import KeepWeights
 from effbench.config.compose import compose
-from effbench.config.names import composed, group_options
+from effbench.config.static_compose import composed
 from effbench.config.versions import upgraded
 from effbench.errors import ConfigError, EffbenchError
 from effbench.records import read_metrics
@@ -257,7 +257,7 @@ def test_choices_combine_and_single_options_are_overridden() -> None:
     assert config.callbacks.named["keep_weights"].options == {"every_n_epochs": 5}
     assert len(build.callbacks(config)) == 2
     assert not compose(["callbacks=[]"]).callbacks.named
-    given = composed([("callbacks", "[none,keep_weights]")], group_options())
+    given = composed([("callbacks", "[none,keep_weights]")])
     assert given["callbacks"]["keep_weights"]["every_n_epochs"] == 1
 
 
