@@ -63,7 +63,7 @@ def check_targets(content: Mapping[str, Any]) -> None:
     for path in _reserved(content):
         depth = 3 if path[0] in SEVERAL else 2
         if path[0] in SEVERAL and path[1:] == ("_target_",):
-            continue  # callbacks._target_: the schema says what to write
+            continue  # callbacks._target_: the schema's message names the right form
         if not (len(path) == depth and path[0] in _ALL and path[-1] == "_target_"):
             raise ConfigError(
                 f"{'.'.join(path)} is not allowed: only {', '.join(MODULES)} and each of callbacks have a _target_, "
@@ -191,7 +191,7 @@ def _look_up(group: str, target: str) -> Any:
     name = parts[0]
     raise ConfigError(
         f"{group}._target_ {target!r} does not exist: there is no module {name!r}. Put {name}.py into the folder of "
-        "--config-dir, beside it or here, install it, or name its folder in PYTHONPATH."
+        "--config-dir, next to it, or into the current folder; or install it, or name its folder in PYTHONPATH."
     )
 
 

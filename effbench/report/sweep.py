@@ -255,8 +255,8 @@ def _notes(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[s
     """Return what a reader must know about the table."""
     if len(metrics) > 1:
         return [
-            f"no ranks: the jobs monitor different metrics ({', '.join(metrics)}), which cannot be compared; give them "
-            "all the same checkpoint.monitor."
+            f"no ranks: the jobs monitor different metrics ({', '.join(metrics)}), which cannot be compared; set the "
+            "same checkpoint.monitor for all."
         ]
     several = {line["n"] for line in lines if line["n"] > 1}
     if not several:

@@ -140,7 +140,7 @@ class BinaryCrossEntropy(Loss):
     targets = ("labels",)
 
     def __init__(self, pos_weight: float = 1.0):
-        self.pos_weight: float = POSITIVE.check(pos_weight, "loss.pos_weight", remedy="1 weighs both alike.")
+        self.pos_weight: float = POSITIVE.check(pos_weight, "loss.pos_weight", remedy="1 weighs both equally.")
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
         weight = outputs.new_full((outputs.shape[1],), self.pos_weight)

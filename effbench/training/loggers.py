@@ -85,7 +85,7 @@ class FaultTolerantLogger(Forwarding):
             return
         try:
             getattr(self._logger, hook)(*args)
-        except Exception as error:  # noqa: BLE001 - whatever a library raises
+        except Exception as error:  # noqa: BLE001 - a library may raise anything
             self._logger = None
             log.warning(f"logger={self._name} stopped: {error}; training continues")
 
