@@ -37,7 +37,14 @@ def median(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence interval [low, high]; n: how many values it is based on."""
+    """An estimate with its confidence interval [low, high].
+
+    Attributes:
+        estimate: the estimated value.
+        low: lower end.
+        high: upper end.
+        n: how many values it is based on.
+    """
 
     estimate: float
     low: float
@@ -60,7 +67,13 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Interval:
-    """Return the median with its percentile bootstrap interval (Efron 1979); the same seed gives the same interval."""
+    """Return the median with its percentile bootstrap interval (Efron 1979).
+
+    Args:
+        values: at least one value.
+        confidence: of the interval, in (0, 1).
+        seed: of the resampling; the same seed gives the same interval.
+    """
     import random
 
     chance, n = random.Random(seed), len(values)
@@ -70,7 +83,13 @@ def median_interval(values: Sequence[float], confidence: float = 0.95, seed: int
 
 
 def share_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Return successes / n, such as an accuracy over n test samples, with Wilson's score interval (1927)."""
+    """Return successes / n, such as an accuracy over n test samples, with Wilson's score interval (1927).
+
+    Args:
+        successes: number of successes.
+        n: number of trials.
+        confidence: of the interval, in (0, 1).
+    """
     from statistics import NormalDist
 
     z, share = NormalDist().inv_cdf((1 + confidence) / 2), successes / n
@@ -81,7 +100,12 @@ def share_interval(successes: int, n: int, confidence: float = 0.95) -> Interval
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """difference: mean of a - b with its t interval. p_value: two-sided, of the sign-flip test."""
+    """The comparison of two configurations a and b.
+
+    Attributes:
+        difference: mean of a - b with its t interval.
+        p_value: two-sided, of the sign-flip test.
+    """
 
     difference: Interval
     p_value: float
