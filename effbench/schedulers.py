@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +52,7 @@ class Schedule(LRScheduler):
     """
 
     progress: tuple[str, ...] = ("last_epoch",)  # attributes that state_dict holds
+    watches_metric: ClassVar[bool] = False  # whether observe() changes the learning rate
 
     def __init__(self, optimizer: Optimizer, warmup: int = 0, warmup_start: float = 0.01) -> None:
         # Not super().__init__(): it wraps optimizer.step and warns if the schedule steps first, which is correct here
@@ -240,6 +241,7 @@ class Plateau(Schedule):
         warmup_start: fraction of the first value at t = 0, in [0, 1].
     """
 
+    watches_metric = True
     progress = ("last_epoch", "reduction", "best", "bad_checks", "cooldown_left")
 
     def __init__(

@@ -36,6 +36,11 @@ MAX_NODES, MAX_DEPTH = 20_000, 30  # lists and mappings of a config
 _beside: list[Path] = []  # each --config-dir and its parent
 
 
+def is_own(target: str) -> bool:
+    """Return True for a `_target_` in effbench itself."""
+    return target.startswith("effbench.")
+
+
 def look_beside(config_dir: Path) -> None:
     """Search modules of allow_targets also in `config_dir` and its parent, from now on."""
     folder = config_dir.resolve()

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from effbench import cli
+from effbench import build, cli
+from effbench.config.compose import compose
 from effbench.config.paths import conf_dir
+from effbench.errors import ConfigError
 from effbench.records import read_metrics
 from tests.commandline import TINY, effbench
 
@@ -200,6 +203,31 @@ def test_invalid_span_of_a_custom_schedule_is_refused_early(
     assert "scheduler.dive" in said
     assert "data " not in said
     assert not (tmp_path / "run").exists()
+
+
+HALF_A_SCHEDULE = """
+from torch.optim.lr_scheduler import LRScheduler
+
+class Mine(LRScheduler):
+    def __init__(self, optimizer, **_):
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def observe(self, metric):
+        raise AssertionError
+"""
+
+
+def test_a_schedule_with_observe_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrapped as a scheduler of torch, its observe() would never be called."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_half.py").write_text(HALF_A_SCHEDULE)
+    config = compose(["scheduler=constant", "scheduler._target_=own_half.Mine", "allow_targets=[own_half]"])
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    with pytest.raises(ConfigError, match=r"own_half\.Mine' has observe\(\).*effbench\.schedulers\.Schedule"):
+        build.schedule(config, optimizer, total_steps=10, steps_per_epoch=5)
 
 
 def test_the_table_of_contributing_is_the_one_tried_here() -> None:

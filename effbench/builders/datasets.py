@@ -13,6 +13,7 @@ from effbench.cache_dir import expanded
 from effbench.config.schema import Config
 from effbench.data.batches import BatchTransform, EvalBatches, Shard, TrainBatches
 from effbench.data.images.augment import Augment
+from effbench.data.slow import is_slow_to_read
 from effbench.data.splits import Split, Splits, channel_statistics, representative_sample
 from effbench.errors import ConfigError
 from effbench.target_allowlist import resolve
@@ -25,8 +26,8 @@ _SPLITS = """Such as:
 
 
 def takes_time(config: Config) -> bool:
-    """Whether the data's function says of itself that it may read for minutes: `takes_time = True` on it."""
-    return bool(getattr(resolve("data", config.data.target, config.allow_targets), "takes_time", False))
+    """Return True if the dataset is one that may take minutes to read (`@slow_to_read`)."""
+    return is_slow_to_read(resolve("data", config.data.target, config.allow_targets))
 
 
 def splits(config: Config) -> Splits:

@@ -12,7 +12,7 @@ from effbench.builders.datasets import train_batches, validation_batches
 from effbench.builders.devices import memory_format
 from effbench.builders.models import check_outputs, compiled_model, model
 from effbench.builders.optimizers import optimizer, refuse_two_averages
-from effbench.builders.schedulers import schedule
+from effbench.builders.schedulers import schedule, watches_metric
 from effbench.builders.tasks import task
 from effbench.config.schema import Config
 from effbench.cpu.accelerate import accelerate
@@ -20,6 +20,7 @@ from effbench.data.batches import BatchTransform, TrainBatches
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError, unknown_name
 from effbench.metrics import LOSS
+from effbench.optimizers.groups import decayed_parameters
 from effbench.tasks.task import Task
 from effbench.training.batch_norm_statistics import (
     AveragedStatistics,
@@ -67,7 +68,7 @@ def trainer(
     net = net.to(transform.device, memory_format=memory_format(config))  # type: ignore[call-overload]
     over = optimizer(config, net)
     section, parameters = config.trainer, [p for p in net.parameters() if p.requires_grad]
-    decayed = [p for group in over.param_groups if "no_decay" not in group.get("name", "") for p in group["params"]]
+    decayed = decayed_parameters(net, config.optimizer.no_decay)
     precision, _ = choose_precision(section.precision, transform.device)
     planned = schedule(config, over, limits.total_steps(train.steps_per_epoch), train.steps_per_epoch)
     return Trainer(
@@ -90,7 +91,7 @@ def trainer(
         buffer_snapshot=BufferSnapshot(net)
         if (section.on_nonfinite, section.on_oom) != ("stop", "raise")
         else NoBufferSnapshot(),
-        early_stopping=_early_stopping(config, getattr(planned, "rise", 0)),
+        early_stopping=_early_stopping(config, planned.rise),
         statistics=_statistics(config, net, averages_itself(over), train, ranks, precision),
         checkpoints=checkpoints,
         save_in_background=config.checkpoint.background,
@@ -159,7 +160,7 @@ def _check_monitors(config: Config, data: Splits, chosen: Task) -> None:
     wanted = {"checkpoint.monitor": config.checkpoint.monitor} if config.checkpoint.save_top_k else {}
     if config.early_stopping.enabled:
         wanted["early_stopping.monitor"] = config.early_stopping.monitor
-    if "mode" in config.scheduler.options:
+    if watches_metric(config):
         wanted["scheduler"] = _plateau_metric(config, chosen)
     for key, metric in wanted.items():
         if not metric.startswith("val/"):
@@ -172,7 +173,7 @@ def _check_monitors(config: Config, data: Splits, chosen: Task) -> None:
 
 def _plateau_metric(config: Config, chosen: Task) -> str:
     """What a schedule observes: the loss, or where its `mode` is max the task's first metric that is to rise."""
-    if config.scheduler.options.get("mode") != "max":
+    if not (watches_metric(config) and config.scheduler.options.get("mode") == "max"):
         return f"val/{LOSS}"
     rising = [name for name, display in chosen.displays.items() if display.mode == "max"]
     if not rising:

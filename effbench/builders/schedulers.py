@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -22,7 +22,19 @@ def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch:
     """The scheduler; options written as spans ('5%', '2 epochs', 'total') become steps."""
     kind, options = schedule_parts(config, total_steps, steps_per_epoch)
     built = construct("scheduler", config.scheduler.target, kind, {**options, "optimizer": over})
-    return cast(Schedule, built) if hasattr(built, "observe") else TorchSchedule(built, options)
+    if isinstance(built, Schedule):
+        return built
+    if hasattr(built, "observe"):
+        raise ConfigError(
+            f"scheduler._target_ {config.scheduler.target!r} has observe(), but is no whole schedule. Derive it from "
+            "effbench.schedulers.Schedule, or from a class of torch.optim.lr_scheduler without observe()."
+        )
+    return TorchSchedule(built, options)
+
+
+def watches_metric(config: Config) -> bool:
+    """Return True if the scheduler's class says that its learning rate depends on validations, as Plateau's does."""
+    return bool(getattr(resolve("scheduler", config.scheduler.target, config.allow_targets), "watches_metric", False))
 
 
 def schedule_parts(

@@ -59,15 +59,26 @@ def parameter_groups(
     factors = dict(group_lr or {})
     _check_factors(factors)
     pattern_of = _first_match([name for name, _ in model.named_parameters()], factors)
-    exempt = exempt_names(model) if no_decay else frozenset[str]()
+    decayed = {id(parameter) for parameter in decayed_parameters(model, no_decay)}
     groups = _empty_groups(factors, lr, weight_decay)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[pattern_of[name], name not in exempt]["params"].append(parameter)
+            groups[pattern_of[name], id(parameter) in decayed]["params"].append(parameter)
     filled = [group for group in groups.values() if group["params"]]
     if not filled:
         raise ConfigError("model must have a trainable parameter; got none. Unfreeze some of it.")
     return filled
+
+
+def decayed_parameters(model: nn.Module, no_decay: bool = True) -> list[nn.Parameter]:
+    """Return the trainable parameters that weight decay and the L1 penalty apply to.
+
+    Args:
+        model: the model.
+        no_decay: exempt biases, norms, tokens and position tables (rules at the top of this file).
+    """
+    exempt = exempt_names(model) if no_decay else frozenset[str]()
+    return [p for name, p in model.named_parameters() if p.requires_grad and name not in exempt]
 
 
 def exempt_names(model: nn.Module) -> frozenset[str]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch.optim.lr_scheduler import LRScheduler
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """`step` after each optimizer step, `observe` with the monitored metric after each validation.
 
-    `move_to` sets the number of steps taken so far, after a state was loaded.
+    `move_to` sets the number of steps taken so far, after a state was loaded. `rise` is the number of optimizer steps
+    until the learning rate no longer rises.
     """
+
+    @property
+    def rise(self) -> int: ...
 
     def step(self) -> None: ...
 
@@ -30,9 +35,13 @@ class Schedule(Protocol):
 class TorchSchedule:
     """A plain torch.optim.lr_scheduler class, advanced on optimizer steps; validations do not concern it.
 
+    Its `rise` is not known, so 0.
+
     options: what it was made with. A state that was written with others (a longer run, another learning rate) gives
     only its number of steps, because torch's state holds the options and would bring the old ones back.
     """
+
+    rise = 0
 
     def __init__(self, scheduler: LRScheduler, options: Mapping[str, Any] | None = None):
         self._scheduler = scheduler

@@ -8,6 +8,7 @@ from torch import nn
 
 from effbench.errors import ConfigError
 from effbench.optimizers import Lion, parameter_groups
+from effbench.optimizers.groups import decayed_parameters
 
 torch.set_num_threads(1)
 
@@ -154,3 +155,13 @@ def test_an_optimizer_takes_the_groups_and_keeps_their_names():
     model = Net()
     optimizer = Lion(parameter_groups(model, 1e-3, 0.1, group_lr={"head.*": 2.0}), lr=1e-3, weight_decay=0.1)
     assert [g["name"] for g in optimizer.state_dict()["param_groups"]][-2:] == ["head.decay", "head.no_decay"]
+
+
+def test_decayed_parameters_do_not_depend_on_names_of_groups():
+    model = nn.ModuleDict({"no_decay_head": nn.Linear(2, 2), "rest": nn.Linear(2, 2)})
+    groups = named(model, parameter_groups(model, 0.1, 0.1, group_lr={"no_decay_head.*": 0.5}))
+    assert groups["no_decay_head.decay"] == ["no_decay_head.weight"]
+    assert [id(p) for p in decayed_parameters(model)] == [id(model[name].weight) for name in model]
+    assert len(decayed_parameters(model, no_decay=False)) == 4
+    model["rest"].requires_grad_(False)
+    assert [id(p) for p in decayed_parameters(model)] == [id(model["no_decay_head"].weight)]

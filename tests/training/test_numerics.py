@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from effbench.data.batches import TrainBatches
 from effbench.data.images.augment import Augment
-from effbench.optimizers.groups import parameter_groups
+from effbench.optimizers.groups import decayed_parameters
 from effbench.schedulers import Cosine
 from effbench.tasks.losses import CrossEntropy
 from effbench.training.callbacks import Callback, Context
@@ -210,9 +210,7 @@ def test_without_a_limit_nothing_is_clipped():
 
 def test_l1_adds_sign_gradient_to_decayed_weights_only():
     ours, theirs = twins()
-    groups = parameter_groups(ours, 0.1, 0.0)
-    decayed = [p for group in groups if group["name"] == "decay" for p in group["params"]]
-    run = trainer(data(), ours, STEPS, penalty=L1Penalty(decayed, 1e-2))
+    run = trainer(data(), ours, STEPS, penalty=L1Penalty(decayed_parameters(ours), 1e-2))
     run.fit()
     plain_loop(
         theirs,

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from effbench.cache_dir import cache_home, expanded
 from effbench.data.images.decoding import printable
+from effbench.data.slow import slow_to_read
 from effbench.data.splits import Split, Splits, check_fraction, digest, hold_out, resized
 from effbench.disk import move
 from effbench.errors import DataError
@@ -38,6 +39,7 @@ _ARCHIVE_LIMIT = 1_000_000_000  # bytes unpacked; the real one has 186 MB
 _TIMEOUT_S = 30
 
 
+@slow_to_read
 def cifar10(
     root: str | Path | None = None,
     download: bool = False,
@@ -60,9 +62,6 @@ def cifar10(
     sha256 = digest(train.images, train.labels, test.images, test.labels)
     rest, val = hold_out(train, val_fraction, split_seed) if val_fraction > 0 else (train, None)
     return resized(Splits("cifar10", rest, val, test, classes, sha256), image_size)
-
-
-cifar10.takes_time = True  # type: ignore[attr-defined]  # what the config asks for is checked before
 
 
 def _contents(root: Path, download: bool) -> dict[str, dict[bytes, Any]]:

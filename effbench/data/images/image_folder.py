@@ -21,6 +21,7 @@ from effbench.data.images.cache_budget import sweep
 from effbench.data.images.decoded_cache import CacheRecord, Rows, build_cache, read_cache, serves
 from effbench.data.images.decoding import DECODER_VERSION, MAX_PIXELS, SUFFIXES, Levels, printable, subfolders
 from effbench.data.images.folder_layout import ALL, SPLITS, ClassFiles, Scan, counted, differing_in_case, listed, scan
+from effbench.data.slow import slow_to_read
 from effbench.data.splits import Split, Splits, check_fraction, hold_out
 from effbench.errors import ConfigError, DataError, unknown_name
 
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 White = float | Sequence[float] | None
 
 
+@slow_to_read
 def image_folder(
     root: str | Path | None = None,
     image_size: int = 224,
@@ -63,9 +65,6 @@ def image_folder(
     kept = _without_bad(rows, record, on_corrupt)
     _log_findings(found, record)
     return _splits(kept, pixels, record.sha256, _facts(found, record))
-
-
-image_folder.takes_time = True  # type: ignore[attr-defined]  # what the config asks for is checked before
 
 
 def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
