@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?=
 
-.PHONY: demo test lint type smoke check torture reliability peer benchmark clean
+.PHONY: demo test test-fast lint type smoke check torture reliability peer benchmark clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,9 @@ demo: $(VENV)/.installed  ## trains MobileNetV3-small + AdamW on the embedded Fa
 
 test: $(VENV)/.installed-dev  ## the tests, warnings as errors
 	$(BIN)/python -m pytest -n 2
+
+test-fast: $(VENV)/.installed-dev  ## the tests that start no process and train nothing, under two minutes
+	$(BIN)/python -m pytest -n 2 -m unit
 
 lint: $(VENV)/.installed-dev  ## ruff and the floors
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,13 +40,44 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return ByFile(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first. Reports say which rows of faults a test tries: xdist passes properties on, but no marks."""
+    """Long files first; unmarked tests are `unit`; reports say which rows of faults a test tries."""
     items.sort(key=lambda item: next((n for n, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
     for item in items:
+        if not any(item.iter_markers("process")) and not any(item.iter_markers("slow")):
+            item.add_marker("unit")
         rows = sorted({number for mark in item.iter_markers("row") for number in mark.args})
         if rows:
             item.user_properties.append(("rows", rows))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled() -> None:
+    """The compiled functions, before a test that starts no process needs them."""
+    from effbench.cpu.library import library
+
+    library()
+
+
+_started: list[str] = []  # processes, by this one
+
+
+def _note_start(event: str, _: tuple[object, ...]) -> None:
+    if event in ("subprocess.Popen", "os.fork", "os.posix_spawn"):
+        _started.append(event)
+
+
+sys.addaudithook(_note_start)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A unit test starts no process: `make test-fast` relies on the mark."""
+    _started.clear()
+    yield
+    if _started and item.get_closest_marker("unit"):
+        pytest.fail(f"starts a process ({_started[0]}); mark it @pytest.mark.process", pytrace=False)
 
 
 @pytest.fixture(autouse=True)

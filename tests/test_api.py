@@ -36,6 +36,7 @@ def config() -> Config:
     return effbench.compose([*WORDS, "device.threads=1"])
 
 
+@pytest.mark.process
 def test_train_returns_config_summary_metrics_model_and_classes(config: Config) -> None:
     run = effbench.train(config)
     asked, got = (leaves(each.model_dump(by_alias=True)) for each in (config, run.config))
@@ -51,6 +52,7 @@ def test_train_returns_config_summary_metrics_model_and_classes(config: Config) 
     assert not run.model().training
 
 
+@pytest.mark.process
 def test_load_run_equals_the_run_train_returned(config: Config, tmp_path: Path) -> None:
     trained = effbench.train(config, tmp_path / "run")
     for folder in (tmp_path / "run", str(tmp_path / "run") + "/"):
@@ -62,6 +64,7 @@ def test_load_run_equals_the_run_train_returned(config: Config, tmp_path: Path) 
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.process
 def test_predict_of_uint8_images_is_the_same_singly_or_batched(config: Config, tmp_path: Path) -> None:
     run = effbench.train(config, tmp_path / "run")
     images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
@@ -74,6 +77,7 @@ def test_predict_of_uint8_images_is_the_same_singly_or_batched(config: Config, t
     assert run.predict(images, "last").shape == (5, 10)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("images", [torch.zeros(2, 1, 28, 28), torch.zeros(2, 3, 28, 28, dtype=torch.uint8)])
 def test_predict_refuses_images_of_another_kind(images: torch.Tensor, config: Config, tmp_path: Path) -> None:
     run = effbench.train(config.model_copy(update={"trainer": smallest(config)}), tmp_path / "run")
@@ -86,6 +90,7 @@ def smallest(config: Config) -> object:
     return config.trainer.model_copy(update=limits)
 
 
+@pytest.mark.process
 def test_train_refuses_a_folder_that_holds_a_run(config: Config, tmp_path: Path) -> None:
     quick = config.model_copy(update={"trainer": smallest(config)})
     effbench.train(quick, tmp_path / "run")
@@ -93,6 +98,7 @@ def test_train_refuses_a_folder_that_holds_a_run(config: Config, tmp_path: Path)
         effbench.train(quick, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_refused_config_leaves_no_folder(tmp_path: Path) -> None:
     config = effbench.compose(["model=mlp", "model.freeze=[nope]", "device.threads=1"])
     with pytest.raises(ConfigError, match="nope"):
@@ -100,6 +106,7 @@ def test_a_refused_config_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.process
 def test_train_in_a_thread_leaves_signals_alone(config: Config, tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -108,6 +115,7 @@ def test_train_in_a_thread_leaves_signals_alone(config: Config, tmp_path: Path) 
         assert pool.submit(effbench.train, quick, tmp_path / "run").result().summary["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_compose_takes_a_folder_of_own_groups(tmp_path: Path) -> None:
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(
@@ -146,6 +154,7 @@ def photos(folder: Path) -> list[Path]:
     return paths
 
 
+@pytest.mark.process
 def test_train_takes_overrides_and_predict_takes_common_inputs(tmp_path: Path) -> None:
     run = effbench.train([*WORDS, "debug=smoke", "device.threads=1"], tmp_path / "run")
     assert run.config.model.options["hidden"] == [32]
@@ -170,6 +179,7 @@ def test_train_takes_overrides_and_predict_takes_common_inputs(tmp_path: Path) -
             run.predict(wrong)
 
 
+@pytest.mark.process
 def test_a_run_is_shown_as_one_line(config: Config, tmp_path: Path) -> None:
     run = effbench.train(config.model_copy(update={"trainer": smallest(config)}), tmp_path / "run")
     accuracy = 100 * run.summary["metrics"]["test/acc"]
@@ -177,6 +187,7 @@ def test_a_run_is_shown_as_one_line(config: Config, tmp_path: Path) -> None:
     assert repr(effbench.Run(tmp_path / "nowhere", config)) == f"Run({str(tmp_path / 'nowhere')!r}, no summary yet)"
 
 
+@pytest.mark.process
 def test_train_overrides_set_folder_and_resume_as_on_the_cli(tmp_path: Path) -> None:
     words = [*WORDS, "device.threads=1"]
     assert effbench.train([*words, "hydra.run.dir=named"]).folder == Path("named")

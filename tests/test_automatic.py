@@ -19,6 +19,7 @@ def numbers(config: Config) -> tuple[object, ...]:
     return config.data.batch_size, config.trainer.max_epochs, config.early_stopping.patience
 
 
+@pytest.mark.slow
 def test_auto_gives_the_default_run_its_former_values() -> None:
     assert chosen(5400) == (64, 12, 5)
     assert chosen(45_000, "data=cifar10") == (64, 12, 5)
@@ -33,6 +34,7 @@ def test_auto_batch_size_is_the_largest_with_20_steps_per_epoch(images: int, siz
     assert batch_size_for(images) == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [8, 40, 100, 325, 999, 1500, 3000, 10_000])
 def test_auto_gives_small_sets_2000_steps_and_full_patience(images: int) -> None:
     batch_size, epochs, patience = chosen(images)
@@ -42,6 +44,7 @@ def test_auto_gives_small_sets_2000_steps_and_full_patience(images: int) -> None
     assert patience == (5 if epochs == 12 else epochs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -65,6 +68,7 @@ def test_auto_keeps_values_set_by_the_user_or_a_recipe(words: list[str], expecte
     assert chosen(325, *words) == expected
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_numbers_that_it_was_begun_with() -> None:
     before = settled(compose([]), 325, 28).to_dict()
     assert chosen(2000, before=before) == (16, 100, 100)
@@ -72,11 +76,13 @@ def test_a_resumed_run_keeps_the_numbers_that_it_was_begun_with() -> None:
     assert chosen(325, "trainer.max_steps=3000", before=before) == (16, None, 100)
 
 
+@pytest.mark.slow
 def test_values_once_settled_do_not_change() -> None:
     config = settled(compose(["scheduler=plateau"]), 325, 64)
     assert settled(config, 9999, 9) == config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "length"), [(["trainer.max_epochs=2"], "40 steps"), (["trainer.max_steps=30"], "30 steps")]
 )
@@ -85,6 +91,7 @@ def test_a_run_shorter_than_its_own_min_steps_is_refused(words: list[str], lengt
         chosen(325, *words, "trainer.min_steps=500")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [325, 5400])
 def test_plateau_reduces_before_early_stopping_stops(images: int) -> None:
     config = settled(compose(["scheduler=plateau"]), images, 28)
@@ -95,6 +102,7 @@ def test_every_process_gets_the_two_images_that_batch_norm_needs() -> None:
     assert batch_size_for(100, world=8) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "padding"), [(8, 2), (28, 2), (32, 2), (64, 5), (224, 18)])
 def test_crops_move_an_image_by_a_twelfth_of_its_side(side: int, padding: int) -> None:
     config = compose([])

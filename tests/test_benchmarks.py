@@ -53,12 +53,14 @@ def test_a_target_is_reached_by_the_pessimistic_end(target, passed):
     assert Figure("x", Interval(2.0, 1.9, 2.1, 9), target).passed is passed
 
 
+@pytest.mark.slow
 def test_a_control_is_certain_by_its_scatter_whatever_it_says():
     assert is_certain(noisy(41, 0.01, 1.5))
     assert not is_certain(noisy(41, 0.5, 1.0))
     assert is_certain([{"ours": 1.0}])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patience", "spread", "processes"), [(1e9, 0.001, 3), (0, 0.5, 3), (1e9, 0.06, 5)])
 def test_processes_are_added_until_control_is_certain_or_time_up(patience, spread, processes, monkeypatch):
     made = noisy(1000, spread)
@@ -79,6 +81,7 @@ def test_processes_are_added_until_control_is_certain_or_time_up(patience, sprea
     assert len(shares) >= processes if spread == 0.06 else len(shares) == processes
 
 
+@pytest.mark.process
 def test_a_race_counts_running_time_and_not_waiting_time(monkeypatch):
     monkeypatch.setattr(alternate, "SLICE_S", 0.05)
     arms = [Arm(name, "tests.racing:burn", {"seconds": seconds}) for name, seconds in (("ours", 0.5), ("theirs", 1.0))]
@@ -91,6 +94,7 @@ def test_a_race_counts_running_time_and_not_waiting_time(monkeypatch):
     assert sum(found.values()) - 3 * STARTUP_S < passed
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("turned", "order"), [(False, ["ours", "ours again"]), (True, ["ours again", "ours"])])
 def test_a_race_starts_from_either_end(turned, order, monkeypatch):
     monkeypatch.setattr(alternate, "SLICE_S", 0.05)

@@ -132,6 +132,7 @@ WITHOUT_TORCH = [
 ]
 
 
+@pytest.mark.process
 def test_commands_without_computation_do_not_import_torch(tmp_path: Path) -> None:
     code = f"""
 import contextlib, io, json, sys
@@ -150,6 +151,7 @@ print(json.dumps(found))
     assert not {command: names for command, names in imported.items() if names}
 
 
+@pytest.mark.process
 def test_import_effbench_and_help_import_nothing_heavy(tmp_path: Path) -> None:
     code = """
 import sys, effbench
@@ -162,6 +164,7 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_python_m_effbench_equals_the_command_and_its_exit_code(tmp_path: Path) -> None:
     done = effbench("train", "modle=mlp", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
@@ -173,6 +176,7 @@ def test_python_m_effbench_equals_the_command_and_its_exit_code(tmp_path: Path) 
 FLAGS = [("-m",), ("--cfg", "job"), ("--config-dir", "x y"), ("--info",), ("--cfg=hydra",), ("-cd", "z")]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.sampled_from(["model=mlp", "a=1,2", "b='x y'", "~c", "+d=[1,2]"]), unique=True),
     st.lists(st.tuples(st.sampled_from(FLAGS), st.integers(0, 9)), max_size=3, unique_by=lambda entry: entry[0]),
@@ -274,6 +278,7 @@ def test_completion_refuses_an_unknown_request(request_: str, capsys: pytest.Cap
     assert "bash, zsh, fish" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_hydra_leaves_the_arguments_of_the_process_alone() -> None:
     before = list(sys.argv)
     assert cli.main(["train", "--info", "searchpath"]) == 0

@@ -29,6 +29,7 @@ def guarded(code: str, redirections: str, cwd: Path, **environment: str) -> subp
     return shell(f"{sys.executable} guarded.py {redirections}", cwd, **environment)
 
 
+@pytest.mark.process
 @full
 @pytest.mark.row(56)
 @pytest.mark.parametrize("redirections", ["2>/dev/full", "2>&-", "2>&- >&- <&-", "2> >(true)"])
@@ -42,6 +43,7 @@ def test_narration_that_nobody_can_read_changes_nothing(redirections: str, tmp_p
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.process
 @full
 @pytest.mark.row(56)
 @pytest.mark.parametrize(
@@ -60,6 +62,7 @@ def test_lost_stdout_is_an_error_unless_the_reader_closed_it(
     assert (done.returncode, done.stderr) == (code, said)
 
 
+@pytest.mark.process
 @pytest.mark.row(56)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_narration_resumes_when_the_disk_has_space_again(unbuffered: str, tmp_path: Path) -> None:
@@ -74,18 +77,21 @@ def test_narration_resumes_when_the_disk_has_space_again(unbuffered: str, tmp_pa
     assert (tmp_path / "log").read_text() == "firssecond\n"
 
 
+@pytest.mark.process
 def test_a_closed_stderr_does_not_become_the_next_file(tmp_path: Path) -> None:
     code = "import os; stream = open('record', 'w'); os.write(2, b'noise'); print(stream.fileno(), file=stream)"
     assert guarded(code, "2>&- <&-", tmp_path).returncode == 0
     assert int((tmp_path / "record").read_text()) > 2
 
 
+@pytest.mark.process
 def test_a_reader_that_is_slow_on_a_non_blocking_pipe_gets_all(tmp_path: Path) -> None:
     code = "import os; os.set_blocking(1, False); print('x' * 300_000); sys.exit(settled(0))"
     done = guarded(code, "| (sleep 0.3; wc -c)", tmp_path)
     assert done.stdout.strip() == "300001"
 
 
+@pytest.mark.process
 def test_non_ascii_is_transliterated_and_json_is_escaped(tmp_path: Path) -> None:
     code = (
         "import json; from effbench.console import writes_unicode\n"
@@ -98,11 +104,13 @@ def test_non_ascii_is_transliterated_and_json_is_escaped(tmp_path: Path) -> None
     assert json.loads(data) == "32×32 é 😀"
 
 
+@pytest.mark.process
 def test_bytes_of_a_file_name_stay_those_bytes(tmp_path: Path) -> None:
     guarded(r"print('caf\udce9')", ">out", tmp_path)
     assert (tmp_path / "out").read_bytes() == b"caf\xe9\n"
 
 
+@pytest.mark.process
 @full
 @pytest.mark.row(56)
 def test_training_outlives_its_stderr_and_stdout(tmp_path: Path) -> None:
@@ -119,6 +127,7 @@ def test_training_outlives_its_stderr_and_stdout(tmp_path: Path) -> None:
     assert (tmp_path / "sweep" / "sweep.csv").read_text().count("completed") == 2
 
 
+@pytest.mark.process
 @pytest.mark.row(56)
 def test_a_program_that_calls_train_keeps_its_own_streams(tmp_path: Path) -> None:
     code = (

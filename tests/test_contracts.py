@@ -46,6 +46,7 @@ def is_section(annotation: object) -> bool:
 # --- it composes and builds -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MEMBERS, ids=name_of)
 def test_every_member_of_every_group_composes_and_builds(path: Path) -> None:
     if path.stem in NEEDS:
@@ -55,6 +56,7 @@ def test_every_member_of_every_group_composes_and_builds(path: Path) -> None:
     assert " with " in dry_build(config, SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_composes_and_builds_at_its_own_image_size(path: Path) -> None:
     config = compose([f"recipe={path.stem}"])
@@ -62,6 +64,7 @@ def test_every_recipe_composes_and_builds_at_its_own_image_size(path: Path) -> N
     assert " with " in dry_build(config, Setting((1, size, size), 10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAIRINGS, ids=lambda path: path.stem)
 def test_pairing_recipe_matches_model_and_optimizer_in_its_name(path: Path) -> None:
     model, optimizer = path.stem.removesuffix("_cpu").rsplit("_", 1)
@@ -194,6 +197,7 @@ def test_recipe_header_states_command_result_machine_and_date(path: Path) -> Non
     assert not faults_of(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_command_in_a_recipe_s_header_can_be_given(path: Path) -> None:
     words = shlex.split(header_of(path.read_text(encoding="utf-8")).get("command", ""))

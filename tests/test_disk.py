@@ -57,6 +57,7 @@ assert main(["eval", "run"]) == 0
 """
 
 
+@pytest.mark.process
 @needs_compiler
 @pytest.mark.row(57)
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's")

@@ -154,6 +154,7 @@ def check(groups: list[str], place: Path) -> None:
         assert section["_target_"].startswith("own_")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("group", PARTS)
 def test_a_custom_part_needs_one_file_and_one_yaml(group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -163,6 +164,7 @@ def test_a_custom_part_needs_one_file_and_one_yaml(group: str, tmp_path: Path, m
     check([group], tmp_path)
 
 
+@pytest.mark.process
 def test_all_parts_at_once_train_in_a_process_and_resume(tmp_path: Path) -> None:
     names = [f"own_{group}" for group in PARTS]
     for group, name in zip(PARTS, names, strict=True):
@@ -190,6 +192,7 @@ def test_help_and_completion_know_the_user_s_choice(
     assert f"{group}=mine" in capsys.readouterr().out.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", ["soon", "3 weeks", "5 %%"])
 def test_invalid_span_of_a_custom_schedule_is_refused_early(
     span: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

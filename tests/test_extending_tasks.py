@@ -78,6 +78,7 @@ def summary(folder: str) -> dict[str, Any]:
     return dict(json.loads((Path(folder) / "summary.json").read_text()))
 
 
+@pytest.mark.process
 def test_custom_metric_and_loss_train_stop_rank_and_report(own: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["task.metrics=[acc,taskfiles.Errors]", "checkpoint.monitor=val/errors", "checkpoint.mode=min"]
     stopping = ["early_stopping.monitor=val/errors", "early_stopping.stopping_threshold=3"]
@@ -97,6 +98,7 @@ def test_custom_metric_and_loss_train_stop_rank_and_report(own: list[str], capsy
     assert "wrong answers (images)" in Path("page.html").read_text()
 
 
+@pytest.mark.process
 def test_the_job_with_the_lowest_value_of_a_min_metric_is_first(own: list[str]) -> None:
     chosen = ["task.metrics=[taskfiles.Errors]", "checkpoint.monitor=val/errors", "checkpoint.mode=min"]
     words = [
@@ -115,6 +117,7 @@ def test_the_job_with_the_lowest_value_of_a_min_metric_is_first(own: list[str]) 
     assert float(rows[0]["value"]) < float(rows[1]["value"])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "better", "answer"),
     [
@@ -155,6 +158,7 @@ def test_another_task_goes_through_every_verb(
     assert cli.main(["verify", "run"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

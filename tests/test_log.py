@@ -125,6 +125,7 @@ def test_propagation_hands_the_lines_to_the_root_alone(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "ours\nroot theirs\n"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("before", "lines"),
     [
@@ -161,6 +162,7 @@ def test_lines_come_above_the_bar_that_quiet_hides(monkeypatch: pytest.MonkeyPat
     assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
 
 
+@pytest.mark.process
 def test_quiet_and_verbose_go_anywhere_and_the_last_one_wins(tmp_path: Path) -> None:
     quiet = effbench("-q", "train", *TINY, "hydra.run.dir=quiet", cwd=tmp_path)
     assert (quiet.returncode, quiet.stderr) == (0, "")
@@ -184,6 +186,7 @@ def test_quiet_prints_errors_and_verbose_adds_the_traceback(capsys: pytest.Captu
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_hydra_launcher_adds_no_duplicate_line_and_keeps_level(tmp_path: Path) -> None:
     words = ["train", "-m", "seed=0,1", "hydra/launcher=basic", *TINY]
     loud = effbench(*words, "hydra.sweep.dir=loud", cwd=tmp_path)

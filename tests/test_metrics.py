@@ -30,6 +30,7 @@ def classified(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
     return torch.randn(count, classes, generator=generator), labels, draw(st.integers(1, count))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(classified())
 def test_metrics_of_classes_are_scikit_learns(sample: tuple[Tensor, Tensor, int]) -> None:
@@ -62,6 +63,7 @@ def test_a_mixed_label_counts_by_its_largest_share() -> None:
     assert over_batches(metrics.Accuracy(), outputs, mixed, 2) == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(0, 2**31), st.integers(1, 30))
 def test_metrics_of_labels_are_scikit_learns(count: int, labels: int, seed: int, size: int) -> None:

@@ -114,6 +114,7 @@ def test_work_that_is_not_openmp_s_goes_by_cores_and_quota(monkeypatch: pytest.M
         assert cores() == count
 
 
+@pytest.mark.slow
 @pytest.mark.row(64)
 def test_training_threads_default_to_the_available_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -54,6 +54,7 @@ def test_the_readme_shows_commands() -> None:
     assert len(COMMANDS) > 15
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_of_the_readme_works(command: str, at_work: Path) -> None:
     words = shlex.split(command)
@@ -81,6 +82,7 @@ def start(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("at_work")
 def test_the_notebook_lines_work() -> None:
     [code] = [block for block in blocks("python") if "import effbench" in block]
@@ -90,6 +92,7 @@ def test_the_notebook_lines_work() -> None:
     assert names["probabilities"].sum(1).allclose(torch.ones(3))
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("at_work")
 def test_the_callback_shown_works(monkeypatch: pytest.MonkeyPatch) -> None:
     [source] = [block for block in blocks("python") if "Callback" in block]

@@ -91,6 +91,7 @@ def write_until_killed(path: Path, at: str) -> None:
     die()
 
 
+@pytest.mark.process
 @pytest.mark.row(2)
 @pytest.mark.parametrize(("at", "expected"), [("write", OLD), ("fsync", OLD), ("rename", OLD), ("end", NEW)])
 def test_kill_during_atomic_write_leaves_old_or_new_file_whole(at, expected, tmp_path):
@@ -188,6 +189,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
             require_writable(path)
 
 
+@pytest.mark.process
 @pytest.mark.row(7)
 @pytest.mark.parametrize("options", ["ro", "size=1m,nr_inodes=1"], ids=["read-only", "full"])
 def test_a_folder_that_takes_no_file_is_refused(options, tmp_path):
@@ -214,6 +216,7 @@ def refuse(constant: str) -> None:
     raise AssertionError(f"{constant} is not JSON")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.text(), JSON))
 def test_a_summary_is_strict_json_whatever_the_numbers(tmp_path_factory, content):

@@ -56,6 +56,7 @@ def test_keys_that_hold_secrets(key: str) -> None:
     assert CANARY not in redact(json.dumps({"a": 1, key: CANARY}))
 
 
+@pytest.mark.slow
 def test_every_key_of_the_config_is_kept() -> None:
     """None of effbench's own names may look like a secret."""
     for overrides in ([], ["model=vit_tiny"], ["model=swin"], ["data=cifar10"], ["data=synthetic"], ["logger=wandb"]):

@@ -223,6 +223,7 @@ SCHEDULES = st.builds(lambda shape, warmup: partial(shape, **warmup), SHAPES, WA
 STEPS = 150  # beyond every total_steps
 
 
+@pytest.mark.slow
 @many
 @given(SCHEDULES)
 def test_no_factor_is_negative_or_above_1(make):
@@ -252,6 +253,7 @@ def test_after_the_warmup_the_schedule_equals_its_unwarmed_shape(make):
     assert learning_rates(make, STEPS)[warmup:] == pytest.approx(unwarmed[: STEPS - warmup])
 
 
+@pytest.mark.slow
 @many
 @given(SCHEDULES.filter(lambda make: "total_steps" in make.keywords))
 def test_the_learning_rate_is_constant_after_total_steps(make):

@@ -46,6 +46,7 @@ def broken_off(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.process
 @pytest.mark.row(3, 4)
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("harm", [flip, cut])
@@ -62,6 +63,7 @@ def test_resume_names_damaged_newest_and_ends_the_same(
     ends_like(broken_off, uninterrupted)
 
 
+@pytest.mark.process
 @pytest.mark.row(3)
 def test_resume_auto_with_workers_falls_back_too(
     send: SendsSignal, uninterrupted: Path, effbench: Effbench, tmp_path: Path
@@ -76,6 +78,7 @@ def test_resume_auto_with_workers_falls_back_too(
     ends_like(run, uninterrupted)
 
 
+@pytest.mark.process
 @pytest.mark.row(3)
 def test_resume_without_valid_checkpoint_names_all_damaged_files(broken_off: Path, effbench: Effbench) -> None:
     checkpoints = sorted((broken_off / "checkpoints").glob("step-*"))
@@ -89,6 +92,7 @@ def test_resume_without_valid_checkpoint_names_all_damaged_files(broken_off: Pat
     assert hashes(broken_off) == before
 
 
+@pytest.mark.process
 @pytest.mark.row(3)
 @pytest.mark.parametrize("verb", ["eval", "predict"])
 def test_a_damaged_best_is_named_by_eval_and_predict(verb: str, broken_off: Path, effbench: Effbench) -> None:
@@ -100,6 +104,7 @@ def test_a_damaged_best_is_named_by_eval_and_predict(verb: str, broken_off: Path
     assert "best/ema.safetensors is missing or damaged" in err
 
 
+@pytest.mark.process
 @pytest.mark.row(3)
 def test_damaged_best_is_reported_on_resume_and_run_completes(
     send: SendsSignal, effbench: Effbench, tmp_path: Path
@@ -122,6 +127,7 @@ def test_damaged_best_is_reported_on_resume_and_run_completes(
 # --- other formats, other data
 
 
+@pytest.mark.process
 @pytest.mark.row(22)
 @pytest.mark.parametrize("version", [1, 99])
 def test_checkpoint_of_other_format_is_refused_without_fallback(
@@ -166,6 +172,7 @@ def on_pictures(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.process
 @pytest.mark.row(21)
 @pytest.mark.parametrize("change", ["added", "removed", "altered"])
 def test_changed_data_are_refused_and_the_run_is_unchanged(
@@ -184,6 +191,7 @@ def test_changed_data_are_refused_and_the_run_is_unchanged(
     assert hashes(on_pictures) == before
 
 
+@pytest.mark.process
 @pytest.mark.row(21)
 @pytest.mark.parametrize("kept", [8, 12, 30])
 def test_changed_data_are_accepted_if_allowed(kept: int, on_pictures: Path, effbench: Effbench, tmp_path: Path) -> None:
@@ -200,6 +208,7 @@ def test_changed_data_are_accepted_if_allowed(kept: int, on_pictures: Path, effb
     assert code == 0, "from then on they are its data"
 
 
+@pytest.mark.process
 @pytest.mark.row(21)
 def test_the_same_data_elsewhere_are_the_same(on_pictures: Path, effbench: Effbench, tmp_path: Path) -> None:
     assert summary(on_pictures)["status"] == "interrupted"

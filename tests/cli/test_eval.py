@@ -19,6 +19,7 @@ def recorded(run: Path) -> dict[str, float]:
     return dict(json.loads((run / "summary.json").read_text())["metrics"])
 
 
+@pytest.mark.process
 def test_eval_repeats_the_test_result_that_train_recorded(run: Path, effbench: Effbench) -> None:
     code, out, err = effbench("eval", str(run), "--json")
     assert (code, err) == (0, "")
@@ -36,6 +37,7 @@ def test_eval_of_the_last_checkpoint_repeats_the_last_validation(run: Path, effb
     assert result["val/loss"] == pytest.approx(recorded(run)["val/loss"], rel=1e-6)
 
 
+@pytest.mark.process
 def test_the_batch_size_of_evaluation_changes_nothing(run: Path, effbench: Effbench) -> None:
     results = [json.loads(effbench("eval", str(run), f"data.eval_batch_size={n}", "--json")[1]) for n in (7, 2000)]
     assert results[0]["test/acc"] == results[1]["test/acc"]
@@ -50,6 +52,7 @@ def test_words_may_stand_in_any_order(run: Path, effbench: Effbench) -> None:
     assert "val accuracy" in first[1]
 
 
+@pytest.mark.process
 def test_eval_on_other_data_of_the_same_classes_is_noted(effbench: Effbench) -> None:
     assert effbench("train", *TINY, "data=synthetic", "data.image_size=8", "hydra.run.dir=run")[0] == 0
     assert effbench("eval", "run")[2] == ""
@@ -66,6 +69,7 @@ def test_eval_on_other_splits_of_the_same_data_is_noted(run: Path, effbench: Eff
     assert "these may include images that the run was trained on" in err
 
 
+@pytest.mark.process
 def test_weights_are_the_averaged_ones_where_the_run_averaged(effbench: Effbench, tmp_path: Path) -> None:
     words = ["model=mlp", "model.hidden=[8]", "ema=on", "data=synthetic", "data.image_size=8", "trainer.max_epochs=2"]
     assert effbench("train", *words, "device.threads=1", "hydra.run.dir=run")[0] == 0
@@ -101,6 +105,7 @@ def test_eval_refuses_invalid_words_with_the_reason(
     assert all(part in err for part in expected), err
 
 
+@pytest.mark.process
 @pytest.mark.row(35)
 def test_other_classes_are_refused(effbench: Effbench) -> None:
     assert effbench("train", *TINY, "data=synthetic", "data.num_classes=4", "hydra.run.dir=run")[0] == 0
@@ -176,6 +181,7 @@ def paint(root: Path, how_many: int, seed: int, classes: str = "rgb") -> None:
             Image.fromarray(pixels.numpy()).save(root / name / f"{number}.png")
 
 
+@pytest.mark.process
 @pytest.mark.row(52)
 def test_eval_of_another_folder_uses_all_images_or_test_split(effbench: Effbench, folders: Path) -> None:
     def samples(*words: str) -> tuple[int, str]:
@@ -192,6 +198,7 @@ def test_eval_of_another_folder_uses_all_images_or_test_split(effbench: Effbench
     assert samples("data.root=moved") == (6, "")
 
 
+@pytest.mark.process
 @pytest.mark.row(52)
 def test_eval_folder_is_labelled_by_name_and_refused_if_unknown(effbench: Effbench, folders: Path) -> None:
     paint(folders / "part", 5, seed=1, classes="gb")
@@ -204,6 +211,7 @@ def test_eval_folder_is_labelled_by_name_and_refused_if_unknown(effbench: Effben
     assert "'B' is no class of the run's: 'b', 'g', 'r'" in err
 
 
+@pytest.mark.process
 @pytest.mark.row(52)
 def test_a_data_file_of_ones_own_may_leave_options_out(effbench: Effbench, folders: Path) -> None:
     """Here image_size, root and the fractions are in no key of the record."""

@@ -80,6 +80,7 @@ def exports(finished: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFa
 # --- what the file computes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_export_equals_the_float64_formula_of_the_network(name: str, run: Path, exports: dict[str, Path]) -> None:
     weights = load_file(run / "checkpoints" / "best" / "model.safetensors")
@@ -189,6 +190,7 @@ def test_the_table_and_the_json_say_the_same(run: Path, effbench: Effbench, tmp_
 # --- weights, data, models
 
 
+@pytest.mark.process
 def test_export_uses_averaged_weights_of_the_chosen_checkpoint(effbench: Effbench, tmp_path: Path) -> None:
     words = ["model=mlp", "model.hidden=[8]", "ema=on", "data=synthetic", "data.image_size=8", "trainer.max_epochs=2"]
     assert effbench("train", *words, "device.threads=1", "hydra.run.dir=run")[0] == 0
@@ -239,6 +241,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
     return Networks(tmp_path_factory.mktemp("networks"))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_kind_of_network_is_equal_in_every_format(name: str, form: str, networks: Networks) -> None:
@@ -253,6 +256,7 @@ def test_every_kind_of_network_is_equal_in_every_format(name: str, form: str, ne
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_depthwise_convolutions_are_plain_ones_in_the_graph(networks: Networks) -> None:
     """Training computes MobileNet's of 5 x 5 by an autograd function of our own; none of it may be exported."""
     model = load_run(networks.run("mobilenet_v3_small")).model()
@@ -269,6 +273,7 @@ def test_depthwise_convolutions_are_plain_ones_in_the_graph(networks: Networks) 
     assert all(name.startswith("aten.") for name in called), set(called)
 
 
+@pytest.mark.process
 def test_without_a_validation_split_training_images_are_compared(effbench: Effbench) -> None:
     words = [*TINY, "data.val_fraction=0", "early_stopping=off", "checkpoint.save_top_k=0", "hydra.run.dir=run"]
     assert effbench("train", *words)[0] == 0
@@ -333,6 +338,7 @@ def test_exporter_failure_is_reported_with_the_other_formats(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 def test_two_exports_into_one_folder_at_once_are_refused(run: Path, effbench: Effbench, tmp_path: Path) -> None:
     code = "import sys, time; from pathlib import Path; from effbench.run.lock import holding\n"
     code += "with holding(Path('it')): print('held', flush=True); sys.stdin.read()"
@@ -359,6 +365,7 @@ def perturbed(content: bytes, by: float) -> bytes:
     return bytes(model.SerializeToString())
 
 
+@pytest.mark.slow
 @pytest.mark.row(48)
 def test_perturbed_export_is_refused_and_the_older_file_kept(
     run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -385,6 +392,7 @@ def first_hidden_unit(run: Path, weights: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(np.maximum(x @ weights["hidden1.0.weight"][0] + weights["hidden1.0.bias"][0], 0))
 
 
+@pytest.mark.slow
 @pytest.mark.row(48)
 @pytest.mark.parametrize("name", FORMATS)
 def test_model_changed_before_export_is_refused_without_a_folder(
@@ -407,6 +415,7 @@ def test_model_changed_before_export_is_refused_without_a_folder(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.row(48)
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_that_its_runtime_cannot_read_is_refused(
@@ -433,6 +442,7 @@ def test_the_normalisation_is_part_of_what_is_compared(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.row(48)
 def test_the_tolerance_is_the_user_s(run: Path, effbench: Effbench, monkeypatch: pytest.MonkeyPatch) -> None:
     made = formats.export_bytes
@@ -480,6 +490,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "0", folder / "1"
 
 
+@pytest.mark.process
 @pytest.mark.row(47)
 def test_export_killed_at_any_syscall_leaves_old_or_new_file(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
     done = python("-m", "tests.cli.export_kills", *map(str, two_runs), str(tmp_path / "work"), cwd=ROOT)
@@ -499,6 +510,7 @@ cli.main(["export", sys.argv[1], "output=it"])
 """
 
 
+@pytest.mark.process
 @pytest.mark.row(47)
 def test_killed_onnx_export_keeps_old_file_and_next_cleans_up(
     two_runs: tuple[Path, Path], effbench: Effbench, tmp_path: Path
@@ -522,6 +534,7 @@ sys.exit(cli.main(["export", *sys.argv[2:]]))
 """
 
 
+@pytest.mark.process
 @pytest.mark.row(47)
 @pytest.mark.parametrize(("name", "earlier"), [("onnx", False), ("torchscript", True), ("torch_export", False)])
 def test_export_without_disk_space_leaves_no_partial_file(
@@ -552,6 +565,7 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.process
 @pytest.mark.row(47)
 def test_a_disk_that_is_really_full_is_named(run: Path, effbench: Effbench, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 64):
@@ -623,6 +637,7 @@ def pictures(folder: Path) -> list[Path]:
     return paths
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("channels", [1, 3])
 def test_predict_is_reproduced_from_the_record_and_the_file(
     channels: int, run: Path, exports: dict[str, Path], tmp_path: Path, effbench: Effbench

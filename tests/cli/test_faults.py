@@ -39,6 +39,7 @@ def finite(run: Path) -> bool:
     return all(bool(t.isfinite().all()) for s in snapshots for t in (*s.weights.values(), *s.ema.values()))
 
 
+@pytest.mark.process
 @pytest.mark.row(27)
 @pytest.mark.parametrize("words", [[], ["trainer.on_nonfinite=stop"]], ids=["by default", "as configured"])
 def test_nonfinite_loss_ends_run_as_diverged_and_keeps_best(
@@ -54,6 +55,7 @@ def test_nonfinite_loss_ends_run_as_diverged_and_keeps_best(
     assert finite(tmp_path / "run")
 
 
+@pytest.mark.process
 @pytest.mark.row(27)
 def test_nonfinite_steps_are_skipped_reported_and_counted(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -69,6 +71,7 @@ def test_nonfinite_steps_are_skipped_reported_and_counted(
     assert finite(tmp_path / "run")
 
 
+@pytest.mark.process
 @pytest.mark.row(27)
 def test_without_nonfinite_steps_skip_trains_like_stop(uninterrupted: Path, effbench: Effbench, tmp_path: Path) -> None:
     words = ["trainer.on_nonfinite=skip", "trainer.on_oom=halve", "hydra.run.dir=run"]
@@ -93,6 +96,7 @@ def room_for(monkeypatch: pytest.MonkeyPatch, samples: int, training: bool) -> N
     monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
 
 
+@pytest.mark.process
 @pytest.mark.row(29)
 @pytest.mark.parametrize(("training", "key", "size"), [(True, "batch_size", 8), (False, "eval_batch_size", 512)])
 def test_oom_is_one_line_with_batch_size_and_remedies(
@@ -109,6 +113,7 @@ def test_oom_is_one_line_with_batch_size_and_remedies(
     assert f"data.{key}={size}" in summary(tmp_path / "run")["error"]
 
 
+@pytest.mark.process
 @pytest.mark.row(29)
 @pytest.mark.parametrize("word", ["ema=on", "ema=off", "checkpoint.every_n_steps=3"])
 def test_on_oom_halve_covers_the_batch_norm_statistics_pass(
@@ -124,6 +129,7 @@ def test_on_oom_halve_covers_the_batch_norm_statistics_pass(
     assert (summary(tmp_path / "run")["status"], summary(tmp_path / "run")["pieces"]) == ("completed", 1)
 
 
+@pytest.mark.process
 @pytest.mark.row(29)
 def test_on_oom_halve_equals_accumulation_and_is_reported(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,6 +172,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.process
 @pytest.mark.row(29)
 @pytest.mark.parametrize("rule", ["raise", "halve"])
 def test_a_real_out_of_memory_on_a_cpu_is_named_or_halved(rule: str, tmp_path: Path) -> None:
@@ -192,6 +199,7 @@ def test_a_real_out_of_memory_on_a_cpu_is_named_or_halved(rule: str, tmp_path: P
 # --- batches that fail or hang
 
 
+@pytest.mark.process
 @pytest.mark.row(30)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_failing_batch_ends_run_with_one_line_and_run_resumes(
@@ -217,6 +225,7 @@ def test_failing_batch_ends_run_with_one_line_and_run_resumes(
     ends_like(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.process
 @pytest.mark.row(30)
 def test_a_failing_evaluation_batch_is_named_too(effbench: Effbench, monkeypatch: pytest.MonkeyPatch) -> None:
     def make(*_: Any) -> Batch:
@@ -242,6 +251,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.process
 @pytest.mark.row(30)
 def test_hanging_worker_is_named_and_the_process_ends(uninterrupted: Path, effbench: Effbench, tmp_path: Path) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "data.num_workers=2", "data.timeout_s=0.5", "hydra.run.dir=run"]
@@ -258,6 +268,7 @@ def test_hanging_worker_is_named_and_the_process_ends(uninterrupted: Path, effbe
     ends_like(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.row(30)
 def test_a_time_out_needs_a_worker_to_wait_for(effbench: Effbench, tmp_path: Path) -> None:
     for words in (["data.timeout_s=5"], ["data.timeout_s=0", "data.num_workers=1"]):
@@ -277,6 +288,7 @@ def model(in_channels, image_size, outputs=3):
 """
 
 
+@pytest.mark.process
 @pytest.mark.row(35)
 @pytest.mark.parametrize("outputs", [3, 11])
 def test_model_with_wrong_class_count_is_refused_before_training(
@@ -297,6 +309,7 @@ def test_model_with_wrong_class_count_is_refused_before_training(
     assert effbench("train", *words, "model.outputs=10")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.row(36)
 @pytest.mark.parametrize(
     ("words", "expected"),
@@ -319,6 +332,7 @@ def test_a_run_without_a_step_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 @pytest.mark.row(36)
 def test_last_batch_of_one_is_dropped_for_batch_norm(effbench: Effbench, tmp_path: Path) -> None:
     words = ["data.num_train=41", "data.drop_last=false", "trainer.max_epochs=2", "hydra.run.dir=run"]

@@ -36,6 +36,7 @@ def full_from(number: int, whole: Any) -> Any:
     return call
 
 
+@pytest.mark.process
 @pytest.mark.row(5)
 @pytest.mark.parametrize(
     ("part", "number"),
@@ -67,6 +68,7 @@ def test_disk_full_in_a_save_is_named_and_run_resumes_with_space(
     ends_like(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.process
 @pytest.mark.row(6)
 def test_metrics_csv_may_end_early_and_the_run_ends_well(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -92,6 +94,7 @@ def test_metrics_csv_may_end_early_and_the_run_ends_well(
     assert same(weights(tmp_path / "run"), weights(uninterrupted))
 
 
+@pytest.mark.process
 @pytest.mark.row(6)
 def test_curves_png_may_be_missing_and_the_run_ends_well(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,6 +106,7 @@ def test_curves_png_may_be_missing_and_the_run_ends_well(
     assert summary(tmp_path / "run")["status"] == "completed"
 
 
+@pytest.mark.process
 @pytest.mark.row(6)
 @pytest.mark.parametrize("at", [2, 30])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -121,6 +125,7 @@ def test_a_logger_s_disk_may_be_full_and_the_run_ends_well(
     assert len(rows(tmp_path / "run")) == 24
 
 
+@pytest.mark.process
 @pytest.mark.row(6)
 def test_run_without_space_for_its_summary_is_tested_on_resume(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -155,6 +160,7 @@ def open_to_all() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.row(7)
 @pytest.mark.parametrize("inside", ["", "/new/run"])
 def test_folder_without_write_permission_is_refused_early(
@@ -179,6 +185,7 @@ def test_folder_without_write_permission_is_refused_early(
     assert not list(locked.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.row(7)
 def test_checkpoints_folder_without_write_permission_is_refused(
     open_to_all: Path, effbench: Effbench, monkeypatch: pytest.MonkeyPatch
@@ -201,6 +208,7 @@ def test_checkpoints_folder_without_write_permission_is_refused(
     assert "checkpoints cannot be written (Permission denied)" in err
 
 
+@pytest.mark.process
 @pytest.mark.row(8)
 def test_renames_stay_in_their_folder_with_tmpdir_on_another_fs(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

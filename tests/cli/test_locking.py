@@ -59,6 +59,7 @@ def contender(barrier: Path, name: str, cwd: Path, ended: Callable[[], bool]) ->
     return start(words, barrier / f"of {name}", out_loud, hook)
 
 
+@pytest.mark.process
 @pytest.mark.row(23)
 @pytest.mark.parametrize("attempt", range(3))
 def test_concurrent_start_trains_one_run_and_names_lock_holder(
@@ -80,6 +81,7 @@ def test_concurrent_start_trains_one_run_and_names_lock_holder(
     assert not (tmp_path / "run" / NAME).exists()
 
 
+@pytest.mark.process
 @pytest.mark.row(23)
 def test_a_running_run_cannot_be_resumed_concurrently(effbench: Effbench, tmp_path: Path) -> None:
     barrier = tmp_path / "barrier"
@@ -98,6 +100,7 @@ def test_a_running_run_cannot_be_resumed_concurrently(effbench: Effbench, tmp_pa
     assert summary(tmp_path / "run")["status"] == "completed"
 
 
+@pytest.mark.process
 @pytest.mark.row(24)
 def test_the_lock_of_a_killed_run_is_taken_over_without_help(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path
@@ -131,6 +134,7 @@ def test_stale_lock_with_the_pid_of_another_process_is_ignored(tmp_path: Path) -
         pass
 
 
+@pytest.mark.process
 @pytest.mark.row(24)
 def test_a_process_forked_by_the_holder_does_not_keep_the_lock(tmp_path: Path) -> None:
     """A worker that outlives a killed run must not shut the next one out."""
@@ -159,6 +163,7 @@ def test_a_process_forked_by_the_holder_does_not_keep_the_lock(tmp_path: Path) -
         os.close(tells)
 
 
+@pytest.mark.process
 @pytest.mark.row(23)
 @pytest.mark.parametrize("left", ["", json.dumps({"pid": 2**22 + 1, "host": socket.gethostname(), "since": "then"})])
 def test_a_holder_that_signs_late_is_named_all_the_same(left: str, tmp_path: Path) -> None:
@@ -184,6 +189,7 @@ def test_a_holder_that_signs_late_is_named_all_the_same(left: str, tmp_path: Pat
         os.close(tells)
 
 
+@pytest.mark.process
 @pytest.mark.row(23)
 def test_a_process_forked_by_the_holder_has_no_lock_of_its_own(tmp_path: Path) -> None:
     with holding(tmp_path):
@@ -214,6 +220,7 @@ def test_a_locked_folder_left_empty_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["kept"]
 
 
+@pytest.mark.process
 def test_run_locks_folder_and_chooses_device_once_in_hydra_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     device, writable, acquire = build.device, lock.require_writable, lock._acquire

@@ -22,6 +22,7 @@ from tests.cli.conftest import TWENTY_STEPS, Effbench
 LIBRARIES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_missing_logger_extra_exits_4_and_leaves_no_folder(
     name: str, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -46,6 +47,7 @@ def final(folder: Path, name: str) -> Any:
     return pytest.approx(read_summary(folder)["metrics"][name], rel=1e-5)
 
 
+@pytest.mark.process
 def test_tensorboard_reads_its_event_file_as_metrics_csv(effbench: Effbench, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -64,6 +66,7 @@ def test_tensorboard_reads_its_event_file_as_metrics_csv(effbench: Effbench, tmp
         assert [(event.step, event.value) for event in events.Scalars(name)] == [(20, final(tmp_path / "run", name))]
 
 
+@pytest.mark.process
 def test_wandb_writes_into_the_run_s_folder_without_a_network(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +79,7 @@ def test_wandb_writes_into_the_run_s_folder_without_a_network(
     assert b"test/loss" in content
 
 
+@pytest.mark.process
 @pytest.mark.filterwarnings("ignore")  # mlflow's own
 def test_mlflow_writes_into_the_run_s_folder(effbench: Effbench, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
@@ -111,6 +115,7 @@ def breaks_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Progress, "step_end", step_end)
 
 
+@pytest.mark.process
 @pytest.mark.row(13)
 def test_tensorboard_of_a_crashed_and_resumed_run_has_no_gaps(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -126,6 +131,7 @@ def test_tensorboard_of_a_crashed_and_resumed_run_has_no_gaps(
     assert tensorboard_points(tmp_path / "run") == tensorboard_points(tmp_path / "whole")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 @pytest.mark.filterwarnings("ignore")  # mlflow's own
 def test_a_resumed_run_is_the_same_one_to_wandb_and_mlflow(
@@ -152,6 +158,7 @@ def test_a_resumed_run_is_the_same_one_to_wandb_and_mlflow(
     assert steps == list(range(1, 21))
 
 
+@pytest.mark.process
 def test_run_shorter_than_the_log_interval_has_a_training_curve(effbench: Effbench, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     words = [*TWENTY_STEPS, "trainer.log_every_n_steps=100", "logger=tensorboard", "hydra.run.dir=run"]
@@ -185,18 +192,21 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return it
 
 
+@pytest.mark.process
 def test_a_logger_gets_the_test_metrics_and_is_then_closed(recorder: Recorder, effbench: Effbench) -> None:
     assert effbench("train", *TWENTY_STEPS, "logger=tensorboard")[0] == 0
     assert recorder.told[-3:] == ["test/loss", "test/acc", "completed"]
     assert recorder.told.count("completed") == 1
 
 
+@pytest.mark.process
 def test_logger_of_a_diverged_run_is_closed_without_test_metrics(recorder: Recorder, effbench: Effbench) -> None:
     assert effbench("train", *TWENTY_STEPS, "optimizer.lr=1e30", "logger=tensorboard")[0] == 1
     assert recorder.told[-1] == "diverged"
     assert "test/acc" not in recorder.told
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("broken", ["fit", "test"])
 def test_a_logger_of_a_run_that_broke_is_closed_as_failed(
     broken: str, recorder: Recorder, effbench: Effbench, monkeypatch: pytest.MonkeyPatch

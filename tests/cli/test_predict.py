@@ -195,6 +195,7 @@ def test_predict_refuses_invalid_words_with_the_reason(
     assert not list(tmp_path.glob("**/*.tmp"))
 
 
+@pytest.mark.process
 @pytest.mark.row(53)
 def test_pictures_of_12_bits_are_scaled_as_the_runs_data_were(effbench: Effbench, tmp_path: Path) -> None:
     """To the same pixels as `train` and `eval` have, and so to the same probabilities."""

@@ -47,6 +47,7 @@ def test_cp_copies_once_and_overwrites_nothing(folder: str, effbench: Effbench, 
     assert copied.read_text() == "mine\n"
 
 
+@pytest.mark.process
 def test_copied_recipe_based_on_another_runs_from_user_folder(effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("recipe", "cp", "mobilenet_adamw_cpu", "my own")[0] == 0
     words = ["recipe=my own/mobilenet_adamw_cpu.yaml", "debug=smoke", "device.threads=1", "hydra.run.dir=run"]
@@ -54,6 +55,7 @@ def test_copied_recipe_based_on_another_runs_from_user_folder(effbench: Effbench
     assert (tmp_path / "run" / "summary.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["mobilenet_adamw_cpu", "copy.yaml", "./copy.yaml", "copy"])
 def test_validate_builds_a_recipe_by_name_or_by_file(word: str, effbench: Effbench, tmp_path: Path) -> None:
     (tmp_path / "copy.yaml").write_text((recipes_dir() / "mobilenet_adamw.yaml").read_text())

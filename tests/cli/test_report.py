@@ -90,6 +90,7 @@ def test_help(effbench: Effbench) -> None:
     assert effbench("report")[0] == 2
 
 
+@pytest.mark.process
 def test_torch_is_not_imported(runs: Path) -> None:
     code = "import sys; from effbench.cli import main; assert main(sys.argv[1:]) == 0; print(*sys.modules)"
     done = python("-c", code, "report", str(runs), cwd=runs)
@@ -97,6 +98,7 @@ def test_torch_is_not_imported(runs: Path) -> None:
     assert not {"torch", "hydra", "matplotlib"} & set(done.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("runs")
 def test_long_tables_are_cut_on_stdout_and_whole_in_the_page(effbench: Effbench) -> None:
     for number in range(30):

@@ -38,6 +38,7 @@ ENDING = [
 ]
 
 
+@pytest.mark.process
 @pytest.mark.row(9, 11, 55)
 @pytest.mark.parametrize(("number", "code"), ENDING)
 def test_signal_saves_after_the_step_and_prints_resume_command(
@@ -60,6 +61,7 @@ def test_signal_saves_after_the_step_and_prints_resume_command(
     assert [signal.getsignal(known) for known, _ in ENDING] == handlers
 
 
+@pytest.mark.process
 @pytest.mark.row(55)
 @pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *_: None], ids=["ignored, as under nohup", "a handler"])
 def test_ignored_or_handled_warning_signals_do_not_end_the_run(
@@ -77,6 +79,7 @@ def test_ignored_or_handled_warning_signals_do_not_end_the_run(
             signal.signal(number, handler)
 
 
+@pytest.mark.process
 @pytest.mark.row(9)
 @pytest.mark.parametrize("steps", [(5,), (7,), (20,), (1, 4, 19)], ids=str)
 def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(
@@ -93,6 +96,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.process
 @pytest.mark.row(13)
 def test_crashed_run_resumes_from_last_and_logs_each_step_once(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -111,6 +115,7 @@ def test_crashed_run_resumes_from_last_and_logs_each_step_once(
     assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
+@pytest.mark.process
 def test_both_times_of_a_resumed_run_cover_all_sessions(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=2", "hydra.run.dir=run"]
     send(signal.SIGTERM, 7)
@@ -127,6 +132,7 @@ def test_both_times_of_a_resumed_run_cover_all_sessions(send: SendsSignal, effbe
     assert f"{both['training_s']:.1f} s training, {both['elapsed_s']:.1f} s in all" in out
 
 
+@pytest.mark.process
 def test_resume_records_a_new_length_for_the_next_resume(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     send(signal.SIGINT, 2)
     assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 130
@@ -138,6 +144,7 @@ def test_resume_records_a_new_length_for_the_next_resume(send: SendsSignal, effb
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
 
 
+@pytest.mark.process
 @pytest.mark.row(18)
 @pytest.mark.parametrize("status", ["completed", "stopped_early"])
 def test_resuming_a_finished_run_changes_nothing_and_says_so(
@@ -161,6 +168,7 @@ def test_resuming_a_finished_run_changes_nothing_and_says_so(
     assert summary(folder)["status"] == status
 
 
+@pytest.mark.process
 def test_run_killed_before_its_test_is_tested_on_resume(
     uninterrupted: Path, effbench: Effbench, tmp_path: Path
 ) -> None:
@@ -170,6 +178,7 @@ def test_run_killed_before_its_test_is_tested_on_resume(
     assert summary(tmp_path / "run")["metrics"] == summary(uninterrupted)["metrics"]
 
 
+@pytest.mark.process
 @pytest.mark.row(19)
 def test_a_run_folder_may_be_moved(uninterrupted: Path, send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     send(signal.SIGTERM, 6)
@@ -209,6 +218,7 @@ def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.process
 @pytest.mark.row(50)
 @pytest.mark.parametrize("change", CHANGES)
 def test_resume_keeps_epochs_if_steps_per_epoch_change(
@@ -227,6 +237,7 @@ def test_resume_keeps_epochs_if_steps_per_epoch_change(
     assert saved_learning_rates(tmp_path / "run") == [0.0, 0.0]  # the cosine is at its end
 
 
+@pytest.mark.process
 @pytest.mark.row(50)
 @pytest.mark.parametrize("scheduler", ["cosine", "torch's"])
 def test_the_schedule_keeps_its_place_in_epochs(
@@ -249,6 +260,7 @@ def test_the_schedule_keeps_its_place_in_epochs(
     assert summary(tmp_path / "run")["epochs"] == 4
 
 
+@pytest.mark.process
 @pytest.mark.row(50)
 @pytest.mark.parametrize("length", [["trainer.max_epochs=4"], ["trainer.max_epochs=null", "trainer.max_steps=8"]])
 def test_batch_size_change_mid_epoch_is_refused_with_a_remedy(
@@ -270,6 +282,7 @@ def test_batch_size_change_mid_epoch_is_refused_with_a_remedy(
 # --- resume=auto ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_resume_auto_continues_newest_unfinished_run_of_config(
     send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
@@ -287,6 +300,7 @@ def test_resume_auto_continues_newest_unfinished_run_of_config(
     assert sorted(summary(folder)["status"] for folder in folders) == ["completed", "completed", "interrupted"]
 
 
+@pytest.mark.process
 def test_resume_auto_starts_afresh_without_a_run_to_continue(effbench: Effbench, tmp_path: Path) -> None:
     code, _, err = effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=1", "resume=auto")
     assert code == 0
@@ -294,6 +308,7 @@ def test_resume_auto_starts_afresh_without_a_run_to_continue(effbench: Effbench,
     assert len(list(tmp_path.glob("outputs/*/*/summary.json"))) == 1
 
 
+@pytest.mark.process
 def test_resume_auto_knows_a_run_by_its_recipe_file(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override /model: mlp\n")
     words = ["recipe=mine.yaml", *FOUR_EPOCHS_OF_FIVE_STEPS[3:]]
@@ -307,6 +322,7 @@ def test_resume_auto_knows_a_run_by_its_recipe_file(send: SendsSignal, effbench:
 # --- what cannot go on ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.row(20)
 @pytest.mark.parametrize(
     ("words", "expected"),
@@ -351,6 +367,7 @@ def test_checkpoint_of_another_config_is_refused_and_unchanged(
     assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in before[0].items())
 
 
+@pytest.mark.process
 @pytest.mark.row(20)
 def test_changes_since_the_checkpoint_are_reported_key_by_key(send: SendsSignal, effbench: Effbench) -> None:
     send(signal.SIGTERM, 7)
@@ -365,6 +382,7 @@ def test_changes_since_the_checkpoint_are_reported_key_by_key(send: SendsSignal,
     ]
 
 
+@pytest.mark.process
 @needs_compiler
 def test_compiled_functions_missing_on_resume_are_reported(
     send: SendsSignal, effbench: Effbench, monkeypatch: pytest.MonkeyPatch
@@ -378,6 +396,7 @@ def test_compiled_functions_missing_on_resume_are_reported(
     assert "changed since the checkpoint: compiled functions, there then, missing now" in err
 
 
+@pytest.mark.process
 def test_a_run_without_a_checkpoint_is_named(effbench: Effbench) -> None:
     words = [
         *FOUR_EPOCHS_OF_FIVE_STEPS,
@@ -493,6 +512,7 @@ def twice() -> None:
     once()
 
 
+@pytest.mark.process
 @pytest.mark.row(9)
 @pytest.mark.parametrize(
     ("moment", "steps"),
@@ -516,6 +536,7 @@ def test_sigterm_at_any_moment_is_heard_after_the_step_at_hand(
     ends_like(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.process
 def test_early_stopped_run_interrupted_in_test_trains_no_more(effbench: Effbench, tmp_path: Path) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "early_stopping.patience=1", "early_stopping.min_delta=9"]
     assert effbench("train", *words, "hydra.run.dir=whole")[0] == 0
@@ -530,6 +551,7 @@ def test_early_stopped_run_interrupted_in_test_trains_no_more(effbench: Effbench
         assert resumed[key] == whole[key]
 
 
+@pytest.mark.process
 @pytest.mark.row(9)
 @pytest.mark.parametrize(
     "moment",
@@ -554,6 +576,7 @@ def test_second_sigterm_ends_at_once_and_keeps_saved_checkpoints(
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
 
+@pytest.mark.process
 @pytest.mark.row(55)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
 def test_a_closed_terminal_or_a_batch_system_may_warn_twice(
@@ -570,6 +593,7 @@ def test_a_closed_terminal_or_a_batch_system_may_warn_twice(
     ends_like(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.process
 @pytest.mark.row(1, 9)
 @pytest.mark.parametrize("function", ["_write_tensors", "_link"])
 def test_kill_in_save_after_epoch_end_interrupt_logs_rows_once(
@@ -585,6 +609,7 @@ def test_kill_in_save_after_epoch_end_interrupt_logs_rows_once(
     ends_like(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.process
 @pytest.mark.row(9, 11)
 def test_ctrl_c_in_the_final_test_repeats_no_training(uninterrupted: Path, effbench: Effbench, tmp_path: Path) -> None:
     """Four validations came before; after them there is no step to end."""
@@ -616,6 +641,7 @@ def start(words: list[str], folder: Path, *before: str) -> subprocess.Popen[str]
 ENDLESS = [*FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=100000"]
 
 
+@pytest.mark.process
 @pytest.mark.row(9, 10)
 def test_sigterm_to_a_process_group_with_workers_saves_once(tmp_path: Path) -> None:
     process = start([*ENDLESS, "data.num_workers=2", "hydra.run.dir=run"], tmp_path)
@@ -628,6 +654,7 @@ def test_sigterm_to_a_process_group_with_workers_saves_once(tmp_path: Path) -> N
     read_checkpoint(tmp_path / "run" / "checkpoints" / "last")
 
 
+@pytest.mark.process
 @pytest.mark.row(9, 11, 25)
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the sweep alone", "its process group"])
 def test_sweep_forwards_a_signal_and_starts_no_further_job(whole_group: bool, tmp_path: Path) -> None:
@@ -648,6 +675,7 @@ def test_sweep_forwards_a_signal_and_starts_no_further_job(whole_group: bool, tm
     assert not list(tmp_path.glob("sweep/001*"))
 
 
+@pytest.mark.process
 @pytest.mark.row(55)
 def test_sweep_under_nohup_ignores_sighup_and_forwards_sigusr1(tmp_path: Path) -> None:
     process = start(["-m", *ENDLESS, "seed=1,2", "hydra.sweep.dir=sweep"], tmp_path, "nohup")

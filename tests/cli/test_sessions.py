@@ -50,6 +50,7 @@ def config(folder: Path) -> dict[str, Any]:
     return dict(yaml.safe_load((folder / "config.yaml").read_text()))
 
 
+@pytest.mark.process
 @pytest.mark.row(51, 18)
 def test_resume_that_trains_nothing_names_settings_not_applied(run: Path, effbench: Effbench) -> None:
     before = content(run)
@@ -66,6 +67,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.row(51)
 @pytest.mark.parametrize("words", REFUSED.values(), ids=REFUSED)
 def test_a_refused_resume_changes_no_byte(words: list[str], run: Path, effbench: Effbench, tmp_path: Path) -> None:
@@ -78,6 +80,7 @@ def test_a_refused_resume_changes_no_byte(words: list[str], run: Path, effbench:
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.process
 @pytest.mark.row(51)
 def test_the_record_lists_each_session_with_its_changes(run: Path, effbench: Effbench) -> None:
     assert effbench("train", "resume=run", "trainer.max_epochs=3", "optimizer.lr=1e-4")[0] == 0
@@ -114,6 +117,7 @@ def test_verify_finds_a_record_that_contradicts_itself(what: str, run: Path, eff
     assert effbench("verify", "run")[0] == 1
 
 
+@pytest.mark.process
 @pytest.mark.row(51)
 def test_session_killed_before_its_checkpoint_keeps_old_config(run: Path, effbench: Effbench, tmp_path: Path) -> None:
     def kill_in_the_first_step(_: int) -> None:
@@ -136,6 +140,7 @@ def test_session_killed_before_its_checkpoint_keeps_old_config(run: Path, effben
 # --- the same command, again and again --------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.row(55)
 def test_one_command_starts_resumes_and_ends_in_a_fixed_folder(
     uninterrupted: Path, send: SendsSignal, effbench: Effbench, tmp_path: Path
@@ -155,6 +160,7 @@ def test_one_command_starts_resumes_and_ends_in_a_fixed_folder(
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.process
 @pytest.mark.row(55)
 def test_numbers_that_a_run_chose_for_auto_are_no_other_config(effbench: Effbench, tmp_path: Path) -> None:
     words = ["model=mlp", "data=synthetic", "data.num_train=100", "data.image_size=8", "trainer.max_epochs=1"]
@@ -165,6 +171,7 @@ def test_numbers_that_a_run_chose_for_auto_are_no_other_config(effbench: Effbenc
     assert content(tmp_path / "fixed") == before
 
 
+@pytest.mark.slow
 @pytest.mark.row(55)
 def test_run_of_another_config_is_refused_by_the_differing_keys(run: Path, effbench: Effbench) -> None:
     before = content(run)
@@ -175,6 +182,7 @@ def test_run_of_another_config_is_refused_by_the_differing_keys(run: Path, effbe
     assert "device.threads" not in err
 
 
+@pytest.mark.process
 @pytest.mark.row(55)
 def test_run_failed_before_first_checkpoint_allows_a_requeue(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -192,6 +200,7 @@ def test_run_failed_before_first_checkpoint_allows_a_requeue(
 # --- where data lie, what Python began, what to type ------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.row(21)
 def test_within_an_epoch_the_data_may_have_moved(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     from PIL import Image
@@ -211,6 +220,7 @@ def test_within_an_epoch_the_data_may_have_moved(send: SendsSignal, effbench: Ef
     assert summary(tmp_path / "run")["status"] == "completed"
 
 
+@pytest.mark.process
 def test_a_run_started_in_python_resumes_from_the_command_line(
     send: SendsSignal, effbench: Effbench, tmp_path: Path
 ) -> None:
@@ -232,6 +242,7 @@ def net(num_classes, in_channels, image_size, hidden=4):
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("sweeps", [False, True], ids=["a run", "a sweep"])
 def test_the_command_to_go_on_with_is_whole(
     sweeps: bool, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -27,6 +27,7 @@ def summary(folder: Path) -> dict[str, object]:
     return dict(json.loads((folder / "summary.json").read_text()))
 
 
+@pytest.mark.process
 def test_tiny_dataset_trains_and_resumes_with_the_auto_defaults(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -47,6 +48,7 @@ def test_tiny_dataset_trains_and_resumes_with_the_auto_defaults(
     assert cli.main(["verify", str(run)]) == 0
 
 
+@pytest.mark.process
 @pytest.mark.row(54)
 def test_indistinguishable_classes_end_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = pictures(tmp_path / "photos", 50, {"one": (90, 90, 90), "other": (90, 90, 90)})
@@ -59,6 +61,7 @@ def test_indistinguishable_classes_end_with_a_warning(tmp_path: Path, capsys: py
     assert all(f"warning: {warning}" in err and "for all of the 10 images" in warning for warning in warnings)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "line"),
     [

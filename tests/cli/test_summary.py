@@ -13,6 +13,7 @@ PUBLISHED = {"mobilenet": (2.54e6, 0.06e9), "swin": (28.29e6, 4.49e9), "resnet15
 STATE_BYTES = {"sgd": 4, "lion": 4, "rmsprop": 4, "adam": 8, "adamw": 8, "adan": 16}  # of float32 state a parameter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_the_published_sizes_come_out(model: str, effbench: Effbench) -> None:
     code, out, _ = effbench("summary", f"model={model}", "input=3x224x224", "classes=1000", "--json")
@@ -26,6 +27,7 @@ def test_the_published_sizes_come_out(model: str, effbench: Effbench) -> None:
     assert row["gradient_bytes"] == 4 * row["parameters"]
 
 
+@pytest.mark.slow
 def test_an_optimizer_s_state_is_4_8_or_16_bytes_a_parameter(effbench: Effbench) -> None:
     optimizers = ",".join(STATE_BYTES)
     _, out, _ = effbench("summary", "model=mlp", f"optimizer={optimizers}", "input=3x32x32", "classes=10", "--json")
@@ -36,12 +38,14 @@ def test_an_optimizer_s_state_is_4_8_or_16_bytes_a_parameter(effbench: Effbench)
         assert 0 <= row["optimizer_state_bytes"] - per_parameter * row["parameters"] < counters
 
 
+@pytest.mark.slow
 def test_depthwise_separable_network_has_a_fraction_of_the_macs(effbench: Effbench) -> None:
     _, out, _ = effbench("summary", "model=cnn,ds_cnn", "input=3x32x32", "classes=10", "--json")
     standard, separable = json.loads(out)
     assert separable["macs"] < standard["macs"] / 4
 
 
+@pytest.mark.slow
 def test_separable_layers_show_counted_ratio_and_closed_form(effbench: Effbench) -> None:
     words = ["model=cnn,ds_cnn", "model.channels=[8,16]", "model.kernel_size=5", "input=3x32x32", "classes=10"]
     _, out, _ = effbench("summary", *words, "--json")
@@ -62,12 +66,14 @@ def test_separable_layers_show_counted_ratio_and_closed_form(effbench: Effbench)
     assert [line.split()[-2:] for line in table if line.strip()] == [["0.1650", "0.1650"], ["0.1025", "0.1025"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "shown"), [("ds_cnn", True), ("cnn", False)])
 def test_separable_table_is_shown_only_with_separable_layers(model: str, shown: bool, effbench: Effbench) -> None:
     _, out, _ = effbench("summary", f"model={model}", "input=3x32x32", "classes=10")
     assert ("1/C_out + 1/k^2" in out) == shown
 
 
+@pytest.mark.slow
 def test_summary_defaults_to_the_config_and_imagenet_settings(effbench: Effbench) -> None:
     code, out, err = effbench("summary", "model=mlp", "optimizer=lion")
     assert (code, err) == (0, "")
@@ -77,6 +83,7 @@ def test_summary_defaults_to_the_config_and_imagenet_settings(effbench: Effbench
     assert "FLOPs (2 x MACs)" in out
 
 
+@pytest.mark.slow
 def test_activations_grow_with_the_batch_and_the_rest_does_not(effbench: Effbench) -> None:
     _, out, _ = effbench("summary", "model=mlp", "data.batch_size=8,64", "input=1x28x28", "classes=10", "--json")
     small, large = json.loads(out)

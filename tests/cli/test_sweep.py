@@ -86,6 +86,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Swept]:
     return {name: Swept(folder / name.replace("\\", ""), *result) for name, result in results.items()}
 
 
+@pytest.mark.process
 def test_every_combination_is_a_run_of_its_own_in_its_own_folder(sweeps: dict[str, Swept]) -> None:
     sweep = sweeps["mixed"]
     assert {row["overrides"] for row in sweep.rows} == {f"optimizer.lr={lr}" for lr in ("0.01", "0.001", "1e+30", "-1")}
@@ -109,6 +110,7 @@ def test_the_table_ranks_the_jobs_as_sweep_csv_does(sweeps: dict[str, Swept]) ->
     assert "best val/acc" in table
 
 
+@pytest.mark.process
 def test_memory_and_time_are_each_job_s_own(sweeps: dict[str, Swept]) -> None:
     peaks = [int(row["peak_rss_bytes"]) for row in sweeps["by recipe"].rows]
     assert max(peaks) < 1.1 * min(peaks)
@@ -172,6 +174,7 @@ def test_sweep_json_prints_exactly_the_rows_of_sweep_csv(name: str, jobs: int, s
 # --- refused before any job -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -76,6 +76,7 @@ def reached(sweep: Path, number: int, step: int) -> bool:
     return any(int(path.name.removeprefix("step-")) >= step for path in saved)
 
 
+@pytest.mark.process
 def test_a_sweep_killed_at_random_ends_as_the_uninterrupted_one(whole, tmp_path):
     folder, chance, kills = tmp_path / "sweep", random.Random(0), 0
     moments = [(number, chance.randrange(4, 50)) for number in (0, 2)]
@@ -96,6 +97,7 @@ def test_a_sweep_killed_at_random_ends_as_the_uninterrupted_one(whole, tmp_path)
     assert statuses(folder) == ["completed"] * 3
 
 
+@pytest.mark.process
 def test_done_jobs_are_left_alone_and_new_combinations_are_added(effbench: Effbench, tmp_path: Path) -> None:
     first = ["train", "-m", *TINY, "optimizer=sgd,adamw"]
     assert effbench(*first, "hydra.sweep.dir=sweep")[0] == 0
@@ -110,6 +112,7 @@ def test_done_jobs_are_left_alone_and_new_combinations_are_added(effbench: Effbe
     assert statuses(tmp_path / "sweep") == ["completed"] * 3
 
 
+@pytest.mark.process
 def test_a_failed_job_is_tried_again_and_its_first_attempt_kept(effbench: Effbench, tmp_path: Path) -> None:
     words = ["train", "-m", *TINY, "data=image_folder", "data.root=images,missing", "data.image_size=8"]
     (tmp_path / "images").mkdir()
@@ -163,6 +166,7 @@ def test_sweep_plan_cannot_set_allow_targets(tmp_path):
     assert list(read_plan(folder)[1][0].words) == list(TINY)
 
 
+@pytest.mark.process
 def test_sweep_resume_combines_new_values_with_original_sweep(effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("train", "-m", *TINY, "optimizer=sgd,lion", "seed=0", "hydra.sweep.dir=sweep")[0] == 0
     assert effbench("train", "-m", "sweep.resume=sweep", "seed=5")[0] == 0

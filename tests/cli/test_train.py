@@ -42,6 +42,7 @@ def test_a_run_leaves_exactly_the_documented_files(run: Path) -> None:
     assert steps[-1] == "step-00000020"
 
 
+@pytest.mark.slow
 def test_config_yaml_is_the_config_that_was_trained(run: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config == stamped(settled(compose(TWENTY_STEPS), 5400, 28).to_dict())
@@ -130,6 +131,7 @@ def test_learning_happens(run: Path) -> None:
     assert summary["metrics"]["test/acc"] > 0.4  # chance is 0.1
 
 
+@pytest.mark.process
 def test_the_same_seed_learns_the_same_and_another_seed_does_not(run: Path, effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("train", *TWENTY_STEPS, "hydra.run.dir=same")[0] == 0
     assert effbench("train", *TWENTY_STEPS, "seed=1", "hydra.run.dir=other")[0] == 0
@@ -144,6 +146,7 @@ def test_the_same_seed_learns_the_same_and_another_seed_does_not(run: Path, effb
 # --- where it writes --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_default_run_folder_is_outputs_by_date_and_time(effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("train", *TINY)[0] == 0
     [summary] = tmp_path.glob("outputs/*/*/summary.json")
@@ -151,6 +154,7 @@ def test_default_run_folder_is_outputs_by_date_and_time(effbench: Effbench, tmp_
     assert re.fullmatch(r"\d\d-\d\d-\d\d-\d{6}", summary.parent.name)
 
 
+@pytest.mark.process
 @pytest.mark.row(37)
 @pytest.mark.parametrize("name", ["a b", "ü😀", "it\\'s", "a,b=c", "x" * 255])
 def test_a_run_s_folder_may_have_any_name(name: str, effbench: Effbench, tmp_path: Path) -> None:
@@ -162,6 +166,7 @@ def test_a_run_s_folder_may_have_any_name(name: str, effbench: Effbench, tmp_pat
     assert effbench("eval", f"{folder}/")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run_is_refused_and_unchanged(run: Path, effbench: Effbench) -> None:
     before = {name: (run / name).stat().st_mtime_ns for name in files(run)}
     for folder in (f"{run}", f"{run}/"):
@@ -172,6 +177,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_unchanged(run: Path, effbench:
     assert {name: (run / name).stat().st_mtime_ns for name in files(run)} == before
 
 
+@pytest.mark.slow
 @pytest.mark.row(7)
 @pytest.mark.parametrize("folder", ["taken", "taken/below", "/proc/effbench"])
 def test_unwritable_output_folder_is_refused_before_training(folder: str, effbench: Effbench, tmp_path: Path) -> None:
@@ -186,6 +192,7 @@ def test_unwritable_output_folder_is_refused_before_training(folder: str, effben
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+@pytest.mark.slow
 @pytest.mark.row(37, 43)
 @pytest.mark.parametrize("name", ["run\udcff", "run\0"], ids=["no utf-8", "nul"])
 def test_a_name_that_no_checkpoint_could_have_is_refused_at_once(name: str, effbench: Effbench, tmp_path: Path) -> None:
@@ -195,6 +202,7 @@ def test_a_name_that_no_checkpoint_could_have_is_refused_at_once(name: str, effb
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [["--json"], ["--json", "optimizer.lr=1e30"]], ids=["completed", "diverged"])
 def test_json_puts_summary_json_on_stdout_and_nothing_else(
     words: list[str], effbench: Effbench, tmp_path: Path
@@ -208,6 +216,7 @@ def test_json_puts_summary_json_on_stdout_and_nothing_else(
 # --- runs that do not end well ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.row(27)
 def test_a_diverged_run_exits_1_and_says_what_to_lower(effbench: Effbench, tmp_path: Path) -> None:
     code, out, err = effbench("train", *TINY, "optimizer.lr=1e30", "hydra.run.dir=run")
@@ -221,6 +230,7 @@ def test_a_diverged_run_exits_1_and_says_what_to_lower(effbench: Effbench, tmp_p
     assert not (tmp_path / "run" / "checkpoints" / "best").exists()
 
 
+@pytest.mark.process
 def test_an_exception_while_training_is_recorded_as_failed(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +249,7 @@ def test_an_exception_while_training_is_recorded_as_failed(
     assert "the cable was pulled" in summary["error"]
 
 
+@pytest.mark.process
 def test_early_stopping_ends_with_0_and_its_own_status(effbench: Effbench, tmp_path: Path) -> None:
     words = [
         *TINY,
@@ -254,6 +265,7 @@ def test_early_stopping_ends_with_0_and_its_own_status(effbench: Effbench, tmp_p
     assert "test/acc" in summary["metrics"]
 
 
+@pytest.mark.process
 @pytest.mark.row(6)
 def test_failed_curves_plot_is_a_warning_not_an_error(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -268,12 +280,14 @@ def test_failed_curves_plot_is_a_warning_not_an_error(
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
 
 
+@pytest.mark.process
 def test_smoke_takes_two_steps_of_any_recipe(effbench: Effbench, tmp_path: Path) -> None:
     words = ["recipe=mobilenet_adamw", "model=mlp", "debug=smoke", "device.threads=1", "hydra.run.dir=run"]
     assert effbench("train", *words)[0] == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "word", ["model.width_mult=-1", "+model.widht=2", "optimizer.betas=[0.9,0.9,0.9]", "+scheduler.warmpu=3"]
 )
@@ -291,6 +305,7 @@ def test_bad_options_are_refused_before_a_folder_is_decoded(
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.process
 @pytest.mark.row(52)
 def test_limited_test_of_a_folder_covers_all_classes_and_says_so(effbench: Effbench, tmp_path: Path) -> None:
     """Classes b and c look alike: no model gets more than two thirds of equal parts right, and this one gets those."""
@@ -333,6 +348,7 @@ def data(kind: str):
 """
 
 
+@pytest.mark.process
 @pytest.mark.row(65)
 @pytest.mark.parametrize(
     ("kind", "said"),

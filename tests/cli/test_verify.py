@@ -107,6 +107,7 @@ def test_verify_refuses_a_path_that_is_not_a_run(effbench: Effbench, tmp_path: P
     assert effbench("verify")[0] == 2
 
 
+@pytest.mark.process
 @pytest.mark.row(13)
 def test_verify_resume_confirms_an_exact_resume(effbench: Effbench) -> None:
     code, out, _ = effbench("verify", "resume", *TINY, "optimizer=adan", "ema=on", "augment=strong", "steps=6", "at=4")
@@ -115,6 +116,7 @@ def test_verify_resume_confirms_an_exact_resume(effbench: Effbench) -> None:
         assert part in out
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("owner", "name"), [(Trainer, "_seed_forward"), (Ema, "load_state_dict")], ids=["randomness", "average"]
 )

@@ -65,6 +65,7 @@ def test_report_shows_old_runs_and_sweeps_without_a_problem(capsys: pytest.Captu
     assert not page["unfinished"]
 
 
+@pytest.mark.process
 def test_frozen_run_stopped_mid_epoch_resumes_to_same_weights(frozen: Path) -> None:
     assert cli.main(["train", "resume=mid_epoch", "trainer.max_steps=12"]) == 0
     last = frozen / "mid_epoch" / "checkpoints" / "last"
@@ -75,6 +76,7 @@ def test_frozen_run_stopped_mid_epoch_resumes_to_same_weights(frozen: Path) -> N
             torch.testing.assert_close(tensor, reference[key], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("run", ["photos_run", "plateau"])
 def test_an_old_run_can_be_resumed(run: str, frozen: Path) -> None:
     epochs = json.loads((frozen / run / "summary.json").read_text())["epochs"]

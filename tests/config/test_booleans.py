@@ -28,6 +28,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "conf"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["bias", "free", "unnamed"])
 @pytest.mark.parametrize(("value", "meant"), [("no", "false"), ("Off", "false"), ("n", "false"), ("yes", "true")])
 def test_a_boolean_word_for_an_option_that_is_no_text_is_refused(own: Path, key: str, value: str, meant: str) -> None:
@@ -39,6 +40,7 @@ def test_a_boolean_word_for_an_option_that_is_no_text_is_refused(own: Path, key:
     build.check_options(compose(["model=mine", allowed, f"model.{key}={meant}"], own))
 
 
+@pytest.mark.slow
 def test_text_may_be_such_a_word(own: Path) -> None:
     (own / "model" / "mine.yaml").write_text("defaults: [_base]\n_target_: boolean_net.net\nname: no\nkind: 'on'\n")
     config = compose(["model=mine", "allow_targets=[boolean_net]"], own)
@@ -46,6 +48,7 @@ def test_text_may_be_such_a_word(own: Path) -> None:
     assert config.model.options == {"name": "no", "kind": "on"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "word", ["optimizer.fused=no", "trainer.deterministic=off", "data.drop_last=N", "trainer.compile=yes"]
 )
@@ -55,6 +58,7 @@ def test_shipped_options_say_which_boolean_to_write(word: str, capsys: pytest.Ca
     assert f"Write {key}={'true' if value == 'yes' else 'false'}." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_file_without_its_groups_base_says_so(own: Path) -> None:
     (own / "model" / "mine.yaml").write_text("_target_: boolean_net.net\n")
     with pytest.raises(ConfigError, match=r"model.freeze is missing. .* begins with defaults: \[_base\]"):

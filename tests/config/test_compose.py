@@ -47,6 +47,7 @@ def own(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_defaults_are_those_of_conf() -> None:
     config = compose([])
     trainer = yaml.safe_load((conf_dir() / "trainer" / "default.yaml").read_text())
@@ -55,6 +56,7 @@ def test_the_defaults_are_those_of_conf() -> None:
     assert config.to_dict()["optimizer"].items() >= {key: adamw[key] for key in adamw if key != "defaults"}.items()
 
 
+@pytest.mark.slow
 def test_a_recipe_beats_the_groups(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE)
     config = compose(["recipe=r.yaml"])
@@ -63,6 +65,7 @@ def test_a_recipe_beats_the_groups(tmp_path: Path) -> None:
     assert (config.optimizer.lr, config.trainer.max_epochs, config.data.batch_size) == (0.25, 7, 33)
 
 
+@pytest.mark.slow
 def test_debug_beats_the_recipe_and_the_command_line_beats_all(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE)
     smoke = compose(["recipe=r.yaml", "debug=smoke"])
@@ -74,6 +77,7 @@ def test_debug_beats_the_recipe_and_the_command_line_beats_all(tmp_path: Path) -
         assert config.model.target == "effbench.models.cnn.cnn"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_adamw", "swin_lion_cpu"])
 def test_a_copied_recipe_composes_like_the_packaged_one(name: str, tmp_path: Path) -> None:
     for path in recipes_dir().glob("*.yaml"):
@@ -81,12 +85,14 @@ def test_a_copied_recipe_composes_like_the_packaged_one(name: str, tmp_path: Pat
     assert compose([f"recipe={name}.yaml"]) == compose([f"recipe={name}"])
 
 
+@pytest.mark.slow
 def test_a_recipe_may_build_on_a_packaged_one_from_any_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - swin_lion\n\nseed: 5\n")
     mine, base = compose(["recipe=mine.yaml"]), compose(["recipe=swin_lion"])
     assert mine == base.model_copy(update={"seed": 5})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b.yaml", "ü😀.yaml", "it's.yaml", "a,b.yaml", "(x)=[y].yaml", "~x.yaml"])
 def test_a_recipe_file_may_have_any_name(name: str, tmp_path: Path) -> None:
     path = tmp_path / "deep er" / name
@@ -132,6 +138,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 # --- --config-dir -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_own_groups_and_recipes_stand_beside_the_packaged_ones(own: Path) -> None:
     options = group_options(own)
     assert {"mine", "mlp", "mobilenet"} <= set(options["model"])
@@ -153,6 +160,7 @@ def test_help_lists_groups_recipes_and_own_members(own: Path, capsys: pytest.Cap
     assert "_base" not in lines["model"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["my conf ü", "./my conf ü/", "../{0}/my conf ü"])
 def test_the_user_folder_may_be_any_relative_path(where: str, own: Path) -> None:
     assert compose(["model=mine"], where.format(own.parent.name)).model.options["hidden"] == [5]
@@ -167,6 +175,7 @@ def test_a_broken_user_group_is_refused_with_the_reason(own: Path) -> None:
 # --- Hydra's own pages ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cfg_job_prints_the_config_that_would_be_trained(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["model=mine", "optimizer.lr=0.5", "debug=smoke"]
     assert cli.main(["train", *words, "--cfg", "job", "--config-dir", str(own)]) == 0
@@ -175,6 +184,7 @@ def test_cfg_job_prints_the_config_that_would_be_trained(own: Path, capsys: pyte
     assert parse(yaml.safe_load(out)) == compose(words, own)
 
 
+@pytest.mark.slow
 def test_cfg_job_of_a_package_prints_that_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--cfg", "job", "--package", "optimizer", "optimizer=lion"]) == 0
     part, whole = yaml.safe_load(capsys.readouterr().out), compose(["optimizer=lion"]).to_dict()["optimizer"]
@@ -183,6 +193,7 @@ def test_cfg_job_of_a_package_prints_that_part(capsys: pytest.CaptureFixture[str
     assert cli.main(["train", "--cfg", "job", "--package", "nope"]) == 2
 
 
+@pytest.mark.slow
 def test_cfg_of_a_sweep_prints_its_first_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "model=mlp,cnn", "-m", "--cfg", "job"]) == 0
     out, err = capsys.readouterr()
@@ -190,6 +201,7 @@ def test_cfg_of_a_sweep_prints_its_first_job(capsys: pytest.CaptureFixture[str])
     assert "first of 2" in err
 
 
+@pytest.mark.slow
 def test_info_shows_recipes_and_own_folder_in_the_search_path(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--info", "searchpath", "--config-dir", str(own)]) == 0
     out = capsys.readouterr().out
@@ -197,6 +209,7 @@ def test_info_shows_recipes_and_own_folder_in_the_search_path(own: Path, capsys:
     assert str(recipes_dir()) in out
 
 
+@pytest.mark.slow
 def test_printing_a_config_makes_no_folder(tmp_path: Path) -> None:
     assert cli.main(["train", "--cfg", "job"]) == 0
     assert cli.main(["train", "--info", "defaults-tree"]) == 0
@@ -206,11 +219,13 @@ def test_printing_a_config_makes_no_folder(tmp_path: Path) -> None:
 # --- the object -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         compose([]).trainer.max_epochs = 3  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_a_config_survives_yaml() -> None:
     config = compose(["recipe=swin_lion", "+optimizer.group_lr={head.*:0.5}"])
     assert parse(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config

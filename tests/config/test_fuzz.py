@@ -43,6 +43,7 @@ def outcome(make: Callable[[], Config]) -> Config | ConfigError:
         return error
 
 
+@pytest.mark.slow
 @pytest.mark.row(38)
 @settings(max_examples=40, deadline=None, database=None)
 @given(st.lists(word, min_size=1, max_size=2))
@@ -62,6 +63,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.row(38)
 @settings(max_examples=300, deadline=None, database=None)
 @given(data=st.data(), replacement=plain)

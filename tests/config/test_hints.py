@@ -128,6 +128,7 @@ def test_every_hint_is_a_valid_override() -> None:
                 assert set(value.split("|")) <= set(groups[key]), override
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override", [text for group in ("optimizer", "scheduler") for text in hints.CHOICES[group] if "_target_" in text]
 )

@@ -53,12 +53,14 @@ def in_full(words: list[str]) -> str | None:
     return None
 
 
+@pytest.mark.slow
 def test_a_job_in_a_batch_is_refused_as_if_alone() -> None:
     together = Refusals()
     for words in WORDS:
         assert together.of(words) == in_full(words), words
 
 
+@pytest.mark.slow
 def test_a_user_folder_is_part_of_the_check(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text(
@@ -70,6 +72,7 @@ def test_a_user_folder_is_part_of_the_check(tmp_path: Path) -> None:
     assert "mine" in str(Refusals().of(["model=mine"]))
 
 
+@pytest.mark.slow
 def test_sweep_check_composes_once_per_group_choice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -22,6 +22,7 @@ LINES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", LINES)
 def test_completion_is_hydras(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COMP_LINE", f"effbench {line}")
@@ -34,6 +35,7 @@ def test_words_only_hydra_can_complete_are_left_to_hydra(line: str) -> None:
     assert completion._of_config(line) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [["optimizer.lrr=1"], ["modle=mlp"], ["model=resnet19"], ["recipe=swin"], ["model=mlp", "model.arch=x"], ["a.b=1"]],
@@ -64,6 +66,7 @@ def test_words_that_cannot_be_checked_are_accepted(words: list[str]) -> None:
     names.refuse_mistyped(words)
 
 
+@pytest.mark.process
 def test_interactive_commands_import_neither_torch_nor_hydra(tmp_path: Path) -> None:
     code = """
 import os, sys
@@ -81,6 +84,7 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_choices_in_the_hydra_config_store_are_accepted(tmp_path: Path) -> None:
     code = (
         "from hydra.core.config_store import ConfigStore\n"
@@ -93,6 +97,7 @@ def test_choices_in_the_hydra_config_store_are_accepted(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*group_options()["model"], "vit_tiny model.depth=3", "cnn model.channels=[8]"])
 def test_a_model_label_is_its_choice_or_its_architecture(name: str) -> None:
     label = compose([f"model={name.split()[0]}", *name.split()[1:]]).model.label
@@ -100,6 +105,7 @@ def test_a_model_label_is_its_choice_or_its_architecture(name: str) -> None:
     assert label == {**arch, "torchvision": "efficientnet_b0"}.get(name, name.split()[0])
 
 
+@pytest.mark.slow
 def test_a_users_factory_is_called_by_its_module() -> None:
     words = ["model=mlp", "allow_targets=[mylab]"]
     assert compose([*words, "model._target_=mylab.mynet.create"]).model.label == "mynet"

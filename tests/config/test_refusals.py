@@ -116,6 +116,7 @@ def test_an_unknown_name_is_refused_with_the_valid_names(case: str, capsys: pyte
     assert all(part in message for part in expected), message
 
 
+@pytest.mark.slow
 @pytest.mark.row(38, 39)
 @pytest.mark.parametrize("case", VALUES)
 def test_invalid_value_is_refused_with_key_rule_and_value(case: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +133,7 @@ def test_words_that_make_no_sense_are_quoted_back(case: str, capsys: pytest.Capt
     assert all(part in message for part in expected), message
 
 
+@pytest.mark.slow
 @pytest.mark.row(38)
 @pytest.mark.parametrize("case", BY_BUILDING)
 def test_a_refusal_while_building_leaves_no_folder(case: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +143,7 @@ def test_a_refusal_while_building_leaves_no_folder(case: str, capsys: pytest.Cap
     assert all(part in message for part in expected), message
 
 
+@pytest.mark.slow
 @pytest.mark.row(38)
 def test_all_broken_rules_are_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(["optimizer.lr=-1", "seed=x", "loss.l1=-3"], capsys)
@@ -148,6 +151,7 @@ def test_all_broken_rules_are_reported_at_once(capsys: pytest.CaptureFixture[str
     assert len(message.strip().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_there_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +159,7 @@ def test_a_device_that_is_not_there_is_refused(
     assert "device=auto" in refused([*TINY, "device=cuda"], capsys)
 
 
+@pytest.mark.process
 @pytest.mark.row(39)
 def test_a_missing_validation_split_is_refused_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -183,12 +188,14 @@ def test_a_missing_validation_split_is_refused_before_training(
     assert cli.main(["train", *words, "early_stopping=off", "checkpoint.save_top_k=0", "hydra.run.dir=run"]) == 0
 
 
+@pytest.mark.slow
 def test_a_refused_config_removes_no_existing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results").mkdir()
     refused(["model=mlp", "device.threads=1", "model.freeze=[nope]", "hydra.run.dir=results/a/run"], capsys)
     assert (tmp_path / "results").is_dir()
 
 
+@pytest.mark.process
 @pytest.mark.row(38)
 @pytest.mark.parametrize(
     "words", [["optimizer.lrr=1"], ["optimizer.lr=abc"], ["model=mpl"]], ids=["key", "type", "member"]

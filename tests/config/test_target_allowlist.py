@@ -76,6 +76,7 @@ def own_model(num_classes, in_channels, image_size, hidden=4):
 """
 
 
+@pytest.mark.process
 def test_custom_model_needs_allow_targets_to_train_and_to_read(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +129,7 @@ def own_network(folder: Path, name: str) -> None:
     (folder / f"{name}.py").write_text(code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [".", "conf"])
 def test_allowed_module_is_found_in_config_dir_or_its_parent(project: Path, place: str) -> None:
     name = f"own_{place.strip('.') or 'beside'}"
@@ -149,6 +151,7 @@ def test_allowed_module_is_found_in_cwd_but_not_in_a_run_folder(project: Path, m
     assert resolve("model", "own_here.net", ["own_here"]).__name__ == "net"
 
 
+@pytest.mark.slow
 def test_installed_module_wins_over_one_in_the_config_dir(project: Path) -> None:
     (project / "wave.py").write_text("raise SystemExit('planted')\n")
     compose([], project / "conf")

@@ -17,6 +17,7 @@ def record(*words: str) -> dict[str, Any]:
     return compose(words).to_dict()
 
 
+@pytest.mark.slow
 def test_groups_and_keys_missing_in_a_record_get_the_defaults() -> None:
     whole = record()
     older = {key: value for key, value in whole.items() if key != "ema"}
@@ -28,6 +29,7 @@ def test_groups_and_keys_missing_in_a_record_get_the_defaults() -> None:
     assert now["optimizer"] == whole["optimizer"]
 
 
+@pytest.mark.slow
 def test_missing_keys_of_a_group_come_from_the_recorded_choice() -> None:
     lion = record("optimizer=lion")["optimizer"]
     older = {
@@ -37,22 +39,26 @@ def test_missing_keys_of_a_group_come_from_the_recorded_choice() -> None:
     assert upgraded(older, "config.yaml")["optimizer"] == lion
 
 
+@pytest.mark.slow
 def test_a_key_deleted_in_the_current_version_stays_deleted() -> None:
     config = record("~optimizer.betas")
     assert "betas" in static.composed()["optimizer"]
     assert upgraded(stamped(config), "config.yaml") == config
 
 
+@pytest.mark.slow
 def test_a_section_that_is_none_is_left_to_the_schema_to_refuse() -> None:
     assert upgraded({**record(), "checkpoint": None}, "config.yaml")["checkpoint"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", ["model", "data", "trainer"])
 def test_a_record_without_a_section_of_every_version_is_damaged(section: str) -> None:
     with pytest.raises(ConfigError, match=f"config.yaml is damaged: {section} is no whole section"):
         upgraded({key: value for key, value in record().items() if key != section}, "config.yaml")
 
 
+@pytest.mark.slow
 def test_modules_that_moved_are_found_by_their_old_name() -> None:
     older = record("data=synthetic")
     older["data"]["_target_"] = "effbench.data.synthetic.synthetic"
@@ -71,5 +77,6 @@ def test_an_invalid_version_is_refused(version: object) -> None:
         upgraded({"schema_version": version}, "config.yaml")
 
 
+@pytest.mark.slow
 def test_the_version_is_no_part_of_the_experiment() -> None:
     assert config_digest(stamped(record())) == config_digest(record())

@@ -26,6 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 NAMES = ["2024", "2024.10", "1e3", "1_000", "-5", "true", "No", "TRUE", "nan", "0123", "~/photos", "a", ".5", "+7"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("key", ["data.root", "data.cache_dir"])
 def test_a_path_is_the_text_that_was_typed(key: str, name: str) -> None:
@@ -33,12 +34,14 @@ def test_a_path_is_the_text_that_was_typed(key: str, name: str) -> None:
     assert config.data.options[key.partition(".")[2]] == name
 
 
+@pytest.mark.slow
 def test_an_existing_path_needs_no_quotes_whatever_it_holds(home: Path) -> None:
     name = "my photos (1), [new]{x}"
     (home / name).mkdir()
     assert compose(["data=image_folder", f"data.root={name}"]).data.options["root"] == name
 
 
+@pytest.mark.slow
 def test_null_and_quotes_in_a_path_are_read_as_in_hydra() -> None:
     assert compose(["data=image_folder", "data.root=null"]).data.options["root"] is None
     assert compose(["data=image_folder", "data.root='null'"]).data.options["root"] == "null"
@@ -53,6 +56,7 @@ def test_other_keys_keep_their_numbers() -> None:
     assert as_meant("+data.root=1") == "+data.root='1'"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["run", "sweep"])
 def test_the_output_folder_below_home_is_no_folder_named_tilde(home: Path, part: str) -> None:
     for word in (f"hydra.{part}.dir=~/runs/a", f"hydra.{part}.dir='~/runs/a'", f"hydra.{part}.dir='~/runs/${{seed}}'"):
@@ -60,6 +64,7 @@ def test_the_output_folder_below_home_is_no_folder_named_tilde(home: Path, part:
         assert folder in (str(home / "runs" / "a"), str(home / "runs" / "42"), str(home / "runs" / "0"))
 
 
+@pytest.mark.slow
 def test_yaml_path_may_be_an_integer_but_not_a_float_or_bool() -> None:
     content = compose(["data=image_folder"]).to_dict()
     content["data"]["root"] = 2024
@@ -82,6 +87,7 @@ def test_a_home_that_is_not_there_is_named(home: Path) -> None:
 TEXTS = ["a'b", "C:\\dir\\", "a\\'", "\\\\", "'", "\\'\\", "a b, [c]", "it's ${seed}", '"', "a\\b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS)
 def test_any_text_survives_the_grammar_of_overrides(text: str) -> None:
     parser = OverridesParser.create()

@@ -63,12 +63,14 @@ def test_yaml_1_1_surprises_are_read_as_on_the_command_line(text: str) -> None:
     agrees(text)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.text(alphabet=string.digits + "+-._:eExXobnulltrfasyifNATFO", min_size=1, max_size=12))
 def test_unquoted_yaml_text_is_read_as_on_the_command_line(text: str) -> None:
     agrees(text)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.recursive(
@@ -88,6 +90,7 @@ def test_written_yaml_is_read_back_by_other_parsers_too(value: Any) -> None:
     assert repr(yaml.safe_load(text)["key"]) == repr(value)
 
 
+@pytest.mark.slow
 def test_a_recipe_s_time_limit_of_a_day_and_a_half_is_36_hours(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     for text, hours in (("1:12:00:00", 36), ("10:00:00:00", 240), ("1.5h", 1.5), ("5400", 1.5)):
@@ -97,6 +100,7 @@ def test_a_recipe_s_time_limit_of_a_day_and_a_half_is_36_hours(tmp_path: Path) -
         assert compose([f"trainer.max_time={text}"]).trainer.max_time == config.trainer.max_time
 
 
+@pytest.mark.slow
 def test_yaml_1_1_booleans_are_text_in_defaults_and_in_values(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("# @package _global_\ndefaults:\n  - override /ema: on\n")
@@ -106,6 +110,7 @@ def test_yaml_1_1_booleans_are_text_in_defaults_and_in_values(tmp_path: Path) ->
         compose([f"recipe={recipe}"])
 
 
+@pytest.mark.slow
 def test_config_dir_and_hydra_searchpath_are_parsed_alike(tmp_path: Path) -> None:
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "mine.yaml").write_text("defaults: [default, _self_]\nmax_time: 1:12:00:00\n")

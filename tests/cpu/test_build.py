@@ -14,6 +14,8 @@ from effbench.cpu.build import find_or_build
 from effbench.cpu.library import _compiler
 from tests.commandline import python
 
+pytestmark = pytest.mark.process
+
 KEY = "k" * 24
 COMPILER = """#!/bin/sh
 echo run >> "$LOG"

@@ -10,6 +10,8 @@ import pytest
 from tests.commandline import TINY, effbench, python
 from tests.compiler import needs_compiler
 
+pytestmark = pytest.mark.process
+
 SAY = "from effbench.cpu import library as kernels; print(kernels.library() is not None, kernels.unavailable())"
 
 

@@ -486,6 +486,7 @@ def test_retried_step_loses_no_batch_of_itself_or_the_next(taken, workers, monke
     assert equal(got, epoch_of(batches(accumulate=2)))
 
 
+@pytest.mark.slow
 @pytest.mark.row(30)
 @pytest.mark.parametrize("reads", ["training", "evaluation"])
 def test_hanging_batch_times_out_by_name_and_leaves_no_thread(reads, monkeypatch):
@@ -523,6 +524,7 @@ def test_a_batch_that_is_slow_but_in_time_is_waited_for():
 # --- many classes, many micro-batches
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.floats(0, 1, width=32)), min_size=1, max_size=30))
 @settings(max_examples=200, deadline=None)
 def test_mixed_labels_equal_interpolated_one_hot_rows_bit_exact(samples):

@@ -157,6 +157,7 @@ def test_stratified_draws_every_sample_with_equal_probability():
     assert np.abs(counts - expected).max() < 4.5 * np.sqrt(500 * 0.5)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(LABELS, st.floats(0, 1), st.integers(0, 3))
 def test_hold_out_takes_a_fraction_per_class_and_keeps_the_order(labels, fraction, seed):
@@ -178,6 +179,7 @@ def test_hold_out_draws_by_its_seed():
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+@pytest.mark.slow
 @pytest.mark.row(52)
 @given(
     sizes=st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any),

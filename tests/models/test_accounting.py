@@ -40,6 +40,7 @@ def build(arch: str, side: int, in_channels: int = 3) -> nn.Module:
         return create(arch, num_classes=1000, in_channels=in_channels, image_size=(side, side), stem="imagenet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", PUBLISHED)
 def test_parameters_and_macs_are_the_published_ones(arch: str) -> None:
     params, gmacs, side = published(arch)
@@ -50,6 +51,7 @@ def test_parameters_and_macs_are_the_published_ones(arch: str) -> None:
     assert macs(model, (3, side, side)).macs / 1e9 == pytest.approx(gmacs, abs=0.00051)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "millions", "gmacs"),
     [("mobilenet_v3_small", 2.54, 0.06), ("swin_t", 28.29, 4.49), ("resnet152", 60.19, 11.51)],
@@ -122,6 +124,7 @@ MEASURED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", MEASURED)
 def test_activation_bytes_match_the_allocator_after_a_forward(which: str) -> None:
     model = MEASURED[which]().train()
@@ -146,6 +149,7 @@ def test_activation_bytes_grow_with_batch_and_shrink_if_frozen() -> None:
     assert activation_bytes(model, (3, 32, 32), batch_size=16) < 0.1 * one
 
 
+@pytest.mark.slow
 def test_activation_bytes_under_autocast_match_a_real_forward() -> None:
     model = swin_micro(10, 3, (32, 32)).train()
     images, labels = torch.randn(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64)
@@ -162,6 +166,7 @@ def test_activation_bytes_under_autocast_match_a_real_forward() -> None:
     assert activation_bytes(model, (3, 32, 32), 8, torch.bfloat16) == pytest.approx(measured, rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "side"), [("mobilenet_v3_small", 224), ("vit_b_16", 224), ("resnet18", 224)])
 def test_the_layer_table_adds_up_to_the_published_totals(arch: str, side: int) -> None:
     rows = layer_table(build(arch, side), (3, side, side))
@@ -184,6 +189,7 @@ def test_layer_table_lists_children_with_shapes_and_closed_forms() -> None:
     assert (rows[-1].params, rows[-1].macs) == (5130, 5120)
 
 
+@pytest.mark.slow
 def test_layer_table_separates_own_parameters_and_unused_layers() -> None:
     rows = layer_table(build("vit_b_16", 224), (3, 224, 224))
     assert rows[-1].name == "(outside its children)"

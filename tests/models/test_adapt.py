@@ -274,6 +274,7 @@ def test_wrappers_nested_in_any_way_are_seen_through(tmp_path: Path, prefix: str
     assert same(trained, model)
 
 
+@pytest.mark.slow
 def test_weights_of_a_compiled_submodule_are_loaded(tmp_path: Path) -> None:
     trained, path = cnn(10, 3, (32, 32)), tmp_path / "weights.pt"
     model = blank(trained)
@@ -347,6 +348,7 @@ def test_tensors_that_map_to_the_same_name_are_refused(tmp_path: Path) -> None:
         load_pretrained(nn.ModuleDict({"fc": nn.Linear(2, 1)}), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raw", "averaged"), [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("model", "ema")]
 )

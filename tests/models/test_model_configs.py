@@ -28,6 +28,7 @@ def factory(path: Path, **facts: Any) -> nn.Module:
     return getattr(import_module(module), name)(**facts, **{k: v for k, v in config.items() if k not in taken})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32), (3, 224)])
 def test_every_model_maps_images_to_logits(path: Path, channels: int, side: int) -> None:
@@ -67,6 +68,7 @@ def test_every_key_of_a_model_yaml_has_a_comment(path: Path) -> None:
 
 
 # As said in the files' own headers: (file, classes, image shape, million parameters, GMACs).
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classes", "side", "millions", "gmacs"),
     [

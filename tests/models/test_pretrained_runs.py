@@ -24,6 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("part", ["", "checkpoints/best", "checkpoints/last"])
 def test_a_run_s_folder_gives_the_weights_that_it_evaluates(
     run: Path, part: str, capsys: pytest.CaptureFixture[str]
@@ -35,6 +36,7 @@ def test_a_run_s_folder_gives_the_weights_that_it_evaluates(
     assert f"pretrained: 4 tensors of {run}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_run_with_other_classes_gives_all_weights_but_the_head(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     built = build.model(compose([*WORDS, f"model.pretrained={run}"]), 7, 3, (8, 8))
     hidden = load_run(run).model().state_dict()["hidden1.0.weight"]
@@ -42,6 +44,7 @@ def test_run_with_other_classes_gives_all_weights_but_the_head(run: Path, capsys
     assert "newly initialised: head.bias, head.weight" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pretrained_damaged_or_missing_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is no run with a checkpoint\. Name a run's folder"):
         build.model(compose([*WORDS, f"model.pretrained={tmp_path}"]), 10, 3, (8, 8))
@@ -56,6 +59,7 @@ def test_pretrained_damaged_or_missing_checkpoint_is_refused(run: Path, tmp_path
         build.model(compose([*WORDS, f"model.pretrained={broken}"]), 10, 3, (8, 8))
 
 
+@pytest.mark.process
 def test_resume_does_not_need_the_pretrained_weights(run: Path, tmp_path: Path) -> None:
     first, weights = tmp_path / "run", tmp_path / "weights.safetensors"
     save_file(load_run(run).model().state_dict(), weights)
@@ -66,6 +70,7 @@ def test_resume_does_not_need_the_pretrained_weights(run: Path, tmp_path: Path) 
     assert load_run(first).summary["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_timm_s_tag_of_trained_weights_trains_nothing_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("timm")
     words = ["model=timm", "model.name=resnet18.a1_in1k", *SMALL]
@@ -77,6 +82,7 @@ def test_timm_s_tag_of_trained_weights_trains_nothing_fresh(tmp_path: Path, caps
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_timm_tag_with_a_weights_file_loads_it(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     theirs = timm.create_model("resnet18", num_classes=1000)
@@ -88,6 +94,7 @@ def test_timm_tag_with_a_weights_file_loads_it(tmp_path: Path) -> None:
     assert torch.equal(built["layer1.0.conv1.weight"], theirs.state_dict()["layer1.0.conv1.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "option"),
     [

@@ -10,6 +10,7 @@ from effbench.errors import ConfigError
 from effbench.models.swin import swin_micro
 
 
+@pytest.mark.slow
 def test_with_swin_ts_sizes_it_is_torchvisions_swin_t() -> None:
     with torch.device("meta"):
         ours = swin_micro(

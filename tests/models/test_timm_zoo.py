@@ -31,6 +31,7 @@ def test_the_network_is_bit_exact_to_timm() -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.slow
 def test_a_model_with_a_fixed_input_is_built_for_the_datas_size() -> None:
     with torch.device("meta"):
         model = create("vit_tiny_patch16_224", 7, 3, (32, 64))

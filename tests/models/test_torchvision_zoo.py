@@ -44,6 +44,7 @@ def test_imagenet_stem_network_is_bit_exact_to_torchvision(arch: str) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ONE_OF_EACH_FAMILY)
 def test_imagenet_stem_has_torchvision_state_dict_and_parameters(arch: str) -> None:
     with torch.device("meta"):
@@ -54,6 +55,7 @@ def test_imagenet_stem_has_torchvision_state_dict_and_parameters(arch: str) -> N
     assert sum(p.numel() for p in ours.parameters()) == published
 
 
+@pytest.mark.slow
 def test_googlenet_has_no_auxiliary_heads_and_returns_logits() -> None:
     model = meta("googlenet").train()
     assert sum(p.numel() for p in model.parameters()) == tv.GoogLeNet_Weights.IMAGENET1K_V1.meta["num_params"]
@@ -70,6 +72,7 @@ def test_small_images_go_forward_and_backward(arch: str, channels: int, side: in
     assert first_conv(model).weight.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "imagenet_side", "small_side"),
     [
@@ -112,6 +115,7 @@ def test_a_small_mobilenet_stem_changes_the_stride_and_no_weight(arch: str) -> N
     assert all(torch.equal(a, b) for a, b in zip(small.parameters(), theirs.parameters(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "small_side", "tiny_side"), [("mobilenet_v3_small", 2, 4), ("mobilenet_v2", 2, 4)])
 def test_a_tiny_mobilenet_stem_halves_the_resolution_once_less(arch: str, small_side: int, tiny_side: int) -> None:
     sides = {stem: meta(arch, side=32, stem=stem).features(torch.empty(1, 3, 32, 32, device="meta")).shape[-1]
@@ -136,6 +140,7 @@ def test_stem_auto_keeps_a_stem_that_cannot_be_small() -> None:
 
 # How the standard deviation of the first kernel changes from 3 to 12 channels: fan-out and constant ones do not,
 # fan-in ones halve.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "factor"),
     [
@@ -165,6 +170,7 @@ def test_first_conv_for_other_channels_has_torchvision_init(arch: str, factor: f
         assert not ours.bias.any()
 
 
+@pytest.mark.slow
 def test_bn_momentum_sets_all_batch_norms_and_none_keeps_default() -> None:
     momenta = [
         {m.momentum for m in meta("mobilenet_v3_small", bn_momentum=value).modules() if isinstance(m, nn.BatchNorm2d)}
@@ -190,6 +196,7 @@ def test_dropout_reaches_the_network(arch: str) -> None:
     assert 0.37 in {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "prob"), [("swin_t", 0.2), ("convnext_tiny", 0.1)])
 def test_stochastic_depth_rises_as_torchvisions_own_does(arch: str, prob: float) -> None:
     def depths(model: nn.Module) -> list[float]:
@@ -207,6 +214,7 @@ def test_stochastic_depth_where_there_is_none_is_refused() -> None:
         meta("resnet18", stochastic_depth_prob=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "mobilenet_v2"])
 def test_width_mult_half_thins_the_network(arch: str) -> None:
     def size(**options: float) -> int:

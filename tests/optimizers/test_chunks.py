@@ -38,6 +38,7 @@ def weights(steps: int) -> list[Tensor]:
     return [parameter.detach() for parameter in parameters]
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_no_bit():
     found = []
     for count in (1, 2, 3):
@@ -89,6 +90,7 @@ def test_few_lists_wake_no_thread():
     assert names == [threading.main_thread().name]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_process_makes_threads_of_its_own():

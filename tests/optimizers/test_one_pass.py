@@ -87,6 +87,7 @@ def test_a_gradient_in_another_layout_is_read_in_its_own(kind):
     assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-7) for a, b in zip(mixed, plain, strict=True))
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_pass_agrees_with_the_torch_implementation(kind, monkeypatch):

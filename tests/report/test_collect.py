@@ -237,6 +237,7 @@ def test_symlinked_config_in_a_run_is_not_read_into_the_report(tmp_path: Path) -
     assert any("a link" in problem for problem in record.problems)
 
 
+@pytest.mark.slow
 def test_downsampling_keeps_extremes_and_counts_torn_rows(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", summary())
     rows = [f"step,{step // 1000},{step},{2 - step / 1e5},0.5,,,100,0.1" for step in range(1, 60_001)]

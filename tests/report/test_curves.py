@@ -72,6 +72,7 @@ def lines(figure: Figure, panel: int) -> dict[str, tuple[list[float], list[float
     }
 
 
+@pytest.mark.slow
 def test_loss_and_accuracy_are_drawn_over_steps_as_logged(tmp_path: Path, drawn: list[Figure]) -> None:
     write(tmp_path, run())
     assert draw_curves(tmp_path, "mlp with sgd", DISPLAYS) == tmp_path / "curves.png"
@@ -84,6 +85,7 @@ def test_loss_and_accuracy_are_drawn_over_steps_as_logged(tmp_path: Path, drawn:
     assert figure.get_suptitle() == "mlp with sgd"
 
 
+@pytest.mark.slow
 def test_equal_learning_rates_are_one_line_and_others_are_named(tmp_path: Path, drawn: list[Figure]) -> None:
     write(tmp_path, run())
     draw_curves(tmp_path, "x", DISPLAYS)
@@ -94,6 +96,7 @@ def test_equal_learning_rates_are_one_line_and_others_are_named(tmp_path: Path, 
     assert set(lines(drawn[1], 2)) == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_curves_png_is_a_png_that_is_not_blank(tmp_path: Path) -> None:
     write(tmp_path, run())
     draw_curves(tmp_path, "x", DISPLAYS)
@@ -106,12 +109,14 @@ def test_curves_png_is_a_png_that_is_not_blank(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [[], run()[:1], [{"row": "epoch", "epoch": 0, "step": 1, "train/loss": "nan"}]])
 def test_runs_too_short_for_a_curve_are_drawn_too(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     write(tmp_path, rows)
     assert draw_curves(tmp_path, "x", DISPLAYS).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_training_curve_falls_back_to_epoch_rows(tmp_path: Path, drawn: list[Figure]) -> None:
     write(tmp_path, [row for row in run() if row["row"] == "epoch"])
     draw_curves(tmp_path, "x", DISPLAYS)
@@ -124,6 +129,7 @@ def test_without_metrics_there_is_no_picture(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_matplotlib_backend_of_a_notebook_is_kept(tmp_path: Path) -> None:
     import matplotlib as mpl
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 
 from effbench.report.environment import git_state, peak_memory
@@ -17,6 +18,7 @@ def git(*words: str, folder: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.process
 def test_git_state_is_the_commit_and_whether_files_changed(tmp_path: Path) -> None:
     git("init", "-q", folder=tmp_path)
     (tmp_path / "a").write_text("1")
@@ -28,6 +30,7 @@ def test_git_state_is_the_commit_and_whether_files_changed(tmp_path: Path) -> No
     assert git_state(tmp_path) == {"commit": commit, "dirty": True}
 
 
+@pytest.mark.process
 def test_outside_a_checkout_there_is_no_git_state(tmp_path: Path) -> None:
     assert git_state(tmp_path) is None
     assert git_state(tmp_path / "nowhere") is None
@@ -44,6 +47,7 @@ def test_peak_memory_is_in_bytes_and_never_falls() -> None:
     assert during + slack >= before
 
 
+@pytest.mark.process
 def test_peak_memory_excludes_the_parent_process(tmp_path: Path) -> None:
     """Linux's getrusage would: a peak is handed on by fork and exec."""
     held = bytearray(600_000_000)

@@ -27,6 +27,7 @@ def swept(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.mark.slow
 def test_the_page_shows_ranking_charts_and_problems(swept: Path, tmp_path: Path) -> None:
     page = page_of(tmp_path / "report.html", swept)
     assert "fashion by val/acc" in page.text
@@ -95,6 +96,7 @@ def test_a_link_that_would_reveal_a_secret_is_not_made(tmp_path: Path, monkeypat
     assert "default-src 'none'" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_number_of_curves_is_capped_and_stated(tmp_path: Path) -> None:
     for number in range(60):
         record = summary(number / 100) if number < 50 else summary(status="diverged", stop_reason="nan")

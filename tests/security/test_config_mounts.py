@@ -140,6 +140,7 @@ ROUTES: dict[str, tuple[Callable[[], None], list[str]]] = {
 VERBS = (["train"], ["train", "-m", "seed=1,2"], ["train", "--cfg", "hydra"], ["summary"], ["verify", "resume"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "route"), list(enumerate(ROUTES)))
 def test_no_file_changes_keys_reserved_for_the_command_line(
     number: int, route: str, guarded: Path, capsys: pytest.CaptureFixture[str]
@@ -157,6 +158,7 @@ def test_no_file_changes_keys_reserved_for_the_command_line(
     assert sorted(guarded.iterdir()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("guarded")
 def test_the_command_line_may_and_files_keep_their_other_keys() -> None:
     recipe({"defaults": [{"override /model": "mlp"}], "optimizer": {"lr": 0.25}, "data": {"batch_size": "${seed}"}})
@@ -167,6 +169,7 @@ def test_the_command_line_may_and_files_keep_their_other_keys() -> None:
     assert effbench.compose(["recipe=evil.yaml", "seed=32"]).optimizer.lr == 0.25
 
 
+@pytest.mark.process
 def test_recipe_that_names_a_compiler_runs_nothing(traps: Path) -> None:
     """As it was found: CC and an empty cache by a mount, and the compile step ran that CC."""
     (traps / "evil-cc").write_text(f"#!/bin/sh\ntouch {traps}/{SENTINEL}\nexit 1\n")
@@ -193,6 +196,7 @@ MOUNTS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", MOUNTS)
 def test_a_run_s_record_mounts_nothing(name: str, guarded: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is of one sitting is left out of it; what no record of ours holds is refused."""
@@ -224,6 +228,7 @@ def test_a_sweep_s_record_mounts_nothing(guarded: Path, capsys: pytest.CaptureFi
         assert "which is not read from a record" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("guarded")
 def test_plugins_beside_a_folder_of_groups_are_not_imported() -> None:
     """Hydra imports every module of the name space hydra_plugins that is on the path."""
@@ -232,6 +237,7 @@ def test_plugins_beside_a_folder_of_groups_are_not_imported() -> None:
     assert effbench.compose(["model=mine"], "conf").model.target.endswith("mlp")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("program", ["fsmonitor", "hook", "clean", "process", "filter of an included file"])
 def test_git_state_is_read_without_running_repository_programs(program: str, traps: Path) -> None:
     """`git status` runs what a checkout's own config and hooks name."""

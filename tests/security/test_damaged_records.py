@@ -150,6 +150,7 @@ PUT = [(put, name) for name in FILES for put in (pipe, endless, huge)
        if put is not huge or not name.endswith((".pt", ".safetensors"))]  # weights may be large  # fmt: skip
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("put", "name"), PUT)
 def test_no_reader_blocks_on_a_file_that_is_not_regular(
     put: Any, name: str, photo: Path, capsys: pytest.CaptureFixture[str]
@@ -236,6 +237,7 @@ def test_a_recipe_that_is_no_file_is_refused(put: Any, elsewhere: Path, capsys: 
         assert outcome(["train", "recipe=r.yaml"], capsys)[0] == 2
 
 
+@pytest.mark.slow
 def test_files_that_name_each_other_are_looked_at_so_often_only(
     elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,6 +253,7 @@ def test_files_that_name_each_other_are_looked_at_so_often_only(
     assert "2000 files" in told
 
 
+@pytest.mark.process
 @pytest.mark.row(61)
 def test_files_of_a_run_follow_the_umask(tmp_path: Path) -> None:
     """safetensors makes files for their owner alone, whatever the umask."""
@@ -261,6 +264,7 @@ def test_files_of_a_run_follow_the_umask(tmp_path: Path) -> None:
     assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in files} == {"0o640"}
 
 
+@pytest.mark.process
 @pytest.mark.row(61)
 @pytest.mark.skipif(os.getuid() != 0, reason="needs a second user")
 @pytest.mark.parametrize("name", ["model.safetensors", "manifest.json", "summary.json", "config.yaml"])

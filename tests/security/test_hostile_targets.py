@@ -224,6 +224,7 @@ def test_the_corpus_is_as_large_as_said() -> None:
     assert len(HOSTILE) >= 60
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("target", "event"),
     [
@@ -279,6 +280,7 @@ def test_a_target_of_no_group_is_refused_by_its_name(target: str, valid: dict[st
             parse(merged(valid, {group: {"_target_": target}}))
 
 
+@pytest.mark.process
 def test_refusal_by_name_imports_neither_torch_nor_the_target(traps: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, ''); from effbench.cli import main; from effbench.errors import ConfigError\n"
@@ -395,6 +397,7 @@ def overrides(hostile: dict[str, Any]) -> list[str]:
     return [f"++{group}.{key}={text(value)}" for group, options in hostile.items() for key, value in options.items()]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", CARRIED)
 def test_hostile_target_in_a_recipe_by_path_is_refused(
     name: str, guarded: Path, capsys: pytest.CaptureFixture[str]
@@ -411,6 +414,7 @@ def test_hostile_target_in_a_recipe_by_path_is_refused(
         assert "_target_" in refused(words, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["direct", "aliased", "nested"])
 def test_hostile_target_in_a_copied_recipe_is_refused(
     name: str, guarded: Path, capsys: pytest.CaptureFixture[str]
@@ -426,6 +430,7 @@ def test_hostile_target_in_a_copied_recipe_is_refused(
     assert "_target_" in refused(["train", *words, "recipe=mine/mobilenet_adamw_cpu.yaml"], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CARRIED)
 def test_hostile_target_in_a_user_group_is_refused(
     name: str, guarded: Path, capsys: pytest.CaptureFixture[str]
@@ -439,6 +444,7 @@ def test_hostile_target_in_a_user_group_is_refused(
     assert "_target_" in refused([word for word in words if word != f"{group}=mlp"], capsys)
 
 
+@pytest.mark.slow
 def test_a_group_of_the_user_s_folder_sets_no_callbacks(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (guarded / "conf" / "model").mkdir(parents=True)
     text = {"hydra": {"callbacks": {"evil": {"_target_": "shutil.unpack_archive", **HERE}}}}
@@ -459,6 +465,7 @@ def test_a_recipe_widens_nothing(words: list[str], key: str, guarded: Path, caps
     assert f"sets '{key}'" in refused([*words, "recipe=evil.yaml"], capsys)
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("guarded")
 @pytest.mark.parametrize("name", CARRIED)
 def test_hostile_target_in_overrides_or_a_sweep_job_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -470,6 +477,7 @@ def test_hostile_target_in_overrides_or_a_sweep_job_is_refused(name: str, capsys
 # --- a stranger's run -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("guarded")
 @pytest.mark.parametrize("name", [name for name in CARRIED if "data" not in CARRIED[name]])
 def test_hostile_target_in_the_record_of_a_run_is_refused(
@@ -489,6 +497,7 @@ def test_hostile_target_in_the_record_of_a_run_is_refused(
         assert cli.main(["predict", "run", "evil.npy"]) in (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("guarded")
 @pytest.mark.parametrize("key", ["allow_targets", "++allow_targets", "hydra.callbacks", "hydra/launcher", "resume"])
 def test_the_overrides_on_record_widen_nothing(key: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -497,6 +506,7 @@ def test_the_overrides_on_record_widen_nothing(key: str, run: Path, capsys: pyte
     assert "'evil.thing' is not allowed" in refused(["train", "resume=run"], capsys)
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("guarded")
 def test_hostile_target_in_checkpoint_state_is_only_data(run: Path) -> None:
     """Whatever the state says of targets, with a right digest: nothing of it is built."""

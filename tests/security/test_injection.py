@@ -73,6 +73,7 @@ def photos(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return elsewhere
 
 
+@pytest.mark.process
 def test_hostile_names_are_escaped_from_training_to_predictions(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +103,7 @@ def test_hostile_names_are_escaped_from_training_to_predictions(
     assert {"'=cmd|' '!A0", "'+1", "'-x", "'@x", "<script>alert(1)<"} <= cells
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("photos")
 def test_on_a_terminal_a_file_s_name_steers_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -137,6 +139,7 @@ def test_an_error_message_steers_no_terminal(words: list[str], capsys: pytest.Ca
     assert err.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_a_script_in_an_option_draws_a_picture_all_the_same(elsewhere: Path) -> None:
     """curves.png is a bitmap: whatever the title says is drawn, and no program reads it."""
     from effbench.report.curves import draw_curves

@@ -94,6 +94,7 @@ def test_each_requirement_is_pinned_within_the_pyproject_range(requirement: Requ
     assert digests
 
 
+@pytest.mark.slow
 def test_all_that_is_installed_of_it_is_pinned_with_a_digest() -> None:
     pins = locked()
     names = closure()
@@ -102,6 +103,7 @@ def test_all_that_is_installed_of_it_is_pinned_with_a_digest() -> None:
     assert all(pins[name][1] for name in names)
 
 
+@pytest.mark.slow
 def test_pinned_versions_satisfy_each_other() -> None:
     """Each installed distribution's own requirements, against the pins."""
     pins = locked()

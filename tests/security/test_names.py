@@ -38,6 +38,7 @@ def below(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("case", CONTROL)
 def test_control_characters_in_a_folder_name_are_refused_by_key(
@@ -46,11 +47,13 @@ def test_control_characters_in_a_folder_name_are_refused_by_key(
     assert key in refused(["train", *TINY, f"{key}='a{CONTROL[case]}b'"], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_control_characters_are_refused_in_a_sweep_too(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert key in refused(["train", "-m", *TINY, f"{key}='a\nb'", "seed=1,2"], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_control_characters_from_the_environment_are_refused(
     key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -59,6 +62,7 @@ def test_control_characters_from_the_environment_are_refused(
     assert key in refused(["train", *TINY, f"{key}=${{oc.env:PLACE}}"], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subdir", ["../../x", "..", "a/../../x", "/tmp/x", "a/.."])
 @pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]], ids=["ours", "hydra's"])
 def test_a_sweep_s_jobs_cannot_be_put_elsewhere(
@@ -68,6 +72,7 @@ def test_a_sweep_s_jobs_cannot_be_put_elsewhere(
     assert "hydra.sweep.subdir must stay below" in refused(words, capsys)
 
 
+@pytest.mark.slow
 def test_a_job_s_folder_by_its_overrides_cannot_lead_out() -> None:
     subdir = "hydra.sweep.subdir='${hydra.job.override_dirname}'"
     assert compose_raw([subdir, "seed=1"]).hydra.job.override_dirname == "seed=1"
@@ -79,6 +84,7 @@ def test_a_job_s_folder_by_its_overrides_cannot_lead_out() -> None:
             compose_raw([subdir, f"data.root={value}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]], ids=["ours", "hydra's"])
 def test_one_job_outside_the_sweep_folder_stops_the_sweep(
     launcher: list[str], capsys: pytest.CaptureFixture[str]
@@ -87,6 +93,7 @@ def test_one_job_outside_the_sweep_folder_stops_the_sweep(
     assert "hydra.sweep.subdir must stay below" in refused(["train", "-m", *TINY, *launcher, *words], capsys)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("values", ["../../x,../y", "/tmp/x,..", "'a/../../../b','~root'"])
 def test_jobs_named_by_paths_stay_in_the_sweep_s_folder(
     values: str, below: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,16 +105,19 @@ def test_jobs_named_by_paths_stay_in_the_sweep_s_folder(
     assert sorted(path.name for path in below.parent.iterdir()) == ["here"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "/x"])
 def test_a_job_s_name_is_a_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "hydra.job.name must be a plain name" in refused(["train", *TINY, f"hydra.job.name={name}"], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subdir", ["../../x", "/tmp/x", "other"])
 def test_the_record_s_folder_cannot_be_moved(subdir: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "hydra.output_subdir" in refused(["train", *TINY, f"hydra.output_subdir={subdir}"], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "project", ["../x", "a/../../x", "..", "a\nb", "a\0b", "a\x1b[2Jb", "", "  ", "a\\..\\b", "a\u202eb"], ids=repr
 )
@@ -116,11 +126,13 @@ def test_a_project_s_name_leads_nowhere(project: str, capsys: pytest.CaptureFixt
     assert "logger.project must be a name" in refused(["train", *TINY, f"logger.project='{text}'"], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", ["effbench", "my runs", "a.b-c_d", "größe", "/Users/me/experiment", "a..b"])
 def test_ordinary_projects_are_taken(project: str) -> None:
     assert compose([f"logger.project='{project}'"]).logger.project == project
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -159,6 +171,7 @@ def test_a_packaged_recipe_is_named_not_found_by_path(
         assert "recipe" in refused(["recipe", *action], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a folder of Linux")
 def test_a_run_s_folder_that_is_no_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot be written" in refused(["train", *TINY, "hydra.run.dir=/dev/null/x"], capsys)

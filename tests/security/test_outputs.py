@@ -50,12 +50,14 @@ def test_predict_writes_into_a_device_a_pipe_and_a_linked_file(photo: Path) -> N
     assert os.listdir(photo / "there") == ["rows.csv"]  # noqa: PTH208
 
 
+@pytest.mark.process
 def test_dev_stdout_is_the_stdout_of_the_command(photo: Path) -> None:
     done = effbench("predict", "run", "photo.png", "output=/dev/stdout", cwd=photo)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("file,class,probability")
 
 
+@pytest.mark.process
 def test_output_to_stdout_keeps_a_file_opened_for_append(photo: Path) -> None:
     (photo / "all.csv").write_text("precious\n")
     with (photo / "all.csv").open("a") as log:
@@ -109,6 +111,7 @@ def test_a_whole_text_goes_through_a_slow_pipe(tmp_path: Path) -> None:
     assert output_problem(tmp_path / "p") is None
 
 
+@pytest.mark.process
 def test_no_link_in_a_run_leads_to_a_file_of_the_reader_s(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A stranger's run whose lock, record and metrics are links: taken up, exported and verified."""
     mine = run.parent / "mine"

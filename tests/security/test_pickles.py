@@ -65,6 +65,7 @@ def test_the_pickles_do_run_where_pickle_is_trusted(write: Callable[[Path], None
     assert (traps / SENTINEL).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", FORMATS)
 def test_pickle_in_checkpoint_state_with_valid_digest_is_refused(
     write: Callable[[Path], None], run: Path, guarded: Path, capsys: pytest.CaptureFixture[str]
@@ -99,6 +100,7 @@ def test_pickle_as_another_checkpoint_file_is_refused(
     assert not (guarded / SENTINEL).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
 @pytest.mark.parametrize("write", FORMATS)
 def test_pickle_as_pretrained_weights_is_refused(
@@ -142,6 +144,7 @@ def test_pickle_in_the_image_cache_is_not_read(guarded: Path, monkeypatch: pytes
     assert torch.equal(after.train.images, images)
 
 
+@pytest.mark.slow
 def test_pickle_as_fashion_mnist_files_is_refused(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import gzip
 

@@ -116,6 +116,7 @@ def test_hostile_text_in_any_field_of_a_run_is_shown_as_text(text: str, status: 
         assert folder.resolve() in places
 
 
+@pytest.mark.slow
 def test_all_of_them_at_once_in_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, text in enumerate(HOSTILE):
         write_hostile(tmp_path / "runs" / str(number), text, status=["completed", "failed"][number % 2])
@@ -137,6 +138,7 @@ def test_json_is_plain_ascii(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert out.replace("\n", "").isprintable()
 
 
+@pytest.mark.process
 def test_a_hostile_run_that_really_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_hostile_run_that_really_trained(
     assert (tmp_path / unquote(address) / "summary.json").is_file()
 
 
+@pytest.mark.slow
 def test_summaries_damaged_at_random_give_an_inert_page(tmp_path: Path) -> None:
     """Bytes replaced by what HTML, JSON and YAML act on; other runs stay in the table."""
     chance = random.Random(0)

@@ -83,6 +83,7 @@ def test_the_search_finds_every_planted_secret(elsewhere: Path) -> None:
     assert {line.rpartition("/")[2] for line in leaks(elsewhere / "x")} == {str(n) for n in range(len(CANARIES))}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("logger", ["csv", "tensorboard", "wandb"])
 def test_a_run_holds_no_secret(logger: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip({"csv": "csv"}.get(logger, logger))
@@ -97,6 +98,7 @@ def test_a_run_holds_no_secret(logger: str, elsewhere: Path, monkeypatch: pytest
     assert "model.api_key=***" in json.loads((elsewhere / "run" / "summary.json").read_text())["argv"]
 
 
+@pytest.mark.process
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, of many libraries
 def test_mlflow_gets_no_secret(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
@@ -105,6 +107,7 @@ def test_mlflow_gets_no_secret(elsewhere: Path, monkeypatch: pytest.MonkeyPatch)
     assert leaks(elsewhere / "run") == []
 
 
+@pytest.mark.process
 def test_the_hydra_record_has_the_format_of_hydra(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train([*WORDS, "seed=3", "logger.project=${oc.env:HF_TOKEN}", "hydra.run.dir=run"], monkeypatch) == 0
     record = elsewhere / "run" / ".hydra"
@@ -119,6 +122,7 @@ def test_the_hydra_record_has_the_format_of_hydra(elsewhere: Path, monkeypatch: 
     assert "hydra.run.dir=run" in parts["hydra"]["hydra"]["overrides"]["hydra"]
 
 
+@pytest.mark.slow
 def test_a_failing_run_holds_no_secret(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [*OWN_WORDS, *SECRETS, "model.fail=true", "hydra.run.dir=run"]
     with pytest.raises(ZeroDivisionError):
@@ -128,6 +132,7 @@ def test_a_failing_run_holds_no_secret(elsewhere: Path, monkeypatch: pytest.Monk
     assert leaks(elsewhere / "run") == []
 
 
+@pytest.mark.process
 def test_a_sweep_holds_no_secret(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["-m", *OWN_WORDS, *SECRETS, "model.fail=false,true", "hydra.sweep.dir=sweep"]
     assert train(words, monkeypatch) == 1
@@ -135,12 +140,14 @@ def test_a_sweep_holds_no_secret(elsewhere: Path, monkeypatch: pytest.MonkeyPatc
     assert "api_key=***" in (elsewhere / "sweep" / "sweep.csv").read_text()
 
 
+@pytest.mark.process
 def test_a_sweep_over_secrets_names_no_folder_by_them(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["-m", *OWN_WORDS, f"model.api_key={OVERRIDE},{OVERRIDE}2", "hydra.sweep.dir=sweep"]
     assert train(words, monkeypatch) == 0
     assert leaks(elsewhere / "sweep") == []
 
 
+@pytest.mark.process
 def test_hydra_launcher_that_records_its_command_gets_no_secret(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +160,7 @@ def test_hydra_launcher_that_records_its_command_gets_no_secret(
     assert leaks(elsewhere / "other") == []
 
 
+@pytest.mark.process
 def test_a_resume_asks_for_the_secret_again(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

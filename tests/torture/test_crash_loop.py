@@ -13,6 +13,7 @@ from tests.torture.conftest import result
 from tests.torture.crash_loop import Tally
 
 
+@pytest.mark.process
 @pytest.mark.row(1)
 def test_runs_killed_at_random_end_as_if_they_had_not_been(torture: dict[str, Any]) -> None:
     tally = result(torture, "crash_loop")

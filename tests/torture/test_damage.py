@@ -12,6 +12,7 @@ from tests.torture.conftest import result
 from tests.torture.damage import changed, flipped, spots
 
 
+@pytest.mark.process
 @pytest.mark.row(3)
 def test_every_flipped_bit_is_noticed_and_its_file_named(torture: dict[str, Any]) -> None:
     assert result(torture, "damage")["flips"] == {"tried": 200, "noticed": 200, "faults": []}

@@ -38,6 +38,7 @@ def test_kill_at_any_save_syscall_leaves_old_or_new_checkpoint(torture: dict[str
         assert {"mkdir", "write", "fsync", "replace", "symlink"} <= calls.keys()
 
 
+@pytest.mark.process
 @pytest.mark.row(2)
 def test_save_order_is_write_fsync_rename_fsync_folder(torture: dict[str, Any]) -> None:
     found = result(torture, "system_calls")

@@ -46,6 +46,7 @@ def test_refreshed_statistics_equal_torch_update_bn():
         torch.testing.assert_close(ours, torchs)
 
 
+@pytest.mark.slow
 def test_fused_blocks_get_the_statistics_of_torch_update_bn():
     torch.manual_seed(0)
     plain = create("mobilenet_v3_small", 4, 1, (8, 8), stem="tiny", dropout=0.0)

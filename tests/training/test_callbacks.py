@@ -65,6 +65,7 @@ class Notes(Callback):
         self.heard.append("run end")
 
 
+@pytest.mark.process
 def test_a_hook_gets_trainer_model_folder_splits_and_state(tmp_path: Path) -> None:
     notes = Notes()
     run = effbench.train([*SMALL, "trainer.max_epochs=1"], tmp_path / "run", callbacks=[notes])
@@ -81,6 +82,7 @@ def test_a_hook_gets_trainer_model_folder_splits_and_state(tmp_path: Path) -> No
         context.folder = tmp_path
 
 
+@pytest.mark.process
 def test_callback_stop_still_validates_saves_and_tests(tmp_path: Path) -> None:
     class Enough(Callback):
         def epoch_end(self, context, values):
@@ -93,6 +95,7 @@ def test_callback_stop_still_validates_saves_and_tests(tmp_path: Path) -> None:
     assert run.checkpoint("last").resolve().name == "step-00000004"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("hook", ["fit_start", "step_end"])
 def test_a_stop_in_mid_epoch_ends_after_that_step(hook: str, tmp_path: Path) -> None:
     stop = type("Stop", (Callback,), {hook: lambda _, context: context.stop("now")})()
@@ -114,6 +117,7 @@ class Raises(Callback):
     def step_end(self, context): ...
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("hook", "error"),
     [*((hook, ValueError("broken")) for hook in HOOKS), ("step_end", ConfigError("broken")), ("logged", SystemExit(0))],
@@ -130,6 +134,7 @@ def test_callback_error_names_callback_and_hook_and_fails_run(hook: str, error: 
         assert read_metrics(tmp_path / "run")
 
 
+@pytest.mark.process
 def test_first_callback_error_is_raised_and_others_hear_run_end(tmp_path: Path, caplog: Any) -> None:
     first, notes = Raises("step_end", ValueError("first")), Notes()
     late = Raises("run_end", ValueError("late"))
@@ -139,6 +144,7 @@ def test_first_callback_error_is_raised_and_others_hear_run_end(tmp_path: Path, 
     assert "late" in caplog.text
 
 
+@pytest.mark.process
 def test_error_in_run_end_does_not_skip_other_callbacks_run_end(tmp_path: Path) -> None:
     notes = Notes()
     with pytest.raises(EffbenchError, match="late"):
@@ -171,6 +177,7 @@ class Counts(Callback):
         self.count = state["count"]
 
 
+@pytest.mark.process
 @pytest.mark.row(13)
 def test_a_callback_s_state_goes_with_the_checkpoint(tmp_path: Path) -> None:
     whole = effbench.train(SMALL, tmp_path / "whole", callbacks=[Counts()])
@@ -217,6 +224,7 @@ def own(name: str) -> list[str]:
     return [f"+callbacks.mine={{_target_:tests.training.test_callbacks.{name}}}", "allow_targets=[tests.training]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
@@ -233,6 +241,7 @@ def test_an_invalid_callback_class_is_refused_by_name(name: str, complaint: str)
         build.callbacks(compose(own(name)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -251,6 +260,7 @@ def test_a_wrong_callback_is_refused_before_any_import(words: list[str], complai
         compose(words)
 
 
+@pytest.mark.slow
 def test_choices_combine_and_single_options_are_overridden() -> None:
     config = compose(["callbacks=[none,keep_weights]", "callbacks.keep_weights.every_n_epochs=5", *own("Notes")])
     assert list(config.callbacks.named) == ["keep_weights", "mine"]
@@ -261,11 +271,13 @@ def test_choices_combine_and_single_options_are_overridden() -> None:
     assert given["callbacks"]["keep_weights"]["every_n_epochs"] == 1
 
 
+@pytest.mark.slow
 def test_an_older_record_without_the_group_has_no_callbacks() -> None:
     content = {key: value for key, value in compose([]).to_dict().items() if key != "callbacks"}
     assert upgraded(content, "config.yaml")["callbacks"] == {}
 
 
+@pytest.mark.process
 def test_a_run_is_read_without_the_modules_of_its_callbacks(tmp_path: Path) -> None:
     effbench.train([*SMALL, "trainer.max_steps=1", *own("Notes")], tmp_path / "run")
     assert "test_callbacks.Notes" in (tmp_path / "run" / "config.yaml").read_text()
@@ -275,6 +287,7 @@ def test_a_run_is_read_without_the_modules_of_its_callbacks(tmp_path: Path) -> N
 # --- keep_weights -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_keep_weights_writes_the_evaluated_weights(tmp_path: Path) -> None:
     run = effbench.train([*SMALL, "ema=on", "callbacks=keep_weights"], tmp_path / "run")
     kept = sorted((run.folder / "weights").iterdir())

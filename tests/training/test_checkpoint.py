@@ -137,6 +137,7 @@ def test_of_equal_checkpoints_the_earlier_is_kept(tmp_path):
     assert kept(keep) == {1, 2}
 
 
+@pytest.mark.slow
 def test_the_best_is_never_deleted_at_any_moment(tmp_path, monkeypatch):
     """Whatever is removed, `best` and `last` point at whole checkpoints before and after."""
     keep, removed = keeper(tmp_path, keep_best=2), []
@@ -606,6 +607,7 @@ def refused_for_space(keep: Checkpoints, content: Snapshot) -> str:
     return str(caught.value)
 
 
+@pytest.mark.process
 @pytest.mark.row(5)
 @pytest.mark.parametrize("part", ["weights", "ema", "state"])
 def test_a_full_disk_is_named_and_the_old_checkpoint_stays(part, small_disk):
@@ -618,6 +620,7 @@ def test_a_full_disk_is_named_and_the_old_checkpoint_stays(part, small_disk):
     assert points_to(keep, "best") == 2
 
 
+@pytest.mark.process
 @pytest.mark.row(5)
 def test_a_disk_without_room_for_one_more_file_is_named(small_disk):
     keep = keeper(small_disk)

@@ -49,6 +49,7 @@ def test_background_save_is_isolated_from_later_training_steps(tmp_path):
     assert same(vars(back), vars(snapshot(1.0)))
 
 
+@pytest.mark.slow
 def test_the_next_save_waits_for_the_one_before(tmp_path):
     checkpoints = slow(tmp_path)
     saves = BackgroundSaves(checkpoints)

@@ -49,6 +49,7 @@ def test_the_norm_is_at_most_the_limit_and_the_direction_stays(limit, scale):
         torch.testing.assert_close(found.double(), gradient * factor, rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 @needs_compiler
 @settings(deadline=None)
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.integers(0, 1000), st.sampled_from([1, 2, 3]))

@@ -124,6 +124,7 @@ def as_numbers(row: dict[str, str]) -> list[float]:
     return [float(cell) for cell in row.values() if cell.replace(".", "").replace("-", "").replace("e", "").isdigit()]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_end_at_the_weights_of_one(case, folders):
     one, two = weights(folders[case, 1]), weights(folders[case, 2])
@@ -169,6 +170,7 @@ def test_the_cases_train_different_models(folders):
     assert all(largest_difference(a, b) > 1e-4 for i, a in enumerate(ends) for b in ends[:i])
 
 
+@pytest.mark.process
 def test_torchrun_trains_one_run_from_the_command_line(folders, tmp_path):
     words = [
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
@@ -202,6 +204,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.process
 @pytest.mark.row(12)
 def test_dead_rank_is_named_others_end_and_the_run_resumes(tmp_path, monkeypatch):
     (tmp_path / "dying.py").write_text(DYING)

@@ -62,6 +62,7 @@ def test_evaluation_can_be_limited_to_given_samples():
     assert limited == pytest.approx(naive(net, DATA.val.take(rows)), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.row(52)
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("limit", [2, 0.5])

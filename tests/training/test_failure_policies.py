@@ -185,6 +185,7 @@ def all_finite(folder: Path) -> bool:
     return all(tensor.isfinite().all() for snapshot in saved for tensor in snapshot.weights.values())
 
 
+@pytest.mark.slow
 @pytest.mark.row(27)
 def test_twenty_in_a_row_end_the_run_as_diverged(tmp_path):
     bad, intervals = range(5, 10**6), Intervals(save_steps=1)

@@ -58,12 +58,14 @@ def resident_around_a_step() -> tuple[int, int, int]:
     return before, during, resident()
 
 
+@pytest.mark.process
 def test_a_step_meets_memory_it_has_touched_before():
     usual, kept = in_a_fresh_process("faults_of_steps(keeping=False)", "faults_of_steps(keeping=True)")
     assert usual > 10 * BLOCKS * 40 * MB / resource.getpagesize() / 600  # huge pages at the most
     assert kept < usual / 20
 
 
+@pytest.mark.process
 def test_memory_is_returned_at_the_end():
     calls = ("*resident_around_a_step()", "faults_of_steps(keeping=False)", "faults_of_steps(keeping=True)")
     before, during, after, usual, kept = in_a_fresh_process(*calls)
@@ -72,16 +74,19 @@ def test_memory_is_returned_at_the_end():
     assert usual > 20 * kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["MALLOC_MMAP_MAX_", "LD_PRELOAD", "GLIBC_TUNABLES"])
 def test_allocator_settings_of_the_user_are_kept(variable, monkeypatch):
     monkeypatch.setenv(variable, "1")
     assert faults_of_steps(keeping=True) > 1000
 
 
+@pytest.mark.slow
 def test_the_allocator_is_unchanged_for_other_devices():
     assert faults_of_steps(keeping=True, device="meta") > 1000
 
 
+@pytest.mark.process
 def test_training_keeps_memory_between_steps(tmp_path):
     words = ["model=mlp", "data=synthetic", "data.num_train=64", "debug=smoke", "hydra.run.dir=run"]
     code = (

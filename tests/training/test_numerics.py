@@ -116,6 +116,7 @@ def test_50_steps_end_at_the_very_weights_of_a_plain_loop(make):
     assert not same(weights(ours), weights(dense()))
 
 
+@pytest.mark.slow
 def test_batch_norm_sees_the_batches_of_a_plain_loop():
     ours = convolutional(dropout=0.0)
     theirs = copy.deepcopy(ours)
@@ -183,6 +184,7 @@ def test_class_weights_and_label_smoothing_are_torchs():
 # --- clipping and penalties, in true gradient units
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_clipping_is_torchs_and_bites(algorithm, accumulate):

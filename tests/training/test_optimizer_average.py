@@ -147,6 +147,7 @@ OWN = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_schedule_free_options_are_checked_and_ema_is_refused() -> None:
     build.check_options(compose(OWN))
     with pytest.raises(ConfigError, match=r"ema=on averages the weights, and so does .*ScheduleFree.*Use ema=off"):

@@ -184,6 +184,7 @@ def reference(tmp_path_factory) -> Outcome:
     return uninterrupted(RunPlan(), tmp_path_factory.mktemp("reference"))
 
 
+@pytest.mark.slow
 def test_a_run_repeats_itself(reference, tmp_path):
     agree(uninterrupted(RunPlan(), tmp_path), reference)
 
@@ -200,6 +201,7 @@ def test_run_killed_in_any_step_resumes_from_last_interval_save(at, reference, t
     agree(killed(RunPlan(save_steps=2), tmp_path, at), reference)
 
 
+@pytest.mark.slow
 @pytest.mark.row(15)
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("at", [2, 8, 10])
@@ -246,6 +248,7 @@ def pairwise(factors: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
 COMBINATIONS = pairwise(FACTORS)
 
 
+@pytest.mark.slow
 @pytest.mark.row(16)
 @pytest.mark.parametrize("number", range(len(COMBINATIONS)), ids=[str([*c.values()]) for c in COMBINATIONS])
 def test_resume_is_exact_for_pairwise_combinations_of_settings(number, tmp_path):
@@ -255,6 +258,7 @@ def test_resume_is_exact_for_pairwise_combinations_of_settings(number, tmp_path)
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
 
+@pytest.mark.slow
 @pytest.mark.row(16)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
 def test_every_optimizer_resumes_exactly(optimizer, tmp_path):
@@ -262,6 +266,7 @@ def test_every_optimizer_resumes_exactly(optimizer, tmp_path):
     agree(killed(replace(plan, save_steps=2), tmp_path / "a", 7), uninterrupted(plan, tmp_path / "b"))
 
 
+@pytest.mark.slow
 @pytest.mark.row(16)
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
 @pytest.mark.parametrize("at", [3, 8])
@@ -270,6 +275,7 @@ def test_every_precision_resumes_exactly(precision, at, tmp_path):
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
 
+@pytest.mark.slow
 @pytest.mark.row(16)
 @pytest.mark.parametrize("ema", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -285,6 +291,7 @@ def test_interrupted_run_with_workers_ends_the_same(at, workers, reference, tmp_
     agree(interrupted(RunPlan(num_workers=workers), tmp_path, at), reference)
 
 
+@pytest.mark.slow
 @pytest.mark.row(14)
 @pytest.mark.parametrize(("before", "after"), [*itertools.permutations((0, 1, 2), 2)])
 def test_the_number_of_workers_may_change_on_resume(before, after, reference, tmp_path):
@@ -292,6 +299,7 @@ def test_the_number_of_workers_may_change_on_resume(before, after, reference, tm
     agree(killed(RunPlan(num_workers=before, save_steps=3), tmp_path, 7, then), reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", range(4, STEPS + 1))
 def test_validations_every_second_epoch_resume_on_schedule(at, tmp_path):
     plan = RunPlan(validate_epochs=2)
@@ -308,6 +316,7 @@ def test_early_stopping_stops_at_the_same_epoch(at, tmp_path):
     agree(interrupted(plan, tmp_path / "a", at), straight)
 
 
+@pytest.mark.slow
 @pytest.mark.row(17)
 @pytest.mark.parametrize("at", [8, 9, 11, 12])
 def test_early_stopping_count_survives_a_kill_near_the_end(at, tmp_path):
@@ -319,6 +328,7 @@ def test_early_stopping_count_survives_a_kill_near_the_end(at, tmp_path):
     agree(killed(plan, tmp_path / "a", at), straight)
 
 
+@pytest.mark.slow
 def test_interrupted_twice_and_killed_once_a_run_ends_the_same(reference, tmp_path):
     rows: list[dict[str, float]] = []
     for at, how in ((3, "signal"), (8, "signal"), (11, "kill")):

@@ -105,6 +105,7 @@ def test_other_errors_of_an_optimizer_step_are_unchanged() -> None:
         raise ZeroDivisionError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "why"),
     [
@@ -131,6 +132,7 @@ class MatricesOnly(torch.optim.SGD):
         super().step(closure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["torch.optim.Muon", "tests.training.test_subclasses.MatricesOnly"])
 def test_an_optimizer_of_matrices_takes_a_model_of_matrices(target: str) -> None:
     own = ["~optimizer.fused", "~optimizer.betas", "~optimizer.eps", "allow_targets=[tests.training]"]
@@ -149,6 +151,7 @@ def test_an_optimizer_of_matrices_takes_a_model_of_matrices(target: str) -> None
         build.optimizer(config, mixed)
 
 
+@pytest.mark.slow
 def test_optimizer_with_invalid_options_is_refused_for_them() -> None:
     config = compose(["model=mlp", "optimizer._target_=torch.optim.Muon", "~optimizer.fused", "~optimizer.betas",
                       "+optimizer.momentum=-1"])  # fmt: skip

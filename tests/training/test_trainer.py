@@ -49,6 +49,7 @@ def test_run_takes_max_steps_then_validates_and_saves(steps, tmp_path):
     assert (tmp_path / "checkpoints" / "last").readlink().name == f"step-{steps:08d}"
 
 
+@pytest.mark.slow
 def test_max_time_ends_the_run_after_the_step_that_passed_it(tmp_path):
     run = trainer(
         data(),

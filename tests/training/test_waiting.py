@@ -57,6 +57,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return share
 
 
+@pytest.mark.slow
 def test_threads_spin_again_once_the_machine_is_no_longer_busy(delays: list[float]) -> None:
     sleepers = Recorded()
     watch = waiting._Watch(sleepers)  # type: ignore[arg-type]
@@ -78,6 +79,7 @@ def test_threads_spin_again_once_the_machine_is_no_longer_busy(delays: list[floa
     assert not sleepers.there
 
 
+@pytest.mark.slow
 def test_spinning_trials_back_off_while_the_machine_stays_busy(
     delays: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +115,7 @@ def test_sleeper_threads_join_libgomp_and_leave_it() -> None:
     assert eventually(lambda: threads() == before)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="what threads wait for processors is told by Linux alone")
 def test_run_delay_grows_for_a_thread_sharing_its_processor() -> None:
     allowed = os.sched_getaffinity(0)

@@ -93,6 +93,7 @@ def test_crop_is_numpys_pad_and_slice(shape):
         assert (result == padded[:, top : top + shape[1], left : left + shape[2]]).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 6), st.integers(1, 3), st.integers(1, 12), st.integers(1, 12), st.integers(0, 4), st.data())
 def test_crop_and_flip_are_torchvisions_to_the_bit(count, channels, height, width, padding, data):

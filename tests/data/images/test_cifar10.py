@@ -332,6 +332,7 @@ def test_the_hostile_pickles_do_run_where_pickle_is_trusted(tmp_path: Path) -> N
         assert sentinel.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # an altered pickle may hold any text, which Python may comment on
 def test_an_altered_batch_gives_a_dictionary_or_a_named_error() -> None:
     whole = py2_file(batch() | {b"data": np.zeros((1, 3072), np.uint8)})
@@ -426,6 +427,7 @@ def test_archive_member_of_huge_size_is_refused_by_its_header(tmp_path: Path) ->
         cifar10(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.row(42)
 def test_zeros_without_end_take_neither_memory_nor_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """300 MB in 300 kB, as members that are not even wanted."""

@@ -432,6 +432,7 @@ def test_a_file_cut_anywhere_is_named_or_still_holds_every_pixel(tmp_path: Path,
     assert named >= len(cuts) - 20  # only the closing bytes may be missing unnoticed
 
 
+@pytest.mark.slow
 @pytest.mark.row(31)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(

@@ -566,6 +566,7 @@ sys.exit(main(["train", "data=image_folder", f"data.root={sys.argv[1]}", "data.i
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_killed_decoding_leaves_only_files_that_the_next_removes(
     tmp_path: Path, root: Path, painter: Painter, cache: Path, number: int
@@ -606,6 +607,7 @@ def test_cache_cleanup_removes_only_old_files_of_dead_processes(root: Path, pain
 # --- the budget -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cache_eviction_is_lru_and_spares_caches_in_use(
     root: Path, painter: Painter, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -662,6 +664,7 @@ def overwrite(path: Path, offset: int) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+@pytest.mark.slow
 @pytest.mark.row(58)
 @pytest.mark.parametrize("offset", [128, 600, -1])
 def test_an_overwritten_byte_is_found_and_the_cache_rebuilt(
@@ -712,6 +715,7 @@ def test_an_altered_record_is_not_believed(
     assert decoded == [20, 20]
 
 
+@pytest.mark.slow
 @pytest.mark.row(58)
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
 @pytest.mark.parametrize("planted", ["by another user", "group may write", "all may write"])
@@ -774,6 +778,7 @@ print(image_folder(sys.argv[1], image_size=32).sha256)
 """
 
 
+@pytest.mark.process
 def test_concurrent_decoding_processes_do_not_interfere(
     tmp_path: Path, root: Path, painter: Painter, cache: Path
 ) -> None:
