@@ -39,11 +39,13 @@ def classes(model: nn.Module) -> list[type[nn.Module]]:
     return [type(module) for module in model.modules()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_models_are_built_of_plain_classes(name: str) -> None:
     assert [kind for kind in classes(built(f"model={name}")) if not kind.__module__.startswith(PLAIN)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["mobilenet_v2", "mobilenet_v3_small", "resnet18"])
 def test_fx_sees_the_same_as_in_torchvision_s_model(arch: str) -> None:
     ours = built("model=mobilenet", f"model.arch={arch}", "~model.width_mult", "~model.dropout", "model.stem=imagenet")
@@ -53,11 +55,13 @@ def test_fx_sees_the_same_as_in_torchvision_s_model(arch: str) -> None:
     assert str(fx.symbolic_trace(ours).graph) == str(fx.symbolic_trace(theirs).graph)
 
 
+@pytest.mark.slow
 def test_torchvision_s_feature_extractor_takes_a_mobilenet() -> None:
     found = create_feature_extractor(built("model=mobilenet"), ["features.3"])
     assert list(found(torch.empty(1, 3, 224, 224, device="meta"))) == ["features.3"]
 
 
+@pytest.mark.process
 @pytest.mark.filterwarnings("ignore:.*deprecated")
 def test_a_trained_model_quantizes_fuses_and_traces(tmp_path: Path) -> None:
     words = ["model=cnn", "model.channels=[8,8]", "model.hidden=128", "trainer.precision=32-true"]
@@ -72,6 +76,7 @@ def test_a_trained_model_quantizes_fuses_and_traces(tmp_path: Path) -> None:
         torch.testing.assert_close(other(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.process
 def test_a_user_s_model_is_plain_after_training_and_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 10))
     module = types.ModuleType("my_networks")
@@ -104,6 +109,7 @@ def test_acceleration_comes_off_and_on_without_a_trace() -> None:
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.process
 def test_the_loop_trains_and_averages_accelerated_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
 

@@ -104,6 +104,7 @@ def compare(net: Block, x: Tensor, threads: int = 2) -> list[Tensor]:
     return [*found, *buffers]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(
     data=st.data(),
@@ -129,6 +130,7 @@ def test_any_block_gives_float64_numbers(
     compare(net, last(torch.randn(count, channels, *size)), threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "size"), [(8, 14), (33, 7), (128, 4)])
 @pytest.mark.parametrize(("act", "gate"), [(nn.ReLU, nn.Hardsigmoid), (nn.ReLU6, nn.Sigmoid)])
 def test_rectified_blocks_give_float64_numbers(count, size, act, gate):
@@ -146,12 +148,14 @@ def test_depthwise_of_every_width_kernel_and_stride(channels, kernel, stride):
         compare(net, last(torch.randn(count, channels, *size)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("inputs", "outputs"), [(16, 72), (72, 16), (8, 8), (576, 96), (96, 576), (47, 49), (3, 130)])
 def test_pointwise_of_every_width(inputs, outputs):
     torch.manual_seed(inputs)
     compare(Block(inputs, outputs, inputs), last(torch.randn(7, inputs, 9, 5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "size"), [(37, 14), (1, 40), (2, 30), (3, 64)])
 def test_the_number_of_threads_changes_no_bit(count, size):
     found = []

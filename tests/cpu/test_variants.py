@@ -11,13 +11,12 @@ import torch
 
 from tests.compiler import needs_compiler
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[2]
 TESTED = ("tests/cpu/test_inverted_residual_function.py", "tests/cpu/test_linear.py", "tests/cpu/test_dropout.py")
 COMPILED_FOR = """
 import sys, pytest
 import effbench.cpu.library as kernels
-
-pytestmark = pytest.mark.process
 kernels.FLAGS = tuple("-march=" + sys.argv[1] if flag.startswith("-march") else flag for flag in kernels.FLAGS)
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", "not any", *sys.argv[2:]]))
 """
