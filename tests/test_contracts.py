@@ -1,4 +1,4 @@
-"""Every YAML of conf/ and recipes/ composes, builds and says what it means; names of tests stay short."""
+"""Every YAML of conf/ and recipes/ composes, builds and says what it means."""
 
 from __future__ import annotations
 
@@ -234,18 +234,3 @@ def test_an_unfilled_header_is_rejected(field: str, value: str | None) -> None:
 
 
 # --- the tests themselves ---------------------------------------------------------------------------------------------
-
-TESTS = Path(__file__).parent
-LONGEST_NAME = 60  # so that a name fits a line of pytest's report beside its file
-
-
-def test_names_of_tests_have_at_most_60_characters() -> None:
-    paths = [path for path in TESTS.rglob("test_*.py") if path.parent != TESTS / "cpu"]
-    names = {
-        f"{path.relative_to(TESTS)}: {name}"
-        for path in paths
-        for name in re.findall(r"^\s*(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-        if len(name) > LONGEST_NAME
-    }
-    assert len(paths) > 100
-    assert not names

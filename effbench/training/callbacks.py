@@ -204,16 +204,16 @@ class Callbacks(Forwarding):
     """Several callbacks as one, in order. The hooks of REACH_ALL reach all of them, even if one raises."""
 
     def __init__(self, members: Sequence[Callback]):
-        self._members = list(members)
+        self.members = list(members)
         self.columns = [name for member in members for name in member.columns]
 
     def watched_by(self, others: Sequence[Callback]) -> Callbacks:
         """Return callbacks that call these first, then `others`, which see what these have logged."""
-        return Callbacks([*self._members, *others])
+        return Callbacks([*self.members, *others])
 
     def call(self, hook: str, *args: Any) -> None:
         errors = []
-        for member in self._members:
+        for member in self.members:
             try:
                 getattr(member, hook)(*args)
             except Exception as error:
@@ -225,11 +225,11 @@ class Callbacks(Forwarding):
 
     def state_dict(self) -> dict[str, Any]:
         """Return name -> state of the members that have one."""
-        states = {member.name: member.state_dict() for member in self._members if isinstance(member, NamedCallback)}
+        states = {member.name: member.state_dict() for member in self.members if isinstance(member, NamedCallback)}
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for member in self._members:
+        for member in self.members:
             if isinstance(member, NamedCallback) and member.name in state:
                 member.load_state_dict(state[member.name])
 

@@ -1,4 +1,7 @@
-"""A loss that is not finite, memory that does not suffice, a batch that cannot be made: what `effbench train` does."""
+"""A loss that is not finite, memory that does not suffice, a batch that cannot be made: what `effbench train` does.
+
+White-box: batches fail in the data pipeline's own `_make`.
+"""
 
 from __future__ import annotations
 

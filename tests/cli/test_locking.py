@@ -1,4 +1,7 @@
-"""One folder, one process: the second is told who has it, and a lock ends with its process however that ends."""
+"""One folder, one process: the second is told who has it, and a lock ends with its process however that ends.
+
+White-box: counts calls of `_acquire`, and signs a lock late.
+"""
 
 from __future__ import annotations
 

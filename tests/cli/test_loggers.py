@@ -1,4 +1,7 @@
-"""logger=tensorboard|wandb|mlflow: what metrics.csv holds, in their own files; without the library, what to install."""
+"""logger=tensorboard|wandb|mlflow: what metrics.csv holds, in their own files; without the library, what to install.
+
+White-box: drives a logger's session without a server.
+"""
 
 from __future__ import annotations
 

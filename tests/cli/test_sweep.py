@@ -1,4 +1,7 @@
-"""`effbench train -m`: every combination a run, a table at the end, and no job costs another one its run."""
+"""`effbench train -m`: every combination a run, a table at the end, and no job costs another one its run.
+
+White-box: states that no real job leaves are made by `_finish` and `_job`.
+"""
 
 from __future__ import annotations
 

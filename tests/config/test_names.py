@@ -1,4 +1,7 @@
-"""What is said without Hydra is what Hydra says."""
+"""What is said without Hydra is what Hydra says.
+
+White-box: compares the two ways of completing words.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a `_target_` may name; what it may not is tried in tests/security/test_hostile_targets.py."""
+"""What a `_target_` may name; what it may not is tried in tests/security/test_hostile_targets.py.
+
+White-box: replaces where modules are looked for.
+"""
 
 from __future__ import annotations
 

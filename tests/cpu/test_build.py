@@ -1,4 +1,7 @@
-"""Row 58, compiled code: one compiles, a planted or damaged library is never loaded, a missing home is no refusal."""
+"""Row 58, compiled code: one compiles, a planted or damaged library is never loaded, a missing home is no refusal.
+
+White-box: asks for the compiler that was chosen.
+"""
 
 from __future__ import annotations
 

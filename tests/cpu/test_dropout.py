@@ -1,4 +1,7 @@
-"""Dropout by a seed: the right share, independent from draw to draw, torch's numbers but for which elements go."""
+"""Dropout by a seed: the right share, independent from draw to draw, torch's numbers but for which elements go.
+
+White-box: draws masks without a layer.
+"""
 
 from __future__ import annotations
 

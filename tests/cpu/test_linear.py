@@ -1,4 +1,7 @@
-"""Linear layers by kernels of ours give float64's numbers forward and backward, and torch's where they do not pay."""
+"""Linear layers by kernels of ours give float64's numbers forward and backward, and torch's where they do not pay.
+
+White-box: sees whether the compiled function was called.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""1 x 1 convolutions of 1 x 1 maps give the numbers of torch's, forward and backward, and stay theirs in a graph."""
+"""1 x 1 convolutions of 1 x 1 maps give the numbers of torch's, forward and backward, and stay theirs in a graph.
+
+White-box: turns the replacement off.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Batches are pure functions of (seed, epoch, step): neither workers, ranks nor micro-batches change a sample."""
+"""Batches are pure functions of (seed, epoch, step): neither workers, ranks nor micro-batches change a sample.
+
+White-box: lowers the size of a part, and makes batches fail or wait.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Checkpoints that are whole or not there: what is kept, what is refused, and what a full disk leaves behind."""
+"""Checkpoints that are whole or not there: what is kept, what is refused, and what a full disk leaves behind.
+
+White-box: makes linking fail.
+"""
 
 from __future__ import annotations
 

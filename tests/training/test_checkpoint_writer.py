@@ -1,4 +1,7 @@
-"""Checkpoints written from a copy while training goes on: the same files, and no failure unheard."""
+"""Checkpoints written from a copy while training goes on: the same files, and no failure unheard.
+
+White-box: looks at the copies that wait to be written.
+"""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ def test_interruption_next_to_a_skipped_step_resumes_bit_exact(at, tmp_path):
     straight = convolutional()
     skipping(straight, {3, 4}).fit()
     first = skipping(convolutional(), {3, 4}, checkpoints=keeper(tmp_path))
-    first.callbacks._members.append(At(at, lambda _: setattr(first, "interrupted_by", "SIGTERM")))
+    first.callbacks.members.append(At(at, lambda _: setattr(first, "interrupted_by", "SIGTERM")))
     assert first.fit().status == "interrupted"
     net = convolutional(seed=5)
     again = skipping(net, {3, 4}, checkpoints=keeper(tmp_path))
@@ -257,7 +257,7 @@ def test_a_nan_in_a_buffer_alone_ends_the_run_and_is_not_saved(where, tmp_path):
     model = net if where == "buffer" else run.averaged.model
     [norm] = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     # After the last step of the second epoch: the next step would spoil the loss too.
-    run.callbacks._members.append(At(6, lambda _: norm.running_var.fill_(math.nan)))
+    run.callbacks.members.append(At(6, lambda _: norm.running_var.fill_(math.nan)))
     assert run.fit().status == "diverged"
     assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-00000003"]
 
@@ -388,7 +388,7 @@ def test_failed_oom_attempt_leaves_the_training_state_unchanged(after, accumulat
 
     if step == 0:
         cut(None)
-    known.callbacks._members.append(At(step, cut))
+    known.callbacks.members.append(At(step, cut))
     known.fit()
     assert same(state_of(net), state_of(reference))
 
@@ -412,7 +412,7 @@ def test_out_of_memory_while_making_a_batch_loses_no_batch(kind, workers, monkey
         patch.setattr(TrainBatches, "make", hungry)
         state = run.fit()
     known = trainer(data(), reference, STEPS)
-    known.callbacks._members.append(At(3, lambda _: setattr(known.state, "micro_batch_splits", 2)))
+    known.callbacks.members.append(At(3, lambda _: setattr(known.state, "micro_batch_splits", 2)))
     known.fit()
     assert (state.samples_seen, state.micro_batch_splits) == (STEPS * 32, 2)
     assert same(state_of(net), state_of(reference))
@@ -462,7 +462,7 @@ def test_a_resumed_run_keeps_its_pieces_and_its_bits(tmp_path, capsys):
     straight = convolutional()
     halving(straight, 8, validate=True).fit()
     first = halving(convolutional(), 8, validate=True, checkpoints=keeper(tmp_path))
-    first.callbacks._members.append(At(4, lambda _: setattr(first, "interrupted_by", "SIGTERM")))
+    first.callbacks.members.append(At(4, lambda _: setattr(first, "interrupted_by", "SIGTERM")))
     first.fit()
     capsys.readouterr()
     net = convolutional(seed=5)

@@ -1,4 +1,7 @@
-"""Memory that a step has freed is the next step's, while a training lasts."""
+"""Memory that a step has freed is the next step's, while a training lasts.
+
+White-box: asks for glibc's own settings.
+"""
 
 from __future__ import annotations
 

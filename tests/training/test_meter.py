@@ -1,4 +1,7 @@
-"""Means from running sums, over the ranks and across a restart."""
+"""Means from running sums, over the ranks and across a restart.
+
+White-box: looks at the sums of the ranks.
+"""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def interrupted(plan: RunPlan, folder: Path, at: int) -> Outcome:
     def signal(_: Any) -> None:
         run.interrupted_by = "SIGINT"
 
-    run.callbacks._members.append(At(at, signal))
+    run.callbacks.members.append(At(at, signal))
     assert run.fit().status == "interrupted"
     assert run.state.step == at
     return resumed(plan, folder, rows.rows)
@@ -168,7 +168,7 @@ def killed(plan: RunPlan, folder: Path, at: int, then: RunPlan | None = None) ->
     def die(_: Any) -> None:
         raise KilledError
 
-    run.callbacks._members.append(At(at, die))
+    run.callbacks.members.append(At(at, die))
     with pytest.raises(KilledError):
         run.fit()
     return resumed(then or plan, folder, rows.rows)
@@ -343,7 +343,7 @@ def test_interrupted_twice_and_killed_once_a_run_ends_the_same(reference, tmp_pa
             if how == "kill":
                 raise KilledError
 
-        run.callbacks._members.append(At(at, act))
+        run.callbacks.members.append(At(at, act))
         with pytest.raises(KilledError) if how == "kill" else nullcontext():
             run.fit()
         assert (run.state.step, run.state.status) == (at, "failed" if how == "kill" else "interrupted")

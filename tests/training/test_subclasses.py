@@ -1,4 +1,7 @@
-"""Optimizers whose state is made of tensor subclasses, such as torchao's 8-bit moments, which know few operations."""
+"""Optimizers whose state is made of tensor subclasses, such as torchao's 8-bit moments, which know few operations.
+
+White-box: takes a copy without writing it.
+"""
 
 from __future__ import annotations
 

@@ -291,7 +291,7 @@ def test_nan_in_an_unused_weight_is_found_when_saving(tmp_path):
 def test_nan_in_averaged_weights_ends_the_run_and_is_not_saved(validate, tmp_path):
     net = dense()
     run = trainer(data(), net, 9, validate=validate, checkpoints=keeper(tmp_path), ema=Ema(net, 0.9))
-    run.callbacks._members.append(At(4, lambda _: poison(run.averaged.model.head.weight)))
+    run.callbacks.members.append(At(4, lambda _: poison(run.averaged.model.head.weight)))
     assert run.fit().status == "diverged"
     assert saved_steps(tmp_path) == [3]
     assert all_finite(tmp_path)

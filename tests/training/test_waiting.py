@@ -1,4 +1,7 @@
-"""How OpenMP's threads wait: spinning while processors are free, asleep when they are not."""
+"""How OpenMP's threads wait: spinning while processors are free, asleep when they are not.
+
+White-box: gives the watcher times of its own.
+"""
 
 from __future__ import annotations
 

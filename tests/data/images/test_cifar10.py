@@ -1,4 +1,7 @@
-"""CIFAR-10's archive: read where it lies, with nothing run from its pickles, and every fault named."""
+"""CIFAR-10's archive: read where it lies, with nothing run from its pickles, and every fault named.
+
+White-box: lowers limits of gigabytes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Fashion-MNIST: the embedded subset is what it says it is, the whole set is read right, damage is named."""
+"""Fashion-MNIST: the embedded subset is what it says it is, the whole set is read right, damage is named.
+
+White-box: lowers a limit, and names the embedded files.
+"""
 
 from __future__ import annotations
 

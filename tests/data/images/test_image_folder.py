@@ -1,6 +1,8 @@
 """Folders of images: layouts, splits, the cache, and every way in which they can be wrong.
 
 Each picture is one flat colour that no other picture has, so that a row can be traced back to its file.
+
+White-box: makes reading fail while a digest is taken.
 """
 
 from __future__ import annotations
