@@ -12,7 +12,6 @@ from effbench.cache_dir import expanded, refuse_url
 from effbench.config import hints, names
 from effbench.config import static_compose as static
 from effbench.config.paths import conf_dir
-from effbench.config.recipes import register_recipes
 from effbench.config.words import as_meant, boolean_word, expand_folders, with_paths_as_text
 from effbench.config.yaml_text import check_references
 from effbench.errors import ConfigError, first_line, unknown_name
@@ -132,9 +131,9 @@ def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
     if config_dir:
         check_folder(config_dir)
         look_beside(expanded(config_dir))
-    register_recipes(expanded(config_dir) if config_dir else None)
-    from effbench.config.hydra_loader import guarded
+    from effbench.config.hydra_loader import guarded, register_recipes
 
+    register_recipes(expanded(config_dir) if config_dir else None)
     GlobalHydra.instance().clear()
     with guarded():
         initialized = hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train")

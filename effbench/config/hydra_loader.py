@@ -24,12 +24,12 @@ from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from effbench.config import recipes
 from effbench.config.paths import recipes_dir
 from effbench.config.static_compose import GROUP, ROOT
 from effbench.config.yaml_text import parse_yaml
@@ -40,6 +40,16 @@ PROTECTED = ("hydra", "allow_targets", "resume")  # what these say can run code,
 USER = "user"  # providers: of the folder given by --config-dir, and of recipes
 RECIPES = "effbench"
 MOST_FILES = 2_000  # looked up for one config, each as often as a defaults list names it; ours takes 100
+
+_user_dir: Path | None = None  # the folder of groups given by --config-dir
+
+
+def register_recipes(user_dir: Path | None = None) -> None:
+    """Teach Hydra the group `recipe`, and the user's folder of groups; safe to repeat."""
+    global _user_dir
+    _user_dir = user_dir.resolve() if user_dir else None
+    for plugin in (RecipeSource, RecipeSearchPath):
+        Plugins.instance().register(plugin)
 
 
 class GuardedSource(FileConfigSource):
@@ -91,8 +101,8 @@ class RecipeSource(GuardedSource):
 class RecipeSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append(RECIPES, f"{RecipeSource.scheme()}://{recipes_dir()}")
-        if recipes.user_dir() is not None:
-            search_path.append(USER, f"file://{recipes.user_dir()}")
+        if _user_dir is not None:
+            search_path.append(USER, f"file://{_user_dir}")
 
 
 def _inside(config_path: str) -> str:

@@ -1,4 +1,4 @@
-"""The folder is `recipes/`, the user's word is `recipe=`: a Hydra source that shows one as the other.
+"""The value of `recipe=`, quoted for Hydra's grammar.
 
 `recipe=NAME` is a file of recipes/ (or of the user's --config-dir); `recipe=path/to/file.yaml` is that very file.
 """
@@ -11,8 +11,6 @@ from pathlib import Path
 
 from effbench.cache_dir import refuse_url
 from effbench.config.static_compose import GROUP
-
-_user_dir: Path | None = None
 
 
 def absolute_recipe(override: str) -> str:
@@ -42,20 +40,3 @@ def quoted(text: str | Path) -> str:
     r"""As Hydra's grammar takes any text: bare, it allows few characters. Backslashes count before a quote alone."""
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(text))
     return f"'{escaped}'"
-
-
-def register_recipes(user_dir: Path | None = None) -> None:
-    """Teaches Hydra the group `recipe`, and the user's folder of groups; safe to repeat."""
-    global _user_dir
-    _user_dir = user_dir.resolve() if user_dir else None
-    from hydra.core.plugins import Plugins
-
-    from effbench.config.hydra_loader import RecipeSearchPath, RecipeSource
-
-    for plugin in (RecipeSource, RecipeSearchPath):
-        Plugins.instance().register(plugin)
-
-
-def user_dir() -> Path | None:
-    """The folder of groups that is registered."""
-    return _user_dir

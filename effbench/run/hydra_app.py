@@ -17,9 +17,8 @@ def as_hydra_app(
     import hydra
 
     from effbench.config.compose import ROOT
-    from effbench.config.hydra_loader import guarded
+    from effbench.config.hydra_loader import guarded, register_recipes
     from effbench.config.paths import conf_dir
-    from effbench.config.recipes import register_recipes
 
     register_recipes(expanded(config_dir) if config_dir else None)
     argv, sys.argv = sys.argv, [program, *map(as_meant, words)]
