@@ -29,12 +29,11 @@ MAX_POSITIONS = 64  # of a map, for the shifted products: their k * k passes mus
 class CpuDepthwiseConv2d(nn.Conv2d, Accelerated):
     """nn.Conv2d with a faster weight gradient; its parameters and state_dict are the same."""
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self._applies(input, weight):
-            out: Tensor = _DepthwiseConvolution.apply(input, weight, self.stride[0], int(self.padding[0]))
-            return out if bias is None else out + bias.view(1, -1, 1, 1)
-        plain: Tensor = super()._conv_forward(input, weight, bias)
-        return plain
+    def forward(self, input: Tensor) -> Tensor:
+        if self._applies(input, self.weight):
+            out: Tensor = _DepthwiseConvolution.apply(input, self.weight, self.stride[0], int(self.padding[0]))
+            return out if self.bias is None else out + self.bias.view(1, -1, 1, 1)
+        return super().forward(input)
 
     def _applies(self, x: Tensor, weight: Tensor) -> bool:
         if not (weight.requires_grad and torch.is_grad_enabled() and is_plain_cpu_float32(x)):

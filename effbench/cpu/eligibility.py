@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.jit._trace import is_tracing as is_jit_tracing
 
 from effbench.cpu.tensors import CPU_FLOAT32, kind_of
 
@@ -21,7 +20,8 @@ def plain_class(kind: type) -> type:
 
 def is_tracing() -> bool:
     """Whether torch.compile, torch.export or torch.jit.trace records a graph, which must hold torch's operations."""
-    return torch.compiler.is_compiling() or is_jit_tracing()
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return torch.compiler.is_compiling() or tracing
 
 
 def is_plain_cpu_float32(x: Tensor) -> bool:

@@ -16,11 +16,10 @@ from effbench.cpu.linear import linear
 class CpuPointwiseConv2d(nn.Conv2d, Accelerated):
     """nn.Conv2d of kernel size 1, faster on 1 x 1 maps on a CPU; its parameters and state_dict are the same."""
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if _applies(input):
-            return linear(input.flatten(1), weight.flatten(1), bias)[:, :, None, None]
-        plain: Tensor = super()._conv_forward(input, weight, bias)
-        return plain
+            return linear(input.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
+        return super().forward(input)
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:
