@@ -87,6 +87,7 @@ def _usual_epochs(images: int, drop_last: bool, world: int) -> int:
     """
     batch_size = batch_size_for(images, world)
     per_epoch = len(step_sizes(images, batch_size, 1, drop_last, world))
+    # -(-a // b) below is a / b, rounded up
     least_steps = min(MIN_STEPS, MIN_SEEN // batch_size)
     return max(EPOCHS, min(MOST_EPOCHS, -(-least_steps // per_epoch)))
 

@@ -37,6 +37,7 @@ def read_bytes(path: Path, most: int = TEXT_BYTES, follow_links: bool = True) ->
         UnreadableError: a pipe, a device, a folder or a link; too large, or no permission.
     """
     try:
+        # O_NONBLOCK: opening a pipe does not wait for a writer; O_NOCTTY: a terminal is not taken over
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | _nofollow(follow_links))
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: the name contains NUL
         raise MissingFileError(f"{path} cannot be read: there is no such file.") from error

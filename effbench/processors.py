@@ -60,6 +60,7 @@ def _asked(local_processes: int) -> int | None:
     word = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if not word.isascii() or not word.isdigit() or int(word) == 0:
         return None
+    # torchrun sets 1 if the user sets nothing
     of_torchrun = word == "1" and local_processes > 1 and "TORCHELASTIC_RUN_ID" in os.environ
     return None if of_torchrun else int(word)
 

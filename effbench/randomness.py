@@ -49,4 +49,5 @@ def derived_seed(seed: int, purpose: Purpose, *place: int) -> int:
     """
     words = np.array((seed, purpose, *place), np.uint32)  # as numpy converts a tuple, in half the time
     state = np.random.SeedSequence(words).generate_state(1, np.uint64)
+    # torch takes seeds as signed 64-bit numbers
     return int(state[0]) >> 1

@@ -56,6 +56,7 @@ def replacing(path: Path, needed_bytes: int | None = None, elsewhere: str = RUN_
         NoSpaceError: the disk is full.
         EffbenchError: writing is not permitted.
     """
+    # in the same folder: a rename across file systems is not atomic
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with naming_disk_faults(path, needed_bytes, elsewhere), temporary.open("wb") as stream:

@@ -81,6 +81,7 @@ def _from_environment() -> re.Pattern[str] | None:
             found |= {value, value.strip(), quote(value, safe=""), value.replace("'", "''")}
             found |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]}
             found.add(_in_yaml(value))
+    # the longest first: a shorter secret inside of it would leave the rest visible
     texts = sorted((text for text in found if len(text) >= MIN_LENGTH), key=len, reverse=True)
     # YAML folds long texts, so a space may be a line break.
     patterns = (r"\s+".join(map(re.escape, re.split(r"\s+", text))) for text in texts)

@@ -94,6 +94,7 @@ class Schedule(LRScheduler):
         """Take the monitored value of a validation. Only Plateau uses it."""
 
     def get_lr(self) -> list[float | Tensor]:
+        # from the base lr, not from the last lr: a resumed run gets the same floats
         factor = self.factor(self.last_epoch)
         return [base_lr * factor for base_lr in self.base_lrs]
 
@@ -119,6 +120,7 @@ class Schedule(LRScheduler):
         self._last_lr = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             if isinstance(group["lr"], Tensor):
+                # in place: a compiled optimizer holds this tensor
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
@@ -288,6 +290,7 @@ class Plateau(Schedule):
             self.best, self.bad_checks = metric, 0
         else:
             self.bad_checks += 1
+        # as in torch, a cooldown also counts validations that improve
         if self.cooldown_left > 0:
             self.cooldown_left, self.bad_checks = self.cooldown_left - 1, 0
 
@@ -341,6 +344,7 @@ class OneCycle(Schedule):
         s = min(s, end)
         if s <= self.top_at and self.top_at > 0:
             return _cosine(self.first, 1.0, s / self.top_at)
+        # avoids 0 / 0 in a cycle of one step
         if s == end:
             return self.last
         return _cosine(1.0, self.last, (s - self.top_at) / (end - self.top_at))

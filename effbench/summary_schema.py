@@ -108,6 +108,7 @@ def check_plain(content: Any) -> None:
     """Raise ValueError for content that no run writes and that cannot be printed: too deep, or with huge numbers."""
     level = [content]
     for _ in range(_DEEPEST):
+        # Python refuses to print very long integers
         if any(type(item) is int and item.bit_length() > 1000 for item in level):
             raise ValueError("it holds a number of more than 300 digits")
         level = [item for outer in level if type(outer) in (dict, list) for item in _inner(outer)]

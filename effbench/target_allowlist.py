@@ -136,6 +136,7 @@ def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Calla
     if not _may_be(target, _modules(group)):
         _make_importable(target.partition(".")[0])
     found = _look_up(group, target)
+    # the module that defines it decides, not the name under which it was found
     home = getattr(found, "__module__", None) or ""
     kind = inspect.isclass(found) or inspect.isfunction(found)
     if not kind or not _inside(home, allowed) or _is_helper(found, home):
@@ -171,6 +172,7 @@ def _make_importable(name: str) -> None:
     for folder in (*_beside, Path.cwd()):
         of_a_run = any((folder / file).exists() for file in RUN_FILES)
         if not of_a_run and PathFinder.find_spec(name, [str(folder)]) is not None:
+            # last: the folder must not hide installed modules
             sys.path.append(str(folder))
             importlib.invalidate_caches()
             return

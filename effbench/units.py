@@ -8,6 +8,7 @@ import re
 from effbench.errors import ConfigError
 
 _CLOCK_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+# at most 12 digits: conversions of longer texts are slow or infinite
 _SPAN = re.compile(r"(\d{1,12}(?:\.\d+)?)\s*(%|steps?|epochs?)")
 
 

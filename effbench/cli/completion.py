@@ -36,6 +36,7 @@ def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
         if (found := _of_config(rest)) is not None:
             print(_joined(shell, found))
             return 0
+        # Hydra expects a line without a verb
         os.environ["COMP_LINE"] = f"{program} {rest}"
         return _hydra(request, _config_dir(rest))
     elif not chosen:

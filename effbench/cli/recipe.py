@@ -75,6 +75,7 @@ def _copy(name: str, folder: str) -> None:
     from effbench.records import write_text
 
     target = expanded(folder) / f"{name}.yaml"
+    # exists() is False for a broken link, which a write would follow
     if target.exists() or target.is_symlink():
         raise ConfigError(f"{target} exists already; effbench does not overwrite it.")
     content = _path(name).read_text(encoding="utf-8")

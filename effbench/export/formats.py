@@ -67,6 +67,7 @@ def export_bytes(name: str, model: nn.Module, image_shape: tuple[int, int, int])
     try:
         with _quiet(), torch.no_grad():
             return FORMATS[name].make(model, example)
+    # these say nothing about the model
     except (MissingExtraError, MemoryError):
         raise
     except Exception as error:

@@ -88,6 +88,7 @@ def plan(combinations: Sequence[Sequence[str]], folder: Path, beside: Sequence[J
 def _job(number: int, words: Sequence[str], common: set[str], folder: Path) -> Job:
     """Name the job by its distinguishing overrides, in characters that every file system allows."""
     apart = redact([word for word in words if word not in common] or list(words))
+    # 100 characters: many file systems allow 255 bytes a name
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(apart), flags=re.ASCII)[:100].strip("_")
     return Job(number, apart, folder / "_".join(filter(None, (f"{number:03d}", name))))
 
@@ -134,6 +135,7 @@ def read_plan(folder: Path) -> tuple[list[str], list[JobSpec]]:
 
 def _recorded(number: int, entry: dict[str, str | list[str]], folder: Path) -> JobSpec:
     name = str(entry["folder"])
+    # sweep.json may be untrusted: its folders must not lead out of the sweep
     if Path(name).name != name or name in ("", ".", ".."):
         raise ValueError(f"{name!r} is not the name of a folder")
     words = recorded([str(word) for word in entry["overrides"]], str(folder / NAME))

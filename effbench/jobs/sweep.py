@@ -157,6 +157,7 @@ def _run(
         log.info(f"interrupted; {left_out} of {len(planned)} jobs were not started")
         allowed = [name for word in common if override_key(word) == "allow_targets" for name in _targets(word)]
         log.info(f"go on with: {go_on_with(['-m', f'sweep.resume={folder}'], config_dir, allowed)}")
+        # the exit code that shells use for a signal
         return 128 + relay.signals[0]
     return code
 
@@ -218,6 +219,7 @@ def _in_own_process(job: Job, words: Sequence[str], ahead: _Ahead, relay: _Relay
     """Fork, train and wait. A job that dies without a record (killed, out of memory) is recorded here."""
     _import_for_all_jobs()
     whole = ahead.take(words)
+    # fork: the job inherits the imported torch
     process = multiprocessing.get_context("fork").Process(
         target=_child, args=(job, list(words), whole, ahead.config_dir)
     )
@@ -226,6 +228,7 @@ def _in_own_process(job: Job, words: Sequence[str], ahead: _Ahead, relay: _Relay
     ahead.prepare_after(words)
     process.join()
     relay.process = None
+    # a job that ended by the relayed signal has saved its state: that is no failure
     told_to_end = relay.signals and process.exitcode in (-relay.signals[0], 128 + relay.signals[0])
     if process.exitcode and not told_to_end and not (job.folder / "summary.json").exists():
         code = process.exitcode
@@ -286,9 +289,11 @@ def _held_back() -> Iterator[None]:
 def _child(job: Job, words: list[str], whole: Composed | None, config_dir: str | None) -> None:
     os.setpgid(0, 0)  # Ctrl-C reaches a whole process group
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # the sweep's handlers are inherited; an ignored signal (nohup) stays ignored
     for number in ENDING[1:]:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+    # _held_back blocked them during the fork
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     _end_with_parent()
     try:
@@ -333,6 +338,7 @@ def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path, 
         raise ConfigError(
             f"{redact(secret[0])} holds a secret, and hydra/launcher would record it. Sweep without hydra/launcher."
         )
+    # no .hydra by Hydra: record_job writes it without secrets
     extra = [f"hydra.sweep.dir={quoted(folder)}", "hydra/job_logging=none", "hydra.output_subdir=null"]
     level = LOGGER.level
     if level > logging.INFO:

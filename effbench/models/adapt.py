@@ -75,6 +75,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Lo
     fresh = _fresh_head_keys(model, own, state)
     shapes = _shape_mismatches(own, state, fresh)
     fitting = _without(state, fresh | shapes.keys())
+    # before load_state_dict, which would accept these values
     _refuse(source, list(_bad_values(own, fitting)))
     # load_state_dict uses this attribute to convert old layouts; safetensors files do not hold it.
     fitting._metadata = getattr(state, "_metadata", None) or own._metadata  # type: ignore[attr-defined]

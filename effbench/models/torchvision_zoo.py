@@ -154,6 +154,7 @@ def _check_options(options: dict[str, Any], arch: str, family: type[nn.Module]) 
     known = {
         name
         for name, parameter in inspect.signature(family).parameters.items()
+        # numbers only: YAML cannot hold objects such as norm_layer
         if name == "dropout" or isinstance(parameter.default, int | float)
     } - _TAKEN
     if family.__name__ == "MobileNetV3":
@@ -194,6 +195,7 @@ def _make_stem_small(model: nn.Module) -> None:
     if type(model).__name__ == "ResNet":
         _replace_first_conv(model, name, _like(conv, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1)))
         model.maxpool = nn.Identity()
+    # a patch stem, as in Swin and ConvNeXt
     elif conv.kernel_size == conv.stride:
         _replace_first_conv(model, name, _like(conv, kernel_size=(2, 2), stride=(2, 2)))
     else:

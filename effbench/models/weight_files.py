@@ -93,6 +93,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
+        # weights_only: a full unpickling may execute code of the file
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(
@@ -122,6 +123,7 @@ def _state_in(path: Path, content: Any) -> Mapping[str, Tensor]:
 
 def _states_in(content: Any, depth: int = _DEPTH, place: str = "") -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     """Yield (key with its parents, state dict) for each state dict; averages come last."""
+    # depth: a pickle may contain itself
     if not isinstance(content, dict) or not content or not depth:
         return
     if all(isinstance(value, Tensor) for value in content.values()):

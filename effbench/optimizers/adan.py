@@ -106,6 +106,7 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(_checked(param_group, self.defaults["variant"]))
         if self.defaults["variant"] == "package" and any(map(torch.is_complex, self.param_groups[-1]["params"])):
+            # super() has appended it: remove it, so that the optimizer stays valid after the error
             self.param_groups.pop()
             raise OptionError(
                 "optimizer.variant must be 'paper' for complex parameters; got 'package', whose square of a complex "
@@ -203,6 +204,7 @@ def _paper_update(columns: list[list[Tensor]], t: float, options: dict[str, Any]
     difference = prev_grad  # reuses its memory until the new gradients are copied in
     torch._foreach_neg_(difference)
     torch._foreach_add_(difference, gradients)
+    # lerp is one pass over memory; mul_ and add_ are two
     torch._foreach_lerp_(m, gradients, 1 - b1)
     torch._foreach_lerp_(v, difference, 1 - b2)
     torch._foreach_mul_(difference, b2)

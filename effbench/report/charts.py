@@ -160,6 +160,7 @@ def thinned(series: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     if len(series) <= most:
         return list(series)
     size = math.ceil(len(series) / (most // 2))
+    # both ends, so that every line spans its run
     kept = {0, len(series) - 1}
     for start in range(0, len(series), size):
         stretch = range(start, min(start + size, len(series)))

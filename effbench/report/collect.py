@@ -84,6 +84,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
         if not path.is_dir():
             raise ConfigError(f"there is no folder {path}. Give a run, a sweep, or a folder that holds some: outputs.")
         for folder in _runs_below(str(path), unread):
+            # two of the paths may lead to the same run
             found.setdefault(os.path.realpath(folder), Path(folder))
     if not found:
         listed = ", ".join(map(str, paths))
@@ -92,6 +93,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _runs_below(folder: str, unread: list[str]) -> Iterator[str]:
+    # a stack: recursion would fail on deeply nested folders
     pending = [folder]
     while pending:
         place = pending.pop()
@@ -226,6 +228,7 @@ def _config(
         return found, frozenset(f"{key}: {value!r}" for key, value in found.items() if key != "seed"), None
     if problem := _newer("".join(section for section in sections if section.startswith(f"{KEY}:"))):
         return {}, None, problem
+    # runs that differ only in these keys belong to one experiment
     passing = tuple(f"{key}:" for key in ("seed", *EPHEMERAL_KEYS))
     experiment = frozenset(section.strip() for section in sections if not section.startswith(passing))
     return _merged(sections, known), experiment, None

@@ -15,6 +15,7 @@ from effbench.processors import affinity, cpu_quota
 LIBRARIES = ("torch", "torchvision", "hydra-core", "omegaconf", "lion-pytorch", "adan-pytorch", "numpy", "safetensors")
 # An untrusted checkout can configure programs that `git status` runs: monitors, hooks, filters, transports.
 GIT = ("git", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+# no lock: git status must not disturb another git command in the checkout; no network either
 GIT_ENVIRONMENT = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
 
 

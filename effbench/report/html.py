@@ -168,6 +168,7 @@ def _facts(records: Sequence[RunRecord]) -> str:
 
 def _chosen(ranking: Sequence[Table], records: Sequence[RunRecord]) -> list[tuple[int, int | None]]:
     """Return (number, colour) of the runs to draw: the top runs of each table, then unfinished ones."""
+    # a share for each table, so that a large table does not take all places
     share = max(1, MOST_RANKED // max(1, len(ranking)))
     chosen: list[tuple[int, int | None]] = []
     for table in ranking:

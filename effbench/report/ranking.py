@@ -181,6 +181,7 @@ def _grouped(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[
         alike[run.number if run.experiment is None else run.experiment].append(run)
     groups = []
     for experiment, members in alike.items():
+        # a seed that finished in another run folder counts as finished
         begun = unfinished.get(experiment, set()) - {str(run.config.get("seed")) for run in members}
         groups.append(Group(members, len(begun)))
     return groups
@@ -238,6 +239,7 @@ def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
     for name in (*spread, *_COST):
         values = [value for rows in by_seed.values() if (value := _mean_of(rows, name)) is not None]
         row[name] = mean(values) if values else None
+        # only over all seeds: a deviation over some of them would be misleading
         of_all = len(values) == group.seeds > 1
         row[f"{name}±"] = deviation(values) if name in spread and of_all else None
     states = Counter(run.status for run in group.runs)

@@ -137,6 +137,7 @@ def _sessions(folder: Path, summary: Mapping[str, Any]) -> str:
     reached = 0
     for number, session in enumerate(sessions, start=1):
         begun = session["from_step"]
+        # a session may start before the end of the last one: it fell back to an older checkpoint
         _require(begun <= reached, f"session {number} went on from step {begun}; those before it came to {reached}")
         reached = max(reached, session["to_step"] or begun)
     last = sessions[-1]
@@ -166,6 +167,7 @@ def _logged_steps(summary: Mapping[str, Any], every: int) -> list[int]:
     ends = [*(session["from_step"] for session in sessions[1:]), summary["steps"]]
     found: set[int] = set()
     for session, end in zip(sessions, ends, strict=True):
+        # a session that fell back to an older checkpoint logged later steps again
         found = {step for step in found if step <= session["from_step"]}
         spacing = session.get("log_every_n_steps", every)
         _require(end <= spacing * MOST_ROWS, f"metrics.csv cannot hold the rows of {end} steps")

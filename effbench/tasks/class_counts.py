@@ -38,6 +38,7 @@ class ClassCounts(PredictionCheck):
             return None
         predicted, labels = (list(map(int, row)) for row in self._counts.tolist())
         images, largest = sum(labels), max(labels)
+        # with one class in the split, predicting only that class is right
         if largest == images or images < LEAST_FOR_ONE:
             return None
         answers = [name for name, count in zip(classes, predicted, strict=True) if count]

@@ -164,6 +164,7 @@ class OfTorch(Loss):
         self.module = module
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        # (B, K) terms for element-wise losses, (B,) for losses over classes
         terms: Tensor = self.module(outputs, targets)
         return terms.flatten(1).mean(1).sum() if terms.dim() > 1 else terms.sum()
 

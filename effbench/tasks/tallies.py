@@ -38,6 +38,7 @@ class Tallies:
             targets: as the task has them.
             weight: float64 (), what the loss is divided by; None: the number of samples.
         """
+        # created on the device: a copy from the host would synchronize a GPU
         samples = torch.full((), len(outputs), dtype=torch.float64, device=outputs.device)
         own = torch.stack([loss_sum.detach().double(), samples if weight is None else weight, samples])
         seen = outputs.detach()

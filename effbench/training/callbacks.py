@@ -252,6 +252,7 @@ class NamedCallback(Forwarding):
             return
         try:
             getattr(self._callback, hook)(*args)
+        # SystemExit too: sys.exit() in a hook would end the run with another exit code
         except (Exception, SystemExit) as error:
             self._failed = True
             context: Context = args[0]

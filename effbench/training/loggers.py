@@ -236,6 +236,7 @@ class MlflowLogger(MetricLogger):
             own = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
             mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", own))
             self._begin(folder.name, redact(project), before)
+        # MLflow limits the length of a parameter's value
         self._tell_params({key: str(value)[:500] for key, value in leaves(redact(params)).items()})
         _keep_run_id(folder, "mlflow", self._run_id)
 
