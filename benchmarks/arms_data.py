@@ -46,14 +46,16 @@ def images_per_second(seconds: float) -> str:
 
 
 def batches(images: Tensor, labels: Tensor, augment: dict[str, Any], batch: int = BATCH, workers: int = 0) -> Any:
-    from effbench.data.batches import BatchTransform, TrainBatches
+    from effbench.data.batches import TrainBatches
     from effbench.data.images.augment import Augment
+    from effbench.data.images.batch_transform import BatchTransform
+    from effbench.data.images.modality import Images
     from effbench.data.splits import Split
 
+    modality = Images(images.shape[1:], BatchTransform(MEAN, STD), Augment(**augment))
     return TrainBatches(
-        Split(images, labels), batch_size=batch, num_classes=CLASSES, transform=BatchTransform(MEAN, STD),
-        augment=Augment(**augment), num_workers=workers,
-    )  # fmt: skip
+        Split(images, labels), batch_size=batch, num_classes=CLASSES, modality=modality, num_workers=workers
+    )
 
 
 def inputs_of(made: Any, epoch: int) -> Iterator[Tensor]:

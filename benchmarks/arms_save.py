@@ -31,9 +31,8 @@ def _trainer(folder: str, background: bool) -> Any:
     device = build.device(config)
     data = build.splits(config)
     checkpoints = Checkpoints(Path(folder) / "checkpoints", "val/acc", "max", 1, True)
-    trainer = build.trainer(
-        config, data, build.batch_transform(config, data, device), DistributedContext(), checkpoints
-    )
+    modality = build.modality(config, data, device)
+    trainer = build.trainer(config, data, modality, DistributedContext(), checkpoints)
     for parameter in trainer.model.parameters():
         parameter.grad = torch.randn_like(parameter) * 1e-3
     trainer.optimizer.step()

@@ -69,8 +69,8 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
     config = effbench.compose(own)
 
     def batches() -> Any:
-        transform = loaded["trainer"].train.transform
-        return build.eval_batches(config, loaded["data"].test, transform, loaded["trainer"].ranks, None)
+        modality = loaded["trainer"].train.modality
+        return build.eval_batches(config, loaded["data"].test, modality, loaded["trainer"].ranks, None)
 
     loaded["batches"] = batches
     _ready(gate)

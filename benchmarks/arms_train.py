@@ -56,7 +56,7 @@ def settled_config(chosen: Any, data: Any) -> Any:
     """`chosen` with the numbers that a run of this data would take for its `auto`s."""
     from effbench.automatic import settled
 
-    return settled(chosen, len(data.train.images), min(data.shape[1:]))
+    return settled(chosen, len(data.train), data.modality, data.shape)
 
 
 def network(chosen: Any, data: Any) -> nn.Module:
@@ -64,8 +64,7 @@ def network(chosen: Any, data: Any) -> nn.Module:
     from effbench import build
     from effbench.cpu.accelerate import accelerate
 
-    channels, height, width = data.shape
-    net = build.model(chosen, len(data.classes), channels, (height, width))
+    net = build.model(chosen, len(data.classes), data.modality.blank(data.shape))
     accelerate(net)
     return net
 

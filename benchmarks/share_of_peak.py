@@ -37,13 +37,13 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     config = effbench.compose([f"model={name}", "optimizer=adamw", "device=cpu"])
     data = build.splits(config)
-    channels, height, width = data.shape
-    net = build.model(config, len(data.classes), channels, (height, width))
+    modality = data.modality.blank(data.shape)
+    net = build.model(config, len(data.classes), modality)
     accelerate(net)
     layout = build.memory_format(config)
     net = net.to(memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = build.optimizer(config, net)
-    macs = accounting.macs(net, data.shape).macs
+    macs = accounting.macs(net, modality.example()).macs
     x = torch.randn(batch, *data.shape).contiguous(memory_format=layout)
     y = torch.randint(0, len(data.classes), (batch,))
 

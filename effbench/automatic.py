@@ -1,50 +1,57 @@
-"""Values for settings left at `auto`, from the number and the size of the train images."""
+"""Values for settings left at `auto`, from the number and the shape of the train samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from effbench.config.compare import leaves
 from effbench.config.schema import Config
+from effbench.config.static_compose import composed, group_options, member
 from effbench.data.batches import step_sizes
+from effbench.data.modality import Modality
 from effbench.errors import ConfigError
 
 AUTO = "auto"
-BATCH_SIZES = (64, 32, 16, 8)  # images; the largest that gives an epoch STEPS_PER_EPOCH steps is used
+BATCH_SIZES = (64, 32, 16, 8)  # samples; the largest that gives an epoch STEPS_PER_EPOCH steps is used
 STEPS_PER_EPOCH = 20
-EPOCHS = 12  # of a run; more if this gives fewer than MIN_STEPS steps and fewer than MIN_SEEN images
+EPOCHS = 12  # of a run; more if this gives fewer than MIN_STEPS steps and fewer than MIN_SEEN samples
 MIN_STEPS, MIN_SEEN, MOST_EPOCHS = 2000, 64_000, 300
 PATIENCE = 5  # validations
-CROP_PADDING, CROP_SHARE = 2, 12  # at least 2 px, and 1/12 of an image's shorter side
 
 
-def settled(config: Config, images: int, side: int, world: int = 1, before: Mapping[str, Any] | None = None) -> Config:
+def settled(
+    config: Config,
+    samples: int,
+    modality: type[Modality],
+    shape: Sequence[int],
+    world: int = 1,
+    before: Mapping[str, Any] | None = None,
+) -> Config:
     """Return `config` with a number for each `auto`.
 
     Args:
         config: the composed config.
-        images: number of train images.
-        side: shorter side of the images in px.
+        samples: number of train samples.
+        modality: the kind of the samples.
+        shape: of one sample.
         world: number of processes.
         before: the config that a resumed run was started with. Its values are kept: other values would change its
             epochs.
 
     Raises:
-        ConfigError: an epoch has no step, or trainer.min_steps contradicts the length of the run.
+        ConfigError: an epoch has no step, trainer.min_steps contradicts the length of the run, or the augment group
+            was chosen for a modality without augmentation.
     """
     earlier = {key: value for key, value in leaves(before or {}).items() if value != AUTO}
     if config.data.batch_size == AUTO:
-        config = _with(config, "data", batch_size=earlier.get("data.batch_size") or batch_size_for(images, world))
-    if config.augment.crop_padding == AUTO:
-        kept = earlier.get("augment.crop_padding")
-        padding = max(CROP_PADDING, side // CROP_SHARE) if kept is None else kept
-        config = _with(config, "augment", crop_padding=padding)
-    accumulate = config.trainer.accumulate_grad_batches
-    steps = len(step_sizes(images, number(config.data.batch_size), accumulate, config.data.drop_last, world))
-    usual = _usual_epochs(images, config.data.drop_last, world)
+        config = _with(config, "data", batch_size=earlier.get("data.batch_size") or batch_size_for(samples, world))
+    config = _with_augment(config, modality, shape, earlier)
+    accumulate, drop_last = config.trainer.accumulate_grad_batches, config.data.drop_last
+    steps = len(step_sizes(samples, number(config.data.batch_size), accumulate, drop_last, world, modality.unit))
+    usual = _usual_epochs(samples, drop_last, world, modality.unit)
     config = _with_length(config, steps, usual, earlier)
     if config.early_stopping.patience == AUTO:
         kept = earlier.get("early_stopping.patience")
@@ -54,10 +61,10 @@ def settled(config: Config, images: int, side: int, world: int = 1, before: Mapp
     return config
 
 
-def batch_size_for(images: int, world: int = 1) -> int:
+def batch_size_for(samples: int, world: int = 1) -> int:
     """Return the largest batch size of 8 to 64 that gives 20 steps an epoch; 8 or fewer for small sets."""
-    fitting = next((size for size in BATCH_SIZES if images >= size * STEPS_PER_EPOCH), BATCH_SIZES[-1])
-    return max(min(fitting, images), 2 * world)
+    fitting = next((size for size in BATCH_SIZES if samples >= size * STEPS_PER_EPOCH), BATCH_SIZES[-1])
+    return max(min(fitting, samples), 2 * world)
 
 
 def settings(before: Config, after: Config) -> dict[str, int | None]:
@@ -66,11 +73,17 @@ def settings(before: Config, after: Config) -> dict[str, int | None]:
     return {key: now[key] for key, value in asked.items() if value == AUTO != now[key]}
 
 
-def told(chosen: Mapping[str, int | None], images: int) -> str | None:
-    """Return a line on the chosen values that differ from those of a large dataset, or None."""
+def told(chosen: Mapping[str, int | None], samples: int, unit: str) -> str | None:
+    """Return a line on the chosen values that differ from those of a large dataset, or None.
+
+    Args:
+        chosen: from `settings`.
+        samples: number of train samples.
+        unit: the word for a sample.
+    """
     usual = {"data.batch_size": BATCH_SIZES[0], "trainer.max_epochs": EPOCHS, "early_stopping.patience": PATIENCE}
     unusual = [f"{key}={chosen[key]}" for key, value in usual.items() if chosen.get(key) not in (None, value)]
-    return f"auto, for {images} train images: {' '.join(unusual)}" if unusual else None
+    return f"auto, for {samples} train {unit}s: {' '.join(unusual)}" if unusual else None
 
 
 def number(value: int | str | None) -> int:
@@ -80,13 +93,13 @@ def number(value: int | str | None) -> int:
     return value
 
 
-def _usual_epochs(images: int, drop_last: bool, world: int) -> int:
-    """Return the default epochs: at least EPOCHS, at most MOST_EPOCHS, between them MIN_STEPS steps or MIN_SEEN images.
+def _usual_epochs(samples: int, drop_last: bool, world: int, unit: str) -> int:
+    """Return the default epochs: at least EPOCHS, at most MOST_EPOCHS, between: MIN_STEPS steps or MIN_SEEN samples.
 
     They are counted at the automatic batch size, so that another batch size changes neither epochs nor patience.
     """
-    batch_size = batch_size_for(images, world)
-    per_epoch = len(step_sizes(images, batch_size, 1, drop_last, world))
+    batch_size = batch_size_for(samples, world)
+    per_epoch = len(step_sizes(samples, batch_size, 1, drop_last, world, unit))
     # -(-a // b) below is a / b, rounded up
     least_steps = min(MIN_STEPS, MIN_SEEN // batch_size)
     return max(EPOCHS, min(MOST_EPOCHS, -(-least_steps // per_epoch)))
@@ -134,3 +147,28 @@ def _patience(config: Config, usual: int) -> int:
 def _with(config: Config, section: str, **values: Any) -> Config:
     part: BaseModel = getattr(config, section)
     return config.model_copy(update={section: part.model_copy(update=values)})
+
+
+def _with_augment(config: Config, modality: type[Modality], shape: Sequence[int], earlier: Mapping[str, Any]) -> Config:
+    """Numbers for the augment group's `auto`s; without augmentation for a modality that has none."""
+    if not modality.augments:
+        return _without_augment(config, modality)
+    chosen = {
+        key: value if (kept := earlier.get(f"augment.{key}")) is None else kept
+        for key, value in modality.automatic_augment(shape).items()
+        if getattr(config.augment, key) == AUTO
+    }
+    return _with(config, "augment", **chosen) if chosen else config
+
+
+def _without_augment(config: Config, modality: type[Modality]) -> Config:
+    """The default of the group is meant for other modalities; what was chosen must not be left out without a word."""
+    off, now = member("augment", "none"), config.augment.model_dump()
+    usual = composed((), group_options())["augment"]
+    if now not in (off, usual):
+        given = " ".join(f"augment.{key}={value}" for key, value in now.items() if value != off[key])
+        raise ConfigError(
+            f"{given}: the augment group is not for {modality.unit}s, which effbench does not augment. Leave it out, "
+            "or write augment=none."
+        )
+    return config if now == off else _with(config, "augment", **off)

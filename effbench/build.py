@@ -1,6 +1,14 @@
 """Config -> objects: the only place that turns a `_target_` into one."""
 
-from effbench.builders.datasets import batch_transform, eval_batches, splits, takes_time
+from effbench.builders.datasets import (
+    eval_batches,
+    modality,
+    preview,
+    restored_modality,
+    settings,
+    splits,
+    takes_time,
+)
 from effbench.builders.devices import device, device_type, memory_format
 from effbench.builders.hooks import callbacks
 from effbench.builders.loop import trainer
@@ -11,7 +19,6 @@ from effbench.builders.schedulers import schedule
 from effbench.builders.tasks import loss, metrics, task, task_of
 
 __all__ = [
-    "batch_transform",
     "callbacks",
     "check_options",
     "check_shapes",
@@ -21,9 +28,13 @@ __all__ = [
     "loss",
     "memory_format",
     "metrics",
+    "modality",
     "model",
     "optimizer",
+    "preview",
+    "restored_modality",
     "schedule",
+    "settings",
     "splits",
     "takes_time",
     "takes_vectors",

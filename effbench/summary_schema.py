@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from effbench.units import seen_key, throughput_key
+
 _DEEPEST = 20  # levels; a run's record and config have 4
 _LARGEST = 1e100
 _MOST = 10**15  # upper limit of a count
@@ -51,30 +53,54 @@ COUNTS: Rule = ("a mapping of whole numbers", _mapping_of(_is_count))
 FIELDS: Mapping[str, Rule] = {
     "status": TEXT, "error": TEXT, "stop_reason": TEXT, "device": TEXT, "precision": TEXT,
     "epochs": ("a number of at least 0", lambda value: is_number(value) and 0 <= value <= _MOST),
-    "steps": COUNT, "skipped_steps": COUNT, "images_seen": COUNT,
+    "steps": COUNT, "skipped_steps": COUNT,
     "sessions": ("a list of mappings", _list_of(lambda value: isinstance(value, dict))),
     "argv": ("a list of texts", _list_of(_is_text)),
     "metrics": MAPPING, "best": MAPPING, "timing": MAPPING, "memory": MAPPING, "model": MAPPING, "data": MAPPING,
     "environment": MAPPING, "git": MAPPING,
     "best.metric": TEXT, "best.value": NUMBER, "best.checkpoint": TEXT,
-    "timing.training_s": NUMBER, "timing.elapsed_s": NUMBER, "timing.images_per_s": NUMBER,
-    "timing.images_per_s_excludes_first_steps": COUNT, "timing.started": TEXT,
+    "timing.training_s": NUMBER, "timing.elapsed_s": NUMBER, "timing.started": TEXT,
     "timing.seconds": ("a mapping of numbers", _mapping_of(is_number)),
     "memory.peak_rss_bytes": NUMBER, "memory.peak_cuda_bytes": NUMBER,
     "model.name": TEXT, "model.optimizer": TEXT, "model.parameters": COUNT, "model.trainable_parameters": COUNT,
     "model.macs": COUNT,
     "data.name": TEXT, "data.sha256": TEXT, "data.counts": COUNTS, "data.evaluated": COUNTS,
     "data.classes": ("a list of names", _list_of(_is_text)),
-    "data.shape": ("channels, height and width", _list_of(_is_side, 3)),
-    "data.mean": NUMBERS, "data.std": NUMBERS,
+    "data.modality": TEXT, "data.unit": TEXT, "data.mean": NUMBERS, "data.std": NUMBERS,
 }  # fmt: skip
+
+
+IMAGE = "image"  # the unit of records that do not say
+
+
+def unit_of(summary: Mapping[str, Any]) -> str:
+    """The word for one sample of a run: 'image'."""
+    unit = _field(summary, "data.unit")
+    return unit if isinstance(unit, str) and unit.isidentifier() else IMAGE
+
+
+def throughput_of(summary: Mapping[str, Any]) -> float | None:
+    """Samples a second, where the record holds them."""
+    value = _field(summary, f"timing.{throughput_key(unit_of(summary))}")
+    return float(value) if is_number(value) else None
+
+
+def _fields(summary: Mapping[str, Any]) -> Mapping[str, Rule]:
+    """FIELDS, and those that depend on what the samples are."""
+    unit = unit_of(summary)
+    shape: Rule = ("channels, height and width", _list_of(_is_side, 3))
+    if unit != IMAGE:
+        shape = ("a list of sizes", _list_of(_is_count))
+    speed = f"timing.{throughput_key(unit)}"
+    own = {seen_key(unit): COUNT, speed: NUMBER, f"{speed}_excludes_first_steps": COUNT, "data.shape": shape}
+    return {**FIELDS, **own}
 
 
 def wrong_fields(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     """Return (dotted name, value, rule) of each field with a wrong type; collections come before their members."""
     wrong = [
         (name, value, rule)
-        for name, (rule, holds) in FIELDS.items()
+        for name, (rule, holds) in _fields(summary).items()
         if (value := _field(summary, name)) is not None and not holds(value)
     ]
     metrics = summary.get("metrics")

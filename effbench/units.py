@@ -7,6 +7,7 @@ import re
 
 from effbench.errors import ConfigError
 
+SPEED = "_per_s"  # how a record's name for a throughput ends
 _CLOCK_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # at most 12 digits: conversions of longer texts are slow or infinite
 _SPAN = re.compile(r"(\d{1,12}(?:\.\d+)?)\s*(%|steps?|epochs?)")
@@ -92,3 +93,23 @@ def percent(share: float, spread: float | None = None) -> str:
 def counted(count: int, noun: str) -> str:
     """Write a count with its noun: 1 step, 1,200 steps."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def throughput_key(unit: str) -> str:
+    """How the samples a second of a modality are recorded: images_per_s."""
+    return f"{unit}s{SPEED}"
+
+
+def seen_key(unit: str) -> str:
+    """How the samples that a run saw are recorded: images_seen."""
+    return f"{unit}s_seen"
+
+
+def speed_text(samples_per_s: float, unit: str) -> str:
+    """'1345 img/s', for a line of progress."""
+    return f"{samples_per_s:.0f} {'img' if unit == 'image' else f'{unit}s'}/s"
+
+
+def article(noun: str) -> str:
+    """'a' or 'an'."""
+    return "an" if noun[:1] in "aeiou" else "a"

@@ -7,12 +7,13 @@ import pytest
 from effbench.automatic import batch_size_for, settings, settled, told
 from effbench.config.compose import compose
 from effbench.config.schema import Config
+from effbench.data.images.modality import Images
 from effbench.errors import ConfigError
 
 
 def chosen(images: int, *words: str, **options: object) -> tuple[object, ...]:
     """(batch size, epochs, patience) of `effbench train WORDS` on so many train images."""
-    return numbers(settled(compose(words), images, 28, **options))  # type: ignore[arg-type]
+    return numbers(settled(compose(words), images, Images, (1, 28, 28), **options))  # type: ignore[arg-type]
 
 
 def numbers(config: Config) -> tuple[object, ...]:
@@ -24,7 +25,7 @@ def test_auto_gives_the_default_run_its_former_values() -> None:
     assert chosen(5400) == (64, 12, 5)
     assert chosen(45_000, "data=cifar10") == (64, 12, 5)
     assert chosen(5400, "data.batch_size=128") == (128, 12, 5)
-    assert told(settings(compose([]), settled(compose([]), 5400, 28)), 5400) is None
+    assert told(settings(compose([]), settled(compose([]), 5400, Images, (1, 28, 28))), 5400, "image") is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_auto_keeps_values_set_by_the_user_or_a_recipe(words: list[str], expecte
 
 @pytest.mark.slow
 def test_a_resumed_run_keeps_the_numbers_that_it_was_begun_with() -> None:
-    before = settled(compose([]), 325, 28).to_dict()
+    before = settled(compose([]), 325, Images, (1, 28, 28)).to_dict()
     assert chosen(2000, before=before) == (16, 100, 100)
     assert chosen(325, "trainer.max_epochs=70", before=before) == (16, 70, 100)
     assert chosen(325, "trainer.max_steps=3000", before=before) == (16, None, 100)
@@ -78,8 +79,8 @@ def test_a_resumed_run_keeps_the_numbers_that_it_was_begun_with() -> None:
 
 @pytest.mark.slow
 def test_values_once_settled_do_not_change() -> None:
-    config = settled(compose(["scheduler=plateau"]), 325, 64)
-    assert settled(config, 9999, 9) == config
+    config = settled(compose(["scheduler=plateau"]), 325, Images, (1, 64, 64))
+    assert settled(config, 9999, Images, (1, 9, 9)) == config
 
 
 @pytest.mark.slow
@@ -94,7 +95,7 @@ def test_a_run_shorter_than_its_own_min_steps_is_refused(words: list[str], lengt
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [325, 5400])
 def test_plateau_reduces_before_early_stopping_stops(images: int) -> None:
-    config = settled(compose(["scheduler=plateau"]), images, 28)
+    config = settled(compose(["scheduler=plateau"]), images, Images, (1, 28, 28))
     assert config.scheduler.options["patience"] + 1 < config.early_stopping.patience  # type: ignore[operator]
 
 
@@ -106,7 +107,7 @@ def test_every_process_gets_the_two_images_that_batch_norm_needs() -> None:
 @pytest.mark.parametrize(("side", "padding"), [(8, 2), (28, 2), (32, 2), (64, 5), (224, 18)])
 def test_crops_move_an_image_by_a_twelfth_of_its_side(side: int, padding: int) -> None:
     config = compose([])
-    assert settled(config, 325, side).augment.crop_padding == padding
-    assert settled(compose(["augment.crop_padding=7"]), 325, side).augment.crop_padding == 7
-    before = settled(compose(["augment.crop_padding=1"]), 325, side).to_dict()
-    assert settled(config, 325, side, before=before).augment.crop_padding == 1
+    assert settled(config, 325, Images, (1, side, side)).augment.crop_padding == padding
+    assert settled(compose(["augment.crop_padding=7"]), 325, Images, (1, side, side)).augment.crop_padding == 7
+    before = settled(compose(["augment.crop_padding=1"]), 325, Images, (1, side, side)).to_dict()
+    assert settled(config, 325, Images, (1, side, side), before=before).augment.crop_padding == 1

@@ -14,10 +14,11 @@ import yaml
 from effbench.config import schema
 from effbench.config.compose import compose
 from effbench.config.paths import conf_dir, recipes_dir
+from effbench.data.images.modality import Images
 from effbench.report.cost import Setting
 from effbench.run.validate import dry_build
 
-SMALL = Setting((3, 32, 32), 10)
+SMALL = Setting(Images.blank((3, 32, 32)), 10)
 GROUP_FILES = sorted(conf_dir().glob("*/*.yaml"))
 MEMBERS = [path for path in GROUP_FILES if not path.stem.startswith("_")]
 RECIPES = sorted(recipes_dir().glob("*.yaml"))
@@ -61,7 +62,7 @@ def test_every_member_of_every_group_composes_and_builds(path: Path) -> None:
 def test_every_recipe_composes_and_builds_at_its_own_image_size(path: Path) -> None:
     config = compose([f"recipe={path.stem}"])
     size = config.data.options["image_size"]
-    assert " with " in dry_build(config, Setting((1, size, size), 10))
+    assert " with " in dry_build(config, Setting(Images.blank((1, size, size)), 10))
 
 
 @pytest.mark.slow

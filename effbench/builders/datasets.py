@@ -1,20 +1,22 @@
-"""The dataset and its batches."""
+"""The dataset, what is learnt from it, and its batches."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from effbench.automatic import number
+from effbench.automatic import number, settled
 from effbench.builders.devices import memory_format
 from effbench.builders.factories import call
 from effbench.cache_dir import expanded
 from effbench.config.schema import Config
-from effbench.data.batches import BatchTransform, EvalBatches, Shard, TrainBatches
-from effbench.data.images.augment import Augment
+from effbench.data.batches import EvalBatches, Shard, TrainBatches
+from effbench.data.modality import Modality, Settings
+from effbench.data.preview import preview_of
 from effbench.data.slow import is_slow_to_read
-from effbench.data.splits import Split, Splits, channel_statistics, representative_sample
+from effbench.data.splits import Split, Splits, representative_sample
 from effbench.errors import ConfigError
 from effbench.target_allowlist import resolve
 from effbench.training.distributed import DistributedContext
@@ -46,16 +48,44 @@ def _in_full(value: Any) -> Any:
     return str(expanded(value)) if isinstance(value, str) and (value == "~" or value.startswith("~/")) else value
 
 
-def batch_transform(config: Config, data: Splits, on: torch.device) -> BatchTransform:
-    """Normalisation by the train split's own statistics, and the memory format the model likes."""
-    mean, std = channel_statistics(data.train.images)
-    return BatchTransform(tuple(mean), tuple(std), on, memory_format(config))
+def preview(config: Config) -> Modality | None:
+    """Return the modality of the dataset before it is read, if its function declares it (`@previewed`)."""
+    found = preview_of(resolve("data", config.data.target, config.allow_targets))
+    return None if found is None else found(config.data.options, settings(config))
+
+
+def modality(config: Config, data: Splits, on: torch.device) -> Modality:
+    """What is learnt from the train split, such as the statistics that normalise it."""
+    if config.device.channels_last and len(data.shape) != 3:
+        raise ConfigError(
+            f"device.channels_last=true is for images; {data.name} holds {data.modality.unit}s of "
+            f"{data.modality.layout} {data.shape}. Leave it out."
+        )
+    augment = settled(config, len(data.train), data.modality, data.shape).augment.model_dump()
+    return data.modality.fit(data, settings(config, on, augment if data.modality.augments else {}))
+
+
+def restored_modality(config: Config, recorded: Mapping[str, Any], on: torch.device | None = None) -> Modality:
+    """That of a trained run, for evaluation. recorded: the `data` of its summary.
+
+    Raises ValueError where the record lacks something, ConfigError where its class may not be built.
+    """
+    name = recorded.get("modality") or _path(Splits.modality)
+    kind = resolve("data", name, config.allow_targets)
+    if not (isinstance(kind, type) and issubclass(kind, Modality)):
+        raise ConfigError(f"data.modality {name!r} is no subclass of effbench.data.modality.Modality.")
+    return kind.restored(recorded, settings(config, on))
+
+
+def settings(config: Config, on: torch.device | None = None, augment: Mapping[str, Any] | None = None) -> Settings:
+    """What the config says to a modality; without `augment`, for evaluation alone."""
+    return Settings(on or torch.device("cpu"), memory_format(config), augment or {}, config.data.options)
 
 
 def eval_batches(
-    config: Config, split: Split, transform: BatchTransform, ranks: DistributedContext, limit: float | None = None
+    config: Config, split: Split, kind: Modality, ranks: DistributedContext, limit: float | None = None
 ) -> EvalBatches:
-    """One pass over `split`, or over a sample of all its classes: `limit` batches, or that fraction of the images.
+    """One pass over `split`, or over a sample of all its classes: `limit` batches, or that fraction of the samples.
 
     The sample depends on the split and its own size alone, not on the number of processes.
     """
@@ -65,7 +95,7 @@ def eval_batches(
     return EvalBatches(
         split,
         batch_size=batch_size,
-        transform=transform,
+        modality=kind,
         shard=Shard(ranks.rank, ranks.world),
         sample=sample,
         num_workers=config.data.num_workers,
@@ -73,7 +103,7 @@ def eval_batches(
     )
 
 
-def train_batches(config: Config, data: Splits, transform: BatchTransform, ranks: DistributedContext) -> TrainBatches:
+def train_batches(config: Config, data: Splits, kind: Modality, ranks: DistributedContext) -> TrainBatches:
     section = config.data
     if ranks.world > 1 and config.trainer.on_oom == "halve":
         raise ConfigError("trainer.on_oom=halve works in one process; under torchrun use trainer.on_oom=raise.")
@@ -86,8 +116,7 @@ def train_batches(config: Config, data: Splits, transform: BatchTransform, ranks
             data.train,
             batch_size=batch_size,
             num_classes=len(data.classes),
-            transform=transform,
-            augment=Augment(**config.augment.model_dump()),
+            modality=kind,
             accumulate=config.trainer.accumulate_grad_batches,
             seed=config.seed,
             drop_last=section.drop_last,
@@ -102,12 +131,10 @@ def train_batches(config: Config, data: Splits, transform: BatchTransform, ranks
     return whole if limit is None else batches(limit)
 
 
-def validation_batches(
-    config: Config, data: Splits, transform: BatchTransform, ranks: DistributedContext
-) -> EvalBatches | None:
+def validation_batches(config: Config, data: Splits, kind: Modality, ranks: DistributedContext) -> EvalBatches | None:
     if data.val is None:
         return None
-    return eval_batches(config, data.val, transform, ranks, config.trainer.limit_val_batches)
+    return eval_batches(config, data.val, kind, ranks, config.trainer.limit_val_batches)
 
 
 def _limit(limit: float | None, available: int) -> int | None:
@@ -115,3 +142,7 @@ def _limit(limit: float | None, available: int) -> int | None:
     if limit is None or isinstance(limit, int):
         return limit
     return max(1, round(limit * available))
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

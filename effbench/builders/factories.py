@@ -16,14 +16,40 @@ Built = TypeVar("Built")
 
 
 def call(
-    group: str, target: str, config: Config, options: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+    group: str,
+    target: str,
+    config: Config,
+    options: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+    giver: str = "",
 ) -> Any:
-    """Resolves and calls a factory with the YAML's options, and those `facts` that it takes."""
+    """Resolves and calls a factory with the YAML's options, and those `facts` that it takes.
+
+    Args:
+        giver: what the facts come from, such as 'images', for the message where some are missing.
+    """
     factory = resolve(group, target, config.allow_targets)
     words = inspect.signature(factory).parameters
     open_ended = any(word.kind is word.VAR_KEYWORD for word in words.values())
     taken = {key: value for key, value in (facts or {}).items() if key in words or open_ended}
+    if facts is not None:
+        _check_complete(group, target, words, {**options, **taken}, f"{giver} give {', '.join(facts)}")
     return construct(group, target, factory, {**options, **taken})
+
+
+def _check_complete(
+    group: str, target: str, words: Mapping[str, inspect.Parameter], given: Mapping[str, Any], facts: str
+) -> None:
+    """A parameter without a default must be an option or a fact."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    missing = [
+        name for name, word in words.items() if word.default is word.empty and word.kind in named and name not in given
+    ]
+    if missing:
+        raise ConfigError(
+            f"{group} ({target}) needs {', '.join(missing)}: it is none of its options, and {facts}. Give it as an "
+            f"option, or choose a {group} for such data."
+        )
 
 
 def construct(group: str, target: str, factory: Callable[..., Built], options: Mapping[str, Any]) -> Built:

@@ -16,7 +16,8 @@ from effbench.builders.schedulers import schedule, watches_metric
 from effbench.builders.tasks import task
 from effbench.config.schema import Config
 from effbench.cpu.accelerate import accelerate
-from effbench.data.batches import BatchTransform, TrainBatches
+from effbench.data.batches import TrainBatches
+from effbench.data.modality import Modality
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError, unknown_name
 from effbench.metrics import LOSS
@@ -51,25 +52,25 @@ from effbench.units import seconds_from
 
 
 def trainer(
-    config: Config, data: Splits, transform: BatchTransform, ranks: DistributedContext, checkpoints: Checkpoints | None
+    config: Config, data: Splits, modality: Modality, ranks: DistributedContext, checkpoints: Checkpoints | None
 ) -> Trainer:
     """The loop with all its parts; whatever cannot work together is refused here, before the first step."""
-    config = settled(config, len(data.train), min(data.shape[1:]), ranks.world)
-    chosen = task(config, data, transform.device)
+    config = settled(config, len(data.train), data.modality, data.shape, ranks.world)
+    device = modality.transfer.device
+    chosen = task(config, data, device)
     data = chosen.checked(data)
     _check_monitors(config, data, chosen)
-    train = train_batches(config, data, transform, ranks)
+    train = train_batches(config, data, modality, ranks)
     limits = _limits(config)
-    channels, height, width = data.shape
-    net = model(config, len(data.classes), channels, (height, width))
-    check_outputs(config, net, data, chosen)
-    if transform.device.type == "cpu":
+    net = model(config, len(data.classes), modality)
+    check_outputs(config, net, data, modality, chosen)
+    if device.type == "cpu":
         accelerate(net)
-    net = net.to(transform.device, memory_format=memory_format(config))  # type: ignore[call-overload]
+    net = net.to(device, memory_format=memory_format(config))  # type: ignore[call-overload]
     over = optimizer(config, net)
     section, parameters = config.trainer, [p for p in net.parameters() if p.requires_grad]
     decayed = decayed_parameters(net, config.optimizer.no_decay)
-    precision, _ = choose_precision(section.precision, transform.device)
+    precision, _ = choose_precision(section.precision, device)
     planned = schedule(config, over, limits.total_steps(train.steps_per_epoch), train.steps_per_epoch)
     return Trainer(
         model=net,
@@ -79,7 +80,7 @@ def trainer(
         plateau_metric=_plateau_metric(config, chosen),
         compiled=section.compile is not False,
         train=train,
-        val=validation_batches(config, data, transform, ranks),
+        val=validation_batches(config, data, modality, ranks),
         limits=limits,
         task=chosen,
         penalty=L1Penalty(decayed, config.loss.l1),
@@ -87,7 +88,9 @@ def trainer(
         precision=precision,
         ema=_average(config, net, over),
         nonfinite_policy=SkipNonFinite(ranks, precision.name != "16-mixed") if section.on_nonfinite == "skip" else None,
-        oom_policy=SplitOnOutOfMemory() if section.on_oom == "halve" else RaiseOnOutOfMemory(),
+        oom_policy=SplitOnOutOfMemory(modality.size_key)
+        if section.on_oom == "halve"
+        else RaiseOnOutOfMemory(modality.size_key),
         buffer_snapshot=BufferSnapshot(net)
         if (section.on_nonfinite, section.on_oom) != ("stop", "raise")
         else NoBufferSnapshot(),
@@ -133,7 +136,7 @@ def _statistics(
     norms = trained_norms(net)
     if not norms:
         return KeepStatistics()
-    batches = partial(statistics_batches, train.split, train.transform, config.seed)
+    batches = partial(statistics_batches, train.split, train.modality, config.seed)
     kind = AveragedStatistics if averages or config.ema.enabled else RefreshStatistics
     return kind(norms, batches, train.batch_size // ranks.world, config.data.eval_batch_size, precision)
 

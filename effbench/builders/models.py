@@ -11,10 +11,11 @@ from torch import nn
 from effbench.builders.factories import call
 from effbench.cache_dir import expanded
 from effbench.config.schema import Config
+from effbench.data.modality import Modality
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError, DataError
 from effbench.models.adapt import Loaded, freeze, load_pretrained, load_state
-from effbench.models.probe import check_logits, initialize_lazy
+from effbench.models.probe import Probe, check_logits, initialize_lazy
 from effbench.models.timm_zoo import TARGET as TIMM_TARGET
 from effbench.models.timm_zoo import tag_of
 from effbench.randomness import Purpose, derived_seed
@@ -27,15 +28,15 @@ log = logging.getLogger(__name__)
 _WEIGHTS_OPTIONS = ("weights", "weights_backbone", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
-def model(config: Config, num_classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:
+def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
     """The model on the CPU, its weights drawn from the seed or loaded from model.pretrained, frozen as asked."""
     _refuse_weights_options(config)
-    facts = {"num_classes": num_classes, "in_channels": channels, "image_size": image_size}
+    facts = {"num_classes": num_outputs, **modality.facts}
     torch.manual_seed(derived_seed(config.seed, Purpose.WEIGHTS))
-    built = call("model", config.model.target, config, config.model.options, facts)
+    built = call("model", config.model.target, config, config.model.options, facts, f"{modality.unit}s")
     if not isinstance(built, nn.Module):
         raise ConfigError(f"model._target_ {config.model.target!r} must make an nn.Module; got {type(built).__name__}.")
-    initialize_lazy(built, f"model._target_ {config.model.target!r}", (channels, *image_size))
+    initialize_lazy(built, f"model._target_ {config.model.target!r}", probe_of(modality))
     if config.model.pretrained is not None and config.resume is None:  # else the checkpoint has them
         loaded = _load_pretrained(built, expanded(config.model.pretrained))
         log.info(f"pretrained: {loaded}")
@@ -87,12 +88,17 @@ def check_weights_names(config: Config) -> None:
         )
 
 
-def check_outputs(config: Config, net: nn.Module, data: Splits, chosen: Task) -> None:
-    """Check what a model gives for images; effbench's own have passed (tests/test_contracts.py)."""
+def probe_of(modality: Modality) -> Probe:
+    """Two samples, whose values do not matter."""
+    return Probe(modality.example(2), modality.unit, str(modality))
+
+
+def check_outputs(config: Config, net: nn.Module, data: Splits, modality: Modality, chosen: Task) -> None:
+    """Check what a model gives for samples; effbench's own have passed (tests/test_contracts.py)."""
     if is_own(config.model.target):
         return
-    name = f"model._target_ {config.model.target!r}"
-    check_logits(net, name, data.shape, len(data.classes), data.name, takes_softmax=chosen.kind == "class")
+    name, probe = f"model._target_ {config.model.target!r}", probe_of(modality)
+    check_logits(net, name, probe, len(data.classes), data.name, takes_softmax=chosen.kind == "class")
 
 
 def compiled_model(net: nn.Module, choice: bool | str) -> nn.Module:

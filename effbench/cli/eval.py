@@ -106,7 +106,7 @@ def evaluate_run(
     if device.type == "cpu":
         accelerate(model)  # gives the same numbers as the test after training
     precision, _ = choose_precision(run.config.trainer.precision, device)
-    batches = build.eval_batches(run.config, measured, run.transform(device), DistributedContext())
+    batches = build.eval_batches(run.config, measured, run.modality(device), DistributedContext())
     values = evaluate(model, batches, precision, DistributedContext(), run.task)
     return {**{f"{which}/{name}": value for name, value in values.items()}, "samples": len(measured)}
 
@@ -139,7 +139,7 @@ def _other_folder(trained: Run, run: Run, which: str) -> tuple[str, Split] | Non
     root = options["root"]
     if not isinstance(root, str) or _same_place(before.options.get("root"), root) or _holds_the_runs(run):
         return None  # the dataset reports what is wrong with it
-    size = run.image_shape[-1]
+    size = run.shape[-1]
     if options["image_size"] != size:
         raise ConfigError(f"data.image_size={options['image_size']}, the run's model takes {size}.")
     if which not in ("", "train", "val", "test"):
@@ -166,21 +166,21 @@ def _holds_the_runs(run: Run) -> bool:
 
 
 def check_same_data(run: Run, data: Splits) -> None:
-    """Require the run's classes and image shape; other images are allowed and reported."""
+    """Require the run's classes and sample shape; other samples are allowed and reported."""
     if data.classes != run.classes:
         other = sorted(set(data.classes) ^ set(run.classes))[:5]
         raise ConfigError(
             f"the data's {len(data.classes)} classes are not the run's {len(run.classes)}"
             f"{': ' + ', '.join(other) if other else ' in this order'}."
         )
-    if data.shape != run.image_shape:
-        raise ConfigError(f"the data's images are {data.shape}, the run's model takes {run.image_shape}.")
+    if data.shape != run.shape:
+        raise ConfigError(f"the data's {data.modality.unit}s are {data.shape}, the run's model takes {run.shape}.")
     if data.sha256 != run.data["sha256"]:
         log.info("note: this is not the dataset that the run was trained on (its sha256 differs)")
 
 
 def _tell_other_splits(trained: Run, now: Run) -> None:
-    before, after = trained.config.data.options, now.config.data.options
+    before, after, unit = trained.config.data.options, now.config.data.options, trained.modality().unit
     keys = [key for key in ("split_seed", "val_fraction", "test_fraction") if before.get(key) != after.get(key)]
     if keys and trained.config.data.target == now.config.data.target:
-        log.info(f"note: data.{keys[0]} differs from the run's: these may include images that the run was trained on")
+        log.info(f"note: data.{keys[0]} differs from the run's: these may include {unit}s that the run was trained on")

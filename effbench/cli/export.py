@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench export RUN [format=onnx|torchscript|torch_export] [checkpoint=best|last] [output=FOLDER]
                        [tolerance=1e-4] [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
 
-Writes RUN's model to a file that maps images, float32 (N, C, H, W) in [0, 1] for any N, to logits (N, K). It includes
-the run's normalisation. A .json file with the same name describes input, output, preprocessing, origin and parity. The
-folder is RUN/export, or output=FOLDER.
+Writes RUN's model to a file that maps samples (images: float32 (N, C, H, W) in [0, 1]) for any N to logits (N, K). It
+includes the run's normalisation. A .json file with the same name describes input, output, preprocessing, origin and
+parity. The folder is RUN/export, or output=FOLDER.
 
-Before the file is published, the format's own runtime runs it on up to 256 validation images, in batches and on one
-image. If a logit differs from the model's by more than `tolerance` of the largest logit, or a top class differs, there
+Before the file is published, the format's own runtime runs it on up to 256 validation samples, in batches and on one
+sample. If a logit differs from the model's by more than `tolerance` of the largest logit, or a top class differs, there
 is no file and the exit code is 3. format=onnx (opset 20) needs the extra: pip install 'effbench[onnx]'."""
 SCHEMA = 1
 Done = TypeVar("Done")
-IMAGES = 256  # images of the comparison
+SAMPLES = 256  # samples of the comparison
 
 
 def main(words: Sequence[str]) -> int:
@@ -93,7 +93,7 @@ def export_run(
     run = with_data(load_run(folder, allow_targets), dict(data_overrides), "cpu")
     from effbench import build
     from effbench.export.files import ELSEWHERE, publish_file
-    from effbench.export.formats import FORMATS, export_bytes, require_libraries
+    from effbench.export.formats import FORMATS, require_libraries
 
     if format_name not in FORMATS:
         raise ConfigError(unknown_name("format", format_name, FORMATS))
@@ -102,16 +102,16 @@ def export_run(
     model, step = _saved(run, checkpoint)
     target = _target(run, checkpoint, output, FORMATS[format_name].suffix)
     with holding(target.parent, ELSEWHERE):
-        which, images = _images(run)
-        content = _told(
-            f"exporting {target.name}", lambda: export_bytes(format_name, _portable(run, model), run.image_shape)
-        )
+        which, samples = _samples(run)
+        content = _told(f"exporting {target.name}", lambda: _content(run, model, format_name))
 
         def facts(path: Path) -> dict[str, Any]:
-            parity = _parity(run, model, format_name, path, images, tolerance, which)
+            parity = _parity(run, model, format_name, path, samples, tolerance, which)
             return {**_facts(run, format_name), "checkpoint": {"name": checkpoint, "step": step}, "parity": parity}
 
-        about = _told(f"comparing on {len(images)} {which} images", lambda: publish_file(target, content, facts))
+        about = _told(
+            f"comparing on {len(samples)} {which} {run.modality().unit}s", lambda: publish_file(target, content, facts)
+        )
     return {**about, "path": str(target)}
 
 
@@ -144,14 +144,17 @@ def _for_a_file(text: str) -> str:
     return re.sub(r"[^\w.-]", "_", text)
 
 
-def _portable(run: Run, model: nn.Module) -> nn.Module:
+def _content(run: Run, model: nn.Module, format_name: str) -> bytes:
+    from effbench.export.formats import export_bytes
     from effbench.export.portable import portable
 
-    return portable(model, run.data["mean"], run.data["std"])
+    modality = run.modality()
+    whole, name = portable(model, modality.normaliser()), modality.export_facts()["input"]["name"]
+    return export_bytes(format_name, whole, modality.portable_example(), name)
 
 
-def _images(run: Run) -> tuple[str, Tensor]:
-    """Return (split, images float32 (N, C, H, W) in [0, 1]): a sample of validation, or else of train."""
+def _samples(run: Run) -> tuple[str, Tensor]:
+    """Return (split, samples as the file takes them): a sample of validation, or else of train."""
     from effbench import build
     from effbench.data.splits import representative_sample
 
@@ -160,22 +163,22 @@ def _images(run: Run) -> tuple[str, Tensor]:
     data = run.task.checked(data)
     which = "train" if data.val is None else "val"  # the test split is used for the test only
     split = data.named()[which]
-    rows = representative_sample(split.labels, min(IMAGES, len(split)))
-    return which, split.images[rows].float() / 255
+    rows = representative_sample(split.labels, min(SAMPLES, len(split)))
+    return which, run.modality().portable(split.inputs[rows])
 
 
 def _parity(
-    run: Run, model: nn.Module, format_name: str, path: Path, images: Tensor, tolerance: float, which: str
+    run: Run, model: nn.Module, format_name: str, path: Path, samples: Tensor, tolerance: float, which: str
 ) -> dict[str, Any]:
     """Compare the file at `path` with the model, as the record holds it."""
     from effbench.export.formats import load_exported
     from effbench.export.parity import compare, require
 
-    transform = run.transform()
+    modality = run.modality()
     exported = load_exported(format_name, path)
     size = run.config.data.eval_batch_size
-    parity = compare(lambda batch: model(transform(batch)), exported, images, size, run.task.same_answer)
-    require(parity, tolerance, f"format={format_name}")
+    parity = compare(lambda batch: model(modality.normalise(batch)), exported, samples, size, run.task.same_answer)
+    require(parity, tolerance, f"format={format_name}", modality.unit)
     return {"split": which, "tolerance": tolerance, **parity.facts()}
 
 
@@ -183,18 +186,18 @@ def _facts(run: Run, format_name: str) -> dict[str, Any]:
     """Return what a user of the file must know."""
     from importlib.metadata import version
 
-    from effbench.data.images.decoding import preprocessing
-    from effbench.export.formats import FORMATS, INPUT, OUTPUT
+    from effbench.export.formats import FORMATS, OUTPUT
 
+    about = run.modality().export_facts()
     return {
         "schema_version": SCHEMA,
         "format": format_name,
         "opset": FORMATS[format_name].opset,
-        "input": {"name": INPUT, "shape": ["N", *run.image_shape], "dtype": "float32", "range": [0.0, 1.0]},
-        "preprocessing": preprocessing(run.image_shape[1], run.image_shape[0], run.levels),
+        "input": about["input"],
+        "preprocessing": about["preprocessing"],
         "output": {"name": OUTPUT, "shape": ["N", len(run.classes)], "dtype": "float32"},
         "probabilities": run.task.answer,
-        "normalisation_inside": {"mean": run.data["mean"], "std": run.data["std"]},
+        "normalisation_inside": about["normalisation_inside"],
         "classes": list(run.classes),
         "model": {"name": _name(run), **{key: run.summary["model"][key] for key in ("parameters", "macs")}},
         "run": str(run.folder),
@@ -223,14 +226,14 @@ def _tolerance(text: str) -> float:
 def _print_table(result: Mapping[str, Any]) -> None:
     from effbench.units import human_bytes, percent
 
-    parity = result["parity"]
+    parity, unit = result["parity"], result["input"]["name"]
     opset = f" (opset {result['opset']})" if result["opset"] else ""
     lines = {
         "format": f"{result['format']}{opset}",
         "file": result["path"],
         "size": human_bytes(result["bytes"]),
         "parity": f"{parity['relative']:.2g} of the largest logit ({parity['largest_logit']:.3g})",
-        "same answers": f"{percent(parity['agreement'])} of {parity['samples']} {parity['split']} images",
+        "same answers": f"{percent(parity['agreement'])} of {parity['samples']} {parity['split']} {unit}",
     }
     for name, text in lines.items():
         print(f"{name:<16} {for_terminal(text)}")

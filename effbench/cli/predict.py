@@ -1,4 +1,4 @@
-"""effbench predict: classify image files with a finished run."""
+"""effbench predict: answers of a finished run for files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import csv
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from effbench.cache_dir import expanded
 from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
 from effbench.console import writes_unicode
-from effbench.errors import ConfigError, DataError, unknown_name
+from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import csv_cell, for_terminal
 from effbench.run.load import targets_from
-
-if TYPE_CHECKING:
-    from effbench.run.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +24,10 @@ HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best
 
 Prints class, probability and top-k of each image as CSV on stdout (--json: as JSON), in the given order; files of a
 folder are sorted by name. Images are converted to the size and channels of the run's training; max_pixels is the run's
-unless given. Files that are not images are listed on stderr, and the exit code is 1.
+unless given. For a run on feature rows, FILE is a CSV file: a line a sample, optionally after a line of column names.
+Files that cannot be read are listed on stderr, and the exit code is 1.
 In CSV, a name that a spreadsheet would run as a formula (first character = + - @) begins with an apostrophe."""
-BATCH = 256
+FILE_OPTIONS = ("max_pixels",)
 
 
 def main(words: Sequence[str]) -> int:
@@ -55,7 +53,7 @@ def main(words: Sequence[str]) -> int:
         _count("top_k", options["top_k"]),
         options["checkpoint"],
         targets_from(options["allow_targets"]),
-        _count("max_pixels", options["max_pixels"]) if options["max_pixels"] else None,
+        {key: _count(key, options[key]) for key in FILE_OPTIONS if options[key]},
     )
     ascii_only = not (options["output"] or writes_unicode())
     text = json.dumps(rows, indent=2, ensure_ascii=ascii_only) + "\n" if as_json else _as_csv(rows)
@@ -76,17 +74,17 @@ def predict_files(
     top_k: int,
     checkpoint: str = "best",
     allow_targets: Sequence[str] = (),
-    max_pixels: int | None = None,
+    options: Mapping[str, int] | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Predict image files with a run.
+    """Predict files with a run.
 
     Args:
         folder: the run folder.
         paths: files and folders.
-        top_k: classes to list for each image.
+        top_k: classes to list for each sample.
         checkpoint: 'best', 'last' or the name of a checkpoint.
         allow_targets: the user's modules that a _target_ may name.
-        max_pixels: a larger file is not decoded; None: the run's limit.
+        options: options of the modality's files, such as max_pixels; the others are the run's.
 
     Returns:
         ([{file, class, probability, top_k: [{class, probability}]}] in the given order, messages on unreadable files).
@@ -94,45 +92,17 @@ def predict_files(
     """
     from effbench.run.load import load_run
 
+    options = options or {}
     run = load_run(folder, allow_targets)
-    import torch
-
-    from effbench.data.images.decoding import find_images
-
-    files = find_images(paths)
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []
-    answers = run.predictor(checkpoint)
-    for names, images in _batches(files, run, max_pixels, unreadable):
-        for name, values in zip(names, answers(torch.stack(images)).tolist(), strict=True):
-            rows.append({"file": _printable(name), **run.task.described(values, run.classes, top_k)})
+    modality, answers = run.modality(), run.predictor(checkpoint)
+    if unknown := [key for key in options if key not in modality.file_options]:
+        raise ConfigError(f"{unknown[0]} is no option of predict for {modality.unit}s. Leave it out.")
+    for names, samples in modality.read_files(paths, options, unreadable):
+        for name, values in zip(names, answers(samples).tolist(), strict=True):
+            rows.append({**name, **run.task.described(values, run.classes, top_k)})
     return rows, unreadable
-
-
-def _batches(
-    files: Sequence[Path], run: Run, max_pixels: int | None, unreadable: list[str]
-) -> Iterator[tuple[Any, Any]]:
-    """Yield (paths, uint8 images), BATCH at a time; messages on unreadable files are added to `unreadable`."""
-    from effbench.data.images.decoding import Levels, decode, depths
-
-    channels, size, _ = run.image_shape
-    limit = max_pixels or run.max_pixels
-    levels = Levels(*run.white_level) if run.data.get("white_level") else None
-    if levels and (above := sum(deep is not None and levels.exceeded_by(deep) for deep in depths(files, limit))):
-        log.info(
-            f"note: {above} images have values above {levels.integers:g} (floats: {levels.floats:g}), the white level "
-            "of training: these values become white"
-        )
-    for start in range(0, len(files), BATCH):
-        names, images = [], []
-        for path in files[start : start + BATCH]:
-            try:
-                images.append(decode(path, size, channels, limit, levels))
-                names.append(path)
-            except DataError as error:
-                unreadable.append(str(error))
-        if names:
-            yield names, images
 
 
 def _check_output(path: Path) -> None:
@@ -152,6 +122,8 @@ def _count(key: str, text: str) -> int:
 def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Return CSV with file, class, probability, class_2, probability_2, …; for other tasks file and one column a value.
 
+    Columns that name a sample further, such as its row, follow `file`.
+
     A leading = + - @ gets an apostrophe, for spreadsheets.
     """
     import io
@@ -164,11 +136,12 @@ def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
         writer.writerows([csv_cell(cell) for cell in row.values()] for row in flat)
         return text.getvalue()
     depth = len(rows[0]["top_k"]) if rows else 1
+    names = [name for name in rows[0] if name not in ("class", "probability", "top_k")] if rows else ["file"]
     extra = [name for rank in range(2, depth + 1) for name in (f"class_{rank}", f"probability_{rank}")]
-    writer.writerow(["file", "class", "probability", *extra])
+    writer.writerow([*names, "class", "probability", *extra])
     for row in rows:
         ranked = [cell for entry in row["top_k"] for cell in (csv_cell(entry["class"]), entry["probability"])]
-        writer.writerow([csv_cell(row["file"]), *ranked])
+        writer.writerow([*(csv_cell(row[name]) for name in names), *ranked])
     return text.getvalue()
 
 
@@ -181,8 +154,3 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = "; ".join(value) if isinstance(value, list) else value
     return flat
-
-
-def _printable(path: Path) -> str:
-    r"""Return the path as text for any stream: bytes that are not UTF-8 appear as \udcXX."""
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

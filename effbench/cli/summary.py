@@ -10,19 +10,22 @@ from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
 from effbench.config.compose import compose
 from effbench.errors import ConfigError, DataError
 from effbench.jobs.plan import expand
+from effbench.units import article
 
 if TYPE_CHECKING:
     from effbench.config.schema import Config
     from effbench.report.cost import Setting
+
+Given = tuple[tuple[int, ...] | None, int]  # the shape of a sample and the number of classes
 
 HELP = """usage: effbench summary [GROUP=NAME | KEY=VALUE ...] [input=CxHxW classes=K] [--json]
 
   effbench summary model=swin optimizer=lion           for this config's data, and in the papers' setting
   effbench summary model=cnn,ds_cnn optimizer=adamw,adan input=3x32x32 classes=10
 
-Prints parameters; MACs (multiply-accumulates; FLOPs are twice that) of the forward pass of one image; bytes that
-autograd keeps for a step of data.batch_size images; bytes of optimizer state. For depthwise separable convolutions also
-the ratio of their MACs to those of a standard convolution: counted, and by the formula 1/C_out + 1/k^2."""
+Prints parameters; MACs (multiply-accumulates; FLOPs are twice that) of the forward pass of one sample; bytes that
+autograd keeps for a step of data.batch_size samples; bytes of optimizer state. For depthwise separable convolutions
+also the ratio of their MACs to those of a standard convolution: counted, and by the formula 1/C_out + 1/k^2."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -43,34 +46,61 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def costs(words: Sequence[str], config: Config, given: Setting | None) -> list[dict[str, Any]]:
+def costs(words: Sequence[str], config: Config, given: Given | None) -> list[dict[str, Any]]:
     """Return a row for the given setting; without one, for the config's data and for the papers' setting.
 
     Args:
         words: overrides of the config.
         config: the composed config.
-        given: input shape and classes, or None.
+        given: sample shape and classes, or None.
     """
-    from effbench.report.cost import PUBLISHED, cost
+    from effbench.report.cost import cost, published
 
-    settings = [given] if given else [data_setting(config), PUBLISHED]
+    own = setting_of(config, given)
+    papers = None if given else published(config, type(own.modality))
+    settings = [own] if papers is None else [own, papers]
     return [{"config": " ".join(words) or "(defaults)", **cost(config, setting)} for setting in settings]
 
 
-def data_setting(config: Config) -> Setting:
-    """Return image shape and number of classes of the config's data, which is read for it."""
+def setting_of(config: Config, given: Given | None) -> Setting:
+    """Return the setting that is given, or that of the config's data, which are read for it."""
     from effbench import build
     from effbench.report.cost import Setting
 
+    if given is not None:
+        return _given_setting(config, *given)
     try:
         data = build.splits(config)
     except DataError as error:
         raise DataError(f"{error}\nTo do without the data, give input=3x224x224 classes=1000.") from error
-    return Setting(data.shape, len(data.classes))
+    return Setting(data.modality.blank(data.shape, build.settings(config)), len(data.classes))
 
 
-def _own_options(words: Sequence[str]) -> tuple[Setting | None, list[str]]:
-    """Return (the setting given by input= and classes=, the other words)."""
+def _given_setting(config: Config, shape: tuple[int, ...] | None, num_classes: int) -> Setting:
+    """Return a setting of the dataset's modality; shape None: the papers', or else the dataset's own."""
+    from effbench import build
+    from effbench.data.splits import Splits
+    from effbench.report.cost import Setting
+
+    preview = build.preview(config)
+    kind = Splits.modality if preview is None else type(preview)
+    usual = kind.published[0] if kind.published else None if preview is None else preview.shape
+    shape = shape or usual
+    if shape is None or (usual is not None and len(shape) != len(usual)):
+        such_as = f", such as {_x(usual)}" if usual else ""
+        raise ConfigError(
+            f"input must be {kind.layout} of {article(kind.unit)} {kind.unit}, with x between them{such_as}; got "
+            f"{_x(shape or ())!r}."
+        )
+    return Setting(kind.blank(shape, build.settings(config)), num_classes)
+
+
+def _x(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _own_options(words: Sequence[str]) -> tuple[Given | None, list[str]]:
+    """Return (shape or None and number of classes, given by input= and classes=, the other words)."""
     own = {}
     rest = []
     for word in words:
@@ -81,16 +111,13 @@ def _own_options(words: Sequence[str]) -> tuple[Setting | None, list[str]]:
             rest.append(word)
     if not own:
         return None, rest
-    from effbench.report.cost import Setting
-
-    sides = own.get("input", "3x224x224").lower().split("x")
-    if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise ConfigError(f"input must be channels x height x width, such as 3x224x224; got {own['input']!r}.")
+    sides = own["input"].lower().split("x") if "input" in own else []
+    if not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise ConfigError(f"input must be sizes with x between them, such as 3x224x224; got {own['input']!r}.")
     classes = own.get("classes", "1000")
     if not classes.isdecimal() or int(classes) < 1:
         raise ConfigError(f"classes must be a whole number of at least 1; got {classes!r}.")
-    channels, height, width = map(int, sides)
-    return Setting((channels, height, width), int(classes)), rest
+    return (tuple(map(int, sides)) or None, int(classes)), rest
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -108,7 +135,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     lines = {
         "parameters": lambda row: human_count(row["parameters"]),
         "trained parameters": lambda row: human_count(row["trainable_parameters"]),
-        "MACs, one image forward": lambda row: human_count(row["macs"]),
+        f"MACs, one {rows[0]['unit']} forward": lambda row: human_count(row["macs"]),
         "MACs / the first's": lambda row: f"{row['macs'] / rows[0]['macs']:.3f}",
         "FLOPs (2 x MACs)": lambda row: human_count(row["flops"]),
         "weights": lambda row: human_bytes(row["weight_bytes"]),
@@ -123,7 +150,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     Console(highlight=False, width=None if len(rows) < 3 else 40 * (len(rows) + 1)).print(table)
 
 
-def _print_layers(config: Config, given: Setting | None) -> None:
+def _print_layers(config: Config, given: Given | None) -> None:
     """Print parameters and MACs by the model's top-level parts."""
     from rich.console import Console
     from rich.markup import escape
@@ -133,9 +160,9 @@ def _print_layers(config: Config, given: Setting | None) -> None:
     from effbench.report.cost import shape_model
     from effbench.units import human_count
 
-    setting = given or data_setting(config)
+    setting = setting_of(config, given)
     table = Table("part", "type", "output", "parameters", "MACs", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for row in layer_table(shape_model(config, setting), setting.image_shape):
+    for row in layer_table(shape_model(config, setting), setting.example):
         shape = "" if row.output_shape is None else "x".join(map(str, row.output_shape[1:]))
         table.add_row(escape(row.name), row.type, shape, human_count(row.params), human_count(row.macs))
     console = Console(highlight=False)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from effbench.data.images.augment import Augment, AugmentParams, mix
-from effbench.data.images.uint8_lut import Crop, can_look_up, look_up
+from effbench.data.modality import Modality, Plan
 from effbench.data.prefetch import in_order, received
 from effbench.data.splits import Split
 from effbench.errors import ConfigError
 from effbench.randomness import Purpose, derived_seed, seed_of_step
-
-_PART = 2**18  # elements: as floats the megabyte of a core's second cache
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs: float (B, C, H, W). targets: int64 (B,), or float (B, K) where labels are mixed.
+    """inputs: as the model takes them, such as float (B, C, H, W). targets: int64 (B,), or float (B, K) where labels
+    are mixed.
 
     ready: the moment from which they hold their values, where a GPU makes them on a stream of their own.
     """
@@ -83,69 +80,6 @@ class StepBatches:
     class_mass: Callable[[], Tensor]
 
 
-@dataclass(frozen=True)
-class BatchTransform:
-    """The last steps of a batch: normalise, lay out in memory, move to the device."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    memory_format: torch.memory_format = torch.contiguous_format
-
-    def to_device(self, tensor: Tensor) -> Tensor:
-        """To the device; from pinned memory and without waiting where that is a GPU."""
-        if self.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
-
-    def on_side_stream(self, make: Callable[[], Batch]) -> Batch:
-        """make(); on a GPU on a stream of its own, so that copies and augmentation run beside the step before."""
-        stream = self._stream
-        if stream is None:
-            return make()
-        with torch.cuda.stream(stream):
-            batch = make()
-        return replace(batch, ready=stream.record_event())
-
-    @cached_property
-    def _stream(self) -> torch.cuda.Stream | None:
-        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-
-    @cached_property
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, each (C, 1, 1), on the device."""
-        mean, std = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (self.mean, self.std))
-        return mean, std
-
-    def __call__(self, x_BCHW: Tensor) -> Tensor:
-        """Floats in [0, 1], in place -> zero mean and unit deviation by channel."""
-        mean, std = self._statistics
-        return x_BCHW.sub_(mean).div_(std).contiguous(memory_format=self.memory_format)
-
-    @cached_property
-    def table(self) -> Tensor:
-        """float (C, 256): what becomes of each value of a pixel of channel C."""
-        values = torch.arange(256, dtype=torch.float32, device=self.device).mul_(1 / 255)
-        return self(values.expand(1, len(self.mean), 1, 256).clone()).reshape(-1, 256)
-
-    def looks_up(self, images: Tensor) -> bool:
-        """Whether a batch of these can be made in one compiled pass."""
-        return self.device.type == "cpu" and can_look_up(images)
-
-    def in_parts(self, shape_BCHW: Sequence[int], make: Callable[[slice], Tensor]) -> Tensor:
-        """self(make(all rows)), the same values; on a CPU in parts that stay in its cache until they are done."""
-        batch, *image = shape_BCHW
-        parts = min(batch // 2, -(-batch * math.prod(image) // _PART)) if self.device.type == "cpu" else 1
-        if parts <= 1:
-            return self(make(slice(0, batch)))
-        mean, std = self._statistics
-        whole = torch.empty((batch, *image), memory_format=self.memory_format)
-        for part in range(parts):
-            rows = slice(batch * part // parts, batch * (part + 1) // parts)
-            torch.div(make(rows).sub_(mean), std, out=whole[rows])
-        return whole
-
-
 class TrainBatches:
     """Endless epochs over a split, each in an order of its own.
 
@@ -161,8 +95,7 @@ class TrainBatches:
         *,
         batch_size: int,
         num_classes: int,
-        transform: BatchTransform,
-        augment: Augment | None = None,
+        modality: Modality,
         accumulate: int = 1,
         seed: int = 0,
         drop_last: bool = True,
@@ -172,15 +105,14 @@ class TrainBatches:
         limit_steps: int | None = None,
     ):
         self.split, self.batch_size, self.num_classes = split, batch_size, num_classes
-        self.transform, self.augment, self.accumulate = transform, augment or Augment(), accumulate
+        self.modality, self.accumulate = modality, accumulate
         self.seed, self.num_workers, self.timeout_s, self.shard = seed, num_workers, timeout_s, shard or Shard()
-        self._sizes = step_sizes(len(split), batch_size, accumulate, drop_last, self.shard.world)
+        self._sizes = step_sizes(len(split), batch_size, accumulate, drop_last, self.shard.world, modality.unit)
         if limit_steps is not None:
             self._sizes = self._sizes[:limit_steps]
         self._order: tuple[int, Tensor] | None = None
-        self._plans: dict[tuple[int, int], AugmentParams] = {}  # of the newest steps, the one used last at the end
+        self._plans: dict[tuple[int, int], Plan] = {}  # of the newest steps, the one used last at the end
         self._plans_lock = threading.Lock()
-        self._looks_up = self.augment.only_moves and transform.looks_up(split.images)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -240,32 +172,29 @@ class TrainBatches:
 
     def make(self, epoch: int, step: int, part: int = 0) -> Batch:
         """Micro-batch `part` of a step, this rank's share of it."""
-        return self.transform.on_side_stream(partial(self._make, epoch, step, part))
+        batch, ready = self.modality.transfer.on_side_stream(partial(self._make, epoch, step, part))
+        return replace(batch, ready=ready)
 
     def _make(self, epoch: int, step: int, part: int) -> Batch:
         indices, plan = self._drawn(epoch, step)
         first = part * self.batch_size
         low, high = self.shard.bounds(min(self.batch_size, len(indices) - first))
         rows = slice(first + low, first + high)
+        inputs = self.modality.batch(self.split.inputs, indices, plan, rows)
+        return Batch(inputs, self.modality.transfer.to_device(self._targets(indices, plan, rows)))
+
+    def _targets(self, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
+        """Of these samples of a step; mixed with their partners' where the plan mixes inputs."""
         targets = self.split.labels[indices[rows]]
-        if "partner" in plan:
-            return self._mixed(targets, indices, plan, rows)
-        chosen, own = indices[rows], _rows(plan, rows)
-        return Batch(self._inputs(chosen, own), self.transform.to_device(targets))
+        if "partner" not in plan:
+            return targets
+        partners = self.split.labels[indices[plan["partner"][rows]]]
+        return mixed_labels(targets, partners, plan["share"][rows], self.num_classes)
 
-    def _inputs(self, indices: Tensor, plan: AugmentParams) -> Tensor:
-        """The finished images of these samples, by their rows of the plan."""
-        transform, images, augment = self.transform, self.split.images, self.augment
-        if self._looks_up:
-            crop = Crop(plan.get("offset"), augment.crop_padding, plan.get("flip"))
-            return look_up(images, indices, transform.table, crop, transform.memory_format)
-        shape = (len(indices), *images.shape[1:])
-        return transform.in_parts(shape, lambda part: self._augmented(indices[part], _rows(plan, part)))
-
-    def _drawn(self, epoch: int, step: int) -> tuple[Tensor, AugmentParams]:
+    def _drawn(self, epoch: int, step: int) -> tuple[Tensor, Plan]:
         """(sample indices, random parameters) of a whole step."""
         indices = self.step_indices(epoch, step)
-        if not self.augment.draws:
+        if not self.modality.draws:
             return indices, {}
         with self._plans_lock:  # all micro-batches of a step, of whatever worker, share one draw
             plan = self._plans.pop((epoch, step), None) or self._draw(epoch, step, len(indices))
@@ -274,31 +203,9 @@ class TrainBatches:
                 del self._plans[next(iter(self._plans))]
         return indices, plan
 
-    def _draw(self, epoch: int, step: int, count: int) -> AugmentParams:
+    def _draw(self, epoch: int, step: int, count: int) -> Plan:
         generator = torch.Generator().manual_seed(seed_of_step(self.seed, Purpose.AUGMENT, epoch, step))
-        height, width = self.split.images.shape[2:]
-        return self.augment.draw(count, int(height), int(width), generator)
-
-    def _augmented(self, indices: Tensor, plan: AugmentParams) -> Tensor:
-        """The images of these samples, by their rows of the plan."""
-        images = self.transform.to_device(self.split.images.index_select(0, indices))
-        return self.augment.apply(images, self._sent(plan))
-
-    def _sent(self, plan: AugmentParams) -> AugmentParams:
-        return {key: self.transform.to_device(value) for key, value in plan.items()}
-
-    def _mixed(self, targets: Tensor, indices: Tensor, plan: AugmentParams, rows: slice) -> Batch:
-        """Partners come from the whole step, so they are looked up rather than taken from this micro-batch."""
-        own = _rows(plan, rows)
-        inputs = self._augmented(indices[rows], own)
-        partner_rows = own["partner"]
-        whole_step = len(partner_rows) == len(indices)
-        partners = (
-            inputs[partner_rows] if whole_step else self._augmented(indices[partner_rows], _rows(plan, partner_rows))
-        )
-        soft = mixed_labels(targets, self.split.labels[indices[partner_rows]], own["share"], self.num_classes)
-        mixed = mix(inputs, partners, self._sent(own))
-        return Batch(self.transform(mixed), self.transform.to_device(soft))
+        return self.modality.draw(count, generator)
 
 
 def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_classes: int) -> Tensor:
@@ -315,10 +222,6 @@ def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_clas
     return soft.scatter_(1, labels_B.unsqueeze(1), own.unsqueeze(1))
 
 
-def _rows(plan: AugmentParams, rows: slice | Tensor) -> AugmentParams:
-    return {key: value[rows] for key, value in plan.items()}
-
-
 class EvalBatches:
     """One pass over a split in file order, this rank's samples of it, without augmentation.
 
@@ -330,15 +233,14 @@ class EvalBatches:
         split: Split,
         *,
         batch_size: int,
-        transform: BatchTransform,
+        modality: Modality,
         shard: Shard | None = None,
         sample: Tensor | None = None,
         num_workers: int = 0,
         timeout_s: float | None = None,
     ):
-        self.split, self.batch_size, self.transform, self.sample = split, batch_size, transform, sample
+        self.split, self.batch_size, self.modality, self.sample = split, batch_size, modality, sample
         self.num_workers, self.timeout_s = num_workers, timeout_s
-        self._looks_up = transform.looks_up(split.images)
         self.low, self.high = (shard or Shard()).bounds(len(self))
 
     def __len__(self) -> int:
@@ -349,8 +251,8 @@ class EvalBatches:
     def extent(self) -> str:
         """'a sample of 512 of 2,000 images, all 5 classes'."""
         if self.sample is None:
-            return f"all {len(self):,} images"
-        part = f"a sample of {len(self):,} of {len(self.split):,} images"
+            return f"all {len(self):,} {self.modality.unit}s"
+        part = f"a sample of {len(self):,} of {len(self.split):,} {self.modality.unit}s"
         if self.split.labels.dim() > 1:
             return part
         seen, every = (len(labels.unique()) for labels in (self.split.labels[self.sample], self.split.labels))
@@ -377,22 +279,16 @@ class EvalBatches:
         return part if self.sample is None else self.sample[part]
 
     def _make(self, start: int) -> Batch:
-        return self.transform.on_side_stream(partial(self._made, start))
+        batch, ready = self.modality.transfer.on_side_stream(partial(self._made, start))
+        return replace(batch, ready=ready)
 
     def _made(self, start: int) -> Batch:
         rows = self._rows(start)
-        return Batch(self._inputs(rows), self.transform.to_device(self.split.labels[rows]))
-
-    def _inputs(self, rows: slice | Tensor) -> Tensor:
-        transform, images = self.transform, self.split.images
-        if self._looks_up:
-            chosen = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-            return look_up(images, chosen, transform.table, Crop(), transform.memory_format)
-        sent = transform.to_device(images[rows])
-        return transform.in_parts(sent.shape, lambda part: sent[part].float().mul_(1 / 255))
+        inputs = self.modality.plain(self.split.inputs, rows)
+        return Batch(inputs, self.modality.transfer.to_device(self.split.labels[rows]))
 
 
-def step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world: int) -> list[int]:
+def step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world: int, unit: str) -> list[int]:
     """Samples in each step of an epoch, by the policy in TrainBatches' text."""
     whole, rest = divmod(count, batch_size * accumulate)
     if not drop_last and rest % batch_size < 2 * world:
@@ -402,6 +298,6 @@ def step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, wo
         keep = "" if not drop_last else " or set data.drop_last=false"
         raise ConfigError(
             f"data.batch_size x trainer.accumulate_grad_batches is {batch_size} x {accumulate}, but the train split "
-            f"holds {count} images: not one step. Lower data.batch_size{keep}."
+            f"holds {count} {unit}s: not one step. Lower data.batch_size{keep}."
         )
     return sizes

@@ -15,7 +15,7 @@ from effbench.errors import DataError
 
 def as_targets(name: str, targets: Any) -> Tensor:
     """int64 (N,) of whole numbers, or any numbers (N, K) or float (N,), which the task checks. Raises DataError."""
-    found = _as_tensor(f"{name} labels", targets)
+    found = as_tensor(f"{name} labels", targets)
     several = found.dim() == 2 or (found.dim() == 1 and found.is_floating_point())
     return found if several and not found.is_complex() else as_labels(name, found)
 
@@ -58,7 +58,7 @@ def as_values(name: str, targets: Tensor, num_values: int) -> Tensor:
 
 def as_labels(name: str, labels: Any) -> Tensor:
     """int64 (N,) of a tensor, an array or a list of integers. Raises DataError, which begins with `name`."""
-    found = _as_tensor(f"{name} labels", labels)
+    found = as_tensor(f"{name} labels", labels)
     if found.dim() != 1:
         got = f"{_kind(found)}{_first(found)}"
         raise DataError(f"{name} labels must be (N,), one class number a sample; got {got}. {_rank_remedy(found)}")
@@ -68,22 +68,6 @@ def as_labels(name: str, labels: Any) -> Tensor:
             "labels.long(). Continuous values: task=regression loss=mse."
         )
     return found.to(torch.int64)
-
-
-def as_images(name: str, images: Any, count: int) -> Tensor:
-    """uint8 (N, C, H, W) of a tensor, an array or a list of equal arrays, N being `count`."""
-    found = _as_tensor(f"{name} images", images)
-    if found.dtype != torch.uint8 or found.dim() != 4 or len(found) != count or 0 in found.shape[1:]:
-        raise DataError(
-            f"{name} must be uint8 (N, C, H, W) with N labels; got {found.dtype} {tuple(found.shape)} with {count} "
-            f"labels.{_images_remedy(found, count)}"
-        )
-    if found.shape[3] in (3, 4) and min(found.shape[1:3]) > 4:
-        raise DataError(
-            f"{name} must be uint8 (N, C, H, W); got {tuple(found.shape)}, which seem to be (N, H, W, C). Give "
-            "images.permute(0, 3, 1, 2)."
-        )
-    return found
 
 
 def check_range(name: str, labels: Tensor, num_classes: int) -> None:
@@ -120,12 +104,12 @@ def check_digest(name: str, sha256: Any) -> None:
         )
 
 
-def _as_tensor(name: str, values: Any) -> Tensor:
+def as_tensor(name: str, values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values
     try:
         if isinstance(values, list | tuple) and values and hasattr(values[0], "shape"):
-            return torch.stack([_as_tensor(name, value) for value in values])
+            return torch.stack([as_tensor(name, value) for value in values])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a memory map that is read alone cannot be written to
             return torch.as_tensor(values)
@@ -155,14 +139,3 @@ def _rank_remedy(labels: Tensor) -> str:
     if labels.dim() == 2 and bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all()):
         return "One-hot rows: give labels.argmax(1)."
     return "Several labels a sample: task=multilabel loss=bce. Several numbers: task=regression loss=mse."
-
-
-def _images_remedy(images: Tensor, count: int) -> str:
-    if images.dim() == 3:
-        return " Without a channel: give images.unsqueeze(1)."
-    if images.dim() != 4 or len(images) != count or 0 in images.shape[1:]:
-        return ""
-    scale = (
-        "(images * 255).round()" if images.is_floating_point() and float(images.max()) <= 1 else "images.clamp(0, 255)"
-    )
-    return f" Give {scale}.to(torch.uint8); the run normalises by itself."

@@ -1,4 +1,4 @@
-"""What a dataset is here: three splits of resident or memory-mapped uint8 images with their labels."""
+"""What a dataset is here: three splits of resident or memory-mapped samples with their labels."""
 
 from __future__ import annotations
 
@@ -7,31 +7,44 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from effbench.data.split_checks import as_classes, as_images, as_labels, as_targets, check_digest, check_range
+from effbench.data.images.modality import Images
+from effbench.data.modality import Modality
+from effbench.data.split_checks import as_classes, as_labels, as_targets, check_digest, check_range
 from effbench.errors import ConfigError, DataError
 
 _SAMPLE_SEED = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Split:
-    """images: uint8 (N, C, H, W), may be memory-mapped. labels: the targets.
+    """inputs: the samples, may be memory-mapped; images are uint8 (N, C, H, W). labels: the targets.
 
     int64 (N,) in [0, number of classes) for a classification; numbers (N, K) for other tasks, see effbench/tasks.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
+
+    def __init__(self, inputs: Any = None, labels: Any = None, *, images: Any = None):
+        """images: another name of `inputs`."""
+        if (inputs is None) == (images is None) or labels is None:
+            raise TypeError("Split(inputs, labels) takes samples and their labels")
+        object.__setattr__(self, "inputs", images if inputs is None else inputs)
+        object.__setattr__(self, "labels", labels)
+
+    @property
+    def images(self) -> Tensor:
+        """`inputs` of images."""
+        return self.inputs
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
     def take(self, indices: Tensor) -> Split:
         """The samples at `indices` (int64), in that order, as a copy."""
-        return Split(self.images[indices], self.labels[indices])
+        return Split(self.inputs[indices], self.labels[indices])
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class Splits:
 
     classes: the names of the classes in label order; of other tasks' targets those of their columns. sha256: names
     the content, for the run's record. facts: what else the record should tell of it, such as how many files were
-    skipped.
+    skipped. modality: what the samples are.
     Arrays and lists are taken for tensors, class numbers of any integer type become int64; all else is refused
     (DataError).
     """
@@ -52,17 +65,21 @@ class Splits:
     classes: tuple[str, ...]
     sha256: str
     facts: dict[str, Any] = field(default_factory=dict)
+    modality: type[Modality] = Images
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", as_classes(self.name, self.classes))
         check_digest(self.name, self.sha256)
+        if not (isinstance(self.modality, type) and issubclass(self.modality, Modality)):
+            raise DataError(f"{self.name} modality must be a subclass of Modality; got {self.modality!r}.")
         for which, split in self.named().items():
-            object.__setattr__(self, which, _checked(f"{self.name} {which}", split, len(self.classes)))
+            checked = _checked(f"{self.name} {which}", split, len(self.classes), self.modality)
+            object.__setattr__(self, which, checked)
         for which, split in self.named().items():
-            if split.images.shape[1:] != self.train.images.shape[1:]:
+            if split.inputs.shape[1:] != self.train.inputs.shape[1:]:
                 raise DataError(
-                    f"{self.name} {which} holds images of (C, H, W) {tuple(split.images.shape[1:])}, train of "
-                    f"{self.shape}: all splits must have one shape."
+                    f"{self.name} {which} holds {self.modality.unit}s of {self.modality.layout} "
+                    f"{tuple(split.inputs.shape[1:])}, train of {self.shape}: all splits must have one shape."
                 )
 
     def named(self) -> dict[str, Split]:
@@ -71,47 +88,22 @@ class Splits:
         return {which: split for which, split in every.items() if split is not None}
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image."""
-        channels, height, width = self.train.images.shape[1:]
-        return int(channels), int(height), int(width)
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: (channels, height, width) of an image."""
+        return tuple(map(int, self.train.inputs.shape[1:]))
 
 
-def _checked(name: str, split: Split, num_classes: int) -> Split:
+def _checked(name: str, split: Split, num_classes: int, modality: type[Modality]) -> Split:
     """The split as tensors of the right type; the same object where it is that already."""
     if not isinstance(split, Split):
-        raise DataError(f"{name} must be a Split(images, labels); got {type(split).__name__}.")
+        raise DataError(f"{name} must be a Split({modality.unit}s, labels); got {type(split).__name__}.")
     labels = as_targets(name, split.labels)
     if len(labels) == 0:
-        raise DataError(f"{name} holds no images.")
-    images = as_images(name, split.images, len(labels))
+        raise DataError(f"{name} holds no {modality.unit}s.")
+    inputs = modality.checked(name, split.inputs, len(labels))
     if labels.dtype == torch.int64 and labels.dim() == 1:
         check_range(name, labels, num_classes)
-    return split if labels is split.labels and images is split.images else Split(images, labels)
-
-
-def resized(splits: Splits, size: int) -> Splits:
-    """Every image at size x size pixels (bilinear, antialiased); the same object where they are that already."""
-    if size < 1:
-        raise ConfigError(f"data.image_size must be at least 1 pixel; got {size}.")
-    if splits.shape[1:] == (size, size):
-        return splits
-
-    def resize(split: Split | None) -> Split | None:
-        if split is None:
-            return None
-        chunks = [_resize(chunk, size) for chunk in split.images.split(1024)]
-        return Split(torch.cat(chunks), split.labels)
-
-    train = resize(splits.train)
-    assert train is not None
-    return replace(splits, train=train, val=resize(splits.val), test=resize(splits.test))
-
-
-def _resize(images: Tensor, size: int) -> Tensor:
-    """uint8 (N, C, H, W) -> uint8 (N, C, size, size)."""
-    values = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
-    return values.round_().clamp_(0, 255).to(torch.uint8)
+    return split if labels is split.labels and inputs is split.inputs else Split(inputs, labels)
 
 
 def stratified(labels: Tensor, per_class: dict[int, int], seed: int) -> Tensor:
@@ -164,7 +156,7 @@ def _proportional_counts(sizes_K: Tensor, count: int) -> Tensor:
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """(rest, held out): `fraction` of each class, at least one sample of every class with two or more."""
     per_class: dict[int, int] = {}
-    split = Split(split.images, as_labels("the split to divide:", split.labels))
+    split = replace(split, labels=as_labels("the split to divide:", split.labels))
     for label, count in enumerate(torch.bincount(split.labels).tolist()):
         per_class[label] = min(max(round(count * fraction), 1), count - 1) if count > 1 else 0
     held = stratified(split.labels, per_class, seed)
@@ -177,24 +169,6 @@ def check_fraction(key: str, fraction: object) -> None:
     """Raises ConfigError where a split's share of the samples is not a number in [0, 1)."""
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
         raise ConfigError(f"data.{key} must be a number in [0, 1); got {fraction!r}. For 10 % write 0.1.")
-
-
-def channel_statistics(images: Tensor, at_most: int = 10_000) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in [0, 1], over at most `at_most` evenly spaced images.
-
-    images: uint8 (N, C, H, W). A constant channel gets deviation 1, so that normalising stays finite.
-    """
-    stride = max(1, -(-len(images) // at_most))
-    total = torch.zeros(images.shape[1], dtype=torch.float64)
-    squares, count = torch.zeros_like(total), 0
-    for chunk in images[::stride].split(512):
-        values = chunk.to(torch.float64).div_(255)
-        total += values.sum((0, 2, 3))
-        squares += values.square_().sum((0, 2, 3))
-        count += values.numel() // values.shape[1]
-    mean = total / count
-    std = (squares / count - mean * mean).clamp_min(0).sqrt()
-    return mean.tolist(), torch.where(std > 1e-6, std, 1.0).tolist()
 
 
 def digest(*tensors: Tensor) -> str:

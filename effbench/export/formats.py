@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from effbench.errors import EffbenchError, MissingExtraError, ThresholdError, first_line
 from effbench.export.parity import Forward
 
-INPUT, OUTPUT = "images", "logits"
+OUTPUT = "logits"
 OPSET = 20
 
 
@@ -39,7 +39,7 @@ class Format:
     """
 
     suffix: str
-    make: Callable[[nn.Module, Tensor], bytes]
+    make: Callable[[nn.Module, Tensor, str], bytes]
     load: Callable[[Path], Forward]
     libraries: tuple[str, ...] = ("torch",)
     opset: int | None = None
@@ -52,21 +52,21 @@ def require_libraries(name: str) -> None:
         FORMATS[name].require()
 
 
-def export_bytes(name: str, model: nn.Module, image_shape: tuple[int, int, int]) -> bytes:
-    """Return the content of a file that takes any number of images.
+def export_bytes(name: str, model: nn.Module, example: Tensor, input_name: str) -> bytes:
+    """Return the content of a file that takes any number of samples.
 
     Args:
         name: a key of FORMATS.
         model: the model, on the CPU.
-        image_shape: (C, H, W).
+        example: two samples; a batch of 1 would be fixed.
+        input_name: name of the input in the file.
 
     Raises:
         EffbenchError: the exporter cannot convert the model.
     """
-    example = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0))  # a batch of 1 would be fixed
     try:
         with _quiet(), torch.no_grad():
-            return FORMATS[name].make(model, example)
+            return FORMATS[name].make(model, example, input_name)
     # these say nothing about the model
     except (MissingExtraError, MemoryError):
         raise
@@ -88,13 +88,13 @@ def load_exported(name: str, path: Path) -> Forward:
         raise ThresholdError(f"format={name}: its own runtime cannot read the file: {first_line(error)}.") from error
 
 
-def _make_onnx(model: nn.Module, example: Tensor) -> bytes:
+def _make_onnx(model: nn.Module, example: Tensor, input_name: str) -> bytes:
     program = torch.onnx.export(
         model,
         (example,),
         dynamo=True,
         opset_version=OPSET,
-        input_names=[INPUT],
+        input_names=[input_name],
         output_names=[OUTPUT],
         dynamic_shapes=({0: torch.export.Dim("N")},),
         external_data=False,
@@ -115,8 +115,10 @@ def _load_onnx(path: Path) -> Forward:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads slow torch down
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def forward(images: Tensor) -> Tensor:
-        [logits] = session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
+    [given] = session.get_inputs()
+
+    def forward(inputs: Tensor) -> Tensor:
+        [logits] = session.run([OUTPUT], {given.name: inputs.contiguous().numpy()})
         return torch.from_numpy(logits)
 
     return forward
@@ -133,7 +135,8 @@ def _onnx_runtime() -> Any:
     return onnxruntime
 
 
-def _make_torchscript(model: nn.Module, example: Tensor) -> bytes:
+def _make_torchscript(model: nn.Module, example: Tensor, input_name: str) -> bytes:
+    del input_name  # inputs are positional
     traced = torch.jit.trace(model, example, check_trace=False)  # `parity` checks more than trace does
     content = BytesIO()
     torch.jit.save(torch.jit.freeze(traced), content)
@@ -160,7 +163,8 @@ def _load_torchscript(path: Path) -> Forward:
     return module
 
 
-def _make_torch_export(model: nn.Module, example: Tensor) -> bytes:
+def _make_torch_export(model: nn.Module, example: Tensor, input_name: str) -> bytes:
+    del input_name  # its inputs go by place
     program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)

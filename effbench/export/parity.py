@@ -13,7 +13,7 @@ from effbench.errors import ThresholdError
 
 TIE = 1e-4  # of the largest logit: closer classes are a tie; another order of float32 sums gave 6e-6 (a ViT)
 
-Forward = Callable[[Tensor], Tensor]  # images (N, C, H, W) in [0, 1] -> logits (N, K)
+Forward = Callable[[Tensor], Tensor]  # samples as an exported file takes them -> logits (N, K)
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Parity:
     Attributes:
         max_difference: largest difference of a logit.
         largest_logit: largest magnitude of the model's logits.
-        samples: images compared.
-        agreeing: images with the model's answer: its top class or one that ties with it; the same labels.
+        samples: number of samples compared.
+        agreeing: samples with the model's answer: its top class or one that ties with it; the same labels.
         batch_sizes: batch sizes that were compared.
     """
 
@@ -43,17 +43,18 @@ class Parity:
 
     @property
     def agreement(self) -> float:
-        """Fraction of images with the same answer, in [0, 1]."""
+        """Fraction of samples with the same answer, in [0, 1]."""
         return self.agreeing / self.samples
 
     def facts(self) -> dict[str, Any]:
         """Return all values, for a record."""
         return {**asdict(self), "relative": self.relative, "agreement": self.agreement}
 
-    def __str__(self) -> str:
+    def text(self, unit: str) -> str:
+        """unit: the word for a sample."""
         return (
             f"{self.max_difference:.3g}, {self.relative:.2g} of the largest ({self.largest_logit:.3g}); "
-            f"the answer is the same for {self.agreeing} of {self.samples} images"
+            f"the answer is the same for {self.agreeing} of {self.samples} {unit}s"
         )
 
 
@@ -61,56 +62,57 @@ class Parity:
 def compare(
     model: Forward,
     exported: Forward,
-    images: Tensor,
+    inputs: Tensor,
     batch_size: int,
     same: Callable[[Tensor, Tensor, float], Tensor],
 ) -> Parity:
-    """Compare both models on all images in batches; `exported` also on the first image alone.
+    """Compare both models on all inputs in batches; `exported` also on the first input alone.
 
     Args:
         model: the reference.
         exported: the exported file as its runtime executes it.
-        images: float32 (N, C, H, W) in [0, 1].
-        batch_size: images of a batch.
+        inputs: samples as an exported file takes them.
+        batch_size: samples of a batch.
         same: `same_answer` of the task.
 
     Raises:
         ThresholdError: `exported` does not take a batch, or returns logits of another shape.
     """
-    chunks = images.split(batch_size)
+    chunks = inputs.split(batch_size)
     expected_NK = torch.cat([model(chunk.clone()) for chunk in chunks])
-    alone_1K = _answer(exported, images[:1], expected_NK[:1])
+    alone_1K = _answer(exported, inputs[:1], expected_NK[:1])
     got_NK = torch.cat([_answer(exported, chunk, expected_NK[: len(chunk)]) for chunk in chunks])
     differences = torch.cat([got_NK - expected_NK, alone_1K - expected_NK[:1]]).abs()
     largest = expected_NK.abs().max()
     sizes = tuple(sorted({1, *map(len, chunks)}))
     agreeing = int(same(expected_NK, got_NK, TIE * float(largest)).sum())
-    return Parity(float(differences.max()), float(largest), len(images), agreeing, sizes)
+    return Parity(float(differences.max()), float(largest), len(inputs), agreeing, sizes)
 
 
-def require(parity: Parity, tolerance: float, what: str) -> None:
+def require(parity: Parity, tolerance: float, what: str, unit: str = "image") -> None:
     """Raise ThresholdError unless the difference is within the tolerance and all answers are the same.
 
     Args:
         parity: result of `compare`.
         tolerance: of the largest logit.
         what: 'format=onnx', for the message.
+        unit: the word for a sample, for the message.
     """
     if parity.relative <= tolerance and parity.agreeing == parity.samples:
         return
     raise ThresholdError(
-        f"{what} does not give the model's answers: logits differ by {parity} (tolerance={tolerance:g} of the largest "
-        "logit, and every answer). No file was written; an earlier export is kept. Try another format, or a larger "
-        "tolerance if only the logits differ."
+        f"{what} does not give the model's answers: logits differ by {parity.text(unit)} (tolerance={tolerance:g} of "
+        "the largest logit, and every answer). No file was written; an earlier export is kept. Try another format, or "
+        "a larger tolerance if only the logits differ."
     )
 
 
-def _answer(exported: Forward, images: Tensor, like: Tensor) -> Tensor:
-    """Return exported(images), which must have the shape of `like`."""
+def _answer(exported: Forward, inputs: Tensor, like: Tensor) -> Tensor:
+    """Return exported(inputs), which must have the shape of `like`."""
     try:
-        logits = exported(images)
+        logits = exported(inputs)
     except Exception as error:  # each runtime raises other classes
-        raise ThresholdError(f"the exported file fails at a batch of {len(images)}: {error!r:.300}") from error
+        raise ThresholdError(f"the exported file fails at a batch of {len(inputs)}: {error!r:.300}") from error
     if logits.shape != like.shape:
         raise ThresholdError(f"the exported file gives {tuple(logits.shape)} for logits {tuple(like.shape)}.")
     return logits

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from effbench.errors import ConfigError
 from effbench.models.adapt import set_train_mode
 from effbench.models.layers import DepthwiseSeparableConv2d
 
@@ -81,44 +80,23 @@ def parameters(model: nn.Module) -> Parameters:
     )
 
 
-def macs(model: nn.Module, image_shape: tuple[int, int, int]) -> Compute:
-    """Of the forward pass in eval mode. image_shape: (C, H, W)."""
+def macs(model: nn.Module, example: Tensor) -> Compute:
+    """Of the forward pass in eval mode. example: a batch of one sample; its shape and type alone matter."""
     shadow = without_data(model, "meta").eval()
     with FlopCounterMode(display=False) as counter:
-        shadow(_blank_images(shadow, image_shape))
+        shadow(_blank(shadow, example))
     return Compute(counter.get_total_flops() // 2)
-
-
-def check_image_fits(model: nn.Module, name: str, image_shape: tuple[int, int, int]) -> None:
-    """Raises ConfigError, naming the model and data.image_size, if the model cannot take (C, H, W) images.
-
-    One image is put through the model itself, in eval mode: a small part of a training step, where a run on the meta
-    device takes torch's reference kernels in Python (4 ms against 75 ms, MobileNetV3-small at 28 px, 2 threads).
-    """
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            model.eval()(_blank_images(model, image_shape))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"{name} cannot take data.image_size {image_shape[1]} x {image_shape[2]}: {reason}. "
-            "Choose a larger data.image_size or another model."
-        ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def activation_bytes(
     model: nn.Module,
-    image_shape: tuple[int, int, int],
+    example: Tensor,
     batch_size: int,
     dtype: torch.dtype = torch.float32,
 ) -> int:
     """Bytes that autograd keeps between the forward and the backward pass of one training step.
 
-    Cross-entropy included; parameters, buffers, images and labels excluded; tensors that share memory
+    Cross-entropy included; parameters, buffers, inputs and labels excluded; tensors that share memory
     counted once. dtype: torch.float32, or torch.bfloat16 / torch.float16 for autocast to it, whose cast
     copies of the weights count because autograd keeps them. It is the sum for torch's CPU kernels: exact in
     fp32, under 0.2 % short in autocast (torch's fake norms keep their statistics in 16 bits). effbench's
@@ -128,16 +106,16 @@ def activation_bytes(
     with FakeTensorMode(allow_non_fake_inputs=True):
         shadow = without_data(model, "cpu")
         set_train_mode(shadow)
-        images = torch.empty(batch_size, *image_shape)
+        inputs = torch.empty(batch_size, *example.shape[1:], dtype=example.dtype)
         labels = torch.zeros(batch_size, dtype=torch.int64)
-        given = [*shadow.parameters(), *shadow.buffers(), images, labels]
+        given = [*shadow.parameters(), *shadow.buffers(), inputs, labels]
         with _kept_for_backward(exclude=given) as kept, _autocast(dtype):
-            F.cross_entropy(shadow(images), labels)
+            F.cross_entropy(shadow(inputs), labels)
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def layer_table(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[LayerRow, ...]:
-    """A row for each top-level child, in order of registration, for one image (C, H, W) in eval mode.
+def layer_table(model: nn.Module, example: Tensor) -> tuple[LayerRow, ...]:
+    """A row for each top-level child, in order of registration, for one sample in eval mode.
 
     What the model owns or computes outside its children comes last, as '(outside its children)', so the
     rows add up to the totals. A tensor shared between children is counted with the first of them.
@@ -147,7 +125,7 @@ def layer_table(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[La
     with FlopCounterMode(display=False) as counter:
         for name, child in shadow.named_children():
             watches[name] = _Watch(child, counter.get_total_flops)
-        logits = shadow(_blank_images(shadow, image_shape))
+        logits = shadow(_blank(shadow, example))
     rows = _child_rows(shadow, watches)
     outside = LayerRow(
         name="(outside its children)",
@@ -170,15 +148,15 @@ def _child_rows(model: nn.Module, watches: dict[str, _Watch]) -> list[LayerRow]:
     return rows
 
 
-def separable_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[SeparableRow, ...]:
-    """A row for each DepthwiseSeparableConv2d that runs, in order of registration, for one image (C, H, W)."""
+def separable_layers(model: nn.Module, example: Tensor) -> tuple[SeparableRow, ...]:
+    """A row for each DepthwiseSeparableConv2d that runs, in order of registration, for one sample."""
     shadow = without_data(model, "meta").eval()
     layers = {name: layer for name, layer in shadow.named_modules() if isinstance(layer, DepthwiseSeparableConv2d)}
     if not layers:
         return ()
     with FlopCounterMode(display=False) as counter:
         watches = {name: _Watch(layer, counter.get_total_flops) for name, layer in layers.items()}
-        shadow(_blank_images(shadow, image_shape))
+        shadow(_blank(shadow, example))
     rows = []
     for name, layer in layers.items():
         flops, shape = watches[name].flops, watches[name].output_shape
@@ -192,7 +170,7 @@ def _separable_row(name: str, layer: DepthwiseSeparableConv2d, own: int, size: t
     c_in, c_out, k = layer.depthwise.in_channels, layer.pointwise.out_channels, layer.depthwise.kernel_size[0]
     with torch.device("meta"):
         standard = nn.Conv2d(c_in, c_out, k, padding=k // 2)
-    instead = macs(standard, (c_in, size[0], size[1])).macs
+    instead = macs(standard, torch.empty(1, c_in, *size, device="meta")).macs
     return SeparableRow(name, c_in, c_out, k, own, instead, own / instead, 1 / c_out + 1 / k**2)
 
 
@@ -228,10 +206,11 @@ def without_data(model: nn.Module, device: str) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _blank_images(model: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:
-    """One black image, of the floating dtype and on the device of the model's parameters (meta: without data)."""
+def _blank(model: nn.Module, example: Tensor) -> Tensor:
+    """Zeros like the example, on the device of the model's parameters (meta: without data), floats of their dtype."""
     of = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return torch.zeros(1, *image_shape, device=of.device, dtype=of.dtype)
+    dtype = of.dtype if example.is_floating_point() else example.dtype
+    return torch.zeros(example.shape, device=of.device, dtype=dtype)
 
 
 def _autocast(dtype: torch.dtype) -> torch.autocast:

@@ -1,4 +1,4 @@
-"""Multi-layer perceptron: flattened pixels, hidden layers with ReLU and dropout, one linear head."""
+"""Multi-layer perceptron: flattened inputs, hidden layers with ReLU and dropout, one linear head."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from math import prod
 
 from torch import nn
 
+from effbench.errors import ConfigError
 from effbench.models.layers import check_count, check_dropout
 
 
 def mlp(
     num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
+    in_channels: int | None = None,
+    image_size: tuple[int, int] | None = None,
     hidden: Sequence[int] = (512, 256, 128),
     dropout: float = 0.3,
+    in_features: int | None = None,
 ) -> nn.Sequential:
-    """Build an MLP: (B, C, H, W) -> logits (B, num_classes).
+    """Build an MLP: (B, C, H, W) or (B, F) -> logits (B, num_classes).
 
     Without hidden layers it is multinomial logistic regression.
 
     Args:
         num_classes: number of logits.
-        in_channels: C.
-        image_size: (H, W) in px.
+        in_channels: C of images.
+        image_size: (H, W) of images in px.
         hidden: units of each hidden layer.
         dropout: fraction dropped after each hidden ReLU, in [0, 1).
+        in_features: F of feature rows.
 
     Raises:
         OptionError: a width is below 1, or dropout is outside of [0, 1).
@@ -36,9 +39,17 @@ def mlp(
     for width in hidden:
         check_count(width, "model.hidden", "units in each layer")
     check_dropout(dropout)
-    widths = [in_channels * prod(image_size), *hidden]
+    widths = [_width(in_channels, image_size, in_features), *hidden]
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for index, (width_in, width_out) in enumerate(pairwise(widths), start=1):
         layers[f"hidden{index}"] = nn.Sequential(nn.Linear(width_in, width_out), nn.ReLU(), nn.Dropout(dropout))
     layers["head"] = nn.Linear(widths[-1], num_classes)
     return nn.Sequential(layers)
+
+
+def _width(in_channels: int | None, image_size: tuple[int, int] | None, in_features: int | None) -> int:
+    if in_features is not None:
+        return in_features
+    if in_channels is None or image_size is None:
+        raise ConfigError("mlp takes images or rows: it needs in_channels and image_size, or in_features.")
+    return in_channels * prod(image_size)

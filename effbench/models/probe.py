@@ -1,10 +1,11 @@
-"""Checks of a model that effbench did not build: it must return trainable logits for images."""
+"""Checks of a model that effbench did not build: it must return trainable logits for samples."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +14,48 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from effbench.errors import ConfigError
+from effbench.units import article
 
-ImageShape = tuple[int, int, int]  # (C, H, W)
+
+@dataclass(frozen=True)
+class Probe:
+    """The input of a check.
+
+    Attributes:
+        inputs: two samples; their values do not matter.
+        unit: the word for one sample.
+        about: the samples in messages, such as 'images of (C, H, W) (1, 28, 28)'.
+    """
+
+    inputs: Tensor
+    unit: str
+    about: str
 
 
-def initialize_lazy(model: nn.Module, name: str, image_shape: ImageShape) -> None:
+def initialize_lazy(model: nn.Module, name: str, probe: Probe) -> None:
     """Give layers such as nn.LazyLinear their shapes by a forward pass.
 
     Args:
         model: the model.
         name: the model in messages.
-        image_shape: (C, H, W).
+        probe: the input.
     """
     if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
         with torch.no_grad():
-            _outputs(model, name, image_shape)
+            _outputs(model, name, probe)
 
 
 def check_logits(
-    model: nn.Module, name: str, image_shape: ImageShape, classes: int, dataset: str, takes_softmax: bool = True
+    model: nn.Module, name: str, probe: Probe, classes: int, dataset: str, takes_softmax: bool = True
 ) -> None:
-    """Check that the model returns float logits (N, K) for images, and that they depend on trained parameters.
+    """Check that the model returns float logits (N, K), and that they depend on trained parameters.
 
-    Two blank images are passed through it on the CPU in eval mode. Torch's random state is not changed.
+    The probe is passed through it on the CPU in eval mode. Torch's random state is not changed.
 
     Args:
         model: the model.
         name: the model in messages.
-        image_shape: (C, H, W).
+        probe: the input.
         classes: K.
         dataset: the dataset in messages.
         takes_softmax: the task takes the softmax of the outputs, so probabilities are refused.
@@ -55,15 +70,17 @@ def check_logits(
                 f"{name}: its parameter {path} is {kind}; it must be float32 on the CPU. "
                 "Set other types and devices with trainer.precision and device."
             )
-    outputs = _outputs(model, name, image_shape)
+    outputs = _outputs(model, name, probe)
     if not isinstance(outputs, Tensor):
         raise ConfigError(
-            f"{name} returns a {type(outputs).__name__} for images; it must return the logits alone, a tensor (N, K)."
+            f"{name} returns a {type(outputs).__name__} for {probe.unit}s; it must return the logits alone, a tensor "
+            "(N, K)."
         )
     if tuple(outputs.shape) != (2, classes):
         made = " x ".join(map(str, outputs.shape[1:])) if outputs.dim() and len(outputs) == 2 else "no batch of"
         raise ConfigError(
-            f"{name} makes {made} outputs an image, but {dataset} has {classes} classes, labelled 0 to {classes - 1}. "
+            f"{name} makes {made} outputs {article(probe.unit)} {probe.unit}, but {dataset} has {classes} classes, "
+            f"labelled 0 to {classes - 1}. "
             "Let the model take the argument num_classes."
         )
     if takes_softmax and classes > 1 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-5).all()):
@@ -78,15 +95,14 @@ def check_logits(
         )
 
 
-def _outputs(model: nn.Module, name: str, image_shape: ImageShape) -> Any:
+def _outputs(model: nn.Module, name: str, probe: Probe) -> Any:
     with _in_eval_mode(model), torch.random.fork_rng(devices=[]):
         try:
-            return model(torch.zeros(2, *image_shape))
+            return model(probe.inputs)
         except Exception as error:  # the user's code may raise anything
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise ConfigError(
-                f"{name} cannot take images of (C, H, W) {image_shape}: {error!r:.300} "
-                f"({Path(frame.filename).name}, line {frame.lineno})."
+                f"{name} cannot take {probe.about}: {error!r:.300} ({Path(frame.filename).name}, line {frame.lineno})."
             ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from effbench.errors import MissingExtraError, OptionError, unknown_name
-from effbench.models.accounting import check_image_fits
+from effbench.models.image_fit import check_image_fits
 from effbench.models.layers import check_dropout
 
 TARGET = "effbench.models.timm_zoo.create"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from effbench.errors import OptionError, unknown_name
-from effbench.models.accounting import check_image_fits
+from effbench.models.image_fit import check_image_fits
 from effbench.models.layers import check_dropout, check_factor
 
 STEMS = ("auto", "imagenet", "small", "tiny")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from effbench import build
 from effbench.automatic import AUTO, BATCH_SIZES, number
 from effbench.config.schema import Config
+from effbench.data.modality import Modality
 from effbench.models import accounting
 from effbench.training.precision import choose_precision
 
@@ -23,41 +24,46 @@ class Setting:
     """The input that a model is built for.
 
     Attributes:
-        image_shape: (C, H, W).
+        modality: of the samples.
         num_classes: number of logits.
     """
 
-    image_shape: tuple[int, int, int]
+    modality: Modality
     num_classes: int
 
+    @property
+    def example(self) -> Tensor:
+        """A batch of one sample."""
+        return self.modality.example()
+
     def __str__(self) -> str:
-        return f"{'x'.join(map(str, self.image_shape))}, {self.num_classes} classes"
+        return f"{'x'.join(map(str, self.modality.shape))}, {self.num_classes} classes"
 
 
-PUBLISHED = Setting((3, 224, 224), 1000)  # ImageNet-1k, the setting of the papers' tables
+def published(config: Config, kind: type[Modality]) -> Setting | None:
+    """The setting of the papers' tables for samples of this kind: ImageNet-1k's for images."""
+    if kind.published is None:
+        return None
+    shape, num_classes = kind.published
+    return Setting(kind.blank(shape, build.settings(config)), num_classes)
 
 
 def shape_model(config: Config, setting: Setting) -> nn.Module:
     """Build the model on the meta device: shapes without data. Pretrained weights are not loaded."""
     section = config.model.model_copy(update={"pretrained": None})
     with torch.device("meta"):
-        return build.model(
-            config.model_copy(update={"model": section}),
-            setting.num_classes,
-            setting.image_shape[0],
-            setting.image_shape[1:],
-        )
+        return build.model(config.model_copy(update={"model": section}), setting.num_classes, setting.modality)
 
 
 def cost(config: Config, setting: Setting) -> dict[str, Any]:
-    """Return parameters, MACs of the forward pass of one image, and bytes of a training step at data.batch_size.
+    """Return parameters, MACs of the forward pass of one sample, and bytes of a training step at data.batch_size.
 
     data.batch_size=auto counts as its largest value.
     """
     model = shape_model(config, setting)
     counts = accounting.parameters(model)
     batch_size = BATCH_SIZES[0] if config.data.batch_size == AUTO else number(config.data.batch_size)
-    compute = accounting.macs(model, setting.image_shape)
+    compute = accounting.macs(model, setting.example)
     on_gpu = config.device.name == "cuda" or (config.device.name == "auto" and torch.cuda.is_available())
     precision, _ = choose_precision(config.trainer.precision, torch.device("cuda" if on_gpu else "cpu"))
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -66,12 +72,11 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
         "gradient_bytes": gradients,
         "optimizer_state_bytes": optimizer_state_bytes(config, model),
         "ema_bytes": counts.bytes if config.ema.enabled else 0,
-        "activation_bytes": accounting.activation_bytes(
-            model, setting.image_shape, batch_size, _DTYPES[precision.name]
-        ),
+        "activation_bytes": accounting.activation_bytes(model, setting.example, batch_size, _DTYPES[precision.name]),
     }
     return {
         "setting": str(setting),
+        "unit": setting.modality.unit,
         "parameters": counts.total,
         "trainable_parameters": counts.trainable,
         "macs": compute.macs,
@@ -79,7 +84,7 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
         "batch_size": batch_size,
         **parts,
         "step_bytes": sum(parts.values()),
-        "separable_layers": [asdict(row) for row in accounting.separable_layers(model, setting.image_shape)],
+        "separable_layers": [asdict(row) for row in accounting.separable_layers(model, setting.example)],
     }
 
 

@@ -10,12 +10,12 @@ from typing import Any
 from effbench.metrics import LOSS, Display
 from effbench.report.collect import RunRecord, shortened
 from effbench.report.spread import number_text, seconds, within_spread
-from effbench.report.sweep import Job, ranked, result_row, test_columns
+from effbench.report.sweep import Job, ranked, result_row, speed_columns, test_columns
 from effbench.stats import deviation, mean
-from effbench.units import human_bytes, human_count
+from effbench.units import SPEED, human_bytes, human_count
 
 MOST_KEYS, MOST_IN_FRONT = 8, 4  # columns of config keys, and how many of them come before the results
-_COST = ("parameters", "macs", "images_per_s", "training_s", "peak_rss_bytes", "peak_cuda_bytes")
+_COST = ("parameters", "macs", "training_s", "peak_rss_bytes", "peak_cuda_bytes")
 _ALWAYS = ("overrides", "n")
 _CONSTANT = ("parameters", "macs", "states")  # no column if all rows have the same value
 
@@ -111,7 +111,7 @@ def label(run: RunRecord) -> str:
 def tables(records: Sequence[RunRecord]) -> list[Table]:
     """Return one table for each dataset, split of it, and metric that chose the best checkpoint.
 
-    The largest table comes first. Runs that were validated on different images are not comparable, so they are in
+    The largest table comes first. Runs that were validated on different samples are not comparable, so they are in
     different tables.
     """
     alike: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
@@ -141,7 +141,7 @@ def _digest(table: Table) -> str:
 
 
 def _division(run: RunRecord) -> tuple[str, ...]:
-    """Return the settings, besides the dataset, that decide which images validate and test a run."""
+    """Return the settings, besides the dataset, that decide which samples validate and test a run."""
     return tuple(f"{key}={run.config[key]}" for key in _DIVISION if run.config.get(key) is not None)
 
 
@@ -236,7 +236,7 @@ def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
         by_seed[str(run.config.get("seed"))].append(_own_row(run))
     row = dict(by_seed[str(group.runs[0].config.get("seed"))][0])
     spread = ("value", *(name for name in row if name.startswith(("val/", "test/"))))  # what a seed changes
-    for name in (*spread, *_COST):
+    for name in (*spread, *_COST, *speed_columns([row])):
         values = [value for rows in by_seed.values() if (value := _mean_of(rows, name)) is not None]
         row[name] = mean(values) if values else None
         # only over all seeds: a deviation over some of them would be misleading
@@ -297,7 +297,10 @@ def _columns(
         ),
         Column("parameters", "params", human_count, leaves=5),
         Column("macs", "MACs", human_count, leaves=9),
-        Column("images_per_s", "images/s", lambda value: f"{value:.0f}", leaves=6),
+        *(
+            Column(name, f"{name.removesuffix(SPEED)}/s", lambda value: f"{value:.0f}", leaves=6)
+            for name in speed_columns(rows)
+        ),
         Column("training_s", "training", seconds, leaves=4),
         Column("peak_rss_bytes", "peak memory", human_bytes, leaves=8),
         Column("peak_cuda_bytes", "peak GPU", human_bytes, leaves=7),
@@ -344,7 +347,7 @@ def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], unshown: 
         notes += _doubt(rows)
     if len({_machine(run) for group in groups for run in group.runs}) > 1:
         notes.append(
-            "Measured on different machines or devices, or with and without compiled functions: times, images/s and "
+            "Measured on different machines or devices, or with and without compiled functions: times, speed and "
             "memory cannot be compared."
         )
     if unshown:

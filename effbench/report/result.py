@@ -10,17 +10,18 @@ from effbench.escaping import for_terminal
 from effbench.metrics import LOSS, recorded_displays
 from effbench.report.spread import number_text
 from effbench.report.text_table import console
-from effbench.units import counted, human_bytes, human_count
+from effbench.summary_schema import throughput_of, unit_of
+from effbench.units import article, counted, human_bytes, human_count, throughput_key
 
 
 def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return (name, value) pairs of a summary, best first."""
     metrics, timing, best = summary["metrics"], summary["timing"], summary.get("best")
-    data = summary.get("data", {})
+    data, unit, speed = summary.get("data", {}), unit_of(summary), throughput_of(summary)
     rows = [("status", status_text(summary))]
     displays = recorded_displays(summary)
     part = data.get("evaluated", {}).get("test")
-    sample = f" (a sample of {part:,} of {counted(data['counts']['test'], 'image')})" if part else ""
+    sample = f" (a sample of {part:,} of {counted(data['counts']['test'], unit)})" if part else ""
     for name in sorted(displays, key=LOSS.__eq__):  # the loss last
         if (value := metrics.get(f"test/{name}")) is not None:
             rows.append((f"test {displays[name].title}", displays[name].text(value) + sample))
@@ -31,13 +32,11 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows.append(("steps", f"{summary['steps']} ({summary['epochs']:.3g} epochs)"))
     in_all = timing.get("elapsed_s", timing["seconds"]["total"])  # all sessions; older records: the last session
     rows.append(("time", f"{timing['training_s']:.1f} s training, {in_all:.1f} s in all"))
-    if timing["images_per_s"]:
-        skipped = timing["images_per_s_excludes_first_steps"]
-        rows.append(
-            ("throughput", f"{timing['images_per_s']:.0f} images/s (without the first {counted(skipped, 'step')})")
-        )
+    if speed:
+        skipped = timing[f"{throughput_key(unit)}_excludes_first_steps"]
+        rows.append(("throughput", f"{speed:.0f} {unit}s/s (without the first {counted(skipped, 'step')})"))
     model = summary["model"]
-    macs = f", {human_count(model['macs'])} MACs an image" if model["macs"] is not None else ""
+    macs = f", {human_count(model['macs'])} MACs {article(unit)} {unit}" if model["macs"] is not None else ""
     rows.append(("model", f"{human_count(model['parameters'])} parameters{macs}"))
     rows.append(("peak memory", human_bytes(summary["memory"]["peak_rss_bytes"])))
     return rows

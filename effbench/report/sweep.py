@@ -19,14 +19,15 @@ from effbench.redaction import redact
 from effbench.report.spread import number_text, seconds, within_spread
 from effbench.report.text_table import TextColumn, console, print_table
 from effbench.stats import deviation, mean
-from effbench.units import human_bytes, human_count
+from effbench.summary_schema import IMAGE, throughput_of, unit_of
+from effbench.units import SPEED, human_bytes, human_count, throughput_key
 
 BEFORE = ("rank", "job", "overrides", "status", "metric", "value")  # columns of sweep.csv before test/*
-AFTER = ("training_s", "images_per_s", "parameters", "peak_rss_bytes", "error", "folder")
+AFTER = ("parameters", "peak_rss_bytes", "error", "folder")  # after training_s and the throughput
 
 MOST_ROWS = 1000  # of the table on a terminal; sweep.csv has all rows
 MOST_KEYS = 4  # swept keys that get one column each
-_COST = ("training_s", "images_per_s", "parameters", "peak_rss_bytes")
+_COST = ("training_s", "parameters", "peak_rss_bytes")
 _WORDS = re.compile(r"\s+(?=[+~]{0,2}[\w./@]+=)")  # between overrides; a value may hold spaces too
 
 
@@ -82,6 +83,7 @@ def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a run; `ranked` sets its rank. `displays` holds the displays of its metrics."""
     best, displays = summary.get("best") or {}, recorded_displays(summary)
     metrics, timing = summary.get("metrics", {}), summary.get("timing", {})
+    speed = throughput_key(unit_of(summary))
     return {
         "rank": None,
         "job": job.number,
@@ -91,7 +93,7 @@ def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
         "value": best.get("value"),
         **{name: metrics.get(name) for name in _tests(displays)},
         "training_s": timing.get("training_s"),
-        "images_per_s": timing.get("images_per_s"),
+        **({speed: throughput_of(summary)} if timing else {}),
         "parameters": summary.get("model", {}).get("parameters"),
         "peak_rss_bytes": summary.get("memory", {}).get("peak_rss_bytes"),
         "error": summary.get("error") or (summary.get("stop_reason") if summary["status"] == "diverged" else None),
@@ -111,9 +113,15 @@ def test_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(found or [f"test/{ACCURACY}", f"test/{LOSS}"], key=lambda name: name.endswith(f"/{LOSS}"))
 
 
+def speed_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Throughputs of all rows, one for each kind of sample: images_per_s."""
+    found = dict.fromkeys(name for row in rows for name in row if name.endswith(SPEED))
+    return list(found) or [throughput_key(IMAGE)]
+
+
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the columns of sweep.csv."""
-    return [*BEFORE, *test_columns(rows), *AFTER]
+    return [*BEFORE, *test_columns(rows), "training_s", *speed_columns(rows), *AFTER]
 
 
 def _order(row: Mapping[str, Any], by_value: bool) -> tuple[bool, bool, float, int]:
@@ -178,7 +186,7 @@ def _line(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     finished = [row for row in group if row["status"] in FINISHED]
     line = {**(finished or group)[0], "n": len(finished), "of": len(group), "failed": not finished}
     spread = ("value", *test_columns(group))  # depends on the seed, so it gets a deviation
-    for name in (*spread, *_COST):
+    for name in (*spread, *_COST, *speed_columns(group)):
         values = [row[name] for row in finished if row.get(name) is not None]
         if finished:
             line[name] = mean(values) if values else None
@@ -197,7 +205,7 @@ def _columns(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list
     """Return the columns with information, in the order of reading."""
 
     def column(head: str, name: str, text: Callable[[Any], str], leaves: int) -> TextColumn:
-        return TextColumn(head, [_cell(line[name], text) for line in lines], leaves=leaves)
+        return TextColumn(head, [_cell(line.get(name), text) for line in lines], leaves=leaves)
 
     value = "best" if len(metrics) != 1 else f"best {metrics[0]}"
     columns = [
@@ -211,7 +219,7 @@ def _columns(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list
         TextColumn("n", [_count(line) if any(each["of"] > 1 for each in lines) else "" for line in lines], leaves=2),
         column("training", "training_s", seconds, 3),
         column("params", "parameters", human_count, 4),
-        column("img/s", "images_per_s", lambda number: f"{number:.0f}", 5),
+        *(column(_speed_head(name), name, lambda number: f"{number:.0f}", 5) for name in speed_columns(lines)),
         column("peak", "peak_rss_bytes", human_bytes, 6),
         TextColumn("test loss", [_spread(line, f"test/{LOSS}") for line in lines], leaves=8),
         TextColumn("status", [line["states"] for line in lines], is_number=False, leaves=7),
@@ -223,6 +231,10 @@ def _columns(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list
         for each in columns
         if any(each.cells) and set(each.cells) != alone.get(each.head) and not (_is_constant(each) and len(lines) > 1)
     ]
+
+
+def _speed_head(name: str) -> str:
+    return "img/s" if name == throughput_key(IMAGE) else f"{name.removesuffix(SPEED)}/s"
 
 
 def _is_constant(column: TextColumn) -> bool:

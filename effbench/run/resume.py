@@ -104,7 +104,7 @@ class Resumption:
             )
 
     def _check_same_data(self, manifest: Mapping[str, Any], data: Splits) -> None:
-        """Other images, unless they are allowed, would quietly make another experiment of it."""
+        """Other samples, unless they are allowed, would quietly make another experiment of it."""
         if self._same_data or self.config.checkpoint.allow_changed_data:
             return
         raise ConfigError(
@@ -134,10 +134,10 @@ class Resumption:
                     "that, or start a new run."
                 )
 
-    def _check_same_batches(self, trainer: Trainer, same_images: bool) -> None:
-        """In mid-epoch the rest of the epoch must be the one that was begun, wherever the images lie now.
+    def _check_same_batches(self, trainer: Trainer, same_samples: bool) -> None:
+        """In mid-epoch the rest of the epoch must be the one that was begun, wherever the data lie now.
 
-        same_images: whether the train split is known to be the same; a checkpoint of an older version does not tell.
+        same_samples: whether the train split is known to be the same; a checkpoint of an older version does not tell.
         """
         if trainer.state.batch == 0:
             return
@@ -148,7 +148,7 @@ class Resumption:
             "trainer.accumulate_grad_batches",
             "trainer.limit_train_batches",
         )
-        decisive += ("data.batch_size", "data.drop_last") if same_images else ("data.",)
+        decisive += ("data.batch_size", "data.drop_last") if same_samples else ("data.",)
         changed = [
             key
             for key, _, _ in differing(self._before, self.config.to_dict())
@@ -165,9 +165,9 @@ class Resumption:
 
 
 def fingerprint(data: Splits) -> str:
-    """sha256 over the train split's labels and some of its images: what its batches are made of."""
-    images = data.train.images
-    return digest(data.train.labels, images[:: max(1, len(images) // 64)])
+    """sha256 over the train split's labels and some of its samples: what its batches are made of."""
+    inputs = data.train.inputs
+    return digest(data.train.labels, inputs[:: max(1, len(inputs) // 64)])
 
 
 def _had(compiled: bool) -> str:

@@ -12,12 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from effbench import build
-from effbench.config.options import COUNT
 from effbench.config.schema import Config
 from effbench.cpu.accelerate import accelerate
-from effbench.data.batches import BatchTransform
-from effbench.data.given import images_of
-from effbench.data.images.decoding import MAX_PIXELS, Levels
+from effbench.data.modality import Modality
 from effbench.disk import followed, pointed
 from effbench.errors import ConfigError, EffbenchError, unknown_name
 from effbench.metrics import LOSS, recorded_displays
@@ -65,10 +62,10 @@ class Run:
         if data is None:
             raise ConfigError(f"{self.folder} is a run that failed before it began: {self.summary.get('error')}.")
         path = self.folder / "summary.json"
-        if absent := [f"data.{key}" for key in ("classes", "shape", "mean", "std", "sha256") if data.get(key) is None]:
+        if absent := [f"data.{key}" for key in ("classes", "shape", "sha256") if data.get(key) is None]:
             raise ConfigError(f"{path} is damaged: it lacks {', '.join(absent)}.")
-        if not data["classes"] or not len(data["mean"]) == len(data["std"]) == data["shape"][0]:
-            raise ConfigError(f"{path} is damaged: it needs a class, and data.mean and data.std of each channel.")
+        if not data["classes"]:
+            raise ConfigError(f"{path} is damaged: it needs a class.")
         return dict(data)
 
     @property
@@ -77,10 +74,14 @@ class Run:
         return tuple(self.data["classes"])
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the images that the model takes."""
-        channels, height, width = self.data["shape"]
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample that the model takes: (channels, height, width) of an image."""
+        return tuple(self.data["shape"])
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """`shape`, of a run on images."""
+        return self.shape
 
     @property
     def white_level(self) -> tuple[float, float]:
@@ -110,11 +111,10 @@ class Run:
 
     def model(self, which: str = "best") -> nn.Module:
         """The trained model on the CPU in eval mode, of torch's plain layers; averaged weights where there are any."""
-        channels, height, width = self.image_shape
         # The weights come from the checkpoint: model.pretrained may be long gone.
         section = self.config.model.model_copy(update={"pretrained": None, "freeze": []})
         config = self.config.model_copy(update={"model": section})
-        model = build.model(config, len(self.classes), channels, (height, width))
+        model = build.model(config, len(self.classes), self.modality())
         try:
             load_weights(model, read_weights(self.checkpoint(which)))
         except DamagedError as error:
@@ -126,52 +126,33 @@ class Run:
         """What the model was trained for; its loss without class weights, which only training needs."""
         return build.task_of(self.config, len(self.classes))
 
-    def transform(self, device: torch.device | None = None) -> BatchTransform:
-        """The normalisation of the run's train split."""
-        data = self.data
-        on = device or torch.device("cpu")
-        return BatchTransform(tuple(data["mean"]), tuple(data["std"]), on, build.memory_format(self.config))
+    def modality(self, device: torch.device | None = None) -> Modality:
+        """What the samples are, as the run's train split had them: normalisation, how files are read."""
+        try:
+            return build.restored_modality(self.config, self.data, device)
+        except (ValueError, LookupError, TypeError) as error:
+            raise ConfigError(f"{self.folder / 'summary.json'} is damaged: {error}.") from error
 
     def predict(self, inputs: Any, which: str = "best") -> Tensor:
         """Float (N, K): class probabilities; of another task its answers, such as the values of a regression.
 
-        inputs: a file, a folder of images, a Pillow image, a uint8 tensor or array (C, H, W), or a list of such; or
-        uint8 (N, C, H, W) as the dataset holds them. Files and Pillow images are brought to the run's size and
-        channels as `effbench predict` does. Raises ConfigError for anything else and for a file that is no image.
+        inputs: of a run on images, a file, a folder of images, a Pillow image, a uint8 tensor or array (C, H, W), or a
+        list of such; or uint8 (N, C, H, W) as the dataset holds them. Files and Pillow images are brought to the run's
+        size and channels as `effbench predict` does. Of a run on rows, a CSV file, or numbers (F,) or (N, F). Raises
+        ConfigError for anything else and for a file that cannot be read.
         """
-        probabilities = self.predictor(which)
-        return torch.cat(
-            [probabilities(images) for images in images_of(inputs, self.image_shape, self.max_pixels, self.levels)]
-        )
-
-    @property
-    def levels(self) -> Levels | None:
-        """What became white in pictures of more than 8 bits; None where the dataset had none."""
-        return Levels(*self.white_level) if self.data.get("white_level") else None
-
-    @property
-    def max_pixels(self) -> int:
-        """Of a file: as the run's data were read."""
-        value = self.config.data.options.get("max_pixels")
-        if value is not None and not COUNT.holds(value):
-            path = self.folder / "config.yaml"
-            raise ConfigError(f"{path} is damaged: data.max_pixels must be a whole number above 0; got {value!r:.80}.")
-        return value or MAX_PIXELS
+        answers = self.predictor(which)
+        return torch.cat([answers(samples) for samples in self.modality().given(inputs)])
 
     def predictor(self, which: str = "best") -> Callable[[Tensor], Tensor]:
-        """`predict` with the weights read once: uint8 (N, C, H, W) -> float (N, K)."""
-        model, transform = self.model(which), self.transform()
+        """`predict` with the weights read once: samples as the dataset holds them, (N, ...) -> float (N, K)."""
+        model, modality = self.model(which), self.modality()
         accelerate(model)
         task = self.task
 
         @torch.inference_mode()
-        def probabilities(images: Tensor) -> Tensor:
-            if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.image_shape:
-                raise ConfigError(
-                    f"predict takes uint8 (N, {', '.join(map(str, self.image_shape))}); "
-                    f"got {images.dtype} {tuple(images.shape)}."
-                )
-            chunks = images.split(self.config.data.eval_batch_size)
-            return torch.cat([task.answers(model(transform(chunk.float().mul_(1 / 255)))) for chunk in chunks])
+        def answers(samples: Tensor) -> Tensor:
+            chunks = modality.required(samples).split(self.config.data.eval_batch_size)
+            return torch.cat([task.answers(model(modality.normalise(modality.portable(chunk)))) for chunk in chunks])
 
-        return probabilities
+        return answers

@@ -20,7 +20,8 @@ from effbench.config.schema import Config
 from effbench.console import guarded
 from effbench.cpu.accelerate import remove_acceleration
 from effbench.cpu.library import library
-from effbench.data.batches import BatchTransform, EvalBatches
+from effbench.data.batches import EvalBatches
+from effbench.data.modality import Modality
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, MissingExtraError
 from effbench.metrics import as_recorded
@@ -45,7 +46,7 @@ from effbench.training.meter import WARMUP_STEPS
 from effbench.training.precision import choose_precision
 from effbench.training.trainer import Trainer
 from effbench.training.waiting import sharing_processors
-from effbench.units import counted, human_count
+from effbench.units import counted, human_count, seen_key, throughput_key
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +123,8 @@ class _Session:
         data = self._load_data()
         config = self._settle(data)
         data = build.task(config, data).checked(data)
-        transform = build.batch_transform(config, data, self.device)
-        trainer = build.trainer(config, data, transform, self.ranks, self._checkpoints(data))
+        modality = build.modality(config, data, self.device)
+        trainer = build.trainer(config, data, modality, self.ranks, self._checkpoints(data))
         trainer.callbacks, trainer.context = Callbacks(callbacks), Context(trainer, folder, data)
         if config.resume:
             resumption = Resumption(config, folder, self.ranks)
@@ -135,14 +136,14 @@ class _Session:
         if self.ranks.is_main:
             trainer.callbacks = trainer.callbacks.watched_by(self._watchers(trainer))
             self.sessions.begin(trainer.checkpoints)
-            samples = self._samples(trainer, data, transform)
+            samples = self._samples(trainer, data, modality)
             self._announce(trainer, data, samples)
-            self.count_macs = _macs(trainer.model, data.shape)
-            self.facts = self._facts(trainer, data, transform)
+            self.count_macs = _macs(trainer.model, modality)
+            self.facts = self._facts(trainer, data, modality)
             if samples:
                 self.facts["data"]["evaluated"] = {which: len(batches) for which, batches in samples.items()}
         with listening() as ears:
-            test = self._fitted_and_tested(trainer, data, transform, ears)
+            test = self._fitted_and_tested(trainer, data, modality, ears)
             if self.ranks.is_main:
                 self._count_macs()
                 self.sessions.end(trainer.state, self._outcome(trainer, test) | self.facts)
@@ -150,9 +151,7 @@ class _Session:
         self.ranks.barrier()
         return Run(folder, config)
 
-    def _fitted_and_tested(
-        self, trainer: Trainer, data: Splits, transform: BatchTransform, ears: Ears
-    ) -> dict[str, float]:
+    def _fitted_and_tested(self, trainer: Trainer, data: Splits, modality: Modality, ears: Ears) -> dict[str, float]:
         with _watched_to_the_end(trainer):
             with keeping_freed_memory(self.device), sharing_processors(self.device):
                 with ears.stopping(trainer):
@@ -160,7 +159,7 @@ class _Session:
                 test: dict[str, float] = {}
                 if state.status in FINISHED:
                     self._warn_of_predictions("val", trainer, data, state.metrics)
-                    test = self._tested(trainer, data, transform, ears)
+                    test = self._tested(trainer, data, modality, ears)
                     self._warn_of_predictions("test", trainer, data, test)
             test = self.ranks.share(test)  # rank 0 alone reads the test split
             if test:
@@ -171,8 +170,10 @@ class _Session:
         """The config with numbers for `auto`, from here on the run's; a resumed run keeps those it was begun with."""
         asked = self.config
         before = recorded_config(self.folder) if asked.resume else None
-        self.config = settled(asked, len(data.train), min(data.shape[1:]), self.ranks.world, before)
+        self.config = settled(asked, len(data.train), data.modality, data.shape, self.ranks.world, before)
         self.chosen = settings(asked, self.config)
+        if self.config.augment != asked.augment and not data.modality.augments and self.ranks.is_main:
+            log.info(f"note: {data.modality.unit}s are not augmented: the augment group counts as augment=none")
         self.sessions.settle(self.config)
         return self.config
 
@@ -198,9 +199,10 @@ class _Session:
         own = trainer.callbacks.columns
         columns = [
             "row", "epoch", "step", *(f"{split}/{name}" for split in ("train", "val") for name in trainer.task.names),
-            "train/images_per_s", *trainer.learning_rates(), *own,
+            trainer.throughput.column, *trainer.learning_rates(), *own,
         ]  # fmt: skip
-        section, watchers = self.config.logger, list[Callback]([Progress(trainer.task.displays, own)])
+        section, unit = self.config.logger, trainer.train.modality.unit
+        watchers: list[Callback] = [Progress(trainer.task.displays, own, unit)]
         if section.name != "csv":
             params = self.config.to_dict()
             logger = LOGGERS[section.name](self.folder, params, section.project, section.offline, _start(trainer))
@@ -226,20 +228,20 @@ class _Session:
             split, _, name = checkpoints.monitor.partition("/")
             if which == split == "val":
                 values[name] = checkpoints.ranking[0][0]  # of the best weights
-        if complaint := trainer.prediction_check.complaint(which, values, data.classes):
+        if complaint := trainer.prediction_check.complaint(which, values, data.classes, data.modality.unit):
             self.warnings.append(complaint)
             log.warning(complaint)
 
-    def _tested(self, trainer: Trainer, data: Splits, transform: BatchTransform, ears: Ears) -> dict[str, float]:
+    def _tested(self, trainer: Trainer, data: Splits, modality: Modality, ears: Ears) -> dict[str, float]:
         """As `_test`; nothing where a signal comes before its end. A resumed run trains no more, and is tested then."""
         try:
             with ears.leaving(trainer):
-                return self._test(trainer, data, transform)
+                return self._test(trainer, data, modality)
         except Interrupted as signal:
             trainer.state.stop_reason, trainer.state.status = str(signal), "interrupted"
             return {}
 
-    def _test(self, trainer: Trainer, data: Splits, transform: BatchTransform) -> dict[str, float]:
+    def _test(self, trainer: Trainer, data: Splits, modality: Modality) -> dict[str, float]:
         """The test split, read this once, with the best weights; on rank 0, which counts every sample."""
         if not self.ranks.is_main or data.test is None:
             return {}
@@ -248,17 +250,17 @@ class _Session:
         if checkpoints is not None and checkpoints.best is not None:
             load_weights(model, read_weights(checkpoints.best))
         with trainer.clocks.evaluation:
-            values = trainer.evaluate(self._test_batches(data.test, transform), DistributedContext())
+            values = trainer.evaluate(self._test_batches(data.test, modality), DistributedContext())
         return {f"test/{name}": value for name, value in values.items()}
 
-    def _test_batches(self, test: Split, transform: BatchTransform) -> EvalBatches:
+    def _test_batches(self, test: Split, modality: Modality) -> EvalBatches:
         return build.eval_batches(
-            self.config, test, transform, DistributedContext(), self.config.trainer.limit_test_batches
+            self.config, test, modality, DistributedContext(), self.config.trainer.limit_test_batches
         )
 
-    def _samples(self, trainer: Trainer, data: Splits, transform: BatchTransform) -> dict[str, EvalBatches]:
+    def _samples(self, trainer: Trainer, data: Splits, modality: Modality) -> dict[str, EvalBatches]:
         """The evaluations that read a part of their split, by its name."""
-        test = None if data.test is None else self._test_batches(data.test, transform)
+        test = None if data.test is None else self._test_batches(data.test, modality)
         every = {"val": trainer.val, "test": test}
         return {
             which: batches for which, batches in every.items() if batches is not None and batches.sample is not None
@@ -275,14 +277,14 @@ class _Session:
             f"model {self.config.model.label}: {human_count(counts.total)} parameters"
             f" ({human_count(counts.trainable)} trained), {trainer.precision.name} ({why}), {self.device}"
         )
-        if line := told(self.chosen, len(data.train)):
+        if line := told(self.chosen, len(data.train), data.modality.unit):
             log.info(line)
         if note := schedule_note(self.config, trainer):
             log.info(f"note: {note}")
         steps = trainer.state.step + trainer.steps_left
         log.info(f"{counted(steps, 'step')}, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")
 
-    def _facts(self, trainer: Trainer, data: Splits, transform: BatchTransform) -> dict[str, Any]:
+    def _facts(self, trainer: Trainer, data: Splits, modality: Modality) -> dict[str, Any]:
         """What is known before the first step."""
         counts = accounting.parameters(trainer.model)
         return {
@@ -301,10 +303,11 @@ class _Session:
                 "name": data.name,
                 "sha256": data.sha256,
                 "counts": {which: len(split) for which, split in data.named().items()},
+                "modality": f"{data.modality.__module__}.{data.modality.__qualname__}",
+                "unit": data.modality.unit,
                 "shape": list(data.shape),
                 "classes": list(data.classes),
-                "mean": list(transform.mean),
-                "std": list(transform.std),
+                **modality.record(),
                 **data.facts,
             },
             "environment": environment(),
@@ -314,7 +317,7 @@ class _Session:
 
     def _outcome(self, trainer: Trainer, test: dict[str, float]) -> dict[str, Any]:
         """What the training came to."""
-        state, checkpoints = trainer.state, trainer.checkpoints
+        state, checkpoints, unit = trainer.state, trainer.checkpoints, trainer.train.modality.unit
         best = None
         if checkpoints is not None and checkpoints.ranking:
             value, name = checkpoints.ranking[0]
@@ -329,14 +332,14 @@ class _Session:
             "steps": state.step,
             "skipped_steps": state.skipped,
             "pieces": state.micro_batch_splits,
-            "images_seen": state.samples_seen,
+            seen_key(unit): state.samples_seen,
             "timing": {
                 "started": self.begun.astimezone().isoformat(timespec="seconds"),
                 "seconds": trainer.clocks.seconds(),
                 "training_s": state.training_s,
                 "elapsed_s": state.elapsed_s + trainer.clocks.seconds()["total"],  # of all sessions, as training_s
-                "images_per_s": trainer.throughput.values(state.samples_seen).get("train/images_per_s"),
-                "images_per_s_excludes_first_steps": WARMUP_STEPS,
+                throughput_key(unit): trainer.throughput.values(state.samples_seen).get(trainer.throughput.column),
+                f"{throughput_key(unit)}_excludes_first_steps": WARMUP_STEPS,
             },
             "memory": peak_memory(),
         }
@@ -389,8 +392,8 @@ def _watched_to_the_end(trainer: Trainer) -> Iterator[None]:
         trainer.callbacks.run_end(trainer.context)
 
 
-def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> Callable[[], int | None]:
-    """What counts the MACs of one image; None for a model of the user's that cannot be copied or run without data.
+def _macs(model: nn.Module, modality: Modality) -> Callable[[], int | None]:
+    """What counts the MACs of one sample; None for a model of the user's that cannot be copied or run without data.
 
     The copy is taken at once: what a model keeps of a training step may not let itself be copied.
     """
@@ -403,4 +406,4 @@ def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> Callable[[], i
             return None
 
     shapes = attempt(lambda: accounting.without_data(model, "meta"))
-    return lambda: None if shapes is None else attempt(lambda: accounting.macs(shapes, image_shape).macs)
+    return lambda: None if shapes is None else attempt(lambda: accounting.macs(shapes, modality.example()).macs)

@@ -6,23 +6,25 @@ import torch
 
 from effbench import build
 from effbench.automatic import settled
-from effbench.config.options import COUNT
 from effbench.config.schema import Config
 from effbench.cpu.library import check_switch
 from effbench.models import accounting
-from effbench.report.cost import PUBLISHED, Setting, shape_model
+from effbench.report.cost import Setting, shape_model
 from effbench.target_allowlist import resolve
 from effbench.units import human_count
 
+_CLASSES = 10  # their number does not matter to what fits
 
-def dry_build(config: Config, setting: Setting | None = None) -> str:
+
+def dry_build(config: Config, setting: Setting) -> str:
     """A line on what was built. Raises ConfigError where model, optimizer or schedule refuse their options."""
     for group in ("model", "data"):
         resolve(group, getattr(config, group).target, config.allow_targets)
-    model = shape_model(config, setting or PUBLISHED)
+    model = shape_model(config, setting)
     build.check_shapes(config, model)
     optimizer = build.optimizer(config, _one_layer(build.takes_vectors(config)))
-    build.schedule(settled(config, images=1000, side=28), optimizer, total_steps=100, steps_per_epoch=10)
+    kind = setting.modality
+    build.schedule(settled(config, 1000, type(kind), kind.shape), optimizer, total_steps=100, steps_per_epoch=10)
     build.callbacks(config)
     count = human_count(accounting.parameters(model).total)
     return f"{type(model).__name__} ({count} parameters) with {type(optimizer).__name__}"
@@ -32,16 +34,18 @@ def refuse_early(config: Config) -> None:
     """Refuses what can be, before time is spent on data; a whole model by shapes only where that may be minutes."""
     check_switch()
     build.check_options(config)
-    if build.takes_time(config):
-        build.check_shapes(config, shape_model(config, own_setting(config)))
+    kind = build.preview(config) if build.takes_time(config) else None
+    if kind is not None:
+        build.check_shapes(config, shape_model(config, Setting(kind, _CLASSES)))
 
 
 def own_setting(config: Config) -> Setting:
-    """Images of the config's own size; the number of classes does not matter to what fits."""
-    size = config.data.options.get("image_size")
-    if not COUNT.holds(size):
-        size = 224  # its dataset says what is wrong with it
-    return Setting((3, size, size), 10)
+    """Samples of the config's own shape: as the dataset tells before it is read, or else by reading it."""
+    kind = build.preview(config)
+    if kind is None:
+        data = build.splits(config)
+        kind = data.modality.blank(data.shape, build.settings(config))
+    return Setting(kind, _CLASSES)
 
 
 def _one_layer(vectors: bool) -> torch.nn.Module:

@@ -25,11 +25,11 @@ from effbench.report.verify import Check
 from effbench.run.session import train
 from effbench.training.callbacks import Callback, Context
 from effbench.training.checkpoint import read_checkpoint
+from effbench.units import SPEED
 
 log = logging.getLogger(__name__)
 
 STEPS, AT = 8, 5
-SPEEDS = ("train/images_per_s",)
 TIMES = ("training_s", "elapsed_s")
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -119,8 +119,12 @@ def _compared(whole: Path, broken: Path) -> Iterator[Check]:
     yield _check("averaged weights", a.ema, b.ema)
     for name in sorted({*a.state, *b.state}):
         yield _check(name, *(_without(side.state.get(name), TIMES) for side in (a, b)))
-    rows = [[_without(row, SPEEDS) for row in read_metrics(folder)] for folder in (whole, broken)]
+    rows = [[_without_speed(row) for row in read_metrics(folder)] for folder in (whole, broken)]
     yield _check("metrics.csv", *rows)
+
+
+def _without_speed(row: Mapping[str, str]) -> dict[str, str]:
+    return {column: cell for column, cell in row.items() if not column.endswith(SPEED)}
 
 
 def _without(value: Any, keys: Sequence[str]) -> Any:

@@ -12,7 +12,7 @@ from effbench.metrics import ACCURACY
 from effbench.tasks.task import PredictionCheck
 from effbench.units import percent
 
-LEAST_FOR_ONE, LEAST_FOR_SHARE = 10, 20  # evaluated images; with fewer, one answer or a fraction is mostly chance
+LEAST_FOR_ONE, LEAST_FOR_SHARE = 10, 20  # evaluated samples; with fewer, one answer or a fraction is mostly chance
 
 
 class ClassCounts(PredictionCheck):
@@ -33,24 +33,26 @@ class ClassCounts(PredictionCheck):
         if self._counts is not None:
             self._counts = ranks.sum(self._counts)
 
-    def complaint(self, which: str, values: Mapping[str, float], classes: Sequence[str]) -> str | None:
+    def complaint(
+        self, which: str, values: Mapping[str, float], classes: Sequence[str], unit: str = "image"
+    ) -> str | None:
         if self._counts is None:
             return None
         predicted, labels = (list(map(int, row)) for row in self._counts.tolist())
-        images, largest = sum(labels), max(labels)
+        samples, largest = sum(labels), max(labels)
         # with one class in the split, predicting only that class is right
-        if largest == images or images < LEAST_FOR_ONE:
+        if largest == samples or samples < LEAST_FOR_ONE:
             return None
         answers = [name for name, count in zip(classes, predicted, strict=True) if count]
         if len(answers) == 1:
-            return f"{which}: the model predicts '{answers[0]}' for all of the {images} images{_REMEDY}"
+            return f"{which}: the model predicts '{answers[0]}' for all of the {samples} {unit}s{_REMEDY}"
         accuracy = values.get(ACCURACY)
-        if accuracy is None or images < LEAST_FOR_SHARE or round(accuracy * images) > largest:
+        if accuracy is None or samples < LEAST_FOR_SHARE or round(accuracy * samples) > largest:
             return None
         name = classes[labels.index(largest)]
         return (
             f"{which} accuracy {percent(accuracy)} is no better than always predicting '{name}', the largest class "
-            f"({largest} of {images} images){_REMEDY}"
+            f"({largest} of {samples} {unit}s){_REMEDY}"
         )
 
 

@@ -24,13 +24,16 @@ class PredictionCheck:
     def agree(self, ranks: Any) -> None:
         """Add up the counts of all processes."""
 
-    def complaint(self, which: str, values: Mapping[str, float], classes: Sequence[str]) -> str | None:
+    def complaint(
+        self, which: str, values: Mapping[str, float], classes: Sequence[str], unit: str = "image"
+    ) -> str | None:
         """Return a warning about the predictions, or None.
 
         Args:
             which: name of the split.
             values: metric name -> value of this evaluation.
             classes: names of the classes.
+            unit: the word for a sample.
         """
 
 
@@ -70,7 +73,7 @@ class Task:
         """Return the dataset with targets as this task takes them. Raise DataError for targets of another kind."""
 
         def checked(which: str, split: Split) -> Split:
-            return Split(split.images, self.targets_of(f"{data.name} {which}", split.labels, len(data.classes)))
+            return replace(split, labels=self.targets_of(f"{data.name} {which}", split.labels, len(data.classes)))
 
         train = checked("train", data.train)
         val = None if data.val is None else checked("val", data.val)

@@ -1,4 +1,4 @@
-"""Batch normalisation's running statistics, made anew from train images ("precise BN", arXiv:2105.07576, section 3).
+"""Batch normalisation's running statistics, made anew from train samples ("precise BN", arXiv:2105.07576, section 3).
 
 Running statistics are averages of the last 1/momentum batches. With few or small batches they lag behind the weights
 or are noise, and validation then measures the statistics rather than the weights.
@@ -14,13 +14,14 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from effbench.data.batches import Batch, BatchTransform, EvalBatches
+from effbench.data.batches import Batch, EvalBatches
+from effbench.data.modality import Modality
 from effbench.data.splits import Split
 from effbench.models.adapt import is_frozen
 from effbench.randomness import Purpose, derived_seed
 from effbench.training.precision import Precision
 
-IMAGES, BATCH = 512, 64  # of a pass; statistics that average fewer images than IMAGES are made anew
+SAMPLES, BATCH = 512, 64  # of a pass; statistics that average fewer than SAMPLES are made anew
 _START_LEFT = 0.01  # share of the initial values in the running statistics from which on they count as started
 
 
@@ -52,9 +53,9 @@ class KeepStatistics:
 
 
 class RefreshStatistics:
-    """Makes the statistics anew where running ones cannot be right yet, or average too few images.
+    """Makes the statistics anew where running ones cannot be right yet, or average too few samples.
 
-    norms: the names of the batch norms that are trained, see `trained_norms`. batch_size: images that one of them sees
+    norms: the names of the batch norms that are trained, see `trained_norms`. batch_size: samples that one of them sees
     at once in training. batches: makes the batches of `statistics_batches` for an evaluation's batch size, when they
     are first needed.
     """
@@ -84,7 +85,7 @@ class RefreshStatistics:
         make_statistics(model, self._norms, self._batches(self.eval_batch_size // splits), self._precision)
 
     def _lag(self, momentum: float, steps: int) -> bool:
-        return self._batch_size < momentum * IMAGES or (1 - momentum) ** steps > _START_LEFT
+        return self._batch_size < momentum * SAMPLES or (1 - momentum) ** steps > _START_LEFT
 
 
 class AveragedStatistics(RefreshStatistics):
@@ -138,10 +139,10 @@ def trained_norms(model: nn.Module) -> list[str]:
     ]
 
 
-def statistics_batches(split: Split, transform: BatchTransform, seed: int, eval_batch_size: int) -> EvalBatches:
-    """Up to IMAGES images of the train split, drawn by the seed, without augmentation, in batches of equal size."""
-    size = min(BATCH, max(2, eval_batch_size), len(split))  # batch norm learns nothing from one image
-    count = min(IMAGES, len(split)) // size * size
+def statistics_batches(split: Split, modality: Modality, seed: int, eval_batch_size: int) -> EvalBatches:
+    """Up to SAMPLES samples of the train split, drawn by the seed, without augmentation, in batches of equal size."""
+    size = min(BATCH, max(2, eval_batch_size), len(split))  # batch norm learns nothing from one sample
+    count = min(SAMPLES, len(split)) // size * size
     generator = torch.Generator().manual_seed(derived_seed(seed, Purpose.STATISTICS))
     chosen = torch.randperm(len(split), generator=generator)[:count].sort().values
-    return EvalBatches(split.take(chosen), batch_size=size, transform=transform)
+    return EvalBatches(split.take(chosen), batch_size=size, modality=modality)

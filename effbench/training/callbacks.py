@@ -22,6 +22,7 @@ from effbench.log import print_above_bar
 from effbench.metrics import Display
 from effbench.records import MetricsFile
 from effbench.training.state import TrainState
+from effbench.units import speed_text, throughput_key
 
 if TYPE_CHECKING:
     from effbench.data.splits import Splits
@@ -343,15 +344,17 @@ def _is_plain(value: Any) -> bool:
 
 
 class Progress(Callback):
-    """On a terminal a progress bar with metrics and images/s; elsewhere one line an epoch. It writes to stderr.
+    """On a terminal a progress bar with metrics and speed; elsewhere one line an epoch. It writes to stderr.
 
     Args:
         displays: how each metric is written, in the order of display.
         columns: of the user's callbacks.
+        unit: the word for a sample.
     """
 
-    def __init__(self, displays: Mapping[str, Display], columns: Sequence[str] = ()) -> None:
-        self._displays, self._own = displays, columns
+    def __init__(self, displays: Mapping[str, Display], columns: Sequence[str] = (), unit: str = "image") -> None:
+        self._displays, self._own, self._unit = displays, columns, unit
+        self._column = f"train/{throughput_key(unit)}"
         self._bar: tqdm[Any] | None = None
         self._terminal = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
 
@@ -371,7 +374,7 @@ class Progress(Callback):
     def logged(self, context: Context, values: Mapping[str, float]) -> None:
         if self._bar is not None and "train/loss" in values:
             self._bar.set_description_str(f"epoch {context.state.epoch_of_last_step + 1}/{self._epochs}", refresh=False)
-            speed = f", {values['train/images_per_s']:.0f} img/s" if "train/images_per_s" in values else ""
+            speed = f", {self._speed(values)}" if self._column in values else ""
             shown = [f"{name} {display.text(values[f'train/{name}'])}" for name, display in self._displays.items()
                      if f"train/{name}" in values]  # fmt: skip
             self._bar.set_postfix_str(", ".join([*shown, *self._logged(values)]) + speed, refresh=False)
@@ -385,8 +388,8 @@ class Progress(Callback):
             if f"{split}/{name}" in values
         ]
         line = f"epoch {state.epoch}/{self._epochs}  step {state.step}  " + "  ".join([*shown, *self._logged(values)])
-        if "train/images_per_s" in values:
-            line += f"  {values['train/images_per_s']:.0f} img/s"
+        if self._column in values:
+            line += f"  {self._speed(values)}"
         log.info(line)
 
     def _logged(self, values: Mapping[str, float]) -> list[str]:
@@ -400,6 +403,9 @@ class Progress(Callback):
 
     def run_end(self, context: Context) -> None:
         self.fit_end(context)
+
+    def _speed(self, values: Mapping[str, float]) -> str:
+        return speed_text(values[self._column], self._unit)
 
 
 class MetricsLog(Callback):

@@ -137,23 +137,37 @@ class OutOfMemoryPolicy(Protocol):
 
 
 class RaiseOnOutOfMemory:
-    """on_oom=raise: the message names what needs less memory."""
+    """on_oom=raise: the message names what needs less memory.
+
+    Args:
+        size_key: the config key that makes a sample smaller, or None.
+    """
+
+    def __init__(self, size_key: str | None = None):
+        self._smaller = [] if size_key is None else [size_key]
 
     def next_split_count(self, what: str, key: str, batch_size: int, splits: int, error: BaseException) -> int:
         raise EffbenchError(
-            f"out of memory in {what} at {key}={batch_size}: lower {key}, data.image_size or the model, or let "
-            f"trainer.on_oom=halve cut the batches. ({first_line(error)})"
+            f"out of memory in {what} at {key}={batch_size}: lower {', '.join([key, *self._smaller])} or the "
+            f"model, or let trainer.on_oom=halve cut the batches. ({first_line(error)})"
         ) from error
 
 
 class SplitOnOutOfMemory:
-    """on_oom=halve: twice as many micro-batches, whose gradients add up to the same step."""
+    """on_oom=halve: twice as many micro-batches, whose gradients add up to the same step.
+
+    Args:
+        size_key: the config key that makes a sample smaller, or None.
+    """
+
+    def __init__(self, size_key: str | None = None):
+        self._smaller = [] if size_key is None else [size_key]
 
     def next_split_count(self, what: str, key: str, batch_size: int, splits: int, error: BaseException) -> int:
         if 4 * splits > batch_size:  # batch norm needs two samples a micro-batch
             raise EffbenchError(
                 f"out of memory in {what} at {key}={batch_size}, cut into {splits} pieces already: lower "
-                f"data.image_size or the model. ({first_line(error)})"
+                f"{' or '.join([*self._smaller, 'the model'])}. ({first_line(error)})"
             ) from error
         log.warning(
             f"out of memory in {what} at {key}={batch_size}: each batch is cut into {2 * splits} pieces from "

@@ -11,6 +11,7 @@ from effbench.metrics import ACCURACY
 from effbench.tasks.tallies import Tallies
 from effbench.training.distributed import DistributedContext
 from effbench.training.timers import Clocks
+from effbench.units import throughput_key
 
 WARMUP_STEPS = 5
 
@@ -77,10 +78,15 @@ def _by_name(sums: Any) -> Any:
 
 
 class Throughput:
-    """Images a second of training time, the first WARMUP_STEPS steps of this session left out."""
+    """Samples a second of training time, the first WARMUP_STEPS steps of this session left out.
 
-    def __init__(self, clocks: Clocks):
+
+    unit: the word for a sample, which names the column: train/images_per_s.
+    """
+
+    def __init__(self, clocks: Clocks, unit: str):
         self._clocks = clocks
+        self.column = f"train/{throughput_key(unit)}"
         self._steps = 0
         self._seen_at_start = 0
         self._seconds_at_start = 0.0
@@ -103,4 +109,4 @@ class Throughput:
         seconds = self._clocks.training - self._seconds_at_start
         if self._steps <= WARMUP_STEPS or seconds <= 0:
             return {}
-        return {"train/images_per_s": (samples_seen - self._seen_at_start) / seconds}
+        return {self.column: (samples_seen - self._seen_at_start) / seconds}

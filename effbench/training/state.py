@@ -41,7 +41,7 @@ class TrainState:
         return self.epoch - (self.batch == 0 and self.step > 0)
 
     def leave_epoch(self) -> None:
-        """On to the next one: what was begun cannot be ended with other images."""
+        """On to the next one: what was begun cannot be ended with other samples."""
         if self.batch:
             self.epoch, self.batch = self.epoch + 1, 0
 

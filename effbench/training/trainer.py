@@ -101,7 +101,7 @@ class Trainer:
         self.averaged: WeightAverage = self.ema or NoEma(self.model)
         self.meter = Meter(self.ranks, self.task.tallies)
         self.prediction_check = self.task.prediction_check()  # of the newest evaluation
-        self.throughput = Throughput(self.clocks)
+        self.throughput = Throughput(self.clocks, self.train.modality.unit)
         self._device = next(self.model.parameters()).device
         looks = self._device.type == "cpu" and self.ranks.world == 1  # where reading the loss costs nothing
         self._nonfinite: NonFinitePolicy = self.nonfinite_policy or StopAtNonFinite(looks)

@@ -162,7 +162,7 @@ def test_recorded_parity_is_reproducible_on_validation_images(name: str, run: Pa
     images = compared(run)
     trained = load_run(run)
     with torch.no_grad():
-        expected = np.asarray(trained.model()(trained.transform()(images.float() / 255)))
+        expected = np.asarray(trained.model()(trained.modality().normalise(images.float() / 255)))
     difference = np.abs(answers(exports[name], in_unit_range(images)) - expected).max()
     assert (parity["split"], parity["samples"]) == ("val", 256)
     assert parity["largest_logit"] == pytest.approx(np.abs(expected).max(), rel=1e-5)
@@ -250,7 +250,7 @@ def test_every_kind_of_network_is_equal_in_every_format(name: str, form: str, ne
     logits = answers(networks.export(name, form), in_unit_range(images))
     trained = load_run(run)
     with torch.no_grad():
-        expected = np.asarray(trained.model("last")(trained.transform()(images.float() / 255)))
+        expected = np.asarray(trained.model("last")(trained.modality().normalise(images.float() / 255)))
     assert np.abs(expected).max() > 0.1
     assert expected.std(0).max() > 0.01  # not one answer for all images
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -436,7 +436,12 @@ def test_the_normalisation_is_part_of_what_is_compared(
     from effbench.export import portable as module
 
     whole = module.portable
-    monkeypatch.setattr(module, "portable", lambda model, mean, std: whole(model, mean, [1.01 * s for s in std]))
+
+    def off(model: nn.Module, normaliser: nn.Module) -> nn.Module:
+        normaliser.get_buffer("std").mul_(1.01)
+        return whole(model, normaliser)
+
+    monkeypatch.setattr(module, "portable", off)
     code, _, err = effbench("export", str(run), "format=torchscript", "output=it")
     assert (code, "logits differ by" in err) == (3, True)
     assert not list(tmp_path.iterdir())

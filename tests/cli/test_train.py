@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from effbench.automatic import settled
 from effbench.config.compose import compose
 from effbench.config.versions import stamped
+from effbench.data.images.modality import Images
 from effbench.records import STATUSES
 from tests.cli.conftest import TWENTY_STEPS, Effbench
 from tests.commandline import TINY
@@ -45,7 +46,7 @@ def test_a_run_leaves_exactly_the_documented_files(run: Path) -> None:
 @pytest.mark.slow
 def test_config_yaml_is_the_config_that_was_trained(run: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config == stamped(settled(compose(TWENTY_STEPS), 5400, 28).to_dict())
+    assert config == stamped(settled(compose(TWENTY_STEPS), 5400, Images, (1, 28, 28)).to_dict())
 
 
 def test_summary_json_holds_what_reports_and_comparisons_read(run: Path) -> None:

@@ -21,6 +21,7 @@ from effbench.config.compose import compose
 from effbench.config.paths import conf_dir
 from effbench.cpu.accelerate import accelerate, remove_acceleration
 from effbench.cpu.eligibility import Accelerated
+from effbench.data.images.modality import Images
 from effbench.training.trainer import Trainer
 
 MODELS = sorted(path.stem for path in conf_dir().glob("model/*.yaml") if not path.stem.startswith("_"))
@@ -32,7 +33,7 @@ def built(*words: str) -> nn.Module:
     if "model=timm" in words:
         pytest.importorskip("timm")
     with torch.device("meta"):
-        return build.model(compose(list(words)), 1000, 3, (224, 224))
+        return build.model(compose(list(words)), 1000, Images.blank((3, 224, 224)))
 
 
 def classes(model: nn.Module) -> list[type[nn.Module]]:

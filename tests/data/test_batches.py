@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from effbench.data import prefetch as ahead
-from effbench.data.batches import Batch, BatchTransform, EvalBatches, Shard, TrainBatches, mixed_labels
+from effbench.data.batches import Batch, EvalBatches, Shard, TrainBatches, mixed_labels
 from effbench.data.images.augment import Augment
+from effbench.data.images.batch_transform import BatchTransform
+from effbench.data.images.modality import Images
 from effbench.data.prefetch import BatchError, in_order
 from effbench.data.splits import Split
 from effbench.errors import ConfigError, EffbenchError
@@ -41,8 +43,13 @@ def split(count: int = 50) -> Split:
 
 
 def batches(count: int = 50, **options) -> TrainBatches:
-    settings = {"batch_size": 8, "num_classes": K, "transform": PLAIN, "seed": 3, **options}
-    return TrainBatches(split(count), **settings)
+    settings = {"batch_size": 8, "num_classes": K, "seed": 3, **options}
+    modality = images(settings.pop("transform", PLAIN), settings.pop("augment", None))
+    return TrainBatches(split(count), modality=modality, **settings)
+
+
+def images(transform: BatchTransform = PLAIN, augment: Augment | None = None, shape=(2, 6, 8)) -> Images:
+    return Images(shape, transform, augment)
 
 
 def one_hot(targets: Tensor) -> Tensor:
@@ -192,9 +199,9 @@ def test_micro_batches_make_the_step_of_one_batch(augment):
 def test_the_parts_that_a_batch_is_finished_in_change_nothing(memory_format, elements, augment, monkeypatch):
     transform = BatchTransform((0.2, 0.7), (0.5, 2.0), memory_format=memory_format)
     options = {"augment": AUGMENTS[augment], "transform": transform, "batch_size": 11, "drop_last": False}
-    evaluation = EvalBatches(split(), batch_size=21, transform=transform)
+    evaluation = EvalBatches(split(), batch_size=21, modality=images(transform))
     whole, read = epoch_of(batches(**options)), [batch.inputs for batch in evaluation]
-    monkeypatch.setattr("effbench.data.batches._PART", elements)
+    monkeypatch.setattr("effbench.data.images.batch_transform._PART", elements)
     parted, read_again = epoch_of(batches(**options)), [batch.inputs for batch in evaluation]
     assert equal(parted, whole)
     assert all(map(torch.equal, read, read_again))
@@ -203,7 +210,7 @@ def test_the_parts_that_a_batch_is_finished_in_change_nothing(memory_format, ele
 
 def test_no_part_of_a_batch_is_a_single_sample(monkeypatch):
     """torch sums one large sample on several threads, in another order than two."""
-    monkeypatch.setattr("effbench.data.batches._PART", 1)
+    monkeypatch.setattr("effbench.data.images.batch_transform._PART", 1)
     sizes = []
     for count in range(2, 20):
         x = torch.rand(count, 2, 6, 8)
@@ -240,7 +247,7 @@ def test_the_global_generator_is_neither_used_nor_moved():
 
 def test_augmentation_differs_by_sample_step_and_epoch():
     same_image = Split(split(1).images.expand(16, -1, -1, -1), torch.zeros(16, dtype=torch.int64))
-    made = TrainBatches(same_image, batch_size=8, num_classes=K, transform=PLAIN, augment=Augment(rotate=90), seed=0)
+    made = TrainBatches(same_image, batch_size=8, num_classes=K, modality=images(PLAIN, Augment(rotate=90)), seed=0)
     seen = [x for epoch in (0, 1) for inputs, _ in epoch_of(made, epoch) for x in inputs]
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
 
@@ -248,10 +255,10 @@ def test_augmentation_differs_by_sample_step_and_epoch():
 @pytest.mark.parametrize("augment", AUGMENTS)
 def test_the_dataset_itself_is_not_touched(augment):
     made = batches(augment=AUGMENTS[augment])
-    images, labels = made.split.images.clone(), made.split.labels.clone()
+    pixels, labels = made.split.images.clone(), made.split.labels.clone()
     epoch_of(made)
-    list(EvalBatches(made.split, batch_size=7, transform=BatchTransform((0.5, 0.5), (2.0, 2.0))))
-    assert torch.equal(made.split.images, images)
+    list(EvalBatches(made.split, batch_size=7, modality=images(BatchTransform((0.5, 0.5), (2.0, 2.0)))))
+    assert torch.equal(made.split.images, pixels)
     assert torch.equal(made.split.labels, labels)
 
 
@@ -300,12 +307,10 @@ def test_mixup_mixes_images_and_labels_by_the_same_share():
 def test_cutmix_labels_weigh_the_partner_by_the_pasted_area():
     """Every image is of one gray, its own, so that the pasted pixels can be counted."""
     count = 40
-    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 9, 12).contiguous()
+    grays = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 9, 12).contiguous()
     labels = torch.arange(count) % K
-    transform = BatchTransform((0.0,), (1.0,))
-    made = TrainBatches(
-        Split(images, labels), batch_size=20, num_classes=K, transform=transform, augment=Augment(cutmix_alpha=1.0)
-    )
+    modality = images(BatchTransform((0.0,), (1.0,)), Augment(cutmix_alpha=1.0), (1, 9, 12))
+    made = TrainBatches(Split(grays, labels), batch_size=20, num_classes=K, modality=modality)
     pasted = 0
     for epoch, step in itertools.product(range(5), range(2)):
         rows = made.step_indices(epoch, step)
@@ -349,14 +354,14 @@ def test_shares_are_contiguous_complete_and_even(count, world):
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (7, 0), (7, 2), (50, 0), (64, 1)])
 def test_evaluation_reads_the_split_once_in_file_order(batch_size, workers):
     part = split()
-    read = list(EvalBatches(part, batch_size=batch_size, transform=PLAIN, num_workers=workers))
+    read = list(EvalBatches(part, batch_size=batch_size, modality=images(), num_workers=workers))
     torch.testing.assert_close(torch.cat([b.inputs for b in read]), part.images.float() / 255)
     assert torch.equal(torch.cat([b.targets for b in read]), part.labels)
     assert [len(b) for b in read] == [min(batch_size, 50 - i) for i in range(0, 50, batch_size)]
 
 
 def test_evaluation_can_be_read_again():
-    read = EvalBatches(split(), batch_size=20, transform=PLAIN)
+    read = EvalBatches(split(), batch_size=20, modality=images())
     assert [len(b) for b in read] == [len(b) for b in read] == [20, 20, 10]
 
 
@@ -457,7 +462,7 @@ def test_failing_batch_is_named_by_epoch_step_and_samples(world, workers, monkey
 @pytest.mark.row(30)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_failing_evaluation_batch_is_named_by_its_samples(workers, monkeypatch):
-    read = EvalBatches(split(), batch_size=20, transform=PLAIN, num_workers=workers)
+    read = EvalBatches(split(), batch_size=20, modality=images(), num_workers=workers)
     make = read._make
     monkeypatch.setattr(read, "_make", lambda start: fails() if start == 40 else make(start))
     with pytest.raises(BatchError, match=r"an evaluation \(samples 40, 41, .*, 49\) cannot be made"):
@@ -500,7 +505,7 @@ def test_hanging_batch_times_out_by_name_and_leaves_no_thread(reads, monkeypatch
         place, samples = "epoch 1, step 4 of 6", made.step_indices(0, 3).tolist()
         batches_read = (batch for step in made.epoch(0) for batch in step.micro_batches)
     else:
-        made = EvalBatches(split(), batch_size=10, transform=PLAIN, num_workers=2, timeout_s=0.2)
+        made = EvalBatches(split(), batch_size=10, modality=images(), num_workers=2, timeout_s=0.2)
         make = made._make
         monkeypatch.setattr(made, "_make", lambda start: (start == 30 and event.wait(), make(start))[1])
         place, samples, batches_read = "an evaluation", [*range(30, 40)], iter(made)

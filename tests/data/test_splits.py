@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from effbench.data.images.pixels import channel_statistics, resized
 from effbench.data.images.synthetic import synthetic
 from effbench.data.splits import (
     Split,
     Splits,
-    channel_statistics,
     digest,
     hold_out,
     representative_sample,
-    resized,
     stratified,
 )
 from effbench.errors import ConfigError, DataError

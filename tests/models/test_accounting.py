@@ -13,8 +13,9 @@ import torchvision.models as tv
 from torch import nn
 
 from effbench.errors import ConfigError
-from effbench.models.accounting import activation_bytes, check_image_fits, layer_table, macs, parameters
+from effbench.models.accounting import activation_bytes, layer_table, macs, parameters
 from effbench.models.cnn import cnn
+from effbench.models.image_fit import check_image_fits
 from effbench.models.swin import swin_micro
 from effbench.models.torchvision_zoo import create
 from effbench.models.vit import vit
@@ -48,7 +49,7 @@ def test_parameters_and_macs_are_the_published_ones(arch: str) -> None:
     # Inception's published count alone includes its auxiliary head, which effbench leaves out.
     if arch != "inception_v3":
         assert parameters(model).total == params
-    assert macs(model, (3, side, side)).macs / 1e9 == pytest.approx(gmacs, abs=0.00051)
+    assert macs(model, torch.empty(1, 3, side, side)).macs / 1e9 == pytest.approx(gmacs, abs=0.00051)
 
 
 @pytest.mark.slow
@@ -59,17 +60,17 @@ def test_parameters_and_macs_are_the_published_ones(arch: str) -> None:
 def test_the_headline_sizes_come_out(arch: str, millions: float, gmacs: float) -> None:
     model = build(arch, 224)
     assert round(parameters(model).total / 1e6, 2) == millions
-    assert round(macs(model, (3, 224, 224)).macs / 1e9, 2) == gmacs
+    assert round(macs(model, torch.empty(1, 3, 224, 224)).macs / 1e9, 2) == gmacs
 
 
 def test_flops_are_twice_the_macs() -> None:
-    compute = macs(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (3, 2, 2))
+    compute = macs(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), torch.empty(1, 3, 2, 2))
     assert (compute.macs, compute.flops) == (60, 120)
 
 
 def test_macs_of_a_strided_grouped_convolution_match_closed_form() -> None:
     conv = nn.Conv2d(8, 12, kernel_size=(3, 5), stride=2, padding=(1, 2), groups=4)
-    assert macs(conv, (8, 10, 14)).macs == (5 * 7) * 12 * (8 // 4) * (3 * 5)
+    assert macs(conv, torch.empty(1, 8, 10, 14)).macs == (5 * 7) * 12 * (8 // 4) * (3 * 5)
 
 
 def test_attention_macs_include_both_products_even_if_frozen() -> None:
@@ -77,7 +78,7 @@ def test_attention_macs_include_both_products_even_if_frozen() -> None:
     tokens, dim = 65, 24
     projections = 4 * tokens * dim * dim + 2 * tokens * dim * 96
     expected = 64 * (3 * 4 * 4) * dim + projections + 2 * tokens * tokens * dim + dim * 10
-    assert macs(model, (3, 32, 32)).macs == expected
+    assert macs(model, torch.empty(1, 3, 32, 32)).macs == expected
 
 
 def test_parameters_count_shared_once_and_frozen_as_untrained() -> None:
@@ -91,9 +92,9 @@ def test_parameters_count_shared_once_and_frozen_as_untrained() -> None:
 def test_counting_allocates_nothing_and_leaves_model_unchanged() -> None:
     model = cnn(10, 3, (32, 32)).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    macs(model, (3, 32, 32))
-    activation_bytes(model, (3, 32, 32), batch_size=4)
-    layer_table(model, (3, 32, 32))
+    macs(model, torch.empty(1, 3, 32, 32))
+    activation_bytes(model, torch.empty(1, 3, 32, 32), batch_size=4)
+    layer_table(model, torch.empty(1, 3, 32, 32))
     assert model.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -101,7 +102,7 @@ def test_counting_allocates_nothing_and_leaves_model_unchanged() -> None:
     huge = nn.Sequential(nn.Flatten(), nn.Linear(3 * 512 * 512, 10))
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # 100k images of 3 MB: 314 GB if they existed.
-    assert activation_bytes(huge, (3, 512, 512), batch_size=100_000) == 100_000 * 10 * 4 + 4
+    assert activation_bytes(huge, torch.empty(1, 3, 512, 512), batch_size=100_000) == 100_000 * 10 * 4 + 4
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kb < 50_000
 
 
@@ -131,22 +132,24 @@ def test_activation_bytes_match_the_allocator_after_a_forward(which: str) -> Non
     images, labels = torch.randn(16, 3, 32, 32), torch.zeros(16, dtype=torch.int64)
     loss_and_small_change = 256  # bytes
     measured = allocated_by_forward(model, images, labels)
-    assert activation_bytes(model, (3, 32, 32), batch_size=16) == pytest.approx(measured, abs=loss_and_small_change)
+    assert activation_bytes(model, torch.empty(1, 3, 32, 32), batch_size=16) == pytest.approx(
+        measured, abs=loss_and_small_change
+    )
 
 
 def test_activation_bytes_of_an_mlp_follow_the_closed_form() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10))
     # ReLU's output serves ReLU and the second layer; cross-entropy keeps log-softmax and one total weight.
-    assert activation_bytes(model, (3, 4, 4), batch_size=8) == 4 * (8 * 32 + 8 * 10 + 1)
+    assert activation_bytes(model, torch.empty(1, 3, 4, 4), batch_size=8) == 4 * (8 * 32 + 8 * 10 + 1)
 
 
 def test_activation_bytes_grow_with_batch_and_shrink_if_frozen() -> None:
     model = cnn(10, 3, (32, 32))
-    one, two = (activation_bytes(model, (3, 32, 32), batch_size=size) for size in (16, 32))
+    one, two = (activation_bytes(model, torch.empty(1, 3, 32, 32), batch_size=size) for size in (16, 32))
     assert two == pytest.approx(2 * one, rel=0.01)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("head"))
-    assert activation_bytes(model, (3, 32, 32), batch_size=16) < 0.1 * one
+    assert activation_bytes(model, torch.empty(1, 3, 32, 32), batch_size=16) < 0.1 * one
 
 
 @pytest.mark.slow
@@ -163,20 +166,20 @@ def test_activation_bytes_under_autocast_match_a_real_forward() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
         F.cross_entropy(model(images), labels)
     measured = sum(storage.nbytes() for address, storage in kept.items() if address not in own)
-    assert activation_bytes(model, (3, 32, 32), 8, torch.bfloat16) == pytest.approx(measured, rel=0.005)
+    assert activation_bytes(model, torch.empty(1, 3, 32, 32), 8, torch.bfloat16) == pytest.approx(measured, rel=0.005)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("arch", "side"), [("mobilenet_v3_small", 224), ("vit_b_16", 224), ("resnet18", 224)])
 def test_the_layer_table_adds_up_to_the_published_totals(arch: str, side: int) -> None:
-    rows = layer_table(build(arch, side), (3, side, side))
+    rows = layer_table(build(arch, side), torch.empty(1, 3, side, side))
     params, gmacs, _ = published(arch)
     assert sum(row.params for row in rows) == params
     assert sum(row.macs for row in rows) / 1e9 == pytest.approx(gmacs, abs=0.00051)
 
 
 def test_layer_table_lists_children_with_shapes_and_closed_forms() -> None:
-    rows = layer_table(cnn(10, 3, (32, 32)), (3, 32, 32))
+    rows = layer_table(cnn(10, 3, (32, 32)), torch.empty(1, 3, 32, 32))
     assert [(row.name, row.type, row.output_shape) for row in rows] == [
         ("block1", "Sequential", (1, 32, 16, 16)),
         ("block2", "Sequential", (1, 64, 8, 8)),
@@ -191,7 +194,7 @@ def test_layer_table_lists_children_with_shapes_and_closed_forms() -> None:
 
 @pytest.mark.slow
 def test_layer_table_separates_own_parameters_and_unused_layers() -> None:
-    rows = layer_table(build("vit_b_16", 224), (3, 224, 224))
+    rows = layer_table(build("vit_b_16", 224), torch.empty(1, 3, 224, 224))
     assert rows[-1].name == "(outside its children)"
     assert rows[-1].params == 768  # the class token
 
@@ -203,7 +206,7 @@ def test_layer_table_separates_own_parameters_and_unused_layers() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.used(images.flatten(1)) + self.used(images.flatten(1))
 
-    used, idle = layer_table(Idle(), (3, 1, 1))
+    used, idle = layer_table(Idle(), torch.empty(1, 3, 1, 1))
     assert (used.macs, idle.macs, idle.output_shape, idle.params) == (12, 0, None, 16)
 
 

@@ -16,8 +16,8 @@ from effbench.models.layers import DepthwiseSeparableConv2d
 @settings(max_examples=25, deadline=None)
 @given(c_in=st.integers(1, 12), c_out=st.integers(1, 12), k=st.sampled_from([1, 3, 5, 7]), side=st.integers(1, 9))
 def test_separable_macs_ratio_is_the_closed_form(c_in: int, c_out: int, k: int, side: int) -> None:
-    standard = macs(nn.Conv2d(c_in, c_out, k, padding=k // 2), (c_in, side, side)).macs
-    separable = macs(DepthwiseSeparableConv2d(c_in, c_out, k), (c_in, side, side)).macs
+    standard = macs(nn.Conv2d(c_in, c_out, k, padding=k // 2), torch.empty(1, c_in, side, side)).macs
+    separable = macs(DepthwiseSeparableConv2d(c_in, c_out, k), torch.empty(1, c_in, side, side)).macs
     # The ratio 1/c_out + 1/k^2, cleared of fractions so that it holds exactly.
     assert separable * c_out * k * k == standard * (k * k + c_out)
 
@@ -25,7 +25,10 @@ def test_separable_macs_ratio_is_the_closed_form(c_in: int, c_out: int, k: int, 
 @pytest.mark.parametrize(("c_out", "gain"), [(16, 5.8), (1024, 8.9)])
 def test_saves_5_8_times_at_16_channels_and_8_9_times_at_1024(c_out: int, gain: float) -> None:
     shape = (32, 8, 8)
-    ratio = macs(nn.Conv2d(32, c_out, 3, padding=1), shape).macs / macs(DepthwiseSeparableConv2d(32, c_out), shape).macs
+    example = torch.empty(1, *shape)
+    ratio = (
+        macs(nn.Conv2d(32, c_out, 3, padding=1), example).macs / macs(DepthwiseSeparableConv2d(32, c_out), example).macs
+    )
     assert ratio == pytest.approx(gain, abs=0.05)
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from effbench import build, cli, load_run
 from effbench.config.compose import compose
+from effbench.data.images.modality import Images
 from effbench.errors import ConfigError, DataError
 
 SMALL = ["data=synthetic", "data.num_train=64", "data.image_size=8", "device.threads=1"]
@@ -30,7 +31,7 @@ def test_a_run_s_folder_gives_the_weights_that_it_evaluates(
     run: Path, part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = compose([*WORDS, f"model.pretrained={run / part}"])
-    built = build.model(config, 10, 3, (8, 8)).state_dict()
+    built = build.model(config, 10, Images.blank((3, 8, 8))).state_dict()
     expected = load_run(run).model(part.rpartition("/")[2] or "best").state_dict()
     assert all(torch.equal(built[key], expected[key]) for key in expected)
     assert f"pretrained: 4 tensors of {run}" in capsys.readouterr().err
@@ -38,7 +39,7 @@ def test_a_run_s_folder_gives_the_weights_that_it_evaluates(
 
 @pytest.mark.slow
 def test_run_with_other_classes_gives_all_weights_but_the_head(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    built = build.model(compose([*WORDS, f"model.pretrained={run}"]), 7, 3, (8, 8))
+    built = build.model(compose([*WORDS, f"model.pretrained={run}"]), 7, Images.blank((3, 8, 8)))
     hidden = load_run(run).model().state_dict()["hidden1.0.weight"]
     assert torch.equal(built.state_dict()["hidden1.0.weight"], hidden)
     assert "newly initialised: head.bias, head.weight" in capsys.readouterr().err
@@ -47,7 +48,7 @@ def test_run_with_other_classes_gives_all_weights_but_the_head(run: Path, capsys
 @pytest.mark.slow
 def test_pretrained_damaged_or_missing_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is no run with a checkpoint\. Name a run's folder"):
-        build.model(compose([*WORDS, f"model.pretrained={tmp_path}"]), 10, 3, (8, 8))
+        build.model(compose([*WORDS, f"model.pretrained={tmp_path}"]), 10, Images.blank((3, 8, 8)))
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in (run / "checkpoints" / "best").iterdir():
@@ -56,7 +57,7 @@ def test_pretrained_damaged_or_missing_checkpoint_is_refused(run: Path, tmp_path
             content[-1] ^= 1
         (broken / file.name).write_bytes(content)
     with pytest.raises(DataError, match=r"ema\.safetensors is missing or damaged"):
-        build.model(compose([*WORDS, f"model.pretrained={broken}"]), 10, 3, (8, 8))
+        build.model(compose([*WORDS, f"model.pretrained={broken}"]), 10, Images.blank((3, 8, 8)))
 
 
 @pytest.mark.process
@@ -90,7 +91,7 @@ def test_timm_tag_with_a_weights_file_loads_it(tmp_path: Path) -> None:
     words = ["model=timm", "model.name=resnet18.a1_in1k", f"model.pretrained={tmp_path / 'model.safetensors'}"]
     config = compose([*words, *SMALL])
     build.check_options(config)
-    built = build.model(config, 10, 3, (32, 32)).state_dict()
+    built = build.model(config, 10, Images.blank((3, 32, 32))).state_dict()
     assert torch.equal(built["layer1.0.conv1.weight"], theirs.state_dict()["layer1.0.conv1.weight"])
 
 
@@ -106,4 +107,4 @@ def test_options_that_would_fetch_weights_are_refused(target: str, option: str) 
     name = ["+model.name=resnet18"] if "timm" in target else []
     words = ["model=mlp", "~model.hidden", "~model.dropout", f"model._target_={target}", f"+model.{option}", *name]
     with pytest.raises(ConfigError, match=r"downloads no weights.*model\.pretrained=FILE"):
-        build.model(compose(words), 10, 3, (32, 32))
+        build.model(compose(words), 10, Images.blank((3, 32, 32)))

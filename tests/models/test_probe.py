@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from effbench.errors import ConfigError
-from effbench.models.probe import check_logits, initialize_lazy
+from effbench.models.probe import Probe, check_logits, initialize_lazy
 from effbench.training.penalty import logits_of
 
 SHAPE, CLASSES = (3, 8, 6), 4
+PROBE = Probe(torch.zeros(2, *SHAPE), "image", f"images of (C, H, W) {SHAPE}")
 
 
 class Net(nn.Module):
@@ -32,7 +33,7 @@ def boom(_: Tensor) -> Tensor:
 
 
 def check(model: nn.Module) -> None:
-    check_logits(model, "net", SHAPE, CLASSES, "mine")
+    check_logits(model, "net", PROBE, CLASSES, "mine")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_the_check_leaves_a_valid_model_unchanged() -> None:
 
 def test_lazy_layers_get_their_shapes() -> None:
     model = nn.Sequential(nn.LazyConv2d(5, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(CLASSES))
-    initialize_lazy(model, "net", SHAPE)
+    initialize_lazy(model, "net", PROBE)
     check(model)
     assert model.training
     assert model[3].in_features == 5 * 6 * 4

@@ -16,6 +16,7 @@ import yaml
 import effbench
 from effbench import build, cli
 from effbench.config.compose import compose, parse
+from effbench.data.images.modality import Images
 from effbench.errors import ConfigError
 from effbench.target_allowlist import MODULES
 from tests.commandline import TINY
@@ -211,7 +212,7 @@ def built(group: str, config: Any) -> object:
     """What effbench does with that group of a config."""
     layer = torch.nn.Linear(2, 2)
     if group == "model":
-        return build.model(config, 10, 1, (28, 28))
+        return build.model(config, 10, Images.blank((1, 28, 28)))
     if group == "data":
         return build.splits(config)
     if group == "optimizer":

@@ -24,13 +24,13 @@ from effbench.training.checkpoint import Checkpoints, read_checkpoint
 from effbench.training.ema import Ema
 from effbench.training.precision import Precision
 from effbench.training.trainer import Intervals, Trainer
-from tests.training.tiny import At, batch_transform, convolutional, data, same, sgd, trainer
+from tests.training.tiny import At, convolutional, data, modality, same, sgd, trainer
 
 DATA = data(num_train=96)
 
 
 def batches(eval_batch_size: int = 32):
-    return statistics_batches(DATA.train, batch_transform(DATA), 0, eval_batch_size)
+    return statistics_batches(DATA.train, modality(DATA), 0, eval_batch_size)
 
 
 def statistics(net: nn.Module) -> list[torch.Tensor]:

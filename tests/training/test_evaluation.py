@@ -16,7 +16,17 @@ from effbench.tasks.losses import CrossEntropy
 from effbench.training.distributed import DistributedContext
 from effbench.training.evaluation import evaluate
 from effbench.training.precision import Precision
-from tests.training.tiny import CLASSES, batch_transform, convolutional, data, dense, task, trainer, unbalanced
+from tests.training.tiny import (
+    CLASSES,
+    batch_transform,
+    convolutional,
+    data,
+    dense,
+    modality,
+    task,
+    trainer,
+    unbalanced,
+)
 
 DATA = data(num_val=41)
 
@@ -34,7 +44,7 @@ def naive(net, split) -> tuple[float, float]:
 
 
 def measured(net, **options):
-    batches = EvalBatches(DATA.val, transform=batch_transform(DATA), **options)
+    batches = EvalBatches(DATA.val, modality=modality(DATA), **options)
     return pair(evaluate(net, batches, Precision(), DistributedContext(), task()))
 
 
@@ -73,7 +83,7 @@ def test_limited_eval_reads_same_stratified_sample_for_any_world(world, limit):
     for rank in range(world):
         ranks = DistributedContext()
         ranks.rank, ranks.world = rank, world
-        shares.append(build.eval_batches(config, sorted_by_class, batch_transform(DATA), ranks, limit))
+        shares.append(build.eval_batches(config, sorted_by_class, modality(DATA), ranks, limit))
     read = torch.cat([batch.targets for share in shares for batch in share])
     count = 16 if limit == 2 else 20  # of 41
     per_class = torch.bincount(read, minlength=CLASSES)
@@ -85,8 +95,7 @@ def test_limited_eval_reads_same_stratified_sample_for_any_world(world, limit):
 @pytest.mark.parametrize("world", [2, 3, 50])
 def test_the_shards_of_all_ranks_make_the_split(world):
     pieces = [
-        list(EvalBatches(DATA.val, batch_size=4, transform=batch_transform(DATA), shard=Shard(r, world)))
-        for r in range(world)
+        list(EvalBatches(DATA.val, batch_size=4, modality=modality(DATA), shard=Shard(r, world))) for r in range(world)
     ]
     labels = torch.cat([batch.targets for piece in pieces for batch in piece])
     assert torch.equal(labels, DATA.val.labels)
@@ -104,7 +113,7 @@ class Sum(DistributedContext):
 
 def test_the_counts_of_all_ranks_are_added_before_dividing():
     net = dense()
-    half = EvalBatches(DATA.val, batch_size=8, transform=batch_transform(DATA), shard=Shard(0, 2))
+    half = EvalBatches(DATA.val, batch_size=8, modality=modality(DATA), shard=Shard(0, 2))
     loss, accuracy = naive(net, DATA.val.take(torch.arange(20, 41)))
     both = evaluate(net, half, Precision(), Sum([loss * 21, 21, 21, accuracy * 21]), task())
     assert pair(both) == pytest.approx(naive(net, DATA.val), rel=1e-5)

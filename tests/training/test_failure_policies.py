@@ -27,6 +27,7 @@ from effbench.training.ema import Ema
 from effbench.training.failure_policies import (
     SKIPS_IN_A_ROW,
     BufferSnapshot,
+    RaiseOnOutOfMemory,
     SkipNonFinite,
     SplitOnOutOfMemory,
     gradients_finite,
@@ -317,7 +318,9 @@ def halving(net: nn.Module, room: int, steps: int = STEPS, after: int = 0, **par
 def test_oom_in_training_names_batch_size_and_remedies(kind):
     net = dense()
     with pytest.raises(EffbenchError) as caught:
-        trainer(data(), net, 3, forward=Hungry(net, 31, kind=kind)).fit()
+        trainer(
+            data(), net, 3, forward=Hungry(net, 31, kind=kind), oom_policy=RaiseOnOutOfMemory("data.image_size")
+        ).fit()
     text = str(caught.value)
     assert "out of memory in training at data.batch_size=32" in text
     assert all(word in text for word in ("lower data.batch_size", "data.image_size", "trainer.on_oom=halve"))

@@ -56,7 +56,7 @@ def plain_loop(
 ) -> nn.Module:
     """What anyone would write: gather, normalise, loss, backward, clip, step. Only the sample order is effbench's."""
     loss, scaler = loss or nn.CrossEntropyLoss(), scaler or torch.amp.GradScaler("cpu", enabled=False)
-    split, mean, std = batches.split, batches.transform.mean[0], batches.transform.std[0]
+    split, mean, std = batches.split, batches.modality.transform.mean[0], batches.modality.transform.std[0]
     taken = 0  # optimizer steps really taken
     net.train()
     for step in range(STEPS):

@@ -18,7 +18,7 @@ from effbench.training.checkpoint import read_checkpoint, read_weights
 from effbench.training.ema import OptimizerAverage
 from effbench.training.trainer import Intervals, Trainer
 from tests.training.test_resume import STEPS, RunPlan, agree, interrupted, killed, uninterrupted
-from tests.training.tiny import Rows, batch_transform, copied, data, dense, same, trainer
+from tests.training.tiny import Rows, copied, data, dense, modality, same, trainer
 
 BETA = 0.9
 
@@ -105,8 +105,8 @@ class Plan(RunPlan):
         self.ema, self.optimizer = False, lambda params, lr, weight_decay: ScheduleFree(params, 50 * lr, weight_decay)
         run = super().build(folder, rows, seed)
         run.averaged = OptimizerAverage(run.model, run.optimizer)
-        split, transform = run.train.split, batch_transform(data(num_train=64, num_val=24))
-        batches = lambda size: statistics_batches(split, transform, 0, size)  # noqa: E731
+        split, images = run.train.split, modality(data(num_train=64, num_val=24))
+        batches = lambda size: statistics_batches(split, images, 0, size)  # noqa: E731
         run.statistics = AveragedStatistics(trained_norms(run.model), batches, 8, 16, run.precision)
         return run
 

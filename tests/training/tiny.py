@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effbench.data.batches import BatchTransform, EvalBatches, TrainBatches
+from effbench.data.batches import EvalBatches, TrainBatches
+from effbench.data.images.augment import Augment
+from effbench.data.images.batch_transform import BatchTransform
+from effbench.data.images.modality import Images
+from effbench.data.images.pixels import channel_statistics
 from effbench.data.images.synthetic import synthetic
-from effbench.data.splits import Splits, channel_statistics
+from effbench.data.splits import Splits
 from effbench.metrics import Accuracy
 from effbench.models.cnn import cnn
 from effbench.models.mlp import mlp
@@ -40,6 +44,10 @@ def unbalanced(splits: Splits) -> Splits:
 def batch_transform(splits: Splits) -> BatchTransform:
     mean, std = channel_statistics(splits.train.images)
     return BatchTransform(tuple(mean), tuple(std))
+
+
+def modality(splits: Splits, augment: Augment | None = None) -> Images:
+    return Images(splits.shape, batch_transform(splits), augment)
 
 
 def dense(seed: int = 0, hidden: Sequence[int] = (16,), dropout: float = 0.0) -> nn.Sequential:
@@ -76,16 +84,16 @@ def trainer(
 ) -> Trainer:
     """A Trainer for `steps` optimizer steps; `batch` goes to TrainBatches, `parts` to Trainer."""
     optimizer = optimizer or sgd(net)
-    transform = batch_transform(splits)
     settings = {"batch_size": 32, "num_classes": CLASSES, **(batch or {})}
+    images = modality(splits, settings.pop("augment", None))
     assert splits.val is not None
     return Trainer(
         model=net,
         forward=parts.pop("forward", net),
         optimizer=optimizer,
         schedule=schedule(optimizer),
-        train=TrainBatches(splits.train, transform=transform, **settings),
-        val=EvalBatches(splits.val, batch_size=16, transform=transform) if validate else None,
+        train=TrainBatches(splits.train, modality=images, **settings),
+        val=EvalBatches(splits.val, batch_size=16, modality=images) if validate else None,
         limits=parts.pop("limits", Limits(steps)),
         task=task(loss),
         callbacks=Callbacks(watch),

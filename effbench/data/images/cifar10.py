@@ -22,8 +22,11 @@ from tqdm import tqdm
 
 from effbench.cache_dir import cache_home, expanded
 from effbench.data.images.decoding import printable
+from effbench.data.images.modality import square_images
+from effbench.data.images.pixels import resized
+from effbench.data.preview import previewed
 from effbench.data.slow import slow_to_read
-from effbench.data.splits import Split, Splits, check_fraction, digest, hold_out, resized
+from effbench.data.splits import Split, Splits, check_fraction, digest, hold_out
 from effbench.disk import move
 from effbench.errors import DataError
 
@@ -40,6 +43,7 @@ _TIMEOUT_S = 30
 
 
 @slow_to_read
+@previewed(square_images(3, 32))
 def cifar10(
     root: str | Path | None = None,
     download: bool = False,

@@ -14,7 +14,10 @@ import numpy as np
 import torch
 
 from effbench.cache_dir import expanded
-from effbench.data.splits import Split, Splits, check_fraction, digest, hold_out, resized
+from effbench.data.images.modality import square_images
+from effbench.data.images.pixels import resized
+from effbench.data.preview import previewed
+from effbench.data.splits import Split, Splits, check_fraction, digest, hold_out
 from effbench.errors import ConfigError, DataError
 
 CLASSES = (
@@ -31,6 +34,7 @@ Array = np.ndarray[Any, np.dtype[np.uint8]]
 Arrays = dict[str, tuple[Array, Array]]
 
 
+@previewed(square_images(1, 28))
 def fashion_mnist(
     root: str | None = None,
     subset: str = "embedded",

@@ -21,6 +21,8 @@ from effbench.data.images.cache_budget import sweep
 from effbench.data.images.decoded_cache import CacheRecord, Rows, build_cache, read_cache, serves
 from effbench.data.images.decoding import DECODER_VERSION, MAX_PIXELS, SUFFIXES, Levels, printable, subfolders
 from effbench.data.images.folder_layout import ALL, SPLITS, ClassFiles, Scan, counted, differing_in_case, listed, scan
+from effbench.data.images.modality import square_images
+from effbench.data.preview import previewed
 from effbench.data.slow import slow_to_read
 from effbench.data.splits import Split, Splits, check_fraction, hold_out
 from effbench.errors import ConfigError, DataError, unknown_name
@@ -31,6 +33,7 @@ White = float | Sequence[float] | None
 
 
 @slow_to_read
+@previewed(square_images(3, 224))
 def image_folder(
     root: str | Path | None = None,
     image_size: int = 224,

@@ -7,12 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+from effbench.data.images.modality import square_images
+from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, digest
 from effbench.errors import ConfigError, unknown_name
 
 TARGETS = ("class", "labels", "values")
 
 
+@previewed(square_images(3, 32))
 def synthetic(
     num_train: int = 1024,
     num_val: int = 256,

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from effbench.data.batches import BatchTransform, EvalBatches, TrainBatches
+from effbench.data.batches import EvalBatches, TrainBatches
 from effbench.data.images.augment import Augment, crop
+from effbench.data.images.batch_transform import BatchTransform
+from effbench.data.images.modality import Images
 from effbench.data.images.uint8_lut import Crop, can_look_up, look_up
 from effbench.data.splits import Split
 from tests.compiler import needs_compiler
@@ -52,12 +54,15 @@ def test_compiled_batches_equal_those_without_a_compiler(augment, layout, mean, 
     try:
         found = []
         for compiled in (True, False):
-            monkeypatch.setattr("effbench.data.batches.can_look_up", can_look_up if compiled else lambda _: False)
+            monkeypatch.setattr(
+                "effbench.data.images.batch_transform.can_look_up", can_look_up if compiled else lambda _: False
+            )
             transform = BatchTransform(mean, tuple(0.5 + value for value in mean), memory_format=layout)
-            options = {"augment": augment, "accumulate": 2, "drop_last": False}
-            train = TrainBatches(split, batch_size=8, num_classes=5, transform=transform, seed=1, **options)
+            images = Images((3, 10, 12), transform, augment)
+            options = {"accumulate": 2, "drop_last": False}
+            train = TrainBatches(split, batch_size=8, num_classes=5, modality=images, seed=1, **options)
             seen = [batch.inputs for step in train.epoch(1) for batch in step.micro_batches]
-            found.append([*seen, *(batch.inputs for batch in EvalBatches(split, batch_size=7, transform=transform))])
+            found.append([*seen, *(batch.inputs for batch in EvalBatches(split, batch_size=7, modality=images))])
     finally:
         torch.set_num_threads(before)
     assert len(found[0]) == 17

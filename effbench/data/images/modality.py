@@ -1,0 +1,275 @@
+"""Images: uint8 (N, C, H, W), normalised by channel, augmented in whole batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Generator, Tensor, nn
+
+from effbench.data.images.augment import Augment, mix
+from effbench.data.images.batch_transform import BatchTransform
+from effbench.data.images.pixels import as_images, channel_statistics
+from effbench.data.images.uint8_lut import Crop, look_up
+from effbench.data.modality import Modality, Plan, Settings, rows_of
+from effbench.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from effbench.data.images.decoding import Levels
+    from effbench.data.splits import Splits
+
+log = logging.getLogger(__name__)
+
+CROP_PADDING, CROP_SHARE = 2, 12  # pixels at least, and the part of an image's shorter side
+FILES = 256  # decoded at a time
+
+
+class Images(Modality):
+    """uint8 images.
+
+    Args:
+        shape: (C, H, W) of one image.
+        transform: normalisation, memory format and device.
+        augment: of training.
+        white_level: what became white in pictures of more than 8 bits, (integers, floats); None where there were none.
+        max_pixels: of a file that is read; None for the usual limit.
+    """
+
+    unit = "image"
+    layout = "(C, H, W)"
+    augments = True
+    size_key = "data.image_size"
+    published = ((3, 224, 224), 1000)  # ImageNet-1k
+    file_options = ("max_pixels",)
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        transform: BatchTransform,
+        augment: Augment | None = None,
+        white_level: Sequence[float] | None = None,
+        max_pixels: Any = None,
+    ):
+        super().__init__(shape, transform.device)
+        self.transform, self.augment = transform, augment or Augment()
+        self._white_level, self._max_pixels = white_level, max_pixels
+
+    # --- the dataset, and what is learnt from it
+
+    @classmethod
+    def checked(cls, name: str, inputs: Any, count: int) -> Tensor:
+        """uint8 (N, C, H, W)."""
+        return as_images(name, inputs, count)
+
+    @classmethod
+    def automatic_augment(cls, shape: Sequence[int]) -> Mapping[str, int]:
+        """crop_padding: a part of the shorter side."""
+        return {"crop_padding": max(CROP_PADDING, min(shape[1:]) // CROP_SHARE)}
+
+    @classmethod
+    def fit(cls, data: Splits, settings: Settings) -> Self:
+        """Mean and deviation of each channel of the train split."""
+        mean, std = channel_statistics(data.train.inputs)
+        return cls._with(data.shape, mean, std, settings)
+
+    @classmethod
+    def blank(cls, shape: Sequence[int], settings: Settings | None = None) -> Self:
+        return cls._with(shape, [0.0] * shape[0], [1.0] * shape[0], settings or Settings())
+
+    def record(self) -> dict[str, Any]:
+        return {"mean": list(self.transform.mean), "std": list(self.transform.std)}
+
+    @classmethod
+    def restored(cls, data: Mapping[str, Any], settings: Settings) -> Self:
+        if absent := [f"data.{key}" for key in ("mean", "std") if data.get(key) is None]:
+            raise ValueError(f"it lacks {', '.join(absent)}")
+        shape = data["shape"]
+        if len(shape) != 3 or not len(data["mean"]) == len(data["std"]) == shape[0]:
+            raise ValueError("it needs data.mean and data.std of each channel")
+        return cls._with(shape, data["mean"], data["std"], settings, data.get("white_level"))
+
+    @classmethod
+    def _with(
+        cls,
+        shape: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        settings: Settings,
+        white_level: Sequence[float] | None = None,
+    ) -> Self:
+        transform = BatchTransform(tuple(mean), tuple(std), settings.device, settings.memory_format)
+        augment = Augment(**settings.augment)
+        return cls(shape, transform, augment, white_level, settings.data.get("max_pixels"))
+
+    # --- the model
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        channels, height, width = self.shape
+        return {"in_channels": channels, "image_size": (height, width)}
+
+    # --- batches
+
+    @property
+    def draws(self) -> bool:
+        return self.augment.draws
+
+    def draw(self, count: int, generator: Generator) -> Plan:
+        _, height, width = self.shape
+        return self.augment.draw(count, height, width, generator)
+
+    def batch(self, inputs: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
+        """float32 (B, C, H, W)."""
+        chosen, own = indices[rows], rows_of(plan, rows)
+        if "partner" in plan:
+            return self.transform(self._mixed(inputs, indices, plan, rows))
+        if self.augment.only_moves and self.transform.looks_up(inputs):
+            crop = Crop(own.get("offset"), self.augment.crop_padding, own.get("flip"))
+            return look_up(inputs, chosen, self.transform.table, crop, self.transform.memory_format)
+        shape = (len(chosen), *inputs.shape[1:])
+        return self.transform.in_parts(shape, lambda part: self._augmented(inputs, chosen[part], rows_of(own, part)))
+
+    def plain(self, inputs: Tensor, rows: slice | Tensor) -> Tensor:
+        """float32 (B, C, H, W)."""
+        if self.transform.looks_up(inputs):
+            chosen = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+            return look_up(inputs, chosen, self.transform.table, Crop(), self.transform.memory_format)
+        sent = self.transfer.to_device(inputs[rows])
+        return self.transform.in_parts(sent.shape, lambda part: self.portable(sent[part]))
+
+    def _augmented(self, images: Tensor, indices: Tensor, plan: Plan) -> Tensor:
+        """Floats in [0, 1] of these images, by their rows of the plan."""
+        chosen = self.transfer.to_device(images.index_select(0, indices))
+        return self.augment.apply(chosen, self._sent(plan))
+
+    def _mixed(self, images: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
+        """Partners come from the whole step, so they are looked up rather than taken from this micro-batch."""
+        own = rows_of(plan, rows)
+        augmented = self._augmented(images, indices[rows], own)
+        partner_rows = own["partner"]
+        if len(partner_rows) == len(indices):
+            partners = augmented[partner_rows]
+        else:
+            partners = self._augmented(images, indices[partner_rows], rows_of(plan, partner_rows))
+        return mix(augmented, partners, self._sent(own))
+
+    def _sent(self, plan: Plan) -> Plan:
+        return {key: self.transfer.to_device(value) for key, value in plan.items()}
+
+    # --- files, and other runtimes
+
+    def given(self, inputs: Any) -> Iterator[Tensor]:
+        from effbench.data.images.given import images_of
+
+        channels, height, width = self.shape
+        yield from map(self.required, images_of(inputs, (channels, height, width), self._limit(), self._levels))
+
+    def required(self, samples: Tensor) -> Tensor:
+        if samples.dtype != torch.uint8 or tuple(samples.shape[1:]) != self.shape:
+            expected = ", ".join(map(str, self.shape))
+            raise ConfigError(f"predict takes uint8 (N, {expected}); got {samples.dtype} {tuple(samples.shape)}.")
+        return samples
+
+    def read_files(
+        self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
+    ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
+        """Brought to the run's size and channels; {'file': path} of each."""
+        from effbench.data.images.decoding import decode, find_images
+
+        files, limit, levels = find_images(paths), options.get("max_pixels") or self._limit(), self._levels
+        self._note_white(files, limit)
+        channels, size, _ = self.shape
+        read = partial(decode, size=size, channels=channels, max_pixels=limit, levels=levels)
+        for start in range(0, len(files), FILES):
+            found: list[tuple[dict[str, Any], Tensor]] = []
+            for path in files[start : start + FILES]:
+                try:
+                    found.append(({"file": _printable(path)}, read(path)))
+                except DataError as error:
+                    problems.append(str(error))
+            if found:
+                yield [name for name, _ in found], torch.stack([image for _, image in found])
+
+    def _note_white(self, files: Sequence[Path], limit: int) -> None:
+        from effbench.data.images.decoding import depths
+
+        levels = self._levels
+        if levels and (above := sum(deep is not None and levels.exceeded_by(deep) for deep in depths(files, limit))):
+            log.info(
+                f"note: {above} images have values above {levels.integers:g} (floats: {levels.floats:g}), the white "
+                "level of training: these values become white"
+            )
+
+    @property
+    def _levels(self) -> Levels | None:
+        from effbench.data.images.decoding import Levels
+
+        return Levels(*map(float, self._white_level)) if self._white_level else None
+
+    def _limit(self) -> int:
+        from effbench.data.images.decoding import MAX_PIXELS
+
+        value = self._max_pixels
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigError(
+                f"the run's config.yaml is damaged: data.max_pixels must be a whole number above 0; got {value!r:.80}."
+            )
+        return value or MAX_PIXELS
+
+    def portable(self, samples: Tensor) -> Tensor:
+        """uint8 -> float32 in [0, 1]."""
+        return samples.float().mul_(1 / 255)
+
+    def normalise(self, portable: Tensor) -> Tensor:
+        return self.transform(portable)
+
+    def normaliser(self) -> nn.Module:
+        return Normalise(self.transform.mean, self.transform.std)
+
+    def export_facts(self) -> dict[str, Any]:
+        from effbench.data.images.decoding import preprocessing
+
+        shape = ["N", *self.shape]
+        return {
+            "input": {"name": "images", "shape": shape, "dtype": "float32", "range": [0.0, 1.0]},
+            "preprocessing": preprocessing(self.shape[1], self.shape[0], self._levels),
+            "normalisation_inside": self.record(),
+        }
+
+
+class Normalise(nn.Module):
+    """float32 (N, C, H, W) in [0, 1] -> zero mean and unit deviation by channel."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.get_buffer("mean")) / self.get_buffer("std")
+
+
+def _printable(path: Path) -> str:
+    """The path as text that any stream can take: bytes that are no UTF-8 appear as \\udcXX."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def square_images(channels: int, size: int) -> Callable[[Mapping[str, Any], Settings], Images]:
+    """For `previewed`: images by the options `channels` and `image_size`, these unless they say otherwise."""
+
+    def preview(options: Mapping[str, Any], settings: Settings) -> Images:
+        depth, side = (
+            _count_or(options.get(key), usual) for key, usual in (("channels", channels), ("image_size", size))
+        )
+        return Images.blank((depth, side, side), settings)
+
+    return preview
+
+
+def _count_or(value: Any, usual: int) -> int:
+    """The dataset says what is wrong with a value that is no count."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 1 else usual
