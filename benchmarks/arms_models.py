@@ -22,8 +22,13 @@ def network(name: str, pixels: int) -> nn.Module:
     return built.to(memory_format=torch.channels_last).train()
 
 
-def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool) -> None:
-    """A slice: seconds of `count` training steps, channels last; ours: with effbench's layers."""
+def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool, compiled: str = "") -> None:
+    """A slice: seconds of `count` training steps, channels last.
+
+    Args:
+        ours: with effbench's layers.
+        compiled: torch.compile's mode; empty for an eager model.
+    """
     from effbench.cpu.accelerate import accelerate
     from effbench.training.malloc import keeping_freed_memory
 
@@ -31,12 +36,13 @@ def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool
     net = network(name, pixels)
     if ours:
         accelerate(net)
+    run = torch.compile(net, mode=compiled) if compiled else net
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
     x = torch.randn(batch, 1, pixels, pixels).contiguous(memory_format=torch.channels_last)
     y = torch.randint(0, 10, (batch,))
 
     def step() -> None:
-        F.cross_entropy(net(x), y).backward()
+        F.cross_entropy(run(x), y).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

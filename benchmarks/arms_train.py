@@ -59,13 +59,14 @@ def settled_config(chosen: Any, data: Any) -> Any:
     return settled(chosen, len(data.train), data.modality, data.shape)
 
 
-def network(chosen: Any, data: Any) -> nn.Module:
-    """The config's model for this data, accelerated as effbench's: the arms differ in their loops alone."""
+def network(chosen: Any, data: Any, plain: bool = False) -> nn.Module:
+    """The config's model for this data, with effbench's layers unless `plain`: the arms differ in their loops."""
     from effbench import build
     from effbench.cpu.accelerate import accelerate
 
     net = build.model(chosen, len(data.classes), data.modality.blank(data.shape))
-    accelerate(net)
+    if not plain:
+        accelerate(net)
     return net
 
 
@@ -104,9 +105,12 @@ def _hand_out_again() -> None:
 
 def hand_written(
     gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words: Any = (), validate: bool = False,
-    memory: bool = False,
+    memory: bool = False, compiled: str = "",
 ) -> None:  # fmt: skip
-    """Twenty lines that train: resident images, the same crops and flips by batch, nothing logged or kept."""
+    """Twenty lines that train: resident images, the same crops and flips by batch, nothing logged or kept.
+
+    compiled: torch.compile's mode, for torch's own layers; empty for an eager model of effbench's layers.
+    """
     from effbench import build
     from effbench.data.images.augment import crop
 
@@ -114,13 +118,14 @@ def hand_written(
     laps = Laps(gate, slice_steps, warm_up, memory)
     chosen = config(model, tuple(words))
     data = build.splits(chosen)
-    net = network(chosen, data)
+    net = network(chosen, data, plain=bool(compiled))
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
     images, labels = data.train.images, data.train.labels
     mean, std = float((images / 255).mean()), float((images / 255).std())
     step, total, padding = 0, 100_000, settled_config(chosen, data).augment.crop_padding
     layout = torch.channels_last if model == "mobilenet" else torch.contiguous_format
     net = net.to(memory_format=layout).train()
+    run = torch.compile(net, mode=compiled) if compiled else net
     for _ in range(total):
         order = torch.randperm(len(images))
         for start in range(0, len(images) - BATCH + 1, BATCH):
@@ -131,7 +136,7 @@ def hand_written(
                 flip = torch.rand(BATCH, 1, 1, 1) < 0.5
                 batch = torch.where(flip, batch.flip(3), batch)
             x = batch.float().mul_(1 / 255).sub_(mean).div_(std).contiguous(memory_format=layout)
-            loss = F.cross_entropy(net(x), labels[rows])
+            loss = F.cross_entropy(run(x), labels[rows])
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimizer.step()

@@ -1,4 +1,7 @@
-"""Training steps of a model as a share of the matmul peak: python -m benchmarks.share_of_peak MODEL BATCH"""
+"""Training steps of a model as a share of the matmul peak: python -m benchmarks.share_of_peak MODEL BATCH [MODE]
+
+MODE: of torch.compile, for torch's own layers; without it effbench's layers run eagerly.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +36,17 @@ def main() -> None:
     from effbench.cpu.accelerate import accelerate
     from effbench.models import accounting
 
-    name, batch = sys.argv[1], int(sys.argv[2])
+    name, batch, compiled = sys.argv[1], int(sys.argv[2]), "".join(sys.argv[3:])
     torch.set_num_threads(THREADS)
     config = effbench.compose([f"model={name}", "optimizer=adamw", "device=cpu"])
     data = build.splits(config)
     modality = data.modality.blank(data.shape)
     net = build.model(config, len(data.classes), modality)
-    accelerate(net)
+    if not compiled:
+        accelerate(net)
     layout = build.memory_format(config)
     net = net.to(memory_format=layout).train()  # type: ignore[call-overload]
+    run = torch.compile(net, mode=compiled) if compiled else net
     optimizer = build.optimizer(config, net)
     macs = accounting.macs(net, modality.example()).macs
     x = torch.randn(batch, *data.shape).contiguous(memory_format=layout)
@@ -49,7 +54,7 @@ def main() -> None:
 
     def step() -> float:
         begun = time.perf_counter()
-        F.cross_entropy(net(x), y).backward()
+        F.cross_entropy(run(x), y).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return time.perf_counter() - begun

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.alternate import Arm, rounds
+from benchmarks.compiled import NOTE as COMPILED
+from benchmarks.compiled import compiled_arms
 from benchmarks.figures import Figure, figure, over
 
 TITLE = "Throughput of the Trainer beside a hand-written loop, MobileNetV3-small, 32 px, batch 128"
@@ -24,4 +26,15 @@ def measure() -> list[Figure]:
     def images_per_s(seconds: float) -> str:
         return f"{TURN * 128 / seconds:.0f} images/s"
 
-    return [figure("Trainer / by hand, images/s", found, over("by hand", "ours"), ">= 0.99", images_per_s, NOTE)]
+    arms = [
+        Arm("ours", PLACE + "ours", options),
+        *compiled_arms("by hand, torch.compile", PLACE + "hand_written", options | {"validate": True}),
+    ]
+    compiled = rounds(arms, 9, 3, parts=EPOCH // TURN)
+    return [
+        figure("Trainer / by hand, images/s", found, over("by hand", "ours"), ">= 0.99", images_per_s, NOTE),
+        *(
+            figure(f"Trainer / {name}, images/s", compiled, over(name, "ours"), "", images_per_s, COMPILED)
+            for name in (arm.name for arm in arms[1:])
+        ),
+    ]

@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 from benchmarks.alternate import ROOT, THREADS, Arm, rounds
+from benchmarks.compiled import NOTE as COMPILED
+from benchmarks.compiled import compiled_arms
 from benchmarks.depthwise_layers import OF_TORCH
 from benchmarks.figures import Figure, figure, milliseconds, over
 
@@ -37,7 +39,20 @@ def measure() -> list[Figure]:
         ),
     ]  # fmt: skip
     figures += [_step(name, pixels, batch, ">= 1.0") for name, pixels, batch in _OTHERS]
-    return figures + _layers()
+    return figures + _compiled(small) + _layers()
+
+
+def _compiled(options: dict[str, object]) -> list[Figure]:
+    """The same step by torch.compile."""
+    arms = [
+        Arm("ours", STEPS, options | {"ours": True}),
+        *compiled_arms("torch.compile", STEPS, options | {"ours": False}),
+    ]
+    found = rounds(arms, 9, 3)
+    return [
+        figure(f"{name} / ours, V3-small, 32 px, batch 128", found, over(name, "ours"), "", milliseconds, COMPILED)
+        for name in (arm.name for arm in arms[1:])
+    ]
 
 
 _OTHERS = (
