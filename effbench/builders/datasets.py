@@ -96,7 +96,7 @@ def eval_batches(
         split,
         batch_size=batch_size,
         modality=kind,
-        shard=Shard(ranks.rank, ranks.world),
+        shard=Shard(ranks.rank, ranks.world_size),
         sample=sample,
         num_workers=config.data.num_workers,
         timeout_s=config.data.timeout_s,
@@ -105,11 +105,11 @@ def eval_batches(
 
 def train_batches(config: Config, data: Splits, kind: Modality, ranks: DistributedContext) -> TrainBatches:
     section = config.data
-    if ranks.world > 1 and config.trainer.on_oom == "halve":
+    if ranks.world_size > 1 and config.trainer.on_oom == "halve":
         raise ConfigError("trainer.on_oom=halve works in one process; under torchrun use trainer.on_oom=raise.")
     batch_size = number(section.batch_size)
-    if batch_size < ranks.world:
-        raise ConfigError(f"data.batch_size must be at least the {ranks.world} processes; got {batch_size}.")
+    if batch_size < ranks.world_size:
+        raise ConfigError(f"data.batch_size must be at least the {ranks.world_size} processes; got {batch_size}.")
 
     def batches(limit_steps: int | None) -> TrainBatches:
         return TrainBatches(
@@ -122,7 +122,7 @@ def train_batches(config: Config, data: Splits, kind: Modality, ranks: Distribut
             drop_last=section.drop_last,
             num_workers=section.num_workers,
             timeout_s=section.timeout_s,
-            shard=Shard(ranks.rank, ranks.world),
+            shard=Shard(ranks.rank, ranks.world_size),
             limit_steps=limit_steps,
         )
 

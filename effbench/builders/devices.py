@@ -26,7 +26,7 @@ def device(config: Config, ranks: DistributedContext | None = None) -> torch.dev
     """cpu, or the GPU of this process; sets threads, TF32 and determinism on the way."""
     ranks = ranks or DistributedContext()
     chosen = device_type(config)
-    torch.set_num_threads(config.device.threads or usable(ranks.local_world).count)
+    torch.set_num_threads(config.device.threads or usable(ranks.local_world_size).count)
     torch.set_float32_matmul_precision("high" if config.device.tf32 and chosen == "cuda" else "highest")
     torch.backends.cudnn.allow_tf32 = config.device.tf32
     if config.trainer.deterministic != torch.are_deterministic_algorithms_enabled():

@@ -55,7 +55,7 @@ def trainer(
     config: Config, data: Splits, modality: Modality, ranks: DistributedContext, checkpoints: Checkpoints | None
 ) -> Trainer:
     """The loop with all its parts; whatever cannot work together is refused here, before the first step."""
-    config = settled(config, len(data.train), data.modality, data.shape, ranks.world)
+    config = settled(config, len(data.train), data.modality, data.shape, ranks.world_size)
     device = modality.transfer.device
     chosen = task(config, data, device)
     data = chosen.checked(data)
@@ -138,7 +138,7 @@ def _statistics(
         return KeepStatistics()
     batches = partial(statistics_batches, train.split, train.modality, config.seed)
     kind = AveragedStatistics if averages or config.ema.enabled else RefreshStatistics
-    return kind(norms, batches, train.batch_size // ranks.world, config.data.eval_batch_size, precision)
+    return kind(norms, batches, train.batch_size // ranks.world_size, config.data.eval_batch_size, precision)
 
 
 def _early_stopping(config: Config, warmup: int) -> StoppingRule:

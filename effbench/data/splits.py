@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effbench.config.options import FRACTION_BELOW_1
 from effbench.data.images.modality import Images
 from effbench.data.modality import Modality
 from effbench.data.split_checks import as_classes, as_labels, as_targets, check_digest, check_range
-from effbench.errors import ConfigError, DataError
+from effbench.errors import DataError
 
 _SAMPLE_SEED = 0
 
@@ -167,8 +168,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 def check_fraction(key: str, fraction: object) -> None:
     """Raises ConfigError where a split's share of the samples is not a number in [0, 1)."""
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
-        raise ConfigError(f"data.{key} must be a number in [0, 1); got {fraction!r}. For 10 % write 0.1.")
+    FRACTION_BELOW_1.check(fraction, f"data.{key}", "a number in [0, 1)", "For 10 % write 0.1.")
 
 
 def digest(*tensors: Tensor) -> str:

@@ -67,7 +67,7 @@ def train(
     folder = folder or config.resume
     folder = expanded(folder) if folder else Path("outputs") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}"
     with _processes(config) as ranks:
-        folder = Path(ranks.share(str(folder)))
+        folder = Path(ranks.broadcast_object(str(folder)))
         with claimed(folder, resumes=config.resume is not None):
             return _Session(config, folder, ranks, overrides, callbacks).run()
 
@@ -75,7 +75,7 @@ def train(
 def train_claimed(config: Config, folder: Path, overrides: Sequence[str]) -> Run:
     """As `train`, in a folder that the caller has claimed; on other ranks than 0, rank 0's."""
     with _processes(config) as ranks:
-        return _Session(config, Path(ranks.share(str(folder))), ranks, overrides).run()
+        return _Session(config, Path(ranks.broadcast_object(str(folder))), ranks, overrides).run()
 
 
 @contextmanager
@@ -161,7 +161,7 @@ class _Session:
                     self._warn_of_predictions("val", trainer, data, state.metrics)
                     test = self._tested(trainer, data, modality, ears)
                     self._warn_of_predictions("test", trainer, data, test)
-            test = self.ranks.share(test)  # rank 0 alone reads the test split
+            test = self.ranks.broadcast_object(test)  # rank 0 alone reads the test split
             if test:
                 trainer.callbacks.tested(trainer.context, test)
         return test
@@ -170,7 +170,7 @@ class _Session:
         """The config with numbers for `auto`, from here on the run's; a resumed run keeps those it was begun with."""
         asked = self.config
         before = recorded_config(self.folder) if asked.resume else None
-        self.config = settled(asked, len(data.train), data.modality, data.shape, self.ranks.world, before)
+        self.config = settled(asked, len(data.train), data.modality, data.shape, self.ranks.world_size, before)
         self.chosen = settings(asked, self.config)
         if self.config.augment != asked.augment and not data.modality.augments and self.ranks.is_main:
             log.info(f"note: {data.modality.unit}s are not augmented: the augment group counts as augment=none")
@@ -297,7 +297,7 @@ class _Session:
             "precision": trainer.precision.name,
             "device": str(self.device),
             "auto": self.chosen,
-            "processes": self.ranks.world,
+            "processes": self.ranks.world_size,
             "task": {"name": type(trainer.task).__name__.lower(), "metrics": as_recorded(trainer.task.displays)},
             "data": {
                 "name": data.name,

@@ -19,7 +19,7 @@ from effbench.errors import EffbenchError
 class DistributedContext:
     """A single process."""
 
-    rank, world, local_rank, local_world = 0, 1, 0, 1
+    rank, world_size, local_rank, local_world_size = 0, 1, 0, 1
 
     @property
     def is_main(self) -> bool:
@@ -49,7 +49,7 @@ class DistributedContext:
     def barrier(self) -> None:
         """Waits for every process."""
 
-    def share(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """Rank 0's value, everywhere."""
         return value
 
@@ -58,9 +58,9 @@ class ProcessGroup(DistributedContext):
     """Several processes, one model replica each (gloo on CPU, NCCL on CUDA)."""
 
     def __init__(self, device: torch.device):
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self.local_world = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world)))
+        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world_size)))
         self._device = device
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -90,7 +90,7 @@ class ProcessGroup(DistributedContext):
     def barrier(self) -> None:
         dist.barrier()
 
-    def share(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]

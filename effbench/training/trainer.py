@@ -103,7 +103,7 @@ class Trainer:
         self.prediction_check = self.task.prediction_check()  # of the newest evaluation
         self.throughput = Throughput(self.clocks, self.train.modality.unit)
         self._device = next(self.model.parameters()).device
-        looks = self._device.type == "cpu" and self.ranks.world == 1  # where reading the loss costs nothing
+        looks = self._device.type == "cpu" and self.ranks.world_size == 1  # where reading the loss costs nothing
         self._nonfinite: NonFinitePolicy = self.nonfinite_policy or StopAtNonFinite(looks)
         self._parameters = list(self.model.parameters())
         self._saves: Saves = choose_saves(self.checkpoints, self.save_in_background)
@@ -177,7 +177,7 @@ class Trainer:
 
     def _forward_and_backward(self, step: StepBatches) -> Tensor:
         stats: Tensor | None = None
-        divisor = self._divisor(step) / self.ranks.world  # ranks average their gradients
+        divisor = self._divisor(step) / self.ranks.world_size  # ranks average their gradients
         last = step.num_micro_batches - 1
         for index, batch in enumerate(self.clocks.waiting(step.micro_batches)):
             for piece in batch.pieces(self.state.micro_batch_splits):
@@ -440,7 +440,7 @@ class Trainer:
 
     def _check_time_and_signals(self, state: TrainState) -> None:
         """Stops for max_time or a signal; several processes agree on it, at the steps that are logged."""
-        if self.ranks.world > 1 and state.batch and state.step % self.intervals.log_steps:
+        if self.ranks.world_size > 1 and state.batch and state.step % self.intervals.log_steps:
             return
         if self.ranks.any(self.interrupted_by is not None):
             state.stop(self.interrupted_by or "a signal to another process", "interrupted")

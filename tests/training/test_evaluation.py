@@ -82,7 +82,7 @@ def test_limited_eval_reads_same_stratified_sample_for_any_world(world, limit):
     shares = []
     for rank in range(world):
         ranks = DistributedContext()
-        ranks.rank, ranks.world = rank, world
+        ranks.rank, ranks.world_size = rank, world
         shares.append(build.eval_batches(config, sorted_by_class, modality(DATA), ranks, limit))
     read = torch.cat([batch.targets for share in shares for batch in share])
     count = 16 if limit == 2 else 20  # of 41

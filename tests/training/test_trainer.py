@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from functools import partial
 from itertools import pairwise
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -13,14 +15,23 @@ from torch import nn
 
 from effbench.schedulers import Exponential, Plateau
 from effbench.tasks.losses import CrossEntropy
+from effbench.training.batch_norm_statistics import AveragedStatistics, KeepStatistics, RefreshStatistics
 from effbench.training.callbacks import Callback
 from effbench.training.checkpoint import Checkpoints, read_checkpoint
+from effbench.training.clipping import ClipNorm, ClipValue, NoClipping
 from effbench.training.distributed import DistributedContext
-from effbench.training.early_stopping import EarlyStopping
-from effbench.training.ema import Ema
-from effbench.training.failure_policies import StopAtNonFinite
-from effbench.training.state import Limits
-from effbench.training.trainer import Intervals
+from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
+from effbench.training.ema import Ema, NoEma, OptimizerAverage
+from effbench.training.failure_policies import (
+    BufferSnapshot,
+    NoBufferSnapshot,
+    RaiseOnOutOfMemory,
+    SkipNonFinite,
+    SplitOnOutOfMemory,
+    StopAtNonFinite,
+)
+from effbench.training.state import Limits, TrainState
+from effbench.training.trainer import Intervals, Trainer
 from tests.training.tiny import CLASSES, At, Rows, copied, data, dense, same, trainer
 
 PER_EPOCH = 3  # steps: 96 images in batches of 32
@@ -443,7 +454,7 @@ def test_the_speed_leaves_the_first_steps_out(monkeypatch):
 class Second(DistributedContext):
     """One of two processes, the other of which says yes to whatever is asked."""
 
-    rank, world = 1, 2
+    rank, world_size = 1, 2
 
     def any(self, flag):
         return True
@@ -454,3 +465,40 @@ def test_a_process_stops_with_the_others_at_a_logged_step(limits, status):
     run = trainer(data(), dense(), 9, limits=limits, ranks=Second(), intervals=Intervals(log_steps=2))
     assert run.fit().status == status
     assert run.state.step == 2
+
+
+# --- parts
+
+
+PARTS = {
+    "clip": (NoClipping, ClipNorm, ClipValue),
+    "ema": (NoEma, Ema, OptimizerAverage),
+    "nonfinite_policy": (StopAtNonFinite, SkipNonFinite),
+    "oom_policy": (RaiseOnOutOfMemory, SplitOnOutOfMemory),
+    "buffer_snapshot": (NoBufferSnapshot, BufferSnapshot),
+    "statistics": (KeepStatistics, RefreshStatistics, AveragedStatistics),
+    "early_stopping": (NoEarlyStopping, EarlyStopping),
+}
+
+
+@pytest.mark.parametrize("field", PARTS)
+def test_a_part_is_typed_by_a_protocol_that_each_form_has(field):
+    """No form is the base class of another kind of form: a method that one lacks would be the no-op's."""
+    hint = get_type_hints(Trainer)[field]
+    protocol = next(kind for kind in (get_args(hint) or (hint,)) if kind is not type(None))
+    assert protocol._is_protocol
+    methods = {name for name, value in vars(protocol).items() if inspect.isfunction(value) and name[:2] != "__"}
+    methods |= {"__call__"} & set(vars(protocol))
+    plain, *others = PARTS[field]
+    for kind in others:
+        assert not issubclass(kind, plain)
+        assert all(callable(getattr(kind, name, None)) for name in methods), kind
+        assert all(inspect.signature(getattr(kind, name)) == inspect.signature(getattr(protocol, name))
+                   for name in methods), kind  # fmt: skip
+
+
+def test_a_checkpoint_of_0_1_keeps_its_counts_under_new_names():
+    state = TrainState()
+    state.load_state_dict({"step": 3, "seen": 96, "pieces": 2, "eval_pieces": 4})
+    assert (state.step, state.samples_seen, state.micro_batch_splits, state.eval_splits) == (3, 96, 2, 4)
+    assert not hasattr(state, "seen")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from effbench.errors import ConfigError
+from effbench.config.options import FRACTION, NON_NEGATIVE
 
 AugmentParams = dict[str, Tensor]
 
@@ -45,13 +45,9 @@ class Augment:
 
     def __post_init__(self) -> None:
         for key in ("flip", "shift", "scale", "brightness", "contrast", "dropout_size"):
-            value = getattr(self, key)
-            if not 0 <= value <= 1:
-                raise ConfigError(f"augment.{key} must be in [0, 1]; got {value}. 0 turns it off.")
+            FRACTION.check(getattr(self, key), f"augment.{key}", remedy="0 turns it off.")
         for key in ("crop_padding", "rotate", "dropout_holes", "mixup_alpha", "cutmix_alpha"):
-            value = getattr(self, key)
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"augment.{key} must be finite and not negative; got {value}. 0 turns it off.")
+            NON_NEGATIVE.check(getattr(self, key), f"augment.{key}", "finite and not negative", "0 turns it off.")
 
     @property
     def mixes(self) -> bool:

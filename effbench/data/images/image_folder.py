@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from effbench.cache_dir import cache_home, expanded
+from effbench.config.options import COUNT, INT
 from effbench.data.images.cache_budget import sweep
 from effbench.data.images.decoded_cache import CacheRecord, Rows, build_cache, read_cache, serves
 from effbench.data.images.decoding import DECODER_VERSION, MAX_PIXELS, SUFFIXES, Levels, printable, subfolders
@@ -59,7 +60,7 @@ def image_folder(
     Raises ConfigError for an argument, DataError for files, each naming the key or the path.
     """
     _check_arguments(image_size, val_fraction, test_fraction, on_corrupt, max_pixels)
-    _check_seed(split_seed)
+    INT.check(split_seed, "data.split_seed")
     levels = _levels(white_level)
     folder = _existing(root)
     found = scan(folder)
@@ -81,7 +82,7 @@ def split_sizes(options: dict[str, Any]) -> dict[str, int] | None:
     _check_arguments(
         *(options[key] for key in ("image_size", "val_fraction", "test_fraction", "on_corrupt", "max_pixels"))
     )
-    _check_seed(options["split_seed"])
+    INT.check(options["split_seed"], "data.split_seed")
     try:
         folder = _existing(options["root"])
         drawn = (options["val_fraction"], options["test_fraction"], options["split_seed"])
@@ -249,8 +250,7 @@ def _check_arguments(
     image_size: int, val_fraction: float, test_fraction: float, on_corrupt: str, max_pixels: int
 ) -> None:
     for key, pixels in (("image_size", image_size), ("max_pixels", max_pixels)):
-        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 1:
-            raise ConfigError(f"data.{key} must be a whole number, at least 1 pixel; got {pixels!r}.")
+        COUNT.check(pixels, f"data.{key}", "a whole number, at least 1 pixel")
     check_fraction("val_fraction", val_fraction)
     check_fraction("test_fraction", test_fraction)
     if val_fraction + test_fraction >= 1:
@@ -260,11 +260,6 @@ def _check_arguments(
         )
     if on_corrupt not in ("refuse", "skip"):
         raise ConfigError(unknown_name("data.on_corrupt", on_corrupt, ["refuse", "skip"]))
-
-
-def _check_seed(split_seed: int) -> None:
-    if isinstance(split_seed, bool) or not isinstance(split_seed, int):
-        raise ConfigError(f"data.split_seed must be a whole number; got {split_seed!r}.")
 
 
 def _levels(white_level: White) -> Levels | None:
