@@ -35,7 +35,7 @@ INLINE float activate_backward(float dy, float v, int activation) {
 #define FOR_STRIPS(BODY)                                                                                               \
     do {                                                                                                               \
         i64 c = 0;                                                                                                     \
-        for (; C - c >= STRIP; c += STRIP) BODY(STRIP);                                                                 \
+        for (; C - c >= STRIP; c += STRIP) BODY(STRIP);                                                                \
         for (; C - c >= 32; c += 32) BODY(32);                                                                         \
         for (; C - c >= 16; c += 16) BODY(16);                                                                         \
         for (; C - c >= 8; c += 8) BODY(8);                                                                            \
@@ -67,8 +67,8 @@ INLINE void sum_strip(const float *x, double *sums, i64 rows, i64 C, int lanes) 
     }
 }
 
-INLINE void normalise_strip(const float *x, const float *scale, const float *shift, float *y, i64 rows, i64 C, int lanes,
-                            int activation) {
+INLINE void normalise_strip(const float *x, const float *scale, const float *shift, float *y, i64 rows, i64 C,
+                            int lanes, int activation) {
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
         for (int l = 0; l < lanes; l++) y[r * C + l] = activate(x[r * C + l] * scale[l] + shift[l], activation);
@@ -95,7 +95,8 @@ INLINE void sum_gradient_strip(const float *x, const float *dy, const float *mea
 
 // dx = scale (g - mean(g)) - slope (x - mean).
 INLINE void gradient_strip(const float *x, const float *dy, const float *mean, const float *scale, const float *shift,
-                           const float *mean_g, const float *slope, float *dx, i64 rows, i64 C, int lanes, int activation) {
+                           const float *mean_g, const float *slope, float *dx, i64 rows, i64 C, int lanes,
+                           int activation) {
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
         for (int l = 0; l < lanes; l++) {
@@ -184,7 +185,8 @@ void batch_norm_backward(const float *x, const float *dy, const float *statistic
             i64 rows = BLOCK_ROWS, at = b * BLOCK * C;
 #define GSUM(ACT) FOR_STRIPS(GSUM_##ACT)
 #define GSUM_STRIP(LANES, ACT)                                                                                         \
-    sum_gradient_strip(x + at + c, dy + at + c, mean + c, scale + c, shift + c, sums + b * 2 * C + c, rows, C, LANES, ACT)
+    sum_gradient_strip(x + at + c, dy + at + c, mean + c, scale + c, shift + c, sums + b * 2 * C + c, rows, C,         \
+                       LANES, ACT)
 #define GSUM_NONE(LANES) GSUM_STRIP(LANES, NONE)
 #define GSUM_RELU(LANES) GSUM_STRIP(LANES, RELU)
 #define GSUM_RELU6(LANES) GSUM_STRIP(LANES, RELU6)
@@ -205,8 +207,8 @@ void batch_norm_backward(const float *x, const float *dy, const float *statistic
             i64 rows = BLOCK_ROWS, at = b * BLOCK * C;
 #define GRADIENT(ACT) FOR_STRIPS(GRADIENT_##ACT)
 #define GRADIENT_STRIP(LANES, ACT)                                                                                     \
-    gradient_strip(x + at + c, dy + at + c, mean + c, scale + c, shift + c, mean_g + c, slope + c, dx + at + c, rows, C, \
-                   LANES, ACT)
+    gradient_strip(x + at + c, dy + at + c, mean + c, scale + c, shift + c, mean_g + c, slope + c, dx + at + c, rows,  \
+                   C, LANES, ACT)
 #define GRADIENT_NONE(LANES) GRADIENT_STRIP(LANES, NONE)
 #define GRADIENT_RELU(LANES) GRADIENT_STRIP(LANES, RELU)
 #define GRADIENT_RELU6(LANES) GRADIENT_STRIP(LANES, RELU6)

@@ -16,8 +16,8 @@ static void pack_taps(const float *w, float *packed, i64 C, int taps, int flippe
 
 // `count` pixels of y: sums over rows [i0, i1) and columns [j0, j1) of the filter. x: the pixel under the first tap.
 // row, step: floats from one row of x to the next, and from one output pixel's input to the next.
-INLINE void convolve_pixels(const float *x, const float *w, float *y, i64 row, i64 step, i64 C, i64 lanes, int i0, int i1,
-                            int j0, int j1, int k, int count) {
+INLINE void convolve_pixels(const float *x, const float *w, float *y, i64 row, i64 step, i64 C, i64 lanes, int i0,
+                            int i1, int j0, int j1, int k, int count) {
     vec sum[PIXELS_AT_ONCE];
     for (int p = 0; p < count; p++) sum[p] = broadcast(0);
     for (int i = i0; i < i1; i++)
@@ -34,8 +34,8 @@ INLINE i64 first_inside(int k, int stride) { return (k / 2 + stride - 1) / strid
 INLINE i64 first_outside(i64 W, int k, int stride) { return W + k / 2 >= k ? (W + k / 2 - k) / stride + 1 : 0; }
 
 // One row of y (OW, C) from rows [i0, i1) of the filter.
-INLINE void convolve_row(const float *x, const float *w, float *y, i64 C, i64 lanes, i64 W, i64 OW, int i0, int i1, int k,
-                         int stride) {
+INLINE void convolve_row(const float *x, const float *w, float *y, i64 C, i64 lanes, i64 W, i64 OW, int i0, int i1,
+                         int k, int stride) {
     i64 pad = k / 2, row = W * C, step = stride * C, ow = 0;
     i64 inside = first_inside(k, stride), outside = first_outside(W, k, stride);
     while (ow < OW) {
@@ -79,13 +79,13 @@ static void convolve(const float *x, const float *packed, float *y, i64 N, i64 C
 }
 
 // x (N, H, W, C) -> y (N, OH, OW, C). packed: scratch.
-void depthwise(const float *x, const float *w, float *packed, float *y, i64 N, i64 C, i64 H, i64 W, i64 OH, i64 OW, int k,
-               int stride, int threads) {
+void depthwise(const float *x, const float *w, float *packed, float *y, i64 N, i64 C, i64 H, i64 W, i64 OH, i64 OW,
+               int k, int stride, int threads) {
     pack_taps(w, packed, C, k * k, 0);
     convolve(x, packed, y, N, C, H, W, OH, OW, k, stride, threads);
 }
 
-// Along one axis: the taps that read the input position `at`, and the output positions they belong to. Returns how many.
+// Along one axis: the taps that read the input position `at`, and their output positions. Returns how many.
 INLINE int taps_at(i64 at, i64 outputs, int k, int stride, int *taps, i64 *output) {
     int count = 0;
     i64 pad = k / 2;
@@ -115,7 +115,8 @@ INLINE void backward_row(const float *dy, const float *w, float *dx, i64 h, i64 
     for (i64 x = 0; x < W; x++) {
         int columns = taps_at(x, OW, k, stride, j, ow);
         i64 c = 0;
-        for (; C - c >= V; c += V) backward_pixel(dy + c, w + c, dx + x * C + c, C, V, OW, k, rows, i, oh, columns, j, ow);
+        for (; C - c >= V; c += V)
+            backward_pixel(dy + c, w + c, dx + x * C + c, C, V, OW, k, rows, i, oh, columns, j, ow);
         if (c < C) backward_pixel(dy + c, w + c, dx + x * C + c, C, C - c, OW, k, rows, i, oh, columns, j, ow);
     }
 }
@@ -157,14 +158,18 @@ INLINE void add_tap_row(const float *x, const float *dy, float *dw, i64 C, i64 H
             const float *from = x + (h * W + ow * stride - pad) * C;
             if (ow >= inside && ow < outside) {
                 for (int j = 0; j < k; j++)
-                    for (int v = 0; v < vectors; v++)
-                        sum[j][v] = multiply_add(sum[j][v], g[v], load(from + j * C + v * V, v == vectors - 1 ? last : V));
+                    for (int v = 0; v < vectors; v++) {
+                        i64 lanes = v == vectors - 1 ? last : V;
+                        sum[j][v] = multiply_add(sum[j][v], g[v], load(from + j * C + v * V, lanes));
+                    }
             } else {
                 for (int j = 0; j < k; j++) {
                     i64 at = ow * stride - pad + j;
                     if (at < 0 || at >= W) continue;
-                    for (int v = 0; v < vectors; v++)
-                        sum[j][v] = multiply_add(sum[j][v], g[v], load(from + j * C + v * V, v == vectors - 1 ? last : V));
+                    for (int v = 0; v < vectors; v++) {
+                        i64 lanes = v == vectors - 1 ? last : V;
+                        sum[j][v] = multiply_add(sum[j][v], g[v], load(from + j * C + v * V, lanes));
+                    }
                 }
             }
         }

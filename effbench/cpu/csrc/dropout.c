@@ -1,7 +1,7 @@
 // Dropout (Srivastava et al. 2014) without a stored mask: whether an element is kept is a hash of a seed and its index.
 //
-// The hash is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). Its n-th output does
-// not depend on the others, so the number of threads changes nothing. Each output gives 32 bits to two elements.
+// The hash is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). Its n-th output
+// does not depend on the others, so the number of threads changes nothing. Each output gives 32 bits to two elements.
 #include "kernels.h"
 #include "vectors.h"
 

@@ -1,5 +1,5 @@
-// Matrix products of many rows (pixels) with few columns (channels): 1 x 1 convolutions and linear layers. Register tiles
-// of TILE_ROWS rows and TILE_VECTORS vectors.
+// Matrix products of many rows (pixels) with few columns (channels): 1 x 1 convolutions and linear layers. Register
+// tiles of TILE_ROWS rows and TILE_VECTORS vectors.
 #include "kernels.h"
 #include "vectors.h"
 
@@ -12,8 +12,8 @@ enum { PANEL = TILE_VECTORS * V };  // columns
 enum { CACHED_ROWS = 64 };          // rows of a that stay in the first-level cache
 enum { SUMMED_ROWS = 256 };         // rows that a tile of a weight gradient sums at once
 
-// c[r, :] = or, where `accumulate`, += sum over k of a[r a_row + k a_k] b[k, :], for `rows` r and `vectors` vectors; the
-// last vector has `last` lanes. b_row, c_row: distance between rows of b and c.
+// c[r, :] = or, where `accumulate`, += sum over k of a[r a_row + k a_k] b[k, :], for `rows` r and `vectors` vectors;
+// the last vector has `last` lanes. b_row, c_row: distance between rows of b and c.
 INLINE void tile(const float *a, i64 a_row, i64 a_k, const float *b, i64 b_row, i64 K, float *c, i64 c_row, int rows,
                  int vectors, i64 last, int accumulate) {
     vec sum[TILE_ROWS][TILE_VECTORS];
@@ -133,7 +133,8 @@ void conv1x1(const float *x, const float *w, float *packed, float *y, i64 R, i64
         _Pragma("omp for schedule(static)")
         for (i64 r = 0; r < R; r += block)
             for (i64 o = 0; o < O; o += PANEL)
-                panel(x + r * I, I, 1, packed + o * I, PANEL, MIN(block, R - r), I, MIN(PANEL, O - o), y + r * O + o, O, 0);
+                panel(x + r * I, I, 1, packed + o * I, PANEL, MIN(block, R - r), I, MIN(PANEL, O - o), y + r * O + o,
+                      O, 0);
     }
 }
 

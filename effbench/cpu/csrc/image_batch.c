@@ -1,8 +1,8 @@
-// Batches from uint8 images in one pass: picked, cropped, mirrored, and each pixel made a float by its channel's table.
-// A pixel has 256 values, so whatever is done to it alone, such as normalising, has been done to all of them before.
+// Batches from uint8 images in one pass: selected, cropped, flipped, and converted by a table for each channel. A pixel
+// has 256 values, so the table holds the result of normalising each of them.
 #include "kernels.h"
 
-// Pixels [first, last) of a row of `width`, beginning at from[0] or, mirrored, ending there; black beyond.
+// Writes a row of `width` pixels, `apart` floats apart: [first, last) from the image, flipped or not, the others black.
 static inline __attribute__((always_inline)) void row_of_pixels(const uint8_t *from, const float *table, float *to,
                                                                 i64 width, i64 first, i64 last, int mirrored,
                                                                 i64 apart) {
@@ -15,7 +15,7 @@ static inline __attribute__((always_inline)) void row_of_pixels(const uint8_t *f
     for (i64 w = last; w < width; w++) to[w * apart] = black;
 }
 
-// images: (any, C, H, W). chosen: (N). offsets: (N, 2), rows and columns in [0, 2 * padding], or null without a crop.
+// images: (any, C, H, W). chosen: (N), indices. offsets: (N, 2), row and column in [0, 2 padding]; null without a crop.
 // flips: (N), or null. tables: (C, 256). out: (N, C, H, W), or (N, H, W, C) where channels_last.
 void look_up_pixels(const uint8_t *images, const i64 *chosen, const i64 *offsets, const uint8_t *flips,
                     const float *tables, float *out, i64 N, i64 C, i64 H, i64 W, i64 padding, int channels_last,
@@ -25,7 +25,7 @@ void look_up_pixels(const uint8_t *images, const i64 *chosen, const i64 *offsets
     for (i64 n = 0; n < N; n++) {
         i64 down = offsets ? offsets[2 * n] - padding : 0, right = offsets ? offsets[2 * n + 1] - padding : 0;
         int mirrored = flips && flips[n];
-        // Where the row taken lies within the image, in the order of the result.
+        // The part of the output row that lies within the image.
         i64 before = right < 0 ? -right : 0, after = right > 0 ? right : 0;
         if (before > W) before = W;
         if (after > W) after = W;

@@ -10,8 +10,8 @@
 #include "kernels.h"
 #include "vectors.h"
 
-// Hands out parts of a buffer, each on a cache line. Passed by value, it releases what the callee took. `base` is null in
-// a dry run, which only finds the peak.
+// Hands out parts of a buffer, each on a cache line. Passed by value, it releases what the callee took. `base` is null
+// in a dry run, which only finds the peak.
 enum { CACHE_LINE = 16 };  // floats
 typedef struct {
     float *base;
@@ -60,13 +60,14 @@ static Saved saved_parts(const Block *b, float *base, i64 *floats) {
     return s;
 }
 
-static void pointwise_forward(Arena scratch, const float *x, const float *w, float *y, i64 R, i64 I, i64 O, int threads) {
+static void pointwise_forward(Arena scratch, const float *x, const float *w, float *y, i64 R, i64 I, i64 O,
+                              int threads) {
     float *packed = take(&scratch, conv1x1_scratch(I, O));
     if (packed) conv1x1(x, w, packed, y, R, I, O, threads);
 }
 
-static void pointwise_backward(Arena scratch, const float *x, const float *dy, const float *w, float *dw, float *dx, i64 R,
-                               i64 I, i64 O, int threads) {
+static void pointwise_backward(Arena scratch, const float *x, const float *dy, const float *w, float *dw, float *dx,
+                               i64 R, i64 I, i64 O, int threads) {
     float *transposed = take(&scratch, conv1x1_backward_weight_scratch(I, O));
     if (!transposed) return;
     conv1x1_backward_weight(x, dy, transposed, dw, R, I, O, threads);
@@ -96,8 +97,8 @@ static void depthwise_forward(Arena scratch, const Block *b, const float *x, con
     if (packed) depthwise(x, w, packed, y, MAPS);
 }
 
-static void depthwise_backward(Arena scratch, const Block *b, const float *x, const float *dy, const float *w, float *dw,
-                               float *dx, int threads) {
+static void depthwise_backward(Arena scratch, const Block *b, const float *x, const float *dy, const float *w,
+                               float *dw, float *dx, int threads) {
     float *packed = take(&scratch, depthwise_scratch(b->expanded, b->kernel));
     float *partial = take(&scratch, depthwise_backward_weight_scratch(b->expanded, b->kernel));
     if (!packed) return;
@@ -146,8 +147,8 @@ static void forward(Arena scratch, const Block *b, const Weights *w, const Runni
                  running->depthwise_mean, running->depthwise_var, s->depthwise_statistics, s->filtered, out_pixels,
                  b->expanded, threads);
     if (b->squeezed) excite_forward(scratch, b, w, s, threads);
-    pointwise_forward(scratch, b->squeezed ? s->scaled : s->filtered, w->project, s->project_conv, out_pixels, b->expanded,
-                      b->out_channels, threads);
+    pointwise_forward(scratch, b->squeezed ? s->scaled : s->filtered, w->project, s->project_conv, out_pixels,
+                      b->expanded, b->out_channels, threads);
     norm_forward(scratch, &b->project_norm, s->project_conv, w->project_gamma, w->project_beta, running->project_mean,
                  running->project_var, s->project_statistics, out, out_pixels, b->out_channels, threads);
     if (b->residual && scratch.base) add_in_place(out, x, pixels * b->channels, threads);
@@ -161,8 +162,8 @@ static void backward(Arena scratch, const Block *b, const Weights *w, const floa
     float *dfiltered = take(&scratch, out_pixels * b->expanded), *dexpanded = dproject;
     norm_backward(scratch, &b->project_norm, s->project_conv, dout, s->project_statistics, dproject,
                   gradients->project_gamma, gradients->project_beta, out_pixels, b->out_channels, threads);
-    pointwise_backward(scratch, b->squeezed ? s->scaled : s->filtered, dproject, w->project, gradients->project, dfiltered,
-                       out_pixels, b->expanded, b->out_channels, threads);
+    pointwise_backward(scratch, b->squeezed ? s->scaled : s->filtered, dproject, w->project, gradients->project,
+                       dfiltered, out_pixels, b->expanded, b->out_channels, threads);
     if (b->squeezed) excite_backward(scratch, b, w, s, dfiltered, gradients, threads);
     norm_backward(scratch, &b->depthwise_norm, s->depthwise_conv, dfiltered, s->depthwise_statistics, dfiltered,
                   gradients->depthwise_gamma, gradients->depthwise_beta, out_pixels, b->expanded, threads);
@@ -189,8 +190,8 @@ void inverted_residual_sizes(Block *b) {
 
 // x (images, height, width, channels) -> out (images, out_height, out_width, out_channels); updates `running`.
 // saved: kept for the backward pass. scratch: forward_floats.
-void inverted_residual_forward(const Block *b, const Weights *weights, const Running *running, const float *x, float *out,
-                               float *saved, float *scratch, int threads) {
+void inverted_residual_forward(const Block *b, const Weights *weights, const Running *running, const float *x,
+                               float *out, float *saved, float *scratch, int threads) {
     i64 floats, peak = 0;
     Saved s = saved_parts(b, saved, &floats);
     forward((Arena){scratch, 0, &peak}, b, weights, running, x, out, &s, threads);
@@ -212,7 +213,8 @@ const Field *inverted_residual_layout(i64 index) {
 #define R(NAME) FIELD(Running, NAME)
     static const Field fields[] = {
         FIELD(Norm, eps), FIELD(Norm, momentum), FIELD(Norm, activation),
-        B(images), B(channels), B(height), B(width), B(expanded), B(squeezed), B(out_channels), B(out_height), B(out_width),
+        B(images), B(channels), B(height), B(width), B(expanded), B(squeezed), B(out_channels), B(out_height),
+        B(out_width),
         B(kernel), B(stride), B(expands), B(gate), B(residual), B(expand_norm), B(depthwise_norm), B(project_norm),
         B(saved_floats), B(forward_floats), B(backward_floats),
         W(expand), W(expand_gamma), W(expand_beta), W(depthwise), W(depthwise_gamma), W(depthwise_beta), W(reduce),

@@ -1,5 +1,5 @@
-// Every function of the library. Layers: float32, channels last, (N, H, W, C). Sizes: N images, H x W pixels in, OH x OW
-// pixels out, P pixels of an image, C channels, R rows (all pixels of a batch), I inputs and O outputs of a product.
+// Every function of the library. Layers: float32, channels last, (N, H, W, C). Sizes: N images, H x W pixels in, OH x
+// OW pixels out, P pixels of an image, C channels, R rows (all pixels of a batch), I inputs and O outputs of a product.
 // y = layer(x); dx, dy, dw: gradients. *_scratch: how many elements the scratch argument of a function must have.
 #pragma once
 #include <stdint.h>
@@ -80,8 +80,8 @@ typedef struct {
 } Field;
 
 void inverted_residual_sizes(Block *b);
-void inverted_residual_forward(const Block *b, const Weights *weights, const Running *running, const float *x, float *out,
-                               float *saved, float *scratch, int threads);
+void inverted_residual_forward(const Block *b, const Weights *weights, const Running *running, const float *x,
+                               float *out, float *saved, float *scratch, int threads);
 void inverted_residual_backward(const Block *b, const Weights *weights, const float *x, const float *dout, float *saved,
                                 float *scratch, float *dx, const Weights *gradients, int threads);
 const Field *inverted_residual_layout(i64 index);
@@ -98,6 +98,6 @@ void look_up_pixels(const uint8_t *images, const i64 *chosen, const i64 *offsets
 void lion(i64 count, const i64 *sizes, float **params, float **gradients, float **moments, float sign, float keep,
           float lr, float b1, float c1, float b2, float c2, int threads);
 void adan(i64 count, const i64 *sizes, float **params, float **gradients, float **previous, float **ms, float **vs,
-          float **ns, float sign, float later, float lr, float w1, float w2, float b2, float b3, float w3, float m_scale,
-          float v_scale, float n_scale, float eps, float keep, int threads);
+          float **ns, float sign, float later, float lr, float w1, float w2, float b2, float b3, float w3,
+          float m_scale, float v_scale, float n_scale, float eps, float keep, int threads);
 void clip_norm(i64 count, const i64 *sizes, float **gradients, float limit, int threads);

@@ -1,5 +1,5 @@
 // Optimizer steps in one pass over memory. Every tensor is float32; a parameter, its gradient and its state share their
-// strides, so that they are the same walk. Sums are written as torch's own kernels round them: fmaf where they fuse.
+// strides, so that one index serves all. Sums round as torch's kernels do: fmaf where torch fuses.
 #include <math.h>
 
 #include "elements.h"
@@ -15,7 +15,7 @@ void lion(i64 count, const i64 *sizes, float **params, float **gradients, float 
         for (i64 i = begin; i < end; i++) {
             float gi = sign * g[i];
             float u = fmaf(gi, c1, m[i] * b1);
-            float s = (float)((u > 0.0f) - (u < 0.0f));  // of NaN 0, as torch's
+            float s = (float)((u > 0.0f) - (u < 0.0f));  // 0 for NaN, as in torch
             p[i] = fmaf(s, -lr, p[i] * keep);
             m[i] = fmaf(gi, c2, m[i] * b2);
         }
@@ -23,10 +23,10 @@ void lion(i64 count, const i64 *sizes, float **params, float **gradients, float 
 }
 
 // arXiv:2208.06677 as its authors run it. later: 0 in a parameter's first step, where d_1 = 0, else 1. w: 1 - beta.
-// m_scale, v_scale: bias corrections over sqrt(n)'s, so that eps stays where the authors have it.
+// m_scale, v_scale, n_scale: bias corrections; n_scale multiplies sqrt(n), so that eps is added as by the authors.
 void adan(i64 count, const i64 *sizes, float **params, float **gradients, float **previous, float **ms, float **vs,
-          float **ns, float sign, float later, float lr, float w1, float w2, float b2, float b3, float w3, float m_scale,
-          float v_scale, float n_scale, float eps, float keep, int threads) {
+          float **ns, float sign, float later, float lr, float w1, float w2, float b2, float b3, float w3,
+          float m_scale, float v_scale, float n_scale, float eps, float keep, int threads) {
     FOR_MY_ELEMENTS({
         float *restrict p = params[t];
         const float *restrict g = gradients[t];

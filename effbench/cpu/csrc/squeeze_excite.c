@@ -34,8 +34,8 @@ void scale_channels_backward_scale(const float *x, const float *dy, float *ds, i
 }
 
 // dx = dy s + dpooled / P; s and dpooled are (N, C). dx may be dy.
-void squeeze_excite_backward_input(const float *dy, const float *s, const float *dpooled, float *dx, i64 N, i64 P, i64 C,
-                                   int threads) {
+void squeeze_excite_backward_input(const float *dy, const float *s, const float *dpooled, float *dx, i64 N, i64 P,
+                                   i64 C, int threads) {
     FOR_IMAGES for (i64 i = n * P; i < (n + 1) * P; i++)
         FOR_CHANNELS dx[i * C + c] = dy[i * C + c] * s[n * C + c] + dpooled[n * C + c] / P;
 }

@@ -1,6 +1,6 @@
-// Calls every C function on random shapes, for AddressSanitizer and UndefinedBehaviorSanitizer: random_shapes SEED CASES.
-// Each buffer has exactly the size that the function may use, at any 4-byte alignment. Reads that the sanitizer does not
-// see, such as masked vector loads, hit an inaccessible page. Outputs must not keep the NaN they start with.
+// Calls every C function on random shapes, for AddressSanitizer and UndefinedBehaviorSanitizer: random_shapes SEED
+// CASES. Each buffer has exactly the size that the function may use, at any 4-byte alignment. Reads that the sanitizer
+// does not see, such as masked vector loads, hit an inaccessible page. Outputs must not keep the NaN they start with.
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdio.h>
@@ -120,8 +120,8 @@ static void try_batch_norm(int threads) {
     float *y = output(R * C), *statistics = output(4 * C), *dgamma = output(C), *dbeta = output(C);
     float *dx = pick(0, 1) ? dy : output(R * C);
     size_t scratch = sizeof(double) * batch_norm_scratch(R, C);
-    batch_norm(x, gamma, beta, mean, var, allocate(scratch, sizeof(double)), statistics, y, R, C, 1e-3f, 0.1f, activation,
-               threads);
+    batch_norm(x, gamma, beta, mean, var, allocate(scratch, sizeof(double)), statistics, y, R, C, 1e-3f, 0.1f,
+               activation, threads);
     batch_norm_backward(x, dy, statistics, allocate(scratch, sizeof(double)), output(2 * C), dx, dgamma, dbeta, R, C,
                         activation, threads);
     check("batch_norm", y, R * C), check("batch_norm", statistics, 4 * C);
@@ -161,7 +161,8 @@ static Weights weights_of(const Block *b, float *(*make)(i64)) {
 static void check_weights(const Block *b, const Weights *w) {
     const char *name = "inverted_residual_backward";
     i64 C = b->expanded, S = b->squeezed, O = b->out_channels;
-    if (b->expands) check(name, w->expand, C * b->channels), check(name, w->expand_gamma, C), check(name, w->expand_beta, C);
+    if (b->expands) check(name, w->expand, C * b->channels), check(name, w->expand_gamma, C);
+    if (b->expands) check(name, w->expand_beta, C);
     check(name, w->depthwise, C * b->kernel * b->kernel), check(name, w->depthwise_gamma, C);
     check(name, w->depthwise_beta, C);
     if (S) check(name, w->reduce, S * C), check(name, w->reduce_bias, S);
@@ -172,7 +173,8 @@ static void check_weights(const Block *b, const Weights *w) {
 static Block random_block(void) {
     Block b = {.images = pick(1, 3), .channels = pick_channels(), .height = pick(1, 7), .width = pick(1, 7)};
     if (b.images * b.height * b.width < 2) b.images = 2;
-    b.kernel = 3 + 2 * (int)pick(0, 2), b.stride = (int)pick(1, 2), b.expands = (int)pick(0, 1), b.gate = (int)pick(2, 3);
+    b.kernel = 3 + 2 * (int)pick(0, 2), b.stride = (int)pick(1, 2), b.expands = (int)pick(0, 1);
+    b.gate = (int)pick(2, 3);
     b.out_height = (b.height - 1) / b.stride + 1, b.out_width = (b.width - 1) / b.stride + 1;
     if (b.images * b.out_height * b.out_width < 2) b.images = 2;
     b.expanded = b.expands ? pick_channels() : b.channels, b.squeezed = pick(0, 1) ? pick(1, 20) : 0;
@@ -218,8 +220,8 @@ static void try_look_up_pixels(int threads) {
         offsets[2 * n] = pick(0, 2 * padding), offsets[2 * n + 1] = pick(0, 2 * padding);
     }
     float *tables = input(C * 256), *out = output(N * C * H * W);
-    look_up_pixels(images, chosen, pick(0, 3) ? offsets : NULL, pick(0, 3) ? flips : NULL, tables, out, N, C, H, W, padding,
-                   (int)pick(0, 1), threads);
+    look_up_pixels(images, chosen, pick(0, 3) ? offsets : NULL, pick(0, 3) ? flips : NULL, tables, out, N, C, H, W,
+                   padding, (int)pick(0, 1), threads);
     check("look_up_pixels", out, N * C * H * W);
 }
 
@@ -233,8 +235,8 @@ static void try_lists(int threads) {
         for (i64 i = 0; i < sizes[t]; i++) columns[5][t][i] = fabsf(columns[5][t][i]);  // whose root is taken
     }
     lion(TENSORS, sizes, columns[0], columns[1], columns[2], 1, 0.99f, 1e-3f, 0.9f, 0.1f, 0.99f, 0.01f, threads);
-    adan(TENSORS, sizes, columns[0], columns[1], columns[2], columns[3], columns[4], columns[5], 1, 1, 1e-3f, 0.02f, 0.08f,
-         0.92f, 0.99f, 0.01f, 1, 1, 1, 1e-8f, 0.99f, threads);
+    adan(TENSORS, sizes, columns[0], columns[1], columns[2], columns[3], columns[4], columns[5], 1, 1, 1e-3f, 0.02f,
+         0.08f, 0.92f, 0.99f, 0.01f, 1, 1, 1, 1e-8f, 0.99f, threads);
     clip_norm(TENSORS, sizes, columns[1], pick(0, 1) ? 0.1f : 1e9f, threads);
     for (int t = 0; t < TENSORS; t++)
         for (int c = 0; c < COLUMNS; c++) check("lion, adan or clip_norm", columns[c][t], sizes[t]);
