@@ -18,7 +18,9 @@ def words_for(content: Mapping[str, Any]) -> list[str]:
     """The overrides that compose to `content`: of each group the choice that is nearest, then single values."""
     choices = [f"{group}={_nearest(group, content[group])}" for group in static.group_options() if group in content]
     wanted, defaults = _values(content), _values(plain(compose_raw(choices)))
-    changed = [key for key, value in wanted.items() if key not in defaults or not _same(value, defaults[key])]
+    shared = wanted.keys() & defaults.keys()
+    same = {key for key in shared if wanted[key] == defaults[key] and type(wanted[key]) is type(defaults[key])}
+    changed = [key for key in wanted if key not in same]
     gone = [key for key in defaults if key not in wanted]
     return [*choices, *(f"~{key}" for key in gone), *(f"++{key}={_text(wanted[key])}" for key in changed)]
 
@@ -43,10 +45,6 @@ def _values(content: Mapping[str, Any]) -> dict[str, Any]:
         elif name not in EPHEMERAL_KEYS:
             found[name] = value
     return found
-
-
-def _same(value: Any, default: Any) -> bool:
-    return bool(value == default) and type(value) is type(default)
 
 
 def _text(value: Any) -> str:

@@ -275,8 +275,8 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
         value = override.value()
         several = value if isinstance(value, list) else [value]
         is_file = group == GROUP and "/" in str(value)
-        if is_file:
-            _check_recipe_file(str(value))
+        if is_file and not Path(str(value) if str(value).endswith(".yaml") else f"{value}.yaml").is_file():
+            raise ConfigError(f"there is no recipe file {value}: it must exist, and end in .yaml.")
         if is_file or override.is_delete():
             choices.append(override.input_line)
         elif all(isinstance(name, str) and name in options for name in several):
@@ -304,11 +304,6 @@ def _options(config_loader: ConfigLoader) -> dict[str, list[str]]:
     return {
         group: [name for name in config_loader.get_group_options(group) if not name.startswith("_")] for group in groups
     }
-
-
-def _check_recipe_file(path: str) -> None:
-    if not Path(path if path.endswith(".yaml") else f"{path}.yaml").is_file():
-        raise ConfigError(f"there is no recipe file {path}: it must exist, and end in .yaml.")
 
 
 def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:

@@ -105,11 +105,7 @@ def _value(content: Mapping[str, Any], key: str, begun: str, given: Mapping[str,
         return []
     if key in given or isinstance(value, dict | list) or "${" in str(value):
         return None
-    return [f"{key}={_as_hydra_writes(value)}"]
-
-
-def _as_hydra_writes(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}"]  # as Hydra writes it
 
 
 def _at(content: Any, key: str) -> Any:

@@ -29,11 +29,8 @@ def as_meant(override: str) -> str:
     if not equals or key.lstrip("+") not in _KEYS or value[:1] in ("'", '"', "[", "$"):
         return absolute_recipe(override)
     whole = bool(value) and value.lower() != "null" and os.path.lexists(os.path.expanduser(value))  # noqa: PTH111
-    return f"{key}={quoted(value) if whole else ','.join(map(_text, value.split(',')))}"
-
-
-def _text(value: str) -> str:
-    return quoted(value) if _NOT_TEXT.fullmatch(value) else value
+    parts = [value] if whole else value.split(",")
+    return f"{key}={','.join(quoted(part) if whole or _NOT_TEXT.fullmatch(part) else part for part in parts)}"
 
 
 def boolean_word(value: object) -> str | None:

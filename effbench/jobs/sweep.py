@@ -155,15 +155,12 @@ def _run(
     if relay.signals:
         left_out = sum(standing(item.job.folder) == "new" for item in planned)
         log.info(f"interrupted; {left_out} of {len(planned)} jobs were not started")
-        allowed = [name for word in common if override_key(word) == "allow_targets" for name in _targets(word)]
+        texts = [word.partition("=")[2] for word in common if override_key(word) == "allow_targets"]
+        allowed = [name for text in texts for name in targets_from(text)]
         log.info(f"go on with: {go_on_with(['-m', f'sweep.resume={folder}'], config_dir, allowed)}")
         # the exit code that shells use for a signal
         return 128 + relay.signals[0]
     return code
-
-
-def _targets(word: str) -> list[str]:
-    return targets_from(word.partition("=")[2])
 
 
 class _Ahead:
@@ -350,14 +347,10 @@ def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path, 
 
     with _no_result_but_ours(as_json):
         code = as_hydra_app(["--multirun", *overrides, *extra], task, config_dir)
-    runs = sorted((path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml")), key=_as_numbered)
+    runs = [path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml")]
+    runs.sort(key=lambda run: (len(run.name), run.name))  # Hydra numbers its folders 0, 1, …: 10 comes after 2
     jobs = [Job(number, recorded_overrides(run) or [], run) for number, run in enumerate(runs)]
     return code or _finish(folder, jobs, as_json)
-
-
-def _as_numbered(folder: Path) -> tuple[int, str]:
-    """Sort key for Hydra's folders 0, 1, …, 10: 10 comes after 2."""
-    return len(folder.name), folder.name
 
 
 def _hydra_task(raw: Any) -> None:

@@ -120,8 +120,11 @@ def of_one(curve: Curve, displays: Mapping[str, Display]) -> list[Panel]:
 
 def _panel(title: str, drawn: Sequence[tuple[Curve, str]], text: Callable[[float], str], wide: bool = False) -> Panel:
     in_epochs = all(curve.epochs_per_step for curve, _ in drawn)
-    series = [(curve, _series(curve, column, in_epochs)) for curve, column in drawn]
-    series = [(curve, found) for curve, found in series if found]
+    series = []
+    for curve, column in drawn:
+        unit = _unit(curve, in_epochs)
+        if found := thinned([(step * unit, value) for step, value in points(curve.rows, column)]):
+            series.append((curve, found))
     across = "epoch" if in_epochs else "optimizer step"
     if not series:
         return Panel(title, across, [], [], [])
@@ -130,7 +133,8 @@ def _panel(title: str, drawn: Sequence[tuple[Curve, str]], text: Callable[[float
     if by_powers:
         title = f"{title}, by powers of ten"
         series = [(curve, [(x, math.log10(y)) for x, y in found]) for curve, found in series]
-    x_low, x_high = _range([0.0, *(_end(curve, in_epochs) for curve, _ in series)], margin=0.0)
+    ends = [max(int(row["step"]) for row in curve.rows) * _unit(curve, in_epochs) for curve, _ in series]
+    x_low, x_high = _range([0.0, *ends], margin=0.0)  # the same in all panels
     y_low, y_high = _range([y for _, found in series for _, y in found], margin=0.05)
     to_x, to_y = _scale(x_low, x_high, LEFT, RIGHT), _scale(y_low, y_high, BOTTOM, TOP)
     lines = [_line(curve, [(to_x(x), to_y(y)) for x, y in found]) for curve, found in series]
@@ -138,17 +142,6 @@ def _panel(title: str, drawn: Sequence[tuple[Curve, str]], text: Callable[[float
     written = (lambda level: f"{10**level:.3g}") if by_powers else text
     y_ticks = [Tick(round(to_y(level), 1), written(level)) for level in levels]
     return Panel(title, across, lines, [Tick(round(to_x(x), 1), _plain(x)) for x in _ticks(x_low, x_high)], y_ticks)
-
-
-def _series(curve: Curve, column: str, in_epochs: bool) -> list[Point]:
-    unit = _unit(curve, in_epochs)
-    found = points(curve.rows, column)
-    return thinned([(step * unit, value) for step, value in found])
-
-
-def _end(curve: Curve, in_epochs: bool) -> float:
-    """Return the last step or epoch of the run, which is the same in all panels."""
-    return max(int(row["step"]) for row in curve.rows) * _unit(curve, in_epochs)
 
 
 def _unit(curve: Curve, in_epochs: bool) -> float:

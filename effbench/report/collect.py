@@ -150,15 +150,15 @@ def _summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         return None, [_about(path, error)]
     for name in _MAPPINGS:
         summary.setdefault(name, None)
-    problems = [_problem(name, value, rule) for name, value, rule in without_wrong_fields(summary) if name != "status"]
+    problems = [
+        f"summary.json: {name} is {'not a mapping' if rule == MAPPING[0] else shortened(value)}"
+        for name, value, rule in without_wrong_fields(summary)
+        if name != "status"
+    ]
     if summary.get("status") not in STATUSES:
         problems.append(f"summary.json: status {shortened(summary.get('status'))} is not one of {', '.join(STATUSES)}")
         return None, problems
     return summary, problems
-
-
-def _problem(name: str, value: Any, rule: str) -> str:
-    return f"summary.json: {name} is {'not a mapping' if rule == MAPPING[0] else shortened(value)}"
 
 
 def _about(path: Path, error: Exception) -> str:

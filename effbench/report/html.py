@@ -24,7 +24,7 @@ from effbench.records import FINISHED, write_output
 from effbench.redaction import redact
 from effbench.report.charts import FRAME, Curve, of_one, over_each_other
 from effbench.report.collect import RunRecord, curve_rows, shortened
-from effbench.report.ranking import Column, Table, label, tables
+from effbench.report.ranking import Table, label, tables
 from effbench.report.result import result_rows, status_text
 from effbench.report.spread import number_text, seconds
 from effbench.units import human_bytes
@@ -71,7 +71,7 @@ def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ())
     problems = [(run.name, text) for run in records for text in run.problems]
     problems += [(item.run.name, text) for item in drawn.values() for text in item.problems]
     content = {
-        "title": _title(records),
+        "title": f"{len(records)} runs" if len(records) > 1 else label(records[0]),
         "facts": _facts(records),
         "single": len(records) == 1,
         "tables": [_table(table, drawn) for table in ranking],
@@ -155,10 +155,6 @@ def _replaced(value: Any, texts: Mapping[str, str]) -> Any:
     return [_replaced(item, texts) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _title(records: Sequence[RunRecord]) -> str:
-    return f"{len(records)} runs" if len(records) > 1 else label(records[0])
-
-
 def _facts(records: Sequence[RunRecord]) -> str:
     """Return how many runs ended with which status, and the version and time of the page."""
     counts = Counter(run.status.replace("_", " ") for run in records) if len(records) > 1 else {}
@@ -208,7 +204,8 @@ def _table(table: Table, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
         "heading": f"{table.data} by {table.metric}" if table.metric else table.data,
         "lead": _lead(table, runs),
         "heads": [column.head for column in table.columns],
-        "kinds": [_kind(column) for column in table.columns],
+        # styles: names with a link to a section, numbers, texts
+        "kinds": ["run" if each.name == "overrides" else "n" if each.numeric else "t" for each in table.columns],
         "leaves": [column.leaves for column in table.columns],
         "rows": [_cells(table, group.runs[0], row, drawn) for group, row in _rows(table)],
         "notes": list(table.notes),
@@ -237,11 +234,6 @@ def _cells(table: Table, run: RunRecord, row: Mapping[str, Any], drawn: Mapping[
         "anchor": run.number if shown else None,
         "colour": shown.colour if shown else None,
     }
-
-
-def _kind(column: Column) -> str:
-    """Return the style of a column: 'run' for names with a link to a section, 'n' for numbers, 't' for text."""
-    return "run" if column.name == "overrides" else "n" if column.numeric else "t"
 
 
 def _legend(table: Table, drawn: Mapping[int, Drawn]) -> list[dict[str, Any]]:
@@ -349,17 +341,10 @@ def _sessions(run: RunRecord) -> Pairs:
 def _session(number: int, session: Mapping[str, Any]) -> tuple[str, str]:
     changed = session.get("changed")
     values = changed.items() if isinstance(changed, Mapping) else ()
-    texts = [f"{key} from {_first(pair)} to {_last(pair)}" for key, pair in values]
+    pairs = [(key, pair if isinstance(pair, list) and pair else [pair]) for key, pair in values]
+    texts = [f"{key} from {pair[0]} to {pair[-1]}" for key, pair in pairs]
     steps = f"steps {session.get('from_step')} to {session.get('to_step')}, {session.get('status')}"
     return f"session {number}", shortened("; ".join([steps, *texts]), 2000)
-
-
-def _first(pair: Any) -> Any:
-    return pair[0] if isinstance(pair, list) and pair else pair
-
-
-def _last(pair: Any) -> Any:
-    return pair[-1] if isinstance(pair, list) and pair else pair
 
 
 def _pairs(content: Mapping[str, Any]) -> Pairs:

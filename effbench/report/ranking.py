@@ -261,16 +261,13 @@ def _mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
 
 def _own_row(run: RunRecord) -> dict[str, Any]:
     metrics = run.part("metrics")
+    mappings = {name: run.part(name) for name in ("metrics", "timing", "model", "memory")}
     return {
-        **result_row(Job(run.number, [label(run)], run.folder), {**(run.summary or {}), **_mappings(run)}),
+        **result_row(Job(run.number, [label(run)], run.folder), {**(run.summary or {}), **mappings}),
         **{f"val/{name}": metrics.get(f"val/{name}") for name in run.displays},
         "macs": run.part("model").get("macs"),
         "peak_cuda_bytes": run.part("memory").get("peak_cuda_bytes"),
     }
-
-
-def _mappings(run: RunRecord) -> dict[str, Any]:
-    return {name: run.part(name) for name in ("metrics", "timing", "model", "memory")}
 
 
 def _of_config(key: str, leaves: int) -> Column:

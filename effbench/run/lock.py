@@ -78,7 +78,10 @@ def _acquire(path: Path, elsewhere: str) -> int:
         except (BlockingIOError, PermissionError) as error:
             holder = _signature(descriptor)
             os.close(descriptor)
-            raise ConfigError(_in_use(path.parent, holder, elsewhere)) from error
+            raise ConfigError(
+                f"{path.parent} is in use by {_who(holder)}. Wait for it or stop it, or choose another folder: "
+                f"{elsewhere}."
+            ) from error
         except OSError as error:  # a file system without locks
             log.warning(f"{path.parent} cannot be locked ({error.strerror}): start no second run there")
         if _is_still(path, descriptor):
@@ -151,7 +154,3 @@ def _who(text: str) -> str:
         return f"process {int(holder['pid'])} on {ascii(holder['host'])[1:-1]} (since {ascii(holder['since'])[1:-1]})"
     except (ValueError, KeyError, TypeError):
         return "another process"
-
-
-def _in_use(folder: Path, holder: str, elsewhere: str) -> str:
-    return f"{folder} is in use by {_who(holder)}. Wait for it or stop it, or choose another folder: {elsewhere}."

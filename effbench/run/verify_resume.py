@@ -119,12 +119,11 @@ def _compared(whole: Path, broken: Path) -> Iterator[Check]:
     yield _check("averaged weights", a.ema, b.ema)
     for name in sorted({*a.state, *b.state}):
         yield _check(name, *(_without(side.state.get(name), TIMES) for side in (a, b)))
-    rows = [[_without_speed(row) for row in read_metrics(folder)] for folder in (whole, broken)]
+    rows = [
+        [{column: cell for column, cell in row.items() if not column.endswith(SPEED)} for row in read_metrics(folder)]
+        for folder in (whole, broken)
+    ]
     yield _check("metrics.csv", *rows)
-
-
-def _without_speed(row: Mapping[str, str]) -> dict[str, str]:
-    return {column: cell for column, cell in row.items() if not column.endswith(SPEED)}
 
 
 def _without(value: Any, keys: Sequence[str]) -> Any:

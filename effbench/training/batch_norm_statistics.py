@@ -75,7 +75,10 @@ class RefreshStatistics:
     def refresh(self, model: nn.Module, steps: int, splits: int = 1) -> None:
         modules = map(model.get_submodule, self._norms)
         momenta = [norm.momentum for norm in modules if isinstance(norm, _BatchNorm) and norm.momentum]
-        if momenta and self._lag(min(momenta), steps):
+        if not momenta:
+            return
+        momentum = min(momenta)
+        if self._batch_size < momentum * SAMPLES or (1 - momentum) ** steps > _START_LEFT:
             self._make(model, splits)
 
     def refresh_to_save(self, model: nn.Module, steps: int, splits: int = 1) -> None:
@@ -83,9 +86,6 @@ class RefreshStatistics:
 
     def _make(self, model: nn.Module, splits: int) -> None:
         make_statistics(model, self._norms, self._batches(self.eval_batch_size // splits), self._precision)
-
-    def _lag(self, momentum: float, steps: int) -> bool:
-        return self._batch_size < momentum * SAMPLES or (1 - momentum) ** steps > _START_LEFT
 
 
 class AveragedStatistics(RefreshStatistics):

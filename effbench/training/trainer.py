@@ -177,7 +177,8 @@ class Trainer:
 
     def _forward_and_backward(self, step: StepBatches) -> Tensor:
         stats: Tensor | None = None
-        divisor = self._divisor(step) / self.ranks.world_size  # ranks average their gradients
+        mass = step.class_mass() if self.task.loss.needs_class_mass else None
+        divisor = self.task.loss.divisor(step.samples, mass) / self.ranks.world_size  # ranks average their gradients
         last = step.num_micro_batches - 1
         for index, batch in enumerate(self.clocks.waiting(step.micro_batches)):
             for piece in batch.pieces(self.state.micro_batch_splits):
@@ -427,10 +428,6 @@ class Trainer:
 
     def _forward_clock(self) -> Clock:
         return self.clocks.compile if self.compiled and self.throughput.fresh else self.clocks.forward_backward
-
-    def _divisor(self, step: StepBatches) -> float:
-        mass = step.class_mass() if self.task.loss.needs_class_mass else None
-        return self.task.loss.divisor(step.samples, mass)
 
     def _seed_forward(self, step: StepBatches) -> None:
         seed = seed_of_step(self.train.seed, Purpose.FORWARD, step.epoch, step.index, self.ranks.rank)
