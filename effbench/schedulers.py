@@ -375,6 +375,6 @@ def _length(total_steps: int, warmup: int) -> int:
     return total_steps - warmup
 
 
-def _steps(rule: Rule, value: int, key: str, unit: str = "steps") -> int:
+def _steps(rule: Rule[int], value: int, key: str, unit: str = "steps") -> int:
     least = 1 if rule is COUNT else 0
-    return int(rule.check(value, f"scheduler.{key}", f"a whole number of {unit} >= {least}"))
+    return rule.check(value, f"scheduler.{key}", f"a whole number of {unit} >= {least}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
@@ -15,8 +15,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
+Number = TypeVar("Number", int, float)
 
-class Rule:
+
+class Rule(Generic[Number]):
     """A type of number that pydantic checks: strictly, without NaN and infinity.
 
     Args:
@@ -39,7 +41,7 @@ class Rule:
             return False
         return True
 
-    def check(self, value: object, key: str, text: str = "", remedy: str = "") -> Any:
+    def check(self, value: object, key: str, text: str = "", remedy: str = "") -> Number:
         """Return `value` as the type; a whole number given for a float becomes a float.
 
         Args:
@@ -57,19 +59,19 @@ class Rule:
             message = f"{key} must be {text or self._text}; got {value!r}."
             raise OptionError(f"{message} {remedy}" if remedy else message) from None
 
-    def _validated(self, value: object) -> Any:
+    def _validated(self, value: object) -> Number:
         if not isinstance(value, int | float):  # pydantic takes whatever has __float__: a tensor would be read once
             raise ValueError
-        return self._adapter.validate_python(value)
+        return cast(Number, self._adapter.validate_python(value))
 
 
-INT = Rule(int, "a whole number")
-WHOLE = Rule(Whole, "a whole number >= 0")
-COUNT = Rule(Count, "a whole number >= 1")
-FRACTION = Rule(Fraction, "in [0, 1]")
-FRACTION_BELOW_1 = Rule(Annotated[float, Field(ge=0, lt=1)], "in [0, 1)")
-FRACTION_ABOVE_0 = Rule(Annotated[float, Field(gt=0, le=1)], "in (0, 1]")
-FRACTION_BETWEEN = Rule(Annotated[float, Field(gt=0, lt=1)], "in (0, 1)")
-NON_NEGATIVE = Rule(NonNegative, "a number >= 0")
-POSITIVE = Rule(Positive, "a number > 0")
-FROM_1 = Rule(Annotated[float, Field(ge=1)], ">= 1")
+INT = Rule[int](int, "a whole number")
+WHOLE = Rule[int](Whole, "a whole number >= 0")
+COUNT = Rule[int](Count, "a whole number >= 1")
+FRACTION = Rule[float](Fraction, "in [0, 1]")
+FRACTION_BELOW_1 = Rule[float](Annotated[float, Field(ge=0, lt=1)], "in [0, 1)")
+FRACTION_ABOVE_0 = Rule[float](Annotated[float, Field(gt=0, le=1)], "in (0, 1]")
+FRACTION_BETWEEN = Rule[float](Annotated[float, Field(gt=0, lt=1)], "in (0, 1)")
+NON_NEGATIVE = Rule[float](NonNegative, "a number >= 0")
+POSITIVE = Rule[float](Positive, "a number > 0")
+FROM_1 = Rule[float](Annotated[float, Field(ge=1)], ">= 1")

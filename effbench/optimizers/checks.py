@@ -16,7 +16,7 @@ from effbench.errors import GradientError, OptionError
 _LAYOUT = attrgetter("layout")
 
 
-def checked_number(value: SupportsFloat, key: str, rule: Rule, remedy: str, text: str = "") -> float:
+def checked_number(value: SupportsFloat, key: str, rule: Rule[float], remedy: str, text: str = "") -> float:
     """Return `value` as a plain float, which every checkpoint can hold.
 
     Args:
@@ -30,7 +30,7 @@ def checked_number(value: SupportsFloat, key: str, rule: Rule, remedy: str, text
         OptionError: the value is not finite, or the rule does not hold.
     """
     number = value if isinstance(value, bool | str | Tensor) else _as_float(value)
-    return float(rule.check(number if rule.holds(number) else value, f"optimizer.{key}", text, remedy))
+    return rule.check(number if rule.holds(number) else value, f"optimizer.{key}", text, remedy)
 
 
 def checked_betas(betas: Sequence[float], count: int, remedy: str) -> tuple[float, ...]:
