@@ -85,9 +85,9 @@ def _largest(seen: Any) -> dict[str, str]:
     """The operations with the most time of their own, as shares of the step."""
     seconds: dict[str, float] = {}
     for event in seen.key_averages():
-        name = NAMES.get(
-            event.key, event.key.removeprefix("aten::").removeprefix("autograd::engine::evaluate_function: ")
-        )
+        key = event.key.removeprefix("autograd::engine::evaluate_function: ")
+        graph = key.startswith("## Call CompiledFxGraph")  # each has a hash in its name
+        name = "compiled graphs" if graph else NAMES.get(key, key.removeprefix("aten::"))
         seconds[name] = seconds.get(name, 0.0) + event.self_cpu_time_total
     whole = sum(seconds.values())
     largest = sorted(seconds, key=lambda name: -seconds[name])[:SHOWN]

@@ -1,4 +1,4 @@
-"""The ctypes structures match the C structs. White-box test: uses private names of inverted_residual_function."""
+"""The ctypes structures match the C structs. White-box: the structures are private."""
 
 from __future__ import annotations
 
