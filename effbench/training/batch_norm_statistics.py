@@ -1,7 +1,7 @@
-"""Batch normalisation's running statistics, made anew from train samples ("precise BN", arXiv:2105.07576, section 3).
+"""Batch norm's running statistics, recomputed from train samples ("precise BN", arXiv:2105.07576, section 3).
 
-Running statistics are averages of the last 1/momentum batches. With few or small batches they lag behind the weights
-or are noise, and validation then measures the statistics rather than the weights.
+Running statistics are averages of the last 1/momentum batches. With few or small batches they lag behind the weights or
+are noisy; validation then measures the statistics and not the weights.
 """
 
 from __future__ import annotations
@@ -21,27 +21,36 @@ from effbench.models.adapt import is_frozen
 from effbench.randomness import Purpose, derived_seed
 from effbench.training.precision import Precision
 
-SAMPLES, BATCH = 512, 64  # of a pass; statistics that average fewer than SAMPLES are made anew
-_START_LEFT = 0.01  # share of the initial values in the running statistics from which on they count as started
+SAMPLES, BATCH = 512, 64  # of a pass; statistics that average fewer than SAMPLES samples are recomputed
+_START_LEFT = 0.01  # largest fraction of the initial values in running statistics that are used
 
 
 class NormStatistics(Protocol):
-    """Brings the running statistics of batch normalisation up to date before they are used."""
+    """Updates the running statistics of batch norms before they are used."""
 
     eval_batch_size: int
 
     def refresh(self, model: nn.Module, steps: int, splits: int = 1) -> None:
-        """Called before a validation of `model`, after so many optimizer steps.
+        """Called before a validation.
 
-        splits: into how many micro-batches a batch of `eval_batch_size` is split, where memory did not suffice.
+        Args:
+            model: the model to validate.
+            steps: optimizer steps taken.
+            splits: number of micro-batches that a batch of `eval_batch_size` is split into after out-of-memory errors.
         """
 
     def refresh_to_save(self, model: nn.Module, steps: int, splits: int = 1) -> None:
-        """Called before a checkpoint, which may come between validations; training must not depend on it."""
+        """Called before a checkpoint, which may come between validations. Training must not depend on it.
+
+        Args:
+            model: the model to save.
+            steps: optimizer steps taken.
+            splits: as in `refresh`.
+        """
 
 
 class KeepStatistics:
-    """For models without batch normalisation, or with frozen ones only."""
+    """For models without batch norms, or with frozen ones only."""
 
     eval_batch_size = 1
 
@@ -53,11 +62,14 @@ class KeepStatistics:
 
 
 class RefreshStatistics:
-    """Makes the statistics anew where running ones cannot be right yet, or average too few samples.
+    """Recomputes the statistics if the running ones still hold initial values, or average too few samples.
 
-    norms: the names of the batch norms that are trained, see `trained_norms`. batch_size: samples that one of them sees
-    at once in training. batches: makes the batches of `statistics_batches` for an evaluation's batch size, when they
-    are first needed.
+    Args:
+        norms: names of the trained batch norms, see `trained_norms`.
+        batches: evaluation batch size -> `statistics_batches`; called when they are first needed.
+        batch_size: samples that a batch norm gets at once in training.
+        eval_batch_size: samples of an evaluation batch.
+        precision: number formats of the forward passes.
     """
 
     def __init__(
@@ -82,17 +94,17 @@ class RefreshStatistics:
             self._make(model, splits)
 
     def refresh_to_save(self, model: nn.Module, steps: int, splits: int = 1) -> None:
-        """Nothing: checkpoints hold the statistics that training goes on with."""
+        """Do nothing: checkpoints hold the statistics that training continues with."""
 
     def _make(self, model: nn.Module, splits: int) -> None:
         make_statistics(model, self._norms, self._batches(self.eval_batch_size // splits), self._precision)
 
 
 class AveragedStatistics(RefreshStatistics):
-    """For averaged weights: the running statistics are of other weights, so all that is measured or saved has new ones.
+    """For averaged weights, always: the running statistics belong to other weights.
 
-    ds_cnn, SGD at a constant 0.3, 3 epochs, 3 seeds: test accuracy 75.2 % with the running ones, 77.7 % with these;
-    with 2,048 images, or augmented ones, the same within 0.1 points.
+    ds_cnn, SGD at a constant 0.3, 3 epochs, 3 seeds: test accuracy 75.2 % with the running statistics, 77.7 % with
+    these; with 2,048 images, or augmented ones, the same within 0.1 points.
     """
 
     _made_at: int | None = None
@@ -106,10 +118,16 @@ class AveragedStatistics(RefreshStatistics):
 
 
 def make_statistics(model: nn.Module, names: Sequence[str], batches: Iterable[Batch], precision: Precision) -> None:
-    """Sets the running mean and variance of the batch norms `names` to the mean over `batches`.
+    """Set the running mean and variance of batch norms to the mean over `batches`.
 
-    Forward passes alone, without dropout; the model is left in eval mode, its batch norms' momenta and counts as
-    they were. The same batches give the same statistics.
+    It uses forward passes without dropout. The model is left in eval mode; momenta and counts are restored. The same
+    batches give the same statistics.
+
+    Args:
+        model: the model.
+        names: names of the batch norms.
+        batches: train samples.
+        precision: number formats of the forward passes.
     """
     norms = [norm for norm in map(model.get_submodule, names) if isinstance(norm, _BatchNorm)]
     kept = [(norm.momentum, int(norm.num_batches_tracked or 0)) for norm in norms]
@@ -131,7 +149,7 @@ def make_statistics(model: nn.Module, names: Sequence[str], batches: Iterable[Ba
 
 
 def trained_norms(model: nn.Module) -> list[str]:
-    """Names of the batch norms with running statistics, but for those whose own parameters are frozen: theirs stay."""
+    """Return the names of batch norms with running statistics, without those whose parameters are frozen."""
     return [
         name
         for name, module in model.named_modules()
@@ -140,8 +158,15 @@ def trained_norms(model: nn.Module) -> list[str]:
 
 
 def statistics_batches(split: Split, modality: Modality, seed: int, eval_batch_size: int) -> EvalBatches:
-    """Up to SAMPLES samples of the train split, drawn by the seed, without augmentation, in batches of equal size."""
-    size = min(BATCH, max(2, eval_batch_size), len(split))  # batch norm learns nothing from one sample
+    """Return up to SAMPLES train samples without augmentation, in batches of equal size.
+
+    Args:
+        split: the train split.
+        modality: turns samples into inputs.
+        seed: draws the samples.
+        eval_batch_size: upper limit of the batch size.
+    """
+    size = min(BATCH, max(2, eval_batch_size), len(split))  # the variance of one sample is 0
     count = min(SAMPLES, len(split)) // size * size
     generator = torch.Generator().manual_seed(derived_seed(seed, Purpose.STATISTICS))
     chosen = torch.randperm(len(split), generator=generator)[:count].sort().values

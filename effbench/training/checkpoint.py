@@ -1,12 +1,12 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoints, which are complete or absent.
 
     checkpoints/step-00000420/  model.safetensors  [ema.safetensors]  state.pt  manifest.json
-    checkpoints/step-00000410/  the one before, for the day when a bit of the newest has flipped
+    checkpoints/step-00000410/  the one before, in case the newest is damaged
     checkpoints/last -> step-00000420
     checkpoints/best -> step-00000378
 
 A checkpoint is written under a temporary name, fsynced and renamed; the links are replaced by rename too. The
-manifest holds the sha256 of each file and of itself, because a flipped bit loads silently otherwise.
+manifest holds the sha256 of each file and of itself, because torch loads a file with a flipped bit without an error.
 """
 
 from __future__ import annotations
@@ -45,12 +45,18 @@ _SHOWN = 10  # keys listed in one message
 
 
 class DamagedError(EffbenchError):
-    """A checkpoint is not what was written: another one must do."""
+    """A checkpoint is damaged; another one must be used."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """weights: the model's state_dict. ema: the averaged one's, or empty. state: everything else, plain or tensors."""
+    """The content of a checkpoint.
+
+    Attributes:
+        weights: the model's state_dict.
+        ema: the averaged state_dict, or empty.
+        state: everything else, as plain values and tensors.
+    """
 
     weights: dict[str, Tensor]
     ema: dict[str, Tensor]
@@ -58,9 +64,15 @@ class Snapshot:
 
 
 class Checkpoints:
-    """Keeps the `keep_best` best by the monitored metric (mode min or max), and the newest two if `keep_last`.
+    """The checkpoints of a run: the best by the monitored metric, and the newest two if `keep_last`.
 
-    identity: what a manifest says of the run beside its files: digests of config and data, versions of libraries.
+    Args:
+        folder: checkpoints/ of the run folder.
+        monitor: the metric.
+        mode: 'min' or 'max'.
+        keep_best: how many of the best to keep.
+        keep_last: keep the newest two.
+        identity: further content of manifests: digests of config and data, versions of libraries.
     """
 
     def __init__(
@@ -81,9 +93,13 @@ class Checkpoints:
         self._restored_step: int | None = None
 
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool = False) -> None:
-        """Writes the checkpoint of `step`; `value` is the monitored metric, None where there was no validation.
+        """Write the checkpoint of `step`, if it is to be kept.
 
-        keep: as `last`, even where last ones are not kept otherwise (an interrupted run must be able to go on).
+        Args:
+            snapshot: what to save.
+            step: optimizer steps taken.
+            value: the monitored metric; None without a validation.
+            keep: keep it as `last` in any case: an interrupted run must be able to resume.
         """
         if not self.is_due(step, value, keep):
             return
@@ -107,21 +123,27 @@ class Checkpoints:
         self._forget(target.name)
 
     def is_due(self, step: int, value: float | None, keep: bool) -> bool:
-        """Whether a save with these arguments writes anything."""
+        """Return True if a save with these arguments writes a checkpoint.
+
+        Args:
+            step: optimizer steps taken.
+            value: the monitored metric; None without a validation.
+            keep: keep it as `last` in any case.
+        """
         name = f"step-{step:08d}"
         return self._keep_last or keep or any(ranked == name for _, ranked in self._ranked(value, name))
 
     def _step_back_from(self, target: Path) -> None:
-        """Where `target` is written again, it is not there for a moment: no link may lead to it then."""
+        """Repoint links before `target` is overwritten, because it is briefly absent."""
         older = [path for path in committed(self.folder) if path.name < target.name]
         for link in (self.folder / "last", self.folder / "best"):
             if older and pointed(link) == target.name:
                 _link(link, older[0].name)
 
     def restore(self, ranking: Sequence[tuple[float, str]], step: int) -> None:
-        """Goes on from the checkpoint of `step` and its ranking; nothing is written yet.
+        """Continue from the checkpoint of `step` and its ranking; nothing is written yet.
 
-        A best one that is damaged is told and left out: the run's end must not find that there is no best to test.
+        A damaged best checkpoint is reported and removed from the ranking: else there would be none to test at the end.
         """
         self._restored_step = step
         damaged = {name: error for _, name in ranking if (error := self._damage(name)) is not None}
@@ -131,9 +153,10 @@ class Checkpoints:
         self.ranking = [(value, name) for value, name in ranking if name not in damaged]
 
     def relink(self) -> None:
-        """Where they were restored: makes the links `last` and `best` follow.
+        """After `restore`: make the links `last` and `best` agree with it.
 
-        A kill may have come before a link was; or it is an older checkpoint, before that best.
+        They may differ because a kill came before a link was moved, or because the run fell back to an older
+        checkpoint.
         """
         if self._restored_step is None:
             return
@@ -146,7 +169,7 @@ class Checkpoints:
             (self.folder / "best").unlink(missing_ok=True)
 
     def _damage(self, name: str) -> EffbenchError | None:
-        """What is wrong with the checkpoint of that name."""
+        """Return the error of a damaged checkpoint, or None."""
         try:
             read_manifest(self.folder / name)
         except EffbenchError as error:
@@ -156,24 +179,24 @@ class Checkpoints:
     def _ranked(self, value: float | None, name: str) -> list[tuple[float, str]]:
         others = [entry for entry in self.ranking if entry[1] != name]
         if value is not None:
-            others.append((value, name))  # behind equals: the earlier of two equals stays the best
+            others.append((value, name))  # last: of equal values the earlier one stays the best
         return sorted(others, key=lambda entry: -self._sign * entry[0])[: self._keep_best]
 
     def _forget(self, newest: str) -> None:
-        """What is beyond `newest` comes from before a fall back to an older checkpoint, and is written again."""
+        """Remove checkpoints that are not kept. Those after `newest` are stale: the run fell back to an older one."""
         kept = {name for _, name in self.ranking}
         kept |= {name for link in ("last", "best") if (name := pointed(self.folder / link))}
         if self._keep_last:
             kept |= set(sorted(path.name for path in self.folder.glob("step-*") if path.name <= newest)[-NEWEST_KEPT:])
-        self._clear()  # what a kill left
+        self._clear()  # left by a kill
         for path in self.folder.glob("step-*"):
             if path.name not in kept:
-                move(path, path.with_name(f".{path.name}.old"))  # a kill must leave no half of it under its name
+                move(path, path.with_name(f".{path.name}.old"))  # a kill must not leave a part of it under its name
         self._clear()
 
     def _clear(self) -> None:
         for path in self.folder.glob(".step-*"):
-            shutil.rmtree(path, ignore_errors=True)  # NFS keeps what is open elsewhere; the next save tries again
+            shutil.rmtree(path, ignore_errors=True)  # NFS keeps files that are open elsewhere; the next save repeats it
         for link in self.folder.glob(".[lb]*.tmp"):
             link.unlink()
 
@@ -184,11 +207,20 @@ class Checkpoints:
 
 
 def write_checkpoint(target: Path, snapshot: Snapshot, identity: Mapping[str, Any] | None = None) -> None:
-    """`target` as a folder, all of it or nothing. identity: further facts for its manifest."""
+    """Write a checkpoint folder, completely or not at all.
+
+    Args:
+        target: the folder.
+        snapshot: its content.
+        identity: further content of the manifest.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     aside = target.with_name(f".{target.name}.{os.getpid()}.old")
     needed = _bytes_of(snapshot)
-    for left in (temporary, aside):  # by a killed process of the same number, as in a container
+    for left in (temporary, aside):  # left by a killed process with the same number, as in containers
         shutil.rmtree(left, ignore_errors=True)
     try:
         with naming_disk_faults(target, needed):
@@ -218,11 +250,11 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
     def write() -> None:
         path.touch()
-        mode = path.stat().st_mode  # as any new file here has it: safetensors makes one for its owner alone
+        mode = path.stat().st_mode  # the mode of a new file: safetensors allows only the owner
         try:
             save_file(content, path)
         except SafetensorError as error:
-            # safetensors hides errno behind its own class, in its text
+            # safetensors raises its own class and has errno in the text
             if found := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
             raise EffbenchError(f"cannot write {path}: {error}") from error
@@ -234,15 +266,15 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
     try:
-        with path.open("wb") as stream:  # a path would hide "No space left"
+        with path.open("wb") as stream:  # with a path torch would hide "No space left"
             torch.save(state, stream)
     except RuntimeError as error:
-        # torch stumbles over the unfinished archive while the disk's own error is on its way.
+        # torch raises another error for the unfinished archive while the disk's error propagates.
         raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tied tensors copied apart: safetensors refuses shared memory."""
+    """Copy tied tensors: safetensors refuses shared memory."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
@@ -253,9 +285,14 @@ def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_newest(folder: Path) -> tuple[Path, Snapshot, list[str]]:
-    """(path, content) of the newest whole checkpoint in `folder`, and what is wrong with any newer ones.
+    """Return the newest undamaged checkpoint.
 
-    Raises ConfigError where there is none or where one is of another format, EffbenchError where all are damaged.
+    Returns:
+        (its path, its content, what is wrong with newer ones).
+
+    Raises:
+        ConfigError: there is none, or one has another format.
+        EffbenchError: all are damaged.
     """
     complaints: list[str] = []
     for path in committed(folder):
@@ -271,12 +308,17 @@ def read_newest(folder: Path) -> tuple[Path, Snapshot, list[str]]:
 
 
 def committed(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, newest first."""
+    """Return the checkpoints in `folder`, newest first."""
     return sorted(folder.glob("step-*"), key=lambda path: path.name, reverse=True)
 
 
 def read_checkpoint(folder: Path) -> Snapshot:
-    """Raises DamagedError naming the file that is missing or damaged, ConfigError for another format or a pickle."""
+    """Return the content of a checkpoint.
+
+    Raises:
+        DamagedError: a file is missing or damaged; the message names it.
+        ConfigError: it has another format, or holds a pickle.
+    """
     names = read_manifest(folder)["sha256"]
     path = folder / "state.pt"
     try:
@@ -302,7 +344,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """What the run evaluates: the averaged weights where there are any, else the model's."""
+    """Return the evaluated weights: the averaged ones if there are any, else the model's."""
     names = read_manifest(folder)["sha256"]
     name = "ema.safetensors" if "ema.safetensors" in names else "model.safetensors"
     weights = _read_tensors(folder / name)
@@ -311,35 +353,34 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """optimizer.load_state_dict that keeps this config's settings and each tensor's memory layout.
+    """Load an optimizer's state, but keep this config's settings and each tensor's memory layout.
 
-    Settings are what the constructor takes. Other entries of a parameter group, such as a step count, are state.
-
-    A fused step walks raw memory: a state with other strides than its parameter would be paired with the wrong
-    elements.
+    Settings are what the constructor takes. Other entries of a parameter group, such as a step count, are state. The
+    layout matters because a fused step walks over raw memory: with other strides, state and parameter would not match.
     """
-    taken = _options_of(type(optimizer)) - {"params", "lr"}  # the learning rate is the schedule's to restore
+    taken = _options_of(type(optimizer)) - {"params", "lr"}  # the schedule restores the learning rate
     settings = [{key: value for key, value in group.items() if key in taken} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
-                if type(value) is Tensor and value.shape == parameter.shape:  # a subclass has no strides to care for
+                if type(value) is Tensor and value.shape == parameter.shape:  # strides of a subclass do not matter
                     layout = torch.empty_like(parameter, dtype=value.dtype)
                     optimizer.state[parameter][key] = layout.copy_(value).detach()
 
 
 def _options_of(kind: type) -> set[str]:
-    """The arguments of its constructor, and of those that it may pass its own on to."""
+    """Return the arguments of the constructor and of the base classes' constructors."""
     own = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)]
     return {name for each in own if inspect.isfunction(each) for name in inspect.signature(each).parameters}
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """model.load_state_dict with the layout versions that safetensors has no room for (MNASNet asks for them).
+    """Load weights, with the layout versions that safetensors does not hold (MNASNet needs them).
 
-    Raises ConfigError listing each key that is missing, left over or of another shape.
+    Raises:
+        ConfigError: a key is missing, superfluous or of another shape; the message lists them.
     """
     if problems := _misfits(model.state_dict(), weights):
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
@@ -361,7 +402,12 @@ def _misfits(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are all as it says."""
+    """Return the manifest of a checkpoint, after a check of all its files.
+
+    Raises:
+        DamagedError: a file is missing or damaged.
+        ConfigError: there is no checkpoint, or it has another format.
+    """
     path = folder / "manifest.json"
     if not folder.is_dir():
         raise ConfigError(f"there is no checkpoint at {folder}.")
@@ -391,7 +437,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _digest_of(path: Path) -> str | None:
-    """None where there is none to be had: no such file, or a pipe or a device, which would be read without end."""
+    """Return the digest of a file; None if it is missing, or a pipe or a device, which could be endless."""
     try:
         require_regular(path)
         return sha256_of(path)
@@ -402,7 +448,7 @@ def _digest_of(path: Path) -> str | None:
 
 
 def _unreadable(error: UnreadableError) -> EffbenchError:
-    """What may not be read is another user's, not damaged."""
+    """Return the error for a file: without permission it belongs to another user and is not damaged."""
     if isinstance(error.__cause__, PermissionError):
         return error
     return DamagedError(f"{str(error).removesuffix('.')}: it is damaged.")
@@ -413,7 +459,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _link(link: Path, name: str) -> None:
-    """Points `link` at its sibling `name`; at no moment is it missing."""
+    """Point `link` at its sibling `name`; it is never missing in between."""
     with naming_disk_faults(link):
         point(link, name)
 

@@ -1,4 +1,4 @@
-"""When a checkpoint is written: at once, or from a copy while training goes on."""
+"""When a checkpoint is written: at once, or in the background from a copy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ class Saves(Protocol):
     """Writes checkpoints, at once or later."""
 
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
-        """As Checkpoints.save."""
+        """Save a checkpoint now or later, see `Checkpoints.save`.
+
+        Args:
+            snapshot: what to save.
+            step: optimizer steps taken.
+            value: the monitored metric; None without a validation.
+            keep: keep it as `last` in any case.
+        """
 
     def check(self) -> None:
         """Raise the error of an earlier save."""
@@ -37,7 +44,7 @@ class Saves(Protocol):
 
 
 class NoSaves:
-    """Where no checkpoint is kept, and on ranks that write none."""
+    """Saves nothing: no checkpoint is kept, or another rank writes them."""
 
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
         pass
@@ -53,7 +60,7 @@ class NoSaves:
 
 
 class DirectSaves:
-    """Training waits until the checkpoint is on the disk."""
+    """Training waits until the checkpoint is on disk."""
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
@@ -72,9 +79,9 @@ class DirectSaves:
 
 
 class BackgroundSaves:
-    """Training waits for a copy in memory; a thread writes it. One save at a time: the next waits for the last.
+    """Training waits only for a copy in memory, which a thread writes. A new save waits for the one before.
 
-    The copy's memory is kept for the next: on many machines touching new memory costs more than copying into old.
+    The memory of the copy is reused: on many machines touching new memory costs more than copying.
     """
 
     def __init__(self, checkpoints: Checkpoints):
@@ -121,11 +128,11 @@ class BackgroundSaves:
             self._writer = None
 
     def _write(self, copy: Snapshot, step: int, value: float | None, keep: bool) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own
+        if sys.platform == "linux":  # only Linux has a nice value for each thread
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
             self._checkpoints.save(copy, step, value, keep)
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that trains
+        except BaseException as error:  # noqa: BLE001 - `check` raises it in the training thread
             self._error = error
 
     def _copy_of(self, snapshot: Snapshot) -> Snapshot:
@@ -136,7 +143,7 @@ class BackgroundSaves:
         )
 
     def _copied(self, value: Any, *place: Any, plain: bool = False) -> Any:
-        """A copy that shares nothing. plain: of tensors in row-major order, as safetensors has them."""
+        """Return a copy that shares no memory. plain: tensors in row-major order, as safetensors needs."""
         if isinstance(value, Tensor):
             return self._copied_tensor(value.detach(), place, plain)
         if isinstance(value, dict):
@@ -155,7 +162,7 @@ class BackgroundSaves:
         return kept.copy_(tensor)
 
     def _copied_subclass(self, tensor: Tensor, place: tuple[Any, ...], plain: bool) -> Tensor:
-        """Of a tensor made of others, by those: it may know none of the operations that a copy takes."""
+        """Copy a tensor that consists of others part by part: it may not support the operations of a copy."""
         if not hasattr(tensor, "__tensor_flatten__"):
             return tensor.clone()
         names, context = tensor.__tensor_flatten__()

@@ -14,7 +14,7 @@ from effbench.cpu.tensors import call_in_one_pass, fit_one_pass
 
 
 class Clipping(Protocol):
-    """Called before each optimizer step; changes the gradients in place."""
+    """Changes the gradients in place; called before each optimizer step."""
 
     def __call__(self) -> None: ...
 
@@ -25,10 +25,10 @@ class NoClipping:
 
 
 class ClipNorm:
-    """Scales all gradients down together when their L2 norm exceeds `limit` (arXiv:1211.5063).
+    """Scales all gradients down together if their L2 norm exceeds `limit` (arXiv:1211.5063).
 
-    Compiled where it can be (effbench/cpu/csrc/clip.c): torch's took 1.7 ms of a step of MobileNetV3-small of 39 ms
-    (batch 64, AMD EPYC, 2 threads, median of 50).
+    Compiled if possible (effbench/cpu/csrc/clip.c): torch's took 1.7 ms of a step of MobileNetV3-small of 39 ms (batch
+    64, AMD EPYC, 2 threads, median of 50).
     """
 
     def __init__(self, parameters: Sequence[Tensor], limit: float):
@@ -54,7 +54,13 @@ class ClipValue:
 
 
 def choose_clipping(parameters: Sequence[Tensor], limit: float | None, algorithm: str) -> Clipping:
-    """trainer.gradient_clip_val as `limit` (None: no clipping), trainer.gradient_clip_algorithm as `algorithm`."""
+    """Return the clipping of a config.
+
+    Args:
+        parameters: whose gradients are clipped.
+        limit: trainer.gradient_clip_val; None: no clipping.
+        algorithm: trainer.gradient_clip_algorithm: 'norm' or 'value'.
+    """
     if limit is None:
         return NoClipping()
     return ClipNorm(parameters, limit) if algorithm == "norm" else ClipValue(parameters, limit)

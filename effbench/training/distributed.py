@@ -1,4 +1,4 @@
-"""One process or several: what `torchrun` starts, and the same face when there is only one."""
+"""Distributed training: the processes that `torchrun` starts, and the same interface for a single process."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """True for the process that writes files and logs."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model whose backward pass agrees on gradients."""
+        """Return the model whose backward pass averages gradients over the processes."""
         return model
 
     def gradients_at(self, last: bool, model: nn.Module) -> AbstractContextManager[Any]:
-        """Gradients are exchanged in the last micro-batch of a step only."""
+        """Exchange gradients only in the last micro-batch of a step."""
         del last, model
         return nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
-        """Elementwise sum over the processes."""
+        """Return the elementwise sum over the processes."""
         return values
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Rank 0's buffers everywhere: each rank's batch norms have seen other samples."""
+        """Copy rank 0's buffers to all ranks: their batch norms have seen different samples."""
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Return True if the flag is True in any process."""
         return flag
 
     def barrier(self) -> None:
-        """Waits for every process."""
+        """Wait for every process."""
 
     def broadcast_object(self, value: Any) -> Any:
-        """Rank 0's value, everywhere."""
+        """Return rank 0's value in all processes."""
         return value
 
 
@@ -101,13 +101,13 @@ def launched_by_torchrun() -> bool:
 
 
 def environment_rank() -> int:
-    """This process's rank as torchrun states it, 0 without torchrun."""
+    """Return this process's rank as torchrun sets it; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
 def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
-    """The process group that torchrun asks for, taken down at the end; a single process otherwise."""
+    """Yield the process group of torchrun, which ends with the block; a single process otherwise."""
     if not launched_by_torchrun():
         yield DistributedContext()
         return

@@ -1,4 +1,4 @@
-"""Stops a run whose monitored metric no longer improves (Prechelt 1998, 'Early stopping, but when?')."""
+"""Early stopping: stop a run whose monitored metric no longer improves (Prechelt 1998, 'Early stopping, but when?')."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from effbench.training.state import TrainState
 
 
 class StoppingRule(Protocol):
-    """Ends a run by its metrics."""
+    """Stops a run by its metrics."""
 
     def check(self, state: TrainState) -> None:
-        """Called after each validation, which state.metrics holds."""
+        """Called after each validation; state.metrics holds its values."""
 
     def stop_if_due(self, state: TrainState) -> None:
-        """Stop the run if the checks so far say so; also called for a run that is resumed after its last validation."""
+        """Stop the run if the checks require it; also called for a run that is resumed after its last validation."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -36,9 +36,15 @@ class NoEarlyStopping:
 
 
 class EarlyStopping:
-    """An improvement beats the best so far by more than `min_delta`; `patience` checks without one stop the run.
+    """Stops a run after `patience` checks without improvement.
 
-    warmup: optimizer steps during which the learning rate still rises; a check without improvement is not counted then.
+    Args:
+        monitor: the metric, such as 'val/loss'.
+        mode: 'min' or 'max'.
+        patience: checks without improvement.
+        min_delta: smallest change that counts as an improvement.
+        stopping_threshold: stop as soon as the metric reaches it; None: never.
+        warmup: optimizer steps during which the learning rate rises; checks without improvement are not counted then.
     """
 
     def __init__(
@@ -58,7 +64,7 @@ class EarlyStopping:
 
     def check(self, state: TrainState) -> None:
         if self.monitor not in state.metrics:
-            return  # train/*, and every step so far was left out
+            return  # it is train/*, and every step so far was skipped
         value = state.metrics[self.monitor]
         if self.best is None or self._sign * (value - self.best) > self.min_delta:
             self.best, self.waited = value, 0

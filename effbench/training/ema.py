@@ -1,4 +1,4 @@
-"""Averages of the weights, to evaluate and save in their place."""
+"""Averages of the weights, which are evaluated and saved instead of the weights in training."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class WeightAverage(Protocol):
         """Called after each optimizer step."""
 
     def synchronize(self) -> None:
-        """Called before `model` is read: brings it up to the last step."""
+        """Called before `model` is read: update it to the last step."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state for a checkpoint; {} where there is nothing beside the model in training."""
+        """Return the state for a checkpoint; {} if the model in training is all there is."""
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take a state of `state_dict`, or {} of a run that kept no average."""
+        """Load a state of `state_dict`, or {} of a run without average."""
 
 
 class NoEma:
@@ -50,10 +50,10 @@ class NoEma:
 
 
 class Ema:
-    """average += (1 - d) * (weights - average) after each step, d = min(decay, (1 + t) / (10 + t)).
+    """average += (1 - d) * (weights - average) after each step, with d = min(decay, (1 + t) / (10 + t)).
 
-    The warm-up of d (TensorFlow's ExponentialMovingAverage with num_updates) keeps the random initial weights from
-    lingering. Buffers are copied; batch norm's statistics are made anew for these weights before they are evaluated or
+    The warm-up of d (TensorFlow's ExponentialMovingAverage with num_updates) reduces the effect of the random initial
+    weights. Buffers are copied; batch norm's statistics are recomputed for these weights before they are evaluated or
     saved (effbench/training/batch_norm_statistics.py).
     """
 
@@ -80,7 +80,7 @@ class Ema:
         return {"_ema_steps": self._steps, **self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """An empty state, of a run that kept no average, begins one at the model's weights."""
+        """Load a state; an empty one, of a run without average, starts at the model's weights."""
         if not state:
             self._steps.zero_()
             load_weights(self.model, dict(self._source.state_dict()))
@@ -93,9 +93,10 @@ class Ema:
 class OptimizerAverage:
     """The average that an optimizer keeps itself: schedulefree's classes, and others with train() and eval().
 
-    optimizer.eval() puts the averaged weights into the model, optimizer.train() takes them out again. In between they
-    are copied to `model`, which is validated, saved and tested as with ema=on. The training weights are put back from a
-    copy, because train() after eval() rounds: how often a run is validated or saved would change its last digits.
+    optimizer.eval() puts the averaged weights into the model, optimizer.train() removes them. In between they are
+    copied to `model`, which is validated, saved and tested as with ema=on. The training weights are restored from a
+    copy, because train() after eval() rounds: the number of validations and saves would change the last digits of a
+    run.
     """
 
     def __init__(self, source: nn.Module, optimizer: Optimizer):
@@ -126,7 +127,7 @@ class OptimizerAverage:
         return dict(self.model.state_dict())
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """An empty state is of a run whose optimizer kept no average."""
+        """Load a state; an empty one is of a run whose optimizer kept no average."""
         if state:
             load_weights(self.model, {name: tensor for name, tensor in state.items() if name != "_ema_steps"})
         self._is_current = bool(state)
@@ -136,5 +137,5 @@ class OptimizerAverage:
 
 
 def averages_itself(optimizer: Optimizer) -> bool:
-    """Whether it has train() and eval(), as schedulefree's classes do."""
+    """Return True if the optimizer has train() and eval(), as schedulefree's classes do."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))

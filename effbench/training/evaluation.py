@@ -1,4 +1,4 @@
-"""The plain loss and the metrics of a model over a split, from exact sums."""
+"""Evaluation: the plain loss and the metrics of a model over a split."""
 
 from __future__ import annotations
 
@@ -22,12 +22,17 @@ def evaluate(
     task: Task,
     check: PredictionCheck | None = None,
 ) -> dict[str, float]:
-    """Metric name -> value over every sample of every rank, the loss included; leaves the model in eval mode.
+    """Return metric name -> value over all samples of all ranks, with the loss; leave the model in eval mode.
 
-    The loss is the task's plain one: no smoothing, no weights, so that runs which train on other losses compare.
+    The loss is the task's plain one, without smoothing and weights, so that runs with different losses compare.
 
     Args:
-        check: looks at the predictions, too.
+        model: the model.
+        batches: this rank's part of the split.
+        precision: number formats of the forward passes.
+        ranks: the processes whose sums are added.
+        task: the task.
+        check: also gets the predictions.
     """
     model.eval()
     sums = torch.zeros(len(task.tallies), dtype=torch.float64)

@@ -21,11 +21,11 @@ from effbench.units import human_count
 
 log = logging.getLogger(__name__)
 
-SKIPS_IN_A_ROW = 20  # then the run is broken, not a batch
+SKIPS_IN_A_ROW = 20  # after so many the run has failed, not a single batch
 
 
 class StepRollback(Protocol):
-    """Restores the model's buffers where a step is not taken: its forward passes have changed batch norm's."""
+    """Restores the model's buffers if a step is skipped: its forward passes have changed batch norm's statistics."""
 
     def begin(self) -> None:
         """Called before a step's first forward pass."""
@@ -35,7 +35,7 @@ class StepRollback(Protocol):
 
 
 class NoBufferSnapshot:
-    """For policies under which every step is taken or ends the run."""
+    """For policies that never skip a step."""
 
     def begin(self) -> None:
         pass
@@ -45,7 +45,7 @@ class NoBufferSnapshot:
 
 
 class BufferSnapshot:
-    """A copy of all buffers at every step."""
+    """Copies all buffers at every step."""
 
     def __init__(self, model: nn.Module):
         self._buffers = list(model.buffers())
@@ -60,23 +60,23 @@ class BufferSnapshot:
 
 
 class NonFinitePolicy(Protocol):
-    """trainer.on_nonfinite: what happens at a loss or gradient that is NaN or infinite."""
+    """trainer.on_nonfinite: what happens after a loss or gradient that is NaN or infinite."""
 
     def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
-        """What is not finite in a step after its backward passes, such as 'loss is nan'; None where all is."""
+        """Return what is not finite after a step's backward passes, such as 'loss is nan'; None if all is finite."""
 
     def skip(self, state: TrainState, what: str) -> None:
         """Count and log a step that is skipped; a policy that skips none does nothing."""
 
     def goes_on(self, state: TrainState) -> bool:
-        """Whether the run continues after the step that `skip` was called for."""
+        """Return True if the run continues after a skipped step."""
 
 
 class StopAtNonFinite:
-    """on_nonfinite=stop.
+    """on_nonfinite=stop: the run ends.
 
     Args:
-        looks: whether to read the loss at each step; else the steps that are logged show it.
+        looks: read the loss at each step; otherwise the logged steps show it.
     """
 
     def __init__(self, looks: bool = True):
@@ -93,10 +93,11 @@ class StopAtNonFinite:
 
 
 class SkipNonFinite:
-    """on_nonfinite=skip: the step is not taken; SKIPS_IN_A_ROW of them end the run.
+    """on_nonfinite=skip: the step is skipped; SKIPS_IN_A_ROW skipped steps in a row end the run.
 
     Args:
-        gradients: whether to look at them too (loss scaling does so itself).
+        ranks: the processes, which skip a step together.
+        gradients: check gradients too; loss scaling does so itself.
     """
 
     def __init__(self, ranks: DistributedContext, gradients: bool):
@@ -121,23 +122,25 @@ def _not_finite(loss: Tensor) -> str | None:
 
 
 class OutOfMemoryPolicy(Protocol):
-    """trainer.on_oom: what happens where a batch does not fit into memory."""
+    """trainer.on_oom: what happens if a batch does not fit into memory."""
 
     def next_split_count(self, what: str, key: str, batch_size: int, splits: int, error: BaseException) -> int:
-        """Into how many micro-batches to split a batch from now on.
+        """Return how many micro-batches to split a batch into from now on.
 
         Args:
             what: 'training' or 'evaluation'.
-            key: the config key that sets the batch's size.
-            splits: into how many it is split already.
+            key: the config key of the batch size.
+            batch_size: its value.
+            splits: the present number of micro-batches.
+            error: the out-of-memory error.
 
         Raises:
-            EffbenchError: where the policy or the batch's size allows no further split.
+            EffbenchError: the policy or the batch size allows no further split.
         """
 
 
 class RaiseOnOutOfMemory:
-    """on_oom=raise: the message names what needs less memory.
+    """on_oom=raise: the message names what to reduce.
 
     Args:
         size_key: the config key that makes a sample smaller, or None.
@@ -178,7 +181,7 @@ class SplitOnOutOfMemory:
 
 @contextmanager
 def naming_optimizer_memory(optimizer: Optimizer) -> Iterator[None]:
-    """Of an optimizer's step: a smaller batch would not change what its state takes."""
+    """Explain an out-of-memory error of an optimizer's step: a smaller batch would not reduce its state."""
     try:
         yield
     except Exception as error:
@@ -194,14 +197,26 @@ def naming_optimizer_memory(optimizer: Optimizer) -> Iterator[None]:
 
 
 def name_out_of_memory(error: BaseException, key: str, batch_size: int) -> None:
-    """Raises EffbenchError saying what to lower, where the error is one of memory."""
+    """Raise an EffbenchError that names what to reduce, if the error is an out-of-memory error.
+
+    Args:
+        error: any error.
+        key: the config key of the batch size.
+        batch_size: its value.
+
+    Raises:
+        EffbenchError: it is an out-of-memory error.
+    """
     if is_out_of_memory(error):
         message = f"out of memory at {key}={batch_size}: lower it or the model. ({first_line(error)})"
         raise EffbenchError(message) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """On a CPU torch raises a plain RuntimeError; a batch may have needed the memory that there is not."""
+    """Return True for an out-of-memory error, also as the cause of a BatchError.
+
+    On a CPU torch raises a plain RuntimeError.
+    """
     if isinstance(error, BatchError) and error.__cause__ is not None:
         error = error.__cause__
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
@@ -210,7 +225,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def gradients_finite(parameters: Sequence[Tensor]) -> bool:
-    """One look for all of them."""
+    """Return True if all gradients are finite; the device is read once."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.numel() > 0]
     if not gradients:
         return True
@@ -218,9 +233,9 @@ def gradients_finite(parameters: Sequence[Tensor]) -> bool:
 
 
 def first_not_finite(model: nn.Module) -> str | None:
-    """'weight NAME', the first parameter with NaN or an infinity or buffer with NaN.
+    """Return 'weight NAME' of the first parameter with NaN or infinity, or buffer with NaN; None if all is well.
 
-    Infinities may be meant in a buffer, such as a mask.
+    An infinity in a buffer may be intended, as in a mask.
     """
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     if _sums_finite([*parameters.values(), *(buffer for buffer in buffers.values() if buffer.is_floating_point())]):
@@ -231,7 +246,10 @@ def first_not_finite(model: nn.Module) -> str | None:
 
 
 def optimizer_not_finite(optimizer: Optimizer) -> str | None:
-    """What of an optimizer's state holds NaN or an infinity. Lion's sign makes 0 of it: no weight would tell."""
+    """Return the part of an optimizer's state that holds NaN or infinity, or None.
+
+    Lion's sign turns such a value into 0, so no weight shows it.
+    """
     tensors = [
         (name, part)
         for state in optimizer.state.values()

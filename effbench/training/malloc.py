@@ -1,4 +1,4 @@
-"""What the C library does with memory that a step has freed, for the time of a training on a CPU."""
+"""Keep freed memory in the process during training on a CPU (glibc)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # malloc.h: M_TRIM_THRESHOLD, …
-# Setting any of them ends glibc's own adjusting (mallopt(3)): where that comes to with blocks as large as ours.
+# Setting one of them ends glibc's dynamic thresholds (mallopt(3)); these are their values for blocks as large as ours.
 _USUAL = {_MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20, _MMAP_MAX: 65536}
 _KEEPING = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
 _USER_WORDS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
@@ -19,10 +19,11 @@ _USER_WORDS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESH
 
 @contextmanager
 def keeping_freed_memory(device: torch.device) -> Iterator[None]:
-    """Freed memory stays with the process, for the next step's activations, and goes back at the end.
+    """Keep freed memory for the activations of the next step; release it at the end of the block.
 
-    By default glibc returns it at once, and the next step waits for the kernel to hand out and clear the same pages
-    again. Does nothing for another device or C library, or where the user has set it up by environment variables.
+    By default glibc returns it at once, and the next step waits until the kernel has provided and cleared the same
+    pages again. It does nothing for another device or C library, or if the user has set malloc options by environment
+    variables.
     """
     libc = _glibc() if device.type == "cpu" else None
     if libc is None or any(os.environ.get(word) for word in _USER_WORDS):

@@ -1,4 +1,4 @@
-"""Running sums on the device, read when a line is logged."""
+"""Sums of training on the device, read when a line is logged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WARMUP_STEPS = 5
 
 
 class Meter:
-    """The task's sums in training, over the epoch and since the last log line."""
+    """The task's sums in training, over the epoch and since the last logged line."""
 
     def __init__(self, ranks: DistributedContext, tallies: Tallies):
         self._ranks, self._tallies = ranks, tallies
@@ -25,22 +25,22 @@ class Meter:
         self._logged = self._zeros()
 
     def add(self, sums: Tensor) -> None:
-        """sums: as `Tallies.of` makes them, on the device; nothing is read."""
+        """Add the sums of a step, as `Tallies.of` returns them. Nothing is read from the device."""
         self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums
 
     @property
     def empty(self) -> bool:
-        """Whether no step was added since the last epoch ended."""
+        """True if no step was added since the last epoch ended."""
         return self._sums is None
 
     def window_means(self) -> dict[str, float]:
-        """'train/<metric>' over the steps since the last call, or since the epoch began."""
+        """Return 'train/<metric>' over the steps since the last call, or since the epoch began."""
         sums = self._read()
         window, self._logged = sums - self._logged, sums
         return self._means(window)
 
     def epoch_means(self) -> dict[str, float]:
-        """'train/<metric>' over the epoch so far; the next epoch begins at zero."""
+        """Return 'train/<metric>' over the epoch, and reset the sums for the next one."""
         sums = self._read()
         self._sums, self._logged = None, self._zeros()
         return self._means(sums)
@@ -55,12 +55,12 @@ class Meter:
         return torch.zeros(len(self._tallies), dtype=torch.float64)
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums of all ranks by name, so every rank must call it."""
+        """Return the sums of all ranks by name. Every rank must call it."""
         sums = None if self.empty else self._tallies.named(self._read())
         return {"sums": sums, "logged": self._tallies.named(self._logged)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Rank 0 goes on from the sums of all, the others from zero."""
+        """Load the sums: rank 0 gets those of all ranks, the others zero."""
         before = {key: _by_name(value) for key, value in state.items()}
         self._sums = None
         if before["sums"] is not None:
@@ -69,7 +69,7 @@ class Meter:
 
 
 def _by_name(sums: Any) -> Any:
-    """Checkpoints of effbench 0.1 hold a tensor: loss, correct predictions, samples and, the later ones, weight."""
+    """Convert the tensor of a 0.1 checkpoint: loss, correct predictions, samples and, in later ones, weight."""
     if not isinstance(sums, Tensor):
         return sums
     loss, correct, samples, *weight = sums
@@ -78,10 +78,11 @@ def _by_name(sums: Any) -> Any:
 
 
 class Throughput:
-    """Samples a second of training time, the first WARMUP_STEPS steps of this session left out.
+    """Samples a second of training time, without the first WARMUP_STEPS steps of the session.
 
-
-    unit: the word for a sample, which names the column: train/images_per_s.
+    Args:
+        clocks: timers of the run.
+        unit: the word for a sample; it names the column: train/images_per_s.
     """
 
     def __init__(self, clocks: Clocks, unit: str):
@@ -96,7 +97,7 @@ class Throughput:
 
     @property
     def fresh(self) -> bool:
-        """Whether no step of this session is done."""
+        """True before the first step of the session."""
         return self._steps == 0
 
     def step_done(self, samples_seen: int) -> None:
@@ -105,7 +106,7 @@ class Throughput:
             self._seen_at_start, self._seconds_at_start = samples_seen, self._clocks.training
 
     def values(self, samples_seen: int) -> dict[str, float]:
-        """{} until the warm-up is over."""
+        """Return the column and its value; {} during the warm-up."""
         seconds = self._clocks.training - self._seconds_at_start
         if self._steps <= WARMUP_STEPS or seconds <= 0:
             return {}

@@ -1,4 +1,4 @@
-"""Around the loss: the L1 penalty on weights, and what a model gives in training."""
+"""The L1 penalty on weights, and the check of a model's output in training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from effbench.errors import ConfigError
 
 
 class L1Penalty:
-    """Adds the gradient of strength * sum |w|: strength * sign(w), in true gradient units."""
+    """Adds strength * sign(w), the gradient of strength * sum |w|, to the unscaled gradients."""
 
     def __init__(self, parameters: Sequence[Tensor], strength: float):
         self._parameters, self._strength = list(parameters), strength
@@ -27,7 +27,7 @@ class L1Penalty:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """What a model gives in training mode, where some give more than in eval mode: auxiliary heads, a dict."""
+    """Return the logits; refuse other outputs. Some models return auxiliary heads or a dict in training mode only."""
     if isinstance(outputs, Tensor):
         return outputs
     raise ConfigError(

@@ -1,4 +1,4 @@
-"""Arithmetic of the forward pass: float32, or autocast to half precision with loss scaling where it is needed."""
+"""Number formats of the forward pass: float32, or autocast to half precision, with loss scaling if needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 
 class Precision:
-    """32-true: every method is the plain thing."""
+    """32-true: no autocast, no loss scaling. Base of the others."""
 
     name = "32-true"
 
@@ -22,10 +22,10 @@ class Precision:
         loss.backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Brings the gradients to true units; clipping and penalties come after."""
+        """Convert the gradients to true units; clipping and penalties come after it."""
 
     def step(self, optimizer: Optimizer) -> bool:
-        """Whether the optimizer stepped (loss scaling leaves out steps whose gradients overflowed)."""
+        """Step the optimizer; return False if loss scaling skipped the step because gradients overflowed."""
         optimizer.step()
         return True
 

@@ -1,4 +1,4 @@
-"""What the loop asks of a learning-rate schedule, and torch's own schedulers made to answer."""
+"""The interface of learning-rate schedules for the training loop, and an adapter for torch's schedulers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 @runtime_checkable
 class Schedule(Protocol):
-    """`step` after each optimizer step, `observe` with the monitored metric after each validation.
+    """Interface: `step` after each optimizer step, `observe` with the monitored metric after each validation.
 
-    `move_to` sets the number of steps taken so far, after a state was loaded. `rise` is the number of optimizer steps
-    until the learning rate no longer rises.
+    `move_to` sets the number of steps taken, after a state was loaded. `rise` is the number of optimizer steps until
+    the learning rate no longer rises.
     """
 
     @property
@@ -33,12 +33,14 @@ class Schedule(Protocol):
 
 
 class TorchSchedule:
-    """A plain torch.optim.lr_scheduler class, advanced on optimizer steps; validations do not concern it.
+    """Adapter for a torch.optim.lr_scheduler class: it advances on optimizer steps and ignores validations.
 
-    Its `rise` is not known, so 0.
+    Its `rise` is unknown, so 0.
 
-    options: what it was made with. A state that was written with others (a longer run, another learning rate) gives
-    only its number of steps, because torch's state holds the options and would bring the old ones back.
+    Args:
+        scheduler: the scheduler.
+        options: its options. If a saved state has other options (a longer run, another learning rate), only its number
+            of steps is loaded, because torch's state holds the options and would restore the old ones.
     """
 
     rise = 0
@@ -54,12 +56,12 @@ class TorchSchedule:
         self._scheduler.step()
 
     def move_to(self, step: int) -> None:
-        """By taking that many steps from the start: torch's schedulers compute each rate from the one before."""
+        """Take `step` steps from the start: torch's schedulers compute each rate from the one before."""
         self._scheduler.load_state_dict(copy.deepcopy(self._fresh))
         for group, first in zip(self._scheduler.optimizer.param_groups, self._groups, strict=True):
             group.update({key: value for key, value in first.items() if key != "params"})
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the optimizer has made no step yet
+            warnings.simplefilter("ignore")  # torch warns that the optimizer has not stepped yet
             for _ in range(step):
                 self._scheduler.step()
 

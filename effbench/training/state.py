@@ -1,4 +1,4 @@
-"""How far a run has come: all plain numbers, so that a checkpoint can hold it."""
+"""Progress of a run, in plain numbers, so that a checkpoint can hold it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ _NAMES_OF_0_1 = {"seen": "samples_seen", "pieces": "micro_batch_splits", "eval_p
 
 @dataclass
 class TrainState:
-    """epoch and batch: the next step's place. step: optimizer steps done. samples_seen: over all ranks."""
+    """Progress of a run.
+
+    Attributes:
+        epoch: epoch of the next step, from 0.
+        batch: its number within the epoch, from 0.
+        step: optimizer steps taken.
+        samples_seen: train samples over all ranks.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -20,33 +27,33 @@ class TrainState:
     steps_per_epoch: int = 0  # of the epoch that was trained last; another session may have another batch size
     training_s: float = 0.0  # seconds of training in earlier sessions of a resumed run
     elapsed_s: float = 0.0  # wall seconds of those; the current session's are on the clocks
-    skipped: int = 0  # steps left out because they were not finite
+    skipped: int = 0  # steps skipped because their loss or gradient was not finite
     skipped_in_a_row: int = 0
-    micro_batch_splits: int = 1  # parts of a micro-batch, more than one where memory did not suffice
-    eval_splits: int = 1  # parts of an evaluation batch, likewise
-    metrics: dict[str, float] = field(default_factory=dict)  # the newest value of each
+    micro_batch_splits: int = 1  # parts of a micro-batch; more than one after out-of-memory errors
+    eval_splits: int = 1  # parts of an evaluation batch, in the same way
+    metrics: dict[str, float] = field(default_factory=dict)  # newest value of each metric
     learning_rates: dict[str, float] = field(default_factory=dict)  # by parameter group, of the last step taken
     logged: dict[str, float] = field(default_factory=dict)  # by callbacks, for the next row of metrics.csv
     stop_reason: str | None = None
     status: str = "completed"
 
     def stop(self, reason: str, status: str = "completed") -> None:
-        """Ends the run after this step; the first reason stands."""
+        """End the run after this step. Only the first reason is kept."""
         if self.stop_reason is None:
             self.stop_reason, self.status = reason, status
 
     @property
     def epoch_of_last_step(self) -> int:
-        """From 0. `epoch` counts on with the last step of one."""
+        """Epoch of the last step, from 0; `epoch` already counts the next one after the last step of an epoch."""
         return self.epoch - (self.batch == 0 and self.step > 0)
 
     def leave_epoch(self) -> None:
-        """On to the next one: what was begun cannot be ended with other samples."""
+        """Go to the next epoch: one that was started cannot be finished with other samples."""
         if self.batch:
             self.epoch, self.batch = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Without why it stopped: a resumed run has not."""
+        """Return the progress without the stop reason: a resumed run has not stopped."""
         return {key: value for key, value in asdict(self).items() if key not in ("stop_reason", "status")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -56,9 +63,9 @@ class TrainState:
 
 @dataclass
 class Limits:
-    """Where a run ends, whichever comes first: optimizer steps, seconds of wall time, epochs.
+    """The end of a run, whichever comes first: optimizer steps, seconds of wall time, epochs.
 
-    Epochs are counted as such, not as steps: a resumed run may have another number of steps an epoch than before.
+    Epochs are not converted to steps: a resumed run may have another number of steps an epoch.
     """
 
     steps: int | None = None
@@ -66,7 +73,7 @@ class Limits:
     epochs: int | None = None
 
     def steps_left(self, state: TrainState, steps_per_epoch: int) -> int:
-        """Until the first of the limits on steps and epochs; 0 from there on."""
+        """Return the optimizer steps until the first limit on steps or epochs, at least 0."""
         left = []
         if self.steps is not None:
             left.append(self.steps - state.step)
@@ -75,5 +82,5 @@ class Limits:
         return max(0, min(left))
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Of a run whose epochs all have this many steps."""
+        """Return the optimizer steps of a run with this many steps in every epoch."""
         return self.steps_left(TrainState(), steps_per_epoch)

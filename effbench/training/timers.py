@@ -1,4 +1,4 @@
-"""Where the time goes: clocks that never overlap, so that they add up to the run."""
+"""Timers: clocks that never overlap, so that they add up to the run's time."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ class Clock:
 
 
 class Clocks:
-    """One clock a name of NAMES; seconds of this process, host side (a GPU works on meanwhile)."""
+    """One clock for each name in NAMES: seconds of this process on the host, while a GPU may still compute."""
 
     def __init__(self) -> None:
         self.data, self.forward_backward, self.optimizer = Clock(), Clock(), Clock()
         self.evaluation, self.checkpoint, self.compile = Clock(), Clock(), Clock()
-        self.statistics = Clock()  # of batch normalisation, made anew before a validation
+        self.statistics = Clock()  # recomputing batch norm's statistics before a validation
         self._begun = time.perf_counter()
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by clock, `other` for what none of them saw, and `total`."""
+        """Return seconds by clock, `other` for all else, and `total`."""
         by_name = {name: getattr(self, name).seconds for name in NAMES}
         total = time.perf_counter() - self._begun
         return {**by_name, "other": total - sum(by_name.values()), "total": total}
 
     @property
     def training(self) -> float:
-        """Seconds spent learning: data, forward and backward, optimizer."""
+        """Seconds of training: data, forward and backward, optimizer."""
         return self.data.seconds + self.forward_backward.seconds + self.optimizer.seconds
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, with the wait for each on the data clock."""
+        """Yield the items, and count the wait for each on the data clock."""
         iterator = iter(items)
         while True:
             with self.data:

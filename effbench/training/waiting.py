@@ -1,12 +1,12 @@
-"""How OpenMP's threads wait for one another: spinning on an idle machine, asleep on a busy one.
+"""How OpenMP's threads wait for each other: spinning on an idle machine, sleeping on a busy one.
 
 libgomp's threads spin for milliseconds before they sleep. On an idle machine that is fast: a step has hundreds of
-meetings, and waking a thread costs more than most of the work between two. Beside another busy process it is a waste:
-the thread that is waited for has no processor, and the one that waits burns the share that it could have had. No
-length of spinning suits both, so a watcher looks at how long the threads wait for a processor and changes it.
+synchronisations, and waking a thread costs more than most of the work between two of them. On a busy machine it is
+slow: the thread that others wait for has no processor, and the spinning threads use up their share. No spin time suits
+both, so a watcher measures how long the threads wait for a processor, and switches.
 
-libgomp spins hardly at all while it has more threads than processors; a few more that sleep for good bring that about.
-The number of threads that compute, and so every result, stays as it is.
+libgomp spins very little while it has more threads than processors; a few additional threads that always sleep achieve
+this. The number of threads that compute does not change, so results do not change.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ import torch
 
 from effbench.processors import affinity
 
-VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # who sets one has chosen
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # the user's choice wins
 INTERVAL_S = 0.25
-BUSY = 0.15  # of its time that a thread waits for a processor, above which threads stop spinning, if it lasts BUSY_S
+BUSY = 0.15  # fraction of its time that a thread waits for a processor; above it for BUSY_S, threads stop spinning
 BUSY_S = 0.4
-CALM = 0.10  # below which they spin again, if it lasts CALM_S
+CALM = 0.10  # below it for CALM_S, they spin again
 CALM_S = 1.0
-TRIAL_S = 4.0  # after so long they spin again as a trial: threads that sleep find others on their processors, whom
-LONGEST_TRIAL_S = 60.0  # spinning would have kept away (processes of low priority). Doubled when a trial fails
+# After this time they spin again as a trial: while they sleep, processes of low priority take their processors, which
+# spinning threads would have kept. The time is doubled after each failed trial.
+TRIAL_S = 4.0
+LONGEST_TRIAL_S = 60.0
 MOST_SLEEPERS = 64
 _TASKS = Path("/proc/self/task")
 
 
 def policy() -> str:
-    """What `sharing_processors` will do here, for `effbench env`."""
+    """Return what `sharing_processors` will do here, for `effbench env`."""
     chosen = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
     if chosen:
         return f"as {', '.join(chosen)} says"
@@ -48,7 +50,7 @@ def policy() -> str:
 
 @contextmanager
 def sharing_processors(device: torch.device) -> Iterator[None]:
-    """Watches while the block runs on a CPU with several threads, unless the environment says how to wait."""
+    """Watch the threads during the block, on a CPU with several threads, unless the environment sets how to wait."""
     threads, library = torch.get_num_threads(), _libgomp()
     sleepers = affinity() - threads + 1  # libgomp counts processors by affinity too
     chosen = any(name in os.environ for name in VARIABLES)
@@ -64,7 +66,7 @@ def sharing_processors(device: torch.device) -> Iterator[None]:
 
 
 def _libgomp() -> ctypes.CDLL | None:
-    """The libgomp that torch computes with; None where it is another library."""
+    """Return the libgomp that torch uses; None if it uses another library."""
     if sys.platform != "linux":
         return None
     for name in (str(Path(torch.__file__).parent / "lib" / "libgomp.so.1"), "libgomp.so.1"):
@@ -74,7 +76,7 @@ def _libgomp() -> ctypes.CDLL | None:
 
 
 class _Sleepers:
-    """Threads of libgomp that do nothing, as long as there is one of Python's that has them for its team."""
+    """Idle threads of libgomp; they exist while a Python thread holds them as its team."""
 
     def __init__(self, library: ctypes.CDLL, count: int):
         self._library, self._count = library, count
@@ -89,7 +91,7 @@ class _Sleepers:
         threading.Thread(target=self._hold, args=(leave,), name="effbench-sleepers", daemon=True).start()
 
     def go(self) -> None:
-        """The thread ends, and its team with it."""
+        """End the thread and its team."""
         if self._leave is not None:
             self._leave.set()
             self._leave = None
@@ -101,7 +103,7 @@ class _Sleepers:
 
 
 class _Watch(threading.Thread):
-    """Has the sleepers come and go with what the threads of this process wait for processors."""
+    """Starts and ends the sleepers, by how long this process's threads wait for processors."""
 
     def __init__(self, sleepers: _Sleepers):
         super().__init__(name="effbench-waiting", daemon=True)
@@ -133,12 +135,12 @@ class _Watch(threading.Thread):
                 went = busy_since = now
 
     def _delays_s(self) -> dict[str, float]:
-        """Python's other threads (data, checkpoints) are left out: they may wait."""
+        """Return the delays without Python's other threads (data, checkpoints), which may wait."""
         return _run_delays_s({thread.native_id for thread in threading.enumerate()} - {self._trainer})
 
 
 def _run_delays_s(left_out: set[int | None]) -> dict[str, float]:
-    """How many seconds each thread of this process has been ready to run without a processor; empty: not known here."""
+    """Return the seconds that each thread was ready to run without a processor; {} if the system does not tell."""
     delays = {}
     with suppress(OSError, ValueError, IndexError):
         for task in os.listdir(_TASKS):  # noqa: PTH208 - names alone, four times a second
