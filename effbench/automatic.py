@@ -168,7 +168,6 @@ def _without_augment(config: Config, modality: type[Modality]) -> Config:
     if now not in (off, usual):
         given = " ".join(f"augment.{key}={value}" for key, value in now.items() if value != off[key])
         raise ConfigError(
-            f"{given}: the augment group is not for {modality.unit}s, which effbench does not augment. Leave it out, "
-            "or write augment=none."
+            f"{given}: the augment group is not for {modality.unit}s. Leave it out, or write augment=none."
         )
     return config if now == off else _with(config, "augment", **off)

@@ -48,6 +48,7 @@ FILES: dict[str, Callable[[Path], None]] = {"cifar10": write_cifar10, "image_fol
 OWN_WORDS = {"image_folder": ["data.image_size=32", "data.cache_dir='{root}_cache'"]}
 _LABELS, _VALUES = (["data=synthetic", f"data.targets={kind}"] for kind in ("labels", "values"))
 BESIDE = {  # what a choice needs beside it
+    "data=synthetic_rows": ["model=mlp"],
     "task=multilabel": ["loss=bce", *_LABELS],
     "loss=bce": ["task=multilabel", *_LABELS],
     "task=regression": ["loss=mse", *_VALUES],
@@ -90,9 +91,15 @@ def plan(scratch: Path) -> dict[str, tuple[int, list[list[str]]]]:
         together = [name for name in names if name not in (*with_files, *others)]
         words = [[f"{group}={','.join(together)}", *small]]
         words += [[f"{group}={name}", *small, *words_for(name, scratch)] for name in with_files]
-        words += [[f"{group}={name}", *small, *BESIDE[f"{group}={name}"]] for name in others]
+        words += [_with_needs(f"{group}={name}", small) for name in others]
         sweeps[group] = (len(names), words)
     return sweeps
+
+
+def _with_needs(choice: str, small: list[str]) -> list[str]:
+    """The choice with what it needs beside it, which may be another small model."""
+    needed = BESIDE[choice]
+    return [choice, *([] if any(word.startswith("model=") for word in needed) else small), *needed]
 
 
 def sweep(words: list[str], folder: Path) -> list[dict[str, str]]:

@@ -47,8 +47,8 @@ def _check_complete(
     ]
     if missing:
         raise ConfigError(
-            f"{group} ({target}) needs {', '.join(missing)}: it is none of its options, and {facts}. Give it as an "
-            f"option, or choose a {group} for such data."
+            f"{group} ({target}) needs {', '.join(missing)}, which neither its options nor the data give: {facts}. "
+            f"Choose a {group} for such data, or give what is missing as an option."
         )
 
 

@@ -173,7 +173,7 @@ class _Session:
         self.config = settled(asked, len(data.train), data.modality, data.shape, self.ranks.world_size, before)
         self.chosen = settings(asked, self.config)
         if self.config.augment != asked.augment and not data.modality.augments and self.ranks.is_main:
-            log.info(f"note: {data.modality.unit}s are not augmented: the augment group counts as augment=none")
+            log.info(f"note: the augment group is not for {data.modality.unit}s: it counts as augment=none")
         self.sessions.settle(self.config)
         return self.config
 

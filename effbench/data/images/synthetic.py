@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor
 
 from effbench.data.images.modality import square_images
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, digest
-from effbench.errors import ConfigError, unknown_name
-
-TARGETS = ("class", "labels", "values")
+from effbench.data.synthetic_targets import targets_by_class
+from effbench.errors import ConfigError
 
 
 @previewed(square_images(3, 32))
@@ -32,13 +28,12 @@ def synthetic(
     images: uint8 (num_*, channels, image_size, image_size). At noise 1 the label cannot be learnt.
     targets: of class k: 'class' k; 'labels' k and the next one; 'values' cos(2 pi (k - j) / num_classes) at column j.
     """
-    if targets not in TARGETS:
-        raise ConfigError(unknown_name("data.targets", targets, TARGETS))
     if min(num_train, num_val, num_test, channels, image_size, num_classes - 1) < 1:
         raise ConfigError(
             "data.num_train, num_val, num_test, channels and image_size must be at least 1 and num_classes at "
             f"least 2; got {num_train}, {num_val}, {num_test}, {channels}, {image_size} and {num_classes}."
         )
+    of_class = targets_by_class(targets, num_classes)
     generator = torch.Generator().manual_seed(split_seed)
     shape = (channels, image_size, image_size)
     prototypes = torch.randint(0, 256, (num_classes, *shape), generator=generator, dtype=torch.uint8)
@@ -52,18 +47,6 @@ def synthetic(
             images[rows] = torch.lerp(prototypes[labels[rows]].float(), random.float(), noise).round_()
         return Split(images, of_class[labels] if of_class is not None else labels)
 
-    of_class = _of_class(targets, num_classes)
     train, val, test = draw(num_train), draw(num_val), draw(num_test)
     classes = tuple(f"class {label}" for label in range(num_classes))
     return Splits("synthetic", train, val, test, classes, digest(train.images[:64], train.labels))
-
-
-def _of_class(targets: str, num_classes: int) -> Tensor | None:
-    """float (K, K): the targets of each class; None where they are class numbers."""
-    if targets == "class":
-        return None
-    columns = torch.arange(num_classes)
-    apart = (columns.unsqueeze(1) - columns) % num_classes
-    if targets == "labels":
-        return ((apart == 0) | (apart == num_classes - 1)).float()
-    return torch.cos(2 * math.pi / num_classes * apart)

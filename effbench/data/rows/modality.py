@@ -1,0 +1,154 @@
+"""Feature rows: float32 (N, F), standardised by the train split's mean and deviation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from effbench.data.modality import Modality, Plan, Settings
+from effbench.data.rows.csv_files import csv_files, read_rows
+from effbench.data.split_checks import as_tensor
+from effbench.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from effbench.data.splits import Splits
+
+ROWS = 65_536  # predicted at a time
+
+
+class Rows(Modality):
+    """Rows of numbers.
+
+    Args:
+        mean: (F,) of each feature in the train split.
+        std: (F,) likewise; 1 for a constant feature.
+        settings: the run's.
+        names: of the features, for files with a header; None if the dataset has none.
+    """
+
+    unit = "row"
+    layout = "(F,)"
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], settings: Settings, names: Any = None):
+        super().__init__((len(mean),), settings.device)
+        self.mean, self.std, self.names = list(mean), list(std), names
+        self._mean, self._std = (torch.tensor(values, device=settings.device) for values in (self.mean, self.std))
+
+    @classmethod
+    def checked(cls, name: str, inputs: Any, count: int) -> Tensor:
+        """float32 (N, F), finite."""
+        found = as_tensor(f"{name} rows", inputs)
+        if found.dim() != 2 or len(found) != count or found.shape[1] == 0 or found.is_complex():
+            raise DataError(
+                f"{name} rows must be numbers (N, F) with N labels; got {found.dtype} {tuple(found.shape)} with "
+                f"{count} labels."
+            )
+        rows = found.to(torch.float32)
+        odd = (~rows.isfinite()).nonzero()
+        if len(odd):
+            row, column = odd[0].tolist()
+            raise DataError(
+                f"{name} rows must be finite in float32; row {row} has {float(found[row, column])} in column {column} "
+                f"({len(odd)} such values). Fill them in, or leave those rows out."
+            )
+        return rows
+
+    @classmethod
+    def fit(cls, data: Splits, settings: Settings) -> Self:
+        rows = data.train.inputs.double()
+        std = rows.std(0, correction=0)
+        std = torch.where(std > 1e-12 * rows.abs().amax(0), std, 1.0)
+        return cls(rows.mean(0).tolist(), std.tolist(), settings, data.facts.get("features"))
+
+    @classmethod
+    def blank(cls, shape: Sequence[int], settings: Settings | None = None) -> Self:
+        return cls([0.0] * shape[0], [1.0] * shape[0], settings or Settings())
+
+    def record(self) -> dict[str, Any]:
+        return {"mean": self.mean, "std": self.std}
+
+    @classmethod
+    def restored(cls, data: Mapping[str, Any], settings: Settings) -> Self:
+        mean, std, names = data.get("mean"), data.get("std"), data.get("features")
+        if mean is None or std is None or not [len(mean)] == [len(std)] == list(data["shape"]):
+            raise ValueError("it needs data.mean and data.std of each feature")
+        if names is not None and len(names) != len(mean):
+            raise ValueError("data.features must name each feature")
+        return cls(mean, std, settings, names)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"in_features": self.shape[0]}
+
+    def batch(self, inputs: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
+        """float32 (B, F)."""
+        return self.normalise(self.transfer.to_device(inputs.index_select(0, indices[rows])))
+
+    def plain(self, inputs: Tensor, rows: slice | Tensor) -> Tensor:
+        """float32 (B, F)."""
+        return self.normalise(self.transfer.to_device(inputs[rows]))
+
+    def given(self, inputs: Any) -> Iterator[Tensor]:
+        """A CSV file, a folder or list of such, or numbers (F,) or (N, F)."""
+        paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+        if isinstance(paths, list | tuple) and paths and all(isinstance(path, str | os.PathLike) for path in paths):
+            for path in csv_files(list(map(os.fspath, paths))):
+                yield read_rows(path, self.shape[0], self.names)
+            return
+        rows = torch.as_tensor(inputs)
+        yield self.required(rows[None] if rows.dim() == 1 else rows)
+
+    def required(self, samples: Tensor) -> Tensor:
+        if samples.dim() != 2 or samples.shape[1] != self.shape[0] or samples.is_complex():
+            raise ConfigError(
+                f"predict takes numbers (N, {self.shape[0]}); got {samples.dtype} {tuple(samples.shape)}."
+            )
+        rows = samples.to(torch.float32)
+        if not rows.isfinite().all():
+            raise ConfigError("predict takes finite numbers; got a NaN or an infinity.")
+        return rows
+
+    def read_files(
+        self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
+    ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
+        """{'file': path, 'row': number from 1} of each row; a file with a bad line is left out whole."""
+        for path in csv_files(paths):
+            try:
+                rows = read_rows(path, self.shape[0], self.names)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            for first, chunk in zip(range(0, len(rows), ROWS), rows.split(ROWS), strict=True):
+                names = [{"file": str(path), "row": first + place + 1} for place in range(len(chunk))]
+                yield names, chunk
+
+    def normalise(self, portable: Tensor) -> Tensor:
+        return (portable - self._mean.to(portable.device)) / self._std.to(portable.device)
+
+    def normaliser(self) -> nn.Module:
+        return Standardise(self.mean, self.std)
+
+    def export_facts(self) -> dict[str, Any]:
+        about = {"features": self.names} if self.names else {}
+        return {**super().export_facts(), "preprocessing": about, "normalisation_inside": self.record()}
+
+
+class Standardise(nn.Module):
+    """(N, F) float32 rows -> zero mean and unit deviation by feature.
+
+    Args:
+        mean: (F,).
+        std: (F,).
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return (rows - self.get_buffer("mean")) / self.get_buffer("std")
