@@ -322,6 +322,7 @@ class Twice(Callback):
 EVERY_THIRD = [*SMALL, "trainer.log_every_n_steps=3", "scheduler=constant"]
 
 
+@pytest.mark.process
 def test_logged_values_are_columns_of_the_rows_they_belong_to(tmp_path: Path, caplog: Any) -> None:
     caplog.set_level("INFO")
     effbench.train(EVERY_THIRD, tmp_path / "run", callbacks=[Twice()])
@@ -335,6 +336,7 @@ def test_logged_values_are_columns_of_the_rows_they_belong_to(tmp_path: Path, ca
         assert f"gap {float(row['gap']):.4g}" in caplog.text
 
 
+@pytest.mark.process
 def test_a_value_that_waits_for_its_row_survives_an_interruption(tmp_path: Path) -> None:
     """Stopped after step 2, whose value belongs into the row of step 3."""
 
@@ -351,6 +353,7 @@ def test_a_value_that_waits_for_its_row_survives_an_interruption(tmp_path: Path)
     assert [row["at"] for row in rows] == ["2", "", "5", ""]
 
 
+@pytest.mark.process
 def test_a_resumed_run_gets_the_columns_of_a_callback_it_had_not(tmp_path: Path) -> None:
     effbench.train([*EVERY_THIRD, "trainer.max_epochs=1"], tmp_path / "run")
     before = read_metrics(tmp_path / "run")
@@ -361,6 +364,7 @@ def test_a_resumed_run_gets_the_columns_of_a_callback_it_had_not(tmp_path: Path)
     assert rows[3]["gap"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("hook", "name", "complaint"),
     [("step_end", "other", r"columns = \('other',\)"), ("run_end", "mine", "after the last row")],
