@@ -15,15 +15,7 @@ from torchvision.ops.misc import SqueezeExcitation
 from effbench.cpu.batch_norm import ACTIVATIONS, CpuBatchNorm2d, FusedSequential, has_hooks
 from effbench.cpu.depthwise import CpuDepthwiseConv2d, is_centred_depthwise
 from effbench.cpu.eligibility import Accelerated, is_plain_cpu_float32
-from effbench.cpu.inverted_residual_function import (
-    HARDSIGMOID,
-    SIGMOID,
-    Block,
-    BlockOptions,
-    Norm,
-    block_of,
-    inverted_residual,
-)
+from effbench.cpu.inverted_residual_function import HARDSIGMOID, SIGMOID, Block, block_of, inverted_residual
 from effbench.cpu.library import library
 from effbench.cpu.pointwise import CpuPointwiseConv2d, is_pointwise
 
@@ -124,12 +116,9 @@ def _block(
     if not all(layer[1].fits(count) for layer, count in channels if layer):
         return None
     block = block_of(
-        BlockOptions(
-            expanded, squeeze[0].fc1.out_channels if squeeze else 0, out_channels, conv.kernel_size[0], conv.stride[0],
-            _GATES[type(squeeze[0].scale_activation)] if squeeze else 0, residual,
-            _norm(expand) if expand else None, _norm(depthwise), _norm(project),
-        ),
-        shape,
+        shape, expanded, squeeze[0].fc1.out_channels if squeeze else 0, out_channels, conv.kernel_size[0],
+        conv.stride[0], _GATES[type(squeeze[0].scale_activation)] if squeeze else 0, residual,
+        _norm(expand), _norm(depthwise), _norm(project),
     )  # fmt: skip
     images, _, height, width = block.out_shape
     if images * height * width < 2 or (residual and block.out_shape != shape):
@@ -148,8 +137,11 @@ def _is_usual(layer: Any) -> bool:
     return convolutions and pools and type(layer.activation) is nn.ReLU and type(layer.scale_activation) in _GATES
 
 
-def _norm(layer: list[Any]) -> Norm:
-    return Norm(layer[1].eps, layer[1].momentum, ACTIVATIONS[type(layer[2])] if len(layer) == 3 else 0)
+def _norm(layer: list[Any]) -> tuple[float, ...]:
+    """A Norm's fields; empty for a layer that the block does not have."""
+    if not layer:
+        return ()
+    return layer[1].eps, layer[1].momentum, ACTIVATIONS[type(layer[2])] if len(layer) == 3 else 0
 
 
 def _conv_norm_weights(layer: list[Any]) -> list[Tensor | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,41 +27,31 @@ Shape = tuple[int, int, int, int]  # (N, C, H, W)
 Tensors = Sequence[Tensor | None]  # None for a layer that the block does not have
 
 
-class Norm(NamedTuple):
+class Norm(ctypes.Structure):
     """Batch normalisation and the activation after it (batch_norm.ACTIVATIONS)."""
 
-    eps: float
-    momentum: float
-    activation: int
+    _fields_ = [("eps", ctypes.c_double), ("momentum", ctypes.c_double), ("activation", ctypes.c_int)]
 
 
-class BlockOptions(NamedTuple):
-    """What a block computes. squeezed: 0 without squeeze-and-excitation. gate: HARDSIGMOID or SIGMOID."""
+class Block(ctypes.Structure):
+    """A block for inputs of one shape: csrc/kernels.h's struct, and the shapes of its output and weights."""
 
-    expanded: int
-    squeezed: int
-    out_channels: int
-    kernel: int
-    stride: int
-    gate: int
-    residual: bool
-    expand_norm: Norm | None
-    depthwise_norm: Norm
-    project_norm: Norm
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = [("eps", ctypes.c_float), ("momentum", ctypes.c_float), ("activation", ctypes.c_int)]
-
-
-class _Block(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("images", "channels", "height", "width", "expanded", "squeezed")),
         *((name, ctypes.c_int64) for name in ("out_channels", "out_height", "out_width")),
         *((name, ctypes.c_int) for name in ("kernel", "stride", "expands", "gate", "residual")),
-        *((name, _Norm) for name in ("expand_norm", "depthwise_norm", "project_norm")),
+        *((name, Norm) for name in ("expand_norm", "depthwise_norm", "project_norm")),
         *((name, ctypes.c_int64) for name in ("saved_floats", "forward_floats", "backward_floats")),
     ]
+    out_shape: Shape
+    weight_shapes: tuple[tuple[int, ...] | None, ...]
+
+    def takes(self, weights: Tensors) -> bool:
+        """Whether the weights are plain and of the shapes that C assumes."""
+        return all(
+            weight is None if shape is None else weight is not None and is_plain(weight, shape)
+            for weight, shape in zip(weights, self.weight_shapes, strict=True)
+        )
 
 
 class _Weights(ctypes.Structure):
@@ -80,43 +70,43 @@ class _Running(ctypes.Structure):
     ]
 
 
-class Block:
-    """A block for inputs of one shape: its C struct, and the shapes of its output and weights."""
+@lru_cache(maxsize=1024)
+def block_of(
+    shape: Shape, expanded: int, squeezed: int, out_channels: int, kernel: int, stride: int, gate: int, residual: bool,
+    *norms: tuple[float, ...],
+) -> Block:  # fmt: skip
+    """The block for inputs of that shape.
 
-    def __init__(self, options: BlockOptions, shape: Shape):
-        o, (images, channels, height, width) = options, shape
-        out_height, out_width = ((size - 1) // o.stride + 1 for size in (height, width))
-        self.options, self.out_shape = o, (images, o.out_channels, out_height, out_width)
-        norms = (_Norm(*norm or ()) for norm in (o.expand_norm, o.depthwise_norm, o.project_norm))
-        sizes = (images, channels, height, width, o.expanded, o.squeezed, o.out_channels, out_height, out_width)
-        self.struct = _Block(*sizes, o.kernel, o.stride, o.expand_norm is not None, o.gate, o.residual, *norms)
-        compiled = library()
-        assert compiled is not None
-        compiled.inverted_residual_sizes(ctypes.byref(self.struct))
-        C, S, per_channel = o.expanded, o.squeezed, (o.expanded,)
-        self.weight_shapes = (
-            *(((C, channels, 1, 1), per_channel, per_channel) if o.expand_norm else (None,) * 3),
-            *((C, 1, o.kernel, o.kernel), per_channel, per_channel),
-            *(((S, C, 1, 1), (S,), (C, S, 1, 1), per_channel) if S else (None,) * 4),
-            *((o.out_channels, C, 1, 1), (o.out_channels,), (o.out_channels,)),
-        )
-
-    def takes(self, weights: Tensors) -> bool:
-        """Whether the weights are plain and of the shapes that C assumes."""
-        return all(
-            weight is None if shape is None else weight is not None and is_plain(weight, shape)
-            for weight, shape in zip(weights, self.weight_shapes, strict=True)
-        )
-
-
-block_of = lru_cache(maxsize=1024)(Block)
+    Args:
+        shape: (N, C, H, W).
+        expanded: channels of the depthwise convolution.
+        squeezed: channels within squeeze-and-excitation; 0 without it.
+        gate: HARDSIGMOID or SIGMOID, of squeeze-and-excitation.
+        norms: the fields of three Norms: of expand (empty without it), depthwise, project.
+    """
+    images, channels, height, width = shape
+    block_out = [(size - 1) // stride + 1 for size in (height, width)]
+    sizes = (*shape, expanded, squeezed, out_channels, *block_out, kernel, stride, bool(norms[0]), gate, residual)
+    block = Block(*sizes, *(Norm(*norm) for norm in norms))
+    compiled = library()
+    assert compiled is not None
+    compiled.inverted_residual_sizes(ctypes.byref(block))
+    block.out_shape = (images, out_channels, block_out[0], block_out[1])
+    C, S, per_channel = expanded, squeezed, (expanded,)
+    block.weight_shapes = (
+        *(((C, channels, 1, 1), per_channel, per_channel) if norms[0] else (None,) * 3),
+        *((C, 1, kernel, kernel), per_channel, per_channel),
+        *(((S, C, 1, 1), (S,), (C, S, 1, 1), per_channel) if S else (None,) * 4),
+        *((out_channels, C, 1, 1), (out_channels,), (out_channels,)),
+    )
+    return block
 
 
 def inverted_residual(block: Block, x: Tensor, weights: Tensors, running: Tensors) -> Tensor:
     """The block's output in training; updates the running statistics.
 
     Args:
-        block: `block_of(options, x.shape)`.
+        block: `block_of(x.shape, ...)`.
         x: (N, C, H, W), float32 on the CPU, channels last.
         weights: 13 that `block.takes`: expand convolution, gamma, beta; depthwise convolution, gamma, beta;
             squeeze-and-excitation's two convolutions, each with its bias; project convolution, gamma, beta.
@@ -130,8 +120,8 @@ class _InvertedResidual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, block: Block, running: Tensors, x: Tensor, *weights: Tensor | None) -> Tensor:
         out = torch.empty(block.out_shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        saved, scratch = x.new_empty(block.struct.saved_floats), x.new_empty(block.struct.forward_floats)
-        structs = block.struct, _Weights(*map(_address, weights)), _Running(*map(_address, running))
+        saved, scratch = x.new_empty(block.saved_floats), x.new_empty(block.forward_floats)
+        structs = block, _Weights(*map(_address, weights)), _Running(*map(_address, running))
         _call("inverted_residual_forward", *structs, x, out, saved, scratch)
         ctx.save_for_backward(x, saved, *weights)
         ctx.block = block
@@ -141,35 +131,34 @@ class _InvertedResidual(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x, saved, *weights), block = ctx.saved_tensors, ctx.block
         if needs_differentiable_backward(gradient):
-            again = partial(_by_torch, block.options)
+            again = partial(_by_torch, block)
             found = differentiable_gradients(again, (x, *weights), ctx.needs_input_grad[2:], gradient)
             return None, None, *found
         if not block.takes(weights):
             raise RuntimeError("a weight's .data is of another shape, dtype or order than in the forward pass")
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
-        scratch, for_x = x.new_empty(block.struct.backward_floats), torch.empty_like(x)
+        scratch, for_x = x.new_empty(block.backward_floats), torch.empty_like(x)
         for_weights = [None if weight is None else torch.empty_like(weight) for weight in weights]
         structs = _Weights(*map(_address, weights)), _Weights(*map(_address, for_weights))
-        _call("inverted_residual_backward", block.struct, structs[0], x, gradient, saved, scratch, for_x, structs[1])
+        _call("inverted_residual_backward", block, structs[0], x, gradient, saved, scratch, for_x, structs[1])
         return None, None, for_x, *for_weights
 
 
-def _by_torch(options: BlockOptions, x: Tensor, *weights: Tensor) -> Tensor:
+def _by_torch(block: Block, x: Tensor, *weights: Tensor) -> Tensor:
     """The block's output by torch's differentiable operations; leaves the running statistics alone."""
-    o = options
     expand, depthwise, (reduce, reduce_bias, restore, restore_bias), project = (
         weights[:3], weights[3:6], weights[6:10], weights[10:],
     )  # fmt: skip
     out = x
-    if o.expand_norm:
-        out = _normalised(F.conv2d(out, expand[0]), *expand[1:], o.expand_norm)
-    out = F.conv2d(out, depthwise[0], stride=o.stride, padding=o.kernel // 2, groups=o.expanded)
-    out = _normalised(out, *depthwise[1:], o.depthwise_norm)
-    if o.squeezed:
+    if block.expands:
+        out = _normalised(F.conv2d(out, expand[0]), *expand[1:], block.expand_norm)
+    out = F.conv2d(out, depthwise[0], stride=block.stride, padding=block.kernel // 2, groups=block.expanded)
+    out = _normalised(out, *depthwise[1:], block.depthwise_norm)
+    if block.squeezed:
         scale = F.conv2d(F.relu(F.conv2d(out.mean((2, 3), keepdim=True), reduce, reduce_bias)), restore, restore_bias)
-        out = out * (F.hardsigmoid if o.gate == HARDSIGMOID else torch.sigmoid)(scale)
-    out = _normalised(F.conv2d(out, project[0]), *project[1:], o.project_norm)
-    return out + x if o.residual else out
+        out = out * (F.hardsigmoid if block.gate == HARDSIGMOID else torch.sigmoid)(scale)
+    out = _normalised(F.conv2d(out, project[0]), *project[1:], block.project_norm)
+    return out + x if block.residual else out
 
 
 def _normalised(x: Tensor, gamma: Tensor, beta: Tensor, norm: Norm) -> Tensor:

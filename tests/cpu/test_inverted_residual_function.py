@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from effbench.cpu.batch_norm import ACTIVATIONS
-from effbench.cpu.inverted_residual_function import (
-    HARDSIGMOID,
-    SIGMOID,
-    BlockOptions,
-    Norm,
-    block_of,
-    inverted_residual,
-)
+from effbench.cpu.inverted_residual_function import HARDSIGMOID, SIGMOID, block_of, inverted_residual
 from tests.compiler import needs_compiler
 
 pytestmark = needs_compiler
@@ -54,15 +47,15 @@ class Block(nn.Module):
         self.depthwise = nn.Sequential(filters, batch_norm(inner), act())
         self.squeeze = SqueezeExcitation(inner, squeezed, scale_activation=gate) if squeezed else nn.Identity()
         self.project = nn.Sequential(nn.Conv2d(inner, out_channels, 1, bias=False), batch_norm(out_channels))
-        norms = [Norm(0.01, 0.3, ACTIVATIONS.get(act, 0))] * 2
-        self.options = BlockOptions(
+        norm, self.residual = (0.01, 0.3, ACTIVATIONS.get(act, 0)), residual
+        self.options = (
             inner, squeezed, out_channels, kernel, stride, GATES[gate] if squeezed else 0, residual,
-            norms[0] if expanded else None, norms[1], Norm(0.01, 0.3, 0),
+            norm if expanded else (), norm, (0.01, 0.3, 0),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.project(self.squeeze(self.depthwise(self.expand(x))))
-        return out + x if self.options.residual else out
+        return out + x if self.residual else out
 
     def weights(self) -> list[Tensor | None]:
         given = (*self.expand.parameters(),) or (None,) * 3, (*self.squeeze.parameters(),) or (None,) * 4
@@ -74,7 +67,7 @@ class Block(nn.Module):
         return [buffer for pair in pairs for buffer in pair]
 
     def in_one_call(self, x: Tensor) -> Tensor:
-        return inverted_residual(block_of(self.options, tuple(x.shape)), x, self.weights(), self.running())
+        return inverted_residual(block_of(tuple(x.shape), *self.options), x, self.weights(), self.running())
 
 
 def gradients(out: Tensor, x: Tensor, net: nn.Module, weighting: Tensor) -> list[Tensor]:
@@ -201,12 +194,12 @@ def test_a_gradient_in_another_layout_is_read_in_its_own():
 
 def test_weights_of_other_shapes_are_not_taken():
     net = Block(6, 9, 8, squeezed=2)
-    block, weights = block_of(net.options, (4, 6, 5, 5)), net.weights()
+    block, weights = block_of((4, 6, 5, 5), *net.options), net.weights()
     assert block.takes(weights)
     for index in range(len(weights)):
         for wrong in (None, torch.zeros(1), weights[index].double(), weights[index].unsqueeze(0)):
             assert not block.takes([*weights[:index], wrong, *weights[index + 1 :]])
     none = Block(6, None, 8)
-    block = block_of(none.options, (4, 6, 5, 5))
+    block = block_of((4, 6, 5, 5), *none.options)
     assert block.takes(none.weights())
     assert not block.takes([torch.zeros(6, 6, 1, 1), *none.weights()[1:]])

@@ -11,8 +11,8 @@ from tests.compiler import needs_compiler
 pytestmark = needs_compiler
 
 STRUCTS = {
-    "Norm": function._Norm,
-    "Block": function._Block,
+    "Norm": function.Norm,
+    "Block": function.Block,
     "Weights": function._Weights,
     "Running": function._Running,
 }

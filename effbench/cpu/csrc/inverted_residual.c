@@ -78,8 +78,8 @@ static void norm_forward(Arena scratch, const Norm *norm, const float *x, const 
                          float *mean, float *var, float *statistics, float *y, i64 R, i64 C, int threads) {
     double *sums = (double *)take(&scratch, 2 * batch_norm_scratch(R, C));
     if (sums)
-        batch_norm(x, gamma, beta, mean, var, sums, statistics, y, R, C, norm->eps, norm->momentum, norm->activation,
-                   threads);
+        batch_norm(x, gamma, beta, mean, var, sums, statistics, y, R, C, (float)norm->eps,
+                   (float)norm->momentum, norm->activation, threads);
 }
 
 // dx may be dy.

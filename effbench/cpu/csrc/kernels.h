@@ -49,7 +49,7 @@ void add_in_place(float *to, const float *from, i64 count, int threads);
 // --- inverted_residual.c; effbench/cpu/inverted_residual_function.py mirrors the structs
 
 typedef struct {
-    float eps, momentum;
+    double eps, momentum;
     int activation;
 } Norm;
 
