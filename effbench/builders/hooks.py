@@ -12,7 +12,7 @@ from effbench.target_allowlist import resolve
 from effbench.training.callbacks import Callback, NamedCallback, complaint_about
 
 
-def callbacks(config: Config, more: Sequence[Callback] = ()) -> list[Callback]:
+def callbacks(config: Config, more: Sequence[Callback] = ()) -> list[NamedCallback]:
     """The callbacks of the config, then `more`, which were made in Python; each with its name for messages.
 
     Raises ConfigError for what is no Callback, and for hooks that do not exist or take other arguments.

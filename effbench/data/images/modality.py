@@ -208,7 +208,10 @@ class Images(Modality):
     def _levels(self) -> Levels | None:
         from effbench.data.images.decoding import Levels
 
-        return Levels(*map(float, self._white_level)) if self._white_level else None
+        if not self._white_level:
+            return None
+        integers, floats = self._white_level
+        return Levels(float(integers), float(floats))
 
     def _limit(self) -> int:
         from effbench.data.images.decoding import MAX_PIXELS
