@@ -86,7 +86,7 @@ def _flatten(layer: nn.Module) -> list[Any] | None:
         return None
     if type(layer).forward not in _SEQUENTIAL_FORWARDS:
         return None if any(map(has_hooks, layer.children())) else [layer]
-    flat = []
+    flat: list[Any] = []
     for child in layer:  # type: ignore[attr-defined]
         found = _flatten(child)
         if found is None:
@@ -99,7 +99,8 @@ def _flatten(layer: nn.Module) -> list[Any] | None:
 def _spans(letters: str) -> list[tuple[int, int]] | None:
     """Where expand, depthwise, squeeze and project lie among the layers; (-1, -1) is absent. None: no such block."""
     match = _BLOCK.fullmatch(letters)
-    return match and [match.span(name) for name in ("expand", "depthwise", "squeeze", "project")]
+    names = ("expand", "depthwise", "squeeze", "project")
+    return None if match is None else [match.span(name) for name in names]
 
 
 def _block(
