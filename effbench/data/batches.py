@@ -173,7 +173,7 @@ class TrainBatches:
     def make(self, epoch: int, step: int, part: int = 0) -> Batch:
         """Micro-batch `part` of a step, this rank's share of it."""
         batch, ready = self.modality.transfer.on_side_stream(partial(self._make, epoch, step, part))
-        return replace(batch, ready=ready)
+        return batch if ready is None else replace(batch, ready=ready)
 
     def _make(self, epoch: int, step: int, part: int) -> Batch:
         indices, plan = self._drawn(epoch, step)
@@ -280,7 +280,7 @@ class EvalBatches:
 
     def _make(self, start: int) -> Batch:
         batch, ready = self.modality.transfer.on_side_stream(partial(self._made, start))
-        return replace(batch, ready=ready)
+        return batch if ready is None else replace(batch, ready=ready)
 
     def _made(self, start: int) -> Batch:
         rows = self._rows(start)
