@@ -89,7 +89,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool
             return _with_hydra(overrides, config_dir, folder, as_json)
         planned = plan(combinations, folder)
         write_plan(folder, overrides, planned)
-        return _run(folder, planned, refused, _passing(overrides), config_dir, as_json)
+        return _run(folder, planned, refused, _ephemeral_words(overrides), config_dir, as_json)
 
 
 def _without_resume(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -108,7 +108,7 @@ def _go_on(folder: Path, overrides: Sequence[str], config_dir: str | None, as_js
         wanted = merge_overrides(asked, overrides)
         more = any(not is_ephemeral(word) for word in overrides)
         planned = extended(recorded, expand(wanted, config_dir), folder) if more else recorded
-        common = _passing(overrides)
+        common = _ephemeral_words(overrides)
         left = [item for item in planned if standing(item.job.folder) != "done"]
         words = {item.job.number: [*item.words, *common] for item in left}
         refused = _refused(words, config_dir, done=len(planned) - len(left))
@@ -116,7 +116,7 @@ def _go_on(folder: Path, overrides: Sequence[str], config_dir: str | None, as_js
         return _run(folder, planned, refused, common, config_dir, as_json)
 
 
-def _passing(overrides: Sequence[str]) -> list[str]:
+def _ephemeral_words(overrides: Sequence[str]) -> list[str]:
     """Return the words passed to every job unchanged, without the folder, which the sweep sets."""
     return [word for word in overrides if is_ephemeral(word) and not word.startswith(("hydra.sweep.", "hydra.run."))]
 
@@ -143,14 +143,16 @@ def _run(
 ) -> int:
     for number, text in refused.items():
         log.warning(f"job {number} will be refused: {text}")
-    ahead = _Ahead([_words_anew(item, common) for item in planned if item.job.number not in refused], config_dir)
+    next_config = _NextConfig(
+        [_words_of_new_run(item, common) for item in planned if item.job.number not in refused], config_dir
+    )
     with _relaying() as relay:
         for item in planned:
             if relay.signals:
                 break
             log.info(f"job {item.job.number} ({item.job.number + 1} of {len(planned)}): {' '.join(item.job.overrides)}")
             with _no_result_but_ours(as_json):
-                _run_job(item, refused.get(item.job.number), common, ahead, relay)
+                _run_job(item, refused.get(item.job.number), common, next_config, relay)
         code = _finish(folder, [item.job for item in planned if (item.job.folder / "summary.json").exists()], as_json)
     if relay.signals:
         left_out = sum(standing(item.job.folder) == "new" for item in planned)
@@ -163,7 +165,7 @@ def _run(
     return code
 
 
-class _Ahead:
+class _NextConfig:
     """Composes the config of the next job while a job runs: a quarter of a job's time to its first step."""
 
     def __init__(self, in_order: Sequence[Sequence[str]], config_dir: str | None):
@@ -183,11 +185,13 @@ class _Ahead:
             self._ready = (following, composed(following, self.config_dir)) if following else None
 
 
-def _words_anew(item: JobSpec, common: Sequence[str]) -> list[str]:
+def _words_of_new_run(item: JobSpec, common: Sequence[str]) -> list[str]:
     return [*item.words, *common, f"hydra.run.dir={quoted(item.job.folder)}"]
 
 
-def _run_job(item: JobSpec, refusal: str | None, common: Sequence[str], ahead: _Ahead, relay: _Relay) -> None:
+def _run_job(
+    item: JobSpec, refusal: str | None, common: Sequence[str], next_config: _NextConfig, relay: _Relay
+) -> None:
     """Run one job, or resume it."""
     job, before = item.job, standing(item.job.folder)
     if before == "done":
@@ -199,8 +203,8 @@ def _run_job(item: JobSpec, refusal: str | None, common: Sequence[str], ahead: _
         log.info(f"refused: {refusal}")
         _record(job.folder, ConfigError(refusal))
         return
-    words = [f"resume={quoted(job.folder)}", *common] if before == "begun" else _words_anew(item, common)
-    _in_own_process(job, words, ahead, relay)
+    words = [f"resume={quoted(job.folder)}", *common] if before == "begun" else _words_of_new_run(item, common)
+    _in_own_process(job, words, next_config, relay)
 
 
 def _check_possible(overrides: Sequence[str]) -> None:
@@ -212,17 +216,17 @@ def _check_possible(overrides: Sequence[str]) -> None:
         raise ConfigError("resume=RUN continues one run, without -m; a sweep goes on with -m sweep.resume=DIR.")
 
 
-def _in_own_process(job: Job, words: Sequence[str], ahead: _Ahead, relay: _Relay) -> None:
+def _in_own_process(job: Job, words: Sequence[str], next_config: _NextConfig, relay: _Relay) -> None:
     """Fork, train and wait. A job that dies without a record (killed, out of memory) is recorded here."""
     _import_for_all_jobs()
-    whole = ahead.take(words)
+    whole = next_config.take(words)
     # fork: the job inherits the imported torch
     process = multiprocessing.get_context("fork").Process(
-        target=_child, args=(job, list(words), whole, ahead.config_dir)
+        target=_child, args=(job, list(words), whole, next_config.config_dir)
     )
     if not relay.start(process):
         return
-    ahead.prepare_after(words)
+    next_config.prepare_after(words)
     process.join()
     relay.process = None
     # a job that ended by the relayed signal has saved its state: that is no failure
@@ -254,7 +258,7 @@ class _Relay:
 
     def start(self, process: BaseProcess) -> bool:
         """Start the process unless a signal arrived; signals that arrive meanwhile wait until they can be passed on."""
-        with _held_back():
+        with _signals_blocked():
             if self.signals:
                 return False
             process.start()
@@ -274,7 +278,7 @@ def _relaying() -> Iterator[_Relay]:
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     """Block signals until the end of the block."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
@@ -290,7 +294,7 @@ def _child(job: Job, words: list[str], whole: Composed | None, config_dir: str |
     for number in ENDING[1:]:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
-    # _held_back blocked them during the fork
+    # _signals_blocked blocked them during the fork
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     _end_with_parent()
     try:

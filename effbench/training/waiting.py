@@ -83,14 +83,14 @@ class _Sleepers:
         self._leave: threading.Event | None = None
 
     @property
-    def there(self) -> bool:
+    def active(self) -> bool:
         return self._leave is not None
 
-    def come(self) -> None:
+    def start(self) -> None:
         leave = self._leave = threading.Event()
         threading.Thread(target=self._hold, args=(leave,), name="effbench-sleepers", daemon=True).start()
 
-    def go(self) -> None:
+    def stop(self) -> None:
         """End the thread and its team."""
         if self._leave is not None:
             self._leave.set()
@@ -114,11 +114,11 @@ class _Watch(threading.Thread):
     def stop(self) -> None:
         self._ended.set()
         self.join()
-        self._sleepers.go()
+        self._sleepers.stop()
 
     def run(self) -> None:
         before, at = self._delays_s(), time.monotonic()
-        busy_since = calm_since = came = went = at
+        busy_since = calm_since = started = stopped = at
         patience = TRIAL_S
         while before and not self._ended.wait(INTERVAL_S):
             delays, now = self._delays_s(), time.monotonic()
@@ -126,13 +126,13 @@ class _Watch(threading.Thread):
             before, at = delays, now
             busy_since = busy_since if most > BUSY else now
             calm_since = calm_since if most < CALM else now
-            if not self._sleepers.there and now - busy_since >= BUSY_S:
-                patience = min(2 * patience, LONGEST_TRIAL_S) if now - went < TRIAL_S else TRIAL_S
-                self._sleepers.come()
-                came = calm_since = now
-            elif self._sleepers.there and (now - calm_since >= CALM_S or now - came >= patience):
-                self._sleepers.go()
-                went = busy_since = now
+            if not self._sleepers.active and now - busy_since >= BUSY_S:
+                patience = min(2 * patience, LONGEST_TRIAL_S) if now - stopped < TRIAL_S else TRIAL_S
+                self._sleepers.start()
+                started = calm_since = now
+            elif self._sleepers.active and (now - calm_since >= CALM_S or now - started >= patience):
+                self._sleepers.stop()
+                stopped = busy_since = now
 
     def _delays_s(self) -> dict[str, float]:
         """Return the delays without Python's other threads (data, checkpoints), which may wait."""

@@ -34,13 +34,13 @@ def eventually(holds: Callable[[], bool]) -> bool:
 class Recorded:
     """Stands for the sleepers."""
 
-    there = False
+    active = False
 
-    def come(self) -> None:
-        self.there = True
+    def start(self) -> None:
+        self.active = True
 
-    def go(self) -> None:
-        self.there = False
+    def stop(self) -> None:
+        self.active = False
 
 
 @pytest.fixture
@@ -67,19 +67,19 @@ def test_threads_spin_again_once_the_machine_is_no_longer_busy(delays: list[floa
     watch.start()
     try:
         time.sleep(0.2)
-        assert not sleepers.there
+        assert not sleepers.active
         delays[0] = 0.5
-        assert eventually(lambda: sleepers.there)
+        assert eventually(lambda: sleepers.active)
         delays[0] = 0.12  # between the two thresholds: as it was
         time.sleep(0.3)
-        assert sleepers.there
+        assert sleepers.active
         delays[0] = 0.0
-        assert eventually(lambda: not sleepers.there)
+        assert eventually(lambda: not sleepers.active)
         delays[0] = 0.5
-        assert eventually(lambda: sleepers.there)
+        assert eventually(lambda: sleepers.active)
     finally:
         watch.stop()
-    assert not sleepers.there
+    assert not sleepers.active
 
 
 @pytest.mark.slow
@@ -90,9 +90,9 @@ def test_spinning_trials_back_off_while_the_machine_stays_busy(
     came: list[float] = []
 
     class Counted(Recorded):
-        def come(self) -> None:
+        def start(self) -> None:
             came.append(time.monotonic())
-            super().come()
+            super().start()
 
     delays[0] = 0.5
     watch = waiting._Watch(Counted())  # type: ignore[arg-type]
@@ -112,9 +112,9 @@ def test_sleeper_threads_join_libgomp_and_leave_it() -> None:
     library = waiting._libgomp()
     assert library is not None
     before, sleepers = threads(), waiting._Sleepers(library, 3)
-    sleepers.come()
+    sleepers.start()
     assert eventually(lambda: threads() == before + 4)  # and the one of Python's that has them
-    sleepers.go()
+    sleepers.stop()
     assert eventually(lambda: threads() == before)
 
 

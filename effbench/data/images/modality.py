@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Generator, Tensor, nn
 
+from effbench.config.options import COUNT
 from effbench.data.images.augment import Augment, mix
 from effbench.data.images.batch_transform import BatchTransform
 from effbench.data.images.pixels import as_images, channel_statistics
@@ -217,7 +218,7 @@ class Images(Modality):
         from effbench.data.images.decoding import MAX_PIXELS
 
         value = self._max_pixels
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is not None and not COUNT.holds(value):
             raise ConfigError(
                 f"the run's config.yaml is damaged: data.max_pixels must be a whole number above 0; got {value!r:.80}."
             )
@@ -275,4 +276,4 @@ def square_images(channels: int, size: int) -> Callable[[Mapping[str, Any], Sett
 
 def _count_or(value: Any, usual: int) -> int:
     """The dataset says what is wrong with a value that is no count."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 1 else usual
+    return int(value) if COUNT.holds(value) else usual
