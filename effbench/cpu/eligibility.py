@@ -33,7 +33,7 @@ def plain_class(kind: type) -> type:
 
 def is_tracing() -> bool:
     """Whether torch.compile, torch.export or torch.jit.trace records a graph, which must hold torch's operations."""
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return torch.compiler.is_compiling() or tracing
 
 

@@ -146,18 +146,17 @@ class _InvertedResidual(torch.autograd.Function):
 
 def _by_torch(block: Block, x: Tensor, *weights: Tensor) -> Tensor:
     """The block's output by torch's differentiable operations; leaves the running statistics alone."""
-    expand, depthwise, (reduce, reduce_bias, restore, restore_bias), project = (
-        weights[:3], weights[3:6], weights[6:10], weights[10:],
-    )  # fmt: skip
+    expand, expand_gamma, expand_beta, depthwise, depthwise_gamma, depthwise_beta = weights[:6]
+    reduce, reduce_bias, restore, restore_bias, project, project_gamma, project_beta = weights[6:]
     out = x
     if block.expands:
-        out = _normalised(F.conv2d(out, expand[0]), *expand[1:], block.expand_norm)
-    out = F.conv2d(out, depthwise[0], stride=block.stride, padding=block.kernel // 2, groups=block.expanded)
-    out = _normalised(out, *depthwise[1:], block.depthwise_norm)
+        out = _normalised(F.conv2d(out, expand), expand_gamma, expand_beta, block.expand_norm)
+    out = F.conv2d(out, depthwise, stride=block.stride, padding=block.kernel // 2, groups=block.expanded)
+    out = _normalised(out, depthwise_gamma, depthwise_beta, block.depthwise_norm)
     if block.squeezed:
         scale = F.conv2d(F.relu(F.conv2d(out.mean((2, 3), keepdim=True), reduce, reduce_bias)), restore, restore_bias)
         out = out * (F.hardsigmoid if block.gate == HARDSIGMOID else torch.sigmoid)(scale)
-    out = _normalised(F.conv2d(out, project[0]), *project[1:], block.project_norm)
+    out = _normalised(F.conv2d(out, project), project_gamma, project_beta, block.project_norm)
     return out + x if block.residual else out
 
 
