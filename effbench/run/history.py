@@ -1,8 +1,9 @@
-"""The sessions of a run: what each was started with, and which steps it made.
+"""The sessions of a run: the overrides that each was started with, and its steps.
 
-Each checkpoint's manifest lists the sessions that made its weights, the last of them unended, and the settings of that
-one; summary.json lists them as they ended. A resumed session changes config.yaml and .hydra/overrides.yaml only when
-its first checkpoint is written: until then the weights are those of an earlier one.
+The manifest of a checkpoint lists the sessions that trained its weights; the last of them has no end. It also holds
+the settings of the last session. summary.json lists the sessions with their ends. A resumed session changes
+config.yaml and .hydra/overrides.yaml only when its first checkpoint is written: until then the newest weights belong to
+the earlier session.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ Session = dict[str, Any]
 
 
 class Sessions:
-    """The one at work, and those before it.
+    """The current session of a run and the earlier ones.
 
-    words: the overrides that `config` was composed from; None where it was made in Python.
+    Args:
+        config: config of the current session.
+        folder: folder of the run.
+        words: overrides that `config` was composed from; None if it was made in Python.
+        begun: start time.
     """
 
     def __init__(self, config: Config, folder: Path, words: Sequence[str] | None, begun: datetime):
@@ -58,12 +63,12 @@ class Sessions:
         }
 
     def settle(self, config: Config) -> None:
-        """The config with what follows from the data."""
+        """Record the config after `auto` values were replaced, which depends on the data."""
         self.settings = redact(config.to_dict())
         self.current["config"] = config_digest(self.settings)
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint's manifest says of the session that writes it."""
+        """Return the entries for the manifests of the checkpoints that this session writes."""
         return {
             "config": self.current["config"],
             "settings": stamped(self.settings),
@@ -72,14 +77,14 @@ class Sessions:
         }
 
     def follow(self, checkpoint: Path, before: Mapping[str, Any]) -> None:
-        """This session goes on from `checkpoint`, which was written under the config `before`."""
+        """Continue from `checkpoint`, which was written under the config `before`."""
         manifest = read_manifest(checkpoint)
         self._resumed, self.earlier = True, earlier_sessions(self.folder, manifest)
         self.current["from_step"] = manifest["step"]
         self.current["changed"] = {key: [old, new] for key, old, new in differing(redact(before), self.settings)}
 
     def begin(self, checkpoints: Checkpoints | None) -> None:
-        """Before the first step. A summary that is there tells of an earlier session, and from now on of its end."""
+        """Prepare the records before the first step. An existing summary counts as interrupted until the end."""
         if checkpoints is not None:
             checkpoints.identity |= self.identity()
         if not self._resumed:
@@ -92,13 +97,13 @@ class Sessions:
             self.write_summary({**read_summary(self.folder), "status": "interrupted", "stop_reason": why})
 
     def end(self, state: TrainState, outcome: Mapping[str, Any]) -> None:
-        """Writes the summary."""
+        """Write the summary."""
         self.current |= {"status": state.status, "stop_reason": state.stop_reason}
         self.current |= {"to_step": state.step, "ended": _now()}
         self.write_summary(outcome)
 
     def fail(self, status: str, outcome: dict[str, Any]) -> None:
-        """As `end` for a session that broke: what the summary told of earlier ones is kept."""
+        """Write the summary of a session that failed; entries of earlier sessions are kept."""
         saved = [int(path.name.removeprefix("step-")) for path in committed(self.folder / "checkpoints")]
         self.current |= {"status": status, "stop_reason": outcome["error"]}
         self.current |= {"to_step": max(saved, default=0), "ended": _now()}
@@ -111,12 +116,12 @@ class Sessions:
         write_summary(self.folder, {**content, "sessions": [*self.earlier, self.current]})
 
     def _write_settings(self) -> None:
-        """config.yaml and .hydra/overrides.yaml as of now, where they say anything else."""
+        """Update config.yaml and .hydra/overrides.yaml if they differ from the current settings."""
         path = self.folder / ".hydra" / "overrides.yaml"
         changed = self._write_config()
         if self._words is None:
             if changed:
-                path.unlink(missing_ok=True)  # a resume then goes by config.yaml
+                path.unlink(missing_ok=True)  # a later resume then reads config.yaml instead
         elif not path.is_file() or _lasting(path) != self._words:
             path.parent.mkdir(exist_ok=True)
             write_text(path, write_yaml(self._words))
@@ -131,7 +136,7 @@ class Sessions:
 
 
 def earlier_sessions(folder: Path, manifest: Mapping[str, Any]) -> list[Session]:
-    """Those that led to a checkpoint, each as it ended; and those after it that saved nothing."""
+    """Return the sessions before a checkpoint with their ends, and later sessions that saved nothing."""
     step = manifest["step"]
     summary = read_summary(folder) if (folder / "summary.json").is_file() else {}
     told = _sound(summary.get("sessions"))
@@ -145,7 +150,7 @@ def earlier_sessions(folder: Path, manifest: Mapping[str, Any]) -> list[Session]
 
 
 def _sound(sessions: Any) -> list[Session]:
-    """Those that are sessions: the folder may be a stranger's."""
+    """Return the valid entries: the folder may come from an untrusted source."""
     found = [session for session in sessions or [] if isinstance(session, dict)] if isinstance(sessions, list) else []
     steps = [(session, session.get("from_step"), session.get("to_step")) for session in found]
     return [
@@ -157,14 +162,14 @@ def _sound(sessions: Any) -> list[Session]:
 
 
 def _ended(session: Session, step: int) -> Session:
-    """One that says nothing of its end was killed; it made what its last checkpoint holds."""
+    """Return a session with its end. One without a recorded end was killed; its last checkpoint tells its steps."""
     if session["status"] != "running":
         return session
     return {**session, "status": "killed", "to_step": max(step, session["from_step"])}
 
 
 def _of_older_record(summary: Mapping[str, Any]) -> Session:
-    """The one session of a run that was written before there were lists of them."""
+    """Return the single session of a run that was written before summaries listed sessions."""
     timing = summary.get("timing") or {}
     return {
         "started": timing.get("started"),

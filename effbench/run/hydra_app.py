@@ -1,4 +1,4 @@
-"""Hydra's own application, for what is Hydra's: --cfg, --info, completion, other launchers."""
+"""Run as a Hydra application, for features that only Hydra has: --cfg, --info, completion, other launchers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from effbench.config.words import as_meant
 def as_hydra_app(
     words: Sequence[str], task: Callable[[Any], None], config_dir: str | None, program: str = "effbench train"
 ) -> int:
-    """Runs `task` the way Hydra runs an application's main; 2 where Hydra refuses."""
+    """Run `task` like the main function of a Hydra application.
+
+    Args:
+        words: overrides and options of the command line.
+        task: function of the composed config.
+        config_dir: folder with the user's config groups, from --config-dir.
+        program: name of the program in Hydra's messages.
+
+    Returns:
+        Exit code: 0, or 2 if Hydra refuses the command line.
+    """
     import hydra
 
     from effbench.config.compose import ROOT

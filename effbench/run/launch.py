@@ -1,4 +1,4 @@
-"""From overrides to a trained run, with Hydra's record of the job beside ours."""
+"""From overrides to a trained run, with Hydra's record of the job."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from effbench.run.run import Run
 
 
-Composed = tuple[Any, "Config"]  # as Hydra composed it, its own node included, and as checked
+Composed = tuple[Any, "Config"]  # Hydra's composition with its node `hydra`; the checked config
 
 
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> Composed:
-    """The config of one run, checked before torch is imported, and before any folder is made."""
+    """Return the config of one run, checked before torch is imported and before any folder is created."""
     overrides = with_resume(overrides, config_dir)
     with uncollected():
         raw = compose_raw(overrides, config_dir)
@@ -33,11 +33,30 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> Compose
 
 
 def train_one(overrides: Sequence[str], config_dir: str | None = None, as_json: bool = False) -> int:
-    """One run in this process; returns the exit code."""
+    """Train one run in this process.
+
+    Args:
+        overrides: words of the command line.
+        config_dir: folder with the user's config groups.
+        as_json: print the result as summary.json, not as a table.
+
+    Returns:
+        Exit code of the process.
+    """
     return train_composed(composed(overrides, config_dir), as_json, config_dir)
 
 
 def train_composed(whole: Composed, as_json: bool = False, config_dir: str | None = None) -> int:
+    """Train a composed config in this process.
+
+    Args:
+        whole: return value of `composed`.
+        as_json: print the result as summary.json, not as a table.
+        config_dir: folder with the user's config groups, for the command that resumes the run.
+
+    Returns:
+        Exit code of the process.
+    """
     raw, config = whole
     _check_job_options(raw)
     folder = Path(raw.hydra.run.dir)
@@ -61,7 +80,7 @@ def _check_job_options(raw: Any) -> None:
 
 
 def _train_recorded(raw: Any, config: Config, folder: Path) -> Run | None:
-    """The run, with Hydra's record of the job (.hydra/); None on ranks other than 0, which leave no record."""
+    """Train with Hydra's record of the job (.hydra/). Ranks other than 0 write no record and return None."""
     with uncollected():
         from effbench.run.session import train_claimed
         from effbench.training.distributed import environment_rank
@@ -70,19 +89,19 @@ def _train_recorded(raw: Any, config: Config, folder: Path) -> Run | None:
     if environment_rank() > 0:
         train_claimed(config, folder, words)
         return None
-    if config.resume:  # the record of the first session stays until this one has begun
+    if config.resume:  # keep the first session's record until the first checkpoint
         return train_claimed(config, folder, words)
     try:
         record_job(raw, folder)
         return train_claimed(config, folder, words)
     except (ConfigError, MissingExtraError):
-        shutil.rmtree(folder / ".hydra", ignore_errors=True)  # a refused run leaves nothing
+        shutil.rmtree(folder / ".hydra", ignore_errors=True)  # a refused run leaves no files
         raise
 
 
 @contextmanager
 def hydra_job(raw: Any, folder: Path) -> Iterator[None]:
-    """Hydra's state while a job runs: HydraConfig and the environment of hydra.job.env_set."""
+    """Set Hydra's state for the time of a job: HydraConfig, and the environment variables of hydra.job.env_set."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import env_override
     from omegaconf import OmegaConf, open_dict, read_write
@@ -101,9 +120,11 @@ def hydra_job(raw: Any, folder: Path) -> Iterator[None]:
 
 
 def record_job(composed: Any, folder: Path) -> None:
-    """.hydra/ as Hydra writes it, without secrets: config.yaml, hydra.yaml, overrides.yaml. Within a job of Hydra's.
+    """Write config.yaml, hydra.yaml and overrides.yaml to .hydra/ as Hydra does, without secrets; within `hydra_job`.
 
-    composed: the job's config, with or without its node `hydra`.
+    Args:
+        composed: the job's config, with or without its node `hydra`.
+        folder: folder of the run.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
@@ -114,7 +135,7 @@ def record_job(composed: Any, folder: Path) -> None:
     whole: Any = HydraConfig.instance().cfg
     own = OmegaConf.to_container(OmegaConf.masked_copy(whole, ["hydra"]), enum_to_str=True)
     assert isinstance(own, dict)
-    own["hydra"]["output_subdir"] = ".hydra"  # as the user set it; this function stands in for what it asks for
+    own["hydra"]["output_subdir"] = ".hydra"  # the user's value; a sweep switches Hydra's own record off
     task = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
     parts = {"config": OmegaConf.to_container(task, enum_to_str=True), "hydra": own}
     (folder / ".hydra").mkdir(exist_ok=True)

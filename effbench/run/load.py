@@ -1,4 +1,4 @@
-"""Runs by their folder, as the verbs name them."""
+"""Load a run by its folder."""
 
 from __future__ import annotations
 
@@ -14,34 +14,54 @@ if TYPE_CHECKING:
 
 
 def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
-    """The run in `folder`. Raises ConfigError where there is none.
+    """Load the run in `folder`.
 
-    allow_targets: your own modules that its config may name; what the folder itself says of them does not count.
+    Args:
+        folder: folder of a run.
+        allow_targets: your modules that its config may name. The list in the folder itself is ignored.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: the folder holds no run, or its config is refused.
     """
     from effbench.config.compose import parse
     from effbench.records import read_summary
 
     path = expanded(folder)
     read_summary(path)
-    # Nothing that reads a run calls its callbacks: their modules need not be there.
+    # A loaded run never calls its callbacks, so their modules need not exist.
     config = parse({**recorded_config(path), "allow_targets": list(allow_targets), "callbacks": {}})
-    from effbench.run.run import Run  # torch, not before all is checked
+    from effbench.run.run import Run  # imports torch, so only after the checks
 
     return Run(path, config)
 
 
 def recorded_config(folder: Path) -> dict[str, Any]:
-    """config.yaml as plain containers, with the keys that it is too old to have; what it allows is left out."""
+    """Read config.yaml as plain containers, with defaults for newer keys. Its allow_targets is emptied."""
     from effbench.config.versions import upgraded
     from effbench.config.yaml_text import read_record
 
     content = read_record(folder / "config.yaml")
-    content["allow_targets"] = []  # a stranger's run must not widen what may be built
+    content["allow_targets"] = []  # an untrusted run must not extend the allowlist
     return upgraded(content, str(folder / "config.yaml"))
 
 
 def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
-    """The run with values of its data section replaced, read as YAML, and on another device."""
+    """Return the run with another device and with values of its data section replaced.
+
+    Args:
+        run: the run.
+        overrides: key of the data section -> value, read as YAML.
+        device: value of device.name.
+
+    Returns:
+        A copy of the run.
+
+    Raises:
+        ConfigError: a key is unknown or a value is refused.
+    """
     from dataclasses import replace
 
     from effbench.config.compose import parse
@@ -54,13 +74,13 @@ def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
             raise ConfigError(unknown_name("data key", key, content["data"]))
         content["data"][key] = _text(value) if is_path(f"data.{key}") else _value(f"data.{key}", value)
     if content["data"].get("white_level", 0) is None:
-        content["data"]["white_level"] = list(run.white_level)  # pictures of more than 8 bits as the run saw them
+        content["data"]["white_level"] = list(run.white_level)  # scale images above 8 bits as the run did
     content["device"]["name"] = device
     return replace(run, config=parse(content))
 
 
 def targets_from(text: str) -> list[str]:
-    """The modules that an `allow_targets=[a.b, c]` of the command line names."""
+    """Return the modules in `allow_targets=[a.b, c]` of the command line."""
     value = _value("allow_targets", text)
     if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         raise ConfigError(f"allow_targets must be a list of modules, such as [mylab.models]; got {text!r}.")
@@ -68,7 +88,7 @@ def targets_from(text: str) -> list[str]:
 
 
 def _text(value: str) -> str | None:
-    """A path as it stands on the command line, without quotes around it."""
+    """Return a path of the command line without its quotes; None for null."""
     bare = value[1:-1] if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
     return None if value.lower() == "null" else bare
 

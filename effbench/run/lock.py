@@ -1,7 +1,7 @@
-"""Keeps two processes out of one folder.
+"""A lock that keeps two processes out of one folder.
 
-The lock is the operating system's own (POSIX, `fcntl`): it ends with its process, however that ends, so none is ever
-stale. The file `.lock` says who holds it, for a person to read.
+It is a lock of the operating system (POSIX, `fcntl`). The system releases it when the process ends, for any reason, so
+no lock is ever stale. The file `.lock` names the holder for humans.
 """
 
 from __future__ import annotations
@@ -24,16 +24,22 @@ from effbench.records import RUN_FOLDER, check_new_run, require_writable
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
-_SIGNING_S = 2.0  # at most between taking the lock and writing who has it
-_held: dict[Path, int] = {}  # folder -> process: a lock belongs to its process, and a forked one has none
+_SIGNING_S = 2.0  # longest time between taking the lock and writing its holder
+_held: dict[Path, int] = {}  # folder -> process id: a forked process does not inherit locks
 
 
 @contextmanager
 def holding(folder: Path, elsewhere: str = RUN_FOLDER) -> Iterator[None]:
-    """`folder`, made where it is missing, for this process alone; removed again where nothing was put into it.
+    """Lock `folder` for this process. It is created if missing, and removed again if it stays empty.
 
-    Raises ConfigError naming the process that has it; `elsewhere` is the option that names another folder. Inside
-    another `holding` of the same folder it does nothing, nor on torchrun's ranks other than 0, which holds it for all.
+    Within another `holding` of the same folder this does nothing. Under torchrun rank 0 holds the lock for all ranks.
+
+    Args:
+        folder: the folder.
+        elsewhere: option that selects another folder, for messages.
+
+    Raises:
+        ConfigError: another process holds the folder; the message names it.
     """
     place = folder.resolve()
     if _held.get(place) == os.getpid() or _rank() > 0:
@@ -48,16 +54,16 @@ def holding(folder: Path, elsewhere: str = RUN_FOLDER) -> Iterator[None]:
     finally:
         del _held[place]
         with suppress(OSError):
-            (folder / NAME).unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
+            (folder / NAME).unlink(missing_ok=True)  # before the release: a process that waits for it then notices
             os.close(descriptor)
         for path in made:
-            with suppress(OSError):  # not empty: something was recorded
+            with suppress(OSError):  # not empty: files were written
                 path.rmdir()
 
 
 @contextmanager
 def claimed(folder: Path, resumes: bool) -> Iterator[None]:
-    """`holding` of a run's folder that can hold the run; resumes: whether it holds that run already."""
+    """Lock a run's folder. resumes: True if the folder holds the run already; else it must be free for a new run."""
     with holding(folder):
         if not resumes and _rank() == 0:
             check_new_run(folder)
@@ -82,11 +88,11 @@ def _acquire(path: Path, elsewhere: str) -> int:
                 f"{path.parent} is in use by {_who(holder)}. Wait for it or stop it, or choose another folder: "
                 f"{elsewhere}."
             ) from error
-        except OSError as error:  # a file system without locks
+        except OSError as error:  # the file system has no locks
             log.warning(f"{path.parent} cannot be locked ({error.strerror}): start no second run there")
         if _is_still(path, descriptor):
             break
-        os.close(descriptor)  # its holder ended and removed it between our two calls
+        os.close(descriptor)  # the holder removed the file between our two calls
     if left := _text(descriptor):
         log.info(f"note: taking over {path.parent} from {_who(left)}, which ended without a word")
     _sign(descriptor)
@@ -94,7 +100,7 @@ def _acquire(path: Path, elsewhere: str) -> int:
 
 
 def _opened(path: Path) -> int:
-    """Of no link, which in a stranger's run would lead to a file of the reader's, and of no pipe."""
+    """Open the lock file. A link is refused (an untrusted run could point it at another file), and so is a pipe."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
@@ -118,13 +124,13 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 def _sign(descriptor: int) -> None:
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-    with suppress(OSError):  # a full disk: the lock holds all the same
+    with suppress(OSError):  # a full disk: the lock is valid without its signature
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, (json.dumps(holder) + "\n").encode(), 0)
 
 
 def _signature(descriptor: int) -> str:
-    """What the lock's holder wrote of itself; waits for one that has just taken the lock over."""
+    """Read the holder's signature; wait for a holder that has just taken the lock and not yet signed."""
     deadline = time.monotonic() + _SIGNING_S
     while not _is_by_the_living(text := _text(descriptor)) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -132,12 +138,12 @@ def _signature(descriptor: int) -> str:
 
 
 def _is_by_the_living(text: str) -> bool:
-    """False for an unsigned lock, and for the signature of a process that no longer runs on this machine."""
+    """Return False for an unsigned lock, or one signed by a process of this machine that has ended."""
     try:
         holder = json.loads(text)
         if holder["host"] == socket.gethostname():
             os.kill(int(holder["pid"]), 0)
-    except PermissionError:  # another user's
+    except PermissionError:  # a process of another user: it exists
         return True
     except (ValueError, KeyError, TypeError, OverflowError, ProcessLookupError):
         return False

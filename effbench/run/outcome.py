@@ -1,4 +1,4 @@
-"""The result of a run, as the commands print it."""
+"""Report a run's result for the commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,19 @@ log = logging.getLogger(__name__)
 
 
 def report(run: Run, as_json: bool = False, config_dir: str | None = None) -> int:
-    """Prints the result on stdout, as a table or as summary.json; returns the run's exit code."""
+    """Print the result on stdout.
+
+    Args:
+        run: the finished or interrupted run.
+        as_json: print summary.json, not a table.
+        config_dir: folder with the user's config groups, for the command that resumes the run.
+
+    Returns:
+        Exit code of the process.
+
+    Raises:
+        EffbenchError: the run diverged.
+    """
     import json
 
     from effbench.report.result import print_result

@@ -12,31 +12,41 @@ from effbench.config.yaml_text import parse_yaml
 from effbench.errors import ConfigError
 from effbench.guarded import MissingFileError, read_text
 
-EPHEMERAL = ("resume", "allow_targets", "hydra")  # keys of one session
+EPHEMERAL = ("resume", "allow_targets", "hydra")  # keys that apply to one session only
 
 
 _RECORDED = re.compile(r"(?:\+\+|\+|~)?(?P<key>[A-Za-z_$][\w.$/-]*)(?:=.*)?", re.ASCII | re.DOTALL)
-LONGEST_RECORDED = 100_000  # characters of all words: Hydra takes a second to read 20,000
+LONGEST_RECORDED = 100_000  # characters of all words: Hydra parses 20,000 a second
 
 
 def override_key(word: str) -> str:
-    """'optimizer.lr' of '+optimizer.lr=3e-4'."""
+    """Return the key of an override: 'optimizer.lr' for '+optimizer.lr=3e-4'."""
     return word.partition("=")[0].lstrip("+~")
 
 
 def is_ephemeral(word: str) -> bool:
-    """Whether an override belongs to one session: paths, and allow_targets, which is never read from a run folder."""
+    """Return True if an override applies to one session only: resume, allow_targets, hydra.*."""
     return re.split("[./@]", override_key(word))[0] in EPHEMERAL
 
 
 def lasting(words: Iterable[str]) -> list[str]:
-    """What tells runs apart: not where they lie, nor what may be built, which is not for a run's folder to say."""
+    """Return the overrides that define the experiment, without those of one session (`is_ephemeral`)."""
     return [as_meant(word) for word in words if not is_ephemeral(word)]
 
 
 def recorded(words: Sequence[str], where: str) -> list[str]:
-    """Words read from a run's or a sweep's record, without those of one session. Raises ConfigError for what no record
-    may say: a stranger's could put a file in another place by it (`group@package=...`).
+    """Check overrides from the record of a run or sweep, and drop those of one session.
+
+    Args:
+        words: the recorded overrides.
+        where: path of the record, for messages.
+
+    Returns:
+        The lasting overrides.
+
+    Raises:
+        ConfigError: a word is not of the form KEY=VALUE. A record may come from an untrusted source; other forms
+            (`group@package=...`) could write a file outside the run's folder.
     """
     if sum(map(len, words)) > LONGEST_RECORDED:
         raise ConfigError(f"{where} holds more than {LONGEST_RECORDED} characters of overrides.")
@@ -50,7 +60,10 @@ def recorded(words: Sequence[str], where: str) -> list[str]:
 
 
 def recorded_overrides(folder: Path) -> list[str] | None:
-    """What a run was started with; None where the folder holds no run. Of one begun in Python, config.yaml tells it."""
+    """Return the overrides that a run was started with; None if the folder holds no run.
+
+    They are derived from config.yaml if the run was started in Python.
+    """
     path = folder / ".hydra" / "overrides.yaml"
     try:
         words = parse_yaml(read_text(path), str(path), recorded=True)
@@ -72,13 +85,22 @@ def _overrides_of_config(folder: Path) -> list[str] | None:
 
 
 def merge_overrides(earlier: Sequence[str], now: Sequence[str]) -> list[str]:
-    """The overrides of before and those given now, which stand for earlier ones of the same key."""
+    """Join two lists of overrides; those given now replace earlier ones with the same key."""
     keys = {override_key(word) for word in now}
     return [*(word for word in earlier if override_key(word) not in keys), *now]
 
 
 def go_on_with(words: Sequence[str], config_dir: str | None, allow_targets: Sequence[str]) -> str:
-    """The command line that goes on, as a shell takes it: with what no run's folder may say."""
+    """Return the shell command that continues a run.
+
+    Args:
+        words: overrides.
+        config_dir: value of --config-dir.
+        allow_targets: modules to allow. A run's folder does not record them, so the command must.
+
+    Returns:
+        The command line with shell quoting.
+    """
     folder = ["--config-dir", config_dir] if config_dir else []
     allowed = [f"allow_targets=[{','.join(allow_targets)}]"] if allow_targets else []
     return shlex.join(["effbench", "train", *words, *folder, *allowed])

@@ -1,4 +1,4 @@
-"""resume=auto in a fixed folder: one command that can be given again and again until its run is finished."""
+"""resume=auto in a fixed folder: one command to repeat until the run is finished."""
 
 from __future__ import annotations
 
@@ -20,9 +20,18 @@ AUTO = "auto"
 
 
 def unfinished_in(words: Sequence[str], config_dir: str | None) -> Path | None:
-    """The folder of hydra.run.dir, where a run of this config has something to go on from; None where it starts.
+    """Return the folder of hydra.run.dir if it holds a checkpoint of a run with this config.
 
-    Raises ConfigError where another run or a sweep lies there, EffbenchError where the run diverged.
+    Args:
+        words: overrides, without resume.
+        config_dir: folder with the user's config groups.
+
+    Returns:
+        The folder to resume in; None if a new run starts there.
+
+    Raises:
+        ConfigError: the folder holds another run, or a sweep.
+        EffbenchError: the run in the folder diverged.
     """
     raw = compose_raw(words, config_dir)
     folder = Path(raw.hydra.run.dir)
@@ -45,12 +54,12 @@ def unfinished_in(words: Sequence[str], config_dir: str | None) -> Path | None:
 
 
 def _check_same(folder: Path, now: dict[str, object]) -> None:
-    """Raises ConfigError where the run in `folder` is of another config, wherever its data lie and its threads run."""
+    """Raise ConfigError if the recorded config differs, except in PLACES such as data.root and device.threads."""
     before = recorded_config(folder)
     changed = [
         (key, old, new)
         for key, old, new in differing(before, now)
-        if not key.startswith(PLACES) and new != AUTO  # the run has its number on record, and keeps it
+        if not key.startswith(PLACES) and new != AUTO  # the run keeps its recorded number for `auto`
     ]
     if changed:
         listed = "\n".join(f"  {key}: {old} there, {new} asked for" for key, old, new in changed)

@@ -1,4 +1,4 @@
-"""resume=RUN: the trainer back where the run stood, if config and data still make it the same experiment."""
+"""resume=RUN: restore the trainer, if config and data still define the same experiment."""
 
 from __future__ import annotations
 
@@ -26,19 +26,31 @@ NOT_DECISIVE = ("data.num_workers", "data.timeout_s", "data.eval_batch_size", "d
 
 
 class Resumption:
-    """Of the run in `folder` by `config`, whose `resume` names it."""
+    """Resume the run in `folder`.
+
+    Args:
+        config: config of the new session; its `resume` names the run.
+        folder: folder of the run.
+        ranks: the processes that train together.
+    """
 
     def __init__(self, config: Config, folder: Path, ranks: DistributedContext):
         self.config, self.folder, self.ranks = config, folder, ranks
-        self._before: dict[str, Any] = {}  # the config that the checkpoint was written under
-        self._checkpoint = folder  # the one restored
+        self._before: dict[str, Any] = {}  # config of the session that wrote the checkpoint
+        self._checkpoint = folder  # the restored checkpoint, once there is one
         self._same_data = True
-        self._damaged: Sequence[str] = ()  # what is wrong with newer checkpoints
+        self._damaged: Sequence[str] = ()  # messages about newer checkpoints that are damaged
 
     def restore(self, trainer: Trainer, data: Splits) -> None:
-        """Brings the trainer to the newest whole checkpoint; the folder stays as it is.
+        """Load the newest intact checkpoint into the trainer. The folder is not changed.
 
-        Raises ConfigError where config and data are not those of one experiment.
+        Args:
+            trainer: a new trainer of the same config.
+            data: the dataset.
+
+        Raises:
+            ConfigError: config or data do not belong to the same experiment, or there is no checkpoint.
+            EffbenchError: all checkpoints are damaged.
         """
         self._before = recorded_config(self.folder)
         self._check_same_parts()
@@ -60,13 +72,13 @@ class Resumption:
         log.debug(f"restored {self._checkpoint}, step {trainer.state.step}")
 
     def is_over(self, trainer: Trainer) -> bool:
-        """Whether the restored run has come to its end, its test included."""
-        done = self._status_before() in FINISHED  # else it was killed before its test
-        over = not trainer.steps_left and trainer.meter.empty  # its last validation too
+        """Return True if the restored run is complete, including its test."""
+        done = self._status_before() in FINISHED  # else it was killed before its test ended
+        over = not trainer.steps_left and trainer.meter.empty  # an empty meter: the last validation was done too
         return done and (over or self._stopped_early_before())
 
     def go_on(self, trainer: Trainer, sessions: Sessions) -> None:
-        """Makes `sessions` follow the restored ones, and tells what has changed since."""
+        """Continue the record of sessions from the restored one, and log what has changed since."""
         sessions.follow(self._checkpoint, self._before)
         self._log_changes()
         self._keep_place_in_epochs(trainer)
@@ -104,7 +116,7 @@ class Resumption:
             )
 
     def _check_same_data(self, manifest: Mapping[str, Any], data: Splits) -> None:
-        """Other samples, unless they are allowed, would quietly make another experiment of it."""
+        """Refuse other samples unless they are allowed: they would silently make another experiment."""
         if self._same_data or self.config.checkpoint.allow_changed_data:
             return
         raise ConfigError(
@@ -114,17 +126,17 @@ class Resumption:
         )
 
     def _stopped_early_before(self) -> bool:
-        """Whether early stopping ended the run under the rule that still holds."""
+        """Return True if early stopping ended the run and its rule is unchanged."""
         if self._status_before() != "stopped_early":
             return False
         return bool(self._before["early_stopping"] == self.config.to_dict()["early_stopping"])
 
     def _status_before(self) -> str | None:
-        """The status of the run as it was left, None where it was killed."""
+        """Return the run's recorded status; None if it was killed."""
         return read_summary(self.folder)["status"] if (self.folder / "summary.json").is_file() else None
 
     def _check_same_parts(self) -> None:
-        """An optimizer takes another's state without a word, and would make nonsense of it."""
+        """Refuse another model, optimizer or scheduler class: an optimizer accepts another one's state silently."""
         before = self._before
         for group in ("model", "optimizer", "scheduler"):
             was, now = before[group]["_target_"], getattr(self.config, group).target
@@ -135,16 +147,19 @@ class Resumption:
                 )
 
     def _check_same_batches(self, trainer: Trainer, same_samples: bool) -> None:
-        """In mid-epoch the rest of the epoch must be the one that was begun, wherever the data lie now.
+        """Refuse changes of the batches within an epoch: the rest of it must be the one that was begun.
 
-        same_samples: whether the train split is known to be the same; a checkpoint of an older version does not tell.
+        Args:
+            trainer: the restored trainer.
+            same_samples: True if the train split is known to be the same, wherever its files are. Checkpoints of older
+                versions do not record it.
         """
         if trainer.state.batch == 0:
             return
         decisive: tuple[str, ...] = (
             "seed",
             "augment.",
-            "task.",  # a metric that is added would have no sums of the epoch's first steps
+            "task.",  # a new metric would lack the sums of the epoch's first steps
             "trainer.accumulate_grad_batches",
             "trainer.limit_train_batches",
         )
@@ -165,7 +180,7 @@ class Resumption:
 
 
 def fingerprint(data: Splits) -> str:
-    """sha256 over the train split's labels and some of its samples: what its batches are made of."""
+    """Return the sha256 (hex) of the train split's labels and of about 64 of its samples."""
     inputs = data.train.inputs
     return digest(data.train.labels, inputs[:: max(1, len(inputs) // 64)])
 

@@ -1,4 +1,4 @@
-"""resume=RUN and resume=auto, turned into the overrides of the run that goes on."""
+"""Turn resume=RUN and resume=auto into the overrides of the resumed run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,18 @@ log = logging.getLogger(__name__)
 
 
 def with_resume(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
-    """For resume=RUN: RUN's own overrides first, then these, and its folder as the output folder.
+    """Return the overrides with those of the resumed run.
 
-    resume=auto goes on in hydra.run.dir where that is given; else it takes the newest unfinished run under outputs/
-    that was started with the same overrides. It starts afresh where there is none.
+    For resume=RUN: the overrides of RUN, then these, and RUN as the output folder. resume=auto continues in
+    hydra.run.dir if that is given; else it takes the newest unfinished run under outputs/ with the same overrides. If
+    there is none, it starts a new run.
+
+    Args:
+        overrides: words of the command line.
+        config_dir: folder with the user's config groups.
+
+    Raises:
+        ConfigError: there is no run to resume in the given folder.
     """
     if any(word.startswith("sweep.resume=") for word in overrides):
         raise ConfigError("sweep.resume=DIR goes on with a sweep, by: effbench train -m sweep.resume=DIR")
@@ -57,7 +65,7 @@ def _resumed(folder: Path, mine: Sequence[str]) -> list[str]:
 
 
 def _without_place(words: Sequence[str], folder: Path, config_dir: str | None) -> list[str]:
-    """The words without hydra.run.dir, which may only say the same as resume=RUN."""
+    """Drop hydra.run.dir, which must name the same folder as resume=RUN."""
     place = [word for word in words if override_key(word) == "hydra.run.dir"]
     given = Path(compose_raw(place, config_dir).hydra.run.dir)
     if given.resolve() != folder.resolve():
@@ -69,7 +77,7 @@ def _without_place(words: Sequence[str], folder: Path, config_dir: str | None) -
 
 
 def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
-    """The newest run under `outputs` with these overrides that was interrupted or killed after a checkpoint."""
+    """Return the newest run under `outputs` with these overrides that was interrupted or killed after a checkpoint."""
     from effbench.records import read_summary
     from effbench.redaction import redact
 

@@ -1,4 +1,4 @@
-"""A finished (or interrupted) run, read back from its folder."""
+"""A finished or interrupted run, loaded from its folder."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ from effbench.training.checkpoint import DamagedError, load_weights, read_weight
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """config: as trained, without its callbacks. folder: of config.yaml, summary.json, metrics.csv and checkpoints/."""
+    """A run that was trained.
+
+    Attributes:
+        folder: holds config.yaml, summary.json, metrics.csv and checkpoints/.
+        config: the run's config, without its callbacks.
+    """
 
     folder: Path
     config: Config
 
     def __repr__(self) -> str:
-        """A line: the folder, how the run ended, what it reached."""
+        """Show the folder, the status and the main result in one line."""
         try:
             metrics, status = self.summary.get("metrics") or {}, str(self.summary["status"])
         except (ConfigError, OSError):
@@ -47,7 +52,7 @@ class Run:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """summary.json."""
+        """The content of summary.json."""
         return read_summary(self.folder)
 
     @cached_property
@@ -57,7 +62,7 @@ class Run:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the summary says of the dataset. Raises ConfigError where the run failed before it was read."""
+        """The section on the dataset in the summary. Raises ConfigError if the run failed before the data were read."""
         data = self.summary.get("data")
         if data is None:
             raise ConfigError(f"{self.folder} is a run that failed before it began: {self.summary.get('error')}.")
@@ -75,23 +80,23 @@ class Run:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample that the model takes: (channels, height, width) of an image."""
+        """Shape of one model input, without the batch: (channels, height, width) for an image."""
         return tuple(self.data["shape"])
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """`shape`, of a run on images."""
+        """Like `shape`, for a run on images."""
         return self.shape
 
     @property
     def white_level(self) -> tuple[float, float]:
-        """What becomes white in pictures of more than 8 bits: of integers, and of floats; see data.white_level."""
+        """White levels (of integers, of floats) for images above 8 bits; see data.white_level."""
         integers, floats = self.summary.get("data", {}).get("white_level") or (65535.0, 1.0)
         return float(integers), float(floats)
 
     def checkpoint(self, which: str = "best") -> Path:
-        """checkpoints/best, or last; without a best one (no validation), the last."""
-        if Path(which).name != which:  # a path would lead to another run's
+        """Return the folder of checkpoint 'best' or 'last'. Without validation, best means last."""
+        if Path(which).name != which:  # a path could lead to another run's checkpoint
             raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
         folder = self.folder / "checkpoints"
         choices = [folder / which, folder / "last"] if which == "best" else [folder / which]
@@ -110,8 +115,11 @@ class Run:
         return f"Try checkpoint=best or last; `effbench verify {self.folder}` shows which are whole."
 
     def model(self, which: str = "best") -> nn.Module:
-        """The trained model on the CPU in eval mode, of torch's plain layers; averaged weights where there are any."""
-        # The weights come from the checkpoint: model.pretrained may be long gone.
+        """Return the trained model on the CPU in eval mode, with torch's plain layers.
+
+        The weights are the averaged ones if the run kept an average.
+        """
+        # The weights come from the checkpoint; the file of model.pretrained may no longer exist.
         section = self.config.model.model_copy(update={"pretrained": None, "freeze": []})
         config = self.config.model_copy(update={"model": section})
         model = build.model(config, len(self.classes), self.modality())
@@ -123,29 +131,37 @@ class Run:
 
     @cached_property
     def task(self) -> Task:
-        """What the model was trained for; its loss without class weights, which only training needs."""
+        """The task. Its loss has no class weights: only training needs them."""
         return build.task_of(self.config, len(self.classes))
 
     def modality(self, device: torch.device | None = None) -> Modality:
-        """What the samples are, as the run's train split had them: normalisation, how files are read."""
+        """Return the modality fitted to the run's train split: normalisation statistics, how files are read."""
         try:
             return build.restored_modality(self.config, self.data, device)
         except (ValueError, LookupError, TypeError) as error:
             raise ConfigError(f"{self.folder / 'summary.json'} is damaged: {error}.") from error
 
     def predict(self, inputs: Any, which: str = "best") -> Tensor:
-        """Float (N, K): class probabilities; of another task its answers, such as the values of a regression.
+        """Predict for new inputs.
 
-        inputs: of a run on images, a file, a folder of images, a Pillow image, a uint8 tensor or array (C, H, W), or a
-        list of such; or uint8 (N, C, H, W) as the dataset holds them. Files and Pillow images are brought to the run's
-        size and channels as `effbench predict` does. Of a run on rows, a CSV file, or numbers (F,) or (N, F). Raises
-        ConfigError for anything else and for a file that cannot be read.
+        Args:
+            inputs: for a run on images, a file, a folder of images, a Pillow image, a uint8 tensor or array (C, H, W),
+                a list of these, or a uint8 batch (N, C, H, W) of the dataset's size. Files and Pillow images are
+                brought to the run's size and channels, as in `effbench predict`. For a run on rows, a CSV file, or
+                numbers of shape (F,) or (N, F).
+            which: checkpoint, 'best' or 'last'.
+
+        Returns:
+            Float (N, K): class probabilities; for other tasks their answers, such as the values of a regression.
+
+        Raises:
+            ConfigError: an input has another type or shape, or a file cannot be read.
         """
         answers = self.predictor(which)
         return torch.cat([answers(samples) for samples in self.modality().given(inputs)])
 
     def predictor(self, which: str = "best") -> Callable[[Tensor], Tensor]:
-        """`predict` with the weights read once: samples as the dataset holds them, (N, ...) -> float (N, K)."""
+        """Return a function like `predict` that loads the weights once: dataset samples (N, ...) -> float (N, K)."""
         model, modality = self.model(which), self.modality()
         accelerate(model)
         task = self.task

@@ -1,4 +1,4 @@
-"""A line where a schedule cannot change the learning rate in the run at hand."""
+"""A note for a schedule that cannot change the learning rate in this run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from effbench.training.schedule import TorchSchedule
 from effbench.training.trainer import Trainer
 from effbench.units import counted
 
-_TRIED = 2000  # steps of a schedule that can only be stepped, not asked
-_ASKED = 500  # places at which one of effbench's is asked
+_TRIED = 2000  # most steps for which a torch scheduler is stepped
+_ASKED = 500  # steps at which an effbench schedule is evaluated
 
 
 def schedule_note(config: Config, trainer: Trainer) -> str | None:
-    """None where the schedule acts, or is constant by choice."""
+    """Return the note; None if the schedule has an effect, or is constant by choice."""
     per_epoch = trainer.train.steps_per_epoch
     steps = trainer.limits.total_steps(per_epoch)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
@@ -56,7 +56,7 @@ def _plateau(schedule: Plateau, trainer: Trainer) -> str | None:
     every = trainer.intervals.validate_epochs * trainer.train.steps_per_epoch
     steps = trainer.limits.total_steps(trainer.train.steps_per_epoch)
     validations = -(-steps // every) - schedule.warmup // every
-    if validations < needed + 2:  # one that is the best so far, and one after the reduction
+    if validations < needed + 2:  # plus a first best validation, and one after the reduction
         return (
             f"scheduler.patience={schedule.patience} takes more validations than the {max(validations, 0)} of this run "
             "after the warm-up: the learning rate will not be reduced; lower it, or train longer"

@@ -1,4 +1,4 @@
-"""Config -> trained run in a folder: what `effbench train` and `effbench.train` both do."""
+"""From a config to a trained run in a folder, for `effbench train` and `effbench.train`."""
 
 from __future__ import annotations
 
@@ -57,11 +57,20 @@ def train(
     overrides: Sequence[str] | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
-    """Trains `config` and returns its run; the folder is outputs/<date>/<time> unless given.
+    """Train a config.
 
-    overrides: the words that `config` was composed from, for the record. callbacks: more than those of `config`.
-    Raises ConfigError before any time is spent on what cannot work, EffbenchError where the run fails; the folder
-    then holds a summary.json with status 'failed'.
+    Args:
+        config: a checked config.
+        folder: output folder; by default the resumed run's folder, or outputs/<date>/<time>.
+        overrides: words that `config` was composed from, for the record.
+        callbacks: callbacks in addition to those of `config`.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: the config cannot work; as far as possible before the data are read.
+        EffbenchError: the run failed. The folder then holds a summary.json with status 'failed'.
     """
     now = datetime.now()
     folder = folder or config.resume
@@ -73,20 +82,29 @@ def train(
 
 
 def train_claimed(config: Config, folder: Path, overrides: Sequence[str]) -> Run:
-    """As `train`, in a folder that the caller has claimed; on other ranks than 0, rank 0's."""
+    """Like `train`, in a folder that the caller has locked.
+
+    Args:
+        config: a checked config.
+        folder: output folder; rank 0's is used on all ranks.
+        overrides: words that `config` was composed from, for the record.
+
+    Returns:
+        The run.
+    """
     with _processes(config) as ranks:
         return _Session(config, Path(ranks.broadcast_object(str(folder))), ranks, overrides).run()
 
 
 @contextmanager
 def _processes(config: Config) -> Iterator[DistributedContext]:
-    """The processes that train together, with output streams that never raise."""
+    """Set up the processes that train together, with output streams that never raise."""
     with guarded(), distributed_context(torch.device(build.device_type(config))) as ranks:
         yield ranks
 
 
 class _Session:
-    """One training run from data to summary."""
+    """One session of a run, from reading data to writing the summary."""
 
     def __init__(
         self,
@@ -102,15 +120,15 @@ class _Session:
         self.begun = datetime.now()
         self.sessions = Sessions(config, folder, words, self.begun)
         self.warnings: list[str] = []
-        self.chosen: dict[str, int | None] = {}  # what became of the config's `auto`s
-        self.facts: dict[str, Any] = {}  # what the summary holds whatever comes of the run; empty until it has begun
+        self.chosen: dict[str, int | None] = {}  # the values chosen for `auto`
+        self.facts: dict[str, Any] = {}  # summary entries known at the start; empty until then
         self.count_macs: Callable[[], int | None] = lambda: None
 
     def run(self) -> Run:
         try:
             return self._run()
         except (ConfigError, MissingExtraError):
-            raise  # refused, nothing happened
+            raise  # refused before any work: no record is needed
         except BaseException as error:
             self._record_failure(error)
             raise
@@ -118,7 +136,7 @@ class _Session:
     def _run(self) -> Run:
         config, folder = self.config, self.folder
         refuse_early(config)
-        callbacks = build.callbacks(config, self.callbacks)  # before the data: one may be refused
+        callbacks = build.callbacks(config, self.callbacks)  # before data: one may be refused
         check_columns(callbacks)
         data = self._load_data()
         config = self._settle(data)
@@ -161,13 +179,13 @@ class _Session:
                     self._warn_of_predictions("val", trainer, data, state.metrics)
                     test = self._tested(trainer, data, modality, ears)
                     self._warn_of_predictions("test", trainer, data, test)
-            test = self.ranks.broadcast_object(test)  # rank 0 alone reads the test split
+            test = self.ranks.broadcast_object(test)  # only rank 0 reads the test split
             if test:
                 trainer.callbacks.tested(trainer.context, test)
         return test
 
     def _settle(self, data: Splits) -> Config:
-        """The config with numbers for `auto`, from here on the run's; a resumed run keeps those it was begun with."""
+        """Replace `auto` values in the config by numbers; a resumed run keeps its recorded ones."""
         asked = self.config
         before = recorded_config(self.folder) if asked.resume else None
         self.config = settled(asked, len(data.train), data.modality, data.shape, self.ranks.world_size, before)
@@ -178,10 +196,10 @@ class _Session:
         return self.config
 
     def _load_data(self) -> Splits:
-        """Rank 0 first: where decoding fills a cache, the others read it."""
+        """Read the data on rank 0 first: if decoding fills a cache, the other ranks read the cache."""
         if not self.ranks.is_main:
             self.ranks.barrier()
-        with listening() as ears, ears.raising():  # decoding removes its unfinished cache
+        with listening() as ears, ears.raising():  # so that decoding removes its unfinished cache
             data = build.splits(self.config)
         if self.ranks.is_main:
             self.ranks.barrier()
@@ -210,7 +228,7 @@ class _Session:
         return [*watchers, MetricsLog(self._metrics_file(columns, trainer))]
 
     def _metrics_file(self, columns: list[str], trainer: Trainer) -> MetricsFile:
-        """Goes on where a resumed run was; begun anew otherwise, over what a killed run may have left."""
+        """Open metrics.csv: a resumed run keeps the rows up to its checkpoint, a new one starts an empty file."""
         path = self.folder / "metrics.csv"
         if self.config.resume:
             keep_rows_up_to(path, trainer.state.step, trainer.meter.empty)
@@ -219,7 +237,7 @@ class _Session:
         return MetricsFile(path, columns)
 
     def _warn_of_predictions(self, which: str, trainer: Trainer, data: Splits, metrics: Mapping[str, float]) -> None:
-        """After the newest evaluation, which is of the split `which` if `metrics` hold its accuracy."""
+        """Warn if the newest evaluation is suspicious. It was of the split `which` if `metrics` hold its values."""
         values = {name: metrics[f"{which}/{name}"] for name in trainer.task.names if f"{which}/{name}" in metrics}
         if not values or not self.ranks.is_main:
             return
@@ -227,13 +245,13 @@ class _Session:
         if checkpoints is not None and checkpoints.ranking:
             split, _, name = checkpoints.monitor.partition("/")
             if which == split == "val":
-                values[name] = checkpoints.ranking[0][0]  # of the best weights
+                values[name] = checkpoints.ranking[0][0]  # of the best checkpoint, which the result reports
         if complaint := trainer.prediction_check.complaint(which, values, data.classes, data.modality.unit):
             self.warnings.append(complaint)
             log.warning(complaint)
 
     def _tested(self, trainer: Trainer, data: Splits, modality: Modality, ears: Ears) -> dict[str, float]:
-        """As `_test`; nothing where a signal comes before its end. A resumed run trains no more, and is tested then."""
+        """Run `_test`; if a signal interrupts it, return nothing. A resumed session then runs only the test."""
         try:
             with ears.leaving(trainer):
                 return self._test(trainer, data, modality)
@@ -242,7 +260,7 @@ class _Session:
             return {}
 
     def _test(self, trainer: Trainer, data: Splits, modality: Modality) -> dict[str, float]:
-        """The test split, read this once, with the best weights; on rank 0, which counts every sample."""
+        """Evaluate the best weights on the test split, once, on rank 0, which counts every sample."""
         if not self.ranks.is_main or data.test is None:
             return {}
         model: nn.Module = trainer.averaged.model
@@ -259,7 +277,7 @@ class _Session:
         )
 
     def _samples(self, trainer: Trainer, data: Splits, modality: Modality) -> dict[str, EvalBatches]:
-        """The evaluations that read a part of their split, by its name."""
+        """Return the evaluations that read only a sample of their split, by the split's name."""
         test = None if data.test is None else self._test_batches(data.test, modality)
         every = {"val": trainer.val, "test": test}
         return {
@@ -285,7 +303,7 @@ class _Session:
         log.info(f"{counted(steps, 'step')}, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")
 
     def _facts(self, trainer: Trainer, data: Splits, modality: Modality) -> dict[str, Any]:
-        """What is known before the first step."""
+        """Return the summary entries that are known before the first step."""
         counts = accounting.parameters(trainer.model)
         return {
             "model": {
@@ -316,7 +334,7 @@ class _Session:
         }
 
     def _outcome(self, trainer: Trainer, test: dict[str, float]) -> dict[str, Any]:
-        """What the training came to."""
+        """Return the summary entries that training produced."""
         state, checkpoints, unit = trainer.state, trainer.checkpoints, trainer.train.modality.unit
         best = None
         if checkpoints is not None and checkpoints.ranking:
@@ -337,7 +355,7 @@ class _Session:
                 "started": self.begun.astimezone().isoformat(timespec="seconds"),
                 "seconds": trainer.clocks.seconds(),
                 "training_s": state.training_s,
-                "elapsed_s": state.elapsed_s + trainer.clocks.seconds()["total"],  # of all sessions, as training_s
+                "elapsed_s": state.elapsed_s + trainer.clocks.seconds()["total"],  # over all sessions
                 throughput_key(unit): trainer.throughput.values(state.samples_seen).get(trainer.throughput.column),
                 f"{throughput_key(unit)}_excludes_first_steps": WARMUP_STEPS,
             },
@@ -345,7 +363,7 @@ class _Session:
         }
 
     def _draw(self, trainer: Trainer) -> None:
-        """A picture must not cost a finished run."""
+        """Draw the curves; an error in drawing must not fail a finished run."""
         try:
             title = f"{self.config.model.label} with {self.config.optimizer.label}"
             draw_curves(self.folder, title, trainer.task.displays)
@@ -353,7 +371,7 @@ class _Session:
             log.warning(f"curves.png was not drawn: {error}")
 
     def _record_failure(self, error: BaseException) -> None:
-        """A failure before a resumed run went on leaves its earlier record as it was."""
+        """Record a failure. One before a resumed run took its first step leaves the earlier record unchanged."""
         before = (self.folder / "summary.json").is_file()
         if not self.ranks.is_main or not self.folder.is_dir() or (before and not self.facts):
             return
@@ -363,13 +381,13 @@ class _Session:
         self.sessions.fail(status, outcome | self.facts)
 
     def _count_macs(self) -> None:
-        """Here, where no step waits for them."""
+        """Count MACs now, while no training step waits."""
         if self.facts:
             self.facts["model"]["macs"] = self.count_macs()
 
 
 def _start(trainer: Trainer) -> Start:
-    """For the loggers: what earlier sessions have told them."""
+    """Return where the loggers continue, given what earlier sessions logged."""
     state, every = trainer.state, trainer.intervals.log_steps
     last_logged = state.step - state.step % every
     in_epoch = state.batch if state.batch or trainer.meter.empty else state.steps_per_epoch
@@ -378,9 +396,9 @@ def _start(trainer: Trainer) -> Start:
 
 @contextmanager
 def _watched_to_the_end(trainer: Trainer) -> Iterator[None]:
-    """Whoever watches hears of the run's end once, after its test; of an error as a failure, not as a good end.
+    """Call the run_end hooks once, after the test; after an error with status 'failed'.
 
-    The model then gets its plain classes back: its factory may hand it out more than once.
+    The model then gets its plain classes back, because its factory may return the same object again.
     """
     try:
         yield
@@ -393,15 +411,15 @@ def _watched_to_the_end(trainer: Trainer) -> Iterator[None]:
 
 
 def _macs(model: nn.Module, modality: Modality) -> Callable[[], int | None]:
-    """What counts the MACs of one sample; None for a model of the user's that cannot be copied or run without data.
+    """Return a function that counts the MACs of one sample; None for a user's model that cannot be counted.
 
-    The copy is taken at once: what a model keeps of a training step may not let itself be copied.
+    The model is copied now: after a training step it may hold state that cannot be copied.
     """
 
     def attempt(call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except Exception as error:  # noqa: BLE001 - whatever such a model raises, it must not cost the run
+        except Exception as error:  # noqa: BLE001 - an error of the user's model must not fail the run
             log.info(f"note: the model's MACs cannot be counted: {error}")
             return None
 

@@ -1,7 +1,7 @@
-"""Signals that end a run after the step at hand, with its state saved; one that comes in its test ends it at once.
+"""Signals that end a run: after the current step, with its state saved; during the test at once.
 
-A second Ctrl-C or SIGTERM kills. SIGHUP (a closed terminal, which often sends it twice), SIGUSR1 and SIGUSR2 (what a
-batch system warns with before it kills) never do more than the first of them did.
+A second Ctrl-C or SIGTERM kills the process. SIGHUP (closed terminal; often sent twice), SIGUSR1 and SIGUSR2 (the
+warnings of batch systems) can repeat without further effect.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ EXIT_CODES = {number.name: 128 + number for number in ENDING}
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to end where there is nothing to save. Its argument: the signal's name."""
+    """A signal arrived while there was no state to save. Its argument is the signal's name."""
 
 
 def heeded() -> list[signal.Signals]:
-    """The signals that end a run here: not those that this process was told to ignore (nohup) or handles itself.
+    """Return the signals that end a run: not those that this process ignores (nohup) or has its own handler for.
 
-    Ctrl-C and SIGTERM are always heeded: shells start each background job of a script with SIGINT ignored.
+    Ctrl-C and SIGTERM are always included: shells start background jobs of scripts with SIGINT ignored.
     """
     return [number for number in ENDING if number in KILLS_AT_SECOND or signal.getsignal(number) is signal.SIG_DFL]
 
 
 class Ears:
-    """What was heard, and who is told of it."""
+    """Passes a received signal to whatever handles it at the moment."""
 
     def __init__(self) -> None:
         self._told: Callable[[str], None] | None = None
 
     @contextmanager
     def stopping(self, trainer: Trainer) -> Iterator[None]:
-        """Tells the trainer of the first signal."""
+        """Within it, the first signal asks the trainer to stop."""
 
         def ask(name: str) -> None:
             trainer.interrupted_by = trainer.interrupted_by or name
@@ -51,7 +51,7 @@ class Ears:
 
     @contextmanager
     def leaving(self, trainer: Trainer) -> Iterator[None]:
-        """Raises Interrupted at the first signal, also at one that came when the training was over already."""
+        """Within it, the first signal raises Interrupted; so does one that arrived after training had ended."""
 
         def leave(name: str) -> None:
             raise Interrupted(name)
@@ -63,7 +63,7 @@ class Ears:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Raises Interrupted at the first signal, so that what is half done is removed on the way out."""
+        """Within it, the first signal raises Interrupted, so that unfinished files are removed."""
 
         def leave(name: str) -> None:
             raise Interrupted(name)
@@ -80,14 +80,14 @@ class Ears:
             self._told = None
 
     def hear(self, name: str) -> None:
-        """While nobody is told, the record of the run is being written, which is its end anyway."""
+        """Handle a signal. If nothing handles it, the run's record is being written and the run ends anyway."""
         if self._told is not None:
             self._told(name)
 
 
 @contextmanager
 def listening() -> Iterator[Ears]:
-    """Hears the signals that are heeded, where this thread gets them; the handlers of before come back at the end."""
+    """Install handlers for the signals of `heeded`, in the main thread only; restore the previous ones at the end."""
     ears = Ears()
     if threading.current_thread() is not threading.main_thread():
         yield ears

@@ -1,4 +1,4 @@
-"""A config built as far as it goes without data or weights: proof that its parts fit."""
+"""Build a config without data and weights, to check that its parts fit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,22 @@ from effbench.report.cost import Setting, shape_model
 from effbench.target_allowlist import resolve
 from effbench.units import human_count
 
-_CLASSES = 10  # their number does not matter to what fits
+_CLASSES = 10  # any number will do: it does not affect the checks
 
 
 def dry_build(config: Config, setting: Setting) -> str:
-    """A line on what was built. Raises ConfigError where model, optimizer or schedule refuse their options."""
+    """Build model, optimizer, schedule and callbacks.
+
+    Args:
+        config: a checked config.
+        setting: modality and number of classes to build for.
+
+    Returns:
+        One line that describes what was built.
+
+    Raises:
+        ConfigError: a part refuses its options.
+    """
     for group in ("model", "data"):
         resolve(group, getattr(config, group).target, config.allow_targets)
     model = shape_model(config, setting)
@@ -31,7 +42,7 @@ def dry_build(config: Config, setting: Setting) -> str:
 
 
 def refuse_early(config: Config) -> None:
-    """Refuses what can be, before time is spent on data; a whole model by shapes only where that may be minutes."""
+    """Refuse what can be refused before data are read. A model is built by shapes only if reading may take minutes."""
     check_switch()
     build.check_options(config)
     kind = build.preview(config) if build.takes_time(config) else None
@@ -40,7 +51,7 @@ def refuse_early(config: Config) -> None:
 
 
 def own_setting(config: Config) -> Setting:
-    """Samples of the config's own shape: as the dataset tells before it is read, or else by reading it."""
+    """Return the config's own sample shape: as its dataset declares it, else by reading the dataset."""
     kind = build.preview(config)
     if kind is None:
         data = build.splits(config)
@@ -49,6 +60,6 @@ def own_setting(config: Config) -> Setting:
 
 
 def _one_layer(vectors: bool) -> torch.nn.Module:
-    """vectors: with biases and a norm too, not a matrix alone."""
+    """Return one linear layer; with `vectors` also parameters of one dimension (a bias and a batch norm)."""
     layers = [torch.nn.Linear(2, 2, bias=vectors), *([torch.nn.BatchNorm1d(2)] if vectors else [])]
     return torch.nn.Sequential(*layers)

@@ -1,4 +1,4 @@
-"""Proof for the user's own config: killed and resumed, it ends to the bit as if nothing had happened."""
+"""Check on the user's config that a killed and resumed run equals an uninterrupted one bit for bit."""
 
 from __future__ import annotations
 
@@ -35,9 +35,18 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def verify_resume(words: Sequence[str], config_dir: str | None = None) -> list[Check]:
-    """Trains for `steps` steps whole, and again killed after step `at`; a check for each thing compared.
+    """Train without interruption, and again with a kill and a resume; compare the results.
 
-    words: overrides, and steps=N at=K. Raises ConfigError for bad ones, EffbenchError where a session fails.
+    Args:
+        words: overrides, and steps=N (length of the run) and at=K (the step after which it is killed).
+        config_dir: folder with the user's config groups.
+
+    Returns:
+        One check for each thing that is compared.
+
+    Raises:
+        ConfigError: an override, steps or at is refused.
+        EffbenchError: a session fails.
     """
     steps, at, overrides = _own_options(words)
     config = _short(compose(overrides, config_dir), steps)
@@ -67,12 +76,12 @@ def _own_options(words: Sequence[str]) -> tuple[int, int, list[str]]:
 
 
 def _short(config: Config, steps: int) -> Config:
-    """The config for a few steps, in epochs of half as many, so that the kill and a validation come in between."""
+    """Return the config for a few steps, in epochs of half as many, so that a validation precedes the kill."""
     trainer = {
         "max_steps": steps, "max_epochs": None, "max_time": None, "log_every_n_steps": 1,
         "limit_train_batches": max(1, steps // 2), "limit_val_batches": 2, "limit_test_batches": 1,
     }  # fmt: skip
-    checkpoint = {"every_n_steps": 1, "save_last": True, "background": False}  # the kill must find what is promised
+    checkpoint = {"every_n_steps": 1, "save_last": True, "background": False}  # saved before the kill
     return config.model_copy(
         update={
             "resume": None,
@@ -84,7 +93,7 @@ def _short(config: Config, steps: int) -> Config:
 
 
 def _session(what: str, work: Callable[[], Any], expected: int) -> None:
-    """Runs `work` in a forked process, so that the kill is real and the random state is not shared."""
+    """Run `work` in a forked process, so that the kill is real and the random state is not shared."""
     log.info(f"-- {what}")
     process = multiprocessing.get_context("fork").Process(target=_quietly, args=(work,))
     process.start()
@@ -103,7 +112,7 @@ def _quietly(work: Callable[[], Any]) -> None:
 
 
 def _killed(config: Config, folder: Path, at: int) -> None:
-    """SIGKILL at the end of step `at`, before its checkpoint: the step is lost and must be made again."""
+    """Kill the process at the end of step `at`, before its checkpoint: the resumed session must repeat the step."""
 
     class Kill(Callback):
         def step_end(self, context: Context) -> None:
@@ -138,7 +147,13 @@ def _check(name: str, a: Any, b: Any) -> Check:
 
 
 def differences(a: Any, b: Any, place: str = "") -> Iterator[str]:
-    """Where two nests of tensors and plain values are not the same to the bit."""
+    """Yield the places at which two nested structures of tensors and plain values differ, bit for bit.
+
+    Args:
+        a: mapping, list, tensor or plain value.
+        b: likewise.
+        place: path of `a` and `b` within the outermost structures.
+    """
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in dict.fromkeys([*a, *b]):
             yield from differences(a.get(key), b.get(key), f"{place}.{key}".lstrip("."))
@@ -153,7 +168,7 @@ def differences(a: Any, b: Any, place: str = "") -> Iterator[str]:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    """To the bit: NaN equals itself, and -0 is not 0."""
+    """Return the tensor's bytes, so that NaN equals itself and -0 differs from 0."""
     return tensor.detach().cpu().contiguous().flatten().view(dtype=_INTEGERS[tensor.element_size()]).numpy().tobytes()
 
 
