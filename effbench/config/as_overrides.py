@@ -1,4 +1,4 @@
-"""A config as overrides: what a run that was begun in Python is resumed by on the command line."""
+"""Express a config as overrides, so that the command line can resume a run that was started in Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOTHING = object()
 
 
 def words_for(content: Mapping[str, Any]) -> list[str]:
-    """The overrides that compose to `content`: of each group the choice that is nearest, then single values."""
+    """Return overrides that compose to `content`: the nearest choice of each group, then single values."""
     choices = [f"{group}={_nearest(group, content[group])}" for group in static.group_options() if group in content]
     wanted, defaults = _values(content), _values(plain(compose_raw(choices)))
     shared = wanted.keys() & defaults.keys()
@@ -26,7 +26,7 @@ def words_for(content: Mapping[str, Any]) -> list[str]:
 
 
 def _nearest(group: str, section: Mapping[str, Any]) -> str:
-    """The choice of a group that has the fewest keys that differ."""
+    """Return the group's choice that differs in the fewest keys."""
     groups = static.group_options()
 
     def distance(choice: str) -> int:
@@ -37,7 +37,7 @@ def _nearest(group: str, section: Mapping[str, Any]) -> str:
 
 
 def _values(content: Mapping[str, Any]) -> dict[str, Any]:
-    """section.key -> value, but for the keys of one session. A mapping below is a value: its keys may hold dots."""
+    """Return section.key -> value, without the keys of one session. Deeper mappings are values: keys can hold dots."""
     found: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, Mapping):
@@ -48,7 +48,7 @@ def _values(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """As Hydra's grammar reads it back."""
+    """Write a value in Hydra's grammar."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -59,4 +59,4 @@ def _text(value: Any) -> str:
         return f"[{','.join(map(_text, value))}]"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
-    return str(value) if isinstance(value, int) else quoted(str(value).replace("${", "\\${"))  # ${…} is looked up
+    return str(value) if isinstance(value, int) else quoted(str(value).replace("${", "\\${"))  # ${…} would be resolved

@@ -1,4 +1,4 @@
-"""Whether two configs are the same experiment, and where they are not."""
+"""Compare two configs: are they the same experiment, and which keys differ?"""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-EPHEMERAL_KEYS = ("resume", "allow_targets", "schema_version")  # of an invocation or of the record, not settings
+EPHEMERAL_KEYS = ("resume", "allow_targets", "schema_version")  # of an invocation or of the record: no settings
 
-# Where data lie and what computes: none of it makes another experiment.
+# Paths, devices and logging: they do not make another experiment.
 PLACES = ("device.", "logger.", "checkpoint.background", "data.root", "data.cache_dir", "data.num_workers",
           "data.timeout_s")  # fmt: skip
 
 
 def config_digest(content: Mapping[str, Any]) -> str:
-    """sha256 (hex) of a config's plain containers, whatever the order of their keys."""
+    """Return the sha256 (hex) of a config in plain containers; the order of keys does not matter."""
     lasting = {key: value for key, value in content.items() if key not in EPHEMERAL_KEYS}
     return hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, value before, value now) of each leaf that is not the same; None where there was no such key."""
+    """Return (key, value before, value now) of each leaf that differs; a missing key has value None."""
     old, new = leaves(before), leaves(now)
     return [(key, old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
 
 
 def leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of all that is no mapping, without EPHEMERAL_KEYS."""
+    """Return dotted key -> value of all leaves (empty mappings included), without EPHEMERAL_KEYS."""
     found: dict[str, Any] = {}
     for key, value in content.items():
         if not prefix and key in EPHEMERAL_KEYS:

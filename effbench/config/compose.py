@@ -1,4 +1,4 @@
-"""Overrides -> a checked Config. The only door: the command line, notebooks and tests all come through here."""
+"""Compose overrides into a checked Config. The command line, notebooks and tests all use these functions."""
 
 from __future__ import annotations
 
@@ -32,15 +32,20 @@ GROUP = static.GROUP
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> schema.Config:
-    """The checked config of `effbench train <overrides>`; `config_dir` adds a folder of your own groups.
+    """Return the checked config of `effbench train <overrides>`.
 
-    Raises ConfigError, naming the key, for anything that is unknown, mistyped or out of range.
+    Args:
+        overrides: words of the command line.
+        config_dir: folder with the user's config groups.
+
+    Raises:
+        ConfigError: a key is unknown, or a value has the wrong type or is out of range. The message names the key.
     """
     return parse(plain(compose_raw(overrides, config_dir)))
 
 
 def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
-    """Hydra's composition, `hydra` node included, its complaints put in terms of keys that exist."""
+    """Return Hydra's composition with its node `hydra`. Its errors become ConfigErrors that name the config's keys."""
     check_words(overrides)
     overrides = [as_meant(override) for override in overrides]
     _check_given(overrides)
@@ -54,7 +59,7 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
             raw = hydra.compose(ROOT, overrides=list(overrides), return_hydra_config=True)
         except ConfigError:
             raise
-        except Exception as error:  # Hydra asserts, and passes on what YAML and files raise
+        except Exception as error:  # Hydra asserts, and lets errors of YAML and files pass
             _explain_if_possible(overrides, config_loader)
             raise ConfigError(f"the config does not compose: {_one_line(error)}") from error
     check_references(OmegaConf.to_container(raw, resolve=False, enum_to_str=True))
@@ -64,7 +69,7 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
 
 
 def check_words(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for what is no list of words, as a notebook may pass it."""
+    """Raise ConfigError if the overrides are not a list of texts: a notebook may pass anything."""
     if isinstance(overrides, str):
         raise ConfigError(f"overrides are a list of words: [{overrides!r}]; got the text {overrides!r}.")
     if not isinstance(overrides, Sequence) or not all(isinstance(word, str) for word in overrides):
@@ -72,7 +77,7 @@ def check_words(overrides: Sequence[str]) -> None:
 
 
 def _check_given(overrides: Sequence[str]) -> None:
-    """Refuses what a run's record holds in the place of a secret."""
+    """Refuse the placeholder that stands for a secret in a run's record."""
     for override in overrides:
         key, equals, value = override.partition("=")
         if equals and REDACTED in value:
@@ -82,12 +87,12 @@ def _check_given(overrides: Sequence[str]) -> None:
 
 
 def _check_names(raw: DictConfig) -> None:
-    """Names that become paths: no control characters, and a sweep's jobs stay below its folder."""
+    """Check names that become paths: no control characters, and a sweep's jobs stay inside its folder."""
     from omegaconf import OmegaConf
 
     numbered = OmegaConf.masked_copy(raw, [str(name) for name in raw])
     OmegaConf.set_readonly(numbered, False)
-    for number in ("num", "id"):  # a job's own, which only a sweep gives it
+    for number in ("num", "id"):  # only a sweep sets these, for each job
         OmegaConf.update(numbered, f"hydra.job.{number}", 0, force_add=True)
     names = {key: _name(numbered, key) for key in ("run.dir", "sweep.dir", "sweep.subdir", "job.name")}
     for key, name in names.items():
@@ -107,7 +112,7 @@ def _check_names(raw: DictConfig) -> None:
 
 
 def _name(raw: DictConfig, key: str) -> str:
-    """hydra.<key> as the job will have it."""
+    """Return hydra.<key> as the job will resolve it."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -118,13 +123,14 @@ def _name(raw: DictConfig, key: str) -> str:
 
 
 def check_folder(config_dir: str | Path) -> None:
+    """Raise ConfigError if --config-dir is no folder."""
     if not expanded(config_dir).is_dir():
         raise ConfigError(f"--config-dir {config_dir} is not a folder.")
 
 
 @contextmanager
 def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
-    """Hydra, initialised on conf/, the recipes and the user's folder."""
+    """Initialise Hydra with conf/, the recipes and the user's folder."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -142,7 +148,7 @@ def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
 
 
 def plain(raw: DictConfig) -> dict[str, Any]:
-    """Resolved plain containers, without the `hydra` node."""
+    """Return resolved plain containers without the node `hydra`."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -157,7 +163,7 @@ def plain(raw: DictConfig) -> dict[str, Any]:
 
 
 def parse(content: Mapping[str, Any]) -> schema.Config:
-    """Plain containers -> Config; one ConfigError lists every key that breaks a rule."""
+    """Turn plain containers into a Config. Raises one ConfigError that lists every key that breaks a rule."""
     from pydantic import ValidationError
 
     from effbench.config import schema
@@ -174,7 +180,7 @@ def parse(content: Mapping[str, Any]) -> schema.Config:
 
 
 def _with_monitor(content: dict[str, Any]) -> dict[str, Any]:
-    """checkpoint.monitor=auto and mode=auto as the task's first metric; a metric of the user's own is to be named."""
+    """Replace `auto` in checkpoint.monitor and mode by the task's first shipped metric and its mode."""
     section, task = content.get("checkpoint"), content.get("task")
     if not (isinstance(section, dict) and isinstance(task, dict) and isinstance(task.get("metrics"), list)):
         return content
@@ -187,7 +193,7 @@ def _with_monitor(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_metrics(config: schema.Config) -> None:
-    """What is monitored must be measured. Metrics of the user's own are known when their module is imported."""
+    """Check that monitored metrics are computed. The user's own are known only when their module is imported."""
     shipped_ones = [name for name in (LOSS, *config.task.metrics) if "." not in name]
     own = len(shipped_ones) <= len(config.task.metrics)
     names = [f"{split}/{name}" for name in shipped_ones for split in ("train", "val")]
@@ -198,7 +204,7 @@ def _check_metrics(config: schema.Config) -> None:
 
 
 def _rules(errors: Iterable[Any], content: Mapping[str, Any]) -> list[str]:
-    """One complaint a key: where it may be of several types, pydantic reports each of them."""
+    """Return one message a key; for a key with several possible types pydantic reports an error for each."""
     by_key: dict[tuple[Any, ...], list[Any]] = {}
     for item in errors:
         by_key.setdefault(tuple(item["loc"][:2]), []).append(item)
@@ -206,7 +212,7 @@ def _rules(errors: Iterable[Any], content: Mapping[str, Any]) -> list[str]:
 
 
 def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
-    """Complaints about a key as key, rule and value, with the nearest key where there is none of that name."""
+    """Return a message with key, rule and value, and the nearest key if the key is unknown."""
     from effbench.config import schema
 
     item = items[0]
@@ -220,7 +226,7 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
         known = [name for name in fields or dict(section or {}) if name != location[-1]]
         listed = unknown_name("key", key, [f"{location[0]}.{name}" if len(location) > 1 else name for name in known])
         if difflib.get_close_matches(key, static.all_keys(content) - {key}, n=1, cutoff=0.9):
-            return listed  # a slip
+            return listed  # a typing error
         hint = hints.for_key(key, str(item["input"]), static.all_keys(content) - {key}, static.group_options())
         return f"{listed.partition(' Did you mean')[0]} {hint}" if hint else listed
     if item["type"] == "missing":
@@ -246,7 +252,7 @@ def _fields(section: str) -> list[str]:
 
 
 def _one_line(error: Exception) -> str:
-    """Hydra's first line says all; what reads YAML says where on further lines."""
+    """Return Hydra's first line, which is complete; of YAML errors all lines, because later ones tell the place."""
     from yaml import YAMLError
 
     return " ".join(str(error).split()) if isinstance(error, YAMLError) else first_line(error)
@@ -257,12 +263,12 @@ def _explain_if_possible(overrides: Sequence[str], config_loader: ConfigLoader) 
         _explain(overrides, config_loader)
     except ConfigError:
         raise
-    except Exception:  # noqa: BLE001 - then the first error is the one to tell
+    except Exception:  # noqa: BLE001 - the caller then reports the first error
         return
 
 
 def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
-    """Raises the ConfigError that names the first override at fault; returns if none of them is."""
+    """Raise a ConfigError that names the first faulty override; return if there is none."""
     groups = set(config_loader.list_groups("")) - {"hydra"}
     choices: list[str] = []
     for override in parsed(overrides, config_loader):
@@ -299,7 +305,7 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
 
 
 def _options(config_loader: ConfigLoader) -> dict[str, list[str]]:
-    """Group -> its choices, those of a user's folder too."""
+    """Return group -> its choices, including those of the user's folder."""
     groups = [group for group in config_loader.list_groups("") if group != "hydra"]
     return {
         group: [name for name in config_loader.get_group_options(group) if not name.startswith("_")] for group in groups
@@ -307,14 +313,14 @@ def _options(config_loader: ConfigLoader) -> dict[str, list[str]]:
 
 
 def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:
-    """Group -> its names, as `effbench train --help` lists them."""
+    """Return group -> its choices, as `effbench train --help` lists them."""
     if config_dir:
         check_folder(config_dir)
     return static.group_options(expanded(config_dir) if config_dir else None)
 
 
 def parsed(overrides: Iterable[str], config_loader: ConfigLoader) -> Iterator[Any]:
-    """Hydra's Override of each word. Raises ConfigError for one that is no override."""
+    """Yield Hydra's Override of each word. Raises ConfigError for a word that is no override."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -326,7 +332,7 @@ def parsed(overrides: Iterable[str], config_loader: ConfigLoader) -> Iterator[An
             raise ConfigError(_unreadable(override, first_line(error))) from error
         if not found.key_or_group:
             raise ConfigError(_unreadable(override, "there is no key"))
-        found.config_loader = config_loader  # a glob(*) looks up what there is
+        found.config_loader = config_loader  # glob(*) lists the group's choices with it
         yield found
 
 

@@ -1,6 +1,7 @@
-"""What to write instead of a name that there is not: other tools' names for our groups, choices and keys, as data.
+"""Suggestions for unknown names: other tools' names for our groups, choices and keys, as data.
 
-A hint never changes what is accepted: it is the last sentence of a refusal. No import of torch, torchvision or timm.
+A hint is the last sentence of an error message; it never changes what is accepted. This module does not import torch,
+torchvision or timm.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from functools import cache
 
 from effbench.errors import unknown_name
 
-# The override to write -> the keys of other tools that mean it, in lower case without _ and -; {} is the value given.
-# 'section.key' is looked for before 'key', which counts in any section.
+# Override to suggest -> other tools' keys with that meaning, in lower case without _ and -; {} is the given value.
+# 'section.key' is tried before 'key', which matches in any section.
 KEYS = {
     "trainer.max_epochs={}": (
         "epochs epoch nepochs numepochs numtrainepochs maxepochs maxepoch totalepochs trainepochs e"
@@ -128,12 +129,12 @@ KEYS = {
     "checkpoint.save_top_k={}": "topk",
 }
 
-_OTHER = "optimizer=adamw optimizer._target_={} ~optimizer.{}"  # a class that takes fewer options than adamw's
+_OTHER = "optimizer=adamw optimizer._target_={} ~optimizer.{}"  # for classes with fewer options than adamw
 _TIMM = "(with timm: pip install 'effbench[timm]')"
 _SCHEDULER = (
     "scheduler=constant scheduler._target_=torch.optim.lr_scheduler.{} ~scheduler.warmup ~scheduler.warmup_start"
 )
-# group -> the override to write -> choices of other tools, in lower case, letters and digits alone.
+# group -> override to suggest -> other tools' choices, in lower case, letters and digits only.
 CHOICES: Mapping[str, Mapping[str, str]] = {
     "model": {
         "model=resnet18": "resnet",
@@ -246,7 +247,7 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-# group -> why there is none of it -> its names, likewise.
+# group -> why there is no such choice -> its names, in the same form.
 MISSING: Mapping[str, Mapping[str, str]] = {
     "optimizer": {
         "It takes the gradient more than once a step, and the loop takes it once: it does not fit yet.": (
@@ -272,7 +273,7 @@ MISSING: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-# Names of torchvision.models: those that a file of conf/model is made for, then all others.
+# Names of torchvision.models: first those with a file in conf/model, then all others.
 ARCHS = (
     (
         r"resnet(18|34|50|101|152)|wide_resnet(50|101)_2|resnext(50_32x4d|101_32x8d|101_64x4d)",
@@ -287,7 +288,7 @@ ARCHS = (
         "model=torchvision model.arch={}",
     ),
 )
-# What timm's names begin with, beside torchvision's own.
+# Beginnings of timm's names, without those of torchvision.
 TIMM = re.compile(
     r"[\w.]+\.[a-z]\w*|(tf_|vit_|deit|beit|eva|cait|xcit|convnext|convnextv2|efficientnet|mobilenetv[1-4]|mixer|resmlp"
     r"|regnet|res2n|resnest|resnetv2|resnet\d+[a-z]|seresn|ecaresn|densenet|dla|ghostnet|hrnet|levit|maxvit|coatnet|mvit|nfnet|dm_nfnet"
@@ -297,7 +298,7 @@ TIMM = re.compile(
 )
 
 
-# key -> the value to write -> what other tools call it.
+# key -> value to suggest -> other tools' names for it.
 VALUES: Mapping[str, Mapping[str, str]] = {
     "trainer.precision": {
         "16-mixed": "16 fp16 half float16 amp mixed true",
@@ -324,7 +325,13 @@ _FALSE = ("false", "no", "0", "none", "null", "off")
 
 
 def unknown_choice(group: str, name: str, options: Iterable[str]) -> str:
-    """The message for a choice that a group does not have, with what to write instead."""
+    """Return the message for an unknown choice of a group, with a suggestion.
+
+    Args:
+        group: config group.
+        name: the unknown choice.
+        options: the group's choices.
+    """
     known = list(options)
     hint = for_choice(group, name, known)
     listed = unknown_name(group, name, known)
@@ -333,7 +340,16 @@ def unknown_choice(group: str, name: str, options: Iterable[str]) -> str:
 
 
 def for_choice(group: str, name: str, options: Iterable[str]) -> str | None:
-    """The override to write instead of group=name; None where none comes to mind."""
+    """Return the override to suggest for group=name.
+
+    Args:
+        group: config group.
+        name: the unknown choice.
+        options: the group's choices.
+
+    Returns:
+        An override; None if no suggestion is known.
+    """
     known = {_plain(option): option for option in options}
     plain = _plain(name)
     if plain in known:
@@ -344,7 +360,7 @@ def for_choice(group: str, name: str, options: Iterable[str]) -> str | None:
 
 
 def _model(name: str, known: Iterable[str]) -> str | None:
-    """By torchvision's names and then timm's, unless it is but a slip of one of ours."""
+    """Match names of torchvision, then of timm, unless the name looks like a mistyped choice of ours."""
     arch = name.replace("-", "_")
     for pattern, override in ARCHS:
         if re.fullmatch(pattern, arch):
@@ -354,9 +370,16 @@ def _model(name: str, known: Iterable[str]) -> str | None:
 
 
 def for_key(key: str, value: str | None, known: Collection[str], options: Mapping[str, Sequence[str]]) -> str | None:
-    """A sentence that says what to write instead of key=value; None where nothing comes to mind.
+    """Return a sentence that says what to write instead of key=value.
 
-    known: the keys that the config has. options: group -> its choices.
+    Args:
+        key: the unknown key.
+        value: its value; None if it has none.
+        known: keys of the config.
+        options: group -> its choices.
+
+    Returns:
+        The sentence; None if no suggestion is known.
     """
     plain_keys = {_plain_key(name): name for name in (*known, *options)}
     plain = _plain_key(key)
@@ -377,7 +400,7 @@ def for_key(key: str, value: str | None, known: Collection[str], options: Mappin
 
 
 def _with_value(override: str, value: str | None, options: Mapping[str, Sequence[str]]) -> str:
-    """To write the override with the value in its place, and that, too, by the name that we have for it."""
+    """Return 'Write OVERRIDE.' with the value inserted; the value is replaced by our name for it if it has one."""
     key = override.partition("=")[0]
     if value and override == f"{key}={{}}":
         if key in options and value not in options[key]:
@@ -387,26 +410,27 @@ def _with_value(override: str, value: str | None, options: Mapping[str, Sequence
 
 
 def for_value(key: str, value: object) -> str | None:
-    """The value to write instead, of a key whose values are words."""
+    """Return the value to suggest for a key whose values are words."""
     names = {_plain(name): word for word, names in VALUES.get(key, {}).items() for name in (word, *names.split())}
     return names.get(_plain(str(value)))
 
 
 def for_word(word: str, options: Mapping[str, Sequence[str]]) -> str | None:
-    """The override that a word without '=' may stand for."""
+    """Return the override that a word without '=' may mean."""
     groups = [group for group, names in options.items() if word in names and group not in ("debug", "device")]
     return f"{groups[0]}={word}" if len(groups) == 1 else None
 
 
 def for_verb(word: str) -> str | None:
+    """Return the verb of our command line with another tool's name."""
     return next((verb for verb, names in VERBS.items() if word.lower() in names.split()), None)
 
 
 @cache
 def _by_name(group: str, missing: bool = False) -> dict[str, str]:
-    """Another tool's name -> the override to write, of a group's choices; of keys, for the group ''.
+    """Return another tool's name -> override to suggest, for a group's choices; for keys if the group is ''.
 
-    missing: -> why there is none of it.
+    missing: return why there is no such choice instead of an override.
     """
     table = (MISSING if missing else CHOICES).get(group, {}) if group else KEYS
     return {name: override for override, names in table.items() for name in names.split()}

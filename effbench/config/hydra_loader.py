@@ -1,6 +1,6 @@
-"""Hydra's config loader as effbench uses it: recipes are a group, and only the command line decides `hydra.*`.
+"""Hydra's config loader with two changes: recipes are a group, and only the command line sets `hydra.*`.
 
-Importing this imports Hydra, which takes a while: import it inside functions.
+Importing this module imports Hydra, which is slow: import it inside functions.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from effbench.config.yaml_text import parse_yaml
 from effbench.errors import ConfigError, first_line
 from effbench.guarded import MissingFileError, read_text
 
-PROTECTED = ("hydra", "allow_targets", "resume")  # what these say can run code, or write elsewhere
-USER = "user"  # providers: of the folder given by --config-dir, and of recipes
+PROTECTED = ("hydra", "allow_targets", "resume")  # these can run code, or write to other folders
+USER = "user"  # names of sources: the folder of --config-dir, and the recipes
 RECIPES = "effbench"
-MOST_FILES = 2_000  # looked up for one config, each as often as a defaults list names it; ours takes 100
+MOST_FILES = 2_000  # looked up for one config, repeats included; ours takes 100
 
 _user_dir: Path | None = None  # the folder of groups given by --config-dir
 
 
 def register_recipes(user_dir: Path | None = None) -> None:
-    """Teach Hydra the group `recipe`, and the user's folder of groups; safe to repeat."""
+    """Register the group `recipe` and the user's folder of groups with Hydra. Repeated calls are safe."""
     global _user_dir
     _user_dir = user_dir.resolve() if user_dir else None
     for plugin in (RecipeSource, RecipeSearchPath):
@@ -53,7 +53,7 @@ def register_recipes(user_dir: Path | None = None) -> None:
 
 
 class GuardedSource(FileConfigSource):
-    """A folder of YAML files, each read as the command line would read its values."""
+    """A folder of YAML files, in which values are read like those on the command line."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(os.path.realpath(Path(self.path) / self._normalize_file_name(config_path)))
@@ -62,7 +62,7 @@ class GuardedSource(FileConfigSource):
         except MissingFileError as error:
             raise ConfigLoadError(str(error)) from error
         content = parse_yaml(text, str(path))
-        if not isinstance(content, dict | None):  # OmegaConf would read a text as YAML once more, by rules of its own
+        if not isinstance(content, dict | None):  # OmegaConf would parse a text again, by other rules
             raise ConfigError(f"{path} must hold keys and values; it holds a {type(content).__name__}.")
         return ConfigResult(
             config=OmegaConf.create(content or {}),
@@ -73,7 +73,7 @@ class GuardedSource(FileConfigSource):
 
 
 class RecipeSource(GuardedSource):
-    """A folder of recipes, seen as the group `recipe`."""
+    """A folder of recipes, presented as the group `recipe`."""
 
     @staticmethod
     def scheme() -> str:
@@ -110,7 +110,7 @@ def _inside(config_path: str) -> str:
 
 
 def _check_harmless(name: str, package: str | None, content: Any) -> None:
-    """A recipe may come from a stranger, and must not decide what code may run."""
+    """Refuse keys with which a recipe could run code: recipes may come from untrusted sources."""
     if package != "_global_":
         raise ConfigError(
             f"recipe {name}: its first line must be '# @package _global_', so that its keys are the run's."
@@ -130,7 +130,7 @@ _RESOLVER = re.compile(r"\$\{[^}]*[:$]")  # ${oc.env:HOME}, ${${key}}
 
 
 def scalars(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of all that is no collection, unresolved."""
+    """Yield (dotted key, value) of all leaves, unresolved."""
     if isinstance(content, DictConfig | ListConfig):
         content = OmegaConf.to_container(content, resolve=False)
     if not isinstance(content, dict | list):
@@ -141,7 +141,7 @@ def scalars(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 class GuardedRepository(ConfigRepository):
-    """Reads every folder of files, also those of hydra.searchpath, as GuardedSource."""
+    """Reads every folder of config files, including hydra.searchpath, as a GuardedSource."""
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
@@ -152,7 +152,7 @@ class GuardedRepository(ConfigRepository):
 
 
 class CountingRepository(CachingConfigRepository):
-    """Ends a composition whose files name each other without end, or so often that it would take hours."""
+    """Stops a composition whose files include each other endlessly, or so often that it would take hours."""
 
     _looks = 0
 
@@ -164,10 +164,10 @@ class CountingRepository(CachingConfigRepository):
 
 
 class GuardedLoader(ConfigLoaderImpl):
-    """Refuses a composition in which a file changed one of PROTECTED, before Hydra reads a value of it.
+    """Refuses a composition in which a file changed one of PROTECTED, before Hydra reads its value.
 
-    The merged files are compared with what Hydra's own files, those of installed plugins and conf/config.yaml make of
-    the same `hydra/...=` choices; values that the command line gives are merged after that.
+    The merged files are compared with a reference: Hydra's files, those of installed plugins and conf/config.yaml, for
+    the same `hydra/...=` choices. Values from the command line are merged after the comparison.
     """
 
     _given: Sequence[Override] = ()
@@ -192,7 +192,7 @@ class GuardedLoader(ConfigLoaderImpl):
         return merged
 
     def _own_protected(self) -> Mapping[str, Any]:
-        """PROTECTED without the files of users and strangers."""
+        """Return PROTECTED composed without the files of the user and the recipes."""
         path = self.config_search_path.get_path()
         own = tuple((item.provider, item.path) for item in path if item.provider not in (USER, RECIPES))
         words = tuple(str(override.input_line) for override in self._given)
@@ -218,7 +218,7 @@ class GuardedLoader(ConfigLoaderImpl):
 
 
 class _WithoutGroups(GuardedRepository):
-    """Of conf/config.yaml its own values alone: the groups that it chooses say nothing of PROTECTED."""
+    """Reads conf/config.yaml without the groups that it chooses: they do not set PROTECTED."""
 
     def _extract_defaults_list(self, config_path: str, cfg: Any) -> ListConfig:
         found = super()._extract_defaults_list(config_path, cfg)
@@ -237,14 +237,14 @@ def _composed_protected(search_path: tuple[tuple[str, str], ...], words: tuple[s
 
 
 def _protected(config: DictConfig) -> Mapping[str, Any]:
-    """Unresolved: an interpolation is what it says, and nothing of it is looked up."""
+    """Return the values of PROTECTED, unresolved: resolving an interpolation could run code."""
     content = OmegaConf.to_container(OmegaConf.masked_copy(config, list(PROTECTED)), resolve=False, enum_to_str=True)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 
 
 def _differing(own: Any, merged: Any, key: str = "") -> Iterator[str]:
-    """The dotted keys of what is not the same in both."""
+    """Yield the dotted keys whose values differ."""
     if isinstance(own, Mapping) and isinstance(merged, Mapping):
         for name in dict.fromkeys([*own, *merged]):
             yield from _differing(own.get(name, ...), merged.get(name, ...), f"{key}.{name}" if key else str(name))
@@ -254,7 +254,7 @@ def _differing(own: Any, merged: Any, key: str = "") -> Iterator[str]:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within it Hydra makes its loaders as GuardedLoader; other users of Hydra in this process keep theirs."""
+    """Within it Hydra creates GuardedLoaders. Other users of Hydra in this process are not affected."""
     module: Any = importlib.import_module("hydra._internal.hydra")
     usual, module.ConfigLoaderImpl = module.ConfigLoaderImpl, GuardedLoader
     try:

@@ -1,6 +1,7 @@
-"""Refusal of mistyped words and completion of begun ones, without Hydra.
+"""Refuse mistyped words and complete unfinished ones without importing Hydra.
 
-They answer for effbench's own files and plain words (key=value) only; whatever is more is left to Hydra, by None.
+The functions handle effbench's own files and plain words (key=value). For anything else they return None, and Hydra
+decides.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from effbench.errors import ConfigError
 _ITEM = r"[\w./+-]+"
 _KEY = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _PLAIN = re.compile(rf"(?P<key>{_KEY})=(?P<value>{_ITEM}|\[(?:{_ITEM}(?:,{_ITEM})*)?\])", re.ASCII)
-_NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)  # with a leading _, a file that others start from
-_NO_NAMES = frozenset({"null", "true", "false", "nan", "inf"})  # Hydra's grammar reads them as something else
+_NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)  # names with a leading _ are base files
+_NO_NAMES = frozenset({"null", "true", "false", "nan", "inf"})  # words with another meaning in Hydra's grammar
 
 
 def refuse_mistyped(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for the first name or key that there is none of; says nothing where Hydra must decide."""
+    """Raise ConfigError for the first unknown name or key; return if all are known, or if only Hydra can tell."""
     pairs = [_pair(word) for word in overrides]
     groups = group_options()
     if None in pairs or _others_have_a_say(overrides):
@@ -44,7 +45,7 @@ def refuse_mistyped(overrides: Sequence[str]) -> None:
 
 
 def completions(words: Sequence[str], word: str) -> list[str] | None:
-    """What `word` may become after the overrides `words`, as Hydra's completion has it; None where that must say."""
+    """Return the completions of `word` after the overrides `words`, as Hydra would; None if only Hydra can tell."""
     pairs = [_pair(one) for one in words]
     key, equals, value = word.partition("=")
     if None in pairs or _others_have_a_say(words):
@@ -66,7 +67,7 @@ def completions(words: Sequence[str], word: str) -> list[str] | None:
 
 
 def _others_have_a_say(overrides: Sequence[str]) -> bool:
-    """Whether there may be groups besides effbench's own files: on another path, a plugin's, or in Hydra's store."""
+    """Return True if groups may come from outside effbench's files: another path, a plugin, Hydra's store."""
     from importlib.util import find_spec
 
     store = sys.modules.get("hydra.core.config_store")
@@ -84,7 +85,7 @@ def _pair(word: str) -> tuple[str, str] | None:
 
 
 def _keys(content: Mapping[str, Any], word: str) -> list[str]:
-    """The keys that begin as `word` does, one level deep: 'optimizer.' or 'optimizer.lr='."""
+    """Return the keys that start with `word`, one level deep: 'optimizer.' or 'optimizer.lr='."""
     above, dot, last = word.rpartition(".")
     here = _at(content, above) if dot else content
     if isinstance(here, list):
@@ -99,13 +100,13 @@ def _keys(content: Mapping[str, Any], word: str) -> list[str]:
 
 
 def _value(content: Mapping[str, Any], key: str, begun: str, given: Mapping[str, str]) -> list[str] | None:
-    """The value that a key has, to be changed; None where an override or Hydra's resolving has a say in it."""
+    """Return the key's current value for editing; None if an override or an interpolation determines it."""
     value = _at(content, key)
     if begun or value is None:
         return []
     if key in given or isinstance(value, dict | list) or "${" in str(value):
         return None
-    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}"]  # as Hydra writes it
+    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}"]  # in Hydra's notation
 
 
 def _at(content: Any, key: str) -> Any:
@@ -119,7 +120,16 @@ def _at(content: Any, key: str) -> Any:
 def nearest_key(
     key: str, known: set[str], value: str | None = None, groups: Mapping[str, Sequence[str]] | None = None
 ) -> str:
-    """What to write instead, or the nearest keys: by the whole path, or of another group with the same last name."""
+    """Return the message for an unknown key, with a suggestion or the nearest keys.
+
+    The nearest keys are similar dotted keys, or keys of other groups with the same last part.
+
+    Args:
+        key: the unknown key.
+        known: keys of the config.
+        value: its value; None if it has none.
+        groups: group -> its choices.
+    """
     import difflib
 
     if hint := hints.for_key(key, value, known, groups or {}):

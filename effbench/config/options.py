@@ -1,4 +1,4 @@
-"""Types of options with their rules: the config's schema and the constructors of parts check by the same ones."""
+"""Number types for options, with their rules. The config's schema and the constructors of parts use the same ones."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Rule(Generic[Number]):
             raise OptionError(f"{message} {remedy}" if remedy else message) from None
 
     def _validated(self, value: object) -> Number:
-        if not isinstance(value, int | float):  # pydantic takes whatever has __float__: a tensor would be read once
+        if not isinstance(value, int | float):  # pydantic accepts anything with __float__, such as a tensor
             raise ValueError
         return cast(Number, self._adapter.validate_python(value))
 

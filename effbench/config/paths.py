@@ -1,4 +1,4 @@
-"""Where the packaged configs lie: beside the installed package, else in the checkout."""
+"""Location of the packaged configs: beside the installed package, or in the checkout."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def _find(name: str) -> Path:
 
 
 def conf_dir() -> Path:
-    """The Hydra groups."""
+    """Return the folder of Hydra groups."""
     return _find("conf")
 
 
 def recipes_dir() -> Path:
-    """The recipes that ship with effbench."""
+    """Return the folder of effbench's recipes."""
     return _find("recipes")

@@ -1,6 +1,6 @@
 """The value of `recipe=`, quoted for Hydra's grammar.
 
-`recipe=NAME` is a file of recipes/ (or of the user's --config-dir); `recipe=path/to/file.yaml` is that very file.
+`recipe=NAME` is a file of recipes/ or of the user's --config-dir; `recipe=path/to/file.yaml` is that file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from effbench.config.static_compose import GROUP
 
 
 def absolute_recipe(override: str) -> str:
-    """'recipe=my.yaml' with the file's absolute path, which holds from any folder; the rest as it is."""
+    """Make the path in 'recipe=my.yaml' absolute, so that it is valid in any folder. Other overrides are unchanged."""
     key, equals, value = override.partition("=")
     if key.lstrip("+") != GROUP or not equals:
         return override
@@ -23,7 +23,7 @@ def absolute_recipe(override: str) -> str:
 
 
 def _absolute(value: str) -> str:
-    """A path made absolute and quoted, since Hydra's grammar allows few characters bare; a name as it is."""
+    """Return a path as an absolute, quoted one: Hydra's grammar allows few characters unquoted. Names are unchanged."""
     is_quoted = value[:1] in ("'", '"') and value[-1:] == value[:1]
     path = (
         re.sub(r"(\\+)('|$)", lambda match: match[1][: len(match[1]) // 2] + match[2], value[1:-1])
@@ -33,10 +33,10 @@ def _absolute(value: str) -> str:
     if not (path.endswith((".yaml", ".yml")) or "/" in path):
         return value
     refuse_url(path)
-    return quoted(Path(os.path.expanduser(path)).resolve())  # noqa: PTH111 - Path's raises where there is no such user
+    return quoted(Path(os.path.expanduser(path)).resolve())  # noqa: PTH111 - Path.expanduser raises for an unknown user
 
 
 def quoted(text: str | Path) -> str:
-    r"""As Hydra's grammar takes any text: bare, it allows few characters. Backslashes count before a quote alone."""
+    """Quote a text for Hydra's grammar, in which a backslash is special only before a quote."""
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(text))
     return f"'{escaped}'"

@@ -1,7 +1,8 @@
-"""What is wrong with each of many sets of overrides that differ in a few values, as a sweep's do.
+"""Check many sets of overrides that differ in a few values, such as those of a sweep.
 
-Hydra takes a third of a second to compose one. Here it composes each choice of groups once; a plain value (key=value of
-a key that is there) is then put into a copy. Whatever is more than that, or is refused, is composed in full.
+One composition by Hydra takes a third of a second. Here Hydra composes each combination of group choices once; plain
+values (key=value of an existing key) are then set in a copy. Everything else, and every set that is refused, is
+composed in full.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from effbench.config.static_compose import group_options
 from effbench.config.words import as_meant
 from effbench.errors import ConfigError
 
-_Value = tuple[str, Any]  # a key and what it is set to
+_Value = tuple[str, Any]  # a key and its value
 
 
 class Refusals:
+    """Composes sets of overrides and reports their errors.
+
+    config_dir: folder with the user's config groups.
+    """
+
     def __init__(self, config_dir: str | Path | None = None):
         self._config_dir = config_dir
         self._groups = set(group_options(Path(config_dir) if config_dir else None))
@@ -34,14 +40,14 @@ class Refusals:
         return OverridesParser.create()
 
     def of(self, words: Sequence[str]) -> str | None:
-        """The message of the ConfigError that composing `words` raises; None where it raises none."""
+        """Return the message of the ConfigError for the overrides `words`; None if they compose."""
         content = self._quickly(words)
         try:
             if content is not None:
                 parse(content)
                 return None
         except ConfigError:
-            pass  # the whole composition tells it best
+            pass  # the full composition has the best message
         try:
             parse(plain(compose_raw(words, self._config_dir)))
         except ConfigError as error:
@@ -49,9 +55,9 @@ class Refusals:
         return None
 
     def _quickly(self, words: Sequence[str]) -> dict[str, Any] | None:
-        """The plain config of `words`; None where only Hydra can tell it."""
+        """Return the plain config of `words`; None if only Hydra can compose it."""
         if any(word.lstrip("+~").startswith("hydra") and "${" in word for word in words):
-            return None  # a name made of the other overrides
+            return None  # a name derived from other overrides
         values = {word: self._value(word) for word in words}
         base = self._base(tuple(word for word, value in values.items() if value is None))
         if base is None:
@@ -63,7 +69,7 @@ class Refusals:
         return content
 
     def _base(self, words: tuple[str, ...]) -> dict[str, Any] | None:
-        """What the words compose to that are no plain values; None where that depends on the values."""
+        """Return the composition of the words without plain values; None if it depends on the values."""
         if words not in self._bases:
             try:
                 raw = compose_raw(words, self._config_dir)
@@ -73,7 +79,7 @@ class Refusals:
         return self._bases[words]
 
     def _read_value(self, word: str) -> _Value | None:
-        """What a word sets; None for a choice of a group, and for what is more than key=value."""
+        """Return the key and value of a word; None for a group's choice and for anything beyond key=value."""
         from hydra.errors import HydraException
 
         key, equals, text = word.partition("=")
@@ -98,7 +104,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _set(content: dict[str, Any], key: str, value: Any) -> bool:
-    """Whether there is such a key, which then holds `value`."""
+    """Set an existing key; return False if there is none."""
     *above, last = key.split(".")
     place: Any = content
     for part in above:
@@ -110,7 +116,7 @@ def _set(content: dict[str, Any], key: str, value: Any) -> bool:
 
 
 def _interpolates(raw: Any) -> bool:
-    """Whether some value follows from another one."""
+    """Return True if a value refers to another one."""
     from omegaconf import OmegaConf
 
     task = OmegaConf.masked_copy(raw, [str(key) for key in raw if key != "hydra"])

@@ -1,7 +1,7 @@
-"""What a config may hold: types, ranges and conflicts. The defaults are in conf/, once.
+"""Schema of a config: types, ranges and conflicts. The defaults are in conf/ only.
 
-Sections are frozen. Those that feed a constructor (model, optimizer, scheduler, data, augment) are open: keys they
-do not name here are that constructor's options, and it is the constructor that knows their rules.
+Sections are frozen. Sections that configure a constructor (model, optimizer, scheduler, data, augment) are open: keys
+that are not declared here are the constructor's options, and the constructor checks them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from effbench.metrics import shipped_mode
 from effbench.redaction import redact
 from effbench.units import seconds_from, steps_from
 
-Auto = Literal["auto"]  # a number that follows from the data, see effbench/automatic.py
+Auto = Literal["auto"]  # a number derived from the data, see effbench/automatic.py
 Limit = Count | Annotated[float, Field(gt=0, le=1)] | None
 
 
 class Section(BaseModel):
-    """A group whose keys are all named here."""
+    """A section in which every key is declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -29,7 +29,7 @@ _GENERIC = frozenset({"create", "build", "make", "model", "net", "network", "get
 
 
 class OpenSection(BaseModel):
-    """A group that also carries options of the thing it builds."""
+    """A section that also holds options of the object to construct."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -45,7 +45,7 @@ class OpenSection(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys that go to the constructor as they are."""
+        """The keys that are passed to the constructor."""
         return dict(self.model_extra or {})
 
     def without(self, key: str) -> Self:
@@ -55,13 +55,13 @@ class OpenSection(BaseModel):
 
     @property
     def label(self) -> str:
-        """What a person calls it: the arch or name option, else the last part of the target."""
+        """Name for display: option arch or name, else the last part of the target."""
         options = self.options
         return str(options.get("arch") or options.get("name") or self._target_name)
 
     @property
     def _target_name(self) -> str:
-        """The target's class or function; of one that is called create or build, the module that it is in."""
+        """Name of the target's class or function; if that is generic, such as create, the name of its module."""
         *modules, name = self.target.split(".")
         return modules[-1] if name.lower() in _GENERIC and modules else name
 
@@ -69,7 +69,7 @@ class OpenSection(BaseModel):
 class ModelConfig(OpenSection):
     @property
     def _target_name(self) -> str:
-        """By the choice of conf/model that builds it: ds_cnn and cnn are one function, vit_b and vit_l another."""
+        """Name of the matching file in conf/model: ds_cnn and cnn share one function, vit_b and vit_l another."""
         from effbench.config.static_compose import choice_like
 
         return choice_like("model", {"_target_": self.target, **self.options}) or super()._target_name
@@ -94,7 +94,7 @@ class OptimizerConfig(OpenSection):
 
 
 class SchedulerConfig(OpenSection):
-    """Lengths may be spans ('5%', '2 epochs'), which become steps once the length of an epoch is known."""
+    """Lengths may be spans ('5%', '2 epochs'), which become steps when the length of an epoch is known."""
 
     @model_validator(mode="after")
     def _spans_can_be_read(self) -> SchedulerConfig:
@@ -124,7 +124,7 @@ class DataConfig(OpenSection):
 class DeviceConfig(Section):
     name: Literal["cpu", "cuda", "auto"]
     channels_last: bool | None
-    threads: Annotated[int, Field(ge=1, le=1024)] | None  # torch crashes on far too many
+    threads: Annotated[int, Field(ge=1, le=1024)] | None  # torch crashes with far more
     tf32: bool
 
 
@@ -186,7 +186,7 @@ class LossConfig(OpenSection):
 
 
 class Monitor(Section):
-    """What a metric is watched for, in the direction that is better: the contrary would keep the worst."""
+    """A monitored metric with its mode. A wrong mode is refused: it would keep the worst checkpoint."""
 
     monitor: str
     mode: Literal["min", "max"]
@@ -232,7 +232,7 @@ class LoggerConfig(Section):
 
     @model_validator(mode="after")
     def _project_is_a_name(self) -> LoggerConfig:
-        """Libraries make folders and addresses of it."""
+        """Check the name: logging libraries use it in paths and URLs."""
         parts = self.project.replace("\\", "/").split("/")
         if not self.project.strip() or not self.project.isprintable() or ".." in parts:
             raise ValueError(
@@ -243,11 +243,11 @@ class LoggerConfig(Section):
 
 
 class CallbackConfig(OpenSection):
-    """One callback: its class, and the options of its constructor."""
+    """One callback: its class and its constructor's options."""
 
 
 class CallbacksConfig(Section):
-    """Name -> callback. The names are the user's, so that choices combine and single options can be overridden."""
+    """Name -> callback. The user chooses the names, so that callbacks combine and single options can be overridden."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, CallbackConfig] = Field(init=False)
@@ -270,7 +270,7 @@ class CallbacksConfig(Section):
 
 
 class Config(Section):
-    """One run, whole."""
+    """The config of a run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     resume: str | None
@@ -288,8 +288,8 @@ class Config(Section):
     early_stopping: EarlyStoppingConfig
     checkpoint: CheckpointConfig
     logger: LoggerConfig
-    callbacks: CallbacksConfig = Field(default_factory=CallbacksConfig)  # callbacks=[] leaves the group out
+    callbacks: CallbacksConfig = Field(default_factory=CallbacksConfig)  # callbacks=[] omits the group
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, as in config.yaml: what looks like a secret is ***."""
+        """Return plain containers as in config.yaml; secrets are replaced by ***."""
         return dict(redact(self.model_dump(by_alias=True)))

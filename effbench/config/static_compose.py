@@ -1,8 +1,8 @@
-"""Composes effbench's own YAML files without Hydra, which takes half a second.
+"""Compose effbench's own YAML files without Hydra, which takes half a second.
 
-For what a person waits for at the prompt (completion, --help, the refusal of a mistyped word) and for backfilling
-records. A run's config is always Hydra's; tests/config/test_static_compose.py proves that both compose the same
-content for every file of conf/ and recipes/.
+It serves interactive commands (completion, --help, refusal of mistyped words) and fills in defaults of old records. A
+run's config is always composed by Hydra; tests/config/test_static_compose.py proves that both compose the same content
+for every file of conf/ and recipes/.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GROUP = "recipe"
 
 
 def group_options(config_dir: Path | None = None) -> dict[str, list[str]]:
-    """Group -> its names, as `effbench train --help` lists them; config_dir adds a user's own."""
+    """Return group -> its choices, as `effbench train --help` lists them; config_dir adds the user's."""
     places = [conf_dir(), config_dir] if config_dir else [conf_dir()]
     found: dict[str, set[str]] = {GROUP: {path.stem for path in recipes_dir().glob("*.yaml")}}
     for place in places:
@@ -33,17 +33,17 @@ def group_options(config_dir: Path | None = None) -> dict[str, list[str]]:
 def composed(
     choices: Iterable[tuple[str, str]] = (), groups: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, Any]:
-    """The config's content for these choices of groups, interpolations unresolved; other overrides are left out.
+    """Return the config's content for choices of groups, with interpolations unresolved. Other overrides are ignored.
 
     Args:
-        choices: (group, name), a name also as '[one,two]'.
-        groups: `group_options()`, where the caller has it.
+        choices: (group, name); a name may be a list '[one,two]'.
+        groups: result of `group_options()`, if available.
     """
     known = groups or group_options()
     wanted = {key: value for key, value in choices if key in known}
     root = read(conf_dir() / f"{ROOT}.yaml")
     chosen = {group: name for entry in root["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
-    late = {group: wanted.get(group, chosen[group]) for group in (GROUP, "debug")}  # their keys are the run's own
+    late = {group: wanted.get(group, chosen[group]) for group in (GROUP, "debug")}  # merged last, at the top level
     for group, name in late.items():
         chosen |= _choices(group, name)
     content: dict[str, Any] = {}
@@ -59,7 +59,7 @@ def composed(
 
 
 def choices_in(value: object) -> list[str]:
-    """The names in GROUP=NAME and GROUP=[NAME,NAME], whose files are merged in that order."""
+    """Return the names in GROUP=NAME or GROUP=[NAME,NAME], in the order in which their files are merged."""
     if isinstance(value, list):
         return [str(name) for name in value]
     text = str(value)
@@ -67,7 +67,7 @@ def choices_in(value: object) -> list[str]:
 
 
 def choice_like(group: str, content: Mapping[str, Any]) -> str | None:
-    """Of effbench's own choices that build this target, the one with the most values alike."""
+    """Return the choice in effbench's own files with this target and the most equal values."""
     found = {name: member(group, name) for name in group_options()[group]}
     alike = {
         name: sum(key in content and content[key] == value for key, value in own.items())
@@ -78,7 +78,7 @@ def choice_like(group: str, content: Mapping[str, Any]) -> str | None:
 
 
 def _choices(group: str, name: str | None) -> dict[str, str]:
-    """The groups that a recipe chooses, or another one that it starts from."""
+    """Return the group choices in a recipe, including those of recipes that it extends."""
     found: dict[str, str] = {}
     for entry in read(_path(group, name)).get("defaults", []) if name else []:
         if isinstance(entry, dict):
@@ -89,7 +89,7 @@ def _choices(group: str, name: str | None) -> dict[str, str]:
 
 
 def member(group: str, name: str | None) -> dict[str, Any]:
-    """A file of a group, over those of its group that it starts from."""
+    """Return the content of a group's file, merged over the files of its group that it extends."""
     own = read(_path(group, name)) if name else {}
     content: dict[str, Any] = {}
     for entry in own.get("defaults", []):
@@ -104,7 +104,7 @@ def _path(group: str, name: str | None) -> Path:
 
 
 def read(path: Path) -> Mapping[str, Any]:
-    """A YAML file's content, kept until the file changes; not to be written into."""
+    """Return a YAML file's content, cached until the file changes. Do not modify it."""
     return _read_at(path, path.stat().st_mtime_ns)
 
 
@@ -124,7 +124,7 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def all_keys(content: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """Every key of the tree, dotted, inner nodes included."""
+    """Return the dotted keys of all nodes, inner ones included."""
     keys = set()
     for name, value in content.items():
         keys.add(f"{prefix}{name}")

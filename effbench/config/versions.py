@@ -1,7 +1,8 @@
-"""Configs on record, of this and of older versions, brought up to today's keys.
+"""Read recorded configs of this and older versions, with today's keys.
 
-config.yaml and each checkpoint's manifest hold a schema_version. Records without one are of version 1, effbench 0.1.
-Raise SCHEMA with every group, key or target that is added, renamed or moved; tests/compat/ holds runs of each version.
+config.yaml and each checkpoint's manifest hold a schema_version. A record without one is of version 1 (effbench 0.1).
+Increase SCHEMA with every group, key or target that is added, renamed or moved; tests/compat/ holds runs of each
+version.
 """
 
 from __future__ import annotations
@@ -15,23 +16,27 @@ from effbench.errors import ConfigError
 SCHEMA = 2
 KEY = "schema_version"
 _BUILT = ("model", "optimizer", "scheduler", "data")
-_FIRST = (*_BUILT, "trainer", "augment", "early_stopping")  # sections that every version has had
-_MOVED = {  # module of a _target_ in version 1 -> its module now
+_FIRST = (*_BUILT, "trainer", "augment", "early_stopping")  # sections that exist in every version
+_MOVED = {  # module of a _target_ in version 1 -> module today
     f"effbench.data.{module}": f"effbench.data.images.{module}"
     for module in ("cifar10", "fashion_mnist", "image_folder", "synthetic")
 }
 
 
 def stamped(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as it goes on record."""
+    """Return a config with its schema version, for the record."""
     return {KEY: SCHEMA, **content}
 
 
 def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A recorded config with today's keys: today's defaults for its own choices, under its own values.
+    """Return a recorded config with today's keys: missing ones get today's defaults for its choices.
 
-    where: names the record in messages. Raises ConfigError for a record of a newer version, and for one
-    that lacks a section of every version.
+    Args:
+        content: the recorded config.
+        where: path of the record, for messages.
+
+    Raises:
+        ConfigError: the record is of a newer version, or lacks a section that every version has.
     """
     version = version_of(content, where)
     for section in _FIRST:
@@ -52,7 +57,7 @@ def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def version_of(content: Mapping[str, Any], where: str) -> int:
-    """Raises ConfigError for what is no version, and for one that only a newer effbench reads."""
+    """Return the record's schema version. Raises ConfigError if it is invalid or newer than SCHEMA."""
     version = content.get(KEY, 1)
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ConfigError(f"{where}: {KEY} must be a whole number from 1 to {SCHEMA}; got {version!r}.")
@@ -65,7 +70,7 @@ def version_of(content: Mapping[str, Any], where: str) -> int:
 
 
 def _retargeted(section: Any) -> Any:
-    """The section with the _target_ of a module that has moved since."""
+    """Return the section with its _target_ updated if the module has moved."""
     if not (isinstance(section, Mapping) and isinstance(section.get("_target_"), str)):
         return section
     module, dot, name = section["_target_"].rpartition(".")

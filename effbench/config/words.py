@@ -1,4 +1,4 @@
-"""Overrides as users mean them: a path is text, whatever it looks like, and a recipe is a file or a name."""
+"""Read overrides as users mean them: a path is always text, and a recipe is a file or a name."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PATHS = {
     "hydra": ("run.dir", "sweep.dir"),
 }
 _KEYS = frozenset(f"{section}.{key}".lstrip(".") for section, keys in PATHS.items() for key in keys)
-# what Hydra's grammar would read as a number or a truth value, or not at all
+# texts that Hydra's grammar would read as a number or a boolean, or reject
 _NOT_TEXT = re.compile(r"~.*|true|false|[+-]?(inf|nan|\.?[0-9][0-9_.]*(e[+-]?[0-9_]+)?)", re.IGNORECASE)
 
 
 def as_meant(override: str) -> str:
-    """With the value of a path's key quoted where it is a folder named 2024 or ~/photos; the rest as it is."""
+    """Quote the value of a path's key if Hydra would misread it, such as a folder 2024 or ~/photos."""
     key, equals, value = override.partition("=")
     if not equals or key.lstrip("+") not in _KEYS or value[:1] in ("'", '"', "[", "$"):
         return absolute_recipe(override)
@@ -34,20 +34,21 @@ def as_meant(override: str) -> str:
 
 
 def boolean_word(value: object) -> str | None:
-    """'true' or 'false' for the text 'yes' or 'off', which neither YAML 1.2 nor the command line reads as a boolean."""
+    """Return 'true' or 'false' for a text such as 'yes' or 'off', which YAML 1.2 and our command line read as text."""
     word = value.lower() if isinstance(value, str) else ""
     return "true" if word in ("true", "yes", "on", "y") else "false" if word in ("false", "no", "off", "n") else None
 
 
 def is_path(key: str) -> bool:
-    """Whether a key such as data.root names a file or a folder."""
+    """Return True if a key, such as data.root, names a file or folder."""
     return key in _KEYS
 
 
 def with_paths_as_text(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A config whose paths are text: YAML reads a folder named 2024 as a number.
+    """Return the config with its paths as text: YAML reads a folder named 2024 as a number.
 
-    Raises ConfigError for what YAML does not let be told: 2024.10 and yes are read as 2024.1 and true.
+    Raises:
+        ConfigError: the text is lost, because YAML reads 2024.10 as 2024.1 and true as a boolean.
     """
     whole = dict(content)
     for section, keys in PATHS.items():
@@ -66,7 +67,7 @@ def _as_text(key: str, value: Any) -> Any:
 
 
 def expand_folders(raw: Any) -> None:
-    """hydra.run.dir and hydra.sweep.dir of a composed config, in place: Hydra would make a folder named ~."""
+    """Expand ~ in hydra.run.dir and hydra.sweep.dir, in place: Hydra would create a folder named ~."""
     from omegaconf import OmegaConf, open_dict, read_write
 
     for part in ("run", "sweep"):

@@ -1,8 +1,8 @@
-"""YAML that means what the command line means, of bounded size.
+"""YAML with the meaning of the command line, and of limited size.
 
-What is written without quotes is read by the rules of Hydra's overrides, so that `trainer.max_time: 1:12:00:00` and
-`trainer.max_time=1:12:00:00` are the same. YAML 1.1, which PyYAML reads, has numbers of base 60, octal numbers and
-yes/no/on/off in their place. Aliases are counted at their expanded size before anything is made of them.
+Text without quotes is read by the rules of Hydra's overrides, so that `trainer.max_time: 1:12:00:00` and
+`trainer.max_time=1:12:00:00` mean the same. YAML 1.1, as PyYAML reads it, would see numbers of base 60, octal numbers
+and yes/no/on/off instead. Aliases are counted at their expanded size before they are expanded.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ import yaml
 from effbench.errors import ConfigError
 from effbench.guarded import read_text
 
-MOST_NODES, DEEPEST = 10_000, 30  # of one file, aliases expanded; Hydra composes 3,000 a second
-MOST_RECORDED_NODES = 100_000  # of a file that effbench wrote, which Hydra does not see
-MOST_REFERENCES, LONGEST_REFERENCE = 500, 2_000  # ${...}: in one file; characters of a text that holds some
+MOST_NODES, DEEPEST = 10_000, 30  # limits of a file, aliases expanded; Hydra composes 3,000 nodes a second
+MOST_RECORDED_NODES = 100_000  # limit of a file written by effbench, which Hydra does not read
+MOST_REFERENCES, LONGEST_REFERENCE = 500, 2_000  # ${...} in a file; characters of a text with some
 _DIGITS = r"(?:0|[1-9](?:_?[0-9])*)"
 _POINT = rf"(?:{_DIGITS}\.|{_DIGITS}?\.[0-9](?:_?[0-9])*)"
 INTEGER = re.compile(rf"[+-]?{_DIGITS}", re.ASCII)
 FLOAT = re.compile(rf"[+-]?(?:{_POINT}|(?:{_DIGITS}|{_POINT})[eE][+-]?[0-9](?:_?[0-9])*|(?i:inf|nan))", re.ASCII)
-DOTTED = re.compile(r"[+-]?\.(?i:inf|nan)", re.ASCII)  # as YAML writes them, and text on the command line
+DOTTED = re.compile(r"[+-]?\.(?i:inf|nan)", re.ASCII)  # numbers in YAML, text on the command line
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 _TEXT_TAGS = ("!", "tag:yaml.org,2002:str")
 _MERGE = "<<"
 
 
 class YamlError(ConfigError):
-    """A text is no YAML that is read here."""
+    """A text is not YAML, or uses a feature that is not supported here."""
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a file that a person wrote. Raises UnreadableError or YamlError naming it."""
+    """Read a file written by a user. Raises UnreadableError or YamlError that names the file."""
     return parse_yaml(read_text(path), str(path))
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The mapping in a file that effbench wrote, such as a run's config.yaml. Raises as read_yaml."""
+    """Read a mapping from a file written by effbench, such as config.yaml. Raises like `read_yaml`."""
     content = parse_yaml(read_text(path), str(path), recorded=True)
     if not isinstance(content, dict):
         raise YamlError(f"{path} is not a config: it must hold keys and values.")
@@ -49,9 +49,18 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, name: str, recorded: bool = False) -> Any:
-    """Plain containers and scalars. Raises YamlError naming `name`, and the key or the line.
+    """Parse a YAML text.
 
-    recorded: a file that effbench wrote, in which .inf and .nan are numbers.
+    Args:
+        text: the YAML text.
+        name: its name in messages.
+        recorded: the text was written by effbench: .inf and .nan are numbers, and the size limit is higher.
+
+    Returns:
+        Plain containers and scalars.
+
+    Raises:
+        YamlError: the text is no valid YAML, or too large. The message names the key or the line.
     """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     document = _Document(name, recorded)
@@ -64,7 +73,7 @@ def parse_yaml(text: str, name: str, recorded: bool = False) -> Any:
 
 
 def scalar(text: str) -> Any:
-    """What a text without quotes means."""
+    """Return the value of a text without quotes."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     if INTEGER.fullmatch(text):
@@ -73,12 +82,12 @@ def scalar(text: str) -> Any:
 
 
 def write_yaml(content: Any) -> str:
-    """Plain containers as YAML that parse_yaml, and any reader of YAML 1.1, reads back the same."""
+    """Write plain containers as YAML that `parse_yaml` and any reader of YAML 1.1 read back equally."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either way of reading would take for something else than text."""
+    """Quotes texts that a reader of YAML 1.1 or `parse_yaml` would not read as text."""
 
 
 for _tag, _pattern, _first in (
@@ -94,7 +103,12 @@ for _tag, _pattern, _first in (
 
 @dataclass
 class _Node:
-    """A collection at work. key: of the value that comes next, `...` where a key comes next. size: nodes, expanded."""
+    """An open collection.
+
+    Attributes:
+        key: key of the next value; `...` if a key comes next.
+        size: number of nodes, aliases expanded.
+    """
 
     content: Any
     anchor: str | None
@@ -105,7 +119,7 @@ class _Node:
 
 
 class _Document:
-    """Builds a document from the events of a YAML parser, one at a time."""
+    """Builds a document from the events of a YAML parser."""
 
     def __init__(self, name: str, recorded: bool):
         self.content: Any = None
@@ -115,7 +129,7 @@ class _Document:
         self._documents = self._nodes = self._references = 0
 
     def take(self, event: Any) -> None:
-        """One event of yaml.parse, in their order."""
+        """Process one event of yaml.parse; call it in order."""
         if isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
             if self._documents > 1:
@@ -143,7 +157,7 @@ class _Document:
         self._open.append(_Node({} if is_mapping else [], event.anchor, is_mapping))
 
     def _add(self, value: Any, anchor: str | None, size: int, counted: bool = False) -> None:
-        """Puts a value where it belongs. counted: its nodes were, as they came."""
+        """Add a value to the innermost open collection. counted: its nodes were counted before."""
         if not counted:
             self._count(size)
         if anchor is not None:
@@ -172,7 +186,7 @@ class _Document:
         node.key = key
 
     def _merge(self, node: _Node, value: Any) -> None:
-        """`<<: *base`: the earlier of several stands."""
+        """Apply `<<: *base`; of several bases the first has priority."""
         for other in reversed(value if isinstance(value, list) else [value]):
             if not isinstance(other, dict):
                 self._refuse("<< takes a mapping, or a list of them")
@@ -222,17 +236,17 @@ class _Document:
 
 
 class _MergeKey:
-    """Stands for a `<<` without quotes."""
+    """Marks a `<<` without quotes."""
 
 
-MOST_EXPANDED = 1_000_000  # characters that a text may have once its ${KEY} are replaced
+MOST_EXPANDED = 1_000_000  # most characters of a text with its ${KEY} replaced
 _REFERENCE = re.compile(r"\$\{(?:oc\.[\w.]+:)?\s*(?P<key>[\w.\[\]-]+)")
 
 
 def check_references(content: Any) -> None:
-    """Raises ConfigError for texts that refer to texts that refer to texts, of which a few lines stand for gigabytes.
+    """Refuse chains of references by which a few lines would expand to gigabytes.
 
-    content: plain containers, before their references are replaced.
+    content: plain containers with unresolved references. Raises ConfigError.
     """
     values: dict[str, Any] = {}
     _place(content, "", values)
@@ -249,7 +263,7 @@ def _place(value: Any, key: str, values: dict[str, Any]) -> None:
 
 
 def _size(key: str, values: dict[str, Any], sizes: dict[str, int], above: tuple[str, ...]) -> int:
-    """Characters of what `key` stands for. A reference to itself counts once: OmegaConf refuses it."""
+    """Return the expanded length of `key` in characters. A reference to itself counts 1: OmegaConf refuses it."""
     if key in sizes:
         return sizes[key]
     if key in above or key not in values:
@@ -272,7 +286,7 @@ def _size(key: str, values: dict[str, Any], sizes: dict[str, int], above: tuple[
 
 
 def _absolute(reference: str, key: str) -> str:
-    """`.a` and `..a` are relative to the collection that holds `key`."""
+    """Resolve `.a` and `..a`, which are relative to the collection that holds `key`."""
     reference = re.sub(r"\[(\w+)\]", r".\1", reference)
     dots = len(reference) - len(reference.lstrip("."))
     if not dots:
