@@ -1,4 +1,4 @@
-"""Config -> objects: the only place that turns a `_target_` into one."""
+"""Build objects from a config. No other code turns a `_target_` into an object."""
 
 from effbench.builders.datasets import (
     eval_batches,

@@ -1,1 +1,1 @@
-"""Config -> objects, by part; effbench/build.py is the door to them."""
+"""Builders of a run's parts; use them through effbench.build."""

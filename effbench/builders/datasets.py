@@ -1,4 +1,4 @@
-"""The dataset, what is learnt from it, and its batches."""
+"""Build the dataset, its fitted modality, and its batches."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _SPLITS = """Such as:
 
 
 def takes_time(config: Config) -> bool:
-    """Return True if the dataset is one that may take minutes to read (`@slow_to_read`)."""
+    """Return True if the dataset may take minutes to read (`@slow_to_read`)."""
     return is_slow_to_read(resolve("data", config.data.target, config.allow_targets))
 
 
 def splits(config: Config) -> Splits:
-    """The dataset, read or decoded."""
+    """Read the dataset. Raises ConfigError if its function does not return Splits."""
     options = {key: _in_full(value) for key, value in config.data.options.items()}
     built = call("data", config.data.target, config, options)
     if not isinstance(built, Splits):
@@ -44,18 +44,30 @@ def splits(config: Config) -> Splits:
 
 
 def _in_full(value: Any) -> Any:
-    """A path below the home folder, written ~/…, for datasets that would take ~ for a name; the rest as it is."""
+    """Expand a path that begins with ~, which a dataset may take for a folder's name. Other values are unchanged."""
     return str(expanded(value)) if isinstance(value, str) and (value == "~" or value.startswith("~/")) else value
 
 
 def preview(config: Config) -> Modality | None:
-    """Return the modality of the dataset before it is read, if its function declares it (`@previewed`)."""
+    """Return the modality of the dataset before it is read, if its function declares one (`@previewed`)."""
     found = preview_of(resolve("data", config.data.target, config.allow_targets))
     return None if found is None else found(config.data.options, settings(config))
 
 
 def modality(config: Config, data: Splits, on: torch.device) -> Modality:
-    """What is learnt from the train split, such as the statistics that normalise it."""
+    """Fit the modality to the train split, such as the statistics for normalisation.
+
+    Args:
+        config: a checked config.
+        data: the dataset.
+        on: device on which batches are prepared.
+
+    Returns:
+        The fitted modality.
+
+    Raises:
+        ConfigError: device.channels_last is set for data that are not images.
+    """
     if config.device.channels_last and len(data.shape) != 3:
         raise ConfigError(
             f"device.channels_last=true is for images; {data.name} holds {data.modality.unit}s of "
@@ -66,9 +78,19 @@ def modality(config: Config, data: Splits, on: torch.device) -> Modality:
 
 
 def restored_modality(config: Config, recorded: Mapping[str, Any], on: torch.device | None = None) -> Modality:
-    """That of a trained run, for evaluation. recorded: the `data` of its summary.
+    """Restore the modality of a trained run, for evaluation.
 
-    Raises ValueError where the record lacks something, ConfigError where its class may not be built.
+    Args:
+        config: config of the run.
+        recorded: section `data` of its summary.
+        on: device on which batches are prepared; the CPU by default.
+
+    Returns:
+        The modality as it was fitted in training.
+
+    Raises:
+        ValueError: the record is incomplete.
+        ConfigError: the modality's class is not allowed.
     """
     name = recorded.get("modality") or _path(Splits.modality)
     kind = resolve("data", name, config.allow_targets)
@@ -78,16 +100,29 @@ def restored_modality(config: Config, recorded: Mapping[str, Any], on: torch.dev
 
 
 def settings(config: Config, on: torch.device | None = None, augment: Mapping[str, Any] | None = None) -> Settings:
-    """What the config says to a modality; without `augment`, for evaluation alone."""
+    """Return the settings of a modality.
+
+    Args:
+        config: a checked config.
+        on: device on which batches are prepared; the CPU by default.
+        augment: options of the augmentation; None for evaluation only.
+    """
     return Settings(on or torch.device("cpu"), memory_format(config), augment or {}, config.data.options)
 
 
 def eval_batches(
     config: Config, split: Split, kind: Modality, ranks: DistributedContext, limit: float | None = None
 ) -> EvalBatches:
-    """One pass over `split`, or over a sample of all its classes: `limit` batches, or that fraction of the samples.
+    """Return the batches of one pass over a split, or over a sample that represents all its classes.
 
-    The sample depends on the split and its own size alone, not on the number of processes.
+    The sample depends only on the split and on the sample's size, not on the number of processes.
+
+    Args:
+        config: a checked config.
+        split: samples to evaluate.
+        kind: fitted modality.
+        ranks: processes that share the pass.
+        limit: batches (int) or fraction of the samples (float) to evaluate; None for all.
     """
     batch_size = config.data.eval_batch_size
     count = limit * batch_size if isinstance(limit, int) else _limit(limit, len(split))
@@ -104,6 +139,17 @@ def eval_batches(
 
 
 def train_batches(config: Config, data: Splits, kind: Modality, ranks: DistributedContext) -> TrainBatches:
+    """Return the batches of the train split.
+
+    Args:
+        config: config with numbers in place of `auto`.
+        data: the dataset.
+        kind: fitted modality.
+        ranks: processes that share each batch.
+
+    Raises:
+        ConfigError: batch size or trainer.on_oom does not work with the number of processes.
+    """
     section = config.data
     if ranks.world_size > 1 and config.trainer.on_oom == "halve":
         raise ConfigError("trainer.on_oom=halve works in one process; under torchrun use trainer.on_oom=raise.")
@@ -132,13 +178,21 @@ def train_batches(config: Config, data: Splits, kind: Modality, ranks: Distribut
 
 
 def validation_batches(config: Config, data: Splits, kind: Modality, ranks: DistributedContext) -> EvalBatches | None:
+    """Return the batches of the validation split; None if there is none.
+
+    Args:
+        config: a checked config.
+        data: the dataset.
+        kind: fitted modality.
+        ranks: processes that share the pass.
+    """
     if data.val is None:
         return None
     return eval_batches(config, data.val, kind, ranks, config.trainer.limit_val_batches)
 
 
 def _limit(limit: float | None, available: int) -> int | None:
-    """A count as it is, a fraction of what is available rounded (at least 1), None for all."""
+    """Return a count unchanged, or a fraction as a rounded count of at least 1; None for all."""
     if limit is None or isinstance(limit, int):
         return limit
     return max(1, round(limit * available))

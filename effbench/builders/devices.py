@@ -1,4 +1,4 @@
-"""The device of a run, its settings, and the memory format on it."""
+"""The device of a run, its global settings, and its memory format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def device_type(config: Config) -> str:
-    """'cpu' or 'cuda'. Raises ConfigError for device=cuda without a GPU."""
+    """Return 'cpu' or 'cuda'. Raises ConfigError for device=cuda without a GPU."""
     name = config.device.name
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda, but torch sees no GPU here. Use device=cpu or device=auto.")
@@ -23,20 +23,20 @@ def device_type(config: Config) -> str:
 
 
 def device(config: Config, ranks: DistributedContext | None = None) -> torch.device:
-    """cpu, or the GPU of this process; sets threads, TF32 and determinism on the way."""
+    """Return the CPU or this process's GPU; also set the number of threads, TF32 and determinism."""
     ranks = ranks or DistributedContext()
     chosen = device_type(config)
     torch.set_num_threads(config.device.threads or usable(ranks.local_world_size).count)
     torch.set_float32_matmul_precision("high" if config.device.tf32 and chosen == "cuda" else "highest")
     torch.backends.cudnn.allow_tf32 = config.device.tf32
     if config.trainer.deterministic != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(config.trainer.deterministic)  # importing Inductor, a second or more
+        torch.use_deterministic_algorithms(config.trainer.deterministic)  # imports Inductor: a second
     log.debug(f"device {chosen}, {torch.get_num_threads()} threads, TF32 {config.device.tf32}")
     return torch.device(chosen, ranks.local_rank) if chosen == "cuda" else torch.device("cpu")
 
 
 def memory_format(config: Config) -> torch.memory_format:
-    """device.channels_last if it says, else the model's own wish."""
+    """Return the format of device.channels_last, or if that is null the one of the model's config."""
     wish = config.device.channels_last
     if wish is None:
         wish = config.model.memory_format == "channels_last"

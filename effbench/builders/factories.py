@@ -1,4 +1,4 @@
-"""Names to classes and functions, and their calls with a config's options."""
+"""Resolve the classes and functions that a config names, and call them with its options."""
 
 from __future__ import annotations
 
@@ -23,10 +23,21 @@ def call(
     facts: Mapping[str, Any] | None = None,
     giver: str = "",
 ) -> Any:
-    """Resolves and calls a factory with the YAML's options, and those `facts` that it takes.
+    """Resolve a factory and call it with the config's options, and with those `facts` that it has parameters for.
 
     Args:
-        giver: what the facts come from, such as 'images', for the message where some are missing.
+        group: config group, for messages and for the allowlist.
+        target: dotted name of the factory.
+        config: config with the allowed modules.
+        options: keyword arguments from the config.
+        facts: further arguments, such as num_classes.
+        giver: source of the facts for messages, such as 'images'.
+
+    Returns:
+        The return value of the factory.
+
+    Raises:
+        ConfigError: the factory is not allowed, refuses its options, or needs others.
     """
     factory = resolve(group, target, config.allow_targets)
     words = inspect.signature(factory).parameters
@@ -40,7 +51,7 @@ def call(
 def _check_complete(
     group: str, target: str, words: Mapping[str, inspect.Parameter], given: Mapping[str, Any], facts: str
 ) -> None:
-    """A parameter without a default must be an option or a fact."""
+    """Check that each parameter without a default is an option or a fact."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [
         name for name, word in words.items() if word.default is word.empty and word.kind in named and name not in given
@@ -53,7 +64,20 @@ def _check_complete(
 
 
 def construct(group: str, target: str, factory: Callable[..., Built], options: Mapping[str, Any]) -> Built:
-    """factory(**options), its complaints about options told as ours."""
+    """Call factory(**options), and turn its complaints about options into a ConfigError.
+
+    Args:
+        group: config group, for messages.
+        target: dotted name of the factory, for messages.
+        factory: class or function.
+        options: keyword arguments.
+
+    Returns:
+        The return value of the factory.
+
+    Raises:
+        ConfigError: the factory does not accept an option or its value.
+    """
     check_names(group, factory, options)
     try:
         return factory(**options)
@@ -67,7 +91,14 @@ def construct(group: str, target: str, factory: Callable[..., Built], options: M
 def check_booleans(
     group: str, factory: Callable[..., Any], options: Mapping[str, Any], allow_targets: Sequence[str]
 ) -> None:
-    """`no` and `off` are text, which a function takes for true: refused unless its parameter is plainly text."""
+    """Refuse texts such as `no` and `off`, which count as true, unless the parameter is declared as text.
+
+    Args:
+        group: config group, for messages.
+        factory: class or function that gets the options.
+        options: keyword arguments.
+        allow_targets: the user's modules; for their functions the message suggests a type annotation.
+    """
     words = inspect.signature(factory).parameters
     for key, value in options.items():
         meant = boolean_word(value)
@@ -82,6 +113,13 @@ def check_booleans(
 
 
 def check_names(group: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse options for which the factory has no parameter.
+
+    Args:
+        group: config group, for messages.
+        factory: class or function that gets the options.
+        options: keyword arguments.
+    """
     words = inspect.signature(factory).parameters
     if any(word.kind is word.VAR_KEYWORD for word in words.values()):
         return

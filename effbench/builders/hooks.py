@@ -1,4 +1,4 @@
-"""The callbacks of a config."""
+"""Build the callbacks of a config."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from effbench.training.callbacks import Callback, NamedCallback, complaint_about
 
 
 def callbacks(config: Config, more: Sequence[Callback] = ()) -> list[NamedCallback]:
-    """The callbacks of the config, then `more`, which were made in Python; each with its name for messages.
+    """Return the callbacks of the config, then `more`; each carries its name for messages.
 
-    Raises ConfigError for what is no Callback, and for hooks that do not exist or take other arguments.
+    Args:
+        config: a checked config.
+        more: callbacks made in Python.
+
+    Raises:
+        ConfigError: an object is not a Callback, or a hook does not exist or takes other arguments.
     """
     found = []
     for name, section in config.callbacks.named.items():

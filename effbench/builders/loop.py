@@ -1,4 +1,4 @@
-"""The training loop with all its parts."""
+"""Build the training loop with all its parts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,18 @@ from effbench.units import seconds_from
 def trainer(
     config: Config, data: Splits, modality: Modality, ranks: DistributedContext, checkpoints: Checkpoints | None
 ) -> Trainer:
-    """The loop with all its parts; whatever cannot work together is refused here, before the first step."""
+    """Build the trainer. Parts that cannot work together are refused here, before the first step.
+
+    Args:
+        config: a checked config.
+        data: the dataset.
+        modality: fitted modality.
+        ranks: processes that train together.
+        checkpoints: where checkpoints are saved; None on ranks other than 0.
+
+    Raises:
+        ConfigError: two parts do not fit each other or the data.
+    """
     config = settled(config, len(data.train), data.modality, data.shape, ranks.world_size)
     device = modality.transfer.device
     chosen = task(config, data, device)
@@ -107,7 +118,7 @@ def trainer(
 
 
 def _average(config: Config, net: nn.Module, over: Optimizer) -> WeightAverage:
-    """What is evaluated in the place of the trained weights."""
+    """Return the weights to evaluate: the optimizer's average, an EMA, or the trained weights."""
     if averages_itself(over):
         refuse_two_averages(config)
         return OptimizerAverage(net, over)
@@ -129,9 +140,9 @@ def _statistics(
     ranks: DistributedContext,
     precision: Precision,
 ) -> NormStatistics:
-    """Every rank makes the same pass, so that they agree without exchanging anything.
+    """Return the policy for batch norm statistics. Every rank computes the same ones, so no exchange is needed.
 
-    averages: whether the optimizer averages the weights.
+    averages: True if the optimizer averages the weights.
     """
     norms = trained_norms(net)
     if not norms:
@@ -150,7 +161,7 @@ def _early_stopping(config: Config, warmup: int) -> StoppingRule:
 
 
 def _check_monitors(config: Config, data: Splits, chosen: Task) -> None:
-    """What is monitored must be measured, in its own direction; without a validation split there is no val/*."""
+    """Check that monitored metrics exist, with the right mode; without a validation split there is no val/*."""
     for key in ("checkpoint", "early_stopping"):
         section = getattr(config, key)
         metric = section.monitor.partition("/")[2]
@@ -175,7 +186,7 @@ def _check_monitors(config: Config, data: Splits, chosen: Task) -> None:
 
 
 def _plateau_metric(config: Config, chosen: Task) -> str:
-    """What a schedule observes: the loss, or where its `mode` is max the task's first metric that is to rise."""
+    """Return the metric that a schedule watches: val/loss, or for mode=max the task's first metric to maximise."""
     if not (watches_metric(config) and config.scheduler.options.get("mode") == "max"):
         return f"val/{LOSS}"
     rising = [name for name, display in chosen.displays.items() if display.mode == "max"]

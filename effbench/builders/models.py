@@ -1,4 +1,4 @@
-"""The model: built, with fresh or loaded weights, checked against the data."""
+"""Build the model with fresh or loaded weights, and check it against the data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,19 @@ _WEIGHTS_OPTIONS = ("weights", "weights_backbone", "checkpoint_path", "pretraine
 
 
 def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
-    """The model on the CPU, its weights drawn from the seed or loaded from model.pretrained, frozen as asked."""
+    """Build the model on the CPU.
+
+    Its weights are drawn from the seed or loaded from model.pretrained; parameters are frozen as configured.
+
+    Args:
+        config: a checked config.
+        num_outputs: size of the model's last dimension, such as the number of classes.
+        modality: gives the constructor its facts, such as the image size.
+
+    Raises:
+        ConfigError: the target makes no nn.Module, or refuses its options.
+        DataError: the weights in model.pretrained cannot be loaded.
+    """
     _refuse_weights_options(config)
     facts = {"num_classes": num_outputs, **modality.facts}
     torch.manual_seed(derived_seed(config.seed, Purpose.WEIGHTS))
@@ -37,7 +49,7 @@ def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
     if not isinstance(built, nn.Module):
         raise ConfigError(f"model._target_ {config.model.target!r} must make an nn.Module; got {type(built).__name__}.")
     initialize_lazy(built, f"model._target_ {config.model.target!r}", probe_of(modality))
-    if config.model.pretrained is not None and config.resume is None:  # else the checkpoint has them
+    if config.model.pretrained is not None and config.resume is None:  # a resumed run has its own weights
         loaded = _load_pretrained(built, expanded(config.model.pretrained))
         log.info(f"pretrained: {loaded}")
     if config.model.freeze:
@@ -46,7 +58,7 @@ def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
 
 
 def _refuse_weights_options(config: Config) -> None:
-    """torchvision and timm would fetch the weights that such an option names, whatever model.pretrained says."""
+    """Refuse options with which torchvision and timm would download weights, whatever model.pretrained says."""
     if not config.model.target.startswith(("torchvision.", "timm.", TIMM_TARGET)):
         return
     for key in _WEIGHTS_OPTIONS:
@@ -58,7 +70,7 @@ def _refuse_weights_options(config: Config) -> None:
 
 
 def _load_pretrained(built: nn.Module, source: Path) -> Loaded:
-    """Of a file, or of a run's folder: its best weights, or the last."""
+    """Load weights from a file, or from a run's folder: the best ones, else the last."""
     if not source.is_dir():
         return load_pretrained(built, source)
     checkpoints = source / "checkpoints"
@@ -77,7 +89,7 @@ def _load_pretrained(built: nn.Module, source: Path) -> Loaded:
 
 
 def check_weights_names(config: Config) -> None:
-    """A name that stands for trained weights must not train fresh ones; a resumed run has its own."""
+    """Refuse a model name that denotes trained weights if the run would train fresh ones."""
     tag = tag_of(config.model.options) if config.model.target == TIMM_TARGET else ""
     if tag and config.model.pretrained is None and config.resume is None:
         name = str(config.model.options["name"])
@@ -89,12 +101,23 @@ def check_weights_names(config: Config) -> None:
 
 
 def probe_of(modality: Modality) -> Probe:
-    """Two samples, whose values do not matter."""
+    """Return a batch of two samples with arbitrary values."""
     return Probe(modality.example(2), modality.unit, str(modality))
 
 
 def check_outputs(config: Config, net: nn.Module, data: Splits, modality: Modality, chosen: Task) -> None:
-    """Check what a model gives for samples; effbench's own have passed (tests/test_contracts.py)."""
+    """Check shape and values of a user's model's outputs. effbench's own models pass in tests/test_contracts.py.
+
+    Args:
+        config: a checked config.
+        net: the model.
+        data: the dataset.
+        modality: makes the sample inputs.
+        chosen: the task; outputs of classification must not be probabilities.
+
+    Raises:
+        ConfigError: the outputs do not fit the data or the task.
+    """
     if is_own(config.model.target):
         return
     name, probe = f"model._target_ {config.model.target!r}", probe_of(modality)

@@ -1,4 +1,4 @@
-"""The optimizer over a model's parameters, and which parameters it takes."""
+"""Build the optimizer, and check which parameters it accepts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from effbench.training.ema import averages_itself
 
 
 def optimizer(config: Config, built: nn.Module) -> Optimizer:
-    """The optimizer over the model's parameter groups."""
+    """Build the optimizer over the model's parameter groups."""
     section = config.optimizer
     groups = parameter_groups(built, section.lr, section.weight_decay, section.no_decay, section.group_lr)
     check_shapes(config, built)
@@ -27,7 +27,7 @@ def optimizer(config: Config, built: nn.Module) -> Optimizer:
 
 
 def check_shapes(config: Config, built: nn.Module) -> None:
-    """Refuses parameters to train that an optimizer of matrices only does not take."""
+    """Refuse a model whose trained parameters an optimizer for matrices cannot update."""
     if takes_vectors(config):
         return
     named = {name: parameter for name, parameter in built.named_parameters() if parameter.requires_grad}
@@ -44,12 +44,12 @@ def check_shapes(config: Config, built: nn.Module) -> None:
 
 
 def takes_vectors(config: Config) -> bool:
-    """False for an optimizer of matrices only, such as torch.optim.Muon."""
+    """Return False for an optimizer that accepts matrices only, such as torch.optim.Muon."""
     return trial_step(config, dims=1) is None
 
 
 def trial_step(config: Config, dims: int) -> ConfigError | None:
-    """What is wrong with a step of the config's optimizer over one parameter of so many dimensions."""
+    """Try one step of the optimizer over a parameter with `dims` dimensions; return the error, or None."""
     parameter = nn.Parameter(torch.zeros((1,) if dims == 1 else (2,) * dims))
     parameter.grad = torch.zeros_like(parameter)
     try:
@@ -86,7 +86,7 @@ def _optimizer_over(params: Sequence[Any], config: Config) -> Optimizer:
 
 
 def _check_fits_the_loop(target: str, kind: type[Optimizer]) -> None:
-    """The loop takes one gradient a step."""
+    """Refuse optimizers that need several gradients in a step: the loop computes one."""
     closure = inspect.signature(kind.step).parameters.get("closure")
     if hasattr(kind, "first_step") or (closure is not None and closure.default is closure.empty):
         raise ConfigError(
@@ -97,7 +97,7 @@ def _check_fits_the_loop(target: str, kind: type[Optimizer]) -> None:
 
 
 def _check_betas(target: str, kind: type[Optimizer], betas: Sequence[float] | None) -> None:
-    """torch takes the first two of any number of them without a word."""
+    """Check the number of betas: torch silently ignores surplus ones."""
     word = inspect.signature(kind).parameters.get("betas")
     usual = word.default if word else None
     if betas is not None and isinstance(usual, tuple) and len(betas) != len(usual):

@@ -1,4 +1,4 @@
-"""What can be refused before any data are read."""
+"""Checks of options that need no data."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from effbench.target_allowlist import MODULES, resolve
 
 
 def check_options(config: Config) -> None:
-    """Refuses what needs no data to be refused: options that a part does not have, an optimizer's bad values."""
+    """Refuse unknown options, and values that a part's constructor rejects, before data are read."""
     for group in MODULES:
         section = getattr(config, group)
         factory = resolve(group, section.target, config.allow_targets)
         check_booleans(group, factory, section.options, config.allow_targets)
-        if group not in ("optimizer", "task", "loss"):  # which are built below
+        if group not in ("optimizer", "task", "loss"):  # these are built below
             check_names(group, factory, section.options)
     check_weights_names(config)
     task_of(config, num_outputs=1)
-    schedule_parts(config, total_steps=1000, steps_per_epoch=100)  # which refuses spans that cannot be read
-    if trial_step(config, dims=1) and (problem := trial_step(config, dims=2)):  # one may take matrices only
+    schedule_parts(config, total_steps=1000, steps_per_epoch=100)  # refuses unreadable spans
+    if trial_step(config, dims=1) and (problem := trial_step(config, dims=2)):  # an optimizer may accept matrices only
         raise problem

@@ -1,4 +1,4 @@
-"""The learning rate schedule."""
+"""Build the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ from effbench.units import steps_from
 
 
 def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch: int) -> Schedule:
-    """The scheduler; options written as spans ('5%', '2 epochs', 'total') become steps."""
+    """Build the schedule. Options written as spans ('5%', '2 epochs', 'total') become steps.
+
+    Args:
+        config: a checked config.
+        over: the optimizer.
+        total_steps: optimizer steps of the run.
+        steps_per_epoch: optimizer steps of an epoch.
+
+    Raises:
+        ConfigError: the class is no schedule, or refuses its options.
+    """
     kind, options = schedule_parts(config, total_steps, steps_per_epoch)
     built = construct("scheduler", config.scheduler.target, kind, {**options, "optimizer": over})
     if isinstance(built, Schedule):
@@ -33,14 +43,25 @@ def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch:
 
 
 def watches_metric(config: Config) -> bool:
-    """Return True if the scheduler's class says that its learning rate depends on validations, as Plateau's does."""
+    """Return True if the learning rate depends on validation results, as in Plateau."""
     return bool(getattr(resolve("scheduler", config.scheduler.target, config.allow_targets), "watches_metric", False))
 
 
 def schedule_parts(
     config: Config, total_steps: int, steps_per_epoch: int
 ) -> tuple[Callable[..., LRScheduler], dict[str, Any]]:
-    """The scheduler's class, and its options with spans as steps. Text is a span unless the class takes text there."""
+    """Return the scheduler's class, and its options with spans converted to steps.
+
+    A text is a span, unless the parameter is declared as text.
+
+    Args:
+        config: a checked config.
+        total_steps: optimizer steps of the run.
+        steps_per_epoch: optimizer steps of an epoch.
+
+    Raises:
+        ConfigError: the class is no LRScheduler, or a span cannot be read.
+    """
     section = config.scheduler
     kind = resolve("scheduler", section.target, config.allow_targets)
     if kind is ReduceLROnPlateau:

@@ -1,4 +1,4 @@
-"""The task with its loss and metrics."""
+"""Build the task with its loss and metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ from effbench.tasks.task import Task
 
 
 def task(config: Config, data: Splits, device: torch.device | None = None) -> Task:
-    """The task with its loss and metrics. Raises ConfigError where these do not fit each other or the data."""
+    """Build the task with its loss and metrics.
+
+    Args:
+        config: a checked config.
+        data: the dataset.
+        device: device of the loss's tensors; the CPU by default.
+
+    Raises:
+        ConfigError: loss, metrics and task do not fit each other or the data.
+    """
     return _task(config, loss(config, data).to(device or torch.device("cpu")), len(data.classes))
 
 
@@ -34,12 +43,12 @@ def _task(config: Config, minimised: Loss, num_outputs: int) -> Task:
 
 
 def task_of(config: Config, num_outputs: int) -> Task:
-    """As `task`, for a trained run: without data, so without class weights."""
+    """Build the task of a trained run, without data and so without class weights."""
     return _task(config, loss(config), num_outputs)
 
 
 def metrics(config: Config) -> list[Metric]:
-    """The metrics that task.metrics names, by name or as classes of the user's own."""
+    """Return the metrics in task.metrics, which are names of shipped ones or of the user's classes."""
     kind = getattr(resolve("task", config.task.target, config.allow_targets), "kind", "class")
     known, found = shipped(kind), list[Metric]()
     for name in config.task.metrics:
@@ -56,7 +65,7 @@ def metrics(config: Config) -> list[Metric]:
 
 
 def loss(config: Config, data: Splits | None = None) -> Loss:
-    """The loss; class weights as the train split has classes. Without data, without weights."""
+    """Build the loss. Class weights are computed from the train split; without data there are none."""
     section, options = config.loss, config.loss.options
     kind = resolve("loss", section.target, config.allow_targets)
     if not inspect.isclass(kind) or not issubclass(kind, Loss | nn.Module):
@@ -72,5 +81,5 @@ def loss(config: Config, data: Splits | None = None) -> Loss:
 
 
 def _unreduced(kind: type) -> dict[str, str]:
-    """torch's losses give one number a sample, which is then summed."""
+    """Return options for one loss value a sample, because the loop computes the sum; for torch's losses only."""
     return {} if issubclass(kind, Loss) else {"reduction": "none"}
