@@ -1,8 +1,8 @@
-"""What a model costs, by shapes alone: parameters, MACs, and the bytes that autograd keeps.
+"""Cost of a model, computed from shapes: parameters, MACs, and the bytes that autograd keeps.
 
-Nothing here allocates a weight or an activation: the model is copied onto tensors without data. A MAC
-is one multiply-accumulate; FLOPs are twice that. Matrix products, convolutions and attention count;
-element-wise work (norms, activations, pooling) does not, as in the published tables.
+No weight or activation is allocated: the model is copied onto tensors without data. A MAC is one multiply-accumulate;
+FLOPs are twice the MACs. Matrix products, convolutions and attention count. Element-wise operations (norms,
+activations, pooling) do not, as in published tables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from effbench.models.layers import DepthwiseSeparableConv2d
 
 @dataclass(frozen=True)
 class Parameters:
-    """total and trainable: scalars, a shared tensor counted once. bytes: of the weights as stored."""
+    """Size of a model's parameters.
+
+    Attributes:
+        total: number of scalars; a shared tensor counts once.
+        trainable: number of scalars that require gradients.
+        bytes: size of the weights as stored.
+    """
 
     total: int
     trainable: int
@@ -34,19 +40,31 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Compute:
-    """macs: multiply-accumulates of one forward pass of one sample."""
+    """Cost of one forward pass of one sample.
+
+    Attributes:
+        macs: multiply-accumulates.
+    """
 
     macs: int
 
     @property
     def flops(self) -> int:
-        """Floating-point operations: a MAC is a multiplication and an addition."""
+        """Floating-point operations: a MAC is one multiplication and one addition."""
         return 2 * self.macs
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One top-level child. output_shape: for a batch of 1, None if the child never ran. macs: one sample."""
+    """Cost of one top-level child.
+
+    Attributes:
+        name: attribute name in the model.
+        type: class name.
+        output_shape: for a batch of 1; None if the child never ran.
+        params: number of scalars.
+        macs: multiply-accumulates for one sample.
+    """
 
     name: str
     type: str
@@ -57,8 +75,18 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class SeparableRow:
-    """One depthwise separable convolution. macs and standard_macs: counted, for one sample, the latter of the
-    standard convolution in its place. ratio: theirs. theory: 1/C_out + 1/k^2 (arXiv:1704.04861, section 3.1)."""
+    """Cost of one depthwise separable convolution.
+
+    Attributes:
+        name: dotted name in the model.
+        in_channels: input channels.
+        out_channels: output channels.
+        kernel_size: side of the kernel.
+        macs: counted multiply-accumulates for one sample.
+        standard_macs: likewise, for the standard convolution of the same shapes.
+        ratio: macs / standard_macs.
+        theory: 1/C_out + 1/k^2 (arXiv:1704.04861, section 3.1).
+    """
 
     name: str
     in_channels: int
@@ -71,7 +99,7 @@ class SeparableRow:
 
 
 def parameters(model: nn.Module) -> Parameters:
-    """The model's parameters, buffers not among them."""
+    """Count the model's parameters; buffers do not count."""
     every = list(model.parameters())
     return Parameters(
         total=sum(p.numel() for p in every),
@@ -81,7 +109,12 @@ def parameters(model: nn.Module) -> Parameters:
 
 
 def macs(model: nn.Module, example: Tensor) -> Compute:
-    """Of the forward pass in eval mode. example: a batch of one sample; its shape and type alone matter."""
+    """Count the MACs of a forward pass in eval mode.
+
+    Args:
+        model: the model; it is not changed.
+        example: a batch of one sample; only its shape and dtype matter.
+    """
     shadow = without_data(model, "meta").eval()
     with FlopCounterMode(display=False) as counter:
         shadow(_blank(shadow, example))
@@ -94,14 +127,20 @@ def activation_bytes(
     batch_size: int,
     dtype: torch.dtype = torch.float32,
 ) -> int:
-    """Bytes that autograd keeps between the forward and the backward pass of one training step.
+    """Return the bytes that autograd keeps between the forward and the backward pass of one training step.
 
-    Cross-entropy included; parameters, buffers, inputs and labels excluded; tensors that share memory
-    counted once. dtype: torch.float32, or torch.bfloat16 / torch.float16 for autocast to it, whose cast
-    copies of the weights count because autograd keeps them. It is the sum for torch's CPU kernels: exact in
-    fp32, under 0.2 % short in autocast (torch's fake norms keep their statistics in 16 bits). effbench's
-    compiled layers keep less or more (no mask of dropout; of a block all that lies within it), another
-    device may keep more where its kernel does, such as attention without a fused one.
+    Cross-entropy is included; parameters, buffers, inputs and labels are not. Tensors that share memory count once.
+
+    The sum is for torch's CPU kernels: exact in fp32, less than 0.2 % too low in autocast (torch's fake norms keep
+    their statistics in 16 bits). effbench's compiled layers keep other tensors (no dropout masks; for a block all
+    intermediates). Other devices may keep more, for example for attention without a fused kernel.
+
+    Args:
+        model: the model; it is not changed.
+        example: a batch of inputs (B, ...); only shape and dtype of a sample matter.
+        batch_size: samples in the training step.
+        dtype: torch.float32, or torch.bfloat16 / torch.float16 for autocast. The cast copies of weights count, because
+            autograd keeps them.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         shadow = without_data(model, "cpu")
@@ -115,10 +154,10 @@ def activation_bytes(
 
 
 def layer_table(model: nn.Module, example: Tensor) -> tuple[LayerRow, ...]:
-    """A row for each top-level child, in order of registration, for one sample in eval mode.
+    """Return a row for each top-level child, in order of registration, for one sample in eval mode.
 
-    What the model owns or computes outside its children comes last, as '(outside its children)', so the
-    rows add up to the totals. A tensor shared between children is counted with the first of them.
+    A last row '(outside its children)' holds what the model owns or computes itself, so that the rows add up to the
+    totals. A tensor shared by several children counts with the first.
     """
     shadow = without_data(model, "meta").eval()
     watches: dict[str, _Watch] = {}
@@ -149,7 +188,7 @@ def _child_rows(model: nn.Module, watches: dict[str, _Watch]) -> list[LayerRow]:
 
 
 def separable_layers(model: nn.Module, example: Tensor) -> tuple[SeparableRow, ...]:
-    """A row for each DepthwiseSeparableConv2d that runs, in order of registration, for one sample."""
+    """Return a row for each DepthwiseSeparableConv2d that runs, in order of registration, for one sample."""
     shadow = without_data(model, "meta").eval()
     layers = {name: layer for name, layer in shadow.named_modules() if isinstance(layer, DepthwiseSeparableConv2d)}
     if not layers:
@@ -160,13 +199,13 @@ def separable_layers(model: nn.Module, example: Tensor) -> tuple[SeparableRow, .
     rows = []
     for name, layer in layers.items():
         flops, shape = watches[name].flops, watches[name].output_shape
-        if shape is not None:  # else it never ran
+        if shape is not None:  # None: the layer never ran
             rows.append(_separable_row(name, layer, flops // 2, shape[-2:]))
     return tuple(rows)
 
 
 def _separable_row(name: str, layer: DepthwiseSeparableConv2d, own: int, size: tuple[int, ...]) -> SeparableRow:
-    """own: its MACs. size: (H, W) of its output, and so of its input."""
+    """Return the row of a layer. own: its MACs. size: (H, W) of its output, which is that of its input."""
     c_in, c_out, k = layer.depthwise.in_channels, layer.pointwise.out_channels, layer.depthwise.kernel_size[0]
     with torch.device("meta"):
         standard = nn.Conv2d(c_in, c_out, k, padding=k // 2)
@@ -175,7 +214,7 @@ def _separable_row(name: str, layer: DepthwiseSeparableConv2d, own: int, size: t
 
 
 class _Watch:
-    """Notes, for one module, the FLOPs of its calls and the shape of its last output."""
+    """Counts the FLOPs of a module's calls, and records the shape of its last output."""
 
     def __init__(self, module: nn.Module, total_flops: Callable[[], int]):
         self.flops = 0
@@ -193,9 +232,9 @@ class _Watch:
 
 
 def without_data(model: nn.Module, device: str) -> nn.Module:
-    """A deep copy whose parameters and buffers are new tensors on `device`; the given model is untouched.
+    """Return a deep copy with new parameters and buffers on `device`; the model itself is not changed.
 
-    On 'meta', or within FakeTensorMode, they hold no data. The memo keeps deepcopy off the real ones.
+    On 'meta', or within FakeTensorMode, the new tensors hold no data. The memo keeps deepcopy from copying real ones.
     """
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
@@ -207,7 +246,7 @@ def without_data(model: nn.Module, device: str) -> nn.Module:
 
 
 def _blank(model: nn.Module, example: Tensor) -> Tensor:
-    """Zeros like the example, on the device of the model's parameters (meta: without data), floats of their dtype."""
+    """Return zeros of the example's shape on the device of the model's parameters; floats get their dtype."""
     of = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     dtype = of.dtype if example.is_floating_point() else example.dtype
     return torch.zeros(example.shape, device=of.device, dtype=dtype)
@@ -219,13 +258,13 @@ def _autocast(dtype: torch.dtype) -> torch.autocast:
 
 @contextmanager
 def _kept_for_backward(exclude: list[Tensor]) -> Iterator[dict[int, torch.UntypedStorage]]:
-    """Collects the storages that autograd saves, by identity, without those of `exclude`."""
+    """Collect the storages that autograd saves, by identity, without those of `exclude`."""
     given = {_identity(tensor) for tensor in exclude}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         if _identity(tensor) not in given:
-            # Holding the storage keeps its address from being given to another one.
+            # A reference to the storage prevents reuse of its address by another one.
             kept[_identity(tensor)] = tensor.untyped_storage()
         return tensor
 

@@ -1,4 +1,4 @@
-"""The loop."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -52,7 +52,13 @@ Result = TypeVar("Result")
 
 @dataclass
 class Intervals:
-    """How often things happen: epochs between validations, optimizer steps between log rows and extra saves."""
+    """Intervals of recurring actions.
+
+    Attributes:
+        validate_epochs: epochs between validations.
+        log_steps: optimizer steps between rows of metrics.csv.
+        save_steps: optimizer steps between extra checkpoints; None for none.
+    """
 
     validate_epochs: int = 1
     log_steps: int = 10
@@ -61,9 +67,12 @@ class Intervals:
 
 @dataclass
 class Trainer:
-    """Trains `model` on `train`; every part is an object with a no-op form, so the loop has no branches for them.
+    """Trains `model` on `train`. Every part has a no-op implementation, so the loop needs no branches for absent ones.
 
-    model: the module that learns. forward: the same, as called in training (compiled, data-parallel).
+    Attributes:
+        model: the module that learns.
+        forward: the same module as called in training (compiled, data-parallel).
+        plateau_metric: metric that a plateau schedule observes.
     """
 
     model: nn.Module
@@ -78,7 +87,7 @@ class Trainer:
     clip: Clipping = field(default_factory=NoClipping)
     precision: Precision = field(default_factory=Precision)
     ema: WeightAverage | None = None
-    nonfinite_policy: NonFinitePolicy | None = None  # by default: stop, looking where that costs nothing
+    nonfinite_policy: NonFinitePolicy | None = None  # default: stop; losses are checked if that is free
     oom_policy: OutOfMemoryPolicy = field(default_factory=RaiseOnOutOfMemory)
     buffer_snapshot: StepRollback = field(default_factory=NoBufferSnapshot)
     statistics: NormStatistics = field(default_factory=KeepStatistics)
@@ -91,34 +100,34 @@ class Trainer:
     clocks: Clocks = field(default_factory=Clocks)
     state: TrainState = field(default_factory=TrainState)
     plateau_metric: str = "val/loss"
-    compiled: bool = False  # the first step's forward and backward then count as compiling
-    interrupted_by: str | None = None  # set from outside, by a signal's handler
-    stop_requested: str | None = None  # set by a callback, through its context: the reason
-    rows_are_over: bool = False  # metrics.csv gets no more rows in this session
+    compiled: bool = False  # the first step's time counts as compiling
+    interrupted_by: str | None = None  # name of the signal, set by its handler
+    stop_requested: str | None = None  # the reason, set by a callback through its context
+    rows_are_over: bool = False  # no more rows of metrics.csv in this session
 
     def __post_init__(self) -> None:
         self.context = Context(self, Path())
         self.averaged: WeightAverage = self.ema or NoEma(self.model)
         self.meter = Meter(self.ranks, self.task.tallies)
-        self.prediction_check = self.task.prediction_check()  # of the newest evaluation
+        self.prediction_check = self.task.prediction_check()  # statistics of the newest evaluation's predictions
         self.throughput = Throughput(self.clocks, self.train.modality.unit)
         self._device = next(self.model.parameters()).device
-        looks = self._device.type == "cpu" and self.ranks.world_size == 1  # where reading the loss costs nothing
+        looks = self._device.type == "cpu" and self.ranks.world_size == 1  # reading the loss needs no synchronisation
         self._nonfinite: NonFinitePolicy = self.nonfinite_policy or StopAtNonFinite(looks)
         self._parameters = list(self.model.parameters())
         self._saves: Saves = choose_saves(self.checkpoints, self.save_in_background)
         self._begun = time.perf_counter()
 
     def fit(self) -> TrainState:
-        """Trains until a limit, early stopping or a loss that is not finite; the state says which."""
+        """Train until a limit, early stopping, an interruption or a non-finite loss; the state holds the reason."""
         state = self.state
         state.steps_per_epoch = self.train.steps_per_epoch
         if self.checkpoints is not None:
             self.checkpoints.relink()
         self.callbacks.fit_start(self.context)
         try:
-            self._end_epoch_if_over(state)  # where an interruption kept it from ending
-            self.early_stopping.stop_if_due(state)  # where one came between that and the test
+            self._end_epoch_if_over(state)  # an interruption may have come before its end
+            self.early_stopping.stop_if_due(state)  # or between the epoch's end and the test
             for micro_batches in self.steps(state):
                 stats = self.accumulate(micro_batches)
                 self.update(stats)
@@ -142,11 +151,11 @@ class Trainer:
 
     @property
     def steps_left(self) -> int:
-        """Optimizer steps until a limit on steps or epochs ends the run."""
+        """Optimizer steps until the limit on steps or epochs."""
         return self.limits.steps_left(self.state, self.train.steps_per_epoch)
 
     def steps(self, state: TrainState) -> Iterator[StepBatches]:
-        """The optimizer steps that are left, in order, each with its own random stream."""
+        """Yield the remaining optimizer steps in order, and seed the random streams of each."""
         set_train_mode(self.forward)
         while self.steps_left and state.stop_reason is None:
             for step in self.train.epoch(state.epoch, start=state.batch):
@@ -156,9 +165,12 @@ class Trainer:
                     break
 
     def accumulate(self, step: StepBatches) -> Tensor:
-        """Forward and backward over the micro-batches; the gradient is that of the step's mean loss.
+        """Run forward and backward over the micro-batches, so that gradients are those of the step's mean loss.
 
-        Returns the task's sums on the device, as Tallies lays them out.
+        After an out-of-memory error the policy may split the micro-batches and repeat the step.
+
+        Returns:
+            The task's sums on the device, in the layout of Tallies.
         """
         self.buffer_snapshot.begin()
         while True:
@@ -171,7 +183,7 @@ class Trainer:
                 self.state.micro_batch_splits = self.oom_policy.next_split_count(
                     "training", "data.batch_size", size, splits, error
                 )
-            self._rollback_step()  # out here the failed attempt's tensors are gone
+            self._rollback_step()  # outside the except block the failed attempt's tensors are freed
             self._seed_forward(step)
             step = self.train.again(step)
 
@@ -189,12 +201,12 @@ class Trainer:
                     self.precision.backward(loss / divisor)
                     seen = self.task.tallies.of(loss, logits_BK, piece.targets, self.task.loss.weight(piece.targets))
                     stats = seen if stats is None else stats + seen
-        assert stats is not None  # a step has a micro-batch
+        assert stats is not None  # every step has a micro-batch
         return stats
 
     def update(self, stats: Tensor) -> None:
-        """One optimizer step; one that is not finite is left out or ends the run, as configured."""
-        self.state.learning_rates = self.learning_rates()  # before the schedule moves on to the next step's
+        """Take the optimizer step. If it is not finite, skip it or end the run, as configured."""
+        self.state.learning_rates = self.learning_rates()  # those of this step: the schedule then moves on
         what = self._nonfinite.found(stats[0], self._parameters)
         if what is None:
             self.meter.add(stats)
@@ -203,14 +215,14 @@ class Trainer:
             return
         self._nonfinite.skip(self.state, what)
         if self._nonfinite.goes_on(self.state):
-            self.meter.add(torch.zeros_like(stats))  # in no mean, but the epoch has had a step
+            self.meter.add(torch.zeros_like(stats))  # no effect on means, but the epoch now counts as begun
             self._rollback_step()
             self._advance()
         else:
             self._diverged(f"the training {what} at step {self.state.step + 1}")
 
     def _optimizer_step(self) -> None:
-        """The schedule and the average follow the steps really taken."""
+        """Apply the gradients. Schedule and average advance only if the step was taken (the loss scale may skip it)."""
         with self.clocks.optimizer, naming_optimizer_memory(self.optimizer):
             self.precision.unscale(self.optimizer)
             self.callbacks.before_step(self.context)
@@ -223,17 +235,17 @@ class Trainer:
         self.state.skipped_in_a_row = 0
 
     def _rollback_step(self) -> None:
-        """The step at hand leaves no trace."""
+        """Undo the effects of the current step's forward and backward passes."""
         self.buffer_snapshot.undo()
         self.optimizer.zero_grad(set_to_none=True)
 
     def log_if_due(self, state: TrainState) -> None:
-        """Reads the loss from the device every `log_steps` steps, and only then."""
+        """Every `log_steps` steps, read the loss from the device and log a row; reading it more often would be slow."""
         if state.step % self.intervals.log_steps or state.stop_reason:
             return
-        with self.clocks.forward_backward:  # reading waits for the device to catch up
+        with self.clocks.forward_backward:  # reading the loss waits for the device
             values = self.meter.window_means()
-        if not math.isfinite(values.get("train/loss", 0.0)):  # none where all steps were left out
+        if not math.isfinite(values.get("train/loss", 0.0)):  # no loss if all steps were skipped
             self._diverged(f"the training loss is {values['train/loss']} by step {state.step}")
         self._tell(self.callbacks.logged, values)
 
@@ -241,15 +253,15 @@ class Trainer:
         """Call a hook with a row of metrics.csv: values, throughput, learning rates and what callbacks log."""
         state = self.state
         state.logged |= {**values, **self.throughput.values(state.samples_seen), **state.learning_rates}
-        row = state.logged  # a hook that logs adds to it, and the hooks after it see that
+        row = state.logged  # hooks may log into it; later hooks see that
         hook(self.context, row)
         state.logged = {}
 
     def evaluate_and_save_if_due(self, state: TrainState) -> None:
-        """Validates at the end of an epoch (or of the run) and saves; extra saves come every `save_steps`."""
+        """Validate and save at the end of an epoch or of the run; save extra checkpoints every `save_steps`."""
         self._saves.check()
         self._check_time_and_signals(state)
-        interrupted = state.status == "interrupted"  # then the resumed run ends the epoch
+        interrupted = state.status == "interrupted"  # the resumed run ends the epoch
         validates = not interrupted and self._epoch_is_over(state) and self._validation_is_due(state)
         if not interrupted:
             self._end_epoch_if_over(state)
@@ -261,11 +273,11 @@ class Trainer:
         return not self.steps_left or state.stop_reason is not None
 
     def _epoch_is_over(self, state: TrainState) -> bool:
-        """Whether steps were made since the last epoch ended, and an epoch or the run is over."""
+        """Return True if there were steps since the last epoch's end, and the epoch or the run is over."""
         return not self.meter.empty and (state.batch == 0 or self._run_is_over(state))
 
     def _validation_is_due(self, state: TrainState) -> bool:
-        """Whether a validation and a checkpoint belong to the end of this epoch."""
+        """Return True if this epoch ends with a validation and a checkpoint."""
         return self._run_is_over(state) or state.epoch % self.intervals.validate_epochs == 0
 
     def _end_epoch_if_over(self, state: TrainState) -> None:
@@ -281,13 +293,17 @@ class Trainer:
         if due and self.val is not None:
             values |= self.validate(state)
         self._tell(self.callbacks.epoch_end, values)
-        if due:  # else after the next step, so that a validation comes before the end
+        if due:  # else after the next step, so that the run ends with a validation
             self._check_stop_requests(state)
         if due:
             self.save(values if self.val is not None else None)
 
     def validate(self, state: TrainState) -> dict[str, float]:
-        """'val/<metric>' on the validation split with the averaged weights; what depends on them is told."""
+        """Validate the averaged weights; pass the result to schedule and early stopping.
+
+        Returns:
+            'val/<metric>' -> value.
+        """
         assert self.val is not None
         with self.clocks.statistics:
             self._refresh(self.statistics.refresh)
@@ -304,7 +320,15 @@ class Trainer:
         return values
 
     def evaluate(self, batches: EvalBatches, ranks: DistributedContext) -> dict[str, float]:
-        """Metric name -> value of the averaged weights, each batch split as memory asks for."""
+        """Evaluate the averaged weights; after out-of-memory errors batches are split.
+
+        Args:
+            batches: samples to evaluate.
+            ranks: processes that share them.
+
+        Returns:
+            Metric name -> value.
+        """
 
         def attempt(splits: int) -> dict[str, float]:
             check = self.prediction_check = self.task.prediction_check()
@@ -318,7 +342,7 @@ class Trainer:
         self._with_eval_splits(self.statistics.eval_batch_size, attempt)
 
     def _with_eval_splits(self, batch_size: int, attempt: Callable[[int], Result]) -> Result:
-        """Calls `attempt` with the number of splits of an evaluation batch; with more after an out-of-memory error."""
+        """Call `attempt` with the number of splits of an evaluation batch; with more after an out-of-memory error."""
         while True:
             try:
                 return attempt(self.state.eval_splits)
@@ -329,13 +353,13 @@ class Trainer:
                 self.state.eval_splits = self.oom_policy.next_split_count("evaluation", key, batch_size, splits, error)
 
     def evaluated_weights(self) -> dict[str, Tensor]:
-        """The averaged weights, with batch norm statistics of their own; without an average, the model's."""
+        """Return the averaged weights with their batch norm statistics; without an average, the model's weights."""
         with self.clocks.statistics:
             self._refresh(self.statistics.refresh_to_save)
         return dict(self.averaged.model.state_dict())
 
     def save(self, values: Mapping[str, float] | None) -> None:
-        """A checkpoint by rank 0, of finite weights only; the others wait until it is copied, or written."""
+        """Save a checkpoint on rank 0 if all weights are finite. The other ranks wait until it is copied or written."""
         with self.clocks.statistics:
             self._refresh(self.statistics.refresh_to_save)
         with self.clocks.checkpoint:
@@ -352,14 +376,14 @@ class Trainer:
 
     def _write_checkpoint(self, values: Mapping[str, float] | None) -> None:
         self.callbacks.saving(self.context)
-        snapshot = self.snapshot()  # on every rank: the meter adds up theirs
+        snapshot = self.snapshot()  # on every rank: the meter sums over ranks
         if self.checkpoints is not None and self.ranks.is_main:
             value = values.get(self.checkpoints.monitor) if values else None
             interrupted = self.state.status == "interrupted"
             self._saves.save(snapshot, self.state.step, value, keep=interrupted)
 
     def snapshot(self) -> Snapshot:
-        """Everything that the rest of the run depends on."""
+        """Return all state that the rest of the run depends on."""
         state = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -377,7 +401,7 @@ class Trainer:
         return Snapshot(weights=dict(self.model.state_dict()), ema=self.averaged.state_dict(), state=state)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Continues where the snapshot was taken."""
+        """Load a snapshot."""
         load_weights(self.model, snapshot.weights)
         self.averaged.load_state_dict(snapshot.ema)
         load_optimizer(self.optimizer, snapshot.state["optimizer"])
@@ -393,15 +417,21 @@ class Trainer:
             self.checkpoints.restore(snapshot.state["ranking"], self.state.step)
 
     def _steps_per_epoch_before(self) -> int:
-        """Of a checkpoint that does not say: its epochs all had the same number, and one that was begun keeps it."""
+        """Infer the value for a checkpoint without it: all epochs had the same length, and a begun one keeps it."""
         state = self.state
         return self.train.steps_per_epoch if state.batch or not state.epoch else state.step // state.epoch
 
     def keep_place_in_epochs(self, same_data: bool) -> int | None:
-        """After `restore`: where an epoch has another number of steps now, the schedule keeps its place in epochs.
+        """After `restore`, move the schedule to the same place in epochs if the steps in an epoch have changed.
 
-        It goes on as if all epochs had had the new number, and so ends at its end; returns the step where it then is,
-        None where nothing changed. An epoch that was begun with other data cannot be ended: the next one is due.
+        The schedule then continues as if all epochs had the new length, and ends with the run. An epoch that was begun
+        with other data is abandoned for the next one.
+
+        Args:
+            same_data: True if the dataset is unchanged.
+
+        Returns:
+            The schedule's new step; None if nothing changed.
         """
         state, now = self.state, self.train.steps_per_epoch
         leaves = state.batch > 0 and (not same_data or state.batch >= now)
@@ -414,7 +444,7 @@ class Trainer:
         return position
 
     def learning_rates(self) -> dict[str, float]:
-        """lr/<group> of every parameter group, for the next step."""
+        """Return lr/<group> of every parameter group for the next step."""
         groups = self.optimizer.param_groups
         return {f"lr/{group.get('name', index)}": float(group["lr"]) for index, group in enumerate(groups)}
 
@@ -436,7 +466,7 @@ class Trainer:
             torch.cuda.manual_seed(seed)
 
     def _check_time_and_signals(self, state: TrainState) -> None:
-        """Stops for max_time or a signal; several processes agree on it, at the steps that are logged."""
+        """Stop for max_time or a signal. Several processes agree on it, only at logged steps to limit communication."""
         if self.ranks.world_size > 1 and state.batch and state.step % self.intervals.log_steps:
             return
         if self.ranks.any(self.interrupted_by is not None):
