@@ -1,6 +1,6 @@
-"""Replaces a model's slow layers by CPU-optimised subclasses, in place, and back.
+"""Replace a model's slow layers by CPU-optimised subclasses, in place, and restore them.
 
-Only the training loop uses accelerated models. Tools that look at classes (fx, TorchScript, quantization) get plain
+Only the training loop uses accelerated models. Tools that inspect classes (fx, TorchScript, quantization) get plain
 ones.
 """
 
@@ -25,7 +25,7 @@ _WITH_BLOCKS = ("torchvision.models.mobilenetv2", "torchvision.models.mobilenetv
 
 
 def accelerate(model: nn.Module) -> None:
-    """Replaces slow layers by CPU-optimised subclasses, in place; parameters and state_dict stay."""
+    """Replace slow layers by CPU-optimised subclasses, in place; parameters and state_dict do not change."""
     for module in model.modules():
         if type(module) is nn.Conv2d:
             if is_large_depthwise(module):
@@ -43,14 +43,14 @@ def accelerate(model: nn.Module) -> None:
 
 
 def remove_acceleration(model: nn.Module) -> None:
-    """Gives every module the class back that it had before `accelerate`, in place."""
+    """Give every module the class that it had before `accelerate`, in place."""
     for module in model.modules():
         if isinstance(module, Accelerated):
             module.__class__ = plain_class(type(module))
 
 
 def _accelerate_blocks(model: nn.Module) -> None:
-    """Imports torchvision only where the model has blocks of it."""
+    """Accelerate torchvision's blocks; import torchvision only if the model has some."""
     from_torchvision = [module for module in model.modules() if type(module).__module__ in _WITH_BLOCKS]
     if from_torchvision:
         from effbench.cpu.inverted_residual import BLOCKS

@@ -1,7 +1,7 @@
-"""Batch normalisation with the activation after it as one C function (csrc/batch_norm.c).
+"""Batch norm fused with the following activation in one C function (csrc/batch_norm.c).
 
-On a CPU both are bound by memory, and this way the activation needs no pass over memory. Elsewhere torch's layers run
-one after the other.
+On a CPU both are limited by memory bandwidth; the fusion saves one pass over memory. Where it does not apply, torch's
+layers run one after the other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from effbench.cpu.eligibility import Accelerated, is_plain_cpu_float32, plain_cl
 from effbench.cpu.library import library, scratch_size
 from effbench.cpu.tensors import is_plain
 
-ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}  # as in csrc/batch_norm.c
+ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}  # numbers as in csrc/batch_norm.c
 _NONE = 0
 _BY_TORCH: tuple[Callable[[Tensor], Tensor], ...] = (torch.positive, F.relu, F.relu6, F.hardswish)
 
@@ -35,7 +35,7 @@ class CpuBatchNorm2d(nn.BatchNorm2d, Accelerated):
         return super().forward(input)
 
     def applies(self, x: Tensor) -> bool:
-        """Whether this is a training step on the CPU in float32, channels last, that torch would take too."""
+        """Return True if the C function supports a training step on x: plain float32 on the CPU, channels last."""
         if not (torch.is_grad_enabled() and is_plain_cpu_float32(x) and x.dim() == 4 and self.fits(x.shape[1])):
             return False
         if x.numel() <= x.shape[1] or not x.is_contiguous(memory_format=torch.channels_last):
@@ -43,14 +43,14 @@ class CpuBatchNorm2d(nn.BatchNorm2d, Accelerated):
         return library() is not None
 
     def fits(self, channels: int) -> bool:
-        """Whether it trains on so many channels with batch statistics, plain float32 weights and running averages."""
+        """Return True if the layer uses batch statistics and has plain float32 tensors for this number of channels."""
         if not (self.training and self.track_running_stats) or self.momentum is None or channels != self.num_features:
             return False
         tensors = (self.weight, self.bias, self.running_mean, self.running_var)
         return self.eps > 0 and all(tensor is not None and is_plain(tensor, (channels,)) for tensor in tensors)
 
     def activated(self, x: Tensor, activation: int) -> Tensor:
-        """Normalises x, where `applies`, and applies one of ACTIVATIONS or none."""
+        """Normalise x (N, C, H, W) and apply an activation of ACTIVATIONS, or none (0); requires `applies`."""
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         running = (self.running_mean, self.running_var, self.eps, self.momentum)
@@ -59,7 +59,7 @@ class CpuBatchNorm2d(nn.BatchNorm2d, Accelerated):
 
 
 class FusedSequential(nn.Sequential, Accelerated):
-    """nn.Sequential that fuses each batch normalisation with the activation after it, unless one of them has a hook."""
+    """nn.Sequential that fuses each batch norm with the following activation, unless a hook is attached to either."""
 
     def forward(self, input: Tensor) -> Tensor:
         layers = list(self)
@@ -74,14 +74,14 @@ class FusedSequential(nn.Sequential, Accelerated):
         return input
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _new_fused, (plain_class(type(self)),), self.__dict__  # unpickling makes the class where it is missing
+        return _new_fused, (plain_class(type(self)),), self.__dict__  # unpickling creates the class if it is missing
 
 
 _FUSED_CLASSES: dict[type[nn.Module], type[FusedSequential]] = {}
 
 
 def _fused_class(kind: type[nn.Module]) -> type[FusedSequential]:
-    """The fusing subclass of nn.Sequential or of a subclass of it."""
+    """Return the fusing subclass of nn.Sequential, or of a subclass of it."""
     if kind not in _FUSED_CLASSES:
         _FUSED_CLASSES[kind] = type(kind.__name__, (FusedSequential, kind), {})
     return _FUSED_CLASSES[kind]
@@ -93,7 +93,7 @@ def _new_fused(kind: type[nn.Module]) -> FusedSequential:
 
 
 def fuse_bn_activation(model: nn.Module) -> None:
-    """Changes the class of the model's batch normalisations, and of the Sequentials that hold some, in place."""
+    """Change the classes of the model's batch norms, and of the Sequentials that contain some, in place."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = CpuBatchNorm2d
@@ -104,7 +104,7 @@ def fuse_bn_activation(model: nn.Module) -> None:
 
 
 def _fusible_activation(layer: nn.Module, after: nn.Module) -> int | None:
-    """The number of the activation `after`, where `layer` is a batch normalisation and no hook is on either."""
+    """Return the number of the activation `after` if it can be fused with the batch norm `layer`; else None."""
     if not isinstance(layer, CpuBatchNorm2d) or type(after) not in ACTIVATIONS:
         return None
     hooked = _has_any_global_hook() or has_hooks(layer) or has_hooks(after)
@@ -112,7 +112,7 @@ def _fusible_activation(layer: nn.Module, after: nn.Module) -> int | None:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a hook, or a `forward` set on the instance, could see or change the module's input or output."""
+    """Return True if a hook, or a `forward` set on the instance, could read or change the module's input or output."""
     return "forward" in module.__dict__ or bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
@@ -146,7 +146,15 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def by_torch(x: Tensor, weight: Tensor, bias: Tensor, eps: float, activation: int) -> Tensor:
-    """The same output by torch's differentiable operations; leaves the running statistics alone."""
+    """Compute the same output with torch's differentiable operations, without updating the running statistics.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (C,).
+        bias: (C,).
+        eps: added to the variance.
+        activation: number in ACTIVATIONS, or 0 for none.
+    """
     return _BY_TORCH[activation](F.batch_norm(x, None, None, weight, bias, training=True, eps=eps))
 
 

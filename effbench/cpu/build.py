@@ -1,10 +1,10 @@
-"""Finds the compiled library on disk and checks it, or compiles it.
+"""Find and check the compiled library on disk, or compile it.
 
-kernels/<key>-<digest>.so  key: of sources, flags, compiler and processor. digest: of the file's own content, without
-                           which a truncated or altered library would kill the process (SIGBUS, SIGSEGV, SIGILL).
-kernels/<key>.lock         held by the one process that compiles; the others wait for it.
+kernels/<key>-<digest>.so  key: hash of sources, flags, compiler and processor. digest: hash of the file's content. A
+                           truncated or altered library would crash the process (SIGBUS, SIGSEGV, SIGILL).
+kernels/<key>.lock         held by the compiling process; others wait for it.
 
-Nothing is loaded from a folder or file that other users could have written: loading runs the file's code.
+Loading a library runs its code, so nothing is loaded from a folder or file that other users could write to.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from effbench.cache_dir import cache_homes, distrusted
 from effbench.disk import move, sync
 
-TIMEOUT_S = 300.0  # of the compiler, and of waiting for another process that runs it, on a busy machine
+TIMEOUT_S = 300.0  # limit for the compiler, and for waiting for another process that compiles
 _DIGITS = 24
 _POLL_S = 0.1
 
@@ -31,13 +31,20 @@ Note = Callable[[str], None]
 
 
 class NotBuiltError(OSError):
-    """There is no library; the message says why."""
+    """There is no library; the message gives the reason."""
 
 
 def find_or_build(key: str, command: Sequence[str], note: Note) -> Path:
-    """The library of `key`, compiled by `command` + ["-o", PATH] where there is no intact one.
+    """Return the library of `key`; compile it if there is no intact one.
 
-    Raises NotBuiltError or subprocess.SubprocessError where it cannot be made.
+    Args:
+        key: hash of everything that determines the library.
+        command: the compiler's command line, without "-o PATH".
+        note: prints a message.
+
+    Raises:
+        NotBuiltError: no folder can be used, or another process holds the lock too long.
+        subprocess.SubprocessError: the compiler failed.
     """
     for home in cache_homes():
         try:
@@ -49,23 +56,23 @@ def find_or_build(key: str, command: Sequence[str], note: Note) -> Path:
         if os.access(folder, os.W_OK):
             with _build_lock(folder / f"{key}.lock", note):
                 return _verified(folder, key, note) or _compile(folder, key, command, note)
-    folder = Path(tempfile.mkdtemp(prefix="effbench-kernels-"))  # for this process alone
+    folder = Path(tempfile.mkdtemp(prefix="effbench-kernels-"))  # for this process only
     return _compile(folder, key, command, note)
 
 
 def discard(library: Path) -> None:
-    """Removes a loaded library from a temporary folder of this process; it stays usable."""
+    """Remove a loaded library from a temporary folder of this process; it remains usable."""
     if library.parent.name.startswith("effbench-kernels-"):
         shutil.rmtree(library.parent, ignore_errors=True)
 
 
 def _private_folder(folder: Path, note: Note) -> Path:
-    """Creates the folder, writable for this user only. Raises OSError where it cannot be trusted."""
+    """Create the folder, writable only by this user. Raises OSError if it cannot be trusted."""
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     for path in (folder, folder.parent):
         status = path.stat()
         if os.name == "posix" and status.st_uid == os.geteuid() and status.st_mode & 0o022:
-            path.chmod(status.st_mode & ~0o022 & 0o7777)  # as a umask of 002 makes it
+            path.chmod(status.st_mode & ~0o022 & 0o7777)  # a umask of 002 allows the group to write
             status = path.stat()
         if why := distrusted(status):
             note(f"{path} is not used for compiled code: {why}")
@@ -74,7 +81,7 @@ def _private_folder(folder: Path, note: Note) -> Path:
 
 
 def _verified(folder: Path, key: str, note: Note) -> Path | None:
-    """The intact library of `key`. Damaged ones are reported, and removed where permitted."""
+    """Return the intact library of `key`. Damaged ones are reported, and removed if permitted."""
     for path in sorted(folder.glob(f"{key}-*.so")):
         try:
             with path.open("rb") as stream:
@@ -91,7 +98,7 @@ def _verified(folder: Path, key: str, note: Note) -> Path | None:
 
 
 def _compile(folder: Path, key: str, command: Sequence[str], note: Note) -> Path:
-    for left in folder.glob(f"{key}.*.tmp"):  # left by a killed compiler; we hold the lock
+    for left in folder.glob(f"{key}.*.tmp"):  # left by a killed compiler: this process holds the lock
         shutil.rmtree(left, ignore_errors=True)
     note("compiling its C functions, once for this machine")
     scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".tmp", dir=folder))
@@ -117,9 +124,9 @@ def _digest(content: bytes) -> str:
 
 @contextmanager
 def _build_lock(path: Path, note: Note) -> Iterator[None]:
-    """Lets one process compile at a time. Raises NotBuiltError when another has held the lock for TIMEOUT_S.
+    """Let one process compile at a time. Raises NotBuiltError if another one holds the lock for TIMEOUT_S.
 
-    Where locks do not work (some network file systems) several compile, and each publishes a complete library.
+    If locks do not work (some network file systems), several processes compile, and each publishes a complete library.
     """
     if sys.platform == "win32":
         yield

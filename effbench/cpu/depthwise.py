@@ -1,9 +1,9 @@
 """Depthwise convolutions of 5 x 5 and larger with a faster weight gradient on a CPU.
 
-oneDNN's weight gradient is slow there: it visits positions one channel at a time. In channels-last memory the channels
-of a pixel are adjacent, so we sum over positions by products of whole rows of channels: in C (csrc/depthwise.c), or
-without a compiler as k * k shifted products, which pay on small maps where oneDNN has no AVX-512. The forward pass and
-the input gradient stay torch's.
+oneDNN computes this weight gradient slowly, one channel at a time. In channels-last memory the channels of a pixel are
+adjacent, so we sum products of whole rows of channels over positions: in C (csrc/depthwise.c), or without a compiler as
+k * k shifted products, which are faster for small maps if oneDNN has no AVX-512. The forward pass and the input
+gradient are torch's.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from effbench.cpu.library import library, scratch_size
 from effbench.cpu.tensors import CPU_FLOAT32, kind_of
 
 MIN_KERNEL = 5  # 3 x 3 is fast in oneDNN
-MAX_KERNEL = 7  # as in csrc/depthwise.c
-MAX_POSITIONS = 64  # of a map, for the shifted products: their k * k passes must stay in the cache
+MAX_KERNEL = 7  # limit of csrc/depthwise.c
+MAX_POSITIONS = 64  # of a map, for shifted products: the k * k passes must fit into the cache
 
 
 class CpuDepthwiseConv2d(nn.Conv2d, Accelerated):
@@ -46,12 +46,12 @@ class CpuDepthwiseConv2d(nn.Conv2d, Accelerated):
 
 
 def is_large_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether oneDNN's weight gradient is slow."""
+    """Return True if oneDNN's weight gradient is slow for this layer."""
     return is_centred_depthwise(conv) and conv.kernel_size[0] >= MIN_KERNEL
 
 
 def is_centred_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether it is depthwise, square and undilated with padding k // 2, as in MobileNets."""
+    """Return True for a depthwise, square, undilated convolution with padding k // 2, as in MobileNets."""
     (kernel, other), stride, padding = conv.kernel_size, conv.stride, conv.padding
     return (
         conv.groups == conv.in_channels == conv.out_channels
@@ -98,11 +98,13 @@ def _input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, stride: int, pa
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
-    """Weight gradient (C, 1, k, k) of a centred depthwise convolution.
+    """Return the weight gradient (C, 1, k, k) of a centred depthwise convolution.
 
     Args:
         x: (N, C, H, W), channels last.
-        gradient: of the convolution's output, channels last.
+        gradient: gradient of the convolution's output, channels last.
+        kernel: k.
+        stride: stride of the convolution.
     """
     way = _compiled if library() is not None else _shifted_products
     return way(x, gradient, kernel, stride)
@@ -122,7 +124,7 @@ def _compiled(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
 
 
 def _shifted_products(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
-    """For each tap, the product of the gradient with the input shifted by the tap, summed over images and positions."""
+    """For each tap, sum the products of the gradient and the shifted input over images and positions."""
     height, width = gradient.shape[2:]
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, kernel // 2, kernel // 2, kernel // 2, kernel // 2))  # N H W C
     g_NHWC = gradient.permute(0, 2, 3, 1)

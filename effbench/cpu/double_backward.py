@@ -11,21 +11,21 @@ from effbench.cpu.eligibility import is_plain_cpu_float32
 
 
 def needs_differentiable_backward(gradient: Tensor) -> bool:
-    """Whether the backward pass is recorded (create_graph), or its gradient is none that C can read."""
-    batched = torch._C._functorch.is_legacy_batchedtensor(gradient)  # by is_grads_batched
+    """Return True if the backward pass is recorded (create_graph), or its gradient cannot be read by C."""
+    batched = torch._C._functorch.is_legacy_batchedtensor(gradient)  # from is_grads_batched
     return torch.is_grad_enabled() or batched or not is_plain_cpu_float32(gradient)
 
 
 def differentiable_gradients(
     function: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], gradient: Tensor
 ) -> list[Tensor | None]:
-    """Gradients of function(*inputs), recorded themselves where gradients are recorded now.
+    """Return gradients of function(*inputs), recorded by autograd if it is enabled.
 
     Args:
-        function: the layer, by torch's differentiable operations.
-        inputs: None is passed on.
-        needed: which inputs need a gradient; the others get None.
-        gradient: of the function's output.
+        function: the layer in torch's differentiable operations.
+        inputs: arguments of the function; None is passed on.
+        needed: for each input, whether it needs a gradient; the others get None.
+        gradient: gradient of the function's output.
     """
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         views = [tensor.view_as(tensor) if tensor is not None and need else tensor

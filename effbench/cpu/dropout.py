@@ -1,7 +1,7 @@
-"""Dropout that draws one number from torch's generator for a tensor, where torch draws one for each element.
+"""Dropout that draws one number from torch's generator for each tensor, where torch draws one for each element.
 
-torch draws them one by one on one thread. Here the number is a seed, from which csrc/dropout.c computes the mask, and
-computes it again for the gradient, so no mask is stored.
+torch draws them sequentially on one thread. Here the number is a seed: csrc/dropout.c computes the mask from it, and
+again in the backward pass, so no mask is stored.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from effbench.cpu.library import library
 from effbench.cpu.tensors import layout_of
 
 _DRAWS = 2**32
-_MAX_P = 1 - 2**-12  # above, rounding p to 1 / 2**32 would show in the mean
+_MAX_P = 1 - 2**-12  # above, rounding p to a multiple of 2**-32 would affect the mean
 
 
 class CpuDropout(nn.Dropout, Accelerated):
-    """nn.Dropout, faster; a seed of torch's drops other elements."""
+    """A faster nn.Dropout. For the same seed it drops other elements than torch."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not 0 < self.p <= _MAX_P or not _applies(input):
             return super().forward(input)
-        if self.inplace and input.requires_grad and (input.is_leaf or input._is_view()):  # which torch may refuse
+        if self.inplace and input.requires_grad and (input.is_leaf or input._is_view()):  # torch may refuse these
             return super().forward(input)
-        # Also without gradients: torch.utils.checkpoint runs it so first, and must drop the same the second time.
+        # Also without gradients: torch.utils.checkpoint first runs it without, and the second run must drop the same.
         seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
         out: Tensor = _Dropout.apply(input, self.p, seed, self.inplace)
         return out
@@ -57,7 +57,7 @@ class _Dropout(torch.autograd.Function):
 
 
 def _drop(x: Tensor, out: Tensor, p: float, seed: int) -> Tensor:
-    """Writes x, dropped and scaled by 1 / (1 - p), to `out`, which has x's layout or is x."""
+    """Write x, dropped and scaled by 1 / (1 - p), to `out`, which has the layout of x or is x."""
     compiled = library()
     assert compiled is not None
     compiled.dropout(

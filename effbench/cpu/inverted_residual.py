@@ -31,7 +31,7 @@ _BLOCK = re.compile("(?P<expand>CNA?)?(?P<depthwise>CNA?)(?P<squeeze>S)?(?P<proj
 
 
 class InvertedResidualV2(mobilenetv2.InvertedResidual, Accelerated):  # type: ignore[misc]
-    """The block of MobileNetV2 with a faster training step."""
+    """MobileNetV2's block with a faster training step."""
 
     def forward(self, x: Tensor) -> Tensor:
         out = _in_one_call(self.conv, self.use_res_connect, x)
@@ -39,7 +39,7 @@ class InvertedResidualV2(mobilenetv2.InvertedResidual, Accelerated):  # type: ig
 
 
 class InvertedResidualV3(mobilenetv3.InvertedResidual, Accelerated):  # type: ignore[misc]
-    """The block of MobileNetV3 with a faster training step."""
+    """MobileNetV3's block with a faster training step."""
 
     def forward(self, input: Tensor) -> Tensor:
         out = _in_one_call(self.block, self.use_res_connect, input)
@@ -53,7 +53,7 @@ BLOCKS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def _in_one_call(layers: nn.Sequential, residual: bool, x: Tensor) -> Tensor | None:
-    """The block's output, or None where torch must run the layers one by one."""
+    """Return the block's output; None if torch must run the layers one by one."""
     if not torch.is_grad_enabled() or not is_plain_cpu_float32(x) or library() is None:
         return None
     if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last) or _has_any_global_hook():
@@ -71,7 +71,7 @@ def _in_one_call(layers: nn.Sequential, residual: bool, x: Tensor) -> Tensor | N
         *_squeeze_weights(squeeze), *_conv_norm_weights(project),
     ]  # fmt: skip
     if not block.takes(weights) or not any(weight.requires_grad for weight in weights if weight is not None):
-        return None  # where all are frozen, torch leaves out gradients that nobody needs
+        return None  # if all are frozen, torch skips unused gradients
     running: list[Tensor | None] = []
     for layer in (expand, depthwise, project):
         running += [layer[1].running_mean, layer[1].running_var] if layer else [None, None]
@@ -81,7 +81,7 @@ def _in_one_call(layers: nn.Sequential, residual: bool, x: Tensor) -> Tensor | N
 
 
 def _flatten(layer: nn.Module) -> list[Any] | None:
-    """The layers in the order they run, Sequentials replaced by their children; None where one has a hook."""
+    """Return the layers in execution order, with Sequentials expanded; None if one has a hook."""
     if has_hooks(layer):
         return None
     if type(layer).forward not in _SEQUENTIAL_FORWARDS:
@@ -97,7 +97,7 @@ def _flatten(layer: nn.Module) -> list[Any] | None:
 
 @lru_cache
 def _spans(letters: str) -> list[tuple[int, int]] | None:
-    """Where expand, depthwise, squeeze and project lie among the layers; (-1, -1) is absent. None: no such block."""
+    """Return the ranges of expand, depthwise, squeeze and project, (-1, -1) if absent; None for other blocks."""
     match = _BLOCK.fullmatch(letters)
     names = ("expand", "depthwise", "squeeze", "project")
     return None if match is None else [match.span(name) for name in names]
@@ -106,7 +106,7 @@ def _spans(letters: str) -> list[tuple[int, int]] | None:
 def _block(
     expand: list[Any], depthwise: list[Any], squeeze: list[Any], project: list[Any], residual: bool, x: Tensor
 ) -> Block | None:
-    """The block of these layers, or None where one of them computes something else than the C function."""
+    """Return the block of these layers; None if one of them differs from what the C function computes."""
     conv, shape = depthwise[0], (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
     if conv.bias is not None or not is_centred_depthwise(conv) or (squeeze and not _is_usual(squeeze[0])):
         return None
@@ -132,14 +132,14 @@ def _is_plain_pointwise(conv: Any) -> bool:
 
 
 def _is_usual(layer: Any) -> bool:
-    """Whether squeeze-and-excitation is average pooling, two 1 x 1 convolutions with bias, ReLU and a known gate."""
+    """Check squeeze-and-excitation: average pooling, two 1 x 1 convolutions with bias, ReLU and a known gate."""
     convolutions = all(type(conv) is CpuPointwiseConv2d and conv.bias is not None for conv in (layer.fc1, layer.fc2))
     pools = type(layer.avgpool) is nn.AdaptiveAvgPool2d and layer.avgpool.output_size == 1
     return convolutions and pools and type(layer.activation) is nn.ReLU and type(layer.scale_activation) in _GATES
 
 
 def _norm(layer: list[Any]) -> tuple[float, ...]:
-    """A Norm's fields; empty for a layer that the block does not have."""
+    """Return a Norm's fields; empty if the block has no such layer."""
     if not layer:
         return ()
     return layer[1].eps, layer[1].momentum, ACTIVATIONS[type(layer[2])] if len(layer) == 3 else 0

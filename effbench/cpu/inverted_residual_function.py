@@ -1,8 +1,7 @@
-"""An inverted residual block in training as one autograd function over csrc/inverted_residual.c.
+"""An inverted residual block in training, as one autograd function over csrc/inverted_residual.c.
 
-A step of a small network on a CPU is bound by what each operation costs before it computes anything: of
-MobileNetV3-small's 20 ms for 64 images of 28 pixels, 12 were needed for 2 images, too (AMD EPYC, 2 threads, medians of
-21).
+A training step of a small network on a CPU is dominated by the fixed cost of operations: of MobileNetV3-small's 20 ms
+for 64 images of 28 pixels, 12 ms remain for 2 images (AMD EPYC, 2 threads, medians of 21).
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from effbench.cpu.double_backward import differentiable_gradients, needs_differe
 from effbench.cpu.library import library
 from effbench.cpu.tensors import is_plain
 
-HARDSIGMOID, SIGMOID = 2, 3  # as in csrc/squeeze_excite.c
+HARDSIGMOID, SIGMOID = 2, 3  # numbers as in csrc/squeeze_excite.c
 
 Shape = tuple[int, int, int, int]  # (N, C, H, W)
-Tensors = Sequence[Tensor | None]  # None for a layer that the block does not have
+Tensors = Sequence[Tensor | None]  # None if the block has no such layer
 
 
 class Norm(ctypes.Structure):
-    """Batch normalisation and the activation after it (batch_norm.ACTIVATIONS)."""
+    """Batch norm and the activation after it (batch_norm.ACTIVATIONS)."""
 
     _fields_ = [("eps", ctypes.c_double), ("momentum", ctypes.c_double), ("activation", ctypes.c_int)]
 
 
 class Block(ctypes.Structure):
-    """A block for inputs of one shape: csrc/kernels.h's struct, and the shapes of its output and weights."""
+    """A block for inputs of one shape: the struct of csrc/kernels.h, and the shapes of its output and weights."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("images", "channels", "height", "width", "expanded", "squeezed")),
@@ -47,7 +46,7 @@ class Block(ctypes.Structure):
     weight_shapes: tuple[tuple[int, ...] | None, ...]
 
     def takes(self, weights: Tensors) -> bool:
-        """Whether the weights are plain and of the shapes that C assumes."""
+        """Return True if the weights are plain tensors of the shapes that C expects."""
         return all(
             weight is None if shape is None else weight is not None and is_plain(weight, shape)
             for weight, shape in zip(weights, self.weight_shapes, strict=True)
@@ -75,14 +74,18 @@ def block_of(
     shape: Shape, expanded: int, squeezed: int, out_channels: int, kernel: int, stride: int, gate: int, residual: bool,
     *norms: tuple[float, ...],
 ) -> Block:  # fmt: skip
-    """The block for inputs of that shape.
+    """Return the block for inputs of a shape.
 
     Args:
-        shape: (N, C, H, W).
+        shape: (N, C, H, W) of the input.
         expanded: channels of the depthwise convolution.
         squeezed: channels within squeeze-and-excitation; 0 without it.
-        gate: HARDSIGMOID or SIGMOID, of squeeze-and-excitation.
-        norms: the fields of three Norms: of expand (empty without it), depthwise, project.
+        out_channels: channels of the output.
+        kernel: side of the depthwise kernel.
+        stride: stride of the depthwise convolution.
+        gate: HARDSIGMOID or SIGMOID, in squeeze-and-excitation.
+        residual: the input is added to the output.
+        norms: fields of three Norms: expand (empty without it), depthwise, project.
     """
     images, channels, height, width = shape
     block_out = [(size - 1) // stride + 1 for size in (height, width)]
@@ -103,14 +106,14 @@ def block_of(
 
 
 def inverted_residual(block: Block, x: Tensor, weights: Tensors, running: Tensors) -> Tensor:
-    """The block's output in training; updates the running statistics.
+    """Return the block's output in training, and update the running statistics.
 
     Args:
         block: `block_of(x.shape, ...)`.
         x: (N, C, H, W), float32 on the CPU, channels last.
         weights: 13 that `block.takes`: expand convolution, gamma, beta; depthwise convolution, gamma, beta;
             squeeze-and-excitation's two convolutions, each with its bias; project convolution, gamma, beta.
-        running: mean and variance of each of the three batch normalisations.
+        running: mean and variance of each of the three batch norms.
     """
     out: Tensor = _InvertedResidual.apply(block, running, x, *weights)
     return out
@@ -145,7 +148,7 @@ class _InvertedResidual(torch.autograd.Function):
 
 
 def _by_torch(block: Block, x: Tensor, *weights: Tensor) -> Tensor:
-    """The block's output by torch's differentiable operations; leaves the running statistics alone."""
+    """Compute the output with torch's differentiable operations, without updating the running statistics."""
     expand, expand_gamma, expand_beta, depthwise, depthwise_gamma, depthwise_beta = weights[:6]
     reduce, reduce_bias, restore, restore_bias, project, project_gamma, project_beta = weights[6:]
     out = x

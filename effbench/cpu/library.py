@@ -1,4 +1,4 @@
-"""C functions for layers and loops that torch is slow at on a CPU, compiled by the machine's own compiler.
+"""C functions for layers and loops in which torch is slow on a CPU, compiled by the machine's compiler.
 
 They are compiled once, into the cache, and called through ctypes. Without a compiler, or with EFFBENCH_KERNELS=off,
 `library()` is None and the callers use torch.
@@ -38,7 +38,7 @@ SOURCES = (
 HEADERS = ("elements.h", "vectors.h", "kernels.h")
 FLAGS = (
     "-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-    "-shared", "-fPIC", *(("-Wl,-Bsymbolic",) if sys.platform == "linux" else ()),  # our calls stay within the library
+    "-shared", "-fPIC", *(("-Wl,-Bsymbolic",) if sys.platform == "linux" else ()),  # bind calls inside
 )  # fmt: skip
 SWITCH = "EFFBENCH_KERNELS"
 _SWITCHES = {"on": True, "1": True, "true": True, "": True, "off": False, "0": False, "false": False}
@@ -46,31 +46,31 @@ _SWITCHES = {"on": True, "1": True, "true": True, "": True, "off": False, "0": F
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The C functions, or None where there are none; `unavailable()` then says why."""
+    """Return the C functions; None if there are none, for the reason given by `unavailable()`."""
     return _load()[0]
 
 
 def unavailable() -> str | None:
-    """Why there are no C functions here, None where there are."""
+    """Return the reason why there are no C functions; None if there are."""
     return _load()[1]
 
 
 @lru_cache(maxsize=4096)
 def scratch_size(kernel: str, *sizes: int) -> int:
-    """How many elements the scratch argument of a C function must have, for these sizes (csrc/kernels.h)."""
+    """Return the number of elements in the scratch argument of a C function for these sizes (csrc/kernels.h)."""
     function = getattr(library(), f"{kernel}_scratch")
     function.restype = ctypes.c_int64
     return int(function(*map(ctypes.c_int64, sizes)))
 
 
 def check_switch() -> None:
-    """Raises ConfigError where EFFBENCH_KERNELS is neither on nor off."""
+    """Raise ConfigError if EFFBENCH_KERNELS is neither on nor off."""
     if _switch() not in _SWITCHES:
         raise ConfigError(f"{SWITCH} must be on or off; got {os.environ[SWITCH]!r}.")
 
 
 def is_switched_off() -> bool:
-    """Whether EFFBENCH_KERNELS asks for no C functions. Raises ConfigError as `check_switch`."""
+    """Return True if EFFBENCH_KERNELS disables the C functions. Raises ConfigError like `check_switch`."""
     check_switch()
     return not _SWITCHES[_switch()]
 
@@ -103,7 +103,7 @@ def _note(text: str) -> None:
 
 
 def _compiler() -> list[str] | None:
-    """$CC as make reads it, a command perhaps with a wrapper or options; else cc. None: there is none.
+    """Return the command in $CC, with a wrapper or options as in make, or cc; None if there is no compiler.
 
     Only the environment is read: no config may name a command that runs here.
     """
@@ -117,7 +117,7 @@ def _compiler() -> list[str] | None:
 
 
 def _find_or_build(compiler: list[str]) -> Path:
-    """The library of these sources, flags, compiler and processor."""
+    """Return the library for these sources, flags, compiler and processor."""
     sources = [CSRC / name for name in SOURCES]
     read = [*sources, *(CSRC / name for name in HEADERS)]
     openmp = _openmp()
@@ -130,7 +130,7 @@ def _find_or_build(compiler: list[str]) -> Path:
 
 
 def _openmp() -> tuple[str, ...]:
-    """Options for the OpenMP library that torch has loaded: two thread pools would compete for the cores."""
+    """Return options for the OpenMP library that torch has loaded: two thread pools would compete for the cores."""
     import torch
 
     folder = Path(torch.__file__).parent / "lib"
@@ -140,7 +140,7 @@ def _openmp() -> tuple[str, ...]:
 
 
 def _processor() -> str:
-    """What -march=native depends on, because machines of several kinds may share a cache."""
+    """Return what -march=native depends on: machines of several kinds may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
     except OSError:

@@ -1,7 +1,7 @@
 """nn.Linear with our SGEMM (csrc/gemm.c) where torch would use MKL and MKL does not use AVX-512, as on AMD.
 
-There MKL took 1.5 to 2.7 times as long, forward and for the input's gradient (AMD EPYC, 2 threads, 13 shapes from 38
-million multiplications on, medians of 7; once 7 times).
+There MKL took 1.5 to 2.7 times as long for the forward pass and the input gradient (AMD EPYC, 2 threads, 13 shapes of
+at least 38 million multiplications, medians of 7; in one case 7 times).
 """
 
 from __future__ import annotations
@@ -19,19 +19,28 @@ from effbench.cpu.eligibility import Accelerated, is_plain_cpu_float32, is_traci
 from effbench.cpu.library import library, scratch_size
 from effbench.cpu.tensors import CPU_FLOAT32, PLAIN_TYPES, kind_of
 
-MIN_MULTIPLICATIONS = 2**22  # below, the cost of the Python function outweighs the gain
+MIN_MULTIPLICATIONS = 2**22  # below, the Python function costs more than the kernel gains
 MIN_ROWS = 32  # for fewer, packing the weights takes longer than multiplying
 
 
 class CpuLinear(nn.Linear, Accelerated):
-    """nn.Linear, faster on a CPU."""
+    """nn.Linear that is faster on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.linear: x (..., I), weight (O, I), bias (O) -> (..., O)."""
+    """Compute F.linear.
+
+    Args:
+        x: (..., I).
+        weight: (O, I).
+        bias: (O,), or None.
+
+    Returns:
+        (..., O).
+    """
     if not _pays(x, weight, bias):
         return nn.functional.linear(x, weight, bias)
     rows = x if x.dim() == 2 else x.view(-1, x.shape[-1])
@@ -58,7 +67,7 @@ def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 @cache
 def mkl_is_slow() -> bool:
-    """Whether torch multiplies matrices by MKL on a processor with AVX-512 that is not Intel's."""
+    """Return True if torch multiplies matrices with MKL on a processor with AVX-512 that is not from Intel."""
     try:
         foreign = "GenuineIntel" not in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -76,7 +85,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (x, weight), needs = ctx.saved_tensors, ctx.needs_input_grad
         fits = kind_of(weight) == CPU_FLOAT32 and weight.is_contiguous()
-        fits = fits and weight.shape == (gradient.shape[-1], x.shape[-1])  # its .data may have been replaced
+        fits = fits and weight.shape == (gradient.shape[-1], x.shape[-1])  # the weight's .data may have been replaced
         if not fits or needs_differentiable_backward(gradient):
             for_x, for_weight = gradient @ weight, gradient.mT @ x
         else:

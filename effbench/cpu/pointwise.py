@@ -1,8 +1,8 @@
 """1 x 1 convolutions on 1 x 1 maps, as in squeeze-and-excitation (arXiv:1709.01507), computed as linear layers.
 
-oneDNN's convolution spends more time on setting up such a step than on its sums: as a matrix product, forward and
-backward together were 1.7 to 4.4 times as fast at 15 shapes (AMD EPYC, 2 threads, medians of 7). On larger maps its
-convolutions are faster.
+oneDNN's convolution spends more time on setup than on arithmetic here. As a matrix product, forward and backward
+together were 1.7 to 4.4 times as fast for 15 shapes (AMD EPYC, 2 threads, medians of 7). On larger maps oneDNN's
+convolution is faster.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from effbench.cpu.linear import linear
 
 
 class CpuPointwiseConv2d(nn.Conv2d, Accelerated):
-    """nn.Conv2d of kernel size 1, faster on 1 x 1 maps on a CPU; its parameters and state_dict are the same."""
+    """nn.Conv2d of kernel size 1, faster on 1 x 1 maps on a CPU; parameters and state_dict are the same."""
 
     def forward(self, input: Tensor) -> Tensor:
         if _applies(input):
@@ -23,11 +23,11 @@ class CpuPointwiseConv2d(nn.Conv2d, Accelerated):
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:
-    """Whether it is a 1 x 1 convolution without padding or groups."""
+    """Return True for a 1 x 1 convolution without padding and groups."""
     return conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "valid", "same") and conv.groups == 1
 
 
 def _applies(x: Tensor) -> bool:
-    if is_tracing():  # a recorded graph keeps the convolution
+    if is_tracing():  # a recorded graph must contain the convolution
         return False
     return x.dim() == 4 and x.shape[2:] == (1, 1) and x.device.type == "cpu"

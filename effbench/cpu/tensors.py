@@ -1,4 +1,4 @@
-"""Which tensors the C functions take, and calls of C functions over lists of tensors."""
+"""Which tensors the C functions accept, and calls of C functions over lists of tensors."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Columns = list[list[Tensor]]
 
 kind_of = attrgetter("dtype", "device", "layout")
 CPU_FLOAT32 = (torch.float32, torch.device("cpu"), torch.strided)
-PLAIN_TYPES = frozenset({Tensor, nn.Parameter})  # a subclass may have no memory
+PLAIN_TYPES = frozenset({Tensor, nn.Parameter})  # a subclass may have no memory of the usual kind
 
 _LAYOUTS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
 _DIMENSIONS = {torch.channels_last: 4, torch.channels_last_3d: 5}
 
 
 def is_plain(tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether it is an ordinary contiguous float32 CPU tensor of that shape."""
+    """Return True for an ordinary contiguous float32 CPU tensor of this shape."""
     plain = type(tensor) in PLAIN_TYPES and kind_of(tensor) == CPU_FLOAT32
     return plain and tensor.shape == shape and tensor.is_contiguous()
 
 
 def layout_of(tensor: Tensor) -> torch.memory_format | None:
-    """The memory format in which its elements fill memory without gaps; None where there is none."""
+    """Return the memory format in which the elements are dense in memory; None if there is none."""
     for layout in _LAYOUTS:
         if _DIMENSIONS.get(layout, tensor.dim()) == tensor.dim() and tensor.is_contiguous(memory_format=layout):
             return layout
@@ -38,11 +38,11 @@ def layout_of(tensor: Tensor) -> torch.memory_format | None:
 
 
 def fit_one_pass(columns: Columns) -> bool:
-    """Whether one C function can take all tensors at once: plain float32 CPU tensors without gaps, and those of a row
-    (a parameter, its gradient, its state) in the same order in memory.
+    """Return True if one C function can process all tensors at once.
 
-    Checked column by column: ResNet-152 has 467 parameters, and a Python function for each row would take a seventh of
-    Lion's step.
+    They must be plain, dense float32 CPU tensors. Those of a row (a parameter, its gradient, its state) must have the
+    same order in memory. The check goes by column: ResNet-152 has 467 parameters, and a Python function for each row
+    would take a seventh of Lion's step.
     """
     first, *rest = columns
     if any(set(map(kind_of, column)) != {CPU_FLOAT32} or not PLAIN_TYPES.issuperset(map(type, column))
@@ -57,7 +57,7 @@ def fit_one_pass(columns: Columns) -> bool:
 
 
 def _same_order(shape: torch.Size, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether two strides describe the same order in memory; strides of dimensions of size 1 do not matter."""
+    """Return True if two strides describe the same order in memory. Strides of dimensions of size 1 do not matter."""
     return a == b or all(size == 1 or x == y for size, x, y in zip(shape, a, b, strict=True))
 
 
@@ -67,7 +67,13 @@ def _without_gaps(shape: torch.Size, stride: tuple[int, ...]) -> bool:
 
 
 def call_in_one_pass(name: str, columns: Columns, numbers: Sequence[float]) -> None:
-    """Calls a C function over columns that `fit_one_pass`; its last argument is torch's number of threads."""
+    """Call a C function over columns that `fit_one_pass`. Its last argument is torch's number of threads.
+
+    Args:
+        name: name of the function.
+        columns: lists of tensors of equal length, such as parameters and gradients.
+        numbers: scalar arguments, passed as floats.
+    """
     compiled, count = library(), len(columns[0])
     if compiled is None or not count:
         return
