@@ -1,4 +1,4 @@
-"""Batches as pure functions of (seed, epoch, step): neither workers nor ranks nor interruptions change them."""
+"""Batches as pure functions of (seed, epoch, step), independent of workers, ranks and interruptions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from effbench.randomness import Purpose, derived_seed, seed_of_step
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of every batch this process takes: rank of world."""
+    """This process's part of every batch: number `rank` of `world`."""
 
     rank: int = 0
     world: int = 1
@@ -33,10 +33,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs: as the model takes them, such as float (B, C, H, W). targets: int64 (B,), or float (B, K) where labels
-    are mixed.
+    """A micro-batch.
 
-    ready: the moment from which they hold their values, where a GPU makes them on a stream of their own.
+    Attributes:
+        inputs: model inputs, such as float (B, C, H, W).
+        targets: int64 (B,), or float (B, K) if labels are mixed.
+        ready: CUDA event recorded when the side stream has finished the batch; None if there is no side stream.
     """
 
     inputs: Tensor
@@ -44,19 +46,19 @@ class Batch:
     ready: torch.cuda.Event | None = None
 
     def synchronized(self) -> Batch:
-        """The batch for the current stream, which waits for it on the GPU alone."""
+        """Return the batch for use in the current stream. Only the GPU waits for it, not the CPU."""
         if self.ready is not None:
             current = torch.cuda.current_stream(self.inputs.device)
             current.wait_event(self.ready)
             for tensor in (self.inputs, self.targets):
-                tensor.record_stream(current)  # else their memory could be another batch's before it is read
+                tensor.record_stream(current)  # else the memory could be reused before the stream has read it
         return self
 
     def __len__(self) -> int:
         return int(self.inputs.shape[0])
 
     def pieces(self, count: int) -> Iterable[Batch]:
-        """The batch in `count` parts, or fewer where one would hold a single sample."""
+        """Return the batch in `count` parts, or in fewer so that each has at least two samples."""
         count = min(count, len(self) // 2)
         if count <= 1:
             return (self,)
@@ -65,11 +67,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One optimizer step: its micro-batches, made when asked for, and how many samples all ranks see in it.
+    """One optimizer step. Take its micro-batches before the next step.
 
-    They are to be taken before the next step is.
-
-    class_mass() is float (K,): how much of each class those samples hold, mixed labels counted by their shares.
+    Attributes:
+        micro_batches: the micro-batches, created on demand.
+        num_micro_batches: their number.
+        samples: samples of the step over all ranks.
+        epoch: number of the epoch, from 0.
+        index: number of the step in the epoch, from 0.
+        class_mass: returns float (K,), the number of samples of each class in the step over all ranks; mixed labels
+            count by their shares.
     """
 
     micro_batches: Iterable[Batch]
@@ -81,12 +88,23 @@ class StepBatches:
 
 
 class TrainBatches:
-    """Endless epochs over a split, each in an order of its own.
+    """Endless epochs over a split, each in a different order.
 
-    batch_size: samples of a micro-batch over all ranks; a step holds `accumulate` of them. The random parameters are
-    drawn for the whole step, so neither `accumulate` nor the number of ranks changes what a sample looks like.
-    drop_last leaves the final incomplete step of an epoch out (other samples each epoch). Kept, a final micro-batch
-    with fewer than two samples a rank is still left out, since batch norm cannot train on one.
+    The random parameters are drawn for a whole step, so neither `accumulate` nor the number of ranks changes a sample.
+
+    Args:
+        split: samples to train on.
+        batch_size: samples of a micro-batch over all ranks.
+        num_classes: K, for mixed labels.
+        modality: makes the inputs of batches.
+        accumulate: micro-batches in a step.
+        seed: for order and augmentation.
+        drop_last: omit the incomplete last step of an epoch (other samples each epoch). If False, a last
+            micro-batch with fewer than two samples a rank is still omitted: batch norm cannot train on one.
+        num_workers: threads that prepare batches; 0 for none.
+        timeout_s: seconds to wait for a batch; None for no limit.
+        shard: this process's part of each batch.
+        limit_steps: steps of an epoch; None for all.
     """
 
     def __init__(
@@ -111,7 +129,7 @@ class TrainBatches:
         if limit_steps is not None:
             self._sizes = self._sizes[:limit_steps]
         self._order: tuple[int, Tensor] | None = None
-        self._plans: dict[tuple[int, int], Plan] = {}  # of the newest steps, the one used last at the end
+        self._plans: dict[tuple[int, int], Plan] = {}  # plans of the newest steps, least recently used first
         self._plans_lock = threading.Lock()
 
     @property
@@ -119,7 +137,7 @@ class TrainBatches:
         return len(self._sizes)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[StepBatches]:
-        """The steps of `epoch` from step `start` on."""
+        """Yield the steps of `epoch`, beginning with step `start`."""
         places = [(epoch, step, part) for step in range(start, len(self._sizes)) for part in self._parts(step)]
         takes = in_order(lambda place: self.make(*place), places, self.num_workers, self.timeout_s)
         for step in range(start, len(self._sizes)):
@@ -127,10 +145,10 @@ class TrainBatches:
             due = islice(takes, parts)
             mass = partial(self.class_mass, epoch, step)
             yield StepBatches(self._received(epoch, step, due), parts, self._sizes[step], epoch, step, mass)
-            deque(due, maxlen=0)  # what is left where the step was taken again
+            deque(due, maxlen=0)  # drop what is left if the step was repeated
 
     def again(self, step: StepBatches) -> StepBatches:
-        """The same step from its first micro-batch on."""
+        """Return the same step, beginning with its first micro-batch."""
         takes = (partial(self.make, step.epoch, step.index, part) for part in self._parts(step.index))
         return replace(step, micro_batches=self._received(step.epoch, step.index, takes))
 
@@ -140,16 +158,16 @@ class TrainBatches:
             yield received(take, lambda: place, partial(self._samples, epoch, step, part)).synchronized()
 
     def _samples(self, epoch: int, step: int, part: int) -> list[int]:
-        """Of micro-batch `part`, this rank's: their places in the split."""
+        """Return the indices in the split of this rank's samples in micro-batch `part`."""
         whole = self.step_indices(epoch, step)[part * self.batch_size :][: self.batch_size]
         return list(whole[slice(*self.shard.bounds(len(whole)))].tolist())
 
     def samples_in(self, step: int) -> int:
-        """Samples of step `step` of an epoch, over all ranks."""
+        """Return the number of samples in step `step` of an epoch, over all ranks."""
         return self._sizes[step]
 
     def class_mass(self, epoch: int, step: int) -> Tensor:
-        """float (K,): see StepBatches."""
+        """Return float (K,), the number of samples of each class in the step; see StepBatches."""
         indices, plan = self._drawn(epoch, step)
         labels = self.split.labels[indices]
         share = plan.get("share", torch.ones(len(indices)))
@@ -160,7 +178,7 @@ class TrainBatches:
         return range(-(-self._sizes[step] // self.batch_size))
 
     def step_indices(self, epoch: int, step: int) -> Tensor:
-        """int64: the samples of this step over all ranks, in order."""
+        """Return the indices (int64) of the step's samples over all ranks, in order."""
         first = step * self.batch_size * self.accumulate
         return self._epoch_order(epoch)[first : first + self._sizes[step]]
 
@@ -171,7 +189,13 @@ class TrainBatches:
         return self._order[1]
 
     def make(self, epoch: int, step: int, part: int = 0) -> Batch:
-        """Micro-batch `part` of a step, this rank's share of it."""
+        """Make this rank's share of a micro-batch.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            step: number of the step in the epoch, from 0.
+            part: number of the micro-batch in the step, from 0.
+        """
         batch, ready = self.modality.transfer.on_side_stream(partial(self._make, epoch, step, part))
         return batch if ready is None else replace(batch, ready=ready)
 
@@ -184,7 +208,7 @@ class TrainBatches:
         return Batch(inputs, self.modality.transfer.to_device(self._targets(indices, plan, rows)))
 
     def _targets(self, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
-        """Of these samples of a step; mixed with their partners' where the plan mixes inputs."""
+        """Return the targets of some samples of a step, mixed with their partners' if the plan mixes inputs."""
         targets = self.split.labels[indices[rows]]
         if "partner" not in plan:
             return targets
@@ -192,11 +216,11 @@ class TrainBatches:
         return mixed_labels(targets, partners, plan["share"][rows], self.num_classes)
 
     def _drawn(self, epoch: int, step: int) -> tuple[Tensor, Plan]:
-        """(sample indices, random parameters) of a whole step."""
+        """Return (sample indices, random parameters) of a whole step."""
         indices = self.step_indices(epoch, step)
         if not self.modality.draws:
             return indices, {}
-        with self._plans_lock:  # all micro-batches of a step, of whatever worker, share one draw
+        with self._plans_lock:  # all micro-batches of a step share one draw, in all workers
             plan = self._plans.pop((epoch, step), None) or self._draw(epoch, step, len(indices))
             self._plans[epoch, step] = plan
             while len(self._plans) > self.num_workers + 2:
@@ -209,9 +233,16 @@ class TrainBatches:
 
 
 def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_classes: int) -> Tensor:
-    """float (B, K): `share` of each sample's own class and the rest of its partner's, as torch.lerp rounds them.
+    """Mix the targets of samples and their partners, rounded as by torch.lerp.
 
-    Targets that are (B, K) already are mixed as they are.
+    Args:
+        labels_B: class numbers int64 (B,), or targets (B, K).
+        partners_B: targets of the partners, in the same form.
+        share_B: float (B,), the weight of each sample; its partner has the rest.
+        num_classes: K.
+
+    Returns:
+        Float (B, K).
     """
     if labels_B.dim() == 2:
         return torch.lerp(partners_B, labels_B, share_B.unsqueeze(1))
@@ -223,9 +254,16 @@ def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_clas
 
 
 class EvalBatches:
-    """One pass over a split in file order, this rank's samples of it, without augmentation.
+    """One pass over a split in file order, without augmentation.
 
-    sample: the rows of the split that are read (int64, ascending) over all ranks; by default all of them.
+    Args:
+        split: samples to evaluate.
+        batch_size: samples of a batch on one rank.
+        modality: makes the inputs of batches.
+        shard: this process's part of the samples.
+        sample: rows of the split to read (int64, ascending) over all ranks; None for all.
+        num_workers: threads that prepare batches; 0 for none.
+        timeout_s: seconds to wait for a batch; None for no limit.
     """
 
     def __init__(
@@ -244,12 +282,12 @@ class EvalBatches:
         self.low, self.high = (shard or Shard()).bounds(len(self))
 
     def __len__(self) -> int:
-        """Samples over all ranks."""
+        """Number of samples over all ranks."""
         return len(self.split) if self.sample is None else len(self.sample)
 
     @property
     def extent(self) -> str:
-        """'a sample of 512 of 2,000 images, all 5 classes'."""
+        """What is read, as text: 'a sample of 512 of 2,000 images, all 5 classes'."""
         if self.sample is None:
             return f"all {len(self):,} {self.modality.unit}s"
         part = f"a sample of {len(self):,} of {len(self.split):,} {self.modality.unit}s"
@@ -259,7 +297,7 @@ class EvalBatches:
         return f"{part}, {f'all {every:,}' if seen == every else f'{seen:,} of {every:,}'} classes"
 
     def in_pieces(self, count: int) -> EvalBatches:
-        """The same samples in batches of 1/count the size."""
+        """Return the same samples in batches of 1/count the size."""
         cut = copy(self)
         cut.batch_size = max(1, self.batch_size // count)
         return cut
@@ -270,7 +308,7 @@ class EvalBatches:
             yield received(take, lambda: "an evaluation", partial(self._samples, start)).synchronized()
 
     def _samples(self, start: int) -> list[int]:
-        """Of the batch at `start`: their places in the split."""
+        """Return the indices in the split of the samples in the batch at `start`."""
         rows = self._rows(start)
         return list(range(rows.start, rows.stop)) if isinstance(rows, slice) else list(rows.tolist())
 
@@ -289,7 +327,16 @@ class EvalBatches:
 
 
 def step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world: int, unit: str) -> list[int]:
-    """Samples in each step of an epoch, by the policy in TrainBatches' text."""
+    """Return the number of samples in each step of an epoch; see TrainBatches.
+
+    Args:
+        count: samples of the split.
+        batch_size: samples of a micro-batch over all ranks.
+        accumulate: micro-batches in a step.
+        drop_last: omit an incomplete last step.
+        world: number of ranks.
+        unit: the word for a sample, for messages.
+    """
     whole, rest = divmod(count, batch_size * accumulate)
     if not drop_last and rest % batch_size < 2 * world:
         rest -= rest % batch_size

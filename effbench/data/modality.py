@@ -1,6 +1,6 @@
-"""A modality: what a sample is, and how samples become the batches that a model takes.
+"""A modality: what a sample is, and how samples become batches for a model.
 
-A modality of your own is a subclass of Modality, and a dataset whose Splits name it: Splits(..., modality=Mine).
+For a modality of your own, derive a class from Modality, and let the dataset name it: Splits(..., modality=Mine).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Plan = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run's config says to its modality.
+    """What a modality needs from a run's config.
 
-    Args:
+    Attributes:
         device: where batches go.
-        memory_format: of four-dimensional batches.
-        augment: options of the augment group, with numbers for each `auto`; empty for evaluation alone.
-        data: options of the data group, such as limits on the files that `predict` reads.
+        memory_format: memory format of four-dimensional batches.
+        augment: options of the augment group, with numbers for `auto`; empty for evaluation only.
+        data: options of the data group, such as limits for files that `predict` reads.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -40,16 +40,17 @@ class Settings:
 
 
 class Modality(ABC):
-    """Samples of one kind, with what was learnt of them from the train split alone.
+    """Samples of one kind, with what was fitted to the train split.
 
-    Samples are one tensor, the first dimension of which counts them (`Split.inputs`). Class attributes:
+    Samples are one tensor; its first dimension counts them (`Split.inputs`).
 
-    unit: the word for one sample: 'image' gives images_per_s and images_seen.
-    layout: of a sample's shape, for messages.
-    augments: whether the augment group is for it. Without, the group's default counts as none, and more is refused.
-    size_key: the config key that makes a sample, and so memory, smaller.
-    published: (shape, number of classes) of the setting that papers compare models in.
-    file_options: the options of `effbench predict` that its files take.
+    Attributes:
+        unit: the word for a sample: 'image' gives images_per_s and images_seen.
+        layout: names of a sample's dimensions, for messages.
+        augments: the augment group applies. If False, its default counts as none, and other choices are refused.
+        size_key: config key that reduces the size of a sample, and so the memory.
+        published: (shape, number of classes) of the setting in which papers compare models.
+        file_options: options of `effbench predict` that apply to its files.
     """
 
     unit: ClassVar[str]
@@ -63,87 +64,102 @@ class Modality(ABC):
         self.shape = tuple(map(int, shape))
         self.transfer = Transfer(device or torch.device("cpu"))
 
-    # --- the dataset, and what is learnt from it
+    # --- dataset and fit
 
     @classmethod
     @abstractmethod
     def checked(cls, name: str, inputs: Any, count: int) -> Tensor:
-        """A split's inputs as a tensor of `count` samples. Raises DataError, which begins with `name`."""
+        """Return a split's inputs as a tensor of `count` samples.
+
+        Args:
+            name: beginning of messages.
+            inputs: inputs as a dataset's function returns them.
+            count: number of samples.
+
+        Raises:
+            DataError: type, shape or values are not those of this modality.
+        """
 
     @classmethod
     def automatic_augment(cls, shape: Sequence[int]) -> Mapping[str, int]:
-        """Options of the augment group that may be `auto` -> their values for samples of this shape."""
+        """Return the values of augment options that may be `auto`, for samples of this shape."""
         del shape
         return {}
 
     @classmethod
     @abstractmethod
     def fit(cls, data: Splits, settings: Settings) -> Self:
-        """What is learnt from the train split, such as its statistics."""
+        """Return the modality fitted to the train split, such as with its statistics."""
 
     @classmethod
     @abstractmethod
     def blank(cls, shape: Sequence[int], settings: Settings | None = None) -> Self:
-        """For samples of this shape before any are read: what a model is built for."""
+        """Return a modality for samples of this shape before data are read, to build a model for."""
 
     def record(self) -> dict[str, Any]:
-        """What `restored` needs, as plain values: part of summary.json's `data`, beside the shape."""
+        """Return what `restored` needs as plain values, for `data` in summary.json. The shape is recorded anyway."""
         return {}
 
     @classmethod
     @abstractmethod
     def restored(cls, data: Mapping[str, Any], settings: Settings) -> Self:
-        """The modality of a trained run. data: summary.json's. Raises ValueError where it lacks something."""
+        """Return the modality of a trained run from `data` in summary.json. Raises ValueError if it is incomplete."""
 
-    # --- the model
+    # --- model
 
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What a model's constructor may ask for, by the names of its parameters."""
+        """Arguments for a model's constructor, by parameter name."""
 
     def example(self, count: int = 1) -> Tensor:
-        """A batch as the model takes it, of no particular values, on the default device."""
+        """Return a batch of model inputs with arbitrary values, on the default device."""
         return torch.zeros(count, *self.shape)
 
-    # --- batches
+    # --- batches of training and evaluation
 
     @property
     def draws(self) -> bool:
-        """Whether `draw` gives anything."""
+        """True if `draw` returns anything."""
         return False
 
     def draw(self, count: int, generator: Generator) -> Plan:
-        """The random parameters of one optimizer step: tensors of `count` rows, from the generator alone.
+        """Draw the random parameters of one optimizer step, using only the generator.
 
-        'partner' (int64, places in the step) and 'share' (float), if there, also mix the targets.
+        Args:
+            count: number of samples in the step.
+            generator: random number generator of the step.
+
+        Returns:
+            Tensors with `count` rows. 'partner' (int64, positions in the step) and 'share' (float), if there, also mix
+            the targets.
         """
         del count, generator
         return {}
 
     @abstractmethod
     def batch(self, inputs: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
-        """A micro-batch for training, on the device.
+        """Make a micro-batch for training, on the device.
 
         Args:
-            inputs: every sample of the split.
+            inputs: all samples of the split.
             indices: int64 (S,), the samples of the whole step.
-            plan: of the whole step, from `draw`.
-            rows: which of the step's samples to make.
+            plan: result of `draw` for the whole step.
+            rows: the step's samples to make.
         """
 
     @abstractmethod
     def plain(self, inputs: Tensor, rows: slice | Tensor) -> Tensor:
-        """These samples for evaluation, on the device: nothing is random."""
+        """Make a batch for evaluation, on the device, without randomness."""
 
-    # --- files, and other runtimes
+    # --- prediction and export
 
     def given(self, inputs: Any) -> Iterator[Tensor]:
-        """What `run.predict` was given, as samples, some at a time. Raises ConfigError for what it does not take."""
+        """Yield the inputs of `run.predict` as samples, some at a time. Raises ConfigError for unsupported inputs."""
         yield self.required(torch.as_tensor(inputs))
 
     def required(self, samples: Tensor) -> Tensor:
-        """The samples, as they must be for the model. Raises ConfigError."""
+        """Check that samples fit the model. Raises ConfigError."""
         if tuple(samples.shape[1:]) != self.shape:
             raise ConfigError(f"predict takes {self}; got {samples.dtype} {tuple(samples.shape)}.")
         return samples
@@ -151,33 +167,33 @@ class Modality(ABC):
     def read_files(
         self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
-        """(what names each sample, the samples), some at a time, for `effbench predict`.
+        """Yield (facts that name each sample, the samples), some at a time, for `effbench predict`.
 
         Args:
             paths: files and folders.
-            options: of those in `file_options`.
-            problems: what could not be read is added to it.
+            options: values of the options in `file_options`.
+            problems: messages about files that cannot be read are appended.
         """
         raise ConfigError(f"effbench predict reads no files of {self.unit}s; use run.predict with arrays.")
 
     def portable(self, samples: Tensor) -> Tensor:
-        """Samples as an exported file takes them: float32, before normalisation."""
+        """Return samples as an exported model takes them: float32, before normalisation."""
         return samples
 
     def normalise(self, portable: Tensor) -> Tensor:
-        """What `portable` gave, as the model takes it."""
+        """Turn the result of `portable` into model inputs."""
         return portable
 
     def normaliser(self) -> nn.Module:
-        """`normalise` as a module that travels with an exported model."""
+        """Return `normalise` as a module, for export with the model."""
         return nn.Identity()
 
     def portable_example(self) -> Tensor:
-        """Two samples as `portable` gives them: an exporter would fix a batch size of 1."""
+        """Return two samples in the form of `portable`: with one sample an exporter would fix the batch size."""
         return torch.rand(2, *self.shape, generator=torch.Generator().manual_seed(0))
 
     def export_facts(self) -> dict[str, Any]:
-        """What a user of an exported file must know: 'input', 'preprocessing' and 'normalisation_inside'."""
+        """Return what users of an exported file must know: 'input', 'preprocessing' and 'normalisation_inside'."""
         return {
             "input": {"name": f"{self.unit}s", "shape": ["N", *self.shape], "dtype": "float32"},
             "preprocessing": None,
@@ -189,5 +205,5 @@ class Modality(ABC):
 
 
 def rows_of(plan: Plan, rows: slice | Tensor) -> Plan:
-    """The plan of some of its samples."""
+    """Return the plan for some of its samples."""
     return {key: value[rows] for key, value in plan.items()}

@@ -1,4 +1,4 @@
-"""Batches prepared ahead by threads, taken in order; one that fails or hangs is named by its place and samples."""
+"""Prefetch batches with threads, in order. Errors and timeouts name the batch and its samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from effbench.errors import EffbenchError
 Place = TypeVar("Place")
 Made = TypeVar("Made")
 
-GRACE_S = 5.0  # for the threads to end what they are at; one that hangs is left behind
+GRACE_S = 5.0  # time for threads to finish; one that hangs is abandoned
 _SHOWN = 64  # samples listed in one message
 
 
@@ -25,16 +25,24 @@ class BatchError(EffbenchError):
 
 
 class BatchTimeoutError(EffbenchError):
-    """It took longer than it may."""
+    """A batch took longer than the limit."""
 
 
 def in_order(
     make: Callable[[Place], Made], places: Iterable[Place], workers: int, timeout_s: float | None = None
 ) -> Iterator[Callable[[], Made]]:
-    """For each place, in order, what returns make(place) or raises its error; one left uncalled harms no other.
+    """Yield, in order, a callable for each place that returns make(place) or re-raises its exception.
 
-    Up to 2 * workers are prepared ahead by `workers` threads; without workers it is made when called. Raises
-    BatchTimeoutError where `timeout_s` seconds of waiting do not suffice.
+    Callables may be left uncalled.
+
+    Args:
+        make: makes an item.
+        places: arguments of `make`.
+        workers: number of threads; they work up to 2 * workers items ahead. 0: items are made when called for.
+        timeout_s: seconds to wait for an item; None for no limit.
+
+    Raises:
+        BatchTimeoutError: raised by a callable if `timeout_s` is exceeded.
     """
     if workers == 0:
         yield from (partial(make, place) for place in places)
@@ -55,7 +63,13 @@ def in_order(
 
 
 def received(take: Callable[[], Made], place: Callable[[], str], samples: Callable[[], list[int]]) -> Made:
-    """take(), its errors told with the batch's place and samples."""
+    """Call `take`; its errors become BatchErrors that name the batch and its samples.
+
+    Args:
+        take: makes the batch.
+        place: returns the name of the batch.
+        samples: returns the indices of its samples.
+    """
     try:
         return take()
     except BatchTimeoutError as error:
@@ -79,7 +93,7 @@ def _result(future: Future[Made], timeout_s: float | None) -> Made:
 
 
 class _Threads(Generic[Made]):
-    """Daemons: one that hangs must not keep the process from ending, as a ThreadPoolExecutor's would."""
+    """Daemon threads: unlike those of a ThreadPoolExecutor, one that hangs does not keep the process from ending."""
 
     def __init__(self, count: int):
         self._tasks: SimpleQueue[tuple[Future[Made], Callable[[], Made]] | None] = SimpleQueue()
@@ -93,7 +107,7 @@ class _Threads(Generic[Made]):
         return future
 
     def close(self) -> None:
-        """Waits for them: a thread inside torch when the interpreter ends would abort it."""
+        """Wait for the threads: one that runs torch code when the interpreter ends would abort the process."""
         for _ in self._threads:
             self._tasks.put(None)
         deadline = time.monotonic() + GRACE_S
@@ -106,6 +120,6 @@ class _Threads(Generic[Made]):
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(make())
-                except BaseException as error:  # noqa: BLE001 - raised where the batch is due
+                except BaseException as error:  # noqa: BLE001 - re-raised when the batch is taken
                     future.set_exception(error)
-            del task, future, make  # else the batch would live until the next
+            del task, future, make  # else the batch would stay in memory until the next one

@@ -1,4 +1,4 @@
-"""What a dataset's function can tell of its samples before it reads them."""
+"""Describe the samples of a dataset's function before it reads them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PREVIEWS: dict[Callable[..., Any], Preview] = {}
 def previewed(preview: Preview) -> Callable[[Function], Function]:
     """Declare the samples of a dataset's function: a decorator.
 
-    Without it `effbench recipe validate` reads the data, and a slow dataset is read before the model is checked.
+    Without it `effbench recipe validate` reads the data, and the model is checked only after a slow dataset was read.
 
     Args:
         preview: (options of the data group, settings) -> the modality, such as Modality.blank of the right shape.

@@ -1,4 +1,4 @@
-"""Which datasets may take minutes to read: the rest of the config is then checked before they are."""
+"""Datasets that may take minutes to read: the rest of the config is checked first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what a dataset's function returns: type, shape and range of images and targets, before the first step."""
+"""Check what a dataset's function returns: types, shapes and ranges of inputs and targets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,26 @@ from effbench.errors import DataError
 
 
 def as_targets(name: str, targets: Any) -> Tensor:
-    """int64 (N,) of whole numbers, or any numbers (N, K) or float (N,), which the task checks. Raises DataError."""
+    """Return int64 (N,) for class numbers, or (N, K) or float (N,) for the task to check. Raises DataError."""
     found = as_tensor(f"{name} labels", targets)
     several = found.dim() == 2 or (found.dim() == 1 and found.is_floating_point())
     return found if several and not found.is_complex() else as_labels(name, found)
 
 
 def as_multi_hot(name: str, targets: Tensor, num_labels: int) -> Tensor:
-    """float32 (N, K) of 0 and 1, K being `num_labels`. Raises DataError naming the first sample that is not."""
+    """Check multi-label targets.
+
+    Args:
+        name: beginning of messages.
+        targets: (N, K) of 0 and 1.
+        num_labels: K.
+
+    Returns:
+        Float32 (N, K).
+
+    Raises:
+        DataError: the shape or a value is wrong; the message names the first such sample.
+    """
     if targets.dim() != 2 or targets.shape[1] != num_labels:
         raise DataError(
             f"{name} labels must be (N, {num_labels}) of 0 and 1, a column for each of its {num_labels} labels, for "
@@ -38,7 +50,19 @@ def as_multi_hot(name: str, targets: Tensor, num_labels: int) -> Tensor:
 
 
 def as_values(name: str, targets: Tensor, num_values: int) -> Tensor:
-    """float32 (N, D) of finite numbers, D being `num_values`; (N,) becomes (N, 1). Raises DataError."""
+    """Check regression targets.
+
+    Args:
+        name: beginning of messages.
+        targets: (N, D), or (N,) for D = 1; finite.
+        num_values: D.
+
+    Returns:
+        Float32 (N, D).
+
+    Raises:
+        DataError: the shape or a value is wrong; the message names the first such sample.
+    """
     values = targets.to(torch.float32)
     values = values.unsqueeze(1) if values.dim() == 1 else values
     if values.shape[1] != num_values:
@@ -57,7 +81,7 @@ def as_values(name: str, targets: Tensor, num_values: int) -> Tensor:
 
 
 def as_labels(name: str, labels: Any) -> Tensor:
-    """int64 (N,) of a tensor, an array or a list of integers. Raises DataError, which begins with `name`."""
+    """Return int64 (N,) from a tensor, array or list of integers. Raises DataError that begins with `name`."""
     found = as_tensor(f"{name} labels", labels)
     if found.dim() != 1:
         got = f"{_kind(found)}{_first(found)}"
@@ -71,7 +95,16 @@ def as_labels(name: str, labels: Any) -> Tensor:
 
 
 def check_range(name: str, labels: Tensor, num_classes: int) -> None:
-    """labels: int64 (N,). Raises DataError naming the first sample outside [0, num_classes)."""
+    """Check that class numbers are in range.
+
+    Args:
+        name: beginning of messages.
+        labels: int64 (N,).
+        num_classes: labels must be in [0, num_classes).
+
+    Raises:
+        DataError: a label is out of range; the message names the first such sample.
+    """
     outside = ((labels < 0) | (labels >= num_classes)).nonzero().flatten()
     if len(outside) == 0:
         return
@@ -85,7 +118,7 @@ def check_range(name: str, labels: Tensor, num_classes: int) -> None:
 
 
 def as_classes(name: str, classes: Any) -> tuple[str, ...]:
-    """The class names; numbers become text."""
+    """Return the class names; numbers become text. Raises DataError if names are missing or repeated."""
     if isinstance(classes, str) or not isinstance(classes, Sequence) or len(classes) == 0:
         raise DataError(
             f"{name} classes must be the names in label order, such as ('cat', 'dog'); got {classes!r:.100}."
@@ -111,7 +144,7 @@ def as_tensor(name: str, values: Any) -> Tensor:
         if isinstance(values, list | tuple) and values and hasattr(values[0], "shape"):
             return torch.stack([as_tensor(name, value) for value in values])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a memory map that is read alone cannot be written to
+            warnings.simplefilter("ignore", UserWarning)  # the warning that a read-only memory map is not writable
             return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name} must be a tensor or an array; got {type(values).__name__} ({error}).") from error
@@ -122,7 +155,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _first(labels: Tensor) -> str:
-    """Which sample shows it: the first that is no whole number, if there is one."""
+    """Describe the first sample that shows the fault: the first label that is not a whole number, if there is one."""
     if labels.dim() == 0 or len(labels) == 0:
         return ""
     rows = labels.reshape(len(labels), -1)

@@ -1,4 +1,4 @@
-"""What a dataset is here: three splits of resident or memory-mapped samples with their labels."""
+"""A dataset: up to three splits of in-memory or memory-mapped samples with targets."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ _SAMPLE_SEED = 0
 
 @dataclass(frozen=True, init=False)
 class Split:
-    """inputs: the samples, may be memory-mapped; images are uint8 (N, C, H, W). labels: the targets.
+    """Samples with their targets.
 
-    int64 (N,) in [0, number of classes) for a classification; numbers (N, K) for other tasks, see effbench/tasks.
+    Args:
+        inputs: samples (N, ...), possibly memory-mapped; images are uint8 (N, C, H, W).
+        labels: int64 (N,) in [0, number of classes) for classification; numbers (N, K) for other tasks, see
+            effbench/tasks.
+        images: another name for `inputs`.
     """
 
     inputs: Tensor
     labels: Tensor
 
     def __init__(self, inputs: Any = None, labels: Any = None, *, images: Any = None):
-        """images: another name of `inputs`."""
+        """Accept `images` as another name for `inputs`."""
         if (inputs is None) == (images is None) or labels is None:
             raise TypeError("Split(inputs, labels) takes samples and their labels")
         object.__setattr__(self, "inputs", images if inputs is None else inputs)
@@ -37,26 +41,32 @@ class Split:
 
     @property
     def images(self) -> Tensor:
-        """`inputs` of images."""
+        """Another name for `inputs`."""
         return self.inputs
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
     def take(self, indices: Tensor) -> Split:
-        """The samples at `indices` (int64), in that order, as a copy."""
+        """Return a copy of the samples at `indices` (int64), in that order."""
         return Split(self.inputs[indices], self.labels[indices])
 
 
 @dataclass(frozen=True)
 class Splits:
-    """train and val are seen while training, test is read once at the end; val and test may be None.
+    """A dataset. Training uses train and val; test is read once at the end.
 
-    classes: the names of the classes in label order; of other tasks' targets those of their columns. sha256: names
-    the content, for the run's record. facts: what else the record should tell of it, such as how many files were
-    skipped. modality: what the samples are.
-    Arrays and lists are taken for tensors, class numbers of any integer type become int64; all else is refused
-    (DataError).
+    Arrays and lists become tensors, and class numbers int64. Anything else is refused with a DataError.
+
+    Attributes:
+        name: name for display.
+        train: samples to train on.
+        val: samples for validation, or None.
+        test: samples for the final test, or None.
+        classes: class names in label order; for other tasks names of the targets' columns.
+        sha256: identifies the content in the run's record.
+        facts: further entries for the record, such as the number of skipped files.
+        modality: class that describes the samples.
     """
 
     name: str
@@ -84,18 +94,18 @@ class Splits:
                 )
 
     def named(self) -> dict[str, Split]:
-        """The splits that exist, by name."""
+        """Return the splits that exist, by name."""
         every = {"train": self.train, "val": self.val, "test": self.test}
         return {which: split for which, split in every.items() if split is not None}
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample: (channels, height, width) of an image."""
+        """Shape of one sample, such as (channels, height, width) for an image."""
         return tuple(map(int, self.train.inputs.shape[1:]))
 
 
 def _checked(name: str, split: Split, num_classes: int, modality: type[Modality]) -> Split:
-    """The split as tensors of the right type; the same object where it is that already."""
+    """Return the split as tensors of the right types; the same object if it is already correct."""
     if not isinstance(split, Split):
         raise DataError(f"{name} must be a Split({modality.unit}s, labels); got {type(split).__name__}.")
     labels = as_targets(name, split.labels)
@@ -108,7 +118,16 @@ def _checked(name: str, split: Split, num_classes: int, modality: type[Modality]
 
 
 def stratified(labels: Tensor, per_class: dict[int, int], seed: int) -> Tensor:
-    """Indices (int64, ascending) of `per_class[c]` samples of each class c, drawn by `seed` alone."""
+    """Draw a fixed number of samples from each class.
+
+    Args:
+        labels: int64 (N,).
+        per_class: class -> number of samples.
+        seed: determines the draw.
+
+    Returns:
+        Indices (int64, ascending).
+    """
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.bincount(labels, minlength=max(per_class) + 1)
     by_class = labels.argsort(stable=True).split(sizes.tolist())
@@ -120,11 +139,17 @@ def stratified(labels: Tensor, per_class: dict[int, int], seed: int) -> Tensor:
 
 
 def representative_sample(labels: Tensor, count: int) -> Tensor:
-    """Rows (int64, ascending) of `count` samples, each class in proportion and at least once where `count` allows.
+    """Draw `count` samples with classes in proportion, each at least once if `count` allows.
 
-    Targets that are no class numbers are drawn all alike.
+    Targets that are not class numbers are drawn uniformly. The draw depends only on labels and count, not on the run's
+    seed, so that results are comparable.
 
-    The same rows for the same labels and count, whatever the run's seed: measurements on them can be compared.
+    Args:
+        labels: targets of the split.
+        count: number of samples.
+
+    Returns:
+        Rows (int64, ascending).
     """
     if labels.dim() > 1:
         generator = torch.Generator().manual_seed(_SAMPLE_SEED)
@@ -134,14 +159,14 @@ def representative_sample(labels: Tensor, count: int) -> Tensor:
 
 
 def _proportional_counts(sizes_K: Tensor, count: int) -> Tensor:
-    """int64 (K,): how many samples of each class make `count` together; at most the class's size."""
+    """Return int64 (K,), numbers of samples a class that add up to `count`; at most the class's size."""
     present_K = sizes_K > 0
     if count < int(present_K.sum()):
         generator = torch.Generator().manual_seed(_SAMPLE_SEED)
         some = torch.multinomial(sizes_K.double(), count, generator=generator)
         return torch.zeros_like(sizes_K).index_fill_(0, some, 1)
     shared_K, quota_K = present_K, torch.zeros(len(sizes_K), dtype=torch.float64)
-    while True:  # classes with a quota below one sample get one; the others share what is left
+    while True:  # classes with a quota below 1 get one sample; the others share the rest
         left = count - int((present_K & ~shared_K).sum())
         quota_K = torch.where(shared_K, sizes_K * (left / max(1, int(sizes_K[shared_K].sum()))), present_K.double())
         too_small_K = shared_K & (quota_K < 1)
@@ -155,7 +180,16 @@ def _proportional_counts(sizes_K: Tensor, count: int) -> Tensor:
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """(rest, held out): `fraction` of each class, at least one sample of every class with two or more."""
+    """Divide a split.
+
+    Args:
+        split: samples.
+        fraction: part of each class to hold out; at least one sample of every class that has two or more.
+        seed: determines the draw.
+
+    Returns:
+        (rest, held out).
+    """
     per_class: dict[int, int] = {}
     split = replace(split, labels=as_labels("the split to divide:", split.labels))
     for label, count in enumerate(torch.bincount(split.labels).tolist()):
@@ -167,12 +201,12 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def check_fraction(key: str, fraction: object) -> None:
-    """Raises ConfigError where a split's share of the samples is not a number in [0, 1)."""
+    """Raise ConfigError if a split's fraction is not a number in [0, 1)."""
     FRACTION_BELOW_1.check(fraction, f"data.{key}", "a number in [0, 1)", "For 10 % write 0.1.")
 
 
 def digest(*tensors: Tensor) -> str:
-    """sha256 (hex) over the bytes of the tensors, in order."""
+    """Return the sha256 (hex) of the tensors' bytes, in order."""
     sha = hashlib.sha256()
     for tensor in tensors:
         sha.update(tensor.contiguous().numpy().tobytes())

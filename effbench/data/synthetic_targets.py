@@ -1,4 +1,4 @@
-"""Targets of synthetic datasets, by the class that a sample is drawn from."""
+"""Targets of synthetic datasets, derived from the class of a sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies to the device, beside the step before where that is a GPU."""
+"""Copy data to the device; on a GPU in parallel with the previous step."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Transfer:
-    """How batches get to `device`."""
+    """Copies batches to `device`."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device; from pinned memory and without waiting where that is a GPU."""
+        """Return the tensor on the device; on a GPU the copy is asynchronous, from pinned memory."""
         if self.device.type != "cuda":
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def on_side_stream(self, make: Callable[[], Made]) -> tuple[Made, torch.cuda.Event | None]:
-        """(make(), the moment from which it holds its values); None on a CPU.
+        """Call `make`, on a GPU in a side stream, so that copies and augmentation overlap with the previous step.
 
-        On a GPU it runs on a stream of its own, so that copies and augmentation run beside the step before.
+        Returns:
+            (result, CUDA event recorded when it is complete); the event is None on a CPU.
         """
         stream = self._stream
         if stream is None:

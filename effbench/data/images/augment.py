@@ -1,8 +1,8 @@
-"""Augmentation of whole batches, with random parameters of its own for each sample.
+"""Augmentation of whole batches, with random parameters for each sample.
 
-Two halves: `draw` turns a generator into a plan for one optimizer step (small tensors, one row a sample), `apply`
-turns uint8 images and their rows of the plan into floats in [0, 1]. The plan is drawn for the whole step before it
-is cut into ranks and micro-batches, so what a sample sees depends on neither.
+`draw` turns a generator into a plan for one optimizer step: small tensors with one row a sample. `apply` turns uint8
+images and their rows of the plan into floats in [0, 1]. The plan is drawn for the whole step before it is divided among
+ranks and micro-batches, so a sample's augmentation depends on neither.
 """
 
 from __future__ import annotations
@@ -22,13 +22,20 @@ AugmentParams = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Augment:
-    """Each option at its zero leaves the images alone. Fractions are of the image side.
+    """Options of augmentation. At 0 an option has no effect. Fractions refer to the image's side.
 
-    crop_padding: pixels of black border, then a crop of the old size. flip: probability of a horizontal flip.
-    shift, scale (+- fraction), rotate (+- degrees): one bilinear affine warp, black outside.
-    brightness, contrast: uniform in +- this much, brightness in units of the full range.
-    dropout_holes: black rectangles a sample, each side uniform in (0, dropout_size] (coarse dropout).
-    mixup_alpha (arXiv:1710.09412), cutmix_alpha (arXiv:1905.04899): Beta parameters; with both, a fair coin a step.
+    Attributes:
+        crop_padding: pixels of black border before a crop of the original size.
+        flip: probability of a horizontal flip.
+        shift: largest shift as a fraction; shift, scale and rotate are one bilinear affine warp, black outside.
+        scale: largest relative change of size.
+        rotate: largest angle in degrees.
+        brightness: largest change, in units of the full range.
+        contrast: largest relative change.
+        dropout_holes: number of black rectangles in a sample (coarse dropout).
+        dropout_size: largest side of a rectangle; sides are uniform in (0, dropout_size].
+        mixup_alpha: Beta parameter (arXiv:1710.09412).
+        cutmix_alpha: Beta parameter (arXiv:1905.04899); with both, each step uses one of them with probability 1/2.
     """
 
     crop_padding: int = 0
@@ -59,16 +66,23 @@ class Augment:
 
     @cached_property
     def only_moves(self) -> bool:
-        """Whether its images are made of the pixels as they are: cropped and mirrored at most."""
+        """True if images are only cropped and flipped, so that pixel values do not change."""
         return replace(self, crop_padding=0, flip=0.0, dropout_size=0.0) == Augment(dropout_size=0.0)
 
     @cached_property
     def draws(self) -> bool:
-        """Whether a plan of it holds anything: an option is not at its zero (the size of no holes does not matter)."""
+        """True if a plan has any content. The size of rectangles does not matter if there are none."""
         return self != Augment(dropout_size=self.dropout_size)
 
     def draw(self, count: int, height: int, width: int, generator: Generator) -> AugmentParams:
-        """The plan of one step: every tensor has `count` rows."""
+        """Draw the plan of one step.
+
+        Args:
+            count: samples in the step, the rows of every tensor.
+            height: of the images, in pixels.
+            width: of the images, in pixels.
+            generator: random number generator of the step.
+        """
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return torch.rand(count, *shape, generator=generator).mul_(high - low).add_(low)
@@ -94,7 +108,7 @@ class Augment:
         return plan
 
     def _draw_mix(self, count: int, height: int, width: int, generator: Generator) -> AugmentParams:
-        """partner: whom each sample is mixed with. share: how much of the sample stays. box: cutmix's, or empty."""
+        """Draw partner (sample to mix with), share (weight of the sample itself), and for cutmix the box."""
         both = self.mixup_alpha > 0 and self.cutmix_alpha > 0
         cut = bool(torch.rand((), generator=generator) < 0.5) if both else self.cutmix_alpha > 0
         alpha = self.cutmix_alpha if cut else self.mixup_alpha
@@ -106,13 +120,13 @@ class Augment:
             centre = (torch.rand(count, 2, generator=generator) * size).long()
             low = (centre - side // 2).clamp_min(0)
             high = torch.minimum(centre - side // 2 + side, size)
-            # The box is clipped at the border: the labels follow the area that was really pasted.
+            # The box is clipped at the border; labels are weighted by the area that is actually pasted.
             plan["share"] = 1 - (high - low).clamp_min(0).prod(1) / (height * width)
             plan["box"] = torch.stack([low, high], 1)
         return plan
 
     def apply(self, images_BCHW: Tensor, plan: AugmentParams) -> Tensor:
-        """uint8 (B, C, H, W) and B rows of the plan -> float32 (B, C, H, W) in [0, 1], mixing left out."""
+        """Apply everything but mixing: uint8 (B, C, H, W) and B rows of the plan -> float32 (B, C, H, W) in [0, 1]."""
         if "offset" in plan or "flip" in plan:
             nowhere = torch.zeros(len(images_BCHW), 2, dtype=torch.int64, device=images_BCHW.device)
             images_BCHW = crop(images_BCHW, plan.get("offset", nowhere), self.crop_padding, plan.get("flip"))
@@ -127,10 +141,16 @@ class Augment:
 
 
 def crop(images_BCHW: Tensor, offset_B2: Tensor, padding: int, flip_B: Tensor | None = None) -> Tensor:
-    """Pads with black, cuts the old size out at offset (row, column) in [0, 2 * padding], mirrors where flip says so.
+    """Pad with black, crop the original size at an offset, and flip.
 
-    Every row of the result is a run of W bytes in the padded images, or in their mirror images laid beside them: one
-    index_select of such runs, which copies each at once, where an index for each pixel takes ten times as long.
+    Every row of the result is a run of W bytes in the padded images, or in their mirror images beside them. One
+    index_select copies whole runs; an index for each pixel would take ten times as long.
+
+    Args:
+        images_BCHW: uint8.
+        offset_B2: (row, column) of the crop, in [0, 2 * padding].
+        padding: pixels on each side.
+        flip_B: bool, which images to mirror; None for none.
     """
     batch, channels, height, width = images_BCHW.shape
     rows, columns = height + 2 * padding, width + 2 * padding
@@ -150,11 +170,18 @@ def crop(images_BCHW: Tensor, offset_B2: Tensor, padding: int, flip_B: Tensor | 
 
 
 def warp(x_BCHW: Tensor, shift_B2: Tensor, scale_B: Tensor, angle_B: Tensor) -> Tensor:
-    """Rotates by angle (radians, counter-clockwise), enlarges by scale, shifts by fractions of the side (y, x)."""
+    """Rotate, scale and shift images in one bilinear warp; black outside.
+
+    Args:
+        x_BCHW: float images.
+        shift_B2: (y, x) as fractions of the side.
+        scale_B: enlargement.
+        angle_B: radians, counter-clockwise.
+    """
     height, width = x_BCHW.shape[2:]
     cosine, sine = angle_B.cos() / scale_B, angle_B.sin() / scale_B
     aspect = height / width
-    # grid_sample wants output -> input in coordinates of [-1, 1]: the inverse map, hence the minus at the shift.
+    # grid_sample maps output to input in coordinates [-1, 1]: the inverse map, hence the minus before the shift.
     to_x = torch.stack([cosine, -sine * aspect, torch.zeros_like(sine)], 1)
     to_y = torch.stack([sine / aspect, cosine, torch.zeros_like(sine)], 1)
     theta = torch.stack([to_x, to_y], 1)
@@ -164,25 +191,44 @@ def warp(x_BCHW: Tensor, shift_B2: Tensor, scale_B: Tensor, angle_B: Tensor) -> 
 
 
 def relight(x_BCHW: Tensor, brightness_B: Tensor, contrast_B: Tensor) -> Tensor:
-    """Stretches each sample about its own mean by `contrast`, adds `brightness`, clamps to [0, 1]."""
+    """Change contrast about each sample's mean, then brightness; clamp to [0, 1].
+
+    Args:
+        x_BCHW: floats in [0, 1].
+        brightness_B: added.
+        contrast_B: factor of the distance from the mean.
+    """
     mean = x_BCHW.mean((1, 2, 3), keepdim=True)
     brightness, contrast = brightness_B.view(-1, 1, 1, 1), contrast_B.view(-1, 1, 1, 1)
     return torch.addcmul(mean + brightness, x_BCHW - mean, contrast).clamp_(0, 1)
 
 
 def holes(centre_BN2: Tensor, size_BN2: Tensor, height: int, width: int) -> Tensor:
-    """Mask (B, 1, H, W): 0.0 inside any of the N rectangles of size (rows, columns), clipped at the border."""
+    """Return a mask (B, 1, H, W) that is 0.0 inside of rectangles, which are clipped at the border.
+
+    Args:
+        centre_BN2: (row, column) of the centres.
+        size_BN2: (rows, columns) of the rectangles.
+        height: H.
+        width: W.
+    """
     low, high = centre_BN2 - size_BN2 // 2, centre_BN2 - size_BN2 // 2 + size_BN2
     device = centre_BN2.device
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     in_rows = (rows >= low[..., :1]) & (rows < high[..., :1])
     in_columns = (columns >= low[..., 1:]) & (columns < high[..., 1:])
-    count_BHW = in_rows.float().mT @ in_columns.float()  # of the holes that hold a pixel: small, so exact
+    count_BHW = in_rows.float().mT @ in_columns.float()  # holes over each pixel: small integers, so exact
     return count_BHW.unsqueeze(1).eq_(0)
 
 
 def mix(x_BCHW: Tensor, partner_BCHW: Tensor, plan: AugmentParams) -> Tensor:
-    """Mixup, or cutmix where the plan has boxes; the shares of the labels are plan['share'] (B,)."""
+    """Apply mixup, or cutmix if the plan has boxes. The shares for labels are plan['share'] (B,).
+
+    Args:
+        x_BCHW: float images.
+        partner_BCHW: the images to mix with.
+        plan: rows of the plan.
+    """
     if "box" not in plan:
         return torch.lerp(partner_BCHW, x_BCHW, plan["share"].view(-1, 1, 1, 1))
     low, high = plan["box"][:, :1], plan["box"][:, 1:]
@@ -191,6 +237,6 @@ def mix(x_BCHW: Tensor, partner_BCHW: Tensor, plan: AugmentParams) -> Tensor:
 
 
 def _beta(alpha: float, count: int, generator: Generator) -> Tensor:
-    """(count,) samples of Beta(alpha, alpha), from the generator alone (torch's Beta takes none)."""
+    """Return (count,) samples of Beta(alpha, alpha). torch's Beta does not accept a generator."""
     gamma = torch._standard_gamma(torch.full((count, 2), float(alpha)), generator=generator)
     return gamma[:, 0] / gamma.sum(1).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,4 +1,4 @@
-"""The last steps of a batch of images: normalise, lay out in memory."""
+"""Last steps of a batch of images: normalisation and memory format."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from torch import Tensor
 
 from effbench.data.images.uint8_lut import can_look_up
 
-_PART = 2**18  # elements: as floats the megabyte of a core's second cache
+_PART = 2**18  # elements: 1 MiB of floats, the size of a core's L2 cache
 
 
 @dataclass(frozen=True)
 class BatchTransform:
-    """mean, std: of the channels, in [0, 1]. device: of the batches."""
+    """Normalisation and layout of batches.
+
+    Attributes:
+        mean: mean of each channel, in [0, 1].
+        std: standard deviation of each channel, in [0, 1].
+        device: device of the batches.
+        memory_format: memory format of the batches.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -26,27 +33,27 @@ class BatchTransform:
 
     @cached_property
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, each (C, 1, 1), on the device."""
+        """Return mean and standard deviation, each (C, 1, 1), on the device."""
         mean, std = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return mean, std
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
-        """Floats in [0, 1], in place -> zero mean and unit deviation by channel."""
+        """Normalise floats in [0, 1] by channel, in place."""
         mean, std = self._statistics
         return x_BCHW.sub_(mean).div_(std).contiguous(memory_format=self.memory_format)
 
     @cached_property
     def table(self) -> Tensor:
-        """float (C, 256): what each value of a pixel of channel C becomes."""
+        """Return float (C, 256): the normalised value of each pixel value in each channel."""
         values = torch.arange(256, dtype=torch.float32, device=self.device).mul_(1 / 255)
         return self(values.expand(1, len(self.mean), 1, 256).clone()).reshape(-1, 256)
 
     def looks_up(self, images: Tensor) -> bool:
-        """Whether a batch of these can be made in one compiled pass."""
+        """Return True if a batch of these images can be made in one compiled pass."""
         return self.device.type == "cpu" and can_look_up(images)
 
     def in_parts(self, shape_BCHW: Sequence[int], make: Callable[[slice], Tensor]) -> Tensor:
-        """self(make(all rows)), the same values; on a CPU in parts that stay in its cache until they are done."""
+        """Return self(make(all rows)); on a CPU it is computed in parts that fit into the cache, with equal values."""
         batch, *image = shape_BCHW
         parts = min(batch // 2, -(-batch * math.prod(image) // _PART)) if self.device.type == "cpu" else 1
         if parts <= 1:

@@ -1,4 +1,4 @@
-"""Room for decoded images: a budget, who uses which cache, and what killed processes left."""
+"""Disk space for decoded images: a budget, which caches are in use, and leftovers of killed processes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from effbench.units import human_bytes
 
 log = logging.getLogger(__name__)
 
-BUDGET = "EFFBENCH_CACHE_GB"  # of the machine rather than of a run, so no key of the config
+BUDGET = "EFFBENCH_CACHE_GB"  # a property of the machine, not of a run: no config key
 SHARE_OF_DISK = 0.2
-_YOUNG_S = 60  # a file may be this old before the process that makes it has locked it
+_YOUNG_S = 60  # age below which a file may not yet be locked by its process
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Decoded images and their record. used: when last, in seconds since 1970."""
+    """Decoded images and their record. used: time of last use, in seconds since 1970."""
 
     path: Path
     size: int
@@ -36,7 +36,7 @@ class Cache:
 
 
 def budget_bytes(folder: Path) -> int:
-    """Of all caches in `folder`: $EFFBENCH_CACHE_GB, or a fifth of its disk."""
+    """Return the limit for all caches in `folder`: $EFFBENCH_CACHE_GB, or a fifth of its disk."""
     text = os.environ.get(BUDGET, "").strip()
     if not text:
         there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -51,7 +51,7 @@ def budget_bytes(folder: Path) -> int:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in `folder` and below."""
+    """Return the bytes of all files in `folder` and below."""
     total = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):
@@ -61,7 +61,7 @@ def size_of(folder: Path) -> int:
 
 
 def caches(folder: Path) -> list[Cache]:
-    """Those in `folder`, least recently used first."""
+    """Return the caches in `folder`, least recently used first."""
     found = []
     for path in folder.glob("image_folder-*.npy"):
         with contextlib.suppress(OSError):
@@ -72,10 +72,14 @@ def caches(folder: Path) -> list[Cache]:
 
 
 def make_room(folder: Path, needed: int, replaced: Path) -> None:
-    """Removes the least recently used caches until `needed` bytes fit into the budget and on the disk.
+    """Remove the least recently used caches until `needed` bytes fit into the budget and on the disk.
 
-    Never one that a live process uses. replaced: the cache that the new one takes the place of. A cache larger than
-    the budget is made all the same: a run needs it.
+    A cache used by a live process is never removed. A new cache above the budget is still made: a run needs it.
+
+    Args:
+        folder: folder of caches.
+        needed: bytes of the new cache.
+        replaced: the cache that the new one replaces.
     """
     present = [cache for cache in caches(folder) if cache.path != replaced]
     budget, total = budget_bytes(folder), sum(cache.size for cache in present)
@@ -97,7 +101,7 @@ def _of(budget: int) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what dead processes left: unfinished files, and finished ones that never got their record."""
+    """Remove leftovers of dead processes: unfinished files, and finished ones without a record."""
     for path in [*folder.glob(".image_folder-*.tmp"), *folder.glob("image_folder-*.npy")]:
         if path.suffix == ".npy" and path.with_suffix(".json").exists():
             continue
@@ -107,7 +111,7 @@ def sweep(folder: Path) -> None:
 
 
 def _remove_unused(path: Path) -> bool:
-    """Whether `path` could be removed, no process having it locked."""
+    """Remove `path` if no process has locked it; return True if it was removed."""
     try:
         with path.open("rb") as file:
             if not lock(file, shared=False):
@@ -119,9 +123,11 @@ def _remove_unused(path: Path) -> bool:
 
 
 def lock(file: IO[bytes], shared: bool) -> bool:
-    """Marks a file as in use until its last descriptor or mapping is gone; False where others use it.
+    """Mark a file as in use until its last descriptor or mapping is closed.
 
-    True as well where the file system knows no locks: then only age tells what is in use.
+    Returns:
+        False if other processes use it. True if locked, and also if the file system has no locks: then only the age
+        shows what is in use.
     """
     try:
         import fcntl
@@ -137,6 +143,6 @@ def lock(file: IO[bytes], shared: bool) -> bool:
 
 
 def touch(cache: Path) -> None:
-    """Marks it as used now. By its record: the times of the file itself tell whether it was changed."""
+    """Mark the cache as used now, by the time of its record: the data file's own times show whether it was changed."""
     with contextlib.suppress(OSError):
         os.utime(cache.with_suffix(".json"))

@@ -31,13 +31,13 @@ from effbench.disk import move
 from effbench.errors import DataError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-MD5 = "c58f30108f718f92721af3b95e74349a"  # as published beside it
+MD5 = "c58f30108f718f92721af3b95e74349a"  # published next to the archive
 NUM_BYTES = 170_498_071
 ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST_FILE, META_FILE = "test_batch", "batches.meta"
 _FILES = (*TRAIN_FILES, TEST_FILE, META_FILE)
-_FILE_LIMIT = 64_000_000  # bytes; the real ones have 31 MB
+_FILE_LIMIT = 64_000_000  # bytes; the real files have 31 MB
 _ARCHIVE_LIMIT = 1_000_000_000  # bytes unpacked; the real one has 186 MB
 _TIMEOUT_S = 30
 
@@ -51,12 +51,18 @@ def cifar10(
     val_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> Splits:
-    """uint8 (N, 3, 32, 32), 10 classes: 50,000 images less `val_fraction` (stratified), and the 10,000 of test.
+    """Read CIFAR-10: uint8 (N, 3, image_size, image_size), 10 classes; 50,000 images of train and val, 10,000 test.
 
-    root: folder of cifar-10-batches-py/ or of cifar-10-python.tar.gz, which is read where it lies; null is
-    $XDG_CACHE_HOME/effbench/cifar10, or ~/.cache/effbench/cifar10. download: fetch the archive (170 MB) into root
-    if neither is there. image_size: pixels a side, resized once. val_fraction: 0 leaves no validation split.
-    Raises DataError for files that are missing, damaged, or hold anything but arrays of bytes and their labels.
+    Args:
+        root: folder that holds cifar-10-batches-py/ or cifar-10-python.tar.gz, which is read without unpacking to disk;
+            None for $XDG_CACHE_HOME/effbench/cifar10, or ~/.cache/effbench/cifar10.
+        download: fetch the archive (170 MB) into root if neither is there.
+        image_size: pixels a side; images are resized once.
+        val_fraction: stratified part of the 50,000 for validation; 0 for none.
+        split_seed: determines the validation split.
+
+    Raises:
+        DataError: files are missing or damaged, or hold anything but arrays of bytes and labels.
     """
     check_fraction("val_fraction", val_fraction)
     contents = _contents(expanded(root).absolute() if root else cache_home() / "cifar10", download)
@@ -69,7 +75,7 @@ def cifar10(
 
 
 def _contents(root: Path, download: bool) -> dict[str, dict[bytes, Any]]:
-    """{file name: its dictionary}, from the folder if it is there, else from the archive, fetched if asked for."""
+    """Return {file name: its dictionary} from the folder, or from the archive, which is downloaded if asked for."""
     folder, archive = root / FOLDER, root / ARCHIVE
     try:
         if folder.is_dir():
@@ -101,7 +107,7 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def _read_archive(archive: Path) -> dict[str, bytes]:
-    """The wanted members, in one pass and without writing a file. Raises DataError for what only an attack holds."""
+    """Read the wanted members in one pass, without writing files. Raises DataError for signs of an attack."""
     if archive.stat().st_size == NUM_BYTES and (found := _md5(archive)) != MD5:
         raise DataError(f"{printable(archive)} is damaged: md5 {found}, published {MD5}. Delete it and fetch it again.")
     raw = {}
@@ -120,7 +126,7 @@ def _read_archive(archive: Path) -> dict[str, bytes]:
 
 
 def _check_harmless(member: tarfile.TarInfo, archive: Path) -> None:
-    """Nothing is unpacked to disk, but an archive that tries to leave its folder is not to be trusted in the rest."""
+    """Refuse an archive with paths outside its folder. Nothing is unpacked to disk, but it cannot be trusted."""
     path = PurePosixPath(member.name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         why = "leads out of its folder"
@@ -144,7 +150,7 @@ def _bounded(file: Any, what: str) -> bytes:
 
 
 class _Capped(io.RawIOBase):
-    """Reads `file` up to a limit: a small archive may unpack to any size, in the headers that tarfile keeps, too."""
+    """Reads `file` up to a limit: a small archive may unpack to any size, also in headers kept by tarfile."""
 
     def __init__(self, file: Any, archive: Path):
         self._file, self._archive, self._left = file, archive, _ARCHIVE_LIMIT
@@ -163,7 +169,7 @@ def _md5(path: Path) -> str:
 
 
 def _fetch(archive: Path, download: bool) -> None:
-    """Downloads the archive to a temporary name beside it and renames it once its md5 is the published one."""
+    """Download the archive to a temporary name, and rename it if its md5 is the published one."""
     if not download:
         raise DataError(
             f"CIFAR-10 is not in {printable(archive.parent)}: put {ARCHIVE} ({URL}) there, or name its folder with "
@@ -183,7 +189,7 @@ def _fetch(archive: Path, download: bool) -> None:
 
 
 def _download(file: BinaryIO) -> str:
-    """Writes what lies at URL to `file`; the md5 of it."""
+    """Write the content of URL to `file`; return its md5."""
     md5 = hashlib.md5(usedforsecurity=False)
     with tqdm(desc=ARCHIVE, total=NUM_BYTES, unit="B", unit_scale=True, disable=None) as bar:
         for chunk in _chunks():
@@ -209,7 +215,7 @@ def _chunks() -> Iterator[bytes]:
 
 
 class _StandIn:
-    """In the place of numpy's array, its dtype and their maker while unpickling: keeps what it is given, no more."""
+    """Replaces numpy's array, dtype and their constructor during unpickling; it only stores its arguments."""
 
     def __init__(self, *arguments: Any):
         self.arguments = arguments
@@ -219,16 +225,16 @@ class _StandIn:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in the old pickle protocol: text of code points 0 to 255."""
+    """Encode text of code points 0 to 255 as bytes: Python 3 writes bytes so in the old pickle protocol."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
     return text.encode("latin1")
 
 
 class _Unpickler(pickle._Unpickler):
-    """Pickle can call anything it can name: here it can name these two of our own, and nothing else.
+    """An unpickler that can name only two functions of ours. An ordinary one can call anything that a pickle names.
 
-    Derived from pickle's pure Python form, because one opcode makes the C form allocate any amount of memory.
+    It is derived from the pure Python version, because one opcode makes the C version allocate any amount of memory.
     """
 
     stand_ins: ClassVar[dict[tuple[str, str], Any]] = {
@@ -246,9 +252,17 @@ class _Unpickler(pickle._Unpickler):
 
 
 def unpickled(raw: bytes, what: str) -> dict[bytes, Any]:
-    """The dictionary of one CIFAR batch or meta file; arrays of uint8 as numpy arrays. Runs nothing from the file.
+    """Read the dictionary of a CIFAR batch or meta file without running code from it.
 
-    Raises DataError, beginning with `what`, if the file needs anything that such a file does not.
+    Args:
+        raw: content of the file.
+        what: beginning of messages.
+
+    Returns:
+        The dictionary; arrays of uint8 are numpy arrays.
+
+    Raises:
+        DataError: the file needs anything that such files do not.
     """
     try:
         content = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
@@ -263,7 +277,7 @@ def unpickled(raw: bytes, what: str) -> dict[bytes, Any]:
 
 
 def _array(stand_in: _StandIn) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """From numpy's pickled state (version, shape, dtype, is Fortran order, bytes)."""
+    """Build an array from numpy's pickled state (version, shape, dtype, is Fortran order, bytes)."""
     _, shape, dtype, fortran, raw = stand_in.state
     if dtype.arguments[0] not in (b"u1", "u1") or fortran or not isinstance(raw, bytes):
         raise TypeError("an array in it is not of bytes in C order")
@@ -278,7 +292,7 @@ def _class_names(meta: dict[bytes, Any]) -> tuple[str, ...]:
 
 
 def _split(name: str, batch: dict[bytes, Any], num_classes: int) -> Split:
-    """b'data': uint8 (N, 3072), a row is the red, green and blue planes of 32 x 32. b'labels': N ints."""
+    """Return a split. b'data': uint8 (N, 3072), rows of red, green and blue planes of 32 x 32. b'labels': N ints."""
     data, labels = batch.get(b"data"), batch.get(b"labels")
     if not isinstance(data, np.ndarray) or data.shape[1:] != (3072,):
         raise DataError(f"{name} has no uint8 array (N, 3072) in b'data': it is not a file of CIFAR-10.")

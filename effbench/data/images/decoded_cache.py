@@ -1,7 +1,7 @@
-"""Decoded images on disk: one memory-mapped uint8 file, whole or not there, with a record of what is in it.
+"""Decoded images on disk: one memory-mapped uint8 file with a record of its content; it is complete or absent.
 
-The record holds the sha256 of the pixels and labels. It is computed again before a file is used whose size, times or
-inode are no longer those of the moment when it was last found right; a file that others could have written is not used.
+The record holds the sha256 of pixels and labels. The hash is computed again if the file's size, times or inode have
+changed since the last check. A file that other users could have written is not used.
 """
 
 from __future__ import annotations
@@ -37,14 +37,19 @@ from effbench.units import human_bytes
 log = logging.getLogger(__name__)
 
 CHANNELS = 3
-_CHUNK = 1 << 24  # bytes digested at a time
+_CHUNK = 1 << 24  # bytes hashed at a time
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is to be decoded, in the cache's order: train, then val, then test, so that a split is one slice.
+    """Files to decode, in the order of the cache: train, val, test, so that a split is one slice.
 
-    files: N paths below root. labels: int64 (N,). counts: how many rows each split has, in that order.
+    Attributes:
+        root: folder that holds the files.
+        classes: names in label order.
+        files: N paths below root.
+        labels: int64 (N,).
+        counts: split -> number of rows, in order.
     """
 
     root: Path
@@ -57,17 +62,20 @@ class Rows:
         return printable(os.fspath(self.files[row])[len(os.fspath(self.root)) :].lstrip(os.sep))
 
     def splits(self) -> list[str]:
-        """The split of each row."""
+        """Return the split of each row."""
         return [which for which, count in self.counts.items() for _ in range(count)]
 
 
 @dataclass(frozen=True)
 class CacheRecord:
-    """What is known of a cache.
+    """Facts about a cache.
 
-    bad: rows that could not be decoded, and why. sha256: of its pixels and labels. levels: what becomes white in
-    pictures of more than 8 bits, None where there are none. deep: how many of these hold integers, and floats.
-    clipped: how many hold larger values.
+    Attributes:
+        bad: row that could not be decoded -> reason.
+        sha256: hash of pixels and labels.
+        levels: white levels of images of more than 8 bits; None if there are none.
+        deep: kind ('integers' or 'floats') -> number of images of more than 8 bits.
+        clipped: number of images with values above the white level.
     """
 
     bad: dict[int, str]
@@ -89,9 +97,16 @@ class CacheRecord:
 
 
 def read_cache(cache: Path, rows: Rows, image_size: int, made_here: bool = False) -> tuple[Tensor, CacheRecord] | None:
-    """The pixels, memory-mapped uint8 (N - bad, 3, S, S), and their record; None if they are not there, whole.
+    """Open a cache.
 
-    made_here: by this process just now, on a disk that may know neither owners nor modes.
+    Args:
+        cache: path of the array.
+        rows: the files that it must hold.
+        image_size: S, side of the images in pixels.
+        made_here: this process has just made it; the file system may not support owners and modes.
+
+    Returns:
+        (memory-mapped uint8 (N - bad, 3, S, S), record); None if there is no complete cache.
     """
     try:
         stored = _read_record(cache, made_here)
@@ -110,13 +125,13 @@ def read_cache(cache: Path, rows: Rows, image_size: int, made_here: bool = False
             _write_record(cache, {**stored, "stamp": stamp})
     touch(cache)
     log.debug(f"decoded images read from {printable(cache)}")
-    with warnings.catch_warnings():  # torch warns that the tensor is read-only: it is meant to be
+    with warnings.catch_warnings():  # torch warns that the tensor is read-only, as intended
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array), record
 
 
 def _mapped(cache: Path, made_here: bool) -> tuple[np.ndarray[Any, Any], list[int]]:
-    """(the array, its stamp). The mapping keeps the file open, and so the lock that tells others it is in use."""
+    """Return (array, stamp). The mapping keeps the file open, and so the lock that marks it as in use."""
     with cache.open("rb") as file:
         status = os.fstat(file.fileno())
         _check_trust(cache, status, made_here)
@@ -132,7 +147,7 @@ def _mapped(cache: Path, made_here: bool) -> tuple[np.ndarray[Any, Any], list[in
 
 
 def _stamp(status: os.stat_result) -> list[int]:
-    """What changes with any write: the time of the last change cannot be set, unlike that of the content."""
+    """Return values that every write changes: unlike the modification time, the change time cannot be set."""
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
@@ -166,7 +181,7 @@ def _read_record(cache: Path, made_here: bool) -> dict[str, Any]:
 
 
 def _write_record(cache: Path, stored: dict[str, Any]) -> None:
-    plain = json.loads(redact_environment(json.dumps(stored)))  # as it will be read, so that its digest stays the same
+    plain = json.loads(redact_environment(json.dumps(stored)))  # as it will be read back, so that the digest is equal
     write_text(cache.with_suffix(".json"), json.dumps({**plain, "digest": _digest(plain)}, indent=1))
     _for_me_to_write(cache.with_suffix(".json"))
 
@@ -188,7 +203,7 @@ def _record(stored: dict[str, Any]) -> CacheRecord:
 
 
 def serves(cache: Path, levels: Levels) -> bool:
-    """Whether a cache is as it would be with these levels: it chose the same, or holds no pictures that need any."""
+    """Return True if the cache would be the same with these levels: it chose them, or no image needs any."""
     try:
         return _record(_read_record(cache, made_here=True)).levels in (None, levels)
     except (OSError, ValueError, KeyError, TypeError):
@@ -196,15 +211,20 @@ def serves(cache: Path, levels: Levels) -> bool:
 
 
 def _for_me_to_write(path: Path) -> None:
-    """Whatever the umask: what others may write to is not loaded."""
+    """Make the file writable by this user only, for any umask: files that others could write are not loaded."""
     with contextlib.suppress(OSError):
         path.chmod(stat.S_IMODE(path.stat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
 
 
 def build_cache(cache: Path, rows: Rows, image_size: int, max_pixels: int, levels: Levels | None = None) -> None:
-    """Decodes every row into `cache`, then writes its record: a cache without one does not count.
+    """Decode every row into `cache`, then write its record; a cache without a record is ignored.
 
-    levels: of pictures of more than 8 bits; None: the smallest that hold the values of train.
+    Args:
+        cache: path of the array.
+        rows: files to decode.
+        image_size: side of the images in pixels.
+        max_pixels: larger files are refused.
+        levels: white levels of images of more than 8 bits; None for the smallest that fit the train split.
     """
     needed = len(rows.files) * CHANNELS * image_size * image_size
     try:
@@ -216,7 +236,7 @@ def build_cache(cache: Path, rows: Rows, image_size: int, max_pixels: int, level
         if free < needed:
             raise DataError(_no_cache(cache, needed, f"only {human_bytes(free)} are free"))
         with replacing(cache) as file:
-            lock(file, shared=False)  # until it is closed, which tells others that it is not left over
+            lock(file, shared=False)  # until it is closed; shows others that it is in use
             record = _decoded_into(file, rows, image_size, max_pixels, levels)
         _for_me_to_write(cache)
         root = {"root": printable(rows.root)}
@@ -236,7 +256,7 @@ def _no_cache(cache: Path, needed: int, why: str) -> str:
 
 
 def _decoded_into(file: IO[bytes], rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> CacheRecord:
-    """Writes a .npy of the rows that can be decoded. Begins again where levels turn out to be needed."""
+    """Write a .npy of the rows that can be decoded. It starts again if levels turn out to be needed."""
     record = _decode_into(file, rows, image_size, max_pixels, levels)
     deep: list[Depth | None] = []
     if record is None or levels is not None:
@@ -257,13 +277,13 @@ def _decoded_into(file: IO[bytes], rows: Rows, image_size: int, max_pixels: int,
 def _decode_into(
     file: IO[bytes], rows: Rows, image_size: int, max_pixels: int, levels: Levels | None
 ) -> CacheRecord | None:
-    """Writes a .npy of the rows, and digests their pixels and labels on the way; None where it lacks levels."""
+    """Write a .npy of the rows, and hash pixels and labels on the way; return None if levels are needed and missing."""
     bad: dict[int, str] = {}
     sha = hashlib.sha256()
     file.seek(0)
     _write_header(file, len(rows.files), image_size)
     with contextlib.closing(decode_many(rows.files, image_size, CHANNELS, max_pixels, levels)) as decoded:
-        bar = tqdm(decoded, "decoding", len(rows.files), unit=" images", disable=None)  # None: only on a terminal
+        bar = tqdm(decoded, "decoding", len(rows.files), unit=" images", disable=None)  # None: shown only on a terminal
         for row, pixels in enumerate(bar):
             if isinstance(pixels, Depth):
                 bar.close()
@@ -282,7 +302,7 @@ def _decode_into(
 
 
 def _write_header(file: IO[bytes], count: int, image_size: int) -> None:
-    """numpy pads the header so that its length is the same for every count: it can be written again at the end."""
+    """Write the header. numpy pads it to the same length for every count, so it can be rewritten at the end."""
     shape = (count, CHANNELS, image_size, image_size)
     header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)

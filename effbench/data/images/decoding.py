@@ -1,4 +1,4 @@
-"""One image file to uint8 pixels, the same way for training and for `effbench predict`; and finding such files."""
+"""Decode image files to uint8 pixels, in the same way for training and `effbench predict`; and find such files."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from effbench.cache_dir import expanded
 from effbench.errors import ConfigError, DataError
 from effbench.processors import cores
 
-DECODER_VERSION = 3  # raise it with any change to the pixels that `decode` returns: caches are keyed by it
+DECODER_VERSION = 3  # part of the key of caches: raise it if the pixels of `decode` change
 MAX_PIXELS = 64_000_000  # 8000 x 8000; 192 MB as RGB
-MAX_SIDE_RATIO = 100  # beyond it the central square shows less than 1 % of the picture
+MAX_SIDE_RATIO = 100  # above, the central square shows less than 1 % of the image
 SUFFIXES = (
     ".bmp", ".dib", ".gif", ".jfif", ".jif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".pjp", ".pjpeg", ".png", ".pnm",
     ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # all else that Pillow reads is only attack surface
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's other formats only add attack surface
 _PASSED_OVER = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
-_LEFT_BY_SYSTEMS = frozenset(("thumbs.db", "desktop.ini"))  # in nearly every folder; no one misses them
+_LEFT_BY_SYSTEMS = frozenset(("thumbs.db", "desktop.ini"))  # files that operating systems leave in folders
 _ORIENTATION = 0x0112  # EXIF
 _BITS = (8, 10, 12, 14, 16, 20, 24, 28, 32)
 Item = TypeVar("Item")
@@ -43,9 +43,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Levels:
-    """The values that become white, 255, in pictures of more than 8 bits: of integers, and of floats.
+    """White levels: the values that become 255 in images of more than 8 bits.
 
-    clips: larger values become white too; else such a picture is refused.
+    Attributes:
+        integers: for integer values.
+        floats: for float values.
+        clips: larger values become white too; otherwise such an image is refused.
     """
 
     integers: float = 65535.0
@@ -58,17 +61,17 @@ class Levels:
 
 @dataclass(frozen=True)
 class Depth:
-    """The values of a picture of more than 8 bits. kind: 'integers' or 'floats'."""
+    """The range of values in an image of more than 8 bits. kind: 'integers' or 'floats'."""
 
     kind: str
     highest: float
 
 
 def levels_for(depths: Iterable[Depth]) -> Levels:
-    """The smallest full range that holds these values: 2^8 - 1, 2^10 - 1, ... 2^16 - 1, ...
+    """Return the smallest full range that holds these values: 2^8 - 1, 2^10 - 1, ... 2^16 - 1, ...
 
-    Floats within [0, 1] have the smallest power of two. One choice for a whole dataset, so that pictures of it keep
-    their brightness beside each other.
+    Floats in [0, 1] get the smallest power of two. There is one choice for a whole dataset, so that images keep their
+    relative brightness.
     """
     highest: dict[str, float] = {}
     for depth in depths:
@@ -89,7 +92,7 @@ def _power_of_two(highest: float) -> float:
 
 
 class ImageError(DataError):
-    """One file that cannot be used as an image. path: that file. reason: what is wrong, without the path."""
+    """A file cannot be used as an image. path: the file. reason: what is wrong, without the path."""
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{printable(path)} {reason}")
@@ -100,15 +103,26 @@ class ImageError(DataError):
 def decode(
     path: Path, size: int | None, channels: int = 3, max_pixels: int = MAX_PIXELS, levels: Levels | None = None
 ) -> Tensor:
-    """The first frame of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file (told by content): uint8 (channels, S, S).
+    """Decode the first frame of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file (recognised by content).
 
-    size: S in pixels: the shorter side is resized to it (bilinear, antialiased) and the centre cropped; None
-    keeps the file's own (channels, H, W). channels: 3 (RGB) or 1 (ITU-R 601 luma). EXIF orientation is applied,
-    transparency is laid over white, colour profiles are ignored. levels: what becomes white in pictures of more than
-    8 bits, 65535 and 1.0 unless given, and values above it are then refused; negative ones always are.
-    Raises ImageError, before a pixel is decoded, for more than max_pixels or sides beyond 1 : MAX_SIDE_RATIO,
-    and for whatever cannot be decoded. Changed bytes inside the compressed pixels may go unnoticed.
-    For many files use `decode_many`: this one must not be called from several threads at once.
+    EXIF orientation is applied, transparency becomes white, colour profiles are ignored. Damage inside compressed
+    pixels may go unnoticed. Do not call it from several threads at once; for many files use `decode_many`.
+
+    Args:
+        path: the file.
+        size: S in pixels: the shorter side is resized to it (bilinear, antialiased) and the centre cropped. None keeps
+            the file's size.
+        channels: 3 (RGB) or 1 (ITU-R 601 luma).
+        max_pixels: larger images are refused.
+        levels: white levels of images of more than 8 bits, by default 65535 and 1.0. Larger values are refused unless
+            levels clip; negative ones always.
+
+    Returns:
+        uint8 (channels, S, S), or (channels, H, W) without size.
+
+    Raises:
+        ImageError: the file cannot be decoded; or, before any pixel is decoded, it has more than max_pixels or sides
+            beyond 1 : MAX_SIDE_RATIO.
     """
     with _quiet_pillow():
         return _decode(path, size, channels, max_pixels, levels or Levels(clips=False))
@@ -121,9 +135,17 @@ def decode_many(
     max_pixels: int = MAX_PIXELS,
     levels: Levels | None = None,
 ) -> Generator[Tensor | ImageError | Depth, None, None]:
-    """`decode` of each path in order, on all cores: the pixels, or the ImageError that says what is wrong.
+    """Decode files on all cores, in order; see `decode`.
 
-    Without levels, a picture of more than 8 bits gives a Depth in their place: levels must be chosen first.
+    Args:
+        paths: the files.
+        size: S in pixels, or None.
+        channels: 3 or 1.
+        max_pixels: larger images are refused.
+        levels: white levels of images of more than 8 bits.
+
+    Yields:
+        Pixels, or an ImageError; without levels a Depth for an image of more than 8 bits.
     """
 
     def attempt(path: Path) -> Tensor | ImageError | Depth:
@@ -138,7 +160,7 @@ def decode_many(
 
 
 def depths(paths: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Generator[Depth | None, None, None]:
-    """The values of each picture of more than 8 bits, None for all others: of these the header alone is read."""
+    """Yield the range of values of each image of more than 8 bits; None for others, from the header alone."""
 
     def look(path: Path) -> Depth | None:
         try:
@@ -147,21 +169,21 @@ def depths(paths: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Generator[Dep
                     return None
                 _check_size(path, image, max_pixels)
                 return _depth(path, _deep_values(path, file, image)[0], None)
-        except (OSError, ImageError):  # `decode` says so
+        except (OSError, ImageError):  # `decode` reports it
             return None
 
     return on_all_cores(look, paths)
 
 
 def on_all_cores(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
-    """work(item) of each in order."""
+    """Yield work(item) of each item, in order."""
     workers = cores()
     with _quiet_pillow(), ThreadPoolExecutor(workers, "decode") as pool:
         waiting: deque[Any] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > 4 * workers:  # a window: results must not pile up behind a slow reader
+                if len(waiting) > 4 * workers:  # limits the results that wait for a slow reader
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -170,19 +192,29 @@ def on_all_cores(work: Callable[[Item], Result], items: Iterable[Item]) -> Gener
 
 
 def from_pillow(image: Image.Image, size: int, channels: int = 3, levels: Levels | None = None) -> Tensor:
-    """A Pillow image as `decode` gives a file of it, but for JPEGs far above `size`: uint8 (channels, S, S)."""
+    """Convert a Pillow image like `decode` a file of it; only JPEGs far above `size` may differ.
+
+    Args:
+        image: the image.
+        size: S in pixels.
+        channels: 3 (RGB) or 1.
+        levels: white levels of images of more than 8 bits.
+
+    Returns:
+        uint8 (channels, S, S).
+    """
     path = Path(getattr(image, "filename", "") or "the image")
     with _quiet_pillow(), _pillow_errors(path, "cannot be decoded"):
         if _is_deep(image):
             file = BytesIO()
-            if _has_deep_colours(image):  # not decoded yet: the image itself is left so
+            if _has_deep_colours(image):  # not decoded yet, and the given image stays so
                 file, image = _own_copy(path, image)
             image = _in_8_bits(path, file, image, levels or Levels(clips=False))
         return _pixels(_fit(_to_mode(path, _upright(path, image), channels), size))
 
 
 def _own_copy(path: Path, image: Any) -> tuple[BytesIO, Image.Image]:
-    """The file of an image that Pillow has opened, in memory, and the image opened anew from it."""
+    """Return the file of an opened Pillow image in memory, and the image opened again from it."""
     place = image.fp.tell()
     image.fp.seek(0)
     file = BytesIO(image.fp.read())
@@ -191,7 +223,13 @@ def _own_copy(path: Path, image: Any) -> tuple[BytesIO, Image.Image]:
 
 
 def preprocessing(size: int, channels: int, levels: Levels | None = None) -> dict[str, Any]:
-    """What `decode` does to a file, for those who must do the same before an exported model. In this order."""
+    """Return the steps of `decode` in order, for users of an exported model who must repeat them.
+
+    Args:
+        size: S in pixels.
+        channels: 3 (RGB) or 1.
+        levels: white levels of images of more than 8 bits.
+    """
     luma = {"gray": "ITU-R 601 luma of the 8-bit RGB pixels: Pillow's convert('L')"}
     return {
         "jpeg": {
@@ -219,10 +257,13 @@ def preprocessing(size: int, channels: int, levels: Levels | None = None) -> dic
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """The files named, in the order given and as often; of a folder those with an image's suffix, sorted.
+    """Return the given files in order; for a folder its files with an image suffix, sorted.
 
-    A file named outright is taken whatever its suffix. Raises DataError for a path that does not exist, for a folder,
-    or a list, that holds nothing, and for a folder of runs, whose curves are no photos.
+    A file given directly is taken with any suffix.
+
+    Raises:
+        DataError: a path does not exist, a folder or the list is empty, or a folder holds runs (their curves.png are
+            no inputs).
     """
     found: list[Path] = []
     for path in map(expanded, paths):
@@ -250,14 +291,14 @@ def _are_curves(path: Path) -> bool:
 
 
 def images_under(folder: Path) -> list[Path]:
-    """Every path with an image's suffix in `folder` and below, sorted; broken links too, hidden names not."""
+    """Return every path with an image suffix in `folder` and below, sorted; broken links included, hidden names not."""
     return walk(folder)[0]
 
 
 def walk(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """(`images_under`, how many other files there are by their suffixes).
+    """Return (`images_under`, number of other files by suffix).
 
-    Links to folders are followed, each folder once; links back to a folder above are loops and are left out.
+    Links to folders are followed, each folder once. Links back to a folder above are loops and are skipped.
     """
     seen = _folders_above(folder)
     found: list[Path] = []
@@ -284,14 +325,14 @@ def is_image_name(name: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders right inside `folder`, sorted by name; hidden ones and links back to a folder above are not."""
+    """Return the folders directly in `folder`, sorted by name, without hidden ones and links to a folder above."""
     seen = _folders_above(folder) | {_identity(folder)}
     folders = [Path(entry) for entry in visible(folder) if is_folder(entry)]
     return [path for path in folders if _identity(path) not in seen]
 
 
 def visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies right inside `folder`, sorted by name, without hidden names (.DS_Store, ._photo.jpg) and __MACOSX."""
+    """Return the entries of `folder`, sorted by name, without hidden names (.DS_Store, ._photo.jpg) and __MACOSX."""
     try:
         with os.scandir(folder) as entries:
             shown = (entry for entry in entries if entry.name[0] != "." and entry.name not in _PASSED_OVER)
@@ -301,7 +342,7 @@ def visible(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """A folder, or a link to one; False for a link in circles, where is_dir raises."""
+    """Return True for a folder or a link to one; False for a circular link, for which is_dir raises."""
     try:
         return entry.is_dir()
     except OSError:
@@ -309,7 +350,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def printable(name: str | os.PathLike[str]) -> str:
-    r"""`name`, safe to print: bytes that are not UTF-8, control characters and backslashes as \xff, \n, \\."""
+    r"""Return `name`, safe to print: bytes that are not UTF-8, control characters and backslashes as \xff, \n, \\."""
     return "".join(
         character if character.isprintable() and character != "\\" else _escaped(character)
         for character in os.fspath(name)
@@ -317,13 +358,13 @@ def printable(name: str | os.PathLike[str]) -> str:
 
 
 def _escaped(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # how Python's surrogateescape keeps a byte that is not UTF-8
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8, kept by surrogateescape
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
 
 
 def _folders_above(folder: Path) -> set[tuple[int, int]]:
-    """Identities of the folders above, both as the path is written and with its links resolved."""
+    """Return the identities of the folders above, for the path as written and with its links resolved."""
     above = {*folder.absolute().parents, *Path(os.path.realpath(folder)).parents}
     return {_identity(path) for path in above}
 
@@ -335,21 +376,21 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Without Pillow's warnings, which name no file: what it warns of is harmless here (metadata), or raised."""
+    """Suppress Pillow's warnings, which name no file: they are harmless here (metadata), or an error follows."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities of TorchVision")
         yield
 
 
-class _NeedsLevels(Exception):  # noqa: N818 - a question, not an error
+class _NeedsLevels(Exception):  # noqa: N818 - a request for levels, not an error
     def __init__(self, depth: Depth):
         super().__init__()
         self.depth = depth
 
 
 def _decode(path: Path, size: int | None, channels: int, max_pixels: int, levels: Levels | None) -> Tensor:
-    """Raises _NeedsLevels for a picture of more than 8 bits where there are no levels."""
+    """Decode a file. Raises _NeedsLevels for an image of more than 8 bits if there are no levels."""
     if channels not in (1, 3):
         raise ConfigError(f"channels must be 1 (gray) or 3 (RGB); got {channels}.")
     try:
@@ -362,15 +403,15 @@ def _decode(path: Path, size: int | None, channels: int, max_pixels: int, levels
 
 
 def _regular_file(path: Path) -> BinaryIO:
-    if path.exists() and not path.is_file():  # a pipe would block for ever
+    if path.exists() and not path.is_file():  # reading a pipe would block forever
         raise ImageError(path, "is not a file.")
     return path.open("rb")
 
 
 def _opened(path: Path, file: BinaryIO) -> Image.Image:
-    """The image with its header read and no pixel decoded.
+    """Open the image with its header read and no pixel decoded.
 
-    Not Image.open: that hides a broken header behind "cannot identify", and checks its own pixel limit.
+    Image.open is not used: it hides a broken header behind "cannot identify", and applies another pixel limit.
     """
     start = file.read(16)
     if not start:
@@ -388,7 +429,7 @@ def _opened(path: Path, file: BinaryIO) -> Image.Image:
 
 @contextmanager
 def _pillow_errors(path: Path, what: str) -> Iterator[None]:
-    """Turns what Pillow raises on bad bytes, which may be nearly anything, into an ImageError."""
+    """Turn the exceptions of Pillow for damaged files, which may be of nearly any class, into an ImageError."""
     try:
         yield
     except (ImageError, MemoryError):
@@ -396,7 +437,7 @@ def _pillow_errors(path: Path, what: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ImageError(path, f"is refused by Pillow: {error}") from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the bytes'
+        if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the content
             raise
         raise ImageError(path, f"{what} ({str(error) or type(error).__name__}).") from error
 
@@ -416,16 +457,16 @@ def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
 
 
 def _loaded(path: Path, image: Image.Image, size: int | None) -> Image.Image:
-    """With the pixels of its first frame decoded; a JPEG far above `size` at 1/2, 1/4 or 1/8 of its sides."""
+    """Decode the pixels of the first frame; a JPEG far above `size` at 1/2, 1/4 or 1/8 of its sides."""
     with _pillow_errors(path, f"is a damaged {image.format} file, cut short or altered"):
         if size is not None:
-            image.draft(None, (2 * size, 2 * size))  # decodes little more than the resize will keep
+            image.draft(None, (2 * size, 2 * size))  # decodes little more than the resize needs
         image.load()
     return image
 
 
 def _upright(path: Path, image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; as it is where the EXIF block cannot be read."""
+    """Apply the EXIF orientation; return the image unchanged if the EXIF block cannot be read."""
     try:
         with _pillow_errors(path, "has a damaged EXIF block"):
             return ImageOps.exif_transpose(image)
@@ -434,7 +475,7 @@ def _upright(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _to_mode(path: Path, image: Image.Image, channels: int) -> Image.Image:
-    """In RGB over white, then in gray if channels is 1."""
+    """Convert to RGB over white, and to gray if channels is 1."""
     with _pillow_errors(path, f"has mode {image.mode}, which has no RGB form"):
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
@@ -444,11 +485,11 @@ def _to_mode(path: Path, image: Image.Image, channels: int) -> Image.Image:
         return rgb if channels == 3 else rgb.convert("L")
 
 
-# --- pictures of more than 8 bits -----------------------------------------------------------------------------
+# --- images of more than 8 bits --------------------------------------------------------------------------------------
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Gray of 16 or 32 bits, or colours of 16 bits, of which Pillow itself would keep the upper 8."""
+    """Return True for gray of 16 or 32 bits, and for colours of 16 bits, of which Pillow would keep the upper 8."""
     return image.mode in ("I", "F") or image.mode.startswith("I;") or _has_deep_colours(image)
 
 
@@ -457,13 +498,13 @@ def _has_deep_colours(image: Image.Image) -> bool:
     if image.mode not in ("RGB", "RGBA", "LA", "RGBX", "CMYK") or not tile:
         return False
     arguments = tile[0][3] if isinstance(tile[0][3], tuple) else (tile[0][3],)
-    if image.format == "PPM":  # (mode, largest value)
+    if image.format == "PPM":  # args are (mode, largest value)
         return any(isinstance(argument, int) and argument > 255 for argument in arguments)
     return ";16" in str(arguments[0])
 
 
 def _deep_values(path: Path, file: BinaryIO, image: Image.Image) -> tuple[np.ndarray[Any, Any], bool]:
-    """((H, W) of a gray picture, (H, W, C) of a coloured one, as stored; whether all of their bits are there)."""
+    """Return (values as stored, (H, W) for gray and (H, W, C) for colour; True if all bits were read)."""
     with _pillow_errors(path, f"is a damaged {image.format} file, cut short or altered"):
         if not _has_deep_colours(image):
             return np.asarray(image), True
@@ -474,7 +515,7 @@ def _deep_values(path: Path, file: BinaryIO, image: Image.Image) -> tuple[np.nda
 
 
 def _colours_of_tiff(file: BinaryIO, image: Image.Image) -> np.ndarray[Any, Any] | None:
-    """Pillow keeps the upper byte of each value: told the other order of bytes, the lower. None for CMYK and RGBa."""
+    """Read the file in both byte orders, as Pillow keeps only one byte of a value. None for CMYK and RGBa."""
     file.seek(0)
     other: Any = Image.OPEN["TIFF"][0](file, "")
     if not all(_TIFF_COLOURS.fullmatch(tile.args[0]) for tile in other.tile):
@@ -488,14 +529,14 @@ _TIFF_COLOURS = re.compile(r"RGB[AX]?;16[LBN]")
 
 
 def _swapped(order: str) -> str:
-    """'RGB;16B' for 'RGB;16L'; N is the machine's own order."""
+    """Return a raw mode with the other byte order: 'RGB;16B' for 'RGB;16L'. N is the machine's order."""
     native = "L" if sys.byteorder == "little" else "B"
     last = native if order[-1] == "N" else order[-1]
     return order[:-1] + ("B" if last == "L" else "L")
 
 
 def _colours_of_ppm(file: BinaryIO, image: Image.Image) -> np.ndarray[Any, Any]:
-    """Over the whole range of 16 bits, as Pillow gives the gray pictures of this format."""
+    """Return colours scaled to 16 bits, as Pillow does for gray images of this format."""
     place: Any = image.tile[0]  # type: ignore[attr-defined]
     shape = (image.height, image.width, 3)
     file.seek(place.offset)
@@ -508,7 +549,7 @@ def _colours_of_ppm(file: BinaryIO, image: Image.Image) -> np.ndarray[Any, Any]:
 
 
 def _colours_of_png(file: BinaryIO, _: Image.Image) -> np.ndarray[Any, Any] | None:
-    """By torchvision, since Pillow keeps the upper 8 bits of colours; None where a later torchvision cannot."""
+    """Read colours with torchvision, because Pillow keeps only 8 bits; None if torchvision cannot."""
     try:
         from torchvision.io import ImageReadMode, decode_png
     except ImportError:
@@ -524,7 +565,7 @@ def _depth(path: Path, values: np.ndarray[Any, Any], levels: Levels | None) -> D
     white = getattr(levels or Levels(), kind)
     low, high = values.min(), values.max()
     within = low >= 0 and np.isfinite(high) and (levels is None or levels.clips or high <= white)
-    if not within:  # NaN, too
+    if not within:  # also for NaN
         raise ImageError(
             path, f"has gray values from {low} to {high}, outside [0, {white:g}]. Scale them, or save 8 bits."
         )
@@ -532,7 +573,7 @@ def _depth(path: Path, values: np.ndarray[Any, Any], levels: Levels | None) -> D
 
 
 def _in_8_bits(path: Path, file: BinaryIO, image: Image.Image, levels: Levels | None) -> Image.Image:
-    """Values from [0, white] rounded to uint8, those above white; with the picture's orientation."""
+    """Scale values from [0, white] to uint8, with larger ones as white, and apply the orientation."""
     values, whole = _deep_values(path, file, image)
     depth = _depth(path, values, levels)
     if levels is None:
@@ -546,13 +587,13 @@ def _in_8_bits(path: Path, file: BinaryIO, image: Image.Image, levels: Levels | 
         )
     scaled = np.rint(values.clip(0, white).astype(np.float64) * (255 / white)).astype(np.uint8)
     shown = Image.fromarray(scaled)
-    with suppress(Exception):  # a damaged EXIF block, as `_upright`
+    with suppress(Exception):  # a damaged EXIF block, as in `_upright`
         shown.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
     return shown
 
 
 def _fit(image: Image.Image, size: int | None) -> Image.Image:
-    """The central square, resized to size x size in one step, so a long image never grows before it is cropped."""
+    """Resize the central square to size x size in one step, so that a long image never grows before the crop."""
     if size is None:
         return image
     width, height = image.size
@@ -565,4 +606,4 @@ def _fit(image: Image.Image, size: int | None) -> Image.Image:
 def _pixels(image: Image.Image) -> Tensor:
     array = np.asarray(image)
     planes = array.reshape(*array.shape[:2], -1).transpose(2, 0, 1)
-    return torch.from_numpy(planes.copy())  # by numpy: torch would start threads of its own in each that decodes
+    return torch.from_numpy(planes.copy())  # numpy copies: torch would start a thread pool in each decoding thread

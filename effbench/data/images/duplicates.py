@@ -1,4 +1,4 @@
-"""Exact copies among image files, by the hash of their bytes: inside a split, across splits, under two classes."""
+"""Find exact copies among image files by hash: within a split, across splits, under two classes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from effbench.data.images.decoding import on_all_cores
 
 @dataclass(frozen=True)
 class Copies:
-    """within: files that are in their split already. across: of val and test, also in an earlier split.
-    two_classes: pictures that lie under more than one class. examples: 'one file = another', of each.
+    """Numbers of copies.
+
+    Attributes:
+        within: files with a copy earlier in the same split.
+        across: files of val and test with a copy in an earlier split.
+        two_classes: images that appear under several classes.
+        examples: kind -> 'one file = another'.
     """
 
     within: int = 0
@@ -26,7 +31,7 @@ class Copies:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """What to tell of them."""
+        """Return messages about the copies."""
         said = {
             "two_classes": f"exact copies under two classes or more: {self.two_classes} pictures",
             "across": f"exact copies in val or test of files in another split, where results flatter: {self.across}",
@@ -40,7 +45,15 @@ class Copies:
 def find_copies(
     files: Sequence[Path], names: Sequence[str], labels: Sequence[int], splits: Sequence[str], left_out: set[int]
 ) -> Copies:
-    """names, labels, splits: of each file. left_out: rows that are no images. Only files of equal size are read."""
+    """Find copies; only files of equal size are read.
+
+    Args:
+        files: N paths.
+        names: names for messages, one a file.
+        labels: class numbers, one a file.
+        splits: split names, one a file.
+        left_out: rows that are not images.
+    """
     counts = {"within": 0, "across": 0, "two_classes": 0}
     examples: dict[str, str] = {}
 
@@ -62,7 +75,7 @@ def find_copies(
 
 
 def _same(files: Sequence[Path], left_out: set[int]) -> Iterator[list[int]]:
-    """Groups of rows whose files hold the same bytes, each in the order of rows."""
+    """Yield groups of rows with equal bytes, each in the order of rows."""
     by_size: dict[int, list[int]] = {}
     for row, path in enumerate(files):
         if row not in left_out:

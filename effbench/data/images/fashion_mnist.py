@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al., arXiv:1708.07747): the embedded subset, or the whole set from idx.gz files."""
+"""Fashion-MNIST (Xiao et al., arXiv:1708.07747): the embedded subset, or the full set from idx.gz files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
-_FILE_LIMIT = 500_000_000  # bytes unpacked; the largest real one has 47 MB
+_FILE_LIMIT = 500_000_000  # bytes unpacked; the largest real file has 47 MB
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 Arrays = dict[str, tuple[Array, Array]]
 
@@ -42,11 +42,14 @@ def fashion_mnist(
     val_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> Splits:
-    """28 x 28 grayscale, 10 classes; `val_fraction` of the train images, stratified, are the validation split.
+    """Read Fashion-MNIST: 28 x 28 grayscale, 10 classes.
 
-    val_fraction: 0 leaves no validation split.
-    subset: 'embedded' (6,000 train, 2,000 test, inside the package) or 'full' (60,000 and 10,000, idx.gz files
-    in `root`, by default where Debian's dataset-fashion-mnist puts them). image_size: pixels a side, resized once.
+    Args:
+        root: folder with the idx.gz files of the full set, by default that of Debian's dataset-fashion-mnist.
+        subset: 'embedded' (6,000 train, 2,000 test, in the package) or 'full' (60,000 and 10,000).
+        image_size: pixels a side; images are resized once.
+        val_fraction: stratified part of the train images for validation; 0 for none.
+        split_seed: determines the validation split.
     """
     check_fraction("val_fraction", val_fraction)
     if subset == "embedded":
@@ -65,7 +68,7 @@ def fashion_mnist(
 
 
 def read_folder(folder: Path) -> Arrays:
-    """{'train' and 'test': (images (N, 28, 28) uint8, labels (N,) uint8)} from the four idx.gz files."""
+    """Read {'train' and 'test': (images (N, 28, 28) uint8, labels (N,) uint8)} from the four idx.gz files."""
     missing = [name for names in _FILES.values() for name in names if not (folder / name).is_file()]
     if missing:
         raise DataError(
@@ -83,9 +86,9 @@ def _read_pair(images: Path, labels: Path) -> tuple[Array, Array]:
 
 
 def _read_idx(path: Path, dimensions: int) -> Array:
-    """The uint8 array of one idx.gz file: magic 0x0000 08 <dimensions>, big-endian sizes, then the bytes."""
+    """Read the uint8 array of an idx.gz file: magic 0x0000 08 <dimensions>, big-endian sizes, then the bytes."""
     try:
-        with gzip.open(path) as file:  # bounded: a small file may unpack to any size
+        with gzip.open(path) as file:  # with a limit: a small file may unpack to any size
             raw = file.read(_FILE_LIMIT + 1)
         if len(raw) > _FILE_LIMIT:
             raise DataError(f"{path} unpacks to more than the limit of {_FILE_LIMIT:,} bytes: it is not Fashion-MNIST.")

@@ -1,4 +1,4 @@
-"""From folders to classes and splits, by names alone: what is which, and what is passed over, with its count."""
+"""Find classes and splits in folders by names only, and count what is skipped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from effbench.data.images.decoding import SUFFIXES, is_folder, is_image_name, pr
 from effbench.errors import DataError
 
 SPLITS = ("train", "val", "test")
-ALL = "all"  # the one split of ROOT/CLASS/*.jpg, before it is divided
+ALL = "all"  # the single split of ROOT/CLASS/*.jpg, before it is divided
 ClassFiles = dict[str, list[Path]]
 
 _NAMES = {
@@ -32,7 +32,7 @@ _NAMES = {
     "test": ("test", "testing", "tst", "tests"),
 }
 _SPLIT_OF = {name: which for which, names in _NAMES.items() for name in names}
-# words around a split's name that leave it one: train_set, test-images, seg_train, X_val, Train Data v2
+# words allowed beside a split's name: train_set, test-images, seg_train, X_val, Train Data v2
 _BESIDE = frozenset(
     [
         *("a", "all", "class", "classes", "data", "dataset", "datasets", "dir", "directory", "example", "examples"),
@@ -45,7 +45,7 @@ _JOINED = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})({
 
 
 def named_as(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """(split that a folder's name tells, the words of the name that tell nothing of splits): Test_set -> test, ()."""
+    """Return (split that a folder's name means, the other words of the name): Test_set -> test, ()."""
     words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
     splits, others = set(), []
     for word in (word.lower() for word in words):
@@ -65,9 +65,12 @@ def _split_named(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Layout:
-    """root: where the folders lie, inside the one given. splits: by name, empty where classes lie right in root.
+    """The folders of splits.
 
-    notes: what was passed over or read elsewhere, a line each.
+    Attributes:
+        root: folder that holds the splits or classes, in the given one.
+        splits: name -> folder; empty if root holds the classes.
+        notes: one line for each thing that was skipped, or read in another place.
     """
 
     root: Path
@@ -77,9 +80,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Scan:
-    """root: where the folders lie, inside the one given. splits: {split: {class: files}}, or {'all': {class: files}}.
+    """The images of a dataset.
 
-    skipped: files that are no images, by suffix.
+    Attributes:
+        root: folder that holds the splits or classes, in the given one.
+        splits: {split: {class: files}}, or {'all': {class: files}}.
+        skipped: suffix -> number of files that are not images.
     """
 
     root: Path
@@ -89,7 +95,7 @@ class Scan:
 
 
 def scan(root: Path, need_train: bool = True) -> Scan:
-    """Every image below root by split and class. Raises DataError naming what cannot be told apart, or is missing."""
+    """Find every image below root by split and class. Raises DataError for ambiguous or missing folders."""
     layout = find_layout(root)
     found = Scan(layout.root, {}, layout.notes)
     if not layout.splits:
@@ -108,7 +114,7 @@ def scan(root: Path, need_train: bool = True) -> Scan:
 
 
 def find_layout(root: Path, depth: int = 4) -> Layout:
-    """The splits in root, or in the one folder that wraps them; none where root holds the classes themselves."""
+    """Find the splits in root, or in the single folder inside it; none if root holds the classes."""
     folders = subfolders(root)
     splits = _splits_among(root, folders)
     if splits:
@@ -129,7 +135,7 @@ def find_layout(root: Path, depth: int = 4) -> Layout:
 
 
 def _splits_among(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
-    """The folders that are splits by their names; {} where these are classes. Raises DataError where it may be both."""
+    """Return the folders whose names mean splits; {} if they are classes. Raises DataError if both are possible."""
     by_split: dict[str, list[Path]] = {}
     for path in folders:
         if which := _split_named(path.name):
@@ -143,7 +149,7 @@ def _splits_among(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
     holds_folders = any(subfolders(path) for path in by_split.get("train", []))
     if others and not holds_folders:
         _refuse_half_named(root, by_split, others)
-        return {}  # 'train' is a class beside bus and car
+        return {}  # 'train' is a class next to bus and car
     for which, paths in by_split.items():
         if len(paths) > 1:
             raise DataError(f"data.root={printable(root)} holds {_names(paths)}: which is {which}? Keep one.")
@@ -151,7 +157,7 @@ def _splits_among(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def _with_one_prefix(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """asl_alphabet_train and asl_alphabet_test: split names that share their other words; {} without such a train."""
+    """Find splits that share their other words (asl_alphabet_train, asl_alphabet_test); {} without a train folder."""
     by_words: dict[tuple[str, ...], dict[str, list[Path]]] = {}
     for path in folders:
         which, others = named_as(path.name)
@@ -162,7 +168,7 @@ def _with_one_prefix(folders: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _refuse_half_named(root: Path, by_split: Mapping[str, Sequence[Path]], others: Sequence[Path]) -> None:
-    """Folders named like splits beside others: classes, unless they are of several splits or hold the same folders."""
+    """Refuse folders with split names next to others if they mean several splits or hold the same folders."""
     named = [path for paths in by_split.values() for path in paths]
     inside = {name for path in named for name in _names_in(path)}
     alike = [path for path in others if inside & _names_in(path)]
@@ -175,7 +181,7 @@ def _refuse_half_named(root: Path, by_split: Mapping[str, Sequence[Path]], other
 
 
 def _notes_beside(root: Path, splits: Mapping[str, Path], folders: Sequence[Path]) -> list[str]:
-    """What lies beside the splits and holds images. Raises DataError for a folder of the same classes as a split."""
+    """Note folders with images next to the splits. Raises DataError for one with the same classes as a split."""
     classes = {name for which, path in splits.items() for name in _names_in(_inner(path, which, []))}
     notes = []
     for path in folders:
@@ -195,7 +201,7 @@ def _notes_beside(root: Path, splits: Mapping[str, Path], folders: Sequence[Path
 
 
 def _inner(folder: Path, which: str, notes: list[str]) -> Path:
-    """Where a split's classes lie: in seg_train/seg_train or train/images where these are all there is in it."""
+    """Return the folder of a split's classes: a single inner folder such as seg_train/seg_train or train/images."""
     here = folder
     while not _loose(here) and len(inside := subfolders(here)) == 1 and subfolders(inside[0]):
         name, others = named_as(inside[0].name)
@@ -208,7 +214,7 @@ def _inner(folder: Path, which: str, notes: list[str]) -> Path:
 
 
 def _is_wrapper(root: Path, only: Path) -> bool:
-    """ROOT/images/CLASS, ROOT/pets/pets/CLASS."""
+    """Return True for a folder such as ROOT/images/CLASS or ROOT/pets/pets/CLASS."""
     return named_as(only.name) == (None, ()) or only.name.lower() == root.name.lower()
 
 
@@ -225,7 +231,7 @@ def _loose(folder: Path) -> int:
 
 
 def _classes_in(folder: Path, found: Scan) -> ClassFiles:
-    """{class name, printable: its files}, both sorted."""
+    """Return {printable class name: its files}, both sorted."""
     folders = subfolders(folder)
     if not folders:
         raise DataError(
@@ -248,7 +254,7 @@ def _classes_in(folder: Path, found: Scan) -> ClassFiles:
 
 
 def _note_split_like_classes(root: Path, found: Scan) -> None:
-    """Folders that all hold the same folders may be splits of names unknown here; or their splits lie inside."""
+    """Note folders that all hold the same folders: they may be splits with unknown names, or contain the splits."""
     inside = [_names_in(path) for path in subfolders(root)]
     shared = set.intersection(*inside) if len(inside) > 1 else set()
     if len(shared) > 1 and {_split_named(name) for name in shared} >= {"train"} and all(map(_split_named, shared)):
@@ -276,7 +282,7 @@ def _check_same_classes(root: Path, splits: Mapping[str, ClassFiles]) -> None:
 
 
 def differing_in_case(names: Iterable[str], others: Iterable[str]) -> str:
-    """A sentence on names that are the same but for upper and lower case; '' where there are none."""
+    """Return a sentence about names that differ only in upper and lower case; '' if there are none."""
     by_fold = {other.casefold().strip(): other for other in others}
     pairs = [(name, by_fold[name.casefold().strip()]) for name in sorted(names) if name.casefold().strip() in by_fold]
     if not pairs:
@@ -292,7 +298,7 @@ def listed(names: Iterable[str], at_most: int = 5) -> str:
 
 
 def counted(skipped: Mapping[str, int], at_most: int = 6) -> str:
-    """'7 .heic, 2 .txt': the most frequent first."""
+    """Return '7 .heic, 2 .txt', the most frequent first."""
     order = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
     parts = [f"{count} {suffix or 'without a suffix'}" for suffix, count in order[:at_most]]
     rest = sum(count for _, count in order[at_most:])

@@ -1,4 +1,4 @@
-"""Images as a person hands them over - files, Pillow images, arrays - as the uint8 tensors that a run predicts on."""
+"""Inputs of run.predict (files, Pillow images, arrays) as uint8 tensors."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from torch import Tensor
 from effbench.data.images.decoding import Levels, decode, find_images, from_pillow
 from effbench.errors import ConfigError
 
-BATCH = 256  # decoded images in memory
+BATCH = 256  # most decoded images in memory
 
 
 def images_of(
     inputs: Any, shape: tuple[int, int, int], max_pixels: int, levels: Levels | None = None
 ) -> Iterator[Tensor]:
-    """uint8 (n, C, H, W) at a time, in the order of `inputs`: a file, folder, Pillow image, array, or a list of such.
+    """Yield uint8 (n, C, H, W), in the order of the inputs.
 
-    shape: (C, H, W) that files and Pillow images are brought to; arrays are taken as they are. levels: as `decode`.
+    Args:
+        inputs: a file, folder, Pillow image, array, or a list of such.
+        shape: (C, H, W) to which files and Pillow images are brought; arrays are not changed.
+        max_pixels: larger files are refused.
+        levels: white levels of images of more than 8 bits.
     """
     if isinstance(inputs, Tensor | np.ndarray):
         array = torch.as_tensor(inputs)
@@ -40,7 +44,7 @@ def images_of(
 
 
 def _items(inputs: Any) -> Iterator[Any]:
-    """One by one; a folder is the images in it."""
+    """Yield inputs one by one; a folder yields its images."""
     if isinstance(inputs, str | os.PathLike):
         yield from find_images([os.fspath(inputs)])
     elif isinstance(inputs, Sequence | Iterator) and not isinstance(inputs, bytes):

@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class: decoded once into a memory-mapped cache, read from there ever after."""
+"""Images in folders, one folder a class: decoded once into a memory-mapped cache."""
 
 from __future__ import annotations
 
@@ -46,18 +46,31 @@ def image_folder(
     max_pixels: int = MAX_PIXELS,
     white_level: White = None,
 ) -> Splits:
-    """Memory-mapped uint8 (N, 3, image_size, image_size); a class is a folder, its images may lie deeper in it.
+    """Read a folder of images: memory-mapped uint8 (N, 3, image_size, image_size).
 
-    root: ROOT/{train,val,test}/CLASS/..., where a missing val is held out of train and a missing test is None,
-    or ROOT/CLASS/..., divided by the fractions; a fraction is of the whole, drawn from each class by split_seed,
-    and 0 leaves that split out. Splits go by the usual names (Training, test_set, valid, dev; see layout.py). Hidden
-    names are passed over; files without an image's suffix, folders of no split and exact copies are told with counts.
-    cache_dir: null is $XDG_CACHE_HOME/effbench, or ~/.cache/effbench. A cache serves as long as the files' names,
-    sizes and times, the split, image_size and max_pixels stay. Its tensors are read-only: writing to them crashes.
-    on_corrupt: 'refuse' lists the files that cannot be decoded and stops; 'skip' goes on without and counts them.
-    white_level: what becomes 255 in pictures of more than 8 bits, or two such values, for integers and for floats;
-    null: the smallest of 8, 10, 12, 14, 16, ... bits that holds train's largest value.
-    Raises ConfigError for an argument, DataError for files, each naming the key or the path.
+    A class is a folder; its images may be in deeper folders. Splits are found by the usual names (Training, test_set,
+    valid, dev; see folder_layout.py). Hidden names are skipped; files without an image suffix, folders of no split and
+    exact copies are reported with counts.
+
+    A cache is valid while the files' names, sizes and times, the split, image_size and max_pixels stay the same. Its
+    tensors are read-only: writing to them crashes the process.
+
+    Args:
+        root: ROOT/{train,val,test}/CLASS/..., where a missing val is held out of train and a missing test is None; or
+            ROOT/CLASS/..., divided by the fractions.
+        image_size: pixels a side.
+        val_fraction: part of the whole for validation, drawn from each class; 0 for none.
+        test_fraction: likewise for the test.
+        split_seed: determines the draws.
+        cache_dir: None for $XDG_CACHE_HOME/effbench, or ~/.cache/effbench.
+        on_corrupt: 'refuse' lists files that cannot be decoded, and stops; 'skip' omits and counts them.
+        max_pixels: larger files count as corrupt.
+        white_level: value that becomes 255 in images of more than 8 bits, or two, for integers and floats; None for the
+            smallest of 8, 10, 12, 14, 16, ... bits that holds the train split's largest value.
+
+    Raises:
+        ConfigError: an argument is wrong; the message names the key.
+        DataError: files are missing or damaged; the message names the path.
     """
     _check_arguments(image_size, val_fraction, test_fraction, on_corrupt, max_pixels)
     INT.check(split_seed, "data.split_seed")
@@ -72,12 +85,12 @@ def image_folder(
 
 
 def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of image_folder with those that a data file of one's own leaves out."""
+    """Return the options of image_folder, with defaults for those that a user's data file omits."""
     return {name: word.default for name, word in inspect.signature(image_folder).parameters.items()} | options
 
 
 def split_sizes(options: dict[str, Any]) -> dict[str, int] | None:
-    """How many files each split of image_folder(**options) would have; None where it would refuse the folder."""
+    """Return the number of files in each split of image_folder(**options); None if it would refuse the folder."""
     options = with_defaults(options)
     _check_arguments(
         *(options[key] for key in ("image_size", "val_fraction", "test_fraction", "on_corrupt", "max_pixels"))
@@ -102,10 +115,23 @@ def one_split(
     white_level: White = None,
     **_: Any,
 ) -> tuple[str, Split, str]:
-    """(its name, all images of a folder that is measured, sha256), labelled by `classes`; of ROOT/CLASS all.
+    """Read one split of a folder for evaluation, with the labels of a trained run.
 
-    which: of the splits where there are several; None: test, or the only one. The folder may lack classes, but hold
-    no others. The rest is as in `image_folder`, without what divides.
+    The folder may lack classes, but must not have others.
+
+    Args:
+        which: split to read if there are several; None for test, or the only one. ROOT/CLASS is read whole.
+        classes: class names in label order.
+        root: folder of images.
+        image_size: as in `image_folder`.
+        cache_dir: likewise.
+        on_corrupt: likewise.
+        max_pixels: likewise.
+        white_level: likewise.
+        _: options that divide the folder, which do not apply.
+
+    Returns:
+        (name of the split, its images, sha256).
     """
     _check_arguments(image_size, 0, 0, on_corrupt, max_pixels)
     folder = _existing(root)
@@ -121,7 +147,7 @@ def one_split(
 
 
 def _measured(root: Path, found: Scan, which: str | None) -> str:
-    """The split of the folder that is to be measured."""
+    """Return the name of the split to evaluate."""
     if ALL in found.splits:
         if which not in (None, "test"):
             raise DataError(
@@ -138,7 +164,7 @@ def _measured(root: Path, found: Scan, which: str | None) -> str:
 
 
 def _labelled(root: Path, found: ClassFiles, which: str, classes: Sequence[str]) -> Rows:
-    """Rows with the labels that the class names have in `classes`."""
+    """Return rows with labels by the position of class names in `classes`."""
     label_of = {name: label for label, name in enumerate(classes)}
     if unknown := sorted(found.keys() - label_of.keys()):
         raise DataError(
@@ -153,7 +179,7 @@ def _labelled(root: Path, found: ClassFiles, which: str, classes: Sequence[str])
 def _decoded(
     rows: Rows, image_size: int, max_pixels: int, cache_dir: str | Path | None, levels: Levels | None
 ) -> tuple[Tensor, CacheRecord]:
-    """The pixels of the rows and their record, from the cache or decoded into it."""
+    """Return the pixels of the rows and their record, from the cache or decoded into it."""
     folder = expanded(cache_dir).absolute() if cache_dir else cache_home()
 
     def place(chosen: Levels | None) -> Path:
@@ -172,7 +198,7 @@ def _decoded(
 
 
 def _log_findings(found: Scan, record: CacheRecord) -> None:
-    """What was left out, scaled or found twice, with counts: at every load, not the first alone."""
+    """Log what was skipped, scaled or duplicated, with counts, at every load."""
     for note in found.notes:
         log.info(f"image_folder: {note}")
     if found.skipped:
@@ -188,7 +214,7 @@ def _log_findings(found: Scan, record: CacheRecord) -> None:
 
 
 def _scaling(record: CacheRecord, levels: Levels) -> str:
-    """'80 pictures hold more than 8 bits: integers from 0 to 4095 (12 bits) become 0 to 255'."""
+    """Return '80 pictures hold more than 8 bits: integers from 0 to 4095 (12 bits) become 0 to 255'."""
     bits = math.log2(levels.integers + 1)
     shown = {
         "integers": f"integers from 0 to {levels.integers:.0f}{f' ({bits:.0f} bits)' if bits.is_integer() else ''}",
@@ -200,7 +226,7 @@ def _scaling(record: CacheRecord, levels: Levels) -> str:
 
 
 def _facts(found: Scan, record: CacheRecord) -> dict[str, Any]:
-    """For the run's record, as far as there is anything to tell."""
+    """Return entries for the run's record, if there is anything to report."""
     copies = record.copies.facts()
     facts = {
         "undecodable_files": len(record.bad),
@@ -212,7 +238,15 @@ def _facts(found: Scan, record: CacheRecord) -> dict[str, Any]:
 
 
 def arrange(root: Path, scanned: Scan, val_fraction: float, test_fraction: float, split_seed: int) -> Rows:
-    """Every file with its label and split, from the names alone: nothing is opened."""
+    """Assign a label and a split to every file, from names only: no file is opened.
+
+    Args:
+        root: the given folder.
+        scanned: its images.
+        val_fraction: part of the whole for validation.
+        test_fraction: part of the whole for the test.
+        split_seed: determines the draws.
+    """
     found = scanned.splits
     classes = tuple(found[next(iter(found))])
     if len(classes) < 2:
@@ -234,13 +268,20 @@ def arrange(root: Path, scanned: Scan, val_fraction: float, test_fraction: float
 
 
 def fingerprint(rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> str:
-    """sha256 over what decides the cache: each file's name, size, time and row, and how it is decoded."""
+    """Return the sha256 of everything that determines the cache.
+
+    Args:
+        rows: files, of which name, size, time and row are hashed.
+        image_size: side of the images in pixels.
+        max_pixels: limit of a file's size.
+        levels: white levels of images of more than 8 bits; None if they are chosen automatically.
+    """
     scaling = None if levels is None else [levels.integers, levels.floats]
     sha = hashlib.sha256(json.dumps([DECODER_VERSION, image_size, max_pixels, scaling, rows.counts]).encode())
     for row, (path, label) in enumerate(zip(rows.files, rows.labels.tolist(), strict=True)):
         try:
             status = path.stat()
-        except OSError as error:  # a link to nothing, too
+        except OSError as error:  # also for a broken link
             raise DataError(f"{printable(path)} cannot be read: {error.strerror}. Mend or remove it.") from error
         sha.update(f"{label} {rows.relative(row)} {status.st_size} {status.st_mtime_ns}\n".encode())
     return sha.hexdigest()
@@ -288,11 +329,11 @@ def _existing(root: str | Path | None) -> Path:
     return folder
 
 
-# --- from folders to rows -------------------------------------------------------------------------------------
+# --- folders to rows ------------------------------------------------------------------------------------------
 
 
 def _flat(found: dict[str, ClassFiles]) -> tuple[list[Path], dict[str, Split]]:
-    """All files in one list, and each split as positions in it: they stand in for images still undecoded."""
+    """Return all files in one list, and splits with positions in it in place of images not yet decoded."""
     files: list[Path] = []
     splits = {}
     for which, classes in found.items():
@@ -303,7 +344,7 @@ def _flat(found: dict[str, ClassFiles]) -> tuple[list[Path], dict[str, Split]]:
 
 
 def _divided(splits: dict[str, Split], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
-    """train, val and test, in that order, as far as there are folders or fractions for them."""
+    """Return train, val and test, in this order, if there are folders or fractions for them."""
     given: dict[str, Split | None] = dict(splits)
     if ALL in splits:
         rest, given["test"] = _held_out(splits[ALL], test_fraction, seed)
@@ -329,14 +370,14 @@ def _check_every_class(rows: Rows, fractions: str) -> None:
 
 
 def _missing_classes(rows: Rows) -> dict[str, list[int]]:
-    """The labels that a split has no image of, for each split."""
+    """Return for each split the labels without any image."""
     parts = torch.split(rows.labels, list(rows.counts.values()))
     seen = [torch.bincount(labels, minlength=len(rows.classes)) for labels in parts]
     return {which: (count == 0).nonzero().flatten().tolist() for which, count in zip(rows.counts, seen, strict=True)}
 
 
 def _without_bad(rows: Rows, record: CacheRecord, on_corrupt: str) -> Rows:
-    """The rows that the cache holds; DataError if some are missing and on_corrupt is 'refuse'."""
+    """Return the rows in the cache. Raises DataError if some are missing and on_corrupt is 'refuse'."""
     if not record.bad:
         return rows
     share = f"{len(record.bad)} of {len(rows.files)} files cannot be decoded"
@@ -360,7 +401,7 @@ def _without_bad(rows: Rows, record: CacheRecord, on_corrupt: str) -> Rows:
 
 
 def _check_enough_left(rows: Rows) -> None:
-    """Skipping may take a class's last image from val or test, but not from train, and not a whole split."""
+    """Check that enough is left: val and test may lose a class, but train may not, and no split may be empty."""
     missing = _missing_classes(rows)
     if missing.get("train"):
         names = listed(rows.classes[label] for label in missing["train"])
@@ -381,5 +422,5 @@ def _splits(rows: Rows, pixels: Tensor, sha256: str, facts: dict[str, Any]) -> S
     counts = list(rows.counts.values())
     parts = zip(torch.split(pixels, counts), torch.split(rows.labels, counts), strict=True)
     splits = {which: Split(*part) for which, part in zip(rows.counts, parts, strict=True)}
-    name = f"image_folder/{printable(rows.root.resolve().name)}"  # what tells folders apart in a report
+    name = f"image_folder/{printable(rows.root.resolve().name)}"  # distinguishes folders in a report
     return Splits(name, splits["train"], splits.get("val"), splits.get("test"), rows.classes, sha256, facts)

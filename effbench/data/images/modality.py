@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CROP_PADDING, CROP_SHARE = 2, 12  # pixels at least, and the part of an image's shorter side
-FILES = 256  # decoded at a time
+CROP_PADDING, CROP_SHARE = 2, 12  # lower limit in pixels; divisor of an image's shorter side
+FILES = 256  # decoded files in memory
 
 
 class Images(Modality):
@@ -35,9 +35,9 @@ class Images(Modality):
     Args:
         shape: (C, H, W) of one image.
         transform: normalisation, memory format and device.
-        augment: of training.
-        white_level: what became white in pictures of more than 8 bits, (integers, floats); None where there were none.
-        max_pixels: of a file that is read; None for the usual limit.
+        augment: augmentation in training.
+        white_level: white levels (integers, floats) of images of more than 8 bits; None if there were none.
+        max_pixels: limit of a file's size; None for the default.
     """
 
     unit = "image"
@@ -59,21 +59,21 @@ class Images(Modality):
         self.transform, self.augment = transform, augment or Augment()
         self._white_level, self._max_pixels = white_level, max_pixels
 
-    # --- the dataset, and what is learnt from it
+    # --- dataset and fit
 
     @classmethod
     def checked(cls, name: str, inputs: Any, count: int) -> Tensor:
-        """uint8 (N, C, H, W)."""
+        """Return uint8 (N, C, H, W)."""
         return as_images(name, inputs, count)
 
     @classmethod
     def automatic_augment(cls, shape: Sequence[int]) -> Mapping[str, int]:
-        """crop_padding: a part of the shorter side."""
+        """Return crop_padding as a fraction of the shorter side."""
         return {"crop_padding": max(CROP_PADDING, min(shape[1:]) // CROP_SHARE)}
 
     @classmethod
     def fit(cls, data: Splits, settings: Settings) -> Self:
-        """Mean and deviation of each channel of the train split."""
+        """Compute mean and standard deviation of each channel of the train split."""
         mean, std = channel_statistics(data.train.inputs)
         return cls._with(data.shape, mean, std, settings)
 
@@ -106,14 +106,14 @@ class Images(Modality):
         augment = Augment(**settings.augment)
         return cls(shape, transform, augment, white_level, settings.data.get("max_pixels"))
 
-    # --- the model
+    # --- model
 
     @property
     def facts(self) -> dict[str, Any]:
         channels, height, width = self.shape
         return {"in_channels": channels, "image_size": (height, width)}
 
-    # --- batches
+    # --- batches of training and evaluation
 
     @property
     def draws(self) -> bool:
@@ -124,7 +124,7 @@ class Images(Modality):
         return self.augment.draw(count, height, width, generator)
 
     def batch(self, inputs: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
-        """float32 (B, C, H, W)."""
+        """Return float32 (B, C, H, W)."""
         chosen, own = indices[rows], rows_of(plan, rows)
         if "partner" in plan:
             return self.transform(self._mixed(inputs, indices, plan, rows))
@@ -135,7 +135,7 @@ class Images(Modality):
         return self.transform.in_parts(shape, lambda part: self._augmented(inputs, chosen[part], rows_of(own, part)))
 
     def plain(self, inputs: Tensor, rows: slice | Tensor) -> Tensor:
-        """float32 (B, C, H, W)."""
+        """Return float32 (B, C, H, W)."""
         if self.transform.looks_up(inputs):
             chosen = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
             return look_up(inputs, chosen, self.transform.table, Crop(), self.transform.memory_format)
@@ -143,12 +143,12 @@ class Images(Modality):
         return self.transform.in_parts(sent.shape, lambda part: self.portable(sent[part]))
 
     def _augmented(self, images: Tensor, indices: Tensor, plan: Plan) -> Tensor:
-        """Floats in [0, 1] of these images, by their rows of the plan."""
+        """Return floats in [0, 1] of these images, augmented by their rows of the plan."""
         chosen = self.transfer.to_device(images.index_select(0, indices))
         return self.augment.apply(chosen, self._sent(plan))
 
     def _mixed(self, images: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
-        """Partners come from the whole step, so they are looked up rather than taken from this micro-batch."""
+        """Mix images with their partners, which come from the whole step and so are read from the split."""
         own = rows_of(plan, rows)
         augmented = self._augmented(images, indices[rows], own)
         partner_rows = own["partner"]
@@ -161,7 +161,7 @@ class Images(Modality):
     def _sent(self, plan: Plan) -> Plan:
         return {key: self.transfer.to_device(value) for key, value in plan.items()}
 
-    # --- files, and other runtimes
+    # --- prediction and export
 
     def given(self, inputs: Any) -> Iterator[Tensor]:
         from effbench.data.images.given import images_of
@@ -178,7 +178,7 @@ class Images(Modality):
     def read_files(
         self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
-        """Brought to the run's size and channels; {'file': path} of each."""
+        """Yield files brought to the run's size and channels, with {'file': path} for each."""
         from effbench.data.images.decoding import decode, find_images
 
         files, limit, levels = find_images(paths), options.get("max_pixels") or self._limit(), self._levels
@@ -225,7 +225,7 @@ class Images(Modality):
         return value or MAX_PIXELS
 
     def portable(self, samples: Tensor) -> Tensor:
-        """uint8 -> float32 in [0, 1]."""
+        """Convert uint8 to float32 in [0, 1]."""
         return samples.float().mul_(1 / 255)
 
     def normalise(self, portable: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ class Images(Modality):
 
 
 class Normalise(nn.Module):
-    """float32 (N, C, H, W) in [0, 1] -> zero mean and unit deviation by channel."""
+    """Normalise float32 (N, C, H, W) in [0, 1] by channel."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -258,12 +258,12 @@ class Normalise(nn.Module):
 
 
 def _printable(path: Path) -> str:
-    """The path as text that any stream can take: bytes that are no UTF-8 appear as \\udcXX."""
+    r"""Return the path as text for any stream: bytes that are not UTF-8 appear as \udcXX."""
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def square_images(channels: int, size: int) -> Callable[[Mapping[str, Any], Settings], Images]:
-    """For `previewed`: images by the options `channels` and `image_size`, these unless they say otherwise."""
+    """Return a preview for `previewed`: square images by options `channels` and `image_size`, with these defaults."""
 
     def preview(options: Mapping[str, Any], settings: Settings) -> Images:
         depth, side = (
@@ -275,5 +275,5 @@ def square_images(channels: int, size: int) -> Callable[[Mapping[str, Any], Sett
 
 
 def _count_or(value: Any, usual: int) -> int:
-    """The dataset says what is wrong with a value that is no count."""
+    """Return a count, or the default for an invalid value, which the dataset's function reports."""
     return int(value) if COUNT.holds(value) else usual

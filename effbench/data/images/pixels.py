@@ -1,4 +1,4 @@
-"""Checks, sizes and statistics of uint8 images."""
+"""Checks, resizing and statistics of uint8 images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 
 def as_images(name: str, images: Any, count: int) -> Tensor:
-    """uint8 (N, C, H, W) of a tensor, an array or a list of equal arrays, N being `count`."""
+    """Return uint8 (N, C, H, W).
+
+    Args:
+        name: beginning of messages.
+        images: a tensor, array, or list of arrays of equal shape.
+        count: N.
+
+    Raises:
+        DataError: type, shape or number is wrong.
+    """
     found = as_tensor(f"{name} images", images)
     if found.dtype != torch.uint8 or found.dim() != 4 or len(found) != count or 0 in found.shape[1:]:
         raise DataError(
@@ -44,7 +53,7 @@ def _images_remedy(images: Tensor, count: int) -> str:
 
 
 def resized(splits: Splits, size: int) -> Splits:
-    """Every image at size x size pixels (bilinear, antialiased); the same object where they are that already."""
+    """Resize every image to size x size pixels (bilinear, antialiased); return the same object if nothing changes."""
     if size < 1:
         raise ConfigError(f"data.image_size must be at least 1 pixel; got {size}.")
     if splits.shape[1:] == (size, size):
@@ -62,15 +71,20 @@ def resized(splits: Splits, size: int) -> Splits:
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
-    """uint8 (N, C, H, W) -> uint8 (N, C, size, size)."""
+    """Resize uint8 (N, C, H, W) to uint8 (N, C, size, size)."""
     values = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
     return values.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def channel_statistics(images: Tensor, at_most: int = 10_000) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in [0, 1], over at most `at_most` evenly spaced images.
+    """Return mean and standard deviation of each channel in [0, 1].
 
-    images: uint8 (N, C, H, W). A constant channel gets deviation 1, so that normalising stays finite.
+    Args:
+        images: uint8 (N, C, H, W).
+        at_most: number of evenly spaced images to use.
+
+    Returns:
+        (means, deviations). A constant channel gets deviation 1, so that normalised values stay finite.
     """
     stride = max(1, -(-len(images) // at_most))
     total = torch.zeros(images.shape[1], dtype=torch.float64)

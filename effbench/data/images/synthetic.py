@@ -1,4 +1,4 @@
-"""Random images of any shape and count: for throughput and smoke runs, where there is nothing to learn by heart."""
+"""Random images of any shape and number, for throughput and smoke runs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,19 @@ def synthetic(
     split_seed: int = 0,
     targets: str = "class",
 ) -> Splits:
-    """One random prototype a class, mixed with `noise` in [0, 1] of uniform noise a sample; classes in turn.
+    """Make images around one random prototype a class, mixed with uniform noise.
 
-    images: uint8 (num_*, channels, image_size, image_size). At noise 1 the label cannot be learnt.
-    targets: of class k: 'class' k; 'labels' k and the next one; 'values' cos(2 pi (k - j) / num_classes) at column j.
+    Args:
+        num_train: number of train images.
+        num_val: number of validation images.
+        num_test: number of test images.
+        channels: C.
+        image_size: side in pixels; images are uint8 (N, C, image_size, image_size).
+        num_classes: number of classes, which take turns.
+        noise: share of noise in [0, 1]; at 1 labels cannot be learnt.
+        split_seed: draws prototypes and noise.
+        targets: of class k: 'class' k; 'labels' k and the next one; 'values' cos(2 pi (k - j) / num_classes) at
+            column j.
     """
     if min(num_train, num_val, num_test, channels, image_size, num_classes - 1) < 1:
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""Batches from uint8 images in one compiled pass (effbench/cpu/csrc/pixels.c): picked, cropped, mirrored, normalised.
+"""Make batches of uint8 images in one compiled pass (effbench/cpu/csrc/image_batch.c): select, crop, flip, normalise.
 
-A pixel has 256 values, so what is done to it alone is done to these once, by torch, and looked up from then on: the
-floats are those of torch's own operations to the bit.
+A pixel has 256 possible values, so operations on single pixels are computed once for these by torch and then looked up:
+results equal those of torch's operations to the bit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from effbench.cpu.library import library
 
 @dataclass(frozen=True)
 class Crop:
-    """As `augment.crop` takes it: offset int64 (B, 2), rows and columns in [0, 2 padding]; flip bool (B,)."""
+    """Arguments of `augment.crop`: offset int64 (B, 2), rows and columns in [0, 2 padding]; flip bool (B,)."""
 
     offset: Tensor | None = None
     padding: int = 0
@@ -25,7 +25,7 @@ class Crop:
 
 
 def can_look_up(images: Tensor) -> bool:
-    """Whether the compiled pass is there and can read these images, (N, C, H, W)."""
+    """Return True if the compiled pass exists and can read these images (N, C, H, W)."""
     return (
         library() is not None and images.dtype is torch.uint8 and images.device.type == "cpu" and images.is_contiguous()
     )
@@ -38,9 +38,17 @@ def look_up(
     crop: Crop,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """float32 (B, C, H, W): the crops of the chosen images, each pixel by its channel's table.
+    """Crop the chosen images and map each pixel by its channel's table.
 
-    chosen: int64 (B,). table: float32 (C, 256), or (1, 256) for all channels.
+    Args:
+        images: uint8 (N, C, H, W).
+        chosen_B: int64 (B,), indices of images.
+        table_C256: float32 (C, 256), or (1, 256) for all channels.
+        crop: offsets and flips.
+        memory_format: of the result.
+
+    Returns:
+        Float32 (B, C, H, W).
     """
     compiled = library()
     assert compiled is not None

@@ -1,4 +1,4 @@
-"""CSV files of numbers, a line a row, with or without a line of names at the top."""
+"""CSV files of numbers, one row a line, with or without a header."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _is_header(cells: Sequence[str], names: Sequence[str] | None) -> bool:
-    """Some number among others means a damaged row, which must not be passed over as a header."""
+    """Return True for a header. A line with some numbers is a damaged row and not a header."""
     return all(_number(cell) is None for cell in cells) or (names is not None and set(names) <= set(cells))
 
 
@@ -112,6 +112,6 @@ def _checked(path: Path, line: int, column: int, cell: str) -> float:
 
 def _number(cell: str) -> float | None:
     try:
-        return None if "_" in cell else float(cell)  # float() takes 1_000 for 1000
+        return None if "_" in cell else float(cell)  # float() reads 1_000 as 1000
     except ValueError:
         return None

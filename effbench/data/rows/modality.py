@@ -1,4 +1,4 @@
-"""Feature rows: float32 (N, F), standardised by the train split's mean and deviation."""
+"""Feature rows: float32 (N, F), standardised by mean and deviation of the train split."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from effbench.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from effbench.data.splits import Splits
 
-ROWS = 65_536  # predicted at a time
+ROWS = 65_536  # rows in a prediction batch
 
 
 class Rows(Modality):
-    """Rows of numbers.
+    """Feature rows.
 
     Args:
-        mean: (F,) of each feature in the train split.
-        std: (F,) likewise; 1 for a constant feature.
-        settings: the run's.
-        names: of the features, for files with a header; None if the dataset has none.
+        mean: (F,), mean of each feature in the train split.
+        std: (F,), standard deviation; 1 for a constant feature.
+        settings: settings of the run.
+        names: names of the features, for files with a header; None if the dataset has none.
     """
 
     unit = "row"
@@ -40,7 +40,7 @@ class Rows(Modality):
 
     @classmethod
     def checked(cls, name: str, inputs: Any, count: int) -> Tensor:
-        """float32 (N, F), finite."""
+        """Return float32 (N, F) of finite numbers."""
         found = as_tensor(f"{name} rows", inputs)
         if found.dim() != 2 or len(found) != count or found.shape[1] == 0 or found.is_complex():
             raise DataError(
@@ -85,15 +85,15 @@ class Rows(Modality):
         return {"in_features": self.shape[0]}
 
     def batch(self, inputs: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
-        """float32 (B, F)."""
+        """Return float32 (B, F)."""
         return self.normalise(self.transfer.to_device(inputs.index_select(0, indices[rows])))
 
     def plain(self, inputs: Tensor, rows: slice | Tensor) -> Tensor:
-        """float32 (B, F)."""
+        """Return float32 (B, F)."""
         return self.normalise(self.transfer.to_device(inputs[rows]))
 
     def given(self, inputs: Any) -> Iterator[Tensor]:
-        """A CSV file, a folder or list of such, or numbers (F,) or (N, F)."""
+        """Accept a CSV file, a folder or list of such, or numbers (F,) or (N, F)."""
         paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
         if isinstance(paths, list | tuple) and paths and all(isinstance(path, str | os.PathLike) for path in paths):
             for path in csv_files(list(map(os.fspath, paths))):
@@ -115,7 +115,7 @@ class Rows(Modality):
     def read_files(
         self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
-        """{'file': path, 'row': number from 1} of each row; a file with a bad line is left out whole."""
+        """Yield {'file': path, 'row': number from 1} for each row. A file with a bad line is omitted entirely."""
         for path in csv_files(paths):
             try:
                 rows = read_rows(path, self.shape[0], self.names)

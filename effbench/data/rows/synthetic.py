@@ -1,4 +1,4 @@
-"""Random feature rows of any width and number, for throughput and smoke runs."""
+"""Random feature rows of any number and width, for throughput and smoke runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEATURES = 16
 
 def _preview(options: Mapping[str, Any], settings: Settings) -> Rows:
     width = options.get("num_features", FEATURES)
-    usable = isinstance(width, int) and not isinstance(width, bool) and width >= 1  # the dataset reports what is wrong
+    usable = isinstance(width, int) and not isinstance(width, bool) and width >= 1  # the dataset reports errors
     return Rows.blank((width if usable else FEATURES,), settings)
 
 
