@@ -14,7 +14,7 @@ from benchmarks.figures import Figure, figure, over
 TITLE = "Training beside busy neighbours, MobileNetV3-small, 28 px, batch 128, 2 threads on 2 cores"
 PLACE = "benchmarks.arms_train:"
 STEPS = 2  # a turn; a collapsed one takes seconds
-SETTLE_S, WINDOW_S, ROUNDS = 3.0, 2.5, 6  # the watcher changes its mind after 0.4 s, and back after 1 s
+SETTLE_S, WINDOW_S, ROUNDS = 3.0, 2.5, 8  # the watcher changes its mind after 0.4 s, and back after 1 s
 NEIGHBOURS = (0, 1, 2)
 SPINNING = {"GOMP_SPINCOUNT": "300000"}  # libgomp's own default; said, it turns the watcher off
 NOTE = (
