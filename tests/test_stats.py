@@ -111,6 +111,7 @@ def test_pairs_are_compared_by_their_differences():
         compare_paired(a, b[:4])
 
 
+@pytest.mark.process
 def test_statistics_import_neither_torch_nor_numpy():
     script = "import sys, effbench.stats; assert not {'torch', 'numpy', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -14,12 +14,14 @@ from benchmarks.figures import Figure, figure, over
 TITLE = "Training beside busy neighbours, MobileNetV3-small, 28 px, batch 128, 2 threads on 2 cores"
 PLACE = "benchmarks.arms_train:"
 STEPS = 2  # a turn; a collapsed one takes seconds
-SETTLE_S, WINDOW_S, ROUNDS = 3.0, 2.5, 8  # the watcher changes its mind after 0.4 s, and back after 1 s
-NEIGHBOURS = (0, 1, 2)
+SETTLE_S, WINDOW_S, BUSY_ROUNDS = 3.0, 2.5, 6  # the watcher changes its mind after 0.4 s, and back after 1 s
+IDLE_ROUNDS, TURNS = 16, 16  # alone no arm changes how it waits: short turns, so that the machine's drift cancels
+NEIGHBOURS = (1, 2)
 SPINNING = {"GOMP_SPINCOUNT": "300000"}  # libgomp's own default; said, it turns the watcher off
 NOTE = (
     "A neighbour is a Python loop. Spinning: ours with libgomp's waiting as it is. The loop by hand waits as libgomp "
-    f"does. Each value: images in {WINDOW_S:g} s, after {SETTLE_S:g} s in the same company."
+    f"does. Each value: images in {WINDOW_S:g} s, after {SETTLE_S:g} s in the same company; alone in {TURNS} turns "
+    f"of {STEPS} steps, alternating."
 )
 
 
@@ -34,13 +36,18 @@ def measure() -> list[Figure]:
     ]
     runners: list[Runner] = []
     neighbours: list[subprocess.Popen[bytes]] = []
-    found: dict[int, list[Round]] = {count: [] for count in NEIGHBOURS}
+    found: dict[int, list[Round]] = {count: [] for count in (0, *NEIGHBOURS)}
     try:
         runners += map(Runner, arms)
         for _ in range(max(NEIGHBOURS)):
             neighbours.append(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
             neighbours[-1].send_signal(signal.SIGSTOP)
-        for number in range(ROUNDS):
+        for runner in runners:
+            _settle(runner)
+        for _ in range(IDLE_ROUNDS):
+            found[0].append(_by_turns(runners))
+            print("   0:", found[0][-1], file=sys.stderr, flush=True)
+        for number in range(BUSY_ROUNDS):
             for count in NEIGHBOURS:
                 in_turn = runners if number % 2 == 0 else runners[::-1]
                 found[count].append(_round(in_turn, neighbours[:count]))
@@ -51,7 +58,16 @@ def measure() -> list[Figure]:
         for neighbour in neighbours:
             neighbour.kill()
             neighbour.wait()
-    return [_figure(count, found[count], other) for count in NEIGHBOURS for other in ("spinning", "by hand")]
+    return [_figure(count, rounds, other) for count, rounds in found.items() for other in ("spinning", "by hand")]
+
+
+def _by_turns(runners: list[Runner]) -> Round:
+    """Images/s of each arm, alone on the machine."""
+    seconds = {runner.arm.name: 0.0 for runner in runners}
+    for number in range(TURNS):
+        for runner in runners if number % 2 == 0 else runners[::-1]:
+            seconds[runner.arm.name] += runner.turn()
+    return {name: TURNS * STEPS * BATCH / spent for name, spent in seconds.items()}
 
 
 def _round(runners: list[Runner], neighbours: list[subprocess.Popen[bytes]]) -> Round:
@@ -65,10 +81,14 @@ def _round(runners: list[Runner], neighbours: list[subprocess.Popen[bytes]]) -> 
             neighbour.send_signal(signal.SIGSTOP)
 
 
-def _settled_images_per_s(runner: Runner) -> float:
+def _settle(runner: Runner) -> None:
     until = time.perf_counter() + SETTLE_S
     while time.perf_counter() < until:
         runner.turn()
+
+
+def _settled_images_per_s(runner: Runner) -> float:
+    _settle(runner)
     seconds, turns = 0.0, 0
     while seconds < WINDOW_S:
         seconds += runner.turn()

@@ -200,7 +200,8 @@ def _check_metrics(config: schema.Config) -> None:
     for section in ("early_stopping", "checkpoint"):
         monitor = getattr(config, section).monitor
         if monitor not in names and not (own and monitor.startswith(("train/", "val/"))):
-            raise ConfigError(unknown_name(f"{section}.monitor", monitor, names))
+            computed = f"(task.metrics: {', '.join(config.task.metrics) or 'none'}; the loss is always computed)"
+            raise ConfigError(f"{unknown_name(f'{section}.monitor', monitor, names)} {computed}")
 
 
 def _rules(errors: Iterable[Any], content: Mapping[str, Any]) -> list[str]:
