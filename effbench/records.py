@@ -163,12 +163,17 @@ def _is_written_through(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+RECORD_FILES = frozenset(("config.yaml", "metrics.csv", "summary.json"))
+
+
 def output_problem(path: Path) -> str | None:
     """Return why the user's `path` cannot be an output, or None."""
     if path.is_dir() or not path.name:
         return "it is a folder"
     if _is_written_through(path):
         return None if os.access(path, os.W_OK) else "it may not be written to"
+    if path.name in RECORD_FILES and (path.parent / "summary.json").is_file():
+        return "it is a file of a run's record"
     folder = Path(os.path.realpath(path)).parent
     return None if os.access(folder, os.W_OK) else f"{folder} is no folder that can be written to"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,7 +102,11 @@ def predict_files(
         raise ConfigError(f"{unknown[0]} is no option of predict for {modality.unit}s. Leave it out.")
     for names, samples in modality.read_files(paths, options, unreadable):
         for name, values in zip(names, answers(samples).tolist(), strict=True):
-            rows.append({**name, **run.task.described(values, run.classes, top_k)})
+            if all(map(math.isfinite, values)):
+                rows.append({**name, **run.task.described(values, run.classes, top_k)})
+            else:
+                where = " ".join(str(part) if key == "file" else f"{key} {part}" for key, part in name.items())
+                unreadable.append(f"{where}: the model's answer is not finite; the values are too large.")
     return rows, unreadable
 
 

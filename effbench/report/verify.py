@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -192,10 +192,26 @@ def _metrics(folder: Path, summary: Mapping[str, Any]) -> str:
     absent = sorted(set(expected) - set(logged))
     _require(not absent, f"metrics.csv lacks the rows of {len(absent)} logged steps, the first of them {absent[:1]}")
     _require(logged == expected, "metrics.csv holds step rows twice, or of steps that are not logged")
-    epochs = [int(row["epoch"]) for row in rows if row["row"] == "epoch"]
+    ends = {session["from_step"] for session in summary.get("sessions", ())[1:]}
+    epochs = _epochs([row for row in rows if row["row"] == "epoch"], ends)
     _require(len(epochs) == math.ceil(summary["epochs"]), f"metrics.csv holds {len(epochs)} rows of epochs")
     _require(not steps or steps[-1] == summary["steps"], f"metrics.csv ends at step {steps[-1:]}")
     return f"{len(logged)} steps, {len(epochs)} epochs"
+
+
+def _epochs(rows: Sequence[Mapping[str, str]], ends: Collection[int]) -> list[int]:
+    """Return the finished epochs at each row, without rows of sessions that stopped within an epoch and were resumed.
+
+    Args:
+        rows: of epochs.
+        ends: the last steps of all sessions but the last.
+    """
+    found: list[int] = []
+    for row in rows:
+        finished, within = int(row["epoch"]), int(row["step"]) in ends
+        if not (within and finished in (0, *found)):
+            found.append(finished)
+    return found
 
 
 def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:

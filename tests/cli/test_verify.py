@@ -101,6 +101,33 @@ def test_damage_is_found_and_named(damage, check, copy, effbench):
     assert "WRONG" in out
 
 
+@pytest.mark.process
+def test_a_run_resumed_within_an_epoch_passes_every_check(effbench: Effbench, tmp_path: Path) -> None:
+    rows = ["data=synthetic_rows", "model=mlp", "model.hidden=[8]", "device.threads=1", "trainer.max_epochs=2"]
+    assert effbench("train", *rows, "trainer.max_time=0.00001", "hydra.run.dir=run")[0] == 0
+    assert effbench("verify", "run")[0] == 0
+    assert effbench("train", "resume=run", "trainer.max_time=null")[0] == 0
+    code, out, _ = effbench("verify", "run")
+    assert (code, "WRONG" in out) == (0, False), out
+    log = tmp_path / "run" / "metrics.csv"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines, lines[-1]]) + "\n")  # the last epoch's row twice
+    assert effbench("verify", "run")[0] == 1
+
+
+@pytest.mark.process
+def test_predict_names_rows_whose_answer_is_not_finite(effbench: Effbench, tmp_path: Path) -> None:
+    words = ["data=synthetic_rows", "model=mlp", "model.hidden=[8]", "debug=smoke", "device.threads=1"]
+    assert effbench("train", *words, "hydra.run.dir=run")[0] == 0
+    width = len(json.loads((tmp_path / "run" / "summary.json").read_text())["data"]["mean"])
+    (tmp_path / "rows.csv").write_text("\n".join(",".join([value] * width) for value in ("1", "3.4e38")))
+    code, out, err = effbench("predict", "run", "rows.csv", "--json")
+    assert (code, len(json.loads(out))) == (1, 1)
+    assert "rows.csv row 2: the model's answer is not finite" in err
+    code, _, err = effbench("predict", "run", "rows.csv", "output=run/summary.json")
+    assert (code, "a file of a run's record" in err) == (2, True)
+
+
 def test_verify_refuses_a_path_that_is_not_a_run(effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("verify", str(tmp_path))[0] == 2
     assert effbench("verify", "a", "b")[0] == 2

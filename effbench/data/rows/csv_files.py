@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,20 +70,22 @@ def read_rows(path: Path, num_features: int, names: Sequence[str] | None = None)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number from 1, cells) of the lines that are not blank."""
+    """Yield (number from 1, cells) of the lines that are not blank. A line of separators alone is a row."""
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        first = stream.readline()
-        stream.seek(0)
-        reader = csv.reader(stream, delimiter=max(SEPARATORS, key=first.count))
-        for cells in reader:
-            stripped = [cell.strip() for cell in cells]
-            if any(stripped):
-                yield reader.line_num, stripped
+        text = stream.read()  # a pipe is read once
+    first = text.lstrip().partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(SEPARATORS, key=first.count))
+    for cells in reader:
+        stripped = [cell.strip() for cell in cells]
+        if len(stripped) > 1 or any(stripped):
+            yield reader.line_num, stripped
 
 
 def _is_header(cells: Sequence[str], names: Sequence[str] | None) -> bool:
     """Return True for a header. A line with some numbers is a damaged row and not a header."""
-    return all(_number(cell) is None for cell in cells) or (names is not None and set(names) <= set(cells))
+    if names is not None and set(names) <= set(cells):
+        return True
+    return any(cells) and all(_number(cell) is None for cell in cells)
 
 
 def _chosen(path: Path, header: Sequence[str], num_features: int, names: Sequence[str] | None) -> list[int]:

@@ -93,8 +93,9 @@ def test_exported_normalisation_is_that_of_training() -> None:
         "a,b,c\n1,2,3\n\n4,5,6",
         "c;extra;a;b\n3;x;1;2\n6;y;4;5\n",
         "\ufeffb\ta\tc\r\n2\t1\t3\r\n5\t4\t6\r\n",
+        "\n\na;b;c\n1;2;3\n4;5;6\n",
     ],
-    ids=["plain", "named", "other order, more columns", "tabs and a byte order mark"],
+    ids=["plain", "named", "other order, more columns", "tabs and a byte order mark", "blank lines first"],
 )
 def test_csv_gives_the_features_in_the_runs_order(text: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
@@ -112,6 +113,8 @@ def test_csv_gives_the_features_in_the_runs_order(text: str, tmp_path: Path) -> 
         ("1,2,1e39\n", "column 3: '1e39'"),
         ("1,2,1_000\n4,5,6\n", "line 1, column 3: '1_000'"),
         ("1,,3\n4,5,6\n", "line 1, column 2: ''"),
+        ("1,2,3\n,,\n4,5,6\n", "line 2, column 1: ''"),
+        (",,\n4,5,6\n", "line 1, column 1: ''"),
         ("a,b,d\n1,2,3\n", "'c' is there 0 times"),
         ("a,a,b,c\n1,2,3,4\n", "'a' is there 2 times"),
         ("a,b,c\n", "holds no rows"),
