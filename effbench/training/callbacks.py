@@ -89,14 +89,20 @@ class Context:
             value: a number; a tensor is read from its device, and the step waits for that.
 
         Raises:
-            ValueError: the name is not declared, or no row follows any more.
+            ValueError: the name is not declared, the value is not a number, or no row follows any more.
         """
         declared = self.trainer.callbacks.columns
         if name not in declared:
             raise ValueError(f"column {name!r} is not declared: give the callback class columns = ({name!r},)")
         if self.trainer.rows_are_over:
             raise ValueError(f"column {name!r} is logged after the last row of metrics.csv; log it by epoch_end")
-        self.state.logged[name] = float(value)
+        try:
+            number = None if isinstance(value, str | bytes) else float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            number = None
+        if number is None:
+            raise ValueError(f"column {name!r} takes one number; got {value!r:.100}")
+        self.state.logged[name] = number
 
     def stop(self, reason: str) -> None:
         """End the run after this step, with a validation, a checkpoint and the test, as after its last step.
@@ -326,9 +332,9 @@ def _path(callback: Callback) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """Return ' (hooks.py, line 12)': where the error was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if len(frames) > 1 else ""
+    """Return ' (hooks.py, line 12)': where the error was raised, or where this module was called."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def _is_plain(value: Any) -> bool:

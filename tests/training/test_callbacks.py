@@ -375,6 +375,21 @@ def test_a_value_that_no_row_would_hold_is_an_error(hook: str, name: str, compla
         effbench.train([*SMALL, "trainer.max_steps=1"], tmp_path / "run", callbacks=[kind()])
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "value", ["1e3", None, 1j, torch.zeros(2), 10**400], ids=["text", "none", "complex", "vector", "big"]
+)
+def test_a_logged_value_is_one_number(value: Any, tmp_path: Path) -> None:
+    class Mine(Callback):
+        columns = ("mine",)
+
+        def step_end(self, context):
+            context.log("mine", value)
+
+    with pytest.raises(EffbenchError, match=r"column 'mine' takes one number; got .* \(test_callbacks\.py, line \d+\)"):
+        effbench.train([*SMALL, "trainer.max_steps=1"], tmp_path / "run", callbacks=[Mine()])
+
+
 @pytest.mark.parametrize("columns", ["mine", [1], ["step"], ["train/loss"], ["lr/decay"], ["a,b"], [""]])
 def test_columns_that_cannot_be_are_refused(columns: Any) -> None:
     kind = type("Mine", (Callback,), {"columns": columns, "step_end": lambda *_: None})
