@@ -40,11 +40,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return ByFile(config, log)
 
 
+# Fixtures that start processes or train for seconds: every test that uses them is marked `process`.
+WITH_PROCESSES = {"exports", "finished", "folders", "sweeps", "torture", "two_epochs", "uninterrupted", "whole"}
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; unmarked tests are `unit`; reports say which rows of faults a test tries."""
     items.sort(key=lambda item: next((n for n, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
     for item in items:
+        if WITH_PROCESSES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("process")
         if not any(item.iter_markers("process")) and not any(item.iter_markers("slow")):
             item.add_marker("unit")
         rows = sorted({number for mark in item.iter_markers("row") for number in mark.args})

@@ -62,6 +62,7 @@ def test_share_kept_is_binomial_and_the_mean_stays(p):
 SHAPES = st.lists(st.integers(0, 7), max_size=5) | st.sampled_from([[15], [16], [17], [33, 31], [3, 40, 7, 41]])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(SHAPES, st.floats(1e-6, 0.999), st.booleans(), st.booleans(), st.integers(0, 2**32))
 def test_output_and_gradient_are_products_with_the_same_noise(shape, p, last, inplace, seed):

@@ -74,6 +74,7 @@ def replaced(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]
     return {**content, part: {**content[part], key: value}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
 def test_no_wrong_field_of_a_summary_gives_a_traceback(
     field: str, photo: Path, capsys: pytest.CaptureFixture[str]
