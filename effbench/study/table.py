@@ -1,0 +1,307 @@
+"""The data of a study: arms, tuning trials, confirmation runs and measured costs, as plain data with JSON.
+
+The engine collects it; the statistics, the objections and the page read it. No torch, no numpy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
+
+from effbench.errors import DataError
+from effbench.stats import Interval
+
+TABLE_SCHEMA = 1
+
+Setting = bool | int | float | str
+TargetSource = Literal["none", "given", "validation", "test"]
+CompareRule = Literal["within_model", "all", "baseline"]
+
+
+def _bits_to_text(correct: Sequence[bool] | None) -> str | None:
+    return None if correct is None else "".join("01"[bit] for bit in correct)
+
+
+def _text_to_bits(value: Any) -> Any:
+    return tuple(letter == "1" for letter in value) if isinstance(value, str) else value
+
+
+# One letter a sample: 10,000 test samples take 10 kB of JSON instead of 60 kB.
+Bits = Annotated[tuple[bool, ...] | None, BeforeValidator(_text_to_bits), PlainSerializer(_bits_to_text)]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The range of a numeric setting in a search space; categorical settings have none.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        log: sampled evenly in the logarithm.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the configurations that are compared: a list of overrides and the space of what is tuned.
+
+    Attributes:
+        name: unique in the study, such as 'swin/lion'.
+        model: factor of a factorial study; None for other arms.
+        optimizer: factor of a factorial study; None for other arms. Schedulers or recipes may take its place.
+        overrides: what distinguishes the arm.
+        space: setting -> its range.
+        title: how sentences call the arm; '' for its optimizer, or its name.
+    """
+
+    name: str
+    model: str | None = None
+    optimizer: str | None = None
+    overrides: tuple[str, ...] = ()
+    space: dict[str, Range] = field(default_factory=dict)
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One tuning run. It reads train and validation samples only.
+
+    Attributes:
+        arm: name of its arm.
+        number: 0, 1, ... in its arm.
+        settings: what was sampled.
+        seed: of the run.
+        value: best validation metric; None if the run diverged or failed.
+        steps: optimizer steps taken.
+        seconds: training time without evaluation.
+        commit: of effbench.
+        machine: a name that is equal for equal machines.
+        status: as in summary.json: completed, stopped_early, diverged, failed, interrupted.
+        epochs: epochs trained; None if not known.
+        run: the run folder.
+        digest: of the run's config.
+    """
+
+    arm: str
+    number: int
+    settings: dict[str, Setting]
+    seed: int
+    value: float | None
+    steps: int
+    seconds: float
+    commit: str
+    machine: str
+    status: str
+    epochs: float | None = None
+    run: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """One run of an arm's chosen setting. Runs of all arms with one seed form a pair (or a block).
+
+    Attributes:
+        arm: name of its arm.
+        seed: of initial weights, order of the data, augmentation and the train/validation split.
+        validation: best validation metric; None if the run diverged or failed.
+        test: test metric of the best checkpoint; None if the run diverged or failed.
+        steps_to_target: None if the target was not reached within `steps`.
+        seconds_to_target: None if the target was not reached within `seconds`.
+        steps: optimizer steps taken.
+        seconds: training time without evaluation, by the clock that StudyTable.clock names.
+        commit: of effbench.
+        machine: a name that is equal for equal machines.
+        status: as in summary.json.
+        correct: one bit a test sample, in the order of the test split; None if the task has no classes.
+        settings: the arm's chosen setting, as it was run.
+        epochs: epochs trained; None if not known.
+        run: the run folder.
+        digest: of the run's config.
+    """
+
+    arm: str
+    seed: int
+    validation: float | None
+    test: float | None
+    steps_to_target: float | None
+    seconds_to_target: float | None
+    steps: int
+    seconds: float
+    commit: str
+    machine: str
+    status: str
+    correct: Bits = None
+    settings: dict[str, Setting] = field(default_factory=dict)
+    epochs: float | None = None
+    run: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an arm costs, measured alone on the machine.
+
+    Attributes:
+        arm: name of the arm.
+        step_seconds: one optimizer step.
+        images_per_second: training samples a second.
+        peak_memory_bytes: of the training process.
+        optimizer_state_bytes: of all parameters.
+        parameters: number of the model's parameters.
+        macs: multiply-accumulate operations of one sample.
+        latency_p50_seconds: of inference with one sample; None if not measured.
+        contaminated: other work or clock drift was seen while it was measured.
+    """
+
+    arm: str
+    step_seconds: Interval
+    images_per_second: float
+    peak_memory_bytes: int
+    optimizer_state_bytes: int
+    parameters: int
+    macs: int
+    latency_p50_seconds: float | None
+    contaminated: bool
+
+
+@dataclass(frozen=True)
+class StudyRules:
+    """How a study is judged; fixed before its first trial.
+
+    Attributes:
+        alpha: the family-wise error rate.
+        confidence: of the intervals.
+        meaningful: P(A beats B) from which a difference is called meaningful (arXiv:2103.03098 uses 0.75).
+        relevant_difference: the difference worth telling apart, in the metric's unit; None for the observed one.
+        power: wanted probability of finding it.
+        budgets: numbers of trials at which the arms are compared; all trials are added.
+        seed: of the resampling.
+    """
+
+    alpha: float = 0.05
+    confidence: float = 0.95
+    meaningful: float = 0.75
+    relevant_difference: float | None = None
+    power: float = 0.8
+    budgets: tuple[int, ...] = (1, 2, 5, 10)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """Everything the statistics of a study are computed from.
+
+    Attributes:
+        name: of the study.
+        arms: in the order of the plan.
+        pairs: (a, b) names of the arms that are compared, see `pairs_to_compare`; Holm's correction counts them.
+        trials: tuning runs.
+        confirmations: runs of the chosen settings.
+        costs: at most one an arm.
+        metric: 'acc' for the values of 'val/acc' and 'test/acc'.
+        mode: 'max' if larger is better.
+        as_percent: values are fractions, written in percent; differences in points (pt).
+        planned_trials: tuning runs an arm.
+        planned_seeds: seeds of the confirmation runs.
+        planned_epochs: epochs a run; None if the budget is in seconds.
+        planned_seconds: training seconds a run; None if the budget is in epochs.
+        target: value of the validation metric that a run has to reach; None without target.
+        target_source: where the target comes from; 'test' is an objection.
+        baseline: arm whose median best sets the target, and with which rule 'baseline' compares; None without.
+        same_test_samples: all confirmation runs have the same test samples in the same order.
+        clock: how seconds were obtained: 'measured', or 'steps x step time measured alone'.
+    """
+
+    name: str
+    arms: tuple[Arm, ...]
+    pairs: tuple[tuple[str, str], ...]
+    trials: tuple[Trial, ...]
+    confirmations: tuple[Confirmation, ...]
+    costs: tuple[Cost, ...]
+    metric: str
+    mode: Literal["max", "min"]
+    as_percent: bool
+    planned_trials: int
+    planned_seeds: tuple[int, ...]
+    planned_epochs: float | None = None
+    planned_seconds: float | None = None
+    target: float | None = None
+    target_source: TargetSource = "none"
+    baseline: str | None = None
+    same_test_samples: bool = True
+    clock: str = "measured"
+
+
+def pairs_to_compare(
+    arms: Sequence[Arm], rule: CompareRule = "within_model", baseline: str | None = None
+) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of arms that a study compares, as (a, b) in the order of the arms.
+
+    Args:
+        arms: of the study.
+        rule: 'within_model': arms of one model (all pairs if no arm has a model); 'all': all pairs; 'baseline': each
+            arm with the baseline of its model, which is the arm of that model with the baseline's optimizer.
+        baseline: name of the baseline arm, for rule 'baseline'.
+    """
+    pairs: Iterable[tuple[Arm, Arm]] = itertools.combinations(arms, 2)
+    if rule != "all":
+        pairs = [(a, b) for a, b in pairs if a.model == b.model]
+    if rule == "baseline":
+        optimizer = next((arm.optimizer for arm in arms if arm.name == baseline), None)
+
+        def is_baseline(arm: Arm) -> bool:
+            return arm.name == baseline or (optimizer is not None and arm.optimizer == optimizer)
+
+        # the baseline comes second: "A beats the baseline"
+        pairs = [(b, a) if is_baseline(a) else (a, b) for a, b in pairs if is_baseline(a) != is_baseline(b)]
+    return tuple((a.name, b.name) for a, b in pairs)
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value, or None for a value that is not finite, which counts as a run without result."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def table_to_json(table: StudyTable) -> str:
+    """Return the table as strict JSON; infinite ends of intervals are written as strings."""
+    plain = TypeAdapter(StudyTable).dump_python(table, mode="json")
+    return json.dumps({"schema_version": TABLE_SCHEMA, "table": _strict(plain)}, allow_nan=False)
+
+
+def table_from_json(text: str) -> StudyTable:
+    """Read `table_to_json`'s JSON.
+
+    Raises:
+        DataError: the text is not a study's table, or of a newer version.
+    """
+    try:
+        record = json.loads(text)
+        version = record["schema_version"]
+        if version > TABLE_SCHEMA:
+            raise DataError(
+                f"the study's table has schema_version {version}; this effbench reads up to {TABLE_SCHEMA}. "
+                "Read it with the effbench that wrote it, or a newer one."
+            )
+        return TypeAdapter(StudyTable).validate_python(record["table"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"not a study's table: {error!r}") from error
+
+
+def _strict(value: Any) -> Any:
+    """Return plain data with 'inf', '-inf' or 'nan' for numbers that JSON lacks; pydantic reads them as numbers."""
+    if isinstance(value, dict):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_strict(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
