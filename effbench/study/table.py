@@ -6,16 +6,15 @@ The engine collects it; the statistics, the objections and the page read it. No 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
+from pydantic import BeforeValidator, PlainSerializer
 
-from effbench.errors import DataError
 from effbench.stats import Interval
+from effbench.study.versioned_json import from_json, to_json
 
 TABLE_SCHEMA = 1
 
@@ -274,9 +273,8 @@ def finite(value: float | None) -> float | None:
 
 
 def table_to_json(table: StudyTable) -> str:
-    """Return the table as strict JSON; infinite ends of intervals are written as strings."""
-    plain = TypeAdapter(StudyTable).dump_python(table, mode="json")
-    return json.dumps({"schema_version": TABLE_SCHEMA, "table": _strict(plain)}, allow_nan=False)
+    """Return the table as strict JSON."""
+    return to_json(table, TABLE_SCHEMA)
 
 
 def table_from_json(text: str) -> StudyTable:
@@ -285,23 +283,4 @@ def table_from_json(text: str) -> StudyTable:
     Raises:
         DataError: the text is not a study's table, or of a newer version.
     """
-    try:
-        record = json.loads(text)
-        version = record["schema_version"]
-        if version > TABLE_SCHEMA:
-            raise DataError(
-                f"the study's table has schema_version {version}; this effbench reads up to {TABLE_SCHEMA}. "
-                "Read it with the effbench that wrote it, or a newer one."
-            )
-        return TypeAdapter(StudyTable).validate_python(record["table"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"not a study's table: {error!r}") from error
-
-
-def _strict(value: Any) -> Any:
-    """Return plain data with 'inf', '-inf' or 'nan' for numbers that JSON lacks; pydantic reads them as numbers."""
-    if isinstance(value, dict):
-        return {key: _strict(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_strict(each) for each in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return from_json(StudyTable, text, TABLE_SCHEMA, "a study's table")

@@ -1,0 +1,317 @@
+"""What the analysis of a study finds, as plain data with JSON: the page, the console and the verdicts read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from effbench.stats import Interval
+from effbench.study.versioned_json import from_json, to_json
+
+RESULT_SCHEMA = 1
+
+Winner = Literal["a", "b", "none"]
+FrontStatus = Literal["on the front", "perhaps dominated", "dominated", "unknown"]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The quality of an arm over its confirmation runs.
+
+    Attributes:
+        arm: name of the arm.
+        rank: place by the mean test metric among the arms of its model, from 1; None without a finished run.
+        test: mean test metric with its t interval; None without a finished run.
+        validation: likewise of validation.
+        tuned: best validation metric of the tuning, which is too good by selection; None without one.
+        finished: runs with a result.
+        diverged: runs that diverged.
+        failed: runs that failed or were interrupted.
+        diverged_trials: tuning runs that diverged.
+    """
+
+    arm: str
+    rank: int | None
+    test: Interval | None
+    validation: Interval | None
+    tuned: float | None
+    finished: int
+    diverged: int
+    failed: int
+    diverged_trials: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The comparison of two arms over paired seeds.
+
+    Attributes:
+        a: name of an arm.
+        b: name of the other.
+        difference: mean test metric of a - b over the seeds where both finished, with its t interval; None below 2.
+        with_test_samples: the same for new seeds and new test samples; None without predictions for each sample.
+        p: two-sided p of the sign-flip test; a run without result counts as the worst.
+        p_holm: p after Holm's correction over all comparisons of the study.
+        probability: P(a beats b) on a new seed.
+        wins: seeds on which a is better; a finished run is better than one without result.
+        ties: seeds on which neither is better.
+        losses: seeds on which b is better.
+        missed_a: runs of a without result.
+        missed_b: runs of b without result.
+        winner: 'a' or 'b' only if p_holm and the intervals agree.
+        meaningful: the winner's probability is at least StudyRules.meaningful.
+        seeds_needed: seeds that would tell `difference_to_tell` apart; None if no number would, or not applicable.
+        difference_to_tell: in the metric's unit.
+        sentence: the verdict in words.
+    """
+
+    a: str
+    b: str
+    difference: Interval | None
+    with_test_samples: Interval | None
+    p: float
+    p_holm: float
+    probability: Interval
+    wins: int
+    ties: int
+    losses: int
+    missed_a: int
+    missed_b: int
+    winner: Winner
+    meaningful: bool
+    seeds_needed: int | None
+    difference_to_tell: float | None
+    sentence: str = ""
+
+    @property
+    def interval(self) -> Interval | None:
+        """The difference with the interval that counts every known source of variance."""
+        return self.with_test_samples or self.difference
+
+
+@dataclass(frozen=True)
+class InteractionContrast:
+    """(model_1 with optimizer_1 - model_1 with optimizer_2) - (the same for model_2), per seed.
+
+    Attributes:
+        models: (model_1, model_2).
+        optimizers: (optimizer_1, optimizer_2).
+        difference: of the differences, with its t interval.
+        p: adjusted over all contrasts of the study (max-t, sign flips of whole seeds).
+        sentence: in words.
+    """
+
+    models: tuple[str, str]
+    optimizers: tuple[str, str]
+    difference: Interval
+    p: float
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class InteractionCell:
+    """How much better a model does with an optimizer than the two average effects say.
+
+    Attributes:
+        model: of the arm.
+        optimizer: of the arm.
+        effect: cell - mean of the model - mean of the optimizer + grand mean, with its t interval.
+    """
+
+    model: str
+    optimizer: str
+    effect: Interval
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """The model x optimizer interaction over the seeds where every cell finished.
+
+    Attributes:
+        models: of the complete grid.
+        optimizers: of the complete grid.
+        cells: for a heat map, row by row.
+        contrasts: differences of differences for each two models and two optimizers.
+        p: of the whole: no interaction at all.
+        seeds: number of complete seeds.
+        left_out: seeds left out because a run of the grid has no result.
+        sentence: in words.
+    """
+
+    models: tuple[str, ...]
+    optimizers: tuple[str, ...]
+    cells: tuple[InteractionCell, ...]
+    contrasts: tuple[InteractionContrast, ...]
+    p: float
+    seeds: int
+    left_out: int
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class SurvivalPoint:
+    """One step of a Kaplan-Meier curve.
+
+    Attributes:
+        time: steps or seconds.
+        share: estimated share of runs that have not reached the target by then.
+        low: lower end of its interval.
+        high: upper end.
+    """
+
+    time: float
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class TargetTimes:
+    """How long an arm takes to the target.
+
+    Attributes:
+        arm: name of the arm.
+        unit: 'steps' or 'seconds'.
+        horizon: the time up to which all arms of its model were observed.
+        restricted_mean: mean of min(time, horizon) with its t interval; None below 2 runs.
+        reached: runs that reached the target, at any time.
+        runs: confirmation runs, diverged ones included.
+        curve: Kaplan-Meier curve up to the last run's end.
+    """
+
+    arm: str
+    unit: Literal["steps", "seconds"]
+    horizon: float
+    restricted_mean: Interval | None
+    reached: int
+    runs: int
+    curve: tuple[SurvivalPoint, ...]
+
+
+@dataclass(frozen=True)
+class TargetDifference:
+    """The difference of restricted mean times to the target of two arms, paired over seeds.
+
+    Attributes:
+        a: name of an arm.
+        b: name of the other.
+        unit: 'steps' or 'seconds'.
+        horizon: the time up to which both were observed.
+        difference: of a - b with its t interval; below 0 where a is faster.
+        ratio: restricted mean of b divided by that of a; None if a's is 0.
+        p: two-sided sign-flip p.
+        p_holm: after Holm's correction over the comparisons in this unit.
+        winner: the faster arm, only if p_holm and the interval agree.
+        sentence: in words.
+    """
+
+    a: str
+    b: str
+    unit: Literal["steps", "seconds"]
+    horizon: float
+    difference: Interval
+    ratio: float | None
+    p: float
+    p_holm: float
+    winner: Winner
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class BudgetPoint:
+    """The best validation metric of n tuning runs drawn from an arm's trials.
+
+    Attributes:
+        arm: name of the arm.
+        trials: n.
+        best: median over the draws; None if most draws hold only diverged runs.
+        low: lower end of the range of the draws.
+        high: upper end.
+        wins: probability that this arm's best is the best among the arms of its model.
+    """
+
+    arm: str
+    trials: int
+    best: float | None
+    low: float | None
+    high: float | None
+    wins: float
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """An arm's place against one cost.
+
+    Attributes:
+        arm: name of the arm.
+        cost: field of Cost.
+        value: the cost with its interval.
+        status: 'dominated' by an arm that is clearly better in one and not worse in the other, 'perhaps dominated' by
+            one that is clearly better in one and cannot be told apart in the other, else 'on the front'; 'unknown'
+            where a measurement is missing or contaminated.
+        by: the arms that dominate it.
+    """
+
+    arm: str
+    cost: str
+    value: Interval | None
+    status: FrontStatus
+    by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Objection:
+    """Something that makes the comparison unfair or unsafe.
+
+    Attributes:
+        kind: short name, such as 'unequal seeds'.
+        arms: the arms concerned; () for the whole study.
+        sentence: what was found.
+        remedy: what to do.
+    """
+
+    kind: str
+    arms: tuple[str, ...]
+    sentence: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """All findings of a study.
+
+    Attributes:
+        qualities: one an arm.
+        comparisons: one a pair of the table.
+        interaction: None unless there are two models with two common optimizers.
+        target_times: of each arm in steps and in seconds; () without target.
+        target_differences: of each pair in steps and in seconds.
+        budget: of each arm at each budget.
+        front: of each arm against each cost.
+        objections: see fairness.py.
+        verdicts: the sentences to read first.
+    """
+
+    qualities: tuple[Quality, ...]
+    comparisons: tuple[Comparison, ...]
+    interaction: Interaction | None
+    target_times: tuple[TargetTimes, ...]
+    target_differences: tuple[TargetDifference, ...]
+    budget: tuple[BudgetPoint, ...]
+    front: tuple[FrontPoint, ...]
+    objections: tuple[Objection, ...]
+    verdicts: tuple[str, ...]
+
+
+def result_to_json(result: StudyResult) -> str:
+    """Return the result as strict JSON."""
+    return to_json(result, RESULT_SCHEMA)
+
+
+def result_from_json(text: str) -> StudyResult:
+    """Read `result_to_json`'s JSON.
+
+    Raises:
+        DataError: the text is not a study's result, or of a newer version.
+    """
+    return from_json(StudyResult, text, RESULT_SCHEMA, "a study's result")

@@ -1,0 +1,53 @@
+"""Dataclasses as strict JSON with a schema version."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+from effbench.errors import DataError
+
+T = TypeVar("T")
+
+
+def to_json(value: Any, version: int) -> str:
+    """Return a dataclass as JSON; numbers that JSON lacks are written as 'inf', '-inf' or 'nan'."""
+    plain = TypeAdapter(type(value)).dump_python(value, mode="json")
+    return json.dumps({"schema_version": version, "value": _strict(plain)}, allow_nan=False)
+
+
+def from_json(kind: type[T], text: str, version: int, what: str) -> T:
+    """Read `to_json`'s JSON.
+
+    Args:
+        kind: the dataclass.
+        text: JSON.
+        version: newest schema version that this effbench reads.
+        what: what the text should be, for the message.
+
+    Raises:
+        DataError: the text is something else, damaged, or of a newer version.
+    """
+    try:
+        record = json.loads(text)
+        found = int(record["schema_version"])
+        if found > version:
+            raise DataError(
+                f"{what} has schema_version {found}; this effbench reads up to {version}. "
+                "Read it with the effbench that wrote it, or a newer one."
+            )
+        return TypeAdapter(kind).validate_python(record["value"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"not {what}: {error!r}") from error
+
+
+def _strict(value: Any) -> Any:
+    """Return plain data with texts for numbers that JSON lacks; pydantic reads them as numbers."""
+    if isinstance(value, dict):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_strict(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
