@@ -5,13 +5,13 @@ Closed forms and resampling over at most thousands of numbers: no torch, no nump
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 RESAMPLES = 10_000
-MOST_EXACT = 14  # pairs whose 2^n sign patterns are all tried
+MOST_EXACT = 20  # pairs whose 2^n sign patterns are all tried
 
 
 def mean(values: Sequence[float]) -> float:
@@ -82,11 +82,11 @@ def median_interval(values: Sequence[float], confidence: float = 0.95, seed: int
     return Interval(median(values), medians[int(tail * RESAMPLES)], medians[int((1 - tail) * RESAMPLES) - 1], n)
 
 
-def share_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
+def share_interval(successes: float, n: int, confidence: float = 0.95) -> Interval:
     """Return successes / n, such as an accuracy over n test samples, with Wilson's score interval (1927).
 
     Args:
-        successes: number of successes.
+        successes: number of successes; a tie is half a success.
         n: number of trials.
         confidence: of the interval, in (0, 1).
     """
@@ -137,9 +137,13 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
 
     n, size = len(differences), math.fsum(map(abs, differences))
     least = abs(math.fsum(differences)) - 1e-12 * size  # 0.1 + 0.2 counts as 0.3
+    if n == 0:
+        return 1.0
     if n <= MOST_EXACT:
-        patterns = list(itertools.product((1, -1), repeat=n))
-        return sum(_flipped(differences, signs) >= least for signs in patterns) / len(patterns)
+        sums = [differences[0]]  # the opposite of a pattern has the same distance: half of them suffice
+        for value in differences[1:]:
+            sums = [total + value for total in sums] + [total - value for total in sums]
+        return sum(abs(total) >= least for total in sums) / len(sums)
     chance = random.Random(seed)
     hits = sum(_flipped(differences, chance.choices((1, -1), k=n)) >= least for _ in range(RESAMPLES))
     return (hits + 1) / (RESAMPLES + 1)
@@ -149,6 +153,7 @@ def _flipped(differences: Sequence[float], signs: Sequence[int]) -> float:
     return abs(math.fsum(value * sign for value, sign in zip(differences, signs, strict=True)))
 
 
+@lru_cache(maxsize=1024)
 def t_quantile(dof: int, confidence: float) -> float:
     """Return t with P(|T| < t) = confidence, for Student's distribution with `dof` degrees of freedom."""
     low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(dof)

@@ -60,6 +60,8 @@ class Comparison:
         missed_b: runs of b without result.
         winner: 'a' or 'b' only if p_holm and the intervals agree.
         meaningful: the winner's probability is at least StudyRules.meaningful.
+        tuned_ahead: probability that the best trial of a is ahead of that of b, in resampled tunings of all trials;
+            None without trials. Near 0.5 the winner may have been lucky in tuning.
         seeds_needed: seeds that would tell `difference_to_tell` apart; None if no number would, or not applicable.
         difference_to_tell: in the metric's unit.
         sentence: the verdict in words.
@@ -79,6 +81,7 @@ class Comparison:
     missed_b: int
     winner: Winner
     meaningful: bool
+    tuned_ahead: float | None
     seeds_needed: int | None
     difference_to_tell: float | None
     sentence: str = ""
@@ -110,7 +113,7 @@ class InteractionContrast:
 
 @dataclass(frozen=True)
 class InteractionCell:
-    """How much better a model does with an optimizer than the two average effects say.
+    """How far the metric of a model with an optimizer is above what the two average effects say.
 
     Attributes:
         model: of the arm.

@@ -1,0 +1,101 @@
+"""The analysis of a study: its table and its rules -> all findings, with verdicts in words.
+
+Three families of tests are corrected each for its own number: the pairwise comparisons of quality and those of the
+times to the target by Holm's method, the interaction by max-t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from effbench.stats import mean_interval
+from effbench.study.budget import best_against_budget, budgets
+from effbench.study.comparisons import compare_arms
+from effbench.study.fairness import objections
+from effbench.study.front import fronts
+from effbench.study.interaction import interaction
+from effbench.study.results import BudgetPoint, Quality, StudyResult
+from effbench.study.runs import groups, result_of, runs_by_arm, trial_values
+from effbench.study.table import StudyRules, StudyTable
+from effbench.study.targets import target_differences, target_times
+from effbench.study.verdicts import budget_verdict
+
+
+def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
+    """Return everything that the study's runs tell.
+
+    Args:
+        table: trials, confirmation runs and costs; an unfinished study is analysed as far as it is.
+        rules: as frozen before the first trial; None for the default ones.
+    """
+    rules = rules or StudyRules()
+    comparisons = compare_arms(table, rules)
+    interplay = interaction(table, rules)
+    differences = target_differences(table, rules)
+    points = _budget_points(table, rules)
+    verdicts = [each.sentence for each in comparisons]
+    verdicts += [interplay.sentence] if interplay else []
+    verdicts += [each.sentence for each in differences]
+    verdicts += _budget_verdicts(table, points)
+    return StudyResult(
+        qualities=tuple(_qualities(table, rules)),
+        comparisons=tuple(comparisons),
+        interaction=interplay,
+        target_times=tuple(target_times(table, rules)),
+        target_differences=tuple(differences),
+        budget=tuple(points),
+        front=tuple(fronts(table, rules)),
+        objections=tuple(objections(table, rules)),
+        verdicts=tuple(verdicts),
+    )
+
+
+def _qualities(table: StudyTable, rules: StudyRules) -> list[Quality]:
+    runs, sign = runs_by_arm(table), 1.0 if table.mode == "max" else -1.0
+    found = {}
+    for arm in table.arms:
+        chosen = [run for _, run in sorted(runs[arm.name].items())]
+        test = [value for run in chosen if (value := result_of(run)) is not None]
+        validation = [value for run in chosen if (value := result_of(run, "validation")) is not None]
+        tuned = [sign * value for value in trial_values(table, arm.name) if value is not None]
+        every = [run for run in table.confirmations if run.arm == arm.name]
+        found[arm.name] = Quality(
+            arm=arm.name,
+            rank=None,
+            test=mean_interval(test, rules.confidence) if test else None,
+            validation=mean_interval(validation, rules.confidence) if validation else None,
+            tuned=sign * max(tuned) if tuned else None,
+            finished=len(test),
+            diverged=sum(run.status == "diverged" for run in chosen),
+            failed=sum(run.status in ("failed", "interrupted") for run in every),
+            diverged_trials=sum(trial.arm == arm.name and trial.status == "diverged" for trial in table.trials),
+        )
+    return [each for group in groups(table.arms) for each in _ranked([found[arm.name] for arm in group], sign)]
+
+
+def _ranked(qualities: Sequence[Quality], sign: float) -> list[Quality]:
+    """Return the arms of a model, best first; those without a result last."""
+    with_result = [each for each in qualities if each.test is not None]
+    with_result.sort(key=lambda each: -sign * each.test.estimate if each.test else 0.0)
+    ranked = [replace(each, rank=place) for place, each in enumerate(with_result, start=1)]
+    return [*ranked, *(each for each in qualities if each.test is None)]
+
+
+def _budget_points(table: StudyTable, rules: StudyRules) -> list[BudgetPoint]:
+    points = []
+    for group in groups(table.arms):
+        values = {arm.name: trial_values(table, arm.name) for arm in group}
+        for budget in budgets(rules.budgets, table.planned_trials):
+            points += best_against_budget(values, budget, table.mode, rules.confidence)
+    return points
+
+
+def _budget_verdicts(table: StudyTable, points: Sequence[BudgetPoint]) -> list[str]:
+    sentences = []
+    for group in groups(table.arms):
+        names = {arm.name for arm in group}
+        own = [point for point in points if point.arm in names]
+        if len({point.arm for point in own}) > 1:
+            sentences.append(budget_verdict(own, table.arms))
+    return sentences

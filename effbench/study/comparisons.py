@@ -1,0 +1,185 @@
+"""The comparisons of a study's arms over paired seeds, with Holm's correction and winners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from effbench.stats import Interval, deviation, mean_interval
+from effbench.study.budget import best_against_budget
+from effbench.study.power import seeds_needed
+from effbench.study.results import Comparison, Winner
+from effbench.study.runs import Runs, common_seeds, result_of, runs_by_arm, trial_values
+from effbench.study.statistics import (
+    Array,
+    crossed_interval,
+    holm,
+    sample_error,
+    sign_flip_p_values,
+    win_probability,
+    win_share,
+    worst_rank_differences,
+)
+from effbench.study.table import Confirmation, StudyRules, StudyTable
+from effbench.study.verdicts import verdict
+
+_AS_GIVEN = 1e-4  # a metric that is the mean of `correct` to this accuracy is the accuracy
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The runs of two arms with common seeds.
+
+    Attributes:
+        a: name of an arm.
+        b: name of the other.
+        runs: (run of a, run of b) by seed.
+        goodness: a - b by seed with worst ranks for misses, larger is better.
+        finished: a - b in the metric's unit for the seeds where both have a result.
+    """
+
+    a: str
+    b: str
+    runs: list[tuple[Confirmation, Confirmation]]
+    goodness: list[float]
+    finished: list[float]
+
+
+def compare_arms(table: StudyTable, rules: StudyRules) -> list[Comparison]:
+    """Return the comparison of each pair of the table, with p values that Holm's method corrects for their number.
+
+    A winner is named only if the corrected sign-flip p is at most rules.alpha and every interval of the difference
+    excludes 0 (both have to agree: arXiv:2511.19794).
+
+    Args:
+        table: of the study.
+        rules: of the study.
+    """
+    runs = runs_by_arm(table)
+    pairs = [_pair(table, runs, a, b) for a, b in table.pairs]
+    p_values = p_of_each([pair.goodness for pair in pairs], rules.seed)
+    bits: dict[int, Array] = {}
+    found = [
+        _comparison(table, rules, pair, p, p_holm, bits)
+        for pair, p, p_holm in zip(pairs, p_values, holm(p_values), strict=True)
+    ]
+    return [replace(each, sentence=verdict(each, table, rules)) for each in found]
+
+
+def p_of_each(differences: Sequence[Sequence[float]], seed: int) -> list[float]:
+    """Return the sign-flip p value of each list; lists of one length are computed together.
+
+    Args:
+        differences: one list a comparison; an empty one has p = 1.
+        seed: of random sign patterns.
+    """
+    p_values = [1.0] * len(differences)
+    for count in {len(each) for each in differences}:
+        places = [index for index, each in enumerate(differences) if len(each) == count]
+        block = np.array([differences[index] for index in places], float).reshape(len(places), count)
+        for index, p in zip(places, sign_flip_p_values(block, seed), strict=True):
+            p_values[index] = float(p)
+    return p_values
+
+
+def _pair(table: StudyTable, runs: Runs, a: str, b: str) -> _Pair:
+    pairs = [(runs[a][seed], runs[b][seed]) for seed in common_seeds(runs, (a, b))]
+    values = [(result_of(left), result_of(right)) for left, right in pairs]
+    sign = 1.0 if table.mode == "max" else -1.0
+    good = [[None if value is None else sign * value for value in pair] for pair in values]
+    goodness = worst_rank_differences([left for left, _ in good], [right for _, right in good])
+    finished = [left - right for left, right in values if left is not None and right is not None]
+    return _Pair(a, b, pairs, goodness, finished)
+
+
+def _comparison(
+    table: StudyTable, rules: StudyRules, pair: _Pair, p: float, p_holm: float, bits: dict[int, Array]
+) -> Comparison:
+    count, goodness = len(pair.runs), pair.goodness
+    missed_a, missed_b = (sum(result_of(runs[side]) is None for runs in pair.runs) for side in (0, 1))
+    wins, ties = sum(value > 0 for value in goodness), sum(value == 0 for value in goodness)
+    by_sample = _by_sample(table, pair, bits)
+    difference = mean_interval(pair.finished, rules.confidence) if len(pair.finished) > 1 else None
+    crossed = None if by_sample is None else crossed_interval(by_sample, rules.confidence)
+    if missed_a or missed_b:
+        probability = win_share(wins, ties, count, rules.confidence)
+    else:
+        probability = win_probability(goodness, rules.confidence)
+    winner: Winner = "none"
+    if p_holm <= rules.alpha * (1 + 1e-9):
+        winner = _agreed("a" if sum(goodness) > 0 else "b", table, [each for each in (difference, crossed) if each])
+    to_tell, needed = None, None
+    if difference is not None and winner == "none":
+        to_tell = rules.relevant_difference or abs(difference.estimate) or None
+        error = 0.0 if by_sample is None else sample_error(by_sample)
+        if to_tell is not None:
+            needed = seeds_needed(to_tell, deviation(pair.finished), len(table.pairs), rules, error)
+    of_winner = 1 - probability.high if winner == "b" else probability.low
+    share = 1 - probability.estimate if winner == "b" else probability.estimate
+    return Comparison(
+        a=pair.a,
+        b=pair.b,
+        difference=difference,
+        with_test_samples=crossed,
+        p=p,
+        p_holm=p_holm,
+        probability=probability,
+        wins=wins,
+        ties=ties,
+        losses=count - wins - ties,
+        missed_a=missed_a,
+        missed_b=missed_b,
+        winner=winner,
+        # stricter than arXiv:2103.03098, which asks this of the interval's upper end
+        meaningful=winner != "none" and share >= rules.meaningful and of_winner > 0.5,
+        tuned_ahead=_tuned_ahead(table, pair.a, pair.b),
+        seeds_needed=needed,
+        difference_to_tell=to_tell,
+    )
+
+
+def _agreed(side: Winner, table: StudyTable, intervals: Sequence[Interval]) -> Winner:
+    """Return the side if all intervals of a - b exclude 0 in its favour; without any, one side has no results."""
+    larger = (side == "a") == (table.mode == "max")
+    return side if all(each.low > 0 if larger else each.high < 0 for each in intervals) else "none"
+
+
+def _by_sample(table: StudyTable, pair: _Pair, bits: dict[int, Array]) -> Array | None:
+    """Return correct(a) - correct(b), a row a seed, a column a test sample.
+
+    None where the test samples differ between seeds (resampling seeds then covers them), or where the metric is not
+    the share of correct samples.
+    """
+    if not table.same_test_samples or table.mode != "max":
+        return None
+    rows = []
+    for left, right in pair.runs:
+        if result_of(left) is None or result_of(right) is None:
+            continue
+        arrays = []
+        for run in (left, right):
+            if not run.correct or run.test is None:
+                return None
+            if id(run) not in bits:
+                bits[id(run)] = np.array(run.correct, float)
+            if abs(float(bits[id(run)].mean()) - run.test) > _AS_GIVEN:
+                return None
+            arrays.append(bits[id(run)])
+        if arrays[0].shape != arrays[1].shape:
+            return None
+        rows.append(arrays[0] - arrays[1])
+    same = len(rows) > 1 and len({row.shape for row in rows}) == 1 and rows[0].size > 1
+    return np.array(rows) if same else None
+
+
+def _tuned_ahead(table: StudyTable, a: str, b: str) -> float | None:
+    """Return the probability that a's best trial is ahead of b's in resampled tunings of all trials."""
+    values = {arm: trial_values(table, arm) for arm in (a, b)}
+    if not all(values.values()):
+        return None
+    budget = max(1, min(len(trials) for trials in values.values()))
+    first, second = best_against_budget(values, budget, table.mode)
+    total = first.wins + second.wins
+    return first.wins / total if total > 0 else 0.5

@@ -1,0 +1,207 @@
+"""Paired comparisons of arms: sign-flip tests, Holm's correction, P(A beats B), crossed and max-t statistics.
+
+Pure functions over numbers. Shape suffixes: M comparisons, C contrasts, K seeds, N test samples, P sign patterns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effbench.stats import MOST_EXACT, RESAMPLES, Interval, deviation, mean, share_interval
+
+Array = NDArray[np.float64]
+
+_BLOCK = 4_000_000  # numbers held at once: 32 MB
+_ROUNDING = 1e-12  # 0.1 + 0.2 counts as 0.3
+_QUANTILES = 500
+_SURE = 40.0  # standard deviations from 0 beyond which P(A beats B) is 1 in every digit shown
+
+
+def worst_rank_differences(a: Sequence[float | None], b: Sequence[float | None]) -> list[float]:
+    """Return a - b for each seed, where a run without result counts as the worst outcome.
+
+    After Lachin (1999, Controlled Clinical Trials 20:408), worst-rank scores: a seed on which only one of the two has a
+    result counts as the largest difference seen, in favour of the run that finished; without any result on either side
+    as 0. Swapping the labels a and b changes only the sign, so the sign-flip test stays exact.
+
+    Args:
+        a: values by seed, larger is better; None: diverged or failed.
+        b: values of the other arm for the same seeds.
+    """
+    both = [x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    largest = max(map(abs, both), default=0.0) or 1.0
+    return [
+        x - y if x is not None and y is not None else largest * ((x is not None) - (y is not None))
+        for x, y in zip(a, b, strict=True)
+    ]
+
+
+def sign_flip_p_values(differences_MK: Array, seed: int = 0) -> Array:
+    """Return the two-sided p value of the sign-flip test (Fisher 1935) of each row; see `stats.sign_flip_p`.
+
+    All patterns are tried for up to MOST_EXACT seeds, RESAMPLES random ones for more.
+
+    Args:
+        differences_MK: paired differences; a row a comparison, a column a seed.
+        seed: of the random patterns.
+    """
+    rows, count = differences_MK.shape
+    if count == 0:
+        return np.ones(rows)
+    least = np.abs(differences_MK.sum(axis=1)) - _ROUNDING * np.abs(differences_MK).sum(axis=1)
+    hits, patterns = np.zeros(rows), 0
+    for signs_KP in _sign_patterns(count, seed):
+        patterns += signs_KP.shape[1]
+        step = max(1, _BLOCK // signs_KP.shape[1])
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            hits[part] += (np.abs(differences_MK[part] @ signs_KP) >= least[part, None]).sum(axis=1)
+    p: Array = hits / patterns if count <= MOST_EXACT else (hits + 1) / (patterns + 1)
+    return p
+
+
+def max_t_p_values(contrasts_CK: Array, seed: int = 0) -> Array:
+    """Return p values of contrasts, adjusted for their number by the largest |t| over all of them.
+
+    Westfall & Young (1993), single step, with Fisher's sign flips: all contrasts of a seed flip together, which keeps
+    their correlation. The smallest of the values tests that no contrast differs from 0. The sum of squares does not
+    change under flips, so |t| grows with |sum| / sqrt(sum of squares), which is compared here.
+
+    Args:
+        contrasts_CK: a row a contrast, a column a seed.
+        seed: of the random patterns.
+    """
+    size = np.sqrt((contrasts_CK**2).sum(axis=1))
+    scaled = contrasts_CK / np.where(size > 0, size, 1)[:, None]
+    observed = np.abs(scaled.sum(axis=1)) - _ROUNDING
+    hits, patterns = np.zeros(len(contrasts_CK)), 0
+    for signs_KP in _sign_patterns(contrasts_CK.shape[1], seed):
+        patterns += signs_KP.shape[1]
+        largest_P = np.abs(scaled @ signs_KP).max(axis=0)
+        hits += (largest_P[None] >= observed[:, None]).sum(axis=1)
+    p: Array = hits / patterns if contrasts_CK.shape[1] <= MOST_EXACT else (hits + 1) / (patterns + 1)
+    return p
+
+
+def _sign_patterns(count: int, seed: int) -> Iterator[Array]:
+    """Yield blocks (K, P) of sign patterns: one of each pair of opposite ones, or random ones for many seeds."""
+    if count > MOST_EXACT:
+        yield np.random.default_rng(seed).choice([-1.0, 1.0], size=(count, RESAMPLES))
+        return
+    total, block = 2 ** (count - 1), 2**16
+    for start in range(0, total, block):
+        numbers = np.arange(start, min(start + block, total))
+        bits = (numbers[None] >> np.arange(count - 1)[:, None]) & 1
+        yield np.concatenate([np.ones((1, len(numbers))), 1.0 - 2.0 * bits])
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for their number by Holm's step-down method (1979, Scand. J. Statist. 6:65).
+
+    Rejecting those at or below alpha keeps the family-wise error rate at alpha, whatever their dependence.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def win_probability(differences: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Return the probability that a new seed's difference is above 0, for normally distributed differences.
+
+    arXiv:2103.03098 (section 4.1) reports P(A > B) and calls it meaningful from 0.75 on; it counts wins, which with 8
+    seeds can only give multiples of 1/8 and an interval of no width if all are won. Here P = Phi(mu / sigma), and the
+    interval is that of the noncentral t distribution for mu / sigma (exact for normal differences; Johnson & Welch
+    1940, Biometrika 31:362). The estimate is its median, so that P(B beats A) = 1 - P(A beats B).
+
+    Args:
+        differences: by seed, positive where A is better.
+        confidence: of the interval.
+    """
+    from scipy.special import ndtr
+    from scipy.stats import chi2
+
+    n = len(differences)
+    if n < 2:
+        won = sum((value > 0) + (value == 0) / 2 for value in differences)
+        return Interval(won / n if n else 0.5, 0.0, 1.0, n)
+    middle, spread = mean(differences), deviation(differences)
+    ratio = middle / spread if spread > abs(middle) / _SURE else math.copysign(_SURE, middle) * (middle != 0)
+    t = ratio * math.sqrt(n)
+    # T = (Z + ncp) / r with r = chi / sqrt(dof): P(T >= t) = P(t r - Z <= ncp), so the interval's ends are quantiles of
+    # t r - Z, found here by bisection with r at evenly spaced quantiles.
+    r = np.sqrt(chi2.ppf((np.arange(_QUANTILES) + 0.5) / _QUANTILES, n - 1) / (n - 1))
+    wanted = np.array([0.5, (1 - confidence) / 2, (1 + confidence) / 2])
+    reach = abs(t) * r[-1] + 10
+    low, high = np.full(3, -reach), np.full(3, reach)
+    for _ in range(50):
+        tried = (low + high) / 2
+        below = ndtr(tried[:, None] - t * r[None]).mean(axis=1) < wanted
+        low, high = np.where(below, tried, low), np.where(below, high, tried)
+    estimate, lower, upper = (float(value) for value in ndtr(low / math.sqrt(n)))
+    return Interval(estimate, lower, upper, n)
+
+
+def win_share(wins: int, ties: int, n: int, confidence: float = 0.95) -> Interval:
+    """Return P(A beats B) by counting, with Wilson's interval; a tie is half a win.
+
+    It is for pairs where a run has no result, so that a difference has no size.
+
+    Args:
+        wins: seeds on which A is better.
+        ties: seeds on which neither is.
+        n: all seeds, at least one.
+        confidence: of the interval.
+    """
+    return share_interval(wins + ties / 2, n, confidence)
+
+
+def crossed_interval(differences_KN: Array, confidence: float = 0.95) -> Interval:
+    """Return the mean difference over seeds and test samples with the interval for new seeds and new samples.
+
+    It is the limit of resampling seeds and samples crosswise (the pigeonhole bootstrap, Owen 2007, arXiv:0712.1111)
+    without its bias for few seeds: the variance of the mean in the two-way random effects model without replication is
+    (MS_seeds + MS_samples - MS_rest) / (K N) (Cornfield & Tukey 1956), with Satterthwaite's (1946) degrees of freedom.
+    It is never narrower than the t interval over seeds.
+
+    Args:
+        differences_KN: scores of A - B, a row a seed, a column a test sample; at least 2 x 2.
+        confidence: of the interval.
+    """
+    from scipy.stats import t as student
+
+    k, n = differences_KN.shape
+    grand = float(differences_KN.mean())
+    seeds_K, samples_N = differences_KN.mean(axis=1) - grand, differences_KN.mean(axis=0) - grand
+    ms_seeds = n * float(seeds_K @ seeds_K) / (k - 1)
+    ms_samples = k * float(samples_N @ samples_N) / (n - 1)
+    total = float(((differences_KN - grand) ** 2).sum())
+    ms_rest = max(0.0, total - (k - 1) * ms_seeds - (n - 1) * ms_samples) / ((k - 1) * (n - 1))
+    widths = [(ms_seeds, float(k - 1))]  # over seeds alone: the crossed interval is never narrower
+    if ms_samples > ms_rest:  # samples vary beyond what the runs on them do
+        size = ms_seeds + ms_samples - ms_rest
+        parts = ms_seeds**2 / (k - 1) + ms_samples**2 / (n - 1) + ms_rest**2 / ((k - 1) * (n - 1))
+        widths.append((size, max(size**2 / parts, float(k - 1))))
+    half = max(float(student.ppf((1 + confidence) / 2, dof)) * math.sqrt(size / (k * n)) for size, dof in widths)
+    return Interval(grand, grand - half, grand + half, k)
+
+
+def sample_error(differences_KN: Array) -> float:
+    """Return the standard error of the mean difference that comes from the choice of test samples alone.
+
+    More seeds do not reduce it. It is the samples' component of `crossed_interval`'s variance.
+
+    Args:
+        differences_KN: as for `crossed_interval`.
+    """
+    k, n = differences_KN.shape
+    centred = differences_KN - differences_KN.mean(axis=1, keepdims=True)
+    samples_N = centred.mean(axis=0)
+    ms_samples = k * float(samples_N @ samples_N) / (n - 1)
+    ms_rest = (float((centred**2).sum()) - (n - 1) * ms_samples) / ((k - 1) * (n - 1))
+    return math.sqrt(max(0.0, ms_samples - ms_rest) / (k * n))

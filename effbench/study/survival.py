@@ -1,0 +1,94 @@
+"""Times to a target with censoring: Kaplan-Meier curves and restricted means.
+
+A run that ends without the target is censored at its end. One that diverged or stopped early by its own rule would
+never reach it: it is censored at the horizon.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from effbench.stats import Interval, mean_interval
+from effbench.study.results import SurvivalPoint
+from effbench.study.statistics import Array
+
+
+def survival_curve(times: Sequence[float], reached: Sequence[bool], confidence: float = 0.95) -> list[SurvivalPoint]:
+    """Return the Kaplan-Meier estimate (1958) of the share that has not reached the target, with its interval.
+
+    The interval is the log-log ("exponential Greenwood") one of scipy.stats.ecdf, which stays within [0, 1]; where it
+    is not defined (a share of 1 or 0) it is [share, 1] or [0, the last upper end].
+
+    Args:
+        times: time to the target, or the time at which a run was censored.
+        reached: False where it was censored.
+        confidence: of each point's interval.
+    """
+    from scipy.stats import CensoredData, ecdf
+
+    sample = CensoredData.right_censored(np.asarray(times, float), ~np.asarray(reached, bool))
+    found = ecdf(sample).sf
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
+        ends = found.confidence_interval(confidence, method="log-log")
+    points, last_high = [], 1.0
+    for time, share, low, high in zip(
+        found.quantiles, found.probabilities, ends.low.probabilities, ends.high.probabilities, strict=True
+    ):
+        if np.isnan(low) or np.isnan(high):
+            low, high = (share, 1.0) if share == 1 else (0.0, last_high)
+        last_high = float(high)
+        points.append(SurvivalPoint(float(time), float(share), float(low), float(high)))
+    return points
+
+
+def restricted_times(times: Sequence[float], reached: Sequence[bool], horizon: float) -> Array:
+    """Return one value a run whose mean is the restricted mean time: the mean of min(time, horizon).
+
+    They are min(time, horizon) themselves where every run was followed to the target or the horizon. If some were
+    censored earlier they are pseudo-observations (Andersen, Hansen & Klein 2004, Lifetime Data Anal. 10:335):
+    n m - (n - 1) m_without_i, with m the area under the Kaplan-Meier curve up to the horizon.
+
+    Args:
+        times: time to the target, or the time at which a run was censored.
+        reached: False where it was censored.
+        horizon: of the mean.
+    """
+    all_times, events = np.asarray(times, float), np.asarray(reached, bool)
+    if np.all(events | (all_times >= horizon)):
+        return np.minimum(all_times, horizon)
+    n = len(all_times)
+    if n == 1:
+        return np.minimum(all_times, horizon)
+    whole = _area(all_times, events, horizon)
+    others = [np.arange(n) != index for index in range(n)]
+    without = np.array([_area(all_times[kept], events[kept], horizon) for kept in others])
+    return n * whole - (n - 1) * without
+
+
+def restricted_mean(
+    times: Sequence[float], reached: Sequence[bool], horizon: float, confidence: float = 0.95
+) -> Interval:
+    """Return the restricted mean time to the target (Irwin 1949) with a t interval over runs.
+
+    Args:
+        times: time to the target, or the time at which a run was censored.
+        reached: False where it was censored.
+        horizon: of the mean; a run that needs longer counts with the horizon.
+        confidence: of the interval.
+    """
+    return mean_interval(restricted_times(times, reached, horizon).tolist(), confidence)
+
+
+def _area(times: Array, events: Array, horizon: float) -> float:
+    """Return the area under the Kaplan-Meier curve up to the horizon; after the last run it stays level."""
+    from scipy.stats import CensoredData, ecdf
+
+    found = ecdf(CensoredData.right_censored(times, ~events)).sf
+    inside = found.quantiles < horizon
+    starts = np.concatenate([[0.0], found.quantiles[inside], [horizon]])
+    shares = np.concatenate([[1.0], found.probabilities[inside]])
+    return float(np.diff(starts) @ shares)

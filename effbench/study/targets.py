@@ -1,0 +1,132 @@
+"""Steps and seconds to a target, by arm and by pair of arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from effbench.stats import mean, mean_interval
+from effbench.study.comparisons import p_of_each
+from effbench.study.results import TargetDifference, TargetTimes, Winner
+from effbench.study.runs import MISSED, Runs, common_seeds, groups, runs_by_arm
+from effbench.study.statistics import holm
+from effbench.study.survival import restricted_mean, restricted_times, survival_curve
+from effbench.study.table import Confirmation, StudyRules, StudyTable
+from effbench.study.verdicts import target_verdict
+
+Unit = Literal["steps", "seconds"]
+UNITS: tuple[Unit, ...] = ("steps", "seconds")
+_ENDED_BY_ITSELF = (*MISSED, "stopped_early")  # without the target, they would never have reached it
+
+
+def target_times(table: StudyTable, rules: StudyRules) -> list[TargetTimes]:
+    """Return the times to the target of each arm in both units; [] for a study without target.
+
+    Args:
+        table: of the study.
+        rules: of the study.
+    """
+    if table.target is None:
+        return []
+    runs = runs_by_arm(table)
+    found = []
+    for unit in UNITS:
+        for group in groups(table.arms):
+            arms = [arm.name for arm in group if runs[arm.name]]
+            horizon = _horizon([list(runs[arm].values()) for arm in arms], unit)
+            for arm in arms:
+                chosen = [run for _, run in sorted(runs[arm].items())]
+                longest = max(_end(run, unit) for run in chosen)
+                reached = [_hit(run, unit) is not None for run in chosen]
+                times = _times(chosen, unit, horizon)
+                several = len(chosen) > 1
+                found.append(
+                    TargetTimes(
+                        arm=arm,
+                        unit=unit,
+                        horizon=horizon,
+                        restricted_mean=restricted_mean(times, reached, horizon, rules.confidence) if several else None,
+                        reached=sum(reached),
+                        runs=len(chosen),
+                        curve=tuple(survival_curve(_times(chosen, unit, longest), reached, rules.confidence)),
+                    )
+                )
+    return found
+
+
+def target_differences(table: StudyTable, rules: StudyRules) -> list[TargetDifference]:
+    """Return the paired differences of restricted mean times for each pair of the table in both units.
+
+    The differences are those of `restricted_times` by seed. A winner is named only if the sign-flip p, corrected by
+    Holm's method over the comparisons in this unit, and the t interval agree.
+
+    Args:
+        table: of the study.
+        rules: of the study.
+    """
+    if table.target is None:
+        return []
+    runs = runs_by_arm(table)
+    return [each for unit in UNITS for each in _differences(table, rules, runs, unit)]
+
+
+def _differences(table: StudyTable, rules: StudyRules, runs: Runs, unit: Unit) -> list[TargetDifference]:
+    pairs, by_seed, means, horizons = [], [], [], []
+    for a, b in table.pairs:
+        seeds = common_seeds(runs, (a, b))
+        if len(seeds) < 2:
+            continue
+        chosen = [[runs[arm][seed] for seed in seeds] for arm in (a, b)]
+        horizon = _horizon(chosen, unit)
+        values = [
+            restricted_times(_times(each, unit, horizon), [_hit(run, unit) is not None for run in each], horizon)
+            for each in chosen
+        ]
+        pairs.append((a, b))
+        horizons.append(horizon)
+        means.append([mean(each.tolist()) for each in values])
+        by_seed.append((values[0] - values[1]).tolist())
+    p_values = p_of_each(by_seed, rules.seed)
+    found = []
+    for (a, b), differences, (mean_a, mean_b), horizon, p, p_holm in zip(
+        pairs, by_seed, means, horizons, p_values, holm(p_values), strict=True
+    ):
+        interval = mean_interval(differences, rules.confidence)
+        winner: Winner = "none"
+        if p_holm <= rules.alpha * (1 + 1e-9) and (interval.low > 0 or interval.high < 0):
+            winner = "a" if interval.high < 0 else "b"
+        ratio = mean_b / mean_a if mean_a > 0 else None
+        plain = TargetDifference(a, b, unit, horizon, interval, ratio, p, p_holm, winner)
+        found.append(replace(plain, sentence=target_verdict(plain, table, len(differences))))
+    return found
+
+
+def _hit(run: Confirmation, unit: Unit) -> float | None:
+    """Return the time to the target; None for a miss, which every diverged or failed run is."""
+    if run.status in MISSED:
+        return None
+    return run.steps_to_target if unit == "steps" else run.seconds_to_target
+
+
+def _end(run: Confirmation, unit: Unit) -> float:
+    return float(run.steps) if unit == "steps" else run.seconds
+
+
+def _times(runs: Sequence[Confirmation], unit: Unit, horizon: float) -> list[float]:
+    """Return times to the target, or of censoring: the run's end, or the horizon if it would never have reached it."""
+    hits = [_hit(run, unit) for run in runs]
+    return [
+        hit if hit is not None else horizon if run.status in _ENDED_BY_ITSELF else _end(run, unit)
+        for hit, run in zip(hits, runs, strict=True)
+    ]
+
+
+def _horizon(arms: Sequence[Sequence[Confirmation]], unit: Unit) -> float:
+    """Return the time up to which every arm was observed: the least of the arms' longest completed runs."""
+    ends = [
+        [_end(run, unit) for run in runs if _hit(run, unit) is not None or run.status not in _ENDED_BY_ITSELF]
+        for runs in arms
+    ]
+    longest = [max(each) for each in ends if each]
+    return min(longest) if longest else max((_end(run, unit) for runs in arms for run in runs), default=0.0)

@@ -1,0 +1,135 @@
+"""Planted unfairness is named, a fair study is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from effbench.study.fairness import at_edge, objections
+from effbench.study.table import Arm, Range
+from tests.study.planted import confirmation, cost, study, trial
+
+SPACE = {"lr": Range(1e-4, 1e-1, log=True), "weight_decay": Range(0.0, 0.5), "warmup": Range(0, 10)}
+FAIR = {"lr": 3e-3, "weight_decay": 0.0, "warmup": 5}
+
+
+def fair():
+    arms = (Arm("a", space=SPACE), Arm("b", space=SPACE))
+    trials = [
+        trial(
+            arm.name,
+            number,
+            0.7 - number / 100,
+            settings=FAIR | {"lr": 3e-3 + number * 1e-3},
+            run=f"t{arm.name}{number}",
+        )
+        for arm in arms
+        for number in range(4)
+    ]
+    runs = [
+        confirmation(arm.name, seed, 0.8 + seed / 1000, settings=FAIR, run=f"c{arm.name}{seed}")
+        for arm in arms
+        for seed in range(1, 7)
+    ]
+    return study(
+        {"a": [0.8] * 6, "b": [0.8] * 6}, arms=arms, trials=tuple(trials), confirmations=tuple(runs), planned_trials=4,
+        target=0.75, target_source="given", costs=(cost("a", 1.0), cost("b", 1.0)),
+    )  # fmt: skip
+
+
+def with_run(table, index, **changes):
+    runs = list(table.confirmations)
+    runs[index] = dataclasses.replace(runs[index], **changes)
+    return dataclasses.replace(table, confirmations=tuple(runs))
+
+
+def with_settings(table, **settings):
+    chosen = FAIR | settings
+    trials = [
+        dataclasses.replace(each, settings=chosen) if each.arm == "a" and each.number == 0 else each
+        for each in table.trials
+    ]
+    runs = [dataclasses.replace(each, settings=chosen) if each.arm == "a" else each for each in table.confirmations]
+    return dataclasses.replace(table, trials=tuple(trials), confirmations=tuple(runs))
+
+
+UNFAIR = {
+    "unequal seeds": (lambda t: dataclasses.replace(t, confirmations=t.confirmations[:-1]), "b lacks seed 6"),
+    "seeds not fresh": (lambda t: with_run(t, 0, seed=0), "use seed 0"),
+    "too few seeds": (lambda t: dataclasses.replace(t, planned_seeds=(1, 2, 3, 4, 5)), "5 seeds give .* 0.0625"),
+    "unequal trials": (
+        lambda t: dataclasses.replace(t, trials=(*t.trials, trial("a", 4, 0.1))), "a has 5 trials, more than the 4"
+    ),
+    "target chosen on test": (
+        lambda t: dataclasses.replace(t, target_source="test"), "target 0.75 comes from test"
+    ),
+    "mixed commits": (lambda t: with_run(t, 3, commit="bad"), "2 commits: c0ffee .19 runs., bad .1 runs."),
+    "mixed machines": (lambda t: with_run(t, 3, machine="two"), "2 machines"),
+    "run repeated": (
+        lambda t: dataclasses.replace(t, confirmations=(*t.confirmations, confirmation("a", 1, 0.9, settings=FAIR))),
+        "a has 2 confirmation runs with seed 1",
+    ),
+    "settings changed": (lambda t: with_run(t, 1, settings=FAIR | {"lr": 0.01}), "runs of a have different settings"),
+    "setting not from tuning": (
+        lambda t: dataclasses.replace(t, trials=(*t.trials[1:], trial("a", 9, 0.9, settings=FAIR | {"lr": 0.02}))),
+        "a was confirmed with lr=0.003",
+    ),
+    "unequal budget": (lambda t: with_run(t, 2, epochs=8.0), "Runs of a did not train for 4 epochs"),
+    "contaminated measurement": (
+        lambda t: dataclasses.replace(t, costs=(cost("a", 1.0, contaminated=True),)), "the cost of a"
+    ),
+    "setting at the edge": (lambda t: with_settings(t, lr=0.09), "The best lr of a, 0.09, is at the upper end"),
+}  # fmt: skip
+
+
+def test_a_fair_study_has_no_objection():
+    assert objections(fair()) == []
+
+
+@pytest.mark.parametrize("kind", UNFAIR)
+def test_planted_unfairness_is_named(kind):
+    change, text = UNFAIR[kind]
+    found = [each for each in objections(change(fair())) if each.kind == kind]
+    assert found
+    assert any(re.search(text, each.sentence) for each in found)
+
+
+def test_a_typed_target_that_is_a_test_result_is_named():
+    table = dataclasses.replace(with_run(fair(), 0, validation=0.7), target=0.8035)
+    assert [each.kind for each in objections(table)] == ["target chosen on test"]
+    tuned_on_validation = dataclasses.replace(fair(), target=0.8035)
+    assert objections(tuned_on_validation) == []
+
+
+def test_one_folder_for_two_runs_is_named():
+    table = with_run(fair(), 1, run="ca1")
+    assert [(each.kind, each.arms) for each in objections(table)] == [("run repeated", ("a",))]
+
+
+def test_equal_predictions_of_two_seeds_are_named():
+    bits = tuple(index % 5 != 0 for index in range(100))
+    table = with_run(with_run(fair(), 0, correct=bits, validation=0.8), 1, correct=bits, validation=0.8)
+    (found,) = objections(table)
+    assert found.sentence == "a has the same predictions for seeds 1 and 2."
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"lr": 1.1e-4}, "widen lr downwards"),
+        ({"lr": 0.1}, "widen lr upwards"),
+        ({"weight_decay": 0.5}, "widen weight_decay upwards"),
+        ({"warmup": 10}, "widen warmup upwards"),
+    ],
+)
+def test_a_setting_at_the_edge_says_what_to_widen(settings, remedy):
+    assert [each.remedy for each in objections(with_settings(fair(), **settings))] == [remedy]
+
+
+def test_nothing_lies_below_zero_and_words_have_no_edge():
+    assert at_edge(0.0, Range(0.0, 0.5)) is None
+    assert at_edge("cosine", Range(0.0, 1.0)) is None
+    assert at_edge(0.02, Range(0.01, 0.5)) == "downwards"
+    assert at_edge(0.02, Range(0.001, 0.5, log=True)) is None

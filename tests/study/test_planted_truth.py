@@ -1,0 +1,255 @@
+"""Whole studies with a known truth: errors, power and what the verdicts say."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from effbench.study.analysis import analyse
+from effbench.study.power import power
+from effbench.study.results import result_from_json, result_to_json
+from effbench.study.table import StudyRules
+from tests.study.planted import confirmation, cost, pair_differences, study, trial, winners
+
+STUDIES = 1000
+
+
+def equal_arms(chance, arms=4, seeds=8):
+    """Accuracies that share what the seed does to all arms."""
+    shape = (STUDIES, arms, seeds)
+    return 0.8 + chance.normal(0, 0.02, (STUDIES, 1, seeds)) + chance.normal(0, 0.01, shape)
+
+
+def named(values_AK):
+    return {f"arm {index}": row.tolist() for index, row in enumerate(values_AK)}
+
+
+# --- no effect --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("arms", "seeds"), [(2, 6), (4, 8), (6, 10)])
+def test_equal_arms_beat_each_other_in_at_most_5_percent(arms, seeds):
+    """Family-wise: 1, 6 or 15 comparisons, 1,000 studies."""
+    found = winners(pair_differences(equal_arms(np.random.default_rng(arms), arms, seeds)))
+    assert (found != 0).any(axis=1).mean() <= 0.05
+
+
+def test_the_luckiest_of_many_trials_beats_nobody():
+    """Arm 0 has 64 trials, the others 4: its best trial leads, its confirmation runs with fresh seeds do not."""
+    chance = np.random.default_rng(1)
+    tuned = [chance.normal(0.8, 0.02, (STUDIES, trials)).max(axis=1) for trials in (64, 4, 4, 4)]
+    assert (np.argmax(tuned, axis=0) == 0).mean() > 0.7
+    found = winners(pair_differences(equal_arms(chance)))
+    assert (found != 0).any(axis=1).mean() <= 0.05
+
+
+def test_the_analysis_judges_as_these_simulations_do():
+    values = equal_arms(np.random.default_rng(2))[:25]
+    values[:, 0] += np.linspace(0, 0.03, 25)[:, None]
+    wanted = winners(pair_differences(values))
+    assert len({1, -1, 0} & set(wanted.ravel().astype(int))) > 1
+    for each, row in zip(values, wanted, strict=True):
+        found = analyse(study(named(each))).comparisons
+        assert [{"a": 1, "b": -1, "none": 0}[one.winner] for one in found] == row.tolist()
+
+
+def test_a_lucky_test_set_is_no_reason_to_win():
+    """Equal arms that disagree on samples: every seed says the same, because all have the same 200 samples."""
+    chance, false_wins, by_seeds = np.random.default_rng(3), 0, 0
+    for _ in range(150):
+        right = chance.random((2, 200)) < 0.8
+        bits = (right[:, None] ^ (chance.random((2, 8, 200)) < 0.02)).astype(bool)
+        runs = tuple(
+            confirmation(arm, seed, float(row.mean()), correct=tuple(row.tolist()))
+            for arm, rows in zip("ab", bits, strict=True)
+            for seed, row in enumerate(rows, 1)
+        )
+        table = study({"a": [0.0] * 8, "b": [0.0] * 8}, confirmations=runs)
+        false_wins += analyse(table).comparisons[0].winner != "none"
+        by_seeds += analyse(dataclasses.replace(table, same_test_samples=False)).comparisons[0].winner != "none"
+    assert by_seeds > 75  # the seeds alone would be sure
+    assert false_wins <= 150 * 0.05 + 2 * math.sqrt(150 * 0.05 * 0.95)
+
+
+# --- an effect --------------------------------------------------------------------------------------------------------
+
+
+def test_a_planted_effect_is_found_as_often_as_planned():
+    chance = np.random.default_rng(4)
+    values = equal_arms(chance)
+    values[:, 0] += 0.03
+    differences = pair_differences(values)
+    deviation = 0.01 * math.sqrt(2)
+    found = winners(differences)[:, :3]
+    # three true differences: Holm's later steps make each a little easier than planned
+    assert power(0.03, deviation, 8, 6) - 0.05 <= (found == 1).mean()
+    alone = winners(differences[:, :1])[:, 0]
+    assert (alone == 1).mean() == pytest.approx(power(0.03, deviation, 8, 1), abs=0.05)
+
+
+@given(st.integers(0, 10**6))
+@settings(deadline=None, max_examples=15)
+def test_swapped_arms_give_the_opposite(seed):
+    values = equal_arms(np.random.default_rng(seed))[0, :2] + np.array([[0.02], [0]])
+    runs = {"a": values[0].tolist(), "b": [None, *values[1].tolist()[1:]]}
+    (one,) = analyse(study(runs)).comparisons
+    (other,) = analyse(study(dict(reversed(runs.items())))).comparisons
+    assert other.p == one.p
+    assert {"a": "b", "b": "a", "none": "none"}[other.winner] == one.winner
+    assert other.difference.low == pytest.approx(-one.difference.high)
+    assert other.probability.estimate == pytest.approx(1 - one.probability.estimate)
+    assert (other.wins, other.ties, other.losses) == (one.losses, one.ties, one.wins)
+    assert (other.missed_a, other.missed_b) == (one.missed_b, one.missed_a)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.01, 100.0]))
+@settings(deadline=None, max_examples=15)
+def test_units_and_direction_change_no_verdict(seed, unit):
+    values = equal_arms(np.random.default_rng(seed))[0] + np.array([[0.03], [0.02], [0], [0]])
+    plain = analyse(study(named(values))).comparisons
+    losses = analyse(study(named(-unit * values), mode="min", as_percent=False)).comparisons
+    for one, other in zip(plain, losses, strict=True):
+        assert (one.p_holm, one.winner) == (pytest.approx(other.p_holm), other.winner)
+        assert other.difference.estimate == pytest.approx(-unit * one.difference.estimate)
+        assert one.seeds_needed == other.seeds_needed
+
+
+def test_the_order_of_arms_changes_no_verdict():
+    values = named(equal_arms(np.random.default_rng(7))[0] + np.array([[0.03], [0.02], [0], [0]]))
+    one, other = analyse(study(values)), analyse(study(dict(reversed(values.items()))))
+    p_values = {frozenset((each.a, each.b)): each.p_holm for each in one.comparisons}
+    assert {frozenset((each.a, each.b)): each.p_holm for each in other.comparisons} == p_values
+    assert {(each.arm, each.rank) for each in one.qualities} == {(each.arm, each.rank) for each in other.qualities}
+
+
+def test_diverged_runs_are_counted_and_lose():
+    good = [0.80, 0.81, 0.79, 0.80, 0.82, 0.80, 0.81, 0.79]
+    (found,) = analyse(study({"a": good, "b": [None] * 8})).comparisons
+    assert (found.winner, found.wins, found.missed_b, found.difference) == ("a", 8, 8, None)
+    assert "b has no result on 8 of 8 seeds" in found.sentence
+    better = [value - 0.02 for value in good[:2]] + [value + 0.05 for value in good[2:6]] + [None, None]
+    (found,) = analyse(study({"a": good, "b": better})).comparisons
+    assert (found.winner, found.losses, found.wins) == ("none", 4, 4)
+    result = analyse(study({"a": good, "b": better}))
+    assert [(each.finished, each.diverged) for each in result.qualities if each.arm == "b"] == [(6, 2)]
+
+
+def test_interrupted_runs_do_not_count_yet():
+    table = study({"a": [0.8] * 3, "b": [0.7] * 3})
+    last = dataclasses.replace(table.confirmations[-1], status="interrupted", test=None)
+    (found,) = analyse(dataclasses.replace(table, confirmations=(*table.confirmations[:-1], last))).comparisons
+    assert (found.wins, found.missed_b) == (2, 0)
+
+
+# --- the interaction --------------------------------------------------------------------------------------------------
+
+CELLS = [f"{model}/{optimizer}" for model in ("cnn", "swin", "mlp") for optimizer in ("adamw", "lion", "sgd")]
+
+
+def factorial(chance, size):
+    """Average effects everywhere; on swin lion is better by `size`."""
+    values = 0.7 + chance.normal(0, 0.01, (9, 8)) + chance.normal(0, 0.02, 8)
+    values += np.repeat([0.0, 0.1, -0.1], 3)[:, None] + np.tile([0.0, 0.02, -0.05], 3)[:, None]
+    values[CELLS.index("swin/lion")] += size
+    return dict(zip(CELLS, values.tolist(), strict=True))
+
+
+def test_a_planted_interaction_is_found_where_it_is():
+    found = analyse(study(factorial(np.random.default_rng(0), 0.05))).interaction
+    assert found.p <= 0.05
+    assert found.sentence.startswith("Which optimizer is better depends on the model: interaction p")
+    told = [each for each in found.contrasts if each.p <= 0.05]
+    assert told
+    assert all("swin" in each.models and "lion" in each.optimizers for each in told)
+    largest = max(found.cells, key=lambda cell: cell.effect.estimate)
+    assert (largest.model, largest.optimizer) == ("swin", "lion")
+    assert largest.effect.low < 0.05 * 4 / 9 < largest.effect.high  # double centring leaves (1 - 1/3)^2 of it
+
+
+def test_average_effects_are_no_interaction():
+    chance = np.random.default_rng(1)
+    found = [analyse(study(factorial(chance, 0.0), pairs=())).interaction for _ in range(100)]
+    assert np.mean([each.p <= 0.05 for each in found]) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 100)
+    covered = np.mean([each.contrasts[0].difference.low <= 0 <= each.contrasts[0].difference.high for each in found])
+    assert covered >= 0.9
+
+
+def test_incomplete_seeds_are_left_out_of_the_interaction():
+    values = factorial(np.random.default_rng(2), 0.05)
+    values["cnn/sgd"][3] = None
+    found = analyse(study(values)).interaction
+    assert (found.seeds, found.left_out) == (7, 1)
+    assert analyse(study({name: values[name] for name in CELLS[:3]})).interaction is None
+
+
+# --- the target -------------------------------------------------------------------------------------------------------
+
+
+def timed(arm, seed, steps, **changes):
+    hit = {"steps_to_target": steps, "seconds_to_target": None if steps is None else steps / 10}
+    return confirmation(arm, seed, 0.8, **hit, **changes)
+
+
+def test_a_faster_arm_reaches_the_target_first():
+    runs = [timed("a", seed, 40.0 + seed) for seed in range(8)] + [timed("b", seed, 60.0 + seed) for seed in range(7)]
+    runs.append(timed("b", 7, None))
+    table = study({"a": [0.8], "b": [0.8]}, confirmations=tuple(runs), target=0.75, target_source="given")
+    result = analyse(table)
+    steps = {each.arm: each for each in result.target_times if each.unit == "steps"}
+    assert (steps["b"].reached, steps["b"].runs, steps["b"].horizon) == (7, 8, 100)
+    assert steps["b"].restricted_mean.estimate == pytest.approx((sum(range(60, 67)) + 100) / 8)
+    found = next(each for each in result.target_differences if each.unit == "steps")
+    assert found.winner == "a"
+    assert found.difference.estimate == pytest.approx(43.5 - 541 / 8)
+    assert found.sentence.startswith("a reaches the target before b: ")
+    assert found.ratio > 1
+
+
+def test_a_diverged_run_never_reaches_the_target():
+    """It ended after 5 steps: censored there it would hardly count."""
+    runs = [timed("a", seed, 50.0) for seed in range(4)] + [timed("b", seed, 50.0) for seed in range(3)]
+    runs.append(timed("b", 3, None, status="diverged", steps=5, seconds=0.5))
+    table = study({"a": [0.8], "b": [0.8]}, confirmations=tuple(runs), target=0.75, target_source="given")
+    found = {each.arm: each for each in analyse(table).target_times if each.unit == "steps"}
+    assert found["b"].restricted_mean.estimate == pytest.approx((3 * 50 + 100) / 4)
+    assert (found["b"].reached, found["b"].runs) == (3, 4)
+
+
+# --- cost and files ---------------------------------------------------------------------------------------------------
+
+
+def test_the_front_respects_the_intervals_of_both():
+    chance = np.random.default_rng(8)
+    noise = chance.normal(0, 0.01, (4, 8)) + chance.normal(0, 0.05, 8)
+    values = {
+        name: (level + row).tolist() for name, level, row in zip("abcd", (0.8, 0.7, 0.8, 0.9), noise, strict=True)
+    }
+    costs = (cost("a", 1.0), cost("b", 1.5), cost("c", 1.01), cost("d", 2.0))
+    found = {each.arm: each for each in analyse(study(values, costs=costs)).front if each.cost == "step_seconds"}
+    assert {arm: each.status for arm, each in found.items()} == {
+        "a": "on the front", "b": "dominated", "c": "on the front", "d": "on the front",
+    }  # fmt: skip
+    assert set(found["b"].by) == {"a", "c"}
+    slow = (cost("a", 1.0), cost("b", 1.5), cost("c", 1.2), cost("d", 2.0, contaminated=True))
+    found = {each.arm: each for each in analyse(study(values, costs=slow)).front if each.cost == "step_seconds"}
+    assert (found["c"].status, found["c"].by, found["d"].status) == ("perhaps dominated", ("a",), "unknown")
+
+
+def test_results_survive_json():
+    values = factorial(np.random.default_rng(9), 0.05)
+    trials = tuple(trial(arm, number, 0.7 + number / 100) for arm in values for number in range(4))
+    result = analyse(study(values, trials=trials, planned_trials=4), StudyRules(relevant_difference=0.005))
+    assert result_from_json(result_to_json(result)) == result
+    assert len(result.budget) == 9 * 3
+    assert any(text.startswith("Best validation after tuning on swin: 1 trial ") for text in result.verdicts)
+
+
+def test_an_empty_study_has_an_analysis():
+    result = analyse(study({"a": [], "b": []}))
+    assert result.comparisons[0].sentence == "a and b: not compared, no seed was run with both"
+    assert result_from_json(result_to_json(result)) == result

@@ -1,0 +1,60 @@
+"""The table of a study as JSON, and which pairs are compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from effbench.errors import DataError
+from effbench.stats import Interval
+from effbench.study.table import Range, pairs_to_compare, table_from_json, table_to_json
+from tests.study.planted import arm_of, confirmation, cost, study, trial
+
+
+def test_a_table_survives_json():
+    bits = (True, False, True)
+    table = study(
+        {"swin/lion": [0.8], "swin/adamw": [None]},
+        trials=(trial("swin/lion", 0, settings={"lr": 1.0, "layers": 2, "nesterov": True, "decay": "cosine"}),),
+        costs=(dataclasses.replace(cost("swin/lion", 1.0), step_seconds=Interval(1.0, -math.inf, math.inf, 1)),),
+        confirmations=(confirmation("swin/lion", 1, 2 / 3, correct=bits), confirmation("swin/adamw", 1, None)),
+    )
+    arms = (dataclasses.replace(table.arms[0], space={"lr": Range(1e-4, 1e-1, log=True)}), table.arms[1])
+    table = dataclasses.replace(table, arms=arms)
+    text = table_to_json(table)
+    found = table_from_json(text)
+    assert found == table
+    assert [type(value) for value in found.trials[0].settings.values()] == [float, int, bool, str]
+    assert '"101"' in text
+    json.loads(text, parse_constant=pytest.fail)  # strict: no Infinity
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"schema_version": 99, "value": {}}', "schema_version 99; this effbench reads up to 1"),
+        ("[]", "not a study's table"),
+        ('{"schema_version": 1, "value": {"name": 3}}', "not a study's table"),
+        ('{"schema_version": 1, "val', "not a study's table"),
+    ],
+)
+def test_other_files_are_refused(text, message):
+    with pytest.raises(DataError, match=message):
+        table_from_json(text)
+
+
+def test_pairs_follow_the_rule():
+    arms = [arm_of(f"{model}/{optimizer}") for model in ("cnn", "swin") for optimizer in ("sgd", "adamw", "lion")]
+    within = pairs_to_compare(arms)
+    assert len(within) == 6
+    assert all(a.split("/")[0] == b.split("/")[0] for a, b in within)
+    assert len(pairs_to_compare(arms, "all")) == 15
+    assert pairs_to_compare(arms, "baseline", "cnn/adamw") == (
+        ("cnn/sgd", "cnn/adamw"), ("cnn/lion", "cnn/adamw"), ("swin/sgd", "swin/adamw"), ("swin/lion", "swin/adamw"),
+    )  # fmt: skip
+    plain = [arm_of(name) for name in ("plain", "mixup", "cutout")]
+    assert pairs_to_compare(plain, "baseline", "plain") == (("mixup", "plain"), ("cutout", "plain"))
+    assert len(pairs_to_compare(plain)) == 3
