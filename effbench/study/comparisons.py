@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from effbench.stats import Interval, deviation, mean_interval
+from effbench.stats import deviation, mean_interval
 from effbench.study.budget import best_against_budget
 from effbench.study.power import seeds_needed
 from effbench.study.results import Comparison, Winner
@@ -18,6 +18,7 @@ from effbench.study.statistics import (
     holm,
     sample_error,
     sign_flip_p_values,
+    t_p_value,
     win_probability,
     win_share,
     worst_rank_differences,
@@ -50,8 +51,9 @@ class _Pair:
 def compare_arms(table: StudyTable, rules: StudyRules) -> list[Comparison]:
     """Return the comparison of each pair of the table, with p values that Holm's method corrects for their number.
 
-    A winner is named only if the corrected sign-flip p is at most rules.alpha and every interval of the difference
-    excludes 0 (both have to agree: arXiv:2511.19794).
+    The p of a comparison is the larger of the sign-flip test's and the t test's, because both have to agree before an
+    arm is said to beat another (arXiv:2511.19794); the t test counts the uncertainty of the test samples where
+    predictions are known.
 
     Args:
         table: of the study.
@@ -61,11 +63,12 @@ def compare_arms(table: StudyTable, rules: StudyRules) -> list[Comparison]:
     pairs = [_pair(table, runs, a, b) for a, b in table.pairs]
     p_values = p_of_each([pair.goodness for pair in pairs], rules.seed)
     bits: dict[int, Array] = {}
-    found = [
-        _comparison(table, rules, pair, p, p_holm, bits)
-        for pair, p, p_holm in zip(pairs, p_values, holm(p_values), strict=True)
+    found = [_comparison(table, rules, pair, p, bits) for pair, p in zip(pairs, p_values, strict=True)]
+    decided = [
+        _decided(each, table, rules, pair, p_holm)
+        for each, pair, p_holm in zip(found, pairs, holm([each.p for each in found]), strict=True)
     ]
-    return [replace(each, sentence=verdict(each, table, rules)) for each in found]
+    return [replace(each, sentence=verdict(each, table, rules)) for each in decided]
 
 
 def p_of_each(differences: Sequence[Sequence[float]], seed: int) -> list[float]:
@@ -94,56 +97,66 @@ def _pair(table: StudyTable, runs: Runs, a: str, b: str) -> _Pair:
     return _Pair(a, b, pairs, goodness, finished)
 
 
-def _comparison(
-    table: StudyTable, rules: StudyRules, pair: _Pair, p: float, p_holm: float, bits: dict[int, Array]
-) -> Comparison:
+def _comparison(table: StudyTable, rules: StudyRules, pair: _Pair, p: float, bits: dict[int, Array]) -> Comparison:
+    """Return a comparison before Holm's correction and without winner."""
     count, goodness = len(pair.runs), pair.goodness
     missed_a, missed_b = (sum(result_of(runs[side]) is None for runs in pair.runs) for side in (0, 1))
     wins, ties = sum(value > 0 for value in goodness), sum(value == 0 for value in goodness)
-    by_sample = _by_sample(table, pair, bits)
-    difference = mean_interval(pair.finished, rules.confidence) if len(pair.finished) > 1 else None
-    crossed = None if by_sample is None else crossed_interval(by_sample, rules.confidence)
+    difference, crossed, p_t, error = None, None, None, 0.0
+    if len(pair.finished) > 1:
+        difference, p_t = mean_interval(pair.finished, rules.confidence), t_p_value(pair.finished)
+        by_sample = _by_sample(table, pair, bits)
+        if by_sample is not None:
+            (crossed, p_crossed), error = crossed_interval(by_sample, rules.confidence), sample_error(by_sample)
+            p_t = max(p_t, p_crossed)
     if missed_a or missed_b:
         probability = win_share(wins, ties, count, rules.confidence)
     else:
         probability = win_probability(goodness, rules.confidence)
-    winner: Winner = "none"
-    if p_holm <= rules.alpha * (1 + 1e-9):
-        winner = _agreed("a" if sum(goodness) > 0 else "b", table, [each for each in (difference, crossed) if each])
-    to_tell, needed = None, None
-    if difference is not None and winner == "none":
-        to_tell = rules.relevant_difference or abs(difference.estimate) or None
-        error = 0.0 if by_sample is None else sample_error(by_sample)
-        if to_tell is not None:
-            needed = seeds_needed(to_tell, deviation(pair.finished), len(table.pairs), rules, error)
-    of_winner = 1 - probability.high if winner == "b" else probability.low
-    share = 1 - probability.estimate if winner == "b" else probability.estimate
     return Comparison(
         a=pair.a,
         b=pair.b,
         difference=difference,
         with_test_samples=crossed,
-        p=p,
-        p_holm=p_holm,
+        sample_error=error,
+        p_sign_flip=p,
+        p_t=p_t,
+        p=p if p_t is None else max(p, p_t),
+        p_holm=1.0,
         probability=probability,
         wins=wins,
         ties=ties,
         losses=count - wins - ties,
         missed_a=missed_a,
         missed_b=missed_b,
-        winner=winner,
-        # stricter than arXiv:2103.03098, which asks this of the interval's upper end
-        meaningful=winner != "none" and share >= rules.meaningful and of_winner > 0.5,
+        winner="none",
+        meaningful=False,
         tuned_ahead=_tuned_ahead(table, pair.a, pair.b),
-        seeds_needed=needed,
-        difference_to_tell=to_tell,
+        seeds_needed=None,
+        difference_to_tell=None,
     )
 
 
-def _agreed(side: Winner, table: StudyTable, intervals: Sequence[Interval]) -> Winner:
-    """Return the side if all intervals of a - b exclude 0 in its favour; without any, one side has no results."""
-    larger = (side == "a") == (table.mode == "max")
-    return side if all(each.low > 0 if larger else each.high < 0 for each in intervals) else "none"
+def _decided(each: Comparison, table: StudyTable, rules: StudyRules, pair: _Pair, p_holm: float) -> Comparison:
+    """Return the comparison with its corrected p and its winner, or with the seeds that would tell one."""
+    winner: Winner = "none"
+    if p_holm <= rules.alpha * (1 + 1e-9):
+        winner = "a" if sum(pair.goodness) > 0 else "b"
+        # with misses, the two tests may point to different arms
+        larger = (winner == "a") == (table.mode == "max")
+        if each.difference is not None and (each.difference.estimate > 0) != larger:
+            winner = "none"
+    if winner != "none":
+        chance = each.probability
+        share, low = (chance.estimate, chance.low) if winner == "a" else (1 - chance.estimate, 1 - chance.high)
+        # stricter than arXiv:2103.03098, which asks 0.75 of the interval's upper end
+        return replace(each, p_holm=p_holm, winner=winner, meaningful=share >= rules.meaningful and low > 0.5)
+    to_tell, needed = None, None
+    if each.difference is not None:
+        to_tell = rules.relevant_difference or abs(each.difference.estimate) or None
+    if to_tell is not None:
+        needed = seeds_needed(to_tell, deviation(pair.finished), len(table.pairs), rules, each.sample_error)
+    return replace(each, p_holm=p_holm, seeds_needed=needed, difference_to_tell=to_tell)
 
 
 def _by_sample(table: StudyTable, pair: _Pair, bits: dict[int, Array]) -> Array | None:

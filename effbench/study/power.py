@@ -1,7 +1,7 @@
 """How many seeds a study needs, and what it can find with those it has.
 
-The rule that is planned for is the verdict's (comparisons.py): the sign-flip p value after Holm's correction and the
-intervals must agree. Planned is one true difference among the comparisons, for which Holm's first step counts:
+The rule that is planned for is the verdict's (comparisons.py): the sign-flip test and the t test must agree, after
+Holm's correction. Planned is one true difference among the comparisons, for which Holm's first step counts:
 p <= alpha / comparisons.
 """
 
@@ -73,13 +73,13 @@ def power(
         deviation: standard deviation of the paired differences over seeds, in the same unit.
         seeds: confirmation seeds.
         comparisons: number of pairs that are compared.
-        rules: alpha and confidence; None for the default ones.
+        rules: alpha; None for the default ones.
         sample_error: standard error that comes from the choice of test samples, which all seeds share.
     """
     rules = rules or StudyRules()
     if seeds < least_seeds(comparisons, rules.alpha) or effect == 0:
         return 0.0
-    return _power(abs(effect), deviation, sample_error, seeds, _each(comparisons, rules), _DRAWS)
+    return _power(abs(effect), deviation, sample_error, seeds, rules.alpha / max(1, comparisons), _DRAWS)
 
 
 def distinguishable(
@@ -91,12 +91,12 @@ def distinguishable(
         deviation: standard deviation of the paired differences over seeds.
         seeds: confirmation seeds.
         comparisons: number of pairs that are compared.
-        rules: alpha, confidence and power; None for the default ones.
+        rules: alpha and power; None for the default ones.
     """
     rules = rules or StudyRules()
     if seeds < least_seeds(comparisons, rules.alpha):
         return None
-    return deviation * _ratio_found(seeds, _each(comparisons, rules), rules.power)
+    return deviation * _ratio_found(seeds, rules.alpha / max(1, comparisons), rules.power)
 
 
 def seeds_needed(
@@ -114,22 +114,21 @@ def seeds_needed(
         effect: true difference to be found.
         deviation: standard deviation of the paired differences over seeds.
         comparisons: number of pairs that are compared.
-        rules: alpha, confidence and power; None for the default ones.
+        rules: alpha and power; None for the default ones.
         sample_error: standard error that comes from the choice of test samples, which all seeds share.
     """
     rules = rules or StudyRules()
-    least, each = least_seeds(comparisons, rules.alpha), _each(comparisons, rules)
+    least, alpha = least_seeds(comparisons, rules.alpha), rules.alpha / max(1, comparisons)
     if effect == 0:
         return None
 
     def enough(seeds: int, error: float = sample_error) -> bool:
-        return _power(abs(effect), deviation, error, seeds, each, _DRAWS_OF_A_SEARCH) >= rules.power
+        return _power(abs(effect), deviation, error, seeds, alpha, _DRAWS_OF_A_SEARCH) >= rules.power
 
     if not enough(MOST_SEEDS):
         return None if enough(MOST_SEEDS, 0.0) else MOST_SEEDS
-    for seeds in range(least, _FEW + 1):
-        if enough(seeds):
-            return seeds
+    if least <= _FEW and enough(_FEW):
+        return next(seeds for seeds in range(least, _FEW + 1) if enough(seeds))
     low, high = max(least - 1, _FEW), MOST_SEEDS  # low is too few, or not allowed
     while high - low > 1:
         middle = (low + high) // 2
@@ -137,48 +136,39 @@ def seeds_needed(
     return high
 
 
-def _each(comparisons: int, rules: StudyRules) -> tuple[float, float]:
-    """Return (p value that one true difference among the comparisons must reach, confidence of the intervals)."""
-    return rules.alpha / max(1, comparisons), rules.confidence
-
-
 @lru_cache(maxsize=1024)
-def _ratio_found(seeds: int, each: tuple[float, float], wanted: float) -> float:
+def _ratio_found(seeds: int, alpha: float, wanted: float) -> float:
     """Return the difference in standard deviations that is found with the wanted probability, by bisection."""
     low, high = 0.0, 20.0
     for _ in range(13):
         middle = (low + high) / 2
-        found = _power(middle, 1.0, 0.0, seeds, each, _DRAWS_OF_A_SEARCH) >= wanted
+        found = _power(middle, 1.0, 0.0, seeds, alpha, _DRAWS_OF_A_SEARCH) >= wanted
         low, high = (low, middle) if found else (middle, high)
     return high
 
 
-def _power(
-    effect: float, deviation: float, sample_error: float, seeds: int, each: tuple[float, float], draws: int
-) -> float:
-    """Return the share of simulated studies with a verdict; its standard error is 0.005 at most for 10,000 draws.
+def _power(effect: float, deviation: float, sample_error: float, seeds: int, alpha: float, draws: int) -> float:
+    """Return the share of simulated studies in which both p values are at most alpha, in favour of the better arm.
 
-    The seed of the draws depends on nothing but the number of seeds, so the power rises evenly with the effect.
+    Its standard error is at most 0.005 for 10,000 draws. The seed of the draws depends on nothing but the number of
+    seeds, so the power rises evenly with the effect.
     """
     from scipy.stats import t as student
 
-    alpha, confidence = each
     chance = np.random.default_rng(seeds)
     shared = effect + sample_error * chance.standard_normal(draws)
     if seeds <= _FEW:
         values_MK = shared[:, None] + deviation * chance.standard_normal((draws, seeds))
         means, variances = values_MK.mean(axis=1), values_MK.var(axis=1, ddof=1) / seeds
-        threshold = float(student.ppf((1 + confidence) / 2, seeds - 1))
     else:
         means = shared + deviation / math.sqrt(seeds) * chance.standard_normal(draws)
         variances = deviation**2 * chance.chisquare(seeds - 1, draws) / (seeds - 1) / seeds
-        threshold = float(student.ppf(1 - min(alpha, 1 - confidence) / 2, seeds - 1))
-    agree = means > threshold * np.sqrt(variances)
-    if sample_error > 0:  # the crossed interval, with its degrees of freedom
+    found = means > float(student.ppf(1 - alpha / 2, seeds - 1)) * np.sqrt(variances)
+    if sample_error > 0:  # the crossed test, with its degrees of freedom
         both = variances + sample_error**2
         dof = np.minimum((both / np.maximum(variances, 1e-300)) ** 2 * (seeds - 1), 1e6)
-        agree &= means > student.ppf((1 + confidence) / 2, dof) * np.sqrt(both)
+        found &= means > student.ppf(1 - alpha / 2, dof) * np.sqrt(both)
     if seeds > _FEW:
-        return float(agree.mean())
-    # the p value matters only where the intervals agree
-    return float(np.count_nonzero(sign_flip_p_values(values_MK[agree]) <= alpha * (1 + 1e-9)) / draws)
+        return float(found.mean())
+    # the sign-flip p matters only where the t tests agree
+    return float(np.count_nonzero(sign_flip_p_values(values_MK[found]) <= alpha * (1 + 1e-9)) / draws)

@@ -50,7 +50,10 @@ class Comparison:
         b: name of the other.
         difference: mean test metric of a - b over the seeds where both finished, with its t interval; None below 2.
         with_test_samples: the same for new seeds and new test samples; None without predictions for each sample.
-        p: two-sided p of the sign-flip test; a run without result counts as the worst.
+        sample_error: standard error of the difference that comes from the choice of test samples; 0 if not known.
+        p_sign_flip: two-sided p of the sign-flip test; a run without result counts as the worst.
+        p_t: two-sided p of the t test over finished pairs, counting test samples where known; None below 2 pairs.
+        p: the larger of the two: both tests must agree.
         p_holm: p after Holm's correction over all comparisons of the study.
         probability: P(a beats b) on a new seed.
         wins: seeds on which a is better; a finished run is better than one without result.
@@ -58,7 +61,7 @@ class Comparison:
         losses: seeds on which b is better.
         missed_a: runs of a without result.
         missed_b: runs of b without result.
-        winner: 'a' or 'b' only if p_holm and the intervals agree.
+        winner: 'a' or 'b' only if p_holm is at most StudyRules.alpha.
         meaningful: the winner's probability is at least StudyRules.meaningful.
         tuned_ahead: probability that the best trial of a is ahead of that of b, in resampled tunings of all trials;
             None without trials. Near 0.5 the winner may have been lucky in tuning.
@@ -71,6 +74,9 @@ class Comparison:
     b: str
     difference: Interval | None
     with_test_samples: Interval | None
+    sample_error: float
+    p_sign_flip: float
+    p_t: float | None
     p: float
     p_holm: float
     probability: Interval
@@ -202,9 +208,9 @@ class TargetDifference:
         horizon: the time up to which both were observed.
         difference: of a - b with its t interval; below 0 where a is faster.
         ratio: restricted mean of b divided by that of a; None if a's is 0.
-        p: two-sided sign-flip p.
+        p: the larger two-sided p of the sign-flip test and the t test.
         p_holm: after Holm's correction over the comparisons in this unit.
-        winner: the faster arm, only if p_holm and the interval agree.
+        winner: the faster arm, only if p_holm is at most StudyRules.alpha.
         sentence: in words.
     """
 

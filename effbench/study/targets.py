@@ -10,7 +10,7 @@ from effbench.stats import mean, mean_interval
 from effbench.study.comparisons import p_of_each
 from effbench.study.results import TargetDifference, TargetTimes, Winner
 from effbench.study.runs import MISSED, Runs, common_seeds, groups, runs_by_arm
-from effbench.study.statistics import holm
+from effbench.study.statistics import holm, t_p_value
 from effbench.study.survival import restricted_mean, restricted_times, survival_curve
 from effbench.study.table import Confirmation, StudyRules, StudyTable
 from effbench.study.verdicts import target_verdict
@@ -58,8 +58,8 @@ def target_times(table: StudyTable, rules: StudyRules) -> list[TargetTimes]:
 def target_differences(table: StudyTable, rules: StudyRules) -> list[TargetDifference]:
     """Return the paired differences of restricted mean times for each pair of the table in both units.
 
-    The differences are those of `restricted_times` by seed. A winner is named only if the sign-flip p, corrected by
-    Holm's method over the comparisons in this unit, and the t interval agree.
+    The differences are those of `restricted_times` by seed. As for quality, p is the larger of the sign-flip test's and
+    the t test's, corrected by Holm's method over the comparisons in this unit.
 
     Args:
         table: of the study.
@@ -87,15 +87,16 @@ def _differences(table: StudyTable, rules: StudyRules, runs: Runs, unit: Unit) -
         horizons.append(horizon)
         means.append([mean(each.tolist()) for each in values])
         by_seed.append((values[0] - values[1]).tolist())
-    p_values = p_of_each(by_seed, rules.seed)
+    flips = p_of_each(by_seed, rules.seed)
+    p_values = [max(p, t_p_value(each)) for p, each in zip(flips, by_seed, strict=True)]
     found = []
     for (a, b), differences, (mean_a, mean_b), horizon, p, p_holm in zip(
         pairs, by_seed, means, horizons, p_values, holm(p_values), strict=True
     ):
         interval = mean_interval(differences, rules.confidence)
         winner: Winner = "none"
-        if p_holm <= rules.alpha * (1 + 1e-9) and (interval.low > 0 or interval.high < 0):
-            winner = "a" if interval.high < 0 else "b"
+        if p_holm <= rules.alpha * (1 + 1e-9):
+            winner = "a" if interval.estimate < 0 else "b"
         ratio = mean_b / mean_a if mean_a > 0 else None
         plain = TargetDifference(a, b, unit, horizon, interval, ratio, p, p_holm, winner)
         found.append(replace(plain, sentence=target_verdict(plain, table, len(differences))))

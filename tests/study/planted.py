@@ -64,11 +64,10 @@ def study(test: Mapping[str, Sequence[float | None]], **changes: Any) -> StudyTa
 def winners(differences_SMK: np.ndarray, alpha: float = 0.05) -> np.ndarray:
     """The verdict's rule on many studies at once: 1, -1 or 0 for each of S studies and M comparisons."""
     studies, comparisons, k = differences_SMK.shape
-    p = sign_flip_p_values(differences_SMK.reshape(-1, k)).reshape(studies, comparisons)
-    adjusted = np.array([holm(row) for row in p.tolist()])
-    t = differences_SMK.mean(2) / (differences_SMK.std(2, ddof=1) / np.sqrt(k))
-    agree = np.abs(t) > scipy.stats.t.ppf(0.975, k - 1)
-    return np.where((adjusted <= alpha * (1 + 1e-9)) & agree, np.sign(t), 0)
+    flips = sign_flip_p_values(differences_SMK.reshape(-1, k)).reshape(studies, comparisons)
+    t_test = scipy.stats.ttest_1samp(differences_SMK, 0, axis=2)
+    adjusted = np.array([holm(row) for row in np.maximum(flips, t_test.pvalue).tolist()])
+    return np.where(adjusted <= alpha * (1 + 1e-9), np.sign(t_test.statistic), 0)
 
 
 def pair_differences(values_SAK: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def test_the_analysis_judges_as_these_simulations_do():
 def test_a_lucky_test_set_is_no_reason_to_win():
     """Equal arms that disagree on samples: every seed says the same, because all have the same 200 samples."""
     chance, false_wins, by_seeds = np.random.default_rng(3), 0, 0
-    for _ in range(150):
+    for _ in range(100):
         right = chance.random((2, 200)) < 0.8
         bits = (right[:, None] ^ (chance.random((2, 8, 200)) < 0.02)).astype(bool)
         runs = tuple(
@@ -72,8 +72,8 @@ def test_a_lucky_test_set_is_no_reason_to_win():
         table = study({"a": [0.0] * 8, "b": [0.0] * 8}, confirmations=runs)
         false_wins += analyse(table).comparisons[0].winner != "none"
         by_seeds += analyse(dataclasses.replace(table, same_test_samples=False)).comparisons[0].winner != "none"
-    assert by_seeds > 75  # the seeds alone would be sure
-    assert false_wins <= 150 * 0.05 + 2 * math.sqrt(150 * 0.05 * 0.95)
+    assert by_seeds > 50  # the seeds alone would be sure
+    assert false_wins <= 100 * 0.05 + 2 * math.sqrt(100 * 0.05 * 0.95)
 
 
 # --- an effect --------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_a_planted_interaction_is_found_where_it_is():
     assert all("swin" in each.models and "lion" in each.optimizers for each in told)
     largest = max(found.cells, key=lambda cell: cell.effect.estimate)
     assert (largest.model, largest.optimizer) == ("swin", "lion")
-    assert largest.effect.low < 0.05 * 4 / 9 < largest.effect.high  # double centring leaves (1 - 1/3)^2 of it
+    assert largest.effect.estimate == pytest.approx(0.05 * 4 / 9, abs=0.01)  # double centring leaves (1 - 1/3)^2
 
 
 def test_average_effects_are_no_interaction():
@@ -190,8 +190,8 @@ def test_incomplete_seeds_are_left_out_of_the_interaction():
 # --- the target -------------------------------------------------------------------------------------------------------
 
 
-def timed(arm, seed, steps, **changes):
-    hit = {"steps_to_target": steps, "seconds_to_target": None if steps is None else steps / 10}
+def timed(arm, seed, hit_at, **changes):
+    hit = {"steps_to_target": hit_at, "seconds_to_target": None if hit_at is None else hit_at / 10}
     return confirmation(arm, seed, 0.8, **hit, **changes)
 
 

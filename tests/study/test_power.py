@@ -35,7 +35,7 @@ def test_five_seeds_are_refused_with_the_least_number():
     check_seeds(8, 6)
 
 
-def found_share(ratio, seeds, comparisons, studies=1500, seed=9):
+def found_share(ratio, seeds, comparisons, studies=1000, seed=9):
     """Share of simulated studies whose verdict names the better arm of the first of several comparisons."""
     differences = np.random.default_rng(seed).normal(size=(studies, comparisons, seeds))
     differences[:, 0] += ratio
@@ -81,18 +81,18 @@ def test_power_has_no_unit(ratio, seeds, unit):
 
 
 def test_stricter_rules_need_more_seeds():
-    strict = StudyRules(alpha=0.01, confidence=0.99)
+    strict = StudyRules(alpha=0.01)
     assert seeds_needed(1.0, 1.0, 1, strict) > seeds_needed(1.0, 1.0, 1)
 
 
 def test_power_counts_the_uncertainty_of_the_test_set():
     """Seeds, samples and single runs vary; the verdict asks that the crossed interval excludes 0 too."""
     chance, k, n, hits = np.random.default_rng(11), 10, 300, 0
-    for _ in range(600):
+    for _ in range(500):
         data = 0.25 + chance.normal(0, 0.1, (k, 1)) + chance.normal(0, 1.2, (1, n)) + chance.normal(0, 1.0, (k, n))
         won = winners(data.mean(axis=1)[None, None])[0, 0] == 1
-        hits += bool(won and crossed_interval(data).low > 0)
+        hits += bool(won and crossed_interval(data)[1] <= 0.05)
     deviation = np.sqrt(0.1**2 + 1.0 / n)
     planned = power(0.25, deviation, k, sample_error=1.2 / np.sqrt(n))
-    assert hits / 600 == pytest.approx(planned, abs=0.05)
+    assert hits / 500 == pytest.approx(planned, abs=0.05)
     assert planned < power(0.25, deviation, k) - 0.05
