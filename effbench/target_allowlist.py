@@ -16,7 +16,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, EffbenchError
 
 MODULES = {
     "model": ("effbench.models", "torchvision.models", "timm.models"),
@@ -188,6 +188,8 @@ def _look_up(group: str, target: str) -> Any:
             if error.name and ".".join(parts[:cut]).startswith(error.name):
                 continue
             raise ConfigError(f"{group}._target_ {target!r} cannot be imported: {error}.") from error
+        except EffbenchError:  # an extra is missing, which the message names
+            raise
         except Exception as error:  # a module may do anything when it is imported
             raise ConfigError(f"{group}._target_ {target!r} cannot be imported: {error!r}.") from error
         for part in parts[cut:]:

@@ -81,6 +81,53 @@ def adan(theta, gradients, lr, betas, eps, weight_decay=0.0):
     return path
 
 
+def nadam(theta, gradients, lr, betas, eps, momentum_decay, weight_decay=0.0, decoupled_weight_decay=False):
+    """Dozat 2016, algorithm 8, with a constant b1 in the running mean, as torch has it."""
+    (b1, b2), path, m, v, product = betas, [], 0.0, 0.0, 1.0
+    mu = lambda t: b1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))  # noqa: E731
+    for t, g in enumerate(gradients, start=1):
+        if decoupled_weight_decay:
+            theta = theta - lr * weight_decay * theta
+        else:
+            g = g + weight_decay * theta
+        product *= mu(t)
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        ahead = mu(t + 1) * m / (1 - product * mu(t + 1)) + (1 - mu(t)) * g / (1 - product)
+        theta = theta - lr * ahead / (np.sqrt(v / (1 - b2**t)) + eps)
+        path.append(theta)
+    return path
+
+
+def muon(theta, gradients, lr, momentum, nesterov=True, ns_steps=5, weight_decay=0.0, **_of_vectors):
+    """kellerjordan.github.io/posts/muon for a matrix, its step scaled as in arXiv:2502.16982, equation 4."""
+    path, m = [], 0.0
+    for g in gradients:
+        m = momentum * m + (1 - momentum) * g
+        u = (1 - momentum) * g + momentum * m if nesterov else m
+        x = u / np.linalg.norm(u)
+        for _ in range(ns_steps):
+            x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
+        theta = (1 - lr * weight_decay) * theta - lr * 0.2 * np.sqrt(max(theta.shape)) * x
+        path.append(theta)
+    return path
+
+
+def schedule_free(theta, gradients, lr, betas, eps, weight_decay=0.0, r=0.0, weight_lr_power=2.0):
+    """arXiv:2405.15682, algorithm 1; the path is that of y, where the gradients are taken."""
+    (b1, b2), path, v, total = betas, [], 0.0, 0.0
+    x = y = z = theta
+    for t, g in enumerate(gradients, start=1):
+        v = b2 * v + (1 - b2) * g**2
+        z = z - lr * (g / (np.sqrt(v / (1 - b2**t)) + eps) + weight_decay * y)
+        weight = t**r * lr**weight_lr_power
+        total += weight
+        x = (1 - weight / total) * x + weight / total * z
+        y = (1 - b1) * z + b1 * x
+        path.append(y)
+    return path
+
+
 def random_problem(steps=100, shape=(7, 5), seed=0) -> tuple[Array, list[Array]]:
     """theta_0 and gradients that float32 holds exactly, of scales from 1e-2 to 1e2."""
     rng = np.random.default_rng(seed)
@@ -99,6 +146,8 @@ def torch_path(
     """The same path, walked by a torch optimizer in `dtype`; returned in float64."""
     parameter = torch.nn.Parameter(torch.tensor(theta, dtype=dtype))
     optimizer, path = make([parameter]), []
+    if hasattr(optimizer, "train"):
+        optimizer.train()
     for g in gradients:
         parameter.grad = torch.tensor(g, dtype=dtype)
         optimizer.step()

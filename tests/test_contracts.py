@@ -23,8 +23,8 @@ GROUP_FILES = sorted(conf_dir().glob("*/*.yaml"))
 MEMBERS = [path for path in GROUP_FILES if not path.stem.startswith("_")]
 RECIPES = sorted(recipes_dir().glob("*.yaml"))
 PAIRINGS = [path for path in RECIPES if not path.stem.startswith("fast_")]  # MODEL_OPTIMIZER, and its _cpu twin
-# A model that needs an extra is built where the extra is installed.
-NEEDS = {"timm": "timm"}
+# What needs an extra is built where the extra is installed.
+NEEDS = {"timm": "timm", "schedule_free": "schedulefree"}
 
 
 def name_of(path: Path) -> str:

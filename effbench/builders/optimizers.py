@@ -13,21 +13,31 @@ from torch.optim import Optimizer
 from effbench.builders.factories import construct
 from effbench.config.schema import Config
 from effbench.errors import ConfigError, EffbenchError
+from effbench.models.adapt import head_names
 from effbench.optimizers.groups import parameter_groups
 from effbench.target_allowlist import resolve
 from effbench.training.ema import averages_itself
 
 
 def optimizer(config: Config, built: nn.Module) -> Optimizer:
-    """Build the optimizer over the model's parameter groups."""
+    """Build the optimizer over the model's parameter groups.
+
+    A class with a static method divide_groups(groups, model, heads) divides them further, as Muon does.
+    """
+    check_shapes(config, built)
+    return _optimizer_over(_groups(config, built), config)
+
+
+def _groups(config: Config, built: nn.Module) -> list[dict[str, Any]]:
     section = config.optimizer
     groups = parameter_groups(built, section.lr, section.weight_decay, section.no_decay, section.group_lr)
-    check_shapes(config, built)
-    return _optimizer_over(groups, config)
+    divide_groups = getattr(_class_of(config), "divide_groups", None)
+    return groups if divide_groups is None else list(divide_groups(groups, built, head_names(built)))
 
 
 def check_shapes(config: Config, built: nn.Module) -> None:
-    """Refuse a model whose trained parameters an optimizer for matrices cannot update."""
+    """Refuse a model without the parameters that the optimizer is for, or with some that it cannot update."""
+    _groups(config, built)
     if takes_vectors(config):
         return
     named = {name: parameter for name, parameter in built.named_parameters() if parameter.requires_grad}
@@ -75,13 +85,18 @@ def refuse_two_averages(config: Config) -> None:
         )
 
 
-def _optimizer_over(params: Sequence[Any], config: Config) -> Optimizer:
+def _class_of(config: Config) -> type[Optimizer]:
     section = config.optimizer
     kind = resolve("optimizer", section.target, config.allow_targets)
     if not (inspect.isclass(kind) and issubclass(kind, Optimizer)):
         raise ConfigError(f"optimizer._target_ {section.target!r} is not a torch.optim.Optimizer.")
     _check_fits_the_loop(section.target, kind)
     _check_betas(section.target, kind, section.betas)
+    return kind
+
+
+def _optimizer_over(params: Sequence[Any], config: Config) -> Optimizer:
+    section, kind = config.optimizer, _class_of(config)
     return construct("optimizer", section.target, kind, {**section.options, "params": params})
 
 

@@ -162,14 +162,15 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "optimizer=sgd": "momentum nesterov msgd",
         "optimizer=adam": "fusedadam",
         "optimizer=adamw": "fusedadamw",
-        _OTHER.format("torch.optim.NAdam", "fused"): "nadam",
+        "optimizer=nadamw (NAdam with decoupled weight decay)": "nadam",
+        "optimizer=schedule_free scheduler=constant scheduler.warmup=5%": "adamwschedulefree schedulefreeadamw",
         _OTHER.format("torch.optim.RAdam", "fused"): "radam",
         _OTHER.format("torch.optim.Adamax", "fused"): "adamax",
         _OTHER.format("torch.optim.Adagrad", "betas") + " optimizer.lr=0.01": "adagrad",
         _OTHER.format("torch.optim.Adadelta", "fused") + " ~optimizer.betas optimizer.lr=1": "adadelta",
         _OTHER.format("torch.optim.Adafactor", "fused")
         + " ~optimizer.betas ~optimizer.eps optimizer.lr=0.01": "adafactor",
-        _OTHER.format("timm.optim.Muon", "fused") + f" ~optimizer.betas optimizer.lr=0.02 {_TIMM}": "muon",
+        "optimizer=muon": "muonwithauxadam muonadamw singledevicemuon",
         _OTHER.format("timm.optim.Lamb", "fused") + f" {_TIMM}": "lamb",
         _OTHER.format("timm.optim.Lars", "fused") + f" ~optimizer.betas optimizer.lr=1 {_TIMM}": "lars",
         _OTHER.format("timm.optim.AdaBelief", "fused") + f" {_TIMM}": "adabelief",
@@ -254,8 +255,6 @@ MISSING: Mapping[str, Mapping[str, str]] = {
             "sam asam gsam lbfgs adahessian"
         ),
         "It wraps another optimizer, which one class and its options cannot name: it does not fit yet.": "lookahead",
-        "Install schedulefree and write optimizer=adamw optimizer._target_=schedulefree.AdamWScheduleFree "
-        "~optimizer.fused scheduler=constant allow_targets=[schedulefree].": "schedulefree adamwschedulefree",
         "Install schedulefree and write optimizer=sgd optimizer._target_=schedulefree.SGDScheduleFree "
         "~optimizer.nesterov ~optimizer.fused scheduler=constant allow_targets=[schedulefree].": "sgdschedulefree",
         "A class of an installed package that steps once a gradient is used by optimizer=adamw "

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from effbench import build
 from effbench.automatic import AUTO, BATCH_SIZES, number
 from effbench.config.schema import Config
 from effbench.data.modality import Modality
 from effbench.models import accounting
+from effbench.training.ema import averages_itself
 from effbench.training.precision import choose_precision
 
 _DTYPES = {"32-true": torch.float32, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
@@ -67,11 +69,13 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
     on_gpu = config.device.name == "cuda" or (config.device.name == "auto" and torch.cuda.is_available())
     precision, _ = choose_precision(config.trainer.precision, torch.device("cuda" if on_gpu else "cpu"))
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    optimizer = _optimizer(config, model)
+    averages = config.ema.enabled or averages_itself(optimizer)  # either is kept in a second model
     parts = {
         "weight_bytes": counts.bytes,
         "gradient_bytes": gradients,
-        "optimizer_state_bytes": optimizer_state_bytes(config, model),
-        "ema_bytes": counts.bytes if config.ema.enabled else 0,
+        "optimizer_state_bytes": sum(map(_bytes, optimizer.state.values())),
+        "ema_bytes": counts.bytes if averages else 0,
         "activation_bytes": accounting.activation_bytes(model, setting.example, batch_size, _DTYPES[precision.name]),
     }
     return {
@@ -88,16 +92,18 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
     }
 
 
-def optimizer_state_bytes(config: Config, model: nn.Module) -> int:
-    """Return the bytes that the optimizer keeps between steps, by one step on gradients without data."""
+def _optimizer(config: Config, model: nn.Module) -> Optimizer:
+    """Return the optimizer after one step on gradients without data: it then has its state."""
     # Fused kernels do not run on the meta device; their state is that of the plain kernels.
     section = config.optimizer.without("fused")
     optimizer = build.optimizer(config.model_copy(update={"optimizer": section}), model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.empty_like(parameter)
+    if averages_itself(optimizer):
+        optimizer.train()  # type: ignore[attr-defined]
     optimizer.step()
-    return sum(_bytes(state) for state in optimizer.state.values())
+    return optimizer
 
 
 def _bytes(state: Mapping[str, Any]) -> int:

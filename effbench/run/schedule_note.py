@@ -1,4 +1,4 @@
-"""A note for a schedule that cannot change the learning rate in this run."""
+"""A note for a schedule that cannot change the learning rate in this run, or does not fit the optimizer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from effbench import build
 from effbench.config.schema import Config
 from effbench.schedulers import Constant, Plateau, Schedule
 from effbench.training.early_stopping import EarlyStopping, StoppingRule
+from effbench.training.ema import averages_itself
 from effbench.training.schedule import TorchSchedule
 from effbench.training.trainer import Trainer
 from effbench.units import counted
@@ -19,11 +20,16 @@ _ASKED = 500  # steps at which an effbench schedule is evaluated
 
 
 def schedule_note(config: Config, trainer: Trainer) -> str | None:
-    """Return the note; None if the schedule has an effect, or is constant by choice."""
+    """Return the note; None if the schedule has an effect and fits the optimizer, or is constant by choice."""
     per_epoch = trainer.train.steps_per_epoch
     steps = trainer.limits.total_steps(per_epoch)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     schedule = build.schedule(config, optimizer, steps, per_epoch)
+    if averages_itself(trainer.optimizer) and not isinstance(schedule, Constant):
+        return (
+            f"optimizer {config.optimizer.label} averages the weights instead of lowering the learning rate, and "
+            f"scheduler {config.scheduler.label} lowers it, too: use scheduler=constant scheduler.warmup=5%"
+        )
     if isinstance(schedule, Plateau):
         return _plateau(schedule, trainer)
     if isinstance(schedule, Schedule):

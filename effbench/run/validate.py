@@ -33,7 +33,7 @@ def dry_build(config: Config, setting: Setting) -> str:
         resolve(group, getattr(config, group).target, config.allow_targets)
     model = shape_model(config, setting)
     build.check_shapes(config, model)
-    optimizer = build.optimizer(config, _one_layer(build.takes_vectors(config)))
+    optimizer = build.optimizer(config, _small_model(build.takes_vectors(config)))
     kind = setting.modality
     build.schedule(settled(config, 1000, type(kind), kind.shape), optimizer, total_steps=100, steps_per_epoch=10)
     build.callbacks(config)
@@ -59,7 +59,9 @@ def own_setting(config: Config) -> Setting:
     return Setting(kind, _CLASSES)
 
 
-def _one_layer(vectors: bool) -> torch.nn.Module:
-    """Return one linear layer; with `vectors` also parameters of one dimension (a bias and a batch norm)."""
-    layers = [torch.nn.Linear(2, 2, bias=vectors), *([torch.nn.BatchNorm1d(2)] if vectors else [])]
+def _small_model(vectors: bool) -> torch.nn.Module:
+    """Return linear layers; with `vectors` also a hidden one, and parameters of one dimension."""
+    layers = [torch.nn.Linear(2, 2, bias=vectors)]
+    if vectors:
+        layers += [torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
     return torch.nn.Sequential(*layers)

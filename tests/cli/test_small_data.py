@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from effbench import cli
 
+AVERAGED = ["optimizer=schedule_free"]
 MLP = ["data=image_folder", "data.image_size=8", "model=mlp", "model.hidden=[4]", "device.threads=1"]
 
 
@@ -73,6 +75,9 @@ def test_indistinguishable_classes_end_with_a_warning(tmp_path: Path, capsys: py
         (["scheduler=plateau", "scheduler.patience=10"], "early_stopping.patience=7 ends the run by then"),
         (["scheduler=plateau", "scheduler.patience=10", "early_stopping=off"], "more validations than the 8"),
         (["scheduler=constant", "scheduler.warmup=999"], "it ends before the warm-up does"),
+        ([*AVERAGED, "scheduler=cosine"], "ScheduleFree averages the weights instead of lowering the learning rate"),
+        ([*AVERAGED, "scheduler=plateau"], "use scheduler=constant scheduler.warmup=5%"),
+        ([*AVERAGED, "scheduler=constant", "scheduler.warmup=5%"], None),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -80,8 +85,14 @@ def test_schedule_without_effect_is_noted_before_training(
     words: list[str], line: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["data=synthetic", "data.num_train=128", "data.num_val=8", "data.num_test=8", "data.image_size=8"]
+    if words[:1] == AVERAGED:
+        pytest.importorskip("schedulefree")
     own = ["trainer.max_epochs=8", "early_stopping.patience=7", *words, f"hydra.run.dir={tmp_path / 'run'}"]
     settings = [*data, "model=mlp", "model.hidden=[4]", "device.threads=1", *own]
     assert cli.main(["train", *settings]) == 0
     err = capsys.readouterr().err
-    assert (line in err and err.index(line) < err.index("epoch 1/")) if line else "note: scheduler" not in err
+    assert (
+        (line in err and err.index(line) < err.index("epoch 1/"))
+        if line
+        else not re.search("note: (scheduler|optimizer)", err)
+    )

@@ -10,7 +10,8 @@ from tests.cli.conftest import Effbench
 
 # Parameters and multiply-accumulates of torchvision's documentation, 3 x 224 x 224 and 1000 classes.
 PUBLISHED = {"mobilenet": (2.54e6, 0.06e9), "swin": (28.29e6, 4.49e9), "resnet152": (60.19e6, 11.51e9)}
-STATE_BYTES = {"sgd": 4, "lion": 4, "rmsprop": 4, "adam": 8, "adamw": 8, "adan": 16}  # of float32 state a parameter
+# Of float32 state a parameter.
+STATE_BYTES = {"sgd": 4, "lion": 4, "rmsprop": 4, "adam": 8, "adamw": 8, "nadamw": 8, "adan": 16}
 
 
 @pytest.mark.slow
@@ -36,6 +37,23 @@ def test_an_optimizer_s_state_is_4_8_or_16_bytes_a_parameter(effbench: Effbench)
     for row, per_parameter in zip(rows, STATE_BYTES.values(), strict=True):
         counters = 1000  # a step count for each tensor
         assert 0 <= row["optimizer_state_bytes"] - per_parameter * row["parameters"] < counters
+
+
+@pytest.mark.slow
+def test_muon_s_state_is_4_bytes_for_matrices_8_for_others(effbench: Effbench) -> None:
+    words = ["model=mlp", "model.hidden=[64,32,16]", "optimizer=muon", "input=3x32x32", "classes=10"]
+    [row] = json.loads(effbench("summary", *words, "--json")[1])
+    matrices = 64 * 32 + 32 * 16
+    assert 0 <= row["optimizer_state_bytes"] - 8 * row["parameters"] + 4 * matrices < 100  # step counts
+
+
+@pytest.mark.slow
+def test_an_average_of_the_optimizer_s_own_is_counted(effbench: Effbench) -> None:
+    pytest.importorskip("schedulefree")
+    words = ["model=mlp", "optimizer=schedule_free", "input=3x32x32", "classes=10"]
+    [row] = json.loads(effbench("summary", *words, "--json")[1])
+    assert row["optimizer_state_bytes"] == 8 * row["parameters"]
+    assert row["ema_bytes"] == row["weight_bytes"] == 4 * row["parameters"]
 
 
 @pytest.mark.slow

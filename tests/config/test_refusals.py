@@ -37,7 +37,10 @@ UNKNOWN = {
     "a key of another section": (["trainer.lr=1"], ["'trainer.lr'", "optimizer.lr"]),
     "a key that is like none": (["qqq=1"], ["'qqq'", "effbench train --cfg job"]),
     "a member that is like one": (["model=mobilnet"], ["mlp, mobilenet", "Did you mean 'mobilenet'?"]),
-    "a member that is like none": (["optimizer=xyzzy"], ["adam, adamw, adan, lion, rmsprop, sgd"]),
+    "a member that is like none": (
+        ["optimizer=xyzzy"],
+        ["adam, adamw, adan, lion, muon, nadamw, rmsprop, schedule_free, sgd"],
+    ),
     "a member in capitals": (["model=MLP"], ["model 'MLP'", "mlp"]),
     "no member": (["model="], ["model ''", "mlp"]),
     "null as a member": (["recipe=null"], ["recipe 'null'", "mobilenet_adamw"]),

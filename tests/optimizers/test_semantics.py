@@ -1,4 +1,4 @@
-"""What torch.optim.Optimizer promises, Lion and both Adans keep."""
+"""What torch.optim.Optimizer promises, Lion, both Adans and Muon keep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from effbench.errors import ConfigError
-from effbench.optimizers import Adan, Lion
+from effbench.optimizers import Adan, Lion, Muon
 from tests.optimizers.test_lion import model, same, train
 
 torch.set_num_threads(1)
@@ -23,7 +23,7 @@ def package_adan(params, **options):
     return Adan(params, variant="package", **options)
 
 
-@pytest.fixture(params=[Lion, Adan, package_adan], ids=["lion", "adan", "adan package"])
+@pytest.fixture(params=[Lion, Adan, package_adan, Muon], ids=["lion", "adan", "adan package", "muon"])
 def make(request):
     return request.param
 
@@ -95,7 +95,7 @@ def test_a_step_at_lr_0_moves_nothing_but_learns_the_gradient(make):
     optimizer = make(parameters, weight_decay=0.1)
     optimizer.param_groups[0]["lr"] = 0.0
     assert same(train(optimizer, parameters, 3), start)
-    momentum = "exp_avg" if make is Lion else "m"
+    momentum = {Lion: "exp_avg", Muon: "momentum_buffer"}.get(make, "m")
     assert optimizer.state[parameters[0]][momentum].abs().sum() > 0
 
 
@@ -268,9 +268,10 @@ def test_another_optimizer_s_state_is_refused(make, other):
         make(parameters).load_state_dict(theirs.state_dict())
 
 
-def test_empty_state_of_another_optimizer_keeps_missing_options(either):
+@pytest.mark.parametrize("kind", [Lion, Adan, Muon])
+def test_empty_state_of_another_optimizer_keeps_missing_options(kind):
     parameters = model()
-    theirs, ours = torch.optim.SGD(parameters, lr=0.5).state_dict(), either(parameters)
+    theirs, ours = torch.optim.SGD(parameters, lr=0.5).state_dict(), kind(parameters)
     theirs["param_groups"][0]["variant"] = "paper"
     ours.load_state_dict(theirs)
     train(ours, parameters, 1)

@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 CONF = Path(__file__).parents[2] / "conf" / "optimizer"
 OURS = {"defaults", "_target_", "no_decay", "group_lr"}
-ONLY_TORCH = {"fused", "variant"}  # options that must not change the mathematics
+ONLY_TORCH = {"fused", "variant", "foreach", "ns_dtype"}  # options that must not change the mathematics
 
 
 def load(name):
@@ -27,6 +27,8 @@ def load(name):
 def built(name, **overrides):
     """(maker of the optimizer, options for its paper's reference) of one YAML."""
     target, options = load(name)
+    if name == "schedule_free":
+        pytest.importorskip("schedulefree")
     module, _, cls = target.rpartition(".")
     options |= overrides
     kind = getattr(importlib.import_module(module), cls)
@@ -44,7 +46,11 @@ PAPERS = {
     "adamw": adamw,
     "lion": reference.lion,
     "adan": reference.adan,
+    "nadamw": reference.nadam,
+    "muon": reference.muon,
+    "schedule_free": reference.schedule_free,
 }
+EXACT = {"muon": {"ns_dtype": "float64"}}  # the iteration in bfloat16 is compared with torch's, in test_muon.py
 
 
 def test_every_optimizer_yaml_has_a_paper_to_be_held_against():
@@ -62,11 +68,18 @@ def test_every_optimizer_yaml_has_a_paper_to_be_held_against():
         ("adam", {"betas": [0.5, 0.9], "eps": 1e-3}),
         ("adan", {"betas": [0.9, 0.8, 0.95], "eps": 1e-3}),
         ("lion", {"betas": [0.95, 0.98]}),
+        ("nadamw", {"momentum_decay": 0.05, "decoupled_weight_decay": False}),
+        ("muon", {"nesterov": False, "momentum": 0.8, "ns_steps": 3}),
+        ("schedule_free", {"betas": [0.8, 0.99], "r": 1.0, "weight_lr_power": 0.0}),
     ],
 )
 def test_100_steps_in_float32_follow_the_paper_in_float64(name, overrides):
     theta, gradients = reference.random_problem()
-    overrides = {"lr": 0.03, **overrides}  # far enough from theta_0 for its own rounding not to matter
+    overrides = {
+        "lr": 0.03,
+        **EXACT.get(name, {}),
+        **overrides,
+    }  # far enough from theta_0 for its own rounding not to matter
     make, options = built(name, **overrides)
     expected = PAPERS[name](theta, gradients, **options)
     assert reference.relative_error(reference.torch_path(make, theta, gradients), expected, theta) < 2e-5
@@ -75,7 +88,7 @@ def test_100_steps_in_float32_follow_the_paper_in_float64(name, overrides):
 @pytest.mark.parametrize("name", PAPERS)
 def test_100_steps_in_float64_follow_the_paper_to_rounding(name):
     theta, gradients = reference.random_problem(seed=1)
-    make, options = built(name)
+    make, options = built(name, **EXACT.get(name, {}))
     expected = PAPERS[name](theta, gradients, **options)
     path = reference.torch_path(make, theta, gradients, torch.float64)
     # torch takes a few of its scalars through float32, hence not 1e-12

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from effbench.training.checkpoint import Checkpoints, read_checkpoint
 from effbench.training.clipping import choose_clipping
 from effbench.training.distributed import DistributedContext
 from effbench.training.early_stopping import EarlyStopping
-from effbench.training.ema import Ema
+from effbench.training.ema import Ema, OptimizerAverage, averages_itself
 from effbench.training.precision import choose_precision
 from effbench.training.schedule import TorchSchedule
 from effbench.training.trainer import Intervals, Trainer
@@ -64,11 +65,13 @@ class RunPlan:
 
     def build(self, folder: Path, rows: Rows, seed: int = 0) -> Trainer:
         net = convolutional(seed)
+        optimizer = self._optimizer(net)
+        average = Ema(net, 0.9) if self.ema else None
         return trainer(
             DATA,
             net,
             STEPS,
-            optimizer=self._optimizer(net),
+            optimizer=optimizer,
             schedule=SCHEDULES[self.schedule],
             batch={
                 "batch_size": 16 // self.accumulate,
@@ -79,7 +82,7 @@ class RunPlan:
             validate=True,
             clip=choose_clipping(list(net.parameters()), 0.5 if self.clip else None, self.clip or "norm"),
             precision=choose_precision(self.precision, torch.device("cpu"))[0],
-            ema=Ema(net, 0.9) if self.ema else None,
+            ema=OptimizerAverage(net, optimizer) if averages_itself(optimizer) else average,
             early_stopping=EarlyStopping("val/loss", "min", self.patience, 0.0, None),
             checkpoints=Checkpoints(folder / "checkpoints", "val/acc", "max", 2, keep_last=True),
             intervals=Intervals(self.validate_epochs, 3, self.save_steps),
@@ -218,8 +221,9 @@ def test_every_schedule_of_conf_is_tested_for_resume():
     assert set(group_options()["scheduler"]) <= set(SCHEDULES)
 
 
+EXTRAS = {"schedule_free": "schedulefree"}
 OPTIMIZERS = [
-    *((f"optimizer={name}",) for name in group_options()["optimizer"]),
+    *((f"optimizer={name}",) for name in group_options()["optimizer"] if name not in EXTRAS or find_spec(EXTRAS[name])),
     ("optimizer=adan", "optimizer.variant=package"),
     ("optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false"),
 ]

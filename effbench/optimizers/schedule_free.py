@@ -1,0 +1,113 @@
+"""Schedule-Free AdamW (arXiv:2405.15682): schedulefree's class, with checked options. It needs the extra schedulefree.
+
+The model's weights are the points y at which gradients are taken; the weights to evaluate are their average x. eval()
+puts x into the model and train() puts y back; the training loop calls both (effbench/training/ema.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.optim.optimizer import ParamsT
+
+from effbench.config.options import FRACTION_BETWEEN, NON_NEGATIVE, POSITIVE
+from effbench.errors import MissingExtraError, OptionError
+from effbench.optimizers.checks import (
+    check_state,
+    checked_betas,
+    checked_number,
+    checked_weight_decay,
+    refuse_sparse,
+)
+
+try:
+    import schedulefree
+except ModuleNotFoundError as error:
+    if error.name != "schedulefree":
+        raise
+    raise MissingExtraError("optimizer=schedule_free", "schedulefree") from error
+
+_LR_REMEDY = "The package's default is 0.0025; 1 to 10 times AdamW's learning rate is usual."
+_BETAS_REMEDY = "The package's are [0.9, 0.999]; long runs may need 0.95 to 0.98 for the first."
+_EPS_REMEDY = "The package's is 1e-8."
+_PROGRESS = ("k", "weight_sum", "lr_max", "scheduled_lr", "train_mode")  # entries of a group that change in training
+
+
+class ScheduleFree(schedulefree.AdamWScheduleFree):  # type: ignore[misc]
+    """Schedule-Free AdamW with the package's arithmetic, to the bit. Its state_dict can be exchanged with that class.
+
+    With z the points of AdamW without momentum, t from 1 and w_t = lr_max^p t^r, c = w_t / sum(w):
+        y = (1 - b1) z + b1 x;  z = z - lr (g / (sqrt(v) + eps) + wd y);  x = (1 - c) x + c z
+    The package's warmup_steps are left out: effbench's schedules warm up, and the weights follow the learning rate.
+    State: 8 bytes a parameter (`z`, `exp_avg_sq`) in float32. A step overwrites the gradients.
+
+    Args:
+        params: parameters, or groups that may set lr, betas, eps and weight_decay.
+        lr: learning rate, >= 0.
+        betas: two numbers: b1 in (0, 1), the share of the average in the training weights; b2 in [0, 1).
+        eps: added to the denominator, > 0.
+        weight_decay: decoupled decay of y, >= 0.
+        r: power of t in the weights of the average, >= 0.
+        weight_lr_power: power p of the largest learning rate so far in these weights, >= 0.
+        foreach: update all parameters of a group by list operations.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 0.0025,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        foreach: bool = True,
+    ) -> None:
+        numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "r": r}
+        options = _checked({**numbers, "weight_lr_power": weight_lr_power})
+        super().__init__(params, **options, foreach=foreach)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Fill in what a state without these entries lacks. load_state_dict calls it too."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name in ("eps", "r", "weight_lr_power", "warmup_steps", "foreach", *_PROGRESS):
+                group.setdefault(name, self.defaults[name])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(_checked(param_group))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; raise OptionError if it is another optimizer's."""
+        check_state(state_dict, ["z", "exp_avg_sq"], "schedule_free")
+        super().load_state_dict(state_dict)
+
+    def step(self, closure: Any = None) -> Any:
+        """Update every parameter that has a gradient; return the closure's loss, or None without a closure."""
+        for group in self.param_groups:
+            refuse_sparse([p for p in group["params"] if p.grad is not None], "schedule_free")
+        return super().step(closure)
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of the options (of one group or the defaults), checked and as plain numbers."""
+    checked = dict(options)
+    if "lr" in options:
+        checked["lr"] = checked_number(options["lr"], "lr", NON_NEGATIVE, _LR_REMEDY)
+    if "betas" in options:
+        checked["betas"] = betas = checked_betas(options["betas"], 2, _BETAS_REMEDY)
+        if not FRACTION_BETWEEN.holds(betas[0]):  # eval() divides by it
+            raise OptionError(f"optimizer.betas must begin with a number in (0, 1); got {list(betas)}. {_BETAS_REMEDY}")
+    if "eps" in options:
+        checked["eps"] = checked_number(options["eps"], "eps", POSITIVE, _EPS_REMEDY)
+    if "weight_decay" in options:
+        checked["weight_decay"] = checked_weight_decay(options["weight_decay"])
+    for name, usual in (("r", 0), ("weight_lr_power", 2)):
+        if name in options:
+            checked[name] = checked_number(options[name], name, NON_NEGATIVE, f"The package's default is {usual}.")
+    return checked
