@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?=
 
-.PHONY: demo test test-fast lint type smoke check torture reliability peer benchmark clean
+.PHONY: demo test test-fast proofs lint type smoke check torture reliability peer benchmark clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -22,8 +22,11 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.installed  ## trains MobileNetV3-small + AdamW on the embedded Fashion-MNIST
 	$(BIN)/effbench train recipe=mobilenet_adamw
 
-test: $(VENV)/.installed-dev  ## the tests, warnings as errors
-	$(BIN)/python -m pytest -n 2
+test: $(VENV)/.installed-dev  ## the tests but for the proofs, warnings as errors; under ten minutes on two cores
+	$(BIN)/python -m pytest -n 2 -m "not proof"
+
+proofs: $(VENV)/.installed-dev  ## kills at random, kernels for other processors, sanitizers: two minutes more
+	$(BIN)/python -m pytest -n 2 -m proof
 
 test-fast: $(VENV)/.installed-dev  ## the tests that start no process and train nothing, under two minutes
 	$(BIN)/python -m pytest -n 2 -m unit
@@ -53,7 +56,7 @@ benchmark: $(VENV)/.installed-dev  ## docs/performance.md, all of it again, hour
 	$(BIN)/python -m pip install --quiet --editable '.[dev,benchmarks]'
 	$(BIN)/python -m benchmarks $(ROWS)
 
-check: lint type test smoke  ## what CI runs
+check: lint type test proofs smoke  ## what CI runs
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
+
+from effbench import cli
 
 TINY = ("model=mlp", "model.hidden=[16]", "debug=smoke", "device.threads=1")  # two steps, no second
 TIMEOUT_S = 300  # far more than any takes: a busy machine is no fault
 
 
 def effbench(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`effbench WORDS` to its end."""
-    return python("-m", "effbench", *words, cwd=cwd, **environment)
+    """`effbench WORDS` to its end, in a process forked from one that has imported everything (0.5 s instead of 4)."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("stdout", "stderr")]
+        process = _forkserver().Process(target=_command, args=(words, cwd, {**os.environ, **environment}, files))
+        process.start()
+        process.join(TIMEOUT_S)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        out, err = (path.read_text(encoding="utf-8") if path.exists() else "" for path in files)
+        return subprocess.CompletedProcess(["effbench", *words], process.exitcode or 0, out, err)
+
+
+@cache
+def _forkserver() -> ForkServerContext:
+    from effbench.jobs.sweep import IMPORTS
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*IMPORTS, "effbench.cli.train", __name__])
+    return context
+
+
+def _command(words: tuple[str, ...], cwd: Path, environment: dict[str, str], files: list[Path]) -> None:
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path.insert(0, str(cwd))  # as `python -m` does
+    sys.argv = ["effbench", *words]
+    for stream, path in zip((sys.stdout, sys.stderr), files, strict=True):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    sys.exit(cli.main(words))
 
 
 def python(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python WORDS` to its end."""
     command = [sys.executable, *words]
     env = {**os.environ, **environment}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)

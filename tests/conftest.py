@@ -49,8 +49,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; unmarked tests are `unit`; reports say which rows of faults a test tries."""
     items.sort(key=lambda item: next((n for n, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
     for item in items:
-        if WITH_PROCESSES & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if WITH_PROCESSES & fixtures:
             item.add_marker("process")
+        if "torture" in fixtures:
+            item.add_marker("proof")
         if not any(item.iter_markers("process")) and not any(item.iter_markers("slow")):
             item.add_marker("unit")
         rows = sorted({number for mark in item.iter_markers("row") for number in mark.args})

@@ -495,6 +495,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "0", folder / "1"
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(47)
 def test_export_killed_at_any_syscall_leaves_old_or_new_file(two_runs: tuple[Path, Path], tmp_path: Path) -> None:

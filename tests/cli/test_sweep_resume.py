@@ -76,6 +76,7 @@ def reached(sweep: Path, number: int, step: int) -> bool:
     return any(int(path.name.removeprefix("step-")) >= step for path in saved)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_a_sweep_killed_at_random_ends_as_the_uninterrupted_one(whole, tmp_path):
     folder, chance, kills = tmp_path / "sweep", random.Random(0), 0

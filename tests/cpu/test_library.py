@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,19 @@ def said(tmp_path: Path, **environment: str) -> tuple[str, str]:
     return done.stdout.strip(), done.stderr
 
 
+@pytest.fixture
+def quick_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cc` is the real one, but does not optimize: where the file goes does not depend on what is in it."""
+    compiler = tmp_path / "bin" / "cc"
+    compiler.parent.mkdir()
+    compiler.write_text(f'#!/bin/sh\nexec "{shutil.which("cc")}" "$@" -O0\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{compiler.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CC", raising=False)
+
+
 @needs_compiler
+@pytest.mark.usefixtures("quick_compiler")
 def test_they_are_compiled_once_into_the_cache(tmp_path):
     assert said(tmp_path) == ("True None", "note: effbench: compiling its C functions, once for this machine\n")
     [built] = (tmp_path / "cache" / "effbench" / "kernels").glob("*.so")
@@ -63,6 +77,7 @@ def test_a_compiler_that_fails_is_told_once_and_gone_without(tmp_path):
 
 @needs_compiler
 @pytest.mark.row(64)
+@pytest.mark.usefixtures("quick_compiler")
 def test_an_unwritable_cache_is_replaced_by_a_temporary_folder(tmp_path):
     (tmp_path / "cache").write_text("a file")
     assert said(tmp_path, TMPDIR=str(tmp_path))[0] == "True None"
@@ -71,6 +86,7 @@ def test_an_unwritable_cache_is_replaced_by_a_temporary_folder(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["lion", "adan"])
 def test_a_run_learns_without_a_compiler_too(optimizer, tmp_path):
-    words = ["model=mobilenet", "model.width_mult=0.3", f"optimizer={optimizer}", *TINY[2:]]
+    small = ["data=synthetic", "data.num_train=64", "data.num_val=16", "data.num_test=16"]
+    words = ["model=mobilenet", "model.width_mult=0.3", f"optimizer={optimizer}", *small, *TINY[2:]]
     done = effbench("train", *words, "hydra.run.dir=run", cwd=tmp_path, CC="no-such-compiler")
     assert done.returncode == 0, done.stderr

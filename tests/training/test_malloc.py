@@ -5,7 +5,6 @@ White-box: asks for glibc's own settings.
 
 from __future__ import annotations
 
-import ast
 import resource
 import subprocess
 import sys
@@ -42,14 +41,13 @@ def resident() -> int:
         return int(stream.read().split()[1]) * resource.getpagesize()
 
 
-def in_a_fresh_process(*calls: str) -> list[int]:
-    """What functions of this file give there: other tests leave the heap of this process in pieces."""
-    code = f"from tests.training.test_malloc import *\nprint([{', '.join(calls)}])"
+def in_a_fresh_process(*lines: str) -> list[int]:
+    """The numbers that these lines print there: other tests leave the heap of this process in pieces."""
+    code = "\n".join(["from tests.training.test_malloc import *", *lines])
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found: list[int] = ast.literal_eval(done.stdout)
-    return found
+    return [int(word) for word in done.stdout.split()]
 
 
 def resident_around_a_step() -> tuple[int, int, int]:
@@ -63,30 +61,27 @@ def resident_around_a_step() -> tuple[int, int, int]:
 
 @pytest.mark.process
 def test_a_step_meets_memory_it_has_touched_before():
-    usual, kept = in_a_fresh_process("faults_of_steps(keeping=False)", "faults_of_steps(keeping=True)")
+    usual, kept = in_a_fresh_process("print(faults_of_steps(False))", "print(faults_of_steps(True))")
     assert usual > 10 * BLOCKS * 40 * MB / resource.getpagesize() / 600  # huge pages at the most
     assert kept < usual / 20
 
 
 @pytest.mark.process
 def test_memory_is_returned_at_the_end():
-    calls = ("*resident_around_a_step()", "faults_of_steps(keeping=False)", "faults_of_steps(keeping=True)")
-    before, during, after, usual, kept = in_a_fresh_process(*calls)
+    lines = ("print(*resident_around_a_step())", "print(faults_of_steps(False), faults_of_steps(True))")
+    before, during, after, usual, kept = in_a_fresh_process(*lines)
     assert during > before + 150 * MB
     assert after < before + 50 * MB
     assert usual > 20 * kept
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variable", ["MALLOC_MMAP_MAX_", "LD_PRELOAD", "GLIBC_TUNABLES"])
-def test_allocator_settings_of_the_user_are_kept(variable, monkeypatch):
-    monkeypatch.setenv(variable, "1")
-    assert faults_of_steps(keeping=True) > 1000
-
-
-@pytest.mark.slow
-def test_the_allocator_is_unchanged_for_other_devices():
-    assert faults_of_steps(keeping=True, device="meta") > 1000
+@pytest.mark.process
+def test_settings_of_the_user_and_other_devices_change_nothing():
+    with_each = 'with pytest.MonkeyPatch.context() as patch:\n    patch.setenv("{}", "1"); print(faults_of_steps(True))'
+    with_variables = [with_each.format(name) for name in ("MALLOC_MMAP_MAX_", "LD_PRELOAD", "GLIBC_TUNABLES")]
+    found = in_a_fresh_process(*with_variables, 'print(faults_of_steps(True, "meta"))')
+    assert len(found) == 4
+    assert min(found) > 1000
 
 
 @pytest.mark.process

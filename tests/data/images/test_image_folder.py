@@ -568,6 +568,7 @@ sys.exit(main(["train", "data=image_folder", f"data.root={sys.argv[1]}", "data.i
 """
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_killed_decoding_leaves_only_files_that_the_next_removes(
