@@ -47,13 +47,14 @@ def commit_here() -> str:
 
 def _machine() -> dict[str, Any]:
     found = environment()
-    return {name: found[name] for name in ("cpu", "cores", "torch", "torchvision", "python") if name in found}
+    names = ("cpu", "cpu_capability", "cores", "torch", "torchvision", "python")
+    return {name: found[name] for name in names if name in found}
 
 
 def write_page() -> None:
     kept = json.loads(DATA.read_text(encoding="utf-8"))
     machines = sorted({_machine_line(entry["machine"]) for entry in kept.values()})
-    parts = [TEXT.read_text(encoding="utf-8").rstrip(), "Machine: " + "; ".join(machines) + "."]
+    parts = [TEXT.read_text(encoding="utf-8").rstrip(), "Machines: " + "; ".join(machines) + "."]
     parts.append(_summary(kept))
     parts += [_section(row, entry) for row, entry in kept.items()]
     PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -75,7 +76,7 @@ def _summary(kept: Mapping[str, Any]) -> str:
 
 
 def _machine_line(machine: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in machine.items())
+    return ", ".join(f"{name} {value}" for name, value in machine.items() if name != "cpu_capability")
 
 
 def _section(row: str, entry: Mapping[str, Any]) -> str:
@@ -97,7 +98,9 @@ def _section(row: str, entry: Mapping[str, Any]) -> str:
 
 def _measured(entry: Mapping[str, Any]) -> str:
     commit = f" at {entry['commit']}" if entry.get("commit") else ""
-    return f"Measured {entry['date']}{commit}, {entry['minutes']} minutes."
+    capability = entry["machine"].get("cpu_capability")  # machines of one name have other vector units
+    where = f", on a processor with {capability}" if capability else ""
+    return f"Measured {entry['date']}{commit}, {entry['minutes']} minutes{where}."
 
 
 def _have_arms_of_their_own(figures: Sequence[Mapping[str, Any]]) -> bool:
