@@ -16,17 +16,18 @@ import torch
 
 from effbench.training.malloc import _glibc, keeping_freed_memory
 
-BLOCKS, MB = 5, 2**20
+BLOCKS, STEPS, MB = 5, 4, 2**20
+FAULTS = STEPS * BLOCKS * 40 * MB / resource.getpagesize() / 600  # of fresh memory; in huge pages, at the most
 pytestmark = pytest.mark.skipif(_glibc() is None, reason="the C library is not glibc")
 
 
 def faults_of_steps(keeping: bool, device: str = "cpu") -> int:
-    """Page faults of four steps that each fill and free five blocks of 40 MB: above every threshold of glibc's."""
+    """Page faults of STEPS steps that each fill and free five blocks of 40 MB: above every threshold of glibc's."""
     with keeping_freed_memory(torch.device(device)) if keeping else nullcontext():
         for _ in range(3):  # until the blocks have found their places
             step()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(4):
+        for _ in range(STEPS):
             step()
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -62,7 +63,7 @@ def resident_around_a_step() -> tuple[int, int, int]:
 @pytest.mark.process
 def test_a_step_meets_memory_it_has_touched_before():
     usual, kept = in_a_fresh_process("print(faults_of_steps(False))", "print(faults_of_steps(True))")
-    assert usual > 4 * BLOCKS * 40 * MB / resource.getpagesize() / 600  # huge pages at the most
+    assert usual > FAULTS
     assert kept < usual / 20
 
 
@@ -81,7 +82,7 @@ def test_settings_of_the_user_and_other_devices_change_nothing():
     with_variables = [with_each.format(name) for name in ("MALLOC_MMAP_MAX_", "LD_PRELOAD", "GLIBC_TUNABLES")]
     found = in_a_fresh_process(*with_variables, 'print(faults_of_steps(True, "meta"))')
     assert len(found) == 4
-    assert min(found) > 1000
+    assert min(found) > FAULTS
 
 
 @pytest.mark.process
