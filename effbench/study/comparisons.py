@@ -53,7 +53,10 @@ def compare_arms(table: StudyTable, rules: StudyRules) -> list[Comparison]:
 
     The p of a comparison is the larger of the sign-flip test's and the t test's, because both have to agree before an
     arm is said to beat another (arXiv:2511.19794); the t test counts the uncertainty of the test samples where
-    predictions are known.
+    predictions are known. They compare the two settings that tuning chose. Tuning is a source of variance too
+    (arXiv:2103.03098): an arm is named the winner only if its best trial leads in nearly all resampled tunings. Four
+    equal arms with separate tunings of 16 trials otherwise "beat" each other in 14 to 18 % of simulated studies, with
+    this rule in 2 % (one setting that matters, quasi-random trials; with several settings more remains).
 
     Args:
         table: of the study.
@@ -129,6 +132,7 @@ def _comparison(table: StudyTable, rules: StudyRules, pair: _Pair, p: float, bit
         losses=count - wins - ties,
         missed_a=missed_a,
         missed_b=missed_b,
+        better_setting="none",
         winner="none",
         meaningful=False,
         tuned_ahead=_tuned_ahead(table, pair.a, pair.b),
@@ -139,18 +143,25 @@ def _comparison(table: StudyTable, rules: StudyRules, pair: _Pair, p: float, bit
 
 def _decided(each: Comparison, table: StudyTable, rules: StudyRules, pair: _Pair, p_holm: float) -> Comparison:
     """Return the comparison with its corrected p and its winner, or with the seeds that would tell one."""
-    winner: Winner = "none"
+    better: Winner = "none"
     if p_holm <= rules.alpha * (1 + 1e-9):
-        winner = "a" if sum(pair.goodness) > 0 else "b"
+        better = "a" if sum(pair.goodness) > 0 else "b"
         # with misses, the two tests may point to different arms
-        larger = (winner == "a") == (table.mode == "max")
+        larger = (better == "a") == (table.mode == "max")
         if each.difference is not None and (each.difference.estimate > 0) != larger:
-            winner = "none"
-    if winner != "none":
-        chance = each.probability
-        share, low = (chance.estimate, chance.low) if winner == "a" else (1 - chance.estimate, 1 - chance.high)
-        # stricter than arXiv:2103.03098, which asks 0.75 of the interval's upper end
-        return replace(each, p_holm=p_holm, winner=winner, meaningful=share >= rules.meaningful and low > 0.5)
+            better = "none"
+    if better != "none":
+        chance, ahead = each.probability, each.tuned_ahead
+        share, low = (chance.estimate, chance.low) if better == "a" else (1 - chance.estimate, 1 - chance.high)
+        leads = None if ahead is None else ahead if better == "a" else 1 - ahead
+        return replace(
+            each,
+            p_holm=p_holm,
+            better_setting=better,
+            winner=better if leads is None or leads >= rules.tuning else "none",
+            # stricter than arXiv:2103.03098, which asks 0.75 of the interval's upper end
+            meaningful=share >= rules.meaningful and low > 0.5,
+        )
     to_tell, needed = None, None
     if each.difference is not None:
         to_tell = rules.relevant_difference or abs(each.difference.estimate) or None

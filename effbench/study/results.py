@@ -61,10 +61,11 @@ class Comparison:
         losses: seeds on which b is better.
         missed_a: runs of a without result.
         missed_b: runs of b without result.
-        winner: 'a' or 'b' only if p_holm is at most StudyRules.alpha.
+        better_setting: 'a' or 'b' if p_holm is at most StudyRules.alpha: the setting that tuning chose is better.
+        winner: better_setting, if its best trial also leads in at least StudyRules.tuning of resampled tunings.
         meaningful: the winner's probability is at least StudyRules.meaningful.
         tuned_ahead: probability that the best trial of a is ahead of that of b, in resampled tunings of all trials;
-            None without trials. Near 0.5 the winner may have been lucky in tuning.
+            None without trials.
         seeds_needed: seeds that would tell `difference_to_tell` apart; None if no number would, or not applicable.
         difference_to_tell: in the metric's unit.
         sentence: the verdict in words.
@@ -85,6 +86,7 @@ class Comparison:
     losses: int
     missed_a: int
     missed_b: int
+    better_setting: Winner
     winner: Winner
     meaningful: bool
     tuned_ahead: float | None

@@ -182,6 +182,7 @@ class StudyRules:
         alpha: the family-wise error rate.
         confidence: of the intervals.
         meaningful: P(A beats B) from which a difference is called meaningful (arXiv:2103.03098 uses 0.75).
+        tuning: share of resampled tunings in which the winner's best trial has to lead, where there are trials.
         relevant_difference: the difference worth telling apart, in the metric's unit; None for the observed one.
         power: wanted probability of finding it.
         budgets: numbers of trials at which the arms are compared; all trials are added.
@@ -191,6 +192,7 @@ class StudyRules:
     alpha: float = 0.05
     confidence: float = 0.95
     meaningful: float = 0.75
+    tuning: float = 0.95
     relevant_difference: float | None = None
     power: float = 0.8
     budgets: tuple[int, ...] = (1, 2, 5, 10)

@@ -24,21 +24,25 @@ def verdict(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str
     missed = _missed(((first, comparison.missed_a), (second, comparison.missed_b)), seeds)
     if seeds == 0:
         return f"{first} and {second}{place}: not compared, no seed was run with both"
-    if comparison.winner == "none":
+    if comparison.better_setting == "none":
         head = f"{first} and {second}{place}: not distinguishable with {_count(seeds, 'seed')}"
         return f"{head}{_difference(comparison.interval, table)}{_more_seeds(comparison, table, rules)}{missed}"
 
-    a_wins = comparison.winner == "a"
-    better, worse = (first, second) if a_wins else (second, first)
-    difference = comparison.interval if a_wins else _negated(comparison.interval)
+    a_leads = comparison.better_setting == "a"
+    better, worse = (first, second) if a_leads else (second, first)
+    difference = comparison.interval if a_leads else _negated(comparison.interval)
     shown = "" if difference is None else f"{interval_text(difference, table.as_percent)}, "
-    text = f"{better} beats {worse}{place}: {shown}{p_text(comparison.p_holm)}, {_count(seeds, 'seed')}"
-    chance = comparison.probability.estimate if a_wins else 1 - comparison.probability.estimate
+    found = f"{shown}{p_text(comparison.p_holm)}, {_count(seeds, 'seed')}"
+    if comparison.winner == "none":
+        ahead = comparison.tuned_ahead or 0.0
+        return (
+            f"{first} and {second}{place}: not distinguishable with this tuning; {better}'s setting is better "
+            f"({found}), but {better} leads in only {ahead if a_leads else 1 - ahead:.0%} of resampled tunings{missed}"
+        )
+    text = f"{better} beats {worse}{place}: {found}"
+    chance = comparison.probability.estimate if a_leads else 1 - comparison.probability.estimate
     if chance < rules.meaningful:
         text += f"; small: it wins on {chance:.0%} of new seeds, less than {rules.meaningful:.0%}"
-    ahead = _ahead(comparison)
-    if ahead is not None and ahead < rules.meaningful:
-        text += f"; its tuning leads in only {ahead:.0%} of resampled tunings"
     return text + missed
 
 
@@ -189,13 +193,6 @@ def _names(a: str, b: str, arms: Sequence[Arm]) -> tuple[str, str, str]:
 
 def _difference(interval: Interval | None, table: StudyTable) -> str:
     return "" if interval is None else f" ({interval_text(interval, table.as_percent)})"
-
-
-def _ahead(comparison: Comparison) -> float | None:
-    """Return how often the winner leads in resampled tunings."""
-    if comparison.tuned_ahead is None:
-        return None
-    return comparison.tuned_ahead if comparison.winner == "a" else 1 - comparison.tuned_ahead
 
 
 def _more_seeds(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effbench.errors import ConfigError
@@ -35,16 +35,27 @@ def test_five_seeds_are_refused_with_the_least_number():
     check_seeds(8, 6)
 
 
-def found_share(ratio, seeds, comparisons, studies=1000, seed=9):
+def found_share(ratio, seeds, comparisons, studies=800, seed=9):
     """Share of simulated studies whose verdict names the better arm of the first of several comparisons."""
     differences = np.random.default_rng(seed).normal(size=(studies, comparisons, seeds))
     differences[:, 0] += ratio
     return np.mean(winners(differences)[:, 0] == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ratio", "seeds", "comparisons"),
-    [(1.8, 6, 1), (1.0, 8, 1), (2.0, 8, 6), (1.5, 10, 6), (1.0, 12, 3), (1.0, 13, 1), (1.3, 14, 18), (0.6, 30, 3)],
+    [
+        (1.8, 6, 1),
+        (1.0, 8, 1),
+        (2.0, 8, 6),
+        (1.5, 10, 6),
+        (1.0, 12, 3),
+        (1.0, 13, 1),
+        (1.3, 14, 18),
+        (1.0, 16, 10),
+        (0.6, 30, 3),
+    ],
 )
 def test_power_is_that_of_simulated_studies(ratio, seeds, comparisons):
     assert power(ratio * 0.01, 0.01, seeds, comparisons) == pytest.approx(
@@ -52,6 +63,7 @@ def test_power_is_that_of_simulated_studies(ratio, seeds, comparisons):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ratio", "comparisons"), [(2.0, 1), (1.2, 3), (0.5, 1)])
 def test_the_seeds_needed_find_the_difference(ratio, comparisons):
     needed = seeds_needed(ratio, 1.0, comparisons)
@@ -60,6 +72,7 @@ def test_the_seeds_needed_find_the_difference(ratio, comparisons):
     assert power(ratio, 1.0, needed - 1, comparisons) < 0.82
 
 
+@pytest.mark.slow
 def test_the_distinguishable_difference_has_the_wanted_power():
     for seeds in (8, 12, 20):
         assert power(distinguishable(0.3, seeds, 4), 0.3, seeds, 4) == pytest.approx(0.8, abs=0.03)
@@ -75,7 +88,9 @@ def test_more_seeds_do_not_help_a_small_test_set():
     assert few < more
 
 
-@given(st.floats(0.05, 3), st.integers(6, 40), st.floats(0.01, 100))
+@pytest.mark.slow
+@settings(deadline=None, max_examples=10)
+@given(st.floats(0.05, 3), st.sampled_from([6, 9, 20]), st.floats(0.01, 100))
 def test_power_has_no_unit(ratio, seeds, unit):
     assert power(ratio * unit, unit, seeds) == pytest.approx(power(ratio, 1.0, seeds), abs=1e-3)
 
@@ -85,6 +100,7 @@ def test_stricter_rules_need_more_seeds():
     assert seeds_needed(1.0, 1.0, 1, strict) > seeds_needed(1.0, 1.0, 1)
 
 
+@pytest.mark.slow
 def test_power_counts_the_uncertainty_of_the_test_set():
     """Seeds, samples and single runs vary; the verdict asks that the crossed interval excludes 0 too."""
     chance, k, n, hits = np.random.default_rng(11), 10, 300, 0

@@ -62,6 +62,7 @@ def test_many_seeds_get_p_values_near_the_t_tests():
     assert sign_flip_p_values(-values) == pytest.approx(sign_flip_p_values(values), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_max_t_keeps_the_family_wise_error_of_many_contrasts():
     """30 correlated contrasts of 8 seeds: some p value is below 0.05 in at most 5 % of studies without effect."""
     chance = np.random.default_rng(3)
@@ -120,6 +121,7 @@ def test_win_probability_has_the_noncentral_t_interval(n, ratio):
     assert (found.estimate, found.low, found.high) == pytest.approx((end(0.5), end(0.975), end(0.025)), abs=2e-3)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.lists(whole, min_size=2, max_size=12), st.floats(0.01, 100))
 def test_win_probability_is_antisymmetric_and_without_unit(values, unit):
@@ -154,6 +156,7 @@ def test_a_run_without_result_is_the_worst_outcome(pairs):
 # --- intervals --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [6, 8, 12])
 def test_intervals_over_seeds_cover_what_they_say(k):
     """93 to 97 % of 95 % intervals hold the planted difference and the planted P(A beats B)."""
@@ -172,6 +175,7 @@ def crossed_study(chance, k, n):
     return (chance.random((k, n)) < a + lucky[0]) * 1.0 - (chance.random((k, n)) < b + lucky[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [6, 8, 12])
 def test_crossed_intervals_cover_new_seeds_and_new_samples(k):
     """Over all samples the means differ by 0.8 (4/5 - 3/4)."""

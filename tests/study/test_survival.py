@@ -58,15 +58,17 @@ def exponential(chance, shape, rate, horizon, censoring=None):
     return np.minimum(times, ends), times <= ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("censoring", [None, 3.0])
 def test_restricted_means_are_unbiased(censoring):
     """Exponential times of rate 1 up to 1.2: (1 - exp(-1.2)) / 1, also if runs are cut off at random times."""
     truth, chance = 1 - math.exp(-1.2), np.random.default_rng(0)
-    times, reached = exponential(chance, (400, 12), 1.0, 1.2, censoring)
+    times, reached = exponential(chance, (250, 12), 1.0, 1.2, censoring)
     found = [restricted_mean(t, r, 1.2).estimate for t, r in zip(times, reached, strict=True)]
     assert np.mean(found) == pytest.approx(truth, abs=3 * np.std(found) / math.sqrt(len(found)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [6, 8, 12])
 def test_restricted_means_cover_what_they_say(k):
     truth, chance = 1 - math.exp(-1.2), np.random.default_rng(k)
