@@ -3,6 +3,7 @@
 from effbench.builders.datasets import (
     eval_batches,
     modality,
+    other_split,
     preview,
     restored_modality,
     settings,
@@ -31,6 +32,7 @@ __all__ = [
     "modality",
     "model",
     "optimizer",
+    "other_split",
     "preview",
     "restored_modality",
     "schedule",

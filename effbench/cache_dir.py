@@ -1,15 +1,19 @@
-"""Paths as users write them, and the folder for caches."""
+"""Paths as users write them, and the folder for caches with its size limit."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from effbench.errors import ConfigError
+
+BUDGET = "EFFBENCH_CACHE_GB"  # a property of the machine, not of a run: no config key
+SHARE_OF_DISK = 0.2  # without it
 
 
 def cache_home() -> Path:
@@ -86,3 +90,28 @@ def distrusted(status: os.stat_result) -> str | None:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
         return f"other users may write to it (mode {stat.S_IMODE(status.st_mode):04o})"
     return None
+
+
+def budget_bytes(folder: Path) -> int:
+    """Return the limit for all decoded data in `folder`: $EFFBENCH_CACHE_GB, or a fifth of its disk."""
+    text = os.environ.get(BUDGET, "").strip()
+    if not text:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        return int(shutil.disk_usage(there).total * SHARE_OF_DISK)
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = -1.0
+    if not 0 <= gigabytes < float("inf"):
+        raise ConfigError(f"{BUDGET} must be a number of gigabytes, at least 0; got {text!r}. For 50 GB write 50.")
+    return int(gigabytes * 1e9)
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files in `folder` and below."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # other processes may remove it meanwhile
+            status = path.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total

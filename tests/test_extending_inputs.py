@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from effbench.data.modality import Modality, Settings
+from effbench.data.other_source import reads_other_source
 from effbench.data.splits import Split, Splits, digest
 from effbench.errors import DataError
 
@@ -109,6 +110,13 @@ def words(count=96):
     return Splits("words", train, split(48, 1), split(48, 2), ("without", "with"), digest(train.inputs), modality=Words)
 
 
+@reads_other_source(words)
+def other_words(before, now, recorded, which):
+    if now["count"] == before["count"]:
+        return None
+    return which or "all", words(now["count"]).train
+
+
 class Bag(nn.Module):
     def __init__(self, num_classes, num_tokens, width=16):
         super().__init__()
@@ -158,6 +166,9 @@ def test_own_modality_goes_through_every_verb(own: list[str], capsys: pytest.Cap
     allow = "allow_targets=[own_words]"
     assert cli.main(["eval", "run", allow, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["test/acc"] == run["metrics"]["test/acc"] > 0.6
+    assert cli.main(["eval", "run", allow, "data.count=20", "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert (other["samples"], "all/acc" in other) == (20, True)
     Path("some.txt").write_text("abc bcd hag")
     assert cli.main(["predict", "run", "some.txt", allow]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))

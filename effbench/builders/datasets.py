@@ -14,6 +14,7 @@ from effbench.cache_dir import expanded
 from effbench.config.schema import Config
 from effbench.data.batches import EvalBatches, Shard, TrainBatches
 from effbench.data.modality import Modality, Settings
+from effbench.data.other_source import other_source_reader
 from effbench.data.preview import preview_of
 from effbench.data.slow import is_slow_to_read
 from effbench.data.splits import Split, Splits, representative_sample
@@ -46,6 +47,24 @@ def splits(config: Config) -> Splits:
 def _in_full(value: Any) -> Any:
     """Expand a path that begins with ~, which a dataset may take for a folder's name. Other values are unchanged."""
     return str(expanded(value)) if isinstance(value, str) and (value == "~" or value.startswith("~/")) else value
+
+
+def other_split(before: Config, now: Config, recorded: Mapping[str, Any], which: str) -> tuple[str, Split] | None:
+    """Read one split of another source than the run's, if the dataset's function declares how (`@reads_other_source`).
+
+    Args:
+        before: config of the run.
+        now: config of the evaluation.
+        recorded: section `data` of the run's summary.
+        which: split to read; '' for the dataset's choice.
+
+    Returns:
+        (name of the split, its samples); None if the data are to be read and divided as in training.
+    """
+    if before.data.target != now.data.target:
+        return None
+    read = other_source_reader(resolve("data", now.data.target, now.allow_targets))
+    return None if read is None else read(before.data.options, now.data.options, recorded, which)
 
 
 def preview(config: Config) -> Modality | None:

@@ -1,12 +1,11 @@
-"""effbench eval: evaluate a finished run on any of its splits."""
+"""effbench eval: evaluate a finished run on any of its splits, or on other data of the same classes."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effbench.cache_dir import expanded
 from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help
@@ -23,11 +22,14 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench eval RUN [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda]
                      [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
 
-Evaluates RUN's weights: the plain loss (for classification: mean cross-entropy in nats) and the metrics. data.*
-replaces values of the run's data config.
-data.root=DIR is the new place of the run's images, or another folder of images. Another folder is evaluated as a whole;
-if it has splits, its test folder (split=NAME: another one). Its class folders must have names of the run's classes.
-A run with your own model or dataset needs the allow_targets of its training: a run folder cannot grant them."""
+Prints the loss and the metrics of RUN's weights on one split. The loss is without label smoothing and class weights
+(for classification: mean cross-entropy in nats).
+
+data.KEY=VALUE replaces a value of the run's data config. For a run on a folder of images, data.root=DIR names the new
+place of this folder, or another folder. Of another folder the test split is evaluated (split=NAME: another one), or all
+its images if it has no splits. Its class folders must have names of the run's classes.
+
+A run with your own model or dataset needs the allow_targets of its training, because a run folder cannot grant them."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -94,6 +96,7 @@ def evaluate_run(
 
     trained = load_run(folder, allow_targets)
     run = with_data(trained, data_overrides, device_name)
+    # torch is imported only now: a mistyped folder or key is reported at once
     from effbench import build
     from effbench.cpu.accelerate import accelerate
     from effbench.training.distributed import DistributedContext
@@ -101,68 +104,40 @@ def evaluate_run(
     from effbench.training.precision import choose_precision
 
     device = build.device(run.config)
-    which, measured = _measured(trained, run, which)
+    which, split = _chosen_split(trained, run, which)
     model = run.model(checkpoint).to(device)
     if device.type == "cpu":
         accelerate(model)  # gives the same numbers as the test after training
     precision, _ = choose_precision(run.config.trainer.precision, device)
-    batches = build.eval_batches(run.config, measured, run.modality(device), DistributedContext())
+    batches = build.eval_batches(run.config, split, run.modality(device), DistributedContext())
     values = evaluate(model, batches, precision, DistributedContext(), run.task)
-    return {**{f"{which}/{name}": value for name, value in values.items()}, "samples": len(measured)}
+    return {**{f"{which}/{name}": value for name, value in values.items()}, "samples": len(split)}
 
 
-def _measured(trained: Run, run: Run, which: str) -> tuple[str, Split]:
-    """Return (name, split) to evaluate: of the run's data, or of another folder of images."""
+def _chosen_split(trained: Run, run: Run, which: str) -> tuple[str, Split]:
+    """Return (name, split) to evaluate: of the run's data, or of another source that the dataset can read."""
     from effbench import build
 
-    if other := _other_folder(trained, run, which):
+    if other := build.other_split(trained.config, run.config, run.data, which):
         return other
     data = build.splits(run.config)
     check_same_data(run, data)
     data = run.task.checked(data)
-    _tell_other_splits(trained, run)
+
+    # with other draws of the splits, the test split may hold samples that the run was trained on
+    before, now = trained.config.data, run.config.data
+    draws = ("split_seed", "val_fraction", "test_fraction")
+    changed = [key for key in draws if before.options.get(key) != now.options.get(key)]
+    if changed and before.target == now.target:
+        log.info(
+            f"note: data.{changed[0]} differs from the run's: these may include {data.modality.unit}s that the run was "
+            "trained on"
+        )
+
     which = which or "test"
     if which not in data.named():
         raise ConfigError(unknown_name("split", which, data.named()))
     return which, data.named()[which]
-
-
-def _other_folder(trained: Run, run: Run, which: str) -> tuple[str, Split] | None:
-    """Return the split of a folder of images that are not the run's (by sha256); None if they are."""
-    from effbench.data.images.image_folder import image_folder, one_split, with_defaults
-
-    before, now = trained.config.data, run.config.data
-    target = f"{image_folder.__module__}.{image_folder.__name__}"
-    if not before.target == now.target == target:
-        return None
-    options = with_defaults(now.options)
-    root = options["root"]
-    if not isinstance(root, str) or _same_place(before.options.get("root"), root) or _holds_the_runs(run):
-        return None  # the dataset reports what is wrong with it
-    size = run.shape[-1]
-    if options["image_size"] != size:
-        raise ConfigError(f"data.image_size={options['image_size']}, the run's model takes {size}.")
-    if which not in ("", "train", "val", "test"):
-        raise ConfigError(unknown_name("split", which, ["test", "train", "val"]))
-    name, split, _ = one_split(which or None, run.classes, **options)
-    log.info(f"note: {root} is not the run's dataset: {len(split)} of its images are evaluated")
-    return name, split
-
-
-def _same_place(before: Any, now: str) -> bool:
-    return isinstance(before, str) and os.path.realpath(expanded(before)) == os.path.realpath(expanded(now))
-
-
-def _holds_the_runs(run: Run) -> bool:
-    """Return True if the folder holds the images that the run was trained on: it was only moved."""
-    from effbench import build
-    from effbench.data.images.image_folder import split_sizes
-
-    options = run.config.data.options
-    counts = split_sizes(options)
-    if options.get("on_corrupt") != "skip" and counts != run.data["counts"]:
-        return False
-    return counts is not None and bool(build.splits(run.config).sha256 == run.data["sha256"])
 
 
 def check_same_data(run: Run, data: Splits) -> None:
@@ -177,10 +152,3 @@ def check_same_data(run: Run, data: Splits) -> None:
         raise ConfigError(f"the data's {data.modality.unit}s are {data.shape}, the run's model takes {run.shape}.")
     if data.sha256 != run.data["sha256"]:
         log.info("note: this is not the dataset that the run was trained on (its sha256 differs)")
-
-
-def _tell_other_splits(trained: Run, now: Run) -> None:
-    before, after, unit = trained.config.data.options, now.config.data.options, trained.modality().unit
-    keys = [key for key in ("split_seed", "val_fraction", "test_fraction") if before.get(key) != after.get(key)]
-    if keys and trained.config.data.target == now.config.data.target:
-        log.info(f"note: data.{keys[0]} differs from the run's: these may include {unit}s that the run was trained on")

@@ -6,19 +6,16 @@ import contextlib
 import logging
 import os
 import shutil
-import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from effbench.errors import ConfigError
+from effbench.cache_dir import BUDGET, budget_bytes
 from effbench.units import human_bytes
 
 log = logging.getLogger(__name__)
 
-BUDGET = "EFFBENCH_CACHE_GB"  # a property of the machine, not of a run: no config key
-SHARE_OF_DISK = 0.2
 _YOUNG_S = 60  # age below which a file may not yet be locked by its process
 
 
@@ -33,31 +30,6 @@ class Cache:
     @property
     def record(self) -> Path:
         return self.path.with_suffix(".json")
-
-
-def budget_bytes(folder: Path) -> int:
-    """Return the limit for all caches in `folder`: $EFFBENCH_CACHE_GB, or a fifth of its disk."""
-    text = os.environ.get(BUDGET, "").strip()
-    if not text:
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        return int(shutil.disk_usage(there).total * SHARE_OF_DISK)
-    try:
-        gigabytes = float(text)
-    except ValueError:
-        gigabytes = -1.0
-    if not 0 <= gigabytes < float("inf"):
-        raise ConfigError(f"{BUDGET} must be a number of gigabytes, at least 0; got {text!r}. For 50 GB write 50.")
-    return int(gigabytes * 1e9)
-
-
-def size_of(folder: Path) -> int:
-    """Return the bytes of all files in `folder` and below."""
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            status = path.lstat()
-            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return total
 
 
 def caches(folder: Path) -> list[Cache]:

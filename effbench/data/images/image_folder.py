@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from effbench.data.images.decoded_cache import CacheRecord, Rows, build_cache, r
 from effbench.data.images.decoding import DECODER_VERSION, MAX_PIXELS, SUFFIXES, Levels, printable, subfolders
 from effbench.data.images.folder_layout import ALL, SPLITS, ClassFiles, Scan, counted, differing_in_case, listed, scan
 from effbench.data.images.modality import square_images
+from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
 from effbench.data.slow import slow_to_read
 from effbench.data.splits import Split, Splits, check_fraction, hold_out
@@ -84,9 +85,9 @@ def image_folder(
     return _splits(kept, pixels, record.sha256, _facts(found, record))
 
 
-def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of image_folder, with defaults for those that a user's data file omits."""
-    return {name: word.default for name, word in inspect.signature(image_folder).parameters.items()} | options
+def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of image_folder, with defaults for those that a user's data file omits."""
+    return {name: options.get(name, word.default) for name, word in inspect.signature(image_folder).parameters.items()}
 
 
 def split_sizes(options: dict[str, Any]) -> dict[str, int] | None:
@@ -144,6 +145,42 @@ def one_split(
     if len(found.splits[name]) < len(classes):
         log.info(f"note: {printable(folder)} holds {len(found.splits[name])} of the run's {len(classes)} classes")
     return ("test" if name == ALL else name), Split(pixels, kept.labels), record.sha256
+
+
+@reads_other_source(image_folder)
+def other_folder(
+    before: Mapping[str, Any], now: Mapping[str, Any], recorded: Mapping[str, Any], which: str
+) -> tuple[str, Split] | None:
+    """Read one split of another folder than the run's, for evaluation.
+
+    Args:
+        before: options of image_folder in training.
+        now: its options for the evaluation.
+        recorded: `data` of the run's summary.
+        which: split to read; '' for the test, or the only one.
+
+    Returns:
+        (name of the split, its images); None if the folder holds the run's images (by sha256), perhaps moved.
+    """
+    options = with_defaults(now)
+    root, old_root = options["root"], before.get("root")
+    if not isinstance(root, str):  # image_folder reports what is wrong with it
+        return None
+    if isinstance(old_root, str) and os.path.realpath(expanded(old_root)) == os.path.realpath(expanded(root)):
+        return None
+    # names are counted first: they are quick to read; with on_corrupt=skip the run may have fewer images than files
+    counts = split_sizes(options)
+    may_be_moved = counts is not None and (options["on_corrupt"] == "skip" or counts == recorded.get("counts"))
+    if may_be_moved and image_folder(**options).sha256 == recorded["sha256"]:
+        return None
+    size = recorded["shape"][-1]
+    if options["image_size"] != size:
+        raise ConfigError(f"data.image_size={options['image_size']}, the run's model takes {size}.")
+    if which not in ("", *SPLITS):
+        raise ConfigError(unknown_name("split", which, SPLITS))
+    name, split, _ = one_split(which or None, recorded["classes"], **options)
+    log.info(f"note: {root} is not the run's dataset: {len(split)} of its images are evaluated")
+    return name, split
 
 
 def _measured(root: Path, found: Scan, which: str | None) -> str:

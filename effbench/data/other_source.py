@@ -1,0 +1,35 @@
+"""Datasets that read one split of another place than the run's, as it is, for `effbench eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from effbench.data.splits import Split
+
+# (options of the run's data section, options of eval, `data` of the run's summary, name of a split or '')
+# -> (name, split), or None if the options name the run's own data
+Reader = Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], str], tuple[str, Split] | None]
+Function = TypeVar("Function", bound=Reader)
+
+_READERS: dict[Callable[..., Any], Reader] = {}
+
+
+def reads_other_source(dataset: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Declare how a dataset's function reads data of another place for evaluation: a decorator of the reader.
+
+    Without it `effbench eval` reads and divides other data as in training. See `effbench.data.images.image_folder`.
+
+    Args:
+        dataset: the dataset's function.
+    """
+
+    def declare(reader: Function) -> Function:
+        _READERS[dataset] = reader
+        return reader
+
+    return declare
+
+
+def other_source_reader(dataset: Callable[..., Any]) -> Reader | None:
+    return _READERS.get(dataset)
