@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from effbench.cli.flags import COMMON_HELP, take_verbosity
 from effbench.console import guard, settled
@@ -16,9 +15,9 @@ from effbench.log import at_level
 log = logging.getLogger(__name__)
 
 VERBS = {
-    "train": "train a model with an optimizer; sweeps with -m",
+    "train": "train a model with an optimizer; with -m every combination of several values",
     "eval": "evaluate a finished run on any split",
-    "predict": "classify image files with a finished run",
+    "predict": "apply a finished run to files, such as images",
     "export": "write a finished run as an ONNX, TorchScript or torch.export file, checked against the model",
     "report": "one HTML page about one or many runs: ranking, curves, failures",
     "summary": "parameters, MACs and memory of a model x optimizer, without training",
@@ -28,49 +27,29 @@ VERBS = {
 }
 
 
+# A signal such as SIGTERM raises in these verbs, so that no incomplete file remains. Train handles signals itself; the
+# other verbs write at once.
+WRITING = ("eval", "export", "predict")
+
+
 def usage() -> str:
     """Return the text of `effbench --help`."""
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
     return "\n".join(
         [
-            "usage: effbench <verb> ...",
+            "usage: effbench VERB ...",
             "",
             *lines,
             "",
             COMMON_HELP,
-            "effbench <verb> --help: details. effbench help train optimizer: keys of a group. effbench --version",
-            'Tab completion: eval "$(effbench -sc install=bash)"; also zsh and fish.',
+            "",
+            "  effbench VERB --help            how to use a verb",
+            "  effbench help train optimizer   the keys of a config group",
+            "  effbench --version",
+            '  eval "$(effbench -sc install=bash)"   completion with the Tab key; also zsh and fish',
         ]
     )
-
-
-def _unknown_verb(word: str) -> str:
-    from effbench.config.hints import for_verb
-
-    if verb := for_verb(word):
-        return f"there is no verb '{word}'. Write effbench {verb}."
-    if "=" in word:
-        return f"{word} has no verb before it. Write effbench train {word}."
-    return unknown_name("verb", word, VERBS)
-
-
-@contextmanager
-def _ending_clean(verb: str) -> Iterator[None]:
-    """Raise on SIGTERM and similar signals in verbs that write files, so that no incomplete file remains."""
-    if verb not in ("eval", "export", "predict"):  # train handles signals itself; other verbs write at once
-        yield
-        return
-    from effbench.run.signals import listening
-
-    with listening() as ears, ears.raising():
-        yield
-
-
-def _exit_code(stop: KeyboardInterrupt) -> int:
-    from effbench.run.signals import EXIT_CODES
-
-    return EXIT_CODES.get(str(stop), 130)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,22 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     guard()
     words, level = take_verbosity(sys.argv[1:] if argv is None else argv)
     with at_level(level):
-        return settled(_run(words))
+        try:
+            code = _dispatch(words)
+        except EffbenchError as error:
+            log.debug("traceback of the error below:", exc_info=True)
+            log.error(error)
+            code = error.exit_code
+        except KeyboardInterrupt as stop:
+            from effbench.run.signals import EXIT_CODES
 
-
-def _run(words: list[str]) -> int:
-    try:
-        return _dispatch(words)
-    except EffbenchError as error:
-        log.debug("traceback of the error below:", exc_info=True)
-        log.error(error)
-        return error.exit_code
-    except KeyboardInterrupt as stop:
-        log.info("interrupted")
-        return _exit_code(stop)
-    except BrokenPipeError:  # an output file that is a pipe; stdout and stderr never raise
-        log.error("the reader of the output file has closed it; the file is incomplete.")
-        return 1
+            log.info("interrupted")
+            code = EXIT_CODES.get(str(stop), 130)  # Interrupted holds the signal's name; Ctrl-C itself is 130
+        except BrokenPipeError:  # an output file that is a pipe; stdout and stderr never raise
+            log.error("the reader of the output file has closed it; the file is incomplete.")
+            code = 1
+        return settled(code)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -103,18 +81,31 @@ def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage(), file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
-    if words[0] == "--version":
+    name, rest = words[0], words[1:]
+    if name == "--version":
         from importlib.metadata import version
 
         print(f"effbench {version('effbench')}")
         return 0
-    if words[0].partition("=")[0] in ("-sc", "--shell-completion"):
+    if name.partition("=")[0] in ("-sc", "--shell-completion"):
         return int(importlib.import_module("effbench.cli.completion").main(words, VERBS))
-    if words[0] not in VERBS:
-        raise ConfigError(_unknown_verb(words[0]))
-    verb = importlib.import_module(f"effbench.cli.{words[0]}")
-    with _ending_clean(words[0]):
-        return int(verb.main(words[1:]))
+
+    if name not in VERBS:
+        from effbench.config.hints import for_verb
+
+        if verb := for_verb(name):  # another tool's word
+            raise ConfigError(f"there is no verb '{name}'. Write effbench {verb}.")
+        if "=" in name:
+            raise ConfigError(f"{name} has no verb before it. Write effbench train {name}.")
+        raise ConfigError(unknown_name("verb", name, VERBS))
+
+    module = importlib.import_module(f"effbench.cli.{name}")
+    if name not in WRITING:
+        return int(module.main(rest))
+    from effbench.run.signals import listening
+
+    with listening() as ears, ears.raising():
+        return int(module.main(rest))
 
 
 if __name__ == "__main__":

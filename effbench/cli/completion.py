@@ -24,30 +24,32 @@ def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
         raise ConfigError(f"-sc takes install=SHELL or uninstall=SHELL, for {', '.join(SHELLS)}; got {request!r}.")
     if action != "query":
         return _hydra(request)
+
     line = os.environ.get("COMP_LINE", "").lstrip()
     program, _, line = line.partition(" ")
     verb, chosen, rest = line.lstrip().partition(" ")
     while verb in VERBOSITY and chosen:
         verb, chosen, rest = rest.lstrip().partition(" ")
     rest = " ".join(word for word in rest.split(" ") if word not in VERBOSITY)
+    separator = "\n" if shell == "fish" else " "
+
     if chosen and verb in VERB_FLAGS and (word := rest.split(" ")[-1]).startswith("-"):
-        print(_joined(shell, [flag for flag in flags_of(verb) if flag.startswith(word)]))
+        print(separator.join(flag for flag in flags_of(verb) if flag.startswith(word)))
     elif verb in WITH_CONFIG and chosen:
         if (found := _of_config(rest)) is not None:
-            print(_joined(shell, found))
+            print(separator.join(found))
             return 0
         # Hydra expects a line without a verb
         os.environ["COMP_LINE"] = f"{program} {rest}"
-        return _hydra(request, _config_dir(rest))
+        parts = rest.replace("--config-dir=", "--config-dir ").split()
+        place = parts.index("--config-dir") + 1 if "--config-dir" in parts else len(parts)
+        known = place < len(parts) and Path(parts[place]).is_dir()  # it may be half typed
+        return _hydra(request, parts[place] if known else None)
     elif not chosen:
         print("\n".join(name for name in verbs if name.startswith(verb)))
     elif verb == "recipe":
         print("\n".join(_of_recipe(rest)))
     return 0
-
-
-def _joined(shell: str, words: Iterable[str]) -> str:
-    return ("\n" if shell == "fish" else " ").join(words)
 
 
 def _of_config(line: str) -> list[str] | None:
@@ -69,12 +71,6 @@ def _of_recipe(line: str) -> list[str]:
     if not done:
         return [name for name in ACTIONS if name.startswith(word)]
     return [name for name in names() if name.startswith(word)] if done in (["show"], ["cp"], ["validate"]) else []
-
-
-def _config_dir(line: str) -> str | None:
-    words = line.replace("--config-dir=", "--config-dir ").split()
-    place = words.index("--config-dir") + 1 if "--config-dir" in words else len(words)
-    return words[place] if place < len(words) and Path(words[place]).is_dir() else None
 
 
 def _hydra(request: str, config_dir: str | None = None) -> int:

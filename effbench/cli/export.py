@@ -7,9 +7,10 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
 from effbench.cli.eval import check_same_data
@@ -28,15 +29,15 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench export RUN [format=onnx|torchscript|torch_export] [checkpoint=best|last] [output=FOLDER]
                        [tolerance=1e-4] [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
 
-Writes RUN's model to a file that maps samples (images: float32 (N, C, H, W) in [0, 1]) for any N to logits (N, K). It
-includes the run's normalisation. A .json file with the same name describes input, output, preprocessing, origin and
-parity. The folder is RUN/export, or output=FOLDER.
+Writes RUN's model to a file for another runtime. The file maps samples (images: float32 (N, C, H, W) in [0, 1]) to
+logits (N, K), for any N, and includes the normalisation. A .json file with the same name describes input, output,
+preprocessing, origin and parity. Both are in RUN/export, or in output=FOLDER.
 
 Before the file is published, the format's own runtime runs it on up to 256 validation samples, in batches and on one
-sample. If a logit differs from the model's by more than `tolerance` of the largest logit, or a top class differs, there
-is no file and the exit code is 3. format=onnx (opset 20) needs the extra: pip install 'effbench[onnx]'."""
+sample. No file is written, and the exit code is 3, if a logit differs from the model's by more than `tolerance` of the
+largest logit or an answer (the top class) differs. format=onnx (opset 20) needs the extra effbench[onnx]."""
+
 SCHEMA = 1
-Done = TypeVar("Done")
 SAMPLES = 256  # samples of the comparison
 
 
@@ -48,12 +49,20 @@ def main(words: Sequence[str]) -> int:
         return show_help(HELP, arguments.has("help"))
     for word in folders[1:]:
         raise ConfigError(unknown_name("option of export", word.partition("=")[0], [*options, "data.KEY"]))
+    try:
+        tolerance = float(options["tolerance"])
+    except ValueError:
+        tolerance = math.nan
+    if not 0 < tolerance <= 1:
+        raise ConfigError(
+            f"tolerance must be a fraction of the largest logit, in (0, 1], such as 1e-4; got {options['tolerance']!r}."
+        )
     result = export_run(
         folders[0],
         options["format"],
         options["checkpoint"],
         options["output"],
-        _tolerance(options["tolerance"]),
+        tolerance,
         data_overrides,
         targets_from(options["allow_targets"]),
     )
@@ -91,42 +100,39 @@ def export_run(
     from effbench.run.lock import holding
 
     run = with_data(load_run(folder, allow_targets), dict(data_overrides), "cpu")
+    # torch is imported only now: a mistyped folder or key is reported at once
     from effbench import build
     from effbench.export.files import ELSEWHERE, publish_file
     from effbench.export.formats import FORMATS, require_libraries
+    from effbench.training.checkpoint import read_manifest
 
     if format_name not in FORMATS:
         raise ConfigError(unknown_name("format", format_name, FORMATS))
     require_libraries(format_name)
     build.device(run.config)
-    model, step = _saved(run, checkpoint)
+    saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
+    model, step = run.model(saved.name), read_manifest(saved)["step"]
     target = _target(run, checkpoint, output, FORMATS[format_name].suffix)
+
     with holding(target.parent, ELSEWHERE):
         which, samples = _samples(run)
-        content = _told(f"exporting {target.name}", lambda: _content(run, model, format_name))
+        with _timed(f"exporting {target.name}"):
+            content = _content(run, model, format_name)
 
-        def facts(path: Path) -> dict[str, Any]:
-            parity = _parity(run, model, format_name, path, samples, tolerance, which)
+        def check(path: Path) -> dict[str, Any]:
+            parity = _parity(run, model, format_name, path, samples, tolerance)
+            parity = {"split": which, "tolerance": tolerance, **parity}
             return {**_facts(run, format_name), "checkpoint": {"name": checkpoint, "step": step}, "parity": parity}
 
-        about = _told(
-            f"comparing on {len(samples)} {which} {run.modality().unit}s", lambda: publish_file(target, content, facts)
-        )
-    return {**about, "path": str(target)}
-
-
-def _saved(run: Run, checkpoint: str) -> tuple[nn.Module, int]:
-    """Return (model, step) of the checkpoint that `best` or `last` names now; a run in training moves them."""
-    from effbench.training.checkpoint import read_manifest
-
-    path = run.checkpoint(checkpoint).resolve()
-    return run.model(path.name), read_manifest(path)["step"]
+        with _timed(f"comparing on {len(samples)} {which} {run.modality().unit}s"):
+            facts = publish_file(target, content, check)
+    return {**facts, "path": str(target)}
 
 
 def _target(run: Run, checkpoint: str, output: str, suffix: str) -> Path:
     """Return the path of the file, such as mobilenet_v3_small-best.onnx."""
     folder = expanded(output) if output else run.folder / "export"
-    target = folder / f"{_name(run)}-{_for_a_file(checkpoint)}{suffix}"
+    target = folder / f"{_file_name(run.config.model.label)}-{_file_name(checkpoint)}{suffix}"
     if output and target.is_symlink():
         target = target.resolve()  # in a run folder, which may be untrusted, a link is replaced instead
     for path in (target, target.with_name(f"{target.name}.json")):
@@ -135,12 +141,7 @@ def _target(run: Run, checkpoint: str, output: str, suffix: str) -> Path:
     return target
 
 
-def _name(run: Run) -> str:
-    """Return the model's name in the config."""
-    return _for_a_file(run.config.model.label)
-
-
-def _for_a_file(text: str) -> str:
+def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]", "_", text)
 
 
@@ -168,9 +169,9 @@ def _samples(run: Run) -> tuple[str, Tensor]:
 
 
 def _parity(
-    run: Run, model: nn.Module, format_name: str, path: Path, samples: Tensor, tolerance: float, which: str
+    run: Run, model: nn.Module, format_name: str, path: Path, samples: Tensor, tolerance: float
 ) -> dict[str, Any]:
-    """Compare the file at `path` with the model, as the record holds it."""
+    """Compare the file at `path` with the model. Raises ThresholdError if the answers differ."""
     from effbench.export.formats import load_exported
     from effbench.export.parity import compare, require
 
@@ -179,7 +180,7 @@ def _parity(
     size = run.config.data.eval_batch_size
     parity = compare(lambda batch: model(modality.normalise(batch)), exported, samples, size, run.task.same_answer)
     require(parity, tolerance, f"format={format_name}", modality.unit)
-    return {"split": which, "tolerance": tolerance, **parity.facts()}
+    return parity.facts()
 
 
 def _facts(run: Run, format_name: str) -> dict[str, Any]:
@@ -189,6 +190,7 @@ def _facts(run: Run, format_name: str) -> dict[str, Any]:
     from effbench.export.formats import FORMATS, OUTPUT
 
     about = run.modality().export_facts()
+    costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
     return {
         "schema_version": SCHEMA,
         "format": format_name,
@@ -199,28 +201,18 @@ def _facts(run: Run, format_name: str) -> dict[str, Any]:
         "probabilities": run.task.answer,
         "normalisation_inside": about["normalisation_inside"],
         "classes": list(run.classes),
-        "model": {"name": _name(run), **{key: run.summary["model"][key] for key in ("parameters", "macs")}},
+        "model": {"name": _file_name(run.config.model.label), **costs},
         "run": str(run.folder),
         "versions": {name: version(name) for name in ("effbench", *FORMATS[format_name].libraries)},
     }
 
 
-def _told(what: str, work: Callable[[], Done]) -> Done:
-    """Return work(), and log its duration."""
+@contextmanager
+def _timed(what: str) -> Iterator[None]:
+    """Log the duration of the block."""
     begun = time.perf_counter()
-    result = work()
+    yield
     log.info(f"{what}: {time.perf_counter() - begun:.1f} s")
-    return result
-
-
-def _tolerance(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 1:
-        raise ConfigError(f"tolerance must be a fraction of the largest logit, in (0, 1], such as 1e-4; got {text!r}.")
-    return value
 
 
 def _print_table(result: Mapping[str, Any]) -> None:

@@ -30,8 +30,9 @@ VERB_FLAGS = {  # in addition to --help and VERBOSITY, which every verb takes
     "recipe": ("json", "config_dir"),
     **dict.fromkeys(("eval", "predict", "export", "report", "env"), ("json",)),
 }
-COMMON_HELP = """Every verb takes -q, --quiet: only warnings and errors on stderr, no progress bar; and -v, --verbose:
-also debugging lines, each line with its logger's name. The last of them counts."""
+COMMON_HELP = """Every verb takes -q, --quiet: only warnings and errors on stderr, no progress bar
+                 -v, --verbose: also debugging lines, and the logger's name on each line
+If both are given, the last one counts."""
 INFO_PAGES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 

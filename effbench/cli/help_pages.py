@@ -42,33 +42,32 @@ class Choice:
 
 def overview(config_dir: str | None) -> str:
     """Return the keys of all groups with the defaults of `effbench train`."""
-    root = conf_dir() / f"{static.ROOT}.yaml"
-    parts = [_section(group, name, config_dir) for group, name in _defaults(root) if name is not None]
-    top = _read(root)
+    top = _read(conf_dir() / f"{static.ROOT}.yaml")
+    parts = [_section(group, name, config_dir) for group, name in _defaults() if name is not None]
     own = [_entry(key, value, top.comments) for key, value in top.values.items() if key not in ("defaults", "hydra")]
     return "\n\n".join(["keys of no group:\n" + "\n".join(own), *filter(None, parts)])
 
 
 def page(words: Sequence[str], config_dir: str | None) -> str:
     """Return the help for groups, choices and keys: 'optimizer', 'optimizer=lion', 'optimizer.lr'."""
-    return "\n\n".join(_page(word, config_dir) for word in words)
-
-
-def _page(word: str, config_dir: str | None) -> str:
     groups = static.group_options(Path(config_dir) if config_dir else None)
-    group, equals, name = word.partition("=")
-    if group in groups and equals:
-        if name not in groups[group]:
+    parts = []
+    for word in words:
+        group, equals, name = word.partition("=")
+        if group not in groups:
+            parts.append(_key(group, groups, config_dir))
+        elif not equals:
+            parts.append(_group(group, groups[group], config_dir))
+        elif name in groups[group]:
+            parts.append(_section(group, name, config_dir))
+        else:
             raise ConfigError(hints.unknown_choice(group, name, groups[group]))
-        return _section(group, name, config_dir)
-    if group in groups:
-        return _group(group, groups[group], config_dir)
-    return _key(group, groups, config_dir)
+    return "\n\n".join(parts)
 
 
 def _group(group: str, options: Sequence[str], config_dir: str | None) -> str:
     """Return the choices of a group, one a line, and the keys of the default choice."""
-    chosen = dict(_defaults(conf_dir() / f"{static.ROOT}.yaml")).get(group)
+    chosen = dict(_defaults()).get(group)
     width = max(map(len, options), default=0) + 3
     lines = [f"{group}=NAME, one of:"]
     for name in options:
@@ -82,18 +81,20 @@ def _group(group: str, options: Sequence[str], config_dir: str | None) -> str:
 def _section(group: str, name: str, config_dir: str | None) -> str:
     """Return the help for one choice: its top comment and its keys."""
     choice = _choice(group, name, config_dir)
-    content = {key: value for key, value in choice.values.items() if key != "_target_"}
-    late = group in (static.GROUP, "debug")  # recipes and debug files hold full keys
+    full_keys = group in (static.GROUP, "debug")  # files that change several groups
     entries = [
-        _entry(key if late else f"{group}.{key}", value, choice.comments, key)
-        for key, value in _leaves(content)
+        _entry(key if full_keys else f"{group}.{key}", value, choice.comments, key)
+        for key, value in _leaves(choice.values)
         if key.rpartition(".")[2] != "_target_"
     ]
     if not entries and not choice.about:
         return ""
     target = choice.values.get("_target_")
     title = f"{group}={name}" + (f"  ({target})" if target else "")
-    return "\n".join([title, *_filled(choice.about), *entries])
+    about = textwrap.wrap(
+        choice.about, _width() - 2, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
+    return "\n".join([title, *about, *entries])
 
 
 def _key(key: str, groups: Mapping[str, Sequence[str]], config_dir: str | None) -> str:
@@ -116,9 +117,10 @@ def _key(key: str, groups: Mapping[str, Sequence[str]], config_dir: str | None) 
     return "\n".join(found)
 
 
-def _defaults(root: Path) -> list[tuple[str, str | None]]:
+def _defaults() -> list[tuple[str, str | None]]:
     """Return (group, choice) pairs in the order of the root's defaults list."""
-    return [pair for entry in static.read(root)["defaults"] if isinstance(entry, dict) for pair in entry.items()]
+    entries = static.read(conf_dir() / f"{static.ROOT}.yaml")["defaults"]
+    return [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
 
 
 def _choice(group: str, name: str, config_dir: str | None) -> Choice:
@@ -146,18 +148,11 @@ def _read(path: Path) -> Choice:
     values = static.read(path)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path} holds no keys: a file of a group is 'key: value' lines.")
-    return Choice({str(key): value for key, value in values.items()}, dict(_comments(text)), _about(text))
-
-
-def _about(text: str) -> str:
-    """Return the comment at the top of a file."""
-    lines = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            lines.append(line.lstrip("# "))
-    return " ".join(filter(None, lines))
+    top = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    about = (line.lstrip("# ") for line in top if not line.startswith("# @package"))  # Hydra's directive
+    return Choice(
+        {str(key): value for key, value in values.items()}, dict(_comments(text)), " ".join(filter(None, about))
+    )
 
 
 def _comments(text: str) -> Iterator[tuple[str, str]]:
@@ -181,7 +176,7 @@ def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" != "defaults":
+        else:
             yield f"{prefix}{key}", value
 
 
@@ -215,10 +210,6 @@ def wrapped(left: str, text: str, width: int) -> list[str]:
         f"{start:<{width}}  {line}".rstrip()
         for start, line in zip([left, *[""] * (len(lines) - 1)], lines, strict=True)
     ]
-
-
-def _filled(text: str) -> list[str]:
-    return textwrap.wrap(text, _width() - 2, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _width() -> int:

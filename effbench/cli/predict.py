@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import math
@@ -23,11 +24,14 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
                         [output=FILE.csv|FILE.json] [max_pixels=N] [allow_targets=[MODULE,...]] [--json]
 
-Prints class, probability and top-k of each image as CSV on stdout (--json: as JSON), in the given order; files of a
-folder are sorted by name. Images are converted to the size and channels of the run's training; max_pixels is the run's
-unless given. For a run on feature rows, FILE is a CSV file: a line a sample, optionally after a line of column names.
-Files that cannot be read are listed on stderr, and the exit code is 1.
-In CSV, a name that a spreadsheet would run as a formula (first character = + - @) begins with an apostrophe."""
+Prints the answer for each sample as CSV on stdout (--json: as JSON): class, probability and the top_k classes, or for
+other tasks the labels or values. The order is that of the arguments; files of a folder are sorted by name.
+
+Images are brought to the size and channels of the run's training; files of more than max_pixels (default: the run's)
+are refused. For a run on feature rows, FILE is a CSV file: one sample a line, optionally after a line of column names.
+
+Files that cannot be read are listed on stderr, and the exit code is 1. In CSV, an apostrophe is put before a name that
+a spreadsheet would run as a formula (first character = + - @)."""
 FILE_OPTIONS = ("max_pixels",)
 
 
@@ -46,7 +50,11 @@ def main(words: Sequence[str]) -> int:
     if arguments.has("help") or len(paths) < 2:
         return show_help(HELP, arguments.has("help"))
     if options["output"]:
-        _check_output(expanded(options["output"]))
+        from effbench.records import output_problem
+
+        output = expanded(options["output"])
+        if why := output_problem(output):  # before the work, not after it
+            raise ConfigError(f"output={output}: {why}.")
     as_json = arguments.has("json") or options["output"].endswith(".json")
     rows, unreadable = predict_files(
         paths[0],
@@ -110,52 +118,36 @@ def predict_files(
     return rows, unreadable
 
 
-def _check_output(path: Path) -> None:
-    """Check the output path before the work, not after it."""
-    from effbench.records import output_problem
-
-    if why := output_problem(path):
-        raise ConfigError(f"output={path}: {why}.")
-
-
 def _count(key: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{key} must be a whole number of at least 1; got {text!r}.")
     return int(text)
 
 
-def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Return CSV with file, class, probability, class_2, probability_2, …; for other tasks file and one column a value.
-
-    Columns that name a sample further, such as its row, follow `file`.
-
-    A leading = + - @ gets an apostrophe, for spreadsheets.
-    """
-    import io
-
+def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return CSV with one line a sample. A leading = + - @ gets an apostrophe, for spreadsheets."""
+    lines = [_columns(row) for row in rows]
+    header = list(lines[0]) if lines else ["file", "class", "probability"]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    if rows and "top_k" not in rows[0]:
-        flat = [_flat(row) for row in rows]
-        writer.writerow([csv_cell(name) for name in flat[0]])
-        writer.writerows([csv_cell(cell) for cell in row.values()] for row in flat)
-        return text.getvalue()
-    depth = len(rows[0]["top_k"]) if rows else 1
-    names = [name for name in rows[0] if name not in ("class", "probability", "top_k")] if rows else ["file"]
-    extra = [name for rank in range(2, depth + 1) for name in (f"class_{rank}", f"probability_{rank}")]
-    writer.writerow([*names, "class", "probability", *extra])
-    for row in rows:
-        ranked = [cell for entry in row["top_k"] for cell in (csv_cell(entry["class"]), entry["probability"])]
-        writer.writerow([*(csv_cell(row[name]) for name in names), *ranked])
+    writer.writerow(map(csv_cell, header))
+    writer.writerows(map(csv_cell, line.values()) for line in lines)
     return text.getvalue()
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return mappings as separate columns and lists as 'a; b'."""
-    flat: dict[str, Any] = {}
+def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row's columns: file, class, probability, class_2, probability_2, …; for other tasks one column a value.
+
+    A list, such as the labels of a sample, is one column: 'a; b'. Columns that name a sample, such as its row in a
+    file, come first.
+    """
+    columns: dict[str, Any] = {}
     for key, value in row.items():
-        if isinstance(value, Mapping):
-            flat |= value
+        if key == "top_k":
+            for rank, entry in enumerate(value[1:], start=2):
+                columns |= {f"{name}_{rank}": entry[name] for name in ("class", "probability")}
+        elif isinstance(value, Mapping):
+            columns |= value
         else:
-            flat[key] = "; ".join(value) if isinstance(value, list) else value
-    return flat
+            columns[key] = "; ".join(value) if isinstance(value, list) else value
+    return columns

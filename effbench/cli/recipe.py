@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -15,10 +16,15 @@ from effbench.errors import ConfigError, unknown_name
 
 log = logging.getLogger(__name__)
 
-HELP = """usage: effbench recipe ls [--json]     --json: name, summary and path of each
+HELP = """usage: effbench recipe ls [--json]
        effbench recipe show NAME
-       effbench recipe cp NAME DIR       then: effbench train recipe=DIR/NAME.yaml
-       effbench recipe validate NAME|PATH [--config-dir DIR]"""
+       effbench recipe cp NAME DIR
+       effbench recipe validate NAME|PATH [--config-dir DIR]
+
+ls        lists the recipes that ship with effbench; --json: name, summary and path of each
+show      prints a recipe; its header states the measured result
+cp        copies a recipe to DIR/NAME.yaml; train it with: effbench train recipe=DIR/NAME.yaml
+validate  builds the model, optimizer and schedule of a recipe, without training"""
 
 
 def main(words: Sequence[str]) -> int:
@@ -45,19 +51,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
 
 
-def header(path: Path) -> list[str]:
-    """Return the comment lines at the top of a recipe, without the #."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            lines.append(line.removeprefix("#").strip())
-    return lines
-
-
 def _list(as_json: bool) -> None:
-    summaries = {name: next((line for line in header(_path(name)) if line), "") for name in names()}
+    summaries: dict[str, str] = {}
+    for name in names():
+        lines = _path(name).read_text(encoding="utf-8").splitlines()
+        top = itertools.takewhile(lambda line: line.startswith("#"), lines)
+        texts = (line.removeprefix("#").strip() for line in top if not line.startswith("# @package"))
+        summaries[name] = next(filter(None, texts), "")
     if as_json:
         rows = [{"name": name, "summary": text, "path": str(_path(name))} for name, text in summaries.items()]
         print(json.dumps(rows, indent=2, ensure_ascii=not writes_unicode()))

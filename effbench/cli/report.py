@@ -21,10 +21,12 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench report PATH ... [output=report.html] [--json]
 
 Writes one HTML file about runs. PATH is a run, a sweep, or a folder that contains runs at any depth, such as outputs.
-The page ranks finished runs with the same data and metric, with seeds of one config as mean and standard deviation;
-stdout gets the same tables. The page also has curves, and the result, configuration, environment and command of each
-run. It needs no network and runs no script. Failed runs and damaged files are listed with the reason.
---json: the tables as JSON on stdout."""
+
+The page ranks finished runs with the same data and metric; seeds of one config are one row, with mean and standard
+deviation. It also has curves, and the result, configuration, environment and command of each run. Failed runs and
+damaged files are listed with the reason. The page needs no network and runs no script.
+
+The tables are also printed to stdout; --json: as JSON."""
 MOST_LINES = 20  # printed lines of a table or of a list of problems
 
 
@@ -38,7 +40,13 @@ def main(words: Sequence[str]) -> int:
             paths.append(expanded(word))
     if arguments.has("help") or not paths:
         return show_help(HELP, arguments.has("help"))
-    return report(paths, _checked(output), arguments.has("json"))
+    # the output is checked before the work; only a page may be overwritten
+    page = expanded(output)
+    if why := "it is no file's name" if not output else output_problem(page):
+        raise ConfigError(f"output={output}: {why}. Give the page's name, such as output=report.html.")
+    if page.suffix not in (".html", ".htm"):
+        raise ConfigError(f"output={output} must end in .html, so that a browser shows it as a page.")
+    return report(paths, page, arguments.has("json"))
 
 
 def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
@@ -60,7 +68,10 @@ def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
         records = read_runs(folders)
         content = view(records, output, unread)
         write_html(content, output)
-    _log_problems(content)
+
+    log.info(f"read {counted(content['found'], 'run')}")
+    problems = [f"{name}{': ' if name else ''}{text}" for name, text in content["problems"]]
+    _show_lines(problems, log.warning, log.info)
     if as_json:
         print(json.dumps({"report": str(output), **as_data(records)}, indent=2))
         return 0
@@ -69,22 +80,6 @@ def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
     _show_lines([f"{run['name']} {run['status']}: {run['reason']}" for run in content["unfinished"]], print, print)
     print(for_terminal(str(output)))
     return 0
-
-
-def _checked(output: str) -> Path:
-    """Check the output path before the work. Only a page may be overwritten."""
-    path = expanded(output)
-    if why := "it is no file's name" if not output else output_problem(path):
-        raise ConfigError(f"output={output}: {why}. Give the page's name, such as output=report.html.")
-    if path.suffix not in (".html", ".htm"):
-        raise ConfigError(f"output={output} must end in .html, so that a browser shows it as a page.")
-    return path
-
-
-def _log_problems(content: Mapping[str, Any]) -> None:
-    log.info(f"read {counted(content['found'], 'run')}")
-    problems = [f"{name}{': ' if name else ''}{text}" for name, text in content["problems"]]
-    _show_lines(problems, log.warning, log.info)
 
 
 def _show_lines(lines: Sequence[str], show: Callable[[str], object], show_rest: Callable[[str], object]) -> None:

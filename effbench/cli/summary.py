@@ -23,9 +23,10 @@ HELP = """usage: effbench summary [GROUP=NAME | KEY=VALUE ...] [input=CxHxW clas
   effbench summary model=swin optimizer=lion           for this config's data, and in the papers' setting
   effbench summary model=cnn,ds_cnn optimizer=adamw,adan input=3x32x32 classes=10
 
-Prints parameters; MACs (multiply-accumulates; FLOPs are twice that) of the forward pass of one sample; bytes that
-autograd keeps for a step of data.batch_size samples; bytes of optimizer state. For depthwise separable convolutions
-also the ratio of their MACs to those of a standard convolution: counted, and by the formula 1/C_out + 1/k^2."""
+Prints the cost of a config without training it: parameters; MACs (multiply-accumulates; FLOPs are twice that) of the
+forward pass of one sample; bytes that autograd keeps for a step of data.batch_size samples; bytes of optimizer state.
+For depthwise separable convolutions also the ratio of their MACs to those of a standard convolution: counted, and by
+the formula 1/C_out + 1/k^2. With input= and classes= the data are not read."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -33,70 +34,55 @@ def main(words: Sequence[str]) -> int:
     if arguments.has("help"):
         return show_help(HELP, asked=True)
     given, overrides = _own_options(arguments.overrides)
-    combinations = expand(overrides, arguments.get("config_dir")) or [[]]
-    configs = [compose(combination, arguments.get("config_dir")) for combination in combinations]
-    rows = [row for words, config in zip(combinations, configs, strict=True) for row in costs(words, config, given)]
+    config_dir = arguments.get("config_dir")
+    combinations = expand(overrides, config_dir) or [[]]
+    configs = [compose(combination, config_dir) for combination in combinations]
+    # torch is imported only now: a mistyped key is reported at once
+    from effbench.report.cost import cost, published
+
+    settings = [_setting(config, given) for config in configs]
+    rows: list[dict[str, Any]] = []
+    for words_of_one, config, own in zip(combinations, configs, settings, strict=True):
+        papers = None if given else published(config, type(own.modality))
+        each = [own] if papers is None else [own, papers]
+        rows += [{"config": " ".join(words_of_one) or "(defaults)", **cost(config, setting)} for setting in each]
     if arguments.has("json"):
         print(json.dumps(rows, indent=2))
         return 0
+
     _print_table(rows)
-    if len(combinations) == 1:
-        _print_layers(configs[0], given)
+    if len(configs) == 1:
+        _print_layers(configs[0], settings[0])
     _print_separable(rows)
     return 0
 
 
-def costs(words: Sequence[str], config: Config, given: Given | None) -> list[dict[str, Any]]:
-    """Return a row for the given setting; without one, for the config's data and for the papers' setting.
-
-    Args:
-        words: overrides of the config.
-        config: the composed config.
-        given: sample shape and classes, or None.
-    """
-    from effbench.report.cost import cost, published
-
-    own = setting_of(config, given)
-    papers = None if given else published(config, type(own.modality))
-    settings = [own] if papers is None else [own, papers]
-    return [{"config": " ".join(words) or "(defaults)", **cost(config, setting)} for setting in settings]
-
-
-def setting_of(config: Config, given: Given | None) -> Setting:
-    """Return the setting that is given, or that of the config's data, which are read for it."""
-    from effbench import build
-    from effbench.report.cost import Setting
-
-    if given is not None:
-        return _given_setting(config, *given)
-    try:
-        data = build.splits(config)
-    except DataError as error:
-        raise DataError(f"{error}\nTo do without the data, give input=3x224x224 classes=1000.") from error
-    return Setting(data.modality.blank(data.shape, build.settings(config)), len(data.classes))
-
-
-def _given_setting(config: Config, shape: tuple[int, ...] | None, num_classes: int) -> Setting:
-    """Return a setting of the dataset's modality; shape None: the papers', or else the dataset's own."""
+def _setting(config: Config, given: Given | None) -> Setting:
+    """Return the given setting for the dataset's modality; without one, that of the data, which are read for it."""
     from effbench import build
     from effbench.data.splits import Splits
     from effbench.report.cost import Setting
 
+    if given is None:
+        try:
+            data = build.splits(config)
+        except DataError as error:
+            raise DataError(f"{error}\nTo do without the data, give input=3x224x224 classes=1000.") from error
+        return Setting(data.modality.blank(data.shape, build.settings(config)), len(data.classes))
+
+    shape, num_classes = given
     preview = build.preview(config)
     kind = Splits.modality if preview is None else type(preview)
+    # without input=, the shape of the papers; a modality without one takes the dataset's own
     usual = kind.published[0] if kind.published else None if preview is None else preview.shape
     shape = shape or usual
     if shape is None or (usual is not None and len(shape) != len(usual)):
-        such_as = f", such as {_x(usual)}" if usual else ""
+        such_as = f", such as {'x'.join(map(str, usual))}" if usual else ""
         raise ConfigError(
             f"input must be {kind.layout} of {article(kind.unit)} {kind.unit}, with x between them{such_as}; got "
-            f"{_x(shape or ())!r}."
+            f"{'x'.join(map(str, shape or ()))!r}."
         )
     return Setting(kind.blank(shape, build.settings(config)), num_classes)
-
-
-def _x(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
 
 
 def _own_options(words: Sequence[str]) -> tuple[Given | None, list[str]]:
@@ -136,21 +122,21 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         "parameters": lambda row: human_count(row["parameters"]),
         "trained parameters": lambda row: human_count(row["trainable_parameters"]),
         f"MACs, one {rows[0]['unit']} forward": lambda row: human_count(row["macs"]),
-        "MACs / the first's": lambda row: f"{row['macs'] / rows[0]['macs']:.3f}",
+        "MACs, relative to the first": lambda row: f"{row['macs'] / rows[0]['macs']:.3f}",
         "FLOPs (2 x MACs)": lambda row: human_count(row["flops"]),
         "weights": lambda row: human_bytes(row["weight_bytes"]),
         "gradients": lambda row: human_bytes(row["gradient_bytes"]),
         "optimizer state": lambda row: human_bytes(row["optimizer_state_bytes"]),
         "averaged weights": lambda row: human_bytes(row["ema_bytes"]) if row["ema_bytes"] else "off",
         "activations kept": lambda row: f"{human_bytes(row['activation_bytes'])} at batch {row['batch_size']}",
-        "a training step in all": lambda row: human_bytes(row["step_bytes"]),
+        "a training step, total": lambda row: human_bytes(row["step_bytes"]),
     }
     for name, text in lines.items():
         table.add_row(name, *map(text, rows))
     Console(highlight=False, width=None if len(rows) < 3 else 40 * (len(rows) + 1)).print(table)
 
 
-def _print_layers(config: Config, given: Given | None) -> None:
+def _print_layers(config: Config, setting: Setting) -> None:
     """Print parameters and MACs by the model's top-level parts."""
     from rich.console import Console
     from rich.markup import escape
@@ -160,7 +146,6 @@ def _print_layers(config: Config, given: Given | None) -> None:
     from effbench.report.cost import shape_model
     from effbench.units import human_count
 
-    setting = setting_of(config, given)
     table = Table("part", "type", "output", "parameters", "MACs", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for row in layer_table(shape_model(config, setting), setting.example):
         shape = "" if row.output_shape is None else "x".join(map(str, row.output_shape[1:]))

@@ -61,28 +61,20 @@ def main(words: Sequence[str]) -> int:
 
 def help_text(words: Sequence[str], config_dir: str | None = None) -> str:
     """Return the help for groups, choices and keys; without `words`, the usage and all keys."""
-    from effbench.cli import help_pages as config_help
+    from effbench.cli import help_pages
+    from effbench.config.compose import check_folder, group_options
 
     if config_dir:
-        from effbench.config.compose import check_folder
-
         check_folder(config_dir)
     if words:
-        return config_help.page(words, config_dir)
-    keys = "keys, with their defaults (effbench help train GROUP=NAME: those of another choice):"
-    return "\n\n".join([HELP + groups_table(config_dir), keys, config_help.overview(config_dir)])
-
-
-def groups_table(config_dir: str | None = None) -> str:
-    """Return the groups and their choices, wrapped to the terminal's width."""
-    from effbench.cli.help_pages import wrapped
-    from effbench.config.compose import group_options
-
+        return help_pages.page(words, config_dir)
     options = group_options(config_dir)
     width = max(map(len, options)) + 2
-    return "\n".join(
-        line for group, names in options.items() for line in wrapped(f"  {group}", ", ".join(names), width)
-    )
+    groups = [
+        line for group, names in options.items() for line in help_pages.wrapped(f"  {group}", ", ".join(names), width)
+    ]
+    keys = "keys, with their defaults (effbench help train GROUP=NAME: those of another choice):"
+    return "\n\n".join([HELP + "\n".join(groups), keys, help_pages.overview(config_dir)])
 
 
 def ask_hydra(arguments: Arguments) -> int:

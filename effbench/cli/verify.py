@@ -18,8 +18,8 @@ HELP = """usage: effbench verify RUN [--json]
 
 verify RUN     checks the digests of every checkpoint, the links best and last, the config, that metrics.csv is complete
                and that summary.json agrees with it
-verify resume  trains your config for a few steps twice, once killed (SIGKILL) after step `at` and resumed, and compares
-               bit for bit: weights, average, optimizer, schedule, rows of metrics.csv
+verify resume  trains your config twice for `steps` steps: once without interruption, once killed (SIGKILL) after step
+               `at` and resumed; both must agree bit for bit in weights, average, optimizer, schedule and metrics.csv
 
 The exit code is 1 if a check fails. A run folder named `resume` is ./resume."""
 
@@ -29,44 +29,34 @@ def main(words: Sequence[str]) -> int:
     if arguments.has("help") or not arguments.overrides:
         return show_help(HELP, arguments.has("help"))
     first, *rest = arguments.overrides
+    if first != "resume" and rest:
+        raise ConfigError(f"verify takes one run; got {rest[0]!r} too.")
+    from effbench.report.verify import as_json, failures, verify_run
+
     if first == "resume":
         from effbench.run.verify_resume import verify_resume
 
         checks = verify_resume(rest, arguments.get("config_dir"))
-    elif rest:
-        raise ConfigError(f"verify takes one run; got {rest[0]!r} too.")
     else:
-        from effbench.report.verify import verify_run
-
         checks = verify_run(expanded(first))
-    return _report(checks, arguments.has("json"))
-
-
-def _report(checks: list[Check], json: bool) -> int:
-    from effbench.report.verify import as_json, failures
-
-    print(for_terminal(as_json(checks))) if json else _print(checks)
+    if arguments.has("json"):
+        print(for_terminal(as_json(checks)))
+    else:
+        _print_table(checks)
     return int(any(failures(checks)))
 
 
-def _print(checks: Sequence[Check]) -> None:
+def _print_table(checks: Sequence[Check]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for check in checks:
-        good = check.problem is None
-        table.add_row(
-            "[green]ok[/]" if good else "[red]WRONG[/]", *map(_shown, (check.name, check.problem or check.detail))
-        )
+        mark = "[green]ok[/]" if check.problem is None else "[red]WRONG[/]"
+        # names and values come from the run's files, which may be untrusted
+        table.add_row(mark, *(escape(for_terminal(text)) for text in (check.name, check.problem or check.detail)))
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 1000
+        console.width = 1000  # a pipe has no width: do not cut lines
     console.print(table)
-
-
-def _shown(text: str) -> str:
-    """Escape names and values, which come from the run's files."""
-    from rich.markup import escape
-
-    return escape(for_terminal(text))
