@@ -25,7 +25,7 @@ def publish_file(target: Path, content: bytes, check: Callable[[Path], Mapping[s
     """Write `content` to `target` and a record to `target`.json, after a check.
 
     The record always describes the file next to it: an old record is removed before its file is replaced. If the
-    process is killed between the two, a complete file without a record remains.
+    process is killed between the two, a complete file without a record remains. The caller must hold the folder's lock.
 
     Args:
         target: path of the exported file.
@@ -38,21 +38,17 @@ def publish_file(target: Path, content: bytes, check: Callable[[Path], Mapping[s
     Raises:
         NoSpaceError: the disk is full.
     """
-    forget_leftovers(target)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):  # of killed exports of the same name
+        left.unlink(missing_ok=True)
     record = record_path(target)
     with replacing(record, elsewhere=ELSEWHERE) as about, replacing(target, len(content), ELSEWHERE) as stream:
         _write(stream, content)
         facts = dict(check(Path(stream.name)))
         facts |= {"file": target.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        _write(about, _text(facts))
+        text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        _write(about, redact_environment(text).encode("utf-8", errors="backslashreplace"))
         record.unlink(missing_ok=True)
     return facts
-
-
-def forget_leftovers(target: Path) -> None:
-    """Remove temporary files of killed exports of the same name. The caller must hold the folder's lock."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-        left.unlink(missing_ok=True)
 
 
 def _write(stream: IO[bytes], content: bytes) -> None:
@@ -60,8 +56,3 @@ def _write(stream: IO[bytes], content: bytes) -> None:
     stream.write(content)
     stream.flush()
     os.fsync(stream.fileno())
-
-
-def _text(facts: Mapping[str, Any]) -> bytes:
-    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return redact_environment(text).encode("utf-8", errors="backslashreplace")

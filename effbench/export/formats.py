@@ -138,16 +138,12 @@ def _onnx_runtime() -> Any:
 def _make_torchscript(model: nn.Module, example: Tensor, input_name: str) -> bytes:
     del input_name  # inputs are positional
     traced = torch.jit.trace(model, example, check_trace=False)  # `parity` checks more than trace does
-    content = BytesIO()
-    torch.jit.save(torch.jit.freeze(traced), content)
-    return _without_debug_records(content)
+    archive, content = BytesIO(), BytesIO()
+    torch.jit.save(torch.jit.freeze(traced), archive)
 
-
-def _without_debug_records(archive: BytesIO) -> bytes:
-    """Rewrite a TorchScript archive without *.debug_pkl, which only tracebacks need."""
+    # the archive is written again without *.debug_pkl, which holds source paths and which only tracebacks need
     archive.seek(0)
-    reader, content = torch._C.PyTorchFileReader(archive), BytesIO()
-    writer = torch._C.PyTorchFileWriter(content)
+    reader, writer = torch._C.PyTorchFileReader(archive), torch._C.PyTorchFileWriter(content)
     for name in reader.get_all_records():
         record = reader.get_record(name)
         if name in ("version", ".data/version"):  # its place depends on the archive's version
@@ -164,7 +160,7 @@ def _load_torchscript(path: Path) -> Forward:
 
 
 def _make_torch_export(model: nn.Module, example: Tensor, input_name: str) -> bytes:
-    del input_name  # its inputs go by place
+    del input_name  # inputs are positional
     program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from effbench.report.rows import drawable_rows
 from effbench.summary_schema import MAPPING, check_plain, without_wrong_fields
 
 _MAPPINGS = ("metrics", "best", "task", "timing", "memory", "model", "data", "environment", "git")
+_Content = tuple[dict[str, Any], frozenset[str] | None, str | None]  # values by dotted key, experiment, problem
 _NO_SUMMARY = "has no summary.json: the run is in progress, or was killed; train resume=RUN continues it"
 
 
@@ -93,7 +94,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _runs_below(folder: str, unread: list[str]) -> Iterator[str]:
-    # a stack: recursion would fail on deeply nested folders
+    # a stack: recursion would fail on deeply nested folders; links are not followed, because they could make a circle
     pending = [folder]
     while pending:
         place = pending.pop()
@@ -103,40 +104,29 @@ def _runs_below(folder: str, unread: list[str]) -> Iterator[str]:
         except OSError as error:
             unread.append(f"{place}: {error.strerror}")
             continue
-        if any(entry.name in ("summary.json", "metrics.csv") and not _is_folder(entry) for entry in entries):
+        is_run = any(e.name in ("summary.json", "metrics.csv") and not e.is_dir(follow_symlinks=False) for e in entries)
+        if is_run:
             yield place
         else:
-            pending += [entry.path for entry in reversed(entries) if entry.name[0] != "." and _is_folder(entry)]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
+            folders = [entry for entry in entries if entry.name[0] != "." and entry.is_dir(follow_symlinks=False)]
+            pending += [entry.path for entry in reversed(folders)]
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
     """Return one record a folder. Each file is read once."""
-    names = _names(folders)
-    configs = _read_configs(folders)
-    return [
-        _record(number, folder, name, *config)
-        for number, (folder, name, config) in enumerate(zip(folders, names, configs, strict=True))
-    ]
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """Return the folders relative to their common parent; a single run by its folder name."""
+    # names are relative to the common parent of all runs; a single run has the name of its folder
     absolute = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100 - links keep the name they were given by
     above = os.path.commonpath([os.path.dirname(path) for path in absolute])  # noqa: PTH120
-    return [os.path.relpath(path, above) for path in absolute]
-
-
-def _record(
-    number: int, folder: Path, name: str, config: dict[str, Any], experiment: frozenset[str] | None, problem: str | None
-) -> RunRecord:
-    summary, problems = _summary(folder)
-    if problem is not None and not (summary is None or summary["status"] == "failed"):
-        problems.append(problem)  # a run that failed before it started has no config
-    return RunRecord(number, folder, name, summary, config, experiment, tuple(problems))
+    records = []
+    for number, (folder, path, found) in enumerate(zip(folders, absolute, _read_configs(folders), strict=True)):
+        config, experiment, problem = found
+        summary, problems = _summary(folder)
+        # a run that failed before it started has no config, which is no further problem
+        if problem is not None and summary is not None and summary["status"] != "failed":
+            problems.append(problem)
+        name = os.path.relpath(path, above)
+        records.append(RunRecord(number, folder, name, summary, config, experiment, tuple(problems)))
+    return records
 
 
 def _summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -168,8 +158,8 @@ def _about(path: Path, error: Exception) -> str:
     return shortened(" ".join(told.split()), 300)
 
 
-def _read_configs(folders: Sequence[Path]) -> list[tuple[dict[str, Any], frozenset[str] | None, str | None]]:
-    """Return (values by dotted key, experiment, problem) of each config.yaml, without secrets.
+def _read_configs(folders: Sequence[Path]) -> list[_Content]:
+    """Return the content of each config.yaml, without secrets.
 
     YAML is slow, and thousands of runs share most lines: each distinct entry of a section is parsed once.
     """
@@ -179,7 +169,12 @@ def _read_configs(folders: Sequence[Path]) -> list[tuple[dict[str, Any], frozens
     parsed = {entry: _parsed(entry) for entry in dict.fromkeys(entry for part in entries.values() for entry in part)}
     clean = zip(parsed, redact(list(parsed.values())), strict=True)
     found = {entry: leaves(content) for entry, content in clean if content is not None}
-    known = {section: _merged(part, found) for section, part in entries.items() if all(map(found.__contains__, part))}
+    known: dict[str, dict[str, Any]] = {}
+    for section, part in entries.items():
+        if all(entry in found for entry in part):
+            known[section] = {}
+            for entry in part:
+                known[section] |= found[entry]
     return [_config(folder / "config.yaml", sections, known) for folder, sections in zip(folders, read, strict=True)]
 
 
@@ -208,16 +203,14 @@ def _before(pattern: str, text: str) -> list[str]:
     return [*(f"{part}\n" for part in parts), last]
 
 
-def _merged(parts: Iterable[str], known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for part in parts:
-        merged |= known[part]
-    return merged
+def _config(path: Path, sections: list[str] | str, known: Mapping[str, dict[str, Any]]) -> _Content:
+    """Return the content of a config.yaml.
 
-
-def _config(
-    path: Path, sections: list[str] | str, known: Mapping[str, dict[str, Any]]
-) -> tuple[dict[str, Any], frozenset[str] | None, str | None]:
+    Args:
+        path: of the file, for messages.
+        sections: its sections, or the problem with the file.
+        known: section -> its values by dotted keys, for sections that can be parsed alone.
+    """
     if isinstance(sections, str):
         return {}, None, sections
     if not all(section in known for section in sections):
@@ -228,13 +221,16 @@ def _config(
         return found, frozenset(f"{key}: {value!r}" for key, value in found.items() if key != "seed"), None
     if problem := _newer("".join(section for section in sections if section.startswith(f"{KEY}:"))):
         return {}, None, problem
-    # runs that differ only in these keys belong to one experiment
+    # runs that differ only in these keys belong to one experiment; texts are compared, which is quicker than values
     passing = tuple(f"{key}:" for key in ("seed", *EPHEMERAL_KEYS))
     experiment = frozenset(section.strip() for section in sections if not section.startswith(passing))
-    return _merged(sections, known), experiment, None
+    values: dict[str, Any] = {}
+    for section in sections:
+        values |= known[section]
+    return values, experiment, None
 
 
-@lru_cache
+@lru_cache  # thousands of runs have one version
 def _newer(stated: str) -> str | None:
     """Return the problem with a config's version line, or None."""
     try:
@@ -264,7 +260,7 @@ def curve_rows(folder: Path) -> tuple[list[dict[str, str]], list[str]]:
     except Exception as error:  # noqa: BLE001 - any csv error costs only this picture
         return [], [_about(path, error)]
     if rows.found and "row" not in rows.columns:
-        return [], ["metrics.csv has no column `row`: it is none of this effbench's"]
+        return [], ["metrics.csv has no column `row`: this effbench did not write it"]
     return rows.kept, [f"metrics.csv: {rows.lost} of {rows.found} rows cannot be read"] if rows.lost else []
 
 

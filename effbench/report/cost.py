@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,11 +69,12 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
     precision, _ = choose_precision(config.trainer.precision, torch.device("cuda" if on_gpu else "cpu"))
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     optimizer = _optimizer(config, model)
+    state = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
     averages = config.ema.enabled or averages_itself(optimizer)  # either is kept in a second model
     parts = {
         "weight_bytes": counts.bytes,
         "gradient_bytes": gradients,
-        "optimizer_state_bytes": sum(map(_bytes, optimizer.state.values())),
+        "optimizer_state_bytes": sum(value.numel() * value.element_size() for value in state),
         "ema_bytes": counts.bytes if averages else 0,
         "activation_bytes": accounting.activation_bytes(model, setting.example, batch_size, _DTYPES[precision.name]),
     }
@@ -104,7 +104,3 @@ def _optimizer(config: Config, model: nn.Module) -> Optimizer:
         optimizer.train()  # type: ignore[attr-defined]
     optimizer.step()
     return optimizer
-
-
-def _bytes(state: Mapping[str, Any]) -> int:
-    return sum(value.numel() * value.element_size() for value in state.values() if isinstance(value, Tensor))

@@ -42,7 +42,11 @@ def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Pa
         _draw(place, rows, {f"train/{name}": (BLUE, "train"), f"val/{name}": (ORANGE, "validation")}, display.axis)
         if display.as_percent:
             place.yaxis.set_major_formatter("{x:.0%}")
-    _draw(rate, rows, _rate_lines(rate_columns(rows)), "learning rate")
+    rates = rate_columns(rows)
+    palette = (BLUE, ORANGE, "#3a9a5b", "#a05fb5", GREY)
+    labels = [column.removeprefix("lr/") if len(rates) > 1 else "" for column in rates]  # one line needs no legend
+    lines = {column: (palette[index % len(palette)], labels[index]) for index, column in enumerate(rates)}
+    _draw(rate, rows, lines, "learning rate")
     figure.suptitle(title, fontsize=11)
     path = folder / "curves.png"
     with replacing(path) as stream:
@@ -57,15 +61,6 @@ def rate_columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
         if column.startswith("lr/"):
             distinct.setdefault(tuple(row[column] for row in rows), column)
     return list(distinct.values())
-
-
-def _rate_lines(columns: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return (colour, label) of each column; a single column has no label."""
-    palette = (BLUE, ORANGE, "#3a9a5b", "#a05fb5", GREY)
-    return {
-        column: (palette[index % len(palette)], column.removeprefix("lr/") if len(columns) > 1 else "")
-        for index, column in enumerate(columns)
-    }
 
 
 def points(rows: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, float]]:

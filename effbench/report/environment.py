@@ -21,7 +21,17 @@ GIT_ENVIRONMENT = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALL
 
 def environment() -> dict[str, Any]:
     """Return versions, processor, memory and GPU; nothing about the user or the network."""
-    return {
+    import torch
+
+    from effbench.cpu.library import unavailable
+    from effbench.training.waiting import policy
+
+    try:
+        memory_bytes: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # a system that does not tell
+        memory_bytes = None
+    cuda = torch.cuda.is_available()
+    facts: dict[str, Any] = {
         "effbench": _version("effbench"),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -29,21 +39,43 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": affinity(),
         "cpu_quota": cpu_quota(),
-        "memory_bytes": _memory_bytes(),
-        **_torch_facts(),
+        "memory_bytes": memory_bytes,
+        "threads": torch.get_num_threads(),
+        "waiting": policy(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "kernels": unavailable() or "compiled",
+        "cuda": torch.version.cuda if cuda else None,
     }
+    if cuda:
+        facts["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return facts
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Return {commit, dirty} of the checkout that contains `folder`, or None."""
-
-    environment = {**os.environ, **GIT_ENVIRONMENT}
+    variables = {**os.environ, **GIT_ENVIRONMENT}
 
     def git(*words: str) -> str | None:
         command = [*GIT, *words]
         try:
             done = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=10, check=False
+                command, cwd=folder, env=variables, capture_output=True, text=True, timeout=10, check=False
             )
         except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
             return None
@@ -52,19 +84,15 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     commit = git("rev-parse", "HEAD")
     if commit is None:
         return None
-    off = _without_filters(git("config", "--show-scope", "--null", "--name-only", "--get-regexp", r"^filter\.") or "")
-    return {"commit": commit, "dirty": bool(git(*off, "status", "--porcelain", "--ignore-submodules=dirty"))}
 
-
-def _without_filters(listed: str) -> list[str]:
-    """Return git options that turn off filters configured in the checkout. Filters of the user, such as git-lfs, stay.
-
-    listed: scope and key in turn, each ended by NUL.
-    """
+    # `git status` runs the filters of a checkout, which may be untrusted: they are turned off. Filters of the user,
+    # such as git-lfs, stay. The list is scope and key in turn, each ended by NUL.
+    listed = git("config", "--show-scope", "--null", "--name-only", "--get-regexp", r"^filter\.") or ""
     scopes, keys = listed.split("\0")[::2], listed.split("\0")[1::2]
-    names = {key.rpartition(".")[0] for scope, key in zip(scopes, keys, strict=False) if scope in ("local", "worktree")}
+    own = {key.rpartition(".")[0] for scope, key in zip(scopes, keys, strict=False) if scope in ("local", "worktree")}
     settings = ("clean=", "smudge=", "process=", "required=false")
-    return [word for name in sorted(names) for setting in settings for word in ("-c", f"{name}.{setting}")]
+    off = [word for name in sorted(own) for setting in settings for word in ("-c", f"{name}.{setting}")]
+    return {"commit": commit, "dirty": bool(git(*off, "status", "--porcelain", "--ignore-submodules=dirty"))}
 
 
 def peak_memory() -> dict[str, int]:
@@ -90,44 +118,3 @@ def _peak_rss() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _torch_facts() -> dict[str, Any]:
-    import torch
-
-    from effbench.cpu.library import unavailable
-    from effbench.training.waiting import policy
-
-    facts: dict[str, Any] = {
-        "threads": torch.get_num_threads(),
-        "waiting": policy(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "kernels": unavailable() or "compiled",
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-    }
-    if torch.cuda.is_available():
-        facts["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return facts

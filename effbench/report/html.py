@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -53,7 +53,15 @@ class Drawn:
     problems: Sequence[str]
 
     def curve(self) -> Curve:
-        return Curve(self.run.name, self.colour or 0, self.rows, _epochs_per_step(self.run, self.rows))
+        """Return the run as a curve; epochs per step are those of the summary, or else of the last complete epoch."""
+        summary = self.run.summary or {}
+        epochs, steps = summary.get("epochs"), summary.get("steps")
+        per_step = float(epochs / steps) if epochs and steps else 0.0
+        if per_step <= 0:
+            rows = [row for row in self.rows if row["row"] == "epoch" and row["epoch"].isdecimal()]
+            rows = [row for row in rows if int(row["step"]) > 0]
+            per_step = int(rows[-1]["epoch"]) / int(rows[-1]["step"]) if rows else 0.0
+        return Curve(self.run.name, self.colour or 0, self.rows, per_step or None)
 
 
 def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ()) -> dict[str, Any]:
@@ -66,18 +74,31 @@ def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ())
     """
     ranking = tables(records)
     colours = dict(_chosen(ranking, records))
-    drawn = {run.number: _drawn(run, colours[run.number]) for run in records if run.number in colours}
+    drawn: dict[int, Drawn] = {}
+    for run in records:
+        if run.number in colours:
+            rows, problems = curve_rows(run.folder)
+            # a run that failed before its first row needs no remark about metrics.csv
+            problems = [] if run.status == "failed" and not rows else problems
+            drawn[run.number] = Drawn(run, colours[run.number], rows, problems)
     unfinished = [run for run in records if run.summary is not None and not run.finished]
-    problems = [(run.name, text) for run in records for text in run.problems]
-    problems += [(item.run.name, text) for item in drawn.values() for text in item.problems]
+    found = [(run.name, text) for run in records for text in run.problems]
+    found += [(item.run.name, text) for item in drawn.values() for text in item.problems]
+
+    # how many runs ended with which status, and the version and time of the page
+    counts = Counter(run.status.replace("_", " ") for run in records) if len(records) > 1 else {}
+    facts = [*(f"{count} {status}" for status, count in counts.items()), f"effbench {version('effbench')}"]
+    # sections in the order of the tables, then the unfinished runs
+    ranked = [run.number for table in ranking for group in table.groups for run in group.runs]
+    in_order = [drawn[number] for number in dict.fromkeys([*ranked, *drawn]) if number in drawn]
     content = {
         "title": f"{len(records)} runs" if len(records) > 1 else label(records[0]),
-        "facts": _facts(records),
+        "facts": " · ".join([*facts, f"{datetime.now():%Y-%m-%d %H:%M}"]),
         "single": len(records) == 1,
         "tables": [_table(table, drawn) for table in ranking],
         "unfinished": [_unfinished(run, drawn) for run in unfinished],
-        "problems": [*problems, *(("", text) for text in unread)],
-        "sections": [_section(item, output) for item in _in_order(ranking, drawn)],
+        "problems": [*found, *(("", text) for text in unread)],
+        "sections": [_section(item, output) for item in in_order],
         "shown": len(drawn),
         "found": len(records),
     }
@@ -99,52 +120,37 @@ def write_html(content: Mapping[str, Any], output: Path) -> None:
 
 def as_data(records: Sequence[RunRecord]) -> dict[str, Any]:
     """Return the tables as values for programs, without secrets."""
-    ranking = [
-        {
-            "data": table.data,
-            "metric": table.metric,
-            "rows": [_values(table, row, [run.name for run in group.runs]) for group, row in _rows(table)],
-        }
-        for table in tables(records)
-    ]
-    others = [run for run in records if not run.finished]
-    return dict(
-        redact(
-            {
-                "tables": ranking,
-                "unfinished": [{"run": run.name, "status": run.status, "reason": _reason(run)} for run in others],
-                "problems": [{"run": run.name, "problem": text} for run in records for text in run.problems],
-            }
-        )
-    )
-
-
-def _rows(table: Table) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    return zip(table.groups, table.rows, strict=True)
-
-
-def _values(table: Table, row: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    named = {column.name: row.get(column.name) for column in table.columns}
-    spread = {f"{name} sd": value for name in named if (value := row.get(f"{name}±")) is not None}
-    return {**named, **spread, "seeds": row["seeds"], "runs": names}
+    ranking = []
+    for table in tables(records):
+        rows = []
+        for group, row in zip(table.groups, table.rows, strict=True):
+            named = {column.name: row.get(column.name) for column in table.columns}
+            spread = {f"{name} sd": value for name in named if (value := row.get(f"{name}±")) is not None}
+            rows.append({**named, **spread, "seeds": row["seeds"], "runs": [run.name for run in group.runs]})
+        ranking.append({"data": table.data, "metric": table.metric, "rows": rows})
+    content = {
+        "tables": ranking,
+        "unfinished": [
+            {"run": run.name, "status": run.status, "reason": _reason(run)} for run in records if not run.finished
+        ],
+        "problems": [{"run": run.name, "problem": text} for run in records for text in run.problems],
+    }
+    return dict(redact(content))
 
 
 def _harmless(content: Any) -> Any:
     """Return the content without secrets and without characters that control a terminal or the text direction."""
-    texts = list(dict.fromkeys(_texts(content)))  # thousands of rows share most texts
-    return _replaced(content, dict(zip(texts, map(for_terminal, redact(texts)), strict=True)))
-
-
-def _texts(content: Any) -> Iterator[str]:
+    texts: dict[str, None] = {}  # thousands of rows share most texts, so that each is cleaned once
     pending = [content]
     while pending:
         value = pending.pop()
         if isinstance(value, str):
-            yield value
+            texts[value] = None
         elif isinstance(value, dict):
             pending += value.values()
         elif isinstance(value, list | tuple):
             pending += value
+    return _replaced(content, dict(zip(texts, map(for_terminal, redact(list(texts))), strict=True)))
 
 
 def _replaced(value: Any, texts: Mapping[str, str]) -> Any:
@@ -153,13 +159,6 @@ def _replaced(value: Any, texts: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
         return {key: _replaced(item, texts) for key, item in value.items()}
     return [_replaced(item, texts) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _facts(records: Sequence[RunRecord]) -> str:
-    """Return how many runs ended with which status, and the version and time of the page."""
-    counts = Counter(run.status.replace("_", " ") for run in records) if len(records) > 1 else {}
-    ended = [f"{count} {status}" for status, count in counts.items()]
-    return " · ".join([*ended, f"effbench {version('effbench')}", f"{datetime.now():%Y-%m-%d %H:%M}"])
 
 
 def _chosen(ranking: Sequence[Table], records: Sequence[RunRecord]) -> list[tuple[int, int | None]]:
@@ -175,31 +174,19 @@ def _chosen(ranking: Sequence[Table], records: Sequence[RunRecord]) -> list[tupl
     return [*chosen[:MOST_RANKED], *unfinished][:MOST_SHOWN]
 
 
-def _drawn(run: RunRecord, colour: int | None) -> Drawn:
-    rows, problems = curve_rows(run.folder)
-    return Drawn(run, colour, rows, [] if run.status == "failed" and not rows else problems)
-
-
-def _epochs_per_step(run: RunRecord, rows: Sequence[Mapping[str, str]]) -> float | None:
-    """Return epochs per step, from the summary or else from the last complete epoch."""
-    summary = run.summary or {}
-    epochs, steps = summary.get("epochs"), summary.get("steps")
-    if epochs and steps and epochs / steps > 0:
-        return float(epochs / steps)
-    ended = [row for row in rows if row["row"] == "epoch" and row["epoch"].isdecimal() and int(row["step"]) > 0]
-    return int(ended[-1]["epoch"]) / int(ended[-1]["step"]) or None if ended else None
-
-
-def _in_order(ranking: Sequence[Table], drawn: Mapping[int, Drawn]) -> list[Drawn]:
-    """Return the runs in the order of the tables, then the unfinished ones."""
-    ranked = [run.number for table in ranking for group in table.groups for run in group.runs]
-    return [drawn[number] for number in dict.fromkeys([*ranked, *drawn]) if number in drawn]
-
-
 def _table(table: Table, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
     within = [drawn[run.number] for group in table.groups for run in group.runs if run.number in drawn]
     runs = sum(len(group.runs) for group in table.groups)
     panels = [asdict(panel) for panel in over_each_other([item.curve() for item in within], table.displays)]
+    rows, legend = [], []
+    for group, row in zip(table.groups, table.rows, strict=True):
+        shown = drawn.get(group.runs[0].number)
+        anchor, colour = (shown.run.number, shown.colour) if shown else (None, None)
+        rows.append({"cells": table.cells(row), "anchor": anchor, "colour": colour})
+        if shown:
+            keys = [f"{key} {value}" for key in table.keys if (value := row[f"config {key}"])]
+            legend.append({"colour": colour, "text": ", ".join([label(group.runs[0]), *keys])})
+    part = f"Drawn: {len(within)} of {runs} runs, from the top of the table."
     return {
         "heading": f"{table.data} by {table.metric}" if table.metric else table.data,
         "lead": _lead(table, runs),
@@ -207,44 +194,24 @@ def _table(table: Table, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
         # styles: names with a link to a section, numbers, texts
         "kinds": ["run" if each.name == "overrides" else "n" if each.numeric else "t" for each in table.columns],
         "leaves": [column.leaves for column in table.columns],
-        "rows": [_cells(table, group.runs[0], row, drawn) for group, row in _rows(table)],
+        "rows": rows,
         "notes": list(table.notes),
         "panels": panels,
-        "legend": _legend(table, drawn),
-        "drawn": f"Drawn: {len(within)} of {runs} runs, from the top of the table."
-        if panels and len(within) < runs
-        else "",
+        "legend": legend,
+        "drawn": part if panels and len(within) < runs else "",
     }
 
 
 def _lead(table: Table, runs: int) -> str:
-    configs = len(table.groups)
-    text = f"{runs} finished runs of {configs} configs" if configs > 1 else f"{runs} finished runs of one config"
+    """Return the sentence above a table."""
     if runs == 1:
         return "One finished run."
-    if any(row.get(f"{name}±") is not None for row in table.rows for name in ("value", *table.tests)):
+    configs = len(table.groups)
+    text = f"{runs} finished runs of {f'{configs} configs' if configs > 1 else 'one config'}"
+    results = [column.name for column in table.columns if column.name == "value" or column.name.startswith("test/")]
+    if any(row.get(f"{name}±") is not None for row in table.rows for name in results):
         text += ": means over seeds ± their sample standard deviation"
     return f"{text}. Ranked by validation; the test is only shown." if configs > 1 and table.metric else f"{text}."
-
-
-def _cells(table: Table, run: RunRecord, row: Mapping[str, Any], drawn: Mapping[int, Drawn]) -> dict[str, Any]:
-    shown = drawn.get(run.number)
-    return {
-        "cells": table.cells(row),
-        "anchor": run.number if shown else None,
-        "colour": shown.colour if shown else None,
-    }
-
-
-def _legend(table: Table, drawn: Mapping[int, Drawn]) -> list[dict[str, Any]]:
-    """Return one colour and name a config."""
-    entries = []
-    for group, row in _rows(table):
-        shown = drawn.get(group.runs[0].number)
-        if shown is not None:
-            keys = [f"{key} {value}" for key in table.keys if (value := row[f"config {key}"])]
-            entries.append({"colour": shown.colour, "text": ", ".join([group.label, *keys])})
-    return entries
 
 
 def _unfinished(run: RunRecord, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
@@ -274,11 +241,15 @@ def _section(item: Drawn, output: Path) -> dict[str, Any]:
     summary: Mapping[str, Any] = run.summary or {}
     environment = {key: summary.get(key) for key in ("device", "precision", "processes")}
     environment |= {**run.part("environment"), **{f"git {key}": value for key, value in run.part("git").items()}}
+    # the best validation value and the test value of the first metric, if they exist
+    best, test = run.part("best"), f"test/{primary(run.displays)}"
+    values = [(str(best.get("metric")), best.get("value")), (test, run.part("metrics").get(test))]
+    brief = [f"{name} {number_text(name, value, displays=run.displays)}" for name, value in values if value is not None]
     return {
         "anchor": run.number,
         "name": run.name,
         "href": link(run.folder, output),
-        "brief": " · ".join([label(run), *_brief(run)]) if run.part("model") else "",
+        "brief": " · ".join([label(run), *brief]) if run.part("model") else "",
         "status": run.status,
         "colour": item.colour,
         "outcome": _blocks({"Result": _result(run), "Time": _clocks(run), "Sessions": _sessions(run)}),
@@ -291,13 +262,6 @@ def _section(item: Drawn, output: Path) -> dict[str, Any]:
 
 def _blocks(pairs: Mapping[str, Pairs]) -> list[dict[str, Any]]:
     return [{"title": title, "pairs": found} for title, found in pairs.items() if found]
-
-
-def _brief(run: RunRecord) -> list[str]:
-    """Return the best validation value and the test value of the first metric, if they exist."""
-    best, test = run.part("best"), f"test/{primary(run.displays)}"
-    found = [(str(best.get("metric")), best.get("value")), (test, run.part("metrics").get(test))]
-    return [f"{name} {number_text(name, value, displays=run.displays)}" for name, value in found if value is not None]
 
 
 def link(folder: Path, output: Path) -> str | None:
@@ -335,32 +299,28 @@ def _sessions(run: RunRecord) -> Pairs:
     sessions = (run.summary or {}).get("sessions")
     if not isinstance(sessions, list) or len(sessions) < 2:
         return []
-    return [_session(number, session) for number, session in enumerate(sessions, start=1) if isinstance(session, dict)]
-
-
-def _session(number: int, session: Mapping[str, Any]) -> tuple[str, str]:
-    changed = session.get("changed")
-    values = changed.items() if isinstance(changed, Mapping) else ()
-    pairs = [(key, pair if isinstance(pair, list) and pair else [pair]) for key, pair in values]
-    texts = [f"{key} from {pair[0]} to {pair[-1]}" for key, pair in pairs]
-    steps = f"steps {session.get('from_step')} to {session.get('to_step')}, {session.get('status')}"
-    return f"session {number}", shortened("; ".join([steps, *texts]), 2000)
+    found = []
+    for number, session in enumerate(sessions, start=1):
+        if isinstance(session, Mapping):
+            texts = [f"steps {session.get('from_step')} to {session.get('to_step')}, {session.get('status')}"]
+            changed = session.get("changed")
+            for key, pair in changed.items() if isinstance(changed, Mapping) else ():
+                values = pair if isinstance(pair, list) and pair else [pair]  # a damaged record may hold one value
+                texts.append(f"{key} from {values[0]} to {values[-1]}")
+            found.append((f"session {number}", shortened("; ".join(texts), 2000)))
+    return found
 
 
 def _pairs(content: Mapping[str, Any]) -> Pairs:
     """Return dotted keys and values as texts, without empty values of a record."""
-    return [
-        (shortened(key, 100), human_bytes(value) if key == "memory_bytes" else shortened(_listed(value), 2000))
-        for key, value in leaves(redact(content)).items()
-        if value is not None or "." in key
-    ]
-
-
-def _listed(value: Any) -> Any:
-    """Join a list of names with commas."""
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return ", ".join(value)
-    return value
+    pairs = []
+    for key, value in leaves(redact(content)).items():
+        if value is None and "." not in key:
+            continue
+        if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+            value = ", ".join(value)  # names, such as classes
+        pairs.append((shortened(key, 100), human_bytes(value) if key == "memory_bytes" else shortened(value, 2000)))
+    return pairs
 
 
 def _command(argv: Any) -> str:

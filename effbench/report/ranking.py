@@ -18,9 +18,8 @@ MOST_KEYS, MOST_IN_FRONT = 8, 4  # columns of config keys, and how many of them 
 _COST = ("parameters", "macs", "training_s", "peak_rss_bytes", "peak_cuda_bytes")
 _ALWAYS = ("overrides", "n")
 _CONSTANT = ("parameters", "macs", "states")  # no column if all rows have the same value
-
-
 _DIVISION = ("data.val_fraction", "data.split_seed", "trainer.limit_val_batches", "trainer.limit_test_batches")
+_ABSENT = object()  # the value of a key that a run does not have
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,6 @@ class Group:
     runs: Sequence[RunRecord]
     unfinished: int = 0
 
-    @property
-    def seeds(self) -> int:
-        return len({str(run.config.get("seed")) for run in self.runs})
-
-    @property
-    def label(self) -> str:
-        return label(self.runs[0])
-
 
 @dataclass(frozen=True)
 class Table:
@@ -77,6 +68,7 @@ class Table:
         rows: column name -> value of each group.
         columns: the columns.
         notes: what a reader must know about the table.
+        displays: metric name -> display of the runs.
     """
 
     data: str
@@ -86,19 +78,23 @@ class Table:
     rows: Sequence[Mapping[str, Any]]
     columns: Sequence[Column]
     notes: Sequence[str]
-
-    @property
-    def displays(self) -> dict[str, Display]:
-        """Metric name -> display of its runs."""
-        return {name: display for group in self.groups for name, display in group.runs[0].displays.items()}
-
-    @property
-    def tests(self) -> list[str]:
-        """Columns of test metrics."""
-        return test_columns(self.rows)
+    displays: Mapping[str, Display]
 
     def cells(self, row: Mapping[str, Any]) -> list[str]:
-        return [_written(column, row, self.displays) for column in self.columns]
+        """Return the texts of a row, one a column."""
+        return [_text(column, row, self.displays) for column in self.columns]
+
+
+def _text(column: Column, row: Mapping[str, Any], displays: Mapping[str, Display]) -> str:
+    value = row.get(column.name)
+    if column.name == "n":  # the number of runs, of how many started, and of seeds if some ran twice
+        text = f"{row['n']} of {row['n'] + row['unfinished']}" if row["unfinished"] else str(row["n"])
+        return text if row["seeds"] == row["n"] else f"{text} (seeds: {row['seeds']})"
+    if value is None:
+        return ""
+    if column.metric is None:
+        return column.text(value)
+    return number_text(column.metric, value, row.get(f"{column.name}±"), displays)
 
 
 def label(run: RunRecord) -> str:
@@ -114,48 +110,34 @@ def tables(records: Sequence[RunRecord]) -> list[Table]:
     The largest table comes first. Runs that were validated on different samples are not comparable, so they are in
     different tables.
     """
-    alike: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
-    finished = [run for run in records if run.finished]
-    for run in finished:
-        data, metric = run.part("data"), _metric(run.part("best"))
-        alike[str(data.get("name")), str(data.get("sha256")), str(metric), *_division(run)].append(run)
-    largest = sorted(alike.values(), key=lambda runs: (_metric(runs[0].part("best")) is None, -len(runs)))
-    unfinished = _unfinished_seeds(records)
-    several = len(set(map(_division, finished))) > 1
-    return _told_apart([_table(runs, unfinished, several) for runs in largest])
+    alike: dict[tuple[str | None, ...], list[RunRecord]] = defaultdict(list)
+    unfinished: dict[frozenset[str], set[str]] = defaultdict(set)  # experiment -> seeds without a result
+    for run in records:
+        if run.finished:
+            data, best = run.part("data"), run.part("best")
+            metric = best.get("metric") if best.get("value") is not None else None
+            alike[metric, str(data.get("name")), str(data.get("sha256")), *_division(run)].append(run)
+        elif run.experiment is not None:
+            unfinished[run.experiment].add(str(run.config.get("seed")))
 
+    largest = sorted(alike.items(), key=lambda entry: (entry[0][0] is None, -len(entry[1])))
+    several = len({key[3:] for key in alike}) > 1  # the headings then name the division into splits
+    found = [_table(runs, unfinished, several) for _, runs in largest]
 
-def _told_apart(found: Sequence[Table]) -> list[Table]:
-    """Add the digest to the headings of tables with different data of one name."""
+    # different data of one name: the headings show the digest
     digests: dict[str, set[str]] = defaultdict(set)
-    for table in found:
-        digests[table.data].add(_digest(table))
+    own = [str(table.groups[0].runs[0].part("data").get("sha256")) for table in found]
+    for table, digest in zip(found, own, strict=True):
+        digests[table.data].add(digest)
     return [
-        replace(table, data=f"{table.data} {_digest(table)[:8]}") if len(digests[table.data]) > 1 else table
-        for table in found
+        replace(table, data=f"{table.data} {digest[:8]}") if len(digests[table.data]) > 1 else table
+        for table, digest in zip(found, own, strict=True)
     ]
-
-
-def _digest(table: Table) -> str:
-    return str(table.groups[0].runs[0].part("data").get("sha256"))
 
 
 def _division(run: RunRecord) -> tuple[str, ...]:
     """Return the settings, besides the dataset, that decide which samples validate and test a run."""
     return tuple(f"{key}={run.config[key]}" for key in _DIVISION if run.config.get(key) is not None)
-
-
-def _metric(best: Mapping[str, Any]) -> str | None:
-    return best.get("metric") if best.get("value") is not None else None
-
-
-def _unfinished_seeds(records: Sequence[RunRecord]) -> dict[frozenset[str], set[str]]:
-    """Map each experiment to the seeds that started and have no result."""
-    seeds: dict[frozenset[str], set[str]] = defaultdict(set)
-    for run in records:
-        if not run.finished and run.experiment is not None:
-            seeds[run.experiment].add(str(run.config.get("seed")))
-    return seeds
 
 
 def _table(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[str]], several: bool) -> Table:
@@ -170,8 +152,9 @@ def _table(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[st
     data = str(runs[0].part("data").get("name") or "unknown data")
     if several and (division := _division(runs[0])):
         data += f" ({', '.join(division)})"
-    columns = _columns(rows, front, end, metric)
-    return Table(data, metric, front, ordered, rows, columns, _notes(ordered, rows, unshown))
+    columns, notes = _columns(rows, front, end, metric), _notes(ordered, rows, unshown)
+    displays = {name: display for group in ordered for name, display in group.runs[0].displays.items()}
+    return Table(data, metric, front, ordered, rows, columns, notes, displays)
 
 
 def _grouped(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[str]]) -> list[Group]:
@@ -197,27 +180,22 @@ def differing_keys(runs: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
     """
     known = [run for run in runs if run.experiment is not None]
     keys = dict.fromkeys(key for run in known for key in run.config if key != "seed")
+    labels = list(map(label, known))
     apart: list[str] = []
     following: list[str] = []
     for key in keys:
         values = [run.config.get(key, _ABSENT) for run in known]
-        if values.count(values[0]) == len(values):
+        if values.count(values[0]) == len(values):  # the usual case, and quicker than comparing texts
             continue
         texts = list(map(shortened, values))
-        if len(set(texts)) == 1 or _told_by_name(key, texts, known):
+        if len(set(texts)) == 1:
             continue
-        (following if _follows(texts, list(map(label, known))) else apart).append(key)
+        part = {"model": "name", "optimizer": "optimizer"}.get(key.partition(".")[0])
+        if part is not None and _follows(texts, [str(run.part("model").get(part)) for run in known]):
+            continue
+        (following if _follows(texts, labels) else apart).append(key)
     apart.sort(key=lambda key: any(key not in run.config for run in known))  # keys that all runs have come first
     return apart, following
-
-
-def _told_by_name(key: str, texts: Sequence[str], runs: Sequence[RunRecord]) -> bool:
-    """Return True for an option of the model or optimizer that is equal in all runs with that name."""
-    part = {"model": "name", "optimizer": "optimizer"}.get(key.partition(".")[0])
-    return part is not None and _follows(texts, [_name(run, part) for run in runs])
-
-
-_ABSENT = object()
 
 
 def _follows(texts: Sequence[str], names: Sequence[str]) -> bool:
@@ -225,53 +203,35 @@ def _follows(texts: Sequence[str], names: Sequence[str]) -> bool:
     return len(set(zip(names, texts, strict=True))) == len(set(names))
 
 
-def _name(run: RunRecord, part: str) -> str:
-    return str(run.part("model").get(part))
-
-
 def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
     """Return a row: means over the group's seeds, and standard deviations as NAME±."""
     by_seed: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in group.runs:
-        by_seed[str(run.config.get("seed"))].append(_own_row(run))
+        mappings = {name: run.part(name) for name in ("metrics", "timing", "model", "memory")}
+        row = result_row(Job(run.number, [label(run)], run.folder), {**(run.summary or {}), **mappings})
+        row |= {f"val/{name}": run.part("metrics").get(f"val/{name}") for name in run.displays}
+        row |= {"macs": run.part("model").get("macs"), "peak_cuda_bytes": run.part("memory").get("peak_cuda_bytes")}
+        by_seed[str(run.config.get("seed"))].append(row)
+
     row = dict(by_seed[str(group.runs[0].config.get("seed"))][0])
     spread = ("value", *(name for name in row if name.startswith(("val/", "test/"))))  # what a seed changes
     for name in (*spread, *_COST, *speed_columns([row])):
-        values = [value for rows in by_seed.values() if (value := _mean_of(rows, name)) is not None]
+        # runs of one seed are not independent samples: their mean counts once
+        own = [[each[name] for each in rows if each.get(name) is not None] for rows in by_seed.values()]
+        values = [mean(found) for found in own if found]
         row[name] = mean(values) if values else None
         # only over all seeds: a deviation over some of them would be misleading
-        of_all = len(values) == group.seeds > 1
+        of_all = len(values) == len(by_seed) > 1
         row[f"{name}±"] = deviation(values) if name in spread and of_all else None
     states = Counter(run.status for run in group.runs)
     config = group.runs[0].config
     return row | {
         "n": len(group.runs),
-        "seeds": group.seeds,
+        "seeds": len(by_seed),
         "unfinished": group.unfinished,
         "states": ", ".join(f"{count} {state}" if len(states) > 1 else state for state, count in states.items()),
         **{f"config {key}": shortened(config[key], 60) if key in config else "" for key in keys},
     }
-
-
-def _mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Return the mean over runs of one seed, which are not independent samples."""
-    values = [row[name] for row in rows if row.get(name) is not None]
-    return mean(values) if values else None
-
-
-def _own_row(run: RunRecord) -> dict[str, Any]:
-    metrics = run.part("metrics")
-    mappings = {name: run.part(name) for name in ("metrics", "timing", "model", "memory")}
-    return {
-        **result_row(Job(run.number, [label(run)], run.folder), {**(run.summary or {}), **mappings}),
-        **{f"val/{name}": metrics.get(f"val/{name}") for name in run.displays},
-        "macs": run.part("model").get("macs"),
-        "peak_cuda_bytes": run.part("memory").get("peak_cuda_bytes"),
-    }
-
-
-def _of_config(key: str, leaves: int) -> Column:
-    return Column(f"config {key}", key.replace(".", ".\n", 1), numeric=False, leaves=leaves)
 
 
 def _columns(
@@ -280,15 +240,16 @@ def _columns(
     """Return the columns with information: not those that are empty, nor costs that are equal in all rows."""
     tests = test_columns(rows)
     vals = [f"val/{name.partition('/')[2]}" for name in tests]
+    losses = {f"val/{LOSS}", f"test/{LOSS}"}
     columns = [
         Column("rank", "rank"),
         Column("overrides", "run", numeric=False),
-        *(_of_config(key, leaves=1) for key in front),
+        *(Column(f"config {key}", key.replace(".", ".\n", 1), numeric=False, leaves=1) for key in front),
         Column("n", "n", leaves=3),
         Column("value", f"best {metric}", metric=metric or ""),
-        *(Column(name, name.replace("/", " "), metric=name, leaves=12 if _is_loss(name) else 2) for name in tests),
+        *(Column(name, name.replace("/", " "), metric=name, leaves=12 if name in losses else 2) for name in tests),
         *(
-            Column(name, f"last {name.replace('/', ' ')}", metric=name, leaves=13 if _is_loss(name) else 11)
+            Column(name, f"last {name.replace('/', ' ')}", metric=name, leaves=13 if name in losses else 11)
             for name in vals
             if name != metric
         ),
@@ -302,37 +263,15 @@ def _columns(
         Column("peak_rss_bytes", "peak memory", human_bytes, leaves=8),
         Column("peak_cuda_bytes", "peak GPU", human_bytes, leaves=7),
         Column("states", "status", lambda states: states.replace("_", " "), numeric=False, leaves=10),
-        *(_of_config(key, leaves=14) for key in end),
+        *(Column(f"config {key}", key.replace(".", ".\n", 1), numeric=False, leaves=14) for key in end),
     ]
-    return [column for column in columns if column.name in _ALWAYS or _tells(column, rows)]
-
-
-def _tells(column: Column, rows: Sequence[Mapping[str, Any]]) -> bool:
-    values = {row.get(column.name) for row in rows}
-    if column.name in _CONSTANT and len(rows) > 1 and len(values) == 1:
-        return False
-    return bool(values - {None, ""})
-
-
-def _is_loss(column: str) -> bool:
-    return column.endswith(f"/{LOSS}")
-
-
-def _written(column: Column, row: Mapping[str, Any], displays: Mapping[str, Display]) -> str:
-    value = row.get(column.name)
-    if column.name == "n":
-        return _count(row)
-    if value is None:
-        return ""
-    if column.metric is None:
-        return column.text(value)
-    return number_text(column.metric, value, row.get(f"{column.name}±"), displays)
-
-
-def _count(row: Mapping[str, Any]) -> str:
-    """Return the number of runs, of how many started, and of seeds if some ran twice."""
-    text = f"{row['n']} of {row['n'] + row['unfinished']}" if row["unfinished"] else str(row["n"])
-    return text if row["seeds"] == row["n"] else f"{text} (seeds: {row['seeds']})"
+    kept = []
+    for column in columns:
+        values = {row.get(column.name) for row in rows}
+        constant = column.name in _CONSTANT and len(rows) > 1 and len(values) == 1
+        if column.name in _ALWAYS or (values - {None, ""} and not constant):
+            kept.append(column)
+    return kept
 
 
 def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], unshown: Sequence[str]) -> list[str]:
@@ -340,9 +279,16 @@ def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], unshown: 
     notes = []
     if rows[0]["rank"] is None:
         notes.append("Without ranks: no metric chose a best checkpoint.")
-    elif len(rows) > 1:
-        notes += _doubt(rows)
-    if len({_machine(run) for group in groups for run in group.runs}) > 1:
+    elif len(rows) > 1 and all(row["value±"] is None for row in rows[:2]):
+        notes.append("One seed a config: a small difference may come from the seed.")
+    elif doubt := within_spread(rows):
+        notes.append(doubt)
+
+    machines = set()
+    for run in (run for group in groups for run in group.runs):
+        facts = (run.part("environment").get(key) for key in ("cpu", "cores", "threads", "kernels", "gpus"))
+        machines.add(tuple(map(str, ((run.summary or {}).get("device"), *facts))))
+    if len(machines) > 1:
         notes.append(
             "Measured on different machines or devices, or with and without compiled functions: times, speed and "
             "memory cannot be compared."
@@ -351,17 +297,3 @@ def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], unshown: 
         listed = ", ".join(unshown[:20])
         notes.append(f"{len(unshown)} more config keys differ: {listed}{', …' if len(unshown) > 20 else ''}.")
     return notes
-
-
-def _doubt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a warning if the first two rows cannot be distinguished."""
-    if all(row["value±"] is None for row in rows[:2]):
-        return ["One seed a config: a small difference may come from the seed."]
-    doubt = within_spread(rows)
-    return [doubt] if doubt else []
-
-
-def _machine(run: RunRecord) -> tuple[str, ...]:
-    environment = run.part("environment")
-    facts = (environment.get(key) for key in ("cpu", "cores", "threads", "kernels", "gpus"))
-    return tuple(map(str, ((run.summary or {}).get("device"), *facts)))

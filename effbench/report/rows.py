@@ -102,9 +102,9 @@ def _named(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     """Return a row by column, without numbers that are not finite."""
     row: Mapping[str, str] = dict(zip(columns, cells, strict=True))
     epoch = row.get("epoch", "")
-    numbers = {name: cell if _is_finite(cell) else "" for name, cell in row.items() if name not in ("row", "epoch")}
+    numbers = {
+        name: cell if cell and abs(float(cell)) < _LARGEST else ""
+        for name, cell in row.items()
+        if name not in ("row", "epoch")
+    }
     return {**numbers, "row": row["row"], "epoch": epoch if epoch.isdecimal() and len(epoch) < 16 else ""}
-
-
-def _is_finite(cell: str) -> bool:
-    return bool(cell) and abs(float(cell)) < _LARGEST

@@ -13,7 +13,7 @@ from typing import Any
 
 from effbench.errors import ConfigError
 from effbench.escaping import csv_cell, for_terminal
-from effbench.metrics import ACCURACY, LOSS, Display, display_of, recorded_displays
+from effbench.metrics import ACCURACY, LOSS, display_of, recorded_displays
 from effbench.records import FINISHED, read_summary, write_text
 from effbench.redaction import redact
 from effbench.report.spread import number_text, seconds, within_spread
@@ -48,7 +48,14 @@ class Job:
 
 def sweep_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Return one row a job from its summary.json, best first, unfinished jobs last."""
-    return ranked(list(map(_row, jobs)))
+    rows = []
+    for job in jobs:
+        try:
+            summary = read_summary(job.folder)
+        except ConfigError as error:
+            summary = {"status": "failed", "error": str(error)}
+        rows.append(result_row(job, summary))
+    return ranked(rows)
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -63,6 +70,14 @@ def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return ordered
 
 
+def _order(row: Mapping[str, Any], by_value: bool) -> tuple[bool, bool, float, int]:
+    """Return the sort key: finished jobs first, best first; equal jobs and others by number."""
+    value = row["value"] if by_value and _has_result(row) else 0.0
+    name = str(row["metric"]).rpartition("/")[2]
+    display = row["displays"].get(name) or display_of(name)
+    return row["status"] not in FINISHED, not _has_result(row), value if display.mode == "min" else -value, row["job"]
+
+
 def metrics_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the monitored metrics of the finished jobs, each once."""
     return sorted({row["metric"] for row in rows if _has_result(row)})
@@ -72,17 +87,11 @@ def _has_result(row: Mapping[str, Any]) -> bool:
     return row["status"] in FINISHED and row["value"] is not None
 
 
-def _row(job: Job) -> dict[str, Any]:
-    try:
-        return result_row(job, read_summary(job.folder))
-    except ConfigError as error:
-        return result_row(job, {"status": "failed", "error": str(error)})
-
-
 def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a run; `ranked` sets its rank. `displays` holds the displays of its metrics."""
     best, displays = summary.get("best") or {}, recorded_displays(summary)
     metrics, timing = summary.get("metrics", {}), summary.get("timing", {})
+    tests = [f"test/{name}" for name in sorted(displays, key=LOSS.__eq__)]  # the loss last
     speed = throughput_key(unit_of(summary))
     return {
         "rank": None,
@@ -91,7 +100,7 @@ def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
         "status": summary["status"],
         "metric": best.get("metric"),
         "value": best.get("value"),
-        **{name: metrics.get(name) for name in _tests(displays)},
+        **{name: metrics.get(name) for name in tests},
         "training_s": timing.get("training_s"),
         **({speed: throughput_of(summary)} if timing else {}),
         "parameters": summary.get("model", {}).get("parameters"),
@@ -102,19 +111,14 @@ def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tests(displays: Mapping[str, Display]) -> list[str]:
-    """Return the columns of test metrics, the loss last."""
-    return [f"test/{name}" for name in sorted(displays, key=LOSS.__eq__)]
-
-
 def test_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the test columns of all rows, losses last."""
-    found = dict.fromkeys(name for row in rows for name in _tests(row["displays"]))
+    found = dict.fromkeys(f"test/{name}" for row in rows for name in sorted(row["displays"], key=LOSS.__eq__))
     return sorted(found or [f"test/{ACCURACY}", f"test/{LOSS}"], key=lambda name: name.endswith(f"/{LOSS}"))
 
 
 def speed_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Throughputs of all rows, one for each kind of sample: images_per_s."""
+    """Return the throughputs of all rows, one for each kind of sample: images_per_s."""
     found = dict.fromkeys(name for row in rows for name in row if name.endswith(SPEED))
     return list(found) or [throughput_key(IMAGE)]
 
@@ -122,14 +126,6 @@ def speed_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the columns of sweep.csv."""
     return [*BEFORE, *test_columns(rows), "training_s", *speed_columns(rows), *AFTER]
-
-
-def _order(row: Mapping[str, Any], by_value: bool) -> tuple[bool, bool, float, int]:
-    """Return the sort key: finished jobs first, best first; equal jobs and others by number."""
-    value = row["value"] if by_value and _has_result(row) else 0.0
-    name = str(row["metric"]).rpartition("/")[2]
-    display = row["displays"].get(name) or display_of(name)
-    return row["status"] not in FINISHED, not _has_result(row), value if display.mode == "min" else -value, row["job"]
 
 
 def as_values(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -179,20 +175,21 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     alike: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         alike[frozenset(_apart(row).items()) if comparable else row["job"]].append(row)
-    return ranked([_line(group) for group in alike.values()])
 
-
-def _line(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    finished = [row for row in group if row["status"] in FINISHED]
-    line = {**(finished or group)[0], "n": len(finished), "of": len(group), "failed": not finished}
-    spread = ("value", *test_columns(group))  # depends on the seed, so it gets a deviation
-    for name in (*spread, *_COST, *speed_columns(group)):
-        values = [row[name] for row in finished if row.get(name) is not None]
-        if finished:
-            line[name] = mean(values) if values else None
-        line[f"{name}±"] = deviation(values) if name in spread and len(values) > 1 else None
-    states = dict.fromkeys(str(row["status"]).replace("_", " ") for row in group)
-    return {**line, "job": min(row["job"] for row in group), "apart": _apart(group[0]), "states": ", ".join(states)}
+    lines = []
+    for group in alike.values():
+        finished = [row for row in group if row["status"] in FINISHED]
+        line = {**(finished or group)[0], "n": len(finished), "of": len(group), "failed": not finished}
+        spread = ("value", *test_columns(group))  # depends on the seed, so it gets a deviation
+        for name in (*spread, *_COST, *speed_columns(group)):
+            values = [row[name] for row in finished if row.get(name) is not None]
+            if finished:
+                line[name] = mean(values) if values else None
+            line[f"{name}±"] = deviation(values) if name in spread and len(values) > 1 else None
+        states = dict.fromkeys(str(row["status"]).replace("_", " ") for row in group)
+        first = min(row["job"] for row in group)
+        lines.append({**line, "job": first, "apart": _apart(group[0]), "states": ", ".join(states)})
+    return ranked(lines)
 
 
 def _apart(row: Mapping[str, Any]) -> dict[str, str]:
@@ -205,62 +202,67 @@ def _columns(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list
     """Return the columns with information, in the order of reading."""
 
     def column(head: str, name: str, text: Callable[[Any], str], leaves: int) -> TextColumn:
-        return TextColumn(head, [_cell(line.get(name), text) for line in lines], leaves=leaves)
+        return TextColumn(head, ["" if line.get(name) is None else text(line[name]) for line in lines], leaves=leaves)
 
-    value = "best" if len(metrics) != 1 else f"best {metrics[0]}"
+    counts = [str(line["n"]) if line["n"] == line["of"] else f"{line['n']} of {line['of']}" for line in lines]
+    tests = test_columns(lines)[:-1]  # the loss, which is last, comes later in the table
+    speeds = {
+        name: "img/s" if name == throughput_key(IMAGE) else f"{name.removesuffix(SPEED)}/s"
+        for name in speed_columns(lines)
+    }
     columns = [
         column("rank", "rank", str, 0),
         *_keys(lines),
-        TextColumn(value, [_best(line, metrics) for line in lines]),
-        *(
-            TextColumn(name.replace("/", " "), [_spread(line, name) for line in lines], leaves=1)
-            for name in test_columns(lines)[:-1]
-        ),
-        TextColumn("n", [_count(line) if any(each["of"] > 1 for each in lines) else "" for line in lines], leaves=2),
+        TextColumn("best" if len(metrics) != 1 else f"best {metrics[0]}", [_best(line, metrics) for line in lines]),
+        *(TextColumn(name.replace("/", " "), [_metric(line, name) for line in lines], leaves=1) for name in tests),
+        TextColumn("n", counts if any(line["of"] > 1 for line in lines) else [""] * len(lines), leaves=2),
         column("training", "training_s", seconds, 3),
         column("params", "parameters", human_count, 4),
-        *(column(_speed_head(name), name, lambda number: f"{number:.0f}", 5) for name in speed_columns(lines)),
+        *(column(head, name, lambda number: f"{number:.0f}", 5) for name, head in speeds.items()),
         column("peak", "peak_rss_bytes", human_bytes, 6),
-        TextColumn("test loss", [_spread(line, f"test/{LOSS}") for line in lines], leaves=8),
+        TextColumn("test loss", [_metric(line, f"test/{LOSS}") for line in lines], leaves=8),
         TextColumn("status", [line["states"] for line in lines], is_number=False, leaves=7),
         TextColumn("job", [str(line["job"]) if line["of"] == 1 else "" for line in lines], leaves=9),
     ]
-    alone = {"status": {"completed"}}  # no column if this is its only value
-    return [
-        each
-        for each in columns
-        if any(each.cells) and set(each.cells) != alone.get(each.head) and not (_is_constant(each) and len(lines) > 1)
-    ]
+    kept = []
+    for each in columns:
+        texts = set(each.cells)
+        # costs and states that are equal in all lines are left out, and so is a status that says nothing
+        constant = each.head in ("params", "n", "status", "peak") and len(texts) == 1 and len(lines) > 1
+        if any(texts) and not constant and not (each.head == "status" and texts == {"completed"}):
+            kept.append(each)
+    return kept
 
 
-def _speed_head(name: str) -> str:
-    return "img/s" if name == throughput_key(IMAGE) else f"{name.removesuffix(SPEED)}/s"
+def _metric(line: Mapping[str, Any], name: str) -> str:
+    """Return the text of a metric, with its deviation over seeds."""
+    value = line.get(name)
+    return "" if value is None else number_text(name, value, line.get(f"{name}±"), line["displays"])
 
 
-def _is_constant(column: TextColumn) -> bool:
-    return column.head in ("params", "n", "status", "peak") and len(set(column.cells)) == 1
+def _best(line: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    """Return the best value, with the metric's name if the column head lacks it; for a failed job its status."""
+    if not _has_result(line):
+        return str(line["states"]) if line["failed"] else ""
+    text = number_text(line["metric"], line["value"], line["value±"], line["displays"])
+    return text if [line["metric"]] == list(metrics) else f"{line['metric']} {text}"
 
 
 def _keys(lines: Sequence[Mapping[str, Any]]) -> list[TextColumn]:
     """Return one column a swept key; one for all if there are many keys, or the jobs have different ones."""
     keys = list(dict.fromkeys(key for line in lines for key in line["apart"]))
-    if len(keys) <= MOST_KEYS and all(set(line["apart"]) == set(keys) for line in lines):
-        return [
-            TextColumn(
-                for_terminal(key.replace(".", ".\n", 1)),
-                list(map(for_terminal, _without_common_folder([line["apart"][key] for line in lines]))),
-                is_number=False,
-            )
-            for key in keys
-        ]
-    texts = [" ".join(f"{key}={value}" for key, value in line["apart"].items()) for line in lines]
-    return [TextColumn("overrides", list(map(for_terminal, texts)), is_number=False)]
-
-
-def _without_common_folder(values: Sequence[str]) -> list[str]:
-    """Return file names if all values are files in one folder; else the values unchanged."""
-    folders = {value.rpartition("/")[0] for value in values}
-    return [value.rpartition("/")[2] if len(folders) == 1 and folders != {""} else value for value in values]
+    if len(keys) > MOST_KEYS or not all(set(line["apart"]) == set(keys) for line in lines):
+        texts = [" ".join(f"{key}={value}" for key, value in line["apart"].items()) for line in lines]
+        return [TextColumn("overrides", list(map(for_terminal, texts)), is_number=False)]
+    columns = []
+    for key in keys:
+        values = [line["apart"][key] for line in lines]
+        folders = {value.rpartition("/")[0] for value in values}
+        if len(folders) == 1 and folders != {""}:  # files in one folder: their names are enough
+            values = [value.rpartition("/")[2] for value in values]
+        head = for_terminal(key.replace(".", ".\n", 1))
+        columns.append(TextColumn(head, list(map(for_terminal, values)), is_number=False))
+    return columns
 
 
 def _notes(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[str]:
@@ -276,23 +278,3 @@ def _notes(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[s
     counts = f"{min(several)}" if len(several) == 1 else f"{min(several)} to {max(several)}"
     doubt = within_spread([line for line in lines if line["rank"] is not None])
     return [f"± is the standard deviation over {counts} seeds.", *([doubt] if doubt else [])]
-
-
-def _best(line: Mapping[str, Any], metrics: Sequence[str]) -> str:
-    """Return the best value, with the metric's name if the column head lacks it; for a failed job its status."""
-    if not _has_result(line):
-        return str(line["states"]) if line["failed"] else ""
-    text = number_text(line["metric"], line["value"], line["value±"], line["displays"])
-    return text if [line["metric"]] == list(metrics) else f"{line['metric']} {text}"
-
-
-def _spread(line: Mapping[str, Any], name: str) -> str:
-    return _cell(line.get(name), lambda value: number_text(name, value, line.get(f"{name}±"), line["displays"]))
-
-
-def _count(line: Mapping[str, Any]) -> str:
-    return str(line["n"]) if line["n"] == line["of"] else f"{line['n']} of {line['of']}"
-
-
-def _cell(value: Any, text: Callable[[Any], str]) -> str:
-    return "" if value is None else text(value)

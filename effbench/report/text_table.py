@@ -38,10 +38,6 @@ class TextColumn:
         lines = [*self.head.split("\n"), *self.cells]
         return max(map(cell_len, lines), default=0)
 
-    def least(self, most: int) -> int:
-        """Return the least width: text can be broken down to `most`, numbers cannot."""
-        return self.width if self.is_number else min(self.width, most)
-
 
 def console() -> Console:
     """Return rich's console on stdout; without a terminal, plain text of a fixed width."""
@@ -68,7 +64,9 @@ def fitting(columns: Sequence[TextColumn], width: int) -> list[TextColumn]:
 def _needed(columns: Sequence[TextColumn], width: int) -> int:
     texts = sum(not column.is_number for column in columns)
     most = _WIDE if texts == 1 and width >= 100 else _NARROW
-    return sum(column.least(most) for column in columns) + _GAP * (len(columns) - 1)
+    # text can be broken down to `most`, numbers cannot
+    widths = (column.width if column.is_number else min(column.width, most) for column in columns)
+    return sum(widths) + _GAP * (len(columns) - 1)
 
 
 def print_table(columns: Sequence[TextColumn], styles: Sequence[str | None] = ()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,16 +58,15 @@ def verify_run(folder: Path) -> list[Check]:
         ("metrics", partial(_metrics, folder, summary)),
         ("summary agrees with metrics", partial(_agreement, folder, summary)),
     ]
-    return [_tried(name, look) for name, look in checks]
-
-
-def _tried(name: str, look: Callable[[], str]) -> Check:
-    try:
-        return Check(name, look())
-    except _CheckFailedError as problem:
-        return Check(name, "", str(problem))
-    except Exception as error:  # noqa: BLE001 - a damaged record may raise anything; the check has failed
-        return Check(name, "", " ".join(str(error).split()) or repr(error))
+    results = []
+    for name, look in checks:
+        try:
+            results.append(Check(name, look()))
+        except _CheckFailedError as problem:
+            results.append(Check(name, "", str(problem)))
+        except Exception as error:  # noqa: BLE001 - a damaged record may raise anything; the check has failed
+            results.append(Check(name, "", " ".join(str(error).split()) or repr(error)))
+    return results
 
 
 def _require(holds: bool, problem: str) -> None:
@@ -133,32 +132,28 @@ def _sessions(folder: Path, summary: Mapping[str, Any]) -> str:
     sessions = summary.get("sessions")
     if not sessions:
         return "not on record"
-    _require(all(isinstance(session, dict) for session in sessions), "sessions is no list of sessions")
+    _require(all(isinstance(session, dict) for session in sessions), "sessions is not a list of mappings")
     reached = 0
     for number, session in enumerate(sessions, start=1):
         begun = session["from_step"]
         # a session may start before the end of the last one: it fell back to an older checkpoint
-        _require(begun <= reached, f"session {number} went on from step {begun}; those before it came to {reached}")
+        _require(begun <= reached, f"session {number} starts at step {begun}; those before it reached step {reached}")
         reached = max(reached, session["to_step"] or begun)
     last = sessions[-1]
     if summary["status"] in FINISHED:
         for key, stated in (("to_step", summary["steps"]), ("status", summary["status"]), ("argv", summary["argv"])):
             _require(last[key] == stated, f"the last session's {key} is {last[key]!r}, the summary says {stated!r}")
-    _check_settings(folder, sessions)
-    return f"{len(sessions)}, {reached} steps"
 
-
-def _check_settings(folder: Path, sessions: list[dict[str, Any]]) -> None:
-    """config.yaml and .hydra/overrides.yaml belong to the last session that saved a checkpoint."""
+    # config.yaml and .hydra/overrides.yaml belong to the last session that saved a checkpoint
     digest = config_digest(read_record(folder / "config.yaml"))
     mine = [session for session in sessions if session["config"] in (digest, None)]
     _require(bool(mine), "config.yaml is the config of none of the sessions")
     path, overrides = folder / ".hydra" / "overrides.yaml", mine[-1]["overrides"]
-    if overrides is None or not path.is_file():
-        return
-    words = parse_yaml(read_text(path), str(path), recorded=True) or []
-    absent = [word for word in overrides if word not in words]
-    _require(not absent, f"{path} lacks {absent[:1]}, which the session of config.yaml was started with")
+    if overrides is not None and path.is_file():
+        words = parse_yaml(read_text(path), str(path), recorded=True) or []
+        absent = [word for word in overrides if word not in words]
+        _require(not absent, f"{path} lacks {absent[:1]}, which the session of config.yaml was started with")
+    return f"{len(sessions)}, {reached} steps"
 
 
 def _logged_steps(summary: Mapping[str, Any], every: int) -> list[int]:
@@ -178,46 +173,44 @@ def _logged_steps(summary: Mapping[str, Any], every: int) -> list[int]:
 def _metrics(folder: Path, summary: Mapping[str, Any]) -> str:
     """One row for each logged step and each epoch, in order; each cell is a number."""
     rows = read_metrics(folder)
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(rows, start=2):  # line 1 is the header
         for name, cell in row.items():
-            if name != "row" and cell:
-                _require(_number(cell) is not None, f"line {number}: {name} is {cell!r}")
+            if name == "row" or not cell:
+                continue
+            try:
+                float(cell)
+            except ValueError:
+                raise _CheckFailedError(f"line {number}: {name} is {cell!r}") from None
     steps = [int(row["step"]) for row in rows]
     _require(steps == sorted(steps), "the steps of metrics.csv are not in order")
     if summary["status"] not in FINISHED:
         return f"{len(rows)} rows"
+
     every = read_record(folder / "config.yaml")["trainer"]["log_every_n_steps"]
     logged = [int(row["step"]) for row in rows if row["row"] == "step"]
     expected = _logged_steps(summary, every)
     absent = sorted(set(expected) - set(logged))
     _require(not absent, f"metrics.csv lacks the rows of {len(absent)} logged steps, the first of them {absent[:1]}")
     _require(logged == expected, "metrics.csv holds step rows twice, or of steps that are not logged")
+
+    # a session that stopped within an epoch wrote a row with the epochs finished before, which is not counted
     ends = {session["from_step"] for session in summary.get("sessions", ())[1:]}
-    epochs = _epochs([row for row in rows if row["row"] == "epoch"], ends)
-    _require(len(epochs) == math.ceil(summary["epochs"]), f"metrics.csv holds {len(epochs)} rows of epochs")
+    epochs: list[int] = []
+    for row in rows:
+        if row["row"] == "epoch":
+            finished, resumed_here = int(row["epoch"]), int(row["step"]) in ends
+            if not (resumed_here and finished in (0, *epochs)):
+                epochs.append(finished)
+    whole = math.ceil(summary["epochs"])
+    _require(len(epochs) == whole, f"metrics.csv holds the rows of {len(epochs)} epochs; the run had {whole}")
     _require(not steps or steps[-1] == summary["steps"], f"metrics.csv ends at step {steps[-1:]}")
     return f"{len(logged)} steps, {len(epochs)} epochs"
-
-
-def _epochs(rows: Sequence[Mapping[str, str]], ends: Collection[int]) -> list[int]:
-    """Return the finished epochs at each row, without rows of sessions that stopped within an epoch and were resumed.
-
-    Args:
-        rows: of epochs.
-        ends: the last steps of all sessions but the last.
-    """
-    found: list[int] = []
-    for row in rows:
-        finished, within = int(row["epoch"]), int(row["step"]) in ends
-        if not (within and finished in (0, *found)):
-            found.append(finished)
-    return found
 
 
 def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
     """The last values and the best value of the summary are those of metrics.csv."""
     if summary["status"] not in FINISHED:
-        return f"not looked at: the run is {summary['status']}"
+        return f"not checked: the run is {summary['status']}"
     rows = [row for row in read_metrics(folder) if row["row"] == "epoch"]
     compared = 0
     for name, value in summary["metrics"].items():
@@ -237,13 +230,6 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
 
 def _close(a: float, b: float | None) -> bool:
     return b is not None and math.isclose(a, b, rel_tol=_CELL, abs_tol=_CELL)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
 
 
 def failures(checks: list[Check]) -> Iterator[Check]:
