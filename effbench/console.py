@@ -54,7 +54,15 @@ def guard() -> None:
     Characters that their encoding lacks are written in ASCII. Streams that someone else installed (a notebook, a test)
     are not changed.
     """
-    _open_closed_descriptors()
+    # closed descriptors are opened: else the next file would get the number and receive printed text
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is None or (stream is getattr(sys, f"__{name}__") and _channel(stream) is None):
@@ -99,18 +107,6 @@ def encodable(text: str, stream: TextIO) -> str:
     """Return the text with ASCII for characters that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "ascii"
     return text.encode(encoding, _ERRORS).decode(encoding)
-
-
-def _open_closed_descriptors() -> None:
-    """Open closed descriptors 0, 1 and 2: else the next file would get that number and receive printed text."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != descriptor:
-                os.dup2(null, descriptor)
-                os.close(null)
 
 
 def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:

@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
 
 from effbench.console import encodable
 from effbench.escaping import for_terminal
@@ -44,29 +43,21 @@ class NarrationHandler(logging.Handler):
     print_above: Callable[[str], object] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        if LOGGER.propagate or any(handler is not self and _is_on_console(handler) for handler in LOGGER.handlers):
+        # a program's own handler on the console shows the line already
+        consoles = [stream for stream in (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__) if stream is not None]
+        others = [getattr(handler, "stream", None) for handler in LOGGER.handlers if handler is not self]
+        if LOGGER.propagate or any(other is stream for other in others for stream in consoles):
             return
         with suppress(Exception):
-            line = self.format(record)
+            line, stream = self.format(record), sys.stderr
             if self.print_above is not None:
                 self.print_above(line)
-            else:
-                _print(line, sys.stderr)
-
-
-def _is_on_console(handler: logging.Handler) -> bool:
-    console = (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
-    return any(getattr(handler, "stream", None) is stream for stream in console if stream is not None)
-
-
-def _print(line: str, stream: TextIO | None) -> None:
-    if stream is None:
-        return
-    try:
-        stream.write(line + "\n")
-    except UnicodeEncodeError:
-        stream.write(encodable(line, stream) + "\n")
-    stream.flush()
+            elif stream is not None:
+                try:
+                    stream.write(line + "\n")
+                except UnicodeEncodeError:
+                    stream.write(encodable(line, stream) + "\n")
+                stream.flush()
 
 
 _HANDLER = NarrationHandler()

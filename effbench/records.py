@@ -120,9 +120,16 @@ def writing_output(path: Path, elsewhere: str = "output=FILE") -> Iterator[IO[by
         with replacing(Path(os.path.realpath(path)), elsewhere=elsewhere) as stream:
             yield stream
         return
+    own = _DESCRIPTOR.fullmatch(os.path.abspath(path))  # noqa: PTH100 - resolved, /dev/stdout is another
     try:
-        with naming_disk_faults(path, elsewhere=elsewhere), _opened(path) as stream:
-            yield stream
+        with naming_disk_faults(path, elsewhere=elsewhere):
+            if own:  # a descriptor of this process is duplicated: opening it again would truncate its file
+                number = own[1] or {"stdin": "0", "stdout": "1", "stderr": "2"}[own[2]]
+                opened: IO[bytes] = os.fdopen(os.dup(int(number)), "wb", buffering=0)
+            else:
+                opened = path.open("wb", buffering=0)
+            with opened:
+                yield opened
     except OSError as error:
         raise EffbenchError(f"{path} cannot be written ({error.strerror}).") from error
 
@@ -143,14 +150,6 @@ def write_output(path: Path, text: str, elsewhere: str = "output=FILE", redacted
     with writing_output(path, elsewhere) as stream:
         while content:
             content = content[stream.write(content) :]
-
-
-def _opened(path: Path) -> IO[bytes]:
-    """Open unbuffered. A descriptor of this process is duplicated: opening it again would truncate its file."""
-    if named := _DESCRIPTOR.fullmatch(os.path.abspath(path)):  # noqa: PTH100 - resolved, /dev/stdout is another
-        number = named[1] or {"stdin": "0", "stdout": "1", "stderr": "2"}[named[2]]
-        return os.fdopen(os.dup(int(number)), "wb", buffering=0)
-    return path.open("wb", buffering=0)
 
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/(?:fd/(\d+)|(stdin|stdout|stderr))", re.ASCII)
@@ -224,17 +223,6 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     write_text(folder / "summary.json", text + "\n")
 
 
-def _no_summary(folder: Path) -> str:
-    """Return the message for a folder without summary.json."""
-    if (folder / ".hydra" / "overrides.yaml").is_file():
-        return (
-            f"{folder} is a run that is not finished, or was killed: it holds no summary.json yet. "
-            f"Go on with: effbench train resume={folder}"
-        )
-    hint = "" if folder.is_dir() else " There is no such folder."
-    return f"{folder} is not a run: it holds no summary.json.{hint} Give a folder that train wrote."
-
-
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return summary.json.
 
@@ -261,7 +249,15 @@ def read_any_summary(folder: Path, follow_links: bool = True) -> dict[str, Any]:
         summary = json.loads(read_bytes(path, follow_links=follow_links).decode("utf-8"))
         check_plain(summary)
     except MissingFileError as error:
-        raise MissingFileError(_no_summary(folder)) from error
+        if (folder / ".hydra" / "overrides.yaml").is_file():
+            raise MissingFileError(
+                f"{folder} is a run that is not finished, or was killed: it holds no summary.json yet. "
+                f"Go on with: effbench train resume={folder}"
+            ) from error
+        hint = "" if folder.is_dir() else " There is no such folder."
+        raise MissingFileError(
+            f"{folder} is not a run: it holds no summary.json.{hint} Give a folder that train wrote."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}).") from error
     version = summary.get("schema_version") if isinstance(summary, dict) else None
@@ -296,8 +292,11 @@ class MetricsFile:
             self._emit([redact_environment(column) for column in self._columns])
 
     def row(self, values: Mapping[str, Any]) -> None:
-        """Write a row; missing columns stay empty."""
-        self._emit([_cell(values.get(column)) for column in self._columns])
+        """Write a row; missing columns stay empty. Numbers get eight significant digits."""
+        found = [values.get(column) for column in self._columns]
+        self._emit(
+            ["" if value is None else f"{value:.8g}" if isinstance(value, float) else str(value) for value in found]
+        )
 
     def _emit(self, cells: Sequence[str]) -> None:
         if self._stream is None:
@@ -355,15 +354,14 @@ def keep_rows_up_to(path: Path, step: int, epoch_ended: bool = True) -> None:
     except MissingFileError:
         return
     header, *rows = [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")] or [b""]
-
-    def is_kept(line: bytes) -> bool:
-        row = dict(zip(columns, _cells(line), strict=False))
-        late = row["step"] == str(step) and row.get("row") == "epoch" and not epoch_ended
-        return int(row["step"]) <= step and not late
-
+    kept = []
     try:
         columns = _cells(header) if header else []
-        kept = [row for row in rows if is_kept(row)]
+        for line in rows:
+            row = dict(zip(columns, _cells(line), strict=False))
+            late = row["step"] == str(step) and row.get("row") == "epoch" and not epoch_ended
+            if int(row["step"]) <= step and not late:
+                kept.append(line)
     except (KeyError, ValueError, StopIteration, csv.Error) as error:
         raise ConfigError(
             f"{path} holds a line that no run writes ({error!r}): repair the file, or move it away."
@@ -380,9 +378,3 @@ def read_metrics(folder: Path, follow_links: bool = True) -> list[dict[str, str]
     """Return the rows of metrics.csv as text; values that were not logged are empty."""
     text = read_text(folder / "metrics.csv", METRICS_BYTES, follow_links)
     return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.8g}" if isinstance(value, float) else str(value)

@@ -54,7 +54,7 @@ def redact_environment(text: str) -> str:
 @lru_cache(maxsize=4096)  # thousands of configs share their keys
 def is_secret_key(name: str) -> bool:
     """Return True if the last part of a config key is a secret name."""
-    words = _words(name.rpartition(".")[2])
+    words = [word.lower() for word in _WORD.findall(name.rpartition(".")[2])]
     if not words or (words[-1] == "token" and len(words) > 1 and words[-2] in _MODELS_OWN):
         return False
     pairs = set(pairwise(words))
@@ -67,10 +67,6 @@ def is_secret_variable(name: str) -> bool:
     if name in ("PWD", "SSH_AUTH_SOCK"):  # these hold paths
         return False
     return bool(_IN_VARIABLES & set(words)) or any(word.endswith(_GLUED) for word in words)
-
-
-def _words(name: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(name)]
 
 
 def _from_environment() -> re.Pattern[str] | None:
@@ -89,13 +85,13 @@ def _from_environment() -> re.Pattern[str] | None:
 
 
 def _in_yaml(text: str) -> str:
-    """Return the text as PyYAML writes it in double quotes: non-ASCII characters as numbers."""
-
-    def escaped(character: str) -> str:
-        code = f"{ord(character):X}"
-        return character if character.isascii() else f"\\x{code}" if len(code) < 3 else f"\\u{code:0>4}"
-
-    return "".join(map(escaped, text))
+    r"""Return the text as PyYAML writes it in double quotes: ASCII as in JSON, other characters as \xE4, \u20AC, …"""
+    characters = []
+    for character in json.dumps(text, ensure_ascii=False)[1:-1]:
+        code = ord(character)
+        escaped = f"\\x{code:02X}" if code <= 0xFF else f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
+        characters.append(character if character.isascii() else escaped)
+    return "".join(characters)
 
 
 def _without(text: str, secrets: re.Pattern[str] | None) -> str:
@@ -106,14 +102,13 @@ def _redacted(value: Any, secrets: re.Pattern[str] | None) -> Any:
     if isinstance(value, str):
         return _text(value, secrets)
     if isinstance(value, Mapping):
-        return {_key(key, secrets): _under(key, item, secrets) for key, item in value.items()}
+        return {
+            (_without(key, secrets) if isinstance(key, str) else key): _under(key, item, secrets)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_redacted(item, secrets) for item in value]
     return value
-
-
-def _key(key: Any, secrets: re.Pattern[str] | None) -> Any:
-    return _without(key, secrets) if isinstance(key, str) else key
 
 
 def _under(key: Any, item: Any, secrets: re.Pattern[str] | None) -> Any:
@@ -130,11 +125,8 @@ def _text(text: str, secrets: re.Pattern[str] | None) -> str:
     if whole and is_secret_key(whole["key"].replace("/", ".")) and text[whole.end() :] not in _HARMLESS:
         return text[: whole.end()] + REDACTED
     text = _ADDRESS.sub(f"{REDACTED}@", text)
-    return _without_named(text)
 
-
-def _without_named(text: str) -> str:
-    """Remove values after secret names from texts such as "refused: api_key='x', lr=0.1"."""
+    # values after secret names within a text, such as "refused: api_key='x', lr=0.1"
     parts, start = [], 0
     for named in _NAMED.finditer(text):
         value = _VALUE.match(text, named.end())

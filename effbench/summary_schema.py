@@ -85,22 +85,23 @@ def throughput_of(summary: Mapping[str, Any]) -> float | None:
     return float(value) if is_number(value) else None
 
 
-def _fields(summary: Mapping[str, Any]) -> Mapping[str, Rule]:
-    """FIELDS, and those that depend on what the samples are."""
-    unit = unit_of(summary)
-    shape: Rule = ("channels, height and width", _list_of(_is_side, 3))
-    if unit != IMAGE:
-        shape = ("a list of sizes", _list_of(_is_count))
-    speed = f"timing.{throughput_key(unit)}"
-    own = {seen_key(unit): COUNT, speed: NUMBER, f"{speed}_excludes_first_steps": COUNT, "data.shape": shape}
-    return {**FIELDS, **own}
-
-
 def wrong_fields(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     """Return (dotted name, value, rule) of each field with a wrong type; collections come before their members."""
+    unit = unit_of(summary)
+    speed = f"timing.{throughput_key(unit)}"
+    shape: Rule = ("a list of sizes", _list_of(_is_count))
+    if unit == IMAGE:
+        shape = ("channels, height and width", _list_of(_is_side, 3))
+    fields = {
+        **FIELDS,
+        seen_key(unit): COUNT,
+        speed: NUMBER,
+        f"{speed}_excludes_first_steps": COUNT,
+        "data.shape": shape,
+    }
     wrong = [
         (name, value, rule)
-        for name, (rule, holds) in _fields(summary).items()
+        for name, (rule, holds) in fields.items()
         if (value := _field(summary, name)) is not None and not holds(value)
     ]
     metrics = summary.get("metrics")
@@ -137,14 +138,11 @@ def check_plain(content: Any) -> None:
         # Python refuses to print very long integers
         if any(type(item) is int and item.bit_length() > 1000 for item in level):
             raise ValueError("it holds a number of more than 300 digits")
-        level = [item for outer in level if type(outer) in (dict, list) for item in _inner(outer)]
+        inner = [outer.values() if type(outer) is dict else outer for outer in level if type(outer) in (dict, list)]
+        level = [item for items in inner for item in items]
         if not level:
             return
     raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
-
-
-def _inner(outer: dict[Any, Any] | list[Any]) -> Iterable[Any]:
-    return outer.values() if isinstance(outer, dict) else outer
 
 
 def complaints(wrong: Iterable[tuple[str, Any, str]]) -> Iterator[str]:

@@ -48,23 +48,18 @@ def seconds_from(duration: float | str, key: str) -> float:
     Raises:
         ConfigError: it is not a positive duration.
     """
-    seconds = _seconds(duration)
-    if not 0 < seconds < math.inf:
+    seconds = math.nan
+    text = duration.strip() if isinstance(duration, str) else ""
+    if isinstance(duration, int | float) and not isinstance(duration, bool):
+        seconds = float(duration)
+    elif match := re.fullmatch(r"(\d{1,12}(?:\.\d+)?)\s*([smhd])", text):
+        seconds = float(match[1]) * _CLOCK_SECONDS[match[2]]
+    elif re.fullmatch(r"\d{1,12}:\d{2}:\d{2}:\d{2}", text):
+        days, hours, minutes, rest = map(int, text.split(":"))
+        seconds = float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
+    if not 0 < seconds < math.inf:  # also for NaN
         raise ConfigError(f"{key} must be seconds, or such as '90s', '15m', '1.5h', '00:01:30:00'; got {duration!r}.")
     return seconds
-
-
-def _seconds(duration: float | str) -> float:
-    """Return NaN if it is not a duration."""
-    if isinstance(duration, int | float) and not isinstance(duration, bool):
-        return float(duration)
-    text = duration.strip() if isinstance(duration, str) else ""
-    if match := re.fullmatch(r"(\d{1,12}(?:\.\d+)?)\s*([smhd])", text):
-        return float(match[1]) * _CLOCK_SECONDS[match[2]]
-    if re.fullmatch(r"\d{1,12}:\d{2}:\d{2}:\d{2}", text):
-        days, hours, minutes, seconds = map(int, text.split(":"))
-        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-    return math.nan
 
 
 def human_bytes(count: float) -> str:
