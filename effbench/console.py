@@ -33,13 +33,16 @@ class _Channel(io.FileIO):
         self.lost: OSError | None = None
 
     def write(self, content: Any) -> int:
+        # a write to a pipe may take only a part
         left = memoryview(content).cast("B")
         size = len(left)
         while left:
             try:
                 left = left[os.write(self.fileno(), left) :]
             except BlockingIOError as error:
+                # a slow reader of a non-blocking pipe: wait for it, but not for ever
                 if not select.select([], [self.fileno()], [], _WAIT_S)[1]:
+                    # the first error tells why; later ones follow from it
                     self.lost = self.lost or error
                     break
             except OSError as error:
@@ -65,6 +68,7 @@ def guard() -> None:
                 os.close(null)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
+        # not twice: `guard` may be called again by a notebook or a test
         if stream is None or (stream is getattr(sys, f"__{name}__") and _channel(stream) is None):
             setattr(sys, name, _guarded(stream, descriptor))
 
@@ -89,6 +93,7 @@ def settled(code: int) -> int:
     A closed pipe is no failure: its reader has what it wanted (`| head -1`).
     """
     with suppress(OSError, ValueError):
+        # what is in the buffer counts, too
         sys.stdout.flush()
     channel = _channel(sys.stdout)
     lost = channel.lost if channel else None
@@ -115,7 +120,9 @@ def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:
         with suppress(OSError, ValueError):
             stream.flush()
         encoding, through = stream.encoding, getattr(stream, "write_through", False)  # set by PYTHONUNBUFFERED
+    # PYTHONUNBUFFERED: every print is written at once
     buffer: Any = channel if through else io.BufferedWriter(channel)
+    # log lines appear at once; stdout as Python had set it up
     by_lines = descriptor == 2 or getattr(stream, "line_buffering", True)
     return io.TextIOWrapper(buffer, encoding, _ERRORS, line_buffering=by_lines, write_through=through)
 
@@ -135,6 +142,7 @@ def _in_plain_words(error: UnicodeError) -> tuple[str | bytes, int]:
         raise error
     text = error.object[error.start : error.end]
     with suppress(UnicodeEncodeError):
+        # Linux file names are bytes: those that are not text must stay usable
         return text.encode("ascii", "surrogateescape"), error.end
     return "".join(_PLAIN.get(letter) or json.dumps(letter)[1:-1] for letter in text), error.end
 

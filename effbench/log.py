@@ -27,6 +27,7 @@ class NarrationFormatter(logging.Formatter):
     """Format: [rank N] LOGGER: warning: TEXT. Rank 0 is not shown, the logger's name only with DEBUG lines."""
 
     def format(self, record: logging.LogRecord) -> str:
+        # torchrun sets RANK
         rank = os.environ.get("RANK", "0")
         name = f"{record.name}: " if LOGGER.isEnabledFor(logging.DEBUG) else ""
         prefix = PREFIXES.get(record.levelno, "")
@@ -48,6 +49,7 @@ class NarrationHandler(logging.Handler):
         others = [getattr(handler, "stream", None) for handler in LOGGER.handlers if handler is not self]
         if LOGGER.propagate or any(other is stream for other in others for stream in consoles):
             return
+        # a full disk or a closed terminal must not end a run
         with suppress(Exception):
             line, stream = self.format(record), sys.stderr
             if self.print_above is not None:
@@ -66,6 +68,7 @@ _HANDLER.setFormatter(NarrationFormatter())
 
 def install() -> None:
     """Show log lines on stderr, unless the program has given the logger handlers."""
+    # a program that configured the logger before importing effbench wants its own output
     if LOGGER.handlers:
         return
     LOGGER.addHandler(_HANDLER)

@@ -62,6 +62,7 @@ def replacing(path: Path, needed_bytes: int | None = None, elsewhere: str = RUN_
         with naming_disk_faults(path, needed_bytes, elsewhere), temporary.open("wb") as stream:
             yield stream
             stream.flush()
+            # before the rename: else a power cut could leave the new name with an empty file
             sync(stream.fileno())
         with naming_disk_faults(path, needed_bytes, elsewhere):
             move(temporary, path)
@@ -91,6 +92,7 @@ def naming_disk_faults(path: Path, needed_bytes: int | None = None, elsewhere: s
             raise EffbenchError(f"{why}. Earlier files are kept.") from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
+        # the folder, because the file may not exist yet
         free = human_bytes(shutil.disk_usage(path.parent).free)
         need = f", needs {human_bytes(needed_bytes)}" if needed_bytes else ""
         raise NoSpaceError(
@@ -146,6 +148,7 @@ def write_output(path: Path, text: str, elsewhere: str = "output=FILE", redacted
     Raises:
         EffbenchError: it cannot be written.
     """
+    # an unbuffered stream may take only a part of it
     content = memoryview(text.encode("utf-8", errors="backslashreplace") if redacted else _encoded(text))
     with writing_output(path, elsewhere) as stream:
         while content:
@@ -171,8 +174,10 @@ def output_problem(path: Path) -> str | None:
         return "it is a folder"
     if _is_written_through(path):
         return None if os.access(path, os.W_OK) else "it may not be written to"
+    # a mistyped output= must not destroy a result
     if path.name in RECORD_FILES and (path.parent / "summary.json").is_file():
         return "it is a file of a run's record"
+    # a link is followed: its target is written
     folder = Path(os.path.realpath(path)).parent
     return None if os.access(folder, os.W_OK) else f"{folder} is no folder that can be written to"
 
@@ -218,6 +223,7 @@ def require_writable(folder: Path, elsewhere: str = RUN_FOLDER) -> None:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json, the interface for reports, without secrets. Numbers that are not finite become null."""
+    # argv and error messages may hold secrets
     content = redact({"schema_version": SUMMARY_SCHEMA, **summary})
     text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False)
     write_text(folder / "summary.json", text + "\n")
@@ -231,6 +237,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         ConfigError: the file is damaged, or a value has a wrong type.
     """
     summary = read_any_summary(folder)
+    # five are enough to see what happened to the file
     if wrong := list(complaints(wrong_fields(summary))):
         more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ConfigError(f"{folder / 'summary.json'} is damaged: {', '.join(wrong[:5])}{more}.")
@@ -260,6 +267,7 @@ def read_any_summary(folder: Path, follow_links: bool = True) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}).") from error
+    # an unknown version is refused: fields could have another meaning
     version = summary.get("schema_version") if isinstance(summary, dict) else None
     if version != SUMMARY_SCHEMA:
         raise ConfigError(f"{path} has schema_version {version!r}; this effbench reads {SUMMARY_SCHEMA}.")
@@ -303,9 +311,10 @@ class MetricsFile:
             return
         try:
             csv.writer(self._stream).writerow(cells)
-            self._stream.flush()
+            self._stream.flush()  # a row is visible at once, and a kill loses none
         except OSError as error:
             log.warning(f"{self._path} is no longer written: {error.strerror}; training continues")
+            # training goes on: its result and its checkpoints may still fit
             stream, self._stream = self._stream, None
             with suppress(OSError):  # the rest of its buffer cannot be written either
                 stream.close()
@@ -326,6 +335,7 @@ def _with_columns(path: Path, columns: Sequence[str]) -> list[str]:
     rows = list(csv.reader(io.StringIO(read_text(path, METRICS_BYTES), newline="")))
     if not rows:
         return list(columns)
+    # names are redacted before they are compared, as they are in the file
     missing = [column for column in columns if redact_environment(column) not in rows[0]]
     if missing:
         text = io.StringIO(newline="")
@@ -353,12 +363,14 @@ def keep_rows_up_to(path: Path, step: int, epoch_ended: bool = True) -> None:
         content = read_bytes(path, METRICS_BYTES)
     except MissingFileError:
         return
+    # a line without its end was cut short by a kill
     header, *rows = [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")] or [b""]
     kept = []
     try:
         columns = _cells(header) if header else []
         for line in rows:
             row = dict(zip(columns, _cells(line), strict=False))
+            # the epoch row of this step comes after the checkpoint, if that was saved within the epoch
             late = row["step"] == str(step) and row.get("row") == "epoch" and not epoch_ended
             if int(row["step"]) <= step and not late:
                 kept.append(line)

@@ -55,6 +55,7 @@ def redact_environment(text: str) -> str:
 def is_secret_key(name: str) -> bool:
     """Return True if the last part of a config key is a secret name."""
     words = [word.lower() for word in _WORD.findall(name.rpartition(".")[2])]
+    # cls_token and such name tensors of a model
     if not words or (words[-1] == "token" and len(words) > 1 and words[-2] in _MODELS_OWN):
         return False
     pairs = set(pairwise(words))
@@ -73,6 +74,7 @@ def _from_environment() -> re.Pattern[str] | None:
     """Return a pattern for all secret values, also in the forms of JSON, YAML, repr and URLs; the longest first."""
     found: set[str] = set()
     for name, value in os.environ.items():
+        # each form that JSON, YAML, repr or a URL gives to the value
         if len(value) >= MIN_LENGTH and is_secret_variable(name):
             found |= {value, value.strip(), quote(value, safe=""), value.replace("'", "''")}
             found |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]}
@@ -116,12 +118,14 @@ def _under(key: Any, item: Any, secrets: re.Pattern[str] | None) -> Any:
     harmless = item is None or isinstance(item, bool) or item in ("", "???")
     if harmless or not is_secret_key(str(key)):
         return _redacted(item, secrets)
+    # a reference names a variable, but does not show its value
     return item if isinstance(item, str) and re.fullmatch(r"\$\{oc\.env:\w+\}", item) else REDACTED
 
 
 def _text(text: str, secrets: re.Pattern[str] | None) -> str:
     text = _without(text, secrets)
     whole = _OVERRIDE.match(text)
+    # the whole rest: a value may hold spaces and quotes
     if whole and is_secret_key(whole["key"].replace("/", ".")) and text[whole.end() :] not in _HARMLESS:
         return text[: whole.end()] + REDACTED
     text = _ADDRESS.sub(f"{REDACTED}@", text)
@@ -130,6 +134,7 @@ def _text(text: str, secrets: re.Pattern[str] | None) -> str:
     parts, start = [], 0
     for named in _NAMED.finditer(text):
         value = _VALUE.match(text, named.end())
+        # not within a value that is removed already
         secret = named.start() >= start and value is not None and is_secret_key(named[1])
         if secret and value is not None and value[0] not in _HARMLESS:
             parts += [text[start : value.start()], REDACTED]

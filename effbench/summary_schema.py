@@ -11,7 +11,7 @@ from typing import Any
 from effbench.units import seen_key, throughput_key
 
 _DEEPEST = 20  # levels; a run's record and config have 4
-_LARGEST = 1e100
+_LARGEST = 1e100  # beyond it, means and squares could overflow
 _MOST = 10**15  # upper limit of a count
 _SIDE = 100_000  # pixels
 
@@ -20,6 +20,7 @@ Rule = tuple[str, Callable[[Any], bool]]
 
 def is_number(value: Any) -> bool:
     """Return True for a finite number of plausible size; bool is not a number."""
+    # NaN fails every comparison
     return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
@@ -76,6 +77,7 @@ IMAGE = "image"  # the unit of records that do not say
 def unit_of(summary: Mapping[str, Any]) -> str:
     """The word for one sample of a run: 'image'."""
     unit = _field(summary, "data.unit")
+    # the unit becomes a part of field names
     return unit if isinstance(unit, str) and unit.isidentifier() else IMAGE
 
 
@@ -105,6 +107,7 @@ def wrong_fields(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
         if (value := _field(summary, name)) is not None and not holds(value)
     ]
     metrics = summary.get("metrics")
+    # metrics have names of the user, so they cannot be listed in FIELDS
     for name, value in metrics.items() if isinstance(metrics, dict) else ():
         if value is not None and not is_number(value):
             wrong.append((f"metrics.{name}", value, NUMBER[0]))
@@ -133,6 +136,7 @@ def _field(summary: Mapping[str, Any], name: str) -> Any:
 
 def check_plain(content: Any) -> None:
     """Raise ValueError for content that no run writes and that cannot be printed: too deep, or with huge numbers."""
+    # level by level, not by recursion: the depth is what is checked
     level = [content]
     for _ in range(_DEEPEST):
         # Python refuses to print very long integers

@@ -25,6 +25,7 @@ def steps_from(span: int | str, key: str, total_steps: int, steps_per_epoch: int
     Raises:
         ConfigError: another text, or a negative number.
     """
+    # bool is an int in Python: true is not one step
     if isinstance(span, int) and not isinstance(span, bool) and span >= 0:
         return span
     if span == "total":
@@ -39,6 +40,7 @@ def steps_from(span: int | str, key: str, total_steps: int, steps_per_epoch: int
         if number > 100:
             raise ConfigError(f"{key} must be at most 100% of the run; got {span!r}.")
         return round(total_steps * number / 100)
+    # 0.5 epochs are allowed
     return round(number * (steps_per_epoch if unit.startswith("epoch") else 1))
 
 
@@ -65,6 +67,7 @@ def seconds_from(duration: float | str, key: str) -> float:
 def human_bytes(count: float) -> str:
     """Write a size such as 12.3 MB: decimal units, three significant figures."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
+        # 999.5 would be rounded to 1e+03
         if abs(count) < 999.5 or unit == "TB":
             return f"{count:.3g} {unit}"
         count /= 1000

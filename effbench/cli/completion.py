@@ -10,7 +10,7 @@ from effbench.cli.flags import PLAIN, VERB_FLAGS, VERBOSITY, flags_of, parse_fla
 from effbench.errors import ConfigError
 
 SHELLS = ("bash", "zsh", "fish")
-WITH_CONFIG = ("train", "summary")
+WITH_CONFIG = ("train", "summary")  # verbs whose words are config overrides
 
 
 def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
@@ -28,9 +28,11 @@ def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
     line = os.environ.get("COMP_LINE", "").lstrip()
     program, _, line = line.partition(" ")
     verb, chosen, rest = line.lstrip().partition(" ")
+    # flags may stand before the verb
     while verb in VERBOSITY and chosen:
         verb, chosen, rest = rest.lstrip().partition(" ")
     rest = " ".join(word for word in rest.split(" ") if word not in VERBOSITY)
+    # fish takes a word a line
     separator = "\n" if shell == "fish" else " "
 
     if chosen and verb in VERB_FLAGS and (word := rest.split(" ")[-1]).startswith("-"):
@@ -59,6 +61,7 @@ def _of_config(line: str) -> list[str] | None:
     words = [word for word in line.split() if word not in PLAIN]
     if any(word.startswith("-") for word in words):
         return None
+    # after a space a new word begins
     last = words.pop() if words and not line[-1:].isspace() else ""
     return completions(words, last)
 

@@ -31,6 +31,7 @@ def main(words: Sequence[str]) -> int:
     home, shown = os.path.expanduser("~"), str(cache)  # noqa: PTH111 - Path's raises where there is no home
     if shown.startswith(f"{home}/"):
         shown = f"~{shown.removeprefix(home)}"  # without the user's name
+    # what every run records, with what depends on this shell: threads and cache
     facts = environment() | {"threads": threads.count, "threads_from": threads.why}
     facts |= {"cache": shown, "cache_bytes": size_of(cache), "cache_budget_bytes": budget_bytes(cache)}
     if arguments.has("json"):

@@ -38,6 +38,7 @@ def main(words: Sequence[str]) -> int:
     folders, data_overrides = partition_words(arguments.overrides, options)
     if arguments.has("help") or not folders:
         return show_help(HELP, arguments.has("help"))
+    # a second folder is most likely a mistyped option
     for word in folders[1:]:
         raise ConfigError(unknown_name("option of eval", word.partition("=")[0], [*options, "data.KEY"]))
     result = evaluate_run(
@@ -60,6 +61,7 @@ def _print(result: Mapping[str, float], folder: str) -> None:
     from effbench.records import read_summary
 
     displays = recorded_displays(read_summary(expanded(folder)))
+    # the loss last, as in all tables
     columns = sorted((name for name in result if "/" in name), key=lambda name: name.endswith(f"/{LOSS}"))
     lines = {}
     for column in columns:
@@ -143,6 +145,7 @@ def _chosen_split(trained: Run, run: Run, which: str) -> tuple[str, Split]:
 def check_same_data(run: Run, data: Splits) -> None:
     """Require the run's classes and sample shape; other samples are allowed and reported."""
     if data.classes != run.classes:
+        # class names in another order would count right answers as wrong
         other = sorted(set(data.classes) ^ set(run.classes))[:5]
         raise ConfigError(
             f"the data's {len(data.classes)} classes are not the run's {len(run.classes)}"

@@ -47,6 +47,7 @@ def main(words: Sequence[str]) -> int:
     folders, data_overrides = partition_words(arguments.overrides, options)
     if arguments.has("help") or not folders:
         return show_help(HELP, arguments.has("help"))
+    # a second folder is most likely a mistyped option
     for word in folders[1:]:
         raise ConfigError(unknown_name("option of export", word.partition("=")[0], [*options, "data.KEY"]))
     try:
@@ -135,6 +136,7 @@ def _target(run: Run, checkpoint: str, output: str, suffix: str) -> Path:
     target = folder / f"{_file_name(run.config.model.label)}-{_file_name(checkpoint)}{suffix}"
     if output and target.is_symlink():
         target = target.resolve()  # in a run folder, which may be untrusted, a link is replaced instead
+    # before the export, which may take minutes
     for path in (target, target.with_name(f"{target.name}.json")):
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path} is no file that could be replaced; export elsewhere with output=FOLDER.")
@@ -177,6 +179,7 @@ def _parity(
 
     modality = run.modality()
     exported = load_exported(format_name, path)
+    # the batch size of evaluation fits the memory
     size = run.config.data.eval_batch_size
     parity = compare(lambda batch: model(modality.normalise(batch)), exported, samples, size, run.task.same_answer)
     require(parity, tolerance, f"format={format_name}", modality.unit)

@@ -22,6 +22,7 @@ PLAIN = {
     "--json": "json",
     "--info": "info", "-i": "info",
 }  # fmt: skip
+# taken out before a verb sees its words
 VERBOSITY = {"--quiet": logging.WARNING, "-q": logging.WARNING, "--verbose": logging.DEBUG, "-v": logging.DEBUG}
 VERB_FLAGS = {  # in addition to --help and VERBOSITY, which every verb takes
     "train": ("cfg", "config_dir", "package", "completion", "multirun", "resolve", "info", "json"),
@@ -69,6 +70,7 @@ def show_help(text: str, asked: bool) -> int:
 
 def flags_of(verb: str) -> list[str]:
     """Return the long flags of a verb."""
+    # --help is offered for every verb
     own = [word for word, name in {**WITH_VALUE, **PLAIN}.items() if name in ("help", *VERB_FLAGS[verb])]
     return sorted(word for word in (*own, *VERBOSITY) if word.startswith("--"))
 
@@ -87,6 +89,7 @@ def parse_flags(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
                 raise ConfigError(f"{flag} needs a value.")
             values[taken[flag]] = value if equals else rest.pop(0)
         elif flag in taken:
+            # --info takes an optional page; any other next word is an override
             page = value or (rest.pop(0) if taken[flag] == "info" and rest and rest[0] in INFO_PAGES else "")
             values[taken[flag]] = page
         elif word.startswith("-") and len(word) > 1:
@@ -104,7 +107,9 @@ def _as_option(word: str, rest: Sequence[str], of_config: bool) -> str:
     key, equals, value = word.lstrip("-").partition("=")
     if not equals:
         value = rest[0] if rest and not rest[0].startswith("-") and "=" not in rest[0] else ""
+    # as other tools write it: --weight-decay
     key = key.replace("-", "_")
+    # verbs with a fixed set of options; the key is not checked here
     if not of_config:
         return f" Options have no dashes: {key}={value or 'VALUE'}."
     from effbench.config import hints

@@ -89,6 +89,7 @@ def _section(group: str, name: str, config_dir: str | None) -> str:
     ]
     if not entries and not choice.about:
         return ""
+    # the class or function, so that its documentation can be found
     target = choice.values.get("_target_")
     title = f"{group}={name}" + (f"  ({target})" if target else "")
     about = textwrap.wrap(
@@ -101,6 +102,7 @@ def _key(key: str, groups: Mapping[str, Sequence[str]], config_dir: str | None) 
     """Return the help for one key, in each choice of its group that has it."""
     group, _, last = key.partition(".")
     found = []
+    # a key such as optimizer.momentum exists in some choices only
     for name in groups.get(group, []):
         choice = _choice(group, name, config_dir)
         found += [
@@ -133,6 +135,7 @@ def _choice(group: str, name: str, config_dir: str | None) -> Choice:
         return Choice()
     own = _read(path)
     whole = Choice(about=own.about)
+    # files it is based on come first, so that its own values replace theirs
     for entry in own.values.pop("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
             base = _choice(group, entry, config_dir)
@@ -165,6 +168,7 @@ def _comments(text: str) -> Iterator[tuple[str, str]]:
             above.append(line.lstrip("# "))
         elif found:
             indent = len(found["indent"])
+            # a smaller or equal indent ends the parents
             within = [(depth, key) for depth, key in within if depth < indent] + [(indent, found["key"])]
             behind = _BEHIND.match(found["rest"])
             if comment := behind["comment"].strip() if behind else " ".join(above):
@@ -187,6 +191,7 @@ def _entry(key: str, value: Any, comments: Mapping[str, str], name: str | None =
 
 def _written(value: Any) -> str:
     """Return a default as it is written on the command line."""
+    # as YAML writes them
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
@@ -202,8 +207,10 @@ def wrapped(left: str, text: str, width: int) -> list[str]:
         text: text of the second column.
         width: width of the first column.
     """
+    # narrower texts would be one word a line
     room = max(30, _width() - width - 2)
     lines = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+    # a long key has a line of its own
     if len(left) > width:
         lines = ["", *lines] if text else [""]
     return [

@@ -43,6 +43,7 @@ def main(words: Sequence[str]) -> int:
         key, equals, value = word.partition("=")
         if equals and key in options:
             options[key] = value
+        # a file's name may contain '=' too
         elif equals and not Path(word).exists():
             raise ConfigError(unknown_name("option of predict", key, options))
         else:
@@ -55,6 +56,7 @@ def main(words: Sequence[str]) -> int:
         output = expanded(options["output"])
         if why := output_problem(output):  # before the work, not after it
             raise ConfigError(f"output={output}: {why}.")
+    # the suffix decides, as users expect of a file name
     as_json = arguments.has("json") or options["output"].endswith(".json")
     rows, unreadable = predict_files(
         paths[0],
@@ -64,6 +66,7 @@ def main(words: Sequence[str]) -> int:
         targets_from(options["allow_targets"]),
         {key: _count(key, options[key]) for key in FILE_OPTIONS if options[key]},
     )
+    # a stdout in another encoding gets escapes, which JSON readers decode; files are UTF-8
     ascii_only = not (options["output"] or writes_unicode())
     text = json.dumps(rows, indent=2, ensure_ascii=ascii_only) + "\n" if as_json else _as_csv(rows)
     if options["output"]:
@@ -71,6 +74,7 @@ def main(words: Sequence[str]) -> int:
 
         write_output(expanded(options["output"]), text)
     else:
+        # names of files may hold control characters; a program that reads a pipe gets them unchanged
         print(for_terminal(text) if sys.stdout.isatty() else text, end="")
     for problem in unreadable:
         log.error(problem)
@@ -110,6 +114,7 @@ def predict_files(
         raise ConfigError(f"{unknown[0]} is no option of predict for {modality.unit}s. Leave it out.")
     for names, samples in modality.read_files(paths, options, unreadable):
         for name, values in zip(names, answers(samples).tolist(), strict=True):
+            # NaN would be sorted to an arbitrary class
             if all(map(math.isfinite, values)):
                 rows.append({**name, **run.task.described(values, run.classes, top_k)})
             else:

@@ -41,6 +41,7 @@ def main(words: Sequence[str]) -> int:
         )
     if arguments.has("json") and name != "ls":
         raise ConfigError(f"effbench recipe {name} has no --json; effbench recipe ls --json has.")
+    # arguments from flags, which only these actions have
     own: dict[str, list[bool | str | None]] = {"ls": [arguments.has("json")], "validate": [arguments.get("config_dir")]}
     action(*rest, *own.get(name, []))
     return 0

@@ -63,6 +63,7 @@ def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
     from effbench.report.collect import find_runs, read_runs
     from effbench.report.html import as_data, view, write_html
 
+    # thousands of runs make millions of objects that all stay: garbage collection would only cost time
     with uncollected():
         folders, unread = find_runs(paths)
         records = read_runs(folders)

@@ -35,6 +35,7 @@ def main(words: Sequence[str]) -> int:
         return show_help(HELP, asked=True)
     given, overrides = _own_options(arguments.overrides)
     config_dir = arguments.get("config_dir")
+    # commas make combinations, as in a sweep
     combinations = expand(overrides, config_dir) or [[]]
     configs = [compose(combination, config_dir) for combination in combinations]
     # torch is imported only now: a mistyped key is reported at once
@@ -133,6 +134,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     }
     for name, text in lines.items():
         table.add_row(name, *map(text, rows))
+    # rich would cut columns to the width of the terminal
     Console(highlight=False, width=None if len(rows) < 3 else 40 * (len(rows) + 1)).print(table)
 
 
@@ -163,6 +165,7 @@ def _print_separable(rows: Sequence[Mapping[str, Any]]) -> None:
 
     from effbench.units import human_count
 
+    # reversed twice: the first setting of each config wins, in the order of the configs
     first = {row["config"]: row for row in reversed(rows) if row["separable_layers"]}
     console = Console(highlight=False)
     if not console.is_terminal:

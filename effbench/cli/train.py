@@ -48,6 +48,7 @@ def main(words: Sequence[str]) -> int:
 
         return completion.main(["-sc", arguments.values["completion"]])
     as_json = arguments.has("json")
+    # pages of Hydra, which train nothing
     if arguments.has("cfg") or arguments.has("info"):
         if as_json:
             raise ConfigError("--json is for the result of training; --cfg and --info train nothing. Leave it out.")
@@ -73,6 +74,7 @@ def help_text(words: Sequence[str], config_dir: str | None = None) -> str:
     groups = [
         line for group, names in options.items() for line in help_pages.wrapped(f"  {group}", ", ".join(names), width)
     ]
+    # the longest part comes last, so that a pager shows the usage first
     keys = "keys, with their defaults (effbench help train GROUP=NAME: those of another choice):"
     return "\n\n".join([HELP + "\n".join(groups), keys, help_pages.overview(config_dir)])
 
@@ -84,6 +86,7 @@ def ask_hydra(arguments: Arguments) -> int:
     config_dir, page = arguments.get("config_dir"), arguments.get("cfg")
     if page is not None and page not in CFG_PAGES:
         raise ConfigError(unknown_name("page of --cfg", page, CFG_PAGES))
+    # resume= stands for the recorded overrides of that run
     overrides = with_resume(arguments.overrides, config_dir)
     if arguments.has("multirun"):
         jobs = expand(overrides, config_dir)

@@ -13,7 +13,7 @@ from typing import IO, Any
 from effbench.records import replacing
 from effbench.redaction import redact_environment
 
-ELSEWHERE = "output=FOLDER"
+ELSEWHERE = "output=FOLDER"  # the remedy in messages about a full disk
 
 
 def record_path(target: Path) -> Path:
@@ -43,10 +43,13 @@ def publish_file(target: Path, content: bytes, check: Callable[[Path], Mapping[s
     record = record_path(target)
     with replacing(record, elsewhere=ELSEWHERE) as about, replacing(target, len(content), ELSEWHERE) as stream:
         _write(stream, content)
+        # the check reads the file that will be published, not the bytes in memory
         facts = dict(check(Path(stream.name)))
         facts |= {"file": target.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        # allow_nan: NaN is not JSON, and a reader in another language would refuse the record
         text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         _write(about, redact_environment(text).encode("utf-8", errors="backslashreplace"))
+        # the file is renamed at the end of the inner block, the record after it
         record.unlink(missing_ok=True)
     return facts
 

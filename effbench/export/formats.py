@@ -71,6 +71,7 @@ def export_bytes(name: str, model: nn.Module, example: Tensor, input_name: str) 
     except (MissingExtraError, MemoryError):
         raise
     except Exception as error:
+        # exporters fail on single operations, so that another format often works
         others = ", ".join(f"format={other}" for other in FORMATS if other != name)
         raise EffbenchError(f"format={name} cannot hold this model: {first_line(error)}. Try {others}.") from error
 
@@ -100,8 +101,10 @@ def _make_onnx(model: nn.Module, example: Tensor, input_name: str) -> bytes:
         external_data=False,
         verbose=False,
     )
+    # torch returns None only from its older exporter (dynamo=False)
     assert program is not None
     proto = program.model_proto
+    # source files and lines of this machine
     for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
         del node.metadata_props[:]
     content: bytes = proto.SerializeToString()
@@ -111,10 +114,12 @@ def _make_onnx(model: nn.Module, example: Tensor, input_name: str) -> bytes:
 def _load_onnx(path: Path) -> Forward:
     runtime = _onnx_runtime()
     options = runtime.SessionOptions()
+    # the same threads as torch, so that the comparison does not use more processors than the user allows
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads slow torch down
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
+    # one input; its name is the plural of the unit, such as images
     [given] = session.get_inputs()
 
     def forward(inputs: Tensor) -> Tensor:
@@ -163,6 +168,7 @@ def _make_torch_export(model: nn.Module, example: Tensor, input_name: str) -> by
     del input_name  # inputs are positional
     program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
     for node in program.graph.nodes:
+        # source files and lines of this machine
         node.meta.pop("stack_trace", None)
     content = BytesIO()
     torch.export.save(program, content)
@@ -178,6 +184,7 @@ def _load_torch_export(path: Path) -> Forward:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide warnings and log lines of the exporters: users cannot act on them, and parity shows real problems."""
+    # the level is process-wide, so it is restored also after an error
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -37,6 +37,7 @@ class Parity:
     @property
     def relative(self) -> float:
         """max_difference over largest_logit; NaN if one of them is not finite."""
+        # a model of zeros: any difference is infinitely large
         if self.largest_logit == 0:
             return 0.0 if self.max_difference == 0 else float("inf")
         return self.max_difference / self.largest_logit
@@ -79,12 +80,15 @@ def compare(
         ThresholdError: `exported` does not take a batch, or returns logits of another shape.
     """
     chunks = inputs.split(batch_size)
+    # clone: a model or a runtime may change its input in place
     expected_NK = torch.cat([model(chunk.clone()) for chunk in chunks])
+    # a batch of one: exporters can fix the batch size, or treat 1 as a broadcast
     alone_1K = _answer(exported, inputs[:1], expected_NK[:1])
     got_NK = torch.cat([_answer(exported, chunk, expected_NK[: len(chunk)]) for chunk in chunks])
     differences = torch.cat([got_NK - expected_NK, alone_1K - expected_NK[:1]]).abs()
     largest = expected_NK.abs().max()
     sizes = tuple(sorted({1, *map(len, chunks)}))
+    # ties: classes whose logits differ by rounding only may swap
     agreeing = int(same(expected_NK, got_NK, TIE * float(largest)).sum())
     return Parity(float(differences.max()), float(largest), len(inputs), agreeing, sizes)
 

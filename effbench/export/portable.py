@@ -34,5 +34,6 @@ def portable(model: nn.Module, normaliser: nn.Module) -> Portable:
         model: takes normalised samples.
         normaliser: normalises them.
     """
+    # a copy: the caller goes on with its model, on its device
     own = Portable(deepcopy(model), normaliser).cpu().eval().requires_grad_(False)
     return own.to(memory_format=torch.contiguous_format)

@@ -13,7 +13,7 @@ from effbench.metrics import LOSS, Display, display_of
 from effbench.report.curves import points, rate_columns
 
 WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 350, 12, 190
+LEFT, RIGHT, TOP, BOTTOM = 46, 350, 12, 190  # of the frame; the margins hold the labels of the ticks
 FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "bottom": BOTTOM}  # for the template
 MOST_POINTS = 240  # of a line, which is 304 units wide; the extremes between them are kept
 MOST_RATES = 6  # learning rates of one run
@@ -76,6 +76,7 @@ class Panel:
 def over_each_other(curves: Sequence[Curve], displays: Mapping[str, Display]) -> list[Panel]:
     """Return panels with one line a run: each validation metric, the losses, the learning rate."""
     loss = displays.get(LOSS) or display_of(LOSS)
+    # the loss comes last: a table ranks by the metric, so readers look for that first
     last = {name: display for name, display in displays.items() if name != LOSS} | {LOSS: loss}
     panels = [
         _panel(f"validation {display.axis}", [(curve, f"val/{name}") for curve in curves], display, name == LOSS)
@@ -91,6 +92,7 @@ def over_each_other(curves: Sequence[Curve], displays: Mapping[str, Display]) ->
 def of_one(curve: Curve, displays: Mapping[str, Display]) -> list[Panel]:
     """Return panels of one run: training with validation, and each different learning rate."""
     pair = [replace(curve, label=split, colour=number) for number, split in enumerate(("train", "val"))]
+    # the loss comes first: it is what training minimises
     first = {LOSS: displays.get(LOSS) or display_of(LOSS), **displays}
     panels = [
         _panel(display.axis, [(line, f"{line.label}/{name}") for line in pair], display, name == LOSS)
@@ -116,6 +118,7 @@ def _panel(
         display: of the metric; None for plain numbers.
         may_be_log: values of very different size are drawn by powers of ten.
     """
+    # epochs only if known for all: runs with other batch sizes share one axis
     in_epochs = all(curve.epochs_per_step for curve, _ in drawn)
     across = "epoch" if in_epochs else "optimizer step"
     series, ends = [], []
@@ -125,7 +128,7 @@ def _panel(
             series.append((curve, found))
             ends.append(max(int(row["step"]) for row in curve.rows) * unit)
     if not series:
-        return Panel(title, across, [], [], [])
+        return Panel(title, across, [], [], [])  # callers leave it out
 
     heights = [y for _, found in series for _, y in found]
     by_powers = may_be_log and min(heights) > 0 and max(heights) > _WIDE * min(heights)
@@ -134,6 +137,7 @@ def _panel(
         series = [(curve, [(x, math.log10(y)) for x, y in found]) for curve, found in series]
 
     x_low, x_high = _range([0.0, *ends], margin=0.0)  # the same in all panels
+    # a margin, so that the extremes are not drawn on the frame
     y_low, y_high = _range([y for _, found in series for _, y in found], margin=0.05)
     to_x, to_y = _scale(x_low, x_high, LEFT, RIGHT), _scale(y_low, y_high, BOTTOM, TOP)
     lines = []
@@ -156,6 +160,7 @@ def thinned(series: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     """Return at most about `most` points: the first, the last, and the lowest and highest of each interval."""
     if len(series) <= most:
         return list(series)
+    # two points an interval: its lowest and its highest value, so that no spike is lost
     size = math.ceil(len(series) / (most // 2))
     # both ends, so that every line spans its run
     kept = {0, len(series) - 1}
@@ -184,6 +189,7 @@ def _ticks(low: float, high: float, about: int = 5) -> list[float]:
     # 0.999 and 1e-9: rounding must not leave out a round number
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
+    # the smallest round step that gives at most `about` intervals
     step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [number * step for number in range(first, last + 1)]

@@ -22,6 +22,7 @@ from effbench.redaction import redact
 from effbench.report.rows import drawable_rows
 from effbench.summary_schema import MAPPING, check_plain, without_wrong_fields
 
+# sections of summary.json that the page reads as mappings; an absent one becomes None
 _MAPPINGS = ("metrics", "best", "task", "timing", "memory", "model", "data", "environment", "git")
 _Content = tuple[dict[str, Any], frozenset[str] | None, str | None]  # values by dotted key, experiment, problem
 _NO_SUMMARY = "has no summary.json: the run is in progress, or was killed; train resume=RUN continues it"
@@ -84,6 +85,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     for path in paths:
         if not path.is_dir():
             raise ConfigError(f"there is no folder {path}. Give a run, a sweep, or a folder that holds some: outputs.")
+        # links are resolved only to compare: a run keeps the name that the user gave
         for folder in _runs_below(str(path), unread):
             # two of the paths may lead to the same run
             found.setdefault(os.path.realpath(folder), Path(folder))
@@ -133,6 +135,7 @@ def _summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Return (summary.json without values of a wrong type, the problems found)."""
     path = folder / "summary.json"
     try:
+        # no links: a folder that someone else sent could lead to a private file of the reader
         summary = read_any_summary(folder, follow_links=False)
     except MissingFileError:
         return None, [_NO_SUMMARY]
@@ -140,11 +143,13 @@ def _summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         return None, [_about(path, error)]
     for name in _MAPPINGS:
         summary.setdefault(name, None)
+    # the check of the status follows, with the list of what it may be
     problems = [
         f"summary.json: {name} is {'not a mapping' if rule == MAPPING[0] else shortened(value)}"
         for name, value, rule in without_wrong_fields(summary)
         if name != "status"
     ]
+    # without a known status nothing can be said of the run, so it counts as unreadable
     if summary.get("status") not in STATUSES:
         problems.append(f"summary.json: status {shortened(summary.get('status'))} is not one of {', '.join(STATUSES)}")
         return None, problems
@@ -155,7 +160,7 @@ def _about(path: Path, error: Exception) -> str:
     """Return the problem of a run's file on one line, without the folder, which is shown next to it."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or repr(error)
     told = text.replace(str(path), path.name) if str(path) in text else f"{path.name}: {text}"
-    return shortened(" ".join(told.split()), 300)
+    return shortened(" ".join(told.split()), 300)  # one line a problem, in the page and on stderr
 
 
 def _read_configs(folders: Sequence[Path]) -> list[_Content]:
@@ -163,10 +168,12 @@ def _read_configs(folders: Sequence[Path]) -> list[_Content]:
 
     YAML is slow, and thousands of runs share most lines: each distinct entry of a section is parsed once.
     """
+    # text is split first: equal texts of different runs are then parsed once
     read = [_sections(folder / "config.yaml") for folder in folders]
     distinct = dict.fromkeys(section for sections in read if isinstance(sections, list) for section in sections)
     entries = {section: _entries(section) for section in distinct}
     parsed = {entry: _parsed(entry) for entry in dict.fromkeys(entry for part in entries.values() for entry in part)}
+    # secrets go before anything is compared or shown; one call, because it scans the environment
     clean = zip(parsed, redact(list(parsed.values())), strict=True)
     found = {entry: leaves(content) for entry, content in clean if content is not None}
     known: dict[str, dict[str, Any]] = {}
@@ -191,6 +198,7 @@ def _sections(path: Path) -> list[str] | str:
 
 def _entries(section: str) -> list[str]:
     """Split `key: {a: 1, b: 2}` into `key: {a: 1}` and `key: {b: 2}`, if it has the layout that train writes."""
+    # written by hand, with comments or flow style: parsed as a whole
     if not re.match(r"\w+:\n  \w+:", section):
         return [section]
     head, *entries = _before(r"  \w+:", section)
@@ -243,6 +251,7 @@ def _newer(stated: str) -> str | None:
 def _parsed(text: str) -> dict[str, Any] | None:
     """Return the mapping in a YAML text; None if it is not one."""
     try:
+        # recorded: .inf and .nan are numbers, and a config may be larger than what users write
         content = parse_yaml(text, "config.yaml", recorded=True)
         check_plain(content)
     except (ConfigError, ValueError):

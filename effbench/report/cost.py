@@ -51,6 +51,7 @@ def published(config: Config, kind: type[Modality]) -> Setting | None:
 
 def shape_model(config: Config, setting: Setting) -> nn.Module:
     """Build the model on the meta device: shapes without data. Pretrained weights are not loaded."""
+    # the meta device has no data to load weights into
     section = config.model.model_copy(update={"pretrained": None})
     with torch.device("meta"):
         return build.model(config.model_copy(update={"model": section}), setting.num_classes, setting.modality)
@@ -65,8 +66,10 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
     counts = accounting.parameters(model)
     batch_size = BATCH_SIZES[0] if config.data.batch_size == AUTO else number(config.data.batch_size)
     compute = accounting.macs(model, setting.example)
+    # the precision of a real run decides the bytes of activations
     on_gpu = config.device.name == "cuda" or (config.device.name == "auto" and torch.cuda.is_available())
     precision, _ = choose_precision(config.trainer.precision, torch.device("cuda" if on_gpu else "cpu"))
+    # frozen parameters get no gradients
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     optimizer = _optimizer(config, model)
     state = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
@@ -99,7 +102,7 @@ def _optimizer(config: Config, model: nn.Module) -> Optimizer:
     optimizer = build.optimizer(config.model_copy(update={"optimizer": section}), model)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.grad = torch.empty_like(parameter)
+            parameter.grad = torch.empty_like(parameter)  # optimizers skip parameters without a gradient
     if averages_itself(optimizer):
         optimizer.train()  # type: ignore[attr-defined]
     optimizer.step()

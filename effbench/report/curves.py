@@ -11,7 +11,7 @@ from effbench.metrics import Display
 from effbench.records import replacing
 from effbench.report.rows import drawable_rows
 
-MOST_METRICS = 4
+MOST_METRICS = 4  # plots beside that of the learning rate, in one row
 PANEL_WIDTH, HEIGHT = 4.0, 3.6  # inches
 BLUE, ORANGE, GREY = "#1f6fb4", "#e0701b", "#8a8a8a"
 
@@ -27,6 +27,7 @@ def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Pa
     Returns:
         The path of curves.png.
     """
+    # only here: matplotlib is slow to import, and most commands draw nothing
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -40,6 +41,7 @@ def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Pa
     *axes, rate = figure.subplots(1, len(drawn) + 1, gridspec_kw={**margins, "wspace": 0.25})
     for place, (name, display) in zip(axes, drawn.items(), strict=True):
         _draw(place, rows, {f"train/{name}": (BLUE, "train"), f"val/{name}": (ORANGE, "validation")}, display.axis)
+        # fractions are recorded, percent are shown
         if display.as_percent:
             place.yaxis.set_major_formatter("{x:.0%}")
     rates = rate_columns(rows)
@@ -49,6 +51,7 @@ def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Pa
     _draw(rate, rows, lines, "learning rate")
     figure.suptitle(title, fontsize=11)
     path = folder / "curves.png"
+    # a reader never sees half a picture
     with replacing(path) as stream:
         figure.savefig(stream, format="png")
     return path
@@ -67,6 +70,7 @@ def points(rows: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, fl
     """Return (step, value) pairs of a column: of step rows, or of epoch rows if there are more of them."""
     by_row: dict[str, list[tuple[int, float]]] = {"step": [], "epoch": []}
     for row in rows:
+        # an empty cell: the metric was not logged in this row
         if row.get(column):
             by_row[row["row"]].append((int(row["step"]), float(row[column])))
     return by_row["step"] if len(by_row["step"]) >= len(by_row["epoch"]) else by_row["epoch"]
@@ -79,6 +83,7 @@ def _draw(axes: Any, rows: Sequence[dict[str, str]], lines: dict[str, tuple[str,
             continue
         steps, values = zip(*found, strict=True)
         validation = column.startswith("val/")
+        # a line of one or two points is invisible without markers
         marker = "o" if validation or len(found) < 3 else None
         axes.plot(steps, values, color=colour, label=name, linewidth=2 if validation else 1.4, marker=marker, ms=4)
     axes.set_xlabel("optimizer step")

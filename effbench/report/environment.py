@@ -77,7 +77,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
             done = subprocess.run(
                 command, cwd=folder, env=variables, capture_output=True, text=True, timeout=10, check=False
             )
-        except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):  # git is missing or hangs: no fact
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
@@ -114,7 +114,8 @@ def _peak_rss() -> int:
     for line in lines:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
+    # not on Windows, so only where it is needed
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others kB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

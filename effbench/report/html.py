@@ -31,7 +31,7 @@ from effbench.units import human_bytes
 
 MOST_SHOWN = 40  # runs with curves and a section
 MOST_RANKED = 32  # of these, finished runs; the rest is reserved for failed ones
-COLOURS = 8
+COLOURS = 8  # as many as page.css has; further configs of a table are not drawn
 
 Pairs = list[tuple[str, str]]
 
@@ -102,13 +102,16 @@ def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ())
         "shown": len(drawn),
         "found": len(records),
     }
+    # at the end and for the whole page, so that no text can miss it
     return dict(_harmless(content))
 
 
 def write_html(content: Mapping[str, Any], output: Path) -> None:
     """Write the page of a `view`. Raise EffbenchError if it cannot be written; an older page then stays."""
+    # only here: other verbs do not need it
     import jinja2
 
+    # autoescape: names and values come from files of others
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -167,6 +170,7 @@ def _chosen(ranking: Sequence[Table], records: Sequence[RunRecord]) -> list[tupl
     share = max(1, MOST_RANKED // max(1, len(ranking)))
     chosen: list[tuple[int, int | None]] = []
     for table in ranking:
+        # each config gets an equal part, its first seeds
         groups = table.groups[: min(COLOURS, share)]
         for colour, group in enumerate(groups):
             chosen += [(run.number, colour) for run in group.runs[: share // len(groups)]]
@@ -186,6 +190,7 @@ def _table(table: Table, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
         if shown:
             keys = [f"{key} {value}" for key in table.keys if (value := row[f"config {key}"])]
             legend.append({"colour": colour, "text": ", ".join([label(group.runs[0]), *keys])})
+    # said only if runs are missing from the charts
     part = f"Drawn: {len(within)} of {runs} runs, from the top of the table."
     return {
         "heading": f"{table.data} by {table.metric}" if table.metric else table.data,
@@ -240,6 +245,7 @@ def _section(item: Drawn, output: Path) -> dict[str, Any]:
     run = item.run
     summary: Mapping[str, Any] = run.summary or {}
     environment = {key: summary.get(key) for key in ("device", "precision", "processes")}
+    # one block for machine, libraries and commit: what a number was measured with
     environment |= {**run.part("environment"), **{f"git {key}": value for key, value in run.part("git").items()}}
     # the best validation value and the test value of the first metric, if they exist
     best, test = run.part("best"), f"test/{primary(run.displays)}"
@@ -266,8 +272,10 @@ def _blocks(pairs: Mapping[str, Pairs]) -> list[dict[str, Any]]:
 
 def link(folder: Path, output: Path) -> str | None:
     """Return the relative, percent-encoded address of the folder, seen from the page; None if it contains a secret."""
+    # a percent-encoded secret would pass the redaction of the page
     if redact(str(folder)) != str(folder):
         return None
+    # ./ in front: a folder named javascript:x must not become a scheme
     relative = os.path.relpath(folder, output.parent)
     return f"./{quote(os.fsencode(relative), safe='/')}/"
 
@@ -280,7 +288,7 @@ def _result(run: RunRecord) -> Pairs:
         return [("status", run.status), ("reason", _reason(run)), *_pairs(run.part("metrics"))]
     try:
         return [(what, shortened(text, 2000)) for what, text in result_rows(run.summary)]
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):  # a record of another version lacks fields
         return [("status", status_text(run.summary)), *_pairs(run.part("metrics"))]
 
 
@@ -290,6 +298,7 @@ def _clocks(run: RunRecord) -> Pairs:
     pairs = _pairs({"started": begun} if begun else {})
     if not isinstance(clocks, Mapping):
         return pairs
+    # timers below 0.05 s would be shown as 0.0 s
     spent = {name: value for name, value in clocks.items() if isinstance(value, float) and value >= 0.05}
     return pairs + [(str(name).replace("_", " "), seconds(value)) for name, value in spent.items()]
 
@@ -328,5 +337,6 @@ def _command(argv: Any) -> str:
     if not isinstance(argv, list) or not argv:
         return ""
     program, *words = map(str, argv)
+    # argv[0] is a path of the machine that trained
     name = "effbench" if Path(program).name in ("effbench", "__main__.py") else program
     return shortened(shlex.join([name, *words]), 4000)

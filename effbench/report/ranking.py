@@ -113,6 +113,7 @@ def tables(records: Sequence[RunRecord]) -> list[Table]:
     alike: dict[tuple[str | None, ...], list[RunRecord]] = defaultdict(list)
     unfinished: dict[frozenset[str], set[str]] = defaultdict(set)  # experiment -> seeds without a result
     for run in records:
+        # a run that did not finish was not tested: it is listed, not ranked
         if run.finished:
             data, best = run.part("data"), run.part("best")
             metric = best.get("metric") if best.get("value") is not None else None
@@ -143,9 +144,11 @@ def _division(run: RunRecord) -> tuple[str, ...]:
 def _table(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[str]], several: bool) -> Table:
     groups = _grouped(runs, unfinished)
     apart, following = differing_keys([group.runs[0] for group in groups])
+    # keys that tell runs of one name apart stand next to the name; the others at the end
     front, rest = apart[:MOST_IN_FRONT], [*apart[MOST_IN_FRONT:], *following]
     end, unshown = rest[: MOST_KEYS - len(front)], rest[MOST_KEYS - len(front) :]
     rows = ranked([_row(group, [*front, *end]) for group in groups])
+    # `ranked` sorts rows; the groups follow by the number of their first run
     by_number = {group.runs[0].number: group for group in groups}
     ordered = [by_number[row["job"]] for row in rows]
     metric = rows[0]["metric"]
@@ -208,6 +211,7 @@ def _row(group: Group, keys: Sequence[str]) -> dict[str, Any]:
     by_seed: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in group.runs:
         mappings = {name: run.part(name) for name in ("metrics", "timing", "model", "memory")}
+        # as in the table of a sweep; a damaged section of the summary counts as empty
         row = result_row(Job(run.number, [label(run)], run.folder), {**(run.summary or {}), **mappings})
         row |= {f"val/{name}": run.part("metrics").get(f"val/{name}") for name in run.displays}
         row |= {"macs": run.part("model").get("macs"), "peak_cuda_bytes": run.part("memory").get("peak_cuda_bytes")}

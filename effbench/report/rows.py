@@ -12,7 +12,7 @@ from io import BytesIO, TextIOWrapper
 
 MOST_ROWS = 20_000  # files with at most this many rows are kept completely
 STRETCHES = 400  # intervals of a longer file, for each kind of row; a chart has 240 points
-_LARGEST = 1e100
+_LARGEST = 1e100  # larger values are not drawn: no scale would show the others
 
 Row = tuple[list[str], list[float | None]]  # (cells, the values that are drawn)
 
@@ -41,8 +41,10 @@ def drawable_rows(content: bytes) -> Rows:
         UnicodeError, csv.Error: it is not a CSV file.
     """
     stretch = max(1, content.count(b"\n") // STRETCHES)
+    # short enough to keep every row
     if stretch * STRETCHES < MOST_ROWS:
         stretch = 1
+    # decoded line by line: the whole text and all cells would take several times the memory of the file
     with TextIOWrapper(BytesIO(content), encoding="utf-8", newline="") as stream:
         lines = filter(None, csv.reader(stream))
         rows = Rows(next(lines, []))
@@ -76,6 +78,7 @@ def _sound(lines: Iterable[list[str]], rows: Rows) -> Iterator[tuple[str, Row]]:
 
 def _kept(rows: Iterable[tuple[str, Row]], stretch: int) -> Iterator[list[str]]:
     """Yield the cells of all rows, or of the first, the last and the extremes of each interval."""
+    # separate intervals for step and epoch rows: each kind has other columns
     pending: dict[str, list[Row]] = {"step": [], "epoch": []}
     for kind, row in rows:
         if stretch == 1:
@@ -90,6 +93,7 @@ def _kept(rows: Iterable[tuple[str, Row]], stretch: int) -> Iterator[list[str]]:
 
 
 def _extremes(rows: Sequence[Row]) -> Iterator[list[str]]:
+    # the ends, so that a line spans its run, and for each column its lowest and highest row
     chosen = {0, len(rows) - 1} if rows else set()
     for column in zip(*(values for _, values in rows), strict=True):
         finite = [(value, index) for index, value in enumerate(column) if value is not None and abs(value) < _LARGEST]
@@ -101,6 +105,7 @@ def _extremes(rows: Sequence[Row]) -> Iterator[list[str]]:
 def _named(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     """Return a row by column, without numbers that are not finite."""
     row: Mapping[str, str] = dict(zip(columns, cells, strict=True))
+    # 16 digits or more are damage, not a number of epochs
     epoch = row.get("epoch", "")
     numbers = {
         name: cell if cell and abs(float(cell)) < _LARGEST else ""

@@ -32,6 +32,7 @@ def seconds(value: float) -> str:
 
 def within_spread(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """Return a warning if the first two ranked rows differ by less than the deviation over seeds; else None."""
+    # a rule of thumb, not a test: with few seeds a deviation is itself uncertain
     spreads = [row["value±"] for row in rows[:2] if row["value±"] is not None]
     if len(rows) < 2 or not spreads or abs(rows[0]["value"] - rows[1]["value"]) > max(spreads):
         return None

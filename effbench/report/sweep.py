@@ -72,6 +72,7 @@ def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _order(row: Mapping[str, Any], by_value: bool) -> tuple[bool, bool, float, int]:
     """Return the sort key: finished jobs first, best first; equal jobs and others by number."""
+    # False sorts before True, so finished jobs come first
     value = row["value"] if by_value and _has_result(row) else 0.0
     name = str(row["metric"]).rpartition("/")[2]
     display = row["displays"].get(name) or display_of(name)
@@ -105,6 +106,7 @@ def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
         **({speed: throughput_of(summary)} if timing else {}),
         "parameters": summary.get("model", {}).get("parameters"),
         "peak_rss_bytes": summary.get("memory", {}).get("peak_rss_bytes"),
+        # other statuses have a stop_reason that is no fault, such as early stopping
         "error": summary.get("error") or (summary.get("stop_reason") if summary["status"] == "diverged" else None),
         "folder": str(job.folder),
         "displays": displays,
@@ -135,11 +137,13 @@ def as_values(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def write_sweep(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write sweep.csv without secrets. Text that a spreadsheet would run as a formula begins with an apostrophe."""
+    # newline="": csv writes its own line ends
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns_of(rows))
     writer.writeheader()
+    # secrets first: an apostrophe in front could hide one from the redaction
     writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in redact(as_values(rows)))
-    path = folder / "sweep.csv"
+    path = folder / "sweep.csv"  # in full, while the terminal shows MOST_ROWS lines
     write_text(path, text.getvalue())
     return path
 
@@ -155,6 +159,7 @@ def print_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
     out = console()
     if len(lines) > MOST_ROWS:
         out.print(f"... and {len(lines) - MOST_ROWS} more in sweep.csv", soft_wrap=True)
+    # rich would read [red] in a text as markup, so every text of a run is escaped
     for note in _notes(lines, metrics):
         out.print(escape(note), soft_wrap=not out.is_terminal)
     for row in rows:
@@ -174,6 +179,7 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     comparable = len(metrics_of(rows)) < 2
     alike: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
+        # jobs of one config have equal overrides but for the seed
         alike[frozenset(_apart(row).items()) if comparable else row["job"]].append(row)
 
     lines = []
@@ -183,6 +189,7 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         spread = ("value", *test_columns(group))  # depends on the seed, so it gets a deviation
         for name in (*spread, *_COST, *speed_columns(group)):
             values = [row[name] for row in finished if row.get(name) is not None]
+            # else the line keeps the empty values of the first job
             if finished:
                 line[name] = mean(values) if values else None
             line[f"{name}±"] = deviation(values) if name in spread and len(values) > 1 else None
@@ -204,6 +211,7 @@ def _columns(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list
     def column(head: str, name: str, text: Callable[[Any], str], leaves: int) -> TextColumn:
         return TextColumn(head, ["" if line.get(name) is None else text(line[name]) for line in lines], leaves=leaves)
 
+    # how many seeds finished, of how many started
     counts = [str(line["n"]) if line["n"] == line["of"] else f"{line['n']} of {line['of']}" for line in lines]
     tests = test_columns(lines)[:-1]  # the loss, which is last, comes later in the table
     speeds = {
@@ -267,6 +275,7 @@ def _keys(lines: Sequence[Mapping[str, Any]]) -> list[TextColumn]:
 
 def _notes(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[str]:
     """Return what a reader must know about the table."""
+    # accuracies and losses have no common order
     if len(metrics) > 1:
         return [
             f"no ranks: the jobs monitor different metrics ({', '.join(metrics)}), which cannot be compared; set the "

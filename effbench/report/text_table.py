@@ -45,6 +45,7 @@ def console() -> Console:
 
     found = Console(highlight=False, emoji=False)
     if not found.is_terminal:
+        # below 40 columns nothing is readable
         columns = os.environ.get("COLUMNS", "")
         found.width = int(columns) if columns.isdecimal() and int(columns) >= 40 else PIPE_WIDTH
     return found
@@ -54,6 +55,7 @@ def fitting(columns: Sequence[TextColumn], width: int) -> list[TextColumn]:
     """Return the columns that fit into `width`, in their order."""
     kept = list(columns)
     while len(kept) > 1 and _needed(kept, width) > width:
+        # one column at a time, the least important first
         least_needed = max(kept, key=lambda column: column.leaves)
         if least_needed.leaves == 0:
             break
@@ -63,6 +65,7 @@ def fitting(columns: Sequence[TextColumn], width: int) -> list[TextColumn]:
 
 def _needed(columns: Sequence[TextColumn], width: int) -> int:
     texts = sum(not column.is_number for column in columns)
+    # a single text column gets more room where there is some
     most = _WIDE if texts == 1 and width >= 100 else _NARROW
     # text can be broken down to `most`, numbers cannot
     widths = (column.width if column.is_number else min(column.width, most) for column in columns)
@@ -74,6 +77,7 @@ def print_table(columns: Sequence[TextColumn], styles: Sequence[str | None] = ()
     from rich.markup import escape
     from rich.table import Table
 
+    # numbers are never wrapped: a broken number reads as another one
     out = console()
     shown = fitting(columns, out.width)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")

@@ -46,7 +46,9 @@ class _CheckFailedError(Exception):
 def verify_run(folder: Path) -> list[Check]:
     """Run every check of a run folder, in order. Raise ConfigError if it is not a run."""
     summary = read_any_summary(folder)
+    # values of a wrong type become None, so that the checks below meet none
     wrong = list(complaints(without_wrong_fields(summary)))
+    # without the folder of a checkpoint that a kill left half written
     saved = committed(folder / "checkpoints")
     checks: list[tuple[str, Callable[[], str]]] = [
         ("summary", partial(_summary, summary, wrong)),
@@ -79,6 +81,7 @@ def _summary(summary: Mapping[str, Any], wrong: Sequence[str]) -> str:
     status = summary["status"]
     _require(status in STATUSES, f"status {status!r} is not one of {', '.join(STATUSES)}")
     missing = [key for key in ("metrics", "model", "data", "timing", "environment", "argv") if key not in summary]
+    # a run that failed before it started has only a status and an error
     _require(status == "failed" or not missing, f"summary.json lacks {', '.join(missing)}")
     return str(status)
 
@@ -95,6 +98,7 @@ def _config(folder: Path) -> str:
 def _checkpoint(path: Path) -> str:
     manifest = read_manifest(path)
     read_checkpoint(path)
+    # a file that the manifest does not list would be loaded unchecked
     unlisted = sorted({file.name for file in path.iterdir()} - {"manifest.json", *manifest["sha256"]})
     _require(not unlisted, f"{path} holds {', '.join(unlisted)}, of which its manifest lists no sha256")
     return f"{len(manifest['sha256'])} files whole"
@@ -103,6 +107,7 @@ def _checkpoint(path: Path) -> str:
 def _links(folder: Path, summary: Mapping[str, Any]) -> str:
     """`last` points to the newest checkpoint, `best` to the one that the summary names."""
     checkpoints = folder / "checkpoints"
+    # a run that failed early has no checkpoints, which is not damage
     _require(checkpoints.is_dir() or not checkpoints.exists(), f"{checkpoints} is not a folder")
     found = {link: name for link in ("last", "best") if (name := pointed(checkpoints / link))}
     for name, target in found.items():
@@ -122,6 +127,7 @@ def _same_config(folder: Path) -> str:
     if not path.exists():
         return "no last checkpoint"
     content = read_record(folder / "config.yaml")
+    # the manifest holds the digest of the config that wrote the checkpoint: an edited config.yaml is found
     stated = read_manifest(path)["config"]
     _require(stated == config_digest(content), "config.yaml is not the config that the last checkpoint was written by")
     return "the same"
@@ -164,7 +170,9 @@ def _logged_steps(summary: Mapping[str, Any], every: int) -> list[int]:
     for session, end in zip(sessions, ends, strict=True):
         # a session that fell back to an older checkpoint logged later steps again
         found = {step for step in found if step <= session["from_step"]}
+        # the interval may be changed at a resume
         spacing = session.get("log_every_n_steps", every)
+        # before the set of steps is built: a damaged count could fill the memory
         _require(end <= spacing * MOST_ROWS, f"metrics.csv cannot hold the rows of {end} steps")
         found |= {step for step in range(spacing, end + 1, spacing) if step > session["from_step"]}
     return sorted(found)
@@ -213,6 +221,7 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
         return f"not checked: the run is {summary['status']}"
     rows = [row for row in read_metrics(folder) if row["row"] == "epoch"]
     compared = 0
+    # test metrics and callbacks have no column in epoch rows
     for name, value in summary["metrics"].items():
         cells = [row[name] for row in rows if row.get(name)]
         if not cells:
@@ -223,6 +232,7 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
     if best:
         values = [float(row[best["metric"]]) for row in rows if row.get(best["metric"])]
         display = recorded_displays(summary).get(best["metric"].partition("/")[2]) or display_of(best["metric"])
+        # the best of all validations, recomputed
         extreme = min(values) if display.mode == "min" else max(values)
         _require(_close(extreme, best["value"]), f"best is {best['value']} in summary.json, {extreme} in metrics.csv")
     return f"{compared} metrics{', and the best' if best else ''}"
