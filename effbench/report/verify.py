@@ -19,6 +19,7 @@ from effbench.metrics import display_of, recorded_displays
 from effbench.records import FINISHED, STATUSES, read_any_summary, read_metrics
 from effbench.summary_schema import complaints, without_wrong_fields
 from effbench.training.checkpoint import committed, read_checkpoint, read_manifest
+from effbench.units import counted
 
 MOST_ROWS = METRICS_BYTES // 20  # upper limit for the rows of a metrics.csv
 _CELL = 1e-6  # metrics.csv holds eight significant digits
@@ -101,7 +102,7 @@ def _checkpoint(path: Path) -> str:
     # a file that the manifest does not list would be loaded unchecked
     unlisted = sorted({file.name for file in path.iterdir()} - {"manifest.json", *manifest["sha256"]})
     _require(not unlisted, f"{path} holds {', '.join(unlisted)}, of which its manifest lists no sha256")
-    return f"{len(manifest['sha256'])} files whole"
+    return f"{counted(len(manifest['sha256']), 'file')}, digests right"
 
 
 def _links(folder: Path, summary: Mapping[str, Any]) -> str:
@@ -130,14 +131,14 @@ def _same_config(folder: Path) -> str:
     # the manifest holds the digest of the config that wrote the checkpoint: an edited config.yaml is found
     stated = read_manifest(path)["config"]
     _require(stated == config_digest(content), "config.yaml is not the config that the last checkpoint was written by")
-    return "the same"
+    return "that of config.yaml"
 
 
 def _sessions(folder: Path, summary: Mapping[str, Any]) -> str:
     """Each session continues where an earlier one stopped, and the last ends as the summary does."""
     sessions = summary.get("sessions")
     if not sessions:
-        return "not on record"
+        return "not recorded"
     _require(all(isinstance(session, dict) for session in sessions), "sessions is not a list of mappings")
     reached = 0
     for number, session in enumerate(sessions, start=1):
@@ -159,7 +160,7 @@ def _sessions(folder: Path, summary: Mapping[str, Any]) -> str:
         words = parse_yaml(read_text(path), str(path), recorded=True) or []
         absent = [word for word in overrides if word not in words]
         _require(not absent, f"{path} lacks {absent[:1]}, which the session of config.yaml was started with")
-    return f"{len(sessions)}, {reached} steps"
+    return f"{counted(len(sessions), 'session')}, {counted(reached, 'step')}"
 
 
 def _logged_steps(summary: Mapping[str, Any], every: int) -> list[int]:
@@ -192,7 +193,7 @@ def _metrics(folder: Path, summary: Mapping[str, Any]) -> str:
     steps = [int(row["step"]) for row in rows]
     _require(steps == sorted(steps), "the steps of metrics.csv are not in order")
     if summary["status"] not in FINISHED:
-        return f"{len(rows)} rows"
+        return counted(len(rows), "row")
 
     every = read_record(folder / "config.yaml")["trainer"]["log_every_n_steps"]
     logged = [int(row["step"]) for row in rows if row["row"] == "step"]
@@ -212,7 +213,7 @@ def _metrics(folder: Path, summary: Mapping[str, Any]) -> str:
     whole = math.ceil(summary["epochs"])
     _require(len(epochs) == whole, f"metrics.csv holds the rows of {len(epochs)} epochs; the run had {whole}")
     _require(not steps or steps[-1] == summary["steps"], f"metrics.csv ends at step {steps[-1:]}")
-    return f"{len(logged)} steps, {len(epochs)} epochs"
+    return f"rows of {counted(len(logged), 'step')} and {counted(len(epochs), 'epoch')}"
 
 
 def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
@@ -235,7 +236,7 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
         # the best of all validations, recomputed
         extreme = min(values) if display.mode == "min" else max(values)
         _require(_close(extreme, best["value"]), f"best is {best['value']} in summary.json, {extreme} in metrics.csv")
-    return f"{compared} metrics{', and the best' if best else ''}"
+    return f"{counted(compared, 'metric')}{', and the best value' if best else ''}"
 
 
 def _close(a: float, b: float | None) -> bool:
