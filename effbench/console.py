@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 log = logging.getLogger(__name__)
 
-_ERRORS = "effbench.plain"  # name of `_in_plain_words` in the codecs registry
+_ERRORS = "effbench.plain"  # name of `_replace_unencodable` in the codecs registry
 _PLAIN = {"×": "x", "±": "+/-", "…": "...", "→": "->", "–": "-", "—": "-", "≥": ">=", "≤": "<=", "µ": "u", "█": "#"}
 _WAIT_S = 1.0  # to wait for a reader of a non-blocking pipe
 
@@ -87,7 +87,7 @@ def guarded() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def settled(code: int) -> int:
+def final_exit_code(code: int) -> int:
     """Flush stdout and return the exit code: 1 instead of 0 if a result could not be written.
 
     A closed pipe is no failure: its reader has what it wanted (`| head -1`).
@@ -133,7 +133,7 @@ def _channel(stream: Any) -> _Channel | None:
     return next((raw for raw in (buffer, getattr(buffer, "raw", None)) if isinstance(raw, _Channel)), None)
 
 
-def _in_plain_words(error: UnicodeError) -> tuple[str | bytes, int]:
+def _replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
     r"""Replace characters that cannot be encoded by ASCII of the same meaning, else by \u00e9 as in JSON.
 
     Bytes of a file name that are not text in the file system's encoding stay unchanged.
@@ -147,4 +147,4 @@ def _in_plain_words(error: UnicodeError) -> tuple[str | bytes, int]:
     return "".join(_PLAIN.get(letter) or json.dumps(letter)[1:-1] for letter in text), error.end
 
 
-codecs.register_error(_ERRORS, _in_plain_words)
+codecs.register_error(_ERRORS, _replace_unencodable)

@@ -25,8 +25,8 @@ _IN_KEYS = frozenset(
 )  # fmt: skip
 _IN_VARIABLES = _IN_KEYS | {"tokens", "secrets", "passwords", "pwd", "private", "key", "keys", "pat"}
 _PAIRS_IN_KEYS = (("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"))
-_GLUED = ("token", "secret", "password", "passwd", "apikey")  # MYTOKEN, dbpassword
-_MODELS_OWN = frozenset(
+_ENDINGS = ("token", "secret", "password", "passwd", "apikey")  # MYTOKEN, dbpassword
+_NAMES_OF_TENSORS = frozenset(
     {"cls", "class", "mask", "pad", "eos", "bos", "sep", "unk", "dist", "reg"}
 )  # cls_token: a tensor
 
@@ -56,10 +56,10 @@ def is_secret_key(name: str) -> bool:
     """Return True if the last part of a config key is a secret name."""
     words = [word.lower() for word in _WORD.findall(name.rpartition(".")[2])]
     # cls_token and such name tensors of a model
-    if not words or (words[-1] == "token" and len(words) > 1 and words[-2] in _MODELS_OWN):
+    if not words or (words[-1] == "token" and len(words) > 1 and words[-2] in _NAMES_OF_TENSORS):
         return False
     pairs = set(pairwise(words))
-    return bool(_IN_KEYS & set(words)) or bool(pairs & set(_PAIRS_IN_KEYS)) or words[-1].endswith(_GLUED)
+    return bool(_IN_KEYS & set(words)) or bool(pairs & set(_PAIRS_IN_KEYS)) or words[-1].endswith(_ENDINGS)
 
 
 def is_secret_variable(name: str) -> bool:
@@ -67,7 +67,7 @@ def is_secret_variable(name: str) -> bool:
     words = re.split(r"[^a-z0-9]+", name.lower())
     if name in ("PWD", "SSH_AUTH_SOCK"):  # these hold paths
         return False
-    return bool(_IN_VARIABLES & set(words)) or any(word.endswith(_GLUED) for word in words)
+    return bool(_IN_VARIABLES & set(words)) or any(word.endswith(_ENDINGS) for word in words)
 
 
 def _from_environment() -> re.Pattern[str] | None:
@@ -105,7 +105,7 @@ def _redacted(value: Any, secrets: re.Pattern[str] | None) -> Any:
         return _text(value, secrets)
     if isinstance(value, Mapping):
         return {
-            (_without(key, secrets) if isinstance(key, str) else key): _under(key, item, secrets)
+            (_without(key, secrets) if isinstance(key, str) else key): _value_of(key, item, secrets)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
@@ -113,7 +113,7 @@ def _redacted(value: Any, secrets: re.Pattern[str] | None) -> Any:
     return value
 
 
-def _under(key: Any, item: Any, secrets: re.Pattern[str] | None) -> Any:
+def _value_of(key: Any, item: Any, secrets: re.Pattern[str] | None) -> Any:
     """Return the value of `key`; empty values, flags and references to variables are not secret."""
     harmless = item is None or isinstance(item, bool) or item in ("", "???")
     if harmless or not is_secret_key(str(key)):

@@ -10,10 +10,10 @@ from typing import Any
 
 from effbench.units import seen_key, throughput_key
 
-_DEEPEST = 20  # levels; a run's record and config have 4
+_MAX_DEPTH = 20  # levels; a run's record and config have 4
 _LARGEST = 1e100  # beyond it, means and squares could overflow
-_MOST = 10**15  # upper limit of a count
-_SIDE = 100_000  # pixels
+_MAX_COUNT = 10**15  # upper limit of a count
+_MAX_SIDE = 100_000  # pixels
 
 Rule = tuple[str, Callable[[Any], bool]]
 
@@ -25,11 +25,11 @@ def is_number(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
 
 
 def _is_side(value: Any) -> bool:
-    return _is_count(value) and 1 <= value <= _SIDE
+    return _is_count(value) and 1 <= value <= _MAX_SIDE
 
 
 def _is_text(value: Any) -> bool:
@@ -53,7 +53,7 @@ COUNTS: Rule = ("a mapping of whole numbers", _mapping_of(_is_count))
 
 FIELDS: Mapping[str, Rule] = {
     "status": TEXT, "error": TEXT, "stop_reason": TEXT, "device": TEXT, "precision": TEXT,
-    "epochs": ("a number of at least 0", lambda value: is_number(value) and 0 <= value <= _MOST),
+    "epochs": ("a number of at least 0", lambda value: is_number(value) and 0 <= value <= _MAX_COUNT),
     "steps": COUNT, "skipped_steps": COUNT,
     "sessions": ("a list of mappings", _list_of(lambda value: isinstance(value, dict))),
     "argv": ("a list of texts", _list_of(_is_text)),
@@ -138,7 +138,7 @@ def check_plain(content: Any) -> None:
     """Raise ValueError for content that no run writes and that cannot be printed: too deep, or with huge numbers."""
     # level by level, not by recursion: the depth is what is checked
     level = [content]
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         # Python refuses to print very long integers
         if any(type(item) is int and item.bit_length() > 1000 for item in level):
             raise ValueError("it holds a number of more than 300 digits")
@@ -146,7 +146,7 @@ def check_plain(content: Any) -> None:
         level = [item for items in inner for item in items]
         if not level:
             return
-    raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+    raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")
 
 
 def complaints(wrong: Iterable[tuple[str, Any, str]]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.commandline import TINY
 
-GUARD = "import sys; from effbench.console import guard, settled; guard(); "
+GUARD = "import sys; from effbench.console import guard, final_exit_code; guard(); "
 EFFBENCH = f"{sys.executable} -m effbench"
 full = pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
 
@@ -37,7 +37,7 @@ def test_narration_that_nobody_can_read_changes_nothing(redirections: str, tmp_p
     code = (
         "import time; time.sleep(0.2)\n"  # until the reader has left
         "for _ in range(3): print('x' * 100_000, file=sys.stderr)\n"
-        "sys.exit(settled(0))"
+        "sys.exit(final_exit_code(0))"
     )
     done = guarded(code, redirections, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -58,7 +58,9 @@ def test_narration_that_nobody_can_read_changes_nothing(redirections: str, tmp_p
 def test_lost_stdout_is_an_error_unless_the_reader_closed_it(
     redirections: str, code: int, said: str, tmp_path: Path
 ) -> None:
-    done = guarded("import time; time.sleep(0.2); print('result'); sys.exit(settled(0))", redirections, tmp_path)
+    done = guarded(
+        "import time; time.sleep(0.2); print('result'); sys.exit(final_exit_code(0))", redirections, tmp_path
+    )
     assert (done.returncode, done.stderr) == (code, said)
 
 
@@ -86,7 +88,7 @@ def test_a_closed_stderr_does_not_become_the_next_file(tmp_path: Path) -> None:
 
 @pytest.mark.process
 def test_a_reader_that_is_slow_on_a_non_blocking_pipe_gets_all(tmp_path: Path) -> None:
-    code = "import os; os.set_blocking(1, False); print('x' * 300_000); sys.exit(settled(0))"
+    code = "import os; os.set_blocking(1, False); print('x' * 300_000); sys.exit(final_exit_code(0))"
     done = guarded(code, "| (sleep 0.3; wc -c)", tmp_path)
     assert done.stdout.strip() == "300001"
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from effbench.cli.flags import COMMON_HELP, take_verbosity
-from effbench.console import guard, settled
+from effbench.console import final_exit_code, guard
 from effbench.errors import ConfigError, EffbenchError, unknown_name
 from effbench.log import at_level
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # an output file that is a pipe; stdout and stderr never raise
             log.error("the reader of the output file has closed it; the file is incomplete.")
             code = 1
-        return settled(code)
+        return final_exit_code(code)
 
 
 def _dispatch(words: list[str]) -> int:

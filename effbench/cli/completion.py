@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from effbench.cli.flags import PLAIN, VERB_FLAGS, VERBOSITY, flags_of, parse_flags
+from effbench.cli.flags import VERB_FLAGS, VERBOSITY, WITHOUT_VALUE, flags_of, parse_flags
 from effbench.errors import ConfigError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -58,7 +58,7 @@ def _of_config(line: str) -> list[str] | None:
     """Return completions that need no Hydra, which is slow to import; None if Hydra is needed."""
     from effbench.config.names import completions
 
-    words = [word for word in line.split() if word not in PLAIN]
+    words = [word for word in line.split() if word not in WITHOUT_VALUE]
     if any(word.startswith("-") for word in words):
         return None
     # after a space a new word begins

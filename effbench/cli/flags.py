@@ -15,7 +15,7 @@ WITH_VALUE = {
     "--package": "package", "-p": "package",
     "--shell-completion": "completion", "-sc": "completion",
 }  # fmt: skip
-PLAIN = {
+WITHOUT_VALUE = {
     "--multirun": "multirun", "-m": "multirun",
     "--resolve": "resolve",
     "--help": "help", "-h": "help",
@@ -71,13 +71,13 @@ def show_help(text: str, asked: bool) -> int:
 def flags_of(verb: str) -> list[str]:
     """Return the long flags of a verb."""
     # --help is offered for every verb
-    own = [word for word, name in {**WITH_VALUE, **PLAIN}.items() if name in ("help", *VERB_FLAGS[verb])]
+    own = [word for word, name in {**WITH_VALUE, **WITHOUT_VALUE}.items() if name in ("help", *VERB_FLAGS[verb])]
     return sorted(word for word in (*own, *VERBOSITY) if word.startswith("--"))
 
 
 def parse_flags(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
     """Parse the words; raise ConfigError for a flag that is not in `flags`, or that lacks its value."""
-    taken = {word: name for word, name in {**WITH_VALUE, **PLAIN}.items() if name in ("help", *flags)}
+    taken = {word: name for word, name in {**WITH_VALUE, **WITHOUT_VALUE}.items() if name in ("help", *flags)}
     overrides: list[str] = []
     values: dict[str, str] = {}
     rest = list(words)

@@ -100,8 +100,8 @@ def _print_table(table: Mapping[str, Any]) -> None:
     out.print(escape(table["heading"]), style="bold", soft_wrap=True)
     out.print(escape(table["lead"]), soft_wrap=not out.is_terminal)
     rows = [row["cells"] for row in table["rows"][:MOST_LINES]]
-    columns = zip(table["heads"], table["kinds"], table["leaves"], zip(*rows, strict=True), strict=True)
-    print_table([TextColumn(head, cells, kind == "n", leaves) for head, kind, leaves, cells in columns])
+    columns = zip(table["heads"], table["kinds"], table["drop_orders"], zip(*rows, strict=True), strict=True)
+    print_table([TextColumn(head, cells, kind == "n", order) for head, kind, order, cells in columns])
     left_out = len(table["rows"]) - MOST_LINES
     notes = [f"... and {left_out} more in the page"] if left_out > 0 else []
     for note in [*notes, *table["notes"], ""]:

@@ -67,13 +67,13 @@ class Tick:
 @dataclass(frozen=True)
 class Panel:
     title: str
-    across: str
+    x_label: str
     lines: Sequence[Line]
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
 
 
-def over_each_other(curves: Sequence[Curve], displays: Mapping[str, Display]) -> list[Panel]:
+def panels_of_runs(curves: Sequence[Curve], displays: Mapping[str, Display]) -> list[Panel]:
     """Return panels with one line a run: each validation metric, the losses, the learning rate."""
     loss = displays.get(LOSS) or display_of(LOSS)
     # the loss comes last: a table ranks by the metric, so readers look for that first
@@ -89,7 +89,7 @@ def over_each_other(curves: Sequence[Curve], displays: Mapping[str, Display]) ->
     return [panel for panel in panels if panel.lines]
 
 
-def of_one(curve: Curve, displays: Mapping[str, Display]) -> list[Panel]:
+def panels_of_run(curve: Curve, displays: Mapping[str, Display]) -> list[Panel]:
     """Return panels of one run: training with validation, and each different learning rate."""
     pair = [replace(curve, label=split, colour=number) for number, split in enumerate(("train", "val"))]
     # the loss comes first: it is what training minimises
@@ -120,7 +120,7 @@ def _panel(
     """
     # epochs only if known for all: runs with other batch sizes share one axis
     in_epochs = all(curve.epochs_per_step for curve, _ in drawn)
-    across = "epoch" if in_epochs else "optimizer step"
+    x_label = "epoch" if in_epochs else "optimizer step"
     series, ends = [], []
     for curve, column in drawn:
         unit = (curve.epochs_per_step or 1.0) if in_epochs else 1.0
@@ -128,7 +128,7 @@ def _panel(
             series.append((curve, found))
             ends.append(max(int(row["step"]) for row in curve.rows) * unit)
     if not series:
-        return Panel(title, across, [], [], [])  # callers leave it out
+        return Panel(title, x_label, [], [], [])  # callers leave it out
 
     heights = [y for _, found in series for _, y in found]
     by_powers = may_be_log and min(heights) > 0 and max(heights) > _WIDE * min(heights)
@@ -147,7 +147,7 @@ def _panel(
         lines.append(Line(curve.label, curve.colour, joined, texts if len(texts) <= _DOTTED else []))
     x_ticks = [Tick(round(to_x(x), 1), f"{x:.4g}") for x in _ticks(x_low, x_high)]
     y_ticks = [Tick(round(to_y(y), 1), _tick_text(y, by_powers, display)) for y in _ticks(y_low, y_high)]
-    return Panel(title, across, lines, x_ticks, y_ticks)
+    return Panel(title, x_label, lines, x_ticks, y_ticks)
 
 
 def _tick_text(level: float, by_powers: bool, display: Display | None) -> str:

@@ -122,7 +122,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
     records = []
     for number, (folder, path, found) in enumerate(zip(folders, absolute, _read_configs(folders), strict=True)):
         config, experiment, problem = found
-        summary, problems = _summary(folder)
+        summary, problems = _read_summary(folder)
         # a run that failed before it started has no config, which is no further problem
         if problem is not None and summary is not None and summary["status"] != "failed":
             problems.append(problem)
@@ -131,7 +131,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
     return records
 
 
-def _summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def _read_summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Return (summary.json without values of a wrong type, the problems found)."""
     path = folder / "summary.json"
     try:
@@ -140,7 +140,7 @@ def _summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     except MissingFileError:
         return None, [_NO_SUMMARY]
     except (OSError, ValueError, ConfigError) as error:
-        return None, [_about(path, error)]
+        return None, [_problem_text(path, error)]
     for name in _MAPPINGS:
         summary.setdefault(name, None)
     # the check of the status follows, with the list of what it may be
@@ -156,7 +156,7 @@ def _summary(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return summary, problems
 
 
-def _about(path: Path, error: Exception) -> str:
+def _problem_text(path: Path, error: Exception) -> str:
     """Return the problem of a run's file on one line, without the folder, which is shown next to it."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or repr(error)
     told = text.replace(str(path), path.name) if str(path) in text else f"{path.name}: {text}"
@@ -192,8 +192,8 @@ def _sections(path: Path) -> list[str] | str:
     except MissingFileError:
         return "there is no config.yaml"
     except UnreadableError as error:
-        return _about(path, error)
-    return [part for part in _before(r"[^\s#-]", text) if part.strip()]
+        return _problem_text(path, error)
+    return [part for part in _split_before(r"[^\s#-]", text) if part.strip()]
 
 
 def _entries(section: str) -> list[str]:
@@ -201,11 +201,11 @@ def _entries(section: str) -> list[str]:
     # written by hand, with comments or flow style: parsed as a whole
     if not re.match(r"\w+:\n  \w+:", section):
         return [section]
-    head, *entries = _before(r"  \w+:", section)
+    head, *entries = _split_before(r"  \w+:", section)
     return [f"{head}{entry}" for entry in entries]
 
 
-def _before(pattern: str, text: str) -> list[str]:
+def _split_before(pattern: str, text: str) -> list[str]:
     """Split the text before each line that begins with `pattern`."""
     *parts, last = re.split(rf"\n(?={pattern})", text)
     return [*(f"{part}\n" for part in parts), last]
@@ -227,7 +227,7 @@ def _config(path: Path, sections: list[str] | str, known: Mapping[str, dict[str,
             return {}, None, f"{path.name} cannot be read as a config"
         found = leaves(redact(content))
         return found, frozenset(f"{key}: {value!r}" for key, value in found.items() if key != "seed"), None
-    if problem := _newer("".join(section for section in sections if section.startswith(f"{KEY}:"))):
+    if problem := _version_problem("".join(section for section in sections if section.startswith(f"{KEY}:"))):
         return {}, None, problem
     # runs that differ only in these keys belong to one experiment; texts are compared, which is quicker than values
     passing = tuple(f"{key}:" for key in ("seed", *EPHEMERAL_KEYS))
@@ -239,7 +239,7 @@ def _config(path: Path, sections: list[str] | str, known: Mapping[str, dict[str,
 
 
 @lru_cache  # thousands of runs have one version
-def _newer(stated: str) -> str | None:
+def _version_problem(stated: str) -> str | None:
     """Return the problem with a config's version line, or None."""
     try:
         version_of(_parsed(stated) or {}, "config.yaml")
@@ -267,10 +267,10 @@ def curve_rows(folder: Path) -> tuple[list[dict[str, str]], list[str]]:
     except MissingFileError:
         return [], ["there is no metrics.csv"]
     except Exception as error:  # noqa: BLE001 - any csv error costs only this picture
-        return [], [_about(path, error)]
-    if rows.found and "row" not in rows.columns:
+        return [], [_problem_text(path, error)]
+    if rows.total and "row" not in rows.columns:
         return [], ["metrics.csv has no column `row`: this effbench did not write it"]
-    return rows.kept, [f"metrics.csv: {rows.lost} of {rows.found} rows cannot be read"] if rows.lost else []
+    return rows.kept, [f"metrics.csv: {rows.damaged} of {rows.total} rows cannot be read"] if rows.damaged else []
 
 
 def shortened(value: Any, most: int = 200) -> str:

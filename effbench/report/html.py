@@ -22,7 +22,7 @@ from effbench.escaping import for_terminal
 from effbench.metrics import primary
 from effbench.records import FINISHED, write_output
 from effbench.redaction import redact
-from effbench.report.charts import FRAME, Curve, of_one, over_each_other
+from effbench.report.charts import FRAME, Curve, panels_of_run, panels_of_runs
 from effbench.report.collect import RunRecord, curve_rows, shortened
 from effbench.report.ranking import Table, label, tables
 from effbench.report.result import result_rows, status_text
@@ -181,7 +181,7 @@ def _chosen(ranking: Sequence[Table], records: Sequence[RunRecord]) -> list[tupl
 def _table(table: Table, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
     within = [drawn[run.number] for group in table.groups for run in group.runs if run.number in drawn]
     runs = sum(len(group.runs) for group in table.groups)
-    panels = [asdict(panel) for panel in over_each_other([item.curve() for item in within], table.displays)]
+    panels = [asdict(panel) for panel in panels_of_runs([item.curve() for item in within], table.displays)]
     rows, legend = [], []
     for group, row in zip(table.groups, table.rows, strict=True):
         shown = drawn.get(group.runs[0].number)
@@ -198,7 +198,7 @@ def _table(table: Table, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
         "heads": [column.head for column in table.columns],
         # styles: names with a link to a section, numbers, texts
         "kinds": ["run" if each.name == "overrides" else "n" if each.numeric else "t" for each in table.columns],
-        "leaves": [column.leaves for column in table.columns],
+        "drop_orders": [column.drop_order for column in table.columns],
         "rows": rows,
         "notes": list(table.notes),
         "panels": panels,
@@ -262,7 +262,7 @@ def _section(item: Drawn, output: Path) -> dict[str, Any]:
         "about": _blocks({"Data": _pairs(run.part("data")), "Environment": _pairs(environment)}),
         "config": _pairs(run.config),
         "command": _command(summary.get("argv")),
-        "panels": [asdict(panel) for panel in of_one(item.curve(), run.displays)],
+        "panels": [asdict(panel) for panel in panels_of_run(item.curve(), run.displays)],
     }
 
 

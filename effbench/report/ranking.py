@@ -32,7 +32,7 @@ class Column:
         text: how a value is written, unless it is a metric.
         numeric: True for numbers.
         metric: the metric that its values belong to.
-        leaves: order of removal on a narrow terminal, the highest first; 0: never removed.
+        drop_order: order of removal on a narrow terminal, the highest first; 0: never removed.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Column:
     text: Callable[[Any], str] = str
     numeric: bool = True
     metric: str | None = None
-    leaves: int = 0
+    drop_order: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ def _division(run: RunRecord) -> tuple[str, ...]:
 
 def _table(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[str]], several: bool) -> Table:
     groups = _grouped(runs, unfinished)
-    apart, following = differing_keys([group.runs[0] for group in groups])
+    distinguishing, following = differing_keys([group.runs[0] for group in groups])
     # keys that tell runs of one name apart stand next to the name; the others at the end
-    front, rest = apart[:MOST_IN_FRONT], [*apart[MOST_IN_FRONT:], *following]
-    end, unshown = rest[: MOST_KEYS - len(front)], rest[MOST_KEYS - len(front) :]
+    front, rest = distinguishing[:MOST_IN_FRONT], [*distinguishing[MOST_IN_FRONT:], *following]
+    end, hidden = rest[: MOST_KEYS - len(front)], rest[MOST_KEYS - len(front) :]
     rows = ranked([_row(group, [*front, *end]) for group in groups])
     # `ranked` sorts rows; the groups follow by the number of their first run
     by_number = {group.runs[0].number: group for group in groups}
@@ -155,7 +155,7 @@ def _table(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[st
     data = str(runs[0].part("data").get("name") or "unknown data")
     if several and (division := _division(runs[0])):
         data += f" ({', '.join(division)})"
-    columns, notes = _columns(rows, front, end, metric), _notes(ordered, rows, unshown)
+    columns, notes = _columns(rows, front, end, metric), _notes(ordered, rows, hidden)
     displays = {name: display for group in ordered for name, display in group.runs[0].displays.items()}
     return Table(data, metric, front, ordered, rows, columns, notes, displays)
 
@@ -168,8 +168,8 @@ def _grouped(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[
     groups = []
     for experiment, members in alike.items():
         # a seed that finished in another run folder counts as finished
-        begun = unfinished.get(experiment, set()) - {str(run.config.get("seed")) for run in members}
-        groups.append(Group(members, len(begun)))
+        started = unfinished.get(experiment, set()) - {str(run.config.get("seed")) for run in members}
+        groups.append(Group(members, len(started)))
     return groups
 
 
@@ -184,7 +184,7 @@ def differing_keys(runs: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
     known = [run for run in runs if run.experiment is not None]
     keys = dict.fromkeys(key for run in known for key in run.config if key != "seed")
     labels = list(map(label, known))
-    apart: list[str] = []
+    distinguishing: list[str] = []
     following: list[str] = []
     for key in keys:
         values = [run.config.get(key, _ABSENT) for run in known]
@@ -196,9 +196,11 @@ def differing_keys(runs: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
         part = {"model": "name", "optimizer": "optimizer"}.get(key.partition(".")[0])
         if part is not None and _follows(texts, [str(run.part("model").get(part)) for run in known]):
             continue
-        (following if _follows(texts, labels) else apart).append(key)
-    apart.sort(key=lambda key: any(key not in run.config for run in known))  # keys that all runs have come first
-    return apart, following
+        (following if _follows(texts, labels) else distinguishing).append(key)
+    distinguishing.sort(
+        key=lambda key: any(key not in run.config for run in known)
+    )  # keys that all runs have come first
+    return distinguishing, following
 
 
 def _follows(texts: Sequence[str], names: Sequence[str]) -> bool:
@@ -248,26 +250,26 @@ def _columns(
     columns = [
         Column("rank", "rank"),
         Column("overrides", "run", numeric=False),
-        *(Column(f"config {key}", key.replace(".", ".\n", 1), numeric=False, leaves=1) for key in front),
-        Column("n", "n", leaves=3),
+        *(Column(f"config {key}", key.replace(".", ".\n", 1), numeric=False, drop_order=1) for key in front),
+        Column("n", "n", drop_order=3),
         Column("value", f"best {metric}", metric=metric or ""),
-        *(Column(name, name.replace("/", " "), metric=name, leaves=12 if name in losses else 2) for name in tests),
+        *(Column(name, name.replace("/", " "), metric=name, drop_order=12 if name in losses else 2) for name in tests),
         *(
-            Column(name, f"last {name.replace('/', ' ')}", metric=name, leaves=13 if name in losses else 11)
+            Column(name, f"last {name.replace('/', ' ')}", metric=name, drop_order=13 if name in losses else 11)
             for name in vals
             if name != metric
         ),
-        Column("parameters", "params", human_count, leaves=5),
-        Column("macs", "MACs", human_count, leaves=9),
+        Column("parameters", "params", human_count, drop_order=5),
+        Column("macs", "MACs", human_count, drop_order=9),
         *(
-            Column(name, f"{name.removesuffix(SPEED)}/s", lambda value: f"{value:.0f}", leaves=6)
+            Column(name, f"{name.removesuffix(SPEED)}/s", lambda value: f"{value:.0f}", drop_order=6)
             for name in speed_columns(rows)
         ),
-        Column("training_s", "training", seconds, leaves=4),
-        Column("peak_rss_bytes", "peak memory", human_bytes, leaves=8),
-        Column("peak_cuda_bytes", "peak GPU", human_bytes, leaves=7),
-        Column("states", "status", lambda states: states.replace("_", " "), numeric=False, leaves=10),
-        *(Column(f"config {key}", key.replace(".", ".\n", 1), numeric=False, leaves=14) for key in end),
+        Column("training_s", "training", seconds, drop_order=4),
+        Column("peak_rss_bytes", "peak memory", human_bytes, drop_order=8),
+        Column("peak_cuda_bytes", "peak GPU", human_bytes, drop_order=7),
+        Column("states", "status", lambda states: states.replace("_", " "), numeric=False, drop_order=10),
+        *(Column(f"config {key}", key.replace(".", ".\n", 1), numeric=False, drop_order=14) for key in end),
     ]
     kept = []
     for column in columns:
@@ -278,7 +280,7 @@ def _columns(
     return kept
 
 
-def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], unshown: Sequence[str]) -> list[str]:
+def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], hidden: Sequence[str]) -> list[str]:
     """Return what a reader must know about the table."""
     notes = []
     if rows[0]["rank"] is None:
@@ -297,7 +299,7 @@ def _notes(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], unshown: 
             "Measured on different machines or devices, or with and without compiled functions: times, speed and "
             "memory cannot be compared."
         )
-    if unshown:
-        listed = ", ".join(unshown[:20])
-        notes.append(f"{len(unshown)} more config keys differ: {listed}{', …' if len(unshown) > 20 else ''}.")
+    if hidden:
+        listed = ", ".join(hidden[:20])
+        notes.append(f"{len(hidden)} more config keys differ: {listed}{', …' if len(hidden) > 20 else ''}.")
     return notes

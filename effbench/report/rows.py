@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from io import BytesIO, TextIOWrapper
 
 MOST_ROWS = 20_000  # files with at most this many rows are kept completely
-STRETCHES = 400  # intervals of a longer file, for each kind of row; a chart has 240 points
+INTERVALS = 400  # intervals of a longer file, for each kind of row; a chart has 240 points
 _LARGEST = 1e100  # larger values are not drawn: no scale would show the others
 
 Row = tuple[list[str], list[float | None]]  # (cells, the values that are drawn)
@@ -24,14 +24,14 @@ class Rows:
     Attributes:
         columns: names of the columns.
         kept: rows to draw, by column; a cell that is not finite is empty.
-        found: number of rows in the file.
-        lost: number of rows that are damaged.
+        total: number of rows in the file.
+        damaged: number of rows that are damaged.
     """
 
     columns: list[str] = field(default_factory=list)
     kept: list[dict[str, str]] = field(default_factory=list)
-    found: int = 0
-    lost: int = 0
+    total: int = 0
+    damaged: int = 0
 
 
 def drawable_rows(content: bytes) -> Rows:
@@ -40,18 +40,18 @@ def drawable_rows(content: bytes) -> Rows:
     Raises:
         UnicodeError, csv.Error: it is not a CSV file.
     """
-    stretch = max(1, content.count(b"\n") // STRETCHES)
+    rows_per_interval = max(1, content.count(b"\n") // INTERVALS)
     # short enough to keep every row
-    if stretch * STRETCHES < MOST_ROWS:
-        stretch = 1
+    if rows_per_interval * INTERVALS < MOST_ROWS:
+        rows_per_interval = 1
     # decoded line by line: the whole text and all cells would take several times the memory of the file
     with TextIOWrapper(BytesIO(content), encoding="utf-8", newline="") as stream:
         lines = filter(None, csv.reader(stream))
         rows = Rows(next(lines, []))
         if "row" in rows.columns and "step" in rows.columns:
-            rows.kept = [_named(rows.columns, cells) for cells in _kept(_sound(lines, rows), stretch)]
+            rows.kept = [_named(rows.columns, cells) for cells in _kept(_sound(lines, rows), rows_per_interval)]
         else:
-            rows.found = sum(1 for _ in lines)
+            rows.total = sum(1 for _ in lines)
     return rows
 
 
@@ -62,7 +62,7 @@ def _sound(lines: Iterable[list[str]], rows: Rows) -> Iterator[tuple[str, Row]]:
     numbers = [index for index, name in enumerate(columns) if name not in ("row", "epoch", "step")]
     missing = [""] * len(columns)
     for cells in lines:
-        rows.found += 1
+        rows.total += 1
         cells += missing[len(cells) :]  # of a line that was cut short
         try:
             values = [float(cells[index]) if cells[index] else None for index in numbers]
@@ -73,19 +73,19 @@ def _sound(lines: Iterable[list[str]], rows: Rows) -> Iterator[tuple[str, Row]]:
         if whole:
             yield cells[kind], (cells, values)
         else:
-            rows.lost += 1
+            rows.damaged += 1
 
 
-def _kept(rows: Iterable[tuple[str, Row]], stretch: int) -> Iterator[list[str]]:
+def _kept(rows: Iterable[tuple[str, Row]], rows_per_interval: int) -> Iterator[list[str]]:
     """Yield the cells of all rows, or of the first, the last and the extremes of each interval."""
     # separate intervals for step and epoch rows: each kind has other columns
     pending: dict[str, list[Row]] = {"step": [], "epoch": []}
     for kind, row in rows:
-        if stretch == 1:
+        if rows_per_interval == 1:
             yield row[0]
             continue
         pending[kind].append(row)
-        if len(pending[kind]) == stretch:
+        if len(pending[kind]) == rows_per_interval:
             yield from _extremes(pending[kind])
             pending[kind] = []
     for some in pending.values():

@@ -173,14 +173,14 @@ def print_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
 def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one line for jobs that differ only in their seed, best first; numbers are means over finished jobs.
 
-    apart: key -> value that distinguishes the line. n, of: finished jobs, and all jobs. failed: True if none finished.
+    settings: key -> value that distinguishes the line. n, of: finished jobs, all jobs. failed: True if none finished.
     If jobs monitor different metrics, there is one line a job, because there is no mean.
     """
     comparable = len(metrics_of(rows)) < 2
     alike: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         # jobs of one config have equal overrides but for the seed
-        alike[frozenset(_apart(row).items()) if comparable else row["job"]].append(row)
+        alike[frozenset(_settings(row).items()) if comparable else row["job"]].append(row)
 
     lines = []
     for group in alike.values():
@@ -195,11 +195,11 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             line[f"{name}±"] = deviation(values) if name in spread and len(values) > 1 else None
         states = dict.fromkeys(str(row["status"]).replace("_", " ") for row in group)
         first = min(row["job"] for row in group)
-        lines.append({**line, "job": first, "apart": _apart(group[0]), "states": ", ".join(states)})
+        lines.append({**line, "job": first, "settings": _settings(group[0]), "states": ", ".join(states)})
     return ranked(lines)
 
 
-def _apart(row: Mapping[str, Any]) -> dict[str, str]:
+def _settings(row: Mapping[str, Any]) -> dict[str, str]:
     """'optimizer=sgd seed=1' -> {'optimizer': 'sgd'}; a word that is not an override becomes a key."""
     pairs = [word.partition("=") for word in _WORDS.split(row["overrides"]) if word]
     return {key.lstrip("+"): value for key, _, value in pairs if key.lstrip("+") != "seed"}
@@ -208,8 +208,10 @@ def _apart(row: Mapping[str, Any]) -> dict[str, str]:
 def _columns(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[TextColumn]:
     """Return the columns with information, in the order of reading."""
 
-    def column(head: str, name: str, text: Callable[[Any], str], leaves: int) -> TextColumn:
-        return TextColumn(head, ["" if line.get(name) is None else text(line[name]) for line in lines], leaves=leaves)
+    def column(head: str, name: str, text: Callable[[Any], str], drop_order: int) -> TextColumn:
+        return TextColumn(
+            head, ["" if line.get(name) is None else text(line[name]) for line in lines], drop_order=drop_order
+        )
 
     # how many seeds finished, of how many started
     counts = [str(line["n"]) if line["n"] == line["of"] else f"{line['n']} of {line['of']}" for line in lines]
@@ -222,15 +224,15 @@ def _columns(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list
         column("rank", "rank", str, 0),
         *_keys(lines),
         TextColumn("best" if len(metrics) != 1 else f"best {metrics[0]}", [_best(line, metrics) for line in lines]),
-        *(TextColumn(name.replace("/", " "), [_metric(line, name) for line in lines], leaves=1) for name in tests),
-        TextColumn("n", counts if any(line["of"] > 1 for line in lines) else [""] * len(lines), leaves=2),
+        *(TextColumn(name.replace("/", " "), [_metric(line, name) for line in lines], drop_order=1) for name in tests),
+        TextColumn("n", counts if any(line["of"] > 1 for line in lines) else [""] * len(lines), drop_order=2),
         column("training", "training_s", seconds, 3),
         column("params", "parameters", human_count, 4),
         *(column(head, name, lambda number: f"{number:.0f}", 5) for name, head in speeds.items()),
         column("peak", "peak_rss_bytes", human_bytes, 6),
-        TextColumn("test loss", [_metric(line, f"test/{LOSS}") for line in lines], leaves=8),
-        TextColumn("status", [line["states"] for line in lines], is_number=False, leaves=7),
-        TextColumn("job", [str(line["job"]) if line["of"] == 1 else "" for line in lines], leaves=9),
+        TextColumn("test loss", [_metric(line, f"test/{LOSS}") for line in lines], drop_order=8),
+        TextColumn("status", [line["states"] for line in lines], is_number=False, drop_order=7),
+        TextColumn("job", [str(line["job"]) if line["of"] == 1 else "" for line in lines], drop_order=9),
     ]
     kept = []
     for each in columns:
@@ -258,13 +260,13 @@ def _best(line: Mapping[str, Any], metrics: Sequence[str]) -> str:
 
 def _keys(lines: Sequence[Mapping[str, Any]]) -> list[TextColumn]:
     """Return one column a swept key; one for all if there are many keys, or the jobs have different ones."""
-    keys = list(dict.fromkeys(key for line in lines for key in line["apart"]))
-    if len(keys) > MOST_KEYS or not all(set(line["apart"]) == set(keys) for line in lines):
-        texts = [" ".join(f"{key}={value}" for key, value in line["apart"].items()) for line in lines]
+    keys = list(dict.fromkeys(key for line in lines for key in line["settings"]))
+    if len(keys) > MOST_KEYS or not all(set(line["settings"]) == set(keys) for line in lines):
+        texts = [" ".join(f"{key}={value}" for key, value in line["settings"].items()) for line in lines]
         return [TextColumn("overrides", list(map(for_terminal, texts)), is_number=False)]
     columns = []
     for key in keys:
-        values = [line["apart"][key] for line in lines]
+        values = [line["settings"][key] for line in lines]
         folders = {value.rpartition("/")[0] for value in values}
         if len(folders) == 1 and folders != {""}:  # files in one folder: their names are enough
             values = [value.rpartition("/")[2] for value in values]

@@ -23,13 +23,13 @@ class TextColumn:
         head: title, with line breaks.
         cells: one text a row.
         is_number: numbers are aligned right and not broken.
-        leaves: order of removal on a narrow terminal, the highest first; 0: never removed.
+        drop_order: order of removal on a narrow terminal, the highest first; 0: never removed.
     """
 
     head: str
     cells: Sequence[str]
     is_number: bool = True
-    leaves: int = 0
+    drop_order: int = 0
 
     @property
     def width(self) -> int:
@@ -54,16 +54,16 @@ def console() -> Console:
 def fitting(columns: Sequence[TextColumn], width: int) -> list[TextColumn]:
     """Return the columns that fit into `width`, in their order."""
     kept = list(columns)
-    while len(kept) > 1 and _needed(kept, width) > width:
+    while len(kept) > 1 and _needed_width(kept, width) > width:
         # one column at a time, the least important first
-        least_needed = max(kept, key=lambda column: column.leaves)
-        if least_needed.leaves == 0:
+        least_needed = max(kept, key=lambda column: column.drop_order)
+        if least_needed.drop_order == 0:
             break
         kept.remove(least_needed)
     return kept
 
 
-def _needed(columns: Sequence[TextColumn], width: int) -> int:
+def _needed_width(columns: Sequence[TextColumn], width: int) -> int:
     texts = sum(not column.is_number for column in columns)
     # a single text column gets more room where there is some
     most = _WIDE if texts == 1 and width >= 100 else _NARROW

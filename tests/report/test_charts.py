@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from effbench.metrics import display_of
-from effbench.report.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, Panel, of_one, over_each_other, thinned
+from effbench.report.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, Panel, panels_of_run, panels_of_runs, thinned
 from tests.report.pages import COLUMNS, curve
 
 DISPLAYS = {name: display_of(name) for name in ("loss", "acc")}
@@ -25,7 +25,7 @@ def placed(panel: Panel, line: int = 0) -> list[tuple[float, float]]:
 
 
 def test_each_run_is_a_line_of_its_own_colour_in_each_panel() -> None:
-    panels = over_each_other([drawn(curve(), "a", 0), drawn(curve(scale=2.0), "b", 3)], DISPLAYS)
+    panels = panels_of_runs([drawn(curve(), "a", 0), drawn(curve(scale=2.0), "b", 3)], DISPLAYS)
     assert [panel.title.split(" (")[0] for panel in panels] == [
         "validation accuracy", "validation loss", "training loss", "learning rate",
     ]  # fmt: skip
@@ -34,10 +34,10 @@ def test_each_run_is_a_line_of_its_own_colour_in_each_panel() -> None:
 
 
 def test_values_lie_where_the_ticks_say() -> None:
-    [_, loss, *_] = over_each_other([drawn(curve())], DISPLAYS)  # validated at epochs 1 and 2: 1/8 and 1/16
+    [_, loss, *_] = panels_of_runs([drawn(curve())], DISPLAYS)  # validated at epochs 1 and 2: 1/8 and 1/16
     (x_1, y_1), (x_2, y_2) = placed(loss)
     ticks = {tick.text: tick.place for tick in loss.x_ticks}
-    assert loss.across == "epoch"
+    assert loss.x_label == "epoch"
     assert (x_1, x_2) == pytest.approx((ticks["1"], ticks["2"]), abs=0.1)
     low, high = loss.y_ticks[0], loss.y_ticks[-1]
     per_unit = (high.place - low.place) / (float(high.text) - float(low.text))
@@ -47,7 +47,7 @@ def test_values_lie_where_the_ticks_say() -> None:
 
 
 def test_everything_lies_within_the_frame() -> None:
-    for panel in over_each_other([drawn(curve()), drawn(curve(scale=-3.0)), drawn(curve(5))], DISPLAYS):
+    for panel in panels_of_runs([drawn(curve()), drawn(curve(scale=-3.0)), drawn(curve(5))], DISPLAYS):
         for number in range(len(panel.lines)):
             assert all(LEFT <= x <= RIGHT and TOP <= y <= BOTTOM for x, y in placed(panel, number))
         assert all(TOP <= tick.place <= BOTTOM for tick in panel.y_ticks)
@@ -55,7 +55,7 @@ def test_everything_lies_within_the_frame() -> None:
 
 
 def test_losses_of_very_different_scale_get_a_log_axis() -> None:
-    [_, loss, *_] = over_each_other([drawn(curve()), drawn(curve(scale=1e9))], DISPLAYS)
+    [_, loss, *_] = panels_of_runs([drawn(curve()), drawn(curve(scale=1e9))], DISPLAYS)
     assert loss.title.endswith("by powers of ten")
     assert {"1", "1e+08"} & {tick.text for tick in loss.y_ticks}
     (_, y_a), (_, y_b) = placed(loss, 0)[0], placed(loss, 1)[0]
@@ -66,25 +66,25 @@ def test_losses_of_very_different_scale_get_a_log_axis() -> None:
 def test_a_flat_curve_and_a_single_point_are_drawn(value: float) -> None:
     rows = [{"row": "epoch", "epoch": 1, "step": 8, "val/loss": value}]
     for many in (rows, [*rows, {**rows[0], "epoch": 2, "step": 16}]):
-        [panel] = over_each_other([drawn(many)], DISPLAYS)
+        [panel] = panels_of_runs([drawn(many)], DISPLAYS)
         assert all(math.isfinite(number) for point in placed(panel) for number in point)
         assert panel.lines[0].dots
 
 
 def test_steps_are_the_measure_where_epochs_are_not_known() -> None:
-    panel = over_each_other([drawn(curve(), per_step=None), drawn(curve())], DISPLAYS)[0]
-    assert panel.across == "optimizer step"
+    panel = panels_of_runs([drawn(curve(), per_step=None), drawn(curve())], DISPLAYS)[0]
+    assert panel.x_label == "optimizer step"
     assert {tick.text for tick in panel.x_ticks} >= {"5", "10", "15"}
 
 
 def test_no_rows_are_no_panels() -> None:
-    assert over_each_other([drawn([])], DISPLAYS) == []
-    assert over_each_other([], DISPLAYS) == []
-    assert of_one(drawn([]), DISPLAYS) == []
+    assert panels_of_runs([drawn([])], DISPLAYS) == []
+    assert panels_of_runs([], DISPLAYS) == []
+    assert panels_of_run(drawn([]), DISPLAYS) == []
 
 
 def test_single_run_chart_overlays_train_and_validation() -> None:
-    loss, accuracy, rate = of_one(drawn(curve()), DISPLAYS)
+    loss, accuracy, rate = panels_of_run(drawn(curve()), DISPLAYS)
     assert [line.label for line in loss.lines] == [line.label for line in accuracy.lines] == ["train", "val"]
     assert len(rate.lines) == 1
 
