@@ -36,6 +36,10 @@ _NAMED = re.compile(r"""([A-Za-z_][\w.\-]*)['"]?\s*[=:]\s*""")
 _VALUE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[[^\]]*\]|\{[^}]*\}|[^\s'",;&)}\]]+""")
 _HARMLESS = ("null", "None", "true", "false", "True", "False", "''", '""')
 _OVERRIDE = re.compile(r"[+~]*(?P<key>[A-Za-z_][\w.\-/@]*)=(?!\s)")
+_YAML_ESCAPES = {
+    "\0": "0", "\a": "a", "\b": "b", "\t": "t", "\n": "n", "\v": "v", "\f": "f", "\r": "r", "\x1b": "e", '"': '"',
+    "\\": "\\", "\x85": "N", "\xa0": "_", "\u2028": "L", "\u2029": "P",
+}  # fmt: skip
 
 
 def redact(value: Any) -> Any:
@@ -72,28 +76,35 @@ def is_secret_variable(name: str) -> bool:
 
 def _from_environment() -> re.Pattern[str] | None:
     """Return a pattern for all secret values, also in the forms of JSON, YAML, repr and URLs; the longest first."""
-    found: set[str] = set()
+    found: dict[str, str] = {}  # text -> its pattern
     for name, value in os.environ.items():
-        # each form that JSON, YAML, repr or a URL gives to the value
-        if len(value) >= MIN_LENGTH and is_secret_variable(name):
-            found |= {value, value.strip(), quote(value, safe=""), value.replace("'", "''")}
-            found |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]}
-            found.add(_in_yaml(value))
+        if len(value) < MIN_LENGTH or not is_secret_variable(name):
+            continue
+        texts = {value, value.strip(), quote(value, safe=""), value.replace("'", "''"), repr(value)[1:-1]}
+        texts |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+        # YAML folds long texts, so a space may be a line break
+        found |= {text: r"\s+".join(map(re.escape, re.split(r"\s+", text))) for text in texts}
+        if not all(" " <= character <= "~" for character in value):  # PyYAML then uses double quotes
+            found |= _in_yaml(value)
     # the longest first: a shorter secret inside of it would leave the rest visible
-    texts = sorted((text for text in found if len(text) >= MIN_LENGTH), key=len, reverse=True)
-    # YAML folds long texts, so a space may be a line break.
-    patterns = (r"\s+".join(map(re.escape, re.split(r"\s+", text))) for text in texts)
-    return re.compile("|".join(patterns)) if texts else None
+    patterns = [found[text] for text in sorted(found, key=len, reverse=True) if len(text) >= MIN_LENGTH]
+    return re.compile("|".join(patterns)) if patterns else None
 
 
-def _in_yaml(text: str) -> str:
-    r"""Return the text as PyYAML writes it in double quotes: ASCII as in JSON, other characters as \xE4, \u20AC, …"""
-    characters = []
-    for character in json.dumps(text, ensure_ascii=False)[1:-1]:
+def _in_yaml(value: str) -> dict[str, str]:
+    """Return {text: pattern} of a value as PyYAML writes it in double quotes, where lines are folded after escapes."""
+    text = pattern = ""
+    for character in value:
         code = ord(character)
-        escaped = f"\\x{code:02X}" if code <= 0xFF else f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
-        characters.append(character if character.isascii() else escaped)
-    return "".join(characters)
+        if character in _YAML_ESCAPES:
+            written = f"\\{_YAML_ESCAPES[character]}"
+        elif " " <= character <= "~":
+            written = character
+        else:
+            written = f"\\x{code:02X}" if code <= 0xFF else f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
+        text += written
+        pattern += rf"{re.escape(written)}(?:\\\n *\\?)?"
+    return {text: pattern}
 
 
 def _without(text: str, secrets: re.Pattern[str] | None) -> str:

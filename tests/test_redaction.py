@@ -100,7 +100,18 @@ def test_short_values_are_kept_for_they_are_in_every_word(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     "secret",
-    ["it's: a secret", 'say "friend"', "back\\slash!", "zwei\nzeilen hier", "größe-und-ü", "a b  c d", "%&/()="],
+    [
+        "it's: a secret",
+        'say "friend"',
+        "back\\slash!",
+        "zwei\nzeilen hier",
+        "größe-und-ü",
+        "a b  c d",
+        "%&/()=",
+        "🔑-und-schlüssel",
+        'ein "größerer" schlüssel 🔑',
+        "nbsp\xa0schlüssel",
+    ],
 )
 def test_a_secret_is_found_however_it_is_written(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SECRET", secret)
@@ -113,6 +124,7 @@ def test_a_secret_is_found_however_it_is_written(secret: str, monkeypatch: pytes
         yaml.safe_dump({"a": secret}, allow_unicode=True),
         yaml.safe_dump({"a": f"{'long ' * 14}{secret} {'after ' * 20}"}, allow_unicode=True),
         yaml.safe_dump({"a": secret}, default_style='"'),
+        *(yaml.safe_dump({"a": f"{'long ' * count}{secret} {'after ' * 20}"}) for count in range(10, 16)),
     ]
     for text in written:
         assert "***" in redact_environment(text), text

@@ -132,7 +132,8 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def as_values(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows with the columns of sweep.csv only."""
-    return [{name: row.get(name) for name in columns_of(rows)} for row in rows]
+    columns = columns_of(rows)
+    return [{name: row.get(name) for name in columns} for row in rows]
 
 
 def write_sweep(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
