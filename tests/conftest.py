@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,10 +64,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled() -> None:
-    """The compiled functions, before a test that starts no process needs them."""
+    """The compiled functions and the processor's name, before a test that starts no process needs them."""
     from effbench.cpu.library import library
 
     library()
+    platform.platform()  # asks `uname`, once a process
 
 
 _started: list[str] = []  # processes, by this one
