@@ -166,8 +166,14 @@ def _without_augment(config: Config, modality: type[Modality]) -> Config:
     off, now = member("augment", "none"), config.augment.model_dump()
     usual = composed((), group_options())["augment"]
     if now not in (off, usual):
-        given = " ".join(f"augment.{key}={value}" for key, value in now.items() if value != off[key])
+        # The config does not say which words were given: they are those that lead to it from the nearest choice, which
+        # is the default if several are equally near.
+        choices = {name: member("augment", name) for name in group_options()["augment"]}
+        apart = {name: [key for key in now if now[key] != content.get(key)] for name, content in choices.items()}
+        nearest = min(apart, key=lambda name: (len(apart[name]), choices[name] != usual))
+        words = [] if choices[nearest] == usual else [f"augment={nearest}"]
+        words += [f"augment.{key}={now[key]}" for key in apart[nearest]]
         raise ConfigError(
-            f"{given}: the augment group is not for {modality.unit}s. Leave it out, or write augment=none."
+            f"{' '.join(words)}: the augment group is not for {modality.unit}s. Leave it out, or write augment=none."
         )
     return config if now == off else _with(config, "augment", **off)

@@ -71,6 +71,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         "optimizer 'lyon' is not one of: adam, lion. Did you mean 'lion'?"
     """
     options = sorted(known)
-    nearest = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)  # YAML may give a number
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     return f"{kind} '{name}' is not one of: {', '.join(options)}.{hint}"

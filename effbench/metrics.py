@@ -85,8 +85,8 @@ class Metric:
         raise NotImplementedError
 
     def value(self, sums: Sequence[float], samples: float) -> float | None:
-        """Return the metric over `samples` samples, or None if it is not defined for them."""
-        raise NotImplementedError
+        """Return the metric over `samples` samples, or None if it is not defined for them: by default the mean."""
+        return sums[0] / samples
 
 
 def hard_labels(targets: Tensor) -> Tensor:
@@ -104,9 +104,6 @@ class Accuracy(Metric):
         # float64 counts exactly; float32 stops at 2^24 samples
         return (outputs.argmax(1) == hard_labels(targets)).double().sum().reshape(1)
 
-    def value(self, sums: Sequence[float], samples: float) -> float | None:
-        return sums[0] / samples
-
 
 class Top5Accuracy(Metric):
     """Fraction of samples whose class is among the five largest outputs (among all, if there are fewer)."""
@@ -118,20 +115,22 @@ class Top5Accuracy(Metric):
         top_B5 = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
         return (top_B5 == hard_labels(targets).unsqueeze(1)).any(1).double().sum().reshape(1)
 
-    def value(self, sums: Sequence[float], samples: float) -> float | None:
-        return sums[0] / samples
 
-
-class _PerClass(Metric):
-    """Base for metrics that sum hits, predictions and samples of each class."""
+class _PerOutput(Metric):
+    """Base for metrics of the hits, predictions and samples of each class or label: K of each, in this order."""
 
     def size(self, num_outputs: int) -> int:
         return 3 * num_outputs
+
+
+class _PerClass(_PerOutput):
+    """Base for metrics that sum hits, predictions and samples of each class."""
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         import torch
 
         predicted_B, true_B = outputs.argmax(1), hard_labels(targets)
+        # index_add_ instead of bincount, which synchronizes a GPU to find the largest value
         counts_3K = torch.zeros(3, outputs.shape[1], dtype=torch.float64, device=outputs.device)
         ones_B = torch.ones_like(true_B, dtype=torch.float64)
         counts_3K[0].index_add_(0, true_B, (predicted_B == true_B).double())
@@ -172,19 +171,13 @@ class LabelAccuracy(Metric):
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return ((outputs > 0) == (targets > 0.5)).double().mean(1).sum().reshape(1)
 
-    def value(self, sums: Sequence[float], samples: float) -> float | None:
-        return sums[0] / samples
 
-
-class LabelMacroF1(Metric):
+class LabelMacroF1(_PerOutput):
     """Mean over all labels of 2 hits / (predictions + samples); 0 for a label without predictions and samples."""
 
     name = "macro_f1"
     display = Display("macro F1", "max", as_percent=True)
     targets = ("labels",)
-
-    def size(self, num_outputs: int) -> int:
-        return 3 * num_outputs
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         import torch
@@ -208,9 +201,6 @@ class MeanAbsoluteError(Metric):
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs.double() - targets.double()).abs().mean(1).sum().reshape(1)
 
-    def value(self, sums: Sequence[float], samples: float) -> float | None:
-        return sums[0] / samples
-
 
 class RootMeanSquaredError(Metric):
     """Root of the mean of (output - target)^2 over samples and outputs, in the unit of the targets."""
@@ -223,7 +213,7 @@ class RootMeanSquaredError(Metric):
         return (outputs.double() - targets.double()).square().mean(1).sum().reshape(1)
 
     def value(self, sums: Sequence[float], samples: float) -> float | None:
-        return math.sqrt(sums[0] / samples)
+        return math.sqrt(sums[0] / samples)  # the root is taken once, over all batches
 
 
 SHIPPED: tuple[type[Metric], ...] = (
@@ -254,7 +244,7 @@ def display_of(column: str, recorded: Mapping[str, Any] | None = None) -> Displa
         try:
             return Display(**about)
         except TypeError:
-            pass  # the record is of another version, or damaged
+            pass  # the record is of another version, or damaged: the name alone decides below
     return _DISPLAYS.get(name) or Display(name, "min" if name.endswith("loss") else "max")
 
 

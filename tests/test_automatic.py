@@ -8,6 +8,7 @@ from effbench.automatic import batch_size_for, settings, settled, told
 from effbench.config.compose import compose
 from effbench.config.schema import Config
 from effbench.data.images.modality import Images
+from effbench.data.rows.modality import Rows
 from effbench.errors import ConfigError
 
 
@@ -111,3 +112,25 @@ def test_crops_move_an_image_by_a_twelfth_of_its_side(side: int, padding: int) -
     assert settled(compose(["augment.crop_padding=7"]), 325, Images, (1, side, side)).augment.crop_padding == 7
     before = settled(compose(["augment.crop_padding=1"]), 325, Images, (1, side, side)).to_dict()
     assert settled(config, 325, Images, (1, side, side), before=before).augment.crop_padding == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["augment.crop_padding=2"], "augment.crop_padding=2"),
+        (["augment.flip=0.1", "augment.rotate=5"], "augment.flip=0.1 augment.rotate=5.0"),
+        (["augment=strong"], "augment=strong"),
+        (["augment=strong", "augment.flip=0"], "augment=strong augment.flip=0.0"),
+        (["augment=none", "augment.cutmix_alpha=1"], "augment=none augment.cutmix_alpha=1.0"),
+    ],
+)
+def test_refused_augmentation_names_only_what_was_given(words: list[str], named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settled(compose(words), 325, Rows, (16,))
+    assert str(caught.value).startswith(f"{named}: the augment group is not for rows.")
+
+
+@pytest.mark.parametrize("words", [[], ["augment=none"], ["augment.crop_padding=0", "augment.flip=0"]])
+def test_default_augmentation_counts_as_none_without_augment(words: list[str]) -> None:
+    off = compose(["augment=none"]).augment
+    assert settled(compose(words), 325, Rows, (16,)).augment == off

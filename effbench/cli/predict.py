@@ -28,7 +28,8 @@ Prints the answer for each sample as CSV on stdout (--json: as JSON): class, pro
 other tasks the labels or values. The order is that of the arguments; files of a folder are sorted by name.
 
 Images are brought to the size and channels of the run's training; files of more than max_pixels (default: the run's)
-are refused. For a run on feature rows, FILE is a CSV file: one sample a line, optionally after a line of column names.
+are refused. For a run on feature rows, FILE is a CSV file: one sample a line, optionally after a line of column names
+or, for three features or more, of column numbers 0,1,2,...
 
 Files that cannot be read are listed on stderr, and the exit code is 1. In CSV, an apostrophe is put before a name that
 a spreadsheet would run as a formula (first character = + - @)."""

@@ -75,3 +75,5 @@ FRACTION_BETWEEN = Rule[float](Annotated[float, Field(gt=0, lt=1)], "in (0, 1)")
 NON_NEGATIVE = Rule[float](NonNegative, "a number >= 0")
 POSITIVE = Rule[float](Positive, "a number > 0")
 FROM_1 = Rule[float](Annotated[float, Field(ge=1)], ">= 1")
+AT_LEAST_2 = Rule[int](Annotated[int, Field(ge=2)], "a whole number, at least 2")
+SEED = Rule[int](Annotated[int, Field(ge=-(2**63), lt=2**64)], "a whole number of at most 64 bits")  # as torch takes

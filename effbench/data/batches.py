@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from effbench.data.modality import Modality, Plan
-from effbench.data.prefetch import in_order, received
+from effbench.data.prefetch import prefetch, wait_for_batch
 from effbench.data.splits import Split
 from effbench.errors import ConfigError
 from effbench.randomness import Purpose, derived_seed, seed_of_step
@@ -28,6 +28,7 @@ class Shard:
     world: int = 1
 
     def bounds(self, count: int) -> tuple[int, int]:
+        # integer arithmetic: parts are contiguous and complete, and their sizes differ by one at most
         return count * self.rank // self.world, count * (self.rank + 1) // self.world
 
 
@@ -59,7 +60,7 @@ class Batch:
 
     def pieces(self, count: int) -> Iterable[Batch]:
         """Return the batch in `count` parts, or in fewer so that each has at least two samples."""
-        count = min(count, len(self) // 2)
+        count = min(count, len(self) // 2)  # batch norm cannot train on one sample
         if count <= 1:
             return (self,)
         return map(Batch, self.inputs.tensor_split(count), self.targets.tensor_split(count))
@@ -128,39 +129,38 @@ class TrainBatches:
         self._sizes = step_sizes(len(split), batch_size, accumulate, drop_last, self.shard.world, modality.unit)
         if limit_steps is not None:
             self._sizes = self._sizes[:limit_steps]
-        self._order: tuple[int, Tensor] | None = None
+        self.steps_per_epoch = len(self._sizes)
+        self._order: tuple[int, Tensor] | None = None  # epoch, its order of samples
         self._plans: dict[tuple[int, int], Plan] = {}  # plans of the newest steps, least recently used first
         self._plans_lock = threading.Lock()
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self._sizes)
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[StepBatches]:
         """Yield the steps of `epoch`, beginning with step `start`."""
-        places = [(epoch, step, part) for step in range(start, len(self._sizes)) for part in self._parts(step)]
-        takes = in_order(lambda place: self.make(*place), places, self.num_workers, self.timeout_s)
-        for step in range(start, len(self._sizes)):
-            parts = len(self._parts(step))
-            due = islice(takes, parts)
+        steps = range(start, self.steps_per_epoch)
+        num_parts = {step: -(-self._sizes[step] // self.batch_size) for step in steps}  # rounded up
+        places = [(epoch, step, part) for step in steps for part in range(num_parts[step])]
+        batches = prefetch(lambda place: self.make(*place), places, self.num_workers, self.timeout_s)
+        for step in steps:
+            due = islice(batches, num_parts[step])
             mass = partial(self.class_mass, epoch, step)
-            yield StepBatches(self._received(epoch, step, due), parts, self._sizes[step], epoch, step, mass)
+            parts = self._micro_batches(epoch, step, due)
+            yield StepBatches(parts, num_parts[step], self._sizes[step], epoch, step, mass)
             deque(due, maxlen=0)  # drop what is left if the step was repeated
 
     def again(self, step: StepBatches) -> StepBatches:
         """Return the same step, beginning with its first micro-batch."""
-        takes = (partial(self.make, step.epoch, step.index, part) for part in self._parts(step.index))
-        return replace(step, micro_batches=self._received(step.epoch, step.index, takes))
+        batches = (partial(self.make, step.epoch, step.index, part) for part in range(step.num_micro_batches))
+        return replace(step, micro_batches=self._micro_batches(step.epoch, step.index, batches))
 
-    def _received(self, epoch: int, step: int, takes: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
-        place = f"epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}"
-        for part, take in enumerate(takes):
-            yield received(take, lambda: place, partial(self._samples, epoch, step, part)).synchronized()
+    def _micro_batches(self, epoch: int, step: int, batches: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
+        name = f"epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}"
+        for part, get in enumerate(batches):
+            yield wait_for_batch(get, name, partial(self._samples, epoch, step, part)).synchronized()
 
-    def _samples(self, epoch: int, step: int, part: int) -> list[int]:
+    def _samples(self, epoch: int, step: int, part: int) -> Tensor:
         """Return the indices in the split of this rank's samples in micro-batch `part`."""
         whole = self.step_indices(epoch, step)[part * self.batch_size :][: self.batch_size]
-        return list(whole[slice(*self.shard.bounds(len(whole)))].tolist())
+        return whole[slice(*self.shard.bounds(len(whole)))]
 
     def samples_in(self, step: int) -> int:
         """Return the number of samples in step `step` of an epoch, over all ranks."""
@@ -170,12 +170,10 @@ class TrainBatches:
         """Return float (K,), the number of samples of each class in the step; see StepBatches."""
         indices, plan = self._drawn(epoch, step)
         labels = self.split.labels[indices]
+        # from labels and plan only: neither other ranks nor later micro-batches need to be made
         share = plan.get("share", torch.ones(len(indices)))
         mass = torch.zeros(self.num_classes).index_add_(0, labels, share)
         return mass.index_add_(0, labels[plan["partner"]], 1 - share) if "partner" in plan else mass
-
-    def _parts(self, step: int) -> range:
-        return range(-(-self._sizes[step] // self.batch_size))
 
     def step_indices(self, epoch: int, step: int) -> Tensor:
         """Return the indices (int64) of the step's samples over all ranks, in order."""
@@ -183,6 +181,7 @@ class TrainBatches:
         return self._epoch_order(epoch)[first : first + self._sizes[step]]
 
     def _epoch_order(self, epoch: int) -> Tensor:
+        # Two threads may both draw it, with the same result: a lock is not worth its time.
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed(derived_seed(self.seed, Purpose.ORDER, epoch))
             self._order = (epoch, torch.randperm(len(self.split), generator=generator))
@@ -196,24 +195,18 @@ class TrainBatches:
             step: number of the step in the epoch, from 0.
             part: number of the micro-batch in the step, from 0.
         """
-        batch, ready = self.modality.transfer.on_side_stream(partial(self._make, epoch, step, part))
-        return batch if ready is None else replace(batch, ready=ready)
-
-    def _make(self, epoch: int, step: int, part: int) -> Batch:
-        indices, plan = self._drawn(epoch, step)
-        first = part * self.batch_size
-        low, high = self.shard.bounds(min(self.batch_size, len(indices) - first))
-        rows = slice(first + low, first + high)
-        inputs = self.modality.batch(self.split.inputs, indices, plan, rows)
-        return Batch(inputs, self.modality.transfer.to_device(self._targets(indices, plan, rows)))
-
-    def _targets(self, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
-        """Return the targets of some samples of a step, mixed with their partners' if the plan mixes inputs."""
-        targets = self.split.labels[indices[rows]]
-        if "partner" not in plan:
-            return targets
-        partners = self.split.labels[indices[plan["partner"][rows]]]
-        return mixed_labels(targets, partners, plan["share"][rows], self.num_classes)
+        with self.modality.transfer.side_stream() as stream:
+            indices, plan = self._drawn(epoch, step)
+            first = part * self.batch_size
+            low, high = self.shard.bounds(min(self.batch_size, len(indices) - first))
+            rows = slice(first + low, first + high)
+            inputs = self.modality.batch(self.split.inputs, indices, plan, rows)
+            targets = self.split.labels[indices[rows]]
+            if "partner" in plan:  # targets are mixed as the inputs are; a partner may be in another micro-batch
+                partners = self.split.labels[indices[plan["partner"][rows]]]
+                targets = mixed_labels(targets, partners, plan["share"][rows], self.num_classes)
+            batch = Batch(inputs, self.modality.transfer.to_device(targets))
+        return batch if stream is None else replace(batch, ready=stream.record_event())
 
     def _drawn(self, epoch: int, step: int) -> tuple[Tensor, Plan]:
         """Return (sample indices, random parameters) of a whole step."""
@@ -221,15 +214,14 @@ class TrainBatches:
         if not self.modality.draws:
             return indices, {}
         with self._plans_lock:  # all micro-batches of a step share one draw, in all workers
-            plan = self._plans.pop((epoch, step), None) or self._draw(epoch, step, len(indices))
-            self._plans[epoch, step] = plan
+            plan = self._plans.pop((epoch, step), None)
+            if not plan:
+                generator = torch.Generator().manual_seed(seed_of_step(self.seed, Purpose.AUGMENT, epoch, step))
+                plan = self.modality.draw(len(indices), generator)
+            self._plans[epoch, step] = plan  # now the most recently used
             while len(self._plans) > self.num_workers + 2:
                 del self._plans[next(iter(self._plans))]
         return indices, plan
-
-    def _draw(self, epoch: int, step: int, count: int) -> Plan:
-        generator = torch.Generator().manual_seed(seed_of_step(self.seed, Purpose.AUGMENT, epoch, step))
-        return self.modality.draw(count, generator)
 
 
 def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_classes: int) -> Tensor:
@@ -246,6 +238,8 @@ def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_clas
     """
     if labels_B.dim() == 2:
         return torch.lerp(partners_B, labels_B, share_B.unsqueeze(1))
+    # By lerp as for (B, K) targets, so that one-hot labels and class numbers give the same bits. Writing the partner
+    # first and the sample over it is right for two samples of one class, whose shares add up to 1.
     nothing, all_of_it = torch.zeros_like(share_B), torch.ones_like(share_B)
     own = torch.where(labels_B == partners_B, all_of_it, torch.lerp(nothing, all_of_it, share_B))
     soft = share_B.new_zeros(len(labels_B), num_classes)
@@ -279,7 +273,7 @@ class EvalBatches:
     ):
         self.split, self.batch_size, self.modality, self.sample = split, batch_size, modality, sample
         self.num_workers, self.timeout_s = num_workers, timeout_s
-        self.low, self.high = (shard or Shard()).bounds(len(self))
+        self.low, self.high = (shard or Shard()).bounds(len(self))  # contiguous: memory maps are read in file order
 
     def __len__(self) -> int:
         """Number of samples over all ranks."""
@@ -298,32 +292,28 @@ class EvalBatches:
 
     def in_pieces(self, count: int) -> EvalBatches:
         """Return the same samples in batches of 1/count the size."""
+        # a shallow copy: __init__ would divide the samples among ranks again
         cut = copy(self)
         cut.batch_size = max(1, self.batch_size // count)
         return cut
 
     def __iter__(self) -> Iterator[Batch]:
         starts = range(self.low, self.high, self.batch_size)
-        for start, take in zip(starts, in_order(self._make, starts, self.num_workers, self.timeout_s), strict=True):
-            yield received(take, lambda: "an evaluation", partial(self._samples, start)).synchronized()
-
-    def _samples(self, start: int) -> list[int]:
-        """Return the indices in the split of the samples in the batch at `start`."""
-        rows = self._rows(start)
-        return list(range(rows.start, rows.stop)) if isinstance(rows, slice) else list(rows.tolist())
+        batches = prefetch(self._make, starts, self.num_workers, self.timeout_s)
+        for start, get in zip(starts, batches, strict=True):
+            yield wait_for_batch(get, "an evaluation", partial(self._rows, start)).synchronized()
 
     def _rows(self, start: int) -> slice | Tensor:
+        """Return the indices in the split of the samples in the batch at `start`."""
         part = slice(start, min(start + self.batch_size, self.high))
         return part if self.sample is None else self.sample[part]
 
     def _make(self, start: int) -> Batch:
-        batch, ready = self.modality.transfer.on_side_stream(partial(self._made, start))
-        return batch if ready is None else replace(batch, ready=ready)
-
-    def _made(self, start: int) -> Batch:
         rows = self._rows(start)
-        inputs = self.modality.plain(self.split.inputs, rows)
-        return Batch(inputs, self.modality.transfer.to_device(self.split.labels[rows]))
+        with self.modality.transfer.side_stream() as stream:
+            inputs = self.modality.plain(self.split.inputs, rows)
+            batch = Batch(inputs, self.modality.transfer.to_device(self.split.labels[rows]))
+        return batch if stream is None else replace(batch, ready=stream.record_event())
 
 
 def step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world: int, unit: str) -> list[int]:
@@ -338,6 +328,7 @@ def step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, wo
         unit: the word for a sample, for messages.
     """
     whole, rest = divmod(count, batch_size * accumulate)
+    # batch norm cannot train on one sample: a last micro-batch below two a rank is left out
     if not drop_last and rest % batch_size < 2 * world:
         rest -= rest % batch_size
     sizes = [batch_size * accumulate] * whole + ([rest] if rest and not drop_last else [])

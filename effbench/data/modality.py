@@ -19,7 +19,7 @@ from effbench.errors import ConfigError
 if TYPE_CHECKING:
     from effbench.data.splits import Splits
 
-Plan = dict[str, Tensor]
+Plan = dict[str, Tensor]  # name -> random parameters of a step, one row a sample
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ class Modality(ABC):
     def required(self, samples: Tensor) -> Tensor:
         """Check that samples fit the model. Raises ConfigError."""
         if tuple(samples.shape[1:]) != self.shape:
+            # shape only: a modality with another rule for types overrides this method
             raise ConfigError(f"predict takes {self}; got {samples.dtype} {tuple(samples.shape)}.")
         return samples
 
@@ -207,3 +208,22 @@ class Modality(ABC):
 def rows_of(plan: Plan, rows: slice | Tensor) -> Plan:
     """Return the plan for some of its samples."""
     return {key: value[rows] for key, value in plan.items()}
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std by channel or feature, for float32 (N, C, ...).
+
+    Args:
+        mean: of each channel, (C,).
+        std: of each channel, (C,).
+        inner_dims: number of dimensions after C: 2 for images (N, C, H, W), 0 for rows (N, F).
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], inner_dims: int = 0):
+        super().__init__()
+        # Buffers, not parameters: exporters store them as constants, and optimizers do not see them.
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, *[1] * inner_dims))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs - self.get_buffer("mean")) / self.get_buffer("std")

@@ -11,10 +11,12 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Generic, TypeVar
 
+from torch import Tensor
+
 from effbench.errors import EffbenchError
 
-Place = TypeVar("Place")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 GRACE_S = 5.0  # time for threads to finish; one that hangs is abandoned
 _SHOWN = 64  # samples listed in one message
@@ -28,81 +30,85 @@ class BatchTimeoutError(EffbenchError):
     """A batch took longer than the limit."""
 
 
-def in_order(
-    make: Callable[[Place], Made], places: Iterable[Place], workers: int, timeout_s: float | None = None
-) -> Iterator[Callable[[], Made]]:
-    """Yield, in order, a callable for each place that returns make(place) or re-raises its exception.
+def prefetch(
+    make: Callable[[Item], Result], items: Iterable[Item], workers: int, timeout_s: float | None = None
+) -> Iterator[Callable[[], Result]]:
+    """Yield, in order, a callable for each item that returns make(item) or re-raises its exception.
 
     Callables may be left uncalled.
 
     Args:
-        make: makes an item.
-        places: arguments of `make`.
-        workers: number of threads; they work up to 2 * workers items ahead. 0: items are made when called for.
-        timeout_s: seconds to wait for an item; None for no limit.
+        make: makes a result.
+        items: arguments of `make`.
+        workers: number of threads; they work up to 2 * workers items ahead. 0: results are made when called for.
+        timeout_s: seconds to wait for a result; None for no limit.
 
     Raises:
         BatchTimeoutError: raised by a callable if `timeout_s` is exceeded.
     """
     if workers == 0:
-        yield from (partial(make, place) for place in places)
+        yield from (partial(make, item) for item in items)
         return
-    waiting: deque[Future[Made]] = deque()
-    threads = _Threads[Made](workers)
+    waiting: deque[Future[Result]] = deque()
+    threads = _Threads[Result](workers)
     try:
-        for place in places:
-            waiting.append(threads.submit(partial(make, place)))
-            if len(waiting) > 2 * workers:
+        for item in items:
+            waiting.append(threads.submit(partial(make, item)))
+            if len(waiting) > 2 * workers:  # limits the memory of finished batches
                 yield partial(_result, waiting.popleft(), timeout_s)
         while waiting:
             yield partial(_result, waiting.popleft(), timeout_s)
-    finally:
+    finally:  # also if the reader stops early
         for future in waiting:
             future.cancel()
         threads.close()
 
 
-def received(take: Callable[[], Made], place: Callable[[], str], samples: Callable[[], list[int]]) -> Made:
-    """Call `take`; its errors become BatchErrors that name the batch and its samples.
+def wait_for_batch(get: Callable[[], Result], batch_name: str, samples: Callable[[], slice | Tensor]) -> Result:
+    """Call `get`; its errors become BatchErrors that name the batch and its samples.
 
     Args:
-        take: makes the batch.
-        place: returns the name of the batch.
-        samples: returns the indices of its samples.
+        get: a callable of `prefetch`.
+        batch_name: where the batch belongs, such as 'epoch 3, step 4 of 5'.
+        samples: returns the indices of its samples; called only for a message.
     """
     try:
-        return take()
+        return get()
     except BatchTimeoutError as error:
-        raise BatchError(_told(place(), samples(), f"{error}. Raise that if it was only slow")) from error
-    except EffbenchError:
+        raise BatchError(_message(batch_name, samples(), f"{error}. Raise that if it was only slow")) from error
+    except EffbenchError:  # it names its own cause and remedy
         raise
     except Exception as error:
-        raise BatchError(_told(place(), samples(), f"cannot be made: {type(error).__name__}: {error}")) from error
+        why = f"cannot be made: {type(error).__name__}: {error}"
+        raise BatchError(_message(batch_name, samples(), why)) from error
 
 
-def _told(place: str, samples: list[int], why: str) -> str:
-    more = f" and {len(samples) - _SHOWN} more" if len(samples) > _SHOWN else ""
-    listed = ", ".join(map(str, samples[:_SHOWN])) + more
-    return f"the batch of {place} (samples {listed}) {why}. The run can go on from its last checkpoint: resume=RUN."
+def _message(batch_name: str, samples: slice | Tensor, why: str) -> str:
+    indices = list(range(samples.start, samples.stop)) if isinstance(samples, slice) else samples.tolist()
+    more = f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else ""
+    listed = ", ".join(map(str, indices[:_SHOWN])) + more
+    return (
+        f"the batch of {batch_name} (samples {listed}) {why}. The run can go on from its last checkpoint: resume=RUN."
+    )
 
 
-def _result(future: Future[Made], timeout_s: float | None) -> Made:
+def _result(future: Future[Result], timeout_s: float | None) -> Result:
     if not wait([future], timeout_s).done:
         raise BatchTimeoutError(f"took longer than data.timeout_s={timeout_s:g}")
     return future.result()
 
 
-class _Threads(Generic[Made]):
+class _Threads(Generic[Result]):
     """Daemon threads: unlike those of a ThreadPoolExecutor, one that hangs does not keep the process from ending."""
 
     def __init__(self, count: int):
-        self._tasks: SimpleQueue[tuple[Future[Made], Callable[[], Made]] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Future[Result], Callable[[], Result]] | None] = SimpleQueue()
         self._threads = [Thread(target=self._work, name=f"effbench-data_{n}", daemon=True) for n in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, make: Callable[[], Made]) -> Future[Made]:
-        future: Future[Made] = Future()
+    def submit(self, make: Callable[[], Result]) -> Future[Result]:
+        future: Future[Result] = Future()
         self._tasks.put((future, make))
         return future
 

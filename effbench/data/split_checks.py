@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,82 +15,36 @@ from effbench.errors import DataError
 def as_targets(name: str, targets: Any) -> Tensor:
     """Return int64 (N,) for class numbers, or (N, K) or float (N,) for the task to check. Raises DataError."""
     found = as_tensor(f"{name} labels", targets)
+    # Only the task knows what these mean; the dataset is checked before the task is built.
     several = found.dim() == 2 or (found.dim() == 1 and found.is_floating_point())
     return found if several and not found.is_complex() else as_labels(name, found)
-
-
-def as_multi_hot(name: str, targets: Tensor, num_labels: int) -> Tensor:
-    """Check multi-label targets.
-
-    Args:
-        name: beginning of messages.
-        targets: (N, K) of 0 and 1.
-        num_labels: K.
-
-    Returns:
-        Float32 (N, K).
-
-    Raises:
-        DataError: the shape or a value is wrong; the message names the first such sample.
-    """
-    if targets.dim() != 2 or targets.shape[1] != num_labels:
-        raise DataError(
-            f"{name} labels must be (N, {num_labels}) of 0 and 1, a column for each of its {num_labels} labels, for "
-            f"task=multilabel; got {_kind(targets)}."
-        )
-    odd = ((targets != 0) & (targets != 1)).any(1).nonzero().flatten()
-    if len(odd):
-        first = int(odd[0])
-        raise DataError(
-            f"{name} labels must be 0 or 1 for task=multilabel; sample {first} has {targets[first].tolist()!s:.60} "
-            f"({len(odd)} such samples)."
-        )
-    return targets.to(torch.float32)
-
-
-def as_values(name: str, targets: Tensor, num_values: int) -> Tensor:
-    """Check regression targets.
-
-    Args:
-        name: beginning of messages.
-        targets: (N, D), or (N,) for D = 1; finite.
-        num_values: D.
-
-    Returns:
-        Float32 (N, D).
-
-    Raises:
-        DataError: the shape or a value is wrong; the message names the first such sample.
-    """
-    values = targets.to(torch.float32)
-    values = values.unsqueeze(1) if values.dim() == 1 else values
-    if values.shape[1] != num_values:
-        raise DataError(
-            f"{name} targets must be (N, {num_values}), one number for each of its {num_values} `classes`, which name "
-            f"the values, for task=regression; got {_kind(targets)}. Name each value in `classes`."
-        )
-    odd = (~values.isfinite()).any(1).nonzero().flatten()
-    if len(odd):
-        first = int(odd[0])
-        raise DataError(
-            f"{name} targets must be finite for task=regression; sample {first} has {values[first].tolist()!s:.60} "
-            f"({len(odd)} such samples)."
-        )
-    return values
 
 
 def as_labels(name: str, labels: Any) -> Tensor:
     """Return int64 (N,) from a tensor, array or list of integers. Raises DataError that begins with `name`."""
     found = as_tensor(f"{name} labels", labels)
-    if found.dim() != 1:
-        got = f"{_kind(found)}{_first(found)}"
-        raise DataError(f"{name} labels must be (N,), one class number a sample; got {got}. {_rank_remedy(found)}")
-    if found.is_floating_point() or found.is_complex():
+    continuous = found.is_floating_point() or found.is_complex()
+    if found.dim() == 1 and not continuous:
+        return found.to(torch.int64)
+
+    got = kind_of(found)
+    if found.dim() > 0 and len(found):
+        # The first sample that shows the fault: the first label that is not a whole number, if there is one.
+        rows = found.reshape(len(found), -1)
+        odd = (rows != rows.round()).any(1).nonzero().flatten() if found.is_floating_point() else rows.new_empty(0)
+        place = int(odd[0]) if len(odd) else 0
+        got += f", sample {place}: {found[place].tolist()!s:.60}"
+    if found.dim() == 1:
         raise DataError(
-            f"{name} labels must be class numbers, int64 (N,); got {_kind(found)}{_first(found)}. Whole numbers: give "
-            "labels.long(). Continuous values: task=regression loss=mse."
+            f"{name} labels must be class numbers, int64 (N,); got {got}. Whole numbers: give labels.long(). "
+            "Continuous values: task=regression loss=mse."
         )
-    return found.to(torch.int64)
+    remedy = "Several labels a sample: task=multilabel loss=bce. Several numbers: task=regression loss=mse."
+    if found.dim() == 2 and found.shape[1] == 1:
+        remedy = "Give labels.squeeze(1)."
+    elif found.dim() == 2 and bool(((found == 0) | (found == 1)).all()) and bool((found.sum(1) == 1).all()):
+        remedy = "One-hot rows: give labels.argmax(1)."
+    raise DataError(f"{name} labels must be (N,), one class number a sample; got {got}. {remedy}")
 
 
 def check_range(name: str, labels: Tensor, num_classes: int) -> None:
@@ -109,7 +62,7 @@ def check_range(name: str, labels: Tensor, num_classes: int) -> None:
     if len(outside) == 0:
         return
     first = int(outside[0])
-    from_one = int(labels.min()) == 1 and int(labels.max()) == num_classes
+    from_one = int(labels.min()) == 1 and int(labels.max()) == num_classes  # as in Matlab and many CSV files
     remedy = "Count from 0: labels - 1." if from_one else "Labels count from 0 in the order of `classes`."
     raise DataError(
         f"{name} sample {first} has label {int(labels[first])}, outside [0, {num_classes}) of its {num_classes} "
@@ -124,20 +77,20 @@ def as_classes(name: str, classes: Any) -> tuple[str, ...]:
             f"{name} classes must be the names in label order, such as ('cat', 'dog'); got {classes!r:.100}."
         )
     texts = tuple(map(str, classes))
-    twice = next((text for text, count in Counter(texts).items() if count > 1), None)
-    if twice is not None:
-        raise DataError(f"{name} classes must differ; {twice!r} is there more than once: {texts!r:.100}.")
+    first_with: dict[str, int] = {}
+    for number, text in enumerate(texts):
+        if text in first_with:
+            raise DataError(
+                f"{name} classes must differ; numbers {first_with[text]} and {number} (from 0) are named {text!r}. "
+                "They name class numbers, or the columns of multi-label and regression targets: rename one, or merge "
+                "the two."
+            )
+        first_with[text] = number
     return texts
 
 
-def check_digest(name: str, sha256: Any) -> None:
-    if not isinstance(sha256, str):
-        raise DataError(
-            f"{name} sha256 must be text that names the content, such as digest(images, labels); got {sha256!r}."
-        )
-
-
 def as_tensor(name: str, values: Any) -> Tensor:
+    """Return a tensor, or an array, list or list of arrays as one. Raises DataError that begins with `name`."""
     if isinstance(values, Tensor):
         return values
     try:
@@ -150,25 +103,6 @@ def as_tensor(name: str, values: Any) -> Tensor:
         raise DataError(f"{name} must be a tensor or an array; got {type(values).__name__} ({error}).") from error
 
 
-def _kind(tensor: Tensor) -> str:
+def kind_of(tensor: Tensor) -> str:
+    """Return 'int64 (3, 2)' for messages."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _first(labels: Tensor) -> str:
-    """Describe the first sample that shows the fault: the first label that is not a whole number, if there is one."""
-    if labels.dim() == 0 or len(labels) == 0:
-        return ""
-    rows = labels.reshape(len(labels), -1)
-    place = 0
-    if labels.is_floating_point():
-        odd = (rows != rows.round()).any(1).nonzero().flatten()
-        place = int(odd[0]) if len(odd) else 0
-    return f", sample {place}: {labels[place].tolist()!s:.60}"
-
-
-def _rank_remedy(labels: Tensor) -> str:
-    if labels.dim() == 2 and labels.shape[1] == 1:
-        return "Give labels.squeeze(1)."
-    if labels.dim() == 2 and bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all()):
-        return "One-hot rows: give labels.argmax(1)."
-    return "Several labels a sample: task=multilabel loss=bce. Several numbers: task=regression loss=mse."

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effbench.config.options import FRACTION_BELOW_1
 from effbench.data.images.modality import Images
 from effbench.data.modality import Modality
-from effbench.data.split_checks import as_classes, as_labels, as_targets, check_digest, check_range
+from effbench.data.split_checks import as_classes, as_labels, as_targets, check_range
 from effbench.errors import DataError
 
-_SAMPLE_SEED = 0
+_SAMPLE_SEED = 0  # not the seed of the run: limited evaluations of runs with other seeds read the same samples
 
 
 @dataclass(frozen=True, init=False)
@@ -36,6 +35,7 @@ class Split:
         """Accept `images` as another name for `inputs`."""
         if (inputs is None) == (images is None) or labels is None:
             raise TypeError("Split(inputs, labels) takes samples and their labels")
+        # object.__setattr__ is the way to set a field of a frozen dataclass
         object.__setattr__(self, "inputs", images if inputs is None else inputs)
         object.__setattr__(self, "labels", labels)
 
@@ -80,7 +80,11 @@ class Splits:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", as_classes(self.name, self.classes))
-        check_digest(self.name, self.sha256)
+        if not isinstance(self.sha256, str):
+            raise DataError(
+                f"{self.name} sha256 must be text that names the content, such as digest(images, labels); got "
+                f"{self.sha256!r}."
+            )
         if not (isinstance(self.modality, type) and issubclass(self.modality, Modality)):
             raise DataError(f"{self.name} modality must be a subclass of Modality; got {self.modality!r}.")
         for which, split in self.named().items():
@@ -112,6 +116,7 @@ def _checked(name: str, split: Split, num_classes: int, modality: type[Modality]
     if len(labels) == 0:
         raise DataError(f"{name} holds no {modality.unit}s.")
     inputs = modality.checked(name, split.inputs, len(labels))
+    # The range is checked here, where the split is named: an embedding or a loss would fail inside of a kernel.
     if labels.dtype == torch.int64 and labels.dim() == 1:
         check_range(name, labels, num_classes)
     return split if labels is split.labels and inputs is split.inputs else Split(inputs, labels)
@@ -130,6 +135,7 @@ def stratified(labels: Tensor, per_class: dict[int, int], seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.bincount(labels, minlength=max(per_class) + 1)
+    # The stable sort keeps file order within a class, so that the draw depends on nothing but labels and seed.
     by_class = labels.argsort(stable=True).split(sizes.tolist())
     chosen = []
     for label, count in per_class.items():
@@ -161,7 +167,7 @@ def representative_sample(labels: Tensor, count: int) -> Tensor:
 def _proportional_counts(sizes_K: Tensor, count: int) -> Tensor:
     """Return int64 (K,), numbers of samples a class that add up to `count`; at most the class's size."""
     present_K = sizes_K > 0
-    if count < int(present_K.sum()):
+    if count < int(present_K.sum()):  # not one sample for each class: larger classes are likelier to have one
         generator = torch.Generator().manual_seed(_SAMPLE_SEED)
         some = torch.multinomial(sizes_K.double(), count, generator=generator)
         return torch.zeros_like(sizes_K).index_fill_(0, some, 1)
@@ -173,6 +179,7 @@ def _proportional_counts(sizes_K: Tensor, count: int) -> Tensor:
         if not too_small_K.any():
             break
         shared_K = shared_K & ~too_small_K
+    # Hamilton: whole parts of the quotas, then one more for the largest remainders; a stable sort breaks ties by class.
     counts_K = quota_K.floor().long()
     largest_remainders = (quota_K - counts_K).argsort(descending=True, stable=True)[: count - int(counts_K.sum())]
     counts_K[largest_remainders] += 1
@@ -193,16 +200,12 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     per_class: dict[int, int] = {}
     split = replace(split, labels=as_labels("the split to divide:", split.labels))
     for label, count in enumerate(torch.bincount(split.labels).tolist()):
+        # at least one on each side, so that every class is trained on and evaluated
         per_class[label] = min(max(round(count * fraction), 1), count - 1) if count > 1 else 0
     held = stratified(split.labels, per_class, seed)
     rest = torch.ones(len(split), dtype=torch.bool)
     rest[held] = False
     return split.take(rest.nonzero().flatten()), split.take(held)
-
-
-def check_fraction(key: str, fraction: object) -> None:
-    """Raise ConfigError if a split's fraction is not a number in [0, 1)."""
-    FRACTION_BELOW_1.check(fraction, f"data.{key}", "a number in [0, 1)", "For 10 % write 0.1.")
 
 
 def digest(*tensors: Tensor) -> str:

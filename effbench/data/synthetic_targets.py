@@ -27,7 +27,7 @@ def targets_by_class(kind: str, num_classes: int) -> Tensor | None:
     if kind == "class":
         return None
     columns = torch.arange(num_classes)
-    apart = (columns.unsqueeze(1) - columns) % num_classes
+    apart_KK = (columns.unsqueeze(1) - columns) % num_classes  # class k, column j: (k - j) mod K
     if kind == "labels":
-        return ((apart == 0) | (apart == num_classes - 1)).float()
-    return torch.cos(2 * math.pi / num_classes * apart)
+        return ((apart_KK == 0) | (apart_KK == num_classes - 1)).float()
+    return torch.cos(2 * math.pi / num_classes * apart_KK)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor
-
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -25,19 +23,21 @@ class Transfer:
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
-    def on_side_stream(self, make: Callable[[], Made]) -> tuple[Made, torch.cuda.Event | None]:
-        """Call `make`, on a GPU in a side stream, so that copies and augmentation overlap with the previous step.
+    @contextmanager
+    def side_stream(self) -> Iterator[torch.cuda.Stream | None]:
+        """Run the GPU work of a `with` block in a side stream: copies and augmentation overlap with the previous step.
 
-        Returns:
-            (result, CUDA event recorded when it is complete); the event is None on a CPU.
+        Yields:
+            The stream, whose `record_event` after the block marks the end of the work; None on a CPU.
         """
         stream = self._stream
         if stream is None:
-            return make(), None
-        with torch.cuda.stream(stream):
-            made = make()
-        return made, stream.record_event()
+            yield None
+            return
+        with torch.cuda.stream(stream):  # of this thread only
+            yield stream
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream | None:
+        # created on first use, because it initialises CUDA; one stream for all batches keeps their copies in order
         return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None

@@ -24,7 +24,7 @@ class ClassCounts(PredictionCheck):
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         if self._counts is None:
             self._counts = torch.zeros(2, outputs.shape[1], dtype=torch.float64, device=outputs.device)
-        ones = torch.ones_like(targets, dtype=torch.float64)
+        ones = torch.ones_like(targets, dtype=torch.float64)  # counts exactly
         for row, classes_B in enumerate((outputs.argmax(1), targets)):
             self._counts[row].index_add_(0, classes_B, ones)
 
@@ -47,6 +47,7 @@ class ClassCounts(PredictionCheck):
         if len(answers) == 1:
             return f"{which}: the model predicts '{answers[0]}' for all of the {samples} {unit}s{_REMEDY}"
         accuracy = values.get(ACCURACY)
+        # hits as a whole number: the product may be 39.999999
         if accuracy is None or samples < LEAST_FOR_SHARE or round(accuracy * samples) > largest:
             return None
         name = classes[labels.index(largest)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from effbench.data.split_checks import as_labels, check_range
 from effbench.tasks.class_counts import ClassCounts
-from effbench.tasks.task import PredictionCheck, Task
+from effbench.tasks.losses import CrossEntropy
+from effbench.tasks.task import Task
 
 
 class Classification(Task):
@@ -20,14 +20,13 @@ class Classification(Task):
     answer = "softmax over the classes of the output"
     loss_unit = "nats"
     remedy = "Write loss=cross_entropy or loss=focal, and metrics such as acc, top5, macro_f1, balanced_acc."
+    evaluated_by = CrossEntropy()
+    prediction_check = ClassCounts
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
         labels = as_labels(name, targets)
         check_range(name, labels, num_classes)
         return labels
-
-    def plain_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets, reduction="sum")
 
     def answers(self, outputs: Tensor) -> Tensor:
         """Return class probabilities."""
@@ -35,6 +34,7 @@ class Classification(Task):
 
     def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:
         """Return True where the top class of `got` is, in `expected`, at most `tie` below the largest output."""
+        # Two nearly equal classes may change places by rounding; the loss to the best output shows if it is more.
         best = expected.max(1).values
         chosen = expected.gather(1, got.argmax(1, keepdim=True)).squeeze(1)
         return best - chosen <= tie
@@ -44,6 +44,3 @@ class Classification(Task):
         order = sorted(range(len(answers)), key=lambda place: -answers[place])[:top_k]
         ranked = [{"class": names[place], "probability": round(answers[place], 6)} for place in order]
         return {**ranked[0], "top_k": ranked}
-
-    def prediction_check(self) -> PredictionCheck:
-        return ClassCounts()

@@ -7,7 +7,7 @@ or a loss of torch.nn (such as torch.nn.SmoothL1Loss), whose mean over outputs i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,11 @@ class Loss:
 
     Attributes:
         targets: kinds of targets that the loss takes (see effbench/tasks/task.py).
+        needs_class_mass: `divisor` needs the amount of each class.
     """
 
     targets: ClassVar[tuple[str, ...]] = ("class", "labels", "values")
+    needs_class_mass: bool = False
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the differentiable sum over the batch. outputs: float (B, K). targets: as the task has them."""
@@ -45,14 +47,11 @@ class Loss:
         del class_mass_K
         return float(samples)
 
-    @property
-    def needs_class_mass(self) -> bool:
-        """True if `divisor` needs the amount of each class."""
-        return False
-
-    def to(self, device: torch.device) -> Loss:
-        """Return the loss with its tensors on the device."""
-        del device
+    def to(self, device: torch.device) -> Self:
+        """Move the loss's tensors and modules to the device, and return the loss."""
+        for name, value in dict(vars(self)).items():
+            if isinstance(value, Tensor | nn.Module):
+                setattr(self, name, value.to(device))
         return self
 
 
@@ -63,28 +62,20 @@ class _OfClasses(Loss):
 
     def __init__(self, class_weights: Tensor | None):
         self.class_weights = class_weights
+        self.needs_class_mass = class_weights is not None
 
     def weight(self, targets: Tensor) -> Tensor | None:
         if self.class_weights is None:
             return None
         if targets.dim() == 1:
             return self.class_weights[targets].sum(dtype=torch.float64)
-        return (targets.sum(0, dtype=torch.float64) * self.class_weights).sum()
+        return (targets.sum(0, dtype=torch.float64) * self.class_weights).sum()  # mixed labels: (B, K) shares
 
     def divisor(self, samples: int, class_mass_K: Tensor | None) -> float:
         if self.class_weights is None or class_mass_K is None:
             return float(samples)
         # If all classes of a step have weight 0, the gradient is zero, not 0/0.
         return float((class_mass_K * self.class_weights.cpu()).sum()) or 1.0
-
-    @property
-    def needs_class_mass(self) -> bool:
-        return self.class_weights is not None
-
-    def to(self, device: torch.device) -> Loss:
-        if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(device)
-        return self
 
 
 class CrossEntropy(_OfClasses):
@@ -121,7 +112,7 @@ class Focal(_OfClasses):
         self.gamma: float = NON_NEGATIVE.check(gamma, "loss.gamma", remedy="2 is usual.")
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        log_p_BK = F.log_softmax(outputs, dim=1)
+        log_p_BK = F.log_softmax(outputs, dim=1)  # finite where softmax underflows to 0, whose logarithm is -inf
         shares_BK = F.one_hot(targets, outputs.shape[1]) if targets.dim() == 1 else targets
         terms_BK = -((1 - log_p_BK.exp()) ** self.gamma) * log_p_BK * shares_BK
         return (terms_BK if self.class_weights is None else terms_BK * self.class_weights).sum()
@@ -143,6 +134,7 @@ class BinaryCrossEntropy(Loss):
         self.pos_weight: float = POSITIVE.check(pos_weight, "loss.pos_weight", remedy="1 weighs both equally.")
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        # made on the device of the outputs: a copy from the host would synchronize a GPU
         weight = outputs.new_full((outputs.shape[1],), self.pos_weight)
         terms_BK = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none", pos_weight=weight)
         return terms_BK.mean(1).sum()
@@ -164,13 +156,10 @@ class OfTorch(Loss):
         self.module = module
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        # (B, K) terms for element-wise losses, (B,) for losses over classes
+        # Terms are (B, K) for element-wise losses, averaged so that K does not scale gradients, and (B,) for losses
+        # over classes
         terms: Tensor = self.module(outputs, targets)
         return terms.flatten(1).mean(1).sum() if terms.dim() > 1 else terms.sum()
-
-    def to(self, device: torch.device) -> Loss:
-        self.module.to(device)
-        return self
 
 
 def class_weights(choice: Sequence[float] | str | None, labels: Tensor, num_classes: int) -> Tensor | None:
@@ -187,7 +176,7 @@ def class_weights(choice: Sequence[float] | str | None, labels: Tensor, num_clas
     """
     if choice is None:
         return None
-    if choice == "balanced":
+    if choice == "balanced":  # as in scikit-learn: each class gets the same total weight
         counts = torch.bincount(labels, minlength=num_classes).double()
         weights = len(labels) / (num_classes * counts)
         return torch.where(counts > 0, weights, 0.0).float()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
-from effbench.data.split_checks import as_multi_hot
+from effbench.data.split_checks import kind_of
+from effbench.errors import DataError
+from effbench.tasks.losses import BinaryCrossEntropy
 from effbench.tasks.task import Task
 
 
@@ -19,12 +21,22 @@ class Multilabel(Task):
     answer = "sigmoid of each label's output"
     loss_unit = "nats"
     remedy = "Write loss=bce, and metrics such as label_acc, macro_f1."
+    evaluated_by = BinaryCrossEntropy()
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
-        return as_multi_hot(name, targets, num_classes)
-
-    def plain_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1).sum()
+        if targets.dim() != 2 or targets.shape[1] != num_classes:
+            raise DataError(
+                f"{name} labels must be (N, {num_classes}) of 0 and 1, one column for each name in `classes`, for "
+                f"task=multilabel; got {kind_of(targets)}."
+            )
+        odd = ((targets != 0) & (targets != 1)).any(1).nonzero().flatten()
+        if len(odd):
+            first = int(odd[0])
+            raise DataError(
+                f"{name} labels must be 0 or 1 for task=multilabel; sample {first} has "
+                f"{targets[first].tolist()!s:.60} ({len(odd)} such samples)."
+            )
+        return targets.to(torch.float32)
 
     def answers(self, outputs: Tensor) -> Tensor:
         """Return the probability of each label."""

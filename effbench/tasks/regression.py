@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from effbench.data.split_checks import as_values
+from effbench.data.split_checks import kind_of
+from effbench.errors import DataError
+from effbench.tasks.losses import MeanSquaredError
 from effbench.tasks.task import Task
 
 
@@ -22,12 +23,25 @@ class Regression(Task):
     kind = "values"
     answer = "the output itself"
     remedy = "Write loss=mse, and metrics such as mae, rmse."
+    evaluated_by = MeanSquaredError()
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
-        return as_values(name, targets, num_classes)
-
-    def plain_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.mse_loss(outputs, targets, reduction="none").mean(1).sum()
+        values_ND = targets.to(torch.float32)
+        if values_ND.dim() == 1:
+            values_ND = values_ND.unsqueeze(1)
+        if values_ND.shape[1] != num_classes:
+            raise DataError(
+                f"{name} targets must be (N, {num_classes}), one number for each name in `classes`, for "
+                f"task=regression; got {kind_of(targets)}. Name each value in `classes`."
+            )
+        odd = (~values_ND.isfinite()).any(1).nonzero().flatten()
+        if len(odd):
+            first = int(odd[0])
+            raise DataError(
+                f"{name} targets must be finite for task=regression; sample {first} has "
+                f"{values_ND[first].tolist()!s:.60} ({len(odd)} such samples)."
+            )
+        return values_ND
 
     def answers(self, outputs: Tensor) -> Tensor:
         """Return the outputs unchanged."""

@@ -41,12 +41,12 @@ class Tallies:
         # created on the device: a copy from the host would synchronize a GPU
         samples = torch.full((), len(outputs), dtype=torch.float64, device=outputs.device)
         own = torch.stack([loss_sum.detach().double(), samples if weight is None else weight, samples])
-        seen = outputs.detach()
+        seen = outputs.detach()  # metrics must not keep the graph, and so the activations, alive
         return torch.cat([own, *(metric.sums(seen, targets) for metric in self.metrics)])
 
     def values(self, sums: Tensor) -> dict[str, float]:
         """Return metric name -> value: {} without samples, no loss if all samples have weight 0."""
-        numbers = sums.tolist()
+        numbers = sums.tolist()  # the only read from the device
         loss, weight, samples = numbers[: len(_OWN)]
         if samples == 0:
             return {}
@@ -68,6 +68,7 @@ class Tallies:
         sums = torch.zeros(len(self), dtype=torch.float64)
         for place, name in enumerate(_OWN):
             sums[place] = named[name]
+        # By name, not by position: a resumed run may have other metrics, or the same in another order.
         for metric, part in zip(self.metrics, self._parts(sums[len(_OWN) :]), strict=True):
             before = named.get(f"metric/{metric.name}")
             if before is not None and len(before) == len(part):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from effbench.data.splits import Split, Splits
+from effbench.data.splits import Splits
 from effbench.errors import ConfigError
 from effbench.metrics import LOSS, Display, Metric
 from effbench.tasks.losses import Loss
@@ -48,37 +48,48 @@ class Task:
     Attributes:
         kind: kind of the targets: 'class' (int64 (N,)), 'labels' (float32 (N, K) of 0 and 1) or 'values' (float32 (N,
             D)).
+        answer: how `answers` follows from the outputs, in words.
+        loss_unit: unit of the evaluated loss, such as 'nats'.
+        remedy: what to write if a loss or a metric does not fit.
+        evaluated_by: loss of evaluations; see `plain_loss`.
+        prediction_check: called without arguments for each evaluation.
+        names: names of what is measured: the loss, then the metrics.
+        displays: metric name -> display, with the loss.
 
     Raises:
         ConfigError: the loss or a metric is for another kind of targets.
     """
 
     kind: ClassVar[str]
-    answer: ClassVar[str]  # how `answers` follows from the outputs, in words
+    answer: ClassVar[str]
     loss_unit: ClassVar[str] = ""
-    remedy: ClassVar[str] = ""  # what to write if a loss or a metric does not fit
+    remedy: ClassVar[str] = ""
+    evaluated_by: ClassVar[Loss]
+    prediction_check: ClassVar[type[PredictionCheck]] = PredictionCheck
 
     def __init__(self, loss: Loss, metrics: Sequence[Metric], num_outputs: int):
-        taken = {f"loss={_name(loss)}": loss.targets, **{f"task.metrics={each.name}": each.targets for each in metrics}}
-        for part, targets in taken.items():
+        # Checked here: a loss or metric for other targets may compute a number that looks right.
+        parts = {f"loss={type(loss).__name__}": loss.targets}
+        parts |= {f"task.metrics={metric.name}": metric.targets for metric in metrics}
+        for part, targets in parts.items():
             if self.kind not in targets:
                 raise ConfigError(
-                    f"{part} is for targets of kind {' or '.join(targets)}; task={_name(self).lower()} has targets of "
-                    f"kind {self.kind}. {self.remedy}"
+                    f"{part} is for targets of kind {' or '.join(targets)}; task={type(self).__name__.lower()} has "
+                    f"targets of kind {self.kind}. {self.remedy}"
                 )
         self.loss, self.metrics = loss, tuple(metrics)
         self.tallies = Tallies(self.metrics, num_outputs)
+        self.displays = {LOSS: Display(LOSS, "min", self.loss_unit)}
+        self.displays |= {metric.name: metric.display for metric in self.metrics}
+        self.names = tuple(self.displays)
 
     def checked(self, data: Splits) -> Splits:
         """Return the dataset with targets as this task takes them. Raise DataError for targets of another kind."""
-
-        def checked(which: str, split: Split) -> Split:
-            return replace(split, labels=self.targets_of(f"{data.name} {which}", split.labels, len(data.classes)))
-
-        train = checked("train", data.train)
-        val = None if data.val is None else checked("val", data.val)
-        test = None if data.test is None else checked("test", data.test)
-        return replace(data, train=train, val=val, test=test)
+        changed: dict[str, Any] = {}
+        for which, split in data.named().items():
+            labels = self.targets_of(f"{data.name} {which}", split.labels, len(data.classes))
+            changed[which] = replace(split, labels=labels)
+        return replace(data, **changed)
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
         """Return the checked targets of one split.
@@ -95,7 +106,7 @@ class Task:
 
     def plain_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the summed loss of an evaluation, without smoothing or weights: runs with other losses compare."""
-        raise NotImplementedError
+        return self.evaluated_by.summed(outputs, targets)
 
     def answers(self, outputs: Tensor) -> Tensor:
         """Return what `predict` reports for float outputs (B, K): float (B, K)."""
@@ -120,22 +131,3 @@ class Task:
             top_k: how many classes to list.
         """
         raise NotImplementedError
-
-    def prediction_check(self) -> PredictionCheck:
-        """Return a new check for one evaluation."""
-        return PredictionCheck()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of what is measured: the loss, then the metrics."""
-        return (LOSS, *(metric.name for metric in self.metrics))
-
-    @property
-    def displays(self) -> dict[str, Display]:
-        """Metric name -> display, with the loss."""
-        loss = Display(LOSS, "min", self.loss_unit)
-        return {LOSS: loss, **{metric.name: metric.display for metric in self.metrics}}
-
-
-def _name(part: Any) -> str:
-    return type(part).__name__

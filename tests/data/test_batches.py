@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from effbench.data import prefetch as ahead
+from effbench.data import prefetch as module
 from effbench.data.batches import Batch, EvalBatches, Shard, TrainBatches, mixed_labels
 from effbench.data.images.augment import Augment
 from effbench.data.images.batch_transform import BatchTransform
 from effbench.data.images.modality import Images
-from effbench.data.prefetch import BatchError, in_order
+from effbench.data.prefetch import BatchError, prefetch
 from effbench.data.splits import Split
 from effbench.errors import ConfigError, EffbenchError
 
@@ -378,7 +378,7 @@ def test_batches_come_in_order_though_some_take_longer(workers):
         time.sleep(0.01 * (place % 3 == 0))
         return numbered(place)
 
-    assert [int(take().inputs) for take in in_order(make, range(20), workers)] == list(range(20))
+    assert [int(take().inputs) for take in prefetch(make, range(20), workers)] == list(range(20))
 
 
 @pytest.mark.row(30)
@@ -389,7 +389,7 @@ def test_an_error_in_a_worker_is_raised_where_its_batch_is_due(workers):
             raise ValueError("sample 3")
         return numbered(place)
 
-    read = in_order(make, range(10), workers)
+    read = prefetch(make, range(10), workers)
     assert [int(next(read)().inputs) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="sample 3"):
         next(read)()
@@ -398,7 +398,7 @@ def test_an_error_in_a_worker_is_raised_where_its_batch_is_due(workers):
 
 def test_at_most_two_batches_a_worker_and_one_are_ahead():
     made = []
-    read = in_order(lambda place: (made.append(place), numbered(place))[1], range(100), 2)
+    read = prefetch(lambda place: (made.append(place), numbered(place))[1], range(100), 2)
     for _ in range(3):
         next(read)
     time.sleep(0.05)
@@ -498,7 +498,7 @@ def test_retried_step_loses_no_batch_of_itself_or_the_next(taken, workers, monke
 @pytest.mark.row(30)
 @pytest.mark.parametrize("reads", ["training", "evaluation"])
 def test_hanging_batch_times_out_by_name_and_leaves_no_thread(reads, monkeypatch):
-    monkeypatch.setattr(ahead, "GRACE_S", 0.1)
+    monkeypatch.setattr(module, "GRACE_S", 0.1)
     event = threading.Event()
     if reads == "training":
         made = spoilt(monkeypatch, batches(num_workers=2, timeout_s=0.2), (0, 3, 0), event.wait)

@@ -151,7 +151,7 @@ ALIASED: list[tuple[str, dict[str, Any]]] = [
     ("effbench.data.images.cifar10.urllib.request.urlopen", {"url": "file:///etc/hostname"}),
     ("effbench.data.images.cifar10.pickle.loads", {"data": ""}),
     ("effbench.data.images.cifar10.os.remove", {"path": "evil.pt"}),
-    ("effbench.data.images.image_folder.os.system", {"command": TOUCH}),
+    ("effbench.data.images.decoded_cache.os.system", {"command": TOUCH}),
     ("effbench.data.images.image_folder.Path", {}),
     ("effbench.data.images.decoded_cache.shutil.rmtree", {"path": "inside"}),
     ("effbench.data.images.decoded_cache.np.load", {"file": "evil.npy", "allow_pickle": True}),

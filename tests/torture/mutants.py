@@ -101,7 +101,7 @@ MUTANTS = (
     ),
     Mutant(
         "augmentation draws from a global stream",
-        "effbench.data.batches:TrainBatches._draw",
+        "effbench.data.batches:TrainBatches._drawn",
         (("seed_of_step(self.seed, Purpose.AUGMENT, epoch, step)", GLOBAL_DRAW),),
         everywhere=True,
     ),

@@ -56,14 +56,6 @@ class Augment:
         for key in ("crop_padding", "rotate", "dropout_holes", "mixup_alpha", "cutmix_alpha"):
             NON_NEGATIVE.check(getattr(self, key), f"augment.{key}", "finite and not negative", "0 turns it off.")
 
-    @property
-    def mixes(self) -> bool:
-        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
-
-    @property
-    def warps(self) -> bool:
-        return self.shift > 0 or self.scale > 0 or self.rotate > 0
-
     @cached_property
     def only_moves(self) -> bool:
         """True if images are only cropped and flipped, so that pixel values do not change."""
@@ -92,7 +84,7 @@ class Augment:
             plan["offset"] = (uniform(0, 1, 2) * (2 * self.crop_padding + 1)).long()
         if self.flip:
             plan["flip"] = uniform(0, 1) < self.flip
-        if self.warps:
+        if self.shift > 0 or self.scale > 0 or self.rotate > 0:  # all three in one warp, interpolated once
             plan["shift"] = uniform(-self.shift, self.shift, 2)
             plan["scale"] = uniform(1 - self.scale, 1 + self.scale)
             plan["angle"] = uniform(-self.rotate, self.rotate).mul_(math.pi / 180)
@@ -100,10 +92,11 @@ class Augment:
             plan["brightness"] = uniform(-self.brightness, self.brightness)
             plan["contrast"] = uniform(1 - self.contrast, 1 + self.contrast)
         if self.dropout_holes:
+            # Sizes and centres are (count, holes, 2): rows, columns. Parts beyond the border are cut off.
             sides = uniform(0, self.dropout_size, self.dropout_holes, 2)
             plan["hole_size"] = (sides * torch.tensor([height, width])).ceil().long()
             plan["hole_centre"] = (uniform(0, 1, self.dropout_holes, 2) * torch.tensor([height, width])).long()
-        if self.mixes:
+        if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
             plan |= self._draw_mix(count, height, width, generator)
         return plan
 
@@ -112,7 +105,10 @@ class Augment:
         both = self.mixup_alpha > 0 and self.cutmix_alpha > 0
         cut = bool(torch.rand((), generator=generator) < 0.5) if both else self.cutmix_alpha > 0
         alpha = self.cutmix_alpha if cut else self.mixup_alpha
-        share = _beta(alpha, count, generator)
+        # Beta(alpha, alpha) as a ratio of gammas: torch.distributions.Beta does not accept a generator.
+        gamma = torch._standard_gamma(torch.full((count, 2), float(alpha)), generator=generator)
+        # a small alpha may underflow: without the limit 0 / 0 would give NaN
+        share = gamma[:, 0] / gamma.sum(1).clamp_min(torch.finfo(torch.float32).tiny)
         plan = {"partner": torch.randperm(count, generator=generator), "share": share}
         if cut:
             size = torch.tensor([height, width])
@@ -130,6 +126,7 @@ class Augment:
         if "offset" in plan or "flip" in plan:
             nowhere = torch.zeros(len(images_BCHW), 2, dtype=torch.int64, device=images_BCHW.device)
             images_BCHW = crop(images_BCHW, plan.get("offset", nowhere), self.crop_padding, plan.get("flip"))
+        # crop and flip came first: they move bytes, a quarter of the memory of floats
         x_BCHW = images_BCHW.float().mul_(1 / 255)
         if "angle" in plan:
             x_BCHW = warp(x_BCHW, plan["shift"], plan["scale"], plan["angle"])
@@ -180,7 +177,7 @@ def warp(x_BCHW: Tensor, shift_B2: Tensor, scale_B: Tensor, angle_B: Tensor) -> 
     """
     height, width = x_BCHW.shape[2:]
     cosine, sine = angle_B.cos() / scale_B, angle_B.sin() / scale_B
-    aspect = height / width
+    aspect = height / width  # coordinates run from -1 to 1 on both axes: without it a rotation would also shear
     # grid_sample maps output to input in coordinates [-1, 1]: the inverse map, hence the minus before the shift.
     to_x = torch.stack([cosine, -sine * aspect, torch.zeros_like(sine)], 1)
     to_y = torch.stack([sine / aspect, cosine, torch.zeros_like(sine)], 1)
@@ -198,7 +195,7 @@ def relight(x_BCHW: Tensor, brightness_B: Tensor, contrast_B: Tensor) -> Tensor:
         brightness_B: added.
         contrast_B: factor of the distance from the mean.
     """
-    mean = x_BCHW.mean((1, 2, 3), keepdim=True)
+    mean = x_BCHW.mean((1, 2, 3), keepdim=True)  # one for all channels: one for each would shift the colours
     brightness, contrast = brightness_B.view(-1, 1, 1, 1), contrast_B.view(-1, 1, 1, 1)
     return torch.addcmul(mean + brightness, x_BCHW - mean, contrast).clamp_(0, 1)
 
@@ -231,12 +228,6 @@ def mix(x_BCHW: Tensor, partner_BCHW: Tensor, plan: AugmentParams) -> Tensor:
     """
     if "box" not in plan:
         return torch.lerp(partner_BCHW, x_BCHW, plan["share"].view(-1, 1, 1, 1))
-    low, high = plan["box"][:, :1], plan["box"][:, 1:]
+    low, high = plan["box"][:, :1], plan["box"][:, 1:]  # each (B, 1, 2): one rectangle an image
     keep = holes((low + (high - low) // 2), high - low, *x_BCHW.shape[2:])
     return torch.where(keep.bool(), x_BCHW, partner_BCHW)
-
-
-def _beta(alpha: float, count: int, generator: Generator) -> Tensor:
-    """Return (count,) samples of Beta(alpha, alpha). torch's Beta does not accept a generator."""
-    gamma = torch._standard_gamma(torch.full((count, 2), float(alpha)), generator=generator)
-    return gamma[:, 0] / gamma.sum(1).clamp_min(torch.finfo(torch.float32).tiny)

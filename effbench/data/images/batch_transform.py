@@ -31,6 +31,7 @@ class BatchTransform:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     memory_format: torch.memory_format = torch.contiguous_format
 
+    # Cached in a frozen dataclass: equality and hash see the fields only, and the tensors are made once, on the device.
     @cached_property
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation, each (C, 1, 1), on the device."""
@@ -45,6 +46,7 @@ class BatchTransform:
     @cached_property
     def table(self) -> Tensor:
         """Return float (C, 256): the normalised value of each pixel value in each channel."""
+        # by the operations of the other path, in their order, so that both give the same bits
         values = torch.arange(256, dtype=torch.float32, device=self.device).mul_(1 / 255)
         return self(values.expand(1, len(self.mean), 1, 256).clone()).reshape(-1, 256)
 
@@ -55,6 +57,7 @@ class BatchTransform:
     def in_parts(self, shape_BCHW: Sequence[int], make: Callable[[slice], Tensor]) -> Tensor:
         """Return self(make(all rows)); on a CPU it is computed in parts that fit into the cache, with equal values."""
         batch, *image = shape_BCHW
+        # At least two samples a part: torch sums one large sample on several threads, in another order than two.
         parts = min(batch // 2, -(-batch * math.prod(image) // _PART)) if self.device.type == "cpu" else 1
         if parts <= 1:
             return self(make(slice(0, batch)))

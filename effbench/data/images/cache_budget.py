@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -17,30 +16,6 @@ from effbench.units import human_bytes
 log = logging.getLogger(__name__)
 
 _YOUNG_S = 60  # age below which a file may not yet be locked by its process
-
-
-@dataclass(frozen=True)
-class Cache:
-    """Decoded images and their record. used: time of last use, in seconds since 1970."""
-
-    path: Path
-    size: int
-    used: float
-
-    @property
-    def record(self) -> Path:
-        return self.path.with_suffix(".json")
-
-
-def caches(folder: Path) -> list[Cache]:
-    """Return the caches in `folder`, least recently used first."""
-    found = []
-    for path in folder.glob("image_folder-*.npy"):
-        with contextlib.suppress(OSError):
-            record, status = path.with_suffix(".json"), path.stat()
-            used = max(status.st_mtime, record.stat().st_mtime if record.exists() else 0.0)
-            found.append(Cache(path, status.st_size, used))
-    return sorted(found, key=lambda cache: cache.used)
 
 
 def make_room(folder: Path, needed: int, replaced: Path) -> None:
@@ -53,23 +28,27 @@ def make_room(folder: Path, needed: int, replaced: Path) -> None:
         needed: bytes of the new cache.
         replaced: the cache that the new one replaces.
     """
-    present = [cache for cache in caches(folder) if cache.path != replaced]
-    budget, total = budget_bytes(folder), sum(cache.size for cache in present)
-    for cache in present:
+    present: list[tuple[float, Path, int]] = []  # time of last use in seconds since 1970, path, bytes
+    for path in folder.glob("image_folder-*.npy"):
+        if path != replaced:
+            with contextlib.suppress(OSError):  # another process may remove it
+                record, status = path.with_suffix(".json"), path.stat()
+                used = max(status.st_mtime, record.stat().st_mtime if record.exists() else 0.0)
+                present.append((used, path, status.st_size))
+    total = sum(size for _, _, size in present)
+    budget = budget_bytes(folder)
+    budget_text = f"budget of {human_bytes(budget)}, {BUDGET}"
+
+    for _, path, size in sorted(present):
         if total + needed <= budget and shutil.disk_usage(folder).free >= needed:
             return
-        if _remove_unused(cache.path):
-            cache.record.unlink(missing_ok=True)
-            total -= cache.size
-            size = f"{human_bytes(cache.size)}; {_of(budget)}"
-            log.info(f"image_folder: removed {cache.path}, the least recently used ({size})")
+        if _remove_unused(path):
+            path.with_suffix(".json").unlink(missing_ok=True)
+            total -= size
+            log.info(f"image_folder: removed {path}, the least recently used ({human_bytes(size)}; {budget_text})")
     if total + needed > budget:
-        size = human_bytes(total + needed)
-        log.info(f"image_folder: note: {size} of decoded images in {folder} are above the {_of(budget)}")
-
-
-def _of(budget: int) -> str:
-    return f"budget of {human_bytes(budget)}, {BUDGET}"
+        whole = human_bytes(total + needed)
+        log.info(f"image_folder: note: {whole} of decoded images in {folder} are above the {budget_text}")
 
 
 def sweep(folder: Path) -> None:
@@ -78,7 +57,7 @@ def sweep(folder: Path) -> None:
         if path.suffix == ".npy" and path.with_suffix(".json").exists():
             continue
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _YOUNG_S:
+            if time.time() - path.stat().st_mtime > _YOUNG_S:  # a younger one may be between creation and lock
                 _remove_unused(path)
 
 
@@ -103,9 +82,10 @@ def lock(file: IO[bytes], shared: bool) -> bool:
     """
     try:
         import fcntl
-    except ImportError:
+    except ImportError:  # not on Windows
         return True
     try:
+        # flock, not lockf: it belongs to the open file, and so lasts as long as a mapping of it
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

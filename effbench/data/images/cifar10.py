@@ -14,21 +14,22 @@ import zlib
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from effbench.cache_dir import cache_home, expanded
-from effbench.data.images.decoding import printable
+from effbench.cache_dir import cache_home
+from effbench.data.images.image_files import printable
 from effbench.data.images.modality import square_images
 from effbench.data.images.pixels import resized
+from effbench.data.option_checks import check_counts, check_division, given_folder
 from effbench.data.preview import previewed
 from effbench.data.slow import slow_to_read
-from effbench.data.splits import Split, Splits, check_fraction, digest, hold_out
+from effbench.data.splits import Split, Splits, digest, hold_out
 from effbench.disk import move
-from effbench.errors import DataError
+from effbench.errors import ConfigError, DataError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"  # published next to the archive
@@ -62,13 +63,24 @@ def cifar10(
         split_seed: determines the validation split.
 
     Raises:
+        ConfigError: an option is of the wrong type or out of range.
         DataError: files are missing or damaged, or hold anything but arrays of bytes and labels.
     """
-    check_fraction("val_fraction", val_fraction)
-    contents = _contents(expanded(root).absolute() if root else cache_home() / "cifar10", download)
-    classes = _class_names(contents[META_FILE])
-    train = _joined([_split(name, contents[name], len(classes)) for name in TRAIN_FILES])
+    if not isinstance(download, bool):
+        raise ConfigError(f"data.download must be true or false; got {download!r}.")
+    check_counts("pixel", image_size=image_size)  # here too: reading takes longer than resizing
+    check_division(split_seed, val_fraction=val_fraction)
+    contents = _contents(given_folder("root", root) or cache_home() / "cifar10", download)
+
+    names = contents[META_FILE].get(b"label_names")
+    if not isinstance(names, list) or not names or not all(isinstance(name, bytes) for name in names):
+        raise DataError(f"{META_FILE} has no list of names in b'label_names': it is not a file of CIFAR-10.")
+    classes = tuple(printable(name.decode("utf-8", "surrogateescape")) for name in names)
+
+    parts = [_split(name, contents[name], len(classes)) for name in TRAIN_FILES]
+    train = Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
     test = _split(TEST_FILE, contents[TEST_FILE], len(classes))
+    # The digest is that of the whole set at its own size: other splits and sizes of it stay comparable.
     sha256 = digest(train.images, train.labels, test.images, test.labels)
     rest, val = hold_out(train, val_fraction, split_seed) if val_fraction > 0 else (train, None)
     return resized(Splits("cifar10", rest, val, test, classes, sha256), image_size)
@@ -77,9 +89,14 @@ def cifar10(
 def _contents(root: Path, download: bool) -> dict[str, dict[bytes, Any]]:
     """Return {file name: its dictionary} from the folder, or from the archive, which is downloaded if asked for."""
     folder, archive = root / FOLDER, root / ARCHIVE
+    raw: dict[str, bytes] = {}
     try:
         if folder.is_dir():
-            raw, source = _read_folder(folder), folder
+            source = folder
+            for name in _FILES:
+                if (folder / name).is_file():
+                    with (folder / name).open("rb") as file:
+                        raw[name] = _bounded(file, f"{printable(folder)}: {name}")
         else:
             if not archive.is_file():
                 _fetch(archive, download)
@@ -97,19 +114,15 @@ def _contents(root: Path, download: bool) -> dict[str, dict[bytes, Any]]:
 # --- files ----------------------------------------------------------------------------------------------------
 
 
-def _read_folder(folder: Path) -> dict[str, bytes]:
-    raw = {}
-    for name in _FILES:
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                raw[name] = _bounded(file, f"{printable(folder)}: {name}")
-    return raw
-
-
 def _read_archive(archive: Path) -> dict[str, bytes]:
     """Read the wanted members in one pass, without writing files. Raises DataError for signs of an attack."""
-    if archive.stat().st_size == NUM_BYTES and (found := _md5(archive)) != MD5:
-        raise DataError(f"{printable(archive)} is damaged: md5 {found}, published {MD5}. Delete it and fetch it again.")
+    if archive.stat().st_size == NUM_BYTES:  # the published archive: its md5 is known
+        with archive.open("rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if found != MD5:
+            raise DataError(
+                f"{printable(archive)} is damaged: md5 {found}, published {MD5}. Delete it and fetch it again."
+            )
     raw = {}
     try:
         with gzip.open(archive) as unzipped, tarfile.open(fileobj=_Capped(unzipped, archive), mode="r|") as tar:
@@ -163,11 +176,6 @@ class _Capped(io.RawIOBase):
         return content
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def _fetch(archive: Path, download: bool) -> None:
     """Download the archive to a temporary name, and rename it if its md5 is the published one."""
     if not download:
@@ -177,30 +185,29 @@ def _fetch(archive: Path, download: bool) -> None:
         )
     archive.parent.mkdir(parents=True, exist_ok=True)
     temporary = archive.with_name(f".{ARCHIVE}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    md5 = hashlib.md5(usedforsecurity=False)
     try:
-        with temporary.open("xb") as file:
-            found = _download(file)
-            os.fsync(file.fileno())
-        if found != MD5:
-            raise DataError(f"{URL} gave a file of md5 {found}, published is {MD5}. Try again, or fetch it by hand.")
+        with (
+            temporary.open("xb") as file,
+            tqdm(desc=ARCHIVE, total=NUM_BYTES, unit="B", unit_scale=True, disable=None) as bar,
+        ):
+            for chunk in _chunks():
+                file.write(chunk)
+                md5.update(chunk)
+                bar.update(len(chunk))
+            file.flush()
+            os.fsync(file.fileno())  # before the rename: a power cut must not leave an archive with holes
+        if md5.hexdigest() != MD5:
+            raise DataError(
+                f"{URL} gave a file of md5 {md5.hexdigest()}, published is {MD5}. Try again, or fetch it by hand."
+            )
         move(temporary, archive)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _download(file: BinaryIO) -> str:
-    """Write the content of URL to `file`; return its md5."""
-    md5 = hashlib.md5(usedforsecurity=False)
-    with tqdm(desc=ARCHIVE, total=NUM_BYTES, unit="B", unit_scale=True, disable=None) as bar:
-        for chunk in _chunks():
-            file.write(chunk)
-            md5.update(chunk)
-            bar.update(len(chunk))
-    file.flush()
-    return md5.hexdigest()
-
-
 def _chunks() -> Iterator[bytes]:
+    """Yield the content of URL. An OSError in here is one of the network, in `_fetch` one of the disk."""
     try:
         with urllib.request.urlopen(URL, timeout=_TIMEOUT_S) as response:
             while chunk := response.read(1 << 20):
@@ -238,8 +245,8 @@ class _Unpickler(pickle._Unpickler):
     """
 
     stand_ins: ClassVar[dict[tuple[str, str], Any]] = {
-        ("numpy.core.multiarray", "_reconstruct"): _StandIn,
-        ("numpy._core.multiarray", "_reconstruct"): _StandIn,
+        ("numpy.core.multiarray", "_reconstruct"): _StandIn,  # numpy 1
+        ("numpy._core.multiarray", "_reconstruct"): _StandIn,  # numpy 2
         ("numpy", "ndarray"): _StandIn,
         ("numpy", "dtype"): _StandIn,
         ("_codecs", "encode"): _encode,
@@ -268,27 +275,19 @@ def unpickled(raw: bytes, what: str) -> dict[bytes, Any]:
         content = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}, not a dictionary")
-        return {key: _array(value) if isinstance(value, _StandIn) else value for key, value in content.items()}
+        for key, value in content.items():
+            if isinstance(value, _StandIn):
+                # numpy's pickled state of an array: (version, shape, dtype, is Fortran order, bytes)
+                _, shape, dtype, fortran, pixels = value.state
+                if dtype.arguments[0] not in (b"u1", "u1") or fortran or not isinstance(pixels, bytes):
+                    raise TypeError("an array in it is not of bytes in C order")
+                content[key] = np.frombuffer(pixels, np.uint8).reshape(shape)
+        return content
     except MemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # a damaged pickle may raise nearly anything
         reason = str(error) or type(error).__name__
         raise DataError(f"{what} is not a file of CIFAR-10: {reason}. Delete it and fetch it again.") from error
-
-
-def _array(stand_in: _StandIn) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Build an array from numpy's pickled state (version, shape, dtype, is Fortran order, bytes)."""
-    _, shape, dtype, fortran, raw = stand_in.state
-    if dtype.arguments[0] not in (b"u1", "u1") or fortran or not isinstance(raw, bytes):
-        raise TypeError("an array in it is not of bytes in C order")
-    return np.frombuffer(raw, np.uint8).reshape(shape)
-
-
-def _class_names(meta: dict[bytes, Any]) -> tuple[str, ...]:
-    names = meta.get(b"label_names")
-    if not isinstance(names, list) or not names or not all(isinstance(name, bytes) for name in names):
-        raise DataError(f"{META_FILE} has no list of names in b'label_names': it is not a file of CIFAR-10.")
-    return tuple(printable(name.decode("utf-8", "surrogateescape")) for name in names)
 
 
 def _split(name: str, batch: dict[bytes, Any], num_classes: int) -> Split:
@@ -301,8 +300,5 @@ def _split(name: str, batch: dict[bytes, Any], num_classes: int) -> Split:
     for row, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < num_classes:
             raise DataError(f"{name} row {row} has label {label!r}, outside [0, {num_classes}).")
+    # a copy: the bytes of a pickle are read-only
     return Split(torch.from_numpy(data.reshape(-1, 3, 32, 32).copy()), torch.tensor(labels, dtype=torch.int64))
-
-
-def _joined(splits: list[Split]) -> Split:
-    return Split(torch.cat([split.images for split in splits]), torch.cat([split.labels for split in splits]))

@@ -16,7 +16,7 @@ import shutil
 import stat
 import warnings
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,8 +27,11 @@ from tqdm import tqdm
 
 from effbench.cache_dir import distrusted
 from effbench.data.images.cache_budget import lock, make_room, touch
-from effbench.data.images.decoding import Depth, ImageError, Levels, decode_many, depths, levels_for, printable
+from effbench.data.images.decoding import decode_many, depths
 from effbench.data.images.duplicates import Copies, find_copies
+from effbench.data.images.image_files import printable
+from effbench.data.images.opening import ImageError
+from effbench.data.images.white_levels import Depth, Levels, levels_for
 from effbench.errors import DataError
 from effbench.records import NoSpaceError, replacing, write_text
 from effbench.redaction import redact_environment
@@ -61,10 +64,6 @@ class Rows:
     def relative(self, row: int) -> str:
         return printable(os.fspath(self.files[row])[len(os.fspath(self.root)) :].lstrip(os.sep))
 
-    def splits(self) -> list[str]:
-        """Return the split of each row."""
-        return [which for which, count in self.counts.items() for _ in range(count)]
-
 
 @dataclass(frozen=True)
 class CacheRecord:
@@ -76,6 +75,7 @@ class CacheRecord:
         levels: white levels of images of more than 8 bits; None if there are none.
         deep: kind ('integers' or 'floats') -> number of images of more than 8 bits.
         clipped: number of images with values above the white level.
+        copies: exact copies among the files.
     """
 
     bad: dict[int, str]
@@ -84,16 +84,6 @@ class CacheRecord:
     deep: dict[str, int] = field(default_factory=dict)
     clipped: int = 0
     copies: Copies = field(default_factory=Copies)
-
-    def stored(self) -> dict[str, Any]:
-        return {
-            "sha256": self.sha256,
-            "bad": list(self.bad.items()),
-            "levels": None if self.levels is None else [self.levels.integers, self.levels.floats],
-            "deep": self.deep,
-            "clipped": self.clipped,
-            "copies": self.copies.facts(),
-        }
 
 
 def read_cache(cache: Path, rows: Rows, image_size: int, made_here: bool = False) -> tuple[Tensor, CacheRecord] | None:
@@ -117,13 +107,14 @@ def read_cache(cache: Path, rows: Rows, image_size: int, made_here: bool = False
     shape = (len(rows.files) - len(record.bad), CHANNELS, image_size, image_size)
     if array.shape != shape or array.dtype != np.uint8 or not array.flags.c_contiguous:
         return None
+    # Hashing takes seconds for gigabytes: it is done only if the file may have changed since it was hashed last.
     if stored["stamp"] != stamp:
         if _sha256(array, rows, record.bad) != record.sha256:
             log.info(f"image_folder: {printable(cache)} is not what was decoded (its sha256 differs): decoding again")
             return None
         with contextlib.suppress(OSError, NoSpaceError, DataError):  # a shared folder may be read-only
             _write_record(cache, {**stored, "stamp": stamp})
-    touch(cache)
+    touch(cache)  # the least recently used cache is removed first
     log.debug(f"decoded images read from {printable(cache)}")
     with warnings.catch_warnings():  # torch warns that the tensor is read-only, as intended
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -135,13 +126,14 @@ def _mapped(cache: Path, made_here: bool) -> tuple[np.ndarray[Any, Any], list[in
     with cache.open("rb") as file:
         status = os.fstat(file.fileno())
         _check_trust(cache, status, made_here)
+        # From here on no other process removes it to make room. Without locks reading may fail below, which is safe.
         lock(file, shared=True)
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("another version of .npy")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         if fortran or file.tell() + math.prod(shape) * dtype.itemsize != status.st_size:
             raise ValueError("cut short, or another layout")
-        if not math.prod(shape):
+        if not math.prod(shape):  # mmap refuses an empty range
             return np.empty(shape, dtype), _stamp(status)
         return np.memmap(file, dtype, "r", file.tell(), shape), _stamp(status)
 
@@ -152,6 +144,7 @@ def _stamp(status: os.stat_result) -> list[int]:
 
 
 def _check_trust(path: Path, status: os.stat_result, made_here: bool) -> None:
+    # pixels of others could steer a training, and a .npy header is parsed
     if not made_here and (why := distrusted(status)):
         log.info(f"image_folder: {printable(path)} is not used: {why}; decoding again")
         raise ValueError(why)
@@ -159,7 +152,7 @@ def _check_trust(path: Path, status: os.stat_result, made_here: bool) -> None:
 
 def _sha256(array: np.ndarray[Any, Any], rows: Rows, bad: dict[int, str]) -> str:
     sha = hashlib.sha256()
-    flat: Any = array.reshape(-1)
+    flat: Any = array.reshape(-1)  # in chunks: the whole array may be larger than the memory
     for start in range(0, flat.size, _CHUNK):
         sha.update(memoryview(flat[start : start + _CHUNK]))
     sha.update(_labels(rows, bad))
@@ -183,12 +176,11 @@ def _read_record(cache: Path, made_here: bool) -> dict[str, Any]:
 def _write_record(cache: Path, stored: dict[str, Any]) -> None:
     plain = json.loads(redact_environment(json.dumps(stored)))  # as it will be read back, so that the digest is equal
     write_text(cache.with_suffix(".json"), json.dumps({**plain, "digest": _digest(plain)}, indent=1))
-    _for_me_to_write(cache.with_suffix(".json"))
+    _forbid_writes_by_others(cache.with_suffix(".json"))
 
 
 def _digest(stored: dict[str, Any]) -> str:
-    content = {key: value for key, value in stored.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
 
 def _record(stored: dict[str, Any]) -> CacheRecord:
@@ -210,7 +202,7 @@ def serves(cache: Path, levels: Levels) -> bool:
         return False
 
 
-def _for_me_to_write(path: Path) -> None:
+def _forbid_writes_by_others(path: Path) -> None:
     """Make the file writable by this user only, for any umask: files that others could write are not loaded."""
     with contextlib.suppress(OSError):
         path.chmod(stat.S_IMODE(path.stat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
@@ -233,14 +225,23 @@ def build_cache(cache: Path, rows: Rows, image_size: int, max_pixels: int, level
         cache.parent.mkdir(parents=True, exist_ok=True)
         make_room(cache.parent, needed, cache)
         free = shutil.disk_usage(cache.parent).free
-        if free < needed:
+        if free < needed:  # checked now, because decoding may take minutes before the disk is full
             raise DataError(_no_cache(cache, needed, f"only {human_bytes(free)} are free"))
         with replacing(cache) as file:
             lock(file, shared=False)  # until it is closed; shows others that it is in use
-            record = _decoded_into(file, rows, image_size, max_pixels, levels)
-        _for_me_to_write(cache)
-        root = {"root": printable(rows.root)}
-        _write_record(cache, {**root, **record.stored(), "stamp": _stamp(cache.stat())})
+            record = _decode(file, rows, image_size, max_pixels, levels)
+        _forbid_writes_by_others(cache)
+        stored = {
+            "root": printable(rows.root),
+            "sha256": record.sha256,
+            "bad": list(record.bad.items()),
+            "levels": None if record.levels is None else [record.levels.integers, record.levels.floats],
+            "deep": record.deep,
+            "clipped": record.clipped,
+            "copies": asdict(record.copies),
+            "stamp": _stamp(cache.stat()),
+        }
+        _write_record(cache, stored)
     except OSError as error:
         raise DataError(_no_cache(cache, needed, error.strerror or str(error))) from error
     except NoSpaceError as error:
@@ -255,26 +256,31 @@ def _no_cache(cache: Path, needed: int, why: str) -> str:
     )
 
 
-def _decoded_into(file: IO[bytes], rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> CacheRecord:
-    """Write a .npy of the rows that can be decoded. It starts again if levels turn out to be needed."""
-    record = _decode_into(file, rows, image_size, max_pixels, levels)
+def _decode(file: IO[bytes], rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> CacheRecord:
+    """Write a .npy of the rows that can be decoded. It starts again if levels turn out to be needed.
+
+    Most datasets hold no image of more than 8 bits: looking for such images first would open every file twice.
+    """
+    record = _decode_once(file, rows, image_size, max_pixels, levels)
     deep: list[Depth | None] = []
     if record is None or levels is not None:
         deep = list(depths(rows.files, max_pixels))
     if record is None:
+        # The levels come from the train split alone, like all statistics; from all splits if train has no such image.
         train = deep[: rows.counts.get("train", len(deep))]
         levels = levels_for([depth for depth in train if depth] or [depth for depth in deep if depth])
-        record = _decode_into(file, rows, image_size, max_pixels, levels)
+        record = _decode_once(file, rows, image_size, max_pixels, levels)
         assert record is not None
     names = [rows.relative(row) for row in range(len(rows.files))]
-    copies = find_copies(rows.files, names, rows.labels.tolist(), rows.splits(), set(record.bad))
+    splits = [which for which, count in rows.counts.items() for _ in range(count)]
+    copies = find_copies(rows.files, names, rows.labels.tolist(), splits, set(record.bad))
     found = [depth for depth in deep if depth]
     kinds = dict(Counter(depth.kind for depth in found))
     above = sum(levels is not None and levels.exceeded_by(depth) for depth in found)
     return CacheRecord(record.bad, record.sha256, levels if found else None, kinds, above, copies)
 
 
-def _decode_into(
+def _decode_once(
     file: IO[bytes], rows: Rows, image_size: int, max_pixels: int, levels: Levels | None
 ) -> CacheRecord | None:
     """Write a .npy of the rows, and hash pixels and labels on the way; return None if levels are needed and missing."""
@@ -294,7 +300,7 @@ def _decode_into(
                 content = pixels.numpy().tobytes()
                 file.write(content)
                 sha.update(content)
-    file.truncate()
+    file.truncate()  # a first pass without levels may have written more
     file.seek(0)
     _write_header(file, len(rows.files) - len(bad), image_size)
     sha.update(_labels(rows, bad))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from effbench.data.images.decoding import on_all_cores
 
@@ -26,9 +25,6 @@ class Copies:
     across: int = 0
     two_classes: int = 0
     examples: dict[str, str] = field(default_factory=dict)
-
-    def facts(self) -> dict[str, Any]:
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """Return messages about the copies."""
@@ -61,7 +57,7 @@ def find_copies(
         counts[kind] += 1
         examples.setdefault(kind, f"{names[one]} = {names[other]}")
 
-    for rows in _same(files, left_out):
+    for rows in _same(files, left_out):  # in the order train, val, test: a copy counts for the later split
         first_of: dict[str, int] = {}
         for row in rows:
             if splits[row] in first_of:
@@ -79,7 +75,7 @@ def _same(files: Sequence[Path], left_out: set[int]) -> Iterator[list[int]]:
     by_size: dict[int, list[int]] = {}
     for row, path in enumerate(files):
         if row not in left_out:
-            by_size.setdefault(path.stat().st_size, []).append(row)
+            by_size.setdefault(path.stat().st_size, []).append(row)  # files of unequal size cannot be copies
     candidates = [row for rows in by_size.values() if len(rows) > 1 for row in rows]
     by_content: dict[bytes, list[int]] = {}
     for row, digest in zip(candidates, on_all_cores(_digest, (files[row] for row in candidates)), strict=True):
@@ -89,4 +85,5 @@ def _same(files: Sequence[Path], left_out: set[int]) -> Iterator[list[int]]:
 
 def _digest(path: Path) -> bytes:
     with path.open("rb") as file:
+        # blake2b: as safe from collisions as sha256, and faster in software
         return hashlib.file_digest(file, hashlib.blake2b).digest()

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from effbench.cache_dir import expanded
 from effbench.data.images.modality import square_images
 from effbench.data.images.pixels import resized
+from effbench.data.option_checks import check_counts, check_division, given_folder
 from effbench.data.preview import previewed
-from effbench.data.splits import Split, Splits, check_fraction, digest, hold_out
+from effbench.data.splits import Split, Splits, digest, hold_out
 from effbench.errors import ConfigError, DataError
 
 CLASSES = (
@@ -50,21 +50,26 @@ def fashion_mnist(
         image_size: pixels a side; images are resized once.
         val_fraction: stratified part of the train images for validation; 0 for none.
         split_seed: determines the validation split.
+
+    Raises:
+        ConfigError: an option is of the wrong type or out of range.
+        DataError: files are missing or damaged.
     """
-    check_fraction("val_fraction", val_fraction)
-    if subset == "embedded":
-        arrays = _read_embedded()
-    elif subset == "full":
-        arrays = read_folder(expanded(root) if root else SYSTEM_FOLDER)
-    else:
+    check_counts("pixel", image_size=image_size)
+    check_division(split_seed, val_fraction=val_fraction)
+    folder = given_folder("root", root) or SYSTEM_FOLDER
+    if subset not in ("embedded", "full"):
         raise ConfigError(f"data.subset must be 'embedded' or 'full'; got {subset!r}.")
-    whole = {which: _split(*pair) for which, pair in arrays.items()}
-    train, val = whole["train"], None
-    if val_fraction > 0:
-        train, val = hold_out(train, val_fraction, split_seed)
+    arrays = _read_embedded() if subset == "embedded" else read_folder(folder)
+
+    whole = {
+        which: Split(torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
+        for which, (images, labels) in arrays.items()
+    }
+    # The digest is that of the whole set at its own size: other splits and sizes of it stay comparable.
     sha256 = digest(*(part for split in whole.values() for part in (split.images, split.labels)))
-    splits = Splits(f"fashion_mnist/{subset}", train, val, whole["test"], CLASSES, sha256)
-    return resized(splits, image_size)
+    train, val = hold_out(whole["train"], val_fraction, split_seed) if val_fraction > 0 else (whole["train"], None)
+    return resized(Splits(f"fashion_mnist/{subset}", train, val, whole["test"], CLASSES, sha256), image_size)
 
 
 def read_folder(folder: Path) -> Arrays:
@@ -75,14 +80,16 @@ def read_folder(folder: Path) -> Arrays:
             f"data.subset=full needs Fashion-MNIST's idx.gz files in {folder}; missing: {', '.join(missing)}. "
             "Install Debian's package dataset-fashion-mnist, or name their folder with data.root=DIR."
         )
-    return {which: _read_pair(folder / images, folder / labels) for which, (images, labels) in _FILES.items()}
-
-
-def _read_pair(images: Path, labels: Path) -> tuple[Array, Array]:
-    pair = _read_idx(images, dimensions=3), _read_idx(labels, dimensions=1)
-    if len(pair[0]) != len(pair[1]):
-        raise DataError(f"{images} holds {len(pair[0])} images, but {labels} {len(pair[1])} labels. Fetch both again.")
-    return pair
+    arrays = {}
+    for which, names in _FILES.items():
+        images, labels = _read_idx(folder / names[0], dimensions=3), _read_idx(folder / names[1], dimensions=1)
+        if len(images) != len(labels):
+            raise DataError(
+                f"{folder / names[0]} holds {len(images)} images, but {folder / names[1]} {len(labels)} labels. Fetch "
+                "both again."
+            )
+        arrays[which] = images, labels
+    return arrays
 
 
 def _read_idx(path: Path, dimensions: int) -> Array:
@@ -109,7 +116,3 @@ def _read_embedded() -> Arrays:
         raise DataError(f"{EMBEDDED} is damaged: its sha256 is not {stated}. Install effbench again.")
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         return {which: (archive[f"{which}_images"], archive[f"{which}_labels"]) for which in ("train", "test")}
-
-
-def _split(images: Array, labels: Array) -> Split:
-    return Split(torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from effbench.data.images.decoding import SUFFIXES, is_folder, is_image_name, printable, subfolders, visible, walk
+from effbench.data.images.image_files import SUFFIXES, is_folder, printable, subfolders, visible, walk
 from effbench.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -41,18 +41,20 @@ _BESIDE = frozenset(
         *("resized", "sample", "samples", "seg", "set", "sets", "split", "splits", "subset", "the", "v", "x"),
     ]
 )
+# two words written as one: trainset, testimages
 _JOINED = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})({'|'.join(sorted(_BESIDE, key=len))})")
 
 
 def named_as(name: str) -> tuple[str | None, tuple[str, ...]]:
     """Return (split that a folder's name means, the other words of the name): Test_set -> test, ()."""
+    # words are runs of letters, also in camelCase; digits and signs only separate: train2017, Test-Set (1)
     words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
     splits, others = set(), []
     for word in (word.lower() for word in words):
         joined = _JOINED.fullmatch(word)
         which = _SPLIT_OF.get(joined[1] if joined else word)
         if which:
-            splits.add(which)
+            splits.add(which)  # two of them, as in train_val, mean none: see below
         elif word not in _BESIDE:
             others.append(word)
     return (splits.pop() if len(splits) == 1 else None), tuple(others)
@@ -109,7 +111,15 @@ def scan(root: Path, need_train: bool = True) -> Scan:
         if which in layout.splits:
             found.splits[which] = _classes_in(_inner(layout.splits[which], which, found.notes), found)
     if need_train:
-        _check_same_classes(layout.root, found.splits)
+        train = found.splits["train"].keys()
+        for which, classes in found.splits.items():
+            if classes.keys() != train:
+                here, there = classes.keys() - train, train - classes.keys()
+                raise DataError(
+                    f"data.root={printable(layout.root)}: train and {which} must have the same classes; "
+                    f"only in train: {listed(sorted(there))}; only in {which}: {listed(sorted(here))}."
+                    f"{differing_in_case(here, there)}"
+                )
     return found
 
 
@@ -119,9 +129,12 @@ def find_layout(root: Path, depth: int = 4) -> Layout:
     splits = _splits_among(root, folders)
     if splits:
         return Layout(root, splits, _notes_beside(root, splits, folders))
+    # Archives often unpack to a folder in a folder; `depth` ends the search in a chain of them.
     if len(folders) == 1 and depth and not _loose(root) and subfolders(folders[0]):
         inner = find_layout(folders[0], depth - 1)
-        if inner.splits or inner.root != folders[0] or _is_wrapper(root, folders[0]):
+        # a folder such as ROOT/images/CLASS or ROOT/pets/pets/CLASS
+        wraps = named_as(folders[0].name) == (None, ()) or folders[0].name.lower() == root.name.lower()
+        if inner.splits or inner.root != folders[0] or wraps:
             note = f"reading {printable(inner.root)}, the only folder in {printable(root)}"
             return Layout(
                 inner.root, inner.splits, [note, *(line for line in inner.notes if "only folder" not in line)]
@@ -148,7 +161,16 @@ def _splits_among(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
         return {}
     holds_folders = any(subfolders(path) for path in by_split.get("train", []))
     if others and not holds_folders:
-        _refuse_half_named(root, by_split, others)
+        # Names of splits and others side by side: both readings are possible if several splits are named, or if some
+        # of the others hold the same folders.
+        named = [path for paths in by_split.values() for path in paths]
+        inside = {name for path in named for name in _names_in(path)}
+        if (alike := [path for path in others if inside & _names_in(path)]) or len(by_split) > 1:
+            raise DataError(
+                f"data.root={printable(root)} holds {_names(named)}, named like splits, beside "
+                f"{_names(alike or others)}: which are splits, which are classes? Splits are "
+                "train/CLASS, val/CLASS and test/CLASS; give another name to a class, and move out what is neither."
+            )
         return {}  # 'train' is a class next to bus and car
     for which, paths in by_split.items():
         if len(paths) > 1:
@@ -165,19 +187,6 @@ def _with_one_prefix(folders: Sequence[Path]) -> dict[str, list[Path]]:
             by_words.setdefault(others, {}).setdefault(which, []).append(path)
     whole = [found for found in by_words.values() if "train" in found and len(found) > 1]
     return whole[0] if len(whole) == 1 else {}
-
-
-def _refuse_half_named(root: Path, by_split: Mapping[str, Sequence[Path]], others: Sequence[Path]) -> None:
-    """Refuse folders with split names next to others if they mean several splits or hold the same folders."""
-    named = [path for paths in by_split.values() for path in paths]
-    inside = {name for path in named for name in _names_in(path)}
-    alike = [path for path in others if inside & _names_in(path)]
-    if len(by_split) > 1 or alike:
-        raise DataError(
-            f"data.root={printable(root)} holds {_names(named)}, named like splits, beside "
-            f"{_names(alike or others)}: which are splits, which are classes? Splits are "
-            "train/CLASS, val/CLASS and test/CLASS; give another name to a class, and move out what is neither."
-        )
 
 
 def _notes_beside(root: Path, splits: Mapping[str, Path], folders: Sequence[Path]) -> list[str]:
@@ -203,6 +212,7 @@ def _notes_beside(root: Path, splits: Mapping[str, Path], folders: Sequence[Path
 def _inner(folder: Path, which: str, notes: list[str]) -> Path:
     """Return the folder of a split's classes: a single inner folder such as seg_train/seg_train or train/images."""
     here = folder
+    # Only while names allow it: in train/cats alone, cats is a class.
     while not _loose(here) and len(inside := subfolders(here)) == 1 and subfolders(inside[0]):
         name, others = named_as(inside[0].name)
         if others or name not in (which, None):
@@ -211,11 +221,6 @@ def _inner(folder: Path, which: str, notes: list[str]) -> Path:
     if here != folder:
         notes.append(f"reading {which} from {printable(here)}")
     return here
-
-
-def _is_wrapper(root: Path, only: Path) -> bool:
-    """Return True for a folder such as ROOT/images/CLASS or ROOT/pets/pets/CLASS."""
-    return named_as(only.name) == (None, ()) or only.name.lower() == root.name.lower()
 
 
 def _names(folders: Iterable[Path]) -> str:
@@ -227,7 +232,8 @@ def _names_in(folder: Path) -> set[str]:
 
 
 def _loose(folder: Path) -> int:
-    return sum(is_image_name(entry.name) and not is_folder(entry) for entry in visible(folder))
+    """Return the number of images directly in the folder, which have no class there."""
+    return sum(entry.name.lower().endswith(SUFFIXES) and not is_folder(entry) for entry in visible(folder))
 
 
 def _classes_in(folder: Path, found: Scan) -> ClassFiles:
@@ -246,6 +252,7 @@ def _classes_in(folder: Path, found: Scan) -> ClassFiles:
             f"{printable(folder)} holds {len(empty)} class folders without an image ({', '.join(SUFFIXES)}): "
             f"{listed(empty)}{holding}. Fill, convert or remove them."
         )
+    # counted only now: an error above already names the files of its classes
     for _, skipped in walked.values():
         found.skipped.update(skipped)
     if (loose := _loose(folder)) and not any(f"right in {printable(folder)} " in note for note in found.notes):
@@ -263,22 +270,12 @@ def _note_split_like_classes(root: Path, found: Scan) -> None:
             f"{listed(sorted(shared))}, which would be mixed. Put the splits outside: train/CLASS, val/CLASS, "
             "test/CLASS."
         )
+    # A note and no error: classes may well hold the same folders, such as front/ and back/.
     if len(shared) > 1 and not any(_loose(path) for path in subfolders(root)):
         found.notes.append(
             f"warning: the class folders {listed(found.splits[ALL])} all hold the folders {listed(sorted(shared))}; "
             "if these are the classes, name the outer folders train, val and test"
         )
-
-
-def _check_same_classes(root: Path, splits: Mapping[str, ClassFiles]) -> None:
-    for which, classes in splits.items():
-        if classes.keys() != splits["train"].keys():
-            here, train = classes.keys() - splits["train"].keys(), splits["train"].keys() - classes.keys()
-            raise DataError(
-                f"data.root={printable(root)}: train and {which} must have the same classes; "
-                f"only in train: {listed(sorted(train))}; only in {which}: {listed(sorted(here))}."
-                f"{differing_in_case(here, train)}"
-            )
 
 
 def differing_in_case(names: Iterable[str], others: Iterable[str]) -> str:

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from effbench.data.images.decoding import Levels, decode, find_images, from_pillow
+from effbench.data.images.decoding import decode, from_pillow
+from effbench.data.images.image_files import find_images
+from effbench.data.images.white_levels import Levels
 from effbench.errors import ConfigError
 
 BATCH = 256  # most decoded images in memory
@@ -31,13 +33,26 @@ def images_of(
     """
     if isinstance(inputs, Tensor | np.ndarray):
         array = torch.as_tensor(inputs)
-        yield array[None] if array.ndim == 3 else array
+        yield array[None] if array.ndim == 3 else array  # one image (C, H, W) is a batch of one
         return
+    channels, size, _ = shape
     items = list(_items(inputs))
     if not items:
         raise ConfigError("predict got no image: give files, Pillow images, or uint8 arrays (N, C, H, W).")
     for start in range(0, len(items), BATCH):
-        some = [_image(item, shape, max_pixels, levels) for item in items[start : start + BATCH]]
+        some = []
+        for item in items[start : start + BATCH]:
+            if isinstance(item, Path):
+                some.append(decode(item, size, channels, max_pixels, levels))
+            elif isinstance(item, Image.Image):
+                some.append(from_pillow(item, size, channels, levels))
+            elif isinstance(item, Tensor | np.ndarray):
+                some.append(torch.as_tensor(item))
+            else:
+                raise ConfigError(
+                    "predict takes files (text or Path), Pillow images, or uint8 arrays; got "
+                    f"{type(item).__name__}: {item!r:.80}."
+                )
         if odd := {tuple(image.shape) for image in some} - {shape}:
             raise ConfigError(f"predict takes lists of images of {shape}; got one of {odd.pop()}.")
         yield torch.stack(some)
@@ -52,16 +67,3 @@ def _items(inputs: Any) -> Iterator[Any]:
             yield from _items(item) if isinstance(item, str | os.PathLike) else (item,)
     else:
         yield inputs
-
-
-def _image(item: Any, shape: tuple[int, int, int], max_pixels: int, levels: Levels | None) -> Tensor:
-    channels, size, _ = shape
-    if isinstance(item, Path):
-        return decode(item, size, channels, max_pixels, levels)
-    if isinstance(item, Image.Image):
-        return from_pillow(item, size, channels, levels)
-    if isinstance(item, Tensor | np.ndarray):
-        return torch.as_tensor(item)
-    raise ConfigError(
-        f"predict takes files (text or Path), Pillow images, or uint8 arrays; got {type(item).__name__}: {item!r:.80}."
-    )

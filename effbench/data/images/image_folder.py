@@ -17,16 +17,20 @@ import torch
 from torch import Tensor
 
 from effbench.cache_dir import cache_home, expanded
-from effbench.config.options import COUNT, INT
+from effbench.config.options import POSITIVE
 from effbench.data.images.cache_budget import sweep
 from effbench.data.images.decoded_cache import CacheRecord, Rows, build_cache, read_cache, serves
-from effbench.data.images.decoding import DECODER_VERSION, MAX_PIXELS, SUFFIXES, Levels, printable, subfolders
+from effbench.data.images.decoding import DECODER_VERSION
 from effbench.data.images.folder_layout import ALL, SPLITS, ClassFiles, Scan, counted, differing_in_case, listed, scan
+from effbench.data.images.image_files import SUFFIXES, printable, subfolders
 from effbench.data.images.modality import square_images
+from effbench.data.images.opening import MAX_PIXELS
+from effbench.data.images.white_levels import Levels
+from effbench.data.option_checks import check_counts, check_division, given_folder
 from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
 from effbench.data.slow import slow_to_read
-from effbench.data.splits import Split, Splits, check_fraction, hold_out
+from effbench.data.splits import Split, Splits, hold_out
 from effbench.errors import ConfigError, DataError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -73,16 +77,16 @@ def image_folder(
         ConfigError: an argument is wrong; the message names the key.
         DataError: files are missing or damaged; the message names the path.
     """
-    _check_arguments(image_size, val_fraction, test_fraction, on_corrupt, max_pixels)
-    INT.check(split_seed, "data.split_seed")
+    _check_arguments(image_size, val_fraction, test_fraction, split_seed, on_corrupt, max_pixels)
     levels = _levels(white_level)
     folder = _existing(root)
     found = scan(folder)
+    # Rows are arranged by names before any file is opened: a wrong layout is refused at once.
     rows = arrange(folder, found, val_fraction, test_fraction, split_seed)
     pixels, record = _decoded(rows, image_size, max_pixels, cache_dir, levels)
     kept = _without_bad(rows, record, on_corrupt)
     _log_findings(found, record)
-    return _splits(kept, pixels, record.sha256, _facts(found, record))
+    return _splits(kept, pixels, found, record)
 
 
 def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,10 +97,8 @@ def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 def split_sizes(options: dict[str, Any]) -> dict[str, int] | None:
     """Return the number of files in each split of image_folder(**options); None if it would refuse the folder."""
     options = with_defaults(options)
-    _check_arguments(
-        *(options[key] for key in ("image_size", "val_fraction", "test_fraction", "on_corrupt", "max_pixels"))
-    )
-    INT.check(options["split_seed"], "data.split_seed")
+    checked = ("image_size", "val_fraction", "test_fraction", "split_seed", "on_corrupt", "max_pixels")
+    _check_arguments(*(options[key] for key in checked))
     try:
         folder = _existing(options["root"])
         drawn = (options["val_fraction"], options["test_fraction"], options["split_seed"])
@@ -134,7 +136,7 @@ def one_split(
     Returns:
         (name of the split, its images, sha256).
     """
-    _check_arguments(image_size, 0, 0, on_corrupt, max_pixels)
+    _check_arguments(image_size, 0, 0, 0, on_corrupt, max_pixels)
     folder = _existing(root)
     found = scan(folder, need_train=False)
     name = _measured(folder, found, which)
@@ -186,7 +188,7 @@ def other_folder(
 def _measured(root: Path, found: Scan, which: str | None) -> str:
     """Return the name of the split to evaluate."""
     if ALL in found.splits:
-        if which not in (None, "test"):
+        if which not in (None, "test"):  # the run's split names mean nothing in a folder without splits
             raise DataError(
                 f"data.root={printable(root)} is another folder than the run's, without splits: it is measured whole. "
                 f"Leave out split={which}, or name {printable(root)}/{which}/CLASS."
@@ -208,6 +210,7 @@ def _labelled(root: Path, found: ClassFiles, which: str, classes: Sequence[str])
             f"data.root={printable(root)}: {listed(unknown)} is no class of the run's: {listed(classes, 10)}. "
             f"The class folders must bear the run's names.{differing_in_case(unknown, classes)}"
         )
+    # The position in the run's classes decides, not in this folder's: it may lack some.
     files = [path for members in found.values() for path in members]
     labels = torch.tensor([label_of[name] for name, members in found.items() for _ in members])
     return Rows(root, tuple(classes), files, labels, {which: len(files)})
@@ -217,19 +220,20 @@ def _decoded(
     rows: Rows, image_size: int, max_pixels: int, cache_dir: str | Path | None, levels: Levels | None
 ) -> tuple[Tensor, CacheRecord]:
     """Return the pixels of the rows and their record, from the cache or decoded into it."""
-    folder = expanded(cache_dir).absolute() if cache_dir else cache_home()
+    folder = given_folder("cache_dir", cache_dir) or cache_home()
 
     def place(chosen: Levels | None) -> Path:
         return folder / f"image_folder-{fingerprint(rows, image_size, max_pixels, chosen)[:32]}.npy"
 
+    # Levels that the user gives and the automatic ones often agree: then one cache serves both.
     key = None if levels is None or serves(place(None), levels) else levels
     cache = place(key)
-    sweep(folder)
+    sweep(folder)  # before the space is counted
     loaded = read_cache(cache, rows, image_size)
     if loaded is None:
         build_cache(cache, rows, image_size, max_pixels, key)
         loaded = read_cache(cache, rows, image_size, made_here=True)
-        if loaded is None or cache != place(key):
+        if loaded is None or cache != place(key):  # taken again: files may change while they are read
             raise DataError(f"data.root={printable(rows.root)} changed while it was decoded. Start again.")
     return loaded
 
@@ -244,34 +248,19 @@ def _log_findings(found: Scan, record: CacheRecord) -> None:
             f"image_folder: skipped {total} files that are no images by their suffix: {counted(found.skipped)} "
             f"(read are {' '.join(SUFFIXES)})"
         )
-    if record.levels:
-        log.info(f"image_folder: {_scaling(record, record.levels)}")
+    if levels := record.levels:
+        bits = math.log2(levels.integers + 1)
+        whole_bits = f" ({bits:.0f} bits)" if bits.is_integer() else ""
+        shown = {
+            "integers": f"integers from 0 to {levels.integers:.0f}{whole_bits}",
+            "floats": f"floats from 0 to {levels.floats:g}",
+        }
+        scaled = " and ".join(shown[kind] for kind in shown if kind in record.deep)
+        above = f"; in {record.clipped} of them larger values, which become 255 too" if record.clipped else ""
+        deep = sum(record.deep.values())
+        log.info(f"image_folder: {deep} pictures hold more than 8 bits: {scaled} become 0 to 255{above}")
     for line in record.copies.lines():
         log.info(f"image_folder: {line}")
-
-
-def _scaling(record: CacheRecord, levels: Levels) -> str:
-    """Return '80 pictures hold more than 8 bits: integers from 0 to 4095 (12 bits) become 0 to 255'."""
-    bits = math.log2(levels.integers + 1)
-    shown = {
-        "integers": f"integers from 0 to {levels.integers:.0f}{f' ({bits:.0f} bits)' if bits.is_integer() else ''}",
-        "floats": f"floats from 0 to {levels.floats:g}",
-    }
-    scaled = " and ".join(shown[kind] for kind in shown if kind in record.deep)
-    above = f"; in {record.clipped} of them larger values, which become 255 too" if record.clipped else ""
-    return f"{sum(record.deep.values())} pictures hold more than 8 bits: {scaled} become 0 to 255{above}"
-
-
-def _facts(found: Scan, record: CacheRecord) -> dict[str, Any]:
-    """Return entries for the run's record, if there is anything to report."""
-    copies = record.copies.facts()
-    facts = {
-        "undecodable_files": len(record.bad),
-        "skipped_files": dict(found.skipped),
-        "copies": {key: copies[key] for key in ("within", "across", "two_classes") if copies[key]},
-        "white_level": [record.levels.integers, record.levels.floats] if record.levels else None,
-    }
-    return {key: value for key, value in facts.items() if value}
 
 
 def arrange(root: Path, scanned: Scan, val_fraction: float, test_fraction: float, split_seed: int) -> Rows:
@@ -294,101 +283,29 @@ def arrange(root: Path, scanned: Scan, val_fraction: float, test_fraction: float
             f"data.root={printable(root)} holds one class, '{classes[0]}'; telling classes apart takes two or more. "
             f"Name the folder that holds the class folders, or that holds train/.{wraps if inside > 1 else ''}"
         )
-    files, splits = _flat(found)
-    splits = _divided(splits, val_fraction, test_fraction, split_seed)
-    labels = torch.cat([split.labels for split in splits.values()])
-    order = torch.cat([split.images for split in splits.values()]).tolist()
-    counts = {which: len(split) for which, split in splits.items()}
-    rows = Rows(root, classes, [files[row] for row in order], labels, counts)
+
+    # Images are not decoded yet: a split holds positions in `files` in their place.
+    files: list[Path] = []
+    splits: dict[str, Split | None] = {}
+    for which, members in found.items():
+        labels = [label for label, paths in enumerate(members.values()) for _ in paths]
+        splits[which] = Split(torch.arange(len(files), len(files) + len(labels)), torch.tensor(labels))
+        files += [path for paths in members.values() for path in paths]
+    whole, train = splits.pop(ALL, None), splits.get("train")
+    if whole is not None:
+        rest, splits["test"] = _held_out(whole, test_fraction, split_seed)
+        # both fractions are of the whole, and this one is drawn from what the test has left
+        splits["train"], splits["val"] = _held_out(rest, val_fraction / (1 - test_fraction), split_seed)
+    elif train is not None and "val" not in splits:
+        splits["train"], splits["val"] = _held_out(train, val_fraction, split_seed)
+
+    parts = {which: split for which in SPLITS if (split := splits.get(which)) is not None}
+    order = torch.cat([split.inputs for split in parts.values()]).tolist()
+    all_labels = torch.cat([split.labels for split in parts.values()])
+    counts = {which: len(split) for which, split in parts.items()}
+    rows = Rows(root, classes, [files[row] for row in order], all_labels, counts)
     _check_every_class(rows, f"data.val_fraction={val_fraction:g}, data.test_fraction={test_fraction:g}")
     return rows
-
-
-def fingerprint(rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> str:
-    """Return the sha256 of everything that determines the cache.
-
-    Args:
-        rows: files, of which name, size, time and row are hashed.
-        image_size: side of the images in pixels.
-        max_pixels: limit of a file's size.
-        levels: white levels of images of more than 8 bits; None if they are chosen automatically.
-    """
-    scaling = None if levels is None else [levels.integers, levels.floats]
-    sha = hashlib.sha256(json.dumps([DECODER_VERSION, image_size, max_pixels, scaling, rows.counts]).encode())
-    for row, (path, label) in enumerate(zip(rows.files, rows.labels.tolist(), strict=True)):
-        try:
-            status = path.stat()
-        except OSError as error:  # also for a broken link
-            raise DataError(f"{printable(path)} cannot be read: {error.strerror}. Mend or remove it.") from error
-        sha.update(f"{label} {rows.relative(row)} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return sha.hexdigest()
-
-
-def _check_arguments(
-    image_size: int, val_fraction: float, test_fraction: float, on_corrupt: str, max_pixels: int
-) -> None:
-    for key, pixels in (("image_size", image_size), ("max_pixels", max_pixels)):
-        COUNT.check(pixels, f"data.{key}", "a whole number, at least 1 pixel")
-    check_fraction("val_fraction", val_fraction)
-    check_fraction("test_fraction", test_fraction)
-    if val_fraction + test_fraction >= 1:
-        raise ConfigError(
-            "data.val_fraction + data.test_fraction must be below 1, to leave images to train on; "
-            f"got {val_fraction} + {test_fraction}."
-        )
-    if on_corrupt not in ("refuse", "skip"):
-        raise ConfigError(unknown_name("data.on_corrupt", on_corrupt, ["refuse", "skip"]))
-
-
-def _levels(white_level: White) -> Levels | None:
-    if white_level is None:
-        return None
-    values = list(white_level) if isinstance(white_level, Sequence) else [white_level] * 2
-    if len(values) != 2 or not all(isinstance(value, int | float) and 0 < value < float("inf") for value in values):
-        raise ConfigError(
-            f"data.white_level must be a number above 0, or two: for integers and for floats; got {white_level!r}. "
-            "For 12 bits write 4095."
-        )
-    return Levels(float(values[0]), float(values[1]))
-
-
-def _existing(root: str | Path | None) -> Path:
-    if root is None or root == "":
-        raise ConfigError(
-            "data=image_folder needs data.root=DIR, a folder of DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg."
-        )
-    if not isinstance(root, str | os.PathLike):
-        raise ConfigError(f"data.root must be a folder's path, as text; got {root!r}.")
-    folder = expanded(root).absolute()
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"data.root={printable(folder)} {what}. Name the folder that holds the class folders.")
-    return folder
-
-
-# --- folders to rows ------------------------------------------------------------------------------------------
-
-
-def _flat(found: dict[str, ClassFiles]) -> tuple[list[Path], dict[str, Split]]:
-    """Return all files in one list, and splits with positions in it in place of images not yet decoded."""
-    files: list[Path] = []
-    splits = {}
-    for which, classes in found.items():
-        labels = [label for label, members in enumerate(classes.values()) for _ in members]
-        splits[which] = Split(torch.arange(len(files), len(files) + len(labels)), torch.tensor(labels))
-        files += [path for members in classes.values() for path in members]
-    return files, splits
-
-
-def _divided(splits: dict[str, Split], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
-    """Return train, val and test, in this order, if there are folders or fractions for them."""
-    given: dict[str, Split | None] = dict(splits)
-    if ALL in splits:
-        rest, given["test"] = _held_out(splits[ALL], test_fraction, seed)
-        given["train"], given["val"] = _held_out(rest, val_fraction / (1 - test_fraction), seed)
-    elif "val" not in splits:
-        given["train"], given["val"] = _held_out(splits["train"], val_fraction, seed)
-    return {which: split for which in SPLITS if (split := given.get(which)) is not None}
 
 
 def _held_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
@@ -396,6 +313,7 @@ def _held_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split | 
 
 
 def _check_every_class(rows: Rows, fractions: str) -> None:
+    """Refuse a class that is missing in a split."""
     for which, missing in _missing_classes(rows).items():
         if missing:
             total = int((rows.labels == missing[0]).sum())
@@ -413,6 +331,65 @@ def _missing_classes(rows: Rows) -> dict[str, list[int]]:
     return {which: (count == 0).nonzero().flatten().tolist() for which, count in zip(rows.counts, seen, strict=True)}
 
 
+def fingerprint(rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> str:
+    """Return the sha256 of everything that determines the cache.
+
+    Args:
+        rows: files, of which name, size, time and row are hashed.
+        image_size: side of the images in pixels.
+        max_pixels: limit of a file's size.
+        levels: white levels of images of more than 8 bits; None if they are chosen automatically.
+    """
+    scaling = None if levels is None else [levels.integers, levels.floats]
+    # Size and time stand for the content, as in make and rsync: hashing all files would take as long as reading them.
+    sha = hashlib.sha256(json.dumps([DECODER_VERSION, image_size, max_pixels, scaling, rows.counts]).encode())
+    for row, (path, label) in enumerate(zip(rows.files, rows.labels.tolist(), strict=True)):
+        try:
+            status = path.stat()
+        except OSError as error:  # also for a broken link
+            raise DataError(f"{printable(path)} cannot be read: {error.strerror}. Mend or remove it.") from error
+        sha.update(f"{label} {rows.relative(row)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return sha.hexdigest()
+
+
+def _check_arguments(
+    image_size: int, val_fraction: float, test_fraction: float, split_seed: int, on_corrupt: str, max_pixels: int
+) -> None:
+    check_counts("pixel", image_size=image_size, max_pixels=max_pixels)
+    check_division(split_seed, val_fraction=val_fraction, test_fraction=test_fraction)
+    if val_fraction + test_fraction >= 1:
+        raise ConfigError(
+            "data.val_fraction + data.test_fraction must be below 1, to leave images to train on; "
+            f"got {val_fraction} + {test_fraction}."
+        )
+    if on_corrupt not in ("refuse", "skip"):
+        raise ConfigError(unknown_name("data.on_corrupt", on_corrupt, ["refuse", "skip"]))
+
+
+def _levels(white_level: White) -> Levels | None:
+    if white_level is None:
+        return None
+    values = list(white_level) if isinstance(white_level, Sequence) else [white_level] * 2
+    if len(values) != 2 or not all(map(POSITIVE.holds, values)):
+        raise ConfigError(
+            f"data.white_level must be a number above 0, or two: for integers and for floats; got {white_level!r}. "
+            "For 12 bits write 4095."
+        )
+    return Levels(float(values[0]), float(values[1]))
+
+
+def _existing(root: str | Path | None) -> Path:
+    folder = given_folder("root", root)
+    if folder is None:
+        raise ConfigError(
+            "data=image_folder needs data.root=DIR, a folder of DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg."
+        )
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"data.root={printable(folder)} {what}. Name the folder that holds the class folders.")
+    return folder
+
+
 def _without_bad(rows: Rows, record: CacheRecord, on_corrupt: str) -> Rows:
     """Return the rows in the cache. Raises DataError if some are missing and on_corrupt is 'refuse'."""
     if not record.bad:
@@ -427,37 +404,36 @@ def _without_bad(rows: Rows, record: CacheRecord, on_corrupt: str) -> Rows:
             "Mend or remove them, or go on without them: data.on_corrupt=skip."
         )
     log.info(f"image_folder: skipped: {share}: {' | '.join(shown + more)}")
-    kept = replace(
-        rows,
-        files=[path for row, path in enumerate(rows.files) if row not in record.bad],
-        labels=rows.labels[[row for row in range(len(rows.files)) if row not in record.bad]],
-        counts=_counts_without(rows.counts, record.bad),
-    )
-    _check_enough_left(kept)
+
+    left = [row for row in range(len(rows.files)) if row not in record.bad]
+    counts, start = {}, 0
+    for which, count in rows.counts.items():
+        counts[which] = sum(start <= row < start + count for row in left)
+        start += count
+    kept = replace(rows, files=[rows.files[row] for row in left], labels=rows.labels[left], counts=counts)
+
+    # val and test may lose a class, but train may not, and no split may be empty
+    if missing := _missing_classes(kept).get("train"):
+        names = listed(kept.classes[label] for label in missing)
+        raise DataError(f"data.root={printable(kept.root)}: no image to train on is left of the classes {names}.")
+    if empty := [which for which, count in counts.items() if count == 0]:
+        raise DataError(f"data.root={printable(kept.root)}: no image is left in {', '.join(empty)}.")
     return kept
 
 
-def _check_enough_left(rows: Rows) -> None:
-    """Check that enough is left: val and test may lose a class, but train may not, and no split may be empty."""
-    missing = _missing_classes(rows)
-    if missing.get("train"):
-        names = listed(rows.classes[label] for label in missing["train"])
-        raise DataError(f"data.root={printable(rows.root)}: no image to train on is left of the classes {names}.")
-    if empty := [which for which, count in rows.counts.items() if count == 0]:
-        raise DataError(f"data.root={printable(rows.root)}: no image is left in {', '.join(empty)}.")
-
-
-def _counts_without(counts: dict[str, int], bad: dict[int, str]) -> dict[str, int]:
-    left, start = {}, 0
-    for which, count in counts.items():
-        left[which] = count - sum(start <= row < start + count for row in bad)
-        start += count
-    return left
-
-
-def _splits(rows: Rows, pixels: Tensor, sha256: str, facts: dict[str, Any]) -> Splits:
+def _splits(rows: Rows, pixels: Tensor, found: Scan, record: CacheRecord) -> Splits:
+    """Return the dataset, with the findings that are worth a place in the run's record."""
     counts = list(rows.counts.values())
     parts = zip(torch.split(pixels, counts), torch.split(rows.labels, counts), strict=True)
     splits = {which: Split(*part) for which, part in zip(rows.counts, parts, strict=True)}
+    # Without `examples`: they are names of files, which the record of a run does not need.
+    copies = {key: getattr(record.copies, key) for key in ("within", "across", "two_classes")}
+    facts = {
+        "undecodable_files": len(record.bad),
+        "skipped_files": dict(found.skipped),
+        "copies": {key: count for key, count in copies.items() if count},
+        "white_level": [record.levels.integers, record.levels.floats] if record.levels else None,
+    }
+    facts = {key: value for key, value in facts.items() if value}
     name = f"image_folder/{printable(rows.root.resolve().name)}"  # distinguishes folders in a report
-    return Splits(name, splits["train"], splits.get("val"), splits.get("test"), rows.classes, sha256, facts)
+    return Splits(name, splits["train"], splits.get("val"), splits.get("test"), rows.classes, record.sha256, facts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -14,13 +13,14 @@ from torch import Generator, Tensor, nn
 from effbench.config.options import COUNT
 from effbench.data.images.augment import Augment, mix
 from effbench.data.images.batch_transform import BatchTransform
-from effbench.data.images.pixels import as_images, channel_statistics
+from effbench.data.images.pixels import channel_statistics
 from effbench.data.images.uint8_lut import Crop, look_up
-from effbench.data.modality import Modality, Plan, Settings, rows_of
+from effbench.data.images.white_levels import Levels
+from effbench.data.modality import Modality, Normalise, Plan, Settings, rows_of
+from effbench.data.split_checks import as_tensor
 from effbench.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from effbench.data.images.decoding import Levels
     from effbench.data.splits import Splits
 
 log = logging.getLogger(__name__)
@@ -57,14 +57,37 @@ class Images(Modality):
     ):
         super().__init__(shape, transform.device)
         self.transform, self.augment = transform, augment or Augment()
-        self._white_level, self._max_pixels = white_level, max_pixels
+        self._max_pixels = max_pixels
+        self._levels: Levels | None = None
+        if white_level:
+            integers, floats = white_level
+            self._levels = Levels(float(integers), float(floats))
 
     # --- dataset and fit
 
     @classmethod
     def checked(cls, name: str, inputs: Any, count: int) -> Tensor:
-        """Return uint8 (N, C, H, W)."""
-        return as_images(name, inputs, count)
+        """Return uint8 (N, C, H, W) from a tensor, an array, or a list of arrays of equal shape."""
+        found = as_tensor(f"{name} images", inputs)
+        fits = found.dim() == 4 and len(found) == count and 0 not in found.shape[1:]
+        if found.dtype != torch.uint8 or not fits:
+            remedy = ""
+            if found.dim() == 3:
+                remedy = " Without a channel: give images.unsqueeze(1)."
+            elif fits:  # floats in [0, 1], as torchvision's ToTensor gives, or wider integers
+                unit = found.is_floating_point() and float(found.max()) <= 1
+                values = "(images * 255).round()" if unit else "images.clamp(0, 255)"
+                remedy = f" Give {values}.to(torch.uint8); the run normalises by itself."
+            raise DataError(
+                f"{name} must be uint8 (N, C, H, W) with N labels; got {found.dtype} {tuple(found.shape)} with {count} "
+                f"labels.{remedy}"
+            )
+        if found.shape[3] in (3, 4) and min(found.shape[1:3]) > 4:
+            raise DataError(
+                f"{name} must be uint8 (N, C, H, W); got {tuple(found.shape)}, which seem to be (N, H, W, C). Give "
+                "images.permute(0, 3, 1, 2)."
+            )
+        return found
 
     @classmethod
     def automatic_augment(cls, shape: Sequence[int]) -> Mapping[str, int]:
@@ -127,7 +150,15 @@ class Images(Modality):
         """Return float32 (B, C, H, W)."""
         chosen, own = indices[rows], rows_of(plan, rows)
         if "partner" in plan:
-            return self.transform(self._mixed(inputs, indices, plan, rows))
+            # Partners come from the whole step, and may be in another micro-batch or on another rank: they are read
+            # from the split and augmented again, with their own rows of the plan.
+            images, partner_rows = self._augmented(inputs, chosen, own), own["partner"]
+            if len(partner_rows) == len(indices):
+                partners = images[partner_rows]
+            else:
+                partners = self._augmented(inputs, indices[partner_rows], rows_of(plan, partner_rows))
+            return self.transform(mix(images, partners, self._sent(own)))
+        # Pixel values stay the same: select, crop, flip and normalise in one pass over bytes (uint8_lut.py).
         if self.augment.only_moves and self.transform.looks_up(inputs):
             crop = Crop(own.get("offset"), self.augment.crop_padding, own.get("flip"))
             return look_up(inputs, chosen, self.transform.table, crop, self.transform.memory_format)
@@ -139,24 +170,13 @@ class Images(Modality):
         if self.transform.looks_up(inputs):
             chosen = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
             return look_up(inputs, chosen, self.transform.table, Crop(), self.transform.memory_format)
-        sent = self.transfer.to_device(inputs[rows])
+        sent = self.transfer.to_device(inputs[rows])  # as uint8: a quarter of the bytes of float32
         return self.transform.in_parts(sent.shape, lambda part: self.portable(sent[part]))
 
     def _augmented(self, images: Tensor, indices: Tensor, plan: Plan) -> Tensor:
         """Return floats in [0, 1] of these images, augmented by their rows of the plan."""
         chosen = self.transfer.to_device(images.index_select(0, indices))
         return self.augment.apply(chosen, self._sent(plan))
-
-    def _mixed(self, images: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
-        """Mix images with their partners, which come from the whole step and so are read from the split."""
-        own = rows_of(plan, rows)
-        augmented = self._augmented(images, indices[rows], own)
-        partner_rows = own["partner"]
-        if len(partner_rows) == len(indices):
-            partners = augmented[partner_rows]
-        else:
-            partners = self._augmented(images, indices[partner_rows], rows_of(plan, partner_rows))
-        return mix(augmented, partners, self._sent(own))
 
     def _sent(self, plan: Plan) -> Plan:
         return {key: self.transfer.to_device(value) for key, value in plan.items()}
@@ -179,43 +199,32 @@ class Images(Modality):
         self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
         """Yield files brought to the run's size and channels, with {'file': path} for each."""
-        from effbench.data.images.decoding import decode, find_images
+        from effbench.data.images.decoding import decode, depths
+        from effbench.data.images.image_files import find_images
 
         files, limit, levels = find_images(paths), options.get("max_pixels") or self._limit(), self._levels
-        self._note_white(files, limit)
-        channels, size, _ = self.shape
-        read = partial(decode, size=size, channels=channels, max_pixels=limit, levels=levels)
-        for start in range(0, len(files), FILES):
-            found: list[tuple[dict[str, Any], Tensor]] = []
-            for path in files[start : start + FILES]:
-                try:
-                    found.append(({"file": _printable(path)}, read(path)))
-                except DataError as error:
-                    problems.append(str(error))
-            if found:
-                yield [name for name, _ in found], torch.stack([image for _, image in found])
-
-    def _note_white(self, files: Sequence[Path], limit: int) -> None:
-        from effbench.data.images.decoding import depths
-
-        levels = self._levels
         if levels and (above := sum(deep is not None and levels.exceeded_by(deep) for deep in depths(files, limit))):
             log.info(
                 f"note: {above} images have values above {levels.integers:g} (floats: {levels.floats:g}), the white "
                 "level of training: these values become white"
             )
-
-    @property
-    def _levels(self) -> Levels | None:
-        from effbench.data.images.decoding import Levels
-
-        if not self._white_level:
-            return None
-        integers, floats = self._white_level
-        return Levels(float(integers), float(floats))
+        channels, size, _ = self.shape
+        read = partial(decode, size=size, channels=channels, max_pixels=limit, levels=levels)
+        for start in range(0, len(files), FILES):
+            found: list[tuple[dict[str, Any], Tensor]] = []
+            for path in files[start : start + FILES]:
+                # for any stream: a byte that is not UTF-8 appears as \udcXX
+                name = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+                try:
+                    found.append(({"file": name}, read(path)))
+                except DataError as error:
+                    problems.append(str(error))
+            if found:
+                yield [name for name, _ in found], torch.stack([image for _, image in found])
 
     def _limit(self) -> int:
-        from effbench.data.images.decoding import MAX_PIXELS
+        """Return max_pixels of the run, checked only here: training does not need it."""
+        from effbench.data.images.opening import MAX_PIXELS
 
         value = self._max_pixels
         if value is not None and not COUNT.holds(value):
@@ -232,7 +241,7 @@ class Images(Modality):
         return self.transform(portable)
 
     def normaliser(self) -> nn.Module:
-        return Normalise(self.transform.mean, self.transform.std)
+        return Normalise(self.transform.mean, self.transform.std, inner_dims=2)
 
     def export_facts(self) -> dict[str, Any]:
         from effbench.data.images.decoding import preprocessing
@@ -245,35 +254,15 @@ class Images(Modality):
         }
 
 
-class Normalise(nn.Module):
-    """Normalise float32 (N, C, H, W) in [0, 1] by channel."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        super().__init__()
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.get_buffer("mean")) / self.get_buffer("std")
-
-
-def _printable(path: Path) -> str:
-    r"""Return the path as text for any stream: bytes that are not UTF-8 appear as \udcXX."""
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def square_images(channels: int, size: int) -> Callable[[Mapping[str, Any], Settings], Images]:
     """Return a preview for `previewed`: square images by options `channels` and `image_size`, with these defaults."""
 
     def preview(options: Mapping[str, Any], settings: Settings) -> Images:
+        # An invalid value counts as the default here: the dataset's function refuses it with a message.
         depth, side = (
-            _count_or(options.get(key), usual) for key, usual in (("channels", channels), ("image_size", size))
+            options[key] if COUNT.holds(options.get(key)) else usual
+            for key, usual in (("channels", channels), ("image_size", size))
         )
         return Images.blank((depth, side, side), settings)
 
     return preview
-
-
-def _count_or(value: Any, usual: int) -> int:
-    """Return a count, or the default for an invalid value, which the dataset's function reports."""
-    return int(value) if COUNT.holds(value) else usual

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from effbench.config.options import AT_LEAST_2, FRACTION
 from effbench.data.images.modality import square_images
+from effbench.data.option_checks import check_counts, check_division, check_memory
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, digest
 from effbench.data.synthetic_targets import targets_by_class
-from effbench.errors import ConfigError
 
 
 @previewed(square_images(3, 32))
@@ -36,12 +37,18 @@ def synthetic(
         split_seed: draws prototypes and noise.
         targets: of class k: 'class' k; 'labels' k and the next one; 'values' cos(2 pi (k - j) / num_classes) at
             column j.
+
+    Raises:
+        ConfigError: an option is of the wrong type or out of range.
     """
-    if min(num_train, num_val, num_test, channels, image_size, num_classes - 1) < 1:
-        raise ConfigError(
-            "data.num_train, num_val, num_test, channels and image_size must be at least 1 and num_classes at "
-            f"least 2; got {num_train}, {num_val}, {num_test}, {channels}, {image_size} and {num_classes}."
-        )
+    check_counts(num_train=num_train, num_val=num_val, num_test=num_test, channels=channels)
+    check_counts("pixel", image_size=image_size)
+    AT_LEAST_2.check(num_classes, "data.num_classes")
+    FRACTION.check(noise, "data.noise", remedy="0.5 mixes both evenly.")
+    check_division(split_seed)
+    count = num_train + num_val + num_test + num_classes  # a prototype a class
+    check_memory(count * channels * image_size**2, "image_size", "num_train")
+
     of_class = targets_by_class(targets, num_classes)
     generator = torch.Generator().manual_seed(split_seed)
     shape = (channels, image_size, image_size)
@@ -50,7 +57,7 @@ def synthetic(
     def draw(count: int) -> Split:
         labels = torch.arange(count) % num_classes
         images = torch.empty((count, *shape), dtype=torch.uint8)
-        for start in range(0, count, 1024):
+        for start in range(0, count, 1024):  # in parts: float32 takes four times the memory of the result
             rows = slice(start, min(start + 1024, count))
             random = torch.randint(0, 256, images[rows].shape, generator=generator, dtype=torch.uint8)
             images[rows] = torch.lerp(prototypes[labels[rows]].float(), random.float(), noise).round_()
@@ -58,4 +65,5 @@ def synthetic(
 
     train, val, test = draw(num_train), draw(num_val), draw(num_test)
     classes = tuple(f"class {label}" for label in range(num_classes))
+    # 64 images and all labels identify the content, for one option changes every image
     return Splits("synthetic", train, val, test, classes, digest(train.images[:64], train.labels))

@@ -55,6 +55,7 @@ def look_up(
     _, channels, height, width = images.shape
     size = (len(chosen_B), channels, height, width)
     out = torch.empty(size, dtype=torch.float32, device=images.device, memory_format=memory_format)
+    # Names keep the contiguous copies alive: C gets addresses only, and a temporary would be freed before the call.
     tables = table_C256.expand(channels, 256).contiguous()
     read = [None if rows is None else rows.contiguous() for rows in (chosen_B, crop.offset, crop.flip)]
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in (images, *read, tables, out))

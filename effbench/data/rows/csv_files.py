@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,10 @@ from torch import Tensor
 from effbench.errors import DataError
 from effbench.escaping import for_terminal
 
+log = logging.getLogger(__name__)
+
 SEPARATORS = (",", ";", "\t")
+LEAST_NUMBERED = 3  # features; with fewer, a first line `0` or `0,1` may well be a row
 
 
 def csv_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -40,8 +44,12 @@ def csv_files(paths: Sequence[str | Path]) -> list[Path]:
 def read_rows(path: Path, num_features: int, names: Sequence[str] | None = None) -> Tensor:
     """Read a file as float32 (N, F).
 
-    A first line without any number, or with the names of all features, holds the names of the columns. These may then
-    be more than the features, in any order, if the features have names.
+    The first line is a header and not a row in three cases:
+
+    - it holds the names of all features; the columns may then be in any order, and more than the features;
+    - none of its cells is a number;
+    - it is 0, 1, ... F - 1, with three features or more, and rows follow: pandas numbers columns without names so. A
+      note is logged.
 
     Args:
         path: the file, UTF-8; its separator is a comma, a semicolon or a tab.
@@ -51,21 +59,30 @@ def read_rows(path: Path, num_features: int, names: Sequence[str] | None = None)
     Raises:
         DataError: a line has another number of columns, or a cell is no finite number.
     """
+    file = for_terminal(str(path))
     try:
         lines = list(_lines(path))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{for_terminal(str(path))} cannot be read as CSV ({error}).") from error
+        raise DataError(f"{file} cannot be read as CSV ({error}).") from error
+
+    first = lines[0][1] if lines else []
     columns, width = list(range(num_features)), num_features
-    if lines and _is_header(lines[0][1], names):
-        _, header = lines.pop(0)
-        columns, width = _chosen(path, header, num_features, names), len(header)
+    has_names = names is not None and set(names) <= set(first)
+    # A first line with some numbers is a damaged row: as a header it would be lost without a word.
+    if has_names or (any(first) and all(_number(cell) is None for cell in first)):
+        del lines[0]
+        columns, width = _chosen(file, first, num_features, names), len(first)
+    elif num_features >= LEAST_NUMBERED and len(lines) > 1 and first == [str(column) for column in columns]:
+        del lines[0]
+        log.info(f"note: {file}: the first line, 0 to {num_features - 1}, counts as column numbers and not as a row")
     if not lines:
-        raise DataError(f"{for_terminal(str(path))} holds no rows of numbers.")
+        raise DataError(f"{file} holds no rows of numbers.")
+
     rows = torch.empty(len(lines), num_features)
     for place, (number, cells) in enumerate(lines):
         if len(cells) != width:
-            raise DataError(f"{for_terminal(str(path))} line {number} has {len(cells)} columns; expected {width}.")
-        rows[place] = torch.tensor([_checked(path, number, column, cells[column]) for column in columns])
+            raise DataError(f"{file} line {number} has {len(cells)} columns; expected {width}.")
+        rows[place] = torch.tensor([_checked(file, number, column, cells[column]) for column in columns])
     return rows
 
 
@@ -81,35 +98,30 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, stripped
 
 
-def _is_header(cells: Sequence[str], names: Sequence[str] | None) -> bool:
-    """Return True for a header. A line with some numbers is a damaged row and not a header."""
-    if names is not None and set(names) <= set(cells):
-        return True
-    return any(cells) and all(_number(cell) is None for cell in cells)
-
-
-def _chosen(path: Path, header: Sequence[str], num_features: int, names: Sequence[str] | None) -> list[int]:
+def _chosen(file: str, header: Sequence[str], num_features: int, names: Sequence[str] | None) -> list[int]:
     """Return the columns of the features."""
     if names is None:
         if len(header) != num_features:
-            raise DataError(f"{for_terminal(str(path))} has {len(header)} columns; the run's rows have {num_features}.")
+            raise DataError(f"{file} has {len(header)} columns; the run's rows have {num_features}.")
         return list(range(num_features))
-    missing = [name for name in names if header.count(name) != 1]
-    if missing:
+    for name in names:
+        if (count := header.count(name)) > 1:
+            raise DataError(
+                f"{file} has {count} columns with the name {name!r}, which is one feature of the run. Remove or rename "
+                "the others."
+            )
+    if missing := [name for name in names if name not in header]:
         raise DataError(
-            f"{for_terminal(str(path))} must have one column for each of the run's {num_features} features; "
-            f"{missing[0]!r} is there {header.count(missing[0])} times ({len(missing)} such features). Without a first "
-            "line of names the columns are taken in the run's order."
+            f"{file} has no column for {len(missing)} of the run's {num_features} features, such as {missing[0]!r}. "
+            "Name the columns as in training; without a first line of names they are taken in the run's order."
         )
     return [header.index(name) for name in names]
 
 
-def _checked(path: Path, line: int, column: int, cell: str) -> float:
+def _checked(file: str, line: int, column: int, cell: str) -> float:
     value = _number(cell)
     if value is None or not math.isfinite(value) or abs(value) > torch.finfo(torch.float32).max:
-        raise DataError(
-            f"{for_terminal(str(path))} line {line}, column {column + 1}: {cell[:50]!r} is no finite number of float32."
-        )
+        raise DataError(f"{file} line {line}, column {column + 1}: {cell[:50]!r} is no finite number of float32.")
     return value
 
 

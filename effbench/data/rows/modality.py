@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from effbench.data.modality import Modality, Plan, Settings
+from effbench.data.modality import Modality, Normalise, Plan, Settings
 from effbench.data.rows.csv_files import csv_files, read_rows
 from effbench.data.split_checks import as_tensor
 from effbench.errors import ConfigError, DataError
@@ -36,6 +36,7 @@ class Rows(Modality):
     def __init__(self, mean: Sequence[float], std: Sequence[float], settings: Settings, names: Any = None):
         super().__init__((len(mean),), settings.device)
         self.mean, self.std, self.names = list(mean), list(std), names
+        # on the device once, because `normalise` runs for each batch
         self._mean, self._std = (torch.tensor(values, device=settings.device) for values in (self.mean, self.std))
 
     @classmethod
@@ -47,7 +48,7 @@ class Rows(Modality):
                 f"{name} rows must be numbers (N, F) with N labels; got {found.dtype} {tuple(found.shape)} with "
                 f"{count} labels."
             )
-        rows = found.to(torch.float32)
+        rows = found.to(torch.float32)  # before the check: 1e300 becomes an infinity
         odd = (~rows.isfinite()).nonzero()
         if len(odd):
             row, column = odd[0].tolist()
@@ -59,8 +60,9 @@ class Rows(Modality):
 
     @classmethod
     def fit(cls, data: Splits, settings: Settings) -> Self:
-        rows = data.train.inputs.double()
+        rows = data.train.inputs.double()  # sums of float32 would lose digits over many rows
         std = rows.std(0, correction=0)
+        # A constant feature has deviation 0, or a rounding error of float64: dividing by it would give huge values.
         std = torch.where(std > 1e-12 * rows.abs().amax(0), std, 1.0)
         return cls(rows.mean(0).tolist(), std.tolist(), settings, data.facts.get("features"))
 
@@ -117,6 +119,7 @@ class Rows(Modality):
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
         """Yield {'file': path, 'row': number from 1} for each row. A file with a bad line is omitted entirely."""
         for path in csv_files(paths):
+            # Omitted as a whole: the rows after a bad line would get wrong numbers.
             try:
                 rows = read_rows(path, self.shape[0], self.names)
             except DataError as error:
@@ -130,25 +133,8 @@ class Rows(Modality):
         return (portable - self._mean.to(portable.device)) / self._std.to(portable.device)
 
     def normaliser(self) -> nn.Module:
-        return Standardise(self.mean, self.std)
+        return Normalise(self.mean, self.std)
 
     def export_facts(self) -> dict[str, Any]:
         about = {"features": self.names} if self.names else {}
         return {**super().export_facts(), "preprocessing": about, "normalisation_inside": self.record()}
-
-
-class Standardise(nn.Module):
-    """(N, F) float32 rows -> zero mean and unit deviation by feature.
-
-    Args:
-        mean: (F,).
-        std: (F,).
-    """
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        super().__init__()
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return (rows - self.get_buffer("mean")) / self.get_buffer("std")

@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 
+from effbench.config.options import AT_LEAST_2, COUNT, NON_NEGATIVE
 from effbench.data.modality import Settings
+from effbench.data.option_checks import check_counts, check_division, check_memory
 from effbench.data.preview import previewed
 from effbench.data.rows.modality import Rows
 from effbench.data.splits import Split, Splits, digest
 from effbench.data.synthetic_targets import targets_by_class
-from effbench.errors import ConfigError
 
 FEATURES = 16
 
 
 def _preview(options: Mapping[str, Any], settings: Settings) -> Rows:
     width = options.get("num_features", FEATURES)
-    usable = isinstance(width, int) and not isinstance(width, bool) and width >= 1  # the dataset reports errors
-    return Rows.blank((width if usable else FEATURES,), settings)
+    # An invalid value counts as the default here: `synthetic_rows` refuses it with a message.
+    return Rows.blank((width if COUNT.holds(width) else FEATURES,), settings)
 
 
 @previewed(_preview)
@@ -46,15 +47,17 @@ def synthetic_rows(
             column j.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: an option is of the wrong type or out of range.
     """
-    if min(num_train, num_val, num_test, num_features, num_classes - 1) < 1 or not noise >= 0:
-        raise ConfigError(
-            "data.num_train, num_val, num_test and num_features must be at least 1, num_classes at least 2 and noise "
-            f"at least 0; got {num_train}, {num_val}, {num_test}, {num_features}, {num_classes} and {noise}."
-        )
+    check_counts(num_train=num_train, num_val=num_val, num_test=num_test, num_features=num_features)
+    AT_LEAST_2.check(num_classes, "data.num_classes")
+    NON_NEGATIVE.check(noise, "data.noise", remedy="1 is as large as the differences between classes.")
+    check_division(split_seed)
+    check_memory(4 * (num_train + num_val + num_test + num_classes) * num_features, "num_features", "num_train")
+
     generator = torch.Generator().manual_seed(split_seed)
     prototypes = torch.randn(num_classes, num_features, generator=generator)
+    # Without standardisation by the train split, features of 0.01 to 100 would train badly: a run shows that it works.
     scale = 10.0 ** torch.randint(-2, 3, (num_features,), generator=generator)
     offset = torch.randn(num_features, generator=generator) * scale
     of_class = targets_by_class(targets, num_classes)

@@ -36,8 +36,9 @@ from torch import Tensor
 
 from effbench.cache_dir import cache_home
 from effbench.data.images import decoded_cache as module
-from effbench.data.images.decoding import Levels, decode, from_pillow
+from effbench.data.images.decoding import decode, from_pillow
 from effbench.data.images.image_folder import image_folder
+from effbench.data.images.white_levels import Levels
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, DataError
 
@@ -295,7 +296,7 @@ def test_classes_that_differ_between_splits_are_listed(root: Path, painter: Pain
         ("image_size", 0, r"data\.image_size must be a whole number, at least 1 pixel; got 0"),
         ("image_size", "abc", r"data\.image_size must be a whole number, at least 1 pixel; got 'abc'"),
         ("image_size", 12.5, r"data\.image_size must be a whole number"),
-        ("split_seed", "x", r"data\.split_seed must be a whole number; got 'x'"),
+        ("split_seed", "x", r"data\.split_seed must be a whole number of at most 64 bits; got 'x'"),
         ("max_pixels", -1, r"data\.max_pixels must be a whole number, at least 1 pixel; got -1"),
         ("val_fraction", 1.0, r"data\.val_fraction must be a number in \[0, 1\); got 1"),
         ("test_fraction", 10, r"data\.test_fraction must be a number in \[0, 1\); got 10\. For 10 % write 0\.1"),

@@ -103,6 +103,29 @@ def test_csv_gives_the_features_in_the_runs_order(text: str, tmp_path: Path) -> 
     assert read_rows(path, 3, NAMES).tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
+@pytest.mark.parametrize("names", [None, NAMES])
+def test_first_line_of_column_numbers_is_a_header_and_noted(
+    names: list[str] | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("0,1,2\n1,2,3\n4,5,6\n")  # as pandas writes columns without names
+    with caplog.at_level("INFO", logger="effbench"):
+        assert read_rows(path, 3, names).tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert "rows.csv: the first line, 0 to 2, counts as column numbers and not as a row" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [("0,1,2\n", [[0, 1, 2]]), ("0.0,1,2\n3,4,5\n", [[0, 1, 2], [3, 4, 5]]), ("0,1\n1,0\n", [[0, 1], [1, 0]])],
+    ids=["no rows follow", "not written as whole numbers", "two features"],
+)
+def test_first_line_that_may_well_be_a_row_is_a_row(text: str, rows: list[list[float]], tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    assert read_rows(path, len(rows[0])).tolist() == rows
+    assert read_rows(path, len(rows[0]), NAMES[: len(rows[0])]).tolist() == rows
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -115,8 +138,8 @@ def test_csv_gives_the_features_in_the_runs_order(text: str, tmp_path: Path) -> 
         ("1,,3\n4,5,6\n", "line 1, column 2: ''"),
         ("1,2,3\n,,\n4,5,6\n", "line 2, column 1: ''"),
         (",,\n4,5,6\n", "line 1, column 1: ''"),
-        ("a,b,d\n1,2,3\n", "'c' is there 0 times"),
-        ("a,a,b,c\n1,2,3,4\n", "'a' is there 2 times"),
+        ("a,b,d\n1,2,3\n", "no column for 1 of the run's 3 features, such as 'c'. Name the columns as in training"),
+        ("a,a,b,c\n1,2,3,4\n", "2 columns with the name 'a', which is one feature of the run. Remove or rename"),
         ("a,b,c\n", "holds no rows"),
         ("", "holds no rows"),
     ],
