@@ -9,7 +9,8 @@ from effbench.builders.factories import check_booleans, construct
 from effbench.config.schema import Config
 from effbench.errors import ConfigError
 from effbench.target_allowlist import resolve
-from effbench.training.callbacks import Callback, NamedCallback, complaint_about
+from effbench.training.callback_checks import complaint_about
+from effbench.training.callbacks import Callback, NamedCallback
 
 
 def callbacks(config: Config, more: Sequence[Callback] = ()) -> list[NamedCallback]:
@@ -20,7 +21,8 @@ def callbacks(config: Config, more: Sequence[Callback] = ()) -> list[NamedCallba
         more: callbacks made in Python.
 
     Raises:
-        ConfigError: an object is not a Callback, or a hook does not exist or takes other arguments.
+        ConfigError: an object is not a Callback, a hook does not exist or takes other arguments, or two callbacks
+            have the same column of metrics.csv.
     """
     found = []
     for name, section in config.callbacks.named.items():
@@ -34,9 +36,18 @@ def callbacks(config: Config, more: Sequence[Callback] = ()) -> list[NamedCallba
         check_booleans(key, kind, section.options, config.allow_targets)
         found.append((key, construct(key, section.target, kind, section.options)))
     found += [(f"callback {type(callback).__name__}", callback) for callback in more]
+
+    named: list[NamedCallback] = []
+    owners: dict[str, str] = {}  # column -> name of its callback
     for key, callback in found:
         if not isinstance(callback, Callback):
             raise ConfigError(f"callbacks must be instances of effbench.Callback; got {callback!r}.")
-        if complaint := complaint_about(callback):
-            raise ConfigError(f"{key} ({type(callback).__module__}.{type(callback).__qualname__}): {complaint}.")
-    return [NamedCallback(key, callback) for key, callback in found]
+        one = NamedCallback(key, callback)
+        if complaint := complaint_about(callback, one.columns):
+            raise ConfigError(f"{one.label}: {complaint}.")
+        for column in one.columns:
+            if column in owners:
+                raise ConfigError(f"{owners[column]} and {key} both have the column {column!r}; rename one.")
+            owners[column] = key
+        named.append(one)
+    return named

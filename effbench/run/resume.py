@@ -18,6 +18,7 @@ from effbench.run.history import Sessions
 from effbench.run.load import recorded_config
 from effbench.training.checkpoint import read_manifest, read_newest
 from effbench.training.distributed import DistributedContext
+from effbench.training.snapshots import keep_place_in_epochs, restore
 from effbench.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Resumption:
             self._check_same_parts()
             self._same_data = manifest.get("data") in (None, data.sha256)
             self._check_same_data(manifest, data)
-            trainer.restore(snapshot)
+            restore(trainer, snapshot)
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ConfigError) as error:
             raise ConfigError(f"resume={self.config.resume}: {error}") from error
         if self._same_data:
@@ -92,7 +93,7 @@ class Resumption:
 
     def _keep_place_in_epochs(self, trainer: Trainer) -> None:
         before, now = trainer.state.steps_per_epoch, trainer.train.steps_per_epoch
-        position = trainer.keep_place_in_epochs(self._same_data)
+        position = keep_place_in_epochs(trainer, self._same_data)
         if position is not None and self.ranks.is_main:
             log.info(
                 f"changed since the checkpoint: steps an epoch from {before} to {now}; the schedule keeps its place in "

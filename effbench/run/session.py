@@ -37,13 +37,14 @@ from effbench.run.run import Run
 from effbench.run.schedule_note import schedule_note
 from effbench.run.signals import Ears, Interrupted, listening
 from effbench.run.validate import refuse_early
-from effbench.training.callbacks import Callback, Callbacks, Context, MetricsLog, Progress, check_columns
-from effbench.training.checkpoint import Checkpoints, load_weights, read_weights
+from effbench.training.callbacks import Callback, Callbacks, Context, HookReceiver, MetricsLog, Progress
+from effbench.training.checkpoint import Checkpoints, read_weights
 from effbench.training.distributed import DistributedContext, distributed_context
 from effbench.training.loggers import LOGGERS, FaultTolerantLogger, Start
 from effbench.training.malloc import keeping_freed_memory
 from effbench.training.meter import WARMUP_STEPS
 from effbench.training.precision import choose_precision
+from effbench.training.snapshots import load_weights
 from effbench.training.trainer import Trainer
 from effbench.training.waiting import sharing_processors
 from effbench.units import counted, human_count, seen_key, throughput_key
@@ -137,7 +138,6 @@ class _Session:
         config, folder = self.config, self.folder
         refuse_early(config)
         callbacks = build.callbacks(config, self.callbacks)  # before data: one may be refused
-        check_columns(callbacks)
         data = self._load_data()
         config = self._settle(data)
         data = build.task(config, data).checked(data)
@@ -152,7 +152,7 @@ class _Session:
                 return load_run(folder, config.allow_targets)
             resumption.go_on(trainer, self.sessions)
         if self.ranks.is_main:
-            trainer.callbacks = trainer.callbacks.watched_by(self._watchers(trainer))
+            trainer.callbacks = Callbacks([*callbacks, *self._watchers(trainer)])  # watchers see what callbacks log
             self.sessions.begin(trainer.checkpoints)
             samples = self._samples(trainer, data, modality)
             self._announce(trainer, data, samples)
@@ -181,7 +181,7 @@ class _Session:
                     self._warn_of_predictions("test", trainer, data, test)
             test = self.ranks.broadcast_object(test)  # only rank 0 reads the test split
             if test:
-                trainer.callbacks.tested(trainer.context, test)
+                trainer.callbacks.call("tested", trainer.context, test)
         return test
 
     def _settle(self, data: Splits) -> Config:
@@ -213,14 +213,14 @@ class _Session:
         folder = self.folder / "checkpoints"
         return Checkpoints(folder, section.monitor, section.mode, section.save_top_k, section.save_last, identity)
 
-    def _watchers(self, trainer: Trainer) -> list[Callback]:
+    def _watchers(self, trainer: Trainer) -> list[Callback | HookReceiver]:
         own = trainer.callbacks.columns
         columns = [
             "row", "epoch", "step", *(f"{split}/{name}" for split in ("train", "val") for name in trainer.task.names),
             trainer.throughput.column, *trainer.learning_rates(), *own,
         ]  # fmt: skip
         section, unit = self.config.logger, trainer.train.modality.unit
-        watchers: list[Callback] = [Progress(trainer.task.displays, own, unit)]
+        watchers: list[Callback | HookReceiver] = [Progress(trainer.task.displays, own, unit)]
         if section.name != "csv":
             params = self.config.to_dict()
             logger = LOGGERS[section.name](self.folder, params, section.project, section.offline, _start(trainer))
@@ -407,7 +407,7 @@ def _watched_to_the_end(trainer: Trainer) -> Iterator[None]:
         raise
     finally:
         remove_acceleration(trainer.model)
-        trainer.callbacks.run_end(trainer.context)
+        trainer.callbacks.call("run_end", trainer.context)
 
 
 def _macs(model: nn.Module, modality: Modality) -> Callable[[], int | None]:

@@ -49,20 +49,16 @@ class NormStatistics(Protocol):
         """
 
 
-class KeepStatistics:
+class KeepStatistics(NormStatistics):
     """For models without batch norms, or with frozen ones only."""
 
     eval_batch_size = 1
 
-    def refresh(self, model: nn.Module, steps: int, splits: int = 1) -> None:
-        pass
 
-    def refresh_to_save(self, model: nn.Module, steps: int, splits: int = 1) -> None:
-        pass
-
-
-class RefreshStatistics:
+class RefreshStatistics(NormStatistics):
     """Recomputes the statistics if the running ones still hold initial values, or average too few samples.
+
+    Only before a validation: a checkpoint holds the statistics that training continues with.
 
     Args:
         norms: names of the trained batch norms, see `trained_norms`.
@@ -81,20 +77,19 @@ class RefreshStatistics:
         precision: Precision,
     ):
         self._norms, self._batch_size, self._precision = norms, batch_size, precision
+        # The same samples at every validation: read them once. maxsize=1, because the size changes only after an
+        # out-of-memory error, and the batches of the old size are then the first thing to free.
         self._batches = lru_cache(maxsize=1)(batches)
         self.eval_batch_size = eval_batch_size
 
     def refresh(self, model: nn.Module, steps: int, splits: int = 1) -> None:
         modules = map(model.get_submodule, self._norms)
         momenta = [norm.momentum for norm in modules if isinstance(norm, _BatchNorm) and norm.momentum]
-        if not momenta:
+        if not momenta:  # momentum=None: torch averages over all batches itself
             return
-        momentum = min(momenta)
+        momentum = min(momenta)  # usually one value for all norms
         if self._batch_size < momentum * SAMPLES or (1 - momentum) ** steps > _START_LEFT:
             self._make(model, splits)
-
-    def refresh_to_save(self, model: nn.Module, steps: int, splits: int = 1) -> None:
-        """Do nothing: checkpoints hold the statistics that training continues with."""
 
     def _make(self, model: nn.Module, splits: int) -> None:
         make_statistics(model, self._norms, self._batches(self.eval_batch_size // splits), self._precision)
@@ -110,7 +105,7 @@ class AveragedStatistics(RefreshStatistics):
     _made_at: int | None = None
 
     def refresh(self, model: nn.Module, steps: int, splits: int = 1) -> None:
-        if self._made_at != steps:
+        if self._made_at != steps:  # validation and save after the same step share one pass
             self._make(model, splits)
             self._made_at = steps
 
@@ -131,9 +126,10 @@ def make_statistics(model: nn.Module, names: Sequence[str], batches: Iterable[Ba
     """
     norms = [norm for norm in map(model.get_submodule, names) if isinstance(norm, _BatchNorm)]
     kept = [(norm.momentum, int(norm.num_batches_tracked or 0)) for norm in norms]
+    # eval for the whole model: dropout is off, frozen norms keep their statistics. Then train for these norms alone.
     model.eval()
     for norm in norms:
-        norm.reset_running_stats()
+        norm.reset_running_stats()  # also sets num_batches_tracked to 0, which momentum=None divides by
         norm.momentum = None  # the mean over all batches, each with the same weight
         norm.train()
     try:
@@ -167,7 +163,9 @@ def statistics_batches(split: Split, modality: Modality, seed: int, eval_batch_s
         eval_batch_size: upper limit of the batch size.
     """
     size = min(BATCH, max(2, eval_batch_size), len(split))  # the variance of one sample is 0
+    # Equal batches: momentum=None weighs each batch alike, so a smaller last one would count for too much.
     count = min(SAMPLES, len(split)) // size * size
     generator = torch.Generator().manual_seed(derived_seed(seed, Purpose.STATISTICS))
+    # Sorted, so that a memory-mapped split is read in one direction.
     chosen = torch.randperm(len(split), generator=generator)[:count].sort().values
     return EvalBatches(split.take(chosen), batch_size=size, modality=modality)

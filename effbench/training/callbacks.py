@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(frozen=True, repr=False, eq=False)  # no repr: it would print the whole model in an error
 class Context:
     """What a hook can read and change. All hooks of a session get the same object.
 
@@ -97,6 +95,7 @@ class Context:
         if self.trainer.rows_are_over:
             raise ValueError(f"column {name!r} is logged after the last row of metrics.csv; log it by epoch_end")
         try:
+            # float() would read a text as a number.
             number = None if isinstance(value, str | bytes) else float(value)
         except (TypeError, ValueError, RuntimeError, OverflowError):
             number = None
@@ -109,6 +108,7 @@ class Context:
 
         A request of one rank stops all ranks at the next step that is logged or ends an epoch.
         """
+        # Not state.stop: this rank alone would leave the loop, and the others would wait for it for ever.
         self.trainer.stop_requested = self.trainer.stop_requested or reason
 
 
@@ -118,7 +118,8 @@ class Callback:
     Hooks run on every rank, with the same values. A callback that writes files must check `context.is_main`; one that
     changes the model must do the same on every rank. An error in a hook ends the run with status 'failed'.
 
-    columns: names of the numbers that its hooks log by `context.log(name, value)`, as columns of metrics.csv.
+    columns: names of the numbers that its hooks log by `context.log(name, value)`, as columns of metrics.csv. They
+        cannot be monitored by early stopping or checkpoints; a metric (effbench.metrics.Metric) can.
     """
 
     columns: Sequence[str] = ()
@@ -158,7 +159,7 @@ class Callback:
         """Called before fit_start if the checkpoint holds a state of this callback."""
 
 
-HOOKS = {
+HOOKS = {  # name -> parameters, in the order of a run
     "fit_start": "context",
     "before_step": "context",
     "step_end": "context",
@@ -170,64 +171,44 @@ HOOKS = {
     "run_end": "context",
 }
 REACH_ALL = ("logged", "epoch_end", "fit_end", "run_end")  # rows are written and files closed after an error, too
-RESERVED_COLUMNS = r"(row|epoch|step)$|(train|val|test|lr)/"
 
 
-class Forwarding(Callback):
-    """Sends every hook to `call`."""
+class HookReceiver:
+    """Gets every hook by its name, through `call`. It is no Callback: a hook called past `call` would do nothing."""
+
+    columns: Sequence[str] = ()
 
     def call(self, hook: str, *args: Any) -> None:
         raise NotImplementedError
 
-    def fit_start(self, context: Context) -> None:
-        self.call("fit_start", context)
 
-    def before_step(self, context: Context) -> None:
-        self.call("before_step", context)
-
-    def step_end(self, context: Context) -> None:
-        self.call("step_end", context)
-
-    def logged(self, context: Context, values: Mapping[str, float]) -> None:
-        self.call("logged", context, values)
-
-    def epoch_end(self, context: Context, values: Mapping[str, float]) -> None:
-        self.call("epoch_end", context, values)
-
-    def saving(self, context: Context) -> None:
-        self.call("saving", context)
-
-    def fit_end(self, context: Context) -> None:
-        self.call("fit_end", context)
-
-    def tested(self, context: Context, values: Mapping[str, float]) -> None:
-        self.call("tested", context, values)
-
-    def run_end(self, context: Context) -> None:
-        self.call("run_end", context)
-
-
-class Callbacks(Forwarding):
+class Callbacks(HookReceiver):
     """Several callbacks as one, in order. The hooks of REACH_ALL reach all of them, even if one raises."""
 
-    def __init__(self, members: Sequence[Callback]):
+    def __init__(self, members: Sequence[Callback | HookReceiver]):
         self.members = list(members)
+        # In order: metrics.csv has its columns in the order of the callbacks.
         self.columns = [name for member in members for name in member.columns]
 
-    def watched_by(self, others: Sequence[Callback]) -> Callbacks:
-        """Return callbacks that call these first, then `others`, which see what these have logged."""
-        return Callbacks([*self.members, *others])
-
     def call(self, hook: str, *args: Any) -> None:
+        """Call a hook of all members.
+
+        Args:
+            hook: a key of HOOKS.
+            args: the context and, for some hooks, the values.
+        """
         errors = []
         for member in self.members:
             try:
-                getattr(member, hook)(*args)
+                if isinstance(member, HookReceiver):
+                    member.call(hook, *args)
+                else:
+                    getattr(member, hook)(*args)
             except Exception as error:
                 if hook not in REACH_ALL:
                     raise
                 errors.append(error)
-        if errors:
+        if errors:  # the first is the cause; others may follow from it
             raise errors[0]
 
     def state_dict(self) -> dict[str, Any]:
@@ -237,22 +218,31 @@ class Callbacks(Forwarding):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for member in self.members:
+            # A callback that this session added has no state in the checkpoint.
             if isinstance(member, NamedCallback) and member.name in state:
                 member.load_state_dict(state[member.name])
 
 
-class NamedCallback(Forwarding):
+class NamedCallback(HookReceiver):
     """A callback of the user. An error in a hook becomes an EffbenchError with its name; later hooks are not called.
 
     Args:
         name: its key in the config, such as callbacks.mine.
         callback: the user's object.
+
+    Raises:
+        ConfigError: `columns` is a property that raises an error.
     """
 
     def __init__(self, name: str, callback: Callback):
         self.name, self._callback = name, callback
-        self.columns = tuple(callback.columns)
-        self._failed = False
+        # The class too: several callbacks may be of one class, and a key may say little.
+        self.label = f"{name} ({type(callback).__module__}.{type(callback).__qualname__})"
+        self._failed = False  # then no later hook is called: its state may be inconsistent
+        try:
+            self.columns = callback.columns  # read once: a property may return something else the next time
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"{self.label}: columns raised {error!r}{place_of(error)}.") from error
 
     def call(self, hook: str, *args: Any) -> None:
         if self._failed:
@@ -263,7 +253,7 @@ class NamedCallback(Forwarding):
         except (Exception, SystemExit) as error:
             self._failed = True
             context: Context = args[0]
-            message = f"{self.name} ({_path(self._callback)}) raised {error!r} in {hook}{_place(error)}"
+            message = f"{self.label} raised {error!r} in {hook}{place_of(error)}"
             if context.state.status == "failed":  # another error ends the run
                 log.warning("%s", message)
                 return
@@ -271,10 +261,11 @@ class NamedCallback(Forwarding):
 
     def state_dict(self) -> dict[str, Any]:
         state = self._callback.state_dict()
+        # Now, not at the resume, when nothing can be mended any more.
         if not isinstance(state, dict) or not _is_plain(state):
             raise EffbenchError(
-                f"{self.name} ({_path(self._callback)}): state_dict must return a dict of tensors, numbers, texts, "
-                f"lists and dicts, which a checkpoint can hold; got {str(state)[:200]}."
+                f"{self.label}: state_dict must return a dict of tensors, numbers, texts, lists and dicts, which a "
+                f"checkpoint can hold; got {str(state)[:200]}."
             )
         return state
 
@@ -283,55 +274,11 @@ class NamedCallback(Forwarding):
             self._callback.load_state_dict(state)
         except Exception as error:
             raise ConfigError(
-                f"{self.name} ({_path(self._callback)}) cannot load its state from the checkpoint: "
-                f"{error!r}{_place(error)}."
+                f"{self.label} cannot load its state from the checkpoint: {error!r}{place_of(error)}."
             ) from error
 
 
-def complaint_about(callback: Callback) -> str | None:
-    """Return why hooks of a user's callback would not be called or would fail; None if all is well."""
-    kind = type(callback)
-    if foreign := [name for name in dir(kind) if name.startswith("on_") and callable(getattr(kind, name))]:
-        return f"{foreign[0]} is no hook and would not be called; the hooks are {', '.join(HOOKS)}"
-    own = [hook for hook in HOOKS if getattr(kind, hook) is not getattr(Callback, hook)]
-    if not own:
-        return f"it defines no hook; the hooks are {', '.join(HOOKS)}"
-    for hook in own:
-        try:
-            inspect.signature(getattr(callback, hook)).bind(*HOOKS[hook].split(", "))
-        except TypeError as error:
-            return f"{hook} must take ({HOOKS[hook]}): {error}"
-    return _columns_complaint(callback)
-
-
-def _columns_complaint(callback: Callback) -> str | None:
-    columns: Any = callback.columns
-    if not isinstance(columns, list | tuple) or not all(isinstance(name, str) for name in columns):
-        return f"columns must be names, such as columns = ('grad_norm',); got {columns!r}"
-    for name in columns:
-        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or re.match(RESERVED_COLUMNS, name):
-            return (
-                f"column {name!r} is not possible: a name is of letters, digits and _ - . /, and is none of effbench's "
-                "own (row, epoch, step, train/…, val/…, test/…, lr/…)"
-            )
-    return None
-
-
-def check_columns(callbacks: Sequence[NamedCallback]) -> None:
-    """Raise ConfigError if two callbacks declare the same column of metrics.csv."""
-    owners: dict[str, str] = {}
-    for callback in callbacks:
-        for name in callback.columns:
-            if name in owners:
-                raise ConfigError(f"{owners[name]} and {callback.name} both have the column {name!r}; rename one.")
-            owners[name] = callback.name
-
-
-def _path(callback: Callback) -> str:
-    return f"{type(callback).__module__}.{type(callback).__qualname__}"
-
-
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """Return ' (hooks.py, line 12)': where the error was raised, or where this module was called."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
@@ -362,44 +309,49 @@ class Progress(Callback):
         self._displays, self._own, self._unit = displays, columns, unit
         self._column = f"train/{throughput_key(unit)}"
         self._bar: tqdm[Any] | None = None
+        # A bar rewrites its line, which a log file or a pipe cannot; -q asks for silence.
         self._terminal = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
 
     def fit_start(self, context: Context) -> None:
         state, total_steps = context.state, context.total_steps
+        # The epochs done, and those that the steps left take, counted from the start of the present epoch, rounded up.
         self._epochs = state.epoch - (-(state.batch + total_steps - state.step) // context.steps_per_epoch)
         if self._terminal:
             self._bar = tqdm(
                 total=total_steps, initial=state.step, unit="step", dynamic_ncols=True, mininterval=0.2, leave=False
             )
-            print_above_bar(partial(tqdm.write, file=sys.stderr))
+            print_above_bar(partial(tqdm.write, file=sys.stderr))  # else a log line would break the bar
 
     def step_end(self, context: Context) -> None:
         if self._bar is not None:
             self._bar.update()
 
     def logged(self, context: Context, values: Mapping[str, float]) -> None:
-        if self._bar is not None and "train/loss" in values:
-            self._bar.set_description_str(f"epoch {context.state.epoch_of_last_step + 1}/{self._epochs}", refresh=False)
-            speed = f", {self._speed(values)}" if self._column in values else ""
-            shown = [f"{name} {display.text(values[f'train/{name}'])}" for name, display in self._displays.items()
-                     if f"train/{name}" in values]  # fmt: skip
-            self._bar.set_postfix_str(", ".join([*shown, *self._logged(values)]) + speed, refresh=False)
+        if self._bar is None or "train/loss" not in values:  # no loss: every step since the last line was skipped
+            return
+        # refresh=False: the bar is drawn at most five times a second, with its next update.
+        self._bar.set_description_str(f"epoch {context.state.epoch_of_last_step + 1}/{self._epochs}", refresh=False)
+        shown = [
+            f"{name} {display.text(values[f'train/{name}'])}"
+            for name, display in self._displays.items()
+            if f"train/{name}" in values
+        ]
+        self._bar.set_postfix_str(", ".join([*shown, *self._columns_and_speed(values)]), refresh=False)
 
     def epoch_end(self, context: Context, values: Mapping[str, float]) -> None:
-        state = context.state
         shown = [
             f"{split}/{name} {display.text(values[f'{split}/{name}'])}"
             for split in ("train", "val")
             for name, display in self._displays.items()
             if f"{split}/{name}" in values
         ]
-        line = f"epoch {state.epoch}/{self._epochs}  step {state.step}  " + "  ".join([*shown, *self._logged(values)])
-        if self._column in values:
-            line += f"  {self._speed(values)}"
-        log.info(line)
+        place = [f"epoch {context.state.epoch}/{self._epochs}", f"step {context.state.step}"]
+        log.info("  ".join([*place, *shown, *self._columns_and_speed(values)]))
 
-    def _logged(self, values: Mapping[str, float]) -> list[str]:
-        return [f"{name} {values[name]:.4g}" for name in self._own if name in values]
+    def _columns_and_speed(self, values: Mapping[str, float]) -> list[str]:
+        shown = [f"{name} {values[name]:.4g}" for name in self._own if name in values]
+        speed = [speed_text(values[self._column], self._unit)] if self._column in values else []
+        return [*shown, *speed]
 
     def fit_end(self, context: Context) -> None:
         if self._bar is not None:
@@ -407,13 +359,10 @@ class Progress(Callback):
             self._bar.close()
             self._bar = None
 
-    def run_end(self, context: Context) -> None:
-        self.fit_end(context)
-
-    def _speed(self, values: Mapping[str, float]) -> str:
-        return speed_text(values[self._column], self._unit)
+    run_end = fit_end  # an error before fit_end was called must not leave the bar open
 
 
+@dataclass(eq=False)
 class MetricsLog(Callback):
     """Writes metrics.csv: one row a logged step and one row an epoch. The column `row` names the kind.
 
@@ -421,20 +370,19 @@ class MetricsLog(Callback):
     `lr/*`: the learning rates that the row's step was taken with.
     """
 
-    def __init__(self, file: MetricsFile):
-        self._file = file
+    file: MetricsFile
 
     def logged(self, context: Context, values: Mapping[str, float]) -> None:
         state = context.state
-        self._file.row({"row": "step", "epoch": state.epoch_of_last_step, "step": state.step, **values})
+        self.file.row({"row": "step", "epoch": state.epoch_of_last_step, "step": state.step, **values})
 
     def epoch_end(self, context: Context, values: Mapping[str, float]) -> None:
         state = context.state
-        self._file.row({"row": "epoch", "epoch": state.epoch, "step": state.step, **values})
+        self.file.row({"row": "epoch", "epoch": state.epoch, "step": state.step, **values})
 
     def saving(self, context: Context) -> None:
         """Make the rows durable: a run that resumes from this checkpoint needs the rows before it."""
-        self._file.sync()
+        self.file.sync()
 
     def fit_end(self, context: Context) -> None:
-        self._file.close()
+        self.file.close()

@@ -12,24 +12,21 @@ manifest holds the sha256 of each file and of itself, because torch loads a file
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 import os
 import pickle
 import re
 import shutil
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from effbench.disk import followed, move, patiently, point, pointed, sync, sync_folder
 from effbench.errors import ConfigError, EffbenchError
@@ -41,7 +38,6 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 NEWEST_KEPT = 2  # the last, and the one before it
 _REQUIRED = ("model.safetensors", "state.pt")  # in every checkpoint
-_SHOWN = 10  # keys listed in one message
 
 
 class DamagedError(EffbenchError):
@@ -63,34 +59,30 @@ class Snapshot:
     state: dict[str, Any]
 
 
+@dataclass(eq=False)
 class Checkpoints:
     """The checkpoints of a run: the best by the monitored metric, and the newest two if `keep_last`.
 
-    Args:
+    Attributes:
         folder: checkpoints/ of the run folder.
         monitor: the metric.
         mode: 'min' or 'max'.
         keep_best: how many of the best to keep.
         keep_last: keep the newest two.
         identity: further content of manifests: digests of config and data, versions of libraries.
+        ranking: (value, folder name), best first.
+        first_saved: called once, when a checkpoint has been written.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        monitor: str,
-        mode: str,
-        keep_best: int,
-        keep_last: bool,
-        identity: Mapping[str, Any] | None = None,
-    ):
-        self.folder, self.monitor = folder, monitor
-        self.identity = dict(identity or {})
-        self._sign = 1.0 if mode == "max" else -1.0
-        self._keep_best, self._keep_last = keep_best, keep_last
-        self.ranking: list[tuple[float, str]] = []  # (value, folder name), best first
-        self.first_saved: Callable[[], None] | None = None  # called once, when a checkpoint has been written
-        self._restored_step: int | None = None
+    folder: Path
+    monitor: str
+    mode: str
+    keep_best: int
+    keep_last: bool
+    identity: dict[str, Any] = field(default_factory=dict)
+    ranking: list[tuple[float, str]] = field(default_factory=list, init=False)
+    first_saved: Callable[[], None] | None = field(default=None, init=False)
+    _restored_step: int | None = field(default=None, init=False)
 
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool = False) -> None:
         """Write the checkpoint of `step`, if it is to be kept.
@@ -103,19 +95,27 @@ class Checkpoints:
         """
         if not self.is_due(step, value, keep):
             return
-        ranking = self._ranked(value, f"step-{step:08d}")
+        target = self.folder / f"step-{step:08d}"
+        ranking = self._ranked(value, target.name)
+        snapshot.state["ranking"] = [list(entry) for entry in ranking]
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
             sync_folder(self.folder.parent)
-        snapshot.state["ranking"] = [list(entry) for entry in ranking]
-        target = self.folder / f"step-{step:08d}"
-        self._step_back_from(target)
+
+        # A resumed run may write the same step again. The old folder is then absent for a moment: no link may need it.
+        older = [path for path in committed(self.folder) if path.name < target.name]
+        for link in (self.folder / "last", self.folder / "best"):
+            if older and pointed(link) == target.name:
+                _link(link, older[0].name)
+
         write_checkpoint(target, snapshot, self.identity | {"step": step})
         log.debug(f"checkpoint {target} written; best by {self.monitor}: {ranking[:1]}")
         self.ranking = ranking
-        if self._keep_last or keep:
+        # The links move after the checkpoint is complete, and old ones go after that: at each moment a kill leaves
+        # links to whole checkpoints.
+        if self.keep_last or keep:
             _link(self.folder / "last", target.name)
-        if ranking and self._keep_best:
+        if ranking and self.keep_best:
             _link(self.folder / "best", ranking[0][1])
         if self.first_saved is not None:
             call, self.first_saved = self.first_saved, None
@@ -131,26 +131,21 @@ class Checkpoints:
             keep: keep it as `last` in any case.
         """
         name = f"step-{step:08d}"
-        return self._keep_last or keep or any(ranked == name for _, ranked in self._ranked(value, name))
-
-    def _step_back_from(self, target: Path) -> None:
-        """Repoint links before `target` is overwritten, because it is briefly absent."""
-        older = [path for path in committed(self.folder) if path.name < target.name]
-        for link in (self.folder / "last", self.folder / "best"):
-            if older and pointed(link) == target.name:
-                _link(link, older[0].name)
+        return self.keep_last or keep or any(ranked == name for _, ranked in self._ranked(value, name))
 
     def restore(self, ranking: Sequence[tuple[float, str]], step: int) -> None:
         """Continue from the checkpoint of `step` and its ranking; nothing is written yet.
 
         A damaged best checkpoint is reported and removed from the ranking: else there would be none to test at the end.
         """
-        self._restored_step = step
-        damaged = {name: error for _, name in ranking if (error := self._damage(name)) is not None}
-        for name, error in damaged.items():
-            if (self.folder / name).is_dir():
-                log.warning(f"{error} It can no longer be the best.")
-        self.ranking = [(value, name) for value, name in ranking if name not in damaged]
+        self._restored_step, self.ranking = step, []
+        for value, name in ranking:
+            try:
+                read_manifest(self.folder / name)
+                self.ranking.append((value, name))
+            except EffbenchError as error:
+                if (self.folder / name).is_dir():  # a missing one was removed after this checkpoint was written
+                    log.warning(f"{error} It can no longer be the best.")
 
     def relink(self) -> None:
         """After `restore`: make the links `last` and `best` agree with it.
@@ -161,32 +156,26 @@ class Checkpoints:
         if self._restored_step is None:
             return
         newest, last = self.folder / f"step-{self._restored_step:08d}", self.folder / "last"
-        if newest.is_dir() and (self._keep_last or pointed(last)):
+        if newest.is_dir() and (self.keep_last or pointed(last)):
             _link(last, newest.name)
         if self.ranking:
             _link(self.folder / "best", self.ranking[0][1])
         else:
             (self.folder / "best").unlink(missing_ok=True)
 
-    def _damage(self, name: str) -> EffbenchError | None:
-        """Return the error of a damaged checkpoint, or None."""
-        try:
-            read_manifest(self.folder / name)
-        except EffbenchError as error:
-            return error
-        return None
-
     def _ranked(self, value: float | None, name: str) -> list[tuple[float, str]]:
+        """Return the ranking with a further checkpoint, the best first, without those that are not kept."""
         others = [entry for entry in self.ranking if entry[1] != name]
         if value is not None:
-            others.append((value, name))  # last: of equal values the earlier one stays the best
-        return sorted(others, key=lambda entry: -self._sign * entry[0])[: self._keep_best]
+            others.append((value, name))  # last: the sort is stable, so of equal values the earlier stays the best
+        sign = -1 if self.mode == "max" else 1
+        return sorted(others, key=lambda entry: sign * entry[0])[: self.keep_best]
 
     def _forget(self, newest: str) -> None:
         """Remove checkpoints that are not kept. Those after `newest` are stale: the run fell back to an older one."""
         kept = {name for _, name in self.ranking}
         kept |= {name for link in ("last", "best") if (name := pointed(self.folder / link))}
-        if self._keep_last:
+        if self.keep_last:
             kept |= set(sorted(path.name for path in self.folder.glob("step-*") if path.name <= newest)[-NEWEST_KEPT:])
         self._clear()  # left by a kill
         for path in self.folder.glob("step-*"):
@@ -195,6 +184,7 @@ class Checkpoints:
         self._clear()
 
     def _clear(self) -> None:
+        """Remove folders and links with temporary names."""
         for path in self.folder.glob(".step-*"):
             shutil.rmtree(path, ignore_errors=True)  # NFS keeps files that are open elsewhere; the next save repeats it
         for link in self.folder.glob(".[lb]*.tmp"):
@@ -202,6 +192,7 @@ class Checkpoints:
 
     @property
     def best(self) -> Path | None:
+        """The best checkpoint; None if there is none."""
         path = followed(self.folder / "best")
         return path if path.exists() else None
 
@@ -219,7 +210,7 @@ def write_checkpoint(target: Path, snapshot: Snapshot, identity: Mapping[str, An
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     aside = target.with_name(f".{target.name}.{os.getpid()}.old")
-    needed = _bytes_of(snapshot)
+    needed = _bytes_of(snapshot)  # for the message of a full disk
     for left in (temporary, aside):  # left by a killed process with the same number, as in containers
         shutil.rmtree(left, ignore_errors=True)
     try:
@@ -229,6 +220,7 @@ def write_checkpoint(target: Path, snapshot: Snapshot, identity: Mapping[str, An
             if snapshot.ema:
                 _write_tensors(temporary / "ema.safetensors", snapshot.ema)
             _write_state(temporary / "state.pt", snapshot.state)
+            # The manifest is last, because it holds the digests of the others.
             digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
             manifest = {"format": FORMAT, **(identity or {}), "sha256": digests}
             text = json.dumps(manifest | {"digest": _digest(manifest)}, indent=2)
@@ -236,7 +228,7 @@ def write_checkpoint(target: Path, snapshot: Snapshot, identity: Mapping[str, An
             for path in temporary.iterdir():
                 _sync_file(path)
             sync_folder(temporary)
-            if target.exists():
+            if target.exists():  # a folder cannot be renamed over one that is not empty
                 move(target, aside)
             move(temporary, target)
             sync_folder(target.parent)
@@ -246,7 +238,14 @@ def write_checkpoint(target: Path, snapshot: Snapshot, identity: Mapping[str, An
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in _without_aliases(tensors).items()}
+    content: dict[str, Tensor] = {}
+    addresses: set[int] = set()
+    for name, tensor in tensors.items():
+        # safetensors refuses tensors that share memory, as tied weights do: each after the first is copied.
+        address = tensor.untyped_storage().data_ptr()
+        apart = tensor.clone() if address in addresses else tensor
+        addresses.add(address)
+        content[name] = apart.detach().cpu().contiguous()
 
     def write() -> None:
         path.touch()
@@ -271,17 +270,6 @@ def _write_state(path: Path, state: dict[str, Any]) -> None:
     except RuntimeError as error:
         # torch raises another error for the unfinished archive while the disk's error propagates.
         raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-
-
-def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tied tensors: safetensors refuses shared memory."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        pointer = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone() if pointer in seen else tensor
-        seen.add(pointer)
-    return apart
 
 
 def read_newest(folder: Path) -> tuple[Path, Snapshot, list[str]]:
@@ -322,6 +310,7 @@ def read_checkpoint(folder: Path) -> Snapshot:
     names = read_manifest(folder)["sha256"]
     path = folder / "state.pt"
     try:
+        # weights_only: a pickle could run code. On the CPU first: the GPU it was saved from may not exist here.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConfigError(f"{path} holds more than tensors and plain values: refused, it could run code.") from error
@@ -348,57 +337,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     names = read_manifest(folder)["sha256"]
     name = "ema.safetensors" if "ema.safetensors" in names else "model.safetensors"
     weights = _read_tensors(folder / name)
-    weights.pop("_ema_steps", None)
+    weights.pop("_ema_steps", None)  # the average's step count, which is no weight
     return weights
-
-
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's state, but keep this config's settings and each tensor's memory layout.
-
-    Settings are what the constructor takes. Other entries of a parameter group, such as a step count, are state. The
-    layout matters because a fused step walks over raw memory: with other strides, state and parameter would not match.
-    """
-    taken = _options_of(type(optimizer)) - {"params", "lr"}  # the schedule restores the learning rate
-    settings = [{key: value for key, value in group.items() if key in taken} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
-        for parameter in group["params"]:
-            for key, value in optimizer.state.get(parameter, {}).items():
-                if type(value) is Tensor and value.shape == parameter.shape:  # strides of a subclass do not matter
-                    layout = torch.empty_like(parameter, dtype=value.dtype)
-                    optimizer.state[parameter][key] = layout.copy_(value).detach()
-
-
-def _options_of(kind: type) -> set[str]:
-    """Return the arguments of the constructor and of the base classes' constructors."""
-    own = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)]
-    return {name for each in own if inspect.isfunction(each) for name in inspect.signature(each).parameters}
-
-
-def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights, with the layout versions that safetensors does not hold (MNASNet needs them).
-
-    Raises:
-        ConfigError: a key is missing, superfluous or of another shape; the message lists them.
-    """
-    if problems := _misfits(model.state_dict(), weights):
-        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        raise ConfigError("\n  ".join(["the weights do not fit the model:", *problems[:_SHOWN], *more]))
-    versioned = OrderedDict(weights)
-    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
-    model.load_state_dict(versioned)
-
-
-def _misfits(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
-    def shape(tensors: Mapping[str, Tensor], key: str) -> str:
-        return str(tuple(tensors[key].shape)) if key in tensors else "none"
-
-    return [
-        f"{key}: checkpoint {shape(other, key)}, model {shape(own, key)}"
-        for key in dict.fromkeys([*own, *other])
-        if shape(other, key) != shape(own, key)
-    ]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -417,20 +357,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except MissingFileError as error:
         raise DamagedError(f"{path} is missing or damaged (there is no such file).") from error
     except UnreadableError as error:
-        raise _unreadable(error) from error
+        if isinstance(error.__cause__, PermissionError):  # another user's file, not a damaged one
+            raise
+        raise DamagedError(f"{str(error).removesuffix('.')}: it is damaged.") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{path} is missing or damaged ({error}).") from error
+    # The digest first: a flipped bit in `format` is damage, and an older checkpoint may be whole.
     if stated is not None and stated != _digest(manifest):
         raise DamagedError(f"{path} is damaged: its digest is not that of its content.")
     if version != FORMAT:
         raise ConfigError(
             f"{path} is of checkpoint format {version!r}; this effbench reads {FORMAT}. Use the effbench that wrote it."
         )
+    # After the version: another format may hold no digest of itself.
     if stated is None:
         raise DamagedError(f"{path} is damaged: it holds no digest of itself.")
     if unlisted := [name for name in _REQUIRED if name not in digests]:
         raise DamagedError(f"{path} is damaged: it lists no sha256 of {', '.join(unlisted)}.")
     for name, digest in digests.items():
+        # The folder may be a stranger's: a path in place of a name could lead out of it.
         if Path(name).name != name or _digest_of(folder / name) != digest:
             raise DamagedError(f"{folder / name} is missing or damaged: its sha256 is not the manifest's.")
     return manifest
@@ -447,13 +392,6 @@ def _digest_of(path: Path) -> str | None:
         return None
 
 
-def _unreadable(error: UnreadableError) -> EffbenchError:
-    """Return the error for a file: without permission it belongs to another user and is not damaged."""
-    if isinstance(error.__cause__, PermissionError):
-        return error
-    return DamagedError(f"{str(error).removesuffix('.')}: it is damaged.")
-
-
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -465,6 +403,7 @@ def _link(link: Path, name: str) -> None:
 
 
 def _sync_file(path: Path) -> None:
+    # Opened for reading: fsync flushes the file, whoever wrote to it.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         sync(descriptor)
@@ -473,6 +412,7 @@ def _sync_file(path: Path) -> None:
 
 
 def _bytes_of(value: Any) -> int:
+    """Return the bytes of all tensors in a snapshot, which is about the size of its files."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, Snapshot):

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -43,39 +44,18 @@ class Saves(Protocol):
         """Like `wait`, but logs the error; for use while another exception propagates."""
 
 
-class NoSaves:
+class NoSaves(Saves):
     """Saves nothing: no checkpoint is kept, or another rank writes them."""
 
-    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
-        pass
 
-    def check(self) -> None:
-        pass
+@dataclass(eq=False)
+class DirectSaves(Saves):
+    """Training waits until the checkpoint is on disk, so nothing is left to check or to wait for."""
 
-    def wait(self) -> None:
-        pass
-
-    def drain(self) -> None:
-        pass
-
-
-class DirectSaves:
-    """Training waits until the checkpoint is on disk."""
-
-    def __init__(self, checkpoints: Checkpoints):
-        self._checkpoints = checkpoints
+    checkpoints: Checkpoints
 
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
-        self._checkpoints.save(snapshot, step, value, keep)
-
-    def check(self) -> None:
-        pass
-
-    def wait(self) -> None:
-        pass
-
-    def drain(self) -> None:
-        pass
+        self.checkpoints.save(snapshot, step, value, keep)
 
 
 class BackgroundSaves:
@@ -86,26 +66,33 @@ class BackgroundSaves:
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
-        self._copies: dict[tuple[Any, ...], Tensor] = {}
+        self._copies: dict[tuple[Any, ...], Tensor] = {}  # place of a tensor in the snapshot -> its copy
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
-        self.wait()
+        self.wait()  # the writer still reads the copy whose memory this save reuses
         if not self._checkpoints.is_due(step, value, keep):
             return
         try:
-            arguments = (self._copy_of(snapshot), step, value, keep)
+            copy = Snapshot(
+                self._copied(snapshot.weights, "weights", plain=True),
+                self._copied(snapshot.ema, "ema", plain=True),
+                self._copied(snapshot.state, "state"),
+            )
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            self._copies.clear()
+            self._copies.clear()  # writing needs memory too
             log.warning("no memory for a copy of the checkpoint: training waits until it is written")
             self._checkpoints.save(snapshot, step, value, keep)
             return
-        writer = threading.Thread(target=self._write, args=arguments, name=f"checkpoint of step {step}", daemon=True)
+        # A daemon, so that an error elsewhere ends the process; `wait` and `drain` join it on every ordinary way out.
+        writer = threading.Thread(
+            target=self._write, args=(copy, step, value, keep), name=f"checkpoint of step {step}", daemon=True
+        )
         writer.start()
-        self._writer = writer
+        self._writer = writer  # after start(), which may fail: an unstarted thread cannot be joined
 
     def check(self) -> None:
         if self._error is not None:
@@ -135,15 +122,15 @@ class BackgroundSaves:
         except BaseException as error:  # noqa: BLE001 - `check` raises it in the training thread
             self._error = error
 
-    def _copy_of(self, snapshot: Snapshot) -> Snapshot:
-        return Snapshot(
-            self._copied(snapshot.weights, "weights", plain=True),
-            self._copied(snapshot.ema, "ema", plain=True),
-            self._copied(snapshot.state, "state"),
-        )
-
     def _copied(self, value: Any, *place: Any, plain: bool = False) -> Any:
-        """Return a copy that shares no memory. plain: tensors in row-major order, as safetensors needs."""
+        """Return a copy that shares no memory.
+
+        Args:
+            value: a part of a snapshot.
+            place: keys that lead to it; the same place reuses the same memory.
+            plain: copy tensors in row-major order, as safetensors needs. Else the memory format stays, because a fused
+                optimizer's state must be laid out like its parameter.
+        """
         if isinstance(value, Tensor):
             return self._copied_tensor(value.detach(), place, plain)
         if isinstance(value, dict):
@@ -153,16 +140,14 @@ class BackgroundSaves:
         return value
 
     def _copied_tensor(self, tensor: Tensor, place: tuple[Any, ...], plain: bool) -> Tensor:
-        if type(tensor) not in PLAIN_TYPES:
-            return self._copied_subclass(tensor, place, plain)
-        layout = torch.contiguous_format if plain else torch.preserve_format
-        kept = self._copies.get(place)
-        if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
-            kept = self._copies[place] = torch.empty_like(tensor, device="cpu", memory_format=layout)
-        return kept.copy_(tensor)
+        if type(tensor) in PLAIN_TYPES:
+            layout = torch.contiguous_format if plain else torch.preserve_format
+            kept = self._copies.get(place)
+            if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
+                kept = self._copies[place] = torch.empty_like(tensor, device="cpu", memory_format=layout)
+            return kept.copy_(tensor)
 
-    def _copied_subclass(self, tensor: Tensor, place: tuple[Any, ...], plain: bool) -> Tensor:
-        """Copy a tensor that consists of others part by part: it may not support the operations of a copy."""
+        # A subclass may not support the operations of a copy: copy the tensors that it consists of (torch's protocol).
         if not hasattr(tensor, "__tensor_flatten__"):
             return tensor.clone()
         names, context = tensor.__tensor_flatten__()
@@ -173,6 +158,7 @@ class BackgroundSaves:
 
 
 def choose_saves(checkpoints: Checkpoints | None, background: bool) -> Saves:
+    """Return the way to save; no `checkpoints` on ranks other than 0."""
     if checkpoints is None:
         return NoSaves()
     return BackgroundSaves(checkpoints) if background else DirectSaves(checkpoints)

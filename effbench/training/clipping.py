@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -19,11 +20,11 @@ class Clipping(Protocol):
     def __call__(self) -> None: ...
 
 
-class NoClipping:
-    def __call__(self) -> None:
-        pass
+class NoClipping(Clipping):
+    """Leaves the gradients as they are."""
 
 
+@dataclass(eq=False)
 class ClipNorm:
     """Scales all gradients down together if their L2 norm exceeds `limit` (arXiv:1211.5063).
 
@@ -31,36 +32,39 @@ class ClipNorm:
     64, AMD EPYC, 2 threads, median of 50).
     """
 
-    def __init__(self, parameters: Sequence[Tensor], limit: float):
-        self._parameters, self._limit = list(parameters), limit
+    parameters: Sequence[Tensor]
+    limit: float
 
     def __call__(self) -> None:
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if fit_one_pass([gradients]) and library() is not None:
-            call_in_one_pass("clip_norm", [gradients], [self._limit])
+            call_in_one_pass("clip_norm", [gradients], [self.limit])
+            # The C function writes through raw pointers: autograd must still notice a change in place.
             increment_version(gradients)
         else:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._limit)
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.limit)
 
 
+@dataclass(eq=False)
 class ClipValue:
     """Clamps every element of every gradient to [-limit, limit]."""
 
-    def __init__(self, parameters: Sequence[Tensor], limit: float):
-        self._parameters, self._limit = list(parameters), limit
+    parameters: Sequence[Tensor]
+    limit: float
 
     def __call__(self) -> None:
-        torch.nn.utils.clip_grad_value_(self._parameters, self._limit)
+        torch.nn.utils.clip_grad_value_(self.parameters, self.limit)
 
 
-def choose_clipping(parameters: Sequence[Tensor], limit: float | None, algorithm: str) -> Clipping:
+def choose_clipping(parameters: Iterable[Tensor], limit: float | None, algorithm: str) -> Clipping:
     """Return the clipping of a config.
 
     Args:
         parameters: whose gradients are clipped.
-        limit: trainer.gradient_clip_val; None: no clipping.
+        limit: trainer.gradient_clip_val, in units of the gradient; None: no clipping.
         algorithm: trainer.gradient_clip_algorithm: 'norm' or 'value'.
     """
     if limit is None:
         return NoClipping()
-    return ClipNorm(parameters, limit) if algorithm == "norm" else ClipValue(parameters, limit)
+    kept = list(parameters)  # a generator, as model.parameters() is, would be empty from the second step on
+    return ClipNorm(kept, limit) if algorithm == "norm" else ClipValue(kept, limit)

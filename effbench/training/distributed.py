@@ -32,7 +32,7 @@ class DistributedContext:
 
     def gradients_at(self, last: bool, model: nn.Module) -> AbstractContextManager[Any]:
         """Exchange gradients only in the last micro-batch of a step."""
-        del last, model
+        del last, model  # there is nobody to exchange with
         return nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
@@ -69,14 +69,14 @@ class ProcessGroup(DistributedContext):
         return DistributedDataParallel(model)
 
     def gradients_at(self, last: bool, model: nn.Module) -> AbstractContextManager[Any]:
-        if last:
+        if last:  # DDP averages in the backward pass; earlier micro-batches only add up on each rank
             return nullcontext()
         assert isinstance(model, DistributedDataParallel)
         no_sync: AbstractContextManager[Any] = model.no_sync()
         return no_sync
 
     def sum(self, values: Tensor) -> Tensor:
-        total = values.to(self._device, copy=True)
+        total = values.to(self._device, copy=True)  # NCCL takes CUDA tensors only; all_reduce changes it in place
         dist.all_reduce(total)
         return total.to(values.device)
 
@@ -91,13 +91,9 @@ class ProcessGroup(DistributedContext):
         dist.barrier()
 
     def broadcast_object(self, value: Any) -> Any:
-        box = [value]
+        box = [value]  # torch replaces the content of a list
         dist.broadcast_object_list(box, src=0)
         return box[0]
-
-
-def launched_by_torchrun() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def environment_rank() -> int:
@@ -108,15 +104,16 @@ def environment_rank() -> int:
 @contextmanager
 def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
     """Yield the process group of torchrun, which ends with the block; a single process otherwise."""
-    if not launched_by_torchrun():
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:  # torchrun sets it
         yield DistributedContext()
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    # The others wait while rank 0 decodes a folder or reads the test split; a rank that dies closes its connection.
+    # Longer than torch's default (NCCL 10 minutes, gloo 30): the others wait while rank 0 decodes a folder or reads the
+    # test split. A rank that dies is noticed at once, because its connection closes.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
     try:
         yield ProcessGroup(device)
     finally:
-        dist.destroy_process_group()
+        dist.destroy_process_group()  # else a second run of this process could not set one up

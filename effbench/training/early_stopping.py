@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from effbench.training.state import TrainState
@@ -16,57 +17,48 @@ class StoppingRule(Protocol):
     def stop_if_due(self, state: TrainState) -> None:
         """Stop the run if the checks require it; also called for a run that is resumed after its last validation."""
 
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class NoEarlyStopping:
-    def check(self, state: TrainState) -> None:
-        pass
-
-    def stop_if_due(self, state: TrainState) -> None:
-        pass
-
     def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+        """Load a state of `state_dict`."""
 
 
+class NoEarlyStopping(StoppingRule):
+    """Never stops a run."""
+
+
+@dataclass(eq=False)
 class EarlyStopping:
     """Stops a run after `patience` checks without improvement.
 
-    Args:
+    Attributes:
         monitor: the metric, such as 'val/loss'.
         mode: 'min' or 'max'.
         patience: checks without improvement.
         min_delta: smallest change that counts as an improvement.
         stopping_threshold: stop as soon as the metric reaches it; None: never.
         warmup: optimizer steps during which the learning rate rises; checks without improvement are not counted then.
+        best: the best value so far; None before the first check.
+        waited: checks since then.
     """
 
-    def __init__(
-        self,
-        monitor: str,
-        mode: str,
-        patience: int,
-        min_delta: float,
-        stopping_threshold: float | None,
-        warmup: int = 0,
-    ):
-        self.monitor, self.patience, self.min_delta, self.warmup = monitor, patience, min_delta, warmup
-        self._sign = 1.0 if mode == "max" else -1.0
-        self._threshold = stopping_threshold
-        self.best: float | None = None
-        self.waited = 0
+    monitor: str
+    mode: str
+    patience: int
+    min_delta: float
+    stopping_threshold: float | None
+    warmup: int = 0
+    best: float | None = field(default=None, init=False)
+    waited: int = field(default=0, init=False)
 
     def check(self, state: TrainState) -> None:
         if self.monitor not in state.metrics:
             return  # it is train/*, and every step so far was skipped
         value = state.metrics[self.monitor]
-        if self.best is None or self._sign * (value - self.best) > self.min_delta:
+        sign = 1 if self.mode == "max" else -1
+        if self.best is None or sign * (value - self.best) > self.min_delta:
             self.best, self.waited = value, 0
         elif state.step >= self.warmup:
             self.waited += 1
@@ -75,9 +67,11 @@ class EarlyStopping:
     def stop_if_due(self, state: TrainState) -> None:
         if self.best is None:
             return
-        value = state.metrics[self.monitor]
-        if self._threshold is not None and self._sign * (value - self._threshold) >= 0:
-            state.stop(f"{self.monitor} reached {value:.4g} (threshold {self._threshold:g})", "stopped_early")
+        value, threshold = state.metrics[self.monitor], self.stopping_threshold
+        sign = 1 if self.mode == "max" else -1
+        if threshold is not None and sign * (value - threshold) >= 0:
+            state.stop(f"{self.monitor} reached {value:.4g} (threshold {threshold:g})", "stopped_early")
+        # patience=0 would stop after a check that did improve, so it counts as 1.
         elif self.waited >= max(self.patience, 1):
             state.stop(f"{self.monitor} has not improved on {self.best:.4g} for {self.waited} checks", "stopped_early")
 

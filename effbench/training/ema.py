@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from effbench.training.checkpoint import load_weights
+from effbench.training.snapshots import load_weights
 
 
 class WeightAverage(Protocol):
@@ -25,31 +26,20 @@ class WeightAverage(Protocol):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state for a checkpoint; {} if the model in training is all there is."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load a state of `state_dict`, or {} of a run without average."""
 
 
-class NoEma:
+@dataclass(eq=False)
+class NoEma(WeightAverage):
     """No average: the weights in training."""
 
-    def __init__(self, model: nn.Module):
-        self.model = model
-
-    def update(self) -> None:
-        pass
-
-    def synchronize(self) -> None:
-        pass
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        pass
+    model: nn.Module
 
 
-class Ema:
+class Ema(WeightAverage):
     """average += (1 - d) * (weights - average) after each step, with d = min(decay, (1 + t) / (10 + t)).
 
     The warm-up of d (TensorFlow's ExponentialMovingAverage with num_updates) reduces the effect of the random initial
@@ -60,6 +50,7 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float):
         self._source, self._decay = model, decay
         self.model = copy.deepcopy(model).requires_grad_(False)
+        # A tensor, not an int, because the state goes into a safetensors file.
         self._steps = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
@@ -69,12 +60,10 @@ class Ema:
         decay = min(self._decay, (1 + steps) / (10 + steps))
         averages: list[Tensor] = list(self.model.parameters())
         weights: list[Tensor] = list(self._source.parameters())
+        # One call for all parameters: on a GPU a call for each would cost a kernel launch each.
         torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, buffer in zip(self.model.buffers(), self._source.buffers(), strict=True):
             average.copy_(buffer)
-
-    def synchronize(self) -> None:
-        pass
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"_ema_steps": self._steps, **self.model.state_dict()}
@@ -86,7 +75,7 @@ class Ema:
             load_weights(self.model, dict(self._source.state_dict()))
             return
         rest = dict(state)
-        self._steps = rest.pop("_ema_steps").clone()
+        self._steps = rest.pop("_ema_steps").clone()  # update() changes it in place; the caller's state must stay
         load_weights(self.model, rest)
 
 
@@ -100,25 +89,26 @@ class OptimizerAverage:
     """
 
     def __init__(self, source: nn.Module, optimizer: Optimizer):
-        self._source, self._optimizer = source, optimizer
+        self._source = source
+        self._optimizer: Any = optimizer  # torch's Optimizer declares no train() and eval()
         self.model = copy.deepcopy(source).requires_grad_(False)
         self._is_current = False
-        self._switch("train")
+        self._optimizer.train()
 
     def update(self) -> None:
         self._is_current = False
 
     @torch.no_grad()
     def synchronize(self) -> None:
-        if self._is_current:
+        if self._is_current:  # validation and save after the same step: switch once
             return
         kept = [parameter.clone() for parameter in self._source.parameters()]
-        self._switch("eval")
+        self._optimizer.eval()
         for average, weight in zip(self.model.parameters(), self._source.parameters(), strict=True):
             average.copy_(weight)
         for mine, buffer in zip(self.model.buffers(), self._source.buffers(), strict=True):
             mine.copy_(buffer)
-        self._switch("train")
+        self._optimizer.train()
         for parameter, before in zip(self._source.parameters(), kept, strict=True):
             parameter.copy_(before)
         self._is_current = True
@@ -129,11 +119,9 @@ class OptimizerAverage:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load a state; an empty one is of a run whose optimizer kept no average."""
         if state:
+            # A checkpoint of a run with ema=on also holds the average's step count, which this one does not need.
             load_weights(self.model, {name: tensor for name, tensor in state.items() if name != "_ema_steps"})
         self._is_current = bool(state)
-
-    def _switch(self, mode: str) -> None:
-        getattr(self._optimizer, mode)()
 
 
 def averages_itself(optimizer: Optimizer) -> bool:

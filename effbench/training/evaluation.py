@@ -35,14 +35,16 @@ def evaluate(
         check: also gets the predictions.
     """
     model.eval()
+    # Summed, not averaged over batches: the last batch may be smaller, and ranks may have different numbers of samples.
     sums = torch.zeros(len(task.tallies), dtype=torch.float64)
     for batch in batches:
         with precision.autocast():
             outputs = model(batch.inputs)
+        # float(): in bfloat16 the loss of a sample would have 3 digits.
         one = task.tallies.of(task.plain_loss(outputs.float(), batch.targets), outputs, batch.targets)
         if check is not None:
             check.add(outputs, batch.targets)
-        sums = sums.to(one.device) + one
+        sums = sums.to(one.device) + one  # stays on the device: reading it here would wait for each batch
     if check is not None:
         check.agree(ranks)
     return task.tallies.values(ranks.sum(sums))

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -34,14 +35,8 @@ class StepRollback(Protocol):
         """Restore what the forward passes since `begin` changed."""
 
 
-class NoBufferSnapshot:
+class NoBufferSnapshot(StepRollback):
     """For policies that never skip a step."""
-
-    def begin(self) -> None:
-        pass
-
-    def undo(self) -> None:
-        pass
 
 
 class BufferSnapshot:
@@ -65,60 +60,50 @@ class NonFinitePolicy(Protocol):
     def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
         """Return what is not finite after a step's backward passes, such as 'loss is nan'; None if all is finite."""
 
-    def skip(self, state: TrainState, what: str) -> None:
-        """Count and log a step that is skipped; a policy that skips none does nothing."""
-
-    def goes_on(self, state: TrainState) -> bool:
-        """Return True if the run continues after a skipped step."""
+    def skip(self, state: TrainState, what: str) -> bool:
+        """Count and log a step that is skipped; return False if the run must end instead."""
 
 
+@dataclass
 class StopAtNonFinite:
     """on_nonfinite=stop: the run ends.
 
-    Args:
+    Attributes:
         looks: read the loss at each step; otherwise the logged steps show it.
     """
 
-    def __init__(self, looks: bool = True):
-        self._looks = looks
+    looks: bool = True
 
     def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
-        return _not_finite(loss) if self._looks else None
+        return f"loss is {float(loss)}" if self.looks and not math.isfinite(loss) else None
 
-    def skip(self, state: TrainState, what: str) -> None:
-        pass
-
-    def goes_on(self, state: TrainState) -> bool:
+    def skip(self, state: TrainState, what: str) -> bool:
         return False
 
 
+@dataclass
 class SkipNonFinite:
     """on_nonfinite=skip: the step is skipped; SKIPS_IN_A_ROW skipped steps in a row end the run.
 
-    Args:
+    Attributes:
         ranks: the processes, which skip a step together.
         gradients: check gradients too; loss scaling does so itself.
     """
 
-    def __init__(self, ranks: DistributedContext, gradients: bool):
-        self._ranks, self._gradients = ranks, gradients
+    ranks: DistributedContext
+    gradients: bool
 
     def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
-        if self._ranks.any(_not_finite(loss) is not None):
+        # Each rank has a loss of its own, but after the backward pass all have the same, averaged gradients.
+        if self.ranks.any(not math.isfinite(loss)):
             return f"loss is {float(loss)}"
-        return "gradient is not finite" if self._gradients and not gradients_finite(parameters) else None
+        return "gradient is not finite" if self.gradients and not gradients_finite(parameters) else None
 
-    def skip(self, state: TrainState, what: str) -> None:
+    def skip(self, state: TrainState, what: str) -> bool:
         state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
-        if self._ranks.is_main:
+        if self.ranks.is_main:
             log.warning(f"step {state.step + 1} is left out: its {what}")
-
-    def goes_on(self, state: TrainState) -> bool:
         return state.skipped_in_a_row < SKIPS_IN_A_ROW
-
-
-def _not_finite(loss: Tensor) -> str | None:
-    return None if math.isfinite(loss) else f"loss is {float(loss)}"
 
 
 class OutOfMemoryPolicy(Protocol):
@@ -139,38 +124,40 @@ class OutOfMemoryPolicy(Protocol):
         """
 
 
+@dataclass
 class RaiseOnOutOfMemory:
     """on_oom=raise: the message names what to reduce.
 
-    Args:
+    Attributes:
         size_key: the config key that makes a sample smaller, or None.
     """
 
-    def __init__(self, size_key: str | None = None):
-        self._smaller = [] if size_key is None else [size_key]
+    size_key: str | None = None
 
     def next_split_count(self, what: str, key: str, batch_size: int, splits: int, error: BaseException) -> int:
+        lower = ", ".join([key, self.size_key] if self.size_key else [key])
         raise EffbenchError(
-            f"out of memory in {what} at {key}={batch_size}: lower {', '.join([key, *self._smaller])} or the "
-            f"model, or let trainer.on_oom=halve cut the batches. ({first_line(error)})"
+            f"out of memory in {what} at {key}={batch_size}: lower {lower} or the model, or let trainer.on_oom=halve "
+            f"cut the batches. ({first_line(error)})"
         ) from error
 
 
+@dataclass
 class SplitOnOutOfMemory:
     """on_oom=halve: twice as many micro-batches, whose gradients add up to the same step.
 
-    Args:
+    Attributes:
         size_key: the config key that makes a sample smaller, or None.
     """
 
-    def __init__(self, size_key: str | None = None):
-        self._smaller = [] if size_key is None else [size_key]
+    size_key: str | None = None
 
     def next_split_count(self, what: str, key: str, batch_size: int, splits: int, error: BaseException) -> int:
         if 4 * splits > batch_size:  # batch norm needs two samples a micro-batch
+            lower = f"{self.size_key} or the model" if self.size_key else "the model"
             raise EffbenchError(
-                f"out of memory in {what} at {key}={batch_size}, cut into {splits} pieces already: lower "
-                f"{' or '.join([*self._smaller, 'the model'])}. ({first_line(error)})"
+                f"out of memory in {what} at {key}={batch_size}, cut into {splits} pieces already: lower {lower}. "
+                f"({first_line(error)})"
             ) from error
         log.warning(
             f"out of memory in {what} at {key}={batch_size}: each batch is cut into {2 * splits} pieces from "
@@ -196,27 +183,12 @@ def naming_optimizer_memory(optimizer: Optimizer) -> Iterator[None]:
         ) from error
 
 
-def name_out_of_memory(error: BaseException, key: str, batch_size: int) -> None:
-    """Raise an EffbenchError that names what to reduce, if the error is an out-of-memory error.
-
-    Args:
-        error: any error.
-        key: the config key of the batch size.
-        batch_size: its value.
-
-    Raises:
-        EffbenchError: it is an out-of-memory error.
-    """
-    if is_out_of_memory(error):
-        message = f"out of memory at {key}={batch_size}: lower it or the model. ({first_line(error)})"
-        raise EffbenchError(message) from error
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True for an out-of-memory error, also as the cause of a BatchError.
 
     On a CPU torch raises a plain RuntimeError.
     """
+    # A worker of the data pipeline wraps what it raises.
     if isinstance(error, BatchError) and error.__cause__ is not None:
         error = error.__cause__
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
@@ -226,9 +198,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def gradients_finite(parameters: Sequence[Tensor]) -> bool:
     """Return True if all gradients are finite; the device is read once."""
+    # torch's norm of an empty tensor raises an error for the order infinity.
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.numel() > 0]
     if not gradients:
         return True
+    # The largest magnitude of each: NaN and infinity survive in it, and it cannot overflow as a sum can.
     return bool(torch.stack(torch._foreach_norm(gradients, float("inf"))).isfinite().all())
 
 
@@ -237,11 +211,13 @@ def first_not_finite(model: nn.Module) -> str | None:
 
     An infinity in a buffer may be intended, as in a mask.
     """
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    if _sums_finite([*parameters.values(), *(buffer for buffer in buffers.values() if buffer.is_floating_point())]):
+    parameters = dict(model.named_parameters())
+    buffers = {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    if _sums_finite([*parameters.values(), *buffers.values()]):
         return None
+    # Rare: look at each tensor alone, for its name, and to tell an infinity in a buffer from NaN.
     named = {name: parameter.isfinite() for name, parameter in parameters.items()}
-    named |= {name: ~buffer.isnan() for name, buffer in buffers.items() if buffer.is_floating_point()}
+    named |= {name: ~buffer.isnan() for name, buffer in buffers.items()}
     return next((f"weight {name}" for name, good in named.items() if not good.all()), None)
 
 
@@ -254,7 +230,7 @@ def optimizer_not_finite(optimizer: Optimizer) -> str | None:
         (name, part)
         for state in optimizer.state.values()
         for name, value in state.items()
-        if isinstance(value, Tensor) and value.dim() > 0
+        if isinstance(value, Tensor) and value.dim() > 0  # a scalar is a step count
         for part in plain_parts(value)
         if part.is_floating_point() or part.is_complex()
     ]
@@ -264,9 +240,9 @@ def optimizer_not_finite(optimizer: Optimizer) -> str | None:
 
 
 def plain_parts(tensor: Tensor) -> list[Tensor]:
-    """The tensor itself, or of a subclass, which may know few operations, those that it is made of.
+    """Return the tensor; of a subclass, which may support few operations, the plain tensors that it consists of.
 
-    None of a subclass that does not say (`__tensor_flatten__`, torch's protocol): it cannot be looked into.
+    Return none of a subclass without `__tensor_flatten__` (torch's protocol): its content cannot be read.
     """
     if type(tensor) in PLAIN_TYPES:
         return [tensor]
@@ -277,8 +253,9 @@ def plain_parts(tensor: Tensor) -> list[Tensor]:
 
 
 def _sums_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether none can hold NaN or an infinity: either would show in its sum. One look for all."""
+    """Return False if a tensor may hold NaN or an infinity, which would show in its sum; the device is read once."""
     plain = [part for tensor in tensors for part in plain_parts(tensor.detach())]
     parts = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in plain]
+    # At least float32: a sum in float16 overflows at 65,504 although every element is finite.
     sums = [part.sum(dtype=torch.promote_types(part.dtype, torch.float32)) for part in parts]
     return not sums or bool(torch.stack([each.to(sums[0].device, torch.float64) for each in sums]).isfinite().all())

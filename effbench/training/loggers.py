@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from effbench.config.compare import leaves
 from effbench.errors import MissingExtraError
 from effbench.records import FINISHED, replacing, write_text
 from effbench.redaction import redact
-from effbench.training.callbacks import Callback, Context, Forwarding
+from effbench.training.callbacks import Callback, Context, HookReceiver
 
 log = logging.getLogger(__name__)
 
 IDS = "logger.json"  # in the run folder: ids of the run at W&B and MLflow
+LONGEST_PARAM, LONGEST_TAG = 500, 5000  # characters, below the limits of MLflow, which refuses longer ones
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,9 @@ class Start:
     epoch_ended: bool = True
     in_epoch: bool = False
 
-    def follows(self, step: int, name: str) -> bool:
-        """Return True if this session logs the metric `name` at `step`, again or for the first time."""
-        return step > self.step or (step == self.step and not self.epoch_ended and name.startswith("val/"))
-
 
 class MetricLogger(Callback):
-    """Base of the loggers. One curve a metric: train/* from logged steps, val/* from epochs.
+    """Base of the loggers. One curve a metric: train/* from logged steps, val/* and callbacks' columns from all rows.
 
     The train means of an epoch would look like spikes between the logged steps, so they are logged only for epochs
     without a logged step. test/* is one point at the last step. The test runs after the fit, so run_end closes the
@@ -73,7 +69,7 @@ class MetricLogger(Callback):
         """Send `values` to the library."""
 
 
-class FaultTolerantLogger(Forwarding):
+class FaultTolerantLogger(HookReceiver):
     """A logger whose failure (full disk, no network) ends its log, not the run."""
 
     def __init__(self, logger: Callback, name: str):
@@ -113,6 +109,7 @@ class TensorBoardLogger(MetricLogger):
             raise MissingExtraError("logger=tensorboard", "tensorboard") from error
         for path in sorted((folder / "tensorboard").glob("events.out.tfevents.*")):
             _cut_events(path, start)
+        # A file of its own for each session; TensorBoard shows all files of a folder as one run.
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def saving(self, context: Context) -> None:
@@ -133,12 +130,17 @@ def _cut_events(path: Path, start: Start) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    def stays(record: bytes) -> bool:
-        event = Event.FromString(record)
-        return not any(start.follows(event.step, value.tag) for value in event.summary.value)
-
     records = list(RawEventFileLoader(str(path)).Load())
-    kept = [record for record in records if stays(record)]
+    points = [(event.step, {value.tag for value in event.summary.value}) for event in map(Event.FromString, records)]
+    # At start.step itself an epoch's row is logged again, and a step's row is not. A point does not say which row it
+    # is of, but all points of a file at start.step are of one row: the session that saved the checkpoint ended there,
+    # before the epoch's row, and the next session wrote a file of its own. A step's row has learning rates; an epoch's
+    # row has them only if no step of the epoch was logged.
+    is_step_row = start.in_epoch and any(
+        step == start.step and tag.startswith("lr/") for step, tags in points for tag in tags
+    )
+    end = start.step + 1 if start.epoch_ended or is_step_row else start.step
+    kept = [record for record, (step, tags) in zip(records, points, strict=True) if not tags or step < end]
     if len(kept) < len(records):
         with replacing(path) as stream:
             writer = RecordWriter(stream)
@@ -153,13 +155,9 @@ def _run_id(folder: Path, library: str, start: Start) -> str | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))[library]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):  # an edited file: a new run at the library is better than none
         return None
     return found if isinstance(found, str) else None
-
-
-def _keep_run_id(folder: Path, library: str, run_id: str) -> None:
-    write_text(folder / IDS, json.dumps({library: run_id}) + "\n")
 
 
 class WandbLogger(MetricLogger):
@@ -195,13 +193,15 @@ class WandbLogger(MetricLogger):
             # W&B's metadata would hold the command line, the git remote and the user's name
             settings=wandb.Settings(console="off", silent=True, x_disable_meta=True, disable_git=True, save_code=False),
         )
-        _keep_run_id(folder, "wandb", self._run.id)
+        write_text(folder / IDS, json.dumps({"wandb": self._run.id}) + "\n")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
+        # Of two rows of one step W&B keeps one, with the values of both.
         self._run.log(dict(values), step=step)
 
     def run_end(self, context: Context) -> None:
         self._run.summary["status"] = context.state.status
+        # Without an exit code W&B would record every run of a process that goes on as finished.
         self._run.finish(exit_code=0 if context.state.status in FINISHED else 1)
 
 
@@ -232,64 +232,61 @@ class MlflowLogger(MetricLogger):
         self._mlflow: Any = mlflow
         self._reached: dict[str, int] = {}  # metric -> last step that earlier sessions logged
         before = _run_id(folder, "mlflow", start)
-        with _mlflow_variables_kept():
+
+        # MLflow sets environment variables, which the next run of this process would take for the user's settings.
+        variables = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")}
+        try:
             own = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
             mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", own))
-            self._begin(folder.name, redact(project), before)
-        # MLflow limits the length of a parameter's value
-        self._tell_params({key: str(value)[:500] for key, value in leaves(redact(params)).items()})
-        _keep_run_id(folder, "mlflow", self._run_id)
+            self._run_id = self._begin(folder.name, redact(project), before)
+        finally:
+            for name, value in variables.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
-    @property
-    def _run_id(self) -> str:
-        return str(self._mlflow.active_run().info.run_id)
+        self._tell_params({key: str(value)[:LONGEST_PARAM] for key, value in leaves(redact(params)).items()})
+        write_text(folder / IDS, json.dumps({"mlflow": self._run_id}) + "\n")
 
-    def _begin(self, name: str, project: str, before: str | None) -> None:
+    def _begin(self, name: str, project: str, before: str | None) -> str:
+        """Start the run, or continue the run with the id `before`; return its id.
+
+        Args:
+            name: name of a new run.
+            project: experiment of a new run.
+            before: id of the run in an earlier session, or None.
+        """
         if before is not None:
             try:
                 experiment = self._mlflow.MlflowClient().get_run(before).info.experiment_id
-                self._mlflow.set_experiment(
-                    experiment_id=experiment
-                )  # another run of this process may have set another
-                self._mlflow.start_run(run_id=before)
-                return
+                # Another run of this process may have set another one, and MLflow refuses a run of a different one.
+                self._mlflow.set_experiment(experiment_id=experiment)
+                return str(self._mlflow.start_run(run_id=before).info.run_id)
             except self._mlflow.exceptions.MlflowException as error:
                 log.warning(f"logger=mlflow cannot continue run {before}, it starts a new one: {error}")
         self._mlflow.set_experiment(project)
-        self._mlflow.start_run(run_name=name)
+        return str(self._mlflow.start_run(run_name=name).info.run_id)
 
     def _tell_params(self, params: Mapping[str, str]) -> None:
+        """Log new parameters, and changed ones as a tag; remember how far each metric was logged."""
         client = self._mlflow.MlflowClient()
         data = client.get_run(self._run_id).data
         self._mlflow.log_params({key: value for key, value in params.items() if key not in data.params})
         changed = {key: value for key, value in params.items() if data.params.get(key, value) != value}
         if changed:
             listed = ", ".join(f"{key}={value}" for key, value in changed.items())
-            self._mlflow.set_tag(f"changed from step {self.start.step}", listed[:5000])
-        for name in data.metrics:
+            self._mlflow.set_tag(f"changed from step {self.start.step}", listed[:LONGEST_TAG])
+        for name in data.metrics:  # the newest value of each, without its history
             self._reached[name] = max(point.step for point in client.get_metric_history(self._run_id, name))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
+        # By metric: an interrupted session may have logged a step without the row of the epoch that it ended.
         new = {name: value for name, value in values.items() if step > self._reached.get(name, -1)}
         self._mlflow.log_metrics(new, step=step)
 
     def run_end(self, context: Context) -> None:
         good = context.state.status in FINISHED
         self._mlflow.end_run("FINISHED" if good else "FAILED")
-
-
-@contextmanager
-def _mlflow_variables_kept() -> Iterator[None]:
-    """Restore MLflow's environment variables: the next run would take them for settings of the user."""
-    names = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
-    before = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 LOGGERS: dict[str, Callable[..., Callback]] = {

@@ -13,6 +13,7 @@ import torch
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # malloc.h: M_TRIM_THRESHOLD, …
 # Setting one of them ends glibc's dynamic thresholds (mallopt(3)); these are their values for blocks as large as ours.
 _USUAL = {_MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20, _MMAP_MAX: 65536}
+# Freed memory at the heap's end is never returned, and large blocks come from the heap, too, not from mmap.
 _KEEPING = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
 _USER_WORDS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
@@ -25,6 +26,7 @@ def keeping_freed_memory(device: torch.device) -> Iterator[None]:
     pages again. It does nothing for another device or C library, or if the user has set malloc options by environment
     variables.
     """
+    # On a GPU torch keeps freed memory itself, and the CPU holds little.
     libc = _glibc() if device.type == "cpu" else None
     if libc is None or any(os.environ.get(word) for word in _USER_WORDS):
         yield
@@ -34,7 +36,7 @@ def keeping_freed_memory(device: torch.device) -> Iterator[None]:
         yield
     finally:
         _set(libc, _USUAL)
-        libc.malloc_trim(0)
+        libc.malloc_trim(0)  # give back what was kept: the process may go on, as in a notebook
 
 
 def _glibc() -> ctypes.CDLL | None:

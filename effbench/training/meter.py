@@ -13,7 +13,7 @@ from effbench.training.distributed import DistributedContext
 from effbench.training.timers import Clocks
 from effbench.units import throughput_key
 
-WARMUP_STEPS = 5
+WARMUP_STEPS = 5  # of a session: memory is allocated, kernels are chosen, a model may be compiled
 
 
 class Meter:
@@ -21,8 +21,10 @@ class Meter:
 
     def __init__(self, ranks: DistributedContext, tallies: Tallies):
         self._ranks, self._tallies = ranks, tallies
-        self._sums: Tensor | None = None
-        self._logged = self._zeros()
+        # float64: float32 counts samples exactly only up to 2^24. Never changed in place, because it is shared.
+        self._zeros = torch.zeros(len(tallies), dtype=torch.float64)
+        self._sums: Tensor | None = None  # of this rank, over the epoch; on the model's device
+        self._logged = self._zeros  # of all ranks, up to the last logged line; on the CPU
 
     def add(self, sums: Tensor) -> None:
         """Add the sums of a step, as `Tallies.of` returns them. Nothing is read from the device."""
@@ -42,17 +44,14 @@ class Meter:
     def epoch_means(self) -> dict[str, float]:
         """Return 'train/<metric>' over the epoch, and reset the sums for the next one."""
         sums = self._read()
-        self._sums, self._logged = None, self._zeros()
+        self._sums, self._logged = None, self._zeros
         return self._means(sums)
 
     def _means(self, sums: Tensor) -> dict[str, float]:
         return {f"train/{name}": value for name, value in self._tallies.values(sums).items()}
 
     def _read(self) -> Tensor:
-        return self._zeros() if self._sums is None else self._ranks.sum(self._sums).cpu()
-
-    def _zeros(self) -> Tensor:
-        return torch.zeros(len(self._tallies), dtype=torch.float64)
+        return self._zeros if self._sums is None else self._ranks.sum(self._sums).cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of all ranks by name. Every rank must call it."""
@@ -60,11 +59,11 @@ class Meter:
         return {"sums": sums, "logged": self._tallies.named(self._logged)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the sums: rank 0 gets those of all ranks, the others zero."""
+        """Load the sums: rank 0 gets those of all ranks, the others zero, so that their sum stays the same."""
         before = {key: _by_name(value) for key, value in state.items()}
         self._sums = None
         if before["sums"] is not None:
-            self._sums = self._tallies.from_named(before["sums"]) if self._ranks.is_main else self._zeros()
+            self._sums = self._tallies.from_named(before["sums"]) if self._ranks.is_main else self._zeros
         self._logged = self._tallies.from_named(before["logged"])
 
 
@@ -83,31 +82,29 @@ class Throughput:
     Args:
         clocks: timers of the run.
         unit: the word for a sample; it names the column: train/images_per_s.
+
+    Attributes:
+        fresh: True before the first step of the session.
+        seen_at_start: samples of all sessions before the first step that counts.
     """
 
     def __init__(self, clocks: Clocks, unit: str):
         self._clocks = clocks
         self.column = f"train/{throughput_key(unit)}"
+        self.fresh = True
+        self.seen_at_start = 0
         self._steps = 0
-        self._seen_at_start = 0
         self._seconds_at_start = 0.0
 
-    def start_from(self, samples_seen: int) -> None:
-        self._seen_at_start = samples_seen
-
-    @property
-    def fresh(self) -> bool:
-        """True before the first step of the session."""
-        return self._steps == 0
-
     def step_done(self, samples_seen: int) -> None:
+        self.fresh = False
         self._steps += 1
         if self._steps == WARMUP_STEPS:
-            self._seen_at_start, self._seconds_at_start = samples_seen, self._clocks.training
+            self.seen_at_start, self._seconds_at_start = samples_seen, self._clocks.training
 
     def values(self, samples_seen: int) -> dict[str, float]:
         """Return the column and its value; {} during the warm-up."""
         seconds = self._clocks.training - self._seconds_at_start
         if self._steps <= WARMUP_STEPS or seconds <= 0:
             return {}
-        return {self.column: (samples_seen - self._seen_at_start) / seconds}
+        return {self.column: (samples_seen - self.seen_at_start) / seconds}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,19 +12,22 @@ from torch import Tensor
 from effbench.errors import ConfigError
 
 
+@dataclass(eq=False)
 class L1Penalty:
     """Adds strength * sign(w), the gradient of strength * sum |w|, to the unscaled gradients."""
 
-    def __init__(self, parameters: Sequence[Tensor], strength: float):
-        self._parameters, self._strength = list(parameters), strength
+    parameters: Sequence[Tensor]
+    strength: float
 
     @torch.no_grad()
     def add_gradients(self) -> None:
-        if self._strength == 0:
+        if self.strength == 0:
             return
-        live = [parameter for parameter in self._parameters if parameter.grad is not None]
+        # A parameter without a gradient took no part in the step: the optimizer leaves it alone, so must the penalty.
+        live = [parameter for parameter in self.parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in live if parameter.grad is not None]
-        torch._foreach_add_(gradients, torch._foreach_sign(live), alpha=self._strength)
+        # The penalty is not part of the loss: a logged loss stays comparable, and no graph of all weights is kept.
+        torch._foreach_add_(gradients, torch._foreach_sign(live), alpha=self.strength)
 
 
 def logits_of(outputs: Any) -> Tensor:

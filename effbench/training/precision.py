@@ -36,29 +36,35 @@ class Precision:
         pass
 
 
-class BFloat16(Precision):
-    """bf16-mixed: autocast; bfloat16 has float32's range, so nothing is scaled."""
+class Autocast(Precision):
+    """Half precision for the operations that torch lists as safe in it; weights and gradients stay float32."""
 
-    name = "bf16-mixed"
+    dtype: torch.dtype
 
     def __init__(self, device: torch.device):
         self._device = device.type
 
     def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self._device, torch.bfloat16)
+        return torch.autocast(self._device, self.dtype)
 
 
-class Float16(Precision):
-    """16-mixed: autocast with dynamic loss scaling (arXiv:1710.03740, section 3.2)."""
+class BFloat16(Autocast):
+    """bf16-mixed: bfloat16 has float32's range, so nothing is scaled."""
 
-    name = "16-mixed"
+    name, dtype = "bf16-mixed", torch.bfloat16
+
+
+class Float16(Autocast):
+    """16-mixed: float16 with dynamic loss scaling (arXiv:1710.03740, section 3.2).
+
+    The smallest normal number of float16 is 6e-5: without a scale most gradients of a deep network would be 0.
+    """
+
+    name, dtype = "16-mixed", torch.float16
 
     def __init__(self, device: torch.device):
-        self._device = device.type
+        super().__init__(device)
         self._scaler = torch.amp.GradScaler(self._device)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self._device, torch.float16)
 
     def backward(self, loss: Tensor) -> None:
         self._scaler.scale(loss).backward()
@@ -70,6 +76,7 @@ class Float16(Precision):
         before = self._scaler.get_scale()
         self._scaler.step(optimizer)
         self._scaler.update()
+        # The scaler does not say whether it skipped the step, but it lowers the scale only then.
         return bool(self._scaler.get_scale() >= before)
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,20 +87,15 @@ class Float16(Precision):
 
 
 def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
-    """(precision, why) for `32-true | 16-mixed | bf16-mixed | auto`."""
-    if name == "auto":
-        name, why = _automatic(device)
-    else:
-        why = "as configured"
+    """Return (precision, why) for `32-true | 16-mixed | bf16-mixed | auto`."""
+    why = "as configured"
+    if name == "auto" and device.type == "cpu":
+        # bfloat16 slows down some models even with hardware for it (conf/trainer/default.yaml), and all without
+        name, why = "32-true", "auto: float32 on CPU"
+    elif name == "auto" and torch.cuda.is_bf16_supported(including_emulation=False):
+        name, why = "bf16-mixed", "auto: this GPU computes in bfloat16"
+    elif name == "auto":
+        name, why = "16-mixed", "auto: this GPU has no bfloat16, so float16 with loss scaling"
     if name == "16-mixed":
         return Float16(device), why
     return (BFloat16(device) if name == "bf16-mixed" else Precision()), why
-
-
-def _automatic(device: torch.device) -> tuple[str, str]:
-    if device.type == "cpu":
-        # bfloat16 slows down some models even with hardware for it (conf/trainer/default.yaml), and all without
-        return "32-true", "auto: float32 on CPU"
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16-mixed", "auto: this GPU computes in bfloat16"
-    return "16-mixed", "auto: this GPU has no bfloat16, so float16 with loss scaling"

@@ -32,7 +32,7 @@ class Schedule(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
-class TorchSchedule:
+class TorchSchedule(Schedule):
     """Adapter for a torch.optim.lr_scheduler class: it advances on optimizer steps and ignores validations.
 
     Its `rise` is unknown, so 0.
@@ -48,8 +48,10 @@ class TorchSchedule:
     def __init__(self, scheduler: LRScheduler, options: Mapping[str, Any] | None = None):
         self._scheduler = scheduler
         self._groups = [dict(group) for group in scheduler.optimizer.param_groups]
+        # Equal options with another learning rate are another schedule: its state holds rates.
         first = [{key: group[key] for key in ("initial_lr", "lr") if key in group} for group in self._groups]
         self._made_with = {"options": dict(options or {}), "first": [[float(x) for x in g.values()] for g in first]}
+        # The state before the first step, for `move_to`.
         self._fresh = copy.deepcopy(scheduler.state_dict())
 
     def step(self) -> None:
@@ -64,9 +66,6 @@ class TorchSchedule:
             warnings.simplefilter("ignore")  # torch warns that the optimizer has not stepped yet
             for _ in range(step):
                 self._scheduler.step()
-
-    def observe(self, metric: float) -> None:
-        pass
 
     def state_dict(self) -> dict[str, Any]:
         return self._scheduler.state_dict() | {"made_with": self._made_with}

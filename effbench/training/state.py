@@ -47,11 +47,6 @@ class TrainState:
         """Epoch of the last step, from 0; `epoch` already counts the next one after the last step of an epoch."""
         return self.epoch - (self.batch == 0 and self.step > 0)
 
-    def leave_epoch(self) -> None:
-        """Go to the next epoch: one that was started cannot be finished with other samples."""
-        if self.batch:
-            self.epoch, self.batch = self.epoch + 1, 0
-
     def state_dict(self) -> dict[str, Any]:
         """Return the progress without the stop reason: a resumed run has not stopped."""
         return {key: value for key, value in asdict(self).items() if key not in ("stop_reason", "status")}
@@ -78,8 +73,9 @@ class Limits:
         if self.steps is not None:
             left.append(self.steps - state.step)
         if self.epochs is not None:
+            # From here on all epochs have the present length, whatever earlier ones had.
             left.append((self.epochs - state.epoch) * steps_per_epoch - state.batch)
-        return max(0, min(left))
+        return max(0, min(left))  # the config's check makes sure that one of the two is set
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the optimizer steps of a run with this many steps in every epoch."""

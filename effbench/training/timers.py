@@ -36,7 +36,7 @@ class Clocks:
         self.data, self.forward_backward, self.optimizer = Clock(), Clock(), Clock()
         self.evaluation, self.checkpoint, self.compile = Clock(), Clock(), Clock()
         self.statistics = Clock()  # recomputing batch norm's statistics before a validation
-        self._begun = time.perf_counter()
+        self._begun = time.perf_counter()  # of the process's training, not of the run
 
     def seconds(self) -> dict[str, float]:
         """Return seconds by clock, `other` for all else, and `total`."""
@@ -57,7 +57,7 @@ class Clocks:
                 item = next(iterator, _END)
             if item is _END:
                 return
-            yield item  # type: ignore[misc]
+            yield item  # type: ignore[misc]  # outside of the clock: the consumer's time is not data time
 
 
-_END = object()
+_END = object()  # not None, which could be an item

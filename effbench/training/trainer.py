@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effbench.data.batches import EvalBatches, StepBatches, TrainBatches
+from effbench.errors import EffbenchError, first_line
 from effbench.models.adapt import set_train_mode
 from effbench.randomness import Purpose, seed_of_step
 from effbench.tasks.task import Task
 from effbench.training.batch_norm_statistics import KeepStatistics, NormStatistics
 from effbench.training.callbacks import Callbacks, Context
-from effbench.training.checkpoint import Checkpoints, Snapshot, load_optimizer, load_weights
+from effbench.training.checkpoint import Checkpoints
 from effbench.training.checkpoint_writer import Saves, choose_saves
 from effbench.training.clipping import Clipping, NoClipping
 from effbench.training.distributed import DistributedContext
@@ -36,7 +37,6 @@ from effbench.training.failure_policies import (
     StopAtNonFinite,
     first_not_finite,
     is_out_of_memory,
-    name_out_of_memory,
     naming_optimizer_memory,
     optimizer_not_finite,
 )
@@ -44,8 +44,9 @@ from effbench.training.meter import Meter, Throughput
 from effbench.training.penalty import L1Penalty, logits_of
 from effbench.training.precision import Precision
 from effbench.training.schedule import Schedule
+from effbench.training.snapshots import snapshot_of
 from effbench.training.state import Limits, TrainState
-from effbench.training.timers import Clock, Clocks
+from effbench.training.timers import Clocks
 
 Result = TypeVar("Result")
 
@@ -107,7 +108,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.context = Context(self, Path())
-        self.averaged: WeightAverage = self.ema or NoEma(self.model)
+        self.averaged: WeightAverage = self.ema or NoEma(self.model)  # what is evaluated and saved
         self.meter = Meter(self.ranks, self.task.tallies)
         self.prediction_check = self.task.prediction_check()  # statistics of the newest evaluation's predictions
         self.throughput = Throughput(self.clocks, self.train.modality.unit)
@@ -116,7 +117,7 @@ class Trainer:
         self._nonfinite: NonFinitePolicy = self.nonfinite_policy or StopAtNonFinite(looks)
         self._parameters = list(self.model.parameters())
         self._saves: Saves = choose_saves(self.checkpoints, self.save_in_background)
-        self._begun = time.perf_counter()
+        self._begun = time.perf_counter()  # max_time counts from here, after the data are read
 
     def fit(self) -> TrainState:
         """Train until a limit, early stopping, an interruption or a non-finite loss; the state holds the reason."""
@@ -124,7 +125,7 @@ class Trainer:
         state.steps_per_epoch = self.train.steps_per_epoch
         if self.checkpoints is not None:
             self.checkpoints.relink()
-        self.callbacks.fit_start(self.context)
+        self.callbacks.call("fit_start", self.context)
         try:
             self._end_epoch_if_over(state)  # an interruption may have come before its end
             self.early_stopping.stop_if_due(state)  # or between the epoch's end and the test
@@ -132,21 +133,23 @@ class Trainer:
                 stats = self.accumulate(micro_batches)
                 self.update(stats)
                 self.log_if_due(state)
-                self.callbacks.step_end(self.context)
+                self.callbacks.call("step_end", self.context)
                 self.evaluate_and_save_if_due(state)
                 if state.stop_reason:
                     break
             with self.clocks.checkpoint:
                 self._saves.wait()
         except BaseException as error:
-            self._saves.drain()
+            self._saves.drain()  # first: what was reached is worth keeping, whatever the error is
             state.stop("an error", "failed")
-            name_out_of_memory(error, "data.batch_size", self.train.batch_size)
+            if is_out_of_memory(error):
+                message = f"out of memory at data.batch_size={self.train.batch_size}: lower it or the model."
+                raise EffbenchError(f"{message} ({first_line(error)})") from error
             raise
         finally:
             state.training_s += self.clocks.training
             self.rows_are_over = True
-            self.callbacks.fit_end(self.context)
+            self.callbacks.call("fit_end", self.context)
         return state
 
     @property
@@ -158,6 +161,7 @@ class Trainer:
         """Yield the remaining optimizer steps in order, and seed the random streams of each."""
         set_train_mode(self.forward)
         while self.steps_left and state.stop_reason is None:
+            # A resumed epoch starts at its batch: the epoch's order depends on seed and epoch alone.
             for step in self.train.epoch(state.epoch, start=state.batch):
                 self._seed_forward(step)
                 yield step
@@ -190,14 +194,17 @@ class Trainer:
     def _forward_and_backward(self, step: StepBatches) -> Tensor:
         stats: Tensor | None = None
         mass = step.class_mass() if self.task.loss.needs_class_mass else None
+        # The divisor of the whole step, known before its first micro-batch: micro-batches may differ in size.
         divisor = self.task.loss.divisor(step.samples, mass) / self.ranks.world_size  # ranks average their gradients
         last = step.num_micro_batches - 1
+        clock = self.clocks.compile if self.compiled and self.throughput.fresh else self.clocks.forward_backward
         for index, batch in enumerate(self.clocks.waiting(step.micro_batches)):
             for piece in batch.pieces(self.state.micro_batch_splits):
-                with self._forward_clock(), self.ranks.gradients_at(index == last, self.forward):
+                with clock, self.ranks.gradients_at(index == last, self.forward):
                     with self.precision.autocast():
                         logits_BK = logits_of(self.forward(piece.inputs))
                         loss = self.task.loss.summed(logits_BK, piece.targets)
+                    # Outside of autocast, as torch advises: each gradient is computed in its forward pass's format.
                     self.precision.backward(loss / divisor)
                     seen = self.task.tallies.of(loss, logits_BK, piece.targets, self.task.loss.weight(piece.targets))
                     stats = seen if stats is None else stats + seen
@@ -205,27 +212,34 @@ class Trainer:
         return stats
 
     def update(self, stats: Tensor) -> None:
-        """Take the optimizer step. If it is not finite, skip it or end the run, as configured."""
-        self.state.learning_rates = self.learning_rates()  # those of this step: the schedule then moves on
+        """Take the optimizer step and count it. If it is not finite, skip it or end the run, as configured."""
+        state = self.state
+        state.learning_rates = self.learning_rates()  # those of this step: the schedule then moves on
         what = self._nonfinite.found(stats[0], self._parameters)
         if what is None:
             self.meter.add(stats)
             self._optimizer_step()
-            self._advance()
-            return
-        self._nonfinite.skip(self.state, what)
-        if self._nonfinite.goes_on(self.state):
+        elif self._nonfinite.skip(state, what):
             self.meter.add(torch.zeros_like(stats))  # no effect on means, but the epoch now counts as begun
             self._rollback_step()
-            self._advance()
         else:
-            self._diverged(f"the training {what} at step {self.state.step + 1}")
+            self._diverged(f"the training {what} at step {state.step + 1}")
+            return
+
+        # A skipped step counts too: data order and random numbers depend on the step's number.
+        state.samples_seen += self.train.samples_in(state.batch)
+        state.step, state.batch = state.step + 1, state.batch + 1
+        self.throughput.step_done(state.samples_seen)
+        if state.batch == self.train.steps_per_epoch:
+            state.epoch, state.batch = state.epoch + 1, 0
 
     def _optimizer_step(self) -> None:
         """Apply the gradients. Schedule and average advance only if the step was taken (the loss scale may skip it)."""
         with self.clocks.optimizer, naming_optimizer_memory(self.optimizer):
+            # In this order: callbacks, the penalty and the clipping limit are in true units of the gradient, and
+            # clipping is last so that the limit holds for all that is applied.
             self.precision.unscale(self.optimizer)
-            self.callbacks.before_step(self.context)
+            self.callbacks.call("before_step", self.context)
             self.penalty.add_gradients()
             self.clip()
             if self.precision.step(self.optimizer):
@@ -247,44 +261,40 @@ class Trainer:
             values = self.meter.window_means()
         if not math.isfinite(values.get("train/loss", 0.0)):  # no loss if all steps were skipped
             self._diverged(f"the training loss is {values['train/loss']} by step {state.step}")
-        self._tell(self.callbacks.logged, values)
+        self._tell("logged", values)
 
-    def _tell(self, hook: Callable[[Context, Mapping[str, float]], None], values: Mapping[str, float]) -> None:
+    def _tell(self, hook: str, values: Mapping[str, float]) -> None:
         """Call a hook with a row of metrics.csv: values, throughput, learning rates and what callbacks log."""
         state = self.state
         state.logged |= {**values, **self.throughput.values(state.samples_seen), **state.learning_rates}
         row = state.logged  # hooks may log into it; later hooks see that
-        hook(self.context, row)
-        state.logged = {}
+        self.callbacks.call(hook, self.context, row)
+        state.logged = {}  # a value that is logged from now on belongs to the next row
 
     def evaluate_and_save_if_due(self, state: TrainState) -> None:
         """Validate and save at the end of an epoch or of the run; save extra checkpoints every `save_steps`."""
-        self._saves.check()
+        self._saves.check()  # a failed save must end the run now, not after hours at its end
         self._check_time_and_signals(state)
         interrupted = state.status == "interrupted"  # the resumed run ends the epoch
-        validates = not interrupted and self._epoch_is_over(state) and self._validation_is_due(state)
-        if not interrupted:
-            self._end_epoch_if_over(state)
+        validates = not interrupted and self._end_epoch_if_over(state)
         extra = self.intervals.save_steps is not None and state.step % self.intervals.save_steps == 0
         if interrupted or (extra and not validates):
             self.save(None)
 
-    def _run_is_over(self, state: TrainState) -> bool:
-        return not self.steps_left or state.stop_reason is not None
+    def _end_epoch_if_over(self, state: TrainState) -> bool:
+        """End the epoch after its last step or the run's, unless that was done.
 
-    def _epoch_is_over(self, state: TrainState) -> bool:
-        """Return True if there were steps since the last epoch's end, and the epoch or the run is over."""
-        return not self.meter.empty and (state.batch == 0 or self._run_is_over(state))
+        Returns:
+            True if this end is due for a validation and a checkpoint.
+        """
+        run_is_over = not self.steps_left or state.stop_reason is not None
+        # An empty meter: no step was taken since the last epoch ended.
+        if self.meter.empty or not (state.batch == 0 or run_is_over):
+            return False
+        due = run_is_over or state.epoch % self.intervals.validate_epochs == 0
+        if state.status == "diverged":
+            return due
 
-    def _validation_is_due(self, state: TrainState) -> bool:
-        """Return True if this epoch ends with a validation and a checkpoint."""
-        return self._run_is_over(state) or state.epoch % self.intervals.validate_epochs == 0
-
-    def _end_epoch_if_over(self, state: TrainState) -> None:
-        if self._epoch_is_over(state) and state.status != "diverged":
-            self._end_epoch(state, self._validation_is_due(state))
-
-    def _end_epoch(self, state: TrainState, due: bool) -> None:
         with self.clocks.forward_backward:
             values = self.meter.epoch_means()
         if not math.isfinite(values.get("train/loss", 0.0)):
@@ -292,11 +302,11 @@ class Trainer:
         state.metrics |= values
         if due and self.val is not None:
             values |= self.validate(state)
-        self._tell(self.callbacks.epoch_end, values)
-        if due:  # else after the next step, so that the run ends with a validation
-            self._check_stop_requests(state)
+        self._tell("epoch_end", values)
         if due:
+            self._check_stop_requests(state)  # else after the next step, so that the run ends with a validation
             self.save(values if self.val is not None else None)
+        return due
 
     def validate(self, state: TrainState) -> dict[str, float]:
         """Validate the averaged weights; pass the result to schedule and early stopping.
@@ -308,6 +318,7 @@ class Trainer:
         with self.clocks.statistics:
             self._refresh(self.statistics.refresh)
         with self.clocks.evaluation:
+            # Batch norms of the ranks have seen different samples; all must evaluate the same model.
             self.ranks.broadcast_buffers(self.averaged.model)
             values = {f"val/{name}": value for name, value in self.evaluate(self.val, self.ranks).items()}
         set_train_mode(self.forward)
@@ -331,12 +342,13 @@ class Trainer:
         """
 
         def attempt(splits: int) -> dict[str, float]:
-            check = self.prediction_check = self.task.prediction_check()
+            check = self.prediction_check = self.task.prediction_check()  # a new one: a failed attempt has added to it
             return evaluate(self.averaged.model, batches.in_pieces(splits), self.precision, ranks, self.task, check)
 
         return self._with_eval_splits(batches.batch_size, attempt)
 
     def _refresh(self, refresh: Callable[[nn.Module, int, int], None]) -> None:
+        """Bring the averaged weights and their batch norm statistics up to date."""
         self.averaged.synchronize()
         attempt = partial(refresh, self.averaged.model, self.state.step)
         self._with_eval_splits(self.statistics.eval_batch_size, attempt)
@@ -359,114 +371,47 @@ class Trainer:
         return dict(self.averaged.model.state_dict())
 
     def save(self, values: Mapping[str, float] | None) -> None:
-        """Save a checkpoint on rank 0 if all weights are finite. The other ranks wait until it is copied or written."""
+        """Save a checkpoint on rank 0 if all weights are finite. The other ranks wait until it is copied or written.
+
+        Args:
+            values: of the validation at this step; None without one.
+        """
         with self.clocks.statistics:
             self._refresh(self.statistics.refresh_to_save)
         with self.clocks.checkpoint:
+            # The optimizer's state too: a resumed run would spread NaN from it.
             nonfinite_name = (
                 first_not_finite(self.model)
                 or first_not_finite(self.averaged.model)
                 or optimizer_not_finite(self.optimizer)
             )
-            if self.ranks.any(nonfinite_name is not None):
+            if self.ranks.any(nonfinite_name is not None):  # any rank's: all must take the same way
                 self._diverged(f"the {nonfinite_name} is not finite after step {self.state.step}")
             elif self.state.status != "diverged":
-                self._write_checkpoint(values)
-                self.ranks.barrier()
-
-    def _write_checkpoint(self, values: Mapping[str, float] | None) -> None:
-        self.callbacks.saving(self.context)
-        snapshot = self.snapshot()  # on every rank: the meter sums over ranks
-        if self.checkpoints is not None and self.ranks.is_main:
-            value = values.get(self.checkpoints.monitor) if values else None
-            interrupted = self.state.status == "interrupted"
-            self._saves.save(snapshot, self.state.step, value, keep=interrupted)
-
-    def snapshot(self) -> Snapshot:
-        """Return all state that the rest of the run depends on."""
-        state = {
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "precision": self.precision.state_dict(),
-            "stopping": self.early_stopping.state_dict(),
-            "meter": self.meter.state_dict(),
-            "train": self.state.state_dict()
-            | {
-                "training_s": self.state.training_s + self.clocks.training,
-                "elapsed_s": self.state.elapsed_s + self.clocks.seconds()["total"],
-            },
-        }
-        if callbacks := self.callbacks.state_dict():
-            state["callbacks"] = callbacks
-        return Snapshot(weights=dict(self.model.state_dict()), ema=self.averaged.state_dict(), state=state)
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Load a snapshot."""
-        load_weights(self.model, snapshot.weights)
-        self.averaged.load_state_dict(snapshot.ema)
-        load_optimizer(self.optimizer, snapshot.state["optimizer"])
-        self.schedule.load_state_dict(snapshot.state["schedule"])
-        self.precision.load_state_dict(snapshot.state["precision"])
-        self.early_stopping.load_state_dict(snapshot.state["stopping"])
-        self.meter.load_state_dict(snapshot.state["meter"])
-        self.state.load_state_dict(snapshot.state["train"])
-        self.callbacks.load_state_dict(snapshot.state.get("callbacks", {}))
-        self.state.steps_per_epoch = self.state.steps_per_epoch or self._steps_per_epoch_before()
-        self.throughput.start_from(self.state.samples_seen)
-        if self.checkpoints is not None:
-            self.checkpoints.restore(snapshot.state["ranking"], self.state.step)
-
-    def _steps_per_epoch_before(self) -> int:
-        """Infer the value for a checkpoint without it: all epochs had the same length, and a begun one keeps it."""
-        state = self.state
-        return self.train.steps_per_epoch if state.batch or not state.epoch else state.step // state.epoch
-
-    def keep_place_in_epochs(self, same_data: bool) -> int | None:
-        """After `restore`, move the schedule to the same place in epochs if the steps in an epoch have changed.
-
-        The schedule then continues as if all epochs had the new length, and ends with the run. An epoch that was begun
-        with other data is abandoned for the next one.
-
-        Args:
-            same_data: True if the dataset is unchanged.
-
-        Returns:
-            The schedule's new step; None if nothing changed.
-        """
-        state, now = self.state, self.train.steps_per_epoch
-        leaves = state.batch > 0 and (not same_data or state.batch >= now)
-        if leaves:
-            state.leave_epoch()
-        if not leaves and state.steps_per_epoch == now:
-            return None
-        position = self.limits.total_steps(now) - self.steps_left
-        self.schedule.move_to(position)
-        return position
+                self.callbacks.call("saving", self.context)
+                snapshot = snapshot_of(self)  # on every rank: the meter sums over ranks
+                if self.checkpoints is not None and self.ranks.is_main:
+                    value = values.get(self.checkpoints.monitor) if values else None
+                    interrupted = self.state.status == "interrupted"
+                    self._saves.save(snapshot, self.state.step, value, keep=interrupted)
+                self.ranks.barrier()  # the next step changes the weights that rank 0 still copies
 
     def learning_rates(self) -> dict[str, float]:
         """Return lr/<group> of every parameter group for the next step."""
         groups = self.optimizer.param_groups
         return {f"lr/{group.get('name', index)}": float(group["lr"]) for index, group in enumerate(groups)}
 
-    def _advance(self) -> None:
-        state = self.state
-        state.samples_seen += self.train.samples_in(state.batch)
-        state.step, state.batch = state.step + 1, state.batch + 1
-        self.throughput.step_done(state.samples_seen)
-        if state.batch == self.train.steps_per_epoch:
-            state.epoch, state.batch = state.epoch + 1, 0
-
-    def _forward_clock(self) -> Clock:
-        return self.clocks.compile if self.compiled and self.throughput.fresh else self.clocks.forward_backward
-
     def _seed_forward(self, step: StepBatches) -> None:
+        """Seed dropout and the like by the step's number, so that a resumed run draws the same; ranks differ."""
         seed = seed_of_step(self.train.seed, Purpose.FORWARD, step.epoch, step.index, self.ranks.rank)
+        # Not torch.manual_seed, which would seed every kind of device in each step.
         torch.default_generator.manual_seed(seed)
         if self._device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def _check_time_and_signals(self, state: TrainState) -> None:
         """Stop for max_time or a signal. Several processes agree on it, only at logged steps to limit communication."""
+        # state.batch: at the end of an epoch they meet anyway.
         if self.ranks.world_size > 1 and state.batch and state.step % self.intervals.log_steps:
             return
         if self.ranks.any(self.interrupted_by is not None):

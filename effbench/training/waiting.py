@@ -80,23 +80,21 @@ class _Sleepers:
 
     def __init__(self, library: ctypes.CDLL, count: int):
         self._library, self._count = library, count
-        self._leave: threading.Event | None = None
-
-    @property
-    def active(self) -> bool:
-        return self._leave is not None
+        self._leave = threading.Event()  # set to end the team
+        self.active = False
 
     def start(self) -> None:
-        leave = self._leave = threading.Event()
-        threading.Thread(target=self._hold, args=(leave,), name="effbench-sleepers", daemon=True).start()
+        self._leave, self.active = threading.Event(), True  # a new event: the thread of an earlier team may still wait
+        threading.Thread(target=self._hold, args=(self._leave,), name="effbench-sleepers", daemon=True).start()
 
     def stop(self) -> None:
         """End the thread and its team."""
-        if self._leave is not None:
-            self._leave.set()
-            self._leave = None
+        self._leave.set()
+        self.active = False
 
     def _hold(self, leave: threading.Event) -> None:
+        # Any function without effect will do as the team's work. The team stays in libgomp's pool, asleep, and counts
+        # as threads of the process, as long as the thread that started it lives.
         nothing = ctypes.cast(self._library.omp_get_num_threads, ctypes.c_void_p)
         self._library.GOMP_parallel(nothing, None, ctypes.c_uint(self._count + 1), ctypes.c_uint(0))
         leave.wait()
@@ -120,13 +118,15 @@ class _Watch(threading.Thread):
         before, at = self._delays_s(), time.monotonic()
         busy_since = calm_since = started = stopped = at
         patience = TRIAL_S
-        while before and not self._ended.wait(INTERVAL_S):
+        while before and not self._ended.wait(INTERVAL_S):  # nothing to read: the system does not tell delays
             delays, now = self._delays_s(), time.monotonic()
             most = max((delay - before.get(task, delay) for task, delay in delays.items()), default=0.0) / (now - at)
             before, at = delays, now
+            # Two thresholds with a gap between them, so that a value near one does not switch back and forth.
             busy_since = busy_since if most > BUSY else now
             calm_since = calm_since if most < CALM else now
             if not self._sleepers.active and now - busy_since >= BUSY_S:
+                # Busy again soon after a trial: it failed, so the next one comes later.
                 patience = min(2 * patience, LONGEST_TRIAL_S) if now - stopped < TRIAL_S else TRIAL_S
                 self._sleepers.start()
                 started = calm_since = now

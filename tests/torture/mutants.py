@@ -72,7 +72,7 @@ class Mutant:
         return "from __future__ import annotations\n" + source
 
 
-RESTORE = "effbench.training.trainer:Trainer.restore"
+RESTORE = "effbench.training.snapshots:restore"
 STEPS = "effbench.training.trainer:Trainer.steps"
 WRITE = "effbench.training.checkpoint:write_checkpoint"
 SAVE = "effbench.training.checkpoint:Checkpoints.save"
@@ -111,34 +111,34 @@ MUTANTS = (
         (('self._steps = rest.pop("_ema_steps").clone()', 'rest.pop("_ema_steps")'),),
         brief=True,
     ),
-    Mutant("the average is not restored", RESTORE, (("self.averaged.load_state_dict(snapshot.ema)", "pass"),)),
+    Mutant("the average is not restored", RESTORE, (("trainer.averaged.load_state_dict(snapshot.ema)", "pass"),)),
     Mutant(
         "the optimizer's state is not restored",
         RESTORE,
-        (('load_optimizer(self.optimizer, snapshot.state["optimizer"])', "pass"),),
+        (('load_optimizer(trainer.optimizer, snapshot.state["optimizer"])', "pass"),),
         brief=True,
     ),
     Mutant(
         "the schedule is not restored",
         RESTORE,
-        (('self.schedule.load_state_dict(snapshot.state["schedule"])', "pass"),),
+        (('trainer.schedule.load_state_dict(snapshot.state["schedule"])', "pass"),),
         brief=True,
     ),
     Mutant(
         "the loss scale is not restored",
         RESTORE,
-        (('self.precision.load_state_dict(snapshot.state["precision"])', "pass"),),
+        (('trainer.precision.load_state_dict(snapshot.state["precision"])', "pass"),),
         words=FP16,
     ),
     Mutant(
         "early stopping forgets",
         RESTORE,
-        (('self.early_stopping.load_state_dict(snapshot.state["stopping"])', "pass"),),
+        (('trainer.early_stopping.load_state_dict(snapshot.state["stopping"])', "pass"),),
     ),
     Mutant(
         "the epoch's sums are not restored",
         RESTORE,
-        (('self.meter.load_state_dict(snapshot.state["meter"])', "pass"),),
+        (('trainer.meter.load_state_dict(snapshot.state["meter"])', "pass"),),
     ),
     Mutant(
         "the ranking of the best is not restored",

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import effbench
-from effbench import Callback, build
+from effbench import Callback, build, cli
 from effbench.callbacks import KeepWeights
 from effbench.config.compose import compose
 from effbench.config.static_compose import composed
@@ -20,6 +20,7 @@ from effbench.config.versions import upgraded
 from effbench.errors import ConfigError, EffbenchError
 from effbench.records import read_metrics
 from effbench.training.callbacks import HOOKS, Callbacks, NamedCallback
+from effbench.training.snapshots import snapshot_of
 from tests.training.tiny import Rows, dense, trainer
 from tests.training.tiny import data as tiny_data
 
@@ -203,7 +204,7 @@ def test_callback_state_that_cannot_be_saved_is_refused(state: Any) -> None:
 
 def test_a_checkpoint_is_as_before_without_a_callback_s_state() -> None:
     run = trainer(tiny_data(), dense(), 1, watch=[Rows()])
-    assert "callbacks" not in run.snapshot().state
+    assert "callbacks" not in snapshot_of(run).state
 
 
 # --- the group --------------------------------------------------------------------------------------------------------
@@ -390,7 +391,10 @@ def test_a_logged_value_is_one_number(value: Any, tmp_path: Path) -> None:
         effbench.train([*SMALL, "trainer.max_steps=1"], tmp_path / "run", callbacks=[Mine()])
 
 
-@pytest.mark.parametrize("columns", ["mine", [1], ["step"], ["train/loss"], ["lr/decay"], ["a,b"], [""]])
+@pytest.mark.parametrize(
+    "columns",
+    ["mine", [1], ["step"], ["_step"], ["train/loss"], ["lr/decay"], ["a,b"], [""], ["."], ["a/../b"], ["a/"]],
+)
 def test_columns_that_cannot_be_are_refused(columns: Any) -> None:
     kind = type("Mine", (Callback,), {"columns": columns, "step_end": lambda *_: None})
     with pytest.raises(ConfigError, match="column"):
@@ -401,4 +405,55 @@ def test_two_callbacks_of_one_column_are_refused_early(tmp_path: Path) -> None:
     other = type("Other", (Callback,), {"columns": ["gap"], "step_end": lambda *_: None})
     with pytest.raises(ConfigError, match="callback Twice and callback Other both have the column 'gap'"):
         effbench.train(SMALL, tmp_path / "run", callbacks=[Twice(), other()])
+    assert not (tmp_path / "run").exists()
+
+
+class Unreadable(Callback):
+    """As a callback whose columns depend on a file that is not there."""
+
+    @property
+    def columns(self):
+        raise RuntimeError("no names")
+
+    def step_end(self, context): ...
+
+
+@pytest.mark.slow
+def test_columns_that_raise_end_as_an_error_of_the_user(tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["train", *SMALL, *own("Unreadable"), f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    err = capsys.readouterr().err
+    assert "callbacks.mine (tests.training.test_callbacks.Unreadable): columns raised RuntimeError('no names')" in err
+    assert "(test_callbacks.py, line " in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("attribute", ["columns", "epoch_end"])
+@pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(0), OSError(2, "no")], ids=repr)
+def test_an_attribute_that_raises_names_its_callback(attribute: str, error: BaseException) -> None:
+    def fail(_: Any) -> None:
+        raise error
+
+    kind = type("Mine", (Callback,), {"step_end": lambda *_: None, attribute: property(fail)})
+    with pytest.raises(ConfigError, match=rf"callback Mine \(.*Mine\): {attribute} raised .*test_callbacks\.py, line"):
+        build.callbacks(compose([]), [kind()])
+
+
+def test_columns_are_read_once() -> None:
+    """A property may give another answer the next time, or none."""
+    answers = iter([["a"]])
+    kind = type("Mine", (Callback,), {"step_end": lambda *_: None, "columns": property(lambda _: next(answers))})
+    [named] = build.callbacks(compose([]), [kind()])
+    assert Callbacks([named]).columns == ["a"]
+
+
+@pytest.mark.parametrize("key", ["checkpoint.monitor", "early_stopping.monitor"])
+def test_a_column_cannot_be_monitored(key: str, tmp_path: Path) -> None:
+    words = ["early_stopping=on" if word == "early_stopping=off" else word for word in SMALL]
+    listed = "train/acc, train/loss, val/acc, val/loss"
+    complaint = (
+        f"{key} 'gap' is not one of: {listed}.* A column that a callback logs cannot be monitored: write a metric"
+    )
+    with pytest.raises(ConfigError, match=complaint):
+        effbench.train([*words, f"{key}=gap"], tmp_path / "run", callbacks=[Twice()])
     assert not (tmp_path / "run").exists()

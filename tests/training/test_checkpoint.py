@@ -26,13 +26,13 @@ from effbench.training.checkpoint import (
     Checkpoints,
     DamagedError,
     Snapshot,
-    load_weights,
     read_checkpoint,
     read_manifest,
     read_newest,
     read_weights,
     write_checkpoint,
 )
+from effbench.training.snapshots import load_weights
 from tests.training.tiny import same
 
 

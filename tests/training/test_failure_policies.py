@@ -34,6 +34,7 @@ from effbench.training.failure_policies import (
     optimizer_not_finite,
 )
 from effbench.training.precision import choose_precision
+from effbench.training.snapshots import restore
 from effbench.training.trainer import Intervals, Trainer
 from tests.training.tiny import At, Rows, convolutional, copied, data, dense, same, sgd, trainer
 
@@ -245,7 +246,7 @@ def test_interruption_next_to_a_skipped_step_resumes_bit_exact(at, tmp_path):
     assert first.fit().status == "interrupted"
     net = convolutional(seed=5)
     again = skipping(net, {3, 4}, checkpoints=keeper(tmp_path))
-    again.restore(read_checkpoint(tmp_path / "checkpoints" / "last"))
+    restore(again, read_checkpoint(tmp_path / "checkpoints" / "last"))
     assert again.fit().skipped == 2
     assert same(state_of(net), state_of(straight))
 
@@ -470,7 +471,7 @@ def test_a_resumed_run_keeps_its_pieces_and_its_bits(tmp_path, capsys):
     capsys.readouterr()
     net = convolutional(seed=5)
     again = halving(net, 8, validate=True, checkpoints=keeper(tmp_path))
-    again.restore(read_checkpoint(tmp_path / "checkpoints" / "last"))
+    restore(again, read_checkpoint(tmp_path / "checkpoints" / "last"))
     assert again.fit().micro_batch_splits == 4
     assert "out of memory" not in capsys.readouterr().err
     assert same(state_of(net), state_of(straight))

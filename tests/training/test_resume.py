@@ -26,6 +26,7 @@ from effbench.training.early_stopping import EarlyStopping
 from effbench.training.ema import Ema, OptimizerAverage, averages_itself
 from effbench.training.precision import choose_precision
 from effbench.training.schedule import TorchSchedule
+from effbench.training.snapshots import restore, snapshot_of
 from effbench.training.trainer import Intervals, Trainer
 from tests.training.tiny import At, Rows, convolutional, copied, data, dense, same, trainer
 
@@ -115,7 +116,7 @@ SECONDS = {"training_s", "elapsed_s"}  # no two runs take the same
 
 
 def outcome(run: Trainer, rows: list[dict[str, float]]) -> Outcome:
-    end = run.snapshot()
+    end = snapshot_of(run)
     best = vars(read_checkpoint(run.checkpoints.best))
     state, best["state"] = (
         {**state, "train": {key: value for key, value in state["train"].items() if key not in SECONDS}}
@@ -138,7 +139,7 @@ def resumed(plan: RunPlan, folder: Path, rows: list[dict[str, float]]) -> Outcom
     """A new process: other initial weights, other rows, everything from the checkpoint."""
     again = Rows()
     run = plan.build(folder, again, seed=99)
-    run.restore(read_checkpoint(folder / "checkpoints" / "last"))
+    restore(run, read_checkpoint(folder / "checkpoints" / "last"))
     kept = [row for row in rows if row["step"] <= run.state.step]
     torch.manual_seed(12345)
     run.fit()
@@ -339,7 +340,7 @@ def test_interrupted_twice_and_killed_once_a_run_ends_the_same(reference, tmp_pa
         watch = Rows()
         run = RunPlan(save_steps=5).build(tmp_path, watch)
         if at > 3:
-            run.restore(read_checkpoint(tmp_path / "checkpoints" / "last"))
+            restore(run, read_checkpoint(tmp_path / "checkpoints" / "last"))
             rows = [row for row in rows if row["step"] <= run.state.step]
 
         def act(_: Any, run: Trainer = run, how: str = how) -> None:
@@ -397,7 +398,7 @@ def test_training_time_includes_earlier_sessions(tmp_path):
     assert 0 < first["training_s"] <= run.state.training_s
     assert first["training_s"] < first["elapsed_s"] < run.clocks.seconds()["total"]
     again = RunPlan().build(tmp_path, rows)
-    again.restore(read_checkpoint(tmp_path / "checkpoints" / "last"))
+    restore(again, read_checkpoint(tmp_path / "checkpoints" / "last"))
     again.fit()
     assert again.state.training_s == pytest.approx(first["training_s"] + again.clocks.training)
     assert again.state.elapsed_s == first["elapsed_s"]

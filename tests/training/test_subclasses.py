@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from effbench import build
 from effbench.config.compose import compose
 from effbench.errors import ConfigError, EffbenchError
-from effbench.training.checkpoint import Snapshot, load_optimizer
 from effbench.training.checkpoint_writer import BackgroundSaves
 from effbench.training.failure_policies import naming_optimizer_memory, optimizer_not_finite
+from effbench.training.snapshots import load_optimizer
 from tests.training.test_checkpoint import keeper
 from tests.training.tiny import data, dense, sgd, trainer
 
@@ -73,7 +73,7 @@ def test_an_opaque_tensor_subclass_is_not_checked() -> None:
 
 def test_background_save_copies_storage_of_tensor_subclasses(tmp_path: Path) -> None:
     _, made = stepped()
-    copy = BackgroundSaves(keeper(tmp_path))._copy_of(Snapshot({}, {}, {"moment": made})).state["moment"]
+    copy = BackgroundSaves(keeper(tmp_path))._copied({"moment": made}, "state")["moment"]
     made.values.zero_()
     assert type(copy) is Halved
     assert copy.shape == made.shape
