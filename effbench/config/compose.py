@@ -201,6 +201,9 @@ def _check_metrics(config: schema.Config) -> None:
         monitor = getattr(config, section).monitor
         if monitor not in names and not (own and monitor.startswith(("train/", "val/"))):
             computed = f"(task.metrics: {', '.join(config.task.metrics) or 'none'}; the loss is always computed)"
+            if not monitor.startswith(("train/", "val/")):
+                # A column of a callback has no mode and may be missing in an epoch, so it can rank nothing.
+                computed += ". A column that a callback logs cannot be monitored: write a metric (task.metrics)"
             raise ConfigError(f"{unknown_name(f'{section}.monitor', monitor, names)} {computed}")
 
 

@@ -6,18 +6,20 @@ White-box: drives a logger's session without a server.
 from __future__ import annotations
 
 import os
+import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from effbench.errors import EffbenchError
 from effbench.records import read_metrics, read_summary
 from effbench.report.curves import points
 from effbench.run.session import _Session
-from effbench.training.callbacks import Context, Progress
+from effbench.training.callbacks import Callback, Context, Progress
 from effbench.training.loggers import LOGGERS, MetricLogger, Start
 from effbench.training.trainer import Trainer
 from tests.cli.conftest import TWENTY_STEPS, Effbench
@@ -148,8 +150,8 @@ def test_a_resumed_run_is_the_same_one_to_wandb_and_mlflow(
         assert effbench("train", *words)[0] == 1
     assert effbench("train", "resume=run", "optimizer.lr=1e-3")[0] == 0
     if name == "wandb":
-        # offline-run-TIME-ID, with -1 behind it for the second of one second
-        ids = [path.name.split("-")[3] for path in (tmp_path / "run").glob("wandb/offline-run-*")]
+        # By the file's name: W&B adds "-1" to the folder's, after the id, if both sessions start in the same second.
+        ids = [path.stem for path in (tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb")]
         assert (len(ids), len(set(ids))) == (2, 1)
         return
     assert not {"MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"} & os.environ.keys()  # else the next run goes there too
@@ -172,6 +174,117 @@ def test_run_shorter_than_the_log_interval_has_a_training_curve(effbench: Effben
     told = tensorboard_points(tmp_path / "run")["train/loss"]
     assert told == [(step, pytest.approx(value, rel=1e-5)) for step, value in expected]
     assert points(read_metrics(tmp_path / "run"), "train/loss") == expected
+
+
+class Gap(Callback):
+    """Columns that only rows of steps have, only rows of epochs, and both."""
+
+    columns = ("norm", "gap", "own/both")
+    interrupted_after: int | None = None
+
+    def before_step(self, context: Context) -> None:
+        squares = [parameter.grad.square().sum() for parameter in context.model.parameters()]
+        context.log("norm", torch.stack(squares).sum().sqrt())
+
+    def step_end(self, context: Context) -> None:
+        if context.state.step == self.interrupted_after:
+            context.trainer.interrupted_by = "SIGTERM"
+
+    def logged(self, context: Context, values: Mapping[str, float]) -> None:
+        context.log("own/both", values["train/loss"])
+
+    def epoch_end(self, context: Context, values: Mapping[str, float]) -> None:
+        context.log("gap", values["val/loss"] - values["train/loss"])
+        context.log("own/both", values["val/loss"])
+
+
+# Steps 5 and 15 have a row of their own, and 10 and 20 a row of the step and one of the epoch.
+WITH_COLUMNS = [
+    *TWENTY_STEPS, "trainer.log_every_n_steps=5", "+callbacks.mine={_target_:tests.cli.test_loggers.Gap}",
+    "allow_targets=[tests.cli]",
+]  # fmt: skip
+
+
+def wandb_points(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every value of the history in the offline files."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
+        for record in map(Record.FromString, leveldb_records(path.read_bytes())):
+            values = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+            for name, value in values.items():
+                found.setdefault(name, []).append((int(values["_step"]), float(value)))
+    return found
+
+
+def leveldb_records(content: bytes) -> Iterator[bytes]:
+    """Records of a log file in LevelDB's format, after W&B's header of 7 bytes.
+
+    Blocks of 32 KiB; in front of each part of a record a checksum of 4 bytes, its size in 2 and its kind in 1.
+    """
+    full, last, header, block = 1, 4, 7, 32768
+    at, record = header, b""
+    while at + header <= len(content):
+        if (left := block - at % block) < header:  # too little for a part: padding
+            at += left
+            continue
+        size, kind = struct.unpack_from("<HB", content, at + 4)
+        record += content[at + header : at + header + size]
+        at += header + size
+        if kind in (full, last):
+            yield record
+            record = b""
+
+
+def mlflow_points(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    [run] = client.search_runs(["1"])
+    return {
+        name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+        for name in run.data.metrics
+    }
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.filterwarnings("ignore")  # mlflow's own
+def test_columns_of_a_callback_reach_each_logger(
+    name: str, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(name)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    code, _, err = effbench("train", *WITH_COLUMNS, f"logger={name}", "hydra.run.dir=run")
+    assert code == 0
+    assert f"logger={name} stopped" not in err
+    points = {"tensorboard": tensorboard_points, "wandb": wandb_points, "mlflow": mlflow_points}[name](tmp_path / "run")
+    for column, steps in (("norm", [5, 10, 15, 20]), ("gap", [10, 20]), ("own/both", [5, 10, 10, 15, 20, 20])):
+        rows = [(int(row["step"]), float(row[column])) for row in read_metrics(tmp_path / "run") if row[column]]
+        assert [step for step, _ in rows] == steps
+        expected = list(dict(rows).items()) if name == "wandb" else rows  # W&B has one row a step
+        assert sorted(points[column]) == [(step, pytest.approx(value, rel=1e-5)) for step, value in sorted(expected)]
+
+
+@pytest.mark.process
+@pytest.mark.row(13)
+def test_columns_of_an_epoch_interrupted_at_its_end_come_once(
+    effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row of the epoch is logged after the resume, and again after a second one from the same checkpoint."""
+    pytest.importorskip("tensorboard")
+    words = [*WITH_COLUMNS, "logger=tensorboard"]
+    assert effbench("train", *words, "hydra.run.dir=whole")[0] == 0
+    monkeypatch.setattr(Gap, "interrupted_after", 10)
+    effbench("train", *words, "hydra.run.dir=run")
+    assert read_summary(tmp_path / "run")["status"] == "interrupted"
+    with monkeypatch.context() as broken:
+        breaks_after(17, broken)
+        assert effbench("train", "resume=run")[0] == 1
+    assert tensorboard_points(tmp_path / "run")["gap"][-1][0] == 10
+    assert effbench("train", "resume=run")[0] == 0
+    assert tensorboard_points(tmp_path / "run") == tensorboard_points(tmp_path / "whole")
 
 
 class Recorder(MetricLogger):
