@@ -46,7 +46,7 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
     from effbench.training.trainer import Trainer
 
     loaded: dict[str, Any] = {}
-    splits, epoch_end, fit = build.splits, Callbacks.epoch_end, Trainer.fit
+    splits, call, fit = build.splits, Callbacks.call, Trainer.fit
 
     def keep(config: Any) -> Any:
         loaded["data"] = splits(config)
@@ -56,15 +56,17 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
         loaded["trainer"] = self
         return fit(self)
 
-    def look(self: Any, context: Any, values: Any) -> None:
-        epoch_end(self, context, values)
+    def look(self: Any, hook: str, *args: Any) -> None:
+        call(self, hook, *args)
+        if hook != "epoch_end":
+            return
         trainer = loaded["trainer"]
         accuracy = trainer.evaluate(loaded["batches"](), trainer.ranks)["acc"]
         set_train_mode(trainer.forward)  # evaluation leaves it in eval mode
         if accuracy >= target:
             gate.lap()
 
-    build.splits, Callbacks.epoch_end, Trainer.fit = keep, look, begin  # type: ignore[assignment, method-assign]
+    build.splits, Callbacks.call, Trainer.fit = keep, look, begin  # type: ignore[assignment, method-assign]
     own = [*words, "device=cpu", f"device.threads={THREADS}"]
     config = effbench.compose(own)
 
