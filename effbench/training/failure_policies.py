@@ -69,13 +69,13 @@ class StopAtNonFinite:
     """on_nonfinite=stop: the run ends.
 
     Attributes:
-        looks: read the loss at each step; otherwise the logged steps show it.
+        check_each_step: read the loss at each step; otherwise the logged steps show it.
     """
 
-    looks: bool = True
+    check_each_step: bool = True
 
     def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
-        return f"loss is {float(loss)}" if self.looks and not math.isfinite(loss) else None
+        return f"loss is {float(loss)}" if self.check_each_step and not math.isfinite(loss) else None
 
     def skip(self, state: TrainState, what: str) -> bool:
         return False

@@ -245,7 +245,7 @@ class MlflowLogger(MetricLogger):
                 if value is not None:
                     os.environ[name] = value
 
-        self._tell_params({key: str(value)[:LONGEST_PARAM] for key, value in leaves(redact(params)).items()})
+        self._log_params({key: str(value)[:LONGEST_PARAM] for key, value in leaves(redact(params)).items()})
         write_text(folder / IDS, json.dumps({"mlflow": self._run_id}) + "\n")
 
     def _begin(self, name: str, project: str, before: str | None) -> str:
@@ -267,7 +267,7 @@ class MlflowLogger(MetricLogger):
         self._mlflow.set_experiment(project)
         return str(self._mlflow.start_run(run_name=name).info.run_id)
 
-    def _tell_params(self, params: Mapping[str, str]) -> None:
+    def _log_params(self, params: Mapping[str, str]) -> None:
         """Log new parameters, and changed ones as a tag; remember how far each metric was logged."""
         client = self._mlflow.MlflowClient()
         data = client.get_run(self._run_id).data

@@ -113,8 +113,8 @@ class Trainer:
         self.prediction_check = self.task.prediction_check()  # statistics of the newest evaluation's predictions
         self.throughput = Throughput(self.clocks, self.train.modality.unit)
         self._device = next(self.model.parameters()).device
-        looks = self._device.type == "cpu" and self.ranks.world_size == 1  # reading the loss needs no synchronisation
-        self._nonfinite: NonFinitePolicy = self.nonfinite_policy or StopAtNonFinite(looks)
+        free = self._device.type == "cpu" and self.ranks.world_size == 1  # reading the loss needs no synchronisation
+        self._nonfinite: NonFinitePolicy = self.nonfinite_policy or StopAtNonFinite(check_each_step=free)
         self._parameters = list(self.model.parameters())
         self._saves: Saves = choose_saves(self.checkpoints, self.save_in_background)
         self._begun = time.perf_counter()  # max_time counts from here, after the data are read
@@ -261,9 +261,9 @@ class Trainer:
             values = self.meter.window_means()
         if not math.isfinite(values.get("train/loss", 0.0)):  # no loss if all steps were skipped
             self._diverged(f"the training loss is {values['train/loss']} by step {state.step}")
-        self._tell("logged", values)
+        self._log_row("logged", values)
 
-    def _tell(self, hook: str, values: Mapping[str, float]) -> None:
+    def _log_row(self, hook: str, values: Mapping[str, float]) -> None:
         """Call a hook with a row of metrics.csv: values, throughput, learning rates and what callbacks log."""
         state = self.state
         state.logged |= {**values, **self.throughput.values(state.samples_seen), **state.learning_rates}
@@ -302,7 +302,7 @@ class Trainer:
         state.metrics |= values
         if due and self.val is not None:
             values |= self.validate(state)
-        self._tell("epoch_end", values)
+        self._log_row("epoch_end", values)
         if due:
             self._check_stop_requests(state)  # else after the next step, so that the run ends with a validation
             self.save(values if self.val is not None else None)

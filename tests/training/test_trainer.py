@@ -179,7 +179,9 @@ def test_saves_follow_validations_and_the_save_step_interval(every, validate_epo
 
 def test_accelerator_has_no_host_sync_between_log_lines(monkeypatch):
     """A CPU stands in: with the per-step check of CPUs off, nothing may turn a tensor into a number."""
-    run = trainer(data(), dense(), 9, intervals=Intervals(log_steps=100), nonfinite_policy=StopAtNonFinite(looks=False))
+    run = trainer(
+        data(), dense(), 9, intervals=Intervals(log_steps=100), nonfinite_policy=StopAtNonFinite(check_each_step=False)
+    )
     run.limits.steps = 2  # within the first epoch
     read = []
     for name in ("item", "tolist", "__float__", "__bool__"):
@@ -344,7 +346,7 @@ def test_without_step_checks_the_next_log_line_finds_divergence(tmp_path):
         validate=True,
         checkpoints=keeper(tmp_path),
         intervals=Intervals(log_steps=4, save_steps=1),
-        nonfinite_policy=StopAtNonFinite(looks=False),
+        nonfinite_policy=StopAtNonFinite(check_each_step=False),
         watch=[rows],
     )
     state = run.fit()
@@ -358,7 +360,7 @@ def test_nonfinite_train_loss_is_reported_at_epoch_end():
     net = dense()
     # The gradient of -inf logits is finite enough here to leave the weights whole.
     forward = Poisoned(net, 2, math.nan)
-    intervals, rule = Intervals(log_steps=100), StopAtNonFinite(looks=False)
+    intervals, rule = Intervals(log_steps=100), StopAtNonFinite(check_each_step=False)
     run = trainer(data(), net, 30, forward=forward, validate=True, intervals=intervals, nonfinite_policy=rule)
     run.clip = lambda: [p.grad.nan_to_num_() for p in net.parameters()]
     state = run.fit()
@@ -381,7 +383,7 @@ def test_divergence_takes_precedence_over_early_stopping():
         validate=True,
         early_stopping=stopping,
         intervals=Intervals(log_steps=100),
-        nonfinite_policy=StopAtNonFinite(looks=False),
+        nonfinite_policy=StopAtNonFinite(check_each_step=False),
     )
     run.clip = lambda: [p.grad.nan_to_num_() for p in net.parameters()]
     assert run.fit().status == "diverged"
