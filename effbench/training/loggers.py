@@ -187,7 +187,7 @@ class WandbLogger(MetricLogger):
             id=before,
             resume="allow" if before and not offline else None,  # offline sessions are joined by their id
             project=redact(project),
-            dir=str(folder),
+            dir=str(folder.resolve()),  # W&B's process outlives a session and keeps the working directory it began in
             mode="offline" if offline else "online",
             config=dict(redact(params)),
             # W&B's metadata would hold the command line, the git remote and the user's name
