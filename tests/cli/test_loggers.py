@@ -19,6 +19,7 @@ from effbench.errors import EffbenchError
 from effbench.records import read_metrics, read_summary
 from effbench.report.curves import points
 from effbench.run.session import _Session
+from effbench.training import checkpoint
 from effbench.training.callbacks import Callback, Context, Progress
 from effbench.training.loggers import LOGGERS, MetricLogger, Start
 from effbench.training.trainer import Trainer
@@ -273,17 +274,21 @@ def test_columns_of_an_epoch_interrupted_at_its_end_come_once(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row of the epoch is logged after the resume, and again after a second one from the same checkpoint."""
+
+    def no_power(*_: object) -> None:
+        raise EffbenchError("the cable was pulled")
+
     pytest.importorskip("tensorboard")
-    words = [*WITH_COLUMNS, "logger=tensorboard"]
+    words, resume = [*WITH_COLUMNS, "logger=tensorboard"], ["resume=run", "allow_targets=[tests.cli]"]
     assert effbench("train", *words, "hydra.run.dir=whole")[0] == 0
     monkeypatch.setattr(Gap, "interrupted_after", 10)
     effbench("train", *words, "hydra.run.dir=run")
     assert read_summary(tmp_path / "run")["status"] == "interrupted"
     with monkeypatch.context() as broken:
-        breaks_after(17, broken)
-        assert effbench("train", "resume=run")[0] == 1
+        broken.setattr(checkpoint, "write_checkpoint", no_power)  # after the row of the epoch, before its checkpoint
+        assert effbench("train", *resume)[0] == 1
     assert tensorboard_points(tmp_path / "run")["gap"][-1][0] == 10
-    assert effbench("train", "resume=run")[0] == 0
+    assert effbench("train", *resume)[0] == 0
     assert tensorboard_points(tmp_path / "run") == tensorboard_points(tmp_path / "whole")
 
 
