@@ -34,6 +34,7 @@ from effbench.optimizers.fused import gradient_of
 from effbench.optimizers.hidden_matrices import hidden_matrices
 
 FORMATS = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+AUTO = "auto"
 
 # The authors': they push small singular values up fast; the others end between 0.7 and 1.2, which does no harm.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -58,9 +59,9 @@ class Muon(torch.optim.Optimizer):
     With g the gradient of a matrix, and NS the Newton-Schulz iteration:
         m = momentum m + (1 - momentum) g;  u = (1 - momentum) g + momentum m, or m without nesterov
         theta = (1 - lr wd) theta - lr 0.2 sqrt(max(rows, columns)) NS(u)
-    It is torch.optim.Muon with adjust_lr_fn="match_rms_adamw" to the bit. A tensor of more dimensions counts as the
-    matrix first x (all others). The rest is torch.optim.AdamW to the bit. State: 4 bytes a parameter of a matrix
-    (`momentum_buffer`), 8 of others, in float32.
+    With ns_dtype="bfloat16" it is torch.optim.Muon with adjust_lr_fn="match_rms_adamw" to the bit; the rest is
+    torch.optim.AdamW to the bit. A tensor of more dimensions counts as the matrix first x (all others). State: 4 bytes
+    a parameter of a matrix (`momentum_buffer`), 8 of others, in float32.
 
     Args:
         params: parameters, or groups that may set use_muon and every option below. `divide_groups` finds the groups
@@ -73,7 +74,8 @@ class Muon(torch.optim.Optimizer):
         momentum: Muon's, in [0, 1).
         nesterov: look ahead along the momentum.
         ns_steps: steps of the iteration, 1 to 99.
-        ns_dtype: number format of the iteration: 'bfloat16', 'float32' or 'float64'.
+        ns_dtype: number format of the iteration: 'bfloat16' (torch's), 'float32', 'float64', or 'auto': float32 on
+            CPUs, most of which have no fast matrix products in bfloat16, else bfloat16.
         fused: use AdamW's fused kernel.
         maximize: maximize the objective instead of minimizing it.
 
@@ -92,7 +94,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         nesterov: bool = True,
         ns_steps: int = 5,
-        ns_dtype: str = "bfloat16",
+        ns_dtype: str = AUTO,
         fused: bool = False,
         maximize: bool = False,
     ) -> None:
@@ -177,7 +179,8 @@ class Muon(torch.optim.Optimizer):
         buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
         update = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
         # flatten follows the logical order of dimensions: channels_last gives the same numbers
-        direction = orthogonalized(update.flatten(1), group["ns_steps"], FORMATS[group["ns_dtype"]])
+        fastest = torch.float32 if parameter.device.type == "cpu" else torch.bfloat16
+        direction = orthogonalized(update.flatten(1), group["ns_steps"], FORMATS.get(group["ns_dtype"], fastest))
         parameter.mul_(1 - lr * group["weight_decay"])
         scale = 0.2 * math.sqrt(max(direction.shape))
         parameter.add_(direction.reshape(parameter.shape), alpha=-(lr * scale))
@@ -257,6 +260,6 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
         checked["momentum"] = checked_number(options["momentum"], "momentum", FRACTION_BELOW_1, _MOMENTUM_REMEDY)
     if "ns_steps" in options:
         checked["ns_steps"] = _NS_STEPS.check(options["ns_steps"], "optimizer.ns_steps", remedy=_STEPS_REMEDY)
-    if options.get("ns_dtype", "float32") not in FORMATS:
-        raise OptionError(unknown_name("optimizer.ns_dtype", str(options["ns_dtype"]), FORMATS))
+    if options.get("ns_dtype", AUTO) not in (AUTO, *FORMATS):
+        raise OptionError(unknown_name("optimizer.ns_dtype", str(options["ns_dtype"]), (AUTO, *FORMATS)))
     return checked

@@ -41,7 +41,14 @@ def test_matrices_equal_torch_optim_muon_to_the_bit(nesterov: bool) -> None:
     ours, theirs = parameters(SHAPES), parameters(SHAPES)
     options = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9, "nesterov": nesterov, "ns_steps": 4}
     expected = train(torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **options), theirs)
-    assert same(train(Muon(ours, **options), ours), expected)
+    assert same(train(Muon(ours, ns_dtype="bfloat16", **options), ours), expected)
+
+
+def test_on_a_cpu_the_iteration_is_in_float32_by_default() -> None:
+    chosen, given = parameters(SHAPES), parameters(SHAPES)
+    assert same(train(Muon(chosen), chosen), train(Muon(given, ns_dtype="float32"), given))
+    half = parameters(SHAPES)
+    assert not same(chosen, train(Muon(half, ns_dtype="bfloat16"), half))
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -69,7 +76,7 @@ def test_a_convolution_moves_as_with_timm_muon() -> None:
     options = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True}
     timms = timm.Muon(theirs, ns_coefficients="original", adjust_lr_fn="match_rms_adamw", **options)
     start = ours[0].detach().clone()
-    moved, expected = train(Muon(ours, **options), ours)[0], train(timms, theirs)[0]
+    moved, expected = train(Muon(ours, ns_dtype="bfloat16", **options), ours)[0], train(timms, theirs)[0]
     assert (moved - expected).abs().max() < 0.01 * (expected - start).abs().max()
 
 
@@ -150,7 +157,7 @@ def test_complex_matrices_are_refused_and_complex_vectors_taken() -> None:
         ({"momentum": 1.0}, r"optimizer\.momentum must be .*\[0, 1\); got 1\.0\. The authors' is 0\.95"),
         ({"ns_steps": 0}, r"optimizer\.ns_steps must be a whole number from 1 to 99; got 0\. The authors' is 5"),
         ({"ns_steps": 5.5}, r"optimizer\.ns_steps must be a whole number from 1 to 99; got 5\.5"),
-        ({"ns_dtype": "bf16"}, r"optimizer\.ns_dtype 'bf16' is not one of: bfloat16, float32, float64"),
+        ({"ns_dtype": "bf16"}, r"optimizer\.ns_dtype 'bf16' is not one of: auto, bfloat16, float32, float64"),
     ],
 )
 def test_an_option_out_of_range_names_key_rule_value_and_remedy(options: dict[str, object], message: str) -> None:
