@@ -14,7 +14,7 @@ COVERED = (
     "escaping.py", "gc_pause.py", "guarded.py", "log.py", "metrics.py", "processors.py", "randomness.py",
     "records.py", "redaction.py", "schedulers.py", "stats.py", "summary_schema.py", "target_allowlist.py",
     "units.py", "builders", "cli", "config", "cpu", "data", "export", "jobs", "models", "optimizers", "report",
-    "run", "tasks", "training",
+    "run", "study", "tasks", "training",
 )  # fmt: skip
 PENDING: tuple[str, ...] = ()
 FEW = 3  # parameters from which an Args section is required

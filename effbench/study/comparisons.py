@@ -176,7 +176,7 @@ def _by_sample(table: StudyTable, pair: _Pair, bits: dict[int, Array]) -> Array 
     None where the test samples differ between seeds (resampling seeds then covers them), or where the metric is not
     the share of correct samples.
     """
-    if not table.same_test_samples or table.mode != "max":
+    if not table.same_test_samples:
         return None
     rows = []
     for left, right in pair.runs:

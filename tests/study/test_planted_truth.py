@@ -167,6 +167,13 @@ def test_diverged_runs_are_counted_and_lose():
     assert [(each.finished, each.diverged) for each in result.qualities if each.arm == "b"] == [(6, 2)]
 
 
+def test_a_diverged_run_is_a_miss_even_with_a_value():
+    table = study({"a": [0.8] * 6, "b": [0.7] * 6})
+    runs = [dataclasses.replace(run, status="diverged") if run.arm == "a" else run for run in table.confirmations]
+    (found,) = analyse(dataclasses.replace(table, confirmations=tuple(runs))).comparisons
+    assert (found.winner, found.missed_a, found.losses) == ("b", 6, 6)
+
+
 def test_interrupted_runs_do_not_count_yet():
     table = study({"a": [0.8] * 3, "b": [0.7] * 3})
     last = dataclasses.replace(table.confirmations[-1], status="interrupted", test=None)
