@@ -40,28 +40,24 @@ def train(
     from effbench.config.schema import Config
 
     if not isinstance(config, Config):
-        return _train_words(config, folder, config_dir, callbacks)
+        from effbench.config.compose import check_words
+        from effbench.config.recipes import quoted
+        from effbench.run.launch import composed
+        from effbench.run.overrides import lasting
+
+        check_words(config)
+        place = [] if folder is None else [f"hydra.run.dir={quoted(expanded(folder))}"]
+        raw, config = composed([*config, *place], None if config_dir is None else str(config_dir))
+        from effbench.run import session as training  # imports torch: only after the checks
+
+        return training.train(config, Path(str(raw.hydra.run.dir)), lasting(raw.hydra.overrides.task), callbacks)
+
     if config_dir is not None:
         raise ConfigError("config_dir is for overrides; a Config has been composed already: compose(…, config_dir).")
     if config.resume == "auto":
         raise ConfigError('resume=auto needs the overrides: effbench.train(["resume=auto", …]), not a composed Config.')
     if config.resume and folder is not None and expanded(folder).resolve() != expanded(config.resume).resolve():
-        raise ConfigError(f"resume={config.resume} goes on in that folder; got folder={folder}. Leave folder out.")
+        raise ConfigError(f"resume={config.resume} continues in that folder; got folder={folder}. Leave folder out.")
     from effbench.run import session as training
 
     return training.train(config, folder, callbacks=callbacks)
-
-
-def _train_words(
-    words: Sequence[str], folder: Path | str | None, config_dir: Path | str | None, callbacks: Sequence[Callback]
-) -> Run:
-    from effbench.config.compose import check_words
-    from effbench.config.recipes import quoted
-    from effbench.run import session as training
-    from effbench.run.launch import composed
-    from effbench.run.overrides import lasting
-
-    check_words(words)
-    place = [] if folder is None else [f"hydra.run.dir={quoted(expanded(folder))}"]
-    raw, config = composed([*words, *place], None if config_dir is None else str(config_dir))
-    return training.train(config, Path(str(raw.hydra.run.dir)), lasting(raw.hydra.overrides.task), callbacks)

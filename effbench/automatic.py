@@ -51,12 +51,25 @@ def settled(
     config = _with_augment(config, modality, shape, earlier)
     accumulate, drop_last = config.trainer.accumulate_grad_batches, config.data.drop_last
     steps = len(step_sizes(samples, number(config.data.batch_size), accumulate, drop_last, world, modality.unit))
-    usual = _usual_epochs(samples, drop_last, world, modality.unit)
+
+    # Default epochs: at least EPOCHS, at most MOST_EPOCHS, between: MIN_STEPS steps or MIN_SEEN samples. They are
+    # counted at the automatic batch size, so that another batch size changes neither epochs nor patience.
+    batch_size = batch_size_for(samples, world)
+    per_epoch = len(step_sizes(samples, batch_size, 1, drop_last, world, modality.unit))
+    least_steps = min(MIN_STEPS, MIN_SEEN // batch_size)
+    usual = max(EPOCHS, min(MOST_EPOCHS, -(-least_steps // per_epoch)))  # -(-a // b) is a / b, rounded up
+
     config = _with_length(config, steps, usual, earlier)
     if config.early_stopping.patience == AUTO:
-        kept = earlier.get("early_stopping.patience")
-        config = _with(config, "early_stopping", patience=_patience(config, usual) if kept is None else kept)
+        patience = earlier.get("early_stopping.patience")
+        if patience is None:
+            patience = PATIENCE
+            # For a small dataset all epochs, because a short schedule learns most at its end.
+            if config.trainer.limit_train_batches is None and usual != EPOCHS:
+                patience = max(PATIENCE, -(-usual // config.trainer.check_val_every_n_epoch))
+        config = _with(config, "early_stopping", patience=patience)
     if config.scheduler.options.get("patience") == AUTO:
+        # Slightly less than half of early stopping's, so that the learning rate falls before the run ends.
         config = _with(config, "scheduler", patience=max(0, (number(config.early_stopping.patience) - 1) // 2))
     return config
 
@@ -93,18 +106,6 @@ def number(value: int | str | None) -> int:
     return value
 
 
-def _usual_epochs(samples: int, drop_last: bool, world: int, unit: str) -> int:
-    """Return the default epochs: at least EPOCHS, at most MOST_EPOCHS, between: MIN_STEPS steps or MIN_SEEN samples.
-
-    They are counted at the automatic batch size, so that another batch size changes neither epochs nor patience.
-    """
-    batch_size = batch_size_for(samples, world)
-    per_epoch = len(step_sizes(samples, batch_size, 1, drop_last, world, unit))
-    # -(-a // b) below is a / b, rounded up
-    least_steps = min(MIN_STEPS, MIN_SEEN // batch_size)
-    return max(EPOCHS, min(MOST_EPOCHS, -(-least_steps // per_epoch)))
-
-
 def _with_length(config: Config, steps: int, usual: int, earlier: Mapping[str, Any]) -> Config:
     """Set the epochs so that min_steps is reached. limit_train_batches marks a short trial, which stays short.
 
@@ -123,25 +124,16 @@ def _with_length(config: Config, steps: int, usual: int, earlier: Mapping[str, A
     elif section.max_epochs == AUTO:
         section = section.model_copy(update={"max_epochs": None})
     if wanted not in (AUTO, None):
-        _check_min_steps(section, number(wanted), steps)
+        by_epochs = None if section.max_epochs is None else number(section.max_epochs) * steps
+        lengths = {"max_epochs": by_epochs, "max_steps": section.max_steps}
+        for key, length in lengths.items():
+            if length is not None and length < number(wanted):
+                raise ConfigError(
+                    f"trainer.min_steps={wanted} contradicts trainer.{key}={getattr(section, key)}, which is {length} "
+                    "steps. Leave one of them out; with trainer.max_epochs=auto the epochs follow from "
+                    "trainer.min_steps."
+                )
     return config.model_copy(update={"trainer": section})
-
-
-def _check_min_steps(section: Any, wanted: int, steps: int) -> None:
-    lengths = {"max_epochs": (section.max_epochs or 0) * steps, "max_steps": section.max_steps}
-    for key, length in lengths.items():
-        if getattr(section, key) is not None and length < wanted:
-            raise ConfigError(
-                f"trainer.min_steps={wanted} contradicts trainer.{key}={getattr(section, key)}, which is {length} "
-                f"steps. Leave one of them out; with trainer.max_epochs=auto the epochs follow from trainer.min_steps."
-            )
-
-
-def _patience(config: Config, usual: int) -> int:
-    """Return the patience: for a small dataset all epochs, because a short schedule learns most at its end."""
-    if config.trainer.limit_train_batches is not None or usual == EPOCHS:
-        return PATIENCE
-    return max(PATIENCE, -(-usual // config.trainer.check_val_every_n_epoch))
 
 
 def _with(config: Config, section: str, **values: Any) -> Config:
@@ -150,19 +142,16 @@ def _with(config: Config, section: str, **values: Any) -> Config:
 
 
 def _with_augment(config: Config, modality: type[Modality], shape: Sequence[int], earlier: Mapping[str, Any]) -> Config:
-    """Numbers for the augment group's `auto`s; without augmentation for a modality that has none."""
-    if not modality.augments:
-        return _without_augment(config, modality)
-    chosen = {
-        key: value if (kept := earlier.get(f"augment.{key}")) is None else kept
-        for key, value in modality.automatic_augment(shape).items()
-        if getattr(config.augment, key) == AUTO
-    }
-    return _with(config, "augment", **chosen) if chosen else config
+    """Return the config with numbers for `auto` in the augment group; without augmentation if the modality has none."""
+    if modality.augments:
+        chosen = {
+            key: value if (kept := earlier.get(f"augment.{key}")) is None else kept
+            for key, value in modality.automatic_augment(shape).items()
+            if getattr(config.augment, key) == AUTO
+        }
+        return _with(config, "augment", **chosen) if chosen else config
 
-
-def _without_augment(config: Config, modality: type[Modality]) -> Config:
-    """The default of the group is meant for other modalities; what was chosen must not be left out without a word."""
+    # The group's default is meant for images, so it is switched off; what a user has chosen is refused.
     off, now = member("augment", "none"), config.augment.model_dump()
     usual = composed((), group_options())["augment"]
     if now not in (off, usual):

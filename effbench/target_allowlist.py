@@ -32,7 +32,6 @@ RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # ke
 RUN_FILES = ("summary.json", "manifest.json", ".hydra")  # found in a run folder, which may be untrusted
 MAX_NODES, MAX_DEPTH = 20_000, 30  # lists and mappings of a config
 
-
 _beside: list[Path] = []  # each --config-dir and its parent
 
 
@@ -60,11 +59,18 @@ def check_targets(content: Mapping[str, Any]) -> None:
     """
     mine = content.get("allow_targets")
     allow_targets = [name for name in mine if isinstance(name, str)] if isinstance(mine, list | tuple) else []
-    for key, section in _built_sections(content):
+    # The parts that are built, by key: optimizer, callbacks.NAME.
+    parts: dict[str, Any] = {group: content.get(group) for group in MODULES}
+    for group in SEVERAL:
+        section = content.get(group)
+        parts |= {f"{group}.{name}": part for name, part in section.items()} if isinstance(section, Mapping) else {}
+    for key, section in parts.items():
         target = section.get("_target_") if isinstance(section, Mapping) else None
-        allowed = (*_modules(key), *allow_targets)
+        allowed = (*_ALL[key.partition(".")[0]], *allow_targets)
         if isinstance(target, str) and not _may_be(target, allowed):
             raise ConfigError(_refusal(key, target, allowed))
+
+    # Anywhere else these keys would make Hydra build an object.
     for path in _reserved(content):
         depth = 3 if path[0] in SEVERAL else 2
         if path[0] in SEVERAL and path[1:] == ("_target_",):
@@ -74,21 +80,6 @@ def check_targets(content: Mapping[str, Any]) -> None:
                 f"{'.'.join(path)} is not allowed: only {', '.join(MODULES)} and each of callbacks have a _target_, "
                 "one each, and no option builds an object. Give the option a plain value."
             )
-
-
-def _built_sections(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield (key, section) of each part of a config with a _target_: optimizer, callbacks.NAME."""
-    for group in MODULES:
-        yield group, content.get(group)
-    for group in SEVERAL:
-        section = content.get(group)
-        for name, part in section.items() if isinstance(section, Mapping) else ():
-            yield f"{group}.{name}", part
-
-
-def _modules(key: str) -> tuple[str, ...]:
-    """Return the modules that the _target_ of a section may name."""
-    return _ALL[key.partition(".")[0]]
 
 
 def _reserved(content: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -130,16 +121,18 @@ def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Calla
     Raises:
         ConfigError: it is not allowed, does not exist or cannot be imported.
     """
-    allowed = (*_modules(group), *allow_targets)
+    usual = _ALL[group.partition(".")[0]]
+    allowed = (*usual, *allow_targets)
     if not _may_be(target, allowed):
         raise ConfigError(_refusal(group, target, allowed))
-    if not _may_be(target, _modules(group)):
+    if not _may_be(target, usual):
         _make_importable(target.partition(".")[0])
     found = _look_up(group, target)
-    # the module that defines it decides, not the name under which it was found
+    # The module that defines it decides, not the name under which it was found: torchvision.models.os is os.
     home = getattr(found, "__module__", None) or ""
-    kind = inspect.isclass(found) or inspect.isfunction(found)
-    if not kind or not _inside(home, allowed) or _is_helper(found, home):
+    is_kind = inspect.isclass(found) or inspect.isfunction(found)
+    is_inside = any(home == module or home.startswith(f"{module}.") for module in allowed)
+    if not is_kind or not is_inside or _is_helper(found, home):
         raise ConfigError(_refusal(group, target, allowed))
     return found  # type: ignore[no-any-return]
 
@@ -156,10 +149,6 @@ def _is_helper(found: Any, home: str) -> bool:
 
         return not is_model(name) or model_entrypoint(name) is not found
     return False
-
-
-def _inside(name: str, modules: Sequence[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def _make_importable(name: str) -> None:

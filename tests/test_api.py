@@ -198,7 +198,7 @@ def test_train_overrides_set_folder_and_resume_as_on_the_cli(tmp_path: Path) -> 
     assert longer.summary["epochs"] == 2
     assert longer.config.model.options["hidden"] == [32]
     assert (tmp_path / "named" / "checkpoints" / "last" / "ema.safetensors").is_file()
-    with pytest.raises(ConfigError, match="goes on in that folder"):
+    with pytest.raises(ConfigError, match="continues in that folder"):
         effbench.train(["resume=named"], folder="other")
     with pytest.raises(ConfigError, match="resume=auto needs the overrides"):
         effbench.train(effbench.compose(["resume=auto"]))

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from effbench import build, cli, load_run
+from effbench.builders.factories import call
 from effbench.config.compose import compose
 from effbench.data.images.modality import Images
 from effbench.data.modality import Modality
 from effbench.data.rows.modality import Rows
 from effbench.data.splits import Split, Splits
+from effbench.errors import ConfigError
 
 OWN = '''
 from pathlib import Path
@@ -255,7 +257,7 @@ def test_rows_are_exported_with_their_normalisation(format_name: str, rows_run: 
         (["augment=strong"], "the augment group is not for rows"),
         (["augment.flip=0.1"], "augment.flip=0.1"),
         (["device.channels_last=true"], "device.channels_last=true is for images"),
-        (["model=cnn"], "needs in_channels, image_size, which neither its options nor the data give"),
+        (["model=cnn"], "rows give num_classes, in_features. For rows write model=mlp.\n"),
     ],
     ids=["strong", "flip", "channels_last", "cnn"],
 )
@@ -265,6 +267,20 @@ def test_options_of_images_are_refused_for_rows(
     given = [word for word in ROWS if not (words == ["model=cnn"] and word.startswith("model"))]
     assert train(*given, *words, f"hydra.run.dir={tmp_path / 'run'}") == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_model_that_lacks_arguments_is_told_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "narrow.py").write_text("def build(num_classes, in_features, width): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = compose(["allow_targets=[narrow]"])
+    rows = {"num_classes": 2, "in_features": 3}
+    with pytest.raises(ConfigError, match=r"needs width, .*Give model\.width=VALUE; or: For rows write model=mlp\."):
+        call("model", "narrow.build", config, {}, rows, "rows")
+    images = {"num_classes": 2, "in_channels": 1, "image_size": (8, 8)}
+    with pytest.raises(ConfigError, match=r"needs in_features, width, .*image_size\. For images write model=cnn or "):
+        call("model", "narrow.build", config, {}, images, "images")
+    with pytest.raises(ConfigError, match=r"words give num_classes, length\. Name a model of your own for words\."):
+        call("model", "effbench.models.cnn.cnn", config, {}, {"num_classes": 2, "length": 9}, "words")
 
 
 def test_summary_counts_a_row_without_the_papers_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,18 +36,17 @@ def takes_time(config: Config) -> bool:
 
 def splits(config: Config) -> Splits:
     """Read the dataset. Raises ConfigError if its function does not return Splits."""
-    options = {key: _in_full(value) for key, value in config.data.options.items()}
+    # A path that begins with ~ would be taken for a folder of that name.
+    options = {
+        key: str(expanded(value)) if isinstance(value, str) and (value == "~" or value.startswith("~/")) else value
+        for key, value in config.data.options.items()
+    }
     built = call("data", config.data.target, config, options)
     if not isinstance(built, Splits):
         raise ConfigError(
             f"data._target_ {config.data.target!r} must return Splits; got {type(built).__name__}. {_SPLITS}"
         )
     return built
-
-
-def _in_full(value: Any) -> Any:
-    """Expand a path that begins with ~, which a dataset may take for a folder's name. Other values are unchanged."""
-    return str(expanded(value)) if isinstance(value, str) and (value == "~" or value.startswith("~/")) else value
 
 
 def other_split(before: Config, now: Config, recorded: Mapping[str, Any], which: str) -> tuple[str, Split] | None:
@@ -92,6 +92,7 @@ def modality(config: Config, data: Splits, on: torch.device) -> Modality:
             f"device.channels_last=true is for images; {data.name} holds {data.modality.unit}s of "
             f"{data.modality.layout} {data.shape}. Leave it out."
         )
+    # For an option left at `auto` the augmentation needs the number that this train split gives.
     augment = settled(config, len(data.train), data.modality, data.shape).augment.model_dump()
     return data.modality.fit(data, settings(config, on, augment if data.modality.augments else {}))
 
@@ -111,7 +112,8 @@ def restored_modality(config: Config, recorded: Mapping[str, Any], on: torch.dev
         ValueError: the record is incomplete.
         ConfigError: the modality's class is not allowed.
     """
-    name = recorded.get("modality") or _path(Splits.modality)
+    usual = Splits.modality  # of records of effbench 0.1, which knew images only
+    name = recorded.get("modality") or f"{usual.__module__}.{usual.__qualname__}"
     kind = resolve("data", name, config.allow_targets)
     if not (isinstance(kind, type) and issubclass(kind, Modality)):
         raise ConfigError(f"data.modality {name!r} is no subclass of effbench.data.modality.Modality.")
@@ -145,6 +147,7 @@ def eval_batches(
     """
     batch_size = config.data.eval_batch_size
     count = limit * batch_size if isinstance(limit, int) else _limit(limit, len(split))
+    # Never the first rows: a split may be sorted by class.
     sample = None if count is None or count >= len(split) else representative_sample(split.labels, count)
     return EvalBatches(
         split,
@@ -176,38 +179,23 @@ def train_batches(config: Config, data: Splits, kind: Modality, ranks: Distribut
     if batch_size < ranks.world_size:
         raise ConfigError(f"data.batch_size must be at least the {ranks.world_size} processes; got {batch_size}.")
 
-    def batches(limit_steps: int | None) -> TrainBatches:
-        return TrainBatches(
-            data.train,
-            batch_size=batch_size,
-            num_classes=len(data.classes),
-            modality=kind,
-            accumulate=config.trainer.accumulate_grad_batches,
-            seed=config.seed,
-            drop_last=section.drop_last,
-            num_workers=section.num_workers,
-            timeout_s=section.timeout_s,
-            shard=Shard(ranks.rank, ranks.world_size),
-            limit_steps=limit_steps,
-        )
-
-    whole = batches(None)
+    batches = partial(
+        TrainBatches,
+        data.train,
+        batch_size=batch_size,
+        num_classes=len(data.classes),
+        modality=kind,
+        accumulate=config.trainer.accumulate_grad_batches,
+        seed=config.seed,
+        drop_last=section.drop_last,
+        num_workers=section.num_workers,
+        timeout_s=section.timeout_s,
+        shard=Shard(ranks.rank, ranks.world_size),
+    )
+    # A fraction is of the steps of a whole epoch, which only the batches know (drop_last, accumulation, ranks).
+    whole = batches()
     limit = _limit(config.trainer.limit_train_batches, whole.steps_per_epoch)
-    return whole if limit is None else batches(limit)
-
-
-def validation_batches(config: Config, data: Splits, kind: Modality, ranks: DistributedContext) -> EvalBatches | None:
-    """Return the batches of the validation split; None if there is none.
-
-    Args:
-        config: a checked config.
-        data: the dataset.
-        kind: fitted modality.
-        ranks: processes that share the pass.
-    """
-    if data.val is None:
-        return None
-    return eval_batches(config, data.val, kind, ranks, config.trainer.limit_val_batches)
+    return whole if limit is None else batches(limit_steps=limit)
 
 
 def _limit(limit: float | None, available: int) -> int | None:
@@ -215,7 +203,3 @@ def _limit(limit: float | None, available: int) -> int | None:
     if limit is None or isinstance(limit, int):
         return limit
     return max(1, round(limit * available))
-
-
-def _path(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from effbench.config.schema import Config
+from effbench.config.static_compose import group_options, member
 from effbench.config.words import boolean_word
 from effbench.errors import ConfigError, EffbenchError, unknown_name
 from effbench.target_allowlist import resolve
@@ -44,23 +45,50 @@ def call(
     open_ended = any(word.kind is word.VAR_KEYWORD for word in words.values())
     taken = {key: value for key, value in (facts or {}).items() if key in words or open_ended}
     if facts is not None:
-        _check_complete(group, target, words, {**options, **taken}, f"{giver} give {', '.join(facts)}")
+        _check_complete(group, target, words, {**options, **taken}, facts, giver)
     return construct(group, target, factory, {**options, **taken})
 
 
 def _check_complete(
-    group: str, target: str, words: Mapping[str, inspect.Parameter], given: Mapping[str, Any], facts: str
+    group: str,
+    target: str,
+    words: Mapping[str, inspect.Parameter],
+    given: Collection[str],
+    facts: Collection[str],
+    giver: str,
 ) -> None:
-    """Check that each parameter without a default is an option or a fact."""
+    """Check that each parameter without a default is given. facts: names of those that the data give."""
+    missing = [name for name in _required(words) if name not in given]
+    if not missing:
+        return
+
+    # Which of effbench's models can be built from these facts, and which arguments are facts of other data?
+    fitting, facts_of_all, own_keys = [], set[str](), set[str]()
+    for choice in group_options().get(group, []):
+        own = member(group, choice)
+        parameters = inspect.signature(resolve(group, own["_target_"])).parameters
+        # Without a default in the YAML, an argument that is required or None comes from the data.
+        facts_of_all |= {name for name, word in parameters.items() if word.default in (word.empty, None)}
+        own_keys |= own.keys()
+        # A model that takes num_classes alone knows nothing of these samples.
+        takes_facts = (set(facts) - {"num_classes"}) & parameters.keys()
+        if takes_facts and set(_required(parameters)) <= {*facts, *own}:
+            fitting.append(f"{group}={choice}")
+    choose = f"For {giver} write {' or '.join(fitting[:3])}." if fitting else f"Name a {group} of your own for {giver}."
+    # An option helps only if the value does not depend on the data: no in_channels makes a CNN take rows.
+    if set(missing) & (facts_of_all - own_keys):
+        remedy = choose
+    else:
+        remedy = f"Give {', '.join(f'{group}.{name}=VALUE' for name in missing)}; or: {choose}"
+    raise ConfigError(
+        f"{group} ({target}) needs {', '.join(missing)}, which neither its options nor the data give: {giver} give "
+        f"{', '.join(facts)}. {remedy}"
+    )
+
+
+def _required(words: Mapping[str, inspect.Parameter]) -> list[str]:
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    missing = [
-        name for name, word in words.items() if word.default is word.empty and word.kind in named and name not in given
-    ]
-    if missing:
-        raise ConfigError(
-            f"{group} ({target}) needs {', '.join(missing)}, which neither its options nor the data give: {facts}. "
-            f"Choose a {group} for such data, or give what is missing as an option."
-        )
+    return [name for name, word in words.items() if word.default is word.empty and word.kind in named]
 
 
 def construct(group: str, target: str, factory: Callable[..., Built], options: Mapping[str, Any]) -> Built:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from effbench.automatic import number, settled
-from effbench.builders.datasets import train_batches, validation_batches
+from effbench.builders.datasets import eval_batches, train_batches
 from effbench.builders.devices import memory_format
 from effbench.builders.models import check_outputs, compiled_model, model
 from effbench.builders.optimizers import optimizer, refuse_two_averages
@@ -75,6 +75,7 @@ def trainer(
     limits = _limits(config)
     net = model(config, len(data.classes), modality)
     check_outputs(config, net, data, modality, chosen)
+    # Layers are replaced before the optimizer sees the parameters, and moved before it makes its state.
     if device.type == "cpu":
         accelerate(net)
     net = net.to(device, memory_format=memory_format(config))  # type: ignore[call-overload]
@@ -83,6 +84,8 @@ def trainer(
     decayed = decayed_parameters(net, config.optimizer.no_decay)
     precision, _ = choose_precision(section.precision, device)
     planned = schedule(config, over, limits.total_steps(train.steps_per_epoch), train.steps_per_epoch)
+    # Only a step that may be taken back needs a copy of the buffers (batch norm statistics).
+    undoes = (section.on_nonfinite, section.on_oom) != ("stop", "raise")
     return Trainer(
         model=net,
         forward=ranks.wrap(compiled_model(net, section.compile)),
@@ -91,7 +94,7 @@ def trainer(
         plateau_metric=_plateau_metric(config, chosen),
         compiled=section.compile is not False,
         train=train,
-        val=validation_batches(config, data, modality, ranks),
+        val=None if data.val is None else eval_batches(config, data.val, modality, ranks, section.limit_val_batches),
         limits=limits,
         task=chosen,
         penalty=L1Penalty(decayed, config.loss.l1),
@@ -102,9 +105,7 @@ def trainer(
         oom_policy=SplitOnOutOfMemory(modality.size_key)
         if section.on_oom == "halve"
         else RaiseOnOutOfMemory(modality.size_key),
-        buffer_snapshot=BufferSnapshot(net)
-        if (section.on_nonfinite, section.on_oom) != ("stop", "raise")
-        else NoBufferSnapshot(),
+        buffer_snapshot=BufferSnapshot(net) if undoes else NoBufferSnapshot(),
         early_stopping=_early_stopping(config, planned.rise),
         statistics=_statistics(config, net, averages_itself(over), train, ranks, precision),
         checkpoints=checkpoints,

@@ -42,8 +42,17 @@ def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
         ConfigError: the target makes no nn.Module, or refuses its options.
         DataError: the weights in model.pretrained cannot be loaded.
     """
-    _refuse_weights_options(config)
+    # With these, torchvision and timm would download weights, whatever model.pretrained says.
+    if config.model.target.startswith(("torchvision.", "timm.", TIMM_TARGET)):
+        for key in _WEIGHTS_OPTIONS:
+            if config.model.options.get(key) is not None:
+                raise ConfigError(
+                    f"model.{key} is not taken: effbench downloads no weights, and reads a file by model.pretrained "
+                    f"alone. Leave {key} out and write model.pretrained=FILE, a .safetensors, .pt or .pth file."
+                )
+
     facts = {"num_classes": num_outputs, **modality.facts}
+    # The same weights on every rank, and in every resumed session before its own are loaded.
     torch.manual_seed(derived_seed(config.seed, Purpose.WEIGHTS))
     built = call("model", config.model.target, config, config.model.options, facts, f"{modality.unit}s")
     if not isinstance(built, nn.Module):
@@ -55,18 +64,6 @@ def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
     if config.model.freeze:
         freeze(built, config.model.freeze)
     return built
-
-
-def _refuse_weights_options(config: Config) -> None:
-    """Refuse options with which torchvision and timm would download weights, whatever model.pretrained says."""
-    if not config.model.target.startswith(("torchvision.", "timm.", TIMM_TARGET)):
-        return
-    for key in _WEIGHTS_OPTIONS:
-        if config.model.options.get(key) is not None:
-            raise ConfigError(
-                f"model.{key} is not taken: effbench downloads no weights, and reads a file by model.pretrained alone. "
-                f"Leave {key} out and write model.pretrained=FILE, a .safetensors, .pt or .pth file."
-            )
 
 
 def _load_pretrained(built: nn.Module, source: Path) -> Loaded:

@@ -40,6 +40,7 @@ def check_shapes(config: Config, built: nn.Module) -> None:
     _groups(config, built)
     if takes_vectors(config):
         return
+    # One trial step for each number of dimensions; 2 is tried anyway, to tell a matrix optimizer from a broken one.
     named = {name: parameter for name, parameter in built.named_parameters() if parameter.requires_grad}
     taken = {dims: trial_step(config, dims) is None for dims in {parameter.ndim for parameter in named.values()} | {2}}
     refused = [f"{name} {tuple(p.shape)}" for name, p in named.items() if not taken[p.ndim]]
@@ -86,22 +87,13 @@ def refuse_two_averages(config: Config) -> None:
 
 
 def _class_of(config: Config) -> type[Optimizer]:
-    section = config.optimizer
-    kind = resolve("optimizer", section.target, config.allow_targets)
+    """Return the optimizer's class, if it fits the loop and the number of betas is right."""
+    section, target = config.optimizer, config.optimizer.target
+    kind = resolve("optimizer", target, config.allow_targets)
     if not (inspect.isclass(kind) and issubclass(kind, Optimizer)):
-        raise ConfigError(f"optimizer._target_ {section.target!r} is not a torch.optim.Optimizer.")
-    _check_fits_the_loop(section.target, kind)
-    _check_betas(section.target, kind, section.betas)
-    return kind
+        raise ConfigError(f"optimizer._target_ {target!r} is not a torch.optim.Optimizer.")
 
-
-def _optimizer_over(params: Sequence[Any], config: Config) -> Optimizer:
-    section, kind = config.optimizer, _class_of(config)
-    return construct("optimizer", section.target, kind, {**section.options, "params": params})
-
-
-def _check_fits_the_loop(target: str, kind: type[Optimizer]) -> None:
-    """Refuse optimizers that need several gradients in a step: the loop computes one."""
+    # The loop computes one gradient a step; LBFGS and SAM need several.
     closure = inspect.signature(kind.step).parameters.get("closure")
     if hasattr(kind, "first_step") or (closure is not None and closure.default is closure.empty):
         raise ConfigError(
@@ -109,11 +101,14 @@ def _check_fits_the_loop(target: str, kind: type[Optimizer]) -> None:
             "a closure, and the loop takes it once. Use one of conf/optimizer, such as optimizer=adamw, or another "
             "class of torch.optim."
         )
-
-
-def _check_betas(target: str, kind: type[Optimizer], betas: Sequence[float] | None) -> None:
-    """Check the number of betas: torch silently ignores surplus ones."""
+    # torch silently ignores surplus betas.
     word = inspect.signature(kind).parameters.get("betas")
     usual = word.default if word else None
-    if betas is not None and isinstance(usual, tuple) and len(betas) != len(usual):
-        raise ConfigError(f"optimizer.betas must be {len(usual)} numbers for {target}; got {list(betas)}.")
+    if section.betas is not None and isinstance(usual, tuple) and len(section.betas) != len(usual):
+        raise ConfigError(f"optimizer.betas must be {len(usual)} numbers for {target}; got {list(section.betas)}.")
+    return kind
+
+
+def _optimizer_over(params: Sequence[Any], config: Config) -> Optimizer:
+    section, kind = config.optimizer, _class_of(config)
+    return construct("optimizer", section.target, kind, {**section.options, "params": params})

@@ -29,22 +29,26 @@ def task(config: Config, data: Splits, device: torch.device | None = None) -> Ta
     Raises:
         ConfigError: loss, metrics and task do not fit each other or the data.
     """
-    return _task(config, loss(config, data).to(device or torch.device("cpu")), len(data.classes))
+    return task_of(config, len(data.classes), loss(config, data).to(device or torch.device("cpu")))
 
 
-def _task(config: Config, minimised: Loss, num_outputs: int) -> Task:
+def task_of(config: Config, num_outputs: int, minimised: Loss | None = None) -> Task:
+    """Build the task of a trained run, without data.
+
+    Args:
+        config: a checked config.
+        num_outputs: size of the model's last dimension.
+        minimised: the loss; by default that of `config` without class weights, which only training needs.
+    """
     section = config.task
     kind = resolve("task", section.target, config.allow_targets)
     if not (inspect.isclass(kind) and issubclass(kind, Task)):
         raise ConfigError(f"task._target_ {section.target!r} is no subclass of effbench.tasks.task.Task.")
+    if minimised is None:
+        minimised = loss(config)
     facts = {"loss": minimised, "metrics": metrics(config), "num_outputs": num_outputs}
     built: Task = construct("task", section.target, kind, {**section.options, **facts})
     return built
-
-
-def task_of(config: Config, num_outputs: int) -> Task:
-    """Build the task of a trained run, without data and so without class weights."""
-    return _task(config, loss(config), num_outputs)
 
 
 def metrics(config: Config) -> list[Metric]:
@@ -76,10 +80,7 @@ def loss(config: Config, data: Splits | None = None) -> Loss:
         if data.train.labels.dim() != 1 or data.train.labels.is_floating_point():
             raise ConfigError(f"loss.class_weights={chosen} is for class numbers; {data.name} has other targets.")
         options["class_weights"] = class_weights(chosen, data.train.labels, len(data.classes))
-    built: Any = construct("loss", section.target, kind, options | _unreduced(kind))
+    if not issubclass(kind, Loss):
+        options["reduction"] = "none"  # torch's losses then give one value a sample, and the loop computes the sum
+    built: Any = construct("loss", section.target, kind, options)
     return built if isinstance(built, Loss) else OfTorch(built)
-
-
-def _unreduced(kind: type) -> dict[str, str]:
-    """Return options for one loss value a sample, because the loop computes the sum; for torch's losses only."""
-    return {} if issubclass(kind, Loss) else {"reduction": "none"}

@@ -102,9 +102,9 @@ def _dispatch(words: list[str]) -> int:
     module = importlib.import_module(f"effbench.cli.{name}")
     if name not in WRITING:
         return int(module.main(rest))
-    from effbench.run.signals import listening
+    from effbench.run.signals import signal_handler
 
-    with listening() as ears, ears.raising():
+    with signal_handler() as handler, handler.raising():
         return int(module.main(rest))
 
 

@@ -9,7 +9,7 @@ from effbench.cli.flags import VERB_FLAGS, Arguments, parse_flags
 from effbench.config.compose import compose_raw
 from effbench.errors import ConfigError, unknown_name
 from effbench.run.hydra_app import as_hydra_app
-from effbench.run.launch import train_one
+from effbench.run.launch import composed, train_composed
 from effbench.run.resume_words import with_resume
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def main(words: Sequence[str]) -> int:
         from effbench.jobs.sweep import sweep
 
         return sweep(arguments.overrides, arguments.get("config_dir"), as_json)
-    return train_one(arguments.overrides, arguments.get("config_dir"), as_json)
+    config_dir = arguments.get("config_dir")
+    return train_composed(composed(arguments.overrides, config_dir), as_json, config_dir)
 
 
 def help_text(words: Sequence[str], config_dir: str | None = None) -> str:

@@ -16,24 +16,25 @@ _NOTHING = object()
 
 def words_for(content: Mapping[str, Any]) -> list[str]:
     """Return overrides that compose to `content`: the nearest choice of each group, then single values."""
-    choices = [f"{group}={_nearest(group, content[group])}" for group in static.group_options() if group in content]
+    groups, choices = static.group_options(), []
+    for group, names in groups.items():
+        if group not in content:
+            continue
+        # The nearest choice differs in the fewest keys.
+        distances: dict[str, int] = {}
+        for choice in names:
+            usual = static.composed([(group, choice)], groups)[group]
+            keys = {**usual, **content[group]}
+            distances[choice] = sum(usual.get(key, _NOTHING) != content[group].get(key, _NOTHING) for key in keys)
+        choices.append(f"{group}={min(distances, key=distances.__getitem__)}")
+
     wanted, defaults = _values(content), _values(plain(compose_raw(choices)))
     shared = wanted.keys() & defaults.keys()
+    # 1 == True == 1.0 in Python, but not in a config.
     same = {key for key in shared if wanted[key] == defaults[key] and type(wanted[key]) is type(defaults[key])}
     changed = [key for key in wanted if key not in same]
     gone = [key for key in defaults if key not in wanted]
     return [*choices, *(f"~{key}" for key in gone), *(f"++{key}={_text(wanted[key])}" for key in changed)]
-
-
-def _nearest(group: str, section: Mapping[str, Any]) -> str:
-    """Return the group's choice that differs in the fewest keys."""
-    groups = static.group_options()
-
-    def distance(choice: str) -> int:
-        usual = static.composed([(group, choice)], groups)[group]
-        return sum(usual.get(key, _NOTHING) != section.get(key, _NOTHING) for key in {**usual, **section})
-
-    return min(groups[group], key=distance)
 
 
 def _values(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,11 +48,18 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
     """Return Hydra's composition with its node `hydra`. Its errors become ConfigErrors that name the config's keys."""
     check_words(overrides)
     overrides = [as_meant(override) for override in overrides]
-    _check_given(overrides)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if equals and REDACTED in value:  # the placeholder for a secret in a run's record
+            raise ConfigError(
+                f"{key} looks like a secret: its value was kept out of the run's record. Give it again, {key}=VALUE."
+            )
+    # Importing Hydra takes half a second: a mistyped word is refused before.
     if not config_dir:
         names.refuse_mistyped(overrides)
     import hydra
     from omegaconf import OmegaConf
+    from yaml import YAMLError
 
     with loader(config_dir) as config_loader:
         try:
@@ -60,8 +67,16 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
         except ConfigError:
             raise
         except Exception as error:  # Hydra asserts, and lets errors of YAML and files pass
-            _explain_if_possible(overrides, config_loader)
-            raise ConfigError(f"the config does not compose: {_one_line(error)}") from error
+            try:
+                _explain(overrides, config_loader)
+            except ConfigError:
+                raise
+            except Exception:  # noqa: BLE001 - what _explain meets is the same fault: report the first error
+                pass
+            # Hydra's first line is complete; later lines of a YAML error tell the place.
+            text = " ".join(str(error).split()) if isinstance(error, YAMLError) else first_line(error)
+            raise ConfigError(f"the config does not compose: {text}") from error
+    # Before anything is resolved: a few lines of references can expand to gigabytes.
     check_references(OmegaConf.to_container(raw, resolve=False, enum_to_str=True))
     expand_folders(raw)
     _check_names(raw)
@@ -76,29 +91,26 @@ def check_words(overrides: Sequence[str]) -> None:
         raise ConfigError(f"overrides are a list of words, ['model=mlp', 'optimizer.lr=0.1']; got {overrides!r}.")
 
 
-def _check_given(overrides: Sequence[str]) -> None:
-    """Refuse the placeholder that stands for a secret in a run's record."""
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if equals and REDACTED in value:
-            raise ConfigError(
-                f"{key} looks like a secret: its value was kept out of the run's record. Give it again, {key}=VALUE."
-            )
-
-
 def _check_names(raw: DictConfig) -> None:
     """Check names that become paths: no control characters, and a sweep's jobs stay inside its folder."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
+    # A copy: the names may refer to the job's number, which only a sweep sets.
     numbered = OmegaConf.masked_copy(raw, [str(name) for name in raw])
     OmegaConf.set_readonly(numbered, False)
-    for number in ("num", "id"):  # only a sweep sets these, for each job
+    for number in ("num", "id"):
         OmegaConf.update(numbered, f"hydra.job.{number}", 0, force_add=True)
-    names = {key: _name(numbered, key) for key in ("run.dir", "sweep.dir", "sweep.subdir", "job.name")}
-    for key, name in names.items():
+    names: dict[str, str] = {}
+    for key in ("run.dir", "sweep.dir", "sweep.subdir", "job.name"):
+        try:
+            name = names[key] = str(OmegaConf.select(numbered, f"hydra.{key}"))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"hydra.{key} does not resolve: {first_line(error)}") from error
         hidden = [character for character in name if ord(character) < 32 or 127 <= ord(character) < 160]
         if hidden:
             raise ConfigError(f"hydra.{key} {name!r} cannot be written: it holds {hidden[0]!r}. Leave that out.")
+
     for key in ("run.dir", "sweep.dir"):
         refuse_url(names[key])
     below = Path(names["sweep.subdir"])
@@ -109,17 +121,6 @@ def _check_names(raw: DictConfig) -> None:
         )
     if "/" in names["job.name"] or names["job.name"] in ("", ".", ".."):
         raise ConfigError(f"hydra.job.name must be a plain name, without '/'; got {names['job.name']!r}.")
-
-
-def _name(raw: DictConfig, key: str) -> str:
-    """Return hydra.<key> as the job will resolve it."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        return str(OmegaConf.select(raw, f"hydra.{key}"))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"hydra.{key} does not resolve: {first_line(error)}") from error
 
 
 def check_folder(config_dir: str | Path) -> None:
@@ -140,6 +141,7 @@ def loader(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
     from effbench.config.hydra_loader import guarded, register_recipes
 
     register_recipes(expanded(config_dir) if config_dir else None)
+    # A notebook may have initialised Hydra, and Hydra refuses a second initialisation.
     GlobalHydra.instance().clear()
     with guarded():
         initialized = hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train")
@@ -174,7 +176,11 @@ def parse(content: Mapping[str, Any]) -> schema.Config:
     try:
         config = schema.Config.model_validate(dict(content))
     except ValidationError as error:
-        raise ConfigError("\n".join(_rules(error.errors(), content))) from None
+        # pydantic reports an error for each type that a key may have: one message a key.
+        by_key: dict[tuple[Any, ...], list[Any]] = {}
+        for item in error.errors():
+            by_key.setdefault(tuple(item["loc"][:2]), []).append(item)
+        raise ConfigError("\n".join(_rule(items, content) for items in by_key.values())) from None
     _check_metrics(config)
     return config
 
@@ -184,6 +190,7 @@ def _with_monitor(content: dict[str, Any]) -> dict[str, Any]:
     section, task = content.get("checkpoint"), content.get("task")
     if not (isinstance(section, dict) and isinstance(task, dict) and isinstance(task.get("metrics"), list)):
         return content
+    # A name with a dot is the user's own class: its module is not imported yet, so its mode is unknown.
     if section.get("monitor") == "auto":
         shipped_ones = [name for name in task["metrics"] if isinstance(name, str) and "." not in name]
         section = {**section, "monitor": f"val/{shipped_ones[0] if shipped_ones else LOSS}"}
@@ -207,14 +214,6 @@ def _check_metrics(config: schema.Config) -> None:
             raise ConfigError(f"{unknown_name(f'{section}.monitor', monitor, names)} {computed}")
 
 
-def _rules(errors: Iterable[Any], content: Mapping[str, Any]) -> list[str]:
-    """Return one message a key; for a key with several possible types pydantic reports an error for each."""
-    by_key: dict[tuple[Any, ...], list[Any]] = {}
-    for item in errors:
-        by_key.setdefault(tuple(item["loc"][:2]), []).append(item)
-    return [_rule(items, content) for items in by_key.values()]
-
-
 def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
     """Return a message with key, rule and value, and the nearest key if the key is unknown."""
     from effbench.config import schema
@@ -225,10 +224,13 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         if key == GROUP:
             return "a recipe's first line must be '# @package _global_': without it, its keys are not the run's."
-        section = content.get(location[0]) if len(location) > 1 else content
-        fields = _fields(location[0]) if len(location) > 1 else list(schema.Config.model_fields)
-        known = [name for name in fields or dict(section or {}) if name != location[-1]]
-        listed = unknown_name("key", key, [f"{location[0]}.{name}" if len(location) > 1 else name for name in known])
+        section, fields, prefix = content, list(schema.Config.model_fields), ""
+        if len(location) > 1:
+            kind = schema.Config.model_fields[location[0]].annotation
+            section, prefix = content.get(location[0]) or {}, f"{location[0]}."
+            fields = list(kind.model_fields) if isinstance(kind, type) else []
+        known = [f"{prefix}{name}" for name in fields or dict(section) if name != location[-1]]
+        listed = unknown_name("key", key, known)
         if difflib.get_close_matches(key, static.all_keys(content) - {key}, n=1, cutoff=0.9):
             return listed  # a typing error
         hint = hints.for_key(key, str(item["input"]), static.all_keys(content) - {key}, static.group_options())
@@ -248,32 +250,14 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
     return f"{key} {message}; got {item['input']!r}.{f' Write {key}={hint}.' if hint else ''}"
 
 
-def _fields(section: str) -> list[str]:
-    from effbench.config import schema
-
-    annotation = schema.Config.model_fields[section].annotation
-    return list(annotation.model_fields) if isinstance(annotation, type) else []
-
-
-def _one_line(error: Exception) -> str:
-    """Return Hydra's first line, which is complete; of YAML errors all lines, because later ones tell the place."""
-    from yaml import YAMLError
-
-    return " ".join(str(error).split()) if isinstance(error, YAMLError) else first_line(error)
-
-
-def _explain_if_possible(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
-    try:
-        _explain(overrides, config_loader)
-    except ConfigError:
-        raise
-    except Exception:  # noqa: BLE001 - the caller then reports the first error
-        return
-
-
 def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
     """Raise a ConfigError that names the first faulty override; return if there is none."""
-    groups = set(config_loader.list_groups("")) - {"hydra"}
+    # Group -> its choices, including those of the user's folder; names with a leading _ are base files.
+    groups = {
+        group: [name for name in config_loader.get_group_options(group) if not name.startswith("_")]
+        for group in config_loader.list_groups("")
+        if group != "hydra"
+    }
     choices: list[str] = []
     for override in parsed(overrides, config_loader):
         if override.is_sweep_override():
@@ -281,7 +265,7 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
         group = str(override.key_or_group)
         if group not in groups:
             continue
-        options = [name for name in config_loader.get_group_options(group) if not name.startswith("_")]
+        options = groups[group]
         value = override.value()
         several = value if isinstance(value, list) else [value]
         is_file = group == GROUP and "/" in str(value)
@@ -294,6 +278,8 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
         else:
             unknown = next(name for name in several if name not in options)
             raise ConfigError(hints.unknown_choice(group, "null" if unknown is None else str(unknown), options))
+
+    # All choices exist: their composition shows which keys there are.
     import hydra
 
     known = static.all_keys(plain(hydra.compose(ROOT, overrides=choices)))
@@ -303,17 +289,9 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
             continue
         if key not in known:
             value = override.input_line.partition("=")[2] or None
-            raise ConfigError(names.nearest_key(key, known, value, _options(config_loader)))
+            raise ConfigError(names.nearest_key(key, known, value, groups))
         if isinstance(override.value(), dict):
             raise ConfigError(f"{key} gets new keys with a plus: +{override.input_line}")
-
-
-def _options(config_loader: ConfigLoader) -> dict[str, list[str]]:
-    """Return group -> its choices, including those of the user's folder."""
-    groups = [group for group in config_loader.list_groups("") if group != "hydra"]
-    return {
-        group: [name for name in config_loader.get_group_options(group) if not name.startswith("_")] for group in groups
-    }
 
 
 def group_options(config_dir: str | Path | None = None) -> dict[str, list[str]]:

@@ -355,16 +355,14 @@ def for_choice(group: str, name: str, options: Iterable[str]) -> str | None:
         return f"{group}={known[plain]}"
     if found := _by_name(group).get(plain):
         return found
-    return _model(name.lower(), known) if group == "model" else None
-
-
-def _model(name: str, known: Iterable[str]) -> str | None:
-    """Match names of torchvision, then of timm, unless the name looks like a mistyped choice of ours."""
-    arch = name.replace("-", "_")
+    if group != "model":
+        return None
+    arch = name.lower().replace("-", "_")
     for pattern, override in ARCHS:
         if re.fullmatch(pattern, arch):
             return override.format(arch)
-    slip = difflib.get_close_matches(_plain(name), known, n=1, cutoff=0.85)
+    # A name such as 'swin_mirco' looks like timm's, but is a mistyped choice of ours.
+    slip = difflib.get_close_matches(plain, known, n=1, cutoff=0.85)
     return f"model=timm model.name={arch}" if TIMM.fullmatch(arch) and not slip else None
 
 
@@ -382,6 +380,7 @@ def for_key(key: str, value: str | None, known: Collection[str], options: Mappin
     """
     plain_keys = {_plain_key(name): name for name in (*known, *options)}
     plain = _plain_key(key)
+    # The key itself in another spelling: batchSize, batch-sizes.
     if same := plain_keys.get(plain) or plain_keys.get(plain.removesuffix("s")) or plain_keys.get(f"{plain}s"):
         return _with_value(f"{same}={{}}", value, options)
     section, _, last = _plain_key(key).rpartition(".")
@@ -390,9 +389,11 @@ def for_key(key: str, value: str | None, known: Collection[str], options: Mappin
     found = keys.get(name)
     if found is None:
         return None
+    # amp=false asks for what is the default, and so does enable_checkpointing=true: the suggestion would turn it over.
     if value is not None and "{}" not in found and (value.lower() in _FALSE) != ("enable" in name):
         return "Leave it out: it is so by default."
     target = found.partition("=")[0]
+    # A key that this config does not have, such as optimizer.momentum with optimizer=adamw, does not help.
     if "." in target and target not in known and not target.startswith("hydra."):
         return None
     return _with_value(found, value, options)

@@ -187,34 +187,29 @@ class GuardedLoader(ConfigLoaderImpl):
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         merged = super()._compose_config_from_defaults_list(defaults, repo)
-        for key in _differing(self._own_protected(), _protected(merged)):
-            raise ConfigError(self._refusal(key, defaults, repo))
-        return merged
-
-    def _own_protected(self) -> Mapping[str, Any]:
-        """Return PROTECTED composed without the files of the user and the recipes."""
+        # The reference: PROTECTED composed without the files of the user and the recipes.
         path = self.config_search_path.get_path()
         own = tuple((item.provider, item.path) for item in path if item.provider not in (USER, RECIPES))
         words = tuple(str(override.input_line) for override in self._given)
         try:
-            return _composed_protected(own, words)
+            reference = _composed_protected(own, words)
         except HydraException as error:
             raise ConfigError(
                 f"{' '.join(words)}: a file of your own may not say what Hydra runs. Choose one of Hydra's or of an "
                 f"installed plugin's, and give its values on the command line ({first_line(error)})."
             ) from error
 
-    def _refusal(self, key: str, defaults: Sequence[ResultDefault], repo: IConfigRepository) -> str:
-        part = key.split(".")[0]
-        who = "a config file"
-        for default in defaults:
-            loaded = self._load_single_config(default, repo)
-            if part in loaded.config and loaded.provider in (USER, RECIPES):
-                who = f"the file {default.config_path}"
-        return (
-            f"{who} changes {key}, which can run other code or write elsewhere: only the command line may. Leave it "
-            f"out of the file, and give {key}=VALUE yourself if you want it."
-        )
+        for key in _differing(reference, _protected(merged)):
+            who = "a config file"
+            for default in defaults:  # of several files the last one wins, as in Hydra's merge
+                loaded = self._load_single_config(default, repo)
+                if key.split(".")[0] in loaded.config and loaded.provider in (USER, RECIPES):
+                    who = f"the file {default.config_path}"
+            raise ConfigError(
+                f"{who} changes {key}, which can run other code or write elsewhere: only the command line may. Leave "
+                f"it out of the file, and give {key}=VALUE yourself if you want it."
+            )
+        return merged
 
 
 class _WithoutGroups(GuardedRepository):
@@ -227,6 +222,7 @@ class _WithoutGroups(GuardedRepository):
 
 @cache
 def _composed_protected(search_path: tuple[tuple[str, str], ...], words: tuple[str, ...]) -> Mapping[str, Any]:
+    """Compose the reference with Hydra's own loader. Cached: a sweep composes many configs with the same files."""
     own = ConfigSearchPathImpl()
     own.config_search_path = [SearchPathElement(provider, path) for provider, path in search_path]
     loader = ConfigLoaderImpl(own)
@@ -255,6 +251,7 @@ def _differing(own: Any, merged: Any, key: str = "") -> Iterator[str]:
 @contextmanager
 def guarded() -> Iterator[None]:
     """Within it Hydra creates GuardedLoaders. Other users of Hydra in this process are not affected."""
+    # Hydra has no setting for its loader's class: it takes the one of this name.
     module: Any = importlib.import_module("hydra._internal.hydra")
     usual, module.ConfigLoaderImpl = module.ConfigLoaderImpl, GuardedLoader
     try:

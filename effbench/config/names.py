@@ -26,9 +26,10 @@ def refuse_mistyped(overrides: Sequence[str]) -> None:
     """Raise ConfigError for the first unknown name or key; return if all are known, or if only Hydra can tell."""
     pairs = [_pair(word) for word in overrides]
     groups = group_options()
-    if None in pairs or _others_have_a_say(overrides):
+    if None in pairs or _has_other_groups(overrides):
         return
     given = [pair for pair in pairs if pair is not None]
+    # Choices first: they determine which keys exist.
     for key, value in given:
         unknown = [name for name in choices_in(value) if name not in groups[key]] if key in groups else []
         for name in unknown:
@@ -48,7 +49,7 @@ def completions(words: Sequence[str], word: str) -> list[str] | None:
     """Return the completions of `word` after the overrides `words`, as Hydra would; None if only Hydra can tell."""
     pairs = [_pair(one) for one in words]
     key, equals, value = word.partition("=")
-    if None in pairs or _others_have_a_say(words):
+    if None in pairs or _has_other_groups(words):
         return None
     if re.fullmatch(r"[\w.]*", key, re.ASCII) is None or value[:1] in (".", "/", "\\"):  # +key, ~key, a file
         return None
@@ -60,13 +61,32 @@ def completions(words: Sequence[str], word: str) -> list[str] | None:
     if equals and key in groups:
         return [f"{key}={name}" for name in groups[key] if name.startswith(value)]
     content = composed(given, groups)
+
     if equals:
-        return _value(content, key, value, dict(given))
-    names = [f"{group}=" for group in groups if group.startswith(key)] + _keys(content, key)
+        # After `key=` the key's current value is offered for editing.
+        current = _at(content, key)
+        if value or current is None:
+            return []
+        if key in dict(given) or isinstance(current, dict | list) or "${" in str(current):
+            return None  # an override or an interpolation determines it
+        return [f"{key}={str(current).lower() if isinstance(current, bool) else current}"]  # in Hydra's notation
+
+    # Keys that start with `word`, one level deep: 'optimizer.' or 'optimizer.lr='.
+    above, dot, last = key.rpartition(".")
+    here = _at(content, above) if dot else content
+    if isinstance(here, list):
+        here = {str(index): item for index, item in enumerate(here)}
+    names = [f"{group}=" for group in groups if group.startswith(key)]
+    if isinstance(here, Mapping):
+        names += [
+            f"{above}{dot}{name}{'.' if isinstance(item, dict | list) else '='}"
+            for name, item in here.items()
+            if name.startswith(last)
+        ]
     return sorted([*names, *(["hydra", "hydra."] if "hydra".startswith(key) else [])])
 
 
-def _others_have_a_say(overrides: Sequence[str]) -> bool:
+def _has_other_groups(overrides: Sequence[str]) -> bool:
     """Return True if groups may come from outside effbench's files: another path, a plugin, Hydra's store."""
     from importlib.util import find_spec
 
@@ -84,32 +104,8 @@ def _pair(word: str) -> tuple[str, str] | None:
     return (found["key"], found["value"]) if found else None
 
 
-def _keys(content: Mapping[str, Any], word: str) -> list[str]:
-    """Return the keys that start with `word`, one level deep: 'optimizer.' or 'optimizer.lr='."""
-    above, dot, last = word.rpartition(".")
-    here = _at(content, above) if dot else content
-    if isinstance(here, list):
-        here = {str(index): item for index, item in enumerate(here)}
-    if not isinstance(here, Mapping):
-        return []
-    return [
-        f"{above}{dot}{name}{'.' if isinstance(value, dict | list) else '='}"
-        for name, value in here.items()
-        if name.startswith(last)
-    ]
-
-
-def _value(content: Mapping[str, Any], key: str, begun: str, given: Mapping[str, str]) -> list[str] | None:
-    """Return the key's current value for editing; None if an override or an interpolation determines it."""
-    value = _at(content, key)
-    if begun or value is None:
-        return []
-    if key in given or isinstance(value, dict | list) or "${" in str(value):
-        return None
-    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}"]  # in Hydra's notation
-
-
 def _at(content: Any, key: str) -> Any:
+    """Return the value of a dotted key; None if there is none."""
     for part in key.split("."):
         if not isinstance(content, Mapping):
             return None

@@ -18,22 +18,20 @@ def absolute_recipe(override: str) -> str:
     key, equals, value = override.partition("=")
     if key.lstrip("+") != GROUP or not equals:
         return override
+    # A comma separates the values of a sweep, unless it belongs to the name of a file.
     whole = value[:1] in ("'", '"') or Path(value).is_file()
-    return f"{key}={','.join(map(_absolute, [value] if whole else value.split(',')))}"
-
-
-def _absolute(value: str) -> str:
-    """Return a path as an absolute, quoted one: Hydra's grammar allows few characters unquoted. Names are unchanged."""
-    is_quoted = value[:1] in ("'", '"') and value[-1:] == value[:1]
-    path = (
-        re.sub(r"(\\+)('|$)", lambda match: match[1][: len(match[1]) // 2] + match[2], value[1:-1])
-        if is_quoted
-        else value
-    )
-    if not (path.endswith((".yaml", ".yml")) or "/" in path):
-        return value
-    refuse_url(path)
-    return quoted(Path(os.path.expanduser(path)).resolve())  # noqa: PTH111 - Path.expanduser raises for an unknown user
+    parts = []
+    for part in [value] if whole else value.split(","):
+        path = part
+        if part[:1] in ("'", '"') and part[-1:] == part[:1]:  # undo `quoted`
+            path = re.sub(r"(\\+)('|$)", lambda match: match[1][: len(match[1]) // 2] + match[2], part[1:-1])
+        if path.endswith((".yaml", ".yml")) or "/" in path:
+            refuse_url(path)
+            absolute = Path(os.path.expanduser(path)).resolve()  # noqa: PTH111 - Path.expanduser may raise
+            parts.append(quoted(absolute))  # Hydra's grammar allows few characters unquoted
+        else:
+            parts.append(part)  # the name of a recipe
+    return f"{key}={','.join(parts)}"
 
 
 def quoted(text: str | Path) -> str:

@@ -63,17 +63,28 @@ class Refusals:
         if base is None:
             return None
         content = deepcopy(base)
-        for value in values.values():
-            if value is not None and not _set(content, *value):
+        for pair in filter(None, values.values()):
+            *above, last = pair[0].split(".")
+            place: Any = content
+            for part in above:
+                place = place.get(part) if isinstance(place, dict) else None
+            # A new key, or a whole section: only Hydra has the rules for these.
+            if not isinstance(place, dict) or last not in place or isinstance(place[last], Mapping):
                 return None
+            place[last] = pair[1]
         return content
 
     def _base(self, words: tuple[str, ...]) -> dict[str, Any] | None:
         """Return the composition of the words without plain values; None if it depends on the values."""
+        from omegaconf import OmegaConf
+
         if words not in self._bases:
             try:
                 raw = compose_raw(words, self._config_dir)
-                self._bases[words] = None if _interpolates(raw) else plain(raw)
+                task = OmegaConf.masked_copy(raw, [str(key) for key in raw if key != "hydra"])
+                # With ${KEY} somewhere, setting KEY in a copy would not change the value that refers to it.
+                refers = "${" in str(OmegaConf.to_container(task, resolve=False))
+                self._bases[words] = None if refers else plain(raw)
             except ConfigError:
                 self._bases[words] = None
         return self._bases[words]
@@ -101,23 +112,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def _set(content: dict[str, Any], key: str, value: Any) -> bool:
-    """Set an existing key; return False if there is none."""
-    *above, last = key.split(".")
-    place: Any = content
-    for part in above:
-        place = place.get(part) if isinstance(place, dict) else None
-    if not isinstance(place, dict) or last not in place or isinstance(place[last], Mapping):
-        return False
-    place[last] = value
-    return True
-
-
-def _interpolates(raw: Any) -> bool:
-    """Return True if a value refers to another one."""
-    from omegaconf import OmegaConf
-
-    task = OmegaConf.masked_copy(raw, [str(key) for key in raw if key != "hydra"])
-    return "${" in str(OmegaConf.to_container(task, resolve=False))

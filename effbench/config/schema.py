@@ -6,7 +6,7 @@ that are not declared here are the constructor's options, and the constructor ch
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -42,11 +42,13 @@ class OpenSection(BaseModel):
     )
 
     target: str = Field(alias="_target_")
+    passed: ClassVar[tuple[str, ...]] = ()  # declared keys that are options of the constructor, too
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys that are passed to the constructor."""
-        return dict(self.model_extra or {})
+        """The keys that are passed to the constructor. Of the declared ones only those that are not null."""
+        declared = {key: value for key in self.passed if (value := getattr(self, key)) is not None}
+        return dict(self.model_extra or {}) | declared
 
     def without(self, key: str) -> Self:
         """Return the section without the option `key`."""
@@ -80,17 +82,13 @@ class ModelConfig(OpenSection):
 
 
 class OptimizerConfig(OpenSection):
+    passed: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "betas", "eps")
     lr: Positive
     weight_decay: NonNegative
     betas: list[Annotated[float, Field(ge=0, lt=1)]] | None = None
     eps: Positive | None = None
     no_decay: bool
     group_lr: dict[str, NonNegative]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        named = {"lr": self.lr, "weight_decay": self.weight_decay, "betas": self.betas, "eps": self.eps}
-        return super().options | {key: value for key, value in named.items() if value is not None}
 
 
 class SchedulerConfig(OpenSection):
@@ -175,14 +173,10 @@ class TaskConfig(OpenSection):
 
 
 class LossConfig(OpenSection):
+    passed: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights")
     l1: NonNegative
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
     class_weights: list[NonNegative] | Literal["balanced"] | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        named = {"label_smoothing": self.label_smoothing, "class_weights": self.class_weights}
-        return super().options | {key: value for key, value in named.items() if value is not None}
 
 
 class Monitor(Section):

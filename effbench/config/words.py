@@ -28,6 +28,7 @@ def as_meant(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals or key.lstrip("+") not in _KEYS or value[:1] in ("'", '"', "[", "$"):
         return absolute_recipe(override)
+    # A name that exists is one path, even with a comma in it; else a comma separates the values of a sweep.
     whole = bool(value) and value.lower() != "null" and os.path.lexists(os.path.expanduser(value))  # noqa: PTH111
     parts = [value] if whole else value.split(",")
     return f"{key}={','.join(quoted(part) if whole or _NOT_TEXT.fullmatch(part) else part for part in parts)}"
@@ -55,15 +56,16 @@ def with_paths_as_text(content: Mapping[str, Any]) -> dict[str, Any]:
         values = whole.get(section) if section else whole
         if not isinstance(values, Mapping):
             continue
-        texts = {key: _as_text(f"{section}.{key}".lstrip("."), values[key]) for key in keys if key in values}
+        texts = {}
+        for key in keys:
+            value = values.get(key)
+            if isinstance(value, bool | float):
+                name = f"{section}.{key}".lstrip(".")
+                raise ConfigError(f"{name} must be text; YAML reads it as {value!r}. Put it in quotes.")
+            if isinstance(value, int):
+                texts[key] = str(value)
         whole = {**whole, **texts} if not section else {**whole, section: {**values, **texts}}
     return whole
-
-
-def _as_text(key: str, value: Any) -> Any:
-    if isinstance(value, bool | float):
-        raise ConfigError(f"{key} must be text; YAML reads it as {value!r}. Put it in quotes.")
-    return str(value) if isinstance(value, int) else value
 
 
 def expand_folders(raw: Any) -> None:

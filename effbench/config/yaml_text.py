@@ -8,7 +8,6 @@ and yes/no/on/off instead. Aliases are counted at their expanded size before the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -142,19 +141,18 @@ class _Document:
             value, size = self._anchors[event.anchor]
             self._add(value, None, size)
         elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-            self._begin(event, isinstance(event, yaml.MappingStartEvent))
+            if event.tag is not None:
+                self._refuse(f"the tag {event.tag} is not read here")
+            if len(self._open) >= DEEPEST:
+                self._refuse(f"it is nested deeper than {DEEPEST} levels")
+            self._count(1)
+            is_mapping = isinstance(event, yaml.MappingStartEvent)
+            self._open.append(_Node({} if is_mapping else [], event.anchor, is_mapping))
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             node = self._open.pop()
+            # A collection's own keys beat those merged by `<<`, in whatever order they stand.
             content = {**node.merged, **node.content} if node.is_mapping else node.content
             self._add(content, node.anchor, node.size, counted=True)
-
-    def _begin(self, event: Any, is_mapping: bool) -> None:
-        if event.tag is not None:
-            self._refuse(f"the tag {event.tag} is not read here")
-        if len(self._open) >= DEEPEST:
-            self._refuse(f"it is nested deeper than {DEEPEST} levels")
-        self._count(1)
-        self._open.append(_Node({} if is_mapping else [], event.anchor, is_mapping))
 
     def _add(self, value: Any, anchor: str | None, size: int, counted: bool = False) -> None:
         """Add a value to the innermost open collection. counted: its nodes were counted before."""
@@ -170,27 +168,21 @@ class _Document:
         if not node.is_mapping:
             node.content.append(value)
         elif node.key is ...:
-            self._take_key(node, value)
+            if isinstance(value, dict | list):
+                self._refuse("a key is a collection")
+            if value is not _MergeKey and value in node.content:
+                self._refuse(f"found duplicate key {value}")
+            node.key = value
         else:
             key, node.key = node.key, ...
-            if key is _MergeKey:
-                self._merge(node, value)
-            else:
+            if key is not _MergeKey:
                 node.content[key] = value
-
-    def _take_key(self, node: _Node, key: Any) -> None:
-        if isinstance(key, dict | list):
-            self._refuse("a key is a collection")
-        if key is not _MergeKey and key in node.content:
-            self._refuse(f"found duplicate key {key}")
-        node.key = key
-
-    def _merge(self, node: _Node, value: Any) -> None:
-        """Apply `<<: *base`; of several bases the first has priority."""
-        for other in reversed(value if isinstance(value, list) else [value]):
-            if not isinstance(other, dict):
-                self._refuse("<< takes a mapping, or a list of them")
-            node.merged |= other
+                return
+            # `<<: *base`; of several bases the first has priority
+            for other in reversed(value if isinstance(value, list) else [value]):
+                if not isinstance(other, dict):
+                    self._refuse("<< takes a mapping, or a list of them")
+                node.merged |= other
 
     def _count(self, size: int) -> None:
         self._nodes += size
@@ -212,27 +204,24 @@ class _Document:
         if is_key and text == _MERGE:
             return _MergeKey
         if DOTTED.fullmatch(text):
-            return self._dotted(text)
+            if not self._recorded:
+                self._refuse(f"{text} is a number to YAML and text on the command line: write {text.replace('.', '')}")
+            return float(text.replace(".", ""))
         try:
             return scalar(text)
-        except ValueError:
+        except ValueError:  # Python refuses to read integers of more than 4,300 digits
             self._refuse("a number has too many digits")
 
-    def _dotted(self, text: str) -> float:
-        if not self._recorded:
-            self._refuse(f"{text} is a number to YAML and text on the command line: write {text.replace('.', '')}")
-        return float(text.replace(".", ""))
-
     def _refuse(self, why: str) -> NoReturn:
-        where = ".".join(self._path())
-        raise YamlError(f"{self._name}{': ' if where else ''}{where} cannot be read: {why}.")
-
-    def _path(self) -> Iterator[str]:
+        """Raise YamlError with the dotted key, or the place in a list, at which the parser is."""
+        path: list[str] = []
         for node in self._open:
             if node.is_mapping and node.key not in (..., _MergeKey):
-                yield str(node.key)
+                path.append(str(node.key))
             elif not node.is_mapping:
-                yield str(len(node.content))
+                path.append(str(len(node.content)))
+        where = ".".join(path)
+        raise YamlError(f"{self._name}{': ' if where else ''}{where} cannot be read: {why}.")
 
 
 class _MergeKey:

@@ -61,11 +61,14 @@ def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[list
         except HydraException as error:
             raise ConfigError(f"cannot read the sweep: {first_line(error)}") from error
 
-    def is_shared(word: str) -> bool:  # a glob also matches _base files, which only hold shared keys
-        group, _, name = word.partition("=")
-        return group in groups and name.startswith("_")
-
-    kept = [words for words in combinations if not any(map(is_shared, words))]
+    # A glob also matches files such as _base.yaml, which hold shared keys and are no choices.
+    kept = [
+        words
+        for words in combinations
+        if not any(
+            group in groups and name.startswith("_") for group, _, name in (word.partition("=") for word in words)
+        )
+    ]
     if not kept:
         raise ConfigError(f"{' '.join(overrides)} matches nothing. `effbench train --help` lists the groups.")
     return kept
@@ -86,10 +89,11 @@ def plan(combinations: Sequence[Sequence[str]], folder: Path, beside: Sequence[J
 
 
 def _job(number: int, words: Sequence[str], common: set[str], folder: Path) -> Job:
-    """Name the job by its distinguishing overrides, in characters that every file system allows."""
+    """Name the job by the overrides that other jobs do not share, in characters that every file system allows."""
     apart = redact([word for word in words if word not in common] or list(words))
     # 100 characters: many file systems allow 255 bytes a name
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(apart), flags=re.ASCII)[:100].strip("_")
+    # The number comes first: it keeps two names apart that are equal after the cut.
     return Job(number, apart, folder / "_".join(filter(None, (f"{number:03d}", name))))
 
 
@@ -123,7 +127,15 @@ def read_plan(folder: Path) -> tuple[list[str], list[JobSpec]]:
         if content["schema_version"] != SCHEMA:
             raise ConfigError(f"{path} has schema_version {content['schema_version']!r}; this effbench reads {SCHEMA}.")
         asked = recorded([str(word) for word in content["overrides"]], str(path))
-        return asked, [_recorded(number, entry, folder) for number, entry in enumerate(content["jobs"])]
+        jobs = []
+        for number, entry in enumerate(content["jobs"]):
+            name = str(entry["folder"])
+            # sweep.json may be untrusted: its folders must not lead out of the sweep.
+            if Path(name).name != name or name in ("", ".", ".."):
+                raise ValueError(f"{name!r} is not the name of a folder")
+            words = recorded([str(word) for word in entry["overrides"]], str(path))
+            jobs.append(JobSpec(Job(number, [str(word) for word in entry["apart"]], folder / name), words))
+        return asked, jobs
     except MissingFileError as error:
         text = f"sweep.resume={folder}: there is no sweep in that folder (it holds no {NAME})."
         raise ConfigError(text) from error
@@ -131,15 +143,6 @@ def read_plan(folder: Path) -> tuple[list[str], list[JobSpec]]:
         raise ConfigError(f"{path} is damaged: it has no {error}. Start a new sweep in another folder.") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged: {error}. Start a new sweep in another folder.") from error
-
-
-def _recorded(number: int, entry: dict[str, str | list[str]], folder: Path) -> JobSpec:
-    name = str(entry["folder"])
-    # sweep.json may be untrusted: its folders must not lead out of the sweep
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise ValueError(f"{name!r} is not the name of a folder")
-    words = recorded([str(word) for word in entry["overrides"]], str(folder / NAME))
-    return JobSpec(Job(number, [str(word) for word in entry["apart"]], folder / name), words)
 
 
 def extended(recorded: Sequence[JobSpec], combinations: Sequence[Sequence[str]], folder: Path) -> list[JobSpec]:

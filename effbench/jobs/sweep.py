@@ -14,8 +14,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout, suppress
 from itertools import pairwise
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -46,11 +46,11 @@ from effbench.records import FINISHED, require_writable, write_summary
 from effbench.redaction import redact
 from effbench.report.sweep import Job, as_values, print_sweep, sweep_rows, write_sweep
 from effbench.run.hydra_app import as_hydra_app
-from effbench.run.launch import Composed, composed, record_job, train_composed, train_one
+from effbench.run.launch import Composed, composed, record_job, train_composed
 from effbench.run.load import targets_from
 from effbench.run.lock import holding
-from effbench.run.overrides import go_on_with, is_ephemeral, merge_overrides, override_key, recorded_overrides
-from effbench.run.signals import ENDING, heeded
+from effbench.run.overrides import is_ephemeral, merge_overrides, override_key, recorded_overrides, resume_command
+from effbench.run.signals import ENDING, handled_signals
 
 log = logging.getLogger(__name__)
 
@@ -74,16 +74,35 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool
     Raises:
         ConfigError: no job can run (exit code 2).
     """
-    overrides, earlier = _without_resume(overrides)
-    _check_possible(overrides)
-    if earlier is not None:
-        return _go_on(earlier, overrides, config_dir, as_json)
+    resumed = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("sweep.resume=")]
+    overrides = [word for word in overrides if not word.startswith("sweep.resume=")]
+    if resumed and not resumed[-1]:
+        raise ConfigError("sweep.resume= names no sweep: give a sweep's folder, or leave it out to start a new sweep.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "a sweep (-m) starts its own processes and cannot run under torchrun; start it without torchrun."
+        )
+    if any(word.startswith("resume=") for word in overrides):
+        raise ConfigError("resume=RUN continues one run, without -m; to resume a sweep, write -m sweep.resume=DIR.")
+    if resumed and resumed[-1] != "null":
+        return _resume(expanded(resumed[-1]), overrides, config_dir, as_json)
+
     combinations = expand(overrides, config_dir)
     refused = _refused(dict(enumerate(combinations)), config_dir)
     for text in refused.values():
         if "hydra.sweep.subdir" in text:  # Hydra's launcher would make that job's folder before the job is refused
             raise ConfigError(text)
-    folder = _sweep_folder(overrides, config_dir)
+
+    # Hydra composes the folder's name: it may refer to the date or to other keys of `hydra`.
+    own = [word for word in overrides if word.startswith("hydra.")]
+    folder = Path(compose_raw(own, config_dir).hydra.sweep.dir)
+    if any(folder.glob("[0-9]*")) or (folder / NAME).exists():
+        raise ConfigError(
+            f"{folder} holds a sweep already. Resume it with -m sweep.resume={folder}, or choose another folder with "
+            "hydra.sweep.dir=DIR."
+        )
+    require_writable(folder)
+    # The lock is held to the end: a second process must not write to the sweep's table.
     with holding(folder):
         if any(word.startswith(("hydra/launcher=", "hydra/sweeper=")) for word in overrides):
             return _with_hydra(overrides, config_dir, folder, as_json)
@@ -92,17 +111,8 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool
         return _run(folder, planned, refused, _ephemeral_words(overrides), config_dir, as_json)
 
 
-def _without_resume(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
-    """Return (the words without sweep.resume=DIR, that folder)."""
-    found = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("sweep.resume=")]
-    rest = [word for word in overrides if not word.startswith("sweep.resume=")]
-    if found and not found[-1]:
-        raise ConfigError("sweep.resume= names no sweep: give a sweep's folder, or leave it out to start a new sweep.")
-    return rest, expanded(found[-1]) if found and found[-1] != "null" else None
-
-
-def _go_on(folder: Path, overrides: Sequence[str], config_dir: str | None, as_json: bool) -> int:
-    """Continue a sweep: skip done jobs, resume begun ones, run the others, add new combinations."""
+def _resume(folder: Path, overrides: Sequence[str], config_dir: str | None, as_json: bool) -> int:
+    """Resume a sweep: skip done jobs, resume begun ones, run the others, add new combinations."""
     asked, recorded = read_plan(folder)
     with holding(folder):
         wanted = merge_overrides(asked, overrides)
@@ -146,27 +156,32 @@ def _run(
     next_config = _NextConfig(
         [_words_of_new_run(item, common) for item in planned if item.job.number not in refused], config_dir
     )
-    with _relaying() as relay:
+    relay = _Relay()
+    old = {number: signal.signal(number, relay.handle) for number in handled_signals()}
+    try:
         for item in planned:
             if relay.signals:
                 break
             log.info(f"job {item.job.number} ({item.job.number + 1} of {len(planned)}): {' '.join(item.job.overrides)}")
-            with _no_result_but_ours(as_json):
+            # Also in forked jobs: with --json stdout holds nothing but the sweep's result.
+            with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 _run_job(item, refused.get(item.job.number), common, next_config, relay)
         code = _finish(folder, [item.job for item in planned if (item.job.folder / "summary.json").exists()], as_json)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
     if relay.signals:
         left_out = sum(standing(item.job.folder) == "new" for item in planned)
         log.info(f"interrupted; {left_out} of {len(planned)} jobs were not started")
         texts = [word.partition("=")[2] for word in common if override_key(word) == "allow_targets"]
         allowed = [name for text in texts for name in targets_from(text)]
-        log.info(f"go on with: {go_on_with(['-m', f'sweep.resume={folder}'], config_dir, allowed)}")
-        # the exit code that shells use for a signal
-        return 128 + relay.signals[0]
+        log.info(f"resume with: {resume_command(['-m', f'sweep.resume={folder}'], config_dir, allowed)}")
+        return 128 + relay.signals[0]  # the exit code that shells use for a signal
     return code
 
 
 class _NextConfig:
-    """Composes the config of the next job while a job runs: a quarter of a job's time to its first step."""
+    """Composes the config of the next job while a job runs: that is a quarter of a job's time to its first step."""
 
     def __init__(self, in_order: Sequence[Sequence[str]], config_dir: str | None):
         self.config_dir = config_dir
@@ -192,7 +207,7 @@ def _words_of_new_run(item: JobSpec, common: Sequence[str]) -> list[str]:
 def _run_job(
     item: JobSpec, refusal: str | None, common: Sequence[str], next_config: _NextConfig, relay: _Relay
 ) -> None:
-    """Run one job, or resume it."""
+    """Run one job in a process of its own, or resume it."""
     job, before = item.job, standing(item.job.folder)
     if before == "done":
         log.info("already done")
@@ -204,23 +219,12 @@ def _run_job(
         _record(job.folder, ConfigError(refusal))
         return
     words = [f"resume={quoted(job.folder)}", *common] if before == "begun" else _words_of_new_run(item, common)
-    _in_own_process(job, words, next_config, relay)
 
-
-def _check_possible(overrides: Sequence[str]) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "a sweep (-m) starts its own processes and cannot run under torchrun; start it without torchrun."
-        )
-    if any(word.startswith("resume=") for word in overrides):
-        raise ConfigError("resume=RUN continues one run, without -m; a sweep goes on with -m sweep.resume=DIR.")
-
-
-def _in_own_process(job: Job, words: Sequence[str], next_config: _NextConfig, relay: _Relay) -> None:
-    """Fork, train and wait. A job that dies without a record (killed, out of memory) is recorded here."""
-    _import_for_all_jobs()
+    # A forked job inherits what is imported here. torch imports its compiler (1.5 s) when the first optimizer is made.
+    with uncollected():
+        for name in IMPORTS:
+            importlib.import_module(name)
     whole = next_config.take(words)
-    # fork: the job inherits the imported torch
     process = multiprocessing.get_context("fork").Process(
         target=_child, args=(job, list(words), whole, next_config.config_dir)
     )
@@ -229,19 +233,14 @@ def _in_own_process(job: Job, words: Sequence[str], next_config: _NextConfig, re
     next_config.prepare_after(words)
     process.join()
     relay.process = None
-    # a job that ended by the relayed signal has saved its state: that is no failure
+
+    # A job that died without a record (killed, out of memory) is recorded here. One that ended by the relayed signal
+    # has saved its state: that is no failure.
     told_to_end = relay.signals and process.exitcode in (-relay.signals[0], 128 + relay.signals[0])
     if process.exitcode and not told_to_end and not (job.folder / "summary.json").exists():
         code = process.exitcode
         text = f"the job's process ended with exit code {code}" if code > 0 else f"killed by signal {-code}"
         _record(job.folder, EffbenchError(text))
-
-
-def _import_for_all_jobs() -> None:
-    """Import what every job needs: torch imports its compiler (1.5 s) when the first optimizer is made."""
-    with uncollected():
-        for name in IMPORTS:
-            importlib.import_module(name)
 
 
 class _Relay:
@@ -251,54 +250,42 @@ class _Relay:
         self.signals: list[int] = []  # received signals that end the sweep
         self.process: BaseProcess | None = None
 
-    def hear(self, number: int, _frame: FrameType | None) -> None:
+    def handle(self, number: int, _frame: FrameType | None) -> None:
         self.signals.append(number)
         if self.process is not None and self.process.pid is not None and self.process.is_alive():
             os.kill(self.process.pid, number)
 
     def start(self, process: BaseProcess) -> bool:
         """Start the process unless a signal arrived; signals that arrive meanwhile wait until they can be passed on."""
-        with _signals_blocked():
+        # A signal between fork and assignment would reach a relay that does not know its job yet. The job inherits the
+        # mask and takes it off in _child.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
             if self.signals:
                 return False
             process.start()
             self.process = process
-        return True
-
-
-@contextmanager
-def _relaying() -> Iterator[_Relay]:
-    relay = _Relay()
-    old = {number: signal.signal(number, relay.hear) for number in heeded()}
-    try:
-        yield relay
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Block signals until the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            return True
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _child(job: Job, words: list[str], whole: Composed | None, config_dir: str | None) -> None:
-    os.setpgid(0, 0)  # Ctrl-C reaches a whole process group
+    """Train one job in a forked process, and end it with the exit code of `effbench train`."""
+    os.setpgid(0, 0)  # Ctrl-C reaches a whole process group: this job gets signals from the relay alone
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # the sweep's handlers are inherited; an ignored signal (nohup) stays ignored
+    # The sweep's handlers are inherited; an ignored signal (nohup) stays ignored.
     for number in ENDING[1:]:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
-    # _signals_blocked blocked them during the fork
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-    _end_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # _Relay.start blocked them during the fork
+    # End this job if the sweep is killed. It saves first, so that a resumed sweep does not find it running.
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     try:
-        code = train_composed(whole, config_dir=config_dir) if whole else train_one(words, config_dir)
+        code = train_composed(whole or composed(words, config_dir), config_dir=config_dir)
     except EffbenchError as error:
         log.error(error)
         if not (job.folder / "summary.json").exists():
@@ -309,25 +296,10 @@ def _child(job: Job, words: list[str], whole: Composed | None, config_dir: str |
     sys.exit(code)
 
 
-def _end_with_parent() -> None:
-    """End this job if the sweep is killed; it saves first, so that a resumed sweep does not find it running."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
 def _record(folder: Path, error: EffbenchError) -> None:
     """Write a summary for a job that could not write one, unless another process uses its folder."""
     with holding(folder):
         write_summary(folder, {"status": "failed", "error": str(error), "metrics": {}, "argv": sys.argv})
-
-
-@contextmanager
-def _no_result_but_ours(as_json: bool) -> Iterator[None]:
-    """Redirect stdout to stderr, also in forked jobs, so that stdout holds only the JSON."""
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        yield
 
 
 def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path, as_json: bool) -> int:
@@ -349,7 +321,7 @@ def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path, 
         with at_level(level):  # a launcher's process knows nothing of --quiet
             _hydra_task(raw)
 
-    with _no_result_but_ours(as_json):
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
         code = as_hydra_app(["--multirun", *overrides, *extra], task, config_dir)
     runs = [path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml")]
     runs.sort(key=lambda run: (len(run.name), run.name))  # Hydra numbers its folders 0, 1, …: 10 comes after 2
@@ -371,18 +343,6 @@ def _hydra_task(raw: Any) -> None:
         log.error(error)
         if not (folder / "summary.json").exists():
             _record(folder, error)
-
-
-def _sweep_folder(overrides: Sequence[str], config_dir: str | None) -> Path:
-    own = [word for word in overrides if word.startswith("hydra.")]
-    folder = Path(compose_raw(own, config_dir).hydra.sweep.dir)
-    if any(folder.glob("[0-9]*")) or (folder / NAME).exists():
-        raise ConfigError(
-            f"{folder} holds a sweep already. Go on with it by sweep.resume={folder}, or choose another folder with "
-            "hydra.sweep.dir=DIR."
-        )
-    require_writable(folder)
-    return folder
 
 
 def _finish(folder: Path, jobs: Sequence[Job], as_json: bool) -> int:

@@ -27,6 +27,7 @@ from effbench.training.checkpoint import Checkpoints, committed, read_manifest
 from effbench.training.state import TrainState
 
 LIBRARIES = ("effbench", "torch", "torchvision", "numpy")
+# An entry of `sessions` in summary.json and in manifests. It stays a dictionary: other versions may add keys.
 Session = dict[str, Any]
 
 
@@ -67,15 +68,6 @@ class Sessions:
         self.settings = redact(config.to_dict())
         self.current["config"] = config_digest(self.settings)
 
-    def identity(self) -> dict[str, Any]:
-        """Return the entries for the manifests of the checkpoints that this session writes."""
-        return {
-            "config": self.current["config"],
-            "settings": stamped(self.settings),
-            "versions": self.versions,
-            "sessions": [*self.earlier, self.current],
-        }
-
     def follow(self, checkpoint: Path, before: Mapping[str, Any]) -> None:
         """Continue from `checkpoint`, which was written under the config `before`."""
         manifest = read_manifest(checkpoint)
@@ -86,10 +78,17 @@ class Sessions:
     def begin(self, checkpoints: Checkpoints | None) -> None:
         """Prepare the records before the first step. An existing summary counts as interrupted until the end."""
         if checkpoints is not None:
-            checkpoints.identity |= self.identity()
+            # What each manifest says about the session that wrote it; `current` is filled in when the session ends.
+            checkpoints.identity |= {
+                "config": self.current["config"],
+                "settings": stamped(self.settings),
+                "versions": self.versions,
+                "sessions": [*self.earlier, self.current],
+            }
         if not self._resumed:
             self._write_config()
             return
+        # Until this session saves, the newest weights are those of the earlier one: config.yaml stays theirs.
         if checkpoints is not None:
             checkpoints.first_saved = self._write_settings
         if (self.folder / "summary.json").is_file():
@@ -108,6 +107,7 @@ class Sessions:
         self.current |= {"status": status, "stop_reason": outcome["error"]}
         self.current |= {"to_step": max(saved, default=0), "ended": _now()}
         if self._resumed and (self.folder / "summary.json").is_file():
+            # What failed after a resume has no new results: keep those of the earlier sessions.
             told = {key: value for key, value in outcome.items() if value}
             outcome = {**read_summary(self.folder), "stop_reason": None, **told}
         self.write_summary(outcome)
@@ -122,11 +122,17 @@ class Sessions:
         if self._words is None:
             if changed:
                 path.unlink(missing_ok=True)  # a later resume then reads config.yaml instead
-        elif not path.is_file() or _lasting(path) != self._words:
-            path.parent.mkdir(exist_ok=True)
-            write_text(path, write_yaml(self._words))
+            return
+        if path.is_file():
+            recorded = parse_yaml(read_text(path), str(path), recorded=True) or []
+            # The record of the first session also holds words such as hydra.run.dir: they are no difference.
+            if [str(word) for word in recorded if not is_ephemeral(str(word))] == self._words:
+                return
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, write_yaml(self._words))
 
     def _write_config(self) -> bool:
+        """Write config.yaml; return False if it holds these settings already."""
         text = write_yaml(stamped(self.settings))
         path = self.folder / "config.yaml"
         if path.is_file() and path.read_text(encoding="utf-8") == text:
@@ -141,12 +147,36 @@ def earlier_sessions(folder: Path, manifest: Mapping[str, Any]) -> list[Session]
     summary = read_summary(folder) if (folder / "summary.json").is_file() else {}
     told = _sound(summary.get("sessions"))
     if not told and "sessions" not in manifest:
-        told = [_of_older_record(summary or {"status": "killed", "steps": step})]
+        # effbench 0.1 listed no sessions: the whole run counts as one.
+        summary = summary or {"status": "killed", "steps": step}
+        told = [
+            {
+                "started": (summary.get("timing") or {}).get("started"),
+                "ended": None,
+                "status": summary["status"],
+                "stop_reason": summary.get("stop_reason"),
+                "from_step": 0,
+                "to_step": summary.get("steps", 0),
+                "overrides": None,
+                "argv": summary.get("argv", []),
+                "changed": {},
+                "config": None,
+                "versions": {},
+            }
+        ]
+
+    # The summary knows how a session ended, the manifest only that it began.
     ended = {session["started"]: session for session in told}
     found = [ended.get(session["started"], session) for session in _sound(manifest.get("sessions"))]
     known = {session["started"] for session in found}
     found += [session for session in told if session["started"] not in known]
-    return [_ended(session, step) for session in found]
+    # A session without a recorded end was killed; its last checkpoint tells its steps.
+    return [
+        {**session, "status": "killed", "to_step": max(step, session["from_step"])}
+        if session["status"] == "running"
+        else session
+        for session in found
+    ]
 
 
 def _sound(sessions: Any) -> list[Session]:
@@ -159,36 +189,6 @@ def _sound(sessions: Any) -> list[Session]:
         if isinstance(begun, int) and isinstance(ended, int | None) and isinstance(session.get("started"), str | None)
         and isinstance(session.get("status"), str)
     ]  # fmt: skip
-
-
-def _ended(session: Session, step: int) -> Session:
-    """Return a session with its end. One without a recorded end was killed; its last checkpoint tells its steps."""
-    if session["status"] != "running":
-        return session
-    return {**session, "status": "killed", "to_step": max(step, session["from_step"])}
-
-
-def _of_older_record(summary: Mapping[str, Any]) -> Session:
-    """Return the single session of a run that was written before summaries listed sessions."""
-    timing = summary.get("timing") or {}
-    return {
-        "started": timing.get("started"),
-        "ended": None,
-        "status": summary["status"],
-        "stop_reason": summary.get("stop_reason"),
-        "from_step": 0,
-        "to_step": summary.get("steps", 0),
-        "overrides": None,
-        "argv": summary.get("argv", []),
-        "changed": {},
-        "config": None,
-        "versions": {},
-    }
-
-
-def _lasting(path: Path) -> list[str]:
-    words = parse_yaml(read_text(path), str(path), recorded=True) or []
-    return [str(word) for word in words if not is_ephemeral(str(word))]
 
 
 def _now() -> str:

@@ -27,27 +27,13 @@ Composed = tuple[Any, "Config"]  # Hydra's composition with its node `hydra`; th
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> Composed:
     """Return the config of one run, checked before torch is imported and before any folder is created."""
     overrides = with_resume(overrides, config_dir)
-    with uncollected():
+    with uncollected():  # Hydra's import allocates much, and nothing of it is garbage
         raw = compose_raw(overrides, config_dir)
         return raw, parse(plain(raw))
 
 
-def train_one(overrides: Sequence[str], config_dir: str | None = None, as_json: bool = False) -> int:
-    """Train one run in this process.
-
-    Args:
-        overrides: words of the command line.
-        config_dir: folder with the user's config groups.
-        as_json: print the result as summary.json, not as a table.
-
-    Returns:
-        Exit code of the process.
-    """
-    return train_composed(composed(overrides, config_dir), as_json, config_dir)
-
-
 def train_composed(whole: Composed, as_json: bool = False, config_dir: str | None = None) -> int:
-    """Train a composed config in this process.
+    """Train one run in this process.
 
     Args:
         whole: return value of `composed`.
@@ -58,14 +44,6 @@ def train_composed(whole: Composed, as_json: bool = False, config_dir: str | Non
         Exit code of the process.
     """
     raw, config = whole
-    _check_job_options(raw)
-    folder = Path(raw.hydra.run.dir)
-    with claimed(folder, resumes=config.resume is not None), hydra_job(raw, folder):
-        run = _train_recorded(raw, config, folder)
-    return report(run, as_json, config_dir) if run else 0
-
-
-def _check_job_options(raw: Any) -> None:
     if raw.hydra.job.chdir:
         raise ConfigError(
             "hydra.job.chdir must stay false: paths such as data.root=DIR are relative to where you call."
@@ -78,9 +56,15 @@ def _check_job_options(raw: Any) -> None:
     if not str(raw.hydra.run.dir).strip():
         raise ConfigError("hydra.run.dir is empty; for the folder you are in, write hydra.run.dir=.")
 
+    folder = Path(raw.hydra.run.dir)
+    with claimed(folder, resumes=config.resume is not None), hydra_job(raw, folder):
+        run = _train_recorded(raw, config, folder)
+    return report(run, as_json, config_dir) if run else 0
+
 
 def _train_recorded(raw: Any, config: Config, folder: Path) -> Run | None:
     """Train with Hydra's record of the job (.hydra/). Ranks other than 0 write no record and return None."""
+    # These import torch: only now is it known that the run may start.
     with uncollected():
         from effbench.run.session import train_claimed
         from effbench.training.distributed import environment_rank
@@ -109,6 +93,7 @@ def hydra_job(raw: Any, folder: Path) -> Iterator[None]:
     environment: Any = OmegaConf.to_container(raw.hydra.job.env_set, resolve=True)
     state = HydraConfig.instance()
     before = state.cfg
+    # Hydra's own launcher fills in the output folder; ${hydra:runtime.output_dir} of a user's config reads it.
     with read_write(raw.hydra.runtime), open_dict(raw.hydra.runtime):
         raw.hydra.runtime.output_dir = str(folder.absolute())
     state.set_config(raw)
@@ -116,7 +101,7 @@ def hydra_job(raw: Any, folder: Path) -> Iterator[None]:
         with env_override(environment):
             yield
     finally:
-        state.cfg = before
+        state.cfg = before  # a notebook may call from within another Hydra application
 
 
 def record_job(composed: Any, folder: Path) -> None:

@@ -66,13 +66,19 @@ def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
 
     from effbench.config.compose import parse
     from effbench.config.words import is_path
+    from effbench.config.yaml_text import parse_yaml
     from effbench.errors import unknown_name
 
     content = run.config.to_dict()
-    for key, value in overrides.items():
+    for key, text in overrides.items():
         if key not in content["data"]:
             raise ConfigError(unknown_name("data key", key, content["data"]))
-        content["data"][key] = _text(value) if is_path(f"data.{key}") else _value(f"data.{key}", value)
+        if is_path(f"data.{key}"):
+            # A path is text, even if YAML would read a number or a boolean; quotes of the command line come off.
+            bare = text[1:-1] if text[:1] in ("'", '"') and text[-1:] == text[:1] else text
+            content["data"][key] = None if text.lower() == "null" else bare
+        else:
+            content["data"][key] = parse_yaml(text, f"data.{key}={text[:100]}")
     if content["data"].get("white_level", 0) is None:
         content["data"]["white_level"] = list(run.white_level)  # scale images above 8 bits as the run did
     content["device"]["name"] = device
@@ -81,19 +87,9 @@ def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
 
 def targets_from(text: str) -> list[str]:
     """Return the modules in `allow_targets=[a.b, c]` of the command line."""
-    value = _value("allow_targets", text)
+    from effbench.config.yaml_text import parse_yaml
+
+    value = parse_yaml(text, f"allow_targets={text[:100]}")
     if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         raise ConfigError(f"allow_targets must be a list of modules, such as [mylab.models]; got {text!r}.")
     return value
-
-
-def _text(value: str) -> str | None:
-    """Return a path of the command line without its quotes; None for null."""
-    bare = value[1:-1] if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
-    return None if value.lower() == "null" else bare
-
-
-def _value(key: str, text: str) -> Any:
-    from effbench.config.yaml_text import parse_yaml
-
-    return parse_yaml(text, f"{key}={text[:100]}")

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 NAME = ".lock"
 _SIGNING_S = 2.0  # longest time between taking the lock and writing its holder
-_held: dict[Path, int] = {}  # folder -> process id: a forked process does not inherit locks
+_held: dict[Path, int] = {}  # folder -> process id: a forked process inherits this dictionary, but no locks
 
 
 @contextmanager
@@ -89,12 +89,17 @@ def _acquire(path: Path, elsewhere: str) -> int:
                 f"{elsewhere}."
             ) from error
         except OSError as error:  # the file system has no locks
-            log.warning(f"{path.parent} cannot be locked ({error.strerror}): start no second run there")
-        if _is_still(path, descriptor):
-            break
-        os.close(descriptor)  # the holder removed the file between our two calls
+            log.warning(
+                f"{path.parent} cannot be locked ({error.strerror}), so a second run there would not be refused: "
+                "start none"
+            )
+        # The holder may have removed the file between our open and our lock: that lock would keep nobody out.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                break
+        os.close(descriptor)
     if left := _text(descriptor):
-        log.info(f"note: taking over {path.parent} from {_who(left)}, which ended without a word")
+        log.info(f"note: {_who(left)} used {path.parent} and was killed; its lock is released")
     _sign(descriptor)
     return descriptor
 
@@ -107,19 +112,12 @@ def _opened(path: Path) -> int:
         if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EACCES):
             raise
         raise ConfigError(
-            f"{path} cannot be a lock ({error.strerror}). Remove it if no run is at work there."
+            f"{path} cannot be a lock ({error.strerror}). Remove it if no process uses that folder."
         ) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ConfigError(f"{path} cannot be a lock: it is no regular file. Remove it.")
+        raise ConfigError(f"{path} cannot be a lock: it must be a regular file. Remove it.")
     return descriptor
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _sign(descriptor: int) -> None:
@@ -132,17 +130,17 @@ def _sign(descriptor: int) -> None:
 def _signature(descriptor: int) -> str:
     """Read the holder's signature; wait for a holder that has just taken the lock and not yet signed."""
     deadline = time.monotonic() + _SIGNING_S
-    while not _is_by_the_living(text := _text(descriptor)) and time.monotonic() < deadline:
+    while not _signer_lives(text := _text(descriptor)) and time.monotonic() < deadline:
         time.sleep(0.01)
     return text
 
 
-def _is_by_the_living(text: str) -> bool:
+def _signer_lives(text: str) -> bool:
     """Return False for an unsigned lock, or one signed by a process of this machine that has ended."""
     try:
         holder = json.loads(text)
         if holder["host"] == socket.gethostname():
-            os.kill(int(holder["pid"]), 0)
+            os.kill(int(holder["pid"]), 0)  # signal 0 only checks that the process exists
     except PermissionError:  # a process of another user: it exists
         return True
     except (ValueError, KeyError, TypeError, OverflowError, ProcessLookupError):
@@ -155,6 +153,7 @@ def _text(descriptor: int) -> str:
 
 
 def _who(text: str) -> str:
+    """Describe the holder in plain ASCII: the file may be written by anyone."""
     try:
         holder = json.loads(text)
         return f"process {int(holder['pid'])} on {ascii(holder['host'])[1:-1]} (since {ascii(holder['since'])[1:-1]})"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from effbench.console import writes_unicode
 from effbench.errors import EffbenchError
-from effbench.run.overrides import go_on_with
+from effbench.run.overrides import resume_command
 
 if TYPE_CHECKING:
     from effbench.run.run import Run
@@ -40,8 +40,8 @@ def report(run: Run, as_json: bool = False, config_dir: str | None = None) -> in
         print_result(run.folder, run.summary)
     status = run.summary["status"]
     if status == "interrupted":
-        command = go_on_with([f"resume={run.folder}"], config_dir, run.config.allow_targets)
-        log.info(f"interrupted; go on with: {command}")
+        command = resume_command([f"resume={run.folder}"], config_dir, run.config.allow_targets)
+        log.info(f"interrupted; resume with: {command}")
         return EXIT_CODES.get(run.summary["stop_reason"], 1)
     if status == "diverged":
         raise EffbenchError(f"the run diverged: {run.summary['stop_reason']}.")

@@ -12,9 +12,9 @@ from effbench.config.yaml_text import parse_yaml
 from effbench.errors import ConfigError
 from effbench.guarded import MissingFileError, read_text
 
-EPHEMERAL = ("resume", "allow_targets", "hydra")  # keys that apply to one session only
-
-
+# Keys that apply to one session only. allow_targets is among them so that no folder can widen the allowlist.
+EPHEMERAL = ("resume", "allow_targets", "hydra")
+# KEY, KEY=VALUE, +KEY=VALUE, ++KEY=VALUE and ~KEY; not `group@package=...`, which writes to another section
 _RECORDED = re.compile(r"(?:\+\+|\+|~)?(?P<key>[A-Za-z_$][\w.$/-]*)(?:=.*)?", re.ASCII | re.DOTALL)
 LONGEST_RECORDED = 100_000  # characters of all words: Hydra parses 20,000 a second
 
@@ -67,21 +67,17 @@ def recorded_overrides(folder: Path) -> list[str] | None:
     path = folder / ".hydra" / "overrides.yaml"
     try:
         words = parse_yaml(read_text(path), str(path), recorded=True)
-    except MissingFileError:
-        return _overrides_of_config(folder)
+    except MissingFileError:  # the run was started in Python
+        path = folder / "config.yaml"
+        if not path.is_file():
+            return None
+        from effbench.config.as_overrides import words_for
+        from effbench.run.load import recorded_config
+
+        return recorded(words_for(recorded_config(folder)), str(path))
     if not isinstance(words or [], list):
         raise ConfigError(f"{path} is not a list of overrides.")
     return [as_meant(word) for word in recorded([str(word) for word in words or []], str(path))]
-
-
-def _overrides_of_config(folder: Path) -> list[str] | None:
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return None
-    from effbench.config.as_overrides import words_for
-    from effbench.run.load import recorded_config
-
-    return recorded(words_for(recorded_config(folder)), str(path))
 
 
 def merge_overrides(earlier: Sequence[str], now: Sequence[str]) -> list[str]:
@@ -90,8 +86,8 @@ def merge_overrides(earlier: Sequence[str], now: Sequence[str]) -> list[str]:
     return [*(word for word in earlier if override_key(word) not in keys), *now]
 
 
-def go_on_with(words: Sequence[str], config_dir: str | None, allow_targets: Sequence[str]) -> str:
-    """Return the shell command that continues a run.
+def resume_command(words: Sequence[str], config_dir: str | None, allow_targets: Sequence[str]) -> str:
+    """Return the shell command that resumes a run or a sweep.
 
     Args:
         words: overrides.

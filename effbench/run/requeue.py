@@ -38,32 +38,31 @@ def unfinished_in(words: Sequence[str], config_dir: str | None) -> Path | None:
     if (folder / "sweep.json").is_file():
         raise ConfigError(f"{folder} holds a sweep. Choose another folder with hydra.run.dir=DIR.")
     if (folder / "config.yaml").is_file():
-        _check_same(folder, parse(plain(raw)).to_dict())
+        # A batch system repeats the same command: a changed setting means another experiment, which must not continue
+        # this one. With resume=RUN the user has named the run, and changes are allowed.
+        now = parse(plain(raw)).to_dict()
+        changed = [
+            f"  {key}: {old} in that run, {new} now"
+            for key, old, new in differing(recorded_config(folder), now)
+            if not key.startswith(PLACES) and new != AUTO  # the run keeps its recorded number for `auto`
+        ]
+        if changed:
+            listed = "\n".join(changed)
+            raise ConfigError(
+                f"{folder} holds a run of another config:\n{listed}\nTo resume that run with these settings, write "
+                f"resume={folder}; for a new run, choose another folder with hydra.run.dir=DIR."
+            )
+
+    # A diverged run has a checkpoint, but from there the same settings lead to the same end.
     summary = read_summary(folder) if (folder / "summary.json").is_file() else {}
     if summary.get("status") == "diverged":
         raise EffbenchError(
-            f"resume=auto: the run in {folder} diverged ({summary.get('stop_reason')}), and would again. Start another "
-            "in another folder, or go on with other settings by resume=" + str(folder)
+            f"resume=auto: the run in {folder} diverged ({summary.get('stop_reason')}), and a repetition would diverge "
+            f"too. Start a new run in another folder, or resume this one with other settings: resume={folder}"
         )
     if any((folder / "checkpoints").glob("step-*")):
         return folder
     if summary and os.environ.get("RANK", "0") == "0":
-        log.info(f"{folder} failed before it had a checkpoint; kept as {set_aside(folder).name}")
-    log.info(f"resume=auto: no checkpoint to go on from in {folder}; starting there")
+        log.info(f"the run in {folder} failed before its first checkpoint; it is kept as {set_aside(folder).name}")
+    log.info(f"resume=auto: {folder} holds no checkpoint; starting a new run there")
     return None
-
-
-def _check_same(folder: Path, now: dict[str, object]) -> None:
-    """Raise ConfigError if the recorded config differs, except in PLACES such as data.root and device.threads."""
-    before = recorded_config(folder)
-    changed = [
-        (key, old, new)
-        for key, old, new in differing(before, now)
-        if not key.startswith(PLACES) and new != AUTO  # the run keeps its recorded number for `auto`
-    ]
-    if changed:
-        listed = "\n".join(f"  {key}: {old} there, {new} asked for" for key, old, new in changed)
-        raise ConfigError(
-            f"{folder} holds a run of another config:\n{listed}\nTo go on with it under these settings, give "
-            f"resume={folder}; for a run of its own, another folder with hydra.run.dir=DIR."
-        )

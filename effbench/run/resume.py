@@ -7,23 +7,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench.config.compare import differing
+from effbench.config.compare import PLACES, differing
 from effbench.config.schema import Config
 from effbench.config.versions import upgraded
 from effbench.cpu.library import library
+from effbench.data.batches import step_sizes
 from effbench.data.splits import Splits, digest
 from effbench.errors import ConfigError
 from effbench.records import FINISHED, read_summary, require_writable
 from effbench.run.history import Sessions
 from effbench.run.load import recorded_config
-from effbench.training.checkpoint import read_manifest, read_newest
+from effbench.training.checkpoint import Snapshot, read_manifest, read_newest
 from effbench.training.distributed import DistributedContext
 from effbench.training.snapshots import keep_place_in_epochs, restore
 from effbench.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+# Settings that a resumed run keeps. An optimizer accepts another class's state without an error, and it finds the state
+# of a parameter by its place in the parameter groups, which the last three settings determine.
+FIXED = (
+    ("model", "_target_"),
+    ("optimizer", "_target_"),
+    ("scheduler", "_target_"),
+    ("model", "freeze"),
+    ("optimizer", "no_decay"),
+    ("optimizer", "group_lr"),
+)
+# Settings that determine the batches of an epoch and the sums of its metrics. A new metric in `task` would lack the
+# sums of the epoch's first steps.
+DECISIVE = ("seed", "augment.", "task.", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
 NOT_DECISIVE = ("data.num_workers", "data.timeout_s", "data.eval_batch_size", "data.root", "data.cache_dir")
+# Keys of `model` that do not change what it computes: a resumed run reads no file of pretrained weights.
+NOT_COMPUTED = ("model.pretrained", "model.memory_format")
 
 
 class Resumption:
@@ -38,7 +54,9 @@ class Resumption:
     def __init__(self, config: Config, folder: Path, ranks: DistributedContext):
         self.config, self.folder, self.ranks = config, folder, ranks
         self._before: dict[str, Any] = {}  # config of the session that wrote the checkpoint
+        self._now = config.to_dict()
         self._checkpoint = folder  # the restored checkpoint, once there is one
+        self._processes: int | None = None  # of the session that wrote the checkpoint; None if it is not recorded
         self._same_data = True
         self._damaged: Sequence[str] = ()  # messages about newer checkpoints that are damaged
 
@@ -50,133 +68,180 @@ class Resumption:
             data: the dataset.
 
         Raises:
-            ConfigError: config or data do not belong to the same experiment, or there is no checkpoint.
+            ConfigError: config or data do not belong to the same experiment, or there is no checkpoint. The message
+                names each changed key with both values.
             EffbenchError: all checkpoints are damaged.
         """
+        # config.yaml is checked first, because reading a large checkpoint takes a while.
         self._before = recorded_config(self.folder)
-        self._check_same_parts()
+        self._check_fixed()
         if self.ranks.is_main and (self.folder / "checkpoints").is_dir():
             require_writable(self.folder / "checkpoints")
         try:
             self._checkpoint, snapshot, self._damaged = read_newest(self.folder / "checkpoints")
             manifest = read_manifest(self._checkpoint)
-            settings = manifest.get("settings")
-            self._before = upgraded(settings, f"{self._checkpoint / 'manifest.json'}") if settings else self._before
-            self._check_same_parts()
-            self._same_data = manifest.get("data") in (None, data.sha256)
-            self._check_same_data(manifest, data)
-            restore(trainer, snapshot)
+            # A later session may have changed config.yaml; the manifest has the settings of this checkpoint.
+            if settings := manifest.get("settings"):
+                self._before = upgraded(settings, f"{self._checkpoint / 'manifest.json'}")
+            self._processes = manifest.get("processes") or self._summary().get("processes")
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ConfigError) as error:
             raise ConfigError(f"resume={self.config.resume}: {error}") from error
+
+        self._check_fixed()
+        self._same_data = manifest.get("data") in (None, data.sha256)
+        if not (self._same_data or self.config.checkpoint.allow_changed_data):
+            raise ConfigError(
+                f"resume={self.config.resume}: the dataset is not the one that {self._checkpoint} was trained on (its "
+                f"sha256 was {str(manifest['data'])[:12]}…, now {data.sha256[:12]}…). Restore the old one, or resume "
+                "with this one: checkpoint.allow_changed_data=true."
+            )
+        try:
+            self._drop_values_of_other_metrics(snapshot, trainer)
+            restore(trainer, snapshot)
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ConfigError) as error:
+            # The error tells shapes or names of tensors; the cause is most likely a changed setting.
+            changed = [
+                f"{key} from {was} to {now}"
+                for key, was, now in differing(self._before, self._now)
+                if not key.startswith(PLACES)
+            ]
+            hint = f"\nchanged since the checkpoint: {', '.join(changed)}" if changed else ""
+            raise ConfigError(f"resume={self.config.resume}: {error}{hint}") from error
         if self._same_data:
-            self._check_same_batches(trainer, manifest.get("train") == fingerprint(data))
+            self._check_same_batches(trainer, data, manifest.get("train") == fingerprint(data))
         log.debug(f"restored {self._checkpoint}, step {trainer.state.step}")
 
     def is_over(self, trainer: Trainer) -> bool:
         """Return True if the restored run is complete, including its test."""
-        done = self._status_before() in FINISHED  # else it was killed before its test ended
-        over = not trainer.steps_left and trainer.meter.empty  # an empty meter: the last validation was done too
-        return done and (over or self._stopped_early_before())
+        status = self._summary().get("status")
+        if status not in FINISHED:  # it was killed or interrupted before its test ended
+            return False
+        if not trainer.steps_left and trainer.meter.empty:  # an empty meter: the last validation was done too
+            return True
+        # Early stopping ended the run, by the rule that still holds.
+        return status == "stopped_early" and bool(self._before["early_stopping"] == self._now["early_stopping"])
 
     def go_on(self, trainer: Trainer, sessions: Sessions) -> None:
         """Continue the record of sessions from the restored one, and log what has changed since."""
         sessions.follow(self._checkpoint, self._before)
-        self._log_changes()
-        self._keep_place_in_epochs(trainer)
-
-    def log_over(self) -> None:
-        if not self.ranks.is_main:
-            return
-        for key, before, now in differing(self._before, self.config.to_dict()):
-            log.warning(f"not applied: {key}={now}; the weights were trained with {before}")
-        log.info(f"{self.folder} is finished; nothing is left to do")
-
-    def _keep_place_in_epochs(self, trainer: Trainer) -> None:
-        before, now = trainer.state.steps_per_epoch, trainer.train.steps_per_epoch
+        steps_before, steps_now = trainer.state.steps_per_epoch, trainer.train.steps_per_epoch
         position = keep_place_in_epochs(trainer, self._same_data)
-        if position is not None and self.ranks.is_main:
-            log.info(
-                f"changed since the checkpoint: steps an epoch from {before} to {now}; the schedule keeps its place in "
-                f"epochs, which is step {position} of {trainer.limits.total_steps(now)}"
-            )
-
-    def _log_changes(self) -> None:
         if not self.ranks.is_main:
             return
+
         for complaint in self._damaged:
             log.warning(complaint)
         if self._damaged:
-            log.info(f"going on from {self._checkpoint}, the newest that is whole")
-        for key, before, now in differing(self._before, self.config.to_dict()):
-            log.info(f"changed since the checkpoint: {key} from {before} to {now}")
+            log.info(f"resuming from {self._checkpoint}, the newest undamaged checkpoint")
+        for key, before, now in differing(self._before, self._now):
+            change = f"changed since the checkpoint: {key} from {before} to {now}"
+            # Weights fit a model with other options if the shapes agree, but another number of attention heads or
+            # another activation makes it another function. --quiet must not hide that.
+            if key.startswith("model.") and key not in NOT_COMPUTED:
+                log.warning(f"{change}; the weights were trained with {before}")
+            else:
+                log.info(change)
+        if self._processes not in (None, self.ranks.world_size):
+            log.info(
+                f"changed since the checkpoint: processes from {self._processes} to {self.ranks.world_size}; the "
+                "batches stay the same, but each process draws its own dropout and computes its own batch norm"
+            )
         compiled = read_manifest(self._checkpoint).get("kernels")
         if compiled is not None and compiled != (library() is not None):
+            then, here = ("there", "missing") if compiled else ("missing", "there")
             log.info(
-                f"changed since the checkpoint: compiled functions, {_had(compiled)} then, {_had(not compiled)} now: "
+                f"changed since the checkpoint: compiled functions, {then} then, {here} now: "
                 "last digits will differ, and what dropout drops"
             )
+        if position is not None:
+            log.info(
+                f"changed since the checkpoint: steps an epoch from {steps_before} to {steps_now}; the schedule keeps "
+                f"its place in epochs, which is step {position} of {trainer.limits.total_steps(steps_now)}"
+            )
 
-    def _check_same_data(self, manifest: Mapping[str, Any], data: Splits) -> None:
-        """Refuse other samples unless they are allowed: they would silently make another experiment."""
-        if self._same_data or self.config.checkpoint.allow_changed_data:
+    def log_over(self) -> None:
+        """Log that the run is finished, and which changed settings have no effect for that reason."""
+        if not self.ranks.is_main:
             return
-        raise ConfigError(
-            f"the dataset is not the one that {self._checkpoint} was trained on (its sha256 was "
-            f"{str(manifest['data'])[:12]}…, now {data.sha256[:12]}…). Put the old one back, or go on with this one by "
-            "checkpoint.allow_changed_data=true."
-        )
+        for key, before, now in differing(self._before, self._now):
+            log.warning(f"not applied: {key}={now}; the weights were trained with {before}")
+        log.info(f"{self.folder} is finished; nothing is left to do")
 
-    def _stopped_early_before(self) -> bool:
-        """Return True if early stopping ended the run and its rule is unchanged."""
-        if self._status_before() != "stopped_early":
-            return False
-        return bool(self._before["early_stopping"] == self.config.to_dict()["early_stopping"])
+    def _summary(self) -> Mapping[str, Any]:
+        """Return summary.json; {} if the run was killed before it wrote one."""
+        return read_summary(self.folder) if (self.folder / "summary.json").is_file() else {}
 
-    def _status_before(self) -> str | None:
-        """Return the run's recorded status; None if it was killed."""
-        return read_summary(self.folder)["status"] if (self.folder / "summary.json").is_file() else None
-
-    def _check_same_parts(self) -> None:
-        """Refuse another model, optimizer or scheduler class: an optimizer accepts another one's state silently."""
-        before = self._before
-        for group in ("model", "optimizer", "scheduler"):
-            was, now = before[group]["_target_"], getattr(self.config, group).target
+    def _check_fixed(self) -> None:
+        """Refuse another model, optimizer or scheduler class, and other parameter groups of the optimizer."""
+        for section, key in FIXED:
+            now = self._now[section].get(key)
+            was = self._before[section].get(key, now)  # an older record may lack the key
+            if key == "group_lr":  # the factors may change, the patterns may not
+                was, now = (list(value) if isinstance(value, Mapping) else value for value in (was, now))
             if was != now:
+                why = "" if key == "_target_" else " It determines which parameters the saved optimizer state is for."
                 raise ConfigError(
-                    f"resume={self.config.resume}: the run was begun with {group} {was}; got {now}. Resume it with "
-                    "that, or start a new run."
+                    f"resume={self.config.resume}: {section}.{key} must stay as it was: {was}; got {now}.{why} Leave "
+                    "it out, or start a new run."
                 )
 
-    def _check_same_batches(self, trainer: Trainer, same_samples: bool) -> None:
+    def _drop_values_of_other_metrics(self, snapshot: Snapshot, trainer: Trainer) -> None:
+        """Remove the best values of a metric that is no longer monitored: a loss is no measure for an accuracy."""
+        watched = {"early_stopping": ("monitor", "mode"), "checkpoint": ("monitor", "mode"), "scheduler": ("mode",)}
+        changed = set[str]()
+        for section, keys in watched.items():
+            was, now = ([content[section].get(key) for key in keys] for content in (self._before, self._now))
+            # A record of an older version may lack the keys, or hold `auto`: then nothing is known to have changed.
+            if was != now and "auto" not in was and None not in was:
+                changed.add(section)
+
+        state = snapshot.state
+        if "early_stopping" in changed:
+            state["stopping"] = {}
+        if "checkpoint" in changed:
+            state["ranking"] = []
+        if "scheduler" in changed:  # scheduler=plateau
+            fresh = trainer.schedule.state_dict()
+            state["schedule"] |= {key: fresh[key] for key in ("best", "bad_checks") if key in fresh}
+
+    def _check_same_batches(self, trainer: Trainer, data: Splits, same_samples: bool) -> None:
         """Refuse changes of the batches within an epoch: the rest of it must be the one that was begun.
 
         Args:
             trainer: the restored trainer.
+            data: the dataset.
             same_samples: True if the train split is known to be the same, wherever its files are. Checkpoints of older
                 versions do not record it.
         """
         if trainer.state.batch == 0:
             return
-        decisive: tuple[str, ...] = (
-            "seed",
-            "augment.",
-            "task.",  # a new metric would lack the sums of the epoch's first steps
-            "trainer.accumulate_grad_batches",
-            "trainer.limit_train_batches",
-        )
-        decisive += ("data.batch_size", "data.drop_last") if same_samples else ("data.",)
+        decisive = (*DECISIVE, *(("data.batch_size", "data.drop_last") if same_samples else ("data.",)))
         changed = [
-            key
-            for key, _, _ in differing(self._before, self.config.to_dict())
+            f"{key} from {before} to {now}"
+            for key, before, now in differing(self._before, self._now)
             if key.startswith(decisive) and key not in NOT_DECISIVE
         ]
         if changed:
             limits = [f"trainer.max_epochs={trainer.state.epoch + 1}"]
             limits += ["trainer.max_steps=null"] if self.config.trainer.max_steps is not None else []
             raise ConfigError(
-                f"resume={self.config.resume}: the run was stopped within an epoch, which must end as it was begun; "
-                f"changed: {', '.join(changed)}. First end that epoch without these, by {' '.join(limits)}; "
-                "then change them."
+                f"resume={self.config.resume}: the run was stopped within an epoch, and the rest of that epoch needs "
+                f"the same batches; changed: {', '.join(changed)}. First finish the epoch without these changes, with "
+                f"{' '.join(limits)}; then resume with them."
+            )
+
+        # An incomplete last batch is left out if it has fewer than two samples a process (data.drop_last=false).
+        train, world = trainer.train, self._processes or self.ranks.world_size
+        sizes = step_sizes(
+            len(data.train), train.batch_size, train.accumulate, self.config.data.drop_last, world, train.modality.unit
+        )
+        now = [train.samples_in(step) for step in range(train.steps_per_epoch)]
+        if sizes[: trainer.state.steps_per_epoch] != now:
+            raise ConfigError(
+                f"resume={self.config.resume}: the run was stopped within an epoch of {world} processes, and the rest "
+                f"of that epoch needs the same batches; with {self.ranks.world_size} its last step has other samples "
+                f"(data.drop_last=false). Resume with {world} processes (torchrun --nproc_per_node={world}), at least "
+                f"to the end of that epoch: trainer.max_epochs={trainer.state.epoch + 1}."
             )
 
 
@@ -184,7 +249,3 @@ def fingerprint(data: Splits) -> str:
     """Return the sha256 (hex) of the train split's labels and of about 64 of its samples."""
     inputs = data.train.inputs
     return digest(data.train.labels, inputs[:: max(1, len(inputs) // 64)])
-
-
-def _had(compiled: bool) -> str:
-    return "there" if compiled else "missing"

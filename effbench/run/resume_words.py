@@ -30,7 +30,7 @@ def with_resume(overrides: Sequence[str], config_dir: str | None = None) -> list
         ConfigError: there is no run to resume in the given folder.
     """
     if any(word.startswith("sweep.resume=") for word in overrides):
-        raise ConfigError("sweep.resume=DIR goes on with a sweep, by: effbench train -m sweep.resume=DIR")
+        raise ConfigError("sweep.resume=DIR resumes a sweep, which needs -m: effbench train -m sweep.resume=DIR")
     wanted = [word.removeprefix("resume=").strip("'\"") for word in overrides if word.startswith("resume=")]
     mine = [word for word in overrides if not word.startswith("resume=")]
     if not wanted or wanted[-1] == "null":
@@ -42,6 +42,7 @@ def with_resume(overrides: Sequence[str], config_dir: str | None = None) -> list
         folder = expanded(wanted[-1])
         return _resumed(folder, _without_place(mine, folder, config_dir) if placed else mine)
     if placed:
+        # Imported here: it composes the config, which takes a third of a second.
         from effbench.run.requeue import unfinished_in
 
         found = unfinished_in(mine, config_dir)
@@ -49,14 +50,16 @@ def with_resume(overrides: Sequence[str], config_dir: str | None = None) -> list
     newest = newest_unfinished(Path("outputs"), mine)
     if newest is not None:
         return _resumed(newest, mine)
-    log.info("resume=auto: no unfinished run of this config under outputs/; starting afresh")
+    log.info("resume=auto: no unfinished run of this config under outputs/; starting a new run")
     return mine
 
 
 def _resumed(folder: Path, mine: Sequence[str]) -> list[str]:
     earlier = recorded_overrides(folder)
     if earlier is None and (folder / "sweep.json").is_file():
-        raise ConfigError(f"resume={folder}: a sweep goes on with: effbench train -m sweep.resume={folder}")
+        raise ConfigError(
+            f"resume={folder}: that folder holds a sweep; resume it with: effbench train -m sweep.resume={folder}"
+        )
     if earlier is None:
         raise ConfigError(
             f"resume={folder}: there is no run in that folder (it holds neither .hydra/overrides.yaml nor config.yaml)."
@@ -70,8 +73,8 @@ def _without_place(words: Sequence[str], folder: Path, config_dir: str | None) -
     given = Path(compose_raw(place, config_dir).hydra.run.dir)
     if given.resolve() != folder.resolve():
         raise ConfigError(
-            f"resume={folder} goes on in that folder, so {place[-1]} cannot hold. Leave it out; or give resume=auto "
-            "beside it, which goes on with what lies there, or starts there."
+            f"resume={folder} continues in that folder; got {place[-1]}. Leave {place[-1]} out; or write resume=auto "
+            "with it, which resumes the run in that folder, or starts one there."
         )
     return [word for word in words if word not in place]
 
@@ -82,6 +85,7 @@ def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
     from effbench.redaction import redact
 
     same = [path.parents[1] for path in outputs.glob("*/*/.hydra/overrides.yaml")]
+    # The record holds no secrets, so the given words are compared without theirs.
     for folder in sorted(same, key=lambda run: run.stat().st_mtime, reverse=True):
         saved = any((folder / "checkpoints").glob("step-*"))
         if not saved or recorded_overrides(folder) != redact(lasting(overrides)):

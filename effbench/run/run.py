@@ -23,6 +23,8 @@ from effbench.tasks.task import Task
 from effbench.training.checkpoint import DamagedError, read_weights
 from effbench.training.snapshots import load_weights
 
+_REMEDY = "Try checkpoint=best or last; `effbench verify {}` shows which are whole."
+
 
 @dataclass(frozen=True, repr=False)
 class Run:
@@ -108,12 +110,8 @@ class Run:
             raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
         for path in choices:
             if name := pointed(path):
-                raise ConfigError(f"{path} points to {name}, which is not there. {self._remedy}")
+                raise ConfigError(f"{path} points to {name}, which is not there. {_REMEDY.format(self.folder)}")
         raise ConfigError(f"{self.folder} holds no checkpoint '{which}': it was not saved, or the run failed before.")
-
-    @property
-    def _remedy(self) -> str:
-        return f"Try checkpoint=best or last; `effbench verify {self.folder}` shows which are whole."
 
     def model(self, which: str = "best") -> nn.Module:
         """Return the trained model on the CPU in eval mode, with torch's plain layers.
@@ -127,7 +125,7 @@ class Run:
         try:
             load_weights(model, read_weights(self.checkpoint(which)))
         except DamagedError as error:
-            raise EffbenchError(f"{error} {self._remedy}") from error
+            raise EffbenchError(f"{error} {_REMEDY.format(self.folder)}") from error
         return model.to(memory_format=build.memory_format(config)).eval()
 
     @cached_property

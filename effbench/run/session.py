@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from effbench.run.lock import claimed
 from effbench.run.resume import Resumption, fingerprint
 from effbench.run.run import Run
 from effbench.run.schedule_note import schedule_note
-from effbench.run.signals import Ears, Interrupted, listening
+from effbench.run.signals import Interrupted, SignalHandler, signal_handler
 from effbench.run.validate import refuse_early
 from effbench.training.callbacks import Callback, Callbacks, Context, HookReceiver, MetricsLog, Progress
 from effbench.training.checkpoint import Checkpoints, read_weights
@@ -76,7 +75,8 @@ def train(
     now = datetime.now()
     folder = folder or config.resume
     folder = expanded(folder) if folder else Path("outputs") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}"
-    with _processes(config) as ranks:
+    with guarded(), distributed_context(torch.device(build.device_type(config))) as ranks:
+        # Each rank may have computed a folder with its own clock: all use rank 0's.
         folder = Path(ranks.broadcast_object(str(folder)))
         with claimed(folder, resumes=config.resume is not None):
             return _Session(config, folder, ranks, overrides, callbacks).run()
@@ -93,15 +93,8 @@ def train_claimed(config: Config, folder: Path, overrides: Sequence[str]) -> Run
     Returns:
         The run.
     """
-    with _processes(config) as ranks:
-        return _Session(config, Path(ranks.broadcast_object(str(folder))), ranks, overrides).run()
-
-
-@contextmanager
-def _processes(config: Config) -> Iterator[DistributedContext]:
-    """Set up the processes that train together, with output streams that never raise."""
     with guarded(), distributed_context(torch.device(build.device_type(config))) as ranks:
-        yield ranks
+        return _Session(config, Path(ranks.broadcast_object(str(folder))), ranks, overrides).run()
 
 
 class _Session:
@@ -137,13 +130,15 @@ class _Session:
     def _run(self) -> Run:
         config, folder = self.config, self.folder
         refuse_early(config)
-        callbacks = build.callbacks(config, self.callbacks)  # before data: one may be refused
+        # Callbacks come before the data: one may be refused, and reading data may take minutes.
+        callbacks = build.callbacks(config, self.callbacks)
         data = self._load_data()
         config = self._settle(data)
         data = build.task(config, data).checked(data)
         modality = build.modality(config, data, self.device)
         trainer = build.trainer(config, data, modality, self.ranks, self._checkpoints(data))
         trainer.callbacks, trainer.context = Callbacks(callbacks), Context(trainer, folder, data)
+
         if config.resume:
             resumption = Resumption(config, folder, self.ranks)
             resumption.restore(trainer, data)
@@ -151,37 +146,65 @@ class _Session:
                 resumption.log_over()
                 return load_run(folder, config.allow_targets)
             resumption.go_on(trainer, self.sessions)
+
+        # Rank 0 alone writes files and log lines.
         if self.ranks.is_main:
             trainer.callbacks = Callbacks([*callbacks, *self._watchers(trainer)])  # watchers see what callbacks log
             self.sessions.begin(trainer.checkpoints)
-            samples = self._samples(trainer, data, modality)
+            test_batches = None if data.test is None else self._test_batches(data.test, modality)
+            # Evaluations that read only a sample of their split, by the split's name.
+            samples = {
+                which: batches
+                for which, batches in (("val", trainer.val), ("test", test_batches))
+                if batches is not None and batches.sample is not None
+            }
             self._announce(trainer, data, samples)
             self.count_macs = _macs(trainer.model, modality)
             self.facts = self._facts(trainer, data, modality)
             if samples:
                 self.facts["data"]["evaluated"] = {which: len(batches) for which, batches in samples.items()}
-        with listening() as ears:
-            test = self._fitted_and_tested(trainer, data, modality, ears)
+
+        with signal_handler() as handler:
+            test = self._fitted_and_tested(trainer, data, modality, handler)
             if self.ranks.is_main:
                 self._count_macs()
                 self.sessions.end(trainer.state, self._outcome(trainer, test) | self.facts)
-                self._draw(trainer)
+                title = f"{config.model.label} with {config.optimizer.label}"
+                try:
+                    draw_curves(folder, title, trainer.task.displays)
+                except Exception as error:  # noqa: BLE001 - an error in drawing must not fail a finished run
+                    log.warning(f"curves.png was not drawn: {error}")
         self.ranks.barrier()
         return Run(folder, config)
 
-    def _fitted_and_tested(self, trainer: Trainer, data: Splits, modality: Modality, ears: Ears) -> dict[str, float]:
-        with _watched_to_the_end(trainer):
+    def _fitted_and_tested(
+        self, trainer: Trainer, data: Splits, modality: Modality, handler: SignalHandler
+    ) -> dict[str, float]:
+        """Train, then test. The run_end hooks are called once, after the test; after an error with status 'failed'."""
+        try:
             with keeping_freed_memory(self.device), sharing_processors(self.device):
-                with ears.stopping(trainer):
+                with handler.stopping(trainer):
                     state = trainer.fit()
+
                 test: dict[str, float] = {}
                 if state.status in FINISHED:
                     self._warn_of_predictions("val", trainer, data, state.metrics)
-                    test = self._tested(trainer, data, modality, ears)
+                    try:
+                        with handler.raising(trainer):
+                            test = self._test(trainer, data, modality)
+                    except Interrupted as signal:  # without a test result, a resumed session runs only the test
+                        trainer.state.stop_reason, trainer.state.status = str(signal), "interrupted"
                     self._warn_of_predictions("test", trainer, data, test)
+
             test = self.ranks.broadcast_object(test)  # only rank 0 reads the test split
             if test:
                 trainer.callbacks.call("tested", trainer.context, test)
+        except BaseException:
+            trainer.state.status = "failed"
+            raise
+        finally:
+            remove_acceleration(trainer.model)  # the model's factory may return the same object again
+            trainer.callbacks.call("run_end", trainer.context)
         return test
 
     def _settle(self, data: Splits) -> Config:
@@ -199,7 +222,7 @@ class _Session:
         """Read the data on rank 0 first: if decoding fills a cache, the other ranks read the cache."""
         if not self.ranks.is_main:
             self.ranks.barrier()
-        with listening() as ears, ears.raising():  # so that decoding removes its unfinished cache
+        with signal_handler() as handler, handler.raising():  # so that decoding removes its unfinished cache
             data = build.splits(self.config)
         if self.ranks.is_main:
             self.ranks.barrier()
@@ -209,7 +232,12 @@ class _Session:
         section = self.config.checkpoint
         if not self.ranks.is_main:
             return None
-        identity = {"data": data.sha256, "train": fingerprint(data), "kernels": library() is not None}
+        identity = {
+            "data": data.sha256,
+            "train": fingerprint(data),
+            "kernels": library() is not None,
+            "processes": self.ranks.world_size,
+        }
         folder = self.folder / "checkpoints"
         return Checkpoints(folder, section.monitor, section.mode, section.save_top_k, section.save_last, identity)
 
@@ -223,18 +251,21 @@ class _Session:
         watchers: list[Callback | HookReceiver] = [Progress(trainer.task.displays, own, unit)]
         if section.name != "csv":
             params = self.config.to_dict()
-            logger = LOGGERS[section.name](self.folder, params, section.project, section.offline, _start(trainer))
+            # A logger of a resumed run continues after what earlier sessions logged.
+            state = trainer.state
+            last_logged = state.step - state.step % trainer.intervals.log_steps
+            in_epoch = state.batch if state.batch or trainer.meter.empty else state.steps_per_epoch
+            start = Start(state.step, trainer.meter.empty, in_epoch=last_logged > state.step - in_epoch)
+            logger = LOGGERS[section.name](self.folder, params, section.project, section.offline, start)
             watchers.append(FaultTolerantLogger(logger, section.name))
-        return [*watchers, MetricsLog(self._metrics_file(columns, trainer))]
 
-    def _metrics_file(self, columns: list[str], trainer: Trainer) -> MetricsFile:
-        """Open metrics.csv: a resumed run keeps the rows up to its checkpoint, a new one starts an empty file."""
         path = self.folder / "metrics.csv"
         if self.config.resume:
+            # Rows after the checkpoint will be written again.
             keep_rows_up_to(path, trainer.state.step, trainer.meter.empty)
         else:
             path.unlink(missing_ok=True)
-        return MetricsFile(path, columns)
+        return [*watchers, MetricsLog(MetricsFile(path, columns))]
 
     def _warn_of_predictions(self, which: str, trainer: Trainer, data: Splits, metrics: Mapping[str, float]) -> None:
         """Warn if the newest evaluation is suspicious. It was of the split `which` if `metrics` hold its values."""
@@ -249,15 +280,6 @@ class _Session:
         if complaint := trainer.prediction_check.complaint(which, values, data.classes, data.modality.unit):
             self.warnings.append(complaint)
             log.warning(complaint)
-
-    def _tested(self, trainer: Trainer, data: Splits, modality: Modality, ears: Ears) -> dict[str, float]:
-        """Run `_test`; if a signal interrupts it, return nothing. A resumed session then runs only the test."""
-        try:
-            with ears.leaving(trainer):
-                return self._test(trainer, data, modality)
-        except Interrupted as signal:
-            trainer.state.stop_reason, trainer.state.status = str(signal), "interrupted"
-            return {}
 
     def _test(self, trainer: Trainer, data: Splits, modality: Modality) -> dict[str, float]:
         """Evaluate the best weights on the test split, once, on rank 0, which counts every sample."""
@@ -275,14 +297,6 @@ class _Session:
         return build.eval_batches(
             self.config, test, modality, DistributedContext(), self.config.trainer.limit_test_batches
         )
-
-    def _samples(self, trainer: Trainer, data: Splits, modality: Modality) -> dict[str, EvalBatches]:
-        """Return the evaluations that read only a sample of their split, by the split's name."""
-        test = None if data.test is None else self._test_batches(data.test, modality)
-        every = {"val": trainer.val, "test": test}
-        return {
-            which: batches for which, batches in every.items() if batches is not None and batches.sample is not None
-        }
 
     def _announce(self, trainer: Trainer, data: Splits, samples: Mapping[str, EvalBatches]) -> None:
         counts = accounting.parameters(trainer.model)
@@ -362,14 +376,6 @@ class _Session:
             "memory": peak_memory(),
         }
 
-    def _draw(self, trainer: Trainer) -> None:
-        """Draw the curves; an error in drawing must not fail a finished run."""
-        try:
-            title = f"{self.config.model.label} with {self.config.optimizer.label}"
-            draw_curves(self.folder, title, trainer.task.displays)
-        except Exception as error:  # noqa: BLE001
-            log.warning(f"curves.png was not drawn: {error}")
-
     def _record_failure(self, error: BaseException) -> None:
         """Record a failure. One before a resumed run took its first step leaves the earlier record unchanged."""
         before = (self.folder / "summary.json").is_file()
@@ -384,30 +390,6 @@ class _Session:
         """Count MACs now, while no training step waits."""
         if self.facts:
             self.facts["model"]["macs"] = self.count_macs()
-
-
-def _start(trainer: Trainer) -> Start:
-    """Return where the loggers continue, given what earlier sessions logged."""
-    state, every = trainer.state, trainer.intervals.log_steps
-    last_logged = state.step - state.step % every
-    in_epoch = state.batch if state.batch or trainer.meter.empty else state.steps_per_epoch
-    return Start(state.step, trainer.meter.empty, in_epoch=last_logged > state.step - in_epoch)
-
-
-@contextmanager
-def _watched_to_the_end(trainer: Trainer) -> Iterator[None]:
-    """Call the run_end hooks once, after the test; after an error with status 'failed'.
-
-    The model then gets its plain classes back, because its factory may return the same object again.
-    """
-    try:
-        yield
-    except BaseException:
-        trainer.state.status = "failed"
-        raise
-    finally:
-        remove_acceleration(trainer.model)
-        trainer.callbacks.call("run_end", trainer.context)
 
 
 def _macs(model: nn.Module, modality: Modality) -> Callable[[], int | None]:

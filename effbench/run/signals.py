@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 KILLS_AT_SECOND = (signal.SIGINT, signal.SIGTERM)
 ENDING = (*KILLS_AT_SECOND, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-EXIT_CODES = {number.name: 128 + number for number in ENDING}
+EXIT_CODES = {number.name: 128 + number for number in ENDING}  # 128 + N is the shells' code for "ended by signal N"
 
 
 class Interrupted(KeyboardInterrupt):
     """A signal arrived while there was no state to save. Its argument is the signal's name."""
 
 
-def heeded() -> list[signal.Signals]:
+def handled_signals() -> list[signal.Signals]:
     """Return the signals that end a run: not those that this process ignores (nohup) or has its own handler for.
 
     Ctrl-C and SIGTERM are always included: shells start background jobs of scripts with SIGINT ignored.
@@ -33,73 +33,67 @@ def heeded() -> list[signal.Signals]:
     return [number for number in ENDING if number in KILLS_AT_SECOND or signal.getsignal(number) is signal.SIG_DFL]
 
 
-class Ears:
-    """Passes a received signal to whatever handles it at the moment."""
+class SignalHandler:
+    """Calls the current action with the name of a received signal.
 
-    def __init__(self) -> None:
-        self._told: Callable[[str], None] | None = None
+    Attributes:
+        action: the current action. None while the run's record is written: the run ends afterwards anyway.
+    """
+
+    action: Callable[[str], None] | None = None
 
     @contextmanager
     def stopping(self, trainer: Trainer) -> Iterator[None]:
-        """Within it, the first signal asks the trainer to stop."""
+        """Within it, the first signal asks the trainer to stop after the current step."""
 
-        def ask(name: str) -> None:
+        def stop(name: str) -> None:
             trainer.interrupted_by = trainer.interrupted_by or name
 
-        with self._telling(ask):
-            yield
-
-    @contextmanager
-    def leaving(self, trainer: Trainer) -> Iterator[None]:
-        """Within it, the first signal raises Interrupted; so does one that arrived after training had ended."""
-
-        def leave(name: str) -> None:
-            raise Interrupted(name)
-
-        with self._telling(leave):
-            if trainer.interrupted_by is not None:
-                raise Interrupted(trainer.interrupted_by)
-            yield
-
-    @contextmanager
-    def raising(self) -> Iterator[None]:
-        """Within it, the first signal raises Interrupted, so that unfinished files are removed."""
-
-        def leave(name: str) -> None:
-            raise Interrupted(name)
-
-        with self._telling(leave):
-            yield
-
-    @contextmanager
-    def _telling(self, told: Callable[[str], None]) -> Iterator[None]:
-        self._told = told
+        self.action = stop
         try:
             yield
         finally:
-            self._told = None
+            self.action = None
 
-    def hear(self, name: str) -> None:
-        """Handle a signal. If nothing handles it, the run's record is being written and the run ends anyway."""
-        if self._told is not None:
-            self._told(name)
+    @contextmanager
+    def raising(self, trainer: Trainer | None = None) -> Iterator[None]:
+        """Within it, the first signal raises Interrupted, so that unfinished files are removed.
+
+        trainer: a signal that it received after its last step raises Interrupted at once.
+        """
+
+        def interrupt(name: str) -> None:
+            raise Interrupted(name)
+
+        self.action = interrupt
+        try:
+            if trainer is not None and trainer.interrupted_by is not None:
+                interrupt(trainer.interrupted_by)
+            yield
+        finally:
+            self.action = None
 
 
 @contextmanager
-def listening() -> Iterator[Ears]:
-    """Install handlers for the signals of `heeded`, in the main thread only; restore the previous ones at the end."""
-    ears = Ears()
+def signal_handler() -> Iterator[SignalHandler]:
+    """Install a handler for `handled_signals`; restore the previous handlers at the end.
+
+    Python allows handlers in the main thread only: in another thread no signal is handled here.
+    """
+    handler = SignalHandler()
     if threading.current_thread() is not threading.main_thread():
-        yield ears
+        yield handler
         return
 
     def once(number: int, _frame: FrameType | None) -> None:
+        # First replace the handler: a second signal may arrive while the action runs.
         signal.signal(number, old[number] if number in KILLS_AT_SECOND else signal.SIG_IGN)
-        ears.hear(signal.Signals(number).name)
+        if handler.action is not None:
+            handler.action(signal.Signals(number).name)
 
-    old: dict[int, Any] = {number: signal.signal(number, once) for number in heeded()}
+    old: dict[int, Any] = {number: signal.signal(number, once) for number in handled_signals()}
     try:
-        yield ears
+        yield handler
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number, previous in old.items():
+            signal.signal(number, previous)

@@ -33,7 +33,13 @@ def dry_build(config: Config, setting: Setting) -> str:
         resolve(group, getattr(config, group).target, config.allow_targets)
     model = shape_model(config, setting)
     build.check_shapes(config, model)
-    optimizer = build.optimizer(config, _small_model(build.takes_vectors(config)))
+    # The model has shapes only (device meta), and an optimizer needs values: it gets linear layers instead, one of them
+    # hidden. A bias and a batch norm have parameters of one dimension, which an optimizer for matrices does not accept.
+    vectors = build.takes_vectors(config)
+    layers = [torch.nn.Linear(2, 2, bias=vectors)]
+    if vectors:
+        layers += [torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
+    optimizer = build.optimizer(config, torch.nn.Sequential(*layers))
     kind = setting.modality
     build.schedule(settled(config, 1000, type(kind), kind.shape), optimizer, total_steps=100, steps_per_epoch=10)
     build.callbacks(config)
@@ -57,11 +63,3 @@ def own_setting(config: Config) -> Setting:
         data = build.splits(config)
         kind = data.modality.blank(data.shape, build.settings(config))
     return Setting(kind, _CLASSES)
-
-
-def _small_model(vectors: bool) -> torch.nn.Module:
-    """Return linear layers; with `vectors` also a hidden one, and parameters of one dimension."""
-    layers = [torch.nn.Linear(2, 2, bias=vectors)]
-    if vectors:
-        layers += [torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
-    return torch.nn.Sequential(*layers)

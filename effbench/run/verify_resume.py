@@ -29,8 +29,10 @@ from effbench.units import SPEED
 
 log = logging.getLogger(__name__)
 
-STEPS, AT = 8, 5
-TIMES = ("training_s", "elapsed_s")
+STEPS, AT = 8, 5  # steps of the run, and the step after which it is killed: within the second epoch
+TIMES = ("training_s", "elapsed_s")  # entries of the state that no two runs share
+# Integer type of the same size, by bytes of an element: floats are compared by their bits, so that NaN equals itself
+# and -0 differs from 0.
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -127,16 +129,18 @@ def _compared(whole: Path, broken: Path) -> Iterator[Check]:
     yield _check("weights", a.weights, b.weights)
     yield _check("averaged weights", a.ema, b.ema)
     for name in sorted({*a.state, *b.state}):
-        yield _check(name, *(_without(side.state.get(name), TIMES) for side in (a, b)))
+        parts: list[Any] = [side.state.get(name) for side in (a, b)]
+        parts = [
+            {key: item for key, item in part.items() if key not in TIMES} if isinstance(part, Mapping) else part
+            for part in parts
+        ]
+        yield _check(name, *parts)
+    # Samples a second are a measurement, too: no two runs share them.
     rows = [
         [{column: cell for column, cell in row.items() if not column.endswith(SPEED)} for row in read_metrics(folder)]
         for folder in (whole, broken)
     ]
     yield _check("metrics.csv", *rows)
-
-
-def _without(value: Any, keys: Sequence[str]) -> Any:
-    return {key: item for key, item in value.items() if key not in keys} if isinstance(value, Mapping) else value
 
 
 def _check(name: str, a: Any, b: Any) -> Check:
@@ -161,15 +165,14 @@ def differences(a: Any, b: Any, place: str = "") -> Iterator[str]:
         for index, (left, right) in enumerate(zip(a, b, strict=True)):
             yield from differences(left, right, f"{place}[{index}]")
     elif isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.dtype != b.dtype or a.shape != b.shape or _bytes(a) != _bytes(b):
+        if a.dtype != b.dtype or a.shape != b.shape:
             yield place
+        else:
+            bits = [t.detach().cpu().contiguous().flatten().view(dtype=_INTEGERS[t.element_size()]) for t in (a, b)]
+            if not torch.equal(*bits):
+                yield place
     elif type(a) is not type(b) or (a != b and not (a != a and b != b)):
         yield place
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    """Return the tensor's bytes, so that NaN equals itself and -0 differs from 0."""
-    return tensor.detach().cpu().contiguous().flatten().view(dtype=_INTEGERS[tensor.element_size()]).numpy().tobytes()
 
 
 def _count(value: Any) -> int:

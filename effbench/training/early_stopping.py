@@ -79,4 +79,5 @@ class EarlyStopping:
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.waited = state["best"], state["waited"]
+        # A run that was started without early stopping has no such state.
+        self.best, self.waited = state.get("best"), state.get("waited", 0)

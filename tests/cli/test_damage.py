@@ -59,7 +59,7 @@ def test_resume_names_damaged_newest_and_ends_the_same(
     assert code == 0
     [warning] = [line for line in err.splitlines() if line.startswith("warning:")]
     assert str(spoilt.relative_to(broken_off.parent)) in warning
-    assert "going on from run/checkpoints/step-00000010, the newest that is whole" in err
+    assert "resuming from run/checkpoints/step-00000010, the newest undamaged checkpoint" in err
     ends_like(broken_off, uninterrupted)
 
 

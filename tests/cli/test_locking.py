@@ -115,7 +115,7 @@ def test_the_lock_of_a_killed_run_is_taken_over_without_help(
     assert (left["pid"], left["host"]) == (child.pid, socket.gethostname())
     code, _, err = effbench("train", "resume=run")
     assert code == 0
-    assert f"note: taking over run from process {child.pid} on {socket.gethostname()}" in err
+    assert f"note: process {child.pid} on {socket.gethostname()} (since 20" in err
     ends_like(tmp_path / "run", uninterrupted)
     assert not (tmp_path / "run" / NAME).exists()
 

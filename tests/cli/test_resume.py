@@ -50,7 +50,7 @@ def test_signal_saves_after_the_step_and_prints_resume_command(
     assert result == code
     assert "interrupted" in out
     said = err.splitlines()
-    assert said[-1] == "interrupted; go on with: effbench train resume=run"
+    assert said[-1] == "interrupted; resume with: effbench train resume=run"
     assert (
         len([line for line in said if not line.startswith(("data ", "model ", "epoch ", "10 steps", "20 steps"))]) == 1
     )
@@ -271,8 +271,8 @@ def test_batch_size_change_mid_epoch_is_refused_with_a_remedy(
     send.never()
     assert effbench("train", "resume=run", "task.metrics=[acc,macro_f1]")[0] == 2
     code, _, err = effbench("train", "resume=run", "data.batch_size=16")
-    assert (code, "changed: data" in err) == (2, True)
-    remedy = err[err.index("begun;") :].split(" by ")[1].split(";")[0].split()
+    assert (code, "changed: data.batch_size from 8 to 16." in err) == (2, True)
+    remedy = err.partition("without these changes, with ")[2].partition(";")[0].split()
     assert effbench("train", "resume=run", *remedy)[0] == 0
     assert summary(tmp_path / "run")["epochs"] == 2
     assert effbench("train", "resume=run", "trainer.max_epochs=4", "data.batch_size=16")[0] == 0
@@ -295,7 +295,7 @@ def test_resume_auto_continues_newest_unfinished_run_of_config(
     send.never()
     code, _, err = effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "resume=auto")
     assert code == 0
-    assert "starting afresh" not in err
+    assert "starting a new run" not in err
     assert {path.parent for path in tmp_path.glob("outputs/*/*/config.yaml")} == folders
     assert sorted(summary(folder)["status"] for folder in folders) == ["completed", "completed", "interrupted"]
 
@@ -304,7 +304,7 @@ def test_resume_auto_continues_newest_unfinished_run_of_config(
 def test_resume_auto_starts_afresh_without_a_run_to_continue(effbench: Effbench, tmp_path: Path) -> None:
     code, _, err = effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=1", "resume=auto")
     assert code == 0
-    assert "starting afresh" in err
+    assert "starting a new run" in err
     assert len(list(tmp_path.glob("outputs/*/*/summary.json"))) == 1
 
 
@@ -337,6 +337,7 @@ def test_resume_auto_knows_a_run_by_its_recipe_file(send: SendsSignal, effbench:
                 "hidden.1.weight: checkpoint (16, 32), model (17, 32)",
                 "hidden.1.bias: checkpoint (16,), model (17,)",
                 "head.weight: checkpoint (10, 16), model (10, 17)",
+                "changed since the checkpoint: model.hidden from 16 to 17, trainer.max_epochs from 4 to 5",
             ],
         ),
         (
@@ -380,6 +381,73 @@ def test_changes_since_the_checkpoint_are_reported_key_by_key(send: SendsSignal,
         "changed since the checkpoint: data.num_workers from 0 to 1",
         "changed since the checkpoint: trainer.max_epochs from 4 to 2",
     ]
+
+
+@pytest.mark.process
+@pytest.mark.row(20)
+@pytest.mark.parametrize(
+    ("word", "change"),
+    [
+        ("model.freeze=[block1.*]", "model.freeze must stay as it was: []; got ['block1.*']"),
+        ("optimizer.no_decay=false", "optimizer.no_decay must stay as it was: True; got False"),
+        ("+optimizer.group_lr={head.*:0.1}", "optimizer.group_lr must stay as it was: []; got ['head.*']"),
+    ],
+)
+def test_other_parameter_groups_are_refused_by_key_and_values(
+    word: str, change: str, two_epochs: Path, effbench: Effbench
+) -> None:
+    """The optimizer finds a parameter's state by its place in the groups: it would take another parameter's."""
+    code, _, err = effbench("train", f"resume={two_epochs}", "trainer.max_epochs=3", word)
+    assert (code, change in err) == (2, True), err
+
+
+@pytest.mark.process
+@pytest.mark.row(20)
+def test_changed_constructor_arguments_are_named_and_applied(
+    two_epochs: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    shutil.copytree(two_epochs, tmp_path / "run", symlinks=True)
+    words = ["optimizer.betas=[0.5,0.9]", "optimizer.weight_decay=0.2", "scheduler.min_factor=0.5", "model.dropout=0.1"]
+    code, _, err = effbench("train", "resume=run", "trainer.max_epochs=3", *words)
+    assert code == 0
+    changed = [line for line in err.splitlines() if "changed since" in line]
+    assert changed == [
+        "warning: changed since the checkpoint: model.dropout from 0.5 to 0.1; the weights were trained with 0.5",
+        "changed since the checkpoint: optimizer.weight_decay from 0.01 to 0.2",
+        "changed since the checkpoint: optimizer.betas from [0.9, 0.999] to [0.5, 0.9]",
+        "changed since the checkpoint: scheduler.min_factor from 0.0 to 0.5",
+        "changed since the checkpoint: trainer.max_epochs from 2 to 3",
+    ]
+    groups = read_checkpoint(tmp_path / "run" / "checkpoints" / "last").state["optimizer"]["param_groups"]
+    assert [tuple(group["betas"]) for group in groups] == [(0.5, 0.9)] * 2
+    assert [group["weight_decay"] for group in groups] == [0.2, 0.0]
+    assert saved_learning_rates(tmp_path / "run") == pytest.approx([1.5e-3] * 2)
+
+
+@pytest.mark.process
+def test_best_values_of_another_metric_do_not_count_on_resume(
+    two_epochs: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    """Else an accuracy of 0.1 would be the lowest loss for ever, and the run would be tested by its weights."""
+    shutil.copytree(two_epochs, tmp_path / "run", symlinks=True)
+    assert summary(tmp_path / "run")["best"]["metric"] == "val/acc"
+    words = ["checkpoint.monitor=val/loss", "early_stopping.monitor=val/acc", "early_stopping.mode=max"]
+    assert effbench("train", "resume=run", "trainer.max_epochs=4", *words)[0] == 0
+    later = [row for row in rows(tmp_path / "run") if row["row"] == "epoch"][2:]
+    best = summary(tmp_path / "run")["best"]
+    assert (best["metric"], best["value"]) == ("val/loss", pytest.approx(min(float(row["val/loss"]) for row in later)))
+    stopping = read_checkpoint(tmp_path / "run" / "checkpoints" / "last").state["stopping"]
+    assert stopping["best"] == pytest.approx(max(float(row["val/acc"]) for row in later))
+
+
+@pytest.mark.process
+def test_a_run_without_early_stopping_may_get_it_on_resume(
+    two_epochs: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    shutil.copytree(two_epochs, tmp_path / "run", symlinks=True)
+    assert effbench("train", "resume=run", "trainer.max_epochs=3", "early_stopping=off")[0] == 0
+    assert effbench("train", "resume=run", "trainer.max_epochs=4", "early_stopping=on")[0] == 0
+    assert summary(tmp_path / "run")["epochs"] == 4
 
 
 @pytest.mark.process
@@ -542,7 +610,7 @@ def test_early_stopped_run_interrupted_in_test_trains_no_more(effbench: Effbench
     assert effbench("train", *words, "hydra.run.dir=whole")[0] == 0
     code, told = forked([*words, "hydra.run.dir=run"], tmp_path, in_its_validation(once, 3))
     assert code == 143, told
-    assert "go on with: effbench train resume=run" in told
+    assert "resume with: effbench train resume=run" in told
     assert summary(tmp_path / "run")["status"] == "interrupted"
     assert effbench("train", "resume=run")[0] == 0
     whole, resumed = summary(tmp_path / "whole"), summary(tmp_path / "run")
@@ -615,7 +683,7 @@ def test_ctrl_c_in_the_final_test_repeats_no_training(uninterrupted: Path, effbe
     """Four validations came before; after them there is no step to end."""
     moment = in_its_validation(lambda: os.kill(os.getpid(), signal.SIGINT), 5)
     code, told = forked([*FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run"], tmp_path, moment)
-    assert (code, told.splitlines()[-1]) == (130, "interrupted; go on with: effbench train resume=run")
+    assert (code, told.splitlines()[-1]) == (130, "interrupted; resume with: effbench train resume=run")
     assert summary(tmp_path / "run")["status"] == "interrupted"
     assert effbench("train", "resume=run")[0] == 0
     ends_like(tmp_path / "run", uninterrupted)
@@ -649,7 +717,7 @@ def test_sigterm_to_a_process_group_with_workers_saves_once(tmp_path: Path) -> N
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "interrupted" in out
-    assert err.splitlines()[-1] == "interrupted; go on with: effbench train resume=run"
+    assert err.splitlines()[-1] == "interrupted; resume with: effbench train resume=run"
     assert "Traceback" not in err
     read_checkpoint(tmp_path / "run" / "checkpoints" / "last")
 
@@ -688,7 +756,7 @@ def test_sweep_under_nohup_ignores_sighup_and_forwards_sigusr1(tmp_path: Path) -
     os.kill(process.pid, signal.SIGUSR1)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 138
-    assert "go on with: effbench train -m sweep.resume=sweep" in err
+    assert "resume with: effbench train -m sweep.resume=sweep" in err
     [job] = tmp_path.glob("sweep/000*")
     assert (summary(job)["status"], summary(job)["stop_reason"]) == ("interrupted", "SIGUSR1")
     assert (job / "checkpoints" / "last").exists()

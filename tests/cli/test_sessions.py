@@ -178,7 +178,7 @@ def test_run_of_another_config_is_refused_by_the_differing_keys(run: Path, effbe
     words = [*TWO_EPOCHS, "optimizer.lr=1e-4", "device.threads=2", "resume=auto", "hydra.run.dir=run"]
     code, _, err = effbench("train", *words)
     assert (code, content(run) == before) == (2, True)
-    assert "optimizer.lr: 0.003 there, 0.0001 asked for" in err
+    assert "optimizer.lr: 0.003 in that run, 0.0001 now" in err
     assert "device.threads" not in err
 
 
@@ -262,7 +262,7 @@ def test_the_command_to_go_on_with_is_whole(
         patched.setattr(Progress, "step_end", step_end)
         code, _, err = effbench("train", *words, *place)
     assert code == 143
-    command = next(line for line in reversed(err.splitlines()) if "go on with: " in line).partition("go on with: ")[2]
+    command = next(line for line in reversed(err.splitlines()) if "resume with: " in line).partition("resume with: ")[2]
     program, *rest = shlex.split(command)
     assert program == "effbench"
     code, _, err = effbench(*rest)

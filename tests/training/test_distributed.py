@@ -6,6 +6,7 @@ import csv
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from effbench import build, cli, load_run
 from effbench.config.compose import compose
 from effbench.run import session as training
+from effbench.training.callbacks import Callback
 from tests.training.tiny import largest_difference
 
 MLP = ["model=mlp", "model.hidden=[16]", "model.dropout=0.0"]
@@ -60,6 +62,7 @@ class Job:
     overrides: list[str]
     folder: Path
     port: int = field(default_factory=free_port)
+    stop: int | None = None  # rank 1 gets SIGTERM after this step
 
 
 def in_a_rank(rank: int, world: int, jobs: list[Job], report: Path) -> None:
@@ -74,7 +77,8 @@ def in_a_rank(rank: int, world: int, jobs: list[Job], report: Path) -> None:
                 os.environ["MASTER_PORT"] = str(job.port)
                 # Only rank 0's folder counts: the other proposes one of its own.
                 folder = job.folder if rank == 0 else job.folder.with_name(f"{job.folder.name} of rank {rank}")
-                training.train(compose(job.overrides), folder)
+                stops = [Terminated(job.stop)] if job.stop and rank == 1 else []
+                training.train(compose(job.overrides), folder, callbacks=stops)
     except BaseException:
         report.write_text(traceback.format_exc())
         raise
@@ -226,3 +230,47 @@ def test_dead_rank_is_named_others_end_and_the_run_resumes(tmp_path, monkeypatch
     assert cli.main(["train", "resume=run"]) == 0
     training.train(compose(words[:-1]), tmp_path / "whole")
     assert largest_difference(weights(tmp_path / "run"), weights(tmp_path / "whole")) < 1e-6
+
+
+class Terminated(Callback):
+    """Sends this process SIGTERM after a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def step_end(self, context):
+        if context.state.step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.process
+def test_run_stopped_within_an_epoch_resumes_with_other_ranks(tmp_path, monkeypatch, capsys):
+    """Of twenty steps an epoch: two processes stop after step 10, one after step 7; the other number goes on."""
+    monkeypatch.setattr(training, "draw_curves", lambda *_: None)
+    words = [*SMALL, *MLP, "data.batch_size=16", "trainer.max_steps=30", "ema=on"]
+    by_two, by_one, whole = tmp_path / "by two", tmp_path / "by one", tmp_path / "whole"
+    training.train(compose(words), whole)
+    assert training.train(compose(words), by_one, callbacks=[Terminated(7)]).summary["steps"] == 7
+    resumed = Job([*words, f"resume='{by_one}'"], by_one)
+    train_in_ranks([Job(words, by_two, stop=7), resumed], tmp_path)
+    assert json.loads((by_two / "summary.json").read_text())["steps"] == 10, "ranks agree on signals at logged steps"
+    capsys.readouterr()
+    training.train(compose([*words, f"resume='{by_two}'"]))
+    assert "changed since the checkpoint: processes from 2 to 1" in capsys.readouterr().err
+    for run in (by_one, by_two):
+        assert json.loads((run / "summary.json").read_text())["status"] == "completed"
+        assert largest_difference(weights(run), weights(whole)) < 1e-6
+        assert [row["step"] for row in rows(run)] == [row["step"] for row in rows(whole)]
+        for expected, row in zip(rows(whole), rows(run), strict=True):
+            assert as_numbers(row) == pytest.approx(as_numbers(expected), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.process
+def test_ranks_that_change_a_begun_epoch_are_refused(tmp_path, monkeypatch):
+    """330 = 41 x 8 + 2: two samples are a batch for one process, and are left out by two."""
+    monkeypatch.setattr(training, "draw_curves", lambda *_: None)
+    words = [*SMALL, *MLP, "data.batch_size=8", "data.drop_last=false"]
+    training.train(compose(words), tmp_path / "run", callbacks=[Terminated(3)])
+    resumed = Job([*words, f"resume='{tmp_path / 'run'}'"], tmp_path / "run")
+    with pytest.raises(AssertionError, match="stopped within an epoch of 1 processes.* with 2 its last step has other"):
+        train_in_ranks([resumed], tmp_path)
