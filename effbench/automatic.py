@@ -46,6 +46,7 @@ def settled(
             was chosen for a modality without augmentation.
     """
     earlier = {key: value for key, value in leaves(before or {}).items() if value != AUTO}
+    # The order matters: each number below depends on those above it.
     if config.data.batch_size == AUTO:
         config = _with(config, "data", batch_size=earlier.get("data.batch_size") or batch_size_for(samples, world))
     config = _with_augment(config, modality, shape, earlier)
@@ -77,6 +78,7 @@ def settled(
 def batch_size_for(samples: int, world: int = 1) -> int:
     """Return the largest batch size of 8 to 64 that gives 20 steps an epoch; 8 or fewer for small sets."""
     fitting = next((size for size in BATCH_SIZES if samples >= size * STEPS_PER_EPOCH), BATCH_SIZES[-1])
+    # Batch norm cannot train on one sample, so each process gets two at least.
     return max(min(fitting, samples), 2 * world)
 
 
@@ -119,6 +121,7 @@ def _with_length(config: Config, steps: int, usual: int, earlier: Mapping[str, A
     if section.max_epochs == AUTO and section.max_steps is None:
         by_default = EPOCHS if limit is not None else usual
         least = by_default if wanted == AUTO else -(-number(wanted or 0) // steps)
+        # A resumed run does not become shorter than it was.
         epochs = max(EPOCHS, least, earlier.get("trainer.max_epochs") or 0)
         section = section.model_copy(update={"max_epochs": epochs})
     elif section.max_epochs == AUTO:

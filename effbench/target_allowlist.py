@@ -57,6 +57,7 @@ def check_targets(content: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: a name is not allowed.
     """
+    # allow_targets comes from the command line or from Python: `recorded_config` empties that of a run's folder.
     mine = content.get("allow_targets")
     allow_targets = [name for name in mine if isinstance(name, str)] if isinstance(mine, list | tuple) else []
     # The parts that are built, by key: optimizer, callbacks.NAME.
@@ -103,6 +104,7 @@ def _reserved(content: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def _may_be(target: str, allowed: Sequence[str]) -> bool:
     """Return True if the name is public and below an allowed module."""
+    # A name with a leading _ is no part of a library's interface: torch.optim._functional, or __globals__.
     return any(
         all(part.isidentifier() and not part.startswith("_") for part in target[len(module) + 1 :].split("."))
         for module in allowed
@@ -143,6 +145,7 @@ def _is_helper(found: Any, home: str) -> bool:
     if library == "torchvision" and inspect.isfunction(found):
         from torchvision.models import get_model_builder, list_models
 
+        # `is`: another function of a builder's name is no builder.
         return name not in list_models() or get_model_builder(name) is not found
     if library == "timm" and inspect.isfunction(found):
         from timm.models import is_model, model_entrypoint
@@ -159,9 +162,10 @@ def _make_importable(name: str) -> None:
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return
     for folder in (*_beside, Path.cwd()):
+        # The current folder may be a run's: whoever wrote that run must not choose what is imported.
         of_a_run = any((folder / file).exists() for file in RUN_FILES)
         if not of_a_run and PathFinder.find_spec(name, [str(folder)]) is not None:
-            # last: the folder must not hide installed modules
+            # Last, so that the folder hides no installed module.
             sys.path.append(str(folder))
             importlib.invalidate_caches()
             return
@@ -174,6 +178,7 @@ def _look_up(group: str, target: str) -> Any:
         try:
             found: Any = importlib.import_module(".".join(parts[:cut]))
         except ModuleNotFoundError as error:
+            # The prefix itself is no module: try a shorter one. A module that it imports may be missing, too.
             if error.name and ".".join(parts[:cut]).startswith(error.name):
                 continue
             raise ConfigError(f"{group}._target_ {target!r} cannot be imported: {error}.") from error

@@ -42,6 +42,7 @@ def call(
     """
     factory = resolve(group, target, config.allow_targets)
     words = inspect.signature(factory).parameters
+    # A factory with **options gets all facts: only it can tell which of them it knows.
     open_ended = any(word.kind is word.VAR_KEYWORD for word in words.values())
     taken = {key: value for key, value in (facts or {}).items() if key in words or open_ended}
     if facts is not None:
@@ -109,9 +110,10 @@ def construct(group: str, target: str, factory: Callable[..., Built], options: M
     check_names(group, factory, options)
     try:
         return factory(**options)
-    except EffbenchError:
+    except EffbenchError:  # its message is complete
         raise
     except (TypeError, ValueError, AssertionError, LookupError, AttributeError, RuntimeError) as error:
+        # These two are objects, not settings; their text would fill a page.
         given = ", ".join(f"{key}={value!r}" for key, value in options.items() if key not in ("params", "optimizer"))
         raise ConfigError(f"{group} ({target}) refuses its options: {error!r}. Given: {given}.") from error
 
@@ -131,6 +133,7 @@ def check_booleans(
     for key, value in options.items():
         meant = boolean_word(value)
         word = words.get(key)
+        # A default or an annotation may declare it as text: then 'no' is what is meant.
         is_text = word and (isinstance(word.default, str) or re.search(r"\bstr\b|Literal", str(word.annotation)))
         if meant is not None and not is_text:
             mine = factory.__module__.partition(".")[0] in {name.partition(".")[0] for name in allow_targets}

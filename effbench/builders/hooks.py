@@ -39,6 +39,7 @@ def callbacks(config: Config, more: Sequence[Callback] = ()) -> list[NamedCallba
 
     named: list[NamedCallback] = []
     owners: dict[str, str] = {}  # column -> name of its callback
+    # Both kinds: objects made in Python come unchecked, and a misspelt hook would never be called.
     for key, callback in found:
         if not isinstance(callback, Callback):
             raise ConfigError(f"callbacks must be instances of effbench.Callback; got {callback!r}.")

@@ -71,8 +71,10 @@ def trainer(
     chosen = task(config, data, device)
     data = chosen.checked(data)
     _check_monitors(config, data, chosen)
+    # The batches come before the schedule, because spans such as '2 epochs' need the steps of an epoch.
     train = train_batches(config, data, modality, ranks)
     limits = _limits(config)
+    # On the CPU, so that a seed gives the same weights on every device.
     net = model(config, len(data.classes), modality)
     check_outputs(config, net, data, modality, chosen)
     # Layers are replaced before the optimizer sees the parameters, and moved before it makes its state.
@@ -121,6 +123,7 @@ def trainer(
 def _average(config: Config, net: nn.Module, over: Optimizer) -> WeightAverage:
     """Return the weights to evaluate: the optimizer's average, an EMA, or the trained weights."""
     if averages_itself(over):
+        # An EMA of weights that are an average already would lag behind them.
         refuse_two_averages(config)
         return OptimizerAverage(net, over)
     return Ema(net, config.ema.decay) if config.ema.enabled else NoEma(net)
@@ -148,6 +151,7 @@ def _statistics(
     norms = trained_norms(net)
     if not norms:
         return KeepStatistics()
+    # Not drawn from the loop's batches: those are at another place after a resume.
     batches = partial(statistics_batches, train.split, train.modality, config.seed)
     kind = AveragedStatistics if averages or config.ema.enabled else RefreshStatistics
     return kind(norms, batches, train.batch_size // ranks.world_size, config.data.eval_batch_size, precision)
@@ -172,6 +176,7 @@ def _check_monitors(config: Config, data: Splits, chosen: Task) -> None:
             raise ConfigError(f"{key}.mode must be {chosen.displays[metric].mode} for {metric}; got {section.mode}.")
     if data.val is not None:
         return
+    # Only what would read a validation's result: a checkpoint is not ranked with save_top_k=0.
     wanted = {"checkpoint.monitor": config.checkpoint.monitor} if config.checkpoint.save_top_k else {}
     if config.early_stopping.enabled:
         wanted["early_stopping.monitor"] = config.early_stopping.monitor

@@ -57,10 +57,12 @@ def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
     built = call("model", config.model.target, config, config.model.options, facts, f"{modality.unit}s")
     if not isinstance(built, nn.Module):
         raise ConfigError(f"model._target_ {config.model.target!r} must make an nn.Module; got {type(built).__name__}.")
+    # Lazy layers get their shapes before weights are loaded and parameters are counted.
     initialize_lazy(built, f"model._target_ {config.model.target!r}", probe_of(modality))
     if config.model.pretrained is not None and config.resume is None:  # a resumed run has its own weights
         loaded = _load_pretrained(built, expanded(config.model.pretrained))
         log.info(f"pretrained: {loaded}")
+    # Before the optimizer is built: it gets the trained parameters only.
     if config.model.freeze:
         freeze(built, config.model.freeze)
     return built
@@ -71,6 +73,7 @@ def _load_pretrained(built: nn.Module, source: Path) -> Loaded:
     if not source.is_dir():
         return load_pretrained(built, source)
     checkpoints = source / "checkpoints"
+    # `source` itself may be one checkpoint; without links the newest one counts.
     choices = [source, checkpoints / "best", checkpoints / "last", *committed(checkpoints)]
     chosen = next((path for path in choices if (path / "manifest.json").is_file()), None)
     if chosen is None:
@@ -122,6 +125,7 @@ def check_outputs(config: Config, net: nn.Module, data: Splits, modality: Modali
 
 
 def compiled_model(net: nn.Module, choice: bool | str) -> nn.Module:
+    """Return the model compiled by torch.compile in the mode of trainer.compile; unchanged for false."""
     if choice is False:
         return net
     compiled = torch.compile(net, mode=None if choice is True else str(choice))

@@ -61,13 +61,14 @@ def takes_vectors(config: Config) -> bool:
 
 def trial_step(config: Config, dims: int) -> ConfigError | None:
     """Try one step of the optimizer over a parameter with `dims` dimensions; return the error, or None."""
+    # A real step, because some classes check their options and shapes only there.
     parameter = nn.Parameter(torch.zeros((1,) if dims == 1 else (2,) * dims))
     parameter.grad = torch.zeros_like(parameter)
     try:
         trial = _optimizer_over([parameter], config)
         if averages_itself(trial):
             refuse_two_averages(config)
-            trial.train()  # type: ignore[attr-defined]
+            trial.train()  # type: ignore[attr-defined]  # schedulefree's classes refuse a step before it
         trial.step()
     except ConfigError as error:
         return error

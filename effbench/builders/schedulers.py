@@ -34,6 +34,7 @@ def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch:
     built = construct("scheduler", config.scheduler.target, kind, {**options, "optimizer": over})
     if isinstance(built, Schedule):
         return built
+    # A class of torch's that is adapted gets no validations: observe() would never be called.
     if hasattr(built, "observe"):
         raise ConfigError(
             f"scheduler._target_ {config.scheduler.target!r} has observe(), but is no whole schedule. Derive it from "
@@ -69,6 +70,7 @@ def schedule_parts(
     if not (inspect.isclass(kind) and issubclass(kind, LRScheduler)):
         raise ConfigError(f"scheduler._target_ {section.target!r} is not a torch LRScheduler.")
     words = inspect.signature(kind).parameters
+    # Such as CyclicLR's mode='triangular': a text that is no span. Annotations are texts under `from __future__`.
     texts = {key for key, word in words.items() if isinstance(word.default, str) or word.annotation in (str, "str")}
     options = {
         key: steps_from(value, f"scheduler.{key}", total_steps, steps_per_epoch)

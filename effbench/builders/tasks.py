@@ -62,6 +62,7 @@ def metrics(config: Config) -> list[Metric]:
         if not (inspect.isclass(metric) and issubclass(metric, Metric) and hasattr(metric, "name")):
             raise ConfigError(f"task.metrics: {name!r} must be a subclass of effbench.metrics.Metric with a name.")
         found.append(construct("task", name, metric, {}))
+    # Sums, columns and log lines are keyed by name; the loss is always there.
     names = [metric.name for metric in found]
     if twice := {name for name in names if names.count(name) > 1 or name == LOSS}:
         raise ConfigError(f"task.metrics names {', '.join(sorted(twice))} twice; each metric has a name of its own.")

@@ -11,7 +11,7 @@ from effbench.config.compare import EPHEMERAL_KEYS
 from effbench.config.compose import compose_raw, plain
 from effbench.config.recipes import quoted
 
-_NOTHING = object()
+_NOTHING = object()  # stands for a missing key: null is a value
 
 
 def words_for(content: Mapping[str, Any]) -> list[str]:
@@ -52,7 +52,7 @@ def _text(value: Any) -> str:
     """Write a value in Hydra's grammar."""
     if value is None:
         return "null"
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before int: True is an int in Python
         return "true" if value else "false"
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else str(value)
@@ -60,4 +60,5 @@ def _text(value: Any) -> str:
         return f"[{','.join(map(_text, value))}]"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
-    return str(value) if isinstance(value, int) else quoted(str(value).replace("${", "\\${"))  # ${…} would be resolved
+    # ${…} in a text would be resolved.
+    return str(value) if isinstance(value, int) else quoted(str(value).replace("${", "\\${"))

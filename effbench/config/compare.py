@@ -32,6 +32,7 @@ def leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         if not prefix and key in EPHEMERAL_KEYS:
             continue
+        # An empty mapping is a leaf: else {} and a missing key would look the same.
         if isinstance(value, Mapping) and value:
             found |= leaves(value, f"{prefix}{key}.")
         else:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yaml import YAMLError
+
 from effbench.cache_dir import expanded, refuse_url
 from effbench.config import hints, names
 from effbench.config import static_compose as static
@@ -59,7 +61,6 @@ def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) 
         names.refuse_mistyped(overrides)
     import hydra
     from omegaconf import OmegaConf
-    from yaml import YAMLError
 
     with loader(config_dir) as config_loader:
         try:
@@ -155,6 +156,7 @@ def plain(raw: DictConfig) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     task = OmegaConf.masked_copy(raw, [str(key) for key in raw if key != "hydra"])
+    # Again, because a caller may give a config that `compose_raw` has not checked (Hydra's launchers do).
     check_references(OmegaConf.to_container(task, resolve=False))
     try:
         content = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
@@ -171,6 +173,7 @@ def parse(content: Mapping[str, Any]) -> schema.Config:
     from effbench.config import schema
     from effbench.target_allowlist import check_targets
 
+    # Targets are checked by name before pydantic sees the content: nothing of a refused config is imported.
     content = _with_monitor(with_paths_as_text(content))
     check_targets(content)
     try:
@@ -202,6 +205,7 @@ def _with_monitor(content: dict[str, Any]) -> dict[str, Any]:
 def _check_metrics(config: schema.Config) -> None:
     """Check that monitored metrics are computed. The user's own are known only when their module is imported."""
     shipped_ones = [name for name in (LOSS, *config.task.metrics) if "." not in name]
+    # LOSS is always among them: as many names as task.metrics has mean that one of these is the user's own.
     own = len(shipped_ones) <= len(config.task.metrics)
     names = [f"{split}/{name}" for name in shipped_ones for split in ("train", "val")]
     for section in ("early_stopping", "checkpoint"):
@@ -220,6 +224,7 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
 
     item = items[0]
     location = [str(part) for part in item["loc"]]
+    # Two levels: below them a location names an item of a list, or a type that was tried.
     key = ".".join(location[:2])
     if item["type"] == "extra_forbidden":
         if key == GROUP:
@@ -245,6 +250,7 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
         return f"{item['ctx']['error']}."
     message = " or ".join(dict.fromkeys(item["msg"].removeprefix("Input ") for item in items))
     hint = hints.for_value(key, item["input"])
+    # YAML 1.2 reads `yes` and `off` as text: say what was meant.
     if hint is None and any(part["type"].startswith("bool") for part in items):
         hint = boolean_word(item["input"])
     return f"{key} {message}; got {item['input']!r}.{f' Write {key}={hint}.' if hint else ''}"
@@ -285,6 +291,7 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
     known = static.all_keys(plain(hydra.compose(ROOT, overrides=choices)))
     for override in parsed(overrides, config_loader):
         key = str(override.key_or_group)
+        # `+key=value` may name a new key, and Hydra has the rules for its own.
         if key in groups or key.startswith("hydra") or override.is_force_add() or override.is_add():
             continue
         if key not in known:

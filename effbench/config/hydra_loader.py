@@ -56,10 +56,12 @@ class GuardedSource(FileConfigSource):
     """A folder of YAML files, in which values are read like those on the command line."""
 
     def load_config(self, config_path: str) -> ConfigResult:
+        # realpath: a link is read where it leads, and an error names that file.
         path = Path(os.path.realpath(Path(self.path) / self._normalize_file_name(config_path)))
         try:
             text = read_text(path)
         except MissingFileError as error:
+            # the class that Hydra expects of a source
             raise ConfigLoadError(str(error)) from error
         content = parse_yaml(text, str(path))
         if not isinstance(content, dict | None):  # OmegaConf would parse a text again, by other rules
@@ -68,6 +70,7 @@ class GuardedSource(FileConfigSource):
             config=OmegaConf.create(content or {}),
             path=f"{self.scheme()}://{self.path}",
             provider=self.provider,
+            # `# @package …` stands in the first lines
             header=self._get_header_dict(text[:512]),
         )
 
@@ -182,6 +185,7 @@ class GuardedLoader(ConfigLoaderImpl):
         parsed = OverridesParser.create().parse_overrides(overrides=overrides)
         repository = CountingRepository(self.repository)
         self._process_config_searchpath(config_name, parsed, repository)
+        # These choose Hydra's own files, so the reference is composed with them.
         self._given = [override for override in parsed if str(override.key_or_group).startswith("hydra/")]
         return parsed, repository
 

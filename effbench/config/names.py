@@ -90,6 +90,7 @@ def _has_other_groups(overrides: Sequence[str]) -> bool:
     """Return True if groups may come from outside effbench's files: another path, a plugin, Hydra's store."""
     from importlib.util import find_spec
 
+    # sys.modules: importing Hydra to ask it would take the half second that this module saves.
     store = sys.modules.get("hydra.core.config_store")
     stored = set(store.ConfigStore.instance().repo) - {"hydra"} if store else set()
     return (
@@ -130,6 +131,7 @@ def nearest_key(
 
     if hint := hints.for_key(key, value, known, groups or {}):
         return f"there is no key '{key}'. {hint}"
+    # Most often the section is wrong (trainer.lr) or left out (lr).
     same_name = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     nearest = same_name or difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.6)
     if not nearest and "." in key:

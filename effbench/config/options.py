@@ -31,6 +31,7 @@ class Rule(Generic[Number]):
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:
+        # Built at the first use, which keeps the import short.
         return TypeAdapter(self._kind, config=ConfigDict(strict=True, allow_inf_nan=False))
 
     def holds(self, value: object) -> bool:
@@ -60,7 +61,8 @@ class Rule(Generic[Number]):
             raise OptionError(f"{message} {remedy}" if remedy else message) from None
 
     def _validated(self, value: object) -> Number:
-        if not isinstance(value, int | float):  # pydantic accepts anything with __float__, such as a tensor
+        # pydantic accepts anything with __float__, such as a tensor.
+        if not isinstance(value, int | float):
             raise ValueError
         return cast(Number, self._adapter.validate_python(value))
 

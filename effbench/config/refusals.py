@@ -30,11 +30,13 @@ class Refusals:
     def __init__(self, config_dir: str | Path | None = None):
         self._config_dir = config_dir
         self._groups = set(group_options(Path(config_dir) if config_dir else None))
+        # Words without plain values -> their composition; None: only Hydra can compose them.
         self._bases: dict[tuple[str, ...], dict[str, Any] | None] = {}
-        self._value = cache(self._read_value)
+        self._value = cache(self._read_value)  # a sweep repeats each word in many jobs
 
     @cached_property
     def _parser(self) -> Any:
+        # Hydra is imported here, not at the top: a refused word is found without it.
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         return OverridesParser.create()
@@ -59,6 +61,7 @@ class Refusals:
         if any(word.lstrip("+~").startswith("hydra") and "${" in word for word in words):
             return None  # a name derived from other overrides
         values = {word: self._value(word) for word in words}
+        # The words of groups determine the base: it is composed once for all combinations of plain values.
         base = self._base(tuple(word for word, value in values.items() if value is None))
         if base is None:
             return None

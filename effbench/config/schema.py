@@ -22,9 +22,11 @@ Limit = Count | Annotated[float, Field(gt=0, le=1)] | None
 class Section(BaseModel):
     """A section in which every key is declared."""
 
+    # strict: '3' is no number, as pydantic would read it otherwise. protected_namespaces: pydantic reserves `model_`.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
 
+# Functions of these names say nothing about the model that they build.
 _GENERIC = frozenset({"create", "build", "make", "model", "net", "network", "get_model", "create_model", "build_model"})
 
 
@@ -96,6 +98,7 @@ class SchedulerConfig(OpenSection):
 
     @model_validator(mode="after")
     def _spans_can_be_read(self) -> SchedulerConfig:
+        # The numbers of steps do not matter: only the text is checked.
         for key in ("warmup", "total_steps", "step_size", "steps_per_epoch"):
             if isinstance(value := self.options.get(key), str):
                 steps_from(value, f"scheduler.{key}", total_steps=1000, steps_per_epoch=100)
@@ -187,6 +190,7 @@ class Monitor(Section):
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Monitor:
+        # The mode of a user's own metric is checked when its class is known, by the trainer's builder.
         wanted = shipped_mode(self.monitor)
         if wanted is not None and self.mode != wanted:
             raise ValueError(f"mode must be {wanted} where monitor is {self.monitor}; got mode={self.mode}")
@@ -249,6 +253,7 @@ class CallbacksConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _has_names(cls, content: Any) -> Any:
+        # Before pydantic's own check: its message for a callback without a name would not say what is missing.
         named = content if isinstance(content, dict) else {}
         for name, section in named.items():
             if name == "_target_" or not isinstance(section, dict) or not isinstance(section.get("_target_"), str):

@@ -23,6 +23,7 @@ def group_options(config_dir: Path | None = None) -> dict[str, list[str]]:
     """Return group -> its choices, as `effbench train --help` lists them; config_dir adds the user's."""
     places = [conf_dir(), config_dir] if config_dir else [conf_dir()]
     found: dict[str, set[str]] = {GROUP: {path.stem for path in recipes_dir().glob("*.yaml")}}
+    # conf/hydra configures Hydra itself; it is no group of the run's config.
     for place in places:
         for folder in place.iterdir():
             if folder.is_dir() and folder.name not in ("hydra", "__pycache__"):
@@ -44,9 +45,11 @@ def composed(
     root = read(conf_dir() / f"{ROOT}.yaml")
     chosen = {group: name for entry in root["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
     late = {group: wanted.get(group, chosen[group]) for group in (GROUP, "debug")}  # merged last, at the top level
+    # A recipe's choices of groups beat the defaults; those of the command line beat the recipe's.
     for group, name in late.items():
         chosen |= _choices(group, name)
     content: dict[str, Any] = {}
+    # Hydra's order: the groups, then the root's own keys, then the files at the top level.
     for group, name in (chosen | wanted).items():
         if group not in late:
             content[group] = {}
@@ -74,6 +77,7 @@ def choice_like(group: str, content: Mapping[str, Any]) -> str | None:
         for name, own in found.items()
         if own.get("_target_") == content["_target_"]
     }
+    # Several choices may share a target: cnn and ds_cnn, vit_b and vit_l.
     return max(alike, key=lambda name: alike[name]) if alike else None
 
 
@@ -110,6 +114,7 @@ def read(path: Path) -> Mapping[str, Any]:
 
 @cache
 def _read_at(path: Path, _changed: int) -> Mapping[str, Any]:
+    """Read a file. The time of its last change is a part of the cache's key."""
     return read_yaml(path) or {}
 
 
@@ -117,6 +122,7 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
     for key, value in more.items():
         if isinstance(value, dict):
             below = into.setdefault(key, {})
+            # A mapping replaces a value of another kind.
             into[key] = below if isinstance(below, dict) else {}
             _merge(into[key], value)
         else:

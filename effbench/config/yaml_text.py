@@ -20,6 +20,7 @@ from effbench.guarded import read_text
 MOST_NODES, DEEPEST = 10_000, 30  # limits of a file, aliases expanded; Hydra composes 3,000 nodes a second
 MOST_RECORDED_NODES = 100_000  # limit of a file written by effbench, which Hydra does not read
 MOST_REFERENCES, LONGEST_REFERENCE = 500, 2_000  # ${...} in a file; characters of a text with some
+# Hydra's grammar for numbers: 1_000 is one, 0777 and 1:30 are texts.
 _DIGITS = r"(?:0|[1-9](?:_?[0-9])*)"
 _POINT = rf"(?:{_DIGITS}\.|{_DIGITS}?\.[0-9](?:_?[0-9])*)"
 INTEGER = re.compile(rf"[+-]?{_DIGITS}", re.ASCII)
@@ -61,6 +62,7 @@ def parse_yaml(text: str, name: str, recorded: bool = False) -> Any:
     Raises:
         YamlError: the text is no valid YAML, or too large. The message names the key or the line.
     """
+    # Events, not yaml.load: a few aliases of aliases would expand to gigabytes before they could be counted.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     document = _Document(name, recorded)
     try:
@@ -159,6 +161,7 @@ class _Document:
         if not counted:
             self._count(size)
         if anchor is not None:
+            # Known only now that it is complete: an alias within its own collection would make it endless.
             self._anchors[anchor] = (value, size)
         if not self._open:
             self.content = value
@@ -198,6 +201,7 @@ class _Document:
             self._references += text.count("${")
             if self._references > MOST_REFERENCES or len(text) > LONGEST_REFERENCE:
                 self._refuse(f"it holds more than {MOST_REFERENCES} references ${{...}}, or a long text of them")
+        # implicit[0] is False for a text in quotes
         if not event.implicit[0] or event.tag is not None:
             return text
         is_key = bool(self._open) and self._open[-1].is_mapping and self._open[-1].key is ...
@@ -239,6 +243,7 @@ def check_references(content: Any) -> None:
     """
     values: dict[str, Any] = {}
     _place(content, "", values)
+    # Each key is measured once: without this cache the measuring itself would take exponential time.
     sizes: dict[str, int] = {}
     for key in values:
         _size(key, values, sizes, ())

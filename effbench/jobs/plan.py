@@ -54,6 +54,7 @@ def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[list
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.errors import HydraException
 
+    # Hydra's own function, so that glob, range and quotes mean the same as with its launchers.
     with loader(config_dir) as config_loader:
         groups = set(config_loader.list_groups(""))
         try:
@@ -83,6 +84,7 @@ def plan(combinations: Sequence[Sequence[str]], folder: Path, beside: Sequence[J
         beside: existing jobs; the new ones get the next numbers.
     """
     lasting = [[word for word in words if not is_ephemeral(word)] for words in combinations]
+    # Words of all jobs tell none of them apart.
     common = set.intersection(*map(set, lasting), *(set(item.words) for item in beside))
     numbered = enumerate(lasting, start=len(beside))
     return [JobSpec(_job(number, words, common, folder), words) for number, words in numbered]
@@ -156,6 +158,7 @@ def extended(recorded: Sequence[JobSpec], combinations: Sequence[Sequence[str]],
         folder: the sweep's folder.
     """
     lasting = [[word for word in words if not is_ephemeral(word)] for words in combinations]
+    # Sets, because a user may give the same words in another order.
     given = {frozenset(redact(words)): words for words in lasting}
     known = {frozenset(item.words) for item in recorded}
     whole = [replace(item, words=given.get(frozenset(item.words), item.words)) for item in recorded]

@@ -54,6 +54,7 @@ from effbench.run.signals import ENDING, handled_signals
 
 log = logging.getLogger(__name__)
 
+# Imported once, before the first fork, instead of in each job
 IMPORTS = (
     "effbench.run.session", "effbench.models.torchvision_zoo", "effbench.data.images.fashion_mnist", "torch._dynamo",
     "matplotlib.figure", "matplotlib.backends.backend_agg",
@@ -116,9 +117,11 @@ def _resume(folder: Path, overrides: Sequence[str], config_dir: str | None, as_j
     asked, recorded = read_plan(folder)
     with holding(folder):
         wanted = merge_overrides(asked, overrides)
+        # Without words of its own the command repeats the recorded jobs, whatever the groups' files hold by now.
         more = any(not is_ephemeral(word) for word in overrides)
         planned = extended(recorded, expand(wanted, config_dir), folder) if more else recorded
         common = _ephemeral_words(overrides)
+        # Composing a config takes time, so those of done jobs are not checked again.
         left = [item for item in planned if standing(item.job.folder) != "done"]
         words = {item.job.number: [*item.words, *common] for item in left}
         refused = _refused(words, config_dir, done=len(planned) - len(left))
@@ -151,6 +154,7 @@ def _run(
     config_dir: str | None,
     as_json: bool,
 ) -> int:
+    # A refused job does not keep the others from running; it is recorded as failed in its turn.
     for number, text in refused.items():
         log.warning(f"job {number} will be refused: {text}")
     next_config = _NextConfig(
@@ -166,6 +170,7 @@ def _run(
             # Also in forked jobs: with --json stdout holds nothing but the sweep's result.
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 _run_job(item, refused.get(item.job.number), common, next_config, relay)
+        # The table is written with what there is, also after a signal.
         code = _finish(folder, [item.job for item in planned if (item.job.folder / "summary.json").exists()], as_json)
     finally:
         for number, handler in old.items():
@@ -185,6 +190,7 @@ class _NextConfig:
 
     def __init__(self, in_order: Sequence[Sequence[str]], config_dir: str | None):
         self.config_dir = config_dir
+        # The words of a job -> those of the next one
         self._followers = {tuple(words): list(after) for words, after in pairwise(in_order)}
         self._ready: tuple[list[str], Composed] | None = None
 
@@ -212,6 +218,7 @@ def _run_job(
     if before == "done":
         log.info("already done")
         return
+    # Its folder is not free for the new attempt, and its record may tell why it failed.
     if before == "failed":
         log.info(f"the failed attempt is kept as {set_aside(job.folder).name}")
     if refusal is not None:
@@ -252,6 +259,7 @@ class _Relay:
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         self.signals.append(number)
+        # No more jobs are started; a second signal reaches the running job, too, and kills it.
         if self.process is not None and self.process.pid is not None and self.process.is_alive():
             os.kill(self.process.pid, number)
 
@@ -311,7 +319,7 @@ def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path, 
         raise ConfigError(
             f"{redact(secret[0])} holds a secret, and hydra/launcher would record it. Sweep without hydra/launcher."
         )
-    # no .hydra by Hydra: record_job writes it without secrets
+    # Without .hydra and logging by Hydra: record_job writes the record without secrets.
     extra = [f"hydra.sweep.dir={quoted(folder)}", "hydra/job_logging=none", "hydra.output_subdir=null"]
     level = LOGGER.level
     if level > logging.INFO:
@@ -325,6 +333,7 @@ def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path, 
         code = as_hydra_app(["--multirun", *overrides, *extra], task, config_dir)
     runs = [path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml")]
     runs.sort(key=lambda run: (len(run.name), run.name))  # Hydra numbers its folders 0, 1, …: 10 comes after 2
+    # Read back from the folders: jobs may have run in other processes, or on other machines.
     jobs = [Job(number, recorded_overrides(run) or [], run) for number, run in enumerate(runs)]
     return code or _finish(folder, jobs, as_json)
 

@@ -31,11 +31,12 @@ def as_hydra_app(
     from effbench.config.paths import conf_dir
 
     register_recipes(expanded(config_dir) if config_dir else None)
+    # hydra.main reads sys.argv, and records it.
     argv, sys.argv = sys.argv, [program, *map(as_meant, words)]
     try:
         with guarded():
             hydra.main(config_path=str(conf_dir()), config_name=ROOT, version_base="1.3")(task)()
-    except SystemExit as stop:
+    except SystemExit as stop:  # Hydra has printed its error
         return 2 if stop.code else 0
     finally:
         sys.argv = argv

@@ -117,7 +117,9 @@ def record_job(composed: Any, folder: Path) -> None:
     from effbench.records import write_text
     from effbench.redaction import redact
 
+    # HydraConfig holds the node `hydra` that the launcher completed; the one in `composed` lacks the job's number.
     whole: Any = HydraConfig.instance().cfg
+    # Not resolved, as in Hydra's own record: an environment variable may hold a secret.
     own = OmegaConf.to_container(OmegaConf.masked_copy(whole, ["hydra"]), enum_to_str=True)
     assert isinstance(own, dict)
     own["hydra"]["output_subdir"] = ".hydra"  # the user's value; a sweep switches Hydra's own record off

@@ -45,6 +45,7 @@ def holding(folder: Path, elsewhere: str = RUN_FOLDER) -> Iterator[None]:
     if _held.get(place) == os.getpid() or _rank() > 0:
         yield
         return
+    # All folders that do not exist yet, innermost first: they are removed in this order if they stay empty.
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     require_writable(folder, elsewhere)
     descriptor = _acquire(folder / NAME, elsewhere)
@@ -75,6 +76,7 @@ def _rank() -> int:
 
 
 def _acquire(path: Path, elsewhere: str) -> int:
+    """Lock the file and sign it; return its descriptor, which holds the lock until it is closed."""
     import fcntl
 
     while True:

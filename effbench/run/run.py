@@ -40,6 +40,7 @@ class Run:
 
     def __repr__(self) -> str:
         """Show the folder, the status and the main result in one line."""
+        # A notebook shows the repr of any value: a damaged folder must not raise here.
         try:
             metrics, status = self.summary.get("metrics") or {}, str(self.summary["status"])
         except (ConfigError, OSError):
@@ -103,9 +104,11 @@ class Run:
             raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
         folder = self.folder / "checkpoints"
         choices = [folder / which, folder / "last"] if which == "best" else [folder / which]
+        # `best` and `last` are links, or files with a name where the file system has no links.
         for path in map(followed, choices):
             if path.exists():
                 return path
+        # Other names, such as step-00000042, are accepted if the folder exists, and unknown otherwise.
         if which not in ("best", "last"):
             raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
         for path in choices:
@@ -162,11 +165,13 @@ class Run:
     def predictor(self, which: str = "best") -> Callable[[Tensor], Tensor]:
         """Return a function like `predict` that loads the weights once: dataset samples (N, ...) -> float (N, K)."""
         model, modality = self.model(which), self.modality()
+        # Here and not in `model`: who asks for the model gets torch's own layers.
         accelerate(model)
         task = self.task
 
         @torch.inference_mode()
         def answers(samples: Tensor) -> Tensor:
+            # In chunks, like an evaluation: all samples at once may not fit into memory.
             chunks = modality.required(samples).split(self.config.data.eval_batch_size)
             return torch.cat([task.answers(model(modality.normalise(modality.portable(chunk)))) for chunk in chunks])
 

@@ -110,7 +110,7 @@ class _Session:
     ):
         self.callbacks = callbacks
         self.config, self.folder, self.ranks = config, folder, ranks
-        self.device = build.device(config, ranks)
+        self.device = build.device(config, ranks)  # also sets threads and determinism for what follows
         self.begun = datetime.now()
         self.sessions = Sessions(config, folder, words, self.begun)
         self.warnings: list[str] = []
@@ -133,10 +133,12 @@ class _Session:
         # Callbacks come before the data: one may be refused, and reading data may take minutes.
         callbacks = build.callbacks(config, self.callbacks)
         data = self._load_data()
+        # From here on the config has numbers: the record and a later resume need what `auto` came to.
         config = self._settle(data)
         data = build.task(config, data).checked(data)
         modality = build.modality(config, data, self.device)
         trainer = build.trainer(config, data, modality, self.ranks, self._checkpoints(data))
+        # The context refers to the trainer, so both come after it.
         trainer.callbacks, trainer.context = Callbacks(callbacks), Context(trainer, folder, data)
 
         if config.resume:
@@ -151,6 +153,7 @@ class _Session:
         if self.ranks.is_main:
             trainer.callbacks = Callbacks([*callbacks, *self._watchers(trainer)])  # watchers see what callbacks log
             self.sessions.begin(trainer.checkpoints)
+            # The test split is built here only to say how much of it will be read; it is evaluated after the training.
             test_batches = None if data.test is None else self._test_batches(data.test, modality)
             # Evaluations that read only a sample of their split, by the split's name.
             samples = {
@@ -164,11 +167,13 @@ class _Session:
             if samples:
                 self.facts["data"]["evaluated"] = {which: len(batches) for which, batches in samples.items()}
 
+        # The handler stays until the summary is written: a second signal may still end the process.
         with signal_handler() as handler:
             test = self._fitted_and_tested(trainer, data, modality, handler)
             if self.ranks.is_main:
                 self._count_macs()
                 self.sessions.end(trainer.state, self._outcome(trainer, test) | self.facts)
+                # After the summary: matplotlib takes a second, and a kill then costs only the picture.
                 title = f"{config.model.label} with {config.optimizer.label}"
                 try:
                     draw_curves(folder, title, trainer.task.displays)
@@ -182,6 +187,7 @@ class _Session:
     ) -> dict[str, float]:
         """Train, then test. The run_end hooks are called once, after the test; after an error with status 'failed'."""
         try:
+            # Both contexts change how the process computes and end with the test; a notebook may go on afterwards.
             with keeping_freed_memory(self.device), sharing_processors(self.device):
                 with handler.stopping(trainer):
                     state = trainer.fit()
@@ -234,7 +240,7 @@ class _Session:
             return None
         identity = {
             "data": data.sha256,
-            "train": fingerprint(data),
+            "train": fingerprint(data),  # `data` covers all files, however they are split
             "kernels": library() is not None,
             "processes": self.ranks.world_size,
         }
@@ -243,6 +249,7 @@ class _Session:
 
     def _watchers(self, trainer: Trainer) -> list[Callback | HookReceiver]:
         own = trainer.callbacks.columns
+        # All columns from the start: the header of a CSV file cannot grow.
         columns = [
             "row", "epoch", "step", *(f"{split}/{name}" for split in ("train", "val") for name in trainer.task.names),
             trainer.throughput.column, *trainer.learning_rates(), *own,
@@ -257,6 +264,7 @@ class _Session:
             in_epoch = state.batch if state.batch or trainer.meter.empty else state.steps_per_epoch
             start = Start(state.step, trainer.meter.empty, in_epoch=last_logged > state.step - in_epoch)
             logger = LOGGERS[section.name](self.folder, params, section.project, section.offline, start)
+            # A tracking server that fails must not end the run.
             watchers.append(FaultTolerantLogger(logger, section.name))
 
         path = self.folder / "metrics.csv"
@@ -285,11 +293,13 @@ class _Session:
         """Evaluate the best weights on the test split, once, on rank 0, which counts every sample."""
         if not self.ranks.is_main or data.test is None:
             return {}
+        # The averaged model serves as the place for the best weights; the one in training keeps its own.
         model: nn.Module = trainer.averaged.model
         checkpoints = trainer.checkpoints
         if checkpoints is not None and checkpoints.best is not None:
             load_weights(model, read_weights(checkpoints.best))
         with trainer.clocks.evaluation:
+            # As a single process: the other ranks do not take part.
             values = trainer.evaluate(self._test_batches(data.test, modality), DistributedContext())
         return {f"test/{name}": value for name, value in values.items()}
 
@@ -303,6 +313,7 @@ class _Session:
         sizes = ", ".join(f"{len(split)} {which}" for which, split in data.named().items())
         _, why = choose_precision(self.config.trainer.precision, self.device)
         log.info(f"data {data.name}: {sizes}, {len(data.classes)} classes, {'x'.join(map(str, data.shape))}")
+        # What a metric is computed from is said with a count.
         for which, batches in samples.items():
             log.info(f"{which}: {batches.extent}")
         log.info(
@@ -352,6 +363,7 @@ class _Session:
         state, checkpoints, unit = trainer.state, trainer.checkpoints, trainer.train.modality.unit
         best = None
         if checkpoints is not None and checkpoints.ranking:
+            # (value, folder), best first
             value, name = checkpoints.ranking[0]
             best = {"metric": checkpoints.monitor, "value": value, "checkpoint": name}
         return {
@@ -360,6 +372,7 @@ class _Session:
             "warnings": self.warnings,
             "metrics": {**state.metrics, **test},
             "best": best,
+            # a fraction: a run may end within an epoch, by trainer.max_steps or a signal
             "epochs": state.epoch + state.batch / trainer.train.steps_per_epoch,
             "steps": state.step,
             "skipped_steps": state.skipped,

@@ -51,6 +51,7 @@ def refuse_early(config: Config) -> None:
     """Refuse what can be refused before data are read. A model is built by shapes only if reading may take minutes."""
     check_switch()
     build.check_options(config)
+    # With quick data the model itself is built a moment later: two builds would only take time.
     kind = build.preview(config) if build.takes_time(config) else None
     if kind is not None:
         build.check_shapes(config, shape_model(config, Setting(kind, _CLASSES)))

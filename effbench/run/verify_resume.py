@@ -84,6 +84,7 @@ def _short(config: Config, steps: int) -> Config:
         "limit_train_batches": max(1, steps // 2), "limit_val_batches": 2, "limit_test_batches": 1,
     }  # fmt: skip
     checkpoint = {"every_n_steps": 1, "save_last": True, "background": False}  # saved before the kill
+    # No tracking service: it would record three runs that are none.
     return config.model_copy(
         update={
             "resume": None,
@@ -125,6 +126,7 @@ def _killed(config: Config, folder: Path, at: int) -> None:
 
 
 def _compared(whole: Path, broken: Path) -> Iterator[Check]:
+    """Compare the last checkpoints and metrics.csv. They hold everything that the rest of a run depends on."""
     a, b = (read_checkpoint(followed(folder / "checkpoints" / "last")) for folder in (whole, broken))
     yield _check("weights", a.weights, b.weights)
     yield _check("averaged weights", a.ema, b.ema)
