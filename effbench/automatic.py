@@ -88,7 +88,7 @@ def settings(before: Config, after: Config) -> dict[str, int | None]:
     return {key: now[key] for key, value in asked.items() if value == AUTO != now[key]}
 
 
-def told(chosen: Mapping[str, int | None], samples: int, unit: str) -> str | None:
+def described(chosen: Mapping[str, int | None], samples: int, unit: str) -> str | None:
     """Return a line on the chosen values that differ from those of a large dataset, or None.
 
     Args:

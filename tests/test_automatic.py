@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from effbench.automatic import batch_size_for, settings, settled, told
+from effbench.automatic import batch_size_for, described, settings, settled
 from effbench.config.compose import compose
 from effbench.config.schema import Config
 from effbench.data.images.modality import Images
@@ -26,7 +26,7 @@ def test_auto_gives_the_default_run_its_former_values() -> None:
     assert chosen(5400) == (64, 12, 5)
     assert chosen(45_000, "data=cifar10") == (64, 12, 5)
     assert chosen(5400, "data.batch_size=128") == (128, 12, 5)
-    assert told(settings(compose([]), settled(compose([]), 5400, Images, (1, 28, 28))), 5400, "image") is None
+    assert described(settings(compose([]), settled(compose([]), 5400, Images, (1, 28, 28))), 5400, "image") is None
 
 
 @pytest.mark.parametrize(

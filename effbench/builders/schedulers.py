@@ -37,8 +37,8 @@ def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch:
     # A class of torch's that is adapted gets no validations: observe() would never be called.
     if hasattr(built, "observe"):
         raise ConfigError(
-            f"scheduler._target_ {config.scheduler.target!r} has observe(), but is no whole schedule. Derive it from "
-            "effbench.schedulers.Schedule, or from a class of torch.optim.lr_scheduler without observe()."
+            f"scheduler._target_ {config.scheduler.target!r} has observe(), but is no effbench schedule. Derive it "
+            "from effbench.schedulers.Schedule, or from a class of torch.optim.lr_scheduler without observe()."
         )
     return TorchSchedule(built, options)
 

@@ -42,7 +42,7 @@ def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     for section in _FIRST:
         mine = content.get(section)
         if not isinstance(mine, Mapping) or (section in _BUILT and "_target_" not in mine):
-            raise ConfigError(f"{where} is damaged: {section} is no whole section.")
+            raise ConfigError(f"{where} is damaged: section {section} is missing or incomplete.")
 
     sections = {key: value for key, value in content.items() if key != KEY}
     for key, part in sections.items():

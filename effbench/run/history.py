@@ -92,7 +92,7 @@ class Sessions:
         if checkpoints is not None:
             checkpoints.first_saved = self._write_settings
         if (self.folder / "summary.json").is_file():
-            why = f"the session that went on from step {self.current['from_step']} has not ended"
+            why = f"the session that resumed at step {self.current['from_step']} has not ended"
             self.write_summary({**read_summary(self.folder), "status": "interrupted", "stop_reason": why})
 
     def end(self, state: TrainState, outcome: Mapping[str, Any]) -> None:
@@ -108,8 +108,8 @@ class Sessions:
         self.current |= {"to_step": max(saved, default=0), "ended": _now()}
         if self._resumed and (self.folder / "summary.json").is_file():
             # What failed after a resume has no new results: keep those of the earlier sessions.
-            told = {key: value for key, value in outcome.items() if value}
-            outcome = {**read_summary(self.folder), "stop_reason": None, **told}
+            found = {key: value for key, value in outcome.items() if value}
+            outcome = {**read_summary(self.folder), "stop_reason": None, **found}
         self.write_summary(outcome)
 
     def write_summary(self, content: Mapping[str, Any]) -> None:
@@ -145,11 +145,11 @@ def earlier_sessions(folder: Path, manifest: Mapping[str, Any]) -> list[Session]
     """Return the sessions before a checkpoint with their ends, and later sessions that saved nothing."""
     step = manifest["step"]
     summary = read_summary(folder) if (folder / "summary.json").is_file() else {}
-    told = _sound(summary.get("sessions"))
-    if not told and "sessions" not in manifest:
+    listed = _sound(summary.get("sessions"))
+    if not listed and "sessions" not in manifest:
         # effbench 0.1 listed no sessions: the whole run counts as one.
         summary = summary or {"status": "killed", "steps": step}
-        told = [
+        listed = [
             {
                 "started": (summary.get("timing") or {}).get("started"),
                 "ended": None,
@@ -166,10 +166,10 @@ def earlier_sessions(folder: Path, manifest: Mapping[str, Any]) -> list[Session]
         ]
 
     # The summary knows how a session ended, the manifest only that it began.
-    ended = {session["started"]: session for session in told}
+    ended = {session["started"]: session for session in listed}
     found = [ended.get(session["started"], session) for session in _sound(manifest.get("sessions"))]
     known = {session["started"] for session in found}
-    found += [session for session in told if session["started"] not in known]
+    found += [session for session in listed if session["started"] not in known]
     # A session without a recorded end was killed; its last checkpoint tells its steps.
     return [
         {**session, "status": "killed", "to_step": max(step, session["from_step"])}

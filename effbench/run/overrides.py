@@ -53,8 +53,8 @@ def recorded(words: Sequence[str], where: str) -> list[str]:
     for word in words:
         if _RECORDED.fullmatch(word) is None:
             raise ConfigError(
-                f"{where} holds the override {word[:200]!r}, which is not read from a record: only KEY=VALUE is. "
-                "Start a new run with the words that you want."
+                f"{where} holds the override {word[:200]!r}, which is not read from a record: it may hold only "
+                "KEY=VALUE. Start a new run with the overrides that you want."
             )
     return [word for word in words if not is_ephemeral(word)]
 

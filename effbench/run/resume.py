@@ -83,7 +83,8 @@ class Resumption:
             # A later session may have changed config.yaml; the manifest has the settings of this checkpoint.
             if settings := manifest.get("settings"):
                 self._before = upgraded(settings, f"{self._checkpoint / 'manifest.json'}")
-            self._processes = manifest.get("processes") or self._summary().get("processes")
+            processes = manifest.get("processes") or self._summary().get("processes")
+            self._processes = processes if isinstance(processes, int) and processes > 0 else None
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ConfigError) as error:
             raise ConfigError(f"resume={self.config.resume}: {error}") from error
 

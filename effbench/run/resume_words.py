@@ -36,7 +36,7 @@ def with_resume(overrides: Sequence[str], config_dir: str | None = None) -> list
     if not wanted or wanted[-1] == "null":
         return mine
     if not wanted[-1]:
-        raise ConfigError("resume= names no run: give a run's folder, auto, or null to start anew.")
+        raise ConfigError("resume= names no run: give a run's folder, auto, or null to start a new run.")
     placed = any(override_key(word) == "hydra.run.dir" for word in mine)
     if wanted[-1] != "auto":
         folder = expanded(wanted[-1])

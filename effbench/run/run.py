@@ -23,7 +23,7 @@ from effbench.tasks.task import Task
 from effbench.training.checkpoint import DamagedError, read_weights
 from effbench.training.snapshots import load_weights
 
-_REMEDY = "Try checkpoint=best or last; `effbench verify {}` shows which are whole."
+_REMEDY = "Try checkpoint=best or last; `effbench verify {}` shows which are undamaged."
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from effbench import build
-from effbench.automatic import settings, settled, told
+from effbench.automatic import described, settings, settled
 from effbench.cache_dir import expanded
 from effbench.config.schema import Config
 from effbench.console import guarded
@@ -320,7 +320,7 @@ class _Session:
             f"model {self.config.model.label}: {human_count(counts.total)} parameters"
             f" ({human_count(counts.trainable)} trained), {trainer.precision.name} ({why}), {self.device}"
         )
-        if line := told(self.chosen, len(data.train), data.modality.unit):
+        if line := described(self.chosen, len(data.train), data.modality.unit):
             log.info(line)
         if note := schedule_note(self.config, trainer):
             log.info(f"note: {note}")

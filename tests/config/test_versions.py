@@ -54,7 +54,7 @@ def test_a_section_that_is_none_is_left_to_the_schema_to_refuse() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("section", ["model", "data", "trainer"])
 def test_a_record_without_a_section_of_every_version_is_damaged(section: str) -> None:
-    with pytest.raises(ConfigError, match=f"config.yaml is damaged: {section} is no whole section"):
+    with pytest.raises(ConfigError, match=f"config.yaml is damaged: section {section} is missing or incomplete"):
         upgraded({key: value for key, value in record().items() if key != section}, "config.yaml")
 
 
