@@ -82,10 +82,13 @@ def trainer(
         accelerate(net)
     net = net.to(device, memory_format=memory_format(config))  # type: ignore[call-overload]
     over = optimizer(config, net)
-    section, parameters = config.trainer, [p for p in net.parameters() if p.requires_grad]
-    decayed = decayed_parameters(net, config.optimizer.no_decay)
+    section, trained = config.trainer, [p for p in net.parameters() if p.requires_grad]
     precision, _ = choose_precision(section.precision, device)
     planned = schedule(config, over, limits.total_steps(train.steps_per_epoch), train.steps_per_epoch)
+    every = config.checkpoint.every_n_steps
+    intervals = Intervals(section.check_val_every_n_epoch, section.log_every_n_steps, every)
+    oom: type[SplitOnOutOfMemory | RaiseOnOutOfMemory]
+    oom = SplitOnOutOfMemory if section.on_oom == "halve" else RaiseOnOutOfMemory
     # Only a step that may be taken back needs a copy of the buffers (batch norm statistics).
     undoes = (section.on_nonfinite, section.on_oom) != ("stop", "raise")
     return Trainer(
@@ -99,23 +102,19 @@ def trainer(
         val=None if data.val is None else eval_batches(config, data.val, modality, ranks, section.limit_val_batches),
         limits=limits,
         task=chosen,
-        penalty=L1Penalty(decayed, config.loss.l1),
-        clip=choose_clipping(parameters, section.gradient_clip_val, section.gradient_clip_algorithm),
+        penalty=L1Penalty(decayed_parameters(net, config.optimizer.no_decay), config.loss.l1),
+        clip=choose_clipping(trained, section.gradient_clip_val, section.gradient_clip_algorithm),
         precision=precision,
         ema=_average(config, net, over),
         nonfinite_policy=SkipNonFinite(ranks, precision.name != "16-mixed") if section.on_nonfinite == "skip" else None,
-        oom_policy=SplitOnOutOfMemory(modality.size_key)
-        if section.on_oom == "halve"
-        else RaiseOnOutOfMemory(modality.size_key),
+        oom_policy=oom(modality.size_key),
         buffer_snapshot=BufferSnapshot(net) if undoes else NoBufferSnapshot(),
         early_stopping=_early_stopping(config, planned.rise),
         statistics=_statistics(config, net, averages_itself(over), train, ranks, precision),
         checkpoints=checkpoints,
         save_in_background=config.checkpoint.background,
         ranks=ranks,
-        intervals=Intervals(
-            section.check_val_every_n_epoch, section.log_every_n_steps, config.checkpoint.every_n_steps
-        ),
+        intervals=intervals,
         callbacks=Callbacks([]),
     )
 
