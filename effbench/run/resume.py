@@ -112,7 +112,7 @@ class Resumption:
             self._check_same_batches(trainer, data, manifest.get("train") == fingerprint(data))
         log.debug(f"restored {self._checkpoint}, step {trainer.state.step}")
 
-    def is_over(self, trainer: Trainer) -> bool:
+    def is_finished(self, trainer: Trainer) -> bool:
         """Return True if the restored run is complete, including its test."""
         status = self._summary().get("status")
         if status not in FINISHED:  # it was killed or interrupted before its test ended
@@ -122,7 +122,7 @@ class Resumption:
         # Early stopping ended the run, by the rule that still holds.
         return status == "stopped_early" and bool(self._before["early_stopping"] == self._now["early_stopping"])
 
-    def go_on(self, trainer: Trainer, sessions: Sessions) -> None:
+    def start_session(self, trainer: Trainer, sessions: Sessions) -> None:
         """Continue the record of sessions from the restored one, and log what has changed since."""
         sessions.follow(self._checkpoint, self._before)
         steps_before, steps_now = trainer.state.steps_per_epoch, trainer.train.steps_per_epoch
@@ -160,7 +160,7 @@ class Resumption:
                 f"its place in epochs, which is step {position} of {trainer.limits.total_steps(steps_now)}"
             )
 
-    def log_over(self) -> None:
+    def log_finished(self) -> None:
         """Log that the run is finished, and which changed settings have no effect for that reason."""
         if not self.ranks.is_main:
             return

@@ -144,10 +144,10 @@ class _Session:
         if config.resume:
             resumption = Resumption(config, folder, self.ranks)
             resumption.restore(trainer, data)
-            if resumption.is_over(trainer):
-                resumption.log_over()
+            if resumption.is_finished(trainer):
+                resumption.log_finished()
                 return load_run(folder, config.allow_targets)
-            resumption.go_on(trainer, self.sessions)
+            resumption.start_session(trainer, self.sessions)
 
         # Rank 0 alone writes files and log lines.
         if self.ranks.is_main:
