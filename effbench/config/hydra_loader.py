@@ -40,6 +40,7 @@ PROTECTED = ("hydra", "allow_targets", "resume")  # these can run code, or write
 USER = "user"  # names of sources: the folder of --config-dir, and the recipes
 RECIPES = "effbench"
 MOST_FILES = 2_000  # looked up for one config, repeats included; ours takes 100
+_RESOLVER = re.compile(r"\$\{[^}]*[:$]")  # ${oc.env:HOME}, ${${key}}
 
 _user_dir: Path | None = None  # the folder of groups given by --config-dir
 
@@ -83,15 +84,30 @@ class RecipeSource(GuardedSource):
         return "recipes"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        loaded = super().load_config(_inside(config_path))
-        _check_harmless(_inside(config_path), loaded.header.get("package"), loaded.config)
+        """Read a recipe. Recipes may come from untrusted sources: keys that could run code are refused."""
+        name = config_path.removeprefix(f"{GROUP}/")
+        loaded = super().load_config(name)
+        if loaded.header.get("package") != "_global_":
+            raise ConfigError(
+                f"recipe {name}: its first line must be '# @package _global_', so that its keys are the run's."
+            )
+        for key in PROTECTED:
+            if key in loaded.config:
+                raise ConfigError(f"recipe {name} sets '{key}', which can run other code. Give it on the command line.")
+        for key, value in scalars(loaded.config):
+            if isinstance(value, str) and _RESOLVER.search(value):
+                raise ConfigError(
+                    f"recipe {name}: {key} is {value!r}, which looks up more than the config's own keys. A recipe may "
+                    "hold ${KEY} alone; give other values on the command line."
+                )
         return loaded
 
     def is_group(self, config_path: str) -> bool:
         return config_path in ("", GROUP) and super().is_group("")
 
     def is_config(self, config_path: str) -> bool:
-        return config_path.startswith(f"{GROUP}/") and bool(super().is_config(_inside(config_path)))
+        inside = config_path.removeprefix(f"{GROUP}/")
+        return config_path != inside and bool(super().is_config(inside))
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         if config_path == "":
@@ -106,30 +122,6 @@ class RecipeSearchPath(SearchPathPlugin):
         search_path.append(RECIPES, f"{RecipeSource.scheme()}://{recipes_dir()}")
         if _user_dir is not None:
             search_path.append(USER, f"file://{_user_dir}")
-
-
-def _inside(config_path: str) -> str:
-    return config_path.removeprefix(f"{GROUP}/")
-
-
-def _check_harmless(name: str, package: str | None, content: Any) -> None:
-    """Refuse keys with which a recipe could run code: recipes may come from untrusted sources."""
-    if package != "_global_":
-        raise ConfigError(
-            f"recipe {name}: its first line must be '# @package _global_', so that its keys are the run's."
-        )
-    for key in PROTECTED:
-        if key in content:
-            raise ConfigError(f"recipe {name} sets '{key}', which can run other code. Give it on the command line.")
-    for key, value in scalars(content):
-        if isinstance(value, str) and _RESOLVER.search(value):
-            raise ConfigError(
-                f"recipe {name}: {key} is {value!r}, which looks up more than the config's own keys. A recipe may hold "
-                "${KEY} alone; give other values on the command line."
-            )
-
-
-_RESOLVER = re.compile(r"\$\{[^}]*[:$]")  # ${oc.env:HOME}, ${${key}}
 
 
 def scalars(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:

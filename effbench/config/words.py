@@ -18,7 +18,7 @@ PATHS = {
     "sweep": ("resume",),
     "hydra": ("run.dir", "sweep.dir"),
 }
-_KEYS = frozenset(f"{section}.{key}".lstrip(".") for section, keys in PATHS.items() for key in keys)
+PATH_KEYS = frozenset(f"{section}.{key}".lstrip(".") for section, keys in PATHS.items() for key in keys)
 # texts that Hydra's grammar would read as a number or a boolean, or reject
 _NOT_TEXT = re.compile(r"~.*|true|false|[+-]?(inf|nan|\.?[0-9][0-9_.]*(e[+-]?[0-9_]+)?)", re.IGNORECASE)
 
@@ -26,7 +26,7 @@ _NOT_TEXT = re.compile(r"~.*|true|false|[+-]?(inf|nan|\.?[0-9][0-9_.]*(e[+-]?[0-
 def as_meant(override: str) -> str:
     """Quote the value of a path's key if Hydra would misread it, such as a folder 2024 or ~/photos."""
     key, equals, value = override.partition("=")
-    if not equals or key.lstrip("+") not in _KEYS or value[:1] in ("'", '"', "[", "$"):
+    if not equals or key.lstrip("+") not in PATH_KEYS or value[:1] in ("'", '"', "[", "$"):
         return absolute_recipe(override)
     # A name that exists is one path, even with a comma in it; else a comma separates the values of a sweep.
     whole = bool(value) and value.lower() != "null" and os.path.lexists(os.path.expanduser(value))  # noqa: PTH111
@@ -38,11 +38,6 @@ def boolean_word(value: object) -> str | None:
     """Return 'true' or 'false' for a text such as 'yes' or 'off', which YAML 1.2 and our command line read as text."""
     word = value.lower() if isinstance(value, str) else ""
     return "true" if word in ("true", "yes", "on", "y") else "false" if word in ("false", "no", "off", "n") else None
-
-
-def is_path(key: str) -> bool:
-    """Return True if a key, such as data.root, names a file or folder."""
-    return key in _KEYS
 
 
 def with_paths_as_text(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
     from dataclasses import replace
 
     from effbench.config.compose import parse
-    from effbench.config.words import is_path
+    from effbench.config.words import PATH_KEYS
     from effbench.config.yaml_text import parse_yaml
     from effbench.errors import unknown_name
 
@@ -73,7 +73,7 @@ def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
     for key, text in overrides.items():
         if key not in content["data"]:
             raise ConfigError(unknown_name("data key", key, content["data"]))
-        if is_path(f"data.{key}"):
+        if f"data.{key}" in PATH_KEYS:
             # A path is text, even if YAML would read a number or a boolean; quotes of the command line come off.
             bare = text[1:-1] if text[:1] in ("'", '"') and text[-1:] == text[:1] else text
             content["data"][key] = None if text.lower() == "null" else bare

@@ -42,7 +42,7 @@ def holding(folder: Path, elsewhere: str = RUN_FOLDER) -> Iterator[None]:
         ConfigError: another process holds the folder; the message names it.
     """
     place = folder.resolve()
-    if _held.get(place) == os.getpid() or _rank() > 0:
+    if _held.get(place) == os.getpid() or os.environ.get("RANK", "0") != "0":
         yield
         return
     # All folders that do not exist yet, innermost first: they are removed in this order if they stay empty.
@@ -66,13 +66,9 @@ def holding(folder: Path, elsewhere: str = RUN_FOLDER) -> Iterator[None]:
 def claimed(folder: Path, resumes: bool) -> Iterator[None]:
     """Lock a run's folder. resumes: True if the folder holds the run already; else it must be free for a new run."""
     with holding(folder):
-        if not resumes and _rank() == 0:
+        if not resumes and os.environ.get("RANK", "0") == "0":
             check_new_run(folder)
         yield
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
 
 
 def _acquire(path: Path, elsewhere: str) -> int:

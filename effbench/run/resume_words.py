@@ -37,10 +37,17 @@ def with_resume(overrides: Sequence[str], config_dir: str | None = None) -> list
         return mine
     if not wanted[-1]:
         raise ConfigError("resume= names no run: give a run's folder, auto, or null to start a new run.")
-    placed = any(override_key(word) == "hydra.run.dir" for word in mine)
+
+    placed = [word for word in mine if override_key(word) == "hydra.run.dir"]
     if wanted[-1] != "auto":
         folder = expanded(wanted[-1])
-        return _resumed(folder, _without_place(mine, folder, config_dir) if placed else mine)
+        # hydra.run.dir must name the same folder. Hydra composes it: it may refer to the date or to other keys.
+        if placed and Path(compose_raw(placed, config_dir).hydra.run.dir).resolve() != folder.resolve():
+            raise ConfigError(
+                f"resume={folder} continues in that folder; got {placed[-1]}. Leave {placed[-1]} out; or write "
+                "resume=auto with it, which resumes the run in that folder, or starts one there."
+            )
+        return _resumed(folder, [word for word in mine if word not in placed])
     if placed:
         # Imported here: it composes the config, which takes a third of a second.
         from effbench.run.requeue import unfinished_in
@@ -65,18 +72,6 @@ def _resumed(folder: Path, mine: Sequence[str]) -> list[str]:
             f"resume={folder}: there is no run in that folder (it holds neither .hydra/overrides.yaml nor config.yaml)."
         )
     return [*merge_overrides(earlier, mine), f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
-
-
-def _without_place(words: Sequence[str], folder: Path, config_dir: str | None) -> list[str]:
-    """Drop hydra.run.dir, which must name the same folder as resume=RUN."""
-    place = [word for word in words if override_key(word) == "hydra.run.dir"]
-    given = Path(compose_raw(place, config_dir).hydra.run.dir)
-    if given.resolve() != folder.resolve():
-        raise ConfigError(
-            f"resume={folder} continues in that folder; got {place[-1]}. Leave {place[-1]} out; or write resume=auto "
-            "with it, which resumes the run in that folder, or starts one there."
-        )
-    return [word for word in words if word not in place]
 
 
 def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:

@@ -116,7 +116,7 @@ class _Session:
         self.warnings: list[str] = []
         self.chosen: dict[str, int | None] = {}  # the values chosen for `auto`
         self.facts: dict[str, Any] = {}  # summary entries known at the start; empty until then
-        self.count_macs: Callable[[], int | None] = lambda: None
+        self.count_macs: Callable[[], int | None] = lambda: None  # set when there is a model
 
     def run(self) -> Run:
         try:
