@@ -64,7 +64,7 @@ def _check_complete(
         return
 
     # Which of effbench's models can be built from these facts, and which arguments are facts of other data?
-    fitting, facts_of_all, own_keys = [], set[str](), set[str]()
+    fitting, facts_of_all, own_keys = list[str](), set[str](), set[str]()
     for choice in group_options().get(group, []):
         own = member(group, choice)
         parameters = inspect.signature(resolve(group, own["_target_"])).parameters

@@ -16,7 +16,7 @@ _NOTHING = object()  # stands for a missing key: null is a value
 
 def words_for(content: Mapping[str, Any]) -> list[str]:
     """Return overrides that compose to `content`: the nearest choice of each group, then single values."""
-    groups, choices = static.group_options(), []
+    groups, choices = static.group_options(), list[str]()
     for group, names in groups.items():
         if group not in content:
             continue

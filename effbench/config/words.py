@@ -51,7 +51,7 @@ def with_paths_as_text(content: Mapping[str, Any]) -> dict[str, Any]:
         values = whole.get(section) if section else whole
         if not isinstance(values, Mapping):
             continue
-        texts = {}
+        texts = dict[str, str]()
         for key in keys:
             value = values.get(key)
             if isinstance(value, bool | float):
