@@ -71,6 +71,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         "optimizer 'lyon' is not one of: adam, lion. Did you mean 'lion'?"
     """
     options = sorted(known)
+    # 0.5 instead of difflib's 0.6: names are short, so one wrong letter weighs much.
     nearest = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)  # YAML may give a number
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     return f"{kind} '{name}' is not one of: {', '.join(options)}.{hint}"

@@ -20,6 +20,7 @@ def check_options(config: Config) -> None:
         if group not in ("optimizer", "task", "loss"):  # these are built below
             check_names(group, factory, section.options)
     check_weights_names(config)
+    # The numbers do not matter: what is built here is thrown away.
     task_of(config, num_outputs=1)
     schedule_parts(config, total_steps=1000, steps_per_epoch=100)  # refuses unreadable spans
     if trial_step(config, dims=1) and (problem := trial_step(config, dims=2)):  # an optimizer may accept matrices only

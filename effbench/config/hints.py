@@ -335,6 +335,7 @@ def unknown_choice(group: str, name: str, options: Iterable[str]) -> str:
     hint = for_choice(group, name, known)
     listed = unknown_name(group, name, known)
     advice = f"Write {hint}." if hint else _by_name(group, missing=True).get(_plain(name))
+    # A known name of another tool beats the nearest spelling, which then would mislead.
     return f"{listed.rpartition(' Did you mean')[0] or listed} {advice}" if advice else listed
 
 
@@ -403,6 +404,7 @@ def _with_value(override: str, value: str | None, options: Mapping[str, Sequence
     """Return 'Write OVERRIDE.' with the value inserted; the value is replaced by our name for it if it has one."""
     key = override.partition("=")[0]
     if value and override == f"{key}={{}}":
+        # --optimizer nadam: neither the key nor its value is ours.
         if key in options and value not in options[key]:
             return f"Write {for_choice(key, value, options[key]) or f'{key}={value}'}."
         value = for_value(key, value) or value
@@ -417,6 +419,7 @@ def for_value(key: str, value: object) -> str | None:
 
 def for_word(word: str, options: Mapping[str, Sequence[str]]) -> str | None:
     """Return the override that a word without '=' may mean."""
+    # `off` is a choice of debug, and `cpu` of device, but both mean other things more often.
     groups = [group for group, names in options.items() if word in names and group not in ("debug", "device")]
     return f"{groups[0]}={word}" if len(groups) == 1 else None
 

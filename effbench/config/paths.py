@@ -8,6 +8,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def _find(name: str) -> Path:
+    # The wheel holds copies under effbench/_data; a checkout has them beside the package, where they are edited.
     shipped = _PACKAGE / "_data" / name
     return shipped if shipped.is_dir() else _PACKAGE.parent / name
 

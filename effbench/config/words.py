@@ -11,6 +11,7 @@ from effbench.cache_dir import expanded
 from effbench.config.recipes import absolute_recipe, quoted
 from effbench.errors import ConfigError
 
+# section -> its keys that name a file or folder; "" for the config's top level
 PATHS = {
     "": ("resume",),
     "data": ("root", "cache_dir"),

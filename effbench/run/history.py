@@ -43,8 +43,10 @@ class Sessions:
 
     def __init__(self, config: Config, folder: Path, words: Sequence[str] | None, begun: datetime):
         self.folder = folder
+        # Secrets never reach a record.
         self.settings: dict[str, Any] = redact(config.to_dict())
         self.versions = {name: version(name) for name in LIBRARIES}
+        # allow_targets and hydra.* are left out: a resumed run must not get them from its folder.
         self._words = None if words is None else redact([word for word in words if not is_ephemeral(word)])
         self._resumed = False
         self.earlier: list[Session] = []
@@ -103,6 +105,7 @@ class Sessions:
 
     def fail(self, status: str, outcome: dict[str, Any]) -> None:
         """Write the summary of a session that failed; entries of earlier sessions are kept."""
+        # The steps since the newest checkpoint are lost.
         saved = [int(path.name.removeprefix("step-")) for path in committed(self.folder / "checkpoints")]
         self.current |= {"status": status, "stop_reason": outcome["error"]}
         self.current |= {"to_step": max(saved, default=0), "ended": _now()}

@@ -30,7 +30,7 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
     from effbench.records import read_summary
 
     path = expanded(folder)
-    read_summary(path)
+    read_summary(path)  # names a folder that holds no run
     # A loaded run never calls its callbacks, so their modules need not exist.
     config = parse({**recorded_config(path), "allow_targets": list(allow_targets), "callbacks": {}})
     from effbench.run.run import Run  # imports torch, so only after the checks

@@ -34,6 +34,7 @@ def report(run: Run, as_json: bool = False, config_dir: str | None = None) -> in
     from effbench.report.result import print_result
     from effbench.run.signals import EXIT_CODES
 
+    # The result goes to stdout, and also that of a run that diverged: its metrics tell how far it came.
     if as_json:
         print(json.dumps(run.summary, indent=2, ensure_ascii=not writes_unicode()))
     else:
@@ -42,6 +43,7 @@ def report(run: Run, as_json: bool = False, config_dir: str | None = None) -> in
     if status == "interrupted":
         command = resume_command([f"resume={run.folder}"], config_dir, run.config.allow_targets)
         log.info(f"interrupted; resume with: {command}")
+        # The reason is a signal's name; 1 for one that only another process received.
         return EXIT_CODES.get(run.summary["stop_reason"], 1)
     if status == "diverged":
         raise EffbenchError(f"the run diverged: {run.summary['stop_reason']}.")

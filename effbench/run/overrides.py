@@ -48,6 +48,7 @@ def recorded(words: Sequence[str], where: str) -> list[str]:
         ConfigError: a word is not of the form KEY=VALUE. A record may come from an untrusted source; other forms
             (`group@package=...`) could write a file outside the run's folder.
     """
+    # Before Hydra parses them: a record of a gigabyte would keep it busy for hours.
     if sum(map(len, words)) > LONGEST_RECORDED:
         raise ConfigError(f"{where} holds more than {LONGEST_RECORDED} characters of overrides.")
     for word in words:

@@ -71,6 +71,7 @@ def _resumed(folder: Path, mine: Sequence[str]) -> list[str]:
         raise ConfigError(
             f"resume={folder}: there is no run in that folder (it holds neither .hydra/overrides.yaml nor config.yaml)."
         )
+    # By default the output folder would be a new one.
     return [*merge_overrides(earlier, mine), f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
 
 
