@@ -53,13 +53,7 @@ def swin_micro(
     check_count(patch_size, "model.patch_size", "px")
     check_count(window_size, "model.window_size", "patches")
     POSITIVE.check(mlp_ratio, "model.mlp_ratio", "a finite number above 0", "Usual is 2 to 4.")
-    _check_stages(embed_dim, depths, num_heads)
-    # torchvision would drop the pixels after the last whole patch without a message
-    if any(side % patch_size for side in image_size):
-        raise OptionError(
-            f"data.image_size must be a multiple of model.patch_size; got {image_size[0]} x {image_size[1]} px "
-            f"and patches of {patch_size} px."
-        )
+    _check_shapes(image_size, patch_size, embed_dim, depths, num_heads)
     check_dropout(dropout)
     check_dropout(attention_dropout, "model.attention_dropout")
     check_dropout(stochastic_depth_prob, "model.stochastic_depth_prob")
@@ -80,7 +74,9 @@ def swin_micro(
     return model
 
 
-def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+def _check_shapes(
+    image_size: tuple[int, int], patch_size: int, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]
+) -> None:
     # one block in all: torchvision divides by the number of blocks - 1, for stochastic depth
     if len(depths) != len(num_heads) or len(depths) < 1 or list(depths) == [1]:
         raise OptionError(
@@ -94,3 +90,9 @@ def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int
         width = embed_dim * 2**stage  # patch merging halves the map and doubles the width
         if width % heads:
             raise OptionError(f"model.num_heads must divide the stage's width; got {heads} for {width}.")
+    # torchvision would drop the pixels after the last whole patch without a message
+    if any(side % patch_size for side in image_size):
+        raise OptionError(
+            f"data.image_size must be a multiple of model.patch_size; got {image_size[0]} x {image_size[1]} px "
+            f"and patches of {patch_size} px."
+        )
