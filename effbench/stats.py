@@ -153,7 +153,7 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
     for _ in range(RESAMPLES):
         signs = chance.choices((1, -1), k=n)
         hits += abs(math.fsum(map(operator.mul, differences, signs))) >= least
-    # the observed signs are one of the patterns: all patterns hold them, random ones need not (Phipson and Smyth 2010)
+    # + 1 for the observed signs, which the random patterns need not hold (Phipson and Smyth 2010)
     return (hits + 1) / (RESAMPLES + 1)
 
 
