@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = ["Callback", "Config", "ConfigError", "Context", "EffbenchError", "Run", "compose", "load_run", "train"]
-# Where each public name is defined: it is imported when it is first used.
 _HOMES = {
     "Callback": "effbench.training.callbacks",
     "Context": "effbench.training.callbacks",
@@ -39,7 +38,7 @@ _log.install()
 
 
 def __getattr__(name: str) -> Any:
-    import importlib  # here, as everything below: `import effbench` takes milliseconds, torch seconds
+    import importlib
 
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

@@ -33,7 +33,7 @@ def effbench(*words: str, cwd: Path, **environment: str) -> subprocess.Completed
 
 @cache
 def _forkserver() -> ForkServerContext:
-    from effbench.jobs.sweep import IMPORTS
+    from effbench.jobs.processes import IMPORTS
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*IMPORTS, "effbench.cli.train", __name__])

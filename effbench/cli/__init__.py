@@ -19,6 +19,7 @@ VERBS = {
     "eval": "evaluate a finished run on any split",
     "predict": "apply a finished run to files, such as images",
     "export": "write a finished run as an ONNX, TorchScript or torch.export file, checked against the model",
+    "study": "which arm is better: equal tuning, paired seeds, a verdict with its interval",
     "report": "one HTML page about one or many runs: ranking, curves, failures",
     "summary": "parameters, MACs and memory of a model x optimizer, without training",
     "verify": "check a run's folder; prove that a config resumes exactly",

@@ -49,6 +49,8 @@ def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
         return _hydra(request, parts[place] if known else None)
     elif not chosen:
         print("\n".join(name for name in verbs if name.startswith(verb)))
+    elif verb == "study":
+        print("\n".join(_of_study(rest)))
     elif verb == "recipe":
         print("\n".join(_of_recipe(rest)))
     return 0
@@ -74,6 +76,15 @@ def _of_recipe(line: str) -> list[str]:
     if not done:
         return [name for name in ACTIONS if name.startswith(word)]
     return [name for name in names() if name.startswith(word)] if done in (["show"], ["cp"], ["validate"]) else []
+
+
+def _of_study(line: str) -> list[str]:
+    """Return the studies for study=NAME, the first word; nothing for other words."""
+    from effbench.config.study_files import options
+
+    word = line.split(" ")[-1]
+    names = [f"study={name}" for name in sorted(options("study"))]
+    return [name for name in names if name.startswith(word)] if "study=" not in line or "study=" in word else []
 
 
 def _hydra(request: str, config_dir: str | None = None) -> int:

@@ -21,6 +21,7 @@ WITHOUT_VALUE = {
     "--help": "help", "-h": "help",
     "--json": "json",
     "--info": "info", "-i": "info",
+    "--plan": "plan",
 }  # fmt: skip
 # taken out before a verb sees its words
 VERBOSITY = {"--quiet": logging.WARNING, "-q": logging.WARNING, "--verbose": logging.DEBUG, "-v": logging.DEBUG}
@@ -29,6 +30,7 @@ VERB_FLAGS = {  # in addition to --help and VERBOSITY, which every verb takes
     "summary": ("json", "config_dir", "multirun"),
     "verify": ("json", "config_dir"),
     "recipe": ("json", "config_dir"),
+    "study": ("json", "config_dir", "plan"),
     **dict.fromkeys(("eval", "predict", "export", "report", "env"), ("json",)),
 }
 COMMON_HELP = """Every verb takes -q, --quiet: only warnings and errors on stderr, no progress bar

@@ -78,6 +78,17 @@ def _group(group: str, options: Sequence[str], config_dir: str | None) -> str:
     return "\n".join([*lines, "", *([keys, ""] if keys else []), more])
 
 
+def choice_page(group: str, name: str, config_dir: str | None) -> str:
+    """Return the help for one file of a group.
+
+    Args:
+        group: such as study.
+        name: of the file, without .yaml; _base for the keys that all files of the group share.
+        config_dir: folder with the user's groups.
+    """
+    return _section(group, name, config_dir)
+
+
 def _section(group: str, name: str, config_dir: str | None) -> str:
     """Return the help for one choice: its top comment and its keys."""
     choice = _choice(group, name, config_dir)

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench report PATH ... [output=report.html] [--json]
 
 Writes one HTML file about runs. PATH is a run, a sweep, or a folder that contains runs at any depth, such as outputs.
+For the folder of a study it analyses its table again and writes study.html there.
 
 The page ranks finished runs with the same data and metric; seeds of one config are one row, with mean and standard
 deviation. It also has curves, and the result, configuration, environment and command of each run. Failed runs and
@@ -40,6 +41,10 @@ def main(words: Sequence[str]) -> int:
             paths.append(expanded(word))
     if arguments.has("help") or not paths:
         return show_help(HELP, arguments.has("help"))
+    if len(paths) == 1 and (paths[0] / "study.json").is_file():
+        from effbench.study.run import report_study
+
+        return report_study(paths[0], arguments.has("json"))
     # the output is checked before the work; only a page may be overwritten
     page = expanded(output)
     if why := "it is no file's name" if not output else output_problem(page):

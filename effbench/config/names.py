@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.config import hints
-from effbench.config.static_compose import all_keys, choices_in, composed, group_options
+from effbench.config.static_compose import STUDY_GROUPS, all_keys, choices_in, composed, group_options
 from effbench.errors import ConfigError
 
 _ITEM = r"[\w./+-]+"
@@ -41,6 +41,10 @@ def refuse_mistyped(overrides: Sequence[str]) -> None:
         if key in groups or key.startswith("hydra"):
             continue
         keys = keys or all_keys(composed(given, groups))
+        if key in STUDY_GROUPS:
+            raise ConfigError(
+                f"{key} is a group of `effbench study`, not of a run. Write effbench study {key}={value}."
+            )
         if key not in keys:
             raise ConfigError(nearest_key(key, keys, value, groups))
 

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.static_compose import group_options
 from effbench.config.words import as_meant
 from effbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from effbench.config.schema import Config
 
 _Value = tuple[str, Any]  # a key and its value
 
@@ -43,18 +46,21 @@ class Refusals:
 
     def of(self, words: Sequence[str]) -> str | None:
         """Return the message of the ConfigError for the overrides `words`; None if they compose."""
-        content = self._quickly(words)
         try:
-            if content is not None:
-                parse(content)
-                return None
-        except ConfigError:
-            pass  # the full composition has the best message
-        try:
-            parse(plain(compose_raw(words, self._config_dir)))
+            self.checked(words)
         except ConfigError as error:
             return str(error)
         return None
+
+    def checked(self, words: Sequence[str]) -> Config:
+        """Return the config of the overrides `words`. Raises ConfigError as `compose` does."""
+        content = self._quickly(words)
+        try:
+            if content is not None:
+                return parse(content)
+        except ConfigError:
+            pass  # the full composition has the best message
+        return parse(plain(compose_raw(words, self._config_dir)))
 
     def _quickly(self, words: Sequence[str]) -> dict[str, Any] | None:
         """Return the plain config of `words`; None if only Hydra can compose it."""

@@ -17,6 +17,7 @@ from effbench.units import seconds_from, steps_from
 
 Auto = Literal["auto"]  # a number derived from the data, see effbench/automatic.py
 Limit = Count | Annotated[float, Field(gt=0, le=1)] | None
+LimitOrNone = Limit | Literal[0]
 
 
 class Section(BaseModel):
@@ -141,7 +142,7 @@ class TrainerConfig(Section):
     check_val_every_n_epoch: Count
     limit_train_batches: Limit
     limit_val_batches: Limit
-    limit_test_batches: Limit
+    limit_test_batches: LimitOrNone
     log_every_n_steps: Count
     on_nonfinite: Literal["stop", "skip"]
     on_oom: Literal["raise", "halve"]

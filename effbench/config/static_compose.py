@@ -17,6 +17,7 @@ from effbench.config.yaml_text import read_yaml
 
 ROOT = "config"
 GROUP = "recipe"
+STUDY_GROUPS = ("search_space", "study")  # of `effbench study`: no sections of a run's config
 
 
 def group_options(config_dir: Path | None = None) -> dict[str, list[str]]:
@@ -26,7 +27,7 @@ def group_options(config_dir: Path | None = None) -> dict[str, list[str]]:
     # conf/hydra configures Hydra itself; it is no group of the run's config.
     for place in places:
         for folder in place.iterdir():
-            if folder.is_dir() and folder.name not in ("hydra", "__pycache__"):
+            if folder.is_dir() and folder.name not in ("hydra", "__pycache__", *STUDY_GROUPS):
                 found.setdefault(folder.name, set()).update(path.stem for path in folder.glob("*.yaml"))
     return {group: sorted(name for name in found[group] if not name.startswith("_")) for group in sorted(found)}
 

@@ -1,25 +1,19 @@
 """effbench train -m: train every combination, each job in a separate process, and rank them in a table.
 
-Jobs are forked from this process, which has imported torch but computed nothing: they start fast, and do not share
-memory or failures. With hydra/launcher=… or hydra/sweeper=… Hydra runs the sweep.
+With hydra/launcher=… or hydra/sweeper=… Hydra runs the sweep.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
-import multiprocessing
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from itertools import pairwise
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from effbench.cache_dir import expanded
@@ -30,7 +24,6 @@ from effbench.console import writes_unicode
 from effbench.disk import set_aside
 from effbench.errors import ConfigError, EffbenchError
 from effbench.escaping import for_terminal
-from effbench.gc_pause import uncollected
 from effbench.jobs.plan import (
     NAME,
     JobSpec,
@@ -41,24 +34,18 @@ from effbench.jobs.plan import (
     standing,
     write_plan,
 )
+from effbench.jobs.processes import Relay, job_process, record_failure, relaying
 from effbench.log import LOGGER, at_level
-from effbench.records import FINISHED, require_writable, write_summary
+from effbench.records import FINISHED, require_writable
 from effbench.redaction import redact
 from effbench.report.sweep import Job, as_values, print_sweep, sweep_rows, write_sweep
 from effbench.run.hydra_app import as_hydra_app
-from effbench.run.launch import Composed, composed, record_job, train_composed
+from effbench.run.launch import Composed, composed, record_job
 from effbench.run.load import targets_from
 from effbench.run.lock import holding
 from effbench.run.overrides import is_ephemeral, merge_overrides, override_key, recorded_overrides, resume_command
-from effbench.run.signals import ENDING, handled_signals
 
 log = logging.getLogger(__name__)
-
-# Imported once, before the first fork, instead of in each job
-IMPORTS = (
-    "effbench.run.session", "effbench.models.torchvision_zoo", "effbench.data.images.fashion_mnist", "torch._dynamo",
-    "matplotlib.figure", "matplotlib.backends.backend_agg",
-)  # fmt: skip
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool = False) -> int:
@@ -160,9 +147,7 @@ def _run(
     next_config = _NextConfig(
         [_words_of_new_run(item, common) for item in planned if item.job.number not in refused], config_dir
     )
-    relay = _Relay()
-    old = {number: signal.signal(number, relay.handle) for number in handled_signals()}
-    try:
+    with relaying() as relay:
         for item in planned:
             if relay.signals:
                 break
@@ -172,9 +157,6 @@ def _run(
                 _run_job(item, refused.get(item.job.number), common, next_config, relay)
         # The table is written with what there is, also after a signal.
         code = _finish(folder, [item.job for item in planned if (item.job.folder / "summary.json").exists()], as_json)
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
     if relay.signals:
         left_out = sum(standing(item.job.folder) == "new" for item in planned)
         log.info(f"interrupted; {left_out} of {len(planned)} jobs were not started")
@@ -210,9 +192,7 @@ def _words_of_new_run(item: JobSpec, common: Sequence[str]) -> list[str]:
     return [*item.words, *common, f"hydra.run.dir={quoted(item.job.folder)}"]
 
 
-def _run_job(
-    item: JobSpec, refusal: str | None, common: Sequence[str], next_config: _NextConfig, relay: _Relay
-) -> None:
+def _run_job(item: JobSpec, refusal: str | None, common: Sequence[str], next_config: _NextConfig, relay: Relay) -> None:
     """Run one job in a process of its own, or resume it."""
     job, before = item.job, standing(item.job.folder)
     if before == "done":
@@ -223,91 +203,24 @@ def _run_job(
         log.info(f"the failed attempt is kept as {set_aside(job.folder).name}")
     if refusal is not None:
         log.info(f"refused: {refusal}")
-        _record(job.folder, ConfigError(refusal))
+        record_failure(job.folder, ConfigError(refusal))
         return
     words = [f"resume={quoted(job.folder)}", *common] if before == "begun" else _words_of_new_run(item, common)
 
-    # A forked job inherits what is imported here. torch imports its compiler (1.5 s) when the first optimizer is made.
-    with uncollected():
-        for name in IMPORTS:
-            importlib.import_module(name)
     whole = next_config.take(words)
-    process = multiprocessing.get_context("fork").Process(
-        target=_child, args=(job, list(words), whole, next_config.config_dir)
-    )
+    process = job_process(job.folder, words, whole, next_config.config_dir)
     if not relay.start(process):
         return
     next_config.prepare_after(words)
     process.join()
-    relay.process = None
+    relay.processes.remove(process)
 
     # A job that died without a record (killed, out of memory) is recorded here. One that ended by the relayed signal
     # has saved its state: that is no failure.
-    told_to_end = relay.signals and process.exitcode in (-relay.signals[0], 128 + relay.signals[0])
-    if process.exitcode and not told_to_end and not (job.folder / "summary.json").exists():
+    if process.exitcode and not relay.told_to_end(process) and not (job.folder / "summary.json").exists():
         code = process.exitcode
         text = f"the job's process ended with exit code {code}" if code > 0 else f"killed by signal {-code}"
-        _record(job.folder, EffbenchError(text))
-
-
-class _Relay:
-    """Passes signals to the running job, which has its own process group and gets them only from here."""
-
-    def __init__(self) -> None:
-        self.signals: list[int] = []  # received signals that end the sweep
-        self.process: BaseProcess | None = None
-
-    def handle(self, number: int, _frame: FrameType | None) -> None:
-        self.signals.append(number)
-        # No more jobs are started; a second signal reaches the running job, too, and kills it.
-        if self.process is not None and self.process.pid is not None and self.process.is_alive():
-            os.kill(self.process.pid, number)
-
-    def start(self, process: BaseProcess) -> bool:
-        """Start the process unless a signal arrived; signals that arrive meanwhile wait until they can be passed on."""
-        # A signal between fork and assignment would reach a relay that does not know its job yet. The job inherits the
-        # mask and takes it off in _child.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        try:
-            if self.signals:
-                return False
-            process.start()
-            self.process = process
-            return True
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _child(job: Job, words: list[str], whole: Composed | None, config_dir: str | None) -> None:
-    """Train one job in a forked process, and end it with the exit code of `effbench train`."""
-    os.setpgid(0, 0)  # Ctrl-C reaches a whole process group: this job gets signals from the relay alone
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    # The sweep's handlers are inherited; an ignored signal (nohup) stays ignored.
-    for number in ENDING[1:]:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # _Relay.start blocked them during the fork
-    # End this job if the sweep is killed. It saves first, so that a resumed sweep does not find it running.
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    try:
-        code = train_composed(whole or composed(words, config_dir), config_dir=config_dir)
-    except EffbenchError as error:
-        log.error(error)
-        if not (job.folder / "summary.json").exists():
-            _record(job.folder, error)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
-
-
-def _record(folder: Path, error: EffbenchError) -> None:
-    """Write a summary for a job that could not write one, unless another process uses its folder."""
-    with holding(folder):
-        write_summary(folder, {"status": "failed", "error": str(error), "metrics": {}, "argv": sys.argv})
+        record_failure(job.folder, EffbenchError(text))
 
 
 def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path, as_json: bool) -> int:
@@ -351,7 +264,7 @@ def _hydra_task(raw: Any) -> None:
     except EffbenchError as error:
         log.error(error)
         if not (folder / "summary.json").exists():
-            _record(folder, error)
+            record_failure(folder, error)
 
 
 def _finish(folder: Path, jobs: Sequence[Job], as_json: bool) -> int:

@@ -136,17 +136,17 @@ def _panel(
         title = f"{title}, by powers of ten"
         series = [(curve, [(x, math.log10(y)) for x, y in found]) for curve, found in series]
 
-    x_low, x_high = _range([0.0, *ends], margin=0.0)  # the same in all panels
+    x_low, x_high = span([0.0, *ends], margin=0.0)  # the same in all panels
     # a margin, so that the extremes are not drawn on the frame
-    y_low, y_high = _range([y for _, found in series for _, y in found], margin=0.05)
-    to_x, to_y = _scale(x_low, x_high, LEFT, RIGHT), _scale(y_low, y_high, BOTTOM, TOP)
+    y_low, y_high = span([y for _, found in series for _, y in found], margin=0.05)
+    to_x, to_y = scale(x_low, x_high, LEFT, RIGHT), scale(y_low, y_high, BOTTOM, TOP)
     lines = []
     for curve, found in series:
         texts = [(f"{to_x(x):.1f}", f"{to_y(y):.1f}") for x, y in found]
         joined = " ".join(f"{x},{y}" for x, y in texts)
         lines.append(Line(curve.label, curve.colour, joined, texts if len(texts) <= _DOTTED else []))
-    x_ticks = [Tick(round(to_x(x), 1), f"{x:.4g}") for x in _ticks(x_low, x_high)]
-    y_ticks = [Tick(round(to_y(y), 1), _tick_text(y, by_powers, display)) for y in _ticks(y_low, y_high)]
+    x_ticks = [Tick(round(to_x(x), 1), f"{x:.4g}") for x in ticks(x_low, x_high)]
+    y_ticks = [Tick(round(to_y(y), 1), _tick_text(y, by_powers, display)) for y in ticks(y_low, y_high)]
     return Panel(title, x_label, lines, x_ticks, y_ticks)
 
 
@@ -170,7 +170,7 @@ def thinned(series: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return [series[index] for index in sorted(kept)]
 
 
-def _range(values: Sequence[float], margin: float) -> tuple[float, float]:
+def span(values: Sequence[float], margin: float) -> tuple[float, float]:
     """Return (low, high) with a margin; never an empty range."""
     low, high = min(values), max(values)
     largest = max(abs(low), abs(high))
@@ -180,12 +180,26 @@ def _range(values: Sequence[float], margin: float) -> tuple[float, float]:
     return low - margin * (high - low), high + margin * (high - low)
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """Return the function from a value to its place.
+
+    Args:
+        low: value at `start`.
+        high: value at `end`.
+        start: place in the panel.
+        end: place in the panel.
+    """
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
-def _ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Return round numbers in the range: multiples of 1, 2 or 5 times a power of ten."""
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Return round numbers in the range: multiples of 1, 2 or 5 times a power of ten.
+
+    Args:
+        low: least value.
+        high: largest value.
+        about: how many are wanted.
+    """
     # 0.999 and 1e-9: rounding must not leave out a round number
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))

@@ -154,7 +154,8 @@ class _Session:
             trainer.callbacks = Callbacks([*callbacks, *self._watchers(trainer)])  # watchers see what callbacks log
             self.sessions.begin(trainer.checkpoints)
             # The test split is built here only to say how much of it will be read; it is evaluated after the training.
-            test_batches = None if data.test is None else self._test_batches(data.test, modality)
+            test_split = self._test_split(data)
+            test_batches = None if test_split is None else self._test_batches(test_split, modality)
             # Evaluations that read only a sample of their split, by the split's name.
             samples = {
                 which: batches
@@ -291,7 +292,8 @@ class _Session:
 
     def _test(self, trainer: Trainer, data: Splits, modality: Modality) -> dict[str, float]:
         """Evaluate the best weights on the test split, once, on rank 0, which counts every sample."""
-        if not self.ranks.is_main or data.test is None:
+        split = self._test_split(data)
+        if not self.ranks.is_main or split is None:
             return {}
         # The averaged model serves as the place for the best weights; the one in training keeps its own.
         model: nn.Module = trainer.averaged.model
@@ -300,8 +302,12 @@ class _Session:
             load_weights(model, read_weights(checkpoints.best))
         with trainer.clocks.evaluation:
             # As a single process: the other ranks do not take part.
-            values = trainer.evaluate(self._test_batches(data.test, modality), DistributedContext())
+            values = trainer.evaluate(self._test_batches(split, modality), DistributedContext())
         return {f"test/{name}": value for name, value in values.items()}
+
+    def _test_split(self, data: Splits) -> Split | None:
+        """Return the split to test on, or None: trainer.limit_test_batches=0 leaves it unread."""
+        return None if self.config.trainer.limit_test_batches == 0 else data.test
 
     def _test_batches(self, test: Split, modality: Modality) -> EvalBatches:
         return build.eval_batches(

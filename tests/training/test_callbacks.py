@@ -251,7 +251,7 @@ def test_an_invalid_callback_class_is_refused_by_name(name: str, complaint: str)
         (["+callbacks.x={_target_:os.system}"], "callbacks.x._target_ 'os.system' is not allowed"),
         (["+callbacks._args_=[1]"], "callbacks._args_ is not allowed"),
         (["+callbacks.x={_target_:effbench.callbacks.KeepWeights,a:{_target_:os.system}}"], "callbacks.x.a._target_"),
-        (["callbacks=[keep_weights,nope]"], "callbacks 'nope' is not one of: keep_weights, none"),
+        (["callbacks=[keep_weights,nope]"], "callbacks 'nope' is not one of: keep_predictions, keep_weights, none"),
         (["callbacks=keep_weights", "callbacks.keep_weights.every=2"], "no key 'callbacks.keep_weights.every'"),
         (["callback=keep_weights"], "Write callbacks=keep_weights"),
     ],

@@ -29,6 +29,7 @@ from effbench.data.images.white_levels import Levels
 from effbench.data.option_checks import check_counts, check_division, given_folder
 from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
+from effbench.data.slow import slow_to_read
 from effbench.data.splits import Split, Splits, hold_out
 from effbench.errors import ConfigError, DataError, unknown_name
 
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 White = float | Sequence[float] | None
 
 
-@previewed(square_images(3, 224), slow=True)
+@slow_to_read
+@previewed(square_images(3, 224))
 def image_folder(
     root: str | Path | None = None,
     image_size: int = 224,

@@ -1,0 +1,268 @@
+"""From finished runs to the outcomes that a storage keeps, and from these to the table of a study.
+
+An outcome holds all that the table needs, so that a study can be read, and gone on with, without its run folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from effbench.callbacks import PREDICTIONS
+from effbench.config.compare import config_digest
+from effbench.guarded import MissingFileError, read_text
+from effbench.records import FINISHED, read_metrics, read_summary
+from effbench.run.load import recorded_config
+from effbench.stats import Interval, mean_interval, median
+from effbench.study.plan import StudyPlan
+from effbench.study.storage import Ledger, Task
+from effbench.study.table import Confirmation, Cost, Setting, StudyTable, TargetSource, Trial
+
+MEASURED = "measured"
+FROM_STEPS = "steps x step time measured alone"
+
+
+def outcome_of(folder: Path, metric: str, name: str) -> dict[str, Any]:
+    """Return what is kept of a run.
+
+    Args:
+        folder: of the run; it holds a summary.
+        metric: that the study compares, such as acc.
+        name: of the folder, in the study's folder.
+    """
+    summary = read_summary(folder)
+    best, finished = summary.get("best") or {}, summary["status"] in FINISHED
+    git, environment = summary.get("git") or {}, summary.get("environment") or {}
+    outcome: dict[str, Any] = {
+        "status": summary["status"],
+        "value": best.get("value") if finished else None,
+        "test": (summary.get("metrics") or {}).get(f"test/{metric}") if finished else None,
+        "steps": summary.get("steps") or 0,
+        "epochs": summary.get("epochs"),
+        "seconds": (summary.get("timing") or {}).get("training_s") or 0.0,
+        "commit": _commit(git, environment),
+        "machine": _machine(environment),
+        "run": name,
+        "digest": _digest(folder),
+        "error": summary.get("error") or summary.get("stop_reason"),
+        "curve": _curve(folder, metric),
+    }
+    return outcome | (_predictions(folder) if finished else {})
+
+
+def failed_outcome(text: str, name: str) -> dict[str, Any]:
+    """Return the outcome of a run that could not be finished.
+
+    Args:
+        text: the reason.
+        name: of the folder, in the study's folder.
+    """
+    empty = {"value": None, "test": None, "steps": 0, "epochs": None, "seconds": 0.0, "commit": "", "machine": ""}
+    return {"status": "failed", **empty, "run": name, "digest": "", "error": text, "curve": []}
+
+
+def _commit(git: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    if not git.get("commit"):
+        return f"effbench {environment.get('effbench')}"
+    return f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    """Return a name that is equal for machines that train alike: processor, cores, torch."""
+    gpus = "".join(f", {name}" for name in environment.get("gpus") or [])
+    return f"{environment.get('cpu')}, {environment.get('cores')} cores{gpus}, torch {environment.get('torch')}"
+
+
+def _digest(folder: Path) -> str:
+    return config_digest(recorded_config(folder)) if (folder / "config.yaml").is_file() else ""
+
+
+def _curve(folder: Path, metric: str) -> list[list[float]]:
+    """Return [step, validation metric] of each validation."""
+    try:
+        rows = read_metrics(folder)
+    except MissingFileError:
+        return []
+    column = f"val/{metric}"
+    return [[int(row["step"]), float(row[column])] for row in rows if row.get("row") == "epoch" and row.get(column)]
+
+
+def _predictions(folder: Path) -> dict[str, Any]:
+    """Return the bits of the correct test samples, as hexadecimal digits, and the sha256 of the targets."""
+    try:
+        lines = read_text(folder / PREDICTIONS, 500_000_000).splitlines()[1:]
+    except MissingFileError:
+        return {}
+    pairs = [line.split(",")[:2] for line in lines]
+    bits = "".join("1" if target == predicted else "0" for target, predicted in pairs)
+    targets = hashlib.sha256(",".join(target for target, _ in pairs).encode()).hexdigest()
+    return {"samples": len(bits), "correct": f"{int(bits or '0', 2):x}", "targets": targets}
+
+
+def bits_of(outcome: Mapping[str, Any]) -> tuple[bool, ...] | None:
+    """Return the correct test samples of an outcome; None if it has no predictions."""
+    if "correct" not in outcome:
+        return None
+    text = f"{int(outcome['correct'], 16):0{outcome['samples']}b}"
+    return tuple(letter == "1" for letter in text)
+
+
+# --- the choice between phases ----------------------------------------------------------------------------------------
+
+
+def best_settings(plan: StudyPlan, ledger: Ledger, arm: str) -> dict[str, Setting] | None:
+    """Return an arm's best setting; None while its tuning goes on.
+
+    Of equal values the first counts. If every trial diverged, the first setting is run: its runs count as misses.
+
+    Args:
+        plan: the plan.
+        ledger: its tasks.
+        arm: name of the arm.
+    """
+    ended = ledger.outcomes("tune", arm)
+    if len(ended) < plan.keys.trials:
+        return None
+    sign = 1 if plan.mode == "max" else -1
+    valued = [(index, outcome["value"]) for index, (_, outcome) in ended.items() if outcome["value"] is not None]
+    best = max(valued, key=lambda pair: (sign * pair[1], -pair[0]))[0] if valued else 0
+    return dict(ended[best][0].settings)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
+    """Return the table of a study, complete or not."""
+    costs = costs_of(ledger)
+    final = {arm.name: ledger.outcomes("confirm", arm.name) for arm in plan.arms}
+    target, source = _target(plan, [outcome for _, outcome in final[plan.baseline].values()])
+    step_s = {cost.arm: cost.step_seconds.estimate for cost in costs}
+    clocked = len(step_s) == len(plan.arms)
+    confirmations = [
+        _confirmation(task, outcome, plan.mode, target, step_s[task.arm] if clocked else None)
+        for ended in final.values()
+        for _, (task, outcome) in sorted(ended.items())
+    ]
+    targets = {outcome["targets"] for ended in final.values() for _, outcome in ended.values() if "targets" in outcome}
+    return StudyTable(
+        name=plan.name,
+        arms=tuple(each.arm for each in plan.arms),
+        pairs=plan.pairs,
+        trials=tuple(
+            _trial(task, outcome)
+            for arm in plan.arms
+            for _, (task, outcome) in sorted(ledger.outcomes("tune", arm.name).items())
+        ),
+        confirmations=tuple(confirmations),
+        costs=costs,
+        metric=plan.metric,
+        mode=plan.mode,
+        as_percent=plan.as_percent,
+        planned_trials=plan.keys.trials,
+        planned_seeds=plan.seeds,
+        planned_epochs=plan.keys.epochs,
+        planned_seconds=plan.keys.seconds,
+        target=target,
+        target_source=source,
+        baseline=plan.baseline,
+        same_test_samples=len(targets) <= 1,
+        clock=FROM_STEPS if clocked else MEASURED,
+    )
+
+
+def _trial(task: Task, outcome: Mapping[str, Any]) -> Trial:
+    return Trial(
+        arm=task.arm,
+        number=task.index,
+        settings=dict(task.settings),
+        seed=task.seed,
+        value=outcome["value"],
+        **_shared(outcome),
+        seconds=outcome["seconds"],
+    )
+
+
+def _shared(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: outcome[key] for key in ("steps", "commit", "machine", "status", "epochs", "run", "digest")}
+
+
+def _confirmation(
+    task: Task, outcome: Mapping[str, Any], mode: str, target: float | None, step_s: float | None
+) -> Confirmation:
+    steps = steps_to(outcome["curve"], target, mode)
+    # a diverged run is a miss, even if it had reached the target before
+    steps = steps if outcome["status"] in FINISHED else None
+    each = step_s if step_s is not None else outcome["seconds"] / max(1, outcome["steps"])
+    return Confirmation(
+        arm=task.arm,
+        seed=task.seed,
+        validation=outcome["value"],
+        test=outcome["test"],
+        steps_to_target=steps,
+        seconds_to_target=None if steps is None else steps * each,
+        seconds=outcome["steps"] * each,
+        correct=bits_of(outcome),
+        settings=dict(task.settings),
+        **_shared(outcome),
+    )
+
+
+def steps_to(curve: Sequence[Sequence[float]], target: float | None, mode: str) -> float | None:
+    """Return the step of the first validation that reaches the target; None for a miss.
+
+    Args:
+        curve: (step, value) of each validation.
+        target: value to reach, or None.
+        mode: max or min.
+    """
+    if target is None:
+        return None
+    reached = [step for step, value in curve if (value >= target if mode == "max" else value <= target)]
+    return float(reached[0]) if reached else None
+
+
+def _target(plan: StudyPlan, baseline: Sequence[Mapping[str, Any]]) -> tuple[float | None, TargetSource]:
+    """Return (target, where it comes from): given, or the median best validation of the baseline's final runs."""
+    if plan.keys.target is None:
+        return None, "none"
+    if plan.keys.target != "median":
+        return float(plan.keys.target), "given"
+    values = [outcome["value"] for outcome in baseline if outcome["value"] is not None]
+    # to the digits of metrics.csv, so that the run that sets the target reaches it
+    return (float(f"{median(values):.8g}"), "validation") if values else (None, "none")
+
+
+def costs_of(ledger: Ledger) -> tuple[Cost, ...]:
+    """Return the measured costs of the arms; () before they are measured."""
+    ended = ledger.outcomes("cost", "")
+    if not ended:
+        return ()
+    measured: Mapping[str, Any] = ended[0][1]["arms"]
+    return tuple(_cost(arm, record) for arm, record in measured.items())
+
+
+def _cost(arm: str, record: Mapping[str, Any]) -> Cost:
+    rounds = record["rounds"]
+    times = [each["step_s"] for each in rounds]
+    return Cost(
+        arm=arm,
+        step_seconds=mean_interval(times) if len(times) > 1 else Interval(times[0], 0.0, float("inf"), 1),
+        images_per_second=median([each["images_per_s"] for each in rounds]),
+        peak_memory_bytes=max(each["peak_bytes"] for each in rounds),
+        optimizer_state_bytes=record["optimizer_state_bytes"],
+        parameters=rounds[0]["parameters"],
+        macs=rounds[0]["macs"],
+        latency_p50_seconds=record["latency_p50_s"],
+        contaminated=any(each["contaminated"] for each in rounds),
+    )
+
+
+def curves_of(plan: StudyPlan, ledger: Ledger) -> dict[str, list[list[list[float]]]]:
+    """Return arm -> (step, validation metric) of each of its final runs."""
+    return {
+        arm.name: [outcome["curve"] for _, outcome in ledger.outcomes("confirm", arm.name).values()]
+        for arm in plan.arms
+    }

@@ -1,0 +1,116 @@
+"""What a study will take and what it can tell apart, before its first run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from effbench.report.spread import seconds
+from effbench.report.text_table import TextColumn, console, print_table
+from effbench.study.measure import TIMED_STEPS, Probe, steps_in
+from effbench.study.plan import StudyPlan
+from effbench.study.space import words_of
+from effbench.study.verdicts import plan_sentences
+from effbench.units import human_count
+
+_START_S = 1.0  # of an arm's first run in a process, beyond what a short run shows
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The size of a study.
+
+    Attributes:
+        plan: the plan.
+        probes: arm -> short run.
+    """
+
+    plan: StudyPlan
+    probes: Mapping[str, Probe]
+
+    @property
+    def runs(self) -> int:
+        return len(self.plan.arms) * (self.plan.keys.trials + self.plan.keys.seeds)
+
+    def steps_of(self, arm: str) -> int:
+        """Return the optimizer steps of one run of an arm."""
+        keys, each = self.plan.keys, self.probes[arm]
+        return steps_in(keys.seconds, each.step_s) if keys.seconds else round(each.steps_per_epoch * (keys.epochs or 0))
+
+    def run_s(self, arm: str) -> float:
+        """Return the seconds of one run of an arm."""
+        each, steps = self.probes[arm], self.steps_of(arm)
+        return each.start_s + steps * each.step_s + (steps / each.steps_per_epoch + 1) * each.evaluation_s
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of the whole study with its workers; runs that share a machine slow each other down a little."""
+        keys = self.plan.keys
+        runs = sum(self.run_s(arm.name) for arm in self.plan.arms) * (keys.trials + keys.seeds) / keys.workers
+        timing = sum(
+            self.probes[arm.name].start_s + TIMED_STEPS * self.probes[arm.name].step_s for arm in self.plan.arms
+        )
+        return runs + keys.timing_rounds * timing + _START_S
+
+    def sentences(self) -> list[str]:
+        """Return what the plan can find, in words."""
+        plan = self.plan
+        return plan_sentences(plan.keys.seeds, len(plan.pairs), plan.rules, as_percent=plan.as_percent)
+
+    def line(self) -> str:
+        keys = self.plan.keys
+        return (
+            f"{len(self.plan.arms)} arms x ({keys.trials} tuning runs + {keys.seeds} seeds) = {self.runs} runs, about "
+            f"{seconds(self.total_s)} with {keys.workers} at a time"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return plain containers for JSON."""
+        keys = self.plan.keys
+        arms = [
+            {
+                "arm": arm.name,
+                "overrides": list(arm.arm.overrides),
+                "search_space": {"name": arm.space.name, **arm.space.record()},
+                "steps": self.steps_of(arm.name),
+                "step_s": self.probes[arm.name].step_s,
+                "run_s": self.run_s(arm.name),
+                "parameters": self.probes[arm.name].parameters,
+            }
+            for arm in self.plan.arms
+        ]
+        return {
+            "study": self.plan.name,
+            "digest": self.plan.digest,
+            "arms": arms,
+            "trials": keys.trials,
+            "seeds": list(self.plan.seeds),
+            "pairs": [list(pair) for pair in self.plan.pairs],
+            "runs": self.runs,
+            "estimated_s": self.total_s,
+            "power": self.sentences(),
+        }
+
+    def show(self) -> None:
+        """Print the plan to stdout."""
+        plan, out = self.plan, console()
+        out.print(f"study {plan.name}: {self.line()}", soft_wrap=True, markup=False)
+        names = [arm.name for arm in plan.arms]
+        print_table(
+            [
+                TextColumn("arm", names, is_number=False),
+                TextColumn("space", [arm.space.name for arm in plan.arms], is_number=False, leaves=2),
+                TextColumn("params", [human_count(self.probes[name].parameters) for name in names], leaves=3),
+                TextColumn("steps", [f"{self.steps_of(name):,}" for name in names]),
+                TextColumn("a step", [f"{self.probes[name].step_s * 1000:.1f} ms" for name in names]),
+                TextColumn("a run", [seconds(self.run_s(name)) for name in names]),
+            ]
+        )
+        spaces = {arm.space.name: arm.space for arm in plan.arms}
+        for name, space in spaces.items():
+            low, high = (words_of(corner) for corner in space.corners())
+            ends = ", ".join(f"{a} to {b.partition('=')[2]}" for a, b in zip(low, high, strict=True))
+            out.print(f"{name}: {ends}", soft_wrap=True, markup=False)
+        for sentence in self.sentences():
+            out.print(sentence, soft_wrap=not out.is_terminal, markup=False)

@@ -1,0 +1,157 @@
+"""Short runs that measure what an arm costs. Each is called in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from effbench.config.recipes import quoted
+from effbench.log import LOGGER
+from effbench.records import read_summary
+from effbench.run.launch import composed, train_composed
+from effbench.summary_schema import throughput_of, unit_of
+from effbench.units import seen_key
+
+PROBE_STEPS, TIMED_STEPS = 12, 45  # the first 5 are not counted
+BUSY = 0.85  # processor seconds a second of a timed run, below which other work had the processor
+DRIFT = 1.1  # ratio of a fixed calculation's times before and after, above which the clock has changed
+LATENCY_RUNS = 40
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A short run.
+
+    Attributes:
+        step_s: seconds an optimizer step.
+        images_per_s: training samples a second.
+        steps_per_epoch: optimizer steps.
+        evaluation_s: seconds of one validation.
+        start_s: seconds of everything else: composing, reading data, building.
+        parameters: of the model.
+        macs: of one sample; 0 if they cannot be counted.
+        peak_bytes: resident memory of the process.
+        share: processor seconds a second.
+        drift: time of a fixed calculation after the run, divided by that before it.
+        load: load average of the machine before it.
+        splits: names of the dataset's splits.
+    """
+
+    step_s: float
+    images_per_s: float
+    steps_per_epoch: float
+    evaluation_s: float
+    start_s: float
+    parameters: int
+    macs: int
+    peak_bytes: int
+    share: float
+    drift: float
+    load: float
+    splits: tuple[str, ...]
+
+    @property
+    def contaminated(self) -> bool:
+        return self.share < BUSY or not 1 / DRIFT <= self.drift <= DRIFT
+
+    def record(self) -> dict[str, Any]:
+        return {**asdict(self), "contaminated": self.contaminated}
+
+
+def probe(words: Sequence[str], folder: Path, steps: int, config_dir: str | None = None) -> Probe:
+    """Train a few steps, validate once, and return what it took. The run's folder is removed.
+
+    Args:
+        words: overrides of the run.
+        folder: for the run; it must not exist.
+        steps: optimizer steps, more than 5.
+        config_dir: folder with the user's groups.
+    """
+    LOGGER.setLevel(logging.CRITICAL)
+    load, before = os.getloadavg()[0], _calibration_s()
+    short = [*words, f"trainer.max_steps={steps}", "checkpoint.save_last=false", f"hydra.run.dir={quoted(folder)}"]
+    begun, processor = time.perf_counter(), time.process_time()
+    try:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            train_composed(composed(short, config_dir), config_dir=config_dir)
+        summary = read_summary(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    wall = time.perf_counter() - begun
+    share = (time.process_time() - processor) / wall
+    timing, clocks = summary["timing"], summary["timing"]["seconds"]
+    speed, seen = throughput_of(summary) or 0.0, summary[seen_key(unit_of(summary))]
+    per_step = seen / summary["steps"]
+    step_s = per_step / speed if speed else timing["training_s"] / summary["steps"]
+    return Probe(
+        step_s=step_s,
+        images_per_s=per_step / step_s,
+        steps_per_epoch=summary["steps"] / summary["epochs"],
+        evaluation_s=float(clocks.get("evaluation") or 0.0),
+        start_s=max(0.0, wall - timing["training_s"] - float(clocks.get("evaluation") or 0.0)),
+        parameters=summary["model"]["parameters"],
+        macs=summary["model"].get("macs") or 0,
+        peak_bytes=summary["memory"]["peak_rss_bytes"],
+        share=share,
+        drift=_calibration_s() / before,
+        load=load,
+        splits=tuple(summary["data"]["counts"]),
+    )
+
+
+def steps_in(budget_s: float, step_s: float) -> int:
+    """Return the optimizer steps of a budget in seconds, at least 1."""
+    return max(1, round(budget_s / step_s))
+
+
+def inference_costs(words: Sequence[str], config_dir: str | None = None) -> dict[str, float | int | None]:
+    """Return optimizer_state_bytes, and latency_p50_s: median seconds of a forward pass of one sample, untrained.
+
+    Args:
+        words: overrides of the run.
+        config_dir: folder with the user's groups.
+    """
+    import torch
+
+    from effbench import build
+    from effbench.config.compose import compose
+    from effbench.report.cost import cost
+    from effbench.run.validate import own_setting
+
+    LOGGER.setLevel(logging.CRITICAL)
+    config = compose(words, config_dir)
+    if config.device.threads:
+        torch.set_num_threads(config.device.threads)
+    setting = own_setting(config)
+    section = config.model.model_copy(update={"pretrained": None, "freeze": []})
+    config = config.model_copy(update={"model": section})
+    model = build.model(config, setting.num_classes, setting.modality).eval()
+    example = setting.example
+    times = []
+    with torch.inference_mode():
+        for _ in range(LATENCY_RUNS):
+            begun = time.perf_counter()
+            model(example)
+            times.append(time.perf_counter() - begun)
+    return {
+        "optimizer_state_bytes": cost(config, setting)["optimizer_state_bytes"],
+        "latency_p50_s": statistics.median(times[LATENCY_RUNS // 4 :]),
+    }
+
+
+def _calibration_s() -> float:
+    """Return the seconds of a fixed calculation, the least of five: it follows the processor's clock."""
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        sum(range(200_000))
+        times.append(time.perf_counter() - begun)
+    return min(times)

@@ -1,0 +1,180 @@
+"""Search spaces: which settings are tuned, in which range, and how points of the unit cube become settings.
+
+A file of conf/search_space holds one line a setting: `KEY: {log: [LOW, HIGH]}`, `{uniform: [LOW, HIGH]}`,
+`{int: [LOW, HIGH]}` or `{choices: [A, B]}`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from effbench.config.recipes import quoted
+from effbench.errors import ConfigError
+from effbench.study.table import Range, Setting
+
+KINDS = ("log", "uniform", "int", "choices")
+_DIGITS = 4  # significant digits of sampled numbers: settings that people can read and repeat
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One setting.
+
+    Attributes:
+        key: config key, such as optimizer.lr.
+        kind: one of KINDS.
+        values: (low, high), or the choices.
+    """
+
+    key: str
+    kind: str
+    values: tuple[Setting, ...]
+
+    def at(self, place: float) -> Setting:
+        """Return the value at `place` in [0, 1)."""
+        if self.kind == "choices":
+            return self.values[min(int(place * len(self.values)), len(self.values) - 1)]
+        low, high = self._ends()
+        if self.kind == "int":
+            return int(low) + min(int(place * (high - low + 1)), int(high - low))
+        if self.kind == "log":
+            value = math.exp(math.log(low) + place * (math.log(high) - math.log(low)))
+        else:
+            value = low + place * (high - low)
+        return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
+
+    def _ends(self) -> tuple[float, float]:
+        low, high = (float(value) for value in self.values)
+        return low, high
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The settings that are tuned for an arm.
+
+    Attributes:
+        name: of its file.
+        dimensions: at least one.
+    """
+
+    name: str
+    dimensions: tuple[Dimension, ...]
+
+    def settings(self, point: Sequence[float]) -> dict[str, Setting]:
+        """Return the settings at a point of the unit cube."""
+        return {each.key: each.at(place) for each, place in zip(self.dimensions, point, strict=True)}
+
+    def corners(self) -> list[dict[str, Setting]]:
+        """Return the settings with all lowest and with all highest values, to check that they compose."""
+        last = 1 - 2**-53
+        return [self.settings([place] * len(self.dimensions)) for place in (0.0, last)]
+
+    def distinct(self) -> float:
+        """Return the number of different settings: infinite with a range of real numbers."""
+        counts = {
+            "choices": lambda each: len(each.values),
+            "int": lambda each: int(each.values[1]) - int(each.values[0]) + 1,
+        }
+        return math.prod(counts[each.kind](each) if each.kind in counts else math.inf for each in self.dimensions)
+
+    def ranges(self) -> dict[str, Range]:
+        """Return setting -> range of the numeric settings."""
+        found = {}
+        for each in self.dimensions:
+            if each.kind != "choices":
+                low, high = each.values
+                found[each.key] = Range(float(low), float(high), each.kind == "log")
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """Return plain containers in the form of the YAML file."""
+        return {each.key: {each.kind: list(each.values)} for each in self.dimensions}
+
+
+def words_of(settings: Mapping[str, Setting]) -> list[str]:
+    """Return settings as overrides. A text is written as it is: '[0.9,0.99]' is a list to Hydra."""
+    return [f"{key}={_text(value)}" for key, value in settings.items()]
+
+
+def _text(value: Setting) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return value if value[:1] in "[{'\"" or value.replace("%", "").isalnum() else quoted(value)
+    return repr(value)
+
+
+def search_space(name: str, content: Mapping[str, Any]) -> SearchSpace:
+    """Return the checked space of a file.
+
+    Args:
+        name: of the file, for messages.
+        content: the file's keys.
+
+    Raises:
+        ConfigError: the space is empty, or a line is not as the module describes.
+    """
+    if not content:
+        raise ConfigError(
+            f"the search space {name} is empty: there is nothing to tune. Name a setting and its range in "
+            f"search_space/{name}.yaml, such as optimizer.lr: {{log: [1e-4, 1e-2]}}."
+        )
+    return SearchSpace(name, tuple(_dimension(f"search_space/{name}", key, line) for key, line in content.items()))
+
+
+def _dimension(where: str, key: str, line: Any) -> Dimension:
+    if not (isinstance(line, Mapping) and len(line) == 1 and next(iter(line)) in KINDS):
+        raise ConfigError(
+            f"{where}: {key} must be one of {{log: [LOW, HIGH]}}, {{uniform: [LOW, HIGH]}}, {{int: [LOW, HIGH]}}, "
+            f"{{choices: [A, B]}}; got {line!r}."
+        )
+    [(kind, values)] = line.items()
+    if kind == "choices":
+        plain = isinstance(values, list) and all(isinstance(value, bool | int | float | str) for value in values)
+        if not plain or not values or len(set(map(repr, values))) < len(values):
+            raise ConfigError(
+                f"{where}: {key} must list different numbers or texts; got {values!r}. A list is a choice in quotes: "
+                "'[0.9,0.99]'."
+            )
+        return Dimension(key, kind, tuple(values))
+    if not (isinstance(values, list) and len(values) == 2 and all(_is_number(value, kind) for value in values)):
+        raise ConfigError(f"{where}: {key} must have two numbers as ends of {kind}; got {values!r}.")
+    low, high = values
+    if not low < high or (kind == "log" and low <= 0):
+        rule = "0 < LOW < HIGH" if kind == "log" else "LOW < HIGH"
+        raise ConfigError(f"{where}: {key} must have {rule}; got {values!r}. For a fixed value use study.overrides.")
+    return Dimension(key, kind, (low, high))
+
+
+def _is_number(value: Any, kind: str) -> bool:
+    kinds = (int,) if kind == "int" else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def sampled(space: SearchSpace, count: int, seed: int) -> list[dict[str, Setting]]:
+    """Return the settings of all tuning runs of an arm: points of a scrambled Sobol sequence (Optuna's QMCSampler).
+
+    They depend on space, count and seed alone, so that workers and interruptions do not change them, and arms with
+    equally many settings get the same points.
+
+    Args:
+        space: the search space.
+        count: number of settings.
+        seed: of the scrambling.
+    """
+    from effbench.study.storage import optuna_library
+
+    optuna = optuna_library()
+    unit = {each.key: optuna.distributions.FloatDistribution(0.0, 1.0) for each in space.dimensions}
+    sampler = optuna.samplers.QMCSampler(
+        scramble=True, seed=seed, warn_independent_sampling=False, warn_asynchronous_seeding=False
+    )
+    study = optuna.create_study(sampler=sampler)
+    # QMCSampler takes its dimensions from the first finished trial, and draws that one at random itself
+    middle = dict.fromkeys(unit, 0.5)
+    study.add_trial(optuna.trial.create_trial(params=middle, distributions=unit, value=0.0))
+    points = [study.ask(unit).params for _ in range(count)]
+    return [space.settings([point[key] for key in unit]) for point in points]

@@ -1,0 +1,180 @@
+"""A small real study by the command line: its budget, its pairing, what reads the test split, kills and restarts."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from effbench.study.table import StudyTable, table_from_json
+from tests.commandline import effbench
+
+pytest.importorskip("optuna")
+
+WORDS = [
+    "study", "study=smoke", "study.models=[mlp]", "study.optimizers=[sgd,adamw]", "study.trials=3", "study.seeds=6",
+    "study.epochs=2", "study.timing_rounds=0", "study.workers=2", "study.folder=out", "model.hidden=[16]",
+    "trainer.limit_train_batches=6", "trainer.log_every_n_steps=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study."""
+    place = tmp_path_factory.mktemp("study")
+    result = effbench(*WORDS, cwd=place)
+    assert result.returncode == 0, result.stderr
+    (place / "stdout").write_text(result.stdout)
+    return place / "out"
+
+
+def table_in(folder: Path) -> StudyTable:
+    return table_from_json((folder / "table.json").read_text())
+
+
+def same(table: StudyTable) -> list[Any]:
+    """What must not depend on interruptions: settings, seeds and results."""
+    trials = [(each.arm, each.number, each.settings, each.value, each.status) for each in table.trials]
+    runs = [
+        (each.arm, each.seed, each.settings, each.validation, each.test, each.correct) for each in table.confirmations
+    ]
+    return [trials, runs, table.target]
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_every_arm_has_exactly_its_budget(done: Path) -> None:
+    table = table_in(done)
+    assert [(each.arm, each.number) for each in table.trials] == [
+        (arm, number) for arm in ("mlp-sgd", "mlp-adamw") for number in range(3)
+    ]
+    assert [(each.arm, each.seed) for each in table.confirmations] == [
+        (arm, seed) for arm in ("mlp-sgd", "mlp-adamw") for seed in range(1, 7)
+    ]
+    assert {each.status for each in (*table.trials, *table.confirmations)} == {"completed"}
+    assert {each.steps for each in (*table.trials, *table.confirmations)} == {12}
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_the_setting_best_on_validation_is_confirmed(done: Path) -> None:
+    table = table_in(done)
+    for arm in table.arms:
+        best = max((each for each in table.trials if each.arm == arm.name), key=lambda each: each.value or 0.0)
+        chosen = [each.settings for each in table.confirmations if each.arm == arm.name]
+        assert chosen == [best.settings] * 6
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_only_final_runs_read_the_test_split(done: Path) -> None:
+    for folder in (done / "runs").glob("*/*"):
+        summary = json.loads((folder / "summary.json").read_text())
+        is_final = folder.name.startswith("confirm")
+        assert ("test/acc" in summary["metrics"]) == is_final
+        assert (folder / "predictions.csv").exists() == is_final
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_predictions_kept_for_each_sample_give_the_test_accuracy(done: Path) -> None:
+    for run in table_in(done).confirmations:
+        assert run.correct is not None
+        assert len(run.correct) == 2000
+        assert sum(run.correct) / 2000 == pytest.approx(run.test, abs=1e-12)
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_seed_means_the_same_split_in_every_arm(done: Path) -> None:
+    def config(arm: str, index: int) -> dict[str, Any]:
+        found = yaml.safe_load((done / "runs" / arm / f"confirm-{index:03d}" / "config.yaml").read_text())
+        return dict(found)
+
+    for index in range(6):
+        for arm in ("mlp-sgd", "mlp-adamw"):
+            assert config(arm, index)["seed"] == config(arm, index)["data"]["split_seed"] == index + 1
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_the_target_is_the_baselines_median_on_validation(done: Path) -> None:
+    table = table_in(done)
+    values = sorted(each.validation or 0.0 for each in table.confirmations if each.arm == "mlp-adamw")
+    assert table.target == pytest.approx((values[2] + values[3]) / 2, abs=1e-7)
+    assert table.target_source == "validation"
+    for run in table.confirmations:
+        assert (run.steps_to_target is not None) == ((run.validation or 0.0) >= (table.target or 0.0))
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_the_result_is_a_page_markdown_csv_and_json(done: Path) -> None:
+    shown = (done.parent / "stdout").read_text()
+    result = json.loads((done / "result.json").read_text())["value"]
+    page = (done / "study.html").read_text()
+    for sentence in result["verdicts"]:
+        assert sentence in shown.replace("\n", " ")
+        assert sentence.split(":")[0] in page
+    assert (done / "runs.csv").read_text().count("\n") == 13
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_the_same_command_again_runs_nothing(done: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (done / "runs").rglob("summary.json")}
+    result = effbench(*WORDS, "--json", cwd=done.parent)
+    assert result.returncode == 0, result.stderr
+    assert {path: path.stat().st_mtime_ns for path in (done / "runs").rglob("summary.json")} == before
+    assert json.loads(result.stdout)["verdicts"] == json.loads((done / "result.json").read_text())["value"]["verdicts"]
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_study_is_read_from_its_journal_alone(done: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "out"
+    kept.mkdir()
+    for name in ("study.json", "journal.log"):
+        shutil.copy(done / name, kept)
+    result = effbench(*WORDS, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert same(table_in(kept)) == same(table_in(done))
+    assert not (kept / "runs").exists()
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_killed_at_random_and_restarted_it_ends_the_same(done: Path, tmp_path: Path) -> None:
+    chance = random.Random(0)
+    command = [sys.executable, "-m", "effbench", *WORDS]
+    for _ in range(4):
+        with subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)
+        ) as process:
+            time.sleep(chance.uniform(6.0, 10.0))
+            process.send_signal(signal.SIGKILL)
+    result = effbench(*WORDS, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert same(table_in(tmp_path / "out")) == same(table_in(done))
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_an_arm_without_validation_is_refused_at_once(tmp_path: Path) -> None:
+    result = effbench(*WORDS, "data.val_fraction=0", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "validation" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out" / "study.json").exists()

@@ -1,0 +1,179 @@
+"""The plan of a study: what it runs, what it refuses before time is spent, and when it is another study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from effbench.config.compose import compose
+from effbench.config.study_files import options
+from effbench.errors import ConfigError
+from effbench.study.frozen import NAME, freeze
+from effbench.study.plan import planned
+
+SMOKE = ["study=smoke", "device.name=cpu"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def user_file(folder: Path, group: str, name: str, text: str) -> str:
+    (folder / group).mkdir(parents=True, exist_ok=True)
+    (folder / group / f"{name}.yaml").write_text(text)
+    return str(folder)
+
+
+def test_arms_are_models_x_optimizers() -> None:
+    plan = planned([*SMOKE, "study.models=[mlp,cnn]", "study.optimizers=[sgd,adamw]", "study.baseline=mlp-adamw"])
+    assert [arm.name for arm in plan.arms] == ["mlp-sgd", "mlp-adamw", "cnn-sgd", "cnn-adamw"]
+    assert plan.pairs == (("mlp-sgd", "mlp-adamw"), ("cnn-sgd", "cnn-adamw"))
+    assert [arm.space.name for arm in plan.arms] == ["sgd", "adamw", "sgd", "adamw"]
+
+
+def test_named_arms_are_lists_of_overrides(tmp_path: Path) -> None:
+    text = (
+        "defaults: [_base, _self_]\noverrides: [model=mlp, optimizer=lion]\n"
+        "arms: {flat: [scheduler=constant], wave: [scheduler=cosine]}\n"
+    )
+    plan = planned(["study=mine"], user_file(tmp_path / "own", "study", "mine", text))
+    words = plan.words("wave", {"optimizer.lr": 0.001}, seed=5, tests=False)
+    config = compose(words)
+    assert "Cosine" in config.scheduler.target
+    assert (config.optimizer.lr, config.seed, config.data.options["split_seed"]) == (0.001, 5, 5)
+    assert plan.arms[0].space.name == "lion"  # follows from the optimizer in study.overrides
+    assert plan.baseline == "flat"
+
+
+def test_tuning_leaves_the_test_split_unread_final_runs_do_not() -> None:
+    plan = planned(SMOKE)
+    tuning = compose(plan.words("mlp-sgd", {}, plan.tuning_seed, tests=False))
+    final = compose(plan.words("mlp-sgd", {}, plan.seeds[0], tests=True))
+    assert (tuning.trainer.limit_test_batches, final.trainer.limit_test_batches) == (0, None)
+    assert list(final.callbacks.named) == ["keep_predictions"]
+    assert plan.tuning_seed not in plan.seeds
+
+
+def test_words_given_reach_every_run_but_not_over_an_arm() -> None:
+    plan = planned([*SMOKE, "data.val_fraction=0.2", "optimizer.no_decay=false"])
+    for arm in plan.arms:
+        config = compose(plan.words(arm.name, {}, 0, tests=False))
+        assert config.data.options["val_fraction"] == 0.2
+        assert config.optimizer.no_decay is False
+        assert config.optimizer.target.lower().endswith(arm.arm.optimizer or "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study=smke"], "Did you mean 'smoke'"),
+        (["model=mlp"], "name one study"),
+        ([*SMOKE, "study.trails=4"], "Did you mean 'study.trials'"),
+        ([*SMOKE, "study.trials=0"], "study.trials"),
+        ([*SMOKE, "study.seeds=1"], "least"),
+        ([*SMOKE, "study.seeds=5"], "at least 7"),
+        ([*SMOKE, "study.models=[mlp]", "study.optimizers=[sgd,lyon]"], "arm mlp-lyon cannot be built"),
+        ([*SMOKE, "study.models=[]"], "needs study.models and study.optimizers"),
+        ([*SMOKE, "study.optimizers=[adamw]"], "compares nothing"),
+        ([*SMOKE, "study.optimizers=[adamw,adamw,sgd]"], "two arms are named mlp-adamw"),
+        ([*SMOKE, "study.baseline=adamw"], "study.baseline"),
+        ([*SMOKE, "model.hiden=[8]"], "hidden"),
+        ([*SMOKE, "seed=3"], "study.seed"),
+        ([*SMOKE, "trainer.max_epochs=3"], "study.epochs"),
+        ([*SMOKE, "resume=outputs/x"], "same command"),
+        ([*SMOKE, "study.search_space=nadam"], "search_space"),
+        ([*SMOKE, "study.trials=4,8"], "one value"),
+        ([*SMOKE, "study.arms={a: [optimizer=sgd]}"], "in quotes"),
+        ([*SMOKE, "study.arms={a: ['optimizer=sgd']}"], "needs study.models and study.optimizers"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_the_remedy(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        planned(words)
+    assert not Path("outputs").exists()
+
+
+def test_an_empty_space_is_refused(tmp_path: Path) -> None:
+    own = user_file(tmp_path / "own", "search_space", "none", "# nothing\n")
+    with pytest.raises(ConfigError, match="search space none is empty"):
+        planned([*SMOKE, "study.search_space=none"], own)
+
+
+def test_a_space_smaller_than_the_budget_is_refused(tmp_path: Path) -> None:
+    own = user_file(tmp_path / "own", "search_space", "few", "optimizer.lr: {choices: [0.1, 0.2]}  # two\n")
+    with pytest.raises(ConfigError, match="only 2 settings"):
+        planned([*SMOKE, "study.search_space=few"], own)
+
+
+def test_a_space_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    own = user_file(tmp_path / "own", "search_space", "odd", "optimizer.lrr: {log: [0.1, 0.2]}\n")
+    with pytest.raises(ConfigError, match=r"Did you mean 'optimizer.lr'"):
+        planned([*SMOKE, "study.search_space=odd"], own)
+
+
+# --- study.json -------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_words_are_the_same_study_wherever_it_is_run() -> None:
+    freeze(planned(SMOKE))
+    freeze(planned([*SMOKE, "study.workers=4", "study.threads=2", "data.num_workers=0"]))
+    content = json.loads(Path("outputs/studies/smoke", NAME).read_text())
+    assert content["digest"] == planned(SMOKE).digest
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("study.trials=8", "keys.trials: 6 there, 8 asked for"),
+        ("study.optimizers=[sgd,adamw]", "arms.mlp-lion"),
+        ("data.val_fraction=0.2", "config.data.val_fraction: 0.1 there, 0.2 asked for"),
+        ("study.alpha=0.06", "keys.alpha"),
+    ],
+)
+def test_a_changed_study_is_refused_with_what_changed(word: str, told: str) -> None:
+    freeze(planned(SMOKE))
+    with pytest.raises(ConfigError, match="holds another study") as refusal:
+        freeze(planned([*SMOKE, word]))
+    assert told in str(refusal.value)
+
+
+def test_a_changed_search_space_is_another_study(tmp_path: Path) -> None:
+    text = "optimizer.lr: {log: [0.001, 0.1]}  # a\n"
+    own = user_file(tmp_path / "own", "search_space", "mine", text)
+    words = [*SMOKE, "study.search_space=mine"]
+    freeze(planned(words, own))
+    user_file(tmp_path / "own", "search_space", "mine", text.replace("0.1]", "0.2]"))
+    with pytest.raises(ConfigError, match="search_space.optimizer.lr.log"):
+        freeze(planned(words, own))
+
+
+def test_a_newer_study_file_names_the_effbench_that_wrote_it() -> None:
+    plan = planned(SMOKE)
+    freeze(plan)
+    path = plan.folder / NAME
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "schema_version": 99, "effbench": "7.5.0"}))
+    with pytest.raises(ConfigError, match=r"schema_version 99.*effbench 7\.5\.0"):
+        freeze(plan)
+
+
+def test_a_damaged_study_file_is_refused() -> None:
+    plan = planned(SMOKE)
+    freeze(plan)
+    path = plan.folder / NAME
+    content = json.loads(path.read_text())
+    content["study"]["keys"]["trials"] = 5  # the digest no longer fits
+    for text in (json.dumps(content), path.read_text()[:-40], "[]"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="damaged"):
+            freeze(plan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(options("study")))
+def test_every_study_that_ships_can_be_planned(name: str) -> None:
+    plan = planned([f"study={name}"])
+    assert len(plan.pairs) >= 2

@@ -1,0 +1,81 @@
+"""Two workers at one study on a real PostgreSQL, which the test starts (Debian's package postgresql)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from effbench.study.table import table_from_json
+from tests.commandline import effbench
+from tests.study.test_engine import WORDS
+
+pytest.importorskip("optuna")
+pytest.importorskip("psycopg2")
+PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+def as_postgres(command: list[str]) -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    return ["runuser", "-u", "postgres", "--", *command] if os.getuid() == 0 else command
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an empty database."""
+    if not PROGRAMS:
+        pytest.skip("PostgreSQL is not installed")
+    place = tmp_path_factory.mktemp("postgres")
+    if os.getuid() == 0:
+        for folder in (place, *place.parents[:3]):
+            folder.chmod(0o755)
+        shutil.chown(place, "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data, programs = place / "data", PROGRAMS[-1]
+    subprocess.run(
+        as_postgres([str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "me", "--no-sync"]),
+        check=True, stdout=subprocess.DEVNULL, cwd="/",
+    )  # fmt: skip
+    options = f"-p {port} -k {place} -c listen_addresses=127.0.0.1 -c fsync=off"
+    control = [str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(place / "log")]
+    subprocess.run(as_postgres([*control, "-o", options, "start"]), check=True, stdout=subprocess.DEVNULL, cwd="/")
+    yield f"postgresql://me@127.0.0.1:{port}/postgres"
+    subprocess.run(as_postgres([*control, "-m", "immediate", "stop"]), check=False, stdout=subprocess.DEVNULL, cwd="/")
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_two_workers_share_a_study_and_one_is_killed(server: str, tmp_path: Path) -> None:
+    words = [*WORDS, f"study.storage={server}", "study.workers=1"]
+    places = [tmp_path / "one", tmp_path / "two"]  # two machines without a common folder
+    for place in places:
+        place.mkdir()
+    command = [sys.executable, "-m", "effbench", *words]
+    with subprocess.Popen(command, cwd=places[0], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        time.sleep(12)
+        first.kill()
+    second = effbench(*words, cwd=places[1])
+    assert second.returncode == 0, second.stderr
+    table = table_from_json((places[1] / "out" / "table.json").read_text())
+    assert [(each.arm, each.number) for each in table.trials] == [
+        (arm, number) for arm in ("mlp-sgd", "mlp-adamw") for number in range(3)
+    ]
+    assert len(table.confirmations) == 12
+    assert {each.status for each in table.confirmations} == {"completed"}
+
+
+def test_a_silent_server_is_refused_without_its_password(tmp_path: Path) -> None:
+    result = effbench(*WORDS, "study.storage=postgresql://me:hunter22@127.0.0.1:9/x", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "does not answer" in result.stderr
+    assert "hunter22" not in result.stderr
+    assert not (tmp_path / "out" / "runs").exists()

@@ -1,0 +1,80 @@
+"""Search spaces: what a file may say, and what is sampled."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from effbench.config.compose import compose
+from effbench.config.static_compose import group_options
+from effbench.config.study_files import content_of, options
+from effbench.errors import ConfigError
+from effbench.study.space import sampled, search_space, words_of
+
+pytest.importorskip("optuna")
+
+MIXED = {
+    "optimizer.lr": {"log": [1e-4, 1e-1]},
+    "optimizer.weight_decay": {"uniform": [0.0, 0.5]},
+    "model.depth": {"int": [1, 3]},
+    "scheduler.warmup": {"choices": [0, "5%"]},
+}
+
+
+def test_every_optimizer_has_a_space_that_composes() -> None:
+    assert set(group_options()["optimizer"]) <= set(options("search_space"))
+    for name in group_options()["optimizer"]:
+        space = search_space(name, content_of("search_space", name))
+        for corner in space.corners():
+            config = compose(["model=mlp", f"optimizer={name}", *words_of(corner)])
+            assert config.optimizer.lr == corner["optimizer.lr"]
+
+
+def test_samples_fill_every_range_evenly_on_its_scale() -> None:
+    settings = sampled(search_space("mixed", MIXED), 64, seed=3)
+    decades = [math.floor(-math.log10(each["optimizer.lr"]) + 1e-9) for each in settings]
+    assert {decade: decades.count(decade) for decade in (1, 2, 3)} == pytest.approx({1: 21, 2: 21, 3: 21}, abs=2)
+    assert sum(each["optimizer.weight_decay"] < 0.25 for each in settings) == pytest.approx(32, abs=1)
+    assert {depth: sum(each["model.depth"] == depth for each in settings) for depth in (1, 2, 3)} == pytest.approx(
+        {1: 21, 2: 21, 3: 21}, abs=2
+    )
+    assert sum(each["scheduler.warmup"] == "5%" for each in settings) == pytest.approx(32, abs=1)
+
+
+def test_samples_depend_on_the_seed_and_not_on_their_number() -> None:
+    space = search_space("mixed", MIXED)
+    assert sampled(space, 8, seed=1) == sampled(space, 16, seed=1)[:8]
+    assert sampled(space, 8, seed=1) != sampled(space, 8, seed=2)
+
+
+def test_sampled_settings_stay_in_their_range_and_read_well() -> None:
+    for each in sampled(search_space("mixed", MIXED), 128, seed=0):
+        assert 1e-4 <= each["optimizer.lr"] <= 1e-1
+        assert float(f"{each['optimizer.lr']:.4g}") == each["optimizer.lr"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "search space x is empty"),
+        ({"optimizer.lr": 0.1}, "must be one of"),
+        ({"optimizer.lr": {"log": [0, 1]}}, "0 < LOW < HIGH"),
+        ({"optimizer.lr": {"log": [1, 0.1]}}, "LOW < HIGH"),
+        ({"optimizer.lr": {"uniform": [1, 1]}}, "LOW < HIGH"),
+        ({"optimizer.lr": {"log": ["a", 1]}}, "two numbers"),
+        ({"model.depth": {"int": [1.5, 3]}}, "two numbers"),
+        ({"optimizer.betas": {"choices": [[0.9, 0.99]]}}, "A list is a choice in quotes"),
+        ({"optimizer.lr": {"choices": [0.1, 0.1]}}, "different"),
+        ({"optimizer.lr": {"log": [1, math.inf]}}, "two numbers"),
+    ],
+)
+def test_a_space_that_cannot_be_sampled_is_refused(content: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        search_space("x", content)
+
+
+def test_a_list_is_a_choice_that_composes() -> None:
+    space = search_space("x", {"optimizer.betas": {"choices": ["[0.9,0.99]", "[0.95,0.98]"]}})
+    words = words_of(space.corners()[1])
+    assert compose(["model=mlp", "optimizer=lion", *words]).optimizer.betas == [0.95, 0.98]
