@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effbench.cpu import batch_norm, dropout, linear
+from effbench.cpu import dropout, linear
 from effbench.cpu.accelerate import accelerate
+from effbench.cpu.library import scratch_size
+from effbench.cpu.tensors import call
 
 CALLS = 200
 EPS, MOMENTUM, P = 1e-5, 0.1, 0.5
@@ -28,9 +30,8 @@ MEAN, VAR = torch.zeros(8), torch.ones(8)
 
 
 def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    statistics_, out = x.new_empty(4, x.shape[1]), torch.empty_like(x)
-    tensors = (x, weight, bias, MEAN, VAR, batch_norm._scratch(x), statistics_, out)
-    batch_norm._call("batch_norm", tensors, x, (EPS, MOMENTUM), 1)
+    statistics_, out, (rows, channels) = x.new_empty(4, x.shape[1]), torch.empty_like(x), _rows(x)
+    call("batch_norm", x, weight, bias, MEAN, VAR, _sums(x), statistics_, out, rows, channels, EPS, MOMENTUM, 1)
     return out, statistics_
 
 
@@ -38,9 +39,17 @@ def _batch_norm_backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor,
     x, given = ctx.saved_tensors
     means, for_weight, for_bias = (x.new_empty(rows * x.shape[1]) for rows in (2, 1, 1))
     for_x = torch.empty_like(x)
-    passed = (x, gradient, given, batch_norm._scratch(x), means, for_x, for_weight, for_bias)
-    batch_norm._call("batch_norm_backward", passed, x, (), 1)
+    call("batch_norm_backward", x, gradient, given, _sums(x), means, for_x, for_weight, for_bias, *_rows(x), 1)
     return for_x, for_weight, for_bias
+
+
+def _rows(x: Tensor) -> tuple[int, int]:
+    """(pixels of the batch, channels)."""
+    return x.numel() // x.shape[1], x.shape[1]
+
+
+def _sums(x: Tensor) -> Tensor:
+    return x.new_empty(scratch_size("batch_norm", *_rows(x)), dtype=torch.float64)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -48,9 +57,13 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    x, weight = ctx.saved_tensors
-    for_x = linear._input_gradient(gradient.contiguous(), x, weight)
-    return for_x, linear._weight_gradient(gradient.contiguous(), x, weight), gradient.sum(0)
+    (x, weight), gradient = ctx.saved_tensors, gradient.contiguous()
+    sizes = (x.shape[0], weight.shape[1], weight.shape[0])
+    for_x, for_weight = torch.empty_like(x), torch.empty_like(weight)
+    call("conv1x1_backward_input", gradient, weight, for_x, *sizes)
+    transposed = x.new_empty(scratch_size("conv1x1_backward_weight", *sizes[1:]))
+    call("conv1x1_backward_weight", x, gradient, transposed, for_weight, *sizes)
+    return for_x, for_weight, gradient.sum(0)
 
 
 def _dropout(x: Tensor, seed: int) -> Tensor:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = ["Callback", "Config", "ConfigError", "Context", "EffbenchError", "Run", "compose", "load_run", "train"]
+# Where each public name is defined: it is imported when it is first used.
 _HOMES = {
     "Callback": "effbench.training.callbacks",
     "Context": "effbench.training.callbacks",
@@ -38,7 +39,7 @@ _log.install()
 
 
 def __getattr__(name: str) -> Any:
-    import importlib
+    import importlib  # here, as everything below: `import effbench` takes milliseconds, torch seconds
 
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

@@ -21,13 +21,13 @@ def cache_home() -> Path:
 
     Without a writable home folder, return the second of `cache_homes`.
     """
-    return next(filter(_can_be_made, cache_homes()), cache_homes()[0])
-
-
-def _can_be_made(folder: Path) -> bool:
-    """Return True if the folder exists, or can be created below an existing one."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return there.is_dir() and (there == folder or os.access(there, os.W_OK | os.X_OK))
+    homes = cache_homes()
+    for folder in homes:
+        # it is there, or can be created below an existing folder
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if there.is_dir() and (there == folder or os.access(there, os.W_OK | os.X_OK)):
+            return folder
+    return homes[0]  # whoever writes to it gets the system's own error
 
 
 def cache_homes() -> list[Path]:
@@ -37,6 +37,7 @@ def cache_homes() -> list[Path]:
     """
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
     user = os.geteuid() if hasattr(os, "geteuid") else "user"
+    # by user: a shared name would belong to whoever came first
     homes = [Path(tempfile.gettempdir()) / f"effbench-{user}"]
     with suppress(RuntimeError):  # no HOME, and no entry for this user in the system's user list
         homes.insert(0, (configured if configured.is_absolute() else Path.home() / ".cache") / "effbench")
@@ -52,11 +53,13 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ConfigError: the home folder is unknown (else a folder named ~ would be created), or the path is a URL.
     """
     text = os.fspath(path)
+    # pathlib would turn https://host/file into a relative path, https:/host/file
     refuse_url(text)
     if text[:1] != "~":
         return Path(text)
     whole = os.path.expanduser(text)  # noqa: PTH111 - Path's raises a RuntimeError
     first = text.partition("/")[0]
+    # unchanged: there is no such user. A file whose name begins with ~, such as ~tmp, is taken as it is
     if whole == text and not (first != "~" and os.path.lexists(first)):
         raise ConfigError(
             f"{text}: there is no home folder {first}. Write the path in full; a folder of that very name is ./{first}."
@@ -86,6 +89,7 @@ def distrusted(status: os.stat_result) -> str | None:
         return None
     if status.st_uid not in (0, os.geteuid()):
         return f"it belongs to another user (uid {status.st_uid})"
+    # in a sticky folder, such as /tmp, others can neither rename nor remove this user's files
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
         return f"other users may write to it (mode {stat.S_IMODE(status.st_mode):04o})"

@@ -36,11 +36,13 @@ class KeepWeights(Callback):
         state = context.state
         if state.batch or state.epoch % self._every:
             return
+        # on every rank, because it may change the state that a checkpoint holds (batch norm statistics, splits)
         weights = context.evaluated_weights()
         if not context.is_main:
             return
         path = context.folder / "weights" / f"epoch-{state.epoch:04d}.safetensors"
         path.parent.mkdir(exist_ok=True)
+        # contiguous: safetensors refuses channels-last tensors
         packed = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
         with replacing(path) as stream:
             stream.write(save(packed))

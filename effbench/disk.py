@@ -18,12 +18,14 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+# 1.2 s in all: a longer wait would only delay the report of a true error
 WAITS_S = (0.02, 0.1, 0.3, 0.8)  # before the next try
 PASSING = frozenset({errno.ESTALE, errno.EBUSY, errno.EACCES, errno.EPERM, errno.EIO, errno.EAGAIN, errno.ETXTBSY})
+# what fsync answers on file systems without it, such as some FUSE and SMB mounts; anything else is a failed write
 _NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF})
 _NO_FOLDER_FSYNC = _NO_FSYNC | {errno.EACCES, errno.EPERM, errno.EISDIR}  # some cannot open a folder
 _NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-_LONGEST_NAME = 255
+_LONGEST_NAME = 255  # bytes, on all common file systems
 
 
 def patiently(change: Callable[[], Result]) -> Result:
@@ -32,6 +34,7 @@ def patiently(change: Callable[[], Result]) -> Result:
         try:
             return change()
         except OSError as error:
+            # anything else, such as a full disk, would fail again
             if error.errno not in PASSING:
                 raise
         time.sleep(wait_s)
@@ -86,6 +89,7 @@ def sync(descriptor: int) -> None:
 
 def point(link: Path, name: str) -> None:
     """Make `link` point to its sibling `name`: a symbolic link or a text file. It is never missing in between."""
+    # made beside the link and renamed over it: a link cannot be changed in place
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -108,6 +112,7 @@ def pointed(link: Path) -> str | None:
     with suppress(OSError, ValueError):
         if link.is_symlink():
             return link.readlink().name
+        # a larger file, or one with a path, was not written by `point`
         if link.is_file() and link.stat().st_size <= _LONGEST_NAME + 1:
             name = link.read_text(encoding="utf-8").removesuffix("\n")
             return name if name.isprintable() and Path(name).name == name not in ("", "..") else None
@@ -126,6 +131,7 @@ def require_moves(folder: Path) -> None:
     moved = trial.with_name(trial.name + ".moved")
     try:
         trial.mkdir()
+        # over an existing file, as a checkpoint replaces the one before
         for name in ("a", "b"):
             (trial / name).write_bytes(b"x")
         move(trial / "a", trial / "b")

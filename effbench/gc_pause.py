@@ -15,12 +15,14 @@ def uncollected() -> Iterator[None]:
     If torch was imported, existing objects are also excluded from later collections (and not copied by forked
     processes).
     """
+    # a caller may have paused it already: it then stays paused
     had_torch, was_on = "torch" in sys.modules, gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if "torch" in sys.modules and not had_torch:
+            # hundreds of thousands of objects that live until the end: no pass need look at them again
             gc.freeze()
         if was_on:
             gc.enable()

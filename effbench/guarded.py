@@ -38,15 +38,17 @@ def read_bytes(path: Path, most: int = TEXT_BYTES, follow_links: bool = True) ->
     """
     try:
         # O_NONBLOCK: opening a pipe does not wait for a writer; O_NOCTTY: a terminal is not taken over
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | _nofollow(follow_links))
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        descriptor = os.open(path, flags if follow_links else flags | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: the name contains NUL
         raise MissingFileError(f"{path} cannot be read: there is no such file.") from error
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read: {_why(path, error)}.") from error
     try:
+        # of the open file, not of its name: another file could take its place in between
         _check(path, os.fstat(descriptor), most)
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            content = stream.read(most + 1)
+            content = stream.read(most + 1)  # one byte more shows that there is more
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read: {error.strerror}.") from error
     finally:
@@ -88,15 +90,12 @@ def require_regular(path: Path) -> None:
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read: {_why(path, error)}.") from error
     _check(path, status, None)
+    # asked for, because the library that opens the file would raise an error without a remedy
     if not os.access(path, os.R_OK):
         raise UnreadableError(f"{path} cannot be read: {_NOT_PERMITTED}.") from PermissionError()
 
 
 _NOT_PERMITTED = "Permission denied; ask its owner for chmod a+r, or run as its owner"
-
-
-def _nofollow(follow_links: bool) -> int:
-    return 0 if follow_links else os.O_NOFOLLOW
 
 
 def _check(path: Path, status: os.stat_result, most: int | None) -> None:

@@ -27,16 +27,20 @@ class Threads:
 
 def usable(local_processes: int = 1) -> Threads:
     """Return the threads for each of `local_processes` processes on this machine."""
+    # a container's quota does not show in the affinity: more threads than it allows are stopped in every period
     cores, quota = affinity(), cpu_quota()
     found = Threads(cores, f"{cores} core{'s' * (cores > 1)}")
     if quota is not None and math.ceil(quota) < cores:
         found = Threads(math.ceil(quota), f"a CPU quota of {quota:g} cores")
-    share = found.count // local_processes
     if local_processes > 1:
+        share = found.count // local_processes
         found = Threads(max(1, share), f"{found.why} for {local_processes} processes")
-    asked = _asked(local_processes)
-    if asked is not None and asked < found.count:
-        found = Threads(asked, f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}")
+    # "4,2" sets nested levels; the first number is the outer one
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    # torchrun sets 1 if the user sets nothing
+    of_torchrun = asked == "1" and local_processes > 1 and "TORCHELASTIC_RUN_ID" in os.environ
+    if asked.isascii() and asked.isdigit() and 0 < int(asked) < found.count and not of_torchrun:
+        found = Threads(int(asked), f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}")
     return found
 
 
@@ -52,22 +56,14 @@ def affinity() -> int:
 
 def cpu_quota(proc: Path = _PROC) -> float | None:
     """Return the CPU quota of this process's control groups (versions 1 and 2) in cores; None without a limit."""
+    # the least of a group and its parents, all of which limit it
     return min((limit for folder in _groups(proc) if (limit := _limit(folder)) is not None), default=None)
-
-
-def _asked(local_processes: int) -> int | None:
-    """Return OMP_NUM_THREADS, but not the 1 that torchrun sets by default."""
-    word = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if not word.isascii() or not word.isdigit() or int(word) == 0:
-        return None
-    # torchrun sets 1 if the user sets nothing
-    of_torchrun = word == "1" and local_processes > 1 and "TORCHELASTIC_RUN_ID" in os.environ
-    return None if of_torchrun else int(word)
 
 
 def _groups(proc: Path) -> Iterator[Path]:
     """Yield the visible folders of this process's control groups and their parents."""
     with suppress(OSError, ValueError, IndexError):
+        # lines of hierarchy:controllers:path; version 2 is hierarchy 0 without controllers
         paths = [line.split(":", 2) for line in (proc / "cgroup").read_text(encoding="utf-8").splitlines()]
         version_1 = next((path for _, names, path in paths if "cpu" in names.split(",")), None)
         version_2 = next((path for number, names, path in paths if number == "0" and not names), None)
@@ -80,15 +76,17 @@ def _groups(proc: Path) -> Iterator[Path]:
 def _mounts(proc: Path, version: int) -> Iterator[tuple[str, Path]]:
     """Yield (mounted part of the hierarchy, mount point) of the hierarchy with CPU limits."""
     for line in (proc / "mountinfo").read_text(encoding="utf-8").splitlines():
+        # optional fields of varying number stand before the hyphen
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         if (version == 2 and kind == "cgroup2") or (version == 1 and kind == "cgroup" and "cpu" in options.split(",")):
             root, mount = before.split(" ")[3:5]
-            yield root, Path(mount.replace("\\040", " "))
+            yield root, Path(mount.replace("\\040", " "))  # the kernel escapes spaces
 
 
 def _upwards(mount: Path, root: str, path: str) -> Iterator[Path]:
     """Yield folders from the group up to the mount point; only the mount point if the group is not visible."""
+    # within a container the mount shows a part of the hierarchy, from `root` on
     inside = path.removeprefix(root if root != "/" else "").strip("/")
     folder = mount / inside if ".." not in Path(inside).parts else mount
     while folder != mount and folder.is_relative_to(mount):
@@ -103,5 +101,6 @@ def _limit(folder: Path) -> float | None:
         return None if quota == "max" else int(quota) / int(period)
     with suppress(OSError, ValueError):
         quota, period = ((folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
+        # version 1 writes -1 for no limit
         return int(quota) / int(period) if int(quota) > 0 else None
     return None

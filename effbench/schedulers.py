@@ -60,7 +60,7 @@ class Schedule(LRScheduler):
         self.optimizer = optimizer
         self.warmup = _steps(WHOLE, warmup, "warmup")
         self.warmup_start = FRACTION.check(warmup_start, "scheduler.warmup_start")
-        self.base_lrs: list[float | Tensor] = []
+        self.base_lrs: list[float | Tensor] = []  # one a group, filled by _apply
         self.last_epoch = 0
         self._step_count = 1  # like _last_lr, read by torch's SequentialLR and other tools
         self._apply()
@@ -76,8 +76,10 @@ class Schedule(LRScheduler):
 
     def factor(self, t: int) -> float:
         """Return lr / base lr after t optimizer steps."""
+        # the first test also covers warmup = 0, which the line below would divide by
         if t >= self.warmup:
             return self.shape(t - self.warmup)
+        # towards shape(0), not 1: OneCycle starts at 1 / div_factor, and the curve must have no jump
         return self.shape(0) * (self.warmup_start + (1 - self.warmup_start) * t / self.warmup)
 
     def step(self, epoch: int | None = None) -> None:
@@ -103,9 +105,11 @@ class Schedule(LRScheduler):
         return list(self._last_lr)
 
     def state_dict(self) -> dict[str, Any]:
+        # plain numbers only, so that a checkpoint is read with weights_only=True
         return {name: getattr(self, name) for name in self.progress}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # all names are checked before one is set: after an error the schedule is as it was
         if missing := [name for name in self.progress if name not in state_dict]:
             raise OptionError(
                 f"scheduler must be the one the state was written by; {type(self).__name__} needs {missing}, "
@@ -116,25 +120,21 @@ class Schedule(LRScheduler):
         self._apply()
 
     def _apply(self) -> None:
-        self._see_groups()
-        self._last_lr = self.get_lr()
-        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-            if isinstance(group["lr"], Tensor):
-                # in place: a compiled optimizer holds this tensor
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
-
-    def _see_groups(self) -> None:
-        """Record the base lr of groups that were added."""
         groups = self.optimizer.param_groups
         if len(groups) < len(self.base_lrs):
             raise OptionError(
                 f"the optimizer must keep the {len(self.base_lrs)} parameter groups that the schedule knows; it has "
                 f"{len(groups)}. Make a new schedule, and take it to where the old one was by step(t)."
             )
-        for group in groups[len(self.base_lrs) :]:
+        for group in groups[len(self.base_lrs) :]:  # added since the last step
             self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
+        self._last_lr = self.get_lr()
+        for group, lr in zip(groups, self._last_lr, strict=True):
+            if isinstance(group["lr"], Tensor):
+                # in place: a compiled optimizer holds this tensor
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
 
 class Constant(Schedule):
@@ -168,6 +168,7 @@ class Step(Schedule):
         super().__init__(optimizer, warmup, warmup_start)
 
     def shape(self, s: int) -> float:
+        # a power of s, not a product carried along: no rounding errors add up, and a resumed run gets the same floats
         return float(self.gamma ** (s // self.step_size))
 
 
@@ -222,6 +223,7 @@ class Cosine(Schedule):
         super().__init__(optimizer, warmup, warmup_start)
 
     def shape(self, s: int) -> float:
+        # min: a run that goes on beyond total_steps keeps the final value, where the cosine would rise again
         return _cosine(1.0, self.min_factor, min(s / self.length, 1.0))
 
 
@@ -266,6 +268,7 @@ class Plateau(Schedule):
         self.threshold = FRACTION_BELOW_1.check(threshold, "scheduler.threshold")
         self.min_factor = FRACTION.check(min_factor, "scheduler.min_factor")
         self.mode = mode
+        # progress, in addition to last_epoch
         self.reduction = 1.0
         self.best = math.inf if mode == "min" else -math.inf
         self.bad_checks = 0
@@ -277,27 +280,26 @@ class Plateau(Schedule):
 
     def observe(self, metric: float) -> None:
         """Take the monitored value of a validation and reduce the learning rate if it is due. NaN is no improvement."""
+        # still rising: a plateau now says nothing about the learning rate that is aimed at
         if self.last_epoch < self.warmup:
             return
-        self._count(float(metric))
-        if self.bad_checks > self.patience:
-            self.reduction = max(self.reduction * self.reduce_by, self.min_factor)
-            self.cooldown_left, self.bad_checks = self.cooldown, 0
-            self._apply()
-
-    def _count(self, metric: float) -> None:
-        if self._improves(metric):
+        metric = float(metric)
+        # relative to the best value, as torch's threshold_mode='rel'; comparisons with NaN are false
+        if self.mode == "min":
+            improves = metric < self.best * (1 - self.threshold)
+        else:
+            improves = metric > self.best * (1 + self.threshold)
+        if improves:
             self.best, self.bad_checks = metric, 0
         else:
             self.bad_checks += 1
         # as in torch, a cooldown also counts validations that improve
         if self.cooldown_left > 0:
             self.cooldown_left, self.bad_checks = self.cooldown_left - 1, 0
-
-    def _improves(self, metric: float) -> bool:
-        if self.mode == "min":
-            return metric < self.best * (1 - self.threshold)
-        return metric > self.best * (1 + self.threshold)
+        if self.bad_checks > self.patience:
+            self.reduction = max(self.reduction * self.reduce_by, self.min_factor)
+            self.cooldown_left, self.bad_checks = self.cooldown, 0
+            self._apply()
 
 
 class OneCycle(Schedule):
@@ -330,6 +332,7 @@ class OneCycle(Schedule):
         pct_start = FRACTION.check(pct_start, "scheduler.pct_start")
         div_factor = FROM_1.check(div_factor, "scheduler.div_factor")
         final_div_factor = FROM_1.check(final_div_factor, "scheduler.final_div_factor")
+        # - 1 here and in shape(): as torch, which counts from step 0 to length - 1
         self.top_at = pct_start * self.length - 1
         self.first = 1 / div_factor
         self.last = self.first / final_div_factor
@@ -342,6 +345,7 @@ class OneCycle(Schedule):
     def shape(self, s: int) -> float:
         end = self.length - 1
         s = min(s, end)
+        # top_at is not positive if the cycle has no rising part
         if s <= self.top_at and self.top_at > 0:
             return _cosine(self.first, 1.0, s / self.top_at)
         # avoids 0 / 0 in a cycle of one step
@@ -356,6 +360,7 @@ def learning_rates(make_schedule: Callable[[Optimizer], Schedule], steps: int) -
     Example:
         learning_rates(partial(Cosine, total_steps=100), 100)[0] is 1.0.
     """
+    # any optimizer does, but torch refuses one without parameters
     schedule = make_schedule(torch.optim.SGD([torch.zeros(1)], lr=1.0))
     return [schedule.factor(t) for t in range(steps)]
 
@@ -367,6 +372,7 @@ def _cosine(start: float, end: float, done: float) -> float:
 
 def _length(total_steps: int, warmup: int) -> int:
     """Return the steps left for the shape after the warm-up."""
+    # warmup is checked here as well, because shapes need their length before Schedule's constructor has run
     if _steps(WHOLE, warmup, "warmup") >= _steps(COUNT, total_steps, "total_steps"):
         raise OptionError(
             f"scheduler.warmup must be shorter than total_steps ({total_steps}); got {warmup}. "

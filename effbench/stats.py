@@ -6,6 +6,7 @@ Closed forms and resampling over at most thousands of numbers: no torch, no nump
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,7 @@ MOST_EXACT = 20  # pairs whose 2^n sign patterns are all tried
 
 def mean(values: Sequence[float]) -> float:
     """Return the arithmetic mean; of a single value the value itself, without rounding."""
+    # fsum rounds once: the mean does not depend on the order of the values
     return math.fsum(values) / len(values) if len(values) > 1 else values[0]
 
 
@@ -62,6 +64,7 @@ class Interval:
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Return the mean with Student's t interval, which is infinitely wide for a single value."""
     n, middle = len(values), float(mean(values))
+    # Student's t, not the normal distribution: of 3 seeds the interval is 2.2 times as wide
     half = t_quantile(n - 1, confidence) * deviation(values) / math.sqrt(n) if n > 1 else math.inf
     return Interval(middle, middle - half, middle + half, n)
 
@@ -76,6 +79,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95, seed: int
     """
     import random
 
+    # a generator of its own: the global one belongs to whoever seeded it
     chance, n = random.Random(seed), len(values)
     medians = sorted(median(chance.choices(values, k=n)) for _ in range(RESAMPLES))
     tail = (1 - confidence) / 2
@@ -92,6 +96,7 @@ def share_interval(successes: float, n: int, confidence: float = 0.95) -> Interv
     """
     from statistics import NormalDist
 
+    # Wilson's: the textbook's share +- z s has no width at 0 and 1, which small test sets reach
     z, share = NormalDist().inv_cdf((1 + confidence) / 2), successes / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -144,19 +149,19 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
         for value in differences[1:]:
             sums = [total + value for total in sums] + [total - value for total in sums]
         return sum(abs(total) >= least for total in sums) / len(sums)
-    chance = random.Random(seed)
-    hits = sum(_flipped(differences, chance.choices((1, -1), k=n)) >= least for _ in range(RESAMPLES))
+    chance, hits = random.Random(seed), 0
+    for _ in range(RESAMPLES):
+        signs = chance.choices((1, -1), k=n)
+        hits += abs(math.fsum(map(operator.mul, differences, signs))) >= least
+    # + 1 for the observed signs, which the random patterns need not hold (Phipson and Smyth 2010)
     return (hits + 1) / (RESAMPLES + 1)
-
-
-def _flipped(differences: Sequence[float], signs: Sequence[int]) -> float:
-    return abs(math.fsum(value * sign for value, sign in zip(differences, signs, strict=True)))
 
 
 @lru_cache(maxsize=1024)
 def t_quantile(dof: int, confidence: float) -> float:
     """Return t with P(|T| < t) = confidence, for Student's distribution with `dof` degrees of freedom."""
-    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(dof)
+    # bisection over the angle whose tangent is t / sqrt(dof), because it is bounded; 100 halvings exhaust a float
+    low, high = 0.0, math.pi / 2
     for _ in range(100):
         angle = (low + high) / 2
         low, high = (angle, high) if _t_probability(dof, angle) < confidence else (low, angle)

@@ -16,8 +16,7 @@ from effbench.config.schema import Config
 from effbench.data.batches import EvalBatches, Shard, TrainBatches
 from effbench.data.modality import Modality, Settings
 from effbench.data.other_source import other_source_reader
-from effbench.data.preview import preview_of
-from effbench.data.slow import is_slow_to_read
+from effbench.data.preview import is_slow_to_read, preview_of
 from effbench.data.splits import Split, Splits, representative_sample
 from effbench.errors import ConfigError
 from effbench.target_allowlist import resolve
@@ -30,7 +29,7 @@ _SPLITS = """Such as:
 
 
 def takes_time(config: Config) -> bool:
-    """Return True if the dataset may take minutes to read (`@slow_to_read`)."""
+    """Return True if the dataset may take minutes to read (`@previewed(..., slow=True)`)."""
     return is_slow_to_read(resolve("data", config.data.target, config.allow_targets))
 
 

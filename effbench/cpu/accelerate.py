@@ -27,6 +27,7 @@ _WITH_BLOCKS = ("torchvision.models.mobilenetv2", "torchvision.models.mobilenetv
 def accelerate(model: nn.Module) -> None:
     """Replace slow layers by CPU-optimised subclasses, in place; parameters and state_dict do not change."""
     for module in model.modules():
+        # exact types: a subclass may compute something else
         if type(module) is nn.Conv2d:
             if is_large_depthwise(module):
                 module.__class__ = CpuDepthwiseConv2d
@@ -37,7 +38,14 @@ def accelerate(model: nn.Module) -> None:
         elif type(module) is nn.Dropout:
             module.__class__ = CpuDropout
     fuse_bn_activation(model)
-    _accelerate_blocks(model)
+
+    # by the name of the module, because importing torchvision takes long: most models do not need it
+    from_torchvision = [module for module in model.modules() if type(module).__module__ in _WITH_BLOCKS]
+    if from_torchvision:
+        from effbench.cpu.inverted_residual import BLOCKS
+
+        for module in from_torchvision:
+            module.__class__ = BLOCKS.get(type(module), type(module))
     replaced = Counter(type(module).__name__ for module in model.modules() if isinstance(module, Accelerated))
     log.debug(f"layers computed by CPU kernels: {dict(replaced)}; C functions: {unavailable() or 'loaded'}")
 
@@ -47,13 +55,3 @@ def remove_acceleration(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Accelerated):
             module.__class__ = plain_class(type(module))
-
-
-def _accelerate_blocks(model: nn.Module) -> None:
-    """Accelerate torchvision's blocks; import torchvision only if the model has some."""
-    from_torchvision = [module for module in model.modules() if type(module).__module__ in _WITH_BLOCKS]
-    if from_torchvision:
-        from effbench.cpu.inverted_residual import BLOCKS
-
-        for module in from_torchvision:
-            module.__class__ = BLOCKS.get(type(module), type(module))

@@ -6,7 +6,6 @@ layers run one after the other.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,10 +18,10 @@ from torch.nn.modules.module import _has_any_global_hook
 from effbench.cpu.double_backward import differentiable_gradients, needs_differentiable_backward
 from effbench.cpu.eligibility import Accelerated, is_plain_cpu_float32, plain_class
 from effbench.cpu.library import library, scratch_size
-from effbench.cpu.tensors import is_plain
+from effbench.cpu.tensors import call, is_plain
 
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}  # numbers as in csrc/batch_norm.c
-_NONE = 0
+_NONE = 0  # no activation
 _BY_TORCH: tuple[Callable[[Tensor], Tensor], ...] = (torch.positive, F.relu, F.relu6, F.hardswish)
 
 
@@ -38,12 +37,14 @@ class CpuBatchNorm2d(nn.BatchNorm2d, Accelerated):
         """Return True if the C function supports a training step on x: plain float32 on the CPU, channels last."""
         if not (torch.is_grad_enabled() and is_plain_cpu_float32(x) and x.dim() == 4 and self.fits(x.shape[1])):
             return False
+        # torch raises an error for one value a channel, whose variance is unknown
         if x.numel() <= x.shape[1] or not x.is_contiguous(memory_format=torch.channels_last):
             return False
         return library() is not None
 
     def fits(self, channels: int) -> bool:
         """Return True if the layer uses batch statistics and has plain float32 tensors for this number of channels."""
+        # momentum None means a cumulative average, whose weight changes in every step
         if not (self.training and self.track_running_stats) or self.momentum is None or channels != self.num_features:
             return False
         tensors = (self.weight, self.bias, self.running_mean, self.running_var)
@@ -51,6 +52,7 @@ class CpuBatchNorm2d(nn.BatchNorm2d, Accelerated):
 
     def activated(self, x: Tensor, activation: int) -> Tensor:
         """Normalise x (N, C, H, W) and apply an activation of ACTIVATIONS, or none (0); requires `applies`."""
+        # as torch's layer does it; `applies` makes sure that its value is not read
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         running = (self.running_mean, self.running_var, self.eps, self.momentum)
@@ -65,8 +67,14 @@ class FusedSequential(nn.Sequential, Accelerated):
         layers = list(self)
         while layers:
             layer = layers.pop(0)
-            activation = _fusible_activation(layer, layers[0]) if layers else None
-            if activation and isinstance(layer, CpuBatchNorm2d) and layer.applies(input):
+            activation = ACTIVATIONS.get(type(layers[0])) if layers else None
+            # a hook would see neither the norm's output nor the activation's input
+            if (
+                isinstance(layer, CpuBatchNorm2d)
+                and activation is not None
+                and not (_has_any_global_hook() or has_hooks(layer) or has_hooks(layers[0]))
+                and layer.applies(input)
+            ):
                 input = layer.activated(input, activation)
                 layers.pop(0)
             else:
@@ -83,6 +91,7 @@ _FUSED_CLASSES: dict[type[nn.Module], type[FusedSequential]] = {}
 def _fused_class(kind: type[nn.Module]) -> type[FusedSequential]:
     """Return the fusing subclass of nn.Sequential, or of a subclass of it."""
     if kind not in _FUSED_CLASSES:
+        # the same name: repr and messages show the user's class
         _FUSED_CLASSES[kind] = type(kind.__name__, (FusedSequential, kind), {})
     return _FUSED_CLASSES[kind]
 
@@ -97,18 +106,12 @@ def fuse_bn_activation(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = CpuBatchNorm2d
+    # a second pass: modules() yields a Sequential before its children
     for module in model.modules():
         holds = isinstance(module, nn.Sequential) and any(type(child) is CpuBatchNorm2d for child in module)
+        # a subclass with a forward of its own may do anything with its layers
         if holds and type(module).forward is nn.Sequential.forward:
             module.__class__ = _fused_class(type(module))
-
-
-def _fusible_activation(layer: nn.Module, after: nn.Module) -> int | None:
-    """Return the number of the activation `after` if it can be fused with the batch norm `layer`; else None."""
-    if not isinstance(layer, CpuBatchNorm2d) or type(after) not in ACTIVATIONS:
-        return None
-    hooked = _has_any_global_hook() or has_hooks(layer) or has_hooks(after)
-    return None if hooked else ACTIVATIONS[type(after)]
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -124,8 +127,13 @@ class _BatchNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor, float, float], activation: int
     ) -> Tensor:
         mean, var, eps, momentum = running
-        statistics, out = x.new_empty(4, x.shape[1]), torch.empty_like(x)
-        _call("batch_norm", (x, weight, bias, mean, var, _scratch(x), statistics, out), x, (eps, momentum), activation)
+        channels, rows = x.shape[1], x.numel() // x.shape[1]
+        # (4, C): mean, 1 / deviation, scale and shift, all of which the backward pass reads
+        statistics, out = x.new_empty(4, channels), torch.empty_like(x)
+        sums = x.new_empty(scratch_size("batch_norm", rows, channels), dtype=torch.float64)
+        # float(): a user may write momentum=1
+        numbers = (rows, channels, float(eps), float(momentum), activation)
+        call("batch_norm", x, weight, bias, mean, var, sums, statistics, out, *numbers)
         ctx.save_for_backward(x, weight, bias, statistics)
         ctx.eps, ctx.activation = eps, activation
         return out
@@ -138,10 +146,12 @@ class _BatchNorm(torch.autograd.Function):
             found = differentiable_gradients(again, (x, weight, bias), ctx.needs_input_grad[:3], gradient)
             return *found, None, None
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
-        means, for_weight, for_bias = (x.new_empty(rows * x.shape[1]) for rows in (2, 1, 1))
+        channels, rows = x.shape[1], x.numel() // x.shape[1]
+        sums = x.new_empty(scratch_size("batch_norm", rows, channels), dtype=torch.float64)
+        means, for_weight, for_bias = (x.new_empty(count * channels) for count in (2, 1, 1))
         for_x = torch.empty_like(x)
-        passed = (x, gradient, statistics, _scratch(x), means, for_x, for_weight, for_bias)
-        _call("batch_norm_backward", passed, x, (), ctx.activation)
+        buffers = (statistics, sums, means, for_x, for_weight, for_bias)
+        call("batch_norm_backward", x, gradient, *buffers, rows, channels, ctx.activation)
         return for_x, for_weight, for_bias, None, None
 
 
@@ -156,19 +166,3 @@ def by_torch(x: Tensor, weight: Tensor, bias: Tensor, eps: float, activation: in
         activation: number in ACTIVATIONS, or 0 for none.
     """
     return _BY_TORCH[activation](F.batch_norm(x, None, None, weight, bias, training=True, eps=eps))
-
-
-def _scratch(x: Tensor) -> Tensor:
-    rows, channels = x.numel() // x.shape[1], x.shape[1]
-    return x.new_empty(scratch_size("batch_norm", rows, channels), dtype=torch.float64)
-
-
-def _call(name: str, tensors: tuple[Tensor, ...], x: Tensor, numbers: tuple[float, ...], activation: int) -> None:
-    getattr(library(), name)(
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
-        ctypes.c_int64(x.numel() // x.shape[1]),
-        ctypes.c_int64(x.shape[1]),
-        *map(ctypes.c_float, numbers),
-        ctypes.c_int(activation),
-        ctypes.c_int(torch.get_num_threads()),
-    )

@@ -24,7 +24,7 @@ from effbench.cache_dir import cache_homes, distrusted
 from effbench.disk import move, sync
 
 TIMEOUT_S = 300.0  # limit for the compiler, and for waiting for another process that compiles
-_DIGITS = 24
+_DIGITS = 24  # of a hash in a file name: 96 bits
 _POLL_S = 0.1
 
 Note = Callable[[str], None]
@@ -46,15 +46,18 @@ def find_or_build(key: str, command: Sequence[str], note: Note) -> Path:
         NotBuiltError: no folder can be used, or another process holds the lock too long.
         subprocess.SubprocessError: the compiler failed.
     """
+    # the first folder that can be used: a compiled library in it, or one that it may be written to
     for home in cache_homes():
         try:
             folder = _private_folder(home / "kernels", note)
         except OSError:
             continue
+        # before the lock: as a rule it is there, and a read-only cache has no lock
         if found := _verified(folder, key, note):
             return found
         if os.access(folder, os.W_OK):
             with _build_lock(folder / f"{key}.lock", note):
+                # again: another process may have compiled it while this one waited
                 return _verified(folder, key, note) or _compile(folder, key, command, note)
     folder = Path(tempfile.mkdtemp(prefix="effbench-kernels-"))  # for this process only
     return _compile(folder, key, command, note)
@@ -69,6 +72,7 @@ def discard(library: Path) -> None:
 def _private_folder(folder: Path, note: Note) -> Path:
     """Create the folder, writable only by this user. Raises OSError if it cannot be trusted."""
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    # the parent, too: who may write to it may replace the folder
     for path in (folder, folder.parent):
         status = path.stat()
         if os.name == "posix" and status.st_uid == os.geteuid() and status.st_mode & 0o022:
@@ -101,6 +105,7 @@ def _compile(folder: Path, key: str, command: Sequence[str], note: Note) -> Path
     for left in folder.glob(f"{key}.*.tmp"):  # left by a killed compiler: this process holds the lock
         shutil.rmtree(left, ignore_errors=True)
     note("compiling its C functions, once for this machine")
+    # in the same folder: a rename across file systems would copy
     scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".tmp", dir=folder))
     try:
         fresh = scratch / "fresh.so"
@@ -111,7 +116,7 @@ def _compile(folder: Path, key: str, command: Sequence[str], note: Note) -> Path
         fresh.chmod(0o755)
         with fresh.open("rb") as stream:
             target = folder / f"{key}-{_digest(stream.read())}.so"
-            sync(stream.fileno())
+            sync(stream.fileno())  # a file that is renamed but not written would be damaged after a power failure
         move(fresh, target)
         return target
     finally:
@@ -135,6 +140,7 @@ def _build_lock(path: Path, note: Note) -> Iterator[None]:
 
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        # polled, not blocking, to give up after TIMEOUT_S
         deadline, told = time.monotonic() + TIMEOUT_S, False
         while True:
             try:
@@ -147,7 +153,7 @@ def _build_lock(path: Path, note: Note) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise NotBuiltError(f"another process has been compiling for {TIMEOUT_S:.0f} s") from None
                 time.sleep(_POLL_S)
-            except OSError:
+            except OSError:  # no locks here
                 break
         yield
     finally:

@@ -8,7 +8,6 @@ gradient are torch's.
 
 from __future__ import annotations
 
-import ctypes
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from effbench.cpu.double_backward import differentiable_gradients, needs_differentiable_backward
 from effbench.cpu.eligibility import Accelerated, is_plain_cpu_float32
 from effbench.cpu.library import library, scratch_size
-from effbench.cpu.tensors import CPU_FLOAT32, kind_of
+from effbench.cpu.tensors import CPU_FLOAT32, call, kind_of
 
 MIN_KERNEL = 5  # 3 x 3 is fast in oneDNN
 MAX_KERNEL = 7  # limit of csrc/depthwise.c
@@ -40,9 +39,13 @@ class CpuDepthwiseConv2d(nn.Conv2d, Accelerated):
             return False
         if kind_of(weight) != CPU_FLOAT32 or weight.shape != (x.shape[1], 1, *self.kernel_size):
             return False
+        # the layer is checked in each call: a user may set its stride or padding at any time
         if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last) or not is_large_depthwise(self):
             return False
-        return library() is not None or _shifted_products_pay(x)
+        if library() is not None:
+            return True
+        # shifted products are faster only for small maps, and if oneDNN has no AVX-512
+        return torch.backends.cpu.get_cpu_capability() == "AVX2" and x.shape[2] * x.shape[3] <= MAX_POSITIONS
 
 
 def is_large_depthwise(conv: nn.Conv2d) -> bool:
@@ -52,6 +55,7 @@ def is_large_depthwise(conv: nn.Conv2d) -> bool:
 
 def is_centred_depthwise(conv: nn.Conv2d) -> bool:
     """Return True for a depthwise, square, undilated convolution with padding k // 2, as in MobileNets."""
+    # what csrc/depthwise.c computes; nn.Conv2d holds 'same' as a string, which is not taken
     (kernel, other), stride, padding = conv.kernel_size, conv.stride, conv.padding
     return (
         conv.groups == conv.in_channels == conv.out_channels
@@ -64,10 +68,6 @@ def is_centred_depthwise(conv: nn.Conv2d) -> bool:
     )
 
 
-def _shifted_products_pay(x: Tensor) -> bool:
-    return torch.backends.cpu.get_cpu_capability() == "AVX2" and x.shape[2] * x.shape[3] <= MAX_POSITIONS
-
-
 class _DepthwiseConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -77,24 +77,22 @@ class _DepthwiseConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        (x, weight), stride, padding = ctx.saved_tensors, ctx.stride, ctx.padding
         if needs_differentiable_backward(gradient):
-            again = partial(_by_torch, stride=ctx.stride, padding=ctx.padding)
+            again = partial(_by_torch, stride=stride, padding=padding)
             return *differentiable_gradients(again, (x, weight), ctx.needs_input_grad[:2], gradient), None, None
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
-        for_x = _input_gradient(x, weight, gradient, ctx.stride, ctx.padding) if ctx.needs_input_grad[0] else None
-        for_weight = weight_gradient(x, gradient, weight.shape[-1], ctx.stride) if ctx.needs_input_grad[1] else None
+        for_x: Tensor | None = None
+        if ctx.needs_input_grad[0]:
+            geometry = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], x.shape[1])
+            only_x = [True, False, False]
+            for_x = torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, only_x)[0]
+        for_weight = weight_gradient(x, gradient, weight.shape[-1], stride) if ctx.needs_input_grad[1] else None
         return for_x, for_weight, None, None
 
 
 def _by_torch(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     return F.conv2d(x, weight, None, stride, padding, 1, x.shape[1])
-
-
-def _input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, stride: int, padding: int) -> Tensor:
-    geometry = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], x.shape[1])
-    found: Tensor = torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, [True, False, False])[0]
-    return found
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
@@ -106,20 +104,13 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Te
         kernel: k.
         stride: stride of the convolution.
     """
-    way = _compiled if library() is not None else _shifted_products
-    return way(x, gradient, kernel, stride)
-
-
-def _compiled(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
-    compiled = library()
-    assert compiled is not None
+    if library() is None:
+        return _shifted_products(x, gradient, kernel, stride)
     count, channels, height, width = x.shape
     found = x.new_empty(channels, 1, kernel, kernel)
     partial_sums = x.new_empty(scratch_size("depthwise_backward_weight", channels, kernel))
-    sizes = map(ctypes.c_int64, (count, channels, height, width, *gradient.shape[2:]))
-    numbers = map(ctypes.c_int, (kernel, stride, torch.get_num_threads()))
-    addresses = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, gradient, partial_sums, found))
-    compiled.depthwise_backward_weight(*addresses, *sizes, *numbers)
+    sizes = (count, channels, height, width, *gradient.shape[2:], kernel, stride)
+    call("depthwise_backward_weight", x, gradient, partial_sums, found, *sizes)
     return found
 
 
@@ -128,10 +119,10 @@ def _shifted_products(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> 
     height, width = gradient.shape[2:]
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, kernel // 2, kernel // 2, kernel // 2, kernel // 2))  # N H W C
     g_NHWC = gradient.permute(0, 2, 3, 1)
-
-    def tap(i: int, j: int) -> Tensor:
-        shifted = padded[:, i : i + stride * height : stride, j : j + stride * width : stride]
-        return (shifted[:, :height, :width] * g_NHWC).sum((0, 1, 2))
-
-    taps = [tap(i, j) for i in range(kernel) for j in range(kernel)]
+    taps = []
+    for i in range(kernel):
+        for j in range(kernel):
+            shifted = padded[:, i : i + stride * height : stride, j : j + stride * width : stride]
+            # the slice may have a row or column more than the output, if the stride does not divide the size
+            taps.append((shifted[:, :height, :width] * g_NHWC).sum((0, 1, 2)))
     return torch.stack(taps, 1).view(-1, 1, kernel, kernel)

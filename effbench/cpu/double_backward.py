@@ -27,10 +27,12 @@ def differentiable_gradients(
         needed: for each input, whether it needs a gradient; the others get None.
         gradient: gradient of the function's output.
     """
+    # a view of each input: if one tensor is passed twice, each place needs its own gradient, not the sum
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         views = [tensor.view_as(tensor) if tensor is not None and need else tensor
                  for tensor, need in zip(inputs, needed, strict=True)]  # fmt: skip
         out = function(*views)
     wanted = [view for view, need in zip(views, needed, strict=True) if view is not None and need]
+    # in order, without those that are not needed: None stands at their places
     found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=torch.is_grad_enabled()))
     return [next(found) if need else None for need in needed]

@@ -28,6 +28,7 @@ class Accelerated:
 
 def plain_class(kind: type) -> type:
     """Return the class that an accelerated class replaces; any other class unchanged."""
+    # a class comes before its bases in this order, so the first one is the class that was replaced
     return next(base for base in kind.__mro__ if not issubclass(base, Accelerated))
 
 
@@ -46,5 +47,7 @@ def is_plain_cpu_float32(x: Tensor) -> bool:
         return False
     if x.is_neg() or x.is_nested or x._is_zerotensor():  # their memory does not hold their values
         return False
+    # a functional transform or a dispatch mode (fake tensors, FLOP counters) would miss what C computes
     watched = torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack()
+    # within a dual level of forward-mode AD, C would lose the tangents
     return not watched and forward_ad._current_level < 0

@@ -21,6 +21,7 @@ from effbench.cpu.pointwise import CpuPointwiseConv2d, is_pointwise
 
 _SEQUENTIAL_FORWARDS = (nn.Sequential.forward, FusedSequential.forward)
 _GATES = {nn.Hardsigmoid: HARDSIGMOID, nn.Sigmoid: SIGMOID}
+# A block is recognised by its layers, one letter each: convolution, norm, activation, squeeze-and-excitation.
 _LETTERS: dict[type[nn.Module], str] = {
     **dict.fromkeys((nn.Conv2d, CpuPointwiseConv2d, CpuDepthwiseConv2d), "C"),
     CpuBatchNorm2d: "N",
@@ -58,6 +59,7 @@ def _in_one_call(layers: nn.Sequential, residual: bool, x: Tensor) -> Tensor | N
         return None
     if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last) or _has_any_global_hook():
         return None
+    # anew in each call: hooks, modes and layers may change at any time, and the block may be a user's copy
     flat = _flatten(layers)
     spans = _spans("".join([_LETTERS.get(type(layer), "?") for layer in flat])) if flat else None
     if not flat or not spans:
@@ -66,12 +68,18 @@ def _in_one_call(layers: nn.Sequential, residual: bool, x: Tensor) -> Tensor | N
     block = _block(expand, depthwise, squeeze, project, residual, x)
     if block is None:
         return None
-    weights = [
-        *_conv_norm_weights(expand), *_conv_norm_weights(depthwise),
-        *_squeeze_weights(squeeze), *_conv_norm_weights(project),
-    ]  # fmt: skip
+
+    # in the order of the C struct Weights
+    convs = [[layer[0].weight, layer[1].weight, layer[1].bias] if layer else [None] * 3
+             for layer in (expand, depthwise, project)]  # fmt: skip
+    excite: list[Tensor | None] = [None] * 4
+    if squeeze:
+        reduce, restore = squeeze[0].fc1, squeeze[0].fc2
+        excite = [reduce.weight, reduce.bias, restore.weight, restore.bias]
+    weights: list[Tensor | None] = [*convs[0], *convs[1], *excite, *convs[2]]
     if not block.takes(weights) or not any(weight.requires_grad for weight in weights if weight is not None):
         return None  # if all are frozen, torch skips unused gradients
+
     running: list[Tensor | None] = []
     for layer in (expand, depthwise, project):
         running += [layer[1].running_mean, layer[1].running_var] if layer else [None, None]
@@ -85,6 +93,7 @@ def _flatten(layer: nn.Module) -> list[Any] | None:
     if has_hooks(layer):
         return None
     if type(layer).forward not in _SEQUENTIAL_FORWARDS:
+        # squeeze-and-excitation has layers inside
         return None if any(map(has_hooks, layer.children())) else [layer]
     flat: list[Any] = []
     for child in layer:  # type: ignore[attr-defined]
@@ -108,46 +117,34 @@ def _block(
 ) -> Block | None:
     """Return the block of these layers; None if one of them differs from what the C function computes."""
     conv, shape = depthwise[0], (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
-    if conv.bias is not None or not is_centred_depthwise(conv) or (squeeze and not _is_usual(squeeze[0])):
+    if conv.bias is not None or not is_centred_depthwise(conv):
         return None
-    if any(layer and not _is_plain_pointwise(layer[0]) for layer in (expand, project)):
-        return None
+    for layer in (expand, project):
+        if layer and (layer[0].bias is not None or not is_pointwise(layer[0]) or layer[0].stride != (1, 1)):
+            return None
+    squeezed = gate = 0
+    if squeeze:
+        # the usual one: average pooling, two 1 x 1 convolutions with bias, ReLU and a known gate
+        excite = squeeze[0]
+        inner = (excite.fc1, excite.fc2)
+        usual = all(type(each) is CpuPointwiseConv2d and each.bias is not None for each in inner)
+        usual = usual and type(excite.avgpool) is nn.AdaptiveAvgPool2d and excite.avgpool.output_size == 1
+        if not usual or type(excite.activation) is not nn.ReLU or type(excite.scale_activation) not in _GATES:
+            return None
+        squeezed, gate = excite.fc1.out_channels, _GATES[type(excite.scale_activation)]
+
     expanded, out_channels = conv.out_channels, project[0].out_channels
     channels = ((expand, expanded), (depthwise, expanded), (project, out_channels))
     if not all(layer[1].fits(count) for layer, count in channels if layer):
         return None
+    # (eps, momentum, activation); empty if the block has no such layer
+    norms = [(layer[1].eps, layer[1].momentum, ACTIVATIONS[type(layer[2])] if len(layer) == 3 else 0) if layer else ()
+             for layer in (expand, depthwise, project)]  # fmt: skip
     block = block_of(
-        shape, expanded, squeeze[0].fc1.out_channels if squeeze else 0, out_channels, conv.kernel_size[0],
-        conv.stride[0], _GATES[type(squeeze[0].scale_activation)] if squeeze else 0, residual,
-        _norm(expand), _norm(depthwise), _norm(project),
-    )  # fmt: skip
+        shape, expanded, squeezed, out_channels, conv.kernel_size[0], conv.stride[0], gate, residual, *norms
+    )
     images, _, height, width = block.out_shape
+    # torch raises an error for one value a channel, and for shapes that cannot be added or do not fit
     if images * height * width < 2 or (residual and block.out_shape != shape):
         return None
     return block if expand or expanded == x.shape[1] else None
-
-
-def _is_plain_pointwise(conv: Any) -> bool:
-    return conv.bias is None and is_pointwise(conv) and conv.stride == (1, 1)
-
-
-def _is_usual(layer: Any) -> bool:
-    """Check squeeze-and-excitation: average pooling, two 1 x 1 convolutions with bias, ReLU and a known gate."""
-    convolutions = all(type(conv) is CpuPointwiseConv2d and conv.bias is not None for conv in (layer.fc1, layer.fc2))
-    pools = type(layer.avgpool) is nn.AdaptiveAvgPool2d and layer.avgpool.output_size == 1
-    return convolutions and pools and type(layer.activation) is nn.ReLU and type(layer.scale_activation) in _GATES
-
-
-def _norm(layer: list[Any]) -> tuple[float, ...]:
-    """Return a Norm's fields; empty if the block has no such layer."""
-    if not layer:
-        return ()
-    return layer[1].eps, layer[1].momentum, ACTIVATIONS[type(layer[2])] if len(layer) == 3 else 0
-
-
-def _conv_norm_weights(layer: list[Any]) -> list[Tensor | None]:
-    return [layer[0].weight, layer[1].weight, layer[1].bias] if layer else [None] * 3
-
-
-def _squeeze_weights(layer: list[Any]) -> list[Tensor | None]:
-    return [layer[0].fc1.weight, layer[0].fc1.bias, layer[0].fc2.weight, layer[0].fc2.bias] if layer else [None] * 4

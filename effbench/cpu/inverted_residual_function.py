@@ -18,7 +18,7 @@ from torch import Tensor
 from effbench.cpu.batch_norm import by_torch as batch_norm_by_torch
 from effbench.cpu.double_backward import differentiable_gradients, needs_differentiable_backward
 from effbench.cpu.library import library
-from effbench.cpu.tensors import is_plain
+from effbench.cpu.tensors import call, is_plain
 
 HARDSIGMOID, SIGMOID = 2, 3  # numbers as in csrc/squeeze_excite.c
 
@@ -29,16 +29,17 @@ Tensors = Sequence[Tensor | None]  # None if the block has no such layer
 class Norm(ctypes.Structure):
     """Batch norm and the activation after it (batch_norm.ACTIVATIONS)."""
 
-    _fields_ = [("eps", ctypes.c_double), ("momentum", ctypes.c_double), ("activation", ctypes.c_int)]
+    _fields_ = [("eps", ctypes.c_double), ("momentum", ctypes.c_double), ("activation", ctypes.c_int64)]
 
 
 class Block(ctypes.Structure):
     """A block for inputs of one shape: the struct of csrc/kernels.h, and the shapes of its output and weights."""
 
+    # in the order of the C struct: tests of random blocks fail if they differ
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("images", "channels", "height", "width", "expanded", "squeezed")),
-        *((name, ctypes.c_int64) for name in ("out_channels", "out_height", "out_width")),
-        *((name, ctypes.c_int) for name in ("kernel", "stride", "expands", "gate", "residual")),
+        *((name, ctypes.c_int64) for name in ("out_channels", "out_height", "out_width", "kernel", "stride")),
+        *((name, ctypes.c_int64) for name in ("expands", "gate", "residual")),
         *((name, Norm) for name in ("expand_norm", "depthwise_norm", "project_norm")),
         *((name, ctypes.c_int64) for name in ("saved_floats", "forward_floats", "backward_floats")),
     ]
@@ -53,22 +54,7 @@ class Block(ctypes.Structure):
         )
 
 
-class _Weights(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in (
-            "expand", "expand_gamma", "expand_beta", "depthwise", "depthwise_gamma", "depthwise_beta", "reduce",
-            "reduce_bias", "restore", "restore_bias", "project", "project_gamma", "project_beta",
-        )
-    ]  # fmt: skip
-
-
-class _Running(ctypes.Structure):
-    _fields_ = [
-        (f"{layer}_{name}", ctypes.c_void_p) for layer in ("expand", "depthwise", "project") for name in ("mean", "var")
-    ]
-
-
+# cached, because a network's few blocks see the same shapes in every step
 @lru_cache(maxsize=1024)
 def block_of(
     shape: Shape, expanded: int, squeezed: int, out_channels: int, kernel: int, stride: int, gate: int, residual: bool,
@@ -88,11 +74,13 @@ def block_of(
         norms: fields of three Norms: expand (empty without it), depthwise, project.
     """
     images, channels, height, width = shape
+    # of a convolution with padding k // 2, whatever k
     block_out = [(size - 1) // stride + 1 for size in (height, width)]
     sizes = (*shape, expanded, squeezed, out_channels, *block_out, kernel, stride, bool(norms[0]), gate, residual)
     block = Block(*sizes, *(Norm(*norm) for norm in norms))
     compiled = library()
     assert compiled is not None
+    # C computes how much memory it needs, as it divides the memory: the two cannot differ
     compiled.inverted_residual_sizes(ctypes.byref(block))
     block.out_shape = (images, out_channels, block_out[0], block_out[1])
     C, S, per_channel = expanded, squeezed, (expanded,)
@@ -123,9 +111,10 @@ class _InvertedResidual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, block: Block, running: Tensors, x: Tensor, *weights: Tensor | None) -> Tensor:
         out = torch.empty(block.out_shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        # one tensor for all that the backward pass needs, and one for what it does not
         saved, scratch = x.new_empty(block.saved_floats), x.new_empty(block.forward_floats)
-        structs = block, _Weights(*map(_address, weights)), _Running(*map(_address, running))
-        _call("inverted_residual_forward", *structs, x, out, saved, scratch)
+        structs = ctypes.byref(block), _pointers(weights), _pointers(running)
+        call("inverted_residual_forward", *structs, x, out, saved, scratch)
         ctx.save_for_backward(x, saved, *weights)
         ctx.block = block
         return out
@@ -137,13 +126,14 @@ class _InvertedResidual(torch.autograd.Function):
             again = partial(_by_torch, block)
             found = differentiable_gradients(again, (x, *weights), ctx.needs_input_grad[2:], gradient)
             return None, None, *found
+        # autograd notices changes in place, but not a replaced .data, whose memory C would read as before
         if not block.takes(weights):
             raise RuntimeError("a weight's .data is of another shape, dtype or order than in the forward pass")
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
         scratch, for_x = x.new_empty(block.backward_floats), torch.empty_like(x)
         for_weights = [None if weight is None else torch.empty_like(weight) for weight in weights]
-        structs = _Weights(*map(_address, weights)), _Weights(*map(_address, for_weights))
-        _call("inverted_residual_backward", block, structs[0], x, gradient, saved, scratch, for_x, structs[1])
+        buffers = (gradient, saved, scratch, for_x, _pointers(for_weights))
+        call("inverted_residual_backward", ctypes.byref(block), _pointers(weights), x, *buffers)
         return None, None, for_x, *for_weights
 
 
@@ -167,12 +157,6 @@ def _normalised(x: Tensor, gamma: Tensor, beta: Tensor, norm: Norm) -> Tensor:
     return batch_norm_by_torch(x, gamma, beta, norm.eps, norm.activation)
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _call(name: str, *arguments: Tensor | ctypes.Structure) -> None:
-    passed = (
-        ctypes.c_void_p(value.data_ptr()) if isinstance(value, Tensor) else ctypes.byref(value) for value in arguments
-    )
-    getattr(library(), name)(*passed, ctypes.c_int(torch.get_num_threads()))
+def _pointers(tensors: Tensors) -> ctypes.Array[ctypes.c_void_p]:
+    """Return the addresses in memory: the C structs Weights and Running hold pointers alone, in this order."""
+    return (ctypes.c_void_p * len(tensors))(*[None if tensor is None else tensor.data_ptr() for tensor in tensors])

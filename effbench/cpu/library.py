@@ -36,6 +36,9 @@ SOURCES = (
     "dropout.c",
 )
 HEADERS = ("elements.h", "vectors.h", "kernels.h")
+# -ffp-contract=off: the compiler fuses no products and sums of its own choice, so that numbers do not depend on it; the
+# sources fuse where torch does (fmaf). -fno-math-errno, -fno-trapping-math: loops with sqrt and comparisons are
+# vectorised; both change no result.
 FLAGS = (
     "-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
     "-shared", "-fPIC", *(("-Wl,-Bsymbolic",) if sys.platform == "linux" else ()),  # bind calls inside
@@ -59,29 +62,21 @@ def unavailable() -> str | None:
 def scratch_size(kernel: str, *sizes: int) -> int:
     """Return the number of elements in the scratch argument of a C function for these sizes (csrc/kernels.h)."""
     function = getattr(library(), f"{kernel}_scratch")
-    function.restype = ctypes.c_int64
+    function.restype = ctypes.c_int64  # ctypes assumes int, which cuts off large sizes
     return int(function(*map(ctypes.c_int64, sizes)))
 
 
-def check_switch() -> None:
-    """Raise ConfigError if EFFBENCH_KERNELS is neither on nor off."""
-    if _switch() not in _SWITCHES:
+def check_switch() -> bool:
+    """Return True if EFFBENCH_KERNELS allows the C functions. Raises ConfigError if it is neither on nor off."""
+    switch = os.environ.get(SWITCH, "on").lower()
+    if switch not in _SWITCHES:
         raise ConfigError(f"{SWITCH} must be on or off; got {os.environ[SWITCH]!r}.")
-
-
-def is_switched_off() -> bool:
-    """Return True if EFFBENCH_KERNELS disables the C functions. Raises ConfigError like `check_switch`."""
-    check_switch()
-    return not _SWITCHES[_switch()]
-
-
-def _switch() -> str:
-    return os.environ.get(SWITCH, "on").lower()
+    return _SWITCHES[switch]
 
 
 @cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
-    if is_switched_off():
+    if not check_switch():
         return None, f"{SWITCH}=off"
     try:
         compiler = _compiler()
@@ -89,10 +84,11 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
             return None, "there is no C compiler (cc)"
         path = _find_or_build(compiler)
         loaded = ctypes.CDLL(str(path))
-        discard(path)
+        discard(path)  # a temporary one: the open library does not need its file
         log.debug(f"C functions loaded from {path}")
         return loaded, None
     except (OSError, subprocess.SubprocessError) as error:
+        # a compiler's message has many lines: enough of it in one line to recognise the cause
         why = " ".join(str(getattr(error, "stderr", None) or error).split())[:300]
         _note(f"its C functions cannot be used ({why}); going on without, more slowly")
         return None, why
@@ -109,6 +105,7 @@ def _compiler() -> list[str] | None:
     """
     word = os.environ.get("CC", "").strip() or "cc"
     try:
+        # the whole word first: a path may contain spaces
         words = [word] if shutil.which(word) else shlex.split(word)
     except ValueError as error:
         raise OSError(f"CC={word!r} cannot be read: {error}") from error
@@ -118,31 +115,25 @@ def _compiler() -> list[str] | None:
 
 def _find_or_build(compiler: list[str]) -> Path:
     """Return the library for these sources, flags, compiler and processor."""
-    sources = [CSRC / name for name in SOURCES]
-    read = [*sources, *(CSRC / name for name in HEADERS)]
-    openmp = _openmp()
-    key = hashlib.sha256()
-    for part in (*FLAGS, *openmp, *compiler, _processor()):
-        key.update(part.encode("utf-8", "surrogateescape") + b"\0")
-    for path in read:
-        key.update(path.read_bytes() + b"\0")
-    return find_or_build(key.hexdigest()[:24], [*compiler, *FLAGS, *map(str, sources), *openmp, "-lm"], _note)
-
-
-def _openmp() -> tuple[str, ...]:
-    """Return options for the OpenMP library that torch has loaded: two thread pools would compete for the cores."""
     import torch
 
+    # the OpenMP library that torch has loaded: two thread pools would compete for the cores
+    openmp: tuple[str, ...] = ()
     folder = Path(torch.__file__).parent / "lib"
     if sys.platform == "linux" and (folder / "libgomp.so.1").is_file():
-        return ("-fopenmp", f"-L{folder}", "-l:libgomp.so.1", f"-Wl,-rpath,{folder}")
-    return ()
+        openmp = ("-fopenmp", f"-L{folder}", "-l:libgomp.so.1", f"-Wl,-rpath,{folder}")
 
-
-def _processor() -> str:
-    """Return what -march=native depends on: machines of several kinds may share a cache."""
+    # what -march=native depends on: machines of several kinds may share a cache
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
+        processor = "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features")))
     except OSError:
-        return platform.processor() + platform.machine()
-    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features")))
+        processor = platform.processor() + platform.machine()
+
+    sources = [CSRC / name for name in SOURCES]
+    key = hashlib.sha256()
+    for part in (*FLAGS, *openmp, *compiler, processor):
+        key.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    for path in (*sources, *(CSRC / name for name in HEADERS)):
+        key.update(path.read_bytes() + b"\0")
+    return find_or_build(key.hexdigest()[:24], [*compiler, *FLAGS, *map(str, sources), *openmp, "-lm"], _note)

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import attrgetter, eq
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from effbench.cpu.library import library
 
 Columns = list[list[Tensor]]
 
-kind_of = attrgetter("dtype", "device", "layout")
+kind_of = attrgetter("dtype", "device", "layout")  # in C, for map: it is called for every tensor in every step
 CPU_FLOAT32 = (torch.float32, torch.device("cpu"), torch.strided)
 PLAIN_TYPES = frozenset({Tensor, nn.Parameter})  # a subclass may have no memory of the usual kind
 
@@ -44,6 +45,7 @@ def fit_one_pass(columns: Columns) -> bool:
     same order in memory. The check goes by column: ResNet-152 has 467 parameters, and a Python function for each row
     would take a seventh of Lion's step.
     """
+    # one check for the columns' kinds and types, then row by row only what differs between rows
     first, *rest = columns
     if any(set(map(kind_of, column)) != {CPU_FLOAT32} or not PLAIN_TYPES.issuperset(map(type, column))
            for column in columns):  # fmt: skip
@@ -63,25 +65,44 @@ def _same_order(shape: torch.Size, a: tuple[int, ...], b: tuple[int, ...]) -> bo
 
 @lru_cache(maxsize=4096)
 def _without_gaps(shape: torch.Size, stride: tuple[int, ...]) -> bool:
+    # cached, because parameters keep their strides for the whole run; on meta, because no memory is read
     return layout_of(torch.empty_strided(shape, stride, device="meta")) is not None
 
 
+def call(name: str, *arguments: Any) -> None:
+    """Call a C function (csrc/kernels.h); its last argument, which is added here, is torch's number of threads.
+
+    Args:
+        name: name of the function.
+        *arguments: a tensor is passed as the address of its memory, an int as int64_t, a float as float, and anything
+            else as it is, such as a ctypes array.
+    """
+    passed: list[Any] = []
+    for value in arguments:
+        if isinstance(value, Tensor):
+            passed.append(ctypes.c_void_p(value.data_ptr()))
+        elif isinstance(value, int):
+            passed.append(ctypes.c_int64(value))  # ctypes would pass 32 bits
+        elif isinstance(value, float):
+            passed.append(ctypes.c_float(value))
+        else:
+            passed.append(value)
+    getattr(library(), name)(*passed, ctypes.c_int(torch.get_num_threads()))
+
+
 def call_in_one_pass(name: str, columns: Columns, numbers: Sequence[float]) -> None:
-    """Call a C function over columns that `fit_one_pass`. Its last argument is torch's number of threads.
+    """Call a C function over columns that `fit_one_pass`.
 
     Args:
         name: name of the function.
         columns: lists of tensors of equal length, such as parameters and gradients.
         numbers: scalar arguments, passed as floats.
     """
-    compiled, count = library(), len(columns[0])
-    if compiled is None or not count:
+    count = len(columns[0])
+    if library() is None or not count:
         return
+    # arrays of all sizes and addresses: a call for each of hundreds of tensors would cost more than small updates
     sizes = array("q", map(Tensor.numel, columns[0]))
     addresses = [array("Q", map(Tensor.data_ptr, column)) for column in columns]  # pointers have 64 bits
-    getattr(compiled, name)(
-        ctypes.c_int64(count),
-        *(ctypes.c_void_p(values.buffer_info()[0]) for values in (sizes, *addresses)),
-        *map(ctypes.c_float, numbers),
-        ctypes.c_int(torch.get_num_threads()),
-    )
+    lists = (ctypes.c_void_p(values.buffer_info()[0]) for values in (sizes, *addresses))
+    call(name, count, *lists, *map(float, numbers))

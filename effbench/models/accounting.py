@@ -8,13 +8,11 @@ activations, pooling) do not, as in published tables.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -100,7 +98,7 @@ class SeparableRow:
 
 def parameters(model: nn.Module) -> Parameters:
     """Count the model's parameters; buffers do not count."""
-    every = list(model.parameters())
+    every = list(model.parameters())  # model.parameters() yields a shared tensor once
     return Parameters(
         total=sum(p.numel() for p in every),
         trainable=sum(p.numel() for p in every if p.requires_grad),
@@ -118,6 +116,7 @@ def macs(model: nn.Module, example: Tensor) -> Compute:
     shadow = without_data(model, "meta").eval()
     with FlopCounterMode(display=False) as counter:
         shadow(_blank(shadow, example))
+    # torch counts a multiplication and an addition as two FLOPs
     return Compute(counter.get_total_flops() // 2)
 
 
@@ -125,11 +124,14 @@ def activation_bytes(
     model: nn.Module,
     example: Tensor,
     batch_size: int,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    target: Tensor,
     dtype: torch.dtype = torch.float32,
 ) -> int:
     """Return the bytes that autograd keeps between the forward and the backward pass of one training step.
 
-    Cross-entropy is included; parameters, buffers, inputs and labels are not. Tensors that share memory count once.
+    What the loss keeps is included; parameters, buffers, inputs and targets are not. Tensors that share memory count
+    once.
 
     The sum is for torch's CPU kernels: exact in fp32, less than 0.2 % too low in autocast (torch's fake norms keep
     their statistics in 16 bits). effbench's compiled layers keep other tensors (no dropout masks; for a block all
@@ -139,17 +141,32 @@ def activation_bytes(
         model: the model; it is not changed.
         example: a batch of inputs (B, ...); only shape and dtype of a sample matter.
         batch_size: samples in the training step.
+        loss: (outputs, targets) -> the loss of a batch, a scalar.
+        target: a batch of targets (B, ...); only shape and dtype of a target matter.
         dtype: torch.float32, or torch.bfloat16 / torch.float16 for autocast. The cast copies of weights count, because
             autograd keeps them.
     """
+    # fake tensors on 'cpu', not on 'meta': torch chooses kernels by device (attention has several), and the kernel
+    # decides what is kept
     with FakeTensorMode(allow_non_fake_inputs=True):
         shadow = without_data(model, "cpu")
         set_train_mode(shadow)
         inputs = torch.empty(batch_size, *example.shape[1:], dtype=example.dtype)
-        labels = torch.zeros(batch_size, dtype=torch.int64)
-        given = [*shadow.parameters(), *shadow.buffers(), inputs, labels]
-        with _kept_for_backward(exclude=given) as kept, _autocast(dtype):
-            F.cross_entropy(shadow(inputs), labels)
+        targets = torch.zeros(batch_size, *target.shape[1:], dtype=target.dtype)
+        given = {t.untyped_storage()._cdata for t in (*shadow.parameters(), *shadow.buffers(), inputs, targets)}
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            # by the address of the storage object, because fake data has none; the reference in `kept` prevents that
+            # another storage gets the same address
+            if storage._cdata not in given:
+                kept[storage._cdata] = storage
+            return tensor
+
+        autocast = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
+            loss(shadow(inputs), targets)
     return sum(storage.nbytes() for storage in kept.values())
 
 
@@ -160,12 +177,20 @@ def layer_table(model: nn.Module, example: Tensor) -> tuple[LayerRow, ...]:
     totals. A tensor shared by several children counts with the first.
     """
     shadow = without_data(model, "meta").eval()
-    watches: dict[str, _Watch] = {}
     with FlopCounterMode(display=False) as counter:
-        for name, child in shadow.named_children():
-            watches[name] = _Watch(child, counter.get_total_flops)
+        # the hooks are set on the copy: the model itself keeps none
+        watches = {name: _Watch(child, counter.get_total_flops) for name, child in shadow.named_children()}
         logits = shadow(_blank(shadow, example))
-    rows = _child_rows(shadow, watches)
+
+    counted: set[int] = set()  # parameters, by identity
+    rows = []
+    for name, child in shadow.named_children():
+        own = {id(p): p.numel() for p in child.parameters() if id(p) not in counted}
+        counted |= own.keys()
+        watch = watches[name]
+        rows.append(LayerRow(name, type(child).__name__, watch.output_shape, sum(own.values()), watch.flops // 2))
+
+    # class tokens, position tables and products in the model's own forward
     outside = LayerRow(
         name="(outside its children)",
         type=type(model).__name__,
@@ -176,41 +201,28 @@ def layer_table(model: nn.Module, example: Tensor) -> tuple[LayerRow, ...]:
     return (*rows, outside) if outside.params or outside.macs else tuple(rows)
 
 
-def _child_rows(model: nn.Module, watches: dict[str, _Watch]) -> list[LayerRow]:
-    seen: set[int] = set()
-    rows = []
-    for name, child in model.named_children():
-        own = {id(p): p.numel() for p in child.parameters() if id(p) not in seen}
-        seen |= own.keys()
-        watch = watches[name]
-        rows.append(LayerRow(name, type(child).__name__, watch.output_shape, sum(own.values()), watch.flops // 2))
-    return rows
-
-
 def separable_layers(model: nn.Module, example: Tensor) -> tuple[SeparableRow, ...]:
     """Return a row for each DepthwiseSeparableConv2d that runs, in order of registration, for one sample."""
     shadow = without_data(model, "meta").eval()
     layers = {name: layer for name, layer in shadow.named_modules() if isinstance(layer, DepthwiseSeparableConv2d)}
-    if not layers:
+    if not layers:  # most models: do not run them for an empty table
         return ()
     with FlopCounterMode(display=False) as counter:
         watches = {name: _Watch(layer, counter.get_total_flops) for name, layer in layers.items()}
         shadow(_blank(shadow, example))
+
     rows = []
     for name, layer in layers.items():
-        flops, shape = watches[name].flops, watches[name].output_shape
-        if shape is not None:  # None: the layer never ran
-            rows.append(_separable_row(name, layer, flops // 2, shape[-2:]))
+        own, shape = watches[name].flops // 2, watches[name].output_shape
+        if shape is None:  # the layer never ran
+            continue
+        c_in, c_out, k = layer.depthwise.in_channels, layer.pointwise.out_channels, layer.depthwise.kernel_size[0]
+        with torch.device("meta"):
+            standard = nn.Conv2d(c_in, c_out, k, padding=k // 2)
+        # (H, W) of the input is that of the output
+        instead = macs(standard, torch.empty(1, c_in, *shape[-2:], device="meta")).macs
+        rows.append(SeparableRow(name, c_in, c_out, k, own, instead, own / instead, 1 / c_out + 1 / k**2))
     return tuple(rows)
-
-
-def _separable_row(name: str, layer: DepthwiseSeparableConv2d, own: int, size: tuple[int, ...]) -> SeparableRow:
-    """Return the row of a layer. own: its MACs. size: (H, W) of its output, which is that of its input."""
-    c_in, c_out, k = layer.depthwise.in_channels, layer.pointwise.out_channels, layer.depthwise.kernel_size[0]
-    with torch.device("meta"):
-        standard = nn.Conv2d(c_in, c_out, k, padding=k // 2)
-    instead = macs(standard, torch.empty(1, c_in, *size, device="meta")).macs
-    return SeparableRow(name, c_in, c_out, k, own, instead, own / instead, 1 / c_out + 1 / k**2)
 
 
 class _Watch:
@@ -227,6 +239,7 @@ class _Watch:
         self._started_at = self._total_flops()
 
     def _after(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        # added up, because a module may be called several times in a forward pass
         self.flops += self._total_flops() - self._started_at
         self.output_shape = tuple(output.shape) if isinstance(output, Tensor) else None
 
@@ -236,7 +249,7 @@ def without_data(model: nn.Module, device: str) -> nn.Module:
 
     On 'meta', or within FakeTensorMode, the new tensors hold no data. The memo keeps deepcopy from copying real ones.
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {}  # id of the original -> copy, deepcopy's own table
     for parameter in model.parameters():
         blank = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
         memo[id(parameter)] = nn.Parameter(blank, requires_grad=parameter.requires_grad)
@@ -248,29 +261,6 @@ def without_data(model: nn.Module, device: str) -> nn.Module:
 def _blank(model: nn.Module, example: Tensor) -> Tensor:
     """Return zeros of the example's shape on the device of the model's parameters; floats get their dtype."""
     of = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    # token ids stay integers
     dtype = of.dtype if example.is_floating_point() else example.dtype
     return torch.zeros(example.shape, device=of.device, dtype=dtype)
-
-
-def _autocast(dtype: torch.dtype) -> torch.autocast:
-    return torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
-
-
-@contextmanager
-def _kept_for_backward(exclude: list[Tensor]) -> Iterator[dict[int, torch.UntypedStorage]]:
-    """Collect the storages that autograd saves, by identity, without those of `exclude`."""
-    given = {_identity(tensor) for tensor in exclude}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if _identity(tensor) not in given:
-            # A reference to the storage prevents reuse of its address by another one.
-            kept[_identity(tensor)] = tensor.untyped_storage()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield kept
-
-
-def _identity(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,9 +17,7 @@ from effbench.errors import ConfigError
 from effbench.models.weight_files import named_as, read_weights_file
 
 _SHOWN = 5  # keys or names listed in one message
-
-
-_COUNTER = ".num_batches_tracked"
+_COUNTER = ".num_batches_tracked"  # of batch norm, which only momentum=None reads
 _AUXILIARY = re.compile(r"^aux", re.IGNORECASE)  # GoogLeNet's aux1, Inception's AuxLogits: used in training only
 
 
@@ -70,26 +68,59 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Lo
     """
     own = model.state_dict()
     state = named_as(state, own)
-    left_out = _auxiliary_heads(own, state)
+    parts = {key.partition(".")[0] for key in own}
+    left_out = {key for key in state if _AUXILIARY.match(key) and key.partition(".")[0] not in parts}
     state = _without(state, left_out)
     fresh = _fresh_head_keys(model, own, state)
-    shapes = _shape_mismatches(own, state, fresh)
+    # not left to load_state_dict, whose RuntimeError lists every key in lines of its own
+    shapes = {
+        key: f"{key}: file {tuple(state[key].shape)}, model {tuple(own[key].shape)}"
+        for key in own
+        if key in state and key not in fresh and own[key].shape != state[key].shape
+    }
     fitting = _without(state, fresh | shapes.keys())
     # before load_state_dict, which would accept these values
     _refuse(source, list(_bad_values(own, fitting)))
+
     # load_state_dict uses this attribute to convert old layouts; safetensors files do not hold it.
     fitting._metadata = getattr(state, "_metadata", None) or own._metadata  # type: ignore[attr-defined]
     result = model.load_state_dict(fitting, strict=False)
     problems = list(shapes.values())
     problems += [
-        f"{key}: file has none, model {_shape(own[key])}"
+        f"{key}: file has none, model {tuple(own[key].shape)}"
         for key in result.missing_keys
         if key not in fresh | shapes.keys() and not key.endswith(_COUNTER)  # files from before 2018 lack it
     ]
-    problems += [f"{key}: file {_shape(state[key])}, model has none" for key in result.unexpected_keys]
+    problems += [f"{key}: file {tuple(state[key].shape)}, model has none" for key in result.unexpected_keys]
     _refuse(source, problems)
     heads = sorted({key.partition(".")[0] for key in left_out})
     return Loaded(len(fitting), tuple(sorted(fresh)), tuple(heads), source)
+
+
+def _fresh_head_keys(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
+    """Return the keys of each head that the file does not have, or has for another number of classes."""
+    fresh: set[str] = set()
+    for head in head_names(model):
+        keys = {key for key in own if key.startswith(f"{head}.")}
+        # every tensor differs in its first dimension, the classes, and in nothing else: another width is an error
+        other_classes = all(
+            key in state and own[key].shape[1:] == state[key].shape[1:] and own[key].shape[:1] != state[key].shape[:1]
+            for key in keys
+        )
+        if other_classes or not keys & state.keys():
+            fresh |= keys
+    return fresh
+
+
+def head_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the output layers: timm's record, else the last linear layer or convolution."""
+    # timm records several for models with a second, distilled head
+    recorded = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
+    if recorded:
+        return (recorded,) if isinstance(recorded, str) else tuple(recorded)
+    # a convolution: SqueezeNet's head is a 1 x 1 convolution
+    weighted = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return tuple(weighted[-1:])
 
 
 def _bad_values(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
@@ -98,19 +129,26 @@ def _bad_values(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Itera
         if key in own and own[key].is_floating_point():
             if not value.is_floating_point():
                 yield f"{key}: file {str(value.dtype).removeprefix('torch.')}, model {own[key].dtype}"
+            # as float32: isfinite is missing for float8
             elif not value.float().isfinite().all():
                 yield f"{key}: file holds values that are not finite"
 
 
-def _auxiliary_heads(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
-    parts = {key.partition(".")[0] for key in own}
-    return {key for key in state if _AUXILIARY.match(key) and key.partition(".")[0] not in parts}
-
-
 def _without(state: Mapping[str, Tensor], keys: Collection[str]) -> OrderedDict[str, Tensor]:
+    """Return the state without these keys, but with its record of layouts."""
     kept = OrderedDict((key, value) for key, value in state.items() if key not in keys)
     kept._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
     return kept
+
+
+def _refuse(source: str, problems: list[str]) -> None:
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ConfigError(
+            f"model.pretrained: '{source}' does not fit the model in {len(problems)} tensors: "
+            f"{'; '.join(problems[:_SHOWN])}{more}. "
+            "It must come from the same model with the same options, image size and channels."
+        )
 
 
 def freeze(model: nn.Module, patterns: Sequence[str] | str) -> int:
@@ -130,8 +168,13 @@ def freeze(model: nn.Module, patterns: Sequence[str] | str) -> int:
     for pattern in patterns:
         matched = {name for name in named if fnmatchcase(name, pattern)}
         if not matched:
-            raise ConfigError(_nothing_matches(pattern, list(named)))
+            message = f"model.freeze pattern '{pattern}' matches none of the model's {len(named)} parameters."
+            if any(name.startswith(f"{pattern}.") for name in named):
+                raise ConfigError(f"{message} For all parameters below it write '{pattern}.*'.")
+            near = difflib.get_close_matches(pattern, named, n=_SHOWN, cutoff=0.3) or list(named)[:_SHOWN]
+            raise ConfigError(f"{message} Near it: {', '.join(near)}.")
         frozen |= matched
+    # a model without parameters is refused elsewhere, by the optimizer's groups
     if named and len(frozen) == len(named):
         raise ConfigError(f"model.freeze {patterns} freezes every parameter: nothing would be left to train.")
     for name in frozen:
@@ -147,6 +190,7 @@ def set_train_mode(model: nn.Module) -> None:
     """
     model.train()
     for module in model.modules():
+        # _NormBase: batch and instance norm; layer norm has no running statistics
         if isinstance(module, _NormBase) and is_frozen(module):
             module.eval()
 
@@ -155,60 +199,3 @@ def is_frozen(module: nn.Module) -> bool:
     """Return True if the module has parameters and none of them is trained."""
     own = list(module.parameters(recurse=False))
     return bool(own) and not any(parameter.requires_grad for parameter in own)
-
-
-def _nothing_matches(pattern: str, names: list[str]) -> str:
-    message = f"model.freeze pattern '{pattern}' matches none of the model's {len(names)} parameters."
-    if any(name.startswith(f"{pattern}.") for name in names):
-        return f"{message} For all parameters below it write '{pattern}.*'."
-    near = difflib.get_close_matches(pattern, names, n=_SHOWN, cutoff=0.3) or names[:_SHOWN]
-    return f"{message} Near it: {', '.join(near)}."
-
-
-def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the output layers: timm's record, else the last linear layer or convolution."""
-    recorded = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
-    if recorded:
-        return (recorded,) if isinstance(recorded, str) else tuple(recorded)
-    weighted = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    return tuple(weighted[-1:])
-
-
-def _fresh_head_keys(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
-    """Return the keys of each head that the file does not have, or has for another number of classes."""
-    fresh: set[str] = set()
-    for head in head_names(model):
-        keys = {key for key in own if key.startswith(f"{head}.")}
-        if not keys & state.keys() or _differ_in_classes(keys, own, state):
-            fresh |= keys
-    return fresh
-
-
-def _differ_in_classes(keys: Iterable[str], own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
-    """Return True if every tensor of the head differs in its first dimension (the classes) and in nothing else."""
-    return all(
-        key in state and own[key].shape[1:] == state[key].shape[1:] and own[key].shape[:1] != state[key].shape[:1]
-        for key in keys
-    )
-
-
-def _shape_mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor], fresh: set[str]) -> dict[str, str]:
-    return {
-        key: f"{key}: file {_shape(state[key])}, model {_shape(own[key])}"
-        for key in own
-        if key in state and key not in fresh and own[key].shape != state[key].shape
-    }
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape))
-
-
-def _refuse(source: str, problems: list[str]) -> None:
-    if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise ConfigError(
-            f"model.pretrained: '{source}' does not fit the model in {len(problems)} tensors: "
-            f"{'; '.join(problems[:_SHOWN])}{more}. "
-            "It must come from the same model with the same options, image size and channels."
-        )

@@ -42,56 +42,49 @@ def cnn(
     Raises:
         OptionError: an image side is below 2^blocks px (8 px by default), or an option is out of range.
     """
+    if kind not in ("standard", "separable"):
+        raise OptionError(unknown_name("model.kind", kind, ["standard", "separable"]))
     if not channels:
         raise OptionError("model.channels must hold one number for each block, at least one; got []. Write [32].")
     for width in channels:
         check_count(width, "model.channels", "channels in each block")
     check_count(hidden, "model.hidden", "units")
     check_dropout(dropout)
-    grid = _grid(image_size, len(channels))
+    # (B, channels[-1], rows, columns) is what the fully connected layer sees
+    pool, (rows, columns) = _pool(image_size, len(channels))
+
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for index, (c_in, c_out) in enumerate(pairwise([in_channels, *channels]), start=1):
-        layers[f"block{index}"] = _block(kind, c_in, c_out, kernel_size)
-    layers["pool"] = _pool(image_size, len(channels), grid)
+        # no bias: batch norm subtracts the mean, and has a bias of its own
+        conv: nn.Module = (
+            nn.Conv2d(c_in, c_out, kernel_size, padding=same_padding(kernel_size), bias=False)
+            if kind == "standard"
+            else DepthwiseSeparableConv2d(c_in, c_out, kernel_size, bias=False)
+        )
+        layers[f"block{index}"] = nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2))
+    layers["pool"] = pool
     layers["hidden"] = nn.Sequential(
-        nn.Flatten(), nn.Linear(channels[-1] * grid[0] * grid[1], hidden), nn.ReLU(), nn.Dropout(dropout)
+        nn.Flatten(), nn.Linear(channels[-1] * rows * columns, hidden), nn.ReLU(), nn.Dropout(dropout)
     )
     layers["head"] = nn.Linear(hidden, num_classes)
     return nn.Sequential(layers)
 
 
-def _block(kind: str, c_in: int, c_out: int, kernel_size: int) -> nn.Sequential:
-    """(B, c_in, H, W) -> (B, c_out, H // 2, W // 2). The convolution has no bias: batch norm has one."""
-    return nn.Sequential(
-        _convolution(kind, c_in, c_out, kernel_size), nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2)
-    )
+def _pool(image_size: tuple[int, int], num_blocks: int) -> tuple[nn.Module, tuple[int, int]]:
+    """Return the pooling of the last feature map, (B, C, h, w) -> (B, C, rows, columns), and (rows, columns).
 
-
-def _convolution(kind: str, c_in: int, c_out: int, kernel_size: int) -> nn.Module:
-    if kind == "standard":
-        return nn.Conv2d(c_in, c_out, kernel_size, padding=same_padding(kernel_size), bias=False)
-    if kind == "separable":
-        return DepthwiseSeparableConv2d(c_in, c_out, kernel_size, bias=False)
-    raise OptionError(unknown_name("model.kind", kind, ["standard", "separable"]))
-
-
-def _grid(image_size: tuple[int, int], num_blocks: int) -> tuple[int, int]:
-    """Return (rows, columns) after pooling: at most GRID, fewer for small images."""
-    smallest = 2**num_blocks
-    if min(image_size) < smallest:
+    Each side has at most GRID windows, fewer for small images.
+    """
+    h, w = (side >> num_blocks for side in image_size)  # each block halves the map, rounding down
+    if not h or not w:
         raise OptionError(
-            f"data.image_size must be at least {smallest} px for {num_blocks} blocks of model.channels, "
+            f"data.image_size must be at least {2**num_blocks} px for {num_blocks} blocks of model.channels, "
             f"each halving the image; got {image_size[0]} x {image_size[1]}."
         )
-    return min(GRID, image_size[0] // smallest), min(GRID, image_size[1] // smallest)
-
-
-def _pool(image_size: tuple[int, int], num_blocks: int, grid: tuple[int, int]) -> nn.Module:
-    """(B, C, h, w) -> (B, C, *grid), an average over equal windows if the grid divides both sides."""
-    h, w = (side >> num_blocks for side in image_size)
+    grid = (min(GRID, h), min(GRID, w))
     if (h, w) == grid:
-        return nn.Identity()
+        return nn.Identity(), grid
     if h % grid[0] == 0 and w % grid[1] == 0:
         # Gives the same numbers as adaptive pooling, whose CUDA backward is not deterministic.
-        return nn.AvgPool2d((h // grid[0], w // grid[1]))
-    return nn.AdaptiveAvgPool2d(grid)
+        return nn.AvgPool2d((h // grid[0], w // grid[1])), grid
+    return nn.AdaptiveAvgPool2d(grid), grid

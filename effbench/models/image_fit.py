@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from effbench.errors import ConfigError
+from effbench.models.probe import in_eval_mode
 
 
 def check_image_fits(model: nn.Module, name: str, image_shape: tuple[int, int, int]) -> None:
@@ -22,17 +23,14 @@ def check_image_fits(model: nn.Module, name: str, image_shape: tuple[int, int, i
     Raises:
         ConfigError: the model cannot take them.
     """
+    # a model that is built for its shapes alone has its parameters on the meta device
     of = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, *image_shape, device=of.device, dtype=of.dtype))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"{name} cannot take data.image_size {image_shape[1]} x {image_shape[2]}: {reason}. "
-            "Choose a larger data.image_size or another model."
-        ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with torch.no_grad(), in_eval_mode(model):
+        try:
+            model(torch.zeros(1, *image_shape, device=of.device, dtype=of.dtype))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"{name} cannot take data.image_size {image_shape[1]} x {image_shape[2]}: {reason}. "
+                "Choose a larger data.image_size or another model."
+            ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from effbench.config.options import COUNT, FRACTION_BELOW_1, POSITIVE
+from effbench.config.options import COUNT, FRACTION_BELOW_1
 from effbench.errors import OptionError
 
 
@@ -28,6 +28,7 @@ class DepthwiseSeparableConv2d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = True):
         super().__init__()
         padding = same_padding(kernel_size)
+        # groups = channels: each filter sees its own channel only
         self.depthwise = nn.Conv2d(
             in_channels, in_channels, kernel_size, padding=padding, groups=in_channels, bias=False
         )
@@ -41,6 +42,7 @@ class DepthwiseSeparableConv2d(nn.Module):
 
 def same_padding(kernel_size: int) -> int:
     """Return the padding, k // 2, that keeps H and W at stride 1. Raise OptionError unless k is odd and positive."""
+    # an even k would need other padding on the left than on the right
     if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
         raise OptionError(
             f"model.kernel_size must be odd and positive, so that height and width stay; got {kernel_size}. "
@@ -51,21 +53,8 @@ def same_padding(kernel_size: int) -> int:
 
 def check_dropout(dropout: float, key: str = "model.dropout") -> None:
     """Raise OptionError, naming `key`, unless 0 <= dropout < 1."""
+    # not 1, which torch accepts: everything would be dropped, and nothing learnt
     FRACTION_BELOW_1.check(dropout, key, "a fraction in [0, 1)", "For 30 % write 0.3.")
-
-
-def check_factor(factor: float, key: str, usual: str) -> None:
-    """Check that a factor is finite and above 0.
-
-    Args:
-        factor: the value.
-        key: config key for the message.
-        usual: usual values for the message, such as '2 to 4'.
-
-    Raises:
-        OptionError: it is not.
-    """
-    POSITIVE.check(factor, key, "a finite number above 0", f"Usual is {usual}.")
 
 
 def check_count(count: int, key: str, what: str) -> None:

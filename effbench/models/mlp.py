@@ -36,20 +36,19 @@ def mlp(
     Raises:
         OptionError: a width is below 1, or dropout is outside of [0, 1).
     """
+    # images are flattened; rows have their width already
+    if in_features is None:
+        if in_channels is None or image_size is None:
+            raise ConfigError("mlp takes images or rows: it needs in_channels and image_size, or in_features.")
+        in_features = in_channels * prod(image_size)
     for width in hidden:
         check_count(width, "model.hidden", "units in each layer")
     check_dropout(dropout)
-    widths = [_width(in_channels, image_size, in_features), *hidden]
+    widths = [in_features, *hidden]
+    # flattening leaves feature rows (B, F) as they are
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for index, (width_in, width_out) in enumerate(pairwise(widths), start=1):
         layers[f"hidden{index}"] = nn.Sequential(nn.Linear(width_in, width_out), nn.ReLU(), nn.Dropout(dropout))
+    # by name, so that model.freeze and group_lr can name the layers, and pretrained weights find the head
     layers["head"] = nn.Linear(widths[-1], num_classes)
     return nn.Sequential(layers)
-
-
-def _width(in_channels: int | None, image_size: tuple[int, int] | None, in_features: int | None) -> int:
-    if in_features is not None:
-        return in_features
-    if in_channels is None or image_size is None:
-        raise ConfigError("mlp takes images or rows: it needs in_channels and image_size, or in_features.")
-    return in_channels * prod(image_size)

@@ -40,6 +40,7 @@ def initialize_lazy(model: nn.Module, name: str, probe: Probe) -> None:
         name: the model in messages.
         probe: the input.
     """
+    # on the CPU and before the optimizer, which needs all parameters
     if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
         with torch.no_grad():
             _outputs(model, name, probe)
@@ -63,6 +64,7 @@ def check_logits(
     Raises:
         ConfigError: the model does not fit.
     """
+    # first, because a model of another dtype would fail in the forward pass with a message about the input
     for path, tensor in model.named_parameters():
         if tensor.is_meta or tensor.dtype != torch.float32:
             kind = "without values (device meta)" if tensor.is_meta else f"of {tensor.dtype}"
@@ -76,6 +78,7 @@ def check_logits(
             f"{name} returns a {type(outputs).__name__} for {probe.unit}s; it must return the logits alone, a tensor "
             "(N, K)."
         )
+    # two samples: with one, a missing batch dimension could not be told from a batch of one
     if tuple(outputs.shape) != (2, classes):
         made = " x ".join(map(str, outputs.shape[1:])) if outputs.dim() and len(outputs) == 2 else "no batch of"
         raise ConfigError(
@@ -83,11 +86,13 @@ def check_logits(
             f"labelled 0 to {classes - 1}. "
             "Let the model take the argument num_classes."
         )
+    # for both samples: logits that add up to 1 by chance do so once at most
     if takes_softmax and classes > 1 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-5).all()):
         raise ConfigError(
             f"{name} returns probabilities (they add up to 1); it must return logits: the loss and predict apply the "
             "softmax. Remove it from forward."
         )
+    # a model that is frozen on purpose is refused later, with a message of its own
     if not outputs.requires_grad and any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(
             f"{name}: its logits depend on no trained parameter (a detach(), no_grad() or argmax in forward, or all of "
@@ -96,18 +101,21 @@ def check_logits(
 
 
 def _outputs(model: nn.Module, name: str, probe: Probe) -> Any:
-    with _in_eval_mode(model), torch.random.fork_rng(devices=[]):
+    # dropout in a user's model may ignore eval mode: torch's random numbers are restored, or the run would change
+    with in_eval_mode(model), torch.random.fork_rng(devices=[]):
         try:
             return model(probe.inputs)
         except Exception as error:  # the user's code may raise anything
-            frame = traceback.extract_tb(error.__traceback__)[-1]
+            frame = traceback.extract_tb(error.__traceback__)[-1]  # where in the user's file it was raised
             raise ConfigError(
                 f"{name} cannot take {probe.about}: {error!r:.300} ({Path(frame.filename).name}, line {frame.lineno})."
             ) from error
 
 
 @contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Set eval mode, in which no statistics are updated; then restore the mode of each module."""
+    # by module, not by model.train(): parts of it may be in eval mode on purpose
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

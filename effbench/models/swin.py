@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from torch import nn
 from torchvision.models import SwinTransformer
 
+from effbench.config.options import POSITIVE
 from effbench.errors import OptionError
-from effbench.models.layers import check_count, check_dropout, check_factor
+from effbench.models.layers import check_count, check_dropout
 from effbench.models.torchvision_zoo import adapt_input_channels
 
 
@@ -51,9 +52,8 @@ def swin_micro(
     check_count(embed_dim, "model.embed_dim", "channels")
     check_count(patch_size, "model.patch_size", "px")
     check_count(window_size, "model.window_size", "patches")
-    check_factor(mlp_ratio, "model.mlp_ratio", "2 to 4")
-    _check_stages(embed_dim, depths, num_heads)
-    _check_patches(image_size, patch_size)
+    POSITIVE.check(mlp_ratio, "model.mlp_ratio", "a finite number above 0", "Usual is 2 to 4.")
+    _check_shapes(image_size, patch_size, embed_dim, depths, num_heads)
     check_dropout(dropout)
     check_dropout(attention_dropout, "model.attention_dropout")
     check_dropout(stochastic_depth_prob, "model.stochastic_depth_prob")
@@ -69,11 +69,15 @@ def swin_micro(
         stochastic_depth_prob=stochastic_depth_prob,
         num_classes=num_classes,
     )
+    # torchvision's constructor takes no number of channels
     adapt_input_channels(model, in_channels)
     return model
 
 
-def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+def _check_shapes(
+    image_size: tuple[int, int], patch_size: int, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]
+) -> None:
+    # one block in all: torchvision divides by the number of blocks - 1, for stochastic depth
     if len(depths) != len(num_heads) or len(depths) < 1 or list(depths) == [1]:
         raise OptionError(
             "model.depths and model.num_heads must have one number for each stage, at least two blocks in all; "
@@ -83,13 +87,10 @@ def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int
         check_count(depth, "model.depths", "blocks in each stage")
     for stage, heads in enumerate(num_heads):
         check_count(heads, "model.num_heads", "heads in each stage")
-        width = embed_dim * 2**stage
+        width = embed_dim * 2**stage  # patch merging halves the map and doubles the width
         if width % heads:
             raise OptionError(f"model.num_heads must divide the stage's width; got {heads} for {width}.")
-
-
-def _check_patches(image_size: tuple[int, int], patch_size: int) -> None:
-    # torchvision would drop the pixels after the last whole patch without a message.
+    # torchvision would drop the pixels after the last whole patch without a message
     if any(side % patch_size for side in image_size):
         raise OptionError(
             f"data.image_size must be a multiple of model.patch_size; got {image_size[0]} x {image_size[1]} px "

@@ -36,13 +36,26 @@ def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int,
         MissingExtraError: timm is not installed.
         OptionError: the name is unknown, the model does not take an option, or it does not take the image.
     """
-    timm = _import_timm()
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        if error.name != "timm":  # a package that timm needs is missing: that is another fault
+            raise
+        raise MissingExtraError("model=timm", "timm") from error
     if not timm.is_model(name):
-        raise OptionError(_unknown(name, timm.list_models()))
+        known = timm.list_models()  # more than a thousand: show the nearest alone
+        near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+        if not near:
+            raise OptionError(
+                f"model.name '{name}' resembles none of timm's {len(known)} models; timm.list_models() lists them."
+            )
+        raise OptionError(f"{unknown_name('model.name', name, near)} (The nearest of timm's {len(known)} models.)")
+    # None in a config means: not given. timm would take it as a value
     given = {key: value for key, value in options.items() if value is not None}
     for key in given:
         if key.endswith(("drop_rate", "drop_path_rate")):  # timm accepts -1 (as 0) and 1 (which drops everything)
             check_dropout(given[key], f"model.{key}")
+    # other models refuse img_size
     if timm.get_pretrained_cfg(name).fixed_input_size:
         given.setdefault("img_size", image_size)
     try:
@@ -51,21 +64,3 @@ def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int,
         raise OptionError(f"model.name '{name}' refuses its options {given}: {error}") from error
     check_image_fits(model, f"model.name '{name}'", (in_channels, *image_size))
     return model
-
-
-def _import_timm() -> Any:
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        if error.name != "timm":
-            raise
-        raise MissingExtraError("model=timm", "timm") from error
-    return timm
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    """Return the message for an unknown name, with the nearest 5 of timm's more than a thousand names."""
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
-    if not near:
-        return f"model.name '{name}' resembles none of timm's {len(known)} models; timm.list_models() lists them."
-    return f"{unknown_name('model.name', name, near)} (The nearest of timm's {len(known)} models.)"

@@ -15,9 +15,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from effbench.config.options import POSITIVE
 from effbench.errors import OptionError, unknown_name
 from effbench.models.image_fit import check_image_fits
-from effbench.models.layers import check_dropout, check_factor
+from effbench.models.layers import check_dropout
 
 STEMS = ("auto", "imagenet", "small", "tiny")
 SMALL_BELOW_PX = 64  # stem 'auto' is small for images with a side below this
@@ -76,13 +77,16 @@ def create(
     Raises:
         OptionError: an unknown arch, stem or option, a value out of range, or an image that the network does not take.
     """
-    builder = _builder(arch)
-    small = _wants_small_stem(stem, arch, image_size, _family(builder))
-    model = _build(builder, arch, num_classes, image_size, options)
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in known:
+        raise OptionError(unknown_name("model.arch", arch, known))
+    builder = torchvision.models.get_model_builder(arch)
+    family: type[nn.Module] = inspect.signature(builder).return_annotation
+    small = _wants_small_stem(stem, arch, image_size, family)  # before building, which may take a second
+    model = _build(builder, family, arch, num_classes, image_size, options)
     if small:
-        _make_stem_small(model)
-    if stem == "tiny":
-        _keep_resolution_once_more(model, arch)
+        _make_stem_small(model, arch, stem)
+    # after the stem: the new first convolution is changed once more, and initialised with its true fan-in
     adapt_input_channels(model, in_channels)
     if bn_momentum is not None:
         _set_bn_momentum(model, arch, bn_momentum)
@@ -94,13 +98,13 @@ def create(
 
 def adapt_input_channels(model: nn.Module, in_channels: int) -> None:
     """Replace the first convolution, if it takes another number of channels; initialise it as its family does."""
-    name, conv = _first_conv(model)
-    if conv.in_channels != in_channels:
-        _replace_first_conv(model, name, _like(conv, in_channels=in_channels))
+    if _first_conv(model)[1].in_channels != in_channels:
+        _replace_first_conv(model, in_channels=in_channels)
 
 
 def square_side(image_size: tuple[int, int], what: str) -> int:
     """Return the side in px. Raise OptionError, naming `what`, if the image is not square."""
+    # position tables are made for a square grid of patches
     if image_size[0] != image_size[1]:
         raise OptionError(
             f"data.image_size must be square for {what}; got {image_size[0]} x {image_size[1]}. "
@@ -109,27 +113,24 @@ def square_side(image_size: tuple[int, int], what: str) -> int:
     return image_size[0]
 
 
-def _builder(arch: str) -> Callable[..., Any]:
-    known = torchvision.models.list_models(module=torchvision.models)
-    if arch not in known:
-        raise OptionError(unknown_name("model.arch", arch, known))
-    builder: Callable[..., Any] = torchvision.models.get_model_builder(arch)
-    return builder
-
-
-def _family(builder: Callable[..., Any]) -> type[nn.Module]:
-    """Return the class of the builder's result, which torchvision annotates."""
-    family: type[nn.Module] = inspect.signature(builder).return_annotation
-    return family
-
-
 def _build(
-    builder: Callable[..., Any], arch: str, num_classes: int, image_size: tuple[int, int], options: dict[str, Any]
+    builder: Callable[..., Any],
+    family: type[nn.Module],
+    arch: str,
+    num_classes: int,
+    image_size: tuple[int, int],
+    options: dict[str, Any],
 ) -> nn.Module:
-    family = _family(builder)
     _check_options(options, arch, family)
+    # None in a config means: not given. torchvision would take it as a value
     given = {key: value for key, value in options.items() if value is not None}
-    given |= _family_arguments(family, arch, image_size)
+    if family.__name__ in ("GoogLeNet", "Inception3"):
+        # without init_weights torchvision gives a FutureWarning
+        given |= {"aux_logits": False, "init_weights": True}
+    elif family.__name__ == "VisionTransformer":
+        given["image_size"] = square_side(image_size, f"model.arch '{arch}'")
+    elif family.__name__ == "MaxVit":
+        given["input_size"] = image_size
     try:
         model: nn.Module = builder(num_classes=num_classes, **given)
     except (TypeError, ValueError, AssertionError) as error:
@@ -140,17 +141,11 @@ def _build(
     return model
 
 
-def _family_arguments(family: type[nn.Module], arch: str, image_size: tuple[int, int]) -> dict[str, Any]:
-    """Return arguments that some constructors need in addition to the options."""
-    if family.__name__ in ("GoogLeNet", "Inception3"):
-        return {"aux_logits": False, "init_weights": True}  # without init_weights torchvision gives a FutureWarning
-    if family.__name__ == "VisionTransformer":
-        return {"image_size": square_side(image_size, f"model.arch '{arch}'")}
-    return {"input_size": image_size} if family.__name__ == "MaxVit" else {}
-
-
 def _check_options(options: dict[str, Any], arch: str, family: type[nn.Module]) -> None:
-    """Refuse unknown options, because several constructors ignore them: MobileNetV3(dropot=0.5) raises nothing."""
+    """Refuse unknown options, because several constructors ignore them: MobileNetV3(dropot=0.5) raises nothing.
+
+    Values out of range are refused too: torchvision makes a MobileNet with 8 channels a layer of a width of -1.
+    """
     known = {
         name
         for name, parameter in inspect.signature(family).parameters.items()
@@ -164,17 +159,13 @@ def _check_options(options: dict[str, Any], arch: str, family: type[nn.Module]) 
             ours = ["stem", "bn_momentum", "stochastic_depth_prob"]
             raise OptionError(unknown_name(f"option of model.arch '{arch}',", option, [*known, *ours]))
     for option, value in options.items():
-        _check_value(f"model.{option}", value)
-
-
-def _check_value(key: str, value: Any) -> None:
-    """Refuse values out of range, which torchvision accepts: width -1 gives a MobileNet with 8 channels a layer."""
-    if value is None or isinstance(value, bool):
-        return
-    if "drop" in key:
-        check_dropout(value, key)
-    else:
-        check_factor(value, key, "null, torchvision's own")
+        if value is None or isinstance(value, bool):
+            continue
+        if "drop" in option:
+            check_dropout(value, f"model.{option}")
+        else:
+            remedy = "Usual is null, torchvision's own."
+            POSITIVE.check(value, f"model.{option}", "a finite number above 0", remedy)
 
 
 def _wants_small_stem(stem: str, arch: str, image_size: tuple[int, int], family: type[nn.Module]) -> bool:
@@ -190,24 +181,23 @@ def _wants_small_stem(stem: str, arch: str, image_size: tuple[int, int], family:
     return False
 
 
-def _make_stem_small(model: nn.Module) -> None:
-    name, conv = _first_conv(model)
+def _make_stem_small(model: nn.Module, arch: str, stem: str) -> None:
+    """Keep the resolution in the first convolution; with stem 'tiny' also in the next one of stride 2."""
+    conv = _first_conv(model)[1]
     if type(model).__name__ == "ResNet":
-        _replace_first_conv(model, name, _like(conv, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1)))
+        # 3 x 3 at stride 1 without max pool, as the paper's networks for CIFAR (arXiv:1512.03385, section 4.2)
+        _replace_first_conv(model, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
         model.maxpool = nn.Identity()
     # a patch stem, as in Swin and ConvNeXt
     elif conv.kernel_size == conv.stride:
-        _replace_first_conv(model, name, _like(conv, kernel_size=(2, 2), stride=(2, 2)))
+        _replace_first_conv(model, kernel_size=(2, 2), stride=(2, 2))
     else:
         conv.stride = (1, 1)
-
-
-def _keep_resolution_once_more(model: nn.Module, arch: str) -> None:
-    """Set stride 1 in the first convolution after the stem that has a larger stride."""
-    if not type(model).__name__.startswith("MobileNet"):
-        raise OptionError(f"model.stem 'tiny' is for MobileNets; got model.arch '{arch}'. Write small.")
-    strided = (module for module in model.modules() if isinstance(module, nn.Conv2d) and module.stride != (1, 1))
-    next(strided).stride = (1, 1)
+    if stem == "tiny":
+        if not type(model).__name__.startswith("MobileNet"):
+            raise OptionError(f"model.stem 'tiny' is for MobileNets; got model.arch '{arch}'. Write small.")
+        convs = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+        next(each for each in convs if each.stride != (1, 1)).stride = (1, 1)
 
 
 def _first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
@@ -215,15 +205,14 @@ def _first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
     return next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
 
 
-def _like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
-    """Return a new convolution with the settings of `conv`, except for the changes, on its device."""
+def _replace_first_conv(model: nn.Module, **changes: Any) -> None:
+    """Replace the first convolution by a new one with the same settings, except for the changes, on its device."""
+    name, old = _first_conv(model)
     kept = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    settings = {name: getattr(conv, name) for name in kept} | changes
-    return nn.Conv2d(**settings, bias=conv.bias is not None, device=conv.weight.device, dtype=conv.weight.dtype)
-
-
-def _replace_first_conv(model: nn.Module, name: str, conv: nn.Conv2d) -> None:
+    settings = {key: getattr(old, key) for key in kept} | changes
+    conv = nn.Conv2d(**settings, bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype)
     init = _FIRST_CONV_INIT.get(type(model).__name__)
+    # None: nn.Conv2d's own initialisation, which has run already
     if init is not None:
         init(conv.weight)
         if conv.bias is not None:
@@ -246,5 +235,6 @@ def _set_stochastic_depth(model: nn.Module, arch: str, prob: float) -> None:
     drops = [module for module in model.modules() if isinstance(module, StochasticDepth)]
     if not drops:
         raise OptionError(f"model.stochastic_depth_prob has nothing to set: '{arch}' has none. Write null.")
+    # linear in depth (arXiv:1603.09382, section 3): the first layers extract what all others use
     for index, drop in enumerate(drops):
         drop.p = prob * index / max(len(drops) - 1, 1)

@@ -48,6 +48,7 @@ def vit(
     check_count(heads, "model.heads", "heads")
     if mlp_dim is not None:
         check_count(mlp_dim, "model.mlp_dim", "units")
+    # before torchvision's own check, an assertion without the key
     if dim % heads:
         raise OptionError(f"model.heads must divide model.dim; got {heads} heads for a width of {dim}.")
     check_dropout(dropout)
@@ -63,6 +64,7 @@ def vit(
         attention_dropout=attention_dropout,
         num_classes=num_classes,
     )
+    # torchvision's constructor takes no number of channels
     adapt_input_channels(model, in_channels)
     return model
 
@@ -71,6 +73,7 @@ def _patch_size(patch_size: int | str, side: int) -> int:
     """Return the side of a patch in px; it must divide the side of the image."""
     if isinstance(patch_size, str) and patch_size != "auto":
         raise OptionError(f"model.patch_size must be a number of px or 'auto'; got {patch_size!r}.")
+    # patches of 16 px would make 4 tokens of an image of 32 px; of 4 px they make 64
     patch = (16 if side >= 64 else 4) if isinstance(patch_size, str) else patch_size
     check_count(patch, "model.patch_size", "px")
     if side % patch:

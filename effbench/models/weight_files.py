@@ -41,11 +41,28 @@ def read_weights_file(path: Path) -> Mapping[str, Tensor]:
     """
     if not path.is_file():
         raise DataError(f"model.pretrained: there is no file '{path}'.")
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise ConfigError(
+            f"model.pretrained must be a .safetensors, .pt or .pth file, or a run's folder; got '{path}'."
+        )
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in (".pt", ".pth"):
-        return _state_in(path, _read_pickle(path))
-    raise ConfigError(f"model.pretrained must be a .safetensors, .pt or .pth file, or a run's folder; got '{path}'.")
+        try:
+            tensors: Mapping[str, Tensor] = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"model.pretrained: '{path}' cannot be read as safetensors: {error}.") from error
+        return tensors
+    try:
+        # weights_only: a full unpickling may execute code of the file
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"model.pretrained: '{path}' holds more than weights (pickled code or objects), or is damaged; it was "
+            "not run. Save model.state_dict() alone, best as .safetensors."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"model.pretrained: '{path}' is damaged or cut short: {reason}.") from error
+    return _state_in(path, content)
 
 
 def named_as(state: Mapping[str, Tensor], own: Collection[str]) -> Mapping[str, Tensor]:
@@ -56,19 +73,18 @@ def named_as(state: Mapping[str, Tensor], own: Collection[str]) -> Mapping[str, 
         own: names of the model. A prefix is removed only if more names fit then.
     """
     state = _renamed(state, lambda name: _OLD_DENSENET.sub(r"\1\2", _WRAPPERS.sub("", name).removeprefix(".")))
+    # unless the model has a parameter of that name itself
     for name in _BOOKKEEPING:
         if name not in own:
             state.pop(name, None)
-    best, best_fit = state, _fit(state, own)
+    names = frozenset(own)
+    best, most = state, len(names & state.keys())
+    # several, because wrappers are nested; the best so far, because a model may have a module named `model` itself
     while prefix := next((p for p in _PREFIXES if state and all(name.startswith(p) for name in state)), None):
         state = _renamed(state, lambda name, prefix=prefix: name.removeprefix(prefix))  # type: ignore[misc]
-        if _fit(state, own) >= best_fit:
-            best, best_fit = state, _fit(state, own)
+        if len(names & state.keys()) >= most:
+            best, most = state, len(names & state.keys())
     return best
-
-
-def _fit(state: Mapping[str, Tensor], own: Collection[str]) -> int:
-    return sum(name in own for name in state)
 
 
 def _renamed(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> OrderedDict[str, Tensor]:
@@ -78,31 +94,10 @@ def _renamed(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> Order
         raise DataError("model.pretrained: two of the file's tensors have the same name without their wrappers' names.")
     versions = getattr(state, "_metadata", None)
     if versions:
+        # its keys are modules, and prefixes end with a dot
         renamed = {rename(f"{module}.").rstrip("."): version for module, version in versions.items()}
         named._metadata = OrderedDict(renamed)  # type: ignore[attr-defined]
     return named
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
-    try:
-        tensors: Mapping[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"model.pretrained: '{path}' cannot be read as safetensors: {error}.") from error
-    return tensors
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        # weights_only: a full unpickling may execute code of the file
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"model.pretrained: '{path}' holds more than weights (pickled code or objects), or is damaged; it was "
-            "not run. Save model.state_dict() alone, best as .safetensors."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"model.pretrained: '{path}' is damaged or cut short: {reason}.") from error
 
 
 def _state_in(path: Path, content: Any) -> Mapping[str, Tensor]:
@@ -123,11 +118,12 @@ def _state_in(path: Path, content: Any) -> Mapping[str, Tensor]:
 
 def _states_in(content: Any, depth: int = _DEPTH, place: str = "") -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     """Yield (key with its parents, state dict) for each state dict; averages come last."""
-    # depth: a pickle may contain itself
+    # a pickle may contain itself, so the depth is limited
     if not isinstance(content, dict) or not content or not depth:
         return
     if all(isinstance(value, Tensor) for value in content.values()):
         yield place, content
         return
+    # trained weights before averages: what is taken without being asked for is what was trained
     for key in (*_WEIGHTS, *_AVERAGED):
         yield from _states_in(content.get(key), depth - 1, f"{place}.{key}" if place else key)

@@ -15,8 +15,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,6 +32,7 @@ from effbench.optimizers.checks import (
     checked_betas,
     checked_lr,
     checked_number,
+    checked_options,
     checked_weight_decay,
     closure_loss,
     current_lr,
@@ -44,10 +44,6 @@ VARIANTS = ("paper", "package")
 
 _MOMENTS = ("prev_grad", "m", "v", "n")
 _OPTIONS = ("lr", "betas", "eps", "weight_decay", "variant", "restart_cond", "maximize")  # of a group
-
-_LR_REMEDY = "The authors' default is 1e-3."
-_BETAS_REMEDY = "The authors' are [0.98, 0.92, 0.99]."
-_EPS_REMEDY = "The authors' is 1e-8; a parameter without gradient divides by it."
 
 # Unwrapped: torch adds hooks to the package's step when its class is first used; in our step they would run twice.
 _package_step = inspect.unwrap(adan_pytorch.Adan.step)
@@ -86,10 +82,17 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         restart_cond: Callable[[dict[str, Any]], bool] | None = None,
         maximize: bool = False,
     ) -> None:
-        _check_variant(variant, restart_cond)
-        options = _checked({"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, variant)
+        if variant not in VARIANTS:
+            raise OptionError(unknown_name("optimizer.variant", variant, VARIANTS))
+        if restart_cond is not None and variant != "package":
+            raise OptionError(
+                f"optimizer.restart_cond must be null with variant 'paper'; got {restart_cond!r}. "
+                "The authors' code has no restarts: set optimizer.variant=package."
+            )
+        given = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         whole = {"variant": variant, "restart_cond": restart_cond, "maximize": maximize}
-        torch.optim.Optimizer.__init__(self, params, options | whole)
+        # not the constructor of the package, which has other options
+        torch.optim.Optimizer.__init__(self, params, checked_options(given, _CHECKS[variant]) | whole)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fill in options that the package's checkpoints lack. load_state_dict calls it too."""
@@ -97,14 +100,15 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         for group in self.param_groups:
             for name in _OPTIONS:  # not all of self.defaults: torch adds its own name there when it loads a state
                 group.setdefault(name, self.defaults[name])
-            group["restart_cond"] = self.defaults["restart_cond"]
+            group["restart_cond"] = self.defaults["restart_cond"]  # a saved state holds no functions
+        # the package counts in plain ints, 'paper' in tensors for foreach functions
         counted = int if self.defaults["variant"] == "package" else _counter
         for entry in self.state.values():
             if "step" in entry:
                 entry["step"] = counted(entry["step"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(_checked(param_group, self.defaults["variant"]))
+        super().add_param_group(checked_options(param_group, _CHECKS[self.defaults["variant"]]))
         if self.defaults["variant"] == "package" and any(map(torch.is_complex, self.param_groups[-1]["params"])):
             # super() has appended it: remove it, so that the optimizer stays valid after the error
             self.param_groups.pop()
@@ -130,7 +134,7 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
         check_state(state_dict, ["step", *_MOMENTS], "adan")
         own = self.defaults["variant"]
         for group in state_dict["param_groups"]:
-            saved = group.get("variant", "package")
+            saved = group.get("variant", "package")  # adan-pytorch writes no variant
             if saved != own:
                 raise OptionError(
                     f"optimizer.variant must be '{saved}' to load this state; got '{own}'. "
@@ -142,47 +146,60 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return the closure's loss, or None without a closure."""
         loss = closure_loss(closure)
-        for group in self.param_groups:
+        for group in self.param_groups:  # all groups first: none may be updated if another one is refused
             refuse_sparse(_with_gradients(group), "adan")
         if self.defaults["variant"] == "package":
-            with _ascending(self.param_groups), _plain_lr(self.param_groups):
-                _package_step(self)
+            self._package_update()
         else:
             for group in self.param_groups:
-                self._paper_step(group)
+                self._paper_update(group)
         return loss
 
-    def _paper_step(self, group: dict[str, Any]) -> None:
-        for t, parameters in self._by_step(group).items():
-            entries = [self.state[parameter] for parameter in parameters]
-            states = [[entry[moment] for entry in entries] for moment in _MOMENTS]
-            in_one_pass, others = fused.divide(parameters, states)
-            settings = {name: group[name] for name in ("betas", "eps", "weight_decay", "maximize")}
-            settings["lr"] = current_lr(group)
-            fused.adan(in_one_pass, t, **settings)
-            update_in_chunks(others, partial(_paper_update, t=t, options=settings))
+    def _package_update(self) -> None:
+        """Take the package's step, which has no `maximize`, and rounds otherwise for learning rates in tensors."""
+        given = [group["lr"] for group in self.param_groups]
+        ascending = [group for group in self.param_groups if group["maximize"]]
+        negated = [fused.gradient_of(parameter) for group in ascending for parameter in _with_gradients(group)]
+        for group in self.param_groups:
+            group["lr"] = current_lr(group)
+        for gradient in negated:
+            gradient.neg_()
+        try:
+            _package_step(self)
+        finally:
+            # twice negated is unchanged to the bit: the caller may read its gradients after the step
+            for gradient in negated:
+                gradient.neg_()
+            for group, lr in zip(self.param_groups, given, strict=True):
+                group["lr"] = lr
 
-    def _by_step(self, group: dict[str, Any]) -> dict[float, list[Tensor]]:
-        """Map t of the step to take to its parameters. t is counted per parameter: one may be frozen at first."""
-        parameters = _with_gradients(group)
-        steps = [self._steps_of(parameter) for parameter in parameters]
-        if steps:
+    def _paper_update(self, group: dict[str, Any]) -> None:
+        parameters, steps = _with_gradients(group), list[Tensor]()
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["step"] = _counter(0)
+                for moment in _MOMENTS:
+                    state[moment] = torch.zeros_like(parameter)
+            if not isinstance(state["step"], Tensor):  # the user set it to a number
+                state["step"] = _counter(state["step"])
+            steps.append(state["step"])
+        if steps:  # foreach functions refuse empty lists
             torch._foreach_add_(steps, 1)
-        found: defaultdict[float, list[Tensor]] = defaultdict(list)
-        for parameter, step in zip(parameters, steps, strict=True):
-            found[step.item()].append(parameter)
-        return found
 
-    def _steps_of(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = _counter(0)
-            for moment in _MOMENTS:
-                state[moment] = torch.zeros_like(parameter)
-        if not isinstance(state["step"], Tensor):  # the user set it to a number
-            state["step"] = _counter(state["step"])
-        steps: Tensor = state["step"]
-        return steps
+        # t is counted per parameter, because one may be frozen at first. A pass updates all that have the same t, and
+        # so the same bias corrections.
+        by_step: defaultdict[float, list[Tensor]] = defaultdict(list)
+        for parameter, step in zip(parameters, steps, strict=True):
+            by_step[step.item()].append(parameter)
+        settings = {name: group[name] for name in ("betas", "eps", "weight_decay", "maximize")}
+        settings["lr"] = current_lr(group)
+        for t, alike in by_step.items():
+            entries = [self.state[parameter] for parameter in alike]
+            states = [[entry[moment] for entry in entries] for moment in _MOMENTS]
+            in_one_pass, others = fused.divide(alike, states)
+            fused.adan(in_one_pass, t, **settings)
+            update_in_chunks(others, partial(_update, t=t, **settings))
 
 
 def _counter(step: float | Tensor) -> Tensor:
@@ -190,20 +207,33 @@ def _counter(step: float | Tensor) -> Tensor:
     return torch.tensor(float(step), dtype=torch.float32, device="cpu")
 
 
-def _paper_update(columns: list[list[Tensor]], t: float, options: dict[str, Any]) -> None:
+def _with_gradients(group: dict[str, Any]) -> list[Tensor]:
+    return [parameter for parameter in group["params"] if parameter.grad is not None]
+
+
+def _update(
+    columns: list[list[Tensor]],
+    t: float,
+    lr: float,
+    betas: Sequence[float],
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+) -> None:
     """Apply the authors' update in place; prev_grad becomes the gradients. All tensors share device and dtype.
 
     columns: parameters, gradients, prev_grad, m, v and n.
     """
     parameters, gradients, prev_grad, m, v, n = columns
-    lr, (b1, b2, b3) = options["lr"], options["betas"]
-    if options["maximize"]:
+    b1, b2, b3 = betas
+    if maximize:
         gradients = list(torch._foreach_neg(gradients))
     if t == 1:
         copy_all(prev_grad, gradients)  # d_1 = 0
     difference = prev_grad  # reuses its memory until the new gradients are copied in
     torch._foreach_neg_(difference)
     torch._foreach_add_(difference, gradients)
+
     # lerp is one pass over memory; mul_ and add_ are two
     torch._foreach_lerp_(m, gradients, 1 - b1)
     torch._foreach_lerp_(v, difference, 1 - b2)
@@ -213,72 +243,20 @@ def _paper_update(columns: list[list[Tensor]], t: float, options: dict[str, Any]
     torch._foreach_addcmul_(n, difference, difference, value=1 - b3)
     copy_all(prev_grad, gradients)
 
+    # eps is added after the bias correction, as by the authors
     denominator = torch._foreach_sqrt(n)
     torch._foreach_div_(denominator, math.sqrt(1 - b3**t))
-    torch._foreach_add_(denominator, options["eps"])
+    torch._foreach_add_(denominator, eps)
     numerator = torch._foreach_div(m, 1 - b1**t)
     torch._foreach_add_(numerator, v, alpha=b2 / (1 - b2**t))
     torch._foreach_addcdiv_(parameters, numerator, denominator, value=-lr)
-    torch._foreach_div_(parameters, 1 + lr * options["weight_decay"])
-
-
-def _with_gradients(group: dict[str, Any]) -> list[Tensor]:
-    return [parameter for parameter in group["params"] if parameter.grad is not None]
-
-
-@contextmanager
-def _ascending(groups: list[dict[str, Any]]) -> Iterator[None]:
-    """Negate the gradients of groups with `maximize` during the package's step, which has no such option."""
-    negated = [fused.gradient_of(p) for group in groups if group["maximize"] for p in _with_gradients(group)]
-    for gradient in negated:
-        gradient.neg_()
-    try:
-        yield
-    finally:
-        for gradient in negated:
-            gradient.neg_()
-
-
-@contextmanager
-def _plain_lr(groups: list[dict[str, Any]]) -> Iterator[None]:
-    """Make learning rates plain numbers during the package's step: tensors would change its rounding."""
-    given = [group["lr"] for group in groups]
-    for group in groups:
-        group["lr"] = current_lr(group)
-    try:
-        yield
-    finally:
-        for group, lr in zip(groups, given, strict=True):
-            group["lr"] = lr
-
-
-def _check_variant(variant: str, restart_cond: object) -> None:
-    if variant not in VARIANTS:
-        raise OptionError(unknown_name("optimizer.variant", variant, VARIANTS))
-    if restart_cond is not None and variant != "package":
-        raise OptionError(
-            f"optimizer.restart_cond must be null with variant 'paper'; got {restart_cond!r}. "
-            "The authors' code has no restarts: set optimizer.variant=package."
-        )
-
-
-def _checked(options: dict[str, Any], variant: str) -> dict[str, Any]:
-    """Return a copy of the options (of one group or the defaults), checked and as plain numbers."""
-    checked = dict(options)
-    if "lr" in options:
-        checked["lr"] = checked_lr(options["lr"], _LR_REMEDY)
-    if "betas" in options:
-        checked["betas"] = _checked_betas(options["betas"], variant)
-    if "eps" in options:
-        checked["eps"] = checked_number(options["eps"], "eps", POSITIVE, _EPS_REMEDY)
-    if "weight_decay" in options:
-        checked["weight_decay"] = checked_weight_decay(options["weight_decay"])
-    return checked
+    torch._foreach_div_(parameters, 1 + lr * weight_decay)
 
 
 def _checked_betas(betas: Sequence[float], variant: str) -> tuple[float, ...]:
     """Return the betas as the variant's groups hold them: the paper's, or adan-pytorch's 1 - beta."""
-    paper = checked_betas(betas, 3, _BETAS_REMEDY)
+    paper = checked_betas(betas, 3, "The authors' are [0.98, 0.92, 0.99].")
+    # all: a single small beta may be meant
     if all(beta < 0.5 for beta in paper):
         raise OptionError(
             f"optimizer.betas must be in the paper's convention, near 1; got {list(betas)}, which look like "
@@ -287,3 +265,20 @@ def _checked_betas(betas: Sequence[float], variant: str) -> tuple[float, ...]:
     if variant == "paper":
         return paper
     return tuple(round(1 - beta, 12) for beta in paper)  # 1 - 0.98 is 0.020000000000000018, the package has 0.02
+
+
+# Checks of options, by variant.
+_CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    variant: {
+        "lr": partial(checked_lr, remedy="The authors' default is 1e-3."),
+        "betas": partial(_checked_betas, variant=variant),
+        "eps": partial(
+            checked_number,
+            key="eps",
+            rule=POSITIVE,
+            remedy="The authors' is 1e-8; a parameter without gradient divides by it.",
+        ),
+        "weight_decay": checked_weight_decay,
+    }
+    for variant in VARIANTS
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, SupportsFloat
 
@@ -13,7 +13,15 @@ from torch import Tensor
 from effbench.config.options import FRACTION_BELOW_1, NON_NEGATIVE, Rule
 from effbench.errors import GradientError, OptionError
 
-_LAYOUT = attrgetter("layout")
+_LAYOUT = attrgetter("layout")  # for map: a loop over hundreds of parameters would cost more in every step
+
+
+def checked_options(options: Mapping[str, Any], checks: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Return the options of a parameter group or the defaults, checked and as plain numbers.
+
+    `checks` maps an option's name to its check; a group may set only some of them, and others that have no check.
+    """
+    return {name: checks[name](value) if name in checks else value for name, value in options.items()}
 
 
 def checked_number(value: SupportsFloat, key: str, rule: Rule[float], remedy: str, text: str = "") -> float:
@@ -29,7 +37,12 @@ def checked_number(value: SupportsFloat, key: str, rule: Rule[float], remedy: st
     Raises:
         OptionError: the value is not finite, or the rule does not hold.
     """
-    number = value if isinstance(value, bool | str | Tensor) else _as_float(value)
+    number: Any = value
+    if not isinstance(value, bool | str | Tensor):  # these would convert: True to 1, '1' to 1, a tensor to its value
+        try:
+            number = float(value)  # numpy's numbers and fractions, too
+        except (TypeError, ValueError):
+            number = math.nan  # no rule holds for it
     return rule.check(number if rule.holds(number) else value, f"optimizer.{key}", text, remedy)
 
 
@@ -45,6 +58,7 @@ def checked_betas(betas: Sequence[float], count: int, remedy: str) -> tuple[floa
         OptionError: another count, or a number outside of [0, 1).
     """
     rule = f"{count} numbers in [0, 1)"
+    # a string is iterable, too: '0.9' would be three betas
     if isinstance(betas, str) or not isinstance(betas, Iterable) or len(list(betas)) != count:
         raise OptionError(f"optimizer.betas must be {rule}; got {betas!r}. {remedy}")
     shown = f"each beta of {rule}, in betas {list(betas)}"
@@ -58,6 +72,7 @@ def checked_lr(lr: SupportsFloat | Tensor, remedy: str) -> float | Tensor:
     """
     value = lr
     if isinstance(lr, Tensor):
+        # a whole number would be cut off when a schedule changes it in place
         if lr.numel() != 1 or not lr.is_floating_point():
             raise OptionError(f"optimizer.lr must be a number, or a floating-point tensor of one; got {lr!r}. {remedy}")
         value = lr.item()
@@ -68,6 +83,7 @@ def checked_lr(lr: SupportsFloat | Tensor, remedy: str) -> float | Tensor:
 def current_lr(group: dict[str, Any]) -> float:
     """Return the group's present learning rate as a float."""
     lr = group["lr"]
+    # .item() waits for an accelerator; a learning rate in a tensor belongs on the CPU
     return float(lr.item() if isinstance(lr, Tensor) else lr)
 
 
@@ -108,6 +124,7 @@ def check_state(state_dict: dict[str, Any], names: Sequence[str], optimizer: str
     Raises:
         OptionError: an entry is missing.
     """
+    # an empty entry belongs to a parameter without gradient so far
     for entry in state_dict["state"].values():
         if entry and (missing := [name for name in names if name not in entry]):
             raise OptionError(
@@ -115,10 +132,3 @@ def check_state(state_dict: dict[str, Any], names: Sequence[str], optimizer: str
                 f"{', '.join(map(str, entry))}, without {', '.join(missing)}. Load the state that this optimizer "
                 "wrote, or start without one."
             )
-
-
-def _as_float(value: SupportsFloat) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan

@@ -20,14 +20,9 @@ from effbench.cpu.tensors import PLAIN_TYPES, layout_of
 
 ELEMENTS = 2**18  # 1 MB of float32 a chunk; 2**15 to 2**17 were slower, 2**19 equal (EPYC, 2 threads, n = 14)
 FEW = 4  # chunks a thread; with fewer, starting the threads costs more than it saves
-_START_S = 60.0
+_START_S = 60.0  # limit for starting the threads, so that a machine without free threads shows an error
 
 Update = Callable[[list[list[Tensor]]], None]
-
-
-def in_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
-    """Return the tensor, or a copy in `layout` if its memory order differs."""
-    return tensor if tensor.is_contiguous(memory_format=layout) else tensor.contiguous(memory_format=layout)
 
 
 def copy_all(into: list[Tensor], values: list[Tensor]) -> None:
@@ -47,7 +42,9 @@ def update_in_chunks(rows: Sequence[Sequence[Tensor]], update: Update) -> None:
         update: changes the tensors of a chunk in place; it gets one list a column.
     """
     lists, threads = chunks(rows), torch.get_num_threads()
-    if threads == 1 or _on_cpu(rows) < FEW * threads * ELEMENTS:
+    elements = sum(row[0].numel() for row in rows if row[0].device.type == "cpu")
+    # elements on other devices do not count: their kernels run there, and this thread only starts them
+    if threads == 1 or elements < FEW * threads * ELEMENTS:
         for columns in lists:
             update(columns)
         return
@@ -55,23 +52,17 @@ def update_in_chunks(rows: Sequence[Sequence[Tensor]], update: Update) -> None:
 
     def share() -> None:
         """Take chunks until none is left: one thread cuts the next chunk while others compute."""
-        while columns := _next(lists, taking):
+        while True:
+            with taking:  # a generator cannot be advanced by two threads at once
+                columns = next(lists, None)
+            if columns is None:
+                return
             update(columns)
 
     shares = [_pool(threads).submit(share) for _ in range(threads)]
     wait(shares)  # also if one fails: no thread may still write when this function returns
     for done in shares:
         done.result()
-
-
-def _on_cpu(rows: Sequence[Sequence[Tensor]]) -> int:
-    """Count the elements to update on the CPU."""
-    return sum(row[0].numel() for row in rows if row[0].device.type == "cpu")
-
-
-def _next(lists: Iterator[list[list[Tensor]]], taking: threading.Lock) -> list[list[Tensor]] | None:
-    with taking:
-        return next(lists, None)
 
 
 @cache
@@ -82,10 +73,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     def alone() -> None:
         torch.set_num_threads(1)
         torch.get_num_threads()  # applies the setting to this thread now; later, torch would apply a newer value
-        torch.set_grad_enabled(False)
+        torch.set_grad_enabled(False)  # gradient mode belongs to a thread: the caller's no_grad does not reach here
 
     pool = ThreadPoolExecutor(threads, "effbench-chunks", alone)
     try:
+        # the barrier makes the pool start all its threads: an idle one would take the next task instead
         for _ in range(threads):
             pool.submit(started.wait)
         started.wait()
@@ -129,16 +121,12 @@ def chunks(rows: Sequence[Sequence[Tensor]]) -> Iterator[list[list[Tensor]]]:
 
 
 def _pieces(row: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    # a subclass, such as a DTensor, may have no memory of the usual kind to take views of
     layout = layout_of(row[0]) if PLAIN_TYPES.issuperset(map(type, row)) else None
     alike = layout is not None and all(tensor.is_contiguous(memory_format=layout) for tensor in row)
     if layout is None or not alike or row[0].numel() <= ELEMENTS:
         yield tuple(row)
         return
-    yield from zip(*(_flat(tensor, layout).split(ELEMENTS) for tensor in row), strict=True)
-
-
-def _flat(tensor: Tensor, layout: torch.memory_format) -> Tensor:
-    """Return a view of all elements in memory order."""
-    if layout is torch.contiguous_format:
-        return tensor.view(-1)
-    return tensor.movedim(1, -1).view(-1)
+    # views of all elements in memory order: channels are the last dimension there in both channels-last formats
+    flat = [(each if layout is torch.contiguous_format else each.movedim(1, -1)).view(-1) for each in row]
+    yield from zip(*(each.split(ELEMENTS) for each in flat), strict=True)

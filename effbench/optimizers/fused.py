@@ -10,7 +10,6 @@ from torch.autograd.graph import increment_version
 
 from effbench.cpu.library import library
 from effbench.cpu.tensors import CPU_FLOAT32, PLAIN_TYPES, Columns, call_in_one_pass, fit_one_pass, kind_of, layout_of
-from effbench.optimizers.chunks import in_layout
 
 Rows = list[tuple[Tensor, ...]]
 
@@ -25,27 +24,26 @@ def divide(parameters: Sequence[Tensor], states: Sequence[Sequence[Tensor]]) -> 
     Returns:
         (columns for the compiled pass: parameters, gradients, states; the other tensors, one row a parameter).
     """
-    gradients = [gradient_of(parameter) for parameter in parameters]
+    columns = [list(parameters), [gradient_of(parameter) for parameter in parameters], *map(list, states)]
     if any(map(torch.is_complex, parameters)):
-        gradients = [gradient.resolve_conj() for gradient in gradients]
-        parameters, gradients, *states = map(_as_real, (parameters, gradients, *states))
-    if any(map(Tensor.is_neg, gradients)):  # torch keeps the minus sign as a flag, not in memory
-        gradients = [gradient.resolve_neg() for gradient in gradients]
-    columns = [list(parameters), gradients, *map(list, states)]
+        columns[1] = [gradient.resolve_conj() for gradient in columns[1]]
+        columns = [[torch.view_as_real(t) if t.is_complex() else t for t in column] for column in columns]
+    # conjugation and sign may be flags, not values in memory (torch's lazy conj and neg): C reads memory
+    if any(map(Tensor.is_neg, columns[1])):
+        columns[1] = [gradient.resolve_neg() for gradient in columns[1]]
     if library() is None:
         return [[] for _ in columns], list(zip(*columns, strict=True))
-    if fit_one_pass(columns):
+    if fit_one_pass(columns):  # as a rule: one check for all, because a check of each row costs a part of the step
         return columns, []
     taken: Rows = []
     others: Rows = []
     for row in zip(*columns, strict=True):
-        (taken if _can_take(row) else others).append(row)
-    fitting = [(row[0], in_layout(row[1], _layout(row[0])), *row[2:]) for row in taken]
-    return [list(column) for column in zip(*fitting, strict=True)] or [[] for _ in columns], others
-
-
-def _as_real(column: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in column]
+        fitting = _fitting(row)
+        if fitting is None:
+            others.append(row)
+        else:
+            taken.append(fitting)
+    return [list(column) for column in zip(*taken, strict=True)] or [[] for _ in columns], others
 
 
 def gradient_of(parameter: Tensor) -> Tensor:
@@ -55,22 +53,22 @@ def gradient_of(parameter: Tensor) -> Tensor:
     return gradient
 
 
-def _layout(tensor: Tensor) -> torch.memory_format:
-    layout = layout_of(tensor)
-    assert layout is not None
-    return layout
+def _fitting(row: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Return the row with its gradient in the parameter's layout; None if C cannot update it.
 
-
-def _can_take(row: tuple[Tensor, ...]) -> bool:
-    """Return True for float32 CPU tensors of one shape and one gapless layout; the gradient may have another layout."""
-    parameter, _, *states = row
+    It can if they are float32 CPU tensors of one shape, and parameter and states have one layout without gaps.
+    """
+    parameter, gradient, *states = row
     if any(
         type(tensor) not in PLAIN_TYPES or kind_of(tensor) != CPU_FLOAT32 or tensor.shape != parameter.shape
         for tensor in row
     ):
-        return False
+        return None
     layout = layout_of(parameter)
-    return layout is not None and all(tensor.is_contiguous(memory_format=layout) for tensor in states)
+    if layout is None or not all(tensor.is_contiguous(memory_format=layout) for tensor in states):
+        return None
+    # only the gradient is copied: it is read, and the others are written
+    return parameter, gradient.contiguous(memory_format=layout), *states
 
 
 def lion(columns: Columns, lr: float, betas: Sequence[float], weight_decay: float, maximize: bool) -> None:
@@ -86,7 +84,7 @@ def lion(columns: Columns, lr: float, betas: Sequence[float], weight_decay: floa
     b1, b2 = betas
     numbers = (-1.0 if maximize else 1.0, 1 - lr * weight_decay, lr, b1, 1 - b1, b2, 1 - b2)
     call_in_one_pass("lion", columns, numbers)
-    increment_version(columns[0])
+    increment_version(columns[0])  # C wrote past autograd: it must notice if a saved parameter is used later
 
 
 def adan(
@@ -110,7 +108,8 @@ def adan(
         maximize: maximize the objective instead of minimizing it.
     """
     b1, b2, b3 = betas
+    # divisions once here, products for every element in C
     scales = (1 / (1 - b1**t), b2 / (1 - b2**t), (1 - b3**t) ** -0.5)
     numbers = (-1.0 if maximize else 1.0, float(t > 1), lr, 1 - b1, 1 - b2, b2, b3, 1 - b3, *scales, eps)
     call_in_one_pass("adan", columns, (*numbers, 1 / (1 + lr * weight_decay)))
-    increment_version(columns[0])
+    increment_version(columns[0])  # C wrote past autograd: it must notice if a saved parameter is used later

@@ -10,7 +10,7 @@ A parameter is exempt from weight decay (`no_decay`) if one of these holds:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
@@ -49,16 +49,27 @@ def parameter_groups(
             that matches a parameter wins.
 
     Returns:
-        Groups {name, params, lr, weight_decay}, none empty. Names: 'decay' and 'no_decay', then those of each pattern
-            in the
-        given order, such as 'backbone.decay'.
+        Groups {name, params, lr, weight_decay}, none empty: 'decay' and 'no_decay', then those of each pattern in the
+            given order, such as 'backbone.decay'.
 
     Raises:
         ConfigError: a pattern has no effect, or the model has no trainable parameter.
     """
     factors = dict(group_lr or {})
-    _check_factors(factors)
-    pattern_of = _first_match([name for name, _ in model.named_parameters()], factors)
+    for pattern, factor in factors.items():
+        if not NON_NEGATIVE.holds(factor):
+            raise ConfigError(
+                f"optimizer.group_lr must map a pattern to a factor >= 0 on lr; got {pattern!r}: {factor!r}. "
+                "For a tenth of lr write 0.1."
+            )
+    # frozen parameters count, too: whether a pattern is idle must not depend on model.freeze
+    names = [name for name, _ in model.named_parameters()]
+    pattern_of = {name: next((p for p in factors if fnmatchcase(name, p)), None) for name in names}
+    for pattern in factors:
+        if pattern not in pattern_of.values():
+            raise ConfigError(_idle_pattern(pattern, names, pattern_of))
+
+    # by identity: a shared parameter has several names, and comparing tensors compares their elements
     decayed = {id(parameter) for parameter in decayed_parameters(model, no_decay)}
     groups = _empty_groups(factors, lr, weight_decay)
     for name, parameter in model.named_parameters():
@@ -86,63 +97,43 @@ def exempt_names(model: nn.Module) -> frozenset[str]:
     names: set[str] = set()
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        own = module.named_parameters(recurse=False)
-        names.update(prefix + name for name, p in own if _is_norm(module) or p.ndim <= 1 or _exempt_name(name))
+        # by name, for norms of other packages, such as timm's LayerNorm2d
+        is_norm = isinstance(module, _NORMS) or "norm" in type(module).__name__.lower()
+        for name, parameter in module.named_parameters(recurse=False):
+            is_bias = name == "bias" or name.endswith("_bias")  # nn.MultiheadAttention has in_proj_bias
+            if is_norm or is_bias or parameter.ndim <= 1 or name in EXEMPT_NAMES:
+                names.add(prefix + name)
+        # timm's models list names relative to the module
         if callable(said := getattr(module, "no_weight_decay", None)):
             names.update(prefix + name for name in said())
     return frozenset(names)
 
 
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, _NORMS) or "norm" in type(module).__name__.lower()
-
-
-def _exempt_name(name: str) -> bool:
-    return name == "bias" or name.endswith("_bias") or name in EXEMPT_NAMES
-
-
 def _empty_groups(factors: Mapping[str, float], lr: float, weight_decay: float) -> _Groups:
     """Return all possible groups in their order; pattern None stands for the rest of the model."""
+    stripped = [pattern.strip("*.") for pattern in factors]
     groups: _Groups = {}
+    # empty ones are left out later: the order of the others must not depend on the model
     for pattern, factor in [(None, 1.0), *factors.items()]:
-        prefix = f"{_label(pattern, factors)}." if pattern else ""
+        prefix = ""
+        if pattern:
+            # 'backbone.*' becomes 'backbone', unless two patterns would get the same name: logs tell groups by it
+            short = pattern.strip("*.")
+            prefix = f"{short if short and stripped.count(short) == 1 else pattern}."
         common = {"lr": lr * factor}
         groups[pattern, True] = {"name": f"{prefix}decay", "params": [], "weight_decay": weight_decay, **common}
         groups[pattern, False] = {"name": f"{prefix}no_decay", "params": [], "weight_decay": 0.0, **common}
     return groups
 
 
-def _label(pattern: str, patterns: Iterable[str]) -> str:
-    """Shorten 'backbone.*' to 'backbone', unless two patterns would get the same name."""
-    short = pattern.strip("*.")
-    same = [other for other in patterns if other.strip("*.") == short]
-    return short if short and len(same) == 1 else pattern
-
-
-def _first_match(names: list[str], factors: Mapping[str, float]) -> dict[str, str | None]:
-    """Map parameter names to the first matching pattern or None; raise ConfigError if a pattern has no effect."""
-    pattern_of = {name: next((p for p in factors if fnmatchcase(name, p)), None) for name in names}
-    for pattern in factors:
-        if pattern not in pattern_of.values():
-            raise ConfigError(_idle_pattern(pattern, names, pattern_of))
-    return pattern_of
-
-
 def _idle_pattern(pattern: str, names: list[str], pattern_of: Mapping[str, str | None]) -> str:
+    """Return the message for a pattern without effect: it matches nothing, or only what earlier patterns take."""
     rule = f"optimizer.group_lr must name parameters of the model; got {pattern!r}, "
     if shadowed := next((name for name in names if fnmatchcase(name, pattern)), None):
         return f"{rule}all of which earlier patterns take, such as {pattern_of[shadowed]!r}. Put it before them."
+    # suggested are names, their modules, and the top-level modules, with all that is below
     modules = {name.rpartition(".")[0] + ".*" for name in names if "." in name}
     tops = {name.partition(".")[0] + ".*" for name in names if "." in name}
     near = difflib.get_close_matches(pattern, sorted({*names, *modules, *tops}), n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There is: {', '.join(sorted(tops))}."
     return f"{rule}which matches none. {hint}"
-
-
-def _check_factors(factors: Mapping[str, float]) -> None:
-    for pattern, factor in factors.items():
-        if not NON_NEGATIVE.holds(factor):
-            raise ConfigError(
-                f"optimizer.group_lr must map a pattern to a factor >= 0 on lr; got {pattern!r}: {factor!r}. "
-                "For a tenth of lr write 0.1."
-            )

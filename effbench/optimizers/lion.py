@@ -1,14 +1,15 @@
 """Lion (arXiv:2302.06675): a torch optimizer with lion-pytorch's arithmetic, equal to the bit.
 
 It derives from the package's class and uses the same state_dict format. The update is one pass over memory, compiled
-(effbench/cpu/csrc/steps.c) or in cache-sized chunks. Two features of the package are left out: the Triton path (it
-calls `exit()` if Triton is missing) and `decoupled_weight_decay` (it divides by the constructor's lr and is not part of
-the state_dict).
+(effbench/cpu/csrc/optimizer_steps.c) or in cache-sized chunks. Two features of the package are left out: the Triton
+path (it calls `exit()` if Triton is missing) and `decoupled_weight_decay` (it divides by the constructor's lr and is
+not part of the state_dict).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import lion_pytorch
@@ -21,6 +22,7 @@ from effbench.optimizers.checks import (
     check_state,
     checked_betas,
     checked_lr,
+    checked_options,
     checked_weight_decay,
     closure_loss,
     current_lr,
@@ -28,9 +30,12 @@ from effbench.optimizers.checks import (
 )
 from effbench.optimizers.chunks import update_in_chunks
 
-_LR_REMEDY = "Lion's range is 1e-5 to 3e-4, 3-10x below AdamW's."
-_BETAS_REMEDY = "The authors' are [0.9, 0.99]."
 _OPTIONS = ("lr", "betas", "weight_decay", "maximize")  # of a group
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "lr": partial(checked_lr, remedy="Lion's range is 1e-5 to 3e-4, 3-10x below AdamW's."),
+    "betas": partial(checked_betas, count=2, remedy="The authors' are [0.9, 0.99]."),
+    "weight_decay": checked_weight_decay,
+}
 
 
 class Lion(lion_pytorch.Lion):  # type: ignore[misc]
@@ -60,7 +65,7 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
         maximize: bool = False,
     ) -> None:
         # The package's constructor keeps settings outside of the groups, where pickle and deepcopy lose them.
-        options = _checked({"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        options = checked_options({"lr": lr, "betas": betas, "weight_decay": weight_decay}, _CHECKS)
         torch.optim.Optimizer.__init__(self, params, {**options, "maximize": maximize})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -71,10 +76,11 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
                 group.setdefault(name, self.defaults[name])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(_checked(param_group))
+        super().add_param_group(checked_options(param_group, _CHECKS))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; raise OptionError if it has no momentum."""
+        # Adam's state also has exp_avg: whoever loads it gets a momentum, which Lion can go on with
         check_state(state_dict, ["exp_avg"], "lion")
         super().load_state_dict(state_dict)
 
@@ -86,49 +92,33 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             refuse_sparse(parameters, "lion")
-            moments = self._moments(parameters)
-            options = (current_lr(group), group["betas"], group["weight_decay"], group["maximize"])
-            in_one_pass, others = fused.divide(parameters, [moments])
-            fused.lion(in_one_pass, *options)
-            _in_chunks(others, *options)
+            # in the first step of each parameter: one may be frozen at first
+            states = [self.state[parameter] for parameter in parameters]
+            for parameter, state in zip(parameters, states, strict=True):
+                if not state:
+                    state["exp_avg"] = torch.zeros_like(parameter)
+            settings = {name: group[name] for name in ("betas", "weight_decay", "maximize")}
+            settings["lr"] = current_lr(group)
+            in_one_pass, others = fused.divide(parameters, [[state["exp_avg"] for state in states]])
+            fused.lion(in_one_pass, **settings)
+            update_in_chunks(others, partial(_update, **settings))
         return loss
 
-    def _moments(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        states = [self.state[parameter] for parameter in parameters]
-        for parameter, state in zip(parameters, states, strict=True):
-            if not state:
-                state["exp_avg"] = torch.zeros_like(parameter)
-        return [state["exp_avg"] for state in states]
 
-
-def _in_chunks(
-    rows: Sequence[Sequence[Tensor]], lr: float, betas: Sequence[float], weight_decay: float, maximize: bool
+def _update(
+    columns: list[list[Tensor]], lr: float, betas: Sequence[float], weight_decay: float, maximize: bool
 ) -> None:
-    """Apply lion_pytorch's update_fn to lists of tensors. rows: parameter, gradient, momentum."""
+    """Apply lion_pytorch's update_fn in place. columns: parameters, gradients and exp_avg."""
+    parameters, gradients, moments = columns
     b1, b2 = betas
-
-    def update(columns: list[list[Tensor]]) -> None:
-        parameters, gradients, moments = columns
-        if maximize:
-            gradients = list(torch._foreach_neg(gradients))
-        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-        signs = torch._foreach_mul(moments, b1)
-        torch._foreach_add_(signs, gradients, alpha=1 - b1)
-        torch._foreach_sign_(signs)
-        torch._foreach_add_(parameters, signs, alpha=-lr)
-        torch._foreach_mul_(moments, b2)
-        torch._foreach_add_(moments, gradients, alpha=1 - b2)
-
-    update_in_chunks(rows, update)
-
-
-def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of the options (of one group or the defaults), checked and as plain numbers."""
-    checked = dict(options)
-    if "lr" in options:
-        checked["lr"] = checked_lr(options["lr"], _LR_REMEDY)
-    if "betas" in options:
-        checked["betas"] = checked_betas(options["betas"], 2, _BETAS_REMEDY)
-    if "weight_decay" in options:
-        checked["weight_decay"] = checked_weight_decay(options["weight_decay"])
-    return checked
+    if maximize:
+        gradients = list(torch._foreach_neg(gradients))
+    torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+    # mul and add, not lerp: lerp rounds otherwise, and the sign of a sum near 0 would differ from the package's
+    signs = torch._foreach_mul(moments, b1)
+    torch._foreach_add_(signs, gradients, alpha=1 - b1)
+    torch._foreach_sign_(signs)
+    torch._foreach_add_(parameters, signs, alpha=-lr)
+    # after the move: the momentum has its own, slower beta
+    torch._foreach_mul_(moments, b2)
+    torch._foreach_add_(moments, gradients, alpha=1 - b2)

@@ -71,6 +71,11 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
     precision, _ = choose_precision(config.trainer.precision, torch.device("cuda" if on_gpu else "cpu"))
     # frozen parameters get no gradients
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    task = build.task_of(config, setting.num_classes)
+    target = torch.zeros(1, dtype=torch.int64) if task.kind == "class" else torch.zeros(1, setting.num_classes)
+    kept = accounting.activation_bytes(
+        model, setting.example, batch_size, task.loss.summed, target, _DTYPES[precision.name]
+    )
     optimizer = _optimizer(config, model)
     state = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
     averages = config.ema.enabled or averages_itself(optimizer)  # either is kept in a second model
@@ -79,7 +84,7 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
         "gradient_bytes": gradients,
         "optimizer_state_bytes": sum(value.numel() * value.element_size() for value in state),
         "ema_bytes": counts.bytes if averages else 0,
-        "activation_bytes": accounting.activation_bytes(model, setting.example, batch_size, _DTYPES[precision.name]),
+        "activation_bytes": kept,
     }
     return {
         "setting": str(setting),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from effbench.stats import deviation, mean_interval
+from effbench.stats import Interval, deviation, mean_interval
 from effbench.study.budget import best_against_budget
 from effbench.study.power import seeds_needed
 from effbench.study.results import Comparison, Winner
@@ -105,13 +105,16 @@ def _comparison(table: StudyTable, rules: StudyRules, pair: _Pair, p: float, bit
     count, goodness = len(pair.runs), pair.goodness
     missed_a, missed_b = (sum(result_of(runs[side]) is None for runs in pair.runs) for side in (0, 1))
     wins, ties = sum(value > 0 for value in goodness), sum(value == 0 for value in goodness)
-    difference, crossed, p_t, error = None, None, None, 0.0
+    difference: Interval | None = None
+    crossed: Interval | None = None
+    p_t: float | None = None
+    error = 0.0
     if len(pair.finished) > 1:
         difference, p_t = mean_interval(pair.finished, rules.confidence), t_p_value(pair.finished)
         by_sample = _by_sample(table, pair, bits)
         if by_sample is not None:
-            (crossed, p_crossed), error = crossed_interval(by_sample, rules.confidence), sample_error(by_sample)
-            p_t = max(p_t, p_crossed)
+            crossed, p_crossed = crossed_interval(by_sample, rules.confidence)
+            p_t, error = max(p_t, p_crossed), sample_error(by_sample)
     if missed_a or missed_b:
         probability = win_share(wins, ties, count, rules.confidence)
     else:
@@ -162,7 +165,8 @@ def _decided(each: Comparison, table: StudyTable, rules: StudyRules, pair: _Pair
             # stricter than arXiv:2103.03098, which asks 0.75 of the interval's upper end
             meaningful=share >= rules.meaningful and low > 0.5,
         )
-    to_tell, needed = None, None
+    to_tell: float | None = None
+    needed: int | None = None
     if each.difference is not None:
         to_tell = rules.relevant_difference or abs(each.difference.estimate) or None
     if to_tell is not None:

@@ -112,6 +112,30 @@ def test_activations_grow_with_the_batch_and_the_rest_does_not(effbench: Effbenc
     assert large["step_bytes"] == sum(large[part] for part in parts)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "floats"),  # that the loss keeps, and a model without hidden layers nothing
+    [
+        (["task=classification", "loss=cross_entropy"], 64 * 10 + 1),
+        (["task=regression", "loss=mse"], 64 * 10),
+        (["task=multilabel", "loss=bce"], 64 * 10 + 10),
+    ],
+    ids=["classification", "regression", "multilabel"],
+)
+def test_kept_activations_are_those_of_the_task_s_loss(words: list[str], floats: int, effbench: Effbench) -> None:
+    of_model = ["model=mlp", "model.hidden=[]", "data.batch_size=64", "input=1x28x28", "classes=10", "--json"]
+    code, out, err = effbench("summary", *of_model, *words)
+    assert (code, err) == (0, "")
+    assert json.loads(out)[0]["activation_bytes"] == 4 * floats
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_the_task_s_is_refused_with_a_remedy(effbench: Effbench) -> None:
+    code, out, err = effbench("summary", "model=mlp", "task=regression", "input=1x28x28", "classes=10")
+    assert (code, out) == (2, "")
+    assert "loss=mse" in err
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

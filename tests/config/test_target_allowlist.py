@@ -27,7 +27,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("group", "target"),
     [
-        ("model", "effbench.models.timm_zoo._import_timm"),
+        ("model", "effbench.models.torchvision_zoo._build"),
         ("model", "torchvision.models.resnet._resnet"),
         ("data", "effbench.data.splits._check"),
         ("scheduler", "torch.optim.lr_scheduler._enable_get_lr_call"),

@@ -1,7 +1,4 @@
-"""Linear layers by kernels of ours give float64's numbers forward and backward, and torch's where they do not pay.
-
-White-box: sees whether the compiled function was called.
-"""
+"""Linear layers by kernels of ours give float64's numbers forward and backward, and torch's where they do not pay."""
 
 from __future__ import annotations
 
@@ -26,8 +23,8 @@ pytestmark = needs_compiler
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The compiled functions called so far; on any processor, and however small."""
     calls: list[str] = []
-    real = linear_module._call
-    monkeypatch.setattr(linear_module, "_call", lambda name, *rest: (calls.append(name), real(name, *rest)))
+    real = linear_module.call
+    monkeypatch.setattr(linear_module, "call", lambda name, *rest: (calls.append(name), real(name, *rest)))
     monkeypatch.setattr(linear_module, "MIN_MULTIPLICATIONS", 0)
     monkeypatch.setattr(linear_module, "MIN_ROWS", 0)
     monkeypatch.setattr(linear_module, "mkl_is_slow", lambda: True)
@@ -120,7 +117,7 @@ def test_graphs_transforms_and_autocast_get_torch_s(taken):
 
 
 def test_small_products_and_fast_mkl_are_torch_s(monkeypatch):
-    monkeypatch.setattr(linear_module, "_call", lambda *_: pytest.fail("went through ours"))
+    monkeypatch.setattr(linear_module, "call", lambda *_: pytest.fail("went through ours"))
     x, weight = torch.randn(64, 64), torch.randn(8, 64)
     assert torch.equal(linear(x, weight, None), x @ weight.t())  # small
     monkeypatch.setattr(linear_module, "MIN_MULTIPLICATIONS", 0)

@@ -19,6 +19,7 @@ from effbench.models.image_fit import check_image_fits
 from effbench.models.swin import swin_micro
 from effbench.models.torchvision_zoo import create
 from effbench.models.vit import vit
+from effbench.tasks.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
 
 # torchvision publishes, beside its weights, their parameters and GMACs (as `_ops`, to three decimals).
 PUBLISHED = [
@@ -89,11 +90,17 @@ def test_parameters_count_shared_once_and_frozen_as_untrained() -> None:
     assert (counted.total, counted.trainable, counted.bytes) == (20, 16, 40)
 
 
+def kept_bytes(model: nn.Module, shape: tuple[int, ...], batch_size: int, dtype: torch.dtype = torch.float32) -> int:
+    """activation_bytes with cross-entropy of class numbers."""
+    target = torch.zeros(1, dtype=torch.int64)
+    return activation_bytes(model, torch.empty(1, *shape), batch_size, F.cross_entropy, target, dtype)
+
+
 def test_counting_allocates_nothing_and_leaves_model_unchanged() -> None:
     model = cnn(10, 3, (32, 32)).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     macs(model, torch.empty(1, 3, 32, 32))
-    activation_bytes(model, torch.empty(1, 3, 32, 32), batch_size=4)
+    kept_bytes(model, (3, 32, 32), 4)
     layer_table(model, torch.empty(1, 3, 32, 32))
     assert model.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -102,7 +109,7 @@ def test_counting_allocates_nothing_and_leaves_model_unchanged() -> None:
     huge = nn.Sequential(nn.Flatten(), nn.Linear(3 * 512 * 512, 10))
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # 100k images of 3 MB: 314 GB if they existed.
-    assert activation_bytes(huge, torch.empty(1, 3, 512, 512), batch_size=100_000) == 100_000 * 10 * 4 + 4
+    assert kept_bytes(huge, (3, 512, 512), 100_000) == 100_000 * 10 * 4 + 4
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kb < 50_000
 
 
@@ -132,24 +139,37 @@ def test_activation_bytes_match_the_allocator_after_a_forward(which: str) -> Non
     images, labels = torch.randn(16, 3, 32, 32), torch.zeros(16, dtype=torch.int64)
     loss_and_small_change = 256  # bytes
     measured = allocated_by_forward(model, images, labels)
-    assert activation_bytes(model, torch.empty(1, 3, 32, 32), batch_size=16) == pytest.approx(
-        measured, abs=loss_and_small_change
-    )
+    assert kept_bytes(model, (3, 32, 32), 16) == pytest.approx(measured, abs=loss_and_small_change)
 
 
 def test_activation_bytes_of_an_mlp_follow_the_closed_form() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10))
     # ReLU's output serves ReLU and the second layer; cross-entropy keeps log-softmax and one total weight.
-    assert activation_bytes(model, torch.empty(1, 3, 4, 4), batch_size=8) == 4 * (8 * 32 + 8 * 10 + 1)
+    assert kept_bytes(model, (3, 4, 4), 8) == 4 * (8 * 32 + 8 * 10 + 1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "by_loss"),
+    [
+        (CrossEntropy(), torch.zeros(1, dtype=torch.int64), 8 * 10 + 1),  # log-softmax, total weight
+        (MeanSquaredError(), torch.zeros(1, 10), 8 * 10),  # outputs
+        (BinaryCrossEntropy(pos_weight=2.0), torch.zeros(1, 10), 8 * 10 + 10),  # outputs and a weight for each label
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_activation_bytes_count_what_the_task_s_loss_keeps(loss: Loss, target: torch.Tensor, by_loss: int) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10))
+    kept = activation_bytes(model, torch.empty(1, 3, 4, 4), 8, loss.summed, target)
+    assert kept == 4 * (8 * 32 + by_loss)
 
 
 def test_activation_bytes_grow_with_batch_and_shrink_if_frozen() -> None:
     model = cnn(10, 3, (32, 32))
-    one, two = (activation_bytes(model, torch.empty(1, 3, 32, 32), batch_size=size) for size in (16, 32))
+    one, two = (kept_bytes(model, (3, 32, 32), size) for size in (16, 32))
     assert two == pytest.approx(2 * one, rel=0.01)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("head"))
-    assert activation_bytes(model, torch.empty(1, 3, 32, 32), batch_size=16) < 0.1 * one
+    assert kept_bytes(model, (3, 32, 32), 16) < 0.1 * one
 
 
 @pytest.mark.slow
@@ -166,7 +186,7 @@ def test_activation_bytes_under_autocast_match_a_real_forward() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
         F.cross_entropy(model(images), labels)
     measured = sum(storage.nbytes() for address, storage in kept.items() if address not in own)
-    assert activation_bytes(model, torch.empty(1, 3, 32, 32), 8, torch.bfloat16) == pytest.approx(measured, rel=0.005)
+    assert kept_bytes(model, (3, 32, 32), 8, torch.bfloat16) == pytest.approx(measured, rel=0.005)
 
 
 @pytest.mark.slow

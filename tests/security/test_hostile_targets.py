@@ -163,7 +163,7 @@ DISGUISED: list[tuple[str, dict[str, Any]]] = [
     ("effbench.models.mlp.mlp.__code__.replace", {}),
     ("effbench.models.mlp.__builtins__.get", {"key": "eval"}),
     ("effbench.models.mlp.__loader__.load_module", {}),
-    ("effbench.models.timm_zoo._import_timm", {}),
+    ("effbench.models.torchvision_zoo._build", {}),
     ("effbench.data.splits._check", {}),
     ("torchvision.models.ResNet.__class__", {"name": "x", "bases": [], "dict": {}}),
     ("torch.optim.Optimizer.load_state_dict", {"state_dict": {}}),

@@ -31,23 +31,25 @@ INLINE float activate_backward(float dy, float v, int activation) {
     return dy;
 }
 
-// BODY(lanes) for channels [c, c + lanes) until all are done; lanes is a constant, so that the compiler unrolls.
-#define FOR_STRIPS(BODY)                                                                                               \
+// FUNCTION(..., lanes) for channels [c, c + lanes) until all are done; the arguments may use c. lanes is a constant at
+// each call, so that the compiler unrolls.
+#define FOR_STRIPS(FUNCTION, ...)                                                                                      \
     do {                                                                                                               \
         i64 c = 0;                                                                                                     \
-        for (; C - c >= STRIP; c += STRIP) BODY(STRIP);                                                                \
-        for (; C - c >= 32; c += 32) BODY(32);                                                                         \
-        for (; C - c >= 16; c += 16) BODY(16);                                                                         \
-        for (; C - c >= 8; c += 8) BODY(8);                                                                            \
-        for (; c < C; c++) BODY(1);                                                                                    \
+        for (; C - c >= STRIP; c += STRIP) FUNCTION(__VA_ARGS__, STRIP);                                               \
+        for (; C - c >= 32; c += 32) FUNCTION(__VA_ARGS__, 32);                                                        \
+        for (; C - c >= 16; c += 16) FUNCTION(__VA_ARGS__, 16);                                                        \
+        for (; C - c >= 8; c += 8) FUNCTION(__VA_ARGS__, 8);                                                           \
+        for (; c < C; c++) FUNCTION(__VA_ARGS__, 1);                                                                   \
     } while (0)
 
-#define FOR_ACTIVATION(CALL)                                                                                           \
+// The same for FUNCTION(..., activation, lanes), with a constant activation: the loops have no branch.
+#define FOR_ACTIVATION(FUNCTION, ...)                                                                                  \
     switch (activation) {                                                                                              \
-        case RELU: CALL(RELU); break;                                                                                  \
-        case RELU6: CALL(RELU6); break;                                                                                \
-        case HARDSWISH: CALL(HARDSWISH); break;                                                                        \
-        default: CALL(NONE);                                                                                           \
+        case RELU: FOR_STRIPS(FUNCTION, __VA_ARGS__, RELU); break;                                                     \
+        case RELU6: FOR_STRIPS(FUNCTION, __VA_ARGS__, RELU6); break;                                                   \
+        case HARDSWISH: FOR_STRIPS(FUNCTION, __VA_ARGS__, HARDSWISH); break;                                           \
+        default: FOR_STRIPS(FUNCTION, __VA_ARGS__, NONE);                                                              \
     }
 
 // Sums of x - origin and of its squares, where origin is the block's first row: it keeps the numbers small.
@@ -68,7 +70,7 @@ INLINE void sum_strip(const float *x, double *sums, i64 rows, i64 C, int lanes) 
 }
 
 INLINE void normalise_strip(const float *x, const float *scale, const float *shift, float *y, i64 rows, i64 C,
-                            int lanes, int activation) {
+                            int activation, int lanes) {
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
         for (int l = 0; l < lanes; l++) y[r * C + l] = activate(x[r * C + l] * scale[l] + shift[l], activation);
@@ -77,7 +79,7 @@ INLINE void normalise_strip(const float *x, const float *scale, const float *shi
 
 // Sums of the gradient g before the activation, and of g (x - mean).
 INLINE void sum_gradient_strip(const float *x, const float *dy, const float *mean, const float *scale,
-                               const float *shift, double *sums, i64 rows, i64 C, int lanes, int activation) {
+                               const float *shift, double *sums, i64 rows, i64 C, int activation, int lanes) {
     float sum_g[STRIP] = {0}, sum_gx[STRIP] = {0};
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
@@ -95,8 +97,8 @@ INLINE void sum_gradient_strip(const float *x, const float *dy, const float *mea
 
 // dx = scale (g - mean(g)) - slope (x - mean).
 INLINE void gradient_strip(const float *x, const float *dy, const float *mean, const float *scale, const float *shift,
-                           const float *mean_g, const float *slope, float *dx, i64 rows, i64 C, int lanes,
-                           int activation) {
+                           const float *mean_g, const float *slope, float *dx, i64 rows, i64 C, int activation,
+                           int lanes) {
     for (i64 r = 0; r < rows; r++) {
         _Pragma("omp simd")
         for (int l = 0; l < lanes; l++) {
@@ -133,7 +135,7 @@ i64 batch_norm_scratch(i64 R, i64 C) { return (R + BLOCK - 1) / BLOCK * 2 * C; }
 // x, y: (R, C). sums: scratch, (blocks, 2, C).
 // statistics: (4, C): mean, 1 / sqrt(var + eps), and scale and shift: y = activation(x scale + shift).
 void batch_norm(const float *x, const float *gamma, const float *beta, float *running_mean, float *running_var,
-                double *sums, float *statistics, float *y, i64 R, i64 C, float eps, float momentum, int activation,
+                double *sums, float *statistics, float *y, i64 R, i64 C, float eps, float momentum, i64 activation,
                 int threads) {
     i64 blocks = (R + BLOCK - 1) / BLOCK;
     float *mean = statistics, *invstd = mean + C, *scale = invstd + C, *shift = scale + C;
@@ -141,8 +143,7 @@ void batch_norm(const float *x, const float *gamma, const float *beta, float *ru
     {
         FOR_BLOCKS {
             i64 rows = BLOCK_ROWS;
-#define SUM(LANES) sum_strip(x + b * BLOCK * C + c, sums + b * 2 * C + c, rows, C, LANES)
-            FOR_STRIPS(SUM);
+            FOR_STRIPS(sum_strip, x + b * BLOCK * C + c, sums + b * 2 * C + c, rows, C);
         }
         _Pragma("omp single")
         {
@@ -162,20 +163,14 @@ void batch_norm(const float *x, const float *gamma, const float *beta, float *ru
         }
         FOR_BLOCKS {
             i64 rows = BLOCK_ROWS, at = b * BLOCK * C;
-#define NORMALISE(ACT) FOR_STRIPS(NORMALISE_##ACT)
-#define NORMALISE_STRIP(LANES, ACT) normalise_strip(x + at + c, scale + c, shift + c, y + at + c, rows, C, LANES, ACT)
-#define NORMALISE_NONE(LANES) NORMALISE_STRIP(LANES, NONE)
-#define NORMALISE_RELU(LANES) NORMALISE_STRIP(LANES, RELU)
-#define NORMALISE_RELU6(LANES) NORMALISE_STRIP(LANES, RELU6)
-#define NORMALISE_HARDSWISH(LANES) NORMALISE_STRIP(LANES, HARDSWISH)
-            FOR_ACTIVATION(NORMALISE)
+            FOR_ACTIVATION(normalise_strip, x + at + c, scale + c, shift + c, y + at + c, rows, C);
         }
     }
 }
 
 // dx: (R, C), may be dy. means: scratch, (2, C). statistics: from batch_norm.
 void batch_norm_backward(const float *x, const float *dy, const float *statistics, double *sums, float *means,
-                         float *dx, float *dgamma, float *dbeta, i64 R, i64 C, int activation, int threads) {
+                         float *dx, float *dgamma, float *dbeta, i64 R, i64 C, i64 activation, int threads) {
     i64 blocks = (R + BLOCK - 1) / BLOCK;
     const float *mean = statistics, *invstd = mean + C, *scale = invstd + C, *shift = scale + C;
     float *mean_g = means, *slope = means + C;
@@ -183,15 +178,8 @@ void batch_norm_backward(const float *x, const float *dy, const float *statistic
     {
         FOR_BLOCKS {
             i64 rows = BLOCK_ROWS, at = b * BLOCK * C;
-#define GSUM(ACT) FOR_STRIPS(GSUM_##ACT)
-#define GSUM_STRIP(LANES, ACT)                                                                                         \
-    sum_gradient_strip(x + at + c, dy + at + c, mean + c, scale + c, shift + c, sums + b * 2 * C + c, rows, C,         \
-                       LANES, ACT)
-#define GSUM_NONE(LANES) GSUM_STRIP(LANES, NONE)
-#define GSUM_RELU(LANES) GSUM_STRIP(LANES, RELU)
-#define GSUM_RELU6(LANES) GSUM_STRIP(LANES, RELU6)
-#define GSUM_HARDSWISH(LANES) GSUM_STRIP(LANES, HARDSWISH)
-            FOR_ACTIVATION(GSUM)
+            FOR_ACTIVATION(sum_gradient_strip, x + at + c, dy + at + c, mean + c, scale + c, shift + c,
+                           sums + b * 2 * C + c, rows, C);
         }
         _Pragma("omp single")
         {
@@ -205,15 +193,8 @@ void batch_norm_backward(const float *x, const float *dy, const float *statistic
         }
         FOR_BLOCKS {
             i64 rows = BLOCK_ROWS, at = b * BLOCK * C;
-#define GRADIENT(ACT) FOR_STRIPS(GRADIENT_##ACT)
-#define GRADIENT_STRIP(LANES, ACT)                                                                                     \
-    gradient_strip(x + at + c, dy + at + c, mean + c, scale + c, shift + c, mean_g + c, slope + c, dx + at + c, rows,  \
-                   C, LANES, ACT)
-#define GRADIENT_NONE(LANES) GRADIENT_STRIP(LANES, NONE)
-#define GRADIENT_RELU(LANES) GRADIENT_STRIP(LANES, RELU)
-#define GRADIENT_RELU6(LANES) GRADIENT_STRIP(LANES, RELU6)
-#define GRADIENT_HARDSWISH(LANES) GRADIENT_STRIP(LANES, HARDSWISH)
-            FOR_ACTIVATION(GRADIENT)
+            FOR_ACTIVATION(gradient_strip, x + at + c, dy + at + c, mean + c, scale + c, shift + c, mean_g + c,
+                           slope + c, dx + at + c, rows, C);
         }
     }
 }

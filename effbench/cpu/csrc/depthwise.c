@@ -80,7 +80,7 @@ static void convolve(const float *x, const float *packed, float *y, i64 N, i64 C
 
 // x (N, H, W, C) -> y (N, OH, OW, C). packed: scratch.
 void depthwise(const float *x, const float *w, float *packed, float *y, i64 N, i64 C, i64 H, i64 W, i64 OH, i64 OW,
-               int k, int stride, int threads) {
+               i64 k, i64 stride, int threads) {
     pack_taps(w, packed, C, k * k, 0);
     convolve(x, packed, y, N, C, H, W, OH, OW, k, stride, threads);
 }
@@ -125,7 +125,7 @@ INLINE void backward_row(const float *dy, const float *w, float *dx, i64 h, i64 
 
 // dy (N, OH, OW, C) -> dx (N, H, W, C). packed: scratch. For stride 1 it is a convolution with the rotated filter.
 void depthwise_backward_input(const float *dy, const float *w, float *packed, float *dx, i64 N, i64 C, i64 H, i64 W,
-                              i64 OH, i64 OW, int k, int stride, int threads) {
+                              i64 OH, i64 OW, i64 k, i64 stride, int threads) {
     pack_taps(w, packed, C, k * k, stride == 1);
     if (stride == 1) {
         convolve(dy, packed, dx, N, C, H, W, H, W, k, 1, threads);
@@ -190,7 +190,7 @@ i64 depthwise_backward_weight_scratch(i64 C, i64 k) { return PARTS * k * k * C; 
 // dw (C, k, k) of x (N, H, W, C) and dy (N, OH, OW, C). partial: scratch, (PARTS, k, k, C). The images are summed in
 // PARTS parts, and the parts in order, so that the number of threads changes no bit.
 void depthwise_backward_weight(const float *x, const float *dy, float *partial, float *dw, i64 N, i64 C, i64 H, i64 W,
-                               i64 OH, i64 OW, int k, int stride, int threads) {
+                               i64 OH, i64 OW, i64 k, i64 stride, int threads) {
     i64 size = k * k * C;
     _Pragma("omp parallel THREADS(N * OH * OW * C)")
     {

@@ -17,13 +17,14 @@ INLINE u64_lanes mix_bits(u64_lanes z) {
 
 // y = x / keep where the element's 32 bits are >= threshold, else x 0, so that NaN stays NaN. y may be x.
 // keep: 1 - p. threshold: p 2^32.
-void dropout(const float *x, float *y, i64 count, uint64_t seed, uint32_t threshold, float keep, int threads) {
+void dropout(const float *x, float *y, i64 count, i64 seed, i64 threshold, float keep, int threads) {
     u64_lanes steps;
     for (int l = 0; l < V / 2; l++) steps[l] = (l + 1) * GOLDEN;
     const u32_lanes scale = (u32_lanes)broadcast(1.0f / keep);
     _Pragma("omp parallel for THREADS(count) schedule(static)")
     for (i64 i = 0; i < count; i += V) {
-        u32_lanes kept = (u32_lanes)((u32_lanes)mix_bits(steps + (seed + (uint64_t)(i / 2) * GOLDEN)) >= threshold);
+        u64_lanes bits = mix_bits(steps + ((uint64_t)seed + (uint64_t)(i / 2) * GOLDEN));
+        u32_lanes kept = (u32_lanes)((u32_lanes)bits >= (uint32_t)threshold);
         i64 n = MIN(V, count - i);
         store(y + i, load(x + i, n) * (vec)(kept & scale), n);
     }

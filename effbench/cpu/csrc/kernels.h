@@ -19,21 +19,21 @@ void conv1x1_backward_weight(const float *x, const float *dy, float *transposed,
 
 i64 depthwise_scratch(i64 C, i64 k);
 void depthwise(const float *x, const float *w, float *packed, float *y, i64 N, i64 C, i64 H, i64 W, i64 OH, i64 OW,
-               int k, int stride, int threads);
+               i64 k, i64 stride, int threads);
 void depthwise_backward_input(const float *dy, const float *w, float *packed, float *dx, i64 N, i64 C, i64 H, i64 W,
-                              i64 OH, i64 OW, int k, int stride, int threads);
+                              i64 OH, i64 OW, i64 k, i64 stride, int threads);
 i64 depthwise_backward_weight_scratch(i64 C, i64 k);
 void depthwise_backward_weight(const float *x, const float *dy, float *partial, float *dw, i64 N, i64 C, i64 H, i64 W,
-                               i64 OH, i64 OW, int k, int stride, int threads);
+                               i64 OH, i64 OW, i64 k, i64 stride, int threads);
 
 // --- batch_norm.c
 
 i64 batch_norm_scratch(i64 R, i64 C);  // of float64
 void batch_norm(const float *x, const float *gamma, const float *beta, float *running_mean, float *running_var,
-                double *sums, float *statistics, float *y, i64 R, i64 C, float eps, float momentum, int activation,
+                double *sums, float *statistics, float *y, i64 R, i64 C, float eps, float momentum, i64 activation,
                 int threads);
 void batch_norm_backward(const float *x, const float *dy, const float *statistics, double *sums, float *means,
-                         float *dx, float *dgamma, float *dbeta, i64 R, i64 C, int activation, int threads);
+                         float *dx, float *dgamma, float *dbeta, i64 R, i64 C, i64 activation, int threads);
 
 // --- squeeze_excite.c
 
@@ -46,49 +46,50 @@ void bias_activation(float *y, const float *b, i64 N, i64 C, int activation);
 void bias_activation_backward(float *dy, const float *y, float *db, i64 N, i64 C, int activation);
 void add_in_place(float *to, const float *from, i64 count, int threads);
 
-// --- inverted_residual.c; effbench/cpu/inverted_residual_function.py mirrors the structs
+// --- inverted_residual.c; effbench/cpu/inverted_residual_function.py passes the structs, field by field
 
 typedef struct {
     double eps, momentum;
-    int activation;
+    i64 activation;
 } Norm;
 
 typedef struct {
-    i64 images, channels, height, width;          // of x
-    i64 expanded, squeezed, out_channels;         // channels; squeezed: 0 without squeeze-and-excitation
-    i64 out_height, out_width;
-    int kernel, stride, expands, gate, residual;  // gate: the activation after squeeze-and-excitation
+    i64 images, channels, height, width;  // of x
+    i64 expanded, squeezed, out_channels;  // channels; squeezed: 0 without squeeze-and-excitation
+    i64 out_height, out_width, kernel, stride;
+    i64 expands, gate, residual;  // gate: the activation after squeeze-and-excitation
     Norm expand_norm, depthwise_norm, project_norm;
     i64 saved_floats, forward_floats, backward_floats;  // buffer sizes, set by inverted_residual_sizes
 } Block;
 
-// Parameters or their gradients; null for a layer that the block does not have.
+// A convolution and the batch norm after it: parameters or their gradients; null where the block has no such layer.
 typedef struct {
-    float *expand, *expand_gamma, *expand_beta;
-    float *depthwise, *depthwise_gamma, *depthwise_beta;
+    float *conv, *gamma, *beta;
+} Layer;
+
+typedef struct {
+    Layer expand, depthwise;
     float *reduce, *reduce_bias, *restore, *restore_bias;  // of squeeze-and-excitation
-    float *project, *project_gamma, *project_beta;
+    Layer project;
 } Weights;
 
 typedef struct {
-    float *expand_mean, *expand_var, *depthwise_mean, *depthwise_var, *project_mean, *project_var;
-} Running;
+    float *mean, *var;
+} RunningStatistics;
 
 typedef struct {
-    const char *name;
-    i64 offset, size;
-} Field;
+    RunningStatistics expand, depthwise, project;
+} Running;
 
 void inverted_residual_sizes(Block *b);
 void inverted_residual_forward(const Block *b, const Weights *weights, const Running *running, const float *x,
                                float *out, float *saved, float *scratch, int threads);
 void inverted_residual_backward(const Block *b, const Weights *weights, const float *x, const float *dout, float *saved,
                                 float *scratch, float *dx, const Weights *gradients, int threads);
-const Field *inverted_residual_layout(i64 index);
 
 // --- dropout.c, image_batch.c
 
-void dropout(const float *x, float *y, i64 count, uint64_t seed, uint32_t threshold, float keep, int threads);
+void dropout(const float *x, float *y, i64 count, i64 seed, i64 threshold, float keep, int threads);
 void look_up_pixels(const uint8_t *images, const i64 *chosen, const i64 *offsets, const uint8_t *flips,
                     const float *tables, float *out, i64 N, i64 C, i64 H, i64 W, i64 padding, int channels_last,
                     int threads);

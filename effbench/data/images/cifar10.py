@@ -26,7 +26,6 @@ from effbench.data.images.modality import square_images
 from effbench.data.images.pixels import resized
 from effbench.data.option_checks import check_counts, check_division, given_folder
 from effbench.data.preview import previewed
-from effbench.data.slow import slow_to_read
 from effbench.data.splits import Split, Splits, digest, hold_out
 from effbench.disk import move
 from effbench.errors import ConfigError, DataError
@@ -43,8 +42,7 @@ _ARCHIVE_LIMIT = 1_000_000_000  # bytes unpacked; the real one has 186 MB
 _TIMEOUT_S = 30
 
 
-@slow_to_read
-@previewed(square_images(3, 32))
+@previewed(square_images(3, 32), slow=True)
 def cifar10(
     root: str | Path | None = None,
     download: bool = False,

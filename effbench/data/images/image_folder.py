@@ -29,7 +29,6 @@ from effbench.data.images.white_levels import Levels
 from effbench.data.option_checks import check_counts, check_division, given_folder
 from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
-from effbench.data.slow import slow_to_read
 from effbench.data.splits import Split, Splits, hold_out
 from effbench.errors import ConfigError, DataError, unknown_name
 
@@ -38,8 +37,7 @@ log = logging.getLogger(__name__)
 White = float | Sequence[float] | None
 
 
-@slow_to_read
-@previewed(square_images(3, 224))
+@previewed(square_images(3, 224), slow=True)
 def image_folder(
     root: str | Path | None = None,
     image_size: int = 224,

@@ -148,26 +148,32 @@ static void try_squeeze_excite(int threads) {
     check("squeeze_excite_backward_input", dx, N * P * C);
 }
 
+static Layer layer_of(i64 weights, i64 channels, float *(*make)(i64)) {
+    Layer layer = {.conv = make(weights)};
+    layer.gamma = make(channels), layer.beta = make(channels);
+    return layer;
+}
+
 static Weights weights_of(const Block *b, float *(*make)(i64)) {
     i64 C = b->expanded, S = b->squeezed, O = b->out_channels;
-    Weights w = {0};
-    if (b->expands) w.expand = make(C * b->channels), w.expand_gamma = make(C), w.expand_beta = make(C);
-    w.depthwise = make(C * b->kernel * b->kernel), w.depthwise_gamma = make(C), w.depthwise_beta = make(C);
+    Weights w = {.depthwise = layer_of(C * b->kernel * b->kernel, C, make), .project = layer_of(O * C, O, make)};
+    if (b->expands) w.expand = layer_of(C * b->channels, C, make);
     if (S) w.reduce = make(S * C), w.reduce_bias = make(S), w.restore = make(C * S), w.restore_bias = make(C);
-    w.project = make(O * C), w.project_gamma = make(O), w.project_beta = make(O);
     return w;
+}
+
+static void check_layer(const Layer *layer, i64 weights, i64 channels) {
+    const char *name = "inverted_residual_backward";
+    check(name, layer->conv, weights), check(name, layer->gamma, channels), check(name, layer->beta, channels);
 }
 
 static void check_weights(const Block *b, const Weights *w) {
     const char *name = "inverted_residual_backward";
     i64 C = b->expanded, S = b->squeezed, O = b->out_channels;
-    if (b->expands) check(name, w->expand, C * b->channels), check(name, w->expand_gamma, C);
-    if (b->expands) check(name, w->expand_beta, C);
-    check(name, w->depthwise, C * b->kernel * b->kernel), check(name, w->depthwise_gamma, C);
-    check(name, w->depthwise_beta, C);
+    if (b->expands) check_layer(&w->expand, C * b->channels, C);
+    check_layer(&w->depthwise, C * b->kernel * b->kernel, C), check_layer(&w->project, O * C, O);
     if (S) check(name, w->reduce, S * C), check(name, w->reduce_bias, S);
     if (S) check(name, w->restore, C * S), check(name, w->restore_bias, C);
-    check(name, w->project, O * C), check(name, w->project_gamma, O), check(name, w->project_beta, O);
 }
 
 static Block random_block(void) {
@@ -190,7 +196,7 @@ static void try_inverted_residual(int threads) {
     i64 in = b.images * b.height * b.width * b.channels, out = b.images * b.out_height * b.out_width * b.out_channels;
     i64 C = b.expanded, O = b.out_channels;
     Weights w = weights_of(&b, input), gradients = weights_of(&b, output);
-    Running running = {input(C), input(C), input(C), input(C), input(O), input(O)};
+    Running running = {{input(C), input(C)}, {input(C), input(C)}, {input(O), input(O)}};
     float *x = input(in), *y = output(out), *dy = input(out), *dx = output(in);
     // The float64 sums lie in the scratch, which torch aligns to 64 bytes.
     float *saved = allocate(sizeof(float) * b.saved_floats, 64);
@@ -199,14 +205,12 @@ static void try_inverted_residual(int threads) {
                                threads);
     check("inverted_residual_forward", y, out), check("inverted_residual_backward", dx, in);
     check_weights(&b, &gradients);
-    for (i64 i = 0; inverted_residual_layout(i); i++) {
-    }
 }
 
 static void try_dropout(int threads) {
     i64 count = pick(1, 40000);
     float *x = input(count), *y = pick(0, 1) ? x : output(count);
-    dropout(x, y, count, next(), (uint32_t)next(), (float)pick(1, 999) / 1000, threads);
+    dropout(x, y, count, (i64)next(), (uint32_t)next(), (float)pick(1, 999) / 1000, threads);
     check("dropout", y, count);
 }
 
