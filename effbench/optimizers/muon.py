@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -25,6 +26,7 @@ from effbench.optimizers.checks import (
     checked_betas,
     checked_lr,
     checked_number,
+    checked_options,
     checked_weight_decay,
     closure_loss,
     current_lr,
@@ -46,11 +48,22 @@ _OPTIONS = (  # of a group
 )
 _MATRIX_STATE, _ADAMW_STATE = ("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq")
 
-_LR_REMEDY = "AdamW's range fits: 1e-4 to 3e-3 and more."
-_BETAS_REMEDY = "They are AdamW's; [0.9, 0.95] is usual beside Muon."
-_EPS_REMEDY = "It is AdamW's; 1e-8 is common."
-_MOMENTUM_REMEDY = "The authors' is 0.95."
-_STEPS_REMEDY = "The authors' is 5; more cost time and change little."
+
+def _checked_format(name: str) -> str:
+    if name not in (AUTO, *FORMATS):
+        raise OptionError(unknown_name("optimizer.ns_dtype", str(name), (AUTO, *FORMATS)))
+    return name
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "lr": partial(checked_lr, remedy="AdamW's range fits: 1e-4 to 3e-3 and more."),
+    "betas": partial(checked_betas, count=2, remedy="They are AdamW's; [0.9, 0.95] is usual beside Muon."),
+    "eps": partial(checked_number, key="eps", rule=POSITIVE, remedy="It is AdamW's; 1e-8 is common."),
+    "weight_decay": checked_weight_decay,
+    "momentum": partial(checked_number, key="momentum", rule=FRACTION_BELOW_1, remedy="The authors' is 0.95."),
+    "ns_steps": partial(_NS_STEPS.check, key="optimizer.ns_steps", remedy="The authors' is 5; more change little."),
+    "ns_dtype": _checked_format,
+}
 
 
 class Muon(torch.optim.Optimizer):
@@ -99,7 +112,7 @@ class Muon(torch.optim.Optimizer):
         maximize: bool = False,
     ) -> None:
         numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
-        options = _checked({**numbers, "ns_steps": ns_steps, "ns_dtype": ns_dtype})
+        options = checked_options({**numbers, "ns_steps": ns_steps, "ns_dtype": ns_dtype}, _CHECKS)
         switches = {"nesterov": nesterov, "fused": fused, "maximize": maximize, "use_muon": True}
         super().__init__(params, options | switches)
 
@@ -140,7 +153,7 @@ class Muon(torch.optim.Optimizer):
                 group.setdefault(name, self.defaults[name])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(_checked(param_group))
+        super().add_param_group(checked_options(param_group, _CHECKS))
         group = self.param_groups[-1]
         if any(torch.is_complex(parameter) and _is_matrix(parameter, group) for parameter in group["params"]):
             # super() has appended it: remove it, so that the optimizer stays valid after the error
@@ -243,23 +256,3 @@ def orthogonalized(matrix: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
 
 def _is_matrix(parameter: Tensor, group: dict[str, Any]) -> bool:
     return bool(group["use_muon"]) and parameter.ndim >= 2
-
-
-def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of the options (of one group or the defaults), checked and as plain numbers."""
-    checked = dict(options)
-    if "lr" in options:
-        checked["lr"] = checked_lr(options["lr"], _LR_REMEDY)
-    if "betas" in options:
-        checked["betas"] = checked_betas(options["betas"], 2, _BETAS_REMEDY)
-    if "eps" in options:
-        checked["eps"] = checked_number(options["eps"], "eps", POSITIVE, _EPS_REMEDY)
-    if "weight_decay" in options:
-        checked["weight_decay"] = checked_weight_decay(options["weight_decay"])
-    if "momentum" in options:
-        checked["momentum"] = checked_number(options["momentum"], "momentum", FRACTION_BELOW_1, _MOMENTUM_REMEDY)
-    if "ns_steps" in options:
-        checked["ns_steps"] = _NS_STEPS.check(options["ns_steps"], "optimizer.ns_steps", remedy=_STEPS_REMEDY)
-    if options.get("ns_dtype", AUTO) not in (AUTO, *FORMATS):
-        raise OptionError(unknown_name("optimizer.ns_dtype", str(options["ns_dtype"]), (AUTO, *FORMATS)))
-    return checked

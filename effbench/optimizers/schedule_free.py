@@ -6,17 +6,19 @@ puts x into the model and train() puts y back; the training loop calls both (eff
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from effbench.config.options import FRACTION_BETWEEN, NON_NEGATIVE, POSITIVE
+from effbench.config.options import NON_NEGATIVE, POSITIVE, Rule
 from effbench.errors import MissingExtraError, OptionError
 from effbench.optimizers.checks import (
     check_state,
     checked_betas,
     checked_number,
+    checked_options,
     checked_weight_decay,
     refuse_sparse,
 )
@@ -28,10 +30,29 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("optimizer=schedule_free", "schedulefree") from error
 
-_LR_REMEDY = "The package's default is 0.0025; 1 to 10 times AdamW's learning rate is usual."
-_BETAS_REMEDY = "The package's are [0.9, 0.999]; long runs may need 0.95 to 0.98 for the first."
-_EPS_REMEDY = "The package's is 1e-8."
 _PROGRESS = ("k", "weight_sum", "lr_max", "scheduled_lr", "train_mode")  # entries of a group that change in training
+
+
+def _checked_betas(betas: Sequence[float]) -> tuple[float, ...]:
+    remedy = "The package's are [0.9, 0.999]; long runs may need 0.95 to 0.98 for the first."
+    checked = checked_betas(betas, 2, remedy)
+    if checked[0] == 0:  # eval() divides by it
+        raise OptionError(f"optimizer.betas must begin with a number in (0, 1); got {list(betas)}. {remedy}")
+    return checked
+
+
+def _number(key: str, rule: Rule[float], remedy: str) -> Callable[[Any], float]:
+    return partial(checked_number, key=key, rule=rule, remedy=remedy)
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "lr": _number("lr", NON_NEGATIVE, "The package's default is 0.0025; 1 to 10 times AdamW's is usual."),
+    "betas": _checked_betas,
+    "eps": _number("eps", POSITIVE, "The package's is 1e-8."),
+    "weight_decay": checked_weight_decay,
+    "r": _number("r", NON_NEGATIVE, "The package's default is 0."),
+    "weight_lr_power": _number("weight_lr_power", NON_NEGATIVE, "The package's default is 2."),
+}
 
 
 class ScheduleFree(schedulefree.AdamWScheduleFree):  # type: ignore[misc]
@@ -69,7 +90,7 @@ class ScheduleFree(schedulefree.AdamWScheduleFree):  # type: ignore[misc]
         foreach: bool = True,
     ) -> None:
         numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "r": r}
-        options = _checked({**numbers, "weight_lr_power": weight_lr_power})
+        options = checked_options({**numbers, "weight_lr_power": weight_lr_power}, _CHECKS)
         super().__init__(params, **options, foreach=foreach)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -80,7 +101,7 @@ class ScheduleFree(schedulefree.AdamWScheduleFree):  # type: ignore[misc]
                 group.setdefault(name, self.defaults[name])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(_checked(param_group))
+        super().add_param_group(checked_options(param_group, _CHECKS))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; raise OptionError if it is another optimizer's."""
@@ -92,22 +113,3 @@ class ScheduleFree(schedulefree.AdamWScheduleFree):  # type: ignore[misc]
         for group in self.param_groups:
             refuse_sparse([p for p in group["params"] if p.grad is not None], "schedule_free")
         return super().step(closure)
-
-
-def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of the options (of one group or the defaults), checked and as plain numbers."""
-    checked = dict(options)
-    if "lr" in options:
-        checked["lr"] = checked_number(options["lr"], "lr", NON_NEGATIVE, _LR_REMEDY)
-    if "betas" in options:
-        checked["betas"] = betas = checked_betas(options["betas"], 2, _BETAS_REMEDY)
-        if not FRACTION_BETWEEN.holds(betas[0]):  # eval() divides by it
-            raise OptionError(f"optimizer.betas must begin with a number in (0, 1); got {list(betas)}. {_BETAS_REMEDY}")
-    if "eps" in options:
-        checked["eps"] = checked_number(options["eps"], "eps", POSITIVE, _EPS_REMEDY)
-    if "weight_decay" in options:
-        checked["weight_decay"] = checked_weight_decay(options["weight_decay"])
-    for name, usual in (("r", 0), ("weight_lr_power", 2)):
-        if name in options:
-            checked[name] = checked_number(options[name], name, NON_NEGATIVE, f"The package's default is {usual}.")
-    return checked
