@@ -100,8 +100,8 @@ class Estimate:
         print_table(
             [
                 TextColumn("arm", names, is_number=False),
-                TextColumn("space", [arm.space.name for arm in plan.arms], is_number=False, leaves=2),
-                TextColumn("params", [human_count(self.probes[name].parameters) for name in names], leaves=3),
+                TextColumn("space", [arm.space.name for arm in plan.arms], is_number=False, drop_order=2),
+                TextColumn("params", [human_count(self.probes[name].parameters) for name in names], drop_order=3),
                 TextColumn("steps", [f"{self.steps_of(name):,}" for name in names]),
                 TextColumn("a step", [f"{self.probes[name].step_s * 1000:.1f} ms" for name in names]),
                 TextColumn("a run", [seconds(self.run_s(name)) for name in names]),
