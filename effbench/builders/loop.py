@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -74,13 +75,7 @@ def trainer(
     # The batches come before the schedule, because spans such as '2 epochs' need the steps of an epoch.
     train = train_batches(config, data, modality, ranks)
     limits = _limits(config)
-    # On the CPU, so that a seed gives the same weights on every device.
-    net = model(config, len(data.classes), modality)
-    check_outputs(config, net, data, modality, chosen)
-    # Layers are replaced before the optimizer sees the parameters, and moved before it makes its state.
-    if device.type == "cpu":
-        accelerate(net)
-    net = net.to(device, memory_format=memory_format(config))  # type: ignore[call-overload]
+    net = _model_on(device, config, data, modality, chosen)
     over = optimizer(config, net)
     section, trained = config.trainer, [p for p in net.parameters() if p.requires_grad]
     precision, _ = choose_precision(section.precision, device)
@@ -117,6 +112,17 @@ def trainer(
         intervals=intervals,
         callbacks=Callbacks([]),
     )
+
+
+def _model_on(device: torch.device, config: Config, data: Splits, modality: Modality, chosen: Task) -> nn.Module:
+    # On the CPU first, so that a seed gives the same weights on every device.
+    net = model(config, len(data.classes), modality)
+    check_outputs(config, net, data, modality, chosen)
+    # Layers are replaced before the optimizer sees the parameters, and moved before it makes its state.
+    if device.type == "cpu":
+        accelerate(net)
+    moved: nn.Module = net.to(device, memory_format=memory_format(config))  # type: ignore[call-overload]
+    return moved
 
 
 def _average(config: Config, net: nn.Module, over: Optimizer) -> WeightAverage:
