@@ -175,6 +175,7 @@ class StudyPlan:
     def record(self) -> dict[str, Any]:
         """Return what is frozen, as plain containers without secrets."""
         keys = {key: value for key, value in self.keys.model_dump().items() if key not in _OPERATION}
+        overrides = [word for word in self.overrides if not override_key(word).startswith(PLACES)]
         arms = {
             each.name: {
                 "model": each.arm.model,
@@ -185,7 +186,7 @@ class StudyPlan:
             }
             for each in self.arms
         }
-        frozen = {"keys": {**keys, "overrides": list(self.overrides)}, "metric": self.metric, "arms": arms}
+        frozen = {"keys": {**keys, "overrides": overrides}, "metric": self.metric, "arms": arms}
         plain: dict[str, Any] = json.loads(json.dumps(redact(frozen), default=str))
         return plain
 

@@ -158,7 +158,7 @@ def _explained(what: str) -> Iterator[None]:
         text = " ".join(redact(first_line(error)).split())
         missing = isinstance(error, ImportError)
         remedy = (
-            "Install its driver (pip install psycopg2-binary)."
+            "Install its driver (pip install 'psycopg[binary]')."
             if missing
             else (
                 "Check that the server runs and that address, user and database are right; or leave study.storage out."
