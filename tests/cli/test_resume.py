@@ -557,9 +557,10 @@ def in_its_step(act: Callable[[], None], step: int) -> Hook:
 
         def summed(*args: Any) -> Any:
             nonlocal count
-            count += 1
-            if count == step:
-                act()
+            if torch.is_grad_enabled():  # an evaluation may call it as well
+                count += 1
+                if count == step:
+                    act()
             return whole(*args)
 
         CrossEntropy.summed = summed
