@@ -56,7 +56,8 @@ def create(name: str, num_classes: int, in_channels: int, image_size: tuple[int,
         if key.endswith(("drop_rate", "drop_path_rate")):  # timm accepts -1 (as 0) and 1 (which drops everything)
             check_dropout(given[key], f"model.{key}")
     # other models refuse img_size
-    if timm.get_pretrained_cfg(name).fixed_input_size:
+    pretrained = timm.get_pretrained_cfg(name)
+    if pretrained is not None and pretrained.fixed_input_size:
         given.setdefault("img_size", image_size)
     try:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **given)

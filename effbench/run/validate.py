@@ -36,7 +36,7 @@ def dry_build(config: Config, setting: Setting) -> str:
     # The model has shapes only (device meta), and an optimizer needs values: it gets linear layers instead, one of them
     # hidden. A bias and a batch norm have parameters of one dimension, which an optimizer for matrices does not accept.
     vectors = build.takes_vectors(config)
-    layers = [torch.nn.Linear(2, 2, bias=vectors)]
+    layers: list[torch.nn.Module] = [torch.nn.Linear(2, 2, bias=vectors)]
     if vectors:
         layers += [torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
     optimizer = build.optimizer(config, torch.nn.Sequential(*layers))

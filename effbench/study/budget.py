@@ -39,7 +39,7 @@ def best_against_budget(
         shares = (np.arange(1, len(trials) + 1) / len(trials)) ** budget
         worst, middle, best = (
             float(sign * value) if np.isfinite(value) else None
-            for value in (trials[min(np.searchsorted(shares, p), len(trials) - 1)] for p in (tail, 0.5, 1 - tail))
+            for value in (trials[min(int(np.searchsorted(shares, p)), len(trials) - 1)] for p in (tail, 0.5, 1 - tail))
         )
         low, high = (worst, best) if sign > 0 else (best, worst)
         points.append(BudgetPoint(arm, budget, middle, low, high, won))

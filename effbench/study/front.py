@@ -45,7 +45,8 @@ def _front(
         if own is None:
             points.append(FrontPoint(arm, cost, None, "unknown", ()))
             continue
-        surely, perhaps = [], []
+        surely: list[str] = []
+        perhaps: list[str] = []
         for other in arms:
             theirs = values[other]
             if other == arm or theirs is None or not _always_finished(runs, other):

@@ -58,15 +58,15 @@ def restricted_times(times: Sequence[float], reached: Sequence[bool], horizon: f
         horizon: of the mean.
     """
     all_times, events = np.asarray(times, float), np.asarray(reached, bool)
-    if np.all(events | (all_times >= horizon)):
-        return np.minimum(all_times, horizon)
     n = len(all_times)
-    if n == 1:
-        return np.minimum(all_times, horizon)
+    if n == 1 or np.all(events | (all_times >= horizon)):
+        clipped: Array = np.minimum(all_times, horizon)
+        return clipped
     whole = _area(all_times, events, horizon)
     others = [np.arange(n) != index for index in range(n)]
     without = np.array([_area(all_times[kept], events[kept], horizon) for kept in others])
-    return n * whole - (n - 1) * without
+    pseudo_observations: Array = n * whole - (n - 1) * without
+    return pseudo_observations
 
 
 def restricted_mean(
@@ -87,7 +87,7 @@ def _area(times: Array, events: Array, horizon: float) -> float:
     """Return the area under the Kaplan-Meier curve up to the horizon; after the last run it stays level."""
     from scipy.stats import CensoredData, ecdf
 
-    found = ecdf(CensoredData.right_censored(times, ~events)).sf
+    found = ecdf(CensoredData.right_censored(times, np.logical_not(events))).sf
     inside = found.quantiles < horizon
     starts = np.concatenate([[0.0], found.quantiles[inside], [horizon]])
     shares = np.concatenate([[1.0], found.probabilities[inside]])

@@ -51,4 +51,4 @@ def levels_for(depths: Iterable[Depth]) -> Levels:
             white[kind] = 2.0 ** math.ceil(math.log2(value)) if value > 0 else 1.0
         else:  # a value beyond 32 bits is its own white level
             white[kind] = next((2.0**bits - 1 for bits in _BITS if value <= 2**bits - 1), value)
-    return Levels(**white)
+    return Levels(white.get("integers", Levels.integers), white.get("floats", Levels.floats))
