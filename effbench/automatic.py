@@ -8,11 +8,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from effbench.config.compare import leaves
-from effbench.config.schema import Config
+from effbench.config.schema import AugmentConfig, Config
 from effbench.config.static_compose import composed, group_options, member
 from effbench.data.batches import step_sizes
 from effbench.data.modality import Modality
 from effbench.errors import ConfigError
+from effbench.target_allowlist import resolve
 
 AUTO = "auto"
 BATCH_SIZES = (64, 32, 16, 8)  # samples; the largest that gives an epoch STEPS_PER_EPOCH steps is used
@@ -145,17 +146,17 @@ def _with(config: Config, section: str, **values: Any) -> Config:
 
 
 def _with_augment(config: Config, modality: type[Modality], shape: Sequence[int], earlier: Mapping[str, Any]) -> Config:
-    """Return the config with numbers for `auto` in the augment group; without augmentation if the modality has none."""
-    if modality.augments:
+    """Return the config with numbers for `auto` in the augment group; without it if it is for other samples."""
+    if augments(config, modality):
         chosen = {
             key: value if (kept := earlier.get(f"augment.{key}")) is None else kept
             for key, value in modality.automatic_augment(shape).items()
-            if getattr(config.augment, key) == AUTO
+            if config.augment.options.get(key) == AUTO
         }
         return _with(config, "augment", **chosen) if chosen else config
 
     # The group's default is meant for images, so it is switched off; what a user has chosen is refused.
-    off, now = member("augment", "none"), config.augment.model_dump()
+    off, now = member("augment", "none"), config.augment.model_dump(by_alias=True)
     usual = composed((), group_options())["augment"]
     if now not in (off, usual):
         # The config does not say which words were given: they are those that lead to it from the nearest choice, which
@@ -168,4 +169,12 @@ def _with_augment(config: Config, modality: type[Modality], shape: Sequence[int]
         raise ConfigError(
             f"{' '.join(words)}: the augment group is not for {modality.unit}s. Leave it out, or write augment=none."
         )
-    return config if now == off else _with(config, "augment", **off)
+    return config if now == off else config.model_copy(update={"augment": AugmentConfig.model_validate(off)})
+
+
+def augments(config: Config, modality: type[Modality]) -> bool:
+    """Return True if the augment group is for this modality: its _target_ is of the class that the modality takes."""
+    if modality.augmentation is None:
+        return False
+    kind = resolve("augment", config.augment.target, config.allow_targets)
+    return isinstance(kind, type) and issubclass(kind, modality.augmentation)

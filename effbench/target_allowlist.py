@@ -23,6 +23,7 @@ MODULES = {
     "optimizer": ("effbench.optimizers", "torch.optim", "timm.optim"),
     "scheduler": ("effbench.schedulers", "torch.optim.lr_scheduler"),
     "data": ("effbench.data",),
+    "augment": ("effbench.data.images.augment",),
     "task": ("effbench.tasks", "effbench.metrics"),
     "loss": ("effbench.tasks.losses", "torch.nn.modules.loss"),
 }

@@ -27,20 +27,28 @@ from torch import nn
 from effbench.data.modality import Modality, Settings
 from effbench.data.other_source import reads_other_source
 from effbench.data.splits import Split, Splits, digest
-from effbench.errors import DataError
+from effbench.errors import ConfigError, DataError
 
 LETTERS = "abcdefgh"
 
 
+class Hide:
+    def __init__(self, letters: int = 1):
+        if not 0 <= letters <= 6:
+            raise ConfigError(f"augment.letters must be from 0 to 6; got {letters}.")
+        self.letters = letters
+
+
 class Words(Modality):
-    """Words of up to 6 letters as int64 (N, 6): 1 to 8, padded with 0; in training one letter each is hidden."""
+    """Words of up to 6 letters as int64 (N, 6): 1 to 8, padded with 0; in training some letters are hidden."""
 
     unit = "word"
     layout = "(letters,)"
+    augmentation = Hide
 
     def __init__(self, shape, settings, most_common=0):
         super().__init__(shape, settings.device)
-        self.most_common = most_common
+        self.most_common, self.hide = most_common, settings.augment or Hide()
 
     @classmethod
     def checked(cls, name, inputs, count):
@@ -72,13 +80,14 @@ class Words(Modality):
 
     @property
     def draws(self):
-        return True
+        return self.hide.letters > 0
 
     def draw(self, count, generator):
-        return {"hidden": torch.randint(0, self.shape[0], (count,), generator=generator)}
+        return {"hidden": torch.randint(0, self.shape[0], (count, self.hide.letters), generator=generator)}
 
     def batch(self, inputs, indices, plan, rows):
-        return inputs[indices[rows]].scatter(1, plan["hidden"][rows].unsqueeze(1), self.most_common)
+        words = inputs[indices[rows]]
+        return words.scatter(1, plan["hidden"][rows], self.most_common) if plan else words
 
     def plain(self, inputs, rows):
         return inputs[rows]
@@ -134,10 +143,10 @@ ROWS = ["data=synthetic_rows", "model=mlp", "model.hidden=[16]", "model.dropout=
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The words that let a command see a user's own file, in the working folder."""
-    for group, text in {"data": "words\ncount: 96", "model": "Bag\nwidth: 16"}.items():
+    for group, text in {"data": "words\ncount: 96", "model": "Bag\nwidth: 16", "augment": "Hide\nletters: 2"}.items():
         (tmp_path / "conf" / group).mkdir(parents=True)
-        content = f"defaults: [_base, _self_]\n_target_: own_words.{text}\n"
-        (tmp_path / "conf" / group / "mine.yaml").write_text(content)
+        base = "" if group == "augment" else "defaults: [_base, _self_]\n"
+        (tmp_path / "conf" / group / "mine.yaml").write_text(f"{base}_target_: own_words.{text}\n")
     (tmp_path / "own_words.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     return ["--config-dir", "conf", "allow_targets=[own_words]"]
@@ -203,6 +212,43 @@ def test_own_modality_needs_its_module_allowed(own: list[str], capsys: pytest.Ca
     Path("run/summary.json").write_text(text.replace("own_words.Words", "os.path.join"))
     assert cli.main(["predict", "run", "x", "allow_targets=[own_words]"]) == 2
     assert "os.path.join" in capsys.readouterr().err
+
+
+# --- its augmentation
+
+
+def test_own_augmentation_group_reaches_the_modality(own: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data=mine", "model=mine", "augment=mine", "device.threads=1", *own]
+    assert train(*words, "augment.letters=3", "trainer.max_epochs=2", "hydra.run.dir=whole") == 0
+    assert "counts as augment=none" not in capsys.readouterr().err
+    assert load_run("whole", ["own_words"]).config.to_dict()["augment"] == {"_target_": "own_words.Hide", "letters": 3}
+    stopped = [*words, "augment.letters=3", "trainer.max_epochs=2", "trainer.max_time=0.000001"]
+    assert train(*stopped, "hydra.run.dir=parts") == 0
+    assert train("resume=parts", "trainer.max_time=null", *own) == 0
+    assert train(*words, "augment.letters=0", "trainer.max_epochs=2", "hydra.run.dir=plain") == 0
+    whole, parts, plain = (
+        Path(folder, "checkpoints/last/model.safetensors").read_bytes() for folder in ("whole", "parts", "plain")
+    )
+    assert whole == parts != plain
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["data=mine", "model=mine", "augment=mine", "augment.letters=7"],
+            "augment.letters must be from 0 to 6; got 7",
+        ),
+        (["data=synthetic", "augment=mine"], "augment._target_=own_words.Hide augment.letters=2: the augment group is"),
+        (["data=mine", "model=mine", "augment=strong"], "augment=strong: the augment group is not for words"),
+    ],
+    ids=["refused by its class", "for other samples", "of images"],
+)
+def test_own_augmentation_is_refused_where_it_does_not_fit(
+    words: list[str], said: str, own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(*words, "device.threads=1", *own, "hydra.run.dir=run") == 2
+    assert said in capsys.readouterr().err
 
 
 # --- rows

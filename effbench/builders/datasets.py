@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from effbench.automatic import number, settled
+from effbench.automatic import augments, number, settled
 from effbench.builders.devices import memory_format
 from effbench.builders.factories import call
 from effbench.cache_dir import expanded
@@ -91,9 +91,12 @@ def modality(config: Config, data: Splits, on: torch.device) -> Modality:
             f"device.channels_last=true is for images; {data.name} holds {data.modality.unit}s of "
             f"{data.modality.layout} {data.shape}. Leave it out."
         )
-    # For an option left at `auto` the augmentation needs the number that this train split gives.
-    augment = settled(config, len(data.train), data.modality, data.shape).augment.model_dump()
-    return data.modality.fit(data, settings(config, on, augment if data.modality.augments else {}))
+    augment = None
+    if augments(config, data.modality):
+        # For an option left at `auto` the augmentation needs the number that this train split gives.
+        section = settled(config, len(data.train), data.modality, data.shape).augment
+        augment = call("augment", section.target, config, section.options)
+    return data.modality.fit(data, settings(config, on, augment))
 
 
 def restored_modality(config: Config, recorded: Mapping[str, Any], on: torch.device | None = None) -> Modality:
@@ -119,15 +122,15 @@ def restored_modality(config: Config, recorded: Mapping[str, Any], on: torch.dev
     return kind.restored(recorded, settings(config, on))
 
 
-def settings(config: Config, on: torch.device | None = None, augment: Mapping[str, Any] | None = None) -> Settings:
+def settings(config: Config, on: torch.device | None = None, augment: Any = None) -> Settings:
     """Return the settings of a modality.
 
     Args:
         config: a checked config.
         on: device on which batches are prepared; the CPU by default.
-        augment: options of the augmentation; None for evaluation only.
+        augment: the augmentation; None for none, as in evaluation.
     """
-    return Settings(on or torch.device("cpu"), memory_format(config), augment or {}, config.data.options)
+    return Settings(on or torch.device("cpu"), memory_format(config), augment, config.data.options)
 
 
 def eval_batches(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from effbench.builders.factories import check_booleans, check_names
+from effbench.automatic import AUTO
+from effbench.builders.factories import call, check_booleans, check_names
 from effbench.builders.models import check_weights_names
 from effbench.builders.optimizers import trial_step
 from effbench.builders.schedulers import schedule_parts
@@ -20,6 +21,9 @@ def check_options(config: Config) -> None:
         if group not in ("optimizer", "task", "loss"):  # these are built below
             check_names(group, factory, section.options)
     check_weights_names(config)
+    # `auto` follows from the data; all other values are checked now.
+    known = {key: value for key, value in config.augment.options.items() if value != AUTO}
+    call("augment", config.augment.target, config, known)
     # The numbers do not matter: what is built here is thrown away.
     task_of(config, num_outputs=1)
     schedule_parts(config, total_steps=1000, steps_per_epoch=100)  # refuses unreadable spans

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from effbench.config.options import Count, Fraction, NonNegative, Positive, Whole
 from effbench.metrics import shipped_mode
@@ -158,18 +158,32 @@ class TrainerConfig(Section):
         return self
 
 
-class AugmentConfig(Section):
-    crop_padding: Whole | Auto
-    flip: Fraction
-    shift: Fraction
-    scale: Fraction
-    rotate: Annotated[float, Field(ge=0, le=180)]
-    brightness: Fraction
-    contrast: Fraction
-    dropout_holes: Whole
-    dropout_size: Fraction
-    mixup_alpha: NonNegative
-    cutmix_alpha: NonNegative
+class AugmentConfig(OpenSection):
+    """The augmentation of one kind of samples, whose class checks its options.
+
+    Options for images have types here, to be refused early. Those that a class does not have are None, and no part of
+    the config.
+    """
+
+    passed: ClassVar[tuple[str, ...]] = (
+        "crop_padding", "flip", "shift", "scale", "rotate", "brightness", "contrast", "dropout_holes", "dropout_size",
+        "mixup_alpha", "cutmix_alpha",
+    )  # fmt: skip
+    crop_padding: Whole | Auto | None = None
+    flip: Fraction | None = None
+    shift: Fraction | None = None
+    scale: Fraction | None = None
+    rotate: Annotated[float, Field(ge=0, le=180)] | None = None
+    brightness: Fraction | None = None
+    contrast: Fraction | None = None
+    dropout_holes: Whole | None = None
+    dropout_size: Fraction | None = None
+    mixup_alpha: NonNegative | None = None
+    cutmix_alpha: NonNegative | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
 
 
 class TaskConfig(OpenSection):

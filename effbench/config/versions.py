@@ -13,7 +13,7 @@ from typing import Any
 from effbench.config import static_compose as static
 from effbench.errors import ConfigError
 
-SCHEMA = 2
+SCHEMA = 3
 KEY = "schema_version"
 _BUILT = ("model", "optimizer", "scheduler", "data")
 _FIRST = (*_BUILT, "trainer", "augment", "early_stopping")  # sections that exist in every version

@@ -29,13 +29,13 @@ class Settings:
     Attributes:
         device: where batches go.
         memory_format: memory format of four-dimensional batches.
-        augment: options of the augment group, with numbers for `auto`; empty for evaluation only.
+        augment: the augmentation, of the class `Modality.augmentation`; None for none, as in evaluation.
         data: options of the data group, such as limits for files that `predict` reads.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     memory_format: torch.memory_format = torch.contiguous_format
-    augment: Mapping[str, Any] = field(default_factory=dict)
+    augment: Any = None
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -47,7 +47,9 @@ class Modality(ABC):
     Attributes:
         unit: the word for a sample: 'image' gives images_per_s and images_seen.
         layout: names of a sample's dimensions, for messages.
-        augments: the augment group applies. If False, its default counts as none, and other choices are refused.
+        augmentation: class of its augmentation, of which the augment group builds one: its files name the class, or a
+            subclass, as `_target_`. For files of another class, and if it is None, the default of the group counts as
+            none, and other choices are refused.
         size_key: config key that reduces the size of a sample, and so the memory.
         published: (shape, number of classes) of the setting in which papers compare models.
         file_options: options of `effbench predict` that apply to its files.
@@ -55,7 +57,7 @@ class Modality(ABC):
 
     unit: ClassVar[str]
     layout: ClassVar[str]
-    augments: ClassVar[bool] = False
+    augmentation: ClassVar[type | None] = None
     size_key: ClassVar[str | None] = None
     published: ClassVar[tuple[tuple[int, ...], int] | None] = None
     file_options: ClassVar[tuple[str, ...]] = ()

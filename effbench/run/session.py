@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from effbench import build
-from effbench.automatic import described, settings, settled
+from effbench.automatic import augments, described, settings, settled
 from effbench.cache_dir import expanded
 from effbench.config.schema import Config
 from effbench.console import guarded
@@ -220,7 +220,7 @@ class _Session:
         before = recorded_config(self.folder) if asked.resume else None
         self.config = settled(asked, len(data.train), data.modality, data.shape, self.ranks.world_size, before)
         self.chosen = settings(asked, self.config)
-        if self.config.augment != asked.augment and not data.modality.augments and self.ranks.is_main:
+        if self.config.augment != asked.augment and not augments(asked, data.modality) and self.ranks.is_main:
             log.info(f"note: the augment group is not for {data.modality.unit}s: it counts as augment=none")
         self.sessions.settle(self.config)
         return self.config

@@ -42,7 +42,7 @@ class Images(Modality):
 
     unit = "image"
     layout = "(C, H, W)"
-    augments = True
+    augmentation = Augment
     size_key = "data.image_size"
     published = ((3, 224, 224), 1000)  # ImageNet-1k
     file_options = ("max_pixels",)
@@ -126,8 +126,7 @@ class Images(Modality):
         white_level: Sequence[float] | None = None,
     ) -> Self:
         transform = BatchTransform(tuple(mean), tuple(std), settings.device, settings.memory_format)
-        augment = Augment(**settings.augment)
-        return cls(shape, transform, augment, white_level, settings.data.get("max_pixels"))
+        return cls(shape, transform, settings.augment, white_level, settings.data.get("max_pixels"))
 
     # --- model
 
