@@ -79,12 +79,13 @@ def call(name: str, *arguments: Any) -> None:
     """
     passed: list[Any] = []
     for value in arguments:
-        if isinstance(value, Tensor):
-            passed.append(ctypes.c_void_p(value.data_ptr()))
-        elif isinstance(value, int):
+        # numbers first: that a number is no tensor takes longer to find out than the converse
+        if isinstance(value, int):
             passed.append(ctypes.c_int64(value))  # ctypes would pass 32 bits
         elif isinstance(value, float):
             passed.append(ctypes.c_float(value))
+        elif isinstance(value, Tensor):
+            passed.append(ctypes.c_void_p(value.data_ptr()))
         else:
             passed.append(value)
     getattr(library(), name)(*passed, ctypes.c_int(torch.get_num_threads()))
