@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -25,7 +24,7 @@ SAMPLES, BATCH = 512, 64  # of a pass; statistics that average fewer than SAMPLE
 _START_LEFT = 0.01  # largest fraction of the initial values in running statistics that are used
 
 
-class NormStatistics(Protocol):
+class NormStatistics:
     """Updates the running statistics of batch norms before they are used."""
 
     eval_batch_size: int

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 NICE = 10  # nice value of the writer thread: it gets a tenth of the share of the training threads
 
 
-class Saves(Protocol):
+class Saves:
     """Writes checkpoints, at once or later."""
 
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
@@ -58,7 +58,7 @@ class DirectSaves(Saves):
         self.checkpoints.save(snapshot, step, value, keep)
 
 
-class BackgroundSaves:
+class BackgroundSaves(Saves):
     """Training waits only for a copy in memory, which a thread writes. A new save waits for the one before.
 
     The memory of the copy is reused: on many machines touching new memory costs more than copying.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from effbench.training.state import TrainState
 
 
-class StoppingRule(Protocol):
+class StoppingRule:
     """Stops a run by its metrics."""
 
     def check(self, state: TrainState) -> None:
@@ -30,7 +30,7 @@ class NoEarlyStopping(StoppingRule):
 
 
 @dataclass(eq=False)
-class EarlyStopping:
+class EarlyStopping(StoppingRule):
     """Stops a run after `patience` checks without improvement.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from effbench.training.snapshots import load_weights
 
 
-class WeightAverage(Protocol):
+class WeightAverage:
     """The weights that are validated, saved and tested, in `model`."""
 
     model: nn.Module
@@ -79,7 +79,7 @@ class Ema(WeightAverage):
         load_weights(self.model, rest)
 
 
-class OptimizerAverage:
+class OptimizerAverage(WeightAverage):
     """The average that an optimizer keeps itself: schedulefree's classes, and others with train() and eval().
 
     optimizer.eval() puts the averaged weights into the model, optimizer.train() removes them. In between they are
@@ -90,7 +90,7 @@ class OptimizerAverage:
 
     def __init__(self, source: nn.Module, optimizer: Optimizer):
         self._source = source
-        self._optimizer: Any = optimizer  # torch's Optimizer declares no train() and eval()
+        self._optimizer = cast(Any, optimizer)  # torch's Optimizer declares no train() and eval()
         self.model = copy.deepcopy(source).requires_grad_(False)
         self._is_current = False
         self._optimizer.train()

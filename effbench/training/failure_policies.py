@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 SKIPS_IN_A_ROW = 20  # after so many the run has failed, not a single batch
 
 
-class StepRollback(Protocol):
+class StepRollback:
     """Restores the model's buffers if a step is skipped: its forward passes have changed batch norm's statistics."""
 
     def begin(self) -> None:
@@ -39,7 +39,7 @@ class NoBufferSnapshot(StepRollback):
     """For policies that never skip a step."""
 
 
-class BufferSnapshot:
+class BufferSnapshot(StepRollback):
     """Copies all buffers at every step."""
 
     def __init__(self, model: nn.Module):

@@ -67,6 +67,9 @@ class TorchSchedule(Schedule):
             for _ in range(step):
                 self._scheduler.step()
 
+    def observe(self, metric: float) -> None:
+        """Ignore validations."""
+
     def state_dict(self) -> dict[str, Any]:
         return self._scheduler.state_dict() | {"made_with": self._made_with}
 
