@@ -22,7 +22,8 @@ settings.load_profile("effbench")
 
 # Minutes together, and few tests: begun first, so that no worker is left alone with them.
 LONG = (
-    "tests/torture/", "tests/cli/test_export.py", "tests/test_readme.py", "tests/cli/", "tests/cpu/", "tests/security/",
+    "tests/torture/", "tests/cli/test_export.py", "tests/test_readme.py", "tests/study/test_engine.py", "tests/cli/",
+    "tests/cpu/", "tests/security/",
 )  # fmt: skip
 ONE_UNIT = ("tests/torture/",)  # these share a fixture of a minute across files
 

@@ -155,7 +155,7 @@ def test_a_study_is_read_from_its_journal_alone(done: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.process
-@pytest.mark.slow
+@pytest.mark.proof
 def test_killed_at_random_and_restarted_it_ends_the_same(done: Path, tmp_path: Path) -> None:
     chance = random.Random(0)
     command = [sys.executable, "-m", "effbench", *WORDS]

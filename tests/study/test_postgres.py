@@ -53,7 +53,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.process
-@pytest.mark.slow
+@pytest.mark.proof
 def test_two_workers_share_a_study_and_one_is_killed(server: str, tmp_path: Path) -> None:
     words = [*WORDS, f"study.storage={server}", "study.workers=1"]
     places = [tmp_path / "one", tmp_path / "two"]  # two machines without a common folder
