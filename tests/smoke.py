@@ -1,4 +1,4 @@
-"""`make smoke`: every recipe and every YAML of every group, trained for two steps by the command line itself."""
+"""`make smoke`: every recipe and every YAML of every group, trained for two steps by the command line; study=smoke."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+
+from effbench.config.static_compose import STUDY_GROUPS
 
 ROOT = Path(__file__).parents[1]
 
@@ -83,7 +85,8 @@ def plan(scratch: Path) -> dict[str, tuple[int, list[list[str]]]]:
     embedded = [name for name in recipes if name not in OF_THE_FULL_SET]
     words = [[f"recipe={','.join(embedded)}"], [f"recipe={','.join(OF_THE_FULL_SET)}", "data.subset=embedded"]]
     sweeps = {"recipe": (len(recipes), words)}
-    for group in sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "debug"):
+    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"debug", *STUDY_GROUPS}
+    for group in sorted(groups):
         small = [] if group == "model" else ["model=cnn"]
         names = members(group)
         with_files = [name for name in names if group == "data" and name in FILES]
@@ -112,6 +115,12 @@ def sweep(words: list[str], folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def study(folder: Path) -> int:
+    """Runs the shipped `study=smoke`, whole, and returns its exit code."""
+    command = [sys.executable, "-m", "effbench", "study", "study=smoke", "study.workers=2", f"study.folder='{folder}'"]
+    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+
+
 def main() -> int:
     failed = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -124,6 +133,10 @@ def main() -> int:
             failed += bad
             seconds = time.perf_counter() - begun
             print(f"{group}: {len(rows) - len(bad)} of {count} completed in {seconds:.0f} s", flush=True)
+        begun = time.perf_counter()
+        if code := study(Path(scratch) / "study"):
+            failed.append({"overrides": "study=smoke", "error": f"exit code {code}"})
+        print(f"study=smoke: exit code {code} after {time.perf_counter() - begun:.0f} s", flush=True)
     for name, reason in left_out().items():
         print(f"left out: {name}, for {reason}")
     for row in failed:

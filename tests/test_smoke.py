@@ -46,6 +46,7 @@ def test_skipped_members_are_printed_with_the_reason(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(smoke, "plan", lambda _: {"data": (1, [["data=synthetic"]])})
     monkeypatch.setattr(smoke, "sweep", lambda *_: [{"status": "completed"}])
+    monkeypatch.setattr(smoke, "study", lambda _: 0)
     assert smoke.main() == 0
     assert "left out: device=cuda, for torch sees no GPU here" in capsys.readouterr().out
 

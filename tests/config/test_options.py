@@ -27,6 +27,8 @@ MEANING: dict[str, Callable[[Any], bool]] = {
     "NON_NEGATIVE": lambda x: 0 <= x < math.inf,
     "POSITIVE": lambda x: 0 < x < math.inf,
     "FROM_1": lambda x: 1 <= x < math.inf,
+    "AT_LEAST_2": lambda x: isinstance(x, int) and x >= 2,
+    "SEED": lambda x: isinstance(x, int) and -(2**63) <= x < 2**64,
 }
 
 
