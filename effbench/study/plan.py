@@ -419,8 +419,30 @@ def _check_plan(plan: StudyPlan) -> None:
                 f"than study.trials={keys.trials}: some would be run twice. Widen it or lower study.trials."
             )
     check_seeds(keys.seeds, len(plan.pairs), keys.alpha, "study.seeds")
+    _check_effect(plan)
     every = [*plan.overrides, *(word for arm in plan.arms for word in arm.arm.overrides)]
     if secret := [word for word in every if redact(word) != word]:
         raise ConfigError(
             f"{redact(secret[0])} holds a secret, which study.json would record. Use an environment variable."
         )
+
+
+def _check_effect(plan: StudyPlan) -> None:
+    """Refuse overrides that no run would follow: a search space goes over the words of an arm, and these over all."""
+    for arm in plan.arms:
+        tuned = {dimension.key for dimension in arm.space.dimensions}
+        for word in arm.arm.overrides:
+            if override_key(word) in tuned:
+                raise ConfigError(
+                    f"arm {arm.name}: {word} has no effect: search_space/{arm.space.name} tunes {override_key(word)}. "
+                    "Leave it out, or name another space by study.search_space."
+                )
+    for word in plan.overrides:
+        key = override_key(word)
+        set_by_arm = [key in {override_key(own) for own in arm.arm.overrides} for arm in plan.arms]
+        tuned_by = [key in {dimension.key for dimension in arm.space.dimensions} for arm in plan.arms]
+        if all(arm or space for arm, space in zip(set_by_arm, tuned_by, strict=True)):
+            factor = f"study.{key}s" if key in ("model", "optimizer") and not plan.keys.arms else "study.arms"
+            remedy = f"Choose it by {factor}" if all(set_by_arm) else "Name another space by study.search_space"
+            who = "set" if all(set_by_arm) else "tune" if all(tuned_by) else "set or tune"
+            raise ConfigError(f"{word} has no effect: all arms {who} {key} themselves. {remedy}, or leave it out.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from effbench.console import writes_unicode
 from effbench.errors import ConfigError, EffbenchError, first_line
 from effbench.guarded import MissingFileError, read_text
 from effbench.jobs.processes import Relay, relaying
+from effbench.records import require_writable
 from effbench.redaction import redact
 from effbench.study.analysis import analyse
 from effbench.study.collect import curves_of, table_of
@@ -21,7 +22,7 @@ from effbench.study.estimate import Estimate
 from effbench.study.frozen import MOST_BYTES, NAME, freeze, read_frozen
 from effbench.study.live import board
 from effbench.study.page import CURVES, TABLE, print_result, write_page
-from effbench.study.plan import StudyPlan, rules_of
+from effbench.study.plan import FOLDER, StudyPlan, rules_of
 from effbench.study.results import StudyResult, result_to_json
 from effbench.study.storage import Ledger, opened, optuna_library
 from effbench.study.table import StudyTable, table_from_json
@@ -37,7 +38,7 @@ def plan_only(plan: StudyPlan, as_json: bool) -> int:
         plan: the checked plan.
         as_json: print JSON.
     """
-    with relaying() as relay:
+    with relaying() as relay, _leaving_no_empty_folder(plan.folder):
         estimate = _estimate(plan, relay)
     if estimate is None:
         return 128 + relay.signals[0]
@@ -64,11 +65,12 @@ def run_study(plan: StudyPlan, command: str, as_json: bool) -> int:
         if plan.keys.storage is not None:
             opened(plan.keys.storage, plan.folder)  # refuses a storage that does not answer
         if is_new:
-            estimate = _estimate(plan, relay)
-            if estimate is None:
-                return 128 + relay.signals[0]
-            log.info(estimate.line())
-            freeze(plan)
+            with _leaving_no_empty_folder(plan.folder):
+                estimate = _estimate(plan, relay)
+                if estimate is None:
+                    return 128 + relay.signals[0]
+                log.info(estimate.line())
+                freeze(plan)
         ledger = ledger_of(plan)
         log.info(f"study {plan.name}, {plan.digest[:12]} -> {plan.folder}")
         with _naming_faults(), board() as shown:
@@ -93,7 +95,20 @@ def _naming_faults() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _leaving_no_empty_folder(folder: Path) -> Iterator[None]:
+    """Remove `folder` and its parents after the block as far as they are new and empty."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # one that is not empty keeps its parents, too
+            for each in new:
+                each.rmdir()
+
+
 def _estimate(plan: StudyPlan, relay: Relay) -> Estimate | None:
+    require_writable(plan.folder, FOLDER)
     log.info(f"trying a few steps of {counted(len(plan.arms), 'arm')}")
     probes = probe_arms(plan, relay)
     return Estimate(plan, probes) if len(probes) == len(plan.arms) else None

@@ -178,3 +178,22 @@ def test_an_arm_without_validation_is_refused_at_once(tmp_path: Path) -> None:
     assert "validation" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out" / "study.json").exists()
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written_is_refused_by_the_name_of_the_key(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = effbench(*WORDS, "study.folder=file/x", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "file/x cannot be written (Not a directory). Choose another with study.folder=DIR" in result.stderr
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--plan"]])
+def test_an_arm_that_cannot_be_built_leaves_nothing(flags: list[str], tmp_path: Path) -> None:
+    result = effbench(*WORDS, "model.dropout=7", "study.folder=new/out", *flags, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "arm mlp-sgd cannot be built: model.dropout" in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -87,6 +87,16 @@ def test_words_given_reach_every_run_but_not_over_an_arm() -> None:
         ([*SMOKE, "study.search_space=nadam"], "search_space"),
         ([*SMOKE, "study.trials=4,8"], "one value"),
         ([*SMOKE, "study.arms={a: [optimizer=sgd]}"], "in quotes"),
+        ([*SMOKE, "model=cnn"], "model=cnn has no effect: all arms set model themselves. Choose it by study.models"),
+        ([*SMOKE, "optimizer.lr=0.1"], "all arms tune optimizer.lr themselves. Name another space"),
+        (
+            [
+                *SMOKE,
+                "study.baseline=null",
+                "study.optimizers={a: ['optimizer=sgd', 'optimizer.lr=1'], b: ['optimizer=lion']}",
+            ],
+            "arm mlp-a: optimizer.lr=1 has no effect: search_space/sgd tunes",
+        ),
         ([*SMOKE, "study.arms={a: ['optimizer=sgd']}"], "needs study.models and study.optimizers"),
     ],
 )
