@@ -10,7 +10,7 @@ from typing import Any
 from effbench.cache_dir import expanded
 from effbench.config.paths import conf_dir
 from effbench.config.words import as_meant
-from effbench.config.yaml_text import read_yaml
+from effbench.config.yaml_text import YamlError, read_yaml
 from effbench.errors import ConfigError, first_line, unknown_name
 
 
@@ -43,7 +43,7 @@ def content_of(group: str, name: str, config_dir: str | None = None) -> dict[str
 
 
 def _with_bases(path: Path, depth: int) -> dict[str, Any]:
-    content = read_yaml(path) or {}
+    content = _read(path) or {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold keys and values.")
     bases = content.pop("defaults", [])
@@ -54,6 +54,14 @@ def _with_bases(path: Path, depth: int) -> dict[str, Any]:
         if base != "_self_":
             merged |= _with_bases(_base(path, str(base)), depth + 1)
     return merged | {str(key): value for key, value in content.items()}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_yaml(path)
+    except YamlError as error:
+        hint = " Quote overrides that hold brackets: 'model.hidden=[64]'." if "flow sequence" in str(error) else ""
+        raise YamlError(f"{error}{hint}") from error
 
 
 def _base(path: Path, name: str) -> Path:

@@ -79,17 +79,20 @@ def target_verdict(difference: TargetDifference, table: StudyTable, seeds: int) 
     """
     first, second, place = _names(difference.a, difference.b, table.arms)
     within = f"within {_amount(difference.horizon, difference.unit)}"
+    doubt = ""
+    if difference.unit == "seconds":
+        disturbed = [cost.arm for cost in table.costs if cost.contaminated and cost.arm in (difference.a, difference.b)]
+        doubt = f"; not reliable: the step time of {' and '.join(disturbed)} was disturbed" if disturbed else ""
     if difference.winner == "none":
-        return f"{first} and {second}{place}: {difference.unit} to target not distinguishable {within}, " + _count(
-            seeds, "seed"
-        )
+        head = f"{first} and {second}{place}: {difference.unit} to target not distinguishable {within}"
+        return f"{head}, {_count(seeds, 'seed')}{doubt}"
     faster, slower = (first, second) if difference.winner == "a" else (second, first)
     saved = difference.difference if difference.winner == "b" else _negated(difference.difference)
     assert saved is not None
     ends = f"[{_number(saved.low)}, {_number(saved.high)}]"
     return (
         f"{faster} reaches the target before {slower}{place}: {_number(saved.estimate)} {difference.unit} less {ends}, "
-        f"{p_text(difference.p_holm)}, {_count(seeds, 'seed')} ({within})"
+        f"{p_text(difference.p_holm)}, {_count(seeds, 'seed')} ({within}){doubt}"
     )
 
 

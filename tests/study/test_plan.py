@@ -106,6 +106,12 @@ def test_what_cannot_be_run_is_refused_with_the_remedy(words: list[str], message
     assert not Path("outputs").exists()
 
 
+def test_brackets_without_quotes_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    own = user_file(tmp_path / "own", "study", "two", "overrides: [model=mlp, model.hidden=[64], optimizer=sgd]\n")
+    with pytest.raises(ConfigError, match="line 1.* Quote overrides that hold brackets"):
+        planned(["study=two"], own)
+
+
 def test_an_empty_space_is_refused(tmp_path: Path) -> None:
     own = user_file(tmp_path / "own", "search_space", "none", "# nothing\n")
     with pytest.raises(ConfigError, match="search space none is empty"):

@@ -246,6 +246,16 @@ def test_a_faster_arm_reaches_the_target_first():
     assert found.ratio > 1
 
 
+def test_seconds_from_a_disturbed_measurement_are_called_so():
+    runs = [timed(arm, seed, hit + seed) for arm, hit in (("a", 40.0), ("b", 60.0)) for seed in range(8)]
+    costs = (cost("a", 0.1), cost("b", 0.1, contaminated=True))
+    table = study({"a": [0.8], "b": [0.8]}, confirmations=tuple(runs), target=0.75, target_source="given", costs=costs)
+    doubtful = {
+        each.unit: "the step time of b was disturbed" in each.sentence for each in analyse(table).target_differences
+    }
+    assert doubtful == {"steps": False, "seconds": True}
+
+
 def test_a_diverged_run_never_reaches_the_target():
     """It ended after 5 steps: censored there it would hardly count."""
     runs = [timed("a", seed, 50.0) for seed in range(4)] + [timed("b", seed, 50.0) for seed in range(3)]
