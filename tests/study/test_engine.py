@@ -182,7 +182,7 @@ def test_an_arm_without_validation_is_refused_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_a_folder_that_cannot_be_written_is_refused_by_the_name_of_the_key(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_by_its_key(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = effbench(*WORDS, "study.folder=file/x", cwd=tmp_path)
     assert result.returncode == 2
