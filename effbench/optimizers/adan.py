@@ -36,6 +36,7 @@ from effbench.optimizers.checks import (
     checked_weight_decay,
     closure_loss,
     current_lr,
+    fill_in_options,
     refuse_sparse,
 )
 from effbench.optimizers.chunks import copy_all, update_in_chunks
@@ -97,9 +98,8 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fill in options that the package's checkpoints lack. load_state_dict calls it too."""
         super().__setstate__(state)
+        fill_in_options(self, _OPTIONS)
         for group in self.param_groups:
-            for name in _OPTIONS:  # not all of self.defaults: torch adds its own name there when it loads a state
-                group.setdefault(name, self.defaults[name])
             group["restart_cond"] = self.defaults["restart_cond"]  # a saved state holds no functions
         # the package counts in plain ints, 'paper' in tensors for foreach functions
         counted = int if self.defaults["variant"] == "package" else _counter

@@ -1,4 +1,4 @@
-"""Option checks shared by Lion and Adan. Each message names the key, the rule, the value and the remedy."""
+"""Option checks shared by Lion, Adan and Muon. Each message names the key, the rule, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def checked_options(options: Mapping[str, Any], checks: Mapping[str, Callable[[A
     `checks` maps an option's name to its check; a group may set only some of them, and others that have no check.
     """
     return {name: checks[name](value) if name in checks else value for name, value in options.items()}
+
+
+def fill_in_options(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> None:
+    """Give parameter groups the defaults of the named options that they lack, as a loaded state's groups may."""
+    for group in optimizer.param_groups:
+        # Not all of optimizer.defaults: torch adds a name of its own there when it loads a state.
+        for name in names:
+            group.setdefault(name, optimizer.defaults[name])
 
 
 def checked_number(value: SupportsFloat, key: str, rule: Rule[float], remedy: str, text: str = "") -> float:

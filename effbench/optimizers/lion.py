@@ -26,6 +26,7 @@ from effbench.optimizers.checks import (
     checked_weight_decay,
     closure_loss,
     current_lr,
+    fill_in_options,
     refuse_sparse,
 )
 from effbench.optimizers.chunks import update_in_chunks
@@ -71,9 +72,7 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fill in options that a checkpoint of another class lacks. load_state_dict calls it too."""
         super().__setstate__(state)
-        for group in self.param_groups:
-            for name in _OPTIONS:  # not all of self.defaults: torch adds its own name there when it loads a state
-                group.setdefault(name, self.defaults[name])
+        fill_in_options(self, _OPTIONS)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(checked_options(param_group, _CHECKS))

@@ -30,6 +30,7 @@ from effbench.optimizers.checks import (
     checked_weight_decay,
     closure_loss,
     current_lr,
+    fill_in_options,
     refuse_sparse,
 )
 from effbench.optimizers.fused import gradient_of
@@ -148,9 +149,7 @@ class Muon(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fill in options that a checkpoint of another class lacks. load_state_dict calls it too."""
         super().__setstate__(state)
-        for group in self.param_groups:
-            for name in _OPTIONS:  # not all of self.defaults: torch adds its own name there when it loads a state
-                group.setdefault(name, self.defaults[name])
+        fill_in_options(self, _OPTIONS)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(checked_options(param_group, _CHECKS))
