@@ -72,6 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # an output file that is a pipe; stdout and stderr never raise
             log.error("the reader of the output file has closed it; the file is incomplete.")
             code = 1
+        except RuntimeError as error:
+            if "can't start new thread" not in str(error):
+                raise
+            log.error(
+                "the system starts no further thread for this process: its limit of threads or of memory is reached. "
+                "Raise the limit (ulimit -u, ulimit -v, or the cluster's) or set data.num_workers=0 device.threads=1."
+            )
+            code = 1
         return final_exit_code(code)
 
 

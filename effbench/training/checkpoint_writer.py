@@ -87,12 +87,18 @@ class BackgroundSaves(Saves):
             log.warning("no memory for a copy of the checkpoint: training waits until it is written")
             self._checkpoints.save(snapshot, step, value, keep)
             return
+
         # A daemon, so that an error elsewhere ends the process; `wait` and `drain` join it on every ordinary way out.
         writer = threading.Thread(
             target=self._write, args=(copy, step, value, keep), name=f"checkpoint of step {step}", daemon=True
         )
-        writer.start()
-        self._writer = writer  # after start(), which may fail: an unstarted thread cannot be joined
+        try:
+            writer.start()
+        except RuntimeError as error:  # a limit of threads, or no memory for the stack of one
+            log.warning(f"no thread to write the checkpoint ({error}): training waits until it is written")
+            self._checkpoints.save(copy, step, value, keep)
+        else:
+            self._writer = writer  # only now: a thread that never started cannot be joined
 
     def check(self) -> None:
         if self._error is not None:

@@ -58,7 +58,11 @@ def sharing_processors(device: torch.device) -> Iterator[None]:
         yield
         return
     watch = _Watch(_Sleepers(library, sleepers))
-    watch.start()
+    try:
+        watch.start()
+    except RuntimeError:  # a limit of threads: the watch only saves time
+        yield
+        return
     try:
         yield
     finally:
@@ -85,7 +89,8 @@ class _Sleepers:
 
     def start(self) -> None:
         self._leave, self.active = threading.Event(), True  # a new event: the thread of an earlier team may still wait
-        threading.Thread(target=self._hold, args=(self._leave,), name="effbench-sleepers", daemon=True).start()
+        with suppress(RuntimeError):  # a limit of threads: the sleepers only save time
+            threading.Thread(target=self._hold, args=(self._leave,), name="effbench-sleepers", daemon=True).start()
 
     def stop(self) -> None:
         """End the thread and its team."""

@@ -199,6 +199,29 @@ def test_a_real_out_of_memory_on_a_cpu_is_named_or_halved(rule: str, tmp_path: P
         assert "each batch is cut into 2 pieces from now on" in done.stderr
 
 
+WITHOUT_THREADS = """
+import sys, threading
+from effbench import cli
+threading.stack_size(2**46)  # more than an address space has: no thread starts
+sys.exit(cli.main(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.row(29)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_without_threads_a_run_ends_or_is_refused_by_name(workers: int, tmp_path: Path) -> None:
+    words = [*FOUR_EPOCHS_OF_FIVE_STEPS, f"data.num_workers={workers}", "device.threads=1", "hydra.run.dir=run"]
+    done = python("-c", WITHOUT_THREADS, *words, cwd=tmp_path)
+    assert "Traceback" not in done.stderr
+    if workers:
+        assert done.returncode == 1
+        assert "error: the system starts no further thread for this process" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert "no thread to write the checkpoint" in done.stderr
+
+
 # --- batches that fail or hang
 
 

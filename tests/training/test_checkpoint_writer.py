@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,27 @@ def test_without_memory_for_a_copy_training_waits(tmp_path, capsys):
     saves.save(Snapshot({"w": torch.ones(3), "x": too_large}, {}, {}), 5, None, keep=False)
     assert (checkpoints.saved, saves._copies) == ([5], {})
     assert "no memory for a copy" in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_threads() -> Iterator[None]:
+    before = threading.stack_size(2**46)  # more than an address space has
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            threading.Thread(target=print).start()
+        yield
+    finally:
+        threading.stack_size(before)
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_without_a_thread_training_waits_until_it_is_written(tmp_path, capsys):
+    checkpoints = keeper(tmp_path)
+    saves = BackgroundSaves(checkpoints)
+    for step in (1, 2):
+        saves.save(snapshot(float(step)), step, None, keep=False)
+        saves.wait()
+    assert "no thread to write the checkpoint (can't start new thread)" in capsys.readouterr().err
+    assert (
+        read_checkpoint(tmp_path / "checkpoints" / "last").weights["w"].tolist() == snapshot(2.0).weights["w"].tolist()
+    )
