@@ -19,7 +19,7 @@ from effbench.study.results import BudgetPoint, Quality, StudyResult
 from effbench.study.runs import groups, result_of, runs_by_arm, trial_values
 from effbench.study.table import StudyRules, StudyTable
 from effbench.study.targets import target_differences, target_times
-from effbench.study.verdicts import budget_verdict
+from effbench.study.verdicts import budget_verdict, summary
 
 
 def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
@@ -34,10 +34,8 @@ def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
     interplay = interaction(table, rules)
     differences = target_differences(table, rules)
     points = _budget_points(table, rules)
-    verdicts = [each.sentence for each in comparisons]
-    verdicts += [interplay.sentence] if interplay else []
-    verdicts += [each.sentence for each in differences]
-    verdicts += _budget_verdicts(table, points)
+    # who leads after how much tuning comes last: it is about validation and luck, not about which arm is better
+    verdicts = [*summary(table, rules, comparisons, interplay, differences), *_budget_verdicts(table, points)]
     return StudyResult(
         qualities=tuple(_qualities(table, rules)),
         comparisons=tuple(comparisons),

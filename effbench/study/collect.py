@@ -18,10 +18,7 @@ from effbench.run.load import recorded_config
 from effbench.stats import Interval, mean_interval, median
 from effbench.study.plan import StudyPlan
 from effbench.study.storage import Ledger, Task
-from effbench.study.table import Confirmation, Cost, Setting, StudyTable, TargetSource, Trial
-
-MEASURED = "measured"
-FROM_STEPS = "steps x step time measured alone"
+from effbench.study.table import FROM_STEPS, MEASURED, Confirmation, Cost, Setting, StudyTable, TargetSource, Trial
 
 
 def outcome_of(folder: Path, metric: str, name: str) -> dict[str, Any]:

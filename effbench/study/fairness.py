@@ -1,22 +1,28 @@
 """What makes a study's comparison unfair or unsafe, named with a remedy.
 
-The checks read only the table, so they also find what a storage or a folder was given by hand.
+The checks read only the table, so they also find what a storage or a folder was given by hand. Arms with the same
+fault share one objection: a page with a line an arm hides the faults that differ.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from effbench.stats import mean, median
 from effbench.study.power import least_seeds, smallest_p
 from effbench.study.results import Objection
 from effbench.study.runs import UNFINISHED, result_of, runs_by_arm
-from effbench.study.table import Arm, Confirmation, Range, Setting, StudyRules, StudyTable, Trial, finite
+from effbench.study.table import Confirmation, Range, Setting, StudyRules, StudyTable, Trial, finite
+from effbench.study.verdicts import listed
+
+Key = TypeVar("Key", bound=Hashable)
 
 EDGE = 0.05  # of the range (of its logarithm if sampled so): nearer to an end, the best may lie outside
-_SAME_SECONDS = 0.05  # relative difference of training times that counts as equal
+_SAME_SECONDS = 0.05  # relative difference of training times that counts as equal: a budget ends with a whole step
+_END_OF = {"upwards": "upper", "downwards": "lower"}
 _TELLING = 50  # test samples from which equal predictions of two seeds are no coincidence
 
 
@@ -28,6 +34,7 @@ def objections(table: StudyTable, rules: StudyRules | None = None) -> list[Objec
         rules: of the study, for the least number of seeds; None for the default ones.
     """
     rules = rules or StudyRules()
+    # what makes a verdict impossible or wrong comes first, what only makes a cost unknown last
     return [
         *_seeds(table, rules),
         *_trials(table),
@@ -50,6 +57,7 @@ def at_edge(value: Setting, space: Range) -> str | None:
         value: the chosen setting.
         space: its range.
     """
+    # a bool is an int in Python, but has no neighbour beyond its range
     if isinstance(value, str | bool) or not space.low < space.high:
         return None
     low, high, at = (
@@ -64,24 +72,30 @@ def at_edge(value: Setting, space: Range) -> str | None:
 
 def _seeds(table: StudyTable, rules: StudyRules) -> Iterable[Objection]:
     runs, planned = runs_by_arm(table), set(table.planned_seeds)
+    # before the first final run every arm lacks every seed: an unfinished study is no unfair one
     if not table.confirmations:
         return
-    for arm, by_seed in runs.items():
-        lacking, extra = sorted(planned - set(by_seed)), sorted(set(by_seed) - planned)
-        if lacking or extra:
-            parts = [f"lacks {_listed(lacking)}"] * bool(lacking) + [f"has {_listed(extra)} beside the plan"] * bool(
-                extra
-            )
-            yield Objection(
-                "unequal seeds", (arm,), f"{arm} {' and '.join(parts)}.",
-                "Run the study again: it runs the seeds that are missing and compares seeds common to both arms only.",
-            )  # fmt: skip
+    differing = {
+        arm: (tuple(sorted(planned - set(by_seed))), tuple(sorted(set(by_seed) - planned)))
+        for arm, by_seed in runs.items()
+        if set(by_seed) != planned
+    }
+    for (lacking, extra), arms in _by_fault(differing).items():
+        one = len(arms) == 1
+        lacks = f"{'lacks' if one else 'lack'} {_seeds_text(lacking)}" if lacking else ""
+        has = f"{'has' if one else 'have'} {_seeds_text(extra)} beside the plan" if extra else ""
+        yield Objection(
+            "unequal seeds", arms, f"{listed(arms)} {' and '.join(filter(None, (lacks, has)))}.",
+            "Run the study again: it runs the seeds that are missing and compares seeds common to both arms only.",
+        )  # fmt: skip
+    # the best trial won with its seed, so a final run with this seed repeats its luck (selection bias)
     tuned = {trial.seed for trial in table.trials}
     if reused := sorted(tuned & {seed for by_seed in runs.values() for seed in by_seed}):
         yield Objection(
-            "seeds not fresh", (), f"Confirmation runs use {_listed(reused)}, with which settings were tuned.",
+            "seeds not fresh", (), f"Confirmation runs use {_seeds_text(reused)}, with which settings were tuned.",
             "Confirm with seeds that tuning did not use: the best trial's seed was picked for its luck.",
         )  # fmt: skip
+    # plan.py refuses such a plan; a table from elsewhere, or one with rules of its own, still may have it
     least = least_seeds(len(table.pairs), rules.alpha)
     if table.pairs and len(planned) < least:
         yield Objection(
@@ -93,17 +107,20 @@ def _seeds(table: StudyTable, rules: StudyRules) -> Iterable[Objection]:
 
 
 def _trials(table: StudyTable) -> Iterable[Objection]:
+    # rankings of optimizers follow their tuning budgets (arXiv:2007.01547), so the budgets have to be equal; a diverged
+    # trial has used its share of the budget
     counts = Counter(trial.arm for trial in table.trials if trial.status not in UNFINISHED)
     if not table.trials:
         return
-    for arm in table.arms:
-        if counts[arm.name] != table.planned_trials:
-            more = "more" if counts[arm.name] > table.planned_trials else "fewer"
-            yield Objection(
-                "unequal trials", (arm.name,),
-                f"{arm.name} has {counts[arm.name]} trials, {more} than the {table.planned_trials} of the plan.",
-                "Give each arm the same number of trials: the best of more trials is better by luck.",
-            )  # fmt: skip
+    differing = {arm.name: counts[arm.name] for arm in table.arms if counts[arm.name] != table.planned_trials}
+    for count, arms in _by_fault(differing).items():
+        more = "more" if count > table.planned_trials else "fewer"
+        yield Objection(
+            "unequal trials", arms,
+            f"{listed(arms)} {'has' if len(arms) == 1 else 'have'} {count} trials, {more} than the "
+            f"{table.planned_trials} of the plan.",
+            "Give each arm the same number of trials: the best of more trials is better by luck.",
+        )  # fmt: skip
 
 
 def _target(table: StudyTable) -> Iterable[Objection]:
@@ -113,12 +130,13 @@ def _target(table: StudyTable) -> Iterable[Objection]:
         return
     if table.target is None:
         return
-    # a target that was typed in, but is exactly what some arm reaches on test
+    # a target that was typed in, but is to 9 digits what some arm reaches on test, and on no validation split
     for arm, by_seed in runs_by_arm(table).items():
         tests, validations = (
             [value for run in by_seed.values() if (value := result_of(run, split)) is not None]
             for split in ("test", "validation")
         )
+        # with one run, mean, median and best are the same number, which a round target may hit
         if len(tests) > 1 and _is_statistic(table.target, tests) and not _is_statistic(table.target, validations):
             yield Objection(
                 "target chosen on test", (arm,),
@@ -139,21 +157,18 @@ def _mixed(table: StudyTable) -> Iterable[Objection]:
     ):
         values = Counter(str(getattr(run, field)) for run in every if getattr(run, field))
         if len(values) > 1:
+            # 12 digits of a commit's hash name it; the full hash would fill the line
             counted = ", ".join(f"{value[:12]} ({count} runs)" for value, count in values.most_common())
-            uneven = _unevenly(every, field)
+            # worst for an arm whose machines or commits are not those of the others: its result may be theirs
+            of_arm: dict[str, set[str]] = {}
+            for run in every:
+                of_arm.setdefault(run.arm, set()).add(str(getattr(run, field)))
+            whole = set().union(*of_arm.values())
+            uneven = sorted(arm for arm, found in of_arm.items() if found != whole)
             where = f" Not every arm has them alike: {', '.join(uneven)}." if uneven else ""
             yield Objection(
                 kind, tuple(uneven), f"The runs come from {len(values)} {field}s: {counted}.{where}", remedy
             )
-
-
-def _unevenly(runs: Sequence[Trial | Confirmation], field: str) -> list[str]:
-    """Return the arms whose set of values of a field differs from that of all runs."""
-    of_arm: dict[str, set[str]] = {}
-    for run in runs:
-        of_arm.setdefault(run.arm, set()).add(str(getattr(run, field)))
-    whole = set().union(*of_arm.values())
-    return sorted(arm for arm, values in of_arm.items() if values != whole)
 
 
 def _repeated(table: StudyTable) -> Iterable[Objection]:
@@ -166,12 +181,14 @@ def _repeated(table: StudyTable) -> Iterable[Objection]:
     for (arm, number), count in numbers.items():
         if count > 1:
             yield Objection("run repeated", (arm,), f"{arm} has {count} trials with number {number}.", remedy)
+    # one folder for two runs: somebody copied a result, or a storage was merged by hand
     every: list[Trial | Confirmation] = [*table.trials, *table.confirmations]
     folders = Counter(run.run for run in every if run.run)
     for folder, count in folders.items():
         if count > 1:
             arms = tuple(sorted({run.arm for run in every if run.run == folder}))
             yield Objection("run repeated", arms, f"The run folder {folder} stands for {count} runs.", remedy)
+    # two seeds have other weights, batches and splits: equal predictions mean that the seed did not reach the run
     seen: dict[tuple[object, ...], Confirmation] = {}
     for run in table.confirmations:
         if run.correct is None or len(run.correct) < _TELLING:
@@ -186,14 +203,21 @@ def _repeated(table: StudyTable) -> Iterable[Objection]:
 
 
 def _settings(table: StudyTable) -> Iterable[Objection]:
+    chosen_by_arm = {
+        arm.name: [run.settings for run in table.confirmations if run.arm == arm.name and run.settings]
+        for arm in table.arms
+    }
+    changed = [arm for arm, chosen in chosen_by_arm.items() if any(settings != chosen[0] for settings in chosen)]
+    if changed:
+        within = "" if len(changed) == 1 else " within an arm"
+        yield Objection(
+            "settings changed", tuple(changed),
+            f"The confirmation runs of {listed(changed)} have different settings{within}.",
+            "Run the setting that tuning chose with every seed.",
+        )  # fmt: skip
     for arm in table.arms:
-        chosen = [run.settings for run in table.confirmations if run.arm == arm.name and run.settings]
-        if any(settings != chosen[0] for settings in chosen):
-            yield Objection(
-                "settings changed", (arm.name,), f"The confirmation runs of {arm.name} have different settings.",
-                "Run the setting that tuning chose with every seed.",
-            )  # fmt: skip
-        best = _best_trial(table, arm.name)
+        chosen, best = chosen_by_arm[arm.name], _best_trial(table, arm.name)
+        # the chosen setting may hold more than the trial: fixed settings of the arm
         if chosen and best is not None and any(chosen[0].get(key) != value for key, value in best.settings.items()):
             yield Objection(
                 "setting not from tuning", (arm.name,),
@@ -204,6 +228,7 @@ def _settings(table: StudyTable) -> Iterable[Objection]:
 
 def _best_trial(table: StudyTable, arm: str) -> Trial | None:
     """Return the trial with the best validation metric; None without one, or if several share it."""
+    # of several, no one can say which one tuning should have chosen, so nothing is objected
     sign = 1.0 if table.mode == "max" else -1.0
     valued = [
         (sign * value, each) for each in table.trials if each.arm == arm and (value := finite(each.value)) is not None
@@ -216,33 +241,30 @@ def _best_trial(table: StudyTable, arm: str) -> Trial | None:
 
 
 def _edges(table: StudyTable) -> Iterable[Objection]:
+    """Name settings at an end of their range, one objection a key and end: it has one remedy."""
+    at_ends: dict[tuple[str, str], dict[str, str]] = {}
     for arm in table.arms:
-        for key, value, direction in _at_edges(table, arm):
-            space = arm.space[key]
-            end = "upper" if direction == "upwards" else "lower"
-            yield Objection(
-                "setting at the edge", (arm.name,),
-                f"The best {key} of {arm.name}, {value:.3g}, is at the {end} end of its range "
-                f"[{space.low:.3g}, {space.high:.3g}]: a better one may lie outside.",
-                f"widen {key} {direction}",
-            )  # fmt: skip
-
-
-def _at_edges(table: StudyTable, arm: Arm) -> list[tuple[str, float, str]]:
-    chosen = next((run.settings for run in table.confirmations if run.arm == arm.name and run.settings), None)
-    if chosen is None:
-        best = _best_trial(table, arm.name)
-        chosen = best.settings if best is not None else {}
-    found = []
-    for key, space in arm.space.items():
-        value = chosen.get(key)
-        if value is not None and not isinstance(value, str) and (direction := at_edge(value, space)):
-            found.append((key, float(value), direction))
-    return found
+        chosen = next((run.settings for run in table.confirmations if run.arm == arm.name and run.settings), None)
+        if chosen is None:  # tuning goes on: the best so far tells early that a range is too narrow
+            best = _best_trial(table, arm.name)
+            chosen = best.settings if best is not None else {}
+        for key, space in arm.space.items():
+            value = chosen.get(key)
+            if value is not None and (direction := at_edge(value, space)):
+                where = f"{arm.name} ({float(value):.3g} in [{space.low:.3g}, {space.high:.3g}])"
+                at_ends.setdefault((key, direction), {})[arm.name] = where
+    for (key, direction), where_of in at_ends.items():
+        yield Objection(
+            "setting at the edge", tuple(where_of),
+            f"The best {key} of {listed(list(where_of.values()))} is at the {_END_OF[direction]} end of its range: a "
+            "better one may lie outside.",
+            f"widen {key} {direction}",
+        )  # fmt: skip
 
 
 def _budget(table: StudyTable) -> Iterable[Objection]:
     every: list[Trial | Confirmation] = [*table.trials, *table.confirmations]
+    # early stopping may be what an arm stands for, and a diverged run cannot use up its budget
     done = [run for run in every if run.status == "completed"]
     uneven: set[str] = set()
     if table.planned_epochs is not None:
@@ -252,24 +274,34 @@ def _budget(table: StudyTable) -> Iterable[Objection]:
         limit = table.planned_seconds * (1 + _SAME_SECONDS)
         uneven = {run.arm for run in done if run.seconds > limit}
         what = f"{table.planned_seconds:g} seconds"
-    for arm in sorted(uneven):
+    if uneven:
+        arms = tuple(arm.name for arm in table.arms if arm.name in uneven)
         yield Objection(
-            "unequal budget", (arm,), f"Runs of {arm} did not train for {what}, as planned.",
+            "unequal budget", arms, f"Runs of {listed(arms)} did not train for {what}, as planned.",
             "Give each run the same epochs or the same training seconds.",
         )  # fmt: skip
 
 
 def _measurements(table: StudyTable) -> Iterable[Objection]:
-    for cost in table.costs:
-        if cost.contaminated:
-            yield Objection(
-                "contaminated measurement", (cost.arm,),
-                f"Other work or clock drift was seen while the cost of {cost.arm} was measured.",
-                "Measure again on a machine that does nothing else; its times are left out of the fronts.",
-            )  # fmt: skip
+    arms = tuple(cost.arm for cost in table.costs if cost.contaminated)
+    if arms:
+        yield Objection(
+            "contaminated measurement", arms,
+            f"Other work or clock drift was seen while the cost of {listed(arms)} was measured.",
+            f"Measure again on a machine that does nothing else; {'its' if len(arms) == 1 else 'their'} times are left "
+            "out of the fronts, and no arm wins in seconds.",
+        )  # fmt: skip
 
 
-def _listed(seeds: Sequence[int]) -> str:
+def _by_fault(fault_of: Mapping[str, Key]) -> dict[Key, tuple[str, ...]]:
+    """Return fault -> its arms, in order."""
+    found: dict[Key, tuple[str, ...]] = {}
+    for arm, fault in fault_of.items():
+        found[fault] = (*found.get(fault, ()), arm)
+    return found
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
     shown = ", ".join(map(str, seeds[:6])) + (", ..." if len(seeds) > 6 else "")
     return f"seed {shown}" if len(seeds) == 1 else f"seeds {shown}"
 

@@ -83,7 +83,7 @@ def _target(table: StudyTable) -> str:
 
 
 def details(table: StudyTable, result: StudyResult) -> list[Grid]:
-    """Return comparisons, budget, interaction, costs and objections; without those that are empty."""
+    """Return comparisons, budget, interaction and costs; without those that are empty."""
     scale = 100 if table.as_percent else 1
     unit = "pt" if table.as_percent else ""
 
@@ -119,13 +119,6 @@ def details(table: StudyTable, result: StudyResult) -> list[Grid]:
         _budget(table, result),
         _interaction(result, scale, unit),
         _costs(table),
-        Grid(
-            "Objections",
-            "What makes a comparison unfair or unsafe.",
-            ["kind", "arms", "what", "remedy"],
-            [False] * 4,
-            [[each.kind, ", ".join(each.arms), each.sentence, each.remedy] for each in result.objections],
-        ),
     ]  # fmt: skip
     return [grid for grid in grids if grid.rows]
 

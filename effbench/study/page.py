@@ -72,7 +72,7 @@ def print_result(table: StudyTable, result: StudyResult, path: Path) -> None:
     for sentence in result.verdicts:
         out.print(for_terminal(sentence), soft_wrap=not out.is_terminal, markup=False)
     for objection in result.objections:
-        text = f"objection: {objection.sentence} {objection.remedy}"
+        text = f"objection, {objection.kind}: {objection.sentence} {objection.remedy}"
         out.print(for_terminal(text), style="red", soft_wrap=not out.is_terminal, markup=False)
     out.print(for_terminal(str(path)), soft_wrap=True, markup=False)
 
@@ -114,6 +114,10 @@ def markdown(table: StudyTable, result: StudyResult, grids: Sequence[Grid]) -> s
         grids: the tables.
     """
     lines = [f"# Study {_cell(table.name)}", "", *(f"- {_cell(sentence)}" for sentence in result.verdicts), ""]
+    # beside the verdict, as on the page: an objection further down is read after the verdict was believed
+    if result.objections:
+        lines += ["Objections:", ""]
+        lines += [f"- {_cell(f'{each.kind}: {each.sentence} {each.remedy}')}" for each in result.objections] + [""]
     for grid in grids:
         heads = [head.replace("\n", " ") for head in grid.heads]
         lines += [f"## {grid.heading}", "", grid.lead, "", f"| {' | '.join(heads)} |"]
@@ -166,6 +170,7 @@ def _html(table: StudyTable, result: StudyResult, grids: Sequence[Grid], drawn: 
         f"{diverged} tuning runs diverged, {len(missed)} final runs without result · effbench {version('effbench')} · "
         f"{datetime.now():%Y-%m-%d %H:%M}",
         "verdicts": list(result.verdicts),
+        "objections": [asdict(each) for each in result.objections],
         "grids": [asdict(grid) for grid in grids],
         "figures": [asdict(each) for each in drawn],
         "legend": [(index % COLOURS, arm.name) for index, arm in enumerate(table.arms)],

@@ -95,6 +95,11 @@ class Comparison:
     sentence: str = ""
 
     @property
+    def seeds(self) -> int:
+        """Seeds that were run with both arms."""
+        return self.wins + self.ties + self.losses
+
+    @property
     def interval(self) -> Interval | None:
         """The difference with the interval that counts every known source of variance."""
         return self.with_test_samples or self.difference
@@ -212,7 +217,8 @@ class TargetDifference:
         ratio: restricted mean of b divided by that of a; None if a's is 0.
         p: the larger two-sided p of the sign-flip test and the t test.
         p_holm: after Holm's correction over the comparisons in this unit.
-        winner: the faster arm, only if p_holm is at most StudyRules.alpha.
+        winner: the faster arm, only if p_holm is at most StudyRules.alpha and nothing is doubted.
+        doubt: why the seconds of these arms cannot be compared, whatever p is; '' if they can.
         sentence: in words.
     """
 
@@ -225,6 +231,7 @@ class TargetDifference:
     p: float
     p_holm: float
     winner: Winner
+    doubt: str = ""
     sentence: str = ""
 
 

@@ -18,6 +18,10 @@ from effbench.study.versioned_json import from_json, to_json
 
 TABLE_SCHEMA = 1
 
+# StudyTable.clock: where the seconds of a run come from
+MEASURED = "measured"
+FROM_STEPS = "steps x step time measured alone"
+
 Setting = bool | int | float | str
 TargetSource = Literal["none", "given", "validation", "test"]
 CompareRule = Literal["within_model", "all", "baseline"]
@@ -221,7 +225,7 @@ class StudyTable:
         target_source: where the target comes from; 'test' is an objection.
         baseline: arm whose median best sets the target, and with which rule 'baseline' compares; None without.
         same_test_samples: all confirmation runs have the same test samples in the same order.
-        clock: how seconds were obtained: 'measured', or 'steps x step time measured alone'.
+        clock: how seconds were obtained: MEASURED by each run, beside other runs, or FROM_STEPS.
     """
 
     name: str
@@ -241,7 +245,7 @@ class StudyTable:
     target_source: TargetSource = "none"
     baseline: str | None = None
     same_test_samples: bool = True
-    clock: str = "measured"
+    clock: str = MEASURED
 
 
 def pairs_to_compare(

@@ -13,7 +13,7 @@ from effbench.study.runs import MISSED, Runs, common_seeds, groups, runs_by_arm
 from effbench.study.statistics import holm, t_p_value
 from effbench.study.survival import restricted_mean, restricted_times, survival_curve
 from effbench.study.table import Confirmation, StudyRules, StudyTable
-from effbench.study.verdicts import target_verdict
+from effbench.study.verdicts import seconds_doubt, target_verdict
 
 Unit = Literal["steps", "seconds"]
 UNITS: tuple[Unit, ...] = ("steps", "seconds")
@@ -94,12 +94,14 @@ def _differences(table: StudyTable, rules: StudyRules, runs: Runs, unit: Unit) -
         pairs, by_seed, means, horizons, p_values, holm(p_values), strict=True
     ):
         interval = mean_interval(differences, rules.confidence)
+        # JSON must say what the sentence says: no winner in seconds that nobody can trust
+        doubt = seconds_doubt((a, b), table) if unit == "seconds" else ""
         winner: Winner = "none"
-        if p_holm <= rules.alpha * (1 + 1e-9):
+        if p_holm <= rules.alpha * (1 + 1e-9) and not doubt:
             winner = "a" if interval.estimate < 0 else "b"
         ratio = mean_b / mean_a if mean_a > 0 else None
-        plain = TargetDifference(a, b, unit, horizon, interval, ratio, p, p_holm, winner)
-        found.append(replace(plain, sentence=target_verdict(plain, table, len(differences))))
+        plain = TargetDifference(a, b, unit, horizon, interval, ratio, p, p_holm, winner, doubt)
+        found.append(replace(plain, sentence=target_verdict(plain, table)))
     return found
 
 

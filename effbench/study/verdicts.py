@@ -1,14 +1,23 @@
-"""Findings of a study as sentences."""
+"""Findings of a study as sentences.
+
+A sentence says no more than the result's fields: where `winner` is 'none', no sentence names a better arm. Each
+finding has a sentence of its own for JSON and tables; `summary` returns those that a reader should see first.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from effbench.stats import Interval
 from effbench.study.power import MOST_SEEDS, distinguishable, least_seeds, power, seeds_needed, smallest_p
 from effbench.study.results import BudgetPoint, Comparison, Interaction, InteractionContrast, TargetDifference
-from effbench.study.table import Arm, StudyRules, StudyTable
+from effbench.study.table import FROM_STEPS, Arm, StudyRules, StudyTable
+from effbench.units import counted
+
+Finding = TypeVar("Finding", Comparison, TargetDifference)
 
 
 def verdict(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str:
@@ -20,35 +29,47 @@ def verdict(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str
         rules: of the study.
     """
     first, second, place = _names(comparison.a, comparison.b, table.arms)
-    seeds = comparison.wins + comparison.ties + comparison.losses
-    missed = _missed(((first, comparison.missed_a), (second, comparison.missed_b)), seeds)
+    seeds = comparison.seeds
     if seeds == 0:
         return f"{first} and {second}{place}: not compared, no seed was run with both"
+    # misses decide by rank, not by size (worst_rank_differences), so a reader has to know of them in either case
+    parts = [
+        f"{name} has no result on {missed} of {counted(seeds, 'seed')}"
+        for name, missed in ((first, comparison.missed_a), (second, comparison.missed_b))
+        if missed
+    ]
+    missed_text = f"; {', '.join(parts)} (diverged or failed: counted as worst)" if parts else ""
     if comparison.better_setting == "none":
-        head = f"{first} and {second}{place}: not distinguishable with {_count(seeds, 'seed')}"
-        return f"{head}{_difference(comparison.interval, table)}{_more_seeds(comparison, table, rules)}{missed}"
+        interval = comparison.interval
+        shown = "" if interval is None else f" ({interval_text(interval, table.as_percent)})"
+        head = f"{first} and {second}{place}: not distinguishable with {counted(seeds, 'seed')}{shown}"
+        return f"{head}{_more_seeds(comparison, table, rules)}{missed_text}"
 
+    # the sentence is written from the better arm's side: 'Lion beats AdamW: +1.2 pt', never 'AdamW ... -1.2 pt'
     a_leads = comparison.better_setting == "a"
     better, worse = (first, second) if a_leads else (second, first)
     difference = comparison.interval if a_leads else _negated(comparison.interval)
     shown = "" if difference is None else f"{interval_text(difference, table.as_percent)}, "
-    found = f"{shown}{p_text(comparison.p_holm)}, {_count(seeds, 'seed')}"
+    found = f"{shown}{p_text(comparison.p_holm)}, {counted(seeds, 'seed')}"
     if comparison.winner == "none":
+        # the two settings differ, the two arms need not: another tuning of 16 trials may pick another setting
         ahead = comparison.tuned_ahead or 0.0
         return (
             f"{first} and {second}{place}: not distinguishable with this tuning; {better}'s setting is better "
-            f"({found}), but {better} leads in only {ahead if a_leads else 1 - ahead:.0%} of resampled tunings{missed}"
+            f"({found}), but {better} leads in only {ahead if a_leads else 1 - ahead:.0%} of resampled "
+            f"tunings{missed_text}"
         )
     text = f"{better} beats {worse}{place}: {found}"
+    # a sure difference may still be too small to matter: P(A > B) below 0.75 (arXiv:2103.03098)
     chance = comparison.probability.estimate if a_leads else 1 - comparison.probability.estimate
     if chance < rules.meaningful:
         text += f"; small: it wins on {chance:.0%} of new seeds, less than {rules.meaningful:.0%}"
-    return text + missed
+    return text + missed_text
 
 
 def interaction_verdict(interaction: Interaction, rules: StudyRules) -> str:
     """Return the sentence of a study's model x optimizer interaction."""
-    seeds = _count(interaction.seeds, "seed")
+    seeds = counted(interaction.seeds, "seed")
     if interaction.p <= rules.alpha:
         return f"Which optimizer is better depends on the model: interaction {p_text(interaction.p)}, {seeds}"
     return f"No interaction of model and optimizer can be told with {seeds}: {p_text(interaction.p)}"
@@ -63,36 +84,53 @@ def contrast_verdict(contrast: InteractionContrast, as_percent: bool, rules: Stu
         rules: of the study.
     """
     (model, other_model), (optimizer, other) = contrast.models, contrast.optimizers
+    # the interval is for one contrast, p for all of them at once: only together they name a difference
     excludes = contrast.difference.low > 0 or contrast.difference.high < 0
     told = "" if contrast.p <= rules.alpha and excludes else " (not distinguishable from 0)"
     size = interval_text(contrast.difference, as_percent)
     return f"{optimizer} over {other}, on {model} more than on {other_model}: {size}, {p_text(contrast.p)}{told}"
 
 
-def target_verdict(difference: TargetDifference, table: StudyTable, seeds: int) -> str:
+def seconds_doubt(arms: Sequence[str], table: StudyTable) -> str:
+    """Return why seconds to the target of these arms cannot be compared; '' if they can.
+
+    Seconds are steps x the step time measured alone. A disturbed step time makes every run of its arm slow or fast by
+    the same factor: more seeds do not show it, and no p value counts it. Without measured step times, each run has its
+    own clock, beside whatever else the machine did.
+
+    Args:
+        arms: names of the arms.
+        table: of the study.
+    """
+    disturbed = [cost.arm for cost in table.costs if cost.contaminated and cost.arm in arms]
+    if disturbed:
+        many = len(disturbed) > 1
+        return f"the step time{'s' * many} of {listed(disturbed)} {'were' if many else 'was'} disturbed"
+    return "" if table.clock == FROM_STEPS else "no step time was measured alone"
+
+
+def target_verdict(difference: TargetDifference, table: StudyTable) -> str:
     """Return the sentence of a difference of times to the target.
 
     Args:
         difference: of restricted mean times.
         table: of the study, for names.
-        seeds: number of pairs.
     """
     first, second, place = _names(difference.a, difference.b, table.arms)
-    within = f"within {_amount(difference.horizon, difference.unit)}"
-    doubt = ""
-    if difference.unit == "seconds":
-        disturbed = [cost.arm for cost in table.costs if cost.contaminated and cost.arm in (difference.a, difference.b)]
-        doubt = f"; not reliable: the step time of {' and '.join(disturbed)} was disturbed" if disturbed else ""
+    if difference.doubt:
+        return f"{first} and {second}{place}: {difference.unit} to target cannot be told: {difference.doubt}"
+    within = f"within {_number(difference.horizon)} {difference.unit}"
+    seeds = counted(difference.difference.n, "seed")
     if difference.winner == "none":
-        head = f"{first} and {second}{place}: {difference.unit} to target not distinguishable {within}"
-        return f"{head}, {_count(seeds, 'seed')}{doubt}"
+        return f"{first} and {second}{place}: {difference.unit} to target not distinguishable {within}, {seeds}"
+    # the difference is a - b, so the winner's time is the smaller one; the sentence says how much less it needs
     faster, slower = (first, second) if difference.winner == "a" else (second, first)
     saved = difference.difference if difference.winner == "b" else _negated(difference.difference)
     assert saved is not None
     ends = f"[{_number(saved.low)}, {_number(saved.high)}]"
     return (
         f"{faster} reaches the target before {slower}{place}: {_number(saved.estimate)} {difference.unit} less {ends}, "
-        f"{p_text(difference.p_holm)}, {_count(seeds, 'seed')} ({within}){doubt}"
+        f"{p_text(difference.p_holm)}, {seeds} ({within})"
     )
 
 
@@ -103,13 +141,122 @@ def budget_verdict(points: Sequence[BudgetPoint], arms: Sequence[Arm]) -> str:
         points: of these arms at all budgets.
         arms: of the study.
     """
-    parts, place = [], ""
+    leaders, place = [], ""
     for budget in sorted({point.trials for point in points}):
         at = [point for point in points if point.trials == budget]
         leader = max(at, key=lambda point: point.wins)
         name, _, place = _names(leader.arm, next(point.arm for point in at if point.arm != leader.arm), arms)
-        parts.append(f"{_count(budget, 'trial')} {name} ({leader.wins:.0%})")
-    return f"Best validation after tuning{place}: " + ", ".join(parts)
+        leaders.append((budget, name, leader.wins))
+
+    # neighbouring budgets with one leader are one part: a change of the leader is what a reader looks for
+    parts: list[str] = []
+    for name, group in itertools.groupby(leaders, key=lambda each: each[1]):
+        own = list(group)
+        (first, _, share), (last, _, last_share) = own[0], own[-1]
+        runs = counted(last, "run") if first == last else f"{first} to {last} runs"
+        low, high = sorted((f"{share:.0%}", f"{last_share:.0%}"), key=lambda text: float(text[:-1]))
+        shares = low if low == high else f"{low} to {high}"
+        # what the shares are is said once
+        what, of = ("", "") if parts else (" has the best validation most often", " of resampled tunings")
+        parts.append(f"after {runs} {name}{what} ({shares}{of})")
+    return f"Tuning{place}: {', '.join(parts)}"
+
+
+def summary(
+    table: StudyTable,
+    rules: StudyRules,
+    comparisons: Sequence[Comparison],
+    interaction: Interaction | None,
+    differences: Sequence[TargetDifference],
+) -> list[str]:
+    """Return the sentences to read first: clear findings one by one, then one sentence for all that cannot be told.
+
+    A study of 4 optimizers on 3 models has 18 pairs and as many times to the target in each of two units: a list of
+    equal sentences would hide the few findings.
+
+    Args:
+        table: of the study.
+        rules: of the study.
+        comparisons: with sentences.
+        interaction: with sentence, or None.
+        differences: of times to the target, with sentences.
+    """
+    found = [each.sentence for each in comparisons if each.winner != "none"]
+    found += [interaction.sentence] if interaction else []
+    found += [each.sentence for each in differences if each.winner != "none"]
+
+    # a better setting and a miss have numbers of their own, which no list of pairs could hold
+    rest = [each for each in comparisons if each.winner == "none"]
+    own = [each for each in rest if each.seeds and (each.better_setting != "none" or each.missed_a or each.missed_b)]
+    found += [each.sentence for each in own]
+    alike = [each for each in rest if each.seeds and each not in own]
+    for seeds in dict.fromkeys(each.seeds for each in alike):  # an unfinished study has pairs with fewer seeds
+        found += _grouped(
+            [each for each in alike if each.seeds == seeds], table.arms,
+            f"Not distinguishable with {counted(seeds, 'seed')}{_bracket_lead(alike, rules, table)}",
+            lambda each: _bracket(each, rules, table),
+        )  # fmt: skip
+    missing = [each for each in rest if not each.seeds]
+    found += _grouped(missing, table.arms, "Not compared, no seed was run with both", lambda _: "")
+
+    for unit in dict.fromkeys(each.unit for each in differences):
+        every = [each for each in differences if each.unit == unit]
+        doubted = [each for each in every if each.doubt]
+        undecided = [each for each in every if each.winner == "none" and not each.doubt]
+        reason = seconds_doubt([arm for each in doubted for arm in (each.a, each.b)], table)
+        for untold, what in ((doubted, f"cannot be told ({reason})"), (undecided, "not distinguishable")):
+            head = f"{unit.capitalize()} to target {what}"
+            if len(untold) == len(every) > 1:
+                found.append(f"{head}: all {len(every)} pairs")
+            else:
+                found += _grouped(untold, table.arms, head, lambda _: "")
+    return found
+
+
+def _grouped(
+    findings: Sequence[Finding], arms: Sequence[Arm], head: str, remark: Callable[[Finding], str]
+) -> list[str]:
+    """Return one sentence that lists the pairs by model; of a single finding its own sentence.
+
+    Args:
+        findings: to be listed.
+        arms: of the study, for names.
+        head: what is said of all of them.
+        remark: what is said of one, after its names.
+    """
+    if len(findings) < 2:
+        return [each.sentence for each in findings]
+    by_place: dict[str, list[str]] = {}
+    for each in findings:
+        first, second, place = _names(each.a, each.b, arms)
+        by_place.setdefault(place, []).append(f"{first} and {second}{remark(each)}")
+    if len(by_place) == 1:
+        ((place, pairs),) = by_place.items()
+        return [f"{head}{place}: {', '.join(pairs)}"]
+    parts = [f"{place.strip()} {', '.join(pairs)}".strip() for place, pairs in by_place.items()]
+    return [f"{head}: {'; '.join(parts)}"]
+
+
+def _bracket_lead(comparisons: Sequence[Comparison], rules: StudyRules, table: StudyTable) -> str:
+    if all(each.difference_to_tell is None for each in comparisons):
+        return ""
+    if rules.relevant_difference is None:
+        return " (in brackets: the difference seen, and the seeds that would tell it apart)"
+    size = difference_text(rules.relevant_difference, table.as_percent)
+    return f" (in brackets: the seeds that would tell {size} apart)"
+
+
+def _bracket(comparison: Comparison, rules: StudyRules, table: StudyTable) -> str:
+    if comparison.difference_to_tell is None:
+        return ""
+    size = "" if rules.relevant_difference else f"{difference_text(comparison.difference_to_tell, table.as_percent)}, "
+    needed = comparison.seeds_needed
+    if needed is None:
+        return f" ({size}no number)"
+    if needed >= MOST_SEEDS:
+        return f" ({size}more than {MOST_SEEDS:,})"
+    # with fewer than were run, the difference would have been found most of the time: it is probably smaller
+    return f" ({size}{comparison.seeds} are enough)" if needed <= comparison.seeds else f" ({size}{_about(needed)})"
 
 
 def plan_sentences(
@@ -178,11 +325,18 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
+def listed(names: Sequence[str]) -> str:
+    """Write names as a sentence does: 'a', 'a and b', 'a, b and c'."""
+    return " and ".join([*filter(None, [", ".join(names[:-1])]), *names[-1:]])
+
+
 def _digits(interval: Interval) -> int:
     """Return decimals that show the interval's width with two digits, from 1 on."""
     width = interval.high - interval.low
+    # the interval of one seed is infinite, that of equal differences has no width
     if not (0 < width < math.inf):
         return 2
+    # more than 6 would be noise of the sums, and an accuracy over 2,000 samples has steps of 0.05 pt
     return min(6, max(1, 1 - math.floor(math.log10(width))))
 
 
@@ -194,47 +348,29 @@ def _names(a: str, b: str, arms: Sequence[Arm]) -> tuple[str, str, str]:
     return first.title or first.name, second.title or second.name, ""
 
 
-def _difference(interval: Interval | None, table: StudyTable) -> str:
-    return "" if interval is None else f" ({interval_text(interval, table.as_percent)})"
-
-
 def _more_seeds(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str:
     if comparison.difference_to_tell is None:
         return ""
     size = difference_text(comparison.difference_to_tell, table.as_percent)
     if comparison.seeds_needed is None:
+        # seeds share their test samples, so the error of these samples stays (statistics.sample_error)
         return f"; no number of seeds would tell {size} apart with these test samples"
-    seeds = comparison.wins + comparison.ties + comparison.losses
     if comparison.seeds_needed >= MOST_SEEDS:
         return f"; not even {MOST_SEEDS:,} would tell {size} apart"
-    if comparison.seeds_needed <= seeds:
-        return f"; {seeds} are enough to tell {size} apart in {rules.power:.0%} of studies"
-    return f"; about {_rounded(comparison.seeds_needed):,} would tell {size} apart"
+    if comparison.seeds_needed <= comparison.seeds:
+        return f"; {comparison.seeds} are enough to tell {size} apart in {rules.power:.0%} of studies"
+    return f"; {_about(comparison.seeds_needed)} would tell {size} apart"
 
 
-def _rounded(seeds: int) -> int:
-    """Return a number of seeds without digits that nobody can know: to 5 from 20 on, to two digits from 100 on."""
-    if seeds < 20:
-        return seeds
-    step = 5 if seeds < 100 else 10 ** (len(str(seeds)) - 2)
-    return -(-seeds // step) * step
-
-
-def _missed(arms: Sequence[tuple[str, int]], seeds: int) -> str:
-    parts = [f"{name} has no result on {missed} of {_count(seeds, 'seed')}" for name, missed in arms if missed]
-    return "; " + ", ".join(parts) + " (diverged or failed: counted as worst)" if parts else ""
+def _about(seeds: int) -> str:
+    """Write a number of seeds without digits that nobody can know: to 5 from 20 on, to two digits from 100 on."""
+    # it follows from the variance of a few seeds: of 8 seeds, a 95 % interval for it spans a factor of 9
+    step = 1 if seeds < 20 else 5 if seeds < 100 else 10 ** (len(str(seeds)) - 2)
+    return f"about {-(-seeds // step) * step:,}"  # rounded up: too few would be no promise
 
 
 def _negated(interval: Interval | None) -> Interval | None:
     return None if interval is None else Interval(-interval.estimate, -interval.high, -interval.low, interval.n)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"
-
-
-def _amount(time: float, unit: str) -> str:
-    return f"{_number(time)} {unit}"
 
 
 def _number(value: float) -> str:

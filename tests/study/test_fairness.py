@@ -80,7 +80,7 @@ UNFAIR = {
     "contaminated measurement": (
         lambda t: dataclasses.replace(t, costs=(cost("a", 1.0, contaminated=True),)), "the cost of a"
     ),
-    "setting at the edge": (lambda t: with_settings(t, lr=0.09), "The best lr of a, 0.09, is at the upper end"),
+    "setting at the edge": (lambda t: with_settings(t, lr=0.09), "lr of a .0.09 in .0.0001, 0.1.. is at the upper"),
 }  # fmt: skip
 
 
@@ -135,3 +135,34 @@ def test_nothing_lies_below_zero_and_words_have_no_edge():
     assert at_edge("cosine", Range(0.0, 1.0)) is None
     assert at_edge(0.02, Range(0.01, 0.5)) == "downwards"
     assert at_edge(0.02, Range(0.001, 0.5, log=True)) is None
+
+
+def test_arms_with_the_same_fault_share_one_objection():
+    disturbed = tuple(cost(arm, 1.0, contaminated=True) for arm in "ab")
+    (found,) = objections(dataclasses.replace(fair(), costs=disturbed))
+    assert found.arms == ("a", "b")
+    assert "the cost of a and b was measured" in found.sentence
+
+    more = (*fair().trials, trial("a", 4, 0.1), trial("b", 4, 0.1), trial("b", 5, 0.1))
+    assert [each.sentence for each in objections(dataclasses.replace(fair(), trials=more))] == [
+        "a has 5 trials, more than the 4 of the plan.", "b has 6 trials, more than the 4 of the plan.",
+    ]  # fmt: skip
+    (found,) = objections(dataclasses.replace(fair(), trials=more[:-1]))
+    assert found.sentence == "a and b have 5 trials, more than the 4 of the plan."
+
+    short = [each for each in fair().confirmations if each.seed != 6]
+    (found,) = objections(dataclasses.replace(fair(), confirmations=tuple(short)))
+    assert found.sentence == "a and b lack seed 6."
+
+
+def test_edges_of_one_setting_share_one_objection():
+    table = with_settings(fair(), lr=0.09)
+    renamed = [dataclasses.replace(each, arm="c") for each in (*table.trials, *table.confirmations) if each.arm == "a"]
+    both = dataclasses.replace(
+        table, arms=(*table.arms, Arm("c", space=SPACE)), pairs=(),
+        trials=(*table.trials, *(each for each in renamed if hasattr(each, "number"))),
+        confirmations=(*table.confirmations, *(each for each in renamed if not hasattr(each, "number"))),
+    )  # fmt: skip
+    (found,) = [each for each in objections(both) if each.kind == "setting at the edge"]
+    assert found.arms == ("a", "c")
+    assert found.remedy == "widen lr upwards"

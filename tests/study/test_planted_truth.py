@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from effbench.study.analysis import analyse
 from effbench.study.power import power
 from effbench.study.results import result_from_json, result_to_json
-from effbench.study.table import StudyRules
+from effbench.study.table import FROM_STEPS, MEASURED, StudyRules
 from tests.study.planted import confirmation, cost, pair_differences, study, trial, winners
 
 STUDIES = 1000
@@ -246,14 +246,19 @@ def test_a_faster_arm_reaches_the_target_first():
     assert found.ratio > 1
 
 
-def test_seconds_from_a_disturbed_measurement_are_called_so():
+def test_untrusted_seconds_have_no_winner():
     runs = [timed(arm, seed, hit + seed) for arm, hit in (("a", 40.0), ("b", 60.0)) for seed in range(8)]
     costs = (cost("a", 0.1), cost("b", 0.1, contaminated=True))
     table = study({"a": [0.8], "b": [0.8]}, confirmations=tuple(runs), target=0.75, target_source="given", costs=costs)
-    doubtful = {
-        each.unit: "the step time of b was disturbed" in each.sentence for each in analyse(table).target_differences
-    }
-    assert doubtful == {"steps": False, "seconds": True}
+    for clock, reason in ((FROM_STEPS, "the step time of b was disturbed"), (MEASURED, "no step time was measured")):
+        own = dataclasses.replace(table, clock=clock, costs=costs if clock == FROM_STEPS else ())
+        found = {each.unit: each for each in analyse(own).target_differences}
+        assert (found["steps"].winner, found["steps"].doubt) == ("a", "")
+        assert found["seconds"].winner == "none"
+        assert reason in found["seconds"].doubt
+        assert found["seconds"].sentence.startswith("a and b: seconds to target cannot be told: ")
+    alone = dataclasses.replace(table, clock=FROM_STEPS, costs=(cost("a", 0.1), cost("b", 0.1)))
+    assert [each.winner for each in analyse(alone).target_differences] == ["a", "a"]
 
 
 def test_a_diverged_run_never_reaches_the_target():
@@ -292,7 +297,7 @@ def test_results_survive_json():
     result = analyse(study(values, trials=trials, planned_trials=4), StudyRules(relevant_difference=0.005))
     assert result_from_json(result_to_json(result)) == result
     assert len(result.budget) == 9 * 3
-    assert any(text.startswith("Best validation after tuning on swin: 1 trial ") for text in result.verdicts)
+    assert any(text.startswith("Tuning on swin: after 1 ") for text in result.verdicts)
 
 
 def test_an_empty_study_has_an_analysis():

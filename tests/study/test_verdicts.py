@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from effbench.study.analysis import analyse
-from effbench.study.table import StudyRules
-from effbench.study.verdicts import plan_sentences
-from tests.study.planted import study, trial
+from effbench.study.table import FROM_STEPS, StudyRules
+from effbench.study.verdicts import listed, plan_sentences
+from tests.study.planted import confirmation, cost, study, trial
 
 SWIN = ("Swin/Lion", "Swin/AdamW")
 NOISE = np.array([0.7, -1.1, 0.4, 0.2, -0.5, 1.3, -0.9, -0.1]) / 100
@@ -56,3 +56,65 @@ def test_plans_say_what_they_can_find():
     assert found[1].startswith("If paired differences vary by 1 pt over seeds, a difference of 1.9 pt is found in 80%")
     assert "A difference of 0.5 pt is found in " in found[2]
     assert "seeds would find it in 80%" in found[2]
+
+
+def several(levels, **changes):
+    """Verdicts of a study whose arms have these effects."""
+    chance = np.random.default_rng(3)
+    values = {arm: (0.8 + level + chance.normal(0, 0.01, 8)).tolist() for arm, level in levels.items()}
+    rules = changes.pop("rules", None)
+    return list(analyse(study(values, **changes), rules).verdicts)
+
+
+def test_pairs_that_cannot_be_told_share_one_sentence():
+    found = several({"a": 0.0, "b": 0.0, "c": 0.0, "d": -0.2})
+    assert [text.split(":")[0] for text in found[:3]] == ["a beats d", "b beats d", "c beats d"]
+    (alike,) = found[3:]
+    head, pairs = alike.split("): ", 1)
+    assert head == (
+        "Not distinguishable with 8 seeds (in brackets: the difference seen, and the seeds that would tell it apart"
+    )
+    assert [part.split(" (")[0] for part in pairs.split("), ")] == ["a and b", "a and c", "b and c"]
+    assert " pt, about " in pairs
+
+
+def test_listed_pairs_name_each_model_once():
+    levels = {f"{model}/{optimizer}": 0.0 for model in ("cnn", "swin") for optimizer in ("sgd", "adamw", "lion")}
+    found = several(levels, rules=StudyRules(relevant_difference=0.005))
+    alike = next(text for text in found if text.startswith("Not distinguishable"))
+    assert alike.startswith(
+        "Not distinguishable with 8 seeds (in brackets: the seeds that would tell 0.5 pt apart): on cnn sgd and adamw ("
+    )
+    assert (alike.count("on cnn"), alike.count("on swin"), alike.count(" and ")) == (1, 1, 6)
+
+
+def test_a_pair_with_a_miss_keeps_its_own_sentence():
+    values = {"a": [0.8, 0.81, 0.79, 0.8], "b": [0.81, 0.8, None, 0.79], "c": [0.8, 0.79, 0.8, 0.82]}
+    found = list(analyse(study(values)).verdicts)
+    assert sum("b has no result on 1 of 4 seeds" in text for text in found) == 2
+    assert len(found) == 3
+
+
+def test_doubted_seconds_share_one_sentence():
+    levels = {"x/a": 0.0, "x/b": 0.0, "x/c": 0.0}
+    runs = [
+        confirmation(arm, seed, 0.8, steps_to_target=50.0 + seed, seconds_to_target=5.0)
+        for arm in levels
+        for seed in range(1, 9)
+    ]
+    costs = (cost("x/a", 0.1, contaminated=True), cost("x/b", 0.1), cost("x/c", 0.1))
+    changes = {"confirmations": tuple(runs), "target": 0.7, "target_source": "given", "clock": FROM_STEPS}
+    found = several(levels, **changes, costs=costs)
+    assert "Seconds to target cannot be told (the step time of x/a was disturbed) on x: a and b, a and c" in found
+    assert "Steps to target not distinguishable: all 3 pairs" in found
+    assert "b and c on x: seconds to target not distinguishable within 10 seconds, 8 seeds" in found
+
+
+def test_leaders_of_the_tuning_are_said_by_budget():
+    trials = [trial(arm, n, 0.7 + n / 100 + (arm == "a") / 10) for arm in "ab" for n in range(4)]
+    found = several({"a": 0.0, "b": 0.0}, trials=tuple(trials), planned_trials=4)
+    assert found[-1] == ("Tuning: after 1 to 4 runs a has the best validation most often (100% of resampled tunings)")
+
+
+def test_names_are_listed_as_in_a_sentence():
+    assert [listed(list(names)) for names in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]

@@ -1,0 +1,58 @@
+"""The page, the Markdown and the console of a study: what stands where."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from effbench.study.analysis import analyse
+from effbench.study.page import print_result, write_page
+from tests.study.planted import cost, study, trial
+
+ARMS = ("mlp/sgd", "mlp/adamw", "mlp/lion")
+
+
+def small_study(**changes):
+    """Three arms, of which the first is best; every step time was disturbed."""
+    chances = {arm: [0.8 - 0.05 * place + seed / 1000 for seed in range(7)] for place, arm in enumerate(ARMS)}
+    trials = [trial(arm, n, 0.7 + n / 100 - 0.1 * place) for place, arm in enumerate(ARMS) for n in range(4)]
+    costs = tuple(cost(arm, 0.01 + place / 100, contaminated=True) for place, arm in enumerate(ARMS))
+    return study(chances, **({"trials": tuple(trials), "planned_trials": 4, "costs": costs} | changes))
+
+
+def written(folder, table, curves=None):
+    result = analyse(table)
+    page = write_page(folder, table, result, curves or {}).read_text()
+    return page, (folder / "study.md").read_text(), result
+
+
+def test_objections_stand_directly_under_the_verdict(tmp_path):
+    page, markdown, _ = written(tmp_path, small_study())
+    for text, heading in ((page, "<h2>Ranking"), (markdown, "## Ranking")):
+        assert text.count("Other work or clock drift was seen") == 1
+        assert text.index("the cost of mlp/sgd, mlp/adamw and mlp/lion") < text.index(heading)
+    fair, markdown, _ = written(tmp_path, small_study(costs=()))
+    assert "Objections" not in fair + markdown
+
+
+def test_the_console_prints_verdicts_then_objections(tmp_path, capsys):
+    table = small_study()
+    result = analyse(table)
+    print_result(table, result, tmp_path / "study.html")
+    shown = capsys.readouterr().out
+    assert shown.index(result.verdicts[0]) < shown.index("objection, contaminated measurement: ")
+
+
+def test_hostile_names_are_text(tmp_path):
+    table = small_study()
+    evil = "<script>alert(1)</script>"
+    arms = (dataclasses.replace(table.arms[0], title=evil), *table.arms[1:])
+    page, markdown, _ = written(tmp_path, dataclasses.replace(table, arms=arms, name=evil))
+    assert evil not in page + markdown
+
+
+@pytest.mark.parametrize("arms", [0, 1])
+def test_a_study_without_runs_has_a_page(arms, tmp_path):
+    page, _, _ = written(tmp_path, study({arm: [] for arm in ARMS[:arms]} | {"b": []}))
+    assert "<h2>Verdict</h2>" in page
