@@ -70,12 +70,21 @@ def choices_in(value: object) -> list[str]:
     return [name for name in text[1:-1].split(",") if name] if text.startswith("[") else [text]
 
 
-def choice_like(group: str, content: Mapping[str, Any]) -> str | None:
-    """Return the choice in effbench's own files with this target and the most equal values."""
-    found = {name: member(group, name) for name in group_options()[group]}
+def members(group: str) -> dict[str, dict[str, Any]]:
+    """Return choice -> content for all choices of a group in effbench's own files."""
+    return {name: member(group, name) for name in group_options()[group]}
+
+
+def choice_like(
+    group: str, content: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]] | None = None
+) -> str | None:
+    """Return the choice in effbench's own files with this target and the most equal values.
+
+    known: result of `members(group)`, if available.
+    """
     alike = {
         name: sum(key in content and content[key] == value for key, value in own.items())
-        for name, own in found.items()
+        for name, own in (members(group) if known is None else known).items()
         if own.get("_target_") == content["_target_"]
     }
     # Several choices may share a target: cnn and ds_cnn, vit_b and vit_l.

@@ -8,6 +8,7 @@ version.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from effbench.config import static_compose as static
@@ -28,6 +29,36 @@ def stamped(content: Mapping[str, Any]) -> dict[str, Any]:
     return {KEY: SCHEMA, **content}
 
 
+class Upgrade:
+    """Upgrades recorded configs. It reads effbench's own files once: a report upgrades thousands of records."""
+
+    def __init__(self) -> None:
+        self.defaults = static.composed()
+        self._members = cache(static.members)  # group -> its choices
+
+    def section(self, name: str, part: Any, version: int) -> Any:
+        """Return a section with today's target and keys.
+
+        Args:
+            name: of the section.
+            part: its recorded content.
+            version: schema version of the record.
+        """
+        if isinstance(part, Mapping) and isinstance(part.get("_target_"), str):
+            module, dot, target = part["_target_"].rpartition(".")
+            part = {**part, "_target_": f"{_MOVED.get(module, module)}{dot}{target}"}
+        usual = self.defaults.get(name)
+        if not (isinstance(part, Mapping) and isinstance(usual, Mapping)):
+            return part
+        if "_target_" not in part:
+            return {**usual, **part}
+        # Of a section with a class only the record knows the options: those of another class would be wrong. In older
+        # versions, options of effbench's own classes that were added later are filled in.
+        if version < SCHEMA and (choice := static.choice_like(name, part, self._members(name))):
+            return {**self._members(name)[choice], **part}
+        return part
+
+
 def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return a recorded config with today's keys: missing ones get today's defaults for its choices.
 
@@ -39,29 +70,20 @@ def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         ConfigError: the record is of a newer version, or lacks a section that every version has.
     """
     version = version_of(content, where)
+    if (lacking := lacking_section(content)) is not None:
+        raise ConfigError(f"{where} is damaged: section {lacking} is missing or incomplete.")
+    upgrade = Upgrade()
+    sections = {name: upgrade.section(name, part, version) for name, part in content.items() if name != KEY}
+    return {**sections, **{name: part for name, part in upgrade.defaults.items() if name not in sections}}
+
+
+def lacking_section(content: Mapping[str, Any]) -> str | None:
+    """Return the first section that every version has and this record lacks; None if there is none."""
     for section in _FIRST:
-        mine = content.get(section)
-        if not isinstance(mine, Mapping) or (section in _BUILT and "_target_" not in mine):
-            raise ConfigError(f"{where} is damaged: section {section} is missing or incomplete.")
-
-    sections = {key: value for key, value in content.items() if key != KEY}
-    for key, part in sections.items():
-        if isinstance(part, Mapping) and isinstance(part.get("_target_"), str):
-            module, dot, name = part["_target_"].rpartition(".")
-            sections[key] = {**part, "_target_": f"{_MOVED.get(module, module)}{dot}{name}"}
-
-    usual = static.composed()
-    for section, defaults in usual.items():
-        mine = sections.get(section, defaults)
-        # Of a section with a class only the record knows the options: those of another class would be wrong. In
-        # version 1, options of effbench's own classes that were added later are filled in.
-        if not (isinstance(mine, Mapping) and isinstance(defaults, Mapping)):
-            sections.setdefault(section, defaults)
-        elif "_target_" not in mine:
-            sections[section] = {**defaults, **mine}
-        elif version < SCHEMA and (choice := static.choice_like(section, mine)):
-            sections[section] = {**static.member(section, choice), **mine}
-    return sections
+        part = content.get(section)
+        if not isinstance(part, Mapping) or (section in _BUILT and "_target_" not in part):
+            return section
+    return None
 
 
 def version_of(content: Mapping[str, Any], where: str) -> int:

@@ -7,12 +7,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from effbench.config.compare import EPHEMERAL_KEYS, leaves
-from effbench.config.versions import KEY, version_of
+from effbench.config.compare import leaves
+from effbench.config.versions import Upgrade, lacking_section, version_of
 from effbench.config.yaml_text import parse_yaml
 from effbench.errors import ConfigError
 from effbench.guarded import METRICS_BYTES, MissingFileError, UnreadableError, read_bytes, read_text
@@ -164,7 +163,7 @@ def _problem_text(path: Path, error: Exception) -> str:
 
 
 def _read_configs(folders: Sequence[Path]) -> list[_Content]:
-    """Return the content of each config.yaml, without secrets.
+    """Return the content of each config.yaml with today's keys, without secrets.
 
     YAML is slow, and thousands of runs share most lines: each distinct entry of a section is parsed once.
     """
@@ -174,15 +173,32 @@ def _read_configs(folders: Sequence[Path]) -> list[_Content]:
     entries = {section: _entries(section) for section in distinct}
     parsed = {entry: _parsed(entry) for entry in dict.fromkeys(entry for part in entries.values() for entry in part)}
     # secrets go before anything is compared or shown; one call, because it scans the environment
-    clean = zip(parsed, redact(list(parsed.values())), strict=True)
-    found = {entry: leaves(content) for entry, content in clean if content is not None}
-    known: dict[str, dict[str, Any]] = {}
-    for section, part in entries.items():
-        if all(entry in found for entry in part):
-            known[section] = {}
-            for entry in part:
-                known[section] |= found[entry]
-    return [_config(folder / "config.yaml", sections, known) for folder, sections in zip(folders, read, strict=True)]
+    clean = dict(zip(parsed, redact(list(parsed.values())), strict=True))
+    known = {
+        section: joined
+        for section, part in entries.items()
+        if (joined := _joined([clean[entry] for entry in part])) is not None
+    }
+    reader = _Reader(known)
+    return [reader.content(sections) if isinstance(sections, list) else ({}, None, sections) for sections in read]
+
+
+def _joined(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return {a: {b: 1, c: 2}} for the entries {a: {b: 1}} and {a: {c: 2}} of one section.
+
+    None if an entry could not be parsed alone, or is no mapping below one name: then the file is parsed as a whole.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    joined: dict[str, Any] = {}
+    for part in parts:
+        if part is None or len(part) != 1:
+            return None
+        [(name, content)] = part.items()
+        if not isinstance(content, dict) or (joined and name not in joined):
+            return None
+        joined.setdefault(name, {}).update(content)
+    return joined
 
 
 def _sections(path: Path) -> list[str] | str:
@@ -211,41 +227,66 @@ def _split_before(pattern: str, text: str) -> list[str]:
     return [*(f"{part}\n" for part in parts), last]
 
 
-def _config(path: Path, sections: list[str] | str, known: Mapping[str, dict[str, Any]]) -> _Content:
-    """Return the content of a config.yaml.
+class _Reader:
+    """Puts the configs of many runs together from their sections, as `effbench eval` would read each.
 
-    Args:
-        path: of the file, for messages.
-        sections: its sections, or the problem with the file.
-        known: section -> its values by dotted keys, for sections that can be parsed alone.
+    known: text of a section -> its content, for sections that can be parsed alone.
     """
-    if isinstance(sections, str):
-        return {}, None, sections
-    if not all(section in known for section in sections):
-        content = _parsed("".join(sections))  # the whole file may be valid though a part alone is not
-        if content is None:
-            return {}, None, f"{path.name} cannot be read as a config"
-        found = leaves(redact(content))
-        return found, frozenset(f"{key}: {value!r}" for key, value in found.items() if key != "seed"), None
-    if problem := _version_problem("".join(section for section in sections if section.startswith(f"{KEY}:"))):
-        return {}, None, problem
-    # runs that differ only in these keys belong to one experiment; texts are compared, which is quicker than values
-    passing = tuple(f"{key}:" for key in ("seed", *EPHEMERAL_KEYS))
-    experiment = frozenset(section.strip() for section in sections if not section.startswith(passing))
-    values: dict[str, Any] = {}
-    for section in sections:
-        values |= known[section]
-    return values, experiment, None
 
+    def __init__(self, known: Mapping[str, dict[str, Any]]):
+        self._known = known
+        self._upgrade = Upgrade()
+        # a distinct section is upgraded once, not once a run
+        self._flattened: dict[tuple[str, str, int | None], tuple[dict[str, Any], str]] = {}
 
-@lru_cache  # thousands of runs have one version
-def _version_problem(stated: str) -> str | None:
-    """Return the problem with a config's version line, or None."""
-    try:
-        version_of(_parsed(stated) or {}, "config.yaml")
-    except ConfigError as error:
-        return str(error)
-    return None
+    def content(self, sections: list[str]) -> _Content:
+        """Return the content of the config.yaml that consists of `sections`."""
+        # name -> (a text that is equal only for equal content, content)
+        parts: dict[str, tuple[str, Any]] = {}
+        if all(section in self._known for section in sections):
+            for section in sections:
+                parts |= {name: (section, part) for name, part in self._known[section].items()}
+        else:
+            whole = _parsed("".join(sections))  # the whole file may be valid though a part alone is not
+            if whole is None:
+                return {}, None, "config.yaml cannot be read as a config"
+            parts = {name: (repr(part), part) for name, part in redact(whole).items()}
+        recorded = {name: part for name, (_, part) in parts.items()}
+        try:
+            version: int | None = version_of(recorded, "config.yaml")
+        except ConfigError as error:
+            return {}, None, str(error)
+        # of an incomplete record nobody knows the defaults: it is shown as it is
+        if lacking_section(recorded) is not None:
+            version = None
+        else:
+            parts |= {name: ("", part) for name, part in self._upgrade.defaults.items() if name not in parts}
+
+        values: dict[str, Any] = {}
+        experiment = []
+        for name, (text, part) in parts.items():
+            found, written = self._flat(name, text, part, version)
+            values |= found
+            if name != "seed":  # runs that differ only in their seed belong to one experiment
+                experiment.append(written)
+        return values, frozenset(experiment), None
+
+    def _flat(self, name: str, text: str, part: Any, version: int | None) -> tuple[dict[str, Any], str]:
+        """Return (values by dotted key, a text that is equal for equal values) of a section.
+
+        Args:
+            name: of the section.
+            text: equal only for equal content.
+            part: the section's content.
+            version: schema version to upgrade it from; None: leave it as it is.
+        """
+        key = name, text, version
+        if key not in self._flattened:
+            content = part if version is None else self._upgrade.section(name, part, version)
+            found = leaves({name: content})
+            # records of different versions have their keys in different orders
+            self._flattened[key] = found, repr(sorted(found.items(), key=lambda item: item[0]))
+        return self._flattened[key]
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

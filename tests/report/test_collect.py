@@ -13,8 +13,10 @@ import pytest
 import yaml
 
 from effbench.config.compare import leaves
+from effbench.config.versions import SCHEMA, stamped, upgraded
 from effbench.errors import ConfigError
 from effbench.report.collect import curve_rows, find_runs, read_runs, shortened
+from effbench.report.ranking import tables
 from tests.report.pages import COLUMNS, config, curve, read, summary, write_run
 
 
@@ -257,3 +259,58 @@ def test_downsampling_keeps_extremes_and_counts_torn_rows(tmp_path: Path) -> Non
     assert (losses[max(losses)], losses[min(losses)]) == ("34568", "45679")
     assert {row["train/acc"] for row in steps} <= {"0.5", ""}
     assert [row["val/loss"] for row in kept if row["row"] == "epoch"][-1] == "60"
+
+
+def recorded(version: int, run: str = "mid_epoch") -> dict[str, Any]:
+    """The frozen run's config as effbench of that schema version would have written it."""
+    first = yaml.safe_load((Path(__file__).parents[1] / "compat" / "0.1" / run / "config.yaml").read_text())
+    if version == 1:
+        return first
+    whole = stamped(upgraded(first, "config.yaml"))
+    if version == 2:  # which had one augmentation group
+        whole["augment"] = {key: value for key, value in whole["augment"].items() if key != "_target_"}
+    return {**whole, "schema_version": version}
+
+
+@pytest.mark.parametrize("layout", ["block", "flow"])
+def test_equal_runs_of_each_version_are_one_experiment(layout: str, tmp_path: Path) -> None:
+    for version in range(1, SCHEMA + 1):
+        folder = write_run(tmp_path / str(version), summary(), {**recorded(version), "seed": version})
+        if layout == "flow":
+            text = yaml.safe_dump(recorded(version), default_flow_style=True)
+            (folder / "config.yaml").write_text(text)
+    records = read(tmp_path)
+    assert [run.problems for run in records] == [()] * SCHEMA
+    assert len({run.experiment for run in records}) == 1
+    # What report shows is what eval, verify and resume read.
+    whole = leaves(upgraded(recorded(1), "config.yaml"))
+    assert all(run.config == {**whole, "seed": run.config["seed"]} for run in records)
+    [table] = tables(records)
+    assert len(table.rows) == 1
+    assert table.keys == []
+
+
+def test_runs_of_two_versions_differ_only_in_what_was_set(tmp_path: Path) -> None:
+    older, newer = recorded(1), recorded(SCHEMA)
+    write_run(tmp_path / "a", summary(), {**older, "optimizer": {**older["optimizer"], "lr": 0.5}})
+    write_run(tmp_path / "b", summary(), newer)
+    [table] = tables(read(tmp_path))
+    assert table.keys == ["optimizer.lr"]
+
+
+@pytest.mark.parametrize("layout", ["block", "flow"])
+def test_a_config_of_a_newer_version_is_named(layout: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", summary())
+    text = yaml.safe_dump({**config(), "schema_version": SCHEMA + 1}, default_flow_style=layout == "flow")
+    (folder / "config.yaml").write_text(text)
+    [run] = read(tmp_path)
+    assert run.experiment is None
+    assert "a newer effbench wrote it" in run.problems[0]
+
+
+def test_an_incomplete_old_config_is_shown_as_it_is(tmp_path: Path) -> None:
+    cut = {key: value for key, value in recorded(2).items() if key in ("schema_version", "seed", "model", "augment")}
+    write_run(tmp_path / "a", summary(), cut)
+    [run] = read(tmp_path)
+    assert run.problems == ()
+    assert run.config == leaves(cut)
