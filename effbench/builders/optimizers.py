@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,22 @@ from torch import nn
 from torch.optim import Optimizer
 
 from effbench.builders.factories import construct
+from effbench.config.options import FRACTION_BELOW_1, NON_NEGATIVE, Rule
 from effbench.config.schema import Config
 from effbench.errors import ConfigError, EffbenchError
 from effbench.models.adapt import head_names
 from effbench.optimizers.groups import parameter_groups
 from effbench.target_allowlist import resolve
 from effbench.training.ema import averages_itself
+
+# Torch's own messages about these options name no key and no remedy. It also accepts a momentum of 1 or more, which
+# never decays, and an alpha above 1, with which RMSprop's mean of squares becomes negative.
+_MOMENTUM = (FRACTION_BELOW_1, "0.9 is usual; 0 turns it off.")
+_OPTIONS_OF_TORCH: dict[type[Optimizer], dict[str, tuple[Rule[float], str]]] = {
+    torch.optim.SGD: {"momentum": _MOMENTUM, "dampening": (FRACTION_BELOW_1, "0 is torch's default.")},
+    torch.optim.RMSprop: {"momentum": _MOMENTUM, "alpha": (FRACTION_BELOW_1, "0.99 is torch's default.")},
+    torch.optim.NAdam: {"momentum_decay": (NON_NEGATIVE, "0.004 is torch's default.")},
+}
 
 
 def optimizer(config: Config, built: nn.Module) -> Optimizer:
@@ -112,4 +122,24 @@ def _class_of(config: Config) -> type[Optimizer]:
 
 def _optimizer_over(params: Sequence[Any], config: Config) -> Optimizer:
     section, kind = config.optimizer, _class_of(config)
+    _check_options(kind, section.options)
     return construct("optimizer", section.target, kind, {**section.options, "params": params})
+
+
+def _check_options(kind: type[Optimizer], options: Mapping[str, Any]) -> None:
+    """Refuse values that the class would accept without a word, or refuse in words that name no key."""
+    for key, (rule, remedy) in _OPTIONS_OF_TORCH.get(kind, {}).items():
+        if key in options:
+            rule.check(options[key], f"optimizer.{key}", remedy=remedy)
+    for key, word in inspect.signature(kind).parameters.items():
+        # 3 and 'maybe' would count as true. None is allowed: with fused=None, torch chooses by itself.
+        declared = word.annotation is bool or word.annotation in ("bool", "bool | None", bool | None)
+        if declared and not isinstance(value := options.get(key), bool | None):
+            raise ConfigError(f"optimizer.{key} must be true or false; got {value!r}.")
+    if kind is torch.optim.SGD and options.get("nesterov"):
+        momentum, dampening = options.get("momentum", 0), options.get("dampening", 0)
+        if momentum == 0 or dampening != 0:
+            raise ConfigError(
+                f"optimizer.nesterov=true takes a momentum above 0 without dampening; got optimizer.momentum={momentum}"
+                f"{f', optimizer.dampening={dampening}' if dampening else ''}. Write optimizer.nesterov=false too."
+            )

@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from effbench.config.options import Count, Fraction, NonNegative, Positive, Whole
+from effbench.config.words import boolean_word
 from effbench.metrics import shipped_mode
 from effbench.redaction import redact
 from effbench.units import seconds_from, steps_from
@@ -92,6 +101,18 @@ class OptimizerConfig(OpenSection):
     eps: Positive | None = None
     no_decay: bool
     group_lr: dict[str, NonNegative]
+
+    @field_validator("no_decay", mode="before")
+    @classmethod
+    def _no_decay_is_no_list(cls, value: Any) -> Any:
+        # Names of parameters, as other tools take them here. A text such as 'off' has its own message.
+        if isinstance(value, list | dict) or (isinstance(value, str) and boolean_word(value) is None):
+            raise ValueError(
+                f"optimizer.no_decay must be true or false; got {value!r}. true exempts biases, norms, tokens and "
+                "position tables from weight decay. To exempt others, return their names from a method "
+                "no_weight_decay() of the model"
+            )
+        return value
 
 
 class SchedulerConfig(OpenSection):

@@ -135,5 +135,9 @@ def _idle_pattern(pattern: str, names: list[str], pattern_of: Mapping[str, str |
     modules = {name.rpartition(".")[0] + ".*" for name in names if "." in name}
     tops = {name.partition(".")[0] + ".*" for name in names if "." in name}
     near = difflib.get_close_matches(pattern, sorted({*names, *modules, *tops}), n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There is: {', '.join(sorted(tops))}."
+    hint = (
+        f"Did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else f"There is: {', '.join(sorted(tops))}. Write one of them, or leave the pattern out."
+    )
     return f"{rule}which matches none. {hint}"

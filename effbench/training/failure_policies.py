@@ -178,7 +178,8 @@ def naming_optimizer_memory(optimizer: Optimizer) -> Iterator[None]:
         raise EffbenchError(
             f"out of memory in the step of the optimizer, {type(optimizer).__name__} over {human_count(count)} "
             "parameters: its state grows with the model, not with data.batch_size. Choose one with less (bytes a "
-            "parameter in fp32: adan 16, adamw 8, lion 4, sgd 4, with optimizer.momentum=0 none) or a smaller model. "
+            "parameter in fp32: adan 16, adamw 8, lion 4, sgd 4, with optimizer.momentum=0 optimizer.nesterov=false "
+            "none) or a smaller model. "
             f"({first_line(error)})"
         ) from error
 

@@ -65,6 +65,7 @@ def test_value_of_another_type_is_refused_by_its_key(name: str, key: str, folder
         ("synthetic_rows", "noise", -1, "data.noise must be a number >= 0; got -1."),
         ("synthetic", "noise", 1.5, "data.noise must be in [0, 1]; got 1.5."),
         ("fashion_mnist", "split_seed", 2**64, "data.split_seed must be a whole number of at most 64 bits; got 184467"),
+        ("synthetic", "channels", 2, "data.channels must be 1 (gray) or 3 (RGB); got 2."),
         ("synthetic", "num_train", 10**15, "data.image_size: the samples would take 3.07e+06 TB of memory"),
         ("synthetic_rows", "num_features", 10**15, "data.num_features: the samples would take"),
         ("fashion_mnist", "image_size", 10**6, "data.image_size: the samples would take 8e+03 TB of memory"),

@@ -278,9 +278,9 @@ def test_images_of_the_requested_size_are_not_resized():
 
 
 def test_synthetic_images_are_the_class_prototype_plus_noise():
-    data = synthetic(40, 8, 12, channels=2, image_size=6, num_classes=4, noise=0.0)
+    data = synthetic(40, 8, 12, channels=1, image_size=6, num_classes=4, noise=0.0)
     assert [len(part) for part in data.named().values()] == [40, 8, 12]
-    assert data.shape == (2, 6, 6)
+    assert data.shape == (1, 6, 6)
     prototypes = data.train.images[:4]
     for part in data.named().values():
         assert torch.equal(part.images, prototypes[part.labels])
@@ -300,7 +300,7 @@ def test_noise_1_hides_the_prototype():
 
 
 @pytest.mark.row(34)
-@pytest.mark.parametrize("option", ["num_train", "num_val", "num_test", "channels", "image_size", "num_classes"])
+@pytest.mark.parametrize("option", ["num_train", "num_val", "num_test", "image_size", "num_classes"])
 def test_a_synthetic_dataset_of_nothing_is_refused(option):
     with pytest.raises(ConfigError, match=rf"\b{option}\b.* at least .*; got .*\b0\b"):
         synthetic(**{option: 0})

@@ -108,7 +108,7 @@ def test_two_patterns_that_shorten_alike_keep_their_full_names():
             "haed.*",
             r"optimizer\.group_lr must name parameters .* got 'haed\.\*', which matches none\. Did you mean 'head\.\*'",
         ),
-        ("xyz", r"matches none\. There is: attention\.\*, backbone\.\*, head\.\*"),
+        ("xyz", r"matches none\. There is: attention\.\*, backbone\.\*, head\.\*\. Write one"),
     ],
 )
 def test_a_pattern_that_matches_nothing_names_the_nearest(pattern, message):

@@ -189,7 +189,10 @@ def _quiet_pillow() -> Iterator[None]:
 def _decode(path: Path, size: int | None, channels: int, max_pixels: int, levels: Levels | None) -> Tensor:
     """Decode a file. Raises NeedsLevels for an image of more than 8 bits if there are no levels."""
     if channels not in (1, 3):
-        raise ConfigError(f"channels must be 1 (gray) or 3 (RGB); got {channels}.")
+        raise ConfigError(
+            f"image files have channels of gray or RGB: channels must be 1 (gray) or 3 (RGB); got {channels}. "
+            f"Give arrays, uint8 (N, {channels}, H, W), to run.predict in Python."
+        )
     try:
         with opened_file(path, max_pixels) as (file, image):
             if is_deep(image):

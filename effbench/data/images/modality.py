@@ -245,10 +245,11 @@ class Images(Modality):
     def export_facts(self) -> dict[str, Any]:
         from effbench.data.images.decoding import preprocessing
 
-        shape = ["N", *self.shape]
+        channels, height, _ = self.shape
         return {
-            "input": {"name": "images", "shape": shape, "dtype": "float32", "range": [0.0, 1.0]},
-            "preprocessing": preprocessing(self.shape[1], self.shape[0], self._levels),
+            "input": {"name": "images", "shape": ["N", *self.shape], "dtype": "float32", "range": [0.0, 1.0]},
+            # Images of other channels come as arrays: no file was decoded, so there is nothing to repeat.
+            "preprocessing": preprocessing(height, channels, self._levels) if channels in (1, 3) else None,
             "normalisation_inside": self.record(),
         }
 

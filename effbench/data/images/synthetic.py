@@ -10,6 +10,7 @@ from effbench.data.option_checks import check_counts, check_division, check_memo
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, digest
 from effbench.data.synthetic_targets import targets_by_class
+from effbench.errors import ConfigError
 
 
 @previewed(square_images(3, 32))
@@ -30,7 +31,7 @@ def synthetic(
         num_train: number of train images.
         num_val: number of validation images.
         num_test: number of test images.
-        channels: C.
+        channels: C, 1 (gray) or 3 (RGB).
         image_size: side in pixels; images are uint8 (N, C, image_size, image_size).
         num_classes: number of classes, which take turns.
         noise: share of noise in [0, 1]; at 1 labels cannot be learnt.
@@ -41,7 +42,10 @@ def synthetic(
     Raises:
         ConfigError: an option is of the wrong type or out of range.
     """
-    check_counts(num_train=num_train, num_val=num_val, num_test=num_test, channels=channels)
+    check_counts(num_train=num_train, num_val=num_val, num_test=num_test)
+    # Image files have one or three: `predict` could read none for a run with another number.
+    if type(channels) is not int or channels not in (1, 3):  # True and 1.0 equal 1
+        raise ConfigError(f"data.channels must be 1 (gray) or 3 (RGB); got {channels!r}. Write 3 for colours.")
     check_counts("pixel", image_size=image_size)
     AT_LEAST_2.check(num_classes, "data.num_classes")
     FRACTION.check(noise, "data.noise", remedy="0.5 mixes both evenly.")

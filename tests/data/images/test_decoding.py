@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from effbench.data.images.decoding import decode, decode_many
 from effbench.data.images.image_files import find_images, printable, subfolders, walk
+from effbench.data.images.modality import Images
 from effbench.data.images.opening import ImageError
 from effbench.errors import ConfigError, DataError
 
@@ -318,8 +319,14 @@ def test_one_channel_of_a_gray_file_is_the_file_itself(tmp_path: Path) -> None:
 
 
 def test_two_channels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"channels must be 1 \(gray\) or 3 \(RGB\); got 2"):
+    with pytest.raises(ConfigError, match=r"channels must be 1 \(gray\) or 3 \(RGB\); got 2\. Give arrays"):
         decode(save(tmp_path / "a.png", np.zeros((2, 2), np.uint8)), None, channels=2)
+
+
+@pytest.mark.parametrize(("channels", "order"), [(1, "L"), (2, None), (3, "RGB")])
+def test_an_export_says_of_files_only_what_can_be_read(channels: int, order: str | None) -> None:
+    steps = Images.blank((channels, 4, 4)).export_facts()["preprocessing"]
+    assert (steps and steps["colour_order"]) == order
 
 
 # --- orientation and frames -----------------------------------------------------------------------------------
