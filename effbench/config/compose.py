@@ -97,17 +97,14 @@ def _check_names(raw: DictConfig) -> None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    # A copy: the names may refer to the job's number, which only a sweep sets.
-    numbered = OmegaConf.masked_copy(raw, [str(name) for name in raw])
-    OmegaConf.set_readonly(numbered, False)
-    for number in ("num", "id"):
-        OmegaConf.update(numbered, f"hydra.job.{number}", 0, force_add=True)
-    names: dict[str, str] = {}
-    for key in ("run.dir", "sweep.dir", "sweep.subdir", "job.name"):
-        try:
-            name = names[key] = str(OmegaConf.select(numbered, f"hydra.{key}"))
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"hydra.{key} does not resolve: {first_line(error)}") from error
+    with _numbered(raw):
+        names: dict[str, str] = {}
+        for key in ("run.dir", "sweep.dir", "sweep.subdir", "job.name"):
+            try:
+                names[key] = str(OmegaConf.select(raw, f"hydra.{key}"))
+            except OmegaConfBaseException as error:
+                raise ConfigError(f"hydra.{key} does not resolve: {first_line(error)}") from error
+    for key, name in names.items():
         hidden = [character for character in name if ord(character) < 32 or 127 <= ord(character) < 160]
         if hidden:
             raise ConfigError(f"hydra.{key} {name!r} cannot be written: it holds {hidden[0]!r}. Leave that out.")
@@ -122,6 +119,23 @@ def _check_names(raw: DictConfig) -> None:
         )
     if "/" in names["job.name"] or names["job.name"] in ("", ".", ".."):
         raise ConfigError(f"hydra.job.name must be a plain name, without '/'; got {names['job.name']!r}.")
+
+
+@contextmanager
+def _numbered(raw: DictConfig) -> Iterator[None]:
+    """Give the job the number 0 during the block: names may refer to the number, which only a sweep sets."""
+    from omegaconf import OmegaConf
+
+    before = OmegaConf.to_container(raw.hydra.job, resolve=False)
+    assert isinstance(before, dict)
+    OmegaConf.set_readonly(raw.hydra.job, False)
+    for number in ("num", "id"):
+        OmegaConf.update(raw, f"hydra.job.{number}", 0, force_add=True)
+    try:
+        yield
+    finally:
+        for number in ("num", "id"):
+            OmegaConf.update(raw, f"hydra.job.{number}", before.get(number, "???"))
 
 
 def check_folder(config_dir: str | Path) -> None:
