@@ -215,15 +215,19 @@ def _settings(table: StudyTable) -> Iterable[Objection]:
             f"The confirmation runs of {listed(changed)} have different settings{within}.",
             "Run the setting that tuning chose with every seed.",
         )  # fmt: skip
+    elsewhere: dict[str, str] = {}
     for arm in table.arms:
         chosen, best = chosen_by_arm[arm.name], _best_trial(table, arm.name)
         # the chosen setting may hold more than the trial: fixed settings of the arm
         if chosen and best is not None and any(chosen[0].get(key) != value for key, value in best.settings.items()):
-            yield Objection(
-                "setting not from tuning", (arm.name,),
-                f"{arm.name} was confirmed with {_written(chosen[0])}; its best trial has {_written(best.settings)}.",
-                "Confirm each arm with the best setting of its trials.",
-            )  # fmt: skip
+            was, has = (
+                ", ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in each)
+                for each in (chosen[0].items(), best.settings.items())
+            )
+            elsewhere[arm.name] = f"{arm.name} was confirmed with {was}; its best trial has {has}."
+    if elsewhere:
+        remedy = "Confirm each arm with the best setting of its trials."
+        yield Objection("setting not from tuning", tuple(elsewhere), " ".join(elsewhere.values()), remedy)
 
 
 def _best_trial(table: StudyTable, arm: str) -> Trial | None:
@@ -304,9 +308,3 @@ def _by_fault(fault_of: Mapping[str, Key]) -> dict[Key, tuple[str, ...]]:
 def _seeds_text(seeds: Sequence[int]) -> str:
     shown = ", ".join(map(str, seeds[:6])) + (", ..." if len(seeds) > 6 else "")
     return f"seed {shown}" if len(seeds) == 1 else f"seeds {shown}"
-
-
-def _written(settings: dict[str, Setting]) -> str:
-    return ", ".join(
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items()
-    )

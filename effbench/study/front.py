@@ -1,8 +1,12 @@
-"""Quality against each cost: which arms are on the Pareto front, given the intervals of both."""
+"""Quality against each cost: which arms are on the Pareto front, given the intervals of both.
+
+A front of estimates alone would name arms that are ahead by the noise of a few seeds. Here an arm leaves the front only
+if another one is clearly better; what cannot be told apart stays.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from effbench.stats import Interval, mean_interval
 from effbench.study.results import FrontPoint, FrontStatus
@@ -13,6 +17,8 @@ COSTS = (
     "step_seconds", "peak_memory_bytes", "optimizer_state_bytes", "parameters", "macs", "latency_p50_seconds",
 )  # fmt: skip
 _TIMED = ("step_seconds", "latency_p50_seconds")  # what other work on the machine disturbs
+# Peak memory is that of the whole process: the rounds of one arm of study=smoke differed by up to 0.02 %.
+_SAME_MEMORY = 1.001
 
 
 def fronts(table: StudyTable, rules: StudyRules) -> list[FrontPoint]:
@@ -21,7 +27,7 @@ def fronts(table: StudyTable, rules: StudyRules) -> list[FrontPoint]:
     Quality is compared by the t interval of the paired differences, a cost by whether the intervals overlap. An arm is
     'dominated' if another one is clearly better in one of the two and clearly better or equal in the other, 'perhaps
     dominated' if it is clearly better in one and cannot be told apart in the other. An arm with runs without result
-    dominates no other.
+    dominates no other: its mean is that of the seeds on which it did not diverge.
 
     Args:
         table: of the study.
@@ -30,6 +36,7 @@ def fronts(table: StudyTable, rules: StudyRules) -> list[FrontPoint]:
     runs = runs_by_arm(table)
     costs = {cost.arm: cost for cost in table.costs}
     arms = [arm.name for arm in table.arms]
+    # each pair once: 12 arms have 66 pairs, and their paired differences serve all six costs
     better = {(a, b): _quality(runs, table.mode, a, b, rules.confidence) for a in arms for b in arms if a < b}
     better |= {(b, a): -sign for (a, b), sign in better.items()}
     return [point for cost in COSTS for point in _front(cost, arms, costs, better, runs)]
@@ -38,7 +45,9 @@ def fronts(table: StudyTable, rules: StudyRules) -> list[FrontPoint]:
 def _front(
     cost: str, arms: list[str], costs: Mapping[str, Cost], better: Mapping[tuple[str, str], int], runs: Runs
 ) -> list[FrontPoint]:
-    values = {arm: _value(costs.get(arm), cost) if _results(runs, arm) else None for arm in arms}
+    # an arm whose every run diverged has no place in a figure of quality, however cheap it is
+    with_result = {arm for arm in arms if any(result_of(run) is not None for run in runs[arm].values())}
+    values = {arm: _value(costs.get(arm), cost, costs.values()) if arm in with_result else None for arm in arms}
     points = []
     for arm in arms:
         own = values[arm]
@@ -49,11 +58,15 @@ def _front(
         perhaps: list[str] = []
         for other in arms:
             theirs = values[other]
-            if other == arm or theirs is None or not _always_finished(runs, other):
+            always_finished = all(result_of(run) is not None for run in runs[other].values())
+            if other == arm or theirs is None or not always_finished:
                 continue
+            # intervals that touch are not told apart: stricter than a test, but costs have no paired differences
             quality, cheaper = better[other, arm], (theirs.high < own.low) - (own.high < theirs.low)
+            # worse in one, or better in none: no reason to leave the front
             if min(quality, cheaper) < 0 or max(quality, cheaper) == 0:
                 continue
+            # of what is counted, equal is equal: parameters of two optimizers on one model
             same_cost = theirs.low == own.low == theirs.high == own.high
             (surely if quality > 0 and (cheaper > 0 or same_cost) else perhaps).append(other)
         status: FrontStatus = "dominated" if surely else "perhaps dominated" if perhaps else "on the front"
@@ -61,12 +74,26 @@ def _front(
     return points
 
 
-def _value(cost: Cost | None, name: str) -> Interval | None:
+def _value(cost: Cost | None, name: str, every: Iterable[Cost]) -> Interval | None:
     """Return a cost as an interval, of no width for what is counted; None if it is missing or contaminated."""
     found = getattr(cost, name, None)
     if cost is None or found is None or (cost.contaminated and name in _TIMED):
         return None
-    return found if isinstance(found, Interval) else Interval(float(found), float(found), float(found), 1)
+    if isinstance(found, Interval):
+        return found
+    value, low, high = float(found), float(found), float(found)
+    if name == "peak_memory_bytes":
+        low, high = value / _SAME_MEMORY, value * _SAME_MEMORY
+    if name == "latency_p50_seconds":
+        # one median without rounds. Arms that differ by their optimizer have one and the same network, so the spread
+        # of their latencies is the noise of this measurement
+        same = [
+            float(each.latency_p50_seconds)
+            for each in every
+            if each.latency_p50_seconds is not None and (each.parameters, each.macs) == (cost.parameters, cost.macs)
+        ]
+        low, high = min(same), max(same)
+    return Interval(value, low, high, 1)
 
 
 def _quality(runs: Runs, mode: str, a: str, b: str, confidence: float) -> int:
@@ -75,13 +102,6 @@ def _quality(runs: Runs, mode: str, a: str, b: str, confidence: float) -> int:
     differences = [left - right for left, right in values if left is not None and right is not None]
     if len(differences) < 2:
         return 0
+    # without Holm's correction: a front shows which trade-offs are open, and names no winner
     found = mean_interval(differences, confidence)
     return ((found.low > 0) - (found.high < 0)) * (1 if mode == "max" else -1)
-
-
-def _results(runs: Runs, arm: str) -> bool:
-    return any(result_of(run) is not None for run in runs[arm].values())
-
-
-def _always_finished(runs: Runs, arm: str) -> bool:
-    return all(result_of(run) is not None for run in runs[arm].values())

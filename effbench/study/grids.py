@@ -1,16 +1,37 @@
-"""The tables of a study's result, as texts: for the page, for Markdown and for the console."""
+"""The tables of a study's result, as texts: for the page, for Markdown and for the console.
+
+One table serves all three, so a number is written the same way wherever it is read. Numbers of different files agree
+in their digits: percent with two decimals, because 10,000 test samples have steps of 0.01 %.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from effbench.report.spread import seconds
 from effbench.stats import Interval
-from effbench.study.results import Quality, StudyResult
+from effbench.study.results import FrontPoint, Quality, StudyResult
 from effbench.study.space import words_of
 from effbench.study.table import StudyTable
 from effbench.units import human_bytes, human_count
+
+RANKING, BUDGET, FRONT = "Ranking", "Best against tuning budget", "Pareto fronts"  # headings that have figures
+
+
+def _ms(seconds_: float) -> str:
+    return f"{1000 * seconds_:.3g} ms"
+
+
+# field of Cost -> (its name, how it is written), as tables and figures of the front have them
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "step_seconds": ("time a step", _ms),
+    "peak_memory_bytes": ("peak memory", human_bytes),
+    "optimizer_state_bytes": ("optimizer state", human_bytes),
+    "parameters": ("parameters", human_count),
+    "macs": ("MACs", human_count),
+    "latency_p50_seconds": ("latency", _ms),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,7 @@ class Grid:
 def ranking(table: StudyTable, result: StudyResult) -> Grid:
     """Return the arms by rank, with quality, target and cost beside each other."""
     cost = {each.arm: each for each in table.costs}
+    # in steps: they do not depend on the machine, nor on what else it did
     times = {each.arm: each for each in result.target_times if each.unit == "steps"}
 
     def row(quality: Quality) -> list[str]:
@@ -45,8 +67,8 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
             str(quality.rank or ""),
             quality.arm,
             _interval(quality.test, table),
-            _value(quality.validation.estimate if quality.validation else None, table),
-            _value(quality.tuned, table),
+            value_text(quality.validation.estimate if quality.validation else None, table),
+            value_text(quality.tuned, table),
             f"{time.restricted_mean.estimate:.0f}" if time and time.restricted_mean else "",
             f"{time.reached} of {time.runs}" if time else "",
             f"{own.step_seconds.estimate * 1000:.2f}{' !' if own.contaminated else ''}" if own else "",
@@ -54,10 +76,16 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
             f"{quality.finished} of {len(table.planned_seeds)}",
         ]
 
-    target = "" if table.target is None else f" Target: validation {_value(table.target, table)} ({_target(table)})."
+    target = ""
+    if table.target is not None:
+        given = table.target_source == "given"
+        source = "given" if given else f"median best of {table.baseline} on {table.target_source}"
+        target = f" Target: validation {value_text(table.target, table)} ({source})."
+    disturbed = " '!': the step time was disturbed." if any(each.contaminated for each in table.costs) else ""
+    # the intervals are of each arm alone: they hold what a seed does to all arms, which the paired differences lack
     lead = (
         f"Mean test {table.metric} over {len(table.planned_seeds)} seeds of each arm's best of {table.planned_trials} "
-        f"settings, with its interval. Seconds: {table.clock}.{target}"
+        f"settings, with its interval. Seconds: {table.clock}.{target}{disturbed}"
     )
     heads = [
         "rank",
@@ -72,18 +100,14 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
         "n",
     ]
     numeric = [True, False, *[True] * 8]
+    # at 80 columns the arm, its test metric and the steps to the target stay longest; n goes first
     priority = [5, 0, 0, 3, 6, 1, 4, 2, 7, 8]
-    return Grid("Ranking", lead, heads, numeric, [row(each) for each in result.qualities], priority)
-
-
-def _target(table: StudyTable) -> str:
-    if table.target_source == "given":
-        return "given"
-    return f"median best of {table.baseline} on {table.target_source}"
+    return Grid(RANKING, lead, heads, numeric, [row(each) for each in result.qualities], priority)
 
 
 def details(table: StudyTable, result: StudyResult) -> list[Grid]:
-    """Return comparisons, budget, interaction and costs; without those that are empty."""
+    """Return comparisons, budget, interaction, costs and fronts; without those that are empty."""
+    # differences of percentages are points: '+1.2 %' could be read as a ratio
     scale = 100 if table.as_percent else 1
     unit = "pt" if table.as_percent else ""
 
@@ -119,8 +143,16 @@ def details(table: StudyTable, result: StudyResult) -> list[Grid]:
         _budget(table, result),
         _interaction(result, scale, unit),
         _costs(table),
+        _fronts(table, result),
     ]  # fmt: skip
-    return [grid for grid in grids if grid.rows]
+    return [_without_empty_columns(grid) for grid in grids if grid.rows]
+
+
+def _without_empty_columns(grid: Grid) -> Grid:
+    """Return the table without columns that no row fills, such as intervals with test samples of a regression."""
+    kept = [at for at in range(len(grid.heads)) if any(row[at] for row in grid.rows)]
+    heads, numeric = [grid.heads[at] for at in kept], [grid.numeric[at] for at in kept]
+    return replace(grid, heads=heads, numeric=numeric, rows=[[row[at] for at in kept] for row in grid.rows])
 
 
 def _budget(table: StudyTable, result: StudyResult) -> Grid:
@@ -130,15 +162,18 @@ def _budget(table: StudyTable, result: StudyResult) -> Grid:
         [
             arm.name,
             *(
-                f"{_value(point.best, table)} ({point.wins:.0%})" if (point := cells.get((arm.name, budget))) else ""
+                f"{value_text(point.best, table)} ({point.wins:.0%})"
+                if (point := cells.get((arm.name, budget)))
+                else ""
                 for budget in budgets
             ),
         ]
         for arm in table.arms
     ]
+    # validation, of the tuning runs: it shows whether another budget would have chosen another arm, not which is better
     lead = "Median best validation metric of so many tuning runs, by resampling; in brackets how often the arm is best."
     heads = ["arm", *(f"{budget} run{'s' * (budget != 1)}" for budget in budgets)]
-    return Grid("Best against tuning budget", lead, heads, [False, *[True] * len(budgets)], rows if budgets else [])
+    return Grid(BUDGET, lead, heads, [False, *[True] * len(budgets)], rows if budgets else [])
 
 
 def _interaction(result: StudyResult, scale: float, unit: str) -> Grid:
@@ -147,6 +182,7 @@ def _interaction(result: StudyResult, scale: float, unit: str) -> Grid:
         return Grid("Interaction", "", [], [], [])
     cells = {(cell.model, cell.optimizer): cell.effect for cell in found.cells}
 
+    # rows are models and columns optimizers, as in a two-way table; double centring has taken out both averages
     def text(effect: Interval) -> str:
         return f"{scale * effect.estimate:+.2f} {unit} [{scale * effect.low:+.2f}, {scale * effect.high:+.2f}]"
 
@@ -165,7 +201,8 @@ def _costs(table: StudyTable) -> Grid:
     rows = [
         [
             cost.arm,
-            _milliseconds(cost.step_seconds),
+            f"{1000 * cost.step_seconds.estimate:.2f} [{1000 * cost.step_seconds.low:.2f}, "
+            f"{1000 * cost.step_seconds.high:.2f}]",
             f"{cost.images_per_second:.0f}",
             human_bytes(cost.peak_memory_bytes),
             human_bytes(cost.optimizer_state_bytes),
@@ -191,15 +228,51 @@ def _costs(table: StudyTable) -> Grid:
     return Grid("Cost", lead, heads, [False, *[True] * 7, False], rows)
 
 
+def fronts_shown(result: StudyResult) -> list[str]:
+    """Return the costs in which arms differ, as far as they are known; the others have no front."""
+    by_cost: dict[str, list[FrontPoint]] = {}
+    for point in result.front:
+        by_cost.setdefault(point.cost, []).append(point)
+    values = {cost: {each.value.estimate for each in points if each.value} for cost, points in by_cost.items()}
+    # a latency that differs by less than its noise is the same for all arms, see front.py
+    return [
+        cost
+        for cost, points in by_cost.items()
+        if len(values[cost]) > 1 and len({(each.value.low, each.value.high) for each in points if each.value}) > 1
+    ]
+
+
+def _fronts(table: StudyTable, result: StudyResult) -> Grid:
+    """Return each arm's place on the front of quality and each cost."""
+    shown = fronts_shown(result)
+    points = {(point.arm, point.cost): point for point in result.front}
+
+    def text(point: FrontPoint) -> str:
+        # two names are enough to see why; the JSON holds all of them
+        more = f" and {len(point.by) - 2} more" if len(point.by) > 2 else ""
+        return f"{point.status} by {', '.join(point.by[:2])}{more}" if point.by else point.status
+
+    left_out = [COSTS[cost][0] for cost in COSTS if cost not in shown]
+    lead = (
+        f"Test {table.metric} against each cost. An arm is dominated if another one is clearly better in one of the "
+        "two and not worse in the other, perhaps dominated if it cannot be told apart from that one in the other."
+        + (f" Equal for all arms, or not known: {', '.join(left_out)}." if left_out else "")
+    )
+    rows = [[arm.name, *(text(points[arm.name, cost]) for cost in shown)] for arm in table.arms]
+    heads = ["arm", *(COSTS[cost][0] for cost in shown)]
+    return Grid(FRONT, lead, heads, [False] * len(heads), rows if shown else [])
+
+
 def every_run(table: StudyTable) -> list[Grid]:
     """Return every setting tried and every final run, with where it comes from."""
+    # 12 digits of a config's digest name it among all runs of a study; a commit may end with ' (changed)'
     trials = [
-        [trial.arm, str(trial.number), _value(trial.value, table), trial.status, " ".join(words_of(trial.settings)),
+        [trial.arm, str(trial.number), value_text(trial.value, table), trial.status, " ".join(words_of(trial.settings)),
          trial.run, trial.digest[:12], trial.commit[:20]]
         for trial in table.trials
     ]  # fmt: skip
     runs = [
-        [run.arm, str(run.seed), _value(run.validation, table), _value(run.test, table),
+        [run.arm, str(run.seed), value_text(run.validation, table), value_text(run.test, table),
          "" if run.steps_to_target is None else f"{run.steps_to_target:.0f}", str(run.steps), seconds(run.seconds),
          run.status, run.run, run.digest[:12], run.commit[:20], run.machine]
         for run in table.confirmations
@@ -215,7 +288,8 @@ def every_run(table: StudyTable) -> list[Grid]:
     ]  # fmt: skip
 
 
-def _value(value: float | None, table: StudyTable) -> str:
+def value_text(value: float | None, table: StudyTable) -> str:
+    """Write a metric in the study's unit; '-' for none."""
     if value is None:
         return "-"
     return f"{100 * value:.2f} %" if table.as_percent else f"{value:.4g}"
@@ -227,8 +301,3 @@ def _interval(interval: Interval | None, table: StudyTable) -> str:
     if table.as_percent:
         return f"{100 * interval.estimate:.2f} % [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
     return f"{interval.estimate:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
-
-
-def _milliseconds(interval: Interval) -> str:
-    low, middle, high = (f"{1000 * each:.2f}" for each in (interval.low, interval.estimate, interval.high))
-    return f"{middle} [{low}, {high}]"

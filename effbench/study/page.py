@@ -7,27 +7,43 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effbench.escaping import csv_cell, for_terminal
 from effbench.records import FINISHED, write_text
 from effbench.redaction import redact
-from effbench.report.charts import FRAME
+from effbench.report.charts import LEFT, TOP, WIDTH
 from effbench.report.text_table import TextColumn, console, print_table
-from effbench.study.figures import COLOURS, Figure, Series, budget_curves, figure, learning_curves, target_curve
-from effbench.study.grids import Grid, details, every_run, ranking
+from effbench.study.figures import (
+    COLOURS,
+    DASHES,
+    Figure,
+    Series,
+    budget_curves,
+    figure,
+    front_figure,
+    learning_curves,
+    target_curve,
+)
+from effbench.study.grids import BUDGET, COSTS, FRONT, RANKING, Grid, details, every_run, fronts_shown, ranking
 from effbench.study.results import StudyResult, result_to_json
+from effbench.study.runs import groups
 from effbench.study.space import words_of
 from effbench.study.table import Confirmation, StudyTable, Trial, table_to_json
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 PAGE, MARKDOWN, TABLE, RESULT, CURVES = "study.html", "study.md", "table.json", "result.json", "curves.json"
 RUNS, TRIALS = "runs.csv", "trials.csv"
 SORT_SCRIPT = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
+_MOST_WHOLE = 24  # letters of a name that is never broken
 
 Curves = Mapping[str, Sequence[Sequence[Sequence[float]]]]
 
@@ -72,37 +88,63 @@ def print_result(table: StudyTable, result: StudyResult, path: Path) -> None:
     for sentence in result.verdicts:
         out.print(for_terminal(sentence), soft_wrap=not out.is_terminal, markup=False)
     for objection in result.objections:
-        text = f"objection, {objection.kind}: {objection.sentence} {objection.remedy}"
+        text = f"objection, {objection.kind}: {objection.sentence} {_capital(objection.remedy)}"
         out.print(for_terminal(text), style="red", soft_wrap=not out.is_terminal, markup=False)
     out.print(for_terminal(str(path)), soft_wrap=True, markup=False)
 
 
-def figures(table: StudyTable, result: StudyResult, curves: Curves) -> list[Figure]:
-    """Return learning curves, share of runs at the target, and best against budget.
+def names_in_figures(table: StudyTable) -> dict[str, tuple[int, str]]:
+    """Return arm -> (index of its colour and dash, its name in a figure of its model).
+
+    An optimizer has the same colour and dash on every model, so that figures side by side can be read together.
+    """
+    short = {arm.name: arm.title or (arm.optimizer if arm.model else None) or arm.name for arm in table.arms}
+    index = {name: place for place, name in enumerate(dict.fromkeys(short.values()))}
+    return {arm: (index[name], name) for arm, name in short.items()}
+
+
+def figures(table: StudyTable, result: StudyResult, curves: Curves) -> dict[str, list[Figure]]:
+    """Return heading -> figures: one a model of learning curves, runs at the target and best against budget; fronts.
 
     Args:
         table: the study's data.
         result: its analysis.
         curves: arm -> (step, validation metric) of its final runs.
     """
-    colours = {arm.name: index % COLOURS for index, arm in enumerate(table.arms)}
 
     def written(value: float) -> str:
         return f"{100 * value:.4g}%" if table.as_percent else f"{value:.4g}"
 
-    reached = [
-        Series(each.arm, colours[each.arm], target_curve(each.curve))
-        for each in result.target_times
-        if each.unit == "steps"
-    ]
-    metric, curves_drawn = table.metric, learning_curves(curves, colours)
-    budget = budget_curves(result.budget, colours)
-    found = [
-        figure(f"validation {metric}, mean and range over seeds", "optimizer step", curves_drawn, written),
-        figure("share of runs that have reached the target", "optimizer step", reached, lambda value: f"{value:.0%}"),
-        figure(f"best validation {metric} of so many tuning runs", "tuning runs", budget, written),
-    ]
-    return [each for each in found if each is not None]
+    names, metric = names_in_figures(table), table.metric
+    learning, reaching, budget = [], [], []
+    # one figure a model: 12 lines in one cannot be followed, and models differ by more than their optimizers do
+    for group in groups(table.arms):
+        own = {arm.name: names[arm.name] for arm in group}
+        place = f" on {group[0].model}" if group[0].model and len(groups(table.arms)) > 1 else ""
+        times = [each for each in result.target_times if each.unit == "steps" and each.arm in own]
+        end = max((point.time for each in times for point in each.curve), default=0.0)
+        reached = [
+            Series(own[each.arm][1], own[each.arm][0], target_curve(each.curve, end), dotted=False) for each in times
+        ]
+        learned, tuned = learning_curves(curves, own), budget_curves(result.budget, own)
+        title = f"validation {metric}{place} (mean, range of seeds)"
+        learning.append(figure(title, "optimizer step", learned, written))
+        title = f"share of runs at the target{place}"
+        reaching.append(figure(title, "optimizer step", reached, lambda value: f"{value:.0%}", (0.0, 1.0)))
+        title = f"best validation {metric}{place} of so many runs"
+        budget.append(figure(title, "tuning runs", tuned, written))
+
+    # all arms in one figure: a small model with a good optimizer may replace a large one
+    qualities = {each.arm: each.test for each in result.qualities if each.test is not None}
+    alone = names if len(groups(table.arms)) == 1 else {arm: (index, arm) for arm, (index, _) in names.items()}
+    fronts = []
+    for cost in fronts_shown(result):
+        name, cost_text = COSTS[cost]
+        points = [each for each in result.front if each.cost == cost]
+        title = f"test {metric} against {name}"
+        fronts.append(front_figure(title, name, points, qualities, alone, (cost_text, written)))
+    found = {RANKING: [*learning, *reaching], BUDGET: budget, FRONT: fronts}
+    return {heading: [each for each in drawn if each is not None] for heading, drawn in found.items()}
 
 
 def markdown(table: StudyTable, result: StudyResult, grids: Sequence[Grid]) -> str:
@@ -117,7 +159,9 @@ def markdown(table: StudyTable, result: StudyResult, grids: Sequence[Grid]) -> s
     # beside the verdict, as on the page: an objection further down is read after the verdict was believed
     if result.objections:
         lines += ["Objections:", ""]
-        lines += [f"- {_cell(f'{each.kind}: {each.sentence} {each.remedy}')}" for each in result.objections] + [""]
+        lines += [
+            f"- {_cell(f'{each.kind}: {each.sentence} {_capital(each.remedy)}')}" for each in result.objections
+        ] + [""]
     for grid in grids:
         heads = [head.replace("\n", " ") for head in grid.heads]
         lines += [f"## {grid.heading}", "", grid.lead, "", f"| {' | '.join(heads)} |"]
@@ -150,18 +194,19 @@ def _trial_values(trial: Trial) -> dict[str, Any]:
     return {**asdict(trial), "settings": " ".join(words_of(trial.settings))}
 
 
-def _html(table: StudyTable, result: StudyResult, grids: Sequence[Grid], drawn: Sequence[Figure]) -> str:
+def _html(table: StudyTable, result: StudyResult, grids: Sequence[Grid], drawn: Mapping[str, Sequence[Figure]]) -> str:
     """Return the page. Its only script is ours, named by its hash; everything else is text."""
     import jinja2
 
     folders = [Path(__file__).parent, Path(__file__).parents[1] / "report"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
-        autoescape=True,
+        autoescape=True,  # names of arms come from a user's files, those of machines from other machines
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["whole"] = _kept_whole([arm.name for arm in table.arms])
     missed = [run for run in table.confirmations if run.status not in FINISHED]
     diverged = sum(trial.status == "diverged" for trial in table.trials)
     content = {
@@ -170,14 +215,44 @@ def _html(table: StudyTable, result: StudyResult, grids: Sequence[Grid], drawn: 
         f"{diverged} tuning runs diverged, {len(missed)} final runs without result · effbench {version('effbench')} · "
         f"{datetime.now():%Y-%m-%d %H:%M}",
         "verdicts": list(result.verdicts),
-        "objections": [asdict(each) for each in result.objections],
+        "objections": [asdict(each) | {"remedy": _capital(each.remedy)} for each in result.objections],
         "grids": [asdict(grid) for grid in grids],
-        "figures": [asdict(each) for each in drawn],
-        "legend": [(index % COLOURS, arm.name) for index, arm in enumerate(table.arms)],
+        "figures": {heading: [asdict(each) for each in own] for heading, own in drawn.items()},
+        # one entry a colour: the arms of several models share theirs
+        "legend": sorted(set(names_in_figures(table).values())),
     }
     digest = base64.b64encode(hashlib.sha256(SORT_SCRIPT.encode()).digest()).decode()
+    frame = {"width": WIDTH, "left": LEFT, "top": TOP, "colours": COLOURS, "dashes": DASHES}
     template = environment.get_template("study.html.j2")
-    return template.render(_harmless(redact(content)), frame=FRAME, script=SORT_SCRIPT, script_digest=digest, zip=zip)
+    return template.render(_harmless(redact(content)), frame=frame, script=SORT_SCRIPT, script_digest=digest, zip=zip)
+
+
+def _kept_whole(names: Sequence[str]) -> Callable[[str], Markup]:
+    """Return the filter that keeps names of arms, p values and intervals on one line.
+
+    A browser breaks a name at its hyphens and an interval after its comma, where a phone's line ends.
+    """
+    from markupsafe import Markup, escape
+
+    # a longer name would leave a phone's screen: 24 letters are about half of its width in a table
+    short = {for_terminal(name) for name in names if "-" in name and len(name) <= _MOST_WHOLE}
+    # the longest first: 'cnn-sgd' is the start of 'cnn-sgd-nesterov'
+    named = "|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in sorted(short, key=len, reverse=True))
+    numbers = r"[-+]?[\d.]+ (?:pt|%) \[[-+\d., ]{1,30}\]|\[[-+\d., ]{1,30}\]|\bp [=<] [\d.]+"
+    pattern = re.compile(f"({named}|{numbers})" if named else f"({numbers})")
+
+    def whole(text: str) -> Markup:
+        # split returns text, match, text, ...: every piece is escaped, and only our own tags are added
+        pieces = [escape(piece) for piece in pattern.split(text)]
+        pieces[1::2] = [Markup('<span class="whole">{}</span>').format(piece) for piece in pieces[1::2]]
+        return Markup("").join(pieces)
+
+    return whole
+
+
+def _capital(sentence: str) -> str:
+    """Return a remedy, such as 'widen lr upwards', as it stands after a sentence."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _harmless(value: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -197,7 +198,7 @@ def summary(
             lambda each: _bracket(each, rules, table),
         )  # fmt: skip
     missing = [each for each in rest if not each.seeds]
-    found += _grouped(missing, table.arms, "Not compared, no seed was run with both", lambda _: "")
+    found += _grouped(missing, table.arms, "Not compared, no seed was run with both", every=comparisons)
 
     for unit in dict.fromkeys(each.unit for each in differences):
         every = [each for each in differences if each.unit == unit]
@@ -205,16 +206,16 @@ def summary(
         undecided = [each for each in every if each.winner == "none" and not each.doubt]
         reason = seconds_doubt([arm for each in doubted for arm in (each.a, each.b)], table)
         for untold, what in ((doubted, f"cannot be told ({reason})"), (undecided, "not distinguishable")):
-            head = f"{unit.capitalize()} to target {what}"
-            if len(untold) == len(every) > 1:
-                found.append(f"{head}: all {len(every)} pairs")
-            else:
-                found += _grouped(untold, table.arms, head, lambda _: "")
+            found += _grouped(untold, table.arms, f"{unit.capitalize()} to target {what}", every=every)
     return found
 
 
 def _grouped(
-    findings: Sequence[Finding], arms: Sequence[Arm], head: str, remark: Callable[[Finding], str]
+    findings: Sequence[Finding],
+    arms: Sequence[Arm],
+    head: str,
+    remark: Callable[[Finding], str] | None = None,
+    every: Sequence[Finding] = (),
 ) -> list[str]:
     """Return one sentence that lists the pairs by model; of a single finding its own sentence.
 
@@ -223,18 +224,25 @@ def _grouped(
         arms: of the study, for names.
         head: what is said of all of them.
         remark: what is said of one, after its names.
+        every: all findings of this kind: a model of which all are meant needs no list of pairs.
     """
     if len(findings) < 2:
         return [each.sentence for each in findings]
     by_place: dict[str, list[str]] = {}
     for each in findings:
         first, second, place = _names(each.a, each.b, arms)
-        by_place.setdefault(place, []).append(f"{first} and {second}{remark(each)}")
-    if len(by_place) == 1:
-        ((place, pairs),) = by_place.items()
-        return [f"{head}{place}: {', '.join(pairs)}"]
-    parts = [f"{place.strip()} {', '.join(pairs)}".strip() for place, pairs in by_place.items()]
-    return [f"{head}: {'; '.join(parts)}"]
+        by_place.setdefault(place, []).append(f"{first} and {second}{remark(each) if remark else ''}")
+    whole = Counter(_names(each.a, each.b, arms)[2] for each in every)
+    if len(findings) == len(every):
+        return [f"{head}: all {len(every)} pairs"]
+    texts = {
+        place: f"all {len(pairs)} pairs" if len(pairs) == whole[place] > 2 else ", ".join(pairs)
+        for place, pairs in by_place.items()
+    }
+    if len(texts) == 1:
+        ((place, text),) = texts.items()
+        return [f"{head}{place}: {text}"]
+    return [f"{head}: {'; '.join(f'{place.strip()} {text}'.strip() for place, text in texts.items())}"]
 
 
 def _bracket_lead(comparisons: Sequence[Comparison], rules: StudyRules, table: StudyTable) -> str:

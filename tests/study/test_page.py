@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -56,3 +57,18 @@ def test_hostile_names_are_text(tmp_path):
 def test_a_study_without_runs_has_a_page(arms, tmp_path):
     page, _, _ = written(tmp_path, study({arm: [] for arm in ARMS[:arms]} | {"b": []}))
     assert "<h2>Verdict</h2>" in page
+
+
+def test_names_and_intervals_stay_on_one_line(tmp_path):
+    arms = ("mlp-sgd", "mlp-sgd-nesterov", "<b>x-y</b>")
+    table = study({arm: [0.8 - 0.1 * at + seed / 1000 for seed in range(7)] for at, arm in enumerate(arms)})
+    page, _, _ = written(tmp_path, table)
+    for text in ("mlp-sgd", "mlp-sgd-nesterov", "&lt;b&gt;x-y&lt;/b&gt;", "p = 0.016"):
+        assert f'<span class="whole">{text}</span>' in page
+    assert "<b>x-y</b>" not in page
+    assert re.search(r'<span class="whole">\+10\.0+ pt \[[0-9., ]+\]</span>', page)
+
+
+def test_columns_that_no_row_fills_are_left_out(tmp_path):
+    page, markdown, _ = written(tmp_path, small_study())
+    assert "with test samples" not in page + markdown
