@@ -29,6 +29,7 @@ from effbench.cache_dir import distrusted
 from effbench.data.images.cache_budget import lock, make_room, touch
 from effbench.data.images.decoding import decode_many, depths
 from effbench.data.images.duplicates import Copies, find_copies
+from effbench.data.images.folder_rows import Rows
 from effbench.data.images.image_files import printable
 from effbench.data.images.opening import ImageError
 from effbench.data.images.white_levels import Depth, Levels, levels_for
@@ -41,28 +42,6 @@ log = logging.getLogger(__name__)
 
 CHANNELS = 3
 _CHUNK = 1 << 24  # bytes hashed at a time
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Files to decode, in the order of the cache: train, val, test, so that a split is one slice.
-
-    Attributes:
-        root: folder that holds the files.
-        classes: names in label order.
-        files: N paths below root.
-        labels: int64 (N,).
-        counts: split -> number of rows, in order.
-    """
-
-    root: Path
-    classes: tuple[str, ...]
-    files: list[Path]
-    labels: Tensor
-    counts: dict[str, int]
-
-    def relative(self, row: int) -> str:
-        return printable(os.fspath(self.files[row])[len(os.fspath(self.root)) :].lstrip(os.sep))
 
 
 @dataclass(frozen=True)

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from effbench.cache_dir import cache_home, expanded
-from effbench.config.options import POSITIVE
-from effbench.data.images.cache_budget import sweep
-from effbench.data.images.decoded_cache import CacheRecord, Rows, build_cache, read_cache, serves
-from effbench.data.images.decoding import DECODER_VERSION
-from effbench.data.images.folder_layout import ALL, SPLITS, ClassFiles, Scan, counted, differing_in_case, listed, scan
-from effbench.data.images.image_files import SUFFIXES, printable, subfolders
+from effbench.cache_dir import expanded
+from effbench.data.images.decoded_cache import CacheRecord
+from effbench.data.images.folder_cache import decoded
+from effbench.data.images.folder_layout import ALL, SPLITS, Scan, counted, scan
+from effbench.data.images.folder_options import White, check_arguments, existing_folder, given_levels
+from effbench.data.images.folder_rows import Rows, arrange, labelled, without_bad
+from effbench.data.images.image_files import SUFFIXES, printable
 from effbench.data.images.modality import square_images
 from effbench.data.images.opening import MAX_PIXELS
-from effbench.data.images.white_levels import Levels
-from effbench.data.option_checks import check_counts, check_division, given_folder
 from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
-from effbench.data.splits import Split, Splits, hold_out
+from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, DataError, unknown_name
 
 log = logging.getLogger(__name__)
-
-White = float | Sequence[float] | None
 
 
 @previewed(square_images(3, 224), slow=True)
@@ -75,14 +68,14 @@ def image_folder(
         ConfigError: an argument is wrong; the message names the key.
         DataError: files are missing or damaged; the message names the path.
     """
-    _check_arguments(image_size, val_fraction, test_fraction, split_seed, on_corrupt, max_pixels)
-    levels = _levels(white_level)
-    folder = _existing(root)
+    check_arguments(image_size, val_fraction, test_fraction, split_seed, on_corrupt, max_pixels)
+    levels = given_levels(white_level)
+    folder = existing_folder(root)
     found = scan(folder)
     # Rows are arranged by names before any file is opened: a wrong layout is refused at once.
     rows = arrange(folder, found, val_fraction, test_fraction, split_seed)
-    pixels, record = _decoded(rows, image_size, max_pixels, cache_dir, levels)
-    kept = _without_bad(rows, record, on_corrupt)
+    pixels, record = decoded(rows, image_size, max_pixels, cache_dir, levels)
+    kept = without_bad(rows, record.bad, on_corrupt)
     _log_findings(found, record)
     return _splits(kept, pixels, found, record)
 
@@ -96,9 +89,9 @@ def split_sizes(options: dict[str, Any]) -> dict[str, int] | None:
     """Return the number of files in each split of image_folder(**options); None if it would refuse the folder."""
     options = with_defaults(options)
     checked = ("image_size", "val_fraction", "test_fraction", "split_seed", "on_corrupt", "max_pixels")
-    _check_arguments(*(options[key] for key in checked))
+    check_arguments(*(options[key] for key in checked))
     try:
-        folder = _existing(options["root"])
+        folder = existing_folder(options["root"])
         drawn = (options["val_fraction"], options["test_fraction"], options["split_seed"])
         return arrange(folder, scan(folder), *drawn).counts
     except DataError:
@@ -134,13 +127,13 @@ def one_split(
     Returns:
         (name of the split, its images, sha256).
     """
-    _check_arguments(image_size, 0, 0, 0, on_corrupt, max_pixels)
-    folder = _existing(root)
-    found = scan(folder, need_train=False)
+    check_arguments(image_size, 0, 0, 0, on_corrupt, max_pixels)
+    folder = existing_folder(root)
+    found = scan(folder, need_train=False)  # new test images alone will do
     name = _measured(folder, found, which)
-    rows = _labelled(folder, found.splits[name], name, classes)
-    pixels, record = _decoded(rows, image_size, max_pixels, cache_dir, _levels(white_level))
-    kept = _without_bad(rows, record, on_corrupt)
+    rows = labelled(folder, found.splits[name], name, classes)
+    pixels, record = decoded(rows, image_size, max_pixels, cache_dir, given_levels(white_level))
+    kept = without_bad(rows, record.bad, on_corrupt)
     _log_findings(found, record)
     if len(found.splits[name]) < len(classes):
         log.info(f"note: {printable(folder)} holds {len(found.splits[name])} of the run's {len(classes)} classes")
@@ -166,6 +159,7 @@ def other_folder(
     root, old_root = options["root"], before.get("root")
     if not isinstance(root, str):  # image_folder reports what is wrong with it
         return None
+    # realpath: the same folder through a link is the run's own.
     if isinstance(old_root, str) and os.path.realpath(expanded(old_root)) == os.path.realpath(expanded(root)):
         return None
     # names are counted first: they are quick to read; with on_corrupt=skip the run may have fewer images than files
@@ -200,42 +194,6 @@ def _measured(root: Path, found: Scan, which: str | None) -> str:
     return name
 
 
-def _labelled(root: Path, found: ClassFiles, which: str, classes: Sequence[str]) -> Rows:
-    """Return rows with labels by the position of class names in `classes`."""
-    label_of = {name: label for label, name in enumerate(classes)}
-    if unknown := sorted(found.keys() - label_of.keys()):
-        raise DataError(
-            f"data.root={printable(root)}: {listed(unknown)} is no class of the run's: {listed(classes, 10)}. "
-            f"The class folders must bear the run's names.{differing_in_case(unknown, classes)}"
-        )
-    # The position in the run's classes decides, not in this folder's: it may lack some.
-    files = [path for members in found.values() for path in members]
-    labels = torch.tensor([label_of[name] for name, members in found.items() for _ in members])
-    return Rows(root, tuple(classes), files, labels, {which: len(files)})
-
-
-def _decoded(
-    rows: Rows, image_size: int, max_pixels: int, cache_dir: str | Path | None, levels: Levels | None
-) -> tuple[Tensor, CacheRecord]:
-    """Return the pixels of the rows and their record, from the cache or decoded into it."""
-    folder = given_folder("cache_dir", cache_dir) or cache_home()
-
-    def place(chosen: Levels | None) -> Path:
-        return folder / f"image_folder-{fingerprint(rows, image_size, max_pixels, chosen)[:32]}.npy"
-
-    # Levels that the user gives and the automatic ones often agree: then one cache serves both.
-    key = None if levels is None or serves(place(None), levels) else levels
-    cache = place(key)
-    sweep(folder)  # before the space is counted
-    loaded = read_cache(cache, rows, image_size)
-    if loaded is None:
-        build_cache(cache, rows, image_size, max_pixels, key)
-        loaded = read_cache(cache, rows, image_size, made_here=True)
-        if loaded is None or cache != place(key):  # taken again: files may change while they are read
-            raise DataError(f"data.root={printable(rows.root)} changed while it was decoded. Start again.")
-    return loaded
-
-
 def _log_findings(found: Scan, record: CacheRecord) -> None:
     """Log what was skipped, scaled or duplicated, with counts, at every load."""
     for note in found.notes:
@@ -247,6 +205,7 @@ def _log_findings(found: Scan, record: CacheRecord) -> None:
             f"(read are {' '.join(SUFFIXES)})"
         )
     if levels := record.levels:
+        # 4095 is 12 bits; a white level that the user gave may be none of 2^n - 1.
         bits = math.log2(levels.integers + 1)
         whole_bits = f" ({bits:.0f} bits)" if bits.is_integer() else ""
         shown = {
@@ -259,164 +218,6 @@ def _log_findings(found: Scan, record: CacheRecord) -> None:
         log.info(f"image_folder: {deep} pictures hold more than 8 bits: {scaled} become 0 to 255{above}")
     for line in record.copies.lines():
         log.info(f"image_folder: {line}")
-
-
-def arrange(root: Path, scanned: Scan, val_fraction: float, test_fraction: float, split_seed: int) -> Rows:
-    """Assign a label and a split to every file, from names only: no file is opened.
-
-    Args:
-        root: the given folder.
-        scanned: its images.
-        val_fraction: part of the whole for validation.
-        test_fraction: part of the whole for the test.
-        split_seed: determines the draws.
-    """
-    found = scanned.splits
-    classes = tuple(found[next(iter(found))])
-    if len(classes) < 2:
-        only = next(iter(subfolders(scanned.root)), root)
-        inside = len(subfolders(only)) if ALL in found else 0
-        wraps = f" If '{classes[0]}' only wraps the class folders, give data.root={printable(only)}."
-        raise DataError(
-            f"data.root={printable(root)} holds one class, '{classes[0]}'; telling classes apart takes two or more. "
-            f"Name the folder that holds the class folders, or that holds train/.{wraps if inside > 1 else ''}"
-        )
-
-    # Images are not decoded yet: a split holds positions in `files` in their place.
-    files: list[Path] = []
-    splits: dict[str, Split | None] = {}
-    for which, members in found.items():
-        labels = [label for label, paths in enumerate(members.values()) for _ in paths]
-        splits[which] = Split(torch.arange(len(files), len(files) + len(labels)), torch.tensor(labels))
-        files += [path for paths in members.values() for path in paths]
-    whole, train = splits.pop(ALL, None), splits.get("train")
-    if whole is not None:
-        rest, splits["test"] = _held_out(whole, test_fraction, split_seed)
-        # both fractions are of the whole, and this one is drawn from what the test has left
-        splits["train"], splits["val"] = _held_out(rest, val_fraction / (1 - test_fraction), split_seed)
-    elif train is not None and "val" not in splits:
-        splits["train"], splits["val"] = _held_out(train, val_fraction, split_seed)
-
-    parts = {which: split for which in SPLITS if (split := splits.get(which)) is not None}
-    order = torch.cat([split.inputs for split in parts.values()]).tolist()
-    all_labels = torch.cat([split.labels for split in parts.values()])
-    counts = {which: len(split) for which, split in parts.items()}
-    rows = Rows(root, classes, [files[row] for row in order], all_labels, counts)
-    _check_every_class(rows, f"data.val_fraction={val_fraction:g}, data.test_fraction={test_fraction:g}")
-    return rows
-
-
-def _held_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
-    return hold_out(split, fraction, seed) if fraction > 0 else (split, None)
-
-
-def _check_every_class(rows: Rows, fractions: str) -> None:
-    """Refuse a class that is missing in a split."""
-    for which, missing in _missing_classes(rows).items():
-        if missing:
-            total = int((rows.labels == missing[0]).sum())
-            raise DataError(
-                f"data.root={printable(rows.root)}: class '{rows.classes[missing[0]]}' has {total} images, too few "
-                f"for one in each of {', '.join(rows.counts)}: none is left for {which} ({fractions}; "
-                f"{len(missing)} such classes). Add images, remove the class, or set a fraction to 0."
-            )
-
-
-def _missing_classes(rows: Rows) -> dict[str, list[int]]:
-    """Return for each split the labels without any image."""
-    parts = torch.split(rows.labels, list(rows.counts.values()))
-    seen = [torch.bincount(labels, minlength=len(rows.classes)) for labels in parts]
-    return {which: (count == 0).nonzero().flatten().tolist() for which, count in zip(rows.counts, seen, strict=True)}
-
-
-def fingerprint(rows: Rows, image_size: int, max_pixels: int, levels: Levels | None) -> str:
-    """Return the sha256 of everything that determines the cache.
-
-    Args:
-        rows: files, of which name, size, time and row are hashed.
-        image_size: side of the images in pixels.
-        max_pixels: limit of a file's size.
-        levels: white levels of images of more than 8 bits; None if they are chosen automatically.
-    """
-    scaling = None if levels is None else [levels.integers, levels.floats]
-    # Size and time stand for the content, as in make and rsync: hashing all files would take as long as reading them.
-    sha = hashlib.sha256(json.dumps([DECODER_VERSION, image_size, max_pixels, scaling, rows.counts]).encode())
-    for row, (path, label) in enumerate(zip(rows.files, rows.labels.tolist(), strict=True)):
-        try:
-            status = path.stat()
-        except OSError as error:  # also for a broken link
-            raise DataError(f"{printable(path)} cannot be read: {error.strerror}. Mend or remove it.") from error
-        sha.update(f"{label} {rows.relative(row)} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return sha.hexdigest()
-
-
-def _check_arguments(
-    image_size: int, val_fraction: float, test_fraction: float, split_seed: int, on_corrupt: str, max_pixels: int
-) -> None:
-    check_counts("pixel", image_size=image_size, max_pixels=max_pixels)
-    check_division(split_seed, val_fraction=val_fraction, test_fraction=test_fraction)
-    if val_fraction + test_fraction >= 1:
-        raise ConfigError(
-            "data.val_fraction + data.test_fraction must be below 1, to leave images to train on; "
-            f"got {val_fraction} + {test_fraction}."
-        )
-    if on_corrupt not in ("refuse", "skip"):
-        raise ConfigError(unknown_name("data.on_corrupt", on_corrupt, ["refuse", "skip"]))
-
-
-def _levels(white_level: White) -> Levels | None:
-    if white_level is None:
-        return None
-    values = list(white_level) if isinstance(white_level, Sequence) else [white_level] * 2
-    if len(values) != 2 or not all(map(POSITIVE.holds, values)):
-        raise ConfigError(
-            f"data.white_level must be a number above 0, or two: for integers and for floats; got {white_level!r}. "
-            "For 12 bits write 4095."
-        )
-    return Levels(float(values[0]), float(values[1]))
-
-
-def _existing(root: str | Path | None) -> Path:
-    folder = given_folder("root", root)
-    if folder is None:
-        raise ConfigError(
-            "data=image_folder needs data.root=DIR, a folder of DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg."
-        )
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"data.root={printable(folder)} {what}. Name the folder that holds the class folders.")
-    return folder
-
-
-def _without_bad(rows: Rows, record: CacheRecord, on_corrupt: str) -> Rows:
-    """Return the rows in the cache. Raises DataError if some are missing and on_corrupt is 'refuse'."""
-    if not record.bad:
-        return rows
-    share = f"{len(record.bad)} of {len(rows.files)} files cannot be decoded"
-    shown = list(record.bad.values())[:5]
-    more = [f"... and {len(record.bad) - len(shown)} more"] if len(record.bad) > len(shown) else []
-    if on_corrupt == "refuse":
-        listing = "".join(f"\n  {line}" for line in shown + more)
-        raise DataError(
-            f"data.root={printable(rows.root)}: {share}:{listing}\n"
-            "Mend or remove them, or go on without them: data.on_corrupt=skip."
-        )
-    log.info(f"image_folder: skipped: {share}: {' | '.join(shown + more)}")
-
-    left = [row for row in range(len(rows.files)) if row not in record.bad]
-    counts, start = {}, 0
-    for which, count in rows.counts.items():
-        counts[which] = sum(start <= row < start + count for row in left)
-        start += count
-    kept = replace(rows, files=[rows.files[row] for row in left], labels=rows.labels[left], counts=counts)
-
-    # val and test may lose a class, but train may not, and no split may be empty
-    if missing := _missing_classes(kept).get("train"):
-        names = listed(kept.classes[label] for label in missing)
-        raise DataError(f"data.root={printable(kept.root)}: no image to train on is left of the classes {names}.")
-    if empty := [which for which, count in counts.items() if count == 0]:
-        raise DataError(f"data.root={printable(kept.root)}: no image is left in {', '.join(empty)}.")
-    return kept
 
 
 def _splits(rows: Rows, pixels: Tensor, found: Scan, record: CacheRecord) -> Splits:
@@ -432,6 +233,6 @@ def _splits(rows: Rows, pixels: Tensor, found: Scan, record: CacheRecord) -> Spl
         "copies": {key: count for key, count in copies.items() if count},
         "white_level": [record.levels.integers, record.levels.floats] if record.levels else None,
     }
-    facts = {key: value for key, value in facts.items() if value}
+    facts = {key: value for key, value in facts.items() if value}  # without findings, the record says nothing
     name = f"image_folder/{printable(rows.root.resolve().name)}"  # distinguishes folders in a report
     return Splits(name, splits["train"], splits.get("val"), splits.get("test"), rows.classes, record.sha256, facts)

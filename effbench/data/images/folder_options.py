@@ -1,0 +1,66 @@
+"""Options of image_folder, checked before any folder is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from effbench.config.options import POSITIVE
+from effbench.data.images.image_files import printable
+from effbench.data.images.white_levels import Levels
+from effbench.data.option_checks import check_counts, check_division, given_folder
+from effbench.errors import ConfigError, DataError, unknown_name
+
+White = float | Sequence[float] | None
+
+
+def check_arguments(
+    image_size: int, val_fraction: float, test_fraction: float, split_seed: int, on_corrupt: str, max_pixels: int
+) -> None:
+    """Check the options that determine what is read. Arguments as in `image_folder`. Raises ConfigError.
+
+    Args:
+        image_size: pixels a side.
+        val_fraction: part of the whole for validation.
+        test_fraction: likewise for the test.
+        split_seed: determines the draws.
+        on_corrupt: 'refuse' or 'skip'.
+        max_pixels: limit of a file's size.
+    """
+    check_counts("pixel", image_size=image_size, max_pixels=max_pixels)
+    check_division(split_seed, val_fraction=val_fraction, test_fraction=test_fraction)
+    # Each is in [0, 1) by now, but both are parts of the whole.
+    if val_fraction + test_fraction >= 1:
+        raise ConfigError(
+            "data.val_fraction + data.test_fraction must be below 1, to leave images to train on; "
+            f"got {val_fraction} + {test_fraction}."
+        )
+    if on_corrupt not in ("refuse", "skip"):
+        raise ConfigError(unknown_name("data.on_corrupt", on_corrupt, ["refuse", "skip"]))
+
+
+def given_levels(white_level: White) -> Levels | None:
+    """Return the white levels of data.white_level; None if they are chosen automatically. Raises ConfigError."""
+    if white_level is None:
+        return None
+    values = list(white_level) if isinstance(white_level, Sequence) else [white_level] * 2
+    if len(values) != 2 or not all(map(POSITIVE.holds, values)):
+        raise ConfigError(
+            f"data.white_level must be a number above 0, or two: for integers and for floats; got {white_level!r}. "
+            "For 12 bits write 4095."
+        )
+    return Levels(float(values[0]), float(values[1]))
+
+
+def existing_folder(root: str | Path | None) -> Path:
+    """Return data.root as an absolute path. Raises ConfigError if it is not given, DataError if it is no folder."""
+    folder = given_folder("root", root)
+    # Also for data.root= on the command line, which is '': the working folder must not be read by mistake.
+    if folder is None:
+        raise ConfigError(
+            "data=image_folder needs data.root=DIR, a folder of DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg."
+        )
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"data.root={printable(folder)} {what}. Name the folder that holds the class folders.")
+    return folder
