@@ -12,7 +12,7 @@ from effbench.config.schema import AugmentConfig, Config
 from effbench.config.static_compose import composed, group_options, member
 from effbench.data.batches import step_sizes
 from effbench.data.modality import Modality
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 from effbench.target_allowlist import resolve
 
 AUTO = "auto"
@@ -165,7 +165,7 @@ def _with_augment(config: Config, modality: type[Modality], shape: Sequence[int]
         apart = {name: [key for key in now if now[key] != content.get(key)] for name, content in choices.items()}
         nearest = min(apart, key=lambda name: (len(apart[name]), choices[name] != usual))
         words = [] if choices[nearest] == usual else [f"augment={nearest}"]
-        words += [f"augment.{key}={now[key]}" for key in apart[nearest]]
+        words += [f"augment.{key}={shown(now[key], quotes=False)}" for key in apart[nearest]]
         raise ConfigError(
             f"{' '.join(words)}: the augment group is not for {modality.unit}s. Leave it out, or write augment=none."
         )

@@ -6,7 +6,7 @@ A message names the key, the rule, the value and the remedy. The command line pr
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def first_line(error: BaseException) -> str:
@@ -75,3 +75,22 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)  # YAML may give a number
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     return f"{kind} '{name}' is not one of: {', '.join(options)}.{hint}"
+
+
+def shown(value: object, quotes: bool = True) -> str:
+    """Return a config's value for a message, as a user writes it: null, true and false, also within lists and mappings.
+
+    Args:
+        value: of a key.
+        quotes: put a text in quotes.
+    """
+    if value is None or isinstance(value, bool):
+        # YAML's words: `None` on the command line would be a text of four letters
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, str):
+        return repr(value) if quotes else value
+    if type(value) is list:
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{shown(key)}: {shown(item)}' for key, item in value.items())}}}"
+    return repr(value)

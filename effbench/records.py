@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from effbench.disk import move, require_moves, sync, sync_folder
-from effbench.errors import ConfigError, EffbenchError
+from effbench.errors import ConfigError, EffbenchError, shown
 from effbench.guarded import METRICS_BYTES, MissingFileError, read_bytes, read_text
 from effbench.redaction import redact, redact_environment
 from effbench.summary_schema import check_plain, complaints, wrong_fields
@@ -270,7 +270,7 @@ def read_any_summary(folder: Path, follow_links: bool = True) -> dict[str, Any]:
     # an unknown version is refused: fields could have another meaning
     version = summary.get("schema_version") if isinstance(summary, dict) else None
     if version != SUMMARY_SCHEMA:
-        raise ConfigError(f"{path} has schema_version {version!r}; this effbench reads {SUMMARY_SCHEMA}.")
+        raise ConfigError(f"{path} has schema_version {shown(version)}; this effbench reads {SUMMARY_SCHEMA}.")
     return dict(summary)
 
 

@@ -26,7 +26,7 @@ from effbench.config.options import (
     WHOLE,
     Rule,
 )
-from effbench.errors import OptionError
+from effbench.errors import OptionError, shown
 
 
 class Schedule(LRScheduler):
@@ -261,7 +261,7 @@ class Plateau(Schedule):
         warmup_start: float = 0.01,
     ) -> None:
         if mode not in ("min", "max"):
-            raise OptionError(f"scheduler.mode must be 'min' (a loss) or 'max' (an accuracy); got {mode!r}.")
+            raise OptionError(f"scheduler.mode must be 'min' (a loss) or 'max' (an accuracy); got {shown(mode)}.")
         self.reduce_by = FRACTION_BETWEEN.check(factor, "scheduler.factor")
         self.patience = _steps(WHOLE, patience, "patience", "validations")
         self.cooldown = _steps(WHOLE, cooldown, "cooldown", "validations")

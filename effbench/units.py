@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 
 SPEED = "_per_s"  # how a record's name for a throughput ends
 _CLOCK_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -33,12 +33,12 @@ def steps_from(span: int | str, key: str, total_steps: int, steps_per_epoch: int
     match = _SPAN.fullmatch(span.strip()) if isinstance(span, str) else None
     if match is None:
         raise ConfigError(
-            f"{key} must be a number of steps, or a span such as '5%', '2 epochs', '500 steps'; got {span!r}."
+            f"{key} must be a number of steps, or a span such as '5%', '2 epochs', '500 steps'; got {shown(span)}."
         )
     number, unit = float(match[1]), match[2]
     if unit == "%":
         if number > 100:
-            raise ConfigError(f"{key} must be at most 100% of the run; got {span!r}.")
+            raise ConfigError(f"{key} must be at most 100% of the run; got {shown(span)}.")
         return round(total_steps * number / 100)
     # 0.5 epochs are allowed
     return round(number * (steps_per_epoch if unit.startswith("epoch") else 1))
@@ -60,7 +60,9 @@ def seconds_from(duration: float | str, key: str) -> float:
         days, hours, minutes, rest = map(int, text.split(":"))
         seconds = float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
     if not 0 < seconds < math.inf:  # also for NaN
-        raise ConfigError(f"{key} must be seconds, or such as '90s', '15m', '1.5h', '00:01:30:00'; got {duration!r}.")
+        raise ConfigError(
+            f"{key} must be seconds, or such as '90s', '15m', '1.5h', '00:01:30:00'; got {shown(duration)}."
+        )
     return seconds
 
 

@@ -328,7 +328,7 @@ def test_the_state_is_plain_numbers(make):
             r"scheduler\.warmup must be shorter than total_steps \(10\); got 10\. .*'5%'",
         ),
         (partial(Constant, warmup=-1), r"scheduler\.warmup must be a whole number of steps >= 0; got -1\."),
-        (partial(Constant, warmup=True), r"scheduler\.warmup must be .* got True\."),
+        (partial(Constant, warmup=True), r"scheduler\.warmup must be .* got true\."),
         (partial(Constant, warmup_start=float("nan")), r"scheduler\.warmup_start must be in \[0, 1\]; got nan\."),
         (partial(Plateau, mode="up"), r"scheduler\.mode must be 'min' .* or 'max' .* got 'up'\."),
         (partial(Plateau, factor=1.0), r"scheduler\.factor must be in \(0, 1\); got 1\.0\."),

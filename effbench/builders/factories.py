@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from effbench.config.schema import Config
 from effbench.config.static_compose import group_options, member
 from effbench.config.words import boolean_word
-from effbench.errors import ConfigError, EffbenchError, unknown_name
+from effbench.errors import ConfigError, EffbenchError, shown, unknown_name
 from effbench.target_allowlist import resolve
 
 Built = TypeVar("Built")
@@ -114,7 +114,8 @@ def construct(group: str, target: str, factory: Callable[..., Built], options: M
         raise
     except (TypeError, ValueError, AssertionError, LookupError, AttributeError, RuntimeError) as error:
         # These two are objects, not settings; their text would fill a page.
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items() if key not in ("params", "optimizer"))
+        settings = {key: value for key, value in options.items() if key not in ("params", "optimizer")}
+        given = ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
         raise ConfigError(f"{group} ({target}) refuses its options: {error!r}. Given: {given}.") from error
 
 

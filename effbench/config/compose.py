@@ -16,7 +16,7 @@ from effbench.config import static_compose as static
 from effbench.config.paths import conf_dir
 from effbench.config.words import as_meant, boolean_word, expand_folders, with_paths_as_text
 from effbench.config.yaml_text import check_references
-from effbench.errors import ConfigError, first_line, unknown_name
+from effbench.errors import ConfigError, first_line, shown, unknown_name
 from effbench.metrics import LOSS, shipped_mode
 from effbench.redaction import REDACTED
 from effbench.target_allowlist import look_beside
@@ -267,7 +267,7 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
     # YAML 1.2 reads `yes` and `off` as text: say what was meant.
     if hint is None and any(part["type"].startswith("bool") for part in items):
         hint = boolean_word(item["input"])
-    return f"{key} {message}; got {item['input']!r}.{f' Write {key}={hint}.' if hint else ''}"
+    return f"{key} {message}; got {shown(item['input'])}.{f' Write {key}={hint}.' if hint else ''}"
 
 
 def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:

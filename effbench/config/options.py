@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from effbench.errors import OptionError
+from effbench.errors import OptionError, shown
 
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -57,7 +57,7 @@ class Rule(Generic[Number]):
         try:
             return self._validated(value)
         except ValueError:
-            message = f"{key} must be {text or self._text}; got {value!r}."
+            message = f"{key} must be {text or self._text}; got {shown(value)}."
             raise OptionError(f"{message} {remedy}" if remedy else message) from None
 
     def _validated(self, value: object) -> Number:

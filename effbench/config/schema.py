@@ -20,6 +20,7 @@ from pydantic import (
 
 from effbench.config.options import Count, Fraction, NonNegative, Positive, Whole
 from effbench.config.words import boolean_word
+from effbench.errors import shown
 from effbench.metrics import shipped_mode
 from effbench.redaction import redact
 from effbench.units import seconds_from, steps_from
@@ -294,8 +295,9 @@ class CallbacksConfig(Section):
         for name, section in named.items():
             if name == "_target_" or not isinstance(section, dict) or not isinstance(section.get("_target_"), str):
                 raise ValueError(
-                    f"callbacks.{name} must be a callback with a _target_; got {section!r}. A file of callbacks/ holds "
-                    "a name for each callback, such as 'mine: {_target_: mylab.hooks.Mine, every: 10}'"
+                    f"callbacks.{name} must be a callback with a _target_; got {shown(section)}. "
+                    "A file of callbacks/ holds a name for each callback, such as "
+                    "'mine: {_target_: mylab.hooks.Mine, every: 10}'"
                 )
         return content
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from effbench.cache_dir import expanded
 from effbench.config.recipes import absolute_recipe, quoted
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 
 # section -> its keys that name a file or folder; "" for the config's top level
 PATHS = {
@@ -57,7 +57,7 @@ def with_paths_as_text(content: Mapping[str, Any]) -> dict[str, Any]:
             value = values.get(key)
             if isinstance(value, bool | float):
                 name = f"{section}.{key}".lstrip(".")
-                raise ConfigError(f"{name} must be text; YAML reads it as {value!r}. Put it in quotes.")
+                raise ConfigError(f"{name} must be text; YAML reads it as {shown(value)}. Put it in quotes.")
             if isinstance(value, int):
                 texts[key] = str(value)
         whole = {**whole, **texts} if not section else {**whole, section: {**values, **texts}}

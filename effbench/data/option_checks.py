@@ -8,7 +8,7 @@ from pathlib import Path
 
 from effbench.cache_dir import expanded
 from effbench.config.options import COUNT, FRACTION_BELOW_1, SEED
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 from effbench.units import human_bytes
 
 
@@ -57,5 +57,5 @@ def given_folder(key: str, value: object) -> Path | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str | os.PathLike):
-        raise ConfigError(f"data.{key} must be a folder's path, as text; got {value!r}.")
+        raise ConfigError(f"data.{key} must be a folder's path, as text; got {shown(value)}.")
     return expanded(value).absolute()

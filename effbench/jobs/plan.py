@@ -15,7 +15,7 @@ from pathlib import Path
 
 from effbench.config.compose import loader, parsed
 from effbench.config.words import as_meant
-from effbench.errors import ConfigError, first_line
+from effbench.errors import ConfigError, first_line, shown
 from effbench.guarded import MissingFileError, read_text
 from effbench.records import FINISHED, read_summary, write_text
 from effbench.redaction import redact
@@ -127,7 +127,9 @@ def read_plan(folder: Path) -> tuple[list[str], list[JobSpec]]:
     try:
         content = json.loads(read_text(path, MOST_BYTES))
         if content["schema_version"] != SCHEMA:
-            raise ConfigError(f"{path} has schema_version {content['schema_version']!r}; this effbench reads {SCHEMA}.")
+            raise ConfigError(
+                f"{path} has schema_version {shown(content['schema_version'])}; this effbench reads {SCHEMA}."
+            )
         asked = recorded([str(word) for word in content["overrides"]], str(path))
         jobs = []
         for number, entry in enumerate(content["jobs"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from effbench.errors import OptionError
+from effbench.errors import OptionError, shown
 from effbench.models.layers import check_count, check_dropout
 from effbench.models.torchvision_zoo import adapt_input_channels, square_side
 
@@ -72,7 +72,7 @@ def vit(
 def _patch_size(patch_size: int | str, side: int) -> int:
     """Return the side of a patch in px; it must divide the side of the image."""
     if isinstance(patch_size, str) and patch_size != "auto":
-        raise OptionError(f"model.patch_size must be a number of px or 'auto'; got {patch_size!r}.")
+        raise OptionError(f"model.patch_size must be a number of px or 'auto'; got {shown(patch_size)}.")
     # patches of 16 px would make 4 tokens of an image of 32 px; of 4 px they make 64
     patch = (16 if side >= 64 else 4) if isinstance(patch_size, str) else patch_size
     check_count(patch, "model.patch_size", "px")

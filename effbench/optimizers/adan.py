@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from effbench.config.options import POSITIVE
-from effbench.errors import OptionError, unknown_name
+from effbench.errors import OptionError, shown, unknown_name
 from effbench.optimizers import fused
 from effbench.optimizers.checks import (
     check_state,
@@ -87,7 +87,7 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
             raise OptionError(unknown_name("optimizer.variant", variant, VARIANTS))
         if restart_cond is not None and variant != "package":
             raise OptionError(
-                f"optimizer.restart_cond must be null with variant 'paper'; got {restart_cond!r}. "
+                f"optimizer.restart_cond must be null with variant 'paper'; got {shown(restart_cond)}. "
                 "The authors' code has no restarts: set optimizer.variant=package."
             )
         given = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}

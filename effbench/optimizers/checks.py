@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from effbench.config.options import FRACTION_BELOW_1, NON_NEGATIVE, Rule
-from effbench.errors import GradientError, OptionError
+from effbench.errors import GradientError, OptionError, shown
 
 _LAYOUT = attrgetter("layout")  # for map: a loop over hundreds of parameters would cost more in every step
 
@@ -68,9 +68,9 @@ def checked_betas(betas: Sequence[float], count: int, remedy: str) -> tuple[floa
     rule = f"{count} numbers in [0, 1)"
     # a string is iterable, too: '0.9' would be three betas
     if isinstance(betas, str) or not isinstance(betas, Iterable) or len(list(betas)) != count:
-        raise OptionError(f"optimizer.betas must be {rule}; got {betas!r}. {remedy}")
-    shown = f"each beta of {rule}, in betas {list(betas)}"
-    return tuple(checked_number(beta, "betas", FRACTION_BELOW_1, remedy, shown) for beta in betas)
+        raise OptionError(f"optimizer.betas must be {rule}; got {shown(betas)}. {remedy}")
+    words = f"each beta of {rule}, in betas {list(betas)}"
+    return tuple(checked_number(beta, "betas", FRACTION_BELOW_1, remedy, words) for beta in betas)
 
 
 def checked_lr(lr: SupportsFloat | Tensor, remedy: str) -> float | Tensor:

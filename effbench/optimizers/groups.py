@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from effbench.config.options import NON_NEGATIVE
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 
 EXEMPT_NAMES = frozenset(
     {
@@ -59,7 +59,7 @@ def parameter_groups(
     for pattern, factor in factors.items():
         if not NON_NEGATIVE.holds(factor):
             raise ConfigError(
-                f"optimizer.group_lr must map a pattern to a factor >= 0 on lr; got {pattern!r}: {factor!r}. "
+                f"optimizer.group_lr must map a pattern to a factor >= 0 on lr; got {shown(pattern)}: {shown(factor)}. "
                 "For a tenth of lr write 0.1."
             )
     # frozen parameters count, too: whether a pattern is idle must not depend on model.freeze

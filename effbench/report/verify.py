@@ -14,6 +14,7 @@ from effbench.config.compare import config_digest
 from effbench.config.yaml_text import parse_yaml, read_record
 from effbench.console import writes_unicode
 from effbench.disk import followed, pointed
+from effbench.errors import shown
 from effbench.guarded import METRICS_BYTES, read_text
 from effbench.metrics import display_of, recorded_displays
 from effbench.records import FINISHED, STATUSES, read_any_summary, read_metrics
@@ -80,7 +81,7 @@ def _require(holds: bool, problem: str) -> None:
 def _summary(summary: Mapping[str, Any], wrong: Sequence[str]) -> str:
     _require(not wrong, "; ".join(wrong[:5]))
     status = summary["status"]
-    _require(status in STATUSES, f"status {status!r} is not one of {', '.join(STATUSES)}")
+    _require(status in STATUSES, f"status {shown(status)} is not one of {', '.join(STATUSES)}")
     missing = [key for key in ("metrics", "model", "data", "timing", "environment", "argv") if key not in summary]
     # a run that failed before it started has only a status and an error
     _require(status == "failed" or not missing, f"summary.json lacks {', '.join(missing)}")
@@ -149,7 +150,9 @@ def _sessions(folder: Path, summary: Mapping[str, Any]) -> str:
     last = sessions[-1]
     if summary["status"] in FINISHED:
         for key, stated in (("to_step", summary["steps"]), ("status", summary["status"]), ("argv", summary["argv"])):
-            _require(last[key] == stated, f"the last session's {key} is {last[key]!r}, the summary says {stated!r}")
+            _require(
+                last[key] == stated, f"the last session's {key} is {shown(last[key])}, the summary says {shown(stated)}"
+            )
 
     # config.yaml and .hydra/overrides.yaml belong to the last session that saved a checkpoint
     digest = config_digest(read_record(folder / "config.yaml"))

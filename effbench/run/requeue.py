@@ -10,7 +10,7 @@ from pathlib import Path
 from effbench.config.compare import PLACES, differing
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.disk import set_aside
-from effbench.errors import ConfigError, EffbenchError
+from effbench.errors import ConfigError, EffbenchError, shown
 from effbench.records import read_summary
 from effbench.run.load import recorded_config
 
@@ -42,7 +42,7 @@ def unfinished_in(words: Sequence[str], config_dir: str | None) -> Path | None:
         # this one. With resume=RUN the user has named the run, and changes are allowed.
         now = parse(plain(raw)).to_dict()
         changed = [
-            f"  {key}: {old} in that run, {new} now"
+            f"  {key}: {shown(old, quotes=False)} in that run, {shown(new, quotes=False)} now"
             for key, old, new in differing(recorded_config(folder), now)
             if not key.startswith(PLACES) and new != AUTO  # the run keeps its recorded number for `auto`
         ]

@@ -13,8 +13,9 @@ from effbench.config.versions import upgraded
 from effbench.cpu.library import library
 from effbench.data.batches import step_sizes
 from effbench.data.splits import Splits, digest
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 from effbench.records import FINISHED, read_summary, require_writable
+from effbench.run.finish_epoch import words_to_finish
 from effbench.run.history import Sessions
 from effbench.run.load import recorded_config
 from effbench.training.checkpoint import Snapshot, read_manifest, read_newest
@@ -102,7 +103,7 @@ class Resumption:
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ConfigError) as error:
             # The error tells shapes or names of tensors; the cause is most likely a changed setting.
             changed = [
-                f"{key} from {was} to {now}"
+                f"{key} from {_text(was)} to {_text(now)}"
                 for key, was, now in differing(self._before, self._now)
                 if not key.startswith(PLACES)
             ]
@@ -135,11 +136,11 @@ class Resumption:
         if self._damaged:
             log.info(f"resuming from {self._checkpoint}, the newest undamaged checkpoint")
         for key, before, now in differing(self._before, self._now):
-            change = f"changed since the checkpoint: {key} from {before} to {now}"
+            change = f"changed since the checkpoint: {key} from {_text(before)} to {_text(now)}"
             # Weights fit a model with other options if the shapes agree, but another number of attention heads or
             # another activation makes it another function. --quiet must not hide that.
             if key.startswith("model.") and key not in NOT_COMPUTED:
-                log.warning(f"{change}; the weights were trained with {before}")
+                log.warning(f"{change}; the weights were trained with {_text(before)}")
             else:
                 log.info(change)
         if self._processes not in (None, self.ranks.world_size):
@@ -165,7 +166,7 @@ class Resumption:
         if not self.ranks.is_main:
             return
         for key, before, now in differing(self._before, self._now):
-            log.warning(f"not applied: {key}={now}; the weights were trained with {before}")
+            log.warning(f"not applied: {key}={_text(now)}; the weights were trained with {_text(before)}")
         log.info(f"{self.folder} is finished; nothing is left to do")
 
     def _summary(self) -> Mapping[str, Any]:
@@ -182,8 +183,8 @@ class Resumption:
             if was != now:
                 why = "" if key == "_target_" else " It determines which parameters the saved optimizer state is for."
                 raise ConfigError(
-                    f"resume={self.config.resume}: {section}.{key} must stay as it was: {was}; got {now}.{why} Leave "
-                    "it out, or start a new run."
+                    f"resume={self.config.resume}: {section}.{key} must stay as it was: {_text(was)}; got "
+                    f"{_text(now)}.{why} Leave it out, or start a new run."
                 )
 
     def _drop_values_of_other_metrics(self, snapshot: Snapshot, trainer: Trainer) -> None:
@@ -218,17 +219,16 @@ class Resumption:
             return
         decisive = (*DECISIVE, *(("data.batch_size", "data.drop_last") if same_samples else ("data.",)))
         changed = [
-            f"{key} from {before} to {now}"
+            f"{key} from {_text(before)} to {_text(now)}"
             for key, before, now in differing(self._before, self._now)
             if key.startswith(decisive) and key not in NOT_DECISIVE
         ]
         if changed:
-            limits = [f"trainer.max_epochs={trainer.state.epoch + 1}"]
-            limits += ["trainer.max_steps=null"] if self.config.trainer.max_steps is not None else []
+            ending, after = map(" ".join, words_to_finish(self.config, trainer))
             raise ConfigError(
                 f"resume={self.config.resume}: the run was stopped within an epoch, and the rest of that epoch needs "
-                f"the same batches; changed: {', '.join(changed)}. First finish the epoch without these changes, with "
-                f"{' '.join(limits)}; then resume with them."
+                f"the same batches; changed: {', '.join(changed)}. First finish the epoch without these changes"
+                f"{f', with {ending}' if ending else ''}; then resume with them{f' and {after}' if after else ''}."
             )
 
         # An incomplete last batch is left out if it has fewer than two samples a process (data.drop_last=false).
@@ -238,12 +238,20 @@ class Resumption:
         )
         now = [train.samples_in(step) for step in range(train.steps_per_epoch)]
         if sizes[: trainer.state.steps_per_epoch] != now:
+            ending, after = map(" ".join, words_to_finish(self.config, trainer))
+            here = self.ranks.world_size
             raise ConfigError(
                 f"resume={self.config.resume}: the run was stopped within an epoch of {world} processes, and the rest "
-                f"of that epoch needs the same batches; with {self.ranks.world_size} its last step has other samples "
+                f"of that epoch needs the same batches; with {here} its last step has other samples "
                 f"(data.drop_last=false). Resume with {world} processes (torchrun --nproc_per_node={world}), at least "
-                f"to the end of that epoch: trainer.max_epochs={trainer.state.epoch + 1}."
+                f"to the end of that epoch{f': {ending}' if ending else ''}"
+                f"{f'. Then resume with {here}, and {after}' if after else ''}."
             )
+
+
+def _text(value: Any) -> str:
+    """Return a setting as the user writes it in an override."""
+    return shown(value, quotes=False)
 
 
 def fingerprint(data: Splits) -> str:

@@ -20,7 +20,7 @@ from effbench.config.options import Count, Positive, Whole
 from effbench.config.refusals import Refusals
 from effbench.config.schema import Config, Section
 from effbench.config.study_files import assigned, content_of
-from effbench.errors import ConfigError, unknown_name
+from effbench.errors import ConfigError, shown, unknown_name
 from effbench.metrics import display_of
 from effbench.redaction import redact
 from effbench.run.overrides import is_ephemeral, merge_overrides, override_key
@@ -291,7 +291,7 @@ def _rule(item: Mapping[str, Any], name: str) -> str:
         return (
             f"study.{item['key']} is missing: a file such as study/{name}.yaml begins with defaults: [_base, _self_]."
         )
-    return f"study.{item['key']} {' or '.join(dict.fromkeys(item['texts']))}; got {item['input']!r}."
+    return f"study.{item['key']} {' or '.join(dict.fromkeys(item['texts']))}; got {shown(item['input'])}."
 
 
 def _check_overrides(words: Sequence[str]) -> None:

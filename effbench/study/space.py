@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from effbench.config.recipes import quoted
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 from effbench.study.table import Range, Setting
 
 KINDS = ("log", "uniform", "int", "choices")
@@ -129,23 +129,25 @@ def _dimension(where: str, key: str, line: Any) -> Dimension:
     if not (isinstance(line, Mapping) and len(line) == 1 and next(iter(line)) in KINDS):
         raise ConfigError(
             f"{where}: {key} must be one of {{log: [LOW, HIGH]}}, {{uniform: [LOW, HIGH]}}, {{int: [LOW, HIGH]}}, "
-            f"{{choices: [A, B]}}; got {line!r}."
+            f"{{choices: [A, B]}}; got {shown(line)}."
         )
     [(kind, values)] = line.items()
     if kind == "choices":
         plain = isinstance(values, list) and all(isinstance(value, bool | int | float | str) for value in values)
         if not plain or not values or len(set(map(repr, values))) < len(values):
             raise ConfigError(
-                f"{where}: {key} must list different numbers or texts; got {values!r}. A list is a choice in quotes: "
-                "'[0.9,0.99]'."
+                f"{where}: {key} must list different numbers or texts; got {shown(values)}. A list is a choice in "
+                "quotes: '[0.9,0.99]'."
             )
         return Dimension(key, kind, tuple(values))
     if not (isinstance(values, list) and len(values) == 2 and all(_is_number(value, kind) for value in values)):
-        raise ConfigError(f"{where}: {key} must have two numbers as ends of {kind}; got {values!r}.")
+        raise ConfigError(f"{where}: {key} must have two numbers as ends of {kind}; got {shown(values)}.")
     low, high = values
     if not low < high or (kind == "log" and low <= 0):
         rule = "0 < LOW < HIGH" if kind == "log" else "LOW < HIGH"
-        raise ConfigError(f"{where}: {key} must have {rule}; got {values!r}. For a fixed value use study.overrides.")
+        raise ConfigError(
+            f"{where}: {key} must have {rule}; got {shown(values)}. For a fixed value use study.overrides."
+        )
     return Dimension(key, kind, (low, high))
 
 

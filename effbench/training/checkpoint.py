@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from effbench.disk import followed, move, patiently, point, pointed, sync, sync_folder
-from effbench.errors import ConfigError, EffbenchError
+from effbench.errors import ConfigError, EffbenchError, shown
 from effbench.guarded import MissingFileError, UnreadableError, read_bytes, require_regular
 from effbench.records import naming_disk_faults, sha256_of
 
@@ -367,7 +367,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} is damaged: its digest is not that of its content.")
     if version != FORMAT:
         raise ConfigError(
-            f"{path} is of checkpoint format {version!r}; this effbench reads {FORMAT}. Use the effbench that wrote it."
+            f"{path} is of checkpoint format {shown(version)}; this effbench reads {FORMAT}. Use the effbench "
+            "that wrote it."
         )
     # After the version: another format may hold no digest of itself.
     if stated is None:

@@ -279,6 +279,44 @@ def test_batch_size_change_mid_epoch_is_refused_with_a_remedy(
     assert (summary(tmp_path / "run")["epochs"], summary(tmp_path / "run")["steps"]) == (4, 14)
 
 
+def advice(err: str) -> tuple[list[str], list[str]]:
+    """The words that the refusal names: for the rest of the epoch, and for the resume with the changes."""
+    ending, _, after = err.partition("without these changes")[2].partition("; then resume with them")
+    return ending.removeprefix(", with ").split(), after.strip().removeprefix("and ").removesuffix(".").split()
+
+
+@pytest.mark.process
+@pytest.mark.row(50)
+@pytest.mark.parametrize("words", [[], ["scheduler.warmup=15%", "trainer.min_steps=15"]], ids=["steps", "shares"])
+def test_finishing_the_epoch_as_advised_keeps_each_number(
+    words: list[str], uninterrupted: Path, send: SendsSignal, effbench: Effbench, tmp_path: Path
+) -> None:
+    send(signal.SIGTERM, 7)
+    assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, *words, "hydra.run.dir=run")[0] == 143
+    send.never()
+    code, _, err = effbench("train", "resume=run", "seed=5")
+    ending, after = advice(err)
+    assert code == 2
+    assert effbench("train", "resume=run", *ending)[0] == 0
+    assert summary(tmp_path / "run")["steps"] == 10
+    # The changes themselves are left out, so that the run must end as one that was never stopped.
+    assert effbench("train", "resume=run", *after)[0] == 0
+    ends_like(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.process
+@pytest.mark.row(50)
+def test_changes_in_the_last_epoch_are_told_to_need_more(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
+    send(signal.SIGTERM, 7)
+    assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=2", "hydra.run.dir=run")[0] == 143
+    send.never()
+    code, _, err = effbench("train", "resume=run", "data.batch_size=16")
+    assert (code, advice(err)) == (2, ([], ["a", "larger", "trainer.max_epochs"]))
+    assert effbench("train", "resume=run")[0] == 0
+    assert effbench("train", "resume=run", "data.batch_size=16", "trainer.max_epochs=3")[0] == 0
+    assert summary(tmp_path / "run")["steps"] == 12
+
+
 # --- resume=auto ------------------------------------------------------------------------------------------------------
 
 
@@ -374,12 +412,14 @@ def test_changes_since_the_checkpoint_are_reported_key_by_key(send: SendsSignal,
     send(signal.SIGTERM, 7)
     assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 143
     send.never()
-    code, _, err = effbench("train", "resume=run", "trainer.max_epochs=2", "optimizer.lr=1e-3", "data.num_workers=1")
+    changes = ["trainer.max_epochs=2", "optimizer.lr=1e-3", "data.num_workers=1", "trainer.gradient_clip_val=null"]
+    code, _, err = effbench("train", "resume=run", *changes)
     assert code == 0
     assert [line for line in err.splitlines() if line.startswith("changed")] == [
         "changed since the checkpoint: optimizer.lr from 0.003 to 0.001",
         "changed since the checkpoint: data.num_workers from 0 to 1",
         "changed since the checkpoint: trainer.max_epochs from 4 to 2",
+        "changed since the checkpoint: trainer.gradient_clip_val from 1.0 to null",
     ]
 
 
@@ -389,7 +429,7 @@ def test_changes_since_the_checkpoint_are_reported_key_by_key(send: SendsSignal,
     ("word", "change"),
     [
         ("model.freeze=[block1.*]", "model.freeze must stay as it was: []; got ['block1.*']"),
-        ("optimizer.no_decay=false", "optimizer.no_decay must stay as it was: True; got False"),
+        ("optimizer.no_decay=false", "optimizer.no_decay must stay as it was: true; got false"),
         ("+optimizer.group_lr={head.*:0.1}", "optimizer.group_lr must stay as it was: []; got ['head.*']"),
     ],
 )

@@ -161,7 +161,7 @@ def test_sparse_gradients_are_refused_with_the_remedy() -> None:
         ({"eps": 0}, r"optimizer\.eps must be a number > 0; got 0\."),
         ({"weight_decay": -0.1}, r"optimizer\.weight_decay must be a number >= 0; got -0\.1"),
         ({"r": -1}, r"optimizer\.r must be a number >= 0; got -1\. The package's default is 0"),
-        ({"weight_lr_power": None}, r"optimizer\.weight_lr_power must be a number >= 0; got None"),
+        ({"weight_lr_power": None}, r"optimizer\.weight_lr_power must be a number >= 0; got null"),
     ],
 )
 def test_an_option_out_of_range_names_key_rule_value_and_remedy(options: dict[str, Any], message: str) -> None:

@@ -28,7 +28,7 @@ from effbench.data.option_checks import check_counts, check_division, given_fold
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, digest, hold_out
 from effbench.disk import move
-from effbench.errors import ConfigError, DataError
+from effbench.errors import ConfigError, DataError, shown
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"  # published next to the archive
@@ -65,7 +65,7 @@ def cifar10(
         DataError: files are missing or damaged, or hold anything but arrays of bytes and labels.
     """
     if not isinstance(download, bool):
-        raise ConfigError(f"data.download must be true or false; got {download!r}.")
+        raise ConfigError(f"data.download must be true or false; got {shown(download)}.")
     check_counts("pixel", image_size=image_size)  # here too: reading takes longer than resizing
     check_division(split_seed, val_fraction=val_fraction)
     contents = _contents(given_folder("root", root) or cache_home() / "cifar10", download)

@@ -18,7 +18,7 @@ from effbench.data.images.pixels import resized
 from effbench.data.option_checks import check_counts, check_division, given_folder
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, digest, hold_out
-from effbench.errors import ConfigError, DataError
+from effbench.errors import ConfigError, DataError, shown
 
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -59,7 +59,7 @@ def fashion_mnist(
     check_division(split_seed, val_fraction=val_fraction)
     folder = given_folder("root", root) or SYSTEM_FOLDER
     if subset not in ("embedded", "full"):
-        raise ConfigError(f"data.subset must be 'embedded' or 'full'; got {subset!r}.")
+        raise ConfigError(f"data.subset must be 'embedded' or 'full'; got {shown(subset)}.")
     arrays = _read_embedded() if subset == "embedded" else read_folder(folder)
 
     whole = {
