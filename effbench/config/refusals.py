@@ -44,14 +44,6 @@ class Refusals:
 
         return OverridesParser.create()
 
-    def of(self, words: Sequence[str]) -> str | None:
-        """Return the message of the ConfigError for the overrides `words`; None if they compose."""
-        try:
-            self.checked(words)
-        except ConfigError as error:
-            return str(error)
-        return None
-
     def checked(self, words: Sequence[str]) -> Config:
         """Return the config of the overrides `words`. Raises ConfigError as `compose` does."""
         content = self._quickly(words)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
 from effbench.config.compose import compose_raw, parse, plain
@@ -34,7 +34,7 @@ from effbench.jobs.plan import (
     standing,
     write_plan,
 )
-from effbench.jobs.processes import Relay, job_process, record_failure, relaying
+from effbench.jobs.processes import Relay, called, job_process, record_failure, relaying
 from effbench.log import LOGGER, at_level
 from effbench.records import FINISHED, require_writable
 from effbench.redaction import redact
@@ -44,6 +44,9 @@ from effbench.run.launch import Composed, composed, record_job
 from effbench.run.load import targets_from
 from effbench.run.lock import holding
 from effbench.run.overrides import is_ephemeral, merge_overrides, override_key, recorded_overrides, resume_command
+
+if TYPE_CHECKING:
+    from effbench.config.schema import Config
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +130,29 @@ def _refused(jobs: Mapping[int, Sequence[str]], config_dir: str | None, done: in
     done: number of further jobs that are finished already.
     """
     refusals = Refusals(config_dir)
-    refused = {number: text for number, words in jobs.items() if (text := refusals.of(words))}
+    configs: dict[int, Config] = {}
+    refused: dict[int, str] = {}
+    for number, words in jobs.items():
+        try:
+            configs[number] = refusals.checked(words)
+        except ConfigError as error:
+            refused[number] = str(error)
+    if configs:
+        # A process of its own: the check takes optimizer steps, and jobs are forked from this process, which must not
+        # have started torch's threads. If it dies of a user's code, so will the job, with a record.
+        with suppress(EffbenchError):
+            refused |= called(Relay(), _refused_parts, configs) or {}
     if refused and len(refused) == len(jobs) and not done:
         raise ConfigError("\n".join(dict.fromkeys(refused.values())))
     return refused
+
+
+def _refused_parts(configs: Mapping[int, Config]) -> dict[int, str]:
+    # --json: a user's module that prints must not write into the result. Notes come again from the jobs themselves.
+    with redirect_stdout(sys.stderr), at_level(logging.ERROR):
+        from effbench.run.validate import refused_early
+
+        return refused_early(configs)
 
 
 def _run(
@@ -142,7 +164,7 @@ def _run(
     as_json: bool,
 ) -> int:
     # A refused job does not keep the others from running; it is recorded as failed in its turn.
-    for number, text in refused.items():
+    for number, text in sorted(refused.items()):
         log.warning(f"job {number} will be refused: {text}")
     next_config = _NextConfig(
         [_words_of_new_run(item, common) for item in planned if item.job.number not in refused], config_dir

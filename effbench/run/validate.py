@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 
 from effbench import build
 from effbench.automatic import settled
 from effbench.config.schema import Config
 from effbench.cpu.library import check_switch
+from effbench.errors import EffbenchError
 from effbench.models import accounting
 from effbench.report.cost import Setting, shape_model
 from effbench.target_allowlist import resolve
@@ -51,6 +54,49 @@ def refuse_early(config: Config) -> None:
     """Refuse what can be refused before data are read. A model is built by shapes only if reading may take minutes."""
     check_switch()
     build.check_options(config)
+    _refuse_shapes(config)
+
+
+def refused_early(configs: Mapping[int, Config]) -> dict[int, str]:
+    """Return number -> message for the configs that a run would refuse before it reads data.
+
+    Options that exclude each other are found only here, such as ema=on with an optimizer that averages by itself: the
+    schema knows each section by itself.
+    """
+    refused: dict[int, str] = {}
+    # What decides the shape check -> its message: a sweep of learning rates builds its model once.
+    by_shape: dict[str, str | None] = {}
+    for number, config in configs.items():
+        problem = _message_of(_refuse_parts, config)
+        if problem is None:
+            section = config.optimizer
+            key = str((config.model, config.data, section.target, section.no_decay, section.group_lr))
+            if key not in by_shape:
+                by_shape[key] = _message_of(_refuse_shapes, config)
+            problem = by_shape[key]
+        if problem is not None:
+            refused[number] = problem
+    return refused
+
+
+def _message_of(check: Callable[[Config], None], config: Config) -> str | None:
+    """Return the message with which the check refuses the config; None if it does not."""
+    try:
+        check(config)
+    except EffbenchError as error:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a user's class may raise anything: the run itself reports it in full
+        return None
+    return None
+
+
+def _refuse_parts(config: Config) -> None:
+    build.device_type(config)
+    build.check_options(config)
+    build.callbacks(config)
+
+
+def _refuse_shapes(config: Config) -> None:
     # With quick data the model itself is built a moment later: two builds would only take time.
     kind = build.preview(config) if build.takes_time(config) else None
     if kind is not None:

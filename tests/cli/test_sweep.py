@@ -1,6 +1,6 @@
 """`effbench train -m`: every combination a run, a table at the end, and no job costs another one its run.
 
-White-box: states that no real job leaves are made by `_finish` and `_job`.
+White-box: states that no real job leaves are made by `_finish` and `_job`; `_refused` is the check at the start.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from effbench.config.compose import compose
 from effbench.errors import ConfigError
 from effbench.jobs.plan import expand
-from effbench.jobs.sweep import _finish
+from effbench.jobs.sweep import _finish, _refused
 from effbench.report.text_table import print_table
+from effbench.run.validate import refuse_early
 from tests.cli.conftest import Effbench
 from tests.commandline import TINY, python
 
@@ -54,6 +56,7 @@ WORDS = {
         "--config-dir", "conf", "model=faulty", f"model.fault={','.join(FAULTS)}", "allow_targets=[faulty_lab]", *SMOKE,
     ],
     "by recipe": ["recipe=mobilenet_adamw,mine.yaml", "model=mlp", "data.root=_mine", *SMOKE],
+    "excluding": [*TINY, "optimizer=schedule_free,sgd", "ema=on"],
     "alone": [*TINY],
     "with hydra": [*TINY, "seed=1,2", "hydra/launcher=basic"],
     "as json": [*TINY, "optimizer.lr=0.01,0.001,-1", "--json"],
@@ -134,6 +137,15 @@ def test_sweep_lists_refused_and_diverged_jobs_and_others_finish(sweeps: dict[st
 
 
 @pytest.mark.row(26)
+def test_excluding_options_are_listed_before_the_first_job(sweeps: dict[str, Swept]) -> None:
+    sweep = sweeps["excluding"]
+    assert sweep.code == 1
+    assert [row["status"] for row in sorted(sweep.rows, key=lambda row: row["job"])] == ["failed", "completed"]
+    assert "ema=on averages the weights" in sweep.row("optimizer=schedule_free")["error"]
+    assert sweep.err.index("job 0 will be refused: ema=on averages") < sweep.err.index("job 0 (1 of ")
+
+
+@pytest.mark.row(26)
 def test_job_that_crashes_is_recorded_and_the_next_one_runs(sweeps: dict[str, Swept]) -> None:
     sweep = sweeps["it\\'s ü, faulty"]
     assert sweep.code == 1
@@ -189,6 +201,7 @@ def test_sweep_json_prints_exactly_the_rows_of_sweep_csv(name: str, jobs: int, s
         (["seed=1,2", "hydra.sweep.dir=taken"], ["taken cannot be written"]),
         (["seed=1,2", "hydra/launcher=nope"], ["hydra/launcher"]),
         (["seed=1,2", "hydra.sweep.dir=old"], ["old holds a sweep already"]),
+        (["optimizer=schedule_free", "ema=on", "seed=1,2"], ["ema=on averages the weights, and so does"]),
     ],
     ids=lambda value: value[0],
 )
@@ -202,6 +215,36 @@ def test_sweep_that_cannot_start_exits_2_and_leaves_nothing(
     assert (code, out) == (2, "")
     assert all(part in err for part in expected), err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+EXCLUDING = {
+    "two averages": (["optimizer=sgd,schedule_free", "ema=on"], "ema=on averages the weights"),
+    "a step by a closure": (
+        ["optimizer._target_=torch.optim.SGD,torch.optim.LBFGS", "~optimizer.betas", "~optimizer.eps"],
+        "does not fit the loop",
+    ),
+    "a loss of another task": (["loss=cross_entropy,bce"], "loss"),
+    "a metric of another task": (["task.metrics=[acc],[mae]"], "metrics"),
+    "an option of another class": (["optimizer=sgd,adamw", "+optimizer.momentum=0.9"], "momentum"),
+    "a span of another schedule": (["+scheduler.step_size=1,2 weeks", "scheduler=constant"], "step_size"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", EXCLUDING)
+def test_sweep_lists_jobs_whose_options_exclude_each_other(case: str) -> None:
+    words, reason = EXCLUDING[case]
+    jobs = dict(enumerate(expand(words)))
+    refused = _refused(jobs, None, done=1)
+    assert refused
+    for number, chosen in jobs.items():
+        alone = None
+        try:
+            refuse_early(compose(chosen))
+        except ConfigError as error:
+            alone = str(error)
+        assert refused.get(number) == alone
+    assert all(reason in text for text in refused.values())
 
 
 def test_a_sweep_under_torchrun_is_refused(effbench: Effbench, monkeypatch: pytest.MonkeyPatch) -> None:

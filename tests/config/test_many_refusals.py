@@ -45,6 +45,14 @@ WORDS = [
 ]
 
 
+def of(together: Refusals, words: list[str]) -> str | None:
+    try:
+        together.checked(words)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 def in_full(words: list[str]) -> str | None:
     try:
         compose(words)
@@ -57,7 +65,7 @@ def in_full(words: list[str]) -> str | None:
 def test_a_job_in_a_batch_is_refused_as_if_alone() -> None:
     together = Refusals()
     for words in WORDS:
-        assert together.of(words) == in_full(words), words
+        assert of(together, words) == in_full(words), words
 
 
 @pytest.mark.slow
@@ -67,9 +75,9 @@ def test_a_user_folder_is_part_of_the_check(tmp_path: Path) -> None:
         "defaults: [_base, _self_]\n_target_: effbench.models.mlp.mlp\nhidden: [4]\ndropout: ${ema.decay}\n"
     )
     ours = Refusals(tmp_path)
-    assert ours.of(["model=mine", "model.hidden=[8]"]) is None
-    assert "ema.decay" in str(ours.of(["model=mine", "ema.decay=2"]))
-    assert "mine" in str(Refusals().of(["model=mine"]))
+    assert of(ours, ["model=mine", "model.hidden=[8]"]) is None
+    assert "ema.decay" in str(of(ours, ["model=mine", "ema.decay=2"]))
+    assert "mine" in str(of(Refusals(), ["model=mine"]))
 
 
 @pytest.mark.slow
@@ -86,7 +94,7 @@ def test_sweep_check_composes_once_per_group_choice(
     monkeypatch.setattr(refusals, "compose_raw", counting)
     together = Refusals()
     for number in range(100):
-        assert together.of([f"model={('mlp', 'cnn')[number % 2]}", f"optimizer.lr={number + 1}e-4"]) is None
+        assert of(together, [f"model={('mlp', 'cnn')[number % 2]}", f"optimizer.lr={number + 1}e-4"]) is None
     assert composed == [("model=mlp",), ("model=cnn",)]
 
 
