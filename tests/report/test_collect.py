@@ -263,7 +263,9 @@ def test_downsampling_keeps_extremes_and_counts_torn_rows(tmp_path: Path) -> Non
 
 def recorded(version: int, run: str = "mid_epoch") -> dict[str, Any]:
     """The frozen run's config as effbench of that schema version would have written it."""
-    first = yaml.safe_load((Path(__file__).parents[1] / "compat" / "0.1" / run / "config.yaml").read_text())
+    first: dict[str, Any] = yaml.safe_load(
+        (Path(__file__).parents[1] / "compat" / "0.1" / run / "config.yaml").read_text()
+    )
     if version == 1:
         return first
     whole = stamped(upgraded(first, "config.yaml"))
