@@ -109,7 +109,7 @@ class OptimizerConfig(OpenSection):
         # Names of parameters, as other tools take them here. A text such as 'off' has its own message.
         if isinstance(value, list | dict) or (isinstance(value, str) and boolean_word(value) is None):
             raise ValueError(
-                f"optimizer.no_decay must be true or false; got {value!r}. true exempts biases, norms, tokens and "
+                f"optimizer.no_decay must be true or false; got {shown(value)}. true exempts biases, norms, tokens and "
                 "position tables from weight decay. To exempt others, return their names from a method "
                 "no_weight_decay() of the model"
             )

@@ -10,7 +10,7 @@ from effbench.data.option_checks import check_counts, check_division, check_memo
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, digest
 from effbench.data.synthetic_targets import targets_by_class
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 
 
 @previewed(square_images(3, 32))
@@ -45,7 +45,7 @@ def synthetic(
     check_counts(num_train=num_train, num_val=num_val, num_test=num_test)
     # Image files have one or three: `predict` could read none for a run with another number.
     if type(channels) is not int or channels not in (1, 3):  # True and 1.0 equal 1
-        raise ConfigError(f"data.channels must be 1 (gray) or 3 (RGB); got {channels!r}. Write 3 for colours.")
+        raise ConfigError(f"data.channels must be 1 (gray) or 3 (RGB); got {shown(channels)}. Write 3 for colours.")
     check_counts("pixel", image_size=image_size)
     AT_LEAST_2.check(num_classes, "data.num_classes")
     FRACTION.check(noise, "data.noise", remedy="0.5 mixes both evenly.")
