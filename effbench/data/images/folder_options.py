@@ -9,7 +9,7 @@ from effbench.config.options import POSITIVE
 from effbench.data.images.image_files import printable
 from effbench.data.images.white_levels import Levels
 from effbench.data.option_checks import check_counts, check_division, given_folder
-from effbench.errors import ConfigError, DataError, unknown_name
+from effbench.errors import ConfigError, DataError, shown, unknown_name
 
 White = float | Sequence[float] | None
 
@@ -46,8 +46,8 @@ def given_levels(white_level: White) -> Levels | None:
     values = list(white_level) if isinstance(white_level, Sequence) else [white_level] * 2
     if len(values) != 2 or not all(map(POSITIVE.holds, values)):
         raise ConfigError(
-            f"data.white_level must be a number above 0, or two: for integers and for floats; got {white_level!r}. "
-            "For 12 bits write 4095."
+            f"data.white_level must be a number above 0, or two: for integers and for floats; got "
+            f"{shown(white_level)}. For 12 bits write 4095."
         )
     return Levels(float(values[0]), float(values[1]))
 
