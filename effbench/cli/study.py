@@ -50,7 +50,7 @@ def help_text(words: Sequence[str], config_dir: str | None) -> str:
 
 def study(arguments: Arguments) -> int:
     """Run or plan the study of the arguments and return the exit code."""
-    from effbench.study.plan import planned
+    from effbench.study.planning import planned
 
     plan = planned(arguments.overrides, arguments.get("config_dir"))  # all mistakes in words, before torch is imported
 

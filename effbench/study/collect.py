@@ -16,8 +16,8 @@ from effbench.guarded import MissingFileError, read_text
 from effbench.records import FINISHED, read_metrics, read_summary
 from effbench.run.load import recorded_config
 from effbench.stats import Interval, mean_interval, median
+from effbench.study.ledger import Ledger, Task
 from effbench.study.plan import StudyPlan
-from effbench.study.storage import Ledger, Task
 from effbench.study.table import FROM_STEPS, MEASURED, Confirmation, Cost, Setting, StudyTable, TargetSource, Trial
 
 

@@ -95,7 +95,7 @@ def _seeds(table: StudyTable, rules: StudyRules) -> Iterable[Objection]:
             "seeds not fresh", (), f"Confirmation runs use {_seeds_text(reused)}, with which settings were tuned.",
             "Confirm with seeds that tuning did not use: the best trial's seed was picked for its luck.",
         )  # fmt: skip
-    # plan.py refuses such a plan; a table from elsewhere, or one with rules of its own, still may have it
+    # power.check_seeds refuses such a plan; a table from elsewhere, or one with rules of its own, still may have it
     least = least_seeds(len(table.pairs), rules.alpha)
     if table.pairs and len(planned) < least:
         yield Objection(

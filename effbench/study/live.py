@@ -11,8 +11,8 @@ from typing import Any
 from effbench.escaping import for_terminal
 from effbench.log import LOGGER, print_above_bar
 from effbench.report.spread import number_text, seconds
+from effbench.study.ledger import Ledger
 from effbench.study.plan import StudyPlan
-from effbench.study.storage import Ledger
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,20 @@ from effbench.guarded import MissingFileError, read_text
 from effbench.jobs.processes import Relay, relaying
 from effbench.records import require_writable
 from effbench.redaction import redact
+from effbench.study.alone import probe_arms
 from effbench.study.analysis import analyse
 from effbench.study.collect import curves_of, table_of
-from effbench.study.engine import Engine, ledger_of, probe_arms
+from effbench.study.engine import Engine
 from effbench.study.estimate import Estimate
 from effbench.study.frozen import MOST_BYTES, NAME, freeze, read_frozen
+from effbench.study.ledger import Ledger
 from effbench.study.live import board
 from effbench.study.page import CURVES, TABLE, print_result, write_page
 from effbench.study.plan import FOLDER, StudyPlan, rules_of
 from effbench.study.results import StudyResult, result_to_json
-from effbench.study.storage import Ledger, opened, optuna_library
+from effbench.study.storage import opened, optuna_library
 from effbench.study.table import StudyTable, table_from_json
+from effbench.study.tasks import ledger_of
 from effbench.units import counted
 
 log = logging.getLogger(__name__)

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from effbench.study.table import StudyTable, table_from_json
 from tests.commandline import effbench
+from tests.study.kills import WORDS, killed, same, table_in, verdicts
 
 pytest.importorskip("optuna")
-
-WORDS = [
-    "study", "study=smoke", "study.models=[mlp]", "study.optimizers=[sgd,adamw]", "study.trials=3", "study.seeds=6",
-    "study.epochs=2", "study.timing_rounds=0", "study.workers=2", "study.folder=out", "model.hidden=[16]",
-    "trainer.limit_train_batches=6", "trainer.log_every_n_steps=2",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +25,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.returncode == 0, result.stderr
     (place / "stdout").write_text(result.stdout)
     return place / "out"
-
-
-def table_in(folder: Path) -> StudyTable:
-    return table_from_json((folder / "table.json").read_text())
-
-
-def same(table: StudyTable) -> list[Any]:
-    """What must not depend on interruptions: settings, seeds and results."""
-    trials = [(each.arm, each.number, each.settings, each.value, each.status) for each in table.trials]
-    runs = [
-        (each.arm, each.seed, each.settings, each.validation, each.test, each.correct) for each in table.confirmations
-    ]
-    return [trials, runs, table.target]
 
 
 @pytest.mark.process
@@ -157,17 +133,9 @@ def test_a_study_is_read_from_its_journal_alone(done: Path, tmp_path: Path) -> N
 @pytest.mark.process
 @pytest.mark.proof
 def test_killed_at_random_and_restarted_it_ends_the_same(done: Path, tmp_path: Path) -> None:
-    chance = random.Random(0)
-    command = [sys.executable, "-m", "effbench", *WORDS]
-    for _ in range(4):
-        with subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)
-        ) as process:
-            time.sleep(chance.uniform(6.0, 10.0))
-            process.send_signal(signal.SIGKILL)
-    result = effbench(*WORDS, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    killed(WORDS, tmp_path, kills=4, chance=random.Random(0))  # python -m tests.study.kills --kills 30 tries more
     assert same(table_in(tmp_path / "out")) == same(table_in(done))
+    assert verdicts(tmp_path / "out") == verdicts(done)
 
 
 @pytest.mark.process

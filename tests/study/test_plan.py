@@ -11,7 +11,7 @@ from effbench.config.compose import compose
 from effbench.config.study_files import options
 from effbench.errors import ConfigError
 from effbench.study.frozen import NAME, freeze
-from effbench.study.plan import planned
+from effbench.study.planning import planned
 
 SMOKE = ["study=smoke", "device.name=cpu"]
 

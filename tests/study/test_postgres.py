@@ -16,7 +16,7 @@ import pytest
 
 from effbench.study.table import table_from_json
 from tests.commandline import effbench
-from tests.study.test_engine import WORDS
+from tests.study.kills import WORDS
 
 pytest.importorskip("optuna")
 pytest.importorskip("psycopg")

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from effbench.errors import ConfigError
-from effbench.study.storage import JOURNAL, Ledger, Task, opened
+from effbench.study.ledger import Ledger, Task
+from effbench.study.storage import JOURNAL, opened
 
 pytest.importorskip("optuna")
 FORK = multiprocessing.get_context("fork")
@@ -74,11 +75,11 @@ def test_the_task_of_a_killed_worker_is_taken_up_again(tmp_path: Path) -> None:
 
 def test_a_task_of_a_living_worker_elsewhere_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there, here = ledger(tmp_path), ledger(tmp_path)
-    there.worker = {**there.worker, "host": "elsewhere"}
-    there.beat()
+    there.workers.own = {**there.workers.own, "host": "elsewhere"}
+    there.workers.beat()
     assert there.take(TASKS[:1]) is not None
     now = [0.0]
-    monkeypatch.setattr("effbench.study.storage.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("effbench.study.workers.time.monotonic", lambda: now[0])
     assert here.take(TASKS[:1]) is None
     now[0] = 1000.0  # no sign of life for longer than STALE_S
     assert here.take(TASKS[:1]) is not None

@@ -1,0 +1,110 @@
+"""What a study refuses before time is spent: overrides without effect, spaces too small, too few seeds, secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from effbench.errors import ConfigError, shown, unknown_name
+from effbench.redaction import redact
+from effbench.run.overrides import override_key
+from effbench.study.plan import FOLDER, OWN_KEYS, StudyPlan
+from effbench.study.power import check_seeds
+from effbench.study.space import SearchSpace
+from effbench.study.table import Arm
+
+
+def check_overrides(words: Sequence[str]) -> None:
+    """Refuse overrides of what the study sets, and of what belongs to one run."""
+    for word in words:
+        key = override_key(word)
+        if key in OWN_KEYS:
+            raise ConfigError(f"{word} cannot be given here: it is set by {OWN_KEYS[key]}.")
+        if key == "resume" or key.startswith("hydra"):
+            raise ConfigError(f"{word} is for one run. A study goes on by the same command; {FOLDER} names its folder.")
+
+
+def check_space(arm: Arm, space: SearchSpace, config: Mapping[str, Any]) -> None:
+    """Refuse settings that the arm's runs do not have, or that the study sets.
+
+    Args:
+        arm: the arm.
+        space: its search space.
+        config: dotted key -> value of a run with the arm's defaults.
+    """
+    for dimension in space.dimensions:
+        if dimension.key not in config:
+            raise ConfigError(
+                f"arm {arm.name}: search_space/{space.name}: {unknown_name('key', dimension.key, config)}"
+            )
+        if dimension.key in OWN_KEYS:
+            raise ConfigError(
+                f"search_space/{space.name}: {dimension.key} cannot be tuned: it is set by {OWN_KEYS[dimension.key]}."
+            )
+
+
+def check_plan(plan: StudyPlan) -> None:
+    """Refuse a plan that compares nothing, compares unfairly, or cannot reach a verdict.
+
+    Raises:
+        ConfigError: names the key, the rule and the remedy.
+    """
+    keys, names = plan.keys, [arm.name for arm in plan.arms]
+    if (keys.epochs is None) == (keys.seconds is None):
+        raise ConfigError(
+            f"a study needs study.epochs or study.seconds, and the other null; got epochs={shown(keys.epochs)}, "
+            f"seconds={shown(keys.seconds)}."
+        )
+    if plan.baseline not in names:
+        raise ConfigError(unknown_name("study.baseline: arm", plan.baseline, names))
+    if not plan.pairs:
+        raise ConfigError(
+            f"study {plan.name} compares nothing: study.compare={keys.compare} finds no pair among the arms "
+            f"{', '.join(names)}. Add an arm, or set study.compare=all."
+        )
+    for arm in plan.arms:
+        # save_top_k: the test split is read with the checkpoint that was best on validation
+        monitor = str(arm.config["checkpoint.monitor"]), arm.config["checkpoint.mode"]
+        if monitor != (f"val/{plan.metric}", plan.mode) or not arm.config["checkpoint.save_top_k"]:
+            raise ConfigError(
+                f"arm {arm.name}: all arms must monitor one validation metric, with checkpoint.save_top_k of at least "
+                f"1; {arm.name} monitors {monitor[0]} ({monitor[1]}), {names[0]} val/{plan.metric} ({plan.mode})."
+            )
+        # a setting that is run twice with one seed gives the same number twice: a trial less than the other arms have
+        if arm.space.distinct() < keys.trials:
+            raise ConfigError(
+                f"arm {arm.name}: search_space/{arm.space.name} has only {arm.space.distinct():.0f} settings, fewer "
+                f"than study.trials={keys.trials}: some would be run twice. Widen it or lower study.trials."
+            )
+    check_seeds(keys.seeds, len(plan.pairs), keys.alpha, "study.seeds")
+    _check_effect(plan)
+    every = [*plan.overrides, *(word for arm in plan.arms for word in arm.arm.overrides)]
+    if secret := [word for word in every if redact(word) != word]:
+        raise ConfigError(
+            f"{redact(secret[0])} holds a secret, which study.json would record. Use an environment variable."
+        )
+
+
+def _check_effect(plan: StudyPlan) -> None:
+    """Refuse overrides that no run would follow: a search space goes over the words of an arm, and these over all.
+
+    A run would train with another value than its command line says, and nothing would tell.
+    """
+    tuned = [{dimension.key for dimension in arm.space.dimensions} for arm in plan.arms]
+    own = [{override_key(word) for word in arm.arm.overrides} for arm in plan.arms]
+    for arm, keys in zip(plan.arms, tuned, strict=True):
+        for word in arm.arm.overrides:
+            if override_key(word) in keys:
+                raise ConfigError(
+                    f"arm {arm.name}: {word} has no effect: search_space/{arm.space.name} tunes {override_key(word)}. "
+                    "Leave it out, or name another space by study.search_space."
+                )
+    for word in plan.overrides:
+        key = override_key(word)
+        set_by_arm, tuned_by = [key in keys for keys in own], [key in keys for keys in tuned]
+        # in one arm it has no effect, in another it has: that is a default, and arms may go over defaults
+        if all(arm or space for arm, space in zip(set_by_arm, tuned_by, strict=True)):
+            factor = f"study.{key}s" if key in ("model", "optimizer") and not plan.keys.arms else "study.arms"
+            remedy = f"Choose it by {factor}" if all(set_by_arm) else "Name another space by study.search_space"
+            who = "set" if all(set_by_arm) else "tune" if all(tuned_by) else "set or tune"
+            raise ConfigError(f"{word} has no effect: all arms {who} {key} themselves. {remedy}, or leave it out.")
