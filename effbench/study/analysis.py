@@ -30,6 +30,7 @@ def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
         rules: as frozen before the first trial; None for the default ones.
     """
     rules = rules or StudyRules()
+    # only final runs are compared: the best of many tuning runs is too good, because it was picked for being good
     comparisons = compare_arms(table, rules)
     interplay = interaction(table, rules)
     differences = target_differences(table, rules)
@@ -50,6 +51,8 @@ def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
 
 
 def _qualities(table: StudyTable, rules: StudyRules) -> list[Quality]:
+    # the intervals are of each arm alone, over seeds; arms are told apart by paired differences (comparisons.py), whose
+    # intervals are narrower, because they lack what a seed does to all arms
     runs, sign = runs_by_arm(table), 1.0 if table.mode == "max" else -1.0
     found = {}
     for arm in table.arms:
@@ -66,9 +69,11 @@ def _qualities(table: StudyTable, rules: StudyRules) -> list[Quality]:
             tuned=sign * max(tuned) if tuned else None,
             finished=len(test),
             diverged=sum(run.status == "diverged" for run in chosen),
+            # interrupted runs do not count yet (runs.py), so they are not among the chosen ones
             failed=sum(run.status in ("failed", "interrupted") for run in every),
             diverged_trials=sum(trial.arm == arm.name and trial.status == "diverged" for trial in table.trials),
         )
+    # ranks are within a model: over models they would rank networks
     return [each for group in groups(table.arms) for each in _ranked([found[arm.name] for arm in group], sign)]
 
 
@@ -76,6 +81,8 @@ def _ranked(qualities: Sequence[Quality], sign: float) -> list[Quality]:
     """Return the arms of a model, best first; those without a result last."""
     with_result = [each for each in qualities if each.test is not None]
     with_result.sort(key=lambda each: -sign * each.test.estimate if each.test else 0.0)
+    # by the estimate: a rank is an order for the table, not a claim; equal ranks for what is not told apart would not
+    # be an order, because "not distinguishable" is not transitive
     ranked = [replace(each, rank=place) for place, each in enumerate(with_result, start=1)]
     return [*ranked, *(each for each in qualities if each.test is None)]
 
@@ -83,6 +90,7 @@ def _ranked(qualities: Sequence[Quality], sign: float) -> list[Quality]:
 def _budget_points(table: StudyTable, rules: StudyRules) -> list[BudgetPoint]:
     points = []
     for group in groups(table.arms):
+        # within a model, as ranks: an arm competes with the arms that could replace it
         values = {arm.name: trial_values(table, arm.name) for arm in group}
         for budget in budgets(rules.budgets, table.planned_trials):
             points += best_against_budget(values, budget, table.mode, rules.confidence)
@@ -94,6 +102,7 @@ def _budget_verdicts(table: StudyTable, points: Sequence[BudgetPoint]) -> list[s
     for group in groups(table.arms):
         names = {arm.name for arm in group}
         own = [point for point in points if point.arm in names]
+        # a single arm leads itself
         if len({point.arm for point in own}) > 1:
             sentences.append(budget_verdict(own, table.arms))
     return sentences

@@ -65,8 +65,9 @@ def compare_arms(table: StudyTable, rules: StudyRules) -> list[Comparison]:
     runs = runs_by_arm(table)
     pairs = [_pair(table, runs, a, b) for a, b in table.pairs]
     p_values = p_of_each([pair.goodness for pair in pairs], rules.seed)
-    bits: dict[int, Array] = {}
+    bits: dict[int, Array] = {}  # a run takes part in as many pairs as there are other arms: converted once
     found = [_comparison(table, rules, pair, p, bits) for pair, p in zip(pairs, p_values, strict=True)]
+    # one family over all models: a reader sees all pairs in one table and would pick the smallest p out of it
     decided = [
         _decided(each, table, rules, pair, p_holm)
         for each, pair, p_holm in zip(found, pairs, holm([each.p for each in found]), strict=True)
@@ -81,6 +82,7 @@ def p_of_each(differences: Sequence[Sequence[float]], seed: int) -> list[float]:
         differences: one list a comparison; an empty one has p = 1.
         seed: of random sign patterns.
     """
+    # an unfinished study has pairs with different numbers of seeds
     p_values = [1.0] * len(differences)
     for count in {len(each) for each in differences}:
         places = [index for index, each in enumerate(differences) if len(each) == count]
@@ -93,6 +95,7 @@ def p_of_each(differences: Sequence[Sequence[float]], seed: int) -> list[float]:
 def _pair(table: StudyTable, runs: Runs, a: str, b: str) -> _Pair:
     pairs = [(runs[a][seed], runs[b][seed]) for seed in common_seeds(runs, (a, b))]
     values = [(result_of(left), result_of(right)) for left, right in pairs]
+    # tests need "larger is better" to give misses the worst rank; intervals keep the metric's own sign and unit
     sign = 1.0 if table.mode == "max" else -1.0
     good = [[None if value is None else sign * value for value in pair] for pair in values]
     goodness = worst_rank_differences([left for left, _ in good], [right for _, right in good])
@@ -111,10 +114,12 @@ def _comparison(table: StudyTable, rules: StudyRules, pair: _Pair, p: float, bit
     error = 0.0
     if len(pair.finished) > 1:
         difference, p_t = mean_interval(pair.finished, rules.confidence), t_p_value(pair.finished)
+        # all seeds have the same test samples: more seeds do not average out the luck of these samples
         by_sample = _by_sample(table, pair, bits)
         if by_sample is not None:
             crossed, p_crossed = crossed_interval(by_sample, rules.confidence)
             p_t, error = max(p_t, p_crossed), sample_error(by_sample)
+    # a worst rank has a direction, but no size: counting wins needs no normal distribution
     if missed_a or missed_b:
         probability = win_share(wins, ties, count, rules.confidence)
     else:
@@ -127,6 +132,7 @@ def _comparison(table: StudyTable, rules: StudyRules, pair: _Pair, p: float, bit
         sample_error=error,
         p_sign_flip=p,
         p_t=p_t,
+        # sign flips hold for any symmetric noise but have few values; t is exact for normal noise only: both must agree
         p=p if p_t is None else max(p, p_t),
         p_holm=1.0,
         probability=probability,
@@ -147,6 +153,7 @@ def _comparison(table: StudyTable, rules: StudyRules, pair: _Pair, p: float, bit
 def _decided(each: Comparison, table: StudyTable, rules: StudyRules, pair: _Pair, p_holm: float) -> Comparison:
     """Return the comparison with its corrected p and its winner, or with the seeds that would tell one."""
     better: Winner = "none"
+    # alpha = 0.0625 is a possible p of five seeds: rounding must not decide
     if p_holm <= rules.alpha * (1 + 1e-9):
         better = "a" if sum(pair.goodness) > 0 else "b"
         # with misses, the two tests may point to different arms
@@ -154,6 +161,7 @@ def _decided(each: Comparison, table: StudyTable, rules: StudyRules, pair: _Pair
         if each.difference is not None and (each.difference.estimate > 0) != larger:
             better = "none"
     if better != "none":
+        # P(B beats A) = 1 - P(A beats B), and the ends of its interval change places
         chance, ahead = each.probability, each.tuned_ahead
         share, low = (chance.estimate, chance.low) if better == "a" else (1 - chance.estimate, 1 - chance.high)
         leads = None if ahead is None else ahead if better == "a" else 1 - ahead
@@ -168,6 +176,8 @@ def _decided(each: Comparison, table: StudyTable, rules: StudyRules, pair: _Pair
     to_tell: float | None = None
     needed: int | None = None
     if each.difference is not None:
+        # the observed difference is a guess of the true one, and of few seeds a poor one; a study that names the
+        # difference it cares about gets the answer to its own question
         to_tell = rules.relevant_difference or abs(each.difference.estimate) or None
     if to_tell is not None:
         needed = seeds_needed(to_tell, deviation(pair.finished), len(table.pairs), rules, each.sample_error)
@@ -190,8 +200,10 @@ def _by_sample(table: StudyTable, pair: _Pair, bits: dict[int, Array]) -> Array 
         for run in (left, right):
             if not run.correct or run.test is None:
                 return None
+            # a run cannot be a key, because its settings are a dict; the table keeps it alive, so its id is its own
             if id(run) not in bits:
                 bits[id(run)] = np.array(run.correct, float)
+            # another metric, such as macro F1, is no mean over samples, and has no variance over them of this form
             if abs(float(bits[id(run)].mean()) - run.test) > _AS_GIVEN:
                 return None
             arrays.append(bits[id(run)])
@@ -207,7 +219,9 @@ def _tuned_ahead(table: StudyTable, a: str, b: str) -> float | None:
     values = {arm: trial_values(table, arm) for arm in (a, b)}
     if not all(values.values()):
         return None
+    # as many trials for both: while tuning goes on, the arm with more of them would lead by their number
     budget = max(1, min(len(trials) for trials in values.values()))
     first, second = best_against_budget(values, budget, table.mode)
+    # if every trial of both diverged nobody wins: neither is ahead
     total = first.wins + second.wins
     return first.wins / total if total > 0 else 0.5

@@ -62,6 +62,7 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
     times = {each.arm: each for each in result.target_times if each.unit == "steps"}
 
     def row(quality: Quality) -> list[str]:
+        # an unfinished study has arms without costs or times: their cells are empty, not 0
         own, time = cost.get(quality.arm), times.get(quality.arm)
         return [
             str(quality.rank or ""),
@@ -87,6 +88,7 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
         f"Mean test {table.metric} over {len(table.planned_seeds)} seeds of each arm's best of {table.planned_trials} "
         f"settings, with its interval. Seconds: {table.clock}.{target}{disturbed}"
     )
+    # line breaks in heads: a column should not be wider than its numbers
     heads = [
         "rank",
         "arm",
@@ -111,6 +113,7 @@ def details(table: StudyTable, result: StudyResult) -> list[Grid]:
     scale = 100 if table.as_percent else 1
     unit = "pt" if table.as_percent else ""
 
+    # with signs at both ends: whether 0 is inside is what a reader looks for
     def difference(interval: Interval | None) -> str:
         if interval is None:
             return ""
@@ -125,6 +128,7 @@ def details(table: StudyTable, result: StudyResult) -> list[Grid]:
             f"{each.p:.4f}",
             f"{each.p_holm:.4f}",
             f"{each.probability.estimate:.2f} [{each.probability.low:.2f}, {each.probability.high:.2f}]",
+            # over seeds; it tells a steady small lead from a large one on two seeds
             f"{each.wins} / {each.ties} / {each.losses}",
             {"a": each.a, "b": each.b, "none": "not distinguishable"}[each.winner],
         ]
@@ -150,12 +154,14 @@ def details(table: StudyTable, result: StudyResult) -> list[Grid]:
 
 def _without_empty_columns(grid: Grid) -> Grid:
     """Return the table without columns that no row fills, such as intervals with test samples of a regression."""
+    # only where every row is empty: a single unknown value is a finding
     kept = [at for at in range(len(grid.heads)) if any(row[at] for row in grid.rows)]
     heads, numeric = [grid.heads[at] for at in kept], [grid.numeric[at] for at in kept]
     return replace(grid, heads=heads, numeric=numeric, rows=[[row[at] for at in kept] for row in grid.rows])
 
 
 def _budget(table: StudyTable, result: StudyResult) -> Grid:
+    # arms in the order of the plan, budgets across: a row shows what more tuning is worth to an arm
     budgets = sorted({point.trials for point in result.budget})
     cells = {(point.arm, point.trials): point for point in result.budget}
     rows = [
@@ -209,6 +215,7 @@ def _costs(table: StudyTable) -> Grid:
             human_count(cost.parameters),
             human_count(cost.macs),
             "" if cost.latency_p50_seconds is None else f"{cost.latency_p50_seconds * 1000:.2f} ms",
+            # of times; memory, parameters and MACs do not depend on what else runs
             "yes" if cost.contaminated else "no",
         ]
         for cost in table.costs
@@ -249,6 +256,7 @@ def _fronts(table: StudyTable, result: StudyResult) -> Grid:
 
     def text(point: FrontPoint) -> str:
         # two names are enough to see why; the JSON holds all of them
+        # 'unknown' stays in the table: a disturbed time is a reason to measure again
         more = f" and {len(point.by) - 2} more" if len(point.by) > 2 else ""
         return f"{point.status} by {', '.join(point.by[:2])}{more}" if point.by else point.status
 
@@ -298,6 +306,7 @@ def value_text(value: float | None, table: StudyTable) -> str:
 def _interval(interval: Interval | None, table: StudyTable) -> str:
     if interval is None:
         return "-"
+    # the unit once: '77.4 % [76.8, 78.0]' stays readable in a table of ten columns
     if table.as_percent:
         return f"{100 * interval.estimate:.2f} % [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
     return f"{interval.estimate:.4g} [{interval.low:.4g}, {interval.high:.4g}]"

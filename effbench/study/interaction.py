@@ -29,24 +29,30 @@ def interaction(table: StudyTable, rules: StudyRules) -> Interaction | None:
         rules: of the study.
     """
     models, optimizers, cells = _grid(table.arms)
+    # with one model or one optimizer there is nothing that could depend on the other
     if len(models) < 2 or len(optimizers) < 2:
         return None
     runs = runs_by_arm(table)
     seeds = common_seeds(runs, [arm.name for arm in cells.values()])
+    # one missing cell takes its whole seed out: contrasts of different seeds could not be flipped together
     values = {cell: [result_of(runs[arm.name][seed]) for seed in seeds] for cell, arm in cells.items()}
     full = [index for index in range(len(seeds)) if all(each[index] is not None for each in values.values())]
     if len(full) < 2:
         return None
+    # in the metric's own sign: a difference of differences has a size, no better or worse
     y_MOK = np.array([[[values[m, o][index] for index in full] for o in optimizers] for m in models], float)
 
+    # 3 models and 4 optimizers have 3 x 6 = 18 contrasts
     contrasts, found = [], []
     for (m1, m2), (o1, o2) in itertools.product(
         itertools.combinations(range(len(models)), 2), itertools.combinations(range(len(optimizers)), 2)
     ):
+        # what the seed does to all four runs (its split, its order of the data) drops out
         by_seed_K = (y_MOK[m1, o1] - y_MOK[m1, o2]) - (y_MOK[m2, o1] - y_MOK[m2, o2])
         contrasts.append(by_seed_K)
         difference = mean_interval(by_seed_K.tolist(), rules.confidence)
         found.append(InteractionContrast((models[m1], models[m2]), (optimizers[o1], optimizers[o2]), difference, p=1.0))
+    # the smallest of the adjusted values is the p of "no interaction at all" (single-step max-t)
     p_values = [float(p) for p in max_t_p_values(np.array(contrasts), rules.seed)]
     found = [replace(each, p=p) for each, p in zip(found, p_values, strict=True)]
     plain = Interaction(
@@ -63,6 +69,7 @@ def interaction(table: StudyTable, rules: StudyRules) -> Interaction | None:
 
 def _grid(arms: Sequence[Arm]) -> tuple[list[str], list[str], dict[tuple[str, str], Arm]]:
     """Return the models, the optimizers that all of them have, and the arm of each such pair."""
+    # an optimizer that one model lacks would leave holes in the two-way table: it is left out
     cells = {(arm.model, arm.optimizer): arm for arm in arms if arm.model is not None and arm.optimizer is not None}
     models = list(dict.fromkeys(model for model, _ in cells))
     optimizers = [
@@ -75,6 +82,7 @@ def _effects(
     y_MOK: Array, models: Sequence[str], optimizers: Sequence[str], confidence: float
 ) -> tuple[InteractionCell, ...]:
     """Return each cell's value less the average effects of its model and its optimizer (double centring)."""
+    # one cell that deviates by d keeps d (1 - 1/M)(1 - 1/O): of 3 x 3 it shows 4/9 of d, the rest is in the averages
     effects_MOK = (
         y_MOK
         - y_MOK.mean(axis=1, keepdims=True)

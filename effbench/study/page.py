@@ -57,12 +57,14 @@ def write_page(folder: Path, table: StudyTable, result: StudyResult, curves: Cur
         result: its analysis.
         curves: arm -> (step, validation metric) of its final runs.
     """
+    # first the data: if the page cannot be written, `effbench report` makes it again without a run
     write_text(folder / TABLE, table_to_json(table) + "\n")
     write_text(folder / RESULT, result_to_json(result) + "\n")
     write_text(folder / CURVES, json.dumps(curves) + "\n")
     write_text(folder / RUNS, _csv([_run_values(run) for run in table.confirmations]))
     write_text(folder / TRIALS, _csv([_trial_values(trial) for trial in table.trials]))
     grids = [ranking(table, result), *details(table, result), *every_run(table)]
+    # a path or a database's address in an override may hold a password: nothing readable is written with it
     write_text(folder / MARKDOWN, redact(markdown(table, result, grids)))
     write_text(folder / PAGE, _html(table, result, grids, figures(table, result, curves)))
     return folder / PAGE
@@ -78,6 +80,7 @@ def print_result(table: StudyTable, result: StudyResult, path: Path) -> None:
     """
     out = console()
     grid = ranking(table, result)
+    # text_table.py leaves out columns by `priority`: at 80 columns neither numbers nor sentences are broken
     columns = zip(*grid.rows, strict=True)
     print_table(
         [
@@ -85,6 +88,7 @@ def print_result(table: StudyTable, result: StudyResult, path: Path) -> None:
             for head, is_number, leaves, cells in zip(grid.heads, grid.numeric, grid.priority, columns, strict=True)
         ]
     )
+    # soft_wrap: a pipe gets a sentence as one line, which grep finds; a terminal gets whole words
     for sentence in result.verdicts:
         out.print(for_terminal(sentence), soft_wrap=not out.is_terminal, markup=False)
     for objection in result.objections:
@@ -172,12 +176,13 @@ def markdown(table: StudyTable, result: StudyResult, grids: Sequence[Grid]) -> s
 
 
 def _cell(text: str) -> str:
+    # a pipe ends a cell, a backtick starts code, and '<' is HTML in Markdown
     harmless = for_terminal(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
     return harmless.replace("<", "&lt;").replace("`", "'")
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO(newline="")
+    text = io.StringIO(newline="")  # csv writes its own line ends
     if rows:
         writer = csv.DictWriter(text, list(rows[0]))
         writer.writeheader()
@@ -186,6 +191,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _run_values(run: Confirmation) -> dict[str, Any]:
+    # one bit a test sample fills a screen, and settings are a dict: as words they can be given to `effbench train`
     values = {key: value for key, value in asdict(run).items() if key not in ("correct", "settings")}
     return {**values, "settings": " ".join(words_of(run.settings))}
 
@@ -207,6 +213,7 @@ def _html(table: StudyTable, result: StudyResult, grids: Sequence[Grid], drawn: 
         lstrip_blocks=True,
     )
     environment.filters["whole"] = _kept_whole([arm.name for arm in table.arms])
+    # a reader should see before the verdict whether runs are missing
     missed = [run for run in table.confirmations if run.status not in FINISHED]
     diverged = sum(trial.status == "diverged" for trial in table.trials)
     content = {
@@ -221,6 +228,7 @@ def _html(table: StudyTable, result: StudyResult, grids: Sequence[Grid], drawn: 
         # one entry a colour: the arms of several models share theirs
         "legend": sorted(set(names_in_figures(table).values())),
     }
+    # the policy allows this one script by its hash: a name that smuggled one in could not run it
     digest = base64.b64encode(hashlib.sha256(SORT_SCRIPT.encode()).digest()).decode()
     frame = {"width": WIDTH, "left": LEFT, "top": TOP, "colours": COLOURS, "dashes": DASHES}
     template = environment.get_template("study.html.j2")

@@ -8,9 +8,11 @@ from typing import Literal
 from effbench.stats import Interval
 from effbench.study.versioned_json import from_json, to_json
 
-RESULT_SCHEMA = 1
+RESULT_SCHEMA = 1  # a new field with a default leaves it; a field that means something else raises it
 
+# 'none' is not "equal": no number of seeds shows that two arms are equal
 Winner = Literal["a", "b", "none"]
+# 'perhaps dominated' keeps apart what a plain front of estimates would mix: sure losers and near ones
 FrontStatus = Literal["on the front", "perhaps dominated", "dominated", "unknown"]
 
 
@@ -31,10 +33,13 @@ class Quality:
     """
 
     arm: str
+    # of a model: over all models, ranks would order the networks
     rank: int | None
     test: Interval | None
     validation: Interval | None
+    # for the gap to `validation`: a large one says that tuning found a lucky run rather than a good setting
     tuned: float | None
+    # a mean over the finished runs hides the others, so their numbers stand beside it
     finished: int
     diverged: int
     failed: int
@@ -74,22 +79,27 @@ class Comparison:
     a: str
     b: str
     difference: Interval | None
+    # both intervals are kept: if only the second holds 0, more test samples would help rather than more seeds
     with_test_samples: Interval | None
     sample_error: float
+    # both p values are kept, so that a reader sees which of the tests decided
     p_sign_flip: float
     p_t: float | None
     p: float
     p_holm: float
     probability: Interval
+    # their sum is the number of seeds that were run with both arms
     wins: int
     ties: int
     losses: int
     missed_a: int
     missed_b: int
+    # two steps: the settings differ by the tests, the arms differ if tuning again would choose as well
     better_setting: Winner
     winner: Winner
     meaningful: bool
     tuned_ahead: float | None
+    # None has two meanings, and `difference_to_tell` tells them apart: it is None where nothing was asked
     seeds_needed: int | None
     difference_to_tell: float | None
     sentence: str = ""
@@ -102,6 +112,7 @@ class Comparison:
     @property
     def interval(self) -> Interval | None:
         """The difference with the interval that counts every known source of variance."""
+        # the wider one, if it is known: a verdict is meant for new images too
         return self.with_test_samples or self.difference
 
 
@@ -117,6 +128,7 @@ class InteractionContrast:
         sentence: in words.
     """
 
+    # swapping both pairs gives the same contrast, swapping one its negative: each is listed once
     models: tuple[str, str]
     optimizers: tuple[str, str]
     difference: Interval
@@ -136,6 +148,7 @@ class InteractionCell:
 
     model: str
     optimizer: str
+    # not adjusted for the number of cells: cells show where to look, contrasts decide
     effect: Interval
 
 
@@ -159,6 +172,7 @@ class Interaction:
     cells: tuple[InteractionCell, ...]
     contrasts: tuple[InteractionContrast, ...]
     p: float
+    # with many seeds left out the interaction is that of the seeds on which nothing diverged
     seeds: int
     left_out: int
     sentence: str = ""
@@ -176,6 +190,7 @@ class SurvivalPoint:
     """
 
     time: float
+    # of those that are left, as survival analysis has it; the figure shows 1 - share
     share: float
     low: float
     high: float
@@ -197,6 +212,7 @@ class TargetTimes:
 
     arm: str
     unit: Literal["steps", "seconds"]
+    # one for all arms of a model: means up to different horizons cannot be compared
     horizon: float
     restricted_mean: Interval | None
     reached: int
@@ -227,6 +243,7 @@ class TargetDifference:
     unit: Literal["steps", "seconds"]
     horizon: float
     difference: Interval
+    # without an interval: one for a ratio is unbounded where the smaller time may be near 0 (Fieller 1954)
     ratio: float | None
     p: float
     p_holm: float
@@ -251,6 +268,7 @@ class BudgetPoint:
     arm: str
     trials: int
     best: float | None
+    # the range of what a tuning of this size finds, not an interval for its mean
     low: float | None
     high: float | None
     wins: float
@@ -274,6 +292,7 @@ class FrontPoint:
     cost: str
     value: Interval | None
     status: FrontStatus
+    # all of them, so that a reader can leave one out; the page shows two
     by: tuple[str, ...]
 
 
@@ -289,6 +308,7 @@ class Objection:
     """
 
     kind: str
+    # several, if they have the same fault: the sentence names them all and can stand alone
     arms: tuple[str, ...]
     sentence: str
     remedy: str
@@ -310,6 +330,7 @@ class StudyResult:
         verdicts: the sentences to read first.
     """
 
+    # in the order of the page; tuples, because a result is never changed after it was written
     qualities: tuple[Quality, ...]
     comparisons: tuple[Comparison, ...]
     interaction: Interaction | None
@@ -318,6 +339,7 @@ class StudyResult:
     budget: tuple[BudgetPoint, ...]
     front: tuple[FrontPoint, ...]
     objections: tuple[Objection, ...]
+    # equal findings share a sentence here; each has one of its own above
     verdicts: tuple[str, ...]
 
 

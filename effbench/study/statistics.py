@@ -34,6 +34,7 @@ def worst_rank_differences(a: Sequence[float | None], b: Sequence[float | None])
         b: values of the other arm for the same seeds.
     """
     both = [x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    # without a seed on which both have a result there are only signs, and any size will do
     largest = max(map(abs, both), default=0.0) or 1.0
     return [
         x - y if x is not None and y is not None else largest * ((x is not None) - (y is not None))
@@ -53,14 +54,17 @@ def sign_flip_p_values(differences_MK: Array, seed: int = 0) -> Array:
     rows, count = differences_MK.shape
     if count == 0:
         return np.ones(rows)
+    # the matrix product adds in another order than sum(): without the margin the observed pattern could miss itself
     least = np.abs(differences_MK.sum(axis=1)) - _ROUNDING * np.abs(differences_MK).sum(axis=1)
     hits, patterns = np.zeros(rows), 0
     for signs_KP in _sign_patterns(count, seed):
         patterns += signs_KP.shape[1]
+        # 1,000 planted studies at once would be 0.5 GB a block of patterns
         step = max(1, _BLOCK // signs_KP.shape[1])
         for start in range(0, rows, step):
             part = slice(start, start + step)
             hits[part] += (np.abs(differences_MK[part] @ signs_KP) >= least[part, None]).sum(axis=1)
+    # random patterns need not hold the observed one, which counts as one of them (Phipson & Smyth 2010)
     p: Array = hits / patterns if count <= MOST_EXACT else (hits + 1) / (patterns + 1)
     return p
 
@@ -76,12 +80,14 @@ def max_t_p_values(contrasts_CK: Array, seed: int = 0) -> Array:
         contrasts_CK: a row a contrast, a column a seed.
         seed: of the random patterns.
     """
+    # a contrast that is 0 on every seed keeps size 0: it is never the largest, and its p is 1
     size = np.sqrt((contrasts_CK**2).sum(axis=1))
     scaled = contrasts_CK / np.where(size > 0, size, 1)[:, None]
     observed = np.abs(scaled.sum(axis=1)) - _ROUNDING
     hits, patterns = np.zeros(len(contrasts_CK)), 0
     for signs_KP in _sign_patterns(contrasts_CK.shape[1], seed):
         patterns += signs_KP.shape[1]
+        # one pattern for all contrasts: those of a seed share its runs, so their signs are not independent
         largest_P = np.abs(scaled @ signs_KP).max(axis=0)
         hits += (largest_P[None] >= observed[:, None]).sum(axis=1)
     p: Array = hits / patterns if contrasts_CK.shape[1] <= MOST_EXACT else (hits + 1) / (patterns + 1)
@@ -93,7 +99,8 @@ def _sign_patterns(count: int, seed: int) -> Iterator[Array]:
     if count > MOST_EXACT:
         yield np.random.default_rng(seed).choice([-1.0, 1.0], size=(count, RESAMPLES))
         return
-    total, block = 2 ** (count - 1), 2**16
+    # the first seed keeps its sign: the opposite pattern has the same |sum|, so p is a multiple of 2^(1 - K)
+    total, block = 2 ** (count - 1), 2**16  # 65,536 patterns of 20 seeds are 10 MB
     for start in range(0, total, block):
         numbers = np.arange(start, min(start + block, total))
         bits = (numbers[None] >> np.arange(count - 1)[:, None]) & 1
@@ -105,6 +112,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Rejecting those at or below alpha keeps the family-wise error rate at alpha, whatever their dependence.
     """
+    # the smallest is multiplied by M, the next by M - 1, ...; none may fall below one before it, or a larger p could be
+    # rejected where a smaller one is not
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -127,6 +136,7 @@ def win_probability(differences: Sequence[float], confidence: float = 0.95) -> I
     from scipy.special import ndtr
 
     n = len(differences)
+    # one difference has no spread: all that is known is who won
     if n < 2:
         won = sum((value > 0) + (value == 0) / 2 for value in differences)
         return Interval(won / n if n else 0.5, 0.0, 1.0, n)
@@ -139,10 +149,11 @@ def win_probability(differences: Sequence[float], confidence: float = 0.95) -> I
     wanted = np.array([0.5, (1 - confidence) / 2, (1 + confidence) / 2])
     reach = abs(t) * r[-1] + 10
     low, high = np.full(3, -reach), np.full(3, reach)
-    for _ in range(35):
+    for _ in range(35):  # halvings of a range of at most some hundreds: to 1e-8
         tried = (low + high) / 2
         below = ndtr(tried[:, None] - t * r[None]).mean(axis=1) < wanted
         low, high = np.where(below, tried, low), np.where(below, high, tried)
+    # what was found is mu / sigma sqrt(n), the noncentrality; a single new seed has mu / sigma
     estimate, lower, upper = (float(value) for value in ndtr(low / math.sqrt(n)))
     return Interval(estimate, lower, upper, n)
 
@@ -194,9 +205,13 @@ def crossed_interval(differences_KN: Array, confidence: float = 0.95) -> tuple[I
     ms_seeds, ms_samples, ms_rest = _mean_squares(differences_KN)
     sizes = [(ms_seeds, float(k - 1))]
     if ms_samples > ms_rest:  # samples vary beyond what the runs on them do
+        # the rest is in both mean squares and would be counted twice
         size = ms_seeds + ms_samples - ms_rest
         parts = ms_seeds**2 / (k - 1) + ms_samples**2 / (n - 1) + ms_rest**2 / ((k - 1) * (n - 1))
+        # a difference of mean squares is not covered by Satterthwaite's approximation: it may give fewer degrees of
+        # freedom than the seeds alone have
         sizes.append((size, max(size**2 / parts, float(k - 1))))
+    # the wider of the two: a component of variance that is estimated too small by chance must not help
     errors = [(math.sqrt(size / (k * n)), dof) for size, dof in sizes]
     half = max(float(student.ppf((1 + confidence) / 2, dof)) * error for error, dof in errors)
     return Interval(grand, grand - half, grand + half, k), max(_p_of_t(grand, error, dof) for error, dof in errors)
@@ -217,10 +232,12 @@ def sample_error(differences_KN: Array) -> float:
 def _mean_squares(differences_KN: Array) -> tuple[float, float, float]:
     """Return the mean squares of seeds, of samples and of the rest."""
     k, n = differences_KN.shape
+    # centred first: sums of squares of raw scores would lose the digits that differ
     centred = differences_KN - differences_KN.mean()
     seeds_K, samples_N = centred.mean(axis=1), centred.mean(axis=0)
     ms_seeds = n * float(seeds_K @ seeds_K) / (k - 1)
     ms_samples = k * float(samples_N @ samples_N) / (n - 1)
+    # what neither a seed nor a sample explains; by subtraction, so rounding may leave it below 0
     rest = float((centred**2).sum()) - (k - 1) * ms_seeds - (n - 1) * ms_samples
     return ms_seeds, ms_samples, max(0.0, rest) / ((k - 1) * (n - 1))
 
@@ -228,4 +245,5 @@ def _mean_squares(differences_KN: Array) -> tuple[float, float, float]:
 def _p_of_t(middle: float, error: float, dof: float) -> float:
     from scipy.special import stdtr
 
+    # equal differences have no error: certain, unless all of them are 0
     return 2 * float(stdtr(dof, -abs(middle) / error)) if error > 0 else float(middle == 0)

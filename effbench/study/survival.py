@@ -31,14 +31,17 @@ def survival_curve(times: Sequence[float], reached: Sequence[bool], confidence: 
 
     sample = CensoredData.right_censored(np.asarray(times, float), ~np.asarray(reached, bool))
     found = ecdf(sample).sf
+    # the log-log interval divides by log(share), which is 0 or infinite at a share of 1 or 0; these ends are set below
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
         ends = found.confidence_interval(confidence, method="log-log")
+    # scipy's quantiles are all distinct times: at a time of censoring only, the share stays as it was
     points, last_high = [], 1.0
     for time, share, low, high in zip(
         found.quantiles, found.probabilities, ends.low.probabilities, ends.high.probabilities, strict=True
     ):
         if np.isnan(low) or np.isnan(high):
+            # a share of 1 has no known interval; one of 0 could be any share up to the end before
             low, high = (share, 1.0) if share == 1 else (0.0, last_high)
         last_high = float(high)
         points.append(SurvivalPoint(float(time), float(share), float(low), float(high)))
@@ -59,10 +62,13 @@ def restricted_times(times: Sequence[float], reached: Sequence[bool], horizon: f
     """
     all_times, events = np.asarray(times, float), np.asarray(reached, bool)
     n = len(all_times)
+    # a censoring before the horizon is rare here: runs have equal budgets, so most are followed to the horizon, and
+    # then the plain mean is exact, whatever the distribution of the times
     if n == 1 or np.all(events | (all_times >= horizon)):
         clipped: Array = np.minimum(all_times, horizon)
         return clipped
     whole = _area(all_times, events, horizon)
+    # one jackknife value a run, so that runs can be paired by seed; unbiased in tests/study/test_survival.py
     others = [np.arange(n) != index for index in range(n)]
     without = np.array([_area(all_times[kept], events[kept], horizon) for kept in others])
     pseudo_observations: Array = n * whole - (n - 1) * without
@@ -87,7 +93,9 @@ def _area(times: Array, events: Array, horizon: float) -> float:
     """Return the area under the Kaplan-Meier curve up to the horizon; after the last run it stays level."""
     from scipy.stats import CensoredData, ecdf
 
+    # level after the last run, as Gill's estimate; Efron's would drop to 0 there and call a miss a hit
     found = ecdf(CensoredData.right_censored(times, np.logical_not(events))).sf
+    # a staircase: its area is the sum of width times height, from 1 at time 0
     inside = found.quantiles < horizon
     starts = np.concatenate([[0.0], found.quantiles[inside], [horizon]])
     shares = np.concatenate([[1.0], found.probabilities[inside]])

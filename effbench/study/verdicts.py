@@ -62,6 +62,7 @@ def verdict(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str
         )
     text = f"{better} beats {worse}{place}: {found}"
     # a sure difference may still be too small to matter: P(A > B) below 0.75 (arXiv:2103.03098)
+    # of the winner on a new seed: the interval of P(A beats B) is in the table, the sentence needs one number
     chance = comparison.probability.estimate if a_leads else 1 - comparison.probability.estimate
     if chance < rules.meaningful:
         text += f"; small: it wins on {chance:.0%} of new seeds, less than {rules.meaningful:.0%}"
@@ -73,6 +74,7 @@ def interaction_verdict(interaction: Interaction, rules: StudyRules) -> str:
     seeds = counted(interaction.seeds, "seed")
     if interaction.p <= rules.alpha:
         return f"Which optimizer is better depends on the model: interaction {p_text(interaction.p)}, {seeds}"
+    # "can be told": a large p does not show that there is none
     return f"No interaction of model and optimizer can be told with {seeds}: {p_text(interaction.p)}"
 
 
@@ -84,6 +86,7 @@ def contrast_verdict(contrast: InteractionContrast, as_percent: bool, rules: Stu
         as_percent: the metric is a fraction.
         rules: of the study.
     """
+    # a difference of differences, said as a person would: where is the advantage larger?
     (model, other_model), (optimizer, other) = contrast.models, contrast.optimizers
     # the interval is for one contrast, p for all of them at once: only together they name a difference
     excludes = contrast.difference.low > 0 or contrast.difference.high < 0
@@ -289,10 +292,12 @@ def plan_sentences(
         f"{seeds} seeds, {comparisons} comparison{'s' * (comparisons != 1)}: smallest p {smallest_p(seeds):.3g}; "
         f"Holm's correction asks for {rules.alpha / max(1, comparisons):.2g} (least number of seeds: {least})."
     ]
+    # in standard deviations, because nothing is known of them before the first paired runs
     found = distinguishable(1.0, seeds, comparisons, rules)
     if found is None:
         return [*sentences, f"No verdict is possible with {seeds} seeds."]
     share = f"{rules.power:.0%}"
+    # without a guess of the spread, a difference in points would be made up
     if deviation is None:
         sentences.append(
             f"A difference of {found:.2g} standard deviations of the paired differences over seeds is found in {share} "
@@ -317,6 +322,7 @@ def interval_text(interval: Interval, as_percent: bool) -> str:
         interval: in the metric's unit.
         as_percent: the metric is a fraction; the difference is written in points.
     """
+    # 'pt', not '%': a difference of two percentages could be read as a ratio
     shown = interval.times(100) if as_percent else interval
     digits = _digits(shown)
     unit = " pt" if as_percent else ""
@@ -330,6 +336,7 @@ def difference_text(size: float, as_percent: bool) -> str:
 
 def p_text(p: float) -> str:
     """Write a p value: 'p = 0.01', 'p = 0.0078', 'p < 0.001'."""
+    # below, the digits depend on the number of sign patterns tried, not on the data
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
@@ -351,6 +358,7 @@ def _digits(interval: Interval) -> int:
 def _names(a: str, b: str, arms: Sequence[Arm]) -> tuple[str, str, str]:
     """Return how a sentence calls two arms, and ' on MODEL' if they share a model and differ by optimizer."""
     first, second = (next((arm for arm in arms if arm.name == name), Arm(name)) for name in (a, b))
+    # 'swin-lion beats swin-adamw' would say the model twice
     if first.model is not None and first.model == second.model and first.optimizer and second.optimizer:
         return first.title or first.optimizer, second.title or second.optimizer, f" on {first.model}"
     return first.title or first.name, second.title or second.name, ""

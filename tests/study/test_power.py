@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effbench.errors import ConfigError
-from effbench.study.power import check_seeds, distinguishable, least_seeds, power, seeds_needed, smallest_p
-from effbench.study.statistics import crossed_interval, holm
+from effbench.study.power import _power, check_seeds, distinguishable, least_seeds, power, seeds_needed, smallest_p
+from effbench.study.statistics import crossed_interval, holm, sign_flip_p_values
 from effbench.study.table import StudyRules
 from tests.study.planted import winners
 
@@ -112,3 +113,15 @@ def test_power_counts_the_uncertainty_of_the_test_set():
     planned = power(0.25, deviation, k, sample_error=1.2 / np.sqrt(n))
     assert hits / 500 == pytest.approx(planned, abs=0.05)
     assert planned < power(0.25, deviation, k) - 0.05
+
+
+def test_power_is_that_of_trying_every_sign_pattern():
+    """A lead on every seed is judged without trying patterns: the number must stay the same."""
+    draws, seeds, alpha = 2000, 7, 0.05
+    for effect in (0.5, 1.5, 3.0):
+        chance = np.random.default_rng(seeds)
+        chance.standard_normal(draws)  # the samples' error, which is 0 here
+        values_MK = effect + chance.standard_normal((draws, seeds))
+        t_test = scipy.stats.ttest_1samp(values_MK, 0, axis=1)
+        found = (t_test.pvalue <= alpha) & (t_test.statistic > 0) & (sign_flip_p_values(values_MK) <= alpha)
+        assert _power(effect, 1.0, 0.0, seeds, alpha, draws) == found.mean()
