@@ -35,7 +35,7 @@ def composed(words: list[str]) -> Any:
         return str(error)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=5, unique=True))
 def test_reused_files_give_what_hydra_alone_gives(words: list[str]) -> None:
     first, second = composed(words), composed(words)
