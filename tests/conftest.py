@@ -99,6 +99,13 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No curves.png from runs in this process: half of the time of a small one. Session fixtures and processes draw."""
+    if "effbench.run.session" in sys.modules:
+        monkeypatch.setattr("effbench.run.session.draw_curves", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
 def no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables are as wide as without a terminal, whatever the shell or a library has set."""
     monkeypatch.delenv("COLUMNS", raising=False)

@@ -27,7 +27,6 @@ WORDS = [
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("effbench.run.session.draw_curves", lambda folder, _: folder / "curves.png")
     return tmp_path
 
 

@@ -12,12 +12,13 @@ from effbench.records import replacing
 from effbench.report.rows import drawable_rows
 
 MOST_METRICS = 4  # plots beside that of the learning rate, in one row
+FEWEST_STEPS = 3  # with recorded values; two points are no curve, and drawing takes longer than such a run
 PANEL_WIDTH, HEIGHT = 4.0, 3.6  # inches
 BLUE, ORANGE, GREY = "#1f6fb4", "#e0701b", "#8a8a8a"
 
 
-def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Path:
-    """Write curves.png into the run folder.
+def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Path | None:
+    """Write curves.png into the run folder, if the run recorded FEWEST_STEPS steps.
 
     Args:
         folder: the run folder.
@@ -25,13 +26,15 @@ def draw_curves(folder: Path, title: str, displays: Mapping[str, Display]) -> Pa
         displays: metric name -> display; the first MOST_METRICS get a plot each.
 
     Returns:
-        The path of curves.png.
+        The path of curves.png; None if there is no curve to draw.
     """
+    rows = drawable_rows((folder / "metrics.csv").read_bytes()).kept
+    if len({row["step"] for row in rows}) < FEWEST_STEPS:
+        return None
     # only here: matplotlib is slow to import, and most commands draw nothing
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = drawable_rows((folder / "metrics.csv").read_bytes()).kept
     drawn = dict(islice(displays.items(), MOST_METRICS))
     width = PANEL_WIDTH * (len(drawn) + 1)
     figure = Figure(figsize=(width, HEIGHT), dpi=120)

@@ -55,7 +55,8 @@ def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     out = console()
-    rows = [*result_rows(summary), ("curves", str(folder / "curves.png"))]
+    curves = folder / "curves.png"
+    rows = [*result_rows(summary), ("curves", str(curves)) if curves.exists() else ("folder", str(folder))]
     width = max(len(what) for what, _ in rows)
     for what, value in rows:
         out.print(Text.assemble((f"{what:<{width}}", "bold"), f"  {for_terminal(value)}"), soft_wrap=True)

@@ -33,12 +33,6 @@ def hears_hangups() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without curves.png, half of a tiny run's time; `finished` has it, being made before."""
-    monkeypatch.setattr("effbench.run.session.draw_curves", lambda folder, *_: folder / "curves.png")
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """(folder, stdout, stderr) of 20 steps of an MLP on the embedded images."""

@@ -55,7 +55,14 @@ def test_a_reason_stands_beside_the_status() -> None:
     assert rows["status"] == "diverged: the loss is nan"
 
 
-@pytest.mark.parametrize("name", ["[red]run[/red]", "a[/b]", "x" * 300])
-def test_the_folder_is_printed_as_it_is_named(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["[red]run[/red]", "a[/b]", "x" * 200])
+def test_the_folder_is_printed_as_it_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir(parents=True)
+    print_result(Path(name), SUMMARY)
+    assert capsys.readouterr().out.splitlines()[-1].split(maxsplit=1) == ["folder", name]
+    (Path(name) / "curves.png").touch()
     print_result(Path(name), SUMMARY)
     assert f"{name}/curves.png" in capsys.readouterr().out

@@ -226,7 +226,6 @@ def test_dead_rank_is_named_others_end_and_the_run_resumes(tmp_path, monkeypatch
     assert (tmp_path / "run" / "checkpoints" / "last").readlink().name == "step-00000005"
     assert "rank      : 0 (local_rank: 0)" in result.stderr, "rank 0 ended too"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "draw_curves", lambda *_: None)
     assert cli.main(["train", "resume=run"]) == 0
     training.train(compose(words[:-1]), tmp_path / "whole")
     assert largest_difference(weights(tmp_path / "run"), weights(tmp_path / "whole")) < 1e-6
@@ -244,9 +243,8 @@ class Terminated(Callback):
 
 
 @pytest.mark.process
-def test_run_stopped_within_an_epoch_resumes_with_other_ranks(tmp_path, monkeypatch, capsys):
+def test_run_stopped_within_an_epoch_resumes_with_other_ranks(tmp_path, capsys):
     """Of twenty steps an epoch: two processes stop after step 10, one after step 7; the other number goes on."""
-    monkeypatch.setattr(training, "draw_curves", lambda *_: None)
     words = [*SMALL, *MLP, "data.batch_size=16", "trainer.max_steps=30", "ema=on"]
     by_two, by_one, whole = tmp_path / "by two", tmp_path / "by one", tmp_path / "whole"
     training.train(compose(words), whole)
@@ -266,9 +264,8 @@ def test_run_stopped_within_an_epoch_resumes_with_other_ranks(tmp_path, monkeypa
 
 
 @pytest.mark.process
-def test_ranks_that_change_a_begun_epoch_are_refused(tmp_path, monkeypatch):
+def test_ranks_that_change_a_begun_epoch_are_refused(tmp_path):
     """330 = 41 x 8 + 2: two samples are a batch for one process, and are left out by two."""
-    monkeypatch.setattr(training, "draw_curves", lambda *_: None)
     words = [*SMALL, *MLP, "data.batch_size=8", "data.drop_last=false"]
     training.train(compose(words), tmp_path / "run", callbacks=[Terminated(3)])
     resumed = Job([*words, f"resume='{tmp_path / 'run'}'"], tmp_path / "run")
