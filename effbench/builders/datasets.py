@@ -60,6 +60,7 @@ def other_split(before: Config, now: Config, recorded: Mapping[str, Any], which:
     Returns:
         (name of the split, its samples); None if the data are to be read and divided as in training.
     """
+    # Only the function that read the run's data knows how its record and its options belong together.
     if before.data.target != now.data.target:
         return None
     read = other_source_reader(resolve("data", now.data.target, now.allow_targets))
@@ -86,6 +87,7 @@ def modality(config: Config, data: Splits, on: torch.device) -> Modality:
     Raises:
         ConfigError: device.channels_last is set for data that are not images.
     """
+    # torch.channels_last is a memory layout of four dimensions, (N, C, H, W): a sample must have three.
     if config.device.channels_last and len(data.shape) != 3:
         raise ConfigError(
             f"device.channels_last=true is for images; {data.name} holds {data.modality.unit}s of "
@@ -116,6 +118,7 @@ def restored_modality(config: Config, recorded: Mapping[str, Any], on: torch.dev
     """
     usual = Splits.modality  # of records of effbench 0.1, which knew images only
     name = recorded.get("modality") or f"{usual.__module__}.{usual.__qualname__}"
+    # The name comes from a run's folder, which may be a stranger's: resolve() imports allowed modules only.
     kind = resolve("data", name, config.allow_targets)
     if not (isinstance(kind, type) and issubclass(kind, Modality)):
         raise ConfigError(f"data.modality {name!r} is no subclass of effbench.data.modality.Modality.")
@@ -147,6 +150,7 @@ def eval_batches(
         ranks: processes that share the pass.
         limit: batches (int) or fraction of the samples (float) to evaluate; None for all.
     """
+    # Not data.batch_size: it changes memory and speed only, no metric.
     batch_size = config.data.eval_batch_size
     count = limit * batch_size if isinstance(limit, int) else _limit(limit, len(split))
     # Never the first rows: a split may be sorted by class.
@@ -175,9 +179,11 @@ def train_batches(config: Config, data: Splits, kind: Modality, ranks: Distribut
         ConfigError: batch size or trainer.on_oom does not work with the number of processes.
     """
     section = config.data
+    # A rank that repeats its step alone would leave the others waiting in the exchange of gradients.
     if ranks.world_size > 1 and config.trainer.on_oom == "halve":
         raise ConfigError("trainer.on_oom=halve works in one process; under torchrun use trainer.on_oom=raise.")
     batch_size = number(section.batch_size)
+    # Each rank trains on its share of every batch, and no share may be empty.
     if batch_size < ranks.world_size:
         raise ConfigError(f"data.batch_size must be at least the {ranks.world_size} processes; got {batch_size}.")
 
@@ -202,6 +208,7 @@ def train_batches(config: Config, data: Splits, kind: Modality, ranks: Distribut
 
 def _limit(limit: float | None, available: int) -> int | None:
     """Return a count unchanged, or a fraction as a rounded count of at least 1; None for all."""
+    # 1 is one batch (or step), 1.0 is all of them: the schema keeps the two types apart.
     if limit is None or isinstance(limit, int):
         return limit
     return max(1, round(limit * available))

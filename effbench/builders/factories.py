@@ -45,6 +45,7 @@ def call(
     # A factory with **options gets all facts: only it can tell which of them it knows.
     open_ended = any(word.kind is word.VAR_KEYWORD for word in words.values())
     taken = {key: value for key, value in (facts or {}).items() if key in words or open_ended}
+    # Without facts (data, augment) construct() names a missing argument, in Python's words.
     if facts is not None:
         _check_complete(group, target, words, {**options, **taken}, facts, giver)
     return construct(group, target, factory, {**options, **taken})
@@ -88,6 +89,7 @@ def _check_complete(
 
 
 def _required(words: Mapping[str, inspect.Parameter]) -> list[str]:
+    # *args and **options have no default either, but need not be given.
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [name for name, word in words.items() if word.default is word.empty and word.kind in named]
 
@@ -109,6 +111,7 @@ def construct(group: str, target: str, factory: Callable[..., Built], options: M
     """
     check_names(group, factory, options)
     try:
+        # Not `except Exception`: any other error is a fault in the factory, and its traceback is of use.
         return factory(**options)
     except EffbenchError:  # its message is complete
         raise
@@ -153,8 +156,10 @@ def check_names(group: str, factory: Callable[..., Any], options: Mapping[str, A
         options: keyword arguments.
     """
     words = inspect.signature(factory).parameters
+    # A factory with **options checks their names itself.
     if any(word.kind is word.VAR_KEYWORD for word in words.values()):
         return
     for key in options:
         if key not in words:
+            # params: torch's name for the parameters to train, which the builder gives.
             raise ConfigError(unknown_name(f"{group} option", key, [word for word in words if word != "params"]))

@@ -47,6 +47,7 @@ def callbacks(config: Config, more: Sequence[Callback] = ()) -> list[NamedCallba
         if complaint := complaint_about(callback, one.columns):
             raise ConfigError(f"{one.label}: {complaint}.")
         for column in one.columns:
+            # A cell of metrics.csv holds one value: that of the second callback would replace the first one's.
             if column in owners:
                 raise ConfigError(f"{owners[column]} and {key} both have the column {column!r}; rename one.")
             owners[column] = key

@@ -67,6 +67,7 @@ def trainer(
     Raises:
         ConfigError: two parts do not fit each other or the data.
     """
+    # A session has settled its config already, and then nothing changes; a notebook or a benchmark may not have.
     config = settled(config, len(data.train), data.modality, data.shape, ranks.world_size)
     device = modality.transfer.device
     chosen = task(config, data, device)
@@ -92,6 +93,7 @@ def trainer(
         optimizer=over,
         schedule=planned,
         plateau_metric=_plateau_metric(config, chosen),
+        # Then the first step's time counts as compiling, not as training.
         compiled=section.compile is not False,
         train=train,
         val=None if data.val is None else eval_batches(config, data.val, modality, ranks, section.limit_val_batches),
@@ -101,6 +103,7 @@ def trainer(
         clip=choose_clipping(trained, section.gradient_clip_val, section.gradient_clip_algorithm),
         precision=precision,
         ema=_average(config, net, over),
+        # With 16-mixed torch's GradScaler looks for gradients that are not finite, and skips the step itself.
         nonfinite_policy=SkipNonFinite(ranks, precision.name != "16-mixed") if section.on_nonfinite == "skip" else None,
         oom_policy=oom(modality.size_key),
         buffer_snapshot=BufferSnapshot(net) if undoes else NoBufferSnapshot(),
@@ -110,6 +113,7 @@ def trainer(
         save_in_background=config.checkpoint.background,
         ranks=ranks,
         intervals=intervals,
+        # The session sets them: their context refers to this trainer.
         callbacks=Callbacks([]),
     )
 
@@ -158,6 +162,7 @@ def _statistics(
         return KeepStatistics()
     # Not drawn from the loop's batches: those are at another place after a resume.
     batches = partial(statistics_batches, train.split, train.modality, config.seed)
+    # The running statistics belong to the weights in training, not to their average.
     kind = AveragedStatistics if averages or config.ema.enabled else RefreshStatistics
     return kind(norms, batches, train.batch_size // ranks.world_size, config.data.eval_batch_size, precision)
 
@@ -177,6 +182,7 @@ def _check_monitors(config: Config, data: Splits, chosen: Task) -> None:
         metric = section.monitor.partition("/")[2]
         if metric not in chosen.names:
             raise ConfigError(unknown_name(f"{key}.monitor", section.monitor, [f"val/{name}" for name in chosen.names]))
+        # The schema knows the modes of shipped metrics; that of a user's own is known only now.
         if section.mode != chosen.displays[metric].mode:
             raise ConfigError(f"{key}.mode must be {chosen.displays[metric].mode} for {metric}; got {section.mode}.")
     if data.val is not None:

@@ -82,6 +82,7 @@ def _load_pretrained(built: nn.Module, source: Path) -> Loaded:
             "checkpoints/, or a .safetensors, .pt or .pth file."
         )
     try:
+        # The message says which weights these are: read_weights prefers the averaged ones.
         averaged = ", averaged weights" if (chosen / "ema.safetensors").exists() else ""
         return load_state(built, read_weights(chosen), f"{chosen}{averaged}")
     except DamagedError as error:
@@ -90,6 +91,7 @@ def _load_pretrained(built: nn.Module, source: Path) -> Loaded:
 
 def check_weights_names(config: Config) -> None:
     """Refuse a model name that denotes trained weights if the run would train fresh ones."""
+    # timm's names may end in the tag of a set of trained weights: vit_small_patch16_224.augreg_in1k.
     tag = tag_of(config.model.options) if config.model.target == TIMM_TARGET else ""
     if tag and config.model.pretrained is None and config.resume is None:
         name = str(config.model.options["name"])
@@ -128,6 +130,7 @@ def compiled_model(net: nn.Module, choice: bool | str) -> nn.Module:
     """Return the model compiled by torch.compile in the mode of trainer.compile; unchanged for false."""
     if choice is False:
         return net
+    # mode=None is torch.compile's own default.
     compiled = torch.compile(net, mode=None if choice is True else str(choice))
     assert isinstance(compiled, nn.Module)
     return compiled

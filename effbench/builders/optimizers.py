@@ -136,6 +136,7 @@ def _check_options(kind: type[Optimizer], options: Mapping[str, Any]) -> None:
         declared = word.annotation is bool or word.annotation in ("bool", "bool | None", bool | None)
         if declared and not isinstance(value := options.get(key), bool | None):
             raise ConfigError(f"optimizer.{key} must be true or false; got {shown(value)}.")
+    # torch refuses this too, but its message names no key.
     if kind is torch.optim.SGD and options.get("nesterov"):
         momentum, dampening = options.get("momentum", 0), options.get("dampening", 0)
         if momentum == 0 or dampening != 0:

@@ -31,6 +31,7 @@ def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch:
         ConfigError: the class is no schedule, or refuses its options.
     """
     kind, options = schedule_parts(config, total_steps, steps_per_epoch)
+    # torch's schedulers set the optimizer's first learning rate in their constructor, so `over` must be complete.
     built = construct("scheduler", config.scheduler.target, kind, {**options, "optimizer": over})
     if isinstance(built, Schedule):
         return built
@@ -65,6 +66,7 @@ def schedule_parts(
     """
     section = config.scheduler
     kind = resolve("scheduler", section.target, config.allow_targets)
+    # Its step() takes a metric, and the loop steps a schedule after each optimizer step, without one.
     if kind is ReduceLROnPlateau:
         raise ConfigError("torch's ReduceLROnPlateau steps on metrics; effbench's own is scheduler=plateau.")
     if not (inspect.isclass(kind) and issubclass(kind, LRScheduler)):

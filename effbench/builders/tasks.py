@@ -56,6 +56,7 @@ def metrics(config: Config) -> list[Metric]:
     kind = getattr(resolve("task", config.task.target, config.allow_targets), "kind", "class")
     known, found = shipped(kind), list[Metric]()
     for name in config.task.metrics:
+        # A name with a dot is a user's class; shipped metrics have plain names.
         metric: Any = resolve("task", name, config.allow_targets) if "." in name else known.get(name)
         if metric is None:
             raise ConfigError(unknown_name("metric in task.metrics", name, known))
@@ -76,6 +77,7 @@ def loss(config: Config, data: Splits | None = None) -> Loss:
     if not inspect.isclass(kind) or not issubclass(kind, Loss | nn.Module):
         raise ConfigError(f"loss._target_ {section.target!r} must be a subclass of Loss (effbench.tasks.losses), or a "
                           "loss of torch.nn.")  # fmt: skip
+    # The config holds 'balanced' or a list of numbers; the class takes a tensor (K,).
     chosen = options.pop("class_weights", None)
     if chosen is not None and data is not None:
         if data.train.labels.dim() != 1 or data.train.labels.is_floating_point():

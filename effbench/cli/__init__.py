@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.error("the reader of the output file has closed it; the file is incomplete.")
             code = 1
         except RuntimeError as error:
+            # Python raises a plain RuntimeError when the system refuses a thread: only its text tells it apart.
             if "can't start new thread" not in str(error):
                 raise
             log.error(
@@ -86,8 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> int:
     """Return the exit code of a verb, of the usage, the version or a completion."""
     if words[:1] == ["help"] and len(words) > 1:
+        # `effbench help train optimizer` is `effbench train optimizer --help`.
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
+        # Asked for: stdout. After a mistake: stderr, so that a program behind a pipe gets nothing to read.
         print(usage(), file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
     name, rest = words[0], words[1:]
@@ -108,6 +111,7 @@ def _dispatch(words: list[str]) -> int:
             raise ConfigError(f"{name} has no verb before it. Write effbench train {name}.")
         raise ConfigError(unknown_name("verb", name, VERBS))
 
+    # Only the module of this verb: `effbench env` need not wait for Hydra.
     module = importlib.import_module(f"effbench.cli.{name}")
     if name not in WRITING:
         return int(module.main(rest))

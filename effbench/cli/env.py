@@ -39,6 +39,7 @@ def main(words: Sequence[str]) -> int:
         return 0
 
     if facts["memory_bytes"]:
+        # For people in GB; --json keeps the bytes.
         facts["memory"] = human_bytes(facts.pop("memory_bytes"))
     facts["cache_size"] = human_bytes(facts.pop("cache_bytes"))
     facts["cache_budget"] = f"{human_bytes(facts.pop('cache_budget_bytes'))} of decoded data ({BUDGET}=GB sets it)"

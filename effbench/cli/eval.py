@@ -34,6 +34,7 @@ A run with your own model or dataset needs the allow_targets of its training, be
 
 def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["eval"])
+    # split='' is test, or what another source has in its place.
     options = {"split": "", "checkpoint": "best", "device": "auto", "allow_targets": "[]"}
     folders, data_overrides = partition_words(arguments.overrides, options)
     if arguments.has("help") or not folders:
@@ -96,6 +97,7 @@ def evaluate_run(
     """
     from effbench.run.load import load_run, with_data
 
+    # Both configs are needed: by comparison one sees whether the data are the run's own.
     trained = load_run(folder, allow_targets)
     run = with_data(trained, data_overrides, device_name)
     # torch is imported only now: a mistyped folder or key is reported at once
@@ -105,11 +107,13 @@ def evaluate_run(
     from effbench.training.evaluation import evaluate
     from effbench.training.precision import choose_precision
 
+    # It also sets threads and TF32, on which the last digits depend.
     device = build.device(run.config)
     which, split = _chosen_split(trained, run, which)
     model = run.model(checkpoint).to(device)
     if device.type == "cpu":
         accelerate(model)  # gives the same numbers as the test after training
+    # That of the training, so that the metrics of its test come out again.
     precision, _ = choose_precision(run.config.trainer.precision, device)
     batches = build.eval_batches(run.config, split, run.modality(device), DistributedContext())
     values = evaluate(model, batches, precision, DistributedContext(), run.task)
@@ -151,7 +155,9 @@ def check_same_data(run: Run, data: Splits) -> None:
             f"the data's {len(data.classes)} classes are not the run's {len(run.classes)}"
             f"{': ' + ', '.join(other) if other else ' in this order'}."
         )
+    # A convolution would accept another size and answer worse, without a word.
     if data.shape != run.shape:
         raise ConfigError(f"the data's {data.modality.unit}s are {data.shape}, the run's model takes {run.shape}.")
+    # Allowed: to measure on other samples is what data.KEY=VALUE is for.
     if data.sha256 != run.data["sha256"]:
         log.info("note: this is not the dataset that the run was trained on (its sha256 differs)")

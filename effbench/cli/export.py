@@ -53,6 +53,7 @@ def main(words: Sequence[str]) -> int:
     try:
         tolerance = float(options["tolerance"])
     except ValueError:
+        # NaN fails the comparison below, which has the message.
         tolerance = math.nan
     if not 0 < tolerance <= 1:
         raise ConfigError(
@@ -109,12 +110,15 @@ def export_run(
 
     if format_name not in FORMATS:
         raise ConfigError(unknown_name("format", format_name, FORMATS))
+    # Before the model is read and traced: a missing extra is named at once.
     require_libraries(format_name)
+    # For what it sets besides the device: threads and determinism.
     build.device(run.config)
     saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
     model, step = run.model(saved.name), read_manifest(saved)["step"]
     target = _target(run, checkpoint, output, FORMATS[format_name].suffix)
 
+    # File and record are replaced one after the other; with two exports at once they could be of different ones.
     with holding(target.parent, ELSEWHERE):
         which, samples = _samples(run)
         with _timed(f"exporting {target.name}"):
@@ -144,6 +148,7 @@ def _target(run: Run, checkpoint: str, output: str, suffix: str) -> Path:
 
 
 def _file_name(text: str) -> str:
+    # A label is a user's option, such as timm's name, and may hold a slash.
     return re.sub(r"[^\w.-]", "_", text)
 
 
@@ -166,6 +171,7 @@ def _samples(run: Run) -> tuple[str, Tensor]:
     data = run.task.checked(data)
     which = "train" if data.val is None else "val"  # the test split is used for the test only
     split = data.named()[which]
+    # Of every class: the first rows of a sorted split would be of one.
     rows = representative_sample(split.labels, min(SAMPLES, len(split)))
     return which, run.modality().portable(split.inputs[rows])
 
@@ -231,4 +237,5 @@ def _print_table(result: Mapping[str, Any]) -> None:
         "same answers": f"{percent(parity['agreement'])} of {parity['samples']} {parity['split']} {unit}",
     }
     for name, text in lines.items():
+        # The path is the user's and may hold control characters.
         print(f"{name:<16} {for_terminal(text)}")

@@ -79,9 +79,11 @@ def flags_of(verb: str) -> list[str]:
 
 def parse_flags(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
     """Parse the words; raise ConfigError for a flag that is not in `flags`, or that lacks its value."""
+    # Only the flags of this verb: one without effect here gets a message.
     taken = {word: name for word, name in {**WITH_VALUE, **WITHOUT_VALUE}.items() if name in ("help", *flags)}
     overrides: list[str] = []
     values: dict[str, str] = {}
+    # A queue, because a flag may take the word after it.
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -108,6 +110,7 @@ def _as_option(word: str, rest: Sequence[str], of_config: bool) -> str:
     """Return how to write '--epochs 5' here: options have no dashes. of_config: the verb takes config overrides."""
     key, equals, value = word.lstrip("-").partition("=")
     if not equals:
+        # `--epochs 5`: the next word is the value, unless it is a flag or an override.
         value = rest[0] if rest and not rest[0].startswith("-") and "=" not in rest[0] else ""
     # as other tools write it: --weight-decay
     key = key.replace("-", "_")

@@ -43,6 +43,7 @@ class Choice:
 def overview(config_dir: str | None) -> str:
     """Return the keys of all groups with the defaults of `effbench train`."""
     top = _read(conf_dir() / f"{static.ROOT}.yaml")
+    # null: a group without a choice by default, which is recipe
     parts = [_section(group, name, config_dir) for group, name in _defaults() if name is not None]
     own = [_entry(key, value, top.comments) for key, value in top.values.items() if key not in ("defaults", "hydra")]
     return "\n\n".join(["keys of no group:\n" + "\n".join(own), *filter(None, parts)])
@@ -96,6 +97,7 @@ def _section(group: str, name: str, config_dir: str | None) -> str:
     entries = [
         _entry(key if full_keys else f"{group}.{key}", value, choice.comments, key)
         for key, value in _leaves(choice.values)
+        # the title shows it
         if key.rpartition(".")[2] != "_target_"
     ]
     if not entries and not choice.about:

@@ -77,6 +77,7 @@ def main(words: Sequence[str]) -> int:
     else:
         # names of files may hold control characters; a program that reads a pipe gets them unchanged
         print(for_terminal(text) if sys.stdout.isatty() else text, end="")
+    # after the answers, so that they are the last lines on a terminal
     for problem in unreadable:
         log.error(problem)
     return int(bool(unreadable))
@@ -113,6 +114,7 @@ def predict_files(
     modality, answers = run.modality(), run.predictor(checkpoint)
     if unknown := [key for key in options if key not in modality.file_options]:
         raise ConfigError(f"{unknown[0]} is no option of predict for {modality.unit}s. Leave it out.")
+    # a batch at a time: a folder may hold more samples than the memory
     for names, samples in modality.read_files(paths, options, unreadable):
         for name, values in zip(names, answers(samples).tolist(), strict=True):
             # NaN would be sorted to an arbitrary class
@@ -125,6 +127,7 @@ def predict_files(
 
 
 def _count(key: str, text: str) -> int:
+    # isdecimal, because int() also reads ' 3', '+3' and '1_000'
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{key} must be a whole number of at least 1; got {text!r}.")
     return int(text)
@@ -133,7 +136,9 @@ def _count(key: str, text: str) -> int:
 def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return CSV with one line a sample. A leading = + - @ gets an apostrophe, for spreadsheets."""
     lines = [_columns(row) for row in rows]
+    # task and top_k are the same for all rows, and so are their columns
     header = list(lines[0]) if lines else ["file", "class", "probability"]
+    # the csv module writes the line ends itself; they must not be translated again
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(map(csv_cell, header))

@@ -57,12 +57,14 @@ def _list(as_json: bool) -> None:
     for name in names():
         lines = _path(name).read_text(encoding="utf-8").splitlines()
         top = itertools.takewhile(lambda line: line.startswith("#"), lines)
+        # Hydra's directive comes first; the summary is the first line after it
         texts = (line.removeprefix("#").strip() for line in top if not line.startswith("# @package"))
         summaries[name] = next(filter(None, texts), "")
     if as_json:
         rows = [{"name": name, "summary": text, "path": str(_path(name))} for name, text in summaries.items()]
         print(json.dumps(rows, indent=2, ensure_ascii=not writes_unicode()))
         return
+    # aligned for people; a program takes --json
     width = max(map(len, summaries))
     for name, text in summaries.items():
         print(f"{name:<{width}}  {text}")
@@ -94,13 +96,16 @@ def _validate(name: str, config_dir: str | None) -> None:
     from effbench.config.compose import compose
     from effbench.config.recipes import quoted
 
+    # quoted: without quotes Hydra's grammar allows few characters of a path
     config = compose([f"recipe={quoted(name)}"], config_dir)
+    # this imports torch: a mistyped recipe is reported before
     from effbench.run.validate import dry_build, own_setting
 
     print(f"ok: {dry_build(config, own_setting(config))}")
 
 
 def _path(name: str) -> Path:
+    # a name, never a path: show and cp read nothing but the files that ship
     if name not in names():
         raise ConfigError(unknown_name("recipe", name, names()))
     return recipes_dir() / f"{name}.yaml"

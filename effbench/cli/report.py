@@ -41,6 +41,7 @@ def main(words: Sequence[str]) -> int:
             paths.append(expanded(word))
     if arguments.has("help") or not paths:
         return show_help(HELP, arguments.has("help"))
+    # a study compares paired runs; a ranking of all its runs would mix tuning with the comparison
     if len(paths) == 1 and (paths[0] / "study.json").is_file():
         from effbench.study.run import report_study
 
@@ -91,6 +92,7 @@ def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
 def _show_lines(lines: Sequence[str], show: Callable[[str], object], show_rest: Callable[[str], object]) -> None:
     """Show the first lines, each on one line, and how many more there are."""
     for line in lines[:MOST_LINES]:
+        # an error's text may have line breaks
         show(" ".join(line.split()))
     if len(lines) > MOST_LINES:
         show_rest(f"... and {len(lines) - MOST_LINES} more in the page")
@@ -102,6 +104,7 @@ def _print_table(table: Mapping[str, Any]) -> None:
     from effbench.report.text_table import TextColumn, console, print_table
 
     out = console()
+    # escape: rich would take [text] in a name for its markup
     out.print(escape(table["heading"]), style="bold", soft_wrap=True)
     out.print(escape(table["lead"]), soft_wrap=not out.is_terminal)
     rows = [row["cells"] for row in table["rows"][:MOST_LINES]]

@@ -43,6 +43,7 @@ def help_text(words: Sequence[str], config_dir: str | None) -> str:
     from effbench.cli.help_pages import choice_page
 
     found = options("study", config_dir)
+    # of several the last one counts, as in the overrides of a run
     chosen = [word.removeprefix("study=") for word in words if word.startswith("study=")]
     keys = choice_page("study", chosen[-1] if chosen and chosen[-1] in found else "_base", config_dir)
     return f"{HELP.replace('{studies}', ', '.join(sorted(found)))}\n\n{keys}"
@@ -56,6 +57,7 @@ def study(arguments: Arguments) -> int:
 
     from effbench.study.run import plan_only, run_study
 
+    # printed when the study is interrupted: the same command goes on with it
     command = shlex.join(["effbench", "study", *arguments.overrides, *_config_dir(arguments)])
     if arguments.has("plan"):
         return plan_only(plan, arguments.has("json"))

@@ -44,6 +44,7 @@ def main(words: Sequence[str]) -> int:
     settings = [_setting(config, given) for config in configs]
     rows: list[dict[str, Any]] = []
     for words_of_one, config, own in zip(combinations, configs, settings, strict=True):
+        # MACs depend on the input's size, so the papers' numbers are comparable in their setting only
         papers = None if given else published(config, type(own.modality))
         each = [own] if papers is None else [own, papers]
         rows += [{"config": " ".join(words_of_one) or "(defaults)", **cost(config, setting)} for setting in each]
@@ -72,6 +73,7 @@ def _setting(config: Config, given: Given | None) -> Setting:
         return Setting(data.modality.blank(data.shape, build.settings(config)), len(data.classes))
 
     shape, num_classes = given
+    # the data themselves are not read: input= and classes= stand for them
     preview = build.preview(config)
     kind = Splits.modality if preview is None else type(preview)
     # without input=, the shape of the papers; a modality without one takes the dataset's own
@@ -101,6 +103,7 @@ def _own_options(words: Sequence[str]) -> tuple[Given | None, list[str]]:
     sides = own["input"].lower().split("x") if "input" in own else []
     if not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise ConfigError(f"input must be sizes with x between them, such as 3x224x224; got {own['input']!r}.")
+    # 1000: as in ImageNet, which the papers' costs are for
     classes = own.get("classes", "1000")
     if not classes.isdecimal() or int(classes) < 1:
         raise ConfigError(f"classes must be a whole number of at least 1; got {classes!r}.")
@@ -150,6 +153,7 @@ def _print_layers(config: Config, setting: Setting) -> None:
 
     table = Table("part", "type", "output", "parameters", "MACs", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for row in layer_table(shape_model(config, setting), setting.example):
+        # [1:]: without the batch
         shape = "" if row.output_shape is None else "x".join(map(str, row.output_shape[1:]))
         table.add_row(escape(row.name), row.type, shape, human_count(row.params), human_count(row.macs))
     console = Console(highlight=False)

@@ -58,6 +58,7 @@ def main(words: Sequence[str]) -> int:
 
         return sweep(arguments.overrides, arguments.get("config_dir"), as_json)
     config_dir = arguments.get("config_dir")
+    # composed first, without torch: a mistake in a word is reported in a second
     return train_composed(composed(arguments.overrides, config_dir), as_json, config_dir)
 
 
@@ -90,6 +91,7 @@ def ask_hydra(arguments: Arguments) -> int:
     # resume= stands for the recorded overrides of that run
     overrides = with_resume(arguments.overrides, config_dir)
     if arguments.has("multirun"):
+        # Hydra's pages show one config, and a sweep has as many as jobs
         jobs = expand(overrides, config_dir)
         log.info(f"the first of {len(jobs)} jobs")
         overrides = jobs[0]

@@ -31,6 +31,7 @@ def main(words: Sequence[str]) -> int:
     first, *rest = arguments.overrides
     if first != "resume" and rest:
         raise ConfigError(f"verify takes one run; got {rest[0]!r} too.")
+    # after the check of the words, because it imports torch
     from effbench.report.verify import as_json, failures, verify_run
 
     if first == "resume":

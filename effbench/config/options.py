@@ -58,6 +58,7 @@ class Rule(Generic[Number]):
             return self._validated(value)
         except ValueError:
             message = f"{key} must be {text or self._text}; got {shown(value)}."
+            # from None: pydantic's text names neither the key nor a remedy.
             raise OptionError(f"{message} {remedy}" if remedy else message) from None
 
     def _validated(self, value: object) -> Number:

@@ -26,6 +26,7 @@ from effbench.redaction import redact
 from effbench.units import seconds_from, steps_from
 
 Auto = Literal["auto"]  # a number derived from the data, see effbench/automatic.py
+# A whole number counts batches, a float in (0, 1] is a share of them: 1 is one batch, 1.0 is all.
 Limit = Count | Annotated[float, Field(gt=0, le=1)] | None
 LimitOrNone = Limit | Literal[0]
 
@@ -72,12 +73,14 @@ class OpenSection(BaseModel):
     def label(self) -> str:
         """Name for display: option arch or name, else the last part of the target."""
         options = self.options
+        # arch (torchvision) and name (timm) say more than the one function that makes all of them.
         return str(options.get("arch") or options.get("name") or self._target_name)
 
     @property
     def _target_name(self) -> str:
         """Name of the target's class or function; if that is generic, such as create, the name of its module."""
         *modules, name = self.target.split(".")
+        # mylab.nets.wide.create is `wide`, mylab.nets.Wide is `Wide`.
         return modules[-1] if name.lower() in _GENERIC and modules else name
 
 
@@ -169,6 +172,7 @@ class TrainerConfig(Section):
     on_nonfinite: Literal["stop", "skip"]
     on_oom: Literal["raise", "halve"]
     deterministic: bool
+    # true is torch.compile's mode `default`
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"]
 
     @model_validator(mode="after")
@@ -205,6 +209,7 @@ class AugmentConfig(OpenSection):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # An option of None would be passed on to a class that does not have it.
         return {key: value for key, value in handler(self).items() if value is not None}
 
 
@@ -223,6 +228,7 @@ class Monitor(Section):
     """A monitored metric with its mode. A wrong mode is refused: it would keep the worst checkpoint."""
 
     monitor: str
+    # `auto` is replaced by compose.parse before the content comes here.
     mode: Literal["min", "max"]
 
     @model_validator(mode="after")
@@ -268,6 +274,7 @@ class LoggerConfig(Section):
     @model_validator(mode="after")
     def _project_is_a_name(self) -> LoggerConfig:
         """Check the name: logging libraries use it in paths and URLs."""
+        # A backslash separates folders on Windows.
         parts = self.project.replace("\\", "/").split("/")
         if not self.project.strip() or not self.project.isprintable() or ".." in parts:
             raise ValueError(
@@ -285,6 +292,7 @@ class CallbacksConfig(Section):
     """Name -> callback. The user chooses the names, so that callbacks combine and single options can be overridden."""
 
     model_config = ConfigDict(extra="allow")
+    # By this annotation pydantic checks the keys that are not declared.
     __pydantic_extra__: dict[str, CallbackConfig] = Field(init=False)
 
     @model_validator(mode="before")
@@ -329,4 +337,5 @@ class Config(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers as in config.yaml; secrets are replaced by ***."""
+        # Redacted here, once for all: records, checkpoints and loggers all take this.
         return dict(redact(self.model_dump(by_alias=True)))

@@ -29,6 +29,7 @@ def group_options(config_dir: Path | None = None) -> dict[str, list[str]]:
         for folder in place.iterdir():
             if folder.is_dir() and folder.name not in ("hydra", "__pycache__", *STUDY_GROUPS):
                 found.setdefault(folder.name, set()).update(path.stem for path in folder.glob("*.yaml"))
+    # _base.yaml holds the keys that a group's files share, and is no choice.
     return {group: sorted(name for name in found[group] if not name.startswith("_")) for group in sorted(found)}
 
 
@@ -53,6 +54,7 @@ def composed(
     # Hydra's order: the groups, then the root's own keys, then the files at the top level.
     for group, name in (chosen | wanted).items():
         if group not in late:
+            # Also for a file without keys, such as callbacks=none: the section must exist.
             content[group] = {}
             for each in choices_in(name):
                 _merge(content, {group: member(group, each)})
@@ -96,6 +98,7 @@ def _choices(group: str, name: str | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for entry in read(_path(group, name)).get("defaults", []) if name else []:
         if isinstance(entry, dict):
+            # A recipe writes its choices in Hydra's form: 'override /model: cnn'.
             found |= {key.removeprefix("override /"): value for key, value in entry.items()}
         elif entry != "_self_":
             found |= _choices(group, entry)

@@ -21,6 +21,7 @@ def options(group: str, config_dir: str | None = None) -> dict[str, Path]:
         path.stem: path
         for place in places
         for path in sorted((place / group).glob("*.yaml"))
+        # _base.yaml holds keys that all files share.
         if not path.stem.startswith("_")
     }
 
@@ -47,6 +48,7 @@ def _with_bases(path: Path, depth: int) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold keys and values.")
     bases = content.pop("defaults", [])
+    # A file that is among its own bases would never end.
     if depth > 10 or not isinstance(bases, list):
         raise ConfigError(f"{path}: defaults must be a short list of files of this folder, such as [_base, _self_].")
     merged: dict[str, Any] = {}
@@ -60,13 +62,16 @@ def _read(path: Path) -> Any:
     try:
         return read_yaml(path)
     except YamlError as error:
+        # PyYAML says so of [model.hidden=[64]], and the arms of a study are lists of such words.
         hint = " Quote overrides that hold brackets: 'model.hidden=[64]'." if "flow sequence" in str(error) else ""
         raise YamlError(f"{error}{hint}") from error
 
 
 def _base(path: Path, name: str) -> Path:
     """Return the file that a defaults list names: beside it, or in effbench's folder of that group."""
+    # The folder of the file comes first: a user's _base.yaml replaces effbench's.
     for place in (path.parent, conf_dir() / path.parent.name):
+        # A plain name: a list of defaults must not lead to files elsewhere.
         if Path(name).name == name and (place / f"{name}.yaml").is_file():
             return place / f"{name}.yaml"
     raise ConfigError(f"{path}: defaults name {name!r}, and there is no {name}.yaml beside it.")
@@ -77,6 +82,7 @@ def assigned(word: str) -> tuple[str, Any]:
     from hydra.errors import HydraException
 
     try:
+        # Hydra's own grammar, so that a word means here what it means in `effbench train`.
         override = _parser().parse_override(as_meant(word))
     except HydraException as error:
         hint = " Put a word that holds '=' in quotes." if "=" in word.partition("=")[2] else ""
@@ -99,4 +105,5 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
+    # Hydra's QuotedString is what is left.
     return value if value is None or isinstance(value, bool | int | float) else str(value)

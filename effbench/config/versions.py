@@ -48,6 +48,7 @@ class Upgrade:
             module, dot, target = part["_target_"].rpartition(".")
             part = {**part, "_target_": f"{_MOVED.get(module, module)}{dot}{target}"}
         usual = self.defaults.get(name)
+        # A damaged section is left as it is: the schema refuses it, and names the key.
         if not (isinstance(part, Mapping) and isinstance(usual, Mapping)):
             return part
         if "_target_" not in part:

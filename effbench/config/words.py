@@ -70,8 +70,10 @@ def expand_folders(raw: Any) -> None:
 
     for part in ("run", "sweep"):
         node = OmegaConf.select(raw, f"hydra.{part}")
+        # Not resolved: the name may hold ${now:…}, which Hydra resolves when it makes the folder.
         unresolved = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else None
         text = unresolved.get("dir") if isinstance(unresolved, dict) else None
         if isinstance(text, str) and text.startswith("~"):
+            # Hydra hands over its node read-only, and closed to new keys.
             with read_write(raw), open_dict(raw):
                 OmegaConf.update(raw, f"hydra.{part}.dir", str(expanded(text)))

@@ -27,6 +27,7 @@ INTEGER = re.compile(rf"[+-]?{_DIGITS}", re.ASCII)
 FLOAT = re.compile(rf"[+-]?(?:{_POINT}|(?:{_DIGITS}|{_POINT})[eE][+-]?[0-9](?:_?[0-9])*|(?i:inf|nan))", re.ASCII)
 DOTTED = re.compile(r"[+-]?\.(?i:inf|nan)", re.ASCII)  # numbers in YAML, text on the command line
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+# `! 3` and `!!str 3` are the text '3'.
 _TEXT_TAGS = ("!", "tag:yaml.org,2002:str")
 _MERGE = "<<"
 
@@ -63,6 +64,7 @@ def parse_yaml(text: str, name: str, recorded: bool = False) -> Any:
         YamlError: the text is no valid YAML, or too large. The message names the key or the line.
     """
     # Events, not yaml.load: a few aliases of aliases would expand to gigabytes before they could be counted.
+    # libyaml's parser is an optional part of PyYAML.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     document = _Document(name, recorded)
     try:
@@ -133,6 +135,7 @@ class _Document:
         """Process one event of yaml.parse; call it in order."""
         if isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
+            # The second one would replace the first without a word.
             if self._documents > 1:
                 self._refuse("it holds several documents")
         elif isinstance(event, yaml.ScalarEvent):
@@ -173,6 +176,7 @@ class _Document:
         elif node.key is ...:
             if isinstance(value, dict | list):
                 self._refuse("a key is a collection")
+            # YAML forbids it; PyYAML would keep the last value without a word.
             if value is not _MergeKey and value in node.content:
                 self._refuse(f"found duplicate key {value}")
             node.key = value
@@ -189,6 +193,7 @@ class _Document:
 
     def _count(self, size: int) -> None:
         self._nodes += size
+        # After each node, not at the end: a hostile file must not fill the memory first.
         most = MOST_RECORDED_NODES if self._recorded else MOST_NODES
         if self._nodes > most:
             self._refuse(f"it holds more than {most} values, aliases expanded")
@@ -285,5 +290,6 @@ def _absolute(reference: str, key: str) -> str:
     dots = len(reference) - len(reference.lstrip("."))
     if not dots:
         return reference
+    # OmegaConf's rule: one dot is the collection that holds the key, two are the one above it.
     above = key.split(".")[:-dots]
     return ".".join([*above, reference.lstrip(".")])

@@ -92,6 +92,7 @@ def plan(combinations: Sequence[Sequence[str]], folder: Path, beside: Sequence[J
 
 def _job(number: int, words: Sequence[str], common: set[str], folder: Path) -> Job:
     """Name the job by the overrides that other jobs do not share, in characters that every file system allows."""
+    # The name of a folder is visible to all who can list it: no secret may stand in it.
     apart = redact([word for word in words if word not in common] or list(words))
     # 100 characters: many file systems allow 255 bytes a name
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(apart), flags=re.ASCII)[:100].strip("_")
@@ -173,6 +174,7 @@ def standing(folder: Path) -> str:
     status = read_summary(folder)["status"] if (folder / "summary.json").is_file() else None
     if status in DONE:
         return "done"
+    # Whatever its summary says: a job that was killed, interrupted or failed goes on from its checkpoint.
     if any((folder / "checkpoints").glob("step-*")):
         return "begun"
     return "new" if status is None else "failed"

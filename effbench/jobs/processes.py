@@ -53,6 +53,7 @@ class Relay:
         self.processes: list[BaseProcess] = []
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
+        # Python calls a handler in the main thread, between two instructions: no lock is needed.
         self.signals.append(number)
         # no more jobs are started; a second signal reaches the running ones, too, and kills them
         for process in self.processes:
@@ -188,13 +189,16 @@ def called(relay: Relay, function: Callable[..., Result], *args: Any) -> Result 
         EffbenchError: the function raised it, or its process died.
     """
     import_for_all_jobs()
+    # fork: function and arguments need not be picklable, and torch is imported already.
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, args))
     if not relay.start(process):
         return None
+    # Now only the child holds the writing end: if it dies, the read below ends with EOFError.
     sender.close()
     try:
+        # Read before join(): a long answer fills the pipe, and the child would wait for its reader for ever.
         answer = pickle.loads(receiver.recv_bytes())
     except EOFError:
         answer = None
@@ -216,6 +220,7 @@ def _answer(sender: Any, function: Callable[..., Any], args: tuple[Any, ...]) ->
     try:
         answer = ("result", function(*args))
     except ConfigError as error:
+        # Class and text only: a cause from a user's module may not be picklable.
         answer = ("error", ConfigError(str(error)))
     except EffbenchError as error:
         answer = ("error", EffbenchError(str(error)))

@@ -11,7 +11,7 @@ import torchvision
 
 from effbench import build
 from effbench.cli import main
-from effbench.config import hints
+from effbench.config import hint_tables, hints
 from effbench.config import static_compose as static
 from effbench.config.compose import compose
 
@@ -120,7 +120,7 @@ def test_every_hint_is_a_valid_override() -> None:
     for group, options in groups.items():
         for option in options:
             keys |= static.all_keys(static.composed([(group, option)], groups))
-    for override in [*hints.KEYS, *(text for table in hints.CHOICES.values() for text in table)]:
+    for override in [*hint_tables.KEYS, *(text for table in hint_tables.CHOICES.values() for text in table)]:
         for word in re.findall(r"(?<![+a-z_.])[a-z_.]+=[^ ,)]+", override):
             key, _, value = word.partition("=")
             if key.startswith("nproc") or key.startswith("nnodes") or key.isupper():
@@ -134,7 +134,7 @@ def test_every_hint_is_a_valid_override() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "override", [text for group in ("optimizer", "scheduler") for text in hints.CHOICES[group] if "_target_" in text]
+    "override", [text for group in ("optimizer", "scheduler") for text in hint_tables.CHOICES[group] if "_target_" in text]
 )
 def test_the_hint_for_a_class_that_is_not_shipped_builds_it(override: str) -> None:
     config = compose(shlex.split(override.partition(" (")[0]))
