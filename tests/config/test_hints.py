@@ -134,7 +134,8 @@ def test_every_hint_is_a_valid_override() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "override", [text for group in ("optimizer", "scheduler") for text in hint_tables.CHOICES[group] if "_target_" in text]
+    "override",
+    [text for group in ("optimizer", "scheduler") for text in hint_tables.CHOICES[group] if "_target_" in text],
 )
 def test_the_hint_for_a_class_that_is_not_shipped_builds_it(override: str) -> None:
     config = compose(shlex.split(override.partition(" (")[0]))
