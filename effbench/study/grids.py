@@ -16,6 +16,7 @@ from effbench.study.space import words_of
 from effbench.study.table import StudyTable
 from effbench.units import human_bytes, human_count
 
+LEVELS = 4  # shades of a heat map in one direction, as many as the page's styles have
 RANKING, BUDGET, FRONT = "Ranking", "Best against tuning budget", "Pareto fronts"  # headings that have figures
 
 
@@ -45,6 +46,7 @@ class Grid:
         numeric: one bit a column: numbers are aligned right.
         rows: texts.
         priority: on the console, order of removal of each column, 0: never.
+        levels: of a heat map, one number a cell: -LEVELS (far below) to LEVELS, 0: no colour; () for no heat map.
     """
 
     heading: str
@@ -53,6 +55,7 @@ class Grid:
     numeric: Sequence[bool]
     rows: Sequence[Sequence[str]]
     priority: Sequence[int] = ()
+    levels: Sequence[Sequence[int]] = ()
 
 
 def ranking(table: StudyTable, result: StudyResult) -> Grid:
@@ -145,7 +148,7 @@ def details(table: StudyTable, result: StudyResult) -> list[Grid]:
             comparisons,
         ),
         _budget(table, result),
-        _interaction(result, scale, unit),
+        _interaction(table, result, scale, unit),
         _costs(table),
         _fronts(table, result),
     ]  # fmt: skip
@@ -157,7 +160,9 @@ def _without_empty_columns(grid: Grid) -> Grid:
     # only where every row is empty: a single unknown value is a finding
     kept = [at for at in range(len(grid.heads)) if any(row[at] for row in grid.rows)]
     heads, numeric = [grid.heads[at] for at in kept], [grid.numeric[at] for at in kept]
-    return replace(grid, heads=heads, numeric=numeric, rows=[[row[at] for at in kept] for row in grid.rows])
+    rows = [[row[at] for at in kept] for row in grid.rows]
+    levels = [[row[at] for at in kept] for row in grid.levels]
+    return replace(grid, heads=heads, numeric=numeric, rows=rows, levels=levels)
 
 
 def _budget(table: StudyTable, result: StudyResult) -> Grid:
@@ -182,7 +187,7 @@ def _budget(table: StudyTable, result: StudyResult) -> Grid:
     return Grid(BUDGET, lead, heads, [False, *[True] * len(budgets)], rows if budgets else [])
 
 
-def _interaction(result: StudyResult, scale: float, unit: str) -> Grid:
+def _interaction(table: StudyTable, result: StudyResult, scale: float, unit: str) -> Grid:
     found = result.interaction
     if found is None:
         return Grid("Interaction", "", [], [], [])
@@ -193,13 +198,24 @@ def _interaction(result: StudyResult, scale: float, unit: str) -> Grid:
         return f"{scale * effect.estimate:+.2f} {unit} [{scale * effect.low:+.2f}, {scale * effect.high:+.2f}]"
 
     rows = [[model, *(text(cells[model, optimizer]) for optimizer in found.optimizers)] for model in found.models]
-    lead = f"{found.sentence}. How much better a pair does than the averages of its model and its optimizer say."
+    # shades by size against the largest; the number stands in the cell, so nothing depends on seeing them
+    largest = max(abs(effect.estimate) for effect in cells.values()) or 1.0
+    shade = LEVELS / largest * (1 if table.mode == "max" else -1)
+    levels = [
+        [0, *(round(shade * cells[model, optimizer].estimate) for optimizer in found.optimizers)]
+        for model in found.models
+    ]
+    lead = (
+        f"{found.sentence}. How far the test {table.metric} of a pair is above what the averages of its model and its "
+        "optimizer say. Blue: better than they say, orange: worse."
+    )
     return Grid(
         "Interaction of model and optimizer",
         lead,
         ["", *found.optimizers],
         [False, *[True] * len(found.optimizers)],
         rows,
+        levels=levels,
     )
 
 

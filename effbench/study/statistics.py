@@ -124,7 +124,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def win_probability(differences: Sequence[float], confidence: float = 0.95) -> Interval:
     """Return the probability that a new seed's difference is above 0, for normally distributed differences.
 
-    arXiv:2103.03098 (section 4.1) reports P(A > B) and calls it meaningful from 0.75 on; it counts wins, which with 8
+    arXiv:2103.03098 reports P(A > B) and calls it meaningful from 0.75 on; it counts wins, which with 8
     seeds can only give multiples of 1/8 and an interval of no width if all are won. Here P = Phi(mu / sigma), and the
     interval is that of the noncentral t distribution for mu / sigma (exact for normal differences; Johnson & Welch
     1940, Biometrika 31:362). The estimate is its median, so that P(B beats A) = 1 - P(A beats B).

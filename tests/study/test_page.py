@@ -72,3 +72,13 @@ def test_names_and_intervals_stay_on_one_line(tmp_path):
 def test_columns_that_no_row_fills_are_left_out(tmp_path):
     page, markdown, _ = written(tmp_path, small_study())
     assert "with test samples" not in page + markdown
+
+
+@pytest.mark.parametrize(("mode", "shade"), [("max", "up4"), ("min", "down4")])
+def test_the_interaction_is_a_heat_map_with_numbers(mode, shade, tmp_path):
+    level = {"cnn/sgd": 0.7, "cnn/lion": 0.7, "swin/sgd": 0.7, "swin/lion": 0.78}
+    table = study({arm: [at + seed / 1000 for seed in range(8)] for arm, at in level.items()}, mode=mode)
+    page, _, _ = written(tmp_path, table)
+    cells = re.findall(r'<td class="n heat (\w+)"><span class="whole">([-+][\d.]+) pt', page)
+    assert cells[-1] == (shade, "+2.00")  # 8 points in one of 2 x 2 cells: a quarter stays after double centring
+    assert len(cells) == 4
