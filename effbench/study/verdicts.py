@@ -61,8 +61,8 @@ def verdict(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str
             f"tunings{missed_text}"
         )
     text = f"{better} beats {worse}{place}: {found}"
-    # a sure difference may still be too small to matter: P(A > B) below 0.75 (arXiv:2103.03098)
-    # of the winner on a new seed: the interval of P(A beats B) is in the table, the sentence needs one number
+    # a sure difference may still be too small to matter: P(A > B) below 0.75 (arXiv:2103.03098). The table has its
+    # interval; the sentence needs one number
     chance = comparison.probability.estimate if a_leads else 1 - comparison.probability.estimate
     if chance < rules.meaningful:
         text += f"; small: it wins on {chance:.0%} of new seeds, less than {rules.meaningful:.0%}"
@@ -108,8 +108,11 @@ def seconds_doubt(arms: Sequence[str], table: StudyTable) -> str:
     """
     disturbed = [cost.arm for cost in table.costs if cost.contaminated and cost.arm in arms]
     if disturbed:
-        many = len(disturbed) > 1
-        return f"the step time{'s' * many} of {listed(disturbed)} {'were' if many else 'was'} disturbed"
+        if len(disturbed) == 1:
+            return f"the step time of {disturbed[0]} was disturbed"
+        # their names fill two lines of a study of 12 arms, and the objection below the verdict has them
+        which = f"all {len(disturbed)} arms" if len(disturbed) == len(table.arms) else listed(disturbed)
+        return f"the step times of {which} were disturbed"
     return "" if table.clock == FROM_STEPS else "no step time was measured alone"
 
 
@@ -251,7 +254,7 @@ def _grouped(
 def _bracket_lead(comparisons: Sequence[Comparison], rules: StudyRules, table: StudyTable) -> str:
     if all(each.difference_to_tell is None for each in comparisons):
         return ""
-    if rules.relevant_difference is None:
+    if not rules.relevant_difference:
         return " (in brackets: the difference seen, and the seeds that would tell it apart)"
     size = difference_text(rules.relevant_difference, table.as_percent)
     return f" (in brackets: the seeds that would tell {size} apart)"

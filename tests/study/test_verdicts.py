@@ -107,6 +107,8 @@ def test_doubted_seconds_share_one_sentence():
     found = several(levels, **changes, costs=costs)
     assert "Seconds to target cannot be told (the step time of x/a was disturbed) on x: a and b, a and c" in found
     assert "Steps to target not distinguishable: all 3 pairs" in found
+    every = several(levels, **changes, costs=tuple(cost(arm, 0.1, contaminated=True) for arm in levels))
+    assert "Seconds to target cannot be told (the step times of all 3 arms were disturbed): all 3 pairs" in every
     assert "b and c on x: seconds to target not distinguishable within 10 seconds, 8 seeds" in found
 
 
