@@ -169,7 +169,7 @@ class Effbench(Side):
 
     def readable(self, run: Path) -> dict[str, bool]:
         from effbench.errors import EffbenchError
-        from effbench.training.checkpoint import read_checkpoint
+        from effbench.training.checkpoint_files import read_checkpoint
 
         found = {}
         for path in sorted((run / "checkpoints").glob("step-*")):
@@ -181,7 +181,7 @@ class Effbench(Side):
         return found
 
     def state(self, run: Path) -> dict[str, Tensor]:
-        from effbench.training.checkpoint import read_checkpoint
+        from effbench.training.checkpoint_files import read_checkpoint
 
         snapshot = read_checkpoint(run / "checkpoints" / "last")
         return {**snapshot.weights, **tensors(snapshot.state["optimizer"], "optimizer")}

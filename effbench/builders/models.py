@@ -21,7 +21,7 @@ from effbench.models.timm_zoo import tag_of
 from effbench.randomness import Purpose, derived_seed
 from effbench.target_allowlist import is_own
 from effbench.tasks.task import Task
-from effbench.training.checkpoint import DamagedError, committed, read_weights
+from effbench.training.checkpoint_files import DamagedError, committed, read_weights
 
 log = logging.getLogger(__name__)
 

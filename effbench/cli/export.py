@@ -106,7 +106,7 @@ def export_run(
     from effbench import build
     from effbench.export.files import ELSEWHERE, publish_file
     from effbench.export.formats import FORMATS, require_libraries
-    from effbench.training.checkpoint import read_manifest
+    from effbench.training.checkpoint_files import read_manifest
 
     if format_name not in FORMATS:
         raise ConfigError(unknown_name("format", format_name, FORMATS))

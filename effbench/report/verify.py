@@ -19,7 +19,7 @@ from effbench.guarded import METRICS_BYTES, read_text
 from effbench.metrics import display_of, recorded_displays
 from effbench.records import FINISHED, STATUSES, read_any_summary, read_metrics
 from effbench.summary_schema import complaints, without_wrong_fields
-from effbench.training.checkpoint import committed, read_checkpoint, read_manifest
+from effbench.training.checkpoint_files import committed, read_checkpoint, read_manifest
 from effbench.units import counted
 
 MOST_ROWS = METRICS_BYTES // 20  # upper limit for the rows of a metrics.csv

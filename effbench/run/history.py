@@ -23,7 +23,8 @@ from effbench.guarded import read_text
 from effbench.records import read_summary, write_summary, write_text
 from effbench.redaction import redact
 from effbench.run.overrides import is_ephemeral
-from effbench.training.checkpoint import Checkpoints, committed, read_manifest
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint_files import committed, read_manifest
 from effbench.training.state import TrainState
 
 LIBRARIES = ("effbench", "torch", "torchvision", "numpy")

@@ -18,7 +18,7 @@ from effbench.records import FINISHED, read_summary, require_writable
 from effbench.run.finish_epoch import words_to_finish
 from effbench.run.history import Sessions
 from effbench.run.load import recorded_config
-from effbench.training.checkpoint import Snapshot, read_manifest, read_newest
+from effbench.training.checkpoint_files import Snapshot, read_manifest, read_newest
 from effbench.training.distributed import DistributedContext
 from effbench.training.snapshots import keep_place_in_epochs, restore
 from effbench.training.trainer import Trainer

@@ -20,7 +20,7 @@ from effbench.errors import ConfigError, EffbenchError, unknown_name
 from effbench.metrics import LOSS, recorded_displays
 from effbench.records import read_metrics, read_summary
 from effbench.tasks.task import Task
-from effbench.training.checkpoint import DamagedError, read_weights
+from effbench.training.checkpoint_files import DamagedError, read_weights
 from effbench.training.snapshots import load_weights
 
 _REMEDY = "Try checkpoint=best or last; `effbench verify {}` shows which are undamaged."

@@ -37,7 +37,8 @@ from effbench.run.schedule_note import schedule_note
 from effbench.run.signals import Interrupted, SignalHandler, signal_handler
 from effbench.run.validate import refuse_early
 from effbench.training.callbacks import Callback, Callbacks, Context, HookReceiver, MetricsLog, Progress
-from effbench.training.checkpoint import Checkpoints, read_weights
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint_files import read_weights
 from effbench.training.distributed import DistributedContext, distributed_context
 from effbench.training.loggers import LOGGERS, FaultTolerantLogger, Start
 from effbench.training.malloc import keeping_freed_memory

@@ -24,7 +24,7 @@ from effbench.records import read_metrics
 from effbench.report.verify import Check
 from effbench.run.session import train
 from effbench.training.callbacks import Callback, Context
-from effbench.training.checkpoint import read_checkpoint
+from effbench.training.checkpoint_files import read_checkpoint
 from effbench.units import SPEED
 
 log = logging.getLogger(__name__)

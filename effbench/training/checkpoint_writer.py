@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from effbench.cpu.tensors import PLAIN_TYPES
-from effbench.training.checkpoint import Checkpoints, Snapshot
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint_files import Snapshot
 from effbench.training.failure_policies import is_out_of_memory
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effbench.errors import ConfigError
-from effbench.training.checkpoint import Snapshot
+from effbench.training.checkpoint_files import Snapshot
 
 if TYPE_CHECKING:
     from effbench.training.trainer import Trainer

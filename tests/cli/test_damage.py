@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effbench.training.checkpoint import read_checkpoint
+from effbench.training.checkpoint_files import read_checkpoint
 from tests.cli.conftest import Effbench
 from tests.cli.interrupting import FOUR_EPOCHS_OF_FIVE_STEPS, SendsSignal, ends_like, summary
 

@@ -17,7 +17,7 @@ import torch
 from effbench.cpu.linear import CpuLinear
 from effbench.data.batches import Batch, EvalBatches, TrainBatches
 from effbench.tasks.losses import CrossEntropy
-from effbench.training.checkpoint import read_checkpoint
+from effbench.training.checkpoint_files import read_checkpoint
 from tests.cli.conftest import Effbench
 from tests.cli.interrupting import FOUR_EPOCHS_OF_FIVE_STEPS, ends_like, summary, weights
 from tests.commandline import python

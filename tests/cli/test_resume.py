@@ -21,9 +21,9 @@ import yaml
 from effbench import cli
 from effbench.errors import EffbenchError
 from effbench.tasks.losses import CrossEntropy
-from effbench.training import checkpoint, trainer
+from effbench.training import checkpoint, checkpoint_files, trainer
 from effbench.training.callbacks import Progress
-from effbench.training.checkpoint import read_checkpoint
+from effbench.training.checkpoint_files import read_checkpoint
 from tests.cli.conftest import Effbench
 from tests.cli.interrupting import FOUR_EPOCHS_OF_FIVE_STEPS, SendsSignal, ends_like, rows, summary, weights
 from tests.compiler import needs_compiler
@@ -573,9 +573,10 @@ def in_its_validation(act: Callable[[], None], number: int) -> Hook:
 
 def in_its_save(act: Callable[[], None], number: int, function: str = "_write_state") -> Hook:
     """Calls `act` in the middle of save `number` (from 1) of a forked run."""
+    module = checkpoint_files if hasattr(checkpoint_files, function) else checkpoint
 
     def hook(_: int) -> None:
-        whole, count = getattr(checkpoint, function), 0
+        whole, count = getattr(module, function), 0
 
         def write(*args: Any) -> Any:
             nonlocal count
@@ -584,7 +585,7 @@ def in_its_save(act: Callable[[], None], number: int, function: str = "_write_st
                 act()
             return whole(*args)
 
-        setattr(checkpoint, function, write)
+        setattr(module, function, write)
 
     return hook
 

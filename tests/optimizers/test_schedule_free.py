@@ -19,7 +19,7 @@ from effbench.errors import ConfigError, MissingExtraError
 from effbench.records import read_summary
 from effbench.target_allowlist import resolve
 from effbench.training.batch_norm_statistics import AveragedStatistics
-from effbench.training.checkpoint import read_checkpoint, read_weights
+from effbench.training.checkpoint_files import read_checkpoint, read_weights
 from effbench.training.distributed import DistributedContext
 from effbench.training.ema import OptimizerAverage
 from tests.optimizers.test_lion import model, same, train

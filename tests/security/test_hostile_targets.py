@@ -110,7 +110,7 @@ DIRECT: list[tuple[str, dict[str, Any]]] = [
     ("effbench.records.write_text", {"path": SENTINEL, "text": ""}),
     ("effbench.cli.train.main", {"words": []}),
     ("effbench.cli.main", {"argv": ["train"]}),
-    ("effbench.training.checkpoint.read_checkpoint", {"folder": "."}),
+    ("effbench.training.checkpoint_files.read_checkpoint", {"folder": "."}),
 ]  # fmt: skip
 # Reached through another module's names, most of them below an allowed one.
 ALIASED: list[tuple[str, dict[str, Any]]] = [

@@ -16,7 +16,7 @@ from effbench import cli
 from effbench.data.images.cifar10 import cifar10
 from effbench.errors import EffbenchError
 from effbench.models.adapt import load_pretrained
-from effbench.training.checkpoint import read_checkpoint, read_weights
+from effbench.training.checkpoint_files import read_checkpoint, read_weights
 from tests.commandline import TINY
 from tests.security.conftest import SENTINEL, Evil, told_anew
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.errors import EffbenchError
-from effbench.training.checkpoint import read_checkpoint, read_weights
+from effbench.training.checkpoint_files import read_checkpoint, read_weights
 from tests.torture import runs
 from tests.torture.runs import CONFIG, Hook
 

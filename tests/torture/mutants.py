@@ -74,7 +74,7 @@ class Mutant:
 
 RESTORE = "effbench.training.snapshots:restore"
 STEPS = "effbench.training.trainer:Trainer.steps"
-WRITE = "effbench.training.checkpoint:write_checkpoint"
+WRITE = "effbench.training.checkpoint_files:write_checkpoint"
 SAVE = "effbench.training.checkpoint:Checkpoints.save"
 GLOBAL_DRAW = "__import__('random').getrandbits(62)"
 TELLING = ("mkdir", "save_file", "rename", "replace", "symlink", "unlink")
@@ -153,14 +153,14 @@ MUTANTS = (
     ),
     Mutant(
         "no digest is looked at",
-        "effbench.training.checkpoint:read_manifest",
+        "effbench.training.checkpoint_files:read_manifest",
         (("_digest_of(folder / name) != digest", "False"),),
         "damage",
         brief=True,
     ),
     Mutant(
         "a damaged checkpoint ends the resume",
-        "effbench.training.checkpoint:read_newest",
+        "effbench.training.checkpoint_files:read_newest",
         (("complaints.append(str(error))", "raise"),),
         "damage",
     ),

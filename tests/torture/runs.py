@@ -38,7 +38,8 @@ from effbench.errors import EffbenchError
 from effbench.records import read_metrics
 from effbench.report.environment import environment
 from effbench.training.callbacks import Progress
-from effbench.training.checkpoint import Checkpoints, read_checkpoint
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint_files import read_checkpoint
 from effbench.units import human_bytes
 
 STEPS = 60

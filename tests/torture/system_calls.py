@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from effbench.training import checkpoint
+from effbench.training import checkpoint_files
 from effbench.training.callbacks import Progress
 from tests.torture import runs
 from tests.torture.runs import CONFIG, Hook
@@ -71,7 +71,7 @@ class Killing:
     def install(self) -> None:
         for name in OS_CALLS:
             setattr(os, name, self._around(name, getattr(os, name)))
-        checkpoint.save_file = self._around("save_file", checkpoint.save_file, 1)  # type: ignore[attr-defined]
+        checkpoint_files.save_file = self._around("save_file", checkpoint_files.save_file, 1)  # type: ignore[attr-defined]
         opened = self._opened(io.open)
         io.open = builtins.open = opened  # type: ignore[assignment]
 

@@ -20,7 +20,8 @@ from effbench.training.batch_norm_statistics import (
     trained_norms,
 )
 from effbench.training.callbacks import Callbacks
-from effbench.training.checkpoint import Checkpoints, read_checkpoint
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint_files import read_checkpoint
 from effbench.training.ema import Ema
 from effbench.training.precision import Precision
 from effbench.training.trainer import Intervals, Trainer

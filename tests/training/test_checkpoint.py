@@ -22,8 +22,9 @@ from torch import nn
 
 from effbench.errors import ConfigError, EffbenchError
 from effbench.training import checkpoint as module
-from effbench.training.checkpoint import (
-    Checkpoints,
+from effbench.training import checkpoint_files
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint_files import (
     DamagedError,
     Snapshot,
     read_checkpoint,
@@ -529,7 +530,7 @@ def test_a_state_with_code_in_it_is_not_run(tmp_path):
     torch.save({"optimizer": Hostile()}, path)
     manifest = tmp_path / "step" / "manifest.json"
     content = json.loads(manifest.read_text())
-    content["sha256"]["state.pt"] = module.sha256_of(path)
+    content["sha256"]["state.pt"] = checkpoint_files.sha256_of(path)
     manifest.write_text(json.dumps(signed(content)))
     with pytest.raises(ConfigError, match=r"state\.pt holds more than tensors and plain values: refused"):
         read_checkpoint(tmp_path / "step")
@@ -549,7 +550,7 @@ def test_failed_write_keeps_old_checkpoint_and_leaves_no_partial(name, tmp_path,
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, fail)
+        patch.setattr(checkpoint_files if hasattr(checkpoint_files, name) else module, name, fail)
         with pytest.raises((OSError, EffbenchError), match="Input/output"):
             keep.save(snapshot(2), 2, 0.6)
     assert float(read_checkpoint(keep.folder / "last").weights["w"][0]) == 1

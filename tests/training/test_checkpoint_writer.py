@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from effbench.errors import EffbenchError
-from effbench.training.checkpoint import Checkpoints, Snapshot, read_checkpoint
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint_files import Snapshot, read_checkpoint
 from effbench.training.checkpoint_writer import NICE, BackgroundSaves, DirectSaves, NoSaves, choose_saves
 from tests.training.test_checkpoint import keeper, snapshot
 from tests.training.tiny import At, convolutional, data, same, trainer

@@ -20,7 +20,8 @@ from effbench.models.adapt import set_train_mode
 from effbench.optimizers import Lion
 from effbench.schedulers import Exponential
 from effbench.training.callbacks import Callback
-from effbench.training.checkpoint import Checkpoints, read_checkpoint
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint_files import read_checkpoint
 from effbench.training.distributed import DistributedContext
 from effbench.training.early_stopping import EarlyStopping
 from effbench.training.ema import Ema

@@ -14,7 +14,7 @@ from effbench.config.compose import compose
 from effbench.errors import ConfigError
 from effbench.training.batch_norm_statistics import AveragedStatistics, statistics_batches, trained_norms
 from effbench.training.callbacks import Callback
-from effbench.training.checkpoint import read_checkpoint, read_weights
+from effbench.training.checkpoint_files import read_checkpoint, read_weights
 from effbench.training.ema import OptimizerAverage
 from effbench.training.trainer import Intervals, Trainer
 from tests.training.test_resume import STEPS, RunPlan, agree, interrupted, killed, uninterrupted

@@ -19,7 +19,8 @@ from effbench import build, schedulers
 from effbench.config.compose import compose, group_options
 from effbench.config.schema import Config
 from effbench.data.images.augment import Augment
-from effbench.training.checkpoint import Checkpoints, read_checkpoint
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint_files import read_checkpoint
 from effbench.training.clipping import choose_clipping
 from effbench.training.distributed import DistributedContext
 from effbench.training.early_stopping import EarlyStopping

@@ -17,7 +17,8 @@ from effbench.schedulers import Exponential, Plateau
 from effbench.tasks.losses import CrossEntropy
 from effbench.training.batch_norm_statistics import AveragedStatistics, KeepStatistics, RefreshStatistics
 from effbench.training.callbacks import Callback
-from effbench.training.checkpoint import Checkpoints, read_checkpoint
+from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint_files import read_checkpoint
 from effbench.training.clipping import ClipNorm, ClipValue, NoClipping
 from effbench.training.distributed import DistributedContext
 from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
