@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import nn
 
-from effbench.errors import ConfigError, EffbenchError
+from effbench.errors import ConfigError, EffbenchError, shown
 from effbench.training import checkpoint as module
 from effbench.training import checkpoint_files
 from effbench.training.checkpoint import Checkpoints
@@ -342,7 +342,9 @@ def test_other_checkpoint_format_is_refused_without_fallback(version, tmp_path):
         write_checkpoint(tmp_path / f"step-{step:08d}", snapshot())
     path = tmp_path / "step-00000002" / "manifest.json"
     path.write_text(json.dumps(signed({**json.loads(path.read_text()), "format": version})))
-    with pytest.raises(ConfigError, match=rf"format {version!r}; this effbench reads 2. Use the effbench") as caught:
+    with pytest.raises(
+        ConfigError, match=rf"format {shown(version)}; this effbench reads 2. Use the effbench"
+    ) as caught:
         read_checkpoint(path.parent)
     assert str(path) in str(caught.value)
     with pytest.raises(ConfigError, match="this effbench reads 2"):
