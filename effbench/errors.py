@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 def first_line(error: BaseException) -> str:
     """Return the first line of the error's message, or its class if it has none."""
+    # Some exceptions have no text, such as AssertionError and KeyboardInterrupt.
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -112,6 +112,7 @@ class Top5Accuracy(Metric):
     display = Display("top-5 accuracy", "max", as_percent=True)
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        # topk refuses more than there are
         top_B5 = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
         return (top_B5 == hard_labels(targets).unsqueeze(1)).any(1).double().sum().reshape(1)
 
@@ -146,6 +147,7 @@ class MacroF1(_PerClass):
     display = Display("macro F1", "max", as_percent=True)
 
     def value(self, sums: Sequence[float], samples: float) -> float | None:
+        # 0/0 for a class that neither occurs nor is predicted
         scores = [2 * hits / (found + true) for hits, found, true in _rows(sums) if found + true]
         return sum(scores) / len(scores)
 
@@ -157,6 +159,7 @@ class BalancedAccuracy(_PerClass):
     display = Display("balanced accuracy", "max", as_percent=True)
 
     def value(self, sums: Sequence[float], samples: float) -> float | None:
+        # 0/0 for a class without samples, which a small split may lack
         recalls = [hits / true for hits, _, true in _rows(sums) if true]
         return sum(recalls) / len(recalls)
 
@@ -169,6 +172,7 @@ class LabelAccuracy(Metric):
     targets = ("labels",)
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        # a logit above 0 is a probability above one half
         return ((outputs > 0) == (targets > 0.5)).double().mean(1).sum().reshape(1)
 
 
@@ -182,6 +186,7 @@ class LabelMacroF1(_PerOutput):
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         import torch
 
+        # float64 counts exactly, as in Accuracy
         predicted_BK, true_BK = outputs > 0, targets > 0.5
         rows = (predicted_BK & true_BK, predicted_BK, true_BK)
         return torch.cat([row_BK.sum(0, dtype=torch.float64) for row_BK in rows])
@@ -199,6 +204,7 @@ class MeanAbsoluteError(Metric):
     targets = ("values",)
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        # double before the difference: under autocast the outputs are half floats
         return (outputs.double() - targets.double()).abs().mean(1).sum().reshape(1)
 
 
@@ -220,6 +226,7 @@ SHIPPED: tuple[type[Metric], ...] = (
     Accuracy, Top5Accuracy, MacroF1, BalancedAccuracy, LabelAccuracy, LabelMacroF1, MeanAbsoluteError,
     RootMeanSquaredError,
 )  # fmt: skip
+# macro_f1 is the name of two classes, whose displays are equal: one entry serves both.
 _DISPLAYS = {LOSS: Display(LOSS, "min", "nats"), **{kind.name: kind.display for kind in SHIPPED}}
 
 
@@ -254,12 +261,14 @@ def recorded_displays(summary: Mapping[str, Any]) -> dict[str, Display]:
     recorded = task.get("metrics") if isinstance(task, Mapping) else None
     recorded = recorded if isinstance(recorded, Mapping) else {}
     metrics = summary.get("metrics") or {}
+    # columns first seen in `metrics` are of effbench 0.1, whose summaries describe no metric
     names = dict.fromkeys([*recorded, *(column.partition("/")[2] for column in metrics if "/" in column)])
     return {name: display_of(name, recorded) for name in names}
 
 
 def primary(displays: Mapping[str, Display]) -> str:
     """Return the metric, besides the loss, that judges a run: the first of the task."""
+    # the order is that of task.metrics, which the user chose
     return next((name for name in displays if name != LOSS), LOSS)
 
 

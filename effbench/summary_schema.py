@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from effbench.errors import shown
 from effbench.units import seen_key, throughput_key
 
 _MAX_DEPTH = 20  # levels; a run's record and config have 4
@@ -152,5 +153,5 @@ def check_plain(content: Any) -> None:
 def complaints(wrong: Iterable[tuple[str, Any, str]]) -> Iterator[str]:
     """Yield each wrong field as a text with its rule and value."""
     for name, value, rule in wrong:
-        text = repr(value)
+        text = shown(value)
         yield f"{name} must be {rule}; got {text if len(text) <= 100 else text[:99] + '…'}"

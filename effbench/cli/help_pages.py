@@ -44,7 +44,7 @@ def overview(config_dir: str | None) -> str:
     """Return the keys of all groups with the defaults of `effbench train`."""
     top = _read(conf_dir() / f"{static.ROOT}.yaml")
     # null: a group without a choice by default, which is recipe
-    parts = [_section(group, name, config_dir) for group, name in _defaults() if name is not None]
+    parts = [choice_page(group, name, config_dir) for group, name in _defaults() if name is not None]
     own = [_entry(key, value, top.comments) for key, value in top.values.items() if key not in ("defaults", "hydra")]
     return "\n\n".join(["keys of no group:\n" + "\n".join(own), *filter(None, parts)])
 
@@ -60,7 +60,7 @@ def page(words: Sequence[str], config_dir: str | None) -> str:
         elif not equals:
             parts.append(_group(group, groups[group], config_dir))
         elif name in groups[group]:
-            parts.append(_section(group, name, config_dir))
+            parts.append(choice_page(group, name, config_dir))
         else:
             raise ConfigError(hints.unknown_choice(group, name, groups[group]))
     return "\n\n".join(parts)
@@ -74,24 +74,19 @@ def _group(group: str, options: Sequence[str], config_dir: str | None) -> str:
     for name in options:
         about = _choice(group, name, config_dir).about.partition(". ")[0].rstrip(".")
         lines += wrapped(f"  {name}{' (default)' if name == chosen else ''}", about, width + 12)
-    keys = _section(group, chosen or options[0], config_dir) if group != static.GROUP and options else ""
+    keys = choice_page(group, chosen or options[0], config_dir) if group != static.GROUP and options else ""
     more = f"effbench help train {group}=NAME: the keys of another choice."
     return "\n".join([*lines, "", *([keys, ""] if keys else []), more])
 
 
 def choice_page(group: str, name: str, config_dir: str | None) -> str:
-    """Return the help for one file of a group.
+    """Return the help for one choice: the comment at the top of its file, and its keys.
 
     Args:
         group: such as study.
         name: of the file, without .yaml; _base for the keys that all files of the group share.
         config_dir: folder with the user's groups.
     """
-    return _section(group, name, config_dir)
-
-
-def _section(group: str, name: str, config_dir: str | None) -> str:
-    """Return the help for one choice: its top comment and its keys."""
     choice = _choice(group, name, config_dir)
     full_keys = group in (static.GROUP, "debug")  # files that change several groups
     entries = [

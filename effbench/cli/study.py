@@ -58,12 +58,9 @@ def study(arguments: Arguments) -> int:
     from effbench.study.run import plan_only, run_study
 
     # printed when the study is interrupted: the same command goes on with it
-    command = shlex.join(["effbench", "study", *arguments.overrides, *_config_dir(arguments)])
+    folder = arguments.get("config_dir")
+    place = ["--config-dir", folder] if folder else []
+    command = shlex.join(["effbench", "study", *arguments.overrides, *place])
     if arguments.has("plan"):
         return plan_only(plan, arguments.has("json"))
     return run_study(plan, command, arguments.has("json"))
-
-
-def _config_dir(arguments: Arguments) -> list[str]:
-    folder = arguments.get("config_dir")
-    return ["--config-dir", folder] if folder else []

@@ -44,7 +44,12 @@ def content_of(group: str, name: str, config_dir: str | None = None) -> dict[str
 
 
 def _with_bases(path: Path, depth: int) -> dict[str, Any]:
-    content = _read(path) or {}
+    try:
+        content = read_yaml(path) or {}
+    except YamlError as error:
+        # PyYAML says so of [model.hidden=[64]], and the arms of a study are lists of such words.
+        hint = " Quote overrides that hold brackets: 'model.hidden=[64]'." if "flow sequence" in str(error) else ""
+        raise YamlError(f"{error}{hint}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold keys and values.")
     bases = content.pop("defaults", [])
@@ -56,15 +61,6 @@ def _with_bases(path: Path, depth: int) -> dict[str, Any]:
         if base != "_self_":
             merged |= _with_bases(_base(path, str(base)), depth + 1)
     return merged | {str(key): value for key, value in content.items()}
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_yaml(path)
-    except YamlError as error:
-        # PyYAML says so of [model.hidden=[64]], and the arms of a study are lists of such words.
-        hint = " Quote overrides that hold brackets: 'model.hidden=[64]'." if "flow sequence" in str(error) else ""
-        raise YamlError(f"{error}{hint}") from error
 
 
 def _base(path: Path, name: str) -> Path:

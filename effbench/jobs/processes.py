@@ -14,7 +14,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -125,7 +125,10 @@ def _child(folder: Path, words: list[str], whole: Composed | None, config_dir: s
     if quiet:
         LOGGER.setLevel(logging.CRITICAL)
     try:
-        with _silent_stdout(quiet):
+        with ExitStack() as block:
+            if quiet:
+                nowhere = block.enter_context(Path(os.devnull).open("w"))
+                block.enter_context(redirect_stdout(nowhere))
             code = train_composed(whole or composed(words, config_dir), config_dir=config_dir)
     except EffbenchError as error:
         log.error(error)
@@ -135,15 +138,6 @@ def _child(folder: Path, words: list[str], whole: Composed | None, config_dir: s
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
-
-
-@contextmanager
-def _silent_stdout(quiet: bool) -> Iterator[None]:
-    if not quiet:
-        yield
-        return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        yield
 
 
 def become_job() -> None:
@@ -157,11 +151,7 @@ def become_job() -> None:
     # _signals_blocked blocked them during the fork
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     print_above_bar(None)  # the parent's progress bar is not this one's
-    _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    """End this job if its parent is killed; it saves first, so that a resumed parent does not find it running."""
+    # A job whose parent is killed ends too. It saves first, so that a resumed parent does not find it running.
     if sys.platform == "linux":
         import ctypes
 

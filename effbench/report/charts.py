@@ -146,14 +146,12 @@ def _panel(
         joined = " ".join(f"{x},{y}" for x, y in texts)
         lines.append(Line(curve.label, curve.colour, joined, texts if len(texts) <= _DOTTED else []))
     x_ticks = [Tick(round(to_x(x), 1), f"{x:.4g}") for x in ticks(x_low, x_high)]
-    y_ticks = [Tick(round(to_y(y), 1), _tick_text(y, by_powers, display)) for y in ticks(y_low, y_high)]
+    y_ticks = []
+    for y in ticks(y_low, y_high):
+        # by powers the axis holds exponents of 10; a fraction is written in percent, as in the tables
+        text = f"{100 * y:.4g}%" if display and display.as_percent else f"{y:.4g}"
+        y_ticks.append(Tick(round(to_y(y), 1), f"{10**y:.3g}" if by_powers else text))
     return Panel(title, x_label, lines, x_ticks, y_ticks)
-
-
-def _tick_text(level: float, by_powers: bool, display: Display | None) -> str:
-    if by_powers:
-        return f"{10**level:.3g}"
-    return f"{100 * level:.4g}%" if display and display.as_percent else f"{level:.4g}"
 
 
 def thinned(series: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
