@@ -82,7 +82,10 @@ def choice_like(
 ) -> str | None:
     """Return the choice in effbench's own files with this target and the most equal values.
 
-    known: result of `members(group)`, if available.
+    Args:
+        group: config group.
+        content: its section in a config.
+        known: result of `members(group)`, if available.
     """
     alike = {
         name: sum(key in content and content[key] == value for key, value in own.items())
