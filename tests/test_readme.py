@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import yaml
 from PIL import Image
 
 from effbench import cli
+from tests.commandline import effbench, python
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,10 +74,11 @@ def test_command_of_the_readme_works(command: str, at_work: Path) -> None:
 
 
 def start(words: list[str]) -> None:
-    program = [sys.executable, "-m", "torch.distributed.run"] if words[0] == "torchrun" else [sys.executable, "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    rest = words[1:] if words[0] == "torchrun" else words
-    done = subprocess.run([*program, *rest], env=environment, capture_output=True, text=True, check=False)
+    if words[0] == "effbench":
+        done = effbench(*words[1:], cwd=Path.cwd(), OMP_NUM_THREADS="1")
+    else:
+        program = ["-m", "torch.distributed.run", *words[1:]] if words[0] == "torchrun" else ["-m", *words]
+        done = python(*program, cwd=Path.cwd(), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
 
 

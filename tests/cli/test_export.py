@@ -28,7 +28,7 @@ from effbench.data.splits import representative_sample
 from effbench.export import files, formats
 from effbench.run.load import load_run
 from tests.cli.conftest import Effbench
-from tests.commandline import TINY, python
+from tests.commandline import TINY, python, script
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -523,7 +523,7 @@ def test_killed_onnx_export_keeps_old_file_and_next_cleans_up(
 ) -> None:
     assert effbench("export", str(two_runs[0]), "output=it")[0] == 0
     before = (tmp_path / "it" / "mlp-best.onnx").read_bytes()
-    done = python("-c", KILLED, str(two_runs[1]), cwd=tmp_path)
+    done = script(KILLED, str(two_runs[1]), cwd=tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / "it" / "mlp-best.onnx").read_bytes() == before
     assert len(list((tmp_path / "it").glob(".*.tmp"))) == 2
@@ -550,7 +550,7 @@ def test_export_without_disk_space_leaves_no_partial_file(
     if earlier:
         assert effbench("export", str(two_runs[0]), f"format={name}", "output=it")[0] == 0
         before = {path.name: path.read_bytes() for path in (tmp_path / "it").iterdir()}
-    done = python("-c", LIMITED, "2000", str(two_runs[1]), f"format={name}", "output=it", cwd=tmp_path)
+    done = script(LIMITED, "2000", str(two_runs[1]), f"format={name}", "output=it", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert "Traceback" not in done.stderr
     assert f"error: no space at it/mlp-best{SUFFIXES[name]}, needs " in done.stderr

@@ -20,7 +20,7 @@ from effbench.tasks.losses import CrossEntropy
 from effbench.training.checkpoint_files import read_checkpoint
 from tests.cli.conftest import Effbench
 from tests.cli.interrupting import FOUR_EPOCHS_OF_FIVE_STEPS, ends_like, summary, weights
-from tests.commandline import python
+from tests.commandline import script
 from tests.training.tiny import largest_difference
 
 
@@ -187,7 +187,7 @@ def test_a_real_out_of_memory_on_a_cpu_is_named_or_halved(rule: str, tmp_path: P
         "trainer.max_epochs=1", "optimizer=sgd", "device=cpu", "device.threads=1", f"trainer.on_oom={rule}",
         "hydra.run.dir=run",
     ]  # fmt: skip
-    done = python("-c", STARVED, *words, cwd=tmp_path)
+    done = script(STARVED, *words, cwd=tmp_path)
     assert "Traceback" not in done.stderr
     if rule == "raise":
         assert done.returncode == 1
@@ -212,7 +212,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 @pytest.mark.parametrize("workers", [0, 2])
 def test_without_threads_a_run_ends_or_is_refused_by_name(workers: int, tmp_path: Path) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, f"data.num_workers={workers}", "device.threads=1", "hydra.run.dir=run"]
-    done = python("-c", WITHOUT_THREADS, *words, cwd=tmp_path)
+    done = script(WITHOUT_THREADS, *words, cwd=tmp_path)
     assert "Traceback" not in done.stderr
     if workers:
         assert done.returncode == 1
@@ -282,7 +282,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 def test_hanging_worker_is_named_and_the_process_ends(uninterrupted: Path, effbench: Effbench, tmp_path: Path) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "data.num_workers=2", "data.timeout_s=0.5", "hydra.run.dir=run"]
     begun = time.monotonic()
-    done = python("-c", HANGING, *words, cwd=tmp_path)
+    done = script(HANGING, *words, cwd=tmp_path)
     assert time.monotonic() - begun < 60
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -19,7 +19,7 @@ from effbench.jobs.sweep import _finish, _refused
 from effbench.report.text_table import print_table
 from effbench.run.validate import refuse_early
 from tests.cli.conftest import Effbench
-from tests.commandline import TINY, python
+from tests.commandline import TINY, script
 
 FAULTY = """
 import os, signal
@@ -86,7 +86,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Swept]:
         "defaults: [_base, _self_]\n_target_: faulty_lab.model\nfault: none\n"
     )
     (folder / "mine.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.5\n")
-    done = python("-c", SWEEPS, json.dumps(WORDS), cwd=folder)
+    done = script(SWEEPS, json.dumps(WORDS), cwd=folder)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     return {name: Swept(folder / name.replace("\\", ""), *result) for name, result in results.items()}
