@@ -160,8 +160,11 @@ def _statistics(
     norms = trained_norms(net)
     if not norms:
         return KeepStatistics()
-    # Not drawn from the loop's batches: those are at another place after a resume.
-    batches = partial(statistics_batches, train.split, train.modality, config.seed)
+    # Not drawn from the loop's batches: those are at another place after a resume. A run that trains on a few batches
+    # only (debug=smoke) is to be short: it takes no more samples for the statistics than for an epoch.
+    limited = config.trainer.limit_train_batches is not None
+    most = {"most": max(2, train.batch_size * train.accumulate * train.steps_per_epoch)} if limited else {}
+    batches = partial(statistics_batches, train.split, train.modality, config.seed, **most)
     # The running statistics belong to the weights in training, not to their average.
     kind = AveragedStatistics if averages or config.ema.enabled else RefreshStatistics
     return kind(norms, batches, train.batch_size // ranks.world_size, config.data.eval_batch_size, precision)

@@ -152,7 +152,9 @@ def trained_norms(model: nn.Module) -> list[str]:
     ]
 
 
-def statistics_batches(split: Split, modality: Modality, seed: int, eval_batch_size: int) -> EvalBatches:
+def statistics_batches(
+    split: Split, modality: Modality, seed: int, eval_batch_size: int, most: int = SAMPLES
+) -> EvalBatches:
     """Return up to SAMPLES train samples without augmentation, in batches of equal size.
 
     Args:
@@ -160,10 +162,12 @@ def statistics_batches(split: Split, modality: Modality, seed: int, eval_batch_s
         modality: turns samples into inputs.
         seed: draws the samples.
         eval_batch_size: upper limit of the batch size.
+        most: upper limit of the samples, at least 2.
     """
-    size = min(BATCH, max(2, eval_batch_size), len(split))  # the variance of one sample is 0
+    most = min(SAMPLES, len(split), most)
+    size = min(BATCH, max(2, eval_batch_size), most)  # the variance of one sample is 0
     # Equal batches: momentum=None weighs each batch alike, so a smaller last one would count for too much.
-    count = min(SAMPLES, len(split)) // size * size
+    count = most // size * size
     generator = torch.Generator().manual_seed(derived_seed(seed, Purpose.STATISTICS))
     # Sorted, so that a memory-mapped split is read in one direction.
     chosen = torch.randperm(len(split), generator=generator)[:count].sort().values

@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from effbench import build
+from effbench.automatic import settled
+from effbench.config.compose import compose
 from effbench.cpu.accelerate import accelerate
 from effbench.models.torchvision_zoo import create
 from effbench.training.batch_norm_statistics import (
@@ -22,6 +25,7 @@ from effbench.training.batch_norm_statistics import (
 from effbench.training.callbacks import Callbacks
 from effbench.training.checkpoint import Checkpoints
 from effbench.training.checkpoint_files import read_checkpoint
+from effbench.training.distributed import DistributedContext
 from effbench.training.ema import Ema
 from effbench.training.precision import Precision
 from effbench.training.trainer import Intervals, Trainer
@@ -139,3 +143,22 @@ def test_statistics_of_averaged_weights_do_not_affect_training(tmp_path):
     ends = [[run.model.state_dict(), run.averaged.state_dict(), run.state.metrics] for run in runs]
     assert same(ends[0], ends[1])
     assert same(ends[0], ends[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "samples"), [("null", 512), (1, 8), (3, 24), (1000, 512)])
+def test_a_trial_of_few_batches_takes_no_more_samples(limit: object, samples: int) -> None:
+    words = [
+        "model=ds_cnn",
+        "data.batch_size=8",
+        "data.eval_batch_size=4",
+        f"trainer.limit_train_batches={limit}",
+        "device=cpu",
+    ]
+    config = compose([*words, "trainer.max_epochs=1"])
+    data = build.splits(config)
+    config = settled(config, len(data.train), data.modality, data.shape, 1, None)
+    fitted = build.modality(config, data, torch.device("cpu"))
+    statistics = build.trainer(config, data, fitted, DistributedContext(), None).statistics
+    assert isinstance(statistics, RefreshStatistics)
+    assert sum(map(len, statistics._batches(4))) == samples
