@@ -5,7 +5,9 @@ Each measurement is a process of its own, so that one arm's memory and threads d
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from effbench.study.plan import StudyPlan
 
 log = logging.getLogger(__name__)
 
+NO_SPACE = os.strerror(errno.ENOSPC)  # in the text of an error that came from another process
 PACE_ROUNDS = 3  # the least with a median that one disturbed round does not move
 
 
@@ -34,10 +37,11 @@ def probe_arms(plan: StudyPlan, relay: Relay) -> dict[str, Probe]:
     """
     found = {}
     for arm in plan.arms:
-        words = [*plan.words(arm.name, {}, plan.tuning_seed, tests=False), *plan.session_words]
         try:
-            result = called(relay, probe, words, _scratch(plan), PROBE_STEPS, plan.config_dir)
+            result = probe_arm(plan, relay, arm.name)
         except EffbenchError as error:
+            if NO_SPACE in str(error):  # not the arm's fault
+                raise
             raise ConfigError(f"arm {arm.name} cannot be built: {error}") from error
         if result is None:
             break
@@ -48,6 +52,21 @@ def probe_arms(plan: StudyPlan, relay: Relay) -> dict[str, Probe]:
                 raise ConfigError(f"arm {arm.name} has no {what} split, and a study needs one: {remedy}.")
         found[arm.name] = result
     return found
+
+
+def probe_arm(plan: StudyPlan, relay: Relay, arm: str) -> Probe | None:
+    """Train a few steps of an arm with its defaults; return what it took, or None if a signal arrived.
+
+    Args:
+        plan: the plan.
+        relay: passes signals on.
+        arm: name of the arm.
+
+    Raises:
+        EffbenchError: the arm does not train on this machine.
+    """
+    words = [*plan.words(arm, {}, plan.tuning_seed, tests=False), *plan.session_words]
+    return called(relay, probe, words, _scratch(plan), PROBE_STEPS, plan.config_dir)
 
 
 def measured(plan: StudyPlan, ledger: Ledger, relay: Relay, at_end: bool) -> dict[str, dict[str, Any]] | None:

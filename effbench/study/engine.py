@@ -21,15 +21,15 @@ from effbench.disk import set_aside
 from effbench.errors import ConfigError, EffbenchError
 from effbench.jobs.plan import DONE, standing
 from effbench.jobs.processes import Relay, job_process
-from effbench.records import read_summary
+from effbench.records import read_summary, require_writable
 from effbench.report.spread import number_text, seconds
 from effbench.run.lock import holding
 from effbench.stats import mean
-from effbench.study.alone import measured
+from effbench.study.alone import NO_SPACE, measured, probe_arm
 from effbench.study.collect import failed_outcome, outcome_of
 from effbench.study.ledger import MOST_ATTEMPTS, Claim, Ledger, Task
 from effbench.study.live import Board
-from effbench.study.plan import StudyPlan
+from effbench.study.plan import FOLDER, StudyPlan
 from effbench.study.space import words_of
 from effbench.study.tasks import COST, PACE, final_tasks, steps_of, tuning_tasks
 
@@ -40,6 +40,7 @@ POLL_S = 2.0  # between looks at what other workers have done
 # worker that waits for it gives no sign of life.
 LONGEST_LOCK_S = 60.0
 RUNS = "runs"
+GO_ON = "Every run that has ended is kept: mend this, then give the same command again."
 
 
 @dataclass
@@ -152,6 +153,7 @@ class Engine:
     def _start(self, claim: Claim) -> None:
         task = claim.task
         folder = self._plan.folder / RUNS / task.arm / task.folder_name
+        require_writable(folder, FOLDER)
         self._wait_for_lock(folder)
         state = standing(folder)
         if state == "done":  # its worker died before it wrote the outcome
@@ -210,12 +212,25 @@ class Engine:
             self._ledger.put_back(claim)
             return
         text = summary.get("error") or _ending(slot.process)
-        if "NoSpaceError" in text or "no space at" in text:
+        if NO_SPACE in text:
+            # every further run would fail, too, and would be recorded as a failed one
             self._ledger.put_back(claim)
-            raise EffbenchError(f"{_label(claim.task)}: {text}\nNothing is lost: free some space and go on.")
+            raise EffbenchError(f"{_label(claim.task)}: {text} {GO_ON}")
         if claim.task.attempt + 1 < MOST_ATTEMPTS:
             log.warning(f"{_label(claim.task)}: {text}; it is tried again")
             self._ledger.put_back(claim, died=True)
+            return
+        # Before it is recorded as failed: does this machine still train the arm with its defaults? A worker whose data
+        # are missing, or whose disk has failed, would record all that is left of the study as failed.
+        try:
+            trains = probe_arm(self._plan, self._relay, claim.task.arm) is not None
+        except EffbenchError as error:
+            self._ledger.put_back(claim)
+            raise EffbenchError(
+                f"{_label(claim.task)}: {text}. This machine does not train the arm's defaults either: {error} {GO_ON}"
+            ) from error
+        if not trains:  # a signal arrived
+            self._ledger.put_back(claim)
             return
         log.error(f"{_label(claim.task)} failed {MOST_ATTEMPTS} times: {text}")
         self._ledger.finish(claim, failed_outcome(text, str(folder.relative_to(self._plan.folder))))

@@ -21,7 +21,7 @@ from effbench.study.verdicts import listed
 Key = TypeVar("Key", bound=Hashable)
 
 EDGE = 0.05  # of the range (of its logarithm if sampled so): nearer to an end, the best may lie outside
-_SAME_SECONDS = 0.05  # relative difference of training times that counts as equal: a budget ends with a whole step
+_SAME_SECONDS = 0.05  # relative difference of training times that counts as equal: clocks and caches drift so much
 _END_OF = {"upwards": "upper", "downwards": "lower"}
 _TELLING = 50  # test samples from which equal predictions of two seeds are no coincidence
 
@@ -275,8 +275,20 @@ def _budget(table: StudyTable) -> Iterable[Objection]:
         uneven = {run.arm for run in done if run.epochs is not None and abs(run.epochs - table.planned_epochs) > 1e-6}
         what = f"{table.planned_epochs:g} epochs"
     elif table.planned_seconds is not None:
-        limit = table.planned_seconds * (1 + _SAME_SECONDS)
-        uneven = {run.arm for run in done if run.seconds > limit}
+        # The engine turns seconds into steps by the step time measured alone, so all runs of an arm have equal steps.
+        # Their own seconds prove nothing: runs that share the machine slow each other down.
+        steps_of = {arm.name: sorted({run.steps for run in done if run.arm == arm.name}) for arm in table.arms}
+        uneven = {arm for arm, steps in steps_of.items() if len(steps) > 1}
+        for cost in table.costs:
+            if cost.contaminated or not steps_of[cost.arm]:
+                continue
+            fewest, most = steps_of[cost.arm][0], steps_of[cost.arm][-1]
+            step = cost.step_seconds
+            # half a step: a budget is rounded to whole steps; the interval's ends: a step time has an error, too
+            too_long = (most - 0.5) * step.low > table.planned_seconds * (1 + _SAME_SECONDS)
+            too_short = (fewest + 0.5) * step.high < table.planned_seconds * (1 - _SAME_SECONDS)
+            if too_long or too_short:
+                uneven.add(cost.arm)
         what = f"{table.planned_seconds:g} seconds"
     if uneven:
         arms = tuple(arm.name for arm in table.arms if arm.name in uneven)

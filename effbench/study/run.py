@@ -13,15 +13,14 @@ from effbench.console import writes_unicode
 from effbench.errors import ConfigError, EffbenchError, first_line
 from effbench.guarded import MissingFileError, read_text
 from effbench.jobs.processes import Relay, relaying
-from effbench.records import require_writable
+from effbench.records import RUN_FOLDER, require_writable
 from effbench.redaction import redact
 from effbench.study.alone import probe_arms
 from effbench.study.analysis import analyse
 from effbench.study.collect import curves_of, table_of
-from effbench.study.engine import Engine
+from effbench.study.engine import GO_ON, Engine
 from effbench.study.estimate import Estimate
 from effbench.study.frozen import MOST_BYTES, NAME, freeze, read_frozen
-from effbench.study.ledger import Ledger
 from effbench.study.live import board
 from effbench.study.page import CURVES, TABLE, print_result, write_page
 from effbench.study.plan import FOLDER, StudyPlan, rules_of
@@ -41,7 +40,7 @@ def plan_only(plan: StudyPlan, as_json: bool) -> int:
         plan: the checked plan.
         as_json: print JSON.
     """
-    with relaying() as relay, _leaving_no_empty_folder(plan.folder):
+    with _naming_faults(), relaying() as relay, _leaving_no_empty_folder(plan.folder):
         estimate = _estimate(plan, relay)
     if estimate is None:
         return 128 + relay.signals[0]
@@ -60,42 +59,56 @@ def run_study(plan: StudyPlan, command: str, as_json: bool) -> int:
         command: that goes on with it.
         as_json: print the result as JSON.
     """
-    optuna_library()
-    with relaying() as relay:
-        is_new = not (plan.folder / NAME).exists()
-        if not is_new:
-            freeze(plan)  # refuses another study
-        if plan.keys.storage is not None:
-            opened(plan.keys.storage, plan.folder)  # refuses a storage that does not answer
-        if is_new:
-            with _leaving_no_empty_folder(plan.folder):
-                estimate = _estimate(plan, relay)
-                if estimate is None:
-                    return 128 + relay.signals[0]
-                log.info(estimate.line())
-                freeze(plan)
-        ledger = ledger_of(plan)
-        log.info(f"study {plan.name}, {plan.digest[:12]} -> {plan.folder}")
-        with _naming_faults(), board() as shown:
-            complete = Engine(plan, ledger, relay, shown).work()
-    if not complete:
-        _write(plan, ledger)
-        log.info(f"interrupted; {_left(plan, ledger)} left. Resume with: {redact(command)}")
-        return 128 + relay.signals[0]
-    return _conclude(plan, ledger, as_json)
+    optuna_library()  # refuses a missing extra, before anything is read or written
+    with _naming_faults():
+        with relaying() as relay:
+            is_new = not (plan.folder / NAME).exists()
+            if not is_new:
+                freeze(plan)  # refuses another study
+            if plan.keys.storage is not None:
+                opened(plan.keys.storage, plan.folder)  # refuses a storage that does not answer
+            # Frozen only after every arm has trained a few steps: a folder of a study that cannot run would refuse the
+            # mended words as another study.
+            if is_new:
+                with _leaving_no_empty_folder(plan.folder):
+                    estimate = _estimate(plan, relay)
+                    if estimate is None:
+                        return 128 + relay.signals[0]
+                    log.info(estimate.line())
+                    freeze(plan)
+            ledger = ledger_of(plan)
+            log.info(f"study {plan.name}, {plan.digest[:12]} -> {plan.folder}")
+            with board() as shown:
+                complete = Engine(plan, ledger, relay, shown).work()
+        # outside of the relay: Ctrl-C ends the analysis, which can be made again
+        table = table_of(plan, ledger)
+        result = analyse(table, plan.rules)
+        path = write_page(plan.folder, table, result, curves_of(plan, ledger))
+    if complete:
+        return _print(plan.folder, table, result, path, as_json)
+    wanted = {"tune": plan.keys.trials, "confirm": plan.keys.seeds}
+    ended = sum(len(ledger.outcomes(phase, arm.name)) for phase in wanted for arm in plan.arms)
+    left = counted(sum(wanted.values()) * len(plan.arms) - ended, "run")
+    log.info(f"interrupted; {left} left. Resume with: {redact(command)}")
+    return 128 + relay.signals[0]
 
 
 @contextmanager
 def _naming_faults() -> Iterator[None]:
-    """Turn errors of the storage and of the disk into one message; every outcome is on disk when its run is counted."""
+    """Turn errors of the storage and of the disk into one message that says how to go on."""
     try:
         yield
+    except EffbenchError as error:
+        # a run names the option that a run has; the study has its own
+        if RUN_FOLDER not in str(error):
+            raise
+        kind = ConfigError if isinstance(error, ConfigError) else EffbenchError
+        raise kind(str(error).replace(RUN_FOLDER, FOLDER)) from error
     except (OSError, optuna_library().exceptions.OptunaError) as error:
-        text = " ".join(redact(first_line(error)).split())
-        raise EffbenchError(
-            f"the study has stopped: {type(error).__name__}: {text}. Every run that has ended is kept: mend this, then "
-            "give the same command again."
-        ) from error
+        # Optuna's own text for a lost connection is "invalid data in the commit"; the database's is the cause.
+        told = error.__cause__ if isinstance(error, optuna_library().exceptions.StorageInternalError) else error
+        text = " ".join(redact(first_line(told or error)).split())
+        raise EffbenchError(f"the study has stopped: {type(error).__name__}: {text}. {GO_ON}") from error
 
 
 @contextmanager
@@ -117,18 +130,6 @@ def _estimate(plan: StudyPlan, relay: Relay) -> Estimate | None:
     return Estimate(plan, probes) if len(probes) == len(plan.arms) else None
 
 
-def _left(plan: StudyPlan, ledger: Ledger) -> str:
-    wanted = {"tune": plan.keys.trials, "confirm": plan.keys.seeds}
-    ended = sum(len(ledger.outcomes(phase, arm.name)) for phase in wanted for arm in plan.arms)
-    return counted(sum(wanted.values()) * len(plan.arms) - ended, "run")
-
-
-def _conclude(plan: StudyPlan, ledger: Ledger, as_json: bool) -> int:
-    """Analyse the complete study, write its files and print the result."""
-    table, result, path = _write(plan, ledger)
-    return _print(plan.folder, table, result, path, as_json)
-
-
 def _print(folder: Path, table: StudyTable, result: StudyResult, path: Path, as_json: bool) -> int:
     if as_json:
         found: Any = json.loads(result_to_json(result))["value"]
@@ -136,13 +137,6 @@ def _print(folder: Path, table: StudyTable, result: StudyResult, path: Path, as_
     else:
         print_result(table, result, path)
     return 0
-
-
-def _write(plan: StudyPlan, ledger: Ledger) -> tuple[StudyTable, StudyResult, Path]:
-    """Analyse the study as far as it is and write its files."""
-    table = table_of(plan, ledger)
-    result = analyse(table, plan.rules)
-    return table, result, write_page(plan.folder, table, result, curves_of(plan, ledger))
 
 
 def report_study(folder: Path, as_json: bool) -> int:

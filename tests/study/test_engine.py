@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,66 @@ def test_killed_at_random_and_restarted_it_ends_the_same(done: Path, tmp_path: P
     killed(WORDS, tmp_path, kills=4, chance=random.Random(0))  # python -m tests.study.kills --kills 30 tries more
     assert same(table_in(tmp_path / "out")) == same(table_in(done))
     assert verdicts(tmp_path / "out") == verdicts(done)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[int], None]]]:
+    """(a folder with 200 kB, a function that gives it another number of kB)."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root mounts")
+
+    def resize(kilobytes: int) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(place)], check=True)
+
+    yield place, resize
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.process
+@pytest.mark.proof
+def test_a_disk_that_fills_up_stops_it_and_it_goes_on(
+    done: Path, small_disk: tuple[Path, Callable[[int], None]]
+) -> None:
+    place, resize = small_disk
+    for kilobytes in (200, 480, 1000):  # no space for the first steps, for the first runs, for later ones
+        resize(kilobytes)
+        stopped = effbench(*WORDS, cwd=place)
+        told = stopped.stderr.strip().splitlines()[-1]
+        assert stopped.returncode == 1, stopped.stderr
+        assert told.startswith("error: ")
+        assert "No space left on device" in told
+        assert "hydra.run.dir" not in told
+        assert (place / "out" / "study.json").exists() == (kilobytes > 200)
+    resize(100_000)
+    ended = effbench(*WORDS, cwd=place)
+    assert ended.returncode == 0, ended.stderr
+    assert same(table_in(place / "out")) == same(table_in(done))
+    assert verdicts(place / "out") == verdicts(done)
+
+
+@pytest.mark.process
+@pytest.mark.proof
+def test_a_budget_in_seconds_gives_every_run_of_an_arm_its_steps(tmp_path: Path) -> None:
+    words = [*WORDS, "study.epochs=null", "study.seconds=0.2", "study.trials=2", "study.timing_rounds=2"]
+    result = effbench(*words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    table = table_in(tmp_path / "out")
+    for arm in table.arms:
+        runs = [each for each in (*table.trials, *table.confirmations) if each.arm == arm.name]
+        assert [each.status for each in runs] == ["completed"] * 8
+        assert len({each.steps for each in runs}) == 1
+    [cost, _] = table.costs
+    assert table.clock == "steps x step time measured alone"
+    first = next(each for each in table.confirmations if each.arm == cost.arm)
+    assert first.seconds == pytest.approx(first.steps * cost.step_seconds.estimate)
+    again = effbench(*words, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "measuring" not in again.stderr
 
 
 @pytest.mark.process

@@ -166,3 +166,48 @@ def test_edges_of_one_setting_share_one_objection():
     (found,) = [each for each in objections(both) if each.kind == "setting at the edge"]
     assert found.arms == ("a", "c")
     assert found.remedy == "widen lr upwards"
+
+
+@pytest.mark.parametrize(
+    ("space", "inside", "outside"),
+    [
+        (Range(1e-4, 1e-1, log=True), 10**-3.84, 10**-3.86),  # 5 % of three decades: 0.15
+        (Range(1e-4, 1e-1, log=True), 10**-1.16, 10**-1.14),
+        (Range(1.0, 101.0), 6.1, 5.9),
+        (Range(1.0, 101.0), 95.9, 96.1),
+    ],
+)
+def test_the_outer_5_percent_on_the_range_s_scale_are_edge(space, inside, outside):
+    assert at_edge(inside, space) is None
+    assert at_edge(outside, space) == ("upwards" if outside > inside else "downwards")
+
+
+def in_seconds(steps_of_a, step_of_a):
+    """A study with 100 seconds a run: arm b has 100 steps of 1 second."""
+    runs = [dataclasses.replace(run, steps=steps_of_a[0] if run.arm == "a" else 100) for run in fair().confirmations]
+    runs[0] = dataclasses.replace(runs[0], steps=steps_of_a[1])
+    # trials share the machine with others, so their own seconds are longer than the budget
+    trials = [
+        dataclasses.replace(each, steps=steps_of_a[0] if each.arm == "a" else 100, seconds=170.0)
+        for each in fair().trials
+    ]
+    return dataclasses.replace(
+        fair(), planned_epochs=None, planned_seconds=100.0, confirmations=tuple(runs), trials=tuple(trials),
+        costs=(step_of_a, cost("b", 1.0)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("steps", "step", "told"),
+    [
+        ((200, 200), cost("a", 0.5), False),
+        ((200, 200), cost("a", 0.53), False),  # its interval, 2 %, reaches 0.52
+        ((200, 200), cost("a", 0.9, contaminated=True), False),
+        ((200, 200), cost("a", 0.6), True),
+        ((200, 200), cost("a", 0.4), True),
+        ((200, 220), cost("a", 0.5), True),
+    ],
+)
+def test_equal_seconds_are_steps_times_the_step_time_alone(steps, step, told):
+    kinds = [each.kind for each in objections(in_seconds(steps, step))]
+    assert ("unequal budget" in kinds) == told

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,33 @@ def as_postgres(command: list[str]) -> list[str]:
     return ["runuser", "-u", "postgres", "--", *command] if os.getuid() == 0 else command
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of an empty database."""
+@dataclass
+class Server:
+    """A PostgreSQL with an empty database.
+
+    Attributes:
+        address: for study.storage.
+        control: the command that starts and stops it.
+        options: of a start.
+    """
+
+    address: str
+    control: list[str]
+    options: str
+
+    def start(self) -> None:
+        self._run("-o", self.options, "start")
+
+    def stop(self) -> None:
+        """End it as a power cut does."""
+        self._run("-m", "immediate", "stop")
+
+    def _run(self, *words: str) -> None:
+        subprocess.run(as_postgres([*self.control, *words]), check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
     if not PROGRAMS:
         pytest.skip("PostgreSQL is not installed")
     place = Path(tempfile.mkdtemp(prefix="effbench-postgres-", dir="/tmp"))  # pytest's folders are root's alone
@@ -46,16 +71,17 @@ def server() -> Iterator[str]:
     )  # fmt: skip
     options = f"-p {port} -k {place} -c listen_addresses=127.0.0.1 -c fsync=off"
     control = [str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(place / "log")]
-    subprocess.run(as_postgres([*control, "-o", options, "start"]), check=True, stdout=subprocess.DEVNULL, cwd="/")
-    yield f"postgresql://me@127.0.0.1:{port}/postgres"
-    subprocess.run(as_postgres([*control, "-m", "immediate", "stop"]), check=False, stdout=subprocess.DEVNULL, cwd="/")
+    running = Server(f"postgresql://me@127.0.0.1:{port}/postgres", control, options)
+    running.start()
+    yield running
+    running.stop()
     shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.mark.process
 @pytest.mark.proof
-def test_two_workers_share_a_study_and_one_is_killed(server: str, tmp_path: Path) -> None:
-    words = [*WORDS, f"study.storage={server}", "study.workers=1"]
+def test_two_workers_share_a_study_and_one_is_killed(server: Server, tmp_path: Path) -> None:
+    words = [*WORDS, f"study.storage={server.address}", "study.workers=1"]
     places = [tmp_path / "one", tmp_path / "two"]  # two machines without a common folder
     for place in places:
         place.mkdir()
@@ -71,6 +97,40 @@ def test_two_workers_share_a_study_and_one_is_killed(server: str, tmp_path: Path
     ]
     assert len(table.confirmations) == 12
     assert {each.status for each in table.confirmations} == {"completed"}
+
+
+@pytest.mark.process
+@pytest.mark.proof
+def test_a_server_that_goes_away_stops_the_study_and_it_goes_on(server: Server, tmp_path: Path) -> None:
+    words = [*WORDS, f"study.storage={server.address}"]
+    told = tmp_path / "stderr"
+    with (
+        told.open("wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-m", "effbench", *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=stderr
+        ) as process,
+    ):
+        while process.poll() is None and told.read_text().count("val/acc") < 3:
+            time.sleep(0.1)
+        server.stop()
+        assert process.wait(60) == 1
+    error = told.read_text().strip().splitlines()[-1]
+    assert error.startswith("error: the study has stopped: StorageInternalError: ")
+    assert error.endswith("Every run that has ended is kept: mend this, then give the same command again.")
+    assert "invalid data" not in error  # Optuna's own text
+    assert "Traceback" not in told.read_text()
+
+    refused = effbench(*words, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "does not answer" in refused.stderr
+
+    server.start()
+    ended = effbench(*words, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    table = table_from_json((tmp_path / "out" / "table.json").read_text())
+    assert len({(each.arm, each.number) for each in table.trials}) == len(table.trials) == 6
+    assert len({(each.arm, each.seed) for each in table.confirmations}) == len(table.confirmations) == 12
+    assert {each.status for each in (*table.trials, *table.confirmations)} == {"completed"}
 
 
 @pytest.mark.process

@@ -1,0 +1,92 @@
+"""A run whose process dies: three times it is the run's own fault, unless this machine trains nothing at all.
+
+White-box: it asks the engine what is left.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effbench.errors import EffbenchError
+from effbench.jobs.processes import Relay
+from effbench.study.engine import Engine
+from effbench.study.ledger import Ledger
+from effbench.study.live import Board
+from effbench.study.plan import StudyPlan
+from effbench.study.planning import planned
+from effbench.study.tasks import ledger_of, steps_of
+
+pytest.importorskip("optuna")
+FORK = multiprocessing.get_context("fork")
+WORDS = ["study=smoke", "study.optimizers=[sgd,adamw]", "study.trials=1", "study.seeds=6", "study.timing_rounds=0"]
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyPlan:
+    """A plan whose runs all end with exit code 7."""
+    monkeypatch.setattr("effbench.study.engine.job_process", lambda *_, **__: FORK.Process(target=sys.exit, args=(7,)))
+    plan = planned([*WORDS, f"study.folder={tmp_path}"])
+    tmp_path.mkdir(exist_ok=True)
+    return plan
+
+
+def ended(ledger: Ledger, plan: StudyPlan) -> list[Any]:
+    phases = ("tune", "confirm")
+    return [found for phase in phases for arm in plan.arms for found in ledger.outcomes(phase, arm.name).values()]
+
+
+@pytest.mark.process
+def test_a_run_that_dies_three_times_is_recorded_as_failed(plan: StudyPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effbench.study.engine.probe_arm", lambda *_: "it trains")
+    ledger = ledger_of(plan)
+    assert Engine(plan, ledger, Relay(), Board()).work()
+    assert len(ended(ledger, plan)) == 2 * (1 + 6)
+    assert {outcome["status"] for _, outcome in ended(ledger, plan)} == {"failed"}
+    assert {task.attempt for task, _ in ended(ledger, plan)} == {2}
+
+
+@pytest.mark.process
+def test_a_machine_that_trains_nothing_records_no_run_as_failed(
+    plan: StudyPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probe_arm(*_: Any) -> None:
+        raise EffbenchError("data.root=/data: no such folder.")
+
+    monkeypatch.setattr("effbench.study.engine.probe_arm", probe_arm)
+    ledger = ledger_of(plan)
+    with pytest.raises(EffbenchError, match=r"exit code 7\. This machine .*: data\.root=/data: .* same command again"):
+        Engine(plan, ledger, Relay(), Board()).work()
+    assert ended(ledger, plan) == []
+    assert ledger.take(Engine(plan, ledger, Relay(), Board())._left()) is not None
+
+
+@pytest.mark.process
+def test_a_signal_during_the_last_try_records_nothing(plan: StudyPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    relay = Relay()
+
+    def probe_arm(*_: Any) -> None:
+        relay.signals.append(15)
+
+    monkeypatch.setattr("effbench.study.engine.probe_arm", probe_arm)
+    ledger = ledger_of(plan)
+    assert not Engine(plan, ledger, relay, Board()).work()
+    assert ended(ledger, plan) == []
+
+
+def test_seconds_become_steps_by_the_median_step_time(tmp_path: Path) -> None:
+    plan = planned([*WORDS, "study.epochs=null", "study.seconds=30", f"study.folder={tmp_path}"])
+    ledger = ledger_of(plan)
+    claim = ledger.take(Engine(plan, ledger, Relay(), Board())._left())
+    assert claim is not None
+    assert claim.task.phase == "pace"  # before any run
+    times = {"mlp-sgd": (0.1, 0.3, 0.1), "mlp-adamw": (0.2, 0.2, 0.9)}
+    rounds = {arm: {"rounds": [{"step_s": each} for each in every]} for arm, every in times.items()}
+    ledger.finish(claim, {"status": "completed", "value": 0.0, "arms": rounds})
+    assert [steps_of(plan, ledger, arm) for arm in times] == [300, 150]
+    words = plan.words("mlp-sgd", {}, 1, tests=True, steps=300)
+    assert {"trainer.max_steps=300", "trainer.max_epochs=null", "trainer.max_time=null"} <= set(words)
