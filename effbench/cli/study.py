@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> int:
 
 def help_text(words: Sequence[str], config_dir: str | None) -> str:
     """Return the help with the names of all studies, and the keys of the one in `words`, or those that all share."""
-    from effbench.cli.help_pages import choice_page
+    from effbench.cli.help_pages import choice_page  # here: only the help needs it
 
     found = options("study", config_dir)
     # of several the last one counts, as in the overrides of a run
@@ -57,7 +57,7 @@ def study(arguments: Arguments) -> int:
 
     from effbench.study.run import plan_only, run_study
 
-    # printed when the study is interrupted: the same command goes on with it
+    # Printed when the study is interrupted: the same command goes on with it. shlex: a shell would split [a, b].
     folder = arguments.get("config_dir")
     place = ["--config-dir", folder] if folder else []
     command = shlex.join(["effbench", "study", *arguments.overrides, *place])

@@ -26,8 +26,9 @@ def best_against_budget(
         mode: 'max' if larger is better.
         confidence: share of the draws between the low and the high end.
     """
-    sign = 1.0 if mode == "max" else -1.0
+    sign = 1.0 if mode == "max" else -1.0  # from here on larger is better
     ordered = {
+        # -inf: a diverged trial was paid for, and loses
         arm: np.sort([-np.inf if value is None else sign * value for value in trials])
         for arm, trials in values.items()
         if trials
@@ -36,11 +37,13 @@ def best_against_budget(
     tail = (1 - confidence) / 2
     points = []
     for (arm, trials), won in zip(ordered.items(), wins, strict=True):
+        # P(the best of `budget` draws is at most the i-th value), for i = 1 ... T
         shares = (np.arange(1, len(trials) + 1) / len(trials)) ** budget
         worst, middle, best = (
             float(sign * value) if np.isfinite(value) else None
             for value in (trials[min(int(np.searchsorted(shares, p)), len(trials) - 1)] for p in (tail, 0.5, 1 - tail))
         )
+        # the order that the metric has: for a loss the best is the lowest
         low, high = (worst, best) if sign > 0 else (best, worst)
         points.append(BudgetPoint(arm, budget, middle, low, high, won))
     return points
@@ -60,7 +63,9 @@ def _win_probabilities(ordered: Sequence[Array], budget: int) -> list[float]:
     values = np.unique(np.concatenate([each[np.isfinite(each)] for each in ordered] or [np.empty(0)]))
     upto_AV = np.array([(np.searchsorted(each, values, "right") / len(each)) ** budget for each in ordered])
     less_AV = np.array([(np.searchsorted(each, values, "left") / len(each)) ** budget for each in ordered])
+    # A arms x V values: the probability that the arm's best is exactly this value
     equal_AV = upto_AV - less_AV
+    # m nodes are exact for polynomials up to degree 2m - 1; here the degree is at most the number of other arms
     nodes, weights = np.polynomial.legendre.leggauss(len(ordered) // 2 + 1)
     factors_AVX = less_AV[..., None] + equal_AV[..., None] * ((nodes + 1) / 2)
     wins = []

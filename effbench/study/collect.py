@@ -20,6 +20,10 @@ from effbench.study.ledger import Ledger, Task
 from effbench.study.plan import StudyPlan
 from effbench.study.table import FROM_STEPS, MEASURED, Confirmation, Cost, Setting, StudyTable, TargetSource, Trial
 
+_MOST_BYTES = 500_000_000  # of predictions.csv, 13 bytes a sample: the limit keeps a wrong file out of the memory
+# fields that trials and final runs take from an outcome as they are
+_SHARED = ("steps", "commit", "machine", "status", "epochs", "run", "digest")
+
 
 def outcome_of(folder: Path, metric: str, name: str) -> dict[str, Any]:
     """Return what is kept of a run.
@@ -30,8 +34,15 @@ def outcome_of(folder: Path, metric: str, name: str) -> dict[str, Any]:
         name: of the folder, in the study's folder.
     """
     summary = read_summary(folder)
+    # A run that diverged may have had a good value before: that it cannot be trained with this setting counts.
     best, finished = summary.get("best") or {}, summary["status"] in FINISHED
     git, environment = summary.get("git") or {}, summary.get("environment") or {}
+    commit = f"effbench {environment.get('effbench')}"  # of an installed wheel, which has no commit
+    if git.get("commit"):
+        commit = f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
+    # A name that is equal for machines that train alike, such as the nodes of a cluster: no host name.
+    gpus = "".join(f", {name}" for name in environment.get("gpus") or [])
+    machine = f"{environment.get('cpu')}, {environment.get('cores')} cores{gpus}, torch {environment.get('torch')}"
     outcome: dict[str, Any] = {
         "status": summary["status"],
         "value": best.get("value") if finished else None,
@@ -39,10 +50,10 @@ def outcome_of(folder: Path, metric: str, name: str) -> dict[str, Any]:
         "steps": summary.get("steps") or 0,
         "epochs": summary.get("epochs"),
         "seconds": (summary.get("timing") or {}).get("training_s") or 0.0,
-        "commit": _commit(git, environment),
-        "machine": _machine(environment),
+        "commit": commit,
+        "machine": machine,
         "run": name,
-        "digest": _digest(folder),
+        "digest": config_digest(recorded_config(folder)) if (folder / "config.yaml").is_file() else "",
         "error": summary.get("error") or summary.get("stop_reason"),
         "curve": _curve(folder, metric),
     }
@@ -60,22 +71,6 @@ def failed_outcome(text: str, name: str) -> dict[str, Any]:
     return {"status": "failed", **empty, "run": name, "digest": "", "error": text, "curve": []}
 
 
-def _commit(git: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
-    if not git.get("commit"):
-        return f"effbench {environment.get('effbench')}"
-    return f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
-
-
-def _machine(environment: Mapping[str, Any]) -> str:
-    """Return a name that is equal for machines that train alike: processor, cores, torch."""
-    gpus = "".join(f", {name}" for name in environment.get("gpus") or [])
-    return f"{environment.get('cpu')}, {environment.get('cores')} cores{gpus}, torch {environment.get('torch')}"
-
-
-def _digest(folder: Path) -> str:
-    return config_digest(recorded_config(folder)) if (folder / "config.yaml").is_file() else ""
-
-
 def _curve(folder: Path, metric: str) -> list[list[float]]:
     """Return [step, validation metric] of each validation."""
     try:
@@ -83,15 +78,18 @@ def _curve(folder: Path, metric: str) -> list[list[float]]:
     except MissingFileError:
         return []
     column = f"val/{metric}"
+    # metrics.csv also has a row every few steps; a validation fills the metric's column in the row of its epoch
     return [[int(row["step"]), float(row[column])] for row in rows if row.get("row") == "epoch" and row.get(column)]
 
 
 def _predictions(folder: Path) -> dict[str, Any]:
     """Return the bits of the correct test samples, as hexadecimal digits, and the sha256 of the targets."""
     try:
-        lines = read_text(folder / PREDICTIONS, 500_000_000).splitlines()[1:]
+        lines = read_text(folder / PREDICTIONS, _MOST_BYTES).splitlines()[1:]
     except MissingFileError:
         return {}
+    # Only whether a sample was right: that pairs the samples of two arms, and 10,000 of them are 2,500 digits in the
+    # journal, a fiftieth of the file with its probabilities.
     pairs = [line.split(",")[:2] for line in lines]
     bits = "".join("1" if target == predicted else "0" for target, predicted in pairs)
     targets = hashlib.sha256(",".join(target for target, _ in pairs).encode()).hexdigest()
@@ -102,6 +100,7 @@ def bits_of(outcome: Mapping[str, Any]) -> tuple[bool, ...] | None:
     """Return the correct test samples of an outcome; None if it has no predictions."""
     if "correct" not in outcome:
         return None
+    # with the number of samples, because leading zeros (wrong predictions) are no part of a number
     text = f"{int(outcome['correct'], 16):0{outcome['samples']}b}"
     return tuple(letter == "1" for letter in text)
 
@@ -123,6 +122,7 @@ def best_settings(plan: StudyPlan, ledger: Ledger, arm: str) -> dict[str, Settin
     if len(ended) < plan.keys.trials:
         return None
     sign = 1 if plan.mode == "max" else -1
+    # By validation alone. -index: of equal values the first, whatever order the workers finished in.
     valued = [(index, outcome["value"]) for index, (_, outcome) in ended.items() if outcome["value"] is not None]
     best = max(valued, key=lambda pair: (sign * pair[1], -pair[0]))[0] if valued else 0
     return dict(ended[best][0].settings)
@@ -137,22 +137,33 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
     final = {arm.name: ledger.outcomes("confirm", arm.name) for arm in plan.arms}
     target, source = _target(plan, [outcome for _, outcome in final[plan.baseline].values()])
     step_s = {cost.arm: cost.step_seconds.estimate for cost in costs}
-    clocked = len(step_s) == len(plan.arms)
+    clocked = len(step_s) == len(plan.arms)  # one clock for all arms: a mixture would favour some
     confirmations = [
         _confirmation(task, outcome, plan.mode, target, step_s[task.arm] if clocked else None)
         for ended in final.values()
         for _, (task, outcome) in sorted(ended.items())
     ]
+    trials = [
+        Trial(
+            arm=task.arm,
+            number=task.index,
+            settings=dict(task.settings),
+            seed=task.seed,
+            value=outcome["value"],
+            # as measured: trials are compared by value alone
+            seconds=outcome["seconds"],
+            **{key: outcome[key] for key in _SHARED},
+        )
+        for arm in plan.arms
+        for _, (task, outcome) in sorted(ledger.outcomes("tune", arm.name).items())
+    ]
+    # Predictions of two arms are paired by sample only if all runs had the same samples in the same order.
     targets = {outcome["targets"] for ended in final.values() for _, outcome in ended.values() if "targets" in outcome}
     return StudyTable(
         name=plan.name,
         arms=tuple(each.arm for each in plan.arms),
         pairs=plan.pairs,
-        trials=tuple(
-            _trial(task, outcome)
-            for arm in plan.arms
-            for _, (task, outcome) in sorted(ledger.outcomes("tune", arm.name).items())
-        ),
+        trials=tuple(trials),
         confirmations=tuple(confirmations),
         costs=costs,
         metric=plan.metric,
@@ -170,28 +181,13 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
     )
 
 
-def _trial(task: Task, outcome: Mapping[str, Any]) -> Trial:
-    return Trial(
-        arm=task.arm,
-        number=task.index,
-        settings=dict(task.settings),
-        seed=task.seed,
-        value=outcome["value"],
-        **_shared(outcome),
-        seconds=outcome["seconds"],
-    )
-
-
-def _shared(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: outcome[key] for key in ("steps", "commit", "machine", "status", "epochs", "run", "digest")}
-
-
 def _confirmation(
     task: Task, outcome: Mapping[str, Any], mode: str, target: float | None, step_s: float | None
 ) -> Confirmation:
     steps = steps_to(outcome["curve"], target, mode)
     # a diverged run is a miss, even if it had reached the target before
     steps = steps if outcome["status"] in FINISHED else None
+    # Runs shared the machine, so their own seconds are too long, and not alike: steps x the step time measured alone.
     each = step_s if step_s is not None else outcome["seconds"] / max(1, outcome["steps"])
     return Confirmation(
         arm=task.arm,
@@ -203,7 +199,7 @@ def _confirmation(
         seconds=outcome["steps"] * each,
         correct=bits_of(outcome),
         settings=dict(task.settings),
-        **_shared(outcome),
+        **{key: outcome[key] for key in _SHARED},
     )
 
 
@@ -238,23 +234,27 @@ def costs_of(ledger: Ledger) -> tuple[Cost, ...]:
     if not ended:
         return ()
     measured: Mapping[str, Any] = ended[0][1]["arms"]
-    return tuple(_cost(arm, record) for arm, record in measured.items())
-
-
-def _cost(arm: str, record: Mapping[str, Any]) -> Cost:
-    rounds = record["rounds"]
-    times = [each["step_s"] for each in rounds]
-    return Cost(
-        arm=arm,
-        step_seconds=mean_interval(times) if len(times) > 1 else Interval(times[0], 0.0, float("inf"), 1),
-        images_per_second=median([each["images_per_s"] for each in rounds]),
-        peak_memory_bytes=max(each["peak_bytes"] for each in rounds),
-        optimizer_state_bytes=record["optimizer_state_bytes"],
-        parameters=rounds[0]["parameters"],
-        macs=rounds[0]["macs"],
-        latency_p50_seconds=record["latency_p50_s"],
-        contaminated=any(each["contaminated"] for each in rounds),
-    )
+    costs = []
+    for arm, record in measured.items():
+        rounds = record["rounds"]
+        times = [each["step_s"] for each in rounds]
+        costs.append(
+            Cost(
+                arm=arm,
+                # one round tells nothing about its error: an interval without upper end
+                step_seconds=mean_interval(times) if len(times) > 1 else Interval(times[0], 0.0, float("inf"), 1),
+                images_per_second=median([each["images_per_s"] for each in rounds]),
+                # the most, because that much memory a machine must have
+                peak_memory_bytes=max(each["peak_bytes"] for each in rounds),
+                optimizer_state_bytes=record["optimizer_state_bytes"],
+                parameters=rounds[0]["parameters"],
+                macs=rounds[0]["macs"],
+                latency_p50_seconds=record["latency_p50_s"],
+                # one disturbed round moves the mean, so it spoils the arm's step time
+                contaminated=any(each["contaminated"] for each in rounds),
+            )
+        )
+    return tuple(costs)
 
 
 def curves_of(plan: StudyPlan, ledger: Ledger) -> dict[str, list[list[list[float]]]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from effbench.report.spread import seconds
 from effbench.report.text_table import TextColumn, console, print_table
+from effbench.study.alone import PACE_ROUNDS
 from effbench.study.measure import TIMED_STEPS, Probe, steps_in
 from effbench.study.plan import StudyPlan
 from effbench.study.space import words_of
@@ -36,22 +37,27 @@ class Estimate:
     def steps_of(self, arm: str) -> int:
         """Return the optimizer steps of one run of an arm."""
         keys, each = self.plan.keys, self.probes[arm]
+        # from a short run; the study measures longer ones and may come to a few steps more or less (tasks.steps_of)
         return steps_in(keys.seconds, each.step_s) if keys.seconds else round(each.steps_per_epoch * (keys.epochs or 0))
 
     def run_s(self, arm: str) -> float:
         """Return the seconds of one run of an arm."""
         each, steps = self.probes[arm], self.steps_of(arm)
+        # one validation an epoch; the one more is the test, or the validation at a last step within an epoch
         return each.start_s + steps * each.step_s + (steps / each.steps_per_epoch + 1) * each.evaluation_s
 
     @property
     def total_s(self) -> float:
         """Seconds of the whole study with its workers; runs that share a machine slow each other down a little."""
         keys = self.plan.keys
+        # divided by the workers: several runs go side by side, where a timed one has the machine alone
         runs = sum(self.run_s(arm.name) for arm in self.plan.arms) * (keys.trials + keys.seeds) / keys.workers
+        # a budget in seconds is measured before, too
+        rounds = keys.timing_rounds + (PACE_ROUNDS if keys.seconds else 0)
         timing = sum(
             self.probes[arm.name].start_s + TIMED_STEPS * self.probes[arm.name].step_s for arm in self.plan.arms
         )
-        return runs + keys.timing_rounds * timing + _START_S
+        return runs + rounds * timing + _START_S
 
     def sentences(self) -> list[str]:
         """Return what the plan can find, in words."""
@@ -94,6 +100,7 @@ class Estimate:
 
     def show(self) -> None:
         """Print the plan to stdout."""
+        # markup=False: [0.9,0.99] is a setting, not rich's markup; drop_order: what a narrow terminal can do without
         plan, out = self.plan, console()
         out.print(f"study {plan.name}: {self.line()}", soft_wrap=True, markup=False)
         names = [arm.name for arm in plan.arms]
@@ -107,6 +114,7 @@ class Estimate:
                 TextColumn("a run", [seconds(self.run_s(name)) for name in names]),
             ]
         )
+        # the two ends of each range say more than the file's name; a space that several arms share is shown once
         spaces = {arm.space.name: arm.space for arm in plan.arms}
         for name, space in spaces.items():
             low, high = (words_of(corner) for corner in space.corners())

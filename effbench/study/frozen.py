@@ -18,7 +18,7 @@ from effbench.study.plan import FOLDER, StudyPlan, digest_of
 
 NAME = "study.json"
 SCHEMA = 1
-MOST_BYTES = 50_000_000  # of study.json: 500 arms
+MOST_BYTES = 50_000_000  # of study.json: 500 arms; a folder may come from anyone, and JSON takes memory
 
 
 def freeze(plan: StudyPlan) -> None:
@@ -31,6 +31,7 @@ def freeze(plan: StudyPlan) -> None:
     if path.exists():
         _check_same(path, read_frozen(path), plan)
         return
+    # before the first trial, because a plan that is changed afterwards proves nothing
     require_writable(plan.folder, FOLDER)
     content = {
         "schema_version": SCHEMA,
@@ -53,6 +54,7 @@ def read_frozen(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path, MOST_BYTES))
         found = content["schema_version"]
+        # before the digest: a newer version may compute it otherwise
         if isinstance(found, int) and found > SCHEMA:
             raise ConfigError(
                 f"{path} has schema_version {found}, and this effbench reads up to {SCHEMA}: effbench "
@@ -62,7 +64,7 @@ def read_frozen(path: Path) -> dict[str, Any]:
             raise ValueError("its digest is not that of its content")
     except MissingFileError:
         raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # whatever a damaged or hostile file gives
         raise ConfigError(
             f"{path} is damaged ({error}). Restore it, or start the study in another {FOLDER}."
         ) from error
@@ -74,6 +76,7 @@ def _check_same(path: Path, content: Mapping[str, Any], plan: StudyPlan) -> None
     if content["name"] != plan.name:
         changed.insert(0, f"name: {content['name']} there, {plan.name} asked for")
     if changed:
+        # 20 lines fit a screen; one changed default of a group is a line for each arm
         shown = "\n".join(f"  {line}" for line in changed[:20])
         more = f"\n  and {len(changed) - 20} more" if len(changed) > 20 else ""
         raise ConfigError(
@@ -91,5 +94,6 @@ def differences(content: Mapping[str, Any], plan: StudyPlan) -> list[str]:
     older = content.get("config_schema_version", CONFIG_SCHEMA) < CONFIG_SCHEMA
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     if older:
+        # a key that the older effbench did not have: only within .config., where it has a default
         keys = [key for key in keys if key in before or ".config." not in key]
     return [f"{key}: {before.get(key)} there, {now.get(key)} asked for" for key in keys]

@@ -20,10 +20,13 @@ from effbench.run.launch import composed, train_composed
 from effbench.summary_schema import throughput_of, unit_of
 from effbench.units import seen_key
 
-PROBE_STEPS, TIMED_STEPS = 12, 45  # the first 5 are not counted
+# Optimizer steps of a short run. The first 5 are not counted: they include allocations and lazy setup. 12 show that an
+# arm trains and about how fast; 45 leave 40 for a step time that is compared.
+PROBE_STEPS, TIMED_STEPS = 12, 45
 BUSY = 0.85  # processor seconds a second of a timed run, below which other work had the processor
 DRIFT = 1.1  # ratio of a fixed calculation's times before and after, above which the clock has changed
-LATENCY_RUNS = 40
+LATENCY_RUNS = 40  # forward passes; the first quarter only warms the caches up
+_SPIN = 200_000  # numbers that are summed up: some milliseconds, far above the clock's resolution
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def probe(words: Sequence[str], folder: Path, steps: int, config_dir: str | None
         steps: optimizer steps, more than 5.
         config_dir: folder with the user's groups.
     """
-    LOGGER.setLevel(logging.CRITICAL)
+    LOGGER.setLevel(logging.CRITICAL)  # the process's own: a study's log has no lines of short runs
     load, before = os.getloadavg()[0], _calibration_s()
     short = [*words, f"trainer.max_steps={steps}", "checkpoint.save_last=false", f"hydra.run.dir={quoted(folder)}"]
     begun, processor = time.perf_counter(), time.process_time()
@@ -86,16 +89,19 @@ def probe(words: Sequence[str], folder: Path, steps: int, config_dir: str | None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     wall = time.perf_counter() - begun
+    # With one thread, a process that had a core to itself has a share of nearly 1; waiting for others lowers it.
     share = (time.process_time() - processor) / wall
     timing, clocks = summary["timing"], summary["timing"]["seconds"]
     speed, seen = throughput_of(summary) or 0.0, summary[seen_key(unit_of(summary))]
     per_step = seen / summary["steps"]
+    # The run's own throughput leaves its first steps out. A run with fewer steps (a tiny dataset) has none.
     step_s = per_step / speed if speed else timing["training_s"] / summary["steps"]
     return Probe(
         step_s=step_s,
         images_per_s=per_step / step_s,
         steps_per_epoch=summary["steps"] / summary["epochs"],
         evaluation_s=float(clocks.get("evaluation") or 0.0),
+        # 0 at least: the clocks of the run and of this function differ a little
         start_s=max(0.0, wall - timing["training_s"] - float(clocks.get("evaluation") or 0.0)),
         parameters=summary["model"]["parameters"],
         macs=summary["model"].get("macs") or 0,
@@ -119,6 +125,7 @@ def inference_costs(words: Sequence[str], config_dir: str | None = None) -> dict
         words: overrides of the run.
         config_dir: folder with the user's groups.
     """
+    # here, because the module is also imported by commands that only plan
     import torch
 
     from effbench import build
@@ -131,11 +138,13 @@ def inference_costs(words: Sequence[str], config_dir: str | None = None) -> dict
     if config.device.threads:
         torch.set_num_threads(config.device.threads)
     setting = own_setting(config)
+    # latency and state do not depend on the values of weights, so nothing is downloaded; frozen ones count as trained
     section = config.model.model_copy(update={"pretrained": None, "freeze": []})
     config = config.model_copy(update={"model": section})
     model = build.model(config, setting.num_classes, setting.modality).eval()
     example = setting.example
     times = []
+    # one sample at a time: the latency that a user of one request waits for
     with torch.inference_mode():
         for _ in range(LATENCY_RUNS):
             begun = time.perf_counter()
@@ -143,15 +152,17 @@ def inference_costs(words: Sequence[str], config_dir: str | None = None) -> dict
             times.append(time.perf_counter() - begun)
     return {
         "optimizer_state_bytes": cost(config, setting)["optimizer_state_bytes"],
+        # the median, because other processes make some passes longer and none shorter
         "latency_p50_s": statistics.median(times[LATENCY_RUNS // 4 :]),
     }
 
 
 def _calibration_s() -> float:
     """Return the seconds of a fixed calculation, the least of five: it follows the processor's clock."""
+    # pure Python and no memory: other work on the machine can only delay it, which the least of five leaves out
     times = []
     for _ in range(5):
         begun = time.perf_counter()
-        sum(range(200_000))
+        sum(range(_SPIN))
         times.append(time.perf_counter() - begun)
     return min(times)

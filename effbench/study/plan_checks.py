@@ -18,6 +18,7 @@ def check_overrides(words: Sequence[str]) -> None:
     """Refuse overrides of what the study sets, and of what belongs to one run."""
     for word in words:
         key = override_key(word)
+        # a name for one run, such as seed=3, would be silently replaced by StudyPlan.words
         if key in OWN_KEYS:
             raise ConfigError(f"{word} cannot be given here: it is set by {OWN_KEYS[key]}.")
         if key == "resume" or key.startswith("hydra"):
@@ -49,6 +50,7 @@ def check_plan(plan: StudyPlan) -> None:
     Raises:
         ConfigError: names the key, the rule and the remedy.
     """
+    # cheap and certain mistakes first; the number of seeds depends on the pairs, so the pairs come before it
     keys, names = plan.keys, [arm.name for arm in plan.arms]
     if (keys.epochs is None) == (keys.seconds is None):
         raise ConfigError(
@@ -76,6 +78,7 @@ def check_plan(plan: StudyPlan) -> None:
                 f"arm {arm.name}: search_space/{arm.space.name} has only {arm.space.distinct():.0f} settings, fewer "
                 f"than study.trials={keys.trials}: some would be run twice. Widen it or lower study.trials."
             )
+    # with too few seeds no data could give a verdict: the smallest p of the sign-flip test is above Holm's first step
     check_seeds(keys.seeds, len(plan.pairs), keys.alpha, "study.seeds")
     _check_effect(plan)
     every = [*plan.overrides, *(word for arm in plan.arms for word in arm.arm.overrides)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from effbench.study.table import Arm, Confirmation, StudyTable, finite
 
 MISSED = ("diverged", "failed")
-UNFINISHED = ("interrupted",)
+UNFINISHED = ("interrupted",)  # a page may be asked for while the study goes on
 
 Runs = dict[str, dict[int, Confirmation]]
 
@@ -21,12 +21,15 @@ def runs_by_arm(table: StudyTable) -> Runs:
     found: Runs = {arm.name: {} for arm in table.arms}
     for run in table.confirmations:
         if run.status not in UNFINISHED and run.arm in found:
+            # the first: to choose among repeated runs would be to choose a result
             found[run.arm].setdefault(run.seed, run)
     return found
 
 
 def result_of(run: Confirmation, split: str = "test") -> float | None:
     """Return the run's metric on 'test' or 'validation'; None for a miss."""
+    # A diverged run may hold the metric of its best checkpoint. It is not counted: the arm cannot be trained with this
+    # setting, whatever it had reached before.
     return None if run.status in MISSED else finite(run.test if split == "test" else run.validation)
 
 

@@ -35,20 +35,19 @@ class Dimension:
 
     def at(self, place: float) -> Setting:
         """Return the value at `place` in [0, 1)."""
+        # min: a place of nearly 1 times the number of values may round up to that number
         if self.kind == "choices":
             return self.values[min(int(place * len(self.values)), len(self.values) - 1)]
-        low, high = self._ends()
+        low, high = (float(value) for value in self.values)
         if self.kind == "int":
             return int(low) + min(int(place * (high - low + 1)), int(high - low))
         if self.kind == "log":
+            # evenly in the logarithm: each decade of learning rates gets equally many trials
             value = math.exp(math.log(low) + place * (math.log(high) - math.log(low)))
         else:
             value = low + place * (high - low)
+        # rounding may lead out of the range
         return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
-
-    def _ends(self) -> tuple[float, float]:
-        low, high = (float(value) for value in self.values)
-        return low, high
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class SearchSpace:
 
     def corners(self) -> list[dict[str, Setting]]:
         """Return the settings with all lowest and with all highest values, to check that they compose."""
-        last = 1 - 2**-53
+        last = 1 - 2**-53  # the largest float below 1
         return [self.settings([place] * len(self.dimensions)) for place in (0.0, last)]
 
     def distinct(self) -> float:
@@ -96,15 +95,18 @@ class SearchSpace:
 
 def words_of(settings: Mapping[str, Setting]) -> list[str]:
     """Return settings as overrides. A text is written as it is: '[0.9,0.99]' is a list to Hydra."""
-    return [f"{key}={_text(value)}" for key, value in settings.items()]
-
-
-def _text(value: Setting) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return value if value[:1] in "[{'\"" or value.replace("%", "").isalnum() else quoted(value)
-    return repr(value)
+    words = []
+    for key, value in settings.items():
+        if isinstance(value, bool):
+            text = str(value).lower()  # YAML's words, not Python's
+        elif isinstance(value, str):
+            # lists, quoted texts, and durations such as 5% need no quotes; anything else might be Hydra's grammar
+            plain = value[:1] in "[{'\"" or value.replace("%", "").isalnum()
+            text = value if plain else quoted(value)
+        else:
+            text = repr(value)  # all digits: the run has the very number that was sampled
+        words.append(f"{key}={text}")
+    return words
 
 
 def search_space(name: str, content: Mapping[str, Any]) -> SearchSpace:
@@ -140,7 +142,12 @@ def _dimension(where: str, key: str, line: Any) -> Dimension:
                 "quotes: '[0.9,0.99]'."
             )
         return Dimension(key, kind, tuple(values))
-    if not (isinstance(values, list) and len(values) == 2 and all(_is_number(value, kind) for value in values)):
+    kinds = (int,) if kind == "int" else (int, float)
+    # not bool, which is an int in Python: {log: [false, true]} is a mistake
+    numbers = isinstance(values, list) and all(
+        isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) for value in values
+    )
+    if not numbers or len(values) != 2:
         raise ConfigError(f"{where}: {key} must have two numbers as ends of {kind}; got {shown(values)}.")
     low, high = values
     if not low < high or (kind == "log" and low <= 0):
@@ -149,11 +156,6 @@ def _dimension(where: str, key: str, line: Any) -> Dimension:
             f"{where}: {key} must have {rule}; got {shown(values)}. For a fixed value use study.overrides."
         )
     return Dimension(key, kind, (low, high))
-
-
-def _is_number(value: Any, kind: str) -> bool:
-    kinds = (int,) if kind == "int" else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def sampled(space: SearchSpace, count: int, seed: int) -> list[dict[str, Setting]]:
@@ -167,12 +169,19 @@ def sampled(space: SearchSpace, count: int, seed: int) -> list[dict[str, Setting
         count: number of settings.
         seed: of the scrambling.
     """
-    from effbench.study.storage import optuna_library
+    from effbench.study.storage import optuna_library  # scipy and Optuna take a second
 
     optuna = optuna_library()
+    # The sampler sees the unit cube, and `Dimension.at` makes settings of its points: what is tried does not depend on
+    # how a version of Optuna maps each kind of range. Sobol points are most even when their number is a power of two,
+    # which is why study.trials is 16 by default.
     unit = {each.key: optuna.distributions.FloatDistribution(0.0, 1.0) for each in space.dimensions}
     sampler = optuna.samplers.QMCSampler(
-        scramble=True, seed=seed, warn_independent_sampling=False, warn_asynchronous_seeding=False
+        # scrambled: the plain sequence begins in the corner of all lowest values, the same for every study
+        scramble=True,
+        seed=seed,
+        warn_independent_sampling=False,
+        warn_asynchronous_seeding=False,
     )
     study = optuna.create_study(sampler=sampler)
     # QMCSampler takes its dimensions from the first finished trial, and draws that one at random itself

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, PlainSerializer
 from effbench.stats import Interval
 from effbench.study.versioned_json import from_json, to_json
 
-TABLE_SCHEMA = 1
+TABLE_SCHEMA = 1  # of table.json; a field with a default does not raise it, because older files still read
 
 # StudyTable.clock: where the seconds of a run come from
 MEASURED = "measured"
@@ -259,10 +259,12 @@ def pairs_to_compare(
             arm with the baseline of its model, which is the arm of that model with the baseline's optimizer.
         baseline: name of the baseline arm, for rule 'baseline'.
     """
+    # Holm's correction counts these pairs: each one that nobody asked for costs all others power
     pairs: Iterable[tuple[Arm, Arm]] = itertools.combinations(arms, 2)
     if rule != "all":
         pairs = [(a, b) for a, b in pairs if a.model == b.model]
     if rule == "baseline":
+        # in a factorial study every model has a baseline of its own, the arm with the same optimizer
         optimizer = next((arm.optimizer for arm in arms if arm.name == baseline), None)
 
         def is_baseline(arm: Arm) -> bool:

@@ -34,13 +34,15 @@ def target_times(table: StudyTable, rules: StudyRules) -> list[TargetTimes]:
     for unit in UNITS:
         for group in groups(table.arms):
             arms = [arm.name for arm in group if runs[arm.name]]
+            # One horizon for all arms of a model: restricted means up to different times cannot be compared. A common
+            # one for all models would end with the quickest, before the large ones get anywhere.
             horizon = _horizon([list(runs[arm].values()) for arm in arms], unit)
             for arm in arms:
                 chosen = [run for _, run in sorted(runs[arm].items())]
                 longest = max(_end(run, unit) for run in chosen)
                 reached = [_hit(run, unit) is not None for run in chosen]
                 times = _times(chosen, unit, horizon)
-                several = len(chosen) > 1
+                several = len(chosen) > 1  # one run has no interval
                 found.append(
                     TargetTimes(
                         arm=arm,
@@ -75,9 +77,10 @@ def _differences(table: StudyTable, rules: StudyRules, runs: Runs, unit: Unit) -
     pairs, by_seed, means, horizons = [], [], [], []
     for a, b in table.pairs:
         seeds = common_seeds(runs, (a, b))
-        if len(seeds) < 2:
+        if len(seeds) < 2:  # no interval; fairness.py says which seeds are missing
             continue
         chosen = [[runs[arm][seed] for seed in seeds] for arm in (a, b)]
+        # of these two arms and their common seeds alone: a third arm must not change what is said of two
         horizon = _horizon(chosen, unit)
         values = [
             restricted_times(_times(each, unit, horizon), [_hit(run, unit) is not None for run in each], horizon)
@@ -87,6 +90,7 @@ def _differences(table: StudyTable, rules: StudyRules, runs: Runs, unit: Unit) -
         horizons.append(horizon)
         means.append([mean(each.tolist()) for each in values])
         by_seed.append((values[0] - values[1]).tolist())
+    # two tests with different assumptions (symmetry, normality) must agree, as for quality (comparisons.py)
     flips = p_of_each(by_seed, rules.seed)
     p_values = [max(p, t_p_value(each)) for p, each in zip(flips, by_seed, strict=True)]
     found = []
@@ -97,8 +101,9 @@ def _differences(table: StudyTable, rules: StudyRules, runs: Runs, unit: Unit) -
         # JSON must say what the sentence says: no winner in seconds that nobody can trust
         doubt = seconds_doubt((a, b), table) if unit == "seconds" else ""
         winner: Winner = "none"
+        # 1e-9: p times the number of comparisons may exceed alpha by rounding alone
         if p_holm <= rules.alpha * (1 + 1e-9) and not doubt:
-            winner = "a" if interval.estimate < 0 else "b"
+            winner = "a" if interval.estimate < 0 else "b"  # less time is better
         ratio = mean_b / mean_a if mean_a > 0 else None
         plain = TargetDifference(a, b, unit, horizon, interval, ratio, p, p_holm, winner, doubt)
         found.append(replace(plain, sentence=target_verdict(plain, table)))
@@ -118,6 +123,7 @@ def _end(run: Confirmation, unit: Unit) -> float:
 
 def _times(runs: Sequence[Confirmation], unit: Unit, horizon: float) -> list[float]:
     """Return times to the target, or of censoring: the run's end, or the horizon if it would never have reached it."""
+    # Censored, never imputed: a miss says that its time is longer than this.
     hits = [_hit(run, unit) for run in runs]
     return [
         hit if hit is not None else horizon if run.status in _ENDED_BY_ITSELF else _end(run, unit)
@@ -131,5 +137,6 @@ def _horizon(arms: Sequence[Sequence[Confirmation]], unit: Unit) -> float:
         [_end(run, unit) for run in runs if _hit(run, unit) is not None or run.status not in _ENDED_BY_ITSELF]
         for runs in arms
     ]
+    # An arm whose runs all diverged was observed for ever: it limits no one. If that is true of all arms, any end does.
     longest = [max(each) for each in ends if each]
     return min(longest) if longest else max((_end(run, unit) for runs in arms for run in runs), default=0.0)

@@ -16,6 +16,7 @@ T = TypeVar("T")
 def to_json(value: Any, version: int) -> str:
     """Return a dataclass as JSON; numbers that JSON lacks are written as 'inf', '-inf' or 'nan'."""
     plain = TypeAdapter(type(value)).dump_python(value, mode="json")
+    # allow_nan=False: Python would write NaN, which no other JSON reader takes
     return json.dumps({"schema_version": version, "value": _strict(plain)}, allow_nan=False)
 
 
@@ -33,6 +34,7 @@ def from_json(kind: type[T], text: str, version: int, what: str) -> T:
     """
     try:
         record = json.loads(text)
+        # before the fields: a newer version may have others, and "unknown field x" would not say what to do
         found = int(record["schema_version"])
         if found > version:
             raise DataError(
@@ -46,6 +48,7 @@ def from_json(kind: type[T], text: str, version: int, what: str) -> T:
 
 def _strict(value: Any) -> Any:
     """Return plain data with texts for numbers that JSON lacks; pydantic reads them as numbers."""
+    # after pydantic's mode="json", so that only dictionaries, lists and plain values are left
     if isinstance(value, dict):
         return {key: _strict(each) for key, each in value.items()}
     if isinstance(value, list):

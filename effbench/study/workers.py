@@ -63,7 +63,7 @@ class Workers:
         if worker["host"] == self.own["host"] and worker["boot"] == self.own["boot"]:
             if worker["start"] is not None:
                 # a new process may have the number of a dead one, but not its time of start
-                return _start_of(int(worker["pid"])) != worker["start"]
+                return bool(_start_of(int(worker["pid"])) != worker["start"])
             try:  # a system without /proc
                 os.kill(int(worker["pid"]), 0)  # signal 0 only checks that the process exists
             except ProcessLookupError:

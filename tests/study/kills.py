@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from effbench.study.table import StudyTable, table_from_json
+from effbench.study.table import Confirmation, StudyTable, Trial, table_from_json
 from tests.commandline import effbench
 
 WORDS = [
@@ -114,13 +114,14 @@ def main() -> None:
         assert result.returncode == 0, result.stderr
         tables = [table_in(each / FOLDER) for each in (place, alone)]
         left = sorted(each.name for each in (place / FOLDER).iterdir())
+        runs: list[Trial | Confirmation] = [*tables[0].trials, *tables[0].confirmations]
         report = {
             "kills": dict(counted),
             "trials": [len(table.trials) for table in tables],
             "final runs": [len(table.confirmations) for table in tables],
             "same settings and results": same(tables[0]) == same(tables[1]),
             "same verdicts": verdicts(place / FOLDER) == verdicts(alone / FOLDER),
-            "statuses": dict(Counter(run.status for run in (*tables[0].trials, *tables[0].confirmations))),
+            "statuses": dict(Counter(run.status for run in runs)),
             "left in the folder": left,
         }
         print(json.dumps(report, indent=1))
