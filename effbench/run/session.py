@@ -23,11 +23,10 @@ from effbench.data.batches import EvalBatches
 from effbench.data.modality import Modality
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, MissingExtraError
-from effbench.metrics import as_recorded
 from effbench.models import accounting
 from effbench.records import FINISHED, MetricsFile, keep_rows_up_to
 from effbench.report.curves import draw_curves
-from effbench.report.environment import environment, git_state, peak_memory
+from effbench.run.facts import known_at_start, macs_counter, outcome
 from effbench.run.history import Sessions
 from effbench.run.load import load_run, recorded_config
 from effbench.run.lock import claimed
@@ -42,12 +41,11 @@ from effbench.training.checkpoint_files import read_weights
 from effbench.training.distributed import DistributedContext, distributed_context
 from effbench.training.loggers import LOGGERS, FaultTolerantLogger, Start
 from effbench.training.malloc import keeping_freed_memory
-from effbench.training.meter import WARMUP_STEPS
 from effbench.training.precision import choose_precision
 from effbench.training.snapshots import load_weights
 from effbench.training.trainer import Trainer
 from effbench.training.waiting import sharing_processors
-from effbench.units import counted, human_count, seen_key, throughput_key
+from effbench.units import counted, human_count
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +162,8 @@ class _Session:
                 if batches is not None and batches.sample is not None
             }
             self._announce(trainer, data, samples)
-            self.count_macs = _macs(trainer.model, modality)
-            self.facts = self._facts(trainer, data, modality)
+            self.count_macs = macs_counter(trainer.model, modality)
+            self.facts = known_at_start(config, trainer, data, modality, self.chosen)
             if samples:
                 self.facts["data"]["evaluated"] = {which: len(batches) for which, batches in samples.items()}
 
@@ -174,7 +172,7 @@ class _Session:
             test = self._fitted_and_tested(trainer, data, modality, handler)
             if self.ranks.is_main:
                 self._count_macs()
-                self.sessions.end(trainer.state, self._outcome(trainer, test) | self.facts)
+                self.sessions.end(trainer.state, outcome(trainer, test, self.begun, self.warnings) | self.facts)
                 # After the summary: matplotlib takes a second, and a kill then costs only the picture.
                 title = f"{config.model.label} with {config.optimizer.label}"
                 try:
@@ -334,96 +332,17 @@ class _Session:
         steps = trainer.state.step + trainer.steps_left
         log.info(f"{counted(steps, 'step')}, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")
 
-    def _facts(self, trainer: Trainer, data: Splits, modality: Modality) -> dict[str, Any]:
-        """Return the summary entries that are known before the first step."""
-        counts = accounting.parameters(trainer.model)
-        return {
-            "model": {
-                "name": self.config.model.label,
-                "optimizer": self.config.optimizer.label,
-                "parameters": counts.total,
-                "trainable_parameters": counts.trainable,
-            },
-            "precision": trainer.precision.name,
-            "device": str(self.device),
-            "auto": self.chosen,
-            "processes": self.ranks.world_size,
-            "task": {"name": type(trainer.task).__name__.lower(), "metrics": as_recorded(trainer.task.displays)},
-            "data": {
-                "name": data.name,
-                "sha256": data.sha256,
-                "counts": {which: len(split) for which, split in data.named().items()},
-                "modality": f"{data.modality.__module__}.{data.modality.__qualname__}",
-                "unit": data.modality.unit,
-                "shape": list(data.shape),
-                "classes": list(data.classes),
-                **modality.record(),
-                **data.facts,
-            },
-            "environment": environment(),
-            "git": git_state(Path.cwd()),
-            "argv": sys.argv,
-        }
-
-    def _outcome(self, trainer: Trainer, test: dict[str, float]) -> dict[str, Any]:
-        """Return the summary entries that training produced."""
-        state, checkpoints, unit = trainer.state, trainer.checkpoints, trainer.train.modality.unit
-        best = None
-        if checkpoints is not None and checkpoints.ranking:
-            # (value, folder), best first
-            value, name = checkpoints.ranking[0]
-            best = {"metric": checkpoints.monitor, "value": value, "checkpoint": name}
-        return {
-            "status": state.status,
-            "stop_reason": state.stop_reason,
-            "warnings": self.warnings,
-            "metrics": {**state.metrics, **test},
-            "best": best,
-            # a fraction: a run may end within an epoch, by trainer.max_steps or a signal
-            "epochs": state.epoch + state.batch / trainer.train.steps_per_epoch,
-            "steps": state.step,
-            "skipped_steps": state.skipped,
-            "pieces": state.micro_batch_splits,
-            seen_key(unit): state.samples_seen,
-            "timing": {
-                "started": self.begun.astimezone().isoformat(timespec="seconds"),
-                "seconds": trainer.clocks.seconds(),
-                "training_s": state.training_s,
-                "elapsed_s": state.elapsed_s + trainer.clocks.seconds()["total"],  # over all sessions
-                throughput_key(unit): trainer.throughput.values(state.samples_seen).get(trainer.throughput.column),
-                f"{throughput_key(unit)}_excludes_first_steps": WARMUP_STEPS,
-            },
-            "memory": peak_memory(),
-        }
-
     def _record_failure(self, error: BaseException) -> None:
         """Record a failure. One before a resumed run took its first step leaves the earlier record unchanged."""
         before = (self.folder / "summary.json").is_file()
         if not self.ranks.is_main or not self.folder.is_dir() or (before and not self.facts):
             return
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        outcome = {"status": status, "error": f"{type(error).__name__}: {error}", "metrics": {}, "argv": sys.argv}
+        entries = {"status": status, "error": f"{type(error).__name__}: {error}", "metrics": {}, "argv": sys.argv}
         self._count_macs()
-        self.sessions.fail(status, outcome | self.facts)
+        self.sessions.fail(status, entries | self.facts)
 
     def _count_macs(self) -> None:
         """Count MACs now, while no training step waits."""
         if self.facts:
             self.facts["model"]["macs"] = self.count_macs()
-
-
-def _macs(model: nn.Module, modality: Modality) -> Callable[[], int | None]:
-    """Return a function that counts the MACs of one sample; None for a user's model that cannot be counted.
-
-    The model is copied now: after a training step it may hold state that cannot be copied.
-    """
-
-    def attempt(call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except Exception as error:  # noqa: BLE001 - an error of the user's model must not fail the run
-            log.info(f"note: the model's MACs cannot be counted: {error}")
-            return None
-
-    shapes = attempt(lambda: accounting.without_data(model, "meta"))
-    return lambda: None if shapes is None else attempt(lambda: accounting.macs(shapes, modality.example()).macs)
