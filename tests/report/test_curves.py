@@ -125,9 +125,10 @@ def test_losses_that_are_not_finite_are_no_fault_of_the_picture(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_training_curve_falls_back_to_epoch_rows(tmp_path: Path, drawn: list[Figure]) -> None:
-    write(tmp_path, [row for row in run() if row["row"] == "epoch"])
+    epochs = [row for row in run() if row["row"] == "epoch"]
+    write(tmp_path, [*epochs, {**epochs[-1], "epoch": 3, "step": 12}])
     draw_curves(tmp_path, "x", DISPLAYS)
-    assert lines(drawn[0], 0)["train"] == ([4, 8], [9.0, 9.0])
+    assert lines(drawn[0], 0)["train"] == ([4, 8, 12], [9.0, 9.0, 9.0])
 
 
 def test_without_metrics_there_is_no_picture(tmp_path: Path) -> None:
