@@ -40,7 +40,6 @@ from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping, Sto
 from effbench.training.ema import Ema, NoEma, OptimizerAverage, WeightAverage, averages_itself
 from effbench.training.failure_policies import (
     BufferSnapshot,
-    NoBufferSnapshot,
     RaiseOnOutOfMemory,
     SkipNonFinite,
     SplitOnOutOfMemory,
@@ -106,7 +105,7 @@ def trainer(
         # With 16-mixed torch's GradScaler looks for gradients that are not finite, and skips the step itself.
         nonfinite_policy=SkipNonFinite(ranks, precision.name != "16-mixed") if section.on_nonfinite == "skip" else None,
         oom_policy=oom(modality.size_key),
-        buffer_snapshot=BufferSnapshot(net) if undoes else NoBufferSnapshot(),
+        buffer_snapshot=BufferSnapshot(net.buffers() if undoes else ()),
         early_stopping=_early_stopping(config, planned.rise),
         statistics=_statistics(config, net, averages_itself(over), train, ranks, precision),
         checkpoints=checkpoints,

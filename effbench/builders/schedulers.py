@@ -13,12 +13,13 @@ from effbench.automatic import AUTO
 from effbench.builders.factories import construct
 from effbench.config.schema import Config
 from effbench.errors import ConfigError
+from effbench.schedulers import Schedule
 from effbench.target_allowlist import resolve
-from effbench.training.schedule import Schedule, TorchSchedule
+from effbench.training.schedule import TorchSchedule
 from effbench.units import steps_from
 
 
-def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch: int) -> Schedule:
+def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch: int) -> Schedule | TorchSchedule:
     """Build the schedule. Options written as spans ('5%', '2 epochs', 'total') become steps.
 
     Args:

@@ -7,6 +7,7 @@ or a loss of torch.nn (such as torch.nn.SmoothL1Loss), whose mean over outputs i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
@@ -149,11 +150,11 @@ class MeanSquaredError(Loss):
         return F.mse_loss(outputs, targets, reduction="none").mean(1).sum()
 
 
+@dataclass(eq=False)
 class OfTorch(Loss):
     """A loss of torch.nn, constructed with reduction='none'."""
 
-    def __init__(self, module: nn.Module):
-        self.module = module
+    module: nn.Module
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
         # Terms are (B, K) for element-wise losses, averaged so that K does not scale gradients, and (B,) for losses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,10 +25,13 @@ class Tallies:
 
     def __init__(self, metrics: Sequence[Metric], num_outputs: int):
         self.metrics = tuple(metrics)
-        self._sizes = [metric.size(num_outputs) for metric in self.metrics]
+        ends = list(accumulate((metric.size(num_outputs) for metric in self.metrics), initial=len(_OWN)))
+        self._length = ends[-1]
+        # The numbers of each metric in the vector: (metric, slice).
+        self._parts = list(zip(self.metrics, map(slice, ends, ends[1:]), strict=True))
 
     def __len__(self) -> int:
-        return len(_OWN) + sum(self._sizes)
+        return self._length
 
     def of(self, loss_sum: Tensor, outputs: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the vector of a batch, float64 (len,) on the device. Nothing is read from the device.
@@ -44,24 +48,29 @@ class Tallies:
         seen = outputs.detach()  # metrics must not keep the graph, and so the activations, alive
         return torch.cat([own, *(metric.sums(seen, targets) for metric in self.metrics)])
 
-    def values(self, sums: Tensor) -> dict[str, float]:
-        """Return metric name -> value: {} without samples, no loss if all samples have weight 0."""
+    def values(self, sums: Tensor, prefix: str = "") -> dict[str, float]:
+        """Return metric name -> value: {} without samples, no loss if all samples have weight 0.
+
+        Args:
+            sums: the vector.
+            prefix: of the names, such as 'train/'.
+        """
         numbers = sums.tolist()  # the only read from the device
         loss, weight, samples = numbers[: len(_OWN)]
         if samples == 0:
             return {}
-        found = {LOSS: loss / weight} if weight else {}
-        for metric, part in zip(self.metrics, self._parts(numbers[len(_OWN) :]), strict=True):
-            value = metric.value(part, samples)
+        found = {f"{prefix}{LOSS}": loss / weight} if weight else {}
+        for metric, part in self._parts:
+            value = metric.value(numbers[part], samples)
             if value is not None:
-                found[metric.name] = value
+                found[f"{prefix}{metric.name}"] = value
         return found
 
     def named(self, sums: Tensor) -> dict[str, Tensor]:
         """Return the vector as name -> tensor, as checkpoints hold it."""
         own = dict(zip(_OWN, sums[: len(_OWN)], strict=True))
-        metrics = zip(self.metrics, self._parts(sums[len(_OWN) :]), strict=True)
-        return {**own, **{f"metric/{metric.name}": part.clone() for metric, part in metrics}}
+        # clone: torch.save writes the whole memory behind a view, for each metric again
+        return {**own, **{f"metric/{metric.name}": sums[part].clone() for metric, part in self._parts}}
 
     def from_named(self, named: Mapping[str, Any]) -> Tensor:
         """Return the vector of `named`, with zeros for a metric that was not measured then."""
@@ -69,13 +78,9 @@ class Tallies:
         for place, name in enumerate(_OWN):
             sums[place] = named[name]
         # By name, not by position: a resumed run may have other metrics, or the same in another order.
-        for metric, part in zip(self.metrics, self._parts(sums[len(_OWN) :]), strict=True):
+        for metric, part in self._parts:
             before = named.get(f"metric/{metric.name}")
-            if before is not None and len(before) == len(part):
-                part.copy_(before)
+            # Another length: the metric of a user's may count something else since.
+            if before is not None and len(before) == len(sums[part]):
+                sums[part] = before
         return sums
-
-    def _parts(self, values: Any) -> list[Any]:
-        """Cut the values into the parts of each metric."""
-        ends = [sum(self._sizes[: index + 1]) for index in range(len(self._sizes))]
-        return [values[end - size : end] for end, size in zip(ends, self._sizes, strict=True)]

@@ -88,10 +88,7 @@ class RefreshStatistics(NormStatistics):
             return
         momentum = min(momenta)  # usually one value for all norms
         if self._batch_size < momentum * SAMPLES or (1 - momentum) ** steps > _START_LEFT:
-            self._make(model, splits)
-
-    def _make(self, model: nn.Module, splits: int) -> None:
-        make_statistics(model, self._norms, self._batches(self.eval_batch_size // splits), self._precision)
+            make_statistics(model, self._norms, self._batches(self.eval_batch_size // splits), self._precision)
 
 
 class AveragedStatistics(RefreshStatistics):
@@ -105,7 +102,7 @@ class AveragedStatistics(RefreshStatistics):
 
     def refresh(self, model: nn.Module, steps: int, splits: int = 1) -> None:
         if self._made_at != steps:  # validation and save after the same step share one pass
-            self._make(model, splits)
+            make_statistics(model, self._norms, self._batches(self.eval_batch_size // splits), self._precision)
             self._made_at = steps
 
     refresh_to_save = refresh

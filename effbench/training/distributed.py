@@ -31,9 +31,9 @@ class DistributedContext:
         return model
 
     def gradients_at(self, last: bool, model: nn.Module) -> AbstractContextManager[Any]:
-        """Exchange gradients only in the last micro-batch of a step."""
-        del last, model  # there is nobody to exchange with
-        return nullcontext()
+        """Exchange gradients only in the last micro-batch of a step: earlier ones add up on each rank."""
+        # A wrapped model averages in its backward pass; a single process has nobody to exchange with.
+        return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the elementwise sum over the processes."""
@@ -67,13 +67,6 @@ class ProcessGroup(DistributedContext):
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise EffbenchError("nothing to train: every parameter is frozen.")
         return DistributedDataParallel(model)
-
-    def gradients_at(self, last: bool, model: nn.Module) -> AbstractContextManager[Any]:
-        if last:  # DDP averages in the backward pass; earlier micro-batches only add up on each rank
-            return nullcontext()
-        assert isinstance(model, DistributedDataParallel)
-        no_sync: AbstractContextManager[Any] = model.no_sync()
-        return no_sync
 
     def sum(self, values: Tensor) -> Tensor:
         total = values.to(self._device, copy=True)  # NCCL takes CUDA tensors only; all_reduce changes it in place

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,43 +24,26 @@ log = logging.getLogger(__name__)
 SKIPS_IN_A_ROW = 20  # after so many the run has failed, not a single batch
 
 
-class StepRollback:
-    """Restores the model's buffers if a step is skipped: its forward passes have changed batch norm's statistics."""
+class BufferSnapshot:
+    """Restores the model's buffers if a step is taken back: its forward passes have changed batch norm's statistics.
 
-    def begin(self) -> None:
-        """Called before a step's first forward pass."""
+    Args:
+        buffers: those of the model; none for policies that never take a step back.
+    """
 
-    def undo(self) -> None:
-        """Restore what the forward passes since `begin` changed."""
-
-
-class NoBufferSnapshot(StepRollback):
-    """For policies that never skip a step."""
-
-
-class BufferSnapshot(StepRollback):
-    """Copies all buffers at every step."""
-
-    def __init__(self, model: nn.Module):
-        self._buffers = list(model.buffers())
+    def __init__(self, buffers: Iterable[Tensor] = ()):
+        self._buffers = list(buffers)
         self._kept: list[Tensor] = []
 
     def begin(self) -> None:
+        """Called before a step's first forward pass."""
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def undo(self) -> None:
+        """Restore what the forward passes since `begin` changed."""
+        # In place: the modules hold these very tensors, and so does a compiled model.
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(kept)
-
-
-class NonFinitePolicy(Protocol):
-    """trainer.on_nonfinite: what happens after a loss or gradient that is NaN or infinite."""
-
-    def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
-        """Return what is not finite after a step's backward passes, such as 'loss is nan'; None if all is finite."""
-
-    def skip(self, state: TrainState, what: str) -> bool:
-        """Count and log a step that is skipped; return False if the run must end instead."""
 
 
 @dataclass
@@ -75,9 +57,11 @@ class StopAtNonFinite:
     check_each_step: bool = True
 
     def found(self, loss: Tensor, parameters: Sequence[Tensor]) -> str | None:
+        """Return what is not finite after a step's backward passes, such as 'loss is nan'; None if all is finite."""
         return f"loss is {float(loss)}" if self.check_each_step and not math.isfinite(loss) else None
 
     def skip(self, state: TrainState, what: str) -> bool:
+        """Count and log a step that is skipped; return False if the run must end instead."""
         return False
 
 
@@ -106,8 +90,18 @@ class SkipNonFinite:
         return state.skipped_in_a_row < SKIPS_IN_A_ROW
 
 
-class OutOfMemoryPolicy(Protocol):
-    """trainer.on_oom: what happens if a batch does not fit into memory."""
+NonFinitePolicy = StopAtNonFinite | SkipNonFinite  # trainer.on_nonfinite
+
+
+@dataclass
+class RaiseOnOutOfMemory:
+    """on_oom=raise: the message names what to reduce.
+
+    Attributes:
+        size_key: the config key that makes a sample smaller, or None.
+    """
+
+    size_key: str | None = None
 
     def next_split_count(self, what: str, key: str, batch_size: int, splits: int, error: BaseException) -> int:
         """Return how many micro-batches to split a batch into from now on.
@@ -122,19 +116,6 @@ class OutOfMemoryPolicy(Protocol):
         Raises:
             EffbenchError: the policy or the batch size allows no further split.
         """
-
-
-@dataclass
-class RaiseOnOutOfMemory:
-    """on_oom=raise: the message names what to reduce.
-
-    Attributes:
-        size_key: the config key that makes a sample smaller, or None.
-    """
-
-    size_key: str | None = None
-
-    def next_split_count(self, what: str, key: str, batch_size: int, splits: int, error: BaseException) -> int:
         lower = ", ".join([key, self.size_key] if self.size_key else [key])
         raise EffbenchError(
             f"out of memory in {what} at {key}={batch_size}: lower {lower} or the model, or let trainer.on_oom=halve "
@@ -164,6 +145,9 @@ class SplitOnOutOfMemory:
             "now on; the effective batch stays"
         )
         return 2 * splits
+
+
+OutOfMemoryPolicy = RaiseOnOutOfMemory | SplitOnOutOfMemory  # trainer.on_oom
 
 
 @contextmanager

@@ -39,16 +39,13 @@ class Meter:
         """Return 'train/<metric>' over the steps since the last call, or since the epoch began."""
         sums = self._read()
         window, self._logged = sums - self._logged, sums
-        return self._means(window)
+        return self._tallies.values(window, "train/")
 
     def epoch_means(self) -> dict[str, float]:
         """Return 'train/<metric>' over the epoch, and reset the sums for the next one."""
         sums = self._read()
         self._sums, self._logged = None, self._zeros
-        return self._means(sums)
-
-    def _means(self, sums: Tensor) -> dict[str, float]:
-        return {f"train/{name}": value for name, value in self._tallies.values(sums).items()}
+        return self._tallies.values(sums, "train/")
 
     def _read(self) -> Tensor:
         return self._zeros if self._sums is None else self._ranks.sum(self._sums).cpu()

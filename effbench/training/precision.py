@@ -9,70 +9,40 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+# 16-mixed scales the loss (arXiv:1710.03740, section 3.2): the smallest normal number of float16 is 6e-5, and without
+# a scale most gradients of a deep network would be 0. bfloat16 has float32's range, so nothing is scaled.
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
 
 class Precision:
-    """32-true: no autocast, no loss scaling. Base of the others."""
+    """A number format. Weights and gradients are float32 in all of them.
 
-    name = "32-true"
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def unscale(self, optimizer: Optimizer) -> None:
-        """Convert the gradients to true units; clipping and penalties come after it."""
-
-    def step(self, optimizer: Optimizer) -> bool:
-        """Step the optimizer; return False if loss scaling skipped the step because gradients overflowed."""
-        optimizer.step()
-        return True
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-class Autocast(Precision):
-    """Half precision for the operations that torch lists as safe in it; weights and gradients stay float32."""
-
-    dtype: torch.dtype
-
-    def __init__(self, device: torch.device):
-        self._device = device.type
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self._device, self.dtype)
-
-
-class BFloat16(Autocast):
-    """bf16-mixed: bfloat16 has float32's range, so nothing is scaled."""
-
-    name, dtype = "bf16-mixed", torch.bfloat16
-
-
-class Float16(Autocast):
-    """16-mixed: float16 with dynamic loss scaling (arXiv:1710.03740, section 3.2).
-
-    The smallest normal number of float16 is 6e-5: without a scale most gradients of a deep network would be 0.
+    Args:
+        name: a key of DTYPES.
+        device: where the forward pass runs.
     """
 
-    name, dtype = "16-mixed", torch.float16
+    def __init__(self, name: str = "32-true", device: torch.device | None = None):
+        self.name = name
+        self._device = "cpu" if device is None else device.type
+        # Without float16 the scaler is off, and each of its methods does nothing or calls the optimizer's own.
+        self._scaler = torch.amp.GradScaler(self._device, enabled=DTYPES[name] is torch.float16)
 
-    def __init__(self, device: torch.device):
-        super().__init__(device)
-        self._scaler = torch.amp.GradScaler(self._device)
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of a forward pass: torch chooses the operations that half precision is safe for."""
+        # Not autocast with enabled=False: it would end an autocast region around it.
+        return nullcontext() if self.name == "32-true" else torch.autocast(self._device, DTYPES[self.name])
 
     def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of the loss, in units of the loss scale."""
         self._scaler.scale(loss).backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
+        """Convert the gradients to true units; clipping and penalties come after it."""
         self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> bool:
+        """Step the optimizer; return False if loss scaling skipped the step because gradients overflowed."""
         before = self._scaler.get_scale()
         self._scaler.step(optimizer)
         self._scaler.update()
@@ -80,9 +50,11 @@ class Float16(Autocast):
         return bool(self._scaler.get_scale() >= before)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the scale and its counters; {} without loss scaling."""
         return dict(self._scaler.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a state of `state_dict`."""
         self._scaler.load_state_dict(state)
 
 
@@ -96,6 +68,4 @@ def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
         name, why = "bf16-mixed", "auto: this GPU computes in bfloat16"
     elif name == "auto":
         name, why = "16-mixed", "auto: this GPU has no bfloat16, so float16 with loss scaling"
-    if name == "16-mixed":
-        return Float16(device), why
-    return (BFloat16(device) if name == "bf16-mixed" else Precision()), why
+    return Precision(name, device), why

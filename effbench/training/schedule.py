@@ -1,41 +1,19 @@
-"""The interface of learning-rate schedules for the training loop, and an adapter for torch's schedulers."""
+"""Torch's learning-rate schedulers, adapted to the training loop."""
 
 from __future__ import annotations
 
 import copy
 import warnings
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
 
 
-@runtime_checkable
-class Schedule(Protocol):
-    """Interface: `step` after each optimizer step, `observe` with the monitored metric after each validation.
+class TorchSchedule:
+    """Adapter for a torch.optim.lr_scheduler class, with the methods of effbench.schedulers.Schedule.
 
-    `move_to` sets the number of steps taken, after a state was loaded. `rise` is the number of optimizer steps until
-    the learning rate no longer rises.
-    """
-
-    @property
-    def rise(self) -> int: ...
-
-    def step(self) -> None: ...
-
-    def move_to(self, step: int) -> None: ...
-
-    def observe(self, metric: float) -> None: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
-
-
-class TorchSchedule(Schedule):
-    """Adapter for a torch.optim.lr_scheduler class: it advances on optimizer steps and ignores validations.
-
-    Its `rise` is unknown, so 0.
+    It advances on optimizer steps and ignores validations.
 
     Args:
         scheduler: the scheduler.
@@ -43,7 +21,7 @@ class TorchSchedule(Schedule):
             of steps is loaded, because torch's state holds the options and would restore the old ones.
     """
 
-    rise = 0
+    rise = 0  # how long the learning rate rises is unknown: early stopping counts every check
 
     def __init__(self, scheduler: LRScheduler, options: Mapping[str, Any] | None = None):
         self._scheduler = scheduler

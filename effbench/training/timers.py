@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TypeVar
 
 Item = TypeVar("Item")
-NAMES = ("data", "forward_backward", "optimizer", "statistics", "evaluation", "checkpoint", "compile")
 
 
+@dataclass(slots=True, eq=False)
 class Clock:
     """`with clock:` adds the seconds inside to `clock.seconds`."""
 
-    __slots__ = ("_start", "seconds")
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._start = 0.0
+    seconds: float = 0.0
+    _start: float = field(default=0.0, init=False)
 
     def __enter__(self) -> None:
         self._start = time.perf_counter()
@@ -29,18 +27,22 @@ class Clock:
         self.seconds += time.perf_counter() - self._start
 
 
+@dataclass(eq=False)
 class Clocks:
-    """One clock for each name in NAMES: seconds of this process on the host, while a GPU may still compute."""
+    """Clocks that never run at the same time: seconds of this process on the host, while a GPU may still compute."""
 
-    def __init__(self) -> None:
-        self.data, self.forward_backward, self.optimizer = Clock(), Clock(), Clock()
-        self.evaluation, self.checkpoint, self.compile = Clock(), Clock(), Clock()
-        self.statistics = Clock()  # recomputing batch norm's statistics before a validation
-        self._begun = time.perf_counter()  # of the process's training, not of the run
+    data: Clock = field(default_factory=Clock)
+    forward_backward: Clock = field(default_factory=Clock)
+    optimizer: Clock = field(default_factory=Clock)
+    statistics: Clock = field(default_factory=Clock)  # recomputing batch norm's statistics before a validation
+    evaluation: Clock = field(default_factory=Clock)
+    checkpoint: Clock = field(default_factory=Clock)
+    compile: Clock = field(default_factory=Clock)
+    _begun: float = field(default_factory=time.perf_counter, init=False)  # of the process's training, not of the run
 
     def seconds(self) -> dict[str, float]:
         """Return seconds by clock, `other` for all else, and `total`."""
-        by_name = {name: getattr(self, name).seconds for name in NAMES}
+        by_name = {name: part.seconds for name, part in vars(self).items() if isinstance(part, Clock)}
         total = time.perf_counter() - self._begun
         return {**by_name, "other": total - sum(by_name.values()), "total": total}
 

@@ -18,6 +18,7 @@ from effbench.data.batches import EvalBatches, StepBatches, TrainBatches
 from effbench.errors import EffbenchError, first_line
 from effbench.models.adapt import set_train_mode
 from effbench.randomness import Purpose, seed_of_step
+from effbench.schedulers import Schedule
 from effbench.tasks.task import Task
 from effbench.training.batch_norm_statistics import KeepStatistics, NormStatistics
 from effbench.training.callbacks import Callbacks, Context
@@ -29,11 +30,10 @@ from effbench.training.early_stopping import NoEarlyStopping, StoppingRule
 from effbench.training.ema import NoEma, WeightAverage
 from effbench.training.evaluation import evaluate
 from effbench.training.failure_policies import (
-    NoBufferSnapshot,
+    BufferSnapshot,
     NonFinitePolicy,
     OutOfMemoryPolicy,
     RaiseOnOutOfMemory,
-    StepRollback,
     StopAtNonFinite,
     first_not_finite,
     is_out_of_memory,
@@ -43,7 +43,7 @@ from effbench.training.failure_policies import (
 from effbench.training.meter import Meter, Throughput
 from effbench.training.penalty import L1Penalty, logits_of
 from effbench.training.precision import Precision
-from effbench.training.schedule import Schedule
+from effbench.training.schedule import TorchSchedule
 from effbench.training.snapshots import snapshot_of
 from effbench.training.state import Limits, TrainState
 from effbench.training.timers import Clocks
@@ -79,7 +79,7 @@ class Trainer:
     model: nn.Module
     forward: nn.Module
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: Schedule | TorchSchedule
     train: TrainBatches
     val: EvalBatches | None
     limits: Limits
@@ -90,7 +90,7 @@ class Trainer:
     ema: WeightAverage | None = None
     nonfinite_policy: NonFinitePolicy | None = None  # default: stop; losses are checked if that is free
     oom_policy: OutOfMemoryPolicy = field(default_factory=RaiseOnOutOfMemory)
-    buffer_snapshot: StepRollback = field(default_factory=NoBufferSnapshot)
+    buffer_snapshot: BufferSnapshot = field(default_factory=BufferSnapshot)
     statistics: NormStatistics = field(default_factory=KeepStatistics)
     early_stopping: StoppingRule = field(default_factory=NoEarlyStopping)
     checkpoints: Checkpoints | None = None

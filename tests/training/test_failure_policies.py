@@ -82,7 +82,7 @@ def skipping(net: nn.Module, bad: Collection[int], precision: str = "32-true", v
         forward=forward,
         precision=chosen,
         nonfinite_policy=rule,
-        buffer_snapshot=BufferSnapshot(net),
+        buffer_snapshot=BufferSnapshot(net.buffers()),
         **parts,
     )
     forward.state = run.state
@@ -310,7 +310,7 @@ def halving(net: nn.Module, room: int, steps: int = STEPS, after: int = 0, **par
         steps,
         forward=forward,
         oom_policy=SplitOnOutOfMemory(),
-        buffer_snapshot=BufferSnapshot(net),
+        buffer_snapshot=BufferSnapshot(net.buffers()),
         **parts,
     )
 

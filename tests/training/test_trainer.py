@@ -24,8 +24,6 @@ from effbench.training.distributed import DistributedContext
 from effbench.training.early_stopping import EarlyStopping, NoEarlyStopping
 from effbench.training.ema import Ema, NoEma, OptimizerAverage
 from effbench.training.failure_policies import (
-    BufferSnapshot,
-    NoBufferSnapshot,
     RaiseOnOutOfMemory,
     SkipNonFinite,
     SplitOnOutOfMemory,
@@ -478,7 +476,6 @@ PARTS = {
     "ema": (NoEma, Ema, OptimizerAverage),
     "nonfinite_policy": (StopAtNonFinite, SkipNonFinite),
     "oom_policy": (RaiseOnOutOfMemory, SplitOnOutOfMemory),
-    "buffer_snapshot": (NoBufferSnapshot, BufferSnapshot),
     "statistics": (KeepStatistics, RefreshStatistics, AveragedStatistics),
     "early_stopping": (NoEarlyStopping, EarlyStopping),
 }
