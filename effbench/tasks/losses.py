@@ -52,6 +52,7 @@ class Loss:
         """Move the loss's tensors and modules to the device, and return the loss."""
         for name, value in dict(vars(self)).items():
             if isinstance(value, Tensor | nn.Module):
+                # a module moves in place, a tensor does not: keep what is returned
                 setattr(self, name, value.to(device))
         return self
 
@@ -92,6 +93,8 @@ class CrossEntropy(_OfClasses):
         self.label_smoothing = label_smoothing
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        # torch spreads the mass over all K classes, the target's own included, as the paper does. With reduction='sum'
+        # it does not divide by the class weights: `divisor` does, for the whole step.
         return F.cross_entropy(
             outputs, targets, self.class_weights, reduction="sum", label_smoothing=self.label_smoothing
         )
@@ -115,7 +118,11 @@ class Focal(_OfClasses):
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
         log_p_BK = F.log_softmax(outputs, dim=1)  # finite where softmax underflows to 0, whose logarithm is -inf
         shares_BK = F.one_hot(targets, outputs.shape[1]) if targets.dim() == 1 else targets
-        terms_BK = -((1 - log_p_BK.exp()) ** self.gamma) * log_p_BK * shares_BK
+        rest_BK = 1 - log_p_BK.exp()
+        if 0 < self.gamma < 1:
+            # The power's slope is infinite at 0, where rounding puts a sure sample: its gradient would be NaN.
+            rest_BK = torch.expm1(log_p_BK).neg().clamp_min(torch.finfo(log_p_BK.dtype).tiny)
+        terms_BK = -(rest_BK**self.gamma) * log_p_BK * shares_BK
         return (terms_BK if self.class_weights is None else terms_BK * self.class_weights).sum()
 
 
@@ -138,6 +145,7 @@ class BinaryCrossEntropy(Loss):
         # made on the device of the outputs: a copy from the host would synchronize a GPU
         weight = outputs.new_full((outputs.shape[1],), self.pos_weight)
         terms_BK = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none", pos_weight=weight)
+        # the mean over labels: loss and gradients do not grow with their number
         return terms_BK.mean(1).sum()
 
 
@@ -147,6 +155,7 @@ class MeanSquaredError(Loss):
     targets = ("values",)
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        # the mean over D, as torch's own mean over all elements; then the sum over samples
         return F.mse_loss(outputs, targets, reduction="none").mean(1).sum()
 
 
@@ -186,6 +195,7 @@ def class_weights(choice: Sequence[float] | str | None, labels: Tensor, num_clas
             f"loss.class_weights must hold one number for each of the {num_classes} classes; got {len(choice)}."
         )
     weights = torch.tensor(choice, dtype=torch.float32)
+    # with weight 0 for all classes that occur, every step would be 0/0
     if not weights.isfinite().all() or not weights[labels.unique()].any():
         raise ConfigError(
             f"loss.class_weights must be finite, and above 0 for some class of the train split; got {list(choice)}."

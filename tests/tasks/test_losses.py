@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench.errors import ConfigError
-from effbench.tasks.losses import CrossEntropy, class_weights
+from effbench.tasks.losses import CrossEntropy, Focal, class_weights
 
 B, K = 13, 5
 WEIGHTS = torch.tensor([0.2, 1.0, 3.0, 0.0, 0.7])
@@ -100,3 +100,18 @@ def test_a_wrong_number_of_weights_is_named():
 def test_weights_by_which_nothing_is_learnt_are_refused(weights, labels):
     with pytest.raises(ConfigError, match=r"loss\.class_weights must be finite, and above 0 for some class"):
         class_weights(weights, torch.tensor(labels), 2)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9, 1.0, 2.0])
+@pytest.mark.parametrize("lead", [0.0, 5.0, 20.0, 200.0])
+def test_focal_gradients_are_finite_for_sure_samples(gamma: float, lead: float) -> None:
+    """With gamma below 1 the slope of (1 - p)^gamma is infinite at p = 1, where float32 puts a lead of 20."""
+    logits = torch.tensor([[lead, 0.0, 0.0]], requires_grad=True)
+    Focal(gamma).summed(logits, torch.tensor([0])).backward()
+    exact = torch.tensor([[lead, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    log_p = exact.log_softmax(1)[0, 0]
+    rest = exact.softmax(1)[0, 1:].sum()  # 1 - p without the difference
+    (-(rest**gamma) * log_p).backward()
+    assert logits.grad is not None
+    assert exact.grad is not None
+    assert torch.allclose(logits.grad.double(), exact.grad.nan_to_num(0.0), rtol=1e-3, atol=1e-6)
