@@ -128,6 +128,7 @@ class TrainBatches:
         self.seed, self.num_workers, self.timeout_s, self.shard = seed, num_workers, timeout_s, shard or Shard()
         self._sizes = step_sizes(len(split), batch_size, accumulate, drop_last, self.shard.world, modality.unit)
         if limit_steps is not None:
+            # the first steps of each epoch's own order, so that epochs still read different samples
             self._sizes = self._sizes[:limit_steps]
         self.steps_per_epoch = len(self._sizes)
         self._order: tuple[int, Tensor] | None = None  # epoch, its order of samples
@@ -141,6 +142,7 @@ class TrainBatches:
         places = [(epoch, step, part) for step in steps for part in range(num_parts[step])]
         batches = prefetch(lambda place: self.make(*place), places, self.num_workers, self.timeout_s)
         for step in steps:
+            # All steps share one iterator, so that workers prepare the next step's batches while this one trains.
             due = islice(batches, num_parts[step])
             mass = partial(self.class_mass, epoch, step)
             parts = self._micro_batches(epoch, step, due)
@@ -159,6 +161,7 @@ class TrainBatches:
 
     def _samples(self, epoch: int, step: int, part: int) -> Tensor:
         """Return the indices in the split of this rank's samples in micro-batch `part`."""
+        # of the micro-batch over all ranks, so that ranks divide it as one process would read it
         whole = self.step_indices(epoch, step)[part * self.batch_size :][: self.batch_size]
         return whole[slice(*self.shard.bounds(len(whole)))]
 
@@ -201,6 +204,7 @@ class TrainBatches:
             low, high = self.shard.bounds(min(self.batch_size, len(indices) - first))
             rows = slice(first + low, first + high)
             inputs = self.modality.batch(self.split.inputs, indices, plan, rows)
+            # mixed on the CPU, where the split's labels are, and sent once
             targets = self.split.labels[indices[rows]]
             if "partner" in plan:  # targets are mixed as the inputs are; a partner may be in another micro-batch
                 partners = self.split.labels[indices[plan["partner"][rows]]]
@@ -219,6 +223,7 @@ class TrainBatches:
                 generator = torch.Generator().manual_seed(seed_of_step(self.seed, Purpose.AUGMENT, epoch, step))
                 plan = self.modality.draw(len(indices), generator)
             self._plans[epoch, step] = plan  # now the most recently used
+            # Each worker may be at another step; an older step is needed only to repeat it, and is drawn again then.
             while len(self._plans) > self.num_workers + 2:
                 del self._plans[next(iter(self._plans))]
         return indices, plan
@@ -285,6 +290,7 @@ class EvalBatches:
         if self.sample is None:
             return f"all {len(self):,} {self.modality.unit}s"
         part = f"a sample of {len(self):,} of {len(self.split):,} {self.modality.unit}s"
+        # labels (N, K) have no classes to count
         if self.split.labels.dim() > 1:
             return part
         seen, every = (len(labels.unique()) for labels in (self.split.labels[self.sample], self.split.labels))
@@ -300,6 +306,7 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         starts = range(self.low, self.high, self.batch_size)
         batches = prefetch(self._make, starts, self.num_workers, self.timeout_s)
+        # strict: prefetch gives one result for each start, in order
         for start, get in zip(starts, batches, strict=True):
             yield wait_for_batch(get, "an evaluation", partial(self._rows, start)).synchronized()
 

@@ -56,6 +56,7 @@ class Modality(ABC):
     """
 
     unit: ClassVar[str]
+    # a class attribute: messages name it before any sample is read
     layout: ClassVar[str]
     augmentation: ClassVar[type | None] = None
     size_key: ClassVar[str | None] = None
@@ -64,6 +65,7 @@ class Modality(ABC):
 
     def __init__(self, shape: Sequence[int], device: torch.device | None = None):
         self.shape = tuple(map(int, shape))
+        # here and not in each subclass: batches of all modalities go the same way to the device
         self.transfer = Transfer(device or torch.device("cpu"))
 
     # --- dataset and fit
@@ -116,6 +118,7 @@ class Modality(ABC):
 
     def example(self, count: int = 1) -> Tensor:
         """Return a batch of model inputs with arbitrary values, on the default device."""
+        # zeros: only shapes count, for building, accounting and benchmarks
         return torch.zeros(count, *self.shape)
 
     # --- batches of training and evaluation
@@ -158,6 +161,7 @@ class Modality(ABC):
 
     def given(self, inputs: Any) -> Iterator[Tensor]:
         """Yield the inputs of `run.predict` as samples, some at a time. Raises ConfigError for unsupported inputs."""
+        # as_tensor shares the memory of an array: nothing here may change the samples
         yield self.required(torch.as_tensor(inputs))
 
     def required(self, samples: Tensor) -> Tensor:
@@ -193,6 +197,7 @@ class Modality(ABC):
 
     def portable_example(self) -> Tensor:
         """Return two samples in the form of `portable`: with one sample an exporter would fix the batch size."""
+        # seeded here: an export must not depend on the state of torch's generator
         return torch.rand(2, *self.shape, generator=torch.Generator().manual_seed(0))
 
     def export_facts(self) -> dict[str, Any]:
@@ -225,7 +230,9 @@ class Normalise(nn.Module):
         super().__init__()
         # Buffers, not parameters: exporters store them as constants, and optimizers do not see them.
         for name, values in (("mean", mean), ("std", std)):
+            # (C, 1, 1) for images and (F,) for rows: they broadcast over the batch
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, *[1] * inner_dims))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        # a division, not a product with 1 / std: the run normalises so, and an exported model must agree
         return (inputs - self.get_buffer("mean")) / self.get_buffer("std")

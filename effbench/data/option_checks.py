@@ -44,6 +44,7 @@ def check_memory(num_bytes: int, *keys: str) -> None:
     """
     # Without the check, torch refuses with its own words, or the system ends the process without any.
     with suppress(ValueError, AttributeError):  # not every system tells
+        # all memory, not what is free now: that changes from one second to the next
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if num_bytes > memory:
             raise ConfigError(
@@ -56,6 +57,7 @@ def given_folder(key: str, value: object) -> Path | None:
     """Return the absolute path of a folder option; None if it is not set. Raises ConfigError."""
     if value is None or value == "":
         return None
+    # a number from Python, say: Path() would raise a TypeError that names no key
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"data.{key} must be a folder's path, as text; got {shown(value)}.")
     return expanded(value).absolute()

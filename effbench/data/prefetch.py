@@ -46,6 +46,7 @@ def prefetch(
     Raises:
         BatchTimeoutError: raised by a callable if `timeout_s` is exceeded.
     """
+    # the caller's own thread makes each result when it takes it: nothing can be timed
     if workers == 0:
         yield from (partial(make, item) for item in items)
         return
@@ -93,6 +94,7 @@ def _message(batch_name: str, samples: slice | Tensor, why: str) -> str:
 
 
 def _result(future: Future[Result], timeout_s: float | None) -> Result:
+    # not future.result(timeout_s): a TimeoutError that make() raises itself would look the same
     if not wait([future], timeout_s).done:
         raise BatchTimeoutError(f"took longer than data.timeout_s={timeout_s:g}")
     return future.result()
@@ -123,6 +125,7 @@ class _Threads(Generic[Result]):
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             future, make = task
+            # False for a batch that was cancelled while it waited: nobody takes it any more
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(make())

@@ -34,6 +34,7 @@ def previewed(preview: Preview, slow: bool = False) -> Callable[[Function], Func
 
 
 def preview_of(function: Callable[..., Any]) -> Preview | None:
+    # None: the data are read to find out, as for a function without the decorator
     return _PREVIEWS.get(function)
 
 

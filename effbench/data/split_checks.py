@@ -16,6 +16,7 @@ def as_targets(name: str, targets: Any) -> Tensor:
     """Return int64 (N,) for class numbers, or (N, K) or float (N,) for the task to check. Raises DataError."""
     found = as_tensor(f"{name} labels", targets)
     # Only the task knows what these mean; the dataset is checked before the task is built.
+    # float (N,) may be values; whole numbers (N,) are classes in every task
     several = found.dim() == 2 or (found.dim() == 1 and found.is_floating_point())
     return found if several and not found.is_complex() else as_labels(name, found)
 
@@ -33,6 +34,7 @@ def as_labels(name: str, labels: Any) -> Tensor:
         rows = found.reshape(len(found), -1)
         odd = (rows != rows.round()).any(1).nonzero().flatten() if found.is_floating_point() else rows.new_empty(0)
         place = int(odd[0]) if len(odd) else 0
+        # 60 characters: a row of thousands of numbers would hide the message
         got += f", sample {place}: {found[place].tolist()!s:.60}"
     if found.dim() == 1:
         raise DataError(
@@ -76,6 +78,7 @@ def as_classes(name: str, classes: Any) -> tuple[str, ...]:
         raise DataError(
             f"{name} classes must be the names in label order, such as ('cat', 'dog'); got {classes!r:.100}."
         )
+    # folders 0, 1, ... and YAML give numbers; reports and predictions write names
     texts = tuple(map(str, classes))
     first_with: dict[str, int] = {}
     for number, text in enumerate(texts):
@@ -95,6 +98,7 @@ def as_tensor(name: str, values: Any) -> Tensor:
         return values
     try:
         if isinstance(values, list | tuple) and values and hasattr(values[0], "shape"):
+            # a list of arrays: as_tensor would convert it number by number, in Python
             return torch.stack([as_tensor(name, value) for value in values])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the warning that a read-only memory map is not writable

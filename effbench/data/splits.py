@@ -33,6 +33,7 @@ class Split:
 
     def __init__(self, inputs: Any = None, labels: Any = None, *, images: Any = None):
         """Accept `images` as another name for `inputs`."""
+        # both names at once are refused, too: which one is meant?
         if (inputs is None) == (images is None) or labels is None:
             raise TypeError("Split(inputs, labels) takes samples and their labels")
         # object.__setattr__ is the way to set a field of a frozen dataclass
@@ -90,6 +91,7 @@ class Splits:
         for which, split in self.named().items():
             checked = _checked(f"{self.name} {which}", split, len(self.classes), self.modality)
             object.__setattr__(self, which, checked)
+        # after the types: only tensors have a shape to compare
         for which, split in self.named().items():
             if split.inputs.shape[1:] != self.train.inputs.shape[1:]:
                 raise DataError(
@@ -137,6 +139,7 @@ def stratified(labels: Tensor, per_class: dict[int, int], seed: int) -> Tensor:
     sizes = torch.bincount(labels, minlength=max(per_class) + 1)
     # The stable sort keeps file order within a class, so that the draw depends on nothing but labels and seed.
     by_class = labels.argsort(stable=True).split(sizes.tolist())
+    # one generator for all classes, in their order: the draw of one depends on those before it
     chosen = []
     for label, count in per_class.items():
         members = by_class[label]
@@ -197,12 +200,14 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     Returns:
         (rest, held out).
     """
+    # class numbers only: other targets have no classes to draw from in proportion
     per_class: dict[int, int] = {}
     split = replace(split, labels=as_labels("the split to divide:", split.labels))
     for label, count in enumerate(torch.bincount(split.labels).tolist()):
         # at least one on each side, so that every class is trained on and evaluated
         per_class[label] = min(max(round(count * fraction), 1), count - 1) if count > 1 else 0
     held = stratified(split.labels, per_class, seed)
+    # both parts keep the order of the split: a memory map is then read in one direction
     rest = torch.ones(len(split), dtype=torch.bool)
     rest[held] = False
     return split.take(rest.nonzero().flatten()), split.take(held)
@@ -212,5 +217,6 @@ def digest(*tensors: Tensor) -> str:
     """Return the sha256 (hex) of the tensors' bytes, in order."""
     sha = hashlib.sha256()
     for tensor in tensors:
+        # the bytes alone: callers give tensors of fixed types and shapes
         sha.update(tensor.contiguous().numpy().tobytes())
     return sha.hexdigest()

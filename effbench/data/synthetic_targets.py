@@ -30,4 +30,5 @@ def targets_by_class(kind: str, num_classes: int) -> Tensor | None:
     apart_KK = (columns.unsqueeze(1) - columns) % num_classes  # class k, column j: (k - j) mod K
     if kind == "labels":
         return ((apart_KK == 0) | (apart_KK == num_classes - 1)).float()
+    # periodic: the last class is as near to the first as to the one before it
     return torch.cos(2 * math.pi / num_classes * apart_KK)

@@ -24,6 +24,7 @@ class Classification(Task):
     prediction_check = ClassCounts
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
+        # Splits accepts targets (N, K) and floats for other tasks: here they are refused.
         labels = as_labels(name, targets)
         check_range(name, labels, num_classes)
         return labels
@@ -41,6 +42,8 @@ class Classification(Task):
 
     def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
         """Return {class, probability, top_k: [{class, probability}]}, the most probable class first."""
+        # stable: of equal probabilities, the first class comes first
         order = sorted(range(len(answers)), key=lambda place: -answers[place])[:top_k]
+        # 6 digits: float32 has 7
         ranked = [{"class": names[place], "probability": round(answers[place], 6)} for place in order]
         return {**ranked[0], "top_k": ranked}

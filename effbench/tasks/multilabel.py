@@ -29,6 +29,7 @@ class Multilabel(Task):
                 f"{name} labels must be (N, {num_classes}) of 0 and 1, one column for each name in `classes`, for "
                 f"task=multilabel; got {kind_of(targets)}."
             )
+        # not a range check: 0.3 would train as a soft label, which no metric could count
         odd = ((targets != 0) & (targets != 1)).any(1).nonzero().flatten()
         if len(odd):
             first = int(odd[0])
@@ -36,6 +37,7 @@ class Multilabel(Task):
                 f"{name} labels must be 0 or 1 for task=multilabel; sample {first} has "
                 f"{targets[first].tolist()!s:.60} ({len(odd)} such samples)."
             )
+        # binary_cross_entropy_with_logits refuses integer targets
         return targets.to(torch.float32)
 
     def answers(self, outputs: Tensor) -> Tensor:
@@ -44,10 +46,12 @@ class Multilabel(Task):
 
     def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:
         """Return True where the same labels are present; outputs within `tie` of 0 count as equal."""
+        # an output of 0 is a probability of 0.5, the threshold of `described`
         return (((expected > 0) == (got > 0)) | (expected.abs() <= tie)).all(1)
 
     def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
         """Return {labels: those with a probability above 0.5, probabilities: {label: probability}}."""
         del top_k
+        # rounded first: a label printed with 0.5 must not be among those above 0.5
         rounded = {name: round(answer, 6) for name, answer in zip(names, answers, strict=True)}
         return {"labels": [name for name, answer in rounded.items() if answer > 0.5], "probabilities": rounded}

@@ -22,11 +22,13 @@ class Regression(Task):
 
     kind = "values"
     answer = "the output itself"
+    # No loss_unit: it is the square of the targets' unit, which only the user knows.
     remedy = "Write loss=mse, and metrics such as mae, rmse."
     evaluated_by = MeanSquaredError()
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
         values_ND = targets.to(torch.float32)
+        # (N,) and outputs (B, 1) would broadcast to (B, B): mse_loss warns, and trains on wrong pairs
         if values_ND.dim() == 1:
             values_ND = values_ND.unsqueeze(1)
         if values_ND.shape[1] != num_classes:
@@ -34,6 +36,7 @@ class Regression(Task):
                 f"{name} targets must be (N, {num_classes}), one number for each name in `classes`, for "
                 f"task=regression; got {kind_of(targets)}. Name each value in `classes`."
             )
+        # after the conversion: 1e300 is infinite in float32
         odd = (~values_ND.isfinite()).any(1).nonzero().flatten()
         if len(odd):
             first = int(odd[0])
@@ -54,4 +57,5 @@ class Regression(Task):
     def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
         """Return {values: {name: value}}."""
         del top_k
+        # not rounded: the size of the numbers is the user's
         return {"values": dict(zip(names, answers, strict=True))}

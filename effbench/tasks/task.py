@@ -64,11 +64,13 @@ class Task:
     answer: ClassVar[str]
     loss_unit: ClassVar[str] = ""
     remedy: ClassVar[str] = ""
+    # One object for all evaluations of a process: a plain loss has no tensors that belong to a device.
     evaluated_by: ClassVar[Loss]
-    prediction_check: ClassVar[type[PredictionCheck]] = PredictionCheck
+    prediction_check: ClassVar[type[PredictionCheck]] = PredictionCheck  # which checks nothing
 
     def __init__(self, loss: Loss, metrics: Sequence[Metric], num_outputs: int):
         # Checked here: a loss or metric for other targets may compute a number that looks right.
+        # By the name of the class: a loss of the user's has no other.
         parts = {f"loss={type(loss).__name__}": loss.targets}
         parts |= {f"task.metrics={metric.name}": metric.targets for metric in metrics}
         for part, targets in parts.items():
@@ -79,6 +81,7 @@ class Task:
                 )
         self.loss, self.metrics = loss, tuple(metrics)
         self.tallies = Tallies(self.metrics, num_outputs)
+        # The order of log lines, tables and columns: the loss, then the metrics as configured.
         self.displays = {LOSS: Display(LOSS, "min", self.loss_unit)}
         self.displays |= {metric.name: metric.display for metric in self.metrics}
         self.names = tuple(self.displays)
@@ -86,6 +89,7 @@ class Task:
     def checked(self, data: Splits) -> Splits:
         """Return the dataset with targets as this task takes them. Raise DataError for targets of another kind."""
         changed: dict[str, Any] = {}
+        # Every split now: the test split is read at the end, after hours of training.
         for which, split in data.named().items():
             labels = self.targets_of(f"{data.name} {which}", split.labels, len(data.classes))
             changed[which] = replace(split, labels=labels)
@@ -106,6 +110,7 @@ class Task:
 
     def plain_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the summed loss of an evaluation, without smoothing or weights: runs with other losses compare."""
+        # A sum, () float: the last batch may be smaller, and a mean of means would give its samples more weight.
         return self.evaluated_by.summed(outputs, targets)
 
     def answers(self, outputs: Tensor) -> Tensor:

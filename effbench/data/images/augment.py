@@ -79,11 +79,12 @@ class Augment:
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return torch.rand(count, *shape, generator=generator).mul_(high - low).add_(low)
 
+        # The order of the draws is part of a run's results: another order gives other images for a seed.
         plan: AugmentParams = {}
         if self.crop_padding:
             plan["offset"] = (uniform(0, 1, 2) * (2 * self.crop_padding + 1)).long()
         if self.flip:
-            plan["flip"] = uniform(0, 1) < self.flip
+            plan["flip"] = uniform(0, 1) < self.flip  # of [0, 1): never at 0, always at 1
         if self.shift > 0 or self.scale > 0 or self.rotate > 0:  # all three in one warp, interpolated once
             plan["shift"] = uniform(-self.shift, self.shift, 2)
             plan["scale"] = uniform(1 - self.scale, 1 + self.scale)
@@ -113,6 +114,7 @@ class Augment:
         if cut:
             size = torch.tensor([height, width])
             side = ((1 - share).sqrt().unsqueeze(1) * size).round().long()
+            # Uniform over the image, as in the paper's code: boxes at the border are smaller than their share.
             centre = (torch.rand(count, 2, generator=generator) * size).long()
             low = (centre - side // 2).clamp_min(0)
             high = torch.minimum(centre - side // 2 + side, size)
@@ -130,6 +132,7 @@ class Augment:
         x_BCHW = images_BCHW.float().mul_(1 / 255)
         if "angle" in plan:
             x_BCHW = warp(x_BCHW, plan["shift"], plan["scale"], plan["angle"])
+        # after the warp, whose black border then gets brighter and darker with the image
         if "contrast" in plan:
             x_BCHW = relight(x_BCHW, plan["brightness"], plan["contrast"])
         if "hole_size" in plan:
@@ -150,6 +153,7 @@ def crop(images_BCHW: Tensor, offset_B2: Tensor, padding: int, flip_B: Tensor | 
         flip_B: bool, which images to mirror; None for none.
     """
     batch, channels, height, width = images_BCHW.shape
+    # sides of the padded images; middle[1] holds the mirror images
     rows, columns = height + 2 * padding, width + 2 * padding
     padded = images_BCHW.new_zeros(1 if flip_B is None else 2, batch, channels, rows, columns)
     middle = padded[..., padding : padding + height, padding : padding + width]
@@ -184,6 +188,7 @@ def warp(x_BCHW: Tensor, shift_B2: Tensor, scale_B: Tensor, angle_B: Tensor) -> 
     theta = torch.stack([to_x, to_y], 1)
     theta[:, :, 2] = -(theta[:, :, :2] @ (2 * shift_B2.flip(1)).unsqueeze(2)).squeeze(2)
     grid = F.affine_grid(theta, list(x_BCHW.shape), align_corners=False)
+    # align_corners=False in both calls: -1 and 1 are the borders of the image, not the centres of its corner pixels
     return F.grid_sample(x_BCHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

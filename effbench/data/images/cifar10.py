@@ -75,6 +75,7 @@ def cifar10(
         raise DataError(f"{META_FILE} has no list of names in b'label_names': it is not a file of CIFAR-10.")
     classes = tuple(printable(name.decode("utf-8", "surrogateescape")) for name in names)
 
+    # in the order of the files: the split by `split_seed` depends on it
     parts = [_split(name, contents[name], len(classes)) for name in TRAIN_FILES]
     train = Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
     test = _split(TEST_FILE, contents[TEST_FILE], len(classes))
@@ -154,6 +155,7 @@ def _check_harmless(member: tarfile.TarInfo, archive: Path) -> None:
 
 
 def _bounded(file: Any, what: str) -> bytes:
+    # one byte more than the limit tells a file at the limit from a larger one
     content: bytes = file.read(_FILE_LIMIT + 1)
     if len(content) > _FILE_LIMIT:
         raise DataError(f"{what} is above the limit of {_FILE_LIMIT:,} bytes: it is no file of CIFAR-10.")
@@ -168,6 +170,7 @@ class _Capped(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         content: bytes = self._file.read(size)
+        # counted as it is read: a header may state any size
         self._left -= len(content)
         if self._left < 0:
             raise DataError(f"{printable(self._archive)} unpacks to more than the limit of {_ARCHIVE_LIMIT:,} bytes.")
@@ -182,6 +185,7 @@ def _fetch(archive: Path, download: bool) -> None:
             "data.root=DIR, or let it be fetched (170 MB): data.download=true."
         )
     archive.parent.mkdir(parents=True, exist_ok=True)
+    # a name of its own: two processes may fetch at once, and the last rename wins with the same content
     temporary = archive.with_name(f".{ARCHIVE}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     md5 = hashlib.md5(usedforsecurity=False)
     try:
@@ -251,6 +255,7 @@ class _Unpickler(pickle._Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
+        # by module and name together: `encode` of another module is another function
         if (module, name) not in self.stand_ins:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused")
         return self.stand_ins[module, name]
@@ -295,6 +300,7 @@ def _split(name: str, batch: dict[bytes, Any], num_classes: int) -> Split:
         raise DataError(f"{name} has no uint8 array (N, 3072) in b'data': it is not a file of CIFAR-10.")
     if not isinstance(labels, list) or len(labels) != len(data):
         raise DataError(f"{name} has no list of {len(data)} labels in b'labels': it is not a file of CIFAR-10.")
+    # each label, before a tensor is made: a tensor would turn True into 1, and refuse 2**70 in its own words
     for row, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < num_classes:
             raise DataError(f"{name} row {row} has label {label!r}, outside [0, {num_classes}).")

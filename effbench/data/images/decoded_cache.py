@@ -83,6 +83,7 @@ def read_cache(cache: Path, rows: Rows, image_size: int, made_here: bool = False
         array, stamp = _mapped(cache, made_here)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
+    # Other options have a cache of another name: with another shape, the file is not what its record says.
     shape = (len(rows.files) - len(record.bad), CHANNELS, image_size, image_size)
     if array.shape != shape or array.dtype != np.uint8 or not array.flags.c_contiguous:
         return None
@@ -147,6 +148,7 @@ def _read_record(cache: Path, made_here: bool) -> dict[str, Any]:
     with path.open("rb") as file:
         _check_trust(path, os.fstat(file.fileno()), made_here)
         stored = dict(json.loads(file.read()))
+    # a record that was edited by hand counts as none
     if stored.pop("digest") != _digest(stored):
         raise ValueError("the record was altered")
     return stored
@@ -220,6 +222,7 @@ def build_cache(cache: Path, rows: Rows, image_size: int, max_pixels: int, level
             "copies": asdict(record.copies),
             "stamp": _stamp(cache.stat()),
         }
+        # The record last: a kill before it leaves a file that `sweep` removes.
         _write_record(cache, stored)
     except OSError as error:
         raise DataError(_no_cache(cache, needed, error.strerror or str(error))) from error
@@ -276,6 +279,7 @@ def _decode_once(
             if isinstance(pixels, ImageError):
                 bad[row] = f"{rows.relative(row)} {pixels.reason}"
             else:
+                # one copy for file and hash: reading the file again would take as long as writing it
                 content = pixels.numpy().tobytes()
                 file.write(content)
                 sha.update(content)

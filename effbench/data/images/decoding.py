@@ -52,6 +52,7 @@ def decode(
             beyond 1 : MAX_SIDE_RATIO.
     """
     with _quiet_pillow():
+        # a single file has no dataset to take levels from: values above the format's range are errors
         return _decode(path, size, channels, max_pixels, levels or Levels(clips=False))
 
 
@@ -101,6 +102,7 @@ def depths(paths: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Generator[Dep
 
 def on_all_cores(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
     """Yield work(item) of each item, in order. Threads suffice: Pillow releases the GIL while it decodes."""
+    # as many as this process may use, not as the machine has
     workers = cores()
     with _quiet_pillow(), ThreadPoolExecutor(workers, "decode") as pool:
         waiting: deque[Any] = deque()
@@ -195,6 +197,7 @@ def _decode(path: Path, size: int | None, channels: int, max_pixels: int, levels
         )
     try:
         with opened_file(path, max_pixels) as (file, image):
+            # before image.load(): Pillow would keep the upper 8 bits of 16-bit colours
             if is_deep(image):
                 image = in_8_bits(path, file, image, levels)
             else:
@@ -223,6 +226,7 @@ def _as_pixels(path: Path, image: Image.Image, channels: int, size: int | None) 
 
     with pillow_errors(path, f"has mode {image.mode}, which has no RGB form"):
         if image.has_transparency_data:
+            # convert('RGB') would drop alpha and show the colour that a transparent pixel happens to hold
             white = Image.new("RGBA", image.size, "white")
             white.alpha_composite(image.convert("RGBA"))
             image = white
@@ -234,6 +238,7 @@ def _as_pixels(path: Path, image: Image.Image, channels: int, size: int | None) 
         # Crop and resize in one step, so that a long image never grows before the crop.
         width, height = image.size
         side = min(width, height)
+        # fractions of a pixel are fine: `box` takes floats, and the crop stays centred
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)

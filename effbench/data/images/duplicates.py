@@ -58,6 +58,7 @@ def find_copies(
         examples.setdefault(kind, f"{names[one]} = {names[other]}")
 
     for rows in _same(files, left_out):  # in the order train, val, test: a copy counts for the later split
+        # split -> its first file with these bytes
         first_of: dict[str, int] = {}
         for row in rows:
             if splits[row] in first_of:
@@ -65,6 +66,7 @@ def find_copies(
             elif first_of:
                 note("across", rows[0], row)
             first_of.setdefault(splits[row], row)
+        # once for each image, however many copies it has: the number is of images
         if other := next((row for row in rows if labels[row] != labels[rows[0]]), None):
             note("two_classes", rows[0], other)
     return Copies(**counts, examples=examples)

@@ -63,6 +63,7 @@ def fashion_mnist(
     arrays = _read_embedded() if subset == "embedded" else read_folder(folder)
 
     whole = {
+        # a copy: an array out of bytes is read-only, and torch would warn of it
         which: Split(torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
         for which, (images, labels) in arrays.items()
     }
@@ -104,6 +105,7 @@ def _read_idx(path: Path, dimensions: int) -> Array:
         raise DataError(f"{path} is not a whole idx.gz file ({error}). Fetch it again.") from error
     magic, sizes = header[0], header[1:]
     start = 4 * (1 + dimensions)
+    # 0x08 is the idx format's code of unsigned bytes, the low byte the number of dimensions
     if magic != 0x0800 + dimensions or len(raw) - start != int(np.prod(sizes)):
         raise DataError(f"{path} is not an idx file of {dimensions} dimensions of bytes. Fetch it again.")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(sizes)
@@ -111,8 +113,10 @@ def _read_idx(path: Path, dimensions: int) -> Array:
 
 def _read_embedded() -> Arrays:
     content = EMBEDDED.read_bytes()
+    # checked at each reading: a damaged file would give other results under the same name
     stated = EMBEDDED.with_suffix(".npz.sha256").read_text().split()[0]
     if hashlib.sha256(content).hexdigest() != stated:
         raise DataError(f"{EMBEDDED} is damaged: its sha256 is not {stated}. Install effbench again.")
+    # from the bytes that were hashed: the file might change in between
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         return {which: (archive[f"{which}_images"], archive[f"{which}_labels"]) for which in ("train", "test")}

@@ -130,6 +130,7 @@ def find_layout(root: Path, depth: int = 4) -> Layout:
     if splits:
         return Layout(root, splits, _notes_beside(root, splits, folders))
     # Archives often unpack to a folder in a folder; `depth` ends the search in a chain of them.
+    # an image beside the single folder is a sign that root itself is meant
     if len(folders) == 1 and depth and not _loose(root) and subfolders(folders[0]):
         inner = find_layout(folders[0], depth - 1)
         # a folder such as ROOT/images/CLASS or ROOT/pets/pets/CLASS
@@ -154,6 +155,7 @@ def _splits_among(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
         if which := _split_named(path.name):
             by_split.setdefault(which, []).append(path)
     others = [path for path in folders if not _split_named(path.name)]
+    # Only without a plain `train`: beside it, asl_train is another dataset.
     if "train" not in by_split and (prefixed := _with_one_prefix(others)):
         by_split = prefixed
         others = [path for path in others if not any(path in paths for paths in prefixed.values())]
@@ -185,6 +187,7 @@ def _with_one_prefix(folders: Sequence[Path]) -> dict[str, list[Path]]:
         which, others = named_as(path.name)
         if which:
             by_words.setdefault(others, {}).setdefault(which, []).append(path)
+    # one prefix only: of two pairs of train and test, neither can be chosen
     whole = [found for found in by_words.values() if "train" in found and len(found) > 1]
     return whole[0] if len(whole) == 1 else {}
 
@@ -228,6 +231,7 @@ def _names(folders: Iterable[Path]) -> str:
 
 
 def _names_in(folder: Path) -> set[str]:
+    # in lower case: Cats in one folder and cats in another are meant to be one class
     return {printable(path.name).lower() for path in subfolders(folder)}
 
 
@@ -244,6 +248,7 @@ def _classes_in(folder: Path, found: Scan) -> ClassFiles:
             f"{printable(folder)} holds no class folders ({_loose(folder)} images without a class). "
             f"Put each class's images into {printable(folder)}/CLASS/."
         )
+    # printable names are the classes' names everywhere: in records, reports and messages
     walked = {printable(path.name): walk(path) for path in folders}
     if empty := [name for name, (files, _) in walked.items() if not files]:
         there = sum((walked[name][1] for name in empty), Counter[str]())
@@ -264,6 +269,7 @@ def _note_split_like_classes(root: Path, found: Scan) -> None:
     """Note folders that all hold the same folders: they may be splits with unknown names, or contain the splits."""
     inside = [_names_in(path) for path in subfolders(root)]
     shared = set.intersection(*inside) if len(inside) > 1 else set()
+    # ROOT/CLASS/train: reading it as classes would mix train and test images
     if len(shared) > 1 and {_split_named(name) for name in shared} >= {"train"} and all(map(_split_named, shared)):
         raise DataError(
             f"data.root={printable(root)}: its folders {listed(found.splits[ALL])} hold the splits "
@@ -280,6 +286,7 @@ def _note_split_like_classes(root: Path, found: Scan) -> None:
 
 def differing_in_case(names: Iterable[str], others: Iterable[str]) -> str:
     """Return a sentence about names that differ only in upper and lower case; '' if there are none."""
+    # casefold and strip: a difference that nobody sees in a list of names
     by_fold = {other.casefold().strip(): other for other in others}
     pairs = [(name, by_fold[name.casefold().strip()]) for name in sorted(names) if name.casefold().strip() in by_fold]
     if not pairs:

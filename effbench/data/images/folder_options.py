@@ -35,6 +35,7 @@ def check_arguments(
             "data.val_fraction + data.test_fraction must be below 1, to leave images to train on; "
             f"got {val_fraction} + {test_fraction}."
         )
+    # before decoding, which would take minutes to find the first bad file
     if on_corrupt not in ("refuse", "skip"):
         raise ConfigError(unknown_name("data.on_corrupt", on_corrupt, ["refuse", "skip"]))
 

@@ -36,6 +36,7 @@ def images_of(
         yield array[None] if array.ndim == 3 else array  # one image (C, H, W) is a batch of one
         return
     channels, size, _ = shape
+    # all names first: a missing file is refused before any is decoded
     items = list(_items(inputs))
     if not items:
         raise ConfigError("predict got no image: give files, Pillow images, or uint8 arrays (N, C, H, W).")
@@ -53,6 +54,7 @@ def images_of(
                     "predict takes files (text or Path), Pillow images, or uint8 arrays; got "
                     f"{type(item).__name__}: {item!r:.80}."
                 )
+        # torch.stack's own error would not name the shape that the run takes
         if odd := {tuple(image.shape) for image in some} - {shape}:
             raise ConfigError(f"predict takes lists of images of {shape}; got one of {odd.pop()}.")
         yield torch.stack(some)

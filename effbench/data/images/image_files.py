@@ -83,6 +83,7 @@ def walk(folder: Path) -> tuple[list[Path], Counter[str]]:
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders directly in `folder`, sorted by name, without hidden ones and links to a folder above."""
     seen = _folders_above(folder) | {_identity(folder)}
+    # a link to a folder above would make the whole dataset a class of itself
     folders = [Path(entry) for entry in visible(folder) if is_folder(entry)]
     return [path for path in folders if _identity(path) not in seen]
 

@@ -224,6 +224,7 @@ def _splits(rows: Rows, pixels: Tensor, found: Scan, record: CacheRecord) -> Spl
     """Return the dataset, with the findings that are worth a place in the run's record."""
     counts = list(rows.counts.values())
     parts = zip(torch.split(pixels, counts), torch.split(rows.labels, counts), strict=True)
+    # slices of the memory map: nothing is read here
     splits = {which: Split(*part) for which, part in zip(rows.counts, parts, strict=True)}
     # Without `examples`: they are names of files, which the record of a run does not need.
     copies = {key: getattr(record.copies, key) for key in ("within", "across", "two_classes")}

@@ -56,6 +56,7 @@ class Images(Modality):
         max_pixels: Any = None,
     ):
         super().__init__(shape, transform.device)
+        # Augment() changes nothing, as evaluation and prediction need
         self.transform, self.augment = transform, augment or Augment()
         self._max_pixels = max_pixels
         self._levels: Levels | None = None
@@ -82,6 +83,7 @@ class Images(Modality):
                 f"{name} must be uint8 (N, C, H, W) with N labels; got {found.dtype} {tuple(found.shape)} with {count} "
                 f"labels.{remedy}"
             )
+        # 3 or 4 columns with more than 4 channels and rows are no image
         if found.shape[3] in (3, 4) and min(found.shape[1:3]) > 4:
             raise DataError(
                 f"{name} must be uint8 (N, C, H, W); got {tuple(found.shape)}, which seem to be (N, H, W, C). Give "
@@ -97,6 +99,7 @@ class Images(Modality):
     @classmethod
     def fit(cls, data: Splits, settings: Settings) -> Self:
         """Compute mean and standard deviation of each channel of the train split."""
+        # train alone: statistics of val or test would leak into training
         mean, std = channel_statistics(data.train.inputs)
         return cls._with(data.shape, mean, std, settings)
 

@@ -27,6 +27,7 @@ class Crop:
 def can_look_up(images: Tensor) -> bool:
     """Return True if the compiled pass exists and can read these images (N, C, H, W)."""
     return (
+        # contiguous: C computes addresses from the shape alone
         library() is not None and images.dtype is torch.uint8 and images.device.type == "cpu" and images.is_contiguous()
     )
 
@@ -54,6 +55,7 @@ def look_up(
     assert compiled is not None
     _, channels, height, width = images.shape
     size = (len(chosen_B), channels, height, width)
+    # C writes every element, so the memory need not be cleared
     out = torch.empty(size, dtype=torch.float32, device=images.device, memory_format=memory_format)
     # Names keep the contiguous copies alive: C gets addresses only, and a temporary would be freed before the call.
     tables = table_C256.expand(channels, 256).contiguous()
@@ -61,6 +63,7 @@ def look_up(
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in (images, *read, tables, out))
     compiled.look_up_pixels(
         *map(ctypes.c_void_p, addresses),
+        # ctypes passes a bare int as 32 bits: (B, C, H, W) may need more
         *map(ctypes.c_int64, (*out.shape, crop.padding)),
         ctypes.c_int(memory_format is torch.channels_last),
         ctypes.c_int(torch.get_num_threads()),

@@ -45,6 +45,7 @@ def levels_for(depths: Iterable[Depth]) -> Levels:
     for depth in depths:
         highest[depth.kind] = max(depth.highest, highest.get(depth.kind, 0.0))
 
+    # for each kind by itself: a folder may hold 16-bit PNGs and float TIFFs
     white: dict[str, float] = {}
     for kind, value in highest.items():
         if kind == "floats" and value <= 1:

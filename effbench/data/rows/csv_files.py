@@ -34,6 +34,7 @@ def csv_files(paths: Sequence[str | Path]) -> list[Path]:
             if not inside:
                 raise DataError(f"the folder {for_terminal(str(path))} holds no .csv file.")
             found += inside
+        # not is_file(): a pipe is read, too, such as <(zcat rows.csv.gz)
         elif path.exists():
             found.append(path)
         else:
@@ -90,11 +91,13 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (number from 1, cells) of the lines that are not blank. A line of separators alone is a row."""
     with path.open(newline="", encoding="utf-8-sig") as stream:
         text = stream.read()  # a pipe is read once
+    # the most frequent of the three in the first line; a tie, as in one column, leaves the comma
     first = text.lstrip().partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(SEPARATORS, key=first.count))
     for cells in reader:
         stripped = [cell.strip() for cell in cells]
         if len(stripped) > 1 or any(stripped):
+            # the reader's number: a quoted cell may go over several lines of the file
             yield reader.line_num, stripped
 
 

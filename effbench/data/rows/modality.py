@@ -43,6 +43,7 @@ class Rows(Modality):
     def checked(cls, name: str, inputs: Any, count: int) -> Tensor:
         """Return float32 (N, F) of finite numbers."""
         found = as_tensor(f"{name} rows", inputs)
+        # (N,) too is refused: one feature, or one row?
         if found.dim() != 2 or len(found) != count or found.shape[1] == 0 or found.is_complex():
             raise DataError(
                 f"{name} rows must be numbers (N, F) with N labels; got {found.dtype} {tuple(found.shape)} with "

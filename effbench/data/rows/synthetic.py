@@ -62,6 +62,7 @@ def synthetic_rows(
     offset = torch.randn(num_features, generator=generator) * scale
     of_class = targets_by_class(targets, num_classes)
 
+    # classes take turns, so that a split has equal numbers of each; the order of an epoch is random anyway
     def draw(count: int) -> Split:
         labels = torch.arange(count) % num_classes
         rows = prototypes[labels] + noise * torch.randn(count, num_features, generator=generator)

@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 
 def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
     """Indices (ascending) of the first `count` samples of every class. labels: (N,)."""
+    # sorted: samples keep the file order of the full set
     return np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))
 
 
