@@ -65,7 +65,7 @@ def keys_of(words: Sequence[str], config_dir: str | None = None) -> tuple[str, S
             changes[dotted.removeprefix("study.")] = value
         else:
             overrides.append(word)
-    # Hydra would take the last of two names. Here that is refused: they are two different experiments.
+    # Two names are two different experiments, so that none of them is guessed.
     if len(names) != 1 or not names[0]:
         raise ConfigError("name one study: effbench study study=NAME. `effbench study --help` lists them.")
     [name] = names

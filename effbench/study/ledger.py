@@ -103,7 +103,7 @@ class Ledger:
     def _places(self, phase: str, arm: str) -> dict[int, Any]:
         """Return index -> the trial that holds the place: the first that has ended, runs or waits."""
         found: dict[int, Any] = {}
-        # deepcopy=False: it is read only, and a copy of every trial at each look would take longer than the look
+        # deepcopy=False, because they are only read: a worker looks at all of them before each run
         trials = self._storage.get_all_trials(self._study(phase, arm), deepcopy=False)
         for trial in sorted(trials, key=lambda trial: trial.number):
             # FAIL without an outcome is a claim that was given up, whose copy waits behind it. FAIL with one is a run
@@ -156,8 +156,8 @@ class Ledger:
 
     def _give_up(self, trial_id: int, copy: Task) -> bool:
         """End a claimed trial without an outcome and enqueue its copy; False if the trial has ended already."""
-        # Killed between the two steps, the place is empty, and `add` or `take` fills it. In the other order two copies
-        # could be claimed.
+        # In this order: only the worker that ended the trial makes a copy, and a kill between the two steps leaves an
+        # empty place, which `add` or `take` fills.
         try:
             self._storage.set_trial_state_values(trial_id, state=self._optuna.trial.TrialState.FAIL)
         except self._optuna.exceptions.UpdateFinishedTrialError:
@@ -205,7 +205,7 @@ class Ledger:
 
     def _study(self, phase: str, arm: str) -> int:
         """Return the id of the Optuna study of a phase and an arm; it is made if missing."""
-        # One for each arm, because an Optuna study has one search space in Optuna's own tools.
+        # One for each arm: Optuna's own tools show one search space at a time.
         if (phase, arm) not in self._studies:
             name = "/".join(filter(None, (self._name, phase, arm)))
             direction = self._optuna.study.StudyDirection

@@ -18,7 +18,7 @@ def check_overrides(words: Sequence[str]) -> None:
     """Refuse overrides of what the study sets, and of what belongs to one run."""
     for word in words:
         key = override_key(word)
-        # a name for one run, such as seed=3, would be silently replaced by StudyPlan.words
+        # a word for one run, such as seed=3, would be silently replaced by StudyPlan.words
         if key in OWN_KEYS:
             raise ConfigError(f"{word} cannot be given here: it is set by {OWN_KEYS[key]}.")
         if key == "resume" or key.startswith("hydra"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -85,6 +86,9 @@ def run_study(plan: StudyPlan, command: str, as_json: bool) -> int:
         result = analyse(table, plan.rules)
         path = write_page(plan.folder, table, result, curves_of(plan, ledger))
     if complete:
+        # of short runs that were killed together with their worker; nobody measures any more
+        for left in plan.folder.glob(".probe-*"):
+            shutil.rmtree(left, ignore_errors=True)
         return _print(plan.folder, table, result, path, as_json)
     wanted = {"tune": plan.keys.trials, "confirm": plan.keys.seeds}
     ended = sum(len(ledger.outcomes(phase, arm.name)) for phase in wanted for arm in plan.arms)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 def to_json(value: Any, version: int) -> str:
     """Return a dataclass as JSON; numbers that JSON lacks are written as 'inf', '-inf' or 'nan'."""
     plain = TypeAdapter(type(value)).dump_python(value, mode="json")
-    # allow_nan=False: Python would write NaN, which no other JSON reader takes
+    # allow_nan=False: Python would write NaN, which is no JSON
     return json.dumps({"schema_version": version, "value": _strict(plain)}, allow_nan=False)
 
 

@@ -30,6 +30,7 @@ WORDS = [
 ]  # fmt: skip
 FOLDER = "out"
 STARTING = 0.2  # share of the kills that come before the worker has begun a run
+LONGEST_START_S = 10.0  # from the start of the process to its kill: imports, first steps of each arm, study.json
 LONGEST_S = 3.0  # from the worker's start of work to its kill: about the length of one run
 
 
@@ -56,7 +57,7 @@ def kill_once(words: Sequence[str], place: Path, chance: random.Random) -> str:
     """Start the study in `place`, kill it at random, and say what was killed: 'ended' if it was too late for that."""
     at_start = chance.random() < STARTING
     with_runs = chance.random() < 0.5
-    wait_s = chance.uniform(0.0, LONGEST_S)
+    wait_s = chance.uniform(0.0, LONGEST_START_S if at_start else LONGEST_S)
     told = place / "stderr"
     with (
         told.open("wb") as stderr,
@@ -91,7 +92,7 @@ def killed(words: Sequence[str], place: Path, kills: int, chance: random.Random)
         what = kill_once(words, place, chance)
         counted[what] += 1
         print(f"{sum(counted.values())} of {kills}: {what}", flush=True)
-        if what == "ended":
+        if what == "ended":  # the last one runs nothing then
             break
     result = effbench(*words, cwd=place)
     assert result.returncode == 0, result.stderr
