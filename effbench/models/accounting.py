@@ -153,6 +153,7 @@ def activation_bytes(
         set_train_mode(shadow)
         inputs = torch.empty(batch_size, *example.shape[1:], dtype=example.dtype)
         targets = torch.zeros(batch_size, *target.shape[1:], dtype=target.dtype)
+        # what is there before the step: a saved reference to it costs nothing
         given = {t.untyped_storage()._cdata for t in (*shadow.parameters(), *shadow.buffers(), inputs, targets)}
         kept: dict[int, torch.UntypedStorage] = {}
 

@@ -66,6 +66,7 @@ def cnn(
     layers["hidden"] = nn.Sequential(
         nn.Flatten(), nn.Linear(channels[-1] * rows * columns, hidden), nn.ReLU(), nn.Dropout(dropout)
     )
+    # by name: model.freeze and group_lr name layers, and pretrained weights find the head
     layers["head"] = nn.Linear(hidden, num_classes)
     return nn.Sequential(layers)
 

@@ -28,6 +28,7 @@ def check_image_fits(model: nn.Module, name: str, image_shape: tuple[int, int, i
     with torch.no_grad(), in_eval_mode(model):
         try:
             model(torch.zeros(1, *image_shape, device=of.device, dtype=of.dtype))
+        # torch's shape errors are RuntimeErrors; torchvision and timm check sizes by the other two
         except (RuntimeError, ValueError, AssertionError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(

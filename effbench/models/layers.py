@@ -32,10 +32,12 @@ class DepthwiseSeparableConv2d(nn.Module):
         self.depthwise = nn.Conv2d(
             in_channels, in_channels, kernel_size, padding=padding, groups=in_channels, bias=False
         )
+        # 1 x 1: it mixes channels, and sees one pixel
         self.pointwise = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
+        # No norm and ReLU in between, as in the paper's blocks: both kinds of `cnn` differ in the convolution alone.
         mixed: Tensor = self.pointwise(self.depthwise(x_BCHW))
         return mixed
 

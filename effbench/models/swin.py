@@ -53,10 +53,12 @@ def swin_micro(
     check_count(patch_size, "model.patch_size", "px")
     check_count(window_size, "model.window_size", "patches")
     POSITIVE.check(mlp_ratio, "model.mlp_ratio", "a finite number above 0", "Usual is 2 to 4.")
+    # before the model is built: torchvision raises nothing here, or errors that name no option
     _check_shapes(image_size, patch_size, embed_dim, depths, num_heads)
     check_dropout(dropout)
     check_dropout(attention_dropout, "model.attention_dropout")
     check_dropout(stochastic_depth_prob, "model.stochastic_depth_prob")
+    # A window that covers a stage's whole map is not shifted (torchvision): 4 x 4 in the last stage at 32 px.
     model: nn.Module = SwinTransformer(
         patch_size=[patch_size, patch_size],
         embed_dim=embed_dim,
@@ -85,6 +87,7 @@ def _check_shapes(
         )
     for depth in depths:
         check_count(depth, "model.depths", "blocks in each stage")
+    # each head has width / heads features: torchvision would round down and fail in the first forward pass
     for stage, heads in enumerate(num_heads):
         check_count(heads, "model.num_heads", "heads in each stage")
         width = embed_dim * 2**stage  # patch merging halves the map and doubles the width

@@ -45,6 +45,7 @@ def vit(
     patch = _patch_size(patch_size, side)
     check_count(dim, "model.dim", "channels")
     check_count(depth, "model.depth", "blocks")
+    # counts first: the division below needs heads above 0
     check_count(heads, "model.heads", "heads")
     if mlp_dim is not None:
         check_count(mlp_dim, "model.mlp_dim", "units")
@@ -59,7 +60,7 @@ def vit(
         num_layers=depth,
         num_heads=heads,
         hidden_dim=dim,
-        mlp_dim=4 * dim if mlp_dim is None else mlp_dim,
+        mlp_dim=4 * dim if mlp_dim is None else mlp_dim,  # 4: in all models of the paper (table 1)
         dropout=dropout,
         attention_dropout=attention_dropout,
         num_classes=num_classes,

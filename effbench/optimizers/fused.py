@@ -27,6 +27,7 @@ def divide(parameters: Sequence[Tensor], states: Sequence[Sequence[Tensor]]) -> 
     columns = [list(parameters), [gradient_of(parameter) for parameter in parameters], *map(list, states)]
     if any(map(torch.is_complex, parameters)):
         columns[1] = [gradient.resolve_conj() for gradient in columns[1]]
+        # views: C updates the memory of the complex parameter itself
         columns = [[torch.view_as_real(t) if t.is_complex() else t for t in column] for column in columns]
     # conjugation and sign may be flags, not values in memory (torch's lazy conj and neg): C reads memory
     if any(map(Tensor.is_neg, columns[1])):

@@ -64,6 +64,7 @@ def parameter_groups(
             )
     # frozen parameters count, too: whether a pattern is idle must not depend on model.freeze
     names = [name for name, _ in model.named_parameters()]
+    # fnmatchcase: fnmatch would ignore case on Windows
     pattern_of = {name: next((p for p in factors if fnmatchcase(name, p)), None) for name in names}
     for pattern in factors:
         if pattern not in pattern_of.values():

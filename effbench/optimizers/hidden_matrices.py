@@ -32,11 +32,13 @@ def hidden_matrices(model: nn.Module, heads: Collection[str]) -> list[nn.Paramet
         model: the model.
         heads: names of its output layers.
     """
+    # in the order of registration, which says nothing of the forward pass, but is that of nearly all models
     first = next((name for name, module in model.named_modules() if isinstance(module, _LAYERS)), None)
     exempt = exempt_names(model)
     matrices: dict[int, nn.Parameter] = {}
     others: set[int] = set()
     for path, module in model.named_modules():
+        # with the dot: the head layers.1 is not layers.10, and a head may be a module with layers inside
         outer = path == first or any(f"{path}.".startswith(f"{head}.") for head in heads)
         for name, parameter in module.named_parameters(path, recurse=False):
             if outer or name in exempt or not _is_matrix(module, parameter):

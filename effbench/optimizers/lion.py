@@ -95,6 +95,7 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
             states = [self.state[parameter] for parameter in parameters]
             for parameter, state in zip(parameters, states, strict=True):
                 if not state:
+                    # zeros_like keeps channels_last: C walks over parameter and state in one order
                     state["exp_avg"] = torch.zeros_like(parameter)
             settings = {name: group[name] for name in ("betas", "weight_decay", "maximize")}
             settings["lr"] = current_lr(group)

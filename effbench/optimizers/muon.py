@@ -41,7 +41,8 @@ AUTO = "auto"
 
 # The authors': they push small singular values up fast; the others end between 0.7 and 1.2, which does no harm.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_LEAST_NORM = 1e-7
+_LEAST_NORM = 1e-7  # torch.optim.Muon's; the gradient of an unused matrix is 0, and is divided by it
+# torch.optim.Muon refuses 100 and more, too
 _NS_STEPS = Rule[int](Annotated[int, Field(ge=1, le=99)], "a whole number from 1 to 99")
 _OPTIONS = (  # of a group
     *("lr", "betas", "eps", "weight_decay", "momentum", "nesterov", "ns_steps", "ns_dtype", "fused", "maximize"),
@@ -132,11 +133,13 @@ class Muon(torch.optim.Optimizer):
         Raises:
             ConfigError: there is no hidden matrix to train.
         """
+        # by identity: comparing tensors compares their elements
         matrices = set(map(id, hidden_matrices(model, heads)))
         divided = []
         for group in groups:
             for use_muon, suffix in ((True, "muon"), (False, "adamw")):
                 params = [parameter for parameter in group["params"] if (id(parameter) in matrices) is use_muon]
+                # logs and metrics.csv have a column lr/NAME for each group
                 name = f"{group['name']}.{suffix}"
                 divided.append({**group, "name": name, "params": params, "use_muon": use_muon})
         if not any(group["use_muon"] and group["params"] for group in divided):
@@ -166,6 +169,7 @@ class Muon(torch.optim.Optimizer):
         saved = [key for group in state_dict["param_groups"] for key in group["params"]]
         own = [(parameter, group) for group in self.param_groups for parameter in group["params"]]
         for key, (parameter, group) in zip(saved, own, strict=False):  # torch's own check names unequal counts
+            # By parameter: another model divides otherwise, and the state of a matrix is not that of a vector.
             names = _MATRIX_STATE if _is_matrix(parameter, group) else _ADAMW_STATE
             check_state({"state": {key: state_dict["state"].get(key, {})}}, names, "muon")
         super().load_state_dict(state_dict)
@@ -185,14 +189,17 @@ class Muon(torch.optim.Optimizer):
 
     def _update_matrix(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state, lr, momentum = self.state[parameter], current_lr(group), group["momentum"]
+        # a new tensor, not neg_: the caller may read its gradients after the step
         gradient = -gradient_of(parameter) if group["maximize"] else gradient_of(parameter)
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
+        # a mean, not SGD's sum: the size of the update does not depend on the momentum
         buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
         update = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
         # flatten follows the logical order of dimensions: channels_last gives the same numbers
         fastest = torch.float32 if parameter.device.type == "cpu" else torch.bfloat16
         direction = orthogonalized(update.flatten(1), group["ns_steps"], FORMATS.get(group["ns_dtype"], fastest))
+        # decoupled, as AdamW's: before the move, so that it shrinks the old weights
         parameter.mul_(1 - lr * group["weight_decay"])
         scale = 0.2 * math.sqrt(max(direction.shape))
         parameter.add_(direction.reshape(parameter.shape), alpha=-(lr * scale))
@@ -247,6 +254,7 @@ def orthogonalized(matrix: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     x = x.T if tall else x
     x.div_(x.norm().clamp(min=_LEAST_NORM))  # the largest singular value is now at most 1
     for _ in range(steps):
+        # on each singular value s: a s + b s^3 + c s^5
         gram = x @ x.T
         quintic = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.addmm(x, quintic, x, beta=a)

@@ -20,13 +20,15 @@ from effbench.optimizers.checks import (
     checked_number,
     checked_options,
     checked_weight_decay,
+    fill_in_options,
     refuse_sparse,
 )
 
+# Not in a function: the class below derives from the package's. This module is imported only when a config names it.
 try:
     import schedulefree
 except ModuleNotFoundError as error:
-    if error.name != "schedulefree":
+    if error.name != "schedulefree":  # a package that it needs is missing: another fault
         raise
     raise MissingExtraError("optimizer=schedule_free", "schedulefree") from error
 
@@ -96,20 +98,21 @@ class ScheduleFree(schedulefree.AdamWScheduleFree):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fill in what a state without these entries lacks. load_state_dict calls it too."""
         super().__setstate__(state)
-        for group in self.param_groups:
-            for name in ("eps", "r", "weight_lr_power", "warmup_steps", "foreach", *_PROGRESS):
-                group.setdefault(name, self.defaults[name])
+        # warmup_steps and foreach too: the package reads them in each step
+        fill_in_options(self, ("eps", "r", "weight_lr_power", "warmup_steps", "foreach", *_PROGRESS))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(checked_options(param_group, _CHECKS))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; raise OptionError if it is another optimizer's."""
+        # AdamW's state has exp_avg_sq but no z, the points without momentum: the average could not go on
         check_state(state_dict, ["z", "exp_avg_sq"], "schedule_free")
         super().load_state_dict(state_dict)
 
     def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient; return the closure's loss, or None without a closure."""
+        # all groups first: the package would have updated some before it fails
         for group in self.param_groups:
             refuse_sparse([p for p in group["params"] if p.grad is not None], "schedule_free")
         return super().step(closure)

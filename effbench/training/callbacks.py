@@ -89,6 +89,7 @@ class Context:
         Raises:
             ValueError: the name is not declared, the value is not a number, or no row follows any more.
         """
+        # The header of metrics.csv is written before the first row: a later name has no column.
         declared = self.trainer.callbacks.columns
         if name not in declared:
             raise ValueError(f"column {name!r} is not declared: give the callback class columns = ({name!r},)")
@@ -204,6 +205,7 @@ class Callbacks(HookReceiver):
                     member.call(hook, *args)
                 else:
                     getattr(member, hook)(*args)
+            # not BaseException: KeyboardInterrupt must not wait for the hooks of others
             except Exception as error:
                 if hook not in REACH_ALL:
                     raise
@@ -317,6 +319,7 @@ class Progress(Callback):
         # The epochs done, and those that the steps left take, counted from the start of the present epoch, rounded up.
         self._epochs = state.epoch - (-(state.batch + total_steps - state.step) // context.steps_per_epoch)
         if self._terminal:
+            # leave=False: the finished bar makes room for the summary
             self._bar = tqdm(
                 total=total_steps, initial=state.step, unit="step", dynamic_ncols=True, mininterval=0.2, leave=False
             )

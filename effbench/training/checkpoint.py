@@ -124,6 +124,7 @@ class Checkpoints:
         if self._restored_step is None:
             return
         newest, last = self.folder / f"step-{self._restored_step:08d}", self.folder / "last"
+        # an interrupted run has a link `last` even with save_last=false
         if newest.is_dir() and (self.keep_last or pointed(last)):
             _link(last, newest.name)
         if self.ranking:

@@ -73,6 +73,7 @@ class BackgroundSaves(Saves):
 
     def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
         self.wait()  # the writer still reads the copy whose memory this save reuses
+        # before the copy, which costs memory and time
         if not self._checkpoints.is_due(step, value, keep):
             return
         try:

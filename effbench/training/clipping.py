@@ -37,11 +37,13 @@ class ClipNorm(Clipping):
 
     def __call__(self) -> None:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        # dense float32 on the CPU; anything else is torch's
         if fit_one_pass([gradients]) and library() is not None:
             call_in_one_pass("clip_norm", [gradients], [self.limit])
             # The C function writes through raw pointers: autograd must still notice a change in place.
             increment_version(gradients)
         else:
+            # A norm of NaN makes all gradients NaN here and in C: the check before a save finds it in the weights.
             torch.nn.utils.clip_grad_norm_(self.parameters, self.limit)
 
 

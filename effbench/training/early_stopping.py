@@ -58,8 +58,10 @@ class EarlyStopping(StoppingRule):
             return  # it is train/*, and every step so far was skipped
         value = state.metrics[self.monitor]
         sign = 1 if self.mode == "max" else -1
+        # with > and not >=: at min_delta=0 an equal value is no improvement
         if self.best is None or sign * (value - self.best) > self.min_delta:
             self.best, self.waited = value, 0
+        # while the learning rate still rises, a metric that stays says little
         elif state.step >= self.warmup:
             self.waited += 1
         self.stop_if_due(state)

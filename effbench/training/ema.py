@@ -66,6 +66,7 @@ class Ema(WeightAverage):
             average.copy_(buffer)
 
     def state_dict(self) -> dict[str, Tensor]:
+        # the names of the model's own weights: a reader of weights takes either file
         return {"_ema_steps": self._steps, **self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -102,6 +103,7 @@ class OptimizerAverage(WeightAverage):
     def synchronize(self) -> None:
         if self._is_current:  # validation and save after the same step: switch once
             return
+        # Parameters only: the optimizer does not change buffers.
         kept = [parameter.clone() for parameter in self._source.parameters()]
         self._optimizer.eval()
         for average, weight in zip(self.model.parameters(), self._source.parameters(), strict=True):

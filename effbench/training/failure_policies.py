@@ -81,6 +81,7 @@ class SkipNonFinite:
         # Each rank has a loss of its own, but after the backward pass all have the same, averaged gradients.
         if self.ranks.any(not math.isfinite(loss)):
             return f"loss is {float(loss)}"
+        # the loss first: it is one number, and the gradients are as many as the weights
         return "gradient is not finite" if self.gradients and not gradients_finite(parameters) else None
 
     def skip(self, state: TrainState, what: str) -> bool:
@@ -158,6 +159,7 @@ def naming_optimizer_memory(optimizer: Optimizer) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        # most often in the first step, which allocates the state
         count = sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"])
         raise EffbenchError(
             f"out of memory in the step of the optimizer, {type(optimizer).__name__} over {human_count(count)} "
@@ -176,6 +178,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     # A worker of the data pipeline wraps what it raises.
     if isinstance(error, BatchError) and error.__cause__ is not None:
         error = error.__cause__
+    # the text of torch's CPU allocator, DefaultCPUAllocator
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )

@@ -28,6 +28,7 @@ class Meter:
 
     def add(self, sums: Tensor) -> None:
         """Add the sums of a step, as `Tallies.of` returns them. Nothing is read from the device."""
+        # to(): sums that were loaded from a checkpoint are on the CPU
         self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums
 
     @property
@@ -101,6 +102,7 @@ class Throughput:
 
     def values(self, samples_seen: int) -> dict[str, float]:
         """Return the column and its value; {} during the warm-up."""
+        # training alone: validations and checkpoints would make the speed depend on their number
         seconds = self._clocks.training - self._seconds_at_start
         if self._steps <= WARMUP_STEPS or seconds <= 0:
             return {}

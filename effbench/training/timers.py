@@ -19,6 +19,7 @@ class Clock:
     _start: float = field(default=0.0, init=False)
 
     def __enter__(self) -> None:
+        # perf_counter never goes back, as the time of day may
         self._start = time.perf_counter()
 
     def __exit__(
