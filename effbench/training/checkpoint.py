@@ -11,6 +11,7 @@ A link is replaced by rename, so that it always leads to a whole checkpoint.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -138,7 +139,8 @@ class Checkpoints:
         if value is not None:
             others.append((value, name))  # last: the sort is stable, so of equal values the earlier stays the best
         sign = -1 if self.mode == "max" else 1
-        return sorted(others, key=lambda entry: sign * entry[0])[: self.keep_best]
+        # NaN last: among comparisons that are False, a sort would leave it anywhere, also in front.
+        return sorted(others, key=lambda entry: (math.isnan(entry[0]), sign * entry[0]))[: self.keep_best]
 
     def _forget(self, newest: str) -> None:
         """Remove checkpoints that are not kept. Those after `newest` are stale: the run fell back to an older one."""

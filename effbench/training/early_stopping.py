@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,8 +59,9 @@ class EarlyStopping(StoppingRule):
             return  # it is train/*, and every step so far was skipped
         value = state.metrics[self.monitor]
         sign = 1 if self.mode == "max" else -1
-        # with > and not >=: at min_delta=0 an equal value is no improvement
-        if self.best is None or sign * (value - self.best) > self.min_delta:
+        # A metric of the user's may begin with NaN: as the best it would hide all later improvements, because every
+        # comparison with it is False. With > and not >=: at min_delta=0 an equal value is no improvement.
+        if self.best is None or math.isnan(self.best) or sign * (value - self.best) > self.min_delta:
             self.best, self.waited = value, 0
         # while the learning rate still rises, a metric that stays says little
         elif state.step >= self.warmup:

@@ -170,6 +170,17 @@ def test_the_best_is_never_deleted_at_any_moment(tmp_path, monkeypatch):
     assert len(removed) > 20
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_metric_of_nan_is_ranked_last(mode, tmp_path):
+    """Wherever it comes among the others; every comparison with it is False."""
+    keep = keeper(tmp_path, keep_best=3, mode=mode)
+    save_all(keep, [0.2, float("nan"), 0.5, 0.3])
+    assert [value for value, _ in keep.ranking] == sorted([0.2, 0.5, 0.3], reverse=mode == "max")
+    first = keeper(tmp_path / "nan", mode=mode)
+    save_all(first, [float("nan"), 0.4])
+    assert points_to(first, "best") == 2
+
+
 def test_the_ranking_is_restored_after_a_restart(tmp_path):
     first = keeper(tmp_path)
     save_all(first, [0.2, 0.9, 0.3])

@@ -36,6 +36,13 @@ def test_an_equal_value_is_no_improvement():
     assert stops_at([1.0, 1.0, 1.0]) == 3
 
 
+def test_nan_is_no_improvement_and_never_the_best():
+    nan = float("nan")
+    assert stops_at([1.0, nan, nan]) == 3
+    assert stops_at([nan, 1.0, 0.9, 0.8, 0.7]) is None
+    assert stops_at([nan, 1.0, 1.0, 1.0]) == 4
+
+
 def test_max_waits_for_a_rise():
     assert stops_at([0.1, 0.2, 0.3, 0.3, 0.2], mode="max") == 5
     assert stops_at([0.1, 0.2, 0.3, 0.4, 0.5], mode="max") is None
