@@ -159,8 +159,12 @@ class Engine:
         if state == "done":  # its worker died before it wrote the outcome
             self._finish(claim, folder, 0.0)
             return
-        if state == "failed":
-            set_aside(folder)  # it has no checkpoint to go on from; what it wrote may tell why it failed
+        if state == "failed":  # it has no checkpoint to go on from
+            summary = read_summary(folder)
+            if summary["status"] == "interrupted" or NO_SPACE in (summary.get("error") or ""):
+                shutil.rmtree(folder)  # a worker that is restarted on a full disk would fill it further
+            else:
+                set_aside(folder)  # what it wrote may tell why it failed
         steps = steps_of(self._plan, self._ledger, task.arm)
         words = self._plan.words(task.arm, task.settings, task.seed, task.phase == "confirm", steps)
         place = [f"hydra.run.dir={quoted(folder)}"]

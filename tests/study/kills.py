@@ -115,6 +115,7 @@ def main() -> None:
         assert result.returncode == 0, result.stderr
         tables = [table_in(each / FOLDER) for each in (place, alone)]
         left = sorted(each.name for each in (place / FOLDER).iterdir())
+        left += sorted(each.name for each in (place / FOLDER).rglob("*.failed-*"))
         runs: list[Trial | Confirmation] = [*tables[0].trials, *tables[0].confirmations]
         report = {
             "kills": dict(counted),

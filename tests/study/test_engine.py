@@ -138,6 +138,7 @@ def test_killed_at_random_and_restarted_it_ends_the_same(done: Path, tmp_path: P
     killed(WORDS, tmp_path, kills=4, chance=random.Random(0))  # python -m tests.study.kills --kills 30 tries more
     assert same(table_in(tmp_path / "out")) == same(table_in(done))
     assert verdicts(tmp_path / "out") == verdicts(done)
+    assert not list((tmp_path / "out").rglob("*.failed-*"))
 
 
 @pytest.fixture
@@ -178,6 +179,7 @@ def test_a_disk_that_fills_up_stops_it_and_it_goes_on(
     assert ended.returncode == 0, ended.stderr
     assert same(table_in(place / "out")) == same(table_in(done))
     assert verdicts(place / "out") == verdicts(done)
+    assert not list((place / "out").rglob("*.failed-*"))
 
 
 @pytest.mark.process

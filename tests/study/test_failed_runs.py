@@ -14,6 +14,7 @@ import pytest
 
 from effbench.errors import EffbenchError
 from effbench.jobs.processes import Relay
+from effbench.records import write_summary
 from effbench.study.engine import Engine
 from effbench.study.ledger import Ledger
 from effbench.study.live import Board
@@ -76,6 +77,35 @@ def test_a_signal_during_the_last_try_records_nothing(plan: StudyPlan, monkeypat
     ledger = ledger_of(plan)
     assert not Engine(plan, ledger, relay, Board()).work()
     assert ended(ledger, plan) == []
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("status", "error", "kept"),
+    [
+        ("interrupted", None, False),
+        ("failed", "NoSpaceError: no space at x (No space left on device).", False),
+        ("failed", "ValueError: x", True),
+    ],
+)
+def test_only_what_tells_why_a_run_failed_is_kept(
+    status: str, error: str | None, kept: bool, plan: StudyPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = plan.folder / "runs" / "mlp-sgd" / "tune-000"
+    write_summary_of(folder, status, error)
+    relay = Relay()
+
+    def probe_arm(*_: Any) -> None:
+        relay.signals.append(15)
+
+    monkeypatch.setattr("effbench.study.engine.probe_arm", probe_arm)
+    Engine(plan, ledger_of(plan), relay, Board()).work()
+    assert list(folder.parent.glob("*.failed-1")) == ([folder.with_name("tune-000.failed-1")] if kept else [])
+
+
+def write_summary_of(folder: Path, status: str, error: str | None) -> None:
+    folder.mkdir(parents=True)
+    write_summary(folder, {"status": status, "error": error, "metrics": {}, "argv": []})
 
 
 def test_seconds_become_steps_by_the_median_step_time(tmp_path: Path) -> None:
