@@ -32,7 +32,7 @@ def hidden_matrices(model: nn.Module, heads: Collection[str]) -> list[nn.Paramet
         model: the model.
         heads: names of its output layers.
     """
-    # in the order of registration, which says nothing of the forward pass, but is that of nearly all models
+    # the first that is registered: the order of the forward pass is not known here
     first = next((name for name, module in model.named_modules() if isinstance(module, _LAYERS)), None)
     exempt = exempt_names(model)
     matrices: dict[int, nn.Parameter] = {}
