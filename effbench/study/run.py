@@ -87,8 +87,8 @@ def run_study(plan: StudyPlan, command: str, as_json: bool) -> int:
         path = write_page(plan.folder, table, result, curves_of(plan, ledger))
     if complete:
         # of short runs that were killed together with their worker; nobody measures any more
-        for left in plan.folder.glob(".probe-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for rest in plan.folder.glob(".probe-*"):
+            shutil.rmtree(rest, ignore_errors=True)
         return _print(plan.folder, table, result, path, as_json)
     wanted = {"tune": plan.keys.trials, "confirm": plan.keys.seeds}
     ended = sum(len(ledger.outcomes(phase, arm.name)) for phase in wanted for arm in plan.arms)

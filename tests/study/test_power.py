@@ -1,4 +1,7 @@
-"""Planned seeds and power against simulated studies."""
+"""Planned seeds and power against simulated studies.
+
+White-box: the simulation itself is compared with one that tries every sign pattern.
+"""
 
 from __future__ import annotations
 
