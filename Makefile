@@ -15,8 +15,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
+# Compiled beforehand: with PYTHONDONTWRITEBYTECODE, as in many containers, each process would compile effbench anew.
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m compileall -q effbench
 	touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed  ## trains MobileNetV3-small + AdamW on the embedded Fashion-MNIST

@@ -62,6 +62,7 @@ def _child(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # the parent has looked TMPDIR up
     sys.path.insert(0, str(cwd))  # as `python -m` does
     for stream, path in zip((sys.stdout, sys.stderr), files, strict=True):
         with path.open("wb") as file:

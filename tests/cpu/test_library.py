@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commandline import TINY, effbench, python
+from tests.commandline import TINY, effbench, script
 from tests.compiler import needs_compiler
 
 pytestmark = pytest.mark.process
@@ -18,7 +18,7 @@ SAY = "from effbench.cpu import library as kernels; print(kernels.library() is n
 
 
 def said(tmp_path: Path, **environment: str) -> tuple[str, str]:
-    done = python("-c", SAY, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"), **environment)
+    done = script(SAY, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"), **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip(), done.stderr
 
