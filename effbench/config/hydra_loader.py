@@ -5,9 +5,9 @@ Importing this module imports Hydra, which is slow: import it inside functions.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
-import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -196,7 +196,7 @@ class GuardedLoader(ConfigLoaderImpl):
             if isinstance(override.value(), dict) or not self.repository.group_exists(override.key_or_group)
         ]
         chosen = tuple(str(override.input_line) for override in parsed if override not in values)
-        config: DictConfig = pickle.loads(_merged_files(path, chosen, _stamp()))
+        config: DictConfig = copy.deepcopy(_merged_files(path, chosen, _stamp()))
         self._apply_overrides_to_config(values, config)
         config.hydra.overrides.task = [line for line in overrides if not line.startswith("hydra.")]
         config.hydra.overrides.hydra = [line for line in overrides if line.startswith("hydra.")]
@@ -274,8 +274,8 @@ def _stamp() -> tuple[tuple[str, int, int], ...]:
 @lru_cache(maxsize=64)
 def _merged_files(
     path: tuple[tuple[str, str], ...], chosen: tuple[str, ...], _files: tuple[tuple[str, int, int], ...]
-) -> bytes:
-    """Return Hydra's composition of the chosen files, pickled: reading that takes a third of a deep copy's time.
+) -> DictConfig:
+    """Return Hydra's composition of the chosen files; callers copy it.
 
     Args:
         path: provider and path of each of Hydra's sources.
@@ -283,8 +283,7 @@ def _merged_files(
         _files: what `_stamp` returned: changed files are merged anew.
     """
     loader = GuardedLoader(_search_path(path))
-    config = ConfigLoaderImpl._load_configuration_impl(loader, ROOT, list(chosen), RunMode.RUN, from_shell=False)
-    return pickle.dumps(config)
+    return ConfigLoaderImpl._load_configuration_impl(loader, ROOT, list(chosen), RunMode.RUN, from_shell=False)
 
 
 def _search_path(path: Sequence[tuple[str, str]]) -> ConfigSearchPathImpl:

@@ -1,4 +1,7 @@
-"""Statistics made anew, against torch's own update_bn and the definition."""
+"""Statistics made anew, against torch's own update_bn and the definition.
+
+White-box: counts the samples of a pass.
+"""
 
 from __future__ import annotations
 
