@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 from effbench.units import counted, human_bytes, human_count, seconds_from, steps_from
 
 TOTALS = st.integers(1, 10**7)
@@ -87,7 +87,7 @@ def test_an_invalid_span_is_refused_with_the_key_and_examples(span):
     message = str(caught.value)
     assert message.startswith("scheduler.warmup must be")
     assert "'2 epochs'" in message
-    assert message.endswith(f"got {span!r}.")
+    assert message.endswith(f"got {shown(span)}.")
 
 
 def test_more_than_the_whole_run_is_refused():

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from effbench.config.paths import conf_dir
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((conf_dir() / "data").glob("*.yaml"))}
 BASE = FILES.pop("_base")
@@ -54,7 +54,7 @@ def test_value_of_another_type_is_refused_by_its_key(name: str, key: str, folder
         said = refusal(name, key, value, folder)
         assert said.startswith(f"data.{key} "), said
         assert " must be " in said or " is not one of: " in said, said
-        assert repr(value) in said, said
+        assert shown(value) in said, said
 
 
 @pytest.mark.parametrize(

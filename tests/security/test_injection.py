@@ -81,7 +81,6 @@ def test_hostile_names_are_escaped_from_training_to_predictions(
     assert cli.main(["train", *words]) == 0
     told = "".join(capsys.readouterr())
     assert not any(character in told for character in "\x1b\x07\u202e")
-    assert (photos / "run" / "curves.png").read_bytes()[1:4] == b"PNG"
     classes = json.loads((photos / "run" / "summary.json").read_text())["data"]["classes"]
     assert len(classes) == len(CLASSES)
     assert not any(character in name for name in classes for character in "\x1b\x07\n\u202e")
@@ -144,9 +143,8 @@ def test_a_script_in_an_option_draws_a_picture_all_the_same(elsewhere: Path) -> 
     """curves.png is a bitmap: whatever the title says is drawn, and no program reads it."""
     from effbench.report.curves import draw_curves
 
-    (elsewhere / "metrics.csv").write_text(
-        "row,epoch,step,train/loss,train/acc,val/loss,val/acc,lr/all\nepoch,1,1,1.0,0.5,1.0,0.5,0.1\n"
-    )
+    rows = "".join(f"epoch,{step},{step},1.0,0.5,1.0,0.5,0.1\n" for step in (1, 2, 3))
+    (elsewhere / "metrics.csv").write_text("row,epoch,step,train/loss,train/acc,val/loss,val/acc,lr/all\n" + rows)
     for title in ("<script>alert(1)</script>", "=1+1", "50 dollars"):
         draw_curves(elsewhere, title, {name: display_of(name) for name in ("loss", "acc")})
         content = (elsewhere / "curves.png").read_bytes()
