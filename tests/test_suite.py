@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 # Of torch and ctypes, with no public way to them.
@@ -26,6 +28,7 @@ def test_names_of_tests_have_at_most_60_characters() -> None:
     assert not names
 
 
+@pytest.mark.slow
 def test_only_white_box_files_use_private_names() -> None:
     """A test that reaches into effbench's private names breaks when the code is rearranged: its file says so."""
     ours = {

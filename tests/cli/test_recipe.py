@@ -69,6 +69,7 @@ def test_validate_builds_a_recipe_by_name_or_by_file(word: str, effbench: Effben
         assert "AdamW" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -35,6 +35,7 @@ def composed(words: list[str]) -> Any:
         return str(error)
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=5, unique=True))
 def test_reused_files_give_what_hydra_alone_gives(words: list[str]) -> None:
@@ -53,6 +54,7 @@ def test_a_composition_does_not_change_the_next_one() -> None:
     assert composed(["seed=1"]) == before
 
 
+@pytest.mark.slow
 def test_edited_files_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "conf"
     shutil.copytree(conf_dir(), folder)

@@ -272,6 +272,7 @@ def test_every_block_is_one_call_and_a_seed_repeats_its_bits(arch, taken):
     assert len(taken) == 2 * sum(isinstance(module, V2 | V3) for module in net.modules())
 
 
+@pytest.mark.slow
 def test_dynamo_follows_every_layer_of_ours_into_torch_s(taken):
     torch.manual_seed(0)
     net = nn.Sequential(v3(), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))

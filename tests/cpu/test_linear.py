@@ -184,6 +184,7 @@ def test_an_exported_graph_takes_any_batch_size():
     assert graph.module()(torch.randn(300, 512)).shape == (300, 512)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("taken")
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 9), (9, 3)])
 def test_a_gradient_over_a_million_rows_is_a_sum_of_sums(inputs, outputs):

@@ -190,6 +190,7 @@ def test_bn_momentum_where_there_is_no_batch_norm_is_refused() -> None:
         meta("swin_t", bn_momentum=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "mobilenet_v2", "efficientnet_b0", "vgg11", "swin_t"])
 def test_dropout_reaches_the_network(arch: str) -> None:
     model = meta(arch, dropout=0.37)

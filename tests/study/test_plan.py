@@ -27,6 +27,7 @@ def user_file(folder: Path, group: str, name: str, text: str) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_arms_are_models_x_optimizers() -> None:
     plan = planned([*SMOKE, "study.models=[mlp,cnn]", "study.optimizers=[sgd,adamw]", "study.baseline=mlp-adamw"])
     assert [arm.name for arm in plan.arms] == ["mlp-sgd", "mlp-adamw", "cnn-sgd", "cnn-adamw"]
@@ -34,6 +35,7 @@ def test_arms_are_models_x_optimizers() -> None:
     assert [arm.space.name for arm in plan.arms] == ["sgd", "adamw", "sgd", "adamw"]
 
 
+@pytest.mark.slow
 def test_named_arms_are_lists_of_overrides(tmp_path: Path) -> None:
     text = (
         "defaults: [_base, _self_]\noverrides: [model=mlp, optimizer=lion]\n"
@@ -48,6 +50,7 @@ def test_named_arms_are_lists_of_overrides(tmp_path: Path) -> None:
     assert plan.baseline == "flat"
 
 
+@pytest.mark.slow
 def test_tuning_leaves_the_test_split_unread_final_runs_do_not() -> None:
     plan = planned(SMOKE)
     tuning = compose(plan.words("mlp-sgd", {}, plan.tuning_seed, tests=False))
@@ -118,6 +121,7 @@ def test_an_empty_space_is_refused(tmp_path: Path) -> None:
         planned([*SMOKE, "study.search_space=none"], own)
 
 
+@pytest.mark.slow
 def test_a_space_smaller_than_the_budget_is_refused(tmp_path: Path) -> None:
     own = user_file(tmp_path / "own", "search_space", "few", "optimizer.lr: {choices: [0.1, 0.2]}  # two\n")
     with pytest.raises(ConfigError, match="only 2 settings"):
@@ -133,6 +137,7 @@ def test_a_space_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
 # --- study.json -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_words_are_the_same_study_wherever_it_is_run() -> None:
     freeze(planned(SMOKE))
     freeze(planned([*SMOKE, "study.workers=4", "study.threads=2", "data.num_workers=0"]))
@@ -140,6 +145,7 @@ def test_the_same_words_are_the_same_study_wherever_it_is_run() -> None:
     assert content["digest"] == planned(SMOKE).digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "told"),
     [
@@ -156,6 +162,7 @@ def test_a_changed_study_is_refused_with_what_changed(word: str, told: str) -> N
     assert told in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_changed_search_space_is_another_study(tmp_path: Path) -> None:
     text = "optimizer.lr: {log: [0.001, 0.1]}  # a\n"
     own = user_file(tmp_path / "own", "search_space", "mine", text)

@@ -22,6 +22,7 @@ MIXED = {
 }
 
 
+@pytest.mark.slow
 def test_every_optimizer_has_a_space_that_composes() -> None:
     assert set(group_options()["optimizer"]) <= set(options("search_space"))
     for name in group_options()["optimizer"]:

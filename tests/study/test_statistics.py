@@ -45,6 +45,7 @@ def test_a_single_contrast_has_the_sign_flip_tests_p(values):
     assert max_t_p_values(np.array([values])) == pytest.approx([sign_flip_p(values)], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_p_values_of_17_pairs_try_all_patterns():
     values = np.random.default_rng(1).normal(0.4, 1, 17)
     exact = sum(abs(values @ signs) >= abs(values.sum()) - 1e-9 for signs in _patterns(17)) / 2**17

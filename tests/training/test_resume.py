@@ -290,6 +290,7 @@ def test_averages_and_accumulation_in_every_combination(ema, accumulate, tmp_pat
     agree(interrupted(plan, tmp_path / "a", 7), uninterrupted(plan, tmp_path / "b"))
 
 
+@pytest.mark.slow
 @pytest.mark.row(13, 14)
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("at", range(1, STEPS + 1))
