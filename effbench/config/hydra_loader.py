@@ -198,8 +198,10 @@ class GuardedLoader(ConfigLoaderImpl):
         chosen = tuple(str(override.input_line) for override in parsed if override not in values)
         config: DictConfig = copy.deepcopy(_merged_files(path, chosen, _stamp()))
         self._apply_overrides_to_config(values, config)
-        config.hydra.overrides.task = [line for line in overrides if not line.startswith("hydra.")]
-        config.hydra.overrides.hydra = [line for line in overrides if line.startswith("hydra.")]
+        # Not by the words' first letters: ++hydra.run.dir=DIR is one of Hydra's, too.
+        of_hydra = [override.is_hydra_override() for override in parsed]
+        config.hydra.overrides.task = [line for line, hydras in zip(overrides, of_hydra, strict=True) if not hydras]
+        config.hydra.overrides.hydra = [line for line, hydras in zip(overrides, of_hydra, strict=True) if hydras]
         rules = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
             overrides=[override for override in parsed if not override.is_hydra_override()],

@@ -46,6 +46,11 @@ def test_reused_files_give_what_hydra_alone_gives(words: list[str]) -> None:
     assert first == second == alone
 
 
+def test_a_forced_folder_is_a_word_of_hydras() -> None:
+    raw = compose_raw(["++hydra.run.dir=a", "seed=3"])
+    assert (raw.hydra.overrides.hydra, raw.hydra.overrides.task) == (["++hydra.run.dir=a"], ["seed=3"])
+
+
 def test_a_composition_does_not_change_the_next_one() -> None:
     before = composed(["seed=1"])
     changed = compose_raw(["seed=1"])
