@@ -23,7 +23,7 @@ Key = TypeVar("Key", bound=Hashable)
 EDGE = 0.05  # of the range (of its logarithm if sampled so): nearer to an end, the best may lie outside
 _SAME_SECONDS = 0.05  # relative difference of training times that counts as equal: clocks and caches drift so much
 _END_OF = {"upwards": "upper", "downwards": "lower"}
-_TELLING = 50  # test samples from which equal predictions of two seeds are no coincidence
+_TELLING = 50  # test samples; with fewer, two seeds may err on the same ones by chance
 
 
 def objections(table: StudyTable, rules: StudyRules | None = None) -> list[Objection]:
@@ -159,7 +159,7 @@ def _mixed(table: StudyTable) -> Iterable[Objection]:
         if len(values) > 1:
             # 12 digits of a commit's hash name it; the full hash would fill the line
             counted = ", ".join(f"{value[:12]} ({count} runs)" for value, count in values.most_common())
-            # worst for an arm whose machines or commits are not those of the others: its result may be theirs
+            # named: arms whose commits or machines differ from the others', because these may explain their result
             of_arm: dict[str, set[str]] = {}
             for run in every:
                 of_arm.setdefault(run.arm, set()).add(str(getattr(run, field)))
@@ -188,17 +188,18 @@ def _repeated(table: StudyTable) -> Iterable[Objection]:
         if count > 1:
             arms = tuple(sorted({run.arm for run in every if run.run == folder}))
             yield Objection("run repeated", arms, f"The run folder {folder} stands for {count} runs.", remedy)
-    # two seeds have other weights, batches and splits: equal predictions mean that the seed did not reach the run
+    # Two seeds have other weights and batches, so they err on other samples; if not, the seed did not reach the run. If
+    # all samples are right, or none, there is nothing to compare: two good runs of an easy task agree.
     seen: dict[tuple[object, ...], Confirmation] = {}
     for run in table.confirmations:
-        if run.correct is None or len(run.correct) < _TELLING:
+        if run.correct is None or len(run.correct) < _TELLING or len(set(run.correct)) == 1:
             continue
         first = seen.setdefault((run.arm, run.validation, run.correct), run)
         if first.seed != run.seed:
             yield Objection(
                 "run repeated", (run.arm,),
-                f"{run.arm} has the same predictions for seeds {first.seed} and {run.seed}.",
-                "Check that the seed reaches the run: two seeds never agree on every sample.",
+                f"{run.arm} is right on the same test samples with seeds {first.seed} and {run.seed}.",
+                "Check that the seed reaches the run, and that the model does not predict one class for all samples.",
             )  # fmt: skip
 
 

@@ -110,11 +110,21 @@ def test_one_folder_for_two_runs_is_named():
     assert [(each.kind, each.arms) for each in objections(table)] == [("run repeated", ("a",))]
 
 
-def test_equal_predictions_of_two_seeds_are_named():
+def test_two_seeds_right_on_the_same_samples_are_named():
     bits = tuple(index % 5 != 0 for index in range(100))
     table = with_run(with_run(fair(), 0, correct=bits, validation=0.8), 1, correct=bits, validation=0.8)
     (found,) = objections(table)
-    assert found.sentence == "a has the same predictions for seeds 1 and 2."
+    assert found.sentence == "a is right on the same test samples with seeds 1 and 2."
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_seeds_that_are_all_right_or_all_wrong_may_agree(right):
+    bits = (right,) * 100
+    value = float(right)
+    assert (
+        objections(with_run(with_run(fair(), 0, correct=bits, validation=value), 1, correct=bits, validation=value))
+        == []
+    )
 
 
 @pytest.mark.parametrize(
