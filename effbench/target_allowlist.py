@@ -117,7 +117,7 @@ def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Calla
     """Return the class or function that `target` names, without calling it.
 
     Args:
-        group: config key with the _target_, such as 'optimizer' or 'callbacks.mine'.
+        group: config key with the _target_, such as 'optimizer' or 'callbacks.mine'; 'task.metrics' for a metric.
         target: the dotted name.
         allow_targets: the user's modules.
 
@@ -182,25 +182,30 @@ def _look_up(group: str, target: str) -> Any:
             # The prefix itself is no module: try a shorter one. A module that it imports may be missing, too.
             if error.name and ".".join(parts[:cut]).startswith(error.name):
                 continue
-            raise ConfigError(f"{group}._target_ {target!r} cannot be imported: {error}.") from error
+            raise ConfigError(f"{_key(group)} {target!r} cannot be imported: {error}.") from error
         except EffbenchError:  # an extra is missing, which the message names
             raise
         except Exception as error:  # a module may do anything when it is imported
-            raise ConfigError(f"{group}._target_ {target!r} cannot be imported: {error!r}.") from error
+            raise ConfigError(f"{_key(group)} {target!r} cannot be imported: {error!r}.") from error
         for part in parts[cut:]:
             if not hasattr(found, part):
-                raise ConfigError(f"{group}._target_ {target!r} does not exist: {found.__name__} has no {part!r}.")
+                raise ConfigError(f"{_key(group)} {target!r} does not exist: {found.__name__} has no {part!r}.")
             found = getattr(found, part)
         return found
     name = parts[0]
     raise ConfigError(
-        f"{group}._target_ {target!r} does not exist: there is no module {name!r}. Put {name}.py into the folder of "
-        "--config-dir, next to it, or into the current folder; or install it, or name its folder in PYTHONPATH."
+        f"{_key(group)} {target!r} does not exist: there is no module {name!r}. Put {name}.py into the current "
+        "folder (with --config-dir also into that folder, or next to it), install it, or name its folder in PYTHONPATH."
     )
+
+
+def _key(group: str) -> str:
+    # a metric is named in a list, not in a _target_
+    return group if group == "task.metrics" else f"{group}._target_"
 
 
 def _refusal(group: str, target: str, allowed: Sequence[str]) -> str:
     return (
-        f"{group}._target_ {target!r} is not allowed. Allowed is what these modules define: {', '.join(allowed)}. "
+        f"{_key(group)} {target!r} is not allowed. Allowed is what these modules define: {', '.join(allowed)}. "
         "To use a module of your own, name it in allow_targets=[your.module]."
     )

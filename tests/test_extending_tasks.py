@@ -42,6 +42,11 @@ class Hinge(Loss):
         return (outputs - own + self.margin).clamp_min(0).sum() - self.margin * len(outputs)
 
 
+class Bare(torch.nn.Module):
+    def forward(self, outputs, targets):
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
 def bands(kind: str = "labels"):
     """Which of three channels have a bright band, or how bright they are."""
     def split(count, seed):
@@ -165,9 +170,10 @@ def test_another_task_goes_through_every_verb(
         (["task=regression"], "task=regression has targets of kind values. Write loss=mse"),
         (["task.metrics=[acc,f1]"], "metric in task.metrics 'f1' is not one of"),
         (["task.metrics=[acc,acc]"], "task.metrics names acc twice"),
-        (["task.metrics=[os.path.join]"], "is not allowed"),
+        (["task.metrics=[os.path.join]"], "task.metrics 'os.path.join' is not allowed"),
         (["task.metrics=[taskfiles.Hinge]"], "must be a subclass of effbench.metrics.Metric"),
         (["loss._target_=taskfiles.bands"], "must be a subclass of Loss"),
+        (["loss._target_=taskfiles.Bare"], "'taskfiles.Bare' has no argument reduction"),
         (["checkpoint.monitor=val/rmse"], "checkpoint.monitor 'val/rmse' is not one of"),
         (
             ["task.metrics=[taskfiles.Errors]", "checkpoint.monitor=val/errors"],

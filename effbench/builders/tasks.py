@@ -57,12 +57,12 @@ def metrics(config: Config) -> list[Metric]:
     known, found = shipped(kind), list[Metric]()
     for name in config.task.metrics:
         # A name with a dot is a user's class; shipped metrics have plain names.
-        metric: Any = resolve("task", name, config.allow_targets) if "." in name else known.get(name)
+        metric: Any = resolve("task.metrics", name, config.allow_targets) if "." in name else known.get(name)
         if metric is None:
             raise ConfigError(unknown_name("metric in task.metrics", name, known))
         if not (inspect.isclass(metric) and issubclass(metric, Metric) and hasattr(metric, "name")):
             raise ConfigError(f"task.metrics: {name!r} must be a subclass of effbench.metrics.Metric with a name.")
-        found.append(construct("task", name, metric, {}))
+        found.append(construct("task.metrics", name, metric, {}))
     # Sums, columns and log lines are keyed by name; the loss is always there.
     names = [metric.name for metric in found]
     if twice := {name for name in names if names.count(name) > 1 or name == LOSS}:
@@ -84,6 +84,14 @@ def loss(config: Config, data: Splits | None = None) -> Loss:
             raise ConfigError(f"loss.class_weights={chosen} is for class numbers; {data.name} has other targets.")
         options["class_weights"] = class_weights(chosen, data.train.labels, len(data.classes))
     if not issubclass(kind, Loss):
+        # nn.Module's own constructor refuses all arguments, although its signature is (*args, **kwargs)
+        words = [] if kind.__init__ is nn.Module.__init__ else inspect.signature(kind).parameters.values()
+        if not any(word.name == "reduction" or word.kind is word.VAR_KEYWORD for word in words):
+            raise ConfigError(
+                f"loss._target_ {section.target!r} has no argument reduction, which losses of torch.nn have. Make it a "
+                "subclass of effbench.tasks.losses.Loss with a method summed, or add reduction: it gets 'none', for "
+                "one value a sample."
+            )
         options["reduction"] = "none"  # torch's losses then give one value a sample, and the loop computes the sum
     built: Any = construct("loss", section.target, kind, options)
     return built if isinstance(built, Loss) else OfTorch(built)
