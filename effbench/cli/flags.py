@@ -107,8 +107,13 @@ def parse_flags(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
 
 
 def _as_option(word: str, rest: Sequence[str], of_config: bool) -> str:
-    """Return how to write '--epochs 5' here: options have no dashes. of_config: the verb takes config overrides."""
+    """Return how to write '--epochs 5' here: options have no dashes. For a flag of other verbs, name these.
+
+    of_config: the verb takes config overrides.
+    """
     key, equals, value = word.lstrip("-").partition("=")
+    if flag := {**WITH_VALUE, **WITHOUT_VALUE}.get(word.partition("=")[0]):
+        return f" Verbs that have it: {', '.join(verb for verb, flags in VERB_FLAGS.items() if flag in flags)}."
     if not equals:
         # `--epochs 5`: the next word is the value, unless it is a flag or an override.
         value = rest[0] if rest and not rest[0].startswith("-") and "=" not in rest[0] else ""
