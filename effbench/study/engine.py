@@ -130,6 +130,8 @@ class Engine:
         if claim is None:
             return False
         if claim.task.phase in ("pace", "cost"):
+            # measuring takes minutes, in which the board would show the last run as running
+            self._board.show(self._plan, self._ledger, ["step times, alone"], None)
             self._measure(claim)
         else:
             self._start(claim)

@@ -49,6 +49,7 @@ def plan_only(plan: StudyPlan, as_json: bool) -> int:
         print(json.dumps(estimate.record(), indent=2, ensure_ascii=not writes_unicode()))
     else:
         estimate.show()
+        log.info("to start it: the same command without --plan")
     return 0
 
 

@@ -53,7 +53,7 @@ def verdict(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str
     shown = "" if difference is None else f"{interval_text(difference, table.as_percent)}, "
     found = f"{shown}{p_text(comparison.p_holm)}, {counted(seeds, 'seed')}"
     if comparison.winner == "none":
-        # the two settings differ, the two arms need not: another tuning of 16 trials may pick another setting
+        # These two settings differ. The arms may be equal: another tuning could pick other settings.
         ahead = comparison.tuned_ahead or 0.0
         return (
             f"{first} and {second}{place}: not distinguishable with this tuning; {better}'s setting is better "
@@ -111,7 +111,8 @@ def seconds_doubt(arms: Sequence[str], table: StudyTable) -> str:
         if len(disturbed) == 1:
             return f"the step time of {disturbed[0]} was disturbed"
         # their names fill two lines of a study of 12 arms, and the objection below the verdict has them
-        which = f"all {len(disturbed)} arms" if len(disturbed) == len(table.arms) else listed(disturbed)
+        every = "both arms" if len(disturbed) == 2 else f"all {len(disturbed)} arms"
+        which = every if len(disturbed) == len(table.arms) else listed(disturbed)
         return f"the step times of {which} were disturbed"
     return "" if table.clock == FROM_STEPS else "no step time was measured alone"
 
@@ -292,8 +293,9 @@ def plan_sentences(
     rules = rules or StudyRules()
     least = least_seeds(comparisons, rules.alpha)
     sentences = [
-        f"{seeds} seeds, {comparisons} comparison{'s' * (comparisons != 1)}: smallest p {smallest_p(seeds):.3g}; "
-        f"Holm's correction asks for {rules.alpha / max(1, comparisons):.2g} (least number of seeds: {least})."
+        f"{seeds} seeds, {comparisons} comparison{'s' * (comparisons != 1)}: the smallest possible p is "
+        f"{smallest_p(seeds):.3g}; Holm's correction needs {rules.alpha / max(1, comparisons):.2g} or less (at least "
+        f"{least} seeds)."
     ]
     # in standard deviations, because nothing is known of them before the first paired runs
     found = distinguishable(1.0, seeds, comparisons, rules)
@@ -303,8 +305,8 @@ def plan_sentences(
     # without a guess of the spread, a difference in points would be made up
     if deviation is None:
         sentences.append(
-            f"A difference of {found:.2g} standard deviations of the paired differences over seeds is found in {share} "
-            "of such studies."
+            f"A true difference of {found:.2g} standard deviations (of the paired differences over seeds) is found "
+            f"with a probability of {share}."
         )
         return sentences
     spread, size = difference_text(deviation, as_percent), difference_text(found * deviation, as_percent)

@@ -52,7 +52,8 @@ def test_plans_say_what_they_can_find():
     assert plan_sentences(5, 3)[-1] == "No verdict is possible with 5 seeds."
     rules = StudyRules(relevant_difference=0.005)
     found = plan_sentences(8, 6, rules, deviation=0.01)
-    assert found[0].startswith("8 seeds, 6 comparisons: smallest p 0.00781; Holm's correction asks for 0.0083 (least")
+    assert found[0].startswith("8 seeds, 6 comparisons: the smallest possible p is 0.00781; Holm's ")
+    assert found[0].endswith("Holm's correction needs 0.0083 or less (at least 8 seeds).")
     assert found[1].startswith("If paired differences vary by 1 pt over seeds, a difference of 1.9 pt is found in 80%")
     assert "A difference of 0.5 pt is found in " in found[2]
     assert "seeds would find it in 80%" in found[2]
