@@ -30,7 +30,8 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         value = number_text(best["metric"], best["value"], displays=displays)
         rows.append((f"best {best['metric']}", f"{value} ({best['checkpoint']})"))
     # steps are exact; epochs may be fractions, after a stop within one
-    rows.append(("steps", f"{summary['steps']} ({summary['epochs']:.3g} epochs)"))
+    epochs = f"{summary['epochs']:.3g} epoch{'' if summary['epochs'] == 1 else 's'}"
+    rows.append(("steps", f"{summary['steps']} ({epochs})"))
     in_all = timing.get("elapsed_s", timing["seconds"]["total"])  # all sessions; older records: the last session
     rows.append(("time", f"{timing['training_s']:.1f} s training, {in_all:.1f} s in all"))
     # the first steps include compilation and warm-up of caches

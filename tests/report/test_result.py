@@ -32,6 +32,7 @@ def test_every_number_has_its_unit() -> None:
     assert rows["test loss"] == "0.4062"
     assert rows["best val/loss"] == "0.4100 (step-00000756)"
     assert rows["steps"] == "1008 (12 epochs)"
+    assert dict(result_rows(SUMMARY | {"epochs": 1.0}))["steps"] == "1008 (1 epoch)"
     assert rows["time"] == "103.5 s training, 108.4 s in all"
     assert rows["throughput"] == "625 images/s (without the first 5 steps)"
     assert rows["model"] == "1.53M parameters, 4.93M MACs an image"
