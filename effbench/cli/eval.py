@@ -29,7 +29,8 @@ data.KEY=VALUE replaces a value of the run's data config. For a run on a folder 
 place of this folder, or another folder. Of another folder the test split is evaluated (split=NAME: another one), or all
 its images if it has no splits. Its class folders must have names of the run's classes.
 
-A run with your own model or dataset needs the allow_targets of its training, because a run folder cannot grant them."""
+A run with modules of your own (model, dataset, loss, metric, ...) needs the allow_targets of its training, because a
+run folder cannot grant them. The modules are found in the current folder or in PYTHONPATH."""
 
 
 def main(words: Sequence[str]) -> int:
