@@ -243,8 +243,8 @@ def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_clas
     """
     if labels_B.dim() == 2:
         return torch.lerp(partners_B, labels_B, share_B.unsqueeze(1))
-    # By lerp as for (B, K) targets, so that one-hot labels and class numbers give the same bits. Writing the partner
-    # first and the sample over it is right for two samples of one class, whose shares add up to 1.
+    # By lerp as for (B, K) targets, so that one-hot labels and class numbers give the same bits. For two
+    # samples of one class the second write replaces the first: `own` is then 1, the sum of both shares.
     nothing, all_of_it = torch.zeros_like(share_B), torch.ones_like(share_B)
     own = torch.where(labels_B == partners_B, all_of_it, torch.lerp(nothing, all_of_it, share_B))
     soft = share_B.new_zeros(len(labels_B), num_classes)

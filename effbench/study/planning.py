@@ -93,7 +93,7 @@ def _named_arms(keys: StudyKeys) -> list[Arm]:
         arms = [Arm(name, overrides=tuple(words)) for name, words in keys.arms.items()]
     else:
         arms = [
-            # model before optimizer: an optimizer's own overrides may go over those of a model
+            # the optimizer's overrides come last, so that they replace those of the model
             Arm(f"{model}-{optimizer}", model, optimizer, (*model_words, *optimizer_words))
             for model, model_words in _factor("model", keys.models)
             for optimizer, optimizer_words in _factor("optimizer", keys.optimizers)
