@@ -55,5 +55,10 @@ class TorchSchedule:
         rest = {key: value for key, value in state_dict.items() if key != "made_with"}
         if state_dict.get("made_with", self._made_with) == self._made_with:
             self._scheduler.load_state_dict(rest)
+            # OneCycleLR and CyclicLR set the momentum in get_lr(), and the restored optimizer has that of the config.
+            if getattr(self._scheduler, "cycle_momentum", False):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # torch warns outside of step()
+                    self._scheduler.get_lr()
         else:
             self.move_to(rest["last_epoch"])

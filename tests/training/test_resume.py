@@ -41,6 +41,9 @@ SCHEDULES = {
     "plateau": partial(schedulers.Plateau, patience=0, threshold=0.9),  # a reduction at each validation but the first
     "one_cycle": partial(schedulers.OneCycle, total_steps=STEPS),
     "torch's own": lambda optimizer: TorchSchedule(torch.optim.lr_scheduler.StepLR(optimizer, 5)),
+    "torch's own, which cycles the momentum": lambda optimizer: TorchSchedule(
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, STEPS)
+    ),
     "step, warmed up": partial(schedulers.Step, step_size=5, warmup=3),
     "exponential, warmed up": partial(schedulers.Exponential, steps_per_epoch=PER_EPOCH, warmup=5),
     "plateau, warmed up": partial(schedulers.Plateau, patience=0, threshold=0.9, warmup=6),
