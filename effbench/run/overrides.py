@@ -84,7 +84,10 @@ def recorded_overrides(folder: Path) -> list[str] | None:
 def merge_overrides(earlier: Sequence[str], now: Sequence[str]) -> list[str]:
     """Join two lists of overrides; those given now replace earlier ones with the same key."""
     keys = {override_key(word) for word in now}
-    return [*(word for word in earlier if override_key(word) not in keys), *now]
+    # A key that +KEY=VALUE added is known only through that word. Not a group (no dot): Hydra refuses ++GROUP=CHOICE.
+    added = {override_key(word) for word in earlier if word.startswith("+") and "." in override_key(word)}
+    words = [f"++{word}" if word[:1] not in ("+", "~") and override_key(word) in added else word for word in now]
+    return [*(word for word in earlier if override_key(word) not in keys), *words]
 
 
 def resume_command(words: Sequence[str], config_dir: str | None, allow_targets: Sequence[str]) -> str:

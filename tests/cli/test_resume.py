@@ -20,6 +20,7 @@ import yaml
 
 from effbench import cli
 from effbench.errors import EffbenchError
+from effbench.run.overrides import merge_overrides
 from effbench.tasks.losses import CrossEntropy
 from effbench.training import checkpoint, checkpoint_files, trainer
 from effbench.training.callbacks import Progress
@@ -315,6 +316,12 @@ def test_changes_in_the_last_epoch_are_told_to_need_more(send: SendsSignal, effb
     assert effbench("train", "resume=run")[0] == 0
     assert effbench("train", "resume=run", "data.batch_size=16", "trainer.max_epochs=3")[0] == 0
     assert summary(tmp_path / "run")["steps"] == 12
+
+
+def test_a_key_that_was_added_takes_another_value_without_its_plus() -> None:
+    earlier = ["scheduler=constant", "+scheduler.total_steps=total", "+recipe=swin_lion"]
+    merged = merge_overrides(earlier, ["scheduler.total_steps=20", "recipe=null"])
+    assert merged == ["scheduler=constant", "++scheduler.total_steps=20", "recipe=null"]
 
 
 # --- resume=auto ------------------------------------------------------------------------------------------------------
