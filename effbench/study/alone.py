@@ -22,7 +22,7 @@ from effbench.study.plan import StudyPlan
 log = logging.getLogger(__name__)
 
 NO_SPACE = os.strerror(errno.ENOSPC)  # in the text of an error that came from another process
-PACE_ROUNDS = 3  # the least whose median is not the one disturbed round
+PACE_ROUNDS = 3  # the smallest number whose median ignores one disturbed round
 
 
 def probe_arms(plan: StudyPlan, relay: Relay) -> dict[str, Probe]:

@@ -145,7 +145,7 @@ def figure(
     y_low, y_high = limits or span(ys, margin=0.05)
     to_y = scale(y_low, y_high, BOTTOM, TOP)
 
-    # the frame gives way to the names at its right, if all of them find their place there
+    # names stand at the right of the plot, which becomes narrower for them; if they do not all fit, a legend has them
     widest = max(_width(each.label) for each in drawn)
     heights = _apart([to_y(each.points[-1][1]) for each in drawn])
     fits = widest <= _MOST_WIDTH and heights is not None
@@ -176,7 +176,7 @@ def _apart(heights: Sequence[float]) -> list[float] | None:
     """Return heights that are a line of text apart, near the given ones; None if one would have to move far."""
     order = sorted(range(len(heights)), key=heights.__getitem__)
     placed = list(heights)
-    # first each below its neighbour above, then, from the lowest, back into the frame
+    # Downwards: move each name below the one above it. Then upwards from the lowest: move names back into the frame.
     for above, below in itertools.pairwise(order):
         placed[below] = max(placed[below], placed[above] + _LINE)
     limit = float(BOTTOM)
@@ -340,13 +340,13 @@ def _fact(
 
 def _names_beside(marks: Sequence[Mark], bottom: float) -> list[Label]:
     """Return the names at places where they cover neither a mark nor another name; without those that find none."""
-    # a mark with its bars is left free as far as its point: bars are thin, and names may cross them in need
+    # only the points are kept free of names: a name that crosses a thin error bar can still be read
     taken: list[Box] = [(mark.x - 5, mark.y - 5, mark.x + 5, mark.y + 5) for mark in marks]
     labels = []
     # from the top: the best arms are named first, if there is room for some only
     for mark in sorted(marks, key=lambda each: each.y):
         width = _width(mark.label)
-        # beside the vertical bar and above the horizontal one, then in the other three quarters, then farther off
+        # right above the point, left above, right below, left below; then the same farther away
         tries = [
             (mark.x + right * 7, mark.y + down, "start" if right > 0 else "end")
             for down in (-5.0, 12.0, -16.0, 23.0, -27.0, 34.0)

@@ -86,7 +86,8 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
         source = "given" if given else f"median best of {table.baseline} on {table.target_source}"
         target = f" Target: validation {value_text(table.target, table)} ({source})."
     disturbed = " '!': the step time was disturbed." if any(each.contaminated for each in table.costs) else ""
-    # the intervals are of each arm alone: they hold what a seed does to all arms, which the paired differences lack
+    # Each arm's own interval also holds the variation of seeds that all arms share; paired differences do not. So arms
+    # whose intervals overlap may still differ.
     lead = (
         f"Mean test {table.metric} over {len(table.planned_seeds)} seeds of each arm's best of {table.planned_trials} "
         f"settings, with its interval. Seconds: {table.clock}.{target}{disturbed}"

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 PAGE, MARKDOWN, TABLE, RESULT, CURVES = "study.html", "study.md", "table.json", "result.json", "curves.json"
 RUNS, TRIALS = "runs.csv", "trials.csv"
 SORT_SCRIPT = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
-_MOST_WHOLE = 24  # letters of a name that is never broken
+_MOST_WHOLE = 24  # letters; a longer name may be broken at the end of a line
 
 Curves = Mapping[str, Sequence[Sequence[Sequence[float]]]]
 

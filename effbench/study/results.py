@@ -33,7 +33,7 @@ class Quality:
     """
 
     arm: str
-    # of a model: over all models, ranks would order the networks
+    # among the arms of one model: a rank over all models would mostly compare the networks
     rank: int | None
     test: Interval | None
     validation: Interval | None

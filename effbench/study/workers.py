@@ -32,7 +32,7 @@ class Workers:
         self.own: dict[str, Any] = {
             "id": uuid.uuid4().hex[:12],
             "host": socket.gethostname(),
-            # with the boot, because numbers of processes begin anew: a study goes on after a power cut
+            # after a reboot, say after a power cut, another process may have the pid of a dead worker
             "boot": _text(Path("/proc/sys/kernel/random/boot_id")),
             "pid": pid,
             "start": _start_of(pid),
@@ -44,7 +44,7 @@ class Workers:
         """Give a sign of life, if the last one is BEAT_S old."""
         now = time.monotonic()
         if now - self._beaten >= BEAT_S:
-            # the time makes it differ from the last one; nobody compares it with a clock of their own
+            # The time only makes each sign differ from the last. No worker compares it with its own clock.
             self._storage.set_study_user_attr(self._study, self.own["id"], time.time())
             self._beaten = now
 

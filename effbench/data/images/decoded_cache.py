@@ -124,7 +124,7 @@ def _stamp(status: os.stat_result) -> list[int]:
 
 
 def _check_trust(path: Path, status: os.stat_result, made_here: bool) -> None:
-    # pixels of others could steer a training, and a .npy header is parsed
+    # a file from another user could hold other pixels than the images, or a .npy header made to do harm
     if not made_here and (why := distrusted(status)):
         log.info(f"image_folder: {printable(path)} is not used: {why}; decoding again")
         raise ValueError(why)
