@@ -220,7 +220,8 @@ class _Session:
         self.config = settled(asked, len(data.train), data.modality, data.shape, self.ranks.world_size, before)
         self.chosen = settings(asked, self.config)
         if self.config.augment != asked.augment and not augments(asked, data.modality) and self.ranks.is_main:
-            log.info(f"note: the augment group is not for {data.modality.unit}s: it counts as augment=none")
+            # Only the default gets here: an augment group that was asked for is refused.
+            log.debug(f"the augment group is not for {data.modality.unit}s: it counts as augment=none")
         self.sessions.settle(self.config)
         return self.config
 

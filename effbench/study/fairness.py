@@ -165,7 +165,7 @@ def _mixed(table: StudyTable) -> Iterable[Objection]:
                 of_arm.setdefault(run.arm, set()).add(str(getattr(run, field)))
             whole = set().union(*of_arm.values())
             uneven = sorted(arm for arm, found in of_arm.items() if found != whole)
-            where = f" Not every arm has them alike: {', '.join(uneven)}." if uneven else ""
+            where = f" These arms do not have all of them: {', '.join(uneven)}." if uneven else ""
             yield Objection(
                 kind, tuple(uneven), f"The runs come from {len(values)} {field}s: {counted}.{where}", remedy
             )
