@@ -164,19 +164,20 @@ def record_failure(folder: Path, error: EffbenchError) -> None:
         write_summary(folder, {"status": "failed", "error": str(error), "metrics": {}, "argv": sys.argv})
 
 
-def called(relay: Relay, function: Callable[..., Result], *args: Any) -> Result | None:
+def called(relay: Relay, function: Callable[..., Result], *args: Any, limit_s: float | None = None) -> Result | None:
     """Call a function in a process of its own, so that torch computes nothing in this one.
 
     Args:
         relay: passes signals on.
         function: its result and its EffbenchErrors come back.
         *args: its arguments.
+        limit_s: seconds after which the process is killed; None for no limit.
 
     Returns:
         The result; None if a signal ended it.
 
     Raises:
-        EffbenchError: the function raised it, or its process died.
+        EffbenchError: the function raised it, or its process died or was killed.
     """
     import_for_all_jobs()
     # fork: function and arguments need not be picklable, and torch is imported already.
@@ -187,6 +188,9 @@ def called(relay: Relay, function: Callable[..., Result], *args: Any) -> Result 
         return None
     # Now only the child holds the writing end: if it dies, the read below ends with EOFError.
     sender.close()
+    # A process that is forked from one in which torch has computed with threads may wait for them for ever.
+    if not receiver.poll(limit_s):
+        process.kill()
     try:
         # Read before join(): a long answer fills the pipe, and the child would wait for its reader for ever.
         answer = pickle.loads(receiver.recv_bytes())

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
@@ -44,9 +45,13 @@ from effbench.run.launch import Composed, composed, record_job
 from effbench.run.load import targets_from
 from effbench.run.lock import holding
 from effbench.run.overrides import is_ephemeral, merge_overrides, override_key, recorded_overrides, resume_command
+from effbench.run.signals import Interrupted
 
 if TYPE_CHECKING:
     from effbench.config.schema import Config
+
+# Seconds for the check of the jobs' options, which takes 3 ms a job: what lasts longer hangs, and is left to the job.
+CHECK_S, CHECK_A_JOB_S = 120.0, 10.0
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +145,11 @@ def _refused(jobs: Mapping[int, Sequence[str]], config_dir: str | None, done: in
     if configs:
         # A process of its own: the check takes optimizer steps, and jobs are forked from this process, which must not
         # have started torch's threads. If it dies of a user's code, so will the job, with a record.
-        with suppress(EffbenchError):
-            refused |= called(Relay(), _refused_parts, configs) or {}
+        limit_s = CHECK_S + CHECK_A_JOB_S * len(configs)
+        with relaying() as relay, suppress(EffbenchError):
+            refused |= called(relay, _refused_parts, configs, limit_s=limit_s) or {}
+        if relay.signals:
+            raise Interrupted(signal.Signals(relay.signals[0]).name)
     if refused and len(refused) == len(jobs) and not done:
         raise ConfigError("\n".join(dict.fromkeys(refused.values())))
     return refused

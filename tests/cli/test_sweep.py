@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from effbench.config.compose import compose
 from effbench.errors import ConfigError
+from effbench.jobs import sweep
 from effbench.jobs.plan import expand
 from effbench.jobs.sweep import _finish, _refused
 from effbench.report.text_table import print_table
+from effbench.run.signals import Interrupted
 from effbench.run.validate import refuse_early
 from tests.cli.conftest import Effbench
 from tests.commandline import TINY, script
@@ -245,6 +251,23 @@ def test_sweep_lists_jobs_whose_options_exclude_each_other(case: str) -> None:
             alone = str(error)
         assert refused.get(number) == alone
     assert all(reason in text for text in refused.values())
+
+
+@pytest.mark.process
+def test_a_check_of_options_that_hangs_is_left_to_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effbench.run.validate.refused_early", lambda _: time.sleep(600))
+    monkeypatch.setattr(sweep, "CHECK_S", 0.5)
+    monkeypatch.setattr(sweep, "CHECK_A_JOB_S", 0.0)
+    assert _refused({0: [*TINY]}, None) == {}
+
+
+@pytest.mark.process
+def test_a_signal_ends_the_check_of_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effbench.run.validate.refused_early", lambda _: time.sleep(600))
+    signaller = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    signaller.start()
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        _refused({0: [*TINY]}, None)
 
 
 def test_a_sweep_under_torchrun_is_refused(effbench: Effbench, monkeypatch: pytest.MonkeyPatch) -> None:
