@@ -21,6 +21,7 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.defaults_list import create_defaults_list
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathElement
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -251,12 +252,23 @@ class GuardedLoader(ConfigLoaderImpl):
 
 def _reusable(path: Sequence[tuple[str, str]], overrides: Sequence[Override]) -> bool:
     """Return True if the composition reads shipped files alone, and what is said of Hydra is the run's folder."""
+    # A notebook may store configs of its own, and others under the same name later.
+    if any(node.provider != "hydra" for node in _stored(ConfigStore.instance().repo)):
+        return False
     return all(provider in SHIPPED for provider, _ in path) and all(
         not override.is_sweep_override()
         and (override.key_or_group == "hydra.run.dir" or "hydra" not in override.get_key_element())
         and (override.key_or_group != GROUP or "/" not in str(override.value()))
         for override in overrides
     )
+
+
+def _stored(nodes: Mapping[str, Any]) -> Iterator[ConfigNode]:
+    for node in nodes.values():
+        if isinstance(node, dict):
+            yield from _stored(node)
+        else:
+            yield node
 
 
 def _stamp() -> tuple[tuple[str, int, int], ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.config_store import ConfigStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -69,6 +70,17 @@ def test_edited_files_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = folder / "optimizer" / "sgd.yaml"
     path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 0.25"))
     assert compose_raw(["optimizer=sgd"]).optimizer.momentum == 0.25
+
+
+@pytest.mark.slow
+def test_configs_stored_by_a_notebook_are_read_again() -> None:
+    store = ConfigStore.instance()
+    try:
+        for value in (1, 2):
+            store.store(group="augment", name="stored", node={"flip": value}, package="augment")
+            assert compose_raw(["augment=stored"]).augment.flip == value
+    finally:
+        del store.repo["augment"]
 
 
 def test_the_working_folder_is_that_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
