@@ -318,7 +318,7 @@ def test_changes_in_the_last_epoch_are_told_to_need_more(send: SendsSignal, effb
     assert summary(tmp_path / "run")["steps"] == 12
 
 
-def test_a_key_that_was_added_takes_another_value_without_its_plus() -> None:
+def test_a_key_that_was_added_changes_without_its_plus() -> None:
     earlier = ["scheduler=constant", "+scheduler.total_steps=total", "+recipe=swin_lion"]
     merged = merge_overrides(earlier, ["scheduler.total_steps=20", "recipe=null"])
     assert merged == ["scheduler=constant", "++scheduler.total_steps=20", "recipe=null"]
