@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench study study=NAME [study.KEY=VALUE ...] [GROUP=NAME | KEY=VALUE ...] [--plan] [--json]
                       [--config-dir DIR]
 
-  effbench study study=smoke                            a whole study in about two minutes
+  effbench study study=smoke                            a whole study in about a minute
   effbench study study=optimizers --plan                arms, runs, time and power; nothing is trained but a few steps
   effbench study study=optimizers study.workers=2 data=cifar10
   effbench study study=optimizers study.models=[cnn,mlp] study.seeds=10 study.folder=mine

@@ -200,12 +200,12 @@ class GuardedLoader(ConfigLoaderImpl):
         config: DictConfig = copy.deepcopy(_merged_files(path, chosen, _stamp()))
         self._apply_overrides_to_config(values, config)
         # Not by the words' first letters: ++hydra.run.dir=DIR is one of Hydra's, too.
-        of_hydra = [override.is_hydra_override() for override in parsed]
-        config.hydra.overrides.task = [line for line, hydras in zip(overrides, of_hydra, strict=True) if not hydras]
-        config.hydra.overrides.hydra = [line for line, hydras in zip(overrides, of_hydra, strict=True) if hydras]
+        task = [override for override in parsed if not override.is_hydra_override()]
+        config.hydra.overrides.task = [override.input_line for override in task]
+        config.hydra.overrides.hydra = [override.input_line for override in parsed if override not in task]
         rules = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
-            overrides=[override for override in parsed if not override.is_hydra_override()],
+            overrides=task,
             kv_sep=rules.kv_sep,
             item_sep=rules.item_sep,
             exclude_keys=rules.exclude_keys,
@@ -294,7 +294,7 @@ def _merged_files(
     Args:
         path: provider and path of each of Hydra's sources.
         chosen: the words that choose files.
-        _files: what `_stamp` returned: changed files are merged anew.
+        _files: return value of `_stamp`, part of the cache's key: after a change of a file it differs.
     """
     loader = GuardedLoader(_search_path(path))
     return ConfigLoaderImpl._load_configuration_impl(loader, ROOT, list(chosen), RunMode.RUN, from_shell=False)
