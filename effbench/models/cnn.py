@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from effbench.errors import OptionError, unknown_name
+from effbench.errors import OptionError, shown, unknown_name
 from effbench.models.layers import DepthwiseSeparableConv2d, check_count, check_dropout, same_padding
 
 GRID = 4  # largest side of the feature map that the fully connected layer sees
@@ -23,6 +23,7 @@ def cnn(
     kernel_size: int = 3,
     hidden: int = 512,
     dropout: float = 0.5,
+    batch_norm: bool = True,
 ) -> nn.Sequential:
     """Build a CNN: (B, C, H, W) -> logits (B, num_classes).
 
@@ -38,6 +39,7 @@ def cnn(
         kernel_size: px, odd.
         hidden: units of the fully connected layer before the head.
         dropout: fraction dropped before the head, in [0, 1).
+        batch_norm: False leaves it out, and gives the convolutions a bias.
 
     Raises:
         OptionError: an image side is below 2^blocks px (8 px by default), or an option is out of range.
@@ -50,18 +52,21 @@ def cnn(
         check_count(width, "model.channels", "channels in each block")
     check_count(hidden, "model.hidden", "units")
     check_dropout(dropout)
+    if not isinstance(batch_norm, bool):
+        raise OptionError(f"model.batch_norm must be true or false; got {shown(batch_norm)}.")
     # (B, channels[-1], rows, columns) is what the fully connected layer sees
     pool, (rows, columns) = _pool(image_size, len(channels))
 
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for index, (c_in, c_out) in enumerate(pairwise([in_channels, *channels]), start=1):
-        # no bias: batch norm subtracts the mean, and has a bias of its own
+        # no bias before batch norm: it subtracts the mean, and has a bias of its own
         conv: nn.Module = (
-            nn.Conv2d(c_in, c_out, kernel_size, padding=same_padding(kernel_size), bias=False)
+            nn.Conv2d(c_in, c_out, kernel_size, padding=same_padding(kernel_size), bias=not batch_norm)
             if kind == "standard"
-            else DepthwiseSeparableConv2d(c_in, c_out, kernel_size, bias=False)
+            else DepthwiseSeparableConv2d(c_in, c_out, kernel_size, bias=not batch_norm)
         )
-        layers[f"block{index}"] = nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2))
+        norm = [nn.BatchNorm2d(c_out)] if batch_norm else []
+        layers[f"block{index}"] = nn.Sequential(conv, *norm, nn.ReLU(), nn.MaxPool2d(2))
     layers["pool"] = pool
     layers["hidden"] = nn.Sequential(
         nn.Flatten(), nn.Linear(channels[-1] * rows * columns, hidden), nn.ReLU(), nn.Dropout(dropout)

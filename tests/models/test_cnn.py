@@ -33,6 +33,15 @@ def test_has_the_parameters_of_its_description() -> None:
     assert parameters(cnn(10, 3, (32, 32))).total == expected
 
 
+@pytest.mark.parametrize(("kind", "kernels"), [("standard", 9 * (3 * 32 + 32 * 64 + 64 * 128)), ("separable", None)])
+def test_without_batch_norm_the_convolutions_have_a_bias(kind: str, kernels: int | None) -> None:
+    kernels = kernels or 9 * (3 + 32 + 64) + 3 * 32 + 32 * 64 + 64 * 128
+    model = cnn(10, 3, (32, 32), kind=kind, batch_norm=False)
+    biases = 32 + 64 + 128
+    assert parameters(model).total == kernels + biases + (128 * 16 + 1) * 512 + (512 + 1) * 10
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
 @pytest.mark.parametrize(("size", "grid"), [(8, 1), (28, 3), (32, 4), (64, 4), (224, 4), (100, 4)])
 def test_the_hidden_layer_sees_at_most_4_by_4_cells(size: int, grid: int) -> None:
     with torch.device("meta"):
@@ -98,6 +107,7 @@ def test_an_unknown_kind_lists_the_two() -> None:
         ({"hidden": 0}, "model.hidden must be a whole number of units, at least 1; got 0"),
         ({"dropout": -0.1}, r"model.dropout must be a fraction in \[0, 1\); got -0.1"),
         ({"dropout": "half"}, "model.dropout must be a fraction .* got 'half'"),
+        ({"batch_norm": "off"}, "model.batch_norm must be true or false; got 'off'"),
         ({"kernel_size": -3}, "model.kernel_size must be odd and positive.* got -3"),
     ],
 )
