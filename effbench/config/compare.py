@@ -9,9 +9,10 @@ from typing import Any
 
 EPHEMERAL_KEYS = ("resume", "allow_targets", "schema_version")  # of an invocation or of the record: no settings
 
-# Paths, devices and logging: they do not make another experiment.
-PLACES = ("device.", "logger.", "checkpoint.background", "data.root", "data.cache_dir", "data.num_workers",
-          "data.timeout_s")  # fmt: skip
+# Paths, logging, which device and how many threads: they do not make another experiment. The other keys of device do:
+# tf32 and channels_last change the numbers.
+PLACES = ("device.name", "device.threads", "logger.", "checkpoint.background", "data.root", "data.cache_dir",
+          "data.num_workers", "data.timeout_s")  # fmt: skip
 
 
 def config_digest(content: Mapping[str, Any]) -> str:

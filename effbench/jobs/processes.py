@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from multiprocessing.process import BaseProcess
@@ -34,6 +36,8 @@ IMPORTS = (
     "effbench.run.session", "effbench.models.torchvision_zoo", "effbench.data.images.fashion_mnist", "torch._dynamo",
     "matplotlib.figure", "matplotlib.backends.backend_agg",
 )  # fmt: skip
+
+ALIVE_S = 5.0  # between two calls of `alive` while a called function runs
 
 Result = TypeVar("Result")
 
@@ -164,7 +168,13 @@ def record_failure(folder: Path, error: EffbenchError) -> None:
         write_summary(folder, {"status": "failed", "error": str(error), "metrics": {}, "argv": sys.argv})
 
 
-def called(relay: Relay, function: Callable[..., Result], *args: Any, limit_s: float | None = None) -> Result | None:
+def called(
+    relay: Relay,
+    function: Callable[..., Result],
+    *args: Any,
+    limit_s: float | None = None,
+    alive: Callable[[], None] | None = None,
+) -> Result | None:
     """Call a function in a process of its own, so that torch computes nothing in this one.
 
     Args:
@@ -172,6 +182,7 @@ def called(relay: Relay, function: Callable[..., Result], *args: Any, limit_s: f
         function: its result and its EffbenchErrors come back.
         *args: its arguments.
         limit_s: seconds after which the process is killed; None for no limit.
+        alive: called every few seconds in this process while the function runs.
 
     Returns:
         The result; None if a signal ended it.
@@ -188,9 +199,15 @@ def called(relay: Relay, function: Callable[..., Result], *args: Any, limit_s: f
         return None
     # Now only the child holds the writing end: if it dies, the read below ends with EOFError.
     sender.close()
-    # A process that is forked from one in which torch has computed with threads may wait for them for ever.
-    if not receiver.poll(limit_s):
+    try:
+        # A process that is forked from one in which torch has computed with threads may wait for them for ever.
+        if not _answered(receiver, limit_s, alive):
+            process.kill()
+    except BaseException:  # `alive` raised
         process.kill()
+        process.join()
+        relay.processes.remove(process)
+        raise
     try:
         # Read before join(): a long answer fills the pipe, and the child would wait for its reader for ever.
         answer = pickle.loads(receiver.recv_bytes())
@@ -207,6 +224,18 @@ def called(relay: Relay, function: Callable[..., Result], *args: Any, limit_s: f
         raise value
     result: Result = value
     return result
+
+
+def _answered(receiver: Any, limit_s: float | None, alive: Callable[[], None] | None) -> bool:
+    """Wait for an answer, or the end of the process that gives it; False if neither came within the limit."""
+    if alive is None:
+        return bool(receiver.poll(limit_s))
+    deadline = math.inf if limit_s is None else time.monotonic() + limit_s
+    while (left_s := deadline - time.monotonic()) > 0:
+        if receiver.poll(min(left_s, ALIVE_S)):
+            return True
+        alive()
+    return False
 
 
 def _answer(sender: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -19,6 +19,7 @@ from effbench.run.resume_words import with_resume
 if TYPE_CHECKING:
     from effbench.config.schema import Config
     from effbench.run.run import Run
+    from effbench.training.callbacks import Callback
 
 
 Composed = tuple[Any, "Config"]  # Hydra's composition with its node `hydra`; the checked config
@@ -32,13 +33,16 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> Compose
         return raw, parse(plain(raw))
 
 
-def train_composed(whole: Composed, as_json: bool = False, config_dir: str | None = None) -> int:
+def train_composed(
+    whole: Composed, as_json: bool = False, config_dir: str | None = None, callbacks: Sequence[Callback] = ()
+) -> int:
     """Train one run in this process.
 
     Args:
         whole: return value of `composed`.
         as_json: print the result as summary.json, not as a table.
         config_dir: folder with the user's config groups, for the command that resumes the run.
+        callbacks: callbacks in addition to the config's; they are not recorded.
 
     Returns:
         Exit code of the process.
@@ -58,11 +62,11 @@ def train_composed(whole: Composed, as_json: bool = False, config_dir: str | Non
 
     folder = Path(raw.hydra.run.dir)
     with claimed(folder, resumes=config.resume is not None), hydra_job(raw, folder):
-        run = _train_recorded(raw, config, folder)
+        run = _train_recorded(raw, config, folder, callbacks)
     return report(run, as_json, config_dir) if run else 0
 
 
-def _train_recorded(raw: Any, config: Config, folder: Path) -> Run | None:
+def _train_recorded(raw: Any, config: Config, folder: Path, callbacks: Sequence[Callback]) -> Run | None:
     """Train with Hydra's record of the job (.hydra/). Ranks other than 0 write no record and return None."""
     # These import torch: only now is it known that the run may start.
     with uncollected():
@@ -71,13 +75,13 @@ def _train_recorded(raw: Any, config: Config, folder: Path) -> Run | None:
 
     words = lasting(raw.hydra.overrides.task)
     if environment_rank() > 0:
-        train_claimed(config, folder, words)
+        train_claimed(config, folder, words, callbacks)
         return None
     if config.resume:  # keep the first session's record until the first checkpoint
-        return train_claimed(config, folder, words)
+        return train_claimed(config, folder, words, callbacks)
     try:
         record_job(raw, folder)
-        return train_claimed(config, folder, words)
+        return train_claimed(config, folder, words, callbacks)
     except (ConfigError, MissingExtraError):
         shutil.rmtree(folder / ".hydra", ignore_errors=True)  # a refused run leaves no files
         raise

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DIVERGED = "the run diverged"  # in the text of an error that came from another process
+
 
 def report(run: Run, as_json: bool = False, config_dir: str | None = None) -> int:
     """Print the result on stdout.
@@ -46,5 +48,5 @@ def report(run: Run, as_json: bool = False, config_dir: str | None = None) -> in
         # The reason is a signal's name; 1 for one that only another process received.
         return EXIT_CODES.get(run.summary["stop_reason"], 1)
     if status == "diverged":
-        raise EffbenchError(f"the run diverged: {run.summary['stop_reason']}.")
+        raise EffbenchError(f"{DIVERGED}: {run.summary['stop_reason']}.")
     return 0

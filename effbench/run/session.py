@@ -81,19 +81,20 @@ def train(
             return _Session(config, folder, ranks, overrides, callbacks).run()
 
 
-def train_claimed(config: Config, folder: Path, overrides: Sequence[str]) -> Run:
+def train_claimed(config: Config, folder: Path, overrides: Sequence[str], callbacks: Sequence[Callback] = ()) -> Run:
     """Like `train`, in a folder that the caller has locked.
 
     Args:
         config: a checked config.
         folder: output folder; rank 0's is used on all ranks.
         overrides: words that `config` was composed from, for the record.
+        callbacks: callbacks in addition to those of `config`.
 
     Returns:
         The run.
     """
     with guarded(), distributed_context(torch.device(build.device_type(config))) as ranks:
-        return _Session(config, Path(ranks.broadcast_object(str(folder))), ranks, overrides).run()
+        return _Session(config, Path(ranks.broadcast_object(str(folder))), ranks, overrides, callbacks).run()
 
 
 class _Session:

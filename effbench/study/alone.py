@@ -9,15 +9,19 @@ import errno
 import logging
 import os
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from effbench.errors import ConfigError, EffbenchError
 from effbench.jobs.processes import Relay, called
+from effbench.run.outcome import DIVERGED
 from effbench.study.collect import best_settings
 from effbench.study.ledger import Ledger
 from effbench.study.measure import PROBE_STEPS, TIMED_STEPS, Probe, inference_costs, probe
 from effbench.study.plan import StudyPlan
+from effbench.study.table import Setting
 
 log = logging.getLogger(__name__)
 
@@ -54,58 +58,115 @@ def probe_arms(plan: StudyPlan, relay: Relay) -> dict[str, Probe]:
     return found
 
 
-def probe_arm(plan: StudyPlan, relay: Relay, arm: str) -> Probe | None:
+def probe_arm(plan: StudyPlan, relay: Relay, arm: str, alive: Callable[[], None] | None = None) -> Probe | None:
     """Train a few steps of an arm with its defaults; return what it took, or None if a signal arrived.
 
     Args:
         plan: the plan.
         relay: passes signals on.
         arm: name of the arm.
+        alive: called every few seconds meanwhile.
 
     Raises:
         EffbenchError: the arm does not train on this machine.
     """
-    words = [*plan.words(arm, {}, plan.tuning_seed, tests=False), *plan.session_words]
-    return called(relay, probe, words, _scratch(plan), PROBE_STEPS, plan.config_dir)
+    words = _words(plan, arm, {})
+    return called(relay, probe, words, _scratch(plan), PROBE_STEPS, plan.config_dir, alive=alive)
 
 
 def measured(plan: StudyPlan, ledger: Ledger, relay: Relay, at_end: bool) -> dict[str, dict[str, Any]] | None:
     """Measure all arms in turns; return arm -> {rounds, ...}, or None if a signal arrived.
+
+    An arm that does not train for so many steps with its best setting is measured with its defaults. One that diverges
+    with these, too, is left out at the end: no arm keeps the others from their results.
 
     Args:
         plan: the plan.
         ledger: its tasks.
         relay: passes signals on.
         at_end: False: the pace, before tuning; True: the costs of the best settings, after all runs.
+
+    Raises:
+        EffbenchError: no space is left, this machine does not train an arm, or one has no pace, which its runs need.
     """
     rounds = plan.keys.timing_rounds if at_end else PACE_ROUNDS
     log.info(f"measuring step times alone: {rounds} rounds over {len(plan.arms)} arms")
-    words = {}
-    for arm in plan.arms:
-        # The setting may change the speed (dropout, batch size): the best one, or the defaults before tuning.
-        chosen = best_settings(plan, ledger, arm.name) or {}
-        words[arm.name] = [*plan.words(arm.name, chosen, plan.tuning_seed, tests=False), *plan.session_words]
-
-    found: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in plan.arms}
+    arms = [_Measured(arm.name, _tries(best_settings(plan, ledger, arm.name))) for arm in plan.arms]
     for number in range(rounds):
         # every second round backwards: a clock that drifts evenly does not favour an arm
-        for arm in plan.arms if number % 2 == 0 else plan.arms[::-1]:
-            one = called(relay, probe, words[arm.name], _scratch(plan), TIMED_STEPS, plan.config_dir)
-            if one is None:
+        for arm in arms if number % 2 == 0 else arms[::-1]:
+            if not _add_round(plan, ledger, relay, arm):
                 return None
-            found[arm.name].append(one.record())
-            ledger.workers.beat()  # all arms together may take longer than a worker may be silent
-    records: dict[str, dict[str, Any]] = {arm: {"rounds": each} for arm, each in found.items()}
+            if arm.failed and (not at_end or DIVERGED not in arm.failed):
+                raise EffbenchError(f"arm {arm.name} does not train on this machine: {arm.failed}")
+    records: dict[str, dict[str, Any]] = {arm.name: arm.record() for arm in arms if arm.tries}
     if not at_end:
         return records
 
     # after the step times: they would keep caches and the clock busy between two rounds
-    for arm_name, record in records.items():
-        costs = called(relay, inference_costs, words[arm_name], plan.config_dir)
+    for name, record in records.items():
+        words = _words(plan, name, record["settings"])
+        costs = called(relay, inference_costs, words, plan.config_dir, alive=ledger.workers.beat)
         if costs is None:
             return None
         record.update(costs)
     return records
+
+
+@dataclass
+class _Measured:
+    """An arm that is measured.
+
+    Attributes:
+        name: of the arm.
+        tries: (settings, steps) with which it is measured, and what follows if that fails; empty if all have failed.
+        rounds: what was measured.
+        failed: the error of the last try; '' while there are tries.
+    """
+
+    name: str
+    tries: list[tuple[Mapping[str, Setting], int]]
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    failed: str = ""
+
+    def record(self) -> dict[str, Any]:
+        settings, steps = self.tries[0]
+        return {"rounds": self.rounds, "settings": dict(settings), "steps": steps}
+
+
+def _tries(best: Mapping[str, Setting] | None) -> list[tuple[Mapping[str, Setting], int]]:
+    """Return (settings, steps) with which an arm is measured, most wanted first. best: None before its tuning ended."""
+    # Its best setting, because that may change the speed (dropout, batch size). But in a short run the warm-up is
+    # short, too, and a large lr diverges that a whole run survives. The last one was taken before the study began.
+    return [*([(best, TIMED_STEPS)] if best else []), ({}, TIMED_STEPS), ({}, PROBE_STEPS)]
+
+
+def _add_round(plan: StudyPlan, ledger: Ledger, relay: Relay, arm: _Measured) -> bool:
+    """Measure an arm once more, by the first of its tries that succeeds; return False if a signal arrived."""
+    while arm.tries:
+        settings, steps = arm.tries[0]
+        words, beat = _words(plan, arm.name, settings), ledger.workers.beat
+        try:
+            one = called(relay, probe, words, _scratch(plan), steps, plan.config_dir, alive=beat)
+        except EffbenchError as error:
+            if NO_SPACE in str(error):  # not the arm's fault
+                raise
+            # rounds with other settings are no repetitions of those that follow
+            arm.tries, arm.rounds = arm.tries[1:], []
+            if not arm.tries:
+                arm.failed = str(error)
+            remedy = "its defaults are measured" if arm.tries else "its costs are not known"
+            log.warning(f"arm {arm.name}: {steps} steps to measure the step time: {str(error).rstrip('.')}; {remedy}")
+            continue
+        if one is None:
+            return False
+        arm.rounds.append(one.record())
+        return True
+    return True
+
+
+def _words(plan: StudyPlan, arm: str, settings: Mapping[str, Setting]) -> list[str]:
+    return [*plan.words(arm, settings, plan.tuning_seed, tests=False), *plan.session_words]
 
 
 def _scratch(plan: StudyPlan) -> Path:

@@ -229,7 +229,8 @@ class Engine:
         # Before it is recorded as failed: does this machine still train the arm with its defaults? A worker whose data
         # are missing, or whose disk has failed, would record all that is left of the study as failed.
         try:
-            trains = probe_arm(self._plan, self._relay, claim.task.arm) is not None
+            beat = self._ledger.workers.beat
+            trains = probe_arm(self._plan, self._relay, claim.task.arm, beat) is not None
         except EffbenchError as error:
             self._ledger.put_back(claim)
             raise EffbenchError(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from effbench.config.compare import leaves
 from effbench.config.versions import SCHEMA as CONFIG_SCHEMA
@@ -15,22 +18,32 @@ from effbench.errors import ConfigError
 from effbench.guarded import MissingFileError, read_text
 from effbench.records import require_writable, write_text
 from effbench.study.plan import FOLDER, StudyPlan, digest_of
+from effbench.study.table import StudyRules
 
 NAME = "study.json"
 SCHEMA = 1
 MOST_BYTES = 50_000_000  # of study.json: 500 arms; a folder may come from anyone, and JSON takes memory
+# What older study.json files lack, as it was then: a rule or key that is added to the plan is added here, too.
+_RULES_BEFORE = {"meaningful": 0.75, "tuning": 0.95, "budgets": [1, 2, 5, 10]}
+_KEYS_BEFORE = {"keys.sampler": "qmc"}
 
 
-def freeze(plan: StudyPlan) -> None:
+def freeze(plan: StudyPlan) -> StudyPlan:
     """Write study.json, or check that the folder's study.json holds this very plan.
+
+    Returns:
+        The plan, with the digest and the rules of study.json: an older effbench may have written it, whose defaults
+        were others.
 
     Raises:
         ConfigError: the folder holds another study, a damaged study.json, or one of a newer version.
     """
     path = plan.folder / NAME
     if path.exists():
-        _check_same(path, read_frozen(path), plan)
-        return
+        content = read_frozen(path)
+        rules = frozen_rules(path, content)
+        _check_same(path, content, plan)
+        return replace(plan, frozen=(content["digest"], rules))
     # before the first trial, because a plan that is changed afterwards proves nothing
     require_writable(plan.folder, FOLDER)
     content = {
@@ -43,6 +56,7 @@ def freeze(plan: StudyPlan) -> None:
         "study": plan.record(),
     }
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return replace(plan, frozen=(plan.digest, plan.rules))
 
 
 def read_frozen(path: Path) -> dict[str, Any]:
@@ -71,6 +85,33 @@ def read_frozen(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def frozen_rules(path: Path, content: Mapping[str, Any]) -> StudyRules:
+    """Return the rules by which the study of a study.json is judged.
+
+    Args:
+        path: of study.json, for messages.
+        content: of it.
+
+    Raises:
+        ConfigError: a rule is missing, wrong, or unknown to this effbench.
+    """
+    try:
+        keys = content["study"]["keys"]
+        own = {key: keys[key] for key in ("alpha", "relevant_difference", "power", "seed")}
+        rules = {**_RULES_BEFORE, **own, "confidence": 1 - keys["alpha"], **content["study"].get("rules", {})}
+        # pydantic would fill in the default of now, and leave a rule of a newer effbench out
+        missing = [name for name in StudyRules.__dataclass_fields__ if name not in rules]
+        unknown = [name for name in rules if name not in StudyRules.__dataclass_fields__]
+        if missing or unknown:
+            raise ValueError(f"rules: missing {missing}, unknown {unknown}")
+        return TypeAdapter(StudyRules).validate_python(rules)
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: the rules of the study cannot be read ({' '.join(str(error).split())}). Read it with effbench "
+            f"{content.get('effbench')}, which wrote it."
+        ) from error
+
+
 def _check_same(path: Path, content: Mapping[str, Any], plan: StudyPlan) -> None:
     changed = differences(content, plan)
     if content["name"] != plan.name:
@@ -88,12 +129,15 @@ def _check_same(path: Path, content: Mapping[str, Any], plan: StudyPlan) -> None
 def differences(content: Mapping[str, Any], plan: StudyPlan) -> list[str]:
     """Return one line for each value in which a frozen study differs from a plan.
 
-    Keys that the config has got since then are not counted: they have the defaults with which older runs were made.
+    Keys that the config has got since then are not counted: they have the defaults with which older runs were made. The
+    rules are not, either: what the user can set of them is among the keys, and a study keeps the rest as it was.
     """
-    before, now = leaves(content["study"]), leaves(plan.record())
-    older = content.get("config_schema_version", CONFIG_SCHEMA) < CONFIG_SCHEMA
+    before, now = {**_KEYS_BEFORE, **leaves(content["study"])}, leaves(plan.record())
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
-    if older:
+    keys = [key for key in keys if not key.startswith("rules.")]
+    if content.get("config_schema_version", CONFIG_SCHEMA) < CONFIG_SCHEMA:
         # a key that the older effbench did not have: only within .config., where it has a default
         keys = [key for key in keys if key in before or ".config." not in key]
+    if "rules" not in content["study"]:
+        keys = [key for key in keys if key in before or ".config.device." not in key]
     return [f"{key}: {before.get(key)} there, {now.get(key)} asked for" for key in keys]

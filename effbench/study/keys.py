@@ -12,6 +12,7 @@ from effbench.config.schema import Section
 from effbench.config.study_files import assigned, content_of
 from effbench.errors import ConfigError, shown, unknown_name
 from effbench.run.overrides import override_key
+from effbench.study.space import Sampler
 from effbench.study.table import CompareRule
 
 
@@ -23,6 +24,7 @@ class StudyKeys(Section):
     arms: dict[str, list[str]]
     overrides: list[str]
     search_space: str | dict[str, str]
+    sampler: Sampler
     baseline: str | None
     compare: CompareRule
     trials: Count

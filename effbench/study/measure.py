@@ -7,13 +7,14 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from effbench.config.recipes import quoted
+from effbench.errors import EffbenchError
 from effbench.log import LOGGER
 from effbench.records import read_summary
 from effbench.run.launch import composed, train_composed
@@ -23,7 +24,9 @@ from effbench.units import seen_key
 # Optimizer steps of a short run. The first 5 are not counted: they include allocations and lazy setup. 12 show that an
 # arm trains and about how fast; 45 leave 40 for a step time that is compared.
 PROBE_STEPS, TIMED_STEPS = 12, 45
-BUSY = 0.85  # processor seconds a second of a timed run, below which other work had the processor
+# Processor seconds a second of timed training that other processes took, from which a measurement is contaminated.
+OTHERS = 0.15
+BUSY = 0.85  # own processor seconds a second of the whole run, below which it is; where others cannot be measured
 DRIFT = 1.1  # ratio of a fixed calculation's times before and after, above which the clock has changed
 LATENCY_RUNS = 40  # forward passes; the first quarter only warms the caches up
 _SPIN = 200_000  # numbers that are summed up: some milliseconds, far above the clock's resolution
@@ -41,8 +44,9 @@ class Probe:
         start_s: seconds of everything else: composing, reading data, building.
         parameters: of the model.
         macs: of one sample; 0 if they cannot be counted.
-        peak_bytes: resident memory of the process.
-        share: processor seconds a second.
+        peak_bytes: memory of the GPU, where the run used one; else resident memory of the process.
+        share: own processor seconds a second of the whole run.
+        others: processor seconds a second that other processes took during the timed steps; None if not known.
         drift: time of a fixed calculation after the run, divided by that before it.
         load: load average of the machine before it.
         splits: names of the dataset's splits.
@@ -57,13 +61,15 @@ class Probe:
     macs: int
     peak_bytes: int
     share: float
+    others: float | None
     drift: float
     load: float
     splits: tuple[str, ...]
 
     @property
     def contaminated(self) -> bool:
-        return self.share < BUSY or not 1 / DRIFT <= self.drift <= DRIFT
+        disturbed = self.share < BUSY if self.others is None else self.others > OTHERS
+        return disturbed or not 1 / DRIFT <= self.drift <= DRIFT
 
     def record(self) -> dict[str, Any]:
         return {**asdict(self), "contaminated": self.contaminated}
@@ -78,17 +84,22 @@ def probe(words: Sequence[str], folder: Path, steps: int, config_dir: str | None
         steps: optimizer steps, more than 5.
         config_dir: folder with the user's groups.
     """
+    from effbench.study.watch import Watch  # here, because it imports torch
+
     LOGGER.setLevel(logging.CRITICAL)  # the process's own: a study's log has no lines of short runs
     load, before = os.getloadavg()[0], _calibration_s()
     short = [*words, f"trainer.max_steps={steps}", "checkpoint.save_last=false", f"hydra.run.dir={quoted(folder)}"]
+    watch = Watch()
     begun, processor = time.perf_counter(), time.process_time()
     try:
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-            train_composed(composed(short, config_dir), config_dir=config_dir)
+            train_composed(composed(short, config_dir), config_dir=config_dir, callbacks=[watch])
         summary = read_summary(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     wall = time.perf_counter() - begun
+    if not summary["steps"]:
+        raise EffbenchError(f"no optimizer step was taken ({summary['stop_reason'] or summary['status']}).")
     # With one thread, a process that had a core to itself has a share of nearly 1; waiting for others lowers it.
     share = (time.process_time() - processor) / wall
     timing, clocks = summary["timing"], summary["timing"]["seconds"]
@@ -105,8 +116,9 @@ def probe(words: Sequence[str], folder: Path, steps: int, config_dir: str | None
         start_s=max(0.0, wall - timing["training_s"] - float(clocks.get("evaluation") or 0.0)),
         parameters=summary["model"]["parameters"],
         macs=summary["model"].get("macs") or 0,
-        peak_bytes=summary["memory"]["peak_rss_bytes"],
+        peak_bytes=summary["memory"].get("peak_cuda_bytes") or summary["memory"]["peak_rss_bytes"],
         share=share,
+        others=watch.others,
         drift=_calibration_s() / before,
         load=load,
         splits=tuple(summary["data"]["counts"]),
@@ -119,7 +131,9 @@ def steps_in(budget_s: float, step_s: float) -> int:
 
 
 def inference_costs(words: Sequence[str], config_dir: str | None = None) -> dict[str, float | int | None]:
-    """Return optimizer_state_bytes, and latency_p50_s: median seconds of a forward pass of one sample, untrained.
+    """Return optimizer_state_bytes, and latency_p50_s: median seconds of one sample's forward pass on the run's device.
+
+    The model is untrained.
 
     Args:
         words: overrides of the run.
@@ -135,20 +149,22 @@ def inference_costs(words: Sequence[str], config_dir: str | None = None) -> dict
 
     LOGGER.setLevel(logging.CRITICAL)
     config = compose(words, config_dir)
-    if config.device.threads:
-        torch.set_num_threads(config.device.threads)
+    device = build.device(config)
     setting = own_setting(config)
     # latency and state do not depend on the values of weights, so nothing is downloaded; frozen ones count as trained
     section = config.model.model_copy(update={"pretrained": None, "freeze": []})
     config = config.model_copy(update={"model": section})
-    model = build.model(config, setting.num_classes, setting.modality).eval()
-    example = setting.example
+    model = build.model(config, setting.num_classes, setting.modality).eval().to(device)
+    example = setting.example.to(device)
+    # a GPU computes after the call returns
+    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times = []
     # one sample at a time: the latency that a user of one request waits for
     with torch.inference_mode():
         for _ in range(LATENCY_RUNS):
             begun = time.perf_counter()
             model(example)
+            wait()
             times.append(time.perf_counter() - begun)
     return {
         "optimizer_state_bytes": cost(config, setting)["optimizer_state_bytes"],

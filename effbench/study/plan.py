@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +72,7 @@ class StudyPlan:
         metric: what the runs monitor: 'acc' for val/acc.
         mode: 'max' if larger is better.
         config_dir: folder with the user's groups.
+        frozen: digest and rules of the study.json that the study goes on from; None for a new study.
     """
 
     name: str
@@ -83,6 +84,7 @@ class StudyPlan:
     metric: str
     mode: Literal["max", "min"]
     config_dir: str | None
+    frozen: tuple[str, StudyRules] | None = None
 
     @property
     def as_percent(self) -> bool:
@@ -109,7 +111,18 @@ class StudyPlan:
 
     @property
     def rules(self) -> StudyRules:
-        return rules_of(self.keys.model_dump())
+        return self.frozen[1] if self.frozen else self._new_rules()
+
+    def _new_rules(self) -> StudyRules:
+        """Return the rules by the keys, and by this effbench's defaults for what no key sets."""
+        keys = self.keys
+        return StudyRules(
+            alpha=keys.alpha,
+            confidence=1 - keys.alpha,  # so that an interval leaves 0 out where its test, uncorrected, has p < alpha
+            relevant_difference=keys.relevant_difference,
+            power=keys.power,
+            seed=keys.seed,
+        )
 
     def words(
         self, arm: str, settings: Mapping[str, Setting], seed: int, tests: bool, steps: int | None = None
@@ -147,9 +160,9 @@ class StudyPlan:
         return merge_overrides(given, own)
 
     def record(self) -> dict[str, Any]:
-        """Return what is frozen, as plain containers without secrets."""
+        """Return what is frozen of a new study with this plan, as plain containers without secrets."""
         keys = {key: value for key, value in self.keys.model_dump().items() if key not in OPERATION}
-        # Places (paths, devices, loggers) are left out: the same study may go on where the data lie elsewhere.
+        # Places (paths, loggers, which device) are left out: the same study may go on where the data lie elsewhere.
         overrides = [word for word in self.overrides if not override_key(word).startswith(PLACES)]
         arms = {
             each.name: {
@@ -162,25 +175,19 @@ class StudyPlan:
             }
             for each in self.arms
         }
-        frozen = {"keys": {**keys, "overrides": overrides}, "metric": self.metric, "arms": arms}
+        frozen = {
+            "keys": {**keys, "overrides": overrides},
+            "metric": self.metric,
+            "rules": asdict(self._new_rules()),
+            "arms": arms,
+        }
         # through JSON, so that a plan equals what study.json gives back: tuples are lists there, paths are text
         plain: dict[str, Any] = json.loads(json.dumps(redact(frozen), default=str))
         return plain
 
     @cached_property
     def digest(self) -> str:
-        return digest_of(self.record())
-
-
-def rules_of(keys: Mapping[str, Any]) -> StudyRules:
-    """Return the rules in the keys of a study, as its YAML or its study.json has them."""
-    return StudyRules(
-        alpha=keys["alpha"],
-        confidence=1 - keys["alpha"],  # so that an interval leaves 0 out where its test, uncorrected, has p < alpha
-        relevant_difference=keys["relevant_difference"],
-        power=keys["power"],
-        seed=keys["seed"],
-    )
+        return self.frozen[0] if self.frozen else digest_of(self.record())
 
 
 def digest_of(record: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from effbench.errors import ConfigError, shown, unknown_name
 from effbench.redaction import redact
 from effbench.run.overrides import override_key
-from effbench.study.plan import FOLDER, OWN_KEYS, StudyPlan
+from effbench.study.plan import FOLDER, OWN_KEYS, PlannedArm, StudyPlan
 from effbench.study.power import check_seeds
 from effbench.study.space import SearchSpace
 from effbench.study.table import Arm
@@ -72,6 +72,7 @@ def check_plan(plan: StudyPlan) -> None:
                 f"arm {arm.name}: all arms must monitor one validation metric, with checkpoint.save_top_k of at least "
                 f"1; {arm.name} monitors {monitor[0]} ({monitor[1]}), {names[0]} val/{plan.metric} ({plan.mode})."
             )
+        _check_schedule_free(plan, arm)
         # a setting that is run twice with one seed gives the same number twice: a trial less than the other arms have
         if arm.space.distinct() < keys.trials:
             raise ConfigError(
@@ -86,6 +87,25 @@ def check_plan(plan: StudyPlan) -> None:
         raise ConfigError(
             f"{redact(secret[0])} holds a secret, which study.json would record. Use an environment variable."
         )
+
+
+def _check_schedule_free(plan: StudyPlan, arm: PlannedArm) -> None:
+    """Refuse a schedule-free optimizer with a schedule: its averaging takes the place of a falling learning rate."""
+    # by the name, because planning imports no torch: effbench's class, and those of the package schedulefree
+    optimizer = str(arm.config["optimizer._target_"]).lower().replace("_", "")
+    scheduler = str(arm.config["scheduler._target_"])
+    if "schedulefree" not in optimizer or scheduler == "effbench.schedulers.Constant":
+        return
+    words = [*arm.arm.overrides, "scheduler=constant"]
+    key, name = "study.arms", arm.name
+    if arm.arm.optimizer is not None:
+        key, name = "study.optimizers", arm.arm.optimizer
+        given = plan.keys.optimizers
+        words = [*(given[name] if isinstance(given, Mapping) else [f"optimizer={name}"]), "scheduler=constant"]
+    raise ConfigError(
+        f"arm {arm.name}: a schedule-free optimizer needs scheduler=constant (arXiv:2405.15682); got {scheduler}. In "
+        f"{key}, write {name}: {shown(words)}."
+    )
 
 
 def _check_effect(plan: StudyPlan) -> None:

@@ -21,10 +21,10 @@ from effbench.study.analysis import analyse
 from effbench.study.collect import curves_of, table_of
 from effbench.study.engine import GO_ON, Engine
 from effbench.study.estimate import Estimate
-from effbench.study.frozen import MOST_BYTES, NAME, freeze, read_frozen
+from effbench.study.frozen import MOST_BYTES, NAME, freeze, frozen_rules, read_frozen
 from effbench.study.live import board
 from effbench.study.page import CURVES, TABLE, print_result, write_page
-from effbench.study.plan import FOLDER, StudyPlan, rules_of
+from effbench.study.plan import FOLDER, StudyPlan
 from effbench.study.results import StudyResult, result_to_json
 from effbench.study.storage import opened, optuna_library
 from effbench.study.table import StudyTable, table_from_json
@@ -44,6 +44,7 @@ def plan_only(plan: StudyPlan, as_json: bool) -> int:
     with _naming_faults(), relaying() as relay, _leaving_no_empty_folder(plan.folder):
         estimate = _estimate(plan, relay)
     if estimate is None:
+        log.info("interrupted; nothing is written")
         return 128 + relay.signals[0]
     if as_json:
         print(json.dumps(estimate.record(), indent=2, ensure_ascii=not writes_unicode()))
@@ -66,7 +67,7 @@ def run_study(plan: StudyPlan, command: str, as_json: bool) -> int:
         with relaying() as relay:
             is_new = not (plan.folder / NAME).exists()
             if not is_new:
-                freeze(plan)  # refuses another study
+                plan = freeze(plan)  # refuses another study
             if plan.keys.storage is not None:
                 opened(plan.keys.storage, plan.folder)  # refuses a storage that does not answer
             # Frozen only after every arm has trained a few steps: a folder of a study that cannot run would refuse the
@@ -75,9 +76,10 @@ def run_study(plan: StudyPlan, command: str, as_json: bool) -> int:
                 with _leaving_no_empty_folder(plan.folder):
                     estimate = _estimate(plan, relay)
                     if estimate is None:
+                        log.info("interrupted before the study began; nothing is written")
                         return 128 + relay.signals[0]
                     log.info(estimate.line())
-                    freeze(plan)
+                    plan = freeze(plan)
             ledger = ledger_of(plan)
             log.info(f"study {plan.name}, {plan.digest[:12]} -> {plan.folder}")
             with board() as shown:
@@ -154,7 +156,7 @@ def report_study(folder: Path, as_json: bool) -> int:
     Raises:
         ConfigError: the folder holds no table yet, or a damaged one.
     """
-    keys = read_frozen(folder / NAME)["study"]["keys"]
+    rules = frozen_rules(folder / NAME, read_frozen(folder / NAME))
     try:
         table = table_from_json(read_text(folder / TABLE, MOST_BYTES))
         curves = json.loads(read_text(folder / CURVES, MOST_BYTES))
@@ -162,6 +164,6 @@ def report_study(folder: Path, as_json: bool) -> int:
         raise ConfigError(f"{folder} holds a study without results yet; go on with it by effbench study.") from error
     except ValueError as error:
         raise ConfigError(f"{folder / CURVES} is damaged: {error}. effbench study writes it again.") from error
-    result = analyse(table, rules_of(keys))
+    result = analyse(table, rules)
     path = write_page(folder, table, result, curves)
     return _print(folder, table, result, path, as_json)

@@ -7,15 +7,19 @@ A file of conf/search_space holds one line a setting: `KEY: {log: [LOW, HIGH]}`,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
 
 from effbench.config.recipes import quoted
 from effbench.errors import ConfigError, shown
 from effbench.study.table import Range, Setting
 
 KINDS = ("log", "uniform", "int", "choices")
+Sampler = Literal["qmc", "random"]
+_MOST_DRAWS = 100  # points a wanted setting, after which one that was drawn already is taken again
 _DIGITS = 4  # significant digits of sampled numbers: settings that people can read and repeat
 
 
@@ -158,17 +162,38 @@ def _dimension(where: str, key: str, line: Any) -> Dimension:
     return Dimension(key, kind, (low, high))
 
 
-def sampled(space: SearchSpace, count: int, seed: int) -> list[dict[str, Setting]]:
-    """Return the settings of all tuning runs of an arm: points of a scrambled Sobol sequence (Optuna's QMCSampler).
+def sampled(space: SearchSpace, count: int, seed: int, sampler: Sampler = "qmc") -> list[dict[str, Setting]]:
+    """Return the settings of all tuning runs of an arm, different ones as far as the space has so many.
 
-    They depend on space, count and seed alone, so that workers and interruptions do not change them, and arms with
-    equally many settings get the same points.
+    They depend on the arguments alone, so that workers and interruptions do not change them, and arms with equally many
+    settings get the same points.
 
     Args:
         space: the search space.
         count: number of settings.
-        seed: of the scrambling.
+        seed: of the points.
+        sampler: qmc: points of a scrambled Sobol sequence; random: independent points.
     """
+    points = _sobol_points(space, seed) if sampler == "qmc" else _random_points(space, seed)
+    found: list[dict[str, Setting]] = []
+    repeated: list[dict[str, Setting]] = []
+    # a setting that is run twice with one seed gives the same number twice: a trial less than the other arms have
+    for point in islice(points, count * _MOST_DRAWS):
+        settings = space.settings(point)
+        (repeated if settings in found else found).append(settings)
+        if len(found) == count:
+            return found
+    return [*found, *repeated][:count]
+
+
+def _random_points(space: SearchSpace, seed: int) -> Iterator[list[float]]:
+    draw = random.Random(seed)
+    while True:
+        yield [draw.random() for _ in space.dimensions]
+
+
+def _sobol_points(space: SearchSpace, seed: int) -> Iterator[list[float]]:
+    """Yield the points of Optuna's QMCSampler in the unit cube."""
     from effbench.study.storage import optuna_library  # scipy and Optuna take a second
 
     optuna = optuna_library()
@@ -187,5 +212,6 @@ def sampled(space: SearchSpace, count: int, seed: int) -> list[dict[str, Setting
     # QMCSampler takes its dimensions from the first finished trial, and draws that one at random itself
     middle = dict.fromkeys(unit, 0.5)
     study.add_trial(optuna.trial.create_trial(params=middle, distributions=unit, value=0.0))
-    points = [study.ask(unit).params for _ in range(count)]
-    return [space.settings([point[key] for key in unit]) for point in points]
+    while True:
+        params = study.ask(unit).params
+        yield [params[key] for key in unit]

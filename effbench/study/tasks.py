@@ -30,10 +30,11 @@ def ledger_of(plan: StudyPlan) -> Ledger:
 
 def tuning_tasks(plan: StudyPlan) -> list[Task]:
     """Return all tuning runs: the first of every arm, then the second, so that a part of a study is balanced."""
-    samples = {arm.name: sampled(arm.space, plan.keys.trials, plan.keys.seed) for arm in plan.arms}
+    keys = plan.keys
+    samples = {arm.name: sampled(arm.space, keys.trials, keys.seed, keys.sampler) for arm in plan.arms}
     return [
         Task("tune", arm.name, index, plan.tuning_seed, samples[arm.name][index])
-        for index in range(plan.keys.trials)
+        for index in range(keys.trials)
         for arm in plan.arms
     ]
 

@@ -17,9 +17,9 @@ UNSIGNED_S = 10.0  # a claim whose worker did not sign within this time was cut 
 class Workers:
     """The workers of one study.
 
-    A worker of this machine is looked up among its processes: its death is seen at once. One of another machine gives
-    signs of life in the storage, which are user attributes of an Optuna study. Optuna's own heartbeat exists for
-    databases only, not for the journal.
+    A worker of this machine is looked up among its processes: its death is seen at once. One of another machine, or in
+    another container, gives signs of life in the storage, which are user attributes of an Optuna study. Optuna's own
+    heartbeat exists for databases only, not for the journal.
 
     Args:
         storage: from storage.opened.
@@ -34,6 +34,8 @@ class Workers:
             "host": socket.gethostname(),
             # after a reboot, say after a power cut, another process may have the pid of a dead worker
             "boot": _text(Path("/proc/sys/kernel/random/boot_id")),
+            # two containers of one machine may have one host name, and each sees its own processes only
+            "processes": _link(Path("/proc/self/ns/pid")),
             "pid": pid,
             "start": _start_of(pid),
         }
@@ -60,7 +62,7 @@ class Workers:
             return self._unchanged_s(claim, None) > UNSIGNED_S
         if worker["id"] == self.own["id"]:
             return False
-        if worker["host"] == self.own["host"] and worker["boot"] == self.own["boot"]:
+        if all(worker.get(key) == self.own[key] for key in ("host", "boot", "processes")):
             if worker["start"] is not None:
                 # a new process may have the number of a dead one, but not its time of start
                 return bool(_start_of(int(worker["pid"])) != worker["start"])
@@ -90,6 +92,13 @@ def _start_of(pid: int) -> str | None:
     # "pid (name) state ...": the name may hold spaces and brackets; state is field 3 and starttime field 22 of proc(5)
     fields = text.rpartition(")")[2].split()
     return None if fields[0] in ("Z", "X") else fields[19]  # a zombie has ended
+
+
+def _link(path: Path) -> str | None:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return None
 
 
 def _text(path: Path) -> str | None:

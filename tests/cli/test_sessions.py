@@ -175,10 +175,12 @@ def test_numbers_that_a_run_chose_for_auto_are_no_other_config(effbench: Effbenc
 @pytest.mark.row(55)
 def test_run_of_another_config_is_refused_by_the_differing_keys(run: Path, effbench: Effbench) -> None:
     before = content(run)
-    words = [*TWO_EPOCHS, "optimizer.lr=1e-4", "device.threads=2", "resume=auto", "hydra.run.dir=run"]
+    changes = ["optimizer.lr=1e-4", "device.threads=2", "device.channels_last=true"]
+    words = [*TWO_EPOCHS, *changes, "resume=auto", "hydra.run.dir=run"]
     code, _, err = effbench("train", *words)
     assert (code, content(run) == before) == (2, True)
     assert "optimizer.lr: 0.003 in that run, 0.0001 now" in err
+    assert "device.channels_last: null in that run, true now" in err  # it changes the numbers; the threads' number not
     assert "device.threads" not in err
 
 

@@ -20,6 +20,7 @@ from effbench.study.ledger import Ledger
 from effbench.study.live import Board
 from effbench.study.plan import StudyPlan
 from effbench.study.planning import planned
+from effbench.study.run import plan_only, run_study
 from effbench.study.tasks import ledger_of, steps_of
 
 pytest.importorskip("optuna")
@@ -106,6 +107,28 @@ def test_only_what_tells_why_a_run_failed_is_kept(
 def write_summary_of(folder: Path, status: str, error: str | None) -> None:
     folder.mkdir(parents=True)
     write_summary(folder, {"status": status, "error": error, "metrics": {}, "argv": []})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (lambda plan: run_study(plan, "command", False), "interrupted before the study began; nothing is written"),
+        (lambda plan: plan_only(plan, False), "interrupted; nothing is written"),
+    ],
+    ids=["study", "--plan"],
+)
+def test_a_signal_in_the_first_steps_leaves_nothing_and_says_so(
+    start: Any, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_plan: StudyPlan, relay: Relay) -> dict[str, Any]:
+        relay.signals.append(2)
+        return {}
+
+    monkeypatch.setattr("effbench.study.run.probe_arms", interrupted)
+    assert start(planned([*WORDS, f"study.folder={tmp_path / 'new'}"])) == 130
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_seconds_become_steps_by_the_median_step_time(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,9 @@ from effbench.config.compose import compose
 from effbench.config.study_files import options
 from effbench.errors import ConfigError
 from effbench.study.frozen import NAME, freeze
+from effbench.study.plan import StudyPlan, digest_of
 from effbench.study.planning import planned
+from effbench.study.table import StudyRules
 
 SMOKE = ["study=smoke", "device.name=cpu"]
 
@@ -101,12 +106,22 @@ def test_words_given_reach_every_run_but_not_over_an_arm() -> None:
             "arm mlp-a: optimizer.lr=1 has no effect: search_space/sgd tunes",
         ),
         ([*SMOKE, "study.arms={a: ['optimizer=sgd']}"], "needs study.models and study.optimizers"),
+        ([*SMOKE, "study.sampler=sobol"], "study.sampler"),
+        (
+            [*SMOKE, "study.optimizers=[adamw,schedule_free]"],
+            r"needs scheduler=constant.*write schedule_free: \['optimizer=schedule_free', 'scheduler=constant'\]",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_the_remedy(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         planned(words)
     assert not Path("outputs").exists()
+
+
+def test_schedule_free_is_taken_with_a_constant_scheduler() -> None:
+    optimizers = "{adamw: ['optimizer=adamw'], schedule_free: ['optimizer=schedule_free', 'scheduler=constant']}"
+    assert len(planned([*SMOKE, f"study.optimizers={optimizers}"]).arms) == 2
 
 
 def test_brackets_without_quotes_are_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -141,6 +156,7 @@ def test_a_space_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
 def test_the_same_words_are_the_same_study_wherever_it_is_run() -> None:
     freeze(planned(SMOKE))
     freeze(planned([*SMOKE, "study.workers=4", "study.threads=2", "data.num_workers=0"]))
+    freeze(planned(["study=smoke", "device.name=auto"]))
     content = json.loads(Path("outputs/studies/smoke", NAME).read_text())
     assert content["digest"] == planned(SMOKE).digest
 
@@ -153,6 +169,10 @@ def test_the_same_words_are_the_same_study_wherever_it_is_run() -> None:
         ("study.optimizers=[sgd,adamw]", "arms.mlp-lion"),
         ("data.val_fraction=0.2", "config.data.val_fraction: 0.1 there, 0.2 asked for"),
         ("study.alpha=0.06", "keys.alpha"),
+        ("study.sampler=random", "keys.sampler: qmc there, random asked for"),
+        # they change the numbers, so a worker that joins with others would mix two experiments
+        ("device.tf32=false", "config.device.tf32: True there, False asked for"),
+        ("device.channels_last=true", "config.device.channels_last: None there, True asked for"),
     ],
 )
 def test_a_changed_study_is_refused_with_what_changed(word: str, told: str) -> None:
@@ -171,6 +191,62 @@ def test_a_changed_search_space_is_another_study(tmp_path: Path) -> None:
     user_file(tmp_path / "own", "search_space", "mine", text.replace("0.1]", "0.2]"))
     with pytest.raises(ConfigError, match="search_space.optimizer.lr.log"):
         freeze(planned(words, own))
+
+
+def rewritten(plan: StudyPlan, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Change what the plan's study.json holds, with the digest that an effbench would have written."""
+    path = plan.folder / NAME
+    content = dict(json.loads(path.read_text()))
+    change(content["study"])
+    content["digest"] = digest_of(content["study"])
+    path.write_text(json.dumps(content))
+    return content
+
+
+@pytest.mark.slow
+def test_a_study_keeps_the_rules_it_was_frozen_with() -> None:
+    plan = planned([*SMOKE, "study.alpha=0.06"])
+    assert freeze(plan).rules == plan.rules
+    assert plan.rules == StudyRules(alpha=0.06, confidence=0.94)
+
+    def other_defaults(study: dict[str, Any]) -> None:
+        study["rules"] |= {"meaningful": 0.8, "tuning": 0.9, "budgets": [3, 7]}
+
+    content = rewritten(plan, other_defaults)
+    found = freeze(plan)
+    assert found.rules == replace(plan.rules, meaningful=0.8, tuning=0.9, budgets=(3, 7))
+    assert found.digest == content["digest"]  # the name of the journal's studies
+    assert found.digest != plan.digest
+    assert freeze(found) == found
+
+
+@pytest.mark.slow
+def test_a_study_file_from_before_the_rules_goes_on() -> None:
+    plan = planned(SMOKE)
+    freeze(plan)
+
+    def without(study: dict[str, Any]) -> None:
+        del study["rules"], study["keys"]["sampler"]
+        for arm in study["arms"].values():
+            arm["config"] = {key: value for key, value in arm["config"].items() if not key.startswith("device.")}
+
+    content = rewritten(plan, without)
+    found = freeze(plan)
+    assert found.digest == content["digest"]
+    # what was in force then: a rule that is added needs its value of before in frozen.py
+    assert asdict(found.rules) == {
+        "alpha": 0.05, "confidence": 0.95, "meaningful": 0.75, "tuning": 0.95, "relevant_difference": None,
+        "power": 0.8, "budgets": (1, 2, 5, 10), "seed": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("rules", [{"tuning": "much"}, {"luck": 3}, [1]])
+def test_rules_that_cannot_be_read_are_named(rules: Any) -> None:
+    plan = planned(SMOKE)
+    freeze(plan)
+    rewritten(plan, lambda study: study.update(rules=rules))
+    with pytest.raises(ConfigError, match=r"study\.json: the rules of the study cannot be read"):
+        freeze(plan)
 
 
 def test_a_newer_study_file_names_the_effbench_that_wrote_it() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
+import scipy.stats
 
 from effbench.config.compose import compose
 from effbench.config.static_compose import group_options
 from effbench.config.study_files import content_of, options
 from effbench.errors import ConfigError
-from effbench.study.space import sampled, search_space, words_of
+from effbench.study.space import Sampler, sampled, search_space, words_of
 
 pytest.importorskip("optuna")
+SAMPLERS: tuple[Sampler, ...] = ("qmc", "random")
 
 MIXED = {
     "optimizer.lr": {"log": [1e-4, 1e-1]},
@@ -43,10 +46,33 @@ def test_samples_fill_every_range_evenly_on_its_scale() -> None:
     assert sum(each["scheduler.warmup"] == "5%" for each in settings) == pytest.approx(32, abs=1)
 
 
-def test_samples_depend_on_the_seed_and_not_on_their_number() -> None:
+@pytest.mark.parametrize("sampler", ["qmc", "random"])
+def test_samples_depend_on_the_seed_and_not_on_their_number(sampler: Any) -> None:
     space = search_space("mixed", MIXED)
-    assert sampled(space, 8, seed=1) == sampled(space, 16, seed=1)[:8]
-    assert sampled(space, 8, seed=1) != sampled(space, 8, seed=2)
+    assert sampled(space, 8, 1, sampler) == sampled(space, 16, 1, sampler)[:8]
+    assert sampled(space, 8, 1, sampler) != sampled(space, 8, 2, sampler)
+
+
+def test_random_samples_are_uniform_but_not_evenly_spread() -> None:
+    settings = sampled(search_space("x", {"optimizer.lr": {"uniform": [0.0, 1.0]}}), 512, 0, "random")
+    values = [each["optimizer.lr"] for each in settings]
+    assert scipy.stats.kstest(values, "uniform").pvalue > 0.01
+    tenths = [sum(tenth <= 10 * float(value) < tenth + 1 for value in values) for tenth in range(10)]
+    assert max(tenths) - min(tenths) > 10  # of 51; a Sobol sequence has nearly equal ones
+
+
+def test_arms_with_equally_many_settings_get_the_same_points() -> None:
+    spaces = [search_space("x", {key: {"uniform": [0.0, 1.0]} for key in keys}) for keys in (("a", "b"), ("a", "c"))]
+    for sampler in SAMPLERS:
+        points = [[tuple(each.values()) for each in sampled(space, 16, 5, sampler)] for space in spaces]
+        assert points[0] == points[1]
+
+
+def test_no_setting_is_tried_twice() -> None:
+    space = search_space("x", {"a": {"choices": [1, 2, 3]}, "b": {"choices": ["u", "v", "w"]}})
+    for sampler in SAMPLERS:
+        settings = sampled(space, 9, 0, sampler)
+        assert len({tuple(each.values()) for each in settings}) == 9
 
 
 def test_sampled_settings_stay_in_their_range_and_read_well() -> None:

@@ -73,9 +73,13 @@ def test_the_task_of_a_killed_worker_is_taken_up_again(tmp_path: Path) -> None:
     assert ledger(tmp_path).take(TASKS[:1]) is None  # this worker lives
 
 
-def test_a_task_of_a_living_worker_elsewhere_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# another machine; another container of this one, whose pids are not ours
+@pytest.mark.parametrize("elsewhere", [{"host": "elsewhere"}, {"processes": "pid:[1]", "pid": 2**22 + 1}])
+def test_a_task_of_a_living_worker_elsewhere_is_left_to_it(
+    elsewhere: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there, here = ledger(tmp_path), ledger(tmp_path)
-    there.workers.own = {**there.workers.own, "host": "elsewhere"}
+    there.workers.own = {**there.workers.own, **elsewhere}
     there.workers.beat()
     assert there.take(TASKS[:1]) is not None
     now = [0.0]
