@@ -14,7 +14,7 @@ from typing import Any
 from effbench.config import static_compose as static
 from effbench.errors import ConfigError, shown
 
-SCHEMA = 3
+SCHEMA = 4
 KEY = "schema_version"
 _BUILT = ("model", "optimizer", "scheduler", "data")
 _FIRST = (*_BUILT, "trainer", "augment", "early_stopping")  # sections that exist in every version

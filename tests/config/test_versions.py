@@ -40,6 +40,13 @@ def test_missing_keys_of_a_group_come_from_the_recorded_choice() -> None:
 
 
 @pytest.mark.slow
+def test_record_of_schema_3_without_batch_norm_has_batch_norm() -> None:
+    model = record("model=ds_cnn")["model"]
+    older = {**record("model=ds_cnn"), "model": {key: model[key] for key in model if key != "batch_norm"}}
+    assert upgraded({"schema_version": 3, **older}, "config.yaml")["model"] == model
+
+
+@pytest.mark.slow
 def test_a_key_deleted_in_the_current_version_stays_deleted() -> None:
     config = record("~optimizer.betas")
     assert "betas" in static.composed()["optimizer"]
