@@ -45,7 +45,7 @@ def composed(
     known = groups or group_options()
     wanted = {key: value for key, value in choices if key in known}
     root = read(conf_dir() / f"{ROOT}.yaml")
-    chosen = {group: name for entry in root["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
+    chosen = default_choices()
     late = {group: wanted.get(group, chosen[group]) for group in (GROUP, "debug")}  # merged last, at the top level
     # A recipe's choices of groups beat the defaults; those of the command line beat the recipe's.
     for group, name in late.items():
@@ -62,6 +62,12 @@ def composed(
     for group, name in late.items():
         _merge(content, member(group, name))
     return content
+
+
+def default_choices() -> dict[str, Any]:
+    """Return group -> its choice where the command line names none; None for the recipe."""
+    entries = read(conf_dir() / f"{ROOT}.yaml")["defaults"]
+    return {group: name for entry in entries if isinstance(entry, dict) for group, name in entry.items()}
 
 
 def choices_in(value: object) -> list[str]:
@@ -84,16 +90,21 @@ def choice_like(
 
     Args:
         group: config group.
-        content: its section in a config.
+        content: its section in a config; without a target, every choice of the group is compared.
         known: result of `members(group)`, if available.
+
+    Returns:
+        The choice; of several with as many equal values, the group's default, then the first by name. None if no
+        choice has the target.
     """
+    target, default = content.get("_target_"), default_choices().get(group)
     alike = {
         name: sum(key in content and content[key] == value for key, value in own.items())
         for name, own in (members(group) if known is None else known).items()
-        if own.get("_target_") == content["_target_"]
+        if target in (None, own.get("_target_"))
     }
     # Several choices may share a target: cnn and ds_cnn, vit_b and vit_l.
-    return max(alike, key=lambda name: alike[name]) if alike else None
+    return max(alike, key=lambda name: (alike[name], name == default)) if alike else None
 
 
 def _choices(group: str, name: str | None) -> dict[str, str]:

@@ -47,17 +47,16 @@ class Upgrade:
         if isinstance(part, Mapping) and isinstance(part.get("_target_"), str):
             module, dot, target = part["_target_"].rpartition(".")
             part = {**part, "_target_": f"{_MOVED.get(module, module)}{dot}{target}"}
-        usual = self.defaults.get(name)
         # A damaged section is left as it is: the schema refuses it, and names the key.
-        if not (isinstance(part, Mapping) and isinstance(usual, Mapping)):
+        if not (isinstance(part, Mapping) and isinstance(self.defaults.get(name), Mapping)):
             return part
-        if "_target_" not in part:
-            return {**usual, **part}
-        # Of a section with a class only the record knows the options: those of another class would be wrong. In older
-        # versions, options of effbench's own classes that were added later are filled in.
-        if version < SCHEMA and (choice := static.choice_like(name, part, self._members(name))):
-            return {**self._members(name)[choice], **part}
-        return part
+        # Of a section with a class only the record knows the options: those of another class would be wrong, and in
+        # this version a missing key was deleted. In older versions, later options of effbench's classes are filled in.
+        if "_target_" in part and version == SCHEMA:
+            return part
+        choices = self._members(name)
+        choice = static.choice_like(name, part, choices)
+        return part if choice is None else {**choices[choice], **part}
 
 
 def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -40,6 +40,25 @@ def test_missing_keys_of_a_group_come_from_the_recorded_choice() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("section", "choice", "gone"),
+    [
+        ("augment", "none", ["flip", "_target_"]),
+        ("augment", "strong", ["rotate", "_target_"]),
+        ("early_stopping", "off", ["enabled"]),
+        ("ema", "on", ["decay"]),
+        ("device", "cpu", ["tf32"]),
+    ],
+)
+def test_missing_keys_come_from_the_choice_also_without_class(section: str, choice: str, gone: list[str]) -> None:
+    whole = record(f"{section}={choice}")
+    older = {**whole, section: {key: value for key, value in whole[section].items() if key not in gone}}
+    now = upgraded(older, "config.yaml")[section]
+    # early_stopping=off differs from on in the key that is gone: then it is the default.
+    assert now == (record()[section] if gone == ["enabled"] else whole[section])
+
+
+@pytest.mark.slow
 def test_record_of_schema_3_without_batch_norm_has_batch_norm() -> None:
     model = record("model=ds_cnn")["model"]
     older = {**record("model=ds_cnn"), "model": {key: model[key] for key in model if key != "batch_norm"}}
