@@ -55,9 +55,9 @@ def test_samples_depend_on_the_seed_and_not_on_their_number(sampler: Any) -> Non
 
 def test_random_samples_are_uniform_but_not_evenly_spread() -> None:
     settings = sampled(search_space("x", {"optimizer.lr": {"uniform": [0.0, 1.0]}}), 512, 0, "random")
-    values = [each["optimizer.lr"] for each in settings]
+    values = [float(each["optimizer.lr"]) for each in settings]
     assert scipy.stats.kstest(values, "uniform").pvalue > 0.01
-    tenths = [sum(tenth <= 10 * float(value) < tenth + 1 for value in values) for tenth in range(10)]
+    tenths = [sum(tenth <= 10 * value < tenth + 1 for value in values) for tenth in range(10)]
     assert max(tenths) - min(tenths) > 10  # of 51; a Sobol sequence has nearly equal ones
 
 
