@@ -41,11 +41,12 @@ lint: $(VENV)/.installed-dev  ## ruff and the floors
 type: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-smoke: $(VENV)/.installed-dev  ## every recipe and every group YAML, two steps each
+smoke: $(VENV)/.installed-dev  ## every recipe and every group YAML, two steps each; every arm of every study
 	$(BIN)/python tests/smoke.py
 
-torture: $(VENV)/.installed-dev  ## 300 kills and all other proofs of exact resume, some minutes; docs/torture.json
+torture: $(VENV)/.installed-dev  ## 300 kills of runs and all other proofs of exact resume, 30 of a study; docs/torture.json, docs/study_kills.json
 	$(BIN)/python -m tests.torture --kills 300 --folder $(or $(wildcard /dev/shm),/tmp) --output docs/torture.json
+	$(BIN)/python -m tests.study.kills --kills 30 --output docs/study_kills.json
 
 reliability: $(VENV)/.installed-dev  ## docs/reliability.md, from the tests that try each row of faults
 	$(BIN)/python -m tests.reliability -n 2

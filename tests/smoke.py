@@ -1,4 +1,7 @@
-"""`make smoke`: every recipe and every YAML of every group, trained for two steps by the command line; study=smoke."""
+"""`make smoke`: every recipe and every YAML of every group, trained for two steps by the command line; every study.
+
+study=smoke runs whole; of the other studies, each arm trains the few steps of `--plan`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ import torch
 from PIL import Image
 
 from effbench.config.static_compose import STUDY_GROUPS
+from effbench.config.study_files import options
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,6 +126,22 @@ def study(folder: Path) -> int:
     return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
 
 
+def study_plan(name: str, folder: Path) -> int:
+    """Builds every arm of a study that ships, trains a few steps of it, and returns the exit code."""
+    command = [sys.executable, "-m", "effbench", "study", f"study={name}", f"study.folder='{folder}'", "--plan"]
+    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+
+
+def studies(scratch: Path) -> dict[str, Callable[[], int]]:
+    """{what is printed: what runs it and returns the exit code}."""
+    plans = {
+        f"study={name} --plan": partial(study_plan, name, scratch / f"study-{name}")
+        for name in sorted(options("study"))
+        if name != "smoke"
+    }
+    return {"study=smoke": partial(study, scratch / "study"), **plans}
+
+
 def main() -> int:
     failed = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -133,10 +154,11 @@ def main() -> int:
             failed += bad
             seconds = time.perf_counter() - begun
             print(f"{group}: {len(rows) - len(bad)} of {count} completed in {seconds:.0f} s", flush=True)
-        begun = time.perf_counter()
-        if code := study(Path(scratch) / "study"):
-            failed.append({"overrides": "study=smoke", "error": f"exit code {code}"})
-        print(f"study=smoke: exit code {code} after {time.perf_counter() - begun:.0f} s", flush=True)
+        for name, run in studies(Path(scratch)).items():
+            begun = time.perf_counter()
+            if code := run():
+                failed.append({"overrides": name, "error": f"exit code {code}"})
+            print(f"{name}: exit code {code} after {time.perf_counter() - begun:.0f} s", flush=True)
     for name, reason in left_out().items():
         print(f"left out: {name}, for {reason}")
     for row in failed:

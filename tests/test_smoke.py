@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,22 @@ def test_skipped_members_are_printed_with_the_reason(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(smoke, "plan", lambda _: {"data": (1, [["data=synthetic"]])})
     monkeypatch.setattr(smoke, "sweep", lambda *_: [{"status": "completed"}])
-    monkeypatch.setattr(smoke, "study", lambda _: 0)
+    monkeypatch.setattr(smoke, "studies", lambda _: {})
     assert smoke.main() == 0
     assert "left out: device=cuda, for torch sees no GPU here" in capsys.readouterr().out
+
+
+def test_every_study_that_ships_is_built_and_a_fault_counts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(smoke, "plan", lambda _: {})
+    monkeypatch.setattr(smoke, "study", lambda _: 0)
+    monkeypatch.setattr(smoke, "study_plan", lambda name, _: 2 if name == "schedulers" else 0)
+    assert smoke.main() == 1
+    shown = capsys.readouterr().out
+    shipped = {path.stem for path in (smoke.ROOT / "conf" / "study").glob("[!_]*.yaml")}
+    assert set(re.findall(r"^study=(\w+)", shown, re.MULTILINE)) == shipped
+    assert "FAILED study=schedulers --plan: exit code 2" in shown
 
 
 def test_the_small_files_written_are_read_by_both_datasets(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 PIPE_WIDTH = 120  # columns without a terminal and without COLUMNS
 _GAP = 2  # spaces between columns
@@ -72,14 +73,13 @@ def _needed_width(columns: Sequence[TextColumn], width: int) -> int:
     return sum(widths) + _GAP * (len(columns) - 1)
 
 
-def print_table(columns: Sequence[TextColumn], styles: Sequence[str | None] = ()) -> None:
-    """Print the columns to stdout; without columns print nothing. styles: one rich style a row."""
+def text_table(columns: Sequence[TextColumn], width: int, styles: Sequence[str | None] = ()) -> Table:
+    """Return rich's table of the columns that fit into `width`. styles: one rich style a row."""
     from rich.markup import escape
     from rich.table import Table
 
     # numbers are never wrapped: a broken number reads as another one
-    out = console()
-    shown = fitting(columns, out.width)
+    shown = fitting(columns, width)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     lines = max((column.head.count("\n") for column in shown), default=0)
     for column in shown:
@@ -89,5 +89,11 @@ def print_table(columns: Sequence[TextColumn], styles: Sequence[str | None] = ()
         table.add_column(head, justify=justify, no_wrap=column.is_number, min_width=least, overflow="fold")
     for index, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):
         table.add_row(*map(escape, cells), style=styles[index] if index < len(styles) else None)
-    if shown:
-        out.print(table)
+    return table
+
+
+def print_table(columns: Sequence[TextColumn], styles: Sequence[str | None] = ()) -> None:
+    """Print the columns to stdout; without columns print nothing. styles: one rich style a row."""
+    out = console()
+    if columns:
+        out.print(text_table(columns, out.width, styles))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from effbench.escaping import for_terminal
 from effbench.log import LOGGER, print_above_bar
 from effbench.report.spread import number_text, seconds
+from effbench.report.text_table import TextColumn, text_table
 from effbench.study.ledger import Ledger
 from effbench.study.plan import StudyPlan
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 
 @dataclass(frozen=True)
@@ -63,31 +67,71 @@ class Board:
 
 
 class TerminalBoard(Board):
-    """A table below the log lines.
+    """The state of the study below the log lines.
 
     Args:
         live: rich's display. It has no thread of its own: runs are forked from this process.
     """
 
-    def __init__(self, live: Any):
+    def __init__(self, live: Live):
         self._live = live
 
     def show(self, plan: StudyPlan, ledger: Ledger, running: list[str], left_s: float | None) -> None:
         # rich is imported where it draws: most studies run without a terminal
-        from rich.table import Table
+        from rich.console import Group
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
-        for head in ("arm", "tuned", f"best val/{plan.metric}", "final", "no result"):
-            table.add_column(head, justify="left" if head == "arm" else "right", no_wrap=True)
-        for each in progress_of(plan, ledger):
-            best = "" if each.best is None else number_text(f"val/{plan.metric}", each.best)
-            of = f"{each.tuned}/{plan.keys.trials}", f"{each.final}/{plan.keys.seeds}"
-            # Text: rich reads brackets in a plain string as markup
-            table.add_row(Text(each.arm), of[0], best, of[1], str(each.missed or ""))
-        left = "" if left_s is None else f"about {seconds(left_s)} left; "
-        table.caption = Text(for_terminal(f"{left}running: {', '.join(running) or 'nothing here'}"))
-        self._live.update(table, refresh=True)
+        found = progress_of(plan, ledger)
+        table = text_table(_columns(plan, found), self._live.console.width, _styles(plan, found))
+        # Above the table, because of a table that is higher than the terminal rich leaves the end out. Cut, because a
+        # line that the terminal breaks itself would not be removed when the next state is drawn.
+        lines = [
+            Text(for_terminal(line), no_wrap=True, overflow="ellipsis") for line in _lines(plan, found, running, left_s)
+        ]
+        self._live.update(Group(*lines, table), refresh=True)
+
+
+def _lines(plan: StudyPlan, found: Sequence[Progress], running: Sequence[str], left_s: float | None) -> list[str]:
+    """Return what is said above the table."""
+    keys = plan.keys
+    ended, wanted = sum(each.tuned + each.final for each in found), len(found) * (keys.trials + keys.seeds)
+    left = ""
+    if left_s is not None and ended < wanted:
+        left = f"; about {f'{left_s:.0f} s' if left_s < 100 else seconds(left_s)} left"
+        left += ", then the step times" if keys.timing_rounds else ""
+    # a label is padded for the columns of the log
+    names = ", ".join(" ".join(label.split()) for label in running)
+    lines = [f"{plan.name}: {ended} of {wanted} runs ended{left}", f"running here: {names or 'nothing'}"]
+    if best := _best(plan, found):
+        lines.append(f"best tuning run so far: {best.arm}, val/{plan.metric} {_value_text(plan, best)}")
+    return lines
+
+
+def _best(plan: StudyPlan, found: Sequence[Progress]) -> Progress | None:
+    sign = 1 if plan.mode == "max" else -1
+    return max(
+        (each for each in found if each.best is not None), key=lambda each: sign * (each.best or 0), default=None
+    )
+
+
+def _value_text(plan: StudyPlan, progress: Progress) -> str:
+    return "" if progress.best is None else number_text(f"val/{plan.metric}", progress.best)
+
+
+def _columns(plan: StudyPlan, found: Sequence[Progress]) -> list[TextColumn]:
+    trials, seeds = plan.keys.trials, plan.keys.seeds
+    return [
+        TextColumn("arm", [for_terminal(each.arm) for each in found], is_number=False),
+        TextColumn("tuned", [f"{each.tuned}/{trials}" for each in found]),
+        TextColumn(f"best val/{plan.metric}", [_value_text(plan, each) for each in found]),
+        TextColumn("final", [f"{each.final}/{seeds}" for each in found]),
+        TextColumn("no result", [str(each.missed or "") for each in found], drop_order=1),
+    ]
+
+
+def _styles(plan: StudyPlan, found: Sequence[Progress]) -> list[str | None]:
+    best = _best(plan, found)
+    return ["bold" if each is best else None for each in found]
 
 
 @contextmanager

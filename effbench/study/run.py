@@ -26,7 +26,7 @@ from effbench.study.live import board
 from effbench.study.page import CURVES, TABLE, print_result, write_page
 from effbench.study.plan import FOLDER, StudyPlan
 from effbench.study.results import StudyResult, result_to_json
-from effbench.study.storage import opened, optuna_library
+from effbench.study.storage import check_answers, opened, optuna_library
 from effbench.study.table import StudyTable, table_from_json
 from effbench.study.tasks import ledger_of
 from effbench.units import counted
@@ -42,6 +42,8 @@ def plan_only(plan: StudyPlan, as_json: bool) -> int:
         as_json: print JSON.
     """
     with _naming_faults(), relaying() as relay, _leaving_no_empty_folder(plan.folder):
+        if plan.keys.storage is not None:
+            check_answers(plan.keys.storage)
         estimate = _estimate(plan, relay)
     if estimate is None:
         log.info("interrupted; nothing is written")

@@ -103,13 +103,29 @@ def opened(url: str | None, folder: Path) -> Any:
         backend = optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL), lock_obj=FileLock(folder / JOURNAL))
         with _explained(f"{folder / JOURNAL}"):
             return optuna.storages.JournalStorage(backend)
+    with _explained(f"study.storage={redact(url)}"):
+        return optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(url))
+
+
+def check_answers(url: str) -> None:
+    """Connect to a database and change nothing. Raises ConfigError if it does not answer, or its driver is missing."""
+    optuna_library()  # the extra that brings SQLAlchemy
+    import sqlalchemy
+
+    with _explained(f"study.storage={redact(url)}"):
+        engine = sqlalchemy.create_engine(url, **_engine_options(url))
+        engine.connect().close()
+        engine.dispose()
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    """Return options of SQLAlchemy's create_engine."""
     # pre-ping: a worker asks every few seconds, or not for hours while it measures; a server that was started again
     # meanwhile has closed its connections
-    engine: dict[str, Any] = {"pool_pre_ping": True}
+    options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("postgresql"):
-        engine["connect_args"] = dict(POSTGRESQL)
-    with _explained(f"study.storage={redact(url)}"):
-        return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+        options["connect_args"] = dict(POSTGRESQL)
+    return options
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from typing import Any
 
 from effbench.study.table import Confirmation, StudyTable, Trial, table_from_json
 from tests.commandline import effbench
+from tests.torture.runs import report
 
 WORDS = [
     "study", "study=smoke", "study.models=[mlp]", "study.optimizers=[sgd,adamw]", "study.trials=3", "study.seeds=6",
@@ -91,7 +92,7 @@ def killed(words: Sequence[str], place: Path, kills: int, chance: random.Random)
     for _ in range(kills):
         what = kill_once(words, place, chance)
         counted[what] += 1
-        print(f"{sum(counted.values())} of {kills}: {what}", flush=True)
+        print(f"{sum(counted.values())} of {kills}: {what}", file=sys.stderr, flush=True)
         if what == "ended":  # the last one runs nothing then
             break
     result = effbench(*words, cwd=place)
@@ -99,11 +100,13 @@ def killed(words: Sequence[str], place: Path, kills: int, chance: random.Random)
     return counted
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="a file for the result as JSON, which goes to stdout as well")
     options = parser.parse_args()
+    begun = time.perf_counter()
     # so many runs that the study does not end before the last kill
     words = [*WORDS, f"study.trials={4 + options.kills // 4}", f"study.seeds={6 + options.kills // 4}"]
     with tempfile.TemporaryDirectory() as name:
@@ -111,13 +114,14 @@ def main() -> None:
         place.mkdir()
         alone.mkdir()
         counted = killed(words, place, options.kills, random.Random(options.seed))
-        result = effbench(*words, cwd=alone)
-        assert result.returncode == 0, result.stderr
+        ended = effbench(*words, cwd=alone)
+        assert ended.returncode == 0, ended.stderr
         tables = [table_in(each / FOLDER) for each in (place, alone)]
         left = sorted(each.name for each in (place / FOLDER).iterdir())
         left += sorted(each.name for each in (place / FOLDER).rglob("*.failed-*"))
         runs: list[Trial | Confirmation] = [*tables[0].trials, *tables[0].confirmations]
-        report = {
+        result = {
+            "command": " ".join(["python -m tests.study.kills", *sys.argv[1:]]),
             "kills": dict(counted),
             "trials": [len(table.trials) for table in tables],
             "final runs": [len(table.confirmations) for table in tables],
@@ -126,11 +130,15 @@ def main() -> None:
             "statuses": dict(Counter(run.status for run in runs)),
             "left in the folder": left,
         }
-        print(json.dumps(report, indent=1))
-        assert report["same settings and results"]
-        assert report["same verdicts"]
-        assert left == sorted(each.name for each in (alone / FOLDER).iterdir())
+        result["clean"] = (
+            "ended" not in counted  # all kills were done
+            and result["same settings and results"]
+            and result["same verdicts"]
+            and left == sorted(each.name for each in (alone / FOLDER).iterdir())
+        )
+    report({**result, "seconds": round(time.perf_counter() - begun, 1)}, options.output)
+    return 0 if result["clean"] else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ import yaml
 
 from tests.commandline import effbench
 from tests.study.kills import WORDS, killed, same, table_in, verdicts
+from tests.terminal import CTRL_C, Terminal
 
 pytest.importorskip("optuna")
 
@@ -135,10 +139,39 @@ def test_a_study_is_read_from_its_journal_alone(done: Path, tmp_path: Path) -> N
 @pytest.mark.process
 @pytest.mark.proof
 def test_killed_at_random_and_restarted_it_ends_the_same(done: Path, tmp_path: Path) -> None:
-    killed(WORDS, tmp_path, kills=4, chance=random.Random(0))  # python -m tests.study.kills --kills 30 tries more
+    killed(WORDS, tmp_path, kills=4, chance=random.Random(0))  # `make torture` kills it 30 times
     assert same(table_in(tmp_path / "out")) == same(table_in(done))
     assert verdicts(tmp_path / "out") == verdicts(done)
     assert not list((tmp_path / "out").rglob("*.failed-*"))
+
+
+@pytest.mark.process
+@pytest.mark.proof
+def test_after_ctrl_c_the_printed_command_ends_the_same(done: Path, tmp_path: Path) -> None:
+    with Terminal(WORDS, tmp_path, columns=80) as terminal:
+        terminal.wait_for("final mlp-adamw 1/6")
+        terminal.type(CTRL_C)
+        assert terminal.ended() == 128 + signal.SIGINT
+    told = re.search(r"interrupted; (\d+) runs left. Resume with: effbench (.*)\n", terminal.text)
+    assert told is not None, terminal.text
+    assert 0 < int(told[1]) < 12  # of 18 runs, 6 and one had ended
+    ended = effbench(*shlex.split(told[2]), cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert same(table_in(tmp_path / "out")) == same(table_in(done))
+    assert verdicts(tmp_path / "out") == verdicts(done)
+
+
+@pytest.mark.process
+@pytest.mark.proof
+@pytest.mark.parametrize("flags", [[], ["--plan"]])
+def test_ctrl_c_before_the_study_began_leaves_nothing(flags: list[str], tmp_path: Path) -> None:
+    with Terminal([*WORDS, *flags], tmp_path) as terminal:
+        terminal.wait_for("trying a few steps")
+        terminal.type(CTRL_C)
+        assert terminal.ended() == 128 + signal.SIGINT
+    assert "interrupted" in terminal.text
+    assert "Traceback" not in terminal.text
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from effbench.errors import ConfigError
 from effbench.study.ledger import Ledger, Task
-from effbench.study.storage import JOURNAL, opened
+from effbench.study.storage import JOURNAL, check_answers, opened
 
 pytest.importorskip("optuna")
 FORK = multiprocessing.get_context("fork")
@@ -120,6 +120,18 @@ def test_a_line_cut_short_in_the_journal_is_removed(tmp_path: Path) -> None:
 def test_a_storage_that_does_not_answer_is_refused(tmp_path: Path, url: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         opened(url, tmp_path)
+
+
+def test_postgresql_is_reached_by_the_driver_that_is_named() -> None:
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    assert sqlalchemy.make_url("postgresql://me@host/x").get_dialect().driver == "psycopg"
+
+
+def test_a_database_that_is_asked_gets_no_table(tmp_path: Path) -> None:
+    check_answers(f"sqlite:///{tmp_path}/s.db")
+    assert (tmp_path / "s.db").read_bytes() == b""
+    with pytest.raises(ConfigError, match="does not answer"):
+        check_answers("sqlite:////no/such/folder/x.db")
 
 
 def test_a_password_in_the_address_is_not_shown(tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""The live view: what it counts, and that its lines fit the terminal. White-box: it is drawn without one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.live import Live
+
+from effbench.study.ledger import Ledger, Task
+from effbench.study.live import Progress, TerminalBoard, progress_of
+from effbench.study.plan import StudyPlan
+from effbench.study.planning import planned
+from effbench.study.tasks import ledger_of
+
+pytest.importorskip("optuna")
+NAMES = ("mlp-sgd", "mlp-adamw", "mlp-lion")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> StudyPlan:
+    return planned(["study=smoke", f"study.folder={tmp_path}", "device.name=cpu"])
+
+
+def named(plan: StudyPlan, names: Sequence[str]) -> StudyPlan:
+    """The plan with as many arms as names."""
+    arms = tuple(replace(plan.arms[0], arm=replace(plan.arms[0].arm, name=name)) for name in names)
+    return replace(plan, arms=arms)
+
+
+def filled(plan: StudyPlan, values: Sequence[tuple[str, str, int, float | None]]) -> Ledger:
+    """The ledger with an outcome for each (phase, arm, index, value)."""
+    ledger = ledger_of(plan)
+    for phase, arm, index, value in values:
+        claim = ledger.take([Task(phase, arm, index)])
+        assert claim is not None
+        ledger.finish(claim, {"status": "diverged" if value is None else "completed", "value": value})
+    return ledger
+
+
+def frame(plan: StudyPlan, ledger: Ledger, running: list[str], left_s: float | None, width: int) -> list[str]:
+    """The lines of the view on a terminal of this width."""
+    live = Live(console=Console(file=io.StringIO(), width=width, height=24), auto_refresh=False)
+    TerminalBoard(live).show(plan, ledger, running, left_s)
+    out = Console(file=io.StringIO(), width=width)
+    with out.capture() as capture:
+        out.print(live.get_renderable())
+    return capture.get().splitlines()
+
+
+TRIED = [
+    ("tune", "mlp-sgd", 0, 0.25), ("tune", "mlp-sgd", 1, 0.75), ("tune", "mlp-sgd", 2, None),
+    ("tune", "mlp-adamw", 0, 0.5), ("confirm", "mlp-sgd", 0, 0.875), ("confirm", "mlp-sgd", 1, None),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "best"), [("max", 0.75), ("min", 0.25)])
+def test_a_diverged_run_counts_as_ended_and_has_no_value(mode: str, best: float, plan: StudyPlan) -> None:
+    plan = replace(plan, mode=mode)
+    found = progress_of(plan, filled(plan, TRIED))
+    assert found == [
+        Progress("mlp-sgd", tuned=3, best=best, final=2, missed=2),
+        Progress("mlp-adamw", tuned=1, best=0.5, final=0, missed=0),
+        Progress("mlp-lion", tuned=0, best=None, final=0, missed=0),
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_has_not_ended(plan: StudyPlan) -> None:
+    ledger = filled(plan, [])
+    assert ledger.take([Task("tune", "mlp-sgd", 0)]) is not None
+    assert {each.tuned for each in progress_of(plan, ledger)} == {0}
+
+
+@pytest.mark.slow
+def test_the_view_names_the_best_arm_and_the_time_left(plan: StudyPlan) -> None:
+    shown = frame(plan, filled(plan, TRIED), ["tune  mlp-adamw 2", "final mlp-sgd 3"], 45.4, width=80)
+    assert shown[:3] == [
+        "smoke: 6 of 39 runs ended; about 45 s left, then the step times",
+        "running here: tune mlp-adamw 2, final mlp-sgd 3",
+        "best tuning run so far: mlp-sgd, val/acc 75.00 %",
+    ]
+    assert [line.split() for line in shown[4:]] == [
+        ["mlp-sgd", "3/6", "75.00", "%", "2/7", "2"],
+        ["mlp-adamw", "1/6", "50.00", "%", "0/7"],
+        ["mlp-lion", "0/6", "0/7"],
+    ]
+
+
+@pytest.mark.slow
+def test_a_view_without_any_result_says_what_it_knows(plan: StudyPlan) -> None:
+    shown = frame(plan, filled(plan, []), [], None, width=80)
+    assert shown[:2] == ["smoke: 0 of 39 runs ended", "running here: nothing"]
+    assert shown[2].split() == ["arm", "tuned", "best", "val/acc", "final", "no", "result"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_line_is_broken_and_numbers_stay_aligned(width: int, plan: StudyPlan) -> None:
+    names = [f"mobilenet-optimizer_{number}" for number in range(12)]
+    plan = named(plan, names)
+    ledger = filled(plan, [("tune", names[3], 0, 0.5), ("tune", names[7], 0, 1.0)])
+    shown = frame(plan, ledger, [f"tune  {name} 1" for name in names], 8000.0, width)
+    assert len(shown) == 3 + 1 + len(names)
+    assert all(len(line) <= width for line in shown)
+    assert shown[1].rstrip().endswith("…")
+    rows = [line for line in shown if line.startswith("mobilenet")]
+    assert {line.index("/6") for line in rows} == {rows[0].index("/6")}
+    assert rows[3].index("50.00 %") == rows[7].index("100.00 %") + 1
+
+
+@pytest.mark.slow
+def test_a_hostile_name_is_text_in_the_view(plan: StudyPlan) -> None:
+    plan = named(plan, ["[red]mlp[/]", "\x1b[2Jmlp"])
+    shown = frame(plan, filled(plan, [("tune", "[red]mlp[/]", 0, 0.5)]), ["tune  \x1b[2Jmlp 1"], 1.0, width=80)
+    assert shown[2].startswith("best tuning run so far: [red]mlp[/], ")
+    assert not any("\x1b" in line for line in shown)
