@@ -30,7 +30,7 @@ from effbench.study.collect import failed_outcome, outcome_of
 from effbench.study.ledger import MOST_ATTEMPTS, Claim, Ledger, Task
 from effbench.study.live import Board
 from effbench.study.plan import FOLDER, StudyPlan
-from effbench.study.space import words_of
+from effbench.study.space import short_words_of
 from effbench.study.tasks import COST, PACE, final_tasks, steps_of, tuning_tasks
 
 log = logging.getLogger(__name__)
@@ -98,10 +98,12 @@ class Engine:
         """Return the estimated seconds until this worker alone would have finished; None before the first run ended."""
         if not self._took_s:
             return None
-        # final runs become tasks only when an arm's tuning has ended
-        tuned = sum(task.phase == "tune" for task in left)
-        unplanned = len(self._plan.arms) * self._plan.keys.seeds if tuned else 0
-        return (len(left) + unplanned) * mean(self._took_s) / self._plan.keys.workers
+        # final runs become tasks only when their arm's tuning has ended
+        untuned = {task.arm for task in left if task.phase == "tune"}
+        took_s, now = mean(self._took_s), time.monotonic()
+        runs = len(left) + len(untuned) * self._plan.keys.seeds
+        elapsed_s = sum(min(now - slot.begun, took_s) for slot in self._running)
+        return (runs * took_s - elapsed_s) / self._plan.keys.workers
 
     def _left(self) -> list[Task]:
         """Return the tasks without an outcome that may run now, in order."""
@@ -254,7 +256,7 @@ class Engine:
         metric, value = f"val/{plan.metric}", outcome["value"]
         of = plan.keys.trials if task.phase == "tune" else plan.keys.seeds
         text = number_text(metric, value) if value is not None else outcome["status"]
-        what = f"seed {task.seed}" if task.phase == "confirm" else " ".join(words_of(task.settings))
+        what = f"seed {task.seed}" if task.phase == "confirm" else " ".join(short_words_of(task.settings))
         log.info(f"{_label(task)}/{of}  {metric} {text}  {seconds(took_s)}  {what}")
 
 

@@ -83,11 +83,9 @@ class TerminalBoard(Board):
 
         found = progress_of(plan, ledger)
         table = text_table(_columns(plan, found), self._live.console.width, _styles(plan, found))
-        # Above the table, because of a table that is higher than the terminal rich leaves the end out. Cut, because a
-        # line that the terminal breaks itself would not be removed when the next state is drawn.
-        lines = [
-            Text(for_terminal(line), no_wrap=True, overflow="ellipsis") for line in _lines(plan, found, running, left_s)
-        ]
+        # above the table, because of a table that is higher than the terminal rich leaves the end out
+        said = ["", *map(for_terminal, _lines(plan, found, running, left_s))]
+        lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in said]
         self._live.update(Group(*lines, table), refresh=True)
 
 
@@ -98,7 +96,7 @@ def _lines(plan: StudyPlan, found: Sequence[Progress], running: Sequence[str], l
     left = ""
     if left_s is not None and ended < wanted:
         left = f"; about {f'{left_s:.0f} s' if left_s < 100 else seconds(left_s)} left"
-        left += ", then the step times" if keys.timing_rounds else ""
+        left += ", then step times are measured" if keys.timing_rounds else ""
     # a label is padded for the columns of the log
     names = ", ".join(" ".join(label.split()) for label in running)
     lines = [f"{plan.name}: {ended} of {wanted} runs ended{left}", f"running here: {names or 'nothing'}"]
@@ -151,7 +149,7 @@ def board() -> Iterator[Board]:
         console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
     ) as live:
         # log lines scroll above the table; written directly they would be drawn over
-        print_above_bar(lambda line: console.print(line, markup=False, soft_wrap=True))
+        print_above_bar(lambda line: console.print(line, markup=False))
         try:
             yield TerminalBoard(live)
         finally:

@@ -113,6 +113,13 @@ def words_of(settings: Mapping[str, Setting]) -> list[str]:
     return words
 
 
+def short_words_of(settings: Mapping[str, Setting]) -> list[str]:
+    """Return settings for a log line: 'lr=0.01' for optimizer.lr. Keys of which two end alike stay whole."""
+    ends = [key.rpartition(".")[2] for key in settings]
+    words = zip(settings, ends, words_of(settings), strict=True)
+    return [word if ends.count(end) > 1 else word[len(key) - len(end) :] for key, end, word in words]
+
+
 def search_space(name: str, content: Mapping[str, Any]) -> SearchSpace:
     """Return the checked space of a file.
 

@@ -1,4 +1,5 @@
-"""The live view: what it counts, and that its lines fit the terminal. White-box: it is drawn without one."""
+"""The live view: what it counts, and that its lines fit the terminal. White-box: it is drawn without one,
+and the engine is asked for the time left."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
+from effbench.jobs.processes import Relay
+from effbench.study.engine import Engine
 from effbench.study.ledger import Ledger, Task
-from effbench.study.live import Progress, TerminalBoard, progress_of
+from effbench.study.live import Board, Progress, TerminalBoard, progress_of
 from effbench.study.plan import StudyPlan
 from effbench.study.planning import planned
 from effbench.study.tasks import ledger_of
@@ -80,12 +83,13 @@ def test_a_run_that_goes_on_has_not_ended(plan: StudyPlan) -> None:
 @pytest.mark.slow
 def test_the_view_names_the_best_arm_and_the_time_left(plan: StudyPlan) -> None:
     shown = frame(plan, filled(plan, TRIED), ["tune  mlp-adamw 2", "final mlp-sgd 3"], 45.4, width=80)
-    assert shown[:3] == [
-        "smoke: 6 of 39 runs ended; about 45 s left, then the step times",
+    assert shown[:4] == [
+        "",
+        "smoke: 6 of 39 runs ended; about 45 s left, then step times are measured",
         "running here: tune mlp-adamw 2, final mlp-sgd 3",
         "best tuning run so far: mlp-sgd, val/acc 75.00 %",
     ]
-    assert [line.split() for line in shown[4:]] == [
+    assert [line.split() for line in shown[5:]] == [
         ["mlp-sgd", "3/6", "75.00", "%", "2/7", "2"],
         ["mlp-adamw", "1/6", "50.00", "%", "0/7"],
         ["mlp-lion", "0/6", "0/7"],
@@ -95,8 +99,8 @@ def test_the_view_names_the_best_arm_and_the_time_left(plan: StudyPlan) -> None:
 @pytest.mark.slow
 def test_a_view_without_any_result_says_what_it_knows(plan: StudyPlan) -> None:
     shown = frame(plan, filled(plan, []), [], None, width=80)
-    assert shown[:2] == ["smoke: 0 of 39 runs ended", "running here: nothing"]
-    assert shown[2].split() == ["arm", "tuned", "best", "val/acc", "final", "no", "result"]
+    assert shown[:3] == ["", "smoke: 0 of 39 runs ended", "running here: nothing"]
+    assert shown[3].split() == ["arm", "tuned", "best", "val/acc", "final", "no", "result"]
 
 
 @pytest.mark.slow
@@ -106,9 +110,9 @@ def test_no_line_is_broken_and_numbers_stay_aligned(width: int, plan: StudyPlan)
     plan = named(plan, names)
     ledger = filled(plan, [("tune", names[3], 0, 0.5), ("tune", names[7], 0, 1.0)])
     shown = frame(plan, ledger, [f"tune  {name} 1" for name in names], 8000.0, width)
-    assert len(shown) == 3 + 1 + len(names)
+    assert len(shown) == 4 + 1 + len(names)
     assert all(len(line) <= width for line in shown)
-    assert shown[1].rstrip().endswith("…")
+    assert shown[2].rstrip().endswith("…")
     rows = [line for line in shown if line.startswith("mobilenet")]
     assert {line.index("/6") for line in rows} == {rows[0].index("/6")}
     assert rows[3].index("50.00 %") == rows[7].index("100.00 %") + 1
@@ -118,5 +122,14 @@ def test_no_line_is_broken_and_numbers_stay_aligned(width: int, plan: StudyPlan)
 def test_a_hostile_name_is_text_in_the_view(plan: StudyPlan) -> None:
     plan = named(plan, ["[red]mlp[/]", "\x1b[2Jmlp"])
     shown = frame(plan, filled(plan, [("tune", "[red]mlp[/]", 0, 0.5)]), ["tune  \x1b[2Jmlp 1"], 1.0, width=80)
-    assert shown[2].startswith("best tuning run so far: [red]mlp[/], ")
+    assert shown[3].startswith("best tuning run so far: [red]mlp[/], ")
     assert not any("\x1b" in line for line in shown)
+
+
+@pytest.mark.slow
+def test_time_left_counts_each_run_that_has_not_ended_once(plan: StudyPlan) -> None:
+    ledger = filled(plan, [("tune", "mlp-sgd", index, 0.5) for index in range(6)])  # its final runs may begin
+    engine = Engine(plan, ledger, Relay(), Board())
+    assert engine._left_s(engine._left()) is None  # no run has ended in this process
+    engine._took_s += [5.0, 15.0]
+    assert engine._left_s(engine._left()) == pytest.approx((39 - 6) * 10.0)

@@ -12,7 +12,7 @@ from effbench.config.compose import compose
 from effbench.config.static_compose import group_options
 from effbench.config.study_files import content_of, options
 from effbench.errors import ConfigError
-from effbench.study.space import Sampler, sampled, search_space, words_of
+from effbench.study.space import Sampler, sampled, search_space, short_words_of, words_of
 
 pytest.importorskip("optuna")
 SAMPLERS: tuple[Sampler, ...] = ("qmc", "random")
@@ -105,3 +105,8 @@ def test_a_list_is_a_choice_that_composes() -> None:
     space = search_space("x", {"optimizer.betas": {"choices": ["[0.9,0.99]", "[0.95,0.98]"]}})
     words = words_of(space.corners()[1])
     assert compose(["model=mlp", "optimizer=lion", *words]).optimizer.betas == [0.95, 0.98]
+
+
+def test_a_log_line_has_the_ends_of_keys_unless_two_are_alike() -> None:
+    found = short_words_of({"optimizer.lr": 0.25, "model.head.dropout": 0.5, "model.dropout": 0.125, "loss.l1": 2})
+    assert found == ["lr=0.25", "model.head.dropout=0.5", "model.dropout=0.125", "l1=2"]
