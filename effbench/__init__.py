@@ -1,6 +1,7 @@
 """effbench trains model x optimizer pairings and measures what they cost.
 
-compose(overrides) -> Config, train(config or overrides) -> Run, load_run(folder) -> Run.
+compose(overrides) -> Config, train(config or overrides) -> Run, load_run(folder) -> Run. As the verbs with their names:
+evaluate_run(folder, split) -> metrics, predict_files(folder, paths) -> answers, export_run(folder, format) -> record.
 Importing effbench does not import torch.
 """
 
@@ -11,17 +12,28 @@ from typing import TYPE_CHECKING, Any
 from effbench import log as _log
 
 if TYPE_CHECKING:
-    from effbench.api import train
-    from effbench.config.compose import compose
+    from effbench.api import compose, evaluate_run, export_run, load_run, predict_files, train
     from effbench.config.schema import Config
     from effbench.errors import ConfigError, EffbenchError
-    from effbench.run.load import load_run
     from effbench.run.run import Run
     from effbench.training.callbacks import Callback, Context
 
     __version__: str
 
-__all__ = ["Callback", "Config", "ConfigError", "Context", "EffbenchError", "Run", "compose", "load_run", "train"]
+__all__ = [
+    "Callback",
+    "Config",
+    "ConfigError",
+    "Context",
+    "EffbenchError",
+    "Run",
+    "compose",
+    "evaluate_run",
+    "export_run",
+    "load_run",
+    "predict_files",
+    "train",
+]
 # Where each public name is defined: it is imported when it is first used.
 _HOMES = {
     "Callback": "effbench.training.callbacks",
@@ -30,9 +42,7 @@ _HOMES = {
     "ConfigError": "effbench.errors",
     "EffbenchError": "effbench.errors",
     "Run": "effbench.run.run",
-    "compose": "effbench.config.compose",
-    "load_run": "effbench.run.load",
-    "train": "effbench.api",
+    **dict.fromkeys(("compose", "evaluate_run", "export_run", "load_run", "predict_files", "train"), "effbench.api"),
 }
 
 _log.install()

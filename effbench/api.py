@@ -1,4 +1,4 @@
-"""The Python API for training, for scripts and notebooks."""
+"""The Python API, for scripts and notebooks. Importing it does not import torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effbench.cache_dir import expanded
+from effbench.config.compose import compose
 from effbench.errors import ConfigError
+from effbench.run.evaluate import evaluate_run
+from effbench.run.export import export_run
+from effbench.run.load import load_run
+from effbench.run.predict import predict_files
 
 if TYPE_CHECKING:
     from effbench.config.schema import Config
     from effbench.run.run import Run
     from effbench.training.callbacks import Callback
+
+__all__ = ["compose", "evaluate_run", "export_run", "load_run", "predict_files", "train"]
 
 
 def train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 from PIL import Image
 
 import effbench
-from effbench.cli.predict import predict_files
 from effbench.config.compare import leaves
 from effbench.config.schema import Config
 from effbench.errors import ConfigError
@@ -159,7 +159,7 @@ def test_train_takes_overrides_and_predict_takes_common_inputs(tmp_path: Path) -
     assert run.config.model.options["hidden"] == [32]
     (tmp_path / "photos").mkdir()
     paths = photos(tmp_path / "photos")
-    rows, _ = predict_files(str(run.folder), list(map(str, paths)), top_k=10)
+    rows, _ = effbench.predict_files(str(run.folder), list(map(str, paths)), top_k=10)
     found = [{entry["class"]: entry["probability"] for entry in row["top_k"]} for row in rows]
     by_command = torch.tensor([[row[name] for name in run.classes] for row in found])
     together = run.predict(paths)
@@ -176,6 +176,21 @@ def test_train_takes_overrides_and_predict_takes_common_inputs(tmp_path: Path) -
     for wrong, named in ((3, "got int: 3"), ([None], "got NoneType"), ([], "no image"), ("nope.jpg", "does not exist")):
         with pytest.raises(ConfigError, match=named):
             run.predict(wrong)
+
+
+@pytest.mark.process
+def test_a_notebook_needs_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("effbench.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "effbench.cli", None)  # any import of it raises ImportError
+    from effbench.api import compose, evaluate_run, export_run, load_run, train
+
+    run = train(compose([*WORDS, "device.threads=1"]), tmp_path / "run")
+    measured = evaluate_run(run.folder)
+    assert measured["samples"] == 2000
+    assert {name: run.summary["metrics"][name] for name in ("test/acc", "test/loss")}.items() <= measured.items()
+    assert export_run(run.folder, "torchscript")["parity"]["agreement"] == 1.0
+    assert load_run(run.folder).predict(torch.zeros(1, 28, 28, dtype=torch.uint8)).sum() == pytest.approx(1)
 
 
 @pytest.mark.process

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from effbench.cli.flags import VERB_FLAGS, VERBOSITY, WITHOUT_VALUE, flags_of, parse_flags
+from effbench.cli.flags import RECIPE_ACTIONS, VERB_FLAGS, VERBOSITY, WITHOUT_VALUE, flags_of, parse_flags
 from effbench.errors import ConfigError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -70,12 +70,13 @@ def _of_config(line: str) -> list[str] | None:
 
 def _of_recipe(line: str) -> list[str]:
     """Return the actions, then the names of recipes; nothing for a folder, so that the shell offers files."""
-    from effbench.cli.recipe import ACTIONS, names
+    from effbench.config.recipes import shipped_recipes
 
     *done, word = line.split(" ")
     if not done:
-        return [name for name in ACTIONS if name.startswith(word)]
-    return [name for name in names() if name.startswith(word)] if done in (["show"], ["cp"], ["validate"]) else []
+        return [name for name in RECIPE_ACTIONS if name.startswith(word)]
+    takes_name = done in (["show"], ["cp"], ["validate"])
+    return [name for name in shipped_recipes() if name.startswith(word)] if takes_name else []
 
 
 def _of_study(line: str) -> list[str]:

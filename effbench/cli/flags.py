@@ -33,6 +33,7 @@ VERB_FLAGS = {  # in addition to --help and VERBOSITY, which every verb takes
     "study": ("json", "config_dir", "plan"),
     **dict.fromkeys(("eval", "predict", "export", "report", "env"), ("json",)),
 }
+RECIPE_ACTIONS = {"ls": 0, "show": 1, "cp": 2, "validate": 1}  # action -> number of its arguments
 COMMON_HELP = """Every verb takes -q, --quiet: only warnings and errors on stderr, no progress bar
                  -v, --verbose: also debugging lines, and the logger's name on each line
 If both are given, the last one counts."""

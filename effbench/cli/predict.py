@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from effbench.console import writes_unicode
 from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import csv_cell, for_terminal
 from effbench.run.load import targets_from
+from effbench.run.predict import predict_files
 
 log = logging.getLogger(__name__)
 
@@ -81,49 +81,6 @@ def main(words: Sequence[str]) -> int:
     for problem in unreadable:
         log.error(problem)
     return int(bool(unreadable))
-
-
-def predict_files(
-    folder: str,
-    paths: Sequence[str],
-    top_k: int,
-    checkpoint: str = "best",
-    allow_targets: Sequence[str] = (),
-    options: Mapping[str, int] | None = None,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Predict files with a run.
-
-    Args:
-        folder: the run folder.
-        paths: files and folders.
-        top_k: classes to list for each sample.
-        checkpoint: 'best', 'last' or the name of a checkpoint.
-        allow_targets: the user's modules that a _target_ may name.
-        options: options of the modality's files, such as max_pixels; the others are the run's.
-
-    Returns:
-        ([{file, class, probability, top_k: [{class, probability}]}] in the given order, messages on unreadable files).
-        For tasks other than classification the entries are those of the task's `described`.
-    """
-    from effbench.run.load import load_run
-
-    options = options or {}
-    run = load_run(folder, allow_targets)
-    rows: list[dict[str, Any]] = []
-    unreadable: list[str] = []
-    modality, answers = run.modality(), run.predictor(checkpoint)
-    if unknown := [key for key in options if key not in modality.file_options]:
-        raise ConfigError(f"{unknown[0]} is no option of predict for {modality.unit}s. Leave it out.")
-    # a batch at a time: a folder may hold more samples than the memory
-    for names, samples in modality.read_files(paths, options, unreadable):
-        for name, values in zip(names, answers(samples).tolist(), strict=True):
-            # NaN would be sorted to an arbitrary class
-            if all(map(math.isfinite, values)):
-                rows.append({**name, **run.task.described(values, run.classes, top_k)})
-            else:
-                where = " ".join(str(part) if key == "file" else f"{key} {part}" for key, part in name.items())
-                unreadable.append(f"{where}: the model's answer is not finite; the values are too large.")
-    return rows, unreadable
 
 
 def _count(key: str, text: str) -> int:

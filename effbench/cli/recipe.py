@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from effbench.cache_dir import expanded
-from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
+from effbench.cli.flags import RECIPE_ACTIONS, VERB_FLAGS, parse_flags, show_help
 from effbench.config.paths import recipes_dir
+from effbench.config.recipes import quoted, shipped_recipes
 from effbench.console import writes_unicode
 from effbench.errors import ConfigError, unknown_name
 
@@ -32,9 +33,9 @@ def main(words: Sequence[str]) -> int:
     if arguments.has("help") or not arguments.overrides:
         return show_help(HELP, arguments.has("help"))
     name, *rest = arguments.overrides
-    if name not in ACTIONS:
-        raise ConfigError(unknown_name("action of recipe", name, ACTIONS))
-    action, count = ACTIONS[name]
+    if name not in RECIPE_ACTIONS:
+        raise ConfigError(unknown_name("action of recipe", name, RECIPE_ACTIONS))
+    count = RECIPE_ACTIONS[name]
     if len(rest) != count:
         raise ConfigError(
             f"effbench recipe {name} takes {count} argument{'s' * (count != 1)}; got {len(rest)}.\n{HELP}"
@@ -43,18 +44,13 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError(f"effbench recipe {name} has no --json; effbench recipe ls --json has.")
     # arguments from flags, which only these actions have
     own: dict[str, list[bool | str | None]] = {"ls": [arguments.has("json")], "validate": [arguments.get("config_dir")]}
-    action(*rest, *own.get(name, []))
+    _ACTIONS[name](*rest, *own.get(name, []))
     return 0
-
-
-def names() -> list[str]:
-    """Return the names of the recipes that ship with effbench."""
-    return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
 
 
 def _list(as_json: bool) -> None:
     summaries: dict[str, str] = {}
-    for name in names():
+    for name in shipped_recipes():
         lines = _path(name).read_text(encoding="utf-8").splitlines()
         top = itertools.takewhile(lambda line: line.startswith("#"), lines)
         # Hydra's directive comes first; the summary is the first line after it
@@ -94,7 +90,6 @@ def _copy(name: str, folder: str) -> None:
 def _validate(name: str, config_dir: str | None) -> None:
     """Compose the recipe, and build model, optimizer and schedule without weights."""
     from effbench.config.compose import compose
-    from effbench.config.recipes import quoted
 
     # quoted: without quotes Hydra's grammar allows few characters of a path
     config = compose([f"recipe={quoted(name)}"], config_dir)
@@ -106,14 +101,9 @@ def _validate(name: str, config_dir: str | None) -> None:
 
 def _path(name: str) -> Path:
     # a name, never a path: show and cp read nothing but the files that ship
-    if name not in names():
-        raise ConfigError(unknown_name("recipe", name, names()))
+    if name not in shipped_recipes():
+        raise ConfigError(unknown_name("recipe", name, shipped_recipes()))
     return recipes_dir() / f"{name}.yaml"
 
 
-ACTIONS: dict[str, tuple[Callable[..., None], int]] = {
-    "ls": (_list, 0),
-    "show": (_show, 1),
-    "cp": (_copy, 2),
-    "validate": (_validate, 1),
-}
+_ACTIONS: dict[str, Callable[..., None]] = {"ls": _list, "show": _show, "cp": _copy, "validate": _validate}

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
 from effbench.config.compose import compose
-from effbench.errors import ConfigError, DataError
+from effbench.errors import ConfigError
 from effbench.jobs.plan import expand
-from effbench.units import article
 
 if TYPE_CHECKING:
     from effbench.config.schema import Config
-    from effbench.report.cost import Setting
-
-Given = tuple[tuple[int, ...] | None, int]  # the shape of a sample and the number of classes
+    from effbench.report.cost import Given, Setting
 
 HELP = """usage: effbench summary [GROUP=NAME | KEY=VALUE ...] [input=CxHxW classes=K] [--json]
 
@@ -39,9 +36,9 @@ def main(words: Sequence[str]) -> int:
     combinations = expand(overrides, config_dir) or [[]]
     configs = [compose(combination, config_dir) for combination in combinations]
     # torch is imported only now: a mistyped key is reported at once
-    from effbench.report.cost import cost, published
+    from effbench.report.cost import cost, published, setting_for
 
-    settings = [_setting(config, given) for config in configs]
+    settings = [setting_for(config, given) for config in configs]
     rows: list[dict[str, Any]] = []
     for words_of_one, config, own in zip(combinations, configs, settings, strict=True):
         # MACs depend on the input's size, so the papers' numbers are comparable in their setting only
@@ -57,35 +54,6 @@ def main(words: Sequence[str]) -> int:
         _print_layers(configs[0], settings[0])
     _print_separable(rows)
     return 0
-
-
-def _setting(config: Config, given: Given | None) -> Setting:
-    """Return the given setting for the dataset's modality; without one, that of the data, which are read for it."""
-    from effbench import build
-    from effbench.data.splits import Splits
-    from effbench.report.cost import Setting
-
-    if given is None:
-        try:
-            data = build.splits(config)
-        except DataError as error:
-            raise DataError(f"{error}\nTo do without the data, give input=3x224x224 classes=1000.") from error
-        return Setting(data.modality.blank(data.shape, build.settings(config)), len(data.classes))
-
-    shape, num_classes = given
-    # the data themselves are not read: input= and classes= stand for them
-    preview = build.preview(config)
-    kind = Splits.modality if preview is None else type(preview)
-    # without input=, the shape of the papers; a modality without one takes the dataset's own
-    usual = kind.published[0] if kind.published else None if preview is None else preview.shape
-    shape = shape or usual
-    if shape is None or (usual is not None and len(shape) != len(usual)):
-        such_as = f", such as {'x'.join(map(str, usual))}" if usual else ""
-        raise ConfigError(
-            f"input must be {kind.layout} of {article(kind.unit)} {kind.unit}, with x between them{such_as}; got "
-            f"{'x'.join(map(str, shape or ()))!r}."
-        )
-    return Setting(kind.blank(shape, build.settings(config)), num_classes)
 
 
 def _own_options(words: Sequence[str]) -> tuple[Given | None, list[str]]:

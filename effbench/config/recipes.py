@@ -10,7 +10,13 @@ import re
 from pathlib import Path
 
 from effbench.cache_dir import refuse_url
+from effbench.config.paths import recipes_dir
 from effbench.config.static_compose import GROUP
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that ship with effbench."""
+    return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
 
 
 def absolute_recipe(override: str) -> str:

@@ -13,9 +13,14 @@ from effbench import build
 from effbench.automatic import AUTO, BATCH_SIZES, number
 from effbench.config.schema import Config
 from effbench.data.modality import Modality
+from effbench.data.splits import Splits
+from effbench.errors import ConfigError, DataError
 from effbench.models import accounting
 from effbench.training.ema import averages_itself
 from effbench.training.precision import choose_precision
+from effbench.units import article
+
+Given = tuple[tuple[int, ...] | None, int]  # the shape of a sample and the number of classes
 
 _DTYPES = {"32-true": torch.float32, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
@@ -39,6 +44,41 @@ class Setting:
 
     def __str__(self) -> str:
         return f"{'x'.join(map(str, self.modality.shape))}, {self.num_classes} classes"
+
+
+def setting_for(config: Config, given: Given | None = None) -> Setting:
+    """Return the setting in which a config's cost is stated.
+
+    Args:
+        config: its dataset decides the modality.
+        given: shape of a sample, or None for the shape of the papers, and number of classes. Without it the data are
+            read, and the setting is theirs.
+
+    Raises:
+        ConfigError: the shape is not one of the modality.
+        DataError: the data cannot be read.
+    """
+    if given is None:
+        try:
+            data = build.splits(config)
+        except DataError as error:
+            raise DataError(f"{error}\nTo do without the data, give input=3x224x224 classes=1000.") from error
+        return Setting(data.modality.blank(data.shape, build.settings(config)), len(data.classes))
+
+    shape, num_classes = given
+    # the data themselves are not read: input= and classes= stand for them
+    preview = build.preview(config)
+    kind = Splits.modality if preview is None else type(preview)
+    # without input=, the shape of the papers; a modality without one takes the dataset's own
+    usual = kind.published[0] if kind.published else None if preview is None else preview.shape
+    shape = shape or usual
+    if shape is None or (usual is not None and len(shape) != len(usual)):
+        such_as = f", such as {'x'.join(map(str, usual))}" if usual else ""
+        raise ConfigError(
+            f"input must be {kind.layout} of {article(kind.unit)} {kind.unit}, with x between them{such_as}; got "
+            f"{'x'.join(map(str, shape or ()))!r}."
+        )
+    return Setting(kind.blank(shape, build.settings(config)), num_classes)
 
 
 def published(config: Config, kind: type[Modality]) -> Setting | None:

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from effbench import cli
-from effbench.cli import export
 from effbench.export import files
+from effbench.run import export
 from effbench.run import lock as locking
 from tests.torture.system_calls import Killing
 

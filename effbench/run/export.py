@@ -1,0 +1,176 @@
+"""Export a run's model for another runtime, after a check that the file gives the same answers."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.cache_dir import expanded
+from effbench.errors import ConfigError, unknown_name
+from effbench.run.evaluate import check_same_data
+from effbench.run.load import load_run, with_data
+from effbench.run.lock import holding
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from effbench.run.run import Run
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+SAMPLES = 256  # samples of the comparison
+
+
+def export_run(
+    folder: str | Path,
+    format_name: str = "onnx",
+    checkpoint: str = "best",
+    output: str | Path = "",
+    tolerance: float = 1e-4,
+    data_overrides: Mapping[str, str] | None = None,
+    allow_targets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Export a run's model and check it.
+
+    Args:
+        folder: the run folder.
+        format_name: a key of effbench.export.formats.FORMATS.
+        checkpoint: 'best', 'last' or the name of a checkpoint.
+        output: folder of the file; '' is RUN/export.
+        tolerance: largest difference of a logit, as a fraction of the largest logit.
+        data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
+        allow_targets: the user's modules that a _target_ may name.
+
+    Returns:
+        The content of the .json record, and `path` of the file.
+
+    Raises:
+        ThresholdError: the exported file does not give the model's answers.
+    """
+    run = with_data(load_run(folder, allow_targets), dict(data_overrides or {}), "cpu")
+    # torch is imported only now: a mistyped folder or key is reported at once
+    from effbench import build
+    from effbench.export.files import ELSEWHERE, publish_file
+    from effbench.export.formats import FORMATS, require_libraries
+    from effbench.training.checkpoint_files import read_manifest
+
+    if format_name not in FORMATS:
+        raise ConfigError(unknown_name("format", format_name, FORMATS))
+    # Before the model is read and traced: a missing extra is named at once.
+    require_libraries(format_name)
+    # For what it sets besides the device: threads and determinism.
+    build.device(run.config)
+    saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
+    model, step = run.model(saved.name), read_manifest(saved)["step"]
+    target = _target(run, checkpoint, output, FORMATS[format_name].suffix)
+
+    # File and record are replaced one after the other; with two exports at once they could be of different ones.
+    with holding(target.parent, ELSEWHERE):
+        which, samples = _samples(run)
+        with _timed(f"exporting {target.name}"):
+            content = _content(run, model, format_name)
+
+        def check(path: Path) -> dict[str, Any]:
+            parity = _parity(run, model, format_name, path, samples, tolerance)
+            parity = {"split": which, "tolerance": tolerance, **parity}
+            return {**_facts(run, format_name), "checkpoint": {"name": checkpoint, "step": step}, "parity": parity}
+
+        with _timed(f"comparing on {len(samples)} {which} {run.modality().unit}s"):
+            facts = publish_file(target, content, check)
+    return {**facts, "path": str(target)}
+
+
+def _target(run: Run, checkpoint: str, output: str | Path, suffix: str) -> Path:
+    """Return the path of the file, such as mobilenet_v3_small-best.onnx."""
+    folder = expanded(output) if output else run.folder / "export"
+    target = folder / f"{_file_name(run.config.model.label)}-{_file_name(checkpoint)}{suffix}"
+    if output and target.is_symlink():
+        target = target.resolve()  # in a run folder, which may be untrusted, a link is replaced instead
+    # before the export, which may take minutes
+    for path in (target, target.with_name(f"{target.name}.json")):
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is no file that could be replaced; export elsewhere with output=FOLDER.")
+    return target
+
+
+def _file_name(text: str) -> str:
+    # A label is a user's option, such as timm's name, and may hold a slash.
+    return re.sub(r"[^\w.-]", "_", text)
+
+
+def _content(run: Run, model: nn.Module, format_name: str) -> bytes:
+    from effbench.export.formats import export_bytes
+    from effbench.export.portable import portable
+
+    modality = run.modality()
+    whole, name = portable(model, modality.normaliser()), modality.export_facts()["input"]["name"]
+    return export_bytes(format_name, whole, modality.portable_example(), name)
+
+
+def _samples(run: Run) -> tuple[str, Tensor]:
+    """Return (split, samples as the file takes them): a sample of validation, or else of train."""
+    from effbench import build
+    from effbench.data.splits import representative_sample
+
+    data = build.splits(run.config)
+    check_same_data(run, data)
+    data = run.task.checked(data)
+    which = "train" if data.val is None else "val"  # the test split is used for the test only
+    split = data.named()[which]
+    # Of every class: the first rows of a sorted split would be of one.
+    rows = representative_sample(split.labels, min(SAMPLES, len(split)))
+    return which, run.modality().portable(split.inputs[rows])
+
+
+def _parity(
+    run: Run, model: nn.Module, format_name: str, path: Path, samples: Tensor, tolerance: float
+) -> dict[str, Any]:
+    """Compare the file at `path` with the model. Raises ThresholdError if the answers differ."""
+    from effbench.export.formats import load_exported
+    from effbench.export.parity import compare, require
+
+    modality = run.modality()
+    exported = load_exported(format_name, path)
+    # the batch size of evaluation fits the memory
+    size = run.config.data.eval_batch_size
+    parity = compare(lambda batch: model(modality.normalise(batch)), exported, samples, size, run.task.same_answer)
+    require(parity, tolerance, f"format={format_name}", modality.unit)
+    return parity.facts()
+
+
+def _facts(run: Run, format_name: str) -> dict[str, Any]:
+    """Return what a user of the file must know."""
+    from importlib.metadata import version
+
+    from effbench.export.formats import FORMATS, OUTPUT
+
+    about = run.modality().export_facts()
+    costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
+    return {
+        "schema_version": SCHEMA,
+        "format": format_name,
+        "opset": FORMATS[format_name].opset,
+        "input": about["input"],
+        "preprocessing": about["preprocessing"],
+        "output": {"name": OUTPUT, "shape": ["N", len(run.classes)], "dtype": "float32"},
+        "probabilities": run.task.answer,
+        "normalisation_inside": about["normalisation_inside"],
+        "classes": list(run.classes),
+        "model": {"name": _file_name(run.config.model.label), **costs},
+        "run": str(run.folder),
+        "versions": {name: version(name) for name in ("effbench", *FORMATS[format_name].libraries)},
+    }
+
+
+@contextmanager
+def _timed(what: str) -> Iterator[None]:
+    """Log the duration of the block."""
+    begun = time.perf_counter()
+    yield
+    log.info(f"{what}: {time.perf_counter() - begun:.1f} s")
