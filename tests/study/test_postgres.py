@@ -109,6 +109,11 @@ def wait_for_runs(place: Path, count: int, process: subprocess.Popen[bytes]) -> 
         time.sleep(0.05)
 
 
+def unfinished(place: Path) -> list[Path]:
+    """The runs there that have begun and not ended."""
+    return [run for run in (place / "out").glob("runs/*/*") if not (run / "summary.json").exists()]
+
+
 @pytest.mark.process
 @pytest.mark.proof
 def test_two_workers_share_a_study_and_one_is_killed(server: Server, tmp_path: Path) -> None:
@@ -119,7 +124,8 @@ def test_two_workers_share_a_study_and_one_is_killed(server: Server, tmp_path: P
         with worker("two", words, there) as second:
             wait_for_runs(there, 1, second)
             wait_for_runs(here, (here / "stderr").read_text().count("val/acc") + 1, first)  # both work at once
-            time.sleep(0.3)  # into the next run: about its middle
+            while not unfinished(here):
+                time.sleep(0.01)
             first.kill()
             assert second.wait(300) == 0, (there / "stderr").read_text()
     assert "its worker has died; taken up again" in (there / "stderr").read_text()
