@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from effbench.stats import mean_interval
+from effbench.stats import Interval, mean_interval
 from effbench.study.budget import best_against_budget, budgets
-from effbench.study.comparisons import compare_arms
+from effbench.study.comparisons import compare_arms, correct_samples
 from effbench.study.fairness import objections
 from effbench.study.front import fronts
 from effbench.study.interaction import interaction
 from effbench.study.results import BudgetPoint, Quality, StudyResult
 from effbench.study.runs import groups, result_of, runs_by_arm, trial_values
-from effbench.study.table import StudyRules, StudyTable
+from effbench.study.statistics import Array, crossed_interval
+from effbench.study.table import Confirmation, StudyRules, StudyTable
 from effbench.study.targets import target_differences, target_times
 from effbench.study.verdicts import budget_verdict, summary
 
@@ -26,7 +27,7 @@ def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
     """Return everything that the study's runs tell.
 
     Args:
-        table: trials, final runs and costs; an unfinished study is analysed as far as it is.
+        table: trials, confirmation runs and costs; an unfinished study is analysed as far as it is.
         rules: as frozen before the first trial; None for the default ones.
     """
     rules = rules or StudyRules()
@@ -54,20 +55,21 @@ def _qualities(table: StudyTable, rules: StudyRules) -> list[Quality]:
     # the intervals are of each arm alone, over seeds; arms are told apart by paired differences (comparisons.py), whose
     # intervals are narrower, because they lack what a seed does to all arms
     runs, sign = runs_by_arm(table), 1.0 if table.mode == "max" else -1.0
+    bits: dict[int, Array] = {}
     found = {}
     for arm in table.arms:
         chosen = [run for _, run in sorted(runs[arm.name].items())]
-        test = [value for run in chosen if (value := result_of(run)) is not None]
+        finished = [run for run in chosen if result_of(run) is not None]
         validation = [value for run in chosen if (value := result_of(run, "validation")) is not None]
         tuned = [sign * value for value in trial_values(table, arm.name) if value is not None]
         every = [run for run in table.confirmations if run.arm == arm.name]
         found[arm.name] = Quality(
             arm=arm.name,
             rank=None,
-            test=mean_interval(test, rules.confidence) if test else None,
+            test=_test_interval(table, finished, rules.confidence, bits),
             validation=mean_interval(validation, rules.confidence) if validation else None,
             tuned=sign * max(tuned) if tuned else None,
-            finished=len(test),
+            finished=len(finished),
             diverged=sum(run.status == "diverged" for run in chosen),
             # interrupted runs do not count yet (runs.py), so they are not among the chosen ones
             failed=sum(run.status in ("failed", "interrupted") for run in every),
@@ -75,6 +77,17 @@ def _qualities(table: StudyTable, rules: StudyRules) -> list[Quality]:
         )
     # ranks are within a model: over models they would rank networks
     return [each for group in groups(table.arms) for each in _ranked([found[arm.name] for arm in group], sign)]
+
+
+def _test_interval(
+    table: StudyTable, runs: Sequence[Confirmation], confidence: float, bits: dict[int, Array]
+) -> Interval | None:
+    """Return an arm's mean test metric, for new seeds and, where predictions are known, new test samples."""
+    scores = correct_samples(table, runs, bits)
+    if scores is not None:
+        return crossed_interval(scores, confidence)[0]
+    values = [value for run in runs if (value := result_of(run)) is not None]
+    return mean_interval(values, confidence) if values else None
 
 
 def _ranked(qualities: Sequence[Quality], sign: float) -> list[Quality]:

@@ -18,18 +18,7 @@ from effbench.run.load import recorded_config
 from effbench.stats import Interval, mean_interval, median
 from effbench.study.ledger import Ledger, Task
 from effbench.study.plan import StudyPlan
-from effbench.study.table import (
-    FROM_STEPS,
-    MEASURED,
-    Confirmation,
-    Cost,
-    Curves,
-    Setting,
-    StudyTable,
-    TargetSource,
-    Trial,
-    finite,
-)
+from effbench.study.table import FROM_STEPS, MEASURED, Confirmation, Cost, Setting, StudyTable, TargetSource, Trial
 
 _MOST_BYTES = 500_000_000  # of predictions.csv, 13 bytes a sample: the limit keeps a wrong file out of the memory
 # fields that trials and final runs take from an outcome as they are
@@ -104,12 +93,7 @@ def _predictions(folder: Path) -> dict[str, Any]:
     pairs = [line.split(",")[:2] for line in lines]
     bits = "".join("1" if target == predicted else "0" for target, predicted in pairs)
     targets = hashlib.sha256(",".join(target for target, _ in pairs).encode()).hexdigest()
-    # A run that predicts one class has learnt nothing; its bits alone cannot tell, and equal bits would look copied.
-    classes, predicted = ({pair[at] for pair in pairs} for at in (0, 1))
-    one_class = len(predicted) == 1 < len(classes)
-    return {
-        "samples": len(bits), "correct": f"{int(bits or '0', 2):x}", "targets": targets, "one_class": one_class
-    }  # fmt: skip
+    return {"samples": len(bits), "correct": f"{int(bits or '0', 2):x}", "targets": targets}
 
 
 def bits_of(outcome: Mapping[str, Any]) -> tuple[bool, ...] | None:
@@ -168,7 +152,7 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
             value=outcome["value"],
             # as measured: trials are compared by value alone
             seconds=outcome["seconds"],
-            reason=outcome.get("error") or "",
+            steps_to_target=_steps_to_target(outcome, target, plan.mode),
             **{key: outcome[key] for key in _SHARED},
         )
         for arm in plan.arms
@@ -201,9 +185,7 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
 def _confirmation(
     task: Task, outcome: Mapping[str, Any], mode: str, target: float | None, step_s: float | None
 ) -> Confirmation:
-    steps = steps_to(outcome["curve"], target, mode)
-    # a diverged run is a miss, even if it had reached the target before
-    steps = steps if outcome["status"] in FINISHED else None
+    steps = _steps_to_target(outcome, target, mode)
     # Runs shared the machine, so their own seconds are too long, and not alike: steps x the step time measured alone.
     each = step_s if step_s is not None else outcome["seconds"] / max(1, outcome["steps"])
     return Confirmation(
@@ -216,10 +198,13 @@ def _confirmation(
         seconds=outcome["steps"] * each,
         correct=bits_of(outcome),
         settings=dict(task.settings),
-        reason=outcome.get("error") or "",
-        one_class=outcome.get("one_class", False),
         **{key: outcome[key] for key in _SHARED},
     )
+
+
+def _steps_to_target(outcome: Mapping[str, Any], target: float | None, mode: str) -> float | None:
+    # a diverged run is a miss, even if it had reached the target before
+    return steps_to(outcome["curve"], target, mode) if outcome["status"] in FINISHED else None
 
 
 def steps_to(curve: Sequence[Sequence[float]], target: float | None, mode: str) -> float | None:
@@ -276,14 +261,9 @@ def costs_of(ledger: Ledger) -> tuple[Cost, ...]:
     return tuple(costs)
 
 
-def curves_of(plan: StudyPlan, ledger: Ledger) -> Curves:
-    """Return arm -> (step, validation metric) of each of its final runs that have a result."""
-    # the mean of the runs that go on would jump where one diverges: figures leave it out, and tables count it
+def curves_of(plan: StudyPlan, ledger: Ledger) -> dict[str, list[list[list[float]]]]:
+    """Return arm -> (step, validation metric) of each of its final runs."""
     return {
-        arm.name: [
-            [(int(step), value) for step, value in outcome["curve"] if finite(value) is not None]
-            for _, (_, outcome) in sorted(ledger.outcomes("confirm", arm.name).items())
-            if outcome["status"] in FINISHED
-        ]
+        arm.name: [outcome["curve"] for _, outcome in ledger.outcomes("confirm", arm.name).values()]
         for arm in plan.arms
     }

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from effbench.stats import Interval, deviation, mean_interval
-from effbench.study.budget import best_against_budget
 from effbench.study.power import seeds_needed
 from effbench.study.results import Comparison, Winner
-from effbench.study.runs import Runs, common_seeds, result_of, runs_by_arm, trial_values
+from effbench.study.runs import Runs, common_seeds, result_of, runs_by_arm
 from effbench.study.statistics import (
     Array,
     crossed_interval,
@@ -24,13 +23,14 @@ from effbench.study.statistics import (
     worst_rank_differences,
 )
 from effbench.study.table import Confirmation, StudyRules, StudyTable
+from effbench.study.tuning import arms_compared, lead_needed, quality_lead
 from effbench.study.verdicts import verdict
 
 _AS_GIVEN = 1e-4  # a metric that is the mean of `correct` to this accuracy is the accuracy
 
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
     """The runs of two arms with common seeds.
 
     Attributes:
@@ -53,17 +53,16 @@ def compare_arms(table: StudyTable, rules: StudyRules) -> list[Comparison]:
 
     The p of a comparison is the larger of the sign-flip test's and the t test's, because both have to agree before an
     arm is said to beat another (arXiv:2511.19794); the t test counts the uncertainty of the test samples where
-    predictions are known. They compare the two settings that tuning chose. Tuning is a source of variance too
-    (arXiv:2103.03098): an arm is named the winner only if its best trial leads in nearly all resampled tunings. Four
-    equal arms with separate tunings of 16 trials otherwise "beat" each other in 14 to 18 % of simulated studies, with
-    this rule in 2 % (one setting that matters, quasi-random trials; with several settings more remains).
+    predictions are known. They compare the two settings that tuning chose. An arm is named the winner only if it also
+    leads in nearly all resampled tunings (tuning.py): four equal arms, tuned with 16 trials each, otherwise "beat" each
+    other in 5 to 99 % of simulated studies, because their tunings were more or less lucky.
 
     Args:
         table: of the study.
         rules: of the study.
     """
     runs = runs_by_arm(table)
-    pairs = [_pair(table, runs, a, b) for a, b in table.pairs]
+    pairs = [paired(table, runs, a, b) for a, b in table.pairs]
     p_values = p_of_each([pair.goodness for pair in pairs], rules.seed)
     bits: dict[int, Array] = {}  # a run takes part in as many pairs as there are other arms: converted once
     found = [_comparison(table, rules, pair, p, bits) for pair, p in zip(pairs, p_values, strict=True)]
@@ -92,7 +91,8 @@ def p_of_each(differences: Sequence[Sequence[float]], seed: int) -> list[float]:
     return p_values
 
 
-def _pair(table: StudyTable, runs: Runs, a: str, b: str) -> _Pair:
+def paired(table: StudyTable, runs: Runs, a: str, b: str) -> Pair:
+    """Return the runs of two arms with common seeds, and their differences."""
     pairs = [(runs[a][seed], runs[b][seed]) for seed in common_seeds(runs, (a, b))]
     values = [(result_of(left), result_of(right)) for left, right in pairs]
     # tests need "larger is better" to give misses the worst rank; intervals keep the metric's own sign and unit
@@ -100,27 +100,31 @@ def _pair(table: StudyTable, runs: Runs, a: str, b: str) -> _Pair:
     good = [[None if value is None else sign * value for value in pair] for pair in values]
     goodness = worst_rank_differences([left for left, _ in good], [right for _, right in good])
     finished = [left - right for left, right in values if left is not None and right is not None]
-    return _Pair(a, b, pairs, goodness, finished)
+    return Pair(a, b, pairs, goodness, finished)
 
 
-def _comparison(table: StudyTable, rules: StudyRules, pair: _Pair, p: float, bits: dict[int, Array]) -> Comparison:
+def _comparison(table: StudyTable, rules: StudyRules, pair: Pair, p: float, bits: dict[int, Array]) -> Comparison:
     """Return a comparison before Holm's correction and without winner."""
     count, goodness = len(pair.runs), pair.goodness
     missed_a, missed_b = (sum(result_of(runs[side]) is None for runs in pair.runs) for side in (0, 1))
     wins, ties = sum(value > 0 for value in goodness), sum(value == 0 for value in goodness)
+    missed = missed_a + missed_b > 0
     difference: Interval | None = None
     crossed: Interval | None = None
-    p_t: float | None = None
     error = 0.0
+    # of all seeds, misses included: over the few finished pairs alone, p would grow with every miss of the worse arm
+    p_t = t_p_value(goodness) if count > 1 else None
     if len(pair.finished) > 1:
-        difference, p_t = mean_interval(pair.finished, rules.confidence), t_p_value(pair.finished)
+        difference = mean_interval(pair.finished, rules.confidence)
         # all seeds have the same test samples: more seeds do not average out the luck of these samples
-        by_sample = _by_sample(table, pair, bits)
+        by_sample = difference_by_sample(table, pair, bits)
         if by_sample is not None:
             crossed, p_crossed = crossed_interval(by_sample, rules.confidence)
-            p_t, error = max(p_t, p_crossed), sample_error(by_sample)
+            error = sample_error(by_sample)
+            # a miss has no samples, and finished pairs alone do not decide
+            p_t = p_t if p_t is None or missed else max(p_t, p_crossed)
     # a worst rank has a direction, but no size: counting wins needs no normal distribution
-    if missed_a or missed_b:
+    if missed:
         probability = win_share(wins, ties, count, rules.confidence)
     else:
         probability = win_probability(goodness, rules.confidence)
@@ -144,32 +148,29 @@ def _comparison(table: StudyTable, rules: StudyRules, pair: _Pair, p: float, bit
         better_setting="none",
         winner="none",
         meaningful=False,
-        tuned_ahead=_tuned_ahead(table, pair.a, pair.b),
+        tuned_ahead=quality_lead(table, pair.a, pair.b),
         seeds_needed=None,
         difference_to_tell=None,
     )
 
 
-def _decided(each: Comparison, table: StudyTable, rules: StudyRules, pair: _Pair, p_holm: float) -> Comparison:
+def _decided(each: Comparison, table: StudyTable, rules: StudyRules, pair: Pair, p_holm: float) -> Comparison:
     """Return the comparison with its corrected p and its winner, or with the seeds that would tell one."""
     better: Winner = "none"
     # alpha = 0.0625 is a possible p of five seeds: rounding must not decide
     if p_holm <= rules.alpha * (1 + 1e-9):
         better = "a" if sum(pair.goodness) > 0 else "b"
-        # with misses, the two tests may point to different arms
-        larger = (better == "a") == (table.mode == "max")
-        if each.difference is not None and (each.difference.estimate > 0) != larger:
-            better = "none"
     if better != "none":
         # P(B beats A) = 1 - P(A beats B), and the ends of its interval change places
         chance, ahead = each.probability, each.tuned_ahead
         share, low = (chance.estimate, chance.low) if better == "a" else (1 - chance.estimate, 1 - chance.high)
         leads = None if ahead is None else ahead if better == "a" else 1 - ahead
+        enough = lead_needed(arms_compared(table.pairs), rules)
         return replace(
             each,
             p_holm=p_holm,
             better_setting=better,
-            winner=better if leads is None or leads >= rules.tuning else "none",
+            winner=better if leads is None or leads >= enough else "none",
             # stricter than arXiv:2103.03098, which asks 0.75 of the interval's upper end
             meaningful=share >= rules.meaningful and low > 0.5,
         )
@@ -184,44 +185,36 @@ def _decided(each: Comparison, table: StudyTable, rules: StudyRules, pair: _Pair
     return replace(each, p_holm=p_holm, seeds_needed=needed, difference_to_tell=to_tell)
 
 
-def _by_sample(table: StudyTable, pair: _Pair, bits: dict[int, Array]) -> Array | None:
-    """Return correct(a) - correct(b), a row a seed, a column a test sample.
+def difference_by_sample(table: StudyTable, pair: Pair, bits: dict[int, Array]) -> Array | None:
+    """Return correct(a) - correct(b), a row a seed, a column a test sample; None where `correct_samples` has none."""
+    finished = [runs for runs in pair.runs if all(result_of(run) is not None for run in runs)]
+    left, right = (correct_samples(table, [runs[side] for runs in finished], bits) for side in (0, 1))
+    return left - right if left is not None and right is not None and left.shape == right.shape else None
 
-    None where the test samples differ between seeds (resampling seeds then covers them), or where the metric is not
-    the share of correct samples.
+
+def correct_samples(table: StudyTable, runs: Sequence[Confirmation], bits: dict[int, Array]) -> Array | None:
+    """Return 1 for each test sample that a run has right and 0 for others, a row a run; at least 2 x 2.
+
+    None where the test samples differ between seeds (resampling seeds then covers them), where a run has no
+    predictions, or where the metric is not the share of correct samples.
+
+    Args:
+        table: of the study.
+        runs: of one arm.
+        bits: arrays of runs by id, filled here.
     """
     if not table.same_test_samples:
         return None
     rows = []
-    for left, right in pair.runs:
-        if result_of(left) is None or result_of(right) is None:
-            continue
-        arrays = []
-        for run in (left, right):
-            if not run.correct or run.test is None:
-                return None
-            # a run cannot be a key, because its settings are a dict; the table keeps it alive, so its id is its own
-            if id(run) not in bits:
-                bits[id(run)] = np.array(run.correct, float)
-            # another metric, such as macro F1, is no mean over samples, and has no variance over them of this form
-            if abs(float(bits[id(run)].mean()) - run.test) > _AS_GIVEN:
-                return None
-            arrays.append(bits[id(run)])
-        if arrays[0].shape != arrays[1].shape:
+    for run in runs:
+        if not run.correct or run.test is None:
             return None
-        rows.append(arrays[0] - arrays[1])
+        # a run cannot be a key, because its settings are a dict; the table keeps it alive, so its id is its own
+        if id(run) not in bits:
+            bits[id(run)] = np.array(run.correct, float)
+        rows.append(bits[id(run)])
+        # another metric, such as macro F1, is no mean over samples, and has no variance over them of this form
+        if abs(float(rows[-1].mean()) - run.test) > _AS_GIVEN:
+            return None
     same = len(rows) > 1 and len({row.shape for row in rows}) == 1 and rows[0].size > 1
     return np.array(rows) if same else None
-
-
-def _tuned_ahead(table: StudyTable, a: str, b: str) -> float | None:
-    """Return the probability that a's best trial is ahead of b's in resampled tunings of all trials."""
-    values = {arm: trial_values(table, arm) for arm in (a, b)}
-    if not all(values.values()):
-        return None
-    # as many trials for both: while tuning goes on, the arm with more of them would lead by their number
-    budget = max(1, min(len(trials) for trials in values.values()))
-    first, second = best_against_budget(values, budget, table.mode)
-    # if every trial of both diverged nobody wins: neither is ahead
-    total = first.wins + second.wins
-    return first.wins / total if total > 0 else 0.5

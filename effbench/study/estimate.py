@@ -12,6 +12,7 @@ from effbench.study.alone import PACE_ROUNDS
 from effbench.study.measure import TIMED_STEPS, Probe, steps_in
 from effbench.study.plan import StudyPlan
 from effbench.study.space import words_of
+from effbench.study.tuning import arms_compared
 from effbench.study.verdicts import plan_sentences
 from effbench.units import human_count
 
@@ -62,7 +63,14 @@ class Estimate:
     def sentences(self) -> list[str]:
         """Return what the plan can find, in words."""
         plan = self.plan
-        return plan_sentences(plan.keys.seeds, len(plan.pairs), plan.rules, as_percent=plan.as_percent)
+        return plan_sentences(
+            plan.keys.seeds,
+            len(plan.pairs),
+            plan.rules,
+            as_percent=plan.as_percent,
+            trials=plan.keys.trials,
+            arms=arms_compared(plan.pairs),
+        )
 
     def line(self) -> str:
         keys = self.plan.keys

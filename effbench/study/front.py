@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from effbench.stats import Interval, mean_interval
+from effbench.study.comparisons import Pair, difference_by_sample, paired
 from effbench.study.results import FrontPoint, FrontStatus
-from effbench.study.runs import Runs, common_seeds, result_of, runs_by_arm
+from effbench.study.runs import Runs, result_of, runs_by_arm
+from effbench.study.statistics import Array, crossed_interval
 from effbench.study.table import Cost, StudyRules, StudyTable
 
 COSTS = (
@@ -24,10 +26,11 @@ _SAME_MEMORY = 1.001
 def fronts(table: StudyTable, rules: StudyRules) -> list[FrontPoint]:
     """Return each arm's place on the front of quality (test metric, larger or smaller by mode) and each cost.
 
-    Quality is compared by the t interval of the paired differences, a cost by whether the intervals overlap. An arm is
-    'dominated' if another one is clearly better in one of the two and clearly better or equal in the other, 'perhaps
-    dominated' if it is clearly better in one and cannot be told apart in the other. An arm with runs without result
-    dominates no other: its mean is that of the seeds on which it did not diverge.
+    Quality is compared by the interval of the paired differences (for new test samples too, where predictions are
+    known), a cost by whether the intervals overlap. An arm is 'dominated' if another one is clearly better in one of
+    the two and clearly better or equal in the other, 'perhaps dominated' if it is clearly better in one and cannot be
+    told apart in the other. An arm with runs without result dominates no other: its mean is that of the seeds on which
+    it did not diverge.
 
     Args:
         table: of the study.
@@ -37,7 +40,10 @@ def fronts(table: StudyTable, rules: StudyRules) -> list[FrontPoint]:
     costs = {cost.arm: cost for cost in table.costs}
     arms = [arm.name for arm in table.arms]
     # each pair once: 12 arms have 66 pairs, and their paired differences serve all six costs
-    better = {(a, b): _quality(runs, table.mode, a, b, rules.confidence) for a in arms for b in arms if a < b}
+    bits: dict[int, Array] = {}
+    better = {
+        (a, b): _quality(table, paired(table, runs, a, b), rules.confidence, bits) for a in arms for b in arms if a < b
+    }
     better |= {(b, a): -sign for (a, b), sign in better.items()}
     return [point for cost in COSTS for point in _front(cost, arms, costs, better, runs)]
 
@@ -96,12 +102,14 @@ def _value(cost: Cost | None, name: str, every: Iterable[Cost]) -> Interval | No
     return Interval(value, low, high, 1)
 
 
-def _quality(runs: Runs, mode: str, a: str, b: str, confidence: float) -> int:
+def _quality(table: StudyTable, pair: Pair, confidence: float, bits: dict[int, Array]) -> int:
     """Return 1 if a is clearly better, -1 if b is, 0 if they cannot be told apart."""
-    values = [(result_of(runs[a][seed]), result_of(runs[b][seed])) for seed in common_seeds(runs, (a, b))]
-    differences = [left - right for left, right in values if left is not None and right is not None]
-    if len(differences) < 2:
+    if len(pair.finished) < 2:
         return 0
     # without Holm's correction: a front shows which trade-offs are open, and names no winner
-    found = mean_interval(differences, confidence)
-    return ((found.low > 0) - (found.high < 0)) * (1 if mode == "max" else -1)
+    scores = difference_by_sample(table, pair, bits)
+    if scores is None:
+        found = mean_interval(pair.finished, confidence)
+    else:
+        found, _ = crossed_interval(scores, confidence)
+    return ((found.low > 0) - (found.high < 0)) * (1 if table.mode == "max" else -1)

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from effbench.stats import mean_interval
+from effbench.stats import Interval, mean_interval
+from effbench.study.comparisons import correct_samples
 from effbench.study.results import Interaction, InteractionCell, InteractionContrast
 from effbench.study.runs import common_seeds, result_of, runs_by_arm
-from effbench.study.statistics import Array, max_t_p_values
-from effbench.study.table import Arm, StudyRules, StudyTable
+from effbench.study.statistics import Array, crossed_interval, holm, max_t_p_values
+from effbench.study.table import Arm, Confirmation, StudyRules, StudyTable
+from effbench.study.tuning import contrast_lead, lead_needed
 from effbench.study.verdicts import contrast_verdict, interaction_verdict
+
+Cell = tuple[str, str]  # (model, optimizer)
+Scores = dict[Cell, Array]  # (K, N): a row a seed, a column a test sample
 
 
 def interaction(table: StudyTable, rules: StudyRules) -> Interaction | None:
     """Return the model x optimizer interaction; None without two models that share two optimizers and two full seeds.
 
-    Each contrast is a difference of differences by seed, with a t interval. Their p values are adjusted for their
-    number by max-t over sign flips of whole seeds (Westfall & Young 1993): a family of its own, beside that of the
-    pairwise comparisons, because Holm's method over some dozens of correlated contrasts could reject none with few
-    seeds. Only seeds on which every cell has a result count; `left_out` says how many do not.
+    Each contrast is a difference of differences by seed, with a t interval, or with that of crossed resampling where
+    the predictions of the test samples are known. Its p is the larger of two, because both tests have to agree:
+    sign flips of whole seeds, adjusted for the number of contrasts by max-t (Westfall & Young 1993; Holm's method over
+    some dozens of correlated contrasts could reject none with few seeds), and the crossed test, which counts the luck
+    of the test samples that all seeds share, adjusted by Holm's method. They are a family of their own, beside that of
+    the pairwise comparisons. Only seeds on which every cell has a result count; `left_out` says how many do not.
 
     Args:
         table: of the study.
@@ -39,32 +46,83 @@ def interaction(table: StudyTable, rules: StudyRules) -> Interaction | None:
     full = [index for index in range(len(seeds)) if all(each[index] is not None for each in values.values())]
     if len(full) < 2:
         return None
+    chosen = {cell: [runs[arm.name][seeds[index]] for index in full] for cell, arm in cells.items()}
     # in the metric's own sign: a difference of differences has a size, no better or worse
-    y_MOK = np.array([[[values[m, o][index] for index in full] for o in optimizers] for m in models], float)
-
-    # 3 models and 4 optimizers have 3 x 6 = 18 contrasts
-    contrasts, found = [], []
-    for (m1, m2), (o1, o2) in itertools.product(
-        itertools.combinations(range(len(models)), 2), itertools.combinations(range(len(optimizers)), 2)
-    ):
-        # what the seed does to all four runs (its split, its order of the data) drops out
-        by_seed_K = (y_MOK[m1, o1] - y_MOK[m1, o2]) - (y_MOK[m2, o1] - y_MOK[m2, o2])
-        contrasts.append(by_seed_K)
-        difference = mean_interval(by_seed_K.tolist(), rules.confidence)
-        found.append(InteractionContrast((models[m1], models[m2]), (optimizers[o1], optimizers[o2]), difference, p=1.0))
-    # the smallest of the adjusted values is the p of "no interaction at all" (single-step max-t)
-    p_values = [float(p) for p in max_t_p_values(np.array(contrasts), rules.seed)]
-    found = [replace(each, p=p) for each, p in zip(found, p_values, strict=True)]
+    by_seed = {cell: np.array([[result_of(run)] for run in own], float) for cell, own in chosen.items()}
+    scores = _by_sample(table, chosen) or by_seed
+    names = {cell: arm.name for cell, arm in cells.items()}
+    found = [_judged(each, table, names, rules) for each in _contrasts(models, optimizers, by_seed, scores, rules)]
     plain = Interaction(
         models=tuple(models),
         optimizers=tuple(optimizers),
-        cells=_effects(y_MOK, models, optimizers, rules.confidence),
-        contrasts=tuple(replace(each, sentence=contrast_verdict(each, table.as_percent, rules)) for each in found),
-        p=min(p_values),
+        cells=_effects(scores, models, optimizers, rules.confidence),
+        contrasts=tuple(found),
+        # the smallest of the adjusted values is the p of "no interaction at all"
+        p=min(each.p for each in found),
         seeds=len(full),
         left_out=len(seeds) - len(full),
+        told=any(each.told for each in found),
     )
     return replace(plain, sentence=interaction_verdict(plain, rules))
+
+
+def _by_sample(table: StudyTable, chosen: Mapping[Cell, Sequence[Confirmation]]) -> Scores | None:
+    """Return each cell's scores, a row a seed, a column a test sample; None unless all cells have them."""
+    bits: dict[int, Array] = {}
+    found = {cell: correct_samples(table, runs, bits) for cell, runs in chosen.items()}
+    known = {cell: scores for cell, scores in found.items() if scores is not None}
+    alike = len({scores.shape for scores in known.values()}) == 1
+    return known if alike and len(known) == len(found) else None
+
+
+def _contrasts(
+    models: Sequence[str], optimizers: Sequence[str], by_seed: Scores, scores: Scores, rules: StudyRules
+) -> list[InteractionContrast]:
+    """Return the contrasts of each two models and two optimizers; 3 models and 4 optimizers have 3 x 6 = 18.
+
+    Args:
+        models: of the grid.
+        optimizers: of the grid.
+        by_seed: results of each cell, (K, 1).
+        scores: the same by test sample, (K, N), or `by_seed`.
+        rules: of the study.
+    """
+    places, flipped, intervals, crossed = [], [], [], []
+    for (m1, m2), (o1, o2) in itertools.product(
+        itertools.combinations(models, 2), itertools.combinations(optimizers, 2)
+    ):
+        # what the seed does to all four runs (its split, its order of the data) drops out
+        one, other = ((each[m1, o1] - each[m1, o2]) - (each[m2, o1] - each[m2, o2]) for each in (by_seed, scores))
+        interval, p = _interval(other, rules.confidence)
+        places.append(((m1, m2), (o1, o2)))
+        flipped.append(one[:, 0])
+        intervals.append(interval)
+        crossed.append(p)
+    p_flips = [float(p) for p in max_t_p_values(np.array(flipped), rules.seed)]
+    p_values = map(max, p_flips, holm(crossed))
+    return [
+        InteractionContrast(*place, interval, p) for place, interval, p in zip(places, intervals, p_values, strict=True)
+    ]
+
+
+def _judged(
+    contrast: InteractionContrast, table: StudyTable, names: Mapping[Cell, str], rules: StudyRules
+) -> InteractionContrast:
+    """Return the contrast with what resampled tunings say of it, and its sentence."""
+    (m1, m2), (o1, o2) = contrast.models, contrast.optimizers
+    ahead = contrast_lead(table, (names[m1, o1], names[m1, o2], names[m2, o1], names[m2, o2]))
+    above = contrast.difference.estimate > 0
+    leads = ahead is None or (ahead if above else 1 - ahead) >= lead_needed(len(names), rules)
+    told = contrast.p <= rules.alpha and leads
+    judged = replace(contrast, tuned_ahead=ahead, told=told)
+    return replace(judged, sentence=contrast_verdict(judged, table.as_percent, rules))
+
+
+def _interval(scores_KN: Array, confidence: float) -> tuple[Interval, float]:
+    """Return the mean's interval for new seeds, and new test samples where they are known, and the p of the latter."""
+    if scores_KN.shape[1] > 1:
+        return crossed_interval(scores_KN, confidence)
+    return mean_interval(scores_KN[:, 0].tolist(), confidence), 0.0
 
 
 def _grid(arms: Sequence[Arm]) -> tuple[list[str], list[str], dict[tuple[str, str], Arm]]:
@@ -79,18 +137,19 @@ def _grid(arms: Sequence[Arm]) -> tuple[list[str], list[str], dict[tuple[str, st
 
 
 def _effects(
-    y_MOK: Array, models: Sequence[str], optimizers: Sequence[str], confidence: float
+    scores: Scores, models: Sequence[str], optimizers: Sequence[str], confidence: float
 ) -> tuple[InteractionCell, ...]:
     """Return each cell's value less the average effects of its model and its optimizer (double centring)."""
     # one cell that deviates by d keeps d (1 - 1/M)(1 - 1/O): of 3 x 3 it shows 4/9 of d, the rest is in the averages
-    effects_MOK = (
-        y_MOK
-        - y_MOK.mean(axis=1, keepdims=True)
-        - y_MOK.mean(axis=0, keepdims=True)
-        + y_MOK.mean(axis=(0, 1), keepdims=True)
-    )
+    rows = {model: sum(scores[model, each] for each in optimizers) / len(optimizers) for model in models}
+    columns = {each: sum(scores[model, each] for model in models) / len(models) for each in optimizers}
+    grand = sum(rows.values()) / len(models)
     return tuple(
-        InteractionCell(model, optimizer, mean_interval(effects_MOK[m, o].tolist(), confidence))
-        for m, model in enumerate(models)
-        for o, optimizer in enumerate(optimizers)
+        InteractionCell(
+            model,
+            optimizer,
+            _interval(scores[model, optimizer] - rows[model] - columns[optimizer] + grand, confidence)[0],
+        )
+        for model in models
+        for optimizer in optimizers
     )

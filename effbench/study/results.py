@@ -18,13 +18,14 @@ FrontStatus = Literal["on the front", "perhaps dominated", "dominated", "unknown
 
 @dataclass(frozen=True)
 class Quality:
-    """The quality of an arm over its final runs.
+    """The quality of an arm over its confirmation runs.
 
     Attributes:
         arm: name of the arm.
         rank: place by the mean test metric among the arms of its model, from 1; None without a finished run.
-        test: mean test metric with its t interval; None without a finished run.
-        validation: likewise of validation.
+        test: mean test metric with its t interval, or that of crossed resampling where the predictions of the test
+            samples are known; None without a finished run.
+        validation: mean of the best validation metrics with its t interval.
         tuned: best validation metric of the tuning, which is too good by selection; None without one.
         finished: runs with a result.
         diverged: runs that diverged.
@@ -57,7 +58,8 @@ class Comparison:
         with_test_samples: the same for new seeds and new test samples; None without predictions for each sample.
         sample_error: standard error of the difference that comes from the choice of test samples; 0 if not known.
         p_sign_flip: two-sided p of the sign-flip test; a run without result counts as the worst.
-        p_t: two-sided p of the t test over finished pairs, counting test samples where known; None below 2 pairs.
+        p_t: two-sided p of the t test over the same values; without misses it counts the test samples, where they are
+            known; None below 2 seeds.
         p: the larger of the two: both tests must agree.
         p_holm: p after Holm's correction over all comparisons of the study.
         probability: P(a beats b) on a new seed.
@@ -67,10 +69,10 @@ class Comparison:
         missed_a: runs of a without result.
         missed_b: runs of b without result.
         better_setting: 'a' or 'b' if p_holm is at most StudyRules.alpha: the setting that tuning chose is better.
-        winner: better_setting, if its best trial also leads in at least StudyRules.tuning of resampled tunings.
+        winner: better_setting, if its arm also leads in nearly all resampled tunings (tuning.py).
         meaningful: the winner's probability is at least StudyRules.meaningful.
-        tuned_ahead: probability that the best trial of a is ahead of that of b, in resampled tunings of all trials;
-            None without trials.
+        tuned_ahead: probability that the best trial of a is ahead of that of b in resampled tunings; None without
+            trials.
         seeds_needed: seeds that would tell `difference_to_tell` apart; None if no number would, or not applicable.
         difference_to_tell: in the metric's unit.
         sentence: the verdict in words.
@@ -94,7 +96,7 @@ class Comparison:
     losses: int
     missed_a: int
     missed_b: int
-    # two steps: the settings differ by the tests, the arms differ if tuning again would choose as well
+    # two steps: the settings differ by the tests, the arms differ if tuning again would lead to the same
     better_setting: Winner
     winner: Winner
     meaningful: bool
@@ -123,9 +125,12 @@ class InteractionContrast:
     Attributes:
         models: (model_1, model_2).
         optimizers: (optimizer_1, optimizer_2).
-        difference: of the differences, with its t interval.
-        p: adjusted over all contrasts of the study (max-t, sign flips of whole seeds).
+        difference: of the differences, with its t interval, or that of crossed resampling.
+        p: adjusted over all contrasts of the study; the larger of that of sign flips of whole seeds (max-t) and, where
+            predictions are known, that of the crossed test (Holm).
         sentence: in words.
+        tuned_ahead: probability that the best trials have a contrast above 0 in resampled tunings; None without trials.
+        told: the contrast is one of the arms, because it also has its sign in nearly all resampled tunings (tuning.py).
     """
 
     # swapping both pairs gives the same contrast, swapping one its negative: each is listed once
@@ -134,6 +139,8 @@ class InteractionContrast:
     difference: Interval
     p: float
     sentence: str = ""
+    tuned_ahead: float | None = None
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,8 @@ class InteractionCell:
     Attributes:
         model: of the arm.
         optimizer: of the arm.
-        effect: cell - mean of the model - mean of the optimizer + grand mean, with its t interval.
+        effect: cell - mean of the model - mean of the optimizer + grand mean, with its t interval, or that of
+            crossed resampling.
     """
 
     model: str
@@ -165,6 +173,7 @@ class Interaction:
         seeds: number of complete seeds.
         left_out: seeds left out because a run of the grid has no result.
         sentence: in words.
+        told: a contrast is told: the interaction is one of the arms, not only of the settings that tuning chose.
     """
 
     models: tuple[str, ...]
@@ -176,6 +185,7 @@ class Interaction:
     seeds: int
     left_out: int
     sentence: str = ""
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,7 +216,7 @@ class TargetTimes:
         horizon: the time up to which all arms of its model were observed.
         restricted_mean: mean of min(time, horizon) with its t interval; None below 2 runs.
         reached: runs that reached the target, at any time.
-        runs: final runs, diverged ones included.
+        runs: confirmation runs, diverged ones included.
         curve: Kaplan-Meier curve up to the last run's end.
     """
 
@@ -233,9 +243,13 @@ class TargetDifference:
         ratio: restricted mean of b divided by that of a; None if a's is 0.
         p: the larger two-sided p of the sign-flip test and the t test.
         p_holm: after Holm's correction over the comparisons in this unit.
-        winner: the faster arm, only if p_holm is at most StudyRules.alpha and nothing is doubted.
+        winner: faster_setting, if its arm is also faster in nearly all resampled tunings (tuning.py).
         doubt: why the seconds of these arms cannot be compared, whatever p is; '' if they can.
         sentence: in words.
+        faster_setting: 'a' or 'b' if p_holm is at most StudyRules.alpha and nothing is doubted: the setting that tuning
+            chose is faster.
+        tuned_ahead: probability that the chosen trial of a reaches the target before that of b in resampled tunings;
+            None if not known.
     """
 
     a: str
@@ -250,6 +264,8 @@ class TargetDifference:
     winner: Winner
     doubt: str = ""
     sentence: str = ""
+    faster_setting: Winner = "none"
+    tuned_ahead: float | None = None
 
 
 @dataclass(frozen=True)

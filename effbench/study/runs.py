@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from effbench.study.table import Arm, Confirmation, StudyTable, finite
+from effbench.study.table import Arm, Confirmation, StudyTable, Trial, finite
 
 MISSED = ("diverged", "failed")
 UNFINISHED = ("interrupted",)  # a page may be asked for while the study goes on
@@ -33,13 +33,14 @@ def result_of(run: Confirmation, split: str = "test") -> float | None:
     return None if run.status in MISSED else finite(run.test if split == "test" else run.validation)
 
 
+def trials_of(table: StudyTable, arm: str) -> list[Trial]:
+    """Return the finished trials of an arm."""
+    return [trial for trial in table.trials if trial.arm == arm and trial.status not in UNFINISHED]
+
+
 def trial_values(table: StudyTable, arm: str) -> list[float | None]:
     """Return the validation metric of each finished trial of an arm; None: diverged or failed."""
-    return [
-        None if trial.status in MISSED else finite(trial.value)
-        for trial in table.trials
-        if trial.arm == arm and trial.status not in UNFINISHED
-    ]
+    return [None if trial.status in MISSED else finite(trial.value) for trial in trials_of(table, arm)]
 
 
 def common_seeds(runs: Runs, arms: Sequence[str]) -> list[int]:

@@ -26,16 +26,17 @@ def worst_rank_differences(a: Sequence[float | None], b: Sequence[float | None])
     """Return a - b for each seed, where a run without result counts as the worst outcome.
 
     After Lachin (1999, Controlled Clinical Trials 20:408), worst-rank scores: a seed on which only one of the two has a
-    result counts as the largest difference seen, in favour of the run that finished; without any result on either side
-    as 0. Swapping the labels a and b changes only the sign, so the sign-flip test stays exact.
+    result counts as the whole range of the results seen, in favour of the run that finished; without any result on
+    either side as 0. Swapping the labels a and b of a seed changes only its sign, so the sign-flip test stays exact.
 
     Args:
         a: values by seed, larger is better; None: diverged or failed.
         b: values of the other arm for the same seeds.
     """
-    both = [x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None]
-    # without a seed on which both have a result there are only signs, and any size will do
-    largest = max(map(abs, both), default=0.0) or 1.0
+    # of all results, not of the paired differences alone: with few finished pairs these would make a miss count little
+    seen = [value for value in (*a, *b) if value is not None]
+    # of one result there is no range, and any size will do
+    largest = (max(seen) - min(seen) if seen else 0.0) or 1.0
     return [
         x - y if x is not None and y is not None else largest * ((x is not None) - (y is not None))
         for x, y in zip(a, b, strict=True)

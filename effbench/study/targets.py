@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from effbench.stats import mean, mean_interval
 from effbench.study.comparisons import p_of_each
@@ -13,9 +12,9 @@ from effbench.study.runs import MISSED, Runs, common_seeds, groups, runs_by_arm
 from effbench.study.statistics import holm, t_p_value
 from effbench.study.survival import restricted_mean, restricted_times, survival_curve
 from effbench.study.table import Confirmation, StudyRules, StudyTable
+from effbench.study.tuning import Unit, arms_compared, lead_needed, time_lead
 from effbench.study.verdicts import seconds_doubt, target_verdict
 
-Unit = Literal["steps", "seconds"]
 UNITS: tuple[Unit, ...] = ("steps", "seconds")
 _ENDED_BY_ITSELF = (*MISSED, "stopped_early")  # without the target, they would never have reached it
 
@@ -61,7 +60,8 @@ def target_differences(table: StudyTable, rules: StudyRules) -> list[TargetDiffe
     """Return the paired differences of restricted mean times for each pair of the table in both units.
 
     The differences are those of `restricted_times` by seed. As for quality, p is the larger of the sign-flip test's and
-    the t test's, corrected by Holm's method over the comparisons in this unit.
+    the t test's, corrected by Holm's method over the comparisons in this unit; and an arm is named only if it is also
+    faster in nearly all resampled tunings (tuning.py).
 
     Args:
         table: of the study.
@@ -93,6 +93,7 @@ def _differences(table: StudyTable, rules: StudyRules, runs: Runs, unit: Unit) -
     # two tests with different assumptions (symmetry, normality) must agree, as for quality (comparisons.py)
     flips = p_of_each(by_seed, rules.seed)
     p_values = [max(p, t_p_value(each)) for p, each in zip(flips, by_seed, strict=True)]
+    enough = lead_needed(arms_compared(table.pairs), rules)
     found = []
     for (a, b), differences, (mean_a, mean_b), horizon, p, p_holm in zip(
         pairs, by_seed, means, horizons, p_values, holm(p_values), strict=True
@@ -100,13 +101,19 @@ def _differences(table: StudyTable, rules: StudyRules, runs: Runs, unit: Unit) -
         interval = mean_interval(differences, rules.confidence)
         # JSON must say what the sentence says: no winner in seconds that nobody can trust
         doubt = seconds_doubt((a, b), table) if unit == "seconds" else ""
-        winner: Winner = "none"
+        faster: Winner = "none"
         # 1e-9: p times the number of comparisons may exceed alpha by rounding alone
         if p_holm <= rules.alpha * (1 + 1e-9) and not doubt:
-            winner = "a" if interval.estimate < 0 else "b"  # less time is better
+            faster = "a" if interval.estimate < 0 else "b"  # less time is better
+        # the time is that of the settings that tuning chose by their quality: another tuning may choose slower ones
+        ahead = time_lead(table, a, b, unit)
+        leads = ahead is None or (ahead if faster == "a" else 1 - ahead) >= enough
         ratio = mean_b / mean_a if mean_a > 0 else None
-        plain = TargetDifference(a, b, unit, horizon, interval, ratio, p, p_holm, winner, doubt)
-        found.append(replace(plain, sentence=target_verdict(plain, table)))
+        plain = TargetDifference(
+            a, b, unit, horizon, interval, ratio, p, p_holm,
+            winner=faster if leads else "none", doubt=doubt, faster_setting=faster, tuned_ahead=ahead,
+        )  # fmt: skip
+        found.append(replace(plain, sentence=target_verdict(plain, table, rules)))
     return found
 
 

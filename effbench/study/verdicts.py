@@ -16,6 +16,7 @@ from effbench.stats import Interval
 from effbench.study.power import MOST_SEEDS, distinguishable, least_seeds, power, seeds_needed, smallest_p
 from effbench.study.results import BudgetPoint, Comparison, Interaction, InteractionContrast, TargetDifference
 from effbench.study.table import FROM_STEPS, Arm, StudyRules, StudyTable
+from effbench.study.tuning import arms_compared, lead_needed, least_trials
 from effbench.units import counted
 
 Finding = TypeVar("Finding", Comparison, TargetDifference)
@@ -50,30 +51,38 @@ def verdict(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str
     a_leads = comparison.better_setting == "a"
     better, worse = (first, second) if a_leads else (second, first)
     difference = comparison.interval if a_leads else _negated(comparison.interval)
-    shown = "" if difference is None else f"{interval_text(difference, table.as_percent)}, "
+    # of pairs with a miss there is no difference, and that of the others may be small, or of the other sign
+    which = " where both finished" if parts else ""
+    shown = "" if difference is None else f"{interval_text(difference, table.as_percent)}{which}, "
     found = f"{shown}{p_text(comparison.p_holm)}, {counted(seeds, 'seed')}"
     if comparison.winner == "none":
         # These two settings differ. The arms may be equal: another tuning could pick other settings.
-        ahead = comparison.tuned_ahead or 0.0
         return (
             f"{first} and {second}{place}: not distinguishable with this tuning; {better}'s setting is better "
-            f"({found}), but {better} leads in only {ahead if a_leads else 1 - ahead:.0%} of resampled "
-            f"tunings{missed_text}"
+            f"({found}), but {better} leads in only "
+            f"{_tunings(comparison.tuned_ahead, a_leads, arms_compared(table.pairs), table, rules)}{missed_text}"
         )
     text = f"{better} beats {worse}{place}: {found}"
-    # a sure difference may still be too small to matter: P(A > B) below 0.75 (arXiv:2103.03098). The table has its
-    # interval; the sentence needs one number
-    chance = comparison.probability.estimate if a_leads else 1 - comparison.probability.estimate
-    if chance < rules.meaningful:
-        text += f"; small: it wins on {chance:.0%} of new seeds, less than {rules.meaningful:.0%}"
+    # a sure difference may still be too small to matter (arXiv:2103.03098)
+    if not comparison.meaningful:
+        chance = comparison.probability if a_leads else _opposite(comparison.probability)
+        text += (
+            f"; small: it wins on {chance.estimate:.0%} [{100 * chance.low:.0f}, {100 * chance.high:.0f}] of new seeds "
+            f"(a meaningful lead: {rules.meaningful:.0%} or more, and surely more than half)"
+        )
     return text + missed_text
 
 
 def interaction_verdict(interaction: Interaction, rules: StudyRules) -> str:
     """Return the sentence of a study's model x optimizer interaction."""
     seeds = counted(interaction.seeds, "seed")
-    if interaction.p <= rules.alpha:
+    if interaction.told:
         return f"Which optimizer is better depends on the model: interaction {p_text(interaction.p)}, {seeds}"
+    if interaction.p <= rules.alpha:
+        return (
+            "Which of the chosen settings is better depends on the model, but other tunings might choose settings that "
+            f"do not: interaction {p_text(interaction.p)}, {seeds}, in too few resampled tunings"
+        )
     # "can be told": a large p does not show that there is none
     return f"No interaction of model and optimizer can be told with {seeds}: {p_text(interaction.p)}"
 
@@ -91,6 +100,9 @@ def contrast_verdict(contrast: InteractionContrast, as_percent: bool, rules: Stu
     # the interval is for one contrast, p for all of them at once: only together they name a difference
     excludes = contrast.difference.low > 0 or contrast.difference.high < 0
     told = "" if contrast.p <= rules.alpha and excludes else " (not distinguishable from 0)"
+    if not told and not contrast.told:
+        ahead = contrast.tuned_ahead or 0.0
+        told = f" (of the chosen settings; in only {_share(max(ahead, 1 - ahead))} of resampled tunings)"
     size = interval_text(contrast.difference, as_percent)
     return f"{optimizer} over {other}, on {model} more than on {other_model}: {size}, {p_text(contrast.p)}{told}"
 
@@ -117,29 +129,37 @@ def seconds_doubt(arms: Sequence[str], table: StudyTable) -> str:
     return "" if table.clock == FROM_STEPS else "no step time was measured alone"
 
 
-def target_verdict(difference: TargetDifference, table: StudyTable) -> str:
+def target_verdict(difference: TargetDifference, table: StudyTable, rules: StudyRules) -> str:
     """Return the sentence of a difference of times to the target.
 
     Args:
         difference: of restricted mean times.
         table: of the study, for names.
+        rules: of the study.
     """
     first, second, place = _names(difference.a, difference.b, table.arms)
     if difference.doubt:
         return f"{first} and {second}{place}: {difference.unit} to target cannot be told: {difference.doubt}"
     within = f"within {_number(difference.horizon)} {difference.unit}"
     seeds = counted(difference.difference.n, "seed")
-    if difference.winner == "none":
+    if difference.faster_setting == "none":
         return f"{first} and {second}{place}: {difference.unit} to target not distinguishable {within}, {seeds}"
     # the difference is a - b, so the winner's time is the smaller one; the sentence says how much less it needs
-    faster, slower = (first, second) if difference.winner == "a" else (second, first)
-    saved = difference.difference if difference.winner == "b" else _negated(difference.difference)
+    a_leads = difference.faster_setting == "a"
+    faster, slower = (first, second) if a_leads else (second, first)
+    saved = _negated(difference.difference) if a_leads else difference.difference
     assert saved is not None
-    ends = f"[{_number(saved.low)}, {_number(saved.high)}]"
-    return (
-        f"{faster} reaches the target before {slower}{place}: {_number(saved.estimate)} {difference.unit} less {ends}, "
+    found = (
+        f"{_number(saved.estimate)} {difference.unit} less [{_number(saved.low)}, {_number(saved.high)}], "
         f"{p_text(difference.p_holm)}, {seeds} ({within})"
     )
+    if difference.winner == "none":
+        return (
+            f"{first} and {second}{place}: {difference.unit} to target not distinguishable with this tuning; "
+            f"{faster}'s setting needs {found}, but {faster} is faster in only "
+            f"{_tunings(difference.tuned_ahead, a_leads, arms_compared(table.pairs), table, rules)}"
+        )
+    return f"{faster} reaches the target before {slower}{place}: {found}"
 
 
 def budget_verdict(points: Sequence[BudgetPoint], arms: Sequence[Arm]) -> str:
@@ -191,7 +211,7 @@ def summary(
     """
     found = [each.sentence for each in comparisons if each.winner != "none"]
     found += [interaction.sentence] if interaction else []
-    found += [each.sentence for each in differences if each.winner != "none"]
+    found += [each.sentence for each in differences if each.faster_setting != "none"]
 
     # a better setting and a miss have numbers of their own, which no list of pairs could hold
     rest = [each for each in comparisons if each.winner == "none"]
@@ -210,7 +230,7 @@ def summary(
     for unit in dict.fromkeys(each.unit for each in differences):
         every = [each for each in differences if each.unit == unit]
         doubted = [each for each in every if each.doubt]
-        undecided = [each for each in every if each.winner == "none" and not each.doubt]
+        undecided = [each for each in every if each.faster_setting == "none" and not each.doubt]
         reason = seconds_doubt([arm for each in doubted for arm in (each.a, each.b)], table)
         for untold, what in ((doubted, f"cannot be told ({reason})"), (undecided, "not distinguishable")):
             found += _grouped(untold, table.arms, f"{unit.capitalize()} to target {what}", every=every)
@@ -280,15 +300,19 @@ def plan_sentences(
     rules: StudyRules | None = None,
     deviation: float | None = None,
     as_percent: bool = True,
+    trials: int = 0,
+    arms: int = 2,
 ) -> list[str]:
     """Return what a plan can find, in words, for `effbench study --plan`.
 
     Args:
-        seeds: planned seeds of the final runs.
+        seeds: planned confirmation seeds.
         comparisons: number of pairs that are compared.
         rules: of the study; None for the default ones.
         deviation: expected standard deviation of the paired differences; None if nothing is known.
         as_percent: the metric is a fraction that is written in percent.
+        trials: planned tuning runs an arm; 0 for arms that are not tuned.
+        arms: number of arms that are compared.
     """
     rules = rules or StudyRules()
     least = least_seeds(comparisons, rules.alpha)
@@ -301,23 +325,48 @@ def plan_sentences(
     found = distinguishable(1.0, seeds, comparisons, rules)
     if found is None:
         return [*sentences, f"No verdict is possible with {seeds} seeds."]
-    share = f"{rules.power:.0%}"
+    share, relevant = f"{rules.power:.0%}", rules.relevant_difference
+    wanted = "" if relevant is None else difference_text(relevant, as_percent)
     # without a guess of the spread, a difference in points would be made up
     if deviation is None:
         sentences.append(
-            f"A true difference of {found:.2g} standard deviations (of the paired differences over seeds) is found "
-            f"with a probability of {share}."
+            f"A true difference of {found:.2g} standard deviations (of the paired differences over seeds) between two "
+            f"chosen settings is found with a probability of {share}."
         )
-        return sentences
-    spread, size = difference_text(deviation, as_percent), difference_text(found * deviation, as_percent)
-    sentences.append(f"If paired differences vary by {spread} over seeds, a difference of {size} is found in {share}.")
-    if rules.relevant_difference is not None:
-        chance = power(rules.relevant_difference, deviation, seeds, comparisons, rules)
-        enough = seeds_needed(rules.relevant_difference, deviation, comparisons, rules)
-        wanted = difference_text(rules.relevant_difference, as_percent)
-        more = f"{enough} seeds would find it in {share}" if enough else "no number of seeds would find it"
-        sentences.append(f"A difference of {wanted} is found in {chance:.0%}; {more}.")
-    return sentences
+        if relevant is not None:
+            most = difference_text(relevant / found, as_percent)
+            sentences.append(
+                f"A difference of {wanted} is found in {share} if the paired differences vary by {most} or less "
+                "(standard deviation over seeds)."
+            )
+    else:
+        spread, size = difference_text(deviation, as_percent), difference_text(found * deviation, as_percent)
+        sentences.append(
+            f"If paired differences vary by {spread} over seeds, a difference of {size} between two chosen settings is "
+            f"found in {share}."
+        )
+        if relevant is not None:
+            chance = power(relevant, deviation, seeds, comparisons, rules)
+            enough = seeds_needed(relevant, deviation, comparisons, rules)
+            more = f"{enough} seeds would find it in {share}" if enough else "no number of seeds would find it"
+            sentences.append(f"A difference of {wanted} is found in {chance:.0%}; {more}.")
+    return [*sentences, *_tuning_sentences(trials, arms, rules)]
+
+
+def _tuning_sentences(trials: int, arms: int, rules: StudyRules) -> list[str]:
+    """Return what a finding about arms asks for beyond one about their settings."""
+    if not trials:
+        return []
+    least, needed = least_trials(arms, rules), _share(lead_needed(arms, rules))
+    if trials < least:
+        return [
+            f"No arm will be named better with {counted(trials, 'trial')} an arm, only its setting: {least} are the "
+            "least that can show that another tuning would agree."
+        ]
+    return [
+        f"An arm is named better only if it also leads in {needed} of resampled tunings: surely, if its {least} best "
+        f"of {trials} trials are better than all trials of the other arm."
+    ]
 
 
 def interval_text(interval: Interval, as_percent: bool) -> str:
@@ -392,6 +441,24 @@ def _about(seeds: int) -> str:
 
 def _negated(interval: Interval | None) -> Interval | None:
     return None if interval is None else Interval(-interval.estimate, -interval.high, -interval.low, interval.n)
+
+
+def _tunings(ahead: float | None, a_leads: bool, arms: int, table: StudyTable, rules: StudyRules) -> str:
+    """Return in how many resampled tunings an arm leads, and in how many it would have to."""
+    share = ahead or 0.0
+    least = least_trials(arms, rules)
+    few = f", which takes {least} trials an arm" if 0 < table.planned_trials < least else ""
+    needed = _share(lead_needed(arms, rules))
+    return f"{_share(share if a_leads else 1 - share)} of resampled tunings ({needed} needed{few})"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.3g}%"
+
+
+def _opposite(chance: Interval) -> Interval:
+    """Return P(B beats A) of P(A beats B)."""
+    return Interval(1 - chance.estimate, 1 - chance.high, 1 - chance.low, chance.n)
 
 
 def _number(value: float) -> str:

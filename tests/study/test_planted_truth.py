@@ -11,9 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effbench.study.analysis import analyse
+from effbench.study.comparisons import compare_arms
+from effbench.study.interaction import interaction
 from effbench.study.power import power
 from effbench.study.results import result_from_json, result_to_json
-from effbench.study.table import FROM_STEPS, MEASURED, StudyRules
+from effbench.study.table import FROM_STEPS, MEASURED, Arm, StudyRules, pairs_to_compare
+from effbench.study.tuning import time_lead
+from tests.study.luck import Case, interacting, leads, named, quality, time_leads, tuned
+from tests.study.luck import timed as timed_arms
 from tests.study.planted import confirmation, cost, pair_differences, study, trial, winners
 
 STUDIES = 1000
@@ -25,7 +30,7 @@ def equal_arms(chance, arms=4, seeds=8):
     return 0.8 + chance.normal(0, 0.02, (STUDIES, 1, seeds)) + chance.normal(0, 0.01, shape)
 
 
-def named(values_AK):
+def by_name(values_AK):
     return {f"arm {index}": row.tolist() for index, row in enumerate(values_AK)}
 
 
@@ -41,35 +46,60 @@ def test_equal_arms_beat_each_other_in_at_most_5_percent(arms, seeds):
 
 
 @pytest.mark.slow
-def test_the_luckiest_of_many_trials_beats_nobody():
-    """Arm 0 has 64 trials, the others 4: its best trial leads, its confirmation runs with fresh seeds do not."""
-    chance = np.random.default_rng(1)
-    tuned = [chance.normal(0.8, 0.02, (STUDIES, trials)).max(axis=1) for trials in (64, 4, 4, 4)]
-    assert (np.argmax(tuned, axis=0) == 0).mean() > 0.7
-    found = winners(pair_differences(equal_arms(chance)))
-    assert (found != 0).any(axis=1).mean() <= 0.05
+def test_equal_arms_are_not_told_apart_by_their_tuning():
+    """1,000 studies of 4 arms x 16 points in 3 settings: chosen settings differ, arms do not."""
+    better, arms = quality(Case(curve=0.5, weights=(1.0, 1.0, 1.0)), STUDIES, 1)
+    assert (better != 0).any(axis=1).mean() > 0.5
+    assert (arms != 0).any(axis=1).mean() <= 0.05
 
 
 @pytest.mark.slow
-def test_arms_that_tuning_tells_apart_by_luck_are_not_told_apart():
-    """Equal arms, a curved effect of one setting, 16 trials each: the chosen settings differ, the arms do not."""
-    chance, settings_differ, arms_differ = np.random.default_rng(12), 0, 0
-    for _ in range(100):
-        places = (np.arange(16) + chance.random((2, 1))) / 16
-        quality = 0.8 - 2 * (places - 0.5) ** 2
-        seen = quality + chance.normal(0, 0.01, quality.shape)
-        trials = [
-            trial(arm, n, value) for arm, row in zip("ab", seen.tolist(), strict=True) for n, value in enumerate(row)
-        ]
-        chosen = np.take_along_axis(quality, seen.argmax(axis=1)[:, None], axis=1)
-        runs = (chosen + chance.normal(0, 0.01, (2, 8))).tolist()
-        (found,) = analyse(
-            study(dict(zip("ab", runs, strict=True)), trials=tuple(trials), planned_trials=16)
-        ).comparisons
-        settings_differ += found.better_setting != "none"
-        arms_differ += found.winner != "none"
-    assert settings_differ > 10
-    assert arms_differ <= 5
+def test_equal_arms_are_not_faster_by_their_tuning():
+    """The time to the target depends on the first setting, the choice on the quality."""
+    better, arms = timed_arms(Case(), 3.0, STUDIES, 2)
+    assert (better != 0).any(axis=1).mean() > 0.5
+    assert (arms != 0).any(axis=1).mean() <= 0.05
+
+
+@pytest.mark.slow
+def test_equal_arms_do_not_interact_by_their_tuning():
+    """2 x 2 arms."""
+    settings_differ, arms = interacting(Case(curve=0.5), 2, 400, 3)
+    assert settings_differ.any(axis=1).mean() > 0.2
+    assert arms.any(axis=1).mean() <= 0.05
+
+
+@pytest.mark.slow
+def test_a_real_difference_is_still_named_after_tuning():
+    """The rule for tunings takes little from a difference of 2 and 3 standard deviations, if settings matter little."""
+    for lift, least in ((2, 0.6), (3, 0.9)):
+        better, arms = (each[:, :3] > 0 for each in quality(Case(lift=lift, curve=0.1), 400, 4))
+        assert arms.mean() > least
+        assert arms.mean() > better.mean() - 0.1
+
+
+@pytest.mark.slow
+def test_the_analysis_judges_tunings_as_these_simulations_do():
+    """Quality, steps to the target and interaction of whole tables."""
+    case = Case(curve=0.1, lift=2.0)
+    values, runs, lr = tuned(case, np.random.default_rng(5), 12)
+    steps = 1000 * np.exp(-2 * lr)
+    better = winners(pair_differences(runs))
+    arms, ahead, early = named(better, leads(values), 4), leads(values), time_leads(values, steps)
+    assert {0, 1} <= set(arms[better != 0].astype(int)) | {0}
+    for at in range(12):
+        names = ["x/a", "x/b", "y/a", "y/b"]
+        trials = tuple(
+            trial(name, n, value, steps_to_target=step)
+            for name, row, times in zip(names, values[at].tolist(), steps[at].tolist(), strict=True)
+            for n, (value, step) in enumerate(zip(row, times, strict=True))
+        )
+        pairs = pairs_to_compare([Arm(name) for name in names], "all")
+        table = study(dict(zip(names, runs[at].tolist(), strict=True)), trials=trials, planned_trials=16, pairs=pairs)
+        found = compare_arms(table, StudyRules())
+        assert [{"a": 1, "b": -1, "none": 0}[each.winner] for each in found] == arms[at].tolist()
+        assert [each.tuned_ahead for each in found] == pytest.approx(ahead[at].tolist())
+        assert [time_lead(table, a, b, "steps") for a, b in pairs] == pytest.approx(early[at].tolist())
 
 
 @pytest.mark.slow
@@ -79,7 +109,7 @@ def test_the_analysis_judges_as_these_simulations_do():
     wanted = winners(pair_differences(values))
     assert len({1, -1, 0} & set(wanted.ravel().astype(int))) > 1
     for each, row in zip(values, wanted, strict=True):
-        found = analyse(study(named(each))).comparisons
+        found = analyse(study(by_name(each))).comparisons
         assert [{"a": 1, "b": -1, "none": 0}[one.winner] for one in found] == row.tolist()
 
 
@@ -139,8 +169,8 @@ def test_swapped_arms_give_the_opposite(seed):
 @settings(deadline=None, max_examples=6)
 def test_units_and_direction_change_no_verdict(seed, unit):
     values = equal_arms(np.random.default_rng(seed))[0] + np.array([[0.03], [0.02], [0], [0]])
-    plain = analyse(study(named(values))).comparisons
-    losses = analyse(study(named(-unit * values), mode="min", as_percent=False)).comparisons
+    plain = analyse(study(by_name(values))).comparisons
+    losses = analyse(study(by_name(-unit * values), mode="min", as_percent=False)).comparisons
     for one, other in zip(plain, losses, strict=True):
         assert (one.p_holm, one.winner) == (pytest.approx(other.p_holm), other.winner)
         assert other.difference.estimate == pytest.approx(-unit * one.difference.estimate)
@@ -148,7 +178,7 @@ def test_units_and_direction_change_no_verdict(seed, unit):
 
 
 def test_the_order_of_arms_changes_no_verdict():
-    values = named(equal_arms(np.random.default_rng(7))[0] + np.array([[0.03], [0.02], [0], [0]]))
+    values = by_name(equal_arms(np.random.default_rng(7))[0] + np.array([[0.03], [0.02], [0], [0]]))
     one, other = analyse(study(values)), analyse(study(dict(reversed(values.items()))))
     p_values = {frozenset((each.a, each.b)): each.p_holm for each in one.comparisons}
     assert {frozenset((each.a, each.b)): each.p_holm for each in other.comparisons} == p_values
@@ -165,6 +195,18 @@ def test_diverged_runs_are_counted_and_lose():
     assert (found.winner, found.losses, found.wins) == ("none", 4, 4)
     result = analyse(study({"a": good, "b": better}))
     assert [(each.finished, each.diverged) for each in result.qualities if each.arm == "b"] == [(6, 2)]
+
+
+def test_more_misses_never_help_the_arm_that_misses():
+    """Where both finished they are about equal: with 6 misses of 8, the two finished pairs must not decide alone."""
+    good = [0.80, 0.81, 0.79, 0.80, 0.82, 0.80, 0.81, 0.79]
+    alike = [value + shift for value, shift in zip(good, [0.002, -0.001] * 4, strict=True)]
+    found = [analyse(study({"a": good, "b": [None] * n + alike[n:]})).comparisons[0] for n in range(9)]
+    p_values = [each.p for each in found]
+    assert p_values[1:] == sorted(p_values[1:], reverse=True)
+    assert [each.winner for each in found] == ["none"] * 5 + ["a"] * 4
+    swapped = [analyse(study({"a": [None] * n + alike[n:], "b": good})).comparisons[0] for n in range(9)]
+    assert [each.p for each in swapped] == p_values
 
 
 def test_a_diverged_run_is_a_miss_even_with_a_value():
@@ -213,6 +255,45 @@ def test_average_effects_are_no_interaction():
     assert np.mean([each.p <= 0.05 for each in found]) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 60)
     covered = np.mean([each.contrasts[0].difference.low <= 0 <= each.contrasts[0].difference.high for each in found])
     assert covered >= 0.9
+
+
+def test_a_lucky_test_set_is_no_interaction():
+    """No interaction over new samples; each seed has the same 200 samples, on which the four arms disagree."""
+    chance, names, false_finds, by_seeds = np.random.default_rng(5), CELLS[:2] + CELLS[3:5], 0, 0
+    for _ in range(60):
+        right = chance.random((4, 200)) < 0.8
+        bits = (right[:, None] ^ (chance.random((4, 8, 200)) < 0.02)).astype(bool)
+        runs = tuple(
+            confirmation(arm, seed, float(row.mean()), correct=tuple(row.tolist()))
+            for arm, rows in zip(names, bits, strict=True)
+            for seed, row in enumerate(rows, 1)
+        )
+        table = study({arm: [0.0] * 8 for arm in names}, confirmations=runs, pairs=())
+        found = interaction(table, StudyRules())
+        without = interaction(dataclasses.replace(table, same_test_samples=False), StudyRules())
+        false_finds += found.p <= 0.05
+        by_seeds += without.p <= 0.05
+        assert found.contrasts[0].difference.low <= without.contrasts[0].difference.low
+        assert found.cells[0].effect.high >= without.cells[0].effect.high
+        assert found.cells[0].effect.estimate == pytest.approx(without.cells[0].effect.estimate)
+    assert by_seeds > 30  # the seeds alone would be sure
+    assert false_finds <= 60 * 0.05 + 2 * math.sqrt(60 * 0.05 * 0.95)
+
+
+def test_intervals_of_an_arm_count_its_test_samples():
+    """Accuracy 0.8 of 400 samples has a standard error of 2 pt, whatever the seeds agree on."""
+    chance = np.random.default_rng(6)
+    right = chance.random(400) < 0.8
+    runs = []
+    for arm in "ab":
+        for seed in range(1, 9):
+            row = right ^ (chance.random(400) < 0.01)
+            runs.append(confirmation(arm, seed, float(row.mean()), correct=tuple(row.tolist())))
+    table = study({"a": [0.0] * 8, "b": [0.0] * 8}, confirmations=tuple(runs), costs=(cost("a", 1.0), cost("b", 2.0)))
+    (found, _) = analyse(table).qualities
+    assert (found.test.high - found.test.low) / 2 == pytest.approx(1.96 * 0.02, rel=0.15)
+    (narrow, _) = analyse(dataclasses.replace(table, same_test_samples=False)).qualities
+    assert narrow.test.high - narrow.test.low < (found.test.high - found.test.low) / 3
 
 
 def test_incomplete_seeds_are_left_out_of_the_interaction():

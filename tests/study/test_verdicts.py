@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from effbench.study.analysis import analyse
@@ -42,10 +44,32 @@ def test_a_lucky_tuning_is_named():
     trials = [trial(arm, number, 0.7 + number / 100) for arm in SWIN for number in range(4)]
     assert sentence(0.02, trials=tuple(trials), planned_trials=4) == (
         "Lion and AdamW on Swin: not distinguishable with this tuning; Lion's setting is better "
-        "(+2.0 pt [1.3, 2.7], p = 0.0078, 8 seeds), but Lion leads in only 50% of resampled tunings"
+        "(+2.0 pt [1.3, 2.7], p = 0.0078, 8 seeds), but Lion leads in only 50% of resampled tunings (97.5% needed)"
     )
     clear = [trial(arm, number, 0.7 + number / 1000 + (arm == SWIN[0]) / 50) for arm in SWIN for number in range(4)]
     assert sentence(0.02, trials=tuple(clear), planned_trials=4).startswith("Lion beats AdamW on Swin: +2.0 pt")
+
+
+def test_a_small_but_sure_difference_is_called_small():
+    """40 seeds find 0.4 standard deviations, with which an arm wins on Phi(0.4) = 66 % of new seeds only."""
+    noise = np.random.default_rng(1).normal(size=40)
+    noise = (noise - noise.mean()) / noise.std(ddof=1) / 100
+    for size, small in ((0.004, True), (0.012, False)):
+        table = study({SWIN[0]: (0.8 + size + noise).tolist(), SWIN[1]: [0.8] * 40})
+        for own in (table, dataclasses.replace(table, pairs=(SWIN[::-1],))):
+            (found,) = analyse(own).comparisons
+            assert (found.winner != "none", found.meaningful) == (True, not small)
+            assert ("; small: it wins on 65% [53, 76] of new seeds" in found.sentence) == small
+            assert ("small" in found.sentence) == small
+
+
+def test_a_meaningful_share_with_a_wide_interval_is_small():
+    """Of 8 seeds b misses 6 and is about equal on 2, so a wins on 6 of 8."""
+    good = [0.80, 0.81, 0.79, 0.80, 0.82, 0.80, 0.81, 0.79]
+    (found,) = analyse(study({"a": good, "b": [0.801, 0.812, *[None] * 6]})).comparisons
+    assert (found.winner, found.meaningful, found.probability.estimate) == ("a", False, 0.75)
+    assert found.sentence.startswith("a beats b: -0.2 pt [-0.8, 0.5] where both finished, p = ")
+    assert "; small: it wins on 75% [41, 93] of new seeds" in found.sentence
 
 
 def test_plans_say_what_they_can_find():
@@ -54,7 +78,7 @@ def test_plans_say_what_they_can_find():
     found = plan_sentences(8, 6, rules, deviation=0.01)
     assert found[0].startswith("8 seeds, 6 comparisons: the smallest possible p is 0.00781; Holm's ")
     assert found[0].endswith("Holm's correction needs 0.0083 or less (at least 8 seeds).")
-    assert found[1].startswith("If paired differences vary by 1 pt over seeds, a difference of 1.9 pt is found in 80%")
+    assert found[1].startswith("If paired differences vary by 1 pt over seeds, a difference of 1.9 pt between two ")
     assert "A difference of 0.5 pt is found in " in found[2]
     assert "seeds would find it in 80%" in found[2]
 
