@@ -20,7 +20,7 @@ from effbench.study.runs import groups, result_of, runs_by_arm, trial_values
 from effbench.study.statistics import Array, crossed_interval
 from effbench.study.table import Confirmation, StudyRules, StudyTable
 from effbench.study.targets import target_differences, target_times
-from effbench.study.verdicts import budget_verdict, summary
+from effbench.study.verdicts import budget_verdict, error_rates, summary
 
 
 def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
@@ -37,7 +37,11 @@ def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
     differences = target_differences(table, rules)
     points = _budget_points(table, rules)
     # who leads after how much tuning comes last: it is about validation and luck, not about which arm is better
-    verdicts = [*summary(table, rules, comparisons, interplay, differences), *_budget_verdicts(table, points)]
+    verdicts = [
+        *summary(table, rules, comparisons, interplay, differences),
+        *error_rates(comparisons, interplay, differences, rules),
+        *_budget_verdicts(table, points),
+    ]
     return StudyResult(
         qualities=tuple(_qualities(table, rules)),
         comparisons=tuple(comparisons),

@@ -71,9 +71,10 @@ def power(
     rules: StudyRules | None = None,
     sample_error: float = 0.0,
 ) -> float:
-    """Return the probability that the verdict names the better of two arms, for normally distributed differences.
+    """Return the probability that the verdict finds the better of two settings, for normally distributed differences.
 
-    The luck of tuning, which the verdict judges too (StudyRules.tuning), is not planned for.
+    Whether it names the arm too depends on how much the settings of its space matter, which no plan knows; what that
+    costs is in tuning.py.
 
     Args:
         effect: true difference of the two arms' means.

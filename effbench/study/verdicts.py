@@ -237,6 +237,35 @@ def summary(
     return found
 
 
+def error_rates(
+    comparisons: Sequence[Comparison],
+    interaction: Interaction | None,
+    differences: Sequence[TargetDifference],
+    rules: StudyRules,
+) -> list[str]:
+    """Return what the error rate counts for; [] for a study with one kind of finding.
+
+    Args:
+        comparisons: of quality.
+        interaction: None without one.
+        differences: of times to the target.
+        rules: of the study.
+    """
+    units = dict.fromkeys(each.unit for each in differences if not each.doubt)
+    kinds = [
+        *(["quality"] if any(each.seeds for each in comparisons) else []),
+        *(f"{unit} to target" for unit in units),
+        *(["interaction"] if interaction else []),
+    ]
+    # one family of all would cost each of them power, though readers ask them as questions of their own
+    if len(kinds) < 2:
+        return []
+    return [
+        f"Error rate: without any true difference, at most {rules.alpha:.0%} of such studies find one, for each of "
+        f"{listed(kinds)}; each is corrected for its own number of comparisons"
+    ]
+
+
 def _grouped(
     findings: Sequence[Finding],
     arms: Sequence[Arm],

@@ -79,6 +79,14 @@ def test_a_real_difference_is_still_named_after_tuning():
 
 
 @pytest.mark.slow
+def test_the_better_setting_of_tuned_arms_is_found_as_planned():
+    """Power is planned for settings: what the rule for tunings takes from it is not in the plan."""
+    better, arms = (each[:, 0] for each in quality(Case(arms=2, lift=1.2, curve=0.01), STUDIES, 6))
+    assert (better == 1).mean() == pytest.approx(power(1.2, 1.0, 8, 1), abs=0.05)
+    assert (arms == 1).mean() < (better == 1).mean()
+
+
+@pytest.mark.slow
 def test_the_analysis_judges_tunings_as_these_simulations_do():
     """Quality, steps to the target and interaction of whole tables."""
     case = Case(curve=0.1, lift=2.0)

@@ -77,6 +77,26 @@ def test_restricted_means_cover_what_they_say(k):
     assert 0.93 < np.mean([each.low <= truth <= each.high for each in found]) < 0.97
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [6, 8, 12])
+def test_points_of_the_curve_cover_what_they_say(k):
+    """Exponential times, runs cut off at random times: 93 % or more hold the true share, before the first hit too."""
+    chance, covered = np.random.default_rng(k), {0.3: [], 1.0: []}
+    for times, reached in zip(*exponential(chance, (150, k), 1.0, 1.5, 2.0), strict=True):
+        curve = survival_curve(times, reached)
+        for at, found in covered.items():
+            last = [point for point in curve if point.time <= at][-1:]
+            found += [point.low <= math.exp(-at) <= point.high for point in last]
+    assert min(map(np.mean, covered.values())) >= 0.93
+
+
+def test_before_the_first_hit_the_share_is_not_sure():
+    """Five runs are followed beyond 2 without a hit: with a share of 0.478 that would have a chance of 2.5 %."""
+    first = survival_curve([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [False, False, True, True, True, True])[1]
+    assert (first.share, first.high) == (1, 1)
+    assert first.low**5 == pytest.approx(0.025)
+
+
 def test_runs_that_all_miss_stay_at_one():
     curve = survival_curve([5.0, 5.0, 3.0], [False] * 3)
     assert {(point.share, point.high) for point in curve} == {(1.0, 1.0)}

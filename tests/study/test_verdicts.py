@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 
 from effbench.study.analysis import analyse
+from effbench.study.power import power
 from effbench.study.table import FROM_STEPS, StudyRules
 from effbench.study.verdicts import listed, plan_sentences
 from tests.study.planted import confirmation, cost, study, trial
@@ -81,6 +83,51 @@ def test_plans_say_what_they_can_find():
     assert found[1].startswith("If paired differences vary by 1 pt over seeds, a difference of 1.9 pt between two ")
     assert "A difference of 0.5 pt is found in " in found[2]
     assert "seeds would find it in 80%" in found[2]
+
+
+def test_plans_answer_the_question_that_was_asked():
+    """A relevant difference without a guess of the spread: how large the spread may be."""
+    rules = StudyRules(relevant_difference=0.005)
+    *_, first, second = plan_sentences(8, 6, rules)
+    assert first.startswith("A true difference of 1.9 standard deviations")
+    assert second == (
+        "A difference of 0.5 pt is found in 80% if the paired differences vary by 0.26 pt or less (standard deviation "
+        "over seeds)."
+    )
+    assert power(0.005, 0.0026, 8, 6) == pytest.approx(0.8, abs=0.03)
+    assert "relevant" not in " ".join(plan_sentences(8, 6))
+
+
+def test_plans_tell_a_better_setting_from_a_better_arm():
+    assert plan_sentences(8, 6, trials=16, arms=4)[-1] == (
+        "An arm is named better only if it also leads in 98.3% of resampled tunings: surely, if its 5 best of 16 "
+        "trials are better than all trials of the other arm."
+    )
+    assert plan_sentences(8, 6, trials=3, arms=4)[-1] == (
+        "No arm will be named better with 3 trials an arm, only its setting: 5 are the least that can show that "
+        "another tuning would agree."
+    )
+    assert "tunings" not in " ".join(plan_sentences(8, 6))
+
+
+def test_the_error_rate_is_said_of_each_kind_of_finding():
+    runs = [
+        confirmation(
+            f"{model}/{optimizer}", seed, 0.8 + seed / 1000, steps_to_target=50.0 + seed, seconds_to_target=5.0
+        )
+        for model in "xy"
+        for optimizer in "ab"
+        for seed in range(1, 9)
+    ]
+    levels = {f"{model}/{optimizer}": 0.0 for model in "xy" for optimizer in "ab"}
+    changes = {"confirmations": tuple(runs), "target": 0.7, "target_source": "given"}
+    (rate,) = (text for text in several(levels, **changes) if text.startswith("Error rate"))
+    # no step time was measured alone: nothing is told of seconds
+    assert rate == (
+        "Error rate: without any true difference, at most 5% of such studies find one, for each of quality, steps to "
+        "target and interaction; each is corrected for its own number of comparisons"
+    )
+    assert not any(text.startswith("Error rate") for text in several({"a": 0.0, "b": 0.0}))
 
 
 def several(levels, **changes):
