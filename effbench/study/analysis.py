@@ -27,7 +27,7 @@ def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
     """Return everything that the study's runs tell.
 
     Args:
-        table: trials, confirmation runs and costs; an unfinished study is analysed as far as it is.
+        table: trials, final runs and costs; an unfinished study is analysed as far as it is.
         rules: as frozen before the first trial; None for the default ones.
     """
     rules = rules or StudyRules()

@@ -18,7 +18,18 @@ from effbench.run.load import recorded_config
 from effbench.stats import Interval, mean_interval, median
 from effbench.study.ledger import Ledger, Task
 from effbench.study.plan import StudyPlan
-from effbench.study.table import FROM_STEPS, MEASURED, Confirmation, Cost, Setting, StudyTable, TargetSource, Trial
+from effbench.study.table import (
+    FROM_STEPS,
+    MEASURED,
+    Confirmation,
+    Cost,
+    Curves,
+    Setting,
+    StudyTable,
+    TargetSource,
+    Trial,
+    finite,
+)
 
 _MOST_BYTES = 500_000_000  # of predictions.csv, 13 bytes a sample: the limit keeps a wrong file out of the memory
 # fields that trials and final runs take from an outcome as they are
@@ -93,7 +104,12 @@ def _predictions(folder: Path) -> dict[str, Any]:
     pairs = [line.split(",")[:2] for line in lines]
     bits = "".join("1" if target == predicted else "0" for target, predicted in pairs)
     targets = hashlib.sha256(",".join(target for target, _ in pairs).encode()).hexdigest()
-    return {"samples": len(bits), "correct": f"{int(bits or '0', 2):x}", "targets": targets}
+    # A run that predicts one class has learnt nothing; its bits alone cannot tell, and equal bits would look copied.
+    classes, predicted = ({pair[at] for pair in pairs} for at in (0, 1))
+    one_class = len(predicted) == 1 < len(classes)
+    return {
+        "samples": len(bits), "correct": f"{int(bits or '0', 2):x}", "targets": targets, "one_class": one_class
+    }  # fmt: skip
 
 
 def bits_of(outcome: Mapping[str, Any]) -> tuple[bool, ...] | None:
@@ -153,6 +169,7 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
             # as measured: trials are compared by value alone
             seconds=outcome["seconds"],
             steps_to_target=_steps_to_target(outcome, target, plan.mode),
+            reason=outcome.get("error") or "",
             **{key: outcome[key] for key in _SHARED},
         )
         for arm in plan.arms
@@ -198,6 +215,8 @@ def _confirmation(
         seconds=outcome["steps"] * each,
         correct=bits_of(outcome),
         settings=dict(task.settings),
+        reason=outcome.get("error") or "",
+        one_class=outcome.get("one_class", False),
         **{key: outcome[key] for key in _SHARED},
     )
 
@@ -261,9 +280,14 @@ def costs_of(ledger: Ledger) -> tuple[Cost, ...]:
     return tuple(costs)
 
 
-def curves_of(plan: StudyPlan, ledger: Ledger) -> dict[str, list[list[list[float]]]]:
-    """Return arm -> (step, validation metric) of each of its final runs."""
+def curves_of(plan: StudyPlan, ledger: Ledger) -> Curves:
+    """Return arm -> (step, validation metric) of each of its final runs that have a result."""
+    # the mean of the runs that go on would jump where one diverges: figures leave it out, and tables count it
     return {
-        arm.name: [outcome["curve"] for _, outcome in ledger.outcomes("confirm", arm.name).values()]
+        arm.name: [
+            [(int(step), value) for step, value in outcome["curve"] if finite(value) is not None]
+            for _, (_, outcome) in sorted(ledger.outcomes("confirm", arm.name).items())
+            if outcome["status"] in FINISHED
+        ]
         for arm in plan.arms
     }

@@ -17,6 +17,7 @@ from effbench.study.results import Objection
 from effbench.study.runs import UNFINISHED, result_of, runs_by_arm
 from effbench.study.table import Confirmation, Range, Setting, StudyRules, StudyTable, Trial, finite
 from effbench.study.verdicts import listed
+from effbench.units import counted
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -41,6 +42,7 @@ def objections(table: StudyTable, rules: StudyRules | None = None) -> list[Objec
         *_target(table),
         *_mixed(table),
         *_repeated(table),
+        *_one_class(table),
         *_settings(table),
         *_edges(table),
         *_budget(table),
@@ -92,8 +94,8 @@ def _seeds(table: StudyTable, rules: StudyRules) -> Iterable[Objection]:
     tuned = {trial.seed for trial in table.trials}
     if reused := sorted(tuned & {seed for by_seed in runs.values() for seed in by_seed}):
         yield Objection(
-            "seeds not fresh", (), f"Confirmation runs use {_seeds_text(reused)}, with which settings were tuned.",
-            "Confirm with seeds that tuning did not use: the best trial's seed was picked for its luck.",
+            "seeds not fresh", (), f"Final runs use {_seeds_text(reused)}, with which settings were tuned.",
+            "Run the chosen settings with seeds that tuning did not use: the best tuning run was picked for its luck.",
         )  # fmt: skip
     # power.check_seeds refuses such a plan; a table from elsewhere, or one with rules of its own, still may have it
     least = least_seeds(len(table.pairs), rules.alpha)
@@ -116,10 +118,10 @@ def _trials(table: StudyTable) -> Iterable[Objection]:
     for count, arms in _by_fault(differing).items():
         more = "more" if count > table.planned_trials else "fewer"
         yield Objection(
-            "unequal trials", arms,
-            f"{listed(arms)} {'has' if len(arms) == 1 else 'have'} {count} trials, {more} than the "
+            "unequal tuning", arms,
+            f"{listed(arms)} {'has' if len(arms) == 1 else 'have'} {counted(count, 'tuning run')}, {more} than the "
             f"{table.planned_trials} of the plan.",
-            "Give each arm the same number of trials: the best of more trials is better by luck.",
+            "Give each arm the same number of tuning runs: the best of more runs is better by luck.",
         )  # fmt: skip
 
 
@@ -176,11 +178,11 @@ def _repeated(table: StudyTable) -> Iterable[Objection]:
     pairs = Counter((run.arm, run.seed) for run in table.confirmations)
     for (arm, seed), count in pairs.items():
         if count > 1:
-            yield Objection("run repeated", (arm,), f"{arm} has {count} confirmation runs with seed {seed}.", remedy)
+            yield Objection("run repeated", (arm,), f"{arm} has {count} final runs with seed {seed}.", remedy)
     numbers = Counter((trial.arm, trial.number) for trial in table.trials)
     for (arm, number), count in numbers.items():
         if count > 1:
-            yield Objection("run repeated", (arm,), f"{arm} has {count} trials with number {number}.", remedy)
+            yield Objection("run repeated", (arm,), f"{arm} has {count} tuning runs with number {number}.", remedy)
     # one folder for two runs: somebody copied a result, or a storage was merged by hand
     every: list[Trial | Confirmation] = [*table.trials, *table.confirmations]
     folders = Counter(run.run for run in every if run.run)
@@ -189,18 +191,33 @@ def _repeated(table: StudyTable) -> Iterable[Objection]:
             arms = tuple(sorted({run.arm for run in every if run.run == folder}))
             yield Objection("run repeated", arms, f"The run folder {folder} stands for {count} runs.", remedy)
     # Two seeds have other weights and batches, so they err on other samples; if not, the seed did not reach the run. If
-    # all samples are right, or none, there is nothing to compare: two good runs of an easy task agree.
+    # all samples are right, or none, there is nothing to compare: two good runs of an easy task agree. So do two runs
+    # that predict one class (_one_class).
     seen: dict[tuple[object, ...], Confirmation] = {}
     for run in table.confirmations:
-        if run.correct is None or len(run.correct) < _TELLING or len(set(run.correct)) == 1:
+        if run.one_class or run.correct is None or len(run.correct) < _TELLING or len(set(run.correct)) == 1:
             continue
         first = seen.setdefault((run.arm, run.validation, run.correct), run)
         if first.seed != run.seed:
             yield Objection(
                 "run repeated", (run.arm,),
                 f"{run.arm} is right on the same test samples with seeds {first.seed} and {run.seed}.",
-                "Check that the seed reaches the run, and that the model does not predict one class for all samples.",
+                "Check that the seed reaches the run.",
             )  # fmt: skip
+
+
+def _one_class(table: StudyTable) -> Iterable[Objection]:
+    # not a miss, because it has a metric; but it has learnt nothing, and a mean over seeds hides it
+    seeds_of = {
+        arm.name: sorted({run.seed for run in table.confirmations if run.arm == arm.name and run.one_class})
+        for arm in table.arms
+    }
+    if found := {arm: seeds for arm, seeds in seeds_of.items() if seeds}:
+        where = listed([f"{arm} ({_seeds_text(seeds)})" for arm, seeds in found.items()])
+        yield Objection(
+            "one class predicted", tuple(found), f"Final runs of {where} predict one class for all test samples.",
+            "Train longer, or widen the range of the learning rate: these runs have learnt nothing.",
+        )  # fmt: skip
 
 
 def _settings(table: StudyTable) -> Iterable[Objection]:
@@ -213,7 +230,7 @@ def _settings(table: StudyTable) -> Iterable[Objection]:
         within = "" if len(changed) == 1 else " within an arm"
         yield Objection(
             "settings changed", tuple(changed),
-            f"The confirmation runs of {listed(changed)} have different settings{within}.",
+            f"The final runs of {listed(changed)} have different settings{within}.",
             "Run the setting that tuning chose with every seed.",
         )  # fmt: skip
     elsewhere: dict[str, str] = {}
@@ -225,9 +242,9 @@ def _settings(table: StudyTable) -> Iterable[Objection]:
                 ", ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in each)
                 for each in (chosen[0].items(), best.settings.items())
             )
-            elsewhere[arm.name] = f"{arm.name} was confirmed with {was}; its best trial has {has}."
+            elsewhere[arm.name] = f"The final runs of {arm.name} have {was}; its best tuning run has {has}."
     if elsewhere:
-        remedy = "Confirm each arm with the best setting of its trials."
+        remedy = "Run each arm's final runs with the best setting of its tuning."
         yield Objection("setting not from tuning", tuple(elsewhere), " ".join(elsewhere.values()), remedy)
 
 

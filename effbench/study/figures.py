@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from effbench.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, Panel, Tick, scale, span, ticks
 from effbench.stats import Interval, mean
 from effbench.study.results import BudgetPoint, FrontPoint, FrontStatus, SurvivalPoint
+from effbench.study.table import Curves
+from effbench.study.verdicts import listed
 
 # as many as the page's styles have; 8 and 7 have no common factor, so 56 arms differ in one or the other
 COLOURS, DASHES = 8, 7
@@ -102,6 +104,7 @@ class Figure:
         height: of the whole.
         bottom: of the frame.
         named: every line has its name beside it, so no legend is needed.
+        note: what a reader must know of the lines; '' for nothing.
     """
 
     panel: Panel
@@ -113,6 +116,7 @@ class Figure:
     height: float = HEIGHT
     bottom: float = BOTTOM
     named: bool = False
+    note: str = ""
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------
@@ -187,30 +191,54 @@ def _apart(heights: Sequence[float]) -> list[float] | None:
     return placed if moved <= _MOST_MOVED else None
 
 
-def learning_curves(
-    curves: Mapping[str, Sequence[Sequence[Sequence[float]]]], names: Mapping[str, tuple[int, str]]
-) -> list[Series]:
+def learning_curves(curves: Curves, names: Mapping[str, tuple[int, str]], mode: str) -> list[Series]:
     """Return the mean validation metric over seeds with the range between the worst and the best seed.
 
     The band is the range, not an interval: a few seeds are all there is, and readers want to see the worst of them.
+    After its end, a run that stopped early counts with its best value, which is that of the checkpoint it keeps.
 
     Args:
-        curves: arm -> its final runs' (step, value) of each validation.
+        curves: arm -> its finished final runs' (step, value) of each validation.
         names: arm -> its index and its name in the figure; others are not drawn.
+        mode: 'max' if larger is better.
     """
+    best = max if mode == "max" else min
     series = []
     for arm, (index, name) in names.items():
-        runs = curves.get(arm, ())
-        by_step: dict[float, list[float]] = {}
+        runs = [dict(run) for run in curves.get(arm, ()) if run]
+        by_step: dict[int, list[float]] = {step: [] for step in sorted({step for run in runs for step in run})}
         for run in runs:
-            for step, value in run:
-                by_step.setdefault(step, []).append(value)
-        # where a run has ended early, the mean of the others would jump
-        whole = {step: values for step, values in sorted(by_step.items()) if len(values) == len(runs)}
-        points = [(step, mean(values)) for step, values in whole.items()]
-        band = [(step, min(values), max(values)) for step, values in whole.items()]
+            end, kept = max(run), best(run.values())
+            for step, values in by_step.items():
+                if step in run or step > end:
+                    values.append(run.get(step, kept))
+        # where a run was not validated, the mean of the others would jump
+        whole = {step: values for step, values in by_step.items() if len(values) == len(runs)}
+        points = [(float(step), mean(values)) for step, values in whole.items()]
+        band = [(float(step), min(values), max(values)) for step, values in whole.items()]
         series.append(Series(name, index, points, band))
     return series
+
+
+def learning_note(curves: Curves, names: Mapping[str, tuple[int, str]], final_runs: Mapping[str, int]) -> str:
+    """Return what a reader must know of learning curves: which runs are not in them, and which ended early.
+
+    Args:
+        curves: arm -> its finished final runs' (step, value) of each validation.
+        names: arm -> its index and its name in the figure.
+        final_runs: arm -> how many there are.
+    """
+    missing, early = [], []
+    for arm, (_, name) in names.items():
+        ends = [run[-1][0] for run in curves.get(arm, ()) if run]
+        if ends and len(ends) < final_runs[arm]:
+            missing.append(f"{name} {len(ends)} of {final_runs[arm]}")
+        if ends and min(ends) < max(ends):
+            early.append(name)
+    parts = [f"Mean over the runs with a result: {', '.join(missing)}."] if missing else []
+    if early:
+        parts.append(f"{listed(early)}: a run that stopped early counts with its best value after its end.")
+    return " ".join(parts)
 
 
 def budget_curves(points: Sequence[BudgetPoint], names: Mapping[str, tuple[int, str]]) -> list[Series]:
@@ -247,6 +275,20 @@ def target_curve(curve: Sequence[SurvivalPoint], end: float) -> list[Point]:
         points += [(point.time, points[-1][1]), (point.time, 1 - point.share)]
     # an arm with misses ends where its runs ended: nobody knows what they would have done after that
     return [*points, (end, 1.0)] if points[-1][1] == 1 else points
+
+
+def target_band(curve: Sequence[SurvivalPoint], end: float) -> list[tuple[float, float, float]]:
+    """Return (time, low, high) of the intervals of `target_curve`'s staircase.
+
+    Args:
+        curve: Kaplan-Meier estimate of an arm.
+        end: of the axis.
+    """
+    band = [(0.0, 0.0, 0.0)]
+    for point in curve:
+        _, low, high = band[-1]
+        band += [(point.time, low, high), (point.time, 1 - point.high, 1 - point.low)]
+    return [*band, (end, *band[-1][1:])] if curve and curve[-1].share == 0 else band
 
 
 # --- Pareto fronts ----------------------------------------------------------------------------------------------------

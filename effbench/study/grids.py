@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from effbench.report.spread import seconds
 from effbench.stats import Interval
 from effbench.study.results import FrontPoint, Quality, StudyResult
-from effbench.study.space import words_of
 from effbench.study.table import StudyTable
+from effbench.study.verdicts import seconds_doubt
 from effbench.units import human_bytes, human_count
 
 LEVELS = 4  # shades of a heat map in one direction, as many as the page's styles have
-RANKING, BUDGET, FRONT = "Ranking", "Best against tuning budget", "Pareto fronts"  # headings that have figures
+# headings that have figures
+RANKING, TARGET, BUDGET, FRONT = "Ranking", "Time to target", "Best against tuning budget", "Pareto fronts"
 
 
 def _ms(seconds_: float) -> str:
@@ -47,6 +48,8 @@ class Grid:
         rows: texts.
         priority: on the console, order of removal of each column, 0: never.
         levels: of a heat map, one number a cell: -LEVELS (far below) to LEVELS, 0: no colour; () for no heat map.
+        anchors: one name a row, to which links lead; '' for none.
+        links: one name a row, to which its arm leads; () for no links.
     """
 
     heading: str
@@ -56,6 +59,8 @@ class Grid:
     rows: Sequence[Sequence[str]]
     priority: Sequence[int] = ()
     levels: Sequence[Sequence[int]] = ()
+    anchors: Sequence[str] = ()
+    links: Sequence[str] = ()
 
 
 def ranking(table: StudyTable, result: StudyResult) -> Grid:
@@ -108,55 +113,132 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
     numeric = [True, False, *[True] * 8]
     # at 80 columns the arm, its test metric and the steps to the target stay longest; n goes first
     priority = [5, 0, 0, 3, 6, 1, 4, 2, 7, 8]
-    return Grid(RANKING, lead, heads, numeric, [row(each) for each in result.qualities], priority)
+    rows, anchors = [row(each) for each in result.qualities], anchors_of(table)
+    links = [anchors[each.arm] if each.finished else "" for each in result.qualities]
+    return Grid(RANKING, lead, heads, numeric, rows, priority, links=links)
+
+
+def anchors_of(table: StudyTable) -> dict[str, str]:
+    """Return arm -> the name of its first final run in the page: a number, because names of arms are the user's."""
+    return {arm.name: f"final-{number}" for number, arm in enumerate(table.arms)}
 
 
 def details(table: StudyTable, result: StudyResult) -> list[Grid]:
-    """Return comparisons, budget, interaction, costs and fronts; without those that are empty."""
-    # differences of percentages are points: '+1.2 %' could be read as a ratio
-    scale = 100 if table.as_percent else 1
-    unit = "pt" if table.as_percent else ""
+    """Return comparisons, times to the target, budget, interaction, costs and fronts; without those that are empty."""
+    grids = [
+        _comparisons(table, result),
+        _target_times(table, result),
+        _target_differences(result),
+        _budget(table, result),
+        _interaction(table, result),
+        _contrasts(table, result),
+        _costs(table),
+        _fronts(table, result),
+    ]
+    return [without_empty_columns(grid) for grid in grids if grid.rows]
 
-    # with signs at both ends: whether 0 is inside is what a reader looks for
-    def difference(interval: Interval | None) -> str:
-        if interval is None:
-            return ""
-        low, middle, high = (f"{scale * each:+.2f}" for each in (interval.low, interval.estimate, interval.high))
-        return f"{middle} {unit} [{low}, {high}]"
 
-    comparisons = [
+def _comparisons(table: StudyTable, result: StudyResult) -> Grid:
+    rows = [
         [
             f"{each.a} - {each.b}",
-            difference(each.difference),
-            difference(each.with_test_samples),
+            _difference(each.difference, table),
+            _difference(each.with_test_samples, table),
             f"{each.p:.4f}",
             f"{each.p_holm:.4f}",
             f"{each.probability.estimate:.2f} [{each.probability.low:.2f}, {each.probability.high:.2f}]",
             # over seeds; it tells a steady small lead from a large one on two seeds
             f"{each.wins} / {each.ties} / {each.losses}",
             {"a": each.a, "b": each.b, "none": "not distinguishable"}[each.winner],
+            "" if each.better_setting == "none" else "yes" if each.meaningful else "no",
         ]
         for each in result.comparisons
     ]
-    grids = [
-        Grid(
-            "Comparisons",
-            "Differences of the test metric over paired seeds with t intervals; with new test samples too by crossed "
-            "resampling; p of the two-sided sign-flip test, and after Holm's correction over all of these.",
-            ["pair", "difference", "with test samples", "p", "p (Holm)", "P(first beats second)", "win / tie / loss",
-             "better"],
-            [False, True, True, True, True, True, True, False],
-            comparisons,
-        ),
-        _budget(table, result),
-        _interaction(table, result, scale, unit),
-        _costs(table),
-        _fronts(table, result),
-    ]  # fmt: skip
-    return [_without_empty_columns(grid) for grid in grids if grid.rows]
+    return Grid(
+        "Comparisons",
+        "Differences of the test metric over paired seeds with t intervals; with new test samples too by crossed "
+        "resampling; p of the two-sided sign-flip test, and after Holm's correction over all of these. Meaningful: the "
+        "better one wins on enough new seeds (arXiv:2103.03098), surely on more than half of them.",
+        ["pair", "difference", "with test samples", "p", "p (Holm)", "P(first beats second)", "win / tie / loss",
+         "better", "meaningful"],
+        [False, True, True, True, True, True, True, False, False],
+        rows,
+    )  # fmt: skip
 
 
-def _without_empty_columns(grid: Grid) -> Grid:
+def _target_times(table: StudyTable, result: StudyResult) -> Grid:
+    times = {(each.arm, each.unit): each for each in result.target_times}
+    rows = []
+    for arm in table.arms:
+        steps, in_seconds = times.get((arm.name, "steps")), times.get((arm.name, "seconds"))
+        if steps is None or in_seconds is None:
+            continue
+        # seconds that nobody can trust are in the JSON only, with the reason
+        told = not seconds_doubt([arm.name], table)
+        rows.append(
+            [
+                arm.name,
+                f"{steps.reached} of {steps.runs}",
+                _time_interval(steps.restricted_mean, _steps),
+                _steps(steps.horizon),
+                _time_interval(in_seconds.restricted_mean, seconds) if told else "",
+                seconds(in_seconds.horizon) if told else "",
+            ]
+        )
+    lead = (
+        "Mean time to the target with its interval. A run that has not reached it by then counts with the time up to "
+        "which all arms of the model were seen. The curves are Kaplan-Meier estimates with their intervals."
+    )
+    heads = ["arm", "reached", "steps", "up to", "training time", "up to\n(time)"]
+    return Grid(TARGET, lead, heads, [False, *[True] * 5], rows)
+
+
+def _target_differences(result: StudyResult) -> Grid:
+    rows = []
+    for each in result.target_differences:
+        write = _steps if each.unit == "steps" else seconds
+        named = {"a": each.a, "b": each.b, "none": "not distinguishable"}[each.winner]
+        rows.append(
+            [
+                f"{each.a} - {each.b}",
+                each.unit,
+                _time_interval(each.difference, write),
+                "" if each.ratio is None else f"{each.ratio:.2f}",
+                f"{each.p:.4f}",
+                f"{each.p_holm:.4f}",
+                f"cannot be told: {each.doubt}" if each.doubt else named,
+            ]
+        )
+    lead = (
+        "Differences of the mean times above over paired seeds, with t intervals; times of the second by times of the "
+        "first; p as for the comparisons, and after Holm's correction over the differences in this unit."
+    )
+    heads = ["pair", "unit", "difference", "ratio", "p", "p (Holm)", "faster"]
+    return Grid("Differences of time to target", lead, heads, [False, False, *[True] * 4, False], rows)
+
+
+def _steps(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _time_interval(interval: Interval | None, write: Callable[[float], str]) -> str:
+    if interval is None:
+        return ""
+    return f"{write(interval.estimate)} [{write(interval.low)}, {write(interval.high)}]"
+
+
+def _difference(interval: Interval | None, table: StudyTable) -> str:
+    """Write a difference of the metric; '' for none."""
+    if interval is None:
+        return ""
+    # differences of percentages are points: '+1.2 %' could be read as a ratio; with signs at both ends, because
+    # whether 0 is inside is what a reader looks for
+    scale, unit = (100, " pt") if table.as_percent else (1, "")
+    low, middle, high = (f"{scale * each:+.2f}" for each in (interval.low, interval.estimate, interval.high))
+    return f"{middle}{unit} [{low}, {high}]"
+
+
+def without_empty_columns(grid: Grid) -> Grid:
     """Return the table without columns that no row fills, such as intervals with test samples of a regression."""
     # only where every row is empty: a single unknown value is a finding
     kept = [at for at in range(len(grid.heads)) if any(row[at] for row in grid.rows)]
@@ -188,17 +270,16 @@ def _budget(table: StudyTable, result: StudyResult) -> Grid:
     return Grid(BUDGET, lead, heads, [False, *[True] * len(budgets)], rows if budgets else [])
 
 
-def _interaction(table: StudyTable, result: StudyResult, scale: float, unit: str) -> Grid:
+def _interaction(table: StudyTable, result: StudyResult) -> Grid:
     found = result.interaction
     if found is None:
         return Grid("Interaction", "", [], [], [])
-    cells = {(cell.model, cell.optimizer): cell.effect for cell in found.cells}
-
     # rows are models and columns optimizers, as in a two-way table; double centring has taken out both averages
-    def text(effect: Interval) -> str:
-        return f"{scale * effect.estimate:+.2f} {unit} [{scale * effect.low:+.2f}, {scale * effect.high:+.2f}]"
-
-    rows = [[model, *(text(cells[model, optimizer]) for optimizer in found.optimizers)] for model in found.models]
+    cells = {(cell.model, cell.optimizer): cell.effect for cell in found.cells}
+    rows = [
+        [model, *(_difference(cells[model, optimizer], table) for optimizer in found.optimizers)]
+        for model in found.models
+    ]
     # shades by size against the largest; the number stands in the cell, so nothing depends on seeing them
     largest = max(abs(effect.estimate) for effect in cells.values()) or 1.0
     shade = LEVELS / largest * (1 if table.mode == "max" else -1)
@@ -208,16 +289,25 @@ def _interaction(table: StudyTable, result: StudyResult, scale: float, unit: str
     ]
     lead = (
         f"{found.sentence}. How far the test {table.metric} of a pair is above what the averages of its model and its "
-        "optimizer say. Blue: better than they say, orange: worse."
+        "optimizer say; these intervals are not corrected for their number. Blue: better than they say, orange: worse."
     )
-    return Grid(
-        "Interaction of model and optimizer",
-        lead,
-        ["", *found.optimizers],
-        [False, *[True] * len(found.optimizers)],
-        rows,
-        levels=levels,
+    heads = ["", *found.optimizers]
+    numeric = [False, *[True] * len(found.optimizers)]
+    return Grid("Interaction of model and optimizer", lead, heads, numeric, rows, levels=levels)
+
+
+def _contrasts(table: StudyTable, result: StudyResult) -> Grid:
+    contrasts = result.interaction.contrasts if result.interaction else ()
+    rows = [
+        [" - ".join(each.optimizers), " - ".join(each.models), _difference(each.difference, table), f"{each.p:.4f}"]
+        for each in sorted(contrasts, key=lambda each: each.p)
+    ]
+    lead = (
+        "How much larger the difference of two optimizers is on the first model than on the second, over paired seeds, "
+        "with its interval. p is corrected for the number of these rows; the smallest is that of the interaction."
     )
+    heads = ["optimizers", "models", "difference of differences", "p"]
+    return Grid("Where the difference depends on the model", lead, heads, [False, False, True, True], rows)
 
 
 def _costs(table: StudyTable) -> Grid:
@@ -286,31 +376,6 @@ def _fronts(table: StudyTable, result: StudyResult) -> Grid:
     rows = [[arm.name, *(text(points[arm.name, cost]) for cost in shown)] for arm in table.arms]
     heads = ["arm", *(COSTS[cost][0] for cost in shown)]
     return Grid(FRONT, lead, heads, [False] * len(heads), rows if shown else [])
-
-
-def every_run(table: StudyTable) -> list[Grid]:
-    """Return every setting tried and every final run, with where it comes from."""
-    # 12 digits of a config's digest name it among all runs of a study; a commit may end with ' (changed)'
-    trials = [
-        [trial.arm, str(trial.number), value_text(trial.value, table), trial.status, " ".join(words_of(trial.settings)),
-         trial.run, trial.digest[:12], trial.commit[:20]]
-        for trial in table.trials
-    ]  # fmt: skip
-    runs = [
-        [run.arm, str(run.seed), value_text(run.validation, table), value_text(run.test, table),
-         "" if run.steps_to_target is None else f"{run.steps_to_target:.0f}", str(run.steps), seconds(run.seconds),
-         run.status, run.run, run.digest[:12], run.commit[:20], run.machine]
-        for run in table.confirmations
-    ]  # fmt: skip
-    return [
-        Grid("Final runs", "Each arm's best setting with new seeds; only these read the test split.",
-             ["arm", "seed", "val", "test", "steps to target", "steps", "time", "status", "run", "config", "commit",
-              "machine"],
-             [False, *[True] * 6, *[False] * 5], runs),
-        Grid("Every setting tried", "Tuning runs: they read train and validation samples only.",
-             ["arm", "number", "val", "status", "settings", "run", "config", "commit"],
-             [False, True, True, *[False] * 5], trials),
-    ]  # fmt: skip
 
 
 def value_text(value: float | None, table: StudyTable) -> str:

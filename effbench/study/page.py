@@ -8,8 +8,9 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,13 +30,17 @@ from effbench.study.figures import (
     figure,
     front_figure,
     learning_curves,
+    learning_note,
+    target_band,
     target_curve,
 )
-from effbench.study.grids import BUDGET, COSTS, FRONT, RANKING, Grid, details, every_run, fronts_shown, ranking
+from effbench.study.grids import BUDGET, COSTS, FRONT, RANKING, TARGET, Grid, details, fronts_shown, ranking
 from effbench.study.results import StudyResult, result_to_json
+from effbench.study.run_grids import every_run
 from effbench.study.runs import groups
 from effbench.study.space import words_of
-from effbench.study.table import Confirmation, StudyTable, Trial, table_to_json
+from effbench.study.table import Confirmation, Curves, StudyTable, Trial, table_to_json
+from effbench.study.verdicts import seconds_doubt
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -45,7 +50,7 @@ RUNS, TRIALS = "runs.csv", "trials.csv"
 SORT_SCRIPT = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
 _MOST_WHOLE = 24  # letters; a longer name may be broken at the end of a line
 
-Curves = Mapping[str, Sequence[Sequence[Sequence[float]]]]
+Names = Mapping[str, tuple[int, str]]  # arm -> index of its colour and dash, its name in a figure
 
 
 def write_page(folder: Path, table: StudyTable, result: StudyResult, curves: Curves) -> Path:
@@ -115,40 +120,59 @@ def figures(table: StudyTable, result: StudyResult, curves: Curves) -> dict[str,
         result: its analysis.
         curves: arm -> (step, validation metric) of its final runs.
     """
-
-    def written(value: float) -> str:
-        return f"{100 * value:.4g}%" if table.as_percent else f"{value:.4g}"
-
-    names, metric = names_in_figures(table), table.metric
-    learning, reaching, budget = [], [], []
+    names, by_model = names_in_figures(table), groups(table.arms)
+    found: dict[str, list[Figure | None]] = {RANKING: [], TARGET: [], BUDGET: []}
     # one figure a model: 12 lines in one cannot be followed, and models differ by more than their optimizers do
-    for group in groups(table.arms):
+    for group in by_model:
         own = {arm.name: names[arm.name] for arm in group}
-        place = f" on {group[0].model}" if group[0].model and len(groups(table.arms)) > 1 else ""
-        times = [each for each in result.target_times if each.unit == "steps" and each.arm in own]
-        end = max((point.time for each in times for point in each.curve), default=0.0)
-        reached = [
-            Series(own[each.arm][1], own[each.arm][0], target_curve(each.curve, end), dotted=False) for each in times
-        ]
-        learned, tuned = learning_curves(curves, own), budget_curves(result.budget, own)
-        title = f"validation {metric}{place} (mean, range of seeds)"
-        learning.append(figure(title, "optimizer step", learned, written))
-        title = f"share of runs at the target{place}"
-        reaching.append(figure(title, "optimizer step", reached, lambda value: f"{value:.0%}", (0.0, 1.0)))
-        title = f"best validation {metric}{place} of so many runs"
-        budget.append(figure(title, "tuning runs", tuned, written))
-
+        place = f" on {group[0].model}" if group[0].model and len(by_model) > 1 else ""
+        found[RANKING].append(_learning_figure(table, curves, own, place))
+        found[TARGET] += [_target_figure(table, result, unit, own, place) for unit in ("steps", "seconds")]
+        title = f"best validation {table.metric}{place} of so many runs"
+        tuned = budget_curves(result.budget, own)
+        found[BUDGET].append(figure(title, "tuning runs", tuned, _metric_text(table)))
     # all arms in one figure: a small model with a good optimizer may replace a large one
+    alone = names if len(by_model) == 1 else {arm: (index, arm) for arm, (index, _) in names.items()}
+    found[FRONT] = _front_figures(table, result, alone)
+    return {heading: [each for each in drawn if each is not None] for heading, drawn in found.items()}
+
+
+def _metric_text(table: StudyTable) -> Callable[[float], str]:
+    """Return how values of the metric are written beside an axis."""
+    return lambda value: f"{100 * value:.4g}%" if table.as_percent else f"{value:.4g}"
+
+
+def _learning_figure(table: StudyTable, curves: Curves, names: Names, place: str) -> Figure | None:
+    final_runs = Counter(run.arm for run in table.confirmations)
+    title = f"validation {table.metric}{place} (mean, range of seeds)"
+    drawn = figure(title, "optimizer step", learning_curves(curves, names, table.mode), _metric_text(table))
+    return drawn and replace(drawn, note=learning_note(curves, names, final_runs))
+
+
+def _target_figure(table: StudyTable, result: StudyResult, unit: str, names: Names, place: str) -> Figure | None:
+    """Return the share of runs that have reached the target; None in seconds that nobody can trust."""
+    if unit == "seconds" and seconds_doubt(list(names), table):
+        return None
+    times = [each for each in result.target_times if each.unit == unit and each.arm in names]
+    end = max((point.time for each in times for point in each.curve), default=0.0)
+    reached = [
+        Series(names[each.arm][1], names[each.arm][0], target_curve(each.curve, end), target_band(each.curve, end),
+               dotted=False)
+        for each in times
+    ]  # fmt: skip
+    across = "optimizer step" if unit == "steps" else "seconds of training"
+    return figure(f"share of runs at the target{place}", across, reached, lambda value: f"{value:.0%}", (0.0, 1.0))
+
+
+def _front_figures(table: StudyTable, result: StudyResult, names: Names) -> list[Figure | None]:
     qualities = {each.arm: each.test for each in result.qualities if each.test is not None}
-    alone = names if len(groups(table.arms)) == 1 else {arm: (index, arm) for arm, (index, _) in names.items()}
-    fronts = []
+    found = []
     for cost in fronts_shown(result):
         name, cost_text = COSTS[cost]
         points = [each for each in result.front if each.cost == cost]
-        title = f"test {metric} against {name}"
-        fronts.append(front_figure(title, name, points, qualities, alone, (cost_text, written)))
-    found = {RANKING: [*learning, *reaching], BUDGET: budget, FRONT: fronts}
-    return {heading: [each for each in drawn if each is not None] for heading, drawn in found.items()}
+        title = f"test {table.metric} against {name}"
+        found.append(front_figure(title, name, points, qualities, names, (cost_text, _metric_text(table))))
+    return found
 
 
 def markdown(table: StudyTable, result: StudyResult, grids: Sequence[Grid]) -> str:
@@ -167,8 +191,7 @@ def markdown(table: StudyTable, result: StudyResult, grids: Sequence[Grid]) -> s
             f"- {_cell(f'{each.kind}: {each.sentence} {_capital(each.remedy)}')}" for each in result.objections
         ] + [""]
     for grid in grids:
-        heads = [head.replace("\n", " ") for head in grid.heads]
-        lines += [f"## {grid.heading}", "", grid.lead, "", f"| {' | '.join(heads)} |"]
+        lines += [f"## {_cell(grid.heading)}", "", _cell(grid.lead), "", f"| {' | '.join(map(_cell, grid.heads))} |"]
         lines += [f"|{'|'.join('---:' if number else '---' for number in grid.numeric)}|"]
         lines += [f"| {' | '.join(map(_cell, row))} |" for row in grid.rows]
         lines.append("")
@@ -176,9 +199,9 @@ def markdown(table: StudyTable, result: StudyResult, grids: Sequence[Grid]) -> s
 
 
 def _cell(text: str) -> str:
-    # a pipe ends a cell, a backtick starts code, and '<' is HTML in Markdown
+    # a pipe ends a cell, a backtick starts code, '<' is HTML in Markdown, and '](' a link, or an image to be fetched
     harmless = for_terminal(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
-    return harmless.replace("<", "&lt;").replace("`", "'")
+    return harmless.replace("<", "&lt;").replace("`", "'").replace("](", "]\\(")
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -44,7 +44,7 @@ def check_seeds(seeds: int, comparisons: int, alpha: float = 0.05, key: str = "s
     """Refuse a study that could not reach a verdict.
 
     Args:
-        seeds: planned confirmation seeds.
+        seeds: planned seeds of the final runs.
         comparisons: number of pairs that are compared.
         alpha: family-wise error rate.
         key: config key for the message.
@@ -79,7 +79,7 @@ def power(
     Args:
         effect: true difference of the two arms' means.
         deviation: standard deviation of the paired differences over seeds, in the same unit.
-        seeds: confirmation seeds.
+        seeds: seeds of the final runs.
         comparisons: number of pairs that are compared.
         rules: alpha; None for the default ones.
         sample_error: standard error that comes from the choice of test samples, which all seeds share.
@@ -99,7 +99,7 @@ def distinguishable(
 
     Args:
         deviation: standard deviation of the paired differences over seeds.
-        seeds: confirmation seeds.
+        seeds: seeds of the final runs.
         comparisons: number of pairs that are compared.
         rules: alpha and power; None for the default ones.
     """

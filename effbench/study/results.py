@@ -18,7 +18,7 @@ FrontStatus = Literal["on the front", "perhaps dominated", "dominated", "unknown
 
 @dataclass(frozen=True)
 class Quality:
-    """The quality of an arm over its confirmation runs.
+    """The quality of an arm over its final runs.
 
     Attributes:
         arm: name of the arm.
@@ -216,7 +216,7 @@ class TargetTimes:
         horizon: the time up to which all arms of its model were observed.
         restricted_mean: mean of min(time, horizon) with its t interval; None below 2 runs.
         reached: runs that reached the target, at any time.
-        runs: confirmation runs, diverged ones included.
+        runs: final runs, diverged ones included.
         curve: Kaplan-Meier curve up to the last run's end.
     """
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from effbench.console import writes_unicode
-from effbench.errors import ConfigError, EffbenchError, first_line
+from effbench.errors import ConfigError, DataError, EffbenchError, first_line
 from effbench.guarded import MissingFileError, read_text
 from effbench.jobs.processes import Relay, relaying
 from effbench.records import RUN_FOLDER, require_writable
@@ -27,11 +27,12 @@ from effbench.study.page import CURVES, TABLE, print_result, write_page
 from effbench.study.plan import FOLDER, StudyPlan
 from effbench.study.results import StudyResult, result_to_json
 from effbench.study.storage import check_answers, opened, optuna_library
-from effbench.study.table import StudyTable, table_from_json
+from effbench.study.table import StudyTable, curves_from_json, table_from_json
 from effbench.study.tasks import ledger_of
 from effbench.units import counted
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def plan_only(plan: StudyPlan, as_json: bool) -> int:
@@ -160,12 +161,18 @@ def report_study(folder: Path, as_json: bool) -> int:
     """
     rules = frozen_rules(folder / NAME, read_frozen(folder / NAME))
     try:
-        table = table_from_json(read_text(folder / TABLE, MOST_BYTES))
-        curves = json.loads(read_text(folder / CURVES, MOST_BYTES))
+        table = _read(folder / TABLE, table_from_json)
+        curves = _read(folder / CURVES, curves_from_json)
     except MissingFileError as error:
         raise ConfigError(f"{folder} holds a study without results yet; go on with it by effbench study.") from error
-    except ValueError as error:
-        raise ConfigError(f"{folder / CURVES} is damaged: {error}. effbench study writes it again.") from error
     result = analyse(table, rules)
     path = write_page(folder, table, result, curves)
     return _print(folder, table, result, path, as_json)
+
+
+def _read(path: Path, parsed: Callable[[str], T]) -> T:
+    text = read_text(path, MOST_BYTES)
+    try:
+        return parsed(text)
+    except DataError as error:
+        raise DataError(f"{path} is damaged: {error}. effbench study writes it again.") from error

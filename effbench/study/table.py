@@ -1,4 +1,4 @@
-"""The data of a study: arms, tuning trials, confirmation runs and measured costs, as plain data with JSON.
+"""The data of a study: arms, tuning trials, final runs and measured costs, as plain data with JSON.
 
 The engine collects it; the statistics, the objections and the page read it. No torch, no numpy.
 """
@@ -6,13 +6,13 @@ The engine collects it; the statistics, the objections and the page read it. No 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, Field, FiniteFloat, NonNegativeInt, PlainSerializer, TypeAdapter, ValidationError
 
+from effbench.errors import DataError
 from effbench.stats import Interval
 from effbench.study.versioned_json import from_json, to_json
 
@@ -25,6 +25,10 @@ FROM_STEPS = "steps x step time measured alone"
 Setting = bool | int | float | str
 TargetSource = Literal["none", "given", "validation", "test"]
 CompareRule = Literal["within_model", "all", "baseline"]
+
+LARGEST = 1e100  # a metric beyond it counts as not finite: sums of its square overflow, and no figure could show it
+_Drawable = Annotated[float, Field(gt=-LARGEST, lt=LARGEST)]
+Curves = dict[str, list[list[tuple[NonNegativeInt, _Drawable]]]]  # arm -> (step, value) by validation, by final run
 
 
 def _bits_to_text(correct: Sequence[bool] | None) -> str | None:
@@ -49,8 +53,8 @@ class Range:
         log: sampled evenly in the logarithm.
     """
 
-    low: float
-    high: float
+    low: FiniteFloat
+    high: FiniteFloat
     log: bool = False
 
 
@@ -94,6 +98,7 @@ class Trial:
         run: the run folder.
         digest: of the run's config.
         steps_to_target: None if the target was not reached within `steps`, or not known.
+        reason: why it diverged, failed or stopped early; '' if it did not.
     """
 
     arm: str
@@ -101,15 +106,16 @@ class Trial:
     settings: dict[str, Setting]
     seed: int
     value: float | None
-    steps: int
-    seconds: float
+    steps: NonNegativeInt
+    seconds: FiniteFloat
     commit: str
     machine: str
     status: str
     epochs: float | None = None
     run: str = ""
     digest: str = ""
-    steps_to_target: float | None = None
+    steps_to_target: FiniteFloat | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,16 +139,18 @@ class Confirmation:
         epochs: epochs trained; None if not known.
         run: the run folder.
         digest: of the run's config.
+        reason: why it diverged, failed or stopped early; '' if it did not.
+        one_class: it predicts one class for all test samples, which have several.
     """
 
     arm: str
     seed: int
     validation: float | None
     test: float | None
-    steps_to_target: float | None
-    seconds_to_target: float | None
-    steps: int
-    seconds: float
+    steps_to_target: FiniteFloat | None
+    seconds_to_target: FiniteFloat | None
+    steps: NonNegativeInt
+    seconds: FiniteFloat
     commit: str
     machine: str
     status: str
@@ -151,6 +159,8 @@ class Confirmation:
     epochs: float | None = None
     run: str = ""
     digest: str = ""
+    reason: str = ""
+    one_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -221,13 +231,13 @@ class StudyTable:
         mode: 'max' if larger is better.
         as_percent: values are fractions, written in percent; differences in points (pt).
         planned_trials: tuning runs an arm.
-        planned_seeds: seeds of the confirmation runs.
+        planned_seeds: seeds of the final runs.
         planned_epochs: epochs a run; None if the budget is in seconds.
         planned_seconds: training seconds a run; None if the budget is in epochs.
         target: value of the validation metric that a run has to reach; None without target.
         target_source: where the target comes from; 'test' is an objection.
         baseline: arm whose median best sets the target, and with which rule 'baseline' compares; None without.
-        same_test_samples: all confirmation runs have the same test samples in the same order.
+        same_test_samples: all final runs have the same test samples in the same order.
         clock: how seconds were obtained: MEASURED by each run, beside other runs, or FROM_STEPS.
     """
 
@@ -240,11 +250,11 @@ class StudyTable:
     metric: str
     mode: Literal["max", "min"]
     as_percent: bool
-    planned_trials: int
+    planned_trials: NonNegativeInt
     planned_seeds: tuple[int, ...]
-    planned_epochs: float | None = None
-    planned_seconds: float | None = None
-    target: float | None = None
+    planned_epochs: FiniteFloat | None = None
+    planned_seconds: FiniteFloat | None = None
+    target: FiniteFloat | None = None
     target_source: TargetSource = "none"
     baseline: str | None = None
     same_test_samples: bool = True
@@ -279,8 +289,8 @@ def pairs_to_compare(
 
 
 def finite(value: float | None) -> float | None:
-    """Return the value, or None for a value that is not finite, which counts as a run without result."""
-    return value if value is not None and math.isfinite(value) else None
+    """Return the value, or None for one that is not finite, or beyond LARGEST: it counts as a run without result."""
+    return value if value is not None and abs(value) < LARGEST else None
 
 
 def table_to_json(table: StudyTable) -> str:
@@ -292,6 +302,40 @@ def table_from_json(text: str) -> StudyTable:
     """Read `table_to_json`'s JSON.
 
     Raises:
-        DataError: the text is not a study's table, or of a newer version.
+        DataError: the text is not a study's table, of a newer version, or its parts do not belong together.
     """
-    return from_json(StudyTable, text, TABLE_SCHEMA, "a study's table")
+    table = from_json(StudyTable, text, TABLE_SCHEMA, "a study's table")
+    if fault := _fault(table):
+        raise DataError(f"not a study's table: {fault}")
+    return table
+
+
+def curves_from_json(text: str) -> Curves:
+    """Read the learning curves of a study.
+
+    Raises:
+        DataError: the text is something else.
+    """
+    try:
+        return TypeAdapter(Curves).validate_json(text)
+    except ValidationError as error:
+        raise DataError(f"not a study's learning curves: {error.errors()[0]['msg']}") from error
+
+
+def _fault(table: StudyTable) -> str:
+    """Return in what a table contradicts itself, or cannot be analysed; '' for nothing."""
+    names = [arm.name for arm in table.arms]
+    if len(set(names)) < len(names):
+        return "two arms have one name"
+    used = {name for pair in table.pairs for name in pair}
+    used |= {each.arm for each in table.trials} | {each.arm for each in table.confirmations}
+    used |= {each.arm for each in table.costs}
+    if strangers := sorted(used - set(names)):
+        return f"it names {strangers[0]!r}, which is none of its arms"
+    if any(a == b for a, b in table.pairs):
+        return "a pair compares an arm with itself"
+    if any(space.log and space.low <= 0 for arm in table.arms for space in arm.space.values()):
+        return "a logarithmic range reaches down to 0 or below"
+    if not all(abs(cost.step_seconds.estimate) < LARGEST for cost in table.costs):
+        return "a step time is not finite"
+    return ""

@@ -335,7 +335,7 @@ def plan_sentences(
     """Return what a plan can find, in words, for `effbench study --plan`.
 
     Args:
-        seeds: planned confirmation seeds.
+        seeds: planned seeds of the final runs.
         comparisons: number of pairs that are compared.
         rules: of the study; None for the default ones.
         deviation: expected standard deviation of the paired differences; None if nothing is known.

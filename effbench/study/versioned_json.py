@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from effbench.errors import DataError
 
 T = TypeVar("T")
+_MOST_DIGITS = 19  # with the sign; 2^63 has 19
 
 
 def to_json(value: Any, version: int) -> str:
@@ -33,7 +34,7 @@ def from_json(kind: type[T], text: str, version: int, what: str) -> T:
         DataError: the text is something else, damaged, or of a newer version.
     """
     try:
-        record = json.loads(text)
+        record = json.loads(text, parse_int=_whole)
         # before the fields: a newer version may have others, and "unknown field x" would not say what to do
         found = int(record["schema_version"])
         if found > version:
@@ -42,8 +43,15 @@ def from_json(kind: type[T], text: str, version: int, what: str) -> T:
                 "Read it with the effbench that wrote it, or a newer one."
             )
         return TypeAdapter(kind).validate_python(record["value"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # whatever a damaged or hostile file gives
         raise DataError(f"not {what}: {error!r}") from error
+
+
+def _whole(digits: str) -> int:
+    """Return the number; refuse one that no counter holds and no float could take."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"the number {digits[:_MOST_DIGITS]}... is too large")
+    return int(digits)
 
 
 def _strict(value: Any) -> Any:

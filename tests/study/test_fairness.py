@@ -59,8 +59,8 @@ UNFAIR = {
     "unequal seeds": (lambda t: dataclasses.replace(t, confirmations=t.confirmations[:-1]), "b lacks seed 6"),
     "seeds not fresh": (lambda t: with_run(t, 0, seed=0), "use seed 0"),
     "too few seeds": (lambda t: dataclasses.replace(t, planned_seeds=(1, 2, 3, 4, 5)), "5 seeds give .* 0.0625"),
-    "unequal trials": (
-        lambda t: dataclasses.replace(t, trials=(*t.trials, trial("a", 4, 0.1))), "a has 5 trials, more than the 4"
+    "unequal tuning": (
+        lambda t: dataclasses.replace(t, trials=(*t.trials, trial("a", 4, 0.1))), "a has 5 tuning runs, more than the 4"
     ),
     "target chosen on test": (
         lambda t: dataclasses.replace(t, target_source="test"), "target 0.75 comes from test"
@@ -69,12 +69,12 @@ UNFAIR = {
     "mixed machines": (lambda t: with_run(t, 3, machine="two"), "2 machines"),
     "run repeated": (
         lambda t: dataclasses.replace(t, confirmations=(*t.confirmations, confirmation("a", 1, 0.9, settings=FAIR))),
-        "a has 2 confirmation runs with seed 1",
+        "a has 2 final runs with seed 1",
     ),
     "settings changed": (lambda t: with_run(t, 1, settings=FAIR | {"lr": 0.01}), "runs of a have different settings"),
     "setting not from tuning": (
         lambda t: dataclasses.replace(t, trials=(*t.trials[1:], trial("a", 9, 0.9, settings=FAIR | {"lr": 0.02}))),
-        "a was confirmed with lr=0.003",
+        "The final runs of a have lr=0.003",
     ),
     "unequal budget": (lambda t: with_run(t, 2, epochs=8.0), "Runs of a did not train for 4 epochs"),
     "contaminated measurement": (
@@ -117,6 +117,17 @@ def test_two_seeds_right_on_the_same_samples_are_named():
     assert found.sentence == "a is right on the same test samples with seeds 1 and 2."
 
 
+def test_runs_that_predict_one_class_are_called_so():
+    """They are right on the same samples whatever their seed: they are no copies of each other."""
+    bits = tuple(index % 10 == 0 for index in range(100))
+    table = fair()
+    for index in (0, 2):
+        table = with_run(table, index, correct=bits, validation=0.1, one_class=True)
+    (found,) = objections(table)
+    assert (found.kind, found.arms) == ("one class predicted", ("a",))
+    assert found.sentence == "Final runs of a (seeds 1, 3) predict one class for all test samples."
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_seeds_that_are_all_right_or_all_wrong_may_agree(right):
     bits = (right,) * 100
@@ -155,10 +166,10 @@ def test_arms_with_the_same_fault_share_one_objection():
 
     more = (*fair().trials, trial("a", 4, 0.1), trial("b", 4, 0.1), trial("b", 5, 0.1))
     assert [each.sentence for each in objections(dataclasses.replace(fair(), trials=more))] == [
-        "a has 5 trials, more than the 4 of the plan.", "b has 6 trials, more than the 4 of the plan.",
+        "a has 5 tuning runs, more than the 4 of the plan.", "b has 6 tuning runs, more than the 4 of the plan.",
     ]  # fmt: skip
     (found,) = objections(dataclasses.replace(fair(), trials=more[:-1]))
-    assert found.sentence == "a and b have 5 trials, more than the 4 of the plan."
+    assert found.sentence == "a and b have 5 tuning runs, more than the 4 of the plan."
 
     short = [each for each in fair().confirmations if each.seed != 6]
     (found,) = objections(dataclasses.replace(fair(), confirmations=tuple(short)))

@@ -11,10 +11,11 @@ import pytest
 from effbench.report.charts import BOTTOM, RIGHT, WIDTH
 from effbench.stats import Interval
 from effbench.study.analysis import analyse
-from effbench.study.figures import Series, figure, front_figure, target_curve
-from effbench.study.grids import FRONT, RANKING
+from effbench.study.figures import Series, figure, front_figure, learning_curves, target_band, target_curve
+from effbench.study.grids import FRONT, RANKING, TARGET, details
 from effbench.study.page import figures
 from effbench.study.results import FrontPoint, SurvivalPoint
+from effbench.study.table import FROM_STEPS, MEASURED
 from tests.study.planted import confirmation, cost, study
 
 
@@ -146,6 +147,57 @@ def test_memory_that_differs_by_noise_is_the_same():
     costs = (cost("a", 1.0, peak_memory_bytes=549_000_000), cost("b", 1.0, peak_memory_bytes=549_200_000))
     found = [each for each in analyse(study(values, costs=costs)).front if each.cost == "peak_memory_bytes"]
     assert [each.status for each in found] == ["perhaps dominated", "on the front"]
+
+
+def test_a_failed_run_takes_no_curve_away_and_an_early_stop_none_short():
+    """Three seeds: one goes on to step 30, one stopped early at 20 with its best at 10, one failed."""
+    curves = {"a": [[(10, 0.5), (20, 0.6), (30, 0.7)], [(10, 0.8), (20, 0.4)]], "b": [[(10, 0.1)]] * 3}
+    runs = [confirmation(arm, seed, None if (arm, seed) == ("a", 3) else 0.8) for arm in "ab" for seed in (1, 2, 3)]
+    table = study({"a": [], "b": []}, confirmations=tuple(runs))
+    (drawn,) = figures(table, analyse(table), curves)[RANKING]
+    assert drawn.text.endswith("a: 75% at 30; b: 10% at 10")  # (0.7 + 0.8) / 2
+    assert drawn.note == (
+        "Mean over the runs with a result: a 2 of 3. a: a run that stopped early counts with its best value after its "
+        "end."
+    )
+    whole, _ = (series.band for series in learning_curves(curves, NAMES, "max")[:2])
+    assert whole == [(10.0, 0.5, 0.8), (20.0, 0.4, 0.6), (30.0, 0.7, 0.8)]
+    assert learning_curves(curves, NAMES, "min")[0].band[-1] == (30.0, 0.4, 0.7)
+
+
+def with_target(**changes):
+    reached = {"steps_to_target": 40.0, "seconds_to_target": 4.0}
+    runs = [confirmation(arm, seed, 0.8, **reached) for arm in ("mlp/sgd", "mlp/lion") for seed in (1, 2, 3)]
+    fields = {"target": 0.7, "target_source": "given", "clock": FROM_STEPS, "confirmations": tuple(runs)}
+    costs = (cost("mlp/sgd", 0.1), cost("mlp/lion", 0.1))
+    return study({"mlp/sgd": [], "mlp/lion": []}, **(fields | {"costs": costs} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "units"),
+    [
+        ({}, ["optimizer step", "seconds of training"]),
+        ({"clock": MEASURED}, ["optimizer step"]),
+        ({"costs": tuple(cost(f"mlp/{each}", 0.1, contaminated=True) for each in ("sgd", "lion"))}, ["optimizer step"]),
+        ({"target": None, "target_source": "none"}, []),
+    ],
+)
+def test_seconds_to_the_target_are_drawn_where_they_can_be_trusted(changes, units):
+    table = with_target(**changes)
+    result = analyse(table)
+    assert [each.panel.x_label for each in figures(table, result, {})[TARGET]] == units
+    grids = [grid for grid in details(table, result) if grid.heading == TARGET]
+    shown = [("training time" in grid.heads) for grid in grids]
+    assert shown == ([len(units) == 2] if units else [])
+
+
+def test_the_band_of_runs_at_the_target_is_that_of_kaplan_and_meier():
+    curve = [SurvivalPoint(5.0, 0.5, 0.2, 0.75), SurvivalPoint(8.0, 0.0, 0.0, 0.75)]
+    assert target_band(curve, 20.0) == [
+        (0.0, 0.0, 0.0), (5.0, 0.0, 0.0), (5.0, 0.25, 0.8), (8.0, 0.25, 0.8), (8.0, 0.25, 1.0), (20.0, 0.25, 1.0),
+    ]  # fmt: skip
+    assert target_band(curve[:1], 20.0)[-1] == (5.0, 0.25, 0.8)
+    assert [x for x, _, _ in target_band(curve, 20.0)] == [x for x, _ in target_curve(curve, 20.0)]
 
 
 def test_runs_without_validation_have_no_curve():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 
+import numpy as np
 import pytest
 
 from effbench.study.analysis import analyse
 from effbench.study.page import print_result, write_page
-from tests.study.planted import cost, study, trial
+from effbench.study.table import Arm
+from tests.study.planted import confirmation, cost, study, trial
 
 ARMS = ("mlp/sgd", "mlp/adamw", "mlp/lion")
 
@@ -51,6 +54,60 @@ def test_hostile_names_are_text(tmp_path):
     arms = (dataclasses.replace(table.arms[0], title=evil), *table.arms[1:])
     page, markdown, _ = written(tmp_path, dataclasses.replace(table, arms=arms, name=evil))
     assert evil not in page + markdown
+
+
+@pytest.mark.parametrize("evil", ["<script>alert(1)</script>", "![x](http://example.org/a.png)", "a|b"])
+def test_hostile_names_of_a_sent_table_are_text(evil, tmp_path):
+    """Names of models, optimizers and metrics reach leads and heads of columns."""
+    arms = tuple(
+        Arm(f"{number}", model, optimizer)
+        for number, (model, optimizer) in enumerate(itertools.product(("cnn", evil), ("sgd", f"{evil}2")))
+    )
+    table = study(
+        {arm.name: [0.7 + seed / 1000 for seed in range(8)] for arm in arms}, arms=arms, metric=evil,
+        trials=(trial("0", 0, None, reason=evil, run=evil),), planned_trials=1,
+    )  # fmt: skip
+    page, markdown, result = written(tmp_path, table)
+    assert result.interaction is not None
+    assert evil not in markdown
+    assert evil not in page or "<" not in evil
+    assert "Diverged or failed" in page
+
+
+def test_what_diverged_is_named_with_its_reason(tmp_path):
+    runs = [confirmation(arm, seed, 0.8, run=f"{arm}/confirm-{seed}") for arm in "ab" for seed in (1, 2, 3)]
+    runs[1] = confirmation("a", 2, None, reason="loss is nan at step 7", run="a/confirm-2", steps=7)
+    trials = (trial("a", 0, 0.7, settings={"lr": 0.1}, seed=9), trial("b", 0, None, reason="exit code 7", seed=9))
+    page, _, _ = written(tmp_path, study({"a": [], "b": []}, confirmations=tuple(runs), trials=trials))
+    (section,) = re.findall(r"<h2>Diverged or failed</h2>.*?</section>", page, re.DOTALL)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", section)
+    assert cells == [
+        "b", "tuning run 0", "9", "100", "diverged", "exit code 7", "",
+        "a", "final run", "2", "7", "diverged", "loss is nan at step 7", "a/confirm-2",
+    ]  # fmt: skip
+    assert "reason" in (tmp_path / "runs.csv").read_text().splitlines()[0]
+    # the ranking leads to the first final run of each arm
+    assert sorted(re.findall(r'<a href="#(final-\d)">(\w)</a>', page)) == [("final-0", "a"), ("final-1", "b")]
+    assert re.findall(r'<tr id="(final-\d)"><td[^>]*>(\w)</td>', page) == [("final-0", "a"), ("final-1", "b")]
+
+
+def test_the_interaction_s_contrasts_have_intervals(tmp_path):
+    level = {"cnn/sgd": 0.7, "cnn/lion": 0.7, "swin/sgd": 0.7, "swin/lion": 0.78}
+    table = study({arm: [at + seed / 1000 for seed in range(8)] for arm, at in level.items()})
+    page, markdown, _ = written(tmp_path, table)
+    assert "| sgd - lion | cnn - swin | +8.00 pt [+8.00, +8.00] |" in markdown
+    assert "Where the difference depends on the model" in page
+
+
+@pytest.mark.parametrize(("spread", "told"), [(0.001, "yes"), (0.05, "no")])
+def test_a_small_sure_lead_is_not_meaningful(spread, told, tmp_path):
+    """Both lead surely over 40 seeds; with deviation 0.05 the lead of 0.02 is 0.4 deviations: P is 0.66."""
+    chance = np.random.default_rng(0).standard_normal(40)
+    noise = (chance - chance.mean()) / chance.std(ddof=1) * spread
+    table = study({"a": (0.82 + noise).tolist(), "b": [0.8] * 40})
+    _, markdown, result = written(tmp_path, table)
+    assert result.comparisons[0].winner == "a"
+    assert re.search(rf"\| a \| {told} \|", markdown)
 
 
 @pytest.mark.parametrize("arms", [0, 1])

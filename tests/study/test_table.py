@@ -10,7 +10,7 @@ import pytest
 
 from effbench.errors import DataError
 from effbench.stats import Interval
-from effbench.study.table import Range, pairs_to_compare, table_from_json, table_to_json
+from effbench.study.table import Range, curves_from_json, pairs_to_compare, table_from_json, table_to_json
 from tests.study.planted import arm_of, confirmation, cost, study, trial
 
 
@@ -39,11 +39,56 @@ def test_a_table_survives_json():
         ("[]", "not a study's table"),
         ('{"schema_version": 1, "value": {"name": 3}}', "not a study's table"),
         ('{"schema_version": 1, "val', "not a study's table"),
+        ("[" * 100_000, "not a study's table"),
     ],
 )
 def test_other_files_are_refused(text, message):
     with pytest.raises(DataError, match=message):
         table_from_json(text)
+
+
+def damage(record, path, value):
+    """Set the value at a path of keys and places."""
+    for step in path[:-1]:
+        record = record[step]
+    record[path[-1]] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("pairs", 0, 1), "nobody", "names 'nobody', which is none of its arms"),
+        (("pairs", 0, 1), "swin/lion", "a pair compares an arm with itself"),
+        (("costs", 0, "arm"), "nobody", "names 'nobody'"),
+        (("arms", 1, "name"), "swin/lion", "two arms have one name"),
+        (("arms", 0, "space"), {"lr": {"low": 0, "high": 1, "log": True}}, "logarithmic range reaches down to 0"),
+        (("confirmations", 0, "steps"), 10**400, "too large"),
+        (("confirmations", 0, "steps"), -1, "greater than or equal to 0"),
+        (("confirmations", 0, "steps_to_target"), "nan", "finite"),
+        (("costs", 0, "step_seconds", "estimate"), "nan", "a step time is not finite"),
+        (("target",), "inf", "finite"),
+    ],
+)
+def test_a_table_that_cannot_be_analysed_is_refused(path, value, message):
+    table = study({"swin/lion": [0.8], "swin/adamw": [0.7]}, costs=(cost("swin/lion", 1.0),))
+    record = json.loads(table_to_json(table))
+    damage(record["value"], path, value)
+    with pytest.raises(DataError, match=message):
+        table_from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", '{"a": 3}', '{"a": [[[1]]]}', '{"a": [[[-1, 0.5]]]}', '{"a": [[[1, NaN]]]}', '{"a": [[[1, 1e300]]]}', "{"],
+)
+def test_other_curves_are_refused(text):
+    with pytest.raises(DataError, match="not a study's learning curves"):
+        curves_from_json(text)
+
+
+def test_curves_survive_json():
+    curves = {"a": [[(10, 0.5), (20, 2 / 3)], []], "b": []}
+    assert curves_from_json(json.dumps(curves)) == curves
 
 
 def test_pairs_follow_the_rule():

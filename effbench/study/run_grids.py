@@ -1,0 +1,83 @@
+"""The tables of a study that have a row a run: what was chosen, what failed, and where every number comes from."""
+
+from __future__ import annotations
+
+from effbench.records import FINISHED
+from effbench.report.collect import shortened
+from effbench.report.spread import seconds
+from effbench.study.grids import Grid, anchors_of, value_text, without_empty_columns
+from effbench.study.space import words_of
+from effbench.study.table import StudyTable
+
+_LONGEST_REASON = 300  # letters: the first lines of an error say what is wrong
+
+
+def every_run(table: StudyTable) -> list[Grid]:
+    """Return the chosen settings, the runs without a result, every final run and every setting tried."""
+    return [grid for grid in (_chosen(table), _without_result(table), _final_runs(table), _tuning_runs(table)) if grid]
+
+
+def _chosen(table: StudyTable) -> Grid | None:
+    """Return each arm's best setting; None before the first final run."""
+    rows = []
+    for arm in table.arms:
+        run = next((run for run in table.confirmations if run.arm == arm.name), None)
+        if run is None:
+            continue
+        # of equal values the first, as the engine chooses
+        alike = (trial for trial in table.trials if trial.arm == arm.name and trial.settings == run.settings)
+        number = next((str(trial.number) for trial in alike), "")
+        rows.append([arm.name, number, " ".join(words_of(run.settings)), " ".join(arm.overrides)])
+    lead = "The setting that tuning chose, by the number of its tuning run, and what the arm stands for."
+    grid = Grid("Chosen settings", lead, ["arm", "tuning\nrun", "setting", "arm's overrides"],
+                [False, True, False, False], rows)  # fmt: skip
+    return without_empty_columns(grid) if rows else None
+
+
+def _without_result(table: StudyTable) -> Grid | None:
+    """Return the runs that diverged or failed, with the reason; None without any."""
+    rows = [
+        [trial.arm, f"tuning run {trial.number}", str(trial.seed), str(trial.steps), trial.status,
+         shortened(trial.reason, _LONGEST_REASON), trial.run]
+        for trial in table.trials if trial.status not in FINISHED
+    ]  # fmt: skip
+    rows += [
+        [run.arm, "final run", str(run.seed), str(run.steps), run.status, shortened(run.reason, _LONGEST_REASON),
+         run.run]
+        for run in table.confirmations if run.status not in FINISHED
+    ]  # fmt: skip
+    heads = ["arm", "what", "seed", "steps", "status", "reason", "run"]
+    grid = Grid("Diverged or failed", "Runs without a result: each counts as the worst.", heads,
+                [False, False, True, True, False, False, False], rows)  # fmt: skip
+    return without_empty_columns(grid) if rows else None
+
+
+def _final_runs(table: StudyTable) -> Grid:
+    # 12 digits of a config's digest name it among all runs of a study; a commit may end with ' (changed)'
+    rows = [
+        [run.arm, str(run.seed), value_text(run.validation, table), value_text(run.test, table),
+         "" if run.steps_to_target is None else f"{run.steps_to_target:.0f}", str(run.steps), seconds(run.seconds),
+         run.status, run.run, run.digest[:12], run.commit[:20], run.machine]
+        for run in table.confirmations
+    ]  # fmt: skip
+    heads = ["arm", "seed", "val", "test", "steps to\ntarget", "steps", "time", "status", "run", "config", "commit",
+             "machine"]  # fmt: skip
+    lead = "Each arm's best setting with new seeds; only these read the test split."
+    # the first run of each arm, to which the ranking leads
+    left = anchors_of(table)
+    anchors = [left.pop(run.arm, "") for run in table.confirmations]
+    return Grid("Final runs", lead, heads, [False, *[True] * 6, *[False] * 5], rows, anchors=anchors)
+
+
+def _tuning_runs(table: StudyTable) -> Grid:
+    rows = [
+        [trial.arm, str(trial.number), value_text(trial.value, table), trial.status, " ".join(words_of(trial.settings)),
+         str(trial.seed), str(trial.steps), seconds(trial.seconds), trial.run, trial.digest[:12], trial.commit[:20],
+         trial.machine]
+        for trial in table.trials
+    ]  # fmt: skip
+    heads = ["arm", "number", "val", "status", "settings", "seed", "steps", "time", "run", "config", "commit",
+             "machine"]  # fmt: skip
+    lead = "Tuning runs: they read train and validation samples only."
+    return Grid("Every setting tried", lead, heads,
+                [False, True, True, False, False, True, True, True, *[False] * 4], rows)  # fmt: skip

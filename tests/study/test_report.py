@@ -1,0 +1,80 @@
+"""`effbench report STUDY`: the page is made again from the data; a damaged folder is refused in words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from effbench.cli import main
+from effbench.study.analysis import analyse
+from effbench.study.frozen import freeze
+from effbench.study.page import CURVES, MARKDOWN, PAGE, TABLE, write_page
+from effbench.study.planning import planned
+from tests.study.test_page import ARMS, small_study
+
+pytest.importorskip("optuna")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study with its page."""
+    folder = tmp_path_factory.mktemp("report") / "study"
+    freeze(planned(["study=smoke", f"study.folder={folder}"]))
+    table = small_study()
+    write_page(folder, table, analyse(table), {arm: [[(10, 0.5), (20, 0.7)]] for arm in ARMS})
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "study"))
+
+
+def test_the_page_is_made_again_from_the_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [(folder / name).read_text() for name in (MARKDOWN, TABLE, CURVES)]
+    for name in (PAGE, MARKDOWN):
+        (folder / name).unlink()
+    assert main(["report", str(folder)]) == 0
+    assert "sgd beats" in capsys.readouterr().out
+    assert [(folder / name).read_text() for name in (MARKDOWN, TABLE, CURVES)] == before
+    assert "<h2>Verdict</h2>" in (folder / PAGE).read_text()
+
+
+def test_the_result_is_json_on_demand(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["folder"] == str(folder)
+    assert len(found["comparisons"]) == 3
+
+
+def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda folder: (folder / TABLE).unlink(), "a study without results yet"),
+        (lambda folder: (folder / CURVES).unlink(), "a study without results yet"),
+        (lambda folder: (folder / CURVES).write_text("[]"), "curves.json is damaged: not a study's learning curves"),
+        (lambda folder: (folder / CURVES).write_bytes(b"\xff"), "curves.json"),
+        (replaced(TABLE, '["mlp/sgd", "mlp/lion"]', '["mlp/sgd", "mlp/x"]'), "names 'mlp/x', which is none of its"),
+        (lambda folder: (folder / TABLE).write_text("[" * 10_000), "table.json is damaged: not a study's table"),
+    ],
+)
+def test_a_damaged_folder_is_refused_in_words(
+    change: Callable[[Path], None], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(folder)
+    assert main(["report", str(folder)]) == 2
+    assert told in capsys.readouterr().err
