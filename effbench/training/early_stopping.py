@@ -56,7 +56,7 @@ class EarlyStopping(StoppingRule):
 
     def check(self, state: TrainState) -> None:
         if self.monitor not in state.metrics:
-            return  # it is train/*, and every step so far was skipped
+            return  # the metric is undefined now, or it is train/* and every step was skipped
         value = state.metrics[self.monitor]
         sign = 1 if self.mode == "max" else -1
         # A metric of the user's may begin with NaN: as the best it would hide all later improvements, because every
@@ -71,9 +71,9 @@ class EarlyStopping(StoppingRule):
     def stop_if_due(self, state: TrainState) -> None:
         if self.best is None:
             return
-        value, threshold = state.metrics[self.monitor], self.stopping_threshold
+        value, threshold = state.metrics.get(self.monitor), self.stopping_threshold
         sign = 1 if self.mode == "max" else -1
-        if threshold is not None and sign * (value - threshold) >= 0:
+        if threshold is not None and value is not None and sign * (value - threshold) >= 0:
             state.stop(f"{self.monitor} reached {value:.4g} (threshold {threshold:g})", "stopped_early")
         # patience=0 would stop after a check that did improve, so it counts as 1.
         elif self.waited >= max(self.patience, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -41,6 +42,17 @@ class TrainState:
         """End the run after this step. Only the first reason is kept."""
         if self.stop_reason is None:
             self.stop_reason, self.status = reason, status
+
+    def measured(self, split: str, values: Mapping[str, float]) -> None:
+        """Keep the newest values of a split's metrics: one that is undefined this time has none.
+
+        Args:
+            split: 'train' or 'val'.
+            values: column -> value.
+        """
+        for column in [name for name in self.metrics if name.startswith(f"{split}/") and name not in values]:
+            del self.metrics[column]
+        self.metrics |= values
 
     @property
     def epoch_of_last_step(self) -> int:

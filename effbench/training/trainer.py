@@ -299,7 +299,7 @@ class Trainer:
             values = self.meter.epoch_means()
         if not math.isfinite(values.get("train/loss", 0.0)):
             self._diverged(f"the training loss is {values['train/loss']} in the epoch that ends at step {state.step}")
-        state.metrics |= values
+        state.measured("train", values)
         if due and self.val is not None:
             values |= self.validate(state)
         self._log_row("epoch_end", values)
@@ -322,11 +322,13 @@ class Trainer:
             self.ranks.broadcast_buffers(self.averaged.model)
             values = {f"val/{name}": value for name, value in self.evaluate(self.val, self.ranks).items()}
         set_train_mode(self.forward)
-        state.metrics |= values
+        state.measured("val", values)
         if not math.isfinite(values["val/loss"]):
             self._diverged(f"the validation loss is {values['val/loss']} after step {state.step}")
         else:
-            self.schedule.observe(state.metrics[self.plateau_metric])
+            # A metric may be undefined for this validation: then there is nothing to observe.
+            if (watched := state.metrics.get(self.plateau_metric)) is not None:
+                self.schedule.observe(watched)
             self.early_stopping.check(state)
         return values
 

@@ -43,6 +43,19 @@ def test_nan_is_no_improvement_and_never_the_best():
     assert stops_at([nan, 1.0, 1.0, 1.0]) == 4
 
 
+def test_a_validation_without_the_metric_is_no_check():
+    stopping, state = EarlyStopping("val/f1", "max", 2, 0.0, threshold := 0.9), TrainState()
+    for value in (0.5, None, None, None, 0.5, None):
+        state.measured("val", {"val/loss": 1.0} | ({} if value is None else {"val/f1": value}))
+        stopping.check(state)
+        stopping.stop_if_due(state)  # as at a resume
+        assert state.stop_reason is None
+    assert (stopping.best, stopping.waited) == (0.5, 1)
+    state.measured("val", {"val/f1": threshold})
+    stopping.check(state)
+    assert state.stop_reason == "val/f1 reached 0.9 (threshold 0.9)"
+
+
 def test_max_waits_for_a_rise():
     assert stops_at([0.1, 0.2, 0.3, 0.3, 0.2], mode="max") == 5
     assert stops_at([0.1, 0.2, 0.3, 0.4, 0.5], mode="max") is None

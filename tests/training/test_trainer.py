@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from effbench.metrics import Accuracy
 from effbench.schedulers import Exponential, Plateau
+from effbench.tasks.classification import Classification
 from effbench.tasks.losses import CrossEntropy
 from effbench.training.batch_norm_statistics import AveragedStatistics, KeepStatistics, RefreshStatistics
 from effbench.training.callbacks import Callback
@@ -107,6 +109,35 @@ def test_a_plateau_observes_its_metric_after_each_validation(metric, mode):
     assert [row["lr/0"] for row in rows.epochs] == [0.1, 0.1, 0.05]
     assert run.optimizer.param_groups[0]["lr"] == 0.025
     assert run.schedule.best == rows.epochs[0][metric]
+
+
+class EverySecond(Accuracy):
+    """Accuracy that is undefined for every validation with an odd number."""
+
+    name = "sometimes"
+    validations = 0
+
+    def value(self, sums, samples):
+        if samples != 40:  # of the train split
+            return 0.5
+        self.validations += 1
+        return None if self.validations % 2 else super().value(sums, samples)
+
+
+def test_an_undefined_metric_is_neither_observed_nor_kept():
+    rows = Rows()
+    schedule = partial(Plateau, factor=0.5, patience=0, threshold=0.99, mode="max")
+    task = Classification(CrossEntropy(), [EverySecond()], CLASSES)
+    metric = "val/sometimes"
+    run = trainer(data(), dense(), 18, schedule=schedule, validate=True, watch=[rows], plateau_metric=metric, task=task)
+    state = run.fit()
+    assert [metric in row for row in rows.epochs] == [False, True] * 3
+    # the plateau has seen three validations: a first one and two without improvement
+    assert run.optimizer.param_groups[0]["lr"] == 0.025
+    assert list(state.metrics) == ["train/loss", "train/sometimes", "val/loss", metric]
+    run.task.metrics[0].validations = 0
+    run.validate(state)
+    assert metric not in state.metrics
 
 
 def test_log_row_holds_the_learning_rate_used_by_its_step():

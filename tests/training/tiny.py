@@ -95,7 +95,7 @@ def trainer(
         train=TrainBatches(splits.train, modality=images, **settings),
         val=EvalBatches(splits.val, batch_size=16, modality=images) if validate else None,
         limits=parts.pop("limits", Limits(steps)),
-        task=task(loss),
+        task=parts.pop("task", None) or task(loss),
         callbacks=Callbacks(watch),
         **parts,
     )
