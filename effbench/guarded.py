@@ -1,4 +1,4 @@
-"""Safe reading of untrusted files: regular files of limited size; all others are refused with a message."""
+"""Safe reading of untrusted files: regular files of limited size, in a known version; others are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 from effbench.units import human_bytes
 
 TEXT_BYTES, METRICS_BYTES = 4_000_000, 100_000_000  # effbench writes no larger files
@@ -111,3 +111,25 @@ def _why(path: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
         return _NOT_PERMITTED
     return "it is a link, which is not followed here" if path.is_symlink() else error.strerror or repr(error)
+
+
+def checked_version(found: object, known: int, where: str) -> int:
+    """Return the schema version of a record.
+
+    Args:
+        found: its schema_version.
+        known: newest version that this effbench reads.
+        where: path of the record, for the message.
+
+    Raises:
+        ConfigError: it is no version, or a newer effbench wrote the record.
+    """
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        rule = "1" if known == 1 else f"a whole number from 1 to {known}"
+        raise ConfigError(f"{where}: schema_version must be {rule}; got {shown(found)}.")
+    if found > known:
+        raise ConfigError(
+            f"{where} has schema_version {shown(found)}, and this effbench reads up to {known}: a newer effbench wrote "
+            "it. Install that version or a later one (pip install -U effbench)."
+        )
+    return found

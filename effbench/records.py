@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from effbench.disk import move, require_moves, sync, sync_folder
-from effbench.errors import ConfigError, EffbenchError, shown
-from effbench.guarded import METRICS_BYTES, MissingFileError, read_bytes, read_text
+from effbench.errors import ConfigError, EffbenchError
+from effbench.guarded import METRICS_BYTES, MissingFileError, checked_version, read_bytes, read_text
 from effbench.redaction import redact, redact_environment
 from effbench.summary_schema import check_plain, complaints, wrong_fields
 from effbench.units import human_bytes
@@ -237,6 +237,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
         ConfigError: the file is damaged, or a value has a wrong type.
     """
     summary = read_any_summary(folder)
+    if summary.get("status") is None:
+        raise ConfigError(f"{folder / 'summary.json'} is damaged: it has no status.")
     # five are enough to see what happened to the file
     if wrong := list(complaints(wrong_fields(summary))):
         more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
@@ -268,9 +270,7 @@ def read_any_summary(folder: Path, follow_links: bool = True) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}).") from error
     # an unknown version is refused: fields could have another meaning
-    version = summary.get("schema_version") if isinstance(summary, dict) else None
-    if version != SUMMARY_SCHEMA:
-        raise ConfigError(f"{path} has schema_version {shown(version)}; this effbench reads {SUMMARY_SCHEMA}.")
+    checked_version(summary.get("schema_version") if isinstance(summary, dict) else None, SUMMARY_SCHEMA, str(path))
     return dict(summary)
 
 

@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any
 
 from effbench.config import static_compose as static
-from effbench.errors import ConfigError, shown
+from effbench.errors import ConfigError
+from effbench.guarded import checked_version
 
 SCHEMA = 4
 KEY = "schema_version"
@@ -88,12 +89,4 @@ def lacking_section(content: Mapping[str, Any]) -> str | None:
 
 def version_of(content: Mapping[str, Any], where: str) -> int:
     """Return the record's schema version. Raises ConfigError if it is invalid or newer than SCHEMA."""
-    version = content.get(KEY, 1)
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ConfigError(f"{where}: {KEY} must be a whole number from 1 to {SCHEMA}; got {shown(version)}.")
-    if version > SCHEMA:
-        raise ConfigError(
-            f"{where} has {KEY} {version}, and this effbench reads up to {SCHEMA}: a newer effbench wrote it. "
-            "Install that version or a later one (pip install -U effbench)."
-        )
-    return version
+    return checked_version(content.get(KEY, 1), SCHEMA, where)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from effbench.config.compose import loader, parsed
 from effbench.config.words import as_meant
-from effbench.errors import ConfigError, first_line, shown
-from effbench.guarded import MissingFileError, read_text
+from effbench.errors import ConfigError, first_line
+from effbench.guarded import MissingFileError, checked_version, read_text
 from effbench.records import FINISHED, read_summary, write_text
 from effbench.redaction import redact
 from effbench.report.sweep import Job
@@ -127,10 +127,7 @@ def read_plan(folder: Path) -> tuple[list[str], list[JobSpec]]:
     path = folder / NAME
     try:
         content = json.loads(read_text(path, MOST_BYTES))
-        if content["schema_version"] != SCHEMA:
-            raise ConfigError(
-                f"{path} has schema_version {shown(content['schema_version'])}; this effbench reads {SCHEMA}."
-            )
+        checked_version(content["schema_version"], SCHEMA, str(path))
         asked = recorded([str(word) for word in content["overrides"]], str(path))
         jobs = []
         for number, entry in enumerate(content["jobs"]):

@@ -83,9 +83,16 @@ def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
     same = [path.parents[1] for path in outputs.glob("*/*/.hydra/overrides.yaml")]
     # The record holds no secrets, so the given words are compared without theirs.
     for folder in sorted(same, key=lambda run: run.stat().st_mtime, reverse=True):
-        saved = any((folder / "checkpoints").glob("step-*"))
-        if not saved or recorded_overrides(folder) != redact(lasting(overrides)):
+        if not any((folder / "checkpoints").glob("step-*")):
             continue
-        if not (folder / "summary.json").is_file() or read_summary(folder)["status"] == "interrupted":
+        try:
+            if recorded_overrides(folder) != redact(lasting(overrides)):
+                continue
+            status = read_summary(folder)["status"] if (folder / "summary.json").is_file() else "interrupted"
+        except ConfigError as error:
+            # One damaged record must not keep all other runs from being resumed.
+            log.warning(f"resume=auto passes over {folder}: {error}")
+            continue
+        if status == "interrupted":
             return folder
     return None

@@ -21,6 +21,7 @@ import yaml
 from effbench import cli
 from effbench.errors import EffbenchError
 from effbench.run.overrides import merge_overrides
+from effbench.run.resume_words import newest_unfinished
 from effbench.tasks.losses import CrossEntropy
 from effbench.training import checkpoint, checkpoint_files, trainer
 from effbench.training.callbacks import Progress
@@ -351,6 +352,23 @@ def test_resume_auto_starts_afresh_without_a_run_to_continue(effbench: Effbench,
     assert code == 0
     assert "starting a new run" in err
     assert len(list(tmp_path.glob("outputs/*/*/summary.json"))) == 1
+
+
+@pytest.mark.parametrize("damaged", ["summary.json", ".hydra/overrides.yaml"])
+def test_resume_auto_passes_over_a_damaged_record(
+    damaged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("older", "newer"):
+        folder = tmp_path / "day" / name
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / "checkpoints" / "step-00000002").mkdir(parents=True)
+        (folder / ".hydra" / "overrides.yaml").write_text("- model=mlp\n")
+        (folder / "summary.json").write_text('{"schema_version": 1, "status": "interrupted"}')
+    os.utime(tmp_path / "day" / "older", (1, 1))
+    assert newest_unfinished(tmp_path, ["model=mlp"]) == tmp_path / "day" / "newer"
+    (tmp_path / "day" / "newer" / damaged).write_text("{")
+    assert newest_unfinished(tmp_path, ["model=mlp"]) == tmp_path / "day" / "older"
+    assert f"passes over {tmp_path / 'day' / 'newer'}" in caplog.text
 
 
 @pytest.mark.process

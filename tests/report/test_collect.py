@@ -62,7 +62,7 @@ DAMAGE: dict[str, tuple[str, bytes | None, str]] = {
     "cut": ("summary.json", b'{"schema_version": 1, "sta', "not valid JSON"),
     "empty": ("summary.json", b"", "not valid JSON"),
     "no JSON": ("summary.json", b"\xff\xfe\x00", "not valid JSON"),
-    "a list": ("summary.json", b"[1]", "schema_version null"),
+    "a list": ("summary.json", b"[1]", "schema_version must be 1; got null"),
     "another version": ("summary.json", b'{"schema_version": 7}', "schema_version 7"),
     "no status": ("summary.json", b'{"schema_version": 1}', "status null is not one of"),
     "a strange status": ("summary.json", b'{"schema_version": 1, "status": ["x"]}', "is not one of completed"),

@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,15 @@ import pytest
 import yaml
 
 from effbench import cli
+from effbench.config.compose import compose
+from effbench.errors import ConfigError
 from effbench.guarded import METRICS_BYTES, UnreadableError, read_bytes
+from effbench.jobs.plan import read_plan, standing
+from effbench.records import read_summary
+from effbench.report.sweep import Job, sweep_rows
+from effbench.run.load import recorded_config
+from effbench.run.run import Run
+from effbench.study.frozen import read_frozen
 from effbench.summary_schema import FIELDS
 from tests.commandline import TINY, python
 
@@ -301,3 +309,31 @@ def as_nobody(words: list[str], told: Path) -> tuple[int, str]:
             sys.stderr.flush()
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), told.read_text()
+
+
+# --- versions
+
+BY_NAME: dict[str, Callable[[Path], object]] = {
+    "summary.json": lambda path: read_summary(path.parent),
+    "sweep.json": lambda path: read_plan(path.parent),
+    "config.yaml": lambda path: recorded_config(path.parent),
+    "study.json": read_frozen,
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_record_of_a_newer_version_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"schema_version": 99, "effbench": "9.9"}')
+    said = rf"{tmp_path / name} has schema_version 99, and this effbench reads up to \d+: .* wrote it\. Install"
+    with pytest.raises(ConfigError, match=said):
+        BY_NAME[name](tmp_path / name)
+
+
+def test_a_summary_without_a_status_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"schema_version": 1, "metrics": {}}')
+    with pytest.raises(ConfigError, match="summary.json is damaged: it has no status"):
+        read_summary(tmp_path)
+    assert repr(Run(tmp_path, compose())).endswith("no summary yet)")  # a notebook shows it: it must not raise
+    assert sweep_rows([Job(0, [], tmp_path)])[0]["status"] == "failed"
+    with pytest.raises(ConfigError, match="no status"):
+        standing(tmp_path)
