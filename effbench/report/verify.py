@@ -16,7 +16,7 @@ from effbench.console import writes_unicode
 from effbench.disk import followed, pointed
 from effbench.errors import shown
 from effbench.guarded import METRICS_BYTES, read_text
-from effbench.metrics import display_of, recorded_displays
+from effbench.metrics import display_of, metric_of, recorded_displays
 from effbench.records import FINISHED, STATUSES, read_any_summary, read_metrics
 from effbench.summary_schema import complaints, without_wrong_fields
 from effbench.training.checkpoint_files import committed, read_checkpoint, read_manifest
@@ -235,7 +235,9 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
     best = summary.get("best")
     if best:
         values = [float(row[best["metric"]]) for row in rows if row.get(best["metric"])]
-        display = recorded_displays(summary).get(best["metric"].partition("/")[2]) or display_of(best["metric"])
+        # NaN ranks last; comparisons with it would leave any value as the extreme
+        values = [value for value in values if not math.isnan(value)] or [math.nan]
+        display = recorded_displays(summary).get(metric_of(best["metric"])) or display_of(best["metric"])
         # the best of all validations, recomputed
         extreme = min(values) if display.mode == "min" else max(values)
         _require(_close(extreme, best["value"]), f"best is {best['value']} in summary.json, {extreme} in metrics.csv")
@@ -243,6 +245,9 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def _close(a: float, b: float | None) -> bool:
+    """Compare a cell of metrics.csv with a value of summary.json, where null stands for a number that is not finite."""
+    if not math.isfinite(a):
+        return b is None
     return b is not None and math.isclose(a, b, rel_tol=_CELL, abs_tol=_CELL)
 
 

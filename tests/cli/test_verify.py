@@ -101,6 +101,23 @@ def test_damage_is_found_and_named(damage, check, copy, effbench):
     assert "WRONG" in out
 
 
+@pytest.mark.parametrize("at", ["0.25,nan", "nan,0.25", "nan,nan"], ids=["end", "begin", "all"])
+def test_a_metric_that_is_nan_at_times_is_no_damage(at: str, copy: Path) -> None:
+    header, *rows = (copy / "metrics.csv").read_text().splitlines()
+    cells = iter(at.split(","))
+    own = [next(cells) if row.startswith("epoch,") else "" for row in rows]
+    lines = [f"{header},val/kappa", *(f"{row},{cell}" for row, cell in zip(rows, own, strict=True))]
+    (copy / "metrics.csv").write_text("\n".join(lines) + "\n")
+    summary = json.loads((copy / "summary.json").read_text())
+    summary["metrics"]["val/kappa"] = 0.25 if at.endswith("0.25") else None
+    summary["best"] |= {"metric": "val/kappa", "value": 0.25 if "0.25" in at else None}
+    (copy / "summary.json").write_text(json.dumps(summary))
+    assert list(failures(verify_run(copy))) == []
+    summary["best"]["value"] = 0.5
+    (copy / "summary.json").write_text(json.dumps(summary))
+    assert [item.name for item in failures(verify_run(copy))] == ["summary agrees with metrics"]
+
+
 @pytest.mark.process
 def test_a_run_resumed_within_an_epoch_passes_every_check(effbench: Effbench, tmp_path: Path) -> None:
     rows = ["data=synthetic_rows", "model=mlp", "model.hidden=[8]", "device.threads=1", "trainer.max_epochs=2"]
