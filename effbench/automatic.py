@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from effbench.config.compare import leaves
+from effbench.config.monitors import AUTO
 from effbench.config.schema import AugmentConfig, Config
 from effbench.config.static_compose import composed, group_options, member
 from effbench.data.batches import step_sizes
@@ -15,7 +16,6 @@ from effbench.data.modality import Modality
 from effbench.errors import ConfigError, shown
 from effbench.target_allowlist import resolve
 
-AUTO = "auto"
 BATCH_SIZES = (64, 32, 16, 8)  # samples; the largest that gives an epoch STEPS_PER_EPOCH steps is used
 STEPS_PER_EPOCH = 20
 EPOCHS = 12  # of a run; more if this gives fewer than MIN_STEPS steps and fewer than MIN_SEEN samples
@@ -83,13 +83,13 @@ def batch_size_for(samples: int, world: int = 1) -> int:
     return max(min(fitting, samples), 2 * world)
 
 
-def settings(before: Config, after: Config) -> dict[str, int | None]:
+def settings(before: Config, after: Config) -> dict[str, int | str | None]:
     """Return dotted key -> chosen value of each `auto`."""
     asked, now = (leaves(config.model_dump(by_alias=True)) for config in (before, after))
     return {key: now[key] for key, value in asked.items() if value == AUTO != now[key]}
 
 
-def described(chosen: Mapping[str, int | None], samples: int, unit: str) -> str | None:
+def described(chosen: Mapping[str, int | str | None], samples: int, unit: str) -> str | None:
     """Return a line on the chosen values that differ from those of a large dataset, or None.
 
     Args:

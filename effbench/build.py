@@ -17,7 +17,7 @@ from effbench.builders.models import model
 from effbench.builders.optimizers import check_shapes, optimizer, takes_vectors
 from effbench.builders.options import check_options
 from effbench.builders.schedulers import schedule
-from effbench.builders.tasks import loss, metrics, task, task_of
+from effbench.builders.tasks import loss, metrics, task, task_of, with_monitors
 
 __all__ = [
     "callbacks",
@@ -43,4 +43,5 @@ __all__ = [
     "task",
     "task_of",
     "trainer",
+    "with_monitors",
 ]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from effbench.errors import shown
 from effbench.units import percent
 
 if TYPE_CHECKING:
@@ -31,12 +32,28 @@ class Display:
         mode: 'min' if smaller is better, else 'max'.
         unit: '' for a fraction.
         as_percent: 0.848 is written as 84.80 %.
+        digits: digits after the decimal point, 0 to 15, of a value that is not written in percent.
+
+    Raises:
+        ValueError: an attribute has another type, or no such value.
     """
 
     title: str
     mode: Mode
     unit: str = ""
     as_percent: bool = False
+    digits: int = 4
+
+    def __post_init__(self) -> None:
+        # A record may come from anyone, and a wrong mode would rank the worst run first.
+        if not (isinstance(self.title, str) and isinstance(self.unit, str)):
+            raise ValueError(f"title and unit of a metric are texts; got {shown(self.title)}, {shown(self.unit)}")
+        if self.mode not in ("min", "max"):
+            raise ValueError(f"mode of a metric is min or max; got {shown(self.mode)}")
+        if not isinstance(self.as_percent, bool):
+            raise ValueError(f"as_percent of a metric is true or false; got {shown(self.as_percent)}")
+        if isinstance(self.digits, bool) or self.digits not in range(16):
+            raise ValueError(f"digits of a metric are a whole number from 0 to 15; got {shown(self.digits)}")
 
     @property
     def axis(self) -> str:
@@ -44,10 +61,11 @@ class Display:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def text(self, value: float, spread: float | None = None) -> str:
-        """Write a value: a fraction in percent, any other number with four digits; with ± `spread` if it is given."""
+        """Write a value: a fraction in percent, any other number with `digits`; with ± `spread` if it is given."""
         if self.as_percent:
             return percent(value, spread)
-        return f"{value:.4f}" if spread is None else f"{value:.4f} ± {spread:.4f}"
+        text = f"{value:.{self.digits}f}"
+        return text if spread is None else f"{text} ± {spread:.{self.digits}f}"
 
 
 class Metric:
@@ -56,7 +74,7 @@ class Metric:
     A subclass is constructed without arguments.
 
     Attributes:
-        name: name in log columns: 'acc' in 'val/acc'.
+        name: name in log columns: 'acc' in 'val/acc'. Of printable characters except spaces and '/'.
         display: how values are written.
         targets: kinds of targets the metric is defined for: 'class', 'labels', 'values' (see effbench/tasks/task.py).
     """
@@ -226,6 +244,7 @@ SHIPPED: tuple[type[Metric], ...] = (
     Accuracy, Top5Accuracy, MacroF1, BalancedAccuracy, LabelAccuracy, LabelMacroF1, MeanAbsoluteError,
     RootMeanSquaredError,
 )  # fmt: skip
+_FIELDS = frozenset(field.name for field in fields(Display))  # a newer version's record may hold more
 # macro_f1 is the name of two classes, whose displays are equal: one entry serves both.
 _DISPLAYS = {LOSS: Display(LOSS, "min", "nats"), **{kind.name: kind.display for kind in SHIPPED}}
 
@@ -235,23 +254,29 @@ def shipped(kind: str) -> dict[str, type[Metric]]:
     return {metric.name: metric for metric in SHIPPED if kind in metric.targets}
 
 
+def metric_of(column: str) -> str:
+    """Return the metric of a column: METRIC of val/METRIC, and of METRIC."""
+    split, slash, name = column.partition("/")
+    return name if slash and split in SPLITS else column
+
+
 def display_of(column: str, recorded: Mapping[str, Any] | None = None) -> Display:
     """Return how the metric of a column is written.
 
     Args:
-        column: 'val/acc' or 'acc'.
+        column: val/METRIC or METRIC.
         recorded: the metrics that a run's summary describes, needed for metrics of the user.
 
     Returns:
         The display. For an unknown name, a loss if the name ends with 'loss'; for any other, larger is better.
     """
-    name = column.rpartition("/")[2]
+    name = metric_of(column)
     about = (recorded or {}).get(name)
     if isinstance(about, Mapping):
         try:
-            return Display(**about)
-        except TypeError:
-            pass  # the record is of another version, or damaged: the name alone decides below
+            return Display(**{key: value for key, value in about.items() if key in _FIELDS})
+        except (TypeError, ValueError):
+            pass  # the record is damaged: the name alone decides below
     return _DISPLAYS.get(name) or Display(name, "min" if name.endswith("loss") else "max")
 
 
@@ -262,7 +287,7 @@ def recorded_displays(summary: Mapping[str, Any]) -> dict[str, Display]:
     recorded = recorded if isinstance(recorded, Mapping) else {}
     metrics = summary.get("metrics") or {}
     # columns first seen in `metrics` are of effbench 0.1, whose summaries describe no metric
-    names = dict.fromkeys([*recorded, *(column.partition("/")[2] for column in metrics if "/" in column)])
+    names = dict.fromkeys([*recorded, *(metric_of(column) for column in metrics if metric_of(column) != column)])
     return {name: display_of(name, recorded) for name in names}
 
 
@@ -273,8 +298,8 @@ def primary(displays: Mapping[str, Display]) -> str:
 
 
 def shipped_mode(column: str) -> Mode | None:
-    """Return the mode of 'val/acc', or None for a metric that is not effbench's."""
-    display = _DISPLAYS.get(column.rpartition("/")[2])
+    """Return the mode of a column's metric, or None for a metric that is not effbench's."""
+    display = _DISPLAYS.get(metric_of(column))
     return display.mode if display else None
 
 

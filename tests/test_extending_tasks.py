@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from effbench import cli
@@ -22,13 +23,25 @@ from effbench.tasks.losses import Loss
 
 class Errors(Metric):
     name = "errors"
-    display = Display("wrong answers", "min", unit="images")
+    display = Display("wrong answers", "min", unit="images", digits=1)
 
     def sums(self, outputs, targets):
         return (outputs.argmax(1) != targets).double().sum().reshape(1)
 
     def value(self, sums, samples):
         return sums[0]
+
+
+class Slashed(Errors):
+    name = "err/top5"
+
+
+class Speed(Errors):
+    name = "images_per_s"
+
+
+class Shown(Errors):
+    display = "wrong answers"
 
 
 class Hinge(Loss):
@@ -85,32 +98,34 @@ def summary(folder: str) -> dict[str, Any]:
 
 @pytest.mark.process
 def test_custom_metric_and_loss_train_stop_rank_and_report(own: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = ["task.metrics=[acc,taskfiles.Errors]", "checkpoint.monitor=val/errors", "checkpoint.mode=min"]
+    chosen = ["task.metrics=[taskfiles.Errors,acc]"]  # checkpoint.monitor and both modes follow from it
     stopping = ["early_stopping.monitor=val/errors", "early_stopping.stopping_threshold=3"]
     words = [*own, *SMALL, *SYNTHETIC, "loss=mine", "loss.margin=0.7", *chosen, *stopping]
     assert cli.main(["train", *words, "trainer.max_epochs=30", "hydra.run.dir=run"]) == 0
     found = summary("run")
     assert (found["status"], found["best"]["metric"]) == ("stopped_early", "val/errors")
     assert found["best"]["value"] == found["metrics"]["val/errors"] <= 3
+    recorded = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert [recorded["checkpoint"][key] for key in ("monitor", "mode")] == ["val/errors", "min"]
+    assert recorded["early_stopping"]["mode"] == "min"
     assert found["metrics"]["test/errors"] == pytest.approx(32 * (1 - found["metrics"]["test/acc"]))
     with Path("run/metrics.csv").open() as stream:
         assert {"train/errors", "val/errors"} <= set(next(csv.reader(stream)))
     assert cli.main(["verify", "run"]) == 0
     capsys.readouterr()
     assert cli.main(["eval", "run", "allow_targets=[taskfiles]"]) == 0
-    assert f"test wrong answers  {found['metrics']['test/errors']:.4f}" in capsys.readouterr().out
+    assert f"test wrong answers  {found['metrics']['test/errors']:.1f}\n" in capsys.readouterr().out
     assert cli.main(["report", "run", "output=page.html"]) == 0
     assert "wrong answers (images)" in Path("page.html").read_text()
 
 
 @pytest.mark.process
 def test_the_job_with_the_lowest_value_of_a_min_metric_is_first(own: list[str]) -> None:
-    chosen = ["task.metrics=[taskfiles.Errors]", "checkpoint.monitor=val/errors", "checkpoint.mode=min"]
     words = [
         *own,
         *SMALL,
         *SYNTHETIC,
-        *chosen,
+        "task.metrics=[taskfiles.Errors]",
         "trainer.max_epochs=3",
         "optimizer.lr=1e-3,1e-7",
         "hydra.sweep.dir=sweep",
@@ -176,9 +191,13 @@ def test_another_task_goes_through_every_verb(
         (["loss._target_=taskfiles.Bare"], "'taskfiles.Bare' has no argument reduction"),
         (["checkpoint.monitor=val/rmse"], "checkpoint.monitor 'val/rmse' is not one of"),
         (
-            ["task.metrics=[taskfiles.Errors]", "checkpoint.monitor=val/errors"],
+            ["task.metrics=[taskfiles.Errors]", "checkpoint.mode=max"],
             "checkpoint.mode must be min for errors",
         ),
+        (["early_stopping.monitor=val/acc", "early_stopping.mode=min"], "mode must be max where monitor is val/acc"),
+        (["task.metrics=[taskfiles.Slashed]"], "the name of Slashed must be a text without spaces and '/'"),
+        (["task.metrics=[taskfiles.Speed]"], "columns whose name ends with _per_s hold the throughput"),
+        (["task.metrics=[taskfiles.Shown]"], "Shown needs display = Display(title, 'min' or 'max')"),
         (["loss=bce"], "is for targets of kind labels"),
         (["loss.class_weights=balanced", "data.targets=labels"], "is for class numbers; synthetic has other targets"),
     ],

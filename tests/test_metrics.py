@@ -11,7 +11,7 @@ from sklearn import metrics as reference
 from torch import Tensor
 
 from effbench import metrics
-from effbench.metrics import Display, Metric, as_recorded, display_of, recorded_displays
+from effbench.metrics import Display, Metric, as_recorded, display_of, metric_of, recorded_displays, shipped_mode
 
 
 def over_batches(metric: Metric, outputs: Tensor, targets: Tensor, size: int) -> float | None:
@@ -104,6 +104,37 @@ def test_a_metric_of_ones_own_reads_as_its_run_recorded_it() -> None:
     summary = {"task": {"metrics": as_recorded(own)}, "metrics": {"val/kappa": 0.5, "val/loss": 1.0}}
     assert recorded_displays(summary)["kappa"] == own["kappa"]
     assert recorded_displays({"metrics": {"val/kappa": 0.5}})["kappa"].text(0.5) == "0.5000"
+
+
+def test_a_value_has_the_digits_that_its_metric_asks_for() -> None:
+    display = Display("wrong answers", "min", digits=1)
+    assert (display.text(12.25), display.text(3, 0.55)) == ("12.2", "3.0 ± 0.6")
+    summary = {"task": {"metrics": {"errors": {**as_recorded({"errors": display})["errors"], "of_2030": 1}}}}
+    assert recorded_displays(summary) == {"errors": display}  # a newer version may have recorded more
+
+
+def test_a_name_ends_at_the_first_slash_only_after_a_split() -> None:
+    """A user's metric err/top5, to be minimised, is not effbench's top5."""
+    assert [metric_of(column) for column in ("val/acc", "acc", "val/err/top5", "err/top5")] == [
+        "acc",
+        "acc",
+        "err/top5",
+        "err/top5",
+    ]
+    recorded = as_recorded({"err/top5": Display("wrong", "min")})
+    assert display_of("val/err/top5", recorded).mode == "min"
+    assert shipped_mode("val/err/top5") is None
+    assert list(recorded_displays({"metrics": {"val/err/top5": 1.0, "val/loss": 2.0}})) == ["err/top5", "loss"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mode": "down"}, {"title": 3}, {"unit": None}, {"as_percent": "no"}, {"digits": True}, {"digits": 99}]
+)
+def test_a_display_of_wrong_types_is_refused_or_ignored(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Display(**{"title": "kappa", "mode": "max", **wrong})  # type: ignore[arg-type]
+    about = {"val_loss": {"title": "a loss", "mode": "min", **wrong}}
+    assert display_of("val/val_loss", about) == Display("val_loss", "min")
 
 
 @pytest.mark.parametrize("damaged", [{"kappa": {"title": 1, "wrong": 2}}, {"kappa": 3}, [], None])

@@ -14,7 +14,7 @@ from effbench.builders.devices import memory_format
 from effbench.builders.models import check_outputs, compiled_model, model
 from effbench.builders.optimizers import optimizer, refuse_two_averages
 from effbench.builders.schedulers import schedule, watches_metric
-from effbench.builders.tasks import task
+from effbench.builders.tasks import task, with_monitors
 from effbench.config.schema import Config
 from effbench.cpu.accelerate import accelerate
 from effbench.data.batches import TrainBatches
@@ -67,7 +67,7 @@ def trainer(
         ConfigError: two parts do not fit each other or the data.
     """
     # A session has settled its config already, and then nothing changes; a notebook or a benchmark may not have.
-    config = settled(config, len(data.train), data.modality, data.shape, ranks.world_size)
+    config = with_monitors(settled(config, len(data.train), data.modality, data.shape, ranks.world_size))
     device = modality.transfer.device
     chosen = task(config, data, device)
     data = chosen.checked(data)

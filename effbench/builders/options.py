@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from effbench.automatic import AUTO
 from effbench.builders.factories import call, check_booleans, check_names
 from effbench.builders.models import check_weights_names
 from effbench.builders.optimizers import trial_step
 from effbench.builders.schedulers import schedule_parts
 from effbench.builders.tasks import task_of
+from effbench.config.monitors import AUTO
 from effbench.config.schema import Config
 from effbench.target_allowlist import MODULES, resolve
 

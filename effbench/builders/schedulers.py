@@ -9,8 +9,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from effbench.automatic import AUTO
 from effbench.builders.factories import construct
+from effbench.config.monitors import AUTO
 from effbench.config.schema import Config
 from effbench.errors import ConfigError
 from effbench.schedulers import Schedule

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from effbench.builders.factories import construct
+from effbench.config.monitors import monitored, monitors_are_known
 from effbench.config.schema import Config
 from effbench.data.splits import Splits
-from effbench.errors import ConfigError, unknown_name
-from effbench.metrics import LOSS, Metric, shipped
+from effbench.errors import ConfigError, shown, unknown_name
+from effbench.metrics import LOSS, Display, Metric, shipped
 from effbench.target_allowlist import resolve
 from effbench.tasks.losses import Loss, OfTorch, class_weights
 from effbench.tasks.task import Task
+from effbench.units import SPEED
 
 
 def task(config: Config, data: Splits, device: torch.device | None = None) -> Task:
@@ -63,11 +66,47 @@ def metrics(config: Config) -> list[Metric]:
         if not (inspect.isclass(metric) and issubclass(metric, Metric) and hasattr(metric, "name")):
             raise ConfigError(f"task.metrics: {name!r} must be a subclass of effbench.metrics.Metric with a name.")
         found.append(construct("task.metrics", name, metric, {}))
+    for metric in found:
+        _check_name(metric)
     # Sums, columns and log lines are keyed by name; the loss is always there.
     names = [metric.name for metric in found]
     if twice := {name for name in names if names.count(name) > 1 or name == LOSS}:
         raise ConfigError(f"task.metrics names {', '.join(sorted(twice))} twice; each metric has a name of its own.")
     return found
+
+
+def _check_name(metric: Metric) -> None:
+    """Check the name and the display of a metric: both are written into columns and records."""
+    label = type(metric).__name__
+    name: object = metric.name
+    if not isinstance(name, str) or not name or "/" in name or not name.isprintable() or any(map(str.isspace, name)):
+        raise ConfigError(
+            f"task.metrics: the name of {label} must be a text without spaces and '/', such as 'kappa'; "
+            f"got {shown(name)}. It becomes the column val/kappa."
+        )
+    if name.endswith(SPEED):
+        raise ConfigError(
+            f"task.metrics: the name of {label} is {name!r}, but columns whose name ends with {SPEED} hold the "
+            "throughput. Name it otherwise."
+        )
+    if not isinstance(getattr(metric, "display", None), Display):
+        raise ConfigError(
+            f"task.metrics: {label} needs display = Display(title, 'min' or 'max') of effbench.metrics: it says how "
+            "values are written and which are better."
+        )
+
+
+def with_monitors(config: Config, before: Mapping[str, Any] | None = None) -> Config:
+    """Return the config with a metric and a mode for each `auto` of checkpoint and early_stopping.
+
+    Args:
+        config: a checked config.
+        before: the config that a resumed run was started with. Its values are kept.
+    """
+    if monitors_are_known(config):
+        return config
+    # The number of outputs changes no display.
+    return monitored(config, task_of(config, num_outputs=2).displays, before)
 
 
 def loss(config: Config, data: Splits | None = None) -> Loss:

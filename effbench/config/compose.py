@@ -13,11 +13,11 @@ from yaml import YAMLError
 from effbench.cache_dir import expanded, refuse_url
 from effbench.config import hints, names
 from effbench.config import static_compose as static
+from effbench.config.monitors import check_monitors, with_shipped_monitors
 from effbench.config.paths import conf_dir
 from effbench.config.words import as_meant, boolean_word, expand_folders, with_paths_as_text
 from effbench.config.yaml_text import check_references
 from effbench.errors import ConfigError, first_line, shown, unknown_name
-from effbench.metrics import LOSS, shipped_mode
 from effbench.redaction import REDACTED
 from effbench.target_allowlist import look_beside
 
@@ -188,7 +188,7 @@ def parse(content: Mapping[str, Any]) -> schema.Config:
     from effbench.target_allowlist import check_targets
 
     # Targets are checked by name before pydantic sees the content: nothing of a refused config is imported.
-    content = _with_monitor(with_paths_as_text(content))
+    content = with_shipped_monitors(with_paths_as_text(content))
     check_targets(content)
     try:
         config = schema.Config.model_validate(dict(content))
@@ -198,38 +198,8 @@ def parse(content: Mapping[str, Any]) -> schema.Config:
         for item in error.errors():
             by_key.setdefault(tuple(item["loc"][:2]), []).append(item)
         raise ConfigError("\n".join(_rule(items, content) for items in by_key.values())) from None
-    _check_metrics(config)
+    check_monitors(config)
     return config
-
-
-def _with_monitor(content: dict[str, Any]) -> dict[str, Any]:
-    """Replace `auto` in checkpoint.monitor and mode by the task's first shipped metric and its mode."""
-    section, task = content.get("checkpoint"), content.get("task")
-    if not (isinstance(section, dict) and isinstance(task, dict) and isinstance(task.get("metrics"), list)):
-        return content
-    # A name with a dot is the user's own class: its module is not imported yet, so its mode is unknown.
-    if section.get("monitor") == "auto":
-        shipped_ones = [name for name in task["metrics"] if isinstance(name, str) and "." not in name]
-        section = {**section, "monitor": f"val/{shipped_ones[0] if shipped_ones else LOSS}"}
-    if section.get("mode") == "auto" and isinstance(section.get("monitor"), str):
-        section = {**section, "mode": shipped_mode(section["monitor"]) or "max"}
-    return {**content, "checkpoint": section}
-
-
-def _check_metrics(config: schema.Config) -> None:
-    """Check that monitored metrics are computed. The user's own are known only when their module is imported."""
-    shipped_ones = [name for name in (LOSS, *config.task.metrics) if "." not in name]
-    # LOSS is always among them: as many names as task.metrics has mean that one of these is the user's own.
-    own = len(shipped_ones) <= len(config.task.metrics)
-    names = [f"{split}/{name}" for name in shipped_ones for split in ("train", "val")]
-    for section in ("early_stopping", "checkpoint"):
-        monitor = getattr(config, section).monitor
-        if monitor not in names and not (own and monitor.startswith(("train/", "val/"))):
-            computed = f"(task.metrics: {', '.join(config.task.metrics) or 'none'}; the loss is always computed)"
-            if not monitor.startswith(("train/", "val/")):
-                # A column of a callback has no mode and may be missing in an epoch, so it can rank nothing.
-                computed += ". A column that a callback logs cannot be monitored: write a metric (task.metrics)"
-            raise ConfigError(f"{unknown_name(f'{section}.monitor', monitor, names)} {computed}")
 
 
 def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:

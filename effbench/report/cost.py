@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effbench import build
-from effbench.automatic import AUTO, BATCH_SIZES, number
+from effbench.automatic import BATCH_SIZES, number
+from effbench.config.monitors import AUTO
 from effbench.config.schema import Config
 from effbench.data.modality import Modality
 from effbench.data.splits import Splits

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from effbench.metrics import Display, display_of
+from effbench.metrics import Display, display_of, metric_of
 
 
 def number_text(
@@ -19,7 +19,7 @@ def number_text(
         spread: standard deviation, shown after ±.
         displays: metric name -> display of the run.
     """
-    display = (displays or {}).get(metric.rpartition("/")[2]) or display_of(metric)
+    display = (displays or {}).get(metric_of(metric)) or display_of(metric)
     return display.text(value, spread)
 
 

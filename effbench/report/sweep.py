@@ -13,7 +13,7 @@ from typing import Any
 
 from effbench.errors import ConfigError
 from effbench.escaping import csv_cell, for_terminal
-from effbench.metrics import ACCURACY, LOSS, display_of, recorded_displays
+from effbench.metrics import ACCURACY, LOSS, display_of, metric_of, recorded_displays
 from effbench.records import FINISHED, read_summary, write_text
 from effbench.redaction import redact
 from effbench.report.spread import number_text, seconds, within_spread
@@ -74,7 +74,7 @@ def _order(row: Mapping[str, Any], by_value: bool) -> tuple[bool, bool, float, i
     """Return the sort key: finished jobs first, best first; equal jobs and others by number."""
     # False sorts before True, so finished jobs come first
     value = row["value"] if by_value and _has_result(row) else 0.0
-    name = str(row["metric"]).rpartition("/")[2]
+    name = metric_of(str(row["metric"]))
     display = row["displays"].get(name) or display_of(name)
     return row["status"] not in FINISHED, not _has_result(row), value if display.mode == "min" else -value, row["job"]
 

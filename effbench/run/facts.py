@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def known_at_start(
-    config: Config, trainer: Trainer, data: Splits, modality: Modality, chosen: Mapping[str, int | None]
+    config: Config, trainer: Trainer, data: Splits, modality: Modality, chosen: Mapping[str, int | str | None]
 ) -> dict[str, Any]:
     """Return the entries that are known before the first step.
 
@@ -34,7 +34,7 @@ def known_at_start(
         trainer: before its first step.
         data: the dataset.
         modality: fitted modality.
-        chosen: dotted key -> number that `auto` came to.
+        chosen: dotted key -> value that `auto` came to.
     """
     counts = accounting.parameters(trainer.model)
     return {

@@ -114,7 +114,7 @@ class _Session:
         self.begun = datetime.now()
         self.sessions = Sessions(config, folder, words, self.begun)
         self.warnings: list[str] = []
-        self.chosen: dict[str, int | None] = {}  # the values chosen for `auto`
+        self.chosen: dict[str, int | str | None] = {}  # the values chosen for `auto`
         self.facts: dict[str, Any] = {}  # summary entries known at the start; empty until then
         self.count_macs: Callable[[], int | None] = lambda: None  # set when there is a model
 
@@ -219,6 +219,7 @@ class _Session:
         asked = self.config
         before = recorded_config(self.folder) if asked.resume else None
         self.config = settled(asked, len(data.train), data.modality, data.shape, self.ranks.world_size, before)
+        self.config = build.with_monitors(self.config, before)
         self.chosen = settings(asked, self.config)
         if self.config.augment != asked.augment and not augments(asked, data.modality) and self.ranks.is_main:
             # Only the default gets here: an augment group that was asked for is refused.

@@ -10,6 +10,7 @@ from typing import Any
 from effbench.cache_dir import expanded
 from effbench.config import static_compose as static
 from effbench.config.compare import PLACES, leaves
+from effbench.config.monitors import monitors_are_known
 from effbench.config.refusals import Refusals
 from effbench.config.schema import Config
 from effbench.config.study_files import content_of
@@ -68,7 +69,7 @@ def _arms(
     for arm in _named_arms(keys):
         check_overrides(arm.overrides)
         words = merge_overrides(common, arm.overrides)
-        content = checked(arm.name, words).to_dict()
+        content = _with_monitors(checked(arm.name, words)).to_dict()
         name = _space_name(keys, arm, content)
         space = search_space(name, content_of("search_space", name, config_dir))
         config = {key: value for key, value in leaves(content).items() if not key.startswith(PLACES) and key != "seed"}
@@ -80,6 +81,15 @@ def _arms(
         with_space = Arm(arm.name, arm.model, arm.optimizer, arm.overrides, space.ranges())
         found.append(PlannedArm(with_space, space, config))
     return tuple(found)
+
+
+def _with_monitors(config: Config) -> Config:
+    if monitors_are_known(config):
+        return config
+    # The metric is of the user's own class, which says its name and mode. Imported here, because it imports torch.
+    from effbench.builders.tasks import with_monitors
+
+    return with_monitors(config)
 
 
 def _named_arms(keys: StudyKeys) -> list[Arm]:

@@ -65,6 +65,15 @@ def test_tuning_leaves_the_test_split_unread_final_runs_do_not() -> None:
     assert plan.tuning_seed not in plan.seeds
 
 
+@pytest.mark.slow
+def test_a_users_metric_decides_what_a_study_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "from effbench.metrics import Accuracy, Display\nclass Wrong(Accuracy):\n    name = 'wrong'\n"
+    (tmp_path / "studymetric.py").write_text(f"{lines}    display = Display('wrong answers', 'min')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plan = planned([*SMOKE, "task.metrics=[studymetric.Wrong]", "allow_targets=[studymetric]"])
+    assert (plan.metric, plan.mode) == ("wrong", "min")
+
+
 def test_words_given_reach_every_run_but_not_over_an_arm() -> None:
     plan = planned([*SMOKE, "data.val_fraction=0.2", "optimizer.no_decay=false"])
     for arm in plan.arms:
