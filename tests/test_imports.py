@@ -55,7 +55,7 @@ def test_contributing_lists_the_layers_of_pyproject() -> None:
     assert listed == [name for layer in layers for name in sorted(layer, key=listed.index)]
 
 
-def test_every_module_outside_the_hydra_layers_is_forbidden_hydra() -> None:
+def test_every_module_outside_hydra_s_layers_is_forbidden_it() -> None:
     may = {"__main__", "cli", "config", "jobs", "run"}
     assert set(contract("know Hydra")["source_modules"]) == modules_of(PACKAGE) - {f"effbench.{name}" for name in may}
 

@@ -1,4 +1,7 @@
-"""What is measured alone: step times of arms that diverge, others' use of the processors, signs of life meanwhile."""
+"""What is measured alone: step times of arms that diverge, others' use of the processors, signs of life meanwhile.
+
+White-box: a machine with other work is written as a file of /proc.
+"""
 
 from __future__ import annotations
 
