@@ -12,7 +12,7 @@ from effbench.report.collect import RunRecord, shortened
 from effbench.report.spread import number_text, seconds, within_spread
 from effbench.report.sweep import Job, ranked, result_row, speed_columns, test_columns
 from effbench.stats import deviation, mean
-from effbench.units import SPEED, human_bytes, human_count
+from effbench.units import SPEED, counted, human_bytes, human_count
 
 MOST_KEYS, MOST_IN_FRONT = 8, 4  # columns of config keys, and how many of them come before the results
 _COST = ("parameters", "macs", "training_s", "peak_rss_bytes", "peak_cuda_bytes")
@@ -89,7 +89,7 @@ def _text(column: Column, row: Mapping[str, Any], displays: Mapping[str, Display
     value = row.get(column.name)
     if column.name == "n":  # the number of runs, of how many started, and of seeds if some ran twice
         text = f"{row['n']} of {row['n'] + row['unfinished']}" if row["unfinished"] else str(row["n"])
-        return text if row["seeds"] == row["n"] else f"{text} (seeds: {row['seeds']})"
+        return text if row["seeds"] == row["n"] else f"{text} with {counted(row['seeds'], 'seed')}"
     if value is None:
         return ""
     if column.metric is None:

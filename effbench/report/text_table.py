@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 120  # columns without a terminal and without COLUMNS
 _GAP = 2  # spaces between columns
 _NARROW, _WIDE = 24, 48  # least width of a long text; width that it may have before number columns are removed
+_WORD = 36  # a word of at most this length, such as a class with its module, is not broken
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class TextColumn:
 
         lines = [*self.head.split("\n"), *self.cells]
         return max(map(cell_len, lines), default=0)
+
+    def least_width(self, width: int) -> int:
+        """Return the width below which numbers or words would be broken, in a table of `width`."""
+        from rich.cells import cell_len
+
+        if self.is_number:
+            return self.width
+        words = [word for text in (self.head, *self.cells) for word in text.split()]
+        # of a narrow terminal at most half: a word that leaves no room for the numbers is broken
+        longest = max((length for word in words if (length := cell_len(word)) <= _WORD), default=0)
+        return min(longest, width // 2)
 
 
 def console() -> Console:
@@ -68,13 +80,19 @@ def _needed_width(columns: Sequence[TextColumn], width: int) -> int:
     texts = sum(not column.is_number for column in columns)
     # a single text column gets more room where there is some
     most = _WIDE if texts == 1 and width >= 100 else _NARROW
-    # text can be broken down to `most`, numbers cannot
-    widths = (column.width if column.is_number else min(column.width, most) for column in columns)
+    # text can be broken down to `most`, numbers and words cannot
+    widths = (max(column.least_width(width), min(column.width, most)) for column in columns)
     return sum(widths) + _GAP * (len(columns) - 1)
 
 
 def text_table(columns: Sequence[TextColumn], width: int, styles: Sequence[str | None] = ()) -> Table:
-    """Return rich's table of the columns that fit into `width`. styles: one rich style a row."""
+    """Return rich's table of the columns that fit.
+
+    Args:
+        columns: all of them.
+        width: of the terminal.
+        styles: one rich style a row.
+    """
     from rich.markup import escape
     from rich.table import Table
 
@@ -84,7 +102,7 @@ def text_table(columns: Sequence[TextColumn], width: int, styles: Sequence[str |
     lines = max((column.head.count("\n") for column in shown), default=0)
     for column in shown:
         head = "\n" * (lines - column.head.count("\n")) + escape(column.head)  # all heads end on one line
-        least = column.width if column.is_number else None
+        least = column.least_width(width)
         justify: Literal["left", "right"] = "right" if column.is_number else "left"
         table.add_column(head, justify=justify, no_wrap=column.is_number, min_width=least, overflow="fold")
     for index, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +265,7 @@ def costs_of(ledger: Ledger) -> tuple[Cost, ...]:
         costs.append(
             Cost(
                 arm=arm,
-                # one round tells nothing about its error: an interval without upper end
-                step_seconds=mean_interval(times) if len(times) > 1 else Interval(times[0], 0.0, float("inf"), 1),
+                step_seconds=_step_seconds(times),
                 images_per_second=median([each["images_per_s"] for each in rounds]),
                 # the most, because that much memory a machine must have
                 peak_memory_bytes=max(each["peak_bytes"] for each in rounds),
@@ -278,6 +278,12 @@ def costs_of(ledger: Ledger) -> tuple[Cost, ...]:
             )
         )
     return tuple(costs)
+
+
+def _step_seconds(times: Sequence[float]) -> Interval:
+    # one round tells nothing about its error: an interval without upper end
+    found = mean_interval(times)
+    return replace(found, low=max(0.0, found.low))  # disturbed rounds vary so much that it would reach below 0
 
 
 def curves_of(plan: StudyPlan, ledger: Ledger) -> Curves:

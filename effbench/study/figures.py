@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from effbench.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, Panel, Tick, scale, span, ticks
@@ -220,21 +220,21 @@ def learning_curves(curves: Curves, names: Mapping[str, tuple[int, str]], mode: 
     return series
 
 
-def learning_note(curves: Curves, names: Mapping[str, tuple[int, str]], final_runs: Mapping[str, int]) -> str:
+def learning_note(curves: Curves, arms: Iterable[str], final_runs: Mapping[str, int]) -> str:
     """Return what a reader must know of learning curves: which runs are not in them, and which ended early.
 
     Args:
         curves: arm -> its finished final runs' (step, value) of each validation.
-        names: arm -> its index and its name in the figure.
+        arms: that are drawn.
         final_runs: arm -> how many there are.
     """
     missing, early = [], []
-    for arm, (_, name) in names.items():
+    for arm in arms:
         ends = [run[-1][0] for run in curves.get(arm, ()) if run]
         if ends and len(ends) < final_runs[arm]:
-            missing.append(f"{name} {len(ends)} of {final_runs[arm]}")
+            missing.append(f"{arm} {len(ends)} of {final_runs[arm]}")
         if ends and min(ends) < max(ends):
-            early.append(name)
+            early.append(arm)
     parts = [f"Mean over the runs with a result: {', '.join(missing)}."] if missing else []
     if early:
         parts.append(f"{listed(early)}: a run that stopped early counts with its best value after its end.")

@@ -6,12 +6,13 @@ in their digits: percent with two decimals, because 10,000 test samples have ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 
 from effbench.report.spread import seconds
 from effbench.stats import Interval
 from effbench.study.results import FrontPoint, Quality, StudyResult
+from effbench.study.runs import groups
 from effbench.study.table import StudyTable
 from effbench.study.verdicts import seconds_doubt
 from effbench.units import human_bytes, human_count
@@ -90,12 +91,13 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
         given = table.target_source == "given"
         source = "given" if given else f"median best of {table.baseline} on {table.target_source}"
         target = f" Target: validation {value_text(table.target, table)} ({source})."
+    within = " Ranks are within a model." if len(groups(table.arms)) > 1 else ""
     disturbed = " '!': the step time was disturbed." if any(each.contaminated for each in table.costs) else ""
     # Each arm's own interval also holds the variation of seeds that all arms share; paired differences do not. So arms
     # whose intervals overlap may still differ.
     lead = (
         f"Mean test {table.metric} over {len(table.planned_seeds)} seeds of each arm's best of {table.planned_trials} "
-        f"settings, with its interval. Seconds: {table.clock}.{target}{disturbed}"
+        f"settings, with its interval.{within} Seconds: {table.clock}.{target}{disturbed}"
     )
     # line breaks in heads: a column should not be wider than its numbers
     heads = [
@@ -196,7 +198,7 @@ def _target_times(table: StudyTable, result: StudyResult) -> Grid:
 def _target_differences(result: StudyResult) -> Grid:
     rows = []
     for each in result.target_differences:
-        write = _steps if each.unit == "steps" else seconds
+        write = _signed(_steps if each.unit == "steps" else seconds)
         named = {"a": each.a, "b": each.b, "none": "not distinguishable"}[each.winner]
         rows.append(
             [
@@ -221,6 +223,10 @@ def _steps(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def _signed(write: Callable[[float], str]) -> Callable[[float], str]:
+    return lambda value: f"{'-' if value < 0 else '+' * (value > 0)}{write(abs(value))}"
+
+
 def _time_interval(interval: Interval | None, write: Callable[[float], str]) -> str:
     if interval is None:
         return ""
@@ -241,7 +247,13 @@ def _difference(interval: Interval | None, table: StudyTable) -> str:
 def without_empty_columns(grid: Grid) -> Grid:
     """Return the table without columns that no row fills, such as intervals with test samples of a regression."""
     # only where every row is empty: a single unknown value is a finding
-    kept = [at for at in range(len(grid.heads)) if any(row[at] for row in grid.rows)]
+    empty = [head for at, head in enumerate(grid.heads) if not any(row[at] for row in grid.rows)]
+    return without_columns(grid, empty)
+
+
+def without_columns(grid: Grid, names: Container[str]) -> Grid:
+    """Return the table without the columns of these titles."""
+    kept = [at for at, head in enumerate(grid.heads) if head not in names]
     heads, numeric = [grid.heads[at] for at in kept], [grid.numeric[at] for at in kept]
     rows = [[row[at] for at in kept] for row in grid.rows]
     levels = [[row[at] for at in kept] for row in grid.levels]

@@ -41,6 +41,7 @@ from effbench.study.runs import groups
 from effbench.study.space import words_of
 from effbench.study.table import Confirmation, Curves, StudyTable, Trial, table_to_json
 from effbench.study.verdicts import seconds_doubt
+from effbench.units import counted
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -161,7 +162,8 @@ def _target_figure(table: StudyTable, result: StudyResult, unit: str, names: Nam
         for each in times
     ]  # fmt: skip
     across = "optimizer step" if unit == "steps" else "seconds of training"
-    return figure(f"share of runs at the target{place}", across, reached, lambda value: f"{value:.0%}", (0.0, 1.0))
+    title = f"share of runs at the target{place}, by {unit}"
+    return figure(title, across, reached, lambda value: f"{value:.0%}", (0.0, 1.0))
 
 
 def _front_figures(table: StudyTable, result: StudyResult, names: Names) -> list[Figure | None]:
@@ -236,14 +238,22 @@ def _html(table: StudyTable, result: StudyResult, grids: Sequence[Grid], drawn: 
         lstrip_blocks=True,
     )
     environment.filters["whole"] = _kept_whole([arm.name for arm in table.arms])
+
     # a reader should see before the verdict whether runs are missing
-    missed = [run for run in table.confirmations if run.status not in FINISHED]
-    diverged = sum(trial.status == "diverged" for trial in table.trials)
+    def without(runs: Sequence[Trial | Confirmation]) -> int:
+        return sum(run.status not in FINISHED for run in runs)
+
     content = {
         "title": f"Study {table.name}",
-        "facts": f"{len(table.arms)} arms · {len(table.trials)} tuning runs · {len(table.confirmations)} final runs · "
-        f"{diverged} tuning runs diverged, {len(missed)} final runs without result · effbench {version('effbench')} · "
-        f"{datetime.now():%Y-%m-%d %H:%M}",
+        "facts": " · ".join(
+            [
+                counted(len(table.arms), "arm"),
+                f"{counted(len(table.trials), 'tuning run')}, {without(table.trials)} without result",
+                f"{counted(len(table.confirmations), 'final run')}, {without(table.confirmations)} without result",
+                f"effbench {version('effbench')}",
+                f"{datetime.now():%Y-%m-%d %H:%M}",
+            ]
+        ),
         "verdicts": list(result.verdicts),
         "objections": [asdict(each) | {"remedy": _capital(each.remedy)} for each in result.objections],
         "grids": [asdict(grid) for grid in grids],
@@ -269,7 +279,7 @@ def _kept_whole(names: Sequence[str]) -> Callable[[str], Markup]:
     short = {for_terminal(name) for name in names if "-" in name and len(name) <= _MOST_WHOLE}
     # the longest first: 'cnn-sgd' is the start of 'cnn-sgd-nesterov'
     named = "|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in sorted(short, key=len, reverse=True))
-    numbers = r"[-+]?[\d.]+ (?:pt|%) \[[-+\d., ]{1,30}\]|\[[-+\d., ]{1,30}\]|\bp [=<] [\d.]+"
+    numbers = r"[-+]?[\d.]+ (?:pt|%)(?: \[[-+\d., ]{1,30}\])?|\[[-+\d., ]{1,30}\]|\bp [=<] [\d.]+"
     pattern = re.compile(f"({named}|{numbers})" if named else f"({numbers})")
 
     def whole(text: str) -> Markup:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from effbench.records import FINISHED
 from effbench.report.collect import shortened
 from effbench.report.spread import seconds
-from effbench.study.grids import Grid, anchors_of, value_text, without_empty_columns
+from effbench.study.grids import Grid, anchors_of, value_text, without_columns, without_empty_columns
 from effbench.study.space import words_of
 from effbench.study.table import StudyTable
 
@@ -66,7 +69,8 @@ def _final_runs(table: StudyTable) -> Grid:
     # the first run of each arm, to which the ranking leads
     left = anchors_of(table)
     anchors = [left.pop(run.arm, "") for run in table.confirmations]
-    return Grid("Final runs", lead, heads, [False, *[True] * 6, *[False] * 5], rows, anchors=anchors)
+    grid = Grid("Final runs", lead, heads, [False, *[True] * 6, *[False] * 5], rows, anchors=anchors)
+    return _said_once(grid, ("steps", "status", "commit", "machine"))
 
 
 def _tuning_runs(table: StudyTable) -> Grid:
@@ -79,5 +83,16 @@ def _tuning_runs(table: StudyTable) -> Grid:
     heads = ["arm", "number", "val", "status", "settings", "seed", "steps", "time", "run", "config", "commit",
              "machine"]  # fmt: skip
     lead = "Tuning runs: they read train and validation samples only."
-    return Grid("Every setting tried", lead, heads,
+    grid = Grid("Every setting tried", lead, heads,
                 [False, True, True, False, False, True, True, True, *[False] * 4], rows)  # fmt: skip
+    return _said_once(grid, ("status", "seed", "steps", "commit", "machine"))
+
+
+def _said_once(grid: Grid, names: Sequence[str]) -> Grid:
+    """Return the table without those of the named columns that are equal in all rows; its lead says their value."""
+    # a commit and a machine fill half of the width, and they differ in studies with objections only
+    places = [grid.heads.index(name) for name in names]
+    values = {place: {row[place] for row in grid.rows} for place in places if len(grid.rows) > 1}
+    same = {grid.heads[place]: found.pop() for place, found in values.items() if len(found) == 1}
+    told = ", ".join(f"{name} {value}" for name, value in same.items() if value)
+    return without_columns(replace(grid, lead=f"{grid.lead} All: {told}." if told else grid.lead), same)

@@ -91,7 +91,7 @@ def test_a_seed_that_ran_twice_is_no_second_seed(tmp_path: Path) -> None:
     [table] = ranked(tmp_path)
     assert table.rows[0]["value"] == pytest.approx(0.6)
     assert table.rows[0]["value±"] is None
-    assert "2 (seeds: 1)" in table.cells(table.rows[0])
+    assert "2 with 1 seed" in table.cells(table.rows[0])
 
 
 def test_a_seed_that_ran_more_often_weighs_no_more(tmp_path: Path) -> None:

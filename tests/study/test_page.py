@@ -91,6 +91,16 @@ def test_what_diverged_is_named_with_its_reason(tmp_path):
     assert re.findall(r'<tr id="(final-\d)"><td[^>]*>(\w)</td>', page) == [("final-0", "a"), ("final-1", "b")]
 
 
+def test_what_is_equal_in_all_runs_is_said_once(tmp_path):
+    runs = [confirmation("a", seed, 0.8, machine="m" * seed) for seed in (1, 2)]
+    trials = (trial("a", 0, settings={"lr": 0.1}, seed=9), trial("a", 1, settings={"lr": 0.2}, seed=9))
+    _, markdown, _ = written(tmp_path, study({"a": []}, confirmations=tuple(runs), trials=trials))
+    assert "All: steps 100, status completed, commit c0ffee.\n" in markdown
+    assert "| arm | seed | val | test | steps to target | time | run | config | machine |\n" in markdown
+    assert "All: status completed, seed 9, steps 100, commit c0ffee, machine one.\n" in markdown
+    assert "| a | 1 | 70.00 % | lr=0.2 | 10.0 s |  |  |\n" in markdown
+
+
 def test_the_interaction_s_contrasts_have_intervals(tmp_path):
     level = {"cnn/sgd": 0.7, "cnn/lion": 0.7, "swin/sgd": 0.7, "swin/lion": 0.78}
     table = study({arm: [at + seed / 1000 for seed in range(8)] for arm, at in level.items()})
