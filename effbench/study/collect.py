@@ -189,6 +189,7 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
         mode=plan.mode,
         as_percent=plan.as_percent,
         planned_trials=plan.keys.trials,
+        sampler=plan.keys.sampler,
         planned_seeds=plan.seeds,
         planned_epochs=plan.keys.epochs,
         planned_seconds=plan.keys.seconds,

@@ -165,7 +165,7 @@ def _decided(each: Comparison, table: StudyTable, rules: StudyRules, pair: Pair,
         chance, ahead = each.probability, each.tuned_ahead
         share, low = (chance.estimate, chance.low) if better == "a" else (1 - chance.estimate, 1 - chance.high)
         leads = None if ahead is None else ahead if better == "a" else 1 - ahead
-        enough = lead_needed(arms_compared(table.pairs), rules)
+        enough = lead_needed(arms_compared(table.pairs), rules, table.sampler)
         return replace(
             each,
             p_holm=p_holm,

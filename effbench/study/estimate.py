@@ -70,6 +70,7 @@ class Estimate:
             as_percent=plan.as_percent,
             trials=plan.keys.trials,
             arms=arms_compared(plan.pairs),
+            sampler=plan.keys.sampler,
         )
 
     def line(self) -> str:

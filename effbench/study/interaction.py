@@ -112,7 +112,7 @@ def _judged(
     (m1, m2), (o1, o2) = contrast.models, contrast.optimizers
     ahead = contrast_lead(table, (names[m1, o1], names[m1, o2], names[m2, o1], names[m2, o2]))
     above = contrast.difference.estimate > 0
-    leads = ahead is None or (ahead if above else 1 - ahead) >= lead_needed(len(names), rules)
+    leads = ahead is None or (ahead if above else 1 - ahead) >= lead_needed(len(names), rules, table.sampler)
     told = contrast.p <= rules.alpha and leads
     judged = replace(contrast, tuned_ahead=ahead, told=told)
     return replace(judged, sentence=contrast_verdict(judged, table.as_percent, rules))

@@ -185,7 +185,8 @@ def _power(
     found = means > float(stdtrit(seeds - 1, 1 - alpha / 2)) * np.sqrt(variances)
     if sample_error > 0:  # the crossed test, with its degrees of freedom
         both = variances + sample_error**2
-        dof = np.minimum((both / np.maximum(variances, 1e-300)) ** 2 * (seeds - 1), 1e6)
+        # equal differences have no variance over seeds; the square of the ratio would overflow
+        dof = np.minimum(np.minimum(both / np.maximum(variances, 1e-300), 1e6) ** 2 * (seeds - 1), 1e6)
         found &= means > stdtrit(dof, 1 - alpha / 2) * np.sqrt(both)
     if seeds > few:
         return float(found.mean())

@@ -25,6 +25,7 @@ FROM_STEPS = "steps x step time measured alone"
 Setting = bool | int | float | str
 TargetSource = Literal["none", "given", "validation", "test"]
 CompareRule = Literal["within_model", "all", "baseline"]
+Sampler = Literal["qmc", "random"]
 
 LARGEST = 1e100  # a metric beyond it counts as not finite: sums of its square overflow, and no figure could show it
 _Drawable = Annotated[float, Field(gt=-LARGEST, lt=LARGEST)]
@@ -198,8 +199,8 @@ class StudyRules:
         alpha: the family-wise error rate.
         confidence: of the intervals.
         meaningful: P(A beats B) from which a difference is called meaningful (arXiv:2103.03098 uses 0.75).
-        tuning: share of resampled tunings in which an arm has to lead, where there are trials; what is missing to 1 is
-            divided by the number of the other arms, at least 2 (tuning.lead_needed).
+        tuning: 1 - the error rate of the luck of tuning, where there are trials; from it, the number of arms and the
+            sampler follows the share of resampled tunings in which an arm has to lead (tuning.lead_needed).
         relevant_difference: the difference worth telling apart, in the metric's unit; None for the observed one.
         power: wanted probability of finding it.
         budgets: numbers of trials at which the arms are compared; all trials are added.
@@ -239,6 +240,7 @@ class StudyTable:
         baseline: arm whose median best sets the target, and with which rule 'baseline' compares; None without.
         same_test_samples: all final runs have the same test samples in the same order.
         clock: how seconds were obtained: MEASURED by each run, beside other runs, or FROM_STEPS.
+        sampler: of the tuning runs' settings: 'qmc', evenly spread points, or 'random', independent ones.
     """
 
     name: str
@@ -259,6 +261,7 @@ class StudyTable:
     baseline: str | None = None
     same_test_samples: bool = True
     clock: str = MEASURED
+    sampler: Sampler = "qmc"
 
 
 def pairs_to_compare(

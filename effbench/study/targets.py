@@ -93,7 +93,7 @@ def _differences(table: StudyTable, rules: StudyRules, runs: Runs, unit: Unit) -
     # two tests with different assumptions (symmetry, normality) must agree, as for quality (comparisons.py)
     flips = p_of_each(by_seed, rules.seed)
     p_values = [max(p, t_p_value(each)) for p, each in zip(flips, by_seed, strict=True)]
-    enough = lead_needed(arms_compared(table.pairs), rules)
+    enough = lead_needed(arms_compared(table.pairs), rules, table.sampler)
     found = []
     for (a, b), differences, (mean_a, mean_b), horizon, p, p_holm in zip(
         pairs, by_seed, means, horizons, p_values, holm(p_values), strict=True

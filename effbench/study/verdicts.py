@@ -15,7 +15,7 @@ from typing import TypeVar
 from effbench.stats import Interval
 from effbench.study.power import MOST_SEEDS, distinguishable, least_seeds, power, seeds_needed, smallest_p
 from effbench.study.results import BudgetPoint, Comparison, Interaction, InteractionContrast, TargetDifference
-from effbench.study.table import FROM_STEPS, Arm, StudyRules, StudyTable
+from effbench.study.table import FROM_STEPS, Arm, Sampler, StudyRules, StudyTable
 from effbench.study.tuning import arms_compared, lead_needed, least_trials
 from effbench.units import counted
 
@@ -331,6 +331,7 @@ def plan_sentences(
     as_percent: bool = True,
     trials: int = 0,
     arms: int = 2,
+    sampler: Sampler = "qmc",
 ) -> list[str]:
     """Return what a plan can find, in words, for `effbench study --plan`.
 
@@ -342,6 +343,7 @@ def plan_sentences(
         as_percent: the metric is a fraction that is written in percent.
         trials: planned tuning runs an arm; 0 for arms that are not tuned.
         arms: number of arms that are compared.
+        sampler: of the trials' settings.
     """
     rules = rules or StudyRules()
     least = least_seeds(comparisons, rules.alpha)
@@ -379,14 +381,14 @@ def plan_sentences(
             enough = seeds_needed(relevant, deviation, comparisons, rules)
             more = f"{enough} seeds would find it in {share}" if enough else "no number of seeds would find it"
             sentences.append(f"A difference of {wanted} is found in {chance:.0%}; {more}.")
-    return [*sentences, *_tuning_sentences(trials, arms, rules)]
+    return [*sentences, *_tuning_sentences(trials, arms, rules, sampler)]
 
 
-def _tuning_sentences(trials: int, arms: int, rules: StudyRules) -> list[str]:
+def _tuning_sentences(trials: int, arms: int, rules: StudyRules, sampler: Sampler) -> list[str]:
     """Return what a finding about arms asks for beyond one about their settings."""
     if not trials:
         return []
-    least, needed = least_trials(arms, rules), _share(lead_needed(arms, rules))
+    least, needed = least_trials(arms, rules, sampler), _share(lead_needed(arms, rules, sampler))
     if trials < least:
         return [
             f"No arm will be named better with {counted(trials, 'trial')} an arm, only its setting: {least} are the "
@@ -475,14 +477,15 @@ def _negated(interval: Interval | None) -> Interval | None:
 def _tunings(ahead: float | None, a_leads: bool, arms: int, table: StudyTable, rules: StudyRules) -> str:
     """Return in how many resampled tunings an arm leads, and in how many it would have to."""
     share = ahead or 0.0
-    least = least_trials(arms, rules)
+    least = least_trials(arms, rules, table.sampler)
     few = f", which takes {least} trials an arm" if 0 < table.planned_trials < least else ""
-    needed = _share(lead_needed(arms, rules))
+    needed = _share(lead_needed(arms, rules, table.sampler))
     return f"{_share(share if a_leads else 1 - share)} of resampled tunings ({needed} needed{few})"
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.3g}%"
+    # random points may need 99.96%, which must not be written as 100%
+    return f"{100 * value:.{3 if value < 0.995 else 4}g}%"
 
 
 def _opposite(chance: Interval) -> Interval:

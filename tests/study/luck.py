@@ -111,16 +111,20 @@ def _leads(outcomes: np.ndarray) -> np.ndarray:
     return np.stack(found, axis=1)
 
 
-def named(found: np.ndarray, ahead: np.ndarray, arms: int, rules: StudyRules | None = None) -> np.ndarray:
+def _needed(case: Case) -> float:
+    return lead_needed(case.arms, StudyRules(), "random" if case.random else "qmc")
+
+
+def named(found: np.ndarray, ahead: np.ndarray, case: Case) -> np.ndarray:
     """(S, M) of 1, -1 or 0: the arm that is named, of those whose setting is better."""
-    return np.where(np.where(found > 0, ahead, 1 - ahead) >= lead_needed(arms, rules or StudyRules()), found, 0)
+    return np.where(np.where(found > 0, ahead, 1 - ahead) >= _needed(case), found, 0)
 
 
 def quality(case: Case, studies: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(S, M): settings that are better, and arms that are named."""
     values, runs, _ = tuned(case, np.random.default_rng(seed), studies)
     better = winners(pair_differences(runs))
-    return better, named(better, leads(values), case.arms)
+    return better, named(better, leads(values), case)
 
 
 def timed(case: Case, slope: float, studies: int, seed: int, faster: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +140,7 @@ def timed(case: Case, slope: float, studies: int, seed: int, faster: float = 0.0
     runs = np.exp(chosen + chance.normal(0, 0.1, (studies, case.arms, case.seeds)))
     better = winners(-pair_differences(runs))
     ahead = time_leads(values, log_times + chance.normal(0, 0.1, log_times.shape))
-    return better, named(better, ahead, case.arms)
+    return better, named(better, ahead, case)
 
 
 def interacting(case: Case, optimizers: int, studies: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +162,7 @@ def interacting(case: Case, optimizers: int, studies: int, seed: int) -> tuple[n
         a, b, c, d = (best[study, each] for each in cells[at])
         left, right = np.subtract.outer(a, b)[..., None, None], np.subtract.outer(c, d)
         above = np.einsum("ijkl,i,j,k,l->", left > right, share, share, share, share)
-        needed = lead_needed(case.arms, StudyRules())
+        needed = _needed(case)
         arms[study, at] = (above if contrasts[study, at].mean() > 0 else 1 - above) >= needed
     return settings, arms
 
@@ -174,7 +178,8 @@ def main() -> None:
     studies = parser.parse_args().studies
     curves, weights = (0.02, 0.1, 0.2, 0.5, 2.0), ((1.0, 0.3, 0.1), (1.0, 1.0, 1.0), (1.0, 0.3), (1.0,))
     shapes = ({"shared": True}, {}, {"seeds": 10}, {"noise": 0.02}, {"noise": 0.005}, {"inside": 0.0}, {"trials": 8},
-              {"trials": 32}, {"arms": 2}, {"arms": 6, "seeds": 10}, {"random": True})  # fmt: skip
+              {"trials": 32}, {"arms": 2}, {"arms": 6, "seeds": 10}, {"random": True}, {"random": True, "arms": 2},
+              {"random": True, "arms": 6, "trials": 32})  # fmt: skip
     print("any of the equal arms named: better setting, arm (95 % intervals)")
     for shape in shapes:
         for weight, curve in itertools.product(weights, curves if shape in shapes[:2] else curves[1::2] + curves[-1:]):

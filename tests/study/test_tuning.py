@@ -114,6 +114,15 @@ def test_more_arms_need_a_larger_lead():
     rules = StudyRules()
     assert [lead_needed(arms, rules) for arms in (1, 2, 4)] == pytest.approx([0.975, 0.975, 1 - 0.05 / 3])
     assert [least_trials(arms, rules) for arms in (2, 4, 6, 12)] == [4, 5, 5, 6]
+    assert [least_trials(arms, rules, "random") for arms in (2, 4, 6, 12)] == [6, 8, 10, 12]
+
+
+@pytest.mark.parametrize("arms", [2, 4, 6])
+def test_random_trials_lead_by_chance_as_seldom_as_said(arms):
+    """So many best trials are all of one of two equal arms: p by counting orders, times the number of pairs."""
+    least = least_trials(arms, StudyRules(), "random")
+    by_chance = 2 * math.prod((64 - n) / (128 - n) for n in range(least))
+    assert by_chance * arms * (arms - 1) / 2 <= 0.05
 
 
 def timed_study(times, trials=6, **changes):
