@@ -251,7 +251,7 @@ def error_rates(
         differences: of times to the target.
         rules: of the study.
     """
-    units = dict.fromkeys(each.unit for each in differences if not each.doubt)
+    units = dict.fromkeys(each.unit for each in differences)
     kinds = [
         *(["quality"] if any(each.seeds for each in comparisons) else []),
         *(f"{unit} to target" for unit in units),

@@ -97,6 +97,10 @@ def test_the_target_is_the_baselines_median_on_validation(done: Path) -> None:
     assert table.target_source == "validation"
     for run in table.confirmations:
         assert (run.steps_to_target is not None) == ((run.validation or 0.0) >= (table.target or 0.0))
+    # a faster arm has to be so in other tunings too, so trials have times as well
+    for trial in table.trials:
+        assert (trial.steps_to_target is not None) == ((trial.value or 0.0) >= (table.target or 0.0))
+        assert (trial.steps_to_target or 0) <= trial.steps
 
 
 @pytest.mark.process

@@ -122,10 +122,9 @@ def test_the_error_rate_is_said_of_each_kind_of_finding():
     levels = {f"{model}/{optimizer}": 0.0 for model in "xy" for optimizer in "ab"}
     changes = {"confirmations": tuple(runs), "target": 0.7, "target_source": "given"}
     (rate,) = (text for text in several(levels, **changes) if text.startswith("Error rate"))
-    # no step time was measured alone: nothing is told of seconds
     assert rate == (
         "Error rate: without any true difference, at most 5% of such studies find one, for each of quality, steps to "
-        "target and interaction; each is corrected for its own number of comparisons"
+        "target, seconds to target and interaction; each is corrected for its own number of comparisons"
     )
     assert not any(text.startswith("Error rate") for text in several({"a": 0.0, "b": 0.0}))
 
