@@ -65,7 +65,11 @@ TRIED = [
 @pytest.mark.parametrize(("mode", "best"), [("max", 0.75), ("min", 0.25)])
 def test_a_diverged_run_counts_as_ended_and_has_no_value(mode: str, best: float, plan: StudyPlan) -> None:
     plan = replace(plan, mode=mode)
-    found = progress_of(plan, filled(plan, TRIED))
+    ledger = filled(plan, TRIED)
+    assert f"best tuning run so far: mlp-sgd, val/acc {best:.2%}".replace("%", " %") in frame(
+        plan, ledger, [], None, 80
+    )
+    found = progress_of(plan, ledger)
     assert found == [
         Progress("mlp-sgd", tuned=3, best=best, final=2, missed=2),
         Progress("mlp-adamw", tuned=1, best=0.5, final=0, missed=0),
