@@ -85,6 +85,8 @@ class Engine:
                     self._board.show(self._plan, self._ledger, labels, self._left_s(left))
                     self._wait()
             # The relay has passed the signal on: the runs save their state, then others may take them up.
+            if self._running:
+                log.info("stopping; the runs save their state first")
             for slot in self._running:
                 slot.process.join()
             self._reap()

@@ -156,6 +156,7 @@ def test_after_ctrl_c_the_printed_command_ends_the_same(done: Path, tmp_path: Pa
         terminal.wait_for("final mlp-adamw 1/6")
         terminal.type(CTRL_C)
         assert terminal.ended() == 128 + signal.SIGINT
+    assert "stopping; the runs save their state first" in terminal.text
     told = re.search(r"interrupted; (\d+) runs left. Resume with: effbench (.*)\n", terminal.text)
     assert told is not None, terminal.text
     assert 0 < int(told[1]) < 12  # of 18 runs, 6 and one had ended
