@@ -28,7 +28,7 @@ def settled(
     samples: int,
     modality: type[Modality],
     shape: Sequence[int],
-    world: int = 1,
+    world_size: int = 1,
     before: Mapping[str, Any] | None = None,
 ) -> Config:
     """Return `config` with a number for each `auto`.
@@ -38,7 +38,7 @@ def settled(
         samples: number of train samples.
         modality: the kind of the samples.
         shape: of one sample.
-        world: number of processes.
+        world_size: number of processes.
         before: the config that a resumed run was started with. Its values are kept: other values would change its
             epochs.
 
@@ -49,15 +49,15 @@ def settled(
     earlier = {key: value for key, value in leaves(before or {}).items() if value != AUTO}
     # The order matters: each number below depends on those above it.
     if config.data.batch_size == AUTO:
-        config = _with(config, "data", batch_size=earlier.get("data.batch_size") or batch_size_for(samples, world))
+        config = _with(config, "data", batch_size=earlier.get("data.batch_size") or batch_size_for(samples, world_size))
     config = _with_augment(config, modality, shape, earlier)
     accumulate, drop_last = config.trainer.accumulate_grad_batches, config.data.drop_last
-    steps = len(step_sizes(samples, number(config.data.batch_size), accumulate, drop_last, world, modality.unit))
+    steps = len(step_sizes(samples, number(config.data.batch_size), accumulate, drop_last, world_size, modality.unit))
 
     # Default epochs: at least EPOCHS, at most MOST_EPOCHS, between: MIN_STEPS steps or MIN_SEEN samples. They are
     # counted at the automatic batch size, so that another batch size changes neither epochs nor patience.
-    batch_size = batch_size_for(samples, world)
-    per_epoch = len(step_sizes(samples, batch_size, 1, drop_last, world, modality.unit))
+    batch_size = batch_size_for(samples, world_size)
+    per_epoch = len(step_sizes(samples, batch_size, 1, drop_last, world_size, modality.unit))
     least_steps = min(MIN_STEPS, MIN_SEEN // batch_size)
     usual = max(EPOCHS, min(MOST_EPOCHS, -(-least_steps // per_epoch)))  # -(-a // b) is a / b, rounded up
 
@@ -76,11 +76,11 @@ def settled(
     return config
 
 
-def batch_size_for(samples: int, world: int = 1) -> int:
+def batch_size_for(samples: int, world_size: int = 1) -> int:
     """Return the largest batch size of 8 to 64 that gives 20 steps an epoch; 8 or fewer for small sets."""
     fitting = next((size for size in BATCH_SIZES if samples >= size * STEPS_PER_EPOCH), BATCH_SIZES[-1])
     # Batch norm cannot train on one sample, so each process gets two at least.
-    return max(min(fitting, samples), 2 * world)
+    return max(min(fitting, samples), 2 * world_size)
 
 
 def settings(before: Config, after: Config) -> dict[str, int | str | None]:

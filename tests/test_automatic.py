@@ -101,7 +101,7 @@ def test_plateau_reduces_before_early_stopping_stops(images: int) -> None:
 
 
 def test_every_process_gets_the_two_images_that_batch_norm_needs() -> None:
-    assert batch_size_for(100, world=8) == 16
+    assert batch_size_for(100, world_size=8) == 16
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from effbench.data.modality import Modality, Plan
+from effbench.data.modality import AugmentParams, Modality
 from effbench.data.prefetch import prefetch, wait_for_batch
 from effbench.data.splits import Split
 from effbench.errors import ConfigError
@@ -22,14 +22,14 @@ from effbench.randomness import Purpose, derived_seed, seed_of_step
 
 @dataclass(frozen=True)
 class Shard:
-    """This process's part of every batch: number `rank` of `world`."""
+    """This process's part of every batch: number `rank` of `world_size`."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     def bounds(self, count: int) -> tuple[int, int]:
         # integer arithmetic: parts are contiguous and complete, and their sizes differ by one at most
-        return count * self.rank // self.world, count * (self.rank + 1) // self.world
+        return count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,15 @@ class TrainBatches:
         self.split, self.batch_size, self.num_classes = split, batch_size, num_classes
         self.modality, self.accumulate = modality, accumulate
         self.seed, self.num_workers, self.timeout_s, self.shard = seed, num_workers, timeout_s, shard or Shard()
-        self._sizes = step_sizes(len(split), batch_size, accumulate, drop_last, self.shard.world, modality.unit)
+        self._sizes = step_sizes(len(split), batch_size, accumulate, drop_last, self.shard.world_size, modality.unit)
         if limit_steps is not None:
             # the first steps of each epoch's own order, so that epochs still read different samples
             self._sizes = self._sizes[:limit_steps]
         self.steps_per_epoch = len(self._sizes)
         self._order: tuple[int, Tensor] | None = None  # epoch, its order of samples
-        self._plans: dict[tuple[int, int], Plan] = {}  # plans of the newest steps, least recently used first
-        self._plans_lock = threading.Lock()
+        # Of the newest steps, the least recently used first.
+        self._drawn_params: dict[tuple[int, int], AugmentParams] = {}
+        self._drawn_lock = threading.Lock()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[StepBatches]:
         """Yield the steps of `epoch`, beginning with step `start`."""
@@ -171,12 +172,12 @@ class TrainBatches:
 
     def class_mass(self, epoch: int, step: int) -> Tensor:
         """Return float (K,), the number of samples of each class in the step; see StepBatches."""
-        indices, plan = self._drawn(epoch, step)
+        indices, params = self._drawn(epoch, step)
         labels = self.split.labels[indices]
-        # from labels and plan only: neither other ranks nor later micro-batches need to be made
-        share = plan.get("share", torch.ones(len(indices)))
+        # from labels and parameters only: neither other ranks nor later micro-batches need to be made
+        share = params.get("share", torch.ones(len(indices)))
         mass = torch.zeros(self.num_classes).index_add_(0, labels, share)
-        return mass.index_add_(0, labels[plan["partner"]], 1 - share) if "partner" in plan else mass
+        return mass.index_add_(0, labels[params["partner"]], 1 - share) if "partner" in params else mass
 
     def step_indices(self, epoch: int, step: int) -> Tensor:
         """Return the indices (int64) of the step's samples over all ranks, in order."""
@@ -199,34 +200,34 @@ class TrainBatches:
             part: number of the micro-batch in the step, from 0.
         """
         with self.modality.transfer.side_stream() as stream:
-            indices, plan = self._drawn(epoch, step)
+            indices, params = self._drawn(epoch, step)
             first = part * self.batch_size
             low, high = self.shard.bounds(min(self.batch_size, len(indices) - first))
             rows = slice(first + low, first + high)
-            inputs = self.modality.batch(self.split.inputs, indices, plan, rows)
+            inputs = self.modality.batch(self.split.inputs, indices, params, rows)
             # mixed on the CPU, where the split's labels are, and sent once
             targets = self.split.labels[indices[rows]]
-            if "partner" in plan:  # targets are mixed as the inputs are; a partner may be in another micro-batch
-                partners = self.split.labels[indices[plan["partner"][rows]]]
-                targets = mixed_labels(targets, partners, plan["share"][rows], self.num_classes)
+            if "partner" in params:  # targets are mixed as the inputs are; a partner may be in another micro-batch
+                partners = self.split.labels[indices[params["partner"][rows]]]
+                targets = mixed_labels(targets, partners, params["share"][rows], self.num_classes)
             batch = Batch(inputs, self.modality.transfer.to_device(targets))
         return batch if stream is None else replace(batch, ready=stream.record_event())
 
-    def _drawn(self, epoch: int, step: int) -> tuple[Tensor, Plan]:
+    def _drawn(self, epoch: int, step: int) -> tuple[Tensor, AugmentParams]:
         """Return (sample indices, random parameters) of a whole step."""
         indices = self.step_indices(epoch, step)
         if not self.modality.draws:
             return indices, {}
-        with self._plans_lock:  # all micro-batches of a step share one draw, in all workers
-            plan = self._plans.pop((epoch, step), None)
-            if not plan:
+        with self._drawn_lock:  # all micro-batches of a step share one draw, in all workers
+            params = self._drawn_params.pop((epoch, step), None)
+            if not params:
                 generator = torch.Generator().manual_seed(seed_of_step(self.seed, Purpose.AUGMENT, epoch, step))
-                plan = self.modality.draw(len(indices), generator)
-            self._plans[epoch, step] = plan  # now the most recently used
+                params = self.modality.draw(len(indices), generator)
+            self._drawn_params[epoch, step] = params  # now the most recently used
             # Each worker may be at another step; an older step is needed only to repeat it, and is drawn again then.
-            while len(self._plans) > self.num_workers + 2:
-                del self._plans[next(iter(self._plans))]
-        return indices, plan
+            while len(self._drawn_params) > self.num_workers + 2:
+                del self._drawn_params[next(iter(self._drawn_params))]
+        return indices, params
 
 
 def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_classes: int) -> Tensor:
@@ -323,7 +324,7 @@ class EvalBatches:
         return batch if stream is None else replace(batch, ready=stream.record_event())
 
 
-def step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world: int, unit: str) -> list[int]:
+def step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, world_size: int, unit: str) -> list[int]:
     """Return the number of samples in each step of an epoch; see TrainBatches.
 
     Args:
@@ -331,12 +332,12 @@ def step_sizes(count: int, batch_size: int, accumulate: int, drop_last: bool, wo
         batch_size: samples of a micro-batch over all ranks.
         accumulate: micro-batches in a step.
         drop_last: omit an incomplete last step.
-        world: number of ranks.
+        world_size: number of ranks.
         unit: the word for a sample, for messages.
     """
     whole, rest = divmod(count, batch_size * accumulate)
     # batch norm cannot train on one sample: a last micro-batch below two a rank is left out
-    if not drop_last and rest % batch_size < 2 * world:
+    if not drop_last and rest % batch_size < 2 * world_size:
         rest -= rest % batch_size
     sizes = [batch_size * accumulate] * whole + ([rest] if rest and not drop_last else [])
     if not sizes:

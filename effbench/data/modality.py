@@ -19,7 +19,7 @@ from effbench.errors import ConfigError
 if TYPE_CHECKING:
     from effbench.data.splits import Splits
 
-Plan = dict[str, Tensor]  # name -> random parameters of a step, one row a sample
+AugmentParams = dict[str, Tensor]  # name -> random parameters of a step, one row a sample
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Modality(ABC):
         """True if `draw` returns anything."""
         return False
 
-    def draw(self, count: int, generator: Generator) -> Plan:
+    def draw(self, count: int, generator: Generator) -> AugmentParams:
         """Draw the random parameters of one optimizer step, using only the generator.
 
         Args:
@@ -143,13 +143,13 @@ class Modality(ABC):
         return {}
 
     @abstractmethod
-    def batch(self, inputs: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
+    def batch(self, inputs: Tensor, indices: Tensor, params: AugmentParams, rows: slice) -> Tensor:
         """Make a micro-batch for training, on the device.
 
         Args:
             inputs: all samples of the split.
             indices: int64 (S,), the samples of the whole step.
-            plan: result of `draw` for the whole step.
+            params: result of `draw` for the whole step.
             rows: the step's samples to make.
         """
 
@@ -212,9 +212,9 @@ class Modality(ABC):
         return f"{self.unit}s of {self.layout} {self.shape}"
 
 
-def rows_of(plan: Plan, rows: slice | Tensor) -> Plan:
-    """Return the plan for some of its samples."""
-    return {key: value[rows] for key, value in plan.items()}
+def rows_of(params: AugmentParams, rows: slice | Tensor) -> AugmentParams:
+    """Return the parameters of some samples."""
+    return {key: value[rows] for key, value in params.items()}
 
 
 class Normalise(nn.Module):

@@ -232,18 +232,18 @@ class Resumption:
             )
 
         # An incomplete last batch is left out if it has fewer than two samples a process (data.drop_last=false).
-        train, world = trainer.train, self._processes or self.ranks.world_size
+        train, count = trainer.train, self._processes or self.ranks.world_size
         sizes = step_sizes(
-            len(data.train), train.batch_size, train.accumulate, self.config.data.drop_last, world, train.modality.unit
+            len(data.train), train.batch_size, train.accumulate, self.config.data.drop_last, count, train.modality.unit
         )
         now = [train.samples_in(step) for step in range(train.steps_per_epoch)]
         if sizes[: trainer.state.steps_per_epoch] != now:
             ending, after = map(" ".join, words_to_finish(self.config, trainer))
             here = self.ranks.world_size
             raise ConfigError(
-                f"resume={self.config.resume}: the run was stopped within an epoch of {world} processes, and the rest "
+                f"resume={self.config.resume}: the run was stopped within an epoch of {count} processes, and the rest "
                 f"of that epoch needs the same batches; with {here} its last step has other samples "
-                f"(data.drop_last=false). Resume with {world} processes (torchrun --nproc_per_node={world}), at least "
+                f"(data.drop_last=false). Resume with {count} processes (torchrun --nproc_per_node={count}), at least "
                 f"to the end of that epoch{f': {ending}' if ending else ''}"
                 f"{f'. Then resume with {here}, and {after}' if after else ''}."
             )

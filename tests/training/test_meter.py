@@ -28,7 +28,7 @@ def new(ranks: DistributedContext | None = None) -> Meter:
 class Pair(DistributedContext):
     """Two ranks in one process: what is summed is this rank's values and the other meter's."""
 
-    world = 2
+    world_size = 2
 
     def __init__(self, rank: int):
         self.rank, self.other = rank, torch.zeros(4, dtype=torch.float64)

@@ -1,8 +1,8 @@
 """Augmentation of whole batches, with random parameters for each sample.
 
-`draw` turns a generator into a plan for one optimizer step: small tensors with one row a sample. `apply` turns uint8
-images and their rows of the plan into floats in [0, 1]. The plan is drawn for the whole step before it is divided among
-ranks and micro-batches, so a sample's augmentation depends on neither.
+`draw` turns a generator into the parameters of one optimizer step: small tensors with one row a sample. `apply` turns
+uint8 images and their rows of the parameters into floats in [0, 1]. The parameters are drawn for the whole step before
+it is divided among ranks and micro-batches, so a sample's augmentation depends on neither.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from effbench.config.options import FRACTION, NON_NEGATIVE
-
-AugmentParams = dict[str, Tensor]
+from effbench.data.modality import AugmentParams
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,11 @@ class Augment:
 
     @cached_property
     def draws(self) -> bool:
-        """True if a plan has any content. The size of rectangles does not matter if there are none."""
+        """True if any parameter is drawn. The size of rectangles does not matter if there are none."""
         return self != Augment(dropout_size=self.dropout_size)
 
     def draw(self, count: int, height: int, width: int, generator: Generator) -> AugmentParams:
-        """Draw the plan of one step.
+        """Draw the parameters of one step.
 
         Args:
             count: samples in the step, the rows of every tensor.
@@ -80,26 +79,26 @@ class Augment:
             return torch.rand(count, *shape, generator=generator).mul_(high - low).add_(low)
 
         # The order of the draws is part of a run's results: another order gives other images for a seed.
-        plan: AugmentParams = {}
+        params: AugmentParams = {}
         if self.crop_padding:
-            plan["offset"] = (uniform(0, 1, 2) * (2 * self.crop_padding + 1)).long()
+            params["offset"] = (uniform(0, 1, 2) * (2 * self.crop_padding + 1)).long()
         if self.flip:
-            plan["flip"] = uniform(0, 1) < self.flip  # of [0, 1): never at 0, always at 1
+            params["flip"] = uniform(0, 1) < self.flip  # of [0, 1): never at 0, always at 1
         if self.shift > 0 or self.scale > 0 or self.rotate > 0:  # all three in one warp, interpolated once
-            plan["shift"] = uniform(-self.shift, self.shift, 2)
-            plan["scale"] = uniform(1 - self.scale, 1 + self.scale)
-            plan["angle"] = uniform(-self.rotate, self.rotate).mul_(math.pi / 180)
+            params["shift"] = uniform(-self.shift, self.shift, 2)
+            params["scale"] = uniform(1 - self.scale, 1 + self.scale)
+            params["angle"] = uniform(-self.rotate, self.rotate).mul_(math.pi / 180)
         if self.brightness or self.contrast:
-            plan["brightness"] = uniform(-self.brightness, self.brightness)
-            plan["contrast"] = uniform(1 - self.contrast, 1 + self.contrast)
+            params["brightness"] = uniform(-self.brightness, self.brightness)
+            params["contrast"] = uniform(1 - self.contrast, 1 + self.contrast)
         if self.dropout_holes:
             # Sizes and centres are (count, holes, 2): rows, columns. Parts beyond the border are cut off.
             sides = uniform(0, self.dropout_size, self.dropout_holes, 2)
-            plan["hole_size"] = (sides * torch.tensor([height, width])).ceil().long()
-            plan["hole_centre"] = (uniform(0, 1, self.dropout_holes, 2) * torch.tensor([height, width])).long()
+            params["hole_size"] = (sides * torch.tensor([height, width])).ceil().long()
+            params["hole_centre"] = (uniform(0, 1, self.dropout_holes, 2) * torch.tensor([height, width])).long()
         if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
-            plan |= self._draw_mix(count, height, width, generator)
-        return plan
+            params |= self._draw_mix(count, height, width, generator)
+        return params
 
     def _draw_mix(self, count: int, height: int, width: int, generator: Generator) -> AugmentParams:
         """Draw partner (sample to mix with), share (weight of the sample itself), and for cutmix the box."""
@@ -110,7 +109,7 @@ class Augment:
         gamma = torch._standard_gamma(torch.full((count, 2), float(alpha)), generator=generator)
         # a small alpha may underflow: without the limit 0 / 0 would give NaN
         share = gamma[:, 0] / gamma.sum(1).clamp_min(torch.finfo(torch.float32).tiny)
-        plan = {"partner": torch.randperm(count, generator=generator), "share": share}
+        params = {"partner": torch.randperm(count, generator=generator), "share": share}
         if cut:
             size = torch.tensor([height, width])
             side = ((1 - share).sqrt().unsqueeze(1) * size).round().long()
@@ -119,24 +118,24 @@ class Augment:
             low = (centre - side // 2).clamp_min(0)
             high = torch.minimum(centre - side // 2 + side, size)
             # The box is clipped at the border; labels are weighted by the area that is actually pasted.
-            plan["share"] = 1 - (high - low).clamp_min(0).prod(1) / (height * width)
-            plan["box"] = torch.stack([low, high], 1)
-        return plan
+            params["share"] = 1 - (high - low).clamp_min(0).prod(1) / (height * width)
+            params["box"] = torch.stack([low, high], 1)
+        return params
 
-    def apply(self, images_BCHW: Tensor, plan: AugmentParams) -> Tensor:
-        """Apply everything but mixing: uint8 (B, C, H, W) and B rows of the plan -> float32 (B, C, H, W) in [0, 1]."""
-        if "offset" in plan or "flip" in plan:
+    def apply(self, images_BCHW: Tensor, params: AugmentParams) -> Tensor:
+        """Apply everything but mixing: uint8 (B, C, H, W) -> float32 (B, C, H, W) in [0, 1]. params: B rows."""
+        if "offset" in params or "flip" in params:
             nowhere = torch.zeros(len(images_BCHW), 2, dtype=torch.int64, device=images_BCHW.device)
-            images_BCHW = crop(images_BCHW, plan.get("offset", nowhere), self.crop_padding, plan.get("flip"))
+            images_BCHW = crop(images_BCHW, params.get("offset", nowhere), self.crop_padding, params.get("flip"))
         # crop and flip came first: they move bytes, a quarter of the memory of floats
         x_BCHW = images_BCHW.float().mul_(1 / 255)
-        if "angle" in plan:
-            x_BCHW = warp(x_BCHW, plan["shift"], plan["scale"], plan["angle"])
+        if "angle" in params:
+            x_BCHW = warp(x_BCHW, params["shift"], params["scale"], params["angle"])
         # after the warp, whose black border then gets brighter and darker with the image
-        if "contrast" in plan:
-            x_BCHW = relight(x_BCHW, plan["brightness"], plan["contrast"])
-        if "hole_size" in plan:
-            x_BCHW = x_BCHW.mul_(holes(plan["hole_centre"], plan["hole_size"], *x_BCHW.shape[2:]))
+        if "contrast" in params:
+            x_BCHW = relight(x_BCHW, params["brightness"], params["contrast"])
+        if "hole_size" in params:
+            x_BCHW = x_BCHW.mul_(holes(params["hole_centre"], params["hole_size"], *x_BCHW.shape[2:]))
         return x_BCHW
 
 
@@ -223,16 +222,16 @@ def holes(centre_BN2: Tensor, size_BN2: Tensor, height: int, width: int) -> Tens
     return count_BHW.unsqueeze(1).eq_(0)
 
 
-def mix(x_BCHW: Tensor, partner_BCHW: Tensor, plan: AugmentParams) -> Tensor:
-    """Apply mixup, or cutmix if the plan has boxes. The shares for labels are plan['share'] (B,).
+def mix(x_BCHW: Tensor, partner_BCHW: Tensor, params: AugmentParams) -> Tensor:
+    """Apply mixup, or cutmix if there are boxes. The shares for labels are params['share'] (B,).
 
     Args:
         x_BCHW: float images.
         partner_BCHW: the images to mix with.
-        plan: rows of the plan.
+        params: rows of the parameters.
     """
-    if "box" not in plan:
-        return torch.lerp(partner_BCHW, x_BCHW, plan["share"].view(-1, 1, 1, 1))
-    low, high = plan["box"][:, :1], plan["box"][:, 1:]  # each (B, 1, 2): one rectangle an image
+    if "box" not in params:
+        return torch.lerp(partner_BCHW, x_BCHW, params["share"].view(-1, 1, 1, 1))
+    low, high = params["box"][:, :1], params["box"][:, 1:]  # each (B, 1, 2): one rectangle an image
     keep = holes((low + (high - low) // 2), high - low, *x_BCHW.shape[2:])
     return torch.where(keep.bool(), x_BCHW, partner_BCHW)

@@ -16,7 +16,7 @@ from effbench.data.images.batch_transform import BatchTransform
 from effbench.data.images.pixels import channel_statistics
 from effbench.data.images.uint8_lut import Crop, look_up
 from effbench.data.images.white_levels import Levels
-from effbench.data.modality import Modality, Normalise, Plan, Settings, rows_of
+from effbench.data.modality import AugmentParams, Modality, Normalise, Settings, rows_of
 from effbench.data.split_checks import as_tensor
 from effbench.errors import ConfigError, DataError
 
@@ -144,21 +144,21 @@ class Images(Modality):
     def draws(self) -> bool:
         return self.augment.draws
 
-    def draw(self, count: int, generator: Generator) -> Plan:
+    def draw(self, count: int, generator: Generator) -> AugmentParams:
         _, height, width = self.shape
         return self.augment.draw(count, height, width, generator)
 
-    def batch(self, inputs: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
+    def batch(self, inputs: Tensor, indices: Tensor, params: AugmentParams, rows: slice) -> Tensor:
         """Return float32 (B, C, H, W)."""
-        chosen, own = indices[rows], rows_of(plan, rows)
-        if "partner" in plan:
+        chosen, own = indices[rows], rows_of(params, rows)
+        if "partner" in params:
             # Partners come from the whole step, and may be in another micro-batch or on another rank: they are read
-            # from the split and augmented again, with their own rows of the plan.
+            # from the split and augmented again, with their own rows of the parameters.
             images, partner_rows = self._augmented(inputs, chosen, own), own["partner"]
             if len(partner_rows) == len(indices):
                 partners = images[partner_rows]
             else:
-                partners = self._augmented(inputs, indices[partner_rows], rows_of(plan, partner_rows))
+                partners = self._augmented(inputs, indices[partner_rows], rows_of(params, partner_rows))
             return self.transform(mix(images, partners, self._sent(own)))
         # Pixel values stay the same: select, crop, flip and normalise in one pass over bytes (uint8_lut.py).
         if self.augment.only_moves and self.transform.looks_up(inputs):
@@ -175,13 +175,13 @@ class Images(Modality):
         sent = self.transfer.to_device(inputs[rows])  # as uint8: a quarter of the bytes of float32
         return self.transform.in_parts(sent.shape, lambda part: self.portable(sent[part]))
 
-    def _augmented(self, images: Tensor, indices: Tensor, plan: Plan) -> Tensor:
-        """Return floats in [0, 1] of these images, augmented by their rows of the plan."""
+    def _augmented(self, images: Tensor, indices: Tensor, params: AugmentParams) -> Tensor:
+        """Return floats in [0, 1] of these images, augmented by their rows of the parameters."""
         chosen = self.transfer.to_device(images.index_select(0, indices))
-        return self.augment.apply(chosen, self._sent(plan))
+        return self.augment.apply(chosen, self._sent(params))
 
-    def _sent(self, plan: Plan) -> Plan:
-        return {key: self.transfer.to_device(value) for key, value in plan.items()}
+    def _sent(self, params: AugmentParams) -> AugmentParams:
+        return {key: self.transfer.to_device(value) for key, value in params.items()}
 
     # --- prediction and export
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from effbench.data.modality import Modality, Normalise, Plan, Settings
+from effbench.data.modality import AugmentParams, Modality, Normalise, Settings
 from effbench.data.rows.csv_files import csv_files, read_rows
 from effbench.data.split_checks import as_tensor
 from effbench.errors import ConfigError, DataError
@@ -87,7 +87,7 @@ class Rows(Modality):
     def facts(self) -> dict[str, Any]:
         return {"in_features": self.shape[0]}
 
-    def batch(self, inputs: Tensor, indices: Tensor, plan: Plan, rows: slice) -> Tensor:
+    def batch(self, inputs: Tensor, indices: Tensor, params: AugmentParams, rows: slice) -> Tensor:
         """Return float32 (B, F)."""
         return self.normalise(self.transfer.to_device(inputs.index_select(0, indices[rows])))
 
