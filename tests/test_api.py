@@ -14,6 +14,7 @@ import effbench
 from effbench.config.compare import leaves
 from effbench.config.schema import Config
 from effbench.errors import ConfigError
+from effbench.tasks.classification import Classification
 
 WORDS = [
     "model=mlp",
@@ -176,6 +177,19 @@ def test_train_takes_overrides_and_predict_takes_common_inputs(tmp_path: Path) -
     for wrong, named in ((3, "got int: 3"), ([None], "got NoneType"), ([], "no image"), ("nope.jpg", "does not exist")):
         with pytest.raises(ConfigError, match=named):
             run.predict(wrong)
+
+
+@pytest.mark.process
+def test_the_targets_of_a_split_are_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked, check = [], Classification.targets_of
+
+    def counting(task: Classification, name: str, *rest: Any) -> torch.Tensor:
+        checked.append(name)
+        return check(task, name, *rest)
+
+    monkeypatch.setattr(Classification, "targets_of", counting)
+    effbench.train([*WORDS, "debug=smoke", "device.threads=1"], tmp_path / "run")
+    assert checked == [f"fashion_mnist/embedded {split}" for split in ("train", "val", "test")]
 
 
 @pytest.mark.process

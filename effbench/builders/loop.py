@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,7 +53,12 @@ from effbench.units import seconds_from
 
 
 def trainer(
-    config: Config, data: Splits, modality: Modality, ranks: DistributedContext, checkpoints: Checkpoints | None
+    config: Config,
+    data: Splits,
+    modality: Modality,
+    ranks: DistributedContext,
+    checkpoints: Checkpoints | None,
+    chosen: Task | None = None,
 ) -> Trainer:
     """Build the trainer. Parts that cannot work together are refused here, before the first step.
 
@@ -62,15 +68,16 @@ def trainer(
         modality: fitted modality.
         ranks: processes that train together.
         checkpoints: where checkpoints are saved; None on ranks other than 0.
+        chosen: the task, if it has checked `data` and `config` is settled; by default both are done here.
 
     Raises:
         ConfigError: two parts do not fit each other or the data.
     """
-    # A session has settled its config already, and then nothing changes; a notebook or a benchmark may not have.
-    config = with_monitors(settled(config, len(data.train), data.modality, data.shape, ranks.world_size))
     device = modality.transfer.device
-    chosen = task(config, data, device)
-    data = chosen.checked(data)
+    if chosen is None:
+        config = with_monitors(settled(config, len(data.train), data.modality, data.shape, ranks.world_size))
+        chosen = task(config, data, device)
+        data = chosen.checked(data)
     _check_monitors(config, data, chosen)
     # The batches come before the schedule, because spans such as '2 epochs' need the steps of an epoch.
     train = train_batches(config, data, modality, ranks)
@@ -80,12 +87,6 @@ def trainer(
     section, trained = config.trainer, [p for p in net.parameters() if p.requires_grad]
     precision, _ = choose_precision(section.precision, device)
     planned = schedule(config, over, limits.total_steps(train.steps_per_epoch), train.steps_per_epoch)
-    every = config.checkpoint.every_n_steps
-    intervals = Intervals(section.check_val_every_n_epoch, section.log_every_n_steps, every)
-    oom: type[SplitOnOutOfMemory | RaiseOnOutOfMemory]
-    oom = SplitOnOutOfMemory if section.on_oom == "halve" else RaiseOnOutOfMemory
-    # Only a step that may be taken back needs a copy of the buffers (batch norm statistics).
-    undoes = (section.on_nonfinite, section.on_oom) != ("stop", "raise")
     return Trainer(
         model=net,
         forward=ranks.wrap(compiled_model(net, section.compile)),
@@ -102,19 +103,34 @@ def trainer(
         clip=choose_clipping(trained, section.gradient_clip_val, section.gradient_clip_algorithm),
         precision=precision,
         ema=_average(config, net, over),
-        # With 16-mixed torch's GradScaler looks for gradients that are not finite, and skips the step itself.
-        nonfinite_policy=SkipNonFinite(ranks, precision.name != "16-mixed") if section.on_nonfinite == "skip" else None,
-        oom_policy=oom(modality.size_key),
-        buffer_snapshot=BufferSnapshot(net.buffers() if undoes else ()),
+        **_failure_policies(config, net, modality, ranks, precision),
         early_stopping=_early_stopping(config, planned.rise),
         statistics=_statistics(config, net, averages_itself(over), train, ranks, precision),
         checkpoints=checkpoints,
         save_in_background=config.checkpoint.background,
         ranks=ranks,
-        intervals=intervals,
-        # The session sets them: their context refers to this trainer.
-        callbacks=Callbacks([]),
+        intervals=Intervals(
+            section.check_val_every_n_epoch, section.log_every_n_steps, config.checkpoint.every_n_steps
+        ),
+        callbacks=Callbacks([]),  # the session sets them: their context refers to this trainer
     )
+
+
+def _failure_policies(
+    config: Config, net: nn.Module, modality: Modality, ranks: DistributedContext, precision: Precision
+) -> dict[str, Any]:
+    """Return the trainer's arguments for losses that are not finite and for out-of-memory errors."""
+    section = config.trainer
+    oom = SplitOnOutOfMemory if section.on_oom == "halve" else RaiseOnOutOfMemory
+    # Only a step that may be taken back needs a copy of the buffers (batch norm statistics).
+    undoes = (section.on_nonfinite, section.on_oom) != ("stop", "raise")
+    # With 16-mixed torch's GradScaler looks for gradients that are not finite, and skips the step itself.
+    looks = precision.name != "16-mixed"
+    return {
+        "nonfinite_policy": SkipNonFinite(ranks, looks) if section.on_nonfinite == "skip" else None,
+        "oom_policy": oom(modality.size_key),
+        "buffer_snapshot": BufferSnapshot(net.buffers() if undoes else ()),
+    }
 
 
 def _model_on(device: torch.device, config: Config, data: Splits, modality: Modality, chosen: Task) -> nn.Module:

@@ -29,8 +29,7 @@ def swin_micro(
 ) -> nn.Module:
     """Build a Swin Transformer: (B, C, H, W) -> logits (B, num_classes).
 
-    Each stage halves the map and doubles the width of the stage before. A map that the window does not divide is
-    padded.
+    Each stage halves the map and doubles the width. A map that the window does not divide is padded.
 
     Args:
         num_classes: number of logits.

@@ -135,9 +135,10 @@ class _Session:
         data = self._load_data()
         # From here on the config has numbers: the record and a later resume need what `auto` came to.
         config = self._settle(data)
-        data = build.task(config, data).checked(data)
+        task = build.task(config, data, self.device)
+        data = task.checked(data)
         modality = build.modality(config, data, self.device)
-        trainer = build.trainer(config, data, modality, self.ranks, self._checkpoints(data))
+        trainer = build.trainer(config, data, modality, self.ranks, self._checkpoints(data), task)
         # The context refers to the trainer, so both come after it.
         trainer.callbacks, trainer.context = Callbacks(callbacks), Context(trainer, folder, data)
 
