@@ -33,7 +33,7 @@ proofs: $(VENV)/.installed-dev  ## kills at random, kernels for other processors
 test-fast: $(VENV)/.installed-dev  ## the tests that start no process and train nothing, under two minutes
 	$(BIN)/python -m pytest -n 2 -m unit
 
-lint: $(VENV)/.installed-dev  ## ruff and the floors
+lint: $(VENV)/.installed-dev  ## ruff, and which layer may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports

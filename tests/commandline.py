@@ -13,9 +13,10 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 from effbench import cli
+from tests.patience import patience
 
 TINY = ("model=mlp", "model.hidden=[16]", "debug=smoke", "device.threads=1")  # two steps, no second
-TIMEOUT_S = 300  # far more than any takes: a busy machine is no fault
+TIMEOUT_S = 120  # far more than any takes on an idle machine
 
 
 def effbench(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +36,7 @@ def _forked(
         files = [Path(folder) / name for name in ("stdout", "stderr")]
         process = _forkserver().Process(target=_child, args=(main, words, cwd, {**os.environ, **environment}, files))
         process.start()
-        process.join(TIMEOUT_S)
+        process.join(patience(TIMEOUT_S))
         if process.exitcode is None:
             process.kill()
             process.join()
@@ -84,4 +85,6 @@ def python(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedPr
     """`python WORDS` to its end."""
     command = [sys.executable, *words]
     env = {**os.environ, **environment}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=patience(TIMEOUT_S)
+    )

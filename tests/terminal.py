@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests.patience import patience
+
 CTRL_C = b"\x03"
-LONGEST_S = 180.0  # far more than any wait takes: a busy machine is no fault
+LONGEST_S = 60.0  # far more than any wait takes on an idle machine
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -53,7 +55,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Read until the text was written. Raises AssertionError if the process ends before."""
-        deadline = time.monotonic() + LONGEST_S
+        deadline = time.monotonic() + patience(LONGEST_S)
         while text not in self.text:
             more = self._read()
             assert more or text in self.text, f"never wrote {text!r}:\n{self.text}"
@@ -64,10 +66,10 @@ class Terminal:
 
     def ended(self) -> int:
         """Read to the end and return the exit code."""
-        deadline = time.monotonic() + LONGEST_S
+        deadline = time.monotonic() + patience(LONGEST_S)
         while self._read():
             assert time.monotonic() < deadline, self.text
-        return self.process.wait(LONGEST_S)
+        return self.process.wait(patience(LONGEST_S))
 
     def _read(self) -> bool:
         """Read what there is, for a second at most; False at the end."""

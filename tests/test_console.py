@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commandline import TINY
+from tests.patience import patience
 
 GUARD = "import sys; from effbench.console import guard, final_exit_code; guard(); "
 EFFBENCH = f"{sys.executable} -m effbench"
@@ -19,8 +20,8 @@ full = pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs /de
 
 def shell(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", line], cwd=cwd, env=os.environ | environment, text=True, capture_output=True, timeout=240,
-        check=False, encoding="utf-8",
+        ["bash", "-c", line], cwd=cwd, env=os.environ | environment, text=True, capture_output=True, check=False,
+        encoding="utf-8", timeout=patience(120),
     )  # fmt: skip
 
 

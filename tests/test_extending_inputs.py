@@ -339,7 +339,7 @@ def test_summary_counts_a_row_without_the_papers_setting(capsys: pytest.CaptureF
     assert "(F,) of a row" in capsys.readouterr().err
 
 
-# --- the seam itself
+# --- the interface itself
 
 
 def test_split_takes_samples_under_both_names() -> None:

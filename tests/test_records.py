@@ -34,6 +34,7 @@ from effbench.records import (
     write_summary,
     write_text,
 )
+from tests.patience import patience
 
 OLD, NEW = b"old" * 1000, b"new" * 2000
 EMPTY_SHA = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -99,7 +100,7 @@ def test_kill_during_atomic_write_leaves_old_or_new_file_whole(at, expected, tmp
     path.write_bytes(OLD)
     process = multiprocessing.get_context("fork").Process(target=write_until_killed, args=(path, at))
     process.start()
-    process.join(30)
+    process.join(patience(30))
     assert process.exitcode == -signal.SIGKILL
     assert path.read_bytes() == expected
 

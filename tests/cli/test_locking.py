@@ -27,11 +27,12 @@ from effbench.training.callbacks import Progress
 from tests.cli.conftest import Effbench
 from tests.cli.interrupting import FOUR_EPOCHS_OF_FIVE_STEPS, ends_like, summary
 from tests.commandline import TINY
+from tests.patience import patience
 from tests.torture.runs import Child, dying_after_step, start
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience(seconds)
     while not condition():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.01)

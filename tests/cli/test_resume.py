@@ -29,6 +29,7 @@ from effbench.training.checkpoint_files import read_checkpoint
 from tests.cli.conftest import Effbench
 from tests.cli.interrupting import FOUR_EPOCHS_OF_FIVE_STEPS, SendsSignal, ends_like, rows, summary, weights
 from tests.compiler import needs_compiler
+from tests.patience import patience
 from tests.torture.runs import Hook, finish
 
 ENDING = [
@@ -641,7 +642,7 @@ def once() -> None:
 def twice() -> None:
     """The second when the first has been heard: Python's handlers run in the main thread, a save's calls in another."""
     once()
-    heard_by = time.monotonic() + 10
+    heard_by = time.monotonic() + patience(10)
     while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL and time.monotonic() < heard_by:
         time.sleep(0.001)
     once()
@@ -781,7 +782,7 @@ ENDLESS = [*FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=100000"]
 def test_sigterm_to_a_process_group_with_workers_saves_once(tmp_path: Path) -> None:
     process = start([*ENDLESS, "data.num_workers=2", "hydra.run.dir=run"], tmp_path)
     os.killpg(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=patience(60))
     assert process.returncode == 143
     assert "interrupted" in out
     assert err.splitlines()[-1] == "interrupted; resume with: effbench train resume=run"
@@ -798,7 +799,7 @@ def test_sweep_forwards_a_signal_and_starts_no_further_job(whole_group: bool, tm
     if children.exists():  # Ctrl-C reaches a process group: the job must not be in the sweep's
         assert all(os.getpgid(int(child)) != process.pid for child in children.read_text().split())
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT if whole_group else signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=patience(60))
     assert process.returncode == (130 if whole_group else 143)
     assert "2 of 3 jobs were not started" in err
     assert "interrupted" in out
@@ -821,7 +822,7 @@ def test_sweep_under_nohup_ignores_sighup_and_forwards_sigusr1(tmp_path: Path) -
         if line.startswith("epoch 20/"):
             break
     os.kill(process.pid, signal.SIGUSR1)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=patience(60))
     assert process.returncode == 138
     assert "resume with: effbench train -m sweep.resume=sweep" in err
     [job] = tmp_path.glob("sweep/000*")

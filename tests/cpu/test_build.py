@@ -16,6 +16,7 @@ from effbench.cache_dir import cache_home
 from effbench.cpu.build import find_or_build
 from effbench.cpu.library import _compiler
 from tests.commandline import python
+from tests.patience import patience
 
 pytestmark = pytest.mark.process
 
@@ -124,7 +125,7 @@ def test_of_many_first_starts_one_compiles_and_leftovers_go(compiler: list[str],
         )
         for _ in range(4)
     ]  # fmt: skip
-    told = [start.communicate(timeout=60) for start in starts]
+    told = [start.communicate(timeout=patience(60)) for start in starts]
     assert len({out for out, _ in told}) == 1
     assert compilations(tmp_path) == 1
     assert sum("compiling its C functions, once" in err for _, err in told) == 1

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from effbench.cpu.library import CSRC, FLAGS, SOURCES, library
-from tests.compiler import WARNINGS, needs_compiler
+from tests.compiler import IN_CI, WARNINGS, needs_compiler
+from tests.patience import patience
 
 pytestmark = [needs_compiler, pytest.mark.slow, pytest.mark.proof]
 
@@ -26,7 +27,7 @@ CASES = 1600
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env=os.environ | environment
+        command, capture_output=True, text=True, timeout=patience(300), check=False, env=os.environ | environment
     )
 
 
@@ -39,7 +40,7 @@ def skip_without_sanitizers(folder: Path) -> None:
     (folder / "empty.c").write_text("int main(void) { return 0; }\n")
     built = run(*CC, *SANITIZE, "-fopenmp", folder / "empty.c", "-o", folder / "empty")
     if built.returncode or run(folder / "empty").returncode:
-        pytest.skip(f"{CC[0]} has no AddressSanitizer, UBSan or OpenMP here")
+        (pytest.fail if IN_CI else pytest.skip)(f"{CC[0]} has no AddressSanitizer, UBSan or OpenMP here")
 
 
 @pytest.mark.parametrize("processor", RUN_ON)

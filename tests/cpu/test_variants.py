@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.compiler import WARNINGS, needs_compiler
+from tests.patience import patience
 
 pytestmark = [pytest.mark.process, pytest.mark.proof]
 ROOT = Path(__file__).parents[2]
@@ -28,5 +29,5 @@ sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", "not any", *sy
 @pytest.mark.parametrize("processor", ["haswell", "x86-64"])
 def test_kernels_for_another_processor_give_the_same_numbers(processor):
     command = [sys.executable, "-c", COMPILED_FOR, processor, " ".join(WARNINGS), *TESTED]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(300), check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -25,6 +25,7 @@ from effbench.data.images.modality import Images
 from effbench.data.prefetch import BatchError, prefetch
 from effbench.data.splits import Split
 from effbench.errors import ConfigError, EffbenchError
+from tests.patience import patience
 
 K = 5
 PLAIN = BatchTransform((0.0, 0.0), (1.0, 1.0))
@@ -131,9 +132,9 @@ def test_drop_last_decides_the_last_step_but_for_a_batch_of_one(count, batch_siz
 
 
 @pytest.mark.row(36)
-@pytest.mark.parametrize(("world", "count", "tail"), [(1, 49, 0), (1, 50, 2), (2, 51, 0), (2, 52, 4), (3, 53, 0)])
-def test_last_micro_batch_below_two_samples_per_rank_is_dropped(world, count, tail):
-    ranks = [batches(count, drop_last=False, shard=Shard(rank, world)) for rank in range(world)]
+@pytest.mark.parametrize(("world_size", "count", "tail"), [(1, 49, 0), (1, 50, 2), (2, 51, 0), (2, 52, 4), (3, 53, 0)])
+def test_last_micro_batch_below_two_samples_per_rank_is_dropped(world_size, count, tail):
+    ranks = [batches(count, drop_last=False, shard=Shard(rank, world_size)) for rank in range(world_size)]
     for made in ranks:
         assert [made.samples_in(step) for step in range(made.steps_per_epoch)] == [8] * 6 + [tail] * (tail > 0)
         assert min(len(batch) for step in made.epoch(0) for batch in step.micro_batches) >= 2
@@ -175,14 +176,14 @@ def test_workers_change_nothing(workers, accumulate, augment):
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
-@pytest.mark.parametrize(("world", "drop_last"), [(2, False), (3, False), (8, True)])
-def test_the_ranks_shares_make_the_batch_of_one_process(world, drop_last, augment):
+@pytest.mark.parametrize(("world_size", "drop_last"), [(2, False), (3, False), (8, True)])
+def test_the_ranks_shares_make_the_batch_of_one_process(world_size, drop_last, augment):
     options = {"augment": AUGMENTS[augment], "accumulate": 2, "drop_last": drop_last, "batch_size": 9}
     whole = epoch_of(batches(52, **options))
-    ranks = [epoch_of(batches(52, shard=Shard(rank, world), **options)) for rank in range(world)]
+    ranks = [epoch_of(batches(52, shard=Shard(rank, world_size), **options)) for rank in range(world_size)]
     shares = [joined([rank[number] for rank in ranks]) for number in range(len(whole))]
     assert equal(shares, whole)
-    assert max(len(x) for rank in ranks for x, _ in rank) <= -(-9 // world)
+    assert max(len(x) for rank in ranks for x, _ in rank) <= -(-9 // world_size)
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
@@ -266,10 +267,10 @@ def test_the_dataset_itself_is_not_touched(augment):
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
-@pytest.mark.parametrize("world", [1, 2])
-def test_class_mass_is_the_sum_of_step_targets_over_all_ranks(world, augment):
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_class_mass_is_the_sum_of_step_targets_over_all_ranks(world_size, augment):
     options = {"augment": AUGMENTS[augment], "accumulate": 2, "drop_last": False}
-    ranks = [batches(shard=Shard(rank, world), **options).epoch(1) for rank in range(world)]
+    ranks = [batches(shard=Shard(rank, world_size), **options).epoch(1) for rank in range(world_size)]
     for step, *others in zip(*ranks, strict=True):
         expected = sum(one_hot(b.targets).sum(0) for share in (step, *others) for b in share.micro_batches)
         torch.testing.assert_close(step.class_mass(), expected)
@@ -342,8 +343,8 @@ def test_finish_normalises_by_channel_and_lays_out():
 
 @settings(deadline=None)
 @given(st.integers(0, 300), st.integers(1, 9))
-def test_shares_are_contiguous_complete_and_even(count, world):
-    bounds = [Shard(rank, world).bounds(count) for rank in range(world)]
+def test_shares_are_contiguous_complete_and_even(count, world_size):
+    bounds = [Shard(rank, world_size).bounds(count) for rank in range(world_size)]
     assert bounds[0][0] == 0
     assert bounds[-1][1] == count
     assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
@@ -412,8 +413,8 @@ def test_leaving_an_epoch_early_leaves_no_thread_behind():
     next(iter(next(read).micro_batches))
     read.close()
     del read
-    deadline = time.time() + 5
-    while threading.active_count() > before and time.time() < deadline:
+    deadline = time.monotonic() + patience(5)
+    while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
 
@@ -440,12 +441,12 @@ def fails() -> None:
 
 @pytest.mark.row(30)
 @pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("world", [1, 2])
-def test_failing_batch_is_named_by_epoch_step_and_samples(world, workers, monkeypatch):
-    made = batches(shard=Shard(world - 1, world), accumulate=2, num_workers=workers)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_failing_batch_is_named_by_epoch_step_and_samples(world_size, workers, monkeypatch):
+    made = batches(shard=Shard(world_size - 1, world_size), accumulate=2, num_workers=workers)
     read = spoilt(monkeypatch, made, (4, 1, 1), fails).epoch(4)
     whole = made.step_indices(4, 1).tolist()
-    expected = whole[8:] if world == 1 else whole[12:]
+    expected = whole[8:] if world_size == 1 else whole[12:]
     list(next(read).micro_batches)
     step = next(read)
     with pytest.raises(BatchError) as caught:
@@ -517,7 +518,7 @@ def test_hanging_batch_times_out_by_name_and_leaves_no_thread(reads, monkeypatch
     told = f"the batch of {place} (samples {listed}) took longer than data.timeout_s=0.2. Raise that"
     assert told in str(caught.value)
     del batches_read
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < patience(5)
     event.set()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from effbench.optimizers import Lion, fused
 from effbench.optimizers.chunks import ELEMENTS, FEW, chunks, update_in_chunks
+from tests.patience import patience
 
 MANY = 3 * FEW  # lists, enough for the threads of two and three
 
@@ -102,7 +103,7 @@ def test_a_forked_process_makes_threads_of_its_own():
     if child == 0:
         update_in_chunks([(shared,)], add_one)
         os._exit(0)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience(60)
     while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
         if time.monotonic() > deadline:
             os.kill(child, signal.SIGKILL)

@@ -40,7 +40,7 @@ def test_every_number_has_its_unit() -> None:
 
 
 def test_the_time_of_a_resumed_run_covers_all_sessions() -> None:
-    timing = {**SUMMARY["timing"], "elapsed_s": 208.44}  # "seconds" are those of the last sitting
+    timing = {**SUMMARY["timing"], "elapsed_s": 208.44}  # "seconds" are those of the last session
     assert dict(result_rows({**SUMMARY, "timing": timing}))["time"] == "103.5 s training, 208.4 s in all"
 
 

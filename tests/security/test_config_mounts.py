@@ -199,7 +199,7 @@ MOUNTS = {
 @pytest.mark.process
 @pytest.mark.parametrize("name", MOUNTS)
 def test_a_run_s_record_mounts_nothing(name: str, guarded: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is of one sitting is left out of it; what no record of ours holds is refused."""
+    """What belongs to one session is left out; what no record of ours holds is refused."""
     recipe(ENV)
     word = MOUNTS[name].replace("{here}", str(guarded))
     (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*TINY, word]))

@@ -15,6 +15,7 @@ from PIL import Image
 from effbench import cli
 from effbench.records import MetricsFile, output_problem, write_output
 from tests.commandline import effbench
+from tests.patience import patience
 
 pytestmark = pytest.mark.row(61)
 
@@ -38,7 +39,7 @@ def test_predict_writes_into_a_device_a_pipe_and_a_linked_file(photo: Path) -> N
     reader = threading.Thread(target=lambda: got.append((photo / "pipe.csv").read_bytes()))
     reader.start()
     assert predict("pipe.csv") == 0
-    reader.join(10)
+    reader.join(patience(10))
     assert got[0].startswith(b"file,class,probability")
     assert stat.S_ISFIFO((photo / "pipe.csv").stat().st_mode)
     (photo / "there").mkdir()
@@ -106,7 +107,7 @@ def test_a_whole_text_goes_through_a_slow_pipe(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: got.append(len((tmp_path / "p").read_bytes())))
     reader.start()
     write_output(tmp_path / "p", "x" * 1_000_000)  # sixteen times what a pipe holds
-    reader.join(10)
+    reader.join(patience(10))
     assert got == [1_000_000]
     assert output_problem(tmp_path / "p") is None
 

@@ -18,6 +18,7 @@ import pytest
 
 from effbench.study.table import table_from_json
 from tests.commandline import effbench
+from tests.patience import patience
 from tests.study.kills import WORDS
 
 pytest.importorskip("optuna")
@@ -127,7 +128,7 @@ def test_two_workers_share_a_study_and_one_is_killed(server: Server, tmp_path: P
             while not unfinished(here):
                 time.sleep(0.01)
             first.kill()
-            assert second.wait(300) == 0, (there / "stderr").read_text()
+            assert second.wait(patience(300)) == 0, (there / "stderr").read_text()
     assert "its worker has died; taken up again" in (there / "stderr").read_text()
 
     table = table_from_json((there / "out" / "table.json").read_text())
@@ -157,7 +158,7 @@ def test_a_server_that_goes_away_stops_the_study_and_it_goes_on(server: Server, 
         while process.poll() is None and told.read_text().count("val/acc") < 3:
             time.sleep(0.1)
         server.stop()
-        assert process.wait(60) == 1
+        assert process.wait(patience(60)) == 1
     error = told.read_text().strip().splitlines()[-1]
     assert error.startswith("error: the study has stopped: StorageInternalError: ")
     assert error.endswith("Every run that has ended is kept: mend this, then give the same command again.")

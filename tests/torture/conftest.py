@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import patience
+
 ROOT = Path(__file__).parents[2]
 IN_MEMORY = Path("/dev/shm")  # thousands of fsyncs, of which a disk makes minutes
 
@@ -20,7 +22,7 @@ def torture(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("torture")
     place, path = IN_MEMORY if IN_MEMORY.is_dir() else folder, folder / "report.json"
     command = [sys.executable, "-m", "tests.torture", "--short", "--folder", str(place), "--output", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=patience(600))
     assert path.is_file(), done.stderr
     report: dict[str, Any] = json.loads(path.read_text())
     return report

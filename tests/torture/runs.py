@@ -41,6 +41,7 @@ from effbench.training.callbacks import Progress
 from effbench.training.checkpoint import Checkpoints
 from effbench.training.checkpoint_files import read_checkpoint
 from effbench.units import human_bytes
+from tests.patience import patience
 
 STEPS = 60
 # Batch norm, dropout, augmentation with mixup, AdamW, EMA, warm-up + cosine, clipping, early stopping: whatever could
@@ -80,7 +81,7 @@ class Child:
 
     def ring(self, timeout_s: float) -> str:
         """Waits: 'rang', 'gone' or 'silent'."""
-        if not select.select([self.bell], [], [], max(0.0, timeout_s))[0]:
+        if not select.select([self.bell], [], [], patience(timeout_s))[0]:
             return "silent"
         return "rang" if os.read(self.bell, 1) else "gone"
 

@@ -31,6 +31,7 @@ from typing import Any
 
 from effbench.training import checkpoint_files
 from effbench.training.callbacks import Progress
+from tests.patience import patience
 from tests.torture import runs
 from tests.torture.runs import CONFIG, Hook
 
@@ -447,7 +448,7 @@ class Tracer:
     def attached(self, pid: int) -> Iterator[None]:
         command = [*self._command, str(pid)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tracer:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + patience(20)
             while "TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text():
                 if tracer.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError("strace cannot attach to a process here")

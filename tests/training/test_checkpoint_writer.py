@@ -19,6 +19,7 @@ from effbench.errors import EffbenchError
 from effbench.training.checkpoint import Checkpoints
 from effbench.training.checkpoint_files import Snapshot, read_checkpoint
 from effbench.training.checkpoint_writer import NICE, BackgroundSaves, DirectSaves, NoSaves, choose_saves
+from tests.patience import patience
 from tests.training.test_checkpoint import keeper, snapshot
 from tests.training.tiny import At, convolutional, data, same, trainer
 
@@ -29,7 +30,7 @@ class Slow(Checkpoints):
     go = threading.Event()
 
     def save(self, *args: object, **options: object) -> None:
-        assert self.go.wait(30)
+        assert self.go.wait(patience(30))
         super().save(*args, **options)
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from effbench.training import waiting
+from tests.patience import patience
 
 needs_libgomp = pytest.mark.skipif(waiting._libgomp() is None, reason="torch computes with another OpenMP library")
 
@@ -26,7 +27,7 @@ def threads() -> set[str]:
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patience(30)
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.01)
     return holds()
@@ -127,7 +128,7 @@ def test_run_delay_grows_for_a_thread_sharing_its_processor() -> None:
     os.sched_setaffinity(0, {min(allowed)})
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        before, deadline = waiting._run_delays_s(set()), time.monotonic() + 30
+        before, deadline = waiting._run_delays_s(set()), time.monotonic() + patience(30)
         own = str(os.getpid())
         while waiting._run_delays_s(set())[own] - before[own] < 0.05 and time.monotonic() < deadline:
             pass

@@ -41,6 +41,7 @@ from effbench.data.images.image_folder import image_folder
 from effbench.data.images.white_levels import Levels
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, DataError
+from tests.patience import patience
 
 Color = tuple[int, int, int]
 
@@ -586,7 +587,7 @@ def test_killed_decoding_leaves_only_files_that_the_next_removes(
     image_folder(root, image_size=4)
     assert unfinished.exists()  # locked by a live process, however old it seems
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=patience(60))
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     if number != signal.SIGKILL:
         assert not unfinished.exists()
@@ -796,7 +797,7 @@ def test_concurrent_decoding_processes_do_not_interfere(
         assert all(racer.poll() is None for racer in racers)
         time.sleep(0.01)
     go.touch()
-    digests = [racer.communicate(timeout=120)[0].strip() for racer in racers]
+    digests = [racer.communicate(timeout=patience(120))[0].strip() for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0]
     assert set(digests) == {image_folder(root, image_size=32).sha256}
     assert len(list(cache.iterdir())) == 2
