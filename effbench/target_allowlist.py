@@ -25,7 +25,7 @@ MODULES = {
     "data": ("effbench.data",),
     "augment": ("effbench.data.images.augment",),
     "task": ("effbench.tasks", "effbench.metrics"),
-    "loss": ("effbench.tasks.losses", "torch.nn.modules.loss"),
+    "loss": ("effbench.tasks", "torch.nn.modules.loss"),
 }
 SEVERAL = {"callbacks": ("effbench.callbacks",)}  # groups with several named objects, each with a _target_
 _ALL = MODULES | SEVERAL

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from effbench.config.paths import conf_dir
 from effbench.config.static_compose import STUDY_GROUPS
 from effbench.config.study_files import options
+from tests.fitting import words_beside
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,14 +55,6 @@ def write_images(root: Path) -> None:
 
 FILES: dict[str, Callable[[Path], None]] = {"cifar10": write_cifar10, "image_folder": write_images}
 OWN_WORDS = {"image_folder": ["data.image_size=32", "data.cache_dir='{root}_cache'"]}
-_LABELS, _VALUES = (["data=synthetic", f"data.targets={kind}"] for kind in ("labels", "values"))
-BESIDE = {  # what a choice needs beside it
-    "data=synthetic_rows": ["model=mlp"],
-    "task=multilabel": ["loss=bce", *_LABELS],
-    "loss=bce": ["task=multilabel", *_LABELS],
-    "task=regression": ["loss=mse", *_VALUES],
-    "loss=mse": ["task=regression", *_VALUES],
-}
 OF_THE_FULL_SET = ["fast_fashion"]  # recipes, tried on the embedded part of it
 
 
@@ -80,7 +74,7 @@ def left_out() -> dict[str, str]:
 
 
 def members(group: str) -> list[str]:
-    names = sorted(path.stem for path in (ROOT / "conf" / group).glob("[!_]*.yaml"))
+    names = sorted(path.stem for path in (conf_dir() / group).glob("[!_]*.yaml"))
     return [name for name in names if f"{group}={name}" not in left_out()]
 
 
@@ -90,24 +84,25 @@ def plan(scratch: Path) -> dict[str, tuple[int, list[list[str]]]]:
     embedded = [name for name in recipes if name not in OF_THE_FULL_SET]
     words = [[f"recipe={','.join(embedded)}"], [f"recipe={','.join(OF_THE_FULL_SET)}", "data.subset=embedded"]]
     sweeps = {"recipe": (len(recipes), words)}
-    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"debug", *STUDY_GROUPS}
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()} - {"debug", *STUDY_GROUPS}
     for group in sorted(groups):
-        small = [] if group == "model" else ["model=cnn"]
         names = members(group)
-        with_files = [name for name in names if group == "data" and name in FILES]
-        others = [name for name in names if f"{group}={name}" in BESIDE]
-        together = [name for name in names if name not in (*with_files, *others)]
-        words = [[f"{group}={','.join(together)}", *small]]
-        words += [[f"{group}={name}", *small, *words_for(name, scratch)] for name in with_files]
-        words += [_with_needs(f"{group}={name}", small) for name in others]
+        needs = {name: needs_of(group, name, scratch) for name in names}
+        together = [name for name in names if not needs[name]]
+        words = [[f"{group}={','.join(together)}", *small_model(group, [])]]
+        words += [[f"{group}={name}", *small_model(group, needs[name]), *needs[name]] for name in names if needs[name]]
         sweeps[group] = (len(names), words)
     return sweeps
 
 
-def _with_needs(choice: str, small: list[str]) -> list[str]:
-    """The choice with what it needs beside it, which may be another small model."""
-    needed = BESIDE[choice]
-    return [choice, *([] if any(word.startswith("model=") for word in needed) else small), *needed]
+def needs_of(group: str, name: str, scratch: Path) -> list[str]:
+    """What a choice needs beside it: other choices, or files, which are written to `scratch`."""
+    return words_for(name, scratch) if group == "data" and name in FILES else words_beside(f"{group}={name}")
+
+
+def small_model(group: str, needs: list[str]) -> list[str]:
+    """The model for a choice of another group, unless it needs one of its own."""
+    return [] if group == "model" or any(word.startswith("model=") for word in needs) else ["model=cnn"]
 
 
 def sweep(words: list[str], folder: Path) -> list[dict[str, str]]:

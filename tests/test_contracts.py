@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from effbench import build
 from effbench.config import schema
 from effbench.config.compose import compose
 from effbench.config.paths import conf_dir, recipes_dir
@@ -18,6 +19,7 @@ from effbench.config.static_compose import STUDY_GROUPS
 from effbench.data.images.modality import Images
 from effbench.report.cost import Setting
 from effbench.run.validate import dry_build
+from tests.fitting import words_beside
 
 SMALL = Setting(Images.blank((3, 32, 32)), 10)
 FILES = sorted(conf_dir().glob("*/*.yaml"))
@@ -54,9 +56,12 @@ def is_section(annotation: object) -> bool:
 def test_every_member_of_every_group_composes_and_builds(path: Path) -> None:
     if path.stem in NEEDS:
         pytest.importorskip(NEEDS[path.stem])
-    small = [] if path.parent.name == "model" else ["model=mlp"]
-    config = compose([*small, f"{path.parent.name}={path.stem}"])
-    assert " with " in dry_build(config, SMALL)
+    choice = f"{path.parent.name}={path.stem}"
+    needs = words_beside(choice)
+    small = [] if any(word.startswith("model=") for word in [choice, *needs]) else ["model=mlp"]
+    config = compose([*small, choice, *needs])
+    kind = build.preview(config) if any(word.startswith("data=") for word in [choice, *needs]) else None
+    assert " with " in dry_build(config, SMALL if kind is None else Setting(kind, 10))
 
 
 @pytest.mark.slow

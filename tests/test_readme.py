@@ -106,14 +106,15 @@ def test_the_callback_shown_works(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "val/loss" in (Path("DIARY") / "diary-1.txt").read_text()
 
 
-def test_the_table_of_groups_lists_all_groups_and_choices() -> None:
+def test_the_table_lists_all_groups_and_only_real_choices() -> None:
     from effbench.config.compose import group_options
 
     for group, names in group_options().items():
         if group == "recipe":
             continue
         [row] = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
-        assert set(re.findall(r"`([^`]+)`", row)[1:]) == set(names)
+        # not all of them: `effbench help train GROUP` lists a file that is new in conf/
+        assert set(re.findall(r"`([^`]+)`", row)[1:]) <= set(names)
 
 
 def test_the_table_of_recipes_repeats_their_headers() -> None:

@@ -23,8 +23,9 @@ from effbench.cpu.accelerate import accelerate, remove_acceleration
 from effbench.cpu.eligibility import Accelerated
 from effbench.data.images.modality import Images
 from effbench.training.trainer import Trainer
+from tests.fitting import IMAGES, takes
 
-MODELS = sorted(path.stem for path in conf_dir().glob("model/*.yaml") if not path.stem.startswith("_"))
+MODELS = sorted(path.stem for path in conf_dir().glob("model/[!_]*.yaml") if takes(path.stem, IMAGES))
 PLAIN = ("torch.", "torchvision.", "timm.", "effbench.models.layers")
 TWO_STEPS = ["trainer.max_steps=2", "device.threads=1", "data.batch_size=8", "trainer.limit_val_batches=1"]
 

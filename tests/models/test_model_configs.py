@@ -12,11 +12,16 @@ import torch
 import yaml
 from torch import nn
 
+from effbench.config.compose import compose
 from effbench.models.accounting import macs, parameters
+from effbench.run.validate import own_setting
+from tests.fitting import IMAGES, takes, words_beside
 
 FOLDER = Path(__file__).parents[2] / "conf" / "model"
 BASE = yaml.safe_load((FOLDER / "_base.yaml").read_text())
 FILES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("_"))
+OF_IMAGES = [path for path in FILES if takes(path.stem, IMAGES)]
+OF_OTHERS = [path for path in FILES if path not in OF_IMAGES]
 BIG = {"torchvision", "swin", "resnet50", "resnet152", "vit_b", "vit_l"}  # shapes only: on the meta device
 
 
@@ -29,7 +34,7 @@ def factory(path: Path, **facts: Any) -> nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OF_IMAGES, ids=lambda path: path.stem)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32), (3, 224)])
 def test_every_model_maps_images_to_logits(path: Path, channels: int, side: int) -> None:
     with torch.device("meta"):
@@ -38,7 +43,16 @@ def test_every_model_maps_images_to_logits(path: Path, channels: int, side: int)
         assert model.eval()(torch.zeros(1, channels, side, side, device="meta")).shape == (1, 7)
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.stem not in BIG], ids=lambda path: path.stem)
+@pytest.mark.slow
+def test_every_model_of_other_samples_maps_them_to_logits() -> None:
+    for path in OF_OTHERS:
+        setting = own_setting(compose([f"model={path.stem}", *words_beside(f"model={path.stem}")]))
+        with torch.device("meta"):
+            model = factory(path, num_classes=7, **setting.modality.facts)
+        assert model.eval()(setting.modality.example().to("meta")).shape == (1, 7)
+
+
+@pytest.mark.parametrize("path", [path for path in OF_IMAGES if path.stem not in BIG], ids=lambda path: path.stem)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32)])
 def test_every_small_model_trains_a_step_in_its_memory_format(path: Path, channels: int, side: int) -> None:
     torch.manual_seed(0)

@@ -16,9 +16,11 @@ import torch
 from torch import nn
 
 from effbench import build, schedulers
+from effbench.automatic import settled
 from effbench.config.compose import compose, group_options
 from effbench.config.schema import Config
 from effbench.data.images.augment import Augment
+from effbench.data.images.modality import Images
 from effbench.training.checkpoint import Checkpoints
 from effbench.training.checkpoint_files import read_checkpoint
 from effbench.training.clipping import choose_clipping
@@ -33,6 +35,14 @@ from tests.training.tiny import At, Rows, convolutional, copied, data, dense, sa
 
 STEPS, PER_EPOCH = 12, 4
 DATA = data(num_train=64, num_val=24)
+
+
+def from_yaml(name: str, optimizer: torch.optim.Optimizer) -> Any:
+    """The schedule of scheduler=NAME for a run of these tests."""
+    config = settled(compose([f"scheduler={name}"]), STEPS, Images, (1, 8, 8))
+    return build.schedule(config, optimizer, total_steps=STEPS, steps_per_epoch=PER_EPOCH)
+
+
 SCHEDULES = {
     "constant": partial(schedulers.Constant, warmup=3),
     "step": partial(schedulers.Step, step_size=5),
@@ -49,6 +59,8 @@ SCHEDULES = {
     "plateau, warmed up": partial(schedulers.Plateau, patience=0, threshold=0.9, warmup=6),
     "one_cycle, warmed up": partial(schedulers.OneCycle, total_steps=STEPS, warmup=3),
 }
+# A schedule that is not among these, from its own YAML: another file in conf/ needs no entry here.
+SCHEDULES |= {name: partial(from_yaml, name) for name in group_options()["scheduler"] if name not in SCHEDULES}
 AUGMENT = Augment(crop_padding=1, flip=0.5, rotate=10, contrast=0.2, dropout_holes=1, mixup_alpha=0.4, cutmix_alpha=1.0)
 
 
@@ -219,11 +231,6 @@ def test_every_schedule_resumes_exactly(name, at, tmp_path):
     straight = uninterrupted(plan, tmp_path / "b")
     agree(interrupted(plan, tmp_path / "a", at), straight)
     assert len({row["lr/0"] for row in straight.rows}) > 1 or name == "constant"
-
-
-@pytest.mark.row(15)
-def test_every_schedule_of_conf_is_tested_for_resume():
-    assert set(group_options()["scheduler"]) <= set(SCHEDULES)
 
 
 EXTRAS = {"schedule_free": "schedulefree"}
