@@ -16,7 +16,7 @@ _LARGEST = 1e100  # beyond it, means and squares could overflow
 _MAX_COUNT = 10**15  # upper limit of a count
 _MAX_SIDE = 100_000  # pixels
 
-Rule = tuple[str, Callable[[Any], bool]]
+FieldRule = tuple[str, Callable[[Any], bool]]
 
 
 def is_number(value: Any) -> bool:
@@ -45,14 +45,14 @@ def _mapping_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and all(item is None or holds(item) for item in value.values())
 
 
-NUMBER: Rule = ("a number", is_number)
-COUNT: Rule = ("a whole number of at least 0", _is_count)
-TEXT: Rule = ("text", _is_text)
-MAPPING: Rule = ("a mapping", lambda value: isinstance(value, dict))
-NUMBERS: Rule = ("a list of numbers", _list_of(is_number))
-COUNTS: Rule = ("a mapping of whole numbers", _mapping_of(_is_count))
+NUMBER: FieldRule = ("a number", is_number)
+COUNT: FieldRule = ("a whole number of at least 0", _is_count)
+TEXT: FieldRule = ("text", _is_text)
+MAPPING: FieldRule = ("a mapping", lambda value: isinstance(value, dict))
+NUMBERS: FieldRule = ("a list of numbers", _list_of(is_number))
+COUNTS: FieldRule = ("a mapping of whole numbers", _mapping_of(_is_count))
 
-FIELDS: Mapping[str, Rule] = {
+FIELDS: Mapping[str, FieldRule] = {
     "status": TEXT, "error": TEXT, "stop_reason": TEXT, "device": TEXT, "precision": TEXT,
     "epochs": ("a number of at least 0", lambda value: is_number(value) and 0 <= value <= _MAX_COUNT),
     "steps": COUNT, "skipped_steps": COUNT,
@@ -76,14 +76,14 @@ IMAGE = "image"  # the unit of records that do not say
 
 
 def unit_of(summary: Mapping[str, Any]) -> str:
-    """The word for one sample of a run: 'image'."""
+    """Return the word for one sample of a run: 'image'."""
     unit = _field(summary, "data.unit")
     # the unit becomes a part of field names
     return unit if isinstance(unit, str) and unit.isidentifier() else IMAGE
 
 
 def throughput_of(summary: Mapping[str, Any]) -> float | None:
-    """Samples a second, where the record holds them."""
+    """Return the samples a second; None if the record does not hold them."""
     value = _field(summary, f"timing.{throughput_key(unit_of(summary))}")
     return float(value) if is_number(value) else None
 
@@ -92,7 +92,7 @@ def wrong_fields(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     """Return (dotted name, value, rule) of each field with a wrong type; collections come before their members."""
     unit = unit_of(summary)
     speed = f"timing.{throughput_key(unit)}"
-    shape: Rule = ("a list of sizes", _list_of(_is_count))
+    shape: FieldRule = ("a list of sizes", _list_of(_is_count))
     if unit == IMAGE:
         shape = ("channels, height and width", _list_of(_is_side, 3))
     fields = {

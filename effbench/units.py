@@ -96,20 +96,20 @@ def counted(count: int, noun: str) -> str:
 
 
 def throughput_key(unit: str) -> str:
-    """How the samples a second of a modality are recorded: images_per_s."""
+    """Return the key under which the samples a second are recorded: images_per_s."""
     return f"{unit}s{SPEED}"
 
 
 def seen_key(unit: str) -> str:
-    """How the samples that a run saw are recorded: images_seen."""
+    """Return the key under which the samples that a run saw are recorded: images_seen."""
     return f"{unit}s_seen"
 
 
 def speed_text(samples_per_s: float, unit: str) -> str:
-    """'1345 img/s', for a line of progress."""
+    """Return the speed for a line of progress: '1345 img/s'."""
     return f"{samples_per_s:.0f} {'img' if unit == 'image' else f'{unit}s'}/s"
 
 
 def article(noun: str) -> str:
-    """'a' or 'an'."""
+    """Return the noun's article: 'a' or 'an'."""
     return "an" if noun[:1] in "aeiou" else "a"

@@ -144,3 +144,20 @@ def test_public_functions_have_a_summary_line() -> None:
         if (text := ast.get_docstring(node)) and not text.split("\n\n")[0].rstrip().endswith((".", ":", '"', "…"))
     ]
     assert bad == []
+
+
+# Words that begin a noun phrase or a condition, and quotes.
+NO_VERBS = ("A", "An", "The", "How", "What", "Whether", "Where", "Which", "After", "Before", "Within", "True", "'", '"')
+
+
+def test_docs_of_functions_begin_with_a_verb() -> None:
+    """Such as 'Return the word for one sample'. A property names its value, as an attribute does."""
+    first = {
+        place: text.split()[0]
+        for place, node, _ in public()
+        if isinstance(node, ast.FunctionDef)
+        if not any("property" in ast.unparse(each) for each in node.decorator_list)
+        if (text := ast.get_docstring(node))
+    }
+    assert len(first) > 300
+    assert {place: word for place, word in first.items() if word in NO_VERBS or word.startswith(("'", '"'))} == {}

@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from effbench.builders.factories import construct
-from effbench.config.options import FRACTION_BELOW_1, NON_NEGATIVE, Rule
+from effbench.config.options import BOOL, FRACTION_BELOW_1, NON_NEGATIVE, Rule
 from effbench.config.schema import Config
-from effbench.errors import ConfigError, EffbenchError, shown
+from effbench.errors import ConfigError, EffbenchError
 from effbench.models.adapt import head_names
 from effbench.optimizers.groups import parameter_groups
 from effbench.target_allowlist import resolve
@@ -134,8 +134,8 @@ def _check_options(kind: type[Optimizer], options: Mapping[str, Any]) -> None:
     for key, word in inspect.signature(kind).parameters.items():
         # 3 and 'maybe' would count as true. None is allowed: with fused=None, torch chooses by itself.
         declared = word.annotation is bool or word.annotation in ("bool", "bool | None", bool | None)
-        if declared and not isinstance(value := options.get(key), bool | None):
-            raise ConfigError(f"optimizer.{key} must be true or false; got {shown(value)}.")
+        if declared and (value := options.get(key)) is not None:
+            BOOL.check(value, f"optimizer.{key}")
     # torch refuses this too, but its message names no key.
     if kind is torch.optim.SGD and options.get("nesterov"):
         momentum, dampening = options.get("momentum", 0), options.get("dampening", 0)

@@ -343,7 +343,7 @@ def _differing(own: Any, merged: Any, key: str = "") -> Iterator[str]:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within it Hydra creates GuardedLoaders. Other users of Hydra in this process are not affected."""
+    """Let Hydra create GuardedLoaders within the block. Other users of Hydra in this process are not affected."""
     # Hydra has no setting for its loader's class: it takes the one of this name.
     module: Any = importlib.import_module("hydra._internal.hydra")
     usual, module.ConfigLoaderImpl = module.ConfigLoaderImpl, GuardedLoader

@@ -1,11 +1,11 @@
-"""Number types for options, with their rules. The config's schema and the constructors of parts use the same ones."""
+"""Types of numbers and booleans for options, with their rules, for the config's schema and the parts' constructors."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from typing import Annotated, Any, Generic, TypeVar, cast
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from effbench.errors import OptionError, shown
 
@@ -15,11 +15,17 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
-Number = TypeVar("Number", int, float)
+Number = TypeVar("Number", int, float, bool)
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError
+    return value
 
 
 class Rule(Generic[Number]):
-    """A type of number that pydantic checks: strictly, without NaN and infinity.
+    """A type of number, or bool, that pydantic checks: strictly, without NaN and infinity.
 
     Args:
         kind: the type, such as Count.
@@ -68,9 +74,11 @@ class Rule(Generic[Number]):
         return cast(Number, self._adapter.validate_python(value))
 
 
+BOOL = Rule[bool](bool, "true or false")
 INT = Rule[int](int, "a whole number")
 WHOLE = Rule[int](Whole, "a whole number >= 0")
 COUNT = Rule[int](Count, "a whole number >= 1")
+ODD = Rule[int](Annotated[Count, AfterValidator(_odd)], "odd and positive")
 FRACTION = Rule[float](Fraction, "in [0, 1]")
 FRACTION_BELOW_1 = Rule[float](Annotated[float, Field(ge=0, lt=1)], "in [0, 1)")
 FRACTION_ABOVE_0 = Rule[float](Annotated[float, Field(gt=0, le=1)], "in (0, 1]")

@@ -52,7 +52,7 @@ class Parity:
         return {**asdict(self), "relative": self.relative, "agreement": self.agreement}
 
     def text(self, unit: str) -> str:
-        """unit: the word for a sample."""
+        """Return the comparison as a text. unit: the word for a sample."""
         return (
             f"{self.max_difference:.3g}, {self.relative:.2g} of the largest ({self.largest_logit:.3g}); "
             f"the answer is the same for {self.agreeing} of {self.samples} {unit}s"

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from effbench.errors import OptionError, shown, unknown_name
+from effbench.config.options import BOOL
+from effbench.errors import OptionError, unknown_name
 from effbench.models.layers import DepthwiseSeparableConv2d, check_count, check_dropout, same_padding
 
 GRID = 4  # largest side of the feature map that the fully connected layer sees
@@ -52,8 +53,7 @@ def cnn(
         check_count(width, "model.channels", "channels in each block")
     check_count(hidden, "model.hidden", "units")
     check_dropout(dropout)
-    if not isinstance(batch_norm, bool):
-        raise OptionError(f"model.batch_norm must be true or false; got {shown(batch_norm)}.")
+    BOOL.check(batch_norm, "model.batch_norm")
     # (B, channels[-1], rows, columns) is what the fully connected layer sees
     pool, (rows, columns) = _pool(image_size, len(channels))
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from effbench.config.options import COUNT, FRACTION_BELOW_1
-from effbench.errors import OptionError
+from effbench.config.options import COUNT, FRACTION_BELOW_1, ODD
 
 
 class DepthwiseSeparableConv2d(nn.Module):
@@ -45,12 +44,8 @@ class DepthwiseSeparableConv2d(nn.Module):
 def same_padding(kernel_size: int) -> int:
     """Return the padding, k // 2, that keeps H and W at stride 1. Raise OptionError unless k is odd and positive."""
     # an even k would need other padding on the left than on the right
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise OptionError(
-            f"model.kernel_size must be odd and positive, so that height and width stay; got {kernel_size}. "
-            "Write 3 or 5."
-        )
-    return kernel_size // 2
+    rule = "odd and positive, so that height and width stay"
+    return ODD.check(kernel_size, "model.kernel_size", rule, "Write 3 or 5.") // 2
 
 
 def check_dropout(dropout: float, key: str = "model.dropout") -> None:

@@ -83,7 +83,7 @@ def setting_for(config: Config, given: Given | None = None) -> Setting:
 
 
 def published(config: Config, kind: type[Modality]) -> Setting | None:
-    """The setting of the papers' tables for samples of this kind: ImageNet-1k's for images."""
+    """Return the setting of the papers' tables for samples of this kind: ImageNet-1k's for images."""
     if kind.published is None:
         return None
     shape, num_classes = kind.published

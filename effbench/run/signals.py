@@ -44,7 +44,7 @@ class SignalHandler:
 
     @contextmanager
     def stopping(self, trainer: Trainer) -> Iterator[None]:
-        """Within it, the first signal asks the trainer to stop after the current step."""
+        """Let the first signal within the block ask the trainer to stop after the current step."""
 
         def stop(name: str) -> None:
             trainer.interrupted_by = trainer.interrupted_by or name
@@ -57,7 +57,7 @@ class SignalHandler:
 
     @contextmanager
     def raising(self, trainer: Trainer | None = None) -> Iterator[None]:
-        """Within it, the first signal raises Interrupted, so that unfinished files are removed.
+        """Let the first signal within the block raise Interrupted, so that unfinished files are removed.
 
         trainer: a signal that it received after its last step raises Interrupted at once.
         """

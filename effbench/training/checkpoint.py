@@ -117,7 +117,7 @@ class Checkpoints:
                     log.warning(f"{error} It can no longer be the best.")
 
     def relink(self) -> None:
-        """After `restore`: make the links `last` and `best` agree with it.
+        """Make the links `last` and `best` agree with the restored checkpoint.
 
         They may differ because a kill came before a link was moved, or because the run fell back to an older
         checkpoint.

@@ -64,7 +64,7 @@ def restore(trainer: Trainer, snapshot: Snapshot) -> None:
 
 
 def keep_place_in_epochs(trainer: Trainer, same_data: bool) -> int | None:
-    """After `restore`, move the schedule to the same place in epochs if the steps in an epoch have changed.
+    """Move the schedule, after `restore`, to the same place in epochs if the steps in an epoch have changed.
 
     The schedule then continues as if all epochs had the new length, and ends with the run. An epoch that was begun
     with other data is abandoned for the next one.

@@ -17,9 +17,11 @@ from effbench.config.options import COUNT, FRACTION, POSITIVE, Rule
 from effbench.errors import ConfigError, OptionError
 
 MEANING: dict[str, Callable[[Any], bool]] = {
+    "BOOL": lambda x: isinstance(x, bool),
     "INT": lambda x: isinstance(x, int),
     "WHOLE": lambda x: isinstance(x, int) and x >= 0,
     "COUNT": lambda x: isinstance(x, int) and x >= 1,
+    "ODD": lambda x: isinstance(x, int) and x >= 1 and x % 2 == 1,
     "FRACTION": lambda x: 0 <= x <= 1,
     "FRACTION_BELOW_1": lambda x: 0 <= x < 1,
     "FRACTION_ABOVE_0": lambda x: 0 < x <= 1,
@@ -37,7 +39,7 @@ def test_every_rule_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("name", MEANING)
-@given(value=st.one_of(st.integers(-3, 3), st.floats(-2, 2), st.sampled_from([0.0, 1.0, math.inf, math.nan])))
+@given(value=st.one_of(st.integers(-3, 5), st.floats(-2, 2), st.sampled_from([0.0, 1.0, math.inf, math.nan])))
 def test_a_rule_holds_for_what_it_says(name: str, value: float) -> None:
     assert getattr(options, name).holds(value) is bool(MEANING[name](value))
 
@@ -45,7 +47,7 @@ def test_a_rule_holds_for_what_it_says(name: str, value: float) -> None:
 @pytest.mark.parametrize("value", [True, "1", None, [1], torch.tensor(1), np.int64(1), 1j], ids=repr)
 @pytest.mark.parametrize("name", MEANING)
 def test_what_is_no_plain_number_keeps_no_rule(name: str, value: object) -> None:
-    assert not getattr(options, name).holds(value)
+    assert getattr(options, name).holds(value) is (name == "BOOL" and value is True)
 
 
 def test_a_message_names_key_rule_value_and_remedy() -> None:

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from effbench.cache_dir import cache_home
+from effbench.config.options import BOOL
 from effbench.data.images.image_files import printable
 from effbench.data.images.modality import square_images
 from effbench.data.images.pixels import resized
@@ -28,7 +29,7 @@ from effbench.data.option_checks import check_counts, check_division, given_fold
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, digest, hold_out
 from effbench.disk import move
-from effbench.errors import ConfigError, DataError, shown
+from effbench.errors import DataError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"  # published next to the archive
@@ -64,8 +65,7 @@ def cifar10(
         ConfigError: an option is of the wrong type or out of range.
         DataError: files are missing or damaged, or hold anything but arrays of bytes and labels.
     """
-    if not isinstance(download, bool):
-        raise ConfigError(f"data.download must be true or false; got {shown(download)}.")
+    BOOL.check(download, "data.download")
     check_counts("pixel", image_size=image_size)  # here too: reading takes longer than resizing
     check_division(split_seed, val_fraction=val_fraction)
     contents = _contents(given_folder("root", root) or cache_home() / "cifar10", download)

@@ -22,13 +22,13 @@ HERE = Path(__file__).parent
 
 
 def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices (ascending) of the first `count` samples of every class. labels: (N,)."""
+    """Return the indices (ascending) of the first `count` samples of every class. labels: (N,)."""
     # sorted: samples keep the file order of the full set
     return np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))
 
 
 def make(folder: Path) -> bytes:
-    """The archive's bytes: arrays train_images, train_labels, test_images, test_labels (uint8)."""
+    """Return the archive's bytes: arrays train_images, train_labels, test_images, test_labels (uint8)."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for which, (images, labels) in read_folder(folder).items():
