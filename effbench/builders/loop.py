@@ -75,9 +75,7 @@ def trainer(
     """
     device = modality.transfer.device
     if chosen is None:
-        config = with_monitors(settled(config, len(data.train), data.modality, data.shape, ranks.world_size))
-        chosen = task(config, data, device)
-        data = chosen.checked(data)
+        config, data, chosen = _prepared(config, data, device, ranks)
     _check_monitors(config, data, chosen)
     # The batches come before the schedule, because spans such as '2 epochs' need the steps of an epoch.
     train = train_batches(config, data, modality, ranks)
@@ -114,6 +112,15 @@ def trainer(
         ),
         callbacks=Callbacks([]),  # the session sets them: their context refers to this trainer
     )
+
+
+def _prepared(
+    config: Config, data: Splits, device: torch.device, ranks: DistributedContext
+) -> tuple[Config, Splits, Task]:
+    """Do what a session has done before: settle the config, check the targets."""
+    config = with_monitors(settled(config, len(data.train), data.modality, data.shape, ranks.world_size))
+    chosen = task(config, data, device)
+    return config, chosen.checked(data), chosen
 
 
 def _failure_policies(

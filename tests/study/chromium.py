@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.patience import patience
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -101,7 +103,7 @@ def chromium(profile: Path) -> Iterator[Page]:
     finally:
         os.close(to_browser)  # it ends with its pipe
         try:
-            process.wait(20)
+            process.wait(patience(20))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
