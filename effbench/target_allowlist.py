@@ -18,15 +18,17 @@ from typing import Any
 
 from effbench.errors import ConfigError, EffbenchError
 
+# A * stands for one name: the folder of a modality.
 MODULES = {
     "model": ("effbench.models", "torchvision.models", "timm.models"),
     "optimizer": ("effbench.optimizers", "torch.optim", "timm.optim"),
     "scheduler": ("effbench.schedulers", "torch.optim.lr_scheduler"),
     "data": ("effbench.data",),
-    "augment": ("effbench.data.images.augment",),
+    "augment": ("effbench.data.*.augment",),
     "task": ("effbench.tasks", "effbench.metrics"),
     "loss": ("effbench.tasks", "torch.nn.modules.loss"),
 }
+SHORT_NAMES = {"loss": ("torch.nn",)}  # as torch's documentation names them; the module that defines it still decides
 SEVERAL = {"callbacks": ("effbench.callbacks",)}  # groups with several named objects, each with a _target_
 _ALL = MODULES | SEVERAL
 RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # keys that make Hydra build an object
@@ -68,8 +70,9 @@ def check_targets(content: Mapping[str, Any]) -> None:
         parts |= {f"{group}.{name}": part for name, part in section.items()} if isinstance(section, Mapping) else {}
     for key, section in parts.items():
         target = section.get("_target_") if isinstance(section, Mapping) else None
-        allowed = (*_ALL[key.partition(".")[0]], *allow_targets)
-        if isinstance(target, str) and not _may_be(target, allowed):
+        group = key.partition(".")[0]
+        allowed = (*_ALL[group], *allow_targets)
+        if isinstance(target, str) and not _may_be(target, (*allowed, *SHORT_NAMES.get(group, ()))):
             raise ConfigError(_refusal(key, target, allowed))
 
     # Anywhere else these keys would make Hydra build an object.
@@ -107,10 +110,16 @@ def _may_be(target: str, allowed: Sequence[str]) -> bool:
     """Return True if the name is public and below an allowed module."""
     # A name with a leading _ is no part of a library's interface: torch.optim._functional, or __globals__.
     return any(
-        all(part.isidentifier() and not part.startswith("_") for part in target[len(module) + 1 :].split("."))
+        all(part.isidentifier() and not part.startswith("_") for part in target.split(".")[module.count(".") + 1 :])
         for module in allowed
-        if target.startswith(f"{module}.")
+        if _is_in(target, module) and target.count(".") > module.count(".")
     )
+
+
+def _is_in(name: str, module: str) -> bool:
+    """Return True if the dotted name is the module or below it."""
+    parts, wanted = name.split("."), module.split(".")
+    return len(parts) >= len(wanted) and all(own in ("*", part) for own, part in zip(wanted, parts, strict=False))
 
 
 def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Callable[..., Any]:
@@ -126,7 +135,7 @@ def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Calla
     """
     usual = _ALL[group.partition(".")[0]]
     allowed = (*usual, *allow_targets)
-    if not _may_be(target, allowed):
+    if not _may_be(target, (*allowed, *SHORT_NAMES.get(group, ()))):
         raise ConfigError(_refusal(group, target, allowed))
     if not _may_be(target, usual):
         _make_importable(target.partition(".")[0])
@@ -134,7 +143,7 @@ def resolve(group: str, target: str, allow_targets: Sequence[str] = ()) -> Calla
     # The module that defines it decides, not the name under which it was found: torchvision.models.os is os.
     home = getattr(found, "__module__", None) or ""
     is_kind = inspect.isclass(found) or inspect.isfunction(found)
-    is_inside = any(home == module or home.startswith(f"{module}.") for module in allowed)
+    is_inside = any(_is_in(home, module) for module in allowed)
     if not is_kind or not is_inside or _is_helper(found, home):
         raise ConfigError(_refusal(group, target, allowed))
     return found  # type: ignore[no-any-return]

@@ -198,6 +198,8 @@ def test_another_task_goes_through_every_verb(
         (["task.metrics=[taskfiles.Slashed]"], "the name of Slashed must be a text without spaces and '/'"),
         (["task.metrics=[taskfiles.Speed]"], "columns whose name ends with _per_s hold the throughput"),
         (["task.metrics=[taskfiles.Shown]"], "Shown needs display = Display(title, 'min' or 'max')"),
+        (["loss._target_=torch.nn.NLLLoss"], "takes log-probabilities, and the outputs of a model are logits"),
+        (["loss._target_=torch.nn.MSELoss"], "is for targets of kind values; task=classification"),
         (["loss=bce"], "is for targets of kind labels"),
         (["loss.class_weights=balanced", "data.targets=labels"], "is for class numbers; synthetic has other targets"),
     ],

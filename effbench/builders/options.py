@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+
 from effbench.builders.factories import call, check_booleans, check_names
 from effbench.builders.models import check_weights_names
 from effbench.builders.optimizers import trial_step
 from effbench.builders.schedulers import schedule_parts
-from effbench.builders.tasks import task_of
+from effbench.builders.tasks import check_loss, task_of
 from effbench.config.monitors import AUTO
 from effbench.config.schema import Config
+from effbench.errors import ConfigError
 from effbench.target_allowlist import MODULES, resolve
 
 
@@ -17,6 +20,9 @@ def check_options(config: Config) -> None:
     for group in MODULES:
         section = getattr(config, group)
         factory = resolve(group, section.target, config.allow_targets)
+        # Before it is called: the module of an augmentation has functions, too.
+        if group == "augment" and not inspect.isclass(factory):
+            raise ConfigError(f"augment._target_ {section.target!r} must be a class, such as Augment.")
         check_booleans(group, factory, section.options, config.allow_targets)
         if group not in ("optimizer", "task", "loss"):  # these are built below
             check_names(group, factory, section.options)
@@ -24,6 +30,7 @@ def check_options(config: Config) -> None:
     # `auto` follows from the data; all other values are checked now.
     known = {key: value for key, value in config.augment.options.items() if value != AUTO}
     call("augment", config.augment.target, config, known)
+    check_loss(config)
     # The numbers do not matter: what is built here is thrown away.
     task_of(config, num_outputs=1)
     schedule_parts(config, total_steps=1000, steps_per_epoch=100)  # refuses unreadable spans

@@ -16,7 +16,7 @@ from effbench.data.splits import Splits
 from effbench.errors import ConfigError, shown, unknown_name
 from effbench.metrics import LOSS, Display, Metric, shipped
 from effbench.target_allowlist import resolve
-from effbench.tasks.losses import Loss, OfTorch, class_weights
+from effbench.tasks.losses import TORCH_TARGETS, UNFIT, Loss, OfTorch, class_weights
 from effbench.tasks.task import Task
 from effbench.units import SPEED
 
@@ -32,6 +32,7 @@ def task(config: Config, data: Splits, device: torch.device | None = None) -> Ta
     Raises:
         ConfigError: loss, metrics and task do not fit each other or the data.
     """
+    check_loss(config)
     return task_of(config, len(data.classes), loss(config, data).to(device or torch.device("cpu")))
 
 
@@ -52,6 +53,25 @@ def task_of(config: Config, num_outputs: int, minimised: Loss | None = None) -> 
     facts = {"loss": minimised, "metrics": metrics(config), "num_outputs": num_outputs}
     built: Task = construct("task", section.target, kind, {**section.options, **facts})
     return built
+
+
+def check_loss(config: Config) -> None:
+    """Refuse a loss of torch.nn that is for other targets than the task's, or for other outputs than logits.
+
+    Only for training: a run that was trained with one can still be read.
+    """
+    target = config.loss.target
+    task: Any = resolve("task", config.task.target, config.allow_targets)
+    kind: Any = resolve("loss", target, config.allow_targets)
+    # Of exactly torch's class: a subclass of the user's may change outputs and targets first.
+    if kind in UNFIT:
+        raise ConfigError(f"loss._target_ {target!r} {UNFIT[kind]}")
+    takes, has = TORCH_TARGETS.get(kind), getattr(task, "kind", None)
+    if takes is not None and has is not None and has not in takes:
+        raise ConfigError(
+            f"loss._target_ {target!r} is for targets of kind {' or '.join(takes)}; task={task.__name__.lower()} has "
+            f"targets of kind {has}. {task.remedy}"
+        )
 
 
 def metrics(config: Config) -> list[Metric]:

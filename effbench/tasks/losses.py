@@ -6,7 +6,7 @@ or a loss of torch.nn (such as torch.nn.SmoothL1Loss), whose mean over outputs i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -157,6 +157,26 @@ class MeanSquaredError(Loss):
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
         # the mean over D, as torch's own mean over all elements; then the sum over samples
         return F.mse_loss(outputs, targets, reduction="none").mean(1).sum()
+
+
+# Kinds of targets of torch's losses. With another kind some compute a number that looks right: MSELoss spreads class
+# numbers (B,) over outputs (B, K) where B == K, and CrossEntropyLoss reads labels (B, K) as shares of the classes.
+TORCH_TARGETS: Mapping[type[nn.Module], tuple[str, ...]] = {
+    nn.CrossEntropyLoss: ("class",), nn.MultiMarginLoss: ("class",),
+    nn.BCEWithLogitsLoss: ("labels",), nn.MultiLabelSoftMarginLoss: ("labels",),
+    nn.MSELoss: ("values",), nn.L1Loss: ("values",), nn.SmoothL1Loss: ("values",), nn.HuberLoss: ("values",),
+}  # fmt: skip
+_NO_LOGITS = "takes {}, and the outputs of a model are logits. Write torch.nn.{}."
+_NO_SIGNS = "takes targets of {}, and labels are 0 and 1. Write torch.nn.MultiLabelSoftMarginLoss."
+# torch's losses that fit no task -> why, and what to write instead.
+UNFIT: Mapping[type[nn.Module], str] = {
+    nn.NLLLoss: _NO_LOGITS.format("log-probabilities", "CrossEntropyLoss"),
+    nn.KLDivLoss: _NO_LOGITS.format("log-probabilities", "CrossEntropyLoss"),
+    nn.BCELoss: _NO_LOGITS.format("probabilities", "BCEWithLogitsLoss, with task=multilabel"),
+    nn.SoftMarginLoss: _NO_SIGNS.format("-1 and 1"),
+    nn.HingeEmbeddingLoss: _NO_SIGNS.format("-1 and 1"),
+    nn.MultiLabelMarginLoss: _NO_SIGNS.format("class numbers, filled up with -1"),
+}
 
 
 @dataclass(eq=False)

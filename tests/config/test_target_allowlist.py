@@ -6,12 +6,15 @@ White-box: replaces where modules are looked for.
 from __future__ import annotations
 
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from effbench import cli
+from effbench.build import check_options
 from effbench.config.compose import compose
 from effbench.errors import ConfigError
 from effbench.run.load import load_run
@@ -53,10 +56,36 @@ def test_private_names_are_refused_before_they_are_called(group: str, target: st
         ("scheduler", "torch.optim.lr_scheduler.StepLR"),
         ("scheduler", "effbench.schedulers.Cosine"),
         ("data", "effbench.data.images.synthetic.synthetic"),
+        ("augment", "effbench.data.images.augment.Augment"),
+        ("loss", "torch.nn.MSELoss"),
+        ("loss", "torch.nn.modules.loss.MSELoss"),
     ],
 )
 def test_targets_of_the_kind_of_their_group_are_allowed(group: str, target: str) -> None:
     assert resolve(group, target).__name__ == target.rpartition(".")[2]
+
+
+def test_an_augmentation_is_found_in_the_folder_of_any_modality(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("effbench.data.sounds", "effbench.data.sounds.augment"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    added: Any = sys.modules["effbench.data.sounds.augment"]
+    added.Pitch = type("Pitch", (), {"__module__": added.__name__})
+    assert resolve("augment", "effbench.data.sounds.augment.Pitch") is added.Pitch
+    for other in ("effbench.data.augment.Pitch", "effbench.data.sounds.modality.Pitch", "effbench.data.sounds.augment"):
+        with pytest.raises(ConfigError, match="is not allowed"):
+            resolve("augment", other)
+
+
+@pytest.mark.slow
+def test_a_function_is_no_augmentation_and_is_not_called() -> None:
+    with pytest.raises(ConfigError, match=r"augment\._target_ 'effbench.data.images.augment.crop' must be a class"):
+        check_options(compose(["augment._target_=effbench.data.images.augment.crop"]))
+
+
+@pytest.mark.parametrize("target", ["torch.nn.Linear", "torch.nn.functional.mse_loss", "torch.nn.MSELoss.__init__"])
+def test_other_names_of_torch_nn_are_no_loss(target: str) -> None:
+    with pytest.raises(ConfigError, match="is not allowed"):
+        resolve("loss", target)
 
 
 def test_timm_s_models_are_allowed_by_name() -> None:

@@ -6,11 +6,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from effbench.builders.tasks import check_loss
+from effbench.config.compose import compose
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, DataError
 from effbench.metrics import Accuracy, LabelAccuracy, MeanAbsoluteError, Metric
 from effbench.tasks.classification import Classification
-from effbench.tasks.losses import BinaryCrossEntropy, CrossEntropy, Focal, Loss, MeanSquaredError, OfTorch
+from effbench.tasks.losses import (
+    TORCH_TARGETS,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Focal,
+    Loss,
+    MeanSquaredError,
+    OfTorch,
+)
 from effbench.tasks.multilabel import Multilabel
 from effbench.tasks.regression import Regression
 from effbench.tasks.task import Task
@@ -75,6 +85,51 @@ def test_torch_loss_is_mean_over_outputs_summed_over_samples() -> None:
     torch.testing.assert_close(ours.summed(OUTPUTS, VALUES) / B, nn.SmoothL1Loss()(OUTPUTS, VALUES))
     of_classes = OfTorch(nn.CrossEntropyLoss(reduction="none"))
     torch.testing.assert_close(of_classes.summed(OUTPUTS, CLASS) / B, nn.CrossEntropyLoss()(OUTPUTS, CLASS))
+
+
+@pytest.mark.parametrize("kind", TORCH_TARGETS)
+def test_a_torch_loss_leads_to_the_targets_that_it_is_for(kind: type[nn.Module]) -> None:
+    word = TORCH_TARGETS[kind][0]
+    task, targets = {
+        "class": (classification(), CLASS),
+        "labels": (multilabel(), LABELS),
+        "values": (regression(), VALUES),
+    }[word]
+    outputs = torch.zeros(B, K, requires_grad=True)
+    optimizer = torch.optim.Adam([outputs], lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        OfTorch(kind(reduction="none")).summed(outputs, targets).backward()
+        optimizer.step()
+    metric = task.metrics[0]
+    value = metric.value(metric.sums(outputs.detach(), targets).tolist(), B)
+    assert value == pytest.approx({"class": 1.0, "labels": 1.0, "values": 0.0}[word], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["loss._target_=torch.nn.NLLLoss"], "torch.nn.CrossEntropyLoss"),
+        (["loss._target_=torch.nn.BCELoss", "task=multilabel"], "torch.nn.BCEWithLogitsLoss"),
+        (["loss._target_=torch.nn.SoftMarginLoss", "task=multilabel"], "torch.nn.MultiLabelSoftMarginLoss"),
+        (["loss._target_=torch.nn.MSELoss"], "loss=cross_entropy"),
+        (["loss._target_=torch.nn.CrossEntropyLoss", "task=multilabel"], "loss=bce"),
+        (["loss._target_=torch.nn.BCEWithLogitsLoss", "task=regression"], "loss=mse"),
+    ],
+)
+def test_a_torch_loss_that_does_not_fit_is_refused_before_training(words: list[str], remedy: str) -> None:
+    config = compose(words)
+    with pytest.raises(ConfigError, match=f"Write {remedy}"):
+        check_loss(config)
+
+
+def test_a_subclass_of_a_torch_loss_may_take_any_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Brier(nn.MSELoss):
+        """Squared error of the probabilities: it makes class numbers into (B, K) itself."""
+
+    monkeypatch.setattr(nn, "Brier", Brier, raising=False)
+    monkeypatch.setattr(Brier, "__module__", nn.MSELoss.__module__)
+    check_loss(compose(["loss._target_=torch.nn.Brier"]))
 
 
 @pytest.mark.parametrize(
