@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def settled(
         if patience is None:
             patience = PATIENCE
             # For a small dataset all epochs, because a short schedule learns most at its end.
-            if config.trainer.limit_train_batches is None and usual != EPOCHS:
+            if not config.trainer.is_trial and usual != EPOCHS:
                 patience = max(PATIENCE, -(-usual // config.trainer.check_val_every_n_epoch))
         config = _with(config, "early_stopping", patience=patience)
     if config.scheduler.options.get("patience") == AUTO:
@@ -89,15 +90,21 @@ def settings(before: Config, after: Config) -> dict[str, int | str | None]:
     return {key: now[key] for key, value in asked.items() if value == AUTO != now[key]}
 
 
-def described(chosen: Mapping[str, int | str | None], samples: int, unit: str) -> str | None:
+def described(
+    chosen: Mapping[str, int | str | None], samples: int, unit: str, validations: float = math.inf
+) -> str | None:
     """Return a line on the chosen values that differ from those of a large dataset, or None.
 
     Args:
         chosen: from `settings`.
         samples: number of train samples.
         unit: the word for a sample.
+        validations: of the run. A patience that is as long stops nothing: then it is left out.
     """
     usual = {"data.batch_size": BATCH_SIZES[0], "trainer.max_epochs": EPOCHS, "early_stopping.patience": PATIENCE}
+    patience = chosen.get("early_stopping.patience")
+    if "trainer.max_epochs" not in chosen and isinstance(patience, int) and patience >= validations:
+        del usual["early_stopping.patience"]
     unusual = [f"{key}={chosen[key]}" for key, value in usual.items() if chosen.get(key) not in (None, value)]
     return f"auto, for {samples} train {unit}s: {' '.join(unusual)}" if unusual else None
 
@@ -120,7 +127,7 @@ def _with_length(config: Config, steps: int, usual: int, earlier: Mapping[str, A
     if limit is not None:
         steps = min(steps, limit) if isinstance(limit, int) else max(1, round(limit * steps))
     if section.max_epochs == AUTO and section.max_steps is None:
-        by_default = EPOCHS if limit is not None else usual
+        by_default = EPOCHS if section.is_trial else usual
         least = by_default if wanted == AUTO else -(-number(wanted or 0) // steps)
         # A resumed run does not become shorter than it was.
         epochs = max(EPOCHS, least, earlier.get("trainer.max_epochs") or 0)

@@ -29,6 +29,21 @@ def test_auto_gives_the_default_run_its_former_values() -> None:
     assert described(settings(compose([]), settled(compose([]), 5400, Images, (1, 28, 28))), 5400, "image") is None
 
 
+@pytest.mark.slow
+def test_limit_1_0_is_the_whole_split_and_1_is_one_batch() -> None:
+    assert chosen(325, "trainer.limit_train_batches=1.0") == chosen(325) != chosen(325, "trainer.limit_train_batches=1")
+
+
+def test_a_patience_longer_than_the_run_is_not_announced() -> None:
+    values = {"data.batch_size": 8, "early_stopping.patience": 223}
+    assert described(values, 72, "image", validations=3) == "auto, for 72 train images: data.batch_size=8"
+    longer = "auto, for 72 train images: data.batch_size=8 early_stopping.patience=223"
+    assert described(values, 72, "image", validations=300) == longer
+    # With automatic epochs the patience tells that all of them are trained.
+    every = {**values, "trainer.max_epochs": 223}
+    assert "patience=223" in str(described(every, 72, "image", validations=223))
+
+
 @pytest.mark.parametrize(
     ("images", "size"), [(6, 6), (12, 8), (100, 8), (319, 8), (320, 16), (640, 32), (1280, 64), (1_000_000, 64)]
 )

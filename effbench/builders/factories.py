@@ -159,7 +159,11 @@ def check_names(group: str, factory: Callable[..., Any], options: Mapping[str, A
     # A factory with **options checks their names itself.
     if any(word.kind is word.VAR_KEYWORD for word in words.values()):
         return
-    for key in options:
-        if key not in words:
-            # params: torch's name for the parameters to train, which the builder gives.
-            raise ConfigError(unknown_name(f"{group} option", key, [word for word in words if word != "params"]))
+    unknown = [key for key in options if key not in words]
+    if unknown:
+        # params: torch's name for the parameters to train, which the builder gives.
+        listed = unknown_name(f"{group} option", unknown[0], [word for word in words if word != "params"])
+        # A key of the group's files that the class lacks is no typing error: another class was named.
+        in_files = {key for name in group_options().get(group, []) for key in member(group, name)}
+        gone = [f"~{group}.{key}" for key in unknown if key in in_files]
+        raise ConfigError(f"{listed} To leave out what it lacks, write {' '.join(gone)}." if gone else listed)

@@ -184,8 +184,8 @@ def _statistics(
         return KeepStatistics()
     # Not drawn from the loop's batches: those are at another place after a resume. A run that trains on a few batches
     # only (debug=smoke) is to be short: it takes no more samples for the statistics than for an epoch.
-    limited = config.trainer.limit_train_batches is not None
-    most = {"most": max(2, train.batch_size * train.accumulate * train.steps_per_epoch)} if limited else {}
+    trial = config.trainer.is_trial
+    most = {"most": max(2, train.batch_size * train.accumulate * train.steps_per_epoch)} if trial else {}
     batches = partial(statistics_batches, train.split, train.modality, config.seed, **most)
     # The running statistics belong to the weights in training, not to their average.
     kind = AveragedStatistics if averages or config.ema.enabled else RefreshStatistics

@@ -184,6 +184,12 @@ class TrainerConfig(Section):
             seconds_from(self.max_time, "trainer.max_time")
         return self
 
+    @property
+    def is_trial(self) -> bool:
+        """True if an epoch takes a part of the train split's batches only. 1 is one batch, 1.0 is all of them."""
+        limit = self.limit_train_batches
+        return limit is not None and not (isinstance(limit, float) and limit == 1)
+
 
 class AugmentConfig(OpenSection):
     """The augmentation of one kind of samples, whose class checks its options.

@@ -329,7 +329,9 @@ class _Session:
             f"model {self.config.model.label}: {human_count(counts.total)} parameters"
             f" ({human_count(counts.trainable)} trained), {trainer.precision.name} ({why}), {self.device}"
         )
-        if line := described(self.chosen, len(data.train), data.modality.unit):
+        every = trainer.intervals.validate_epochs * trainer.train.steps_per_epoch
+        validations = -(-trainer.limits.total_steps(trainer.train.steps_per_epoch) // every)
+        if line := described(self.chosen, len(data.train), data.modality.unit, validations):
             log.info(line)
         if note := schedule_note(self.config, trainer):
             log.info(f"note: {note}")

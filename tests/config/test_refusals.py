@@ -97,6 +97,14 @@ UNREADABLE = {
     "a record elsewhere": (["hydra.output_subdir=there"], ["hydra.output_subdir", ".hydra", "there"]),
 }
 BY_BUILDING = {
+    "options of another optimizer": (
+        ["optimizer=sgd", "optimizer._target_=torch.optim.Adagrad"],
+        ["optimizer option 'momentum'", "write ~optimizer.momentum ~optimizer.nesterov."],
+    ),
+    "an option that only another optimizer has": (
+        ["optimizer._target_=torch.optim.Adamax"],
+        ["optimizer option 'fused'", "write ~optimizer.fused."],
+    ),
     "an option that the constructor does not have": (["+optimizer.foo=1"], ["optimizer option 'foo'", "amsgrad"]),
     "too few betas": (["optimizer.betas=[0.9]"], ["optimizer", "torch.optim.AdamW"]),
     "momentum out of range": (["optimizer=sgd", "optimizer.momentum=-1"], ["optimizer.momentum", "[0, 1)", "-1"]),
