@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
         return show_help(HELP, arguments.has("help"))
     # a study compares paired runs; a ranking of all its runs would mix tuning with the comparison
     if len(paths) == 1 and (paths[0] / "study.json").is_file():
-        from effbench.study.run import report_study
+        from effbench.study.report import report_study
 
         return report_study(paths[0], arguments.has("json"))
     # the output is checked before the work; only a page may be overwritten

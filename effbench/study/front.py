@@ -54,6 +54,7 @@ def _front(
     # an arm whose every run diverged has no place in a figure of quality, however cheap it is
     with_result = {arm for arm in arms if any(result_of(run) is not None for run in runs[arm].values())}
     values = {arm: _value(costs.get(arm), cost, costs.values()) if arm in with_result else None for arm in arms}
+    rivals = {arm for arm in with_result if all(result_of(run) is not None for run in runs[arm].values())}
     points = []
     for arm in arms:
         own = values[arm]
@@ -64,8 +65,7 @@ def _front(
         perhaps: list[str] = []
         for other in arms:
             theirs = values[other]
-            always_finished = all(result_of(run) is not None for run in runs[other].values())
-            if other == arm or theirs is None or not always_finished:
+            if other == arm or theirs is None or other not in rivals:
                 continue
             # intervals that touch are not told apart: stricter than a test, but costs have no paired differences
             quality, cheaper = better[other, arm], (theirs.high < own.low) - (own.high < theirs.low)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 from effbench.console import writes_unicode
-from effbench.errors import ConfigError, DataError, EffbenchError, first_line
-from effbench.guarded import MissingFileError, read_text
+from effbench.errors import ConfigError, EffbenchError, first_line
 from effbench.jobs.processes import Relay, relaying
 from effbench.records import RUN_FOLDER, require_writable
 from effbench.redaction import redact
@@ -21,18 +19,16 @@ from effbench.study.analysis import analyse
 from effbench.study.collect import curves_of, table_of
 from effbench.study.engine import GO_ON, Engine
 from effbench.study.estimate import Estimate
-from effbench.study.frozen import MOST_BYTES, NAME, freeze, frozen_rules, read_frozen
+from effbench.study.frozen import NAME, freeze
 from effbench.study.live import board
-from effbench.study.page import CURVES, TABLE, print_result, write_page
+from effbench.study.page import write_page
 from effbench.study.plan import FOLDER, StudyPlan
-from effbench.study.results import StudyResult, result_to_json
+from effbench.study.report import print_study
 from effbench.study.storage import check_answers, opened, optuna_library
-from effbench.study.table import StudyTable, curves_from_json, table_from_json
 from effbench.study.tasks import ledger_of
 from effbench.units import counted
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def plan_only(plan: StudyPlan, as_json: bool) -> int:
@@ -95,7 +91,7 @@ def run_study(plan: StudyPlan, command: str, as_json: bool) -> int:
         # of short runs that were killed together with their worker; nobody measures any more
         for rest in plan.folder.glob(".probe-*"):
             shutil.rmtree(rest, ignore_errors=True)
-        return _print(plan.folder, table, result, path, as_json)
+        return print_study(plan.folder, table, result, path, as_json)
     wanted = {"tune": plan.keys.trials, "confirm": plan.keys.seeds}
     ended = sum(len(ledger.outcomes(phase, arm.name)) for phase in wanted for arm in plan.arms)
     left = counted(sum(wanted.values()) * len(plan.arms) - ended, "run")
@@ -138,41 +134,3 @@ def _estimate(plan: StudyPlan, relay: Relay) -> Estimate | None:
     log.info(f"trying a few steps of {counted(len(plan.arms), 'arm')}")
     probes = probe_arms(plan, relay)
     return Estimate(plan, probes) if len(probes) == len(plan.arms) else None
-
-
-def _print(folder: Path, table: StudyTable, result: StudyResult, path: Path, as_json: bool) -> int:
-    if as_json:
-        found: Any = json.loads(result_to_json(result))["value"]
-        print(json.dumps({"folder": str(folder), **found}, indent=2, ensure_ascii=not writes_unicode()))
-    else:
-        print_result(table, result, path)
-    return 0
-
-
-def report_study(folder: Path, as_json: bool) -> int:
-    """Analyse the table of a study's folder again, write its page and print the result; return the exit code.
-
-    Args:
-        folder: of the study.
-        as_json: print the result as JSON.
-
-    Raises:
-        ConfigError: the folder holds no table yet, or a damaged one.
-    """
-    rules = frozen_rules(folder / NAME, read_frozen(folder / NAME))
-    try:
-        table = _read(folder / TABLE, table_from_json)
-        curves = _read(folder / CURVES, curves_from_json)
-    except MissingFileError as error:
-        raise ConfigError(f"{folder} holds a study without results yet; go on with it by effbench study.") from error
-    result = analyse(table, rules)
-    path = write_page(folder, table, result, curves)
-    return _print(folder, table, result, path, as_json)
-
-
-def _read(path: Path, parsed: Callable[[str], T]) -> T:
-    text = read_text(path, MOST_BYTES)
-    try:
-        return parsed(text)
-    except DataError as error:
-        raise DataError(f"{path} is damaged: {error}. effbench study writes it again.") from error

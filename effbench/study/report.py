@@ -1,0 +1,67 @@
+"""`effbench report STUDY`: analyses the data of a study's folder again. It trains nothing, and imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from effbench.console import writes_unicode
+from effbench.errors import ConfigError, DataError
+from effbench.guarded import MissingFileError, read_text
+from effbench.study.analysis import analyse
+from effbench.study.frozen import NAME, frozen_rules, read_frozen
+from effbench.study.page import CURVES, TABLE, print_result, write_page
+from effbench.study.results import StudyResult, result_to_json
+from effbench.study.table import StudyTable, curves_from_json, table_from_json
+
+T = TypeVar("T")
+_MOST_BYTES = 1_000_000_000  # of table.json: a byte a test sample and final run, 100 MB with 10,000 of each
+
+
+def print_study(folder: Path, table: StudyTable, result: StudyResult, path: Path, as_json: bool) -> int:
+    """Print the result to stdout and return exit code 0.
+
+    Args:
+        folder: of the study.
+        table: its data.
+        result: its analysis.
+        path: of the page.
+        as_json: print JSON.
+    """
+    if as_json:
+        found: Any = json.loads(result_to_json(result))["value"]
+        print(json.dumps({"folder": str(folder), **found}, indent=2, ensure_ascii=not writes_unicode()))
+    else:
+        print_result(table, result, path)
+    return 0
+
+
+def report_study(folder: Path, as_json: bool) -> int:
+    """Analyse the table of a study's folder again, write its page and print the result; return the exit code.
+
+    Args:
+        folder: of the study.
+        as_json: print the result as JSON.
+
+    Raises:
+        ConfigError: the folder holds no table yet, or a damaged one.
+    """
+    rules = frozen_rules(folder / NAME, read_frozen(folder / NAME))
+    try:
+        table = _read(folder / TABLE, table_from_json)
+        curves = _read(folder / CURVES, curves_from_json)
+    except MissingFileError as error:
+        raise ConfigError(f"{folder} holds a study without results yet; go on with it by effbench study.") from error
+    result = analyse(table, rules)
+    path = write_page(folder, table, result, curves)
+    return print_study(folder, table, result, path, as_json)
+
+
+def _read(path: Path, parsed: Callable[[str], T]) -> T:
+    text = read_text(path, _MOST_BYTES)
+    try:
+        return parsed(text)
+    except DataError as error:
+        raise DataError(f"{path} is damaged: {error}. effbench study writes it again.") from error
