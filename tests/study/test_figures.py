@@ -149,7 +149,7 @@ def test_memory_that_differs_by_noise_is_the_same():
     assert [each.status for each in found] == ["perhaps dominated", "on the front"]
 
 
-def test_a_failed_run_takes_no_curve_away_and_an_early_stop_none_short():
+def test_a_failed_run_or_an_early_stop_takes_no_curve_away():
     """Three seeds: one goes on to step 30, one stopped early at 20 with its best at 10, one failed."""
     curves = {"a": [[(10, 0.5), (20, 0.6), (30, 0.7)], [(10, 0.8), (20, 0.4)]], "b": [[(10, 0.1)]] * 3}
     runs = [confirmation(arm, seed, None if (arm, seed) == ("a", 3) else 0.8) for arm in "ab" for seed in (1, 2, 3)]
@@ -182,7 +182,7 @@ def with_target(**changes):
         ({"target": None, "target_source": "none"}, []),
     ],
 )
-def test_seconds_to_the_target_are_drawn_where_they_can_be_trusted(changes, units):
+def test_seconds_to_target_are_drawn_where_they_can_be_trusted(changes, units):
     table = with_target(**changes)
     result = analyse(table)
     assert [each.panel.x_label for each in figures(table, result, {})[TARGET]] == units
@@ -191,7 +191,7 @@ def test_seconds_to_the_target_are_drawn_where_they_can_be_trusted(changes, unit
     assert shown == ([len(units) == 2] if units else [])
 
 
-def test_the_band_of_runs_at_the_target_is_that_of_kaplan_and_meier():
+def test_the_band_of_runs_at_the_target_is_kaplan_and_meier_s():
     curve = [SurvivalPoint(5.0, 0.5, 0.2, 0.75), SurvivalPoint(8.0, 0.0, 0.0, 0.75)]
     assert target_band(curve, 20.0) == [
         (0.0, 0.0, 0.0), (5.0, 0.0, 0.0), (5.0, 0.25, 0.8), (8.0, 0.25, 0.8), (8.0, 0.25, 1.0), (20.0, 0.25, 1.0),

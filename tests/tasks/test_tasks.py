@@ -117,7 +117,7 @@ def test_a_torch_loss_leads_to_the_targets_that_it_is_for(kind: type[nn.Module])
         (["loss._target_=torch.nn.BCEWithLogitsLoss", "task=regression"], "loss=mse"),
     ],
 )
-def test_a_torch_loss_that_does_not_fit_is_refused_before_training(words: list[str], remedy: str) -> None:
+def test_a_torch_loss_that_does_not_fit_is_refused_at_once(words: list[str], remedy: str) -> None:
     config = compose(words)
     with pytest.raises(ConfigError, match=f"Write {remedy}"):
         check_loss(config)
