@@ -43,6 +43,7 @@ class Words(Modality):
     """Words of up to 6 letters as int64 (N, 6): 1 to 8, padded with 0; in training some letters are hidden."""
 
     unit = "word"
+    file_options = ("most_words",)
     layout = "(letters,)"
     augmentation = Hide
 
@@ -97,7 +98,7 @@ class Words(Modality):
 
     def read_files(self, paths, options, problems):
         for path in paths:
-            words = Path(path).read_text().split()
+            words = Path(path).read_text().split()[: options.get("most_words")]
             yield [{"file": path, "word": word} for word in words], torch.stack([encoded(word) for word in words])
 
 
@@ -183,6 +184,8 @@ def test_own_modality_goes_through_every_verb(own: list[str], capsys: pytest.Cap
     Path("some.txt").write_text("abc bcd hag")
     assert cli.main(["predict", "run", "some.txt", allow]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert cli.main(["predict", "run", "some.txt", allow, "most_words=2"]) == 0  # an option of its files
+    assert list(csv.DictReader(capsys.readouterr().out.splitlines())) == rows[:2]
     ids = torch.tensor([[1, 2, 3, 0, 0, 0], [2, 3, 4, 0, 0, 0], [8, 1, 7, 0, 0, 0]])
     answers = load_run("run", ["own_words"]).predict(ids).argmax(1)
     expected = [("without", "with")[answer] for answer in answers]
@@ -285,7 +288,7 @@ def test_predict_reads_csv_as_run_predict_takes_arrays(rows_run: Path, capsys: p
     assert [run.classes.index(row["class"]) for row in told] == answers.argmax(1).tolist()
     torch.testing.assert_close(run.predict(str(path)), answers)
     assert cli.main(["predict", str(rows_run), str(path), "max_pixels=9"]) == 2
-    assert "max_pixels is no option of predict for rows" in capsys.readouterr().err
+    assert "option of predict 'max_pixels' is not one of: allow_targets" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format_name", ["onnx", "torchscript", "torch_export"])

@@ -16,7 +16,7 @@ from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
 from effbench.console import writes_unicode
 from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import csv_cell, for_terminal
-from effbench.run.load import targets_from
+from effbench.run.load import load_run, targets_from
 from effbench.run.predict import predict_files
 
 log = logging.getLogger(__name__)
@@ -29,28 +29,31 @@ other tasks the labels or values. The order is that of the arguments; files of a
 
 Images are brought to the size and channels of the run's training; files of more than max_pixels (default: the run's)
 are refused. For a run on feature rows, FILE is a CSV file: one sample a line, optionally after a line of column names
-or, for three features or more, of column numbers 0,1,2,...
+or, for three features or more, of column numbers 0,1,2,... Other kinds of samples may have options of their own.
 
 Files that cannot be read are listed on stderr, and the exit code is 1. In CSV, an apostrophe is put before a name that
 a spreadsheet would run as a formula (first character = + - @)."""
-FILE_OPTIONS = ("max_pixels",)
 
 
 def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["predict"])
-    options = {"top_k": "3", "checkpoint": "best", "output": "", "max_pixels": "", "allow_targets": "[]"}
-    paths = []
+    options = {"top_k": "3", "checkpoint": "best", "output": "", "allow_targets": "[]"}
+    paths, of_files = list[str](), dict[str, str]()
     for word in arguments.overrides:
         key, equals, value = word.partition("=")
         if equals and key in options:
             options[key] = value
         # a file's name may contain '=' too
         elif equals and not Path(word).exists():
-            raise ConfigError(unknown_name("option of predict", key, options))
+            of_files[key] = value
         else:
             paths.append(word)
-    if arguments.has("help") or len(paths) < 2:
+    if arguments.has("help") or not paths or len(paths) + len(of_files) < 2:
         return show_help(HELP, arguments.has("help"))
+    targets = targets_from(options["allow_targets"])
+    counts = _counts(of_files, options, paths[0], targets) if of_files else {}
+    if len(paths) < 2:
+        return show_help(HELP, False)
     if options["output"]:
         from effbench.records import output_problem
 
@@ -59,14 +62,8 @@ def main(words: Sequence[str]) -> int:
             raise ConfigError(f"output={output}: {why}.")
     # the suffix decides, as users expect of a file name
     as_json = arguments.has("json") or options["output"].endswith(".json")
-    rows, unreadable = predict_files(
-        paths[0],
-        paths[1:],
-        _count("top_k", options["top_k"]),
-        options["checkpoint"],
-        targets_from(options["allow_targets"]),
-        {key: _count(key, options[key]) for key in FILE_OPTIONS if options[key]},
-    )
+    top_k = _count("top_k", options["top_k"])
+    rows, unreadable = predict_files(paths[0], paths[1:], top_k, options["checkpoint"], targets, counts)
     # a stdout in another encoding gets escapes, which JSON readers decode; files are UTF-8
     ascii_only = not (options["output"] or writes_unicode())
     text = json.dumps(rows, indent=2, ensure_ascii=ascii_only) + "\n" if as_json else _as_csv(rows)
@@ -83,6 +80,17 @@ def main(words: Sequence[str]) -> int:
     return int(bool(unreadable))
 
 
+def _counts(
+    given: Mapping[str, str], options: Mapping[str, str], folder: str, targets: Sequence[str]
+) -> dict[str, int]:
+    """Return the options of the files' modality as numbers. The run knows the modality, and so which there are."""
+    known = load_run(folder, targets).modality().file_options
+    for key in given:
+        if key not in known:
+            raise ConfigError(unknown_name("option of predict", key, [*options, *known]))
+    return {key: _count(key, text) for key, text in given.items()}
+
+
 def _count(key: str, text: str) -> int:
     # isdecimal, because int() also reads ' 3', '+3' and '1_000'
     if not text.isdecimal() or int(text) < 1:
@@ -92,9 +100,11 @@ def _count(key: str, text: str) -> int:
 
 def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return CSV with one line a sample. A leading = + - @ gets an apostrophe, for spreadsheets."""
+    if not rows:  # no file could be read: the errors say it, and a header alone would look like a result
+        return ""
     lines = [_columns(row) for row in rows]
     # task and top_k are the same for all rows, and so are their columns
-    header = list(lines[0]) if lines else ["file", "class", "probability"]
+    header = list(lines[0])
     # the csv module writes the line ends itself; they must not be translated again
     text = io.StringIO(newline="")
     writer = csv.writer(text)

@@ -128,10 +128,10 @@ def test_predict_names_bad_images_exits_1_and_answers_the_rest(
     assert (tmp_path / "garbage.png").read_bytes() == bad["garbage.png"]
 
 
-def test_no_readable_image_at_all_still_gives_a_valid_table(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+def test_no_readable_image_at_all_gives_no_table(run: Path, effbench: Effbench, tmp_path: Path) -> None:
     (tmp_path / "garbage.png").write_bytes(b"x")
     code, out, _ = effbench("predict", str(run), "garbage.png")
-    assert (code, out.splitlines()) == (1, ["file,class,probability"])
+    assert (code, out) == (1, "")
     assert effbench("predict", str(run), "garbage.png", "--json")[1].strip() == "[]"
 
 
@@ -178,6 +178,7 @@ def test_output_file_equals_stdout(suffix: str, run: Path, photos: Path, effbenc
         (["empty"], ["empty holds no image file", ".png"]),
         (["top_k=0", "photo.png"], ["top_k", "'0'"]),
         (["top_k=some", "photo.png"], ["top_k", "'some'"]),
+        (["topk=3", "photo.png"], ["option of predict 'topk'", "max_pixels", "Did you mean 'top_k'?"]),
         (["checkpoint=first", "photo.png"], ["checkpoint 'first'"]),
         (["output=nowhere/x.csv", "photo.png"], ["output=nowhere/x.csv", "nowhere"]),
         (["output=empty", "photo.png"], ["output=empty", "folder"]),
