@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +107,15 @@ def test_a_metric_of_ones_own_reads_as_its_run_recorded_it() -> None:
     summary = {"task": {"metrics": as_recorded(own)}, "metrics": {"val/kappa": 0.5, "val/loss": 1.0}}
     assert recorded_displays(summary)["kappa"] == own["kappa"]
     assert recorded_displays({"metrics": {"val/kappa": 0.5}})["kappa"].text(0.5) == "0.5000"
+
+
+def test_a_column_is_spelt_by_its_metric_and_one_comment_only() -> None:
+    """A column that is spelt elsewhere would have to be changed with the metric: everything derives from Metric."""
+    root = Path(metrics.__file__).parents[1]
+    files = [path for folder in ("effbench", "conf") for path in (root / folder).rglob("*") if path.is_file()]
+    texts = {path: path.read_text() for path in files if path.suffix in (".py", ".yaml")}
+    spelt = [path.relative_to(root) for path, text in texts.items() if re.search(r"/acc\b", text)]
+    assert sorted(map(str, spelt)) == ["conf/checkpoint/default.yaml", "effbench/metrics.py"]
 
 
 def test_a_value_has_the_digits_that_its_metric_asks_for() -> None:

@@ -11,7 +11,7 @@ from effbench.metrics import Display, display_of, metric_of
 def number_text(
     metric: str, value: float, spread: float | None = None, displays: Mapping[str, Display] | None = None
 ) -> str:
-    """Write a value of a metric, such as '84.80 %' for 'val/acc'.
+    """Write a value of a metric, such as '84.80 %' for an accuracy.
 
     Args:
         metric: column or name of the metric.

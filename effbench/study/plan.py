@@ -69,7 +69,7 @@ class StudyPlan:
         overrides: of every run, command line included.
         session_words: words for every process that are not recorded, such as allow_targets.
         folder: of study.json, journal and runs.
-        metric: what the runs monitor: 'acc' for val/acc.
+        metric: what the runs monitor, without its split: METRIC of val/METRIC.
         mode: 'max' if larger is better.
         config_dir: folder with the user's groups.
         frozen: digest and rules of the study.json that the study goes on from; None for a new study.

@@ -232,7 +232,7 @@ class StudyTable:
         trials: tuning runs.
         confirmations: runs of the chosen settings.
         costs: at most one an arm.
-        metric: 'acc' for the values of 'val/acc' and 'test/acc'.
+        metric: METRIC, for the values of val/METRIC and test/METRIC.
         mode: 'max' if larger is better.
         as_percent: values are fractions, written in percent; differences in points (pt).
         planned_trials: tuning runs an arm.
