@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,8 +54,14 @@ def test_the_readme_shows_commands() -> None:
     assert len(COMMANDS) > 15
 
 
+def _param(command: str) -> Any:
+    # Sweeps and ranks start several processes: together they take half a minute.
+    several = re.search(r"train -m |torchrun", command)
+    return pytest.param(command, marks=pytest.mark.proof) if several else command
+
+
 @pytest.mark.process
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*map(_param, COMMANDS)])
 def test_command_of_the_readme_works(command: str, at_work: Path) -> None:
     words = shlex.split(command)
     resumes = any(word.startswith(("resume=", "sweep.resume=")) for word in words)
