@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,3 +80,9 @@ def test_a_damaged_folder_is_refused_in_words(
     change(folder)
     assert main(["report", str(folder)]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_it_starts_without_torch() -> None:
+    told = "import sys, effbench.study.report; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", told], check=False).returncode == 0
