@@ -391,12 +391,12 @@ def _tuning_sentences(trials: int, arms: int, rules: StudyRules, sampler: Sample
     least, needed = least_trials(arms, rules, sampler), _share(lead_needed(arms, rules, sampler))
     if trials < least:
         return [
-            f"No arm will be named better with {counted(trials, 'trial')} an arm, only its setting: {least} are the "
-            "least that can show that another tuning would agree."
+            f"No arm will be named better with {counted(trials, 'tuning run')} an arm, only its setting: {least} are "
+            "the least that can show that another tuning would agree."
         ]
     return [
         f"An arm is named better only if it also leads in {needed} of resampled tunings: surely, if its {least} best "
-        f"of {trials} trials are better than all trials of the other arm."
+        f"of {trials} tuning runs are better than all of the other arm."
     ]
 
 
@@ -478,7 +478,7 @@ def _tunings(ahead: float | None, a_leads: bool, arms: int, table: StudyTable, r
     """Return in how many resampled tunings an arm leads, and in how many it would have to."""
     share = ahead or 0.0
     least = least_trials(arms, rules, table.sampler)
-    few = f", which takes {least} trials an arm" if 0 < table.planned_trials < least else ""
+    few = f", which takes {least} tuning runs an arm" if 0 < table.planned_trials < least else ""
     needed = _share(lead_needed(arms, rules, table.sampler))
     return f"{_share(share if a_leads else 1 - share)} of resampled tunings ({needed} needed{few})"
 

@@ -169,7 +169,7 @@ def test_too_few_trials_say_how_many_are_needed():
     table = study({"a": [each + 0.1 for each in good], "b": good}, trials=tuple(trials), planned_trials=2)
     (found,) = analyse(table).comparisons
     assert (found.better_setting, found.winner) == ("a", "none")
-    assert found.sentence.endswith("of resampled tunings (97.5% needed, which takes 4 trials an arm)")
+    assert found.sentence.endswith("of resampled tunings (97.5% needed, which takes 4 tuning runs an arm)")
 
 
 def interacting_study(spread):

@@ -101,10 +101,10 @@ def test_plans_answer_the_question_that_was_asked():
 def test_plans_tell_a_better_setting_from_a_better_arm():
     assert plan_sentences(8, 6, trials=16, arms=4)[-1] == (
         "An arm is named better only if it also leads in 98.3% of resampled tunings: surely, if its 5 best of 16 "
-        "trials are better than all trials of the other arm."
+        "tuning runs are better than all of the other arm."
     )
     assert plan_sentences(8, 6, trials=3, arms=4)[-1] == (
-        "No arm will be named better with 3 trials an arm, only its setting: 5 are the least that can show that "
+        "No arm will be named better with 3 tuning runs an arm, only its setting: 5 are the least that can show that "
         "another tuning would agree."
     )
     assert "tunings" not in " ".join(plan_sentences(8, 6))
