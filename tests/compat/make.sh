@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # make.sh FOLDER: the frozen runs of the installed effbench, for tests/compat/VERSION. Never made again for a version.
+# VERSION: 0.1, then schemaN for each frozen schema_version N. Records hold paths: run it with a copy of effbench and a
+# folder at paths that may be shown, such as /opt/effbench and /home/user.
 # FOLDER: new. Pictures are copied from 0.1/photos, beside this script.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

@@ -52,8 +52,9 @@ def test_predict_of_an_old_run_gives_the_recorded_predictions(frozen: Path, caps
 
 
 @pytest.mark.usefixtures("frozen")
-def test_export_proves_its_file_against_an_old_run() -> None:
-    assert cli.main(["export", "photos_run", "format=torchscript"]) == 0
+@pytest.mark.parametrize("name", ["torchscript", "torch_export", pytest.param("onnx", marks=pytest.mark.proof)])
+def test_export_proves_its_file_against_an_old_run(name: str) -> None:
+    assert cli.main(["export", "photos_run", f"format={name}"]) == 0
 
 
 @pytest.mark.usefixtures("frozen")
