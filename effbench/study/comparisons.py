@@ -92,7 +92,14 @@ def p_of_each(differences: Sequence[Sequence[float]], seed: int) -> list[float]:
 
 
 def paired(table: StudyTable, runs: Runs, a: str, b: str) -> Pair:
-    """Return the runs of two arms with common seeds, and their differences."""
+    """Return the runs of two arms with common seeds, and their differences.
+
+    Args:
+        table: of the study.
+        runs: of each arm, by seed.
+        a: name of an arm.
+        b: name of the other.
+    """
     pairs = [(runs[a][seed], runs[b][seed]) for seed in common_seeds(runs, (a, b))]
     values = [(result_of(left), result_of(right)) for left, right in pairs]
     # tests need "larger is better" to give misses the worst rank; intervals keep the metric's own sign and unit

@@ -57,7 +57,13 @@ def arms_compared(pairs: Collection[tuple[str, str]]) -> int:
 
 
 def least_trials(arms: int, rules: StudyRules, sampler: Sampler = "qmc") -> int:
-    """Return the number of best trials that, all ahead of another arm's, are enough: with fewer no arm is named."""
+    """Return the number of best trials that, all ahead of another arm's, are enough: with fewer no arm is named.
+
+    Args:
+        arms: number of arms compared.
+        rules: of the study.
+        sampler: how settings are chosen.
+    """
     return math.ceil(-math.log(1 - lead_needed(arms, rules, sampler)))
 
 
