@@ -11,13 +11,13 @@ from dataclasses import replace
 
 from effbench.stats import Interval, mean_interval
 from effbench.study.budget import best_against_budget, budgets
-from effbench.study.comparisons import compare_arms, correct_samples
+from effbench.study.comparisons import Bytes, compare_arms, correct_samples
 from effbench.study.fairness import objections
 from effbench.study.front import fronts
 from effbench.study.interaction import interaction
 from effbench.study.results import BudgetPoint, Quality, StudyResult
 from effbench.study.runs import groups, result_of, runs_by_arm, trial_values
-from effbench.study.statistics import Array, crossed_interval
+from effbench.study.statistics import crossed_interval
 from effbench.study.table import Confirmation, StudyRules, StudyTable
 from effbench.study.targets import target_differences, target_times
 from effbench.study.verdicts import budget_verdict, error_rates, summary
@@ -59,7 +59,7 @@ def _qualities(table: StudyTable, rules: StudyRules) -> list[Quality]:
     # the intervals are of each arm alone, over seeds; arms are told apart by paired differences (comparisons.py), whose
     # intervals are narrower, because they lack what a seed does to all arms
     runs, sign = runs_by_arm(table), 1.0 if table.mode == "max" else -1.0
-    bits: dict[int, Array] = {}
+    bits: dict[int, Bytes] = {}
     found = {}
     for arm in table.arms:
         chosen = [run for _, run in sorted(runs[arm.name].items())]
@@ -84,7 +84,7 @@ def _qualities(table: StudyTable, rules: StudyRules) -> list[Quality]:
 
 
 def _test_interval(
-    table: StudyTable, runs: Sequence[Confirmation], confidence: float, bits: dict[int, Array]
+    table: StudyTable, runs: Sequence[Confirmation], confidence: float, bits: dict[int, Bytes]
 ) -> Interval | None:
     """Return an arm's mean test metric, for new seeds and, where predictions are known, new test samples."""
     scores = correct_samples(table, runs, bits)

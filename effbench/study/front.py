@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from effbench.stats import Interval, mean_interval
-from effbench.study.comparisons import Pair, difference_by_sample, paired
+from effbench.study.comparisons import Bytes, Pair, difference_by_sample, paired
 from effbench.study.results import FrontPoint, FrontStatus
 from effbench.study.runs import Runs, result_of, runs_by_arm
-from effbench.study.statistics import Array, crossed_interval
+from effbench.study.statistics import crossed_interval
 from effbench.study.table import Cost, StudyRules, StudyTable
 
 COSTS = (
@@ -40,7 +40,7 @@ def fronts(table: StudyTable, rules: StudyRules) -> list[FrontPoint]:
     costs = {cost.arm: cost for cost in table.costs}
     arms = [arm.name for arm in table.arms]
     # each pair once: 12 arms have 66 pairs, and their paired differences serve all six costs
-    bits: dict[int, Array] = {}
+    bits: dict[int, Bytes] = {}
     better = {
         (a, b): _quality(table, paired(table, runs, a, b), rules.confidence, bits) for a in arms for b in arms if a < b
     }
@@ -102,7 +102,7 @@ def _value(cost: Cost | None, name: str, every: Iterable[Cost]) -> Interval | No
     return Interval(value, low, high, 1)
 
 
-def _quality(table: StudyTable, pair: Pair, confidence: float, bits: dict[int, Array]) -> int:
+def _quality(table: StudyTable, pair: Pair, confidence: float, bits: dict[int, Bytes]) -> int:
     """Return 1 if a is clearly better, -1 if b is, 0 if they cannot be told apart."""
     if len(pair.finished) < 2:
         return 0

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from effbench.stats import Interval, mean_interval
-from effbench.study.comparisons import correct_samples
+from effbench.study.comparisons import Bytes, correct_samples
 from effbench.study.results import Interaction, InteractionCell, InteractionContrast
 from effbench.study.runs import common_seeds, result_of, runs_by_arm
 from effbench.study.statistics import Array, crossed_interval, holm, max_t_p_values
@@ -68,7 +68,7 @@ def interaction(table: StudyTable, rules: StudyRules) -> Interaction | None:
 
 def _by_sample(table: StudyTable, chosen: Mapping[Cell, Sequence[Confirmation]]) -> Scores | None:
     """Return each cell's scores, a row a seed, a column a test sample; None unless all cells have them."""
-    bits: dict[int, Array] = {}
+    bits: dict[int, Bytes] = {}
     found = {cell: correct_samples(table, runs, bits) for cell, runs in chosen.items()}
     known = {cell: scores for cell, scores in found.items() if scores is not None}
     alike = len({scores.shape for scores in known.values()}) == 1

@@ -35,7 +35,7 @@ def result_of(run: Confirmation, split: str = "test") -> float | None:
 
 def trials_of(table: StudyTable, arm: str) -> list[Trial]:
     """Return the finished trials of an arm."""
-    return [trial for trial in table.trials if trial.arm == arm and trial.status not in UNFINISHED]
+    return [trial for trial in table.trials_by_arm.get(arm, ()) if trial.status not in UNFINISHED]
 
 
 def trial_values(table: StudyTable, arm: str) -> list[float | None]:

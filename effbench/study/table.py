@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, NonNegativeInt, PlainSerializer, TypeAdapter, ValidationError
@@ -266,6 +267,14 @@ class StudyTable:
     same_test_samples: bool = True
     clock: str = MEASURED
     sampler: Sampler = "qmc"
+
+    @cached_property
+    def trials_by_arm(self) -> dict[str, list[Trial]]:
+        """Arm -> its trials; each pair asks for those of two arms."""
+        found: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            found.setdefault(trial.arm, []).append(trial)
+        return found
 
 
 def pairs_to_compare(
