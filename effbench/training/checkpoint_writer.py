@@ -19,7 +19,8 @@ from effbench.training.failure_policies import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-NICE = 10  # nice value of the writer thread: it gets a tenth of the share of the training threads
+NICE = 10  # added to the nice value in the writer thread: it gets a tenth of the share of the training threads
+LARGEST_NICE = 19
 
 
 class Saves:
@@ -124,7 +125,10 @@ class BackgroundSaves(Saves):
 
     def _write(self, copy: Snapshot, step: int, value: float | None, keep: bool) -> None:
         if sys.platform == "linux":  # only Linux has a nice value for each thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            thread = threading.get_native_id()
+            # Added: a lower value than that of `nice -n 15 effbench train` would be refused, or be a higher priority.
+            own = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, min(LARGEST_NICE, own + NICE))
         try:
             self._checkpoints.save(copy, step, value, keep)
         except BaseException as error:  # noqa: BLE001 - `check` raises it in the training thread
