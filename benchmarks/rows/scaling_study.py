@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def study(count: int) -> tuple[StudyTable, dict[str, list[list[tuple[int, float]
 
 def measure() -> list[Figure | Point]:
     found: list[Figure | Point] = []
+    note = f"Load average of the machine before it: {os.getloadavg()[0]:.1f}."
     with tempfile.TemporaryDirectory() as place:
         for count in COUNTS:
             folder = Path(place) / str(count)
@@ -89,5 +91,5 @@ def measure() -> list[Figure | Point]:
                     Point("MB, peak resident", ACROSS, name, runs, peak.times(1e-6)),
                 ]
                 if count == COUNTS[-1]:
-                    found.append(Figure(f"{name}, {runs:,} runs, seconds", seconds, TARGETS[name]))
+                    found.append(Figure(f"{name}, {runs:,} runs, seconds", seconds, TARGETS[name], note=note))
     return found
