@@ -48,6 +48,7 @@ class _CheckFailedError(Exception):
 def verify_run(folder: Path) -> list[Check]:
     """Run every check of a run folder, in order. Raise ConfigError if it is not a run."""
     summary = read_any_summary(folder)
+    summary.setdefault("status", None)  # the first check says that it is missing
     # values of a wrong type become None, so that the checks below meet none
     wrong = list(complaints(without_wrong_fields(summary)))
     # without the folder of a checkpoint that a kill left half written

@@ -89,13 +89,16 @@ def relink(run: Path) -> None:
         (edit("config.yaml", "lr: 0.003", "lr: 0.004"), "config of the last checkpoint"),
         (edit("config.yaml", "max_epochs: 2", "max_epochs: two"), "config"),
         (edit("summary.json", '"status": "completed"', '"status": "done"'), "summary"),
+        (edit("summary.json", '"status": "completed",', ""), "summary"),
         (edit("metrics.csv", "step,", "stop,"), "metrics"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_damage_is_found_and_named(damage, check, copy, effbench):
     damage(copy)
-    assert check in [item.name for item in failures(verify_run(copy))]
+    found = {item.name: item.problem for item in failures(verify_run(copy))}
+    assert check in found
+    assert "'status'" not in found.values()  # a KeyError's text
     code, out, _ = effbench("verify", str(copy))
     assert code == 1
     assert "WRONG" in out
