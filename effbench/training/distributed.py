@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,6 +11,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Its functions have the group of this moment as a default argument: imported later, by DistributedDataParallel, they
+# would keep the group alive after its end.
+import torch.distributed.nn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -110,3 +115,6 @@ def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
         yield ProcessGroup(device)
     finally:
         dist.destroy_process_group()  # else a second run of this process could not set one up
+        # The model refers to the group, in cycles. With the last reference gloo's threads end. One that still ran while
+        # Python ends would abort the process (torch's pull request 179291).
+        gc.collect()

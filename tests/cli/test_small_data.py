@@ -37,7 +37,9 @@ def test_tiny_dataset_trains_and_resumes_with_the_auto_defaults(
     run = tmp_path / "run"
     words = [*MLP, root, f"hydra.run.dir={run}"]
     assert cli.main(["train", *words, "trainer.max_epochs=3"]) == 0  # 8 to train on: a step an epoch
-    assert "auto, for 8 train images: data.batch_size=8 early_stopping.patience=300" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "auto, for 8 train images: data.batch_size=8" in err
+    assert "patience=" not in err, "it is longer than the run"
     assert summary(run)["auto"] == {
         "data.batch_size": 8,
         "augment.crop_padding": 2,

@@ -80,6 +80,8 @@ def in_a_rank(rank: int, world: int, jobs: list[Job], report: Path) -> None:
                 folder = job.folder if rank == 0 else job.folder.with_name(f"{job.folder.name} of rank {rank}")
                 stops = [Terminated(job.stop)] if job.stop and rank == 1 else []
                 training.train(compose(job.overrides), folder, callbacks=stops)
+                left = [name for task in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := task.read_text())]
+                assert not left, f"threads of the group outlive it, and may abort the process at its end: {left}"
     except BaseException:
         report.write_text(traceback.format_exc())
         raise
