@@ -161,6 +161,11 @@ def test_train_takes_overrides_and_predict_takes_common_inputs(tmp_path: Path) -
     (tmp_path / "photos").mkdir()
     paths = photos(tmp_path / "photos")
     rows, _ = effbench.predict_files(str(run.folder), list(map(str, paths)), top_k=10)
+    assert effbench.predict_files(run.folder, paths[0], top_k=10)[0] == rows[:1]
+    with pytest.raises(ConfigError, match="top_k must be a whole number .* got 0"):
+        effbench.predict_files(run.folder, paths, top_k=0)
+    with pytest.raises(ConfigError, match="max_pixels must be a whole number .* got -1"):
+        effbench.predict_files(run.folder, paths, options={"max_pixels": -1})
     found = [{entry["class"]: entry["probability"] for entry in row["top_k"]} for row in rows]
     by_command = torch.tensor([[row[name] for name in run.classes] for row in found])
     together = run.predict(paths)

@@ -32,6 +32,11 @@ class Errors(Metric):
         return sums[0]
 
 
+class Undefined(Errors):
+    def value(self, sums, samples):
+        return float("nan")
+
+
 class Slashed(Errors):
     name = "err/top5"
 
@@ -117,6 +122,18 @@ def test_custom_metric_and_loss_train_stop_rank_and_report(own: list[str], capsy
     assert f"test wrong answers  {found['metrics']['test/errors']:.1f}\n" in capsys.readouterr().out
     assert cli.main(["report", "run", "output=page.html"]) == 0
     assert "wrong answers (images)" in Path("page.html").read_text()
+
+
+@pytest.mark.process
+def test_a_metric_that_is_never_finite_chooses_no_model(own: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*own, *SMALL, *SYNTHETIC, "task.metrics=[taskfiles.Undefined,acc]", "trainer.max_epochs=3"]
+    assert cli.main(["train", *words, "hydra.run.dir=run"]) == 0
+    assert "val/errors never had a finite value, so no checkpoint is the best: the last" in capsys.readouterr().err
+    assert not Path("run/checkpoints/best").exists()
+    tested = {key: value for key, value in summary("run")["metrics"].items() if key.startswith("test/")}
+    capsys.readouterr()
+    assert cli.main(["eval", "run", "checkpoint=last", "allow_targets=[taskfiles]", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test/acc"] == tested["test/acc"]
 
 
 @pytest.mark.process

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from effbench.config.options import COUNT
 from effbench.errors import ConfigError
 from effbench.run.load import load_run
 
 
 def predict_files(
     folder: str | Path,
-    paths: Sequence[str],
+    paths: str | Path | Sequence[str | Path],
     top_k: int = 3,
     checkpoint: str = "best",
     allow_targets: Sequence[str] = (),
@@ -23,7 +25,7 @@ def predict_files(
 
     Args:
         folder: the run folder.
-        paths: files and folders.
+        paths: a file or a folder, or several.
         top_k: classes to list for each sample.
         checkpoint: 'best', 'last' or the name of a checkpoint.
         allow_targets: the user's modules that a _target_ may name.
@@ -32,8 +34,15 @@ def predict_files(
     Returns:
         ([{file, class, probability, top_k: [{class, probability}]}] in the given order, messages on unreadable files).
         For tasks other than classification the entries are those of the task's `described`.
+
+    Raises:
+        ConfigError: top_k or an option is no whole number of at least 1, or the option is not of this modality.
     """
     options = options or {}
+    for key, value in {"top_k": top_k, **options}.items():
+        COUNT.check(value, key)
+    # one path: its characters are no paths
+    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     run = load_run(folder, allow_targets)
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []
@@ -41,7 +50,7 @@ def predict_files(
     if unknown := [key for key in options if key not in modality.file_options]:
         raise ConfigError(f"{unknown[0]} is no option of predict for {modality.unit}s. Leave it out.")
     # a batch at a time: a folder may hold more samples than the memory
-    for names, samples in modality.read_files(paths, options, unreadable):
+    for names, samples in modality.read_files([os.fspath(path) for path in paths], options, unreadable):
         for name, values in zip(names, answers(samples).tolist(), strict=True):
             # NaN would be sorted to an arbitrary class
             if all(map(math.isfinite, values)):

@@ -303,6 +303,11 @@ class _Session:
         checkpoints = trainer.checkpoints
         if checkpoints is not None and checkpoints.best is not None:
             load_weights(model, read_weights(checkpoints.best))
+        elif checkpoints is not None and checkpoints.keep_best and data.val is not None:
+            log.warning(
+                f"{self.config.checkpoint.monitor} never had a finite value, so no checkpoint is the best: the "
+                "last weights are tested"
+            )
         with trainer.clocks.evaluation:
             # As a single process: the other ranks do not take part.
             values = trainer.evaluate(self._test_batches(split, modality), DistributedContext())

@@ -168,15 +168,24 @@ TORCH_TARGETS: Mapping[type[nn.Module], tuple[str, ...]] = {
 }  # fmt: skip
 _NO_LOGITS = "takes {}, and the outputs of a model are logits. Write torch.nn.{}."
 _NO_SIGNS = "takes targets of {}, and labels are 0 and 1. Write torch.nn.MultiLabelSoftMarginLoss."
+_TAKES_MORE = "takes more than outputs and targets. Write a subclass of effbench.tasks.losses.Loss that adds it."
 # torch's losses that fit no task -> why, and what to write instead.
 UNFIT: Mapping[type[nn.Module], str] = {
-    nn.NLLLoss: _NO_LOGITS.format("log-probabilities", "CrossEntropyLoss"),
+    **dict.fromkeys((nn.NLLLoss, nn.NLLLoss2d), _NO_LOGITS.format("log-probabilities", "CrossEntropyLoss")),
     nn.KLDivLoss: _NO_LOGITS.format("log-probabilities", "CrossEntropyLoss"),
     nn.BCELoss: _NO_LOGITS.format("probabilities", "BCEWithLogitsLoss, with task=multilabel"),
     nn.SoftMarginLoss: _NO_SIGNS.format("-1 and 1"),
     nn.HingeEmbeddingLoss: _NO_SIGNS.format("-1 and 1"),
     nn.MultiLabelMarginLoss: _NO_SIGNS.format("class numbers, filled up with -1"),
-}
+    # its outputs are logarithms of rates, and a task's answer would be the logarithm
+    nn.PoissonNLLLoss: "takes logarithms of rates, and a task answers with the outputs. Write torch.nn.MSELoss.",
+    **dict.fromkeys(
+        (
+            nn.CTCLoss, nn.GaussianNLLLoss, nn.TripletMarginLoss, nn.TripletMarginWithDistanceLoss,
+            nn.MarginRankingLoss, nn.CosineEmbeddingLoss,
+        ), _TAKES_MORE,
+    ),
+}  # fmt: skip
 
 
 @dataclass(eq=False)

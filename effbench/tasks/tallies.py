@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effbench.errors import ConfigError
 from effbench.metrics import LOSS, Metric
 
 LOSS_SUM, WEIGHT, SAMPLES = "loss", "weight", "samples"
@@ -46,7 +47,7 @@ class Tallies:
         samples = torch.full((), len(outputs), dtype=torch.float64, device=outputs.device)
         own = torch.stack([loss_sum.detach().double(), samples if weight is None else weight, samples])
         seen = outputs.detach()  # metrics must not keep the graph, and so the activations, alive
-        return torch.cat([own, *(metric.sums(seen, targets) for metric in self.metrics)])
+        return torch.cat([own, *(_sums(metric, seen, targets, part) for metric, part in self._parts)])
 
     def values(self, sums: Tensor, prefix: str = "") -> dict[str, float]:
         """Return metric name -> value: {} without samples, no loss if all samples have weight 0.
@@ -63,6 +64,11 @@ class Tallies:
         for metric, part in self._parts:
             value = metric.value(numbers[part], samples)
             if value is not None:
+                if not isinstance(value, int | float):
+                    raise ConfigError(
+                        f"task.metrics: {_name(metric)}.value must return a number or None; got "
+                        f"{type(value).__name__}. Write float(...)."
+                    )
                 found[f"{prefix}{metric.name}"] = value
         return found
 
@@ -84,3 +90,18 @@ class Tallies:
             if before is not None and len(before) == len(sums[part]):
                 sums[part] = before
         return sums
+
+
+def _sums(metric: Metric, outputs: Tensor, targets: Tensor, part: slice) -> Tensor:
+    """Return a metric's sums of a batch. Raises ConfigError unless they are as many as its size."""
+    sums, size = metric.sums(outputs, targets), part.stop - part.start
+    # others would move the numbers of the metrics after it
+    if tuple(sums.shape) != (size,):
+        raise ConfigError(
+            f"task.metrics: {_name(metric)}.sums must return its size, ({size},) numbers; got {tuple(sums.shape)}."
+        )
+    return sums
+
+
+def _name(metric: Metric) -> str:
+    return f"{type(metric).__module__}.{type(metric).__qualname__}"

@@ -136,10 +136,11 @@ class Checkpoints:
     def _ranked(self, value: float | None, name: str) -> list[tuple[float, str]]:
         """Return the ranking with a further checkpoint, the best first, without those that are not kept."""
         others = [entry for entry in self.ranking if entry[1] != name]
-        if value is not None:
+        # A value that is not finite chooses nothing: among such values the first epoch would stay the best.
+        if value is not None and math.isfinite(value):
             others.append((value, name))  # last: the sort is stable, so of equal values the earlier stays the best
         sign = -1 if self.mode == "max" else 1
-        # NaN last: among comparisons that are False, a sort would leave it anywhere, also in front.
+        # NaN last, which older records may hold: a sort would leave it anywhere, also in front.
         return sorted(others, key=lambda entry: (math.isnan(entry[0]), sign * entry[0]))[: self.keep_best]
 
     def _forget(self, newest: str) -> None:

@@ -60,8 +60,13 @@ class EarlyStopping(StoppingRule):
         value = state.metrics[self.monitor]
         sign = 1 if self.mode == "max" else -1
         # A metric of the user's may begin with NaN: as the best it would hide all later improvements, because every
-        # comparison with it is False. With > and not >=: at min_delta=0 an equal value is no improvement.
-        if self.best is None or math.isnan(self.best) or sign * (value - self.best) > self.min_delta:
+        # comparison with it is False. A further NaN is no improvement. With > and not >=: at min_delta=0 an equal
+        # value is none either.
+        if self.best is None or math.isnan(self.best):
+            improves = self.best is None or not math.isnan(value)
+        else:
+            improves = sign * (value - self.best) > self.min_delta
+        if improves:
             self.best, self.waited = value, 0
         # while the learning rate still rises, a metric that stays says little
         elif state.step >= self.warmup:

@@ -110,6 +110,9 @@ def test_a_torch_loss_leads_to_the_targets_that_it_is_for(kind: type[nn.Module])
     ("words", "remedy"),
     [
         (["loss._target_=torch.nn.NLLLoss"], "torch.nn.CrossEntropyLoss"),
+        (["loss._target_=torch.nn.NLLLoss2d"], "torch.nn.CrossEntropyLoss"),
+        (["loss._target_=torch.nn.PoissonNLLLoss", "task=regression"], "torch.nn.MSELoss"),
+        (["loss._target_=torch.nn.TripletMarginLoss"], "a subclass of effbench.tasks.losses.Loss"),
         (["loss._target_=torch.nn.BCELoss", "task=multilabel"], "torch.nn.BCEWithLogitsLoss"),
         (["loss._target_=torch.nn.SoftMarginLoss", "task=multilabel"], "torch.nn.MultiLabelSoftMarginLoss"),
         (["loss._target_=torch.nn.MSELoss"], "loss=cross_entropy"),

@@ -181,6 +181,15 @@ def test_a_metric_of_nan_is_ranked_last(mode, tmp_path):
     assert points_to(first, "best") == 2
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_choose_no_best(value, tmp_path):
+    """The first epoch would be the best, and its model the one that is tested."""
+    keep = keeper(tmp_path)
+    save_all(keep, [value, value, value])
+    assert keep.best is None
+    assert points_to(keep, "last") == 3
+
+
 def test_the_ranking_is_restored_after_a_restart(tmp_path):
     first = keeper(tmp_path)
     save_all(first, [0.2, 0.9, 0.3])

@@ -41,6 +41,7 @@ def test_nan_is_no_improvement_and_never_the_best():
     assert stops_at([1.0, nan, nan]) == 3
     assert stops_at([nan, 1.0, 0.9, 0.8, 0.7]) is None
     assert stops_at([nan, 1.0, 1.0, 1.0]) == 4
+    assert stops_at([nan, nan, nan, nan]) == 3
 
 
 def test_a_validation_without_the_metric_is_no_check():

@@ -5,9 +5,13 @@ White-box: looks at the sums of the ranks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 
+from effbench.errors import ConfigError
 from effbench.metrics import Accuracy
 from effbench.tasks.tallies import Tallies
 from effbench.training.distributed import DistributedContext
@@ -111,3 +115,29 @@ def test_two_ranks_save_the_sums_of_both_and_share_them_out_once():
     again[0]._ranks.other = again[1]._sums
     assert again[0].epoch_means() == {"train/loss": 1.0, "train/acc": 0.5}
     assert not meters[0].empty, "saving changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("sums", "value", "message"),
+    [
+        (torch.zeros(3), 0.0, r"Odd.sums must return its size, \(2,\) numbers; got \(3,\)"),
+        (torch.zeros(()), 0.0, r"got \(\)"),
+        (torch.zeros(2), "high", "Odd.value must return a number or None; got str"),
+        (torch.zeros(2), torch.tensor(0.5), "got Tensor"),
+    ],
+)
+def test_a_metric_with_other_numbers_is_named(sums: torch.Tensor, value: object, message: str) -> None:
+    class Odd(Accuracy):
+        def size(self, num_outputs: int) -> int:
+            return 2
+
+        def sums(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return sums.double()
+
+        def value(self, sums: Sequence[float], samples: float) -> Any:
+            return value
+
+    # first: its numbers would be read as those of the metric after it
+    tallies = Tallies([Odd(), Accuracy()], 10)
+    with pytest.raises(ConfigError, match=message):
+        tallies.values(tallies.of(torch.tensor(1.0), torch.zeros(4, 10), torch.zeros(4, dtype=torch.int64)))
