@@ -24,7 +24,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.installed  ## trains MobileNetV3-small + AdamW on the embedded Fashion-MNIST
 	$(BIN)/effbench train recipe=mobilenet_adamw
 
-test: $(VENV)/.installed-dev  ## the tests but for the proofs, warnings as errors; ten minutes on two cores, which a third worker keeps busy
+test: $(VENV)/.installed-dev  ## the tests but for the proofs, warnings as errors; nine minutes on two cores, which a third worker keeps busy
 	$(BIN)/python -m pytest -n 3 -m "not proof"
 
 proofs: $(VENV)/.installed-dev  ## kills at random, kernels for other processors, sanitizers, full disks: some minutes more
