@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from functools import partial
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread
 from typing import Generic, TypeVar
 
 from torch import Tensor
@@ -120,7 +120,8 @@ class _Threads(Generic[Result]):
             self._tasks.put(None)
         deadline = time.monotonic() + GRACE_S
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread is not current_thread():  # the garbage collector runs in any thread, also in one of these
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

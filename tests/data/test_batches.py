@@ -419,6 +419,27 @@ def test_leaving_an_epoch_early_leaves_no_thread_behind():
     assert threading.active_count() == before
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_reader_that_one_of_its_own_threads_collects_ends_them():
+    """The garbage collector runs in any thread. A thread cannot join itself."""
+    readers, ready = [], threading.Event()
+
+    def make(place: int) -> int:
+        ready.wait(patience(5))
+        readers.clear()  # the last reference
+        return place
+
+    before = threading.active_count()
+    readers.append(prefetch(make, range(10), 2))
+    taken = [next(readers[0])]
+    ready.set()
+    assert taken[0]() == 0
+    deadline = time.monotonic() + patience(5)
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
 # --- batches that fail or hang
 
 
