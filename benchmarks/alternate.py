@@ -23,7 +23,7 @@ from effbench.stats import Interval, median_interval
 
 ROOT = Path(__file__).parents[1]
 THREADS = 2
-AGAIN = " again"  # the control's name: the first arm's and this
+CONTROL_SUFFIX = " again"  # the control's name: the first arm's and this
 CONTROL_WITHIN = 0.02
 PATIENCE_S = 180.0
 SLICE_S = 0.5
@@ -33,7 +33,7 @@ Round = dict[str, float]  # arm -> its value in one round
 
 @dataclass(frozen=True)
 class Arm:
-    """What to run: `module:function` taking a Gate and these options. source: the checkout to import from."""
+    """What to run: `module:function` with these options. source: the checkout to import from."""
 
     name: str
     place: str
@@ -54,7 +54,7 @@ class Runner:
             "PYTHONPATH": str(arm.source), **arm.environment,
         }  # fmt: skip
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.gate", arm.place, json.dumps(dict(arm.options))],
+            [sys.executable, "-m", "benchmarks.turns", arm.place, json.dumps(dict(arm.options))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=arm.source,
             env=environment, start_new_session=True,
         )  # fmt: skip
@@ -155,7 +155,7 @@ def race(arms: Sequence[Arm], turned: bool = False) -> Round:
 
 
 def _with_control(arms: Sequence[Arm]) -> list[Arm]:
-    return [*arms, replace(arms[0], name=arms[0].name + AGAIN)]
+    return [*arms, replace(arms[0], name=arms[0].name + CONTROL_SUFFIX)]
 
 
 def is_certain(found: Sequence[Round]) -> bool:
@@ -194,5 +194,5 @@ def each(found: Sequence[Round], of: Callable[[Round], float]) -> Interval:
 
 def control_of(found: Sequence[Round]) -> Interval | None:
     """The first arm against itself; None where it did not run twice."""
-    twice = next((name for name in found[0] if name.endswith(AGAIN)), None)
-    return ratio(found, twice, twice.removesuffix(AGAIN)) if twice else None
+    twice = next((name for name in found[0] if name.endswith(CONTROL_SUFFIX)), None)
+    return ratio(found, twice, twice.removesuffix(CONTROL_SUFFIX)) if twice else None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gate import Gate
+from benchmarks.turns import Turns
 from effbench.training.malloc import keeping_freed_memory
 
 THREADS = 2
@@ -62,17 +62,17 @@ def inputs_of(made: Any, epoch: int) -> Iterator[Tensor]:
     return (batch.inputs for step in made.epoch(epoch) for batch in step.micro_batches)
 
 
-def ours(gate: Gate, augment: dict[str, Any], workers: int = 0) -> None:
+def ours(turns: Turns, augment: dict[str, Any], workers: int = 0) -> None:
     torch.set_num_threads(THREADS)
     made = batches(*resident(), augment, workers=workers)
-    drain(gate, lambda epoch: inputs_of(made, epoch))
+    drain(turns, lambda epoch: inputs_of(made, epoch))
 
 
-def ours_folder(gate: Gate, root: str, cache: str) -> None:
+def ours_folder(turns: Turns, root: str, cache: str) -> None:
     """Epochs after the first: from the cache, which is made before the clock runs."""
     torch.set_num_threads(THREADS)
     made = folder_batches(root, cache)
-    drain(gate, lambda epoch: inputs_of(made, epoch))
+    drain(turns, lambda epoch: inputs_of(made, epoch))
 
 
 def folder_batches(root: str, cache: str) -> Any:
@@ -82,7 +82,7 @@ def folder_batches(root: str, cache: str) -> Any:
     return batches(train.images, train.labels, {"crop_padding": FOLDER_PADDING, "flip": 0.5}, FOLDER_BATCH)
 
 
-def ours_first_epoch(gate: Gate, root: str) -> None:
+def ours_first_epoch(turns: Turns, root: str) -> None:
     """A slice: seconds an image of finding, decoding and writing all of them, and of one epoch of batches."""
     torch.set_num_threads(THREADS)
 
@@ -90,32 +90,32 @@ def ours_first_epoch(gate: Gate, root: str) -> None:
         with tempfile.TemporaryDirectory() as cache:
             yield from inputs_of(folder_batches(root, cache), 0)
 
-    whole_epochs(gate, epoch)
+    whole_epochs(turns, epoch)
 
 
 # --- torchvision's
 
 
-def peer(gate: Gate, kind: str, workers: int) -> None:
+def peer(turns: Turns, kind: str, workers: int) -> None:
     """A Dataset of decoded images, a transform for each: the tutorials' way with v2."""
     torch.set_num_threads(THREADS)
     images, labels = resident()
     loader = load_exported(PerSample(images, labels, TRANSFORMS[kind]()), BATCH, workers)
-    drain(gate, lambda _: (inputs for inputs, _ in loader))
+    drain(turns, lambda _: (inputs for inputs, _ in loader))
 
 
-def peer_folder(gate: Gate, root: str, kind: str, workers: int) -> None:
+def peer_folder(turns: Turns, root: str, kind: str, workers: int) -> None:
     torch.set_num_threads(THREADS)
     loader = load_exported(_folder(root, kind), FOLDER_BATCH, workers)
-    drain(gate, lambda _: (inputs for inputs, _ in loader))
+    drain(turns, lambda _: (inputs for inputs, _ in loader))
 
 
-def peer_first_epoch(gate: Gate, root: str, kind: str, workers: int) -> None:
+def peer_first_epoch(turns: Turns, root: str, kind: str, workers: int) -> None:
     """A slice: seconds an image of an epoch, its workers already running."""
     torch.set_num_threads(THREADS)
     dataset = _folder(root, kind)
     loader = load_exported(dataset, FOLDER_BATCH, workers, len(dataset))
-    whole_epochs(gate, lambda _: (inputs for inputs, _ in loader))
+    whole_epochs(turns, lambda _: (inputs for inputs, _ in loader))
 
 
 def _folder(root: str, kind: str) -> Any:
@@ -196,20 +196,20 @@ TRANSFORMS: dict[str, Callable[[], Any]] = {
 # --- the clock
 
 
-def drain(gate: Gate, epoch: Callable[[int], Iterable[Tensor]]) -> None:
+def drain(turns: Turns, epoch: Callable[[int], Iterable[Tensor]]) -> None:
     """Endless epochs in slices of SLICE_S or a little more, each after a while untimed: another arm had the caches.
 
     Freed memory is kept, as in a training of ours: without, glibc returns it in some processes and keeps it in others.
     """
     with keeping_freed_memory(torch.device("cpu")):
-        _drain(gate, epoch)
+        _drain(turns, epoch)
 
 
-def _drain(gate: Gate, epoch: Callable[[int], Iterable[Tensor]]) -> None:
+def _drain(turns: Turns, epoch: Callable[[int], Iterable[Tensor]]) -> None:
     stream = itertools.chain.from_iterable(map(epoch, itertools.count()))
     for _ in range(3):
         next(stream)
-    gate.lap()
+    turns.lap()
     while True:
         begun = time.perf_counter()
         while time.perf_counter() - begun < WARM_S:
@@ -217,16 +217,16 @@ def _drain(gate: Gate, epoch: Callable[[int], Iterable[Tensor]]) -> None:
         seen, begun = 0, time.perf_counter()
         while (taken := time.perf_counter() - begun) < SLICE_S or not seen:
             seen += len(next(stream))
-        gate.lap(taken / seen)
+        turns.lap(taken / seen)
 
 
-def whole_epochs(gate: Gate, epoch: Callable[[int], Iterable[Tensor]]) -> None:
+def whole_epochs(turns: Turns, epoch: Callable[[int], Iterable[Tensor]]) -> None:
     """A slice is an epoch; the first warms up. Freed memory is kept here, too."""
     with keeping_freed_memory(torch.device("cpu")):
         for number in itertools.count():
             begun = time.perf_counter()
             seen = sum(map(len, epoch(number)))
-            gate.lap((time.perf_counter() - begun) / seen)
+            turns.lap((time.perf_counter() - begun) / seen)
 
 
 # --- files
@@ -268,22 +268,22 @@ def mapped(path: str) -> tuple[Tensor, Tensor]:
     return images, torch.arange(len(images)) % CLASSES
 
 
-def ours_mapped(gate: Gate, path: str) -> None:
+def ours_mapped(turns: Turns, path: str) -> None:
     torch.set_num_threads(THREADS)
     made = batches(*mapped(path), BASIC)
-    drain(gate, lambda epoch: inputs_of(made, epoch))
+    drain(turns, lambda epoch: inputs_of(made, epoch))
 
 
-def first_batch(gate: Gate, path: str) -> None:
+def first_batch(turns: Turns, path: str) -> None:
     """A slice: seconds from the file's name to the first batch."""
     torch.set_num_threads(THREADS)
     while True:
         begun = time.perf_counter()
         next(inputs_of(batches(*mapped(path), BASIC), 0))
-        gate.lap(time.perf_counter() - begun)
+        turns.lap(time.perf_counter() - begun)
 
 
-def own_bytes(gate: Gate, path: str, images: int) -> None:
+def own_bytes(turns: Turns, path: str, images: int) -> None:
     """A slice: the process's own resident bytes (without the file's pages, which are the kernel's to drop)."""
     torch.set_num_threads(THREADS)
     made = batches(*mapped(path), BASIC)
@@ -291,7 +291,7 @@ def own_bytes(gate: Gate, path: str, images: int) -> None:
     while True:
         for _ in itertools.islice(stream, images // BATCH):
             pass
-        gate.lap(float(_status_kb("RssAnon")) * 1024)
+        turns.lap(float(_status_kb("RssAnon")) * 1024)
 
 
 def _status_kb(name: str) -> int:

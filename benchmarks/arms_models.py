@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.gate import Gate
+from benchmarks.turns import Turns
 
 THREADS = 2
 
@@ -22,7 +22,7 @@ def network(name: str, pixels: int) -> nn.Module:
     return built.to(memory_format=torch.channels_last).train()
 
 
-def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool, compiled: str = "") -> None:
+def steps(turns: Turns, name: str, pixels: int, batch: int, count: int, ours: bool, compiled: str = "") -> None:
     """A slice: seconds of `count` training steps, channels last.
 
     Args:
@@ -49,13 +49,13 @@ def steps(gate: Gate, name: str, pixels: int, batch: int, count: int, ours: bool
     with keeping_freed_memory(torch.device("cpu")):  # or new memory would take as long as the layers, on both sides
         for _ in range(3):
             step()
-        gate.lap()
+        turns.lap()
         while True:
             step()  # another arm had the caches
             begun = time.perf_counter()
             for _ in range(count):
                 step()
-            gate.lap(time.perf_counter() - begun)
+            turns.lap(time.perf_counter() - begun)
 
 
 def large_depthwise(name: str, pixels: int) -> list[tuple[int, int, int, int, int]]:

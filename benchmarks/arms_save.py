@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gate import Gate
+from benchmarks.turns import Turns
 
 THREADS = 2
 WORDS = (
@@ -39,17 +39,17 @@ def _trainer(folder: str, background: bool) -> Any:
     return trainer
 
 
-def ours(gate: Gate, background: bool = True) -> None:
+def ours(turns: Turns, background: bool = True) -> None:
     """A slice: the seconds for which training stands still; what is written behind it is waited for afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(folder, background)
         _save(trainer)
         trainer._saves.wait()
-        gate.lap()
+        turns.lap()
         while True:
             seconds = _save(trainer)
             trainer._saves.wait()
-            gate.lap(seconds)
+            turns.lap(seconds)
 
 
 def _save(trainer: Any) -> float:
@@ -59,12 +59,12 @@ def _save(trainer: Any) -> float:
     return time.perf_counter() - begun
 
 
-def torch_save(gate: Gate, synced: bool = False) -> None:
+def torch_save(turns: Turns, synced: bool = False) -> None:
     """A slice: the seconds of torch.save of the same state to a file."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(folder, False)
         path = Path(folder) / "state.pt"
-        gate.lap()
+        turns.lap()
         while True:
             begun = time.perf_counter()
             with path.open("wb") as stream:
@@ -74,10 +74,10 @@ def torch_save(gate: Gate, synced: bool = False) -> None:
                     os.fsync(stream.fileno())
             seconds = time.perf_counter() - begun
             os.sync()  # what the kernel has yet to write is not the next arm's to wait for
-            gate.lap(seconds)
+            turns.lap(seconds)
 
 
-def steps_beside(gate: Gate, saves: bool, seconds: float = 8.0) -> None:
+def steps_beside(turns: Turns, saves: bool, seconds: float = 8.0) -> None:
     """A slice: seconds a step while a checkpoint is written behind training (saves), or with none."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(folder, True)
@@ -92,7 +92,7 @@ def steps_beside(gate: Gate, saves: bool, seconds: float = 8.0) -> None:
         step()
         _save(trainer)
         trainer._saves.wait()
-        gate.lap()
+        turns.lap()
         while True:
             begun, count = time.perf_counter(), 0
             if saves:
@@ -102,4 +102,4 @@ def steps_beside(gate: Gate, saves: bool, seconds: float = 8.0) -> None:
                 count += 1
             spent = time.perf_counter() - begun
             trainer._saves.wait()
-            gate.lap(spent / count)
+            turns.lap(spent / count)

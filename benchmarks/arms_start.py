@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gate import Gate
+from benchmarks.turns import Turns
 
 BIN = Path(sys.executable).parent
 EFFBENCH = (sys.executable, str(BIN / "effbench"))
@@ -27,7 +27,7 @@ POLL_S = 0.001
 PATIENCE_S = 300
 
 
-def command(gate: Gate, words: Sequence[str], variables: Any = None, code: int = 0) -> None:
+def command(turns: Turns, words: Sequence[str], variables: Any = None, code: int = 0) -> None:
     """A slice: `effbench <words>` from its start to its end, or python's own where the first word is `-c`.
 
     code: what it must end with, so that a crash is not taken for speed.
@@ -35,9 +35,9 @@ def command(gate: Gate, words: Sequence[str], variables: Any = None, code: int =
     line = [sys.executable, *words] if words[0] == "-c" else [*EFFBENCH, *words]
     environment = {**os.environ, **(variables or {})}
     _run(line, environment, code)
-    gate.lap()
+    turns.lap()
     while True:
-        gate.lap(_run(line, environment, code))
+        turns.lap(_run(line, environment, code))
 
 
 def _run(line: Sequence[str], environment: dict[str, str], code: int) -> float:
@@ -50,22 +50,22 @@ def _run(line: Sequence[str], environment: dict[str, str], code: int) -> float:
     return seconds
 
 
-def first_step(gate: Gate, words: Sequence[str]) -> None:
+def first_step(turns: Turns, words: Sequence[str]) -> None:
     """A slice: `effbench train` from its start until metrics.csv has the row of the first optimizer step."""
     extra = ["trainer.log_every_n_steps=1", "hydra.run.dir=run", *words]
-    _until_written(gate, [*EFFBENCH, "train", *extra], Path("run/metrics.csv"), lines=2)
+    _until_written(turns, [*EFFBENCH, "train", *extra], Path("run/metrics.csv"), lines=2)
 
 
-def bare_first_step(gate: Gate) -> None:
+def bare_first_step(turns: Turns) -> None:
     """A slice: a script with no more than it takes, until it has written the loss of its first step to a file."""
-    _until_written(gate, [sys.executable, str(BARE)], Path("loss"), lines=1)
+    _until_written(turns, [sys.executable, str(BARE)], Path("loss"), lines=1)
 
 
-def _until_written(gate: Gate, line: Sequence[str], file: Path, lines: int) -> None:
+def _until_written(turns: Turns, line: Sequence[str], file: Path, lines: int) -> None:
     _first_lines(line, file, lines)
-    gate.lap()
+    turns.lap()
     while True:
-        gate.lap(_first_lines(line, file, lines))
+        turns.lap(_first_lines(line, file, lines))
 
 
 def _first_lines(line: Sequence[str], file: Path, lines: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gate import Gate
+from benchmarks.turns import Turns
 
 THREADS = 2
 TRIAD_ELEMENTS = 2**25  # three arrays of 128 MB: far out of any cache
@@ -94,22 +94,22 @@ _MAKERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def steps(gate: Gate, which: str, model: str, count: int) -> None:
+def steps(turns: Turns, which: str, model: str, count: int) -> None:
     """A slice: the mean seconds of `count` steps."""
     torch.set_num_threads(THREADS)
     chosen = optimizer(which, parameters(model))
     for _ in range(3):
         chosen.step()
-    gate.lap()
+    turns.lap()
     while True:
         chosen.step()  # another arm had the caches
         begun = time.perf_counter()
         for _ in range(count):
             chosen.step()
-        gate.lap((time.perf_counter() - begun) / count)
+        turns.lap((time.perf_counter() - begun) / count)
 
 
-def over_floor(gate: Gate, which: str, model: str, count: int) -> None:
+def over_floor(turns: Turns, which: str, model: str, count: int) -> None:
     """A slice: seconds of a step over the seconds that its bytes take at the triad's bandwidth, in turns."""
     torch.set_num_threads(THREADS)
     of = parameters(model)
@@ -119,7 +119,7 @@ def over_floor(gate: Gate, which: str, model: str, count: int) -> None:
     for _ in range(3):
         chosen.step()
         _triad(a, b, c)
-    gate.lap()
+    turns.lap()
     while True:
         step_s = triad_s = 0.0
         for _ in range(count):
@@ -129,7 +129,7 @@ def over_floor(gate: Gate, which: str, model: str, count: int) -> None:
             step_s += time.perf_counter() - begun
             triad_s += _triad(a, b, c)
         bandwidth = 2 * count * 12 * TRIAD_ELEMENTS / triad_s
-        gate.lap(step_s / count / (floor_bytes / bandwidth))
+        turns.lap(step_s / count / (floor_bytes / bandwidth))
 
 
 def _triad(a: Tensor, b: Tensor, c: Tensor) -> float:

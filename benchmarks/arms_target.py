@@ -16,15 +16,15 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from benchmarks.arms_train import settled_config  # noqa: E402
-from benchmarks.gate import Gate  # noqa: E402
+from benchmarks.turns import Turns  # noqa: E402
 
 THREADS = 2
 ATTEMPTS = 3
 
 
-def _ready(gate: Gate) -> None:
+def _ready(turns: Turns) -> None:
     """Tells the seconds since the start of the process; what comes after is counted by the coordinator."""
-    gate.report(time.perf_counter() - BEGUN)
+    turns.report(time.perf_counter() - BEGUN)
 
 
 def _accuracy(net: nn.Module, split: Any, mean: float, std: float) -> float:
@@ -37,7 +37,7 @@ def _accuracy(net: nn.Module, split: Any, mean: float, std: float) -> float:
     return correct / len(split)
 
 
-def ours(gate: Gate, words: list[str], target: float) -> None:
+def ours(turns: Turns, words: list[str], target: float) -> None:
     """`effbench train` with these words."""
     import effbench
     from effbench import build
@@ -64,7 +64,7 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
         accuracy = trainer.evaluate(loaded["batches"](), trainer.ranks)["acc"]
         set_train_mode(trainer.forward)  # evaluation leaves it in eval mode
         if accuracy >= target:
-            gate.lap()
+            turns.lap()
 
     build.splits, Callbacks.call, Trainer.fit = keep, look, begin  # type: ignore[assignment, method-assign]
     own = [*words, "device=cpu", f"device.threads={THREADS}"]
@@ -75,15 +75,15 @@ def ours(gate: Gate, words: list[str], target: float) -> None:
         return build.eval_batches(config, loaded["data"].test, modality, loaded["trainer"].ranks, None)
 
     loaded["batches"] = batches
-    _ready(gate)
+    _ready(turns)
     with tempfile.TemporaryDirectory() as folder:
         for attempt in range(ATTEMPTS):  # whoever ends below the target tries again, and has waited for both
-            again = effbench.compose([*own, f"seed={config.seed + 1000 * attempt}"])
-            effbench.train(again, f"{folder}/{attempt}")
+            reseeded = effbench.compose([*own, f"seed={config.seed + 1000 * attempt}"])
+            effbench.train(reseeded, f"{folder}/{attempt}")
     raise SystemExit(f"the target of {target} was not reached in {ATTEMPTS} runs")
 
 
-def usual(gate: Gate, words: list[str], target: float, workers: int = 0, slice_steps: int | None = None) -> None:
+def usual(turns: Turns, words: list[str], target: float, workers: int = 0, slice_steps: int | None = None) -> None:
     """The script that most would write: pytorch-lightning, torchvision's transforms for each image, a DataLoader.
 
     words: effbench's own, for the same model, data, batch, learning rate and schedule. slice_steps: laps by steps.
@@ -147,19 +147,19 @@ def usual(gate: Gate, words: list[str], target: float, workers: int = 0, slice_s
         def on_train_batch_end(self, *_: object) -> None:
             self.steps += 1
             if slice_steps and self.steps % slice_steps == 0:
-                gate.lap()
+                turns.lap()
 
         def on_validation_epoch_end(self) -> None:
             if not self.trainer.sanity_checking and not slice_steps and _accuracy(net, data.test, mean, std) >= target:
-                gate.lap()
+                turns.lap()
 
     if not slice_steps:
-        _ready(gate)
+        _ready(turns)
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator="cpu", max_epochs=config.trainer.max_epochs, gradient_clip_val=config.trainer.gradient_clip_val,
             default_root_dir=folder,
         )  # fmt: skip
         trainer.fit(Module(), train, val)
-    gate.lap()  # not reached: counts with the whole of its time, which favours it
+    turns.lap()  # not reached: counts with the whole of its time, which favours it
     raise SystemExit("a run has one lap")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.gate import Gate
+from benchmarks.turns import Turns
 
 THREADS = 2
 BATCH = 128
@@ -29,13 +29,13 @@ NO_VALIDATION = ("trainer.check_val_every_n_epoch=1000000",)
 class Laps:
     """Ready after `warm_up` steps, then a lap every `slice_steps`. memory: tells the peak, not the time."""
 
-    def __init__(self, gate: Gate, slice_steps: int, warm_up: int, memory: bool = False):
-        self.gate, self.slice_steps, self._left, self._memory = gate, slice_steps, warm_up, memory
+    def __init__(self, turns: Turns, slice_steps: int, warm_up: int, memory: bool = False):
+        self.turns, self.slice_steps, self._left, self._memory = turns, slice_steps, warm_up, memory
 
     def step(self) -> None:
         self._left -= 1
         if self._left == 0:
-            self.gate.lap(_peak() if self._memory else None)
+            self.turns.lap(_peak() if self._memory else None)
             self._left = self.slice_steps
 
 
@@ -71,13 +71,13 @@ def network(chosen: Any, data: Any, plain: bool = False) -> nn.Module:
 
 
 def ours(
-    gate: Gate, model: str, slice_steps: int, warm_up: int = 20, resident: bool = False, memory: bool = False,
+    turns: Turns, model: str, slice_steps: int, warm_up: int = 20, resident: bool = False, memory: bool = False,
     words: Any = (),
 ) -> None:  # fmt: skip
     """`effbench train`. resident: batches are made once and handed out again: what does making them cost?"""
     import effbench
 
-    laps = Laps(gate, slice_steps, warm_up, memory)
+    laps = Laps(turns, slice_steps, warm_up, memory)
 
     class Lap(effbench.Callback):
         def step_end(self, context: Any) -> None:
@@ -95,16 +95,16 @@ def _hand_out_again() -> None:
     made: dict[int, Any] = {}
     make = TrainBatches.make
 
-    def again(self: Any, epoch: int, step: int, part: int = 0) -> Any:
+    def handed_out(self: Any, epoch: int, step: int, part: int = 0) -> Any:
         if step % 8 not in made:
             made[step % 8] = make(self, epoch, step, part)
         return made[step % 8]
 
-    TrainBatches.make = again  # type: ignore[method-assign]
+    TrainBatches.make = handed_out  # type: ignore[method-assign]
 
 
 def hand_written(
-    gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words: Any = (), validate: bool = False,
+    turns: Turns, model: str, slice_steps: int, warm_up: int = 20, words: Any = (), validate: bool = False,
     memory: bool = False, compiled: str = "",
 ) -> None:  # fmt: skip
     """Twenty lines that train: resident images, the same crops and flips by batch, nothing logged or kept.
@@ -115,7 +115,7 @@ def hand_written(
     from effbench.data.images.augment import crop
 
     torch.set_num_threads(THREADS)
-    laps = Laps(gate, slice_steps, warm_up, memory)
+    laps = Laps(turns, slice_steps, warm_up, memory)
     chosen = config(model, tuple(words))
     data = build.splits(chosen)
     net = network(chosen, data, plain=bool(compiled))
@@ -174,12 +174,12 @@ def _for_others(model: str, words: Any) -> tuple[nn.Module, Any]:
     return network(chosen, data), loader
 
 
-def lightning(gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words: Any = ()) -> None:
+def lightning(turns: Turns, model: str, slice_steps: int, warm_up: int = 20, words: Any = ()) -> None:
     """pytorch-lightning's Trainer with the same parts, its usual logging and progress bar, no checkpoints."""
     import pytorch_lightning as pl
 
     torch.set_num_threads(THREADS)
-    laps = Laps(gate, slice_steps, warm_up)
+    laps = Laps(turns, slice_steps, warm_up)
     net, loader = _for_others(model, words)
 
     class Module(pl.LightningModule):
@@ -209,12 +209,12 @@ def lightning(gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words
         trainer.fit(Module(), loader)
 
 
-def accelerate(gate: Gate, model: str, slice_steps: int, warm_up: int = 20, words: Any = ()) -> None:
+def accelerate(turns: Turns, model: str, slice_steps: int, warm_up: int = 20, words: Any = ()) -> None:
     """Hugging Face Accelerate around the loop by hand."""
     from accelerate import Accelerator
 
     torch.set_num_threads(THREADS)
-    laps = Laps(gate, slice_steps, warm_up)
+    laps = Laps(turns, slice_steps, warm_up)
     net, loader = _for_others(model, words)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=100_000)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.alternate import AGAIN, CONTROL_WITHIN, Round, control_of, each
+from benchmarks.alternate import CONTROL_SUFFIX, CONTROL_WITHIN, Round, control_of, each
 from effbench.stats import Interval, median
 
 Scale = Callable[[float], str]
@@ -61,7 +61,7 @@ def figure(
     alone: further rounds of the first arm and its control, where a round with all arms takes too long for many.
     """
     write = unit or "{:.4g}".format
-    names = [name for name in found[0] if not name.endswith(AGAIN)]
+    names = [name for name in found[0] if not name.endswith(CONTROL_SUFFIX)]
     arms = {name: write(median([values[name] for values in found])) for name in names}
     return Figure(what, each(found, of), target, control_of([*found, *alone]), arms, note)
 

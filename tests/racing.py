@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.gate import Gate
+from benchmarks.turns import Turns
 
 STARTUP_S = 0.25
 
 
-def burn(gate: Gate, seconds: float) -> None:
-    gate.report(STARTUP_S)
+def burn(turns: Turns, seconds: float) -> None:
+    turns.report(STARTUP_S)
     begun = time.process_time()
     while time.process_time() - begun < seconds:
         pass
-    gate.lap()
+    turns.lap()

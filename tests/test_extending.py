@@ -172,8 +172,8 @@ def test_all_parts_at_once_train_in_a_process_and_resume(tmp_path: Path) -> None
     done = effbench("train", *words([*PARTS], names), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     check([*PARTS], tmp_path)
-    again = ["resume=run", "--config-dir", "conf", f"allow_targets=[{','.join(names)}]", "trainer.max_steps=3"]
-    done = effbench("train", *again, "trainer.max_epochs=2", cwd=tmp_path)
+    resume_words = ["resume=run", "--config-dir", "conf", f"allow_targets=[{','.join(names)}]", "trainer.max_steps=3"]
+    done = effbench("train", *resume_words, "trainer.max_epochs=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "callbacks.txt").read_text().endswith("told 3\n")
 

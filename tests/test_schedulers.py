@@ -426,9 +426,9 @@ def test_schedule_continues_from_any_step_and_from_a_json_state():
     through = Plateau(sgd(), patience=0)
     for _ in range(3):
         through.step(), through.observe(1.0)
-    again = Plateau(sgd(), patience=0)
-    again.load_state_dict(json.loads(json.dumps(through.state_dict())))
-    assert again.get_last_lr() == through.get_last_lr() == [pytest.approx(LR / 100)]
+    restored = Plateau(sgd(), patience=0)
+    restored.load_state_dict(json.loads(json.dumps(through.state_dict())))
+    assert restored.get_last_lr() == through.get_last_lr() == [pytest.approx(LR / 100)]
     cosine = Cosine(sgd(), total_steps=10)
     cosine.step(torch.tensor(5))
     assert cosine.get_last_lr() == [pytest.approx(LR / 2)]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.alternate import AGAIN, Arm, Round, Runner
+from benchmarks.alternate import CONTROL_SUFFIX, Arm, Round, Runner
 from benchmarks.arms_train import BATCH, NO_VALIDATION
 from benchmarks.figures import Figure, figure, over
 
@@ -32,7 +32,7 @@ def measure() -> list[Figure]:
         Arm("ours", PLACE + "ours", ours),
         Arm("spinning", PLACE + "ours", ours, SPINNING),
         Arm("by hand", PLACE + "hand_written", options),
-        Arm("ours" + AGAIN, PLACE + "ours", ours),
+        Arm("ours" + CONTROL_SUFFIX, PLACE + "ours", ours),
     ]
     runners: list[Runner] = []
     neighbours: list[subprocess.Popen[bytes]] = []

@@ -150,7 +150,7 @@ class TrainBatches:
             yield StepBatches(parts, num_parts[step], self._sizes[step], epoch, step, mass)
             deque(due, maxlen=0)  # drop what is left if the step was repeated
 
-    def again(self, step: StepBatches) -> StepBatches:
+    def repeated(self, step: StepBatches) -> StepBatches:
         """Return the same step, beginning with its first micro-batch."""
         batches = (partial(self.make, step.epoch, step.index, part) for part in range(step.num_micro_batches))
         return replace(step, micro_batches=self._micro_batches(step.epoch, step.index, batches))

@@ -29,10 +29,10 @@ from effbench.training.state import TrainState
 
 LIBRARIES = ("effbench", "torch", "torchvision", "numpy")
 # An entry of `sessions` in summary.json and in manifests. It stays a dictionary: other versions may add keys.
-Session = dict[str, Any]
+SessionRecord = dict[str, Any]
 
 
-class Sessions:
+class SessionHistory:
     """The current session of a run and the earlier ones.
 
     Args:
@@ -50,8 +50,8 @@ class Sessions:
         # allow_targets and hydra.* are left out: a resumed run must not get them from its folder.
         self._words = None if words is None else redact([word for word in words if not is_ephemeral(word)])
         self._resumed = False
-        self.earlier: list[Session] = []
-        self.current: Session = {
+        self.earlier: list[SessionRecord] = []
+        self.current: SessionRecord = {
             "started": begun.astimezone().isoformat(timespec="milliseconds"),
             "ended": None,
             "status": "running",
@@ -145,7 +145,7 @@ class Sessions:
         return True
 
 
-def earlier_sessions(folder: Path, manifest: Mapping[str, Any]) -> list[Session]:
+def earlier_sessions(folder: Path, manifest: Mapping[str, Any]) -> list[SessionRecord]:
     """Return the sessions before a checkpoint with their ends, and later sessions that saved nothing."""
     step = manifest["step"]
     summary = read_summary(folder) if (folder / "summary.json").is_file() else {}
@@ -183,7 +183,7 @@ def earlier_sessions(folder: Path, manifest: Mapping[str, Any]) -> list[Session]
     ]
 
 
-def _sound(sessions: Any) -> list[Session]:
+def _sound(sessions: Any) -> list[SessionRecord]:
     """Return the valid entries: the folder may come from an untrusted source."""
     found = [session for session in sessions or [] if isinstance(session, dict)] if isinstance(sessions, list) else []
     steps = [(session, session.get("from_step"), session.get("to_step")) for session in found]

@@ -16,7 +16,7 @@ from effbench.data.splits import Splits, digest
 from effbench.errors import ConfigError, shown
 from effbench.records import FINISHED, read_summary, require_writable
 from effbench.run.finish_epoch import words_to_finish
-from effbench.run.history import Sessions
+from effbench.run.history import SessionHistory
 from effbench.run.load import recorded_config
 from effbench.training.checkpoint_files import Snapshot, read_manifest, read_newest
 from effbench.training.distributed import DistributedContext
@@ -123,7 +123,7 @@ class Resumption:
         # Early stopping ended the run, by the rule that still holds.
         return status == "stopped_early" and bool(self._before["early_stopping"] == self._now["early_stopping"])
 
-    def start_session(self, trainer: Trainer, sessions: Sessions) -> None:
+    def start_session(self, trainer: Trainer, sessions: SessionHistory) -> None:
         """Continue the record of sessions from the restored one, and log what has changed since."""
         sessions.follow(self._checkpoint, self._before)
         steps_before, steps_now = trainer.state.steps_per_epoch, trainer.train.steps_per_epoch

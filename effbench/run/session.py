@@ -27,7 +27,7 @@ from effbench.models import accounting
 from effbench.records import FINISHED, MetricsFile, keep_rows_up_to
 from effbench.report.curves import draw_curves
 from effbench.run.facts import known_at_start, macs_counter, outcome
-from effbench.run.history import Sessions
+from effbench.run.history import SessionHistory
 from effbench.run.load import load_run, recorded_config
 from effbench.run.lock import claimed
 from effbench.run.resume import Resumption, fingerprint
@@ -78,7 +78,7 @@ def train(
         # Each rank may have computed a folder with its own clock: all use rank 0's.
         folder = Path(ranks.broadcast_object(str(folder)))
         with claimed(folder, resumes=config.resume is not None):
-            return _Session(config, folder, ranks, overrides, callbacks).run()
+            return TrainingSession(config, folder, ranks, overrides, callbacks).run()
 
 
 def train_claimed(config: Config, folder: Path, overrides: Sequence[str], callbacks: Sequence[Callback] = ()) -> Run:
@@ -94,10 +94,10 @@ def train_claimed(config: Config, folder: Path, overrides: Sequence[str], callba
         The run.
     """
     with guarded(), distributed_context(torch.device(build.device_type(config))) as ranks:
-        return _Session(config, Path(ranks.broadcast_object(str(folder))), ranks, overrides, callbacks).run()
+        return TrainingSession(config, Path(ranks.broadcast_object(str(folder))), ranks, overrides, callbacks).run()
 
 
-class _Session:
+class TrainingSession:
     """One session of a run, from reading data to writing the summary."""
 
     def __init__(
@@ -112,7 +112,7 @@ class _Session:
         self.config, self.folder, self.ranks = config, folder, ranks
         self.device = build.device(config, ranks)  # also sets threads and determinism for what follows
         self.begun = datetime.now()
-        self.sessions = Sessions(config, folder, words, self.begun)
+        self.sessions = SessionHistory(config, folder, words, self.begun)
         self.warnings: list[str] = []
         self.chosen: dict[str, int | str | None] = {}  # the values chosen for `auto`
         self.facts: dict[str, Any] = {}  # summary entries known at the start; empty until then

@@ -189,7 +189,7 @@ class Trainer:
                 )
             self._rollback_step()  # outside the except block the failed attempt's tensors are freed
             self._seed_forward(step)
-            step = self.train.again(step)
+            step = self.train.repeated(step)
 
     def _forward_and_backward(self, step: StepBatches) -> Tensor:
         stats: Tensor | None = None

@@ -18,7 +18,7 @@ import torch
 from effbench.errors import EffbenchError
 from effbench.records import read_metrics, read_summary
 from effbench.report.curves import points
-from effbench.run.session import _Session
+from effbench.run.session import TrainingSession
 from effbench.training import checkpoint
 from effbench.training.callbacks import Callback, Context, Progress
 from effbench.training.loggers import LOGGERS, MetricLogger, Start
@@ -336,7 +336,9 @@ def test_a_logger_of_a_run_that_broke_is_closed_as_failed(
     def cable(*_: object) -> None:
         raise EffbenchError("the cable was pulled")
 
-    monkeypatch.setattr({"fit": Trainer, "test": _Session}[broken], {"fit": "update", "test": "_test"}[broken], cable)
+    monkeypatch.setattr(
+        {"fit": Trainer, "test": TrainingSession}[broken], {"fit": "update", "test": "_test"}[broken], cable
+    )
     assert effbench("train", *TWENTY_STEPS, "logger=tensorboard")[0] == 1
     assert recorder.told[-1] == "failed"
     assert "test/acc" not in recorder.told

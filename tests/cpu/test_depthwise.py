@@ -139,8 +139,8 @@ def test_state_dict_copies_and_pickles_are_a_convolution_s():
     plain, ours = block(), quick()
     assert same(dict(plain.state_dict()), dict(ours.state_dict()))
     plain.load_state_dict(ours.state_dict())
-    again = [copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))]
-    assert all(type(net[0]) is CpuDepthwiseConv2d for net in again)
+    copies = [copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))]
+    assert all(type(net[0]) is CpuDepthwiseConv2d for net in copies)
     torch.save(ours.state_dict(), io.BytesIO())
 
 

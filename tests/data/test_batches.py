@@ -511,7 +511,7 @@ def test_retried_step_loses_no_batch_of_itself_or_the_next(taken, workers, monke
         if number == 1:
             with pytest.raises(BatchError) if taken == 2 else nullcontext():
                 list(islice(step.micro_batches, taken))
-            step = made.again(step)
+            step = made.repeated(step)
         got += [(batch.inputs, one_hot(batch.targets)) for batch in step.micro_batches]
     assert equal(got, epoch_of(batches(accumulate=2)))
 
@@ -579,5 +579,5 @@ def test_augmentation_is_drawn_once_per_step(workers, monkeypatch):
     for step in made.epoch(0):
         step.class_mass()
         assert len(list(step.micro_batches)) == 8
-        assert len(list(made.again(step).micro_batches)) == 8
+        assert len(list(made.repeated(step).micro_batches)) == 8
     assert drawn == [16, 16, 16]

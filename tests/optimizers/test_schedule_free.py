@@ -90,8 +90,8 @@ def test_a_deep_copy_continues_to_the_bit() -> None:
     parameters = model()
     optimizer = in_training(ScheduleFree, parameters, **OPTIONS)
     train(optimizer, parameters, 5)
-    again, parameters_again = copy.deepcopy((optimizer, parameters))
-    assert same(train(optimizer, parameters, 5, seed=2), train(again, parameters_again, 5, seed=2))
+    copied, parameters_copied = copy.deepcopy((optimizer, parameters))
+    assert same(train(optimizer, parameters, 5, seed=2), train(copied, parameters_copied, 5, seed=2))
 
 
 def test_what_is_evaluated_and_saved_is_the_package_s_average() -> None:

@@ -166,14 +166,14 @@ def test_a_resume_asks_for_the_secret_again(
     words = [*OWN_WORDS, SECRETS[0], "trainer.max_steps=2", "checkpoint.save_last=true", "hydra.run.dir=run"]
     assert train(words, monkeypatch) == 0
     assert "model.api_key=***" in (recorded_overrides(elsewhere / "run") or [])
-    again = ["--config-dir", "conf", "resume=run", "allow_targets=[secretive_lab]"]
+    words = ["--config-dir", "conf", "resume=run", "allow_targets=[secretive_lab]"]
     before = {path: path.read_bytes() for path in (elsewhere / "run").rglob("*") if path.is_file()}
-    assert train([*again, "trainer.max_steps=4", "trainer.max_epochs=4"], monkeypatch) == 2
+    assert train([*words, "trainer.max_steps=4", "trainer.max_epochs=4"], monkeypatch) == 2
     err = capsys.readouterr().err
     assert "model.api_key looks like a secret" in err
     assert "Give it again" in err
     assert {path: path.read_bytes() for path in (elsewhere / "run").rglob("*") if path.is_file()} == before
-    assert train([*again, "trainer.max_steps=4", "trainer.max_epochs=4", SECRETS[0]], monkeypatch) == 0
+    assert train([*words, "trainer.max_steps=4", "trainer.max_epochs=4", SECRETS[0]], monkeypatch) == 0
     assert json.loads((elsewhere / "run" / "summary.json").read_text())["steps"] == 4
     assert leaks(elsewhere / "run") == []
 

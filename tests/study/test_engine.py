@@ -235,9 +235,9 @@ def test_a_budget_in_seconds_gives_every_run_of_an_arm_its_steps(tmp_path: Path)
     assert table.clock == "steps x step time measured alone"
     first = next(each for each in table.confirmations if each.arm == cost.arm)
     assert first.seconds == pytest.approx(first.steps * cost.step_seconds.estimate)
-    again = effbench(*words, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert "measuring" not in again.stderr
+    second = effbench(*words, cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert "measuring" not in second.stderr
 
 
 @pytest.mark.process

@@ -147,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         "rows logged after the checkpoint stay",
-        "effbench.run.session:_Session._watchers",
+        "effbench.run.session:TrainingSession._watchers",
         (("keep_rows_up_to(", "(lambda *_, **__: None)("),),
         brief=True,
     ),

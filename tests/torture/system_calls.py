@@ -146,11 +146,11 @@ class _Stream:
 # --- the save under test
 
 
-class Gate:
+class ForkServer:
     """A process that stands before the save under test, and forks one after another that goes through it.
 
     Each of those works in a folder of its own, a copy of the run as it is at that moment (paths of a run are relative
-    to where the command was called). Its end, or its kill, is told by the process at the gate.
+    to where the command was called). Its end, or its kill, is told by the fork server.
     """
 
     def __init__(self, words: Sequence[str], work: Path, *hooks: Hook):
@@ -273,14 +273,14 @@ class Scenario:
         self._number = 0
         if before is not None:
             shutil.copytree(before, work / "run", symlinks=True)
-        self._gate = Gate(self._words(work), work, *hooks)
+        self._server = ForkServer(self._words(work), work, *hooks)
         self._resumed: dict[Any, list[str]] = {}
-        self._before = {path.name: runs.content(path) for path in runs.committed(self._gate.run)}
+        self._before = {path.name: runs.content(path) for path in runs.committed(self._server.run)}
 
     def listed(self) -> list[Call]:
         """The calls of the save, which is let through."""
         cwd = self._place()
-        code = self._gate.pass_through(cwd)
+        code = self._server.pass_through(cwd)
         assert code == 0, f"the save ends with {code}"
         calls = [Call(**entry) for entry in json.loads((cwd / "calls.json").read_text())]
         shutil.rmtree(cwd)
@@ -299,14 +299,14 @@ class Scenario:
     @contextmanager
     def _kill(self, at: int | None, after: bool, tracer: Tracer | None = None) -> Iterator[tuple[Path, list[str]]]:
         cwd = self._place()
-        code = self._gate.pass_through(cwd, at, after, tracer)
+        code = self._server.pass_through(cwd, at, after, tracer)
         yield cwd, [] if code == -9 else [f"not killed: exit code {code}"]
         shutil.rmtree(cwd)
 
     def traced(self, tracer: Tracer) -> Path:
         """The save under a tracer that kills nothing: where it worked."""
         cwd = self._place()
-        code = self._gate.pass_through(cwd, tracer=tracer)
+        code = self._server.pass_through(cwd, tracer=tracer)
         assert code == 0, f"the save ends with {code} under strace"
         return cwd
 
@@ -316,7 +316,7 @@ class Scenario:
         return len(self._resumed)
 
     def close(self) -> None:
-        self._gate.close()
+        self._server.close()
 
     @staticmethod
     def _words(cwd: Path) -> Sequence[str]:

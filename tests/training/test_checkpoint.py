@@ -215,10 +215,10 @@ def test_restart_relinks_best_to_checkpoint_of_a_killed_save(tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             keep.save(snapshot(2), 2, 0.9)
     assert (points_to(keep, "last"), points_to(keep, "best")) == (2, 1)
-    again = keeper(tmp_path)
-    again.restore(read_checkpoint(keep.folder / "last").state["ranking"], points_to(keep, "last"))
-    again.relink()
-    assert points_to(again, "best") == 2
+    reopened = keeper(tmp_path)
+    reopened.restore(read_checkpoint(keep.folder / "last").state["ranking"], points_to(keep, "last"))
+    reopened.relink()
+    assert points_to(reopened, "best") == 2
 
 
 def test_leftovers_of_a_killed_save_are_removed_by_the_next(tmp_path):
@@ -483,14 +483,14 @@ def test_links_and_retention_follow_the_fallback_checkpoint(tmp_path):
     keep = keeper(tmp_path)
     save_all(keep, [0.1, 0.2, 0.9])
     damage(keep.folder / "step-00000003", "model.safetensors")
-    again = keeper(tmp_path)
-    again.restore(read_newest(keep.folder)[1].state["ranking"], 2)
-    again.relink()
-    assert points_to(again, "best") == 2
-    again.save(snapshot(3), 3, 0.15)
-    assert (points_to(again, "best"), points_to(again, "last")) == (2, 3)
-    assert kept(again) == {2, 3}
-    assert float(read_checkpoint(again.folder / "last").weights["w"][0]) == 3
+    reopened = keeper(tmp_path)
+    reopened.restore(read_newest(keep.folder)[1].state["ranking"], 2)
+    reopened.relink()
+    assert points_to(reopened, "best") == 2
+    reopened.save(snapshot(3), 3, 0.15)
+    assert (points_to(reopened, "best"), points_to(reopened, "last")) == (2, 3)
+    assert kept(reopened) == {2, 3}
+    assert float(read_checkpoint(reopened.folder / "last").weights["w"][0]) == 3
 
 
 @pytest.mark.row(3)
@@ -498,12 +498,12 @@ def test_damaged_checkpoint_does_not_count_towards_the_two_kept(tmp_path):
     keep = keeper(tmp_path, keep_best=0)
     save_all(keep, [None] * 9)
     damage(keep.folder / "step-00000009", "state.pt")
-    again = keeper(tmp_path, keep_best=0)
-    again.restore(read_newest(keep.folder)[1].state["ranking"], 2)
-    again.relink()
-    again.save(snapshot(8.5), 8, None)
-    assert kept(again) >= {8}
-    assert read_newest(again.folder)[0].name == "step-00000008"
+    reopened = keeper(tmp_path, keep_best=0)
+    reopened.restore(read_newest(keep.folder)[1].state["ranking"], 2)
+    reopened.relink()
+    reopened.save(snapshot(8.5), 8, None)
+    assert kept(reopened) >= {8}
+    assert read_newest(reopened.folder)[0].name == "step-00000008"
 
 
 # --- weights of another model

@@ -246,9 +246,9 @@ def test_interruption_next_to_a_skipped_step_resumes_bit_exact(at, tmp_path):
     first.callbacks.members.append(At(at, lambda _: setattr(first, "interrupted_by", "SIGTERM")))
     assert first.fit().status == "interrupted"
     net = convolutional(seed=5)
-    again = skipping(net, {3, 4}, checkpoints=keeper(tmp_path))
-    restore(again, read_checkpoint(tmp_path / "checkpoints" / "last"))
-    assert again.fit().skipped == 2
+    resumed = skipping(net, {3, 4}, checkpoints=keeper(tmp_path))
+    restore(resumed, read_checkpoint(tmp_path / "checkpoints" / "last"))
+    assert resumed.fit().skipped == 2
     assert same(state_of(net), state_of(straight))
 
 
@@ -471,9 +471,9 @@ def test_a_resumed_run_keeps_its_pieces_and_its_bits(tmp_path, capsys):
     first.fit()
     capsys.readouterr()
     net = convolutional(seed=5)
-    again = halving(net, 8, validate=True, checkpoints=keeper(tmp_path))
-    restore(again, read_checkpoint(tmp_path / "checkpoints" / "last"))
-    assert again.fit().micro_batch_splits == 4
+    resumed = halving(net, 8, validate=True, checkpoints=keeper(tmp_path))
+    restore(resumed, read_checkpoint(tmp_path / "checkpoints" / "last"))
+    assert resumed.fit().micro_batch_splits == 4
     assert "out of memory" not in capsys.readouterr().err
     assert same(state_of(net), state_of(straight))
 

@@ -108,12 +108,12 @@ def test_two_ranks_save_the_sums_of_both_and_share_them_out_once():
     meters[1].add(step(2.0, 1, 4))
     states = [meter.state_dict() for meter in meters]
     assert same(states[0], states[1])
-    again = [new(Pair(0)), new(Pair(1))]
-    for meter in again:
+    restored = [new(Pair(0)), new(Pair(1))]
+    for meter in restored:
         meter.load_state_dict(states[0])  # the file is rank 0's
-    assert sum(float(meter._sums[0]) for meter in again) == 8.0
-    again[0]._ranks.other = again[1]._sums
-    assert again[0].epoch_means() == {"train/loss": 1.0, "train/acc": 0.5}
+    assert sum(float(meter._sums[0]) for meter in restored) == 8.0
+    restored[0]._ranks.other = restored[1]._sums
+    assert restored[0].epoch_means() == {"train/loss": 1.0, "train/acc": 0.5}
     assert not meters[0].empty, "saving changes nothing"
 
 

@@ -153,13 +153,13 @@ def uninterrupted(plan: RunPlan, folder: Path) -> Outcome:
 
 def resumed(plan: RunPlan, folder: Path, rows: list[dict[str, float]]) -> Outcome:
     """A new process: other initial weights, other rows, everything from the checkpoint."""
-    again = Rows()
-    run = plan.build(folder, again, seed=99)
+    more = Rows()
+    run = plan.build(folder, more, seed=99)
     restore(run, read_checkpoint(folder / "checkpoints" / "last"))
     kept = [row for row in rows if row["step"] <= run.state.step]
     torch.manual_seed(12345)
     run.fit()
-    return outcome(run, kept + again.rows)
+    return outcome(run, kept + more.rows)
 
 
 def interrupted(plan: RunPlan, folder: Path, at: int) -> Outcome:
@@ -409,10 +409,10 @@ def test_training_time_includes_earlier_sessions(tmp_path):
     first = read_checkpoint(tmp_path / "checkpoints" / "last").state["train"]
     assert 0 < first["training_s"] <= run.state.training_s
     assert first["training_s"] < first["elapsed_s"] < run.clocks.seconds()["total"]
-    again = RunPlan().build(tmp_path, rows)
-    restore(again, read_checkpoint(tmp_path / "checkpoints" / "last"))
-    again.fit()
-    assert again.state.training_s == pytest.approx(first["training_s"] + again.clocks.training)
-    assert again.state.elapsed_s == first["elapsed_s"]
+    resumed = RunPlan().build(tmp_path, rows)
+    restore(resumed, read_checkpoint(tmp_path / "checkpoints" / "last"))
+    resumed.fit()
+    assert resumed.state.training_s == pytest.approx(first["training_s"] + resumed.clocks.training)
+    assert resumed.state.elapsed_s == first["elapsed_s"]
     second = read_checkpoint(tmp_path / "checkpoints" / "last").state["train"]["elapsed_s"]
-    assert first["elapsed_s"] < second < first["elapsed_s"] + again.clocks.seconds()["total"]
+    assert first["elapsed_s"] < second < first["elapsed_s"] + resumed.clocks.seconds()["total"]

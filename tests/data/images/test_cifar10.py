@@ -148,13 +148,13 @@ def test_the_handwritten_pickles_are_what_pickle_itself_reads(batches: dict[str,
 
 @pytest.mark.usefixtures("archive")
 def test_val_is_stratified_from_train_by_seed_and_test_unchanged(tmp_path: Path) -> None:
-    splits, again, other = (cifar10(tmp_path, val_fraction=0.2, split_seed=seed) for seed in (0, 0, 1))
+    splits, same_seed, other = (cifar10(tmp_path, val_fraction=0.2, split_seed=seed) for seed in (0, 0, 1))
     assert splits.val is not None
-    assert again.val is not None
+    assert same_seed.val is not None
     assert other.val is not None
     assert torch.bincount(splits.train.labels).tolist() == [8] * 10
     assert torch.bincount(splits.val.labels).tolist() == [2] * 10
-    assert torch.equal(splits.val.images, again.val.images)
+    assert torch.equal(splits.val.images, same_seed.val.images)
     assert not torch.equal(splits.val.images, other.val.images)
     both = torch.cat([splits.train.images, splits.val.images]).flatten(1)
     assert len(torch.unique(both, dim=0)) == 100

@@ -1,7 +1,8 @@
-"""One arm of a comparison, in a process of its own: python -m benchmarks.gate module:function '{"option": …}'
+"""One arm of a comparison, in a process of its own: python -m benchmarks.turns module:function '{"option": …}'
 
-The function gets a Gate and calls `gate.lap()` once when it is warm and then after each slice of its work; in between
-the coordinator (alternate.py) keeps the whole process stopped, so that arms take turns within seconds of one another.
+The function gets a Turns object and calls `turns.lap()` once when it is warm and then after each slice of its work; in
+between the coordinator (alternate.py) keeps the whole process stopped, so that arms take turns within seconds of one
+another.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class Over(BaseException):
     """The coordinator has seen enough."""
 
 
-class Gate:
+class Turns:
     """Talks to the coordinator over the process's first stdin and stdout; prints of the arm go to stderr."""
 
     def __init__(self) -> None:
@@ -40,10 +41,10 @@ class Gate:
 
 def main() -> None:
     place, options = sys.argv[1:]
-    gate = Gate()
+    turns = Turns()
     module, name = place.split(":")
     try:
-        getattr(importlib.import_module(module), name)(gate, **json.loads(options))
+        getattr(importlib.import_module(module), name)(turns, **json.loads(options))
     except Over:
         sys.stderr.flush()
         os._exit(0)  # whatever else it has running: nothing of it is to be kept
