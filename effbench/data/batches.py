@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,8 @@ from effbench.data.prefetch import prefetch, wait_for_batch
 from effbench.data.splits import Split
 from effbench.errors import ConfigError
 from effbench.randomness import Purpose, derived_seed, seed_of_step
+
+LENGTH_WINDOW = 50  # steps whose samples are sorted by length; more leave less padding, and steps that vary less
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class TrainBatches:
             # the first steps of each epoch's own order, so that epochs still read different samples
             self._sizes = self._sizes[:limit_steps]
         self.steps_per_epoch = len(self._sizes)
+        self._lengths = modality.lengths(split.inputs)
         self._order: tuple[int, Tensor] | None = None  # epoch, its order of samples
         # Of the newest steps, the least recently used first.
         self._drawn_params: dict[tuple[int, int], AugmentParams] = {}
@@ -188,7 +191,10 @@ class TrainBatches:
         # Two threads may both draw it, with the same result: a lock is not worth its time.
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed(derived_seed(self.seed, Purpose.ORDER, epoch))
-            self._order = (epoch, torch.randperm(len(self.split), generator=generator))
+            order = torch.randperm(len(self.split), generator=generator)
+            if self._lengths is not None:
+                order = by_length(order, self._lengths, self._sizes, generator)
+            self._order = (epoch, order)
         return self._order[1]
 
     def make(self, epoch: int, step: int, part: int = 0) -> Batch:
@@ -228,6 +234,33 @@ class TrainBatches:
             while len(self._drawn_params) > self.num_workers + 2:
                 del self._drawn_params[next(iter(self._drawn_params))]
         return indices, params
+
+
+def by_length(order: Tensor, lengths: Tensor, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Return the samples of an epoch in steps of similar length.
+
+    The samples of the epoch are chosen before they are sorted: otherwise the longest would always be the ones that an
+    incomplete last step leaves out.
+
+    Args:
+        order: int64 (N,), a random order of all samples.
+        lengths: int64 (N,), of each sample.
+        sizes: samples of each step; the last may be smaller.
+        generator: draws the order of the steps.
+
+    Returns:
+        int64 (sum(sizes),).
+    """
+    size = sizes[0]
+    order = order[: sum(sizes)]
+    whole = len(order) // size * size
+    sorted_windows = [
+        window[lengths[window].argsort(stable=True)] for window in order[:whole].split(LENGTH_WINDOW * size)
+    ]
+    steps = torch.cat(sorted_windows).view(-1, size)
+    # random again: else each window would go from short to long
+    steps = steps[torch.randperm(len(steps), generator=generator)]
+    return torch.cat([steps.flatten(), order[whole:]])
 
 
 def mixed_labels(labels_B: Tensor, partners_B: Tensor, share_B: Tensor, num_classes: int) -> Tensor:

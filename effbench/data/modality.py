@@ -142,6 +142,14 @@ class Modality(ABC):
         del count, generator
         return {}
 
+    def lengths(self, inputs: Tensor) -> Tensor | None:
+        """Return the length of each sample, int64 (N,), or None if all have one size.
+
+        With lengths, training batches are made of samples of similar length, so that little of a batch is padding.
+        """
+        del inputs
+        return None
+
     @abstractmethod
     def batch(self, inputs: Tensor, indices: Tensor, params: AugmentParams, rows: slice) -> Tensor:
         """Make a micro-batch for training, on the device.

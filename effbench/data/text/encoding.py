@@ -1,0 +1,162 @@
+"""Texts of all splits -> Splits of token numbers: the tokenizer is fitted to the train split, long texts are cut."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.config.options import COUNT
+from effbench.data.option_checks import check_memory
+from effbench.data.splits import Split, Splits
+from effbench.data.text.tokenizers import PADDING, UNKNOWN, Tokenizer, check_vocab_size, tokenizer_class
+from effbench.errors import DataError
+
+log = logging.getLogger(__name__)
+
+MAX_LENGTH, VOCAB_SIZE = 256, 8192  # tokens; token numbers
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Options that all datasets of texts have.
+
+    Attributes:
+        tokenizer: bytes, chars, words or bpe.
+        max_length: tokens of a text that are kept.
+        vocab_size: most token numbers of a fitted tokenizer, padding and unknown included.
+
+    Raises:
+        ConfigError: an option is of the wrong type or out of range.
+    """
+
+    tokenizer: str = "bytes"
+    max_length: int = MAX_LENGTH
+    vocab_size: int = VOCAB_SIZE
+
+    def __post_init__(self) -> None:
+        tokenizer_class(self.tokenizer)
+        COUNT.check(self.max_length, "data.max_length", "a whole number of tokens, at least 1", "256 is usual.")
+        check_vocab_size(self.tokenizer, self.vocab_size)
+
+
+def text_problem(text: str) -> str | None:
+    """Return why a text cannot be a sample, or None: it is empty, or cannot be encoded as UTF-8."""
+    if not text.strip():
+        return "is empty"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"has a lone surrogate (character {error.start + 1}), which is no Unicode text"
+    return None
+
+
+def text_splits(
+    name: str,
+    texts: Mapping[str, Sequence[str]],
+    labels: Mapping[str, Any],
+    classes: Sequence[str],
+    options: TextOptions,
+    facts: Mapping[str, Any] | None = None,
+) -> Splits:
+    """Fit the tokenizer to the train texts, and encode all splits.
+
+    Args:
+        name: name of the dataset.
+        texts: 'train', and where they exist 'val' and 'test' -> texts.
+        labels: the same keys -> labels.
+        classes: names of the classes.
+        options: tokenizer and length.
+        facts: further entries for the record.
+
+    Raises:
+        DataError: a text is empty or no Unicode text.
+    """
+    from effbench.data.text.modality import Texts  # which imports this module
+
+    for which, each in texts.items():
+        for place, text in enumerate(each):
+            if why := text_problem(text):
+                raise DataError(f"{name} {which}: text {place} {why}. Leave it out.")
+    kind = tokenizer_class(options.tokenizer)
+    tokenizer = kind.fit(texts["train"], options.vocab_size)
+    check_memory(sum(map(len, texts.values())) * options.max_length * _type(tokenizer).itemsize, "max_length")
+    cut, unknown = dict[str, int](), dict[str, float]()
+    parts: dict[str, Split | None] = {"val": None, "test": None}
+    for which, each in texts.items():
+        tokens, cut[which] = encoded(tokenizer, each, options.max_length)
+        unknown[which] = _unknown_share(tokenizer, tokens)
+        parts[which] = Split(tokens, torch.as_tensor(labels[which]))
+    _tell(name, {which: len(each) for which, each in texts.items()}, cut, unknown, options)
+    about = {"tokenizer": tokenizer.record(), "truncated": cut, "unknown_tokens": unknown}
+    train = parts["train"]
+    assert train is not None
+    sha256 = _digest(texts, labels)
+    return Splits(name, train, parts["val"], parts["test"], tuple(classes), sha256, {**(facts or {}), **about}, Texts)
+
+
+def encoded(tokenizer: Tokenizer, texts: Iterable[str], max_length: int) -> tuple[Tensor, int]:
+    """Encode texts.
+
+    Args:
+        tokenizer: a fitted tokenizer.
+        texts: N texts.
+        max_length: T.
+
+    Returns:
+        (token numbers (N, T) in the narrowest integer type, padded with 0; number of texts that were cut)
+    """
+    rows, cut = [], 0
+    for text in texts:
+        tokens = tokenizer.encode(text, max_length + 1)  # one more, to see whether there is more
+        cut += len(tokens) > max_length
+        row = torch.tensor(tokens[:max_length] or [UNKNOWN], dtype=_type(tokenizer))
+        rows.append(row)
+    padded = torch.full((len(rows), max_length), PADDING, dtype=_type(tokenizer))
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = row
+    return padded, cut
+
+
+def _type(tokenizer: Tokenizer) -> torch.dtype:
+    """Return the narrowest integer type that holds all token numbers: memory is N x T of it."""
+    return next(
+        kind for kind in (torch.uint8, torch.int16, torch.int32) if tokenizer.vocab_size - 1 <= torch.iinfo(kind).max
+    )
+
+
+def _unknown_share(tokenizer: Tokenizer, tokens: Tensor) -> float:
+    """Return the part of the tokens that the tokenizer does not know."""
+    if tokenizer.knows_all:  # their number 1 is a byte
+        return 0.0
+    return float((tokens == UNKNOWN).sum() / (tokens != PADDING).sum())
+
+
+def _tell(
+    name: str, counts: Mapping[str, int], cut: Mapping[str, int], unknown: Mapping[str, float], options: TextOptions
+) -> None:
+    """Log how many texts were cut, and how many tokens are unknown."""
+    if any(cut.values()):
+        listed = ", ".join(f"{number:,} of {counts[which]:,} {which}" for which, number in cut.items())
+        log.info(f"{name}: cut to data.max_length={options.max_length} tokens: {listed} texts")
+    elsewhere = {which: share for which, share in unknown.items() if which != "train" and share >= 0.005}
+    if elsewhere:
+        listed = ", ".join(f"{which} {share:.1%}" for which, share in elsewhere.items())
+        log.info(f"{name}: tokens that train does not have: {listed}; data.tokenizer=bpe or bytes knows all")
+
+
+def _digest(texts: Mapping[str, Sequence[str]], labels: Mapping[str, Any]) -> str:
+    """Return the sha256 (hex) of texts and labels: not of tokens, which follow from the config."""
+    sha = hashlib.sha256()
+    for which, each in texts.items():
+        sha.update(f"{which} {len(each)}\n".encode())
+        for text in each:
+            content = text.encode()
+            sha.update(f"{len(content)} ".encode() + content)  # with lengths: 'ab', 'c' and 'a', 'bc' differ
+        sha.update(torch.as_tensor(labels[which]).contiguous().numpy().tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,197 @@
+"""Texts: token numbers (N, T), padded with 0 to the longest that is kept; batches are cut to their own longest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from effbench.config.options import COUNT
+from effbench.data.modality import AugmentParams, Modality, Settings
+from effbench.data.split_checks import as_tensor
+from effbench.data.text.encoding import VOCAB_SIZE, encoded, text_problem
+from effbench.data.text.tokenizers import PADDING, Bytes, Tokenizer, restored_tokenizer
+from effbench.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from effbench.data.splits import Splits
+
+TEXTS = 4096  # texts in a prediction batch
+
+
+class Texts(Modality):
+    """Texts as token numbers. Models get int64 (B, T) with padding 0 at the end of shorter texts.
+
+    Args:
+        max_length: T, tokens of a text that are kept.
+        vocab_size: token numbers, padding included.
+        tokenizer: fitted to the train split; None before data are read.
+        settings: settings of the run.
+    """
+
+    unit = "text"
+    layout = "(T,)"
+    size_key = "data.max_length"
+
+    def __init__(self, max_length: int, vocab_size: int, tokenizer: Tokenizer | None, settings: Settings):
+        super().__init__((max_length,), settings.device)
+        self.vocab_size, self._tokenizer, self._options = vocab_size, tokenizer, settings.data
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The fitted tokenizer. Raises ConfigError before data are read."""
+        if self._tokenizer is None:
+            raise ConfigError("the tokenizer is fitted to the train split, which was not read yet.")
+        return self._tokenizer
+
+    @classmethod
+    def checked(cls, name: str, inputs: Any, count: int) -> Tensor:
+        """Return integers (N, T) of at least 0; every text has a token, and padding is at its end."""
+        found = as_tensor(f"{name} texts", inputs)
+        if found.dim() != 2 or len(found) != count or found.is_floating_point() or found.dtype == torch.bool:
+            raise DataError(
+                f"{name} texts must be token numbers (N, T), integers, with N labels; got {found.dtype} "
+                f"{tuple(found.shape)} with {count} labels. effbench.data.text.encoding.text_splits makes them."
+            )
+        if len(found) and int(found.min()) < 0:
+            raise DataError(f"{name} texts must be token numbers of at least 0; the smallest is {int(found.min())}.")
+        used = found != PADDING
+        if not bool(used[:, 0].all()):
+            row = int((~used[:, 0]).nonzero()[0])
+            raise DataError(f"{name} text {row} begins with padding (token 0): it is empty. Leave empty texts out.")
+        # padding inside a text: models would take its end for the text's end
+        if bool((used[:, 1:] & ~used[:, :-1]).any()):
+            row = int((used[:, 1:] & ~used[:, :-1]).any(1).nonzero()[0])
+            raise DataError(f"{name} text {row} has padding (token 0) between its tokens; it belongs at the end.")
+        return found
+
+    @classmethod
+    def fit(cls, data: Splits, settings: Settings) -> Self:
+        """Take the tokenizer that the dataset was read with: its function fits it to the train split."""
+        try:
+            tokenizer = restored_tokenizer(data.facts.get("tokenizer"))
+        except ValueError as error:
+            raise DataError(
+                f"{data.name} facts: {error}. effbench.data.text.encoding.text_splits fits a tokenizer and records it."
+            ) from error
+        for which, split in data.named().items():
+            if (largest := int(split.inputs.max())) >= tokenizer.vocab_size:
+                raise DataError(
+                    f"{data.name} {which} has the token number {largest}; the tokenizer has {tokenizer.vocab_size}."
+                )
+        return cls(data.shape[0], tokenizer.vocab_size, tokenizer, settings)
+
+    @classmethod
+    def blank(cls, shape: Sequence[int], settings: Settings | None = None) -> Self:
+        # The tokenizer is not fitted yet: data.vocab_size is the most that it may have.
+        options = settings.data if settings else {}
+        name = options.get("tokenizer", Bytes.name)
+        vocab_size = Bytes.vocab_size if name == Bytes.name else options.get("vocab_size", VOCAB_SIZE)
+        return cls(shape[0], vocab_size if COUNT.holds(vocab_size) else VOCAB_SIZE, None, settings or Settings())
+
+    @classmethod
+    def restored(cls, data: Mapping[str, Any], settings: Settings) -> Self:
+        shape = data["shape"]
+        if len(shape) != 1:
+            raise ValueError("data.shape of texts is [T]")
+        tokenizer = restored_tokenizer(data.get("tokenizer"))
+        return cls(shape[0], tokenizer.vocab_size, tokenizer, settings)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"vocab_size": self.vocab_size, "max_length": self.shape[0]}
+
+    def example(self, count: int = 1) -> Tensor:
+        # ones: with padding alone a model would have nothing to read
+        return torch.ones(count, *self.shape, dtype=torch.int64)
+
+    # --- batches
+
+    def lengths(self, inputs: Tensor) -> Tensor:
+        """Return int64 (N,), the tokens of each text."""
+        return (inputs != PADDING).sum(1)
+
+    def batch(self, inputs: Tensor, indices: Tensor, params: AugmentParams, rows: slice) -> Tensor:
+        """Return int64 (B, T'), T' the longest text of the batch."""
+        return self._cut(inputs.index_select(0, indices[rows]))
+
+    def plain(self, inputs: Tensor, rows: slice | Tensor) -> Tensor:
+        """Return int64 (B, T'), T' the longest text of the batch."""
+        return self._cut(inputs[rows])
+
+    def _cut(self, tokens: Tensor) -> Tensor:
+        # before the transfer, and in the narrow type of the split
+        longest = int(self.lengths(tokens).max()) if len(tokens) else 1
+        return self.transfer.to_device(tokens[:, :longest].contiguous()).long()
+
+    # --- prediction and export
+
+    def given(self, inputs: Any) -> Iterator[Tensor]:
+        """Accept a text, a list of texts, or token numbers (N, T)."""
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        if isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts):
+            for place, text in enumerate(texts):
+                if why := text_problem(text):
+                    raise ConfigError(f"predict: text {place} {why}.")
+            for start in range(0, len(texts), TEXTS):
+                yield self._samples(texts[start : start + TEXTS])
+            return
+        yield self.required(torch.as_tensor(inputs))
+
+    def required(self, samples: Tensor) -> Tensor:
+        fits = samples.dim() == 2 and not samples.is_floating_point() and 1 <= samples.shape[1] <= self.shape[0]
+        if not fits:
+            raise ConfigError(
+                f"predict takes texts, or token numbers (N, T), T at most {self.shape[0]}; got {samples.dtype} "
+                f"{tuple(samples.shape)}."
+            )
+        size = self.vocab_size
+        if len(samples) and not 0 <= int(samples.min()) <= int(samples.max()) < size:
+            raise ConfigError(f"predict takes token numbers from 0 to {size - 1}.")
+        return samples
+
+    def read_files(
+        self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
+    ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
+        """Yield {'file': path, 'line': number from 1} for each text of the files."""
+        from effbench.data.text.files import read_texts, text_files
+
+        for path in text_files(paths):
+            try:
+                texts = read_texts(path, self._options)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            good = []
+            for line, text in texts:
+                if why := text_problem(text):
+                    problems.append(f"{path} line {line} {why}")
+                else:
+                    good.append(({"file": str(path), "line": line}, text))
+            for start in range(0, len(good), TEXTS):
+                names, chunk = zip(*good[start : start + TEXTS], strict=True)
+                yield list(names), self._samples(chunk)
+
+    def _samples(self, texts: Sequence[str]) -> Tensor:
+        return encoded(self.tokenizer, texts, self.shape[0])[0]
+
+    def portable(self, samples: Tensor) -> Tensor:
+        return samples.long()
+
+    def portable_example(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(1, self.vocab_size, (2, *self.shape), generator=generator)
+
+    def export_facts(self) -> dict[str, Any]:
+        return {
+            "input": {"name": "texts", "shape": ["N", *self.shape], "dtype": "int64"},
+            "preprocessing": {
+                "tokenizer": self.tokenizer.record(),
+                "padding": PADDING,
+                "padding_side": "right",
+                "truncation": "the first tokens are kept",
+            },
+            "normalisation_inside": None,
+        }

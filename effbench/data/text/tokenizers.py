@@ -1,0 +1,252 @@
+"""Tokenizers: text -> token numbers. Number 0 is padding in all of them; they are fitted to the train split only."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, ClassVar, Self
+
+from effbench.errors import ConfigError, MissingExtraError, shown, unknown_name
+
+PADDING, UNKNOWN = 0, 1  # token numbers; a tokenizer of bytes knows every text and has no UNKNOWN
+_WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters and digits, or one other character
+
+
+class Tokenizer(ABC):
+    """Turns a text into token numbers from 1; 0 is left for padding.
+
+    Attributes:
+        name: value of data.tokenizer.
+        knows_all: no token of any text is UNKNOWN.
+        vocab_size: token numbers, padding included.
+    """
+
+    name: ClassVar[str]
+    knows_all: ClassVar[bool] = True
+    vocab_size: int
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        """Fit to the texts of the train split.
+
+        Args:
+            texts: of the train split.
+            vocab_size: most token numbers; the most frequent tokens get one.
+        """
+
+    @abstractmethod
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
+        """Return the token numbers of a text.
+
+        Args:
+            text: any text. A caller refuses lone surrogates, which no encoding holds.
+            limit: most tokens that the caller needs; more may be returned.
+        """
+
+    @abstractmethod
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Return the text of token numbers; padding is left out."""
+
+    def record(self) -> dict[str, Any]:
+        """Return plain values from which `restored` makes the same tokenizer."""
+        return {"name": self.name}
+
+    @classmethod
+    @abstractmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Return the tokenizer of a record. Raises ValueError if it is incomplete."""
+
+
+class Bytes(Tokenizer):
+    """UTF-8 bytes: token number = byte + 1. Nothing is fitted, and no text is unknown."""
+
+    name = "bytes"
+    vocab_size = 257
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        del texts, vocab_size
+        return cls()
+
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
+        # a character has at least one byte: no more characters than tokens are needed of a long text
+        return [byte + 1 for byte in text[:limit].encode()]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        # a text cut within a character ends with the replacement character
+        return bytes(token - 1 for token in tokens if token != PADDING).decode("utf-8", "replace")
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        del record
+        return cls()
+
+
+class _Listed(Tokenizer):
+    """Base of tokenizers with a list of tokens: number 2 is the first of the list.
+
+    Args:
+        tokens: without padding and unknown, in order of their numbers.
+    """
+
+    knows_all = False
+    joint: ClassVar[str]  # between tokens, when they are decoded
+
+    def __init__(self, tokens: Sequence[str]):
+        self.tokens = tuple(tokens)
+        self.vocab_size = len(self.tokens) + 2
+        self._numbers = {token: number for number, token in enumerate(self.tokens, start=UNKNOWN + 1)}
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        counts = Counter(chain.from_iterable(map(cls.split, texts)))
+        # by count, then by the token: equal counts must not depend on the order of the texts
+        ranked = sorted(counts, key=lambda token: (-counts[token], token))
+        return cls(ranked[: vocab_size - 2])
+
+    @staticmethod
+    @abstractmethod
+    def split(text: str) -> Iterable[str]:
+        """Return the tokens of a text, in order."""
+
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
+        return [self._numbers.get(token, UNKNOWN) for token in islice(self.split(text), limit)]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        own = ("", "\N{REPLACEMENT CHARACTER}", *self.tokens)
+        return self.joint.join(own[token] for token in tokens if token != PADDING)
+
+    def record(self) -> dict[str, Any]:
+        return {"name": self.name, "tokens": list(self.tokens)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        tokens = record.get("tokens")
+        # the record comes from a run's folder, which may be a stranger's
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+            raise ValueError("data.tokenizer.tokens must be a list of texts")
+        if len(set(tokens)) != len(tokens):
+            raise ValueError("data.tokenizer.tokens lists a token twice")
+        return cls(tokens)
+
+
+class Characters(_Listed):
+    """Unicode characters of the train split."""
+
+    name, joint = "chars", ""
+
+    @staticmethod
+    def split(text: str) -> Iterable[str]:
+        return text
+
+
+class Words(_Listed):
+    """Words in lower case, and single punctuation marks. Spaces are not tokens."""
+
+    name, joint = "words", " "
+
+    @staticmethod
+    def split(text: str) -> Iterable[str]:
+        return (match.group() for match in _WORD.finditer(text.lower()))
+
+
+class BytePairs(Tokenizer):
+    """Byte pair encoding (arXiv:1508.07909) over UTF-8 bytes, by the package `tokenizers`. No text is unknown.
+
+    Args:
+        content: JSON of tokenizers.Tokenizer.
+    """
+
+    name = "bpe"
+
+    def __init__(self, content: str):
+        self.content = content
+        self._own = _library().Tokenizer.from_str(content)
+        self.vocab_size = self._own.get_vocab_size()
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        library = _library()
+        own = library.Tokenizer(library.models.BPE())
+        # No prefix space: 'a' at the start of a text and within it are different tokens, as the text has them.
+        own.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        own.decoder = library.decoders.ByteLevel()
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=["[PAD]"],  # gets number 0
+            initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes, also those not in train
+            show_progress=False,
+        )
+        own.train_from_iterator(texts, trainer)
+        return cls(own.to_str())
+
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
+        # A token may be long: no safe cut of the text follows from the limit.
+        del limit
+        numbers: list[int] = self._own.encode(text).ids
+        return numbers
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        text: str = self._own.decode([token for token in tokens if token != PADDING])
+        return text
+
+    def record(self) -> dict[str, Any]:
+        return {"name": self.name, "content": self.content}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        content = record.get("content")
+        if not isinstance(content, str):
+            raise ValueError("data.tokenizer.content must be the JSON of a tokenizer")
+        try:
+            return cls(content)
+        except MissingExtraError:
+            raise
+        except Exception as error:  # the library raises Exception itself
+            raise ValueError(f"data.tokenizer.content is no tokenizer ({error})") from error
+
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {kind.name: kind for kind in (Bytes, Characters, Words, BytePairs)}
+LEAST_VOCAB = {"bytes": 257, "chars": 3, "words": 3, "bpe": 257}  # padding and unknown, and one token or all bytes
+
+
+def tokenizer_class(name: object) -> type[Tokenizer]:
+    """Return the class of data.tokenizer=NAME. Raises ConfigError for an unknown name."""
+    if not isinstance(name, str) or name not in TOKENIZERS:
+        raise ConfigError(unknown_name("data.tokenizer", str(name), list(TOKENIZERS)))
+    return TOKENIZERS[name]
+
+
+def check_vocab_size(name: str, vocab_size: object) -> int:
+    """Return data.vocab_size, at least what the tokenizer `name` needs. Raises ConfigError."""
+    least = LEAST_VOCAB[name]
+    if isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or vocab_size < least:
+        raise ConfigError(
+            f"data.vocab_size must be a whole number of at least {least} for data.tokenizer={name}; got "
+            f"{shown(vocab_size)}. 8192 is usual."
+        )
+    return vocab_size
+
+
+def restored_tokenizer(record: object) -> Tokenizer:
+    """Return the tokenizer of a run's record. Raises ValueError if it is damaged."""
+    name = record.get("name") if isinstance(record, Mapping) else None
+    if not isinstance(record, Mapping) or name not in TOKENIZERS:
+        raise ValueError(f"data.tokenizer must name one of {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[name].from_record(record)
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+        import tokenizers.decoders
+        import tokenizers.models
+        import tokenizers.pre_tokenizers
+        import tokenizers.trainers
+    except ImportError as error:
+        raise MissingExtraError("data.tokenizer=bpe", "text") from error
+    return tokenizers

@@ -1,0 +1,177 @@
+"""Multi-head self-attention: over all tokens, or over a window in blocks of tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from effbench.errors import OptionError
+from effbench.models.layers import check_count, check_dropout
+
+BLOCK = 64  # tokens; queries of a block share their keys. 64 to 128 are the fastest on a CPU
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all tokens (arXiv:1706.03762, section 3.2).
+
+    (B, T, D) -> (B, T, D). With the same weights it gives the numbers of torch.nn.MultiheadAttention.
+
+    Args:
+        dim: D, a multiple of heads.
+        heads: attention heads.
+        dropout: fraction of attention weights dropped, in [0, 1).
+        causal: a token sees itself and earlier tokens only.
+        rotary: rotate queries and keys by their place (arXiv:2104.09864), instead of a table of places.
+
+    Raises:
+        OptionError: heads do not divide dim, or rotary and the width of a head is odd.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, causal: bool = False, rotary: bool = False):
+        super().__init__()
+        check_count(dim, "model.dim", "channels")
+        check_count(heads, "model.heads", "heads")
+        check_dropout(dropout, "model.attention_dropout")
+        if dim % heads:
+            raise OptionError(f"model.heads must divide model.dim; got {heads} heads for a width of {dim}.")
+        if rotary and (dim // heads) % 2:
+            raise OptionError(f"model.rotary needs heads of even width; got {dim} / {heads} = {dim // heads}.")
+        self.heads, self.dropout, self.causal, self.rotary = heads, dropout, causal, rotary
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D).
+
+        Args:
+            x_BTD: states.
+            mask_BT: bool, False for tokens that no token sees (padding); None: all are seen.
+        """
+        # (B, H, T, D / H) each
+        q, k, v = (part.transpose(1, 2) for part in self.qkv(x_BTD).unflatten(2, (3, self.heads, -1)).unbind(2))
+        if self.rotary:
+            q, k = rotated(q), rotated(k)
+        mixed_BTD = self.mixed(q, k, v, mask_BT).transpose(1, 2).flatten(2)
+        out_BTD: Tensor = self.out(mixed_BTD)
+        return out_BTD
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """Return the attended values (B, H, T, D / H) of queries, keys and values of that shape."""
+        seen = None if mask_BT is None else mask_BT[:, None, None, :]
+        causal = self.causal
+        if causal and seen is not None:
+            T = q.shape[2]
+            seen, causal = seen & torch.ones(T, T, dtype=torch.bool, device=q.device).tril(), False
+        return F.scaled_dot_product_attention(q, k, v, seen, self._dropped, is_causal=causal)
+
+    @property
+    def _dropped(self) -> float:
+        return self.dropout if self.training else 0.0
+
+
+class LocalAttention(SelfAttention):
+    """Multi-head self-attention in which a token sees only tokens at most `window` places away.
+
+    Time and memory are O(T x window): queries go in blocks of BLOCK tokens, each with the keys that one of its queries
+    may see, and no (T, T) tensor is made. The first `num_global` tokens see all tokens and are seen by all, as in
+    Longformer (arXiv:2004.05150, section 3.1). Masked scores are minus infinity, so that nothing outside the window has
+    any weight.
+
+    Args:
+        dim, heads, dropout, causal, rotary: as in SelfAttention.
+        window: places to each side.
+        num_global: tokens at the start that see everything.
+
+    Raises:
+        OptionError: an option is out of range, or global tokens are causal.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, window: int, num_global: int = 0, dropout: float = 0.0, causal: bool = False,
+        rotary: bool = False,
+    ):  # fmt: skip
+        super().__init__(dim, heads, dropout, causal, rotary)
+        check_count(window, "model.window", "tokens")
+        if isinstance(num_global, bool) or not isinstance(num_global, int) or num_global < 0:
+            raise OptionError(f"model.num_global must be a whole number of tokens, at least 0; got {num_global!r}.")
+        if num_global and causal:
+            raise OptionError("model.num_global needs model.causal=false: a global token would see later ones.")
+        self.window, self.num_global = window, num_global
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor, mask_BT: Tensor | None) -> Tensor:
+        B, T = q.shape[0], q.shape[2]
+        if mask_BT is None:
+            mask_BT = torch.ones(B, T, dtype=torch.bool, device=q.device)
+        globals_ = min(self.num_global, T)
+        block = min(BLOCK, self.window)
+        reach = -(-self.window // block)  # blocks to each side, rounded up
+        after = 0 if self.causal else reach
+        blocks = -(-T // block)
+        padded = blocks * block - T
+
+        # Global keys are in each block's list, so they leave the window's list.
+        local_BT = mask_BT if not globals_ else mask_BT & (torch.arange(T, device=q.device) >= globals_)
+        q_blocks = F.pad(q, (0, 0, 0, padded)).unflatten(2, (blocks, block))
+        keys, values, seen = (
+            self._windows(each, reach, after, block, padded) for each in (k, v, local_BT[:, None, :, None])
+        )
+        near = self._band(block, reach, after, q.device) & seen.transpose(3, 4)  # (B, 1, blocks, block, keys)
+        if globals_:
+            keys, values = (
+                torch.cat([each[:, :, None, :globals_].expand(-1, -1, blocks, -1, -1), windows], 3)
+                for each, windows in ((k, keys), (v, values))
+            )
+            seen_globals = mask_BT[:, None, None, None, :globals_].expand(B, 1, blocks, block, globals_)
+            near = torch.cat([seen_globals, near], 4)
+
+        # Blocks become part of the batch: one call, and each block is a small dense attention.
+        flat = [each.transpose(1, 2).flatten(0, 1) for each in (q_blocks, keys, values, near)]
+        mixed = F.scaled_dot_product_attention(flat[0], flat[1], flat[2], flat[3], self._dropped)
+        mixed = mixed.unflatten(0, (B, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :T]
+        if globals_:
+            seen_all = mask_BT[:, None, None, :]
+            first = F.scaled_dot_product_attention(q[:, :, :globals_], k, v, seen_all, self._dropped)
+            mixed = torch.cat([first, mixed[:, :, globals_:]], 2)
+        return mixed
+
+    @staticmethod
+    def _windows(x: Tensor, before: int, after: int, block: int, padded: int) -> Tensor:
+        """Return for each block the rows of itself and its neighbours.
+
+        Args:
+            x: (B, H, T, d).
+            before, after: neighbouring blocks on each side.
+            block: rows of a block.
+            padded: rows that T lacks to whole blocks.
+
+        Returns:
+            (B, H, blocks, (before + 1 + after) * block, d), zero outside of the text.
+        """
+        rows = x.shape[2] + padded
+        wide = F.pad(x, (0, 0, before * block, padded + after * block))
+        # shifted slices, not unfold: its gradient is slow on a CPU
+        shifted = [
+            wide[:, :, n * block : n * block + rows].unflatten(2, (-1, block)) for n in range(before + 1 + after)
+        ]
+        return torch.cat(shifted, 3)
+
+    def _band(self, block: int, before: int, after: int, device: torch.device) -> Tensor:
+        """Return bool (block, keys): which keys of a block's list are within the window of its queries."""
+        query = torch.arange(block, device=device)[:, None]
+        key = torch.arange((before + 1 + after) * block, device=device)[None, :] - before * block
+        near = (key - query).abs() <= self.window
+        return near & (key <= query) if self.causal else near
+
+
+def rotated(x_BHTd: Tensor, base: float = 10_000.0) -> Tensor:
+    """Rotate pairs of channels by angles that grow with the place (arXiv:2104.09864, equation 34).
+
+    Scores of rotated queries and keys depend on their distance only. Channels n and n + d / 2 are a pair.
+    """
+    T, d = x_BHTd.shape[2:]
+    rates = base ** (-torch.arange(0, d, 2, device=x_BHTd.device, dtype=torch.float32) / d)
+    angles = torch.arange(T, device=x_BHTd.device, dtype=torch.float32)[:, None] * rates
+    cos, sin = angles.cos().to(x_BHTd.dtype), angles.sin().to(x_BHTd.dtype)
+    first, second = x_BHTd.chunk(2, 3)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], 3)

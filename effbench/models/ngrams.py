@@ -1,0 +1,78 @@
+"""The baseline of text models: a linear classifier, or an MLP, on hashed n-grams (arXiv:1607.01759)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from effbench.errors import OptionError
+from effbench.models.layers import check_count, check_dropout
+from effbench.models.text_layers import token_mask
+
+_FACTOR, _PRIME = 1_000_003, 2_147_483_647  # hash = (hash * factor + token) mod prime; products stay below 2^63
+
+
+class Ngrams(nn.Module):
+    """Mean of the rows of all n-grams of a text, then a linear layer; without hidden units the rows are logits.
+
+    (B, T) token numbers -> logits (B, num_classes). N-grams share rows by a hash, so that the table has a fixed size.
+
+    Args:
+        num_classes: number of logits.
+        vocab_size: token numbers, padding included.
+        shortest, longest: tokens of an n-gram.
+        buckets: rows of the table.
+        hidden: width of a row; 0: num_classes, which makes the model linear.
+        dropout: fraction dropped before the head, in [0, 1); unused if the model is linear.
+
+    Raises:
+        OptionError: an option is out of range.
+    """
+
+    def __init__(
+        self, num_classes: int, vocab_size: int, shortest: int = 1, longest: int = 5, buckets: int = 200_000,
+        hidden: int = 0, dropout: float = 0.0,
+    ):  # fmt: skip
+        super().__init__()
+        check_count(shortest, "model.shortest", "tokens")
+        check_count(longest, "model.longest", "tokens")
+        check_count(buckets, "model.buckets", "rows")
+        check_dropout(dropout)
+        if shortest > longest:
+            raise OptionError(f"model.shortest must be at most model.longest; got {shortest} and {longest}.")
+        if isinstance(hidden, bool) or hidden < 0:
+            raise OptionError(f"model.hidden must be a whole number of units, at least 0; got {hidden!r}.")
+        del vocab_size  # tokens are hashed
+        self.shortest, self.longest, self.buckets = shortest, longest, buckets
+        # row 0 stands for padding and stays zero
+        self.rows = nn.Embedding(buckets + 1, hidden or num_classes, padding_idx=0)
+        with torch.no_grad():
+            # a linear model starts at zero, as logistic regression does
+            self.rows.weight.mul_(0.1 if hidden else 0.0)
+        self.head: nn.Module = nn.Identity()
+        if hidden:
+            self.head = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, num_classes))
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """(B, T) -> (B, num_classes)."""
+        rows_BN = torch.cat(list(self._numbers(tokens_BT)), 1)
+        count_B1 = (rows_BN != 0).sum(1, keepdim=True).clamp(min=1)
+        # The root, not the count: a long text has more evidence, as in TF-IDF with rows of norm 1.
+        summed_BD = self.rows(rows_BN).sum(1) / count_B1.to(self.rows.weight.dtype).sqrt()
+        logits: Tensor = self.head(summed_BD)
+        return logits
+
+    def _numbers(self, tokens_BT: Tensor) -> list[Tensor]:
+        """Return, for each n, the row numbers (B, T - n + 1) of the n-grams; 0 where one reaches into padding."""
+        mask_BT = token_mask(tokens_BT)
+        hashed_BT, found = torch.zeros_like(tokens_BT), []
+        for n in range(1, self.longest + 1):
+            if n > tokens_BT.shape[1]:
+                break
+            width = tokens_BT.shape[1] - n + 1
+            hashed_BT = (hashed_BT[:, :width] * _FACTOR + tokens_BT[:, n - 1 :]) % _PRIME
+            if n >= self.shortest:
+                # n in the hash: the bigram (0, a) does not occur, but hashes of other lengths may be equal
+                found.append((hashed_BT + n * 7919) % self.buckets + 1)
+                found[-1] = found[-1] * mask_BT[:, n - 1 :]
+        return found or [torch.zeros_like(tokens_BT)]

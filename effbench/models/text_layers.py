@@ -1,0 +1,50 @@
+"""What models of token numbers share: embeddings, masks, pooling, and reversal within padding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from effbench.data.text.tokenizers import PADDING
+
+
+def token_mask(tokens_BT: Tensor) -> Tensor:
+    """Return bool (B, T), True for tokens and False for padding."""
+    return tokens_BT != PADDING
+
+
+def embedding(vocab_size: int, dim: int) -> nn.Embedding:
+    """Return an embedding (vocab_size, dim) whose row for padding stays zero."""
+    return nn.Embedding(vocab_size, dim, padding_idx=PADDING)
+
+
+def masked_mean(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return float (B, D), the mean over tokens; zero for a row of padding alone."""
+    weights_BT1 = mask_BT.unsqueeze(2).to(states_BTD.dtype)
+    # clamp: 0 / 1 instead of 0 / 0, which would be NaN
+    return (states_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1)
+
+
+def masked_softmax(scores_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return float (B, T), a softmax over tokens, 0 at padding; all zero for a row of padding alone."""
+    # the least finite number, not -inf: a row of padding alone would become NaN, and so would its gradient
+    least = torch.finfo(scores_BT.dtype).min
+    weights_BT = scores_BT.masked_fill(~mask_BT, least).softmax(1)
+    return weights_BT * mask_BT
+
+
+def reversed_within(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """Reverse the tokens of each text and leave its padding at the end; applied twice, it changes nothing.
+
+    A recurrent layer then reads texts backwards without packed sequences.
+    """
+    places_T = torch.arange(states_BTD.shape[1], device=states_BTD.device)
+    lengths_B1 = mask_BT.sum(1, keepdim=True)
+    index_BT = torch.where(places_T < lengths_B1, lengths_B1 - 1 - places_T, places_T)
+    return states_BTD.gather(1, index_BT.unsqueeze(2).expand_as(states_BTD))
+
+
+def last_states(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return float (B, D), the state at each text's last token."""
+    last_B = (mask_BT.sum(1) - 1).clamp(min=0)
+    return states_BTD.gather(1, last_B.view(-1, 1, 1).expand(-1, 1, states_BTD.shape[2])).squeeze(1)
