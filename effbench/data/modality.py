@@ -91,6 +91,11 @@ class Modality(ABC):
         return {}
 
     @classmethod
+    def size_text(cls, shape: Sequence[int]) -> str:
+        """Return the size of a sample in words, such as '3x32x32'."""
+        return "x".join(map(str, shape))
+
+    @classmethod
     @abstractmethod
     def fit(cls, data: Splits, settings: Settings) -> Self:
         """Return the modality fitted to the train split, such as with its statistics."""

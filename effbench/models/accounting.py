@@ -180,7 +180,7 @@ def layer_table(model: nn.Module, example: Tensor) -> tuple[LayerRow, ...]:
     shadow = without_data(model, "meta").eval()
     with FlopCounterMode(display=False) as counter:
         # the hooks are set on the copy: the model itself keeps none
-        watches = {name: _Watch(child, counter.get_total_flops) for name, child in shadow.named_children()}
+        watches = {name: _Watches(child, counter.get_total_flops) for name, child in shadow.named_children()}
         logits = shadow(_blank(shadow, example))
 
     counted: set[int] = set()  # parameters, by identity
@@ -243,6 +243,23 @@ class _Watch:
         # added up, because a module may be called several times in a forward pass
         self.flops += self._total_flops() - self._started_at
         self.output_shape = tuple(output.shape) if isinstance(output, Tensor) else None
+
+
+class _Watches:
+    """Like _Watch, also for a list of modules, which is never called itself: its members are."""
+
+    def __init__(self, module: nn.Module, total_flops: Callable[[], int]):
+        members = module.children() if isinstance(module, nn.ModuleList | nn.ModuleDict) else [module]
+        self._watches = [_Watch(member, total_flops) for member in members]
+
+    @property
+    def flops(self) -> int:
+        return sum(watch.flops for watch in self._watches)
+
+    @property
+    def output_shape(self) -> tuple[int, ...] | None:
+        """Shape of the last member's output."""
+        return self._watches[-1].output_shape if self._watches else None
 
 
 def without_data(model: nn.Module, device: str) -> nn.Module:

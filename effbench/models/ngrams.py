@@ -9,7 +9,9 @@ from effbench.errors import OptionError
 from effbench.models.layers import check_count, check_dropout
 from effbench.models.text_layers import token_mask
 
-_FACTOR, _PRIME = 1_000_003, 2_147_483_647  # hash = (hash * factor + token) mod prime; products stay below 2^63
+# hash = (hash * factor + token) mod prime, below 2^62. A large factor: with a small one, a bigram's hash is never
+# reduced, and a round number of rows leaves few of its digits.
+_FACTOR, _PRIME = 1_540_483_477, 2_147_483_647
 
 
 class Ngrams(nn.Module):

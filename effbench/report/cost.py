@@ -44,7 +44,7 @@ class Setting:
         return self.modality.example()
 
     def __str__(self) -> str:
-        return f"{'x'.join(map(str, self.modality.shape))}, {self.num_classes} classes"
+        return f"{self.modality.size_text(self.modality.shape)}, {self.num_classes} classes"
 
 
 def setting_for(config: Config, given: Given | None = None) -> Setting:

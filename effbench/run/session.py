@@ -326,7 +326,7 @@ class TrainingSession:
         counts = accounting.parameters(trainer.model)
         sizes = ", ".join(f"{len(split)} {which}" for which, split in data.named().items())
         _, why = choose_precision(self.config.trainer.precision, self.device)
-        log.info(f"data {data.name}: {sizes}, {len(data.classes)} classes, {'x'.join(map(str, data.shape))}")
+        log.info(f"data {data.name}: {sizes}, {len(data.classes)} classes, {data.modality.size_text(data.shape)}")
         # What a metric is computed from is said with a count.
         for which, batches in samples.items():
             log.info(f"{which}: {batches.extent}")

@@ -68,6 +68,10 @@ class Texts(Modality):
         return found
 
     @classmethod
+    def size_text(cls, shape: Sequence[int]) -> str:
+        return f"at most {shape[0]} tokens"
+
+    @classmethod
     def fit(cls, data: Splits, settings: Settings) -> Self:
         """Take the tokenizer that the dataset was read with: its function fits it to the train split."""
         try:

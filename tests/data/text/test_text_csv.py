@@ -1,0 +1,167 @@
+"""Files of texts and labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from effbench.data.text.files import read_columns, read_texts, text_files
+from effbench.data.text.text_csv import text_csv
+from effbench.data.text.tokenizers import Bytes
+from effbench.errors import ConfigError, DataError
+
+ROWS = [(f"text {number}, with a comma\nand a line", "good" if number % 3 else "bad") for number in range(60)]
+
+
+def write(path: Path, rows=ROWS, header=("id", "text", "label"), encoding="utf-8") -> Path:
+    if path.suffix == ".jsonl":
+        lines = [json.dumps(dict(zip(header, (number, *row), strict=True))) for number, row in enumerate(rows)]
+        path.write_text("\n".join(lines) + "\n", encoding=encoding)
+    elif path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        columns = zip(*((number, *row) for number, row in enumerate(rows)), strict=True)
+        parquet.write_table(pyarrow.table(dict(zip(header, map(list, columns), strict=True))), path)
+    else:
+        with path.open("w", newline="", encoding=encoding) as stream:
+            writer = csv.writer(stream, delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writerow(header)
+            writer.writerows((number, *row) for number, row in enumerate(rows))
+    return path
+
+
+def decoded(split) -> list[str]:
+    return [Bytes().decode(row) for row in split.inputs.tolist()]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_format_gives_the_same_texts_and_classes(tmp_path, suffix):
+    data = text_csv(str(write(tmp_path / f"a.{suffix}")))
+    assert data.val is not None
+    assert data.test is not None
+    found = [
+        (text, data.classes[label])
+        for split in (data.train, data.val, data.test)
+        for text, label in zip(decoded(split), split.labels.tolist(), strict=True)
+    ]
+    assert sorted(found) == sorted(ROWS)
+    assert (len(data.train), len(data.val), len(data.test)) == (48, 6, 6)
+    assert data.classes == ("bad", "good")
+
+
+def test_equal_texts_stay_in_one_split(tmp_path):
+    rows = [(f"text {number % 20}", str(number % 2)) for number in range(100)]
+    data = text_csv(str(write(tmp_path / "a.csv", rows)), val_fraction=0.2, test_fraction=0.3)
+    seen = [set(decoded(split)) for split in data.named().values()]
+    assert sum(map(len, seen)) == 20
+    assert set.union(*seen) == {f"text {number}" for number in range(20)}
+
+
+def test_given_files_are_used_and_shared_texts_are_said(tmp_path, caplog):
+    other = write(tmp_path / "b.csv", [("text 1", "good"), ROWS[4]])
+    data = text_csv(str(write(tmp_path / "a.csv")), test_file=str(other), val_fraction=0)
+    assert (len(data.train), data.val, len(data.test)) == (60, None, 2)
+    assert "1 texts of test are in train too" in caplog.text
+
+
+def test_numeric_labels_sort_by_value(tmp_path):
+    rows = [(f"text {number}", str(number % 11)) for number in range(110)]
+    assert text_csv(str(write(tmp_path / "a.csv", rows))).classes == tuple(map(str, range(11)))
+
+
+def test_a_label_that_train_lacks_is_named(tmp_path):
+    other = write(tmp_path / "b.csv", [("text", "odd")])
+    with pytest.raises(DataError, match="test has the label 'odd', which train does not have"):
+        text_csv(str(write(tmp_path / "a.csv")), test_file=str(other))
+
+
+def test_one_class_is_refused(tmp_path):
+    with pytest.raises(DataError, match="has one class, 'a'"):
+        text_csv(str(write(tmp_path / "a.csv", [("x", "a"), ("y", "a")])))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,label\n\xe4hnlich,a\n", r"line 2 is no utf-8-sig \(byte 11, 0xe4: .*data.encoding=latin-1"),
+        (b"text,label\nx,a,b\n", "line 2 has 3 columns; the first line names 2"),
+        (b"text,label\nx,a\n ,a\ny,\n", "line 3: the text is empty; line 4: the label is empty"),
+        (b"words,label\nx,a\n", "has no column 'text'; it has: 'words', 'label'"),
+        (b"text,label,text\nx,a,y\n", "has 2 columns 'text'"),
+        (b"", "has no column 'text'; it has: none"),
+        (b"text,label\n", "holds no rows"),
+        (b'text,label\n"x,a\n', "is no CSV"),
+    ],
+)
+def test_bad_csv_is_named_by_line(tmp_path, content, message):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        text_csv(str(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{", "line 2 is no JSON"), ("[1]", "line 2 must be a JSON object"), ('{"text": "x"}', "line 2 has no column")],
+)
+def test_bad_json_lines_are_named(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "x", "label": 1}}\n{line}\n')
+    with pytest.raises(DataError, match=message):
+        text_csv(str(path))
+
+
+def test_other_encodings_long_cells_and_nul_are_read(tmp_path):
+    rows = [("ähnlich", "a"), ("y" * 1_000_000, "b"), ("nul \x00 byte", "a"), ("z", "b")]
+    data = text_csv(str(write(tmp_path / "a.csv", rows, encoding="latin-1")), encoding="latin-1", val_fraction=0,
+                    test_fraction=0)  # fmt: skip
+    assert decoded(data.train) == ["ähnlich", "y" * 256, "nul \x00 byte", "z"]
+    assert data.facts["truncated"] == {"train": 1}
+    assert csv.field_size_limit() == 131_072
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"file": None}, "data=text_csv needs data.file"),
+        ({"val_file": 3}, "data.val_file must be a file's path"),
+        ({"label_column": "text"}, "are both 'text'"),
+        ({"encoding": "klingon"}, "data.encoding: unknown encoding"),
+        ({"val_fraction": 2}, "data.val_fraction"),
+    ],
+)
+def test_bad_options_are_named(tmp_path, options, message):
+    path = str(write(tmp_path / "a.csv"))
+    with pytest.raises((ConfigError, DataError), match=message):
+        text_csv(**{"file": path, **options})
+
+
+def test_missing_files_and_unknown_suffixes_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"data\.file: there is no file"):
+        text_csv(str(tmp_path / "no.csv"))
+    odd = tmp_path / "a.xlsx"
+    odd.write_text("x")
+    with pytest.raises(DataError, match="the suffix '.xlsx' is not one of"):
+        text_csv(str(odd))
+
+
+def test_files_of_predict(tmp_path):
+    (tmp_path / "b.txt").write_text("one\n\ntwo\n")
+    write(tmp_path / "a.csv", [("x", "l")])
+    assert [path.name for path in text_files([tmp_path])] == ["a.csv", "b.txt"]
+    assert read_texts(tmp_path / "b.txt", {}) == [(1, "one"), (3, "two")]
+    assert read_texts(tmp_path / "a.csv", {}) == [(2, "x")]
+    with pytest.raises(DataError, match="there is no file"):
+        text_files([tmp_path / "none"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no file of"):
+        text_files([tmp_path / "empty"])
+
+
+def test_null_and_numbers_in_json_are_texts(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": null, "n": 1.5, "b": true}\n')
+    assert read_columns(path, ["text", "n", "b"]) == [(1, {"text": "", "n": "1.5", "b": "true"})]

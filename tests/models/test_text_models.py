@@ -1,0 +1,193 @@
+"""Text models: padding changes nothing, recurrence equals packed sequences, and each learns."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from effbench.errors import OptionError
+from effbench.models.accounting import layer_table, macs
+from effbench.models.ngrams import Ngrams
+from effbench.models.recurrent import LstmAttention, Recurrent
+from effbench.models.text_cnn import TextCnn
+from effbench.models.text_layers import masked_softmax, reversed_within
+from effbench.models.transformer import TransformerEncoder
+
+VOCAB, K, T = 50, 7, 20
+MODELS = {
+    "rnn": lambda: Recurrent(K, VOCAB, layers=2),
+    "gru": lambda: Recurrent(K, VOCAB, cell="gru"),
+    "lstm": lambda: Recurrent(K, VOCAB, cell="lstm"),
+    "lstm_attention": lambda: LstmAttention(K, VOCAB, layers=2),
+    "text_cnn": lambda: TextCnn(K, VOCAB),
+    "ngrams": lambda: Ngrams(K, VOCAB, buckets=500),
+    "ngrams_mlp": lambda: Ngrams(K, VOCAB, buckets=500, hidden=8),
+    "transformer": lambda: TransformerEncoder(K, VOCAB, T, dim=32, depth=2),
+    "post_norm": lambda: TransformerEncoder(K, VOCAB, T, dim=32, depth=2, norm="post", positions="rotary"),
+    "local": lambda: TransformerEncoder(K, VOCAB, T, dim=32, depth=2, window=3, num_global=1, positions="none"),
+}
+
+
+def tokens() -> Tensor:
+    """int64 (4, 12): texts of 12, 5 and 1 tokens, and one of padding alone."""
+    found = torch.randint(1, VOCAB, (4, 12), generator=torch.Generator().manual_seed(0))
+    found[1, 5:] = found[2, 1:] = found[3] = 0
+    return found
+
+
+def made(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    with torch.no_grad():  # a linear model starts at zero: every output would be equal
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        for layer in model.modules():
+            if isinstance(layer, nn.Embedding):
+                layer.weight[0] = 0  # padding, as the model makes it
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_changes_no_output(name):
+    model, given = made(name).eval(), tokens()
+    with torch.no_grad():
+        expected = model(given)
+        assert expected.shape == (4, K)
+        torch.testing.assert_close(model(F.pad(given, (0, 8))), expected, rtol=0, atol=1e-5)
+        for row, length in ((0, 12), (1, 5), (2, 1)):
+            alone = model(given[row : row + 1, :length])
+            torch.testing.assert_close(alone, expected[row : row + 1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_alone_gives_finite_outputs_and_gradients(name):
+    model = made(name)
+    out = model(tokens())
+    F.cross_entropy(out, torch.arange(4)).backward()
+    assert out.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    rows = [layer.weight.grad[0] for layer in model.modules() if isinstance(layer, nn.Embedding)]
+    assert not any(row.any() for row in rows), "the row of padding must not learn"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_gets_a_gradient(name):
+    model = made(name)
+    F.cross_entropy(model(tokens()[:3]), torch.arange(3)).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_model_learns_a_rule(name):
+    """The class is the first token: 1 to 7."""
+    model = made(name)
+    generator = torch.Generator().manual_seed(1)
+    given = torch.randint(K + 1, VOCAB, (64, 8), generator=generator)
+    labels = torch.randint(0, K, (64,), generator=generator)
+    given[:, 0] = labels + 1
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(model(given), labels).backward()
+        optimizer.step()
+    assert (model.eval()(given).argmax(1) == labels).float().mean() > 0.95
+
+
+def test_bidirectional_states_equal_packed_sequences():
+    torch.manual_seed(0)
+    model = LstmAttention(K, VOCAB, dim=6, hidden=5, layers=2).eval()
+    packed = nn.LSTM(6, 5, 2, batch_first=True, bidirectional=True)
+    weights = {}
+    for layer, (onward, backward) in enumerate(zip(model.forwards, model.backwards, strict=True)):
+        for own, suffix in ((onward, ""), (backward, "_reverse")):
+            weights |= {f"{key.removesuffix('_l0')}_l{layer}{suffix}": v for key, v in own.state_dict().items()}
+    packed.load_state_dict(weights)
+    given = tokens()[:3]
+    mask = given != 0
+    sequence = nn.utils.rnn.pack_padded_sequence(model.embedding(given), mask.sum(1), batch_first=True)
+    expected, _ = nn.utils.rnn.pad_packed_sequence(packed(sequence)[0], batch_first=True)
+    torch.testing.assert_close(model.states(given, mask)[mask], expected[mask], rtol=0, atol=1e-6)
+
+
+def test_reversal_keeps_padding_and_is_its_own_inverse():
+    mask = tokens() != 0
+    x = torch.arange(4 * 12.0).view(4, 12, 1)
+    turned = reversed_within(x, mask)
+    assert turned[1, :, 0].tolist() == [16, 15, 14, 13, 12, *range(17, 24)]
+    assert torch.equal(reversed_within(turned, mask), x)
+
+
+def test_attention_weights_add_up_to_one_without_padding():
+    mask = tokens() != 0
+    weights = masked_softmax(torch.randn(4, 12), mask)
+    torch.testing.assert_close(weights.sum(1), torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    assert not weights[~mask].any()
+
+
+def test_linear_model_of_ngrams_sums_their_rows():
+    model = Ngrams(3, VOCAB, shortest=2, longest=2, buckets=100_000)
+    numbers = model._numbers(torch.tensor([[5, 6, 5, 0]]))[0][0].tolist()
+    with torch.no_grad():
+        model.rows.weight[numbers[0]] = torch.tensor([1.0, 0, 0])  # 5 6
+        model.rows.weight[numbers[1]] = torch.tensor([0, 4.0, 0])  # 6 5
+    root = 2**0.5
+    torch.testing.assert_close(model(torch.tensor([[5, 6, 5, 0]])), torch.tensor([[1 / root, 4 / root, 0]]))
+
+
+def test_ngrams_of_equal_tokens_share_a_row():
+    model = Ngrams(3, VOCAB, shortest=1, longest=3, buckets=100_000)
+    numbers = [each.tolist()[0] for each in model._numbers(torch.tensor([[5, 6, 5, 6, 5, 0]]))]
+    assert [len(each) for each in numbers] == [6, 5, 4]
+    one, two, three = numbers
+    assert one == [one[0], one[1], one[0], one[1], one[0], 0]
+    assert two == [two[0], two[1], two[0], two[1], 0]
+    assert three == [three[0], three[1], three[0], 0]
+    rows = [*one[:2], *two[:2], *three[:2]]
+    assert all(a != b for a, b in itertools.combinations(rows, 2))
+    assert min(rows) > 0
+
+
+def test_ngrams_are_spread_over_the_rows():
+    model = Ngrams(3, 257, shortest=1, longest=3, buckets=1000)
+    given = torch.randint(1, 257, (50, 200), generator=torch.Generator().manual_seed(0))
+    for numbers in model._numbers(given)[1:]:
+        counts = torch.bincount(numbers.flatten(), minlength=1001)[1:].double()
+        expected = counts.mean()
+        # chi-squared of 999 degrees of freedom: 999 +- 45
+        assert ((counts - expected) ** 2 / expected).sum() < 999 + 5 * 45 * 4
+
+
+def test_macs_of_recurrence_and_attention_follow_their_formulas():
+    given = torch.ones(1, 16, dtype=torch.int64)
+    lstm = LstmAttention(K, VOCAB, dim=6, hidden=5, attention=4)
+    per_token = 2 * 4 * 5 * (6 + 5) + 10 * 4 + 4 + 10  # both directions, score, weighted sum
+    assert macs(lstm, given).macs == 16 * per_token + 10 * K
+    encoder = TransformerEncoder(K, VOCAB, T, dim=8, depth=3, heads=2)
+    block = 16 * (3 * 64 + 64 + 2 * 4 * 64) + 2 * 16 * 16 * 8
+    assert macs(encoder, given).macs == 3 * block + 8 * K
+    rows = {row.name: row for row in layer_table(encoder, given)}
+    assert rows["blocks"].macs == 3 * block
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Recurrent(K, VOCAB, cell="lstn"), "model.cell 'lstn' .* 'lstm'"),
+        (lambda: Recurrent(K, VOCAB, hidden=0), "model.hidden"),
+        (lambda: LstmAttention(K, VOCAB, dropout=1.0), "model.dropout"),
+        (lambda: TextCnn(K, VOCAB, widths=[]), "model.widths"),
+        (lambda: TextCnn(K, VOCAB, widths=[0]), "model.widths"),
+        (lambda: Ngrams(K, VOCAB, shortest=3, longest=2), "model.shortest must be at most model.longest"),
+        (lambda: Ngrams(K, VOCAB, hidden=-1), "model.hidden"),
+        (lambda: TransformerEncoder(K, VOCAB, T, norm="prenorm"), "model.norm 'prenorm'"),
+        (lambda: TransformerEncoder(K, VOCAB, T, positions="sine"), "model.positions 'sine'"),
+        (lambda: TransformerEncoder(K, VOCAB, T, num_global=1), "model.num_global needs model.window"),
+    ],
+)
+def test_bad_options_are_named(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
