@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import struct
 import zlib
@@ -17,6 +16,7 @@ from effbench.data.images.modality import square_images
 from effbench.data.images.pixels import resized
 from effbench.data.option_checks import check_counts, check_division, given_folder
 from effbench.data.preview import previewed
+from effbench.data.shipped import read_shipped
 from effbench.data.splits import Split, Splits, digest, hold_out
 from effbench.errors import ConfigError, DataError, shown
 
@@ -112,11 +112,7 @@ def _read_idx(path: Path, dimensions: int) -> Array:
 
 
 def _read_embedded() -> Arrays:
-    content = EMBEDDED.read_bytes()
-    # checked at each reading: a damaged file would give other results under the same name
-    stated = EMBEDDED.with_suffix(".npz.sha256").read_text().split()[0]
-    if hashlib.sha256(content).hexdigest() != stated:
-        raise DataError(f"{EMBEDDED} is damaged: its sha256 is not {stated}. Install effbench again.")
+    content, _ = read_shipped(EMBEDDED)
     # from the bytes that were hashed: the file might change in between
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         return {which: (archive[f"{which}_images"], archive[f"{which}_labels"]) for which in ("train", "test")}

@@ -7,7 +7,6 @@ and its sha256 beside this file; the bytes are the same on every run.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import sys
 import zipfile
@@ -15,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from effbench.data.images.fashion_mnist import read_folder
+from effbench.data.images.fashion_mnist import EMBEDDED, read_folder
+from effbench.data.shipped import write_shipped
 
 PER_CLASS = {"train": 600, "test": 200}
-HERE = Path(__file__).parent
 
 
 def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
@@ -43,8 +42,4 @@ def make(folder: Path) -> bytes:
 
 
 if __name__ == "__main__":
-    content = make(Path(sys.argv[1]))
-    (HERE / "fashion_mnist_subset.npz").write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
-    (HERE / "fashion_mnist_subset.npz.sha256").write_text(f"{digest}  fashion_mnist_subset.npz\n")
-    print(f"{len(content)} bytes, sha256 {digest}")
+    write_shipped(EMBEDDED, make(Path(sys.argv[1])))
