@@ -53,8 +53,23 @@ def write_images(root: Path) -> None:
             Image.fromarray(pixels).save(root / label / f"{index}.png")
 
 
-FILES: dict[str, Callable[[Path], None]] = {"cifar10": write_cifar10, "image_folder": write_images}
-OWN_WORDS = {"image_folder": ["data.image_size=32", "data.cache_dir='{root}_cache'"]}
+def write_texts(root: Path) -> None:
+    """Two classes of 100 texts of 1 to 10 words."""
+    root.mkdir(parents=True)
+    with (root / "texts.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label"])
+        writer.writerows([f"{label} {row} " * (1 + row % 10), label] for label in ("ja", "yes") for row in range(100))
+
+
+FILES: dict[str, Callable[[Path], None]] = {
+    "cifar10": write_cifar10, "image_folder": write_images, "text_csv": write_texts,
+}  # fmt: skip
+OWN_WORDS = {
+    "cifar10": ["data.root='{root}'"],
+    "image_folder": ["data.root='{root}'", "data.image_size=32", "data.cache_dir='{root}_cache'"],
+    "text_csv": ["data.file='{root}/texts.csv'"],
+}
 OF_THE_FULL_SET = ["fast_fashion"]  # recipes, tried on the embedded part of it
 
 
@@ -62,7 +77,7 @@ def words_for(name: str, scratch: Path) -> list[str]:
     """What data=NAME needs beside its name: files, written here."""
     root = scratch / "files" / name
     FILES[name](root)
-    return [f"data.root='{root}'", *(word.format(root=root) for word in OWN_WORDS.get(name, []))]
+    return [*(word.format(root=root) for word in OWN_WORDS[name]), *words_beside(f"data={name}")]
 
 
 # --- what is tried ----------------------------------------------------------------------------------------------------

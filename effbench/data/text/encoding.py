@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -115,11 +116,10 @@ def encoded(tokenizer: Tokenizer, texts: Iterable[str], max_length: int) -> tupl
     for text in texts:
         tokens = tokenizer.encode(text, max_length + 1)  # one more, to see whether there is more
         cut += len(tokens) > max_length
-        row = torch.tensor(tokens[:max_length] or [UNKNOWN], dtype=_type(tokenizer))
-        rows.append(row)
+        rows.append(tokens[:max_length])
     padded = torch.full((len(rows), max_length), PADDING, dtype=_type(tokenizer))
-    for place, row in enumerate(rows):
-        padded[place, : len(row)] = row
+    used = torch.arange(max_length) < torch.tensor(list(map(len, rows)))[:, None]
+    padded[used] = torch.tensor(list(chain.from_iterable(rows)), dtype=padded.dtype)
     return padded, cut
 
 
@@ -147,7 +147,7 @@ def _tell(
     elsewhere = {which: share for which, share in unknown.items() if which != "train" and share >= 0.005}
     if elsewhere:
         listed = ", ".join(f"{which} {share:.1%}" for which, share in elsewhere.items())
-        log.info(f"{name}: tokens that train does not have: {listed}; data.tokenizer=bpe or bytes knows all")
+        log.info(f"{name}: tokens that are not in the vocabulary: {listed}; data.tokenizer=bpe and bytes know all")
 
 
 def _digest(texts: Mapping[str, Sequence[str]], labels: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from effbench.data.option_checks import check_counts
-from effbench.data.text.tables import SPLITS, LabelledTexts, Texts, unpacked
+from effbench.data.text.tables import SPLITS, LabelledSplit, LabelledTexts, unpacked
 
 FILE = Path(__file__).parent / "embedded" / "kjv.txt.xz"
 FACTS = {
@@ -118,7 +118,7 @@ def read_kjv_kinds(verses: int = 8) -> LabelledTexts:
     """
     check_counts("verse", verses=verses)
     chapters, sha256 = _read_chapters()
-    splits = {which: Texts([], []) for which in SPLITS}
+    splits = {which: LabelledSplit([], []) for which in SPLITS}
     for book, chapter in chapters:
         if book.kind:
             found = _passages(chapter.split("\n"), verses)

@@ -23,8 +23,8 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Texts with their labels, which are indices into the classes."""
+class LabelledSplit:
+    """The texts of a split with their labels, which are indices into the classes."""
 
     texts: list[str]
     labels: list[int]
@@ -40,9 +40,9 @@ class LabelledTexts:
         facts: source, version, licence, and sha256 of the file.
     """
 
-    train: Texts
-    val: Texts
-    test: Texts
+    train: LabelledSplit
+    val: LabelledSplit
+    test: LabelledSplit
     classes: tuple[str, ...]
     facts: dict[str, str]
 
@@ -76,7 +76,7 @@ def read_table(path: Path, classes: tuple[str, ...], facts: dict[str, str]) -> L
     """
     text, sha256 = unpacked(path)
     label_of = {name: label for label, name in enumerate(classes)}
-    splits = {which: Texts([], []) for which in SPLITS}
+    splits = {which: LabelledSplit([], []) for which in SPLITS}
     for line in text.removesuffix("\n").split("\n"):  # not splitlines(): that divides at further characters
         row = Row(*line.split("\t"))
         splits[row.split].texts.append(row.text)

@@ -63,7 +63,7 @@ def test_the_tokenizer_is_fitted_to_train_alone(caplog):
         )
     assert data.facts["tokenizer"]["tokens"] == ["b", "a", "c"]
     assert data.facts["unknown_tokens"] == {"train": 0.0, "test": 0.5}
-    assert "tokens that train does not have: test 50.0%" in caplog.text
+    assert "tokens that are not in the vocabulary: test 50.0%" in caplog.text
 
 
 def test_cut_texts_are_counted_and_said(caplog):
