@@ -29,7 +29,9 @@ other tasks the labels or values. The order is that of the arguments; files of a
 
 Images are brought to the size and channels of the run's training; files of more than max_pixels (default: the run's)
 are refused. For a run on feature rows, FILE is a CSV file: one sample a line, optionally after a line of column names
-or, for three features or more, of column numbers 0,1,2,... Other kinds of samples may have options of their own.
+or, for three features or more, of column numbers 0,1,2,... For a run on texts, FILE is a .csv, .tsv, .jsonl or
+.parquet file with the run's text column, or any other file, one text a line: echo "Guten Tag" | effbench predict RUN
+/dev/stdin. Other kinds of samples may have options of their own.
 
 Files that cannot be read are listed on stderr, and the exit code is 1. In CSV, an apostrophe is put before a name that
 a spreadsheet would run as a formula (first character = + - @)."""

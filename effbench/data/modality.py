@@ -114,6 +114,20 @@ class Modality(ABC):
     def restored(cls, data: Mapping[str, Any], settings: Settings) -> Self:
         """Return the modality of a trained run from `data` in summary.json. Raises ValueError if it is incomplete."""
 
+    @classmethod
+    def check_same(cls, recorded: Mapping[str, Any], data: Splits) -> None:
+        """Check that a run's model reads samples of `data` as those it was trained on. Raises ConfigError.
+
+        Args:
+            recorded: section `data` of the run's summary.
+            data: the dataset as it is now.
+        """
+        # A convolution would accept another size and answer worse, without a word.
+        if data.shape != tuple(recorded["shape"]):
+            raise ConfigError(
+                f"the data's {cls.unit}s are {data.shape}, the run's model takes {tuple(recorded['shape'])}."
+            )
+
     # --- model
 
     @property

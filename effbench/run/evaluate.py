@@ -99,9 +99,7 @@ def check_same_data(run: Run, data: Splits) -> None:
             f"the data's {len(data.classes)} classes are not the run's {len(run.classes)}"
             f"{': ' + ', '.join(other) if other else ' in this order'}."
         )
-    # A convolution would accept another size and answer worse, without a word.
-    if data.shape != run.shape:
-        raise ConfigError(f"the data's {data.modality.unit}s are {data.shape}, the run's model takes {run.shape}.")
+    data.modality.check_same(run.data, data)
     # Allowed: to measure on other samples is what data.KEY=VALUE is for.
     if data.sha256 != run.data["sha256"]:
         log.info("note: this is not the dataset that the run was trained on (its sha256 differs)")

@@ -1,42 +1,23 @@
-"""Files of texts: CSV, TSV, JSONL and Parquet with a text column, and plain .txt with one text a line."""
+"""Files of texts: tables with a text column, and files that hold one text a line."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench.errors import DataError, MissingExtraError, unknown_name
-from effbench.escaping import for_terminal
+from effbench.data.table_files import ENCODING, TABLES, decoded, files_of, read_columns
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
-ENCODING, TEXT_COLUMN = "utf-8-sig", "text"  # -sig: a byte order mark, which Excel writes, is no part of the text
+TEXT_COLUMN = "text"
 
 
 def text_files(paths: Sequence[str | Path]) -> list[Path]:
     """Return the files in the given order, those of a folder sorted by name.
 
     Raises:
-        DataError: there is no such file, its suffix is unknown, or a folder has none.
+        DataError: there is no such file, or a folder has none.
     """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        name = for_terminal(str(path))
-        if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
-            if not inside:
-                raise DataError(f"the folder {name} holds no file of {', '.join(SUFFIXES)}.")
-            found += inside
-        elif not path.exists():
-            raise DataError(f"there is no file {name}.")
-        else:
-            found.append(path)
-    return found
+    return files_of(paths, (*TABLES, ".txt"))
 
 
 def read_texts(path: Path, options: Mapping[str, Any]) -> list[tuple[int, str]]:
@@ -53,128 +34,9 @@ def read_texts(path: Path, options: Mapping[str, Any]) -> list[tuple[int, str]]:
         DataError: the file cannot be read, or lacks the column.
     """
     encoding = str(options.get("encoding") or ENCODING)
-    if path.suffix.lower() == ".txt":
-        lines = _decoded(path, encoding).splitlines()
+    # also a pipe, such as /dev/stdin
+    if path.suffix.lower() not in TABLES:
+        lines = decoded(path, encoding).splitlines()
         return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     column = str(options.get("text_column") or TEXT_COLUMN)
     return [(line, row[column]) for line, row in read_columns(path, [column], encoding)]
-
-
-def read_columns(path: Path, columns: Sequence[str], encoding: str = ENCODING) -> list[tuple[int, dict[str, str]]]:
-    """Read some columns of a table as texts.
-
-    Args:
-        path: .csv, .tsv, .jsonl (an object a line) or .parquet.
-        columns: their names.
-        encoding: of a text file.
-
-    Returns:
-        (line from 1, column -> value) of each row; for Parquet the row. A missing value is ''.
-
-    Raises:
-        DataError: the file cannot be read, lacks a column, or a line has another number of columns.
-    """
-    read = {".jsonl": _jsonl, ".parquet": _parquet, **dict.fromkeys(SEPARATORS, _separated)}
-    suffix = path.suffix.lower()
-    if suffix not in read:
-        raise DataError(f"{for_terminal(str(path))}: {unknown_name('the suffix', suffix, read)}")
-    return list(read[suffix](path, columns, encoding))
-
-
-def _separated(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
-    name = for_terminal(str(path))
-    stream = io.StringIO(_decoded(path, encoding), newline="")
-    with _long_cells():
-        reader = csv.reader(stream, delimiter=SEPARATORS[path.suffix.lower()], strict=True)
-        try:
-            header = [cell.strip() for cell in next(reader, [])]
-            places = _places(name, header, columns)
-            for cells in reader:
-                if not cells:  # a blank line
-                    continue
-                if len(cells) != len(header):
-                    raise DataError(
-                        f"{name} line {reader.line_num} has {len(cells)} columns; the first line names {len(header)}. "
-                        'A text with the separator or a line break must be in quotes: "…".'
-                    )
-                yield reader.line_num, {column: cells[place] for column, place in places.items()}
-        except csv.Error as error:
-            raise DataError(f"{name} line {reader.line_num} is no CSV ({error}).") from error
-
-
-def _jsonl(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
-    name = for_terminal(str(path))
-    # not splitlines(): a JSON text may hold U+2028, which it takes for a line end
-    for number, line in enumerate(_decoded(path, encoding).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{name} line {number} is no JSON ({error}).") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{name} line {number} must be a JSON object, {{...}}; got {line.strip()[:40]!r}.")
-        _places(f"{name} line {number}", list(row), columns)
-        yield number, {column: _text(row[column]) for column in columns}
-
-
-def _parquet(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
-    del encoding  # Parquet has its own
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError(f"reading {path.name}", "parquet") from error
-    name = for_terminal(str(path))
-    try:
-        _places(name, pyarrow.parquet.read_schema(path).names, columns)
-        table = pyarrow.parquet.read_table(path, columns=list(columns))
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{name} cannot be read as Parquet ({error}).") from error
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield number, {column: _text(row[column]) for column in columns}
-
-
-def _places(name: str, header: Sequence[str], columns: Sequence[str]) -> dict[str, int]:
-    """Return the place of each column in the header."""
-    for column in columns:
-        if column not in header:
-            shown = ", ".join(map(repr, header[:20])) or "none"
-            raise DataError(f"{name} has no column {column!r}; it has: {for_terminal(shown)}. Name another column.")
-        if header.count(column) > 1:
-            raise DataError(f"{name} has {header.count(column)} columns {column!r}. Rename all but one.")
-    return {column: list(header).index(column) for column in columns}
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    # as JSON writes it: true, not True
-    return value if isinstance(value, str) else json.dumps(value) if isinstance(value, bool) else str(value)
-
-
-def _decoded(path: Path, encoding: str) -> str:
-    name = for_terminal(str(path))
-    try:
-        content = path.read_bytes()
-        return content.decode(encoding)
-    except OSError as error:
-        raise DataError(f"{name} cannot be read ({error.strerror}).") from error
-    except LookupError as error:
-        raise DataError(f"data.encoding: {error}. Write utf-8, latin-1, cp1252, ...") from error
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{name} line {line} is no {encoding} (byte {error.start}, {content[error.start]:#04x}: {error.reason}). "
-            "Name the file's encoding, such as data.encoding=latin-1 or cp1252, or convert the file to UTF-8."
-        ) from error
-
-
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    """Lift Python's limit of 131,072 characters a cell, which is the process's."""
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)

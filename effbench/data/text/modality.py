@@ -103,6 +103,17 @@ class Texts(Modality):
         tokenizer = restored_tokenizer(data.get("tokenizer"))
         return cls(shape[0], tokenizer.vocab_size, tokenizer, settings)
 
+    @classmethod
+    def check_same(cls, recorded: Mapping[str, Any], data: Splits) -> None:
+        """Check also that the tokens have the numbers of the run's tokenizer."""
+        super().check_same(recorded, data)
+        if data.facts.get("tokenizer") != recorded.get("tokenizer"):
+            raise ConfigError(
+                "the data's tokenizer is not the run's: another train split or another data.tokenizer gives tokens "
+                "other numbers. Leave these options as in training; run.predict and data=text_csv data.test_file=FILE "
+                "use the run's tokenizer."
+            )
+
     @property
     def facts(self) -> dict[str, Any]:
         return {"vocab_size": self.vocab_size, "max_length": self.shape[0]}

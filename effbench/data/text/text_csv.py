@@ -12,17 +12,21 @@ import torch
 from effbench.cache_dir import expanded
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division
+from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
-from effbench.data.splits import Splits, stratified
-from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, text_problem, text_splits
-from effbench.data.text.files import ENCODING, TEXT_COLUMN, read_columns
+from effbench.data.splits import Split, Splits, stratified
+from effbench.data.table_files import ENCODING, read_columns
+from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, encoded, text_problem, text_splits
+from effbench.data.text.files import TEXT_COLUMN
 from effbench.data.text.modality import Texts
+from effbench.data.text.tokenizers import restored_tokenizer
 from effbench.errors import ConfigError, DataError, shown
 from effbench.escaping import for_terminal
 
 log = logging.getLogger(__name__)
 
 Sample = tuple[str, str]  # text, label
+LABEL_COLUMN = "label"
 _SHOWN = 5  # texts or labels in a message
 
 
@@ -43,7 +47,7 @@ def text_csv(
     val_file: str | None = None,
     test_file: str | None = None,
     text_column: str = TEXT_COLUMN,
-    label_column: str = "label",
+    label_column: str = LABEL_COLUMN,
     encoding: str = ENCODING,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
@@ -83,6 +87,41 @@ def text_csv(
     )  # fmt: skip
 
 
+@reads_other_source(text_csv)
+def other_texts(
+    before: Mapping[str, Any], now: Mapping[str, Any], recorded: Mapping[str, Any], which: str
+) -> tuple[str, Split] | None:
+    """Read a file other than the run's for evaluation, with the run's tokenizer and classes.
+
+    Args:
+        before: options of text_csv in training.
+        now: its options for the evaluation.
+        recorded: `data` of the run's summary.
+        which: split to read; '' for the test.
+
+    Returns:
+        (name of the split, its texts), all of the file; None if the run's own files are meant.
+    """
+    which = which or "test"
+    key = {"train": "file", "val": "val_file", "test": "test_file"}.get(which)
+    changed = {name for name in ("file", "val_file", "test_file") if now.get(name) != before.get(name)}
+    # a new data.file alone: its texts are what is to be evaluated
+    chosen = key if key in changed else "file" if changed == {"file"} else None
+    if chosen is None or now.get(chosen) is None:
+        return None
+    samples = _samples(
+        _path(chosen, now[chosen]), now.get("text_column", TEXT_COLUMN), now.get("label_column", LABEL_COLUMN),
+        now.get("encoding", ENCODING),
+    )  # fmt: skip
+    classes = [str(name) for name in recorded["classes"]]
+    _check_labels(f"data.{chosen}", samples, classes)
+    tokens, _ = encoded(
+        restored_tokenizer(recorded.get("tokenizer")), [text for text, _ in samples], recorded["shape"][0]
+    )
+    log.info(f"note: data.{chosen} is not the run's file: all {len(samples):,} texts of it are evaluated")
+    return which, Split(tokens, torch.tensor([classes.index(label) for _, label in samples]))
+
+
 def labelled_splits(
     name: str,
     found: Mapping[str, Sequence[Sample]],
@@ -120,11 +159,7 @@ def labelled_splits(
         )
     numbers = {label: number for number, label in enumerate(classes)}
     for which, samples in parts.items():
-        if unseen := sorted({label for _, label in samples} - numbers.keys(), key=_natural):
-            raise DataError(
-                f"{name} {which} has the label {', '.join(map(repr, unseen[:_SHOWN]))}, which train does not have. "
-                f"Labels of train: {', '.join(map(repr, classes[:_SHOWN]))}{' …' if len(classes) > _SHOWN else ''}."
-            )
+        _check_labels(f"{name} {which}", samples, classes)
     _tell_shared(name, parts)
     ordered = {which: parts[which] for which in ("train", "val", "test") if parts.get(which)}
     texts = {which: [text for text, _ in samples] for which, samples in ordered.items()}
@@ -147,6 +182,14 @@ def _samples(path: Path, text_column: str, label_column: str, encoding: str) -> 
     if not rows:
         raise DataError(f"{name} holds no rows.")
     return [(row[text_column], row[label_column].strip()) for _, row in rows]
+
+
+def _check_labels(name: str, samples: Iterable[Sample], classes: Sequence[str]) -> None:
+    if unseen := sorted({label for _, label in samples} - set(classes), key=_natural):
+        raise DataError(
+            f"{name} has the label {', '.join(map(repr, unseen[:_SHOWN]))}, which train does not have. "
+            f"Labels of train: {', '.join(map(repr, classes[:_SHOWN]))}{' …' * (len(classes) > _SHOWN)}."
+        )
 
 
 def _path(key: str, name: object) -> Path:

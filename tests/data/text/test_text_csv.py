@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from effbench.data.text.files import read_columns, read_texts, text_files
-from effbench.data.text.text_csv import text_csv
-from effbench.data.text.tokenizers import Bytes
+from effbench.data.table_files import read_columns
+from effbench.data.text.files import read_texts, text_files
+from effbench.data.text.modality import Texts
+from effbench.data.text.text_csv import other_texts, text_csv
+from effbench.data.text.tokenizers import UNKNOWN, Bytes
 from effbench.errors import ConfigError, DataError
 
 ROWS = [(f"text {number}, with a comma\nand a line", "good" if number % 3 else "bad") for number in range(60)]
@@ -154,6 +156,8 @@ def test_files_of_predict(tmp_path):
     assert [path.name for path in text_files([tmp_path])] == ["a.csv", "b.txt"]
     assert read_texts(tmp_path / "b.txt", {}) == [(1, "one"), (3, "two")]
     assert read_texts(tmp_path / "a.csv", {}) == [(2, "x")]
+    (tmp_path / "pipe").write_text("three")
+    assert read_texts(tmp_path / "pipe", {}) == [(1, "three")]
     with pytest.raises(DataError, match="there is no file"):
         text_files([tmp_path / "none"])
     (tmp_path / "empty").mkdir()
@@ -165,3 +169,49 @@ def test_null_and_numbers_in_json_are_texts(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": null, "n": 1.5, "b": true}\n')
     assert read_columns(path, ["text", "n", "b"]) == [(1, {"text": "", "n": "1.5", "b": "true"})]
+
+
+# --- evaluation of other files
+
+
+def recorded(data) -> dict:
+    return {"tokenizer": data.facts["tokenizer"], "shape": list(data.shape), "classes": list(data.classes)}
+
+
+def test_another_file_is_read_with_the_runs_tokenizer_and_classes(tmp_path):
+    options = {"file": str(write(tmp_path / "a.csv")), "tokenizer": "words"}
+    data = text_csv(**options)
+    other = str(write(tmp_path / "b.csv", [("line zebra text", "good"), ("and", "bad")]))
+    for changed in ({"file": other}, {"test_file": other}):
+        which, split = other_texts(options, {**options, **changed}, recorded(data), "")
+        assert which == "test"
+        words = data.facts["tokenizer"]["tokens"]
+        assert split.inputs[:, :4].tolist() == [
+            [2 + words.index("line"), UNKNOWN, 2 + words.index("text"), 0],
+            [2 + words.index("and"), 0, 0, 0],
+        ]
+        assert split.labels.tolist() == [1, 0]
+
+
+def test_the_runs_own_files_are_not_another_source(tmp_path):
+    options = {"file": str(write(tmp_path / "a.csv"))}
+    data = text_csv(**options)
+    assert other_texts(options, {**options, "split_seed": 3}, recorded(data), "") is None
+    assert other_texts(options, {**options, "test_file": "b.csv"}, recorded(data), "val") is None
+
+
+def test_a_class_of_another_file_must_be_the_runs(tmp_path):
+    options = {"file": str(write(tmp_path / "a.csv"))}
+    other = str(write(tmp_path / "b.csv", [("text", "odd")]))
+    with pytest.raises(DataError, match="data.file has the label 'odd'"):
+        other_texts(options, {"file": other}, recorded(text_csv(**options)), "")
+
+
+def test_another_vocabulary_is_refused(tmp_path):
+    options = {"file": str(write(tmp_path / "a.csv", [(f"text {n} {n % 7}", str(n % 2)) for n in range(60)]))}
+    words = text_csv(**options, tokenizer="words")
+    Texts.check_same(recorded(words), text_csv(**options, tokenizer="words"))
+    with pytest.raises(ConfigError, match="the data's tokenizer is not the run's"):
+        Texts.check_same(recorded(words), text_csv(**options, tokenizer="words", split_seed=1))
+    with pytest.raises(ConfigError, match=r"texts are \(8,\), the run's model takes \(256,\)"):
+        Texts.check_same(recorded(words), text_csv(**options, tokenizer="words", max_length=8))
