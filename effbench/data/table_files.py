@@ -61,6 +61,32 @@ def read_columns(path: Path, columns: Sequence[str], encoding: str = ENCODING) -
     return list(read[suffix](path, columns, encoding))
 
 
+def column_names(path: Path, encoding: str = ENCODING) -> list[str]:
+    """Return the names of a table's columns; of JSONL, the keys of its first line.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    name, suffix = for_terminal(str(path)), path.suffix.lower()
+    if suffix not in TABLES:
+        raise DataError(f"{name}: {unknown_name('the suffix', suffix, TABLES)}")
+    if suffix == ".parquet":
+        return _parquet_names(path)
+    text = decoded(path, encoding)
+    if suffix == ".jsonl":
+        first = next((line for line in text.split("\n") if line.strip()), "{}")
+        try:
+            return list(json.loads(first))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"{name} line 1 is no JSON object ({error}).") from error
+    with _long_cells():
+        try:
+            header = next(csv.reader(io.StringIO(text, newline=""), delimiter=SEPARATORS[suffix], strict=True), [])
+        except csv.Error as error:
+            raise DataError(f"{name} line 1 is no CSV ({error}).") from error
+    return [cell.strip() for cell in header]
+
+
 def _separated(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
     name = for_terminal(str(path))
     stream = io.StringIO(decoded(path, encoding), newline="")
@@ -100,19 +126,30 @@ def _jsonl(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[
 
 def _parquet(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
     del encoding  # Parquet has its own
+    _places(for_terminal(str(path)), _parquet_names(path), columns)
+    with _reading_parquet(path) as parquet:
+        table = parquet.read_table(path, columns=list(columns))
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield number, {column: _text(row[column]) for column in columns}
+
+
+def _parquet_names(path: Path) -> list[str]:
+    with _reading_parquet(path) as parquet:
+        return list(parquet.read_schema(path).names)
+
+
+@contextmanager
+def _reading_parquet(path: Path) -> Iterator[Any]:
+    """Yield pyarrow.parquet; its errors become DataErrors."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError(f"reading {path.name}", "parquet") from error
-    name = for_terminal(str(path))
     try:
-        _places(name, pyarrow.parquet.read_schema(path).names, columns)
-        table = pyarrow.parquet.read_table(path, columns=list(columns))
+        yield pyarrow.parquet
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{name} cannot be read as Parquet ({error}).") from error
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield number, {column: _text(row[column]) for column in columns}
+        raise DataError(f"{for_terminal(str(path))} cannot be read as Parquet ({error}).") from error
 
 
 def _places(name: str, header: Sequence[str], columns: Sequence[str]) -> dict[str, int]:

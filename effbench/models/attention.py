@@ -57,7 +57,15 @@ class SelfAttention(nn.Module):
         return out_BTD
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """Return the attended values (B, H, T, D / H) of queries, keys and values of that shape."""
+        """Return the attended values.
+
+        Args:
+            q, k, v: queries, keys and values, (B, H, T, D / H).
+            mask_BT: as in `forward`.
+
+        Returns:
+            (B, H, T, D / H).
+        """
         seen = None if mask_BT is None else mask_BT[:, None, None, :]
         causal = self.causal
         if causal and seen is not None:
@@ -100,6 +108,15 @@ class LocalAttention(SelfAttention):
         self.window, self.num_global = window, num_global
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """Return the attended values; only tokens in the window and global tokens are read.
+
+        Args:
+            q, k, v: queries, keys and values, (B, H, T, D / H).
+            mask_BT: as in `forward`.
+
+        Returns:
+            (B, H, T, D / H).
+        """
         B, T = q.shape[0], q.shape[2]
         if mask_BT is None:
             mask_BT = torch.ones(B, T, dtype=torch.bool, device=q.device)

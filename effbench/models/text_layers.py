@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from effbench.data.text.tokenizers import PADDING
+from effbench.special_tokens import PADDING
 
 
 def token_mask(tokens_BT: Tensor) -> Tensor:

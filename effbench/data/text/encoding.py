@@ -15,8 +15,9 @@ from torch import Tensor
 from effbench.config.options import COUNT
 from effbench.data.option_checks import check_memory
 from effbench.data.splits import Split, Splits
-from effbench.data.text.tokenizers import PADDING, UNKNOWN, Tokenizer, check_vocab_size, tokenizer_class
+from effbench.data.text.tokenizers import Tokenizer, check_vocab_size, tokenizer_class
 from effbench.errors import DataError
+from effbench.special_tokens import PADDING, UNKNOWN
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,9 @@ from effbench.config.options import COUNT
 from effbench.data.modality import AugmentParams, Modality, Settings
 from effbench.data.split_checks import as_tensor
 from effbench.data.text.encoding import VOCAB_SIZE, encoded, text_problem
-from effbench.data.text.tokenizers import PADDING, Bytes, Tokenizer, restored_tokenizer
+from effbench.data.text.tokenizers import Bytes, Tokenizer, restored_tokenizer
 from effbench.errors import ConfigError, DataError
+from effbench.special_tokens import PADDING
 
 if TYPE_CHECKING:
     from effbench.data.splits import Splits

@@ -10,8 +10,8 @@ from itertools import chain, islice
 from typing import Any, ClassVar, Self
 
 from effbench.errors import ConfigError, MissingExtraError, shown, unknown_name
+from effbench.special_tokens import PADDING, UNKNOWN
 
-PADDING, UNKNOWN = 0, 1  # token numbers; a tokenizer of bytes knows every text and has no UNKNOWN
 _WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters and digits, or one other character
 
 

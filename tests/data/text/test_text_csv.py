@@ -12,8 +12,9 @@ from effbench.data.table_files import read_columns
 from effbench.data.text.files import read_texts, text_files
 from effbench.data.text.modality import Texts
 from effbench.data.text.text_csv import other_texts, text_csv
-from effbench.data.text.tokenizers import UNKNOWN, Bytes
+from effbench.data.text.tokenizers import Bytes
 from effbench.errors import ConfigError, DataError
+from effbench.special_tokens import UNKNOWN
 
 ROWS = [(f"text {number}, with a comma\nand a line", "good" if number % 3 else "bad") for number in range(60)]
 

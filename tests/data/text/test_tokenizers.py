@@ -11,9 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effbench.data.text.tokenizers import (
-    PADDING,
     TOKENIZERS,
-    UNKNOWN,
     BytePairs,
     Bytes,
     Characters,
@@ -23,6 +21,7 @@ from effbench.data.text.tokenizers import (
     tokenizer_class,
 )
 from effbench.errors import ConfigError
+from effbench.special_tokens import PADDING, UNKNOWN
 
 TRAIN = ["Das Haus, das rote Haus.", "The house is red.", "La maison est rouge!"]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)

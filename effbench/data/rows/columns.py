@@ -1,0 +1,147 @@
+"""Columns of a table -> features: numbers as they are, categories as one feature each, missing values stated."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.errors import DataError
+
+Row = tuple[int, Mapping[str, str]]  # line in the file, column -> cell
+_MOSTLY = 0.5  # a column is of numbers if more than this part of its cells are
+
+
+@dataclass(frozen=True)
+class Column:
+    """How the cells of a column become features.
+
+    Attributes:
+        name: of the column.
+        categories: values of the train split, sorted; None for a column of numbers. One feature each, 0 or 1.
+        fill: value of a missing number: the mean of the train split.
+        tells_missing: there is one more feature, 1 where the number is missing.
+    """
+
+    name: str
+    categories: tuple[str, ...] | None = None
+    fill: float = 0.0
+    tells_missing: bool = False
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the features."""
+        if self.categories is not None:
+            return [f"{self.name}={value}" for value in self.categories]
+        return [self.name, f"{self.name} is missing"] if self.tells_missing else [self.name]
+
+
+class Columns:
+    """The columns of a table, as the train split has them.
+
+    Args:
+        columns: in the order of the features.
+    """
+
+    def __init__(self, columns: Sequence[Column]):
+        self.columns = tuple(columns)
+        self.features = [feature for column in self.columns for feature in column.features]
+
+    @classmethod
+    def fit(cls, file: str, rows: Sequence[Row], names: Sequence[str], categorical: Sequence[str] = ()) -> Columns:
+        """Find out what each column holds.
+
+        Args:
+            file: name for messages.
+            rows: of the train split.
+            names: columns that become features.
+            categorical: those of them that hold categories, though their cells are numbers.
+
+        Raises:
+            DataError: a column of numbers has another cell, or is empty.
+        """
+        return cls([_fitted(file, rows, name, name in categorical) for name in names])
+
+    def encode(self, file: str, rows: Sequence[Row]) -> tuple[Tensor, dict[str, int]]:
+        """Return the features of rows.
+
+        Args:
+            file: name for messages.
+            rows: lines and cells.
+
+        Returns:
+            (float32 (N, F), column -> number of missing or, for categories, unknown cells)
+
+        Raises:
+            DataError: a cell of a column of numbers is no finite number.
+        """
+        features, odd = [], Counter[str]()
+        for line, row in rows:
+            values: list[float] = []
+            for column in self.columns:
+                cell = row[column.name].strip()
+                if column.categories is not None:
+                    odd[column.name] += cell not in column.categories
+                    values += [float(cell == value) for value in column.categories]
+                else:
+                    odd[column.name] += not cell
+                    values.append(_number(file, line, column.name, cell) if cell else column.fill)
+                    values += [float(not cell)] * column.tells_missing
+            features.append(values)
+        return torch.tensor(features, dtype=torch.float32), {name: count for name, count in odd.items() if count}
+
+    def record(self) -> list[dict[str, Any]]:
+        """Return plain values from which `restored` makes the same columns."""
+        # a list, as JSON gives it back: records are compared
+        return [{**asdict(each), "categories": each.categories and list(each.categories)} for each in self.columns]
+
+    @classmethod
+    def restored(cls, record: object) -> Columns:
+        """Return the columns of a record. Raises ValueError if it is damaged."""
+        if not isinstance(record, list) or not record:
+            raise ValueError("data.columns must be a list of columns")
+        found = []
+        for entry in record:
+            try:
+                column = Column(**{**entry, "categories": entry["categories"] and tuple(entry["categories"])})
+            except (TypeError, KeyError) as error:
+                raise ValueError(f"data.columns holds an entry that is no column ({error})") from error
+            if not isinstance(column.name, str) or not math.isfinite(column.fill):
+                raise ValueError("data.columns holds a column without a name, or a fill that is no number")
+            found.append(column)
+        return cls(found)
+
+
+def _fitted(file: str, rows: Sequence[Row], name: str, categorical: bool) -> Column:
+    cells = [(line, row[name].strip()) for line, row in rows]
+    filled = [cell for _, cell in cells if cell]
+    if not filled:
+        raise DataError(f"{file}: the column {name!r} is empty. Leave it out: data.ignore=[{name}].")
+    if categorical or sum(_is_number(cell) for cell in filled) <= _MOSTLY * len(filled):
+        # a missing category is 0 in all of its features
+        return Column(name, tuple(sorted(set(filled))))
+    numbers = [_number(file, line, name, cell) for line, cell in cells if cell]
+    return Column(name, None, math.fsum(numbers) / len(numbers), len(filled) < len(cells))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell  # float() reads 1_000 as 1000
+
+
+def _number(file: str, line: int, name: str, cell: str) -> float:
+    value = float(cell) if _is_number(cell) else math.nan
+    if not math.isfinite(value) or abs(value) > torch.finfo(torch.float32).max:
+        raise DataError(
+            f"{file} line {line}: {cell[:50]!r} in the column {name!r} is no finite number of float32. Correct it, "
+            f"leave it empty if it is missing, or write data.categorical=[{name}] if the column holds categories."
+        )
+    return value

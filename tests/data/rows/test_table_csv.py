@@ -1,0 +1,154 @@
+"""Tables: columns become features, missing values are stated, and files to predict are read the same way."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from effbench.data.modality import Settings
+from effbench.data.rows.columns import Columns
+from effbench.data.rows.table_csv import Tables, table_csv
+from effbench.errors import ConfigError, DataError
+
+HEADER = ("id", "age", "colour", "flat", "label")
+
+
+def rows(count: int = 60) -> list[tuple[str, ...]]:
+    """Every seventh age is missing; 'blue' occurs only at the end."""
+    return [
+        (str(n), "" if n % 7 == 0 else str(n / 2), "blue" if n >= 58 else ("red", "green")[n % 2], "3", "ab"[n % 2])
+        for n in range(count)
+    ]
+
+
+def write(path: Path, content=None, header=HEADER) -> str:
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows(rows() if content is None else content)
+    return str(path)
+
+
+def test_numbers_categories_and_missing_cells_become_features(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        data = table_csv(write(tmp_path / "a.csv"), ignore=["id"], val_fraction=0, test_fraction=0)
+    assert data.facts["features"] == ["age", "age is missing", "colour=blue", "colour=green", "colour=red", "flat"]
+    ages = [float(row[1]) for row in rows() if row[1]]
+    missing = [not row[1] for row in rows()]
+    expected = np.array([float(row[1]) if row[1] else np.mean(ages) for row in rows()], dtype=np.float32)
+    np.testing.assert_allclose(data.train.inputs[:, 0], expected, rtol=1e-6)
+    assert data.train.inputs[:, 1].tolist() == [float(each) for each in missing]
+    for place, colour in enumerate(("blue", "green", "red"), start=2):
+        assert data.train.inputs[:, place].tolist() == [float(row[2] == colour) for row in rows()]
+    assert data.facts["missing"] == {"train": {"age": sum(missing)}}
+    assert f"missing or unknown cells: age {sum(missing)}" in caplog.text
+    assert "1 features have one value in train: flat" in caplog.text
+    assert data.classes == ("a", "b")
+
+
+def test_columns_are_fitted_to_train_alone(tmp_path):
+    data = table_csv(write(tmp_path / "a.csv"), ignore=["id"], val_fraction=0.2, test_fraction=0.2)
+    [age] = [column for column in data.facts["columns"] if column["name"] == "age"]
+    known = data.train.inputs[data.train.inputs[:, 1] == 0][:, 0]
+    assert age["fill"] == pytest.approx(float(known.mean()), rel=1e-5)
+    assert (len(data.train), len(data.val), len(data.test)) == (36, 12, 12)
+    assert data.train.labels.bincount().tolist() == [18, 18]
+
+
+def test_predicted_tables_get_the_same_features(tmp_path, caplog):
+    path = write(tmp_path / "a.csv")
+    data = table_csv(path, ignore=["id"], val_fraction=0, test_fraction=0)
+    record = json.loads(json.dumps({**data.facts, "shape": list(data.shape), "mean": [0.0] * 6, "std": [1.0] * 6}))
+    kind = Tables.restored(record, Settings())
+    problems: list[str] = []
+    [(names, got)] = kind.read_files([path], {}, problems)
+    assert torch.equal(got, data.train.inputs)
+    assert names[1] == {"file": path, "row": 2}
+    # columns in another order, and a category that train lacks
+    other = write(tmp_path / "b.csv", [("violet", "3", "", "x")], ("colour", "flat", "age", "more"))
+    with caplog.at_level("INFO"):
+        [(_, got)] = kind.read_files([other], {}, problems)
+    assert got[0, 1:].tolist() == [1.0, 0.0, 0.0, 0.0, 3.0]
+    assert "colour 1" in caplog.text
+    bad = write(tmp_path / "c.csv", [("old", "red", "3")], ("age", "colour", "flat"))
+    assert list(kind.read_files([bad], {}, problems)) == []
+    assert "line 2: 'old' in the column 'age' is no finite number" in problems[0]
+
+
+def test_another_tables_columns_are_refused(tmp_path):
+    data = table_csv(write(tmp_path / "a.csv"), ignore=["id"])
+    recorded = {"columns": data.facts["columns"], "shape": list(data.shape)}
+    Tables.check_same(recorded, data)
+    with pytest.raises(ConfigError, match="the table's columns are not the run's"):
+        Tables.check_same(recorded, table_csv(write(tmp_path / "a.csv"), ignore=["id"], split_seed=4))
+
+
+def test_numbers_to_predict(tmp_path):
+    content = [(str(n), str(n * 1.5)) for n in range(20)]
+    data = table_csv(write(tmp_path / "a.csv", content, ("x", "y")), label_column="y", targets="values")
+    assert data.train.labels.dtype == torch.float32
+    torch.testing.assert_close(data.train.labels, data.train.inputs[:, 0] * 1.5)
+    assert data.classes == ("y",)
+
+
+def test_numeric_categories_can_be_named(tmp_path):
+    data = table_csv(write(tmp_path / "a.csv"), ignore=["id", "age", "colour"], categorical=["flat"])
+    assert data.facts["features"] == ["flat=3"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("old", "line 3: 'old' in the column 'age' is no finite number .* data.categorical=.age"),
+        ("nan", "line 3: 'nan' in the column 'age'"),
+        ("1e300", "line 3: '1e300' in the column 'age'"),
+    ],
+)
+def test_a_text_among_numbers_is_named_by_line(tmp_path, cell, message):
+    content = rows()
+    content[1] = ("1", cell, *content[1][2:])
+    with pytest.raises(DataError, match=message):
+        table_csv(write(tmp_path / "a.csv", content), val_fraction=0, test_fraction=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "header", "message"),
+    [
+        ([("a",), ("b",)], ("label",), "has no column beside 'label'"),
+        ([("1", "a")] * 9, ("x", "label"), "has 1 classes in the column 'label'"),
+        ([(str(n), str(n)) for n in range(9)], ("x", "label"), "seems to hold numbers. For numbers write data.targets"),
+        ([("1", ""), ("2", "a"), ("3", "b")], ("x", "label"), "line 2: the label is empty"),
+        ([("", "ab"[n % 2]) for n in range(9)], ("x", "label"), "the column 'x' is empty"),
+        ([(f"name {n}", "ab"[n % 2]) for n in range(1500)], ("x", "label"), "data.ignore=.x"),
+    ],
+)
+def test_tables_that_cannot_be_learnt_are_named(tmp_path, content, header, message):
+    with pytest.raises(DataError, match=message):
+        table_csv(write(tmp_path / "a.csv", content, header), val_fraction=0, test_fraction=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"file": None}, "data=table_csv needs data.file"),
+        ({"label_column": "lable"}, "data.label_column: the column 'lable' .* Did you mean 'label'"),
+        ({"ignore": ["ids"]}, "data.ignore: the column 'ids'"),
+        ({"categorical": ["color"]}, "data.categorical: the column 'color' .* Did you mean 'colour'"),
+        ({"targets": "value"}, "data.targets 'value'"),
+        ({"test_fraction": 1.0}, "data.test_fraction"),
+    ],
+)
+def test_bad_options_are_named(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        table_csv(**{"file": write(tmp_path / "a.csv"), **options})
+
+
+@pytest.mark.parametrize("record", [None, [], [3], [{"name": "x"}], [{"name": 3, "categories": None}]])
+def test_a_damaged_record_is_refused(record):
+    with pytest.raises(ValueError, match="data.columns"):
+        Columns.restored(record)
