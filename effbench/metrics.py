@@ -67,6 +67,10 @@ class Display:
         text = f"{value:.{self.digits}f}"
         return text if spread is None else f"{text} ± {spread:.{self.digits}f}"
 
+    def with_unit(self, value: float) -> str:
+        """Write a value as a sentence has it: '84.80 %', '0.4312 nats'."""
+        return f"{self.text(value)} {self.unit}".rstrip()
+
 
 class Metric:
     """Base of the metrics: sums over samples, and the value that follows from the sums.

@@ -22,7 +22,7 @@ from effbench.errors import ConfigError, EffbenchError
 from effbench.jobs.plan import DONE, standing
 from effbench.jobs.processes import Relay, job_process
 from effbench.records import read_summary, require_writable
-from effbench.report.spread import number_text, seconds
+from effbench.report.spread import seconds
 from effbench.run.lock import holding
 from effbench.stats import mean
 from effbench.study.alone import NO_SPACE, measured, probe_arm
@@ -255,11 +255,11 @@ class Engine:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # hundreds of runs: the records stay
         if took_s:  # 0: another worker trained it
             self._took_s.append(took_s)
-        metric, value = f"val/{plan.metric}", outcome["value"]
+        value = outcome["value"]
         of = plan.keys.trials if task.phase == "tune" else plan.keys.seeds
-        text = number_text(metric, value) if value is not None else outcome["status"]
+        text = plan.display.with_unit(value) if value is not None else outcome["status"]
         what = f"seed {task.seed}" if task.phase == "confirm" else " ".join(short_words_of(task.settings))
-        log.info(f"{_label(task)}/{of}  {metric} {text}  {seconds(took_s)}  {what}")
+        log.info(f"{_label(task)}/{of}  val/{plan.metric} {text}  {seconds(took_s)}  {what}")
 
 
 def _label(task: Task) -> str:

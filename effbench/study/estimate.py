@@ -11,9 +11,9 @@ from effbench.report.text_table import TextColumn, console, print_table
 from effbench.study.alone import PACE_ROUNDS
 from effbench.study.measure import TIMED_STEPS, Probe, steps_in
 from effbench.study.plan import StudyPlan
+from effbench.study.plan_words import plan_sentences
 from effbench.study.space import words_of
 from effbench.study.tuning import arms_compared
-from effbench.study.verdicts import plan_sentences
 from effbench.units import human_count
 
 _START_S = 1.0  # of an arm's first run in a process, beyond what a short run shows
@@ -67,7 +67,7 @@ class Estimate:
             plan.keys.seeds,
             len(plan.pairs),
             plan.rules,
-            as_percent=plan.as_percent,
+            display=plan.display,
             trials=plan.keys.trials,
             arms=arms_compared(plan.pairs),
             sampler=plan.keys.sampler,

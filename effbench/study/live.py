@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from effbench.escaping import for_terminal
 from effbench.log import LOGGER, print_above_bar
-from effbench.report.spread import number_text, seconds
+from effbench.report.spread import seconds
 from effbench.report.text_table import TextColumn, text_table
 from effbench.study.ledger import Ledger
 from effbench.study.plan import StudyPlan
@@ -113,7 +113,7 @@ def _best(plan: StudyPlan, found: Sequence[Progress]) -> Progress | None:
 
 
 def _value_text(plan: StudyPlan, progress: Progress) -> str:
-    return "" if progress.best is None else number_text(f"val/{plan.metric}", progress.best)
+    return "" if progress.best is None else plan.display.with_unit(progress.best)
 
 
 def _columns(plan: StudyPlan, found: Sequence[Progress]) -> list[TextColumn]:
