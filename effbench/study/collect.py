@@ -272,6 +272,8 @@ def costs_of(ledger: Ledger) -> tuple[Cost, ...]:
                 step_seconds=_step_seconds(times),
                 samples_per_second=median([each["samples_per_s"] for each in rounds]),
                 unit=rounds[0]["unit"],
+                # a search space has a setting at least; older records do not say with which one they were measured
+                defaults=record.get("settings") == {},
                 # the most, because that much memory a machine must have
                 peak_memory_bytes=max(each["peak_bytes"] for each in rounds),
                 optimizer_state_bytes=record["optimizer_state_bytes"],

@@ -10,7 +10,7 @@ import logging
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -82,7 +82,8 @@ class Engine:
                 # a run at a time: what others have done meanwhile is seen before the next one starts
                 if not self._start_one(left):
                     labels = [_label(slot.claim.task) for slot in self._running]
-                    self._board.show(self._plan, self._ledger, labels, self._left_s(left))
+                    others = self._ledger.held_by_others(left)
+                    self._board.show(self._plan, self._ledger, labels, self._left_s(left, others), len(others))
                     self._wait()
             # The relay has passed the signal on: the runs save their state, then others may take them up.
             if self._running:
@@ -96,8 +97,13 @@ class Engine:
             raise
         return False
 
-    def _left_s(self, left: Sequence[Task]) -> float | None:
-        """Return the estimated seconds until this worker alone would have finished; None before the first run ended."""
+    def _left_s(self, left: Sequence[Task], others: Mapping[str, int]) -> float | None:
+        """Return the estimated seconds until all runs have ended; None before the first run ended here.
+
+        Args:
+            left: tasks without an outcome.
+            others: other worker -> how many of them it works at. Its runs are taken to be as long as those here.
+        """
         if not self._took_s:
             return None
         # final runs become tasks only when their arm's tuning has ended
@@ -105,7 +111,8 @@ class Engine:
         took_s, now = mean(self._took_s), time.monotonic()
         runs = len(left) + len(untuned) * self._plan.keys.seeds
         elapsed_s = sum(min(now - slot.begun, took_s) for slot in self._running)
-        return (runs * took_s - elapsed_s) / self._plan.keys.workers
+        # of another worker, study.workers is not known, but how many runs it has at this moment
+        return (runs * took_s - elapsed_s) / (self._plan.keys.workers + sum(others.values()))
 
     def _left(self) -> list[Task]:
         """Return the tasks without an outcome that may run now, in order."""

@@ -15,7 +15,7 @@ from effbench.study.results import FrontPoint, Quality, StudyResult
 from effbench.study.runs import groups
 from effbench.study.table import StudyTable
 from effbench.study.verdicts import seconds_doubt
-from effbench.study.wording import difference_unit
+from effbench.study.wording import difference_unit, listed
 from effbench.units import human_bytes, human_count
 
 LEVELS = 4  # shades of a heat map in one direction, as many as the page's styles have
@@ -82,7 +82,7 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
             value_text(quality.tuned, table),
             f"{time.restricted_mean.estimate:.0f}" if time and time.restricted_mean else "",
             f"{time.reached} of {time.runs}" if time else "",
-            f"{own.step_seconds.estimate * 1000:.2f}{' !' if own.contaminated else ''}" if own else "",
+            f"{own.step_seconds.estimate * 1000:.2f}{' !' * own.contaminated}{' *' * own.defaults}" if own else "",
             human_bytes(own.optimizer_state_bytes) if own else "",
             f"{quality.finished} of {len(table.planned_seeds)}",
         ]
@@ -93,12 +93,13 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
         source = "given" if given else f"median best of {table.baseline} on {table.target_source}"
         target = f" Target: validation {table.display.with_unit(table.target)} ({source})."
     within = " Ranks are within a model." if len(groups(table.arms)) > 1 else ""
-    disturbed = " '!': the step time was disturbed." if any(each.contaminated for each in table.costs) else ""
+    marks = " '!': the step time was disturbed." if any(each.contaminated for each in table.costs) else ""
+    marks += " '*': it is that of the default settings." if any(each.defaults for each in table.costs) else ""
     # Each arm's own interval also holds the variation of seeds that all arms share; paired differences do not. So arms
     # whose intervals overlap may still differ.
     lead = (
         f"Mean test {table.metric} over {len(table.planned_seeds)} seeds of each arm's best of {table.planned_trials} "
-        f"settings, with its interval.{within} Seconds: {table.clock}.{target}{disturbed}"
+        f"settings, with its interval.{within} Seconds: {table.clock}.{target}{marks}"
     )
     # line breaks in heads: a column should not be wider than its numbers
     heads = [
@@ -356,6 +357,11 @@ def _costs(table: StudyTable) -> Grid:
         "disturbed",
     ]
     lead = "Measured alone on the machine, in turns over the arms. Disturbed: other work or a changing clock was seen."
+    if defaults := [cost.arm for cost in table.costs if cost.defaults]:
+        lead += (
+            f" Measured with default settings, because short runs with the best setting failed or none was known: "
+            f"{listed(defaults)}."
+        )
     return Grid("Cost", lead, heads, [False, *[True] * 7, False], rows)
 
 

@@ -196,6 +196,8 @@ class Cost:
         latency_p50_seconds: of inference with one sample; None if not measured.
         contaminated: other work or clock drift was seen while it was measured.
         unit: the word for a sample.
+        defaults: it was measured with the arm's default settings, because a short run with its best setting failed, or
+            none was known.
     """
 
     arm: str
@@ -210,6 +212,7 @@ class Cost:
     latency_p50_seconds: float | None
     contaminated: bool
     unit: str = IMAGE
+    defaults: bool = False
 
 
 @dataclass(frozen=True)

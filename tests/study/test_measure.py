@@ -99,6 +99,7 @@ def test_an_arm_that_fails_is_measured_with_its_defaults(
     assert (found["mlp-sgd"]["settings"], found["mlp-sgd"]["steps"]) == (settings, steps)
     assert (found["mlp-adamw"]["settings"], found["mlp-adamw"]["steps"]) == (BEST["mlp-adamw"], TIMED_STEPS)
     assert table.clock == FROM_STEPS
+    assert [cost.defaults for cost in table.costs] == [settings == {}, False]
 
 
 @pytest.mark.slow

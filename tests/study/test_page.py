@@ -40,6 +40,17 @@ def test_objections_stand_directly_under_the_verdict(tmp_path):
     assert "Objections" not in fair + markdown
 
 
+def test_costs_of_default_settings_are_named(tmp_path):
+    costs = (cost(ARMS[0], 0.01, defaults=True), cost(ARMS[1], 0.02), cost(ARMS[2], 0.03, defaults=True))
+    _, markdown, _ = written(tmp_path, small_study(costs=costs))
+    assert "| 10.00 * |" in markdown
+    assert "| 20.00 |" in markdown
+    assert "'*': it is that of the default settings." in markdown
+    assert "failed or none was known: mlp/sgd and mlp/lion.\n" in markdown
+    _, markdown, _ = written(tmp_path, small_study())
+    assert "default settings" not in markdown
+
+
 def test_a_study_over_rows_has_the_unit_and_digits_of_its_metric(tmp_path, capsys):
     """A regression: masses in kilograms with one digit, and costs of rows. No percent, and no image."""
     masses = {arm: [80.0 + 50 * place + seed for seed in range(7)] for place, arm in enumerate(ARMS)}
