@@ -99,18 +99,15 @@ def _show_lines(lines: Sequence[str], show: Callable[[str], object], show_rest: 
 
 
 def _print_table(table: Mapping[str, Any]) -> None:
-    from rich.markup import escape
-
-    from effbench.report.text_table import TextColumn, console, print_table
+    from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 
     out = console()
-    # escape: rich would take [text] in a name for its markup
-    out.print(escape(table["heading"]), style="bold", soft_wrap=True)
-    out.print(escape(table["lead"]), soft_wrap=not out.is_terminal)
+    print_sentence(out, table["heading"], style="bold")
+    print_sentence(out, table["lead"])
     rows = [row["cells"] for row in table["rows"][:MOST_LINES]]
     columns = zip(table["heads"], table["kinds"], table["drop_orders"], zip(*rows, strict=True), strict=True)
     print_table([TextColumn(head, cells, kind == "n", order) for head, kind, order, cells in columns])
     left_out = len(table["rows"]) - MOST_LINES
     notes = [f"... and {left_out} more in the page"] if left_out > 0 else []
     for note in [*notes, *table["notes"], ""]:
-        out.print(escape(note), soft_wrap=not out.is_terminal)
+        print_sentence(out, note)

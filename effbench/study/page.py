@@ -20,7 +20,7 @@ from effbench.escaping import csv_cell, for_terminal
 from effbench.records import FINISHED, write_text
 from effbench.redaction import redact
 from effbench.report.charts import LEFT, TOP, WIDTH
-from effbench.report.text_table import TextColumn, console, print_table
+from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.study.figures import (
     COLOURS,
     DASHES,
@@ -94,12 +94,11 @@ def print_result(table: StudyTable, result: StudyResult, path: Path) -> None:
             for head, is_number, leaves, cells in zip(grid.heads, grid.numeric, grid.priority, columns, strict=True)
         ]
     )
-    # soft_wrap: a pipe gets a sentence as one line, which grep finds; a terminal gets whole words
     for sentence in result.verdicts:
-        out.print(for_terminal(sentence), soft_wrap=not out.is_terminal, markup=False)
+        print_sentence(out, sentence)
     for objection in result.objections:
         text = f"objection, {objection.kind}: {objection.sentence} {_capital(objection.remedy)}"
-        out.print(for_terminal(text), style="red", soft_wrap=not out.is_terminal, markup=False)
+        print_sentence(out, text, style="red")
     out.print(for_terminal(str(path)), soft_wrap=True, markup=False)
 
 
