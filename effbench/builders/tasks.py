@@ -148,11 +148,18 @@ def _check_name(metric: Metric) -> None:
             f"task.metrics: the name of {label} is {name!r}, but columns whose name ends with {SPEED} hold the "
             "throughput. Name it otherwise."
         )
-    if not isinstance(getattr(metric, "display", None), Display):
+    display = getattr(metric, "display", None)
+    if not isinstance(display, Display):
         raise ConfigError(
             f"task.metrics: {label} needs display = Display(title, 'min' or 'max') of effbench.metrics: it says how "
             "values are written and which are better."
         )
+    for key, text in (("title", display.title), ("unit", display.unit)):
+        if not text.isprintable():
+            raise ConfigError(
+                f"task.metrics: display.{key} of {label} must hold printable characters only; got {text!r}. It is "
+                "written on the terminal and in charts."
+            )
 
 
 def with_monitors(config: Config, before: Mapping[str, Any] | None = None) -> Config:

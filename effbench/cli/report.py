@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from effbench.errors import ConfigError
 from effbench.escaping import for_terminal
 from effbench.gc_pause import uncollected
 from effbench.records import output_problem
+from effbench.strict_json import print_json
 from effbench.units import counted
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
     problems = [f"{name}{': ' if name else ''}{text}" for name, text in content["problems"]]
     _show_lines(problems, log.warning, log.info)
     if as_json:
-        print(json.dumps({"report": str(output), **as_data(records)}, indent=2))
+        print_json({"report": str(output), **as_data(records)})
         return 0
     for table in content["tables"]:
         _print_table(table)

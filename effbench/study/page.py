@@ -6,7 +6,6 @@ import base64
 import csv
 import hashlib
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -21,6 +20,7 @@ from effbench.records import FINISHED, write_text
 from effbench.redaction import redact
 from effbench.report.charts import LEFT, TOP, WIDTH
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
+from effbench.strict_json import json_text
 from effbench.study.figures import (
     COLOURS,
     DASHES,
@@ -66,7 +66,7 @@ def write_page(folder: Path, table: StudyTable, result: StudyResult, curves: Cur
     # first the data: if the page cannot be written, `effbench report` makes it again without a run
     write_text(folder / TABLE, table_to_json(table) + "\n")
     write_text(folder / RESULT, result_to_json(result) + "\n")
-    write_text(folder / CURVES, json.dumps(curves) + "\n")
+    write_text(folder / CURVES, json_text(curves, ascii_only=True, indent=None) + "\n")
     write_text(folder / RUNS, _csv([_run_values(run) for run in table.confirmations]))
     write_text(folder / TRIALS, _csv([_trial_values(trial) for trial in table.trials]))
     grids = [ranking(table, result), *details(table, result), *every_run(table)]
