@@ -93,7 +93,9 @@ def without_large_values(summary: dict[str, Any]) -> None:
     """Set metrics and the best value to None if they are finite, but too large to compare."""
     for name in ("metrics", "best"):
         part = summary.get(name)
-        for key, value in part.items() if isinstance(part, dict) else ():
+        if not isinstance(part, dict):
+            continue
+        for key, value in part.items():
             is_value = isinstance(value, int | float) and (name == "metrics" or key == "value")
             if is_value and math.isfinite(value) and abs(value) >= LARGEST:
                 part[key] = None
