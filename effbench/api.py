@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effbench.cache_dir import expanded
+from effbench.config.arguments import check_list, check_path
 from effbench.config.compose import compose
 from effbench.errors import ConfigError
 from effbench.run.evaluate import evaluate_run
@@ -46,6 +47,10 @@ def train(
     """
     from effbench.config.schema import Config
 
+    for name, path in (("folder", folder), ("config_dir", config_dir)):
+        if path is not None:
+            check_path(name, path)
+    check_list("callbacks", callbacks, object, "a list of effbench.Callback objects")
     if not isinstance(config, Config):
         from effbench.config.compose import check_words
         from effbench.config.recipes import quoted

@@ -16,4 +16,13 @@ def csv_cell(value: Any) -> Any:
 
 def for_terminal(text: str) -> str:
     r"""Replace control characters by escapes such as \x1b; lines and tabs stay."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    return _CONTROL.sub(lambda match: _escaped(match[0]), text)
+
+
+def one_line(text: str) -> str:
+    r"""Replace all characters that cannot be printed by escapes, line breaks and tabs too."""
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")

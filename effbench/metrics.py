@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from effbench.errors import shown
+from effbench.escaping import one_line
 from effbench.units import percent
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class Display:
             return percent(value, spread)
         text = f"{value:.{self.digits}f}"
         return text if spread is None else f"{text} ± {spread:.{self.digits}f}"
+
+    def with_unit(self, value: float) -> str:
+        """Write a value as a sentence has it: '84.80 %', '0.4312 nats'."""
+        return f"{self.text(value)} {self.unit}".rstrip()
 
 
 class Metric:
@@ -268,16 +273,18 @@ def display_of(column: str, recorded: Mapping[str, Any] | None = None) -> Displa
         recorded: the metrics that a run's summary describes, needed for metrics of the user.
 
     Returns:
-        The display. For an unknown name, a loss if the name ends with 'loss'; for any other, larger is better.
+        The display, in characters that can be printed. For an unknown name, a loss if the name ends with 'loss'; for
+        any other, larger is better.
     """
     name = metric_of(column)
     about = (recorded or {}).get(name)
     if isinstance(about, Mapping):
         try:
-            return Display(**{key: value for key, value in about.items() if key in _FIELDS})
+            found = Display(**{key: value for key, value in about.items() if key in _FIELDS})
+            return replace(found, title=one_line(found.title), unit=one_line(found.unit))
         except (TypeError, ValueError):
             pass  # the record is damaged: the name alone decides below
-    return _DISPLAYS.get(name) or Display(name, "min" if name.endswith("loss") else "max")
+    return _DISPLAYS.get(name) or Display(one_line(name), "min" if name.endswith("loss") else "max")
 
 
 def recorded_displays(summary: Mapping[str, Any]) -> dict[str, Display]:

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import os
 import re
 import secrets
@@ -25,7 +24,8 @@ from effbench.disk import move, require_moves, sync, sync_folder
 from effbench.errors import ConfigError, EffbenchError
 from effbench.guarded import METRICS_BYTES, MissingFileError, checked_version, read_bytes, read_text
 from effbench.redaction import redact, redact_environment
-from effbench.summary_schema import check_plain, complaints, wrong_fields
+from effbench.strict_json import json_text
+from effbench.summary_schema import check_plain, complaints, without_large_values, wrong_fields
 from effbench.units import human_bytes
 
 log = logging.getLogger(__name__)
@@ -225,7 +225,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json, the interface for reports, without secrets. Numbers that are not finite become null."""
     # argv and error messages may hold secrets
     content = redact({"schema_version": SUMMARY_SCHEMA, **summary})
-    text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json_text(content)
     write_text(folder / "summary.json", text + "\n")
 
 
@@ -247,7 +247,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def read_any_summary(folder: Path, follow_links: bool = True) -> dict[str, Any]:
-    """Return summary.json without a check of its values' types.
+    """Return summary.json without a check of its values' types. A metric beyond 1e100 is null, like one of NaN.
 
     Raises:
         MissingFileError: the folder is not a run.
@@ -271,17 +271,8 @@ def read_any_summary(folder: Path, follow_links: bool = True) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid JSON ({error}).") from error
     # an unknown version is refused: fields could have another meaning
     checked_version(summary.get("schema_version") if isinstance(summary, dict) else None, SUMMARY_SCHEMA, str(path))
+    without_large_values(summary)
     return dict(summary)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 class MetricsFile:

@@ -5,6 +5,7 @@ A field that is absent or null is unknown, which is allowed. Fields that are not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from effbench.errors import shown
 from effbench.units import seen_key, throughput_key
 
 _MAX_DEPTH = 20  # levels; a run's record and config have 4
-_LARGEST = 1e100  # beyond it, means and squares could overflow
+LARGEST = 1e100  # a larger metric counts as not finite: means and squares could overflow
 _MAX_COUNT = 10**15  # upper limit of a count
 _MAX_SIDE = 100_000  # pixels
 
@@ -22,7 +23,7 @@ FieldRule = tuple[str, Callable[[Any], bool]]
 def is_number(value: Any) -> bool:
     """Return True for a finite number of plausible size; bool is not a number."""
     # NaN fails every comparison
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def _is_count(value: Any) -> bool:
@@ -86,6 +87,18 @@ def throughput_of(summary: Mapping[str, Any]) -> float | None:
     """Return the samples a second; None if the record does not hold them."""
     value = _field(summary, f"timing.{throughput_key(unit_of(summary))}")
     return float(value) if is_number(value) else None
+
+
+def without_large_values(summary: dict[str, Any]) -> None:
+    """Set metrics and the best value to None if they are finite, but too large to compare."""
+    for name in ("metrics", "best"):
+        part = summary.get(name)
+        if not isinstance(part, dict):
+            continue
+        for key, value in part.items():
+            is_value = isinstance(value, int | float) and (name == "metrics" or key == "value")
+            if is_value and math.isfinite(value) and abs(value) >= LARGEST:
+                part[key] = None
 
 
 def wrong_fields(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from PIL import Image
 import effbench
 from effbench.config.compare import leaves
 from effbench.config.schema import Config
+from effbench.data.modality import Settings
+from effbench.data.rows.modality import Rows
 from effbench.errors import ConfigError
 from effbench.tasks.classification import Classification
 
@@ -140,6 +143,69 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
         effbench.nope  # noqa: B018
     assert set(effbench.__all__) <= set(dir(effbench)) | set(effbench.__all__)
     assert all(callable(getattr(effbench, name)) for name in effbench.__all__)
+
+
+Call = Callable[[], object]
+WRONG: dict[str, tuple[Call, str]] = {
+    "no folder": (lambda: effbench.evaluate_run(None), "folder must be a path, .* got null"),
+    "a number as a folder": (lambda: effbench.load_run(3), "folder must be a path, .* got 3"),
+    "bytes as a folder": (lambda: effbench.load_run(b"run"), "folder must be a path"),
+    "one module as text": (
+        lambda: effbench.load_run("run", allow_targets="mylab"),
+        r"allow_targets must be a list of modules, \['mylab.models'\]; got 'mylab'",
+    ),
+    "a number as a module": (
+        lambda: effbench.evaluate_run("run", allow_targets=[3]),
+        "each item of allow_targets must be as in a list of modules",
+    ),
+    "no split": (lambda: effbench.evaluate_run("run", None), "split_name must be text; got null"),
+    "a checkpoint's number": (
+        lambda: effbench.export_run("run", checkpoint=3),
+        "checkpoint must be text; got 3",
+    ),
+    "a list of formats": (
+        lambda: effbench.export_run("run", ["onnx"]),
+        r"format_name must be text; got \['onnx'\]",
+    ),
+    "text as a tolerance": (
+        lambda: effbench.export_run("run", tolerance="1e-4"),
+        r"tolerance must be a fraction .* got '1e-4'",
+    ),
+    "overrides in a list": (
+        lambda: effbench.evaluate_run("run", data_overrides=["root=x"]),
+        r"data_overrides must be a mapping of texts, such as \{'root': 'DIR'\}",
+    ),
+    "a number in the overrides": (
+        lambda: effbench.evaluate_run("run", data_overrides={"root": 3}),
+        "data_overrides must be a mapping of texts, .* got {'root': 3}",
+    ),
+    "no files": (lambda: effbench.predict_files("run", None), "paths must be a path or a list"),
+    "a number as a file": (
+        lambda: effbench.predict_files("run", ["a.png", 3]),
+        "each item of paths must be .* got 3",
+    ),
+    "options in a list": (
+        lambda: effbench.predict_files("run", "a.png", options=["max_pixels"]),
+        "options must be a mapping",
+    ),
+    "a number as a folder of groups": (
+        lambda: effbench.compose([], 3),
+        "config_dir must be a path, .* got 3",
+    ),
+    "a number as the output": (lambda: effbench.train([], 3), "folder must be a path"),
+    "no callbacks": (lambda: effbench.train([], callbacks=None), "callbacks must be a list"),
+    "texts as rows": (
+        lambda: list(Rows([0.0], [1.0], Settings()).given([["x"]])),
+        "predict takes numbers, as an array",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_an_argument_of_another_type_is_refused_by_name(case: str) -> None:
+    call, said = WRONG[case]
+    with pytest.raises(ConfigError, match=said):
+        call()
 
 
 def photos(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from effbench import cli
+from effbench.records import read_summary
 
 OWN = '''
 import torch
@@ -35,6 +36,21 @@ class Errors(Metric):
 class Undefined(Errors):
     def value(self, sums, samples):
         return float("nan")
+
+
+class Vast(Errors):
+    name = "vast"
+
+    def value(self, sums, samples):
+        return 1e150
+
+
+class Misses(Errors):
+    name = "acc"  # of a shipped metric, whose mode is max
+
+
+class Coloured(Errors):
+    display = Display("\x1b[31mwrong", "min")
 
 
 class Slashed(Errors):
@@ -133,7 +149,39 @@ def test_a_metric_that_is_never_finite_chooses_no_model(own: list[str], capsys: 
     tested = {key: value for key, value in summary("run")["metrics"].items() if key.startswith("test/")}
     capsys.readouterr()
     assert cli.main(["eval", "run", "checkpoint=last", "allow_targets=[taskfiles]", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["test/acc"] == tested["test/acc"]
+    out, err = capsys.readouterr()
+    measured = json.loads(out, parse_constant=pytest.fail)  # NaN is no JSON
+    assert (measured["test/errors"], measured["test/acc"]) == (None, tested["test/acc"])
+    assert "not finite, and so null in the JSON: test/errors" in err
+    assert cli.main(["eval", "run", "checkpoint=last", "allow_targets=[taskfiles]"]) == 0
+    assert "test wrong answers  nan\n" in capsys.readouterr().out
+
+
+@pytest.mark.process
+def test_a_metric_beyond_1e100_counts_as_not_finite(own: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*own, *SMALL, *SYNTHETIC, "task.metrics=[acc,taskfiles.Vast]", "trainer.max_epochs=1"]
+    assert cli.main(["train", *words, "hydra.run.dir=run"]) == 0
+    assert "test wrong answers  not a finite number" in capsys.readouterr().out
+    assert summary("run")["metrics"]["val/vast"] == 1e150  # the file keeps what was computed
+    assert read_summary(Path("run"))["metrics"]["val/vast"] is None
+    assert cli.main(["verify", "run"]) == 0
+    assert cli.main(["report", "run", "output=page.html", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["problems"] == []
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("monitor", [[], ["checkpoint.monitor=val/acc", "early_stopping.monitor=val/acc"]])
+def test_own_metric_may_have_a_shipped_name_and_another_mode(monitor: list[str], own: list[str]) -> None:
+    words = [*own, *SMALL, *SYNTHETIC, "task.metrics=[taskfiles.Misses]", "trainer.max_epochs=2", *monitor]
+    assert cli.main(["train", *words, "hydra.run.dir=run"]) == 0
+    recorded = yaml.safe_load(Path("run/config.yaml").read_text())
+    for key in ("checkpoint", "early_stopping") if monitor else ("checkpoint",):
+        assert (recorded[key]["monitor"], recorded[key]["mode"]) == ("val/acc", "min")
+    with Path("run/metrics.csv").open() as stream:
+        values = [float(row["val/acc"]) for row in csv.DictReader(stream) if row["row"] == "epoch"]
+    assert summary("run")["best"]["value"] == pytest.approx(min(values))
+    assert cli.main(["eval", "run", "allow_targets=[taskfiles]"]) == 0  # its config.yaml can be read
+    assert cli.main(["train", *own, "resume=run", "trainer.max_epochs=3"]) == 0
 
 
 @pytest.mark.process
@@ -214,6 +262,7 @@ def test_another_task_goes_through_every_verb(
         (["early_stopping.monitor=val/acc", "early_stopping.mode=min"], "mode must be max where monitor is val/acc"),
         (["task.metrics=[taskfiles.Slashed]"], "the name of Slashed must be a text without spaces and '/'"),
         (["task.metrics=[taskfiles.Speed]"], "columns whose name ends with _per_s hold the throughput"),
+        (["task.metrics=[taskfiles.Coloured]"], r"display.title of Coloured must hold printable characters only"),
         (["task.metrics=[taskfiles.Shown]"], "Shown needs display = Display(title, 'min' or 'max')"),
         (["loss._target_=torch.nn.NLLLoss"], "takes log-probabilities, and the outputs of a model are logits"),
         (["loss._target_=torch.nn.MSELoss"], "is for targets of kind values; task=classification"),

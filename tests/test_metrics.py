@@ -109,6 +109,13 @@ def test_a_metric_of_ones_own_reads_as_its_run_recorded_it() -> None:
     assert recorded_displays({"metrics": {"val/kappa": 0.5}})["kappa"].text(0.5) == "0.5000"
 
 
+def test_a_recorded_display_shows_no_control_characters() -> None:
+    """A run's summary may come from anyone, and its titles are printed and drawn."""
+    recorded = {"a": {"title": "x\x1b[31m\ny", "mode": "min", "unit": "\u202es"}}
+    assert display_of("val/a", recorded).axis == r"x\x1b[31m\ny (\u202es)"
+    assert display_of("val/b\x1bloss").title == r"b\x1bloss"
+
+
 def test_a_column_is_spelt_by_its_metric_and_one_comment_only() -> None:
     """A column that is spelt elsewhere would have to be changed with the metric: everything derives from Metric."""
     root = Path(metrics.__file__).parents[1]

@@ -51,6 +51,26 @@ def call(
     return construct(group, target, factory, {**options, **taken})
 
 
+def refuse_given(group: str, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Refuse options that effbench sets itself to another value: they would have no effect.
+
+    Only for training: a run that was trained with such an option can still be read.
+
+    Args:
+        group: config group, for messages.
+        options: keyword arguments from the config.
+        facts: keyword arguments that replace them. An object that no config can hold differs from every value.
+    """
+    for key, fact in facts.items():
+        fact = list(fact) if isinstance(fact, tuple) else fact  # a config has no tuples
+        if key in options and options[key] != fact:
+            word, known = f"{group}.{key}", f" to {shown(fact)}" if isinstance(fact, str | int | list) else ""
+            raise ConfigError(
+                f"{word}={shown(options[key], quotes=False)} would have no effect: effbench sets it{known} itself. "
+                f"Leave {word} out."
+            )
+
+
 def _check_complete(
     group: str,
     target: str,

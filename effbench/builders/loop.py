@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from effbench.automatic import number, settled
 from effbench.builders.datasets import eval_batches, train_batches
 from effbench.builders.devices import memory_format
-from effbench.builders.models import check_outputs, compiled_model, model
+from effbench.builders.factories import refuse_given
+from effbench.builders.models import check_outputs, compiled_model, model, model_facts
 from effbench.builders.optimizers import optimizer, refuse_two_averages
 from effbench.builders.schedulers import schedule, watches_metric
-from effbench.builders.tasks import task, with_monitors
+from effbench.builders.tasks import task, try_loss, with_monitors
 from effbench.config.schema import Config
 from effbench.cpu.accelerate import accelerate
 from effbench.data.batches import TrainBatches
@@ -77,6 +78,7 @@ def trainer(
     if chosen is None:
         config, data, chosen = _prepared(config, data, device, ranks)
     _check_monitors(config, data, chosen)
+    try_loss(config, chosen, data, modality)
     # The batches come before the schedule, because spans such as '2 epochs' need the steps of an epoch.
     train = train_batches(config, data, modality, ranks)
     limits = _limits(config)
@@ -142,6 +144,7 @@ def _failure_policies(
 
 def _model_on(device: torch.device, config: Config, data: Splits, modality: Modality, chosen: Task) -> nn.Module:
     # On the CPU first, so that a seed gives the same weights on every device.
+    refuse_given("model", config.model.options, model_facts(len(data.classes), modality))
     net = model(config, len(data.classes), modality)
     check_outputs(config, net, data, modality, chosen)
     # Layers are replaced before the optimizer sees the parameters, and moved before it makes its state.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,7 +52,7 @@ def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
                     f"alone. Leave {key} out and write model.pretrained=FILE, a .safetensors, .pt or .pth file."
                 )
 
-    facts = {"num_classes": num_outputs, **modality.facts}
+    facts = model_facts(num_outputs, modality)
     # The same weights on every rank, and in every resumed session before its own are loaded.
     torch.manual_seed(derived_seed(config.seed, Purpose.WEIGHTS))
     built = call("model", config.model.target, config, config.model.options, facts, f"{modality.unit}s")
@@ -66,6 +67,11 @@ def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
     if config.model.freeze:
         freeze(built, config.model.freeze)
     return built
+
+
+def model_facts(num_outputs: int, modality: Modality) -> dict[str, Any]:
+    """Return the arguments that the data give a model's constructor, as far as it has them."""
+    return {"num_classes": num_outputs, **modality.facts}
 
 
 def _load_pretrained(built: nn.Module, source: Path) -> Loaded:

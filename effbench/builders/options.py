@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-from effbench.builders.factories import call, check_booleans, check_names
+from effbench.builders.factories import call, check_booleans, check_names, refuse_given
 from effbench.builders.models import check_weights_names
 from effbench.builders.optimizers import trial_step
 from effbench.builders.schedulers import schedule_parts
@@ -26,6 +26,11 @@ def check_options(config: Config) -> None:
         check_booleans(group, factory, section.options, config.allow_targets)
         if group not in ("optimizer", "task", "loss"):  # these are built below
             check_names(group, factory, section.options)
+    # What the builders add to the options of these groups.
+    for group, added in {
+        "task": ("loss", "num_outputs"), "optimizer": ("params",), "scheduler": ("optimizer",),
+    }.items():  # fmt: skip
+        refuse_given(group, getattr(config, group).options, dict.fromkeys(added, ...))
     check_weights_names(config)
     # `auto` follows from the data; all other values are checked now.
     known = {key: value for key, value in config.augment.options.items() if value != AUTO}

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from effbench.builders.factories import construct
+from effbench.builders.factories import construct, refuse_given
 from effbench.config.monitors import monitored, monitors_are_known
 from effbench.config.schema import Config
+from effbench.data.batches import mixed_labels
+from effbench.data.modality import Modality
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError, shown, unknown_name
 from effbench.metrics import LOSS, Display, Metric, shipped
@@ -19,6 +21,9 @@ from effbench.target_allowlist import resolve
 from effbench.tasks.losses import TORCH_TARGETS, UNFIT, Loss, OfTorch, class_weights
 from effbench.tasks.task import Task
 from effbench.units import SPEED
+
+# Torch's losses then give one value a sample, and the loop computes the sum.
+_PER_SAMPLE = {"reduction": "none"}
 
 
 def task(config: Config, data: Splits, device: torch.device | None = None) -> Task:
@@ -72,6 +77,40 @@ def check_loss(config: Config) -> None:
             f"loss._target_ {target!r} is for targets of kind {' or '.join(takes)}; task={task.__name__.lower()} has "
             f"targets of kind {has}. {task.remedy}"
         )
+    if not issubclass(kind, Loss):
+        refuse_given("loss", config.loss.options, _PER_SAMPLE)
+
+
+def try_loss(config: Config, chosen: Task, data: Splits, modality: Modality) -> None:
+    """Refuse a loss of torch.nn with options that cannot take the targets of a training step.
+
+    A loss of the user's is not tried: its class may need more than two samples.
+
+    Args:
+        config: a checked config.
+        chosen: the task, with the loss on the device.
+        data: the dataset.
+        modality: fitted modality; its augmentation may mix targets.
+    """
+    loss = chosen.loss
+    if not isinstance(loss, OfTorch) or not type(loss.module).__module__.startswith("torch."):
+        return
+    labels, device = data.train.labels[:2], modality.transfer.device
+    outputs = torch.zeros(len(labels), len(data.classes), device=device)
+    steps = {"": labels}
+    if modality.draws and "partner" in modality.draw(2, torch.Generator().manual_seed(0)):
+        shares = torch.full((len(labels),), 0.5)
+        steps["mixed "] = mixed_labels(labels, labels.flip(0), shares, len(data.classes))
+    for form, targets in steps.items():
+        try:
+            loss.summed(outputs, targets.to(device))
+        except (TypeError, ValueError, AssertionError, LookupError, RuntimeError) as error:
+            given = ", ".join(f"loss.{key}={shown(value)}" for key, value in config.loss.options.items())
+            unmixed = ", or do not mix (for images augment.mixup_alpha=0 augment.cutmix_alpha=0)" if form else ""
+            raise ConfigError(
+                f"loss ({config.loss.target}) does not take the {form}targets of this run: {str(error).rstrip('.')}. "
+                f"Options: {given or 'none'}. Leave out the option that does not fit, take another loss{unmixed}."
+            ) from error
 
 
 def metrics(config: Config) -> list[Metric]:
@@ -109,11 +148,18 @@ def _check_name(metric: Metric) -> None:
             f"task.metrics: the name of {label} is {name!r}, but columns whose name ends with {SPEED} hold the "
             "throughput. Name it otherwise."
         )
-    if not isinstance(getattr(metric, "display", None), Display):
+    display = getattr(metric, "display", None)
+    if not isinstance(display, Display):
         raise ConfigError(
             f"task.metrics: {label} needs display = Display(title, 'min' or 'max') of effbench.metrics: it says how "
             "values are written and which are better."
         )
+    for key, text in (("title", display.title), ("unit", display.unit)):
+        if not text.isprintable():
+            raise ConfigError(
+                f"task.metrics: display.{key} of {label} must hold printable characters only; got {text!r}. It is "
+                "written on the terminal and in charts."
+            )
 
 
 def with_monitors(config: Config, before: Mapping[str, Any] | None = None) -> Config:
@@ -151,6 +197,6 @@ def loss(config: Config, data: Splits | None = None) -> Loss:
                 "subclass of effbench.tasks.losses.Loss with a method summed, or add reduction: it gets 'none', for "
                 "one value a sample."
             )
-        options["reduction"] = "none"  # torch's losses then give one value a sample, and the loop computes the sum
+        options |= _PER_SAMPLE
     built: Any = construct("loss", section.target, kind, options)
     return built if isinstance(built, Loss) else OfTorch(built)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 
 from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
 from effbench.errors import ConfigError
+from effbench.strict_json import print_json
 
 HELP = """usage: effbench env [--json]
 
@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
     facts = environment() | {"threads": threads.count, "threads_from": threads.why}
     facts |= {"cache": shown, "cache_bytes": size_of(cache), "cache_budget_bytes": budget_bytes(cache)}
     if arguments.has("json"):
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
         return 0
 
     if facts["memory_bytes"]:

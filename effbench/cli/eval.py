@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from effbench.cache_dir import expanded
@@ -11,6 +10,7 @@ from effbench.errors import ConfigError, unknown_name
 from effbench.metrics import LOSS, display_of, recorded_displays
 from effbench.run.evaluate import evaluate_run
 from effbench.run.load import targets_from
+from effbench.strict_json import print_json
 
 HELP = """usage: effbench eval RUN [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda]
                      [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> int:
         targets_from(options["allow_targets"]),
     )
     if arguments.has("json"):
-        print(json.dumps(result, indent=2))
+        print_json(result)
     else:
         _print(result, folders[0])
     return 0

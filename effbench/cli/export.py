@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import for_terminal
 from effbench.run.export import export_run
 from effbench.run.load import targets_from
+from effbench.strict_json import print_json
 
 HELP = """usage: effbench export RUN [format=onnx|torchscript|torch_export] [checkpoint=best|last] [output=FOLDER]
                        [tolerance=1e-4] [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
@@ -52,7 +52,7 @@ def main(words: Sequence[str]) -> int:
         data_overrides,
         targets_from(options["allow_targets"]),
     )
-    print(json.dumps(result, indent=2)) if arguments.has("json") else _print_table(result)
+    print_json(result) if arguments.has("json") else _print_table(result)
     return 0
 
 

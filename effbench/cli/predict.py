@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import csv_cell, for_terminal
 from effbench.run.load import load_run, targets_from
 from effbench.run.predict import predict_files
+from effbench.strict_json import json_text
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def main(words: Sequence[str]) -> int:
     rows, unreadable = predict_files(paths[0], paths[1:], top_k, options["checkpoint"], targets, counts)
     # a stdout in another encoding gets escapes, which JSON readers decode; files are UTF-8
     ascii_only = not (options["output"] or writes_unicode())
-    text = json.dumps(rows, indent=2, ensure_ascii=ascii_only) + "\n" if as_json else _as_csv(rows)
+    text = json_text(rows, ascii_only) + "\n" if as_json else _as_csv(rows)
     if options["output"]:
         from effbench.records import write_output
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ from effbench.cache_dir import expanded
 from effbench.cli.flags import RECIPE_ACTIONS, VERB_FLAGS, parse_flags, show_help
 from effbench.config.paths import recipes_dir
 from effbench.config.recipes import quoted, shipped_recipes
-from effbench.console import writes_unicode
 from effbench.errors import ConfigError, unknown_name
+from effbench.strict_json import print_json
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ def _list(as_json: bool) -> None:
         summaries[name] = next(filter(None, texts), "")
     if as_json:
         rows = [{"name": name, "summary": text, "path": str(_path(name))} for name, text in summaries.items()]
-        print(json.dumps(rows, indent=2, ensure_ascii=not writes_unicode()))
+        print_json(rows)
         return
     # aligned for people; a program takes --json
     width = max(map(len, summaries))

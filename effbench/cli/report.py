@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from effbench.errors import ConfigError
 from effbench.escaping import for_terminal
 from effbench.gc_pause import uncollected
 from effbench.records import output_problem
+from effbench.strict_json import print_json
 from effbench.units import counted
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
     problems = [f"{name}{': ' if name else ''}{text}" for name, text in content["problems"]]
     _show_lines(problems, log.warning, log.info)
     if as_json:
-        print(json.dumps({"report": str(output), **as_data(records)}, indent=2))
+        print_json({"report": str(output), **as_data(records)})
         return 0
     for table in content["tables"]:
         _print_table(table)
@@ -99,18 +99,15 @@ def _show_lines(lines: Sequence[str], show: Callable[[str], object], show_rest: 
 
 
 def _print_table(table: Mapping[str, Any]) -> None:
-    from rich.markup import escape
-
-    from effbench.report.text_table import TextColumn, console, print_table
+    from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 
     out = console()
-    # escape: rich would take [text] in a name for its markup
-    out.print(escape(table["heading"]), style="bold", soft_wrap=True)
-    out.print(escape(table["lead"]), soft_wrap=not out.is_terminal)
+    print_sentence(out, table["heading"], style="bold")
+    print_sentence(out, table["lead"])
     rows = [row["cells"] for row in table["rows"][:MOST_LINES]]
     columns = zip(table["heads"], table["kinds"], table["drop_orders"], zip(*rows, strict=True), strict=True)
     print_table([TextColumn(head, cells, kind == "n", order) for head, kind, order, cells in columns])
     left_out = len(table["rows"]) - MOST_LINES
     notes = [f"... and {left_out} more in the page"] if left_out > 0 else []
     for note in [*notes, *table["notes"], ""]:
-        out.print(escape(note), soft_wrap=not out.is_terminal)
+        print_sentence(out, note)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
 from effbench.config.compose import compose
 from effbench.errors import ConfigError
 from effbench.jobs.plan import expand
+from effbench.strict_json import print_json
 
 if TYPE_CHECKING:
     from effbench.config.schema import Config
@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
         each = [own] if papers is None else [own, papers]
         rows += [{"config": " ".join(words_of_one) or "(defaults)", **cost(config, setting)} for setting in each]
     if arguments.has("json"):
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
         return 0
 
     _print_table(rows)

@@ -43,21 +43,14 @@ def main(words: Sequence[str]) -> int:
     if arguments.has("json"):
         print(for_terminal(as_json(checks)))
     else:
-        _print_table(checks)
+        _print(checks)
     return int(any(failures(checks)))
 
 
-def _print_table(checks: Sequence[Check]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+def _print(checks: Sequence[Check]) -> None:
+    from effbench.report.text_table import console, print_sentence
 
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    out, width = console(), max(len(check.name) for check in checks)
     for check in checks:
-        mark = "[green]ok[/]" if check.problem is None else "[red]WRONG[/]"
-        # names and values come from the run's files, which may be untrusted
-        table.add_row(mark, *(escape(for_terminal(text)) for text in (check.name, check.problem or check.detail)))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no width: do not cut lines
-    console.print(table)
+        mark, style = ("ok", "green") if check.problem is None else ("WRONG", "red")
+        print_sentence(out, check.problem or check.detail, f"{mark:<5}  {check.name:<{width}}  ", style)

@@ -13,6 +13,7 @@ from yaml import YAMLError
 from effbench.cache_dir import expanded, refuse_url
 from effbench.config import hints, names
 from effbench.config import static_compose as static
+from effbench.config.arguments import check_path
 from effbench.config.monitors import check_monitors, with_shipped_monitors
 from effbench.config.paths import conf_dir
 from effbench.config.words import as_meant, boolean_word, expand_folders, with_paths_as_text
@@ -49,6 +50,8 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 def compose_raw(overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
     """Return Hydra's composition with its node `hydra`. Its errors become ConfigErrors that name the config's keys."""
     check_words(overrides)
+    if config_dir is not None:
+        check_path("config_dir", config_dir)
     overrides = [as_meant(override) for override in overrides]
     for override in overrides:
         key, equals, value = override.partition("=")

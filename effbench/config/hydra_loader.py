@@ -31,7 +31,7 @@ from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from effbench.config.paths import conf_dir, recipes_dir
 from effbench.config.static_compose import GROUP, ROOT
@@ -187,9 +187,11 @@ class GuardedLoader(ConfigLoaderImpl):
         parsed = OverridesParser.create().parse_overrides(overrides=overrides)
         path = tuple((item.provider, item.path) for item in self.config_search_path.get_path())
         if config_name != ROOT or run_mode is not RunMode.RUN or not _reusable(path, parsed):
-            return super()._load_configuration_impl(
-                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-            )
+            # Hydra's method applies the values by its own class's method, not by `self`.
+            with guarded("hydra._internal.config_loader_impl"):
+                return super()._load_configuration_impl(
+                    config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+                )
         # Hydra's own rule for what is a choice of a file (defaults_list.Overrides).
         values = [
             override
@@ -212,6 +214,13 @@ class GuardedLoader(ConfigLoaderImpl):
         )
         config.hydra.runtime.cwd = str(Path.cwd())
         return config
+
+    @staticmethod
+    def _apply_overrides_to_config(overrides: list[Override], cfg: DictConfig) -> None:
+        """Apply values and deletions. Unlike Hydra's own method, this one also deletes a key whose value is null."""
+        for override in overrides:
+            if not (override.is_delete() and override.value() is None and _delete_null(cfg, override.key_or_group)):
+                ConfigLoaderImpl._apply_overrides_to_config([override], cfg)
 
     def _parse_overrides_and_create_caching_repo(
         self, config_name: str | None, overrides: list[str]
@@ -248,6 +257,18 @@ class GuardedLoader(ConfigLoaderImpl):
                 f"it out of the file, and give {key}=VALUE yourself if you want it."
             )
         return merged
+
+
+def _delete_null(config: DictConfig, key: str) -> bool:
+    """Delete the dotted key if its value is null; return True if it was."""
+    above, _, last = key.rpartition(".")
+    node = OmegaConf.select(config, above) if above else config
+    content = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else None
+    if not isinstance(content, dict) or content.get(last, ...) is not None:
+        return False
+    with open_dict(node):
+        del node[last]
+    return True
 
 
 def _reusable(path: Sequence[tuple[str, str]], overrides: Sequence[Override]) -> bool:
@@ -342,10 +363,13 @@ def _differing(own: Any, merged: Any, key: str = "") -> Iterator[str]:
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
-    """Let Hydra create GuardedLoaders within the block. Other users of Hydra in this process are not affected."""
+def guarded(name: str = "hydra._internal.hydra") -> Iterator[None]:
+    """Let a module of Hydra use GuardedLoader within the block. Other users of Hydra in this process are not affected.
+
+    name: of the module; the default is the one that creates loaders.
+    """
     # Hydra has no setting for its loader's class: it takes the one of this name.
-    module: Any = importlib.import_module("hydra._internal.hydra")
+    module: Any = importlib.import_module(name)
     usual, module.ConfigLoaderImpl = module.ConfigLoaderImpl, GuardedLoader
     try:
         yield

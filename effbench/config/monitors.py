@@ -19,7 +19,8 @@ MONITORS = ("checkpoint", "early_stopping")  # sections with the keys monitor an
 def with_shipped_monitors(content: dict[str, Any]) -> dict[str, Any]:
     """Replace `auto` where shipped metrics decide. `monitored` settles the rest.
 
-    A name with a dot is the user's own class: its module is not imported yet, so its name and mode are unknown.
+    A name with a dot is the user's own class: its module is not imported yet, so its name and mode are unknown. Its
+    name may be that of a shipped metric, with another mode.
     """
     task = content.get("task")
     named = task.get("metrics") if isinstance(task, dict) else None
@@ -33,7 +34,8 @@ def with_shipped_monitors(content: dict[str, Any]) -> dict[str, Any]:
         if section.get("monitor") == AUTO and isinstance(first, str) and "." not in first:
             section = {**section, "monitor": f"val/{first}"}
         if section.get("mode") == AUTO and isinstance(section.get("monitor"), str):
-            section = {**section, "mode": shipped_mode(section["monitor"]) or AUTO}
+            metric = metric_of(section["monitor"])
+            section = {**section, "mode": (shipped_mode(metric) if metric in (LOSS, *named) else None) or AUTO}
         content = {**content, key: section}
     return content
 
@@ -66,7 +68,10 @@ def monitored(config: Config, displays: Mapping[str, Display], before: Mapping[s
 
 
 def check_monitors(config: Config) -> None:
-    """Check that monitored metrics are computed. The user's own are known only when their module is imported."""
+    """Check that monitored metrics are computed, and their modes: a wrong one would keep the worst checkpoint.
+
+    The user's own metrics are known only when their module is imported; the trainer's builder checks those.
+    """
     shipped_ones = [name for name in (LOSS, *config.task.metrics) if "." not in name]
     # LOSS is always among them: as many names as task.metrics has mean that one of these is the user's own.
     own = len(shipped_ones) <= len(config.task.metrics)
@@ -79,3 +84,7 @@ def check_monitors(config: Config) -> None:
                 # A column of a callback has no mode and may be missing in an epoch, so it can rank nothing.
                 computed += ". A column that a callback logs cannot be monitored: write a metric (task.metrics)"
             raise ConfigError(f"{unknown_name(f'{section}.monitor', monitor, names)} {computed}")
+        wanted = shipped_mode(monitor) if metric_of(monitor) in shipped_ones else None
+        mode = getattr(config, section).mode
+        if wanted is not None and mode not in (wanted, AUTO):
+            raise ConfigError(f"{section}.mode must be {wanted} where monitor is {monitor}; got mode={mode}.")

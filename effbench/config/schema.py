@@ -18,11 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from effbench.config.monitors import AUTO
 from effbench.config.options import Count, Fraction, NonNegative, Positive, Whole
 from effbench.config.words import boolean_word
 from effbench.errors import shown
-from effbench.metrics import shipped_mode
 from effbench.redaction import redact
 from effbench.units import seconds_from, steps_from
 
@@ -232,19 +230,11 @@ class LossConfig(OpenSection):
 
 
 class Monitor(Section):
-    """A monitored metric with its mode. A wrong mode is refused: it would keep the worst checkpoint."""
+    """A monitored metric with its mode, which monitors.check_monitors compares with the metric's own."""
 
     monitor: str
     # compose.parse has replaced `auto` for shipped metrics; for a user's own, build.with_monitors does.
     mode: Literal["min", "max", "auto"]
-
-    @model_validator(mode="after")
-    def _mode_fits(self) -> Monitor:
-        # The mode of a user's own metric is checked when its class is known, by the trainer's builder.
-        wanted = shipped_mode(self.monitor)
-        if wanted is not None and self.mode not in (wanted, AUTO):
-            raise ValueError(f"mode must be {wanted} where monitor is {self.monitor}; got mode={self.mode}")
-        return self
 
 
 class EmaConfig(Section):

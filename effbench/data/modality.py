@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from effbench.data.transfer import Transfer
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, first_line, shown
 
 if TYPE_CHECKING:
     from effbench.data.splits import Splits
@@ -189,7 +189,7 @@ class Modality(ABC):
     def given(self, inputs: Any) -> Iterator[Tensor]:
         """Yield the inputs of `run.predict` as samples, some at a time. Raises ConfigError for unsupported inputs."""
         # as_tensor shares the memory of an array: nothing here may change the samples
-        yield self.required(torch.as_tensor(inputs))
+        yield self.required(tensor_of(inputs))
 
     def required(self, samples: Tensor) -> Tensor:
         """Check that samples fit the model. Raises ConfigError."""
@@ -237,6 +237,18 @@ class Modality(ABC):
 
     def __str__(self) -> str:
         return f"{self.unit}s of {self.layout} {self.shape}"
+
+
+def tensor_of(inputs: Any) -> Tensor:
+    """Return an array, or lists of numbers, as a tensor; an array's memory is shared. Raises ConfigError otherwise."""
+    try:
+        return torch.as_tensor(inputs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        text = shown(inputs)
+        raise ConfigError(
+            f"predict takes numbers, as an array, a tensor or lists of equal lengths; got {text[:80]} "
+            f"({first_line(error)})."
+        ) from error
 
 
 def rows_of(params: AugmentParams, rows: slice | Tensor) -> AugmentParams:

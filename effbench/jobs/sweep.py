@@ -5,7 +5,6 @@ With hydra/launcher=… or hydra/sweeper=… Hydra runs the sweep.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -21,7 +20,6 @@ from effbench.cache_dir import expanded
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import quoted
 from effbench.config.refusals import Refusals
-from effbench.console import writes_unicode
 from effbench.disk import set_aside
 from effbench.errors import ConfigError, EffbenchError
 from effbench.escaping import for_terminal
@@ -46,6 +44,7 @@ from effbench.run.load import targets_from
 from effbench.run.lock import holding
 from effbench.run.overrides import is_ephemeral, merge_overrides, override_key, recorded_overrides, resume_command
 from effbench.run.signals import Interrupted
+from effbench.strict_json import print_json
 
 if TYPE_CHECKING:
     from effbench.config.schema import Config
@@ -302,7 +301,7 @@ def _finish(folder: Path, jobs: Sequence[Job], as_json: bool) -> int:
     rows = sweep_rows(jobs)
     path = write_sweep(folder, rows)
     if as_json:
-        print(json.dumps(as_values(rows), indent=2, ensure_ascii=not writes_unicode()))
+        print_json(as_values(rows))
     elif not rows:
         print("no job has a result yet")
         print(path)

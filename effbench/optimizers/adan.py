@@ -146,8 +146,7 @@ class Adan(adan_pytorch.Adan):  # type: ignore[misc]
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return the closure's loss, or None without a closure."""
         loss = closure_loss(closure)
-        for group in self.param_groups:  # all groups first: none may be updated if another one is refused
-            refuse_sparse(_with_gradients(group), "adan")
+        refuse_sparse(self.param_groups, "adan")
         if self.defaults["variant"] == "package":
             self._package_update()
         else:

@@ -109,12 +109,13 @@ def closure_loss(closure: Callable[[], Any] | None) -> Any:
         return closure()
 
 
-def refuse_sparse(parameters: Sequence[Tensor], optimizer: str) -> None:
-    """Raise GradientError if a gradient is sparse. Every parameter must have a gradient."""
-    gradients = [parameter.grad for parameter in parameters]
+def refuse_sparse(groups: Iterable[Mapping[str, Any]], optimizer: str) -> None:
+    """Raise GradientError if a gradient of any group is sparse. Call it before a step changes the first group."""
+    found = [parameter.grad for group in groups for parameter in group["params"]]
+    gradients = [gradient for gradient in found if gradient is not None]
     if set(map(_LAYOUT, gradients)) <= {torch.strided}:
         return
-    sparse = next(gradient for gradient in gradients if gradient is not None and gradient.layout is not torch.strided)
+    sparse = next(gradient for gradient in gradients if gradient.layout is not torch.strided)
     raise GradientError(
         f"optimizer {optimizer} needs dense gradients; got a sparse one of shape {tuple(sparse.shape)}. "
         "Build the nn.Embedding with sparse=False."

@@ -88,9 +88,9 @@ class Lion(lion_pytorch.Lion):  # type: ignore[misc]
         """Update every parameter that has a gradient; return the closure's loss, or None without a closure."""
         # Not super().step(): torch adds hooks to the package's step when its class is used; they would run twice.
         loss = closure_loss(closure)
+        refuse_sparse(self.param_groups, "lion")
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            refuse_sparse(parameters, "lion")
             # in the first step of each parameter: one may be frozen at first
             states = [self.state[parameter] for parameter in parameters]
             for parameter, state in zip(parameters, states, strict=True):

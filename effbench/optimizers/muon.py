@@ -178,9 +178,9 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return the closure's loss, or None without a closure."""
         loss = closure_loss(closure)
+        refuse_sparse(self.param_groups, "muon")
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            refuse_sparse(parameters, "muon")
             for parameter in parameters:
                 if _is_matrix(parameter, group):
                     self._update_matrix(parameter, group)

@@ -112,7 +112,5 @@ class ScheduleFree(schedulefree.AdamWScheduleFree):  # type: ignore[misc]
 
     def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient; return the closure's loss, or None without a closure."""
-        # all groups first: the package would have updated some before it fails
-        for group in self.param_groups:
-            refuse_sparse([p for p in group["params"] if p.grad is not None], "schedule_free")
+        refuse_sparse(self.param_groups, "schedule_free")
         return super().step(closure)

@@ -23,8 +23,10 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     part = data.get("evaluated", {}).get("test")
     sample = f" (a sample of {part:,} of {counted(data['counts']['test'], unit)})" if part else ""
     for name in sorted(displays, key=LOSS.__eq__):  # the loss last
-        if (value := metrics.get(f"test/{name}")) is not None:
-            rows.append((f"test {displays[name].title}", displays[name].text(value) + sample))
+        if f"test/{name}" in metrics:
+            value = metrics[f"test/{name}"]
+            text = "not a finite number" if value is None else displays[name].text(value)
+            rows.append((f"test {displays[name].title}", text + sample))
             sample = ""
     if best is not None and best["value"] is not None:
         value = number_text(best["metric"], best["value"], displays=displays)
@@ -58,6 +60,7 @@ def print_result(folder: Path, summary: Mapping[str, Any]) -> None:
     out = console()
     curves = folder / "curves.png"
     rows = [*result_rows(summary), ("curves", str(curves)) if curves.exists() else ("folder", str(folder))]
+    rows = [(for_terminal(what), for_terminal(value)) for what, value in rows]
     width = max(len(what) for what, _ in rows)
     for what, value in rows:
-        out.print(Text.assemble((f"{what:<{width}}", "bold"), f"  {for_terminal(value)}"), soft_wrap=True)
+        out.print(Text.assemble((f"{what:<{width}}", "bold"), f"  {value}"), soft_wrap=True)

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO, TextIOWrapper
 
+from effbench.summary_schema import LARGEST
+
 MOST_ROWS = 20_000  # files with at most this many rows are kept completely
 INTERVALS = 400  # intervals of a longer file, for each kind of row; a chart has 240 points
-_LARGEST = 1e100  # larger values are not drawn: no scale would show the others
 
 Row = tuple[list[str], list[float | None]]  # (cells, the values that are drawn)
 
@@ -67,7 +68,7 @@ def _sound(lines: Iterable[list[str]], rows: Rows) -> Iterator[tuple[str, Row]]:
         try:
             values = [float(cells[index]) if cells[index] else None for index in numbers]
             whole = len(cells) == len(columns) and cells[kind] in ("step", "epoch") and cells[step].isdecimal()
-            whole = whole and float(cells[step]) < _LARGEST
+            whole = whole and float(cells[step]) < LARGEST
         except ValueError:
             whole = False
         if whole:
@@ -96,7 +97,7 @@ def _extremes(rows: Sequence[Row]) -> Iterator[list[str]]:
     # the ends, so that a line spans its run, and for each column its lowest and highest row
     chosen = {0, len(rows) - 1} if rows else set()
     for column in zip(*(values for _, values in rows), strict=True):
-        finite = [(value, index) for index, value in enumerate(column) if value is not None and abs(value) < _LARGEST]
+        finite = [(value, index) for index, value in enumerate(column) if value is not None and abs(value) < LARGEST]
         if finite:
             chosen |= {min(finite)[1], max(finite)[1]}
     yield from (rows[index][0] for index in sorted(chosen))
@@ -108,7 +109,7 @@ def _named(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     # 16 digits or more are damage, not a number of epochs
     epoch = row.get("epoch", "")
     numbers = {
-        name: cell if cell and abs(float(cell)) < _LARGEST else ""
+        name: cell if cell and abs(float(cell)) < LARGEST else ""
         for name, cell in row.items()
         if name not in ("row", "epoch")
     }

@@ -17,7 +17,7 @@ from effbench.metrics import ACCURACY, LOSS, display_of, metric_of, recorded_dis
 from effbench.records import FINISHED, read_summary, write_text
 from effbench.redaction import redact
 from effbench.report.spread import number_text, seconds, within_spread
-from effbench.report.text_table import TextColumn, console, print_table
+from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.stats import deviation, mean
 from effbench.summary_schema import IMAGE, throughput_of, unit_of
 from effbench.units import SPEED, human_bytes, human_count, throughput_key
@@ -151,8 +151,6 @@ def write_sweep(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def print_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the table to stdout, seeds as mean ± deviation; then the best run, missing ranks and failures."""
-    from rich.markup import escape
-
     lines = _over_seeds(rows)
     metrics = metrics_of(rows)
     styles = ["red" if line["failed"] else None for line in lines[:MOST_ROWS]]
@@ -160,15 +158,14 @@ def print_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
     out = console()
     if len(lines) > MOST_ROWS:
         out.print(f"... and {len(lines) - MOST_ROWS} more in sweep.csv", soft_wrap=True)
-    # rich would read [red] in a text as markup, so every text of a run is escaped
     for note in _notes(lines, metrics):
-        out.print(escape(note), soft_wrap=not out.is_terminal)
+        print_sentence(out, note)
     for row in rows:
         if row["error"]:
             text = f"job {row['job']} {row['status']} ({row['overrides']}): {row['error']}"
-            out.print(escape(for_terminal(text)), style="red", soft_wrap=True)
+            print_sentence(out, text, style="red")
     if lines and lines[0]["rank"] == 1:
-        out.print(escape(for_terminal(f"best run: {lines[0]['folder']}")), soft_wrap=True)
+        out.print(for_terminal(f"best run: {lines[0]['folder']}"), soft_wrap=True, markup=False)
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from effbench.escaping import for_terminal
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -115,3 +117,45 @@ def print_table(columns: Sequence[TextColumn], styles: Sequence[str | None] = ()
     out = console()
     if columns:
         out.print(text_table(columns, out.width, styles))
+
+
+def print_sentence(out: Console, text: str, head: str = "", style: str = "") -> None:
+    """Print a text after its head: to a pipe as one line, which grep finds; to a terminal in lines of its width.
+
+    All lines but the first are indented by the head, or by two columns without one. Markup and control characters of
+    the text are printed as they are.
+
+    Args:
+        out: from `console`.
+        text: of words; its line breaks become spaces.
+        head: what the first line begins with.
+        style: rich's style of the head, or of the whole without one.
+    """
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    text = for_terminal(" ".join(text.splitlines()))
+    begin = for_terminal(head)
+    # on a narrow terminal a long head leaves no room beside it
+    indent = min(cell_len(begin), out.width // 2) if head else 2
+    room = out.width - indent
+    lines = _wrapped(text, out.width - cell_len(begin), room) if out.is_terminal else [text]
+    for number, line in enumerate(lines):
+        start = " " * indent if number else begin
+        out.print(Text.assemble((start, style), (line, "" if head else style)), soft_wrap=True)
+
+
+def _wrapped(text: str, first: int, room: int) -> list[str]:
+    """Return lines of whole words. first, room: columns of the first line, and of the others."""
+    from rich.cells import cell_len
+
+    lines, line = list[str](), ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        # a word that is longer than a line stays whole: it may be a path, which is copied
+        if cell_len(longer) > (room if lines else first) and (line or (not lines and first < room)):
+            lines.append(line)
+            line = word
+        else:
+            line = longer
+    return [*lines, line]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from effbench.errors import shown
 from effbench.guarded import METRICS_BYTES, read_text
 from effbench.metrics import display_of, metric_of, recorded_displays
 from effbench.records import FINISHED, STATUSES, read_any_summary, read_metrics
-from effbench.summary_schema import complaints, without_wrong_fields
+from effbench.strict_json import json_text
+from effbench.summary_schema import LARGEST, complaints, without_wrong_fields
 from effbench.training.checkpoint_files import committed, read_checkpoint, read_manifest
 from effbench.units import counted
 
@@ -246,8 +246,8 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def _close(a: float, b: float | None) -> bool:
-    """Compare a cell of metrics.csv with a value of summary.json, where null stands for a number that is not finite."""
-    if not math.isfinite(a):
+    """Compare a cell of metrics.csv with a value of summary.json: null is one that is not finite or too large."""
+    if not abs(a) < LARGEST:  # also for NaN
         return b is None
     return b is not None and math.isclose(a, b, rel_tol=_CELL, abs_tol=_CELL)
 
@@ -260,4 +260,4 @@ def failures(checks: list[Check]) -> Iterator[Check]:
 def as_json(checks: list[Check]) -> str:
     """Return the checks as a JSON text."""
     rows = [{"check": item.name, "ok": item.problem is None, "detail": item.problem or item.detail} for item in checks]
-    return json.dumps(rows, indent=2, ensure_ascii=not writes_unicode())
+    return json_text(rows, ascii_only=not writes_unicode())

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effbench.config.arguments import check_text, check_texts_by_key
 from effbench.errors import ConfigError, unknown_name
 from effbench.run.load import load_run, with_data
 
@@ -41,6 +42,9 @@ def evaluate_run(
     Raises:
         ConfigError: the folder holds no run, a split or a data key is unknown, or the data do not fit the model.
     """
+    check_text("split_name", split_name)
+    check_text("checkpoint", checkpoint)
+    check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
     # Both configs are needed: by comparison one sees whether the data are the run's own.
     trained = load_run(folder, allow_targets)
     run = with_data(trained, dict(data_overrides or {}), device_name)

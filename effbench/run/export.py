@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
+from effbench.config.arguments import check_path, check_text, check_texts_by_key
+from effbench.config.options import FRACTION_ABOVE_0
 from effbench.errors import ConfigError, unknown_name
 from effbench.run.evaluate import check_same_data
 from effbench.run.load import load_run, with_data
@@ -53,6 +55,11 @@ def export_run(
     Raises:
         ThresholdError: the exported file does not give the model's answers.
     """
+    check_text("format_name", format_name)
+    check_text("checkpoint", checkpoint)
+    check_path("output", output)
+    check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
+    FRACTION_ABOVE_0.check(tolerance, "tolerance", "a fraction of the largest logit, in (0, 1], such as 1e-4")
     run = with_data(load_run(folder, allow_targets), dict(data_overrides or {}), "cpu")
     # torch is imported only now: a mistyped folder or key is reported at once
     from effbench import build

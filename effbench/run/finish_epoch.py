@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from effbench.errors import shown
 from effbench.training.trainer import Trainer
 
 
-def words_to_finish(config: Config, trainer: Trainer) -> tuple[list[str], list[str]]:
+def words_to_finish(config: Config, trainer: Trainer) -> tuple[str, str, str]:
     """Return the overrides that end the run with the epoch that was begun, without changing its learning rates.
 
     Args:
@@ -20,7 +21,8 @@ def words_to_finish(config: Config, trainer: Trainer) -> tuple[list[str], list[s
         trainer: the restored trainer, within an epoch.
 
     Returns:
-        (overrides that end the run there; overrides that give it its own end back).
+        (overrides that end the run there; overrides that give it its own end back, or one epoch more if it has no
+        later one; a sentence on what this changes, or ''). Overrides are in shell quoting; '' if none is needed.
     """
     state, limits = trainer.state, trainer.limits
     # Of the epoch that was begun: the new config may have another number of steps. 0: a record that does not hold it.
@@ -43,13 +45,22 @@ def words_to_finish(config: Config, trainer: Trainer) -> tuple[list[str], list[s
     whole, shortened = (schedule_parts(config, total, per_epoch)[1] for total in steps)
     spans = {key: value for key, value in whole.items() if value != shortened[key]}
     written = {f"scheduler.{key}": (value, config.scheduler.options[key]) for key, value in spans.items()}
-    if limits.steps_left(state, per_epoch) <= end - state.step:
+    note, every, has_later = "", section.check_val_every_n_epoch, limits.steps_left(state, per_epoch) > end - state.step
+    if not has_later:
         # The run has no later epoch, so its own end would leave nothing to resume.
-        after = ["a larger trainer.max_epochs", *_overrides({key: pair[1] for key, pair in written.items()})]
+        longer = {"trainer.max_epochs": state.epoch + 2} | ({} if limits.steps is None else {"trainer.max_steps": None})
+        after = _overrides(longer | {key: pair[1] for key, pair in written.items()})
     else:
         after = _overrides({key: pair[1] for key, pair in (values | written).items() if pair[0] != pair[1]})
-    return _overrides({key: pair[0] for key, pair in (values | written).items() if pair[0] != pair[1]}), after
+    ending = _overrides({key: pair[0] for key, pair in (values | written).items() if pair[0] != pair[1]})
+    if has_later and (state.epoch + 1) % every:
+        # A run ends with a validation, wherever that is.
+        note = (
+            f" The end of this epoch is then validated, although trainer.check_val_every_n_epoch={every}: early "
+            "stopping, scheduler=plateau and the best checkpoint count this validation too."
+        )
+    return ending, after, note
 
 
-def _overrides(values: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={shown(value, quotes=False)}" for key, value in values.items()]
+def _overrides(values: Mapping[str, Any]) -> str:
+    return shlex.join(f"{key}={shown(value, quotes=False)}" for key, value in values.items())

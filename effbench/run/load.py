@@ -24,11 +24,14 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
         The run.
 
     Raises:
-        ConfigError: the folder holds no run, or its config is refused.
+        ConfigError: the folder holds no run, its config is refused, or an argument has another type.
     """
+    from effbench.config.arguments import check_list, check_path
     from effbench.config.compose import parse
     from effbench.records import read_summary
 
+    check_path("folder", folder)
+    check_list("allow_targets", allow_targets, str, "a list of modules, ['mylab.models']")
     path = expanded(folder)
     read_summary(path)  # names a folder that holds no run
     # A loaded run never calls its callbacks, so their modules need not exist.

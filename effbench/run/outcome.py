@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from effbench.console import writes_unicode
 from effbench.errors import EffbenchError
 from effbench.run.overrides import resume_command
+from effbench.strict_json import print_json
 
 if TYPE_CHECKING:
     from effbench.run.run import Run
@@ -31,14 +31,12 @@ def report(run: Run, as_json: bool = False, config_dir: str | None = None) -> in
     Raises:
         EffbenchError: the run diverged.
     """
-    import json
-
     from effbench.report.result import print_result
     from effbench.run.signals import EXIT_CODES
 
     # The result goes to stdout, and also that of a run that diverged: its metrics tell how far it came.
     if as_json:
-        print(json.dumps(run.summary, indent=2, ensure_ascii=not writes_unicode()))
+        print_json(run.summary)
     else:
         print_result(run.folder, run.summary)
     status = run.summary["status"]

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from effbench.config.arguments import check_list, check_text
 from effbench.config.options import COUNT
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 from effbench.run.load import load_run
 
 
@@ -38,11 +39,15 @@ def predict_files(
     Raises:
         ConfigError: top_k or an option is no whole number of at least 1, or the option is not of this modality.
     """
-    options = options or {}
+    check_text("checkpoint", checkpoint)
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"options must be a mapping, such as {{'max_pixels': 10**6}}; got {shown(options)}.")
     for key, value in {"top_k": top_k, **options}.items():
         COUNT.check(value, key)
     # one path: its characters are no paths
     paths = [paths] if isinstance(paths, str | os.PathLike) else paths
+    check_list("paths", paths, (str, os.PathLike), "a path or a list of paths")
     run = load_run(folder, allow_targets)
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []

@@ -224,11 +224,12 @@ class Resumption:
             if key.startswith(decisive) and key not in NOT_DECISIVE
         ]
         if changed:
-            ending, after = map(" ".join, words_to_finish(self.config, trainer))
+            ending, after, note = words_to_finish(self.config, trainer)
             raise ConfigError(
                 f"resume={self.config.resume}: the run was stopped within an epoch, and the rest of that epoch needs "
                 f"the same batches; changed: {', '.join(changed)}. First finish the epoch without these changes"
                 f"{f', with {ending}' if ending else ''}; then resume with them{f' and {after}' if after else ''}."
+                f"{note}"
             )
 
         # An incomplete last batch is left out if it has fewer than two samples a process (data.drop_last=false).
@@ -238,14 +239,14 @@ class Resumption:
         )
         now = [train.samples_in(step) for step in range(train.steps_per_epoch)]
         if sizes[: trainer.state.steps_per_epoch] != now:
-            ending, after = map(" ".join, words_to_finish(self.config, trainer))
+            ending, after, note = words_to_finish(self.config, trainer)
             here = self.ranks.world_size
             raise ConfigError(
                 f"resume={self.config.resume}: the run was stopped within an epoch of {count} processes, and the rest "
                 f"of that epoch needs the same batches; with {here} its last step has other samples "
                 f"(data.drop_last=false). Resume with {count} processes (torchrun --nproc_per_node={count}), at least "
                 f"to the end of that epoch{f': {ending}' if ending else ''}"
-                f"{f'. Then resume with {here}, and {after}' if after else ''}."
+                f"{f'. Then resume with {here}, and {after}' if after else ''}.{note}"
             )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench import build
+from effbench.config.arguments import check_text
 from effbench.config.schema import Config
 from effbench.cpu.accelerate import accelerate
 from effbench.data.modality import Modality
@@ -100,6 +101,7 @@ class Run:
 
     def checkpoint(self, which: str = "best") -> Path:
         """Return the folder of checkpoint 'best' or 'last'. Without validation, best means last."""
+        check_text("checkpoint", which)
         if Path(which).name != which:  # a path could lead to another run's checkpoint
             raise ConfigError(unknown_name("checkpoint", which, ("best", "last")))
         folder = self.folder / "checkpoints"

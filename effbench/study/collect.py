@@ -31,6 +31,7 @@ from effbench.study.table import (
     Trial,
     finite,
 )
+from effbench.summary_schema import IMAGE
 
 _MOST_BYTES = 500_000_000  # of predictions.csv, 13 bytes a sample: the limit keeps a wrong file out of the memory
 # fields that trials and final runs take from an outcome as they are
@@ -187,7 +188,9 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
         costs=costs,
         metric=plan.metric,
         mode=plan.mode,
-        as_percent=plan.as_percent,
+        as_percent=plan.display.as_percent,
+        unit=plan.display.unit,
+        digits=plan.display.digits,
         planned_trials=plan.keys.trials,
         sampler=plan.keys.sampler,
         planned_seeds=plan.seeds,
@@ -261,13 +264,16 @@ def costs_of(ledger: Ledger) -> tuple[Cost, ...]:
     measured: Mapping[str, Any] = ended[0][1]["arms"]
     costs = []
     for arm, record in measured.items():
-        rounds = record["rounds"]
+        rounds = [_with_samples(each) for each in record["rounds"]]
         times = [each["step_s"] for each in rounds]
         costs.append(
             Cost(
                 arm=arm,
                 step_seconds=_step_seconds(times),
-                images_per_second=median([each["images_per_s"] for each in rounds]),
+                samples_per_second=median([each["samples_per_s"] for each in rounds]),
+                unit=rounds[0]["unit"],
+                # a search space has a setting at least; older records do not say with which one they were measured
+                defaults=record.get("settings") == {},
                 # the most, because that much memory a machine must have
                 peak_memory_bytes=max(each["peak_bytes"] for each in rounds),
                 optimizer_state_bytes=record["optimizer_state_bytes"],
@@ -279,6 +285,11 @@ def costs_of(ledger: Ledger) -> tuple[Cost, ...]:
             )
         )
     return tuple(costs)
+
+
+def _with_samples(one: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a round with its throughput; those of schema 1 of the table counted images, whatever the samples were."""
+    return one if "samples_per_s" in one else {**one, "samples_per_s": one["images_per_s"], "unit": IMAGE}
 
 
 def _step_seconds(times: Sequence[float]) -> Interval:

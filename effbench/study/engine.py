@@ -10,7 +10,7 @@ import logging
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -22,7 +22,7 @@ from effbench.errors import ConfigError, EffbenchError
 from effbench.jobs.plan import DONE, standing
 from effbench.jobs.processes import Relay, job_process
 from effbench.records import read_summary, require_writable
-from effbench.report.spread import number_text, seconds
+from effbench.report.spread import seconds
 from effbench.run.lock import holding
 from effbench.stats import mean
 from effbench.study.alone import NO_SPACE, measured, probe_arm
@@ -82,7 +82,8 @@ class Engine:
                 # a run at a time: what others have done meanwhile is seen before the next one starts
                 if not self._start_one(left):
                     labels = [_label(slot.claim.task) for slot in self._running]
-                    self._board.show(self._plan, self._ledger, labels, self._left_s(left))
+                    others = self._ledger.held_by_others(left)
+                    self._board.show(self._plan, self._ledger, labels, self._left_s(left, others), len(others))
                     self._wait()
             # The relay has passed the signal on: the runs save their state, then others may take them up.
             if self._running:
@@ -96,8 +97,13 @@ class Engine:
             raise
         return False
 
-    def _left_s(self, left: Sequence[Task]) -> float | None:
-        """Return the estimated seconds until this worker alone would have finished; None before the first run ended."""
+    def _left_s(self, left: Sequence[Task], others: Mapping[str, int]) -> float | None:
+        """Return the estimated seconds until all runs have ended; None before the first run ended here.
+
+        Args:
+            left: tasks without an outcome.
+            others: other worker -> how many of them it works at. Its runs are taken to be as long as those here.
+        """
         if not self._took_s:
             return None
         # final runs become tasks only when their arm's tuning has ended
@@ -105,7 +111,8 @@ class Engine:
         took_s, now = mean(self._took_s), time.monotonic()
         runs = len(left) + len(untuned) * self._plan.keys.seeds
         elapsed_s = sum(min(now - slot.begun, took_s) for slot in self._running)
-        return (runs * took_s - elapsed_s) / self._plan.keys.workers
+        # of another worker, study.workers is not known, but how many runs it has at this moment
+        return (runs * took_s - elapsed_s) / (self._plan.keys.workers + sum(others.values()))
 
     def _left(self) -> list[Task]:
         """Return the tasks without an outcome that may run now, in order."""
@@ -255,11 +262,11 @@ class Engine:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # hundreds of runs: the records stay
         if took_s:  # 0: another worker trained it
             self._took_s.append(took_s)
-        metric, value = f"val/{plan.metric}", outcome["value"]
+        value = outcome["value"]
         of = plan.keys.trials if task.phase == "tune" else plan.keys.seeds
-        text = number_text(metric, value) if value is not None else outcome["status"]
+        text = plan.display.with_unit(value) if value is not None else outcome["status"]
         what = f"seed {task.seed}" if task.phase == "confirm" else " ".join(short_words_of(task.settings))
-        log.info(f"{_label(task)}/{of}  {metric} {text}  {seconds(took_s)}  {what}")
+        log.info(f"{_label(task)}/{of}  val/{plan.metric} {text}  {seconds(took_s)}  {what}")
 
 
 def _label(task: Task) -> str:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from effbench.report.spread import seconds
-from effbench.report.text_table import TextColumn, console, print_table
+from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.study.alone import PACE_ROUNDS
 from effbench.study.measure import TIMED_STEPS, Probe, steps_in
 from effbench.study.plan import StudyPlan
+from effbench.study.plan_words import plan_sentences
 from effbench.study.space import words_of
 from effbench.study.tuning import arms_compared
-from effbench.study.verdicts import plan_sentences
 from effbench.units import human_count
 
 _START_S = 1.0  # of an arm's first run in a process, beyond what a short run shows
@@ -67,7 +67,7 @@ class Estimate:
             plan.keys.seeds,
             len(plan.pairs),
             plan.rules,
-            as_percent=plan.as_percent,
+            display=plan.display,
             trials=plan.keys.trials,
             arms=arms_compared(plan.pairs),
             sampler=plan.keys.sampler,
@@ -109,9 +109,9 @@ class Estimate:
 
     def show(self) -> None:
         """Print the plan to stdout."""
-        # markup=False: [0.9,0.99] is a setting, not rich's markup; drop_order: what a narrow terminal can do without
+        # drop_order: what a narrow terminal can do without
         plan, out = self.plan, console()
-        out.print(f"study {plan.name}: {self.line()}", soft_wrap=True, markup=False)
+        print_sentence(out, f"study {plan.name}: {self.line()}")
         names = [arm.name for arm in plan.arms]
         print_table(
             [
@@ -128,6 +128,6 @@ class Estimate:
         for name, space in spaces.items():
             low, high = (words_of(corner) for corner in space.corners())
             ends = ", ".join(f"{a} to {b.partition('=')[2]}" for a, b in zip(low, high, strict=True))
-            out.print(f"{name}: {ends}", soft_wrap=True, markup=False)
+            print_sentence(out, f"{name}: {ends}")
         for sentence in self.sentences():
-            out.print(sentence, soft_wrap=not out.is_terminal, markup=False)
+            print_sentence(out, sentence)

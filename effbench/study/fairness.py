@@ -16,7 +16,7 @@ from effbench.study.power import least_seeds, smallest_p
 from effbench.study.results import Objection
 from effbench.study.runs import UNFINISHED, result_of, runs_by_arm
 from effbench.study.table import Confirmation, Range, Setting, StudyRules, StudyTable, Trial, finite
-from effbench.study.verdicts import listed
+from effbench.study.wording import listed
 from effbench.units import counted
 
 Key = TypeVar("Key", bound=Hashable)
@@ -128,7 +128,8 @@ def _trials(table: StudyTable) -> Iterable[Objection]:
 def _target(table: StudyTable) -> Iterable[Objection]:
     remedy = "Choose the target on validation, or give it before the study."
     if table.target_source == "test":
-        yield Objection("target chosen on test", (), f"The target {table.target:.4g} comes from test metrics.", remedy)
+        found = f"The target {_target_text(table)} comes from test metrics."
+        yield Objection("target chosen on test", (), found, remedy)
         return
     if table.target is None:
         return
@@ -142,8 +143,12 @@ def _target(table: StudyTable) -> Iterable[Objection]:
         if len(tests) > 1 and _is_statistic(table.target, tests) and not _is_statistic(table.target, validations):
             yield Objection(
                 "target chosen on test", (arm,),
-                f"The target {table.target:.6g} is the mean, median, least or best test metric of {arm}.", remedy,
+                f"The target {_target_text(table)} is the mean, median, least or best test metric of {arm}.", remedy,
             )  # fmt: skip
+
+
+def _target_text(table: StudyTable) -> str:
+    return "" if table.target is None else table.display.with_unit(table.target)
 
 
 def _is_statistic(target: float, values: Sequence[float]) -> bool:

@@ -15,7 +15,7 @@ from effbench.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line
 from effbench.stats import Interval, mean
 from effbench.study.results import BudgetPoint, FrontPoint, FrontStatus, SurvivalPoint
 from effbench.study.table import Curves
-from effbench.study.verdicts import listed
+from effbench.study.wording import listed
 
 # as many as the page's styles have; 8 and 7 have no common factor, so 56 arms differ in one or the other
 COLOURS, DASHES = 8, 7
@@ -127,6 +127,7 @@ def figure(
     across: str,
     series: Sequence[Series],
     written: Callable[[float], str],
+    said: Callable[[float], str] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Figure | None:
     """Return the figure of some series; None without points.
@@ -135,7 +136,8 @@ def figure(
         title: of the panel.
         across: what x is.
         series: lines.
-        written: how a y is written.
+        written: how a y is written beside the axis.
+        said: how a screen reader says it; None: as it is written.
         limits: of the y axis; None: those of the values.
     """
     drawn = [each for each in series if each.points]
@@ -170,7 +172,9 @@ def figure(
             bands.append((each.index, " ".join(f"{x:.1f},{y:.1f}" for x, y in [*upper, *lower])))
     x_ticks = [Tick(round(to_x(x), 1), f"{x:.4g}") for x in ticks(x_low, x_high)]
     y_ticks = [Tick(round(to_y(y), 1), written(y)) for y in ticks(y_low, y_high)]
-    ends = "; ".join(f"{each.label}: {written(each.points[-1][1])} at {each.points[-1][0]:.4g}" for each in drawn)
+    ends = "; ".join(
+        f"{each.label}: {(said or written)(each.points[-1][1])} at {each.points[-1][0]:.4g}" for each in drawn
+    )
     panel = Panel(title, across, lines, x_ticks, y_ticks)
     text = f"{title} by {across}. {ends}"
     return Figure(panel, bands, text, labels if fits else (), right=round(right, 1), named=fits)
@@ -300,7 +304,7 @@ def front_figure(
     points: Sequence[FrontPoint],
     qualities: Mapping[str, Interval],
     names: Mapping[str, tuple[int, str]],
-    written: tuple[Callable[[float], str], Callable[[float], str]],
+    written: tuple[Callable[[float], str], Callable[[float], str], Callable[[float], str]],
 ) -> Figure | None:
     """Return quality against one cost, with error bars; None with fewer than two arms to compare.
 
@@ -310,12 +314,12 @@ def front_figure(
         points: of one cost.
         qualities: arm -> its test metric.
         names: arm -> its index and its name in the figure.
-        written: how a cost, and how a metric is written.
+        written: how a cost is written, a metric beside the axis, and a metric in a sentence.
     """
     known = [(point, point.value, qualities[point.arm]) for point in points if point.value and point.arm in qualities]
     if len(known) < 2:
         return None
-    cost_text, quality_text = written
+    cost_text, quality_text, quality_said = written
     bottom = FRONT_HEIGHT - (HEIGHT - BOTTOM)
     costs = [end for _, cost, _ in known for end in _ends(cost)]
     by_powers = min(costs) > 0 and max(costs) > _FAR * min(costs)
@@ -339,7 +343,7 @@ def front_figure(
         Tick(round(to_x(x), 1), cost_text(10**x if by_powers else x)) for x in _cost_ticks(x_low, x_high, by_powers)
     ]
     y_ticks = [Tick(round(to_y(y), 1), quality_text(y)) for y in ticks(y_low, y_high)]
-    facts = [_fact(point, cost, quality, names, written) for point, cost, quality in known]
+    facts = [_fact(point, cost, quality, names, (cost_text, quality_said)) for point, cost, quality in known]
     panel = Panel(title, f"{across}{', by powers of ten' * by_powers}", [], x_ticks, y_ticks)
     text = f"{title}. {'; '.join(facts)}"
     return Figure(panel, (), text, _names_beside(marks, bottom), marks, height=FRONT_HEIGHT, bottom=bottom, named=True)

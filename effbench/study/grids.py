@@ -15,6 +15,7 @@ from effbench.study.results import FrontPoint, Quality, StudyResult
 from effbench.study.runs import groups
 from effbench.study.table import StudyTable
 from effbench.study.verdicts import seconds_doubt
+from effbench.study.wording import difference_unit, listed
 from effbench.units import human_bytes, human_count
 
 LEVELS = 4  # shades of a heat map in one direction, as many as the page's styles have
@@ -81,7 +82,7 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
             value_text(quality.tuned, table),
             f"{time.restricted_mean.estimate:.0f}" if time and time.restricted_mean else "",
             f"{time.reached} of {time.runs}" if time else "",
-            f"{own.step_seconds.estimate * 1000:.2f}{' !' if own.contaminated else ''}" if own else "",
+            f"{own.step_seconds.estimate * 1000:.2f}{' !' * own.contaminated}{' *' * own.defaults}" if own else "",
             human_bytes(own.optimizer_state_bytes) if own else "",
             f"{quality.finished} of {len(table.planned_seeds)}",
         ]
@@ -90,20 +91,21 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
     if table.target is not None:
         given = table.target_source == "given"
         source = "given" if given else f"median best of {table.baseline} on {table.target_source}"
-        target = f" Target: validation {value_text(table.target, table)} ({source})."
+        target = f" Target: validation {table.display.with_unit(table.target)} ({source})."
     within = " Ranks are within a model." if len(groups(table.arms)) > 1 else ""
-    disturbed = " '!': the step time was disturbed." if any(each.contaminated for each in table.costs) else ""
+    marks = " '!': the step time was disturbed." if any(each.contaminated for each in table.costs) else ""
+    marks += " '*': it is that of the default settings." if any(each.defaults for each in table.costs) else ""
     # Each arm's own interval also holds the variation of seeds that all arms share; paired differences do not. So arms
     # whose intervals overlap may still differ.
     lead = (
         f"Mean test {table.metric} over {len(table.planned_seeds)} seeds of each arm's best of {table.planned_trials} "
-        f"settings, with its interval.{within} Seconds: {table.clock}.{target}{disturbed}"
+        f"settings, with its interval.{within} Seconds: {table.clock}.{target}{marks}"
     )
     # line breaks in heads: a column should not be wider than its numbers
     heads = [
         "rank",
         "arm",
-        f"test {table.metric}",
+        f"test {table.display.axis}",
         "val",
         "tuned",
         "steps to\ntarget",
@@ -237,10 +239,10 @@ def _difference(interval: Interval | None, table: StudyTable) -> str:
     """Write a difference of the metric; '' for none."""
     if interval is None:
         return ""
-    # differences of percentages are points: '+1.2 %' could be read as a ratio; with signs at both ends, because
-    # whether 0 is inside is what a reader looks for
-    scale, unit = (100, " pt") if table.as_percent else (1, "")
-    low, middle, high = (f"{scale * each:+.2f}" for each in (interval.low, interval.estimate, interval.high))
+    # with signs at both ends, because whether 0 is inside is what a reader looks for
+    scale, unit = difference_unit(table.display)
+    digits = 2 if table.as_percent else table.digits
+    low, middle, high = (f"{scale * each:+.{digits}f}" for each in (interval.low, interval.estimate, interval.high))
     return f"{middle}{unit} [{low}, {high}]"
 
 
@@ -277,7 +279,10 @@ def _budget(table: StudyTable, result: StudyResult) -> Grid:
         for arm in table.arms
     ]
     # validation, of the tuning runs: it shows whether another budget would have chosen another arm, not which is better
-    lead = "Median best validation metric of so many tuning runs, by resampling; in brackets how often the arm is best."
+    lead = (
+        f"Median best validation {table.display.axis} of so many tuning runs, by resampling; in brackets how often the "
+        "arm is best."
+    )
     heads = ["arm", *(f"{budget} run{'s' * (budget != 1)}" for budget in budgets)]
     return Grid(BUDGET, lead, heads, [False, *[True] * len(budgets)], rows if budgets else [])
 
@@ -328,7 +333,7 @@ def _costs(table: StudyTable) -> Grid:
             cost.arm,
             f"{1000 * cost.step_seconds.estimate:.2f} [{1000 * cost.step_seconds.low:.2f}, "
             f"{1000 * cost.step_seconds.high:.2f}]",
-            f"{cost.images_per_second:.0f}",
+            f"{cost.samples_per_second:.0f}",
             human_bytes(cost.peak_memory_bytes),
             human_bytes(cost.optimizer_state_bytes),
             human_count(cost.parameters),
@@ -339,10 +344,11 @@ def _costs(table: StudyTable) -> Grid:
         ]
         for cost in table.costs
     ]
+    units = {cost.unit for cost in table.costs}
     heads = [
         "arm",
         "ms a step",
-        "images/s",
+        f"{units.pop() if len(units) == 1 else 'sample'}s/s",
         "peak memory",
         "optimizer state",
         "parameters",
@@ -351,6 +357,11 @@ def _costs(table: StudyTable) -> Grid:
         "disturbed",
     ]
     lead = "Measured alone on the machine, in turns over the arms. Disturbed: other work or a changing clock was seen."
+    if defaults := [cost.arm for cost in table.costs if cost.defaults]:
+        lead += (
+            f" Measured with default settings, because short runs with the best setting failed or none was known: "
+            f"{listed(defaults)}."
+        )
     return Grid("Cost", lead, heads, [False, *[True] * 7, False], rows)
 
 
@@ -391,10 +402,8 @@ def _fronts(table: StudyTable, result: StudyResult) -> Grid:
 
 
 def value_text(value: float | None, table: StudyTable) -> str:
-    """Write a metric in the study's unit; '-' for none."""
-    if value is None:
-        return "-"
-    return f"{100 * value:.2f} %" if table.as_percent else f"{value:.4g}"
+    """Write a metric without its unit, which the column's head has; '-' for none."""
+    return "-" if value is None else table.display.text(value)
 
 
 def _interval(interval: Interval | None, table: StudyTable) -> str:
@@ -403,4 +412,5 @@ def _interval(interval: Interval | None, table: StudyTable) -> str:
     # the unit once: '77.4 % [76.8, 78.0]' stays readable in a table of ten columns
     if table.as_percent:
         return f"{100 * interval.estimate:.2f} % [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
-    return f"{interval.estimate:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
+    estimate, low, high = map(table.display.text, (interval.estimate, interval.low, interval.high))
+    return f"{estimate} [{low}, {high}]"

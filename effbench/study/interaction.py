@@ -115,7 +115,7 @@ def _judged(
     leads = ahead is None or (ahead if above else 1 - ahead) >= lead_needed(len(names), rules, table.sampler)
     told = contrast.p <= rules.alpha and leads
     judged = replace(contrast, tuned_ahead=ahead, told=told)
-    return replace(judged, sentence=contrast_verdict(judged, table.as_percent, rules))
+    return replace(judged, sentence=contrast_verdict(judged, table.display, rules))
 
 
 def _interval(scores_KN: Array, confidence: float) -> tuple[Interval, float]:

@@ -8,6 +8,7 @@ in its place. So a study ends with exactly its budget, however often it is inter
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -127,7 +128,7 @@ class Ledger:
                 self._enqueue(task)
                 trial = self._places(task.phase, task.arm)[task.index]
             if trial.state == states.RUNNING and self.workers.has_died(
-                trial.user_attrs.get("worker"), f"{task.place} {trial.number}"
+                trial.user_attrs.get("worker"), _claim_text(task.place, trial)
             ):
                 trial = self._replaced(task, trial)
             if trial is None or trial.state != states.WAITING:
@@ -142,6 +143,20 @@ class Ledger:
                 self._storage.set_trial_user_attr(trial_id, "worker", self.workers.own)
                 return Claim(_task(trial), trial_id)
         return None
+
+    def held_by_others(self, tasks: Iterable[Task]) -> Counter[str]:
+        """Return id of another worker that lives -> how many of the tasks it works at."""
+        found: Counter[str] = Counter()
+        wanted = {task.place for task in tasks}
+        for phase, arm in {(phase, arm) for phase, arm, _ in wanted}:
+            for index, trial in self._places(phase, arm).items():
+                worker = trial.user_attrs.get("worker")
+                if (phase, arm, index) not in wanted or worker is None or worker["id"] == self.workers.own["id"]:
+                    continue
+                claimed = trial.state == self._optuna.trial.TrialState.RUNNING
+                if claimed and not self.workers.has_died(worker, _claim_text((phase, arm, index), trial)):
+                    found[worker["id"]] += 1
+        return found
 
     def _replaced(self, task: Task, trial: Any) -> Any:
         """Give up the claim of a worker that has died, and return its copy that waits; None if there is none."""
@@ -222,6 +237,10 @@ class Ledger:
         """Return the trial's id in the storage; a trial itself knows its number in its Optuna study only."""
         study = self._study(task.phase, task.arm)
         return int(self._storage.get_trial_id_from_study_id_trial_number(study, trial.number))
+
+
+def _claim_text(place: tuple[str, str, int], trial: Any) -> str:
+    return f"{place} {trial.number}"
 
 
 def _task(trial: Any) -> Task:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from effbench.escaping import for_terminal
 from effbench.log import LOGGER, print_above_bar
-from effbench.report.spread import number_text, seconds
+from effbench.report.spread import seconds
 from effbench.report.text_table import TextColumn, text_table
 from effbench.study.ledger import Ledger
 from effbench.study.plan import StudyPlan
@@ -55,7 +55,9 @@ def progress_of(plan: StudyPlan, ledger: Ledger) -> list[Progress]:
 class Board:
     """Shows nothing: for a stderr that is no terminal."""
 
-    def show(self, plan: StudyPlan, ledger: Ledger, running: list[str], left_s: float | None) -> None:
+    def show(
+        self, plan: StudyPlan, ledger: Ledger, running: Sequence[str], left_s: float | None, others: int = 0
+    ) -> None:
         """Draw the state anew.
 
         Args:
@@ -63,6 +65,7 @@ class Board:
             ledger: its tasks.
             running: what runs on this machine.
             left_s: estimated seconds until the end, or None.
+            others: other workers that work at it now.
         """
 
 
@@ -76,7 +79,9 @@ class TerminalBoard(Board):
     def __init__(self, live: Live):
         self._live = live
 
-    def show(self, plan: StudyPlan, ledger: Ledger, running: list[str], left_s: float | None) -> None:
+    def show(
+        self, plan: StudyPlan, ledger: Ledger, running: Sequence[str], left_s: float | None, others: int = 0
+    ) -> None:
         # rich is imported where it draws: most studies run without a terminal
         from rich.console import Group
         from rich.text import Text
@@ -84,12 +89,14 @@ class TerminalBoard(Board):
         found = progress_of(plan, ledger)
         table = text_table(_columns(plan, found), self._live.console.width, _styles(plan, found))
         # above the table, because of a table that is higher than the terminal rich leaves the end out
-        said = ["", *map(for_terminal, _lines(plan, found, running, left_s))]
+        said = ["", *map(for_terminal, _lines(plan, found, running, left_s, others))]
         lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in said]
         self._live.update(Group(*lines, table), refresh=True)
 
 
-def _lines(plan: StudyPlan, found: Sequence[Progress], running: Sequence[str], left_s: float | None) -> list[str]:
+def _lines(
+    plan: StudyPlan, found: Sequence[Progress], running: Sequence[str], left_s: float | None, others: int
+) -> list[str]:
     """Return what is said above the table."""
     keys = plan.keys
     ended, wanted = sum(each.tuned + each.final for each in found), len(found) * (keys.trials + keys.seeds)
@@ -99,7 +106,8 @@ def _lines(plan: StudyPlan, found: Sequence[Progress], running: Sequence[str], l
         left += ", then step times are measured" if keys.timing_rounds else ""
     # a label is padded for the columns of the log
     names = ", ".join(" ".join(label.split()) for label in running)
-    lines = [f"{plan.name}: {ended} of {wanted} runs ended{left}", f"running here: {names or 'nothing'}"]
+    workers = f"; {1 + others} workers" if others else ""
+    lines = [f"{plan.name}: {ended} of {wanted} runs ended{workers}{left}", f"running here: {names or 'nothing'}"]
     if best := _best(plan, found):
         lines.append(f"best tuning run so far: {best.arm}, val/{plan.metric} {_value_text(plan, best)}")
     return lines
@@ -113,7 +121,7 @@ def _best(plan: StudyPlan, found: Sequence[Progress]) -> Progress | None:
 
 
 def _value_text(plan: StudyPlan, progress: Progress) -> str:
-    return "" if progress.best is None else number_text(f"val/{plan.metric}", progress.best)
+    return "" if progress.best is None else plan.display.with_unit(progress.best)
 
 
 def _columns(plan: StudyPlan, found: Sequence[Progress]) -> list[TextColumn]:

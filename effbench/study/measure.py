@@ -38,7 +38,8 @@ class Probe:
 
     Attributes:
         step_s: seconds an optimizer step.
-        images_per_s: training samples a second.
+        samples_per_s: training samples a second.
+        unit: the word for a sample.
         steps_per_epoch: optimizer steps.
         evaluation_s: seconds of one validation.
         start_s: seconds of everything else: composing, reading data, building.
@@ -53,7 +54,8 @@ class Probe:
     """
 
     step_s: float
-    images_per_s: float
+    samples_per_s: float
+    unit: str
     steps_per_epoch: float
     evaluation_s: float
     start_s: float
@@ -109,7 +111,8 @@ def probe(words: Sequence[str], folder: Path, steps: int, config_dir: str | None
     step_s = per_step / speed if speed else timing["training_s"] / summary["steps"]
     return Probe(
         step_s=step_s,
-        images_per_s=per_step / step_s,
+        samples_per_s=per_step / step_s,
+        unit=unit_of(summary),
         steps_per_epoch=summary["steps"] / summary["epochs"],
         evaluation_s=float(clocks.get("evaluation") or 0.0),
         # 0 at least: the clocks of the run and of this function differ a little

@@ -6,7 +6,6 @@ import base64
 import csv
 import hashlib
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -20,7 +19,8 @@ from effbench.escaping import csv_cell, for_terminal
 from effbench.records import FINISHED, write_text
 from effbench.redaction import redact
 from effbench.report.charts import LEFT, TOP, WIDTH
-from effbench.report.text_table import TextColumn, console, print_table
+from effbench.report.text_table import TextColumn, console, print_sentence, print_table
+from effbench.strict_json import json_text
 from effbench.study.figures import (
     COLOURS,
     DASHES,
@@ -66,7 +66,7 @@ def write_page(folder: Path, table: StudyTable, result: StudyResult, curves: Cur
     # first the data: if the page cannot be written, `effbench report` makes it again without a run
     write_text(folder / TABLE, table_to_json(table) + "\n")
     write_text(folder / RESULT, result_to_json(result) + "\n")
-    write_text(folder / CURVES, json.dumps(curves) + "\n")
+    write_text(folder / CURVES, json_text(curves, ascii_only=True, indent=None) + "\n")
     write_text(folder / RUNS, _csv([_run_values(run) for run in table.confirmations]))
     write_text(folder / TRIALS, _csv([_trial_values(trial) for trial in table.trials]))
     grids = [ranking(table, result), *details(table, result), *every_run(table)]
@@ -90,16 +90,15 @@ def print_result(table: StudyTable, result: StudyResult, path: Path) -> None:
     columns = zip(*grid.rows, strict=True)
     print_table(
         [
-            TextColumn(head, list(map(for_terminal, cells)), is_number, leaves)
+            TextColumn(for_terminal(head), list(map(for_terminal, cells)), is_number, leaves)
             for head, is_number, leaves, cells in zip(grid.heads, grid.numeric, grid.priority, columns, strict=True)
         ]
     )
-    # soft_wrap: a pipe gets a sentence as one line, which grep finds; a terminal gets whole words
     for sentence in result.verdicts:
-        out.print(for_terminal(sentence), soft_wrap=not out.is_terminal, markup=False)
+        print_sentence(out, sentence)
     for objection in result.objections:
         text = f"objection, {objection.kind}: {objection.sentence} {_capital(objection.remedy)}"
-        out.print(for_terminal(text), style="red", soft_wrap=not out.is_terminal, markup=False)
+        print_sentence(out, text, style="red")
     out.print(for_terminal(str(path)), soft_wrap=True, markup=False)
 
 
@@ -129,24 +128,27 @@ def figures(table: StudyTable, result: StudyResult, curves: Curves) -> dict[str,
         place = f" on {group[0].model}" if group[0].model and len(by_model) > 1 else ""
         found[RANKING].append(_learning_figure(table, curves, own, place))
         found[TARGET] += [_target_figure(table, result, unit, own, place) for unit in ("steps", "seconds")]
-        title = f"best validation {table.metric}{place} of so many runs"
+        title = f"best validation {table.display.axis}{place} of so many runs"
         tuned = budget_curves(result.budget, own)
-        found[BUDGET].append(figure(title, "tuning runs", tuned, _metric_text(table)))
+        found[BUDGET].append(figure(title, "tuning runs", tuned, *_metric_texts(table)))
     # all arms in one figure: a small model with a good optimizer may replace a large one
     alone = names if len(by_model) == 1 else {arm: (index, arm) for arm, (index, _) in names.items()}
     found[FRONT] = _front_figures(table, result, alone)
     return {heading: [each for each in drawn if each is not None] for heading, drawn in found.items()}
 
 
-def _metric_text(table: StudyTable) -> Callable[[float], str]:
-    """Return how values of the metric are written beside an axis."""
-    return lambda value: f"{100 * value:.4g}%" if table.as_percent else f"{value:.4g}"
+def _metric_texts(table: StudyTable) -> tuple[Callable[[float], str], Callable[[float], str]]:
+    """Return how values of the metric are written beside an axis, and in a sentence."""
+    if table.as_percent:
+        return (lambda value: f"{100 * value:.4g}%",) * 2
+    # ticks are round numbers, and may lie closer to each other than the metric's digits
+    return "{:.4g}".format, table.display.text
 
 
 def _learning_figure(table: StudyTable, curves: Curves, names: Names, place: str) -> Figure | None:
     final_runs = Counter(run.arm for run in table.confirmations)
-    title = f"validation {table.metric}{place} (mean, range of seeds)"
-    drawn = figure(title, "optimizer step", learning_curves(curves, names, table.mode), _metric_text(table))
+    title = f"validation {table.display.axis}{place} (mean, range of seeds)"
+    drawn = figure(title, "optimizer step", learning_curves(curves, names, table.mode), *_metric_texts(table))
     return drawn and replace(drawn, note=learning_note(curves, names, final_runs))
 
 
@@ -163,7 +165,7 @@ def _target_figure(table: StudyTable, result: StudyResult, unit: str, names: Nam
     ]  # fmt: skip
     across = "optimizer step" if unit == "steps" else "seconds of training"
     title = f"share of runs at the target{place}, by {unit}"
-    return figure(title, across, reached, lambda value: f"{value:.0%}", (0.0, 1.0))
+    return figure(title, across, reached, "{:.0%}".format, limits=(0.0, 1.0))
 
 
 def _front_figures(table: StudyTable, result: StudyResult, names: Names) -> list[Figure | None]:
@@ -172,8 +174,8 @@ def _front_figures(table: StudyTable, result: StudyResult, names: Names) -> list
     for cost in fronts_shown(result):
         name, cost_text = COSTS[cost]
         points = [each for each in result.front if each.cost == cost]
-        title = f"test {table.metric} against {name}"
-        found.append(front_figure(title, name, points, qualities, names, (cost_text, _metric_text(table))))
+        title = f"test {table.display.axis} against {name}"
+        found.append(front_figure(title, name, points, qualities, names, (cost_text, *_metric_texts(table))))
     return found
 
 
@@ -241,7 +243,7 @@ def _html(table: StudyTable, result: StudyResult, grids: Sequence[Grid], drawn: 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["whole"] = _kept_whole([arm.name for arm in table.arms])
+    environment.filters["whole"] = _kept_whole([arm.name for arm in table.arms], table.unit)
 
     # a reader should see before the verdict whether runs are missing
     def without(runs: Sequence[Trial | Confirmation]) -> int:
@@ -272,10 +274,14 @@ def _html(table: StudyTable, result: StudyResult, grids: Sequence[Grid], drawn: 
     return template.render(_harmless(redact(content)), frame=frame, script=SORT_SCRIPT, script_digest=digest, zip=zip)
 
 
-def _kept_whole(names: Sequence[str]) -> Callable[[str], Markup]:
+def _kept_whole(names: Sequence[str], unit: str) -> Callable[[str], Markup]:
     """Return the filter that keeps names of arms, p values and intervals on one line.
 
     A browser breaks a name at its hyphens and an interval after its comma, where a phone's line ends.
+
+    Args:
+        names: of arms.
+        unit: of the metric, which stands before the interval of a difference.
     """
     from markupsafe import Markup, escape
 
@@ -283,7 +289,8 @@ def _kept_whole(names: Sequence[str]) -> Callable[[str], Markup]:
     short = {for_terminal(name) for name in names if "-" in name and len(name) <= _MOST_WHOLE}
     # the longest first: 'cnn-sgd' is the start of 'cnn-sgd-nesterov'
     named = "|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in sorted(short, key=len, reverse=True))
-    numbers = r"[-+]?[\d.]+ (?:pt|%)(?: \[[-+\d., ]{1,30}\])?|\[[-+\d., ]{1,30}\]|\bp [=<] [\d.]+"
+    units = "|".join(["pt", "%", *([re.escape(for_terminal(unit))] if 0 < len(unit) <= _MOST_WHOLE else [])])
+    numbers = rf"[-+]?[\d.]+ (?:{units})(?: \[[-+\d., ]{{1,30}}\])?|\[[-+\d., ]{{1,30}}\]|\bp [=<] [\d.]+"
     pattern = re.compile(f"({named}|{numbers})" if named else f"({numbers})")
 
     def whole(text: str) -> Markup:

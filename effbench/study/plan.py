@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effbench.config.compare import PLACES
-from effbench.metrics import display_of
+from effbench.metrics import Display
 from effbench.redaction import redact
 from effbench.run.overrides import merge_overrides, override_key
 from effbench.study.keys import StudyKeys
@@ -47,11 +47,13 @@ class PlannedArm:
         arm: as the table has it.
         space: what is tuned.
         config: dotted key -> value of a run with the arm's defaults, without what the study sets.
+        display: of the metric that its runs monitor.
     """
 
     arm: Arm
     space: SearchSpace
     config: Mapping[str, Any]
+    display: Display
 
     @property
     def name(self) -> str:
@@ -87,8 +89,9 @@ class StudyPlan:
     frozen: tuple[str, StudyRules] | None = None
 
     @property
-    def as_percent(self) -> bool:
-        return display_of(self.metric).as_percent
+    def display(self) -> Display:
+        """How values of the metric are written; all arms have one metric."""
+        return self.arms[0].display
 
     @property
     def baseline(self) -> str:

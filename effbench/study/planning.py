@@ -15,6 +15,7 @@ from effbench.config.refusals import Refusals
 from effbench.config.schema import Config
 from effbench.config.study_files import content_of
 from effbench.errors import ConfigError
+from effbench.metrics import Display, display_of, metric_of
 from effbench.run.overrides import is_ephemeral, merge_overrides
 from effbench.study.keys import StudyKeys, keys_of
 from effbench.study.plan import PlannedArm, StudyPlan
@@ -69,7 +70,8 @@ def _arms(
     for arm in _named_arms(keys):
         check_overrides(arm.overrides)
         words = merge_overrides(common, arm.overrides)
-        content = _with_monitors(checked(arm.name, words)).to_dict()
+        composed = _with_monitors(checked(arm.name, words))
+        content = composed.to_dict()
         name = _space_name(keys, arm, content)
         space = search_space(name, content_of("search_space", name, config_dir))
         config = {key: value for key, value in leaves(content).items() if not key.startswith(PLACES) and key != "seed"}
@@ -79,7 +81,7 @@ def _arms(
         for corner in space.corners():
             checked(arm.name, merge_overrides(words, words_of(corner)), f" with {' '.join(words_of(corner))}")
         with_space = Arm(arm.name, arm.model, arm.optimizer, arm.overrides, space.ranges())
-        found.append(PlannedArm(with_space, space, config))
+        found.append(PlannedArm(with_space, space, config, _display(composed)))
     return tuple(found)
 
 
@@ -90,6 +92,18 @@ def _with_monitors(config: Config) -> Config:
     from effbench.builders.tasks import with_monitors
 
     return with_monitors(config)
+
+
+def _display(config: Config) -> Display:
+    """Return how the metric that a run monitors is written."""
+    metric = metric_of(config.checkpoint.monitor)
+    if metric in config.task.metrics:
+        return display_of(metric)
+    # The loss, whose unit the task knows, or a metric of the user's own class. It imports torch, as above.
+    from effbench.builders.tasks import task_of
+
+    # The number of outputs changes no display; an unknown metric is refused by the first run of the arm.
+    return task_of(config, num_outputs=2).displays.get(metric) or display_of(metric)
 
 
 def _named_arms(keys: StudyKeys) -> list[Arm]:

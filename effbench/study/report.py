@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from effbench.console import writes_unicode
 from effbench.errors import ConfigError, DataError
 from effbench.guarded import MissingFileError, read_text
+from effbench.strict_json import print_json
 from effbench.study.analysis import analyse
 from effbench.study.frozen import NAME, frozen_rules, read_frozen
 from effbench.study.page import CURVES, TABLE, print_result, write_page
@@ -32,7 +32,7 @@ def print_study(folder: Path, table: StudyTable, result: StudyResult, path: Path
     """
     if as_json:
         found: Any = json.loads(result_to_json(result))["value"]
-        print(json.dumps({"folder": str(folder), **found}, indent=2, ensure_ascii=not writes_unicode()))
+        print_json({"folder": str(folder), **found})
     else:
         print_result(table, result, path)
     return 0

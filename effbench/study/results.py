@@ -114,7 +114,7 @@ class Comparison:
     @property
     def interval(self) -> Interval | None:
         """The difference with the interval that counts every known source of variance."""
-        # the wider one, if it is known: a verdict is meant for new images too
+        # the wider one, if it is known: a verdict is meant for new test samples too
         return self.with_test_samples or self.difference
 
 

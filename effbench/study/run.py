@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from effbench.console import writes_unicode
 from effbench.errors import ConfigError, EffbenchError, first_line
 from effbench.jobs.processes import Relay, relaying
 from effbench.records import RUN_FOLDER, require_writable
 from effbench.redaction import redact
+from effbench.strict_json import print_json
 from effbench.study.alone import probe_arms
 from effbench.study.analysis import analyse
 from effbench.study.collect import curves_of, table_of
@@ -46,7 +45,7 @@ def plan_only(plan: StudyPlan, as_json: bool) -> int:
         log.info("interrupted; nothing is written")
         return 128 + relay.signals[0]
     if as_json:
-        print(json.dumps(estimate.record(), indent=2, ensure_ascii=not writes_unicode()))
+        print_json(estimate.record())
     else:
         estimate.show()
         log.info("to start it: the same command without --plan")

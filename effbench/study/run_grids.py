@@ -63,8 +63,9 @@ def _final_runs(table: StudyTable) -> Grid:
          run.status, run.run, run.digest[:12], run.commit[:20], run.machine]
         for run in table.confirmations
     ]  # fmt: skip
-    heads = ["arm", "seed", "val", "test", "steps to\ntarget", "steps", "time", "status", "run", "config", "commit",
-             "machine"]  # fmt: skip
+    unit = _unit(table)
+    heads = ["arm", "seed", f"val{unit}", f"test{unit}", "steps to\ntarget", "steps", "time", "status", "run", "config",
+             "commit", "machine"]  # fmt: skip
     lead = "Each arm's best setting with new seeds; only these read the test split."
     # the first run of each arm, to which the ranking leads
     left = anchors_of(table)
@@ -80,12 +81,17 @@ def _tuning_runs(table: StudyTable) -> Grid:
          trial.machine]
         for trial in table.trials
     ]  # fmt: skip
-    heads = ["arm", "number", "val", "status", "settings", "seed", "steps", "time", "run", "config", "commit",
-             "machine"]  # fmt: skip
+    heads = ["arm", "number", f"val{_unit(table)}", "status", "settings", "seed", "steps", "time", "run", "config",
+             "commit", "machine"]  # fmt: skip
     lead = "Tuning runs: they read train and validation samples only."
     grid = Grid("Every setting tried", lead, heads,
                 [False, True, True, False, False, True, True, True, *[False] * 4], rows)  # fmt: skip
     return _said_once(grid, ("status", "seed", "steps", "commit", "machine"))
+
+
+def _unit(table: StudyTable) -> str:
+    """Return the metric's unit as it stands in the head of a column; '' for none."""
+    return f" ({table.unit})" if table.unit else ""
 
 
 def _said_once(grid: Grid, names: Sequence[str]) -> Grid:

@@ -11,13 +11,25 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, FiniteFloat, NonNegativeInt, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+)
 
 from effbench.errors import DataError
+from effbench.metrics import Display
 from effbench.stats import Interval
 from effbench.study.versioned_json import from_json, to_json
+from effbench.summary_schema import IMAGE
 
-TABLE_SCHEMA = 1  # of table.json; a field with a default does not raise it, because older files still read
+# Of table.json; a field with a default does not raise it, because an older effbench still reads the file.
+TABLE_SCHEMA = 2
 
 # StudyTable.clock: where the seconds of a run come from
 MEASURED = "measured"
@@ -176,24 +188,31 @@ class Cost:
     Attributes:
         arm: name of the arm.
         step_seconds: one optimizer step.
-        images_per_second: training samples a second.
+        samples_per_second: of training; images_per_second in files of schema 1.
         peak_memory_bytes: of the training process.
         optimizer_state_bytes: of all parameters.
         parameters: number of the model's parameters.
         macs: multiply-accumulate operations of one sample.
         latency_p50_seconds: of inference with one sample; None if not measured.
         contaminated: other work or clock drift was seen while it was measured.
+        unit: the word for a sample.
+        defaults: it was measured with the arm's default settings, because a short run with its best setting failed, or
+            none was known.
     """
 
     arm: str
     step_seconds: Interval
-    images_per_second: float
+    samples_per_second: Annotated[
+        float, Field(validation_alias=AliasChoices("samples_per_second", "images_per_second"))
+    ]
     peak_memory_bytes: int
     optimizer_state_bytes: int
     parameters: int
     macs: int
     latency_p50_seconds: float | None
     contaminated: bool
+    unit: str = IMAGE
+    defaults: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,6 +265,8 @@ class StudyTable:
         same_test_samples: all final runs have the same test samples in the same order.
         clock: how seconds were obtained: MEASURED by each run, beside other runs, or FROM_STEPS.
         sampler: of the tuning runs' settings: 'qmc', evenly spread points, or 'random', independent ones.
+        unit: of the metric; '' for a fraction.
+        digits: of the metric after the decimal point, where it is not written in percent.
     """
 
     name: str
@@ -267,6 +288,13 @@ class StudyTable:
     same_test_samples: bool = True
     clock: str = MEASURED
     sampler: Sampler = "qmc"
+    unit: str = ""
+    digits: Annotated[int, Field(ge=0, le=15)] = 4
+
+    @cached_property
+    def display(self) -> Display:
+        """How values of the metric are written."""
+        return Display(self.metric, self.mode, self.unit, self.as_percent, self.digits)
 
     @cached_property
     def trials_by_arm(self) -> dict[str, list[Trial]]:

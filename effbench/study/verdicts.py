@@ -7,16 +7,17 @@ finding has a sentence of its own for JSON and tables; `summary` returns those t
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from effbench.metrics import Display
 from effbench.stats import Interval
-from effbench.study.power import MOST_SEEDS, distinguishable, least_seeds, power, seeds_needed, smallest_p
+from effbench.study.power import MOST_SEEDS
 from effbench.study.results import BudgetPoint, Comparison, Interaction, InteractionContrast, TargetDifference
-from effbench.study.table import FROM_STEPS, Arm, Sampler, StudyRules, StudyTable
+from effbench.study.table import FROM_STEPS, Arm, StudyRules, StudyTable
 from effbench.study.tuning import arms_compared, lead_needed, least_trials
+from effbench.study.wording import difference_text, interval_text, listed, p_text, share_text
 from effbench.units import counted
 
 Finding = TypeVar("Finding", Comparison, TargetDifference)
@@ -43,7 +44,7 @@ def verdict(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str
     missed_text = f"; {', '.join(parts)} (diverged or failed: counted as worst)" if parts else ""
     if comparison.better_setting == "none":
         interval = comparison.interval
-        shown = "" if interval is None else f" ({interval_text(interval, table.as_percent)})"
+        shown = "" if interval is None else f" ({interval_text(interval, table.display)})"
         head = f"{first} and {second}{place}: not distinguishable with {counted(seeds, 'seed')}{shown}"
         return f"{head}{_more_seeds(comparison, table, rules)}{missed_text}"
 
@@ -53,7 +54,7 @@ def verdict(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str
     difference = comparison.interval if a_leads else _negated(comparison.interval)
     # of pairs with a miss there is no difference, and that of the others may be small, or of the other sign
     which = " where both finished" if parts else ""
-    shown = "" if difference is None else f"{interval_text(difference, table.as_percent)}{which}, "
+    shown = "" if difference is None else f"{interval_text(difference, table.display)}{which}, "
     found = f"{shown}{p_text(comparison.p_holm)}, {counted(seeds, 'seed')}"
     if comparison.winner == "none":
         # These two settings differ. The arms may be equal: another tuning could pick other settings.
@@ -87,12 +88,12 @@ def interaction_verdict(interaction: Interaction, rules: StudyRules) -> str:
     return f"No interaction of model and optimizer can be told with {seeds}: {p_text(interaction.p)}"
 
 
-def contrast_verdict(contrast: InteractionContrast, as_percent: bool, rules: StudyRules) -> str:
+def contrast_verdict(contrast: InteractionContrast, display: Display, rules: StudyRules) -> str:
     """Return the sentence of one difference of differences.
 
     Args:
         contrast: with adjusted p.
-        as_percent: the metric is a fraction.
+        display: of the metric.
         rules: of the study.
     """
     # a difference of differences, said as a person would: where is the advantage larger?
@@ -102,8 +103,8 @@ def contrast_verdict(contrast: InteractionContrast, as_percent: bool, rules: Stu
     told = "" if contrast.p <= rules.alpha and excludes else " (not distinguishable from 0)"
     if not told and not contrast.told:
         ahead = contrast.tuned_ahead or 0.0
-        told = f" (of the chosen settings; in only {_share(max(ahead, 1 - ahead))} of resampled tunings)"
-    size = interval_text(contrast.difference, as_percent)
+        told = f" (of the chosen settings; in only {share_text(max(ahead, 1 - ahead))} of resampled tunings)"
+    size = interval_text(contrast.difference, display)
     return f"{optimizer} over {other}, on {model} more than on {other_model}: {size}, {p_text(contrast.p)}{told}"
 
 
@@ -306,14 +307,14 @@ def _bracket_lead(comparisons: Sequence[Comparison], rules: StudyRules, table: S
         return ""
     if not rules.relevant_difference:
         return " (in brackets: the difference seen, and the seeds that would tell it apart)"
-    size = difference_text(rules.relevant_difference, table.as_percent)
+    size = difference_text(rules.relevant_difference, table.display)
     return f" (in brackets: the seeds that would tell {size} apart)"
 
 
 def _bracket(comparison: Comparison, rules: StudyRules, table: StudyTable) -> str:
     if comparison.difference_to_tell is None:
         return ""
-    size = "" if rules.relevant_difference else f"{difference_text(comparison.difference_to_tell, table.as_percent)}, "
+    size = "" if rules.relevant_difference else f"{difference_text(comparison.difference_to_tell, table.display)}, "
     needed = comparison.seeds_needed
     if needed is None:
         return f" ({size}no number)"
@@ -321,123 +322,6 @@ def _bracket(comparison: Comparison, rules: StudyRules, table: StudyTable) -> st
         return f" ({size}more than {MOST_SEEDS:,})"
     # with fewer than were run, the difference would have been found most of the time: it is probably smaller
     return f" ({size}{comparison.seeds} are enough)" if needed <= comparison.seeds else f" ({size}{_about(needed)})"
-
-
-def plan_sentences(
-    seeds: int,
-    comparisons: int,
-    rules: StudyRules | None = None,
-    deviation: float | None = None,
-    as_percent: bool = True,
-    trials: int = 0,
-    arms: int = 2,
-    sampler: Sampler = "qmc",
-) -> list[str]:
-    """Return what a plan can find, in words, for `effbench study --plan`.
-
-    Args:
-        seeds: planned seeds of the final runs.
-        comparisons: number of pairs that are compared.
-        rules: of the study; None for the default ones.
-        deviation: expected standard deviation of the paired differences; None if nothing is known.
-        as_percent: the metric is a fraction that is written in percent.
-        trials: planned tuning runs an arm; 0 for arms that are not tuned.
-        arms: number of arms that are compared.
-        sampler: of the trials' settings.
-    """
-    rules = rules or StudyRules()
-    least = least_seeds(comparisons, rules.alpha)
-    sentences = [
-        f"{seeds} seeds, {comparisons} comparison{'s' * (comparisons != 1)}: the smallest possible p is "
-        f"{smallest_p(seeds):.3g}; Holm's correction needs {rules.alpha / max(1, comparisons):.2g} or less (at least "
-        f"{least} seeds)."
-    ]
-    # in standard deviations, because nothing is known of them before the first paired runs
-    found = distinguishable(1.0, seeds, comparisons, rules)
-    if found is None:
-        return [*sentences, f"No verdict is possible with {seeds} seeds."]
-    share, relevant = f"{rules.power:.0%}", rules.relevant_difference
-    wanted = "" if relevant is None else difference_text(relevant, as_percent)
-    # without a guess of the spread, a difference in points would be made up
-    if deviation is None:
-        sentences.append(
-            f"A true difference of {found:.2g} standard deviations (of the paired differences over seeds) between two "
-            f"chosen settings is found with a probability of {share}."
-        )
-        if relevant is not None:
-            most = difference_text(relevant / found, as_percent)
-            sentences.append(
-                f"A difference of {wanted} is found in {share} if the paired differences vary by {most} or less "
-                "(standard deviation over seeds)."
-            )
-    else:
-        spread, size = difference_text(deviation, as_percent), difference_text(found * deviation, as_percent)
-        sentences.append(
-            f"If paired differences vary by {spread} over seeds, a difference of {size} between two chosen settings is "
-            f"found in {share}."
-        )
-        if relevant is not None:
-            chance = power(relevant, deviation, seeds, comparisons, rules)
-            enough = seeds_needed(relevant, deviation, comparisons, rules)
-            more = f"{enough} seeds would find it in {share}" if enough else "no number of seeds would find it"
-            sentences.append(f"A difference of {wanted} is found in {chance:.0%}; {more}.")
-    return [*sentences, *_tuning_sentences(trials, arms, rules, sampler)]
-
-
-def _tuning_sentences(trials: int, arms: int, rules: StudyRules, sampler: Sampler) -> list[str]:
-    """Return what a finding about arms asks for beyond one about their settings."""
-    if not trials:
-        return []
-    least, needed = least_trials(arms, rules, sampler), _share(lead_needed(arms, rules, sampler))
-    if trials < least:
-        return [
-            f"No arm will be named better with {counted(trials, 'tuning run')} an arm, only its setting: {least} are "
-            "the least that can show that another tuning would agree."
-        ]
-    return [
-        f"An arm is named better only if it also leads in {needed} of resampled tunings: surely, if its {least} best "
-        f"of {trials} tuning runs are better than all of the other arm."
-    ]
-
-
-def interval_text(interval: Interval, as_percent: bool) -> str:
-    """Write a difference with its interval: '+1.2 pt [0.4, 2.0]'.
-
-    Args:
-        interval: in the metric's unit.
-        as_percent: the metric is a fraction; the difference is written in points.
-    """
-    # 'pt', not '%': a difference of two percentages could be read as a ratio
-    shown = interval.times(100) if as_percent else interval
-    digits = _digits(shown)
-    unit = " pt" if as_percent else ""
-    return f"{shown.estimate:+.{digits}f}{unit} [{shown.low:.{digits}f}, {shown.high:.{digits}f}]"
-
-
-def difference_text(size: float, as_percent: bool) -> str:
-    """Write the size of a difference: '0.5 pt', or '0.012' for a metric that is no fraction."""
-    return f"{size * 100:.2g} pt" if as_percent else f"{size:.2g}"
-
-
-def p_text(p: float) -> str:
-    """Write a p value: 'p = 0.01', 'p = 0.0078', 'p < 0.001'."""
-    # below, the digits depend on the number of sign patterns tried, not on the data
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Write names as a sentence does: 'a', 'a and b', 'a, b and c'."""
-    return " and ".join([*filter(None, [", ".join(names[:-1])]), *names[-1:]])
-
-
-def _digits(interval: Interval) -> int:
-    """Return decimals that show the interval's width with two digits, from 1 on."""
-    width = interval.high - interval.low
-    # the interval of one seed is infinite, that of equal differences has no width
-    if not (0 < width < math.inf):
-        return 2
-    # more than 6 would be noise of the sums, and an accuracy over 2,000 samples has steps of 0.05 pt
-    return min(6, max(1, 1 - math.floor(math.log10(width))))
 
 
 def _names(a: str, b: str, arms: Sequence[Arm]) -> tuple[str, str, str]:
@@ -452,7 +336,7 @@ def _names(a: str, b: str, arms: Sequence[Arm]) -> tuple[str, str, str]:
 def _more_seeds(comparison: Comparison, table: StudyTable, rules: StudyRules) -> str:
     if comparison.difference_to_tell is None:
         return ""
-    size = difference_text(comparison.difference_to_tell, table.as_percent)
+    size = difference_text(comparison.difference_to_tell, table.display)
     if comparison.seeds_needed is None:
         # seeds share their test samples, so the error of these samples stays (statistics.sample_error)
         return f"; no number of seeds would tell {size} apart with these test samples"
@@ -479,13 +363,8 @@ def _tunings(ahead: float | None, a_leads: bool, arms: int, table: StudyTable, r
     share = ahead or 0.0
     least = least_trials(arms, rules, table.sampler)
     few = f", which takes {least} tuning runs an arm" if 0 < table.planned_trials < least else ""
-    needed = _share(lead_needed(arms, rules, table.sampler))
-    return f"{_share(share if a_leads else 1 - share)} of resampled tunings ({needed} needed{few})"
-
-
-def _share(value: float) -> str:
-    # random points may need 99.96%, which must not be written as 100%
-    return f"{100 * value:.{3 if value < 0.995 else 4}g}%"
+    needed = share_text(lead_needed(arms, rules, table.sampler))
+    return f"{share_text(share if a_leads else 1 - share)} of resampled tunings ({needed} needed{few})"
 
 
 def _opposite(chance: Interval) -> Interval:

@@ -198,6 +198,12 @@ class OfTorch(Loss):
         # Terms are (B, K) for element-wise losses, averaged so that K does not scale gradients, and (B,) for losses
         # over classes
         terms: Tensor = self.module(outputs, targets)
+        if terms.shape[:1] != outputs.shape[:1]:
+            raise ConfigError(
+                f"loss ({type(self.module).__name__}) must give one value a sample, as with reduction='none'; got "
+                f"values of shape {tuple(terms.shape)} for {len(outputs)} samples. Leave out options that add them up, "
+                "such as size_average and reduce, or write a subclass of effbench.tasks.losses.Loss."
+            )
         return terms.flatten(1).mean(1).sum() if terms.dim() > 1 else terms.sum()
 
 

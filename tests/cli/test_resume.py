@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -285,7 +286,8 @@ def test_batch_size_change_mid_epoch_is_refused_with_a_remedy(
 def advice(err: str) -> tuple[list[str], list[str]]:
     """The words that the refusal names: for the rest of the epoch, and for the resume with the changes."""
     ending, _, after = err.partition("without these changes")[2].partition("; then resume with them")
-    return ending.removeprefix(", with ").split(), after.strip().removeprefix("and ").removesuffix(".").split()
+    after = after.partition(". The end")[0].strip().removeprefix("and ").removesuffix(".")
+    return shlex.split(ending.removeprefix(", with ")), shlex.split(after)
 
 
 @pytest.mark.process
@@ -314,10 +316,26 @@ def test_changes_in_the_last_epoch_are_told_to_need_more(send: SendsSignal, effb
     assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=2", "hydra.run.dir=run")[0] == 143
     send.never()
     code, _, err = effbench("train", "resume=run", "data.batch_size=16")
-    assert (code, advice(err)) == (2, ([], ["a", "larger", "trainer.max_epochs"]))
+    ending, after = advice(err)
+    assert (code, ending) == (2, [])
     assert effbench("train", "resume=run")[0] == 0
-    assert effbench("train", "resume=run", "data.batch_size=16", "trainer.max_epochs=3")[0] == 0
+    assert effbench("train", "resume=run", "data.batch_size=16", *after)[0] == 0
     assert summary(tmp_path / "run")["steps"] == 12
+
+
+@pytest.mark.process
+@pytest.mark.row(50)
+def test_an_epoch_without_validation_is_told_to_get_one(send: SendsSignal, effbench: Effbench) -> None:
+    send(signal.SIGTERM, 7)
+    words = ["trainer.max_epochs=null", "trainer.max_steps=10", "trainer.check_val_every_n_epoch=3"]
+    assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, *words, "hydra.run.dir=run")[0] == 143
+    send.never()
+    err = effbench("train", "resume=run", "data.batch_size=16")[2]
+    assert advice(err) == (["trainer.max_epochs=2"], ["trainer.max_epochs=3", "trainer.max_steps=null"])
+    assert "is then validated" not in err  # the run's own end is
+    err = effbench("train", "resume=run", "data.batch_size=16", "trainer.max_steps=20", "scheduler.warmup=5 %")[2]
+    assert "although trainer.check_val_every_n_epoch=3" in err
+    assert "scheduler.warmup=5 %" in advice(err)[1]  # a word that a shell would part is in quotes
 
 
 def test_a_key_that_was_added_changes_without_its_plus() -> None:

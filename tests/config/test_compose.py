@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from effbench import cli
-from effbench.config.compose import compose, group_options, parse
+from effbench.config.compose import compose, compose_raw, group_options, parse
 from effbench.config.paths import conf_dir, recipes_dir
 from effbench.errors import ConfigError
 
@@ -54,6 +54,14 @@ def test_the_defaults_are_those_of_conf() -> None:
     assert config.to_dict()["trainer"] == trainer
     adamw = yaml.safe_load((conf_dir() / "optimizer" / "adamw.yaml").read_text())
     assert config.to_dict()["optimizer"].items() >= {key: adamw[key] for key in adamw if key != "defaults"}.items()
+
+
+@pytest.mark.parametrize("words", [["~loss.class_weights"], ["loss.label_smoothing=null", "~loss.label_smoothing"]])
+@pytest.mark.parametrize("with_folder", [False, True])
+def test_a_key_whose_value_is_null_can_be_deleted(words: list[str], with_folder: bool, own: Path) -> None:
+    raw = compose_raw(words, own if with_folder else None)
+    assert words[-1].removeprefix("~loss.") not in raw.loss
+    assert raw.hydra.overrides.task == words
 
 
 @pytest.mark.slow

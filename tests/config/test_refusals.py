@@ -53,6 +53,8 @@ UNKNOWN = {
     "a hydra key that is none": (["hydra.run.dirr=x"], ["hydra.run.dirr"]),
     "an unknown launcher": (["hydra/launcher=nope"], ["hydra/launcher"]),
     "a deleted group": (["~optimizer"], ["optimizer is missing"]),
+    "a deleted key whose value is null": (["~trainer.max_steps"], ["trainer.max_steps is missing"]),
+    "a deleted key of a key": (["~loss.class_weights.a"], ["no key 'loss.class_weights.a'"]),
     "a deleted key": (["~optimizer.lr"], ["optimizer.lr is missing"]),
 }
 VALUES = {
@@ -96,6 +98,7 @@ UNREADABLE = {
     "no record of the overrides": (["hydra.output_subdir=null"], ["hydra.output_subdir", "resume=RUN", "null"]),
     "a record elsewhere": (["hydra.output_subdir=there"], ["hydra.output_subdir", ".hydra", "there"]),
 }
+SMALL = ["data=synthetic", "data.num_train=80", "data.num_val=20", "data.num_test=20", "data.image_size=8"]
 BY_BUILDING = {
     "options of another optimizer": (
         ["optimizer=sgd", "optimizer._target_=torch.optim.Adagrad"],
@@ -121,6 +124,19 @@ BY_BUILDING = {
     "everything frozen": (["model.freeze=['*']"], ["model.freeze", "nothing would be left to train"]),
     "weights that are not there": (["model.pretrained=nope.pt"], ["model.pretrained", "nope.pt"]),
     "class weights that do not fit": (["loss.class_weights=[1,2]"], ["loss.class_weights", "10", "2"]),
+    "a reduction": (
+        ["loss._target_=torch.nn.CrossEntropyLoss", "+loss.reduction=mean"],
+        ["loss.reduction=mean would have no effect", "'none'"],
+    ),
+    "parameters of its own": (["+optimizer.params=3"], ["optimizer.params=3 would have no effect"]),
+    "a schedule's optimizer": (["+scheduler.optimizer=3"], ["scheduler.optimizer=3 would have no effect"]),
+    "outputs of a task": (["+task.num_outputs=3"], ["task.num_outputs=3 would have no effect"]),
+    "outputs of a model": ([*SMALL, "+model.num_classes=3"], ["model.num_classes=3 would have no effect", "to 10"]),
+    "another image size": ([*SMALL, "+model.image_size=[8,9]"], ["model.image_size=[8, 9] would have no effect"]),
+    "class numbers for mixed labels": (
+        [*SMALL, "loss._target_=torch.nn.CrossEntropyLoss", "+loss.ignore_index=3", "augment.mixup_alpha=0.5"],
+        ["(torch.nn.CrossEntropyLoss) does not take the mixed targets", "loss.ignore_index=3", "do not mix"],
+    ),
     "a data folder that is not there": (["data=image_folder", "data.root=nope"], ["data.root", "nope"]),
 }
 

@@ -26,6 +26,7 @@ WORDS = [
     "model.hidden=[1,2]", "+task.foo={a:1}", "hydra.job.name=z", "~optimizer.lr", "scheduler=null", "augment={a:1}",
     "data=null", "trainer.max_epochs=${seed}", "optimizer.lr=1,2", "hydra.sweep.dir=x", "hydra/launcher=basic",
     "seed=${hydra.job.num}", "hydra.job.num=4", "'model'=mlp", "data.root='a b'", "+hydra.job.num=4",
+    "~loss.class_weights", "loss.label_smoothing=null",
 ]  # fmt: skip
 
 

@@ -148,12 +148,14 @@ def test_a_group_added_later_takes_part(make):
     assert all(not torch.equal(a, b) for a, b in zip(start[:-1], end[:-1], strict=True))
 
 
-def test_sparse_gradients_are_refused_with_the_remedy(make):
-    embedding = torch.nn.Embedding(5, 2, sparse=True)
-    optimizer = make(embedding.parameters())
-    embedding(torch.tensor([1])).sum().backward()
+def test_sparse_gradients_are_refused_before_a_group_changes(make):
+    dense, embedding = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Embedding(5, 2, sparse=True)
+    optimizer = make([{"params": [dense]}, {"params": embedding.parameters()}])
+    (embedding(torch.tensor([1])).sum() + dense.sum()).backward()
     with pytest.raises(ConfigError, match=r"dense gradients; got a sparse one .* sparse=False"):
         optimizer.step()
+    assert dense.equal(torch.ones(2, 2))
+    assert not optimizer.state[dense]
 
 
 def test_numpy_options_stay_loadable_with_weights_only(make):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import io
+import itertools
 
-from effbench.report.text_table import TextColumn, print_table
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from effbench.report.text_table import TextColumn, print_sentence, print_table
 
 CLASS = "mypackage.models.ResidualNetwork"
 COLUMNS = (
@@ -34,3 +39,39 @@ def test_a_word_longer_than_a_line_is_broken_rather_than_lost(
     shown = capsys.readouterr().out
     assert shown.count("x") == 100
     assert "84.80 %" in shown
+
+
+def printed(text: str, width: int, head: str = "", terminal: bool = True) -> list[str]:
+    out = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    print_sentence(out, text, head)
+    assert isinstance(out.file, io.StringIO)
+    return out.file.getvalue().splitlines()
+
+
+SENTENCE = (
+    "sgd and adamw on mlp: not [red]distinguishable[/] with 8 seeds (+0.1 pt [-0.6, 0.8]);\n学習率 widen lr upwards"
+)
+
+
+@pytest.mark.parametrize(("head", "indent"), [("", 2), ("WRONG  links  ", 14), ("x" * 40, 30)])
+def test_a_sentence_is_wrapped_at_words_with_a_hanging_indent(head: str, indent: int) -> None:
+    first, *rest = printed(SENTENCE, 60, head)
+    assert first.startswith(head)
+    assert rest
+    assert max(map(cell_len, (first, *rest))) <= 60
+    # as wide as it may be: the next line's first word would not fit
+    for line, after in itertools.pairwise([first, *rest]):
+        assert cell_len(line) + 1 + cell_len(after.split()[0]) > 60
+    assert all(line[:indent].isspace() and not line[indent].isspace() for line in rest)
+    words = " ".join([first[len(head) :], *rest]).split()
+    assert words == SENTENCE.split()
+
+
+def test_a_pipe_gets_a_sentence_as_one_line() -> None:
+    assert printed(SENTENCE, 40, "ok  ", terminal=False) == [f"ok  {SENTENCE}".replace("\n", " ")]
+
+
+def test_a_path_longer_than_a_line_is_not_cut() -> None:
+    path = "/" + "long-folder/" * 6
+    assert printed(f"made again in {path}", 40) == ["made again in", f"  {path}"]
+    assert printed("\x1b[2J ", 40) == ["\\x1b[2J "]

@@ -33,7 +33,7 @@ def trial(arm: str, number: int, value: float | None = 0.7, **changes: Any) -> T
 
 def cost(arm: str, step: float, parameters: int = 1000, **changes: Any) -> Cost:
     fields: dict[str, Any] = {
-        "arm": arm, "step_seconds": Interval(step, step * 0.98, step * 1.02, 9), "images_per_second": 128 / step,
+        "arm": arm, "step_seconds": Interval(step, step * 0.98, step * 1.02, 9), "samples_per_second": 128 / step,
         "peak_memory_bytes": 10**9, "optimizer_state_bytes": 8 * parameters, "parameters": parameters,
         "macs": 10 * parameters, "latency_p50_seconds": None, "contaminated": False,
     }  # fmt: skip

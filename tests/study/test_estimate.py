@@ -23,8 +23,9 @@ NAMES = ("mlp-sgd", "mlp-adamw", "mlp-lion")
 def probe(step_s: float) -> Probe:
     """A short run: 30 steps an epoch, 2 s a validation, 1 s to begin."""
     return Probe(
-        step_s=step_s, images_per_s=64 / step_s, steps_per_epoch=30, evaluation_s=2.0, start_s=1.0, parameters=1234,
-        macs=1200, peak_bytes=10**8, share=1.0, others=0.0, drift=1.0, load=0.0, splits=("train", "val", "test"),
+        step_s=step_s, samples_per_s=64 / step_s, unit="image", steps_per_epoch=30, evaluation_s=2.0, start_s=1.0,
+        parameters=1234, macs=1200, peak_bytes=10**8, share=1.0, others=0.0, drift=1.0, load=0.0,
+        splits=("train", "val", "test"),
     )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ UNFAIR = {
         lambda t: dataclasses.replace(t, trials=(*t.trials, trial("a", 4, 0.1))), "a has 5 tuning runs, more than the 4"
     ),
     "target chosen on test": (
-        lambda t: dataclasses.replace(t, target_source="test"), "target 0.75 comes from test"
+        lambda t: dataclasses.replace(t, target_source="test"), "target 75.00 % comes from test"
     ),
     "mixed commits": (lambda t: with_run(t, 3, commit="bad"), "2 commits: c0ffee .19 runs., bad .1 runs."),
     "mixed machines": (lambda t: with_run(t, 3, machine="two"), "2 machines"),

@@ -65,7 +65,9 @@ def place(arm, value, status="on the front", by=(), width=0.0):
 
 
 def front(points, qualities):
-    return front_figure("test acc against time", "time", points, qualities, NAMES, ("{:.3g} s".format, "{:.0%}".format))
+    return front_figure(
+        "test acc against time", "time", points, qualities, NAMES, ("{:.3g} s".format, "{:.0%}".format, "{:.0%}".format)
+    )
 
 
 def test_a_front_shows_both_intervals_and_says_them():
@@ -105,7 +107,7 @@ def test_names_cover_neither_marks_nor_each_other():
     names = {f"arm-{at:02d}": (at, f"arm-{at:02d}") for at in range(12)}
     points = [place(arm, float(chance.random() + 1)) for arm in names]
     qualities = {arm: Interval(value := float(chance.random()), value - 0.01, value + 0.01, 8) for arm in names}
-    found = front_figure("t", "c", points, qualities, names, ("{:.2g}".format, "{:.2g}".format))
+    found = front_figure("t", "c", points, qualities, names, ("{:.2g}".format,) * 3)
     boxes = [
         (label.x if label.anchor == "start" else label.x - 40, label.y - 8, label.x + 40 * (label.anchor == "start"))
         for label in found.labels

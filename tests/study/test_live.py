@@ -45,10 +45,12 @@ def filled(plan: StudyPlan, values: Sequence[tuple[str, str, int, float | None]]
     return ledger
 
 
-def frame(plan: StudyPlan, ledger: Ledger, running: list[str], left_s: float | None, width: int) -> list[str]:
+def frame(
+    plan: StudyPlan, ledger: Ledger, running: list[str], left_s: float | None, width: int, others: int = 0
+) -> list[str]:
     """The lines of the view on a terminal of this width."""
     live = Live(console=Console(file=io.StringIO(), width=width, height=24), auto_refresh=False)
-    TerminalBoard(live).show(plan, ledger, running, left_s)
+    TerminalBoard(live).show(plan, ledger, running, left_s, others)
     out = Console(file=io.StringIO(), width=width)
     with out.capture() as capture:
         out.print(live.get_renderable())
@@ -134,6 +136,25 @@ def test_a_hostile_name_is_text_in_the_view(plan: StudyPlan) -> None:
 def test_time_left_counts_each_run_that_has_not_ended_once(plan: StudyPlan) -> None:
     ledger = filled(plan, [("tune", "mlp-sgd", index, 0.5) for index in range(6)])  # its final runs may begin
     engine = Engine(plan, ledger, Relay(), Board())
-    assert engine._left_s(engine._left()) is None  # no run has ended in this process
+    assert engine._left_s(engine._left(), {}) is None  # no run has ended in this process
     engine._took_s += [5.0, 15.0]
-    assert engine._left_s(engine._left()) == pytest.approx((39 - 6) * 10.0)
+    assert engine._left_s(engine._left(), {}) == pytest.approx((39 - 6) * 10.0)
+
+
+@pytest.mark.slow
+def test_time_left_and_view_count_other_workers_that_live(plan: StudyPlan) -> None:
+    ledger = filled(plan, [("tune", "mlp-sgd", 0, 0.5)])
+    for index, start in ((1, None), (3, "0")):  # "0": no process of this machine began at boot
+        other = ledger_of(plan)
+        other.workers.own["start"] = start or other.workers.own["start"]
+        for place in (index, index + 1):
+            assert other.take([Task("tune", "mlp-sgd", place)]) is not None
+    assert ledger.take([Task("tune", "mlp-sgd", 5)]) is not None  # its own
+    engine = Engine(plan, ledger, Relay(), Board())
+    engine._took_s += [10.0]
+    left = engine._left()
+    found = ledger.held_by_others(left)
+    assert list(found.values()) == [2]
+    assert engine._left_s(left, found) == pytest.approx((39 - 1) * 10.0 / 3)
+    shown = frame(plan, ledger, [], 45.4, 80, others=1)[1]
+    assert shown.startswith("smoke: 1 of 39 runs ended; 2 workers; about 45 s left, ")

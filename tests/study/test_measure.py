@@ -31,9 +31,11 @@ from tests.study.kills import WORDS, table_in
 pytest.importorskip("optuna")
 
 PROBE = Probe(
-    step_s=0.1, images_per_s=640.0, steps_per_epoch=10.0, evaluation_s=0.1, start_s=1.0, parameters=100, macs=1000,
-    peak_bytes=10**8, share=1.0, others=0.0, drift=1.0, load=0.0, splits=("train", "val", "test"),
+    step_s=0.1, samples_per_s=640.0, unit="image", steps_per_epoch=10.0, evaluation_s=0.1, start_s=1.0,
+    parameters=100, macs=1000, peak_bytes=10**8, share=1.0, others=0.0, drift=1.0, load=0.0,
+    splits=("train", "val", "test"),
 )  # fmt: skip
+ROWS = ["data=synthetic_rows", "data.targets=values", "task=regression", "loss=mse"]
 BEST = {"mlp-sgd": {"optimizer.lr": 1e5}, "mlp-adamw": {"optimizer.lr": 0.01}}
 
 
@@ -97,6 +99,7 @@ def test_an_arm_that_fails_is_measured_with_its_defaults(
     assert (found["mlp-sgd"]["settings"], found["mlp-sgd"]["steps"]) == (settings, steps)
     assert (found["mlp-adamw"]["settings"], found["mlp-adamw"]["steps"]) == (BEST["mlp-adamw"], TIMED_STEPS)
     assert table.clock == FROM_STEPS
+    assert [cost.defaults for cost in table.costs] == [settings == {}, False]
 
 
 @pytest.mark.slow
@@ -255,10 +258,12 @@ def test_a_probe_beside_other_work_is_contaminated(
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_a_probe_watches_its_timed_steps(tmp_path: Path) -> None:
-    words = planned(WORDS[1:]).words("mlp-sgd", {}, 0, tests=False)
+@pytest.mark.parametrize(("data", "unit"), [([], "image"), (ROWS, "row")], ids=["images", "rows"])
+def test_a_probe_watches_its_timed_steps(data: list[str], unit: str, tmp_path: Path) -> None:
+    words = planned([*WORDS[1:], *data]).words("mlp-sgd", {}, 0, tests=False)
     found = called(Relay(), probe, words, tmp_path / "run", PROBE_STEPS)
     assert found is not None
+    assert found.unit == unit
     assert (found.others is not None) == Path("/proc/stat").exists()
     assert not (tmp_path / "run").exists()
 

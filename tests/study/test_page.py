@@ -40,6 +40,41 @@ def test_objections_stand_directly_under_the_verdict(tmp_path):
     assert "Objections" not in fair + markdown
 
 
+def test_costs_of_default_settings_are_named(tmp_path):
+    costs = (cost(ARMS[0], 0.01, defaults=True), cost(ARMS[1], 0.02), cost(ARMS[2], 0.03, defaults=True))
+    _, markdown, _ = written(tmp_path, small_study(costs=costs))
+    assert "| 10.00 * |" in markdown
+    assert "| 20.00 |" in markdown
+    assert "'*': it is that of the default settings." in markdown
+    assert "failed or none was known: mlp/sgd and mlp/lion.\n" in markdown
+    _, markdown, _ = written(tmp_path, small_study())
+    assert "default settings" not in markdown
+
+
+def test_a_study_over_rows_has_the_unit_and_digits_of_its_metric(tmp_path, capsys):
+    """A regression: masses in kilograms with one digit, and costs of rows. No percent, and no image."""
+    masses = {arm: [80.0 + 50 * place + seed for seed in range(7)] for place, arm in enumerate(ARMS)}
+    trials = tuple(trial(arm, n, 1000 * place + 5.25 * n) for place, arm in enumerate(ARMS) for n in range(4))
+    costs = tuple(cost(arm, 0.01 + place / 100, unit="row") for place, arm in enumerate(ARMS))
+    table = small_study(
+        confirmations=study(masses).confirmations, trials=trials, costs=costs, metric="mae", mode="min",
+        as_percent=False, unit="kg", digits=1, target=95.25, target_source="given",
+    )  # fmt: skip
+    page, markdown, result = written(tmp_path, table, {arm: [[(10, 99.125), (20, 90.0625)]] for arm in ARMS})
+    print_result(table, result, tmp_path / "study.html")
+    for text in (page, markdown, capsys.readouterr().out):
+        assert "test mae (kg)" in text
+        assert "83.0 [81.0, 85.0]" in text  # 83 +- 2.447 sqrt(14 / 3 / 7)
+    assert result.verdicts[0].startswith("sgd beats adamw on mlp: -50.0 kg [-50.0, -50.0], p = ")
+    assert 'on mlp: <span class="whole">-50.0 kg [-50.0, -50.0]</span>, ' in page
+    assert "Target: validation 95.2 kg (given)" in markdown
+    assert "| mlp/sgd | 1 | 80.0 | 80.0 |" in markdown
+    assert "| mlp/sgd - mlp/adamw | -50.0 kg [-50.0, -50.0] |" in markdown
+    assert "| rows/s |" in markdown
+    assert "lion: 90.1 at 20" in page  # what a screen reader says of a curve
+    assert not re.search(r"\bimages?\b| pt\b|[0-9] %", page.partition("<body>")[2] + markdown)
+
+
 def test_the_console_prints_verdicts_then_objections(tmp_path, capsys):
     table = small_study()
     result = analyse(table)

@@ -13,6 +13,7 @@ import pytest
 from effbench.config.compose import compose
 from effbench.config.study_files import options
 from effbench.errors import ConfigError
+from effbench.metrics import MeanAbsoluteError
 from effbench.study.frozen import NAME, freeze
 from effbench.study.plan import StudyPlan, digest_of
 from effbench.study.planning import planned
@@ -66,12 +67,26 @@ def test_tuning_leaves_the_test_split_unread_final_runs_do_not() -> None:
 
 
 @pytest.mark.slow
-def test_a_users_metric_decides_what_a_study_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", [[], ["checkpoint.monitor=val/wrong", "checkpoint.mode=min"]], ids=["auto", "given"])
+def test_a_users_metric_decides_what_a_study_compares(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = "from effbench.metrics import Accuracy, Display\nclass Wrong(Accuracy):\n    name = 'wrong'\n"
-    (tmp_path / "studymetric.py").write_text(f"{lines}    display = Display('wrong answers', 'min')\n")
+    (tmp_path / "studymetric.py").write_text(f"{lines}    display = Display('wrong answers', 'min', 'kg', digits=1)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    plan = planned([*SMOKE, "task.metrics=[studymetric.Wrong]", "allow_targets=[studymetric]"])
+    plan = planned([*SMOKE, "task.metrics=[studymetric.Wrong]", "allow_targets=[studymetric]", *words])
     assert (plan.metric, plan.mode) == ("wrong", "min")
+    assert plan.display.with_unit(2.34) == "2.3 kg"
+    assert "kg" not in json.dumps(plan.record())  # how it is written changes no study
+
+
+@pytest.mark.slow
+def test_the_loss_has_the_unit_of_its_task() -> None:
+    rows = ["data=synthetic_rows", "data.targets=values", "task=regression", "loss=mse"]
+    monitor = ["checkpoint.monitor=val/loss", "checkpoint.mode=min"]
+    assert planned([*SMOKE, *monitor]).display.unit == "nats"
+    assert planned([*SMOKE, *rows, *monitor]).display.unit == ""
+    assert planned([*SMOKE, *rows]).display == MeanAbsoluteError.display
 
 
 def test_words_given_reach_every_run_but_not_over_an_arm() -> None:

@@ -7,10 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from effbench.metrics import Accuracy, Display
+from effbench.stats import Interval
 from effbench.study.analysis import analyse
+from effbench.study.plan_words import plan_sentences
 from effbench.study.power import power
 from effbench.study.table import FROM_STEPS, StudyRules
-from effbench.study.verdicts import listed, plan_sentences
+from effbench.study.wording import difference_text, interval_text, listed
 from tests.study.planted import confirmation, cost, study, trial
 
 SWIN = ("Swin/Lion", "Swin/AdamW")
@@ -29,9 +32,24 @@ def test_a_winner_is_named_with_its_difference():
 
 
 def test_a_metric_without_percent_is_written_in_its_unit():
-    assert sentence(-0.02, mode="min", as_percent=False) == (
-        "Lion beats AdamW on Swin: -0.020 [-0.027, -0.013], p = 0.0078, 8 seeds"
-    )
+    found = [
+        sentence(difference, mode="min", as_percent=False, unit=unit, digits=digits)
+        for difference, unit, digits in ((-0.02, "", 4), (-0.02, "nats", 1), (-0.02, "kg", 0))
+    ]
+    assert found == [
+        "Lion beats AdamW on Swin: -0.0200 [-0.0268, -0.0132], p = 0.0078, 8 seeds",
+        # more digits than the metric has, where its interval would have no width without them
+        "Lion beats AdamW on Swin: -0.020 nats [-0.027, -0.013], p = 0.0078, 8 seeds",
+        "Lion beats AdamW on Swin: -0.020 kg [-0.027, -0.013], p = 0.0078, 8 seeds",
+    ]
+
+
+def test_sizes_in_a_unit_have_two_digits_and_no_exponent():
+    kilograms = Display("mass", "min", "kg", digits=0)
+    assert [difference_text(size, kilograms) for size in (1234.0, 12.34, 0.01234)] == ["1,200 kg", "12 kg", "0.012 kg"]
+    assert difference_text(0.005, Accuracy.display) == "0.5 pt"
+    wide = Interval(1234.5, 1200.0, 1269.0, 8)
+    assert interval_text(wide, kilograms) == "+1234 kg [1200, 1269]"
 
 
 def test_what_cannot_be_told_says_how_many_seeds_could():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench.errors import ConfigError
-from effbench.tasks.losses import CrossEntropy, Focal, class_weights
+from effbench.tasks.losses import CrossEntropy, Focal, OfTorch, class_weights
 
 B, K = 13, 5
 WEIGHTS = torch.tensor([0.2, 1.0, 3.0, 0.0, 0.7])
@@ -72,6 +72,13 @@ def test_step_with_only_zero_weight_classes_has_zero_gradient():
     targets = torch.full((B,), 3)
     loss = objective.summed(x, targets) / objective.divisor(B, mass_of(targets))
     assert torch.autograd.grad(loss, x)[0].abs().max() == 0
+
+
+def test_a_loss_of_torch_that_adds_samples_up_is_refused():
+    """With a mean instead of one value a sample, the sum over a step would depend on its micro-batches."""
+    with pytest.raises(ConfigError, match=r"CrossEntropyLoss\) must give one value a sample.* size_average"):
+        OfTorch(nn.CrossEntropyLoss()).summed(logits(), hard())
+    assert OfTorch(nn.CrossEntropyLoss(reduction="none")).summed(logits(), hard()).shape == ()
 
 
 def test_only_class_weights_need_the_class_mass():

@@ -15,6 +15,7 @@ from torch import Tensor
 from effbench.data.images.decoding import decode, from_pillow
 from effbench.data.images.image_files import find_images
 from effbench.data.images.white_levels import Levels
+from effbench.data.modality import tensor_of
 from effbench.errors import ConfigError
 
 BATCH = 256  # most decoded images in memory
@@ -32,7 +33,7 @@ def images_of(
         levels: white levels of images of more than 8 bits.
     """
     if isinstance(inputs, Tensor | np.ndarray):
-        array = torch.as_tensor(inputs)
+        array = tensor_of(inputs)
         yield array[None] if array.ndim == 3 else array  # one image (C, H, W) is a batch of one
         return
     channels, size, _ = shape
@@ -48,7 +49,7 @@ def images_of(
             elif isinstance(item, Image.Image):
                 some.append(from_pillow(item, size, channels, levels))
             elif isinstance(item, Tensor | np.ndarray):
-                some.append(torch.as_tensor(item))
+                some.append(tensor_of(item))
             else:
                 raise ConfigError(
                     "predict takes files (text or Path), Pillow images, or uint8 arrays; got "

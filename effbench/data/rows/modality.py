@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from effbench.data.modality import AugmentParams, Modality, Normalise, Settings
+from effbench.data.modality import AugmentParams, Modality, Normalise, Settings, tensor_of
 from effbench.data.rows.csv_files import csv_files, read_rows
 from effbench.data.split_checks import as_tensor
 from effbench.errors import ConfigError, DataError
@@ -102,7 +102,7 @@ class Rows(Modality):
             for path in csv_files(list(map(os.fspath, paths))):
                 yield read_rows(path, self.shape[0], self.names)
             return
-        rows = torch.as_tensor(inputs)
+        rows = tensor_of(inputs)
         yield self.required(rows[None] if rows.dim() == 1 else rows)
 
     def required(self, samples: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def glosses(path: Path) -> Iterator[Gloss]:
 
 def chosen(path: Path) -> list[Gloss]:
     """Return the glosses that ship, each once."""
-    by_text = defaultdict(list)
+    by_text: dict[str, list[Gloss]] = defaultdict(list)
     for gloss in glosses(path):
         if gloss.kind in CLASSES:
             by_text[gloss.text.casefold()].append(gloss)
@@ -77,7 +77,7 @@ def similar_pairs(words: dict[str, frozenset[str]]) -> Iterator[tuple[str, str]]
     sets that share such a word are compared (Chaudhuri et al., ICDE 2006: prefix filter).
     """
     frequency = Counter(word for each in words.values() for word in each)
-    names_with = defaultdict(list)
+    names_with: dict[str, list[str]] = defaultdict(list)
     for name, own in words.items():
         rarest = sorted(own, key=lambda word: (frequency[word], word))[: len(own) - math.ceil(SIMILAR * len(own)) + 1]
         for other in dict.fromkeys(other for word in rarest for other in names_with[word]):
