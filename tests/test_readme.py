@@ -29,13 +29,17 @@ COMMANDS = [line for block in blocks("console") for line in block.splitlines() i
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the README's commands name: a run, photos, an own config folder, a copied recipe."""
+    """A folder with what the README's commands name: a run, photos, tables, an own config folder, a copied recipe."""
     folder = tmp_path_factory.mktemp("readme")
     for label in ("cat", "dog"):
         (folder / "photos" / label).mkdir(parents=True)
         for index in range(12):
             noise = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8)
             Image.fromarray(noise.numpy()).save(folder / "photos" / label / f"{index}.jpg")
+    tables = {"reviews.csv": "text,label", "patients.csv": "age,ill"}
+    for name, header in tables.items():
+        lines = [f"{index},{('no', 'yes')[index % 2]}" for index in range(200)]
+        (folder / name).write_text("\n".join([header, *lines]))
     (folder / "mine" / "model").mkdir(parents=True)
     [own_model] = [block for block in blocks("yaml") if "arch: shufflenet" in block]
     (folder / "mine" / "model" / "tiny.yaml").write_text(own_model)
