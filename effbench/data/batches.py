@@ -173,6 +173,15 @@ class TrainBatches:
         """Return the number of samples in step `step` of an epoch, over all ranks."""
         return self._sizes[step]
 
+    def padding(self) -> float | None:
+        """Return the part of the first epoch's batches that is padding; None if all samples have one size."""
+        if self._lengths is None:
+            return None
+        steps = self._lengths[self._epoch_order(0)[: sum(self._sizes)]].split(self._sizes)
+        batches = [lengths for step in steps for lengths in step.split(self.batch_size)]
+        positions = sum(len(lengths) * int(lengths.max()) for lengths in batches)
+        return 1 - sum(int(lengths.sum()) for lengths in batches) / positions
+
     def class_mass(self, epoch: int, step: int) -> Tensor:
         """Return float (K,), the number of samples of each class in the step; see StepBatches."""
         indices, params = self._drawn(epoch, step)

@@ -59,6 +59,7 @@ def known_at_start(
             "classes": list(data.classes),
             **modality.record(),
             **data.facts,
+            **({} if (padding := trainer.train.padding()) is None else {"padding": padding}),
         },
         "environment": environment(),
         "git": git_state(Path.cwd()),

@@ -335,6 +335,8 @@ class TrainingSession:
         sizes = ", ".join(f"{len(split)} {which}" for which, split in data.named().items())
         _, why = choose_precision(self.config.trainer.precision, self.device)
         log.info(f"data {data.name}: {sizes}, {len(data.classes)} classes, {data.modality.size_text(data.shape)}")
+        if (padding := trainer.train.padding()) is not None:
+            log.info(f"batches of {data.modality.unit}s of similar length: {100 * padding:.1f} % of them is padding")
         # What a metric is computed from is said with a count.
         for which, batches in samples.items():
             log.info(f"{which}: {batches.extent}")

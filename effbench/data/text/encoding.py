@@ -147,7 +147,7 @@ def _tell(
         log.info(f"{name}: cut to data.max_length={options.max_length} tokens: {listed} texts")
     elsewhere = {which: share for which, share in unknown.items() if which != "train" and share >= 0.005}
     if elsewhere:
-        listed = ", ".join(f"{which} {share:.1%}" for which, share in elsewhere.items())
+        listed = ", ".join(f"{which} {100 * share:.1f} %" for which, share in elsewhere.items())
         log.info(f"{name}: tokens that are not in the vocabulary: {listed}; data.tokenizer=bpe and bytes know all")
 
 

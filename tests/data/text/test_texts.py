@@ -63,7 +63,7 @@ def test_the_tokenizer_is_fitted_to_train_alone(caplog):
         )
     assert data.facts["tokenizer"]["tokens"] == ["b", "a", "c"]
     assert data.facts["unknown_tokens"] == {"train": 0.0, "test": 0.5}
-    assert "tokens that are not in the vocabulary: test 50.0%" in caplog.text
+    assert "tokens that are not in the vocabulary: test 50.0 %" in caplog.text
 
 
 def test_cut_texts_are_counted_and_said(caplog):
@@ -142,6 +142,8 @@ def test_little_of_the_batches_is_padding():
     order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
     unsorted = [made.modality.plain(made.split.inputs, rows) for rows in order.split(16)]
     assert padding(sorted_) < 0.05
+    assert made.padding() == pytest.approx(padding(sorted_))
+    assert batches(accumulate=2, batch_size=8).padding() < 0.05
     assert padding(unsorted) > 0.4
 
 
