@@ -102,6 +102,7 @@ def test_damage_is_found_and_named(damage, check, copy, effbench):
     code, out, _ = effbench("verify", str(copy))
     assert code == 1
     assert "WRONG" in out
+    assert "None" not in out  # null is what the file holds
 
 
 @pytest.mark.parametrize("at", ["0.25,nan", "nan,0.25", "nan,nan"], ids=["end", "begin", "all"])
