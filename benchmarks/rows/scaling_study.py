@@ -56,7 +56,7 @@ def study(count: int) -> tuple[StudyTable, dict[str, list[list[tuple[int, float]
             steps = float(chance.integers(8, 20) * 100)
             runs.append(
                 Confirmation(arm.name, 1 + number, 0.8, float(correct.mean()), steps, steps / 100, 2000, 20.0,
-                             correct=tuple(correct.tolist()), run=f"runs/{arm.name}/confirm-{number:03d}",
+                             correct=correct.tobytes(), run=f"runs/{arm.name}/confirm-{number:03d}",
                              digest=f"{at:04x}{number:08x}", **shared)
             )  # fmt: skip
         step = Interval(0.01 + at / 1e4, 0.0099 + at / 1e4, 0.0101 + at / 1e4, 3)
