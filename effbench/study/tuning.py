@@ -58,6 +58,16 @@ class Chosen:
         """Places of the outcomes, smallest first."""
         return np.argsort(self.outcomes, kind="stable")
 
+    @cached_property
+    def sorted(self) -> Array:
+        """The outcomes, smallest first."""
+        return self.outcomes[self.order]
+
+    @cached_property
+    def below(self) -> Array:
+        """P(outcome among the n smallest), for n = 0, 1, ..."""
+        return np.concatenate([[0.0], np.cumsum(self.shares[self.order])])
+
 
 Differences = dict[tuple[str, str, float, float], Chosen]  # arm, arm, their rates -> distribution of the difference
 
@@ -191,12 +201,14 @@ def _chosen(outcomes: Sequence[float | None], values: Sequence[float | None], ra
 
 def _ahead(first: Chosen, second: Chosen) -> float:
     """Return P(first > second); a tie is half a lead."""
-    below = np.concatenate([[0.0], np.cumsum(second.shares[second.order])])
-    # in order on both sides: 63,000 differences are found five times as fast as at random places
-    x, y = first.outcomes[first.order], second.outcomes[second.order]
-    less, upto = (below[np.searchsorted(y, x, side)] for side in ("left", "right"))
+    # in order on both sides: 63,000 differences of 250 trials each are found faster than at random places
+    x, y = first.sorted, second.sorted
+    upto = np.searchsorted(y, x, "right")
+    less = upto.copy()
+    tied = np.flatnonzero((upto > 0) & (y[upto - 1] == x))
+    less[tied] = np.searchsorted(y, x[tied], "left")
     both = np.empty_like(x)
-    both[first.order] = less + upto
+    both[first.order] = second.below[less] + second.below[upto]
     return float(first.shares @ both) / 2
 
 
