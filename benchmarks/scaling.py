@@ -38,6 +38,12 @@ def points(
     return [Point(panel, across, name, x, median_interval([of(values[name]) for values in found])) for name in found[0]]
 
 
+def resource_points(across: str, line: str, x: float, spent: Sequence[tuple[float, int]]) -> tuple[Point, Point]:
+    """Seconds and peak memory of a command. spent: (seconds, peak bytes) of each repetition, by `resources`."""
+    seconds, peak = (median_interval(values) for values in zip(*spent, strict=True))
+    return Point("seconds", across, line, x, seconds), Point("MB, peak resident", across, line, x, peak.times(1e-6))
+
+
 def draw(title: str, drawn: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Writes the points (as JSON has them) as an SVG, a panel each quantity, bars for the intervals."""
     import matplotlib

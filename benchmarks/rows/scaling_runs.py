@@ -8,8 +8,7 @@ from pathlib import Path
 
 from benchmarks.arms_start import finished_runs, resources
 from benchmarks.figures import Figure
-from benchmarks.scaling import Point
-from effbench.stats import median_interval
+from benchmarks.scaling import Point, resource_points
 
 TITLE = "Many runs in one table"
 COUNTS = (10, 100, 1000, 10_000)
@@ -38,12 +37,8 @@ def measure() -> list[Figure | Point]:
             finished_runs(folder / "runs", count)
             for name, words in READERS.items():
                 resources(words, folder)  # fills the page cache
-                spent = [resources(words, folder) for _ in range(REPEATS)]
-                seconds, peak = (median_interval(values) for values in zip(*spent, strict=True))
-                found += [
-                    Point("seconds", ACROSS, name, count, seconds),
-                    Point("MB, peak resident", ACROSS, name, count, peak.times(1e-6)),
-                ]
+                both = resource_points(ACROSS, name, count, [resources(words, folder) for _ in range(REPEATS)])
+                found += both
                 if count == COUNTS[-1]:
-                    found.append(Figure(f"{name}, {count:,} runs, seconds", seconds, "<= 5"))
+                    found.append(Figure(f"{name}, {count:,} runs, seconds", both[0].value, "<= 5"))
     return found

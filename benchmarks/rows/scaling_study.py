@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.arms_start import resources
 from benchmarks.figures import Figure
-from benchmarks.scaling import Point
-from effbench.stats import Interval, median_interval
+from benchmarks.scaling import Point, resource_points
+from effbench.stats import Interval
 from effbench.study.frozen import freeze
 from effbench.study.page import CURVES, TABLE
 from effbench.study.planning import planned
@@ -56,7 +56,7 @@ def study(count: int) -> tuple[StudyTable, dict[str, list[list[tuple[int, float]
             steps = float(chance.integers(8, 20) * 100)
             runs.append(
                 Confirmation(arm.name, 1 + number, 0.8, float(correct.mean()), steps, steps / 100, 2000, 20.0,
-                             correct=tuple(correct.tolist()), run=f"runs/{arm.name}/confirm-{number:03d}",
+                             correct=correct.tobytes(), run=f"runs/{arm.name}/confirm-{number:03d}",
                              digest=f"{at:04x}{number:08x}", **shared)
             )  # fmt: skip
         step = Interval(0.01 + at / 1e4, 0.0099 + at / 1e4, 0.0101 + at / 1e4, 3)
@@ -84,12 +84,8 @@ def measure() -> list[Figure | Point]:
             (folder / "study" / CURVES).write_text(json.dumps(curves))
             runs = len(table.trials) + len(table.confirmations)
             for name, words in PARTS.items():
-                spent = [resources(words, folder) for _ in range(REPEATS)]
-                seconds, peak = (median_interval(values) for values in zip(*spent, strict=True))
-                found += [
-                    Point("seconds", ACROSS, name, runs, seconds),
-                    Point("MB, peak resident", ACROSS, name, runs, peak.times(1e-6)),
-                ]
+                both = resource_points(ACROSS, name, runs, [resources(words, folder) for _ in range(REPEATS)])
+                found += both
                 if count == COUNTS[-1]:
-                    found.append(Figure(f"{name}, {runs:,} runs, seconds", seconds, TARGETS[name], note=note))
+                    found.append(Figure(f"{name}, {runs:,} runs, seconds", both[0].value, TARGETS[name], note=note))
     return found

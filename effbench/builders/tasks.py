@@ -77,7 +77,7 @@ def check_loss(config: Config) -> None:
             f"loss._target_ {target!r} is for targets of kind {' or '.join(takes)}; task={task.__name__.lower()} has "
             f"targets of kind {has}. {task.remedy}"
         )
-    if not issubclass(kind, Loss):
+    if inspect.isclass(kind) and not issubclass(kind, Loss):
         refuse_given("loss", config.loss.options, _PER_SAMPLE)
 
 

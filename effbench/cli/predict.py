@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from effbench.cache_dir import expanded
@@ -45,8 +45,8 @@ def main(words: Sequence[str]) -> int:
         key, equals, value = word.partition("=")
         if equals and key in options:
             options[key] = value
-        # a file's name may contain '=' too
-        elif equals and not Path(word).exists():
+        # a file's name may contain '=' too, as the folders of a sweep's jobs do: an option's is one word
+        elif equals and key.isidentifier() and not os.path.lexists(word):
             of_files[key] = value
         else:
             paths.append(word)
@@ -89,7 +89,10 @@ def _counts(
     known = load_run(folder, targets).modality().file_options
     for key in given:
         if key not in known:
-            raise ConfigError(unknown_name("option of predict", key, [*options, *known]))
+            raise ConfigError(
+                f"{unknown_name('option of predict', key, [*options, *known])} There is no file "
+                f"{f'{key}={given[key]}'!r} either."
+            )
     return {key: _count(key, text) for key, text in given.items()}
 
 

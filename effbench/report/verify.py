@@ -223,7 +223,8 @@ def _metrics(folder: Path, summary: Mapping[str, Any]) -> str:
 def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
     """The last values and the best value of the summary are those of metrics.csv."""
     if summary["status"] not in FINISHED:
-        return f"not checked: the run is {summary['status']}"
+        status = summary["status"]
+        return f"not checked: the run {'has no status' if status is None else f'is {status}'}"
     rows = [row for row in read_metrics(folder) if row["row"] == "epoch"]
     compared = 0
     # test metrics and callbacks have no column in epoch rows
@@ -231,17 +232,21 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
         cells = [row[name] for row in rows if row.get(name)]
         if not cells:
             continue
-        _require(_close(float(cells[-1]), value), f"{name} is {value} in summary.json, {cells[-1]} in metrics.csv")
+        _require(
+            _close(float(cells[-1]), value), f"{name} is {shown(value)} in summary.json, {cells[-1]} in metrics.csv"
+        )
         compared += 1
     best = summary.get("best")
     if best:
         values = [float(row[best["metric"]]) for row in rows if row.get(best["metric"])]
-        # NaN ranks last; comparisons with it would leave any value as the extreme
-        values = [value for value in values if not math.isnan(value)] or [math.nan]
+        # as in training, a value that is not finite is never the best
+        values = [value for value in values if math.isfinite(value)] or [math.nan]
         display = recorded_displays(summary).get(metric_of(best["metric"])) or display_of(best["metric"])
         # the best of all validations, recomputed
         extreme = min(values) if display.mode == "min" else max(values)
-        _require(_close(extreme, best["value"]), f"best is {best['value']} in summary.json, {extreme} in metrics.csv")
+        _require(
+            _close(extreme, best["value"]), f"best is {shown(best['value'])} in summary.json, {extreme} in metrics.csv"
+        )
     return f"{counted(compared, 'metric')}{', and the best value' if best else ''}"
 
 

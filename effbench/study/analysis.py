@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from effbench.stats import Interval, mean_interval
 from effbench.study.budget import best_against_budget, budgets
-from effbench.study.comparisons import Bytes, compare_arms, correct_samples
+from effbench.study.comparisons import compare_arms
 from effbench.study.fairness import objections
 from effbench.study.front import fronts
 from effbench.study.interaction import interaction
 from effbench.study.results import BudgetPoint, Quality, StudyResult
 from effbench.study.runs import groups, result_of, runs_by_arm, trial_values
+from effbench.study.samples import Samples
 from effbench.study.statistics import crossed_interval
 from effbench.study.table import Confirmation, StudyRules, StudyTable
 from effbench.study.targets import target_differences, target_times
@@ -30,10 +31,10 @@ def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
         table: trials, final runs and costs; an unfinished study is analysed as far as it is.
         rules: as frozen before the first trial; None for the default ones.
     """
-    rules = rules or StudyRules()
+    rules, samples = rules or StudyRules(), Samples(table)
     # only final runs are compared: the best of many tuning runs is too good, because it was picked for being good
-    comparisons = compare_arms(table, rules)
-    interplay = interaction(table, rules)
+    comparisons = compare_arms(table, rules, samples)
+    interplay = interaction(table, rules, samples)
     differences = target_differences(table, rules)
     points = _budget_points(table, rules)
     # who leads after how much tuning comes last: it is about validation and luck, not about which arm is better
@@ -43,53 +44,50 @@ def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
         *_budget_verdicts(table, points),
     ]
     return StudyResult(
-        qualities=tuple(_qualities(table, rules)),
+        qualities=tuple(_qualities(table, rules, samples)),
         comparisons=tuple(comparisons),
         interaction=interplay,
         target_times=tuple(target_times(table, rules)),
         target_differences=tuple(differences),
         budget=tuple(points),
-        front=tuple(fronts(table, rules)),
+        front=tuple(fronts(table, rules, samples)),
         objections=tuple(objections(table, rules)),
         verdicts=tuple(verdicts),
     )
 
 
-def _qualities(table: StudyTable, rules: StudyRules) -> list[Quality]:
+def _qualities(table: StudyTable, rules: StudyRules, samples: Samples) -> list[Quality]:
     # the intervals are of each arm alone, over seeds; arms are told apart by paired differences (comparisons.py), whose
     # intervals are narrower, because they lack what a seed does to all arms
     runs, sign = runs_by_arm(table), 1.0 if table.mode == "max" else -1.0
-    bits: dict[int, Bytes] = {}
     found = {}
     for arm in table.arms:
         chosen = [run for _, run in sorted(runs[arm.name].items())]
         finished = [run for run in chosen if result_of(run) is not None]
         validation = [value for run in chosen if (value := result_of(run, "validation")) is not None]
         tuned = [sign * value for value in trial_values(table, arm.name) if value is not None]
-        every = [run for run in table.confirmations if run.arm == arm.name]
+        every = table.confirmations_by_arm.get(arm.name, ())
         found[arm.name] = Quality(
             arm=arm.name,
             rank=None,
-            test=_test_interval(table, finished, rules.confidence, bits),
+            test=_test_interval(samples, finished, rules.confidence),
             validation=mean_interval(validation, rules.confidence) if validation else None,
             tuned=sign * max(tuned) if tuned else None,
             finished=len(finished),
             diverged=sum(run.status == "diverged" for run in chosen),
             # interrupted runs do not count yet (runs.py), so they are not among the chosen ones
             failed=sum(run.status in ("failed", "interrupted") for run in every),
-            diverged_trials=sum(trial.arm == arm.name and trial.status == "diverged" for trial in table.trials),
+            diverged_trials=sum(trial.status == "diverged" for trial in table.trials_by_arm.get(arm.name, ())),
         )
     # ranks are within a model: over models they would rank networks
     return [each for group in groups(table.arms) for each in _ranked([found[arm.name] for arm in group], sign)]
 
 
-def _test_interval(
-    table: StudyTable, runs: Sequence[Confirmation], confidence: float, bits: dict[int, Bytes]
-) -> Interval | None:
+def _test_interval(samples: Samples, runs: Sequence[Confirmation], confidence: float) -> Interval | None:
     """Return an arm's mean test metric, for new seeds and, where predictions are known, new test samples."""
-    scores = correct_samples(table, runs, bits)
+    scores = samples.of(runs)
     if scores is not None:
-        return crossed_interval(scores, confidence)[0]
+        return crossed_interval(scores.astype(float), confidence)[0]
     values = [value for run in runs if (value := result_of(run)) is not None]
     return mean_interval(values, confidence) if values else None
 

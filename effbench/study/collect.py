@@ -29,6 +29,7 @@ from effbench.study.table import (
     StudyTable,
     TargetSource,
     Trial,
+    bits,
     finite,
 )
 from effbench.summary_schema import IMAGE
@@ -114,13 +115,12 @@ def _predictions(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def bits_of(outcome: Mapping[str, Any]) -> tuple[bool, ...] | None:
+def bits_of(outcome: Mapping[str, Any]) -> bytes | None:
     """Return the correct test samples of an outcome; None if it has no predictions."""
     if "correct" not in outcome:
         return None
     # with the number of samples, because leading zeros (wrong predictions) are no part of a number
-    text = f"{int(outcome['correct'], 16):0{outcome['samples']}b}"
-    return tuple(letter == "1" for letter in text)
+    return bits(f"{int(outcome['correct'], 16):0{outcome['samples']}b}")
 
 
 # --- the choice between phases ----------------------------------------------------------------------------------------

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from effbench.stats import Interval, deviation, mean_interval
 from effbench.study.power import seeds_needed
 from effbench.study.results import Comparison, Winner
 from effbench.study.runs import Runs, common_seeds, result_of, runs_by_arm
+from effbench.study.samples import Samples
 from effbench.study.statistics import (
     Array,
-    crossed_interval,
+    crossed,
     holm,
-    sample_error,
     sign_flip_p_values,
     t_p_value,
     win_probability,
@@ -27,9 +26,6 @@ from effbench.study.table import Confirmation, StudyRules, StudyTable
 from effbench.study.tuning import arms_compared, lead_needed, quality_lead
 from effbench.study.verdicts import verdict
 
-Bytes = NDArray[np.int8]
-_AS_GIVEN = 1e-4  # a metric that is the mean of `correct` to this accuracy is the accuracy
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -39,6 +35,7 @@ class Pair:
         a: name of an arm.
         b: name of the other.
         runs: (run of a, run of b) by seed.
+        values: (test metric of a, of b) by seed; None for a run without result.
         goodness: a - b by seed with worst ranks for misses, larger is better.
         finished: a - b in the metric's unit for the seeds where both have a result.
     """
@@ -46,11 +43,12 @@ class Pair:
     a: str
     b: str
     runs: list[tuple[Confirmation, Confirmation]]
+    values: list[tuple[float | None, float | None]]
     goodness: list[float]
     finished: list[float]
 
 
-def compare_arms(table: StudyTable, rules: StudyRules) -> list[Comparison]:
+def compare_arms(table: StudyTable, rules: StudyRules, samples: Samples | None = None) -> list[Comparison]:
     """Return the comparison of each pair of the table, with p values that Holm's method corrects for their number.
 
     The p of a comparison is the larger of the sign-flip test's and the t test's, because both have to agree before an
@@ -62,12 +60,12 @@ def compare_arms(table: StudyTable, rules: StudyRules) -> list[Comparison]:
     Args:
         table: of the study.
         rules: of the study.
+        samples: of the study, if there are some already.
     """
-    runs = runs_by_arm(table)
+    runs, samples = runs_by_arm(table), samples or Samples(table)
     pairs = [paired(table, runs, a, b) for a, b in table.pairs]
     p_values = p_of_each([pair.goodness for pair in pairs], rules.seed)
-    bits: dict[int, Bytes] = {}  # a run takes part in as many pairs as there are other arms: converted once
-    found = [_comparison(table, rules, pair, p, bits) for pair, p in zip(pairs, p_values, strict=True)]
+    found = [_comparison(rules, pair, p, samples, table) for pair, p in zip(pairs, p_values, strict=True)]
     # one family over all models: a reader sees all pairs in one table and would pick the smallest p out of it
     decided = [
         _decided(each, table, rules, pair, p_holm)
@@ -109,27 +107,26 @@ def paired(table: StudyTable, runs: Runs, a: str, b: str) -> Pair:
     good = [[None if value is None else sign * value for value in pair] for pair in values]
     goodness = worst_rank_differences([left for left, _ in good], [right for _, right in good])
     finished = [left - right for left, right in values if left is not None and right is not None]
-    return Pair(a, b, pairs, goodness, finished)
+    return Pair(a, b, pairs, values, goodness, finished)
 
 
-def _comparison(table: StudyTable, rules: StudyRules, pair: Pair, p: float, bits: dict[int, Bytes]) -> Comparison:
+def _comparison(rules: StudyRules, pair: Pair, p: float, samples: Samples, table: StudyTable) -> Comparison:
     """Return a comparison before Holm's correction and without winner."""
     count, goodness = len(pair.runs), pair.goodness
-    missed_a, missed_b = (sum(result_of(runs[side]) is None for runs in pair.runs) for side in (0, 1))
+    missed_a, missed_b = (sum(values[side] is None for values in pair.values) for side in (0, 1))
     wins, ties = sum(value > 0 for value in goodness), sum(value == 0 for value in goodness)
     missed = missed_a + missed_b > 0
     difference: Interval | None = None
-    crossed: Interval | None = None
+    with_samples: Interval | None = None
     error = 0.0
     # of all seeds, misses included: over the few finished pairs alone, p would grow with every miss of the worse arm
     p_t = t_p_value(goodness) if count > 1 else None
     if len(pair.finished) > 1:
         difference = mean_interval(pair.finished, rules.confidence)
         # all seeds have the same test samples: more seeds do not average out the luck of these samples
-        by_sample = difference_by_sample(table, pair, bits)
+        by_sample = difference_by_sample(pair, samples)
         if by_sample is not None:
-            crossed, p_crossed = crossed_interval(by_sample, rules.confidence)
-            error = sample_error(by_sample)
+            with_samples, p_crossed, error = crossed(by_sample, rules.confidence)
             # a miss has no samples, and finished pairs alone do not decide
             p_t = p_t if p_t is None or missed else max(p_t, p_crossed)
     # a worst rank has a direction, but no size: counting wins needs no normal distribution
@@ -141,7 +138,7 @@ def _comparison(table: StudyTable, rules: StudyRules, pair: Pair, p: float, bits
         a=pair.a,
         b=pair.b,
         difference=difference,
-        with_test_samples=crossed,
+        with_test_samples=with_samples,
         sample_error=error,
         p_sign_flip=p,
         p_t=p_t,
@@ -194,53 +191,18 @@ def _decided(each: Comparison, table: StudyTable, rules: StudyRules, pair: Pair,
     return replace(each, p_holm=p_holm, seeds_needed=needed, difference_to_tell=to_tell)
 
 
-def difference_by_sample(table: StudyTable, pair: Pair, bits: dict[int, Bytes]) -> Array | None:
-    """Return correct(a) - correct(b), a row a seed, a column a test sample; None where `correct_samples` has none.
+def difference_by_sample(pair: Pair, samples: Samples) -> Array | None:
+    """Return correct(a) - correct(b), a row a seed, a column a test sample; None where `Samples.of` has none.
 
     Args:
-        table: of the study.
         pair: of two arms.
-        bits: arrays of runs by id, filled here.
+        samples: of the study.
     """
-    finished = [runs for runs in pair.runs if all(result_of(run) is not None for run in runs)]
-    left, right = (_bits(table, [runs[side] for runs in finished], bits) for side in (0, 1))
-    if left is None or right is None or left.shape != right.shape:
-        return None
-    difference: Array = np.subtract(left, right, dtype=float)
-    return difference
-
-
-def correct_samples(table: StudyTable, runs: Sequence[Confirmation], bits: dict[int, Bytes]) -> Array | None:
-    """Return 1 for each test sample that a run has right and 0 for others, a row a run; at least 2 x 2.
-
-    None where the test samples differ between seeds (resampling seeds then covers them), where a run has no
-    predictions, or where the metric is not the share of correct samples.
-
-    Args:
-        table: of the study.
-        runs: of one arm.
-        bits: arrays of runs by id, filled here.
-    """
-    found = _bits(table, runs, bits)
-    return None if found is None else found.astype(float)
-
-
-def _bits(table: StudyTable, runs: Sequence[Confirmation], bits: dict[int, Bytes]) -> Bytes | None:
-    """Return `correct_samples` in a byte each: 250 runs of 2,000 samples are copied for each of 190 pairs."""
-    if not table.same_test_samples:
-        return None
-    rows = []
-    for run in runs:
-        if not run.correct or run.test is None:
-            return None
-        # a run cannot be a key, because its settings are a dict; the table keeps it alive, so its id is its own
-        if id(run) not in bits:
-            # by bytes: of a tuple of 2,000 bools, np.array takes six times as long
-            row = np.frombuffer(bytes(run.correct), np.int8)
-            # another metric, such as macro F1, is no mean over samples, and has no variance over them of this form
-            if abs(float(row.mean()) - run.test) > _AS_GIVEN:
-                return None
-            bits[id(run)] = row
-        rows.append(bits[id(run)])
-    same = len(rows) > 1 and len({row.shape for row in rows}) == 1 and rows[0].size > 1
-    return np.array(rows) if same else None
+    finished = [
+        runs
+        for runs, (left, right) in zip(pair.runs, pair.values, strict=True)
+        if left is not None and right is not None
+    ]
+    left, right = (samples.of([runs[side] for runs in finished]) for side in (0, 1))
+    # in bytes: of floats, eight times as much memory would be moved, and the difference is exact in both
+    return None if left is None or right is None or left.shape != right.shape else (left - right).astype(float)

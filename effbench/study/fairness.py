@@ -200,7 +200,12 @@ def _repeated(table: StudyTable) -> Iterable[Objection]:
     # that predict one class (_one_class).
     seen: dict[tuple[object, ...], Confirmation] = {}
     for run in table.confirmations:
-        if run.one_class or run.correct is None or len(run.correct) < _TELLING or len(set(run.correct)) == 1:
+        if (
+            run.one_class
+            or run.correct is None
+            or len(run.correct) < _TELLING
+            or run.correct.count(1) in (0, len(run.correct))
+        ):
             continue
         first = seen.setdefault((run.arm, run.validation, run.correct), run)
         if first.seed != run.seed:
@@ -214,7 +219,7 @@ def _repeated(table: StudyTable) -> Iterable[Objection]:
 def _one_class(table: StudyTable) -> Iterable[Objection]:
     # not a miss, because it has a metric; but it has learnt nothing, and a mean over seeds hides it
     seeds_of = {
-        arm.name: sorted({run.seed for run in table.confirmations if run.arm == arm.name and run.one_class})
+        arm.name: sorted({run.seed for run in table.confirmations_by_arm.get(arm.name, ()) if run.one_class})
         for arm in table.arms
     }
     if found := {arm: seeds for arm, seeds in seeds_of.items() if seeds}:
@@ -227,7 +232,7 @@ def _one_class(table: StudyTable) -> Iterable[Objection]:
 
 def _settings(table: StudyTable) -> Iterable[Objection]:
     chosen_by_arm = {
-        arm.name: [run.settings for run in table.confirmations if run.arm == arm.name and run.settings]
+        arm.name: [run.settings for run in table.confirmations_by_arm.get(arm.name, ()) if run.settings]
         for arm in table.arms
     }
     changed = [arm for arm, chosen in chosen_by_arm.items() if any(settings != chosen[0] for settings in chosen)]
@@ -257,9 +262,8 @@ def _best_trial(table: StudyTable, arm: str) -> Trial | None:
     """Return the trial with the best validation metric; None without one, or if several share it."""
     # of several, no one can say which one tuning should have chosen, so nothing is objected
     sign = 1.0 if table.mode == "max" else -1.0
-    valued = [
-        (sign * value, each) for each in table.trials if each.arm == arm and (value := finite(each.value)) is not None
-    ]
+    trials = table.trials_by_arm.get(arm, ())
+    valued = [(sign * value, each) for each in trials if (value := finite(each.value)) is not None]
     if not valued:
         return None
     top = max(value for value, _ in valued)
@@ -271,7 +275,7 @@ def _edges(table: StudyTable) -> Iterable[Objection]:
     """Name settings at an end of their range, one objection a key and end: it has one remedy."""
     at_ends: dict[tuple[str, str], dict[str, str]] = {}
     for arm in table.arms:
-        chosen = next((run.settings for run in table.confirmations if run.arm == arm.name and run.settings), None)
+        chosen = next((run.settings for run in table.confirmations_by_arm.get(arm.name, ()) if run.settings), None)
         if chosen is None:  # tuning goes on: the best so far tells early that a range is too narrow
             best = _best_trial(table, arm.name)
             chosen = best.settings if best is not None else {}
@@ -300,8 +304,11 @@ def _budget(table: StudyTable) -> Iterable[Objection]:
     elif table.planned_seconds is not None:
         # The engine turns seconds into steps by the step time measured alone, so all runs of an arm have equal steps.
         # Their own seconds prove nothing: runs that share the machine slow each other down.
-        steps_of = {arm.name: sorted({run.steps for run in done if run.arm == arm.name}) for arm in table.arms}
-        uneven = {arm for arm, steps in steps_of.items() if len(steps) > 1}
+        found: dict[str, set[int]] = {arm.name: set() for arm in table.arms}
+        for run in done:
+            found.setdefault(run.arm, set()).add(run.steps)
+        steps_of = {arm: sorted(steps) for arm, steps in found.items()}
+        uneven = {arm.name for arm in table.arms if len(steps_of[arm.name]) > 1}
         for cost in table.costs:
             if cost.contaminated or not steps_of[cost.arm]:
                 continue

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from effbench.stats import Interval, mean_interval
-from effbench.study.comparisons import Bytes, Pair, difference_by_sample, paired
+from effbench.study.comparisons import Pair, difference_by_sample, paired
 from effbench.study.results import FrontPoint, FrontStatus
 from effbench.study.runs import Runs, result_of, runs_by_arm
+from effbench.study.samples import Samples
 from effbench.study.statistics import crossed_interval
 from effbench.study.table import Cost, StudyRules, StudyTable
 
@@ -23,7 +24,7 @@ _TIMED = ("step_seconds", "latency_p50_seconds")  # what other work on the machi
 _SAME_MEMORY = 1.001
 
 
-def fronts(table: StudyTable, rules: StudyRules) -> list[FrontPoint]:
+def fronts(table: StudyTable, rules: StudyRules, samples: Samples | None = None) -> list[FrontPoint]:
     """Return each arm's place on the front of quality (test metric, larger or smaller by mode) and each cost.
 
     Quality is compared by the interval of the paired differences (for new test samples too, where predictions are
@@ -35,14 +36,17 @@ def fronts(table: StudyTable, rules: StudyRules) -> list[FrontPoint]:
     Args:
         table: of the study.
         rules: of the study.
+        samples: of the study, if there are some already.
     """
-    runs = runs_by_arm(table)
+    runs, samples = runs_by_arm(table), samples or Samples(table)
     costs = {cost.arm: cost for cost in table.costs}
     arms = [arm.name for arm in table.arms]
     # each pair once: 12 arms have 66 pairs, and their paired differences serve all six costs
-    bits: dict[int, Bytes] = {}
     better = {
-        (a, b): _quality(table, paired(table, runs, a, b), rules.confidence, bits) for a in arms for b in arms if a < b
+        (a, b): _quality(table, paired(table, runs, a, b), rules.confidence, samples)
+        for a in arms
+        for b in arms
+        if a < b
     }
     better |= {(b, a): -sign for (a, b), sign in better.items()}
     return [point for cost in COSTS for point in _front(cost, arms, costs, better, runs)]
@@ -102,12 +106,12 @@ def _value(cost: Cost | None, name: str, every: Iterable[Cost]) -> Interval | No
     return Interval(value, low, high, 1)
 
 
-def _quality(table: StudyTable, pair: Pair, confidence: float, bits: dict[int, Bytes]) -> int:
+def _quality(table: StudyTable, pair: Pair, confidence: float, samples: Samples) -> int:
     """Return 1 if a is clearly better, -1 if b is, 0 if they cannot be told apart."""
     if len(pair.finished) < 2:
         return 0
     # without Holm's correction: a front shows which trade-offs are open, and names no winner
-    scores = difference_by_sample(table, pair, bits)
+    scores = difference_by_sample(pair, samples)
     if scores is None:
         found = mean_interval(pair.finished, confidence)
     else:

@@ -9,19 +9,19 @@ from dataclasses import replace
 import numpy as np
 
 from effbench.stats import Interval, mean_interval
-from effbench.study.comparisons import Bytes, correct_samples
 from effbench.study.results import Interaction, InteractionCell, InteractionContrast
 from effbench.study.runs import common_seeds, result_of, runs_by_arm
+from effbench.study.samples import Bytes, Samples
 from effbench.study.statistics import Array, crossed_interval, holm, max_t_p_values
 from effbench.study.table import Arm, Confirmation, StudyRules, StudyTable
-from effbench.study.tuning import contrast_lead, lead_needed
+from effbench.study.tuning import Differences, contrast_lead, lead_needed
 from effbench.study.verdicts import contrast_verdict, interaction_verdict
 
 Cell = tuple[str, str]  # (model, optimizer)
-Scores = dict[Cell, Array]  # (K, N): a row a seed, a column a test sample
+Scores = Mapping[Cell, Array | Bytes]  # (K, N): a row a seed, a column a test sample
 
 
-def interaction(table: StudyTable, rules: StudyRules) -> Interaction | None:
+def interaction(table: StudyTable, rules: StudyRules, samples: Samples | None = None) -> Interaction | None:
     """Return the model x optimizer interaction; None without two models that share two optimizers and two full seeds.
 
     Each contrast is a difference of differences by seed, with a t interval, or with that of crossed resampling where
@@ -34,6 +34,7 @@ def interaction(table: StudyTable, rules: StudyRules) -> Interaction | None:
     Args:
         table: of the study.
         rules: of the study.
+        samples: of the study, if there are some already.
     """
     models, optimizers, cells = _grid(table.arms)
     # with one model or one optimizer there is nothing that could depend on the other
@@ -49,9 +50,11 @@ def interaction(table: StudyTable, rules: StudyRules) -> Interaction | None:
     chosen = {cell: [runs[arm.name][seeds[index]] for index in full] for cell, arm in cells.items()}
     # in the metric's own sign: a difference of differences has a size, no better or worse
     by_seed = {cell: np.array([[result_of(run)] for run in own], float) for cell, own in chosen.items()}
-    scores = _by_sample(table, chosen) or by_seed
+    scores = _by_sample(samples or Samples(table), chosen) or by_seed
     names = {cell: arm.name for cell, arm in cells.items()}
-    found = [_judged(each, table, names, rules) for each in _contrasts(models, optimizers, by_seed, scores, rules)]
+    known: Differences = {}
+    contrasts = _contrasts(models, optimizers, by_seed, scores, rules)
+    found = [_judged(each, table, names, rules, known) for each in contrasts]
     plain = Interaction(
         models=tuple(models),
         optimizers=tuple(optimizers),
@@ -66,10 +69,9 @@ def interaction(table: StudyTable, rules: StudyRules) -> Interaction | None:
     return replace(plain, sentence=interaction_verdict(plain, rules))
 
 
-def _by_sample(table: StudyTable, chosen: Mapping[Cell, Sequence[Confirmation]]) -> Scores | None:
+def _by_sample(samples: Samples, chosen: Mapping[Cell, Sequence[Confirmation]]) -> Scores | None:
     """Return each cell's scores, a row a seed, a column a test sample; None unless all cells have them."""
-    bits: dict[int, Bytes] = {}
-    found = {cell: correct_samples(table, runs, bits) for cell, runs in chosen.items()}
+    found = {cell: samples.of(runs) for cell, runs in chosen.items()}
     known = {cell: scores for cell, scores in found.items() if scores is not None}
     alike = len({scores.shape for scores in known.values()}) == 1
     return known if alike and len(known) == len(found) else None
@@ -93,7 +95,7 @@ def _contrasts(
     ):
         # what the seed does to all four runs (its split, its order of the data) drops out
         one, other = ((each[m1, o1] - each[m1, o2]) - (each[m2, o1] - each[m2, o2]) for each in (by_seed, scores))
-        interval, p = _interval(other, rules.confidence)
+        interval, p = _interval(other.astype(float), rules.confidence)
         places.append(((m1, m2), (o1, o2)))
         flipped.append(one[:, 0])
         intervals.append(interval)
@@ -106,11 +108,11 @@ def _contrasts(
 
 
 def _judged(
-    contrast: InteractionContrast, table: StudyTable, names: Mapping[Cell, str], rules: StudyRules
+    contrast: InteractionContrast, table: StudyTable, names: Mapping[Cell, str], rules: StudyRules, known: Differences
 ) -> InteractionContrast:
     """Return the contrast with what resampled tunings say of it, and its sentence."""
     (m1, m2), (o1, o2) = contrast.models, contrast.optimizers
-    ahead = contrast_lead(table, (names[m1, o1], names[m1, o2], names[m2, o1], names[m2, o2]))
+    ahead = contrast_lead(table, (names[m1, o1], names[m1, o2], names[m2, o1], names[m2, o2]), known)
     above = contrast.difference.estimate > 0
     leads = ahead is None or (ahead if above else 1 - ahead) >= lead_needed(len(names), rules, table.sampler)
     told = contrast.p <= rules.alpha and leads
@@ -140,15 +142,16 @@ def _effects(
     scores: Scores, models: Sequence[str], optimizers: Sequence[str], confidence: float
 ) -> tuple[InteractionCell, ...]:
     """Return each cell's value less the average effects of its model and its optimizer (double centring)."""
+    values = {cell: each.astype(float) for cell, each in scores.items()}
     # one cell that deviates by d keeps d (1 - 1/M)(1 - 1/O): of 3 x 3 it shows 4/9 of d, the rest is in the averages
-    rows = {model: sum(scores[model, each] for each in optimizers) / len(optimizers) for model in models}
-    columns = {each: sum(scores[model, each] for model in models) / len(models) for each in optimizers}
+    rows = {model: sum(values[model, each] for each in optimizers) / len(optimizers) for model in models}
+    columns = {each: sum(values[model, each] for model in models) / len(models) for each in optimizers}
     grand = sum(rows.values()) / len(models)
     return tuple(
         InteractionCell(
             model,
             optimizer,
-            _interval(scores[model, optimizer] - rows[model] - columns[optimizer] + grand, confidence)[0],
+            _interval(values[model, optimizer] - rows[model] - columns[optimizer] + grand, confidence)[0],
         )
         for model in models
         for optimizer in optimizers

@@ -98,7 +98,7 @@ def max_t_p_values(contrasts_CK: Array, seed: int = 0) -> Array:
 def _sign_patterns(count: int, seed: int) -> Iterator[Array]:
     """Yield blocks (K, P) of sign patterns: one of each pair of opposite ones, or random ones for many seeds."""
     if count > MOST_EXACT:
-        yield np.random.default_rng(seed).choice([-1.0, 1.0], size=(count, RESAMPLES))
+        yield _random_patterns(count, seed)
         return
     # the first seed keeps its sign: the opposite pattern has the same |sum|, so p is a multiple of 2^(1 - K)
     total, block = 2 ** (count - 1), 2**16  # 65,536 patterns of 20 seeds are 10 MB
@@ -106,6 +106,14 @@ def _sign_patterns(count: int, seed: int) -> Iterator[Array]:
         numbers = np.arange(start, min(start + block, total))
         bits = (numbers[None] >> np.arange(count - 1)[:, None]) & 1
         yield np.concatenate([np.ones((1, len(numbers))), 1.0 - 2.0 * bits])
+
+
+@lru_cache(maxsize=1)
+def _random_patterns(count: int, seed: int) -> Array:
+    """Return random patterns (K, P); a study asks for the same ones in each family of tests, 20 MB for 250 seeds."""
+    found: Array = np.random.default_rng(seed).choice([-1.0, 1.0], size=(count, RESAMPLES))
+    found.setflags(write=False)
+    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -162,9 +170,10 @@ def win_probability(differences: Sequence[float], confidence: float = 0.95) -> I
 @lru_cache(maxsize=64)
 def _chi_quantiles(dof: int) -> Array:
     """Return evenly spaced quantiles of chi / sqrt(dof)."""
-    from scipy.stats import chi2
+    from scipy.special import gammaincinv
 
-    found: Array = np.sqrt(chi2.ppf((np.arange(_QUANTILES) + 0.5) / _QUANTILES, dof) / dof)
+    # chi-squared quantiles
+    found: Array = np.sqrt(2 * gammaincinv(dof / 2, (np.arange(_QUANTILES) + 0.5) / _QUANTILES) / dof)
     return found
 
 
@@ -200,11 +209,21 @@ def crossed_interval(differences_KN: Array, confidence: float = 0.95) -> tuple[I
         differences_KN: scores of A - B, a row a seed, a column a test sample; at least 2 x 2.
         confidence: of the interval.
     """
-    from scipy.stats import t as student
+    interval, p, _ = crossed(differences_KN, confidence)
+    return interval, p
+
+
+def crossed(differences_KN: Array, confidence: float = 0.95) -> tuple[Interval, float, float]:
+    """Return `crossed_interval`'s two values and `sample_error`'s; all three follow from the same sums of squares.
+
+    Args:
+        differences_KN: as for `crossed_interval`.
+        confidence: of the interval.
+    """
+    from scipy.special import stdtrit
 
     k, n = differences_KN.shape
-    grand = float(differences_KN.mean())
-    ms_seeds, ms_samples, ms_rest = _mean_squares(differences_KN)
+    grand, ms_seeds, ms_samples, ms_rest = _mean_squares(differences_KN)
     sizes = [(ms_seeds, float(k - 1))]
     if ms_samples > ms_rest:  # samples vary beyond what the runs on them do
         # the rest is in both mean squares and would be counted twice
@@ -215,8 +234,9 @@ def crossed_interval(differences_KN: Array, confidence: float = 0.95) -> tuple[I
         sizes.append((size, max(size**2 / parts, float(k - 1))))
     # the wider of the two: a component of variance that is estimated too small by chance must not help
     errors = [(math.sqrt(size / (k * n)), dof) for size, dof in sizes]
-    half = max(float(student.ppf((1 + confidence) / 2, dof)) * error for error, dof in errors)
-    return Interval(grand, grand - half, grand + half, k), max(_p_of_t(grand, error, dof) for error, dof in errors)
+    half = max(float(stdtrit(dof, (1 + confidence) / 2)) * error for error, dof in errors)
+    p = max(_p_of_t(grand, error, dof) for error, dof in errors)
+    return Interval(grand, grand - half, grand + half, k), p, math.sqrt(max(0.0, ms_samples - ms_rest) / (k * n))
 
 
 def sample_error(differences_KN: Array) -> float:
@@ -227,21 +247,22 @@ def sample_error(differences_KN: Array) -> float:
     Args:
         differences_KN: as for `crossed_interval`.
     """
-    _, ms_samples, ms_rest = _mean_squares(differences_KN)
-    return math.sqrt(max(0.0, ms_samples - ms_rest) / differences_KN.size)
+    return crossed(differences_KN)[2]
 
 
-def _mean_squares(differences_KN: Array) -> tuple[float, float, float]:
-    """Return the mean squares of seeds, of samples and of the rest."""
+def _mean_squares(differences_KN: Array) -> tuple[float, float, float, float]:
+    """Return the mean, and the mean squares of seeds, of samples and of the rest."""
     k, n = differences_KN.shape
+    grand = differences_KN.mean()
     # centred first: sums of squares of raw scores would lose the digits that differ
-    centred = differences_KN - differences_KN.mean()
+    centred = differences_KN - grand
     seeds_K, samples_N = centred.mean(axis=1), centred.mean(axis=0)
     ms_seeds = n * float(seeds_K @ seeds_K) / (k - 1)
     ms_samples = k * float(samples_N @ samples_N) / (n - 1)
     # what neither a seed nor a sample explains; by subtraction, so rounding may leave it below 0
-    rest = float((centred**2).sum()) - (k - 1) * ms_seeds - (n - 1) * ms_samples
-    return ms_seeds, ms_samples, max(0.0, rest) / ((k - 1) * (n - 1))
+    np.square(centred, out=centred)
+    rest = float(centred.sum()) - (k - 1) * ms_seeds - (n - 1) * ms_samples
+    return float(grand), ms_seeds, ms_samples, max(0.0, rest) / ((k - 1) * (n - 1))
 
 
 def _p_of_t(middle: float, error: float, dof: float) -> float:

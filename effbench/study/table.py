@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AliasChoices,
@@ -45,20 +45,26 @@ _Drawable = Annotated[float, Field(gt=-LARGEST, lt=LARGEST)]
 Curves = dict[str, list[list[tuple[NonNegativeInt, _Drawable]]]]  # arm -> (step, value) by validation, by final run
 
 
-# a table of 10,000 runs has 10 million bits: these two take 0.2 s for them, a loop over letters 3 s
+# A table of 10,000 runs has 10 million bits: as bytes they are read in 0.02 s, as a tuple of bools in 0.7 s.
 _AS_LETTERS = bytes.maketrans(b"\x00\x01", b"01")
+_AS_BITS = bytes(letter == ord("1") for letter in range(256))
 
 
-def _bits_to_text(correct: Sequence[bool] | None) -> str | None:
+def _bits_to_text(correct: bytes | None) -> str | None:
     return None if correct is None else bytes(correct).translate(_AS_LETTERS).decode("ascii")
 
 
+def bits(text: str) -> bytes:
+    """Return a byte of 1 for each '1' of the text, and of 0 for others."""
+    return text.encode().translate(_AS_BITS)
+
+
 def _text_to_bits(value: Any) -> Any:
-    return tuple(map(ord("1").__eq__, value.encode())) if isinstance(value, str) else value
+    return bits(value) if isinstance(value, str) else value
 
 
 # One letter a sample: 10,000 test samples take 10 kB of JSON instead of 60 kB.
-Bits = Annotated[tuple[bool, ...] | None, BeforeValidator(_text_to_bits), PlainSerializer(_bits_to_text)]
+Bits = Annotated[bytes | None, BeforeValidator(_text_to_bits), PlainSerializer(_bits_to_text)]
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class Confirmation:
         commit: of effbench.
         machine: a name that is equal for equal machines.
         status: as in summary.json.
-        correct: one bit a test sample, in the order of the test split; None if the task has no classes.
+        correct: one byte of 0 or 1 a test sample, in the order of the test split; None if the task has no classes.
         settings: the arm's chosen setting, as it was run.
         epochs: epochs trained; None if not known.
         run: the run folder.
@@ -179,6 +185,9 @@ class Confirmation:
     digest: str = ""
     reason: str = ""
     one_class: bool = False
+
+
+Run = TypeVar("Run", Trial, Confirmation)
 
 
 @dataclass(frozen=True)
@@ -299,10 +308,19 @@ class StudyTable:
     @cached_property
     def trials_by_arm(self) -> dict[str, list[Trial]]:
         """Arm -> its trials; each pair asks for those of two arms."""
-        found: dict[str, list[Trial]] = {}
-        for trial in self.trials:
-            found.setdefault(trial.arm, []).append(trial)
-        return found
+        return _by_arm(self.trials)
+
+    @cached_property
+    def confirmations_by_arm(self) -> dict[str, list[Confirmation]]:
+        """Arm -> its final runs."""
+        return _by_arm(self.confirmations)
+
+
+def _by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.arm, []).append(run)
+    return found
 
 
 def pairs_to_compare(

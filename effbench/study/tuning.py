@@ -27,16 +27,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from effbench.study.runs import trial_values, trials_of
 from effbench.study.statistics import Array
 from effbench.study.table import Sampler, StudyRules, StudyTable, Trial
 
 Unit = Literal["steps", "seconds"]
-Chosen = tuple[Array, Array]  # what tuning again would choose: (outcome, larger is better; probability)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What tuning again would choose.
+
+    Attributes:
+        outcomes: larger is better.
+        shares: their probabilities.
+    """
+
+    outcomes: Array
+    shares: Array
+
+    @cached_property
+    def order(self) -> NDArray[np.intp]:
+        """Places of the outcomes, smallest first."""
+        return np.argsort(self.outcomes, kind="stable")
+
+    @cached_property
+    def sorted(self) -> Array:
+        """The outcomes, smallest first."""
+        return self.outcomes[self.order]
+
+    @cached_property
+    def below(self) -> Array:
+        """P(outcome among the n smallest), for n = 0, 1, ..."""
+        return np.concatenate([[0.0], np.cumsum(self.shares[self.order])])
+
+
+Differences = dict[tuple[str, str, float, float], Chosen]  # arm, arm, their rates -> distribution of the difference
 
 
 def lead_needed(arms: int, rules: StudyRules, sampler: Sampler = "qmc") -> float:
@@ -111,7 +144,9 @@ def time_lead(table: StudyTable, a: str, b: str, unit: Unit) -> float | None:
     return _ahead(first, second)
 
 
-def contrast_lead(table: StudyTable, cells: tuple[str, str, str, str]) -> float | None:
+def contrast_lead(
+    table: StudyTable, cells: tuple[str, str, str, str], known: Differences | None = None
+) -> float | None:
     """Return the probability that tuning again finds best metrics with (1st - 2nd) - (3rd - 4th) > 0.
 
     In the metric's own sign. None unless each arm has a trial with a result.
@@ -119,17 +154,27 @@ def contrast_lead(table: StudyTable, cells: tuple[str, str, str, str]) -> float 
     Args:
         table: of the study.
         cells: names of four arms.
+        known: differences of two arms, which are part of several contrasts; filled here.
     """
+    known = {} if known is None else known
     values = {arm: trial_values(table, arm) for arm in cells}
     if any(all(value is None for value in own) for own in values.values()):
         return None
-    found = []
-    for own, rate in zip(values.values(), _rates(values), strict=True):
-        outcomes, shares = _chosen(own, own, rate, table.mode)
-        # without the draws in which nothing has a result: there is no difference from nothing
-        finite = np.isfinite(outcomes)
-        found.append((outcomes[finite], shares[finite] / shares[finite].sum()))
-    return _ahead(_minus(found[0], found[1]), _minus(found[2], found[3]))
+    rates = dict(zip(values, _rates(values), strict=True))
+    for first, second in (cells[:2], cells[2:]):
+        if (first, second, rates[first], rates[second]) not in known:
+            one, other = (
+                _with_result(_chosen(values[arm], values[arm], rates[arm], table.mode)) for arm in (first, second)
+            )
+            known[first, second, rates[first], rates[second]] = _minus(one, other)
+    one, other = (known[first, second, rates[first], rates[second]] for first, second in (cells[:2], cells[2:]))
+    return _ahead(one, other)
+
+
+def _with_result(chosen: Chosen) -> Chosen:
+    """Return the distribution without the draws in which nothing has a result: there is no difference from nothing."""
+    finite = np.isfinite(chosen.outcomes)
+    return Chosen(chosen.outcomes[finite], chosen.shares[finite] / chosen.shares[finite].sum())
 
 
 def _rates(values: Mapping[str, Sequence[float | None]]) -> list[float]:
@@ -151,21 +196,26 @@ def _chosen(outcomes: Sequence[float | None], values: Sequence[float | None], ra
     # the best drawn one is at rank i or later with probability e^(-rate i)
     later = np.exp(-rate * np.arange(len(order) + 1))
     shares = np.append(later[:-1] - later[1:], later[-1])
-    return np.array([*(-np.inf if value is None else value for value in found), -np.inf], float), shares
+    return Chosen(np.array([*(-np.inf if value is None else value for value in found), -np.inf], float), shares)
 
 
 def _ahead(first: Chosen, second: Chosen) -> float:
     """Return P(first > second); a tie is half a lead."""
-    (x, x_shares), (y, y_shares) = first, second
-    order = np.argsort(y, kind="stable")
-    below = np.concatenate([[0.0], np.cumsum(y_shares[order])])
-    less, upto = (below[np.searchsorted(y[order], x, side)] for side in ("left", "right"))
-    return float(x_shares @ (less + upto)) / 2
+    # in order on both sides: 63,000 differences of 250 trials each are found faster than at random places
+    x, y = first.sorted, second.sorted
+    upto = np.searchsorted(y, x, "right")
+    less = upto.copy()
+    tied = np.flatnonzero((upto > 0) & (y[upto - 1] == x))
+    less[tied] = np.searchsorted(y, x[tied], "left")
+    both = np.empty_like(x)
+    both[first.order] = second.below[less] + second.below[upto]
+    return float(first.shares @ both) / 2
 
 
 def _minus(first: Chosen, second: Chosen) -> Chosen:
     """Return the distribution of the difference."""
-    return np.subtract.outer(first[0], second[0]).ravel(), np.multiply.outer(first[1], second[1]).ravel()
+    outcomes = np.subtract.outer(first.outcomes, second.outcomes).ravel()
+    return Chosen(outcomes, np.multiply.outer(first.shares, second.shares).ravel())
 
 
 def _times(table: StudyTable, arm: str, unit: Unit) -> list[float | None]:

@@ -179,6 +179,8 @@ def test_output_file_equals_stdout(suffix: str, run: Path, photos: Path, effbenc
         (["top_k=0", "photo.png"], ["top_k", "'0'"]),
         (["top_k=some", "photo.png"], ["top_k", "'some'"]),
         (["topk=3", "photo.png"], ["option of predict 'topk'", "max_pixels", "Did you mean 'top_k'?"]),
+        (["photo=1.png"], ["option of predict 'photo'", "There is no file 'photo=1.png' either."]),
+        (["jobs/000_lr=0.1/photo.png"], ["jobs/000_lr=0.1/photo.png does not exist"]),
         (["checkpoint=first", "photo.png"], ["checkpoint 'first'"]),
         (["output=nowhere/x.csv", "photo.png"], ["output=nowhere/x.csv", "nowhere"]),
         (["output=empty", "photo.png"], ["output=empty", "folder"]),

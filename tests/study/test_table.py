@@ -15,7 +15,7 @@ from tests.study.planted import arm_of, confirmation, cost, study, trial
 
 
 def test_a_table_survives_json():
-    bits = (True, False, True)
+    bits = bytes([1, 0, 1])
     table = study(
         {"swin/lion": [0.8], "swin/adamw": [None]},
         trials=(trial("swin/lion", 0, settings={"lr": 1.0, "layers": 2, "nesterov": True, "decay": "cosine"}),),

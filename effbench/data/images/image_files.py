@@ -30,7 +30,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(expanded, paths):
-        if path.is_dir():
+        if _is_folder(path):
             images, _ = walk(path)
             found += images
             if not images:
@@ -66,11 +66,16 @@ def walk(folder: Path) -> tuple[list[Path], Counter[str]]:
     pending = [folder]
     while pending:
         here = pending.pop()
-        identity = _identity(here)
-        if identity in seen:
-            continue
+        try:
+            identity = _identity(here)
+            entries = [] if identity in seen else visible(here)
+        except DataError as error:
+            # Another program may have removed it since the folder above was listed.
+            if here != folder and isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                continue
+            raise
         seen.add(identity)
-        for entry in visible(here):
+        for entry in entries:
             if is_folder(entry):
                 pending.append(Path(entry))
             elif entry.name.lower().endswith(SUFFIXES):
@@ -106,6 +111,13 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a folder above may not be entered
+        raise DataError(f"{printable(path)} cannot be read: {error.strerror}.") from error
+
+
 def _folders_above(folder: Path) -> set[tuple[int, int]]:
     """Return the identities of the folders above, for the path as written and with its links resolved."""
     above = {*folder.absolute().parents, *Path(os.path.realpath(folder)).parents}
@@ -114,7 +126,10 @@ def _folders_above(folder: Path) -> set[tuple[int, int]]:
 
 def _identity(folder: Path) -> tuple[int, int]:
     """Return (device, inode): unlike paths, equal for all links to one folder."""
-    status = folder.stat()
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise DataError(f"{printable(folder)} cannot be read: {error.strerror}.") from error
     return status.st_dev, status.st_ino
 
 

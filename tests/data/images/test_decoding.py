@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -561,6 +562,27 @@ def test_a_linked_folder_is_followed_and_a_broken_link_is_listed(tmp_path: Path)
     (tmp_path / "set/linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "set/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     assert walk(tmp_path / "set")[0] == [tmp_path / "set/gone.jpg", tmp_path / "set/linked/1.jpg"]
+
+
+@pytest.mark.row(37)
+@pytest.mark.parametrize("when", ["set", "set/b"], ids=["after its name was listed", "before it is listed"])
+def test_a_folder_that_vanishes_meanwhile_is_left_out(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "set/a/1.jpg")
+    (tmp_path / "set/b").mkdir()
+    real = os.scandir
+
+    def listing(folder: Path) -> Any:
+        if folder != tmp_path / when:
+            return real(folder)
+        found = list(real(folder))
+        (tmp_path / "set/b").rmdir()
+        return nullcontext(iter(found)) if when == "set" else real(folder)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    assert find_images([tmp_path / "set"]) == [tmp_path / "set/a/1.jpg"]
+    assert not (tmp_path / "set/b").exists()
 
 
 @pytest.mark.row(37)

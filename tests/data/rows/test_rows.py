@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_csv_that_does_not_fit_is_named_by_line(text: str, said: str, tmp_path: 
         read_rows(path, 3, NAMES)
 
 
-def test_csv_of_other_bytes_and_missing_files_are_named(tmp_path: Path) -> None:
+def test_csv_of_other_bytes_and_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rows.csv").write_bytes(b"\xff\xfe1,2")
     with pytest.raises(DataError, match="cannot be read as CSV"):
         read_rows(tmp_path / "rows.csv", 2)
@@ -161,6 +162,9 @@ def test_csv_of_other_bytes_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no \.csv file"):
         csv_files([tmp_path / "empty"])
     assert csv_files([tmp_path]) == [tmp_path / "rows.csv"]
+    monkeypatch.setattr(Path, "iterdir", lambda folder: os.scandir(folder / "removed meanwhile"))
+    with pytest.raises(DataError, match="cannot be read: No such file or directory"):
+        csv_files([tmp_path])
 
 
 @pytest.mark.parametrize("given", [torch.rand(2, 4), torch.rand(2, 3, 1), torch.full((1, 3), float("inf"))])
