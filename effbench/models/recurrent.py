@@ -98,7 +98,7 @@ class LstmAttention(nn.Module):
 
     def states(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Return the states (B, T, 2 hidden) of both directions."""
-        states_BTH = self.embedding(tokens_BT)
+        states_BTH: Tensor = self.embedding(tokens_BT)
         for onward, backward in zip(self.forwards, self.backwards, strict=True):
             states_BTH = self.dropout(states_BTH)
             ahead_BTH, _ = onward(states_BTH)
@@ -108,7 +108,8 @@ class LstmAttention(nn.Module):
 
     def attention(self, states_BTH: Tensor, mask_BT: Tensor) -> Tensor:
         """Return the weight of each token, (B, T); they add up to 1."""
-        return masked_softmax(self.score(states_BTH).squeeze(2), mask_BT)
+        scores_BT: Tensor = self.score(states_BTH).squeeze(2)
+        return masked_softmax(scores_BT, mask_BT)
 
 
 def _check(**counts: int) -> None:

@@ -64,4 +64,5 @@ class TextCnn(nn.Module):
         for shift in range(1, extra + 1):
             seen_B1T = seen_B1T | nn.functional.pad(mask_B1T, (shift, extra - shift))
         # 0 is the least value after ReLU
-        return (responses_BCT.relu() * seen_B1T).amax(2)
+        largest_BC: Tensor = (responses_BCT.relu() * seen_B1T).amax(2)
+        return largest_BC

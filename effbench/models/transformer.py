@@ -41,10 +41,11 @@ class Block(nn.Module):
         """(B, T, D) -> (B, T, D); mask_BT is False for padding."""
         if self.norm_first:
             x_BTD = x_BTD + self.dropout(self.attention(self.norm1(x_BTD), mask_BT))
-            return x_BTD + self.dropout(self.mlp(self.norm2(x_BTD)))
-        x_BTD = self.norm1(x_BTD + self.dropout(self.attention(x_BTD, mask_BT)))
-        out_BTD: Tensor = self.norm2(x_BTD + self.dropout(self.mlp(x_BTD)))
-        return out_BTD
+            x_BTD = x_BTD + self.dropout(self.mlp(self.norm2(x_BTD)))
+        else:
+            x_BTD = self.norm1(x_BTD + self.dropout(self.attention(x_BTD, mask_BT)))
+            x_BTD = self.norm2(x_BTD + self.dropout(self.mlp(x_BTD)))
+        return x_BTD
 
 
 class TransformerEncoder(nn.Module):
