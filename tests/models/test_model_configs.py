@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from importlib import import_module
 from pathlib import Path
@@ -30,7 +31,10 @@ def factory(path: Path, **facts: Any) -> nn.Module:
     config = yaml.safe_load(path.read_text())
     module, _, name = config["_target_"].rpartition(".")
     taken = {"defaults", "_target_", *BASE}
-    return getattr(import_module(module), name)(**facts, **{k: v for k, v in config.items() if k not in taken})
+    target = getattr(import_module(module), name)
+    words = inspect.signature(target).parameters
+    known = {k: v for k, v in facts.items() if k in words or "options" in words}
+    return target(**known, **{k: v for k, v in config.items() if k not in taken})
 
 
 @pytest.mark.slow
