@@ -98,7 +98,15 @@ def train_claimed(config: Config, folder: Path, overrides: Sequence[str], callba
 
 
 class TrainingSession:
-    """One session of a run, from reading data to writing the summary."""
+    """One session of a run, from reading data to writing the summary.
+
+    Args:
+        config: a checked config.
+        folder: output folder, which the caller has locked.
+        ranks: the processes that train together.
+        words: overrides that `config` was composed from, for the record; None if it was made in Python.
+        callbacks: callbacks in addition to those of `config`.
+    """
 
     def __init__(
         self,
