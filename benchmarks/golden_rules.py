@@ -43,7 +43,9 @@ def main(folder: Path) -> None:
             state, peak = cost.optimizer_state_bytes, cost.peak_memory_bytes
             assert state is not None
             assert peak is not None
-            print(f"| {model} | {optimizer} | {ratio} | {count} | {state / cost.parameters:.1f} | {peak / 1e6:.0f} MB |")
+            print(
+                f"| {model} | {optimizer} | {ratio} | {count} | {state / cost.parameters:.1f} | {peak / 1e6:.0f} MB |"
+            )
 
     print(f"\n| model | optimizer | target | reached | mean steps | steps - {BASELINE}'s | steps / {BASELINE}'s |")
     print("| --- | --- | --- | --- | --- | --- | --- |")

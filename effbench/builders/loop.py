@@ -78,7 +78,6 @@ def trainer(
     if chosen is None:
         config, data, chosen = _prepared(config, data, device, ranks)
     _check_monitors(config, data, chosen)
-    try_loss(config, chosen, data, modality)
     # The batches come before the schedule, because spans such as '2 epochs' need the steps of an epoch.
     train = train_batches(config, data, modality, ranks)
     limits = _limits(config)
@@ -144,6 +143,7 @@ def _failure_policies(
 
 def _model_on(device: torch.device, config: Config, data: Splits, modality: Modality, chosen: Task) -> nn.Module:
     # On the CPU first, so that a seed gives the same weights on every device.
+    try_loss(config, chosen, data, modality)
     refuse_given("model", config.model.options, model_facts(len(data.classes), modality))
     net = model(config, len(data.classes), modality)
     check_outputs(config, net, data, modality, chosen)

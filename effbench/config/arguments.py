@@ -39,7 +39,13 @@ def check_list(name: str, value: object, kinds: type | tuple[type, ...], what: s
 
 
 def check_texts_by_key(name: str, value: object, example: str) -> None:
-    """Raise ConfigError unless the argument `name` is None, or maps texts to texts as in `example`."""
+    """Raise ConfigError unless the argument is None or maps texts to texts.
+
+    Args:
+        name: of the argument.
+        value: its value.
+        example: a right value, for the message.
+    """
     if value is None:
         return
     if not isinstance(value, Mapping) or not all(isinstance(text, str) for item in value.items() for text in item):

@@ -55,11 +55,7 @@ def export_run(
     Raises:
         ThresholdError: the exported file does not give the model's answers.
     """
-    check_text("format_name", format_name)
-    check_text("checkpoint", checkpoint)
-    check_path("output", output)
-    check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
-    FRACTION_ABOVE_0.check(tolerance, "tolerance", "a fraction of the largest logit, in (0, 1], such as 1e-4")
+    _check_arguments(format_name, checkpoint, output, tolerance, data_overrides)
     run = with_data(load_run(folder, allow_targets), dict(data_overrides or {}), "cpu")
     # torch is imported only now: a mistyped folder or key is reported at once
     from effbench import build
@@ -91,6 +87,16 @@ def export_run(
         with _timed(f"comparing on {len(samples)} {which} {run.modality().unit}s"):
             facts = publish_file(target, content, check)
     return {**facts, "path": str(target)}
+
+
+def _check_arguments(
+    format_name: object, checkpoint: object, output: object, tolerance: object, data_overrides: object
+) -> None:
+    check_text("format_name", format_name)
+    check_text("checkpoint", checkpoint)
+    check_path("output", output)
+    check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
+    FRACTION_ABOVE_0.check(tolerance, "tolerance", "a fraction of the largest logit, in (0, 1], such as 1e-4")
 
 
 def _target(run: Run, checkpoint: str, output: str | Path, suffix: str) -> Path:

@@ -103,8 +103,8 @@ class TrainingSession:
     Args:
         config: a checked config.
         folder: output folder, which the caller has locked.
-        ranks: the processes of the session.
-        words: overrides that `config` was composed from, for the record.
+        ranks: the processes that train together.
+        words: overrides that `config` was composed from, for the record; None if it was made in Python.
         callbacks: callbacks in addition to those of `config`.
     """
 
