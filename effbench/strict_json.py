@@ -8,8 +8,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from effbench.console import writes_unicode
-
 log = logging.getLogger(__name__)
 _MOST_NAMED = 5
 
@@ -30,8 +28,9 @@ def print_json(content: Any) -> None:
     if absent := list(_not_finite(content)):
         more = f" and {len(absent) - _MOST_NAMED} more" if len(absent) > _MOST_NAMED else ""
         log.warning(f"not finite, and so null in the JSON: {', '.join(absent[:_MOST_NAMED])}{more}")
-    # a stdout in another encoding gets escapes, which JSON readers decode
-    print(json_text(content, ascii_only=not writes_unicode()))
+    # Escapes, which JSON readers decode: names of a stranger's run may hold control characters, or halves of characters
+    # that no encoding takes.
+    print(json_text(content, ascii_only=True))
 
 
 def _not_finite(content: Any, key: str = "") -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from effbench.cache_dir import expanded
 from effbench.config.options import COUNT, FRACTION_BELOW_1, SEED
 from effbench.errors import ConfigError, shown
+from effbench.escaping import for_terminal
 from effbench.units import human_bytes
 
 
@@ -61,3 +62,46 @@ def given_folder(key: str, value: object) -> Path | None:
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"data.{key} must be a folder's path, as text; got {shown(value)}.")
     return expanded(value).absolute()
+
+
+def check_names(**names: object) -> None:
+    """Check options that name something, such as a column or an encoding. Raises ConfigError.
+
+    Args:
+        names: option of the data group -> value.
+    """
+    for key, name in names.items():
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"data.{key} must be a name, as text; got {shown(name)}.")
+
+
+def check_name_lists(**lists: object) -> None:
+    """Check options that list names, such as columns to leave out. Raises ConfigError.
+
+    Args:
+        lists: option of the data group -> value.
+    """
+    for key, names in lists.items():
+        fits = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        if not fits:
+            raise ConfigError(f"data.{key} must be a list of names, such as [id,date]; got {shown(names)}.")
+
+
+def given_file(key: str, value: object) -> Path | None:
+    """Return the path of a file option; None if it is not set.
+
+    Args:
+        key: option of the data group.
+        value: its value.
+
+    Raises:
+        ConfigError: the value is no path, or there is no such file.
+    """
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"data.{key} must be a file's path, as text; got {shown(value)}.")
+    path = expanded(value)
+    if not path.is_file():
+        raise ConfigError(f"data.{key}: there is no file {for_terminal(str(path))}.")
+    return path

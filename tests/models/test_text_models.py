@@ -1,4 +1,7 @@
-"""Text models: padding changes nothing, recurrence equals packed sequences, and each learns."""
+"""Text models: padding changes nothing, recurrence equals packed sequences, and each learns.
+
+White-box: reads the row numbers of n-grams, which tell hashes that collide.
+"""
 
 from __future__ import annotations
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from effbench.cache_dir import expanded
 from effbench.data.modality import Settings
-from effbench.data.option_checks import check_division
+from effbench.data.option_checks import check_division, check_name_lists, check_names, given_file
 from effbench.data.rows.columns import Column, Columns, Row
 from effbench.data.rows.modality import ROWS, Rows
 from effbench.data.splits import Split, Splits, digest, stratified
@@ -106,11 +105,11 @@ def table_csv(
     check_division(split_seed, val_fraction=val_fraction, test_fraction=test_fraction)
     if targets not in TARGETS:
         raise ConfigError(unknown_name("data.targets", str(targets), TARGETS))
-    if not isinstance(file, str) or not file:
+    check_names(label_column=label_column, encoding=encoding)
+    check_name_lists(categorical=categorical, ignore=ignore)
+    path = given_file("file", file)
+    if path is None:
         raise ConfigError("data=table_csv needs data.file=FILE, a .csv, .tsv, .jsonl or .parquet file.")
-    path = expanded(file)
-    if not path.is_file():
-        raise DataError(f"data.file: there is no file {for_terminal(str(path))}.")
     names = _features(path, encoding, label_column, categorical, ignore)
     rows = read_columns(path, [*names, label_column], encoding)
     labels, classes = (_values if targets == "values" else _labels)(path, rows, label_column)

@@ -1,23 +1,18 @@
-"""Texts of all splits -> Splits of token numbers: the tokenizer is fitted to the train split, long texts are cut."""
+"""Texts -> rows of token numbers, and the options that all datasets of texts have."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from effbench.config.options import COUNT
-from effbench.data.option_checks import check_memory
-from effbench.data.splits import Split, Splits
 from effbench.data.text.tokenizers import Tokenizer, check_vocab_size, tokenizer_class
-from effbench.errors import DataError
-from effbench.special_tokens import PADDING, UNKNOWN
+from effbench.special_tokens import PADDING
 
 log = logging.getLogger(__name__)
 
@@ -58,50 +53,6 @@ def text_problem(text: str) -> str | None:
     return None
 
 
-def text_splits(
-    name: str,
-    texts: Mapping[str, Sequence[str]],
-    labels: Mapping[str, Any],
-    classes: Sequence[str],
-    options: TextOptions,
-    facts: Mapping[str, Any] | None = None,
-) -> Splits:
-    """Fit the tokenizer to the train texts, and encode all splits.
-
-    Args:
-        name: name of the dataset.
-        texts: 'train', and where they exist 'val' and 'test' -> texts.
-        labels: the same keys -> labels.
-        classes: names of the classes.
-        options: tokenizer and length.
-        facts: further entries for the record.
-
-    Raises:
-        DataError: a text is empty or no Unicode text.
-    """
-    from effbench.data.text.modality import Texts  # which imports this module
-
-    for which, each in texts.items():
-        for place, text in enumerate(each):
-            if why := text_problem(text):
-                raise DataError(f"{name} {which}: text {place} {why}. Leave it out.")
-    kind = tokenizer_class(options.tokenizer)
-    tokenizer = kind.fit(texts["train"], options.vocab_size)
-    check_memory(sum(map(len, texts.values())) * options.max_length * _type(tokenizer).itemsize, "max_length")
-    cut, unknown = dict[str, int](), dict[str, float]()
-    parts: dict[str, Split | None] = {"val": None, "test": None}
-    for which, each in texts.items():
-        tokens, cut[which] = encoded(tokenizer, each, options.max_length)
-        unknown[which] = _unknown_share(tokenizer, tokens)
-        parts[which] = Split(tokens, torch.as_tensor(labels[which]))
-    _tell(name, {which: len(each) for which, each in texts.items()}, cut, unknown, options)
-    about = {"tokenizer": tokenizer.record(), "truncated": cut, "unknown_tokens": unknown}
-    train = parts["train"]
-    assert train is not None
-    sha256 = _digest(texts, labels)
-    return Splits(name, train, parts["val"], parts["test"], tuple(classes), sha256, {**(facts or {}), **about}, Texts)
-
-
 def encoded(tokenizer: Tokenizer, texts: Iterable[str], max_length: int) -> tuple[Tensor, int]:
     """Encode texts.
 
@@ -118,46 +69,14 @@ def encoded(tokenizer: Tokenizer, texts: Iterable[str], max_length: int) -> tupl
         tokens = tokenizer.encode(text, max_length + 1)  # one more, to see whether there is more
         cut += len(tokens) > max_length
         rows.append(tokens[:max_length])
-    padded = torch.full((len(rows), max_length), PADDING, dtype=_type(tokenizer))
+    padded = torch.full((len(rows), max_length), PADDING, dtype=token_type(tokenizer))
     used = torch.arange(max_length) < torch.tensor(list(map(len, rows)))[:, None]
     padded[used] = torch.tensor(list(chain.from_iterable(rows)), dtype=padded.dtype)
     return padded, cut
 
 
-def _type(tokenizer: Tokenizer) -> torch.dtype:
+def token_type(tokenizer: Tokenizer) -> torch.dtype:
     """Return the narrowest integer type that holds all token numbers: memory is N x T of it."""
     return next(
         kind for kind in (torch.uint8, torch.int16, torch.int32) if tokenizer.vocab_size - 1 <= torch.iinfo(kind).max
     )
-
-
-def _unknown_share(tokenizer: Tokenizer, tokens: Tensor) -> float:
-    """Return the part of the tokens that the tokenizer does not know."""
-    if tokenizer.knows_all:  # their number 1 is a byte
-        return 0.0
-    return float((tokens == UNKNOWN).sum() / (tokens != PADDING).sum())
-
-
-def _tell(
-    name: str, counts: Mapping[str, int], cut: Mapping[str, int], unknown: Mapping[str, float], options: TextOptions
-) -> None:
-    """Log how many texts were cut, and how many tokens are unknown."""
-    if any(cut.values()):
-        listed = ", ".join(f"{number:,} of {counts[which]:,} {which}" for which, number in cut.items())
-        log.info(f"{name}: cut to data.max_length={options.max_length} tokens: {listed} texts")
-    elsewhere = {which: share for which, share in unknown.items() if which != "train" and share >= 0.005}
-    if elsewhere:
-        listed = ", ".join(f"{which} {100 * share:.1f} %" for which, share in elsewhere.items())
-        log.info(f"{name}: tokens that are not in the vocabulary: {listed}; data.tokenizer=bpe and bytes know all")
-
-
-def _digest(texts: Mapping[str, Sequence[str]], labels: Mapping[str, Any]) -> str:
-    """Return the sha256 (hex) of texts and labels: not of tokens, which follow from the config."""
-    sha = hashlib.sha256()
-    for which, each in texts.items():
-        sha.update(f"{which} {len(each)}\n".encode())
-        for text in each:
-            content = text.encode()
-            sha.update(f"{len(content)} ".encode() + content)  # with lengths: 'ab', 'c' and 'a', 'bc' differ
-        sha.update(torch.as_tensor(labels[which]).contiguous().numpy().tobytes())
-    return sha.hexdigest()

@@ -54,7 +54,7 @@ class Texts(Modality):
         if found.dim() != 2 or len(found) != count or found.is_floating_point() or found.dtype == torch.bool:
             raise DataError(
                 f"{name} texts must be token numbers (N, T), integers, with N labels; got {found.dtype} "
-                f"{tuple(found.shape)} with {count} labels. effbench.data.text.encoding.text_splits makes them."
+                f"{tuple(found.shape)} with {count} labels. effbench.data.text.dataset.text_splits makes them."
             )
         if len(found) and int(found.min()) < 0:
             raise DataError(f"{name} texts must be token numbers of at least 0; the smallest is {int(found.min())}.")
@@ -79,7 +79,7 @@ class Texts(Modality):
             tokenizer = restored_tokenizer(data.facts.get("tokenizer"))
         except ValueError as error:
             raise DataError(
-                f"{data.name} facts: {error}. effbench.data.text.encoding.text_splits fits a tokenizer and records it."
+                f"{data.name} facts: {error}. effbench.data.text.dataset.text_splits fits a tokenizer and records it."
             ) from error
         for which, split in data.named().items():
             if (largest := int(split.inputs.max())) >= tokenizer.vocab_size:

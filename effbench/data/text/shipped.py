@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from effbench.data.preview import previewed
 from effbench.data.splits import Splits
-from effbench.data.text.encoding import VOCAB_SIZE, TextOptions, text_splits
+from effbench.data.text.dataset import text_splits
+from effbench.data.text.encoding import VOCAB_SIZE, TextOptions
 from effbench.data.text.kjv import read_kjv_kinds
 from effbench.data.text.language_id import read_language_id
 from effbench.data.text.tables import SPLITS, LabelledTexts

@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from effbench.cache_dir import expanded
 from effbench.data.modality import Settings
-from effbench.data.option_checks import check_division
+from effbench.data.option_checks import check_division, check_names, given_file
 from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, stratified
 from effbench.data.table_files import ENCODING, read_columns
-from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, encoded, text_problem, text_splits
+from effbench.data.text.dataset import text_splits
+from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, encoded, text_problem
 from effbench.data.text.files import TEXT_COLUMN
 from effbench.data.text.modality import Texts
 from effbench.data.text.tokenizers import restored_tokenizer
-from effbench.errors import ConfigError, DataError, shown
+from effbench.errors import ConfigError, DataError
 from effbench.escaping import for_terminal
 
 log = logging.getLogger(__name__)
@@ -73,16 +73,19 @@ def text_csv(
     """
     options = TextOptions(tokenizer, max_length, vocab_size)
     check_division(split_seed, val_fraction=val_fraction, test_fraction=test_fraction)
-    if not isinstance(file, str) or not file:
+    check_names(text_column=text_column, label_column=label_column, encoding=encoding)
+    given = {
+        "train": given_file("file", file),
+        "val": given_file("val_file", val_file),
+        "test": given_file("test_file", test_file),
+    }
+    if given["train"] is None:
         raise ConfigError("data=text_csv needs data.file=FILE, a .csv, .tsv, .jsonl or .parquet file.")
-    given = {"train": file, "val": val_file, "test": test_file}
     found = {
-        which: _samples(_path(f"{which}_file", name), text_column, label_column, encoding)
-        for which, name in given.items()
-        if name is not None
+        which: _samples(path, text_column, label_column, encoding) for which, path in given.items() if path is not None
     }
     return labelled_splits(
-        expanded(file).name, found, {"val": val_fraction, "test": test_fraction}, split_seed, options,
+        given["train"].name, found, {"val": val_fraction, "test": test_fraction}, split_seed, options,
         {"file": str(file), "text_column": text_column, "label_column": label_column},
     )  # fmt: skip
 
@@ -109,8 +112,10 @@ def other_texts(
     chosen = key if key in changed else "file" if changed == {"file"} else None
     if chosen is None or now.get(chosen) is None:
         return None
+    path = given_file(chosen, now[chosen])
+    assert path is not None
     samples = _samples(
-        _path(chosen, now[chosen]), now.get("text_column", TEXT_COLUMN), now.get("label_column", LABEL_COLUMN),
+        path, now.get("text_column", TEXT_COLUMN), now.get("label_column", LABEL_COLUMN),
         now.get("encoding", ENCODING),
     )  # fmt: skip
     classes = [str(name) for name in recorded["classes"]]
@@ -190,15 +195,6 @@ def _check_labels(name: str, samples: Iterable[Sample], classes: Sequence[str]) 
             f"{name} has the label {', '.join(map(repr, unseen[:_SHOWN]))}, which train does not have. "
             f"Labels of train: {', '.join(map(repr, classes[:_SHOWN]))}{' …' * (len(classes) > _SHOWN)}."
         )
-
-
-def _path(key: str, name: object) -> Path:
-    if not isinstance(name, str):
-        raise ConfigError(f"data.{key.removeprefix('train_')} must be a file's path, as text; got {shown(name)}.")
-    path = expanded(name)
-    if not path.is_file():
-        raise DataError(f"data.{key.removeprefix('train_')}: there is no file {for_terminal(str(path))}.")
-    return path
 
 
 def _drawn(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:

@@ -143,7 +143,7 @@ def test_bad_options_are_named(tmp_path, options, message):
 
 
 def test_missing_files_and_unknown_suffixes_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"data\.file: there is no file"):
+    with pytest.raises(ConfigError, match=r"data\.file: there is no file"):
         text_csv(str(tmp_path / "no.csv"))
     odd = tmp_path / "a.xlsx"
     odd.write_text("x")
@@ -179,7 +179,7 @@ def recorded(data) -> dict:
     return {"tokenizer": data.facts["tokenizer"], "shape": list(data.shape), "classes": list(data.classes)}
 
 
-def test_another_file_is_read_with_the_runs_tokenizer_and_classes(tmp_path):
+def test_another_file_is_read_with_the_runs_tokenizer(tmp_path):
     options = {"file": str(write(tmp_path / "a.csv")), "tokenizer": "words"}
     data = text_csv(**options)
     other = str(write(tmp_path / "b.csv", [("line zebra text", "good"), ("and", "bad")]))

@@ -11,7 +11,8 @@ from torch import Tensor
 from effbench.data.batches import EvalBatches, Shard, TrainBatches, by_length
 from effbench.data.modality import Settings
 from effbench.data.splits import Split, Splits
-from effbench.data.text.encoding import TextOptions, encoded, text_splits
+from effbench.data.text.dataset import text_splits
+from effbench.data.text.encoding import TextOptions, encoded
 from effbench.data.text.modality import Texts
 from effbench.data.text.tokenizers import Bytes, Words
 from effbench.errors import ConfigError, DataError
@@ -123,7 +124,7 @@ def test_a_dataset_without_its_tokenizer_is_refused():
 # --- batches by length
 
 
-def test_an_epoch_has_each_text_once_and_other_batches_than_the_next():
+def test_an_epoch_has_each_text_once_and_batches_of_its_own():
     made = batches(drop_last=False)
     epochs = [
         [text for step in made.epoch(epoch) for batch in step.micro_batches for text in decoded(batch.inputs)]
