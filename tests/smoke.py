@@ -62,13 +62,24 @@ def write_texts(root: Path) -> None:
         writer.writerows([f"{label} {row} " * (1 + row % 10), label] for label in ("ja", "yes") for row in range(100))
 
 
+def write_table(root: Path) -> None:
+    """Two classes of 100 rows with a number, which is missing in some, and a category."""
+    root.mkdir(parents=True)
+    with (root / "table.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["age", "colour", "label"])
+        writer.writerows(["" if row % 9 == 0 else row, "red" if row % 3 else "blue", row % 2] for row in range(200))
+
+
 FILES: dict[str, Callable[[Path], None]] = {
     "cifar10": write_cifar10, "image_folder": write_images, "text_csv": write_texts,
+    "table_csv": write_table,
 }  # fmt: skip
 OWN_WORDS = {
     "cifar10": ["data.root='{root}'"],
     "image_folder": ["data.root='{root}'", "data.image_size=32", "data.cache_dir='{root}_cache'"],
     "text_csv": ["data.file='{root}/texts.csv'"],
+    "table_csv": ["data.file='{root}/table.csv'", "model=mlp"],  # only its file tells how many features it has
 }
 OF_THE_FULL_SET = ["fast_fashion"]  # recipes, tried on the embedded part of it
 
