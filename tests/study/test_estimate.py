@@ -111,5 +111,6 @@ def test_plan_as_json_tells_what_the_study_then_runs(tmp_path: Path) -> None:
     assert found["digest"] == json.loads((tmp_path / "out" / "study.json").read_text())["digest"]
     assert {arm["steps"] for arm in found["arms"]} == {run["steps"] for run in table["confirmations"]}
     assert found["pairs"] == table["pairs"]
-    # no timing but a promise: within a factor of two, on a machine as busy as in the plan
-    assert took_s / 2 < found["estimated_s"] < took_s * 2
+    # No timing: epochs or runs that the estimate forgot would make it wrong by more than this. A factor of two, which
+    # it keeps on a quiet machine, is too little where other tests begin or end in between.
+    assert took_s / 4 < found["estimated_s"] < took_s * 4
