@@ -22,22 +22,35 @@ def files_of(paths: Sequence[str | Path], suffixes: Sequence[str] = TABLES) -> l
     """Return the files in the given order, those of a folder with one of the suffixes sorted by name.
 
     Raises:
-        DataError: there is no such file, or a folder has none.
+        DataError: there is no such file, a folder has none, or it cannot be listed.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        name = for_terminal(str(path))
-        if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in suffixes and each.is_file())
-            if not inside:
-                raise DataError(f"the folder {name} holds no file of {', '.join(suffixes)}.")
-            found += inside
-        # not is_file(): a pipe is read, too
-        elif path.exists():
-            found.append(path)
-        else:
-            raise DataError(f"there is no file {name}.")
+        try:
+            found += _files_of(path, suffixes)
+        except OSError as error:  # no permission, or another program removed it meanwhile
+            raise DataError(f"{for_terminal(str(path))} cannot be read: {error.strerror}.") from error
     return found
+
+
+def _files_of(path: Path, suffixes: Sequence[str]) -> list[Path]:
+    if path.is_dir():
+        inside = sorted(each for each in path.iterdir() if each.suffix.lower() in suffixes and each.is_file())
+        if not inside:
+            raise DataError(f"the folder {for_terminal(str(path))} holds no {' or '.join(suffixes)} file.")
+        return inside
+    # not is_file(): a pipe is read, too, such as <(zcat rows.csv.gz)
+    if not path.exists():
+        raise DataError(f"there is no file {for_terminal(str(path))}.")
+    return [path]
+
+
+def natural_order(label: str) -> tuple[bool, float, str]:
+    """Return the key that sorts labels: numbers first and by value, 2 before 10, then other texts."""
+    try:
+        return (False, float(label), label)
+    except ValueError:
+        return (True, 0.0, label)
 
 
 def read_columns(path: Path, columns: Sequence[str], encoding: str = ENCODING) -> list[tuple[int, dict[str, str]]]:
@@ -76,9 +89,12 @@ def column_names(path: Path, encoding: str = ENCODING) -> list[str]:
     if suffix == ".jsonl":
         first = next((line for line in text.split("\n") if line.strip()), "{}")
         try:
-            return list(json.loads(first))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise DataError(f"{name} line 1 is no JSON object ({error}).") from error
+            row = json.loads(first)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{name} line 1 is no JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{name} line 1 must be a JSON object, {{...}}; got {first.strip()[:40]!r}.")
+        return list(row)
     with _long_cells():
         try:
             header = next(csv.reader(io.StringIO(text, newline=""), delimiter=SEPARATORS[suffix], strict=True), [])

@@ -109,9 +109,10 @@ class Columns:
         for entry in record:
             try:
                 column = Column(**{**entry, "categories": entry["categories"] and tuple(entry["categories"])})
+                sound = isinstance(column.name, str) and math.isfinite(column.fill)
             except (TypeError, KeyError) as error:
                 raise ValueError(f"data.columns holds an entry that is no column ({error})") from error
-            if not isinstance(column.name, str) or not math.isfinite(column.fill):
+            if not sound:
                 raise ValueError("data.columns holds a column without a name, or a fill that is no number")
             found.append(column)
         return cls(found)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from effbench.data.table_files import files_of
 from effbench.errors import DataError
 from effbench.escaping import for_terminal
 
@@ -22,30 +23,8 @@ LEAST_NUMBERED = 3  # features; with fewer, a first line `0` or `0,1` may well b
 
 
 def csv_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the files in the given order, those of a folder (*.csv) sorted by name.
-
-    Raises:
-        DataError: there is no such file, a folder has none, or it cannot be listed.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        try:
-            found += _csv_files_of(path)
-        except OSError as error:  # no permission, or another program removed it meanwhile
-            raise DataError(f"{for_terminal(str(path))} cannot be read: {error.strerror}.") from error
-    return found
-
-
-def _csv_files_of(path: Path) -> list[Path]:
-    if path.is_dir():
-        inside = sorted(each for each in path.iterdir() if each.suffix.lower() == ".csv" and each.is_file())
-        if not inside:
-            raise DataError(f"the folder {for_terminal(str(path))} holds no .csv file.")
-        return inside
-    # not is_file(): a pipe is read, too, such as <(zcat rows.csv.gz)
-    if not path.exists():
-        raise DataError(f"there is no file {for_terminal(str(path))}.")
-    return [path]
+    """Return the files in the given order, those of a folder (*.csv) sorted by name. Raises DataError as `files_of`."""
+    return files_of(paths, (".csv",))
 
 
 def read_rows(path: Path, num_features: int, names: Sequence[str] | None = None) -> Tensor:

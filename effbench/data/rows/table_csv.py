@@ -14,7 +14,7 @@ from effbench.data.option_checks import check_division, check_name_lists, check_
 from effbench.data.rows.columns import Column, Columns, Row
 from effbench.data.rows.modality import ROWS, Rows
 from effbench.data.splits import Split, Splits, digest, stratified
-from effbench.data.table_files import ENCODING, column_names, files_of, read_columns
+from effbench.data.table_files import ENCODING, column_names, files_of, natural_order, read_columns
 from effbench.errors import ConfigError, DataError, unknown_name
 from effbench.escaping import for_terminal
 
@@ -139,7 +139,7 @@ def _labels(path: Path, rows: Sequence[Row], column: str) -> tuple[Tensor, list[
     cells = [(line, row[column].strip()) for line, row in rows]
     if empty := [line for line, cell in cells if not cell]:
         raise DataError(f"{name} line {empty[0]}: the label is empty ({len(empty)} such lines). Remove those lines.")
-    classes = sorted({cell for _, cell in cells}, key=lambda cell: (len(cell), cell) if cell.isdecimal() else (0, cell))
+    classes = sorted({cell for _, cell in cells}, key=natural_order)
     if len(classes) < 2:
         raise DataError(f"{name} has {len(classes)} classes in the column {column!r}: classification needs two.")
     if len(classes) > len(rows) / 2:

@@ -14,7 +14,7 @@ from effbench.data.option_checks import check_division, check_names, given_file
 from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, stratified
-from effbench.data.table_files import ENCODING, read_columns
+from effbench.data.table_files import ENCODING, natural_order, read_columns
 from effbench.data.text.dataset import text_splits
 from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, encoded, text_problem
 from effbench.data.text.files import TEXT_COLUMN
@@ -157,7 +157,7 @@ def labelled_splits(
         wanted = round(fractions[which] * len(found["train"]))
         if which not in found and wanted and rest:
             parts["train"], parts[which] = _drawn(parts["train"], wanted / rest, split_seed)
-    classes = sorted({label for _, label in parts["train"]}, key=_natural)
+    classes = sorted({label for _, label in parts["train"]}, key=natural_order)
     if len(classes) < 2:
         raise DataError(
             f"{name} has one class, {classes[0]!r}: classification needs two." if classes else f"{name} has no texts."
@@ -190,7 +190,7 @@ def _samples(path: Path, text_column: str, label_column: str, encoding: str) -> 
 
 
 def _check_labels(name: str, samples: Iterable[Sample], classes: Sequence[str]) -> None:
-    if unseen := sorted({label for _, label in samples} - set(classes), key=_natural):
+    if unseen := sorted({label for _, label in samples} - set(classes), key=natural_order):
         raise DataError(
             f"{name} has the label {', '.join(map(repr, unseen[:_SHOWN]))}, which train does not have. "
             f"Labels of train: {', '.join(map(repr, classes[:_SHOWN]))}{' …' * (len(classes) > _SHOWN)}."
@@ -223,11 +223,3 @@ def _tell_shared(name: str, parts: Mapping[str, Iterable[Sample]]) -> None:
         shared = sum(text in train for text, _ in parts.get(which, ()))
         if shared:
             log.warning(f"{name}: {shared:,} texts of {which} are in train too: its figures will be too good")
-
-
-def _natural(label: str) -> tuple[int, float, str]:
-    """Sort numbers by value, before other labels: 2 before 10."""
-    try:
-        return (0, float(label), label)
-    except ValueError:
-        return (1, 0.0, label)

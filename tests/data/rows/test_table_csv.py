@@ -148,7 +148,17 @@ def test_bad_options_are_named(tmp_path, options, message):
         table_csv(**{"file": write(tmp_path / "a.csv"), **options})
 
 
-@pytest.mark.parametrize("record", [None, [], [3], [{"name": "x"}], [{"name": 3, "categories": None}]])
+@pytest.mark.parametrize(
+    "record",
+    [
+        None,
+        [],
+        [3],
+        [{"name": "x"}],
+        [{"name": 3, "categories": None}],
+        [{"name": "x", "categories": None, "fill": "a"}],
+    ],
+)
 def test_a_damaged_record_is_refused(record):
     with pytest.raises(ValueError, match="data.columns"):
         Columns.restored(record)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from effbench.data.table_files import read_columns
+from effbench.data.table_files import column_names, read_columns
 from effbench.data.text.files import read_texts, text_files
 from effbench.data.text.modality import Texts
 from effbench.data.text.text_csv import other_texts, text_csv
@@ -162,8 +162,15 @@ def test_files_of_predict(tmp_path):
     with pytest.raises(DataError, match="there is no file"):
         text_files([tmp_path / "none"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no file of"):
+    with pytest.raises(DataError, match=r"holds no \.csv or .* file"):
         text_files([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize("line", ["[1]", '"text"', "3"])
+def test_a_first_line_that_is_no_object_is_named(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(line)
+    with pytest.raises(DataError, match="line 1 must be a JSON object"):
+        column_names(tmp_path / "a.jsonl")
 
 
 def test_null_and_numbers_in_json_are_texts(tmp_path):
