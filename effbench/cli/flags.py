@@ -22,6 +22,7 @@ WITHOUT_VALUE = {
     "--json": "json",
     "--info": "info", "-i": "info",
     "--plan": "plan",
+    "--costs": "costs",
 }  # fmt: skip
 # taken out before a verb sees its words
 VERBOSITY = {"--quiet": logging.WARNING, "-q": logging.WARNING, "--verbose": logging.DEBUG, "-v": logging.DEBUG}
@@ -30,7 +31,7 @@ VERB_FLAGS = {  # in addition to --help and VERBOSITY, which every verb takes
     "summary": ("json", "config_dir", "multirun"),
     "verify": ("json", "config_dir"),
     "recipe": ("json", "config_dir"),
-    "study": ("json", "config_dir", "plan"),
+    "study": ("json", "config_dir", "plan", "costs"),
     **dict.fromkeys(("eval", "predict", "export", "report", "env"), ("json",)),
 }
 RECIPE_ACTIONS = {"ls": 0, "show": 1, "cp": 2, "validate": 1}  # action -> number of its arguments

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from effbench.cli.flags import VERB_FLAGS, Arguments, parse_flags, show_help
 from effbench.config.study_files import options
+from effbench.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-HELP = """usage: effbench study study=NAME [study.KEY=VALUE ...] [GROUP=NAME | KEY=VALUE ...] [--plan] [--json]
-                      [--config-dir DIR]
+HELP = """usage: effbench study study=NAME [study.KEY=VALUE ...] [GROUP=NAME | KEY=VALUE ...] [--plan | --costs]
+                      [--json] [--config-dir DIR]
 
   effbench study study=smoke                            a whole study in about a minute
   effbench study study=optimizers --plan                arms, runs, time and power; nothing is trained but a few steps
@@ -25,6 +26,8 @@ the test split, and only they are compared. Words that are not study.* are overr
 The same command goes on with an interrupted study, and joins it as a worker from another terminal or machine.
 
 flags: --plan             print what would be run, how long it takes and what it can tell apart
+       --costs            measure step times, memory and latency of all arms again, when all runs have ended: after
+                          "other work or clock drift was seen", or on another machine
        --json             the result as JSON on stdout
        --config-dir DIR   folder with your own groups: DIR/study/mine.yaml, DIR/search_space/mine.yaml, DIR/model/...
 
@@ -60,7 +63,10 @@ def study(arguments: Arguments) -> int:
     # Printed when the study is interrupted: the same command goes on with it. shlex: a shell would split [a, b].
     folder = arguments.get("config_dir")
     place = ["--config-dir", folder] if folder else []
-    command = shlex.join(["effbench", "study", *arguments.overrides, *place])
+    again = arguments.has("costs")
+    command = shlex.join(["effbench", "study", *arguments.overrides, *place, *(["--costs"] if again else [])])
     if arguments.has("plan"):
+        if again:
+            raise ConfigError("give --plan or --costs: one plans a study, the other measures one that has ended.")
         return plan_only(plan, arguments.has("json"))
-    return run_study(plan, command, arguments.has("json"))
+    return run_study(plan, command, arguments.has("json"), again)

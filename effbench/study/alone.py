@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 NO_SPACE = os.strerror(errno.ENOSPC)  # in the text of an error that came from another process
 PACE_ROUNDS = 3  # the smallest number whose median ignores one disturbed round
+MOST_REPEATS = 2  # of a disturbed measurement, at once: on a machine that is never idle a study still ends
 
 
 def probe_arms(plan: StudyPlan, relay: Relay) -> dict[str, Probe]:
@@ -91,7 +92,7 @@ def measured(plan: StudyPlan, ledger: Ledger, relay: Relay, at_end: bool) -> dic
     """
     rounds = plan.keys.timing_rounds if at_end else PACE_ROUNDS
     log.info(f"measuring step times alone: {rounds} rounds over {len(plan.arms)} arms")
-    arms = [_Measured(arm.name, _tries(best_settings(plan, ledger, arm.name))) for arm in plan.arms]
+    arms = [_Measured(arm.name, rounds, _tries(best_settings(plan, ledger, arm.name))) for arm in plan.arms]
     for number in range(rounds):
         # every second round backwards: a clock that drifts evenly does not favour an arm
         for arm in arms if number % 2 == 0 else arms[::-1]:
@@ -119,19 +120,21 @@ class _Measured:
 
     Attributes:
         name: of the arm.
+        wanted: rounds that the plan asks for.
         tries: (settings, steps) with which it is measured, and what follows if that fails; empty if all have failed.
-        rounds: what was measured.
+        rounds: what was measured; each disturbed measurement is followed by its repetition.
         failed: the error of the last try; '' while there are tries.
     """
 
     name: str
+    wanted: int
     tries: list[tuple[Mapping[str, Setting], int]]
     rounds: list[dict[str, Any]] = field(default_factory=list)
     failed: str = ""
 
     def record(self) -> dict[str, Any]:
         settings, steps = self.tries[0]
-        return {"rounds": self.rounds, "settings": dict(settings), "steps": steps}
+        return {"rounds": self.rounds, "wanted": self.wanted, "settings": dict(settings), "steps": steps}
 
 
 def _tries(best: Mapping[str, Setting] | None) -> list[tuple[Mapping[str, Setting], int]]:
@@ -142,7 +145,11 @@ def _tries(best: Mapping[str, Setting] | None) -> list[tuple[Mapping[str, Settin
 
 
 def _add_round(plan: StudyPlan, ledger: Ledger, relay: Relay, arm: _Measured) -> bool:
-    """Measure an arm once more, by the first of its tries that succeeds; return False if a signal arrived."""
+    """Measure an arm once more, by the first of its tries that succeeds; return False if a signal arrived.
+
+    A disturbed measurement is repeated at once, not after the last round: the arms stay in turns.
+    """
+    repeats = 0
     while arm.tries:
         settings, steps = arm.tries[0]
         words, beat = _words(plan, arm.name, settings), ledger.workers.beat
@@ -152,7 +159,7 @@ def _add_round(plan: StudyPlan, ledger: Ledger, relay: Relay, arm: _Measured) ->
             if NO_SPACE in str(error):  # not the arm's fault
                 raise
             # rounds with other settings are no repetitions of those that follow
-            arm.tries, arm.rounds = arm.tries[1:], []
+            arm.tries, arm.rounds, repeats = arm.tries[1:], [], 0
             if not arm.tries:
                 arm.failed = str(error)
             remedy = "its defaults are measured" if arm.tries else "its costs are not known"
@@ -161,7 +168,9 @@ def _add_round(plan: StudyPlan, ledger: Ledger, relay: Relay, arm: _Measured) ->
         if one is None:
             return False
         arm.rounds.append(one.record())
-        return True
+        if not one.contaminated or repeats == MOST_REPEATS:
+            return True
+        repeats += 1
     return True
 
 

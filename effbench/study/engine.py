@@ -31,7 +31,7 @@ from effbench.study.ledger import MOST_ATTEMPTS, Claim, Ledger, Task
 from effbench.study.live import Board
 from effbench.study.plan import FOLDER, StudyPlan
 from effbench.study.space import short_words_of
-from effbench.study.tasks import COST, PACE, final_tasks, steps_of, tuning_tasks
+from effbench.study.tasks import PACE, cost_task, final_tasks, steps_of, tuning_tasks
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +61,12 @@ class Engine:
         ledger: its tasks.
         relay: passes signals on to the runs.
         board: shows the progress.
+        costs_again: the costs are measured although they are known.
     """
 
-    def __init__(self, plan: StudyPlan, ledger: Ledger, relay: Relay, board: Board):
+    def __init__(self, plan: StudyPlan, ledger: Ledger, relay: Relay, board: Board, costs_again: bool = False):
         self._plan, self._ledger, self._relay, self._board = plan, ledger, relay, board
+        self._cost = cost_task(ledger, costs_again)
         self._took_s: list[float] = []  # seconds of the runs that ended here
         self._tuning = tuning_tasks(plan)
         self._running: list[_Slot] = []
@@ -123,7 +125,7 @@ class Engine:
         final = self._without_outcome(final_tasks(self._plan, self._ledger))
         if tuning or final or not self._plan.keys.timing_rounds:
             return [*tuning, *final]
-        return self._without_outcome([COST])  # last: no worker trains any more, so it has the machine alone
+        return self._without_outcome([self._cost])  # last: no worker trains any more, so it has the machine alone
 
     def _without_outcome(self, tasks: Sequence[Task]) -> list[Task]:
         ended = {(task.phase, task.arm): self._ledger.outcomes(task.phase, task.arm) for task in tasks}
@@ -135,7 +137,7 @@ class Engine:
         free = [task for task in left if task.place not in own]
         if not free or len(self._running) >= self._plan.keys.workers:
             return False
-        if free[0] in (PACE, COST) and self._running:
+        if free[0] in (PACE, self._cost) and self._running:
             return False
         claim = self._ledger.take(free)
         if claim is None:

@@ -334,8 +334,8 @@ def _measurements(table: StudyTable) -> Iterable[Objection]:
         yield Objection(
             "contaminated measurement", arms,
             f"Other work or clock drift was seen while the cost of {listed(arms)} was measured.",
-            f"Measure again on a machine that does nothing else; {'its' if len(arms) == 1 else 'their'} times are left "
-            "out of the fronts, and no arm wins in seconds.",
+            f"Measure again on a machine that does nothing else (flag --costs); {'its' if len(arms) == 1 else 'their'} "
+            "times are left out of the fronts, and no arm wins in seconds.",
         )  # fmt: skip
 
 

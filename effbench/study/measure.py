@@ -30,6 +30,9 @@ BUSY = 0.85  # own processor seconds a second of the whole run, below which it i
 DRIFT = 1.1  # ratio of a fixed calculation's times before and after, above which the clock has changed
 LATENCY_RUNS = 40  # forward passes; the first quarter only warms the caches up
 _SPIN = 200_000  # numbers that are summed up: some milliseconds, far above the clock's resolution
+# Seconds of repeating the fixed calculation. A neighbour on the same physical core slows it by 2 for tens of
+# milliseconds: of windows of 15 ms the least differed by up to 2.0, of windows of 0.4 s by 1.09 (n = 60 each).
+_CALIBRATION_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -177,10 +180,11 @@ def inference_costs(words: Sequence[str], config_dir: str | None = None) -> dict
 
 
 def _calibration_s() -> float:
-    """Return the seconds of a fixed calculation, the least of five: it follows the processor's clock."""
-    # pure Python and no memory: other work on the machine can only delay it, which the least of five leaves out
-    times = []
-    for _ in range(5):
+    """Return the seconds of a fixed calculation, the least within _CALIBRATION_S: it follows the processor's clock."""
+    # pure Python and no memory: other work on the machine can only delay it, which the least leaves out
+    times: list[float] = []
+    end = time.perf_counter() + _CALIBRATION_S
+    while not times or time.perf_counter() < end:
         begun = time.perf_counter()
         sum(range(_SPIN))
         times.append(time.perf_counter() - begun)

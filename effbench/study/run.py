@@ -52,14 +52,20 @@ def plan_only(plan: StudyPlan, as_json: bool) -> int:
     return 0
 
 
-def run_study(plan: StudyPlan, command: str, as_json: bool) -> int:
+def run_study(plan: StudyPlan, command: str, as_json: bool, costs_again: bool = False) -> int:
     """Run the study, or go on with it, until nothing is left; return the exit code.
 
     Args:
         plan: the checked plan.
         command: that goes on with it.
         as_json: print the result as JSON.
+        costs_again: measure the costs of its arms once more at the end, and judge by these.
+
+    Raises:
+        ConfigError: the folder holds another study, or the costs cannot be measured again.
     """
+    if costs_again and not plan.keys.timing_rounds:
+        raise ConfigError("--costs measures step times, and study.timing_rounds is 0: this study has none.")
     optuna_library()  # refuses a missing extra, before anything is read or written
     with _naming_faults():
         with relaying() as relay:
@@ -81,7 +87,7 @@ def run_study(plan: StudyPlan, command: str, as_json: bool) -> int:
             ledger = ledger_of(plan)
             log.info(f"study {plan.name}, {plan.digest[:12]} -> {plan.folder}")
             with board() as shown:
-                complete = Engine(plan, ledger, relay, shown).work()
+                complete = Engine(plan, ledger, relay, shown, costs_again).work()
         # outside of the relay: Ctrl-C ends the analysis, which can be made again
         table = table_of(plan, ledger)
         result = analyse(table, plan.rules)

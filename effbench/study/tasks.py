@@ -8,8 +8,10 @@ cost      step time, memory and latency of every arm's best setting
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from effbench.stats import median
-from effbench.study.collect import best_settings
+from effbench.study.collect import best_settings, undisturbed
 from effbench.study.ledger import Ledger, Task
 from effbench.study.measure import steps_in
 from effbench.study.plan import StudyPlan
@@ -18,6 +20,11 @@ from effbench.study.storage import distributions, opened
 
 # One task each for all arms, so that one worker measures them in turns: what slows the machine slows every arm.
 PACE, COST = Task("pace", "", 0), Task("cost", "", 0)
+
+
+def cost_task(ledger: Ledger, again: bool = False) -> Task:
+    """Return the measurement of the costs. again: one that follows those that have ended."""
+    return replace(COST, index=len(ledger.outcomes(COST.phase, COST.arm))) if again else COST
 
 
 def ledger_of(plan: StudyPlan) -> Ledger:
@@ -62,6 +69,6 @@ def steps_of(plan: StudyPlan, ledger: Ledger, arm: str) -> int | None:
     if plan.keys.seconds is None:
         return None
     # From the storage, not measured by each worker: the runs of an arm have equally many steps on every machine.
-    rounds = ledger.outcomes(PACE.phase, PACE.arm)[0][1]["arms"][arm]["rounds"]
+    rounds, _ = undisturbed(ledger.outcomes(PACE.phase, PACE.arm)[0][1]["arms"][arm])
     # the median, because one disturbed round would shorten every run of this arm
     return steps_in(plan.keys.seconds, median([each["step_s"] for each in rounds]))

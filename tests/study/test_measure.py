@@ -20,11 +20,11 @@ from effbench.errors import EffbenchError
 from effbench.jobs.processes import Relay, called
 from effbench.study import watch
 from effbench.study.alone import NO_SPACE, measured
-from effbench.study.collect import table_of
+from effbench.study.collect import table_of, undisturbed
 from effbench.study.measure import PROBE_STEPS, TIMED_STEPS, Probe, inference_costs, probe
 from effbench.study.planning import planned
 from effbench.study.table import FROM_STEPS, MEASURED, Confirmation, Trial
-from effbench.study.tasks import COST, ledger_of
+from effbench.study.tasks import COST, cost_task, ledger_of
 from tests.commandline import effbench
 from tests.study.kills import WORDS, table_in
 
@@ -43,7 +43,11 @@ BEST = {"mlp-sgd": {"optimizer.lr": 1e5}, "mlp-adamw": {"optimizer.lr": 0.01}}
 
 
 def measured_with(
-    fails: Callable[[list[str], int], str | None], at_end: bool, place: Path, monkeypatch: pytest.MonkeyPatch
+    fails: Callable[[list[str], int], str | None],
+    at_end: bool,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    disturbed: Callable[[bool, int], bool] = lambda *_: False,
 ) -> Any:
     """Measure two arms with runs that are not run: (result of `measured`, table of the study).
 
@@ -52,14 +56,18 @@ def measured_with(
         at_end: as `measured` takes it.
         place: an empty folder.
         monkeypatch: pytest's.
+        disturbed: (the arm is SGD, number of its measurements before) -> other work is seen beside it.
     """
+    counts = {True: 0, False: 0}
 
     def not_run(_relay: Relay, function: Any, words: list[str], *rest: Any, **_options: Any) -> Any:
         if function is inference_costs:
             return {"optimizer_state_bytes": 8, "latency_p50_s": 0.001}
         if error := fails(words, rest[1]):
             raise EffbenchError(error)
-        return PROBE
+        number, counts[is_sgd(words)] = counts[is_sgd(words)], counts[is_sgd(words)] + 1
+        # the time says which measurement it was
+        return replace(PROBE, step_s=1.0 + number, others=0.9 if disturbed(is_sgd(words), number) else 0.0)
 
     monkeypatch.setattr("effbench.study.alone.called", not_run)
     monkeypatch.setattr("effbench.study.alone.best_settings", lambda _plan, _ledger, arm: BEST[arm] if at_end else None)
@@ -111,6 +119,70 @@ def test_an_arm_that_always_diverges_has_no_costs(tmp_path: Path, monkeypatch: p
     assert list(found) == ["mlp-adamw"]
     assert [cost.arm for cost in table.costs] == ["mlp-adamw"]
     assert table.clock == MEASURED  # one clock for all arms
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("disturbed", "count", "clean", "mean_s"),
+    [
+        (lambda *_: False, 3, True, 2.0),
+        (lambda sgd, number: sgd and number == 1, 4, True, (1 + 3 + 4) / 3),
+        # at once repeated twice, then given up: two clean rounds of the three wanted are too few
+        (lambda sgd, number: sgd and 1 <= number <= 3, 5, False, (1 + 2 + 3 + 4 + 5) / 5),
+        (lambda sgd, _: sgd, 9, False, 5.0),
+    ],
+    ids=["none", "one", "a round", "all"],
+)
+def test_a_disturbed_measurement_is_repeated(
+    disturbed: Any, count: int, clean: bool, mean_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, table = measured_with(lambda *_: None, True, tmp_path, monkeypatch, disturbed)
+    assert {arm: len(each["rounds"]) for arm, each in found.items()} == {"mlp-sgd": count, "mlp-adamw": 3}
+    costs = {cost.arm: cost for cost in table.costs}
+    assert costs["mlp-sgd"].contaminated != clean
+    assert costs["mlp-sgd"].step_seconds.estimate == pytest.approx(mean_s)
+    assert not costs["mlp-adamw"].contaminated
+
+
+def test_records_without_repetitions_are_read() -> None:
+    rounds = [{"contaminated": each} for each in (True, False, False, False, True)]
+    assert undisturbed({"rounds": rounds}) == (rounds[1:4], True)
+    assert undisturbed({"rounds": rounds[:3]}) == (rounds[:3], False)
+    assert undisturbed({"rounds": rounds[1:3]}) == (rounds[1:3], True)  # the plan asked for two
+
+
+@pytest.mark.slow
+def test_costs_measured_again_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_with(lambda *_: None, True, tmp_path, monkeypatch, lambda *_: True)
+    words = [word for word in WORDS[1:] if "timing_rounds" not in word]
+    plan = planned([*words, "study.timing_rounds=3", f"study.folder={tmp_path}"])
+    ledger = ledger_of(plan)
+    assert cost_task(ledger) == COST
+    task = cost_task(ledger, again=True)
+    assert ledger.take([COST]) is None  # it has ended
+    claim = ledger.take([task])
+    assert claim is not None
+    assert all(cost.contaminated for cost in table_of(plan, ledger).costs)
+    found = measured(plan, ledger, Relay(), at_end=True)
+    ledger.finish(claim, {"status": "completed", "value": 0.0, "arms": {"mlp-sgd": {**(found or {})["mlp-sgd"],
+        "rounds": [replace(PROBE, step_s=7.0).record()] * 3}}})  # fmt: skip
+    [cost] = table_of(plan, ledger_of(plan)).costs
+    assert (cost.contaminated, cost.step_seconds.estimate) == (False, 7.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["study.timing_rounds=0", "--costs"], "--costs measures step times, and study.timing_rounds is 0"),
+        (["--plan", "--costs"], "give --plan or --costs"),
+    ],
+)
+def test_costs_that_cannot_be_measured_again(words: list[str], text: str, tmp_path: Path) -> None:
+    result = effbench(*WORDS, *words, cwd=tmp_path)
+    assert result.returncode == 2
+    assert text in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
