@@ -50,7 +50,7 @@ def analyse(table: StudyTable, rules: StudyRules | None = None) -> StudyResult:
         target_times=tuple(target_times(table, rules)),
         target_differences=tuple(differences),
         budget=tuple(points),
-        front=tuple(fronts(table, rules, samples)),
+        front=tuple(fronts(table, rules, comparisons, samples)),
         objections=tuple(objections(table, rules)),
         verdicts=tuple(verdicts),
     )

@@ -6,11 +6,12 @@ if another one is clearly better; what cannot be told apart stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 from effbench.stats import Interval, mean_interval
 from effbench.study.comparisons import Pair, difference_by_sample, paired
-from effbench.study.results import FrontPoint, FrontStatus
+from effbench.study.results import Comparison, FrontPoint, FrontStatus
 from effbench.study.runs import Runs, result_of, runs_by_arm
 from effbench.study.samples import Samples
 from effbench.study.statistics import crossed_interval
@@ -24,31 +25,36 @@ _TIMED = ("step_seconds", "latency_p50_seconds")  # what other work on the machi
 _SAME_MEMORY = 1.001
 
 
-def fronts(table: StudyTable, rules: StudyRules, samples: Samples | None = None) -> list[FrontPoint]:
+def fronts(
+    table: StudyTable, rules: StudyRules, comparisons: Sequence[Comparison], samples: Samples | None = None
+) -> list[FrontPoint]:
     """Return each arm's place on the front of quality (test metric, larger or smaller by mode) and each cost.
 
-    Quality is compared by the interval of the paired differences (for new test samples too, where predictions are
-    known), a cost by whether the intervals overlap. An arm is 'dominated' if another one is clearly better in one of
-    the two and clearly better or equal in the other, 'perhaps dominated' if it is clearly better in one and cannot be
-    told apart in the other. An arm with runs without result dominates no other: its mean is that of the seeds on which
-    it did not diverge.
+    Of two arms that the study compares, the better one is the winner of the comparison: page and front say the same.
+    Others, such as arms of two models, are compared by the interval of the paired differences (for new test samples
+    too, where predictions are known). A cost is compared by whether the intervals overlap. An arm is 'dominated' if
+    another one is clearly better in one of the two and clearly better or equal in the other, 'perhaps dominated' if it
+    is clearly better in one and cannot be told apart in the other. An arm with runs without result dominates no other:
+    its mean is that of the seeds on which it did not diverge.
 
     Args:
         table: of the study.
         rules: of the study.
+        comparisons: of the study's pairs.
         samples: of the study, if there are some already.
     """
     runs, samples = runs_by_arm(table), samples or Samples(table)
     costs = {cost.arm: cost for cost in table.costs}
     arms = [arm.name for arm in table.arms]
-    # each pair once: 12 arms have 66 pairs, and their paired differences serve all six costs
-    better = {
-        (a, b): _quality(table, paired(table, runs, a, b), rules.confidence, samples)
-        for a in arms
-        for b in arms
-        if a < b
-    }
+    better = {(each.a, each.b): (each.winner == "a") - (each.winner == "b") for each in comparisons}
     better |= {(b, a): -sign for (a, b), sign in better.items()}
+    # each pair once: 12 arms have 66 pairs, and their paired differences serve all six costs
+    others = {
+        (a, b): _quality(table, paired(table, runs, a, b), rules.confidence, samples)
+        for a, b in itertools.combinations(arms, 2)
+        if (a, b) not in better
+    }
+    better |= others | {(b, a): -sign for (a, b), sign in others.items()}
     return [point for cost in COSTS for point in _front(cost, arms, costs, better, runs)]
 
 
@@ -110,7 +116,7 @@ def _quality(table: StudyTable, pair: Pair, confidence: float, samples: Samples)
     """Return 1 if a is clearly better, -1 if b is, 0 if they cannot be told apart."""
     if len(pair.finished) < 2:
         return 0
-    # without Holm's correction: a front shows which trade-offs are open, and names no winner
+    # without a correction for the number of pairs: the study tests none of these
     scores = difference_by_sample(pair, samples)
     if scores is None:
         found = mean_interval(pair.finished, confidence)

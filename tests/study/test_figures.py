@@ -135,7 +135,7 @@ def test_a_study_of_two_models_has_a_figure_each():
 
 def test_equal_networks_do_not_differ_in_latency():
     """One and the same network was measured at 0.28, 0.20 and 0.14 ms beside other work: noise is no front."""
-    values = {arm: [0.8 + 0.1 * at + seed / 100 for seed in range(6)] for at, arm in enumerate("abc")}
+    values = {arm: [0.8 + 0.1 * at + seed / 100 for seed in range(8)] for at, arm in enumerate("abc")}
     costs = [cost(arm, 1.0, latency_p50_seconds=late) for arm, late in zip("abc", (1e-4, 2e-4, 3e-4), strict=True)]
     found = [each for each in analyse(study(values, costs=tuple(costs))).front if each.cost == "latency_p50_seconds"]
     assert [each.status for each in found] == ["perhaps dominated", "perhaps dominated", "on the front"]

@@ -381,6 +381,18 @@ def test_the_front_respects_the_intervals_of_both():
     assert (found["c"].status, found["c"].by, found["d"].status) == ("perhaps dominated", ("a",), "unknown")
 
 
+def test_the_front_says_no_more_than_the_verdict():
+    """Six seeds, three pairs: 0.03 for one pair alone, but not distinguishable among three."""
+    values = {arm: [0.8 + 0.1 * at + seed / 100 for seed in range(6)] for at, arm in enumerate("abc")}
+    costs = (cost("a", 1.0), cost("b", 1.0), cost("c", 0.5))
+    found = analyse(study(values, costs=costs))
+    assert {each.winner for each in found.comparisons} == {"none"}
+    places = {each.arm: each.status for each in found.front if each.cost == "step_seconds"}
+    assert places == {"a": "perhaps dominated", "b": "perhaps dominated", "c": "on the front"}
+    only = dataclasses.replace(study(values, costs=costs), pairs=(("a", "b"),))
+    assert {each.arm: each.by for each in analyse(only).front if each.cost == "parameters"}["a"] == ("b", "c")
+
+
 def test_a_lucky_test_set_dominates_nobody():
     """a is ahead by 3 of 100 samples on every seed: of other samples it may be behind."""
     right = {"a": np.arange(100) < 83, "b": np.arange(100) >= 20}
