@@ -29,6 +29,7 @@ from effbench.study.table import (
     StudyTable,
     TargetSource,
     Trial,
+    baselines,
     bits,
     finite,
 )
@@ -154,11 +155,11 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
     """Return the table of a study, complete or not."""
     costs = costs_of(ledger)
     final = {arm.name: ledger.outcomes("confirm", arm.name) for arm in plan.arms}
-    target, source = _target(plan, [outcome for _, outcome in final[plan.baseline].values()])
+    targets, source = _targets(plan, final)
     step_s = {cost.arm: cost.step_seconds.estimate for cost in costs}
     clocked = len(step_s) == len(plan.arms)  # one clock for all arms: a mixture would favour some
     confirmations = [
-        _confirmation(task, outcome, plan.mode, target, step_s[task.arm] if clocked else None)
+        _confirmation(task, outcome, plan.mode, targets.get(task.arm), step_s[task.arm] if clocked else None)
         for ended in final.values()
         for _, (task, outcome) in sorted(ended.items())
     ]
@@ -171,15 +172,17 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
             value=outcome["value"],
             # as measured: trials are compared by value alone
             seconds=outcome["seconds"],
-            steps_to_target=_steps_to_target(outcome, target, plan.mode),
+            steps_to_target=_steps_to_target(outcome, targets.get(task.arm), plan.mode),
             reason=outcome.get("error") or "",
             **{key: outcome[key] for key in _SHARED},
         )
         for arm in plan.arms
         for _, (task, outcome) in sorted(ledger.outcomes("tune", arm.name).items())
     ]
+    # one level for all arms is the study's target
+    same = len(targets) == len(plan.arms) and len(set(targets.values())) == 1
     # Predictions of two arms are paired by sample only if all runs had the same samples in the same order.
-    targets = {outcome["targets"] for ended in final.values() for _, outcome in ended.values() if "targets" in outcome}
+    labels = {outcome["targets"] for ended in final.values() for _, outcome in ended.values() if "targets" in outcome}
     return StudyTable(
         name=plan.name,
         arms=tuple(each.arm for each in plan.arms),
@@ -197,10 +200,11 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
         planned_seeds=plan.seeds,
         planned_epochs=plan.keys.epochs,
         planned_seconds=plan.keys.seconds,
-        target=target,
+        target=next(iter(targets.values())) if same else None,
+        targets={} if same else targets,
         target_source=source,
         baseline=plan.baseline,
-        same_test_samples=len(targets) <= 1,
+        same_test_samples=len(labels) <= 1,
         clock=FROM_STEPS if clocked else MEASURED,
     )
 
@@ -246,15 +250,29 @@ def steps_to(curve: Sequence[Sequence[float]], target: float | None, mode: str) 
     return float(reached[0]) if reached else None
 
 
-def _target(plan: StudyPlan, baseline: Sequence[Mapping[str, Any]]) -> tuple[float | None, TargetSource]:
-    """Return (target, where it comes from): given, or the median best validation of the baseline's final runs."""
-    if plan.keys.target is None:
-        return None, "none"
-    if plan.keys.target != "median":
-        return float(plan.keys.target), "given"
-    values = [outcome["value"] for outcome in baseline if outcome["value"] is not None]
-    # to the digits of metrics.csv, so that the run that sets the target reaches it
-    return (float(f"{median(values):.8g}"), "validation") if values else (None, "none")
+def _targets(
+    plan: StudyPlan, final: Mapping[str, Mapping[int, tuple[Task, Mapping[str, Any]]]]
+) -> tuple[dict[str, float], TargetSource]:
+    """Return (arm -> target, where they come from): given, or the median best validation of a baseline's final runs.
+
+    Args:
+        plan: the plan.
+        final: arm -> outcomes of its final runs. An arm whose baseline has none has no target.
+    """
+    wanted = plan.keys.target
+    if wanted is None:
+        return {}, "none"
+    if wanted != "median":
+        return {arm.name: float(wanted) for arm in plan.arms}, "given"
+    own = baselines([each.arm for each in plan.arms], plan.baseline) if plan.rules.target_per_model else {}
+    targets = {}
+    for arm in plan.arms:
+        baseline = own.get(arm.arm.model, plan.baseline)
+        values = [value for _, outcome in final[baseline].values() if (value := outcome["value"]) is not None]
+        if values:
+            # to the digits of metrics.csv, so that the run that sets the target reaches it
+            targets[arm.name] = float(f"{median(values):.8g}")
+    return targets, "validation" if targets else "none"
 
 
 def costs_of(ledger: Ledger) -> tuple[Cost, ...]:

@@ -128,27 +128,29 @@ def _trials(table: StudyTable) -> Iterable[Objection]:
 def _target(table: StudyTable) -> Iterable[Objection]:
     remedy = "Choose the target on validation, or give it before the study."
     if table.target_source == "test":
-        found = f"The target {_target_text(table)} comes from test metrics."
+        found = f"The target {_target_text(table, table.target)} comes from test metrics."
         yield Objection("target chosen on test", (), found, remedy)
-        return
-    if table.target is None:
         return
     # a target that was typed in, but is to 9 digits what some arm reaches on test, and on no validation split
     for arm, by_seed in runs_by_arm(table).items():
+        target = table.target_of(arm)
+        if target is None:
+            continue
         tests, validations = (
             [value for run in by_seed.values() if (value := result_of(run, split)) is not None]
             for split in ("test", "validation")
         )
         # with one run, mean, median and best are the same number, which a round target may hit
-        if len(tests) > 1 and _is_statistic(table.target, tests) and not _is_statistic(table.target, validations):
+        if len(tests) > 1 and _is_statistic(target, tests) and not _is_statistic(target, validations):
             yield Objection(
                 "target chosen on test", (arm,),
-                f"The target {_target_text(table)} is the mean, median, least or best test metric of {arm}.", remedy,
+                f"The target {_target_text(table, target)} is the mean, median, least or best test metric of {arm}.",
+                remedy,
             )  # fmt: skip
 
 
-def _target_text(table: StudyTable) -> str:
-    return "" if table.target is None else table.display.with_unit(table.target)
+def _target_text(table: StudyTable, target: float | None) -> str:
+    return "" if target is None else table.display.with_unit(target)
 
 
 def _is_statistic(target: float, values: Sequence[float]) -> bool:

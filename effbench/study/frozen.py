@@ -24,7 +24,7 @@ NAME = "study.json"
 SCHEMA = 1
 MOST_BYTES = 50_000_000  # of study.json: 500 arms; a folder may come from anyone, and JSON takes memory
 # What older study.json files lack, as it was then: a rule or key that is added to the plan is added here, too.
-_RULES_BEFORE = {"meaningful": 0.75, "tuning": 0.95, "budgets": [1, 2, 5, 10]}
+_RULES_BEFORE = {"meaningful": 0.75, "tuning": 0.95, "budgets": [1, 2, 5, 10], "target_per_model": False}
 _KEYS_BEFORE = {"keys.sampler": "qmc"}
 
 

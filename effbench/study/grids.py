@@ -13,7 +13,7 @@ from effbench.report.spread import seconds
 from effbench.stats import Interval
 from effbench.study.results import FrontPoint, Quality, StudyResult
 from effbench.study.runs import groups
-from effbench.study.table import StudyTable
+from effbench.study.table import StudyTable, baselines
 from effbench.study.verdicts import seconds_doubt
 from effbench.study.wording import difference_unit, listed
 from effbench.units import human_bytes, human_count
@@ -87,11 +87,6 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
             f"{quality.finished} of {len(table.planned_seeds)}",
         ]
 
-    target = ""
-    if table.target is not None:
-        given = table.target_source == "given"
-        source = "given" if given else f"median best of {table.baseline} on {table.target_source}"
-        target = f" Target: validation {table.display.with_unit(table.target)} ({source})."
     within = " Ranks are within a model." if len(groups(table.arms)) > 1 else ""
     marks = " '!': the step time was disturbed." if any(each.contaminated for each in table.costs) else ""
     marks += " '*': it is that of the default settings." if any(each.defaults for each in table.costs) else ""
@@ -99,7 +94,7 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
     # whose intervals overlap may still differ.
     lead = (
         f"Mean test {table.metric} over {len(table.planned_seeds)} seeds of each arm's best of {table.planned_trials} "
-        f"settings, with its interval.{within} Seconds: {table.clock}.{target}{marks}"
+        f"settings, with its interval.{within} Seconds: {table.clock}.{_target_text(table)}{marks}"
     )
     # line breaks in heads: a column should not be wider than its numbers
     heads = [
@@ -140,6 +135,20 @@ def details(table: StudyTable, result: StudyResult) -> list[Grid]:
         _fronts(table, result),
     ]
     return [without_empty_columns(grid) for grid in grids if grid.rows]
+
+
+def _target_text(table: StudyTable) -> str:
+    """Return the sentence on the target, with a space before it; '' without target."""
+    if not table.has_target:
+        return ""
+    if table.target is not None:
+        levels, whose = table.display.with_unit(table.target), [table.baseline or ""]
+    else:
+        by_model = {arm.model: table.targets[arm.name] for arm in table.arms if arm.name in table.targets}
+        levels = ", ".join(f"{table.display.with_unit(value)} for {model}" for model, value in by_model.items())
+        whose = [arm for model, arm in baselines(table.arms, table.baseline).items() if model in by_model]
+    source = "given" if table.target_source == "given" else f"median best of {listed(whose)} on {table.target_source}"
+    return f" Target: validation {levels} ({source})."
 
 
 def _comparisons(table: StudyTable, result: StudyResult) -> Grid:

@@ -237,6 +237,7 @@ class StudyRules:
         relevant_difference: the difference worth telling apart, in the metric's unit; None for the observed one.
         power: wanted probability of finding it.
         budgets: numbers of trials at which the arms are compared; all trials are added.
+        target_per_model: a target by rule is that of each model's own baseline; False: of the one baseline for all.
         seed: of the resampling.
     """
 
@@ -248,6 +249,7 @@ class StudyRules:
     power: float = 0.8
     budgets: tuple[int, ...] = (1, 2, 5, 10)
     seed: int = 0
+    target_per_model: bool = True
 
 
 @dataclass(frozen=True)
@@ -268,7 +270,8 @@ class StudyTable:
         planned_seeds: seeds of the final runs.
         planned_epochs: epochs a run; None if the budget is in seconds.
         planned_seconds: training seconds a run; None if the budget is in epochs.
-        target: value of the validation metric that a run has to reach; None without target.
+        target: value of the validation metric that a run has to reach; None without target, or with `targets`.
+        targets: arm -> its target, where each model has its own; {} otherwise.
         target_source: where the target comes from; 'test' is an objection.
         baseline: arm whose median best sets the target, and with which rule 'baseline' compares; None without.
         same_test_samples: all final runs have the same test samples in the same order.
@@ -293,6 +296,7 @@ class StudyTable:
     planned_seconds: FiniteFloat | None = None
     target: FiniteFloat | None = None
     target_source: TargetSource = "none"
+    targets: dict[str, FiniteFloat] = field(default_factory=dict)
     baseline: str | None = None
     same_test_samples: bool = True
     clock: str = MEASURED
@@ -304,6 +308,14 @@ class StudyTable:
     def display(self) -> Display:
         """How values of the metric are written."""
         return Display(self.metric, self.mode, self.unit, self.as_percent, self.digits)
+
+    @property
+    def has_target(self) -> bool:
+        return self.target is not None or bool(self.targets)
+
+    def target_of(self, arm: str) -> float | None:
+        """Return the validation metric that runs of an arm have to reach."""
+        return self.targets.get(arm, self.target)
 
     @cached_property
     def trials_by_arm(self) -> dict[str, list[Trial]]:
@@ -339,15 +351,25 @@ def pairs_to_compare(
     if rule != "all":
         pairs = [(a, b) for a, b in pairs if a.model == b.model]
     if rule == "baseline":
-        # in a factorial study every model has a baseline of its own, the arm with the same optimizer
-        optimizer = next((arm.optimizer for arm in arms if arm.name == baseline), None)
-
-        def is_baseline(arm: Arm) -> bool:
-            return arm.name == baseline or (optimizer is not None and arm.optimizer == optimizer)
-
+        own = set(baselines(arms, baseline).values())
         # the baseline comes second: "A beats the baseline"
-        pairs = [(b, a) if is_baseline(a) else (a, b) for a, b in pairs if is_baseline(a) != is_baseline(b)]
+        pairs = [(b, a) if a.name in own else (a, b) for a, b in pairs if (a.name in own) != (b.name in own)]
     return tuple((a.name, b.name) for a, b in pairs)
+
+
+def baselines(arms: Sequence[Arm], baseline: str | None) -> dict[str | None, str]:
+    """Return model -> its baseline arm: that with the baseline's optimizer; arms without model have the one baseline.
+
+    Args:
+        arms: of the study.
+        baseline: name of the baseline arm.
+    """
+    optimizer = next((arm.optimizer for arm in arms if arm.name == baseline), None)
+    return {
+        arm.model: arm.name
+        for arm in arms
+        if arm.name == baseline or (optimizer is not None and arm.optimizer == optimizer)
+    }
 
 
 def finite(value: float | None) -> float | None:
@@ -391,7 +413,7 @@ def _fault(table: StudyTable) -> str:
         return "two arms have one name"
     used = {name for pair in table.pairs for name in pair}
     used |= {each.arm for each in table.trials} | {each.arm for each in table.confirmations}
-    used |= {each.arm for each in table.costs}
+    used |= {each.arm for each in table.costs} | set(table.targets)
     if strangers := sorted(used - set(names)):
         return f"it names {strangers[0]!r}, which is none of its arms"
     if any(a == b for a, b in table.pairs):

@@ -26,7 +26,7 @@ def target_times(table: StudyTable, rules: StudyRules) -> list[TargetTimes]:
         table: of the study.
         rules: of the study.
     """
-    if table.target is None:
+    if not table.has_target:
         return []
     runs = runs_by_arm(table)
     found = []
@@ -67,7 +67,7 @@ def target_differences(table: StudyTable, rules: StudyRules) -> list[TargetDiffe
         table: of the study.
         rules: of the study.
     """
-    if table.target is None:
+    if not table.has_target:
         return []
     runs = runs_by_arm(table)
     return [each for unit in UNITS for each in _differences(table, rules, runs, unit)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,13 @@ from typing import Any
 import pytest
 
 from effbench.records import write_summary
-from effbench.study.collect import curves_of, outcome_of
-from effbench.study.table import curves_from_json
+from effbench.study.analysis import analyse
+from effbench.study.collect import curves_of, failed_outcome, outcome_of, table_of
+from effbench.study.grids import ranking
+from effbench.study.ledger import Task
+from effbench.study.planning import planned
+from effbench.study.table import curves_from_json, table_from_json, table_to_json
+from effbench.study.tasks import ledger_of
 
 
 def outcome(status: str, curve: list[list[float]]) -> dict[str, Any]:
@@ -45,3 +51,39 @@ def test_a_run_that_predicts_one_of_several_classes_is_known(
     write_summary(tmp_path, {"status": "completed", "metrics": {}, "argv": []})
     found = outcome_of(tmp_path, "acc", "run")
     assert (found["samples"], found["one_class"]) == (len(targets), one_class)
+
+
+@pytest.mark.slow
+def test_each_model_has_the_target_of_its_own_baseline(tmp_path: Path) -> None:
+    """No swin would reach what a mobilenet does: the study would tell nothing about swin's time to target."""
+    pytest.importorskip("optuna")
+    words = ["study=smoke", "study.models=[mlp,cnn]", "study.baseline=mlp-adamw", f"study.folder={tmp_path}"]
+    plan = planned([*words, "study.optimizers=[sgd,adamw]", "study.trials=1", "study.seeds=8"])
+    ledger = ledger_of(plan)
+    for arm, value in {"mlp-sgd": 0.8, "mlp-adamw": 0.9, "cnn-sgd": 0.6, "cnn-adamw": 0.5}.items():
+        for index in range(3):
+            best = value + index / 100
+            claim = ledger.take([Task("confirm", arm, index, index + 1)])
+            assert claim is not None
+            ended = {"status": "completed", "value": best, "test": best, "curve": [[10, value], [20, best]]}
+            ledger.finish(claim, {**failed_outcome("", arm), **ended})
+    table = table_of(plan, ledger)
+    assert (table.target, table.target_source) == (None, "validation")
+    assert {arm: table.target_of(arm) for arm in table.targets} == pytest.approx(
+        {"mlp-sgd": 0.91, "mlp-adamw": 0.91, "cnn-sgd": 0.51, "cnn-adamw": 0.51}
+    )
+    steps: dict[str, list[float | None]] = {}
+    for run in table.confirmations:
+        steps.setdefault(run.arm, []).append(run.steps_to_target)
+    assert steps == {
+        "mlp-sgd": [None] * 3, "mlp-adamw": [None, 20, 20], "cnn-sgd": [10] * 3, "cnn-adamw": [None, 20, 20],
+    }  # fmt: skip
+    assert "Target: validation 91.00 % for mlp, 51.00 % for cnn (median best of mlp-adamw and cnn-adamw on " in (
+        ranking(table, analyse(table)).lead
+    )
+    assert table_from_json(table_to_json(table)) == table
+    # a study that was frozen before has one target for all
+    before = replace(plan, frozen=(plan.digest, replace(plan.rules, target_per_model=False)))
+    assert (table_of(before, ledger).target, table_of(before, ledger).targets) == (0.91, {})
+    one = planned([*words, "study.optimizers=[sgd,adamw]", "study.trials=1", "study.seeds=8", "study.target=0.7"])
+    assert (table_of(one, ledger).target, table_of(one, ledger).target_source) == (0.7, "given")

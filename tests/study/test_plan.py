@@ -260,7 +260,7 @@ def test_a_study_file_from_before_the_rules_goes_on() -> None:
     # what was in force then: a rule that is added needs its value of before in frozen.py
     assert asdict(found.rules) == {
         "alpha": 0.05, "confidence": 0.95, "meaningful": 0.75, "tuning": 0.95, "relevant_difference": None,
-        "power": 0.8, "budgets": (1, 2, 5, 10), "seed": 0,
+        "power": 0.8, "budgets": (1, 2, 5, 10), "seed": 0, "target_per_model": False,
     }  # fmt: skip
 
 
