@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 SUMMARY_SCHEMA = 1
 FINISHED = ("completed", "stopped_early")  # statuses of a run that trained to its end and was tested
 STATUSES = (*FINISHED, "interrupted", "diverged", "failed")
+STUDY_FILE = "study.json"  # the frozen plan of a study, in its folder
 RUN_FOLDER = "hydra.run.dir=DIR"  # sets another run folder; for remedies in messages
 
 

@@ -12,7 +12,7 @@ from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
 from effbench.errors import ConfigError
 from effbench.escaping import for_terminal
 from effbench.gc_pause import uncollected
-from effbench.records import output_problem
+from effbench.records import STUDY_FILE, output_problem
 from effbench.strict_json import print_json
 from effbench.units import counted
 
@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
     if arguments.has("help") or not paths:
         return show_help(HELP, arguments.has("help"))
     # a study compares paired runs; a ranking of all its runs would mix tuning with the comparison
-    if len(paths) == 1 and (paths[0] / "study.json").is_file():
+    if len(paths) == 1 and (paths[0] / STUDY_FILE).is_file():
         from effbench.study.report import report_study
 
         return report_study(paths[0], arguments.has("json"))

@@ -16,7 +16,7 @@ from effbench.disk import followed, pointed
 from effbench.errors import shown
 from effbench.guarded import METRICS_BYTES, read_text
 from effbench.metrics import display_of, metric_of, recorded_displays
-from effbench.records import FINISHED, STATUSES, read_any_summary, read_metrics
+from effbench.records import FINISHED, STATUSES, STUDY_FILE, read_any_summary, read_metrics
 from effbench.strict_json import json_text
 from effbench.summary_schema import LARGEST, complaints, without_wrong_fields
 from effbench.training.checkpoint_files import committed, read_checkpoint, read_manifest
@@ -118,6 +118,8 @@ def _links(folder: Path, summary: Mapping[str, Any]) -> str:
     names = [path.name for path in committed(checkpoints)]
     _require("last" not in found or found["last"] == names[0], f"last points to {found.get('last')}, not to the newest")
     best = (summary.get("best") or {}).get("checkpoint")
+    if not checkpoints.exists() and any((above / STUDY_FILE).is_file() for above in folder.resolve().parents[:3]):
+        return "none: a study keeps no checkpoints of its runs"
     _require(
         best is None or found.get("best") == best,
         f"best points to {found.get('best', 'nothing')}, the summary names {best}",

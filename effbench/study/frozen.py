@@ -16,11 +16,10 @@ from effbench.config.compare import leaves
 from effbench.config.versions import SCHEMA as CONFIG_SCHEMA
 from effbench.errors import ConfigError
 from effbench.guarded import MissingFileError, read_text
-from effbench.records import require_writable, write_text
+from effbench.records import STUDY_FILE, require_writable, write_text
 from effbench.study.plan import FOLDER, StudyPlan, digest_of
 from effbench.study.table import StudyRules
 
-NAME = "study.json"
 SCHEMA = 1
 MOST_BYTES = 50_000_000  # of study.json: 500 arms; a folder may come from anyone, and JSON takes memory
 # What older study.json files lack, as it was then: a rule or key that is added to the plan is added here, too.
@@ -38,7 +37,7 @@ def freeze(plan: StudyPlan) -> StudyPlan:
     Raises:
         ConfigError: the folder holds another study, a damaged study.json, or one of a newer version.
     """
-    path = plan.folder / NAME
+    path = plan.folder / STUDY_FILE
     if path.exists():
         content = read_frozen(path)
         rules = frozen_rules(path, content)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from effbench.errors import ConfigError, EffbenchError, first_line
 from effbench.jobs.processes import Relay, relaying
-from effbench.records import RUN_FOLDER, require_writable
+from effbench.records import RUN_FOLDER, STUDY_FILE, require_writable
 from effbench.redaction import redact
 from effbench.strict_json import print_json
 from effbench.study.alone import probe_arms
@@ -18,7 +18,7 @@ from effbench.study.analysis import analyse
 from effbench.study.collect import curves_of, table_of
 from effbench.study.engine import GO_ON, Engine
 from effbench.study.estimate import Estimate
-from effbench.study.frozen import NAME, freeze
+from effbench.study.frozen import freeze
 from effbench.study.live import board
 from effbench.study.page import write_page
 from effbench.study.plan import FOLDER, StudyPlan
@@ -69,7 +69,7 @@ def run_study(plan: StudyPlan, command: str, as_json: bool, costs_again: bool = 
     optuna_library()  # refuses a missing extra, before anything is read or written
     with _naming_faults():
         with relaying() as relay:
-            is_new = not (plan.folder / NAME).exists()
+            is_new = not (plan.folder / STUDY_FILE).exists()
             if not is_new:
                 plan = freeze(plan)  # refuses another study
             if plan.keys.storage is not None:

@@ -105,6 +105,17 @@ def test_damage_is_found_and_named(damage, check, copy, effbench):
     assert "None" not in out  # null is what the file holds
 
 
+def test_a_study_has_removed_the_checkpoints(copy: Path, tmp_path: Path) -> None:
+    own = tmp_path / "study" / "runs" / "mlp-sgd" / "confirm-000"
+    copy.rename(own.parent.mkdir(parents=True) or own)
+    shutil.rmtree(own / "checkpoints")
+    assert [item.name for item in failures(verify_run(own))] == ["links"]
+    (tmp_path / "study" / "study.json").write_text("{}")
+    assert list(failures(verify_run(own))) == []
+    (own / "checkpoints").mkdir()  # a study removes the whole folder: this one has lost something
+    assert [item.name for item in failures(verify_run(own))] == ["links"]
+
+
 @pytest.mark.parametrize("at", ["0.25,nan", "inf,0.25", "nan,-inf"], ids=["end", "begin", "all"])
 def test_a_metric_that_is_not_finite_at_times_is_no_damage(at: str, copy: Path) -> None:
     header, *rows = (copy / "metrics.csv").read_text().splitlines()

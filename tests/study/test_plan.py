@@ -14,7 +14,8 @@ from effbench.config.compose import compose
 from effbench.config.study_files import options
 from effbench.errors import ConfigError
 from effbench.metrics import MeanAbsoluteError
-from effbench.study.frozen import NAME, freeze
+from effbench.records import STUDY_FILE
+from effbench.study.frozen import freeze
 from effbench.study.plan import StudyPlan, digest_of
 from effbench.study.planning import planned
 from effbench.study.table import StudyRules
@@ -181,7 +182,7 @@ def test_the_same_words_are_the_same_study_wherever_it_is_run() -> None:
     freeze(planned(SMOKE))
     freeze(planned([*SMOKE, "study.workers=4", "study.threads=2", "data.num_workers=0"]))
     freeze(planned(["study=smoke", "device.name=auto"]))
-    content = json.loads(Path("outputs/studies/smoke", NAME).read_text())
+    content = json.loads(Path("outputs/studies/smoke", STUDY_FILE).read_text())
     assert content["digest"] == planned(SMOKE).digest
 
 
@@ -219,7 +220,7 @@ def test_a_changed_search_space_is_another_study(tmp_path: Path) -> None:
 
 def rewritten(plan: StudyPlan, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Change what the plan's study.json holds, with the digest that an effbench would have written."""
-    path = plan.folder / NAME
+    path = plan.folder / STUDY_FILE
     content = dict(json.loads(path.read_text()))
     change(content["study"])
     content["digest"] = digest_of(content["study"])
@@ -276,7 +277,7 @@ def test_rules_that_cannot_be_read_are_named(rules: Any) -> None:
 def test_a_newer_study_file_names_the_effbench_that_wrote_it() -> None:
     plan = planned(SMOKE)
     freeze(plan)
-    path = plan.folder / NAME
+    path = plan.folder / STUDY_FILE
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "schema_version": 99, "effbench": "7.5.0"}))
     with pytest.raises(ConfigError, match=r"schema_version 99.*effbench 7\.5\.0"):
@@ -286,7 +287,7 @@ def test_a_newer_study_file_names_the_effbench_that_wrote_it() -> None:
 def test_a_damaged_study_file_is_refused() -> None:
     plan = planned(SMOKE)
     freeze(plan)
-    path = plan.folder / NAME
+    path = plan.folder / STUDY_FILE
     content = json.loads(path.read_text())
     content["study"]["keys"]["trials"] = 5  # the digest no longer fits
     for text in (json.dumps(content), path.read_text()[:-40], "[]"):
