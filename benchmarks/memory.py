@@ -15,6 +15,11 @@ def transient(chosen: torch.optim.Optimizer) -> int:
     """The most bytes allocated at once within one step."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         chosen.step()
+    return most_held(seen)
+
+
+def most_held(seen: profile) -> int:
+    """The most bytes allocated at once while a profile with profile_memory was taken."""
     held = most = 0
     for event in seen.profiler.kineto_results.events():
         if event.name() == "[memory]":

@@ -14,6 +14,7 @@ from effbench.automatic import BATCH_SIZES, number
 from effbench.config.monitors import AUTO
 from effbench.config.schema import Config
 from effbench.data.modality import Modality
+from effbench.data.reference import Reference
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError, DataError
 from effbench.models import accounting
@@ -33,10 +34,12 @@ class Setting:
     Attributes:
         modality: of the samples.
         num_classes: number of logits.
+        reference: what a simple method reaches on these data; None if unknown.
     """
 
     modality: Modality
     num_classes: int
+    reference: Reference | None = None
 
     @property
     def example(self) -> Tensor:
@@ -64,7 +67,8 @@ def setting_for(config: Config, given: Given | None = None) -> Setting:
             data = build.splits(config)
         except DataError as error:
             raise DataError(f"{error}\nTo do without the data, give input=3x224x224 classes=1000.") from error
-        return Setting(data.modality.blank(data.shape, build.settings(config)), len(data.classes))
+        blank = data.modality.blank(data.shape, build.settings(config))
+        return Setting(blank, len(data.classes), Reference.recorded(data.facts))
 
     shape, num_classes = given
     # the data themselves are not read: input= and classes= stand for them
@@ -138,6 +142,7 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
         **parts,
         "step_bytes": sum(parts.values()),
         "separable_layers": [asdict(row) for row in accounting.separable_layers(model, setting.example)],
+        **(setting.reference.facts() if setting.reference else {}),
     }
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from effbench.data.reference import Reference
 from effbench.escaping import for_terminal
-from effbench.metrics import LOSS, recorded_displays
+from effbench.metrics import LOSS, display_of, recorded_displays
 from effbench.report.spread import number_text
 from effbench.report.text_table import console
 from effbench.summary_schema import throughput_of, unit_of
@@ -28,6 +29,8 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             text = "not a finite number" if value is None else displays[name].text(value)
             rows.append((f"test {displays[name].title}", text + sample))
             sample = ""
+    if reference := Reference.recorded(data):
+        rows.append((reference.method, _beside(reference, None if part else metrics.get(f"test/{reference.metric}"))))
     if best is not None and best["value"] is not None:
         value = number_text(best["metric"], best["value"], displays=displays)
         rows.append((f"best {best['metric']}", f"{value} ({best['checkpoint']})"))
@@ -45,6 +48,24 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows.append(("model", f"{human_count(model['parameters'])} parameters{macs}"))
     rows.append(("peak memory", human_bytes(summary["memory"]["peak_rss_bytes"])))
     return rows
+
+
+def reference_text(reference: Reference) -> str:
+    """Return what the method of a reference reaches, in words."""
+    display = display_of(reference.metric)
+    # one digit: two would be read as certain to 0.01 points
+    value = f"{100 * reference.value:.1f} %" if display.as_percent else f"{reference.value:.4g}"
+    return f"test {display.title} {value}"
+
+
+def _beside(reference: Reference, own: float | None) -> str:
+    """Return the reference beside the run's own value; None: the run has none on the whole test split."""
+    text = reference_text(reference)
+    if own is not None:
+        apart, display = reference.value - own, display_of(reference.metric)
+        by = f"{100 * abs(apart):.1f} points" if display.as_percent else f"{abs(apart):.4g}"
+        text += f", {by} {'above' if apart > 0 else 'below'} this run"
+    return f"{text} ({reference.source})"
 
 
 def status_text(summary: Mapping[str, Any]) -> str:

@@ -157,3 +157,15 @@ def test_summary_refuses_invalid_words_with_the_reason(
     code, out, err = effbench("summary", *words)
     assert (code, out) == (2, "")
     assert all(part in err for part in expected), err
+
+
+@pytest.mark.slow
+def test_summary_states_the_reference_of_the_data(effbench: Effbench) -> None:
+    # and of a model without a single multiplication
+    stated = (
+        "on these data, linear n-grams: test accuracy 87.5 % (python -m benchmarks.text_baselines language_id, n = 1)"
+    )
+    _, out, _ = effbench("summary", "data=language_id", "model=ngrams", "model.buckets=100")
+    assert stated in out.splitlines()
+    _, out, _ = effbench("summary", "data=synthetic", "model=mlp")
+    assert "on these data" not in out

@@ -67,3 +67,29 @@ def test_the_folder_is_printed_as_it_is_named(
     (Path(name) / "curves.png").touch()
     print_result(Path(name), SUMMARY)
     assert f"{name}/curves.png" in capsys.readouterr().out
+
+
+REFERENCE = {"method": "linear n-grams", "metric": "acc", "value": 0.807, "command": "python -m measure", "n": 1}
+
+
+@pytest.mark.parametrize(
+    ("own", "beside"),
+    [(0.64, ", 16.7 points above this run"), (0.82, ", 1.3 points below this run"), (None, "")],
+)
+def test_a_reference_stands_beside_the_run_s_own_value(own: float | None, beside: str) -> None:
+    summary = {**SUMMARY, "metrics": {} if own is None else {"test/acc": own}, "data": {"reference": REFERENCE}}
+    rows = dict(result_rows(summary))
+    assert rows["linear n-grams"] == f"test accuracy 80.7 %{beside} (python -m measure, n = 1)"
+
+
+def test_a_reference_is_not_compared_with_a_sample_of_the_test() -> None:
+    data = {"reference": REFERENCE, "counts": {"test": 5137}, "evaluated": {"test": 512}}
+    assert (
+        dict(result_rows({**SUMMARY, "data": data}))["linear n-grams"]
+        == "test accuracy 80.7 % (python -m measure, n = 1)"
+    )
+
+
+@pytest.mark.parametrize("data", [{}, {"reference": None}, {"reference": {"method": "linear n-grams"}}])
+def test_nothing_is_said_of_a_reference_that_is_not_there(data: dict[str, Any]) -> None:
+    assert result_rows({**SUMMARY, "data": data}) == result_rows(SUMMARY)

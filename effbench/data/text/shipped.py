@@ -65,4 +65,5 @@ def _encoded(name: str, found: LabelledTexts, options: TextOptions) -> Splits:
     labels = {which: part.labels for which, part in parts.items()}
     # the file's own sha256 is in the record too: that of the dataset also covers what was chosen of the file
     facts = {("file_sha256" if key == "sha256" else key): value for key, value in found.facts.items()}
-    return text_splits(name, texts, labels, found.classes, options, facts)
+    reference = found.reference.facts() if found.reference else {}
+    return text_splits(name, texts, labels, found.classes, options, {**facts, **reference})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from effbench.data.reference import Reference
 from effbench.data.shipped import read_shipped
 
 SPLITS = ("train", "val", "test")
@@ -38,6 +39,7 @@ class LabelledTexts:
         train, val, test: the splits.
         classes: class names in label order.
         facts: source, version, licence, and sha256 of the file.
+        reference: what a simple method reaches on test; None if unknown.
     """
 
     train: LabelledSplit
@@ -45,6 +47,7 @@ class LabelledTexts:
     test: LabelledSplit
     classes: tuple[str, ...]
     facts: dict[str, str]
+    reference: Reference | None = None
 
 
 def packed(text: str) -> bytes:
@@ -63,13 +66,16 @@ def table(rows: Iterable[Row]) -> str:
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
-def read_table(path: Path, classes: tuple[str, ...], facts: dict[str, str]) -> LabelledTexts:
+def read_table(
+    path: Path, classes: tuple[str, ...], facts: dict[str, str], reference: Reference | None = None
+) -> LabelledTexts:
     """Read a table.
 
     Args:
         path: file of the package.
         classes: class names in label order.
         facts: what else to state beside the file's sha256.
+        reference: what a simple method reaches on test; None if unknown.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -81,4 +87,4 @@ def read_table(path: Path, classes: tuple[str, ...], facts: dict[str, str]) -> L
         row = Row(*line.split("\t"))
         splits[row.split].texts.append(row.text)
         splits[row.split].labels.append(label_of[row.label])
-    return LabelledTexts(**splits, classes=classes, facts={**facts, "sha256": sha256})
+    return LabelledTexts(**splits, classes=classes, facts={**facts, "sha256": sha256}, reference=reference)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from effbench.data.reference import Reference
 from effbench.data.text.tables import LabelledTexts, read_table
 
 # WordNet's lexicographer files of nouns (lexnames(5WN)) with at least 1,000 synsets
@@ -25,6 +26,7 @@ FACTS = {
     "version": "3.0 (Debian wordnet-base 1:3.0-37)",
     "licence": "WordNet 3.0",
 }
+REFERENCE = Reference("linear n-grams", "acc", 0.807, "python -m benchmarks.text_baselines wordnet_gloss")
 
 
 def read_wordnet_gloss() -> LabelledTexts:
@@ -33,4 +35,4 @@ def read_wordnet_gloss() -> LabelledTexts:
     Raises:
         DataError: the file is missing or damaged.
     """
-    return read_table(FILE, CLASSES, FACTS)
+    return read_table(FILE, CLASSES, FACTS, REFERENCE)

@@ -1,0 +1,24 @@
+"""Bytes that one attention pass holds at most beside its inputs: python -m benchmarks.attention_memory KIND TOKENS"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.arms_text import attention_pass
+from benchmarks.memory import most_held
+
+
+def main() -> None:
+    kind, tokens = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(2)
+    run = attention_pass(kind, tokens)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        run()
+    print(most_held(seen))
+
+
+if __name__ == "__main__":
+    main()
