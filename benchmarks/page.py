@@ -27,7 +27,7 @@ def record(row: str, title: str, found: Sequence[Figure | Point], seconds: float
         "date": date.today().isoformat(),
         "minutes": round(seconds / 60, 1),
         "commit": commit,
-        "machine": _machine(),
+        "machine": machine_here(),
         "figures": [figure.as_json() for figure in found if isinstance(figure, Figure)],
         "points": [point.as_json() for point in found if isinstance(point, Point)],
     }
@@ -45,7 +45,7 @@ def commit_here() -> str:
     return state["commit"][:7] + "+" * bool(changed)
 
 
-def _machine() -> dict[str, Any]:
+def machine_here() -> dict[str, Any]:
     found = environment()
     names = ("cpu", "cpu_capability", "cores", "torch", "torchvision", "python")
     return {name: found[name] for name in names if name in found}
