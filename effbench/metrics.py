@@ -81,7 +81,8 @@ class Metric:
     Attributes:
         name: name in log columns: 'acc' in 'val/acc'. Of printable characters except spaces and '/'.
         display: how values are written.
-        targets: kinds of targets the metric is defined for: 'class', 'labels', 'values' (see effbench/tasks/task.py).
+        targets: kinds of targets the metric is defined for: 'class', 'labels', 'values', 'tokens' (see
+            effbench/tasks/task.py).
     """
 
     name: ClassVar[str]
@@ -111,6 +112,17 @@ class Metric:
         """Return the metric over `samples` samples, or None if it is not defined for them: by default the mean."""
         return sums[0] / samples
 
+    def value_with_loss(self, sums: Sequence[float], samples: float, loss: float) -> float | None:
+        """Return the value of a metric that follows from the summed loss, too; by default it does not.
+
+        Args:
+            sums: as in `value`.
+            samples: as in `value`.
+            loss: the summed loss over these samples: in training that which is minimised.
+        """
+        del loss
+        return self.value(sums, samples)
+
 
 def hard_labels(targets: Tensor) -> Tensor:
     """Return labels as int64 (B,); a mixed label becomes the class with the largest share."""
@@ -122,6 +134,7 @@ class Accuracy(Metric):
 
     name = ACCURACY
     display = Display("accuracy", "max", as_percent=True)
+    targets = ("class", "tokens")
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         # float64 counts exactly; float32 stops at 2^24 samples
@@ -133,6 +146,7 @@ class Top5Accuracy(Metric):
 
     name = "top5"
     display = Display("top-5 accuracy", "max", as_percent=True)
+    targets = ("class", "tokens")
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         # topk refuses more than there are
@@ -245,9 +259,43 @@ class RootMeanSquaredError(Metric):
         return math.sqrt(sums[0] / samples)  # the root is taken once, over all batches
 
 
+class BitsPerByte(Metric):
+    """Summed loss in bits over the UTF-8 bytes of the predicted tokens: it compares models with other tokenizers.
+
+    Of a training loss that is no plain cross-entropy (label smoothing, focal) it is that loss in bits.
+
+    Args:
+        token_bytes: UTF-8 bytes of each token number; None before data are read.
+    """
+
+    name = "bits_per_byte"
+    display = Display("bits per byte", "min", "bits")
+    targets = ("tokens",)
+
+    def __init__(self, token_bytes: Sequence[int] | None = None):
+        self._token_bytes = token_bytes
+        self._table: Tensor | None = None
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        import torch
+
+        if self._table is None:
+            if self._token_bytes is None:
+                raise ValueError("bits_per_byte needs the bytes of each token, which the dataset's tokenizer gives")
+            self._table = torch.tensor(self._token_bytes, dtype=torch.float64)
+        self._table = self._table.to(targets.device)
+        return self._table[targets].sum().reshape(1)
+
+    def value(self, sums: Sequence[float], samples: float) -> float | None:
+        raise NotImplementedError("bits per byte follow from the loss")
+
+    def value_with_loss(self, sums: Sequence[float], samples: float, loss: float) -> float | None:
+        return loss / (sums[0] * math.log(2)) if sums[0] else None
+
+
 SHIPPED: tuple[type[Metric], ...] = (
     Accuracy, Top5Accuracy, MacroF1, BalancedAccuracy, LabelAccuracy, LabelMacroF1, MeanAbsoluteError,
-    RootMeanSquaredError,
+    RootMeanSquaredError, BitsPerByte,
 )  # fmt: skip
 _FIELDS = frozenset(field.name for field in fields(Display))  # a newer version's record may hold more
 # macro_f1 is the name of two classes, whose displays are equal: one entry serves both.

@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     AUGMENT = 2
     FORWARD = 3  # dropout and the like
     STATISTICS = 4  # which images batch norm's statistics are computed from
+    SAMPLE = 5  # tokens of a sampled text
 
 
 _BLOCK = 64  # seeds computed together: a single one takes ten times as long, because its code has left the CPU cache

@@ -69,7 +69,7 @@ FIELDS: Mapping[str, FieldRule] = {
     "model.macs": COUNT,
     "data.name": TEXT, "data.sha256": TEXT, "data.counts": COUNTS, "data.evaluated": COUNTS,
     "data.classes": ("a list of names", _list_of(_is_text)),
-    "data.modality": TEXT, "data.unit": TEXT, "data.mean": NUMBERS, "data.std": NUMBERS,
+    "data.modality": TEXT, "data.unit": TEXT, "data.counted": TEXT, "data.mean": NUMBERS, "data.std": NUMBERS,
 }  # fmt: skip
 
 
@@ -83,9 +83,15 @@ def unit_of(summary: Mapping[str, Any]) -> str:
     return unit if isinstance(unit, str) and unit.isidentifier() else IMAGE
 
 
+def speed_unit_of(summary: Mapping[str, Any]) -> str:
+    """Return the word for what a run's throughput counts: 'token'; by default a sample."""
+    counted = _field(summary, "data.counted")
+    return counted if isinstance(counted, str) and counted.isidentifier() else unit_of(summary)
+
+
 def throughput_of(summary: Mapping[str, Any]) -> float | None:
-    """Return the samples a second; None if the record does not hold them."""
-    value = _field(summary, f"timing.{throughput_key(unit_of(summary))}")
+    """Return the samples, or what `speed_unit_of` says, a second; None if the record does not hold them."""
+    value = _field(summary, f"timing.{throughput_key(speed_unit_of(summary))}")
     return float(value) if is_number(value) else None
 
 
@@ -103,14 +109,14 @@ def without_large_values(summary: dict[str, Any]) -> None:
 
 def wrong_fields(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     """Return (dotted name, value, rule) of each field with a wrong type; collections come before their members."""
-    unit = unit_of(summary)
-    speed = f"timing.{throughput_key(unit)}"
+    unit, counted = unit_of(summary), speed_unit_of(summary)
+    speed = f"timing.{throughput_key(counted)}"
     shape: FieldRule = ("a list of sizes", _list_of(_is_count))
     if unit == IMAGE:
         shape = ("channels, height and width", _list_of(_is_side, 3))
     fields = {
         **FIELDS,
-        seen_key(unit): COUNT,
+        seen_key(counted): COUNT,
         speed: NUMBER,
         f"{speed}_excludes_first_steps": COUNT,
         "data.shape": shape,

@@ -21,12 +21,27 @@ def words_beside(choice: str) -> list[str]:
         targets = targets_of(name)
         return [] if "class" in targets else [f"task={task_for(targets[0])}", *_data_with(targets[0])]
     if group == "task" and (kind := kind_of(name)) != "class":
+        if data := next((data for data in group_options()["data"] if kind_of_data(data) == kind), None):
+            return [f"data={data}", *(word for word in words_beside(f"data={data}") if word != choice)]
         return [f"loss={loss_for(kind)}", *_data_with(kind)]
     if group == "data" and (facts := facts_of(name)) != IMAGES:
-        return [f"model={next(model for model in group_options()['model'] if takes(model, facts))}"]
+        return [f"model={next(model for model in group_options()['model'] if takes(model, facts))}", *_task_of(name)]
     if group == "model" and not takes(name, IMAGES):
-        return [f"data={next(data for data in group_options()['data'] if takes(name, facts_of(data)))}"]
+        data = next(data for data in group_options()["data"] if takes(name, facts_of(data)))
+        return [f"data={data}", *_task_of(data)]
     return []
+
+
+def _task_of(data: str) -> list[str]:
+    kind = kind_of_data(data)
+    return [] if kind is None else [f"task={task_for(kind)}"]
+
+
+@cache
+def kind_of_data(data: str) -> str | None:
+    """The kind of targets that all samples of data=NAME have, if its modality has one."""
+    preview = build.preview(compose([f"data={data}"]))
+    return None if preview is None else preview.target_kind
 
 
 def takes(model: str, facts: frozenset[str]) -> bool:

@@ -71,14 +71,21 @@ def write_table(root: Path) -> None:
         writer.writerows(["" if row % 9 == 0 else row, "red" if row % 3 else "blue", row % 2] for row in range(200))
 
 
+def write_text(root: Path) -> None:
+    """A text of 9 kB."""
+    root.mkdir(parents=True)
+    (root / "text.txt").write_text("".join(f"{row} and {row * row}.\n" for row in range(600)))
+
+
 FILES: dict[str, Callable[[Path], None]] = {
     "cifar10": write_cifar10, "image_folder": write_images, "text_csv": write_texts,
-    "table_csv": write_table,
+    "table_csv": write_table, "text_file": write_text,
 }  # fmt: skip
 OWN_WORDS = {
     "cifar10": ["data.root='{root}'"],
     "image_folder": ["data.root='{root}'", "data.image_size=32", "data.cache_dir='{root}_cache'"],
     "text_csv": ["data.file='{root}/texts.csv'"],
+    "text_file": ["data.file='{root}/text.txt'"],
     "table_csv": ["data.file='{root}/table.csv'", "model=mlp"],  # only its file tells how many features it has
 }
 OF_THE_FULL_SET = ["fast_fashion"]  # recipes, tried on the embedded part of it

@@ -24,6 +24,7 @@ OWN = '''
 from pathlib import Path
 import torch
 from torch import nn
+from effbench.config.options import COUNT
 from effbench.data.modality import Modality, Settings
 from effbench.data.other_source import reads_other_source
 from effbench.data.splits import Split, Splits, digest
@@ -43,7 +44,7 @@ class Words(Modality):
     """Words of up to 6 letters as int64 (N, 6): 1 to 8, padded with 0; in training some letters are hidden."""
 
     unit = "word"
-    file_options = ("most_words",)
+    file_options = {"most_words": COUNT}
     layout = "(letters,)"
     augmentation = Hide
 

@@ -129,7 +129,9 @@ def check_outputs(config: Config, net: nn.Module, data: Splits, modality: Modali
     if is_own(config.model.target):
         return
     name, probe = f"model._target_ {config.model.target!r}", probe_of(modality)
-    check_logits(net, name, probe, len(data.classes), data.name, takes_softmax=chosen.kind == "class")
+    *places, classes = chosen.output_shape(data.shape, len(data.classes))
+    takes_softmax = chosen.kind in ("class", "tokens")
+    check_logits(net, name, probe, classes, data.name, takes_softmax, tuple(places))
 
 
 def compiled_model(net: nn.Module, choice: bool | str) -> nn.Module:

@@ -28,7 +28,7 @@ def check_options(config: Config) -> None:
             check_names(group, factory, section.options)
     # What the builders add to the options of these groups.
     for group, added in {
-        "task": ("loss", "num_outputs"), "optimizer": ("params",), "scheduler": ("optimizer",),
+        "task": ("loss", "num_outputs", "token_bytes"), "optimizer": ("params",), "scheduler": ("optimizer",),
     }.items():  # fmt: skip
         refuse_given(group, getattr(config, group).options, dict.fromkeys(added, ...))
     check_weights_names(config)

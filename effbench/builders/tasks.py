@@ -38,16 +38,20 @@ def task(config: Config, data: Splits, device: torch.device | None = None) -> Ta
         ConfigError: loss, metrics and task do not fit each other or the data.
     """
     check_loss(config)
-    return task_of(config, len(data.classes), loss(config, data).to(device or torch.device("cpu")))
+    minimised = loss(config, data).to(device or torch.device("cpu"))
+    return task_of(config, len(data.classes), minimised, data.modality.task_facts(data.facts))
 
 
-def task_of(config: Config, num_outputs: int, minimised: Loss | None = None) -> Task:
+def task_of(
+    config: Config, num_outputs: int, minimised: Loss | None = None, facts: Mapping[str, Any] | None = None
+) -> Task:
     """Build the task of a trained run, without data.
 
     Args:
         config: a checked config.
         num_outputs: size of the model's last dimension.
         minimised: the loss; by default that of `config` without class weights, which only training needs.
+        facts: what the data give the task's constructor, from `Modality.task_facts`; those that it has are taken.
     """
     section = config.task
     kind = resolve("task", section.target, config.allow_targets)
@@ -55,8 +59,10 @@ def task_of(config: Config, num_outputs: int, minimised: Loss | None = None) -> 
         raise ConfigError(f"task._target_ {section.target!r} is no subclass of effbench.tasks.task.Task.")
     if minimised is None:
         minimised = loss(config)
-    facts = {"loss": minimised, "metrics": metrics(config), "num_outputs": num_outputs}
-    built: Task = construct("task", section.target, kind, {**section.options, **facts})
+    given = {"loss": minimised, "metrics": metrics(config), "num_outputs": num_outputs}
+    words = inspect.signature(kind).parameters
+    given |= {key: value for key, value in (facts or {}).items() if key in words}
+    built: Task = construct("task", section.target, kind, {**section.options, **given})
     return built
 
 
@@ -74,7 +80,7 @@ def check_loss(config: Config) -> None:
     takes, has = TORCH_TARGETS.get(kind), getattr(task, "kind", None)
     if takes is not None and has is not None and has not in takes:
         raise ConfigError(
-            f"loss._target_ {target!r} is for targets of kind {' or '.join(takes)}; task={task.__name__.lower()} has "
+            f"loss._target_ {target!r} is for targets of kind {' or '.join(takes)}; task={task.label} has "
             f"targets of kind {has}. {task.remedy}"
         )
     if inspect.isclass(kind) and not issubclass(kind, Loss):
@@ -95,15 +101,15 @@ def try_loss(config: Config, chosen: Task, data: Splits, modality: Modality) -> 
     loss = chosen.loss
     if not isinstance(loss, OfTorch) or not type(loss.module).__module__.startswith("torch."):
         return
-    labels, device = data.train.labels[:2], modality.transfer.device
-    outputs = torch.zeros(len(labels), len(data.classes), device=device)
+    labels, device = modality.targets(data.train.labels, slice(0, 2), {}), modality.transfer.device
+    outputs = torch.zeros(len(labels), *chosen.output_shape(data.shape, len(data.classes)), device=device)
     steps = {"": labels}
     if modality.draws and "partner" in modality.draw(2, torch.Generator().manual_seed(0)):
         shares = torch.full((len(labels),), 0.5)
         steps["mixed "] = mixed_labels(labels, labels.flip(0), shares, len(data.classes))
     for form, targets in steps.items():
         try:
-            loss.summed(outputs, targets.to(device))
+            loss.summed(*chosen.rows(outputs, targets.to(device)))
         except (TypeError, ValueError, AssertionError, LookupError, RuntimeError) as error:
             given = ", ".join(f"loss.{key}={shown(value)}" for key, value in config.loss.options.items())
             unmixed = ", or do not mix (for images augment.mixup_alpha=0 augment.cutmix_alpha=0)" if form else ""

@@ -6,12 +6,14 @@ import csv
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.cache_dir import expanded
 from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
+from effbench.config.options import Rule
 from effbench.console import writes_unicode
 from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import csv_cell, for_terminal
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
                         [output=FILE.csv|FILE.json] [max_pixels=N] [allow_targets=[MODULE,...]] [--json]
+                        [length=N] [temperature=T] [seed=N]
 
 Prints the answer for each sample as CSV on stdout (--json: as JSON): class, probability and the top_k classes, or for
 other tasks the labels or values. The order is that of the arguments; files of a folder are sorted by name.
@@ -31,7 +34,9 @@ Images are brought to the size and channels of the run's training; files of more
 are refused. For a run on feature rows, FILE is a CSV file: one sample a line, optionally after a line of column names
 or, for three features or more, of column numbers 0,1,2,... For a run on texts, FILE is a .csv, .tsv, .jsonl or
 .parquet file with the run's text column, or any other file, one text a line: echo "Guten Tag" | effbench predict RUN
-/dev/stdin. Other kinds of samples may have options of their own.
+/dev/stdin. A run with task=next_token continues each text by `length` tokens, drawn from the top_k most likely ones
+at a temperature; these are the run's by default, and the same seed draws the same text. Other kinds of samples may have
+options of their own.
 
 Files that cannot be read are listed on stderr, and the exit code is 1. In CSV, an apostrophe is put before a name that
 a spreadsheet would run as a formula (first character = + - @)."""
@@ -39,7 +44,7 @@ a spreadsheet would run as a formula (first character = + - @)."""
 
 def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["predict"])
-    options = {"top_k": "3", "checkpoint": "best", "output": "", "allow_targets": "[]"}
+    options = {"top_k": "", "checkpoint": "best", "output": "", "allow_targets": "[]"}
     paths, of_files = list[str](), dict[str, str]()
     for word in arguments.overrides:
         key, equals, value = word.partition("=")
@@ -53,7 +58,7 @@ def main(words: Sequence[str]) -> int:
     if arguments.has("help") or not paths or len(paths) + len(of_files) < 2:
         return show_help(HELP, arguments.has("help"))
     targets = targets_from(options["allow_targets"])
-    counts = _counts(of_files, options, paths[0], targets) if of_files else {}
+    numbers = _numbers(of_files, options, paths[0], targets) if of_files else {}
     if len(paths) < 2:
         return show_help(HELP, False)
     if options["output"]:
@@ -64,8 +69,8 @@ def main(words: Sequence[str]) -> int:
             raise ConfigError(f"output={output}: {why}.")
     # the suffix decides, as users expect of a file name
     as_json = arguments.has("json") or options["output"].endswith(".json")
-    top_k = _count("top_k", options["top_k"])
-    rows, unreadable = predict_files(paths[0], paths[1:], top_k, options["checkpoint"], targets, counts)
+    top_k = _count("top_k", options["top_k"]) if options["top_k"] else None
+    rows, unreadable = predict_files(paths[0], paths[1:], top_k, options["checkpoint"], targets, numbers)
     # a stdout in another encoding gets escapes, which JSON readers decode; files are UTF-8
     ascii_only = not (options["output"] or writes_unicode())
     text = json_text(rows, ascii_only) + "\n" if as_json else _as_csv(rows)
@@ -82,9 +87,9 @@ def main(words: Sequence[str]) -> int:
     return int(bool(unreadable))
 
 
-def _counts(
+def _numbers(
     given: Mapping[str, str], options: Mapping[str, str], folder: str, targets: Sequence[str]
-) -> dict[str, int]:
+) -> dict[str, float]:
     """Return the options of the files' modality as numbers. The run knows the modality, and so which there are."""
     known = load_run(folder, targets).modality().file_options
     for key in given:
@@ -93,11 +98,18 @@ def _counts(
                 f"{unknown_name('option of predict', key, [*options, *known])} There is no file "
                 f"{f'{key}={given[key]}'!r} either."
             )
-    return {key: _count(key, text) for key, text in given.items()}
+    return {key: _number(key, text, known[key]) for key, text in given.items()}
+
+
+def _number(key: str, text: str, rule: Rule[Any]) -> float:
+    # isdecimal, because int() also reads ' 3', '+3' and '1_000'
+    if text.isdecimal():
+        return rule.check(int(text), key)  # type: ignore[no-any-return]
+    fraction = re.fullmatch(r"\d*\.\d+", text)
+    return rule.check(float(text) if fraction else text, key)  # type: ignore[no-any-return]
 
 
 def _count(key: str, text: str) -> int:
-    # isdecimal, because int() also reads ' 3', '+3' and '1_000'
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{key} must be a whole number of at least 1; got {text!r}.")
     return int(text)

@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from effbench.data.modality import AugmentParams, Modality
+from effbench.data.modality import AugmentParams, Modality, rows_of
 from effbench.data.prefetch import prefetch, wait_for_batch
 from effbench.data.splits import Split
 from effbench.errors import ConfigError
@@ -40,7 +40,7 @@ class Batch:
 
     Attributes:
         inputs: model inputs, such as float (B, C, H, W).
-        targets: int64 (B,), or float (B, K) if labels are mixed.
+        targets: as the task has them: int64 (B,), or float (B, K) if labels are mixed; int64 (B, T) for tokens.
         ready: CUDA event recorded when the side stream has finished the batch; None if there is no side stream.
     """
 
@@ -221,7 +221,7 @@ class TrainBatches:
             rows = slice(first + low, first + high)
             inputs = self.modality.batch(self.split.inputs, indices, params, rows)
             # mixed on the CPU, where the split's labels are, and sent once
-            targets = self.split.labels[indices[rows]]
+            targets = self.modality.targets(self.split.labels, indices[rows], rows_of(params, rows))
             if "partner" in params:  # targets are mixed as the inputs are; a partner may be in another micro-batch
                 partners = self.split.labels[indices[params["partner"][rows]]]
                 targets = mixed_labels(targets, partners, params["share"][rows], self.num_classes)
@@ -362,7 +362,8 @@ class EvalBatches:
         rows = self._rows(start)
         with self.modality.transfer.side_stream() as stream:
             inputs = self.modality.plain(self.split.inputs, rows)
-            batch = Batch(inputs, self.modality.transfer.to_device(self.split.labels[rows]))
+            targets = self.modality.targets(self.split.labels, rows, {})
+            batch = Batch(inputs, self.modality.transfer.to_device(targets))
         return batch if stream is None else replace(batch, ready=stream.record_event())
 
 

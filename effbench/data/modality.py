@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Generator, Tensor, nn
 
+from effbench.config.options import Rule
 from effbench.data.transfer import Transfer
 from effbench.errors import ConfigError, first_line, shown
 
@@ -46,27 +47,46 @@ class Modality(ABC):
 
     Attributes:
         unit: the word for a sample: 'image' gives images_per_s and images_seen.
+        counted: the word for what throughput counts, if a sample has several of them (`per_sample`), such as 'token';
+            '' counts samples.
         layout: names of a sample's dimensions, for messages.
         augmentation: class of its augmentation, of which the augment group builds one: its files name the class, or a
             subclass, as `_target_`. For files of another class, and if it is None, the default of the group counts as
             none, and other choices are refused.
         size_key: config key that reduces the size of a sample, and so the memory.
         published: (shape, number of classes) of the setting in which papers compare models.
-        file_options: options of `effbench predict` that apply to its files.
+        file_options: options of `effbench predict` that apply to its files, with the rule of each.
+        outputs: what the names in `Splits.classes` are, for messages.
+        target_kind: kind of targets of all such samples (see effbench/tasks/task.py); None: the dataset decides.
+        task_words: the words of a command that choose a task and a model for `target_kind`.
     """
 
     unit: ClassVar[str]
+    counted: ClassVar[str] = ""
     # a class attribute: messages name it before any sample is read
     layout: ClassVar[str]
     augmentation: ClassVar[type | None] = None
     size_key: ClassVar[str | None] = None
     published: ClassVar[tuple[tuple[int, ...], int] | None] = None
-    file_options: ClassVar[tuple[str, ...]] = ()
+    file_options: ClassVar[Mapping[str, Rule[Any]]] = {}
+    outputs: ClassVar[str] = "classes"
+    target_kind: ClassVar[str | None] = None
+    task_words: ClassVar[str] = ""
 
     def __init__(self, shape: Sequence[int], device: torch.device | None = None):
         self.shape = tuple(map(int, shape))
         # here and not in each subclass: batches of all modalities go the same way to the device
         self.transfer = Transfer(device or torch.device("cpu"))
+
+    @classmethod
+    def speed_unit(cls) -> str:
+        """Return the word for what throughput counts."""
+        return cls.counted or cls.unit
+
+    @property
+    def per_sample(self) -> int:
+        """How many targets a train sample has: the loss of a step is the mean over them, and throughput counts them."""
+        return 1
 
     # --- dataset and fit
 
@@ -128,6 +148,16 @@ class Modality(ABC):
                 f"the data's {cls.unit}s are {data.shape}, the run's model takes {tuple(recorded['shape'])}."
             )
 
+    @classmethod
+    def task_facts(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments for the task's constructor, by parameter name.
+
+        Args:
+            recorded: facts of the dataset, or section `data` of a run's summary, which holds them.
+        """
+        del recorded
+        return {}
+
     # --- model
 
     @property
@@ -184,6 +214,17 @@ class Modality(ABC):
     def plain(self, inputs: Tensor, rows: slice | Tensor) -> Tensor:
         """Make a batch for evaluation, on the device, without randomness."""
 
+    def targets(self, labels: Tensor, rows: slice | Tensor, params: AugmentParams) -> Tensor:
+        """Return the targets of some samples, on the CPU, as the task takes them.
+
+        Args:
+            labels: all targets of the split.
+            rows: the samples in the split.
+            params: random parameters of these samples, as `batch` uses them; {} for an evaluation.
+        """
+        del params
+        return labels[rows]
+
     # --- prediction and export
 
     def given(self, inputs: Any) -> Iterator[Tensor]:
@@ -199,7 +240,7 @@ class Modality(ABC):
         return samples
 
     def read_files(
-        self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
+        self, paths: Sequence[str], options: Mapping[str, Any], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
         """Yield (facts that name each sample, the samples), some at a time, for `effbench predict`.
 

@@ -113,7 +113,12 @@ def _fresh_head_keys(model: nn.Module, own: Mapping[str, Tensor], state: Mapping
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the output layers: timm's record, else the last linear layer or convolution."""
+    """Return the names of the output layers: the model's or timm's record, else the last linear layer or convolution.
+
+    A model records them in `head_layers`, such as an embedding that is also the output layer.
+    """
+    if own := getattr(model, "head_layers", None):
+        return tuple(own)
     # timm records several for models with a second, distilled head
     recorded = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
     if recorded:

@@ -47,9 +47,15 @@ def initialize_lazy(model: nn.Module, name: str, probe: Probe) -> None:
 
 
 def check_logits(
-    model: nn.Module, name: str, probe: Probe, classes: int, dataset: str, takes_softmax: bool = True
+    model: nn.Module,
+    name: str,
+    probe: Probe,
+    classes: int,
+    dataset: str,
+    takes_softmax: bool = True,
+    places: tuple[int, ...] = (),
 ) -> None:
-    """Check that the model returns float logits (N, K), and that they depend on trained parameters.
+    """Check that the model returns float logits (N, K), or (N, T, K), and that they depend on trained parameters.
 
     The probe is passed through it on the CPU in eval mode. Torch's random state is not changed.
 
@@ -60,6 +66,7 @@ def check_logits(
         classes: K.
         dataset: the dataset in messages.
         takes_softmax: the task takes the softmax of the outputs, so probabilities are refused.
+        places: () for one row of logits a sample; (T,) for one at each place of it.
 
     Raises:
         ConfigError: the model does not fit.
@@ -79,15 +86,22 @@ def check_logits(
             "(N, K)."
         )
     # two samples: with one, a missing batch dimension could not be told from a batch of one
-    if tuple(outputs.shape) != (2, classes):
+    if tuple(outputs.shape) != (2, *places, classes):
         made = " x ".join(map(str, outputs.shape[1:])) if outputs.dim() and len(outputs) == 2 else "no batch of"
+        if places:
+            wanted = " x ".join(map(str, (*places, classes)))
+            raise ConfigError(
+                f"{name} makes {made} outputs {article(probe.unit)} {probe.unit}; {dataset} needs {wanted}: a logit "
+                "for each token number at each place. Let the model take the argument num_classes."
+            )
         raise ConfigError(
             f"{name} makes {made} outputs {article(probe.unit)} {probe.unit}, but {dataset} has {classes} classes, "
             f"labelled 0 to {classes - 1}. "
             "Let the model take the argument num_classes."
         )
     # for both samples: logits that add up to 1 by chance do so once at most
-    if takes_softmax and classes > 1 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-5).all()):
+    are_probabilities = bool((outputs >= 0).all()) and bool(((outputs.sum(-1) - 1).abs() < 1e-5).all())
+    if takes_softmax and classes > 1 and are_probabilities:
         raise ConfigError(
             f"{name} returns probabilities (they add up to 1); it must return logits: the loss and predict apply the "
             "softmax. Remove it from forward."

@@ -47,7 +47,7 @@ class Setting:
         return self.modality.example()
 
     def __str__(self) -> str:
-        return f"{self.modality.size_text(self.modality.shape)}, {self.num_classes} classes"
+        return f"{self.modality.size_text(self.modality.shape)}, {self.num_classes} {self.modality.outputs}"
 
 
 def setting_for(config: Config, given: Given | None = None) -> Setting:
@@ -117,10 +117,12 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
     # frozen parameters get no gradients
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     task = build.task_of(config, setting.num_classes)
-    target = torch.zeros(1, dtype=torch.int64) if task.kind == "class" else torch.zeros(1, setting.num_classes)
-    kept = accounting.activation_bytes(
-        model, setting.example, batch_size, task.loss.summed, target, _DTYPES[precision.name]
-    )
+    target = task.example_targets(setting.modality.shape, setting.num_classes)
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return task.loss.summed(*task.rows(outputs, targets, full=True))
+
+    kept = accounting.activation_bytes(model, setting.example, batch_size, loss, target, _DTYPES[precision.name])
     optimizer = _optimizer(config, model)
     state = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
     averages = config.ema.enabled or averages_itself(optimizer)  # either is kept in a second model

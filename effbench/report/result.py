@@ -11,7 +11,7 @@ from effbench.escaping import for_terminal
 from effbench.metrics import LOSS, display_of, recorded_displays
 from effbench.report.spread import number_text
 from effbench.report.text_table import console
-from effbench.summary_schema import throughput_of, unit_of
+from effbench.summary_schema import speed_unit_of, throughput_of, unit_of
 from effbench.units import article, counted, human_bytes, human_count, throughput_key
 
 
@@ -41,8 +41,9 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows.append(("time", f"{timing['training_s']:.1f} s training, {in_all:.1f} s in all"))
     # the first steps include compilation and warm-up of caches
     if speed:
-        skipped = timing[f"{throughput_key(unit)}_excludes_first_steps"]
-        rows.append(("throughput", f"{speed:.0f} {unit}s/s (without the first {counted(skipped, 'step')})"))
+        each = speed_unit_of(summary)
+        skipped = timing[f"{throughput_key(each)}_excludes_first_steps"]
+        rows.append(("throughput", f"{speed:.0f} {each}s/s (without the first {counted(skipped, 'step')})"))
     model = summary["model"]
     macs = f", {human_count(model['macs'])} MACs {article(unit)} {unit}" if model["macs"] is not None else ""
     rows.append(("model", f"{human_count(model['parameters'])} parameters{macs}"))

@@ -19,7 +19,7 @@ from effbench.redaction import redact
 from effbench.report.spread import number_text, seconds, within_spread
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.stats import deviation, mean
-from effbench.summary_schema import IMAGE, throughput_of, unit_of
+from effbench.summary_schema import IMAGE, speed_unit_of, throughput_of
 from effbench.units import SPEED, human_bytes, human_count, throughput_key
 
 BEFORE = ("rank", "job", "overrides", "status", "metric", "value")  # columns of sweep.csv before test/*
@@ -93,7 +93,7 @@ def result_row(job: Job, summary: Mapping[str, Any]) -> dict[str, Any]:
     best, displays = summary.get("best") or {}, recorded_displays(summary)
     metrics, timing = summary.get("metrics", {}), summary.get("timing", {})
     tests = [f"test/{name}" for name in sorted(displays, key=LOSS.__eq__)]  # the loss last
-    speed = throughput_key(unit_of(summary))
+    speed = throughput_key(speed_unit_of(summary))
     return {
         "rank": None,
         "job": job.number,

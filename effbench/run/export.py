@@ -171,7 +171,11 @@ def _facts(run: Run, format_name: str) -> dict[str, Any]:
         "opset": FORMATS[format_name].opset,
         "input": about["input"],
         "preprocessing": about["preprocessing"],
-        "output": {"name": OUTPUT, "shape": ["N", len(run.classes)], "dtype": "float32"},
+        "output": {
+            "name": OUTPUT,
+            "shape": ["N", *run.task.output_shape(run.shape, len(run.classes))],
+            "dtype": "float32",
+        },
         "probabilities": run.task.answer,
         "normalisation_inside": about["normalisation_inside"],
         "classes": list(run.classes),

@@ -48,13 +48,14 @@ def known_at_start(
         "device": str(modality.transfer.device),
         "auto": chosen,
         "processes": trainer.ranks.world_size,
-        "task": {"name": type(trainer.task).__name__.lower(), "metrics": as_recorded(trainer.task.displays)},
+        "task": {"name": trainer.task.label, "metrics": as_recorded(trainer.task.displays)},
         "data": {
             "name": data.name,
             "sha256": data.sha256,
             "counts": {which: len(split) for which, split in data.named().items()},
             "modality": f"{data.modality.__module__}.{data.modality.__qualname__}",
             "unit": data.modality.unit,
+            **({"counted": data.modality.counted} if data.modality.counted else {}),
             "shape": list(data.shape),
             "classes": list(data.classes),
             **modality.record(),
@@ -76,7 +77,8 @@ def outcome(trainer: Trainer, test: Mapping[str, float], begun: datetime, warnin
         begun: start of the session.
         warnings: what was suspicious.
     """
-    state, checkpoints, unit = trainer.state, trainer.checkpoints, trainer.train.modality.unit
+    state, checkpoints, modality = trainer.state, trainer.checkpoints, trainer.train.modality
+    unit = modality.speed_unit()
     best = None
     if checkpoints is not None and checkpoints.ranking:
         # (value, folder), best first
@@ -93,7 +95,7 @@ def outcome(trainer: Trainer, test: Mapping[str, float], begun: datetime, warnin
         "steps": state.step,
         "skipped_steps": state.skipped,
         "pieces": state.micro_batch_splits,
-        seen_key(unit): state.samples_seen,
+        seen_key(unit): state.samples_seen * modality.per_sample,
         "timing": {
             "started": begun.astimezone().isoformat(timespec="seconds"),
             "seconds": trainer.clocks.seconds(),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ from torch import Tensor, nn
 
 from effbench import build
 from effbench.config.arguments import check_text
+from effbench.config.options import WHOLE
 from effbench.config.schema import Config
 from effbench.cpu.accelerate import accelerate
 from effbench.data.modality import Modality
+from effbench.data.text.windows import Windows
 from effbench.disk import followed, pointed
-from effbench.errors import ConfigError, EffbenchError, unknown_name
+from effbench.errors import ConfigError, EffbenchError, shown, unknown_name
 from effbench.metrics import LOSS, recorded_displays
 from effbench.records import read_metrics, read_summary
+from effbench.tasks.generation import continuation
+from effbench.tasks.next_token import NextToken
 from effbench.tasks.task import Task
 from effbench.training.checkpoint_files import DamagedError, read_weights
 from effbench.training.snapshots import load_weights
@@ -136,7 +140,7 @@ class Run:
     @cached_property
     def task(self) -> Task:
         """The task. Its loss has no class weights: only training needs them."""
-        return build.task_of(self.config, len(self.classes))
+        return build.task_of(self.config, len(self.classes), facts=self.modality().task_facts(self.data))
 
     def modality(self, device: torch.device | None = None) -> Modality:
         """Return the modality fitted to the run's train split: normalisation statistics, how files are read."""
@@ -152,11 +156,12 @@ class Run:
             inputs: for a run on images, a file, a folder of images, a Pillow image, a uint8 tensor or array (C, H, W),
                 a list of these, or a uint8 batch (N, C, H, W) of the dataset's size. Files and Pillow images are
                 brought to the run's size and channels, as in `effbench predict`. For a run on rows, a CSV file, or
-                numbers of shape (F,) or (N, F).
+                numbers of shape (F,) or (N, F). For a run on texts, a text or a list of texts.
             which: checkpoint, 'best' or 'last'.
 
         Returns:
-            Float (N, K): class probabilities; for other tasks their answers, such as the values of a regression.
+            Float (N, K): class probabilities; for other tasks their answers, such as the values of a regression; for
+            next-token runs (N, T, K), the probabilities of the token after each place (see also `continued`).
 
         Raises:
             ConfigError: an input has another type or shape, or a file cannot be read.
@@ -178,3 +183,37 @@ class Run:
             return torch.cat([task.answers(model(modality.normalise(modality.portable(chunk)))) for chunk in chunks])
 
         return answers
+
+    def continued(self, text: str, which: str = "best", **options: Any) -> str:
+        """Return the text that a next-token run continues `text` with.
+
+        Args:
+            text: at least one character; the model sees its last tokens.
+            which: checkpoint, 'best' or 'last'.
+            options: length (tokens), temperature, top_k and seed; by default those of the run's task, and its seed.
+
+        Raises:
+            ConfigError: the run is of another task, the text is empty, or an option is unknown or out of range.
+        """
+        if not isinstance(text, str) or not text:
+            raise ConfigError(f"continued takes a text of at least one character; got {shown(text)}.")
+        follow = self.continuer(which, **options)
+        modality = self.modality()
+        assert isinstance(modality, Windows)
+        return follow(modality.tokenizer.encode(text))
+
+    def continuer(self, which: str = "best", **options: Any) -> Callable[[Sequence[int]], str]:
+        """Return a function like `continued` that loads the weights once: token numbers -> the text that follows."""
+        task, modality = self.task, self.modality()
+        if not isinstance(task, NextToken) or not isinstance(modality, Windows):
+            raise ConfigError(f"only runs with task=next_token continue texts; this one has task={task.label}.")
+        known = ("length", "temperature", "top_k", "seed")
+        if unknown := [key for key in options if key not in known]:
+            raise ConfigError(unknown_name("option of continued", unknown[0], known))
+        seed = WHOLE.check(options.pop("seed", self.config.seed), "seed")
+        sampling = replace(task.sampling, key="", **options)
+        if not task.samples and "length" not in options:
+            raise ConfigError("length is needed: the run was trained with task.length=0.")
+        model, context = self.model(which), modality.shape[0]
+        accelerate(model)
+        return lambda tokens: continuation(model, modality.tokenizer, tokens, context, sampling, seed)

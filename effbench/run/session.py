@@ -23,8 +23,10 @@ from effbench.data.batches import EvalBatches
 from effbench.data.modality import Modality
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, MissingExtraError
+from effbench.escaping import one_line
 from effbench.models import accounting
-from effbench.records import FINISHED, MetricsFile, keep_rows_up_to
+from effbench.records import FINISHED, MetricsFile, keep_rows_up_to, replacing
+from effbench.redaction import redact_environment
 from effbench.report.curves import draw_curves
 from effbench.run.facts import known_at_start, macs_counter, outcome
 from effbench.run.history import SessionHistory
@@ -48,6 +50,9 @@ from effbench.training.waiting import sharing_processors
 from effbench.units import counted, human_count
 
 log = logging.getLogger(__name__)
+
+SAMPLES = "samples.txt"
+_SHOWN = 200  # characters of a sampled text in the log
 
 
 def train(
@@ -210,6 +215,8 @@ class TrainingSession:
                             test = self._test(trainer, data, modality)
                     except Interrupted as signal:  # without a test result, a resumed session runs only the test
                         trainer.state.stop_reason, trainer.state.status = str(signal), "interrupted"
+                    else:
+                        self._write_sample(trainer, data, modality)
                     self._warn_of_predictions("test", trainer, data, test)
 
             test = self.ranks.broadcast_object(test)  # only rank 0 reads the test split
@@ -266,7 +273,7 @@ class TrainingSession:
             "row", "epoch", "step", *(f"{split}/{name}" for split in ("train", "val") for name in trainer.task.names),
             trainer.throughput.column, *trainer.learning_rates(), *own,
         ]  # fmt: skip
-        section, unit = self.config.logger, trainer.train.modality.unit
+        section, unit = self.config.logger, trainer.train.modality.speed_unit()
         watchers: list[Callback | HookReceiver] = [Progress(trainer.task.displays, own, unit)]
         if section.name != "csv":
             params = self.config.to_dict()
@@ -306,6 +313,14 @@ class TrainingSession:
         split = self._test_split(data)
         if not self.ranks.is_main or split is None:
             return {}
+        self._load_best(trainer, data)
+        with trainer.clocks.evaluation:
+            # As a single process: the other ranks do not take part.
+            values = trainer.evaluate(self._test_batches(split, modality), DistributedContext())
+        return {f"test/{name}": value for name, value in values.items()}
+
+    def _load_best(self, trainer: Trainer, data: Splits) -> None:
+        """Load the best weights into the averaged model; without a best checkpoint it keeps the last ones."""
         # The averaged model serves as the place for the best weights; the one in training keeps its own.
         model: nn.Module = trainer.averaged.model
         checkpoints = trainer.checkpoints
@@ -316,10 +331,21 @@ class TrainingSession:
                 f"{self.config.checkpoint.monitor} never had a finite value, so no checkpoint is the best: the "
                 "last weights are tested"
             )
-        with trainer.clocks.evaluation:
-            # As a single process: the other ranks do not take part.
-            values = trainer.evaluate(self._test_batches(split, modality), DistributedContext())
-        return {f"test/{name}": value for name, value in values.items()}
+
+    def _write_sample(self, trainer: Trainer, data: Splits, modality: Modality) -> None:
+        """Write a text that the best weights make into samples.txt, if the task has one."""
+        if not self.ranks.is_main or not trainer.task.samples:
+            return
+        if self._test_split(data) is None:  # else the test has done it
+            self._load_best(trainer, data)
+        text = trainer.task.sample_text(trainer.averaged.model.eval(), modality, self.config.seed)
+        if text is None:
+            return
+        path = self.folder / SAMPLES
+        with replacing(path) as stream:
+            stream.write(redact_environment(text + "\n").encode())
+        start = one_line(text.strip().replace("\n", " "))
+        log.info(f"sampled text ({path}): {start[:_SHOWN]}{' …' if len(start) > _SHOWN else ''}")
 
     def _test_split(self, data: Splits) -> Split | None:
         """Return the split to test on, or None: trainer.limit_test_batches=0 leaves it unread."""
@@ -334,7 +360,8 @@ class TrainingSession:
         counts = accounting.parameters(trainer.model)
         sizes = ", ".join(f"{len(split)} {which}" for which, split in data.named().items())
         _, why = choose_precision(self.config.trainer.precision, self.device)
-        log.info(f"data {data.name}: {sizes}, {len(data.classes)} classes, {data.modality.size_text(data.shape)}")
+        outputs = f"{len(data.classes)} {data.modality.outputs}"
+        log.info(f"data {data.name}: {sizes}, {outputs}, {data.modality.size_text(data.shape)}")
         if (padding := trainer.train.padding()) is not None:
             log.info(f"batches of {data.modality.unit}s of similar length: {100 * padding:.1f} % of them is padding")
         # What a metric is computed from is said with a count.

@@ -167,11 +167,17 @@ def _comparisons(table: StudyTable, result: StudyResult) -> Grid:
         ]
         for each in result.comparisons
     ]
+    crossed = any(each.with_test_samples is not None for each in result.comparisons)
+    samples = (
+        "with new test samples too by crossed resampling"
+        if crossed
+        else "for new seeds only, because the runs have no answers to count for each test sample"
+    )
     return Grid(
         "Comparisons",
-        "Differences of the test metric over paired seeds with t intervals; with new test samples too by crossed "
-        "resampling; p of the two-sided sign-flip test, and after Holm's correction over all of these. Meaningful: the "
-        "better one wins on enough new seeds (arXiv:2103.03098), surely on more than half of them.",
+        f"Differences of the test metric over paired seeds with t intervals; {samples}; p of the two-sided sign-flip "
+        "test, and after Holm's correction over all of these. Meaningful: the better one wins on enough new seeds "
+        "(arXiv:2103.03098), surely on more than half of them.",
         ["pair", "difference", "with test samples", "p", "p (Holm)", "P(first beats second)", "win / tie / loss",
          "better", "meaningful"],
         [False, True, True, True, True, True, True, False, False],

@@ -18,7 +18,7 @@ from effbench.errors import EffbenchError
 from effbench.log import LOGGER
 from effbench.records import read_summary
 from effbench.run.launch import composed, train_composed
-from effbench.summary_schema import throughput_of, unit_of
+from effbench.summary_schema import speed_unit_of, throughput_of
 from effbench.units import seen_key
 
 # Optimizer steps of a short run. The first 5 are not counted: they include allocations and lazy setup. 12 show that an
@@ -108,14 +108,14 @@ def probe(words: Sequence[str], folder: Path, steps: int, config_dir: str | None
     # With one thread, a process that had a core to itself has a share of nearly 1; waiting for others lowers it.
     share = (time.process_time() - processor) / wall
     timing, clocks = summary["timing"], summary["timing"]["seconds"]
-    speed, seen = throughput_of(summary) or 0.0, summary[seen_key(unit_of(summary))]
+    speed, seen = throughput_of(summary) or 0.0, summary[seen_key(speed_unit_of(summary))]
     per_step = seen / summary["steps"]
     # The run's own throughput leaves its first steps out. A run with fewer steps (a tiny dataset) has none.
     step_s = per_step / speed if speed else timing["training_s"] / summary["steps"]
     return Probe(
         step_s=step_s,
         samples_per_s=per_step / step_s,
-        unit=unit_of(summary),
+        unit=speed_unit_of(summary),
         steps_per_epoch=summary["steps"] / summary["epochs"],
         evaluation_s=float(clocks.get("evaluation") or 0.0),
         # 0 at least: the clocks of the run and of this function differ a little

@@ -26,11 +26,11 @@ class Loss:
         needs_class_mass: `divisor` needs the amount of each class.
     """
 
-    targets: ClassVar[tuple[str, ...]] = ("class", "labels", "values")
+    targets: ClassVar[tuple[str, ...]] = ("class", "labels", "values", "tokens")
     needs_class_mass: bool = False
 
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the differentiable sum over the batch. outputs: float (B, K). targets: as the task has them."""
+        """Return the differentiable sum over the batch. outputs, targets: as the task's `rows` returns them."""
         raise NotImplementedError
 
     def weight(self, targets: Tensor) -> Tensor | None:
@@ -42,7 +42,7 @@ class Loss:
         """Return the number that a step's sum is divided by.
 
         Args:
-            samples: samples of the step, over all micro-batches and ranks.
+            samples: samples (of tokens: targets) of the step, over all micro-batches and ranks.
             class_mass_K: amount of each class in the step; given only if `needs_class_mass`.
         """
         del class_mass_K
@@ -60,7 +60,7 @@ class Loss:
 class _OfClasses(Loss):
     """Losses over classes. With class weights, a step's mean divides by the weight of its samples, as in torch."""
 
-    targets = ("class",)
+    targets = ("class", "tokens")
 
     def __init__(self, class_weights: Tensor | None):
         self.class_weights = class_weights
@@ -162,7 +162,7 @@ class MeanSquaredError(Loss):
 # Kinds of targets of torch's losses. With another kind some compute a number that looks right: MSELoss spreads class
 # numbers (B,) over outputs (B, K) where B == K, and CrossEntropyLoss reads labels (B, K) as shares of the classes.
 TORCH_TARGETS: Mapping[type[nn.Module], tuple[str, ...]] = {
-    nn.CrossEntropyLoss: ("class",), nn.MultiMarginLoss: ("class",),
+    nn.CrossEntropyLoss: ("class", "tokens"), nn.MultiMarginLoss: ("class",),
     nn.BCEWithLogitsLoss: ("labels",), nn.MultiLabelSoftMarginLoss: ("labels",),
     nn.MSELoss: ("values",), nn.L1Loss: ("values",), nn.SmoothL1Loss: ("values",), nn.HuberLoss: ("values",),
 }  # fmt: skip

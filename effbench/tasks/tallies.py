@@ -39,7 +39,7 @@ class Tallies:
 
         Args:
             loss_sum: the summed loss, ().
-            outputs: float (B, K).
+            outputs: float (B, K), a row for each target that counts.
             targets: as the task has them.
             weight: float64 (), what the loss is divided by; None: the number of samples.
         """
@@ -62,7 +62,7 @@ class Tallies:
             return {}
         found = {f"{prefix}{LOSS}": loss / weight} if weight else {}
         for metric, part in self._parts:
-            value = metric.value(numbers[part], samples)
+            value = metric.value_with_loss(numbers[part], samples, loss)
             if value is not None:
                 if not isinstance(value, int | float):
                     raise ConfigError(

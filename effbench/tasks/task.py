@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from effbench.data.modality import Modality
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError
 from effbench.metrics import LOSS, Display, Metric
@@ -46,13 +48,15 @@ class Task:
         num_outputs: outputs of the model, K of (B, K).
 
     Attributes:
-        kind: kind of the targets: 'class' (int64 (N,)), 'labels' (float32 (N, K) of 0 and 1) or 'values' (float32 (N,
-            D)).
+        label: name of the task, as in task=NAME; by default of the class.
+        kind: kind of the targets: 'class' (int64 (N,)), 'labels' (float32 (N, K) of 0 and 1), 'values' (float32 (N,
+            D)) or 'tokens' (integers (N, T), one of K at each place).
         answer: how `answers` follows from the outputs, in words.
         loss_unit: unit of the evaluated loss, such as 'nats'.
         remedy: what to write if a loss or a metric does not fit.
         evaluated_by: loss of evaluations; see `plain_loss`.
         prediction_check: called without arguments for each evaluation.
+        samples: `sample_text` returns a text.
         names: names of what is measured: the loss, then the metrics.
         displays: metric name -> display, with the loss.
 
@@ -60,6 +64,7 @@ class Task:
         ConfigError: the loss or a metric is for another kind of targets.
     """
 
+    label: ClassVar[str]
     kind: ClassVar[str]
     answer: ClassVar[str]
     loss_unit: ClassVar[str] = ""
@@ -67,6 +72,12 @@ class Task:
     # One object for all evaluations of a process: a plain loss has no tensors that belong to a device.
     evaluated_by: ClassVar[Loss]
     prediction_check: ClassVar[type[PredictionCheck]] = PredictionCheck  # which checks nothing
+    samples: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "label" not in vars(cls):
+            cls.label = cls.__name__.lower()
 
     def __init__(self, loss: Loss, metrics: Sequence[Metric], num_outputs: int):
         # Checked here: a loss or metric for other targets may compute a number that looks right.
@@ -76,7 +87,7 @@ class Task:
         for part, targets in parts.items():
             if self.kind not in targets:
                 raise ConfigError(
-                    f"{part} is for targets of kind {' or '.join(targets)}; task={type(self).__name__.lower()} has "
+                    f"{part} is for targets of kind {' or '.join(targets)}; task={self.label} has "
                     f"targets of kind {self.kind}. {self.remedy}"
                 )
         self.loss, self.metrics = loss, tuple(metrics)
@@ -88,6 +99,12 @@ class Task:
 
     def checked(self, data: Splits) -> Splits:
         """Return the dataset with targets as this task takes them. Raise DataError for targets of another kind."""
+        wanted = data.modality.target_kind
+        if wanted is not None and wanted != self.kind:
+            raise ConfigError(
+                f"{data.name} holds {data.modality.unit}s with targets of kind {wanted}; task={self.label} is for "
+                f"targets of kind {self.kind}. Write {data.modality.task_words}."
+            )
         changed: dict[str, Any] = {}
         # Every split now: the test split is read at the end, after hours of training.
         for which, split in data.named().items():
@@ -108,6 +125,32 @@ class Task:
         """
         raise NotImplementedError
 
+    def output_shape(self, sample: Sequence[int], num_outputs: int) -> tuple[int, ...]:
+        """Return the shape of a model's outputs for one sample: (K,).
+
+        Args:
+            sample: shape of a sample.
+            num_outputs: K.
+        """
+        del sample
+        return (num_outputs,)
+
+    def example_targets(self, sample: Sequence[int], num_outputs: int) -> Tensor:
+        """Return the targets of one sample, with arbitrary values; the arguments are those of `output_shape`."""
+        del sample
+        return torch.zeros(1, dtype=torch.int64) if self.kind == "class" else torch.zeros(1, num_outputs)
+
+    def rows(self, outputs: Tensor, targets: Tensor, full: bool = False) -> tuple[Tensor, Tensor]:
+        """Return outputs (R, K) and targets (R, ...), a row for each target that counts: by default one a sample.
+
+        Args:
+            outputs: of the model.
+            targets: of the batch.
+            full: every target counts, as in training.
+        """
+        del full
+        return outputs, targets
+
     def plain_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the summed loss of an evaluation, without smoothing or weights: runs with other losses compare."""
         # A sum, () float: the last batch may be smaller, and a mean of means would give its samples more weight.
@@ -116,6 +159,15 @@ class Task:
     def answers(self, outputs: Tensor) -> Tensor:
         """Return what `predict` reports for float outputs (B, K): float (B, K)."""
         raise NotImplementedError
+
+    def sample_text(self, model: nn.Module, modality: Modality, seed: int) -> str | None:
+        """Return a text that shows what a trained model does, for the run's folder; None for none.
+
+        Args:
+            model: in eval mode.
+            modality: fitted modality.
+            seed: determines what is drawn.
+        """
 
     def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:
         """Return bool (N,): True where two outputs mean the same.

@@ -39,11 +39,11 @@ def evaluate(
     sums = torch.zeros(len(task.tallies), dtype=torch.float64)
     for batch in batches:
         with precision.autocast():
-            outputs = model(batch.inputs)
+            outputs, targets = task.rows(model(batch.inputs), batch.targets)
         # float(): in bfloat16 the loss of a sample would have 3 digits.
-        one = task.tallies.of(task.plain_loss(outputs.float(), batch.targets), outputs, batch.targets)
+        one = task.tallies.of(task.plain_loss(outputs.float(), targets), outputs, targets)
         if check is not None:
-            check.add(outputs, batch.targets)
+            check.add(outputs, targets)
         sums = sums.to(one.device) + one  # stays on the device: reading it here would wait for each batch
     if check is not None:
         check.agree(ranks)

@@ -79,15 +79,16 @@ class Throughput:
 
     Args:
         clocks: timers of the run.
-        unit: the word for a sample; it names the column: train/images_per_s.
+        unit: the word for what is counted; it names the column: train/images_per_s.
+        per_sample: how many a sample has.
 
     Attributes:
         fresh: True before the first step of the session.
         seen_at_start: samples of all sessions before the first step that counts.
     """
 
-    def __init__(self, clocks: Clocks, unit: str):
-        self._clocks = clocks
+    def __init__(self, clocks: Clocks, unit: str, per_sample: int = 1):
+        self._clocks, self._per_sample = clocks, per_sample
         self.column = f"train/{throughput_key(unit)}"
         self.fresh = True
         self.seen_at_start = 0
@@ -106,4 +107,4 @@ class Throughput:
         seconds = self._clocks.training - self._seconds_at_start
         if self._steps <= WARMUP_STEPS or seconds <= 0:
             return {}
-        return {self.column: (samples_seen - self.seen_at_start) / seconds}
+        return {self.column: (samples_seen - self.seen_at_start) * self._per_sample / seconds}

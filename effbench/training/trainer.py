@@ -111,7 +111,8 @@ class Trainer:
         self.averaged: WeightAverage = self.ema or NoEma(self.model)  # what is evaluated and saved
         self.meter = Meter(self.ranks, self.task.tallies)
         self.prediction_check = self.task.prediction_check()  # statistics of the newest evaluation's predictions
-        self.throughput = Throughput(self.clocks, self.train.modality.unit)
+        modality = self.train.modality
+        self.throughput = Throughput(self.clocks, modality.speed_unit(), modality.per_sample)
         self._device = next(self.model.parameters()).device
         free = self._device.type == "cpu" and self.ranks.world_size == 1  # reading the loss needs no synchronisation
         self._nonfinite: NonFinitePolicy = self.nonfinite_policy or StopAtNonFinite(check_each_step=free)
@@ -195,18 +196,21 @@ class Trainer:
         stats: Tensor | None = None
         mass = step.class_mass() if self.task.loss.needs_class_mass else None
         # The divisor of the whole step, known before its first micro-batch: micro-batches may differ in size.
-        divisor = self.task.loss.divisor(step.samples, mass) / self.ranks.world_size  # ranks average their gradients
+        targets = step.samples * self.train.modality.per_sample
+        divisor = self.task.loss.divisor(targets, mass) / self.ranks.world_size  # ranks average their gradients
         last = step.num_micro_batches - 1
         clock = self.clocks.compile if self.compiled and self.throughput.fresh else self.clocks.forward_backward
         for index, batch in enumerate(self.clocks.waiting(step.micro_batches)):
             for piece in batch.pieces(self.state.micro_batch_splits):
                 with clock, self.ranks.gradients_at(index == last, self.forward):
                     with self.precision.autocast():
-                        logits_BK = logits_of(self.forward(piece.inputs))
-                        loss = self.task.loss.summed(logits_BK, piece.targets)
+                        outputs = logits_of(self.forward(piece.inputs))
+                        # one row a target: for most tasks the batch as it is
+                        logits_RK, targets_R = self.task.rows(outputs, piece.targets, full=True)
+                        loss = self.task.loss.summed(logits_RK, targets_R)
                     # Outside of autocast, as torch advises: each gradient is computed in its forward pass's format.
                     self.precision.backward(loss / divisor)
-                    seen = self.task.tallies.of(loss, logits_BK, piece.targets, self.task.loss.weight(piece.targets))
+                    seen = self.task.tallies.of(loss, logits_RK, targets_R, self.task.loss.weight(targets_R))
                     stats = seen if stats is None else stats + seen
         assert stats is not None  # every step has a micro-batch
         return stats

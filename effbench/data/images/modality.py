@@ -45,7 +45,7 @@ class Images(Modality):
     augmentation = Augment
     size_key = "data.image_size"
     published = ((3, 224, 224), 1000)  # ImageNet-1k
-    file_options = ("max_pixels",)
+    file_options = {"max_pixels": COUNT}
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class Images(Modality):
         return samples
 
     def read_files(
-        self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
+        self, paths: Sequence[str], options: Mapping[str, Any], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
         """Yield files brought to the run's size and channels, with {'file': path} for each."""
         from effbench.data.images.decoding import decode, depths

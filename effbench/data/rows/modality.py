@@ -116,7 +116,7 @@ class Rows(Modality):
         return rows
 
     def read_files(
-        self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
+        self, paths: Sequence[str], options: Mapping[str, Any], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
         """Yield {'file': path, 'row': number from 1} for each row. A file with a bad line is omitted entirely."""
         for path in csv_files(paths):

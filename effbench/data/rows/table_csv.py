@@ -57,7 +57,7 @@ class Tables(Rows):
         super().check_same(recorded, data)
 
     def read_files(
-        self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
+        self, paths: Sequence[str], options: Mapping[str, Any], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
         """Yield {'file': path, 'row': number from 1} for each row. A file with a bad cell is omitted entirely."""
         for path in files_of(paths):

@@ -111,8 +111,8 @@ class Texts(Modality):
         if data.facts.get("tokenizer") != recorded.get("tokenizer"):
             raise ConfigError(
                 "the data's tokenizer is not the run's: another train split or another data.tokenizer gives tokens "
-                "other numbers. Leave these options as in training; run.predict and data=text_csv data.test_file=FILE "
-                "use the run's tokenizer."
+                "other numbers. Leave these options as in training; run.predict, and other files of data=text_csv "
+                "(data.test_file=FILE) and data=text_file (data.file=FILE), use the run's tokenizer."
             )
 
     @property
@@ -169,7 +169,7 @@ class Texts(Modality):
         return samples
 
     def read_files(
-        self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
+        self, paths: Sequence[str], options: Mapping[str, Any], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
         """Yield {'file': path, 'line': number from 1} for each text of the files."""
         from effbench.data.text.files import read_texts, text_files

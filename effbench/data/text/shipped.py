@@ -1,4 +1,4 @@
-"""Datasets of texts that ship with the package: data=language_id, data=wordnet_gloss, data=kjv_kinds."""
+"""Datasets of texts that ship with the package: data=language_id, data=wordnet_gloss, data=kjv_kinds, data=kjv."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from effbench.data.preview import previewed
 from effbench.data.splits import Splits
 from effbench.data.text.dataset import text_splits
 from effbench.data.text.encoding import VOCAB_SIZE, TextOptions
-from effbench.data.text.kjv import read_kjv_kinds
+from effbench.data.text.kjv import read_kjv, read_kjv_kinds
 from effbench.data.text.language_id import read_language_id
 from effbench.data.text.tables import SPLITS, LabelledTexts
 from effbench.data.text.text_csv import texts_of
+from effbench.data.text.text_file import windows_of
+from effbench.data.text.windows import CONTEXT, window_options, window_splits
+from effbench.data.text.windows import VOCAB_SIZE as WINDOW_VOCAB_SIZE
 from effbench.data.text.wordnet_gloss import read_wordnet_gloss
 
 
@@ -57,6 +60,20 @@ def kjv_kinds(verses: int = 8, tokenizer: str = "words", max_length: int = 320, 
     """
     options = TextOptions(tokenizer, max_length, vocab_size)
     return _encoded("kjv_kinds", read_kjv_kinds(verses), options)
+
+
+@previewed(windows_of(CONTEXT))
+def kjv(tokenizer: str = "bytes", context: int = CONTEXT, vocab_size: int = WINDOW_VOCAB_SIZE) -> Splits:
+    """Return the King James Bible for next-token prediction, divided by whole books; see effbench.data.text.kjv.
+
+    Args:
+        tokenizer, context, vocab_size: see effbench.data.text.windows.window_options.
+
+    Raises:
+        ConfigError: an option is of the wrong type or out of range.
+        DataError: the file is missing or damaged.
+    """
+    return window_splits("kjv", read_kjv(), window_options(tokenizer, context, vocab_size))
 
 
 def _encoded(name: str, found: LabelledTexts, options: TextOptions) -> Splits:

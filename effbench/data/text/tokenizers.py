@@ -21,11 +21,13 @@ class Tokenizer(ABC):
     Attributes:
         name: value of data.tokenizer.
         knows_all: no token of any text is UNKNOWN.
+        keeps_text: tokens decode to the text that they are of, unknown ones excepted.
         vocab_size: token numbers, padding included.
     """
 
     name: ClassVar[str]
     knows_all: ClassVar[bool] = True
+    keeps_text: ClassVar[bool] = True
     vocab_size: int
 
     @classmethod
@@ -50,6 +52,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of token numbers; padding is left out."""
+
+    @abstractmethod
+    def token_bytes(self) -> list[int]:
+        """Return the UTF-8 bytes of each token number: 0 for padding, and 1, which is the least, for an unknown one."""
 
     def record(self) -> dict[str, Any]:
         """Return plain values from which `restored` makes the same tokenizer."""
@@ -79,6 +85,9 @@ class Bytes(Tokenizer):
     def decode(self, tokens: Iterable[int]) -> str:
         # a text cut within a character ends with the replacement character
         return bytes(token - 1 for token in tokens if token != PADDING).decode("utf-8", "replace")
+
+    def token_bytes(self) -> list[int]:
+        return [0, *[1] * 256]
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -120,6 +129,9 @@ class _Listed(Tokenizer):
         own = ("", "\N{REPLACEMENT CHARACTER}", *self.tokens)
         return self.joint.join(own[token] for token in tokens if token != PADDING)
 
+    def token_bytes(self) -> list[int]:
+        return [0, 1, *(len(token.encode()) for token in self.tokens)]
+
     def record(self) -> dict[str, Any]:
         return {"name": self.name, "tokens": list(self.tokens)}
 
@@ -148,6 +160,7 @@ class Words(_Listed):
     """Words in lower case, and single punctuation marks. Spaces are not tokens."""
 
     name, joint = "words", " "
+    keeps_text = False
 
     @staticmethod
     def split(text: str) -> Iterable[str]:
@@ -193,6 +206,13 @@ class BytePairs(Tokenizer):
     def decode(self, tokens: Iterable[int]) -> str:
         text: str = self._own.decode([token for token in tokens if token != PADDING])
         return text
+
+    def token_bytes(self) -> list[int]:
+        # ByteLevel writes each byte of a token as one character
+        sizes = [0] * self.vocab_size
+        for token, number in self._own.get_vocab().items():
+            sizes[number] = 0 if number == PADDING else len(token)
+        return sizes
 
     def record(self) -> dict[str, Any]:
         return {"name": self.name, "content": self.content}
