@@ -26,7 +26,8 @@ FILES = sorted(conf_dir().glob("*/*.yaml"))
 GROUP_FILES = [path for path in FILES if path.parent.name not in STUDY_GROUPS]  # of a run's config
 MEMBERS = [path for path in GROUP_FILES if not path.stem.startswith("_")]
 RECIPES = sorted(recipes_dir().glob("*.yaml"))
-PAIRINGS = [path for path in RECIPES if not path.stem.startswith("fast_")]  # MODEL_OPTIMIZER, and its _cpu twin
+OTHERS = ("fast_", "gpt_")
+PAIRINGS = [path for path in RECIPES if not path.stem.startswith(OTHERS)]  # MODEL_OPTIMIZER, and its _cpu twin
 # What needs an extra is built where the extra is installed.
 NEEDS = {"timm": "timm", "schedule_free": "schedulefree"}
 
@@ -66,10 +67,12 @@ def test_every_member_of_every_group_composes_and_builds(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_composes_and_builds_at_its_own_image_size(path: Path) -> None:
+def test_every_recipe_composes_and_builds_for_its_own_samples(path: Path) -> None:
     config = compose([f"recipe={path.stem}"])
-    size = config.data.options["image_size"]
-    assert " with " in dry_build(config, Setting(Images.blank((1, size, size)), 10))
+    size = config.data.options.get("image_size")
+    kind = build.preview(config) if size is None else Images.blank((1, size, size))
+    assert kind is not None
+    assert " with " in dry_build(config, Setting(kind, 10))
 
 
 @pytest.mark.slow

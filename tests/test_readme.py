@@ -40,6 +40,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, header in tables.items():
         lines = [f"{index},{('no', 'yes')[index % 2]}" for index in range(200)]
         (folder / name).write_text("\n".join([header, *lines]))
+    (folder / "novel.txt").write_text("".join(f"{index} and {index * index}.\n" for index in range(2000)))
     (folder / "mine" / "model").mkdir(parents=True)
     [own_model] = [block for block in blocks("yaml") if "arch: shufflenet" in block]
     (folder / "mine" / "model" / "tiny.yaml").write_text(own_model)
@@ -130,6 +131,9 @@ def test_the_table_lists_all_groups_and_only_real_choices() -> None:
 
 def test_the_table_of_recipes_repeats_their_headers() -> None:
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        if "not measured yet" in path.read_text():
+            assert f"recipe={path.stem}" in README
+            continue
         [row] = [line for line in README.splitlines() if line.startswith(f"| `{path.stem}` |")]
         assert re.search(r"\d+\.\d %", row)
         assert re.search(r"test accuracy (\d+\.\d) %", path.read_text())[1] in row

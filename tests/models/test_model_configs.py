@@ -53,7 +53,8 @@ def test_every_model_of_other_samples_maps_them_to_logits() -> None:
         setting = own_setting(compose([f"model={path.stem}", *words_beside(f"model={path.stem}")]))
         with torch.device("meta"):
             model = factory(path, num_classes=7, **setting.modality.facts)
-        assert model.eval()(setting.modality.example().to("meta")).shape == (1, 7)
+        places = setting.modality.shape if setting.modality.target_kind == "tokens" else ()
+        assert model.eval()(setting.modality.example().to("meta")).shape == (1, *places, 7)
 
 
 @pytest.mark.parametrize("path", [path for path in OF_IMAGES if path.stem not in BIG], ids=lambda path: path.stem)

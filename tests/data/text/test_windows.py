@@ -141,12 +141,16 @@ def test_a_text_file_is_cut_by_position(tmp_path: Path) -> None:
         (b"one\ntwo\xff", "line 2 is no utf-8-sig"),
         (b"one\ntwo\0three", "line 2 holds a NUL character"),
         (b"only a few words", "own.txt train has 12 tokens, and needs 17"),
-        (b"Sixteen characters and one more", "own.txt test has 3 tokens|needs 17"),
     ],
 )
 def test_a_file_that_is_no_text_or_too_short_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said):
         text_file(write(tmp_path, content), context=T)
+
+
+def test_a_split_with_nothing_to_predict_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"own.txt val has 1 tokens, and needs 2: .* leave this split out"):
+        text_file(write(tmp_path, TEXT[:60]), val_fraction=0.01, context=T)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +174,7 @@ def test_another_file_is_read_whole_with_the_run_s_tokenizer(tmp_path: Path) -> 
     which, split = other_text(before, now, recorded, "")
     assert which == "test"
     assert int((split.labels > 0).sum()) == 17
-    assert int((split.labels == 1).sum()) == 3, "e, x and t do not occur in train"
+    assert int((split.labels == 1).sum()) == 4, "e, x, t and r do not occur in train"
     assert other_text(before, before, recorded, "") is None
 
 
