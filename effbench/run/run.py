@@ -17,12 +17,11 @@ from effbench.config.options import WHOLE
 from effbench.config.schema import Config
 from effbench.cpu.accelerate import accelerate
 from effbench.data.modality import Modality
-from effbench.data.text.windows import Windows
 from effbench.disk import followed, pointed
 from effbench.errors import ConfigError, EffbenchError, shown, unknown_name
 from effbench.metrics import LOSS, recorded_displays
 from effbench.records import read_metrics, read_summary
-from effbench.tasks.generation import continuation
+from effbench.tasks.generation import continuation, tokenizer_of
 from effbench.tasks.next_token import NextToken
 from effbench.tasks.task import Task
 from effbench.training.checkpoint_files import DamagedError, read_weights
@@ -198,14 +197,15 @@ class Run:
         if not isinstance(text, str) or not text:
             raise ConfigError(f"continued takes a text of at least one character; got {shown(text)}.")
         follow = self.continuer(which, **options)
-        modality = self.modality()
-        assert isinstance(modality, Windows)
-        return follow(modality.tokenizer.encode(text))
+        tokenizer = tokenizer_of(self.modality())
+        assert tokenizer is not None  # continuer refuses others
+        return follow(tokenizer.encode(text))
 
     def continuer(self, which: str = "best", **options: Any) -> Callable[[Sequence[int]], str]:
         """Return a function like `continued` that loads the weights once: token numbers -> the text that follows."""
         task, modality = self.task, self.modality()
-        if not isinstance(task, NextToken) or not isinstance(modality, Windows):
+        tokenizer = tokenizer_of(modality)
+        if not isinstance(task, NextToken) or tokenizer is None:
             raise ConfigError(f"only runs with task=next_token continue texts; this one has task={task.label}.")
         known = ("length", "temperature", "top_k", "seed")
         if unknown := [key for key in options if key not in known]:
@@ -216,4 +216,4 @@ class Run:
             raise ConfigError("length is needed: the run was trained with task.length=0.")
         model, context = self.model(which), modality.shape[0]
         accelerate(model)
-        return lambda tokens: continuation(model, modality.tokenizer, tokens, context, sampling, seed)
+        return lambda tokens: continuation(model, tokenizer, tokens, context, sampling, seed)

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from effbench.config.options import COUNT, NON_NEGATIVE
-from effbench.data.text.tokenizers import Tokenizer
+from effbench.data.modality import Modality
 from effbench.randomness import Purpose, derived_seed
 from effbench.special_tokens import PADDING, UNKNOWN
+
+
+class Tokenizer(Protocol):
+    """What the modality of a text has as `tokenizer`; see effbench.data.text.tokenizers."""
+
+    knows_all: bool
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token numbers of a text."""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Return the text of token numbers."""
+
+
+def tokenizer_of(modality: Modality) -> Tokenizer | None:
+    """Return the tokenizer of a modality of texts; None for other samples."""
+    found: Tokenizer | None = getattr(modality, "tokenizer", None)
+    return found
 
 
 @dataclass(frozen=True)

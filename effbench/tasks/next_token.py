@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from effbench.data.modality import Modality
 from effbench.data.split_checks import kind_of
-from effbench.data.text.encoding import text_problem
-from effbench.data.text.windows import Windows
 from effbench.errors import ConfigError, DataError, shown
 from effbench.metrics import BitsPerByte, Metric
 from effbench.special_tokens import PADDING
-from effbench.tasks.generation import Sampling, continuation
+from effbench.tasks.generation import Sampling, continuation, tokenizer_of
 from effbench.tasks.losses import CrossEntropy, Loss
 from effbench.tasks.task import Task
 
@@ -58,8 +56,8 @@ class NextToken(Task):
         super().__init__(loss, own, num_outputs)
         if prompt is not None and (not isinstance(prompt, str) or not prompt):
             raise ConfigError(f"task.prompt must be a text, or null for a line break; got {shown(prompt)}.")
-        if prompt is not None and prompt.strip() and (why := text_problem(prompt)):
-            raise ConfigError(f"task.prompt {why}.")
+        if prompt is not None and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise ConfigError("task.prompt must be a text; it holds a lone surrogate.")
         self.prompt = "\n" if prompt is None else prompt
         # with 0, for no text, the other options are checked all the same
         none = length == 0 and not isinstance(length, bool)
@@ -111,7 +109,8 @@ class NextToken(Task):
 
     def sample_text(self, model: nn.Module, modality: Modality, seed: int) -> str | None:
         """Return the prompt with its continuation; None for task.length=0 or samples without a tokenizer."""
-        if not self.samples or not isinstance(modality, Windows):
+        tokenizer = tokenizer_of(modality)
+        if not self.samples or tokenizer is None:
             return None
-        tokens = modality.tokenizer.encode(self.prompt)
-        return self.prompt + continuation(model, modality.tokenizer, tokens, modality.shape[0], self.sampling, seed)
+        tokens = tokenizer.encode(self.prompt)
+        return self.prompt + continuation(model, tokenizer, tokens, modality.shape[0], self.sampling, seed)
