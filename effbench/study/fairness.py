@@ -42,6 +42,7 @@ def objections(table: StudyTable, rules: StudyRules | None = None) -> list[Objec
         *_target(table),
         *_mixed(table),
         *_repeated(table),
+        *_alike(table),
         *_one_class(table),
         *_settings(table),
         *_edges(table),
@@ -202,12 +203,7 @@ def _repeated(table: StudyTable) -> Iterable[Objection]:
     # that predict one class (_one_class).
     seen: dict[tuple[object, ...], Confirmation] = {}
     for run in table.confirmations:
-        if (
-            run.one_class
-            or run.correct is None
-            or len(run.correct) < _TELLING
-            or run.correct.count(1) in (0, len(run.correct))
-        ):
+        if not _is_telling(run):
             continue
         first = seen.setdefault((run.arm, run.validation, run.correct), run)
         if first.seed != run.seed:
@@ -215,6 +211,30 @@ def _repeated(table: StudyTable) -> Iterable[Objection]:
                 "run repeated", (run.arm,),
                 f"{run.arm} is right on the same test samples with seeds {first.seed} and {run.seed}.",
                 "Check that the seed reaches the run.",
+            )  # fmt: skip
+
+
+def _is_telling(run: Confirmation) -> bool:
+    """Return True if two runs that are right on the same test samples as this one can hardly be so by chance."""
+    correct = run.correct
+    return not (run.one_class or correct is None or len(correct) < _TELLING or correct.count(1) in (0, len(correct)))
+
+
+def _alike(table: StudyTable) -> Iterable[Objection]:
+    """Yield an objection for each pair of arms whose final runs are equal on every seed, such as a schedule that waits
+    for more epochs than the runs have: what tells them apart was never tried."""
+    runs = runs_by_arm(table)
+    for a, b in table.pairs:
+        seeds = sorted(set(runs[a]) & set(runs[b]))
+        equal = all(
+            _is_telling(left) and (left.validation, left.correct) == (right.validation, right.correct)
+            for left, right in ((runs[a][seed], runs[b][seed]) for seed in seeds)
+        )
+        if len(seeds) > 1 and equal:
+            yield Objection(
+                "arms without difference", (a, b),
+                f"{a} and {b} are right on the same test samples with every seed: what tells them apart had no effect.",
+                "Let it act (more epochs, or another setting of the arm), or leave one of the two out.",
             )  # fmt: skip
 
 

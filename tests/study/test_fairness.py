@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from effbench.study.fairness import at_edge, objections
@@ -115,6 +116,19 @@ def test_two_seeds_right_on_the_same_samples_are_named():
     table = with_run(with_run(fair(), 0, correct=bits, validation=0.8), 1, correct=bits, validation=0.8)
     (found,) = objections(table)
     assert found.sentence == "a is right on the same test samples with seeds 1 and 2."
+
+
+def test_arms_that_differ_in_nothing_are_named():
+    """A plateau schedule with a patience of two validations is a constant one in a run of two."""
+    table, chance = fair(), np.random.default_rng(3)
+    own = [tuple(bool(bit) for bit in chance.integers(0, 2, 100)) for _ in range(6)]
+    for index in range(12):
+        table = with_run(table, index, correct=own[index % 6], validation=0.8)
+    (found,) = objections(table)
+    assert (found.kind, found.arms) == ("arms without difference", ("a", "b"))
+    assert objections(with_run(table, 11, correct=tuple(not bit for bit in own[5]), validation=0.8)) == []
+    assert objections(with_run(table, 11, correct=own[5], validation=0.81)) == []
+    assert objections(dataclasses.replace(table, pairs=())) == []
 
 
 def test_runs_that_predict_one_class_are_called_so():
