@@ -1,4 +1,4 @@
-"""Escape text from other sources for spreadsheets and terminals."""
+"""Escape text from other sources for spreadsheets, terminals and Markdown."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def for_terminal(text: str) -> str:
 def one_line(text: str) -> str:
     r"""Replace all characters that cannot be printed by escapes, line breaks and tabs too."""
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+def markdown_text(text: str) -> str:
+    """Return a text as Markdown shows it, on one line: in a cell, a sentence or a heading."""
+    # a pipe ends a cell, a backtick starts code, '<' is HTML in Markdown, and '](' a link, or an image to be fetched
+    harmless = for_terminal(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    return harmless.replace("<", "&lt;").replace("`", "'").replace("](", "]\\(")
 
 
 def _escaped(letter: str) -> str:

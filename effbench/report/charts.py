@@ -1,4 +1,4 @@
-"""Curves of runs as numbers of an SVG: lines, ticks and labels with positions. The page's template writes the elements.
+"""Curves of runs as numbers of an SVG: lines, ticks and labels with positions. figures.html.j2 writes the elements.
 
 A panel has WIDTH x HEIGHT units; lines are inside of the frame LEFT .. RIGHT, TOP .. BOTTOM.
 """
@@ -14,7 +14,6 @@ from effbench.report.curves import points, rate_columns
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 12, 190  # of the frame; the margins hold the labels of the ticks
-FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "bottom": BOTTOM}  # for the template
 MOST_POINTS = 240  # of a line, which is 304 units wide; the extremes between them are kept
 MOST_RATES = 6  # learning rates of one run
 _WIDE = 100  # a loss whose largest value is more than this many times its smallest is drawn on a log scale

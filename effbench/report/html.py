@@ -1,6 +1,6 @@
 """The report: one HTML file about one or many runs, without scripts and external resources.
 
-Everything from a run's files is treated as text: `_harmless` removes secrets and control characters, the template
+Everything from a run's files is treated as text: `harmless` removes secrets and control characters, the template
 escapes it, and links are relative and percent-encoded.
 """
 
@@ -18,20 +18,20 @@ from typing import Any
 from urllib.parse import quote
 
 from effbench.config.compare import leaves
-from effbench.escaping import for_terminal
 from effbench.metrics import primary
 from effbench.records import FINISHED, write_output
 from effbench.redaction import redact
-from effbench.report.charts import FRAME, Curve, panels_of_run, panels_of_runs
+from effbench.report.charts import Curve, Panel, panels_of_run, panels_of_runs
 from effbench.report.collect import RunRecord, curve_rows, shortened
+from effbench.report.figures import COLOURS, FRAME, Figure
 from effbench.report.ranking import Table, label, tables
 from effbench.report.result import result_rows, status_text
 from effbench.report.spread import number_text, seconds
+from effbench.report.templates import environment_of, harmless
 from effbench.units import human_bytes
 
 MOST_SHOWN = 40  # runs with curves and a section
 MOST_RANKED = 32  # of these, finished runs; the rest is reserved for failed ones
-COLOURS = 8  # as many as page.css has; further configs of a table are not drawn
 
 Pairs = list[tuple[str, str]]
 
@@ -103,21 +103,13 @@ def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ())
         "found": len(records),
     }
     # at the end and for the whole page, so that no text can miss it
-    return dict(_harmless(content))
+    return dict(harmless(content))
 
 
 def write_html(content: Mapping[str, Any], output: Path) -> None:
     """Write the page of a `view`. Raise EffbenchError if it cannot be written; an older page then stays."""
-    # only here: other verbs do not need it
-    import jinja2
-
-    # autoescape: names and values come from files of others
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals |= {"frame": FRAME, "finished_statuses": FINISHED}
-    text = environment.get_template("page.html.j2").render(content, zip=zip)
+    template = environment_of().get_template("page.html.j2")
+    text = template.render(content, frame=FRAME, finished_statuses=FINISHED, zip=zip)
     write_output(output, text, redacted=True)  # `view` has redacted the content; the template has no secrets
 
 
@@ -141,29 +133,6 @@ def as_data(records: Sequence[RunRecord]) -> dict[str, Any]:
     return dict(redact(content))
 
 
-def _harmless(content: Any) -> Any:
-    """Return the content without secrets and without characters that control a terminal or the text direction."""
-    texts: dict[str, None] = {}  # thousands of rows share most texts, so that each is cleaned once
-    pending = [content]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, str):
-            texts[value] = None
-        elif isinstance(value, dict):
-            pending += value.values()
-        elif isinstance(value, list | tuple):
-            pending += value
-    return _replaced(content, dict(zip(texts, map(for_terminal, redact(list(texts))), strict=True)))
-
-
-def _replaced(value: Any, texts: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        return texts[value]
-    if isinstance(value, dict):
-        return {key: _replaced(item, texts) for key, item in value.items()}
-    return [_replaced(item, texts) for item in value] if isinstance(value, list | tuple) else value
-
-
 def _chosen(ranking: Sequence[Table], records: Sequence[RunRecord]) -> list[tuple[int, int | None]]:
     """Return (number, colour) of the runs to draw: the top runs of each table, then unfinished ones."""
     # a share for each table, so that a large table does not take all places
@@ -181,7 +150,7 @@ def _chosen(ranking: Sequence[Table], records: Sequence[RunRecord]) -> list[tupl
 def _table(table: Table, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
     within = [drawn[run.number] for group in table.groups for run in group.runs if run.number in drawn]
     runs = sum(len(group.runs) for group in table.groups)
-    panels = [asdict(panel) for panel in panels_of_runs([item.curve() for item in within], table.displays)]
+    drawings = _figures(panels_of_runs([item.curve() for item in within], table.displays))
     rows, legend = [], []
     for group, row in zip(table.groups, table.rows, strict=True):
         shown = drawn.get(group.runs[0].number)
@@ -201,10 +170,15 @@ def _table(table: Table, drawn: Mapping[int, Drawn]) -> dict[str, Any]:
         "drop_orders": [column.drop_order for column in table.columns],
         "rows": rows,
         "notes": list(table.notes),
-        "panels": panels,
+        "figures": drawings,
         "legend": legend,
-        "drawn": part if panels and len(within) < runs else "",
+        "drawn": part if drawings and len(within) < runs else "",
     }
+
+
+def _figures(panels: Sequence[Panel]) -> list[dict[str, Any]]:
+    # not dashed: the configs of a table are at most as many as the colours
+    return [asdict(Figure(panel, dashed=False)) for panel in panels]
 
 
 def _lead(table: Table, runs: int) -> str:
@@ -262,7 +236,7 @@ def _section(item: Drawn, output: Path) -> dict[str, Any]:
         "about": _blocks({"Data": _pairs(run.part("data")), "Environment": _pairs(environment)}),
         "config": _pairs(run.config),
         "command": _command(summary.get("argv")),
-        "panels": [asdict(panel) for panel in panels_of_run(item.curve(), run.displays)],
+        "figures": _figures(panels_of_run(item.curve(), run.displays)),
     }
 
 

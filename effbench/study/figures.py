@@ -1,198 +1,21 @@
-"""Figures of a study as numbers of an SVG, drawn by the page's template: curves over seeds and Pareto fronts.
-
-A figure has WIDTH units across, as wide as a phone, so that its letters keep their size there. An arm keeps its colour
-and its dash in all figures; both come from one index, because a colour alone is lost in print and to some readers.
-"""
+"""Figures of a study: curves over seeds and Pareto fronts. An arm has one colour and one dash in all of them."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from effbench.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, Panel, Tick, scale, span, ticks
+from effbench.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Panel, Tick, scale, span, ticks
+from effbench.report.figures import Figure, Label, Mark, Point, Series, text_width
 from effbench.stats import Interval, mean
-from effbench.study.results import BudgetPoint, FrontPoint, FrontStatus, SurvivalPoint
+from effbench.study.results import BudgetPoint, FrontPoint, SurvivalPoint
 from effbench.study.table import Curves
 from effbench.study.wording import listed
 
-# as many as the page's styles have; 8 and 7 have no common factor, so 56 arms differ in one or the other
-COLOURS, DASHES = 8, 7
 FRONT_HEIGHT = 270  # of a Pareto front: names beside points need more room than curves
-# Width of a letter of the 10.5 px that page.css sets, and what m and w need more: in DejaVu Sans, which is wider than
-# the fonts of other systems (Chromium's measureText: 'adamw' 38, 'muon' 30, 'schedule_free' 73 px).
-_LETTER, _WIDE_LETTER = 6.5, 4.0
-_LINE = 11.0  # least distance of two lines of such text
-_MOST_WIDTH = 110  # of a name beside its line: a third of the figure
-_MOST_MOVED = 16.0  # how far a name may stand above or below the end of its line
-_DOTTED = 24  # lines of at most this many points show each point, as in a report
 _FAR = 10.0  # ratio of costs from which an axis goes by powers of ten
 
-Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-
-
-@dataclass(frozen=True)
-class Series:
-    """A line with an optional band.
-
-    Attributes:
-        label: name in the legend.
-        index: of the arm's colour and dash.
-        points: (x, y).
-        band: (x, low, high); () for none.
-        dotted: each point is a measurement; not so the corners of a staircase.
-    """
-
-    label: str
-    index: int
-    points: Sequence[Point]
-    band: Sequence[tuple[float, float, float]] = ()
-    dotted: bool = True
-
-
-@dataclass(frozen=True)
-class Label:
-    """A name in a figure.
-
-    Attributes:
-        x: of the text's start, or of its end or middle by `anchor`.
-        y: of the text's base line.
-        text: the name.
-        anchor: start, middle or end.
-    """
-
-    x: float
-    y: float
-    text: str
-    anchor: str = "start"
-
-
-@dataclass(frozen=True)
-class Mark:
-    """An arm of a Pareto front: a point with error bars.
-
-    Attributes:
-        label: name of the arm.
-        index: of its colour.
-        x: of the point.
-        y: of the point.
-        bars: 'x,y x,y' of the horizontal and the vertical error bar; without those that are not known.
-        status: 'on the front' is drawn full, 'dominated' faint.
-    """
-
-    label: str
-    index: int
-    x: float
-    y: float
-    bars: Sequence[str]
-    status: FrontStatus
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A panel with bands, or with marks.
-
-    Attributes:
-        panel: lines and ticks.
-        bands: polygons 'x,y x,y ...' with the index of their arm.
-        text: what a screen reader says: the facts that the figure shows.
-        labels: names beside lines or marks.
-        marks: of a Pareto front.
-        right: end of the frame; names of lines stand right of it.
-        height: of the whole.
-        bottom: of the frame.
-        named: every line has its name beside it, so no legend is needed.
-        note: what a reader must know of the lines; '' for nothing.
-    """
-
-    panel: Panel
-    bands: Sequence[tuple[int, str]]
-    text: str
-    labels: Sequence[Label] = ()
-    marks: Sequence[Mark] = ()
-    right: float = RIGHT
-    height: float = HEIGHT
-    bottom: float = BOTTOM
-    named: bool = False
-    note: str = ""
-
-
-# --- lines ------------------------------------------------------------------------------------------------------------
-
-
-def figure(
-    title: str,
-    across: str,
-    series: Sequence[Series],
-    written: Callable[[float], str],
-    said: Callable[[float], str] | None = None,
-    limits: tuple[float, float] | None = None,
-) -> Figure | None:
-    """Return the figure of some series; None without points.
-
-    Args:
-        title: of the panel.
-        across: what x is.
-        series: lines.
-        written: how a y is written beside the axis.
-        said: how a screen reader says it; None: as it is written.
-        limits: of the y axis; None: those of the values.
-    """
-    drawn = [each for each in series if each.points]
-    if not drawn:
-        return None
-    xs = [x for each in drawn for x, _ in each.points]
-    ys = [y for each in drawn for _, y in each.points]
-    # the bands belong into the frame too, or the worst seed would be cut off
-    ys += [end for each in drawn for _, low, high in each.band for end in (low, high)]
-    x_low, x_high = span([min(0.0, *xs), *xs], margin=0.0)
-    y_low, y_high = limits or span(ys, margin=0.05)
-    to_y = scale(y_low, y_high, BOTTOM, TOP)
-
-    # names stand at the right of the plot, which becomes narrower for them; if they do not all fit, a legend has them
-    widest = max(_width(each.label) for each in drawn)
-    heights = _apart([to_y(each.points[-1][1]) for each in drawn])
-    fits = widest <= _MOST_WIDTH and heights is not None
-    right = WIDTH - 7 - widest if fits else float(RIGHT)
-    to_x = scale(x_low, x_high, LEFT, right)
-    # 3.5: from the middle of a line of text to its base line
-    labels = [Label(right + 6, y + 3.5, each.label) for y, each in zip(heights or (), drawn, strict=False)]
-
-    lines, bands = [], []
-    for each in drawn:
-        places = [(f"{to_x(x):.1f}", f"{to_y(y):.1f}") for x, y in each.points]
-        dots = places if each.dotted and len(places) <= _DOTTED else []
-        lines.append(Line(each.label, each.index, " ".join(f"{x},{y}" for x, y in places), dots))
-        if each.band:
-            # out along the upper edge and back along the lower one: one closed polygon
-            upper = [(to_x(x), to_y(high)) for x, _, high in each.band]
-            lower = [(to_x(x), to_y(low)) for x, low, _ in reversed(each.band)]
-            bands.append((each.index, " ".join(f"{x:.1f},{y:.1f}" for x, y in [*upper, *lower])))
-    x_ticks = [Tick(round(to_x(x), 1), f"{x:.4g}") for x in ticks(x_low, x_high)]
-    y_ticks = [Tick(round(to_y(y), 1), written(y)) for y in ticks(y_low, y_high)]
-    ends = "; ".join(
-        f"{each.label}: {(said or written)(each.points[-1][1])} at {each.points[-1][0]:.4g}" for each in drawn
-    )
-    panel = Panel(title, across, lines, x_ticks, y_ticks)
-    text = f"{title} by {across}. {ends}"
-    return Figure(panel, bands, text, labels if fits else (), right=round(right, 1), named=fits)
-
-
-def _apart(heights: Sequence[float]) -> list[float] | None:
-    """Return heights that are a line of text apart, near the given ones; None if one would have to move far."""
-    order = sorted(range(len(heights)), key=heights.__getitem__)
-    placed = list(heights)
-    # Downwards: move each name below the one above it. Then upwards from the lowest: move names back into the frame.
-    for above, below in itertools.pairwise(order):
-        placed[below] = max(placed[below], placed[above] + _LINE)
-    limit = float(BOTTOM)
-    for index in reversed(order):
-        placed[index] = min(placed[index], limit)
-        limit = placed[index] - _LINE
-    moved = max(abs(new - old) for new, old in zip(placed, heights, strict=True))
-    return placed if moved <= _MOST_MOVED else None
 
 
 def learning_curves(curves: Curves, names: Mapping[str, tuple[int, str]], mode: str) -> list[Series]:
@@ -391,7 +214,7 @@ def _names_beside(marks: Sequence[Mark], bottom: float) -> list[Label]:
     labels = []
     # from the top: the best arms are named first, if there is room for some only
     for mark in sorted(marks, key=lambda each: each.y):
-        width = _width(mark.label)
+        width = text_width(mark.label)
         # right above the point, left above, right below, left below; then the same farther away
         tries = [
             (mark.x + right * 7, mark.y + down, "start" if right > 0 else "end")
@@ -407,10 +230,6 @@ def _names_beside(marks: Sequence[Mark], bottom: float) -> list[Label]:
                 labels.append(Label(round(x, 1), round(y, 1), mark.label, anchor))
                 break
     return labels
-
-
-def _width(name: str) -> float:
-    return len(name) * _LETTER + sum(letter in "mwMW" for letter in name) * _WIDE_LETTER
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -15,19 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.escaping import csv_cell, for_terminal
+from effbench.escaping import csv_cell, for_terminal, markdown_text
 from effbench.records import FINISHED, write_text
 from effbench.redaction import redact
-from effbench.report.charts import LEFT, TOP, WIDTH
+from effbench.report.figures import FRAME, Figure, Series, figure
+from effbench.report.templates import environment_of, harmless
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.strict_json import json_text
 from effbench.study.figures import (
-    COLOURS,
-    DASHES,
-    Figure,
-    Series,
     budget_curves,
-    figure,
     front_figure,
     learning_curves,
     learning_note,
@@ -187,25 +183,30 @@ def markdown(table: StudyTable, result: StudyResult, grids: Sequence[Grid]) -> s
         result: its analysis.
         grids: the tables.
     """
-    lines = [f"# Study {_cell(table.name)}", "", *(f"- {_cell(sentence)}" for sentence in result.verdicts), ""]
+    lines = [
+        f"# Study {markdown_text(table.name)}",
+        "",
+        *(f"- {markdown_text(sentence)}" for sentence in result.verdicts),
+        "",
+    ]
     # beside the verdict, as on the page: an objection further down is read after the verdict was believed
     if result.objections:
         lines += ["Objections:", ""]
         lines += [
-            f"- {_cell(f'{each.kind}: {each.sentence} {_capital(each.remedy)}')}" for each in result.objections
+            f"- {markdown_text(f'{each.kind}: {each.sentence} {_capital(each.remedy)}')}" for each in result.objections
         ] + [""]
     for grid in grids:
-        lines += [f"## {_cell(grid.heading)}", "", _cell(grid.lead), "", f"| {' | '.join(map(_cell, grid.heads))} |"]
+        lines += [
+            f"## {markdown_text(grid.heading)}",
+            "",
+            markdown_text(grid.lead),
+            "",
+            f"| {' | '.join(map(markdown_text, grid.heads))} |",
+        ]
         lines += [f"|{'|'.join('---:' if number else '---' for number in grid.numeric)}|"]
-        lines += [f"| {' | '.join(map(_cell, row))} |" for row in grid.rows]
+        lines += [f"| {' | '.join(map(markdown_text, row))} |" for row in grid.rows]
         lines.append("")
     return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    # a pipe ends a cell, a backtick starts code, '<' is HTML in Markdown, and '](' a link, or an image to be fetched
-    harmless = for_terminal(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
-    return harmless.replace("<", "&lt;").replace("`", "'").replace("](", "]\\(")
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -233,16 +234,7 @@ def _values(run: Confirmation | Trial, but: Container[str]) -> dict[str, Any]:
 
 def _html(table: StudyTable, result: StudyResult, grids: Sequence[Grid], drawn: Mapping[str, Sequence[Figure]]) -> str:
     """Return the page. Its only script is ours, named by its hash; everything else is text."""
-    import jinja2
-
-    folders = [Path(__file__).parent, Path(__file__).parents[1] / "report"]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        autoescape=True,  # names of arms come from a user's files, those of machines from other machines
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = environment_of(Path(__file__).parent)
     environment.filters["whole"] = _kept_whole([arm.name for arm in table.arms], table.unit)
 
     # a reader should see before the verdict whether runs are missing
@@ -269,9 +261,8 @@ def _html(table: StudyTable, result: StudyResult, grids: Sequence[Grid], drawn: 
     }
     # the policy allows this one script by its hash: a name that smuggled one in could not run it
     digest = base64.b64encode(hashlib.sha256(SORT_SCRIPT.encode()).digest()).decode()
-    frame = {"width": WIDTH, "left": LEFT, "top": TOP, "colours": COLOURS, "dashes": DASHES}
     template = environment.get_template("study.html.j2")
-    return template.render(_harmless(redact(content)), frame=frame, script=SORT_SCRIPT, script_digest=digest, zip=zip)
+    return template.render(harmless(redact(content)), frame=FRAME, script=SORT_SCRIPT, script_digest=digest, zip=zip)
 
 
 def _kept_whole(names: Sequence[str], unit: str) -> Callable[[str], Markup]:
@@ -305,12 +296,3 @@ def _kept_whole(names: Sequence[str], unit: str) -> Callable[[str], Markup]:
 def _capital(sentence: str) -> str:
     """Return a remedy, such as 'widen lr upwards', as it stands after a sentence."""
     return sentence[:1].upper() + sentence[1:]
-
-
-def _harmless(value: Any) -> Any:
-    """Return the content without characters that control a terminal or the text direction."""
-    if isinstance(value, str):
-        return for_terminal(value)
-    if isinstance(value, Mapping):
-        return {key: _harmless(item) for key, item in value.items()}
-    return [_harmless(item) for item in value] if isinstance(value, list | tuple) else value

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from effbench.report.charts import BOTTOM, RIGHT, WIDTH
+from effbench.report.figures import Series, figure
 from effbench.stats import Interval
 from effbench.study.analysis import analyse
-from effbench.study.figures import Series, figure, front_figure, learning_curves, target_band, target_curve
+from effbench.study.figures import front_figure, learning_curves, target_band, target_curve
 from effbench.study.grids import FRONT, RANKING, TARGET, details
 from effbench.study.page import figures
 from effbench.study.results import FrontPoint, SurvivalPoint
