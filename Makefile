@@ -6,7 +6,7 @@ EXTRA ?=
 # Containers often set this. With bytecode kept, a worker of the tests starts in 15 s instead of 25.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast proofs lint type smoke check torture reliability peer benchmark clean
+.PHONY: demo test test-fast proofs lint type smoke check torture reliability explain peer benchmark clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +50,9 @@ torture: $(VENV)/.installed-dev  ## 300 kills of runs and all other proofs of ex
 
 reliability: $(VENV)/.installed-dev  ## docs/reliability.md, from the tests that try each row of faults
 	$(BIN)/python -m tests.reliability -n 2
+
+explain: $(VENV)/.installed-dev  ## docs/explain, from the topics of `effbench explain`
+	$(BIN)/effbench explain all output=docs/explain
 
 peer: $(VENV)/.installed-dev  ## the same faults against pytorch-lightning, some minutes; docs/peer.json
 	$(BIN)/python -m pip install --quiet --editable '.[dev,benchmarks]'

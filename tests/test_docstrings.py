@@ -13,8 +13,8 @@ COVERED = (
     "api.py", "automatic.py", "build.py", "cache_dir.py", "callbacks.py", "console.py", "disk.py", "errors.py",
     "escaping.py", "gc_pause.py", "guarded.py", "log.py", "metrics.py", "processors.py", "randomness.py",
     "records.py", "redaction.py", "schedulers.py", "special_tokens.py", "stats.py", "summary_schema.py",
-    "target_allowlist.py", "units.py", "builders", "cli", "config", "cpu", "data", "export", "jobs", "models",
-    "optimizers", "report", "run", "study", "tasks", "training",
+    "target_allowlist.py", "units.py", "builders", "cli", "config", "cpu", "data", "explain", "export", "jobs",
+    "models", "optimizers", "report", "run", "study", "tasks", "training",
 )  # fmt: skip
 PENDING: tuple[str, ...] = ()
 FEW = 3  # parameters from which an Args section is required

@@ -20,6 +20,7 @@ VERBS = {
     "predict": "apply a finished run to files, such as images",
     "export": "write a finished run as an ONNX, TorchScript or torch.export file, checked against the model",
     "study": "which arm is better: equal tuning, paired seeds, a verdict with its interval",
+    "explain": "a topic such as attention, with numbers computed while you wait, and figures",
     "report": "one HTML page about one or many runs: ranking, curves, failures",
     "summary": "parameters, MACs and memory of a model x optimizer, without training",
     "verify": "check a run's folder; prove that a config resumes exactly",
@@ -30,7 +31,7 @@ VERBS = {
 
 # A signal such as SIGTERM raises in these verbs, so that no incomplete file remains. Train handles signals itself; the
 # other verbs write at once.
-WRITING = ("eval", "export", "predict")
+WRITING = ("eval", "explain", "export", "predict")
 
 
 def usage() -> str:

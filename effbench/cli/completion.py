@@ -53,6 +53,8 @@ def main(words: Sequence[str], verbs: Iterable[str] = ()) -> int:
         print("\n".join(_of_study(rest)))
     elif verb == "recipe":
         print("\n".join(_of_recipe(rest)))
+    elif verb == "explain":
+        print("\n".join(_of_explain(rest)))
     return 0
 
 
@@ -77,6 +79,15 @@ def _of_recipe(line: str) -> list[str]:
         return [name for name in RECIPE_ACTIONS if name.startswith(word)]
     takes_name = done in (["show"], ["cp"], ["validate"])
     return [name for name in shipped_recipes() if name.startswith(word)] if takes_name else []
+
+
+def _of_explain(line: str) -> list[str]:
+    """Return the topics that are not in the line; nothing once a word is a run, so that the shell offers files."""
+    from effbench.explain import TOPICS
+
+    *done, word = line.split(" ")
+    known = [*TOPICS, "all"]
+    return [] if set(done) - set(known) else [name for name in known if name.startswith(word) and name not in done]
 
 
 def _of_study(line: str) -> list[str]:

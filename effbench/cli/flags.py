@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from effbench.errors import ConfigError
@@ -32,7 +32,7 @@ VERB_FLAGS = {  # in addition to --help and VERBOSITY, which every verb takes
     "verify": ("json", "config_dir"),
     "recipe": ("json", "config_dir"),
     "study": ("json", "config_dir", "plan", "costs"),
-    **dict.fromkeys(("eval", "predict", "export", "report", "env"), ("json",)),
+    **dict.fromkeys(("eval", "predict", "export", "explain", "report", "env"), ("json",)),
 }
 RECIPE_ACTIONS = {"ls": 0, "show": 1, "cp": 2, "validate": 1}  # action -> number of its arguments
 COMMON_HELP = """Every verb takes -q, --quiet: only warnings and errors on stderr, no progress bar
@@ -79,8 +79,18 @@ def flags_of(verb: str) -> list[str]:
     return sorted(word for word in (*own, *VERBOSITY) if word.startswith("--"))
 
 
-def parse_flags(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
-    """Parse the words; raise ConfigError for a flag that is not in `flags`, or that lacks its value."""
+def parse_flags(words: Sequence[str], flags: Sequence[str] = (), options: Mapping[str, str] | None = None) -> Arguments:
+    """Parse the words.
+
+    Args:
+        words: after the verb.
+        flags: names of the verb's flags.
+        options: word -> the option that `--word VALUE` stands for: `option=VALUE`, as an override.
+
+    Raises:
+        ConfigError: a flag is not one of these, or lacks its value.
+    """
+    options = options or {}
     # Only the flags of this verb: one without effect here gets a message.
     taken = {word: name for word, name in {**WITH_VALUE, **WITHOUT_VALUE}.items() if name in ("help", *flags)}
     overrides: list[str] = []
@@ -90,10 +100,15 @@ def parse_flags(words: Sequence[str], flags: Sequence[str] = ()) -> Arguments:
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
-        if flag in taken and flag in WITH_VALUE:
+        option = options.get(flag.removeprefix("--")) if flag.startswith("--") else None
+        if option or (flag in taken and flag in WITH_VALUE):
             if not equals and not rest:
                 raise ConfigError(f"{flag} needs a value.")
-            values[taken[flag]] = value if equals else rest.pop(0)
+            value = value if equals else rest.pop(0)
+            if option:
+                overrides.append(f"{option}={value}")
+            else:
+                values[taken[flag]] = value
         elif flag in taken:
             # --info takes an optional page; any other next word is an override
             page = value or (rest.pop(0) if taken[flag] == "info" and rest and rest[0] in INFO_PAGES else "")

@@ -48,10 +48,7 @@ class SelfAttention(nn.Module):
             x_BTD: states.
             mask_BT: bool, False for tokens that no token sees (padding); None: all are seen.
         """
-        # (B, H, T, D / H) each
-        q, k, v = (part.transpose(1, 2) for part in self.qkv(x_BTD).unflatten(2, (3, self.heads, -1)).unbind(2))
-        if self.rotary:
-            q, k = rotated(q), rotated(k)
+        q, k, v = self._projected(x_BTD)
         mixed_BTD = self.mixed(q, k, v, mask_BT).transpose(1, 2).flatten(2)
         out_BTD: Tensor = self.out(mixed_BTD)
         return out_BTD
@@ -72,6 +69,32 @@ class SelfAttention(nn.Module):
             T = q.shape[2]
             seen, causal = seen & torch.ones(T, T, dtype=torch.bool, device=q.device).tril(), False
         return F.scaled_dot_product_attention(q, k, v, seen, self._dropped, is_causal=causal)
+
+    def weights(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """Return what each token takes from each, float (B, H, T, T); rows add up to 1.
+
+        To be looked at: `forward` makes no such tensor.
+
+        Args:
+            x_BTD: states.
+            mask_BT: as in `forward`.
+        """
+        q, k, _ = self._projected(x_BTD)
+        if mask_BT is None:
+            mask_BT = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
+        seen_BTT = mask_BT[:, None, :] & self._visible(x_BTD.shape[1], x_BTD.device)
+        scores_BHTT = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
+        return scores_BHTT.masked_fill(~seen_BTT[:, None], -torch.inf).softmax(3)
+
+    def _visible(self, T: int, device: torch.device) -> Tensor:
+        """Return bool (T, T): which tokens each token may see by its place."""
+        every = torch.ones(T, T, dtype=torch.bool, device=device)
+        return every.tril() if self.causal else every
+
+    def _projected(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, (B, H, T, D / H) each."""
+        q, k, v = (part.transpose(1, 2) for part in self.qkv(x_BTD).unflatten(2, (3, self.heads, -1)).unbind(2))
+        return (rotated(q), rotated(k), v) if self.rotary else (q, k, v)
 
     @property
     def _dropped(self) -> float:
@@ -151,6 +174,13 @@ class LocalAttention(SelfAttention):
             first = F.scaled_dot_product_attention(q[:, :, :globals_], k, v, seen_all, self._dropped)
             mixed = torch.cat([first, mixed[:, :, globals_:]], 2)
         return mixed
+
+    def _visible(self, T: int, device: torch.device) -> Tensor:
+        places = torch.arange(T, device=device)
+        visible = (places[:, None] - places).abs() <= self.window
+        visible[: self.num_global] = True
+        visible[:, : self.num_global] = True
+        return visible & super()._visible(T, device)
 
     @staticmethod
     def _windows(x: Tensor, before: int, after: int, block: int, padded: int) -> Tensor:

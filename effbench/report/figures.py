@@ -37,6 +37,7 @@ class Series:
         points: (x, y).
         band: (x, low, high); () for none.
         dotted: each point is a measurement; not so the corners of a staircase.
+        beside: the name stands beside the last point, within the plot.
     """
 
     label: str
@@ -44,6 +45,7 @@ class Series:
     points: Sequence[Point]
     band: Sequence[tuple[float, float, float]] = ()
     dotted: bool = True
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,15 +169,7 @@ def figure(
     y_low, y_high = limits or span(ys, margin=0.05)
     to_y = scale(y_low, y_high, BOTTOM, TOP)
 
-    # names stand at the right of the plot, which becomes narrower for them; if they do not all fit, a legend has them
-    widest = max(text_width(each.label) for each in drawn)
-    heights = _apart([to_y(each.points[-1][1]) for each in drawn]) if widest <= _MOST_WIDTH else None
-    right = WIDTH - 7 - widest if heights is not None and widest else float(RIGHT)
-    # 3.5: from the middle of a line of text to its base line
-    labels = [
-        Label(right + 6, y + 3.5, each.label) for y, each in zip(heights or (), drawn, strict=False) if each.label
-    ]
-
+    labels, right, named = _names_of_ends([each for each in drawn if not each.beside], to_y)
     frame = _Frame(scale(x_low, x_high, LEFT, right), to_y)
     x_ticks = [Tick(round(frame.to_x(x), 1), x_written(x)) for x in ticks(x_low, x_high)]
     y_ticks = [Tick(round(to_y(y), 1), written(y)) for y in ticks(y_low, y_high)]
@@ -184,10 +178,15 @@ def figure(
         Panel(title, across, [frame.line(each) for each in drawn], x_ticks, y_ticks),
         [frame.band(each) for each in drawn if each.band],
         f"{title} by {across}. {'; '.join(ends)}",
-        (*labels, *(frame.name(guide) for guide in guides if guide.label)),
+        # 9: a line of text below the point, which may be on the frame's upper edge
+        (
+            *labels,
+            *(frame.name(guide.label, guide.points[0], 9) for guide in guides if guide.label),
+            *(frame.name(each.label, each.points[-1], -4) for each in drawn if each.beside),
+        ),
         guides=[_joined(frame.places(guide.points)) for guide in guides],
         right=round(right, 1),
-        named=heights is not None,
+        named=named,
     )
 
 
@@ -212,14 +211,28 @@ class _Frame:
         lower = [(x, low) for x, low, _ in reversed(series.band)]
         return series.index, _joined(self.places([*upper, *lower]))
 
-    def name(self, guide: Guide) -> Label:
-        x, y = guide.points[0]
-        # 9: a line of text below the point, which may be on the frame's upper edge
-        return Label(round(self.to_x(x) + 3, 1), round(self.to_y(y) + 9, 1), guide.label)
+    def name(self, text: str, point: Point, down: float) -> Label:
+        x, y = point
+        return Label(round(self.to_x(x) + 4, 1), round(self.to_y(y) + down, 1), text)
 
 
 def _joined(places: Sequence[tuple[str, str]]) -> str:
     return " ".join(f"{x},{y}" for x, y in places)
+
+
+def _names_of_ends(drawn: Sequence[Series], to_y: Callable[[float], float]) -> tuple[list[Label], float, bool]:
+    """Return (names right of the ends of lines, where the plot ends, whether the names fit).
+
+    The plot becomes narrower for the names; if they do not all fit, a legend has them.
+    """
+    widest = max((text_width(each.label) for each in drawn), default=0.0)
+    heights = _apart([to_y(each.points[-1][1]) for each in drawn]) if widest <= _MOST_WIDTH else None
+    if heights is None:
+        return [], float(RIGHT), False
+    right = WIDTH - 7 - widest if widest else float(RIGHT)
+    # 3.5: from the middle of a line of text to its base line
+    labels = [Label(right + 6, y + 3.5, each.label) for y, each in zip(heights, drawn, strict=True) if each.label]
+    return labels, right, True
 
 
 def _apart(heights: Sequence[float]) -> list[float] | None:
@@ -233,7 +246,7 @@ def _apart(heights: Sequence[float]) -> list[float] | None:
     for index in reversed(order):
         placed[index] = min(placed[index], limit)
         limit = placed[index] - _LINE
-    moved = max(abs(new - old) for new, old in zip(placed, heights, strict=True))
+    moved = max((abs(new - old) for new, old in zip(placed, heights, strict=True)), default=0.0)
     return placed if moved <= _MOST_MOVED else None
 
 

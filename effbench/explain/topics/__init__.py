@@ -1,0 +1,1 @@
+"""The topics: one module each, with a function `explain(request) -> Explanation`."""

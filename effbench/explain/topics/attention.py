@@ -1,0 +1,284 @@
+"""Attention: softmax(Q K^T / sqrt d) V by hand and by torch, and the weights of a trained model on a sentence."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from effbench import build
+from effbench.config.compose import compose
+from effbench.data.modality import Modality
+from effbench.errors import ConfigError
+from effbench.explain.content import Drawing, Explanation, Listing, Paragraph, Part, Request, Table
+from effbench.explain.examples import accuracy, agreement, trained
+from effbench.log import at_level
+from effbench.models.attention import SelfAttention
+from effbench.models.recurrent import LstmAttention
+from effbench.models.text_layers import token_mask
+from effbench.report.figures import Figure
+from effbench.report.heat_maps import HeatMap, heat_map
+from effbench.special_tokens import PADDING
+
+Matrix = list[list[float]]
+# one query, key and value a token, d = 2
+QUERIES: Matrix = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
+KEYS: Matrix = [[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]
+VALUES: Matrix = [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
+
+KINDS = ("animal", "food")  # of wordnet_gloss, for the small model
+SENTENCE = "a small wild bird with a long tail that feeds on seeds"
+DIM, EPOCHS, LR = 32, 3, 3e-3
+MOST_TOKENS = 40  # of a figure
+_MODELS = "model=transformer, local_attention or lstm_attention"
+REFERENCES = (
+    "Vaswani et al., Attention Is All You Need, arXiv:1706.03762, section 3.2.1, with footnote 4 for sqrt d",
+    "Bahdanau et al., arXiv:1409.0473, section 3.1: additive attention, as in model=lstm_attention",
+    "Jain and Wallace, Attention is not Explanation, arXiv:1902.10186: what weights do not tell",
+)
+
+
+def attention_by_hand(queries: Matrix, keys: Matrix, values: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Return (scores, weights, outputs) of softmax(Q K^T / sqrt d) V, in plain Python.
+
+    Args:
+        queries: one row a token, d numbers.
+        keys: likewise.
+        values: one row a token.
+    """
+    d = len(queries[0])
+    scores = [[sum(a * b for a, b in zip(q, k, strict=True)) / math.sqrt(d) for k in keys] for q in queries]
+    weights = []
+    for row in scores:
+        exponentials = [math.exp(score) for score in row]
+        weights.append([each / sum(exponentials) for each in exponentials])
+    outputs = [
+        [sum(w * v[at] for w, v in zip(row, values, strict=True)) for at in range(len(values[0]))] for row in weights
+    ]
+    return scores, weights, outputs
+
+
+@dataclass(frozen=True)
+class Attended:
+    """The weights of one attention layer for one text.
+
+    Attributes:
+        name: of the layer.
+        weights: (heads, T, T) float: row i holds what token i takes of each token; or (T,): what the summary of the
+            text takes of each.
+    """
+
+    name: str
+    weights: Tensor
+
+
+def attended(model: nn.Module, tokens_1T: Tensor) -> tuple[list[Attended], Tensor]:
+    """Return (the weights of each attention layer for one text, the logits (K,)).
+
+    Args:
+        model: in eval mode, with layers of SelfAttention, or a LstmAttention.
+        tokens_1T: int64 (1, T), without padding.
+
+    Raises:
+        ConfigError: the model has no such layer.
+    """
+    found: list[Attended] = []
+
+    def watch(name: str) -> Any:
+        def before(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+            assert isinstance(layer, SelfAttention)
+            found.append(Attended(name, layer.weights(*inputs)[0]))
+
+        return before
+
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, SelfAttention)}
+    if not layers and not isinstance(model, LstmAttention):
+        raise ConfigError(
+            f"the run's model ({type(model).__name__}) has no attention layers that effbench can read. Train {_MODELS}."
+        )
+    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            logits = model(tokens_1T)[0]
+            if isinstance(model, LstmAttention):
+                mask = token_mask(tokens_1T)
+                found.append(Attended("additive attention", model.attention(model.states(tokens_1T, mask), mask)[0]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found, logits
+
+
+def explain(request: Request) -> Explanation:
+    """Explain attention, and show the weights of the run, or else of a model trained now."""
+    scores, weights, outputs = attention_by_hand(QUERIES, KEYS, VALUES)
+    tensors = [torch.tensor(each, dtype=torch.float64)[None, None] for each in (QUERIES, KEYS, VALUES)]
+    by_torch = F.scaled_dot_product_attention(tensors[0], tensors[1], tensors[2])[0, 0]
+    same = agreement(torch.tensor(outputs, dtype=torch.float64), by_torch)
+    values = {"w11": weights[0][0], "o11": outputs[0][0]}
+    spread = _spread(64, request.seed)
+    values |= {"spread_plain": spread[0], "spread_scaled": spread[1]}
+    parts: list[Part] = [
+        Paragraph(
+            "Each token has a query, a key and a value, all made from its state by linear layers. The score of token "
+            "j for token i is q_i . k_j / sqrt d. A softmax over j turns scores into weights that add up to 1, and "
+            "the output of token i is the mean of all values with these weights: softmax(Q K^T / sqrt d) V. Three "
+            "tokens with d = 2:"
+        ),
+        Listing(_by_hand(scores, weights, outputs)),
+        Paragraph(
+            f"torch.nn.functional.scaled_dot_product_attention gives the same outputs {same}. The division by sqrt d "
+            "keeps the softmax soft: for random queries and keys of d = 64 the scores have a standard deviation of "
+            f"{spread[0]:.2f} without it and {spread[1]:.2f} with it, whatever d is."
+        ),
+    ]
+    if request.run is not None:
+        parts += _of_run(request, values)
+    else:
+        parts += _of_small_model(request, values)
+    return Explanation("attention", "Attention", parts, values, REFERENCES)
+
+
+def _by_hand(scores: Matrix, weights: Matrix, outputs: Matrix) -> str:
+    def written(rows: Matrix, form: str) -> list[str]:
+        return [" ".join(f"{number:{form}}" for number in row) for row in rows]
+
+    heads = ("Q", "K", "V", "Q K^T / sqrt 2", "weights", "output")
+    forms = {".1f": (QUERIES, KEYS, VALUES), ".3f": (scores, weights, outputs)}
+    columns = [written(each, form) for form, matrices in forms.items() for each in matrices]
+    widths = [max(len(head), len(column[0])) for head, column in zip(heads, columns, strict=True)]
+    rows = [heads, *zip(*columns, strict=True)]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+    first = " + ".join(f"exp({score:.3f})" for score in scores[0])
+    return (
+        "\n".join(line.rstrip() for line in lines)
+        + f"\n\nw11 = exp({scores[0][0]:.3f}) / ({first}) = {weights[0][0]:.3f}"
+    )
+
+
+def _spread(d: int, seed: int) -> tuple[float, float]:
+    """Return the standard deviation of q . k for normal queries and keys, and of q . k / sqrt d."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k = (torch.randn(200, d, generator=generator, dtype=torch.float64) for _ in range(2))
+    products = q @ k.T
+    return float(products.std()), float((products / math.sqrt(d)).std())
+
+
+# --- a trained model --------------------------------------------------------------------------------------------------
+
+
+def _of_run(request: Request, values: dict[str, float]) -> list[Part]:
+    assert request.run is not None
+    modality = request.run.modality()
+    model = request.run.model(request.checkpoint)
+    tokens = _tokens(modality, request.text or "")
+    found, logits = attended(model, tokens)
+    about = f"The run's model ({type(model).__name__}) reads {_read(modality, request.text or '', tokens)}"
+    # other tasks have no single answer
+    classes = request.run.classes if request.run.task.kind == "class" else ()
+    return [Paragraph(about), *_shown(found, _pieces(modality, tokens), logits, classes, values)]
+
+
+def _of_small_model(request: Request, values: dict[str, float]) -> list[Part]:
+    model, modality, correct = _small_model(request.seed)
+    text = request.text or SENTENCE
+    tokens = _tokens(modality, text)
+    found, logits = attended(model, tokens)
+    values["val_accuracy"] = correct
+    about = (
+        f"A model trained just now: the same encoder as model=transformer, with one block of one head, width {DIM}, no "
+        f"positions, on the glosses of {KINDS[0]}s and {KINDS[1]}s of data=wordnet_gloss, for {EPOCHS} epochs. It "
+        f"tells {100 * correct:.1f} % of the validation glosses right. It reads {_read(modality, text, tokens)}"
+    )
+    return [Paragraph(about), *_shown(found, _pieces(modality, tokens), logits, KINDS, values)]
+
+
+def _small_model(seed: int) -> tuple[nn.Module, Modality, float]:
+    """Train the encoder on two kinds of glosses, in float64. Return (model, modality, accuracy on validation)."""
+    words = ["data=wordnet_gloss", "data.max_length=24", "data.vocab_size=2000", "model=transformer", f"seed={seed}"]
+    words += ["model.depth=1", "model.heads=1", f"model.dim={DIM}", "model.positions=none"]
+    config = compose(words)
+    with at_level(logging.WARNING):  # how many texts are cut is of no interest here
+        data = build.splits(config)
+    assert data.val is not None
+    modality = build.modality(config, data, torch.device("cpu"))
+    torch.set_default_dtype(torch.float64)  # the weights are drawn in it
+    try:
+        model = build.model(config, len(KINDS), modality)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    kinds = [data.classes.index(kind) for kind in KINDS]
+    (x, y), (x_val, y_val) = (
+        (split.inputs[keep].long(), (split.labels[keep] == kinds[1]).long())
+        for split in (data.train, data.val)
+        for keep in [torch.isin(split.labels, torch.tensor(kinds))]
+    )
+    trained(model, x, y, EPOCHS, LR, seed)
+    return model, modality, accuracy(model, x_val, y_val)
+
+
+def _shown(
+    found: Sequence[Attended], names: Sequence[str], logits: Tensor, classes: Sequence[str], values: dict[str, float]
+) -> list[Part]:
+    """Return the answer, the figure and what each token gets, and put the numbers into `values`."""
+    parts: list[Part] = []
+    if logits.dim() == 1 and len(logits) == len(classes):
+        chances = logits.softmax(0)
+        answer = int(chances.argmax())
+        values["probability"] = float(chances[answer])
+        parts.append(Paragraph(f"Its answer is {classes[answer]}, with a probability of {float(chances[answer]):.3f}."))
+    last = found[-1]
+    heads = last.weights[None, None] if last.weights.dim() == 1 else last.weights
+    # what a token gets on average over the tokens that look
+    received = heads.mean((0, 1))
+    values |= {f"received {at}": float(share) for at, share in enumerate(received)}
+    order = sorted(range(len(names)), key=lambda at: (-float(received[at]), at))
+    values["row_sum"] = float(heads.sum(-1).mean())
+    shown = names[:MOST_TOKENS]
+    figures: list[Figure | HeatMap] = []
+    for head in range(min(len(heads), 4)):
+        own = heads[head, : len(shown) if last.weights.dim() > 1 else 1, : len(shown)]
+        title = last.name if len(heads) == 1 else f"{last.name}, head {head + 1}"
+        top = ", ".join(f"{names[at]} {100 * float(received[at]):.0f} %" for at in order[:5])
+        rows = shown if last.weights.dim() > 1 else ["text"]
+        figures.append(heat_map(title, f"weights; most go to {top}", own.tolist(), rows, shown))
+    caption = "Row: the token that looks. Column: the token that it looks at. The darkest cell has the largest weight"
+    caption += f", {float(heads.max()):.2f}; each row adds up to {values['row_sum']:.2f}."
+    parts.append(Drawing(figures, caption, across=1 if len(figures) == 1 else 2))
+    rows = [[names[at], f"{100 * float(received[at]):.1f} %"] for at in order[:8]]
+    parts.append(Table(["token", "mean weight"], rows))
+    parts.append(
+        Paragraph(
+            f"With equal weights each of the {len(names)} tokens would get {100 / len(names):.1f} %. Weights show "
+            "where a layer reads, not why the model answers: values, later layers and the head decide as well."
+        )
+    )
+    return parts
+
+
+def _tokens(modality: Modality, text: str) -> Tensor:
+    """Return int64 (1, T), the tokens of a text without padding."""
+    if not hasattr(modality, "tokenizer"):
+        raise ConfigError(f"the run is on {modality.unit}s; explain attention takes a run on texts.")
+    tokens = torch.cat(list(modality.given(text))).long()
+    return tokens[:, : int((tokens != PADDING).sum())]
+
+
+def _pieces(modality: Modality, tokens_1T: Tensor) -> list[str]:
+    """Return the text of each token: _ for a space, ? for what is not in the vocabulary and for parts of a letter."""
+    decode = modality.tokenizer.decode  # type: ignore[attr-defined]
+    pieces = [decode([number]) for number in tokens_1T[0].tolist()]
+    return [piece.strip().replace("\N{REPLACEMENT CHARACTER}", "?") or "_" for piece in pieces]
+
+
+def _read(modality: Modality, text: str, tokens_1T: Tensor) -> str:
+    """Return the sentence, and how much of it the model reads."""
+    whole = len(modality.tokenizer.encode(text))  # type: ignore[attr-defined]
+    read = tokens_1T.shape[1]
+    return f"'{text}'" + (f": the first {read} of its {whole} tokens." if whole > read else ".")
