@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ def macs(model: nn.Module, example: Tensor) -> Compute:
         model: the model; it is not changed.
         example: a batch of one sample; only its shape and dtype matter.
     """
-    shadow = without_data(model, "meta").eval()
+    shadow = _shapes_of(model)
     with FlopCounterMode(display=False) as counter:
         shadow(_blank(shadow, example))
     # torch counts a multiplication and an addition as two FLOPs
@@ -177,7 +178,7 @@ def layer_table(model: nn.Module, example: Tensor) -> tuple[LayerRow, ...]:
     A last row '(outside its children)' holds what the model owns or computes itself, so that the rows add up to the
     totals. A tensor shared by several children counts with the first.
     """
-    shadow = without_data(model, "meta").eval()
+    shadow = _shapes_of(model)
     with FlopCounterMode(display=False) as counter:
         # the hooks are set on the copy: the model itself keeps none
         watches = {name: _Watches(child, counter.get_total_flops) for name, child in shadow.named_children()}
@@ -204,7 +205,7 @@ def layer_table(model: nn.Module, example: Tensor) -> tuple[LayerRow, ...]:
 
 def separable_layers(model: nn.Module, example: Tensor) -> tuple[SeparableRow, ...]:
     """Return a row for each DepthwiseSeparableConv2d that runs, in order of registration, for one sample."""
-    shadow = without_data(model, "meta").eval()
+    shadow = _shapes_of(model)
     layers = {name: layer for name, layer in shadow.named_modules() if isinstance(layer, DepthwiseSeparableConv2d)}
     if not layers:  # most models: do not run them for an empty table
         return ()
@@ -274,6 +275,41 @@ def without_data(model: nn.Module, device: str) -> nn.Module:
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
     return copy.deepcopy(model, memo)
+
+
+def _shapes_of(model: nn.Module) -> nn.Module:
+    """Return a copy on the meta device in eval mode, to count operations with."""
+    shadow = without_data(model, "meta").eval()
+    for layer in shadow.modules():
+        if type(layer) in (nn.RNN, nn.GRU, nn.LSTM):  # a subclass may compute something else
+            layer.forward = partial(_all_steps_at_once, layer)  # type: ignore[method-assign]
+    return shadow
+
+
+def _all_steps_at_once(layer: nn.RNNBase, inputs: Any, state: Any = None) -> Any:
+    """Do the matrix products of a recurrent layer, those of all time steps in one; the values mean nothing.
+
+    The MACs are those of the loop over time steps, for which the meta device takes seconds.
+    """
+    if not isinstance(inputs, Tensor):  # packed sequences
+        return type(layer).forward(layer, inputs, state)
+    directions = 2 if layer.bidirectional else 1
+    names = iter(layer._all_weights)  # of a direction of a layer each
+    states_SH = inputs.flatten(0, -2)  # S: time steps x samples
+    for _ in range(layer.num_layers):
+        sides = []
+        for _ in range(directions):
+            weight_ih, weight_hh, *others = (getattr(layer, name) for name in next(names))
+            before_SH = states_SH.new_empty(len(states_SH), weight_hh.shape[1])
+            gates_SG = states_SH @ weight_ih.T + before_SH @ weight_hh.T
+            cells_SH = gates_SG[:, : layer.hidden_size]
+            sides.append(cells_SH @ others[-1].T if layer.proj_size else cells_SH)
+        states_SH = torch.cat(sides, 1)
+    outputs = states_SH.unflatten(0, inputs.shape[:-1])
+    samples = (inputs.shape[0 if layer.batch_first else 1],) if inputs.dim() == 3 else ()
+    last = (layer.num_layers * directions, *samples)
+    hidden = inputs.new_empty(*last, layer.proj_size or layer.hidden_size)
+    return outputs, (hidden, inputs.new_empty(*last, layer.hidden_size)) if isinstance(layer, nn.LSTM) else hidden
 
 
 def _blank(model: nn.Module, example: Tensor) -> Tensor:

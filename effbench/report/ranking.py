@@ -10,7 +10,7 @@ from typing import Any
 from effbench.metrics import LOSS, Display
 from effbench.report.collect import RunRecord, shortened
 from effbench.report.spread import number_text, seconds, within_spread
-from effbench.report.sweep import Job, ranked, result_row, speed_columns, test_columns
+from effbench.report.sweep import BETTER, Job, mode_of, ranked, result_row, speed_columns, test_columns
 from effbench.stats import deviation, mean
 from effbench.units import SPEED, counted, human_bytes, human_count
 
@@ -105,7 +105,7 @@ def label(run: RunRecord) -> str:
 
 
 def tables(records: Sequence[RunRecord]) -> list[Table]:
-    """Return one table for each dataset, split of it, and metric that chose the best checkpoint.
+    """Return one table for each dataset, split of it, and metric that chose the best checkpoint, with its mode.
 
     The largest table comes first. Runs that were validated on different samples are not comparable, so they are in
     different tables.
@@ -117,13 +117,22 @@ def tables(records: Sequence[RunRecord]) -> list[Table]:
         if run.finished:
             data, best = run.part("data"), run.part("best")
             metric = best.get("metric") if best.get("value") is not None else None
-            alike[metric, str(data.get("name")), str(data.get("sha256")), *_division(run)].append(run)
+            mode = mode_of(metric, run.displays)  # a metric of the user may have a shipped one's name and another mode
+            alike[metric, mode, str(data.get("name")), str(data.get("sha256")), *_division(run)].append(run)
         elif run.experiment is not None:
             unfinished[run.experiment].add(str(run.config.get("seed")))
 
     largest = sorted(alike.items(), key=lambda entry: (entry[0][0] is None, -len(entry[1])))
-    several = len({key[3:] for key in alike}) > 1  # the headings then name the division into splits
+    several = len({key[4:] for key in alike}) > 1  # the headings then name the division into splits
     found = [_table(runs, unfinished, several) for _, runs in largest]
+
+    # metrics of one name: the headings say which values are better
+    modes = {key[:2] for key in alike}
+    names = [metric for metric, _ in modes]
+    found = [
+        replace(table, data=f"{table.data} ({table.metric}: {BETTER[str(mode)]})") if names.count(metric) > 1 else table
+        for table, ((metric, mode, *_), _) in zip(found, largest, strict=True)
+    ]
 
     # different data of one name: the headings show the digest
     digests: dict[str, set[str]] = defaultdict(set)

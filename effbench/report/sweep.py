@@ -13,7 +13,7 @@ from typing import Any
 
 from effbench.errors import ConfigError
 from effbench.escaping import csv_cell, for_terminal
-from effbench.metrics import ACCURACY, LOSS, display_of, metric_of, recorded_displays
+from effbench.metrics import ACCURACY, LOSS, Display, display_of, metric_of, recorded_displays
 from effbench.records import FINISHED, read_summary, write_text
 from effbench.redaction import redact
 from effbench.report.spread import number_text, seconds, within_spread
@@ -27,6 +27,7 @@ AFTER = ("parameters", "peak_rss_bytes", "error", "folder")  # after training_s 
 
 MOST_ROWS = 1000  # of the table on a terminal; sweep.csv has all rows
 MOST_KEYS = 4  # swept keys that get one column each
+BETTER = {"min": "lower is better", "max": "higher is better"}  # mode of a metric -> its meaning
 _COST = ("training_s", "parameters", "peak_rss_bytes")
 _WORDS = re.compile(r"\s+(?=[+~]{0,2}[\w./@]+=)")  # between overrides; a value may hold spaces too
 
@@ -61,7 +62,7 @@ def sweep_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows with ranks, best first, unfinished jobs last.
 
-    If finished jobs monitor different metrics, there are no ranks and the order is that of the jobs.
+    If finished jobs monitor different metrics, or one name for two with other modes, there are no ranks and the order is that of the jobs.
     """
     comparable = len(metrics_of(rows)) < 2
     ordered = sorted(rows, key=lambda row: _order(row, comparable))
@@ -70,18 +71,28 @@ def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return ordered
 
 
+def mode_of(column: object, displays: Mapping[str, Display]) -> str:
+    """Return which values of a run's column are better, 'min' or 'max'."""
+    name = metric_of(str(column))
+    return (displays.get(name) or display_of(name)).mode
+
+
 def _order(row: Mapping[str, Any], by_value: bool) -> tuple[bool, bool, float, int]:
     """Return the sort key: finished jobs first, best first; equal jobs and others by number."""
     # False sorts before True, so finished jobs come first
     value = row["value"] if by_value and _has_result(row) else 0.0
-    name = metric_of(str(row["metric"]))
-    display = row["displays"].get(name) or display_of(name)
-    return row["status"] not in FINISHED, not _has_result(row), value if display.mode == "min" else -value, row["job"]
+    signed = value if mode_of(row["metric"], row["displays"]) == "min" else -value
+    return row["status"] not in FINISHED, not _has_result(row), signed, row["job"]
 
 
 def metrics_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the monitored metrics of the finished jobs, each once."""
-    return sorted({row["metric"] for row in rows if _has_result(row)})
+    """Return the monitored metrics of the finished jobs, each once.
+
+    Metrics of the user may share a name: one of which lower values are better is then another than one of higher.
+    """
+    found = {(row["metric"], mode_of(row["metric"], row["displays"])) for row in rows if _has_result(row)}
+    names = [name for name, _ in found]
+    return sorted(f"{name}, {BETTER[mode]}" if names.count(name) > 1 else name for name, mode in found)
 
 
 def _has_result(row: Mapping[str, Any]) -> bool:

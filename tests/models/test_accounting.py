@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import resource
 from contextlib import nullcontext
@@ -11,8 +12,11 @@ import torch
 import torch.nn.functional as F
 import torchvision.models as tv
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from effbench.errors import ConfigError
+from effbench.models import accounting
 from effbench.models.accounting import activation_bytes, layer_table, macs, parameters
 from effbench.models.cnn import cnn
 from effbench.models.image_fit import check_image_fits
@@ -247,3 +251,42 @@ def test_the_look_whether_an_image_fits_leaves_no_trace(size: int) -> None:
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (nn.RNN, {}),
+        (nn.GRU, {"num_layers": 2, "bidirectional": True}),
+        (nn.LSTM, {"num_layers": 2, "bidirectional": True}),
+        (nn.LSTM, {"batch_first": True, "bias": False}),
+        (nn.LSTM, {"proj_size": 3, "bidirectional": True}),
+    ],
+)
+def test_recurrent_layers_cost_what_a_loop_over_steps_costs(kind: type[nn.RNNBase], options: dict[str, int]) -> None:
+    layer = kind(5, 7, **options)
+    shape = (1, 4, 5) if options.get("batch_first") else (4, 1, 5)
+    with FlopCounterMode(display=False) as counter:  # torch's loop over the steps, on the meta device
+        expected = copy.deepcopy(layer).to("meta")(torch.zeros(shape, device="meta"))
+
+    assert macs(layer, torch.zeros(shape)).macs == counter.get_total_flops() // 2 > 0
+    assert shapes(accounting._shapes_of(layer)(torch.zeros(shape, device="meta"))) == shapes(expected)
+
+
+def shapes(found: object) -> object:
+    return tuple(found.shape) if isinstance(found, torch.Tensor) else [shapes(each) for each in found]
+
+
+def test_long_recurrent_layers_are_counted_without_a_loop() -> None:
+    """Steps are counted by torch's dispatcher: far fewer operations than time steps."""
+    layer, seen = nn.LSTM(8, 16, batch_first=True), []
+
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Counted():
+        found = macs(layer, torch.zeros(1, 10_000, 8))
+    assert found.macs == 10_000 * 4 * 16 * (8 + 16)
+    assert len(seen) < 100

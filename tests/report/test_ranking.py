@@ -59,6 +59,19 @@ def test_runs_that_cannot_be_compared_are_ranked_apart(tmp_path: Path) -> None:
     assert "Without ranks" in found[-1].notes[0]
 
 
+def test_metrics_of_one_name_and_other_modes_are_ranked_apart(tmp_path: Path) -> None:
+    """A metric of the user, named acc, of which lower values are better, beside the shipped one."""
+    own = {"metrics": {"acc": {"title": "misses", "mode": "min"}}}
+    for number, value in enumerate((0.9, 0.2)):
+        write_run(tmp_path / f"own{number}", summary(value, task=own), config(optimizer={"lr": number}))
+        write_run(tmp_path / f"shipped{number}", summary(value), config(optimizer={"lr": number + 2}))
+    found = {table.data: [row["value"] for row in table.rows] for table in ranked(tmp_path)}
+    assert found == {
+        "fashion (val/acc: lower is better)": [0.2, 0.9],
+        "fashion (val/acc: higher is better)": [0.9, 0.2],
+    }
+
+
 @pytest.mark.parametrize(
     "section",
     [{"trainer": {"limit_val_batches": 1}}, {"data": {"val_fraction": 0.4}}, {"data": {"split_seed": 7}}],

@@ -92,6 +92,15 @@ def test_jobs_that_monitor_different_metrics_are_not_ranked(tmp_path: Path, caps
     assert out.index("no ranks:") > out.index("val/acc 25.00 %")
 
 
+def test_one_name_for_metrics_of_other_modes_is_not_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"metrics": {"acc": {"title": "misses", "mode": "min"}}}
+    rows = sweep_rows([job(0, tmp_path, **best("val/acc", 0.9)), job(1, tmp_path, **best("val/acc", 0.2), task=own)])
+    assert [row["rank"] for row in rows] == [None, None]
+    print_sweep(rows)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "different metrics (val/acc, higher is better, val/acc, lower is better)" in said
+
+
 def test_unfinished_job_with_another_metric_keeps_others_ranked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
