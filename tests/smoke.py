@@ -62,6 +62,14 @@ def write_texts(root: Path) -> None:
         writer.writerows([f"{label} {row} " * (1 + row % 10), label] for label in ("ja", "yes") for row in range(100))
 
 
+def write_text_files(root: Path) -> None:
+    """Two classes of 30 files."""
+    for label in ("ja", "yes"):
+        (root / label).mkdir(parents=True)
+        for row in range(30):
+            (root / label / f"{row}.txt").write_text(f"{label} {row} " * (1 + row % 10))
+
+
 def write_table(root: Path) -> None:
     """Two classes of 100 rows with a number, which is missing in some, and a category."""
     root.mkdir(parents=True)
@@ -79,14 +87,15 @@ def write_text(root: Path) -> None:
 
 FILES: dict[str, Callable[[Path], None]] = {
     "cifar10": write_cifar10, "image_folder": write_images, "text_csv": write_texts,
-    "table_csv": write_table, "text_file": write_text,
+    "table_csv": write_table, "text_file": write_text, "text_folder": write_text_files,
 }  # fmt: skip
 OWN_WORDS = {
     "cifar10": ["data.root='{root}'"],
     "image_folder": ["data.root='{root}'", "data.image_size=32", "data.cache_dir='{root}_cache'"],
     "text_csv": ["data.file='{root}/texts.csv'"],
     "text_file": ["data.file='{root}/text.txt'"],
-    "table_csv": ["data.file='{root}/table.csv'", "model=mlp"],  # only its file tells how many features it has
+    "text_folder": ["data.root='{root}'"],
+    "table_csv": ["data.file='{root}/table.csv'"],
 }
 OF_THE_FULL_SET = ["fast_fashion"]  # recipes, tried on the embedded part of it
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from effbench.models.probe import Probe, check_logits, initialize_lazy
 from effbench.models.timm_zoo import TARGET as TIMM_TARGET
 from effbench.models.timm_zoo import tag_of
 from effbench.randomness import Purpose, derived_seed
-from effbench.target_allowlist import is_own
+from effbench.target_allowlist import is_own, resolve
 from effbench.tasks.task import Task
 from effbench.training.checkpoint_files import DamagedError, committed, read_weights
 
@@ -52,7 +53,7 @@ def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
                     f"alone. Leave {key} out and write model.pretrained=FILE, a .safetensors, .pt or .pth file."
                 )
 
-    facts = model_facts(num_outputs, modality)
+    facts = {**model_facts(num_outputs, modality), **_target_kind(config)}
     # The same weights on every rank, and in every resumed session before its own are loaded.
     torch.manual_seed(derived_seed(config.seed, Purpose.WEIGHTS))
     built = call("model", config.model.target, config, config.model.options, facts, f"{modality.unit}s")
@@ -72,6 +73,17 @@ def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
 def model_facts(num_outputs: int, modality: Modality) -> dict[str, Any]:
     """Return the arguments that the data give a model's constructor, as far as it has them."""
     return {"num_classes": num_outputs, **modality.facts}
+
+
+def _target_kind(config: Config) -> dict[str, str]:
+    """Return the kind of the task's targets, if the model's constructor has a parameter for it.
+
+    Not for **options: a constructor of torchvision would take it for an option of its own.
+    """
+    factory = resolve("model", config.model.target, config.allow_targets)
+    if "target_kind" not in inspect.signature(factory).parameters:
+        return {}
+    return {"target_kind": getattr(resolve("task", config.task.target, config.allow_targets), "kind", "class")}
 
 
 def _load_pretrained(built: nn.Module, source: Path) -> Loaded:

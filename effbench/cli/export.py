@@ -17,8 +17,9 @@ HELP = """usage: effbench export RUN [format=onnx|torchscript|torch_export] [che
                        [tolerance=1e-4] [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
 
 Writes RUN's model to a file for another runtime. The file maps samples (images: float32 (N, C, H, W) in [0, 1]) to
-logits (N, K), for any N, and includes the normalisation. A .json file with the same name describes input, output,
-preprocessing, origin and parity. Both are in RUN/export, or in output=FOLDER.
+logits (N, K), for any N, and includes the normalisation. Texts are token numbers, int64 (N, T): T is free where the
+exporter can leave it free, else data.max_length. A .json file with the same name describes input, output,
+preprocessing (for texts the whole tokenizer), origin and parity. Both are in RUN/export, or in output=FOLDER.
 
 Before the file is published, the format's own runtime runs it on up to 256 validation samples, in batches and on one
 sample. No file is written, and the exit code is 3, if a logit differs from the model's by more than `tolerance` of the
@@ -65,9 +66,18 @@ def _print_table(result: Mapping[str, Any]) -> None:
         "format": f"{result['format']}{opset}",
         "file": result["path"],
         "size": human_bytes(result["bytes"]),
+        **_lengths(result["input"]),
         "parity": f"{parity['relative']:.2g} of the largest logit ({parity['largest_logit']:.3g})",
         "same answers": f"{percent(parity['agreement'])} of {parity['samples']} {parity['split']} {unit}",
     }
     for name, text in lines.items():
         # The path is the user's and may hold control characters.
         print(f"{name:<16} {for_terminal(text)}")
+
+
+def _lengths(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return the line about the length of a sample, for files whose samples have one."""
+    if "lengths" not in given:
+        return {}
+    least, most = given["lengths"]["least"], given["lengths"]["most"]
+    return {"tokens": f"{least} to {most}" if least < most else f"exactly {most}, padding included"}

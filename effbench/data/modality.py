@@ -59,6 +59,7 @@ class Modality(ABC):
         outputs: what the names in `Splits.classes` are, for messages.
         target_kind: kind of targets of all such samples (see effbench/tasks/task.py); None: the dataset decides.
         task_words: the words of a command that choose a task and a model for `target_kind`.
+        free_length: name of the first dimension of a sample, if models take samples with less of it.
     """
 
     unit: ClassVar[str]
@@ -72,6 +73,7 @@ class Modality(ABC):
     outputs: ClassVar[str] = "classes"
     target_kind: ClassVar[str | None] = None
     task_words: ClassVar[str] = ""
+    free_length: ClassVar[str | None] = None
 
     def __init__(self, shape: Sequence[int], device: torch.device | None = None):
         self.shape = tuple(map(int, shape))

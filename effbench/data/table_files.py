@@ -15,6 +15,7 @@ from effbench.escaping import for_terminal
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+_LARGEST = 3.4028234663852886e38  # of float32
 ENCODING = "utf-8-sig"  # -sig: a byte order mark, which Excel writes, is no part of the text
 
 
@@ -51,6 +52,20 @@ def natural_order(label: str) -> tuple[bool, float, str]:
         return (False, float(label), label)
     except ValueError:
         return (True, 0.0, label)
+
+
+def number_in(cell: str) -> float | None:
+    """Return the number that a cell holds, possibly nan or inf; None if it holds another text."""
+    try:
+        return None if "_" in cell else float(cell)  # float() reads 1_000 as 1000
+    except ValueError:
+        return None
+
+
+def finite_number(cell: str) -> float | None:
+    """Return the number that a cell holds; None if it is none, or infinite in float32."""
+    value = number_in(cell)
+    return value if value is not None and abs(value) <= _LARGEST else None  # NaN compares as false
 
 
 def read_columns(path: Path, columns: Sequence[str], encoding: str = ENCODING) -> list[tuple[int, dict[str, str]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,6 +23,7 @@ from effbench.export.parity import Forward
 
 OUTPUT = "logits"
 OPSET = 20
+Dims = Mapping[int, Any]  # dimension of the input -> torch.export.Dim, for those that are free
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Format:
 
     Attributes:
         suffix: of the file name.
-        make: (model, example) -> the content of the file.
+        make: (model, example, name of the input, free dimensions) -> the content of the file.
         load: path -> the model as the runtime executes it, on the CPU.
         libraries: distributions whose versions are recorded.
         opset: ONNX operator set, if the format has one.
@@ -39,7 +40,7 @@ class Format:
     """
 
     suffix: str
-    make: Callable[[nn.Module, Tensor, str], bytes]
+    make: Callable[[nn.Module, Tensor, str, Dims], bytes]
     load: Callable[[Path], Forward]
     libraries: tuple[str, ...] = ("torch",)
     opset: int | None = None
@@ -52,7 +53,9 @@ def require_libraries(name: str) -> None:
         FORMATS[name].require()
 
 
-def export_bytes(name: str, model: nn.Module, example: Tensor, input_name: str) -> bytes:
+def export_bytes(
+    name: str, model: nn.Module, example: Tensor, input_name: str, free_length: str | None = None
+) -> bytes:
     """Return the content of a file that takes any number of samples.
 
     Args:
@@ -60,13 +63,15 @@ def export_bytes(name: str, model: nn.Module, example: Tensor, input_name: str) 
         model: the model, on the CPU.
         example: two samples; a batch of 1 would be fixed.
         input_name: name of the input in the file.
+        free_length: name of the second dimension, of which the file then takes 1 to as many as the example has; None:
+            exactly as many.
 
     Raises:
         EffbenchError: the exporter cannot convert the model.
     """
     try:
         with _quiet(), torch.no_grad():
-            return FORMATS[name].make(model, example, input_name)
+            return FORMATS[name].make(model, example, input_name, _free_dims(example, free_length))
     # these say nothing about the model
     except (MissingExtraError, MemoryError):
         raise
@@ -89,7 +94,14 @@ def load_exported(name: str, path: Path) -> Forward:
         raise ThresholdError(f"format={name}: its own runtime cannot read the file: {first_line(error)}.") from error
 
 
-def _make_onnx(model: nn.Module, example: Tensor, input_name: str) -> bytes:
+def _free_dims(example: Tensor, free_length: str | None) -> Dims:
+    dims = {0: torch.export.Dim("N")}
+    if free_length:
+        dims[1] = torch.export.Dim(free_length, min=1, max=example.shape[1])
+    return dims
+
+
+def _make_onnx(model: nn.Module, example: Tensor, input_name: str, dims: Dims) -> bytes:
     program = torch.onnx.export(
         model,
         (example,),
@@ -97,7 +109,7 @@ def _make_onnx(model: nn.Module, example: Tensor, input_name: str) -> bytes:
         opset_version=OPSET,
         input_names=[input_name],
         output_names=[OUTPUT],
-        dynamic_shapes=({0: torch.export.Dim("N")},),
+        dynamic_shapes=(dims,),
         external_data=False,
         verbose=False,
     )
@@ -140,8 +152,8 @@ def _onnx_runtime() -> Any:
     return onnxruntime
 
 
-def _make_torchscript(model: nn.Module, example: Tensor, input_name: str) -> bytes:
-    del input_name  # inputs are positional
+def _make_torchscript(model: nn.Module, example: Tensor, input_name: str, dims: Dims) -> bytes:
+    del input_name, dims  # inputs are positional, and a trace states no shapes
     traced = torch.jit.trace(model, example, check_trace=False)  # `parity` checks more than trace does
     archive, content = BytesIO(), BytesIO()
     torch.jit.save(torch.jit.freeze(traced), archive)
@@ -164,9 +176,9 @@ def _load_torchscript(path: Path) -> Forward:
     return module
 
 
-def _make_torch_export(model: nn.Module, example: Tensor, input_name: str) -> bytes:
+def _make_torch_export(model: nn.Module, example: Tensor, input_name: str, dims: Dims) -> bytes:
     del input_name  # inputs are positional
-    program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
+    program = torch.export.export(model, (example,), dynamic_shapes=(dims,))
     for node in program.graph.nodes:
         # source files and lines of this machine
         node.meta.pop("stack_trace", None)

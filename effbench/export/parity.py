@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from effbench.errors import ThresholdError
 
+SHORT = 8  # samples that are compared at each length
 TIE = 1e-4  # of the largest logit: closer classes are a tie; another order of float32 sums gave 6e-6 (a ViT)
 
 Forward = Callable[[Tensor], Tensor]  # samples as an exported file takes them -> logits (N, K)
@@ -26,6 +27,7 @@ class Parity:
         samples: number of samples compared.
         agreeing: samples with the model's answer: its top class or one that ties with it; the same labels.
         batch_sizes: batch sizes that were compared.
+        lengths: lengths of a sample that were compared; empty if the file takes one length.
     """
 
     max_difference: float
@@ -33,6 +35,7 @@ class Parity:
     samples: int
     agreeing: int
     batch_sizes: tuple[int, ...]
+    lengths: tuple[int, ...] = ()
 
     @property
     def relative(self) -> float:
@@ -66,6 +69,7 @@ def compare(
     inputs: Tensor,
     batch_size: int,
     same: Callable[[Tensor, Tensor, float], Tensor],
+    lengths: Sequence[int] = (),
 ) -> Parity:
     """Compare both models on all inputs in batches; `exported` also on the first input alone.
 
@@ -75,6 +79,7 @@ def compare(
         inputs: samples as an exported file takes them.
         batch_size: samples of a batch.
         same: `same_answer` of the task.
+        lengths: of samples that both also get, cut from some of the inputs.
 
     Raises:
         ThresholdError: `exported` does not take a batch, or returns logits of another shape.
@@ -85,12 +90,17 @@ def compare(
     # a batch of one: exporters can fix the batch size, or treat 1 as a broadcast
     alone_1K = _answer(exported, inputs[:1], expected_NK[:1])
     got_NK = torch.cat([_answer(exported, chunk, expected_NK[: len(chunk)]) for chunk in chunks])
-    differences = torch.cat([got_NK - expected_NK, alone_1K - expected_NK[:1]]).abs()
+    differences = [got_NK - expected_NK, alone_1K - expected_NK[:1]]
+    for length in lengths:
+        short = inputs[:SHORT, :length].contiguous()
+        expected_SK = model(short.clone())
+        differences.append(_answer(exported, short, expected_SK) - expected_SK)
     largest = expected_NK.abs().max()
     sizes = tuple(sorted({1, *map(len, chunks)}))
     # ties: classes whose logits differ by rounding only may swap
     agreeing = int(same(expected_NK, got_NK, TIE * float(largest)).sum())
-    return Parity(float(differences.max()), float(largest), len(inputs), agreeing, sizes)
+    worst = float(torch.cat(differences).abs().max())
+    return Parity(worst, float(largest), len(inputs), agreeing, sizes, tuple(lengths))
 
 
 def require(parity: Parity, tolerance: float, what: str, unit: str = "image") -> None:
@@ -116,7 +126,7 @@ def _answer(exported: Forward, inputs: Tensor, like: Tensor) -> Tensor:
     try:
         logits = exported(inputs)
     except Exception as error:  # each runtime raises other classes
-        raise ThresholdError(f"the exported file fails at a batch of {len(inputs)}: {error!r:.300}") from error
+        raise ThresholdError(f"the exported file fails at a batch of {tuple(inputs.shape)}: {error!r:.300}") from error
     if logits.shape != like.shape:
         raise ThresholdError(f"the exported file gives {tuple(logits.shape)} for logits {tuple(like.shape)}.")
     return logits

@@ -23,7 +23,7 @@ def mlp(
 ) -> nn.Sequential:
     """Build an MLP: (B, C, H, W) or (B, F) -> logits (B, num_classes).
 
-    Without hidden layers it is multinomial logistic regression.
+    Without hidden layers it is multinomial logistic regression, `linear`.
 
     Args:
         num_classes: number of logits.
@@ -39,7 +39,7 @@ def mlp(
     # images are flattened; rows have their width already
     if in_features is None:
         if in_channels is None or image_size is None:
-            raise ConfigError("mlp takes images or rows: it needs in_channels and image_size, or in_features.")
+            raise ConfigError("this model takes images or rows: it needs in_channels and image_size, or in_features.")
         in_features = in_channels * prod(image_size)
     for width in hidden:
         check_count(width, "model.hidden", "units in each layer")
@@ -52,3 +52,20 @@ def mlp(
     # by name, so that model.freeze and group_lr can name the layers, and pretrained weights find the head
     layers["head"] = nn.Linear(widths[-1], num_classes)
     return nn.Sequential(layers)
+
+
+def linear(
+    num_classes: int,
+    in_channels: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    in_features: int | None = None,
+) -> nn.Sequential:
+    """Build multinomial logistic regression: (B, C, H, W) or (B, F) -> logits (B, num_classes).
+
+    Args:
+        num_classes: number of logits.
+        in_channels: C of images.
+        image_size: (H, W) of images in px.
+        in_features: F of feature rows.
+    """
+    return mlp(num_classes, in_channels, image_size, hidden=(), in_features=in_features)

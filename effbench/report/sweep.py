@@ -62,7 +62,8 @@ def sweep_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows with ranks, best first, unfinished jobs last.
 
-    If finished jobs monitor different metrics, or one name for two with other modes, there are no ranks and the order is that of the jobs.
+    If finished jobs monitor different metrics, or one name for two with other modes, there are no ranks and the order
+    is that of the jobs.
     """
     comparable = len(metrics_of(rows)) < 2
     ordered = sorted(rows, key=lambda row: _order(row, comparable))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,9 @@ def _chosen_split(trained: Run, run: Run, which: str) -> tuple[str, Split]:
     from effbench import build
 
     if other := build.other_split(trained.config, run.config, run.data, which):
-        return other
+        name, split = other
+        labels = run.task.targets_of(f"the data's {name}", split.labels, len(run.classes))
+        return name, replace(split, labels=labels)
     data = build.splits(run.config)
     check_same_data(run, data)
     data = run.task.checked(data)

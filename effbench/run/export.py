@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.cache_dir import expanded
 from effbench.config.arguments import check_path, check_text, check_texts_by_key
 from effbench.config.options import FRACTION_ABOVE_0
-from effbench.errors import ConfigError, unknown_name
+from effbench.errors import ConfigError, EffbenchError, ThresholdError, unknown_name
 from effbench.run.evaluate import check_same_data
 from effbench.run.load import load_run, with_data
 from effbench.run.lock import holding
@@ -76,17 +76,49 @@ def export_run(
     # File and record are replaced one after the other; with two exports at once they could be of different ones.
     with holding(target.parent, ELSEWHERE):
         which, samples = _samples(run)
-        with _timed(f"exporting {target.name}"):
-            content = _content(run, model, format_name)
+        about = {"checkpoint": {"name": checkpoint, "step": step}}
 
-        def check(path: Path) -> dict[str, Any]:
-            parity = _parity(run, model, format_name, path, samples, tolerance)
-            parity = {"split": which, "tolerance": tolerance, **parity}
-            return {**_facts(run, format_name), "checkpoint": {"name": checkpoint, "step": step}, "parity": parity}
+        def written(free_length: str | None) -> dict[str, Any]:
+            with _timed(f"exporting {target.name}"):
+                content = _content(run, model, format_name, free_length)
 
-        with _timed(f"comparing on {len(samples)} {which} {run.modality().unit}s"):
-            facts = publish_file(target, content, check)
+            def check(path: Path) -> dict[str, Any]:
+                parity = _parity(run, model, format_name, path, samples, tolerance, free_length)
+                parity = {"split": which, "tolerance": tolerance, **parity}
+                return {**_facts(run, format_name, free_length), **about, "parity": parity}
+
+            with _timed(f"comparing on {len(samples)} {which} {run.modality().unit}s"):
+                return publish_file(target, content, check)
+
+        facts = _freest(written, run, target.name)
     return {**facts, "path": str(target)}
+
+
+def _freest(written: Callable[[str | None], dict[str, Any]], run: Run, name: str) -> dict[str, Any]:
+    """Return the record of a file for samples of any length; if that fails, for samples of one length.
+
+    Args:
+        written: (name of the free dimension or None) -> the record of the file.
+        run: the run.
+        name: of the file, for the log.
+    """
+    modality = run.modality()
+    length = modality.shape[0]
+    if modality.free_length is None or length == 1:
+        return written(None)
+    try:
+        return written(modality.free_length)
+    except EffbenchError as error:
+        # others, such as a full disk, say nothing about lengths
+        if type(error) not in (EffbenchError, ThresholdError):
+            raise
+        log.debug(str(error))
+    facts = written(None)
+    log.info(
+        f"note: {name} takes {modality.unit}s of exactly {length} tokens, padding included: this model cannot be "
+        f"exported to format={facts['format']} with a free length"
+    )
+    return facts
 
 
 def _check_arguments(
@@ -117,13 +149,13 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]", "_", text)
 
 
-def _content(run: Run, model: nn.Module, format_name: str) -> bytes:
+def _content(run: Run, model: nn.Module, format_name: str, free_length: str | None) -> bytes:
     from effbench.export.formats import export_bytes
     from effbench.export.portable import portable
 
     modality = run.modality()
     whole, name = portable(model, modality.normaliser()), modality.export_facts()["input"]["name"]
-    return export_bytes(format_name, whole, modality.portable_example(), name)
+    return export_bytes(format_name, whole, modality.portable_example(), name, free_length)
 
 
 def _samples(run: Run) -> tuple[str, Tensor]:
@@ -142,9 +174,28 @@ def _samples(run: Run) -> tuple[str, Tensor]:
 
 
 def _parity(
-    run: Run, model: nn.Module, format_name: str, path: Path, samples: Tensor, tolerance: float
+    run: Run,
+    model: nn.Module,
+    format_name: str,
+    path: Path,
+    samples: Tensor,
+    tolerance: float,
+    free_length: str | None,
 ) -> dict[str, Any]:
-    """Compare the file at `path` with the model. Raises ThresholdError if the answers differ."""
+    """Compare the file at `path` with the model.
+
+    Args:
+        run: the run.
+        model: its model.
+        format_name: a key of FORMATS.
+        path: the file.
+        samples: as the file takes them.
+        tolerance: of the largest logit.
+        free_length: name of the free dimension; with it several lengths are compared.
+
+    Raises:
+        ThresholdError: the answers differ.
+    """
     from effbench.export.formats import load_exported
     from effbench.export.parity import compare, require
 
@@ -152,18 +203,33 @@ def _parity(
     exported = load_exported(format_name, path)
     # the batch size of evaluation fits the memory
     size = run.config.data.eval_batch_size
-    parity = compare(lambda batch: model(modality.normalise(batch)), exported, samples, size, run.task.same_answer)
+    most = samples.shape[1]
+    lengths = sorted({1, min(2, most), -(-most // 2), most}) if free_length else ()
+    parity = compare(
+        lambda batch: model(modality.normalise(batch)), exported, samples, size, run.task.same_answer, lengths
+    )
     require(parity, tolerance, f"format={format_name}", modality.unit)
     return parity.facts()
 
 
-def _facts(run: Run, format_name: str) -> dict[str, Any]:
-    """Return what a user of the file must know."""
+def _facts(run: Run, format_name: str, free_length: str | None) -> dict[str, Any]:
+    """Return what a user of the file must know.
+
+    Args:
+        run: the run.
+        format_name: a key of FORMATS.
+        free_length: name of the free dimension of a sample.
+    """
     from importlib.metadata import version
 
     from effbench.export.formats import FORMATS, OUTPUT
 
-    about = run.modality().export_facts()
+    modality = run.modality()
+    about = modality.export_facts()
+    if modality.free_length:
+        most = modality.shape[0]
+        about["input"]["shape"][1] = free_length or most
+        about["input"]["lengths"] = {"least": 1 if free_length else most, "most": most}
     costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
     return {
         "schema_version": SCHEMA,

@@ -24,6 +24,11 @@ class Multilabel(Task):
     evaluated_by = BinaryCrossEntropy()
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
+        if targets.dtype == torch.int64 and targets.dim() == 1:  # in every task these are classes
+            raise DataError(
+                f"{name} labels must be (N, {num_classes}) of 0 and 1 for task=multilabel; they are class numbers. "
+                "Write data.targets=labels if the data have such columns (text_csv, table_csv), or task=classification."
+            )
         if targets.dim() != 2 or targets.shape[1] != num_classes:
             raise DataError(
                 f"{name} labels must be (N, {num_classes}) of 0 and 1, one column for each name in `classes`, for "

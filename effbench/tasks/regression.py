@@ -27,6 +27,11 @@ class Regression(Task):
     evaluated_by = MeanSquaredError()
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
+        if targets.dtype == torch.int64 and targets.dim() == 1:  # in every task these are classes
+            raise DataError(
+                f"{name} targets must be numbers to predict for task=regression; they are class numbers. Write "
+                "data.targets=values if the data have such a column (text_csv, table_csv), or task=classification."
+            )
         values_ND = targets.to(torch.float32)
         # (N,) and outputs (B, 1) would broadcast to (B, B): mse_loss warns, and trains on wrong pairs
         if values_ND.dim() == 1:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from effbench.cache_dir import cache_home
 from effbench.config.options import BOOL
-from effbench.data.images.image_files import printable
+from effbench.data.folder_files import printable
 from effbench.data.images.modality import square_images
 from effbench.data.images.pixels import resized
 from effbench.data.option_checks import check_counts, check_division, given_folder

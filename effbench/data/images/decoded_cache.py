@@ -26,11 +26,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from effbench.cache_dir import distrusted
+from effbench.data.folder_files import printable
+from effbench.data.folder_rows import Rows
 from effbench.data.images.cache_budget import lock, make_room, touch
 from effbench.data.images.decoding import decode_many, depths
 from effbench.data.images.duplicates import Copies, find_copies
-from effbench.data.images.folder_rows import Rows
-from effbench.data.images.image_files import printable
 from effbench.data.images.opening import ImageError
 from effbench.data.images.white_levels import Depth, Levels, levels_for
 from effbench.errors import DataError

@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import Tensor
 
 from effbench.cache_dir import cache_home
+from effbench.data.folder_files import printable
+from effbench.data.folder_rows import Rows
 from effbench.data.images.cache_budget import sweep
 from effbench.data.images.decoded_cache import CacheRecord, build_cache, read_cache, serves
 from effbench.data.images.decoding import DECODER_VERSION
-from effbench.data.images.folder_rows import Rows
-from effbench.data.images.image_files import printable
 from effbench.data.images.white_levels import Levels
 from effbench.data.option_checks import given_folder
 from effbench.errors import DataError

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from effbench.config.options import POSITIVE
-from effbench.data.images.image_files import printable
 from effbench.data.images.white_levels import Levels
-from effbench.data.option_checks import check_counts, check_division, given_folder
-from effbench.errors import ConfigError, DataError, shown, unknown_name
+from effbench.data.option_checks import check_counts, check_division
+from effbench.errors import ConfigError, shown, unknown_name
 
 White = float | Sequence[float] | None
 
@@ -51,17 +49,3 @@ def given_levels(white_level: White) -> Levels | None:
             f"{shown(white_level)}. For 12 bits write 4095."
         )
     return Levels(float(values[0]), float(values[1]))
-
-
-def existing_folder(root: str | Path | None) -> Path:
-    """Return data.root as an absolute path. Raises ConfigError if it is not given, DataError if it is no folder."""
-    folder = given_folder("root", root)
-    # Also for data.root= on the command line, which is '': the working folder must not be read by mistake.
-    if folder is None:
-        raise ConfigError(
-            "data=image_folder needs data.root=DIR, a folder of DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg."
-        )
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"data.root={printable(folder)} {what}. Name the folder that holds the class folders.")
-    return folder

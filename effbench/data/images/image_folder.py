@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from effbench.cache_dir import expanded
+from effbench.data.folder_files import existing_folder, printable
+from effbench.data.folder_layout import ALL, SPLITS, Scan, findings, scan
+from effbench.data.folder_rows import Rows, arrange, labelled, measured_split
+from effbench.data.images.bad_files import without_bad
 from effbench.data.images.decoded_cache import CacheRecord
 from effbench.data.images.folder_cache import decoded
-from effbench.data.images.folder_layout import ALL, SPLITS, Scan, counted, scan
-from effbench.data.images.folder_options import White, check_arguments, existing_folder, given_levels
-from effbench.data.images.folder_rows import Rows, arrange, labelled, without_bad
-from effbench.data.images.image_files import SUFFIXES, printable
+from effbench.data.images.folder_options import White, check_arguments, given_levels
+from effbench.data.images.image_files import IMAGES
 from effbench.data.images.modality import square_images
 from effbench.data.images.opening import MAX_PIXELS
 from effbench.data.other_source import reads_other_source
@@ -28,6 +30,8 @@ from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, DataError, unknown_name
 
 log = logging.getLogger(__name__)
+
+NEEDS = ("image_folder", "*.jpg")  # for the message about a missing data.root
 
 
 @previewed(square_images(3, 224), slow=True)
@@ -70,8 +74,8 @@ def image_folder(
     """
     check_arguments(image_size, val_fraction, test_fraction, split_seed, on_corrupt, max_pixels)
     levels = given_levels(white_level)
-    folder = existing_folder(root)
-    found = scan(folder)
+    folder = existing_folder(root, *NEEDS)
+    found = scan(folder, IMAGES)
     # Rows are arranged by names before any file is opened: a wrong layout is refused at once.
     rows = arrange(folder, found, val_fraction, test_fraction, split_seed)
     pixels, record = decoded(rows, image_size, max_pixels, cache_dir, levels)
@@ -91,9 +95,9 @@ def split_sizes(options: dict[str, Any]) -> dict[str, int] | None:
     checked = ("image_size", "val_fraction", "test_fraction", "split_seed", "on_corrupt", "max_pixels")
     check_arguments(*(options[key] for key in checked))
     try:
-        folder = existing_folder(options["root"])
+        folder = existing_folder(options["root"], *NEEDS)
         drawn = (options["val_fraction"], options["test_fraction"], options["split_seed"])
-        return arrange(folder, scan(folder), *drawn).counts
+        return arrange(folder, scan(folder, IMAGES), *drawn).counts
     except DataError:
         return None
 
@@ -128,9 +132,9 @@ def one_split(
         (name of the split, its images, sha256).
     """
     check_arguments(image_size, 0, 0, 0, on_corrupt, max_pixels)
-    folder = existing_folder(root)
-    found = scan(folder, need_train=False)  # new test images alone will do
-    name = _measured(folder, found, which)
+    folder = existing_folder(root, *NEEDS)
+    found = scan(folder, IMAGES, need_train=False)  # new test images alone will do
+    name = measured_split(folder, found, which)
     rows = labelled(folder, found.splits[name], name, classes)
     pixels, record = decoded(rows, image_size, max_pixels, cache_dir, given_levels(white_level))
     kept = without_bad(rows, record.bad, on_corrupt)
@@ -177,33 +181,10 @@ def other_folder(
     return name, split
 
 
-def _measured(root: Path, found: Scan, which: str | None) -> str:
-    """Return the name of the split to evaluate."""
-    if ALL in found.splits:
-        if which not in (None, "test"):  # the run's split names mean nothing in a folder without splits
-            raise DataError(
-                f"data.root={printable(root)} is another folder than the run's, without splits: it is measured whole. "
-                f"Leave out split={which}, or name {printable(root)}/{which}/CLASS."
-            )
-        return ALL
-    only = next(iter(found.splits)) if len(found.splits) == 1 else "test"
-    name = which or only
-    if name not in found.splits:
-        there = ", ".join(found.splits)
-        raise DataError(f"data.root={printable(root)} holds {there} and no {name}: choose one with split=NAME.")
-    return name
-
-
 def _log_findings(found: Scan, record: CacheRecord) -> None:
     """Log what was skipped, scaled or duplicated, with counts, at every load."""
-    for note in found.notes:
+    for note in findings(found):
         log.info(f"image_folder: {note}")
-    if found.skipped:
-        total = sum(found.skipped.values())
-        log.info(
-            f"image_folder: skipped {total} files that are no images by their suffix: {counted(found.skipped)} "
-            f"(read are {' '.join(SUFFIXES)})"
-        )
     if levels := record.levels:
         # 4095 is 12 bits; a white level that the user gave may be none of 2^n - 1.
         bits = math.log2(levels.integers + 1)

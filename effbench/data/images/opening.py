@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from effbench.data.images.image_files import printable
+from effbench.data.folder_files import printable
 from effbench.errors import DataError
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; 192 MB as RGB

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effbench.data.table_files import finite_number, number_in
 from effbench.errors import DataError
 
 Row = tuple[int, Mapping[str, str]]  # line in the file, column -> cell
@@ -123,24 +124,16 @@ def _fitted(file: str, rows: Sequence[Row], name: str, categorical: bool) -> Col
     filled = [cell for _, cell in cells if cell]
     if not filled:
         raise DataError(f"{file}: the column {name!r} is empty. Leave it out: data.ignore=[{name}].")
-    if categorical or sum(_is_number(cell) for cell in filled) <= _MOSTLY * len(filled):
+    if categorical or sum(number_in(cell) is not None for cell in filled) <= _MOSTLY * len(filled):
         # a missing category is 0 in all of its features
         return Column(name, tuple(sorted(set(filled))))
     numbers = [_number(file, line, name, cell) for line, cell in cells if cell]
     return Column(name, None, math.fsum(numbers) / len(numbers), len(filled) < len(cells))
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell  # float() reads 1_000 as 1000
-
-
 def _number(file: str, line: int, name: str, cell: str) -> float:
-    value = float(cell) if _is_number(cell) else math.nan
-    if not math.isfinite(value) or abs(value) > torch.finfo(torch.float32).max:
+    value = finite_number(cell)
+    if value is None:
         raise DataError(
             f"{file} line {line}: {cell[:50]!r} in the column {name!r} is no finite number of float32. Correct it, "
             f"leave it empty if it is missing, or write data.categorical=[{name}] if the column holds categories."

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from effbench.data.table_files import files_of
+from effbench.data.table_files import files_of, finite_number, number_in
 from effbench.errors import DataError
 from effbench.escaping import for_terminal
 
@@ -55,7 +54,7 @@ def read_rows(path: Path, num_features: int, names: Sequence[str] | None = None)
     columns, width = list(range(num_features)), num_features
     has_names = names is not None and set(names) <= set(first)
     # A first line with some numbers is a damaged row: as a header it would be lost without a word.
-    if has_names or (any(first) and all(_number(cell) is None for cell in first)):
+    if has_names or (any(first) and all(number_in(cell) is None for cell in first)):
         del lines[0]
         columns, width = _chosen(file, first, num_features, names), len(first)
     elif num_features >= LEAST_NUMBERED and len(lines) > 1 and first == [str(column) for column in columns]:
@@ -107,14 +106,7 @@ def _chosen(file: str, header: Sequence[str], num_features: int, names: Sequence
 
 
 def _checked(file: str, line: int, column: int, cell: str) -> float:
-    value = _number(cell)
-    if value is None or not math.isfinite(value) or abs(value) > torch.finfo(torch.float32).max:
+    value = finite_number(cell)
+    if value is None:
         raise DataError(f"{file} line {line}, column {column + 1}: {cell[:50]!r} is no finite number of float32.")
     return value
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return None if "_" in cell else float(cell)  # float() reads 1_000 as 1000
-    except ValueError:
-        return None

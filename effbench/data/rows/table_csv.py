@@ -11,11 +11,13 @@ from torch import Tensor
 
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_name_lists, check_names, given_file
-from effbench.data.rows.columns import Column, Columns, Row
+from effbench.data.preview import previewed
+from effbench.data.rows.columns import Columns, Row
 from effbench.data.rows.modality import ROWS, Rows
 from effbench.data.splits import Split, Splits, digest, stratified
-from effbench.data.table_files import ENCODING, column_names, files_of, natural_order, read_columns
-from effbench.errors import ConfigError, DataError, unknown_name
+from effbench.data.table_files import ENCODING, column_names, files_of, read_columns
+from effbench.data.target_columns import LABEL_COLUMN, SEPARATOR, TargetColumns, strata
+from effbench.errors import ConfigError, DataError, EffbenchError, unknown_name
 from effbench.escaping import for_terminal
 
 if TYPE_CHECKING:
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LABEL_COLUMN = "label"
-TARGETS = ("class", "values")
+FEATURES = 16  # of a table that cannot be read
 LARGEST = 1000  # features; more come from a column of names or numbers that is taken for categories
 
 
@@ -72,9 +73,19 @@ class Tables(Rows):
                 yield [{"file": str(path), "row": first + place + 1} for place in range(len(chunk))], chunk
 
 
+def _preview(options: Mapping[str, Any], settings: Settings) -> Tables:
+    """Return the modality of the file's features; without a readable file, of as many as usual."""
+    try:
+        width = table_csv(**options).shape[0]
+    except (EffbenchError, TypeError):  # the dataset's function refuses the options with a message
+        width = FEATURES
+    return Tables.blank((width,), settings)
+
+
+@previewed(_preview)
 def table_csv(
     file: str | None = None,
-    label_column: str = LABEL_COLUMN,
+    label_column: str | Sequence[str] = LABEL_COLUMN,
     categorical: Sequence[str] = (),
     ignore: Sequence[str] = (),
     encoding: str = ENCODING,
@@ -82,6 +93,7 @@ def table_csv(
     test_fraction: float = 0.2,
     split_seed: int = 0,
     targets: str = "class",
+    label_separator: str = SEPARATOR,
 ) -> Splits:
     """Read a table; each row is a sample.
 
@@ -90,73 +102,61 @@ def table_csv(
 
     Args:
         file: .csv, .tsv, .jsonl or .parquet.
-        label_column: column with the class, or with the number to predict.
+        label_column, targets, label_separator: see TargetColumns.
         categorical: columns of categories whose cells are numbers.
         ignore: columns to leave out.
         encoding: of a text file.
         val_fraction, test_fraction: parts of the rows of each class.
         split_seed: seed of the draw.
-        targets: 'class': the label column holds classes; 'values': numbers, for task=regression.
 
     Raises:
         ConfigError: an option is missing or out of range, or names a column that the file lacks.
         DataError: the file cannot be read, a cell is no number in a column of numbers, or there is one class.
     """
     check_division(split_seed, val_fraction=val_fraction, test_fraction=test_fraction)
-    if targets not in TARGETS:
-        raise ConfigError(unknown_name("data.targets", str(targets), TARGETS))
-    check_names(label_column=label_column, encoding=encoding)
+    check_names(encoding=encoding)
+    columns = TargetColumns(targets, label_column, label_separator)
     check_name_lists(categorical=categorical, ignore=ignore)
     path = given_file("file", file)
     if path is None:
         raise ConfigError("data=table_csv needs data.file=FILE, a .csv, .tsv, .jsonl or .parquet file.")
-    names = _features(path, encoding, label_column, categorical, ignore)
-    rows = read_columns(path, [*names, label_column], encoding)
-    labels, classes = (_values if targets == "values" else _labels)(path, rows, label_column)
-    # numbers have no classes to draw from in proportion
-    strata = torch.zeros(len(labels), dtype=torch.int64) if targets == "values" else labels
-    parts = _divided(strata, {"test": test_fraction, "val": val_fraction}, split_seed)
+    names = _features(path, encoding, columns.columns, categorical, ignore)
+    rows = read_columns(path, [*names, *columns.columns], encoding)
+    labels, classes = _labels(path, rows, columns)
+    parts = _divided(strata(labels), {"test": test_fraction, "val": val_fraction}, split_seed)
     return _splits(path, rows, labels, classes, parts, names, categorical)
 
 
 def _features(
-    path: Path, encoding: str, label_column: str, categorical: Sequence[str], ignore: Sequence[str]
+    path: Path, encoding: str, labels: Sequence[str], categorical: Sequence[str], ignore: Sequence[str]
 ) -> list[str]:
     """Return the columns that become features."""
     found = column_names(path, encoding)
-    for key, wanted in (("label_column", [label_column]), ("categorical", categorical), ("ignore", ignore)):
+    for key, wanted in (("label_column", labels), ("categorical", categorical), ("ignore", ignore)):
         for name in wanted:
             if name not in found:
                 raise ConfigError(unknown_name(f"data.{key}: the column", str(name), found))
-    names = [name for name in found if name != label_column and name not in ignore]
+    names = [name for name in found if name not in labels and name not in ignore]
     if not names:
-        raise DataError(f"{for_terminal(str(path))} has no column beside {label_column!r} to predict it from.")
+        listed = ", ".join(map(repr, labels))
+        raise DataError(f"{for_terminal(str(path))} has no column beside {listed} to predict it from.")
     return names
 
 
-def _labels(path: Path, rows: Sequence[Row], column: str) -> tuple[Tensor, list[str]]:
+def _labels(path: Path, rows: Sequence[Row], columns: TargetColumns) -> tuple[Tensor, Sequence[str]]:
+    """Return the targets as a task takes them, and the names of classes, labels or numbers."""
     name = for_terminal(str(path))
-    cells = [(line, row[column].strip()) for line, row in rows]
-    if empty := [line for line, cell in cells if not cell]:
-        raise DataError(f"{name} line {empty[0]}: the label is empty ({len(empty)} such lines). Remove those lines.")
-    classes = sorted({cell for _, cell in cells}, key=natural_order)
-    if len(classes) < 2:
-        raise DataError(f"{name} has {len(classes)} classes in the column {column!r}: classification needs two.")
-    if len(classes) > len(rows) / 2:
+    if problems := [(line, why) for line, row in rows if (why := columns.problem(row))]:
+        line, why = problems[0]
+        raise DataError(f"{name} line {line}: {why} ({len(problems)} such lines). Correct or remove those lines.")
+    found = [columns.of(row) for _, row in rows]
+    names = columns.names(name, found)
+    if columns.kind == "class" and len(names) > len(rows) / 2:
         raise DataError(
-            f"{name} has {len(classes)} classes in {len(rows)} rows: the column {column!r} seems to hold numbers. For "
-            "numbers write data.targets=values task=regression loss=mse."
+            f"{name} has {len(names)} classes in {len(rows)} rows: the column {columns.columns[0]!r} seems to hold "
+            "numbers. For numbers write data.targets=values task=regression loss=mse."
         )
-    numbers = {label: number for number, label in enumerate(classes)}
-    return torch.tensor([numbers[cell] for _, cell in cells]), classes
-
-
-def _values(path: Path, rows: Sequence[Row], column: str) -> tuple[Tensor, list[str]]:
-    """Return the label column as float32 (N,), and its name as the only class."""
-    numbers, odd = Columns([Column(column)]).encode(for_terminal(str(path)), rows)
-    if odd:
-        raise DataError(f"{for_terminal(str(path))}: {odd[column]} rows have no number in the column {column!r}.")
-    return numbers.squeeze(1), [column]
+    return columns.encode(name, found, names), names
 
 
 def _divided(labels: Tensor, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ def text_splits(
     classes: Sequence[str],
     options: TextOptions,
     facts: Mapping[str, Any] | None = None,
+    modality: type[Texts] = Texts,
 ) -> Splits:
     """Fit the tokenizer to the train texts, and encode all splits.
 
@@ -38,6 +39,7 @@ def text_splits(
         classes: names of the classes.
         options: tokenizer and length.
         facts: further entries for the record.
+        modality: class that describes the samples.
 
     Raises:
         DataError: a text is empty or no Unicode text.
@@ -60,7 +62,9 @@ def text_splits(
     train = parts["train"]
     assert train is not None
     sha256 = _digest(texts, labels)
-    return Splits(name, train, parts["val"], parts["test"], tuple(classes), sha256, {**(facts or {}), **about}, Texts)
+    return Splits(
+        name, train, parts["val"], parts["test"], tuple(classes), sha256, {**(facts or {}), **about}, modality
+    )
 
 
 def _unknown_share(tokenizer: Tokenizer, tokens: Tensor) -> float:

@@ -35,6 +35,7 @@ class Texts(Modality):
     unit = "text"
     layout = "(T,)"
     size_key = "data.max_length"
+    free_length = "T"
 
     def __init__(self, max_length: int, vocab_size: int, tokenizer: Tokenizer | None, settings: Settings):
         super().__init__((max_length,), settings.device)
@@ -204,7 +205,7 @@ class Texts(Modality):
         return {
             "input": {"name": "texts", "shape": ["N", *self.shape], "dtype": "int64"},
             "preprocessing": {
-                "tokenizer": self.tokenizer.record(),
+                "tokenizer": {**self.tokenizer.record(), "rule": self.tokenizer.rule},
                 "padding": PADDING,
                 "padding_side": "right",
                 "truncation": "the first tokens are kept",

@@ -14,7 +14,8 @@ from effbench.data.option_checks import check_division, check_names, given_file
 from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, stratified
-from effbench.data.table_files import ENCODING, natural_order, read_columns
+from effbench.data.table_files import ENCODING, read_columns
+from effbench.data.target_columns import LABEL_COLUMN, SEPARATOR, Target, TargetColumns
 from effbench.data.text.dataset import text_splits
 from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, encoded, text_problem
 from effbench.data.text.files import TEXT_COLUMN
@@ -25,9 +26,9 @@ from effbench.escaping import for_terminal
 
 log = logging.getLogger(__name__)
 
-Sample = tuple[str, str]  # text, label
-LABEL_COLUMN = "label"
-_SHOWN = 5  # texts or labels in a message
+Sample = tuple[str, Target]
+CLASSES = TargetColumns()  # a class a text
+_SHOWN = 5  # lines in a message
 
 
 def texts_of(max_length: int) -> Callable[[Mapping[str, Any], Settings], Texts]:
@@ -47,7 +48,7 @@ def text_csv(
     val_file: str | None = None,
     test_file: str | None = None,
     text_column: str = TEXT_COLUMN,
-    label_column: str = LABEL_COLUMN,
+    label_column: str | Sequence[str] = LABEL_COLUMN,
     encoding: str = ENCODING,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
@@ -55,13 +56,16 @@ def text_csv(
     tokenizer: str = "bytes",
     max_length: int = MAX_LENGTH,
     vocab_size: int = VOCAB_SIZE,
+    targets: str = "class",
+    label_separator: str = SEPARATOR,
 ) -> Splits:
-    """Read texts and their classes.
+    """Read texts and their classes, labels or numbers.
 
     Args:
-        file: .csv, .tsv, .jsonl or .parquet with a text and a label a row.
+        file: .csv, .tsv, .jsonl or .parquet with a text and a target a row.
         val_file, test_file: the same for validation and test; None: drawn from `file`.
-        text_column, label_column: names of the columns.
+        text_column: name of the column with the texts.
+        label_column, targets, label_separator: see TargetColumns.
         encoding: of text files.
         val_fraction, test_fraction: parts of the texts of `file`; unused with val_file, test_file.
         split_seed: seed of the draw.
@@ -73,7 +77,8 @@ def text_csv(
     """
     options = TextOptions(tokenizer, max_length, vocab_size)
     check_division(split_seed, val_fraction=val_fraction, test_fraction=test_fraction)
-    check_names(text_column=text_column, label_column=label_column, encoding=encoding)
+    check_names(text_column=text_column, encoding=encoding)
+    columns = TargetColumns(targets, label_column, label_separator)
     given = {
         "train": given_file("file", file),
         "val": given_file("val_file", val_file),
@@ -81,13 +86,10 @@ def text_csv(
     }
     if given["train"] is None:
         raise ConfigError("data=text_csv needs data.file=FILE, a .csv, .tsv, .jsonl or .parquet file.")
-    found = {
-        which: _samples(path, text_column, label_column, encoding) for which, path in given.items() if path is not None
-    }
-    return labelled_splits(
-        given["train"].name, found, {"val": val_fraction, "test": test_fraction}, split_seed, options,
-        {"file": str(file), "text_column": text_column, "label_column": label_column},
-    )  # fmt: skip
+    found = {which: _samples(path, text_column, columns, encoding) for which, path in given.items() if path is not None}
+    facts = {"file": str(file), "text_column": text_column, "label_column": label_column}
+    fractions = {"val": val_fraction, "test": test_fraction}
+    return labelled_splits(given["train"].name, found, fractions, split_seed, options, facts, columns)
 
 
 @reads_other_source(text_csv)
@@ -114,17 +116,34 @@ def other_texts(
         return None
     path = given_file(chosen, now[chosen])
     assert path is not None
-    samples = _samples(
-        path, now.get("text_column", TEXT_COLUMN), now.get("label_column", LABEL_COLUMN),
-        now.get("encoding", ENCODING),
-    )  # fmt: skip
-    classes = [str(name) for name in recorded["classes"]]
-    _check_labels(f"data.{chosen}", samples, classes)
-    tokens, _ = encoded(
-        restored_tokenizer(recorded.get("tokenizer")), [text for text, _ in samples], recorded["shape"][0]
+    columns = TargetColumns(
+        now.get("targets", "class"), now.get("label_column", LABEL_COLUMN), now.get("label_separator", SEPARATOR)
     )
+    samples = _samples(path, now.get("text_column", TEXT_COLUMN), columns, now.get("encoding", ENCODING))
     log.info(f"note: data.{chosen} is not the run's file: all {len(samples):,} texts of it are evaluated")
-    return which, Split(tokens, torch.tensor([classes.index(label) for _, label in samples]))
+    return which, other_samples(f"data.{chosen}", samples, recorded, columns)
+
+
+def other_samples(
+    name: str, samples: Sequence[Sample], recorded: Mapping[str, Any], columns: TargetColumns = CLASSES
+) -> Split:
+    """Return texts of another source, with the run's tokenizer and classes.
+
+    Args:
+        name: of the source, for messages.
+        samples: texts with their targets.
+        recorded: `data` of the run's summary.
+        columns: how the targets were read.
+
+    Raises:
+        DataError: a label is none of the run's.
+    """
+    labels = columns.encode(name, [target for _, target in samples], [str(each) for each in recorded["classes"]])
+    tokenizer, length = restored_tokenizer(recorded.get("tokenizer")), recorded["shape"][0]
+    tokens, cut = encoded(tokenizer, [text for text, _ in samples], length)
+    if cut:
+        log.info(f"{name}: {cut:,} of {len(samples):,} texts are cut to {length} tokens, as in training")
+    return Split(tokens, labels)
 
 
 def labelled_splits(
@@ -134,6 +153,8 @@ def labelled_splits(
     split_seed: int,
     options: TextOptions,
     facts: Mapping[str, Any],
+    columns: TargetColumns = CLASSES,
+    modality: type[Texts] = Texts,
 ) -> Splits:
     """Return Splits of texts with labels; splits that are not given are drawn from train.
 
@@ -146,6 +167,8 @@ def labelled_splits(
         split_seed: seed of the draw.
         options: tokenizer and length.
         facts: for the record.
+        columns: how the targets were read.
+        modality: class that describes the samples.
 
     Raises:
         DataError: a label of val or test is not in train, or train has one class.
@@ -156,55 +179,48 @@ def labelled_splits(
         rest = len(parts["train"])
         wanted = round(fractions[which] * len(found["train"]))
         if which not in found and wanted and rest:
-            parts["train"], parts[which] = _drawn(parts["train"], wanted / rest, split_seed)
-    classes = sorted({label for _, label in parts["train"]}, key=natural_order)
-    if len(classes) < 2:
-        raise DataError(
-            f"{name} has one class, {classes[0]!r}: classification needs two." if classes else f"{name} has no texts."
-        )
-    numbers = {label: number for number, label in enumerate(classes)}
-    for which, samples in parts.items():
-        _check_labels(f"{name} {which}", samples, classes)
+            parts["train"], parts[which] = _drawn(parts["train"], wanted / rest, split_seed, columns.kind == "class")
+    # a label that only drawn texts have is still one of the model's outputs
+    whole = found if columns.kind == "labels" else parts
+    classes = columns.names(name, [target for _, target in whole["train"]])
     _tell_shared(name, parts)
     ordered = {which: parts[which] for which in ("train", "val", "test") if parts.get(which)}
     texts = {which: [text for text, _ in samples] for which, samples in ordered.items()}
-    labels = {which: torch.tensor([numbers[label] for _, label in samples]) for which, samples in ordered.items()}
-    return text_splits(name, texts, labels, classes, options, facts)
+    labels = {
+        which: columns.encode(f"{name} {which}", [target for _, target in samples], classes)
+        for which, samples in ordered.items()
+    }
+    return text_splits(name, texts, labels, classes, options, facts, modality)
 
 
-def _samples(path: Path, text_column: str, label_column: str, encoding: str) -> list[Sample]:
-    if text_column == label_column:
+def _samples(path: Path, text_column: str, columns: TargetColumns, encoding: str) -> list[Sample]:
+    if text_column in columns.columns:
         raise ConfigError(f"data.text_column and data.label_column are both {text_column!r}; name two columns.")
-    rows = read_columns(path, [text_column, label_column], encoding)
+    rows = read_columns(path, [text_column, *columns.columns], encoding)
     name, problems = for_terminal(str(path)), []
     for line, row in rows:
-        why = text_problem(row[text_column])
-        if why or not row[label_column].strip():
-            problems.append(f"line {line}: the {'text' if why else 'label'} {why or 'is empty'}")
+        empty = text_problem(row[text_column])
+        if why := f"the text {empty}" if empty else columns.problem(row):
+            problems.append(f"line {line}: {why}")
     if problems:
         more = f" … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(f"{name} {'; '.join(problems[:_SHOWN])}{more}. Fill them in, or remove those lines.")
     if not rows:
         raise DataError(f"{name} holds no rows.")
-    return [(row[text_column], row[label_column].strip()) for _, row in rows]
+    return [(row[text_column], columns.of(row)) for _, row in rows]
 
 
-def _check_labels(name: str, samples: Iterable[Sample], classes: Sequence[str]) -> None:
-    if unseen := sorted({label for _, label in samples} - set(classes), key=natural_order):
-        raise DataError(
-            f"{name} has the label {', '.join(map(repr, unseen[:_SHOWN]))}, which train does not have. "
-            f"Labels of train: {', '.join(map(repr, classes[:_SHOWN]))}{' …' * (len(classes) > _SHOWN)}."
-        )
-
-
-def _drawn(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Draw about `fraction` of the samples of each class; equal texts stay together. Returns (rest, drawn)."""
+def _drawn(samples: Sequence[Sample], fraction: float, seed: int, by_class: bool) -> tuple[list[Sample], list[Sample]]:
+    """Draw about `fraction` of the samples, or of each class; equal texts stay together. Returns (rest, drawn)."""
     groups: dict[str, list[int]] = {}
     for place, (text, _) in enumerate(samples):
         groups.setdefault(text, []).append(place)
-    names = {label: number for number, label in enumerate(sorted({label for _, label in samples}))}
-    firsts = [places[0] for places in groups.values()]  # the class of a group is that of its first sample
-    labels = torch.tensor([names[samples[place][1]] for place in firsts])
+    # the class of a group is that of its first sample; labels and numbers have no classes to draw from in proportion
+    strata = [str(samples[places[0]][1]) if by_class else "" for places in groups.values()]
+    # of all samples, also those that share a text: the draw of a class depends on the classes before it
+    names = sorted({str(target) for _, target in samples} if by_class else {""})
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = torch.tensor([numbers[stratum] for stratum in strata])
     counts = torch.bincount(labels, minlength=len(names)).tolist()
     per_class = {
         number: min(max(round(count * fraction), 1), count - 1) if count > 1 else 0

@@ -20,12 +20,14 @@ class Tokenizer(ABC):
 
     Attributes:
         name: value of data.tokenizer.
+        rule: how a text becomes token numbers, for users of an exported file.
         knows_all: no token of any text is UNKNOWN.
         keeps_text: tokens decode to the text that they are of, unknown ones excepted.
         vocab_size: token numbers, padding included.
     """
 
     name: ClassVar[str]
+    rule: ClassVar[str]
     knows_all: ClassVar[bool] = True
     keeps_text: ClassVar[bool] = True
     vocab_size: int
@@ -71,6 +73,7 @@ class Bytes(Tokenizer):
     """UTF-8 bytes: token number = byte + 1. Nothing is fitted, and no text is unknown."""
 
     name = "bytes"
+    rule = "each byte of the text in UTF-8, plus 1"
     vocab_size = 257
 
     @classmethod
@@ -150,6 +153,7 @@ class Characters(_Listed):
     """Unicode characters of the train split."""
 
     name, joint = "chars", ""
+    rule = "each Unicode character: its place in `tokens`, from 2; 1 if it is not there"
 
     @staticmethod
     def split(text: str) -> Iterable[str]:
@@ -161,6 +165,10 @@ class Words(_Listed):
 
     name, joint = "words", " "
     keeps_text = False
+    rule = (
+        f"the text in lower case; each match of the regular expression {_WORD.pattern} (Unicode): its place in "
+        "`tokens`, from 2; 1 if it is not there"
+    )
 
     @staticmethod
     def split(text: str) -> Iterable[str]:
@@ -175,6 +183,7 @@ class BytePairs(Tokenizer):
     """
 
     name = "bpe"
+    rule = "tokenizers.Tokenizer.from_str(content).encode(text).ids, of the package tokenizers"
 
     def __init__(self, content: str):
         self.content = content

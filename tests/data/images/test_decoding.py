@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from effbench.data.folder_files import printable, subfolders, walk
 from effbench.data.images.decoding import decode, decode_many
-from effbench.data.images.image_files import find_images, printable, subfolders, walk
+from effbench.data.images.image_files import IMAGES, find_images
 from effbench.data.images.modality import Images
 from effbench.data.images.opening import ImageError
 from effbench.errors import ConfigError, DataError
@@ -561,7 +562,7 @@ def test_a_linked_folder_is_followed_and_a_broken_link_is_listed(tmp_path: Path)
     (tmp_path / "set").mkdir()
     (tmp_path / "set/linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "set/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    assert walk(tmp_path / "set")[0] == [tmp_path / "set/gone.jpg", tmp_path / "set/linked/1.jpg"]
+    assert walk(tmp_path / "set", IMAGES)[0] == [tmp_path / "set/gone.jpg", tmp_path / "set/linked/1.jpg"]
 
 
 @pytest.mark.row(37)

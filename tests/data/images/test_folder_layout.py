@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effbench.data.images.folder_layout import named_as
+from effbench.data.folder_layout import named_as
 from effbench.data.images.image_folder import image_folder, one_split
 from effbench.errors import DataError
 

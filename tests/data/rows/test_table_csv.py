@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from effbench.data.modality import Settings
+from effbench.data.preview import preview_of
 from effbench.data.rows.columns import Columns
 from effbench.data.rows.table_csv import Tables, table_csv
 from effbench.errors import ConfigError, DataError
@@ -120,7 +121,7 @@ def test_a_text_among_numbers_is_named_by_line(tmp_path, cell, message):
     ("content", "header", "message"),
     [
         ([("a",), ("b",)], ("label",), "has no column beside 'label'"),
-        ([("1", "a")] * 9, ("x", "label"), "has 1 classes in the column 'label'"),
+        ([("1", "a")] * 9, ("x", "label"), "has one class, 'a'"),
         ([(str(n), str(n)) for n in range(9)], ("x", "label"), "seems to hold numbers. For numbers write data.targets"),
         ([("1", ""), ("2", "a"), ("3", "b")], ("x", "label"), "line 2: the label is empty"),
         ([("", "ab"[n % 2]) for n in range(9)], ("x", "label"), "the column 'x' is empty"),
@@ -146,6 +147,15 @@ def test_tables_that_cannot_be_learnt_are_named(tmp_path, content, header, messa
 def test_bad_options_are_named(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         table_csv(**{"file": write(tmp_path / "a.csv"), **options})
+
+
+def test_preview_knows_the_width_that_only_the_file_tells(tmp_path):
+    preview = preview_of(table_csv)
+    options = {"file": write(tmp_path / "a.csv"), "ignore": ["id"]}
+    kind = preview(options, Settings())
+    assert type(kind) is Tables
+    assert kind.shape == table_csv(**options).shape == (6,)
+    assert preview({"file": None}, Settings()).shape == (16,)  # any width: the file is missing
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from effbench.data.images.image_files import SUFFIXES, is_folder, printable, subfolders, visible, walk
+from effbench.data.folder_files import FileKind, is_folder, printable, subfolders, visible, walk
 from effbench.errors import DataError
+from effbench.units import article
 
 SPLITS = ("train", "val", "test")
-ALL = "all"  # the single split of ROOT/CLASS/*.jpg, before it is divided
+ALL = "all"  # the single split of ROOT/CLASS, before it is divided
 ClassFiles = dict[str, list[Path]]
 
 _NAMES = {
@@ -35,10 +36,27 @@ _SPLIT_OF = {name: which for which, names in _NAMES.items() for name in names}
 # words allowed beside a split's name: train_set, test-images, seg_train, X_val, Train Data v2
 _BESIDE = frozenset(
     [
-        *("a", "all", "class", "classes", "data", "dataset", "datasets", "dir", "directory", "example", "examples"),
+        *("a", "all", "class", "classes", "data", "dataset", "datasets", "dir", "directory", "doc", "docs", "document"),
+        *("documents", "example", "examples"),
         *("file", "files", "final", "folder", "folders", "full", "image", "images", "img", "imgs", "jpeg", "jpg"),
         *("my", "new", "original", "photo", "photos", "pic", "pics", "picture", "pictures", "png", "px", "raw"),
-        *("resized", "sample", "samples", "seg", "set", "sets", "split", "splits", "subset", "the", "v", "x"),
+        *(
+            "resized",
+            "sample",
+            "samples",
+            "seg",
+            "set",
+            "sets",
+            "split",
+            "splits",
+            "subset",
+            "text",
+            "texts",
+            "the",
+            "txt",
+            "v",
+            "x",
+        ),
     ]
 )
 # two words written as one: trainset, testimages
@@ -82,24 +100,36 @@ class Layout:
 
 @dataclass(frozen=True)
 class Scan:
-    """The images of a dataset.
+    """The files of a dataset.
 
     Attributes:
+        kind: of the files.
         root: folder that holds the splits or classes, in the given one.
         splits: {split: {class: files}}, or {'all': {class: files}}.
-        skipped: suffix -> number of files that are not images.
+        notes: one line for each thing that was skipped, or read in another place.
+        skipped: suffix -> number of files of other kinds.
     """
 
+    kind: FileKind
     root: Path
     splits: dict[str, ClassFiles]
     notes: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def scan(root: Path, need_train: bool = True) -> Scan:
-    """Find every image below root by split and class. Raises DataError for ambiguous or missing folders."""
-    layout = find_layout(root)
-    found = Scan(layout.root, {}, layout.notes)
+def scan(root: Path, kind: FileKind, need_train: bool = True) -> Scan:
+    """Find every file of a kind below root by split and class.
+
+    Args:
+        root: the given folder.
+        kind: of the files.
+        need_train: refuse splits without a train folder.
+
+    Raises:
+        DataError: folders are ambiguous or missing.
+    """
+    layout = find_layout(root, kind)
+    found = Scan(kind, layout.root, {}, layout.notes)
     if not layout.splits:
         found.splits[ALL] = _classes_in(layout.root, found)
         _note_split_like_classes(layout.root, found)
@@ -109,7 +139,7 @@ def scan(root: Path, need_train: bool = True) -> Scan:
         raise DataError(f"data.root={printable(layout.root)} holds {listed(sorted(names))} and no train.")
     for which in SPLITS:
         if which in layout.splits:
-            found.splits[which] = _classes_in(_inner(layout.splits[which], which, found.notes), found)
+            found.splits[which] = _classes_in(_inner(layout.splits[which], which, kind, found.notes), found)
     if need_train:
         train = found.splits["train"].keys()
         for which, classes in found.splits.items():
@@ -123,16 +153,22 @@ def scan(root: Path, need_train: bool = True) -> Scan:
     return found
 
 
-def find_layout(root: Path, depth: int = 4) -> Layout:
-    """Find the splits in root, or in the single folder inside it; none if root holds the classes."""
+def find_layout(root: Path, kind: FileKind, depth: int = 4) -> Layout:
+    """Find the splits in root, or in the single folder inside it; none if root holds the classes.
+
+    Args:
+        root: the given folder.
+        kind: of the files.
+        depth: single folders in each other that are searched.
+    """
     folders = subfolders(root)
     splits = _splits_among(root, folders)
     if splits:
-        return Layout(root, splits, _notes_beside(root, splits, folders))
+        return Layout(root, splits, _notes_beside(root, splits, folders, kind))
     # Archives often unpack to a folder in a folder; `depth` ends the search in a chain of them.
-    # an image beside the single folder is a sign that root itself is meant
-    if len(folders) == 1 and depth and not _loose(root) and subfolders(folders[0]):
-        inner = find_layout(folders[0], depth - 1)
+    # a file of the kind beside the single folder is a sign that root itself is meant
+    if len(folders) == 1 and depth and not _loose(root, kind) and subfolders(folders[0]):
+        inner = find_layout(folders[0], kind, depth - 1)
         # a folder such as ROOT/images/CLASS or ROOT/pets/pets/CLASS
         wraps = named_as(folders[0].name) == (None, ()) or folders[0].name.lower() == root.name.lower()
         if inner.splits or inner.root != folders[0] or wraps:
@@ -140,12 +176,7 @@ def find_layout(root: Path, depth: int = 4) -> Layout:
             return Layout(
                 inner.root, inner.splits, [note, *(line for line in inner.notes if "only folder" not in line)]
             )
-    return Layout(
-        root,
-        {},
-        [f"{_loose(root)} images right in {printable(root)} have no class: passed over"]
-        * bool(_loose(root) and folders),
-    )
+    return Layout(root, {}, [_loose_note(root, kind)] * bool(_loose(root, kind) and folders))
 
 
 def _splits_among(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
@@ -192,31 +223,31 @@ def _with_one_prefix(folders: Sequence[Path]) -> dict[str, list[Path]]:
     return whole[0] if len(whole) == 1 else {}
 
 
-def _notes_beside(root: Path, splits: Mapping[str, Path], folders: Sequence[Path]) -> list[str]:
-    """Note folders with images next to the splits. Raises DataError for one with the same classes as a split."""
-    classes = {name for which, path in splits.items() for name in _names_in(_inner(path, which, []))}
+def _notes_beside(root: Path, splits: Mapping[str, Path], folders: Sequence[Path], kind: FileKind) -> list[str]:
+    """Note folders with files next to the splits. Raises DataError for one with the same classes as a split."""
+    classes = {name for which, path in splits.items() for name in _names_in(_inner(path, which, kind, []))}
     notes = []
     for path in folders:
-        count = len(walk(path)[0]) if path not in splits.values() else 0
+        count = len(walk(path, kind)[0]) if path not in splits.values() else 0
         if not count:
             continue
         if shared := _names_in(path) & classes:
             raise DataError(
-                f"data.root={printable(root)}: '{printable(path.name)}' ({count} images) holds class folders "
+                f"data.root={printable(root)}: '{printable(path.name)}' ({count} {kind.noun}s) holds class folders "
                 f"({listed(sorted(shared), 3)}) like {_names(splits.values())}, but its name "
                 "is that of no split. Name it train, val or test, or move it out."
             )
-        notes.append(f"passed over '{printable(path.name)}' ({count} images): its name is that of no split")
-    if loose := _loose(root):
-        notes.append(f"{loose} images right in {printable(root)} have no class: passed over")
+        notes.append(f"passed over '{printable(path.name)}' ({count} {kind.noun}s): its name is that of no split")
+    if _loose(root, kind):
+        notes.append(_loose_note(root, kind))
     return notes
 
 
-def _inner(folder: Path, which: str, notes: list[str]) -> Path:
+def _inner(folder: Path, which: str, kind: FileKind, notes: list[str]) -> Path:
     """Return the folder of a split's classes: a single inner folder such as seg_train/seg_train or train/images."""
     here = folder
     # Only while names allow it: in train/cats alone, cats is a class.
-    while not _loose(here) and len(inside := subfolders(here)) == 1 and subfolders(inside[0]):
+    while not _loose(here, kind) and len(inside := subfolders(here)) == 1 and subfolders(inside[0]):
         name, others = named_as(inside[0].name)
         if others or name not in (which, None):
             break
@@ -235,33 +266,38 @@ def _names_in(folder: Path) -> set[str]:
     return {printable(path.name).lower() for path in subfolders(folder)}
 
 
-def _loose(folder: Path) -> int:
-    """Return the number of images directly in the folder, which have no class there."""
-    return sum(entry.name.lower().endswith(SUFFIXES) and not is_folder(entry) for entry in visible(folder))
+def _loose(folder: Path, kind: FileKind) -> int:
+    """Return the number of files directly in the folder, which have no class there."""
+    return sum(kind.holds(entry.name) and not is_folder(entry) for entry in visible(folder))
+
+
+def _loose_note(folder: Path, kind: FileKind) -> str:
+    return f"{_loose(folder, kind)} {kind.noun}s right in {printable(folder)} have no class: passed over"
 
 
 def _classes_in(folder: Path, found: Scan) -> ClassFiles:
     """Return {printable class name: its files}, both sorted."""
-    folders = subfolders(folder)
+    folders, kind = subfolders(folder), found.kind
     if not folders:
         raise DataError(
-            f"{printable(folder)} holds no class folders ({_loose(folder)} images without a class). "
-            f"Put each class's images into {printable(folder)}/CLASS/."
+            f"{printable(folder)} holds no class folders ({_loose(folder, kind)} {kind.noun}s without a class). "
+            f"Put each class's {kind.noun}s into {printable(folder)}/CLASS/."
         )
     # printable names are the classes' names everywhere: in records, reports and messages
-    walked = {printable(path.name): walk(path) for path in folders}
+    walked = {printable(path.name): walk(path, kind) for path in folders}
     if empty := [name for name, (files, _) in walked.items() if not files]:
         there = sum((walked[name][1] for name in empty), Counter[str]())
         holding = f"; they hold {counted(there)}" if there else ""
+        suffixes = ", ".join(suffix or "no suffix" for suffix in kind.suffixes)
         raise DataError(
-            f"{printable(folder)} holds {len(empty)} class folders without an image ({', '.join(SUFFIXES)}): "
-            f"{listed(empty)}{holding}. Fill, convert or remove them."
+            f"{printable(folder)} holds {len(empty)} class folders without {article(kind.noun)} {kind.noun} "
+            f"({suffixes}): {listed(empty)}{holding}. Fill, convert or remove them."
         )
     # counted only now: an error above already names the files of its classes
     for _, skipped in walked.values():
         found.skipped.update(skipped)
-    if (loose := _loose(folder)) and not any(f"right in {printable(folder)} " in note for note in found.notes):
-        found.notes.append(f"{loose} images right in {printable(folder)} have no class: passed over")
+    if _loose(folder, kind) and not any(f"right in {printable(folder)} " in note for note in found.notes):
+        found.notes.append(_loose_note(folder, kind))
     return {name: files for name, (files, _) in walked.items()}
 
 
@@ -269,7 +305,7 @@ def _note_split_like_classes(root: Path, found: Scan) -> None:
     """Note folders that all hold the same folders: they may be splits with unknown names, or contain the splits."""
     inside = [_names_in(path) for path in subfolders(root)]
     shared = set.intersection(*inside) if len(inside) > 1 else set()
-    # ROOT/CLASS/train: reading it as classes would mix train and test images
+    # ROOT/CLASS/train: reading it as classes would mix train and test
     if len(shared) > 1 and {_split_named(name) for name in shared} >= {"train"} and all(map(_split_named, shared)):
         raise DataError(
             f"data.root={printable(root)}: its folders {listed(found.splits[ALL])} hold the splits "
@@ -277,7 +313,7 @@ def _note_split_like_classes(root: Path, found: Scan) -> None:
             "test/CLASS."
         )
     # A note and no error: classes may well hold the same folders, such as front/ and back/.
-    if len(shared) > 1 and not any(_loose(path) for path in subfolders(root)):
+    if len(shared) > 1 and not any(_loose(path, found.kind) for path in subfolders(root)):
         found.notes.append(
             f"warning: the class folders {listed(found.splits[ALL])} all hold the folders {listed(sorted(shared))}; "
             "if these are the classes, name the outer folders train, val and test"
@@ -293,6 +329,18 @@ def differing_in_case(names: Iterable[str], others: Iterable[str]) -> str:
         return ""
     shown = ", ".join(f"'{one}' and '{other}'" for one, other in pairs[:3])
     return f" {shown} differ in case alone: rename one of them."
+
+
+def findings(found: Scan) -> list[str]:
+    """Return lines about what was passed over, skipped or read in another place."""
+    if not found.skipped:
+        return found.notes
+    suffixes = " ".join(suffix or "no suffix" for suffix in found.kind.suffixes)
+    return [
+        *found.notes,
+        f"skipped {sum(found.skipped.values())} files that are no {found.kind.noun}s by their suffix: "
+        f"{counted(found.skipped)} (read are {suffixes})",
+    ]
 
 
 def listed(names: Iterable[str], at_most: int = 5) -> str:

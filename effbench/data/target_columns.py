@@ -1,0 +1,139 @@
+"""Targets in the columns of a table: a class, any number of labels, or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from effbench.data.table_files import finite_number, natural_order
+from effbench.errors import ConfigError, DataError, shown, unknown_name
+
+KINDS = ("class", "labels", "values")
+LABEL_COLUMN, SEPARATOR = "label", ";"
+SHOWN = 5  # labels in a message
+_PRESENT = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+
+Target = str | tuple[str, ...] | tuple[float, ...]  # a class, the labels of a sample in order, or its numbers
+
+
+class TargetColumns:
+    """How columns hold the targets of samples.
+
+    Args:
+        kind: 'class': one column with the class; 'labels': one column with labels and a separator between them, or
+            several columns of 0 and 1; 'values': columns of numbers.
+        columns: name of the column, or a list of names.
+        separator: between the labels of a cell.
+
+    Raises:
+        ConfigError: an argument is of the wrong type, or kind and columns do not fit.
+    """
+
+    def __init__(self, kind: str = "class", columns: str | Sequence[str] = LABEL_COLUMN, separator: str = SEPARATOR):
+        names = [columns] if isinstance(columns, str) else columns
+        if not (isinstance(names, list | tuple) and names and all(isinstance(name, str) and name for name in names)):
+            raise ConfigError(
+                f"data.label_column must be a name, or a list of names such as [length,width]; got {shown(columns)}."
+            )
+        if len(set(names)) < len(names):
+            raise ConfigError(f"data.label_column must name each column once; got {shown(columns)}.")
+        if not isinstance(separator, str) or not separator.strip():
+            raise ConfigError(f"data.label_separator must be a sign between labels, such as ';'; got {separator!r}.")
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ConfigError(unknown_name("data.targets", str(kind), KINDS))
+        if kind == "class" and len(names) > 1:
+            raise ConfigError(
+                f"data.label_column must be one column for data.targets=class; got {shown(columns)}. For several "
+                "labels write data.targets=labels task=multilabel loss=bce, for numbers data.targets=values "
+                "task=regression loss=mse."
+            )
+        self.kind, self.columns, self.separator = kind, tuple(names), separator
+
+    @property
+    def listed(self) -> bool:
+        """True if the labels of a sample are listed in one cell."""
+        return self.kind == "labels" and len(self.columns) == 1
+
+    def problem(self, row: Mapping[str, str]) -> str | None:
+        """Return why the cells of a row are no target, or None. An empty list of labels is one."""
+        for column in () if self.listed else self.columns:
+            cell = row[column].strip()
+            if not cell:
+                return "the label is empty" if self.kind == "class" else f"the column {column!r} is empty"
+            if self.kind == "labels" and cell.lower() not in _PRESENT:
+                return f"{cell[:50]!r} in the column {column!r} is not 0 or 1"
+            if self.kind == "values" and finite_number(cell) is None:
+                return f"{cell[:50]!r} in the column {column!r} is no finite number of float32"
+        return None
+
+    def of(self, row: Mapping[str, str]) -> Target:
+        """Return the target of a row without a problem."""
+        cells = [row[column].strip() for column in self.columns]
+        if self.kind == "class":
+            return cells[0]
+        if self.kind == "values":
+            return tuple(map(float, cells))
+        if self.listed:
+            return tuple(sorted({label.strip() for label in cells[0].split(self.separator) if label.strip()}))
+        return tuple(name for name, cell in zip(self.columns, cells, strict=True) if _PRESENT[cell.lower()])
+
+    def names(self, name: str, targets: Iterable[Target]) -> tuple[str, ...]:
+        """Return the names of classes, labels or numbers, in the order of the model's outputs.
+
+        Args:
+            name: of the data, for messages.
+            targets: of the train split.
+
+        Raises:
+            DataError: there is one class, or no label.
+        """
+        if self.kind == "values" or (self.kind == "labels" and not self.listed):
+            return self.columns
+        found = sorted(self._labels(targets), key=natural_order)
+        if self.kind == "labels" and not found:
+            raise DataError(f"{name} has no labels: every cell of the column {self.columns[0]!r} is empty.")
+        if self.kind == "class" and len(found) < 2:
+            raise DataError(
+                f"{name} has one class, {found[0]!r}: classification needs two." if found else f"{name} has no rows."
+            )
+        return tuple(found)
+
+    def encode(self, name: str, targets: Sequence[Target], names: Sequence[str]) -> Tensor:
+        """Return the targets as a task takes them: int64 (N,), float32 (N, K) of 0 and 1, or numbers (N,) or (N, D).
+
+        Args:
+            name: of the split, for messages.
+            targets: N targets.
+            names: as `names` returned them for the train split.
+
+        Raises:
+            DataError: a class or label is not in `names`.
+        """
+        if self.kind == "values":
+            values = torch.tensor(targets, dtype=torch.float32).view(len(targets), len(names))
+            return values.squeeze(1)
+        numbers = {label: number for number, label in enumerate(names)}
+        if unseen := sorted(self._labels(targets) - numbers.keys(), key=natural_order):
+            raise DataError(
+                f"{name} has the label {', '.join(map(repr, unseen[:SHOWN]))}, which train does not have. "
+                f"Labels of train: {', '.join(map(repr, names[:SHOWN]))}{' …' * (len(names) > SHOWN)}."
+            )
+        if self.kind == "class":
+            return torch.tensor([numbers[str(target)] for target in targets], dtype=torch.int64)
+        found = torch.zeros(len(targets), len(names))
+        for place, labels in enumerate(targets):
+            found[place, [numbers[str(label)] for label in labels]] = 1
+        return found
+
+    def _labels(self, targets: Iterable[Target]) -> set[str]:
+        """Return the classes or labels that occur."""
+        if self.kind == "class":
+            return set(map(str, targets))
+        return {str(label) for labels in targets for label in labels}
+
+
+def strata(targets: Tensor) -> Tensor:
+    """Return int64 (N,), the groups from which splits are drawn in proportion: classes, or one group for all."""
+    return torch.zeros(len(targets), dtype=torch.int64) if targets.is_floating_point() else targets

@@ -1,0 +1,124 @@
+"""Exported models of texts: the length is free where it can be, and the record is enough to encode a text."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import effbench
+from effbench.export.formats import export_bytes, load_exported
+from effbench.export.parity import compare
+from effbench.models.ngrams import Ngrams
+from effbench.models.text_cnn import TextCnn
+from effbench.models.transformer import TransformerEncoder
+from effbench.run.export import export_run
+
+LENGTH, VOCAB = 12, 30
+
+
+def models() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    found = {
+        "text_cnn": TextCnn(3, VOCAB, dim=8, channels=4),
+        "ngrams": Ngrams(3, VOCAB, buckets=100, hidden=4),
+        "transformer": TransformerEncoder(3, VOCAB, LENGTH, dim=8, depth=1, heads=2),
+    }
+    return {name: model.eval().requires_grad_(False) for name, model in found.items()}
+
+
+def texts() -> Tensor:
+    given = torch.randint(1, VOCAB, (6, LENGTH), generator=torch.Generator().manual_seed(0))
+    given[1, 7:] = given[2, 1:] = 0
+    return given
+
+
+def same(expected: Tensor, got: Tensor, tie: float) -> Tensor:
+    del tie
+    return expected.argmax(1) == got.argmax(1)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("form", ["onnx", "torch_export", "torchscript"])
+def test_files_take_every_length(name: str, form: str, tmp_path: Path) -> None:
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+    model = models()[name]
+    (tmp_path / "file").write_bytes(export_bytes(form, model, texts()[:2], "texts", "T"))
+    exported = load_exported(form, tmp_path / "file")
+    parity = compare(model, exported, texts(), 4, same, range(1, LENGTH + 1))
+    assert parity.max_difference < 1e-5
+    assert parity.lengths == tuple(range(1, LENGTH + 1))
+
+
+def test_ngrams_of_a_file_are_those_of_the_model() -> None:
+    model = models()["ngrams"]
+    program = torch.export.export(model, (texts()[:2],), dynamic_shapes=({0: torch.export.Dim("N")},))
+    torch.testing.assert_close(program.module()(texts()), model(texts()), rtol=0, atol=1e-6)
+
+
+def test_a_difference_at_one_length_only_is_found() -> None:
+    model = models()["text_cnn"]
+    parity = compare(model, lambda given: model(given) + (given.shape[1] == 5), texts(), 4, same, (1, 5, LENGTH))
+    assert parity.max_difference == pytest.approx(1, rel=1e-5)
+    assert compare(model, model, texts(), 4, same, (1, LENGTH)).max_difference < 1e-6
+
+
+# --- of runs
+
+
+def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
+    monkeypatch.chdir(folder)
+    with Path("a.csv").open("w", newline="") as stream:
+        rows = [(f"{('guten Tag', 'good day')[n % 2]}, Nr. {n}", n % 2) for n in range(60)]
+        csv.writer(stream).writerows([("text", "label"), *rows])
+    data = ["data=text_csv", "data.file=a.csv", "data.tokenizer=words", f"data.max_length={LENGTH}"]
+    return effbench.train([*data, *words, "trainer.max_epochs=1", "device.threads=1", "hydra.run.dir=run"])
+
+
+def encoded(text: str, about: dict[str, Any]) -> list[int]:
+    """The token numbers as a user computes them from the record alone."""
+    tokenizer = about["tokenizer"]
+    assert tokenizer["name"] == "words"
+    assert r"\w+|[^\w\s]" in tokenizer["rule"]
+    numbers = {token: number for number, token in enumerate(tokenizer["tokens"], start=2)}
+    return [numbers.get(word, 1) for word in re.findall(r"\w+|[^\w\s]", text.lower())]
+
+
+@pytest.mark.slow
+def test_record_is_enough_to_encode_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    run = trained(tmp_path, monkeypatch, "model=text_cnn", "model.dim=8", "model.channels=4")
+    found = export_run("run", "onnx")
+    record = json.loads(Path(f"{found['path']}.json").read_text())
+    assert record["input"] == {
+        "name": "texts", "shape": ["N", "T"], "dtype": "int64", "lengths": {"least": 1, "most": LENGTH},
+    }  # fmt: skip
+    assert record["parity"]["lengths"] == [1, 2, LENGTH // 2, LENGTH]
+    session = runtime.InferenceSession(found["path"], providers=["CPUExecutionProvider"])
+    for text in ("Guten Tag, Nr. 3", "unheard of", "day"):
+        tokens = np.array([encoded(text, record["preprocessing"])], dtype=np.int64)
+        [logits] = session.run(["logits"], {"texts": tokens})
+        expected = run.predict([text])
+        np.testing.assert_allclose(torch.from_numpy(logits).softmax(1), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_fixed_length_of_recurrent_models_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(tmp_path, monkeypatch, "model=rnn", "model.cell=lstm", "model.dim=8", "model.hidden=8")
+    with caplog.at_level("INFO"):
+        found = export_run("run", "torch_export")
+    assert found["input"]["shape"] == ["N", LENGTH]
+    assert found["input"]["lengths"] == {"least": LENGTH, "most": LENGTH}
+    assert found["parity"]["lengths"] == ()
+    assert f"takes texts of exactly {LENGTH} tokens, padding included" in caplog.text
