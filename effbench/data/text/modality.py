@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class Texts(Modality):
     unit = "text"
     layout = "(T,)"
     size_key = "data.max_length"
-    free_length = "T"
+    free_length: ClassVar[str | None] = "T"
 
     def __init__(self, max_length: int, vocab_size: int, tokenizer: Tokenizer | None, settings: Settings):
         super().__init__((max_length,), settings.device)

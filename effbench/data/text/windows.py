@@ -51,6 +51,7 @@ class Windows(Texts):
     counted = "token"
     size_key = "data.context"
     file_options = {"length": COUNT, "temperature": NON_NEGATIVE, "seed": WHOLE}
+    free_length = None  # every window has data.context tokens
     outputs = "token numbers"
     target_kind = "tokens"
     task_words = "task=next_token model=gpt"
