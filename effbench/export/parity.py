@@ -126,7 +126,7 @@ def _answer(exported: Forward, inputs: Tensor, like: Tensor) -> Tensor:
     try:
         logits = exported(inputs)
     except Exception as error:  # each runtime raises other classes
-        raise ThresholdError(f"the exported file fails at a batch of {tuple(inputs.shape)}: {error!r:.300}") from error
+        raise ThresholdError(f"the exported file fails at a batch of {len(inputs)}: {error!r:.300}") from error
     if logits.shape != like.shape:
         raise ThresholdError(f"the exported file gives {tuple(logits.shape)} for logits {tuple(like.shape)}.")
     return logits
