@@ -86,6 +86,7 @@ KEYS = {
     "data={}": "dataset datasets datasetname datamodule ds",
     "data=image_folder data.root={}": "datadir datapath dataroot datafolder datasetpath folder root",
     "data.image_size={}": "imagesize imgsize imgsz inputsize resolution size",
+    "data.context={}": "blocksize seqlen sequencelength contextlength contextsize contextwindow maxseqlen",
     "data.num_workers={}": "workers numworkers nworkers j",
     "data.val_fraction={}": "valsplit valfraction validationsplit",
     "data.test_fraction={}": "testsplit",

@@ -108,4 +108,5 @@ class GPT(nn.Module):
         for block in self.blocks:
             x_BTD = block(x_BTD)
         x_BTD = self.norm(x_BTD)
-        return F.linear(x_BTD, self.embedding.weight) if self.head is None else self.head(x_BTD)  # type: ignore[no-any-return]
+        logits: Tensor = F.linear(x_BTD, self.embedding.weight) if self.head is None else self.head(x_BTD)
+        return logits

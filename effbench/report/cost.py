@@ -107,6 +107,8 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
 
     data.batch_size=auto counts as its largest value.
     """
+    task = build.task_of(config, setting.num_classes)
+    task.check_samples(type(setting.modality), f"data ({config.data.label})")
     model = shape_model(config, setting)
     counts = accounting.parameters(model)
     batch_size = BATCH_SIZES[0] if config.data.batch_size == AUTO else number(config.data.batch_size)
@@ -116,10 +118,16 @@ def cost(config: Config, setting: Setting) -> dict[str, Any]:
     precision, _ = choose_precision(config.trainer.precision, torch.device("cuda" if on_gpu else "cpu"))
     # frozen parameters get no gradients
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    task = build.task_of(config, setting.num_classes)
     target = task.example_targets(setting.modality.shape, setting.num_classes)
+    made = task.output_shape(setting.modality.shape, setting.num_classes)
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        if tuple(outputs.shape[1:]) != made:
+            raise ConfigError(
+                f"model={config.model.label} makes outputs {tuple(outputs.shape[1:])} {article(setting.modality.unit)} "
+                f"{setting.modality.unit}, and task={task.label} takes {made}: they do not fit. For task=next_token "
+                "write data=kjv model=gpt."
+            )
         return task.loss.summed(*task.rows(outputs, targets, full=True))
 
     kept = accounting.activation_bytes(model, setting.example, batch_size, loss, target, _DTYPES[precision.name])

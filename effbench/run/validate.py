@@ -34,6 +34,8 @@ def dry_build(config: Config, setting: Setting) -> str:
     """
     for group in ("model", "data"):
         resolve(group, getattr(config, group).target, config.allow_targets)
+    task = build.task_of(config, setting.num_classes)
+    task.check_samples(type(setting.modality), f"data ({config.data.label})")
     model = shape_model(config, setting)
     build.check_shapes(config, model)
     # The model has shapes only (device meta), and an optimizer needs values: it gets linear layers instead, one of them

@@ -99,18 +99,27 @@ class Task:
 
     def checked(self, data: Splits) -> Splits:
         """Return the dataset with targets as this task takes them. Raise DataError for targets of another kind."""
-        wanted = data.modality.target_kind
-        if wanted is not None and wanted != self.kind:
-            raise ConfigError(
-                f"{data.name} holds {data.modality.unit}s with targets of kind {wanted}; task={self.label} is for "
-                f"targets of kind {self.kind}. Write {data.modality.task_words}."
-            )
+        self.check_samples(data.modality, data.name)
         changed: dict[str, Any] = {}
         # Every split now: the test split is read at the end, after hours of training.
         for which, split in data.named().items():
             labels = self.targets_of(f"{data.name} {which}", split.labels, len(data.classes))
             changed[which] = replace(split, labels=labels)
         return replace(data, **changed)
+
+    def check_samples(self, modality: type[Modality], name: str) -> None:
+        """Refuse samples of a kind whose targets are always of another kind than the task's. Raises ConfigError.
+
+        Args:
+            modality: of the samples.
+            name: of the dataset.
+        """
+        wanted = modality.target_kind
+        if wanted is not None and wanted != self.kind:
+            raise ConfigError(
+                f"{name} holds {modality.unit}s with targets of kind {wanted}; task={self.label} is for targets of "
+                f"kind {self.kind}. Write {modality.task_words}."
+            )
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
         """Return the checked targets of one split.

@@ -214,6 +214,20 @@ def test_accumulation_and_windows_of_one_step_give_one_gradient(run: Run, tmp_pa
 
 
 @pytest.mark.slow
+def test_summary_counts_a_window_and_refuses_what_does_not_fit(capsys: Any) -> None:
+    words = ["model=gpt", "data=kjv", "task=next_token", "data.batch_size=2", "model.dim=32", "model.depth=1"]
+    assert cli.main(["summary", *words, "--json"]) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert row["unit"] == "window"
+    assert row["macs"] == 128 * (12 * 32 * 32 + 2 * 128 * 32 + 257 * 32)
+    assert row["activation_bytes"] > 2 * 128 * 257 * 4, "the logits of a step are among what is kept"
+    assert cli.main(["summary", "model=gpt", "data=kjv"]) == 2
+    assert "Write task=next_token model=gpt" in capsys.readouterr().err
+    assert cli.main(["summary", "model=cnn", "task=next_token"]) == 2
+    assert "For task=next_token write data=kjv model=gpt" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_task_or_model_that_does_not_fit_is_answered_with_words(run: Run, tmp_path: Path) -> None:
     file = f"data.file='{run.folder.parent / 'own.txt'}'"
     with pytest.raises(ConfigError, match=r"Write task=next_token model=gpt"):
