@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def model_of(recipe: str) -> str:
     return str(composed(recipe).model.label)
 
 
+@cache
 def composed(recipe: str) -> Any:
     import effbench
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.row(49)
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements.lock"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-BEYOND_THE_LOCK = ("benchmarks",)  # extras that dev does not hold
+BEYOND_THE_LOCK = ("benchmarks", "frameworks")  # extras that dev does not hold
 
 
 def locked() -> dict[str, tuple[str, list[str]]]:

@@ -1,0 +1,46 @@
+"""The text rows compare like with like: both sides of each compute the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.arms_text import Packed, attention_pass
+from benchmarks.rows.text_local_attention import LENGTHS, exponent, name_of
+from benchmarks.rows.text_lstm import BATCH, random_waste
+from benchmarks.rows.text_recipes import recipes_on
+from effbench.models.recurrent import LstmAttention
+
+
+def test_packed_sequences_give_the_numbers_of_our_model() -> None:
+    torch.manual_seed(0)
+    ours = LstmAttention(3, 11, dim=6, hidden=5, attention=4).eval()
+    tokens = torch.randint(1, 11, (4, 9))
+    for row, length in enumerate((9, 4, 1, 6)):
+        tokens[row, length:] = 0
+    expected = ours(tokens).detach()
+    packed = Packed(ours).eval()
+    torch.testing.assert_close(packed(tokens), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_local_and_dense_attention_have_the_same_gradients() -> None:
+    for ours, dense in zip(attention_pass("local", 300)(), attention_pass("dense", 300)(), strict=True):
+        torch.testing.assert_close(ours, dense, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_the_exponent_is_that_of_the_growth(power: float) -> None:
+    values = {name_of("local", tokens): 3e-6 * tokens**power for tokens in LENGTHS["local"]}
+    assert exponent("local")(values) == pytest.approx(power)
+
+
+def test_texts_of_one_length_waste_nothing_in_any_order() -> None:
+    assert random_waste([7] * 2 * BATCH) == 0
+    # a batch of lengths 1 and 9 in equal parts is padded to 9: (1 + 9) / 18 of it are tokens
+    assert random_waste([1, 9] * (BATCH // 2)) == pytest.approx(1 - 10 / 18)
+
+
+@pytest.mark.slow
+def test_recipes_of_other_data_are_not_run_for_a_text_set() -> None:
+    assert "mobilenet_adamw" in recipes_on("fashion_mnist")
+    assert "mobilenet_adamw" not in recipes_on("language_id")
