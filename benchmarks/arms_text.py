@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks.turns import Turns
 
-DATA = "language_id"
 BATCH = 64  # data.batch_size=auto comes to it
 HEADS, WIDTH, WINDOW = 4, 32, 128  # of the attention: heads, channels of a head, places to each side
 
@@ -53,13 +52,13 @@ class Packed(nn.Module):
         return logits
 
 
-def text_run(words: list[str]) -> tuple[nn.Module, Any]:
-    """Return (the model with a fixed seed, train batches as a run makes them) of data=language_id."""
+def text_run(data_name: str) -> tuple[nn.Module, Any]:
+    """Return (the model with a fixed seed, train batches as a run makes them) of a dataset that ships."""
     import effbench
     from effbench import build
     from effbench.data.batches import TrainBatches
 
-    chosen = effbench.compose([f"data={DATA}", "model=lstm_attention", "device=cpu", *words])
+    chosen = effbench.compose([f"data={data_name}", "model=lstm_attention", "device=cpu"])
     data = build.splits(chosen)
     modality = data.modality.fit(data, build.settings(chosen))
     torch.manual_seed(0)
@@ -72,11 +71,12 @@ def in_random_order(batches: Any) -> None:
     batches._lengths = None
 
 
-def lstm(turns: Turns, count: int, packed: bool = False, bucketed: bool = True, threads: int = 2) -> None:
-    """A slice: seconds of `count` training steps on the next batches of language_id.
+def lstm(turns: Turns, data: str, count: int, packed: bool = False, bucketed: bool = True, threads: int = 2) -> None:
+    """A slice: seconds of `count` training steps on the next batches of a dataset.
 
     Args:
         turns: of the coordinator.
+        data: the dataset.
         count: steps of a slice.
         packed: by packed sequences instead of reversal by index.
         bucketed: batches of similar lengths, as a run makes them.
@@ -85,7 +85,7 @@ def lstm(turns: Turns, count: int, packed: bool = False, bucketed: bool = True, 
     from effbench.training.malloc import keeping_freed_memory
 
     torch.set_num_threads(threads)
-    net, batches = text_run([])
+    net, batches = text_run(data)
     if not bucketed:
         in_random_order(batches)
     run = (Packed(net) if packed else net).train()
@@ -138,14 +138,17 @@ def attention_pass(kind: str, tokens: int) -> Any:
         layer = LocalAttention(HEADS * WIDTH, HEADS, WINDOW)
         out = lambda: layer.mixed(q, k, v, None)  # noqa: E731
     else:
-        places = torch.arange(tokens)
-        near = (places[:, None] - places[None, :]).abs() <= WINDOW
-        # as numbers: SDPA would make them of a bool mask at every call
-        mask = torch.zeros(tokens, tokens).masked_fill_(~near, -torch.inf)
-        del near
+        mask = window_mask(tokens)
         out = lambda: F.scaled_dot_product_attention(q, k, v, mask)  # noqa: E731
 
     def run() -> tuple[Tensor, ...]:
         return torch.autograd.grad(out(), (q, k, v), upstream)
 
     return run
+
+
+def window_mask(tokens: int) -> Tensor:
+    """Return float (T, T): 0 within the window, minus infinity outside."""
+    near = torch.ones(tokens, tokens, dtype=torch.bool).triu(-WINDOW).tril(WINDOW)
+    # numbers, as SDPA would make them of a bool mask at every call
+    return torch.zeros(tokens, tokens).masked_fill_(~near, -torch.inf)

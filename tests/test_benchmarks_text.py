@@ -30,7 +30,7 @@ def test_local_and_dense_attention_have_the_same_gradients() -> None:
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_the_exponent_is_that_of_the_growth(power: float) -> None:
-    values = {name_of("local", tokens): 3e-6 * tokens**power for tokens in LENGTHS["local"]}
+    values = {name_of("local", tokens): 3e-6 * tokens**power for tokens in LENGTHS}
     assert exponent("local")(values) == pytest.approx(power)
 
 

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench.report.figures import Figure, Label, Mark
-from effbench.report.sheets import sheet
-
 from benchmarks.figures import three_digits
 from benchmarks.frameworks import task
 from benchmarks.frameworks.journal import read
 from benchmarks.frameworks.lines import RULE
 from benchmarks.frameworks.measure import BARE, SLICE_STEPS
 from effbench.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, Panel, Tick, scale, span, ticks
+from effbench.report.figures import Figure, Label, Mark
+from effbench.report.sheets import sheet
 from effbench.stats import Interval, deviation, mean, median, median_interval
 from effbench.study.figures import names_beside
 

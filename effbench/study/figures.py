@@ -169,7 +169,7 @@ def front_figure(
     facts = [_fact(point, cost, quality, names, (cost_text, quality_said)) for point, cost, quality in known]
     panel = Panel(title, f"{across}{', by powers of ten' * by_powers}", [], x_ticks, y_ticks)
     text = f"{title}. {'; '.join(facts)}"
-    return Figure(panel, (), text, _names_beside(marks, bottom), marks, height=FRONT_HEIGHT, bottom=bottom, named=True)
+    return Figure(panel, (), text, names_beside(marks, bottom), marks, height=FRONT_HEIGHT, bottom=bottom, named=True)
 
 
 def _ends(interval: Interval) -> list[float]:
@@ -207,14 +207,20 @@ def _fact(
     return f"{names[point.arm][1]}: {texts[0]} at {texts[1]}, {point.status}{by}"
 
 
-def _names_beside(marks: Sequence[Mark], bottom: float) -> list[Label]:
-    """Return the names at places where they cover neither a mark nor another name; without those that find none."""
+def names_beside(marks: Sequence[Mark], bottom: float, others: Sequence[Label] = ()) -> list[Label]:
+    """Return the names of marks at places where they cover no mark and no text; without those that find none.
+
+    Args:
+        marks: of the figure.
+        bottom: of the frame.
+        others: texts that the figure already has.
+    """
     # only the points are kept free of names: a name that crosses a thin error bar can still be read
     taken: list[Box] = [(mark.x - 5, mark.y - 5, mark.x + 5, mark.y + 5) for mark in marks]
+    taken += [_box(each.x, each.y, each.text, each.anchor) for each in others]
     labels = []
     # from the top: the best arms are named first, if there is room for some only
     for mark in sorted(marks, key=lambda each: each.y):
-        width = text_width(mark.label)
         # right above the point, left above, right below, left below; then the same farther away
         tries = [
             (mark.x + right * 7, mark.y + down, "start" if right > 0 else "end")
@@ -222,14 +228,19 @@ def _names_beside(marks: Sequence[Mark], bottom: float) -> list[Label]:
             for right in (1, -1)
         ]
         for x, y, anchor in tries:
-            left = x if anchor == "start" else x - width
-            box = (left, y - 9, left + width, y + 2)
+            box = _box(x, y, mark.label, anchor)
             inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= bottom
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 labels.append(Label(round(x, 1), round(y, 1), mark.label, anchor))
                 break
     return labels
+
+
+def _box(x: float, y: float, text: str, anchor: str) -> Box:
+    """Return the place of a text that starts or ends at x, with its base line at y."""
+    left = x if anchor == "start" else x - text_width(text)
+    return (left, y - 9, left + text_width(text), y + 2)
 
 
 def _overlap(a: Box, b: Box) -> bool:
