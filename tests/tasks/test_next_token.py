@@ -195,7 +195,7 @@ def test_predict_gives_probabilities_of_the_next_token(run: Run) -> None:
 def test_export_gives_the_logits_at_each_place(run: Run, tmp_path: Path) -> None:
     facts = effbench.export_run(run.folder, "torchscript", output=tmp_path)
     assert facts["output"]["shape"] == ["N", 16, 257]
-    assert facts["input"] == {"name": "tokens", "shape": ["N", 16], "dtype": "int64"}
+    assert facts["input"] == {"name": "windows", "shape": ["N", 16], "dtype": "int64"}
     assert facts["parity"]["agreement"] == 1
 
 

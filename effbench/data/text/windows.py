@@ -165,7 +165,7 @@ class Windows(Texts):
 
     def export_facts(self) -> dict[str, Any]:
         about = super().export_facts()
-        about["input"]["name"] = "tokens"
+        about["input"]["name"] = "windows"
         about["preprocessing"]["truncation"] = "the last tokens are kept"
         about["preprocessing"]["outputs"] = "logits of the token after each place, which depend on no later token"
         return about
