@@ -24,6 +24,7 @@ from effbench.explain.topics.optimizers import START, STEEP, TURN, contours, gra
 from effbench.explain.topics.quantization import affine, noise_ratio, symmetric
 from effbench.explain.topics.schedulers import STEPS, factors
 from effbench.models.attention import LocalAttention, SelfAttention
+from effbench.models.gpt import GPT
 from effbench.models.recurrent import LstmAttention
 from effbench.models.transformer import TransformerEncoder
 from tests.explain.examples import TRAINED, explanation
@@ -148,11 +149,13 @@ def model_of(kind):
     torch.manual_seed(0)
     if kind == "lstm":
         return LstmAttention(3, 20, dim=8, hidden=6).eval()
+    if kind == "gpt":
+        return GPT(20, 16, dim=8, depth=2, heads=2).eval()
     window = 2 if kind == "local" else None
     return TransformerEncoder(3, 20, 16, dim=8, depth=2, heads=2, window=window).eval()
 
 
-@pytest.mark.parametrize("kind", ["full", "local", "lstm"])
+@pytest.mark.parametrize("kind", ["full", "local", "lstm", "gpt"])
 def test_the_weights_shown_are_those_that_the_model_uses(kind):
     model, tokens = model_of(kind), torch.tensor([[3, 7, 7, 1, 19, 5]])
     found, logits = attended(model, tokens)
@@ -162,6 +165,8 @@ def test_the_weights_shown_are_those_that_the_model_uses(kind):
     if kind == "local":
         outside = (torch.arange(6)[:, None] - torch.arange(6)).abs() > 2
         assert not found[0].weights[:, outside].any()
+    if kind == "gpt":
+        assert not found[0].weights.triu(1).any()
     assert len(found) == (1 if kind == "lstm" else 2)
     assert not any(module._forward_pre_hooks for module in model.modules())
 

@@ -180,9 +180,12 @@ def _of_run(request: Request, values: dict[str, float]) -> list[Part]:
     tokens = _tokens(modality, request.text or "")
     found, logits = attended(model, tokens)
     about = f"The run's model ({type(model).__name__}) reads {_read(modality, request.text or '', tokens)}"
+    parts: list[Part] = [Paragraph(about)]
     # other tasks have no single answer
-    classes = request.run.classes if request.run.task.kind == "class" else ()
-    return [Paragraph(about), *_shown(found, _pieces(modality, tokens), logits, classes, values)]
+    if request.run.task.kind in ("class", "tokens"):
+        answer, values["probability"] = _answer(logits, modality, request.run.classes)
+        parts.append(Paragraph(f"Its answer is {answer}, with a probability of {values['probability']:.3f}."))
+    return [*parts, *_shown(found, _pieces(modality, tokens), values)]
 
 
 def _of_small_model(request: Request, values: dict[str, float]) -> list[Part]:
@@ -191,12 +194,14 @@ def _of_small_model(request: Request, values: dict[str, float]) -> list[Part]:
     tokens = _tokens(modality, text)
     found, logits = attended(model, tokens)
     values["val_accuracy"] = correct
+    answer, values["probability"] = _answer(logits, modality, KINDS)
     about = (
         f"A model trained just now: the same encoder as model=transformer, with one block of one head, width {DIM}, no "
         f"positions, on the glosses of {KINDS[0]}s and {KINDS[1]}s of data=wordnet_gloss, for {EPOCHS} epochs. It "
         f"tells {100 * correct:.1f} % of the validation glosses right. It reads {_read(modality, text, tokens)}"
     )
-    return [Paragraph(about), *_shown(found, _pieces(modality, tokens), logits, KINDS, values)]
+    said = f"Its answer is {answer}, with a probability of {values['probability']:.3f}."
+    return [Paragraph(about), Paragraph(said), *_shown(found, _pieces(modality, tokens), values)]
 
 
 def _small_model(seed: int) -> tuple[nn.Module, Modality, float]:
@@ -223,16 +228,17 @@ def _small_model(seed: int) -> tuple[nn.Module, Modality, float]:
     return model, modality, accuracy(model, x_val, y_val)
 
 
-def _shown(
-    found: Sequence[Attended], names: Sequence[str], logits: Tensor, classes: Sequence[str], values: dict[str, float]
-) -> list[Part]:
-    """Return the answer, the figure and what each token gets, and put the numbers into `values`."""
+def _answer(logits: Tensor, modality: Modality, classes: Sequence[str]) -> tuple[str, float]:
+    """Return the most likely class, or the most likely token after the text, and its probability."""
+    chances = (logits if logits.dim() == 1 else logits[-1]).softmax(0)
+    best = int(chances.argmax())
+    name = classes[best] if logits.dim() == 1 else f"the token {modality.tokenizer.decode([best])!r}"  # type: ignore[attr-defined]
+    return name, float(chances[best])
+
+
+def _shown(found: Sequence[Attended], names: Sequence[str], values: dict[str, float]) -> list[Part]:
+    """Return the figure and what each token gets, and put the numbers into `values`."""
     parts: list[Part] = []
-    if logits.dim() == 1 and len(logits) == len(classes):
-        chances = logits.softmax(0)
-        answer = int(chances.argmax())
-        values["probability"] = float(chances[answer])
-        parts.append(Paragraph(f"Its answer is {classes[answer]}, with a probability of {float(chances[answer]):.3f}."))
     last = found[-1]
     heads = last.weights[None, None] if last.weights.dim() == 1 else last.weights
     # what a token gets on average over the tokens that look
@@ -253,12 +259,15 @@ def _shown(
     parts.append(Drawing(figures, caption, across=1 if len(figures) == 1 else 2))
     rows = [[names[at], f"{100 * float(received[at]):.1f} %"] for at in order[:8]]
     parts.append(Table(["token", "mean weight"], rows))
-    parts.append(
-        Paragraph(
-            f"With equal weights each of the {len(names)} tokens would get {100 / len(names):.1f} %. Weights show "
-            "where a layer reads, not why the model answers: values, later layers and the head decide as well."
-        )
+    # without a mask of its own, no layer has only zeros right of the diagonal
+    if heads.shape[1] > 1 and not heads.triu(1).any():
+        equal = "A token sees itself and earlier ones only, so early tokens get more than later ones."
+    else:
+        equal = f"With equal weights each of the {len(names)} tokens would get {100 / len(names):.1f} %."
+    why = (
+        "Weights show where a layer reads, not why the model answers: values, later layers and the head decide as well."
     )
+    parts.append(Paragraph(f"{equal} {why}"))
     return parts
 
 
@@ -281,4 +290,4 @@ def _read(modality: Modality, text: str, tokens_1T: Tensor) -> str:
     """Return the sentence, and how much of it the model reads."""
     whole = len(modality.tokenizer.encode(text))  # type: ignore[attr-defined]
     read = tokens_1T.shape[1]
-    return f"'{text}'" + (f": the first {read} of its {whole} tokens." if whole > read else ".")
+    return f"'{text}'" + (f": {read} of its {whole} tokens." if whole > read else ".")
