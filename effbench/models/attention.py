@@ -84,7 +84,8 @@ class SelfAttention(nn.Module):
             mask_BT = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
         seen_BTT = mask_BT[:, None, :] & self._visible(x_BTD.shape[1], x_BTD.device)
         scores_BHTT = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
-        return scores_BHTT.masked_fill(~seen_BTT[:, None], -torch.inf).softmax(3)
+        weights_BHTT: Tensor = scores_BHTT.masked_fill(~seen_BTT[:, None], -torch.inf).softmax(3)
+        return weights_BHTT
 
     def _visible(self, T: int, device: torch.device) -> Tensor:
         """Return bool (T, T): which tokens each token may see by its place."""

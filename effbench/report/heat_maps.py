@@ -99,8 +99,9 @@ def _cells(
             if column < len(shades) and shades[column] == shades[start]:
                 continue
             if shades[start]:  # 0: the page itself
-                x, y, width = left + start * side, top + row * side, (column - start) * side
-                paths.setdefault(shades[start], []).append(f"M{x:.1f} {y:.1f}h{width:.1f}v{side:.1f}h{-width:.1f}z")
+                # absolute places: neighbours share their edges after rounding, so that no seam is seen
+                x, end, y, low = left + start * side, left + column * side, top + row * side, top + (row + 1) * side
+                paths.setdefault(shades[start], []).append(f"M{x:.1f} {y:.1f}H{end:.1f}V{low:.1f}H{x:.1f}z")
             start = column
     return [
         ("ink" if ink else "c0" if shade > 0 else "c1", round(darkest * abs(shade) / LEVELS, 3), "".join(parts))

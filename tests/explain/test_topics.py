@@ -300,7 +300,7 @@ def test_trained_topics_state_what_they_should():
     assert losses["train_loss none"] < losses["train_loss dropout"] < losses["test_loss none"]
     assert losses["small l1"] > 2 * losses["small none"]
     heads = explanation("attention").values
-    assert heads["val_accuracy"] > 0.9
+    assert heads["val_accuracy"] > 0.8
     assert heads["row_sum"] == pytest.approx(1)
 
 

@@ -232,7 +232,7 @@ def _answer(logits: Tensor, modality: Modality, classes: Sequence[str]) -> tuple
     """Return the most likely class, or the most likely token after the text, and its probability."""
     chances = (logits if logits.dim() == 1 else logits[-1]).softmax(0)
     best = int(chances.argmax())
-    name = classes[best] if logits.dim() == 1 else f"the token {modality.tokenizer.decode([best])!r}"  # type: ignore[attr-defined]
+    name = classes[best] if logits.dim() == 1 else f"the token '{_pieces(modality, torch.tensor([[best]]))[0]}'"
     return name, float(chances[best])
 
 
@@ -255,10 +255,11 @@ def _shown(found: Sequence[Attended], names: Sequence[str], values: dict[str, fl
         rows = shown if last.weights.dim() > 1 else ["text"]
         figures.append(heat_map(title, f"weights; most go to {top}", own.tolist(), rows, shown))
     caption = "Row: the token that looks. Column: the token that it looks at. The darkest cell has the largest weight"
-    caption += f", {float(heads.max()):.2f}; each row adds up to {values['row_sum']:.2f}."
+    caption += f" of the {'head' if len(figures) > 1 else 'layer'}; the largest of all is {float(heads.max()):.2f}. "
+    caption += f"Each row adds up to {values['row_sum']:.2f}."
     parts.append(Drawing(figures, caption, across=1 if len(figures) == 1 else 2))
-    rows = [[names[at], f"{100 * float(received[at]):.1f} %"] for at in order[:8]]
-    parts.append(Table(["token", "mean weight"], rows))
+    means = [[names[at], f"{100 * float(received[at]):.1f} %"] for at in order[:8]]
+    parts.append(Table(["token", "mean weight"], means))
     # without a mask of its own, no layer has only zeros right of the diagonal
     if heads.shape[1] > 1 and not heads.triu(1).any():
         equal = "A token sees itself and earlier ones only, so early tokens get more than later ones."

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effbench.explain.content import Drawing, Explanation, Listing, Paragraph, Request, Table
+from effbench.explain.content import Drawing, Explanation, Listing, Paragraph, Part, Request, Table
 from effbench.explain.examples import shipped
 from effbench.models.accounting import macs, parameters
 from effbench.report.heat_maps import HeatMap, heat_map
@@ -69,7 +69,7 @@ def explain(request: Request) -> Explanation:
         "row": row, "column": column, "by_hand": by_hand, "output": float(output[row, column]), "dense": dense,
         "first_parameters": own, "flipped_sum": opposite, **counted,
     }  # fmt: skip
-    parts = [
+    parts: list[Part] = [
         Paragraph(
             "A convolution slides a kernel over an image. At each place it multiplies the k x k pixels below the "
             f"kernel by the kernel's weights and adds the products. The image is the first {CLASS.lower()} of the "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effbench.explain.content import Drawing, Explanation, Listing, Paragraph, Request, Table
+from effbench.explain.content import Drawing, Explanation, Listing, Paragraph, Part, Request, Table
 from effbench.explain.examples import pixels, shipped, trained
 from effbench.models.mlp import mlp
 from effbench.report.figures import Figure, Guide, Series, figure
@@ -80,7 +80,7 @@ def explain(request: Request) -> Explanation:
         [name, *(f"{100 * each[name]:.2f} %" for each in (early.lost, early.errors, late.lost, late.errors))]
         for name in late.lost
     ]
-    parts = [
+    parts: list[Part] = [
         Paragraph(
             "Mixed precision computes the forward and the backward pass in 16 bits, and keeps weights and optimizer "
             "state in float32. float16 has 5 bits of exponent and 10 of fraction, bfloat16 8 and 7: float16 is finer, "

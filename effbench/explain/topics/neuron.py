@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from effbench.explain.content import Drawing, Explanation, Listing, Paragraph, Request, Table
+from effbench.explain.content import Drawing, Explanation, Listing, Paragraph, Part, Request, Table
 from effbench.explain.examples import agreement, shipped
 from effbench.report.figures import Figure, Guide, Series, figure
 
@@ -87,7 +87,7 @@ def explain(request: Request) -> Explanation:
         "quotient": quotient, "dw1": gradient[0], "dw2": gradient[1], "db": slope,
         "first_loss": losses[0], "last_loss": losses[-1], "test_accuracy": correct,
     }  # fmt: skip
-    parts = [
+    parts: list[Part] = [
         Paragraph(
             "A neuron multiplies each input by a weight, adds the products and a bias, z = w1 x1 + w2 x2 + b, and "
             "turns z into a probability by the logistic function, p = 1 / (1 + exp(-z)). Here the inputs are two "

@@ -12,7 +12,7 @@ import torch
 
 from effbench.config.static_compose import members
 from effbench.errors import MissingExtraError
-from effbench.explain.content import Drawing, Explanation, Paragraph, Request, Table
+from effbench.explain.content import Drawing, Explanation, Paragraph, Part, Request, Table
 from effbench.report.figures import Figure, Guide, Series, figure
 from effbench.target_allowlist import resolve
 from effbench.training.ema import averages_itself
@@ -145,7 +145,7 @@ def explain(request: Request) -> Explanation:
         reached = "-" if own.reached is None else str(own.reached)
         rows.append([name, f"{own.lr:g}", reached, f"{heights[10]:.2g}", f"{heights[-1]:.1e}", f"{length:.1f}"])
     straight = math.dist(START, (0.0, 0.0))
-    parts = [
+    parts: list[Part] = [
         Paragraph(
             f"The surface is a valley, f = (u^2 + {STEEP:g} v^2) / 2, where u runs along it and v across; it is turned "
             f"by {math.degrees(TURN):.0f} degrees, so that neither axis lies along the valley. All optimizers start at "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from effbench.explain.content import Drawing, Explanation, Listing, Paragraph, Request, Table
+from effbench.explain.content import Drawing, Explanation, Listing, Paragraph, Part, Request, Table
 from effbench.explain.examples import accuracy, pixels, shipped, trained
 from effbench.models.mlp import mlp
 from effbench.report.figures import Figure, Series, figure
@@ -103,7 +103,7 @@ def explain(request: Request) -> Explanation:
         "bytes": 4 * size, "bytes_tensor": size + 4, "bytes_channel": size + 4 * HIDDEN,
         **{f"accuracy_{bits}_{'channel' if per_row else 'tensor'}": own for (bits, per_row), own in accuracies.items()},
     }  # fmt: skip
-    parts = [
+    parts: list[Part] = [
         Paragraph(
             "Quantization stores a tensor as small whole numbers: value = scale * (number - zero point). Weights are "
             "symmetric around 0, so their zero point is 0 and scale = max |w| / 127. The layer is the first of an MLP "

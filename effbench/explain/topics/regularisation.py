@@ -14,7 +14,7 @@ from effbench import build
 from effbench.config.compose import compose
 from effbench.data.modality import Modality
 from effbench.data.splits import Splits
-from effbench.explain.content import Drawing, Explanation, Paragraph, Request, Table
+from effbench.explain.content import Drawing, Explanation, Paragraph, Part, Request, Table
 from effbench.explain.examples import accuracy
 from effbench.report.figures import Figure, Series, figure
 from effbench.tasks.losses import CrossEntropy
@@ -136,7 +136,7 @@ def explain(request: Request) -> Explanation:
     error = math.sqrt(plain.accuracies[1] * (1 - plain.accuracies[1]) / TEST)
     values["standard_error"] = error
     steps = EPOCHS * TRAIN // BATCH
-    parts = [
+    parts: list[Part] = [
         Paragraph(
             f"{TRAIN} images of Fashion-MNIST and a network with {28 * 28 * HIDDEN + HIDDEN + 10 * HIDDEN + 10:,} "
             f"weights: it can learn all images by heart. Each network below has the same first weights, {EPOCHS} "

@@ -9,7 +9,7 @@ import torch
 from effbench import build
 from effbench.config.compose import compose
 from effbench.config.static_compose import group_options
-from effbench.explain.content import Drawing, Explanation, Paragraph, Request, Table
+from effbench.explain.content import Drawing, Explanation, Paragraph, Part, Request, Table
 from effbench.report.figures import Figure, Series, figure
 
 STEPS, EPOCHS = 600, 12  # of the drawn run; a validation after each epoch
@@ -65,7 +65,7 @@ def explain(request: Request) -> Explanation:
         [name, *(f"{curve[round(place * STEPS)]:.3g}" for place in PLACES), f"{values[f'{name}_mean']:.2f}"]
         for name, curve in curves.items()
     ]
-    parts = [
+    parts: list[Part] = [
         Paragraph(
             "A schedule multiplies the optimizer's learning rate by a factor that depends on the steps taken. A large "
             "rate moves fast and averages the noise of batches badly; a small one settles. Most schedules therefore "
