@@ -62,7 +62,7 @@ def model(config: Config, num_outputs: int, modality: Modality) -> nn.Module:
     # Lazy layers get their shapes before weights are loaded and parameters are counted.
     initialize_lazy(built, f"model._target_ {config.model.target!r}", probe_of(modality))
     if config.model.pretrained is not None and config.resume is None:  # a resumed run has its own weights
-        loaded = _load_pretrained(built, expanded(config.model.pretrained))
+        loaded = _load_pretrained(built, expanded(config.model.pretrained), modality)
         log.info(f"pretrained: {loaded}")
     # Before the optimizer is built: it gets the trained parameters only.
     if config.model.freeze:
@@ -86,14 +86,25 @@ def _target_kind(config: Config) -> dict[str, str]:
     return {"target_kind": getattr(resolve("task", config.task.target, config.allow_targets), "kind", "class")}
 
 
-def _load_pretrained(built: nn.Module, source: Path) -> Loaded:
-    """Load weights from a file, or from a run's folder: the best ones, else the last."""
+def _load_pretrained(built: nn.Module, source: Path, modality: Modality) -> Loaded:
+    """Load weights from a file, or from a run's folder: the best ones, else the last.
+
+    A model that reads folders of another library has a method `weights_of`.
+
+    Args:
+        built: the model.
+        source: the file or folder.
+        modality: checks that such a folder is for its samples.
+    """
     if not source.is_dir():
         return load_pretrained(built, source)
     checkpoints = source / "checkpoints"
     # `source` itself may be one checkpoint; without links the newest one counts.
     choices = [source, checkpoints / "best", checkpoints / "last", *committed(checkpoints)]
     chosen = next((path for path in choices if (path / "manifest.json").is_file()), None)
+    if chosen is None and (source / "config.json").is_file() and hasattr(built, "weights_of"):
+        modality.check_pretrained(source)
+        return load_state(built, built.weights_of(source), str(source))  # type: ignore[operator]
     if chosen is None:
         raise DataError(
             f"model.pretrained: the folder '{source}' is no run with a checkpoint. Name a run's folder, one of its "

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -161,6 +162,10 @@ class Modality(ABC):
         return {}
 
     # --- model
+
+    def check_pretrained(self, folder: Path) -> None:
+        """Refuse a pretrained folder of another library whose weights are for other samples. Raises ConfigError."""
+        del folder
 
     @property
     @abstractmethod

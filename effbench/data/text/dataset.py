@@ -14,7 +14,7 @@ from effbench.data.option_checks import check_memory
 from effbench.data.splits import Split, Splits
 from effbench.data.text.encoding import TextOptions, encoded, text_problem, token_type
 from effbench.data.text.modality import Texts
-from effbench.data.text.tokenizers import Tokenizer, tokenizer_class
+from effbench.data.text.tokenizers import Tokenizer, fitted_tokenizer
 from effbench.errors import DataError
 from effbench.special_tokens import PADDING, UNKNOWN
 
@@ -48,8 +48,7 @@ def text_splits(
         for place, text in enumerate(each):
             if why := text_problem(text):
                 raise DataError(f"{name} {which}: text {place} {why}. Leave it out.")
-    kind = tokenizer_class(options.tokenizer)
-    tokenizer = kind.fit(texts["train"], options.vocab_size)
+    tokenizer = fitted_tokenizer(options.tokenizer, texts["train"], options.vocab_size)
     check_memory(sum(map(len, texts.values())) * options.max_length * token_type(tokenizer).itemsize, "max_length")
     cut, unknown = dict[str, int](), dict[str, float]()
     parts: dict[str, Split | None] = {"val": None, "test": None}

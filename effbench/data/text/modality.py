@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -12,7 +13,7 @@ from effbench.config.options import COUNT
 from effbench.data.modality import AugmentParams, Modality, Settings
 from effbench.data.split_checks import as_tensor
 from effbench.data.text.encoding import VOCAB_SIZE, encoded, text_problem
-from effbench.data.text.tokenizers import Bytes, Tokenizer, restored_tokenizer
+from effbench.data.text.tokenizers import Bytes, Given, Tokenizer, restored_tokenizer
 from effbench.errors import ConfigError, DataError
 from effbench.special_tokens import PADDING
 
@@ -114,6 +115,16 @@ class Texts(Modality):
                 "the data's tokenizer is not the run's: another train split or another data.tokenizer gives tokens "
                 "other numbers. Leave these options as in training; run.predict, and other files of data=text_csv "
                 "(data.test_file=FILE) and data=text_file (data.file=FILE), use the run's tokenizer."
+            )
+
+    def check_pretrained(self, folder: Path) -> None:
+        """Require the tokenizer of the folder: its weights are for the numbers of this one."""
+        if self._tokenizer is None:  # shapes only
+            return
+        if self.tokenizer.record() != Given.read(folder / "tokenizer.json").record():
+            raise ConfigError(
+                f"model.pretrained: '{folder}' has its own tokenizer, and its weights are for the numbers of that one. "
+                f"Write data.tokenizer='{folder}'."
             )
 
     @property

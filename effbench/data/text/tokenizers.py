@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 from abc import ABC, abstractmethod
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from effbench.errors import ConfigError, MissingExtraError, shown, unknown_name
+from effbench.cache_dir import expanded
+from effbench.errors import ConfigError, DataError, MissingExtraError, shown, unknown_name
+from effbench.escaping import for_terminal
 from effbench.special_tokens import PADDING, UNKNOWN
 
 _WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters and digits, or one other character
@@ -188,6 +193,8 @@ class BytePairs(Tokenizer):
     def __init__(self, content: str):
         self.content = content
         self._own = _library().Tokenizer.from_str(content)
+        # a text may hold the word [PAD]: it must not become the number of padding
+        self._own.encode_special_tokens = True
         self.vocab_size = self._own.get_vocab_size()
 
     @classmethod
@@ -239,20 +246,110 @@ class BytePairs(Tokenizer):
             raise ValueError(f"data.tokenizer.content is no tokenizer ({error})") from error
 
 
+class Given(BytePairs):
+    """A tokenizer.json of the package `tokenizers`, such as that of a pretrained model. Nothing is fitted.
+
+    The record holds it compressed: the vocabulary of a published model has megabytes.
+    """
+
+    name = "file"
+    rule = (
+        "tokenizers.Tokenizer.from_str(json).encode(text).ids, of the package tokenizers, with encode_special_tokens; "
+        "json is `content` after base64 and xz"
+    )
+    keeps_text = False  # most normalise it
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        del texts, vocab_size
+        raise ConfigError(
+            "data.tokenizer: a tokenizer.json is read and not fitted, which these data do not provide for."
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the tokenizer of a file. Raises DataError if it is none, or does not fit."""
+        name = for_terminal(str(path))
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"data.tokenizer: {name} cannot be read ({error}). For a folder of transformers without it, "
+                "transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes tokenizer.json."
+            ) from error
+        try:
+            found = cls(content)
+        except MissingExtraError:
+            raise
+        except Exception as error:  # the library raises Exception itself
+            raise DataError(f"data.tokenizer: {name} is no tokenizer.json ({error}).") from error
+        first = found._own.id_to_token(PADDING)
+        if first is None or "pad" not in first.lower():
+            raise DataError(
+                f"data.tokenizer: number {PADDING} of {name} is {first!r}; it must be the padding token, as in the "
+                "tokenizers of BERT and DeBERTa."
+            )
+        if len(found.record()["content"]) > _MOST_RECORDED:
+            raise DataError(f"data.tokenizer: {name} is too large for a run's record, even compressed.")
+        found._own.no_truncation()
+        found._own.no_padding()
+        return found
+
+    def record(self) -> dict[str, Any]:
+        packed = lzma.compress(self.content.encode(), preset=6)
+        return {"name": self.name, "content": b64encode(packed).decode()}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        try:
+            # a record may be a stranger's: a small one must not fill the memory
+            packed = b64decode(str(record.get("content")), validate=True)
+            text = lzma.LZMADecompressor().decompress(packed, max_length=_MOST_JSON).decode()
+        except (ValueError, lzma.LZMAError) as error:
+            raise ValueError(f"data.tokenizer.content is no tokenizer ({error})") from error
+        found = super().from_record({"content": text})
+        found._own.no_truncation()
+        found._own.no_padding()
+        return found
+
+
+_MOST_RECORDED, _MOST_JSON = 3_000_000, 100_000_000  # characters; a summary has at most 4 MB
 TOKENIZERS: dict[str, type[Tokenizer]] = {kind.name: kind for kind in (Bytes, Characters, Words, BytePairs)}
 LEAST_VOCAB = {"bytes": 257, "chars": 3, "words": 3, "bpe": 257}  # padding and unknown, and one token or all bytes
 
 
 def tokenizer_class(name: object) -> type[Tokenizer]:
-    """Return the class of data.tokenizer=NAME. Raises ConfigError for an unknown name."""
+    """Return the class of data.tokenizer=NAME, or FILE. Raises ConfigError for an unknown name."""
+    if tokenizer_file(name) is not None:
+        return Given
     if not isinstance(name, str) or name not in TOKENIZERS:
         raise ConfigError(unknown_name("data.tokenizer", str(name), list(TOKENIZERS)))
     return TOKENIZERS[name]
 
 
+def tokenizer_file(name: object) -> Path | None:
+    """Return the tokenizer.json that data.tokenizer names, by itself or by its folder; None for other tokenizers."""
+    if not isinstance(name, str) or not (name.endswith(".json") or "/" in name):
+        return None
+    path = expanded(name)
+    return path / "tokenizer.json" if path.is_dir() else path
+
+
+def fitted_tokenizer(name: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Return the tokenizer of data.tokenizer, fitted to texts or read from its file.
+
+    Args:
+        name: bytes, chars, words, bpe, or the path of a tokenizer.json or of its folder.
+        texts: of the train split.
+        vocab_size: most token numbers of a fitted one.
+    """
+    path = tokenizer_file(name)
+    return tokenizer_class(name).fit(texts, vocab_size) if path is None else Given.read(path)
+
+
 def check_vocab_size(name: str, vocab_size: object) -> int:
     """Return data.vocab_size, at least what the tokenizer `name` needs. Raises ConfigError."""
-    least = LEAST_VOCAB[name]
+    least = LEAST_VOCAB.get(name, 1)  # that of a file is what it is
     if isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or vocab_size < least:
         raise ConfigError(
             f"data.vocab_size must be a whole number of at least {least} for data.tokenizer={name}; got "
@@ -264,9 +361,10 @@ def check_vocab_size(name: str, vocab_size: object) -> int:
 def restored_tokenizer(record: object) -> Tokenizer:
     """Return the tokenizer of a run's record. Raises ValueError if it is damaged."""
     name = record.get("name") if isinstance(record, Mapping) else None
-    if not isinstance(record, Mapping) or name not in TOKENIZERS:
-        raise ValueError(f"data.tokenizer must name one of {', '.join(TOKENIZERS)}")
-    return TOKENIZERS[name].from_record(record)
+    known = {**TOKENIZERS, Given.name: Given}
+    if not isinstance(record, Mapping) or name not in known:
+        raise ValueError(f"data.tokenizer must name one of {', '.join(known)}")
+    return known[name].from_record(record)
 
 
 def _library() -> Any:
