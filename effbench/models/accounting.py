@@ -293,21 +293,22 @@ def _all_steps_at_once(layer: nn.RNNBase, inputs: Any, state: Any = None) -> Any
     """
     if not isinstance(inputs, Tensor):  # packed sequences
         return type(layer).forward(layer, inputs, state)
-    directions = 2 if layer.bidirectional else 1
-    names = iter(layer._all_weights)  # of a direction of a layer each
+    directions = ("", "_reverse") if layer.bidirectional else ("",)
     states_SH = inputs.flatten(0, -2)  # S: time steps x samples
-    for _ in range(layer.num_layers):
+    for place in range(layer.num_layers):
         sides = []
-        for _ in range(directions):
-            weight_ih, weight_hh, *others = (getattr(layer, name) for name in next(names))
+        for direction in directions:
+            weight_ih, weight_hh = (getattr(layer, f"weight_{of}_l{place}{direction}") for of in ("ih", "hh"))
             before_SH = states_SH.new_empty(len(states_SH), weight_hh.shape[1])
             gates_SG = states_SH @ weight_ih.T + before_SH @ weight_hh.T
             cells_SH = gates_SG[:, : layer.hidden_size]
-            sides.append(cells_SH @ others[-1].T if layer.proj_size else cells_SH)
+            if layer.proj_size:
+                cells_SH = cells_SH @ getattr(layer, f"weight_hr_l{place}{direction}").T
+            sides.append(cells_SH)
         states_SH = torch.cat(sides, 1)
     outputs = states_SH.unflatten(0, inputs.shape[:-1])
     samples = (inputs.shape[0 if layer.batch_first else 1],) if inputs.dim() == 3 else ()
-    last = (layer.num_layers * directions, *samples)
+    last = (layer.num_layers * len(directions), *samples)
     hidden = inputs.new_empty(*last, layer.proj_size or layer.hidden_size)
     return outputs, (hidden, inputs.new_empty(*last, layer.hidden_size)) if isinstance(layer, nn.LSTM) else hidden
 
