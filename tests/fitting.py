@@ -11,6 +11,7 @@ from effbench.config.compose import compose
 from effbench.config.static_compose import group_options, member
 from effbench.target_allowlist import resolve
 
+NEEDS = {"timm": "timm", "schedule_free": "schedulefree", "deberta_v3": "transformers"}  # choice -> optional library
 IMAGES = frozenset({"in_channels", "image_size"})  # what a model's constructor is told about images
 
 
@@ -25,7 +26,8 @@ def words_beside(choice: str) -> list[str]:
             return [f"data={data}", *(word for word in words_beside(f"data={data}") if word != choice)]
         return [f"loss={loss_for(kind)}", *_data_with(kind)]
     if group == "data" and (facts := facts_of(name)) != IMAGES:
-        return [f"model={next(model for model in group_options()['model'] if takes(model, facts))}", *_task_of(name)]
+        plain = (model for model in group_options()["model"] if model not in NEEDS)
+        return [f"model={next(model for model in plain if takes(model, facts))}", *_task_of(name)]
     if group == "model" and not takes(name, IMAGES):
         data = next(data for data in group_options()["data"] if takes(name, facts_of(data)))
         return [f"data={data}", *_task_of(data)]

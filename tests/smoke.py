@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,10 @@ def words_for(name: str, scratch: Path) -> list[str]:
 
 def left_out() -> dict[str, str]:
     """{group=name: why it cannot be tried here}."""
-    return {} if torch.cuda.is_available() else {"device=cuda": "torch sees no GPU here"}
+    found = {} if torch.cuda.is_available() else {"device=cuda": "torch sees no GPU here"}
+    if find_spec("transformers") is None:
+        found["model=deberta_v3"] = "transformers is not installed"
+    return found
 
 
 def members(group: str) -> list[str]:

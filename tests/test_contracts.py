@@ -19,7 +19,7 @@ from effbench.config.static_compose import STUDY_GROUPS
 from effbench.data.images.modality import Images
 from effbench.report.cost import Setting
 from effbench.run.validate import dry_build
-from tests.fitting import words_beside
+from tests.fitting import NEEDS, words_beside
 
 SMALL = Setting(Images.blank((3, 32, 32)), 10)
 FILES = sorted(conf_dir().glob("*/*.yaml"))
@@ -29,7 +29,6 @@ RECIPES = sorted(recipes_dir().glob("*.yaml"))
 OTHERS = ("fast_", "gpt_")
 PAIRINGS = [path for path in RECIPES if not path.stem.startswith(OTHERS)]  # MODEL_OPTIMIZER, and its _cpu twin
 # What needs an extra is built where the extra is installed.
-NEEDS = {"timm": "timm", "schedule_free": "schedulefree"}
 
 
 def name_of(path: Path) -> str:
