@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.frameworks import measure, one, page, task
+from benchmarks.frameworks.journal import Journal
 from benchmarks.frameworks.lines import user_lines
 from benchmarks.frameworks.measure import FRAMEWORKS, PEERS, Framework, overheads
 
@@ -169,6 +170,21 @@ def test_the_figure_has_both_schemes_and_places_loops_by_lines(journal: Path) ->
     assert places["by hand"] < places["Keras 3"] < places["effbench"]
     for name in places:
         assert f">{name}</text>" in svg
+
+
+def test_the_journal_keeps_the_others_and_the_table_s_order(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.frameworks.journal.commit_here", lambda: "abc")
+    monkeypatch.setattr("benchmarks.frameworks.journal.machine_here", lambda: {"cpu": "x"})
+    before = json.loads(journal.read_text())
+    written = Journal(journal, measure.Plan(seeds=1))
+    written.begin(FRAMEWORKS[0])
+    written.add_run("bare", {"seed": 0, "seconds": 1.0})
+    written.add_steps(["bare"], [{"bare": 1.0, "bare again": 1.5}])
+    after = json.loads(journal.read_text())
+    assert list(after) == ["bare", "effbench", "fastai", "keras"]
+    assert after["keras"] == before["keras"]
+    assert after["bare"]["runs"] == [{"seed": 0, "seconds": 1.0}]
+    assert after["bare"]["overhead_s"] == [0.5]
 
 
 def test_whole_runs_take_turns_from_either_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

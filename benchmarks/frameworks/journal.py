@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.frameworks.measure import Framework, Plan, overheads
+from benchmarks.frameworks.measure import FRAMEWORKS, Framework, Plan, overheads
 from benchmarks.page import commit_here, machine_here
 
 
@@ -55,7 +55,9 @@ class Journal:
         self._write()
 
     def _write(self) -> None:
-        self._path.write_text(json.dumps(self._kept, indent=1) + "\n", encoding="utf-8")
+        # in the order of the page's table, whatever was measured last
+        kept = {each.name: self._kept[each.name] for each in FRAMEWORKS if each.name in self._kept}
+        self._path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any]:

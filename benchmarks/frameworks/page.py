@@ -35,9 +35,9 @@ Keras use torch's fused AdamW. All that take a DataLoader get one that reads a b
 samples."""
 NOTES = f"""{RULE}
 
-A process is one run from start to exit, imports included; training is the call that trains and tests. Both, peak
-resident memory of the process and accuracy are over the seeds; accuracies differ by seed (± standard deviation), and
-show that all learn the same.
+A process is one run from start to exit, imports included; training is the call that trains and tests, in
+which effbench imports most of its own. Both, peak resident memory of the process and accuracy are over the seeds;
+accuracies differ by seed (± standard deviation), and show that all learn the same.
 
 The overhead: seconds from one forward pass of training to the next, within an epoch, less those of the loop by hand in
 the same round; the processes take turns of {SLICE_STEPS} steps. The loop by hand against itself is the control.
