@@ -37,7 +37,7 @@ class Reference:
         entry = data.get(KEY)
         if not isinstance(entry, Mapping):
             return None
-        found = [entry.get(name) for name in ("method", "metric", "value", "command", "n")]
+        found: list[Any] = [entry.get(name) for name in ("method", "metric", "value", "command", "n")]
         texts, numbers = (found[0], found[1], found[3]), (found[2], found[4])
         # by type, not by attempt: a summary may come from another version, or be damaged
         if not all(isinstance(text, str) and text for text in texts):

@@ -108,7 +108,7 @@ class TransformerEncoder(nn.Module):
         blocks = [Block(attention(), dim, mlp_dim or 4 * dim, dropout, norm) for _ in range(depth)]
         self.embedding = embedding(vocab_size, dim)
         # small: the scale of the embedding's rows is 1
-        self.positions = nn.Parameter(0.02 * torch.randn(max_length, dim)) if positions == "learned" else None
+        self.pos_embedding = nn.Parameter(0.02 * torch.randn(max_length, dim)) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(blocks)
         # with norm=post the last block ends with a norm
@@ -119,8 +119,8 @@ class TransformerEncoder(nn.Module):
         """(B, T) -> (B, num_classes)."""
         mask_BT = token_mask(tokens_BT)
         x_BTD = self.embedding(tokens_BT)
-        if self.positions is not None:
-            x_BTD = x_BTD + self.positions[: x_BTD.shape[1]]
+        if self.pos_embedding is not None:
+            x_BTD = x_BTD + self.pos_embedding[: x_BTD.shape[1]]
         x_BTD = self.dropout(x_BTD)
         for block in self.blocks:
             x_BTD = block(x_BTD, mask_BT)
