@@ -281,8 +281,9 @@ def _shapes_of(model: nn.Module) -> nn.Module:
     """Return a copy on the meta device in eval mode, to count operations with."""
     shadow = without_data(model, "meta").eval()
     for layer in shadow.modules():
-        if type(layer) in (nn.RNN, nn.GRU, nn.LSTM):  # a subclass may compute something else
-            layer.forward = partial(_all_steps_at_once, layer)  # type: ignore[method-assign]
+        # by type: a subclass may compute something else
+        if isinstance(layer, nn.RNNBase) and type(layer) in (nn.RNN, nn.GRU, nn.LSTM):
+            layer.forward = partial(_all_steps_at_once, layer)
     return shadow
 
 

@@ -44,7 +44,7 @@ class Neuron(nn.Module):
         """(B, F) -> (B, num_classes)."""
         # an exporter cannot trace ByHand, and without gradients there is nothing to do by hand
         if self.by_hand and torch.is_grad_enabled():
-            z_BK: Tensor = ByHand.apply(x_BF, self.linear.weight, self.linear.bias)  # type: ignore[no-untyped-call]
+            z_BK: Tensor = ByHand.apply(x_BF, self.linear.weight, self.linear.bias)
         else:
             z_BK = self.linear(x_BF)
         return F.pad(z_BK, (self.fixed, 0))

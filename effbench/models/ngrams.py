@@ -66,7 +66,8 @@ class Ngrams(nn.Module):
 
     def _numbers(self, tokens_BT: Tensor) -> list[Tensor]:
         """Return, for each n, the row numbers (B, T - n + 1) of the n-grams; 0 where one reaches into padding."""
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if torch.compiler.is_exporting() or tracing:
             # a file takes any T, also one below the longest n-gram; the row of padding adds nothing
             tokens_BT = nn.functional.pad(tokens_BT, (0, self.longest - 1))
         mask_BT = token_mask(tokens_BT)

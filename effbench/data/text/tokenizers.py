@@ -361,7 +361,7 @@ def check_vocab_size(name: str, vocab_size: object) -> int:
 def restored_tokenizer(record: object) -> Tokenizer:
     """Return the tokenizer of a run's record. Raises ValueError if it is damaged."""
     name = record.get("name") if isinstance(record, Mapping) else None
-    known = {**TOKENIZERS, Given.name: Given}
+    known: dict[str, type[Tokenizer]] = {**TOKENIZERS, Given.name: Given}
     if not isinstance(record, Mapping) or name not in known:
         raise ValueError(f"data.tokenizer must name one of {', '.join(known)}")
     return known[name].from_record(record)
