@@ -307,7 +307,10 @@ def test_rows_are_exported_with_their_normalisation(format_name: str, rows_run: 
         (["augment=strong"], "the augment group is not for rows"),
         (["augment.flip=0.1"], "augment.flip=0.1"),
         (["device.channels_last=true"], "device.channels_last=true is for images"),
-        (["model=cnn"], "rows give num_classes, in_features. For rows write model=mlp.\n"),
+        (
+            ["model=cnn"],
+            "rows give num_classes, in_features. For rows write model=linear or model=mlp or model=neuron.\n",
+        ),
     ],
     ids=["strong", "flip", "channels_last", "cnn"],
 )
@@ -324,7 +327,9 @@ def test_a_model_that_lacks_arguments_is_told_what_helps(tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     config = compose(["allow_targets=[narrow]"])
     rows = {"num_classes": 2, "in_features": 3}
-    with pytest.raises(ConfigError, match=r"needs width, .*Give model\.width=VALUE; or: For rows write model=mlp\."):
+    with pytest.raises(
+        ConfigError, match=r"needs width, .*Give model\.width=VALUE; or: For rows write model=linear or "
+    ):
         call("model", "narrow.build", config, {}, rows, "rows")
     images = {"num_classes": 2, "in_channels": 1, "image_size": (8, 8)}
     with pytest.raises(ConfigError, match=r"needs in_features, width, .*image_size\. For images write model=cnn or "):

@@ -36,6 +36,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(12):
             noise = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8)
             Image.fromarray(noise.numpy()).save(folder / "photos" / label / f"{index}.jpg")
+    for label in ("english", "french"):
+        (folder / "letters" / label).mkdir(parents=True)
+        for index in range(40):
+            (folder / "letters" / label / f"{index}.txt").write_text(f"{label} letter {index}")
     tables = {"reviews.csv": "text,label", "patients.csv": "age,ill"}
     for name, header in tables.items():
         lines = [f"{index},{('no', 'yes')[index % 2]}" for index in range(200)]

@@ -85,20 +85,7 @@ def check_logits(
             f"{name} returns a {type(outputs).__name__} for {probe.unit}s; it must return the logits alone, a tensor "
             "(N, K)."
         )
-    # two samples: with one, a missing batch dimension could not be told from a batch of one
-    if tuple(outputs.shape) != (2, *places, classes):
-        made = " x ".join(map(str, outputs.shape[1:])) if outputs.dim() and len(outputs) == 2 else "no batch of"
-        if places:
-            wanted = " x ".join(map(str, (*places, classes)))
-            raise ConfigError(
-                f"{name} makes {made} outputs {article(probe.unit)} {probe.unit}; {dataset} needs {wanted}: a logit "
-                "for each token number at each place. Let the model take the argument num_classes."
-            )
-        raise ConfigError(
-            f"{name} makes {made} outputs {article(probe.unit)} {probe.unit}, but {dataset} has {classes} classes, "
-            f"labelled 0 to {classes - 1}. "
-            "Let the model take the argument num_classes."
-        )
+    _check_shape(outputs, name, probe, classes, dataset, places)
     # for both samples: logits that add up to 1 by chance do so once at most
     are_probabilities = bool((outputs >= 0).all()) and bool(((outputs.sum(-1) - 1).abs() < 1e-5).all())
     if takes_softmax and classes > 1 and are_probabilities:
@@ -112,6 +99,24 @@ def check_logits(
             f"{name}: its logits depend on no trained parameter (a detach(), no_grad() or argmax in forward, or all of "
             "these parameters are frozen)."
         )
+
+
+def _check_shape(outputs: Tensor, name: str, probe: Probe, classes: int, dataset: str, places: tuple[int, ...]) -> None:
+    # two samples: with one, a missing batch dimension could not be told from a batch of one
+    if tuple(outputs.shape) == (2, *places, classes):
+        return
+    made = " x ".join(map(str, outputs.shape[1:])) if outputs.dim() and len(outputs) == 2 else "no batch of"
+    if places:
+        wanted = " x ".join(map(str, (*places, classes)))
+        raise ConfigError(
+            f"{name} makes {made} outputs {article(probe.unit)} {probe.unit}; {dataset} needs {wanted}: a logit "
+            "for each token number at each place. Let the model take the argument num_classes."
+        )
+    raise ConfigError(
+        f"{name} makes {made} outputs {article(probe.unit)} {probe.unit}, but {dataset} has {classes} classes, "
+        f"labelled 0 to {classes - 1}. "
+        "Let the model take the argument num_classes."
+    )
 
 
 def _outputs(model: nn.Module, name: str, probe: Probe) -> Any:

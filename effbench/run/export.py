@@ -59,7 +59,7 @@ def export_run(
     run = with_data(load_run(folder, allow_targets), dict(data_overrides or {}), "cpu")
     # torch is imported only now: a mistyped folder or key is reported at once
     from effbench import build
-    from effbench.export.files import ELSEWHERE, publish_file
+    from effbench.export.files import ELSEWHERE
     from effbench.export.formats import FORMATS, require_libraries
     from effbench.training.checkpoint_files import read_manifest
 
@@ -75,23 +75,32 @@ def export_run(
 
     # File and record are replaced one after the other; with two exports at once they could be of different ones.
     with holding(target.parent, ELSEWHERE):
-        which, samples = _samples(run)
         about = {"checkpoint": {"name": checkpoint, "step": step}}
-
-        def written(free_length: str | None) -> dict[str, Any]:
-            with _timed(f"exporting {target.name}"):
-                content = _content(run, model, format_name, free_length)
-
-            def check(path: Path) -> dict[str, Any]:
-                parity = _parity(run, model, format_name, path, samples, tolerance, free_length)
-                parity = {"split": which, "tolerance": tolerance, **parity}
-                return {**_facts(run, format_name, free_length), **about, "parity": parity}
-
-            with _timed(f"comparing on {len(samples)} {which} {run.modality().unit}s"):
-                return publish_file(target, content, check)
-
-        facts = _freest(written, run, target.name)
+        facts = _freest(_writer(run, model, target, format_name, tolerance, about), run, target.name)
     return {**facts, "path": str(target)}
+
+
+def _writer(
+    run: Run, model: nn.Module, target: Path, format_name: str, tolerance: float, about: Mapping[str, Any]
+) -> Callable[[str | None], dict[str, Any]]:
+    """Return a function that writes the file for a free dimension, or for none, compares it, and returns its record."""
+    from effbench.export.files import publish_file
+
+    which, samples = _samples(run)
+
+    def written(free_length: str | None) -> dict[str, Any]:
+        with _timed(f"exporting {target.name}"):
+            content = _content(run, model, format_name, free_length)
+
+        def check(path: Path) -> dict[str, Any]:
+            parity = _parity(run, model, format_name, path, samples, tolerance, free_length)
+            parity = {"split": which, "tolerance": tolerance, **parity}
+            return {**_facts(run, format_name, free_length), **about, "parity": parity}
+
+        with _timed(f"comparing on {len(samples)} {which} {run.modality().unit}s"):
+            return publish_file(target, content, check)
+
+    return written
 
 
 def _freest(written: Callable[[str | None], dict[str, Any]], run: Run, name: str) -> dict[str, Any]:

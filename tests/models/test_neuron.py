@@ -68,13 +68,13 @@ def test_manual_gradient_equals_autograd_also_of_inputs(outputs: int, kind: str)
         torch.testing.assert_close(manual, auto, rtol=0, atol=1e-12)
 
 
-def test_a_manual_neuron_calls_no_gradient_formula_of_torch_for_its_sum() -> None:
+def test_a_manual_neuron_calls_no_gradient_of_torch() -> None:
     logits = Neuron(2, 6, "manual").double()(sample()[0])
     names = {type(logits.grad_fn).__name__, type(logits.grad_fn.next_functions[0][0]).__name__}
     assert "ByHandBackward" in names
 
 
-def test_first_class_has_the_logit_0_and_values_are_the_sum_itself() -> None:
+def test_the_first_class_has_logit_0_and_values_the_sum() -> None:
     x_BF, _ = sample()
     model = started(Neuron(2, 6))
     z_B = x_BF @ model.linear.weight[0] + model.linear.bias[0]

@@ -138,7 +138,9 @@ def test_seconds_become_steps_by_the_median_step_time(tmp_path: Path) -> None:
     assert claim is not None
     assert claim.task.phase == "pace"  # before any run
     times = {"mlp-sgd": (0.1, 0.3, 0.1), "mlp-adamw": (0.2, 0.2, 0.9)}
-    rounds = {arm: {"rounds": [{"step_s": each} for each in every]} for arm, every in times.items()}
+    rounds = {
+        arm: {"rounds": [{"step_s": each, "contaminated": False} for each in every]} for arm, every in times.items()
+    }
     ledger.finish(claim, {"status": "completed", "value": 0.0, "arms": rounds})
     assert [steps_of(plan, ledger, arm) for arm in times] == [300, 150]
     words = plan.words("mlp-sgd", {}, 1, tests=True, steps=300)

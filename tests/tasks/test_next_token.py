@@ -228,7 +228,7 @@ def test_summary_counts_a_window_and_refuses_what_does_not_fit(capsys: Any) -> N
 
 
 @pytest.mark.slow
-def test_a_task_or_model_that_does_not_fit_is_answered_with_words(run: Run, tmp_path: Path) -> None:
+def test_a_task_or_model_that_does_not_fit_gets_words(run: Run, tmp_path: Path) -> None:
     file = f"data.file='{run.folder.parent / 'own.txt'}'"
     with pytest.raises(ConfigError, match=r"Write task=next_token model=gpt"):
         effbench.train(["data=text_file", file], tmp_path / "a")

@@ -1,4 +1,7 @@
-"""Windows of one text: shifted targets, random places in training, every token predicted once in evaluation."""
+"""Windows of one text: shifted targets, random places in training, every token predicted once in evaluation.
+
+White-box: short pieces of text, so that a small text has several.
+"""
 
 from __future__ import annotations
 
