@@ -1,4 +1,7 @@
-"""Counts against published sizes and closed forms; kept bytes against what the allocator really keeps."""
+"""Counts against published sizes and closed forms; kept bytes against what the allocator really keeps.
+
+White-box: the shapes that stand in for a recurrent layer on the meta device.
+"""
 
 from __future__ import annotations
 
