@@ -309,7 +309,7 @@ def test_rows_are_exported_with_their_normalisation(format_name: str, rows_run: 
         (["device.channels_last=true"], "device.channels_last=true is for images"),
         (
             ["model=cnn"],
-            "rows give num_classes, in_features. For rows write model=linear or model=mlp or model=neuron.\n",
+            "rows give num_classes, in_features. For rows write model=linear | mlp | neuron.\n",
         ),
     ],
     ids=["strong", "flip", "channels_last", "cnn"],
@@ -328,11 +328,11 @@ def test_a_model_that_lacks_arguments_is_told_what_helps(tmp_path: Path, monkeyp
     config = compose(["allow_targets=[narrow]"])
     rows = {"num_classes": 2, "in_features": 3}
     with pytest.raises(
-        ConfigError, match=r"needs width, .*Give model\.width=VALUE; or: For rows write model=linear or "
+        ConfigError, match=r"needs width, .*Give model\.width=VALUE; or: For rows write model=linear \| "
     ):
         call("model", "narrow.build", config, {}, rows, "rows")
     images = {"num_classes": 2, "in_channels": 1, "image_size": (8, 8)}
-    with pytest.raises(ConfigError, match=r"needs in_features, width, .*image_size\. For images write model=cnn or "):
+    with pytest.raises(ConfigError, match=r"needs in_features, width, .*image_size\. For images write model=cnn \| "):
         call("model", "narrow.build", config, {}, images, "images")
     with pytest.raises(ConfigError, match=r"words give num_classes, length\. Name a model of your own for words\."):
         call("model", "effbench.models.cnn.cnn", config, {}, {"num_classes": 2, "length": 9}, "words")

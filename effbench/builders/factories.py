@@ -95,8 +95,11 @@ def _check_complete(
         # A model that takes num_classes alone knows nothing of these samples.
         takes_facts = (set(facts) - {"num_classes"}) & parameters.keys()
         if takes_facts and set(_required(parameters)) <= {*facts, *own}:
-            fitting.append(f"{group}={choice}")
-    choose = f"For {giver} write {' or '.join(fitting[:3])}." if fitting else f"Name a {group} of your own for {giver}."
+            fitting.append(choice)
+    choose = f"Name a {group} of your own for {giver}."
+    if fitting:
+        # all of them: the first of an alphabet are no recommendation
+        choose = f"For {giver} write {group}={' | '.join(fitting)}."
     # An option helps only if the value does not depend on the data: no in_channels makes a CNN take rows.
     if set(missing) & (facts_of_all - own_keys):
         remedy = choose

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,11 +82,21 @@ def walk(folder: Path, kind: FileKind) -> tuple[list[Path], Counter[str]]:
         for entry in entries:
             if is_folder(entry):
                 pending.append(Path(entry))
-            elif kind.holds(entry.name):
+            elif kind.holds(entry.name) and not _is_special(entry):
                 found.append(Path(entry))
             elif entry.name.lower() not in _IGNORED_FILES:
                 skipped[printable(Path(entry).suffix.lower())] += 1
     return sorted(found, key=os.fspath), skipped
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Return True for a pipe, socket or device, or a link to one: reading it may never end."""
+    if entry.is_file(follow_symlinks=False):  # known without a system call
+        return False
+    try:
+        return not stat.S_ISREG(entry.stat().st_mode)
+    except OSError:  # a broken link is named by whoever reads it
+        return False
 
 
 def subfolders(folder: Path) -> list[Path]:

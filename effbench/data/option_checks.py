@@ -33,6 +33,12 @@ def check_division(split_seed: object, **fractions: object) -> None:
     """
     for key, fraction in fractions.items():
         FRACTION_BELOW_1.check(fraction, f"data.{key}", "a number in [0, 1)", "For 10 % write 0.1.")
+    # each is in [0, 1) by now, but all are parts of the whole
+    if sum(map(float, fractions.values())) >= 1:  # type: ignore[arg-type]
+        keys, values = (
+            " + ".join(map(str, each)) for each in ([f"data.{key}" for key in fractions], fractions.values())
+        )
+        raise ConfigError(f"{keys} must be below 1, to leave samples to train on; got {values}.")
     SEED.check(split_seed, "data.split_seed", remedy="0 is usual.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,10 +49,9 @@ def _files_of(path: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def natural_order(label: str) -> tuple[bool, float, str]:
     """Return the key that sorts labels: numbers first and by value, 2 before 10, then other texts."""
-    try:
-        return (False, float(label), label)
-    except ValueError:
-        return (True, 0.0, label)
+    value = number_in(label)
+    # NaN is neither before nor after a number: the order would be that of the set, which differs between processes
+    return (True, 0.0, label) if value is None or math.isnan(value) else (False, value, label)
 
 
 def number_in(cell: str) -> float | None:
@@ -152,7 +152,7 @@ def _jsonl(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[
         if not isinstance(row, dict):
             raise DataError(f"{name} line {number} must be a JSON object, {{...}}; got {line.strip()[:40]!r}.")
         _places(f"{name} line {number}", list(row), columns)
-        yield number, {column: _text(row[column]) for column in columns}
+        yield number, {column: _text(row[column], f"{name} line {number}", column) for column in columns}
 
 
 def _parquet(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -160,8 +160,9 @@ def _parquet(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tupl
     _places(for_terminal(str(path)), _parquet_names(path), columns)
     with _reading_parquet(path) as parquet:
         table = parquet.read_table(path, columns=list(columns))
+    name = for_terminal(str(path))
     for number, row in enumerate(table.to_pylist(), start=1):
-        yield number, {column: _text(row[column]) for column in columns}
+        yield number, {column: _text(row[column], f"{name} row {number}", column) for column in columns}
 
 
 def _parquet_names(path: Path) -> list[str]:
@@ -194,8 +195,26 @@ def _places(name: str, header: Sequence[str], columns: Sequence[str]) -> dict[st
     return {column: list(header).index(column) for column in columns}
 
 
-def _text(value: Any) -> str:
-    if value is None:
+def _text(value: Any, place: str, column: str) -> str:
+    """Return a cell as text, '' for a missing one.
+
+    Args:
+        value: of JSON or Parquet.
+        place: file and line, for messages.
+        column: its name, for messages.
+
+    Raises:
+        DataError: it is no text, number or date.
+    """
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place}: column {column!r} holds bytes that are no UTF-8. Convert it to text.") from error
+    if isinstance(value, list | tuple | dict):
+        kind = "an object" if isinstance(value, dict) else "a list"
+        raise DataError(f"{place}: column {column!r} holds {kind}; a cell must be a text or a number.")
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     # as JSON writes it: true, not True
     return value if isinstance(value, str) else json.dumps(value) if isinstance(value, bool) else str(value)

@@ -27,12 +27,6 @@ def check_arguments(
     """
     check_counts("pixel", image_size=image_size, max_pixels=max_pixels)
     check_division(split_seed, val_fraction=val_fraction, test_fraction=test_fraction)
-    # Each is in [0, 1) by now, but both are parts of the whole.
-    if val_fraction + test_fraction >= 1:
-        raise ConfigError(
-            "data.val_fraction + data.test_fraction must be below 1, to leave images to train on; "
-            f"got {val_fraction} + {test_fraction}."
-        )
     # before decoding, which would take minutes to find the first bad file
     if on_corrupt not in ("refuse", "skip"):
         raise ConfigError(unknown_name("data.on_corrupt", on_corrupt, ["refuse", "skip"]))

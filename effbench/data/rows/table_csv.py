@@ -68,6 +68,9 @@ class Tables(Rows):
             except DataError as error:
                 problems.append(str(error))
                 continue
+            if not len(features):
+                problems.append(f"{for_terminal(str(path))} holds no rows.")
+                continue
             _tell_odd(for_terminal(str(path)), odd)
             for first, chunk in zip(range(0, len(features), ROWS), features.split(ROWS), strict=True):
                 yield [{"file": str(path), "row": first + place + 1} for place in range(len(chunk))], chunk

@@ -36,7 +36,8 @@ def read_texts(path: Path, options: Mapping[str, Any]) -> list[tuple[int, str]]:
     encoding = str(options.get("encoding") or ENCODING)
     # also a pipe, such as /dev/stdin
     if path.suffix.lower() not in TABLES:
-        lines = decoded(path, encoding).splitlines()
+        # not splitlines(): a text may hold U+2028 or a form feed
+        lines = decoded(path, encoding).replace("\r\n", "\n").replace("\r", "\n").split("\n")
         return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     column = str(options.get("text_column") or TEXT_COLUMN)
     return [(line, row[column]) for line, row in read_columns(path, [column], encoding)]

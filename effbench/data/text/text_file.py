@@ -16,7 +16,7 @@ from effbench.data.table_files import ENCODING, decoded
 from effbench.data.text.kjv import SplitText
 from effbench.data.text.tokenizers import restored_tokenizer
 from effbench.data.text.windows import CONTEXT, VOCAB_SIZE, Windows, cut, stream, window_options, window_splits
-from effbench.errors import ConfigError, DataError, shown
+from effbench.errors import ConfigError, DataError
 from effbench.escaping import for_terminal
 
 log = logging.getLogger(__name__)
@@ -58,11 +58,6 @@ def text_file(
     options = window_options(tokenizer, context, vocab_size)
     check_division(0, val_fraction=val_fraction, test_fraction=test_fraction)
     check_names(encoding=encoding)
-    if val_fraction + test_fraction >= 1:
-        raise ConfigError(
-            f"data.val_fraction and data.test_fraction must leave something to train on; got {shown(val_fraction)} and "
-            f"{shown(test_fraction)}."
-        )
     path = given_file("file", file)
     if path is None:
         raise ConfigError("data=text_file needs data.file=FILE, any text file.")

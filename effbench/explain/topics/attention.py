@@ -36,7 +36,7 @@ KINDS = ("animal", "food")  # of wordnet_gloss, for the small model
 SENTENCE = "a small wild bird with a long tail that feeds on seeds"
 DIM, EPOCHS, LR = 32, 3, 3e-3
 MOST_TOKENS = 40  # of a figure
-_MODELS = "model=transformer, local_attention or lstm_attention"
+_MODELS = "model=transformer, local_attention, lstm_attention or gpt"
 REFERENCES = (
     "Vaswani et al., Attention Is All You Need, arXiv:1706.03762, section 3.2.1, with footnote 4 for sqrt d",
     "Bahdanau et al., arXiv:1409.0473, section 3.1: additive attention, as in model=lstm_attention",

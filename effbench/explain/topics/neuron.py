@@ -118,8 +118,7 @@ def explain(request: Request) -> Explanation:
             f"After {STEPS} steps over all {len(x_train)} masses the mean loss is {losses[-1]:.4f} nats, from "
             f"{losses[0]:.4f}; w1 = {trained.weights[0]:.3f}, w2 = {trained.weights[1]:.3f}, b = {trained.bias:.3f}. "
             f"On the {len(x_test)} masses of the test split, two measurements give {100 * correct:.1f} % accuracy. "
-            "effbench train data=breast_cancer model=mlp model.hidden=[] trains such a neuron for each class on all "
-            "30."
+            "effbench train data=breast_cancer model=neuron trains such a neuron on all 30."
         ),
     ]
     return Explanation("neuron", "A gradient step of one neuron", parts, values, REFERENCES)

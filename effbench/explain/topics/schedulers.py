@@ -19,7 +19,7 @@ ABOUT = {
     "cosine": "half a cosine to 0 after a short warm-up; the usual choice",
     "exponential": "the same factor in every epoch",
     "one_cycle": "rises for a third of the run, then falls to almost 0",
-    "plateau": "falls when validation stops to improve, so its curve depends on the run",
+    "plateau": "falls when validation stops improving, so its curve depends on the run",
     "step": "a tenth after each third of the run, as ResNets were trained",
 }
 PLACES = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)  # shares of the run in the table
@@ -68,9 +68,9 @@ def explain(request: Request) -> Explanation:
     parts: list[Part] = [
         Paragraph(
             "A schedule multiplies the optimizer's learning rate by a factor that depends on the steps taken. A large "
-            "rate moves fast and averages the noise of batches badly; a small one settles. Most schedules therefore "
-            "begin large and end near 0. Each curve below is the learning rate that effbench's own object sets, with "
-            f"the defaults of conf/scheduler, in a run of {STEPS} steps and {EPOCHS} epochs."
+            "rate moves fast, but the noise of batches keeps it from settling; a small one settles. Most schedules "
+            "therefore begin large and end near 0. Each curve below is the learning rate that effbench's own object "
+            f"sets, with the defaults of conf/scheduler, in a run of {STEPS} steps and {EPOCHS} epochs."
         ),
         Drawing(
             [_figure(name, [Series("", index, _points(curve), dotted=False)]) for index, (name, curve) in

@@ -302,7 +302,7 @@ def test_classes_that_differ_between_splits_are_listed(root: Path, painter: Pain
         ("val_fraction", 1.0, r"data\.val_fraction must be a number in \[0, 1\); got 1"),
         ("test_fraction", 10, r"data\.test_fraction must be a number in \[0, 1\); got 10\. For 10 % write 0\.1"),
         ("val_fraction", float("nan"), r"data\.val_fraction must be a number in"),
-        ("val_fraction", 0.95, r"below 1, to leave images to train on; got 0\.95 \+ 0\.1"),
+        ("val_fraction", 0.95, r"below 1, to leave samples to train on; got 0\.95 \+ 0\.1"),
         ("on_corrupt", "skp", r"data\.on_corrupt 'skp' is not one of: refuse, skip\. Did you mean 'skip'"),
     ],
 )

@@ -79,6 +79,8 @@ def test_predicted_tables_get_the_same_features(tmp_path, caplog):
     bad = write(tmp_path / "c.csv", [("old", "red", "3")], ("age", "colour", "flat"))
     assert list(kind.read_files([bad], {}, problems)) == []
     assert "line 2: 'old' in the column 'age' is no finite number" in problems[0]
+    assert list(kind.read_files([write(tmp_path / "d.csv", [])], {}, problems)) == []
+    assert problems[1].endswith("d.csv holds no rows.")
 
 
 def test_another_tables_columns_are_refused(tmp_path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 
-from effbench.data.table_files import column_names, read_columns
+from effbench.data.table_files import column_names, natural_order, read_columns
 from effbench.data.text.files import read_texts, text_files
 from effbench.data.text.modality import Texts
 from effbench.data.text.text_csv import other_texts, text_csv
@@ -108,7 +109,14 @@ def test_bad_csv_is_named_by_line(tmp_path, content, message):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{", "line 2 is no JSON"), ("[1]", "line 2 must be a JSON object"), ('{"text": "x"}', "line 2 has no column")],
+    [
+        ("{", "line 2 is no JSON"),
+        ("[1]", "line 2 must be a JSON object"),
+        ('{"text": "x"}', "line 2 has no column"),
+        ('{"text": ["x"], "label": 1}', "line 2: column 'text' holds a list"),
+        ('{"text": "x", "label": {"v": 1}}', "line 2: column 'label' holds an object"),
+        ('{"text": "x", "label": NaN}', "line 2"),  # a missing label, not the class nan
+    ],
 )
 def test_bad_json_lines_are_named(tmp_path, line, message):
     path = tmp_path / "a.jsonl"
@@ -134,12 +142,31 @@ def test_other_encodings_long_cells_and_nul_are_read(tmp_path):
         ({"label_column": "text"}, "are both 'text'"),
         ({"encoding": "klingon"}, "data.encoding: unknown encoding"),
         ({"val_fraction": 2}, "data.val_fraction"),
+        ({"val_fraction": 0.7, "test_fraction": 0.7}, "to leave samples to train on"),
     ],
 )
 def test_bad_options_are_named(tmp_path, options, message):
     path = str(write(tmp_path / "a.csv"))
     with pytest.raises((ConfigError, DataError), match=message):
         text_csv(**{"file": path, **options})
+
+
+def test_labels_have_one_order_in_every_process():
+    """NaN compares with nothing: beside numbers, the order would be that in which a set gives them."""
+    labels = ["10", "nan", "2", "b", "inf", "-1"]
+    for order in itertools.permutations(labels):
+        assert sorted(order, key=natural_order) == ["-1", "2", "10", "inf", "b", "nan"]
+
+
+def test_bytes_of_parquet_are_decoded(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": pyarrow.array(["caf\u00e9".encode()] * 2, pyarrow.binary())}), path)
+    assert read_texts(path, {}) == [(1, "caf\u00e9"), (2, "caf\u00e9")]
+    parquet.write_table(pyarrow.table({"text": pyarrow.array([b"\xff"], pyarrow.binary())}), path)
+    with pytest.raises(DataError, match=r"row 1: column 'text' holds bytes that are no UTF-8"):
+        read_texts(path, {})
 
 
 def test_missing_files_and_unknown_suffixes_are_named(tmp_path):
@@ -156,6 +183,8 @@ def test_files_of_predict(tmp_path):
     write(tmp_path / "a.csv", [("x", "l")])
     assert [path.name for path in text_files([tmp_path])] == ["a.csv", "b.txt"]
     assert read_texts(tmp_path / "b.txt", {}) == [(1, "one"), (3, "two")]
+    (tmp_path / "c.text").write_bytes("one\u2028still\x0cone\r\ntwo".encode())
+    assert read_texts(tmp_path / "c.text", {}) == [(1, "one\u2028still\x0cone"), (2, "two")]
     assert read_texts(tmp_path / "a.csv", {}) == [(2, "x")]
     (tmp_path / "pipe").write_text("three")
     assert read_texts(tmp_path / "pipe", {}) == [(1, "three")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,14 @@ def test_hidden_names_links_and_other_suffixes(tmp_path, caplog):
     assert "skipped 2 files that are no texts by their suffix: 1 without a suffix, 1 .png" in caplog.text
     assert data.facts["skipped_files"] == {".png": 1, "": 1}
     assert "no suffix" in decoded(text_folder(root, suffixes=["", ".txt"], **WHOLE).train)
+
+
+def test_pipes_and_devices_are_not_read(tmp_path):
+    """Reading one would never end."""
+    root = fill(tmp_path / "set", count=2)
+    os.mkfifo(root / "a" / "pipe.txt")
+    (root / "b" / "zero.txt").symlink_to("/dev/zero")
+    assert text_folder(root, **WHOLE).facts["skipped_files"] == {".txt": 2}
 
 
 def test_equal_texts_stay_in_one_split(tmp_path):

@@ -161,7 +161,7 @@ def test_a_split_with_nothing_to_predict_is_refused_by_name(tmp_path: Path) -> N
     [
         ({"tokenizer": "words"}, "data.tokenizer must be bytes, chars or bpe"),
         ({"context": 0}, "data.context must be a whole number of tokens, at least 1; got 0"),
-        ({"val_fraction": 0.5, "test_fraction": 0.5}, "must leave something to train on"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "to leave samples to train on"),
         ({"file": None}, "data=text_file needs data.file=FILE"),
     ],
 )
