@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import re
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ from effbench.cache_dir import expanded
 from effbench.errors import ConfigError, DataError, MissingExtraError, shown, unknown_name
 from effbench.escaping import for_terminal
 from effbench.special_tokens import PADDING, UNKNOWN
+from effbench.units import human_bytes
 
 _WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters and digits, or one other character
 
@@ -342,9 +344,23 @@ def fitted_tokenizer(name: str, texts: Iterable[str], vocab_size: int) -> Tokeni
         name: bytes, chars, words, bpe, or the path of a tokenizer.json or of its folder.
         texts: of the train split.
         vocab_size: most token numbers of a fitted one.
+
+    Raises:
+        DataError: the file is no tokenizer, or the tokens are too long for a run's record.
     """
     path = tokenizer_file(name)
-    return tokenizer_class(name).fit(texts, vocab_size) if path is None else Given.read(path)
+    if path is not None:
+        return Given.read(path)
+    found = tokenizer_class(name).fit(texts, vocab_size)
+    # before training: a run with a larger record could not be read again
+    size = len(json.dumps(found.record(), ensure_ascii=False))
+    if size > _MOST_RECORDED:
+        raise DataError(
+            f"data.tokenizer={name}: its {found.vocab_size:,} tokens have {human_bytes(size)} of text, and a run's "
+            f"record takes {human_bytes(_MOST_RECORDED)}. Lower data.vocab_size, or take data.tokenizer=bytes, which "
+            "has no list of tokens."
+        )
+    return found
 
 
 def check_vocab_size(name: str, vocab_size: object) -> int:

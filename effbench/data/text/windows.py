@@ -23,7 +23,7 @@ from effbench.data.split_checks import as_tensor, kind_of
 from effbench.data.splits import Split, Splits
 from effbench.data.text.encoding import TextOptions, token_type
 from effbench.data.text.modality import Texts
-from effbench.data.text.tokenizers import Tokenizer, tokenizer_class
+from effbench.data.text.tokenizers import Tokenizer, fitted_tokenizer, tokenizer_class
 from effbench.errors import ConfigError, DataError
 from effbench.special_tokens import PADDING, UNKNOWN
 
@@ -205,8 +205,7 @@ def window_splits(name: str, text: SplitText, options: TextOptions) -> Splits:
         DataError: a split is too short.
     """
     texts = {which: part for which in ("train", "val", "test") if (part := getattr(text, which).decode())}
-    kind = tokenizer_class(options.tokenizer)
-    tokenizer = kind.fit(pieces(texts.get("train", "")), options.vocab_size)
+    tokenizer = fitted_tokenizer(options.tokenizer, pieces(texts.get("train", "")), options.vocab_size)
     check_memory(sum(map(len, texts.values())) * token_type(tokenizer).itemsize, "file")
     parts: dict[str, Split | None] = {"val": None, "test": None}
     sizes, unknown = dict[str, dict[str, int]](), dict[str, float]()

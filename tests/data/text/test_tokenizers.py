@@ -17,10 +17,11 @@ from effbench.data.text.tokenizers import (
     Characters,
     Words,
     check_vocab_size,
+    fitted_tokenizer,
     restored_tokenizer,
     tokenizer_class,
 )
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, DataError
 from effbench.special_tokens import PADDING, UNKNOWN
 
 TRAIN = ["Das Haus, das rote Haus.", "The house is red.", "La maison est rouge!"]
@@ -113,6 +114,14 @@ def test_a_damaged_record_is_refused(record, message):
 def test_a_vocabulary_that_is_too_small_is_refused(name, size):
     with pytest.raises(ConfigError, match=r"data\.vocab_size must be a whole number of at least"):
         check_vocab_size(name, size)
+
+
+def test_words_that_no_record_could_hold_are_refused():
+    """A file with three base64 texts: the run would train, and then its summary could not be read."""
+    texts = [letter * 1_200_000 for letter in "abc"]
+    with pytest.raises(DataError, match=r"data\.tokenizer=words: its 5 tokens have 3\.6 MB of text"):
+        fitted_tokenizer("words", texts, 8192)
+    assert fitted_tokenizer("bytes", texts, 8192).vocab_size == 257
 
 
 def test_an_unknown_tokenizer_names_the_nearest():
