@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench report PATH ... [output=report.html] [--json]
 
 Writes one HTML file about runs. PATH is a run, a sweep, or a folder that contains runs at any depth, such as outputs.
-For the folder of a study it analyses its table again and writes study.html there.
+For the folder of a study it analyses its table again and writes study.html there, without output=.
 
 The page ranks finished runs with the same data and metric; seeds of one config are one row, with mean and standard
 deviation. It also has curves, and the result, configuration, environment and command of each run. Failed runs and
@@ -33,7 +33,8 @@ MOST_LINES = 20  # printed lines of a table or of a list of problems
 
 def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["report"])
-    output, paths = "report.html", []
+    output: str | None = None
+    paths: list[Path] = []
     for word in arguments.overrides:  # a folder's name may contain '=' too
         if word.startswith("output="):
             output = word.removeprefix("output=")
@@ -45,8 +46,14 @@ def main(words: Sequence[str]) -> int:
     if len(paths) == 1 and (paths[0] / STUDY_FILE).is_file():
         from effbench.study.report import report_study
 
+        if output is not None:
+            raise ConfigError(
+                f"output={output} is for a report of runs; {paths[0]} is a study, whose page is always study.html in its "
+                "folder. Leave output= out."
+            )
         return report_study(paths[0], arguments.has("json"))
     # the output is checked before the work; only a page may be overwritten
+    output = "report.html" if output is None else output
     page = expanded(output)
     if why := "it is no file's name" if not output else output_problem(page):
         raise ConfigError(f"output={output}: {why}. Give the page's name, such as output=report.html.")

@@ -54,6 +54,14 @@ def test_the_result_is_json_on_demand(folder: Path, capsys: pytest.CaptureFixtur
     assert len(found["comparisons"]) == 3
 
 
+def test_another_name_for_the_page_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / PAGE).read_bytes()
+    assert main(["report", str(folder), f"output={folder}/other.html"]) == 2
+    assert "whose page is always study.html" in capsys.readouterr().err
+    assert (folder / PAGE).read_bytes() == before
+    assert not (folder / "other.html").exists()
+
+
 def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         text = (folder / name).read_text()
