@@ -201,7 +201,7 @@ class Resumption:
         if "early_stopping" in changed:
             state["stopping"] = {}
         if "checkpoint" in changed:
-            state["ranking"] = []
+            state["ranking"], state["ranking_losses"] = [], {}
         if "scheduler" in changed:  # scheduler=plateau
             fresh = trainer.schedule.state_dict()
             state["schedule"] |= {key: fresh[key] for key in ("best", "bad_checks") if key in fresh}

@@ -13,15 +13,22 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from effbench.disk import followed, move, point, pointed, sync_folder
 from effbench.errors import EffbenchError
+from effbench.metrics import LOSS
 from effbench.records import naming_disk_faults
-from effbench.training.checkpoint_files import Snapshot, committed, read_manifest, write_checkpoint
+from effbench.training.checkpoint_files import (
+    Snapshot,
+    committed,
+    read_checkpoint,
+    read_manifest,
+    write_checkpoint,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +46,7 @@ class Checkpoints:
         keep_best: how many of the best to keep.
         keep_last: keep the newest two.
         identity: further content of manifests: digests of config and data, versions of libraries.
-        ranking: (value, folder name), best first.
+        ranking: (value, folder name), best first; of equal values that with the smaller val/loss, then the earlier.
         first_saved: called once, when a checkpoint has been written.
     """
 
@@ -51,9 +58,12 @@ class Checkpoints:
     identity: dict[str, Any] = field(default_factory=dict)
     ranking: list[tuple[float, str]] = field(default_factory=list, init=False)
     first_saved: Callable[[], None] | None = field(default=None, init=False)
+    _losses: dict[str, float] = field(default_factory=dict, init=False)  # folder name -> val/loss
     _restored_step: int | None = field(default=None, init=False)
 
-    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool = False) -> None:
+    def save(
+        self, snapshot: Snapshot, step: int, value: float | None, keep: bool = False, loss: float | None = None
+    ) -> None:
         """Write the checkpoint of `step`, if it is to be kept.
 
         Args:
@@ -61,12 +71,14 @@ class Checkpoints:
             step: optimizer steps taken.
             value: the monitored metric; None without a validation.
             keep: keep it as `last` in any case: an interrupted run must be able to resume.
+            loss: val/loss of that validation.
         """
-        if not self.is_due(step, value, keep):
+        if not self.is_due(step, value, keep, loss):
             return
         target = self.folder / f"step-{step:08d}"
-        ranking = self._ranked(value, target.name)
+        ranking, losses = self._ranked(value, target.name, loss)
         snapshot.state["ranking"] = [list(entry) for entry in ranking]
+        snapshot.state["ranking_losses"] = losses
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
             sync_folder(self.folder.parent)
@@ -79,7 +91,7 @@ class Checkpoints:
 
         write_checkpoint(target, snapshot, self.identity | {"step": step})
         log.debug(f"checkpoint {target} written; best by {self.monitor}: {ranking[:1]}")
-        self.ranking = ranking
+        self.ranking, self._losses = ranking, losses
         # The links move after the checkpoint is complete, and old ones go after that: at each moment a kill leaves
         # links to whole checkpoints.
         if self.keep_last or keep:
@@ -91,27 +103,39 @@ class Checkpoints:
             call()
         self._forget(target.name)
 
-    def is_due(self, step: int, value: float | None, keep: bool) -> bool:
+    def is_due(self, step: int, value: float | None, keep: bool, loss: float | None = None) -> bool:
         """Return True if a save with these arguments writes a checkpoint.
 
         Args:
             step: optimizer steps taken.
             value: the monitored metric; None without a validation.
             keep: keep it as `last` in any case.
+            loss: val/loss of that validation.
         """
         name = f"step-{step:08d}"
-        return self.keep_last or keep or any(ranked == name for _, ranked in self._ranked(value, name))
+        return self.keep_last or keep or any(ranked == name for _, ranked in self._ranked(value, name, loss)[0])
 
-    def restore(self, ranking: Sequence[tuple[float, str]], step: int) -> None:
+    def restore(
+        self, ranking: Sequence[tuple[float, str]], step: int, losses: Mapping[str, float] | None = None
+    ) -> None:
         """Continue from the checkpoint of `step` and its ranking; nothing is written yet.
 
         A damaged best checkpoint is reported and removed from the ranking: else there would be none to test at the end.
+
+        Args:
+            ranking: of the checkpoint.
+            step: its step.
+            losses: folder name -> val/loss of the ranked ones; None in checkpoints that were written before ties were
+                decided by it: then each of them tells its own.
         """
-        self._restored_step, self.ranking = step, []
+        self._restored_step, self.ranking, self._losses = step, [], {}
         for value, name in ranking:
             try:
                 read_manifest(self.folder / name)
+                loss = _recorded_loss(self.folder / name) if losses is None else losses.get(name)
                 self.ranking.append((value, name))
+                if loss is not None:
+                    self._losses[name] = loss
             except EffbenchError as error:
                 if (self.folder / name).is_dir():  # a missing one was removed after this checkpoint was written
                     log.warning(f"{error} It can no longer be the best.")
@@ -133,15 +157,30 @@ class Checkpoints:
         else:
             (self.folder / "best").unlink(missing_ok=True)
 
-    def _ranked(self, value: float | None, name: str) -> list[tuple[float, str]]:
-        """Return the ranking with a further checkpoint, the best first, without those that are not kept."""
+    def _ranked(
+        self, value: float | None, name: str, loss: float | None
+    ) -> tuple[list[tuple[float, str]], dict[str, float]]:
+        """Return the ranking with a further checkpoint, best first, without those that are not kept; and their losses.
+
+        Args:
+            value: the monitored metric; None without a validation.
+            name: of the checkpoint's folder.
+            loss: val/loss of that validation.
+        """
         others = [entry for entry in self.ranking if entry[1] != name]
+        losses = self._losses if loss is None else {**self._losses, name: loss}
         # A value that is not finite chooses nothing: among such values the first epoch would stay the best.
         if value is not None and math.isfinite(value):
-            others.append((value, name))  # last: the sort is stable, so of equal values the earlier stays the best
+            others.append((value, name))  # last: the sort is stable, so of equal ones the earlier stays the best
         sign = -1 if self.mode == "max" else 1
-        # NaN last, which older records may hold: a sort would leave it anywhere, also in front.
-        return sorted(others, key=lambda entry: (math.isnan(entry[0]), sign * entry[0]))[: self.keep_best]
+
+        def worse(entry: tuple[float, str]) -> tuple[bool, float, float]:
+            # NaN last, which older records may hold: a sort would leave it anywhere, also in front. On a small
+            # validation split many epochs have equal accuracies: the loss tells more. An unknown one stays in front.
+            return math.isnan(entry[0]), sign * entry[0], losses.get(entry[1], -math.inf)
+
+        kept = sorted(others, key=worse)[: self.keep_best]
+        return kept, {name: losses[name] for _, name in kept if name in losses}
 
     def _forget(self, newest: str) -> None:
         """Remove checkpoints that are not kept. Those after `newest` are stale: the run fell back to an older one."""
@@ -167,6 +206,14 @@ class Checkpoints:
         """The best checkpoint; None if there is none."""
         path = followed(self.folder / "best")
         return path if path.exists() else None
+
+
+def _recorded_loss(folder: Path) -> float | None:
+    """Return the val/loss that a checkpoint was saved with; None if it does not tell."""
+    progress = read_checkpoint(folder).state.get("train")
+    metrics = progress.get("metrics") if isinstance(progress, dict) else None
+    loss = metrics.get(f"val/{LOSS}") if isinstance(metrics, dict) else None
+    return loss if isinstance(loss, float) and math.isfinite(loss) else None
 
 
 def _link(link: Path, name: str) -> None:

@@ -26,7 +26,7 @@ LARGEST_NICE = 19
 class Saves:
     """Writes checkpoints, at once or later."""
 
-    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
+    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool, loss: float | None = None) -> None:
         """Save a checkpoint now or later, see `Checkpoints.save`.
 
         Args:
@@ -34,6 +34,7 @@ class Saves:
             step: optimizer steps taken.
             value: the monitored metric; None without a validation.
             keep: keep it as `last` in any case.
+            loss: val/loss of the validation.
         """
 
     def check(self) -> None:
@@ -56,8 +57,8 @@ class DirectSaves(Saves):
 
     checkpoints: Checkpoints
 
-    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
-        self.checkpoints.save(snapshot, step, value, keep)
+    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool, loss: float | None = None) -> None:
+        self.checkpoints.save(snapshot, step, value, keep, loss)
 
 
 class BackgroundSaves(Saves):
@@ -72,10 +73,10 @@ class BackgroundSaves(Saves):
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool) -> None:
+    def save(self, snapshot: Snapshot, step: int, value: float | None, keep: bool, loss: float | None = None) -> None:
         self.wait()  # the writer still reads the copy whose memory this save reuses
         # before the copy, which costs memory and time
-        if not self._checkpoints.is_due(step, value, keep):
+        if not self._checkpoints.is_due(step, value, keep, loss):
             return
         try:
             copy = Snapshot(
@@ -88,18 +89,18 @@ class BackgroundSaves(Saves):
                 raise
             self._copies.clear()  # writing needs memory too
             log.warning("no memory for a copy of the checkpoint: training waits until it is written")
-            self._checkpoints.save(snapshot, step, value, keep)
+            self._checkpoints.save(snapshot, step, value, keep, loss)
             return
 
         # A daemon, so that an error elsewhere ends the process; `wait` and `drain` join it on every ordinary way out.
         writer = threading.Thread(
-            target=self._write, args=(copy, step, value, keep), name=f"checkpoint of step {step}", daemon=True
+            target=self._write, args=(copy, step, value, keep, loss), name=f"checkpoint of step {step}", daemon=True
         )
         try:
             writer.start()
         except RuntimeError as error:  # a limit of threads, or no memory for the stack of one
             log.warning(f"no thread to write the checkpoint ({error}): training waits until it is written")
-            self._checkpoints.save(copy, step, value, keep)
+            self._checkpoints.save(copy, step, value, keep, loss)
         else:
             self._writer = writer  # only now: a thread that never started cannot be joined
 
@@ -123,14 +124,14 @@ class BackgroundSaves(Saves):
             self._writer.join()
             self._writer = None
 
-    def _write(self, copy: Snapshot, step: int, value: float | None, keep: bool) -> None:
+    def _write(self, copy: Snapshot, step: int, value: float | None, keep: bool, loss: float | None = None) -> None:
         if sys.platform == "linux":  # only Linux has a nice value for each thread
             thread = threading.get_native_id()
             # Added: a lower value than that of `nice -n 15 effbench train` would be refused, or be a higher priority.
             own = os.getpriority(os.PRIO_PROCESS, thread)
             os.setpriority(os.PRIO_PROCESS, thread, min(LARGEST_NICE, own + NICE))
         try:
-            self._checkpoints.save(copy, step, value, keep)
+            self._checkpoints.save(copy, step, value, keep, loss)
         except BaseException as error:  # noqa: BLE001 - `check` raises it in the training thread
             self._error = error
 

@@ -60,7 +60,7 @@ def restore(trainer: Trainer, snapshot: Snapshot) -> None:
         state.steps_per_epoch = trainer.train.steps_per_epoch if begun else state.step // state.epoch
     trainer.throughput.seen_at_start = state.samples_seen
     if trainer.checkpoints is not None:
-        trainer.checkpoints.restore(snapshot.state["ranking"], state.step)
+        trainer.checkpoints.restore(snapshot.state["ranking"], state.step, snapshot.state.get("ranking_losses"))
 
 
 def keep_place_in_epochs(trainer: Trainer, same_data: bool) -> int | None:

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from effbench.data.batches import EvalBatches, StepBatches, TrainBatches
 from effbench.errors import EffbenchError, first_line
+from effbench.metrics import LOSS
 from effbench.models.adapt import set_train_mode
 from effbench.randomness import Purpose, seed_of_step
 from effbench.schedulers import Schedule
@@ -397,9 +398,10 @@ class Trainer:
                 self.callbacks.call("saving", self.context)
                 snapshot = snapshot_of(self)  # on every rank: the meter sums over ranks
                 if self.checkpoints is not None and self.ranks.is_main:
-                    value = values.get(self.checkpoints.monitor) if values else None
+                    measured = values or {}
+                    value, loss = measured.get(self.checkpoints.monitor), measured.get(f"val/{LOSS}")
                     interrupted = self.state.status == "interrupted"
-                    self._saves.save(snapshot, self.state.step, value, keep=interrupted)
+                    self._saves.save(snapshot, self.state.step, value, interrupted, loss)
                 self.ranks.barrier()  # the next step changes the weights that rank 0 still copies
 
     def learning_rates(self) -> dict[str, float]:

@@ -141,6 +141,53 @@ def test_of_equal_checkpoints_the_earlier_is_kept(tmp_path):
     assert kept(keep) == {1, 2}
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_of_equal_values_the_smaller_loss_is_the_best(mode, tmp_path):
+    keep = keeper(tmp_path, mode=mode)
+    for step, loss in enumerate([0.4, 0.2, 0.3, 0.2], start=1):
+        keep.save(snapshot(step), step, 0.5, loss=loss)
+    assert points_to(keep, "best") == 2
+    assert keep.ranking == [(0.5, "step-00000002")]
+    keep.save(snapshot(5), 5, 0.6 if mode == "max" else 0.4, loss=9.0)  # a better value beats any loss
+    assert points_to(keep, "best") == 5
+
+
+def test_a_tie_with_smaller_loss_is_written_without_last(tmp_path):
+    keep = keeper(tmp_path, keep_last=False)
+    keep.save(snapshot(1), 1, 0.5, loss=0.3)
+    keep.save(snapshot(2), 2, 0.5, loss=0.4)
+    assert kept(keep) == {1}
+    keep.save(snapshot(3), 3, 0.5, loss=0.2)
+    assert kept(keep) == {3}
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["this version", "older checkpoints"])
+def test_a_resumed_run_decides_ties_as_an_uninterrupted_one(older, tmp_path):
+    """Checkpoints of before hold no losses of the ranking; each knows its own."""
+    first = keeper(tmp_path)
+    for step, loss in ((1, 0.3), (2, 0.4)):
+        content = snapshot(step)
+        content.state["train"] = {"metrics": {"val/loss": loss, "val/acc": 0.5}}
+        first.save(content, step, 0.5, loss=loss)
+    state = read_newest(first.folder)[1].state
+    assert state["ranking_losses"] == {"step-00000001": 0.3}
+    resumed = keeper(tmp_path)
+    resumed.restore(state["ranking"], 2, None if older else state["ranking_losses"])
+    resumed.save(snapshot(3), 3, 0.5, loss=0.35)
+    assert points_to(resumed, "best") == 1
+    resumed.save(snapshot(4), 4, 0.5, loss=0.25)
+    assert points_to(resumed, "best") == 4
+
+
+def test_a_ranked_checkpoint_of_unknown_loss_keeps_its_place(tmp_path):
+    first = keeper(tmp_path)
+    first.save(snapshot(1), 1, 0.5)
+    resumed = keeper(tmp_path)
+    resumed.restore(read_newest(first.folder)[1].state["ranking"], 1)
+    resumed.save(snapshot(2), 2, 0.5, loss=0.1)
+    assert points_to(resumed, "best") == 1
+
+
 @pytest.mark.slow
 def test_the_best_is_never_deleted_at_any_moment(tmp_path, monkeypatch):
     """Whatever is removed, `best` and `last` point at whole checkpoints before and after."""
