@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["min", "max"]
 LOSS, ACCURACY = "loss", "acc"
+SIGNIFICANT = 7  # digits of a number as it is shown: float32 has no more
 SPLITS = ("train", "val", "test")
 
 
@@ -33,7 +34,8 @@ class Display:
         mode: 'min' if smaller is better, else 'max'.
         unit: '' for a fraction.
         as_percent: 0.848 is written as 84.80 %.
-        digits: digits after the decimal point, 0 to 15, of a value that is not written in percent.
+        digits: digits after the decimal point, 0 to 15, of a value that is not written in percent; fewer of a value
+            above 1000.
 
     Raises:
         ValueError: an attribute has another type, or no such value.
@@ -65,8 +67,11 @@ class Display:
         """Write a value: a fraction in percent, any other number with `digits`; with ± `spread` if it is given."""
         if self.as_percent:
             return percent(value, spread)
-        text = f"{value:.{self.digits}f}"
-        return text if spread is None else f"{text} ± {spread:.{self.digits}f}"
+        digits = self.digits
+        if 1000 <= abs(value) < math.inf:
+            digits = min(digits, max(0, SIGNIFICANT - 1 - int(math.log10(abs(value)))))
+        text = f"{value:.{digits}f}"
+        return text if spread is None else f"{text} ± {spread:.{digits}f}"
 
     def with_unit(self, value: float) -> str:
         """Write a value as a sentence has it: '84.80 %', '0.4312 nats'."""

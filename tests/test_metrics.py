@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -123,6 +124,14 @@ def test_a_column_is_spelt_by_its_metric_and_one_comment_only() -> None:
     texts = {path: path.read_text() for path in files if path.suffix in (".py", ".yaml")}
     spelt = [path.relative_to(root) for path, text in texts.items() if re.search(r"/acc\b", text)]
     assert sorted(map(str, spelt)) == ["conf/checkpoint/default.yaml", "effbench/metrics.py"]
+
+
+def test_a_large_value_has_no_more_digits_than_float32_holds() -> None:
+    mae = display_of("val/mae")
+    shown = {84943.6725: "84943.67", 11188314523.42: "11188314523", 999.5: "999.5000", -1234.5678: "-1234.568"}
+    assert {value: mae.text(value) for value in shown} == shown
+    assert mae.text(84943.6725, 12.3456) == "84943.67 ± 12.35"
+    assert mae.text(math.inf) == "inf"
 
 
 def test_a_value_has_the_digits_that_its_metric_asks_for() -> None:
