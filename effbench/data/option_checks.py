@@ -108,6 +108,8 @@ def given_file(key: str, value: object) -> Path | None:
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"data.{key} must be a file's path, as text; got {shown(value)}.")
     path = expanded(value)
+    if path.is_dir():
+        raise ConfigError(f"data.{key} must be one file; {for_terminal(str(path))} is a folder. Name a file in it.")
     if not path.is_file():
         raise ConfigError(f"data.{key}: there is no file {for_terminal(str(path))}.")
     return path

@@ -15,6 +15,8 @@ from effbench.errors import DataError, MissingExtraError, unknown_name
 from effbench.escaping import for_terminal
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+NUMBER_RULE = "Write numbers as 1234.5: with a decimal point, without commas and units."
+_OTHERS = (";", "\t")  # between the columns of a .csv whose first line has no comma, as spreadsheets may write it
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _LARGEST = 3.4028234663852886e38  # of float32
 ENCODING = "utf-8-sig"  # -sig: a byte order mark, which Excel writes, is no part of the text
@@ -110,9 +112,10 @@ def column_names(path: Path, encoding: str = ENCODING) -> list[str]:
         if not isinstance(row, dict):
             raise DataError(f"{name} line 1 must be a JSON object, {{...}}; got {first.strip()[:40]!r}.")
         return list(row)
+    stream, separator = io.StringIO(text, newline=""), _separator(suffix, text)
     with _long_cells():
         try:
-            header = next(csv.reader(io.StringIO(text, newline=""), delimiter=SEPARATORS[suffix], strict=True), [])
+            header = next(csv.reader(stream, delimiter=separator, strict=True), [])
         except csv.Error as error:
             raise DataError(f"{name} line 1 is no CSV ({error}).") from error
     return [cell.strip() for cell in header]
@@ -120,9 +123,10 @@ def column_names(path: Path, encoding: str = ENCODING) -> list[str]:
 
 def _separated(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
     name = for_terminal(str(path))
-    stream = io.StringIO(decoded(path, encoding), newline="")
+    text = decoded(path, encoding)
     with _long_cells():
-        reader = csv.reader(stream, delimiter=SEPARATORS[path.suffix.lower()], strict=True)
+        separator = _separator(path.suffix.lower(), text)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         try:
             header = [cell.strip() for cell in next(reader, [])]
             places = _places(name, header, columns)
@@ -137,6 +141,14 @@ def _separated(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tu
                 yield reader.line_num, {column: cells[place] for column, place in places.items()}
         except csv.Error as error:
             raise DataError(f"{name} line {reader.line_num} is no CSV ({error}).") from error
+
+
+def _separator(suffix: str, text: str) -> str:
+    """Return the sign between the columns of a .csv or .tsv file."""
+    usual, header = SEPARATORS[suffix], text.partition("\n")[0]
+    # A file of one column is of no use here: without a comma in its first line, the columns are divided otherwise.
+    other = max(_OTHERS, key=header.count)
+    return other if usual not in header and other in header else usual
 
 
 def _jsonl(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -188,8 +200,12 @@ def _places(name: str, header: Sequence[str], columns: Sequence[str]) -> dict[st
     """Return the place of each column in the header."""
     for column in columns:
         if column not in header:
-            shown = ", ".join(map(repr, header[:20])) or "none"
-            raise DataError(f"{name} has no column {column!r}; it has: {for_terminal(shown)}. Name another column.")
+            if not header:
+                raise DataError(f"{name} is empty: its first line must name the columns.")
+            shown = ", ".join(map(repr, header[:20]))
+            raise DataError(
+                f"{name} has no column {column!r}; its first line names: {for_terminal(shown)}. Name another column."
+            )
         if header.count(column) > 1:
             raise DataError(f"{name} has {header.count(column)} columns {column!r}. Rename all but one.")
     return {column: list(header).index(column) for column in columns}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from effbench.data.table_files import finite_number, natural_order
+from effbench.data.table_files import NUMBER_RULE, finite_number, natural_order, number_in
 from effbench.errors import ConfigError, DataError, shown, unknown_name
+
+log = logging.getLogger(__name__)
 
 KINDS = ("class", "labels", "values")
 LABEL_COLUMN, SEPARATOR = "label", ";"
@@ -55,6 +59,11 @@ class TargetColumns:
     def listed(self) -> bool:
         """True if the labels of a sample are listed in one cell."""
         return self.kind == "labels" and len(self.columns) == 1
+
+    @property
+    def rule(self) -> str:
+        """How to write the cells, for the end of a message: empty, or with a space in front."""
+        return f" {NUMBER_RULE}" if self.kind == "values" else ""
 
     def problem(self, row: Mapping[str, str]) -> str | None:
         """Return why the cells of a row are no target, or None. An empty list of labels is one."""
@@ -132,6 +141,27 @@ class TargetColumns:
         if self.kind == "class":
             return set(map(str, targets))
         return {str(label) for labels in targets for label in labels}
+
+
+def holds_numbers(classes: Sequence[str], rows: int) -> bool:
+    """Return True if a column of classes seems to hold numbers to predict: most of its rows have their own number."""
+    return len(classes) > rows / 2 and all(number_in(name) is not None for name in classes)
+
+
+def tell_single(name: str, targets: Sequence[str], unit: str) -> None:
+    """Log which classes have one sample, which is in one split alone.
+
+    Args:
+        name: of the data.
+        targets: class of each sample.
+        unit: the word for a sample.
+    """
+    single = sorted((label for label, count in Counter(targets).items() if count == 1), key=natural_order)
+    if single:
+        listed = f"{', '.join(map(repr, single[:SHOWN]))}{' …' * (len(single) > SHOWN)}"
+        one = len(single) == 1
+        what = f"the class {listed} has one {unit}, which is" if one else f"{len(single)} classes have one {unit} each,"
+        log.info(f"{name}: {what} in train alone, so that no split measures it{'' if one else f': {listed}'}")
 
 
 def strata(targets: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,11 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effbench.data.table_files import finite_number, number_in
+from effbench.data.table_files import NUMBER_RULE, finite_number, number_in
 from effbench.errors import DataError
+
+log = logging.getLogger(__name__)
 
 Row = tuple[int, Mapping[str, str]]  # line in the file, column -> cell
 _MOSTLY = 0.5  # a column is of numbers if more than this part of its cells are
+_SOME = 0.25  # of the cells; with fewer numbers a column of categories is not doubtful
+_FEW = 10  # cells that say nothing about a column
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 @dataclass(frozen=True)
@@ -123,19 +130,55 @@ def _fitted(file: str, rows: Sequence[Row], name: str, categorical: bool) -> Col
     cells = [(line, row[name].strip()) for line, row in rows]
     filled = [cell for _, cell in cells if cell]
     if not filled:
-        raise DataError(f"{file}: the column {name!r} is empty. Leave it out: data.ignore=[{name}].")
-    if categorical or sum(number_in(cell) is not None for cell in filled) <= _MOSTLY * len(filled):
+        raise DataError(f"{file}: the column {name!r} is empty. Leave it out: data.ignore={_listed(name)}.")
+    numeric = sum(number_in(cell) is not None for cell in filled)
+    if categorical or numeric <= _MOSTLY * len(filled):
+        if not categorical:
+            _tell_doubtful(file, name, filled, numeric)
         # a missing category is 0 in all of its features
         return Column(name, tuple(sorted(set(filled))))
     numbers = [_number(file, line, name, cell) for line, cell in cells if cell]
     return Column(name, None, math.fsum(numbers) / len(numbers), len(filled) < len(cells))
 
 
+def _tell_doubtful(file: str, name: str, filled: Sequence[str], numeric: int) -> None:
+    """Warn of a column of texts that may be no categories: nobody asked for it, and a model learns them by heart.
+
+    Args:
+        file: name for messages.
+        name: of the column.
+        filled: its cells that are not empty.
+        numeric: how many of them are numbers.
+    """
+    distinct, example = len(set(filled)), next(cell for cell in filled if number_in(cell) is None)
+    where = f"{file}: the column {name!r} is taken for categories"
+    if len(filled) < _FEW:
+        return
+    if sum(_DECIMAL_COMMA.fullmatch(cell) is not None for cell in filled) > _MOSTLY * len(filled):
+        log.warning(f"{where}: {example[:50]!r} has a comma. For numbers write a decimal point, as in 1234.5")
+    elif numeric >= _SOME * len(filled):
+        log.warning(
+            f"{where}: {numeric} of {len(filled)} cells in train are numbers, others are texts such as "
+            f"{example[:50]!r}. If these are missing numbers, leave the cells empty"
+        )
+    elif distinct > _MOSTLY * len(filled):
+        log.warning(
+            f"{where}, and has {distinct} different texts in {len(filled)} rows of train, such as {example[:50]!r}: "
+            f"other rows have other texts. Leave it out (data.ignore={_listed(name)}), or write a date as numbers"
+        )
+
+
+def _listed(name: str) -> str:
+    """Return a list of one column as an override has it; a name with other signs than letters needs quotes."""
+    return f"[{name}]" if re.fullmatch(r"[\w.-]+", name) else f"[{name!r}]"
+
+
 def _number(file: str, line: int, name: str, cell: str) -> float:
     value = finite_number(cell)
     if value is None:
         raise DataError(
-            f"{file} line {line}: {cell[:50]!r} in the column {name!r} is no finite number of float32. Correct it, "
-            f"leave it empty if it is missing, or write data.categorical=[{name}] if the column holds categories."
+            f"{file} line {line}: {cell[:50]!r} in the column {name!r} is no finite number of float32. {NUMBER_RULE} "
+            f"Leave the cell empty if it is missing, or write data.categorical={_listed(name)} if the column holds "
+            "categories."
         )
     return value

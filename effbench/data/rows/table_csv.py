@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
+from effbench.config.options import BOOL
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_name_lists, check_names, given_file
 from effbench.data.preview import previewed
 from effbench.data.rows.columns import Columns, Row
 from effbench.data.rows.modality import ROWS, Rows
 from effbench.data.splits import Split, Splits, digest, stratified
-from effbench.data.table_files import ENCODING, column_names, files_of, read_columns
-from effbench.data.target_columns import LABEL_COLUMN, SEPARATOR, TargetColumns, strata
+from effbench.data.table_files import ENCODING, column_names, files_of, finite_number, read_columns
+from effbench.data.target_columns import (
+    LABEL_COLUMN,
+    SEPARATOR,
+    SHOWN,
+    TargetColumns,
+    holds_numbers,
+    strata,
+    tell_single,
+)
 from effbench.errors import ConfigError, DataError, EffbenchError, unknown_name
 from effbench.escaping import for_terminal
+from effbench.units import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,6 +107,7 @@ def table_csv(
     split_seed: int = 0,
     targets: str = "class",
     label_separator: str = SEPARATOR,
+    equal_rows_together: bool = True,
 ) -> Splits:
     """Read a table; each row is a sample.
 
@@ -111,6 +122,7 @@ def table_csv(
         encoding: of a text file.
         val_fraction, test_fraction: parts of the rows of each class.
         split_seed: seed of the draw.
+        equal_rows_together: rows with equal features are drawn into one split.
 
     Raises:
         ConfigError: an option is missing or out of range, or names a column that the file lacks.
@@ -120,13 +132,17 @@ def table_csv(
     check_names(encoding=encoding)
     columns = TargetColumns(targets, label_column, label_separator)
     check_name_lists(categorical=categorical, ignore=ignore)
+    BOOL.check(equal_rows_together, "data.equal_rows_together")
     path = given_file("file", file)
     if path is None:
         raise ConfigError("data=table_csv needs data.file=FILE, a .csv, .tsv, .jsonl or .parquet file.")
     names = _features(path, encoding, columns.columns, categorical, ignore)
     rows = read_columns(path, [*names, *columns.columns], encoding)
     labels, classes = _labels(path, rows, columns)
-    parts = _divided(strata(labels), {"test": test_fraction, "val": val_fraction}, split_seed)
+    groups = _groups(path, rows, names) if equal_rows_together else torch.arange(len(rows))
+    fractions = {"test": test_fraction, "val": val_fraction}
+    parts = _divided(strata(labels), groups, fractions, split_seed)
+    _check_parts(path, parts, groups, fractions, columns.kind == "class")
     return _splits(path, rows, labels, classes, parts, names, categorical)
 
 
@@ -135,35 +151,116 @@ def _features(
 ) -> list[str]:
     """Return the columns that become features."""
     found = column_names(path, encoding)
+    file = for_terminal(str(path))
+    if not found:
+        raise DataError(f"{file} is empty: its first line must name the columns.")
     for key, wanted in (("label_column", labels), ("categorical", categorical), ("ignore", ignore)):
         for name in wanted:
             if name not in found:
-                raise ConfigError(unknown_name(f"data.{key}: the column", str(name), found))
+                why = unknown_name(f"data.{key}: the column", str(name), found)
+                raise ConfigError(f"{why} These are the names in the first line of {file}.")
     names = [name for name in found if name not in labels and name not in ignore]
     if not names:
         listed = ", ".join(map(repr, labels))
-        raise DataError(f"{for_terminal(str(path))} has no column beside {listed} to predict it from.")
+        raise DataError(f"{file} has no column beside {listed} to predict it from.")
     return names
 
 
 def _labels(path: Path, rows: Sequence[Row], columns: TargetColumns) -> tuple[Tensor, Sequence[str]]:
     """Return the targets as a task takes them, and the names of classes, labels or numbers."""
     name = for_terminal(str(path))
+    if not rows:
+        raise DataError(f"{name} holds no rows: it has a line with the names of columns alone.")
     if problems := [(line, why) for line, row in rows if (why := columns.problem(row))]:
         line, why = problems[0]
-        raise DataError(f"{name} line {line}: {why} ({len(problems)} such lines). Correct or remove those lines.")
+        count = counted(len(problems), "such line")
+        raise DataError(f"{name} line {line}: {why} ({count}).{columns.rule} Correct or remove what has no target.")
     found = [columns.of(row) for _, row in rows]
     names = columns.names(name, found)
-    if columns.kind == "class" and len(names) > len(rows) / 2:
-        raise DataError(
-            f"{name} has {len(names)} classes in {len(rows)} rows: the column {columns.columns[0]!r} seems to hold "
-            "numbers. For numbers write data.targets=values task=regression loss=mse."
-        )
+    if columns.kind == "class":
+        if len(names) > len(rows) / 2:
+            many = f"{name} has {len(names)} classes in {len(rows)} rows: the column {columns.columns[0]!r}"
+            if holds_numbers(names, len(rows)):
+                raise DataError(
+                    f"{many} seems to hold numbers. For numbers write data.targets=values task=regression loss=mse."
+                )
+            raise DataError(
+                f"{many} has hardly two rows of a class, such as {names[0]!r}, and a class needs several to learn it "
+                "from. Name another column (data.label_column), or give more rows."
+            )
+        tell_single(path.name, [str(target) for target in found], "row")
     return columns.encode(name, found, names), names
 
 
-def _divided(labels: Tensor, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:
-    """Return split -> indices (int64, ascending); each fraction is of all rows of a class, at least one if it can."""
+def _groups(path: Path, rows: Sequence[Row], names: Sequence[str]) -> Tensor:
+    """Return int64 (N,), the number of each row's group, in the order of their first rows; equal rows share one.
+
+    Numbers are compared as such: 1 and 1.0 become the same feature.
+    """
+    numbers: dict[tuple[object, ...], int] = {}
+    found = []
+    for _, row in rows:
+        cells = [row[name].strip() for name in names]
+        values = tuple(cell if (number := finite_number(cell)) is None else number for cell in cells)
+        found.append(numbers.setdefault(values, len(numbers)))
+    if len(numbers) < len(rows):
+        log.info(
+            f"{path.name}: {len(rows) - len(numbers):,} of {len(rows):,} rows repeat the features of another; equal "
+            "rows are kept in one split (data.equal_rows_together)"
+        )
+    return torch.tensor(found)
+
+
+def _divided(labels: Tensor, groups: Tensor, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:
+    """Return split -> indices (int64, ascending).
+
+    Args:
+        labels: int64 (N,), classes; each fraction is of the groups of a class, at least one if it can.
+        groups: int64 (N,), number of each row's group, in the order of their first rows. The class of a group is that
+            of its first row.
+        fractions: split -> part.
+        seed: of the draws.
+    """
+    first = torch.full((int(groups.max()) + 1,), len(groups)).scatter_reduce_(
+        0, groups, torch.arange(len(groups)), "amin"
+    )
+    drawn = _drawn(labels[first], fractions, seed)
+    return {which: torch.isin(groups, some).nonzero().flatten() for which, some in drawn.items()}
+
+
+def _check_parts(
+    path: Path, parts: Mapping[str, Tensor], groups: Tensor, fractions: Mapping[str, float], by_class: bool
+) -> None:
+    """Refuse a table of too few different rows for the splits that are wanted, and warn of one of too few rows.
+
+    Args:
+        path: of the table.
+        parts: split -> rows.
+        groups: number of each row's group.
+        fractions: split -> part that is wanted.
+        by_class: parts are drawn from each class.
+
+    Raises:
+        DataError: a wanted split has no rows, because equal ones stay together.
+    """
+    absent = [which for which, fraction in fractions.items() if fraction and which not in parts]
+    if not absent:
+        return
+    different = int(groups.max()) + 1
+    what = f"{for_terminal(str(path))} has too few rows to draw {' and '.join(absent)} from"
+    if different < len(groups):
+        raise DataError(
+            f"{what}: {different} different ones, and equal rows stay in one split. Draw each row by itself "
+            "(data.equal_rows_together=false), or give more rows."
+        )
+    off = " ".join(f"data.{which}_fraction=0" for which in absent)
+    off += " early_stopping=off checkpoint.save_top_k=0" * ("val" in absent)
+    kept = "one of each class stays" if by_class else "one stays"
+    log.warning(f"{what}: {len(groups)}, and {kept} in train. Give more rows, or go without: {off}")
+
+
+def _drawn(labels: Tensor, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:
+    """Return split -> indices (int64, ascending) of labels; each fraction is of a class, at least one if it can."""
     left = torch.arange(len(labels))
     parts: dict[str, Tensor] = {}
     whole = torch.bincount(labels).tolist()
@@ -212,7 +309,9 @@ def _splits(
         if spread == 0
     ]
     if constant:
-        log.info(f"{path.name}: {len(constant)} features have one value in train: {', '.join(constant[:5])}")
+        have = "feature has" if len(constant) == 1 else "features have"
+        more = " …" * (len(constant) > SHOWN)
+        log.info(f"{path.name}: {len(constant)} {have} one value in train: {', '.join(constant[:SHOWN])}{more}")
     facts = {"file": str(path), "features": columns.features, "columns": columns.record(), "missing": odd}
     sha256 = digest(*(part for split in made.values() for part in (split.inputs, split.labels)))
     return Splits(

@@ -15,7 +15,14 @@ from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, stratified
 from effbench.data.table_files import ENCODING, read_columns
-from effbench.data.target_columns import LABEL_COLUMN, SEPARATOR, Target, TargetColumns
+from effbench.data.target_columns import (
+    LABEL_COLUMN,
+    SEPARATOR,
+    Target,
+    TargetColumns,
+    holds_numbers,
+    tell_single,
+)
 from effbench.data.text.dataset import text_splits
 from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, encoded, text_problem
 from effbench.data.text.files import TEXT_COLUMN
@@ -29,6 +36,7 @@ log = logging.getLogger(__name__)
 Sample = tuple[str, Target]
 CLASSES = TargetColumns()  # a class a text
 _SHOWN = 5  # lines in a message
+MOST_GRADES = 10  # numbers that may well be classes, such as stars from 1 to 5
 
 
 def texts_of(max_length: int) -> Callable[[Mapping[str, Any], Settings], Texts]:
@@ -180,6 +188,11 @@ def labelled_splits(
         wanted = round(fractions[which] * len(found["train"]))
         if which not in found and wanted and rest:
             parts["train"], parts[which] = _drawn(parts["train"], wanted / rest, split_seed, columns.kind == "class")
+            if not parts[which]:
+                log.warning(
+                    f"{name}: too few different texts to draw {which} from: equal ones stay in one split, and each "
+                    "class keeps one in train"
+                )
     # a label that only drawn texts have is still one of the model's outputs
     whole = found if columns.kind == "labels" else parts
     classes = columns.names(name, [target for _, target in whole["train"]])
@@ -190,6 +203,8 @@ def labelled_splits(
         which: columns.encode(f"{name} {which}", [target for _, target in samples], classes)
         for which, samples in ordered.items()
     }
+    if columns.kind == "class":
+        tell_single(name, [str(target) for samples in ordered.values() for _, target in samples], "text")
     return text_splits(name, texts, labels, classes, options, facts, modality)
 
 
@@ -204,10 +219,19 @@ def _samples(path: Path, text_column: str, columns: TargetColumns, encoding: str
             problems.append(f"line {line}: {why}")
     if problems:
         more = f" … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise DataError(f"{name} {'; '.join(problems[:_SHOWN])}{more}. Fill them in, or remove those lines.")
+        raise DataError(
+            f"{name} {'; '.join(problems[:_SHOWN])}{more}.{columns.rule} Fill them in, or remove those lines."
+        )
     if not rows:
-        raise DataError(f"{name} holds no rows.")
-    return [(row[text_column], columns.of(row)) for _, row in rows]
+        raise DataError(f"{name} holds no rows: it has a line with the names of columns alone.")
+    found = [(row[text_column], columns.of(row)) for _, row in rows]
+    classes = {str(target) for _, target in found} if columns.kind == "class" else set[str]()
+    if len(classes) > MOST_GRADES and holds_numbers(sorted(classes), len(rows)):
+        raise DataError(
+            f"{name} has {len(classes)} classes in {len(rows)} rows: the column {columns.columns[0]!r} seems to hold "
+            "numbers. For numbers write data.targets=values task=regression loss=mse."
+        )
+    return found
 
 
 def _drawn(samples: Sequence[Sample], fraction: float, seed: int, by_class: bool) -> tuple[list[Sample], list[Sample]]:

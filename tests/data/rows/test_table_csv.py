@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +50,13 @@ def test_numbers_categories_and_missing_cells_become_features(tmp_path, caplog):
         assert data.train.inputs[:, place].tolist() == [float(row[2] == colour) for row in rows()]
     assert data.facts["missing"] == {"train": {"age": sum(missing)}}
     assert f"missing or unknown cells: age {sum(missing)}" in caplog.text
-    assert "1 features have one value in train: flat" in caplog.text
+    assert "1 feature has one value in train: flat" in caplog.text
     assert data.classes == ("a", "b")
 
 
 def test_columns_are_fitted_to_train_alone(tmp_path):
-    data = table_csv(write(tmp_path / "a.csv"), ignore=["id"], val_fraction=0.2, test_fraction=0.2)
+    path = write(tmp_path / "a.csv")
+    data = table_csv(path, ignore=["id"], val_fraction=0.2, test_fraction=0.2, equal_rows_together=False)
     [age] = [column for column in data.facts["columns"] if column["name"] == "age"]
     known = data.train.inputs[data.train.inputs[:, 1] == 0][:, 0]
     assert age["fill"] == pytest.approx(float(known.mean()), rel=1e-5)
@@ -91,6 +94,80 @@ def test_another_tables_columns_are_refused(tmp_path):
         Tables.check_same(recorded, table_csv(write(tmp_path / "a.csv"), ignore=["id"], split_seed=4))
 
 
+def repeating(count: int = 90) -> list[tuple[str, ...]]:
+    """Every third row repeats the one before, once with other digits of the same number."""
+    return [(f"{n - n % 3 // 2}{'.0' * (n % 3 == 2)}", "xy"[n % 2], "ab"[n // 2 % 2]) for n in range(count)]
+
+
+def test_rows_with_equal_features_stay_in_one_split(tmp_path, caplog):
+    content = [(x, "same", label) for x, _, label in repeating()]
+    with caplog.at_level("INFO"):
+        data = table_csv(write(tmp_path / "a.csv", content, ("x", "y", "label")))
+    seen = [set(map(tuple, split.inputs.tolist())) for split in data.named().values()]
+    assert len(seen) == 3
+    assert not any(one & other for one, other in itertools.combinations(seen, 2))
+    assert sum(map(len, data.named().values())) == 90
+    assert "a.csv: 30 of 90 rows repeat the features of another; equal rows are kept in one split" in caplog.text
+
+
+def test_equal_rows_may_be_drawn_each_by_itself(tmp_path, caplog):
+    path = write(tmp_path / "a.csv", [(str(n % 2), "ab"[n % 3 == 0]) for n in range(60)], ("x", "label"))
+    with pytest.raises(DataError, match=r"2 different ones, and equal rows stay .*data.equal_rows_together=false"):
+        table_csv(path)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        data = table_csv(path, equal_rows_together=False)
+    assert {which: len(split) for which, split in data.named().items()} == {"train": 42, "val": 6, "test": 12}
+    assert not any("repeat" in message for message in caplog.messages)
+
+
+def test_a_table_without_equal_rows_is_drawn_as_before(tmp_path):
+    path = write(tmp_path / "a.csv")
+    together, apart = (table_csv(path, equal_rows_together=each) for each in (True, False))
+    assert together.sha256 == apart.sha256
+
+
+def test_a_semicolon_divides_columns_where_no_comma_does(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x;colour;label\n" + "".join(f"{n}.5;red, green;{'ab'[n % 2]}\n" for n in range(30)))
+    data = table_csv(str(path))
+    assert data.facts["features"] == ["x", "colour=red, green"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([f"{n},5" for n in range(40)], "'0,5' has a comma. For numbers write a decimal point"),
+        ([f"c-{n}" for n in range(40)], r"28 different texts in 28 rows of train, .* \(data.ignore=\['my x'\]\)"),
+        (
+            [str(n) if n % 5 < 2 else "NA" for n in range(40)],
+            "of 28 cells in train are numbers, others .* such as 'NA'",
+        ),
+    ],
+)
+def test_a_column_that_holds_no_categories_is_doubted(tmp_path, caplog, cells, message):
+    path = write(tmp_path / "a.csv", [(cell, "ab"[n % 2]) for n, cell in enumerate(cells)], ("my x", "label"))
+    table_csv(path, equal_rows_together=False)
+    assert re.search(f"a.csv: the column 'my x' is taken for categories.*{message}", caplog.text)
+    caplog.clear()
+    table_csv(path, equal_rows_together=False, categorical=["my x"])
+    assert "taken for" not in caplog.text
+
+
+def test_classes_of_one_row_are_named(tmp_path, caplog):
+    content = [(str(n), "ab"[n % 2]) for n in range(40)] + [("98", "c")]
+    with caplog.at_level("INFO"):
+        table_csv(write(tmp_path / "a.csv", content, ("x", "label")))
+    assert "a.csv: the class 'c' has one row, which is in train alone" in caplog.text
+
+
+def test_too_few_rows_for_a_split_are_named(tmp_path, caplog):
+    path = write(tmp_path / "a.csv", [("1", "10"), ("2", "20")], ("x", "y"))
+    table_csv(path, label_column="y", targets="values")
+    assert "too few rows to draw val from: 2, and one stays in train" in caplog.text
+    assert "data.val_fraction=0 early_stopping=off checkpoint.save_top_k=0" in caplog.text
+
+
 def test_numbers_to_predict(tmp_path):
     content = [(str(n), str(n * 1.5)) for n in range(20)]
     data = table_csv(write(tmp_path / "a.csv", content, ("x", "y")), label_column="y", targets="values")
@@ -100,7 +177,8 @@ def test_numbers_to_predict(tmp_path):
 
 
 def test_numeric_categories_can_be_named(tmp_path):
-    data = table_csv(write(tmp_path / "a.csv"), ignore=["id", "age", "colour"], categorical=["flat"])
+    path = write(tmp_path / "a.csv")
+    data = table_csv(path, ignore=["id", "age", "colour"], categorical=["flat"], val_fraction=0, test_fraction=0)
     assert data.facts["features"] == ["flat=3"]
 
 
@@ -124,6 +202,9 @@ def test_a_text_among_numbers_is_named_by_line(tmp_path, cell, message):
     [
         ([("a",), ("b",)], ("label",), "has no column beside 'label'"),
         ([("1", "a")] * 9, ("x", "label"), "has one class, 'a'"),
+        ([], ("x", "label"), "a.csv holds no rows"),
+        ([("1", "a"), ("2", "b")], ("x", "label"), "2 classes in 2 rows: the column 'label' has hardly two rows of"),
+        ([("", "ab"[n % 2]) for n in range(9)], ("", "label"), r"the column '' is empty. .* data.ignore=\[''\]"),
         ([(str(n), str(n)) for n in range(9)], ("x", "label"), "seems to hold numbers. For numbers write data.targets"),
         ([("1", ""), ("2", "a"), ("3", "b")], ("x", "label"), "line 2: the label is empty"),
         ([("", "ab"[n % 2]) for n in range(9)], ("x", "label"), "the column 'x' is empty"),
@@ -140,7 +221,8 @@ def test_tables_that_cannot_be_learnt_are_named(tmp_path, content, header, messa
     [
         ({"file": None}, "data=table_csv needs data.file"),
         ({"label_column": "lable"}, "data.label_column: the column 'lable' .* Did you mean 'label'"),
-        ({"ignore": ["ids"]}, "data.ignore: the column 'ids'"),
+        ({"ignore": ["ids"]}, r"data.ignore: the column 'ids' .* the first line of .*a\.csv"),
+        ({"equal_rows_together": "yes"}, "data.equal_rows_together must be true or false; got 'yes'"),
         ({"categorical": ["color"]}, "data.categorical: the column 'color' .* Did you mean 'colour'"),
         ({"targets": "value"}, "data.targets 'value'"),
         ({"test_fraction": 1.0}, "data.test_fraction"),
