@@ -15,7 +15,7 @@ from effbench.config.static_compose import composed, group_options, member
 from effbench.data.batches import step_sizes
 from effbench.data.modality import Modality
 from effbench.errors import ConfigError, shown
-from effbench.target_allowlist import resolve
+from effbench.target_allowlist import is_own, resolve
 
 BATCH_SIZES = (64, 32, 16, 8)  # samples; the largest that gives an epoch STEPS_PER_EPOCH steps is used
 STEPS_PER_EPOCH = 20
@@ -32,7 +32,7 @@ def settled(
     world_size: int = 1,
     before: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Return `config` with a number for each `auto`.
+    """Return `config` with a value for each `auto`, mostly a number.
 
     Args:
         config: the composed config.
@@ -74,6 +74,9 @@ def settled(
     if config.scheduler.options.get("patience") == AUTO:
         # Slightly less than half of early stopping's, so that the learning rate falls before the run ends.
         config = _with(config, "scheduler", patience=max(0, (number(config.early_stopping.patience) - 1) // 2))
+    if config.task.options.get("standardise") == AUTO:
+        kept = earlier.get("task.standardise")
+        config = _with(config, "task", standardise=_fits_standardised(config.loss.target) if kept is None else kept)
     return config
 
 
@@ -150,6 +153,14 @@ def _with_length(config: Config, steps: int, usual: int, earlier: Mapping[str, A
 def _with(config: Config, section: str, **values: Any) -> Config:
     part: BaseModel = getattr(config, section)
     return config.model_copy(update={section: part.model_copy(update=values)})
+
+
+def _fits_standardised(loss: str) -> bool:
+    """Return True if a loss (its _target_) makes sense for (target - mean) / deviation, as all of differences do.
+
+    Of a user's class that is unknown: a relative error needs the true values.
+    """
+    return is_own(loss) or loss.startswith("torch.")
 
 
 def _with_augment(config: Config, modality: type[Modality], shape: Sequence[int], earlier: Mapping[str, Any]) -> Config:

@@ -94,6 +94,19 @@ def test_a_resumed_run_keeps_the_numbers_that_it_was_begun_with() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "standardises"),
+    [("loss=mse", True), ("loss._target_=torch.nn.modules.loss.L1Loss", True), ("loss._target_=mine.Relative", False)],
+)
+def test_targets_are_standardised_unless_the_loss_is_your_own(loss: str, standardises: bool) -> None:
+    words = ["data=table_csv", "task=regression", "loss=mse", loss]
+    own = compose([*words, "allow_targets=[mine]"])
+    assert settled(own, 1000, Rows, (3,)).task.options["standardise"] is standardises
+    # a resumed run keeps what it was begun with, whatever its loss is now
+    before = {"task": {"standardise": not standardises}}
+    assert settled(own, 1000, Rows, (3,), before=before).task.options["standardise"] is not standardises
+
+
 def test_values_once_settled_do_not_change() -> None:
     config = settled(compose(["scheduler=plateau"]), 325, Images, (1, 64, 64))
     assert settled(config, 9999, Images, (1, 9, 9)) == config

@@ -27,7 +27,7 @@ _PER_SAMPLE = {"reduction": "none"}
 
 
 def task(config: Config, data: Splits, device: torch.device | None = None) -> Task:
-    """Build the task with its loss and metrics.
+    """Build the task with its loss and metrics, fitted to the train split.
 
     Args:
         config: a checked config.
@@ -36,16 +36,19 @@ def task(config: Config, data: Splits, device: torch.device | None = None) -> Ta
 
     Raises:
         ConfigError: loss, metrics and task do not fit each other or the data.
+        DataError: the targets do not fit the task.
     """
     check_loss(config)
     minimised = loss(config, data).to(device or torch.device("cpu"))
-    return task_of(config, len(data.classes), minimised, data.modality.task_facts(data.facts))
+    built = task_of(config, len(data.classes), minimised, data.modality.task_facts(data.facts))
+    built.fit(data)
+    return built
 
 
 def task_of(
     config: Config, num_outputs: int, minimised: Loss | None = None, facts: Mapping[str, Any] | None = None
 ) -> Task:
-    """Build the task of a trained run, without data.
+    """Build the task of a trained run, without data: `Task.restore` brings what was fitted to them.
 
     Args:
         config: a checked config.

@@ -15,13 +15,18 @@ from effbench.config import static_compose as static
 from effbench.errors import ConfigError
 from effbench.guarded import checked_version
 
-SCHEMA = 4
+SCHEMA = 5
 KEY = "schema_version"
 _BUILT = ("model", "optimizer", "scheduler", "data")
 _FIRST = (*_BUILT, "trainer", "augment", "early_stopping")  # sections that exist in every version
 _MOVED = {  # module of a _target_ in version 1 -> module today
     f"effbench.data.{module}": f"effbench.data.images.{module}"
     for module in ("cifar10", "fashion_mnist", "image_folder", "synthetic")
+}
+# Keys that change what a run computes: _target_ -> (first SCHEMA with them, key -> value by which older runs work).
+_BEFORE: Mapping[str, tuple[int, Mapping[str, Any]]] = {
+    "effbench.tasks.regression.Regression": (5, {"standardise": False}),
+    "effbench.data.rows.table_csv.table_csv": (5, {"equal_rows_together": False}),
 }
 
 
@@ -57,7 +62,7 @@ class Upgrade:
             return part
         choices = self._members(name)
         choice = static.choice_like(name, part, choices)
-        return part if choice is None else {**choices[choice], **part}
+        return part if choice is None else {**choices[choice], **before(part.get("_target_"), version), **part}
 
 
 def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -76,6 +81,17 @@ def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     upgrade = Upgrade()
     sections = {name: upgrade.section(name, part, version) for name, part in content.items() if name != KEY}
     return {**sections, **{name: part for name, part in upgrade.defaults.items() if name not in sections}}
+
+
+def before(target: object, version: int) -> Mapping[str, Any]:
+    """Return key -> value of later keys by which runs of older versions work as they did; {} for most classes.
+
+    Args:
+        target: _target_ of a section.
+        version: schema version of its record.
+    """
+    since, values = _BEFORE.get(str(target), (0, {}))
+    return values if version < since else {}
 
 
 def lacking_section(content: Mapping[str, Any]) -> str | None:

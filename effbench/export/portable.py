@@ -1,4 +1,4 @@
-"""The model as other programs run it: plain samples as input, normalisation included, eval mode."""
+"""The model as other programs run it: plain samples as input, outputs in the unit of the targets, eval mode."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ class Portable(nn.Module):
     Args:
         model: takes normalised samples.
         normaliser: normalises them.
+        rescaler: brings the model's outputs into the unit of the targets; None: they have it.
     """
 
-    def __init__(self, model: nn.Module, normaliser: nn.Module):
+    def __init__(self, model: nn.Module, normaliser: nn.Module, rescaler: nn.Module | None = None):
         super().__init__()
         self.normaliser, self.model = normaliser, model
+        self.rescaler = nn.Identity() if rescaler is None else rescaler
 
     def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.model(self.normaliser(inputs))
+        logits: Tensor = self.rescaler(self.model(self.normaliser(inputs)))
         return logits
 
 
-def portable(model: nn.Module, normaliser: nn.Module) -> Portable:
+def portable(model: nn.Module, normaliser: nn.Module, rescaler: nn.Module | None = None) -> Portable:
     """Return a copy of the model on the CPU, with normalisation and without gradients.
 
     It is contiguous, because channels-last weights make torch.export fix the batch size.
@@ -33,7 +35,8 @@ def portable(model: nn.Module, normaliser: nn.Module) -> Portable:
     Args:
         model: takes normalised samples.
         normaliser: normalises them.
+        rescaler: brings the model's outputs into the unit of the targets; None: they have it.
     """
     # a copy: the caller goes on with its model, on its device
-    own = Portable(deepcopy(model), normaliser).cpu().eval().requires_grad_(False)
+    own = Portable(deepcopy(model), normaliser, rescaler).cpu().eval().requires_grad_(False)
     return own.to(memory_format=torch.contiguous_format)

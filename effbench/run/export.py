@@ -163,7 +163,8 @@ def _content(run: Run, model: nn.Module, format_name: str, free_length: str | No
     from effbench.export.portable import portable
 
     modality = run.modality()
-    whole, name = portable(model, modality.normaliser()), modality.export_facts()["input"]["name"]
+    whole = portable(model, modality.normaliser(), run.task.rescaler())
+    name = modality.export_facts()["input"]["name"]
     return export_bytes(format_name, whole, modality.portable_example(), name, free_length)
 
 
@@ -214,8 +215,9 @@ def _parity(
     size = run.config.data.eval_batch_size
     most = samples.shape[1]
     lengths = sorted({1, min(2, most), -(-most // 2), most}) if free_length else ()
+    rescaler = run.task.rescaler()
     parity = compare(
-        lambda batch: model(modality.normalise(batch)), exported, samples, size, run.task.same_answer, lengths
+        lambda batch: rescaler(model(modality.normalise(batch))), exported, samples, size, run.task.same_answer, lengths
     )
     require(parity, tolerance, f"format={format_name}", modality.unit)
     return parity.facts()
@@ -253,6 +255,7 @@ def _facts(run: Run, format_name: str, free_length: str | None) -> dict[str, Any
         },
         "probabilities": run.task.answer,
         "normalisation_inside": about["normalisation_inside"],
+        "rescaling_inside": run.task.record() or None,  # of outputs into the unit of the targets
         "classes": list(run.classes),
         "model": {"name": _file_name(run.config.model.label), **costs},
         "run": str(run.folder),

@@ -48,7 +48,7 @@ def known_at_start(
         "device": str(modality.transfer.device),
         "auto": chosen,
         "processes": trainer.ranks.world_size,
-        "task": {"name": trainer.task.label, "metrics": as_recorded(trainer.task.displays)},
+        "task": {"name": trainer.task.label, "metrics": as_recorded(trainer.task.displays), **trainer.task.record()},
         "data": {
             "name": data.name,
             "sha256": data.sha256,

@@ -81,6 +81,29 @@ def recorded_overrides(folder: Path) -> list[str] | None:
     return [as_meant(word) for word in recorded([str(word) for word in words or []], str(path))]
 
 
+def words_of_older(folder: Path) -> dict[str, str]:
+    """Return key -> override by which a run of an older effbench goes on as it was begun; {} for one of this version.
+
+    Its words are composed with today's defaults, and some of these would change what it computes.
+    """
+    from effbench.config.versions import before, version_of
+    from effbench.config.yaml_text import read_record
+
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return {}
+    content = read_record(path)
+    version = version_of(content, str(path))
+    found = {
+        f"{section}.{key}": value
+        for section, part in content.items()
+        if isinstance(part, dict)
+        for key, value in before(part.get("_target_"), version).items()
+        if key not in part
+    }
+    return {key: f"++{key}={str(value).lower()}" for key, value in found.items()}
+
+
 def merge_overrides(earlier: Sequence[str], now: Sequence[str]) -> list[str]:
     """Join two lists of overrides; those given now replace earlier ones with the same key."""
     keys = {override_key(word) for word in now}

@@ -13,6 +13,7 @@ from effbench.disk import set_aside
 from effbench.errors import ConfigError, EffbenchError, shown
 from effbench.records import read_summary
 from effbench.run.load import recorded_config
+from effbench.run.overrides import words_of_older
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,12 @@ def unfinished_in(words: Sequence[str], config_dir: str | None) -> Path | None:
     if (folder / "config.yaml").is_file():
         # A batch system repeats the same command: a changed setting means another experiment, which must not continue
         # this one. With resume=RUN the user has named the run, and changes are allowed.
-        now = parse(plain(raw)).to_dict()
+        now, older = parse(plain(raw)).to_dict(), words_of_older(folder)
         changed = [
             f"  {key}: {shown(old, quotes=False)} in that run, {shown(new, quotes=False)} now"
             for key, old, new in differing(recorded_config(folder), now)
-            if not key.startswith(PLACES) and new != AUTO  # the run keeps its recorded number for `auto`
+            # the run keeps its recorded number for `auto`, and what it did before there was a key
+            if not (key.startswith(PLACES) or new == AUTO or key in older)
         ]
         if changed:
             listed = "\n".join(changed)

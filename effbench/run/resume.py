@@ -25,16 +25,18 @@ from effbench.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-# Settings that a resumed run keeps. An optimizer accepts another class's state without an error, and it finds the state
-# of a parameter by its place in the parameter groups, which the last three settings determine.
-FIXED = (
-    ("model", "_target_"),
-    ("optimizer", "_target_"),
-    ("scheduler", "_target_"),
-    ("model", "freeze"),
-    ("optimizer", "no_decay"),
-    ("optimizer", "group_lr"),
-)
+_STATE = "It determines which parameters the saved optimizer state is for."
+# Settings that a resumed run keeps, and why. An optimizer accepts another class's state without an error, and it finds
+# the state of a parameter by its place in the parameter groups.
+FIXED = {
+    ("model", "_target_"): "",
+    ("optimizer", "_target_"): "",
+    ("scheduler", "_target_"): "",
+    ("model", "freeze"): _STATE,
+    ("optimizer", "no_decay"): _STATE,
+    ("optimizer", "group_lr"): _STATE,
+    ("task", "standardise"): "It determines the unit of the model's outputs.",
+}
 # Settings that determine the batches of an epoch and the sums of its metrics. A new metric in `task` would lack the
 # sums of the epoch's first steps.
 DECISIVE = ("seed", "augment.", "task.", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
@@ -174,17 +176,16 @@ class Resumption:
         return read_summary(self.folder) if (self.folder / "summary.json").is_file() else {}
 
     def _check_fixed(self) -> None:
-        """Refuse another model, optimizer or scheduler class, and other parameter groups of the optimizer."""
-        for section, key in FIXED:
+        """Refuse another model, optimizer or scheduler class, other parameter groups, and another unit of outputs."""
+        for (section, key), why in FIXED.items():
             now = self._now[section].get(key)
             was = self._before[section].get(key, now)  # an older record may lack the key
             if key == "group_lr":  # the factors may change, the patterns may not
                 was, now = (list(value) if isinstance(value, Mapping) else value for value in (was, now))
             if was != now:
-                why = "" if key == "_target_" else " It determines which parameters the saved optimizer state is for."
                 raise ConfigError(
                     f"resume={self.config.resume}: {section}.{key} must stay as it was: {_text(was)}; got "
-                    f"{_text(now)}.{why} Leave it out, or start a new run."
+                    f"{_text(now)}.{' ' * bool(why)}{why} Leave it out, or start a new run."
                 )
 
     def _drop_values_of_other_metrics(self, snapshot: Snapshot, trainer: Trainer) -> None:

@@ -10,7 +10,7 @@ from effbench.cache_dir import expanded
 from effbench.config.compose import compose_raw
 from effbench.config.recipes import quoted
 from effbench.errors import ConfigError
-from effbench.run.overrides import lasting, merge_overrides, override_key, recorded_overrides
+from effbench.run.overrides import lasting, merge_overrides, override_key, recorded_overrides, words_of_older
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def with_resume(overrides: Sequence[str], config_dir: str | None = None) -> list
         from effbench.run.requeue import unfinished_in
 
         found = unfinished_in(mine, config_dir)
-        return mine if found is None else [*mine, f"resume={quoted(found)}"]
+        return mine if found is None else [*mine, *_as_begun(found, mine), f"resume={quoted(found)}"]
     newest = newest_unfinished(Path("outputs"), mine)
     if newest is not None:
         return _resumed(newest, mine)
@@ -71,8 +71,15 @@ def _resumed(folder: Path, mine: Sequence[str]) -> list[str]:
         raise ConfigError(
             f"resume={folder}: there is no run in that folder (it holds neither .hydra/overrides.yaml nor config.yaml)."
         )
+    words = merge_overrides(earlier, mine)
     # By default the output folder would be a new one.
-    return [*merge_overrides(earlier, mine), f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
+    return [*words, *_as_begun(folder, words), f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
+
+
+def _as_begun(folder: Path, words: Sequence[str]) -> list[str]:
+    """Return the overrides by which a run of an older effbench goes on as it was begun, if `words` do not set them."""
+    given = {override_key(word) for word in words}
+    return [word for key, word in words_of_older(folder).items() if key not in given]
 
 
 def newest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:

@@ -124,7 +124,8 @@ class Run:
     def model(self, which: str = "best") -> nn.Module:
         """Return the trained model on the CPU in eval mode, with torch's plain layers.
 
-        The weights are the averaged ones if the run kept an average.
+        The weights are the averaged ones if the run kept an average. Its inputs are those that `modality()` makes, its
+        outputs those that `task.answers` takes: `predict` does both.
         """
         # The weights come from the checkpoint; the file of model.pretrained may no longer exist.
         section = self.config.model.model_copy(update={"pretrained": None, "freeze": []})
@@ -139,7 +140,12 @@ class Run:
     @cached_property
     def task(self) -> Task:
         """The task. Its loss has no class weights: only training needs them."""
-        return build.task_of(self.config, len(self.classes), facts=self.modality().task_facts(self.data))
+        task = build.task_of(self.config, len(self.classes), facts=self.modality().task_facts(self.data))
+        try:
+            task.restore(self.summary.get("task") or {})
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{self.folder / 'summary.json'} is damaged: {error}.") from error
+        return task
 
     def modality(self, device: torch.device | None = None) -> Modality:
         """Return the modality fitted to the run's train split: normalisation statistics, how files are read."""

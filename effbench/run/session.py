@@ -360,7 +360,8 @@ class TrainingSession:
         counts = accounting.parameters(trainer.model)
         sizes = ", ".join(f"{len(split)} {which}" for which, split in data.named().items())
         _, why = choose_precision(self.config.trainer.precision, self.device)
-        outputs = f"{len(data.classes)} {data.modality.outputs}"
+        word = {"values": "value", "labels": "label"}.get(trainer.task.kind)
+        outputs = counted(len(data.classes), word) if word else f"{len(data.classes)} {data.modality.outputs}"
         log.info(f"data {data.name}: {sizes}, {outputs}, {data.modality.size_text(data.shape)}")
         if (padding := trainer.train.padding()) is not None:
             log.info(f"batches of {data.modality.unit}s of similar length: {100 * padding:.1f} % of them is padding")
@@ -375,6 +376,8 @@ class TrainingSession:
         validations = -(-trainer.limits.total_steps(trainer.train.steps_per_epoch) // every)
         if line := described(self.chosen, len(data.train), data.modality.unit, validations):
             log.info(line)
+        if note := trainer.task.note(data.classes):
+            log.info(note)
         if note := schedule_note(self.config, trainer):
             log.info(f"note: {note}")
         steps = trainer.state.step + trainer.steps_left

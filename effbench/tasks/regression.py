@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from effbench.config.monitors import AUTO
 from effbench.data.split_checks import kind_of
-from effbench.errors import DataError
-from effbench.tasks.losses import MeanSquaredError
+from effbench.data.splits import Splits
+from effbench.errors import ConfigError, DataError, shown
+from effbench.metrics import Metric
+from effbench.tasks.losses import Loss, MeanSquaredError
+from effbench.tasks.target_scale import Standardised, TargetScale
 from effbench.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 3  # values in a line of the log
 
 
 class Regression(Task):
     """Targets float32 (N, D), or (N,) for one value. Outputs (B, D). Evaluated by squared error.
 
-    Outputs have the unit of the targets. `classes` of the dataset are the names of the D values.
+    `rows`, `answers`, metrics and logged losses have the unit of the targets. `classes` of the dataset are the names of
+    the D values. With `standardise`, model and training loss work in standard deviations of the train targets from
+    their mean: targets of 200,000 would need as many steps of the last layer's bias.
+
+    Args:
+        loss, metrics, num_outputs: see Task.
+        standardise: true, false, or auto until the config is settled, which counts as true.
+
+    Raises:
+        ConfigError: standardise is something else.
     """
 
     kind = "values"
@@ -25,6 +43,42 @@ class Regression(Task):
     # No loss_unit: it is the square of the targets' unit, which only the user knows.
     remedy = "Write loss=mse, and metrics such as mae, rmse."
     evaluated_by = MeanSquaredError()
+
+    def __init__(self, loss: Loss, metrics: Sequence[Metric], num_outputs: int, standardise: bool | str = False):
+        super().__init__(loss, metrics, num_outputs)
+        if not (isinstance(standardise, bool) or standardise == AUTO):
+            raise ConfigError(f"task.standardise must be true, false or auto; got {shown(standardise)}.")
+        self.standardise, self.num_outputs = bool(standardise), num_outputs
+        self.scale = TargetScale()
+
+    def fit(self, data: Splits) -> None:
+        targets_ND = self.targets_of(f"{data.name} train", data.train.labels, len(data.classes))
+        _check_constant(data, targets_ND)
+        if self.standardise:
+            self.scale = Standardised.fit(targets_ND)
+
+    def record(self) -> dict[str, Any]:
+        return self.scale.record()
+
+    def restore(self, recorded: Mapping[str, Any]) -> None:
+        if self.standardise:
+            self.scale = Standardised.restored(recorded, self.num_outputs)
+
+    def note(self, names: Sequence[str]) -> str | None:
+        if not isinstance(self.scale, Standardised):
+            return None
+        found = [
+            f"{name} {mean:.4g} and {std:.4g}"
+            for name, mean, std in zip(names, self.scale.mean, self.scale.std, strict=True)
+        ]
+        more = f" … and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        return (
+            f"targets are standardised by mean and deviation of train ({', '.join(found[:_SHOWN])}{more}); all figures "
+            "are in their own unit (task.standardise=false: not)"
+        )
+
+    def rescaler(self) -> nn.Module:
+        return self.scale.module()
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
         if targets.dtype == torch.int64 and targets.dim() == 1:  # in every task these are classes
@@ -51,16 +105,50 @@ class Regression(Task):
             )
         return values_ND
 
+    def rows(self, outputs: Tensor, targets: Tensor, full: bool = False) -> tuple[Tensor, Tensor]:
+        del full
+        return self.scale.in_unit(outputs), targets
+
+    def training_loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.scale.standardises:
+            return super().training_loss(outputs, targets)
+        loss = self.loss.summed(self.scale.standardised(outputs), self.scale.standardised(targets))
+        # double: the square of 1e20 is infinite in float32
+        return loss, self.loss.summed(outputs.detach().double(), targets.double())
+
+    def plain_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.scale.standardises:
+            outputs, targets = outputs.double(), targets.double()
+        return super().plain_loss(outputs, targets)
+
     def answers(self, outputs: Tensor) -> Tensor:
-        """Return the outputs unchanged."""
-        return outputs
+        """Return the outputs in the unit of the targets."""
+        return self.scale.in_unit(outputs)
 
     def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:
-        """Return True for all: the export tolerance alone decides how far outputs may differ."""
-        return expected.new_ones(len(expected), dtype=torch.bool)
+        """Return True where outputs, as of `answers`, differ by less than a thousandth of the targets' deviation.
+
+        Without `standardise` for all: the export tolerance alone decides how far outputs may differ.
+        """
+        del tie
+        return self.scale.same(expected, got)
 
     def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
         """Return {values: {name: value}}."""
         del top_k
         # not rounded: the size of the numbers is the user's
         return {"values": dict(zip(names, answers, strict=True))}
+
+
+def _check_constant(data: Splits, targets_ND: Tensor) -> None:
+    """Refuse targets that are all constant in train; warn of some. Raises DataError."""
+    constant_D = targets_ND.amin(0) == targets_ND.amax(0)
+    found = [f"{data.classes[place]!r} ({float(targets_ND[0, place]):g})" for place in constant_D.nonzero().flatten()]
+    if not found:
+        return
+    one = len(found) == 1
+    what = f"the target{'' if one else 's'} {', '.join(found[:_SHOWN])}{' …' * (len(found) > _SHOWN)}"
+    what += f" {'has' if one else 'have'} one value in all {len(targets_ND)} {data.modality.unit}s of train"
+    if len(found) == len(data.classes):
+        raise DataError(f"{data.name}: {what}: there is nothing to learn. Name another target, or give more data.")
+    log.warning(f"{data.name}: {what}: there is nothing to learn for {'it' if one else 'them'}")

@@ -149,6 +149,33 @@ class Task:
         del sample
         return torch.zeros(1, dtype=torch.int64) if self.kind == "class" else torch.zeros(1, num_outputs)
 
+    def fit(self, data: Splits) -> None:
+        """Take from the train split what the task needs; by default nothing. Raises DataError."""
+
+    def record(self) -> dict[str, Any]:
+        """Return what `restore` needs as plain values, for `task` in summary.json."""
+        return {}
+
+    def restore(self, recorded: Mapping[str, Any]) -> None:
+        """Take what `fit` found from `task` in a run's summary.json. Raises ValueError if it is damaged."""
+
+    def note(self, names: Sequence[str]) -> str | None:
+        """Return a line for the start of a run on what `fit` found, or None. names: of the classes or values."""
+
+    def rescaler(self) -> nn.Module:
+        """Return the step from a model's outputs to those of `rows` as a module, for export with the model."""
+        return nn.Identity()
+
+    def training_loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the differentiable summed loss that training minimises, and the one that is logged: by default equal.
+
+        Args:
+            outputs: from `rows`.
+            targets: from `rows`.
+        """
+        loss = self.loss.summed(outputs, targets)
+        return loss, loss.detach()
+
     def rows(self, outputs: Tensor, targets: Tensor, full: bool = False) -> tuple[Tensor, Tensor]:
         """Return outputs (R, K) and targets (R, ...), a row for each target that counts: by default one a sample.
 

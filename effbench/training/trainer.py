@@ -208,10 +208,10 @@ class Trainer:
                         outputs = logits_of(self.forward(piece.inputs))
                         # one row a target: for most tasks the batch as it is
                         logits_RK, targets_R = self.task.rows(outputs, piece.targets, full=True)
-                        loss = self.task.loss.summed(logits_RK, targets_R)
+                        loss, logged = self.task.training_loss(logits_RK, targets_R)
                     # Outside of autocast, as torch advises: each gradient is computed in its forward pass's format.
                     self.precision.backward(loss / divisor)
-                    seen = self.task.tallies.of(loss, logits_RK, targets_R, self.task.loss.weight(targets_R))
+                    seen = self.task.tallies.of(logged, logits_RK, targets_R, self.task.loss.weight(targets_R))
                     stats = seen if stats is None else stats + seen
         assert stats is not None  # every step has a micro-batch
         return stats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from effbench.config import static_compose as static
 from effbench.config.compare import config_digest
 from effbench.config.compose import compose
 from effbench.config.versions import SCHEMA, stamped, upgraded
+from effbench.config.yaml_text import write_yaml
 from effbench.errors import ConfigError
+from effbench.run.overrides import words_of_older
 
 
 def record(*words: str) -> dict[str, Any]:
@@ -63,6 +66,24 @@ def test_record_of_schema_3_without_batch_norm_has_batch_norm() -> None:
     model = record("model=ds_cnn")["model"]
     older = {**record("model=ds_cnn"), "model": {key: model[key] for key in model if key != "batch_norm"}}
     assert upgraded({"schema_version": 3, **older}, "config.yaml")["model"] == model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [(("task=regression", "loss=mse"), "task.standardise"), (("data=table_csv",), "data.equal_rows_together")],
+)
+def test_a_run_from_before_a_key_goes_on_without_it(words: tuple[str, ...], key: str, tmp_path: Path) -> None:
+    """Older records are read with the value by which they were made, and their words are composed with it."""
+    section, _, name = key.partition(".")
+    now = record(*words)
+    older = {**now, section: {each: value for each, value in now[section].items() if each != name}}
+    assert upgraded({"schema_version": 4, **older}, "config.yaml")[section] == {**now[section], name: False}
+    assert upgraded(stamped(now), "config.yaml") == now
+    (tmp_path / "config.yaml").write_text(write_yaml({"schema_version": 4, **older}))
+    assert words_of_older(tmp_path) == {key: f"++{key}=false"}
+    (tmp_path / "config.yaml").write_text(write_yaml(stamped(now)))
+    assert words_of_older(tmp_path) == {}
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from effbench.data.modality import AugmentParams, Modality, Normalise, Settings,
 from effbench.data.rows.csv_files import csv_files, read_rows
 from effbench.data.split_checks import as_tensor
 from effbench.errors import ConfigError, DataError
+from effbench.units import counted
 
 if TYPE_CHECKING:
     from effbench.data.splits import Splits
@@ -58,6 +59,10 @@ class Rows(Modality):
                 f"({len(odd)} such values). Fill them in, or leave those rows out."
             )
         return rows
+
+    @classmethod
+    def size_text(cls, shape: Sequence[int]) -> str:
+        return counted(shape[0], "feature")
 
     @classmethod
     def fit(cls, data: Splits, settings: Settings) -> Self:

@@ -1,0 +1,110 @@
+"""Tables with numbers of any size go through every verb: train, eval, predict, export, resume."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from sklearn.linear_model import LinearRegression
+
+import effbench
+from effbench import cli
+from effbench.data.rows.table_csv import table_csv
+from effbench.export.formats import load_exported
+
+COLUMNS = {"label_column": "Sale Price", "targets": "values"}
+WORDS = [
+    "data=table_csv", "data.file=houses.csv", "data.label_column='Sale Price'", "data.targets=values",
+    "task=regression", "loss=mse", "model=linear", "optimizer.lr=0.03", "data.batch_size=32", "trainer.max_epochs=30",
+    "device.threads=1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def houses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table whose targets have mean 2e5 and deviation 1e5, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(300, 3)) * [1.0, 50.0, 0.1] + [0.0, 300.0, -5.0]
+    prices = features @ [80_000.0, 900.0, -300_000.0] - 1.5e6 + draw.normal(size=300) * 3e4
+    with Path("houses.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["area", "garden", "noise", "Sale Price"], *np.column_stack([features, prices])])
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("houses")
+def test_linear_regression_of_prices_is_as_good_as_scikit_learns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["train", *WORDS, "hydra.run.dir=run"]) == 0
+    told = capsys.readouterr().err
+    data = table_csv("houses.csv", **COLUMNS)
+    assert data.test is not None
+    reference = LinearRegression().fit(data.train.inputs.numpy(), data.train.labels.numpy())
+    answers = reference.predict(data.test.inputs.numpy())
+    rmse = float(np.sqrt(np.mean((answers - data.test.labels.numpy()) ** 2)))
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["metrics"]["test/rmse"] == pytest.approx(rmse, rel=0.03)
+    assert summary["metrics"]["test/loss"] == pytest.approx(summary["metrics"]["test/rmse"] ** 2, rel=1e-5)
+    # train/loss has the unit of val/loss: both are drawn in one chart
+    assert summary["metrics"]["train/loss"] == pytest.approx(summary["metrics"]["train/rmse"] ** 2, rel=1e-4)
+    assert summary["task"]["target_mean"] == pytest.approx([float(data.train.labels.double().mean())])
+    assert summary["task"]["target_std"] == pytest.approx([float(data.train.labels.double().std(correction=0))])
+    assert "data houses.csv: 210 train, 30 val, 60 test, 1 value, 3 features" in told
+    assert "targets are standardised by mean and deviation of train (Sale Price" in told
+
+    # what was trained is what is read
+    assert cli.main(["eval", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test/rmse"] == pytest.approx(summary["metrics"]["test/rmse"], rel=1e-5)
+    assert cli.main(["predict", "run", "houses.csv", "--json"]) == 0
+    predicted = [row["values"]["Sale Price"] for row in json.loads(capsys.readouterr().out)]
+    every = table_csv("houses.csv", **COLUMNS, val_fraction=0, test_fraction=0).train
+    assert np.corrcoef(predicted, every.labels.numpy())[0, 1] > 0.9
+    assert np.mean(predicted) == pytest.approx(float(every.labels.mean()), rel=0.05)
+    assert cli.main(["export", "run", "format=torchscript"]) == 0
+    exported = load_exported("torchscript", Path("run/export/linear-best.pt"))
+    torch.testing.assert_close(exported(every.inputs)[:, 0].tolist(), predicted, rtol=1e-5, atol=1.0)
+    record = json.loads(Path("run/export/linear-best.pt.json").read_text())
+    assert record["rescaling_inside"] == {key: summary["task"][key] for key in ("target_mean", "target_std")}
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("houses")
+def test_a_regression_from_before_the_key_goes_on_unchanged() -> None:
+    """As schema 4 recorded it: neither config nor summary know of a scale, and equal rows were drawn apart."""
+    whole, begun = Path("whole"), Path("begun")
+    off = ["task.standardise=false", "data.equal_rows_together=false", "scheduler=constant", "scheduler.warmup=0"]
+    short = [word for word in WORDS if not word.startswith("trainer.max_epochs")]
+    effbench.train([*short, *off, "trainer.max_epochs=2"], whole)
+    assert cli.main(["train", *short, *off, "trainer.max_epochs=1", f"hydra.run.dir={begun}"]) == 0
+    config = yaml.safe_load((begun / "config.yaml").read_text())
+    del config["task"]["standardise"], config["data"]["equal_rows_together"]
+    (begun / "config.yaml").write_text(yaml.safe_dump({**config, "schema_version": 4}))
+    words = begun / ".hydra" / "overrides.yaml"
+    words.write_text("".join(line for line in words.read_text().splitlines(True) if "=false" not in line))
+    assert "target_mean" not in effbench.load_run(begun).summary["task"]
+    assert cli.main(["train", f"resume={begun}", "trainer.max_epochs=2"]) == 0
+    model, other = (effbench.load_run(folder).model("last").state_dict() for folder in (whole, begun))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in model.items())
+    # another unit of the outputs would make the trained weights meaningless
+    assert cli.main(["train", f"resume={begun}", "trainer.max_epochs=3", "task.standardise=true"]) == 2
+
+
+@pytest.mark.process
+def test_texts_with_large_numbers_are_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{('a good', 'a bad')[n % 2]} flat no {n},{(500_000, 200_000)[n % 2] + n}\n" for n in range(200)]
+    Path("flats.csv").write_text("text,price\n" + "".join(lines))
+    words = [
+        "data=text_csv", "data.file=flats.csv", "data.label_column=price", "data.targets=values", "task=regression",
+        "loss=mse", "model=ngrams", "trainer.max_epochs=8", "optimizer.lr=0.01", "device.threads=1",
+    ]  # fmt: skip
+    run = effbench.train(words, tmp_path / "run")
+    # the deviation of the prices is 150,000
+    assert run.summary["metrics"]["test/rmse"] < 20_000
+    assert run.predict(["a good flat no 7", "a bad flat no 7"]).flatten().tolist() == pytest.approx([5e5, 2e5], rel=0.1)
