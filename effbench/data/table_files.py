@@ -129,6 +129,8 @@ def _separated(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tu
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         try:
             header = [cell.strip() for cell in next(reader, [])]
+            if not header:
+                raise DataError(f"{name} is empty: its first line must name the columns.")
             places = _places(name, header, columns)
             for cells in reader:
                 if not cells:  # a blank line
@@ -200,12 +202,8 @@ def _places(name: str, header: Sequence[str], columns: Sequence[str]) -> dict[st
     """Return the place of each column in the header."""
     for column in columns:
         if column not in header:
-            if not header:
-                raise DataError(f"{name} is empty: its first line must name the columns.")
-            shown = ", ".join(map(repr, header[:20]))
-            raise DataError(
-                f"{name} has no column {column!r}; its first line names: {for_terminal(shown)}. Name another column."
-            )
+            shown = ", ".join(map(repr, header[:20])) or "none"
+            raise DataError(f"{name} has no column {column!r}; it has: {for_terminal(shown)}. Name another column.")
         if header.count(column) > 1:
             raise DataError(f"{name} has {header.count(column)} columns {column!r}. Rename all but one.")
     return {column: list(header).index(column) for column in columns}

@@ -95,7 +95,7 @@ def test_one_class_is_refused(tmp_path):
         (b"text,label\nx,a\n ,a\ny,\n", "line 3: the text is empty; line 4: the label is empty"),
         (b"words,label\nx,a\n", "has no column 'text'; it has: 'words', 'label'"),
         (b"text,label,text\nx,a,y\n", "has 2 columns 'text'"),
-        (b"", "has no column 'text'; it has: none"),
+        (b"", "is empty: its first line must name the columns"),
         (b"text,label\n", "holds no rows"),
         (b'text,label\n"x,a\n', "is no CSV"),
     ],
