@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from effbench import cli
 from effbench.data.rows.table_csv import table_csv
 from effbench.export.formats import load_exported
 
-COLUMNS = {"label_column": "Sale Price", "targets": "values"}
+COLUMNS: dict[str, Any] = {"label_column": "Sale Price", "targets": "values"}
 WORDS = [
     "data=table_csv", "data.file=houses.csv", "data.label_column='Sale Price'", "data.targets=values",
     "task=regression", "loss=mse", "model=linear", "optimizer.lr=0.03", "data.batch_size=32", "trainer.max_epochs=30",
