@@ -68,13 +68,13 @@ class Regression(Task):
         if not isinstance(self.scale, Standardised):
             return None
         found = [
-            f"{name} {mean:.4g} and {std:.4g}"
+            f"{name} {mean:.6g} and {std:.6g}"
             for name, mean, std in zip(names, self.scale.mean, self.scale.std, strict=True)
         ]
         more = f" … and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         return (
-            f"targets are standardised by mean and deviation of train ({', '.join(found[:_SHOWN])}{more}); all figures "
-            "are in their own unit (task.standardise=false: not)"
+            f"task.standardise: trained on (target - mean) / deviation of train: {', '.join(found[:_SHOWN])}{more}; "
+            "all figures keep the target's unit"
         )
 
     def rescaler(self) -> nn.Module:

@@ -57,7 +57,7 @@ def test_linear_regression_of_prices_is_as_good_as_scikit_learns(
     assert summary["task"]["target_mean"] == pytest.approx([float(data.train.labels.double().mean())])
     assert summary["task"]["target_std"] == pytest.approx([float(data.train.labels.double().std(correction=0))])
     assert "data houses.csv: 210 train, 30 val, 60 test, 1 value, 3 features" in told
-    assert "targets are standardised by mean and deviation of train (Sale Price" in told
+    assert "task.standardise: trained on (target - mean) / deviation of train: Sale Price" in told
 
     # what was trained is what is read
     assert cli.main(["eval", "run", "--json"]) == 0
