@@ -48,8 +48,8 @@ def main(words: Sequence[str]) -> int:
 
         if output is not None:
             raise ConfigError(
-                f"output={output} is for a report of runs; {paths[0]} is a study, whose page is always study.html in its "
-                "folder. Leave output= out."
+                f"output={output} is for a report of runs; {paths[0]} is a study, whose page is always study.html in "
+                "its folder. Leave output= out."
             )
         return report_study(paths[0], arguments.has("json"))
     # the output is checked before the work; only a page may be overwritten
