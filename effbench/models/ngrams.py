@@ -12,6 +12,8 @@ from effbench.models.text_layers import token_mask
 # hash = (hash * factor + token) mod prime, below 2^62. A large factor: with a small one, a bigram's hash is never
 # reduced, and a round number of rows leaves few of its digits.
 _FACTOR, _PRIME = 1_540_483_477, 2_147_483_647
+# stand for a text's beginning and end; larger than any token number
+_START, _END = _PRIME - 2, _PRIME - 1
 
 
 class Ngrams(nn.Module):
@@ -26,6 +28,9 @@ class Ngrams(nn.Module):
         buckets: rows of the table.
         hidden: width of a row; 0: num_classes, which makes the model linear.
         dropout: fraction dropped before the head, in [0, 1); unused if the model is linear.
+        ngram_dropout: fraction of a text's n-grams left out in training, in [0, 1), as in arXiv:1511.06349, section 3.1.
+        boundaries: whether n-grams also contain the places before the first and after the last token, so that one at the
+            beginning or the end of a text differs from the same tokens inside.
 
     Raises:
         OptionError: an option is out of range.
@@ -33,18 +38,20 @@ class Ngrams(nn.Module):
 
     def __init__(
         self, num_classes: int, vocab_size: int, shortest: int = 1, longest: int = 5, buckets: int = 200_000,
-        hidden: int = 0, dropout: float = 0.0,
+        hidden: int = 0, dropout: float = 0.0, ngram_dropout: float = 0.0, boundaries: bool = False,
     ):  # fmt: skip
         super().__init__()
         check_count(shortest, "model.shortest", "tokens")
         check_count(longest, "model.longest", "tokens")
         check_count(buckets, "model.buckets", "rows")
         check_dropout(dropout)
+        check_dropout(ngram_dropout, "model.ngram_dropout")
         if shortest > longest:
             raise OptionError(f"model.shortest must be at most model.longest; got {shortest} and {longest}.")
         if isinstance(hidden, bool) or hidden < 0:
             raise OptionError(f"model.hidden must be a whole number of units, at least 0; got {hidden!r}.")
         del vocab_size  # tokens are hashed
+        self.ngram_dropout, self.boundaries = ngram_dropout, boundaries
         self.shortest, self.longest, self.buckets = shortest, longest, buckets
         # row 0 stands for padding and stays zero
         self.rows = nn.Embedding(buckets + 1, hidden or num_classes, padding_idx=0)
@@ -57,10 +64,17 @@ class Ngrams(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """(B, T) -> (B, num_classes)."""
+        if self.boundaries:
+            tokens_BT = _with_boundaries(tokens_BT)
         rows_BN = torch.cat(list(self._numbers(tokens_BT)), 1)
         count_B1 = (rows_BN != 0).sum(1, keepdim=True).clamp(min=1)
+        scale = 1.0
+        if self.training and self.ngram_dropout:
+            # row 0 is zero; what is kept counts for more, so that the expected sum is that of all n-grams
+            rows_BN = rows_BN * (torch.rand(rows_BN.shape, device=rows_BN.device) >= self.ngram_dropout)
+            scale = 1 / (1 - self.ngram_dropout)
         # The root, not the count: a long text has more evidence, as in TF-IDF with rows of norm 1.
-        summed_BD = self.rows(rows_BN).sum(1) / count_B1.to(self.rows.weight.dtype).sqrt()
+        summed_BD = scale * self.rows(rows_BN).sum(1) / count_B1.to(self.rows.weight.dtype).sqrt()
         logits: Tensor = self.head(summed_BD)
         return logits
 
@@ -82,3 +96,12 @@ class Ngrams(nn.Module):
                 found.append((hashed_BT + n * 7919) % self.buckets + 1)
                 found[-1] = found[-1] * mask_BT[:, n - 1 :]
         return found or [torch.zeros_like(tokens_BT)]
+
+
+def _with_boundaries(tokens_BT: Tensor) -> Tensor:
+    """Return (B, T + 2) token numbers with a mark before each text and one after its last token, padding behind it."""
+    widened_BT = nn.functional.pad(tokens_BT, (1, 1))
+    end_B1 = 1 + token_mask(tokens_BT).sum(1, keepdim=True)
+    places_T = torch.arange(widened_BT.shape[1], device=tokens_BT.device)
+    widened_BT = torch.where(places_T == 0, _START, widened_BT)
+    return torch.where(places_T == end_B1, _END, widened_BT)

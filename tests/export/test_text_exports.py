@@ -29,6 +29,7 @@ def models() -> dict[str, nn.Module]:
     found = {
         "text_cnn": TextCnn(3, VOCAB, dim=8, channels=4),
         "ngrams": Ngrams(3, VOCAB, buckets=100, hidden=4),
+        "ngrams_ends": Ngrams(3, VOCAB, buckets=100, hidden=4, boundaries=True),
         "transformer": TransformerEncoder(3, VOCAB, LENGTH, dim=8, depth=1, heads=2),
     }
     return {name: model.eval().requires_grad_(False) for name, model in found.items()}
@@ -59,8 +60,9 @@ def test_files_take_every_length(name: str, form: str, tmp_path: Path) -> None:
     assert parity.lengths == tuple(range(1, LENGTH + 1))
 
 
-def test_ngrams_of_a_file_are_those_of_the_model() -> None:
-    model = models()["ngrams"]
+@pytest.mark.parametrize("name", ["ngrams", "ngrams_ends"])
+def test_ngrams_of_a_file_are_those_of_the_model(name: str) -> None:
+    model = models()[name]
     program = torch.export.export(model, (texts()[:2],), dynamic_shapes=({0: torch.export.Dim("N")},))
     torch.testing.assert_close(program.module()(texts()), model(texts()), rtol=0, atol=1e-6)
 

@@ -29,6 +29,7 @@ MODELS = {
     "text_cnn": lambda: TextCnn(K, VOCAB),
     "ngrams": lambda: Ngrams(K, VOCAB, buckets=500),
     "ngrams_mlp": lambda: Ngrams(K, VOCAB, buckets=500, hidden=8),
+    "ngrams_ends": lambda: Ngrams(K, VOCAB, buckets=500, hidden=8, ngram_dropout=0.5, boundaries=True),
     "transformer": lambda: TransformerEncoder(K, VOCAB, T, dim=32, depth=2),
     "post_norm": lambda: TransformerEncoder(K, VOCAB, T, dim=32, depth=2, norm="post", positions="rotary"),
     "local": lambda: TransformerEncoder(K, VOCAB, T, dim=32, depth=2, window=3, num_global=1, positions="none"),
@@ -164,6 +165,38 @@ def test_ngrams_are_spread_over_the_rows():
         assert ((counts - expected) ** 2 / expected).sum() < 999 + 5 * 45
 
 
+def test_boundaries_are_tokens_of_their_own():
+    torch.manual_seed(0)
+    model = Ngrams(3, VOCAB, shortest=2, longest=2, buckets=100_000, boundaries=True)
+    torch.nn.init.normal_(model.rows.weight[1:])
+    ab, aba, ba = (model(torch.tensor([each])) for each in ([5, 6, 0, 0], [5, 6, 5, 0], [6, 5, 0, 0]))
+    # <5 56 6>, <5 56 65 5>, <6 65 5>: no n-gram of the first is missing in the second but 6>
+    inside = Ngrams(3, VOCAB, shortest=2, longest=2, buckets=100_000)
+    inside.load_state_dict(model.state_dict())
+    pair = inside(torch.tensor([[5, 6]])) + inside(torch.tensor([[6, 5]]))  # 56 + 65
+    ends = ab * 3**0.5 + ba * 3**0.5 - pair  # <5 6> <6 5>
+    begins = aba * 4**0.5 - pair  # <5 5>
+    assert not torch.allclose(ends, begins)
+    # a text of one token: <5 5>, the two that the text 5 6 5 begins and ends with
+    torch.testing.assert_close(model(torch.tensor([[5]])) * 2**0.5, begins)
+
+
+def test_left_out_ngrams_keep_the_expected_output():
+    torch.manual_seed(0)
+    model = Ngrams(3, VOCAB, shortest=1, longest=2, buckets=1000, ngram_dropout=0.4)
+    torch.nn.init.normal_(model.rows.weight)
+    with torch.no_grad():
+        model.rows.weight[0] = 0
+        given = torch.tensor([[5, 6, 7, 8, 0, 0]])
+        drawn = torch.stack([model(given)[0] for _ in range(20_000)])
+        expected = model.eval()(given)[0]
+        torch.testing.assert_close(drawn.mean(0), expected, rtol=0, atol=0.05)
+        # of a sum of 7 rows, each kept with 0.6 and then divided by 0.6
+        rows = torch.cat([each[0] for each in model._numbers(given)])
+        variance = (model.rows.weight[rows] ** 2).sum(0) / 7 * 0.4 / 0.6
+        torch.testing.assert_close(drawn.var(0), variance, rtol=0.05, atol=0)
+
+
 def test_macs_of_recurrence_and_attention_follow_their_formulas():
     given = torch.ones(1, 16, dtype=torch.int64)
     lstm = LstmAttention(K, VOCAB, dim=6, hidden=5, attention=4)
@@ -186,6 +219,7 @@ def test_macs_of_recurrence_and_attention_follow_their_formulas():
         (lambda: TextCnn(K, VOCAB, widths=[0]), "model.widths"),
         (lambda: Ngrams(K, VOCAB, shortest=3, longest=2), "model.shortest must be at most model.longest"),
         (lambda: Ngrams(K, VOCAB, hidden=-1), "model.hidden"),
+        (lambda: Ngrams(K, VOCAB, ngram_dropout=1.0), "model.ngram_dropout"),
         (lambda: TransformerEncoder(K, VOCAB, T, norm="prenorm"), "model.norm 'prenorm'"),
         (lambda: TransformerEncoder(K, VOCAB, T, positions="sine"), "model.positions 'sine'"),
         (lambda: TransformerEncoder(K, VOCAB, T, num_global=1), "model.num_global needs model.window"),
