@@ -106,7 +106,7 @@ def described(
     """
     usual = {"data.batch_size": BATCH_SIZES[0], "trainer.max_epochs": EPOCHS, "early_stopping.patience": PATIENCE}
     patience = chosen.get("early_stopping.patience")
-    if "trainer.max_epochs" not in chosen and isinstance(patience, int) and patience >= validations:
+    if chosen.get("trainer.max_epochs") is None and isinstance(patience, int) and patience >= validations:
         del usual["early_stopping.patience"]
     unusual = [f"{key}={chosen[key]}" for key, value in usual.items() if chosen.get(key) not in (None, value)]
     return f"auto, for {samples} train {unit}s: {' '.join(unusual)}" if unusual else None

@@ -79,12 +79,48 @@ def _check_complete(
     facts: Collection[str],
     giver: str,
 ) -> None:
-    """Check that each parameter without a default is given. facts: names of those that the data give."""
+    """Check that each parameter without a default is given, and one of those that take facts of some data.
+
+    Args:
+        group: config group.
+        target: dotted name of the factory.
+        words: its parameters.
+        given: names of the arguments that it gets.
+        facts: names of those that the data give.
+        giver: what gives the facts, such as 'images'.
+    """
     missing = [name for name in _required(words) if name not in given]
-    if not missing:
+    # A model such as the MLP takes images or rows: it needs none of its facts, but one of them.
+    optional = {name for name, word in words.items() if word.default is None} - set(given)
+    if not missing and (not optional or set(facts) & (words.keys() - {"num_classes"})):
         return
 
-    # Which of effbench's models can be built from these facts, and which arguments are facts of other data?
+    fitting, facts_of_all, own_keys = _shipped_facts(group, facts)
+    if not missing and not optional & (facts_of_all - own_keys):
+        return
+    choose = f"Name a {group} of your own for {giver}."
+    if fitting:
+        # all of them: the first of an alphabet are no recommendation
+        choose = f"For {giver} write {group}={' | '.join(fitting)}."
+    # An option helps only if the value does not depend on the data: no in_channels makes a CNN take rows.
+    if not missing or set(missing) & (facts_of_all - own_keys):
+        remedy = choose
+    else:
+        remedy = f"Give {', '.join(f'{group}.{name}=VALUE' for name in missing)}; or: {choose}"
+    needed = ", ".join(missing) or f"some of {', '.join(sorted(optional & facts_of_all))}"
+    raise ConfigError(
+        f"{group} ({target}) needs {needed}, which neither its options nor the data give: {giver} give "
+        f"{', '.join(facts)}. {remedy}"
+    )
+
+
+def _shipped_facts(group: str, facts: Collection[str]) -> tuple[list[str], set[str], set[str]]:
+    """Return which of effbench's own choices can be built from these facts, all facts of any data, and all YAML keys.
+
+    Args:
+        group: config group.
+        facts: names of the arguments that the data give.
+    """
     fitting, facts_of_all, own_keys = list[str](), set[str](), set[str]()
     for choice in group_options().get(group, []):
         own = member(group, choice)
@@ -96,19 +132,7 @@ def _check_complete(
         takes_facts = (set(facts) - {"num_classes"}) & parameters.keys()
         if takes_facts and set(_required(parameters)) <= {*facts, *own}:
             fitting.append(choice)
-    choose = f"Name a {group} of your own for {giver}."
-    if fitting:
-        # all of them: the first of an alphabet are no recommendation
-        choose = f"For {giver} write {group}={' | '.join(fitting)}."
-    # An option helps only if the value does not depend on the data: no in_channels makes a CNN take rows.
-    if set(missing) & (facts_of_all - own_keys):
-        remedy = choose
-    else:
-        remedy = f"Give {', '.join(f'{group}.{name}=VALUE' for name in missing)}; or: {choose}"
-    raise ConfigError(
-        f"{group} ({target}) needs {', '.join(missing)}, which neither its options nor the data give: {giver} give "
-        f"{', '.join(facts)}. {remedy}"
-    )
+    return fitting, facts_of_all, own_keys
 
 
 def _required(words: Mapping[str, inspect.Parameter]) -> list[str]:

@@ -33,11 +33,13 @@ class Choice:
         values: its keys.
         comments: dotted key -> comment.
         about: the comment at the top of the file.
+        choices: group -> choice for groups of which nobody chooses one, such as the model for a dataset.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     comments: dict[str, str] = field(default_factory=dict)
     about: str = ""
+    choices: dict[str, str] = field(default_factory=dict)
 
 
 def overview(config_dir: str | None) -> str:
@@ -103,7 +105,9 @@ def choice_page(group: str, name: str, config_dir: str | None) -> str:
     about = textwrap.wrap(
         choice.about, _width() - 2, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
     )
-    return "\n".join([title, *about, *entries])
+    chosen = " ".join(f"{other}={choice.choices[other]}" for other in choice.choices if group != static.GROUP)
+    default = [f"  where no other is chosen: {chosen}"] if chosen else []
+    return "\n".join([title, *about, *default, *entries])
 
 
 def _key(key: str, groups: Mapping[str, Sequence[str]], config_dir: str | None) -> str:
@@ -149,6 +153,9 @@ def _choice(group: str, name: str, config_dir: str | None) -> Choice:
             base = _choice(group, entry, config_dir)
             whole.values |= base.values
             whole.comments |= base.comments
+            whole.choices |= base.choices
+        elif isinstance(entry, dict):
+            whole.choices |= static.overridden(entry)
     whole.values |= own.values
     whole.comments |= own.comments
     return whole

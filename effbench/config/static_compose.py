@@ -45,23 +45,46 @@ def composed(
     known = groups or group_options()
     wanted = {key: value for key, value in choices if key in known}
     root = read(conf_dir() / f"{ROOT}.yaml")
-    chosen = default_choices()
-    late = {group: wanted.get(group, chosen[group]) for group in (GROUP, "debug")}  # merged last, at the top level
-    # A recipe's choices of groups beat the defaults; those of the command line beat the recipe's.
-    for group, name in late.items():
-        chosen |= _choices(group, name)
+    chosen = _all_choices(wanted)
+    late = (GROUP, "debug")  # merged last, at the top level
     content: dict[str, Any] = {}
     # Hydra's order: the groups, then the root's own keys, then the files at the top level.
-    for group, name in (chosen | wanted).items():
+    for group, name in chosen.items():
         if group not in late:
             # Also for a file without keys, such as callbacks=none: the section must exist.
             content[group] = {}
             for each in choices_in(name):
                 _merge(content, {group: member(group, each)})
     _merge(content, {key: value for key, value in root.items() if key not in ("defaults", "hydra")})
-    for group, name in late.items():
-        _merge(content, member(group, name))
+    for group in late:
+        for each in choices_in(chosen[group]):
+            _merge(content, member(group, each))
     return content
+
+
+def _all_choices(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return group -> its choice: that of the command line, else of a file that chooses for it, else the default.
+
+    A recipe, a debug setting or a dataset chooses for other groups; of several the last in the root's list wins.
+    """
+    chosen = default_choices()
+    decided = dict(wanted)
+    for group in reversed([*chosen]):
+        for name in reversed(choices_in(decided.get(group, chosen[group]))):
+            decided = _choices(group, name) | decided
+    return chosen | decided
+
+
+def chosen_by_data(words: Iterable[str]) -> dict[str, Any]:
+    """Return group -> choice for the groups that a dataset's file of effbench's chooses, because no word does.
+
+    words: overrides of a run. Nothing is returned for a recipe, which states its own choices.
+    """
+    given = {word.partition("=")[0].lstrip("+~"): word.partition("=")[2] for word in words}
+    name = given.get("data", default_choices()["data"])
+    if given.get(GROUP, "null") != "null" or not _path("data", name).is_file():
+        return {}
+    return {group: choice for group, choice in _choices("data", name).items() if group not in given}
 
 
 def default_choices() -> dict[str, Any]:
@@ -71,7 +94,9 @@ def default_choices() -> dict[str, Any]:
 
 
 def choices_in(value: object) -> list[str]:
-    """Return the names in GROUP=NAME or GROUP=[NAME,NAME], in the order in which their files are merged."""
+    """Return the names in GROUP=NAME or GROUP=[NAME,NAME], in the order in which their files are merged; none of null."""
+    if value is None:
+        return []
     if isinstance(value, list):
         return [str(name) for name in value]
     text = str(value)
@@ -108,15 +133,22 @@ def choice_like(
 
 
 def _choices(group: str, name: str | None) -> dict[str, str]:
-    """Return the group choices in a recipe, including those of recipes that it extends."""
+    """Return the choices for other groups in a file, including those of files that it extends."""
     found: dict[str, str] = {}
     for entry in read(_path(group, name)).get("defaults", []) if name else []:
         if isinstance(entry, dict):
-            # A recipe writes its choices in Hydra's form: 'override /model: cnn'.
-            found |= {key.removeprefix("override /"): value for key, value in entry.items()}
+            found |= overridden(entry)
         elif entry != "_self_":
             found |= _choices(group, entry)
     return found
+
+
+def overridden(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return group -> choice of an entry of a defaults list.
+
+    Hydra's form is 'override /model: cnn', and in the file of a group 'override /model@_global_.model: cnn'.
+    """
+    return {key.removeprefix("override /").partition("@")[0]: value for key, value in entry.items()}
 
 
 def member(group: str, name: str | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from effbench import build
 from effbench.automatic import augments, described, settings, settled
 from effbench.cache_dir import expanded
 from effbench.config.schema import Config
+from effbench.config.static_compose import chosen_by_data
 from effbench.console import guarded
 from effbench.cpu.accelerate import remove_acceleration
 from effbench.cpu.library import library
@@ -121,7 +122,7 @@ class TrainingSession:
         words: Sequence[str] | None,
         callbacks: Sequence[Callback] = (),
     ):
-        self.callbacks = callbacks
+        self.callbacks, self.words = callbacks, words
         self.config, self.folder, self.ranks = config, folder, ranks
         self.device = build.device(config, ranks)  # also sets threads and determinism for what follows
         self.begun = datetime.now()
@@ -368,6 +369,9 @@ class TrainingSession:
         # What a metric is computed from is said with a count.
         for which, batches in samples.items():
             log.info(f"{which}: {batches.extent}")
+        if by_data := chosen_by_data(self.words or []):
+            chosen = " ".join(f"{group}={choice}" for group, choice in by_data.items())
+            log.info(f"{chosen} (default{'s'[: len(by_data) > 1]} for {data.modality.unit}s)")
         log.info(
             f"model {self.config.model.label}: {human_count(counts.total)} parameters"
             f" ({human_count(counts.trainable)} trained), {trainer.precision.name} ({why}), {self.device}"
