@@ -94,7 +94,7 @@ def default_choices() -> dict[str, Any]:
 
 
 def choices_in(value: object) -> list[str]:
-    """Return the names in GROUP=NAME or GROUP=[NAME,NAME], in the order in which their files are merged; none of null."""
+    """Return the names in GROUP=NAME or GROUP=[NAME,NAME], in the order of their merging; null names none."""
     if value is None:
         return []
     if isinstance(value, list):

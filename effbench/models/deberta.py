@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from effbench.errors import ConfigError, DataError, MissingExtraError, OptionError
+from effbench.guarded import read_text
 from effbench.models.layers import check_count, check_dropout
 from effbench.models.text_layers import masked_mean, token_mask
 from effbench.models.weight_files import read_weights_file
@@ -156,9 +157,11 @@ def _check(sizes: Mapping[str, int], vocab_size: int) -> None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"model.pretrained: '{path}' cannot be read ({error}).") from error
+        found = json.loads(read_text(path))
+    except ConfigError as error:
+        raise DataError(f"model.pretrained: {error} Fetch the folder again.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"model.pretrained: '{path}' is no whole JSON ({error}). Fetch it again.") from error
     if not isinstance(found, dict) or found.get("model_type") != "deberta-v2":
         kind = found.get("model_type") if isinstance(found, dict) else None
         raise ConfigError(

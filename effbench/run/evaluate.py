@@ -58,13 +58,14 @@ def evaluate_run(
 
     # It also sets threads and TF32, on which the last digits depend.
     device = build.device(run.config)
+    modality = run.modality(device)  # first: reading other data also needs its record, which may be damaged
     which, split = _chosen_split(trained, run, split_name)
     model = run.model(checkpoint).to(device)
     if device.type == "cpu":
         accelerate(model)  # gives the same numbers as the test after training
     # That of the training, so that the metrics of its test come out again.
     precision, _ = choose_precision(run.config.trainer.precision, device)
-    batches = build.eval_batches(run.config, split, run.modality(device), DistributedContext())
+    batches = build.eval_batches(run.config, split, modality, DistributedContext())
     values = evaluate(model, batches, precision, DistributedContext(), run.task)
     return {**{f"{which}/{name}": value for name, value in values.items()}, "samples": len(split)}
 

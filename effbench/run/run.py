@@ -17,6 +17,7 @@ from effbench.config.options import WHOLE
 from effbench.config.schema import Config
 from effbench.cpu.accelerate import accelerate
 from effbench.data.modality import Modality
+from effbench.data.text.encoding import tell_unknown_of_run
 from effbench.disk import followed, pointed
 from effbench.errors import ConfigError, EffbenchError, shown, unknown_name
 from effbench.metrics import LOSS, recorded_displays
@@ -152,7 +153,9 @@ class Run:
         try:
             return build.restored_modality(self.config, self.data, device)
         except (ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"{self.folder / 'summary.json'} is damaged: {error}.") from error
+            raise ConfigError(
+                f"{self.folder / 'summary.json'} is damaged: {error}. Restore it from a copy, or train the run again."
+            ) from error
 
     def predict(self, inputs: Any, which: str = "best") -> Tensor:
         """Predict for new inputs.
@@ -205,7 +208,9 @@ class Run:
         follow = self.continuer(which, **options)
         tokenizer = tokenizer_of(self.modality())
         assert tokenizer is not None  # continuer refuses others
-        return follow(tokenizer.encode(text))
+        tokens = tokenizer.encode(text)
+        tell_unknown_of_run("continued", tokenizer, torch.tensor(tokens))
+        return follow(tokens)
 
     def continuer(self, which: str = "best", **options: Any) -> Callable[[Sequence[int]], str]:
         """Return a function like `continued` that loads the weights once: token numbers -> the text that follows."""

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from effbench.config.options import COUNT, NON_NEGATIVE
 from effbench.data.modality import Modality
 from effbench.randomness import Purpose, derived_seed
-from effbench.special_tokens import PADDING, UNKNOWN
+from effbench.special_tokens import PADDING
 
 
 class Tokenizer(Protocol):
     """What the modality of a text has as `tokenizer`; see effbench.data.text.tokenizers."""
 
-    knows_all: bool
+    unknown: int | None
 
     def encode(self, text: str) -> list[int]:
         """Return the token numbers of a text."""
@@ -73,7 +73,7 @@ def continuation(
         seed: determines the draws.
     """
     # neither occurs in a text
-    banned = (PADDING,) if tokenizer.knows_all else (PADDING, UNKNOWN)
+    banned = (PADDING,) if tokenizer.unknown is None else (PADDING, tokenizer.unknown)
     return tokenizer.decode(continued(model, tokens, context, sampling, seed, banned)[len(tokens) :])
 
 

@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from effbench.data.option_checks import check_memory
 from effbench.data.splits import Split, Splits
-from effbench.data.text.encoding import TextOptions, encoded, text_problem, token_type
+from effbench.data.text.encoding import TextOptions, encoded, tell_unknown, text_problem, token_type, unknown_share
 from effbench.data.text.modality import Texts
-from effbench.data.text.tokenizers import Tokenizer, fitted_tokenizer
+from effbench.data.text.tokenizers import fitted_tokenizer
 from effbench.errors import DataError
-from effbench.special_tokens import PADDING, UNKNOWN
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +52,7 @@ def text_splits(
     parts: dict[str, Split | None] = {"val": None, "test": None}
     for which, each in texts.items():
         tokens, cut[which] = encoded(tokenizer, each, options.max_length)
-        unknown[which] = _unknown_share(tokenizer, tokens)
+        unknown[which] = unknown_share(tokenizer, tokens)
         parts[which] = Split(tokens, torch.as_tensor(labels[which]))
     _tell(name, {which: len(each) for which, each in texts.items()}, cut, unknown, options)
     about = {"tokenizer": tokenizer.record(), "truncated": cut, "unknown_tokens": unknown}
@@ -66,13 +64,6 @@ def text_splits(
     )
 
 
-def _unknown_share(tokenizer: Tokenizer, tokens: Tensor) -> float:
-    """Return the part of the tokens that the tokenizer does not know."""
-    if tokenizer.knows_all:  # their number 1 is a byte
-        return 0.0
-    return float((tokens == UNKNOWN).sum() / (tokens != PADDING).sum())
-
-
 def _tell(
     name: str, counts: Mapping[str, int], cut: Mapping[str, int], unknown: Mapping[str, float], options: TextOptions
 ) -> None:
@@ -80,10 +71,7 @@ def _tell(
     if any(cut.values()):
         listed = ", ".join(f"{number:,} of {counts[which]:,} {which}" for which, number in cut.items())
         log.info(f"{name}: cut to data.max_length={options.max_length} tokens: {listed} texts")
-    elsewhere = {which: share for which, share in unknown.items() if which != "train" and share >= 0.005}
-    if elsewhere:
-        listed = ", ".join(f"{which} {100 * share:.1f} %" for which, share in elsewhere.items())
-        log.info(f"{name}: tokens that are not in the vocabulary: {listed}; data.tokenizer=bpe and bytes know all")
+    tell_unknown(name, unknown, "data.tokenizer=bpe and bytes know all")
 
 
 def _digest(texts: Mapping[str, Sequence[str]], labels: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -12,11 +12,14 @@ from torch import Tensor
 
 from effbench.config.options import COUNT
 from effbench.data.text.tokenizers import Tokenizer, check_vocab_size, tokenizer_class
+from effbench.errors import DataError, shown
 from effbench.special_tokens import PADDING
+from effbench.units import counted
 
 log = logging.getLogger(__name__)
 
 MAX_LENGTH, VOCAB_SIZE = 256, 8192  # tokens; token numbers
+MANY_UNKNOWN = 0.2  # share of unknown tokens from which there is a warning: a model of whole texts misses a fifth
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,67 @@ def encoded(tokenizer: Tokenizer, texts: Iterable[str], max_length: int) -> tupl
     rows, cut = [], 0
     for text in texts:
         tokens = tokenizer.encode(text, max_length + 1)  # one more, to see whether there is more
+        if not tokens:
+            raise DataError(f"the tokenizer leaves nothing of the text {shown(text[:100])}. Leave that text out.")
         cut += len(tokens) > max_length
         rows.append(tokens[:max_length])
     padded = torch.full((len(rows), max_length), PADDING, dtype=token_type(tokenizer))
     used = torch.arange(max_length) < torch.tensor(list(map(len, rows)))[:, None]
     padded[used] = torch.tensor(list(chain.from_iterable(rows)), dtype=padded.dtype)
     return padded, cut
+
+
+def unknown_share(tokenizer: Tokenizer, tokens: Tensor) -> float:
+    """Return the part of the tokens that are not in the tokenizer's vocabulary; padding does not count."""
+    if tokenizer.unknown is None or not tokens.numel():
+        return 0.0
+    used = tokens != PADDING
+    return int(((tokens == tokenizer.unknown) & used).sum()) / max(1, int(used.sum()))
+
+
+def tell_unknown(name: str, shares: Mapping[str, float], rest: str, least: float = 0.005) -> None:
+    """Log which part of each split the tokenizer does not know; a warning from MANY_UNKNOWN on.
+
+    Args:
+        name: of the data.
+        shares: split -> part of its tokens. The vocabulary is train's: of that only a large part is told.
+        rest: end of the line.
+        least: smallest part that is told.
+    """
+    told = {
+        which: share
+        for which, share in shares.items()
+        if share > 0 and share >= (MANY_UNKNOWN if which == "train" else least)
+    }
+    if told:
+        listed = ", ".join(f"{which} {_percent(share)}" for which, share in told.items())
+        level = logging.WARNING if max(told.values()) >= MANY_UNKNOWN else logging.INFO
+        log.log(level, f"{name}: tokens that are not in the vocabulary: {listed}; {rest}")
+
+
+def tell_unknown_of_run(name: str, tokenizer: Tokenizer, tokens: Tensor) -> None:
+    """Log which part of other texts the run's tokenizer does not know, and how many of them it knows nothing of.
+
+    Args:
+        name: of the texts.
+        tokenizer: the run's.
+        tokens: (N, T) for texts, (L,) for one long text.
+    """
+    share = unknown_share(tokenizer, tokens)
+    if not share:
+        return
+    strange = int(((tokens == tokenizer.unknown) | (tokens == PADDING)).all(1).sum()) if tokens.dim() == 2 else 0
+    texts = f", and none of {strange:,} of the {counted(len(tokens), 'text')} is" if strange else ""
+    level = logging.WARNING if share >= MANY_UNKNOWN or strange else logging.INFO
+    log.log(
+        level,
+        f"{name}: {_percent(share)} of the tokens are not in the run's vocabulary{texts}; the model reads them all as "
+        "one unknown token",
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.01 else f"{100 * share:.1f} %"
 
 
 def token_type(tokenizer: Tokenizer) -> torch.dtype:

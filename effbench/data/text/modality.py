@@ -12,9 +12,10 @@ from torch import Tensor
 from effbench.config.options import COUNT
 from effbench.data.modality import AugmentParams, Modality, Settings
 from effbench.data.split_checks import as_tensor
-from effbench.data.text.encoding import VOCAB_SIZE, encoded, text_problem
+from effbench.data.text.encoding import VOCAB_SIZE, encoded, tell_unknown_of_run, text_problem
 from effbench.data.text.tokenizers import Bytes, Given, Tokenizer, restored_tokenizer
 from effbench.errors import ConfigError, DataError
+from effbench.escaping import for_terminal
 from effbench.special_tokens import PADDING
 
 if TYPE_CHECKING:
@@ -163,8 +164,9 @@ class Texts(Modality):
             for place, text in enumerate(texts):
                 if why := text_problem(text):
                     raise ConfigError(f"predict: text {place} {why}.")
-            for start in range(0, len(texts), TEXTS):
-                yield self._samples(texts[start : start + TEXTS])
+            chunks = [self._samples(texts[start : start + TEXTS]) for start in range(0, len(texts), TEXTS)]
+            tell_unknown_of_run("predict", self.tokenizer, torch.cat(chunks))
+            yield from chunks
             return
         yield self.required(torch.as_tensor(inputs))
 
@@ -198,9 +200,11 @@ class Texts(Modality):
                     problems.append(f"{path} line {line} {why}")
                 else:
                     good.append(({"file": str(path), "line": line}, text))
-            for start in range(0, len(good), TEXTS):
-                names, chunk = zip(*good[start : start + TEXTS], strict=True)
-                yield list(names), self._samples(chunk)
+            chunks = [self._samples([text for _, text in good[at : at + TEXTS]]) for at in range(0, len(good), TEXTS)]
+            if chunks:
+                tell_unknown_of_run(for_terminal(str(path)), self.tokenizer, torch.cat(chunks))
+            for start, chunk in zip(range(0, len(good), TEXTS), chunks, strict=True):
+                yield [name for name, _ in good[start : start + TEXTS]], chunk
 
     def _samples(self, texts: Sequence[str]) -> Tensor:
         return encoded(self.tokenizer, texts, self.shape[0])[0]

@@ -24,7 +24,7 @@ from effbench.data.target_columns import (
     tell_single,
 )
 from effbench.data.text.dataset import text_splits
-from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, encoded, text_problem
+from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, encoded, tell_unknown_of_run, text_problem
 from effbench.data.text.files import TEXT_COLUMN
 from effbench.data.text.modality import Texts
 from effbench.data.text.tokenizers import restored_tokenizer
@@ -151,6 +151,7 @@ def other_samples(
     tokens, cut = encoded(tokenizer, [text for text, _ in samples], length)
     if cut:
         log.info(f"{name}: {cut:,} of {len(samples):,} texts are cut to {length} tokens, as in training")
+    tell_unknown_of_run(name, tokenizer, tokens)
     return Split(tokens, labels)
 
 

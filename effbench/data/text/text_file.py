@@ -13,6 +13,7 @@ from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits
 from effbench.data.table_files import ENCODING, decoded
+from effbench.data.text.encoding import tell_unknown_of_run
 from effbench.data.text.kjv import SplitText
 from effbench.data.text.tokenizers import restored_tokenizer
 from effbench.data.text.windows import CONTEXT, VOCAB_SIZE, Windows, cut, stream, window_options, window_splits
@@ -87,8 +88,10 @@ def other_text(
     path = given_file("file", now.get("file"))
     if path is None or now.get("file") == before.get("file"):
         return None
-    tokens = stream(restored_tokenizer(recorded.get("tokenizer")), _read(path, now.get("encoding", ENCODING)))
+    tokenizer = restored_tokenizer(recorded.get("tokenizer"))
+    tokens = stream(tokenizer, _read(path, now.get("encoding", ENCODING)))
     log.info(f"note: data.file is not the run's file: all {len(tokens):,} tokens of it are evaluated")
+    tell_unknown_of_run("data.file", tokenizer, tokens)
     return which or "test", cut(for_terminal(str(path)), tokens, recorded["shape"][0])
 
 

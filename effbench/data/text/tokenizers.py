@@ -8,7 +8,8 @@ import re
 from abc import ABC, abstractmethod
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, Self
 from effbench.cache_dir import expanded
 from effbench.errors import ConfigError, DataError, MissingExtraError, shown, unknown_name
 from effbench.escaping import for_terminal
+from effbench.guarded import read_text
 from effbench.special_tokens import PADDING, UNKNOWN
 from effbench.units import human_bytes
 
@@ -28,14 +30,14 @@ class Tokenizer(ABC):
     Attributes:
         name: value of data.tokenizer.
         rule: how a text becomes token numbers, for users of an exported file.
-        knows_all: no token of any text is UNKNOWN.
+        unknown: number of all tokens that are not in the vocabulary; None: every text has its tokens.
         keeps_text: tokens decode to the text that they are of, unknown ones excepted.
         vocab_size: token numbers, padding included.
     """
 
     name: ClassVar[str]
     rule: ClassVar[str]
-    knows_all: ClassVar[bool] = True
+    unknown: int | None = None
     keeps_text: ClassVar[bool] = True
     vocab_size: int
 
@@ -112,7 +114,7 @@ class _Listed(Tokenizer):
         tokens: without padding and unknown, in order of their numbers.
     """
 
-    knows_all = False
+    unknown = UNKNOWN
     joint: ClassVar[str]  # between tokens, when they are decoded
 
     def __init__(self, tokens: Sequence[str]):
@@ -153,6 +155,8 @@ class _Listed(Tokenizer):
             raise ValueError("data.tokenizer.tokens must be a list of texts")
         if len(set(tokens)) != len(tokens):
             raise ValueError("data.tokenizer.tokens lists a token twice")
+        if not all(map(_is_unicode, tokens)):
+            raise ValueError("data.tokenizer.tokens holds a lone surrogate, which is no Unicode text")
         return cls(tokens)
 
 
@@ -191,13 +195,41 @@ class BytePairs(Tokenizer):
 
     name = "bpe"
     rule = "tokenizers.Tokenizer.from_str(content).encode(text).ids, of the package tokenizers"
+    most_unmade: ClassVar[float] = 0  # share of the longer tokens that no merge makes; more of them: merges are missing
 
     def __init__(self, content: str):
+        library = _library()
         self.content = content
-        self._own = _library().Tokenizer.from_str(content)
+        with _panics_as(ValueError, ""):
+            self._own = library.Tokenizer.from_str(content)
         # a text may hold the word [PAD]: it must not become the number of padding
         self._own.encode_special_tokens = True
-        self.vocab_size = self._own.get_vocab_size()
+        # a text is cut and padded elsewhere, and the same in every batch
+        self._own.no_truncation()
+        self._own.no_padding()
+        numbers = sorted(self._own.get_vocab().values())
+        # of a file, numbers may be left out: a model needs a row for the largest
+        self.vocab_size = numbers[-1] + 1 if numbers else 1
+        if self.vocab_size > _MOST_NUMBERS:
+            raise ValueError(f"its largest token number is {numbers[-1]:,}, of at most {_MOST_NUMBERS:,}")
+        if len(set(numbers)) < len(numbers):
+            raise ValueError("it gives two tokens the same number")
+        self._check_merges(json.loads(content))
+
+    def _check_merges(self, whole: Mapping[str, Any]) -> None:
+        """Raise ValueError if merges are missing, or left out at random: texts would silently have other tokens."""
+        model = whole["model"]
+        if model.get("dropout"):
+            raise ValueError(f"its model.dropout is {model['dropout']}: a text would have other tokens each time")
+        if model.get("merges") is None:
+            return
+        made = {"".join(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]}
+        made |= {str(added.get("content")) for added in whole.get("added_tokens") or ()}
+        unmade = sum(len(token) > 1 and token not in made for token in model["vocab"])
+        if unmade > self.most_unmade * len(model["vocab"]):
+            raise ValueError(
+                f"{unmade:,} of its {len(model['vocab']):,} tokens are made by no merge: merges are missing"
+            )
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -218,7 +250,8 @@ class BytePairs(Tokenizer):
     def encode(self, text: str, limit: int | None = None) -> list[int]:
         # A token may be long: no safe cut of the text follows from the limit.
         del limit
-        numbers: list[int] = self._own.encode(text).ids
+        with _panics_as(DataError, f"data.tokenizer={self.name} cannot encode {shown(text[:100])}"):
+            numbers: list[int] = self._own.encode(text).ids
         return numbers
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -260,6 +293,13 @@ class Given(BytePairs):
         "json is `content` after base64 and xz"
     )
     keeps_text = False  # most normalise it
+    most_unmade = 0.5  # published models have some, for single bytes and for words of their own
+
+    def __init__(self, content: str):
+        super().__init__(content)
+        model = json.loads(content)["model"]
+        token = model.get("unk_token")  # unk_id: of Unigram models, such as DeBERTa-v3's
+        self.unknown = model.get("unk_id") if token is None else self._own.token_to_id(token)
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -273,18 +313,15 @@ class Given(BytePairs):
         """Return the tokenizer of a file. Raises DataError if it is none, or does not fit."""
         name = for_terminal(str(path))
         try:
-            content = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"data.tokenizer: {name} cannot be read ({error}). For a folder of transformers without it, "
-                "transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes tokenizer.json."
-            ) from error
+            content = read_text(path, _MOST_JSON)
+        except ConfigError as error:
+            raise DataError(f"data.tokenizer: {for_terminal(str(error))} {_WRITE_IT}") from error
         try:
             found = cls(content)
         except MissingExtraError:
             raise
         except Exception as error:  # the library raises Exception itself
-            raise DataError(f"data.tokenizer: {name} is no tokenizer.json ({error}).") from error
+            raise DataError(f"data.tokenizer: {name} is no whole tokenizer.json ({error}). {_WRITE_IT}") from error
         first = found._own.id_to_token(PADDING)
         if first is None or "pad" not in first.lower():
             raise DataError(
@@ -293,8 +330,6 @@ class Given(BytePairs):
             )
         if len(found.record()["content"]) > _MOST_RECORDED:
             raise DataError(f"data.tokenizer: {name} is too large for a run's record, even compressed.")
-        found._own.no_truncation()
-        found._own.no_padding()
         return found
 
     def record(self) -> dict[str, Any]:
@@ -306,16 +341,21 @@ class Given(BytePairs):
         try:
             # a record may be a stranger's: a small one must not fill the memory
             packed = b64decode(str(record.get("content")), validate=True)
-            text = lzma.LZMADecompressor().decompress(packed, max_length=_MOST_JSON).decode()
+            unpacker = lzma.LZMADecompressor()
+            text = unpacker.decompress(packed, max_length=_MOST_JSON).decode()
         except (ValueError, lzma.LZMAError) as error:
             raise ValueError(f"data.tokenizer.content is no tokenizer ({error})") from error
-        found = super().from_record({"content": text})
-        found._own.no_truncation()
-        found._own.no_padding()
-        return found
+        if not unpacker.eof or unpacker.unused_data:
+            raise ValueError("data.tokenizer.content is no tokenizer (it is cut, too large, or more than one)")
+        return super().from_record({"content": text})
 
 
+_WRITE_IT = (
+    "Fetch it again; for a folder of transformers without it, "
+    "transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes tokenizer.json."
+)
 _MOST_RECORDED, _MOST_JSON = 3_000_000, 100_000_000  # characters; a summary has at most 4 MB
+_MOST_NUMBERS = 5_000_000  # token numbers; published models have 30,000 to 300,000
 TOKENIZERS: dict[str, type[Tokenizer]] = {kind.name: kind for kind in (Bytes, Characters, Words, BytePairs)}
 LEAST_VOCAB = {"bytes": 257, "chars": 3, "words": 3, "bpe": 257}  # padding and unknown, and one token or all bytes
 
@@ -378,9 +418,29 @@ def restored_tokenizer(record: object) -> Tokenizer:
     """Return the tokenizer of a run's record. Raises ValueError if it is damaged."""
     name = record.get("name") if isinstance(record, Mapping) else None
     known: dict[str, type[Tokenizer]] = {**TOKENIZERS, Given.name: Given}
-    if not isinstance(record, Mapping) or name not in known:
+    if not isinstance(record, Mapping) or not isinstance(name, str) or name not in known:
         raise ValueError(f"data.tokenizer must name one of {', '.join(known)}")
     return known[name].from_record(record)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+@contextmanager
+def _panics_as(kind: type[Exception], what: str) -> Iterator[None]:
+    """Turn a panic of the library's Rust code into `kind`: it is no Exception, and would end the program.
+
+    Args:
+        kind: class of the exception.
+        what: begins its message.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of pyo3_runtime, which cannot be imported
+            raise
+        raise kind(f"{what}{': ' if what else ''}its settings do not fit each other ({error})") from error
 
 
 def _library() -> Any:

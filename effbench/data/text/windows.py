@@ -21,11 +21,11 @@ from effbench.data.modality import AugmentParams, Settings
 from effbench.data.option_checks import check_memory
 from effbench.data.split_checks import as_tensor, kind_of
 from effbench.data.splits import Split, Splits
-from effbench.data.text.encoding import TextOptions, token_type
+from effbench.data.text.encoding import TextOptions, tell_unknown, token_type, unknown_share
 from effbench.data.text.modality import Texts
 from effbench.data.text.tokenizers import Tokenizer, fitted_tokenizer, tokenizer_class
 from effbench.errors import ConfigError, DataError
-from effbench.special_tokens import PADDING, UNKNOWN
+from effbench.special_tokens import PADDING
 
 if TYPE_CHECKING:
     from effbench.data.text.kjv import SplitText
@@ -100,6 +100,15 @@ class Windows(Texts):
         # of the last window: those before it are full
         real = labels.numel() - int((labels[-1] == PADDING).sum())
         made._last_start = real - data.shape[0]
+        return made
+
+    @classmethod
+    def restored(cls, data: Mapping[str, Any], settings: Settings) -> Self:
+        made = super().restored(data, settings)
+        if len(data["classes"]) != made.vocab_size:
+            raise ValueError(
+                f"data.tokenizer has {made.vocab_size} token numbers, and data.classes {len(data['classes'])}"
+            )
         return made
 
     @classmethod
@@ -215,7 +224,7 @@ def window_splits(name: str, text: SplitText, options: TextOptions) -> Splits:
         least = options.max_length if which == "train" else 1
         parts[which] = cut(f"{name} {which}", tokens, options.max_length, least)
         sizes[which] = {"bytes": len(each.encode()), "tokens": len(tokens)}
-        unknown[which] = 0.0 if tokenizer.knows_all else float((tokens == UNKNOWN).double().mean())
+        unknown[which] = unknown_share(tokenizer, tokens)
     _tell(name, options, sizes, unknown)
     about = {"tokenizer": tokenizer.record(), "sizes": sizes, "unknown_tokens": unknown}
     train = parts.get("train")
@@ -282,9 +291,6 @@ def _tell(
         f"{name}: {listed}; evaluation reads windows of {T} tokens side by side: the first token of a window is "
         f"predicted from 1 token, the last from {T}"
     )
-    if elsewhere := {which: share for which, share in unknown.items() if share > 0}:
-        listed = ", ".join(f"{which} {100 * share:.2g} %" for which, share in elsewhere.items())
-        log.info(
-            f"{name}: characters that are not in the vocabulary: {listed}; bits_per_byte counts each as one byte; "
-            "data.tokenizer=bpe and bytes know all"
-        )
+    # every unknown character costs many bits: none has been a target in training
+    rest = "bits_per_byte counts each as one byte; data.tokenizer=bpe and bytes know all"
+    tell_unknown(name, unknown, rest, least=0.0)
