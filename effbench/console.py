@@ -12,8 +12,11 @@ import io
 import json
 import logging
 import os
+import re
 import select
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _ERRORS = "effbench.plain"  # name of `_replace_unencodable` in the codecs registry
 _PLAIN = {"×": "x", "±": "+/-", "…": "...", "→": "->", "–": "-", "—": "-", "≥": ">=", "≤": "<=", "µ": "u", "█": "#"}
+_KEPT = "\N{NO-BREAK SPACE}"  # textwrap breaks no line at it
 _WAIT_S = 1.0  # to wait for a reader of a non-blocking pipe
 
 
@@ -112,6 +116,29 @@ def encodable(text: str, stream: TextIO) -> str:
     """Return the text with ASCII for characters that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "ascii"
     return text.encode(encoding, _ERRORS).decode(encoding)
+
+
+def for_width(text: str, stream: TextIO) -> str:
+    """Return the text with its lines broken between words, as a terminal would break them within; unchanged elsewhere.
+
+    A line of fields, which two spaces separate, is broken between fields alone. A number stays with its unit, and a
+    path in one piece. What continues a line is indented.
+    """
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(line if len(line) <= width else _broken(line, width) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    fields = re.split(r"(?<=\S)  +(?=\S)", line)
+    if len(fields) > 1 and max(map(len, fields)) <= width - 2:
+        line = "  ".join(field.replace(" ", _KEPT) for field in fields)
+    line = re.sub(r"(?<=\d) (?=%|[a-zA-Zµ]{1,2}\b)", _KEPT, line)
+    pieces = textwrap.wrap(
+        line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    )
+    return "\n".join(pieces).replace(_KEPT, " ")
 
 
 def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from effbench.console import encodable
+from effbench.console import encodable, for_width
 from effbench.escaping import for_terminal
 
 LOGGER = logging.getLogger("effbench")
@@ -52,6 +52,8 @@ class NarrationHandler(logging.Handler):
         # a full disk or a closed terminal must not end a run
         with suppress(Exception):
             line, stream = self.format(record), sys.stderr
+            if stream is not None:
+                line = for_width(line, stream)
             if self.print_above is not None:
                 self.print_above(line)
             elif stream is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from effbench.console import for_width
 from tests.commandline import TINY
 from tests.patience import patience
 
@@ -142,3 +144,38 @@ def test_a_program_that_calls_train_keeps_its_own_streams(tmp_path: Path) -> Non
     )
     (tmp_path / "own.py").write_text(code)
     assert shell(f"{sys.executable} own.py 2>/dev/full", tmp_path).stdout == "completed\n"
+
+
+class _Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+FIELDS = "epoch 1/12  step 600  train/loss 0.6934  train/acc 50.00 %  val/loss 0.6908  val/acc 50.00 %  1,063 texts/s"
+SENTENCE = (
+    "kjv: train 3,060,238 bytes (3,060,238 tokens); evaluation reads windows of 128 tokens side by side: the first "
+    "token of a window is predicted from 1 token, the last from 128, and 12 % of them are from /tmp/a-long/path-to/it"
+)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100])
+@pytest.mark.parametrize("line", [FIELDS, SENTENCE])
+def test_a_terminal_s_lines_break_between_words(line: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = for_width(f"short\n{line}", _Screen()).split("\n")
+    assert shown[0] == "short"
+    assert max(map(len, shown)) <= columns
+    assert all(piece.startswith("  ") for piece in shown[2:])
+    assert " ".join(" ".join(shown[1:]).split()) == " ".join(line.split())
+    assert not any(piece.startswith(("  %", "  texts/s")) for piece in shown)
+    if line == FIELDS:  # a name stays with its value
+        assert {field for piece in shown[1:] for field in piece.strip().split("  ")} == set(FIELDS.split("  "))
+
+
+def test_a_file_or_pipe_gets_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert for_width(SENTENCE, io.StringIO()) == SENTENCE
+    path = "/tmp/" + "x" * 90
+    assert for_width(f"see {path}", _Screen()).split() == ["see", path]  # a path can still be copied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -160,8 +161,10 @@ def _print_separable(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _print_references(settings: Sequence[Setting]) -> None:
     """Print what simple methods reach on the data, once each."""
+    from effbench.console import for_width
     from effbench.report.result import reference_text
 
     for reference in dict.fromkeys(setting.reference for setting in settings):
         if reference is not None:
-            print(f"\non these data, {reference.method}: {reference_text(reference)} ({reference.source})")
+            line = f"on these data, {reference.method}: {reference_text(reference)} ({reference.source})"
+            print(f"\n{for_width(line, sys.stdout)}")
