@@ -90,6 +90,13 @@ def percent(share: float, spread: float | None = None) -> str:
     return f"{100 * share:.2f} %" if spread is None else f"{100 * share:.2f} ± {100 * spread:.2f} %"
 
 
+def human_span(seconds: float) -> str:
+    """Write a time as it is said: 40 s, 25 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def counted(count: int, noun: str) -> str:
     """Write a count with its noun: 1 step, 1,200 steps."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -15,6 +15,7 @@ import pytest
 
 from effbench import cli
 from effbench.log import LOGGER, at_level
+from effbench.training import callbacks
 from effbench.training.callbacks import Progress
 from effbench.training.state import TrainState
 from tests.commandline import TINY, effbench, python
@@ -160,6 +161,31 @@ def test_lines_come_above_the_bar_that_quiet_hides(monkeypatch: pytest.MonkeyPat
         bar.epoch_end(context, {})
         bar.fit_end(context)
     assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_a_long_epoch_without_a_bar_says_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """30 s a step, 100 steps: a word after a minute, then each ten, none soon after an epoch's own line."""
+    now = 0.0
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now)
+    context: Any = SimpleNamespace(state=TrainState(), total_steps=100, steps_per_epoch=50)
+    bar = Progress({})
+    bar.fit_start(context)
+    said = []
+    with caplog.at_level(logging.INFO, "effbench"):
+        for step in range(1, 101):
+            now = 30.0 * step
+            context.state.step = step
+            bar.step_end(context)
+            if caplog.records:
+                said.append((step, caplog.records[-1].getMessage()))
+            if step == 50:
+                bar.epoch_end(context, {})
+            caplog.clear()
+    assert [step for step, _ in said] == [2, 22, 42, 70, 90]
+    assert said[0][1] == "step 2 of 100; at this speed 49 min more, if it is not stopped early"
+    assert "15 min" in said[3][1]
 
 
 @pytest.mark.process

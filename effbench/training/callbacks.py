@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from effbench.log import print_above_bar
 from effbench.metrics import Display
 from effbench.records import MetricsFile
 from effbench.training.state import TrainState
-from effbench.units import speed_text, throughput_key
+from effbench.units import human_span, speed_text, throughput_key
 
 if TYPE_CHECKING:
     from effbench.data.splits import Splits
@@ -298,8 +300,13 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str) or isinstance(value, Tensor)
 
 
+FIRST_WORD_S, LATER_WORD_S = 60.0, 600.0  # without a line, to one that says how much time is left
+
+
 class Progress(Callback):
-    """On a terminal a progress bar with metrics and speed; elsewhere one line an epoch. It writes to stderr.
+    """On a terminal a progress bar with metrics and speed; elsewhere one line an epoch, and in long epochs some more.
+
+    It writes to stderr.
 
     Args:
         displays: how each metric is written, in the order of display.
@@ -311,6 +318,7 @@ class Progress(Callback):
         self._displays, self._own, self._unit = displays, columns, unit
         self._column = f"train/{throughput_key(unit)}"
         self._bar: tqdm[Any] | None = None
+        self._next_word = math.inf  # set by fit_start
         # A bar rewrites its line, which a log file or a pipe cannot; -q asks for silence.
         self._terminal = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
 
@@ -318,6 +326,8 @@ class Progress(Callback):
         state, total_steps = context.state, context.total_steps
         # The epochs done, and those that the steps left take, counted from the start of the present epoch, rounded up.
         self._epochs = state.epoch - (-(state.batch + total_steps - state.step) // context.steps_per_epoch)
+        self._first_step, self._started = state.step, time.monotonic()
+        self._next_word = self._started + FIRST_WORD_S
         if self._terminal:
             # leave=False: the finished bar makes room for the summary
             self._bar = tqdm(
@@ -328,6 +338,11 @@ class Progress(Callback):
     def step_end(self, context: Context) -> None:
         if self._bar is not None:
             self._bar.update()
+        elif (now := time.monotonic()) >= self._next_word:
+            self._next_word = now + LATER_WORD_S
+            step, total = context.state.step, context.total_steps
+            left = (now - self._started) / max(1, step - self._first_step) * (total - step)
+            log.info(f"step {step:,} of {total:,}; at this speed {human_span(left)} more, if it is not stopped early")
 
     def logged(self, context: Context, values: Mapping[str, float]) -> None:
         if self._bar is None or "train/loss" not in values:  # no loss: every step since the last line was skipped
@@ -350,6 +365,7 @@ class Progress(Callback):
         ]
         place = [f"epoch {context.state.epoch}/{self._epochs}", f"step {context.state.step}"]
         log.info("  ".join([*place, *shown, *self._columns_and_speed(values)]))
+        self._next_word = max(self._next_word, time.monotonic() + LATER_WORD_S)
 
     def _columns_and_speed(self, values: Mapping[str, float]) -> list[str]:
         shown = [f"{name} {values[name]:.4g}" for name in self._own if name in values]
