@@ -85,3 +85,12 @@ def test_completion_and_refusals_know_the_dataset_s_model() -> None:
 def test_the_help_says_what_a_dataset_chooses() -> None:
     assert "where no other is chosen: model=gpt task=next_token" in page(["data=kjv"], None)
     assert "where no other is chosen" not in page(["data=cifar10"], None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "model", "fit"), [("language_id", "mlp", "ngrams"), ("breast_cancer", "cnn", "mlp")])
+def test_a_model_for_other_samples_is_refused_with_those_that_fit(data: str, model: str, fit: str) -> None:
+    """The MLP takes images or rows: no argument of its constructor is required, and it still takes no texts."""
+    config = compose([f"data={data}", f"model={model}"])
+    with pytest.raises(ConfigError, match=rf"write model=.*{fit}"):
+        dry_build(config, own_setting(config))

@@ -225,11 +225,10 @@ class BytePairs(Tokenizer):
             return
         made = {"".join(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]}
         made |= {str(added.get("content")) for added in whole.get("added_tokens") or ()}
-        unmade = sum(len(token) > 1 and token not in made for token in model["vocab"])
-        if unmade > self.most_unmade * len(model["vocab"]):
-            raise ValueError(
-                f"{unmade:,} of its {len(model['vocab']):,} tokens are made by no merge: merges are missing"
-            )
+        long = [token for token in model["vocab"] if len(token) > 1]
+        unmade = sum(token not in made for token in long)
+        if unmade > self.most_unmade * len(long):
+            raise ValueError(f"merges are missing: {unmade:,} of its {len(long):,} long tokens are made by none")
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -293,7 +292,7 @@ class Given(BytePairs):
         "json is `content` after base64 and xz"
     )
     keeps_text = False  # most normalise it
-    most_unmade = 0.5  # published models have some, for single bytes and for words of their own
+    most_unmade = 0.5  # published models have some, for single bytes and words of their own
 
     def __init__(self, content: str):
         super().__init__(content)
