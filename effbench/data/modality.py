@@ -234,6 +234,13 @@ class Modality(ABC):
 
     # --- prediction and export
 
+    def tell_unknown(self, name: str, samples: Tensor) -> None:
+        """Log which part of other samples a run's vocabulary lacks; by default there is no vocabulary.
+
+        name: of the samples, for the line.
+        """
+        del name, samples
+
     def given(self, inputs: Any) -> Iterator[Tensor]:
         """Yield the inputs of `run.predict` as samples, some at a time. Raises ConfigError for unsupported inputs."""
         # as_tensor shares the memory of an array: nothing here may change the samples

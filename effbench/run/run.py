@@ -17,7 +17,6 @@ from effbench.config.options import WHOLE
 from effbench.config.schema import Config
 from effbench.cpu.accelerate import accelerate
 from effbench.data.modality import Modality
-from effbench.data.text.encoding import tell_unknown_of_run
 from effbench.disk import followed, pointed
 from effbench.errors import ConfigError, EffbenchError, shown, unknown_name
 from effbench.metrics import LOSS, recorded_displays
@@ -206,10 +205,11 @@ class Run:
         if not isinstance(text, str) or not text:
             raise ConfigError(f"continued takes a text of at least one character; got {shown(text)}.")
         follow = self.continuer(which, **options)
-        tokenizer = tokenizer_of(self.modality())
+        modality = self.modality()
+        tokenizer = tokenizer_of(modality)
         assert tokenizer is not None  # continuer refuses others
         tokens = tokenizer.encode(text)
-        tell_unknown_of_run("continued", tokenizer, torch.tensor(tokens))
+        modality.tell_unknown("continued", torch.tensor(tokens))
         return follow(tokens)
 
     def continuer(self, which: str = "best", **options: Any) -> Callable[[Sequence[int]], str]:

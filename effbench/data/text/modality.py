@@ -157,6 +157,9 @@ class Texts(Modality):
 
     # --- prediction and export
 
+    def tell_unknown(self, name: str, samples: Tensor) -> None:
+        tell_unknown_of_run(name, self.tokenizer, samples)
+
     def given(self, inputs: Any) -> Iterator[Tensor]:
         """Accept a text, a list of texts, or token numbers (N, T)."""
         texts = [inputs] if isinstance(inputs, str) else inputs
@@ -165,7 +168,7 @@ class Texts(Modality):
                 if why := text_problem(text):
                     raise ConfigError(f"predict: text {place} {why}.")
             chunks = [self._samples(texts[start : start + TEXTS]) for start in range(0, len(texts), TEXTS)]
-            tell_unknown_of_run("predict", self.tokenizer, torch.cat(chunks))
+            self.tell_unknown("predict", torch.cat(chunks))
             yield from chunks
             return
         yield self.required(torch.as_tensor(inputs))
@@ -202,7 +205,7 @@ class Texts(Modality):
                     good.append(({"file": str(path), "line": line}, text))
             chunks = [self._samples([text for _, text in good[at : at + TEXTS]]) for at in range(0, len(good), TEXTS)]
             if chunks:
-                tell_unknown_of_run(for_terminal(str(path)), self.tokenizer, torch.cat(chunks))
+                self.tell_unknown(for_terminal(str(path)), torch.cat(chunks))
             for start, chunk in zip(range(0, len(good), TEXTS), chunks, strict=True):
                 yield [name for name, _ in good[start : start + TEXTS]], chunk
 
