@@ -202,7 +202,7 @@ def test_a_flag_takes_its_value_behind_a_space_or_an_equals_sign() -> None:
     assert spaced.values == {"cfg": "job", "config_dir": "a b"}
 
 
-def test_info_takes_the_next_word_only_if_it_is_a_page() -> None:
+def test_info_takes_the_next_estimate_only_if_it_is_a_page() -> None:
     with_page = flags.parse_flags(["--info", "searchpath", "model=mlp"], flags.VERB_FLAGS["train"])
     without = flags.parse_flags(["--info", "model=mlp"], flags.VERB_FLAGS["train"])
     assert (with_page.values["info"], without.values["info"]) == ("searchpath", "")

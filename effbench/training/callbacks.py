@@ -300,7 +300,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str) or isinstance(value, Tensor)
 
 
-FIRST_WORD_S, LATER_WORD_S = 60.0, 600.0  # without a line, to one that says how much time is left
+FIRST_ESTIMATE_S, LATER_ESTIMATE_S = 60.0, 600.0  # without a line, to one that says how much time is left
 
 
 class Progress(Callback):
@@ -318,7 +318,7 @@ class Progress(Callback):
         self._displays, self._own, self._unit = displays, columns, unit
         self._column = f"train/{throughput_key(unit)}"
         self._bar: tqdm[Any] | None = None
-        self._next_word = math.inf  # set by fit_start
+        self._next_estimate = math.inf  # set by fit_start
         # A bar rewrites its line, which a log file or a pipe cannot; -q asks for silence.
         self._terminal = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
 
@@ -327,7 +327,7 @@ class Progress(Callback):
         # The epochs done, and those that the steps left take, counted from the start of the present epoch, rounded up.
         self._epochs = state.epoch - (-(state.batch + total_steps - state.step) // context.steps_per_epoch)
         self._first_step, self._started = state.step, time.monotonic()
-        self._next_word = self._started + FIRST_WORD_S
+        self._next_estimate = self._started + FIRST_ESTIMATE_S
         if self._terminal:
             # leave=False: the finished bar makes room for the summary
             self._bar = tqdm(
@@ -338,8 +338,8 @@ class Progress(Callback):
     def step_end(self, context: Context) -> None:
         if self._bar is not None:
             self._bar.update()
-        elif (now := time.monotonic()) >= self._next_word:
-            self._next_word = now + LATER_WORD_S
+        elif (now := time.monotonic()) >= self._next_estimate:
+            self._next_estimate = now + LATER_ESTIMATE_S
             step, total = context.state.step, context.total_steps
             left = (now - self._started) / max(1, step - self._first_step) * (total - step)
             log.info(f"step {step:,} of {total:,}; at this speed {human_span(left)} more, if it is not stopped early")
@@ -365,7 +365,7 @@ class Progress(Callback):
         ]
         place = [f"epoch {context.state.epoch}/{self._epochs}", f"step {context.state.step}"]
         log.info("  ".join([*place, *shown, *self._columns_and_speed(values)]))
-        self._next_word = max(self._next_word, time.monotonic() + LATER_WORD_S)
+        self._next_estimate = max(self._next_estimate, time.monotonic() + LATER_ESTIMATE_S)
 
     def _columns_and_speed(self, values: Mapping[str, float]) -> list[str]:
         shown = [f"{name} {values[name]:.4g}" for name in self._own if name in values]
