@@ -437,9 +437,9 @@ def test_the_normalisation_is_part_of_what_is_compared(
 
     whole = module.portable
 
-    def off(model: nn.Module, normaliser: nn.Module) -> nn.Module:
+    def off(model: nn.Module, normaliser: nn.Module, rescaler: nn.Module) -> nn.Module:
         normaliser.get_buffer("std").mul_(1.01)
-        return whole(model, normaliser)
+        return whole(model, normaliser, rescaler)
 
     monkeypatch.setattr(module, "portable", off)
     code, _, err = effbench("export", str(run), "format=torchscript", "output=it")

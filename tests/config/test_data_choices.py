@@ -89,7 +89,7 @@ def test_the_help_says_what_a_dataset_chooses() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("data", "model", "fit"), [("language_id", "mlp", "ngrams"), ("breast_cancer", "cnn", "mlp")])
-def test_a_model_for_other_samples_is_refused_with_those_that_fit(data: str, model: str, fit: str) -> None:
+def test_a_model_for_other_samples_is_refused(data: str, model: str, fit: str) -> None:
     """The MLP takes images or rows: no argument of its constructor is required, and it still takes no texts."""
     config = compose([f"data={data}", f"model={model}"])
     with pytest.raises(ConfigError, match=rf"write model=.*{fit}"):

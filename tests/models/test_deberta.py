@@ -136,7 +136,7 @@ def test_other_sizes_and_kinds_are_named_with_the_remedy(folder: Path) -> None:
     with pytest.raises(ConfigError, match="is of a 'bert'"):
         made().weights_of(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(DataError, match="config.json' cannot be read"):
+    with pytest.raises(DataError, match="config.json' is no whole JSON"):
         made().weights_of(folder)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").unlink()
@@ -164,7 +164,7 @@ def test_tokenizer_of_the_folder_is_read_recorded_and_required(folder: Path, tmp
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "is no tokenizer.json"), ("first", "number 0 of .* it must be the padding token")],
+    [("{", "is no whole tokenizer.json"), ("first", "number 0 of .* it must be the padding token")],
 )
 def test_tokenizers_that_do_not_fit_are_named(folder: Path, content: str, message: str) -> None:
     path = folder / "tokenizer.json"

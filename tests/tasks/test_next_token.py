@@ -221,7 +221,7 @@ def test_summary_counts_a_window_and_refuses_what_does_not_fit(capsys: Any) -> N
     assert row["unit"] == "window"
     assert row["macs"] == 128 * (12 * 32 * 32 + 2 * 128 * 32 + 257 * 32)
     assert row["activation_bytes"] > 2 * 128 * 257 * 4, "the logits of a step are among what is kept"
-    assert cli.main(["summary", "model=gpt", "data=kjv"]) == 2
+    assert cli.main(["summary", "model=gpt", "data=kjv", "task=classification"]) == 2
     assert "Write task=next_token model=gpt" in capsys.readouterr().err
     assert cli.main(["summary", "model=cnn", "task=next_token"]) == 2
     assert "For task=next_token write data=kjv model=gpt" in capsys.readouterr().err
@@ -231,9 +231,9 @@ def test_summary_counts_a_window_and_refuses_what_does_not_fit(capsys: Any) -> N
 def test_a_task_or_model_that_does_not_fit_gets_words(run: Run, tmp_path: Path) -> None:
     file = f"data.file='{run.folder.parent / 'own.txt'}'"
     with pytest.raises(ConfigError, match=r"Write task=next_token model=gpt"):
-        effbench.train(["data=text_file", file], tmp_path / "a")
+        effbench.train(["data=text_file", file, "task=classification"], tmp_path / "a")
     with pytest.raises(ConfigError, match=r"For windows write model=gpt"):
-        effbench.train(["data=text_file", file, "task=next_token"], tmp_path / "b")
+        effbench.train(["data=text_file", file, "model=mobilenet"], tmp_path / "b")
     with pytest.raises(DataError, match=r"data=kjv"):
         effbench.train(["data=language_id", "model=text_cnn", "task=next_token"], tmp_path / "c")
     assert Classification.label == "classification"

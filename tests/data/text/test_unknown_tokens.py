@@ -130,7 +130,7 @@ def test_a_next_token_run_meets_characters_it_never_saw(tmp_path: Path, caplog: 
         )
     facts = text_file(str(file), context=16, tokenizer="chars").facts
     told = [record for record in caplog.records if "not in the vocabulary" in record.getMessage()]
-    assert [record.levelno for record in told] == [logging.WARNING]
+    assert {record.levelno for record in told} == {logging.WARNING}
     assert f"val {100 * facts['unknown_tokens']['val']:.1f} %" in told[0].getMessage()
     assert json.loads((run.folder / "summary.json").read_text())["metrics"]["val/loss"] > 0
     for ask in (
