@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _ERRORS = "effbench.plain"  # name of `_replace_unencodable` in the codecs registry
 _PLAIN = {"×": "x", "±": "+/-", "…": "...", "→": "->", "–": "-", "—": "-", "≥": ">=", "≤": "<=", "µ": "u", "█": "#"}
 _KEPT = "\N{NO-BREAK SPACE}"  # textwrap breaks no line at it
+_COMMAND = re.compile(r"\b(effbench|python3?|pip) [\w-]")
 _WAIT_S = 1.0  # to wait for a reader of a non-blocking pipe
 
 
@@ -122,12 +123,14 @@ def for_width(text: str, stream: TextIO) -> str:
     """Return the text with its lines broken between words, as a terminal would break them within; unchanged elsewhere.
 
     A line of fields, which two spaces separate, is broken between fields alone. A number stays with its unit, and a
-    path in one piece. What continues a line is indented.
+    path in one piece. What continues a line is indented. A line with a command stays whole: it is made to be copied.
     """
     if not stream.isatty():
         return text
     width = shutil.get_terminal_size().columns
-    return "\n".join(line if len(line) <= width else _broken(line, width) for line in text.split("\n"))
+    return "\n".join(
+        line if len(line) <= width or _COMMAND.search(line) else _broken(line, width) for line in text.split("\n")
+    )
 
 
 def _broken(line: str, width: int) -> str:

@@ -179,3 +179,5 @@ def test_a_file_or_pipe_gets_whole_lines(monkeypatch: pytest.MonkeyPatch) -> Non
     assert for_width(SENTENCE, io.StringIO()) == SENTENCE
     path = "/tmp/" + "x" * 90
     assert for_width(f"see {path}", _Screen()).split() == ["see", path]  # a path can still be copied
+    command = f"interrupted; 3 runs left. Resume with: effbench study study=smoke 'study.folder={path}' seed=1"
+    assert for_width(command, _Screen()) == command  # a line break would make another command of it
