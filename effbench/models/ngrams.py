@@ -28,8 +28,9 @@ class Ngrams(nn.Module):
         buckets: rows of the table.
         hidden: width of a row; 0: num_classes, which makes the model linear.
         dropout: fraction dropped before the head, in [0, 1); unused if the model is linear.
-        ngram_dropout: fraction of a text's n-grams left out in training, in [0, 1), as in arXiv:1511.06349, section 3.1.
-        boundaries: whether n-grams also contain the places before the first and after the last token, so that one at the
+        ngram_dropout: fraction of a text's n-grams left out in training, in [0, 1), as the words of a deep averaging
+            network (Iyyer et al., ACL 2015, P15-1162).
+        boundaries: n-grams also contain the places before the first and after the last token, so that one at the
             beginning or the end of a text differs from the same tokens inside.
 
     Raises:
