@@ -247,7 +247,7 @@ def test_another_task_goes_through_every_verb(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["task=regression"], "task=regression has targets of kind values. Write loss=mse"),
+        (["task=regression", "loss=cross_entropy"], "task=regression has targets of kind values. Write loss=mse"),
         (["task.metrics=[acc,f1]"], "metric in task.metrics 'f1' is not one of"),
         (["task.metrics=[acc,acc]"], "task.metrics names acc twice"),
         (["task.metrics=[os.path.join]"], "task.metrics 'os.path.join' is not allowed"),

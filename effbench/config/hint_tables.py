@@ -217,10 +217,10 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
     "loss": {
         "loss=cross_entropy": "ce crossentropyloss xent nll nllloss",
         "loss=focal": "focalloss sigmoidfocal",
-        "task=multilabel loss=bce": "bcewithlogits bcewithlogitsloss bceloss binarycrossentropy",
-        "task=regression loss=mse": "mseloss l2 meansquarederror",
-        "task=regression loss=mse loss._target_=torch.nn.modules.loss.L1Loss": "l1 l1loss mae",
-        "task=regression loss=mse loss._target_=torch.nn.modules.loss.SmoothL1Loss": "huber huberloss smoothl1",
+        "task=multilabel": "bcewithlogits bcewithlogitsloss bceloss binarycrossentropy",
+        "task=regression": "mseloss l2 meansquarederror",
+        "task=regression loss._target_=torch.nn.modules.loss.L1Loss": "l1 l1loss mae",
+        "task=regression loss._target_=torch.nn.modules.loss.SmoothL1Loss": "huber huberloss smoothl1",
         "loss.label_smoothing=0.1": "labelsmoothing",
     },
     "ema": {

@@ -38,10 +38,10 @@ def as_labels(name: str, labels: Any) -> Tensor:
         got += f", sample {place}: {found[place].tolist()!s:.60}"
     if found.dim() == 1:
         raise DataError(
-            f"{name} labels must be class numbers, int64 (N,); got {got}. Whole numbers: give labels.long(). "
-            "Continuous values: task=regression loss=mse."
+            f"{name} labels must be class numbers, int64 (N,); got {got}. Numbers to predict: task=regression. "
+            "Class numbers stored as floats: give labels.long()."
         )
-    remedy = "Several labels a sample: task=multilabel loss=bce. Several numbers: task=regression loss=mse."
+    remedy = "Several labels a sample: task=multilabel. Several numbers: task=regression."
     if found.dim() == 2 and found.shape[1] == 1:
         remedy = "Give labels.squeeze(1)."
     elif found.dim() == 2 and bool(((found == 0) | (found == 1)).all()) and bool((found.sum(1) == 1).all()):

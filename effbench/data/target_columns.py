@@ -50,8 +50,7 @@ class TargetColumns:
         if kind == "class" and len(names) > 1:
             raise ConfigError(
                 f"data.label_column must be one column for data.targets=class; got {shown(columns)}. For several "
-                "labels write data.targets=labels task=multilabel loss=bce, for numbers data.targets=values "
-                "task=regression loss=mse."
+                "labels write data.targets=labels task=multilabel, for numbers data.targets=values task=regression."
             )
         self.kind, self.columns, self.separator = kind, tuple(names), separator
 

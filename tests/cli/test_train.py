@@ -357,7 +357,7 @@ def data(kind: str):
         ("uint8", None),
         ("float", "mine train labels must be class numbers, int64 (N,); got float32 (64,), sample 0: 0.0."),
         ("multi_hot", "mine train labels must be (N,), one class number a sample; got float32 (64, 4)"),
-        ("regression", "Continuous values: task=regression loss=mse."),
+        ("regression", "Numbers to predict: task=regression."),
         ("tuple", "must return Splits; got tuple. Such as:\n  from effbench.data.splits import Split, Splits"),
     ],
 )

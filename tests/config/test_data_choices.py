@@ -1,4 +1,4 @@
-"""A dataset's file chooses the model and the task that fit it, where neither the user nor a recipe does."""
+"""A dataset's file chooses the model and the task that fit, a task's file the loss, where nobody else does."""
 
 from __future__ import annotations
 
@@ -42,6 +42,23 @@ def test_the_user_s_and_the_recipe_s_choice_beat_the_dataset_s() -> None:
     assert static.composed([("recipe", "swin_lion"), ("data", "language_id")])["model"] == swin
     # a recipe that names only the data gets what fits them
     assert compose(["recipe=gpt_kjv", "task=classification"]).task.target.endswith("Classification")
+
+
+@pytest.mark.parametrize(
+    ("words", "loss"),
+    [
+        ([], "cross_entropy"),
+        (["task=regression"], "mse"),
+        (["task=multilabel"], "bce"),
+        (["loss=focal", "task=multilabel"], "focal"),
+        (["data=kjv"], "cross_entropy"),
+        (["task=regression", "data=kjv"], "mse"),
+    ],
+)
+def test_a_task_chooses_its_loss_unless_the_user_does(words: list[str], loss: str) -> None:
+    assert compose(words).loss.target == static.member("loss", loss)["_target_"]
+    pairs = [tuple(word.split("=")) for word in words]
+    assert static.composed(pairs)["loss"] == static.member("loss", loss)
 
 
 def test_a_recipe_that_names_only_data_gets_their_model(tmp_path: Path) -> None:

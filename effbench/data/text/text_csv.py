@@ -230,7 +230,7 @@ def _samples(path: Path, text_column: str, columns: TargetColumns, encoding: str
     if len(classes) > MOST_GRADES and holds_numbers(sorted(classes), len(rows)):
         raise DataError(
             f"{name} has {len(classes)} classes in {len(rows)} rows: the column {columns.columns[0]!r} seems to hold "
-            "numbers. For numbers write data.targets=values task=regression loss=mse."
+            "numbers. For numbers write data.targets=values task=regression."
         )
     return found
 
