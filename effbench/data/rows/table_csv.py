@@ -181,9 +181,7 @@ def _labels(path: Path, rows: Sequence[Row], columns: TargetColumns) -> tuple[Te
         if len(names) > len(rows) / 2:
             many = f"{name} has {len(names)} classes in {len(rows)} rows: the column {columns.columns[0]!r}"
             if holds_numbers(names, len(rows)):
-                raise DataError(
-                    f"{many} seems to hold numbers. For numbers write data.targets=values task=regression."
-                )
+                raise DataError(f"{many} seems to hold numbers. For numbers write data.targets=values task=regression.")
             raise DataError(
                 f"{many} has hardly two rows of a class, such as {names[0]!r}, and a class needs several to learn it "
                 "from. Name another column (data.label_column), or give more rows."
