@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from effbench.errors import OptionError, unknown_name
 from effbench.models.layers import check_count, check_dropout
-from effbench.models.text_layers import embedding, last_states, masked_softmax, reversed_within, token_mask
+from effbench.models.text_layers import TokenEmbedding, last_states, masked_softmax, reversed_within, token_mask
 
 CELLS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -25,6 +25,7 @@ class Recurrent(nn.Module):
         hidden: units of a layer.
         layers: recurrent layers.
         dropout: fraction dropped after the embedding, between layers and before the head, in [0, 1).
+        token_dropout: fraction of tokens left out in training, see TokenEmbedding.
 
     Raises:
         OptionError: an option is out of range.
@@ -32,14 +33,14 @@ class Recurrent(nn.Module):
 
     def __init__(
         self, num_classes: int, vocab_size: int, cell: str = "rnn", dim: int = 64, hidden: int = 128, layers: int = 1,
-        dropout: float = 0.1,
+        dropout: float = 0.1, token_dropout: float = 0.0,
     ):  # fmt: skip
         super().__init__()
         _check(dim=dim, hidden=hidden, layers=layers)
         check_dropout(dropout)
         if cell not in CELLS:
             raise OptionError(unknown_name("model.cell", cell, CELLS))
-        self.embedding = embedding(vocab_size, dim)
+        self.embedding = TokenEmbedding(vocab_size, dim, token_dropout)
         between = dropout if layers > 1 else 0.0  # torch warns of dropout between layers if there is one
         self.recurrent = CELLS[cell](dim, hidden, layers, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(dropout)
@@ -67,6 +68,7 @@ class LstmAttention(nn.Module):
         layers: bidirectional layers.
         attention: units of the attention's hidden layer.
         dropout: fraction dropped after the embedding, between layers and before the head, in [0, 1).
+        token_dropout: fraction of tokens left out in training, see TokenEmbedding.
 
     Raises:
         OptionError: an option is out of range.
@@ -74,12 +76,12 @@ class LstmAttention(nn.Module):
 
     def __init__(
         self, num_classes: int, vocab_size: int, dim: int = 64, hidden: int = 128, layers: int = 1,
-        attention: int = 64, dropout: float = 0.1,
+        attention: int = 64, dropout: float = 0.1, token_dropout: float = 0.0,
     ):  # fmt: skip
         super().__init__()
         _check(dim=dim, hidden=hidden, layers=layers, attention=attention)
         check_dropout(dropout)
-        self.embedding = embedding(vocab_size, dim)
+        self.embedding = TokenEmbedding(vocab_size, dim, token_dropout)
         widths = [dim, *[2 * hidden] * (layers - 1)]
         self.forwards = nn.ModuleList(nn.LSTM(width, hidden, batch_first=True) for width in widths)
         self.backwards = nn.ModuleList(nn.LSTM(width, hidden, batch_first=True) for width in widths)

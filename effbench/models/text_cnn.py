@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench.models.layers import check_count, check_dropout
-from effbench.models.text_layers import embedding, token_mask
+from effbench.models.text_layers import TokenEmbedding, token_mask
 
 
 class TextCnn(nn.Module):
@@ -24,6 +24,7 @@ class TextCnn(nn.Module):
         channels: filters of each width.
         widths: tokens that a filter sees.
         dropout: fraction dropped after the embedding and before the head, in [0, 1).
+        token_dropout: fraction of tokens left out in training, see TokenEmbedding.
 
     Raises:
         OptionError: an option is out of range.
@@ -31,7 +32,7 @@ class TextCnn(nn.Module):
 
     def __init__(
         self, num_classes: int, vocab_size: int, dim: int = 64, channels: int = 128,
-        widths: Sequence[int] = (2, 3, 4, 5), dropout: float = 0.2,
+        widths: Sequence[int] = (2, 3, 4, 5), dropout: float = 0.2, token_dropout: float = 0.0,
     ):  # fmt: skip
         super().__init__()
         for width in widths:
@@ -40,7 +41,7 @@ class TextCnn(nn.Module):
         check_count(dim, "model.dim", "channels")
         check_count(channels, "model.channels", "filters of each width")
         check_dropout(dropout)
-        self.embedding = embedding(vocab_size, dim)
+        self.embedding = TokenEmbedding(vocab_size, dim, token_dropout)
         self.convolutions = nn.ModuleList(nn.Conv1d(dim, channels, width, padding=width - 1) for width in widths)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels * len(widths), num_classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from effbench.models.layers import check_dropout
 from effbench.special_tokens import PADDING
 
 
@@ -13,9 +14,31 @@ def token_mask(tokens_BT: Tensor) -> Tensor:
     return tokens_BT != PADDING
 
 
-def embedding(vocab_size: int, dim: int) -> nn.Embedding:
-    """Return an embedding (vocab_size, dim) whose row for padding stays zero."""
-    return nn.Embedding(vocab_size, dim, padding_idx=PADDING)
+class TokenEmbedding(nn.Embedding):
+    """An embedding whose row for padding stays zero; training may leave tokens out (arXiv:1512.05287, section 4.2).
+
+    (B, T) token numbers -> (B, T, dim). A token that is left out gets the embedding of padding, but keeps its place.
+
+    Args:
+        vocab_size: token numbers, padding included.
+        dim: width of a token.
+        token_dropout: fraction of the tokens left out in training, in [0, 1).
+
+    Raises:
+        OptionError: token_dropout is out of range.
+    """
+
+    def __init__(self, vocab_size: int, dim: int, token_dropout: float = 0.0):
+        check_dropout(token_dropout, "model.token_dropout")
+        super().__init__(vocab_size, dim, padding_idx=PADDING)
+        self.token_dropout = token_dropout
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """(B, T) -> (B, T, dim)."""
+        if self.training and self.token_dropout:
+            left_out_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) < self.token_dropout
+            tokens_BT = tokens_BT.masked_fill(left_out_BT, PADDING)
+        return super().forward(tokens_BT)
 
 
 def masked_mean(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:

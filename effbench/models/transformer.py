@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from effbench.errors import OptionError, unknown_name
 from effbench.models.attention import LocalAttention, SelfAttention
 from effbench.models.layers import check_count, check_dropout
-from effbench.models.text_layers import embedding, masked_mean, token_mask
+from effbench.models.text_layers import TokenEmbedding, masked_mean, token_mask
 
 POSITIONS = ("learned", "rotary", "none")
 
@@ -68,6 +68,7 @@ class TransformerEncoder(nn.Module):
         num_global: with a window, the first tokens that see and are seen by all.
         dropout: fraction dropped after the embedding and of what blocks add, in [0, 1).
         attention_dropout: fraction of attention weights dropped, in [0, 1).
+        token_dropout: fraction of tokens left out in training, see TokenEmbedding.
 
     Raises:
         OptionError: an option is out of range.
@@ -88,6 +89,7 @@ class TransformerEncoder(nn.Module):
         num_global: int = 0,
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
+        token_dropout: float = 0.0,
     ):
         super().__init__()
         check_count(depth, "model.depth", "blocks")
@@ -106,7 +108,7 @@ class TransformerEncoder(nn.Module):
             return LocalAttention(dim, heads, window, num_global, attention_dropout, rotary=rotary)
 
         blocks = [Block(attention(), dim, mlp_dim or 4 * dim, dropout, norm) for _ in range(depth)]
-        self.embedding = embedding(vocab_size, dim)
+        self.embedding = TokenEmbedding(vocab_size, dim, token_dropout)
         # small: the scale of the embedding's rows is 1
         self.pos_embedding = nn.Parameter(0.02 * torch.randn(max_length, dim)) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)

@@ -197,6 +197,34 @@ def test_left_out_ngrams_keep_the_expected_output():
         torch.testing.assert_close(drawn.var(0), variance, rtol=0.05, atol=0)
 
 
+WITH_TOKEN_DROPOUT = {
+    "rnn": lambda share: Recurrent(K, VOCAB, dropout=0.0, token_dropout=share),
+    "lstm_attention": lambda share: LstmAttention(K, VOCAB, dropout=0.0, token_dropout=share),
+    "text_cnn": lambda share: TextCnn(K, VOCAB, dropout=0.0, token_dropout=share),
+    "transformer": lambda share: TransformerEncoder(K, VOCAB, T, dim=32, depth=1, dropout=0.0, token_dropout=share),
+}
+
+
+@pytest.mark.parametrize("name", WITH_TOKEN_DROPOUT)
+def test_token_dropout_leaves_out_its_share_in_training_only(name):
+    share, given = 0.3, torch.randint(1, VOCAB, (1000, T), generator=torch.Generator().manual_seed(0))
+    model = WITH_TOKEN_DROPOUT[name](share)
+    seen = []
+    model.embedding.register_forward_hook(lambda _layer, _given, rows: seen.append(rows.detach()))
+    torch.manual_seed(0)
+    model(given)
+    first, kept = seen[0], (seen[0] != 0).any(2)
+    model(given)
+    # a share of 20,000 draws: its standard deviation is 0.0032
+    assert abs(float((~kept).double().mean()) - share) < 0.015
+    assert torch.equal(first[kept], model.embedding.weight[given[kept]])
+    assert not torch.equal(first, seen[1])
+    # in evaluation, the numbers of a model without token dropout
+    plain = WITH_TOKEN_DROPOUT[name](0.0)
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model.eval()(given[:8]), plain(given[:8]))
+
+
 def test_macs_of_recurrence_and_attention_follow_their_formulas():
     given = torch.ones(1, 16, dtype=torch.int64)
     lstm = LstmAttention(K, VOCAB, dim=6, hidden=5, attention=4)
@@ -220,6 +248,7 @@ def test_macs_of_recurrence_and_attention_follow_their_formulas():
         (lambda: Ngrams(K, VOCAB, shortest=3, longest=2), "model.shortest must be at most model.longest"),
         (lambda: Ngrams(K, VOCAB, hidden=-1), "model.hidden"),
         (lambda: Ngrams(K, VOCAB, ngram_dropout=1.0), "model.ngram_dropout"),
+        (lambda: TextCnn(K, VOCAB, token_dropout=1.0), "model.token_dropout"),
         (lambda: TransformerEncoder(K, VOCAB, T, norm="prenorm"), "model.norm 'prenorm'"),
         (lambda: TransformerEncoder(K, VOCAB, T, positions="sine"), "model.positions 'sine'"),
         (lambda: TransformerEncoder(K, VOCAB, T, num_global=1), "model.num_global needs model.window"),
