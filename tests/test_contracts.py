@@ -26,7 +26,7 @@ FILES = sorted(conf_dir().glob("*/*.yaml"))
 GROUP_FILES = [path for path in FILES if path.parent.name not in STUDY_GROUPS]  # of a run's config
 MEMBERS = [path for path in GROUP_FILES if not path.stem.startswith("_")]
 RECIPES = sorted(recipes_dir().glob("*.yaml"))
-OTHERS = ("fast_", "gpt_", "ngrams_")
+OTHERS = ("fast_", "gpt_", "lstm_", "ngrams_", "transformer_")
 PAIRINGS = [path for path in RECIPES if not path.stem.startswith(OTHERS)]  # MODEL_OPTIMIZER, and its _cpu twin
 # What needs an extra is built where the extra is installed.
 
