@@ -1,0 +1,96 @@
+"""effbench bench: how fast a model answers with each backend, and which one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help
+from effbench.errors import ConfigError, unknown_name
+from effbench.strict_json import print_json
+
+HELP = """usage: effbench bench RUN|FILE [backends=[NAME,...]] [batch_sizes=[1,8,32]] [threads=1] [rounds=5] [seconds=2]
+                      [samples=512] [max_drop=0.5] [checkpoint=best|last] [output=FOLDER] [data.KEY=VALUE ...]
+                      [allow_targets=[MODULE,...]] [--json]
+       effbench bench model=NAME [data=NAME] [GROUP=NAME | KEY=VALUE ...] [--config-dir DIR] [the options above]
+
+Measures the inference of a trained run, of a file that `effbench export` wrote, or of a model with untrained weights
+(then no accuracy is told). Backends: eager, channels_last, bf16, torchscript, torch_export, onnxruntime, openvino_f32,
+openvino_bf16; only if named: aot_inductor, compile. onnxruntime needs the extra effbench[onnx], OpenVINO
+effbench[openvino]. One that does not work here is a line with its reason.
+
+Each backend and batch size runs in processes of their own, one a round, with `threads` threads; the processes of a
+round take turns of a fraction of a second. After 10 calls to warm up, a process is timed for at least 100 calls, or for
+`seconds`. Told: latency at batch 1 (mean, p50, p90, p95, p99) and throughput by batch size, with 95 % intervals over
+rounds; time to load, peak memory, file size; on `samples` validation samples, accuracy and how far outputs move. The
+fastest is named for latency (single stream) and throughput (offline) among those that lose at most `max_drop` points of
+accuracy, if they can be told apart: the first backend is measured twice as a control.
+
+Writes bench.json, bench.csv and bench.svg (latency by batch size) to RUN/bench, to bench/ beside FILE, or to
+output=FOLDER; of an untrained model only with output=FOLDER."""
+
+_OWN = {
+    "backends": "[]", "batch_sizes": "[1,8,32]", "threads": "1", "rounds": "5", "seconds": "2", "samples": "512",
+    "max_drop": "0.5",
+}  # fmt: skip
+
+
+def main(words: Sequence[str]) -> int:
+    arguments = parse_flags(words, VERB_FLAGS["bench"])
+    if arguments.has("help") or not arguments.overrides:
+        return show_help(HELP, arguments.has("help"))
+    if any(word.startswith("model=") for word in arguments.overrides):
+        record = _untrained(arguments.overrides, arguments.get("config_dir"))
+    else:
+        record = _trained(arguments.overrides)
+    if arguments.has("json"):
+        print_json(record)
+        return 0
+    from effbench.bench.table import print_record
+
+    print_record(record)
+    if "path" in record:
+        from effbench.escaping import for_terminal
+
+        print(f"  {for_terminal(record['path'])}")
+    return 0
+
+
+def _trained(words: Sequence[str]) -> dict[str, Any]:
+    from effbench.bench.bench import bench
+    from effbench.run.load import targets_from
+
+    options = {**_OWN, "checkpoint": "best", "output": "", "allow_targets": "[]"}
+    places, data = partition_words(words, options)
+    # a second folder is most likely a mistyped option
+    for word in places[1:] or ([] if places else ["RUN"]):
+        raise ConfigError(unknown_name("option of bench", word.partition("=")[0], [*options, "data.KEY"]))
+    chosen = options["checkpoint"], options["output"], data, targets_from(options["allow_targets"])
+    return bench(places[0], _parsed(options), *chosen)
+
+
+def _untrained(words: Sequence[str], config_dir: str | None) -> dict[str, Any]:
+    from effbench.bench.bench import bench_untrained
+
+    options = {**_OWN, "output": ""}
+    rest = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in options:
+            options[key] = value
+        elif key == "checkpoint":
+            raise ConfigError("checkpoint is of a run; model=NAME has untrained weights. Leave it out.")
+        else:
+            rest.append(word)
+    return bench_untrained(rest, _parsed(options), options["output"], config_dir)
+
+
+def _parsed(options: Mapping[str, str]) -> Any:
+    """Return the checked options; their values are read as YAML."""
+    from effbench.bench.options import BenchOptions
+    from effbench.config.yaml_text import parse_yaml
+
+    values = {key: parse_yaml(options[key], f"{key}={options[key][:100]}") for key in _OWN}
+    # one value without brackets
+    values |= {key: [values[key]] for key in ("backends", "batch_sizes") if not isinstance(values[key], list)}
+    return BenchOptions(**values)
