@@ -80,10 +80,10 @@ def ratio(one: Sequence[Process], other: Sequence[Process], name: str = "p50") -
     found = []
     for process in one:
         if (partner := by_round.get(process["round"])) is not None:
-            # within a turn the machine is the same for both, so the ratio of each turn is what drift leaves alone
+            # within a turn the machine is the same for both, so the ratio of each turn is what drift leaves alone; the
+            # median of the turns, because other work delays single ones
             pairs = zip(process["turns"], partner["turns"], strict=True)
-            ratios = [_of_turn(mine, name) / _of_turn(its, name) for mine, its in pairs]
-            found.append(positive_interval(ratios).estimate)
+            found.append(median([_of_turn(mine, name) / _of_turn(its, name) for mine, its in pairs]))
     return positive_interval(found) if found else None
 
 

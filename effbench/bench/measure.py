@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ class Arm:
         backend: of BACKENDS.
         file: that it reads.
         failed: why it is not measured any further; '' while it is.
+        notes: of its runtime.
         processes: what was measured, one entry a process.
     """
 
@@ -41,6 +43,7 @@ class Arm:
     backend: str
     file: Path
     failed: str = ""
+    notes: tuple[str, ...] = ()
     processes: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -61,13 +64,14 @@ def answers_of(arm: Arm, samples: Path, size: int, folder: Path, threads: int) -
     try:
         process = ArmProcess(job, folder, threads)
         try:
-            process.ask()
+            arm.notes = tuple(process.ask()["notes"])
         finally:
             process.close()
     except ArmError as error:
         arm.failed = str(error)
         return None
-    return np.load(answers)
+    outputs: np.ndarray[Any, Any] = np.load(answers)
+    return outputs
 
 
 def measure(arms: list[Arm], batches: Mapping[int, Path], options: BenchOptions, folder: Path) -> None:
@@ -108,17 +112,17 @@ def _block(arms: list[Arm], size: int, batch: Path, number: int, options: BenchO
         for arm in arms:
             # one loads after the other, so that the times to load are of a machine without the others' work
             job = _job(arm, batch, options.threads, options.seconds / TURNS)
-            if (started := _tried(arm, lambda job=job: _started(job, folder, options.threads, stack))) is not None:
+            if (started := _tried(arm, partial(_started, job, folder, options.threads, stack))) is not None:
                 process, facts = started
                 running.append((arm, process, {"round": number, "batch_size": size, **facts, "turns": []}))
         before = calibration_s()
         for turn in range(TURNS):
             for arm, process, record in running if turn % 2 == 0 else running[::-1]:
-                if not arm.failed and (got := _tried(arm, lambda process=process: process.ask("go"))) is not None:
+                if not arm.failed and (got := _tried(arm, partial(process.ask, "go"))) is not None:
                     record["turns"].append(got)
         drift = calibration_s() / before
         for arm, process, record in running:
-            if not arm.failed and (last := _tried(arm, lambda process=process: process.ask("end"))) is not None:
+            if not arm.failed and (last := _tried(arm, partial(process.ask, "end"))) is not None:
                 arm.processes.append({**record, **last, "drift": drift})
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from effbench.bench.backends import BACKENDS, DEFAULT
 from effbench.config.arguments import check_list
-from effbench.config.options import AT_LEAST_2, COUNT, NON_NEGATIVE, POSITIVE
+from effbench.config.options import COUNT, NON_NEGATIVE, POSITIVE
 from effbench.errors import ConfigError, unknown_name
+
+LEAST_ROUNDS = 3  # of two, Student's interval is 12.7 standard errors wide to each side
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class BenchOptions:
         if not self.batch_sizes:
             raise ConfigError("batch_sizes must hold a number of samples, such as [1, 8, 32]; got [].")
         COUNT.check(self.threads, "threads")
-        AT_LEAST_2.check(self.rounds, "rounds", remedy="The intervals are over rounds.")
+        if COUNT.check(self.rounds, "rounds") < LEAST_ROUNDS:
+            raise ConfigError(f"rounds must be at least {LEAST_ROUNDS}, for intervals over them; got {self.rounds}.")
         POSITIVE.check(self.seconds, "seconds")
         COUNT.check(self.samples, "samples")
         NON_NEGATIVE.check(self.max_drop, "max_drop", "points of accuracy, a number >= 0, such as 0.5")

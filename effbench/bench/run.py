@@ -71,7 +71,7 @@ def _threads(count: int) -> Iterator[None]:
 
 def _answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
     """Return (backend -> its row, the arms) after a comparison of all answers."""
-    chosen = [BACKENDS[name] for name in options.chosen]
+    chosen = [BACKENDS[name] for name in options.chosen if _reads(source, options, name)]
     log.info(f"writing the files of {len(chosen)} backends")
     prepared = prepare(source, chosen, folder)
     samples = _saved(folder / "samples.npy", source.samples)
@@ -94,6 +94,7 @@ def _answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dic
                 reference, reference_name = tensor, backend.name
             try:
                 row |= {"bytes": size_of(path), **judged(source, reference, tensor), "compared_with": reference_name}
+                row["notes"] = list(arm.notes)
             except EffbenchError as error:
                 arm.failed = first_line(error)
         if arm.failed:
@@ -102,6 +103,11 @@ def _answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dic
         else:
             arms.append(arm)
     return rows, arms
+
+
+def _reads(source: Source, options: BenchOptions, name: str) -> bool:
+    """Return False for a backend that nobody named and that reads no file of this format."""
+    return bool(options.backends) or not source.files or BACKENDS[name].file in source.files
 
 
 def _saved(path: Path, tensor: torch.Tensor) -> Path:

@@ -136,11 +136,11 @@ def file_source(file: ExportedFile, data: Mapping[str, str], allow_targets: Sequ
             raise
         log.info(f"note: accuracy is not told, because the file's run cannot be read: {error}")
         return Source(facts, _of_record(file, count), unit, files=files, untold="the file's run cannot be read")
-    trained = own.facts["checkpoint"]["step"]
-    if trained != file.record["checkpoint"]["step"]:
+    trained, exported = own.facts["checkpoint"]["step"], file.record["checkpoint"].get("step")
+    if trained != exported:
         log.info(
-            f"note: the file is of step {file.record['checkpoint']['step']} and the run's checkpoint of step {trained}: "
-            "export again for a comparison with the run's model"
+            f"note: the file is of step {exported} and the run's checkpoint of step {trained}: export again for a "
+            "comparison with the run's model"
         )
         return Source(facts, own.samples, unit, None, files, own.targets, own.split, own.task)
     return Source(facts, own.samples, own.unit, own.model, files, own.targets, own.split, own.task)

@@ -17,9 +17,10 @@ def print_record(record: Mapping[str, Any]) -> None:
     model, options, unit = record["model"], record["options"], record["unit"]
     shape = "x".join(map(str, record["sample_shape"]))
     threads = f"{options['threads']} thread{'s' * (options['threads'] > 1)}"
-    head = f"{model['name']}, {unit}s of {shape}, {threads}, {options['rounds']} rounds, n calls a cell in bench.json"
-    print_sentence(out, head, style="bold")
     working = [arm for arm in record["arms"] if arm["status"] == "ok" and arm.get("batches")]
+    calls = [found["calls"] for arm in working for found in arm["batches"].values()]
+    counts = f"{options['rounds']} rounds, {min(calls, default=0)} to {max(calls, default=0)} calls a number"
+    print_sentence(out, f"{model['name']}, {unit}s of {shape}, {threads}, {counts}", style="bold")
     _print_latency(working, options)
     print()
     _print_throughput(working, record)
@@ -114,7 +115,7 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     ]
     found.append(
         f"A/A: {record['control']['backend']} measured twice has the ratio {'; '.join(ratios)}. "
-        f"Largest clock drift within a round: {100 * (record['drift'] - 1):.0f} %."
+        f"Largest change of a fixed calculation within a round: {100 * (record['drift'] - 1):.0f} %."
     )
     others = [
         each["others_seen"]

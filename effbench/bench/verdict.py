@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from effbench.bench.analysis import Process, at_size, drift_seen, ratio, worst_drift
+from effbench.bench.analysis import STATISTICS, Process, at_size, calls_of, drift_seen, ratio, worst_drift
 from effbench.disturbance import DRIFT
-from effbench.stats import Interval
+from effbench.stats import Interval, positive_interval
 
 CONTROL_BOUND = 0.05  # how far the interval of A/A may stay away from 1 before it limits what can be told apart
 SINGLE_STREAM, OFFLINE = "single_stream", "offline"  # MLPerf Inference's names (arXiv:1911.02549)
@@ -66,7 +66,10 @@ def trust(first: Sequence[Process], again: Sequence[Process], every: Sequence[Pr
     changed = drift_seen(every)
     if changed > 1:
         margin = max(margin, changed - 1)
-        reasons.append(f"the processor's clock changed by {100 * (changed - 1):.0f} % within a round (bound {DRIFT:g})")
+        reasons.append(
+            f"the clock, or other work, changed a fixed calculation by {100 * (changed - 1):.0f} % within a round "
+            f"(bound {100 * (DRIFT - 1):.0f} %)"
+        )
     return Trust(control, worst_drift(every), margin, tuple(reasons))
 
 
@@ -119,9 +122,6 @@ def _placed(candidate: Candidate, size: int | None) -> tuple[Candidate, float, i
 
 
 def _per_sample(processes: Sequence[Process], size: int, by_median: bool) -> float:
-    from effbench.bench.analysis import STATISTICS, calls_of
-    from effbench.stats import positive_interval
-
     statistic = STATISTICS["p50" if by_median else "mean"]
     return positive_interval([statistic(calls_of(process)) for process in processes]).estimate / size
 

@@ -62,8 +62,10 @@ def _trained(words: Sequence[str]) -> dict[str, Any]:
 
     options = {**_OWN, "checkpoint": "best", "output": "", "allow_targets": "[]"}
     places, data = partition_words(words, options)
+    if not places:
+        raise ConfigError("what is to be measured? Give a run folder, an exported file or model=NAME.")
     # a second folder is most likely a mistyped option
-    for word in places[1:] or ([] if places else ["RUN"]):
+    for word in places[1:]:
         raise ConfigError(unknown_name("option of bench", word.partition("=")[0], [*options, "data.KEY"]))
     chosen = options["checkpoint"], options["output"], data, targets_from(options["allow_targets"])
     return bench(places[0], _parsed(options), *chosen)
