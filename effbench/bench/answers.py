@@ -56,7 +56,7 @@ _PARITY_KEYS = ("max_difference", "largest_logit", "relative", "samples", "agree
 def _parity(task: Task | None, reference: Tensor, got: Tensor) -> dict[str, Any]:
     worst, largest = float((got - reference).abs().max()), float(reference.abs().max())
     if task is None:
-        agreeing = int((got.argmax(-1) == reference.argmax(-1)).flatten(1).all(1).sum())
+        agreeing = int((got.argmax(-1) == reference.argmax(-1)).reshape(len(got), -1).all(1).sum())
     else:
         agreeing = int(task.same_answer(reference, got, TIE * largest).sum())
     return Parity(worst, largest, len(got), agreeing, (ANSWER_BATCH,)).facts()

@@ -8,6 +8,7 @@ from typing import Any
 
 from effbench.report.figures import Figure, Series, figure
 from effbench.report.sheets import sheet
+from effbench.units import article
 
 
 def latency_figure(record: Mapping[str, Any]) -> Figure | None:
@@ -26,7 +27,7 @@ def latency_figure(record: Mapping[str, Any]) -> Figure | None:
     if len(sizes) < 2:
         return None
     return figure(
-        f"ms a {record['unit']}, by powers of ten",
+        f"ms {article(record['unit'])} {record['unit']}, by powers of ten",
         "batch size",
         series,
         written=lambda y: f"{10**y:.3g}",
@@ -41,6 +42,6 @@ def latency_sheet(record: Mapping[str, Any]) -> str | None:
     if found is None:
         return None
     key = [] if found.named else [(line.colour, line.label) for line in found.panel.lines]
-    threads = record["options"]["threads"]
-    text = f"Time of a {record['unit']} of {record['model']['name']} by batch size, {threads} thread(s). {found.text}"
+    what = f"Time of {article(record['unit'])} {record['unit']} of {record['model']['name']} by batch size"
+    text = f"{what}, {record['options']['threads']} thread(s). {found.text}"
     return sheet([found], text, key=key).rstrip("\n")

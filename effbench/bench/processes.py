@@ -47,6 +47,11 @@ class ArmProcess:
         self._rest = b""
         self._send({**job, "path": [place for place in sys.path if place]})
 
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
     def ask(self, question: str = "") -> dict[str, Any]:
         """Return the answer to a question; without one, the next answer.
 
