@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help
+from effbench.cli.flags import VERB_FLAGS, Arguments, parse_flags, partition_words, show_help
 from effbench.errors import ConfigError, unknown_name
 from effbench.strict_json import print_json
 
@@ -27,7 +27,13 @@ fastest is named for latency (single stream) and throughput (offline) among thos
 accuracy, if they can be told apart: the first backend is measured twice as a control.
 
 Writes bench.json, bench.csv and bench.svg (latency by batch size) to RUN/bench, to bench/ beside FILE, or to
-output=FOLDER; of an untrained model only with output=FOLDER."""
+output=FOLDER; of an untrained model only with output=FOLDER.
+
+  effbench bench mode=train RUN|GROUP=NAME ... [steps=45] [rounds=5] [threads=1] [output=FOLDER] [--json]
+
+Splits the training steps of a run's config, or of any other, into waiting for data, forward, backward, clipping and
+optimizer, by clocks around the parts of the real Trainer; writes train.json and train.png (RUN/bench or
+output=FOLDER)."""
 
 _OWN = {
     "backends": "[]", "batch_sizes": "[1,8,32]", "threads": "1", "rounds": "5", "seconds": "2", "samples": "512",
@@ -39,21 +45,76 @@ def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["bench"])
     if arguments.has("help") or not arguments.overrides:
         return show_help(HELP, arguments.has("help"))
-    if any(word.startswith("model=") for word in arguments.overrides):
-        record = _untrained(arguments.overrides, arguments.get("config_dir"))
+    modes = [word.removeprefix("mode=") for word in arguments.overrides if word.startswith("mode=")]
+    rest = [word for word in arguments.overrides if not word.startswith("mode=")]
+    mode = modes[-1] if modes else "inference"
+    if mode not in _MODES:
+        raise ConfigError(unknown_name("mode", mode, _MODES))
+    return _MODES[mode](rest, arguments)
+
+
+def _inference(words: Sequence[str], arguments: Arguments) -> int:
+    if any(word.startswith("model=") for word in words):
+        record = _untrained(words, arguments.get("config_dir"))
     else:
-        record = _trained(arguments.overrides)
+        record = _trained(words)
     if arguments.has("json"):
         print_json(record)
         return 0
     from effbench.bench.table import print_record
 
     print_record(record)
+    _print_path(record)
+    return 0
+
+
+def _print_path(record: Mapping[str, Any]) -> None:
     if "path" in record:
         from effbench.escaping import for_terminal
 
         print(f"  {for_terminal(record['path'])}")
+
+
+def _train(words: Sequence[str], arguments: Arguments) -> int:
+    from effbench.bench.modes import bench_train
+    from effbench.run.load import targets_from
+
+    options = {"steps": "45", "rounds": "5", "threads": "1", "output": "", "allow_targets": "[]"}
+    rest = _taken(words, options)
+    numbers = {key: _number(options[key], key) for key in ("steps", "rounds", "threads")}
+    targets = targets_from(options["allow_targets"])
+    record = bench_train(
+        rest, output=options["output"], targets=targets, config_dir=arguments.get("config_dir"), **numbers
+    )
+    if arguments.has("json"):
+        print_json(record)
+        return 0
+    from effbench.bench.training_table import print_training
+
+    print_training(record)
+    _print_path(record)
     return 0
+
+
+_MODES: dict[str, Callable[[Sequence[str], Arguments], int]] = {"inference": _inference, "train": _train}
+
+
+def _taken(words: Sequence[str], options: dict[str, str]) -> list[str]:
+    """Return the words that set none of the options; the others change `options`."""
+    rest = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in options:
+            options[key] = value
+        else:
+            rest.append(word)
+    return rest
+
+
+def _number(text: str, key: str) -> Any:
+    from effbench.config.yaml_text import parse_yaml
+
+    return parse_yaml(text, f"{key}={text[:100]}")
 
 
 def _trained(words: Sequence[str]) -> dict[str, Any]:
@@ -75,24 +136,17 @@ def _untrained(words: Sequence[str], config_dir: str | None) -> dict[str, Any]:
     from effbench.bench.bench import bench_untrained
 
     options = {**_OWN, "output": ""}
-    rest = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if equals and key in options:
-            options[key] = value
-        elif key == "checkpoint":
-            raise ConfigError("checkpoint is of a run; model=NAME has untrained weights. Leave it out.")
-        else:
-            rest.append(word)
+    rest = _taken(words, options)
+    if any(word.startswith("checkpoint=") for word in rest):
+        raise ConfigError("checkpoint is of a run; model=NAME has untrained weights. Leave it out.")
     return bench_untrained(rest, _parsed(options), options["output"], config_dir)
 
 
 def _parsed(options: Mapping[str, str]) -> Any:
     """Return the checked options; their values are read as YAML."""
     from effbench.bench.options import BenchOptions
-    from effbench.config.yaml_text import parse_yaml
 
-    values = {key: parse_yaml(options[key], f"{key}={options[key][:100]}") for key in _OWN}
+    values = {key: _number(options[key], key) for key in _OWN}
     # one value without brackets
     values |= {key: [values[key]] for key in ("backends", "batch_sizes") if not isinstance(values[key], list)}
     return BenchOptions(**values)
