@@ -8,6 +8,7 @@ from typing import Any
 
 from effbench.bench.options import LEAST_ROUNDS
 from effbench.cache_dir import expanded
+from effbench.config.arguments import check_list
 from effbench.config.compose import compose
 from effbench.config.options import COUNT
 from effbench.errors import ConfigError
@@ -86,3 +87,80 @@ def publish(folder: Path, name: str, record: dict[str, Any]) -> Path:
     with holding(folder, ELSEWHERE), replacing(folder / name, elsewhere=ELSEWHERE) as stream:
         stream.write((json_text(redact(record)) + "\n").encode("utf-8", errors="backslashreplace"))
     return folder / name
+
+
+def bench_layers(
+    channels: Sequence[int] = (16, 32, 64, 128, 256),
+    sizes: Sequence[int] = (14, 28, 56),
+    batch: int = 1,
+    rounds: int = 5,
+    threads: int = 1,
+    output: str = "",
+) -> dict[str, Any]:
+    """Compare depthwise separable with standard convolutions of as many channels out as in.
+
+    Args:
+        channels: of the input and the output.
+        sizes: rows, and columns, of the input.
+        batch: samples.
+        rounds: processes.
+        threads: of a process.
+        output: folder of layers.json and layers.svg; '' for none.
+
+    Returns:
+        The record, with `path` of layers.json if it was written.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    counts = _counts(channels, "channels"), _counts(sizes, "sizes")
+    COUNT.check(batch, "batch")
+    cases = [{"channels": each, "size": size, "batch": batch} for size in counts[1] for each in counts[0]]
+    return _pairs("layers", cases, rounds, threads, output)
+
+
+def bench_attention(
+    tokens: Sequence[int] = (256, 512, 1024, 2048, 4096), rounds: int = 5, threads: int = 1, output: str = ""
+) -> dict[str, Any]:
+    """Compare local with dense attention by the length of the text.
+
+    Args:
+        tokens: lengths.
+        rounds: processes.
+        threads: of a process.
+        output: folder of attention.json and attention.svg; '' for none.
+
+    Returns:
+        The record, with `path` of attention.json if it was written.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    cases = [{"tokens": each} for each in _counts(tokens, "tokens")]
+    return _pairs("attention", cases, rounds, threads, output)
+
+
+def _counts(values: Sequence[int], key: str) -> list[int]:
+    check_list(key, values, int, "a list of whole numbers, such as [64, 128]")
+    if not values:
+        raise ConfigError(f"{key} must hold a number, such as [64, 128]; got [].")
+    return sorted({COUNT.check(value, f"each item of {key}") for value in values})
+
+
+def _pairs(kind: str, cases: Sequence[dict[str, int]], rounds: int, threads: int, output: str) -> dict[str, Any]:
+    check_counts(rounds, threads)
+    from effbench.bench.primitives import bench_pairs
+
+    record = bench_pairs(kind, cases, rounds, threads)
+    if not output:
+        return record
+    from effbench.bench.pairs_table import pairs_sheet
+    from effbench.bench.record import ELSEWHERE
+    from effbench.records import replacing
+
+    folder = expanded(output)
+    path = publish(folder, f"{kind}.json", record)
+    if (drawn := pairs_sheet(record)) is not None:
+        with replacing(folder / f"{kind}.svg", elsewhere=ELSEWHERE) as stream:
+            stream.write((drawn + "\n").encode())
+    return {**record, "path": str(path)}

@@ -33,7 +33,13 @@ output=FOLDER; of an untrained model only with output=FOLDER.
 
 Splits the training steps of a run's config, or of any other, into waiting for data, forward, backward, clipping and
 optimizer, by clocks around the parts of the real Trainer; writes train.json and train.png (RUN/bench or
-output=FOLDER)."""
+output=FOLDER).
+
+  effbench bench mode=layers [channels=[16,32,64,128,256]] [sizes=[14,28,56]] [batch=1] [rounds=5] [threads=1]
+  effbench bench mode=attention [tokens=[256,512,1024,2048,4096]] [rounds=5] [threads=1]
+
+Compare depthwise separable with standard convolutions, or local with dense attention: parameters, MACs, time, and the
+formula beside the measurement. Files (JSON, SVG) are written with output=FOLDER."""
 
 _OWN = {
     "backends": "[]", "batch_sizes": "[1,8,32]", "threads": "1", "rounds": "5", "seconds": "2", "samples": "512",
@@ -96,7 +102,54 @@ def _train(words: Sequence[str], arguments: Arguments) -> int:
     return 0
 
 
-_MODES: dict[str, Callable[[Sequence[str], Arguments], int]] = {"inference": _inference, "train": _train}
+def _layers(words: Sequence[str], arguments: Arguments) -> int:
+    from effbench.bench.modes import bench_layers
+
+    lists = {"channels": "[16,32,64,128,256]", "sizes": "[14,28,56]"}
+    return _pairs("layers", bench_layers, words, arguments, {**lists, "batch": "1"})
+
+
+def _attention(words: Sequence[str], arguments: Arguments) -> int:
+    from effbench.bench.modes import bench_attention
+
+    return _pairs("attention", bench_attention, words, arguments, {"tokens": "[256,512,1024,2048,4096]"})
+
+
+def _pairs(
+    mode: str, bench: Callable[..., dict[str, Any]], words: Sequence[str], arguments: Arguments, own: dict[str, str]
+) -> int:
+    """Measure pairs of layers and print them.
+
+    Args:
+        mode: for messages.
+        bench: measures.
+        words: all but the mode.
+        arguments: for the flags.
+        own: options of the mode; lists are written in brackets.
+    """
+    options = {**own, "rounds": "5", "threads": "1", "output": ""}
+    for word in _taken(words, options):
+        raise ConfigError(unknown_name(f"option of mode={mode}", word.partition("=")[0], options))
+    values = {key: _number(text, key) for key, text in options.items() if key != "output"}
+    # one value without brackets
+    values |= {key: [values[key]] for key in own if own[key][:1] == "[" and not isinstance(values[key], list)}
+    record = bench(output=options["output"], **values)
+    if arguments.has("json"):
+        print_json(record)
+        return 0
+    from effbench.bench.pairs_table import print_pairs
+
+    print_pairs(record)
+    _print_path(record)
+    return 0
+
+
+_MODES: dict[str, Callable[[Sequence[str], Arguments], int]] = {
+    "inference": _inference,
+    "train": _train,
+    "layers": _layers,
+    "attention": _attention,
+}
 
 
 def _taken(words: Sequence[str], options: dict[str, str]) -> list[str]:
