@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from effbench.bench.figure import latency_sheet
-from effbench.errors import ConfigError
 from effbench.escaping import csv_cell
-from effbench.guarded import MissingFileError, checked_version, read_bytes
 from effbench.records import replacing
 from effbench.redaction import redact, redact_environment
 from effbench.run.lock import holding
 from effbench.strict_json import json_text
 
 ELSEWHERE = "output=FOLDER"
-SCHEMA = 1
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> list[Path]:
@@ -37,19 +33,6 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> list[Path]:
             with replacing(folder / name, elsewhere=ELSEWHERE) as stream:
                 stream.write(redact_environment(text + "\n").encode("utf-8", errors="backslashreplace"))
     return [folder / name for name, text in texts.items() if text is not None]
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return bench.json of a folder; None if there is none. Raises ConfigError if it is damaged."""
-    path = folder / "bench.json"
-    try:
-        record = json.loads(read_bytes(path, follow_links=False).decode("utf-8"))
-    except MissingFileError:
-        return None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid JSON ({error}).") from error
-    checked_version(record.get("schema_version") if isinstance(record, dict) else None, SCHEMA, str(path))
-    return dict(record)
 
 
 def csv_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

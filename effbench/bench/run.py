@@ -20,14 +20,14 @@ from effbench.bench.measure import TURNS, Arm, answers_of, measure
 from effbench.bench.options import BenchOptions
 from effbench.bench.prepare import prepare, size_of
 from effbench.bench.sources import Source
-from effbench.bench.verdict import CONTROL_BOUND, OFFLINE, SINGLE_STREAM, Candidate, trust, verdict
+from effbench.bench.verdict import CONTROL_BOUND, Candidate, trust, verdict
 from effbench.bench.worker import TIMED_CALLS, WARM_UP_CALLS
 from effbench.errors import EffbenchError, first_line
+from effbench.report.deployment import OFFLINE, SCHEMA, SINGLE_STREAM
 from effbench.report.environment import environment
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
 AGAIN = " again"  # ends the name of the control's second arm
 
 

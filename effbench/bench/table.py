@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from effbench.bench.verdict import OFFLINE, SINGLE_STREAM
-from effbench.escaping import for_terminal
+from effbench.metrics import display_of
+from effbench.report.deployment import main_metric, sentences, three
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
-from effbench.units import article, human_bytes, percent
+from effbench.units import human_bytes, percent
 
 
 def print_record(record: Mapping[str, Any]) -> None:
@@ -59,7 +59,7 @@ def _print_throughput(arms: Sequence[Mapping[str, Any]], record: Mapping[str, An
     for size in record["options"]["batch_sizes"]:
         cells = [_speed(arm["batches"].get(str(size))) for arm in arms]
         columns.append(TextColumn(f"{record['unit']}s/s,\nbatch {size}", cells, drop_order=0 if size == 1 else 1))
-    if metric := _metric(arms):
+    if metric := main_metric(arms):
         columns.append(TextColumn(f"{record['split']}\n{metric}", [_value(arm, metric) for arm in arms]))
         columns.append(TextColumn("lost\npoints", [f"{arm['lost']['estimate']:+.2f}" for arm in arms]))
     columns.append(TextColumn("output\nmoves by", [f"{arm['parity']['relative']:.1e}" for arm in arms]))
@@ -67,88 +67,19 @@ def _print_throughput(arms: Sequence[Mapping[str, Any]], record: Mapping[str, An
     print_table(columns)
 
 
-def _metric(arms: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the metric that is shown: accuracy, or else the first one besides the loss."""
-    names = [name for arm in arms for name in arm.get("metrics") or {}]
-    return "acc" if "acc" in names else next((name for name in names if name != "loss"), names[0] if names else None)
-
-
 def _value(arm: Mapping[str, Any], metric: str) -> str:
-    from effbench.metrics import display_of
-
     return display_of(metric).text(arm["metrics"][metric])
 
 
 def _ms(found: Mapping[str, Any] | None, name: str) -> str:
     value = found and found["latency_s"][name]
-    return _three(1000 * value["estimate"]) if value else "-"
+    return three(1000 * value["estimate"]) if value else "-"
 
 
 def _ms_ends(found: Mapping[str, Any] | None, name: str) -> str:
     value = found and found["latency_s"][name]
-    return f"{_three(1000 * value['low'])} to {_three(1000 * value['high'])}" if value else "-"
+    return f"{three(1000 * value['low'])} to {three(1000 * value['high'])}" if value else "-"
 
 
 def _speed(found: Mapping[str, Any] | None) -> str:
-    return _three(found["samples_per_s"]["estimate"]) if found else "-"
-
-
-def _three(value: float) -> str:
-    """Return three significant digits without an exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def sentences(record: Mapping[str, Any]) -> list[str]:
-    """Return the verdicts and what they rest on, a sentence or two each."""
-    found = [
-        _named(record, SINGLE_STREAM, "Least latency at batch 1 (single stream)"),
-        _named(record, OFFLINE, "Most throughput (offline)"),
-    ]
-    bound = f"at most {record['options']['max_drop']:g} points lost"
-    if record["untold"]:
-        found.append(f"Accuracy is not told: {record['untold']}; no backend is left out for its answers.")
-    elif over := [arm["backend"] for arm in record["arms"] if _is_over(arm, record["options"]["max_drop"])]:
-        found.append(f"Left out, because they lose more than the bound ({bound}): {', '.join(over)}.")
-    ratios = [
-        f"{each['estimate']:.3f} [{each['low']:.3f}, {each['high']:.3f}] at batch {size}"
-        for size, each in record["control"]["ratio"].items()
-    ]
-    found.append(
-        f"A/A: {record['control']['backend']} measured twice has the ratio {'; '.join(ratios)}. "
-        f"Largest change of a fixed calculation within a round: {100 * (record['drift'] - 1):.0f} %."
-    )
-    others = [
-        each["others_seen"]
-        for arm in record["arms"]
-        for each in (arm.get("batches") or {}).values()
-        if each["others_seen"] is not None
-    ]
-    if others and (share := sum(others) / len(others)) > 0:
-        found.append(f"Other work was seen beside {100 * share:.0f} % of the turns.")
-    if record["doubts"]:
-        closer = f"no winner is named that leads by less than {100 * record['margin']:.0f} %"
-        found.append(f"Doubt: {'; '.join(record['doubts'])}: {closer}.")
-    return [for_terminal(text) for text in found if text]
-
-
-def _is_over(arm: Mapping[str, Any], max_drop: float) -> bool:
-    return arm["status"] == "ok" and bool(arm.get("lost")) and arm["lost"]["estimate"] > max_drop + 1e-9
-
-
-def _named(record: Mapping[str, Any], scenario: str, what: str) -> str | None:
-    """Return the verdict of a scenario in words."""
-    found = record["verdicts"][scenario]
-    if found is None:
-        return None
-    gain = found["gain"]
-    text = f"{what}: {found['best']}"
-    if scenario == OFFLINE:
-        text += f" at batch {found['batch_size']}"
-    if gain:
-        times = f"{gain['estimate']:.2f} times as fast as {found['reference']} [{gain['low']:.2f}, {gain['high']:.2f}]"
-        text += f", {times}"
-    if found["winner"] is None:
-        text += (
-            f"; not told apart from {', '.join(found['not_told_apart'])}, so {article('winner')} winner is not named"
-        )
-    return f"{text}."
+    return three(found["samples_per_s"]["estimate"]) if found else "-"

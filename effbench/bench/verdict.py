@@ -8,10 +8,10 @@ from typing import Any
 
 from effbench.bench.analysis import STATISTICS, Process, at_size, calls_of, drift_seen, ratio, worst_drift
 from effbench.disturbance import DRIFT
+from effbench.report.deployment import SINGLE_STREAM
 from effbench.stats import Interval, positive_interval
 
 CONTROL_BOUND = 0.05  # how far the interval of A/A may stay away from 1 before it limits what can be told apart
-SINGLE_STREAM, OFFLINE = "single_stream", "offline"  # MLPerf Inference's names (arXiv:1911.02549)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def verdict(
     """Return which backend has the least latency, or the most throughput; None if nothing was measured for it.
 
     Args:
-        scenario: SINGLE_STREAM or OFFLINE.
+        scenario: SINGLE_STREAM or OFFLINE of effbench.report.deployment.
         candidates: arms that keep the accuracy.
         reference: the arm to state the gain against.
         size: batch size of the latency; None for the throughput, which takes each arm's best batch size.

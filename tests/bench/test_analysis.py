@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from effbench.bench.analysis import at_size, estimates, ratio
-from effbench.bench.verdict import OFFLINE, SINGLE_STREAM, Candidate, trust, verdict
+from effbench.bench.verdict import Candidate, trust, verdict
+from effbench.report.deployment import OFFLINE, SINGLE_STREAM
 from effbench.stats import paired_share_interval, percentile, positive_interval
 
 ROUNDS, TURNS = 5, 4
