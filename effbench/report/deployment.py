@@ -103,13 +103,14 @@ def latency_figure(record: Mapping[str, Any]) -> Figure | None:
     """Return the mean time of a sample by batch size, both by powers; None if only one batch size was measured."""
     series = []
     for index, arm in enumerate(record["arms"]):
-        points, band = [], []
+        points: list[tuple[float, float]] = []
+        band: list[tuple[float, float, float]] = []
         for size, found in (arm.get("batches") or {}).items():
             mean, x = found["latency_s"]["mean"], math.log2(int(size))
-            each = [1000 * mean[end] / int(size) for end in ("estimate", "low", "high")]
-            points.append((x, math.log10(each[0])))
-            # an interval of two rounds may span powers of ten, beside which no difference would be seen
-            band.append((x, math.log10(max(each[1], each[0] / 2)), math.log10(min(each[2] or math.inf, 2 * each[0]))))
+            points.append((x, _power(mean["estimate"], int(size))))
+            # an interval that spans a factor of 2 would cover all other lines
+            if mean["high"] is not None and mean["high"] < 2 * mean["low"]:
+                band.append((x, _power(mean["low"], int(size)), _power(mean["high"], int(size))))
         series.append(Series(arm["backend"], index, points, band))
     sizes = sorted({x for each in series for x, _ in each.points})
     if len(sizes) < 2:
@@ -122,6 +123,13 @@ def latency_figure(record: Mapping[str, Any]) -> Figure | None:
         x_limits=(sizes[0], sizes[-1]),
         x_written=lambda x: f"{2**x:.3g}",
     )
+
+
+def _power(seconds: float, size: int) -> float:
+    """Return the milliseconds of a sample as a power of ten. Raises ValueError for what is no time."""
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"no time: {seconds}")
+    return math.log10(1000 * seconds / size)
 
 
 def sentences(record: Mapping[str, Any]) -> list[str]:
