@@ -25,6 +25,7 @@ from effbench.bench.worker import TIMED_CALLS, WARM_UP_CALLS
 from effbench.errors import EffbenchError, first_line
 from effbench.report.deployment import OFFLINE, SCHEMA, SINGLE_STREAM
 from effbench.report.environment import environment
+from effbench.units import counted
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _threads(count: int) -> Iterator[None]:
 def _answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
     """Return (backend -> its row, the arms) after a comparison of all answers."""
     chosen = [BACKENDS[name] for name in options.chosen if _reads(source, options, name)]
-    log.info(f"writing the files of {len(chosen)} backends")
+    log.info(f"writing the files of {counted(len(chosen), 'backend')}")
     prepared = prepare(source, chosen, folder)
     samples = _saved(folder / "samples.npy", source.samples)
     reference, reference_name = reference_answers(source), "the model in torch"

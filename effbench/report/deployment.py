@@ -182,7 +182,5 @@ def _named(record: Mapping[str, Any], scenario: str, what: str) -> str | None:
         times = f"{gain['estimate']:.2f} times as fast as {found['reference']} [{gain['low']:.2f}, {gain['high']:.2f}]"
         text += f", {times}"
     if found["winner"] is None:
-        text += (
-            f"; not told apart from {', '.join(found['not_told_apart'])}, so {article('winner')} winner is not named"
-        )
+        text += f"; not told apart from {', '.join(found['not_told_apart'])}, so no winner is named"
     return f"{text}."

@@ -173,11 +173,18 @@ def test_nothing_measured_is_no_verdict() -> None:
 def test_aa_and_drift_beyond_their_bounds_limit_what_is_told_apart(
     again: float, drift: float, margin: float, reasons: int
 ) -> None:
-    first, second = processes(0.01, seed=1, drift=drift), processes(again, seed=2)
+    first, second = processes(0.01, seed=1, drift=drift), processes(again, seed=2, drift=drift)
     found = trust(first, second, [*first, *second], [1])
     assert found.margin == pytest.approx(margin, abs=0.01)
     assert len(found.reasons) == reasons
     assert found.control[1].estimate == pytest.approx(again / 0.01, rel=0.01)
+
+
+def test_a_single_disturbed_round_is_told_and_limits_nothing() -> None:
+    first = processes(0.01, seed=1)
+    first[2]["drift"] = 3.0
+    found = trust(first, processes(0.01, seed=2), first, [1])
+    assert (found.drift, found.margin) == (3.0, 0.0)
 
 
 def test_at_size_selects_and_orders_by_round() -> None:
