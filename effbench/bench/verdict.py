@@ -67,8 +67,8 @@ def trust(first: Sequence[Process], again: Sequence[Process], every: Sequence[Pr
     if changed > 1:
         margin = max(margin, changed - 1)
         reasons.append(
-            f"the clock, or other work, changed a fixed calculation by {100 * (changed - 1):.0f} % in half of the rounds "
-            f"(bound {100 * (DRIFT - 1):.0f} %)"
+            f"the clock, or other work, changed a fixed calculation by {100 * (changed - 1):.0f} % in half of the "
+            f"rounds (bound {100 * (DRIFT - 1):.0f} %)"
         )
     return Trust(control, worst_drift(every), margin, tuple(reasons))
 
