@@ -60,7 +60,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _inference(words: Sequence[str], arguments: Arguments) -> int:
-    if any(word.startswith("model=") for word in words):
+    if any(word.startswith(("model=", "recipe=")) for word in words):
         record = _untrained(words, arguments.get("config_dir"))
     else:
         record = _trained(words)
