@@ -103,6 +103,49 @@ def share_interval(successes: float, n: int, confidence: float = 0.95) -> Interv
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
+def paired_share_interval(lost: int, gained: int, n: int, confidence: float = 0.95) -> Interval:
+    """Return (lost - gained) / n, such as accuracy that a second model loses on the same samples, with its interval.
+
+    It is the adjusted Wald interval of Agresti and Min (2005, doi:10.1002/sim.1781), which has a width also where no
+    sample changed.
+
+    Args:
+        lost: samples that only the first model answers right.
+        gained: samples that only the second one answers right.
+        n: number of samples.
+        confidence: of the interval, in (0, 1).
+    """
+    from statistics import NormalDist
+
+    # half a sample is added to each of the four cells of the table: right and wrong, by the first and by the second
+    z, whole, off, on = NormalDist().inv_cdf((1 + confidence) / 2), n + 2, lost + 0.5, gained + 0.5
+    middle = (off - on) / whole
+    half = z * math.sqrt(off + on - (off - on) ** 2 / whole) / whole
+    return Interval((lost - gained) / n, max(-1.0, middle - half), min(1.0, middle + half), n)
+
+
+def positive_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Return the geometric mean of positive numbers, such as times or ratios, with Student's t interval of their logs.
+
+    Its lower end is positive, and the interval of the reciprocals is the reciprocal one.
+    """
+    logs = mean_interval([math.log(value) for value in values], confidence)
+    # exp of a difference of logs beyond a float's range is an infinite end, as for a single value
+    low, high = (math.exp(min(end, 700.0)) if end < 700.0 else math.inf for end in (logs.low, logs.high))
+    return Interval(math.exp(logs.estimate), low, high, logs.n)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least `share` of the values do not exceed (nearest rank).
+
+    Args:
+        ordered: values in ascending order, at least one.
+        share: in (0, 1], such as 0.99.
+    """
+    # 1e-9: 0.9 * 10 is a little above 9 in floats
+    return ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)]
+
+
 @dataclass(frozen=True)
 class PairedComparison:
     """The comparison of two configurations a and b.

@@ -221,7 +221,7 @@ def test_info_takes_the_next_estimate_only_if_it_is_a_page() -> None:
         (["recipe", "show", "swin_lion", "--json"], "recipe show has no --json"),
         (["summary", "--info"], "there is no flag --info"),
         (["predict", "run", "--", "x.png"], "there is no flag --"),
-        (["eval", "run", "--config-dir", "mine"], "Verbs that have it: train, summary, verify, recipe, study."),
+        (["eval", "run", "--config-dir", "mine"], "Verbs that have it: train, summary, verify, bench, recipe, study."),
     ],
 )
 def test_unknown_flag_is_refused_and_valid_flags_are_listed(

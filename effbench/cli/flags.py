@@ -30,6 +30,7 @@ VERB_FLAGS = {  # in addition to --help and VERBOSITY, which every verb takes
     "train": ("cfg", "config_dir", "package", "completion", "multirun", "resolve", "info", "json"),
     "summary": ("json", "config_dir", "multirun"),
     "verify": ("json", "config_dir"),
+    "bench": ("json", "config_dir"),
     "recipe": ("json", "config_dir"),
     "study": ("json", "config_dir", "plan", "costs"),
     **dict.fromkeys(("eval", "predict", "export", "explain", "report", "env"), ("json",)),

@@ -322,4 +322,5 @@ VERBS = {
     "recipe ls": "list ls",
     "summary": "profile info describe cost",
     "env": "doctor version versions",
+    "bench": "benchmark latency throughput deploy speed",
 }

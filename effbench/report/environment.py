@@ -99,13 +99,13 @@ def peak_memory() -> dict[str, int]:
     """Return the largest resident memory of this process so far, and of the GPU allocator, in bytes."""
     import torch
 
-    peaks = {"peak_rss_bytes": _peak_rss()}
+    peaks = {"peak_rss_bytes": peak_rss()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         peaks["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
     return peaks
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
     """Return Linux's VmHWM; elsewhere getrusage's value, which on Linux would include the parent before exec."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -23,6 +23,7 @@ from effbench.records import FINISHED, write_output
 from effbench.redaction import redact
 from effbench.report.charts import Curve, Panel, panels_of_run, panels_of_runs
 from effbench.report.collect import RunRecord, curve_rows, shortened
+from effbench.report.deployment import deployment
 from effbench.report.figures import COLOURS, FRAME, Figure
 from effbench.report.ranking import Table, label, tables
 from effbench.report.result import result_rows, status_text
@@ -44,13 +45,15 @@ class Drawn:
         run: the run.
         colour: index of its config in the table; None for an unfinished run.
         rows: rows of metrics.csv.
-        problems: what is wrong with metrics.csv.
+        problems: what is wrong with metrics.csv and bench/bench.json.
+        deployment: what `effbench bench` found; None if it was not measured.
     """
 
     run: RunRecord
     colour: int | None
     rows: Sequence[Mapping[str, str]]
     problems: Sequence[str]
+    deployment: Mapping[str, Any] | None = None
 
     def curve(self) -> Curve:
         """Return the run as a curve; epochs per step are those of the summary, or else of the last complete epoch."""
@@ -80,7 +83,9 @@ def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ())
             rows, problems = curve_rows(run.folder)
             # a run that failed before its first row needs no remark about metrics.csv
             problems = [] if run.status == "failed" and not rows else problems
-            drawn[run.number] = Drawn(run, colours[run.number], rows, problems)
+            measured, damage = deployment(run.folder / "bench")
+            problems = [*problems, damage] if damage else problems
+            drawn[run.number] = Drawn(run, colours[run.number], rows, problems, measured)
     unfinished = [run for run in records if run.summary is not None and not run.finished]
     found = [(run.name, text) for run in records for text in run.problems]
     found += [(item.run.name, text) for item in drawn.values() for text in item.problems]
@@ -237,6 +242,7 @@ def _section(item: Drawn, output: Path) -> dict[str, Any]:
         "config": _pairs(run.config),
         "command": _command(summary.get("argv")),
         "figures": _figures(panels_of_run(item.curve(), run.displays)),
+        "deployment": item.deployment,
     }
 
 

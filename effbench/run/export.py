@@ -14,7 +14,7 @@ from effbench.cache_dir import expanded
 from effbench.config.arguments import check_path, check_text, check_texts_by_key
 from effbench.config.options import FRACTION_ABOVE_0
 from effbench.errors import ConfigError, EffbenchError, ThresholdError, unknown_name
-from effbench.run.evaluate import check_same_data
+from effbench.run.compared import compared_samples
 from effbench.run.load import load_run, with_data
 from effbench.run.lock import holding
 
@@ -86,7 +86,7 @@ def _writer(
     """Return a function that writes the file for a free dimension, or for none, compares it, and returns its record."""
     from effbench.export.files import publish_file
 
-    which, samples = _samples(run)
+    which, samples, _ = compared_samples(run, SAMPLES)
 
     def written(free_length: str | None) -> dict[str, Any]:
         with _timed(f"exporting {target.name}"):
@@ -166,21 +166,6 @@ def _content(run: Run, model: nn.Module, format_name: str, free_length: str | No
     whole = portable(model, modality.normaliser(), run.task.rescaler())
     name = modality.export_facts()["input"]["name"]
     return export_bytes(format_name, whole, modality.portable_example(), name, free_length)
-
-
-def _samples(run: Run) -> tuple[str, Tensor]:
-    """Return (split, samples as the file takes them): a sample of validation, or else of train."""
-    from effbench import build
-    from effbench.data.splits import representative_sample
-
-    data = build.splits(run.config)
-    check_same_data(run, data)
-    data = run.task.checked(data)
-    which = "train" if data.val is None else "val"  # the test split is used for the test only
-    split = data.named()[which]
-    # Of every class: the first rows of a sorted split would be of one.
-    rows = representative_sample(split.labels, min(SAMPLES, len(split)))
-    return which, run.modality().portable(split.inputs[rows])
 
 
 def _parity(

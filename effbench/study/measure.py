@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.config.recipes import quoted
+from effbench.disturbance import calibration_s, contaminated
 from effbench.errors import EffbenchError
 from effbench.log import LOGGER
 from effbench.records import read_summary
@@ -24,15 +25,7 @@ from effbench.units import seen_key
 # Optimizer steps of a short run. The first 5 are not counted: they include allocations and lazy setup. 12 show that an
 # arm trains and about how fast; 45 leave 40 for a step time that is compared.
 PROBE_STEPS, TIMED_STEPS = 12, 45
-# Processor seconds a second of timed training that other processes took, from which a measurement is contaminated.
-OTHERS = 0.15
-BUSY = 0.85  # own processor seconds a second of the whole run, below which it is; where others cannot be measured
-DRIFT = 1.1  # ratio of a fixed calculation's times before and after, above which the clock has changed
 LATENCY_RUNS = 40  # forward passes; the first quarter only warms the caches up
-_SPIN = 200_000  # numbers that are summed up: some milliseconds, far above the clock's resolution
-# Seconds of repeating the fixed calculation. A neighbour on the same physical core slows it by 2 for tens of
-# milliseconds: of windows of 15 ms the least differed by up to 2.0, of windows of 0.4 s by 1.09 (n = 60 each).
-_CALIBRATION_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -73,8 +66,7 @@ class Probe:
 
     @property
     def contaminated(self) -> bool:
-        disturbed = self.share < BUSY if self.others is None else self.others > OTHERS
-        return disturbed or not 1 / DRIFT <= self.drift <= DRIFT
+        return contaminated(self.share, self.others, self.drift)
 
     def record(self) -> dict[str, Any]:
         return {**asdict(self), "contaminated": self.contaminated}
@@ -92,7 +84,7 @@ def probe(words: Sequence[str], folder: Path, steps: int, config_dir: str | None
     from effbench.study.watch import Watch  # here, because it imports torch
 
     LOGGER.setLevel(logging.CRITICAL)  # the process's own: a study's log has no lines of short runs
-    load, before = os.getloadavg()[0], _calibration_s()
+    load, before = os.getloadavg()[0], calibration_s()
     short = [*words, f"trainer.max_steps={steps}", "checkpoint.save_last=false", f"hydra.run.dir={quoted(folder)}"]
     watch = Watch()
     begun, processor = time.perf_counter(), time.process_time()
@@ -125,7 +117,7 @@ def probe(words: Sequence[str], folder: Path, steps: int, config_dir: str | None
         peak_bytes=summary["memory"].get("peak_cuda_bytes") or summary["memory"]["peak_rss_bytes"],
         share=share,
         others=watch.others,
-        drift=_calibration_s() / before,
+        drift=calibration_s() / before,
         load=load,
         splits=tuple(summary["data"]["counts"]),
     )
@@ -177,15 +169,3 @@ def inference_costs(words: Sequence[str], config_dir: str | None = None) -> dict
         # the median, because other processes make some passes longer and none shorter
         "latency_p50_s": statistics.median(times[LATENCY_RUNS // 4 :]),
     }
-
-
-def _calibration_s() -> float:
-    """Return the seconds of a fixed calculation, the least within _CALIBRATION_S: it follows the processor's clock."""
-    # pure Python and no memory: other work on the machine can only delay it, which the least leaves out
-    times: list[float] = []
-    end = time.perf_counter() + _CALIBRATION_S
-    while not times or time.perf_counter() < end:
-        begun = time.perf_counter()
-        sum(range(_SPIN))
-        times.append(time.perf_counter() - begun)
-    return min(times)

@@ -1,17 +1,13 @@
-"""Processor time that other processes take while a run is timed, from Linux's /proc/stat (proc(5))."""
+"""Processor time that other processes take while a run is timed."""
 
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
+from effbench.disturbance import Reading, others_share, reading
 from effbench.training.callbacks import Callback, Context
 from effbench.training.meter import WARMUP_STEPS
-
-_STAT = Path("/proc/stat")
-# /proc/stat counts in ticks of 10 ms, for each processor: so much may be counted for others that was this run's.
-_TICKS = 3
 
 
 class Watch(Callback):
@@ -25,43 +21,15 @@ class Watch(Callback):
 
     def __init__(self) -> None:
         self.others: float | None = None
-        self._begin: tuple[float, float, float] | None = None
+        self._begin: Reading | None = None
 
     def step_end(self, context: Context) -> None:
         if context.state.step == WARMUP_STEPS:
-            self._begin = _reading()
+            self._begin = reading(_helpers_s)
         elif self._begin is not None and not context.trainer.steps_left:
-            end = _reading()
+            end = reading(_helpers_s)
             if end is not None:
-                self.others = _share([after - before for before, after in zip(self._begin, end, strict=True)])
-
-
-def _share(differences: list[float]) -> float | None:
-    """Return others' processor seconds a second. differences: of two readings."""
-    wall_s, busy_s, own_s = differences
-    slack_s = _TICKS / os.sysconf("SC_CLK_TCK")
-    # a sandbox may show a /proc/stat that stands still: then even the own time is missing in it
-    if wall_s <= 0 or busy_s < own_s - slack_s * (os.cpu_count() or 1):
-        return None
-    return max(0.0, busy_s - own_s - slack_s) / wall_s
-
-
-def _reading() -> tuple[float, float, float] | None:
-    """Return (time, busy time of the processors that this process may use, own time) in seconds; None off Linux."""
-    try:
-        lines = _STAT.read_text().splitlines()
-    except OSError:
-        return None
-    usable = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-    ticks = 0
-    for line in lines:
-        name, *fields = line.split()
-        if name in usable:
-            # guest time is part of user time; stolen time is what the host gave to other machines
-            user, nice, system, _idle, _wait, irq, soft_irq, steal = map(int, fields[:8])
-            ticks += user + nice + system + irq + soft_irq + steal
-    own_s = time.process_time() + _helpers_s()
-    return time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), own_s
+                self.others = others_share(self._begin, end)
 
 
 def _helpers_s() -> float:

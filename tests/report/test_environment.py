@@ -52,7 +52,7 @@ def test_peak_memory_excludes_the_parent_process(tmp_path: Path) -> None:
     """Linux's getrusage would: a peak is handed on by fork and exec."""
     held = bytearray(600_000_000)
     held[::4096] = b"1" * len(held[::4096])
-    say = "from effbench.report.environment import _peak_rss; print(_peak_rss())"  # torch's own size differs by kernel
+    say = "from effbench.report.environment import peak_rss; print(peak_rss())"  # torch's own size differs by kernel
     done = python("-c", say, cwd=tmp_path)
     assert 1e6 < int(done.stdout) < 300e6, done.stderr
     assert peak_memory()["peak_rss_bytes"] > 600e6

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from effbench import disturbance
 from effbench.errors import EffbenchError
 from effbench.jobs.processes import Relay, called
 from effbench.study import watch
@@ -290,8 +291,8 @@ def test_others_share_is_busy_time_without_own_time(
 
     now = [0.0, 0.0]
     clocks = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[1])
-    monkeypatch.setattr(watch, "_STAT", tmp_path / "stat")
-    monkeypatch.setattr(watch, "time", clocks)
+    monkeypatch.setattr(disturbance, "_STAT", tmp_path / "stat")
+    monkeypatch.setattr(disturbance, "time", clocks)
     monkeypatch.setattr(watch, "_helpers_s", lambda: 0.0)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     monkeypatch.setattr("os.cpu_count", lambda: 1)
@@ -305,7 +306,7 @@ def test_others_share_is_busy_time_without_own_time(
 
 
 def test_a_system_without_proc_stat_goes_by_its_own_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_STAT", tmp_path / "none")
+    monkeypatch.setattr(disturbance, "_STAT", tmp_path / "none")
     one = watch.Watch()
     one.step_end(context_at(5, 1))
     one.step_end(context_at(6, 0))

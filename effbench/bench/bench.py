@@ -1,0 +1,115 @@
+"""`effbench bench` as a function: what to measure, checked before torch is imported, then the record and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from effbench.bench.exported import read_exported
+from effbench.bench.options import BenchOptions
+from effbench.cache_dir import expanded
+from effbench.config.arguments import check_list, check_path, check_text, check_texts_by_key
+from effbench.config.compose import compose
+from effbench.errors import ConfigError
+
+FOLDER = "bench"  # in the run's folder, or beside an exported file
+
+
+def bench(
+    target: str | Path,
+    options: BenchOptions | None = None,
+    checkpoint: str = "best",
+    output: str | Path = "",
+    data_overrides: Mapping[str, str] | None = None,
+    allow_targets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Measure the inference of a run, or of an exported file, with each backend.
+
+    Args:
+        target: a run folder, or an exported file that has its .json record beside it.
+        options: how to measure; None: the defaults.
+        checkpoint: of a run: 'best', 'last' or the name of a checkpoint.
+        output: folder of bench.json, bench.csv and bench.svg; '' is bench/ in the run, or beside the file.
+        data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
+        allow_targets: the user's modules that a _target_ may name.
+
+    Returns:
+        The content of bench.json, with `path` of that file.
+
+    Raises:
+        ConfigError: the target or an option is wrong.
+        EffbenchError: no backend works.
+    """
+    check_path("target", target)
+    check_text("checkpoint", checkpoint)
+    check_path("output", output)
+    check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
+    check_list("allow_targets", allow_targets, str, "a list of modules, ['mylab.models']")
+    chosen, data = options or BenchOptions(), dict(data_overrides or {})
+    path = expanded(target)
+    folder = expanded(output) if output else (path if path.is_dir() else path.parent) / FOLDER
+    if path.is_file():
+        file = read_exported(path)
+        if checkpoint != "best":
+            raise ConfigError("checkpoint is of a run: an exported file has its own. Leave it out.")
+        _check_folder(folder)
+        from effbench.bench.sources import file_source
+
+        return _published(file_source(file, data, allow_targets, chosen.samples), chosen, folder)
+    from effbench.records import read_summary
+
+    read_summary(path)  # names a folder that holds no run
+    _check_folder(folder)
+    from effbench.bench.sources import run_source
+
+    return _published(run_source(path, checkpoint, data, allow_targets, chosen.samples), chosen, folder)
+
+
+def bench_untrained(
+    overrides: Sequence[str],
+    options: BenchOptions | None = None,
+    output: str | Path = "",
+    config_dir: str | None = None,
+) -> dict[str, Any]:
+    """Measure a model as it is built, with untrained weights.
+
+    Args:
+        overrides: of a config, such as model=swin.
+        options: how to measure; None: the defaults.
+        output: folder of the files; '' writes none.
+        config_dir: folder with the user's groups.
+
+    Returns:
+        The content of bench.json, with `path` of that file if it was written.
+    """
+    check_path("output", output)
+    config = compose(overrides, config_dir)
+    if output:
+        _check_folder(expanded(output))
+    from effbench.bench.sources import untrained_source
+
+    chosen = options or BenchOptions()
+    return _published(untrained_source(config, chosen.samples), chosen, expanded(output) if output else None)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written before minutes of measuring."""
+    from effbench.bench.record import ELSEWHERE
+    from effbench.records import require_writable
+
+    made = not folder.exists()
+    require_writable(folder, ELSEWHERE)
+    if made:
+        folder.rmdir()
+
+
+def _published(source: Any, options: BenchOptions, folder: Path | None) -> dict[str, Any]:
+    from effbench.bench.record import write_record
+    from effbench.bench.run import bench_source
+
+    record = bench_source(source, options)
+    if folder is None:
+        return record
+    write_record(folder, record)
+    return {**record, "path": str(folder / "bench.json")}

@@ -1,0 +1,161 @@
+"""Measures the arms: in each round and for each batch size a process an arm, which take turns."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.bench.options import BenchOptions
+from effbench.bench.processes import ArmError, ArmProcess
+from effbench.disturbance import calibration_s
+from effbench.units import counted, human_span
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
+
+# Turns of a process. The speed of a shared machine drifts by tens of percent within seconds: arms that are measured one
+# after the other differ by 40 % without a reason, arms that take turns of a fraction of a second by 7 %.
+TURNS = 5
+
+
+@dataclass
+class Arm:
+    """A backend that is measured.
+
+    Attributes:
+        name: of the arm: its backend's, with ' again' for the control.
+        backend: of BACKENDS.
+        file: that it reads.
+        failed: why it is not measured any further; '' while it is.
+        notes: of its runtime.
+        processes: what was measured, one entry a process.
+    """
+
+    name: str
+    backend: str
+    file: Path
+    failed: str = ""
+    notes: tuple[str, ...] = ()
+    processes: list[dict[str, Any]] = field(default_factory=list)
+
+
+def answers_of(arm: Arm, samples: Path, size: int, folder: Path, threads: int) -> np.ndarray[Any, Any] | None:
+    """Return the outputs of an arm for samples, float32 (N, ...); None and a reason in `arm` where it fails.
+
+    Args:
+        arm: the arm.
+        samples: a .npy file.
+        size: samples of a call.
+        folder: for temporary files.
+        threads: of the runtime.
+    """
+    import numpy as np
+
+    answers = folder / f"answers-{arm.name}.npy"
+    job = _job(arm, samples, threads, 1.0) | {"size": size, "answers": str(answers)}
+    try:
+        process = ArmProcess(job, folder, threads)
+        try:
+            arm.notes = tuple(process.ask()["notes"])
+        finally:
+            process.close()
+    except ArmError as error:
+        arm.failed = str(error)
+        return None
+    outputs: np.ndarray[Any, Any] = np.load(answers)
+    return outputs
+
+
+def measure(arms: list[Arm], batches: Mapping[int, Path], options: BenchOptions, folder: Path) -> None:
+    """Measure all arms that have not failed, in place.
+
+    Args:
+        arms: the arms.
+        batches: batch size -> a .npy file with the batch.
+        options: of the measurement.
+        folder: for temporary files.
+    """
+    begun, blocks = time.monotonic(), 0
+    for number in range(options.rounds):
+        for size in batches:
+            living = [arm for arm in arms if not arm.failed]
+            log.info(f"round {number + 1} of {options.rounds}, batch {size}: {counted(len(living), 'arm')}")
+            # every second round backwards: an arm does not always follow the same one
+            _block(living if number % 2 == 0 else living[::-1], size, batches[size], number, options, folder)
+            blocks += 1
+        if number == 0:
+            left = (time.monotonic() - begun) / blocks * len(batches) * (options.rounds - 1)
+            log.info(f"about {human_span(left)} left")
+
+
+def _block(arms: list[Arm], size: int, batch: Path, number: int, options: BenchOptions, folder: Path) -> None:
+    """Measure each arm once with a batch size, in turns.
+
+    Args:
+        arms: in the order of the turns.
+        size: samples of a batch.
+        batch: a .npy file.
+        number: of the round.
+        options: of the measurement.
+        folder: for temporary files.
+    """
+    with ExitStack() as stack:
+        running: list[tuple[Arm, ArmProcess, dict[str, Any]]] = []
+        for arm in arms:
+            # one loads after the other, so that the times to load are of a machine without the others' work
+            job = _job(arm, batch, options.threads, options.seconds / TURNS)
+            if (started := _tried(arm, partial(_started, job, folder, options.threads, stack))) is not None:
+                process, facts = started
+                running.append((arm, process, {"round": number, "batch_size": size, **facts, "turns": []}))
+        before = calibration_s()
+        for turn in range(TURNS):
+            for arm, process, record in running if turn % 2 == 0 else running[::-1]:
+                if not arm.failed and (got := _tried(arm, partial(process.ask, "go"))) is not None:
+                    record["turns"].append(got)
+        drift = calibration_s() / before
+        for arm, process, record in running:
+            if not arm.failed and (last := _tried(arm, partial(process.ask, "end"))) is not None:
+                arm.processes.append({**record, **last, "drift": drift})
+
+
+def _tried(arm: Arm, step: Callable[[], Any]) -> Any:
+    """Return what the step returns; None and a reason in `arm` if the arm fails in it."""
+    try:
+        return step()
+    except ArmError as error:
+        arm.failed = str(error)
+        return None
+
+
+def _started(job: Mapping[str, Any], folder: Path, threads: int, stack: ExitStack) -> tuple[ArmProcess, dict[str, Any]]:
+    """Return a process that is ready for its turns, and what it took to load.
+
+    Args:
+        job: of the process.
+        folder: for its log.
+        threads: of its runtime.
+        stack: ends the process.
+    """
+    process = ArmProcess(job, folder, threads)
+    stack.callback(process.close)
+    return process, process.ask()
+
+
+def _job(arm: Arm, samples: Path, threads: int, turn_s: float) -> dict[str, Any]:
+    return {
+        "backend": arm.backend,
+        "file": str(arm.file),
+        "samples": str(samples),
+        "threads": threads,
+        "turn_s": turn_s,
+        "turns": TURNS,
+        "answers": "",
+    }

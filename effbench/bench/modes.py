@@ -1,0 +1,166 @@
+"""The modes of `effbench bench` besides inference, from words to a record and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from effbench.bench.options import LEAST_ROUNDS
+from effbench.cache_dir import expanded
+from effbench.config.arguments import check_list
+from effbench.config.compose import compose
+from effbench.config.options import COUNT
+from effbench.errors import ConfigError
+
+LEAST_STEPS = 10  # the first 5 are a warm-up
+
+
+def bench_train(
+    words: Sequence[str],
+    steps: int = 45,
+    rounds: int = 5,
+    threads: int = 1,
+    output: str = "",
+    targets: Sequence[str] = (),
+    config_dir: str | None = None,
+) -> dict[str, Any]:
+    """Split the training steps of a run's config, or of overrides.
+
+    Args:
+        words: a run's folder alone, or overrides such as model=swin.
+        steps: optimizer steps of a process.
+        rounds: processes.
+        threads: of a process.
+        output: folder of train.json and train.png; '' is RUN/bench, and none for overrides.
+        targets: the user's modules that a run's config may name.
+        config_dir: folder with the user's groups, for overrides.
+
+    Returns:
+        The content of train.json, with `path` of that file if it was written.
+
+    Raises:
+        ConfigError: a word or an option is wrong.
+        EffbenchError: the config does not train.
+    """
+    check_counts(rounds=rounds, threads=threads)
+    if COUNT.check(steps, "steps") < LEAST_STEPS:
+        raise ConfigError(f"steps must be at least {LEAST_STEPS}, of which 5 warm up; got {steps}.")
+    # overrides have an equals sign, and so may a folder's name
+    of_run = len(words) == 1 and ("=" not in words[0] or expanded(words[0]).is_dir())
+    folder = expanded(output) if output else expanded(words[0]) / "bench" if of_run else None
+    config = None if of_run else compose(words, config_dir)
+    from effbench.bench.training import bench_training, run_config
+
+    config = config or run_config(words[0], targets)
+    record = bench_training(config, steps, rounds, threads, words[0] if of_run else "")
+    if folder is None:
+        return record
+    from effbench.bench.training_table import draw_training
+
+    path = publish(folder, "train.json", record)
+    draw_training(folder / "train.png", record)
+    return {**record, "path": str(path)}
+
+
+def check_counts(rounds: object, threads: object) -> None:
+    """Refuse numbers of rounds and threads that cannot be measured. Raises ConfigError."""
+    COUNT.check(threads, "threads")
+    if COUNT.check(rounds, "rounds") < LEAST_ROUNDS:
+        raise ConfigError(f"rounds must be at least {LEAST_ROUNDS}, for intervals over them; got {rounds}.")
+
+
+def publish(folder: Path, name: str, record: dict[str, Any]) -> Path:
+    """Write a record as JSON and return its path. Raises EffbenchError if it cannot be written.
+
+    Args:
+        folder: created if missing.
+        name: of the file.
+        record: its content.
+    """
+    from effbench.bench.record import ELSEWHERE
+    from effbench.records import replacing
+    from effbench.redaction import redact
+    from effbench.run.lock import holding
+    from effbench.strict_json import json_text
+
+    with holding(folder, ELSEWHERE), replacing(folder / name, elsewhere=ELSEWHERE) as stream:
+        stream.write((json_text(redact(record)) + "\n").encode("utf-8", errors="backslashreplace"))
+    return folder / name
+
+
+def bench_layers(
+    channels: Sequence[int] = (16, 32, 64, 128, 256),
+    sizes: Sequence[int] = (14, 28, 56),
+    batch: int = 1,
+    rounds: int = 5,
+    threads: int = 1,
+    output: str = "",
+) -> dict[str, Any]:
+    """Compare depthwise separable with standard convolutions of as many channels out as in.
+
+    Args:
+        channels: of the input and the output.
+        sizes: rows, and columns, of the input.
+        batch: samples.
+        rounds: processes.
+        threads: of a process.
+        output: folder of layers.json and layers.svg; '' for none.
+
+    Returns:
+        The record, with `path` of layers.json if it was written.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    counts = _counts(channels, "channels"), _counts(sizes, "sizes")
+    COUNT.check(batch, "batch")
+    cases = [{"channels": each, "size": size, "batch": batch} for size in counts[1] for each in counts[0]]
+    return _pairs("layers", cases, rounds, threads, output)
+
+
+def bench_attention(
+    tokens: Sequence[int] = (256, 512, 1024, 2048, 4096), rounds: int = 5, threads: int = 1, output: str = ""
+) -> dict[str, Any]:
+    """Compare local with dense attention by the length of the text.
+
+    Args:
+        tokens: lengths.
+        rounds: processes.
+        threads: of a process.
+        output: folder of attention.json and attention.svg; '' for none.
+
+    Returns:
+        The record, with `path` of attention.json if it was written.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    cases = [{"tokens": each} for each in _counts(tokens, "tokens")]
+    return _pairs("attention", cases, rounds, threads, output)
+
+
+def _counts(values: Sequence[int], key: str) -> list[int]:
+    check_list(key, values, int, "a list of whole numbers, such as [64, 128]")
+    if not values:
+        raise ConfigError(f"{key} must hold a number, such as [64, 128]; got [].")
+    return sorted({COUNT.check(value, f"each item of {key}") for value in values})
+
+
+def _pairs(kind: str, cases: Sequence[dict[str, int]], rounds: int, threads: int, output: str) -> dict[str, Any]:
+    check_counts(rounds, threads)
+    from effbench.bench.primitives import bench_pairs
+
+    record = bench_pairs(kind, cases, rounds, threads)
+    if not output:
+        return record
+    from effbench.bench.pairs_table import pairs_sheet
+    from effbench.bench.record import ELSEWHERE
+    from effbench.records import replacing
+
+    folder = expanded(output)
+    path = publish(folder, f"{kind}.json", record)
+    if (drawn := pairs_sheet(record)) is not None:
+        with replacing(folder / f"{kind}.svg", elsewhere=ELSEWHERE) as stream:
+            stream.write((drawn + "\n").encode())
+    return {**record, "path": str(path)}

@@ -1,0 +1,66 @@
+"""What `effbench bench` is told: checked before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from effbench.bench.backends import BACKENDS, DEFAULT
+from effbench.config.arguments import check_list
+from effbench.config.options import COUNT, NON_NEGATIVE, POSITIVE
+from effbench.errors import ConfigError, unknown_name
+
+LEAST_ROUNDS = 3  # of two, Student's interval is 12.7 standard errors wide to each side
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How backends are measured.
+
+    Attributes:
+        backends: names; () for all that need not be asked for.
+        batch_sizes: samples of a call; 1 is what the latency is measured with.
+        threads: of each process.
+        rounds: processes of each arm; intervals are over them.
+        seconds: longest timed part of a process.
+        samples: validation samples on which answers are compared.
+        max_drop: points of accuracy that a winner may lose against the reference.
+
+    Raises:
+        ConfigError: a value is out of range, or a backend is unknown.
+    """
+
+    backends: Sequence[str] = ()
+    batch_sizes: Sequence[int] = (1, 8, 32)
+    threads: int = 1
+    rounds: int = 5
+    seconds: float = 2.0
+    samples: int = 512
+    max_drop: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_list("backends", self.backends, str, "a list of names, [eager, onnxruntime]")
+        for name in self.backends:
+            if name not in BACKENDS:
+                raise ConfigError(unknown_name("backend", name, BACKENDS))
+        check_list("batch_sizes", self.batch_sizes, int, "a list of whole numbers, [1, 8, 32]")
+        for size in self.batch_sizes:
+            COUNT.check(size, "each item of batch_sizes")
+        if not self.batch_sizes:
+            raise ConfigError("batch_sizes must hold a number of samples, such as [1, 8, 32]; got [].")
+        COUNT.check(self.threads, "threads")
+        if COUNT.check(self.rounds, "rounds") < LEAST_ROUNDS:
+            raise ConfigError(f"rounds must be at least {LEAST_ROUNDS}, for intervals over them; got {self.rounds}.")
+        POSITIVE.check(self.seconds, "seconds")
+        COUNT.check(self.samples, "samples")
+        NON_NEGATIVE.check(self.max_drop, "max_drop", "points of accuracy, a number >= 0, such as 0.5")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The backends to measure, in the order of BACKENDS."""
+        return tuple(name for name in BACKENDS if name in (self.backends or DEFAULT))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The batch sizes, the smallest first."""
+        return tuple(sorted(set(self.batch_sizes)))

@@ -1,0 +1,78 @@
+"""bench.json, bench.csv and bench.svg of a measurement; each is complete or absent."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from effbench.bench.figure import latency_sheet
+from effbench.escaping import csv_cell
+from effbench.records import replacing
+from effbench.redaction import redact, redact_environment
+from effbench.run.lock import holding
+from effbench.strict_json import json_text
+
+ELSEWHERE = "output=FOLDER"
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> list[Path]:
+    """Write the files and return their paths; bench.json, which others read, comes last.
+
+    Raises:
+        EffbenchError: the folder cannot be written.
+    """
+    texts = {"bench.csv": _csv(record), "bench.svg": latency_sheet(record), "bench.json": json_text(redact(record))}
+    with holding(folder, ELSEWHERE):
+        for name, text in texts.items():
+            if text is None:  # an older figure would be of another measurement
+                (folder / name).unlink(missing_ok=True)
+                continue
+            with replacing(folder / name, elsewhere=ELSEWHERE) as stream:
+                stream.write(redact_environment(text + "\n").encode("utf-8", errors="backslashreplace"))
+    return [folder / name for name, text in texts.items() if text is not None]
+
+
+def csv_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one flat row a backend and batch size; a backend that failed has one row with its reason."""
+    rows = []
+    for arm in record["arms"]:
+        own = {"backend": arm["backend"], "status": arm["status"], "reason": arm["reason"], "bytes": arm.get("bytes")}
+        own |= {f"val_{name}": value for name, value in (arm.get("metrics") or {}).items()}
+        if lost := arm.get("lost"):
+            own |= {"lost_points": lost["estimate"], "lost_low": lost["low"], "lost_high": lost["high"]}
+        if parity := arm.get("parity"):
+            own |= {"max_difference": parity["max_difference"], "agreement": parity["agreement"]}
+        batches = arm.get("batches") or {}
+        rows += [{**own, "batch_size": int(size), **_flat(found)} for size, found in batches.items()] or [own]
+    return rows
+
+
+def _flat(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a batch size; those with an interval have columns _low and _high."""
+    flat = dict[str, Any]()
+    named = {f"{name}_s": value for name, value in found["latency_s"].items()}
+    named |= {key: found[key] for key in ("samples_per_s", "latency_over_reference")}
+    for name, value in named.items():
+        for end, suffix in (("estimate", ""), ("low", "_low"), ("high", "_high")):
+            flat[name + suffix] = None if value is None else value[end]
+    rest = ("rounds", "calls", "processor_share", "involuntary_switches_per_s", "others_seen", "import_s", "load_s")
+    return {**flat, **{key: found[key] for key in (*rest, "first_s", "peak_bytes")}}
+
+
+def _csv(record: Mapping[str, Any]) -> str:
+    rows = csv_rows(record)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    return text.getvalue().rstrip("\n")
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    return f"{value:.8g}" if isinstance(value, float) else csv_cell(value)

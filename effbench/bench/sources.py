@@ -1,0 +1,158 @@
+"""What is measured: the model of a run, an exported file, or a model with weights that were never trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from effbench import build
+from effbench.bench.exported import ExportedFile
+from effbench.config.schema import Config
+from effbench.errors import ConfigError, EffbenchError
+from effbench.export.portable import Portable, portable
+from effbench.models import accounting
+from effbench.run.compared import compared_samples
+from effbench.run.load import load_run, with_data
+from effbench.run.validate import own_setting
+from effbench.training.checkpoint_files import read_manifest
+
+if TYPE_CHECKING:
+    from effbench.run.run import Run
+    from effbench.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is measured.
+
+    Attributes:
+        facts: kind ('run', 'file' or 'model') and what else the record says of it.
+        samples: as an exported file takes them.
+        unit: the word for a sample.
+        model: the portable model; None for a file whose run is not there.
+        files: kind of file -> the file, for an exported file.
+        targets: of the samples; None: accuracy is not told.
+        split: that the samples are of; None for random ones.
+        task: of the model; None if it is not known.
+        untold: why accuracy is not told; '' where it is.
+    """
+
+    facts: Mapping[str, Any]
+    samples: Tensor
+    unit: str
+    model: Portable | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
+    targets: Tensor | None = None
+    split: str | None = None
+    task: Task | None = None
+    untold: str = ""
+
+
+def run_source(
+    folder: str | Path, checkpoint: str, data: Mapping[str, str], allow_targets: Sequence[str], count: int
+) -> Source:
+    """Return the model of a run with samples of its validation split.
+
+    Args:
+        folder: the run folder.
+        checkpoint: 'best', 'last' or the name of a checkpoint.
+        data: data keys that replace the run's, as text.
+        allow_targets: the user's modules that a _target_ may name.
+        count: at most so many samples.
+    """
+    run = with_data(load_run(folder, allow_targets), dict(data), "cpu")
+    saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
+    which, samples, targets = compared_samples(run, count)
+    costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
+    facts = {
+        "kind": "run",
+        "run": str(run.folder),
+        "checkpoint": {"name": checkpoint, "step": read_manifest(saved)["step"]},
+        "model": {"name": run.config.model.label, **costs},
+    }
+    unit = run.modality().unit
+    return Source(facts, samples, unit, _model_of(run, saved.name), {}, targets, which, run.task)
+
+
+def _model_of(run: Run, checkpoint: str) -> Portable:
+    return portable(run.model(checkpoint), run.modality().normaliser(), run.task.rescaler())
+
+
+def untrained_source(config: Config, count: int) -> Source:
+    """Return a model as it is built, with weights that were never trained, and random samples."""
+    setting = own_setting(config)
+    modality = setting.modality
+    # latency does not depend on the values of weights, so nothing is downloaded
+    section = config.model.model_copy(update={"pretrained": None, "freeze": []})
+    torch.manual_seed(config.seed)
+    plain = build.model(config.model_copy(update={"model": section}), setting.num_classes, modality)
+    model = portable(plain.eval(), modality.normaliser())
+    costs = {
+        "parameters": accounting.parameters(plain).total,
+        "macs": accounting.macs(plain, setting.example).macs,
+    }
+    facts = {"kind": "model", "setting": str(setting), "model": {"name": config.model.label, **costs}}
+    task = build.task_of(config, setting.num_classes)
+    samples = _like(modality.portable_example(), count)
+    untold = "the weights are untrained"
+    return Source(facts, samples, modality.unit, model, task=task, untold=untold)
+
+
+def _like(example: Tensor, count: int) -> Tensor:
+    """Return `count` random samples of the shape and type of the example."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, *example.shape[1:])
+    if example.is_floating_point():
+        return torch.rand(shape, generator=generator)
+    # token numbers: those of the example
+    least, most = (int(value) for value in example.aminmax())
+    return torch.randint(least, most + 1, shape, generator=generator, dtype=example.dtype)
+
+
+def file_source(file: ExportedFile, data: Mapping[str, str], allow_targets: Sequence[str], count: int) -> Source:
+    """Return an exported file, with its run's model and samples where the run is there, else with random samples.
+
+    Args:
+        file: the file with its record.
+        data: data keys that replace the run's, as text.
+        allow_targets: the user's modules that a _target_ may name.
+        count: at most so many samples.
+    """
+    facts = {"kind": "file", "file": str(file.path), "format": file.format, "model": file.record["model"]}
+    files = {file.format: file.path}
+    unit = str(file.record["input"]["name"]).removesuffix("s")
+    try:
+        own = run_source(file.record["run"], file.record["checkpoint"]["name"], data, allow_targets, count)
+    except (EffbenchError, OSError, KeyError, TypeError) as error:
+        if data:  # asked for: the reason matters
+            raise
+        log.info(f"note: accuracy is not told, because the file's run cannot be read: {error}")
+        return Source(facts, _of_record(file, count), unit, files=files, untold="the file's run cannot be read")
+    trained, exported = own.facts["checkpoint"]["step"], file.record["checkpoint"].get("step")
+    if trained != exported:
+        log.info(
+            f"note: the file is of step {exported} and the run's checkpoint of step {trained}: export again for a "
+            "comparison with the run's model"
+        )
+        return Source(facts, own.samples, unit, None, files, own.targets, own.split, own.task)
+    return Source(facts, own.samples, own.unit, own.model, files, own.targets, own.split, own.task)
+
+
+def _of_record(file: ExportedFile, count: int) -> Tensor:
+    """Return random samples of the shape that the record states."""
+    given = file.record["input"]
+    most = given.get("lengths", {}).get("most")
+    sides = [side if isinstance(side, int) else most for side in given["shape"][1:]]
+    if not all(isinstance(side, int) and 0 < side < 10**6 for side in sides):
+        raise ConfigError(f"{file.path}.json is damaged: input.shape is {given['shape']}. Export the run again.")
+    floating = str(given["dtype"]).startswith("float")
+    # 2: token numbers 0 and 1 are in every vocabulary
+    return _like(torch.rand(1, *sides) if floating else torch.arange(2).repeat(1, *sides)[:, : sides[0]], count)

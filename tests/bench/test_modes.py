@@ -1,0 +1,123 @@
+"""Modes besides inference: a training step's parts add up; pairs of layers have their formulas; mistakes are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from effbench import cli
+from effbench.bench import step_split
+from effbench.bench.primitives import bench_pairs
+from effbench.training.timers import Clocks
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_parts_of_a_step_are_those_of_the_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer whose parts take planted seconds: 1 data, 2 forward, 4 backward, 8 clip, 16 optimizer, 32 between."""
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("effbench.training.timers.time", clock)
+    monkeypatch.setattr(step_split, "time", clock)
+
+    def takes(seconds: float) -> None:
+        now[0] += seconds
+
+    trainer: Any = SimpleNamespace(
+        clocks=Clocks(),
+        clip=lambda: takes(8),
+        precision=SimpleNamespace(backward=lambda _: takes(4)),
+        train=SimpleNamespace(modality=SimpleNamespace(unit="image")),
+    )
+    context: Any = SimpleNamespace(trainer=trainer, state=SimpleNamespace(step=0, samples_seen=0))
+    split = step_split.StepSplit(warm_up=1)
+    split.fit_start(context)
+    for _ in range(3):
+        with trainer.clocks.data:
+            takes(1)
+        with trainer.clocks.forward_backward:
+            takes(2)
+            trainer.precision.backward(None)
+        with trainer.clocks.optimizer:
+            trainer.clip()
+            takes(16)
+        with trainer.clocks.evaluation:
+            takes(64)  # no part of a step
+        takes(32)
+        context.state.step += 1
+        context.state.samples_seen += 7
+        split.step_end(context)
+    expected = {"data": 1, "forward": 2, "backward": 4, "clip": 8, "optimizer": 16, "other": 32}
+    assert split.steps == [expected, expected]  # without the step of the warm-up
+    assert (split.batch_size, split.unit) == (7, "image")
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_real_run_is_split_into_parts_that_add_up(tmp_path: Path, capsys: Any) -> None:
+    words = ["model=mlp", "model.hidden=[16]", "data.batch_size=20", "steps=12", "rounds=3"]
+    assert cli.main(["bench", "mode=train", *words, f"output={tmp_path / 'out'}", "--json"]) == 0
+    record = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert json.loads(capsys.readouterr().out)["parts"] == record["parts"]
+    assert sum(part["share"] for part in record["parts"].values()) == pytest.approx(1.0)
+    assert (record["batch_size"], record["steps_counted"]) == (20, 3 * 7)
+    assert record["parts"]["backward"]["estimate_s"] > 0
+    assert (tmp_path / "out" / "train.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]  # the short runs are gone
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_convolutions_have_the_counts_of_torchs_layers() -> None:
+    record = bench_pairs("layers", [{"channels": 8, "size": 10, "batch": 2}], 3, 1)
+    [row] = record["rows"]
+    standard = nn.Conv2d(8, 8, 3, bias=False)
+    assert row["other"]["parameters"] == sum(each.numel() for each in standard.parameters())
+    assert row["other"]["macs"] == 10 * 10 * 9 * 8 * 8
+    assert row["ours"]["macs"] == 10 * 10 * (9 * 8 + 8 * 8)
+    assert row["formula"] == pytest.approx(1 / 8 + 1 / 9)
+    assert row["ours"]["macs"] / row["other"]["macs"] == pytest.approx(row["formula"])
+    times = row["ours_s"]["estimate"] / row["other_s"]["estimate"]
+    assert row["time_ratio"]["low"] < row["time_ratio"]["high"]
+    assert row["time_ratio"]["estimate"] / times == pytest.approx(1.0, rel=5.0)
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_attention_counts_the_pairs_of_tokens_that_see_each_other() -> None:
+    record = bench_pairs("attention", [{"tokens": 300}], 3, 1)
+    [row] = record["rows"]
+    places = torch.arange(300)
+    seen = int(((places[:, None] - places).abs() <= record["constants"]["window"]).sum())
+    width = record["constants"]["heads"] * record["constants"]["width"]
+    assert row["ours"]["macs"] == 2 * width * seen
+    assert row["other"]["macs"] == 2 * width * 300**2
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["mode=fast"], "mode 'fast' is not one of: attention, inference, layers, train"),
+        (["mode=layers", "channel=[3]"], "option of mode=layers 'channel' is not one of"),
+        (["mode=layers", "channels=[]"], "channels must hold a number"),
+        (["mode=layers", "sizes=[0]"], "each item of sizes must be a whole number >= 1; got 0"),
+        (["mode=attention", "tokens=many"], "each item of tokens"),
+        (["mode=attention", "rounds=2"], "rounds must be at least 3"),
+        (["mode=train", "model=mlp", "steps=5"], "steps must be at least 10"),
+        (["mode=train", "nowhere"], "nowhere is not a run"),
+        (["mode=train", "model=mlpp"], "mlp"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_measured(words: list[str], text: str, capsys: Any) -> None:
+    assert cli.main(["bench", *words]) == 2
+    assert text in capsys.readouterr().err

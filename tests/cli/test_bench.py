@@ -1,0 +1,211 @@
+"""`effbench bench`: what is recorded, what fails is a row, and nothing is half-written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from effbench import cli
+from effbench.bench import run as benching
+from effbench.bench.processes import ArmError, ArmProcess
+from effbench.run.load import load_run
+from tests.cli.test_export import answers, compared, in_unit_range
+
+pytest.importorskip("onnxruntime")
+
+FEW = ["rounds=3", "seconds=0.05", "samples=64"]
+
+
+@pytest.fixture(scope="session")
+def benched(finished: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with bench.json of the finished MLP: eager, bfloat16 and ONNX Runtime."""
+    folder = tmp_path_factory.mktemp("benched")
+    words = ["backends=[eager,bf16,onnxruntime]", "batch_sizes=[1,3]", f"output={folder}"]
+    assert cli.main(["bench", str(finished[0]), *words, *FEW]) == 0
+    return folder
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "bench.json").read_text())
+
+
+def arm_of(record: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(arm for arm in record["arms"] if arm["backend"] == name)
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_each_backend_has_times_for_each_batch_size(benched: Path) -> None:
+    record = record_of(benched)
+    assert [arm["backend"] for arm in record["arms"]] == ["eager", "bf16", "onnxruntime"]
+    for arm in record["arms"]:
+        assert arm["status"] == "ok"
+        assert arm["batches"].keys() == {"1", "3"}
+        for size, found in arm["batches"].items():
+            assert found["rounds"] == 3
+            mean = found["latency_s"]["mean"]
+            assert 0 < mean["low"] <= mean["estimate"] <= mean["high"]
+            assert found["samples_per_s"]["estimate"] == pytest.approx(int(size) / mean["estimate"])
+            assert found["peak_bytes"] > 10**7
+    # a process of ONNX Runtime does not hold torch
+    peaks = [arm_of(record, name)["batches"]["1"]["peak_bytes"] for name in ("onnxruntime", "eager")]
+    assert peaks[0] < 0.5 * peaks[1]
+    assert record["processes"].keys() == {"eager", "bf16", "onnxruntime", "eager again"}
+    assert all(len(processes) == 6 for processes in record["processes"].values())
+    assert record["control"]["ratio"].keys() == {"1", "3"}
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_accuracy_and_parity_are_those_of_onnxruntime_by_hand(benched: Path, run: Path) -> None:
+    from effbench import build
+    from effbench.data.splits import representative_sample
+
+    assert cli.main(["export", str(run)]) == 0
+    val = build.splits(load_run(run).config).named()["val"]
+    rows = representative_sample(val.labels, 64)
+    logits = answers(run / "export" / "mlp-best.onnx", in_unit_range(val.images[rows]))
+    arm = arm_of(record_of(benched), "onnxruntime")
+    right = (logits.argmax(1) == val.labels[rows].numpy()).mean()
+    assert arm["metrics"]["acc"] == pytest.approx(right)
+    expected = load_run(run).model()
+    modality = load_run(run).modality()
+    with torch.inference_mode():
+        own = expected(modality.normalise(modality.portable(val.images[rows]))).numpy()
+    assert arm["parity"]["largest_logit"] == pytest.approx(np.abs(own).max(), rel=1e-5)
+    assert arm["parity"]["relative"] < 1e-5
+    assert arm["lost"]["estimate"] == 0
+    rounded = arm_of(record_of(benched), "bf16")["parity"]["relative"]
+    assert 1e-4 < rounded < 0.1  # bfloat16 has 8 bits
+    assert len(compared(run)) == 256
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_the_csv_has_the_numbers_of_the_json(benched: Path) -> None:
+    with (benched / "bench.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["backend"], row["batch_size"]) for row in rows] == [
+        (name, size) for name in ("eager", "bf16", "onnxruntime") for size in ("1", "3")
+    ]
+    found = arm_of(record_of(benched), "bf16")["batches"]["3"]
+    assert float(rows[3]["p50_s"]) == pytest.approx(found["latency_s"]["p50"]["estimate"], rel=1e-7)
+    assert float(rows[3]["samples_per_s_low"]) == pytest.approx(found["samples_per_s"]["low"], rel=1e-7)
+    figure = (benched / "bench.svg").read_text()
+    assert all(name in figure for name in ("eager", "bf16", "onnxruntime"))
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_the_table_fits_80_columns(benched: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from effbench.bench.table import print_record
+
+    monkeypatch.setenv("COLUMNS", "80")
+    record = record_of(benched)
+    print_record(record)
+    out = capsys.readouterr().out
+    table = out.split("\nLeast latency")[0].splitlines()
+    assert max(map(len, table)) <= 80
+    for arm in record["arms"]:
+        assert f"{1000 * arm['batches']['1']['latency_s']['p50']['estimate']:.2f}"[:3] in out
+    assert "A/A: eager measured twice" in out
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_file_is_measured_and_what_cannot_read_it_is_a_row(run: Path, tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["export", str(run), f"output={tmp_path}"]) == 0
+    file = tmp_path / "mlp-best.onnx"
+    words = ["backends=[eager,onnxruntime]", "batch_sizes=1", "--json"]
+    capsys.readouterr()
+    assert cli.main(["bench", str(file), *words, *FEW]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    record = record_of(tmp_path / "bench")
+    assert printed["arms"] == record["arms"]
+    assert arm_of(record, "eager")["reason"] == "it reads no file of format=onnx"
+    assert arm_of(record, "onnxruntime")["metrics"]["acc"] > 0  # the run is there
+    assert (record["reference"], record["verdicts"]["single_stream"]["winner"]) == ("onnxruntime", "onnxruntime")
+    assert not (tmp_path / "bench" / "bench.svg").exists()  # one batch size is no line
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_an_untrained_model_tells_no_accuracy_and_writes_nothing(tmp_path: Path, capsys: Any) -> None:
+    words = ["model=mlp", "backends=[onnxruntime]", "batch_sizes=1", "--json"]
+    assert cli.main(["bench", *words, *FEW]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["kind"], record["untold"]) == ("model", "the weights are untrained")
+    assert arm_of(record, "onnxruntime")["lost"] is None
+    assert arm_of(record, "onnxruntime")["parity"]["relative"] < 1e-5
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_interrupted_measurement_leaves_the_earlier_result(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bench.json").write_text("earlier")
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benching, "prepare", stopped)
+    assert cli.main(["bench", str(run), f"output={tmp_path}", *FEW]) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
+    assert (tmp_path / "bench.json").read_text() == "earlier"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["nowhere"], "nowhere is not a run"),
+        (["rounds=3"], "what is to be measured?"),
+        (["nowhere", "round=3"], "option of bench 'round' is not one of"),
+        (["model=mlp", "checkpoint=last"], "checkpoint is of a run"),
+        (["model=mlpp"], "mlp"),
+        (["nowhere", "threads=two"], "threads must be a whole number >= 1; got 'two'"),
+        (["nowhere", "backends=onnx"], "backend 'onnx' is not one of"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_measured(words: list[str], text: str, capsys: Any) -> None:
+    assert cli.main(["bench", *words]) == 2
+    assert text in capsys.readouterr().err
+
+
+# --- processes
+
+
+def job(tmp_path: Path, **changed: Any) -> dict[str, Any]:
+    np.save(tmp_path / "samples.npy", np.zeros((2, 3), np.float32))
+    (tmp_path / "file").write_bytes(b"no model")
+    return {
+        "backend": "onnxruntime", "file": str(tmp_path / "file"), "samples": str(tmp_path / "samples.npy"),
+        "threads": 1, "turn_s": 0.1, "turns": 1, "answers": "", **changed,
+    }  # fmt: skip
+
+
+@pytest.mark.process
+def test_a_file_that_cannot_be_loaded_is_a_reason(tmp_path: Path) -> None:
+    process = ArmProcess(job(tmp_path), tmp_path, 1)
+    with pytest.raises(ArmError) as failed:
+        process.ask()
+    process.close()
+    assert "InvalidProtobuf" in str(failed.value)
+
+
+@pytest.mark.process
+def test_a_killed_process_is_a_reason(tmp_path: Path) -> None:
+    process = ArmProcess(job(tmp_path), tmp_path, 1)
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(ArmError) as failed:
+        process.ask()
+    process.close()
+    assert str(failed.value) == "its process ended with signal SIGKILL"

@@ -1,0 +1,131 @@
+"""The section "Deployment" of a run's page, from bench.json: what it says, and files that are damaged or hostile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effbench.report.deployment import deployment, latency_figure, sentences
+
+
+def interval(estimate: float, spread: float = 1.1) -> dict[str, float]:
+    return {"estimate": estimate, "low": estimate / spread, "high": estimate * spread, "n": 3}
+
+
+def batches(seconds: float) -> dict[str, Any]:
+    found = {}
+    for size in (1, 8):
+        latency = dict.fromkeys(("mean", "p50", "p90", "p95"), interval(seconds * size))
+        found[str(size)] = {
+            "latency_s": {**latency, "p99": None}, "samples_per_s": interval(1 / seconds), "load_s": 0.5,
+            "peak_bytes": 10**8, "others_seen": 0.25, "calls": 300,
+        }  # fmt: skip
+    return found
+
+
+def record(**changed: Any) -> dict[str, Any]:
+    lost = {"estimate": 0.0, "low": -0.5, "high": 0.5, "n": 512}
+    ok = {"status": "ok", "reason": None, "bytes": 10**6, "metrics": {"acc": 0.8}, "lost": lost, "notes": []}
+    gain = {**interval(4.0), "n": 3}
+    verdict = {
+        "scenario": "single_stream", "winner": "onnxruntime", "best": "onnxruntime", "batch_size": 1,
+        "not_told_apart": [], "margin": 0.0, "reference": "eager", "gain": gain,
+    }  # fmt: skip
+    tie = {**verdict, "scenario": "offline", "winner": None, "not_told_apart": ["eager"], "batch_size": 8}
+    return {
+        "schema_version": 1, "model": {"name": "mlp"}, "unit": "image", "split": "val", "untold": None,
+        "options": {"threads": 1, "batch_sizes": [1, 8], "max_drop": 0.5},
+        "arms": [
+            {"backend": "eager", **ok, "batches": batches(0.004)},
+            {"backend": "onnxruntime", **ok, "batches": batches(0.001)},
+            {"backend": "openvino_bf16", "status": "failed", "reason": "no arithmetic in bfloat16"},
+        ],
+        "control": {"backend": "eager", "bound": 0.05, "ratio": {"1": interval(1.01)}}, "drift": 1.02, "margin": 0.0,
+        "doubts": [], "verdicts": {"single_stream": verdict, "offline": tie}, "environment": {"cpu": "a processor"},
+        **changed,
+    }  # fmt: skip
+
+
+def written(folder: Path, content: Any) -> Path:
+    (folder / "bench.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def test_the_section_has_a_row_a_backend_and_reasons_below(tmp_path: Path) -> None:
+    found, problem = deployment(written(tmp_path, record()))
+    assert problem == ""
+    assert found is not None
+    assert [row[:2] for row in found["rows"]] == [["eager", "4.00 ms"], ["onnxruntime", "1.00 ms"]]
+    assert found["rows"][1][-2:] == ["80.00 %", "+0.00"]
+    assert found["notes"][0] == "openvino_bf16: no arithmetic in bfloat16"
+    assert len(found["figures"]) == 1
+
+
+def test_sentences_name_the_winner_or_say_why_there_is_none() -> None:
+    first, second, *_ = sentences(record())
+    assert first.startswith("Least latency at batch 1 (single stream): onnxruntime, 4.00 times as fast as eager")
+    assert "not told apart" not in first
+    assert "not told apart from eager" in second
+    doubtful = sentences(record(doubts=["the same backend measured twice differs by 30 % at batch 1"], margin=0.3))
+    assert any("no winner is named that leads by less than 30 %" in text for text in doubtful)
+    untold = sentences(record(untold="the weights are untrained"))
+    assert any("Accuracy is not told: the weights are untrained" in text for text in untold)
+
+
+def test_a_backend_over_the_bound_is_said_to_be_left_out() -> None:
+    changed = record()
+    changed["arms"][1]["lost"]["estimate"] = 0.6
+    # both arms share the planted mapping
+    changed["arms"][0]["lost"] = {"estimate": 0.0, "low": 0.0, "high": 0.0, "n": 512}
+    [text] = [text for text in sentences(changed) if text.startswith("Left out")]
+    assert text.endswith("onnxruntime.")
+
+
+def test_the_figure_has_a_line_for_each_backend_that_was_measured() -> None:
+    found = latency_figure(record())
+    assert found is not None
+    assert [line.label for line in found.panel.lines] == ["eager", "onnxruntime"]
+    one = record()
+    for arm in one["arms"][:2]:
+        del arm["batches"]["8"]
+    assert latency_figure(one) is None
+
+
+def test_without_bench_json_there_is_no_section(tmp_path: Path) -> None:
+    assert deployment(tmp_path) == (None, "")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{", "[]", "3", '{"schema_version": 1}', '{"schema_version": 9}', "[" * 100_000,
+        record(arms=3), record(arms=[3]), record(verdicts=None), record(options={}), record(model=None),
+        record(drift="x"), record(arms=[{"backend": "a", "status": "ok", "batches": {"1": {}}}]),
+    ],
+    ids=range(13),
+)  # fmt: skip
+def test_a_damaged_record_is_a_problem_and_no_traceback(content: Any, tmp_path: Path) -> None:
+    found, problem = deployment(written(tmp_path, content))
+    assert found is None
+    assert "bench.json" in problem
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e400, 10**400, float("nan"), None, "x"])
+def test_impossible_times_are_damage(value: Any, tmp_path: Path) -> None:
+    changed = record()
+    changed["arms"][0]["batches"]["8"]["latency_s"] = {"mean": {"estimate": value, "low": value, "high": value}}
+    text = json.dumps(changed)
+    found, problem = deployment(written(tmp_path, text))
+    assert found is None
+    assert "bench.json" in problem
+
+
+def test_a_link_to_another_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "private.json").write_text(json.dumps(record()))
+    (tmp_path / "bench.json").symlink_to(tmp_path / "private.json")
+    found, problem = deployment(tmp_path)
+    assert found is None
+    assert "link" in problem
