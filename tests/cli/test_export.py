@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -33,8 +34,8 @@ from tests.commandline import TINY, python, script
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-FORMATS = ("onnx", "torchscript", "torch_export")
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "torch_export": ".pt2"}
+FORMATS = ("onnx", "openvino", "torchscript", "torch_export")
+SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torchscript": ".pt", "torch_export": ".pt2"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -45,10 +46,30 @@ def answers(path: Path, images: np.ndarray) -> np.ndarray:
         options.intra_op_num_threads = 1
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(["logits"], {"images": images})[0])
+    if path.suffix == ".zip":
+        return by_openvino(path, images)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, and still what reads TorchScript
         module = torch.jit.load(path) if path.suffix == ".pt" else torch.export.load(path).module()
         return np.asarray(module(torch.from_numpy(images)))
+
+
+def by_openvino(path: Path, images: np.ndarray) -> np.ndarray:
+    """The archive unpacked, and run as OpenVINO's documentation does, in a process that knows nothing of effbench."""
+    shutil.unpack_archive(path, path.with_suffix(""))
+    np.save(path.with_suffix(".npy"), images)
+    code = (
+        "import sys; sys.modules['openvino_telemetry'] = None; import numpy as np, openvino\n"
+        "options = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}\n"
+        "model = openvino.Core().compile_model(sys.argv[1], 'CPU', options)\n"
+        "np.save(sys.argv[2], model(np.load(sys.argv[2]))['logits'])\n"
+    )
+    words = [sys.executable, "-c", code, path.with_suffix("") / "model.xml", path.with_suffix(".npy")]
+    subprocess.run(words, check=True)
+    logits = np.load(path.with_suffix(".npy"))
+    shutil.rmtree(path.with_suffix(""))
+    path.with_suffix(".npy").unlink()
+    return np.asarray(logits)
 
 
 def pixels(run: Path, split: str = "test") -> Tensor:
@@ -148,6 +169,9 @@ def test_the_record_describes_the_file(name: str, run: Path, exports: dict[str, 
     assert record["checkpoint"] == {"name": "best", "step": int(best(run).name.removeprefix("step-"))}
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert ({"onnx", "onnxruntime"} <= record["versions"].keys()) is (name == "onnx")
+    assert ("openvino" in record["versions"]) is (name == "openvino")
+    options = {"INFERENCE_PRECISION_HINT": "f32"} if name == "openvino" else {}
+    assert record["parity"]["runtime_options"] == options
     assert sorted(path.parent.iterdir()) == [path, path.parent / f"{path.name}.json"]
 
 
@@ -170,6 +194,97 @@ def test_recorded_parity_is_reproducible_on_validation_images(name: str, run: Pa
     assert parity["max_difference"] < 1e-5 * parity["largest_logit"]
     assert difference < 1e-5 * parity["largest_logit"]
     assert (parity["agreement"], parity["agreeing"]) == (1.0, 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 25])
+def test_opset_of_the_file_is_the_one_asked_for(opset: int, run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    code, out, _ = effbench("export", str(run), f"opset={opset}", "output=it", "--json")
+    assert (code, json.loads(out)["opset"]) == (0, opset)
+    model = onnx.load(str(tmp_path / "it" / "mlp-best.onnx"))
+    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", opset)}
+
+
+def test_an_opset_that_torch_does_not_write_is_an_error(
+    run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for one below 18, torch writes 18 without a word."""
+    from effbench.export import onnx_files
+
+    monkeypatch.setattr(onnx_files, "OPSET", 9)
+    code, _, err = effbench("export", str(run), "output=it")
+    assert (code, list(tmp_path.iterdir())) == (1, [])
+    assert "the exporter cannot write opset=9 and wrote " in err
+
+
+def test_without_data_random_inputs_are_compared_and_said(
+    run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread(*_: Any) -> None:
+        raise AssertionError("the data are read")
+
+    monkeypatch.setattr(build, "splits", unread)
+    code, out, err = effbench("export", str(run), "format=torchscript", "--no-data", "output=it")
+    assert code == 0
+    assert "compared on 256 random inputs only (--no-data)" in err
+    assert "100.00 % of 256 random images" in out
+    parity = json.loads((tmp_path / "it" / "mlp-best.pt.json").read_text())["parity"]
+    assert (parity["split"], parity["inputs"], parity["samples"]) == (None, "random", 256)
+    assert parity["largest_logit"] > 0.1
+    with pytest.raises(AssertionError, match="the data are read"):
+        effbench("export", str(run), "format=torchscript", "output=it")
+
+
+@pytest.mark.row(48)
+def test_without_data_a_changed_model_is_still_refused(
+    run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from effbench.export import portable as module
+
+    whole = module.portable
+
+    def changed(*words: Any) -> nn.Module:
+        own = whole(*words)
+        with torch.no_grad():
+            own.get_parameter("model.head.bias")[3] += 1.0
+        return own
+
+    monkeypatch.setattr(module, "portable", changed)
+    assert effbench("export", str(run), "format=torchscript", "--no-data", "output=it")[0] == 3
+    assert not list(tmp_path.iterdir())
+
+
+TELLING = """
+import socket, sys
+from pathlib import Path
+
+def refused(*words, **named):
+    Path("told.txt").write_text(repr(words))
+    raise OSError("no network in this test")
+
+socket.create_connection = socket.getaddrinfo = socket.socket.connect = refused
+from effbench import cli
+code = cli.main(["export", sys.argv[1], "format=openvino", "output=it"])
+import time; time.sleep(0.5)  # telemetry is sent by a thread
+assert "openvino" in sys.modules, "nothing is proved"
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry")], "imported"
+sys.exit(code)
+"""
+
+
+@pytest.mark.process
+def test_openvino_reports_nothing_to_its_makers(run: Path, tmp_path: Path) -> None:
+    """openvino-telemetry would ask for an address on the network, and keep an ID in ~/intel."""
+    home = tmp_path / "home"
+    home.mkdir()
+    variables = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    words = [sys.executable, "-c", TELLING, str(run)]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, check=False, env={**variables, "HOME": str(home)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "told.txt").exists()
+    assert not (home / "intel").exists()
 
 
 def test_the_table_and_the_json_say_the_same(run: Path, effbench: Effbench, tmp_path: Path) -> None:
@@ -287,13 +402,17 @@ def test_without_a_validation_split_training_images_are_compared(effbench: Effbe
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["format=onx"], ["format 'onx'", "onnx, torch_export, torchscript", "Did you mean 'onnx'?"]),
+        (["format=onx"], ["format 'onx'", "onnx, openvino, torch_export, torchscript", "Did you mean 'onnx'?"]),
         (["checkpoint=first"], ["checkpoint 'first'", "best, last"]),
         (["checkpoint=../../x"], ["checkpoint '../../x'"]),
         (["tolerance=0"], ["tolerance must be", "(0, 1]", "'0'", "such as 1e-4"]),
         (["tolerance=1 %"], ["tolerance must be", "'1 %'"]),
         (["tolerance=nan"], ["tolerance must be", "'nan'"]),
         (["tolerance=2"], ["tolerance must be", "'2'"]),
+        (["opset=17", "format=onnx"], ["opset must be", "18 to 25", "got 17"]),
+        (["opset=twenty", "format=onnx"], ["opset must be", "'twenty'"]),
+        (["opset=20"], ["opset=20 is for format=onnx, not format=torchscript"]),
+        (["--no-data", "data.root=x"], ["--no-data reads no data", "data.root"]),
         (["fromat=onnx"], ["option of export 'fromat'", "Did you mean 'format'?"]),
         (["another"], ["option of export 'another'"]),
         (["output=file"], ["output folder file cannot be written", "output=FOLDER"]),
@@ -323,6 +442,16 @@ def test_missing_export_extra_exits_4_before_reading_the_run(
     assert err == "error: format=onnx needs the extra 'onnx': pip install 'effbench[onnx]'\n"
     assert not list(tmp_path.iterdir())
     assert effbench("export", str(run), "format=torchscript", "output=it")[0] == 0
+
+
+@pytest.mark.parametrize("module", ["openvino", "onnx"])
+def test_missing_openvino_names_its_own_extra(
+    module: str, run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = effbench("export", str(run), "format=openvino", "output=it")
+    assert (code, list(tmp_path.iterdir())) == (4, [])
+    assert err == "error: format=openvino needs the extra 'openvino': pip install 'effbench[openvino]'\n"
 
 
 def test_exporter_failure_is_reported_with_the_other_formats(
