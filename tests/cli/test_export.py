@@ -25,6 +25,8 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from effbench import build
+from effbench.data.images.modality import Images
+from effbench.data.modality import Settings
 from effbench.data.splits import representative_sample
 from effbench.export import files, formats
 from effbench.run.load import load_run
@@ -738,6 +740,12 @@ def as_the_record_says(path: Path, record: dict[str, Any]) -> np.ndarray:
     image.draft(None, tuple(steps["jpeg"]["draft"]))
     assert steps["exif_orientation"] == "applied"
     image = ImageOps.exif_transpose(image)
+    if image.mode in ("F", "I") or image.mode.startswith("I;"):
+        deep = steps["more_than_8_bits"]
+        white = deep["white"]["floats" if image.mode == "F" else "integers"]
+        assert deep["scale"] == "uint8 of round(min(value, white) * 255 / white) in float64, halves to even"
+        values = np.minimum(np.asarray(image, np.float64), white)
+        image = Image.fromarray(np.round(values * 255 / white).astype(np.uint8))
     if image.has_transparency_data:
         assert steps["transparency"] == "over white"
         white = Image.new("RGBA", image.size, "white")
@@ -758,18 +766,38 @@ def as_the_record_says(path: Path, record: dict[str, Any]) -> np.ndarray:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """A wide JPEG far above the model's size, one turned by EXIF, a transparent PNG, a gray one, one with a palette."""
+    """Images whose way to the model differs, each with another content."""
     low = np.random.default_rng(0).integers(0, 256, (6, 9, 4), np.uint8)
     smooth = Image.fromarray(low, "RGBA").resize((450, 300), Image.Resampling.BICUBIC)
+    deep = np.asarray(smooth.convert("L").resize((40, 33)), np.uint16) * 200 + 7  # above and below 2^15
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    paths = [folder / name for name in ("wide.jpg", "turned.jpg", "clear.png", "gray.png", "palette.gif")]
-    smooth.convert("RGB").save(paths[0])
-    smooth.convert("RGB").resize((40, 90)).save(paths[1], exif=exif)
-    smooth.resize((70, 50)).save(paths[2])
-    smooth.convert("L").resize((29, 28)).save(paths[3])
-    smooth.convert("RGB").resize((64, 64)).quantize(32).save(paths[4])
-    return paths
+    folder.mkdir()
+    smooth.convert("RGB").save(folder / "wide.jpg")  # far above the model's size
+    smooth.convert("RGB").resize((40, 90)).save(folder / "turned.jpg", exif=exif)
+    smooth.resize((70, 50)).save(folder / "transparent.png")
+    smooth.convert("L").resize((29, 28)).save(folder / "gray.png")
+    smooth.convert("RGB").resize((64, 64)).quantize(32).save(folder / "palette.gif")
+    Image.fromarray(deep).save(folder / "deep.png", exif=exif)
+    Image.fromarray(deep[::-1].astype(np.float32) / 2**16).save(folder / "floats.tif")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("white", [None, (16383.0, 0.5)])
+def test_pixels_from_the_record_alone_are_those_of_effbench(
+    channels: int, white: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    """White levels are those of a train split; None: it held no image of more than 8 bits."""
+    recorded = {"shape": (channels, 28, 28), "mean": [0.5] * channels, "std": [0.2] * channels, "white_level": white}
+    images = Images.restored(recorded, Settings())
+    record = json.loads(json.dumps(images.export_facts()))
+    files, problems = pictures(tmp_path / "pictures"), list[str]()
+    [(names, read)] = images.read_files([str(tmp_path / "pictures")], {}, problems)
+    assert not problems
+    assert [name["file"] for name in names] == [str(file) for file in files]
+    for file, expected in zip(files, images.portable(read), strict=True):
+        np.testing.assert_array_equal(as_the_record_says(file, record)[0], expected.numpy(), err_msg=file.name)
 
 
 @pytest.mark.process
@@ -785,7 +813,6 @@ def test_predict_is_reproduced_from_the_record_and_the_file(
         assert effbench("export", str(run), f"output={tmp_path}")[0] == 0
         path = tmp_path / "mlp-best.onnx"
     record = json.loads((path.parent / f"{path.name}.json").read_text())
-    (tmp_path / "pictures").mkdir()
     files = pictures(tmp_path / "pictures")
     code, out, _ = effbench("predict", str(run), *map(str, files), "top_k=10", "--json")
     assert code == 0
