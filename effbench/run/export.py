@@ -149,9 +149,17 @@ def _writer(
             return {**_facts(run, wanted, free_length), **about, "parity": parity}
 
         with _timed(f"comparing on {len(samples)} {which or 'random'} {unit}s"):
-            return publish_file(target, content, check)
+            return publish_file(target, content, check, _sides(target))
 
     return written
+
+
+def _sides(target: Path) -> dict[Path, Callable[[dict[str, Any]], str | None]]:
+    """Return path -> maker of each file that belongs to the export."""
+    from effbench.export.script import predict_script
+
+    program = target.with_name(f"{target.name}.predict.py")
+    return {program: lambda facts: predict_script(facts, program.name)}
 
 
 def _freest(written: Callable[[str | None], dict[str, Any]], run: Run, name: str) -> dict[str, Any]:
@@ -183,12 +191,14 @@ def _freest(written: Callable[[str | None], dict[str, Any]], run: Run, name: str
 
 def _target(run: Run, wanted: Wanted, suffix: str) -> Path:
     """Return the path of the file, such as mobilenet_v3_small-best.onnx."""
+    from effbench.export.files import record_path
+
     folder = expanded(wanted.output) if wanted.output else run.folder / "export"
     target = folder / f"{_file_name(run.config.model.label)}-{_file_name(wanted.checkpoint)}{suffix}"
     if wanted.output and target.is_symlink():
         target = target.resolve()  # in a run folder, which may be untrusted, a link is replaced instead
     # before the export, which may take minutes
-    for path in (target, target.with_name(f"{target.name}.json")):
+    for path in (target, record_path(target), *_sides(target)):
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path} is no file that could be replaced; export elsewhere with output=FOLDER.")
     return target
@@ -290,6 +300,7 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
             "shape": ["N", *run.task.output_shape(run.shape, len(run.classes))],
             "dtype": "float32",
         },
+        "task": {"name": run.task.label, "targets": run.task.kind if _is_shipped(run.task) else None},
         "probabilities": run.task.answer,
         "normalisation_inside": about["normalisation_inside"],
         "rescaling_inside": run.task.record() or None,  # of outputs into the unit of the targets
@@ -298,6 +309,11 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
         "run": str(run.folder),
         "versions": {name: version(name) for name in ("effbench", *FORMATS[format_name].libraries)},
     }
+
+
+def _is_shipped(task: object) -> bool:
+    # a user's task may give its outputs another meaning
+    return type(task).__module__.startswith("effbench.")
 
 
 @contextmanager

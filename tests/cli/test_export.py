@@ -174,7 +174,8 @@ def test_the_record_describes_the_file(name: str, run: Path, exports: dict[str, 
     assert ("openvino" in record["versions"]) is (name == "openvino")
     options = {"INFERENCE_PRECISION_HINT": "f32"} if name == "openvino" else {}
     assert record["parity"]["runtime_options"] == options
-    assert sorted(path.parent.iterdir()) == [path, path.parent / f"{path.name}.json"]
+    sides = [f"{path.name}.json", *([f"{path.name}.predict.py"] if name == "onnx" else [])]
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted([path.name, *sides])
 
 
 def best(run: Path) -> Path:
@@ -660,7 +661,8 @@ def test_killed_onnx_export_keeps_old_file_and_next_cleans_up(
     assert len(list((tmp_path / "it").glob(".*.tmp"))) == 2
     assert effbench("export", str(two_runs[1]), "output=it")[0] == 0
     assert (tmp_path / "it" / "mlp-best.onnx").read_bytes() != before
-    assert sorted(path.name for path in (tmp_path / "it").iterdir()) == ["mlp-best.onnx", "mlp-best.onnx.json"]
+    left = sorted(path.name for path in (tmp_path / "it").iterdir())
+    assert left == ["mlp-best.onnx", "mlp-best.onnx.json", "mlp-best.onnx.predict.py"]
 
 
 LIMITED = """
@@ -825,3 +827,103 @@ def test_predict_is_reproduced_from_the_record_and_the_file(
         assert np.abs(ours - [theirs[name] for name in record["classes"]]).max() < 1e-3
         seen.add(tuple(np.round(ours, 4)))
     assert len(seen) == len(files)  # the pictures are told apart, so that the comparison says something
+
+
+# --- predict.py
+
+BARE = """
+import os, runpy, sys
+sys.path[:] = [path for path in sys.path if "site-packages" not in path] + [sys.argv[1]]
+for module in ("torch", "effbench", "torchvision", "onnx"):
+    try:
+        __import__(module)
+    except ImportError:
+        continue
+    sys.exit(f"{module} can be imported: nothing is proved")
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for sys.path with onnxruntime, numpy and Pillow, and no other library."""
+    folder = tmp_path_factory.mktemp("bare")
+    site = Path(np.__file__).parents[1]
+    for name in ("numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime"):
+        if (site / name).exists():
+            (folder / name).symlink_to(site / name)
+    return folder
+
+
+def by_itself(program: Path, files: list[Path], bare: Path) -> list[dict[str, Any]]:
+    """What the program prints, as python -I -S runs it: without this environment, and so without torch."""
+    words = [sys.executable, "-I", "-S", "-c", BARE, str(bare), str(program), *map(str, files)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.process
+def test_predict_py_answers_like_effbench_predict(
+    run: Path, exports: dict[str, Path], bare: Path, tmp_path: Path, effbench: Effbench
+) -> None:
+    program = exports["onnx"].with_name("mlp-best.onnx.predict.py")
+    assert len([line for line in program.read_text().splitlines() if line.strip()]) < 40
+    files = pictures(tmp_path / "pictures")
+    code, out, _ = effbench("predict", str(run), *map(str, files), "--json")
+    assert code == 0
+    ours, theirs = by_itself(program, files, bare), json.loads(out)
+    assert [row["file"] for row in ours] == [row["file"] for row in theirs]
+    assert [row["class"] for row in ours] == [row["class"] for row in theirs]
+    np.testing.assert_allclose(
+        [row["probability"] for row in ours], [row["probability"] for row in theirs], atol=1e-3, rtol=0
+    )
+    assert len({row["probability"] for row in ours}) == len(files)
+
+
+LABELS = """
+import torch
+from effbench.data.splits import Split, Splits
+
+def photos(targets):
+    images = torch.randint(0, 256, (64, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    means = images.float().mean((2, 3)) / 255
+    targets = means if targets == "values" else (means > 0.5).float()
+    split = Split(images, targets)
+    return Splits(train=split, val=split, test=split, classes=("red", "green", "blue"), name="photos", sha256="0" * 64)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ("values", ["task=regression", "loss=mse", "task.metrics=[mae]"]),
+        ("labels", ["task=multilabel", "loss=bce", "task.metrics=[label_acc]"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_predict_py_answers_for_labels_and_values(
+    targets: str, words: list[str], bare: Path, tmp_path: Path, effbench: Effbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "photos.yaml").write_text(
+        f"defaults: [_base, _self_]\n_target_: photo_set.photos\ntargets: {targets}\n"
+    )
+    (tmp_path / "photo_set.py").write_text(LABELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = "allow_targets=[photo_set]"
+    given = ["data=photos", *words, mine, "--config-dir", "conf", "data.batch_size=16", "augment=none"]
+    assert effbench("train", *TINY, *given, "hydra.run.dir=run")[0] == 0
+    assert effbench("export", "run", mine)[0] == 0
+    files = pictures(tmp_path / "pictures")
+    code, out, _ = effbench("predict", "run", mine, *map(str, files), "--json")
+    assert code == 0
+    for ours, theirs in zip(
+        by_itself(tmp_path / "run/export/mlp-best.onnx.predict.py", files, bare), json.loads(out), strict=True
+    ):
+        key = {"values": "values", "labels": "probabilities"}[targets]
+        assert ours.keys() == theirs.keys()
+        assert ours[key] == pytest.approx(theirs[key], abs=1e-3)
+        assert ours.get("labels") == theirs.get("labels")
