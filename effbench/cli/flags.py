@@ -167,3 +167,10 @@ def partition_words(words: Sequence[str], options: dict[str, str]) -> tuple[list
         else:
             folders.append(word)
     return folders, data_overrides
+
+
+def truth(key: str, text: str) -> bool:
+    """Return the value of a yes-or-no option. Raises ConfigError."""
+    if text.lower() not in ("true", "false"):
+        raise ConfigError(f"{key} must be true or false; got {text!r}.")
+    return text.lower() == "true"

@@ -23,7 +23,7 @@ from effbench.export.interface import OPSET, OUTPUT, Dims, Forward, Interface
 from effbench.export.onnx_files import load_onnx, make_onnx, require_onnx
 from effbench.export.openvino_files import RUNTIME_OPTIONS, load_openvino, make_openvino, require_openvino
 
-__all__ = ["FORMATS", "OUTPUT", "Format", "export_bytes", "load_exported", "require_libraries"]
+__all__ = ["FORMATS", "OUTPUT", "Format", "export_bytes", "load_exported", "loaded", "require_libraries"]
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,15 @@ def load_exported(name: str, path: Path) -> Forward:
         ThresholdError: the runtime cannot read the file.
     """
     try:
-        with _quiet():
-            return FORMATS[name].load(path.read_bytes())
+        return loaded(name, path.read_bytes())
     except Exception as error:
         raise ThresholdError(f"format={name}: its own runtime cannot read the file: {first_line(error)}.") from error
+
+
+def loaded(name: str, content: bytes) -> Forward:
+    """Load the content of a file with the runtime of its format, which raises errors of its own."""
+    with _quiet():
+        return FORMATS[name].load(content)
 
 
 def _free_dims(example: Tensor, free_length: str | None) -> Dims:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from effbench.errors import EffbenchError, MissingExtraError
+from effbench.errors import DataError, EffbenchError, MissingExtraError
 from effbench.export.interface import OPSET, OUTPUT, Forward, Interface
 
 
@@ -43,8 +44,9 @@ def make_onnx(model: nn.Module, example: Tensor, interface: Interface) -> bytes:
 
 
 def load_onnx(content: bytes) -> Forward:
-    """Return the model as ONNX Runtime runs it on the CPU."""
+    """Return the model as ONNX Runtime runs it on the CPU. Raises DataError for a file that reads other files."""
     runtime = require_onnx()
+    refuse_external_data(content)
     options = runtime.SessionOptions()
     # the same threads as torch, so that the comparison does not use more processors than the user allows
     options.intra_op_num_threads = torch.get_num_threads()
@@ -59,6 +61,26 @@ def load_onnx(content: bytes) -> Forward:
         return torch.from_numpy(logits)
 
     return forward
+
+
+def refuse_external_data(content: bytes) -> None:
+    """Raise DataError if a tensor of the model lies in another file: its path could lead anywhere on this machine."""
+    import onnx
+
+    waiting = [onnx.load_model_from_string(content)]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto):
+            if message.data_location == onnx.TensorProto.EXTERNAL or message.external_data:
+                raise DataError(
+                    f"its tensor {message.name[:100]!r} lies in another file, which is not read: an export of effbench "
+                    "holds its weights itself."
+                )
+            continue
+        # every field, so that no place where a tensor may be is missed: nodes, subgraphs, functions, sparse tensors
+        for kind, value in message.ListFields():
+            if kind.message_type is not None:
+                waiting += value if isinstance(value, Sequence) else [value]
 
 
 def require_onnx(what: str = "format=onnx", extra: str = "onnx") -> Any:

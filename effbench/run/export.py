@@ -15,7 +15,8 @@ from effbench.cache_dir import expanded
 from effbench.config.arguments import check_path, check_text, check_texts_by_key
 from effbench.config.options import FRACTION_ABOVE_0
 from effbench.errors import ConfigError, EffbenchError, ThresholdError, shown, unknown_name
-from effbench.export.interface import OPSET, OPSETS, OUTPUT
+from effbench.export.interface import OPSET, OPSETS, OUTPUT, RECORD_SCHEMA
+from effbench.metrics import as_recorded
 from effbench.run.evaluate import check_same_data
 from effbench.run.load import load_run, with_data
 from effbench.run.lock import holding
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
 SAMPLES = 256  # samples of the comparison
 
 
@@ -290,7 +290,7 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
         about["input"]["lengths"] = {"least": 1 if free_length else most, "most": most}
     costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
     return {
-        "schema_version": SCHEMA,
+        "schema_version": RECORD_SCHEMA,
         "format": format_name,
         "opset": wanted.opset or FORMATS[format_name].opset,
         "input": about["input"],
@@ -307,8 +307,23 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
         "classes": list(run.classes),
         "model": {"name": _file_name(run.config.model.label), **costs},
         "run": str(run.folder),
+        "data": run.data,
+        "metrics": as_recorded(run.task.displays),
+        "config": _config_of(run),
         "versions": {name: version(name) for name in ("effbench", *FORMATS[format_name].libraries)},
     }
+
+
+def _config_of(run: Run) -> dict[str, Any]:
+    """Return the run's config as its config.yaml has it, without paths of this machine."""
+    from effbench.config.versions import stamped
+    from effbench.config.words import PATHS
+
+    content = stamped({**run.config.to_dict(), "resume": None, "allow_targets": [], "callbacks": {}})
+    for section, keys in PATHS.items():
+        if isinstance(part := content.get(section), dict):
+            content[section] = {key: None if key in keys else value for key, value in part.items()}
+    return content
 
 
 def _is_shipped(task: object) -> bool:

@@ -89,7 +89,7 @@ def after_a_kill(at: int, new: str, folder: Path, before: Path | None, contents:
 
 
 def main(old: str, new: str, work: Path) -> int:
-    assert export.SCHEMA == 1, locking.NAME == ".lock"  # both imported before the first fork
+    assert export.SAMPLES, locking.NAME == ".lock"  # both imported before the first fork
     work.mkdir()
     before, after = work / "old", work / "new"
     assert exported(old, before) == 0
