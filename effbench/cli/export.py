@@ -14,13 +14,15 @@ from effbench.run.load import targets_from
 from effbench.strict_json import print_json
 
 HELP = """usage: effbench export RUN [format=onnx|openvino|torchscript|torch_export] [checkpoint=best|last]
-                       [output=FOLDER] [opset=20] [tolerance=1e-4] [data.KEY=VALUE ...] [--no-data]
-                       [allow_targets=[MODULE,...]] [--json]
+                       [output=FOLDER] [layout=file|huggingface] [opset=20] [tolerance=1e-4]
+                       [data.KEY=VALUE ...] [--no-data] [allow_targets=[MODULE,...]] [--json]
 
 Writes RUN's model to a file for another runtime. The file maps samples (images: float32 (N, C, H, W) in [0, 1]) to
 logits (N, K), for any N, and includes the normalisation. Texts are token numbers, int64 (N, T): T is free where the
 exporter can leave it free, else data.max_length. A .json file with the same name describes input, output,
-preprocessing (for texts the whole tokenizer), origin and parity. Both are in RUN/export, or in output=FOLDER.
+preprocessing (for texts the whole tokenizer), origin and parity. Both are in RUN/export, or in output=FOLDER, with a
+model card (.README.md) and, for an ONNX file of an image model, a program (.predict.py) that needs only onnxruntime,
+numpy and Pillow. layout=huggingface makes a folder for the Hub: README.md, config.json, model.safetensors, the file.
 
 Before the file is published, the format's own runtime runs it on up to 256 validation samples, in batches and on one
 sample. No file is written, and the exit code is 3, if a logit differs from the model's by more than `tolerance` of the
@@ -35,7 +37,8 @@ unless told INFERENCE_PRECISION_HINT=f32."""
 def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["export"])
     options = {
-        "format": "onnx", "checkpoint": "best", "output": "", "opset": "", "tolerance": "1e-4", "allow_targets": "[]"
+        "format": "onnx", "checkpoint": "best", "output": "", "opset": "", "tolerance": "1e-4", "allow_targets": "[]",
+        "layout": "file",
     }  # fmt: skip
     folders, data_overrides = partition_words(arguments.overrides, options)
     if arguments.has("help") or not folders:
@@ -53,6 +56,7 @@ def main(words: Sequence[str]) -> int:
         targets_from(options["allow_targets"]),
         _opset(options["opset"]),
         arguments.has("no_data"),
+        options["layout"],
     )
     print_json(result) if arguments.has("json") else _print_table(result)
     return 0

@@ -28,7 +28,7 @@ def publish_file(
     target: Path,
     content: bytes,
     check: Callable[[Path], Mapping[str, Any]],
-    sides: Mapping[Path, Callable[[Facts], str | None]] | None = None,
+    sides: Mapping[Path, Callable[[Facts], str | bytes | None]] | None = None,
 ) -> Facts:
     """Write `content` to `target`, a record to `target`.json after a check, and what else belongs to the file.
 
@@ -39,7 +39,7 @@ def publish_file(
         target: path of the exported file.
         content: its bytes.
         check: gets the temporary file and returns what to record. If it raises, nothing is changed.
-        sides: path of a side file -> function of the record that returns its text, or None for no such file.
+        sides: path of a side file -> function of the record that returns its content, or None for no such file.
 
     Returns:
         The content of the record.
@@ -64,7 +64,7 @@ def publish_file(
             path.unlink(missing_ok=True)
     for path, text in texts.items():
         with replacing(path, elsewhere=ELSEWHERE) as side:
-            _write(side, _encoded(text))
+            _write(side, text if isinstance(text, bytes) else _encoded(text))
     return facts
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from effbench.run.run import Run
 
+LAYOUTS = ("file", "huggingface")
+Side = Callable[[dict[str, Any]], "str | bytes | None"]  # record of a file -> content of a side file; None: none
 log = logging.getLogger(__name__)
 
 SAMPLES = 256  # samples of the comparison
@@ -42,6 +44,7 @@ class Wanted:
         tolerance: of the largest logit.
         opset: ONNX operator set; None for the format's own.
         compare_data: compare on samples of the run's data; False: on random inputs.
+        layout: a key of LAYOUTS.
     """
 
     format_name: str
@@ -50,11 +53,15 @@ class Wanted:
     tolerance: float
     opset: int | None
     compare_data: bool
+    layout: str
 
     def __post_init__(self) -> None:
         check_text("format_name", self.format_name)
         check_text("checkpoint", self.checkpoint)
         check_path("output", self.output)
+        check_text("layout", self.layout)
+        if self.layout not in LAYOUTS:
+            raise ConfigError(unknown_name("layout", self.layout, LAYOUTS))
         FRACTION_ABOVE_0.check(self.tolerance, "tolerance", "a fraction of the largest logit, in (0, 1], such as 1e-4")
         if self.opset is None:
             return
@@ -77,6 +84,7 @@ def export_run(
     allow_targets: Sequence[str] = (),
     opset: int | None = None,
     no_data: bool = False,
+    layout: str = "file",
 ) -> dict[str, Any]:
     """Export a run's model and check it.
 
@@ -90,6 +98,7 @@ def export_run(
         allow_targets: the user's modules that a _target_ may name.
         opset: ONNX operator set, 18 to 25, for format 'onnx'; None is 20.
         no_data: compare on random inputs, a weaker check, so that the run's data need not be there.
+        layout: 'file', or 'huggingface' for a folder as the Hugging Face Hub takes it.
 
     Returns:
         The content of the .json record, and `path` of the file.
@@ -97,7 +106,7 @@ def export_run(
     Raises:
         ThresholdError: the exported file does not give the model's answers.
     """
-    wanted = Wanted(format_name, checkpoint, output, tolerance, opset, not no_data)
+    wanted = Wanted(format_name, checkpoint, output, tolerance, opset, not no_data, layout)
     check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
     if no_data and data_overrides:
         raise ConfigError(f"--no-data reads no data, so data.{next(iter(data_overrides))} has no use. Leave one out.")
@@ -117,15 +126,17 @@ def export_run(
     saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
     model, step = run.model(saved.name), read_manifest(saved)["step"]
     target = _target(run, wanted, FORMATS[format_name].suffix)
+    sides = _sides(run, model, target, layout)
+    _check_replaceable([target, target.with_name(f"{target.name}.json"), *sides])
 
     # File and record are replaced one after the other; with two exports at once they could be of different ones.
     with holding(target.parent, ELSEWHERE):
-        facts = _freest(_writer(run, model, target, wanted, step), run, target.name)
+        facts = _freest(_writer(run, model, target, wanted, step, sides), run, target.name)
     return {**facts, "path": str(target)}
 
 
 def _writer(
-    run: Run, model: nn.Module, target: Path, wanted: Wanted, step: int
+    run: Run, model: nn.Module, target: Path, wanted: Wanted, step: int, sides: Mapping[Path, Side]
 ) -> Callable[[str | None], dict[str, Any]]:
     """Return a function that writes the file for a free dimension, or for none, compares it, and returns its record."""
     from effbench.export.files import publish_file
@@ -149,17 +160,31 @@ def _writer(
             return {**_facts(run, wanted, free_length), **about, "parity": parity}
 
         with _timed(f"comparing on {len(samples)} {which or 'random'} {unit}s"):
-            return publish_file(target, content, check, _sides(target))
+            return publish_file(target, content, check, sides)
 
     return written
 
 
-def _sides(target: Path) -> dict[Path, Callable[[dict[str, Any]], str | None]]:
+def _sides(run: Run, model: nn.Module, target: Path, layout: str) -> dict[Path, Side]:
     """Return path -> maker of each file that belongs to the export."""
+    from effbench.export.card import model_card
+    from effbench.export.huggingface import config_json, safetensors
     from effbench.export.script import predict_script
 
-    program = target.with_name(f"{target.name}.predict.py")
-    return {program: lambda facts: predict_script(facts, program.name)}
+    hub = layout == "huggingface"
+
+    def named(name: str) -> Path:
+        # in a folder of its own a side file has its plain name
+        return target.with_name(name if hub else f"{target.name}.{name}")
+
+    program = named("predict.py")
+    sides: dict[Path, Side] = {
+        program: lambda facts: predict_script(facts, program.name),
+        named("README.md"): lambda facts: model_card(facts, run.summary, hub),
+    }
+    if hub:
+        sides |= {named("config.json"): config_json, named("model.safetensors"): lambda _: safetensors(model)}
+    return sides
 
 
 def _freest(written: Callable[[str | None], dict[str, Any]], run: Run, name: str) -> dict[str, Any]:
@@ -191,17 +216,20 @@ def _freest(written: Callable[[str | None], dict[str, Any]], run: Run, name: str
 
 def _target(run: Run, wanted: Wanted, suffix: str) -> Path:
     """Return the path of the file, such as mobilenet_v3_small-best.onnx."""
-    from effbench.export.files import record_path
-
     folder = expanded(wanted.output) if wanted.output else run.folder / "export"
-    target = folder / f"{_file_name(run.config.model.label)}-{_file_name(wanted.checkpoint)}{suffix}"
-    if wanted.output and target.is_symlink():
-        target = target.resolve()  # in a run folder, which may be untrusted, a link is replaced instead
+    name = f"{_file_name(run.config.model.label)}-{_file_name(wanted.checkpoint)}"
+    if wanted.layout == "huggingface":  # a folder of its own: a README.md of the user's is never replaced
+        folder /= f"{name}-huggingface"
+    target = folder / f"{name}{suffix}"
+    # in a run folder, which may be untrusted, a link is replaced instead
+    return target.resolve() if wanted.output and target.is_symlink() else target
+
+
+def _check_replaceable(paths: Sequence[Path]) -> None:
     # before the export, which may take minutes
-    for path in (target, record_path(target), *_sides(target)):
+    for path in paths:
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path} is no file that could be replaced; export elsewhere with output=FOLDER.")
-    return target
 
 
 def _file_name(text: str) -> str:

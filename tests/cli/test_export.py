@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 from torch import Tensor, nn
@@ -174,7 +175,7 @@ def test_the_record_describes_the_file(name: str, run: Path, exports: dict[str, 
     assert ("openvino" in record["versions"]) is (name == "openvino")
     options = {"INFERENCE_PRECISION_HINT": "f32"} if name == "openvino" else {}
     assert record["parity"]["runtime_options"] == options
-    sides = [f"{path.name}.json", *([f"{path.name}.predict.py"] if name == "onnx" else [])]
+    sides = [f"{path.name}.json", f"{path.name}.README.md", *([f"{path.name}.predict.py"] if name == "onnx" else [])]
     assert sorted(file.name for file in path.parent.iterdir()) == sorted([path.name, *sides])
 
 
@@ -662,7 +663,7 @@ def test_killed_onnx_export_keeps_old_file_and_next_cleans_up(
     assert effbench("export", str(two_runs[1]), "output=it")[0] == 0
     assert (tmp_path / "it" / "mlp-best.onnx").read_bytes() != before
     left = sorted(path.name for path in (tmp_path / "it").iterdir())
-    assert left == ["mlp-best.onnx", "mlp-best.onnx.json", "mlp-best.onnx.predict.py"]
+    assert left == [f"mlp-best.onnx{end}" for end in ("", ".README.md", ".json", ".predict.py")]
 
 
 LIMITED = """
@@ -927,3 +928,83 @@ def test_predict_py_answers_for_labels_and_values(
         assert ours.keys() == theirs.keys()
         assert ours[key] == pytest.approx(theirs[key], abs=1e-3)
         assert ours.get("labels") == theirs.get("labels")
+
+
+# --- the model card and the layout of the Hub
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The roots of (p - share)^2 = z^2 p (1 - p) / n, by numpy."""
+    z2 = 1.959963984540054**2
+    low, high = np.sort(np.roots([1 + z2 / n, -2 * share - z2 / n, share**2]))
+    return float(low), float(high)
+
+
+def test_card_states_metrics_with_wilson_intervals(run: Path, exports: dict[str, Path]) -> None:
+    card = exports["onnx"].with_name("mlp-best.onnx.README.md").read_text()
+    summary = json.loads((run / "summary.json").read_text())
+    share, n = summary["metrics"]["test/acc"], summary["data"]["counts"]["test"]
+    low, high = wilson(share, n)
+    assert f"| accuracy | {100 * share:.2f} % | {100 * low:.2f} % to {100 * high:.2f} % (Wilson, n = {n:,}) |" in card
+    assert f"| loss | {summary['metrics']['test/loss']:.4f} nats | not known from one run |" in card
+    assert summary["data"]["sha256"] in card
+    assert "- optimizer: AdamW (lr 0.003," in card
+    assert "## Intended use\n\nTo be filled in" in card
+    assert not card.startswith("---")
+
+
+@pytest.mark.process
+def test_card_of_an_untested_checkpoint_says_so(effbench: Effbench, tmp_path: Path) -> None:
+    words = ["model=mlp", "model.hidden=[8]", "data=synthetic", "data.image_size=8", "trainer.max_epochs=2"]
+    assert effbench("train", *words, "device.threads=1", "hydra.run.dir=run")[0] == 0
+    steps = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
+    tested = json.loads((tmp_path / "run" / "summary.json").read_text())["best"]["checkpoint"]
+    for step in steps:
+        assert effbench("export", "run", "format=torchscript", f"checkpoint={step}")[0] == 0
+        card = (tmp_path / "run" / "export" / f"mlp-{step}.pt.README.md").read_text()
+        assert ("this file holds step" in card) is (step != tested)
+
+
+@pytest.mark.process
+def test_huggingface_layout_holds_what_the_hub_reads(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    assert effbench("export", str(run), "format=torchscript", "layout=huggingface", "output=.")[0] == 0
+    folder = tmp_path / "mlp-best-huggingface"
+    names = ["README.md", "config.json", "mlp-best.pt", "mlp-best.pt.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert (tmp_path / "README.md").read_text() == "mine"
+    [_, front, _] = (folder / "README.md").read_text().split("---\n", 2)
+    about, summary = yaml.safe_load(front), json.loads((run / "summary.json").read_text())
+    assert (about["library_name"], about["pipeline_tag"]) == ("effbench", "image-classification")
+    [result] = about["model-index"][0]["results"]
+    assert {"type": "accuracy", "name": "test acc", "value": summary["metrics"]["test/acc"]} in result["metrics"]
+    config = json.loads((folder / "config.json").read_text())
+    assert [config["id2label"][str(number)] for number in range(10)] == list(load_run(run).classes)
+    assert (config["num_channels"], config["image_size"]) == (1, [28, 28])
+    model = load_run(run).model()
+    weights = load_file(folder / "model.safetensors")
+    assert weights.keys() == model.state_dict().keys()
+    assert all(np.array_equal(weights[name], tensor.numpy()) for name, tensor in model.state_dict().items())
+    assert effbench("eval", str(folder / "mlp-best.pt"), "trust=true")[0] == 0
+
+
+def test_an_unknown_layout_lists_what_there_is(run: Path, effbench: Effbench) -> None:
+    code, _, err = effbench("export", str(run), "layout=hub")
+    assert (code, "layout 'hub' is not one of: file, huggingface" in err) == (2, True)
+
+
+def test_markup_in_class_names_stays_text_in_a_card() -> None:
+    from effbench.export.card import model_card
+
+    facts: dict[str, Any] = {
+        "model": {"name": "m", "parameters": 1, "macs": None}, "file": "m.onnx", "format": "onnx", "bytes": 1,
+        "versions": {"effbench": "1"}, "checkpoint": {"name": "best", "step": 1}, "input": {"name": "images"},
+        "task": {"targets": "class"}, "classes": ["<img src=x>", "a|b", "x\ny"], "config": {"data": {}},
+        "data": {"name": "d\n---\nevil: 1", "sha256": "`0"},
+        "parity": {"split": "val", "samples": 1, "relative": 0.0, "agreeing": 1},
+    }  # fmt: skip
+    card = model_card(facts, {"steps": 1, "epochs": 1.0, "metrics": {"test/acc": 0.5}}, True)
+    assert "<img" not in card
+    assert "evil" not in yaml.safe_load(card.split("---\n")[1])
+    assert "\nx" not in card
+    assert "a\\|b" in card
