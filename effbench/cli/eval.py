@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from effbench.cache_dir import expanded
-from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help
+from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help, truth
 from effbench.errors import ConfigError, unknown_name
-from effbench.metrics import LOSS, display_of, recorded_displays
+from effbench.metrics import LOSS, Display, display_of, recorded_displays
 from effbench.run.evaluate import evaluate_run
 from effbench.run.load import targets_from
 from effbench.strict_json import print_json
 
-HELP = """usage: effbench eval RUN [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda]
-                     [data.KEY=VALUE ...] [allow_targets=[MODULE,...]] [--json]
+HELP = """usage: effbench eval RUN|FILE [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda]
+                     [data.KEY=VALUE ...] [run=FOLDER] [trust=true] [allow_targets=[MODULE,...]] [--json]
 
-Prints the loss and the metrics of RUN's weights on one split. The loss is without label smoothing and class weights
-(for classification: mean cross-entropy in nats).
+Prints the loss and the metrics of RUN's weights on one split, or those of FILE, which `effbench export` wrote. The loss
+is without label smoothing and class weights (for classification: mean cross-entropy in nats).
 
 data.KEY=VALUE replaces a value of the run's data config. For a run on a folder of images, data.root=DIR names the new
 place of this folder, or another folder. Of another folder the test split is evaluated (split=NAME: another one), or all
 its images if it has no splits. Its class folders must have names of the run's classes.
+
+FILE is evaluated by the runtime of its format, on the CPU, on the data of its run: the folder that FILE.json names, or
+run=FOLDER. FILE must have the sha256 in FILE.json. TorchScript and torch.export files are programs, which run only with
+trust=true.
 
 A run with modules of your own (model, dataset, loss, metric, ...) needs the allow_targets of its training, because a
 run folder cannot grant them. The modules are found in the current folder or in PYTHONPATH."""
@@ -29,7 +34,8 @@ run folder cannot grant them. The modules are found in the current folder or in 
 def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["eval"])
     # split='' is test, or what another source has in its place.
-    options = {"split": "", "checkpoint": "best", "device": "auto", "allow_targets": "[]"}
+    options = {"split": "", "checkpoint": "best", "device": "auto", "run": "", "trust": "false"}
+    options["allow_targets"] = "[]"
     folders, data_overrides = partition_words(arguments.overrides, options)
     if arguments.has("help") or not folders:
         return show_help(HELP, arguments.has("help"))
@@ -43,6 +49,8 @@ def main(words: Sequence[str]) -> int:
         options["device"],
         data_overrides,
         targets_from(options["allow_targets"]),
+        options["run"],
+        truth("trust", options["trust"]),
     )
     if arguments.has("json"):
         print_json(result)
@@ -53,9 +61,7 @@ def main(words: Sequence[str]) -> int:
 
 def _print(result: Mapping[str, float], folder: str) -> None:
     """Print the metrics, then the loss and the number of samples."""
-    from effbench.records import read_summary
-
-    displays = recorded_displays(read_summary(expanded(folder)))
+    displays = _displays(expanded(folder))
     # the loss last, as in all tables
     columns = sorted((name for name in result if "/" in name), key=lambda name: name.endswith(f"/{LOSS}"))
     lines = {}
@@ -66,3 +72,14 @@ def _print(result: Mapping[str, float], folder: str) -> None:
     width = max(map(len, [*lines, "samples"]))
     for head, text in {**lines, "samples": str(result["samples"])}.items():
         print(f"{head:<{width}}  {text}")
+
+
+def _displays(place: Path) -> dict[str, Display]:
+    """Return metric name -> display as the run recorded it, or the record of an exported file."""
+    if not place.is_file():
+        from effbench.records import read_summary
+
+        return recorded_displays(read_summary(place))
+    from effbench.export.opening import read_record
+
+    return recorded_displays({"task": {"metrics": read_record(place).get("metrics")}})

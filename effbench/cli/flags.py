@@ -23,6 +23,7 @@ WITHOUT_VALUE = {
     "--info": "info", "-i": "info",
     "--plan": "plan",
     "--costs": "costs",
+    "--no-data": "no_data",
 }  # fmt: skip
 # taken out before a verb sees its words
 VERBOSITY = {"--quiet": logging.WARNING, "-q": logging.WARNING, "--verbose": logging.DEBUG, "-v": logging.DEBUG}
@@ -33,7 +34,8 @@ VERB_FLAGS = {  # in addition to --help and VERBOSITY, which every verb takes
     "bench": ("json", "config_dir"),
     "recipe": ("json", "config_dir"),
     "study": ("json", "config_dir", "plan", "costs"),
-    **dict.fromkeys(("eval", "predict", "export", "explain", "report", "env"), ("json",)),
+    "export": ("json", "no_data"),
+    **dict.fromkeys(("eval", "predict", "explain", "report", "env"), ("json",)),
 }
 RECIPE_ACTIONS = {"ls": 0, "show": 1, "cp": 2, "validate": 1}  # action -> number of its arguments
 COMMON_HELP = """Every verb takes -q, --quiet: only warnings and errors on stderr, no progress bar
@@ -166,3 +168,10 @@ def partition_words(words: Sequence[str], options: dict[str, str]) -> tuple[list
         else:
             folders.append(word)
     return folders, data_overrides
+
+
+def truth(key: str, text: str) -> bool:
+    """Return the value of a yes-or-no option. Raises ConfigError."""
+    if text.lower() not in ("true", "false"):
+        raise ConfigError(f"{key} must be true or false; got {text!r}.")
+    return text.lower() == "true"

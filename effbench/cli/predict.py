@@ -12,20 +12,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.cache_dir import expanded
-from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
+from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help, truth
 from effbench.config.options import Rule
 from effbench.console import writes_unicode
 from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import csv_cell, for_terminal
-from effbench.run.load import load_run, targets_from
+from effbench.run.load import load_run_or_file, targets_from
 from effbench.run.predict import predict_files
 from effbench.strict_json import json_text
 
 log = logging.getLogger(__name__)
 
-HELP = """usage: effbench predict RUN FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
+HELP = """usage: effbench predict RUN|EXPORT FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
                         [output=FILE.csv|FILE.json] [max_pixels=N] [allow_targets=[MODULE,...]] [--json]
-                        [length=N] [temperature=T] [seed=N]
+                        [length=N] [temperature=T] [seed=N] [run=FOLDER] [trust=true]
 
 Prints the answer for each sample as CSV on stdout (--json: as JSON): class, probability and the top_k classes, or for
 other tasks the labels or values. The order is that of the arguments; files of a folder are sorted by name.
@@ -38,13 +38,16 @@ or, for three features or more, of column numbers 0,1,2,... For a run on texts, 
 at a temperature; these are the run's by default, and the same seed draws the same text. Other kinds of samples may have
 options of their own.
 
+EXPORT is a file of `effbench export`. Its runtime answers, and EXPORT.json says how samples are read: the run is not
+needed (run=FOLDER: as this run reads them). TorchScript and torch.export files are programs: trust=true runs one.
+
 Files that cannot be read are listed on stderr, and the exit code is 1. In CSV, an apostrophe is put before a name that
 a spreadsheet would run as a formula (first character = + - @)."""
 
 
 def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["predict"])
-    options = {"top_k": "", "checkpoint": "best", "output": "", "allow_targets": "[]"}
+    options = {"top_k": "", "checkpoint": "best", "output": "", "run": "", "trust": "false", "allow_targets": "[]"}
     paths, of_files = list[str](), dict[str, str]()
     for word in arguments.overrides:
         key, equals, value = word.partition("=")
@@ -58,7 +61,8 @@ def main(words: Sequence[str]) -> int:
     if arguments.has("help") or not paths or len(paths) + len(of_files) < 2:
         return show_help(HELP, arguments.has("help"))
     targets = targets_from(options["allow_targets"])
-    numbers = _numbers(of_files, options, paths[0], targets) if of_files else {}
+    trust = truth("trust", options["trust"])
+    numbers = _numbers(of_files, options, paths[0], targets, trust) if of_files else {}
     if len(paths) < 2:
         return show_help(HELP, False)
     if options["output"]:
@@ -70,7 +74,9 @@ def main(words: Sequence[str]) -> int:
     # the suffix decides, as users expect of a file name
     as_json = arguments.has("json") or options["output"].endswith(".json")
     top_k = _count("top_k", options["top_k"]) if options["top_k"] else None
-    rows, unreadable = predict_files(paths[0], paths[1:], top_k, options["checkpoint"], targets, numbers)
+    rows, unreadable = predict_files(
+        paths[0], paths[1:], top_k, options["checkpoint"], targets, numbers, options["run"], trust
+    )
     # a stdout in another encoding gets escapes, which JSON readers decode; files are UTF-8
     ascii_only = not (options["output"] or writes_unicode())
     text = json_text(rows, ascii_only) + "\n" if as_json else _as_csv(rows)
@@ -88,10 +94,10 @@ def main(words: Sequence[str]) -> int:
 
 
 def _numbers(
-    given: Mapping[str, str], options: Mapping[str, str], folder: str, targets: Sequence[str]
+    given: Mapping[str, str], options: Mapping[str, str], folder: str, targets: Sequence[str], trust: bool
 ) -> dict[str, float]:
     """Return the options of the files' modality as numbers. The run knows the modality, and so which there are."""
-    known = load_run(folder, targets).modality().file_options
+    known = load_run_or_file(folder, targets, options["run"], trust, alone=True).modality().file_options
     for key in given:
         if key not in known:
             raise ConfigError(

@@ -279,8 +279,12 @@ class Modality(ABC):
 
     def portable_example(self) -> Tensor:
         """Return two samples in the form of `portable`: with one sample an exporter would fix the batch size."""
+        return self.random_portable(2)
+
+    def random_portable(self, count: int) -> Tensor:
+        """Return random samples in the form of `portable`, the same ones each time."""
         # seeded here: an export must not depend on the state of torch's generator
-        return torch.rand(2, *self.shape, generator=torch.Generator().manual_seed(0))
+        return torch.rand(count, *self.shape, generator=torch.Generator().manual_seed(0))
 
     def export_facts(self) -> dict[str, Any]:
         """Return what users of an exported file must know: 'input', 'preprocessing' and 'normalisation_inside'."""

@@ -21,16 +21,25 @@ def record_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def publish_file(target: Path, content: bytes, check: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
-    """Write `content` to `target` and a record to `target`.json, after a check.
+Facts = dict[str, Any]
 
-    The record always describes the file next to it: an old record is removed before its file is replaced. If the
-    process is killed between the two, a complete file without a record remains. The caller must hold the folder's lock.
+
+def publish_file(
+    target: Path,
+    content: bytes,
+    check: Callable[[Path], Mapping[str, Any]],
+    sides: Mapping[Path, Callable[[Facts], str | bytes | None]] | None = None,
+) -> Facts:
+    """Write `content` to `target`, a record to `target`.json after a check, and what else belongs to the file.
+
+    Record and side files always describe the file next to them: old ones are removed before the file is replaced. If
+    the process is killed in between, a complete file without them remains. The caller must hold the folder's lock.
 
     Args:
         target: path of the exported file.
         content: its bytes.
         check: gets the temporary file and returns what to record. If it raises, nothing is changed.
+        sides: path of a side file -> function of the record that returns its content, or None for no such file.
 
     Returns:
         The content of the record.
@@ -38,6 +47,7 @@ def publish_file(target: Path, content: bytes, check: Callable[[Path], Mapping[s
     Raises:
         NoSpaceError: the disk is full.
     """
+    sides = sides or {}
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):  # of killed exports of the same name
         left.unlink(missing_ok=True)
     record = record_path(target)
@@ -47,11 +57,19 @@ def publish_file(target: Path, content: bytes, check: Callable[[Path], Mapping[s
         facts = dict(check(Path(stream.name)))
         facts |= {"file": target.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         # allow_nan: NaN is not JSON, and a reader in another language would refuse the record
-        text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        _write(about, redact_environment(text).encode("utf-8", errors="backslashreplace"))
+        _write(about, _encoded(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"))
+        texts = {path: text for path, make in sides.items() if (text := make(facts)) is not None}
         # the file is renamed at the end of the inner block, the record after it
-        record.unlink(missing_ok=True)
+        for path in (record, *sides):
+            path.unlink(missing_ok=True)
+    for path, text in texts.items():
+        with replacing(path, elsewhere=ELSEWHERE) as side:
+            _write(side, text if isinstance(text, bytes) else _encoded(text))
     return facts
+
+
+def _encoded(text: str) -> bytes:
+    return redact_environment(text).encode("utf-8", errors="backslashreplace")
 
 
 def _write(stream: IO[bytes], content: bytes) -> None:

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from effbench.errors import EffbenchError, MissingExtraError, ThresholdError, first_line
-from effbench.export.parity import Forward
+from effbench.export.interface import OPSET, OUTPUT, Dims, Forward, Interface
+from effbench.export.onnx_files import load_onnx, make_onnx, require_onnx
+from effbench.export.openvino_files import RUNTIME_OPTIONS, load_openvino, make_openvino, require_openvino
 
-OUTPUT = "logits"
-OPSET = 20
-Dims = Mapping[int, Any]  # dimension of the input -> torch.export.Dim, for those that are free
+__all__ = ["FORMATS", "OUTPUT", "Format", "export_bytes", "load_exported", "loaded", "require_libraries"]
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,22 @@ class Format:
 
     Attributes:
         suffix: of the file name.
-        make: (model, example, name of the input, free dimensions) -> the content of the file.
-        load: path -> the model as the runtime executes it, on the CPU.
+        make: (model, example, interface) -> the content of the file.
+        load: content of a file -> the model as the runtime executes it, on the CPU. From memory: what was checked is
+            what runs, and no path of the file's own can be followed.
         libraries: distributions whose versions are recorded.
-        opset: ONNX operator set, if the format has one.
+        opset: ONNX operator set, if users may choose one and do not.
         require: imports the optional libraries.
+        runtime_options: of `load`, where the runtime's defaults would give other answers.
     """
 
     suffix: str
-    make: Callable[[nn.Module, Tensor, str, Dims], bytes]
-    load: Callable[[Path], Forward]
+    make: Callable[[nn.Module, Tensor, Interface], bytes]
+    load: Callable[[bytes], Forward]
     libraries: tuple[str, ...] = ("torch",)
     opset: int | None = None
     require: Callable[[], Any] = lambda: None
+    runtime_options: Mapping[str, str] = field(default_factory=dict)
 
 
 def require_libraries(name: str) -> None:
@@ -54,7 +57,12 @@ def require_libraries(name: str) -> None:
 
 
 def export_bytes(
-    name: str, model: nn.Module, example: Tensor, input_name: str, free_length: str | None = None
+    name: str,
+    model: nn.Module,
+    example: Tensor,
+    input_name: str,
+    free_length: str | None = None,
+    opset: int | None = None,
 ) -> bytes:
     """Return the content of a file that takes any number of samples.
 
@@ -65,13 +73,15 @@ def export_bytes(
         input_name: name of the input in the file.
         free_length: name of the second dimension, of which the file then takes 1 to as many as the example has; None:
             exactly as many.
+        opset: ONNX operator set; None for the format's own.
 
     Raises:
         EffbenchError: the exporter cannot convert the model.
     """
     try:
         with _quiet(), torch.no_grad():
-            return FORMATS[name].make(model, example, input_name, _free_dims(example, free_length))
+            interface = Interface(input_name, _free_dims(example, free_length), opset)
+            return FORMATS[name].make(model, example, interface)
     # these say nothing about the model
     except (MissingExtraError, MemoryError):
         raise
@@ -88,10 +98,15 @@ def load_exported(name: str, path: Path) -> Forward:
         ThresholdError: the runtime cannot read the file.
     """
     try:
-        with _quiet():
-            return FORMATS[name].load(path)
+        return loaded(name, path.read_bytes())
     except Exception as error:
         raise ThresholdError(f"format={name}: its own runtime cannot read the file: {first_line(error)}.") from error
+
+
+def loaded(name: str, content: bytes) -> Forward:
+    """Load the content of a file with the runtime of its format, which raises errors of its own."""
+    with _quiet():
+        return FORMATS[name].load(content)
 
 
 def _free_dims(example: Tensor, free_length: str | None) -> Dims:
@@ -101,59 +116,8 @@ def _free_dims(example: Tensor, free_length: str | None) -> Dims:
     return dims
 
 
-def _make_onnx(model: nn.Module, example: Tensor, input_name: str, dims: Dims) -> bytes:
-    program = torch.onnx.export(
-        model,
-        (example,),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=[input_name],
-        output_names=[OUTPUT],
-        dynamic_shapes=(dims,),
-        external_data=False,
-        verbose=False,
-    )
-    # torch returns None only from its older exporter (dynamo=False)
-    assert program is not None
-    proto = program.model_proto
-    # source files and lines of this machine
-    for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
-        del node.metadata_props[:]
-    content: bytes = proto.SerializeToString()
-    return content
-
-
-def _load_onnx(path: Path) -> Forward:
-    runtime = _onnx_runtime()
-    options = runtime.SessionOptions()
-    # the same threads as torch, so that the comparison does not use more processors than the user allows
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads slow torch down
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    # one input; its name is the plural of the unit, such as images
-    [given] = session.get_inputs()
-
-    def forward(inputs: Tensor) -> Tensor:
-        [logits] = session.run([OUTPUT], {given.name: inputs.contiguous().numpy()})
-        return torch.from_numpy(logits)
-
-    return forward
-
-
-def _onnx_runtime() -> Any:
-    """Return the module onnxruntime if all libraries for ONNX files are installed."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("format=onnx", "onnx") from error
-    return onnxruntime
-
-
-def _make_torchscript(model: nn.Module, example: Tensor, input_name: str, dims: Dims) -> bytes:
-    del input_name, dims  # inputs are positional, and a trace states no shapes
+def _make_torchscript(model: nn.Module, example: Tensor, interface: Interface) -> bytes:
+    del interface  # inputs are positional, and a trace states no shapes
     traced = torch.jit.trace(model, example, check_trace=False)  # `parity` checks more than trace does
     archive, content = BytesIO(), BytesIO()
     torch.jit.save(torch.jit.freeze(traced), archive)
@@ -171,14 +135,14 @@ def _make_torchscript(model: nn.Module, example: Tensor, input_name: str, dims: 
     return content.getvalue()
 
 
-def _load_torchscript(path: Path) -> Forward:
-    module: Forward = torch.jit.load(str(path), map_location="cpu")
+def _load_torchscript(content: bytes) -> Forward:
+    module: Forward = torch.jit.load(BytesIO(content), map_location="cpu")
     return module
 
 
-def _make_torch_export(model: nn.Module, example: Tensor, input_name: str, dims: Dims) -> bytes:
-    del input_name  # inputs are positional
-    program = torch.export.export(model, (example,), dynamic_shapes=(dims,))
+def _make_torch_export(model: nn.Module, example: Tensor, interface: Interface) -> bytes:
+    # inputs are positional
+    program = torch.export.export(model, (example,), dynamic_shapes=(interface.dims,))
     for node in program.graph.nodes:
         # source files and lines of this machine
         node.meta.pop("stack_trace", None)
@@ -187,9 +151,8 @@ def _make_torch_export(model: nn.Module, example: Tensor, input_name: str, dims:
     return content.getvalue()
 
 
-def _load_torch_export(path: Path) -> Forward:
-    with path.open("rb") as stream:  # torch requires the suffix .pt2 of a path
-        module: Forward = torch.export.load(stream).module()
+def _load_torch_export(content: bytes) -> Forward:
+    module: Forward = torch.export.load(BytesIO(content)).module()
     return module
 
 
@@ -207,9 +170,16 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+_ONNX = ("torch", "onnx", "onnxscript", "onnxruntime")
 FORMATS = {
-    "onnx": Format(
-        ".onnx", _make_onnx, _load_onnx, ("torch", "onnx", "onnxscript", "onnxruntime"), OPSET, _onnx_runtime
+    "onnx": Format(".onnx", make_onnx, load_onnx, _ONNX, OPSET, require_onnx),
+    "openvino": Format(
+        ".openvino.zip",
+        make_openvino,
+        load_openvino,
+        ("torch", "onnx", "onnxscript", "openvino"),
+        require=require_openvino,
+        runtime_options=RUNTIME_OPTIONS,
     ),
     "torchscript": Format(".pt", _make_torchscript, _load_torchscript),
     "torch_export": Format(".pt2", _make_torch_export, _load_torch_export),

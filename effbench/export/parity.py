@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from effbench.errors import ThresholdError
+from effbench.export.interface import Forward
 
 SHORT = 8  # samples that are compared at each length
 TIE = 1e-4  # of the largest logit: closer classes are a tie; another order of float32 sums gave 6e-6 (a ViT)
-
-Forward = Callable[[Tensor], Tensor]  # samples as an exported file takes them -> logits (N, K)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from effbench.config.arguments import check_text, check_texts_by_key
 from effbench.errors import ConfigError, unknown_name
-from effbench.run.load import load_run, with_data
+from effbench.run.load import load_run_or_file, with_data
 
 if TYPE_CHECKING:
     from effbench.data.splits import Split, Splits
@@ -26,16 +26,20 @@ def evaluate_run(
     device_name: str = "auto",
     data_overrides: Mapping[str, str] | None = None,
     allow_targets: Sequence[str] = (),
+    run_folder: str | Path = "",
+    trust: bool = False,
 ) -> dict[str, float]:
-    """Evaluate a run's weights on a split.
+    """Evaluate a run's weights, or an exported file, on a split.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or a file of `effbench export`, which its runtime evaluates on the CPU.
         split_name: 'train', 'val', 'test'; '' is 'test', or what another source has in its place.
         checkpoint: 'best', 'last' or the name of a checkpoint.
         device_name: 'auto', 'cpu' or 'cuda'.
         data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
         allow_targets: the user's modules that a _target_ may name.
+        run_folder: for a file: the folder of its run, whose data are read; '' for the one that its record names.
+        trust: run a file that is a program (TorchScript, torch.export).
 
     Returns:
         {'<split>/<metric>': value, ..., 'samples': count}.
@@ -47,7 +51,13 @@ def evaluate_run(
     check_text("checkpoint", checkpoint)
     check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
     # Both configs are needed: by comparison one sees whether the data are the run's own.
-    trained = load_run(folder, allow_targets)
+    trained = load_run_or_file(folder, allow_targets, run_folder, trust)
+    if trained.on_cpu:
+        if device_name not in ("auto", "cpu"):
+            raise ConfigError(
+                f"device must be cpu for an exported file, as the check of its export; got {device_name}."
+            )
+        device_name = "cpu"
     run = with_data(trained, dict(data_overrides or {}), device_name)
     # torch is imported only now: a mistyped folder or key is reported at once
     from effbench import build
@@ -64,7 +74,7 @@ def evaluate_run(
     if device.type == "cpu":
         accelerate(model)  # gives the same numbers as the test after training
     # That of the training, so that the metrics of its test come out again.
-    precision, _ = choose_precision(run.config.trainer.precision, device)
+    precision, _ = choose_precision(run.precision, device)
     batches = build.eval_batches(run.config, split, modality, DistributedContext())
     values = evaluate(model, batches, precision, DistributedContext(), run.task)
     return {**{f"{which}/{name}": value for name, value in values.items()}, "samples": len(split)}

@@ -7,13 +7,16 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
 from effbench.config.arguments import check_path, check_text, check_texts_by_key
 from effbench.config.options import FRACTION_ABOVE_0
-from effbench.errors import ConfigError, EffbenchError, ThresholdError, unknown_name
+from effbench.errors import ConfigError, EffbenchError, ThresholdError, shown, unknown_name
+from effbench.export.interface import OPSET, OPSETS, OUTPUT, RECORD_SCHEMA
+from effbench.metrics import as_recorded
 from effbench.run.compared import compared_samples
 from effbench.run.load import load_run, with_data
 from effbench.run.lock import holding
@@ -23,10 +26,52 @@ if TYPE_CHECKING:
 
     from effbench.run.run import Run
 
+LAYOUTS = ("file", "huggingface")
+Side = Callable[[dict[str, Any]], "str | bytes | None"]  # record of a file -> content of a side file; None: none
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
 SAMPLES = 256  # samples of the comparison
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be exported, and how; see `export_run`.
+
+    Attributes:
+        format_name: a key of FORMATS.
+        checkpoint: name of the checkpoint.
+        output: folder of the file; '' is RUN/export.
+        tolerance: of the largest logit.
+        opset: ONNX operator set; None for the format's own.
+        compare_data: compare on samples of the run's data; False: on random inputs.
+        layout: a key of LAYOUTS.
+    """
+
+    format_name: str
+    checkpoint: str
+    output: str | Path
+    tolerance: float
+    opset: int | None
+    compare_data: bool
+    layout: str
+
+    def __post_init__(self) -> None:
+        check_text("format_name", self.format_name)
+        check_text("checkpoint", self.checkpoint)
+        check_path("output", self.output)
+        check_text("layout", self.layout)
+        if self.layout not in LAYOUTS:
+            raise ConfigError(unknown_name("layout", self.layout, LAYOUTS))
+        FRACTION_ABOVE_0.check(self.tolerance, "tolerance", "a fraction of the largest logit, in (0, 1], such as 1e-4")
+        if self.opset is None:
+            return
+        if isinstance(self.opset, bool) or not isinstance(self.opset, int) or self.opset not in OPSETS:
+            raise ConfigError(
+                f"opset must be a whole number from {OPSETS[0]} to {OPSETS[-1]}; got {shown(self.opset)}. {OPSET} is "
+                "usual."
+            )
+        if self.format_name != "onnx":
+            raise ConfigError(f"opset={self.opset} is for format=onnx, not format={self.format_name}. Leave it out.")
 
 
 def export_run(
@@ -37,6 +82,9 @@ def export_run(
     tolerance: float = 1e-4,
     data_overrides: Mapping[str, str] | None = None,
     allow_targets: Sequence[str] = (),
+    opset: int | None = None,
+    no_data: bool = False,
+    layout: str = "file",
 ) -> dict[str, Any]:
     """Export a run's model and check it.
 
@@ -48,6 +96,9 @@ def export_run(
         tolerance: largest difference of a logit, as a fraction of the largest logit.
         data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
         allow_targets: the user's modules that a _target_ may name.
+        opset: ONNX operator set, 18 to 25, for format 'onnx'; None is 20.
+        no_data: compare on random inputs, a weaker check, so that the run's data need not be there.
+        layout: 'file', or 'huggingface' for a folder as the Hugging Face Hub takes it.
 
     Returns:
         The content of the .json record, and `path` of the file.
@@ -55,7 +106,10 @@ def export_run(
     Raises:
         ThresholdError: the exported file does not give the model's answers.
     """
-    _check_arguments(format_name, checkpoint, output, tolerance, data_overrides)
+    wanted = Wanted(format_name, checkpoint, output, tolerance, opset, not no_data, layout)
+    check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
+    if no_data and data_overrides:
+        raise ConfigError(f"--no-data reads no data, so data.{next(iter(data_overrides))} has no use. Leave one out.")
     run = with_data(load_run(folder, allow_targets), dict(data_overrides or {}), "cpu")
     # torch is imported only now: a mistyped folder or key is reported at once
     from effbench import build
@@ -71,36 +125,66 @@ def export_run(
     build.device(run.config)
     saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
     model, step = run.model(saved.name), read_manifest(saved)["step"]
-    target = _target(run, checkpoint, output, FORMATS[format_name].suffix)
+    target = _target(run, wanted, FORMATS[format_name].suffix)
+    sides = _sides(run, model, target, layout)
+    _check_replaceable([target, target.with_name(f"{target.name}.json"), *sides])
 
     # File and record are replaced one after the other; with two exports at once they could be of different ones.
     with holding(target.parent, ELSEWHERE):
-        about = {"checkpoint": {"name": checkpoint, "step": step}}
-        facts = _freest(_writer(run, model, target, format_name, tolerance, about), run, target.name)
+        facts = _freest(_writer(run, model, target, wanted, step, sides), run, target.name)
     return {**facts, "path": str(target)}
 
 
 def _writer(
-    run: Run, model: nn.Module, target: Path, format_name: str, tolerance: float, about: Mapping[str, Any]
+    run: Run, model: nn.Module, target: Path, wanted: Wanted, step: int, sides: Mapping[Path, Side]
 ) -> Callable[[str | None], dict[str, Any]]:
     """Return a function that writes the file for a free dimension, or for none, compares it, and returns its record."""
     from effbench.export.files import publish_file
 
-    which, samples, _ = compared_samples(run, SAMPLES)
+    which, samples = _samples(run, wanted)
+    unit = run.modality().unit
+    if not wanted.compare_data:
+        log.info(
+            f"note: compared on {len(samples)} random inputs only (--no-data): that the file computes what the model "
+            f"does is shown for noise, not for {unit}s of the run's data"
+        )
 
     def written(free_length: str | None) -> dict[str, Any]:
         with _timed(f"exporting {target.name}"):
-            content = _content(run, model, format_name, free_length)
+            content = _content(run, model, wanted, free_length)
 
         def check(path: Path) -> dict[str, Any]:
-            parity = _parity(run, model, format_name, path, samples, tolerance, free_length)
-            parity = {"split": which, "tolerance": tolerance, **parity}
-            return {**_facts(run, format_name, free_length), **about, "parity": parity}
+            about = {"checkpoint": {"name": wanted.checkpoint, "step": step}}
+            parity = {"inputs": "samples" if which else "random", "split": which, "tolerance": wanted.tolerance}
+            parity |= _parity(run, model, wanted, path, samples, free_length)
+            return {**_facts(run, wanted, free_length), **about, "parity": parity}
 
-        with _timed(f"comparing on {len(samples)} {which} {run.modality().unit}s"):
-            return publish_file(target, content, check)
+        with _timed(f"comparing on {len(samples)} {which or 'random'} {unit}s"):
+            return publish_file(target, content, check, sides)
 
     return written
+
+
+def _sides(run: Run, model: nn.Module, target: Path, layout: str) -> dict[Path, Side]:
+    """Return path -> maker of each file that belongs to the export."""
+    from effbench.export.card import model_card
+    from effbench.export.huggingface import config_json, safetensors
+    from effbench.export.script import predict_script
+
+    hub = layout == "huggingface"
+
+    def named(name: str) -> Path:
+        # in a folder of its own a side file has its plain name
+        return target.with_name(name if hub else f"{target.name}.{name}")
+
+    program = named("predict.py")
+    sides: dict[Path, Side] = {
+        program: lambda facts: predict_script(facts, program.name),
+        named("README.md"): lambda facts: model_card(facts, run.summary, hub),
+    }
+    if hub:
+        sides |= {named("config.json"): config_json, named("model.safetensors"): lambda _: safetensors(model)}
+    return sides
 
 
 def _freest(written: Callable[[str | None], dict[str, Any]], run: Run, name: str) -> dict[str, Any]:
@@ -130,27 +214,22 @@ def _freest(written: Callable[[str | None], dict[str, Any]], run: Run, name: str
     return facts
 
 
-def _check_arguments(
-    format_name: object, checkpoint: object, output: object, tolerance: object, data_overrides: object
-) -> None:
-    check_text("format_name", format_name)
-    check_text("checkpoint", checkpoint)
-    check_path("output", output)
-    check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
-    FRACTION_ABOVE_0.check(tolerance, "tolerance", "a fraction of the largest logit, in (0, 1], such as 1e-4")
-
-
-def _target(run: Run, checkpoint: str, output: str | Path, suffix: str) -> Path:
+def _target(run: Run, wanted: Wanted, suffix: str) -> Path:
     """Return the path of the file, such as mobilenet_v3_small-best.onnx."""
-    folder = expanded(output) if output else run.folder / "export"
-    target = folder / f"{_file_name(run.config.model.label)}-{_file_name(checkpoint)}{suffix}"
-    if output and target.is_symlink():
-        target = target.resolve()  # in a run folder, which may be untrusted, a link is replaced instead
+    folder = expanded(wanted.output) if wanted.output else run.folder / "export"
+    name = f"{_file_name(run.config.model.label)}-{_file_name(wanted.checkpoint)}"
+    if wanted.layout == "huggingface":  # a folder of its own: a README.md of the user's is never replaced
+        folder /= f"{name}-huggingface"
+    target = folder / f"{name}{suffix}"
+    # in a run folder, which may be untrusted, a link is replaced instead
+    return target.resolve() if wanted.output and target.is_symlink() else target
+
+
+def _check_replaceable(paths: Sequence[Path]) -> None:
     # before the export, which may take minutes
-    for path in (target, target.with_name(f"{target.name}.json")):
+    for path in paths:
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path} is no file that could be replaced; export elsewhere with output=FOLDER.")
-    return target
 
 
 def _file_name(text: str) -> str:
@@ -158,44 +237,45 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]", "_", text)
 
 
-def _content(run: Run, model: nn.Module, format_name: str, free_length: str | None) -> bytes:
+def _content(run: Run, model: nn.Module, wanted: Wanted, free_length: str | None) -> bytes:
     from effbench.export.formats import export_bytes
     from effbench.export.portable import portable
 
     modality = run.modality()
     whole = portable(model, modality.normaliser(), run.task.rescaler())
     name = modality.export_facts()["input"]["name"]
-    return export_bytes(format_name, whole, modality.portable_example(), name, free_length)
+    return export_bytes(wanted.format_name, whole, modality.portable_example(), name, free_length, wanted.opset)
+
+
+def _samples(run: Run, wanted: Wanted) -> tuple[str | None, Tensor]:
+    """Return (split, samples as the file takes them): a sample of validation, or else of train; (None, random ones)."""
+    if not wanted.compare_data:
+        return None, run.modality().random_portable(SAMPLES)
+    which, samples, _ = compared_samples(run, SAMPLES)
+    return which, samples
 
 
 def _parity(
-    run: Run,
-    model: nn.Module,
-    format_name: str,
-    path: Path,
-    samples: Tensor,
-    tolerance: float,
-    free_length: str | None,
+    run: Run, model: nn.Module, wanted: Wanted, path: Path, samples: Tensor, free_length: str | None
 ) -> dict[str, Any]:
     """Compare the file at `path` with the model.
 
     Args:
         run: the run.
         model: its model.
-        format_name: a key of FORMATS.
+        wanted: format and tolerance.
         path: the file.
         samples: as the file takes them.
-        tolerance: of the largest logit.
         free_length: name of the free dimension; with it several lengths are compared.
 
     Raises:
         ThresholdError: the answers differ.
     """
-    from effbench.export.formats import load_exported
+    from effbench.export.formats import FORMATS, load_exported
     from effbench.export.parity import compare, require
 
     modality = run.modality()
-    exported = load_exported(format_name, path)
+    exported = load_exported(wanted.format_name, path)
     # the batch size of evaluation fits the memory
     size = run.config.data.eval_batch_size
     most = samples.shape[1]
@@ -204,22 +284,23 @@ def _parity(
     parity = compare(
         lambda batch: rescaler(model(modality.normalise(batch))), exported, samples, size, run.task.same_answer, lengths
     )
-    require(parity, tolerance, f"format={format_name}", modality.unit)
-    return parity.facts()
+    require(parity, wanted.tolerance, f"format={wanted.format_name}", modality.unit)
+    return {**parity.facts(), "runtime_options": dict(FORMATS[wanted.format_name].runtime_options)}
 
 
-def _facts(run: Run, format_name: str, free_length: str | None) -> dict[str, Any]:
+def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
     """Return what a user of the file must know.
 
     Args:
         run: the run.
-        format_name: a key of FORMATS.
+        wanted: format and operator set.
         free_length: name of the free dimension of a sample.
     """
     from importlib.metadata import version
 
-    from effbench.export.formats import FORMATS, OUTPUT
+    from effbench.export.formats import FORMATS
 
+    format_name = wanted.format_name
     modality = run.modality()
     about = modality.export_facts()
     if modality.free_length:
@@ -228,9 +309,9 @@ def _facts(run: Run, format_name: str, free_length: str | None) -> dict[str, Any
         about["input"]["lengths"] = {"least": 1 if free_length else most, "most": most}
     costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
     return {
-        "schema_version": SCHEMA,
+        "schema_version": RECORD_SCHEMA,
         "format": format_name,
-        "opset": FORMATS[format_name].opset,
+        "opset": wanted.opset or FORMATS[format_name].opset,
         "input": about["input"],
         "preprocessing": about["preprocessing"],
         "output": {
@@ -238,14 +319,35 @@ def _facts(run: Run, format_name: str, free_length: str | None) -> dict[str, Any
             "shape": ["N", *run.task.output_shape(run.shape, len(run.classes))],
             "dtype": "float32",
         },
+        "task": {"name": run.task.label, "targets": run.task.kind if _is_shipped(run.task) else None},
         "probabilities": run.task.answer,
         "normalisation_inside": about["normalisation_inside"],
         "rescaling_inside": run.task.record() or None,  # of outputs into the unit of the targets
         "classes": list(run.classes),
         "model": {"name": _file_name(run.config.model.label), **costs},
         "run": str(run.folder),
+        "data": run.data,
+        "metrics": as_recorded(run.task.displays),
+        "config": _config_of(run),
         "versions": {name: version(name) for name in ("effbench", *FORMATS[format_name].libraries)},
     }
+
+
+def _config_of(run: Run) -> dict[str, Any]:
+    """Return the run's config as its config.yaml has it, without paths of this machine."""
+    from effbench.config.versions import stamped
+    from effbench.config.words import PATHS
+
+    content = stamped({**run.config.to_dict(), "resume": None, "allow_targets": [], "callbacks": {}})
+    for section, keys in PATHS.items():
+        if isinstance(part := content.get(section), dict):
+            content[section] = {key: None if key in keys else value for key, value in part.items()}
+    return content
+
+
+def _is_shipped(task: object) -> bool:
+    # a user's task may give its outputs another meaning
+    return type(task).__module__.startswith("effbench.")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.config.arguments import check_list, check_text
 from effbench.config.options import COUNT
 from effbench.errors import ConfigError, shown
-from effbench.run.load import load_run
+from effbench.run.load import load_run_or_file
 from effbench.special_tokens import PADDING
 
 if TYPE_CHECKING:
@@ -30,17 +30,21 @@ def predict_files(
     checkpoint: str = "best",
     allow_targets: Sequence[str] = (),
     options: Mapping[str, float] | None = None,
+    run_folder: str | Path = "",
+    trust: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Predict files with a run.
+    """Predict files with a run or an exported file.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or a file of `effbench export`.
         paths: a file or a folder, or several.
         top_k: classes to list for each sample; None: 3. For a next-token run: most likely tokens to draw from; None:
             the run's task.top_k.
         checkpoint: 'best', 'last' or the name of a checkpoint.
         allow_targets: the user's modules that a _target_ may name.
         options: options of the modality's files, such as max_pixels; the others are the run's.
+        run_folder: for a file: a run's folder, whose classes and preprocessing are used; '' for those of its record.
+        trust: run a file that is a program (TorchScript, torch.export).
 
     Returns:
         ([{file, class, probability, top_k: [{class, probability}]}] in the given order, messages on unreadable files).
@@ -59,7 +63,7 @@ def predict_files(
     # one path: its characters are no paths
     paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     check_list("paths", paths, (str, os.PathLike), "a path or a list of paths")
-    run = load_run(folder, allow_targets)
+    run = load_run_or_file(folder, allow_targets, run_folder, trust, alone=True)
     modality = run.modality()
     for key, value in options.items():
         if key not in modality.file_options:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Run:
 
     folder: Path
     config: Config
+    on_cpu: ClassVar[bool] = False  # True if the model runs on the CPU only
 
     def __repr__(self) -> str:
         """Show the folder, the status and the main result in one line."""
@@ -69,12 +70,22 @@ class Run:
         return read_metrics(self.folder)
 
     @property
+    def record_file(self) -> Path:
+        """The file that holds the summary, for messages."""
+        return self.folder / "summary.json"
+
+    @property
+    def precision(self) -> str:
+        """Number formats of training, with which its test is evaluated again."""
+        return self.config.trainer.precision
+
+    @property
     def data(self) -> dict[str, Any]:
         """The section on the dataset in the summary. Raises ConfigError if the run failed before the data were read."""
         data = self.summary.get("data")
         if data is None:
             raise ConfigError(f"{self.folder} is a run that failed before it began: {self.summary.get('error')}.")
-        path = self.folder / "summary.json"
+        path = self.record_file
         if absent := [f"data.{key}" for key in ("classes", "shape", "sha256") if data.get(key) is None]:
             raise ConfigError(f"{path} is damaged: it lacks {', '.join(absent)}.")
         if not data["classes"]:
@@ -144,7 +155,7 @@ class Run:
         try:
             task.restore(self.summary.get("task") or {})
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{self.folder / 'summary.json'} is damaged: {error}.") from error
+            raise ConfigError(f"{self.record_file} is damaged: {error}.") from error
         return task
 
     def modality(self, device: torch.device | None = None) -> Modality:
@@ -153,7 +164,7 @@ class Run:
             return build.restored_modality(self.config, self.data, device)
         except (ValueError, LookupError, TypeError) as error:
             raise ConfigError(
-                f"{self.folder / 'summary.json'} is damaged: {error}. Restore it from a copy, or train the run again."
+                f"{self.record_file} is damaged: {error}. Restore it from a copy, or train the run again."
             ) from error
 
     def predict(self, inputs: Any, which: str = "best") -> Tensor:

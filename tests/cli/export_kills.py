@@ -62,7 +62,7 @@ def faults(folder: Path, whole: list[bytes], may_be_missing: bool) -> list[str]:
     """What a reader of the folder may trip over. whole: the contents that the file may have."""
     target, record = folder / NAME, folder / f"{NAME}.json"
     seen = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    found = [f"an unknown {name}" for name in sorted(seen - {target.name, record.name})]
+    found = [f"an unknown {name}" for name in sorted(seen - {target.name, record.name, f"{NAME}.README.md"})]
     if not target.exists():
         return found if may_be_missing and not record.exists() else [*found, "the file is gone"]
     content = target.read_bytes()
@@ -82,14 +82,14 @@ def after_a_kill(at: int, new: str, folder: Path, before: Path | None, contents:
     if (code := exported(new, folder)) != 0:
         found.append(f"exit code {code} of the next export")
     left = sorted(path.name for path in folder.iterdir())
-    if left != [NAME, f"{NAME}.json"] or (folder / NAME).read_bytes() != contents[-1]:
+    if left != [NAME, f"{NAME}.README.md", f"{NAME}.json"] or (folder / NAME).read_bytes() != contents[-1]:
         found.append(f"after the next export: {left}")
     shutil.rmtree(folder)
     return found
 
 
 def main(old: str, new: str, work: Path) -> int:
-    assert export.SCHEMA == 1, locking.NAME == ".lock"  # both imported before the first fork
+    assert export.SAMPLES, locking.NAME == ".lock"  # both imported before the first fork
     work.mkdir()
     before, after = work / "old", work / "new"
     assert exported(old, before) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -19,11 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from effbench import build
+from effbench.data.images.modality import Images
+from effbench.data.modality import Settings
 from effbench.data.splits import representative_sample
 from effbench.export import files, formats
 from effbench.run.load import load_run
@@ -33,8 +37,8 @@ from tests.commandline import TINY, python, script
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-FORMATS = ("onnx", "torchscript", "torch_export")
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "torch_export": ".pt2"}
+FORMATS = ("onnx", "openvino", "torchscript", "torch_export")
+SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torchscript": ".pt", "torch_export": ".pt2"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -45,10 +49,30 @@ def answers(path: Path, images: np.ndarray) -> np.ndarray:
         options.intra_op_num_threads = 1
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(["logits"], {"images": images})[0])
+    if path.suffix == ".zip":
+        return by_openvino(path, images)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, and still what reads TorchScript
         module = torch.jit.load(path) if path.suffix == ".pt" else torch.export.load(path).module()
         return np.asarray(module(torch.from_numpy(images)))
+
+
+def by_openvino(path: Path, images: np.ndarray) -> np.ndarray:
+    """The archive unpacked, and run as OpenVINO's documentation does, in a process that knows nothing of effbench."""
+    shutil.unpack_archive(path, path.with_suffix(""))
+    np.save(path.with_suffix(".npy"), images)
+    code = (
+        "import sys; sys.modules['openvino_telemetry'] = None; import numpy as np, openvino\n"
+        "options = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}\n"
+        "model = openvino.Core().compile_model(sys.argv[1], 'CPU', options)\n"
+        "np.save(sys.argv[2], model(np.load(sys.argv[2]))['logits'])\n"
+    )
+    words = [sys.executable, "-c", code, path.with_suffix("") / "model.xml", path.with_suffix(".npy")]
+    subprocess.run(words, check=True)
+    logits = np.load(path.with_suffix(".npy"))
+    shutil.rmtree(path.with_suffix(""))
+    path.with_suffix(".npy").unlink()
+    return np.asarray(logits)
 
 
 def pixels(run: Path, split: str = "test") -> Tensor:
@@ -148,7 +172,11 @@ def test_the_record_describes_the_file(name: str, run: Path, exports: dict[str, 
     assert record["checkpoint"] == {"name": "best", "step": int(best(run).name.removeprefix("step-"))}
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert ({"onnx", "onnxruntime"} <= record["versions"].keys()) is (name == "onnx")
-    assert sorted(path.parent.iterdir()) == [path, path.parent / f"{path.name}.json"]
+    assert ("openvino" in record["versions"]) is (name == "openvino")
+    options = {"INFERENCE_PRECISION_HINT": "f32"} if name == "openvino" else {}
+    assert record["parity"]["runtime_options"] == options
+    sides = [f"{path.name}.json", f"{path.name}.README.md", *([f"{path.name}.predict.py"] if name == "onnx" else [])]
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted([path.name, *sides])
 
 
 def best(run: Path) -> Path:
@@ -170,6 +198,97 @@ def test_recorded_parity_is_reproducible_on_validation_images(name: str, run: Pa
     assert parity["max_difference"] < 1e-5 * parity["largest_logit"]
     assert difference < 1e-5 * parity["largest_logit"]
     assert (parity["agreement"], parity["agreeing"]) == (1.0, 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 25])
+def test_opset_of_the_file_is_the_one_asked_for(opset: int, run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    code, out, _ = effbench("export", str(run), f"opset={opset}", "output=it", "--json")
+    assert (code, json.loads(out)["opset"]) == (0, opset)
+    model = onnx.load(str(tmp_path / "it" / "mlp-best.onnx"))
+    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", opset)}
+
+
+def test_an_opset_that_torch_does_not_write_is_an_error(
+    run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for one below 18, torch writes 18 without a word."""
+    from effbench.export import onnx_files
+
+    monkeypatch.setattr(onnx_files, "OPSET", 9)
+    code, _, err = effbench("export", str(run), "output=it")
+    assert (code, list(tmp_path.iterdir())) == (1, [])
+    assert "the exporter cannot write opset=9 and wrote " in err
+
+
+def test_without_data_random_inputs_are_compared_and_said(
+    run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread(*_: Any) -> None:
+        raise AssertionError("the data are read")
+
+    monkeypatch.setattr(build, "splits", unread)
+    code, out, err = effbench("export", str(run), "format=torchscript", "--no-data", "output=it")
+    assert code == 0
+    assert "compared on 256 random inputs only (--no-data)" in err
+    assert "100.00 % of 256 random images" in out
+    parity = json.loads((tmp_path / "it" / "mlp-best.pt.json").read_text())["parity"]
+    assert (parity["split"], parity["inputs"], parity["samples"]) == (None, "random", 256)
+    assert parity["largest_logit"] > 0.1
+    with pytest.raises(AssertionError, match="the data are read"):
+        effbench("export", str(run), "format=torchscript", "output=it")
+
+
+@pytest.mark.row(48)
+def test_without_data_a_changed_model_is_still_refused(
+    run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from effbench.export import portable as module
+
+    whole = module.portable
+
+    def changed(*words: Any) -> nn.Module:
+        own = whole(*words)
+        with torch.no_grad():
+            own.get_parameter("model.head.bias")[3] += 1.0
+        return own
+
+    monkeypatch.setattr(module, "portable", changed)
+    assert effbench("export", str(run), "format=torchscript", "--no-data", "output=it")[0] == 3
+    assert not list(tmp_path.iterdir())
+
+
+TELLING = """
+import socket, sys
+from pathlib import Path
+
+def refused(*words, **named):
+    Path("told.txt").write_text(repr(words))
+    raise OSError("no network in this test")
+
+socket.create_connection = socket.getaddrinfo = socket.socket.connect = refused
+from effbench import cli
+code = cli.main(["export", sys.argv[1], "format=openvino", "output=it"])
+import time; time.sleep(0.5)  # telemetry is sent by a thread
+assert "openvino" in sys.modules, "nothing is proved"
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry")], "imported"
+sys.exit(code)
+"""
+
+
+@pytest.mark.process
+def test_openvino_reports_nothing_to_its_makers(run: Path, tmp_path: Path) -> None:
+    """openvino-telemetry would ask for an address on the network, and keep an ID in ~/intel."""
+    home = tmp_path / "home"
+    home.mkdir()
+    variables = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    words = [sys.executable, "-c", TELLING, str(run)]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, check=False, env={**variables, "HOME": str(home)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "told.txt").exists()
+    assert not (home / "intel").exists()
 
 
 def test_the_table_and_the_json_say_the_same(run: Path, effbench: Effbench, tmp_path: Path) -> None:
@@ -287,13 +406,17 @@ def test_without_a_validation_split_training_images_are_compared(effbench: Effbe
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["format=onx"], ["format 'onx'", "onnx, torch_export, torchscript", "Did you mean 'onnx'?"]),
+        (["format=onx"], ["format 'onx'", "onnx, openvino, torch_export, torchscript", "Did you mean 'onnx'?"]),
         (["checkpoint=first"], ["checkpoint 'first'", "best, last"]),
         (["checkpoint=../../x"], ["checkpoint '../../x'"]),
         (["tolerance=0"], ["tolerance must be", "(0, 1]", "'0'", "such as 1e-4"]),
         (["tolerance=1 %"], ["tolerance must be", "'1 %'"]),
         (["tolerance=nan"], ["tolerance must be", "'nan'"]),
         (["tolerance=2"], ["tolerance must be", "'2'"]),
+        (["opset=17", "format=onnx"], ["opset must be", "18 to 25", "got 17"]),
+        (["opset=twenty", "format=onnx"], ["opset must be", "'twenty'"]),
+        (["opset=20"], ["opset=20 is for format=onnx, not format=torchscript"]),
+        (["--no-data", "data.root=x"], ["--no-data reads no data", "data.root"]),
         (["fromat=onnx"], ["option of export 'fromat'", "Did you mean 'format'?"]),
         (["another"], ["option of export 'another'"]),
         (["output=file"], ["output folder file cannot be written", "output=FOLDER"]),
@@ -323,6 +446,16 @@ def test_missing_export_extra_exits_4_before_reading_the_run(
     assert err == "error: format=onnx needs the extra 'onnx': pip install 'effbench[onnx]'\n"
     assert not list(tmp_path.iterdir())
     assert effbench("export", str(run), "format=torchscript", "output=it")[0] == 0
+
+
+@pytest.mark.parametrize("module", ["openvino", "onnx"])
+def test_missing_openvino_names_its_own_extra(
+    module: str, run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = effbench("export", str(run), "format=openvino", "output=it")
+    assert (code, list(tmp_path.iterdir())) == (4, [])
+    assert err == "error: format=openvino needs the extra 'openvino': pip install 'effbench[openvino]'\n"
 
 
 def test_exporter_failure_is_reported_with_the_other_formats(
@@ -529,7 +662,8 @@ def test_killed_onnx_export_keeps_old_file_and_next_cleans_up(
     assert len(list((tmp_path / "it").glob(".*.tmp"))) == 2
     assert effbench("export", str(two_runs[1]), "output=it")[0] == 0
     assert (tmp_path / "it" / "mlp-best.onnx").read_bytes() != before
-    assert sorted(path.name for path in (tmp_path / "it").iterdir()) == ["mlp-best.onnx", "mlp-best.onnx.json"]
+    left = sorted(path.name for path in (tmp_path / "it").iterdir())
+    assert left == [f"mlp-best.onnx{end}" for end in ("", ".README.md", ".json", ".predict.py")]
 
 
 LIMITED = """
@@ -609,6 +743,12 @@ def as_the_record_says(path: Path, record: dict[str, Any]) -> np.ndarray:
     image.draft(None, tuple(steps["jpeg"]["draft"]))
     assert steps["exif_orientation"] == "applied"
     image = ImageOps.exif_transpose(image)
+    if image.mode in ("F", "I") or image.mode.startswith("I;"):
+        deep = steps["more_than_8_bits"]
+        white = deep["white"]["floats" if image.mode == "F" else "integers"]
+        assert deep["scale"] == "uint8 of round(min(value, white) * 255 / white) in float64, halves to even"
+        values = np.minimum(np.asarray(image, np.float64), white)
+        image = Image.fromarray(np.round(values * 255 / white).astype(np.uint8))
     if image.has_transparency_data:
         assert steps["transparency"] == "over white"
         white = Image.new("RGBA", image.size, "white")
@@ -629,18 +769,38 @@ def as_the_record_says(path: Path, record: dict[str, Any]) -> np.ndarray:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """A wide JPEG far above the model's size, one turned by EXIF, a transparent PNG, a gray one, one with a palette."""
+    """Images whose way to the model differs, each with another content."""
     low = np.random.default_rng(0).integers(0, 256, (6, 9, 4), np.uint8)
     smooth = Image.fromarray(low, "RGBA").resize((450, 300), Image.Resampling.BICUBIC)
+    deep = np.asarray(smooth.convert("L").resize((40, 33)), np.uint16) * 200 + 7  # above and below 2^15
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    paths = [folder / name for name in ("wide.jpg", "turned.jpg", "clear.png", "gray.png", "palette.gif")]
-    smooth.convert("RGB").save(paths[0])
-    smooth.convert("RGB").resize((40, 90)).save(paths[1], exif=exif)
-    smooth.resize((70, 50)).save(paths[2])
-    smooth.convert("L").resize((29, 28)).save(paths[3])
-    smooth.convert("RGB").resize((64, 64)).quantize(32).save(paths[4])
-    return paths
+    folder.mkdir()
+    smooth.convert("RGB").save(folder / "wide.jpg")  # far above the model's size
+    smooth.convert("RGB").resize((40, 90)).save(folder / "turned.jpg", exif=exif)
+    smooth.resize((70, 50)).save(folder / "transparent.png")
+    smooth.convert("L").resize((29, 28)).save(folder / "gray.png")
+    smooth.convert("RGB").resize((64, 64)).quantize(32).save(folder / "palette.gif")
+    Image.fromarray(deep).save(folder / "deep.png", exif=exif)
+    Image.fromarray(deep[::-1].astype(np.float32) / 2**16).save(folder / "floats.tif")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("white", [None, (16383.0, 0.5)])
+def test_pixels_from_the_record_alone_are_those_of_effbench(
+    channels: int, white: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    """White levels are those of a train split; None: it held no image of more than 8 bits."""
+    recorded = {"shape": (channels, 28, 28), "mean": [0.5] * channels, "std": [0.2] * channels, "white_level": white}
+    images = Images.restored(recorded, Settings())
+    record = json.loads(json.dumps(images.export_facts()))
+    files, problems = pictures(tmp_path / "pictures"), list[str]()
+    [(names, read)] = images.read_files([str(tmp_path / "pictures")], {}, problems)
+    assert not problems
+    assert [name["file"] for name in names] == [str(file) for file in files]
+    for file, expected in zip(files, images.portable(read), strict=True):
+        np.testing.assert_array_equal(as_the_record_says(file, record)[0], expected.numpy(), err_msg=file.name)
 
 
 @pytest.mark.process
@@ -656,7 +816,6 @@ def test_predict_is_reproduced_from_the_record_and_the_file(
         assert effbench("export", str(run), f"output={tmp_path}")[0] == 0
         path = tmp_path / "mlp-best.onnx"
     record = json.loads((path.parent / f"{path.name}.json").read_text())
-    (tmp_path / "pictures").mkdir()
     files = pictures(tmp_path / "pictures")
     code, out, _ = effbench("predict", str(run), *map(str, files), "top_k=10", "--json")
     assert code == 0
@@ -669,3 +828,183 @@ def test_predict_is_reproduced_from_the_record_and_the_file(
         assert np.abs(ours - [theirs[name] for name in record["classes"]]).max() < 1e-3
         seen.add(tuple(np.round(ours, 4)))
     assert len(seen) == len(files)  # the pictures are told apart, so that the comparison says something
+
+
+# --- predict.py
+
+BARE = """
+import os, runpy, sys
+sys.path[:] = [path for path in sys.path if "site-packages" not in path] + [sys.argv[1]]
+for module in ("torch", "effbench", "torchvision", "onnx"):
+    try:
+        __import__(module)
+    except ImportError:
+        continue
+    sys.exit(f"{module} can be imported: nothing is proved")
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for sys.path with onnxruntime, numpy and Pillow, and no other library."""
+    folder = tmp_path_factory.mktemp("bare")
+    site = Path(np.__file__).parents[1]
+    for name in ("numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime"):
+        if (site / name).exists():
+            (folder / name).symlink_to(site / name)
+    return folder
+
+
+def by_itself(program: Path, files: list[Path], bare: Path) -> list[dict[str, Any]]:
+    """What the program prints, as python -I -S runs it: without this environment, and so without torch."""
+    words = [sys.executable, "-I", "-S", "-c", BARE, str(bare), str(program), *map(str, files)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.process
+def test_predict_py_answers_like_effbench_predict(
+    run: Path, exports: dict[str, Path], bare: Path, tmp_path: Path, effbench: Effbench
+) -> None:
+    program = exports["onnx"].with_name("mlp-best.onnx.predict.py")
+    assert len([line for line in program.read_text().splitlines() if line.strip()]) < 40
+    files = pictures(tmp_path / "pictures")
+    code, out, _ = effbench("predict", str(run), *map(str, files), "--json")
+    assert code == 0
+    ours, theirs = by_itself(program, files, bare), json.loads(out)
+    assert [row["file"] for row in ours] == [row["file"] for row in theirs]
+    assert [row["class"] for row in ours] == [row["class"] for row in theirs]
+    np.testing.assert_allclose(
+        [row["probability"] for row in ours], [row["probability"] for row in theirs], atol=1e-3, rtol=0
+    )
+    assert len({row["probability"] for row in ours}) == len(files)
+
+
+LABELS = """
+import torch
+from effbench.data.splits import Split, Splits
+
+def photos(targets):
+    images = torch.randint(0, 256, (64, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    means = images.float().mean((2, 3)) / 255
+    targets = means if targets == "values" else (means > 0.5).float()
+    split = Split(images, targets)
+    return Splits(train=split, val=split, test=split, classes=("red", "green", "blue"), name="photos", sha256="0" * 64)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ("values", ["task=regression", "loss=mse", "task.metrics=[mae]"]),
+        ("labels", ["task=multilabel", "loss=bce", "task.metrics=[label_acc]"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_predict_py_answers_for_labels_and_values(
+    targets: str, words: list[str], bare: Path, tmp_path: Path, effbench: Effbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "photos.yaml").write_text(
+        f"defaults: [_base, _self_]\n_target_: photo_set.photos\ntargets: {targets}\n"
+    )
+    (tmp_path / "photo_set.py").write_text(LABELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = "allow_targets=[photo_set]"
+    given = ["data=photos", *words, mine, "--config-dir", "conf", "data.batch_size=16", "augment=none"]
+    assert effbench("train", *TINY, *given, "hydra.run.dir=run")[0] == 0
+    assert effbench("export", "run", mine)[0] == 0
+    files = pictures(tmp_path / "pictures")
+    code, out, _ = effbench("predict", "run", mine, *map(str, files), "--json")
+    assert code == 0
+    for ours, theirs in zip(
+        by_itself(tmp_path / "run/export/mlp-best.onnx.predict.py", files, bare), json.loads(out), strict=True
+    ):
+        key = {"values": "values", "labels": "probabilities"}[targets]
+        assert ours.keys() == theirs.keys()
+        assert ours[key] == pytest.approx(theirs[key], abs=1e-3)
+        assert ours.get("labels") == theirs.get("labels")
+
+
+# --- the model card and the layout of the Hub
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The roots of (p - share)^2 = z^2 p (1 - p) / n, by numpy."""
+    z2 = 1.959963984540054**2
+    low, high = np.sort(np.roots([1 + z2 / n, -2 * share - z2 / n, share**2]))
+    return float(low), float(high)
+
+
+def test_card_states_metrics_with_wilson_intervals(run: Path, exports: dict[str, Path]) -> None:
+    card = exports["onnx"].with_name("mlp-best.onnx.README.md").read_text()
+    summary = json.loads((run / "summary.json").read_text())
+    share, n = summary["metrics"]["test/acc"], summary["data"]["counts"]["test"]
+    low, high = wilson(share, n)
+    assert f"| accuracy | {100 * share:.2f} % | {100 * low:.2f} % to {100 * high:.2f} % (Wilson, n = {n:,}) |" in card
+    assert f"| loss | {summary['metrics']['test/loss']:.4f} nats | not known from one run |" in card
+    assert summary["data"]["sha256"] in card
+    assert "- optimizer: AdamW (lr 0.003," in card
+    assert "## Intended use\n\nTo be filled in" in card
+    assert not card.startswith("---")
+
+
+@pytest.mark.process
+def test_card_of_an_untested_checkpoint_says_so(effbench: Effbench, tmp_path: Path) -> None:
+    words = ["model=mlp", "model.hidden=[8]", "data=synthetic", "data.image_size=8", "trainer.max_epochs=2"]
+    assert effbench("train", *words, "device.threads=1", "hydra.run.dir=run")[0] == 0
+    steps = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
+    tested = json.loads((tmp_path / "run" / "summary.json").read_text())["best"]["checkpoint"]
+    for step in steps:
+        assert effbench("export", "run", "format=torchscript", f"checkpoint={step}")[0] == 0
+        card = (tmp_path / "run" / "export" / f"mlp-{step}.pt.README.md").read_text()
+        assert ("this file holds step" in card) is (step != tested)
+
+
+@pytest.mark.process
+def test_huggingface_layout_holds_what_the_hub_reads(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    assert effbench("export", str(run), "format=torchscript", "layout=huggingface", "output=.")[0] == 0
+    folder = tmp_path / "mlp-best-huggingface"
+    names = ["README.md", "config.json", "mlp-best.pt", "mlp-best.pt.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert (tmp_path / "README.md").read_text() == "mine"
+    [_, front, _] = (folder / "README.md").read_text().split("---\n", 2)
+    about, summary = yaml.safe_load(front), json.loads((run / "summary.json").read_text())
+    assert (about["library_name"], about["pipeline_tag"]) == ("effbench", "image-classification")
+    [result] = about["model-index"][0]["results"]
+    assert {"type": "accuracy", "name": "test acc", "value": summary["metrics"]["test/acc"]} in result["metrics"]
+    config = json.loads((folder / "config.json").read_text())
+    assert [config["id2label"][str(number)] for number in range(10)] == list(load_run(run).classes)
+    assert (config["num_channels"], config["image_size"]) == (1, [28, 28])
+    model = load_run(run).model()
+    weights = load_file(folder / "model.safetensors")
+    assert weights.keys() == model.state_dict().keys()
+    assert all(np.array_equal(weights[name], tensor.numpy()) for name, tensor in model.state_dict().items())
+    assert effbench("eval", str(folder / "mlp-best.pt"), "trust=true")[0] == 0
+
+
+def test_an_unknown_layout_lists_what_there_is(run: Path, effbench: Effbench) -> None:
+    code, _, err = effbench("export", str(run), "layout=hub")
+    assert (code, "layout 'hub' is not one of: file, huggingface" in err) == (2, True)
+
+
+def test_markup_in_class_names_stays_text_in_a_card() -> None:
+    from effbench.export.card import model_card
+
+    facts: dict[str, Any] = {
+        "model": {"name": "m", "parameters": 1, "macs": None}, "file": "m.onnx", "format": "onnx", "bytes": 1,
+        "versions": {"effbench": "1"}, "checkpoint": {"name": "best", "step": 1}, "input": {"name": "images"},
+        "task": {"targets": "class"}, "classes": ["<img src=x>", "a|b", "x\ny"], "config": {"data": {}},
+        "data": {"name": "d\n---\nevil: 1", "sha256": "`0"},
+        "parity": {"split": "val", "samples": 1, "relative": 0.0, "agreeing": 1},
+    }  # fmt: skip
+    card = model_card(facts, {"steps": 1, "epochs": 1.0, "metrics": {"test/acc": 0.5}}, True)
+    assert "<img" not in card
+    assert "evil" not in yaml.safe_load(card.split("---\n")[1])
+    assert "\nx" not in card
+    assert "a\\|b" in card

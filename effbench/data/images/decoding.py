@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from effbench.data.images.bit_depth import NeedsLevels, depth_of, has_deep_colours, in_8_bits, is_deep
-from effbench.data.images.opening import MAX_PIXELS, ImageError, opened_file, opened_image, pillow_errors
+from effbench.data.images.opening import FORMATS, MAX_PIXELS, ImageError, opened_file, opened_image, pillow_errors
 from effbench.data.images.white_levels import Depth, Levels
 from effbench.errors import ConfigError
 from effbench.processors import cores
@@ -153,15 +153,22 @@ def preprocessing(size: int, channels: int, levels: Levels | None = None) -> dic
         channels: 3 (RGB) or 1.
         levels: white levels of images of more than 8 bits.
     """
+    white = levels or Levels(clips=False)
     luma = {"gray": "ITU-R 601 luma of the 8-bit RGB pixels: Pillow's convert('L')"}
     return {
+        "formats": list(FORMATS),
+        "frame": "the first",
         "jpeg": {
             "draft": [2 * size, 2 * size],
             "about": "Image.draft(None, …): decoded at 1/2, 1/4 or 1/8 of its sides",
         },
         "exif_orientation": "applied",
         "more_than_8_bits": {
-            "white": {"integers": (levels or Levels()).integers, "floats": (levels or Levels()).floats}
+            "white": {"integers": white.integers, "floats": white.floats},
+            "scale": "uint8 of round(min(value, white) * 255 / white) in float64, halves to even",
+            "above_white": "white" if white.clips else "refused",
+            "below_0": "refused",
+            "colours": "of PNG, TIFF and PPM all 16 bits; Pillow's own decoders of PNG and TIFF keep the upper 8",
         },
         "transparency": "over white",
         "colour_profile": "ignored",

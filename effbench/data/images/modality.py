@@ -248,11 +248,12 @@ class Images(Modality):
     def export_facts(self) -> dict[str, Any]:
         from effbench.data.images.decoding import preprocessing
 
-        channels, height, _ = self.shape
+        channels, height, width = self.shape
+        # Files are brought to a square of gray or RGB. Images of another shape come as arrays: there is nothing to say.
+        of_files = channels in (1, 3) and height == width
         return {
             "input": {"name": "images", "shape": ["N", *self.shape], "dtype": "float32", "range": [0.0, 1.0]},
-            # Images of other channels come as arrays: no file was decoded, so there is nothing to repeat.
-            "preprocessing": preprocessing(height, channels, self._levels) if channels in (1, 3) else None,
+            "preprocessing": preprocessing(height, channels, self._levels) if of_files else None,
             "normalisation_inside": self.record(),
         }
 

@@ -14,7 +14,7 @@ from effbench.errors import DataError
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; 192 MB as RGB
 MAX_SIDE_RATIO = 100  # above, the central square shows less than 1 % of the image
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's other formats only add attack surface
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's other formats only add attack surface
 
 
 class ImageError(DataError):
@@ -64,7 +64,7 @@ def opened_image(path: Path, file: BinaryIO) -> Image.Image:
     if not start:
         raise ImageError(path, "is empty (0 bytes).")
     Image.init()
-    for name in _FORMATS:
+    for name in FORMATS:
         factory, accept = Image.OPEN[name]
         # PPM's text forms (P1 to P3) are not read: one pixel may take any number of bytes.
         if accept and accept(start) is True and not (name == "PPM" and start[:2] not in (b"P4", b"P5", b"P6")):
@@ -72,7 +72,7 @@ def opened_image(path: Path, file: BinaryIO) -> Image.Image:
             with pillow_errors(path, f"is no whole {name} file: its header is cut short or damaged"):
                 image: Image.Image = factory(file, "")
                 return image
-    raise ImageError(path, f"is not an image ({', '.join(_FORMATS)}): it begins with {start!r}.")
+    raise ImageError(path, f"is not an image ({', '.join(FORMATS)}): it begins with {start!r}.")
 
 
 @contextmanager

@@ -141,6 +141,12 @@ class Rows(Modality):
     def normaliser(self) -> nn.Module:
         return Normalise(self.mean, self.std)
 
+    def random_portable(self, count: int) -> Tensor:
+        """Return rows of normal values with the mean and deviation of each feature in the train split."""
+        # in the range of the data: numbers in [0, 1] could be thousands of deviations away from it
+        rows = torch.randn(count, *self.shape, generator=torch.Generator().manual_seed(0))
+        return rows * self._std.cpu() + self._mean.cpu()
+
     def export_facts(self) -> dict[str, Any]:
         about = {"features": self.names} if self.names else {}
         return {**super().export_facts(), "preprocessing": about, "normalisation_inside": self.record()}

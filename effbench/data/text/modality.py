@@ -215,9 +215,9 @@ class Texts(Modality):
     def portable(self, samples: Tensor) -> Tensor:
         return samples.long()
 
-    def portable_example(self) -> Tensor:
+    def random_portable(self, count: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return torch.randint(1, self.vocab_size, (2, *self.shape), generator=generator)
+        return torch.randint(1, self.vocab_size, (count, *self.shape), generator=generator)
 
     def export_facts(self) -> dict[str, Any]:
         return {

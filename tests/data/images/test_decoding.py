@@ -331,6 +331,10 @@ def test_an_export_says_of_files_only_what_can_be_read(channels: int, order: str
     assert (steps and steps["colour_order"]) == order
 
 
+def test_an_export_says_nothing_of_files_for_oblong_images() -> None:
+    assert Images.blank((3, 4, 6)).export_facts()["preprocessing"] is None
+
+
 # --- orientation and frames -----------------------------------------------------------------------------------
 
 # what must be done to the stored (H, W) rows to see the picture upright, from the EXIF specification
