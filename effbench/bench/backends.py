@@ -5,12 +5,14 @@ Nothing heavy is imported here: a process that measures ONNX Runtime does not ha
 
 from __future__ import annotations
 
-import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from effbench.export.openvino_runtime import import_openvino, members_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +57,7 @@ class Backend:
         libraries: distributions whose versions are recorded.
         asked_for: measured only if the user names it, because its preparation takes minutes.
         extra: of effbench that has the libraries; '' for none.
+        also: another kind of exported file it reads; '' for none.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Backend:
     libraries: tuple[str, ...] = ("torch",)
     asked_for: bool = False
     extra: str = ""
+    also: str = ""
 
 
 def has_bf16() -> bool | None:
@@ -168,18 +172,6 @@ def _load_onnxruntime(runtime: Any, path: Path, threads: int) -> Loaded:
     return Loaded(lambda array: {name: array}, lambda batch: session.run([OUTPUT], batch)[0], lambda array: array)
 
 
-def _openvino() -> Any:
-    """Return the module openvino, which sends nothing.
-
-    Its tools send an event to Google Analytics when they are imported, by the package openvino_telemetry, unless that
-    is missing: then they use their own stub. None in sys.modules makes it missing in this process.
-    """
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    import openvino
-
-    return openvino
-
-
 def _load_openvino(openvino: Any, path: Path, threads: int, precision: str) -> Loaded:
     core = openvino.Core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -192,7 +184,7 @@ def _load_openvino(openvino: Any, path: Path, threads: int, precision: str) -> L
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # no other arm is tied to a core
     }
-    compiled = core.compile_model(core.read_model(str(path)), "CPU", hints)
+    compiled = core.compile_model(_graph(core, path), "CPU", hints)
     used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if used != precision:
         raise UnavailableError(f"OpenVINO computes in {used} although {precision} was asked for")
@@ -202,6 +194,13 @@ def _load_openvino(openvino: Any, path: Path, threads: int, precision: str) -> L
         return request.infer(batch, share_inputs=True, share_outputs=True)[output]
 
     return Loaded(lambda array: [array], run, lambda array: array.copy())
+
+
+def _graph(core: Any, path: Path) -> Any:
+    if not zipfile.is_zipfile(path):
+        return core.read_model(str(path))
+    graph, weights = members_of(path.read_bytes())
+    return core.read_model(model=graph, weights=weights)
 
 
 _F32, _BF16 = partial(_load_openvino, precision="f32"), partial(_load_openvino, precision="bf16")
@@ -215,8 +214,12 @@ _EVERY = (
     Backend("aot_inductor", "aot_inductor", "compiled ahead of time", _torch, _load_aot_inductor, asked_for=True),
     Backend("compile", "module", "torch.compile", _torch, _load_compiled, asked_for=True),
     Backend("onnxruntime", "onnx", "ONNX Runtime in float32", _onnxruntime, _load_onnxruntime, _ORT, extra="onnx"),
-    Backend("openvino_f32", "onnx", "OpenVINO in float32", _openvino, _F32, _OV, extra="openvino"),
-    Backend("openvino_bf16", "onnx", "OpenVINO in bfloat16", _openvino, _BF16, _OV, extra="openvino"),
+    Backend(
+        "openvino_f32", "onnx", "OpenVINO in float32", import_openvino, _F32, _OV, extra="openvino", also="openvino"
+    ),
+    Backend(
+        "openvino_bf16", "onnx", "OpenVINO in bfloat16", import_openvino, _BF16, _OV, extra="openvino", also="openvino"
+    ),
 )
 BACKENDS = {backend.name: backend for backend in _EVERY}
 DEFAULT = tuple(backend.name for backend in _EVERY if not backend.asked_for)

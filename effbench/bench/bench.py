@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench.bench.exported import read_exported
 from effbench.bench.options import BenchOptions
 from effbench.cache_dir import expanded
 from effbench.config.arguments import check_list, check_path, check_text, check_texts_by_key
@@ -23,6 +22,7 @@ def bench(
     output: str | Path = "",
     data_overrides: Mapping[str, str] | None = None,
     allow_targets: Sequence[str] = (),
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Measure the inference of a run, or of an exported file, with each backend.
 
@@ -33,12 +33,13 @@ def bench(
         output: folder of bench.json, bench.csv and bench.svg; '' is bench/ in the run, or beside the file.
         data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
         allow_targets: the user's modules that a _target_ may name.
+        trust: run a file that is a program (TorchScript, torch.export).
 
     Returns:
         The content of bench.json, with `path` of that file.
 
     Raises:
-        ConfigError: the target or an option is wrong.
+        ConfigError: the target or an option is wrong, or the file is not the record's.
         EffbenchError: no backend works.
     """
     check_path("target", target)
@@ -50,13 +51,17 @@ def bench(
     path = expanded(target)
     folder = expanded(output) if output else (path if path.is_dir() else path.parent) / FOLDER
     if path.is_file():
-        file = read_exported(path)
         if checkpoint != "best":
             raise ConfigError("checkpoint is of a run: an exported file has its own. Leave it out.")
         _check_folder(folder)
+        from effbench.export.opening import open_export
+
+        file = open_export(path, trust)
         from effbench.bench.sources import file_source
 
         return _published(file_source(file, data, allow_targets, chosen.samples), chosen, folder)
+    if trust:
+        raise ConfigError("trust is for an exported file that is a program; a run needs none. Leave it out.")
     from effbench.records import read_summary
 
     read_summary(path)  # names a folder that holds no run

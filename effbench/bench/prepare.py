@@ -43,9 +43,10 @@ def prepare(source: Source, backends: list[Backend], folder: Path) -> Prepared:
     failed: dict[str, str] = {}
     made: dict[str, Path | str] = {**source.files}
     for backend in backends:
-        if backend.file not in made:
-            made[backend.file] = _made(source, backend.file, folder)
-        found = made[backend.file]
+        kind = backend.also if backend.also in source.files else backend.file
+        if kind not in made:
+            made[kind] = _made(source, kind, folder)
+        found = made[kind]
         if isinstance(found, Path):
             files[backend.name] = found
         else:

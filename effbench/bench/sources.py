@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from effbench import build
-from effbench.bench.exported import ExportedFile
 from effbench.config.schema import Config
-from effbench.errors import ConfigError, EffbenchError
+from effbench.errors import EffbenchError
+from effbench.export.opening import Opened
 from effbench.export.portable import Portable, portable
 from effbench.models import accounting
 from effbench.run.compared import compared_samples
@@ -117,17 +117,17 @@ def _like(example: Tensor, count: int) -> Tensor:
     return torch.randint(least, most + 1, shape, generator=generator, dtype=example.dtype)
 
 
-def file_source(file: ExportedFile, data: Mapping[str, str], allow_targets: Sequence[str], count: int) -> Source:
+def file_source(file: Opened, data: Mapping[str, str], allow_targets: Sequence[str], count: int) -> Source:
     """Return an exported file, with its run's model and samples where the run is there, else with random samples.
 
     Args:
-        file: the file with its record.
+        file: the file with its record, read and checked.
         data: data keys that replace the run's, as text.
         allow_targets: the user's modules that a _target_ may name.
         count: at most so many samples.
     """
-    facts = {"kind": "file", "file": str(file.path), "format": file.format, "model": file.record["model"]}
-    files = {file.format: file.path}
+    facts = {"kind": "file", "file": str(file.path), "format": file.record["format"], "model": file.record["model"]}
+    files = {str(file.record["format"]): file.path}
     unit = str(file.record["input"]["name"]).removesuffix("s")
     try:
         own = run_source(file.record["run"], file.record["checkpoint"]["name"], data, allow_targets, count)
@@ -146,13 +146,11 @@ def file_source(file: ExportedFile, data: Mapping[str, str], allow_targets: Sequ
     return Source(facts, own.samples, own.unit, own.model, files, own.targets, own.split, own.task)
 
 
-def _of_record(file: ExportedFile, count: int) -> Tensor:
+def _of_record(file: Opened, count: int) -> Tensor:
     """Return random samples of the shape that the record states."""
     given = file.record["input"]
     most = given.get("lengths", {}).get("most")
     sides = [side if isinstance(side, int) else most for side in given["shape"][1:]]
-    if not all(isinstance(side, int) and 0 < side < 10**6 for side in sides):
-        raise ConfigError(f"{file.path}.json is damaged: input.shape is {given['shape']}. Export the run again.")
     floating = str(given["dtype"]).startswith("float")
     # 2: token numbers 0 and 1 are in every vocabulary
     return _like(torch.rand(1, *sides) if floating else torch.arange(2).repeat(1, *sides)[:, : sides[0]], count)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from effbench.cli.flags import VERB_FLAGS, Arguments, parse_flags, partition_words, show_help
+from effbench.cli.flags import VERB_FLAGS, Arguments, parse_flags, partition_words, show_help, truth
 from effbench.errors import ConfigError, unknown_name
 from effbench.strict_json import print_json
 
 HELP = """usage: effbench bench RUN|FILE [backends=[NAME,...]] [batch_sizes=[1,8,32]] [threads=1] [rounds=5] [seconds=2]
                       [samples=512] [max_drop=0.5] [checkpoint=best|last] [output=FOLDER] [data.KEY=VALUE ...]
-                      [allow_targets=[MODULE,...]] [--json]
+                      [trust=true] [allow_targets=[MODULE,...]] [--json]
        effbench bench model=NAME [data=NAME] [GROUP=NAME | KEY=VALUE ...] [--config-dir DIR] [the options above]
 
 Measures the inference of a trained run, of a file that `effbench export` wrote, or of a model with untrained weights
 (then no accuracy is told). Backends: eager, channels_last, bf16, torchscript, torch_export, onnxruntime, openvino_f32,
 openvino_bf16; only if named: aot_inductor, compile. onnxruntime needs the extra effbench[onnx], OpenVINO
-effbench[openvino]. One that does not work here is a line with its reason.
+effbench[openvino]. One that does not work here is a line with its reason. A TorchScript or torch.export FILE is a
+program: trust=true runs it.
 
 Each backend and batch size runs in processes of their own, one a round, with `threads` threads; the processes of a
 round take turns of a fraction of a second. After 10 calls to warm up, a process is timed for at least 100 calls, or for
@@ -174,7 +175,7 @@ def _trained(words: Sequence[str]) -> dict[str, Any]:
     from effbench.bench.bench import bench
     from effbench.run.load import targets_from
 
-    options = {**_OWN, "checkpoint": "best", "output": "", "allow_targets": "[]"}
+    options = {**_OWN, "checkpoint": "best", "output": "", "trust": "false", "allow_targets": "[]"}
     places, data = partition_words(words, options)
     if not places:
         raise ConfigError("what is to be measured? Give a run folder, an exported file or model=NAME.")
@@ -182,7 +183,7 @@ def _trained(words: Sequence[str]) -> dict[str, Any]:
     for word in places[1:]:
         raise ConfigError(unknown_name("option of bench", word.partition("=")[0], [*options, "data.KEY"]))
     chosen = options["checkpoint"], options["output"], data, targets_from(options["allow_targets"])
-    return bench(places[0], _parsed(options), *chosen)
+    return bench(places[0], _parsed(options), *chosen, trust=truth("trust", options["trust"]))
 
 
 def _untrained(words: Sequence[str], config_dir: str | None) -> dict[str, Any]:

@@ -1,20 +1,16 @@
-"""Options of a measurement, backends, and exported files that are refused before anything is measured."""
+"""Options of a measurement, and backends, that are refused before anything is measured."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from effbench.bench.backends import BACKENDS, DEFAULT
-from effbench.bench.exported import read_exported
 from effbench.bench.options import BenchOptions
 from effbench.errors import ConfigError
-from effbench.records import sha256_of
 
 
 @pytest.mark.parametrize(
@@ -78,60 +74,3 @@ def test_a_process_of_onnxruntime_has_no_torch_in_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-# --- exported files
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "net.onnx"
-    path.write_bytes(b"content")
-    record = {
-        "schema_version": 1, "format": "onnx", "input": {"name": "images", "shape": ["N", 1, 4, 4]},
-        "model": {"name": "net"}, "run": "outputs/run", "checkpoint": {"name": "best", "step": 3},
-        "sha256": sha256_of(path),
-    }  # fmt: skip
-    (tmp_path / "net.onnx.json").write_text(json.dumps(record))
-    return path
-
-
-def changed(file: Path, **values: Any) -> None:
-    beside = file.with_name(f"{file.name}.json")
-    beside.write_text(json.dumps({**json.loads(beside.read_text()), **values}))
-
-
-def test_a_file_is_read_with_its_record(file: Path) -> None:
-    found = read_exported(file)
-    assert (found.format, found.record["checkpoint"]["step"]) == ("onnx", 3)
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ({"sha256": "0" * 64}, "its sha256 differs"),
-        ({"schema_version": 2}, "a newer effbench wrote it"),
-        ({"input": None}, "it lacks input"),
-        ({"input": {"name": "images"}}, "input needs name and shape"),
-        ({"run": 3, "format": None}, "it lacks format, run"),
-    ],
-)
-def test_a_record_of_another_file_or_damaged_is_refused(file: Path, values: dict[str, Any], text: str) -> None:
-    changed(file, **values)
-    with pytest.raises(ConfigError) as refused:
-        read_exported(file)
-    assert text in str(refused.value)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, "3"])
-def test_a_record_that_is_no_record_is_refused(file: Path, content: str) -> None:
-    file.with_name(f"{file.name}.json").write_text(content)
-    with pytest.raises(ConfigError):
-        read_exported(file)
-
-
-def test_a_file_without_a_record_is_refused_with_the_remedy(file: Path) -> None:
-    file.with_name(f"{file.name}.json").unlink()
-    with pytest.raises(ConfigError) as refused:
-        read_exported(file)
-    assert "effbench export RUN" in str(refused.value)

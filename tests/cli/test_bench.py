@@ -138,6 +138,36 @@ def test_a_file_is_measured_and_what_cannot_read_it_is_a_row(run: Path, tmp_path
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format_name", "suffix", "backend"),
+    [
+        ("openvino", "zip", "openvino_f32"),
+        ("torchscript", "pt", "torchscript"),
+        ("torch_export", "pt2", "torch_export"),
+    ],
+)
+def test_each_format_is_measured_by_its_runtime(
+    format_name: str, suffix: str, backend: str, run: Path, tmp_path: Path
+) -> None:
+    assert cli.main(["export", str(run), f"format={format_name}", f"output={tmp_path}"]) == 0
+    [file] = tmp_path.glob(f"*.{suffix}")
+    words = [f"backends={backend}", "batch_sizes=1", *FEW]
+    if format_name != "openvino":  # a program
+        assert cli.main(["bench", str(file), *words]) == 2
+        words.append("trust=true")
+    assert cli.main(["bench", str(file), *words]) == 0
+    found = arm_of(record_of(tmp_path / "bench"), backend)
+    assert found["status"] == "ok"
+    assert found["parity"]["relative"] < 1e-4
+
+
+def test_trust_without_a_file_is_refused(run: Path, capsys: Any) -> None:
+    assert cli.main(["bench", str(run), "trust=true"]) == 2
+    assert "trust is for an exported file" in capsys.readouterr().err
+
+
+@pytest.mark.process
+@pytest.mark.slow
 def test_an_untrained_model_tells_no_accuracy_and_writes_nothing(tmp_path: Path, capsys: Any) -> None:
     words = ["model=mlp", "backends=[onnxruntime]", "batch_sizes=1", "--json"]
     assert cli.main(["bench", *words, *FEW]) == 0

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from effbench import build, cli
-from effbench.export.openvino_files import archive
+from effbench.export.openvino_runtime import archive
 from effbench.run.load import load_run
 from tests.cli.conftest import Effbench
 from tests.security.conftest import SENTINEL, Evil
