@@ -17,8 +17,9 @@ from effbench.config.options import Rule
 from effbench.console import writes_unicode
 from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import csv_cell, for_terminal
-from effbench.run.load import load_run_or_file, targets_from
+from effbench.run.load import targets_from
 from effbench.run.predict import predict_files
+from effbench.run.run_or_file import load_run_or_file
 from effbench.strict_json import json_text
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,12 @@ from effbench.export.interface import OPSET, OUTPUT, Forward, Interface
 
 
 def make_onnx(model: nn.Module, example: Tensor, interface: Interface) -> bytes:
-    """Return an ONNX file with its weights inside. See `Format.make`.
+    """Return an ONNX file with its weights inside.
+
+    Args:
+        model: the model, on the CPU.
+        example: two samples.
+        interface: names, free dimensions and operator set.
 
     Raises:
         EffbenchError: the exporter wrote another operator set than the one asked for.

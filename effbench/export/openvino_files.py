@@ -23,9 +23,14 @@ RUNTIME_OPTIONS = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def make_openvino(model: nn.Module, example: Tensor, interface: Interface) -> bytes:
-    """Return the archive, made from an ONNX file of the model. See `Format.make`.
+    """Return the archive, made from an ONNX file of the model.
 
     By way of ONNX and not by `openvino.convert_model`, which reports each conversion to its makers.
+
+    Args:
+        model: the model, on the CPU.
+        example: two samples.
+        interface: names, free dimensions and operator set.
     """
     openvino = require_openvino()
     graph = openvino.Core().read_model(model=make_onnx(model, example, interface), weights=b"")

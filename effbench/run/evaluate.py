@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from effbench.config.arguments import check_text, check_texts_by_key
 from effbench.errors import ConfigError, unknown_name
-from effbench.run.load import load_run_or_file, with_data
+from effbench.run.load import with_data
+from effbench.run.run_or_file import load_run_or_file
 
 if TYPE_CHECKING:
     from effbench.data.splits import Split, Splits

@@ -41,48 +41,6 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
     return Run(path, config)
 
 
-def load_run_or_file(
-    path: str | Path,
-    allow_targets: Sequence[str] = (),
-    run: str | Path = "",
-    trust: bool = False,
-    alone: bool = False,
-) -> Run:
-    """Load a run by its folder, or an exported file, whose answers then come from the file.
-
-    Args:
-        path: folder of a run, or file of `effbench export`.
-        allow_targets: your modules that its config may name.
-        run: folder of the file's run; '' for the one that its record names.
-        trust: run a file that is a program.
-        alone: the file's record is enough, unless `run` is given; otherwise the run's folder is needed.
-
-    Returns:
-        The run.
-
-    Raises:
-        ConfigError: it is neither, or what it holds is refused.
-    """
-    from effbench.config.arguments import check_list, check_path
-
-    check_path("folder", path)
-    check_path("run", run)
-    check_list("allow_targets", allow_targets, str, "a list of modules, ['mylab.models']")
-    place = expanded(path)
-    if not place.is_file():
-        if run or trust:
-            raise ConfigError(f"{'run' if run else 'trust'}= is for exported files; {path} is none. Leave it out.")
-        return load_run(path, allow_targets)
-    from effbench.export.opening import open_export
-
-    opened = open_export(place, trust)
-    from effbench.run.exported import exported_alone, exported_with_run  # imports torch, so only after the checks
-
-    if alone and not run:
-        return exported_alone(opened, allow_targets)
-    return exported_with_run(opened, str(run), allow_targets)
-
-
 def recorded_config(folder: Path) -> dict[str, Any]:
     """Read config.yaml as plain containers, with defaults for newer keys. Its allow_targets is emptied."""
     from effbench.config.versions import upgraded

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.config.arguments import check_list, check_text
 from effbench.config.options import COUNT
 from effbench.errors import ConfigError, shown
-from effbench.run.load import load_run_or_file
+from effbench.run.run_or_file import load_run_or_file
 from effbench.special_tokens import PADDING
 
 if TYPE_CHECKING:

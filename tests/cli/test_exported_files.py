@@ -1,4 +1,7 @@
-"""`effbench eval FILE` and `predict FILE`: an exported file answers as its run; broken and hostile ones are refused."""
+"""`effbench eval FILE` and `predict FILE`: an exported file answers as its run; broken and hostile ones are refused.
+
+White-box: `_FileModel`, because no small run has a file of one length and outputs at each place.
+"""
 
 from __future__ import annotations
 
@@ -338,7 +341,6 @@ def test_files_of_texts_answer_as_their_runs(effbench: Effbench, tmp_path: Path)
 
 
 def test_the_file_model_pads_to_its_one_length() -> None:
-    """White-box: `_FileModel`, because no small run has a file of one length and outputs at each place."""
     from effbench.export.opening import Opened
     from effbench.run.exported import _FileModel
 
