@@ -29,6 +29,27 @@ _ENDINGS = ("token", "secret", "password", "passwd", "apikey")  # MYTOKEN, dbpas
 _NAMES_OF_TENSORS = frozenset(
     {"cls", "class", "mask", "pad", "eos", "bos", "sep", "unk", "dist", "reg"}
 )  # cls_token: a tensor
+_SIZES_OF_TOKENS = frozenset(
+    {
+        "dim",
+        "dims",
+        "dropout",
+        "embed",
+        "embedding",
+        "length",
+        "merging",
+        "mixer",
+        "mixing",
+        "norm",
+        "pool",
+        "pooling",
+        "ratio",
+        "reduction",
+        "shift",
+        "size",
+        "type",
+    }
+)  # token_dropout, token_dim: options of a model
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|[0-9]+")
 _ADDRESS = re.compile(r"(?<=://)[^\s/@'\"]+@")
@@ -59,10 +80,12 @@ def redact_environment(text: str) -> str:
 def is_secret_key(name: str) -> bool:
     """Return True if the last part of a config key is a secret name."""
     words = [word.lower() for word in _WORD.findall(name.rpartition(".")[2])]
+    pairs = set(pairwise(words))
     # cls_token and such name tensors of a model
     if not words or (words[-1] == "token" and len(words) > 1 and words[-2] in _NAMES_OF_TENSORS):
         return False
-    pairs = set(pairwise(words))
+    if words[0] == "token" and len(words) == 2 and words[1] in _SIZES_OF_TOKENS:
+        return False
     return bool(_IN_KEYS & set(words)) or bool(pairs & set(_PAIRS_IN_KEYS)) or words[-1].endswith(_ENDINGS)
 
 

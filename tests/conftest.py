@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -109,6 +110,14 @@ def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables are as wide as without a terminal, whatever the shell or a library has set."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(scope="session")
+def wandb_in_the_open() -> None:
+    """W&B changes `write` of stdout and stderr at its import: here the process's, as a test's are closed after it."""
+    own = contextlib.redirect_stdout(sys.__stdout__), contextlib.redirect_stderr(sys.__stderr__)
+    with own[0], own[1], contextlib.suppress(ImportError):
+        import wandb  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

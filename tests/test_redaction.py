@@ -7,6 +7,7 @@ import json
 import pytest
 import yaml
 
+from effbench.config import static_compose as static
 from effbench.config.compose import compose
 from effbench.redaction import is_secret_key, is_secret_variable, redact, redact_environment
 
@@ -67,9 +68,10 @@ def test_every_key_of_the_config_is_kept() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "cls_token", "model.freeze=[cls_token]", "num_tokens=64", "tokenizer=bert", "monkey=1", "author: someone",
-        "keyboard=us", "the token is spent", "lr/no_decay", "key=value", "optimizer.lr=3e-4", "token", "a.token=null",
-        "x.use_auth=true", "https://example.org/a?b=c", "git@example.org:a/b.git", "12:30", "***",
+        "cls_token", "model.freeze=[cls_token]", "model.token_dropout=0.1", "token_dim=64", "num_tokens=64",
+        "tokenizer=bert", "monkey=1", "author: someone", "keyboard=us", "the token is spent", "lr/no_decay",
+        "key=value", "optimizer.lr=3e-4", "token", "a.token=null", "x.use_auth=true", "https://example.org/a?b=c",
+        "git@example.org:a/b.git", "12:30", "***",
     ],
 )  # fmt: skip
 def test_ordinary_text_is_kept(text: str) -> None:
@@ -133,3 +135,11 @@ def test_a_secret_is_found_however_it_is_written(secret: str, monkeypatch: pytes
 def test_a_file_s_own_text_is_only_searched_for_known_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SECRET", CANARY)
     assert redact_environment(f"password: yes, {CANARY}") == "password: yes, ***"
+
+
+def test_no_key_of_the_shipped_configs_is_a_secret_name() -> None:
+    """Its value would be *** in the record of a run, which then could not be read."""
+    groups = static.group_options()
+    keys = {key for group in groups for part in static.members(group).values() for key in static.all_keys(part)}
+    assert "token_dropout" in keys
+    assert [key for key in sorted(keys) if is_secret_key(key)] == []
