@@ -14,7 +14,7 @@ from effbench.escaping import for_terminal
 from effbench.guarded import MissingFileError, checked_version, read_bytes
 from effbench.metrics import display_of
 from effbench.report.figures import Figure, Series, figure
-from effbench.units import article, human_bytes
+from effbench.units import article, counted, human_bytes
 
 SCHEMA = 1
 SINGLE_STREAM, OFFLINE = "single_stream", "offline"  # MLPerf Inference's names (arXiv:1911.02549)
@@ -58,7 +58,7 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
     drawn = latency_figure(record)
     model, machine = record["model"], record["environment"]
     return {
-        "lead": f"{model['name']}, {record['options']['threads']} thread(s), {machine.get('cpu')}",
+        "lead": f"{model['name']}, {counted(record['options']['threads'], 'thread')}, {machine.get('cpu')}",
         "heads": heads,
         "rows": [_row(arm, str(smallest), str(largest), metric) for arm in working],
         "notes": [
