@@ -112,12 +112,13 @@ def no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
-@pytest.fixture(scope="session")
-def wandb_in_the_open() -> None:
-    """W&B changes `write` of stdout and stderr at its import: here the process's, as a test's are closed after it."""
-    own = contextlib.redirect_stdout(sys.__stdout__), contextlib.redirect_stderr(sys.__stderr__)
-    with own[0], own[1], contextlib.suppress(ImportError):
-        import wandb  # noqa: F401
+@pytest.fixture(autouse=True, scope="session")
+def absl_closes_no_stream() -> None:
+    """When Hydra sets up logging, absl closes what stderr was at its import: the stream that all tests share."""
+    with contextlib.suppress(ImportError):
+        from absl import logging as absl_logging
+
+        absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(autouse=True)

@@ -27,8 +27,6 @@ from tests.cli.conftest import TWENTY_STEPS, Effbench
 
 LIBRARIES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
-pytestmark = pytest.mark.usefixtures("wandb_in_the_open")
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARIES)

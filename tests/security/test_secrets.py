@@ -13,7 +13,7 @@ from effbench import cli
 from effbench.run.overrides import recorded_overrides
 from tests.commandline import TINY
 
-pytestmark = [pytest.mark.row(45), pytest.mark.usefixtures("wandb_in_the_open")]
+pytestmark = pytest.mark.row(45)
 
 BY_NAME = {
     "HF_TOKEN": "hf_c4naryAAAA1111",
