@@ -86,7 +86,7 @@ def test_rounds_are_paired_by_number_not_by_place() -> None:
     assert ratio(one[:1], other[1:]) is None
 
 
-def test_positive_interval_covers_the_true_geometric_mean_in_95_percent() -> None:
+def test_positive_interval_covers_the_true_geometric_mean() -> None:
     chance = np.random.default_rng(5)
     hits = 0
     for _ in range(2000):
@@ -170,7 +170,7 @@ def test_nothing_measured_is_no_verdict() -> None:
         (0.013, 1.5, 0.5, 2),
     ],
 )
-def test_aa_and_drift_beyond_their_bounds_limit_what_is_told_apart(
+def test_aa_and_drift_beyond_their_bounds_limit_the_verdict(
     again: float, drift: float, margin: float, reasons: int
 ) -> None:
     first, second = processes(0.01, seed=1, drift=drift), processes(again, seed=2, drift=drift)

@@ -94,7 +94,7 @@ def test_convolutions_have_the_counts_of_torchs_layers() -> None:
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_attention_counts_the_pairs_of_tokens_that_see_each_other() -> None:
+def test_attention_counts_the_pairs_of_tokens_that_see_others() -> None:
     record = bench_pairs("attention", [{"tokens": 300}], 3, 1)
     [row] = record["rows"]
     places = torch.arange(300)

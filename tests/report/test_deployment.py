@@ -84,7 +84,7 @@ def test_a_backend_over_the_bound_is_said_to_be_left_out() -> None:
     assert text.endswith("onnxruntime.")
 
 
-def test_the_figure_has_a_line_for_each_backend_that_was_measured() -> None:
+def test_the_figure_has_a_line_for_each_measured_backend() -> None:
     found = latency_figure(record())
     assert found is not None
     assert [line.label for line in found.panel.lines] == ["eager", "onnxruntime"]
