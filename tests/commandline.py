@@ -81,10 +81,12 @@ def _script(words: tuple[str, ...]) -> None:
     exec(compile(words[0], "<script>", "exec"), {"__name__": "__main__"})
 
 
-def python(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def python(
+    *words: str, cwd: Path, timeout_s: float = TIMEOUT_S, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`python WORDS` to its end."""
     command = [sys.executable, *words]
     env = {**os.environ, **environment}
     return subprocess.run(
-        command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=patience(TIMEOUT_S)
+        command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=patience(timeout_s)
     )
