@@ -27,7 +27,7 @@ demo: $(VENV)/.installed  ## trains MobileNetV3-small + AdamW on the embedded Fa
 test: $(VENV)/.installed-dev  ## the tests but for the proofs, warnings as errors; nine minutes on two cores, which a third worker keeps busy
 	$(BIN)/python -m pytest -n 3 -m "not proof"
 
-proofs: $(VENV)/.installed-dev  ## kills at random, kernels for other processors, sanitizers, full disks: some minutes more
+proofs: $(VENV)/.installed-dev  ## kills at random, kernels for other processors, sanitizers, whole exports, README commands: a quarter of an hour
 	$(BIN)/python -m pytest -n 2 -m proof
 
 test-fast: $(VENV)/.installed-dev  ## the tests that start no process and train nothing, under two minutes

@@ -47,10 +47,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 WITH_PROCESSES = {"exports", "finished", "folders", "sweeps", "torture", "two_epochs", "uninterrupted", "whole"}
 
 
+def mark_most_cases(items: list[pytest.Item]) -> None:
+    """Of a test marked `spread(n)`, n cases in equal distances stay in `make test`; the others become proofs."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("spread"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in cases.values():
+        [number] = found[0].get_closest_marker("spread").args
+        kept = {place * len(found) // number for place in range(number)}
+        for place, item in enumerate(found):
+            if place not in kept:
+                item.add_marker("proof")
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; unmarked tests are `unit`; reports say which rows of faults a test tries."""
     items.sort(key=lambda item: next((n for n, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
+    mark_most_cases(items)
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if WITH_PROCESSES & fixtures:

@@ -115,6 +115,7 @@ def test_bytes_of_a_file_name_stay_those_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b"caf\xe9\n"
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @full
 @pytest.mark.row(56)
@@ -132,6 +133,7 @@ def test_training_outlives_its_stderr_and_stdout(tmp_path: Path) -> None:
     assert (tmp_path / "sweep" / "sweep.csv").read_text().count("completed") == 2
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(56)
 def test_a_program_that_calls_train_keeps_its_own_streams(tmp_path: Path) -> None:

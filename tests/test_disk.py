@@ -57,6 +57,7 @@ assert main(["eval", "run"]) == 0
 """
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @needs_compiler
 @pytest.mark.row(57)

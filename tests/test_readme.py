@@ -69,6 +69,7 @@ def _param(command: str) -> Any:
     return pytest.param(command, marks=pytest.mark.proof) if several else command
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.parametrize("command", [*map(_param, COMMANDS)])
 def test_command_of_the_readme_works(command: str, at_work: Path) -> None:

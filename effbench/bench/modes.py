@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench.bench.options import LEAST_ROUNDS
+from effbench.bench.options import check_counts
 from effbench.cache_dir import expanded
 from effbench.config.arguments import check_list
 from effbench.config.compose import compose
@@ -61,13 +61,6 @@ def bench_train(
     path = publish(folder, "train.json", record)
     draw_training(folder / "train.png", record)
     return {**record, "path": str(path)}
-
-
-def check_counts(rounds: object, threads: object) -> None:
-    """Refuse numbers of rounds and threads that cannot be measured. Raises ConfigError."""
-    COUNT.check(threads, "threads")
-    if COUNT.check(rounds, "rounds") < LEAST_ROUNDS:
-        raise ConfigError(f"rounds must be at least {LEAST_ROUNDS}, for intervals over them; got {rounds}.")
 
 
 def publish(folder: Path, name: str, record: dict[str, Any]) -> Path:

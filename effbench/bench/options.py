@@ -1,4 +1,4 @@
-"""What `effbench bench` is told: checked before torch is imported."""
+"""Options of `effbench bench`, checked before torch is imported."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from effbench.config.options import COUNT, NON_NEGATIVE, POSITIVE
 from effbench.errors import ConfigError, unknown_name
 
 LEAST_ROUNDS = 3  # of two, Student's interval is 12.7 standard errors wide to each side
+
+
+def check_counts(rounds: object, threads: object) -> None:
+    """Refuse numbers of rounds and threads that cannot be measured. Raises ConfigError."""
+    COUNT.check(threads, "threads")
+    if COUNT.check(rounds, "rounds") < LEAST_ROUNDS:
+        raise ConfigError(f"rounds must be at least {LEAST_ROUNDS}, for intervals over them; got {rounds}.")
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,7 @@ class BenchOptions:
             COUNT.check(size, "each item of batch_sizes")
         if not self.batch_sizes:
             raise ConfigError("batch_sizes must hold a number of samples, such as [1, 8, 32]; got [].")
-        COUNT.check(self.threads, "threads")
-        if COUNT.check(self.rounds, "rounds") < LEAST_ROUNDS:
-            raise ConfigError(f"rounds must be at least {LEAST_ROUNDS}, for intervals over them; got {self.rounds}.")
+        check_counts(self.rounds, self.threads)
         POSITIVE.check(self.seconds, "seconds")
         COUNT.check(self.samples, "samples")
         NON_NEGATIVE.check(self.max_drop, "max_drop", "points of accuracy, a number >= 0, such as 0.5")

@@ -9,7 +9,7 @@ from typing import Any
 from effbench.report.figures import Series, figure
 from effbench.report.sheets import sheet
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
-from effbench.units import human_count
+from effbench.units import counted, human_count
 
 _WORDS = {
     "layers": ("depthwise separable", "standard convolution", "1/C_out + 1/k^2"),
@@ -17,13 +17,13 @@ _WORDS = {
 }
 
 
-def print_pairs(record: Mapping[str, Any]) -> None:
+def print_record(record: Mapping[str, Any]) -> None:
     """Print the table and what it rests on to stdout."""
     out = console()
     ours, other, formula = _WORDS[record["kind"]]
     rows, options = record["rows"], record["options"]
     constants = ", ".join(f"{name} {value}" for name, value in record["constants"].items())
-    threads = f"{options['threads']} thread{'s' * (options['threads'] > 1)}"
+    threads = counted(options["threads"], "thread")
     head = f"{ours} / {other}, forward pass, {constants}, {threads}, {options['rounds']} processes"
     print_sentence(out, head, style="bold")
     columns = [TextColumn(name, [str(row["case"][name]) for row in rows]) for name in rows[0]["case"]]

@@ -54,11 +54,6 @@ def prepare(source: Source, backends: list[Backend], folder: Path) -> Prepared:
     return Prepared(files, failed)
 
 
-def size_of(path: Path) -> int:
-    """Return the bytes of a file."""
-    return path.stat().st_size
-
-
 def _made(source: Source, kind: str, folder: Path) -> Path | str:
     """Return the path of the file, or why it cannot be written."""
     of_file = bool(source.files)

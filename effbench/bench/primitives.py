@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from effbench.disturbance import OTHERS, calibration_s, drifted, others_share, reading
@@ -63,13 +63,13 @@ def bench_pairs(kind: str, cases: Sequence[Mapping[str, int]], rounds: int, thre
     rows = []
     for place, pair in enumerate(found[0]["pairs"]):
         each = [one["times"][place] for one in found]
-        rows.append({
-            **pair,
-            "ours_s": _interval([median([ours for ours, _ in turns]) for turns in each]),
-            "other_s": _interval([median([other for _, other in turns]) for turns in each]),
+        samples = {
+            "ours_s": [median([ours for ours, _ in turns]) for turns in each],
+            "other_s": [median([other for _, other in turns]) for turns in each],
             # within a turn, so that drift of the machine is in both
-            "time_ratio": _interval([median([ours / other for ours, other in turns]) for turns in each]),
-        })  # fmt: skip
+            "time_ratio": [median([ours / other for ours, other in turns]) for turns in each],
+        }
+        rows.append({**pair, **{name: asdict(positive_interval(values)) for name, values in samples.items()}})
     return {
         "schema_version": SCHEMA,
         "kind": kind,
@@ -82,11 +82,6 @@ def bench_pairs(kind: str, cases: Sequence[Mapping[str, int]], rounds: int, thre
         "disturbed_rounds": sum((one["others"] or 0) > OTHERS or drifted(one["drift"]) for one in found),
         "environment": environment(),
     }
-
-
-def _interval(values: Sequence[float]) -> dict[str, Any]:
-    found = positive_interval(values)
-    return {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
 
 
 def timed_pairs(kind: str, cases: Sequence[Mapping[str, int]], number: int, threads: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from effbench.bench.answers import ANSWER_BATCH, judged, reference_answers
 from effbench.bench.backends import BACKENDS, has_bf16
 from effbench.bench.measure import TURNS, Arm, answers_of, measure
 from effbench.bench.options import BenchOptions
-from effbench.bench.prepare import prepare, size_of
+from effbench.bench.prepare import prepare
 from effbench.bench.sources import Source
 from effbench.bench.verdict import CONTROL_BOUND, Candidate, trust, verdict
 from effbench.bench.worker import TIMED_CALLS, WARM_UP_CALLS
@@ -94,7 +95,11 @@ def _answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dic
             if reference is None:  # a file without its run
                 reference, reference_name = tensor, backend.name
             try:
-                row |= {"bytes": size_of(path), **judged(source, reference, tensor), "compared_with": reference_name}
+                row |= {
+                    "bytes": path.stat().st_size,
+                    **judged(source, reference, tensor),
+                    "compared_with": reference_name,
+                }
                 row["notes"] = list(arm.notes)
             except EffbenchError as error:
                 arm.failed = first_line(error)
@@ -108,7 +113,8 @@ def _answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dic
 
 def _reads(source: Source, options: BenchOptions, name: str) -> bool:
     """Return False for a backend that nobody named and that reads no file of this format."""
-    return bool(options.backends) or not source.files or BACKENDS[name].file in source.files
+    kinds = {BACKENDS[name].file, BACKENDS[name].also}
+    return bool(options.backends) or not source.files or not kinds.isdisjoint(source.files)
 
 
 def _saved(path: Path, tensor: torch.Tensor) -> Path:
@@ -152,14 +158,14 @@ def _record(
         "unit": source.unit,
         "sample_shape": list(source.samples.shape[1:]),
         "split": source.split,
-        "untold": source.untold or None,
+        "no_accuracy": source.no_accuracy or None,
         "options": _options(options),
         "arms": list(rows.values()),
         "reference": first.name,
         "control": {
             "backend": first.name,
             "bound": CONTROL_BOUND,
-            "ratio": {str(size): _interval(found) for size, found in trusted.control.items()},
+            "ratio": {str(size): asdict(found) for size, found in trusted.control.items()},
         },
         "drift": trusted.drift,
         "margin": trusted.margin,
@@ -184,16 +190,12 @@ def _by_size(arm: Arm, first: Arm, sizes: Sequence[int]) -> dict[str, Any]:
     for size in sizes:
         if own := at_size(arm.processes, size):
             over = ratio(own, at_size(first.processes, size)) if arm is not first else None
-            found[str(size)] = {**estimates(own, size), "latency_over_reference": _interval(over) if over else None}
+            found[str(size)] = {**estimates(own, size), "latency_over_reference": asdict(over) if over else None}
     return found
 
 
-def _interval(found: Any) -> dict[str, Any]:
-    return {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
-
-
 def _keeps(row: Mapping[str, Any], max_drop: float) -> bool:
-    """Return True unless the backend loses more points than it may; untold accuracy excludes nobody."""
+    """Return True unless the backend loses more points than it may; without accuracy nobody is excluded."""
     # 1e-9: a share of samples in points is rounded
     return row["status"] == "ok" and (row["lost"] is None or row["lost"]["estimate"] <= max_drop + 1e-9)
 

@@ -39,10 +39,10 @@ class Source:
         unit: the word for a sample.
         model: the portable model; None for a file whose run is not there.
         files: kind of file -> the file, for an exported file.
-        targets: of the samples; None: accuracy is not told.
+        targets: of the samples; None: accuracy is not reported.
         split: that the samples are of; None for random ones.
         task: of the model; None if it is not known.
-        untold: why accuracy is not told; '' where it is.
+        no_accuracy: why accuracy is not reported; '' where it is.
     """
 
     facts: Mapping[str, Any]
@@ -53,7 +53,7 @@ class Source:
     targets: Tensor | None = None
     split: str | None = None
     task: Task | None = None
-    untold: str = ""
+    no_accuracy: str = ""
 
 
 def run_source(
@@ -102,8 +102,7 @@ def untrained_source(config: Config, count: int) -> Source:
     facts = {"kind": "model", "setting": str(setting), "model": {"name": config.model.label, **costs}}
     task = build.task_of(config, setting.num_classes)
     samples = _like(modality.portable_example(), count)
-    untold = "the weights are untrained"
-    return Source(facts, samples, modality.unit, model, task=task, untold=untold)
+    return Source(facts, samples, modality.unit, model, task=task, no_accuracy="the weights are untrained")
 
 
 def _like(example: Tensor, count: int) -> Tensor:
@@ -134,8 +133,8 @@ def file_source(file: Opened, data: Mapping[str, str], allow_targets: Sequence[s
     except (EffbenchError, OSError, KeyError, TypeError) as error:
         if data:  # asked for: the reason matters
             raise
-        log.info(f"note: accuracy is not told, because the file's run cannot be read: {error}")
-        return Source(facts, _of_record(file, count), unit, files=files, untold="the file's run cannot be read")
+        log.info(f"note: accuracy is not reported, because the file's run cannot be read: {error}")
+        return Source(facts, _of_record(file, count), unit, files=files, no_accuracy="the file's run cannot be read")
     trained, exported = own.facts["checkpoint"]["step"], file.record["checkpoint"].get("step")
     if trained != exported:
         log.info(

@@ -8,7 +8,7 @@ from typing import Any
 from effbench.metrics import display_of
 from effbench.report.deployment import main_metric, sentences, three
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
-from effbench.units import human_bytes, percent
+from effbench.units import counted, human_bytes, percent
 
 
 def print_record(record: Mapping[str, Any]) -> None:
@@ -16,7 +16,7 @@ def print_record(record: Mapping[str, Any]) -> None:
     out = console()
     model, options, unit = record["model"], record["options"], record["unit"]
     shape = "x".join(map(str, record["sample_shape"]))
-    threads = f"{options['threads']} thread{'s' * (options['threads'] > 1)}"
+    threads = counted(options["threads"], "thread")
     working = [arm for arm in record["arms"] if arm["status"] == "ok" and arm.get("batches")]
     calls = [found["calls"] for arm in working for found in arm["batches"].values()]
     counts = f"{options['rounds']} rounds, {min(calls, default=0)} to {max(calls, default=0)} calls a number"

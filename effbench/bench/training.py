@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def _record(
         "options": {"steps": steps, "rounds": len(found), "threads": threads, "warm_up_steps": WARM_UP_STEPS},
         "batch_size": found[0]["batch_size"],
         "steps_counted": sum(len(one["steps"]) for one in found),
-        "step_s": {"estimate": whole.estimate, "low": whole.low, "high": whole.high, "n": whole.n},
+        "step_s": asdict(whole),
         "parts": parts,
         "drift": max(max(one["drift"], 1 / one["drift"]) for one in found),
         "disturbed_rounds": sum((one["others"] or 0) > OTHERS or drifted(one["drift"]) for one in found),

@@ -11,18 +11,19 @@ from effbench.escaping import for_terminal
 from effbench.records import replacing
 from effbench.report.curves import BLUE, GREY, ORANGE
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
+from effbench.units import counted
 
 _BAR = 30  # columns of a whole step
 _COLOURS = (GREY, BLUE, "#3a9a5b", "#a05fb5", ORANGE, "#c8c8c8")
 
 
-def print_training(record: Mapping[str, Any]) -> None:
+def print_record(record: Mapping[str, Any]) -> None:
     """Print the parts of a step to stdout."""
     out = console()
     options, step = record["options"], record["step_s"]
     head = (
         f"{record['model']['name']} with {record['optimizer']}, {record['batch_size']} {record['unit']}s a step, "
-        f"{options['threads']} thread{'s' * (options['threads'] > 1)}, {record['steps_counted']} steps in "
+        f"{counted(options['threads'], 'thread')}, {record['steps_counted']} steps in "
         f"{options['rounds']} processes"
     )
     print_sentence(out, head, style="bold")

@@ -11,7 +11,7 @@ from effbench.disturbance import DRIFT
 from effbench.report.deployment import SINGLE_STREAM
 from effbench.stats import Interval, positive_interval
 
-CONTROL_BOUND = 0.05  # how far the interval of A/A may stay away from 1 before it limits what can be told apart
+CONTROL_BOUND = 0.05  # how far the interval of A/A may stay away from 1 before it limits the verdict
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def verdict(
         "winner": None if tied else best.name,
         "best": best.name,
         "batch_size": best_size,
-        "not_told_apart": tied,
+        "not_distinguished": tied,
         "margin": margin,
         "reference": None if own is None else own[0].name,
         "gain": None if gain is None else asdict(gain),

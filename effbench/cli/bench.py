@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,17 +16,17 @@ HELP = """usage: effbench bench RUN|FILE [backends=[NAME,...]] [batch_sizes=[1,8
        effbench bench model=NAME [data=NAME] [GROUP=NAME | KEY=VALUE ...] [--config-dir DIR] [the options above]
 
 Measures the inference of a trained run, of a file that `effbench export` wrote, or of a model with untrained weights
-(then no accuracy is told). Backends: eager, channels_last, bf16, torchscript, torch_export, onnxruntime, openvino_f32,
-openvino_bf16; only if named: aot_inductor, compile. onnxruntime needs the extra effbench[onnx], OpenVINO
+(then no accuracy is reported). Backends: eager, channels_last, bf16, torchscript, torch_export, onnxruntime,
+openvino_f32, openvino_bf16; only if named: aot_inductor, compile. onnxruntime needs the extra effbench[onnx], OpenVINO
 effbench[openvino]. One that does not work here is a line with its reason. A TorchScript or torch.export FILE is a
 program: trust=true runs it.
 
 Each backend and batch size runs in processes of their own, one a round, with `threads` threads; the processes of a
 round take turns of a fraction of a second. After 10 calls to warm up, a process is timed for at least 100 calls, or for
-`seconds`. Told: latency at batch 1 (mean, p50, p90, p95, p99) and throughput by batch size, with 95 % intervals over
-rounds; time to load, peak memory, file size; on `samples` validation samples, accuracy and how far outputs move. The
-fastest is named for latency (single stream) and throughput (offline) among those that lose at most `max_drop` points of
-accuracy, if they can be told apart: the first backend is measured twice as a control.
+`seconds`. Reported: latency at batch 1 (mean, p50, p90, p95, p99) and throughput by batch size, with 95 % intervals
+over rounds; time to load, peak memory, file size; on `samples` validation samples, accuracy and how far outputs move.
+The fastest is named for latency (single stream) and throughput (offline) among those that lose at most `max_drop`
+points of accuracy, if it can be distinguished: the first backend is measured twice as a control.
 
 Writes bench.json, bench.csv and bench.svg (latency by batch size) to RUN/bench, to bench/ beside FILE, or to
 output=FOLDER; of an untrained model only with output=FOLDER.
@@ -65,21 +66,26 @@ def _inference(words: Sequence[str], arguments: Arguments) -> int:
         record = _untrained(words, arguments.get("config_dir"))
     else:
         record = _trained(words)
+    return _shown(record, arguments, "table")
+
+
+def _shown(record: Mapping[str, Any], arguments: Arguments, module: str) -> int:
+    """Print a record and return the exit code.
+
+    Args:
+        record: the result.
+        arguments: for --json.
+        module: of effbench.bench, whose print_record prints it for people; imported only now.
+    """
     if arguments.has("json"):
         print_json(record)
         return 0
-    from effbench.bench.table import print_record
-
-    print_record(record)
-    _print_path(record)
-    return 0
-
-
-def _print_path(record: Mapping[str, Any]) -> None:
+    importlib.import_module(f"effbench.bench.{module}").print_record(record)
     if "path" in record:
         from effbench.escaping import for_terminal
 
         print(f"  {for_terminal(record['path'])}")
+    return 0
 
 
 def _train(words: Sequence[str], arguments: Arguments) -> int:
@@ -93,14 +99,7 @@ def _train(words: Sequence[str], arguments: Arguments) -> int:
     record = bench_train(
         rest, output=options["output"], targets=targets, config_dir=arguments.get("config_dir"), **numbers
     )
-    if arguments.has("json"):
-        print_json(record)
-        return 0
-    from effbench.bench.training_table import print_training
-
-    print_training(record)
-    _print_path(record)
-    return 0
+    return _shown(record, arguments, "training_table")
 
 
 def _layers(words: Sequence[str], arguments: Arguments) -> int:
@@ -135,14 +134,7 @@ def _pairs(
     # one value without brackets
     values |= {key: [values[key]] for key in own if own[key][:1] == "[" and not isinstance(values[key], list)}
     record = bench(output=options["output"], **values)
-    if arguments.has("json"):
-        print_json(record)
-        return 0
-    from effbench.bench.pairs_table import print_pairs
-
-    print_pairs(record)
-    _print_path(record)
-    return 0
+    return _shown(record, arguments, "pairs_table")
 
 
 _MODES: dict[str, Callable[[Sequence[str], Arguments], int]] = {

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from effbench.errors import OptionError, unknown_name
 from effbench.models.attention import SelfAttention
 from effbench.models.layers import check_count, check_dropout
+from effbench.models.text_layers import ConvStem
 from effbench.models.transformer import Block
 
 POSITIONS = ("learned", "rotary")
@@ -41,6 +42,7 @@ class GPT(nn.Module):
         tied: the output layer has the embedding's weights (arXiv:1608.05859).
         dropout: fraction dropped after the embedding and of what blocks add, in [0, 1).
         attention_dropout: fraction of attention weights dropped, in [0, 1).
+        conv_width: tokens that a causal convolution after the embedding sees, see ConvStem; None: no convolution.
 
     Raises:
         OptionError: an option is out of range.
@@ -58,6 +60,7 @@ class GPT(nn.Module):
         tied: bool = True,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        conv_width: int | None = None,
     ):
         super().__init__()
         check_count(context, "data.context", "tokens")
@@ -70,6 +73,7 @@ class GPT(nn.Module):
         rotary = positions == "rotary"
         self.context = context
         self.embedding = nn.Embedding(num_classes, dim)
+        self.stem = None if conv_width is None else ConvStem(dim, conv_width, causal=True)
         self.pos_embedding = None if rotary else nn.Parameter(torch.empty(context, dim))
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
@@ -102,6 +106,8 @@ class GPT(nn.Module):
                 f"{self.context} tokens, or train with a larger data.context."
             )
         x_BTD = self.embedding(tokens_BT)
+        if self.stem is not None:
+            x_BTD = self.stem(x_BTD)
         if self.pos_embedding is not None:
             x_BTD = x_BTD + self.pos_embedding[:T]
         x_BTD = self.dropout(x_BTD)

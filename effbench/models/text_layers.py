@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from effbench.errors import OptionError
 from effbench.models.layers import check_dropout
 from effbench.special_tokens import PADDING
 
@@ -39,6 +40,40 @@ class TokenEmbedding(nn.Embedding):
             left_out_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) < self.token_dropout
             tokens_BT = tokens_BT.masked_fill(left_out_BT, PADDING)
         return super().forward(tokens_BT)
+
+
+class ConvStem(nn.Module):
+    """A convolution over neighbouring tokens, added to the embedding: n-grams before attention.
+
+    (B, T, D) -> (B, T, D): x + GELU(LayerNorm(convolution(x))). Like the convolutional stem of arXiv:2106.14881, but
+    without a stride.
+
+    Args:
+        dim: D.
+        width: tokens that the convolution sees: an odd number, its token in the middle; if causal, any number >= 2.
+        causal: the convolution sees its token and the ones before it.
+
+    Raises:
+        OptionError: width is out of range.
+    """
+
+    def __init__(self, dim: int, width: int, causal: bool = False):
+        super().__init__()
+        is_count = isinstance(width, int) and not isinstance(width, bool)
+        if not is_count or width < 2 or not (causal or width % 2):
+            rule = "a number of tokens >= 2, such as 4" if causal else "an odd number of tokens >= 3, such as 5"
+            raise OptionError(f"model.conv_width must be null or {rule}; got {width!r}.")
+        self.conv = nn.Conv1d(dim, dim, width)
+        self.norm = nn.LayerNorm(dim)
+        self.padding = (width - 1, 0) if causal else (width // 2, width // 2)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); mask_BT is False for padding, which then neither gives nor gets anything."""
+        if mask_BT is not None:
+            x_BTD = x_BTD * mask_BT.unsqueeze(2)
+        convolved_BDT = self.conv(nn.functional.pad(x_BTD.transpose(1, 2), self.padding))
+        x_BTD = x_BTD + nn.functional.gelu(self.norm(convolved_BDT.transpose(1, 2)))
+        return x_BTD if mask_BT is None else x_BTD * mask_BT.unsqueeze(2)
 
 
 def masked_mean(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:

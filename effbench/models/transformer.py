@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from effbench.errors import OptionError, unknown_name
 from effbench.models.attention import LocalAttention, SelfAttention
 from effbench.models.layers import check_count, check_dropout
-from effbench.models.text_layers import TokenEmbedding, masked_mean, token_mask
+from effbench.models.text_layers import ConvStem, TokenEmbedding, masked_mean, token_mask
 
 POSITIONS = ("learned", "rotary", "none")
 
@@ -69,6 +69,7 @@ class TransformerEncoder(nn.Module):
         dropout: fraction dropped after the embedding and of what blocks add, in [0, 1).
         attention_dropout: fraction of attention weights dropped, in [0, 1).
         token_dropout: fraction of tokens left out in training, see TokenEmbedding.
+        conv_width: tokens that a convolution after the embedding sees, see ConvStem; None: no convolution.
 
     Raises:
         OptionError: an option is out of range.
@@ -90,6 +91,7 @@ class TransformerEncoder(nn.Module):
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
         token_dropout: float = 0.0,
+        conv_width: int | None = None,
     ):
         super().__init__()
         check_count(depth, "model.depth", "blocks")
@@ -109,6 +111,7 @@ class TransformerEncoder(nn.Module):
 
         blocks = [Block(attention(), dim, mlp_dim or 4 * dim, dropout, norm) for _ in range(depth)]
         self.embedding = TokenEmbedding(vocab_size, dim, token_dropout)
+        self.stem = None if conv_width is None else ConvStem(dim, conv_width)
         # small: the scale of the embedding's rows is 1
         self.pos_embedding = nn.Parameter(0.02 * torch.randn(max_length, dim)) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
@@ -121,6 +124,8 @@ class TransformerEncoder(nn.Module):
         """(B, T) -> (B, num_classes)."""
         mask_BT = token_mask(tokens_BT)
         x_BTD = self.embedding(tokens_BT)
+        if self.stem is not None:
+            x_BTD = self.stem(x_BTD, mask_BT)
         if self.pos_embedding is not None:
             x_BTD = x_BTD + self.pos_embedding[: x_BTD.shape[1]]
         x_BTD = self.dropout(x_BTD)

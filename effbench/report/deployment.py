@@ -89,7 +89,7 @@ def _row(arm: Mapping[str, Any], small: str, large: str, metric: str | None) -> 
 
 
 def main_metric(arms: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the metric that is shown: accuracy, or else the first one besides the loss; None if none is told."""
+    """Return the metric that is shown: accuracy, or else the first one besides the loss; None if there is none."""
     names = [str(name) for arm in arms for name in arm.get("metrics") or {}]
     return "acc" if "acc" in names else next((name for name in names if name != "loss"), names[0] if names else None)
 
@@ -139,8 +139,8 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
         _named(record, OFFLINE, "Most throughput (offline)"),
     ]
     bound = f"at most {record['options']['max_drop']:g} points lost"
-    if record["untold"]:
-        found.append(f"Accuracy is not told: {record['untold']}; no backend is left out for its answers.")
+    if record["no_accuracy"]:
+        found.append(f"Accuracy is not reported: {record['no_accuracy']}; no backend is left out for its answers.")
     elif over := [arm["backend"] for arm in record["arms"] if _is_over(arm, record["options"]["max_drop"])]:
         found.append(f"Left out, because they lose more than the bound ({bound}): {', '.join(over)}.")
     ratios = [
@@ -182,5 +182,5 @@ def _named(record: Mapping[str, Any], scenario: str, what: str) -> str | None:
         times = f"{gain['estimate']:.2f} times as fast as {found['reference']} [{gain['low']:.2f}, {gain['high']:.2f}]"
         text += f", {times}"
     if found["winner"] is None:
-        text += f"; not told apart from {', '.join(found['not_told_apart'])}, so no winner is named"
+        text += f"; cannot be distinguished from {', '.join(found['not_distinguished'])}, so no winner is named"
     return f"{text}."

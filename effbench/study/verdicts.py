@@ -233,8 +233,8 @@ def summary(
         doubted = [each for each in every if each.doubt]
         undecided = [each for each in every if each.faster_setting == "none" and not each.doubt]
         reason = seconds_doubt([arm for each in doubted for arm in (each.a, each.b)], table)
-        for untold, what in ((doubted, f"cannot be told ({reason})"), (undecided, "not distinguishable")):
-            found += _grouped(untold, table.arms, f"{unit.capitalize()} to target {what}", every=every)
+        for unclear, what in ((doubted, f"cannot be told ({reason})"), (undecided, "not distinguishable")):
+            found += _grouped(unclear, table.arms, f"{unit.capitalize()} to target {what}", every=every)
     return found
 
 

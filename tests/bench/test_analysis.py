@@ -117,11 +117,11 @@ def candidates(**seconds: float) -> list[Candidate]:
     return [Candidate(name, processes(each, seed=place)) for place, (name, each) in enumerate(seconds.items())]
 
 
-def test_the_fastest_is_the_winner_where_it_is_told_apart() -> None:
+def test_the_fastest_is_the_winner_where_it_is_distinguished() -> None:
     arms = candidates(eager=0.01, onnxruntime=0.002, openvino_f32=0.003)
     found = verdict(SINGLE_STREAM, arms, arms[0], 1, 0.0)
     assert found is not None
-    assert (found["winner"], found["not_told_apart"], found["reference"]) == ("onnxruntime", [], "eager")
+    assert (found["winner"], found["not_distinguished"], found["reference"]) == ("onnxruntime", [], "eager")
     assert found["gain"]["estimate"] == pytest.approx(5.0, rel=0.02)
 
 
@@ -130,7 +130,7 @@ def test_equal_backends_have_no_winner() -> None:
     found = verdict(SINGLE_STREAM, arms, arms[0], 1, 0.0)
     assert found is not None
     assert found["winner"] is None
-    assert {found["best"], *found["not_told_apart"]} == {"onnxruntime", "openvino_f32"}
+    assert {found["best"], *found["not_distinguished"]} == {"onnxruntime", "openvino_f32"}
 
 
 @pytest.mark.parametrize(("margin", "winner"), [(0.0, "onnxruntime"), (0.4, "onnxruntime"), (0.6, None)])

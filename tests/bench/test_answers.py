@@ -43,7 +43,7 @@ def test_equal_answers_lose_nothing_with_an_interval() -> None:
     assert found["parity"]["relative"] == 0
 
 
-def test_without_a_task_only_parity_is_told() -> None:
+def test_without_a_task_only_parity_is_reported() -> None:
     found = judged(source(task=False), LOGITS, LOGITS + 0.5)
     assert (found["metrics"], found["lost"]) == (None, None)
     assert found["parity"]["max_difference"] == 0.5

@@ -44,8 +44,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
 
 
 @pytest.fixture
-def run(finished: tuple[Path, str, str]) -> Path:
-    return finished[0]
+def run(finished: tuple[Path, str, str]) -> Iterator[Path]:
+    """The finished run that all tests of a worker share: a test that writes into it fails, not the next one."""
+    before = states(finished[0])
+    yield finished[0]
+    assert states(finished[0]) == before
+
+
+def states(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of the last change of everything in a folder."""
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ def broken_off(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.spread(3)
 @pytest.mark.process
 @pytest.mark.row(3, 4)
 @pytest.mark.parametrize("file", FILES)
@@ -172,6 +173,7 @@ def on_pictures(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(21)
 @pytest.mark.parametrize("change", ["added", "removed", "altered"])
@@ -191,6 +193,7 @@ def test_changed_data_are_refused_and_the_run_is_unchanged(
     assert hashes(on_pictures) == before
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(21)
 @pytest.mark.parametrize("kept", [8, 12, 30])

@@ -200,6 +200,7 @@ def test_recorded_parity_is_reproducible_on_validation_images(name: str, run: Pa
     assert (parity["agreement"], parity["agreeing"]) == (1.0, 256)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", [18, 25])
 def test_opset_of_the_file_is_the_one_asked_for(opset: int, run: Path, effbench: Effbench, tmp_path: Path) -> None:
@@ -276,6 +277,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_openvino_reports_nothing_to_its_makers(run: Path, tmp_path: Path) -> None:
     """openvino-telemetry would ask for an address on the network, and keep an ID in ~/intel."""
@@ -362,7 +364,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
 
 @pytest.mark.process
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.proof] * (name != "cnn")) for name in MODELS])
 def test_every_kind_of_network_is_equal_in_every_format(name: str, form: str, networks: Networks) -> None:
     run = networks.run(name)
     images = pixels(run)
@@ -649,6 +651,7 @@ cli.main(["export", sys.argv[1], "output=it"])
 """
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(47)
 def test_killed_onnx_export_keeps_old_file_and_next_cleans_up(

@@ -36,6 +36,7 @@ def full_from(number: int, whole: Any) -> Any:
     return call
 
 
+@pytest.mark.spread(3)
 @pytest.mark.process
 @pytest.mark.row(5)
 @pytest.mark.parametrize(

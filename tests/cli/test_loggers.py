@@ -137,6 +137,7 @@ def test_tensorboard_of_a_crashed_and_resumed_run_has_no_gaps(
     assert tensorboard_points(tmp_path / "run") == tensorboard_points(tmp_path / "whole")
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 @pytest.mark.filterwarnings("ignore")  # mlflow's own
@@ -249,6 +250,7 @@ def mlflow_points(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.parametrize("name", LIBRARIES)
 @pytest.mark.filterwarnings("ignore")  # mlflow's own

@@ -222,6 +222,7 @@ def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.spread(3)
 @pytest.mark.process
 @pytest.mark.row(50)
 @pytest.mark.parametrize("change", CHANGES)
@@ -666,6 +667,7 @@ def twice() -> None:
     once()
 
 
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.row(9)
 @pytest.mark.parametrize(
@@ -705,6 +707,7 @@ def test_early_stopped_run_interrupted_in_test_trains_no_more(effbench: Effbench
         assert resumed[key] == whole[key]
 
 
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.row(9)
 @pytest.mark.parametrize(
@@ -795,6 +798,7 @@ def start(words: list[str], folder: Path, *before: str) -> subprocess.Popen[str]
 ENDLESS = [*FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=100000"]
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(9, 10)
 def test_sigterm_to_a_process_group_with_workers_saves_once(tmp_path: Path) -> None:
@@ -808,6 +812,7 @@ def test_sigterm_to_a_process_group_with_workers_saves_once(tmp_path: Path) -> N
     read_checkpoint(tmp_path / "run" / "checkpoints" / "last")
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(9, 11, 25)
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the sweep alone", "its process group"])
@@ -829,6 +834,7 @@ def test_sweep_forwards_a_signal_and_starts_no_further_job(whole_group: bool, tm
     assert not list(tmp_path.glob("sweep/001*"))
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(55)
 def test_sweep_under_nohup_ignores_sighup_and_forwards_sigusr1(tmp_path: Path) -> None:

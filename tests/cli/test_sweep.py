@@ -195,6 +195,7 @@ def test_sweep_json_prints_exactly_the_rows_of_sweep_csv(name: str, jobs: int, s
 # --- refused before any job -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spread(4)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
@@ -236,6 +237,7 @@ EXCLUDING = {
 }
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("case", EXCLUDING)
 def test_sweep_lists_jobs_whose_options_exclude_each_other(case: str) -> None:

@@ -155,6 +155,7 @@ def test_default_run_folder_is_outputs_by_date_and_time(effbench: Effbench, tmp_
     assert re.fullmatch(r"\d\d-\d\d-\d\d-\d{6}", summary.parent.name)
 
 
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.row(37)
 @pytest.mark.parametrize("name", ["a b", "ü😀", "it\\'s", "a,b=c", "x" * 255])

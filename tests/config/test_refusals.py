@@ -166,6 +166,7 @@ def test_words_that_make_no_sense_are_quoted_back(case: str, capsys: pytest.Capt
     assert all(part in message for part in expected), message
 
 
+@pytest.mark.spread(8)
 @pytest.mark.slow
 @pytest.mark.row(38)
 @pytest.mark.parametrize("case", BY_BUILDING)

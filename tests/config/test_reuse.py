@@ -37,6 +37,7 @@ def composed(words: list[str]) -> Any:
         return str(error)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=5, unique=True))

@@ -41,6 +41,7 @@ def classes(model: nn.Module) -> list[type[nn.Module]]:
     return [type(module) for module in model.modules()]
 
 
+@pytest.mark.spread(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_models_are_built_of_plain_classes(name: str) -> None:

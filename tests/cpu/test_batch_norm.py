@@ -155,6 +155,7 @@ def poisoned(net: nn.Module, where: str, value: float, rule: Callable[[Tensor], 
     return [out.detach(), own.grad, net[0].weight.grad, net[0].bias.grad, net[0].running_mean, net[0].running_var]
 
 
+@pytest.mark.spread(36)
 @needs_compiler
 @pytest.mark.row(27)
 @pytest.mark.parametrize("act", ACTS)

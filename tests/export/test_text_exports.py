@@ -70,6 +70,7 @@ def test_files_take_every_length(name: str, form: str, tmp_path: Path) -> None:
     assert parity.lengths == tuple(range(1, LENGTH + 1))
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_ngrams_as_openvino_computes_them_fail_the_gate(tmp_path: Path) -> None:
     skip_without_libraries("openvino")
@@ -115,6 +116,7 @@ def encoded(text: str, about: dict[str, Any]) -> list[int]:
     return [numbers.get(word, 1) for word in re.findall(r"\w+|[^\w\s]", text.lower())]
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_record_is_enough_to_encode_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = pytest.importorskip("onnxruntime")

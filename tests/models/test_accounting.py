@@ -49,6 +49,7 @@ def build(arch: str, side: int, in_channels: int = 3) -> nn.Module:
         return create(arch, num_classes=1000, in_channels=in_channels, image_size=(side, side), stem="imagenet")
 
 
+@pytest.mark.spread(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", PUBLISHED)
 def test_parameters_and_macs_are_the_published_ones(arch: str) -> None:
@@ -139,6 +140,7 @@ MEASURED = {
 }
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("which", MEASURED)
 def test_activation_bytes_match_the_allocator_after_a_forward(which: str) -> None:

@@ -31,7 +31,7 @@ def tokens(length: int = T) -> Tensor:
     return torch.randint(0, V, (2, length), generator=torch.Generator().manual_seed(1))
 
 
-OPTIONS = [{}, {"positions": "rotary", "dim": 24}, {"tied": False}]
+OPTIONS = [{}, {"positions": "rotary", "dim": 24}, {"tied": False}, {"conv_width": 3}]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -62,6 +62,14 @@ def reference(model: GPT, row: list[int], positions: str) -> list[Tensor]:
         return torch.cat([z.real, z.imag])
 
     xs = [w["embedding.weight"][token] for token in row]
+    if "stem.conv.weight" in w:
+        kernel, embedded = w["stem.conv.weight"], xs
+        xs = []
+        for place, x in enumerate(embedded):
+            seen = embedded[max(0, place + 1 - kernel.shape[2]) : place + 1]
+            columns = kernel[:, :, kernel.shape[2] - len(seen) :].unbind(2)
+            total = w["stem.conv.bias"] + sum(column @ one for column, one in zip(columns, seen, strict=True))
+            xs.append(x + F.gelu(norm(total, "stem.norm")))
     if positions == "learned":
         xs = [x + w["pos_embedding"][place] for place, x in enumerate(xs)]
     for block in range(DEPTH):
@@ -142,6 +150,7 @@ def test_options_out_of_range_are_refused() -> None:
         ({"heads": 5}, "model.heads must divide model.dim"),
         ({"depth": 0}, "model.depth"),
         ({"dropout": 1.0}, "model.dropout"),
+        ({"conv_width": 1}, "model.conv_width must be null or a number of tokens >= 2"),
     ):
         with pytest.raises(OptionError, match=said):
             made(**options)

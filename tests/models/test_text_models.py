@@ -17,7 +17,7 @@ from effbench.models.accounting import layer_table, macs
 from effbench.models.ngrams import Ngrams
 from effbench.models.recurrent import LstmAttention, Recurrent
 from effbench.models.text_cnn import TextCnn
-from effbench.models.text_layers import masked_softmax, reversed_within
+from effbench.models.text_layers import ConvStem, masked_softmax, reversed_within
 from effbench.models.transformer import TransformerEncoder
 
 VOCAB, K, T = 50, 7, 20
@@ -33,6 +33,7 @@ MODELS = {
     "transformer": lambda: TransformerEncoder(K, VOCAB, T, dim=32, depth=2),
     "post_norm": lambda: TransformerEncoder(K, VOCAB, T, dim=32, depth=2, norm="post", positions="rotary"),
     "local": lambda: TransformerEncoder(K, VOCAB, T, dim=32, depth=2, window=3, num_global=1, positions="none"),
+    "conv_stem": lambda: TransformerEncoder(K, VOCAB, T, dim=32, depth=1, positions="rotary", conv_width=5),
 }
 
 
@@ -181,6 +182,24 @@ def test_boundaries_are_tokens_of_their_own():
     torch.testing.assert_close(model(torch.tensor([[5]])) * 2**0.5, begins)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_stem_adds_the_convolution_written_out(causal):
+    torch.manual_seed(0)
+    stem, x_BTD = ConvStem(6, 3, causal=causal).double(), torch.randn(2, 5, 6).double()
+    mask_BT = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
+    got = stem(x_BTD, mask_BT)
+    first = -2 if causal else -1
+    for text, length in ((0, 5), (1, 2)):
+        assert not got[text, length:].any()
+        for place in range(length):
+            total = stem.conv.bias.clone()
+            for column in range(3):
+                if 0 <= place + first + column < length:
+                    total += stem.conv.weight[:, :, column] @ x_BTD[text, place + first + column]
+            expected = x_BTD[text, place] + F.gelu(F.layer_norm(total, (6,)))
+            torch.testing.assert_close(got[text, place], expected)
+
+
 def test_left_out_ngrams_keep_the_expected_output():
     torch.manual_seed(0)
     model = Ngrams(3, VOCAB, shortest=1, longest=2, buckets=1000, ngram_dropout=0.4)
@@ -251,6 +270,8 @@ def test_macs_of_recurrence_and_attention_follow_their_formulas():
         (lambda: TextCnn(K, VOCAB, token_dropout=1.0), "model.token_dropout"),
         (lambda: TransformerEncoder(K, VOCAB, T, norm="prenorm"), "model.norm 'prenorm'"),
         (lambda: TransformerEncoder(K, VOCAB, T, positions="sine"), "model.positions 'sine'"),
+        (lambda: TransformerEncoder(K, VOCAB, T, conv_width=4), "model.conv_width must be .* an odd number .* got 4"),
+        (lambda: TransformerEncoder(K, VOCAB, T, conv_width=True), "model.conv_width .* got True"),
         (lambda: TransformerEncoder(K, VOCAB, T, num_global=1), "model.num_global needs model.window"),
     ],
 )

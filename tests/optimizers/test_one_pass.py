@@ -66,6 +66,7 @@ def with_gaps(tensor: Tensor) -> Tensor:
     return wide[..., ::2]
 
 
+@pytest.mark.spread(8)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lay", [plainly, channels_last, with_gaps])
 @pytest.mark.usefixtures("way")

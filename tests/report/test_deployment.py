@@ -32,11 +32,11 @@ def record(**changed: Any) -> dict[str, Any]:
     gain = {**interval(4.0), "n": 3}
     verdict = {
         "scenario": "single_stream", "winner": "onnxruntime", "best": "onnxruntime", "batch_size": 1,
-        "not_told_apart": [], "margin": 0.0, "reference": "eager", "gain": gain,
+        "not_distinguished": [], "margin": 0.0, "reference": "eager", "gain": gain,
     }  # fmt: skip
-    tie = {**verdict, "scenario": "offline", "winner": None, "not_told_apart": ["eager"], "batch_size": 8}
+    tie = {**verdict, "scenario": "offline", "winner": None, "not_distinguished": ["eager"], "batch_size": 8}
     return {
-        "schema_version": 1, "model": {"name": "mlp"}, "unit": "image", "split": "val", "untold": None,
+        "schema_version": 1, "model": {"name": "mlp"}, "unit": "image", "split": "val", "no_accuracy": None,
         "options": {"threads": 1, "batch_sizes": [1, 8], "max_drop": 0.5},
         "arms": [
             {"backend": "eager", **ok, "batches": batches(0.004)},
@@ -67,12 +67,12 @@ def test_the_section_has_a_row_a_backend_and_reasons_below(tmp_path: Path) -> No
 def test_sentences_name_the_winner_or_say_why_there_is_none() -> None:
     first, second, *_ = sentences(record())
     assert first.startswith("Least latency at batch 1 (single stream): onnxruntime, 4.00 times as fast as eager")
-    assert "not told apart" not in first
-    assert "not told apart from eager" in second
+    assert "distinguished" not in first
+    assert "cannot be distinguished from eager" in second
     doubtful = sentences(record(doubts=["the same backend measured twice differs by 30 % at batch 1"], margin=0.3))
     assert any("no winner is named that leads by less than 30 %" in text for text in doubtful)
-    untold = sentences(record(untold="the weights are untrained"))
-    assert any("Accuracy is not told: the weights are untrained" in text for text in untold)
+    without = sentences(record(no_accuracy="the weights are untrained"))
+    assert any("Accuracy is not reported: the weights are untrained" in text for text in without)
 
 
 def test_a_backend_over_the_bound_is_said_to_be_left_out() -> None:

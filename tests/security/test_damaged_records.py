@@ -82,6 +82,7 @@ def replaced(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]
     return {**content, part: {**content[part], key: value}}
 
 
+@pytest.mark.spread(12)
 @pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
 def test_no_wrong_field_of_a_summary_gives_a_traceback(
@@ -159,6 +160,7 @@ PUT = [(put, name) for name in FILES for put in (pipe, endless, huge)
        if put is not huge or not name.endswith((".pt", ".safetensors"))]  # weights may be large  # fmt: skip
 
 
+@pytest.mark.spread(7)
 @pytest.mark.process
 @pytest.mark.parametrize(("put", "name"), PUT)
 def test_no_reader_blocks_on_a_file_that_is_not_regular(
@@ -262,6 +264,7 @@ def test_files_that_name_each_other_are_looked_at_so_often_only(
     assert "2000 files" in told
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(61)
 def test_files_of_a_run_follow_the_umask(tmp_path: Path) -> None:

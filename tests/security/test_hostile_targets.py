@@ -398,6 +398,7 @@ def overrides(hostile: dict[str, Any]) -> list[str]:
     return [f"++{group}.{key}={text(value)}" for group, options in hostile.items() for key, value in options.items()]
 
 
+@pytest.mark.spread(3)
 @pytest.mark.process
 @pytest.mark.parametrize("name", CARRIED)
 def test_hostile_target_in_a_recipe_by_path_is_refused(
@@ -429,6 +430,7 @@ def test_hostile_target_in_a_copied_recipe_is_refused(
     assert "_target_" in refused(["train", *words, "recipe=mine/mobilenet_adamw_cpu.yaml"], capsys)
 
 
+@pytest.mark.spread(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CARRIED)
 def test_hostile_target_in_a_user_group_is_refused(

@@ -38,6 +38,7 @@ def below(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.spread(8)
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("case", CONTROL)
@@ -62,6 +63,7 @@ def test_control_characters_from_the_environment_are_refused(
     assert key in refused(["train", *TINY, f"{key}=${{oc.env:PLACE}}"], capsys)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("subdir", ["../../x", "..", "a/../../x", "/tmp/x", "a/.."])
 @pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]], ids=["ours", "hydra's"])
@@ -93,6 +95,7 @@ def test_one_job_outside_the_sweep_folder_stops_the_sweep(
     assert "hydra.sweep.subdir must stay below" in refused(["train", "-m", *TINY, *launcher, *words], capsys)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.parametrize("values", ["../../x,../y", "/tmp/x,..", "'a/../../../b','~root'"])
 def test_jobs_named_by_paths_stay_in_the_sweep_s_folder(values: str, below: Path) -> None:
@@ -129,6 +132,7 @@ def test_ordinary_projects_are_taken(project: str) -> None:
     assert compose([f"logger.project='{project}'"]).logger.project == project
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",

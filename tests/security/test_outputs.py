@@ -58,6 +58,7 @@ def test_dev_stdout_is_the_stdout_of_the_command(photo: Path) -> None:
     assert done.stdout.startswith("file,class,probability")
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_output_to_stdout_keeps_a_file_opened_for_append(photo: Path) -> None:
     (photo / "all.csv").write_text("precious\n")

@@ -100,6 +100,7 @@ def test_pickle_as_another_checkpoint_file_is_refused(
     assert not (guarded / SENTINEL).exists()
 
 
+@pytest.mark.spread(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
 @pytest.mark.parametrize("write", FORMATS)

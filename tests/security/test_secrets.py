@@ -82,6 +82,7 @@ def test_the_search_finds_every_planted_secret(elsewhere: Path) -> None:
     assert {line.rpartition("/")[2] for line in leaks(elsewhere / "x")} == {str(n) for n in range(len(CANARIES))}
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.parametrize("logger", ["csv", "tensorboard", "wandb"])
 def test_a_run_holds_no_secret(logger: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +98,7 @@ def test_a_run_holds_no_secret(logger: str, elsewhere: Path, monkeypatch: pytest
     assert "model.api_key=***" in json.loads((elsewhere / "run" / "summary.json").read_text())["argv"]
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, of many libraries
 def test_mlflow_gets_no_secret(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +148,7 @@ def test_a_sweep_over_secrets_names_no_folder_by_them(elsewhere: Path, monkeypat
     assert leaks(elsewhere / "sweep") == []
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_hydra_launcher_that_records_its_command_gets_no_secret(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -211,6 +211,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(12)
 def test_dead_rank_is_named_others_end_and_the_run_resumes(tmp_path, monkeypatch):
@@ -245,6 +246,7 @@ class Terminated(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_run_stopped_within_an_epoch_resumes_with_other_ranks(tmp_path, capsys):
     """Of twenty steps an epoch: two processes stop after step 10, one after step 7; the other number goes on."""
@@ -266,6 +268,7 @@ def test_run_stopped_within_an_epoch_resumes_with_other_ranks(tmp_path, capsys):
             assert as_numbers(row) == pytest.approx(as_numbers(expected), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_ranks_that_change_a_begun_epoch_are_refused(tmp_path):
     """330 = 41 x 8 + 2: two samples are a batch for one process, and are left out by two."""
