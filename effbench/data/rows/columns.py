@@ -138,6 +138,7 @@ def _fitted(file: str, rows: Sequence[Row], name: str, categorical: bool) -> Col
         # a missing category is 0 in all of its features
         return Column(name, tuple(sorted(set(filled))))
     numbers = [_number(file, line, name, cell) for line, cell in cells if cell]
+    _tell_row_numbers(file, name, [line for line, cell in cells if cell], numbers)
     return Column(name, None, math.fsum(numbers) / len(numbers), len(filled) < len(cells))
 
 
@@ -165,6 +166,23 @@ def _tell_doubtful(file: str, name: str, filled: Sequence[str], numeric: int) ->
         log.warning(
             f"{where}, and has {distinct} different texts in {len(filled)} rows of train, such as {example[:50]!r}: "
             f"other rows have other texts. Leave it out (data.ignore={_listed(name)}), or write a date as numbers"
+        )
+
+
+def _tell_row_numbers(file: str, name: str, lines: Sequence[int], numbers: Sequence[float]) -> None:
+    """Warn of a column that numbers the rows: what it predicts of this file's rows is an accident of their order.
+
+    Args:
+        file: name for messages.
+        name: of the column.
+        lines: of the cells that are not empty.
+        numbers: their values.
+    """
+    apart = {number - line for line, number in zip(lines, numbers, strict=True)}
+    if len(numbers) >= _FEW and len(apart) == 1:
+        log.warning(
+            f"{file}: the column {name!r} numbers the rows. Leave it out: data.ignore={_listed(name)}, unless the "
+            "order of rows matters"
         )
 
 

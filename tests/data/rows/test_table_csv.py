@@ -154,6 +154,18 @@ def test_a_column_that_holds_no_categories_is_doubted(tmp_path, caplog, cells, m
     assert "taken for" not in caplog.text
 
 
+@pytest.mark.parametrize("first", [0, 1, 1001])
+def test_a_column_that_numbers_the_rows_is_doubted(tmp_path, caplog, first):
+    content = [(str(first + n), str(n * n), "ab"[n % 2]) for n in range(40)]
+    path = write(tmp_path / "a.csv", content, ("id", "x", "label"))
+    table_csv(path)
+    [said] = [message for message in caplog.messages if "numbers the rows" in message]
+    assert "a.csv: the column 'id' numbers the rows. Leave it out: data.ignore=[id]" in said
+    caplog.clear()
+    table_csv(path, ignore=["id"])
+    assert "numbers the rows" not in caplog.text
+
+
 def test_classes_of_one_row_are_named(tmp_path, caplog):
     content = [(str(n), "ab"[n % 2]) for n in range(40)] + [("98", "c")]
     with caplog.at_level("INFO"):
