@@ -378,6 +378,7 @@ def test_every_kind_of_network_is_equal_in_every_format(name: str, form: str, ne
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_depthwise_convolutions_are_plain_ones_in_the_graph(networks: Networks) -> None:
     """Training computes MobileNet's of 5 x 5 by an autograd function of our own; none of it may be exported."""
     model = load_run(networks.run("mobilenet_v3_small")).model()
