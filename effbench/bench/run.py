@@ -42,9 +42,9 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
     Raises:
         EffbenchError: no backend works.
     """
-    with tempfile.TemporaryDirectory(prefix="effbench-bench-") as name, _threads(options.threads):
+    with tempfile.TemporaryDirectory(prefix="effbench-bench-") as name, thread_count(options.threads):
         folder = Path(name)
-        rows, arms = _answering(source, options, folder)
+        rows, arms = answering(source, options, folder)
         working = [arm for arm in arms if not arm.failed]
         if not working:
             reasons = "; ".join(f"{name}: {row['reason']}" for name, row in rows.items())
@@ -52,7 +52,7 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
         # the first one that works, which is eager where there is one
         first = working[0]
         control = Arm(first.name + AGAIN, first.backend, first.file)
-        measure([*working, control], _batches(source, options, folder), options, folder)
+        measure([*working, control], batch_files(source, options, folder), options, folder)
     for arm in working:
         if arm.failed:
             rows[arm.name] |= {"status": "failed", "reason": arm.failed}
@@ -60,7 +60,7 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def thread_count(count: int) -> Iterator[None]:
     """Let torch export and compute the reference with so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -70,7 +70,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
+def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
     """Return (backend -> its row, the arms) after a comparison of all answers."""
     chosen = [BACKENDS[name] for name in options.chosen if _reads(source, options, name)]
     log.info(f"writing the files of {counted(len(chosen), 'backend')}")
@@ -116,7 +116,7 @@ def _saved(path: Path, tensor: torch.Tensor) -> Path:
     return path
 
 
-def _batches(source: Source, options: BenchOptions, folder: Path) -> dict[int, Path]:
+def batch_files(source: Source, options: BenchOptions, folder: Path) -> dict[int, Path]:
     """Return batch size -> file with the first samples, which are repeated where there are too few."""
     found = {}
     for size in options.sizes:
@@ -159,7 +159,7 @@ def _record(
         "control": {
             "backend": first.name,
             "bound": CONTROL_BOUND,
-            "ratio": {str(size): _interval(found) for size, found in trusted.control.items()},
+            "ratio": {str(size): interval_record(found) for size, found in trusted.control.items()},
         },
         "drift": trusted.drift,
         "margin": trusted.margin,
@@ -184,11 +184,12 @@ def _by_size(arm: Arm, first: Arm, sizes: Sequence[int]) -> dict[str, Any]:
     for size in sizes:
         if own := at_size(arm.processes, size):
             over = ratio(own, at_size(first.processes, size)) if arm is not first else None
-            found[str(size)] = {**estimates(own, size), "latency_over_reference": _interval(over) if over else None}
+            kept = interval_record(over) if over else None
+            found[str(size)] = {**estimates(own, size), "latency_over_reference": kept}
     return found
 
 
-def _interval(found: Any) -> dict[str, Any]:
+def interval_record(found: Any) -> dict[str, Any]:
     return {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
 
 

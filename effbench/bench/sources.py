@@ -68,7 +68,17 @@ def run_source(
         allow_targets: the user's modules that a _target_ may name.
         count: at most so many samples.
     """
-    run = with_data(load_run(folder, allow_targets), dict(data), "cpu")
+    return source_of(with_data(load_run(folder, allow_targets), dict(data), "cpu"), checkpoint, count)
+
+
+def source_of(run: Run, checkpoint: str, count: int) -> Source:
+    """Return the model of a loaded run with samples of its validation split.
+
+    Args:
+        run: the run, with checkpoints.
+        checkpoint: 'best', 'last' or the name of a checkpoint.
+        count: at most so many samples.
+    """
     saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
     which, samples, targets = compared_samples(run, count)
     costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}

@@ -110,23 +110,27 @@ def export_run(
     check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
     if no_data and data_overrides:
         raise ConfigError(f"--no-data reads no data, so data.{next(iter(data_overrides))} has no use. Leave one out.")
-    run = with_data(load_run(folder, allow_targets), dict(data_overrides or {}), "cpu")
     # torch is imported only now: a mistyped folder or key is reported at once
+    return export_loaded(with_data(load_run(folder, allow_targets), dict(data_overrides or {}), "cpu"), wanted)
+
+
+def export_loaded(run: Run, wanted: Wanted) -> dict[str, Any]:
+    """Export a loaded run; see `export_run`."""
     from effbench import build
     from effbench.export.files import ELSEWHERE
     from effbench.export.formats import FORMATS, require_libraries
     from effbench.training.checkpoint_files import read_manifest
 
-    if format_name not in FORMATS:
-        raise ConfigError(unknown_name("format", format_name, FORMATS))
+    if wanted.format_name not in FORMATS:
+        raise ConfigError(unknown_name("format", wanted.format_name, FORMATS))
     # Before the model is read and traced: a missing extra is named at once.
-    require_libraries(format_name)
+    require_libraries(wanted.format_name)
     # For what it sets besides the device: threads and determinism.
     build.device(run.config)
-    saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
+    saved = run.checkpoint(wanted.checkpoint).resolve()  # once: a run in training moves `best` and `last`
     model, step = run.model(saved.name), read_manifest(saved)["step"]
-    target = _target(run, wanted, FORMATS[format_name].suffix)
-    sides = _sides(run, model, target, layout)
+    target = _target(run, wanted, FORMATS[wanted.format_name].suffix)
+    sides = _sides(run, model, target, wanted.layout)
     _check_replaceable([target, target.with_name(f"{target.name}.json"), *sides])
 
     # File and record are replaced one after the other; with two exports at once they could be of different ones.

@@ -1,0 +1,53 @@
+"""What a changed model loses on validation samples: the number that max_drop bounds. The test split is not read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from effbench.bench.answers import judged
+from effbench.bench.sources import Source
+from effbench.compress.compare import answers, tested_split
+from effbench.export.interface import Forward
+from effbench.run.run import Run
+
+MOST = 2_000  # validation samples: many candidates are tried
+
+
+class Judge:
+    """Compares candidates with a run's model on validation samples.
+
+    Args:
+        run: the run.
+        checkpoint: name of its checkpoint.
+
+    Attributes:
+        unit: of the drop, for messages.
+    """
+
+    def __init__(self, run: Run, checkpoint: str):
+        _, self._split = tested_split(run, "val", MOST)
+        self._run, self._modality = run, run.modality()
+        self._reference = answers(run, checkpoint, self._split)
+        targets = self._modality.targets(self._split.labels, torch.arange(len(self._split)), {})
+        self._source = Source({}, torch.empty(0), self._modality.unit, targets=targets, task=run.task)
+        self._loss = judged(self._source, self._reference, self._reference)["metrics"]["loss"]
+        self.unit = "points of accuracy" if run.task.kind == "class" else "percent of the loss"
+
+    def drop(self, forward: Forward) -> float:
+        """Return the points of accuracy that a file loses; for other tasks, by how many percent the loss rises.
+
+        forward: the file: samples as it takes them -> outputs in the unit of the targets.
+        """
+        return self.drop_of(self._answers(forward))
+
+    def drop_of(self, outputs: Tensor) -> float:
+        """Return the drop of outputs (N, ...) for the validation samples."""
+        found = judged(self._source, self._reference, outputs)
+        if self._run.task.kind == "class":
+            return float(found["lost"]["estimate"])
+        return 100 * (found["metrics"]["loss"] / self._loss - 1)
+
+    def _answers(self, forward: Forward) -> Tensor:
+        chunks = torch.arange(len(self._split)).split(self._run.config.data.eval_batch_size)
+        return torch.cat([forward(self._modality.portable(self._split.inputs[rows])) for rows in chunks])
