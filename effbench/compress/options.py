@@ -10,6 +10,7 @@ from effbench.bench.options import BenchOptions
 from effbench.config.options import BOOL, COUNT, FRACTION_BETWEEN, NON_NEGATIVE, POSITIVE, WHOLE
 from effbench.errors import ConfigError, shown, unknown_name
 
+ELSEWHERE = "output=FOLDER"  # the remedy in messages about the folder
 SCHEMES = ("auto", "static", "dynamic", "bf16")
 RUNTIMES = ("onnxruntime", "openvino")
 _MAX_DROP = "points of accuracy, a number >= 0, such as 0.5"

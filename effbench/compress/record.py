@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.compress.options import CompressOptions
 from effbench.records import write_text
 from effbench.redaction import redact
-from effbench.run.compression import NAME, SCHEMA, read_compression
+from effbench.report.compression import NAME, SCHEMA, read_compression
 from effbench.strict_json import json_text
 from effbench.training.checkpoint_files import read_manifest
 
