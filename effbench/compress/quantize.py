@@ -15,7 +15,7 @@ from torch import Tensor
 from effbench import build
 from effbench.compress.drop import Judge
 from effbench.compress.mixed import Judged, Mixed, within_bound
-from effbench.compress.onnx_int8 import OnnxInt8
+from effbench.compress.onnx_int8 import OnnxInt8, has_attention
 from effbench.compress.options import CompressOptions, QuantizeOptions, own_options
 from effbench.compress.record import Result
 from effbench.data.splits import representative_sample
@@ -93,9 +93,7 @@ def _onnx(source: Run, checkpoint: str, own: QuantizeOptions, exported: Mapping[
         exported: record of the float32 file, with its path.
         folder: for temporary files.
     """
-    scheme = own.scheme
-    if scheme == "auto":
-        scheme = "static" if exported["input"]["dtype"] == "float32" else "dynamic"
+    scheme = _scheme(own, exported)
     samples = calibration_samples(source, own.calibration) if scheme == "static" else None
     if samples is not None:
         log.info(f"taking ranges from {counted(len(samples), f'training {source.modality().unit}')}")
@@ -113,6 +111,20 @@ def _onnx(source: Run, checkpoint: str, own: QuantizeOptions, exported: Mapping[
             f"written. Allow more with max_drop, or try another scheme, or calibration={2 * own.calibration}."
         )
     return Quantized(content, scheme, mixed, None if samples is None else len(samples))
+
+
+def _scheme(own: QuantizeOptions, exported: Mapping[str, Any]) -> str:
+    """Return the scheme for a float32 file; see docs/compress.md for the measurements that the choice rests on."""
+    if own.scheme != "auto":
+        return own.scheme
+    if exported["input"]["dtype"] != "float32":
+        why = "its inputs are token numbers"
+    elif has_attention(Path(exported["path"])):
+        why = "it has attention, whose products of activations one range does not fit"
+    else:
+        return "static"
+    log.info(f"scheme=dynamic: {why}")
+    return "dynamic"
 
 
 def calibration_samples(run: Run, count: int) -> Tensor:
