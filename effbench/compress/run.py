@@ -41,13 +41,15 @@ def compress_run(source: Run, options: CompressOptions, folder: Path, final: Pat
     """
     log.info(f"compressing {source.folder}: method={options.method}")
     result = METHODS[options.method](source, options, folder)
-    write_text(folder / "config.yaml", write_yaml(stamped({**source.config.to_dict(), "resume": None})))
+    config = result.config or source.config
+    write_text(folder / "config.yaml", write_yaml(stamped({**config.to_dict(), "resume": None})))
     record: dict[str, Any] = {
         "method": options.method,
         "options": options_record(options),
         "source": source_facts(source, options.checkpoint, final),
         "file": result.file or None,
         "channels": result.channels,
+        "zeros": list(result.zeros),
         "details": dict(result.details),
     }
     # before the comparison: the result is loaded as any run is, by its folder
