@@ -56,7 +56,10 @@ def compress_run(source: Run, options: CompressOptions, folder: Path, final: Pat
     write_compression(folder, record)
     write_summary(folder, _summary(source, options, result))
     found = compare(source, options.checkpoint, _loaded(folder, source), options.bench)
-    write_summary(folder, {**_summary(source, options, result), **found.summary})
+    summary = _summary(source, options, result)
+    # those of fine-tuning come first: its test reads all samples of the split
+    metrics = {**found.summary["metrics"], **summary["metrics"]}
+    write_summary(folder, {**summary, **found.summary, "metrics": metrics})
     record |= found.facts
     write_compression(folder, record)
     return record
