@@ -11,6 +11,7 @@ from effbench.cache_dir import expanded
 from effbench.config.arguments import check_list, check_path, check_text, check_texts_by_key
 from effbench.config.compose import compose
 from effbench.errors import ConfigError
+from effbench.report.compression import compressed_file
 
 FOLDER = "bench"  # in the run's folder, or beside an exported file
 
@@ -66,6 +67,15 @@ def bench(
 
     read_summary(path)  # names a folder that holds no run
     _check_folder(folder)
+    if (quantized := compressed_file(path)) is not None:
+        if checkpoint != "best":
+            raise ConfigError(f"{path} is quantized and holds one checkpoint. Leave checkpoint={checkpoint} out.")
+        from effbench.bench.sources import quantized_source
+        from effbench.export.opening import open_export
+
+        return _published(
+            quantized_source(path, open_export(quantized), data, allow_targets, chosen.samples), chosen, folder
+        )
     from effbench.bench.sources import run_source
 
     return _published(run_source(path, checkpoint, data, allow_targets, chosen.samples), chosen, folder)

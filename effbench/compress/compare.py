@@ -17,7 +17,7 @@ from effbench.compress.speed import speeds
 from effbench.data.splits import Split, representative_sample
 from effbench.errors import first_line
 from effbench.models import accounting
-from effbench.run.compression import compressed_file
+from effbench.report.compression import compressed_file
 from effbench.run.evaluate import check_same_data
 from effbench.stats import share_interval
 

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from effbench.cache_dir import expanded
-from effbench.compress.options import CompressOptions
+from effbench.compress.options import ELSEWHERE, CompressOptions
 from effbench.config.arguments import check_list, check_path, check_texts_by_key
 from effbench.disk import move, sync_folder
 from effbench.errors import ConfigError
 from effbench.records import FINISHED, naming_disk_faults, read_summary
-from effbench.run.compression import compressed_file
+from effbench.report.compression import compressed_file
 from effbench.run.load import load_run, with_data
 from effbench.run.lock import NAME as LOCK
 from effbench.run.lock import holding
-
-ELSEWHERE = "output=FOLDER"  # the remedy in messages about the folder
 
 
 def compress(

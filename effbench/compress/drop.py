@@ -8,6 +8,7 @@ from torch import Tensor
 from effbench.bench.answers import judged
 from effbench.bench.sources import Source
 from effbench.compress.compare import answers, tested_split
+from effbench.compress.mixed import Judged
 from effbench.export.interface import Forward
 from effbench.run.run import Run
 
@@ -34,15 +35,16 @@ class Judge:
         self._loss = judged(self._source, self._reference, self._reference)["metrics"]["loss"]
         self.unit = "points of accuracy" if run.task.kind == "class" else "percent of the loss"
 
-    def drop(self, forward: Forward) -> float:
-        """Return the points of accuracy that a file loses; for other tasks, by how many percent the loss rises.
+    def judged(self, forward: Forward) -> Judged:
+        """Return what a file loses. forward: samples as the file takes them -> outputs in the unit of the targets."""
+        outputs = self._answers(forward)
+        return Judged(self.drop(outputs), _moved(self._reference, outputs))
 
-        forward: the file: samples as it takes them -> outputs in the unit of the targets.
+    def drop(self, outputs: Tensor) -> float:
+        """Return the points of accuracy that are lost; for other tasks, by how many percent the loss rises.
+
+        outputs: (N, ...), for the validation samples.
         """
-        return self.drop_of(self._answers(forward))
-
-    def drop_of(self, outputs: Tensor) -> float:
-        """Return the drop of outputs (N, ...) for the validation samples."""
         found = judged(self._source, self._reference, outputs)
         if self._run.task.kind == "class":
             return float(found["lost"]["estimate"])
@@ -51,3 +53,8 @@ class Judge:
     def _answers(self, forward: Forward) -> Tensor:
         chunks = torch.arange(len(self._split)).split(self._run.config.data.eval_batch_size)
         return torch.cat([forward(self._modality.portable(self._split.inputs[rows])) for rows in chunks])
+
+
+def _moved(reference: Tensor, outputs: Tensor) -> float:
+    size = float(reference.double().square().mean().sqrt())
+    return float((outputs.double() - reference.double()).square().mean().sqrt()) / (size or 1.0)

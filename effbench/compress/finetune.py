@@ -21,7 +21,7 @@ from effbench.cpu.accelerate import remove_acceleration
 from effbench.errors import EffbenchError
 from effbench.models.adapt import freeze
 from effbench.records import FINISHED, read_summary
-from effbench.run.compression import read_compression
+from effbench.report.compression import read_compression
 from effbench.run.load import recorded_config
 from effbench.run.lock import claimed
 from effbench.run.run import Run
@@ -51,7 +51,6 @@ class FineTuning:
         distill: train against the source's answers too.
 
     Attributes:
-        config: of the result; None if it is the source's.
         details: what was done, for compression.json.
         summary: of the last training.
     """
@@ -64,7 +63,6 @@ class FineTuning:
         # the same number each time, and the rest in the last, whose result counts
         self._epochs = [epochs // steps] * (steps - 1) + [epochs - (steps - 1) * (epochs // steps)]
         self._lr = _learning_rate(source) if lr is None else lr
-        self.config: Config | None = tuned_config(source, epochs, self._lr) if epochs else None
         self.details: dict[str, Any] = {"epochs": epochs, "lr": self._lr if epochs else None, "distill": distill}
         self.summary: dict[str, Any] = {}
 
@@ -79,14 +77,13 @@ class FineTuning:
         Raises:
             EffbenchError: the training failed, or was interrupted.
         """
-        if self.config is None:
+        epochs = self._epochs[step - 1]
+        if not epochs:
             write_untrained(self._source, model, self._folder)
             return
-        epochs = self._epochs[step - 1]
         log.info(f"fine-tuning for {counted(epochs, 'epoch')} at lr {self._lr:g}")
         if step == self._steps:
-            self.config = tuned_config(self._source, epochs, self._lr)
-            self.summary = self._train(self.config, model, self._folder, callbacks)
+            self.summary = self._train(tuned_config(self._source, epochs, self._lr), model, self._folder, callbacks)
             return
         # of a step in between only the weights are of use
         config = tuned_config(self._source, epochs, self._lr, tests=False)

@@ -14,17 +14,18 @@ from torch import Tensor
 
 from effbench import build
 from effbench.compress.drop import Judge
-from effbench.compress.mixed import Mixed, within_bound
+from effbench.compress.mixed import Judged, Mixed, within_bound
 from effbench.compress.onnx_int8 import OnnxInt8
 from effbench.compress.options import CompressOptions, QuantizeOptions, own_options
 from effbench.compress.record import Result
 from effbench.data.splits import representative_sample
 from effbench.errors import ThresholdError
 from effbench.export.files import publish_file
-from effbench.export.formats import load_exported
-from effbench.run.compression import FILES
+from effbench.export.formats import load_exported, loaded
+from effbench.report.compression import FILES
+from effbench.run.compared import compared_samples
 from effbench.run.evaluate import check_same_data
-from effbench.run.export import Wanted, export_loaded
+from effbench.run.export import SAMPLES, Wanted, compared, export_loaded
 from effbench.run.run import Run
 from effbench.units import counted, human_bytes
 
@@ -64,7 +65,15 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     target = folder / FILES / Path(exported["path"]).name.replace(".onnx", f"-{made.scheme}-int8.onnx")
     target.parent.mkdir(parents=True)
     about = {"scheme": made.scheme, **made.mixed.facts(), "calibration": made.calibration}
-    publish_file(target, made.content, lambda _: {**_file_record(exported), "quantized": about})
+    model, (which, samples, _) = source.model(options.checkpoint), compared_samples(source, SAMPLES)
+    free_length = exported["input"]["shape"][1] if isinstance(exported["input"]["shape"][1], str) else None
+
+    def check(path: Path) -> dict[str, Any]:
+        parity = compared(source, model, load_exported("onnx", path), samples, free_length)
+        about_parity = {"inputs": "samples", "split": which, "tolerance": None, **parity.facts(), "runtime_options": {}}
+        return {**_file_record(exported), "parity": about_parity, "quantized": about}
+
+    publish_file(target, made.content, check)
     log.info(f"{target.name}: {human_bytes(len(made.content))}, float32 {human_bytes(exported['bytes'])}")
     return Result(file=target.name, details={**about, "float32_bytes": exported["bytes"], "bytes": len(made.content)})
 
@@ -93,12 +102,10 @@ def _onnx(source: Run, checkpoint: str, own: QuantizeOptions, exported: Mapping[
     quantizer = OnnxInt8(Path(exported["path"]), folder, samples)
     judge = Judge(source, checkpoint)
 
-    def drop(content: bytes) -> float:
-        path = folder / "tried.onnx"
-        path.write_bytes(content)
-        return judge.drop(load_exported("onnx", path))
+    def judged(content: bytes) -> Judged:
+        return judge.judged(loaded("onnx", content))
 
-    mixed, content = within_bound(quantizer, drop, own.max_drop)
+    mixed, content = within_bound(quantizer, judged, own.max_drop)
     if mixed.drop > own.max_drop:
         raise ThresholdError(
             f"method=quantize scheme={scheme} loses {mixed.drop:.2f} {judge.unit} on validation samples even with "

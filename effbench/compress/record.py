@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from effbench.compress.options import CompressOptions
 from effbench.records import write_text
 from effbench.redaction import redact
-from effbench.run.compression import NAME, SCHEMA, read_compression
+from effbench.report.compression import NAME, SCHEMA, read_compression
 from effbench.strict_json import json_text
 from effbench.training.checkpoint_files import read_manifest
 
 if TYPE_CHECKING:
-    from effbench.config.schema import Config
     from effbench.run.run import Run
 
 
@@ -30,7 +29,6 @@ class Result:
         zeros: names of the weights whose zeros stay zero when the result is trained further.
         details: what the method did, for compression.json.
         summary: entries of summary.json that differ from the run's, such as steps and timing of fine-tuning.
-        config: of fine-tuning; None: the run's.
     """
 
     file: str = ""
@@ -38,7 +36,6 @@ class Result:
     zeros: Sequence[str] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
-    config: Config | None = None
 
 
 def source_facts(source: Run, checkpoint: str, result: Path) -> dict[str, Any]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from effbench.compress.compare import compare
-from effbench.compress.options import CompressOptions
+from effbench.compress.options import ELSEWHERE, CompressOptions
 from effbench.compress.quantize import quantize
 from effbench.compress.record import Result, options_record, source_facts, write_compression
 from effbench.compress.structured import structured
 from effbench.compress.unstructured import unstructured
-from effbench.config.versions import stamped
-from effbench.config.yaml_text import write_yaml
-from effbench.records import write_summary, write_text
-from effbench.run.load import load_run, with_data
+from effbench.guarded import METRICS_BYTES, read_bytes
+from effbench.records import replacing, write_summary
+from effbench.run.load import load_run
 from effbench.run.run import Run
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,7 @@ def compress_run(source: Run, options: CompressOptions, folder: Path, final: Pat
     """
     log.info(f"compressing {source.folder}: method={options.method}")
     result = METHODS[options.method](source, options, folder)
-    config = result.config or source.config
-    write_text(folder / "config.yaml", write_yaml(stamped({**config.to_dict(), "resume": None})))
+    _copy_training(source, folder)
     record: dict[str, Any] = {
         "method": options.method,
         "options": options_record(options),
@@ -65,21 +64,28 @@ def compress_run(source: Run, options: CompressOptions, folder: Path, final: Pat
     return record
 
 
+def _copy_training(source: Run, folder: Path) -> None:
+    """Copy what tells how the weights were trained, unless the method has trained them further."""
+    for name in ("config.yaml", "metrics.csv"):
+        path, target = source.folder / name, folder / name
+        if path.is_file() and not target.exists():
+            with replacing(target, path.stat().st_size, ELSEWHERE) as stream:
+                stream.write(read_bytes(path, METRICS_BYTES))
+
+
 def _loaded(folder: Path, source: Run) -> Run:
-    """Return the result with the source's data and modules, which the user has allowed."""
+    """Return the result, with the modules that the user has allowed, and with the data keys of this command."""
     run = load_run(folder, source.config.allow_targets)
-    return with_data(run, {}, "cpu")
+    return replace(
+        run, config=run.config.model_copy(update={"data": source.config.data, "device": source.config.device})
+    )
 
 
 def _summary(source: Run, options: CompressOptions, result: Result) -> dict[str, Any]:
-    """Return summary.json of the result: the source's facts, without what only its training knows."""
-    own = dict(source.summary)
-    for key in ("metrics", "best", "timing", "memory", "sessions", "schema_version"):
-        own.pop(key, None)
+    """Return summary.json of the result: what the source's says, but for metrics, which are of other weights."""
+    own = {key: value for key, value in source.summary.items() if key not in ("schema_version", "best")}
     return {
         **own,
-        "status": "completed",
-        "stop_reason": None,
         "metrics": {},
         "compression": {"method": options.method, **options_record(options)},
         **result.summary,

@@ -15,8 +15,8 @@ from effbench.bench.run import AGAIN, answering, batch_files, interval_record, t
 from effbench.bench.sources import Source, source_of
 from effbench.bench.verdict import trust
 from effbench.errors import EffbenchError
+from effbench.report.compression import compressed_file
 from effbench.report.environment import environment
-from effbench.run.compression import compressed_file
 from effbench.stats import positive_interval
 
 if TYPE_CHECKING:

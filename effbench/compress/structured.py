@@ -62,7 +62,7 @@ def structured(source: Run, options: CompressOptions, folder: Path) -> Result:
         tuning.run(model, step)
     layers = {name: [widths[name], width] for name, width in _widths(model).items() if width != widths[name]}
     details = {"layers": layers, **tuning.details}
-    return Result(channels=plan, details=details, summary=tuning.summary, config=tuning.config)
+    return Result(channels=plan, details=details, summary=tuning.summary)
 
 
 def _name(source: Run) -> str:

@@ -41,7 +41,7 @@ def unstructured(source: Run, options: CompressOptions, folder: Path) -> Result:
         log.info(f"step {step} of {own.steps}: {own.ratio * step / own.steps:.1%} of the weights are zero")
         tuning.run(model, step, [KeepZeros(list(weights))])
     details = {"notes": [NO_SPEED], **tuning.details}
-    return Result(zeros=list(weights), details=details, summary=tuning.summary, config=tuning.config)
+    return Result(zeros=list(weights), details=details, summary=tuning.summary)
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:

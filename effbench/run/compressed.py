@@ -11,7 +11,7 @@ from effbench import build
 from effbench.config.schema import Config
 from effbench.data.modality import Modality
 from effbench.models.channels import apply_plan
-from effbench.run.compression import NAME, read_compression
+from effbench.report.compression import NAME, read_compression
 from effbench.training.zeros import KeepZeros
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
     from effbench.config.arguments import check_list, check_path
     from effbench.config.compose import parse
     from effbench.records import read_summary
-    from effbench.run.compression import compressed_file
+    from effbench.report.compression import compressed_file
 
     check_path("folder", folder)
     check_list("allow_targets", allow_targets, str, "a list of modules, ['mylab.models']")
