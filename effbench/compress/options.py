@@ -101,7 +101,7 @@ def _check_finetuning(steps: int, epochs: int, lr: float | None, distill: bool) 
     BOOL.check(distill, "distill")
     if epochs < steps and steps > 1:
         raise ConfigError(
-            f"steps={steps} needs an epoch of fine-tuning after each step: epochs must be at least {steps}; got {epochs}. "
+            f"steps={steps} fine-tunes after each step, so epochs must be at least {steps}; got {epochs}. "
             "Write more epochs, or fewer steps."
         )
     if distill and not epochs:

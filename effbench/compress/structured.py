@@ -28,7 +28,7 @@ from effbench.errors import ConfigError, EffbenchError, MissingExtraError, first
 from effbench.models import accounting
 from effbench.models.adapt import head_names
 from effbench.models.channels import ChannelPlan, apply_plan, plan_of
-from effbench.run.compressed import unpruned_model
+from effbench.run.compressed import kept_zeros, unpruned_model, zeros_of
 from effbench.run.run import Run
 from effbench.training.penalty import logits_of
 from effbench.units import human_count
@@ -59,10 +59,10 @@ def structured(source: Run, options: CompressOptions, folder: Path) -> Result:
         log.info(f"step {step} of {own.steps}: {human_count(count)} of {human_count(before)} parameters are left")
         plan = plan_of(dense, model)
         _check_plan(copy.deepcopy(dense).eval(), model, plan, example, _name(source))
-        tuning.run(model, step)
+        tuning.run(model, step, kept_zeros(source.folder))
     layers = {name: [widths[name], width] for name, width in _widths(model).items() if width != widths[name]}
     details = {"layers": layers, **tuning.details}
-    return Result(channels=plan, details=details, summary=tuning.summary)
+    return Result(channels=plan, zeros=zeros_of(source.folder), details=details, summary=tuning.summary)
 
 
 def _name(source: Run) -> str:

@@ -13,6 +13,7 @@ from effbench.compress.finetune import FineTuning
 from effbench.compress.options import CompressOptions, UnstructuredOptions, own_options
 from effbench.compress.record import Result
 from effbench.errors import ConfigError
+from effbench.run.compressed import channels_of
 from effbench.run.run import Run
 from effbench.training.zeros import KeepZeros
 
@@ -41,7 +42,7 @@ def unstructured(source: Run, options: CompressOptions, folder: Path) -> Result:
         log.info(f"step {step} of {own.steps}: {own.ratio * step / own.steps:.1%} of the weights are zero")
         tuning.run(model, step, [KeepZeros(list(weights))])
     details = {"notes": [NO_SPEED], **tuning.details}
-    return Result(zeros=list(weights), details=details, summary=tuning.summary)
+    return Result(channels=channels_of(source.folder), zeros=list(weights), details=details, summary=tuning.summary)
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:

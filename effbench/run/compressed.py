@@ -10,7 +10,7 @@ from torch import nn
 from effbench import build
 from effbench.config.schema import Config
 from effbench.data.modality import Modality
-from effbench.models.channels import apply_plan
+from effbench.models.channels import ChannelPlan, apply_plan
 from effbench.report.compression import NAME, read_compression
 from effbench.training.zeros import KeepZeros
 
@@ -31,9 +31,8 @@ def shaped_model(config: Config, folder: Path, num_outputs: int, modality: Modal
         ConfigError: the record does not fit the model.
     """
     model = build.model(config, num_outputs, modality)
-    record = read_compression(folder)
-    if record and record.get("channels"):
-        apply_plan(model, record["channels"], f"{folder / NAME}")
+    if plan := channels_of(folder):
+        apply_plan(model, plan, f"{folder / NAME}")
     return model
 
 
@@ -45,5 +44,14 @@ def unpruned_model(run: Run) -> nn.Module:
 
 def kept_zeros(folder: Path) -> list[KeepZeros]:
     """Return the callback that keeps zero weights of a resumed run at zero, if its record asks for it."""
-    record = read_compression(folder)
-    return [KeepZeros(record["zeros"])] if record and record.get("zeros") else []
+    return [KeepZeros(names)] if (names := zeros_of(folder)) else []
+
+
+def channels_of(folder: Path) -> ChannelPlan | None:
+    """Return the channel plan of a run; None if it has the channels that its config says."""
+    return (read_compression(folder) or {}).get("channels")
+
+
+def zeros_of(folder: Path) -> list[str]:
+    """Return the names of the weights whose zeros stay zero in training."""
+    return list((read_compression(folder) or {}).get("zeros") or [])
