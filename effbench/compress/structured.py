@@ -127,6 +127,8 @@ def remove_channels(
     Raises:
         ConfigError: nothing can be removed, or the model does not run afterwards.
     """
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        raise ConfigError(f"method=structured does not prune recurrent layers, which {name} has. {_REMEDY}")
     before = accounting.parameters(model).total
     try:
         shape = _shape_of(model, example)
@@ -142,8 +144,8 @@ def remove_channels(
         ) from error
     if after != shape or accounting.parameters(model).total >= before:
         raise ConfigError(
-            f"method=structured finds no channels to remove in {name}: its layers have at most round_to={round_to} of "
-            f"them, or are recurrent, or hold nothing but its outputs. {_REMEDY}"
+            f"method=structured finds no channels to remove in {name}: outputs stay, and so do layers of at most "
+            f"round_to={round_to} channels. {_REMEDY}"
         )
 
 

@@ -63,7 +63,9 @@ def test_student_comes_nearer_to_its_teacher_than_without() -> None:
 def test_teacher_stays_as_it_was_and_all_is_put_back() -> None:
     splits, student, teacher = data(), dense(0, dropout=0.3), dense(1, dropout=0.9)
     before, kept = copied(dict(teacher.state_dict())), []
-    one = trainer(splits, student, 4, watch=[Distill(teacher), At(2, lambda _: kept.append(list(student.state_dict())))])
+    one = trainer(
+        splits, student, 4, watch=[Distill(teacher), At(2, lambda _: kept.append(list(student.state_dict())))]
+    )
     forward, own = one.forward, one.task.training_loss
     one.fit()
     assert same(dict(teacher.state_dict()), before)
