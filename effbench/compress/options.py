@@ -65,8 +65,7 @@ class StructuredOptions:
     def __post_init__(self) -> None:
         FRACTION_BETWEEN.check(self.ratio, "ratio", "the part of the channels to remove, in (0, 1), such as 0.5")
         COUNT.check(self.round_to, "round_to")
-        COUNT.check(self.steps, "steps")
-        _check_finetuning(self.epochs, self.lr, self.distill)
+        _check_finetuning(self.steps, self.epochs, self.lr, self.distill)
 
 
 @dataclass(frozen=True)
@@ -89,15 +88,20 @@ class UnstructuredOptions:
 
     def __post_init__(self) -> None:
         FRACTION_BETWEEN.check(self.ratio, "ratio", "the part of the weights to set to zero, in (0, 1), such as 0.5")
-        COUNT.check(self.steps, "steps")
-        _check_finetuning(self.epochs, self.lr, self.distill)
+        _check_finetuning(self.steps, self.epochs, self.lr, self.distill)
 
 
-def _check_finetuning(epochs: int, lr: float | None, distill: bool) -> None:
+def _check_finetuning(steps: int, epochs: int, lr: float | None, distill: bool) -> None:
+    COUNT.check(steps, "steps")
     WHOLE.check(epochs, "epochs", "a whole number of epochs >= 0; 0: no fine-tuning")
     if lr is not None:
         POSITIVE.check(lr, "lr")
     BOOL.check(distill, "distill")
+    if epochs < steps and steps > 1:
+        raise ConfigError(
+            f"steps={steps} fine-tunes after each step, so epochs must be at least {steps}; got {epochs}. "
+            "Write more epochs, or fewer steps."
+        )
     if distill and not epochs:
         raise ConfigError("distill=true needs fine-tuning: epochs must be at least 1; got 0.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,14 @@ class Result:
     Attributes:
         file: name of the file in the folder's export/ that answers for the run; '' if the run has checkpoints.
         channels: the channel plan of a model that has fewer channels than its config says; None for others.
+        zeros: names of the weights whose zeros stay zero when the result is trained further.
         details: what the method did, for compression.json.
         summary: entries of summary.json that differ from the run's, such as steps and timing of fine-tuning.
     """
 
     file: str = ""
     channels: Mapping[str, Any] | None = None
+    zeros: Sequence[str] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
 

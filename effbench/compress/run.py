@@ -48,13 +48,17 @@ def compress_run(source: Run, options: CompressOptions, folder: Path, final: Pat
         "source": source_facts(source, options.checkpoint, final),
         "file": result.file or None,
         "channels": result.channels,
+        "zeros": list(result.zeros),
         "details": dict(result.details),
     }
     # before the comparison: the result is loaded as any run is, by its folder
     write_compression(folder, record)
     write_summary(folder, _summary(source, options, result))
     found = compare(source, options.checkpoint, _loaded(folder, source), options.bench)
-    write_summary(folder, {**_summary(source, options, result), **found.summary})
+    summary = _summary(source, options, result)
+    # those of fine-tuning come first: its test reads all samples of the split
+    metrics = {**found.summary["metrics"], **summary["metrics"]}
+    write_summary(folder, {**summary, **found.summary, "metrics": metrics})
     record |= found.facts
     write_compression(folder, record)
     return record

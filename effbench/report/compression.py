@@ -50,4 +50,7 @@ def _wrong_field(record: Mapping[str, Any]) -> str | None:
         return f"file must be the name of a file; got {shown(name)[:100]}"
     if not isinstance(record.get("channels") or {}, dict):
         return f"channels must be a mapping; got {shown(record['channels'])[:100]}"
+    zeros = record.get("zeros") or []
+    if not (isinstance(zeros, list) and all(isinstance(each, str) for each in zeros)):
+        return f"zeros must be a list of names; got {shown(zeros)[:100]}"
     return None
