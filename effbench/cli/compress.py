@@ -13,7 +13,7 @@ from effbench.errors import ConfigError, unknown_name
 from effbench.run.load import targets_from
 from effbench.strict_json import print_json
 
-HELP = """usage: effbench compress RUN method=quantize [scheme=auto|static|dynamic|bf16] [backend=onnxruntime|openvino]
+HELP = """usage: effbench compress RUN method=quantize [scheme=auto|static|dynamic] [backend=onnxruntime|openvino]
                          [calibration=128] [max_drop=0.5]
        effbench compress RUN method=structured [ratio=0.5] [round_to=8] [steps=1] [epochs=3] [lr=LR] [distill=true]
        effbench compress RUN method=unstructured [ratio=0.5] [steps=1] [epochs=3] [lr=LR] [distill=true]
@@ -27,8 +27,9 @@ test samples, with the interval of what is lost; parameters, MACs and file size;
 
 quantize: weights and activations in 8 bits, in an ONNX file (extra effbench[onnx]) or an OpenVINO file
 (effbench[compress]). scheme=static takes the activations' ranges from `calibration` training samples, dynamic from each
-input; auto chooses static for images and rows, dynamic for texts. If more than `max_drop` points of validation accuracy
-are lost, the layers that lose most stay in float32. scheme=bf16 (backend=openvino): 16 bits.
+input; auto takes dynamic for texts and for models with attention. If more than `max_drop` points of validation accuracy
+are lost (without accuracy: percent of the loss), the layers that move outputs most stay in float32, as few as hold it;
+exit code 3 if none does.
 
 structured: removes whole channels and what depends on them, then fine-tunes (extra effbench[compress]). unstructured:
 sets single weights to zero and fine-tunes; it makes no runtime faster."""

@@ -5,7 +5,7 @@ Signed activations (S8S8) were slower than float32 at batch 64, unsigned ones 2 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import numpy as np
 from torch import Tensor
 
 from effbench.export.formats import quiet
-from effbench.export.onnx_files import require_onnx
 from effbench.processors import has_int8_products
 
 BATCH = 32  # calibration samples of a call: the values of all layers are in memory at once
-LAYERS = ("Conv", "Gemm", "MatMul")  # operators with weights, where the time is spent
+# Operators with weights, where the time is spent. With ranges taken at run time, convolutions become slower.
+# Gather: the table of an embedding, which is most of a text model's file.
+STATIC, DYNAMIC = ("Conv", "Gemm", "MatMul"), ("Gemm", "MatMul", "Gather", "LSTM")
 
 
 class OnnxInt8:
@@ -27,28 +28,29 @@ class OnnxInt8:
         file: the float32 file.
         folder: for temporary files.
         samples: calibration samples as the file takes them, float32 (N, ...); None: ranges are taken at run time.
-        ops: operators to quantize; () for all that ONNX Runtime can.
+
+    Attributes:
+        layers: names of the layers with weights.
     """
 
-    def __init__(self, file: Path, folder: Path, samples: Tensor | None, ops: Sequence[str] = ()):
-        require_onnx("method=quantize", "onnx")
-        self._samples, self._ops, self._folder = samples, list(ops), folder
+    def __init__(self, file: Path, folder: Path, samples: Tensor | None):
+        self._samples = samples
         self._ranges, self._made = folder / "ranges.json", folder / "quantized.onnx"
-        self.prepared = folder / "prepared.onnx"
-        _prepare(file, self.prepared)
+        self._prepared = folder / "prepared.onnx"
+        _prepare(file, self._prepared)
         import onnx
 
-        graph = onnx.load(self.prepared).graph
-        weights = {each.name for each in graph.initializer}
-        self.layers = [node.name for node in graph.node if node.op_type in LAYERS and weights & set(node.input)]
-        self._nodes = [node.name for node in graph.node]
+        graph = onnx.load(self._prepared).graph
+        # one dimension: a bias, or the numbers that index a table
+        weights = {
+            each.name for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT and len(each.dims) > 1
+        }
+        kinds = DYNAMIC if samples is None else STATIC
+        self.layers: Sequence[str] = [
+            node.name for node in graph.node if node.op_type in kinds and weights & set(node.input)
+        ]
 
-    @property
-    def nodes(self) -> Sequence[str]:
-        """Names of all nodes of the prepared graph."""
-        return self._nodes
-
-    def content(self, floating: Collection[str] = (), only: Collection[str] = ()) -> bytes:
+    def content(self, floating: Sequence[str] = (), only: Sequence[str] = ()) -> bytes:
         """Return the quantized file.
 
         Args:
@@ -67,20 +69,29 @@ class OnnxInt8:
         }
         with quiet():
             if self._samples is None:
-                quantize_dynamic(self.prepared, self._made, op_types_to_quantize=["MatMul", "Gemm"], **common)
+                quantize_dynamic(self._prepared, self._made, op_types_to_quantize=list(DYNAMIC), **common)
             else:
-                reader: Any = None if self._ranges.exists() else _Reader(self.prepared, self._samples)
+                reader: Any = None if self._ranges.exists() else _Reader(self._prepared, self._samples)
                 quantize_static(
-                    self.prepared,
+                    self._prepared,
                     self._made,
                     reader,
                     quant_format=QuantFormat.QDQ,
-                    op_types_to_quantize=self._ops,
                     activation_type=QuantType.QUInt8,
                     calibration_cache_path=self._ranges,
                     **common,
                 )
         return self._made.read_bytes()
+
+
+def has_attention(file: Path) -> bool:
+    """Return whether a graph holds a softmax that weighs a product of two activations, as attention does."""
+    import onnx
+
+    graph = onnx.load(file).graph
+    constant = {each.name for each in graph.initializer}
+    products = any(node.op_type == "MatMul" and not constant & set(node.input) for node in graph.node)
+    return products and any(node.op_type in ("Softmax", "Attention") for node in graph.node)
 
 
 class _Reader:

@@ -11,7 +11,7 @@ from effbench.config.options import BOOL, COUNT, FRACTION_BETWEEN, NON_NEGATIVE,
 from effbench.errors import ConfigError, shown, unknown_name
 
 ELSEWHERE = "output=FOLDER"  # the remedy in messages about the folder
-SCHEMES = ("auto", "static", "dynamic", "bf16")
+SCHEMES = ("auto", "static", "dynamic")
 RUNTIMES = ("onnxruntime", "openvino")
 _MAX_DROP = "points of accuracy, a number >= 0, such as 0.5"
 
@@ -21,8 +21,8 @@ class QuantizeOptions:
     """How weights and activations are brought to 8 bits.
 
     Attributes:
-        scheme: 'static' (ranges of the activations from calibration samples), 'dynamic' (from each input, at run time),
-            'bf16' (16 bits, nothing to calibrate); 'auto' chooses by the model's input and layers.
+        scheme: 'static' (ranges of the activations from calibration samples) or 'dynamic' (from each input, at run
+            time); 'auto' chooses by the model's input and layers.
         backend: the runtime that the file is made for.
         calibration: training samples from which 'static' takes ranges.
         max_drop: points of validation accuracy that may be lost; layers stay in float32 until it holds.
@@ -38,10 +38,8 @@ class QuantizeOptions:
         _one_of("backend", self.backend, RUNTIMES)
         COUNT.check(self.calibration, "calibration", "a whole number of training samples >= 1, such as 128")
         NON_NEGATIVE.check(self.max_drop, "max_drop", _MAX_DROP)
-        if self.scheme == "bf16" and self.backend != "openvino":
-            raise ConfigError("scheme=bf16 needs backend=openvino: ONNX Runtime computes in float32 on a CPU.")
         if self.scheme == "dynamic" and self.backend != "onnxruntime":
-            raise ConfigError(f"scheme=dynamic needs backend=onnxruntime; got {self.backend}. Leave one out.")
+            raise ConfigError(f"scheme=dynamic needs backend=onnxruntime; got {self.backend}. Leave one of them out.")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from torch import Tensor
 
 from effbench import build
 from effbench.compress.drop import Judge
-from effbench.compress.mixed import Judged, Mixed, within_bound
-from effbench.compress.onnx_int8 import OnnxInt8
+from effbench.compress.mixed import Mixed, within_bound
+from effbench.compress.onnx_int8 import OnnxInt8, has_attention
+from effbench.compress.openvino_int8 import openvino_int8, require_nncf
 from effbench.compress.options import CompressOptions, QuantizeOptions, own_options
 from effbench.compress.record import Result
 from effbench.data.splits import representative_sample
 from effbench.errors import ThresholdError
 from effbench.export.files import publish_file
-from effbench.export.formats import load_exported, loaded
+from effbench.export.formats import FORMATS, load_exported, loaded
+from effbench.export.onnx_files import require_onnx
 from effbench.report.compression import FILES
 from effbench.run.compared import compared_samples
 from effbench.run.evaluate import check_same_data
@@ -40,7 +43,7 @@ class Quantized:
 
     Attributes:
         content: of the file.
-        scheme: 'static', 'dynamic' or 'bf16'.
+        scheme: 'static' or 'dynamic'.
         mixed: which layers stay in float32, and what is lost on validation samples.
         calibration: samples that the ranges are from; None where they are taken at run time.
     """
@@ -59,60 +62,113 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
         MissingExtraError: the quantizer is not installed.
     """
     own = own_options(options, QuantizeOptions)
+    kind = "onnx" if own.backend == "onnxruntime" else "openvino"
+    # before minutes of export
+    require_onnx("method=quantize", "onnx") if kind == "onnx" else require_nncf()
+    judge = Judge(source, options.checkpoint)
     with tempfile.TemporaryDirectory(prefix="effbench-quantize-") as name:
         exported = export_loaded(source, Wanted("onnx", options.checkpoint, name, TOLERANCE, None, True, "file"))
-        made = _onnx(source, options.checkpoint, own, exported, Path(name))
-    target = folder / FILES / Path(exported["path"]).name.replace(".onnx", f"-{made.scheme}-int8.onnx")
-    target.parent.mkdir(parents=True)
+        if kind == "onnx":
+            made = _onnx(source, judge, own, exported, Path(name))
+        else:
+            made = _openvino(source, judge, own, Path(exported["path"]))
+    _check_drop(made, own, judge.unit)
+    stem = Path(exported["path"]).name.removesuffix(".onnx")
+    target = folder / FILES / f"{stem}-{made.scheme}-int8{FORMATS[kind].suffix}"
     about = {"scheme": made.scheme, **made.mixed.facts(), "calibration": made.calibration}
-    model, (which, samples, _) = source.model(options.checkpoint), compared_samples(source, SAMPLES)
-    free_length = exported["input"]["shape"][1] if isinstance(exported["input"]["shape"][1], str) else None
-
-    def check(path: Path) -> dict[str, Any]:
-        parity = compared(source, model, load_exported("onnx", path), samples, free_length)
-        about_parity = {"inputs": "samples", "split": which, "tolerance": None, **parity.facts(), "runtime_options": {}}
-        return {**_file_record(exported), "parity": about_parity, "quantized": about}
-
-    publish_file(target, made.content, check)
+    _publish(source, options.checkpoint, target, made.content, {**_file_record(exported, kind), "quantized": about})
     log.info(f"{target.name}: {human_bytes(len(made.content))}, float32 {human_bytes(exported['bytes'])}")
     return Result(file=target.name, details={**about, "float32_bytes": exported["bytes"], "bytes": len(made.content)})
 
 
-def _file_record(exported: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of the float32 file without what is true of that file only."""
-    return {key: value for key, value in exported.items() if key not in ("path", "file", "bytes", "sha256", "parity")}
+def _check_drop(made: Quantized, own: QuantizeOptions, unit: str) -> None:
+    mixed = made.mixed
+    if mixed.drop <= own.max_drop:
+        return
+    more = f", or calibration={4 * own.calibration}" if made.calibration else ""
+    raise ThresholdError(
+        f"method=quantize scheme={made.scheme} loses {mixed.drop:.2f} {unit} on validation samples even with "
+        f"{len(mixed.floating)} of {mixed.layers} layers in float32; max_drop is {own.max_drop:g}. Nothing was "
+        f"written. Allow more with max_drop, or try another scheme{more}."
+    )
 
 
-def _onnx(source: Run, checkpoint: str, own: QuantizeOptions, exported: Mapping[str, Any], folder: Path) -> Quantized:
-    """Return the file for ONNX Runtime.
+def _publish(source: Run, checkpoint: str, target: Path, content: bytes, record: Mapping[str, Any]) -> None:
+    """Write the file with its record, which says how far its outputs are from the model's.
 
     Args:
         source: the run.
         checkpoint: its name.
+        target: path of the file.
+        content: of the file.
+        record: of the file, without parity.
+    """
+    target.parent.mkdir(parents=True)
+    model, (which, samples, _) = source.model(checkpoint), compared_samples(source, SAMPLES)
+    # a number is a fixed length
+    length = record["input"]["shape"][1]
+    kind = record["format"]
+
+    def check(path: Path) -> dict[str, Any]:
+        exported = load_exported(kind, path)
+        parity = compared(source, model, exported, samples, length if isinstance(length, str) else None)
+        about = {"inputs": "samples", "split": which, "tolerance": None, **parity.facts()}
+        return {**record, "parity": {**about, "runtime_options": dict(FORMATS[kind].runtime_options)}}
+
+    publish_file(target, content, check)
+
+
+def _file_record(exported: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the record of the float32 file as that of a file of another format, without what is true of it only."""
+    kept = {key: value for key, value in exported.items() if key not in ("path", "file", "bytes", "sha256", "parity")}
+    libraries = ("effbench", *FORMATS[kind].libraries, *(("nncf",) if kind == "openvino" else ()))
+    opset = kept["opset"] if kind == "onnx" else None
+    return {**kept, "format": kind, "opset": opset, "versions": {name: version(name) for name in libraries}}
+
+
+def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str, Any], folder: Path) -> Quantized:
+    """Return the file for ONNX Runtime.
+
+    Args:
+        source: the run.
+        judge: of its validation samples.
         own: options.
         exported: record of the float32 file, with its path.
         folder: for temporary files.
     """
-    scheme = own.scheme
-    if scheme == "auto":
-        scheme = "static" if exported["input"]["dtype"] == "float32" else "dynamic"
+    scheme = _scheme(own, exported)
     samples = calibration_samples(source, own.calibration) if scheme == "static" else None
-    if samples is not None:
-        log.info(f"taking ranges from {counted(len(samples), f'training {source.modality().unit}')}")
     quantizer = OnnxInt8(Path(exported["path"]), folder, samples)
-    judge = Judge(source, checkpoint)
-
-    def judged(content: bytes) -> Judged:
-        return judge.judged(loaded("onnx", content))
-
-    mixed, content = within_bound(quantizer, judged, own.max_drop)
-    if mixed.drop > own.max_drop:
-        raise ThresholdError(
-            f"method=quantize scheme={scheme} loses {mixed.drop:.2f} {judge.unit} on validation samples even with "
-            f"{len(mixed.floating)} of {mixed.layers} layers in float32; max_drop is {own.max_drop:g}. Nothing was "
-            f"written. Allow more with max_drop, or try another scheme, or calibration={2 * own.calibration}."
-        )
+    mixed, content = within_bound(quantizer, lambda file: judge.judged(loaded("onnx", file)), own.max_drop)
     return Quantized(content, scheme, mixed, None if samples is None else len(samples))
+
+
+def _openvino(source: Run, judge: Judge, own: QuantizeOptions, file: Path) -> Quantized:
+    """Return the archive for OpenVINO.
+
+    Args:
+        source: the run.
+        judge: of its validation samples.
+        own: options.
+        file: the float32 ONNX file.
+    """
+    samples = calibration_samples(source, own.calibration)
+    mixed, content = openvino_int8(file, samples, judge.judged, own.max_drop, has_attention(file))
+    return Quantized(content, "static", mixed, len(samples))
+
+
+def _scheme(own: QuantizeOptions, exported: Mapping[str, Any]) -> str:
+    """Return the scheme for a float32 file; see docs/compress.md for the measurements that the choice rests on."""
+    if own.scheme != "auto":
+        return own.scheme
+    if exported["input"]["dtype"] != "float32":
+        why = "its inputs are token numbers"
+    elif has_attention(Path(exported["path"])):
+        why = "it has attention, whose products of activations one range does not fit"
+    else:
+        return "static"
+    log.info(f"scheme=dynamic: {why}")
+    return "dynamic"
 
 
 def calibration_samples(run: Run, count: int) -> Tensor:
@@ -121,5 +177,6 @@ def calibration_samples(run: Run, count: int) -> Tensor:
     check_same_data(run, data)
     split = run.task.checked(data).train
     rows = representative_sample(split.labels, min(count, len(split)))
+    log.info(f"taking the ranges of activations from {counted(len(rows), f'training {run.modality().unit}')}")
     with torch.inference_mode():
         return run.modality().portable(split.inputs[rows])
