@@ -148,13 +148,14 @@ def write_untrained(source: Run, model: nn.Module, folder: Path) -> None:
     """Write the model's weights as a checkpoint of step 0, from which `effbench train resume=` can go on."""
     config = source.config
     data = build.splits(config)
-    task = build.task(config, data, build.device(config))
+    device = build.device(config)
+    task = build.task(config, data, device)
     data = task.checked(data)
     section = config.checkpoint
     checkpoints = Checkpoints(
         folder / "checkpoints", section.monitor, section.mode, section.save_top_k, True, {"data": data.sha256}
     )
-    modality = build.modality(config, data)
+    modality = build.modality(config, data, device)
     trainer = build.trainer(config, data, modality, DistributedContext(), checkpoints, task, lambda: model)
     trainer.save(None)
     remove_acceleration(model)
