@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from effbench import build
 from effbench.bench.answers import judged
 from effbench.bench.sources import Source
+from effbench.compress.drop import Judge, answers, tested_split
 from effbench.compress.speed import speeds
-from effbench.data.splits import Split, representative_sample
 from effbench.errors import first_line
 from effbench.models import accounting
 from effbench.report.compression import compressed_file
-from effbench.run.evaluate import check_same_data
 from effbench.stats import share_interval
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ class Comparison:
     """What was found.
 
     Attributes:
-        facts: test, before, after and speed, for compression.json.
+        facts: validation, test, before, after and speed, for compression.json.
         summary: metrics and model of the result, for its summary.json.
     """
 
@@ -60,7 +58,10 @@ def compare(source: Run, checkpoint: str, result: Run, options: BenchOptions) ->
     tested = paired_test(source, checkpoint, result, "test", MOST)
     costs = {"before": _costs(source, source.model(checkpoint)), "after": _result_costs(source, result)}
     speed = speeds(source, checkpoint, result, options)
+    judge = Judge(source, checkpoint)
     facts = {
+        # by which candidates are chosen: the test split only tells the result
+        "validation": {"drop": judge.drop(judge.outputs(result)), "of": judge.unit},
         "test": {key: tested[key] for key in ("split", "samples", "lost", "lost_of", "parity")},
         **{side: {**costs[side], "metrics": tested[side], "accuracy": tested[f"{side}_accuracy"]} for side in costs},
         "speed": speed,
@@ -98,33 +99,6 @@ def paired_test(source: Run, checkpoint: str, result: Run, which: str, most: int
         "lost_of": found["lost_of"],
         "parity": found["parity"],
     }
-
-
-def tested_split(run: Run, which: str, most: int) -> tuple[str, Split]:
-    """Return (name, samples) of the split `which`, or of the next best that there is."""
-    data = build.splits(run.config)
-    check_same_data(run, data)
-    named = run.task.checked(data).named()
-    name = next(each for each in (which, "val", "train") if each in named)
-    split = named[name]
-    return name, split if len(split) <= most else split.take(representative_sample(split.labels, most))
-
-
-@torch.inference_mode()
-def answers(run: Run, checkpoint: str, split: Split) -> Tensor:
-    """Return the outputs of a run for all samples of a split, in the unit of the targets: float32 (N, ...)."""
-    return outputs_of(run.model(checkpoint), run, split)
-
-
-@torch.inference_mode()
-def outputs_of(model: nn.Module, run: Run, split: Split) -> Tensor:
-    """Return the outputs of a model of this run for all samples of a split, in the unit of the targets."""
-    modality, rescaler = run.modality(), run.task.rescaler()
-    found = []
-    for rows in torch.arange(len(split)).split(run.config.data.eval_batch_size):
-        inputs = modality.normalise(modality.portable(split.inputs[rows]))
-        found.append(rescaler(model(inputs)).float())
-    return torch.cat(found)
 
 
 def _accuracy(run: Run, outputs: Tensor, targets: Tensor) -> dict[str, float] | None:

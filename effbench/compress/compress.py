@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
-from effbench.compress.options import ELSEWHERE, CompressOptions
+from effbench.compress.making import check_absent, making
+from effbench.compress.options import CompressOptions
+from effbench.compress.target import SearchOptions
 from effbench.config.arguments import check_list, check_path, check_texts_by_key
-from effbench.disk import move, sync_folder
 from effbench.errors import ConfigError
-from effbench.records import FINISHED, naming_disk_faults, read_summary
+from effbench.records import FINISHED, read_summary
 from effbench.report.compression import compressed_file
 from effbench.run.load import load_run, with_data
-from effbench.run.lock import NAME as LOCK
-from effbench.run.lock import holding
+
+if TYPE_CHECKING:
+    from effbench.run.run import Run
 
 
 def compress(
@@ -44,21 +43,92 @@ def compress(
         ConfigError: the folder holds no finished run, the result exists, or an option does not fit the run.
         EffbenchError: the method failed; nothing was written.
     """
-    check_path("folder", folder)
-    check_path("output", output)
-    check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
-    check_list("allow_targets", allow_targets, str, "a list of modules, ['mylab.models']")
-    place = expanded(folder)
-    _check_source(place)
-    target = expanded(output) if output else _beside(place, options.method)
-    _check_absent(target)
-    run = with_data(load_run(place, allow_targets), dict(data_overrides or {}), "cpu")
+    run, target = _loaded(folder, output, options.method, data_overrides, allow_targets)
     # torch is imported only now: a mistyped folder or key is reported at once
     from effbench.compress.run import compress_run
 
     with making(target) as hidden:
         record = compress_run(run, options, hidden, target)
     return {**record, "path": str(target)}
+
+
+def compress_sweep(
+    folder: str | Path,
+    options: Sequence[CompressOptions],
+    output: str | Path = "",
+    data_overrides: Mapping[str, str] | None = None,
+    allow_targets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Compress a run with several ratios, and write what accuracy, latency and size each has.
+
+    Args:
+        folder: the run folder.
+        options: one entry a ratio, all of one method.
+        output: folder of the results, which must not exist; '' is RUN-<method>-sweep beside the run.
+        data_overrides: see `compress`.
+        allow_targets: see `compress`.
+
+    Returns:
+        The content of tradeoff.json, with `path` of the folder, which holds a run a ratio.
+    """
+    run, target = _loaded(folder, output, f"{options[0].method}-sweep", data_overrides, allow_targets)
+    from effbench.compress.trade_off import trade_off
+
+    with making(target) as hidden:
+        record = trade_off(run, options, hidden, target)
+    return {**record, "path": str(target)}
+
+
+def compress_to_target(
+    folder: str | Path,
+    options: SearchOptions,
+    output: str | Path = "",
+    data_overrides: Mapping[str, str] | None = None,
+    allow_targets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Search method, ratio and backend that reach a latency or a size within a bound of what is lost.
+
+    Args:
+        folder: the run folder.
+        options: the target and what may be tried.
+        output: folder of the result, which must not exist; '' is RUN-target beside the run.
+        data_overrides: see `compress`.
+        allow_targets: see `compress`.
+
+    Returns:
+        The record of the search, with `met`, and with `path` of the result's folder, None if nothing holds the bound.
+    """
+    run, target = _loaded(folder, output, "target", data_overrides, allow_targets)
+    from effbench.compress.search import search
+
+    return search(run, options, target)
+
+
+def _loaded(
+    folder: str | Path,
+    output: str | Path,
+    suffix: str,
+    data_overrides: Mapping[str, str] | None,
+    allow_targets: Sequence[str],
+) -> tuple[Run, Path]:
+    """Return (the run, the folder of the result) after all checks that need no torch.
+
+    Args:
+        folder: the run folder.
+        output: folder of the result, or ''.
+        suffix: of its name, if it is not given.
+        data_overrides: data keys that replace the run's.
+        allow_targets: the user's modules.
+    """
+    check_path("folder", folder)
+    check_path("output", output)
+    check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
+    check_list("allow_targets", allow_targets, str, "a list of modules, ['mylab.models']")
+    place = expanded(folder)
+    _check_source(place)
+    target = expanded(output) if output else _beside(place, suffix)
+    check_absent(target)
+    return with_data(load_run(place, allow_targets), dict(data_overrides or {}), "cpu"), target
 
 
 def _check_source(place: Path) -> None:
@@ -72,44 +142,6 @@ def _check_source(place: Path) -> None:
         raise ConfigError(f"{place} is quantized already, and its file cannot be compressed again. Compress its run.")
 
 
-def _beside(place: Path, method: str) -> Path:
+def _beside(place: Path, suffix: str) -> Path:
     own = place.resolve()
-    return own.with_name(f"{own.name}-{method}")
-
-
-def _check_absent(target: Path) -> None:
-    if os.path.lexists(target):
-        raise ConfigError(f"{target} exists: a result is never written over another. Name a new one: {ELSEWHERE}.")
-
-
-@contextmanager
-def making(target: Path) -> Iterator[Path]:
-    """Give a hidden folder beside `target`, which becomes `target` by one rename at the end of the block.
-
-    After an error, or a kill, there is no `target`. What a killed process left is removed by the next one.
-
-    Raises:
-        ConfigError: another process makes the same target, it exists, or the place cannot be written.
-    """
-    hidden = target.with_name(f".{target.name}.making")
-    with holding(hidden, ELSEWHERE):
-        _empty(hidden)
-        try:
-            yield hidden
-            _check_absent(target)
-            with naming_disk_faults(target, elsewhere=ELSEWHERE):
-                move(hidden, target)
-                sync_folder(target.parent)
-            (target / LOCK).unlink(missing_ok=True)  # it moved along
-        finally:
-            _empty(hidden)
-
-
-def _empty(folder: Path) -> None:
-    """Remove everything but the lock, which is this process's."""
-    with suppress(FileNotFoundError):
-        for path in folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name != LOCK:
-                path.unlink(missing_ok=True)
+    return own.with_name(f"{own.name}-{suffix}")

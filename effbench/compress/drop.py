@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from effbench import build
 from effbench.bench.answers import judged
 from effbench.bench.sources import Source
-from effbench.compress.compare import answers, tested_split
 from effbench.compress.mixed import Judged
+from effbench.data.splits import Split, representative_sample
 from effbench.export.interface import Forward
+from effbench.run.evaluate import check_same_data
 from effbench.run.run import Run
 
 MOST = 2_000  # validation samples: many candidates are tried
@@ -35,6 +37,10 @@ class Judge:
         self._loss = judged(self._source, self._reference, self._reference)["metrics"]["loss"]
         self.unit = "points of accuracy" if run.task.kind == "class" else "percent of the loss"
 
+    def outputs(self, run: Run) -> Tensor:
+        """Return the outputs of a compressed run for the validation samples."""
+        return answers(run, "best", self._split)
+
     def judged(self, forward: Forward) -> Judged:
         """Return what a file loses. forward: samples as the file takes them -> outputs in the unit of the targets."""
         outputs = self._answers(forward)
@@ -58,3 +64,30 @@ class Judge:
 def _moved(reference: Tensor, outputs: Tensor) -> float:
     size = float(reference.double().square().mean().sqrt())
     return float((outputs.double() - reference.double()).square().mean().sqrt()) / (size or 1.0)
+
+
+def tested_split(run: Run, which: str, most: int) -> tuple[str, Split]:
+    """Return (name, samples) of the split `which`, or of the next best that there is."""
+    data = build.splits(run.config)
+    check_same_data(run, data)
+    named = run.task.checked(data).named()
+    name = next(each for each in (which, "val", "train") if each in named)
+    split = named[name]
+    return name, split if len(split) <= most else split.take(representative_sample(split.labels, most))
+
+
+@torch.inference_mode()
+def answers(run: Run, checkpoint: str, split: Split) -> Tensor:
+    """Return the outputs of a run for all samples of a split, in the unit of the targets: float32 (N, ...)."""
+    return outputs_of(run.model(checkpoint), run, split)
+
+
+@torch.inference_mode()
+def outputs_of(model: nn.Module, run: Run, split: Split) -> Tensor:
+    """Return the outputs of a model of this run for all samples of a split, in the unit of the targets."""
+    modality, rescaler = run.modality(), run.task.rescaler()
+    found = []
+    for rows in torch.arange(len(split)).split(run.config.data.eval_batch_size):
+        inputs = modality.normalise(modality.portable(split.inputs[rows]))
+        found.append(rescaler(model(inputs)).float())
+    return torch.cat(found)

@@ -115,8 +115,6 @@ def _prepare(file: Path, prepared: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with quiet():
-        try:
-            quant_pre_process(file, prepared)
-        # its symbolic shape inference knows fewer operators than the runtime, and raises plain exceptions
-        except Exception:  # noqa: BLE001
-            quant_pre_process(file, prepared, skip_symbolic_shape=True)
+        # symbolic shape inference knows fewer operators than the runtime, and where it fails it leaves its model in
+        # the current folder
+        quant_pre_process(file, prepared, skip_symbolic_shape=True)

@@ -101,6 +101,7 @@ def _record(
             }
     every = [process for arm in (*arms, control) for process in arm.processes]
     trusted = trust(first.processes, control.processes, every, options.sizes)
+    fastest = {side: _fastest(arms, side, options) for side in SIDES}
     return {
         "batch_sizes": list(options.sizes),
         "threads": options.threads,
@@ -108,7 +109,8 @@ def _record(
         "seconds": options.seconds,
         "arms": [_arm_record(row) for row in rows],
         "pairs": _pairs(by_name, options),
-        "fastest": {side: _fastest(arms, side, options) for side in SIDES},
+        "fastest": fastest,
+        "fastest_ratio": None if None in fastest.values() else _of_fastest(by_name, fastest, options.sizes[0]),
         "control": {"backend": first.backend, **{str(k): interval_record(v) for k, v in trusted.control.items()}},
         "drift": trusted.drift,
         "margin": trusted.margin,
@@ -134,6 +136,13 @@ def _pairs(arms: Mapping[str, Arm], options: BenchOptions) -> list[dict[str, Any
             if over is not None:
                 found.append({"backend": name, "batch_size": size, "ratio": interval_record(over)})
     return found
+
+
+def _of_fastest(arms: Mapping[str, Arm], fastest: Mapping[str, str | None], size: int) -> dict[str, Any] | None:
+    """Return p50 of the fastest backend after over that of the fastest one before, paired by turn."""
+    before, after = (at_size(arms[f"{side} {fastest[side]}"].processes, size) for side in SIDES)
+    found = ratio(after, before)
+    return None if found is None else interval_record(found)
 
 
 def _fastest(arms: Sequence[Arm], side: str, options: BenchOptions) -> str | None:

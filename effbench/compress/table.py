@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from effbench.compress.target import Target, value_text
 from effbench.escaping import for_terminal
 from effbench.metrics import display_of
 from effbench.report.deployment import three
@@ -120,3 +121,67 @@ def _speed_sentence(pair: Mapping[str, Any], margin: float, method: str) -> str:
     if found["high"] * (1 + margin) < 1:
         return f"{name}: {1 / found['estimate']:.2f} times as fast: {interval}."
     return f"{name}: not told apart from {before} on this CPU: {interval}."
+
+
+def print_trade_off(record: Mapping[str, Any]) -> None:
+    """Print what each ratio costs and loses."""
+    out = console()
+    before, rows, metric = record["before"], record["rows"], record["metric"]
+    head = f"{record['model']}, method={record['method']}; latency at batch 1 with the fastest backend of each"
+    print_sentence(out, head, style="bold")
+    display, split = display_of(metric), rows[0]["split"]
+    every = [before, *rows]
+    print_table(
+        [
+            TextColumn("ratio", ["before", *(f"{row['ratio']:g}" for row in rows)]),
+            TextColumn(f"{split}\n{metric}", [display.text(each["metrics"][metric]) for each in every]),
+            TextColumn("points lost", ["", *map(_points, rows)], drop_order=1),
+            TextColumn("parameters", [human_count(each["parameters"]) for each in every], drop_order=3),
+            TextColumn("file", [human_bytes(each["bytes"]) for each in every]),
+            TextColumn("p50 /\nbefore", ["1", *map(_over, rows)]),
+            TextColumn("backend", [str(each["backend"]) for each in every], is_number=False, drop_order=2),
+        ]
+    )
+    print()
+    print(f"  {for_terminal(record['path'])}/tradeoff.svg")
+
+
+def _points(row: Mapping[str, Any]) -> str:
+    lost = row["lost"]
+    return f"{lost['estimate']:+.2f} [{lost['low']:+.2f}, {lost['high']:+.2f}]" if lost else "-"
+
+
+def _over(row: Mapping[str, Any]) -> str:
+    return f"{row['over_before']['estimate']:.2f}" if row["over_before"] else "-"
+
+
+def print_search(record: Mapping[str, Any]) -> None:
+    """Print every candidate of a search, the result, and whether it reaches the target."""
+    out = console()
+    found = record["search"]
+    target = Target.parsed(found["target"])
+    rows = [row for row in found["candidates"] if not row["failed"] and row["value"] is not None]
+    print_table(
+        [
+            TextColumn("candidate", [row["name"] for row in rows], is_number=False),
+            TextColumn(f"target\n{found['target']}", [value_text(target, row["value"]) for row in rows]),
+            TextColumn("val points\nlost", [f"{row['drop']:+.2f}" for row in rows]),
+            TextColumn("file", [human_bytes(row["bytes"]) if row["bytes"] else "-" for row in rows], drop_order=1),
+            TextColumn("backend", [str(row["backend"]) for row in rows], is_number=False, drop_order=2),
+        ]
+    )
+    print()
+    for row in found["candidates"]:
+        if row["failed"]:
+            print_sentence(out, for_terminal(row["failed"]), head=f"{row['name']}: ")
+    test, lost = found["test"], found["test"]["lost"]
+    if lost:
+        print_sentence(
+            out,
+            f"Lost against the run: {lost['estimate']:+.2f} points of {test['split']} accuracy [{lost['low']:+.2f}, "
+            f"{lost['high']:+.2f}], paired on {test['samples']} samples.",
+        )
+    value = value_text(target, found["value"])
+    reached = "reached" if found["met"] else "not reached; this is the nearest"
+    print_sentence(out, f"target={found['target']} {reached}: {value}, after {found['seconds']:.0f} s.")
+    print(f"  {for_terminal(record['path'])}")
