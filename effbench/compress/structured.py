@@ -146,7 +146,7 @@ def remove_channels(
     if after != shape or accounting.parameters(model).total >= before:
         raise ConfigError(
             f"method=structured finds no channels to remove in {name}: outputs stay, and so do layers of at most "
-            f"round_to={round_to} channels. {_REMEDY}"
+            f"round_to={round_to} channels and, beside attention, all but plain feed-forward blocks. {_REMEDY}"
         )
 
 
