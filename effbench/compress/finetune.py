@@ -25,6 +25,7 @@ from effbench.run.load import recorded_config
 from effbench.run.lock import claimed
 from effbench.run.run import Run
 from effbench.run.session import TrainingSession
+from effbench.run.signals import Interrupted
 from effbench.training.callbacks import Callback
 from effbench.training.checkpoint import Checkpoints
 from effbench.training.checkpoint_files import read_weights
@@ -94,7 +95,7 @@ class FineTuning:
         tuned = _trained(config, folder, model, [*callbacks, *teacher])
         summary = read_summary(folder)
         if summary["status"] == "interrupted":
-            raise KeyboardInterrupt
+            raise Interrupted(summary["stop_reason"])  # as in the other verbs: what was begun is removed
         if summary["status"] not in FINISHED:
             raise EffbenchError(f"fine-tuning did not end well: {summary['stop_reason']}. Nothing was written.")
         load_weights(model.to("cpu"), read_weights(tuned.checkpoint("best")))
