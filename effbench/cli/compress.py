@@ -118,8 +118,8 @@ def _to_target(folder: str, options: Mapping[str, str], given: dict[str, str], r
             raise ConfigError(unknown_name("option of target", key, _SEARCH))
     values = {key: _value(text, key) for key, text in given.items()}
     # many candidates: each is measured shorter
-    measured = {"bench": measuring(**{"rounds": 3, "seconds": 0.5, **_measured(options)})}
-    chosen = SearchOptions(Target.parsed(options["target"]), checkpoint=options["checkpoint"], **values, **measured)
+    bench = measuring(**{"rounds": 3, "seconds": 0.5, **_measured(options)})
+    chosen = SearchOptions(Target.parsed(options["target"]), checkpoint=options["checkpoint"], bench=bench, **values)
     record = compress_to_target(folder, chosen, *rest)
     if as_json:
         print_json(record)

@@ -54,7 +54,7 @@ class Judge:
         found = judged(self._source, self._reference, outputs)
         if self._run.task.kind == "class":
             return float(found["lost"]["estimate"])
-        return 100 * (found["metrics"]["loss"] / self._loss - 1)
+        return float(100 * (found["metrics"]["loss"] / self._loss - 1))
 
     def _answers(self, forward: Forward) -> Tensor:
         chunks = torch.arange(len(self._split)).split(self._run.config.data.eval_batch_size)
