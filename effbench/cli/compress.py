@@ -34,8 +34,11 @@ input; auto takes dynamic for texts and for models with attention. If more than 
 are lost (without accuracy: percent of the loss), the layers that move outputs most stay in float32, as few as hold it;
 exit code 3 if none does.
 
-structured: removes whole channels and what depends on them, then fine-tunes (extra effbench[compress]). unstructured:
-sets single weights to zero and fine-tunes; it makes no runtime faster.
+structured: removes `ratio` of each layer's channels with all that depends on them, of a transformer the hidden units of
+its feed-forward blocks (extra effbench[compress]); the number kept is a multiple of `round_to`. unstructured: sets the
+smallest weights to zero, which makes no runtime faster. Both then train for `epochs` as RUN was trained, from its
+learning rate (lr=LR for another) with a cosine; steps=N does it in N parts. distill=true: half of the loss is against
+RUN's answers.
 
 sweep: a run a ratio in RUN-METHOD-sweep, with tradeoff.json, .csv and .svg: accuracy against latency and size.
 

@@ -48,7 +48,7 @@ class Distill(Callback):
         if self._restore is not None:
             trainer, forward = self._restore
             trainer.forward, self._restore = forward, None
-            del trainer.task.training_loss  # type: ignore[method-assign]  # that of its class again
+            del trainer.task.training_loss  # that of its class again
 
 
 class _WithTeacher(nn.Module):

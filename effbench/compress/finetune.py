@@ -21,11 +21,11 @@ from effbench.cpu.accelerate import remove_acceleration
 from effbench.errors import EffbenchError
 from effbench.models.adapt import freeze
 from effbench.records import FINISHED, read_summary
-from effbench.report.compression import read_compression
 from effbench.run.load import recorded_config
 from effbench.run.lock import claimed
 from effbench.run.run import Run
 from effbench.run.session import TrainingSession
+from effbench.run.signals import Interrupted
 from effbench.training.callbacks import Callback
 from effbench.training.checkpoint import Checkpoints
 from effbench.training.checkpoint_files import read_weights
@@ -34,8 +34,6 @@ from effbench.training.snapshots import load_weights
 from effbench.units import counted
 
 log = logging.getLogger(__name__)
-
-LR_FACTOR = 0.1  # of the run's learning rate
 
 
 class FineTuning:
@@ -47,7 +45,7 @@ class FineTuning:
         folder: of the result.
         steps: of the pruning.
         epochs: over all steps; 0 writes the pruned weights as they are.
-        lr: learning rate; None: LR_FACTOR of the run's; of a run that was fine-tuned, its own.
+        lr: learning rate; None: the run's own, from which a new cosine starts (arXiv:2003.02389).
         distill: train against the source's answers too.
 
     Attributes:
@@ -62,7 +60,7 @@ class FineTuning:
         self._steps = steps
         # the same number each time, and the rest in the last, whose result counts
         self._epochs = [epochs // steps] * (steps - 1) + [epochs - (steps - 1) * (epochs // steps)]
-        self._lr = _learning_rate(source) if lr is None else lr
+        self._lr = source.config.optimizer.lr if lr is None else lr
         self.details: dict[str, Any] = {"epochs": epochs, "lr": self._lr if epochs else None, "distill": distill}
         self.summary: dict[str, Any] = {}
 
@@ -97,7 +95,7 @@ class FineTuning:
         tuned = _trained(config, folder, model, [*callbacks, *teacher])
         summary = read_summary(folder)
         if summary["status"] == "interrupted":
-            raise KeyboardInterrupt
+            raise Interrupted(summary["stop_reason"])  # as in the other verbs: what was begun is removed
         if summary["status"] not in FINISHED:
             raise EffbenchError(f"fine-tuning did not end well: {summary['stop_reason']}. Nothing was written.")
         load_weights(model.to("cpu"), read_weights(tuned.checkpoint("best")))
@@ -109,12 +107,6 @@ def _trained(config: Config, folder: Path, model: nn.Module, callbacks: Sequence
     device = torch.device(build.device_type(config))
     with guarded(), distributed_context(device) as ranks, claimed(folder, resumes=False):
         return TrainingSession(config, folder, ranks, None, callbacks, model).run()
-
-
-def _learning_rate(source: Run) -> float:
-    """Return a part of the run's learning rate; that of a run that was fine-tuned is such a part already."""
-    record = read_compression(source.folder) or {}
-    return source.config.optimizer.lr * (1 if (record.get("details") or {}).get("lr") else LR_FACTOR)
 
 
 def tuned_config(source: Run, epochs: int, lr: float, tests: bool = True) -> Config:

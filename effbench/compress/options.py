@@ -51,7 +51,7 @@ class StructuredOptions:
         round_to: kept channels are a multiple of this, as kernels like them.
         steps: the ratio is reached in so many steps, with fine-tuning after each.
         epochs: of fine-tuning, over all steps.
-        lr: learning rate of fine-tuning; None: a tenth of the run's.
+        lr: learning rate of fine-tuning; None: the run's.
         distill: the loss is against the outputs of the run before.
     """
 
@@ -76,7 +76,7 @@ class UnstructuredOptions:
         ratio: part of all weights to set to zero.
         steps: the ratio is reached in so many steps, with fine-tuning after each.
         epochs: of fine-tuning, over all steps.
-        lr: learning rate of fine-tuning; None: a tenth of the run's.
+        lr: learning rate of fine-tuning; None: the run's.
         distill: the loss is against the outputs of the run before.
     """
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,11 @@ from safetensors.torch import load_file, save_file
 
 import effbench
 from effbench.compress.compress import compress
+from effbench.compress.finetune import FineTuning
 from effbench.compress.options import CompressOptions, StructuredOptions, UnstructuredOptions
 from effbench.errors import ConfigError
 from effbench.run.load import load_run
+from effbench.run.signals import Interrupted
 
 SMALL = [
     "model=cnn", "model.channels=[16,32]", "model.hidden=32", "data=synthetic", "data.image_size=16",
@@ -185,6 +188,19 @@ def test_dense_weights_do_not_fit_the_pruned_model(dense: Path, structured: Path
     save_file(state, best / "model.safetensors")
     with pytest.raises(effbench.EffbenchError, match="model.safetensors"):
         load_run(copy).model()
+
+
+class Terminate(effbench.Callback):
+    def step_end(self, context: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_signal_in_fine_tuning_ends_it_with_its_name(dense: Path, tmp_path: Path) -> None:
+    run = load_run(dense)
+    tuning = FineTuning(run, "best", tmp_path / "out", 1, 1, None, False)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        tuning.run(run.model(), 1, [Terminate()])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_failed_compress_leaves_nothing(dense: Path, tmp_path: Path) -> None:

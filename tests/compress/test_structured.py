@@ -149,7 +149,8 @@ def test_steps_end_at_the_ratio_of_one_step() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["model=linear"], ["model=cnn", "model.channels=[8]", "model.hidden=8"], ["model=ngrams", "data=language_id"],
+        ["model=linear"], ["model=neuron", "data=breast_cancer"],
+        ["model=cnn", "model.channels=[8]", "model.hidden=8"], ["model=ngrams", "data=language_id"],
         ["model=rnn", "data=language_id"], ["model=lstm_attention", "data=language_id"],
         ["model=torchvision", "model.arch=shufflenet_v2_x0_5"],
     ],
