@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def test_the_result_is_a_run_for_the_other_verbs(quantized: Path, effbench: Effb
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_file_for_openvino_answers_as_openvino_says(run: Path, effbench: Effbench, tmp_path: Path) -> None:
-    pytest.importorskip("nncf")
+    if find_spec("nncf") is None:  # not by an import, which would report it to its makers
+        pytest.skip("nncf is not installed")
     from effbench.export.openvino_runtime import import_openvino, members_of
 
     few = ["rounds=3", "seconds=0.05", "backends=openvino_f32", "calibration=16"]
