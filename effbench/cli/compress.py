@@ -15,7 +15,7 @@ from effbench.run.load import targets_from
 from effbench.strict_json import print_json
 
 HELP = """usage: effbench compress RUN method=quantize [scheme=auto|static|dynamic] [backend=onnxruntime|openvino]
-                         [calibration=128] [max_drop=0.5]
+                         [calibration=128|auto] [max_drop=0.5]
        effbench compress RUN method=structured [ratio=0.5] [round_to=8] [steps=1] [epochs=3] [lr=LR] [distill=true]
        effbench compress RUN method=unstructured [ratio=0.5] [steps=1] [epochs=3] [lr=LR] [distill=true]
        effbench compress RUN method=structured|unstructured sweep=0.1,0.3,0.5,0.7 [options of the method]
@@ -29,10 +29,10 @@ test samples, with the interval of what is lost; parameters, MACs and file size;
 `backends`, in turns (threads, rounds and seconds as in `effbench bench`). RUN is never changed.
 
 quantize: weights and activations in 8 bits, in an ONNX file (extra effbench[onnx]) or an OpenVINO file
-(effbench[compress]). scheme=static takes the activations' ranges from `calibration` training samples, dynamic from each
-input; auto takes dynamic for texts and for models with attention. If more than `max_drop` points of validation accuracy
-are lost (without accuracy: percent of the loss), the layers that move outputs most stay in float32, as few as hold it;
-exit code 3 if none does.
+(effbench[compress]). scheme=static takes the activations' ranges from `calibration` training samples (auto: the fewest
+of 8, 32, 128, 512 that hold the bound), dynamic from each input; scheme=auto takes dynamic for texts and for models
+with attention. If more than `max_drop` points of validation accuracy are lost (without accuracy: percent of the loss),
+the layers that move outputs most stay in float32, as few as hold it; exit code 3 if none does.
 
 structured: removes `ratio` of each layer's channels with all that depends on them, of a transformer the hidden units of
 its feed-forward blocks (extra effbench[compress]); the number kept is a multiple of `round_to`. unstructured: sets the

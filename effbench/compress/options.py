@@ -12,6 +12,8 @@ from effbench.errors import ConfigError, shown, unknown_name
 
 ELSEWHERE = "output=FOLDER"  # the remedy in messages about the folder
 SCHEMES = ("auto", "static", "dynamic")
+AUTO = "auto"
+CALIBRATIONS = (8, 32, 128, 512)
 RUNTIMES = ("onnxruntime", "openvino")
 _MAX_DROP = "points of accuracy, a number >= 0, such as 0.5"
 
@@ -24,19 +26,27 @@ class QuantizeOptions:
         scheme: 'static' (ranges of the activations from calibration samples) or 'dynamic' (from each input, at run
             time); 'auto' chooses by the model's input and layers.
         backend: the runtime that the file is made for.
-        calibration: training samples from which 'static' takes ranges.
+        calibration: training samples from which 'static' takes ranges; 'auto': the fewest of CALIBRATIONS with which
+            all layers in 8 bits hold max_drop (backend onnxruntime).
         max_drop: points of validation accuracy that may be lost; layers stay in float32 until it holds.
     """
 
     scheme: str = "auto"
     backend: str = "onnxruntime"
-    calibration: int = 128
+    calibration: int | str = 128
     max_drop: float = 0.5
 
     def __post_init__(self) -> None:
         _one_of("scheme", self.scheme, SCHEMES)
         _one_of("backend", self.backend, RUNTIMES)
-        COUNT.check(self.calibration, "calibration", "a whole number of training samples >= 1, such as 128")
+        if self.calibration != AUTO:
+            COUNT.check(
+                self.calibration, "calibration", "a whole number of training samples >= 1, such as 128, or auto"
+            )
+        elif self.backend != "onnxruntime":
+            raise ConfigError(
+                "calibration=auto needs backend=onnxruntime. Write a number of training samples, such as 128."
+            )
         NON_NEGATIVE.check(self.max_drop, "max_drop", _MAX_DROP)
         if self.scheme == "dynamic" and self.backend != "onnxruntime":
             raise ConfigError(f"scheme=dynamic needs backend=onnxruntime; got {self.backend}. Leave one of them out.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from effbench import build
 from effbench.compress.drop import Judge
-from effbench.compress.mixed import Mixed, within_bound
+from effbench.compress.mixed import Judged, Mixed, within_bound
 from effbench.compress.onnx_int8 import OnnxInt8, has_attention
 from effbench.compress.openvino_int8 import openvino_int8, require_nncf
-from effbench.compress.options import CompressOptions, QuantizeOptions, own_options
+from effbench.compress.options import AUTO, CALIBRATIONS, CompressOptions, QuantizeOptions, own_options
 from effbench.compress.record import Result
 from effbench.data.splits import representative_sample
 from effbench.errors import ThresholdError
@@ -46,12 +46,14 @@ class Quantized:
         scheme: 'static' or 'dynamic'.
         mixed: which layers stay in float32, and what is lost on validation samples.
         calibration: samples that the ranges are from; None where they are taken at run time.
+        tried: samples -> what all layers in 8 bits lose, for calibration=auto.
     """
 
     content: bytes
     scheme: str
     mixed: Mixed
     calibration: int | None
+    tried: Mapping[int, float] = field(default_factory=dict)
 
 
 def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
@@ -76,6 +78,7 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     stem = Path(exported["path"]).name.removesuffix(".onnx")
     target = folder / FILES / f"{stem}-{made.scheme}-int8{FORMATS[kind].suffix}"
     about = {"scheme": made.scheme, **made.mixed.facts(), "calibration": made.calibration}
+    about["calibrations"] = {str(count): drop for count, drop in made.tried.items()}
     _publish(source, options.checkpoint, target, made.content, {**_file_record(exported, kind), "quantized": about})
     log.info(f"{target.name}: {human_bytes(len(made.content))}, float32 {human_bytes(exported['bytes'])}")
     return Result(file=target.name, details={**about, "float32_bytes": exported["bytes"], "bytes": len(made.content)})
@@ -85,7 +88,7 @@ def _check_drop(made: Quantized, own: QuantizeOptions, unit: str) -> None:
     mixed = made.mixed
     if mixed.drop <= own.max_drop:
         return
-    more = f", or calibration={4 * own.calibration}" if made.calibration else ""
+    more = f", or calibration={4 * made.calibration}" if made.calibration else ""
     raise ThresholdError(
         f"method=quantize scheme={made.scheme} loses {mixed.drop:.2f} {unit} on validation samples even with "
         f"{len(mixed.floating)} of {mixed.layers} layers in float32; max_drop is {own.max_drop:g}. Nothing was "
@@ -136,11 +139,27 @@ def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str
         exported: record of the float32 file, with its path.
         folder: for temporary files.
     """
-    scheme = _scheme(own, exported)
-    samples = calibration_samples(source, own.calibration) if scheme == "static" else None
-    quantizer = OnnxInt8(Path(exported["path"]), folder, samples)
-    mixed, content = within_bound(quantizer, lambda file: judge.judged(loaded("onnx", file)), own.max_drop)
-    return Quantized(content, scheme, mixed, None if samples is None else len(samples))
+    scheme, file = _scheme(own, exported), Path(exported["path"])
+
+    def judged(content: bytes) -> Judged:
+        return judge.judged(loaded("onnx", content))
+
+    if scheme == "dynamic":
+        mixed, content = within_bound(OnnxInt8(file, folder, None), judged, own.max_drop)
+        return Quantized(content, scheme, mixed, None)
+    tried: dict[int, float] = {}
+    for wanted in CALIBRATIONS if own.calibration == AUTO else (int(own.calibration),):
+        samples, place = calibration_samples(source, wanted), folder / f"calibration-{wanted}"
+        place.mkdir()
+        quantizer = OnnxInt8(file, place, samples)
+        if own.calibration != AUTO:
+            break
+        tried[len(samples)] = judged(quantizer.content()).drop
+        log.info(f"{counted(len(samples), 'sample')}: {tried[len(samples)]:+.2f} lost with all layers in 8 bits")
+        if tried[len(samples)] <= own.max_drop or len(samples) < wanted:
+            break
+    mixed, content = within_bound(quantizer, judged, own.max_drop)
+    return Quantized(content, scheme, mixed, len(samples), tried)
 
 
 def _openvino(source: Run, judge: Judge, own: QuantizeOptions, file: Path) -> Quantized:
@@ -152,7 +171,7 @@ def _openvino(source: Run, judge: Judge, own: QuantizeOptions, file: Path) -> Qu
         own: options.
         file: the float32 ONNX file.
     """
-    samples = calibration_samples(source, own.calibration)
+    samples = calibration_samples(source, int(own.calibration))
     mixed, content = openvino_int8(file, samples, judge.judged, own.max_drop, has_attention(file))
     return Quantized(content, "static", mixed, len(samples))
 

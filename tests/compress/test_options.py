@@ -18,6 +18,8 @@ from effbench.errors import ConfigError
         ("structured", {"calibration": 3}, "option of method=structured 'calibration' is not one of"),
         ("quantize", {"scheme": "statik"}, "Did you mean 'static'?"),
         ("quantize", {"calibration": 0}, "calibration must be a whole number of training samples >= 1"),
+        ("quantize", {"calibration": "most"}, "such as 128, or auto; got 'most'"),
+        ("quantize", {"calibration": "auto", "backend": "openvino"}, "calibration=auto needs backend=onnxruntime"),
         ("quantize", {"max_drop": -1}, "max_drop must be points of accuracy"),
         ("quantize", {"max_drop": float("nan")}, "max_drop must be points of accuracy"),
         ("structured", {"ratio": 1.0}, "ratio must be the part of the channels to remove, in (0, 1)"),
