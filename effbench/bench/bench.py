@@ -70,15 +70,18 @@ def bench(
     if (quantized := compressed_file(path)) is not None:
         if checkpoint != "best":
             raise ConfigError(f"{path} is quantized and holds one checkpoint. Leave checkpoint={checkpoint} out.")
-        from effbench.bench.sources import quantized_source
-        from effbench.export.opening import open_export
-
-        return _published(
-            quantized_source(path, open_export(quantized), data, allow_targets, chosen.samples), chosen, folder
-        )
+        return _published(_quantized(path, quantized, data, allow_targets, chosen.samples), chosen, folder)
     from effbench.bench.sources import run_source
 
     return _published(run_source(path, checkpoint, data, allow_targets, chosen.samples), chosen, folder)
+
+
+def _quantized(path: Path, file: Path, data: Mapping[str, str], allow_targets: Sequence[str], count: int) -> Any:
+    """Return the file of a quantized run as a source; see `quantized_source`."""
+    from effbench.bench.sources import quantized_source
+    from effbench.export.opening import open_export
+
+    return quantized_source(path, open_export(file), data, allow_targets, count)
 
 
 def bench_untrained(

@@ -71,7 +71,13 @@ def thread_count(count: int) -> Iterator[None]:
 
 
 def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
-    """Return (backend -> its row, the arms) after a comparison of all answers."""
+    """Return (backend -> its row, the arms) after a comparison of all answers.
+
+    Args:
+        source: what is measured.
+        options: backends and threads.
+        folder: for the files, which the arms read.
+    """
     chosen = [BACKENDS[name] for name in options.chosen if _reads(source, options, name)]
     log.info(f"writing the files of {counted(len(chosen), 'backend')}")
     prepared = prepare(source, chosen, folder)
@@ -117,7 +123,13 @@ def _saved(path: Path, tensor: torch.Tensor) -> Path:
 
 
 def batch_files(source: Source, options: BenchOptions, folder: Path) -> dict[int, Path]:
-    """Return batch size -> file with the first samples, which are repeated where there are too few."""
+    """Return batch size -> file with the first samples, which are repeated where there are too few.
+
+    Args:
+        source: of the samples.
+        options: batch sizes.
+        folder: for the files.
+    """
     found = {}
     for size in options.sizes:
         repeats = -(-size // len(source.samples))

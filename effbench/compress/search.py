@@ -29,6 +29,7 @@ from effbench.run.run import Run
 log = logging.getLogger(__name__)
 
 RATIOS = (0.25, 0.5, 0.75, 0.875)  # of structured pruning, tried in this order until too much is lost
+_ROUNDING = 1e-9  # a share of samples in points is rounded
 PRUNED = "before"  # folder, in the result, of the pruned run that a quantized result was made of
 
 
@@ -62,7 +63,8 @@ class _Search:
     def run(self) -> None:
         """Try candidates until one holds, or the time is over."""
         for backend in ("onnxruntime", "openvino"):
-            if self._over():
+            # one candidate at least, however short the time
+            if self.rows and self._over():
                 return
             own = QuantizeOptions(backend=backend, max_drop=self.options.max_drop)
             self._try(CompressOptions("quantize", own, self.options.checkpoint, self.options.bench), f"int8-{backend}")
@@ -79,7 +81,7 @@ class _Search:
 
     def best(self) -> Candidate | None:
         """Return the candidate with the least value among those that hold the bound."""
-        held = [each for each in self.candidates if each.drop <= self.options.max_drop + 1e-9]
+        held = [each for each in self.candidates if each.drop <= self.options.max_drop + _ROUNDING]
         return min(held, key=lambda each: each.value, default=None)
 
     def holds(self, value: float) -> bool:
@@ -92,7 +94,7 @@ class _Search:
 
     def _quantized(self, pruned: Candidate) -> None:
         """Try to quantize a pruned candidate too, with the backend that was better for the whole model."""
-        left = max(0.0, self.options.max_drop - pruned.drop)
+        left = max(0.0, self.options.max_drop - pruned.drop) + _ROUNDING
         own = QuantizeOptions(backend=self._better_backend(), max_drop=left)
         source = load_run(pruned.trial.folder, self.source.config.allow_targets)
         name = f"{pruned.trial.name}-int8-{own.backend}"

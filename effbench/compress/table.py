@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from effbench.compress.target import Target, value_text
 from effbench.escaping import for_terminal
 from effbench.metrics import display_of
+from effbench.report.before_after import costs, sentences
 from effbench.report.deployment import three
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.units import human_bytes, human_count
@@ -26,31 +27,12 @@ def print_record(record: Mapping[str, Any]) -> None:
 
 
 def _costs(record: Mapping[str, Any]) -> list[TextColumn]:
-    before, after, split = record["before"], record["after"], record["test"]["split"]
-    heads, cells = [], []
-    for name, value in before["metrics"].items():
-        display = display_of(name)
-        heads.append(f"{split} {display.title or name}")
-        cells.append((display.text(value), display.text(after["metrics"][name])))
-    for head, key in (("parameters", "parameters"), ("of them zero", "zeros"), ("MACs", "macs")):
-        if after.get(key) is not None:
-            heads.append(head)
-            cells.append((human_count(before[key]), human_count(after[key])))
-    for backend, pair in _bytes(record).items():
-        heads.append(f"file for {backend}")
-        cells.append((human_bytes(pair[0]), human_bytes(pair[1])))
+    rows = costs(record)
     return [
-        TextColumn("", heads, is_number=False),
-        TextColumn("before", [each[0] for each in cells]),
-        TextColumn("after", [each[1] for each in cells]),
+        TextColumn("", [head for head, _, _ in rows], is_number=False),
+        TextColumn("before", [before for _, before, _ in rows]),
+        TextColumn("after", [after for _, _, after in rows]),
     ]
-
-
-def _bytes(record: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Return backend -> bytes of its file before and after, for backends that run both."""
-    sizes = {(arm["side"], arm["backend"]): arm["bytes"] for arm in record["speed"]["arms"] if arm.get("bytes")}
-    both = [name for side, name in sizes if side == "after" and ("before", name) in sizes]
-    return {name: (sizes["before", name], sizes["after", name]) for name in both}
 
 
 def _latency(record: Mapping[str, Any]) -> list[TextColumn]:
@@ -85,42 +67,6 @@ def _ratio(arm: Mapping[str, Any], ratios: Mapping[str, Any]) -> str:
 
 def _lost(arm: Mapping[str, Any]) -> str:
     return f"{arm['lost']['estimate']:+.2f}" if arm.get("lost") else ""
-
-
-def sentences(record: Mapping[str, Any]) -> list[str]:
-    """Return what was lost and gained, a sentence each."""
-    found = [*_accuracy_sentence(record)]
-    speed = record["speed"]
-    size = min(speed["batch_sizes"])
-    pairs = [pair for pair in speed["pairs"] if pair["batch_size"] == size]
-    found += [_speed_sentence(pair, speed["margin"], record["method"]) for pair in pairs]
-    found += [f"{arm['side']} {arm['backend']}: {arm['reason']}" for arm in speed["arms"] if arm["status"] != "ok"]
-    found += [f"Doubt: {reason}." for reason in speed["doubts"]]
-    found += [str(note) for note in record["details"].get("notes", ())]
-    return [for_terminal(text) for text in found]
-
-
-def _accuracy_sentence(record: Mapping[str, Any]) -> Sequence[str]:
-    test, lost = record["test"], record["test"]["lost"]
-    if lost is None:
-        return []
-    what = "accuracy" if test["lost_of"] == "accuracy" else "equal answers"
-    return [
-        f"Lost: {lost['estimate']:+.2f} points of {test['split']} {what} [{lost['low']:+.2f}, {lost['high']:+.2f}], "
-        f"paired on {test['samples']} samples."
-    ]
-
-
-def _speed_sentence(pair: Mapping[str, Any], margin: float, method: str) -> str:
-    """Return how the latency changed; a change within the interval or the margin is none."""
-    name, found = pair["backend"], pair["ratio"]
-    interval = f"{found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}] of the time before"
-    before = "fp32" if method == "quantize" else "the run before"
-    if found["low"] > 1 + margin:
-        return f"{name}: slower than {before} on this CPU: {interval}."
-    if found["high"] * (1 + margin) < 1:
-        return f"{name}: {1 / found['estimate']:.2f} times as fast: {interval}."
-    return f"{name}: not told apart from {before} on this CPU: {interval}."
 
 
 def print_trade_off(record: Mapping[str, Any]) -> None:

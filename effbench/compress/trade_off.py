@@ -104,8 +104,11 @@ def figures_of(record: Mapping[str, Any]) -> list[Figure]:
         "size": "size of the file over that before",
     }
     title = f"{split} {display.title or metric}"
-    series = {key: Series(record["method"], 0, sorted(found), beside=True) for key, found in points.items()}
-    drawn = (figure(title, about[key], [series[key]], display.text) for key in series)
+    # one line, which the title names
+    series = {key: Series("", 0, sorted(found), beside=True) for key, found in points.items()}
+    # short numbers: there is little room beside the axis
+    written = "{:.3g}".format if not display.as_percent else lambda value: f"{100 * value:.3g} %"
+    drawn = (figure(title, about[key], [series[key]], written, display.text) for key in series)
     return [each for each in drawn if each is not None]
 
 

@@ -115,6 +115,30 @@ def test_the_result_is_a_run_for_the_other_verbs(quantized: Path, effbench: Effb
 
 @pytest.mark.process
 @pytest.mark.slow
+def test_a_file_for_openvino_answers_as_openvino_says(run: Path, effbench: Effbench, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    from effbench.export.openvino_runtime import import_openvino, members_of
+
+    few = ["rounds=3", "seconds=0.05", "backends=openvino_f32", "calibration=16"]
+    code, out, _ = effbench("compress", str(run), "method=quantize", "backend=openvino", *few, "output=ov", "--json")
+    assert code == 0
+    found = json.loads(out)  # no progress bar among it
+    assert "openvino_telemetry" not in sys.modules
+    file = file_of(tmp_path / "ov")
+    core = import_openvino().Core()
+    graph, weights = members_of(file.read_bytes())
+    model = core.compile_model(core.read_model(model=graph, weights=weights), "CPU")
+    test = build.splits(load_run(run).config).test
+    assert test is not None
+    answers = model(test.inputs.float().numpy() / 255)[0].argmax(1)
+    assert found["after"]["metrics"]["acc"] == pytest.approx((answers == test.labels.numpy()).mean())
+    kinds = {node.get_element_type().get_type_name() for node in core.read_model(model=graph, weights=weights).get_ops()
+             if node.get_type_name() == "Constant"}  # fmt: skip
+    assert kinds & {"i8", "u8"}
+
+
+@pytest.mark.process
+@pytest.mark.slow
 def test_bench_of_the_result_reads_its_file(quantized: Path, effbench: Effbench, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(quantized, tmp_path / "deep" / "copy"))  # the run before is not beside it
     few = ["rounds=3", "seconds=0.05", "samples=64", "backends=onnxruntime", "batch_sizes=1"]
