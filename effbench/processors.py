@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc/self")
+# The flags with which /proc/cpuinfo names sums of products of 8 bits without saturation: x86 (VNNI, AMX) and ARM.
+INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,20 @@ def usable(local_processes: int = 1) -> Threads:
 def cores() -> int:
     """Return the cores that affinity and quota leave to this process, for work outside of OpenMP."""
     return min(affinity(), math.ceil(cpu_quota() or affinity()))
+
+
+def cpu_flags() -> set[str]:
+    """Return the processor's features as /proc/cpuinfo names them; an empty set if the system does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return set()
+    return {flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in line.split()}
+
+
+def has_int8_products() -> bool:
+    """Return whether the processor adds up products of 8 bits without saturation, as far as the system tells."""
+    return bool(cpu_flags() & INT8_FLAGS)
 
 
 def affinity() -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.export.openvino_runtime import import_openvino, members_of
+from effbench.processors import cpu_flags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,11 +74,7 @@ class Backend:
 
 def has_bf16() -> bool | None:
     """Return whether the processor has arithmetic in bfloat16; None if the system does not tell."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return None
-    flags = {flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in line.split()}
+    flags = cpu_flags()
     return bool(flags & BF16_FLAGS) if flags else None
 
 

@@ -11,6 +11,7 @@ from effbench.cache_dir import expanded
 from effbench.config.arguments import check_list, check_path, check_text, check_texts_by_key
 from effbench.config.compose import compose
 from effbench.errors import ConfigError
+from effbench.report.compression import compressed_file
 
 FOLDER = "bench"  # in the run's folder, or beside an exported file
 
@@ -66,9 +67,21 @@ def bench(
 
     read_summary(path)  # names a folder that holds no run
     _check_folder(folder)
+    if (quantized := compressed_file(path)) is not None:
+        if checkpoint != "best":
+            raise ConfigError(f"{path} is quantized and holds one checkpoint. Leave checkpoint={checkpoint} out.")
+        return _published(_quantized(path, quantized, data, allow_targets, chosen.samples), chosen, folder)
     from effbench.bench.sources import run_source
 
     return _published(run_source(path, checkpoint, data, allow_targets, chosen.samples), chosen, folder)
+
+
+def _quantized(path: Path, file: Path, data: Mapping[str, str], allow_targets: Sequence[str], count: int) -> Any:
+    """Return the file of a quantized run as a source; see `quantized_source`."""
+    from effbench.bench.sources import quantized_source
+    from effbench.export.opening import open_export
+
+    return quantized_source(path, open_export(file), data, allow_targets, count)
 
 
 def bench_untrained(

@@ -43,9 +43,9 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
     Raises:
         EffbenchError: no backend works.
     """
-    with tempfile.TemporaryDirectory(prefix="effbench-bench-") as name, _threads(options.threads):
+    with tempfile.TemporaryDirectory(prefix="effbench-bench-") as name, thread_count(options.threads):
         folder = Path(name)
-        rows, arms = _answering(source, options, folder)
+        rows, arms = answering(source, options, folder)
         working = [arm for arm in arms if not arm.failed]
         if not working:
             reasons = "; ".join(f"{name}: {row['reason']}" for name, row in rows.items())
@@ -53,7 +53,7 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
         # the first one that works, which is eager where there is one
         first = working[0]
         control = Arm(first.name + AGAIN, first.backend, first.file)
-        measure([*working, control], _batches(source, options, folder), options, folder)
+        measure([*working, control], batch_files(source, options, folder), options, folder)
     for arm in working:
         if arm.failed:
             rows[arm.name] |= {"status": "failed", "reason": arm.failed}
@@ -61,7 +61,7 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def thread_count(count: int) -> Iterator[None]:
     """Let torch export and compute the reference with so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -71,8 +71,14 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
-    """Return (backend -> its row, the arms) after a comparison of all answers."""
+def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
+    """Return (backend -> its row, the arms) after a comparison of all answers.
+
+    Args:
+        source: what is measured.
+        options: backends and threads.
+        folder: for the files, which the arms read.
+    """
     chosen = [BACKENDS[name] for name in options.chosen if _reads(source, options, name)]
     log.info(f"writing the files of {counted(len(chosen), 'backend')}")
     prepared = prepare(source, chosen, folder)
@@ -122,8 +128,14 @@ def _saved(path: Path, tensor: torch.Tensor) -> Path:
     return path
 
 
-def _batches(source: Source, options: BenchOptions, folder: Path) -> dict[int, Path]:
-    """Return batch size -> file with the first samples, which are repeated where there are too few."""
+def batch_files(source: Source, options: BenchOptions, folder: Path) -> dict[int, Path]:
+    """Return batch size -> file with the first samples, which are repeated where there are too few.
+
+    Args:
+        source: of the samples.
+        options: batch sizes.
+        folder: for the files.
+    """
     found = {}
     for size in options.sizes:
         repeats = -(-size // len(source.samples))

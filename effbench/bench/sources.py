@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from effbench.errors import EffbenchError
 from effbench.export.opening import Opened
 from effbench.export.portable import Portable, portable
 from effbench.models import accounting
+from effbench.report.compression import read_compression
 from effbench.run.compared import compared_samples
 from effbench.run.load import load_run, with_data
 from effbench.run.validate import own_setting
@@ -68,7 +69,17 @@ def run_source(
         allow_targets: the user's modules that a _target_ may name.
         count: at most so many samples.
     """
-    run = with_data(load_run(folder, allow_targets), dict(data), "cpu")
+    return source_of(with_data(load_run(folder, allow_targets), dict(data), "cpu"), checkpoint, count)
+
+
+def source_of(run: Run, checkpoint: str, count: int) -> Source:
+    """Return the model of a loaded run with samples of its validation split.
+
+    Args:
+        run: the run, with checkpoints.
+        checkpoint: 'best', 'last' or the name of a checkpoint.
+        count: at most so many samples.
+    """
     saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
     which, samples, targets = compared_samples(run, count)
     costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
@@ -143,6 +154,30 @@ def file_source(file: Opened, data: Mapping[str, str], allow_targets: Sequence[s
         )
         return Source(facts, own.samples, unit, None, files, own.targets, own.split, own.task)
     return Source(facts, own.samples, own.unit, own.model, files, own.targets, own.split, own.task)
+
+
+def quantized_source(
+    folder: Path, file: Opened, data: Mapping[str, str], allow_targets: Sequence[str], count: int
+) -> Source:
+    """Return the file of a quantized run, with samples of the run's data, and the model before where its run is there.
+
+    Args:
+        folder: of the quantized run.
+        file: its file.
+        data: data keys that replace the run's, as text.
+        allow_targets: the user's modules that a _target_ may name.
+        count: at most so many samples.
+    """
+    record = read_compression(folder)
+    before = folder / record["source"]["run"] if record else folder
+    if (before / "summary.json").is_file():
+        return file_source(replace(file, record={**file.record, "run": str(before)}), data, allow_targets, count)
+    log.info(f"note: {before}, the run before, is not there: answers are compared with those of the first backend")
+    run = with_data(load_run(folder, allow_targets), dict(data), "cpu")
+    which, samples, targets = compared_samples(run, count)
+    facts = {"kind": "file", "file": str(file.path), "format": file.record["format"], "model": file.record["model"]}
+    files = {str(file.record["format"]): file.path}
+    return Source(facts, samples, run.modality().unit, None, files, targets, which, run.task)
 
 
 def _of_record(file: Opened, count: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,6 @@ from effbench.training.batch_norm_statistics import (
     statistics_batches,
     trained_norms,
 )
-from effbench.training.callbacks import Callbacks
 from effbench.training.checkpoint import Checkpoints
 from effbench.training.clipping import choose_clipping
 from effbench.training.distributed import DistributedContext
@@ -60,6 +60,7 @@ def trainer(
     ranks: DistributedContext,
     checkpoints: Checkpoints | None,
     chosen: Task | None = None,
+    make_model: Callable[[], nn.Module] | None = None,
 ) -> Trainer:
     """Build the trainer. Parts that cannot work together are refused here, before the first step.
 
@@ -70,6 +71,7 @@ def trainer(
         ranks: processes that train together.
         checkpoints: where checkpoints are saved; None on ranks other than 0.
         chosen: the task, if it has checked `data` and `config` is settled; by default both are done here.
+        make_model: returns the model, on the CPU; by default `build.model` does.
 
     Raises:
         ConfigError: two parts do not fit each other or the data.
@@ -81,7 +83,7 @@ def trainer(
     # The batches come before the schedule, because spans such as '2 epochs' need the steps of an epoch.
     train = train_batches(config, data, modality, ranks)
     limits = _limits(config)
-    net = _model_on(device, config, data, modality, chosen)
+    net = _model_on(device, config, data, modality, chosen, make_model)
     over = optimizer(config, net)
     section, trained = config.trainer, [p for p in net.parameters() if p.requires_grad]
     precision, _ = choose_precision(section.precision, device)
@@ -92,7 +94,6 @@ def trainer(
         optimizer=over,
         schedule=planned,
         plateau_metric=_plateau_metric(config, chosen),
-        # Then the first step's time counts as compiling, not as training.
         compiled=section.compile is not False,
         train=train,
         val=None if data.val is None else eval_batches(config, data.val, modality, ranks, section.limit_val_batches),
@@ -111,7 +112,6 @@ def trainer(
         intervals=Intervals(
             section.check_val_every_n_epoch, section.log_every_n_steps, config.checkpoint.every_n_steps
         ),
-        callbacks=Callbacks([]),  # the session sets them: their context refers to this trainer
     )
 
 
@@ -141,11 +141,18 @@ def _failure_policies(
     }
 
 
-def _model_on(device: torch.device, config: Config, data: Splits, modality: Modality, chosen: Task) -> nn.Module:
+def _model_on(
+    device: torch.device,
+    config: Config,
+    data: Splits,
+    modality: Modality,
+    chosen: Task,
+    make_model: Callable[[], nn.Module] | None,
+) -> nn.Module:
     # On the CPU first, so that a seed gives the same weights on every device.
     try_loss(config, chosen, data, modality)
     refuse_given("model", config.model.options, model_facts(len(data.classes), modality))
-    net = model(config, len(data.classes), modality)
+    net = model(config, len(data.classes), modality) if make_model is None else make_model()
     check_outputs(config, net, data, modality, chosen)
     # Layers are replaced before the optimizer sees the parameters, and moved before it makes its state.
     if device.type == "cpu":

@@ -20,6 +20,7 @@ VERBS = {
     "predict": "apply a finished run to files, such as images",
     "export": "write a finished run as an ONNX, TorchScript or torch.export file, checked against the model",
     "bench": "how fast a run or an exported file answers with each backend, and which one to take",
+    "compress": "make a finished run smaller or faster, and measure what that cost",
     "study": "which arm is better: equal tuning, paired seeds, a verdict with its interval",
     "explain": "a topic such as attention, with numbers computed while you wait, and figures",
     "report": "one HTML page about one or many runs: ranking, curves, failures",
@@ -32,7 +33,7 @@ VERBS = {
 
 # A signal such as SIGTERM raises in these verbs, so that no incomplete file remains. Train handles signals itself; the
 # other verbs write at once.
-WRITING = ("bench", "eval", "explain", "export", "predict")
+WRITING = ("bench", "compress", "eval", "explain", "export", "predict")
 
 
 def usage() -> str:

@@ -32,6 +32,7 @@ VERB_FLAGS = {  # in addition to --help and VERBOSITY, which every verb takes
     "summary": ("json", "config_dir", "multirun"),
     "verify": ("json", "config_dir"),
     "bench": ("json", "config_dir"),
+    "compress": ("json",),
     "recipe": ("json", "config_dir"),
     "study": ("json", "config_dir", "plan", "costs"),
     "export": ("json", "no_data"),

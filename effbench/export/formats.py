@@ -23,7 +23,7 @@ from effbench.export.interface import OPSET, OUTPUT, Dims, Forward, Interface
 from effbench.export.onnx_files import load_onnx, make_onnx, require_onnx
 from effbench.export.openvino_files import RUNTIME_OPTIONS, load_openvino, make_openvino, require_openvino
 
-__all__ = ["FORMATS", "OUTPUT", "Format", "export_bytes", "load_exported", "loaded", "require_libraries"]
+__all__ = ["FORMATS", "OUTPUT", "Format", "export_bytes", "load_exported", "loaded", "quiet", "require_libraries"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Format:
 
 def require_libraries(name: str) -> None:
     """Raise MissingExtraError if the libraries of format `name` are not installed."""
-    with _quiet():
+    with quiet():
         FORMATS[name].require()
 
 
@@ -79,7 +79,7 @@ def export_bytes(
         EffbenchError: the exporter cannot convert the model.
     """
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             interface = Interface(input_name, _free_dims(example, free_length), opset)
             return FORMATS[name].make(model, example, interface)
     # these say nothing about the model
@@ -105,7 +105,7 @@ def load_exported(name: str, path: Path) -> Forward:
 
 def loaded(name: str, content: bytes) -> Forward:
     """Load the content of a file with the runtime of its format, which raises errors of its own."""
-    with _quiet():
+    with quiet():
         return FORMATS[name].load(content)
 
 
@@ -157,7 +157,7 @@ def _load_torch_export(content: bytes) -> Forward:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide warnings and log lines of the exporters: users cannot act on them, and parity shows real problems."""
     # the level is process-wide, so it is restored also after an error
     before = logging.root.manager.disable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import zipfile
 from io import BytesIO
@@ -45,20 +46,31 @@ def members_of(content: bytes) -> tuple[bytes, bytes]:
 
 
 def import_openvino() -> Any:
-    """Import openvino as if openvino-telemetry were not installed: openvino then takes a stub of its own.
+    """Import openvino, which then sends nothing to its makers; see `_without_telemetry`."""
+    return _without_telemetry("openvino")
+
+
+def import_nncf() -> Any:
+    """Import nncf, which then sends nothing to its makers; see `_without_telemetry`."""
+    import_openvino()  # nncf imports it
+    return _without_telemetry("nncf")
+
+
+def _without_telemetry(name: str) -> Any:
+    """Import a module as if openvino-telemetry were not installed: it then takes a stub of its own.
 
     Otherwise the import alone sends an event to Google Analytics and writes an ID to ~/intel. Of a process that has
-    imported openvino before, nothing is changed: that was the user's choice, and no function that is used here reports.
+    imported the module before, nothing is changed: that was the user's choice, and no function that is used here
+    reports.
     """
-    if sys.modules.get("openvino"):
-        return sys.modules["openvino"]
+    if sys.modules.get(name):
+        return sys.modules[name]
     present, before = _TELEMETRY in sys.modules, sys.modules.get(_TELEMETRY)
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # Python's way to say that a module cannot be imported
     try:
-        import openvino
+        return importlib.import_module(name)
     finally:
         if present and before is not None:
             sys.modules[_TELEMETRY] = before
         else:
             del sys.modules[_TELEMETRY]
-    return openvino

@@ -10,7 +10,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from effbench.config.compare import leaves
 from effbench.metrics import primary
 from effbench.records import FINISHED, write_output
 from effbench.redaction import redact
+from effbench.report.before_after import before_after
 from effbench.report.charts import Curve, Panel, panels_of_run, panels_of_runs
 from effbench.report.collect import RunRecord, curve_rows, shortened
 from effbench.report.deployment import deployment
@@ -45,15 +46,15 @@ class Drawn:
         run: the run.
         colour: index of its config in the table; None for an unfinished run.
         rows: rows of metrics.csv.
-        problems: what is wrong with metrics.csv and bench/bench.json.
-        deployment: what `effbench bench` found; None if it was not measured.
+        problems: what is wrong with metrics.csv, compression.json and bench/bench.json.
+        measured: title -> what `effbench compress` or `bench` found.
     """
 
     run: RunRecord
     colour: int | None
     rows: Sequence[Mapping[str, str]]
     problems: Sequence[str]
-    deployment: Mapping[str, Any] | None = None
+    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def curve(self) -> Curve:
         """Return the run as a curve; epochs per step are those of the summary, or else of the last complete epoch."""
@@ -83,8 +84,9 @@ def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ())
             rows, problems = curve_rows(run.folder)
             # a run that failed before its first row needs no remark about metrics.csv
             problems = [] if run.status == "failed" and not rows else problems
-            measured, damage = deployment(run.folder / "bench")
-            problems = [*problems, damage] if damage else problems
+            parts = {"Compression": before_after(run.folder), "Deployment": deployment(run.folder / "bench")}
+            problems = [*problems, *(damage for _, damage in parts.values() if damage)]
+            measured = {title: section for title, (section, _) in parts.items() if section}
             drawn[run.number] = Drawn(run, colours[run.number], rows, problems, measured)
     unfinished = [run for run in records if run.summary is not None and not run.finished]
     found = [(run.name, text) for run in records for text in run.problems]
@@ -242,7 +244,7 @@ def _section(item: Drawn, output: Path) -> dict[str, Any]:
         "config": _pairs(run.config),
         "command": _command(summary.get("argv")),
         "figures": _figures(panels_of_run(item.curve(), run.displays)),
-        "deployment": item.deployment,
+        "measured": [{"title": title, **found} for title, found in item.measured.items()],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from effbench.disk import followed, pointed
 from effbench.errors import shown
 from effbench.guarded import METRICS_BYTES, read_text
 from effbench.metrics import display_of, metric_of, recorded_displays
-from effbench.records import FINISHED, STATUSES, STUDY_FILE, read_any_summary, read_metrics
+from effbench.records import FINISHED, STATUSES, STUDY_FILE, read_any_summary, read_metrics, sha256_of
+from effbench.report.compression import NAME as COMPRESSION
+from effbench.report.compression import compressed_file, read_compression
 from effbench.strict_json import json_text
 from effbench.summary_schema import LARGEST, complaints, without_wrong_fields
 from effbench.training.checkpoint_files import committed, read_checkpoint, read_manifest
@@ -63,6 +66,8 @@ def verify_run(folder: Path) -> list[Check]:
         ("metrics", partial(_metrics, folder, summary)),
         ("summary agrees with metrics", partial(_agreement, folder, summary)),
     ]
+    if (folder / COMPRESSION).exists():
+        checks.append(("compression", partial(_compression, folder)))
     results = []
     for name, look in checks:
         try:
@@ -250,6 +255,16 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
             _close(extreme, best["value"]), f"best is {shown(best['value'])} in summary.json, {extreme} in metrics.csv"
         )
     return f"{counted(compared, 'metric')}{', and the best value' if best else ''}"
+
+
+def _compression(folder: Path) -> str:
+    """The record can be read, and the file of a quantized run is the one that its own record describes."""
+    record, file = read_compression(folder), compressed_file(folder)
+    if record is None or file is None:
+        return str(record and record["method"])
+    stated = json.loads(read_text(file.with_name(f"{file.name}.json")))["sha256"]
+    _require(sha256_of(file) == stated, f"{file} is missing or damaged: its sha256 is not that of {file.name}.json")
+    return f"{record['method']}, {file.name}, digest right"
 
 
 def _close(a: float, b: float | None) -> bool:

@@ -24,6 +24,8 @@ from effbench.run.lock import holding
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from effbench.export.interface import Forward
+    from effbench.export.parity import Parity
     from effbench.run.run import Run
 
 LAYOUTS = ("file", "huggingface")
@@ -110,23 +112,31 @@ def export_run(
     check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
     if no_data and data_overrides:
         raise ConfigError(f"--no-data reads no data, so data.{next(iter(data_overrides))} has no use. Leave one out.")
-    run = with_data(load_run(folder, allow_targets), dict(data_overrides or {}), "cpu")
     # torch is imported only now: a mistyped folder or key is reported at once
+    return export_loaded(with_data(load_run(folder, allow_targets), dict(data_overrides or {}), "cpu"), wanted)
+
+
+def export_loaded(run: Run, wanted: Wanted) -> dict[str, Any]:
+    """Export a loaded run; see `export_run`."""
     from effbench import build
     from effbench.export.files import ELSEWHERE
     from effbench.export.formats import FORMATS, require_libraries
     from effbench.training.checkpoint_files import read_manifest
 
-    if format_name not in FORMATS:
-        raise ConfigError(unknown_name("format", format_name, FORMATS))
+    if wanted.format_name not in FORMATS:
+        raise ConfigError(unknown_name("format", wanted.format_name, FORMATS))
     # Before the model is read and traced: a missing extra is named at once.
-    require_libraries(format_name)
+    require_libraries(wanted.format_name)
+    if run.on_cpu:  # its model is a file already
+        from effbench.run.export_file import export_file
+
+        return export_file(run, wanted)
     # For what it sets besides the device: threads and determinism.
     build.device(run.config)
-    saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
+    saved = run.checkpoint(wanted.checkpoint).resolve()  # once: a run in training moves `best` and `last`
     model, step = run.model(saved.name), read_manifest(saved)["step"]
-    target = _target(run, wanted, FORMATS[format_name].suffix)
-    sides = _sides(run, model, target, layout)
+    target = _target(run, wanted, FORMATS[wanted.format_name].suffix)
+    sides = _sides(run, model, target, wanted.layout)
     _check_replaceable([target, target.with_name(f"{target.name}.json"), *sides])
 
     # File and record are replaced one after the other; with two exports at once they could be of different ones.
@@ -272,20 +282,33 @@ def _parity(
         ThresholdError: the answers differ.
     """
     from effbench.export.formats import FORMATS, load_exported
-    from effbench.export.parity import compare, require
+    from effbench.export.parity import require
 
-    modality = run.modality()
     exported = load_exported(wanted.format_name, path)
+    parity = compared(run, model, exported, samples, free_length)
+    require(parity, wanted.tolerance, f"format={wanted.format_name}", run.modality().unit)
+    return {**parity.facts(), "runtime_options": dict(FORMATS[wanted.format_name].runtime_options)}
+
+
+def compared(run: Run, model: nn.Module, exported: Forward, samples: Tensor, free_length: str | None) -> Parity:
+    """Compare a file, as its runtime executes it, with the model of the run.
+
+    Args:
+        run: the run.
+        model: its model.
+        exported: the file.
+        samples: as the file takes them.
+        free_length: name of the free dimension; with it several lengths are compared.
+    """
+    from effbench.export.parity import compare
+
+    modality, rescaler = run.modality(), run.task.rescaler()
     # the batch size of evaluation fits the memory
-    size = run.config.data.eval_batch_size
-    most = samples.shape[1]
+    size, most = run.config.data.eval_batch_size, samples.shape[1]
     lengths = sorted({1, min(2, most), -(-most // 2), most}) if free_length else ()
-    rescaler = run.task.rescaler()
-    parity = compare(
+    return compare(
         lambda batch: rescaler(model(modality.normalise(batch))), exported, samples, size, run.task.same_answer, lengths
     )
-    require(parity, wanted.tolerance, f"format={wanted.format_name}", modality.unit)
-    return {**parity.facts(), "runtime_options": dict(FORMATS[wanted.format_name].runtime_options)}
 
 
 def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
         allow_targets: your modules that its config may name. The list in the folder itself is ignored.
 
     Returns:
-        The run.
+        The run. That of a quantized run answers by its file, on the CPU.
 
     Raises:
         ConfigError: the folder holds no run, its config is refused, or an argument has another type.
@@ -29,6 +29,7 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
     from effbench.config.arguments import check_list, check_path
     from effbench.config.compose import parse
     from effbench.records import read_summary
+    from effbench.report.compression import compressed_file
 
     check_path("folder", folder)
     check_list("allow_targets", allow_targets, str, "a list of modules, ['mylab.models']")
@@ -36,7 +37,13 @@ def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
     read_summary(path)  # names a folder that holds no run
     # A loaded run never calls its callbacks, so their modules need not exist.
     config = parse({**recorded_config(path), "allow_targets": list(allow_targets), "callbacks": {}})
-    from effbench.run.run import Run  # imports torch, so only after the checks
+    # each imports torch, so only after the checks
+    if (file := compressed_file(path)) is not None:
+        from effbench.export.opening import open_export
+        from effbench.run.exported_run import ExportedRun
+
+        return ExportedRun(path, config, open_export(file))
+    from effbench.run.run import Run
 
     return Run(path, config)
 

@@ -21,6 +21,7 @@ from effbench.disk import followed, pointed
 from effbench.errors import ConfigError, EffbenchError, shown, unknown_name
 from effbench.metrics import LOSS, recorded_displays
 from effbench.records import read_metrics, read_summary
+from effbench.run.compressed import shaped_model
 from effbench.tasks.generation import continuation, tokenizer_of
 from effbench.tasks.next_token import NextToken
 from effbench.tasks.task import Task
@@ -141,7 +142,7 @@ class Run:
         # The weights come from the checkpoint; the file of model.pretrained may no longer exist.
         section = self.config.model.model_copy(update={"pretrained": None, "freeze": []})
         config = self.config.model_copy(update={"model": section})
-        model = build.model(config, len(self.classes), self.modality())
+        model = shaped_model(config, self.folder, len(self.classes), self.modality())
         try:
             load_weights(model, read_weights(self.checkpoint(which)))
         except DamagedError as error:

@@ -29,6 +29,7 @@ from effbench.models import accounting
 from effbench.records import FINISHED, MetricsFile, keep_rows_up_to, replacing
 from effbench.redaction import redact_environment
 from effbench.report.curves import draw_curves
+from effbench.run.compressed import kept_zeros, shaped_model
 from effbench.run.facts import known_at_start, macs_counter, outcome
 from effbench.run.history import SessionHistory
 from effbench.run.load import load_run, recorded_config
@@ -112,6 +113,7 @@ class TrainingSession:
         ranks: the processes that train together.
         words: overrides that `config` was composed from, for the record; None if it was made in Python.
         callbacks: callbacks in addition to those of `config`.
+        model: trained in place; None: the one that the config gives.
     """
 
     def __init__(
@@ -121,8 +123,10 @@ class TrainingSession:
         ranks: DistributedContext,
         words: Sequence[str] | None,
         callbacks: Sequence[Callback] = (),
+        model: nn.Module | None = None,
     ):
-        self.callbacks, self.words = callbacks, words
+        # a resumed run's record may ask for one more: weights that stay zero
+        self.callbacks, self.words, self.model = [*callbacks, *kept_zeros(folder)], words, model
         self.config, self.folder, self.ranks = config, folder, ranks
         self.device = build.device(config, ranks)  # also sets threads and determinism for what follows
         self.begun = datetime.now()
@@ -152,7 +156,10 @@ class TrainingSession:
         task = build.task(config, data, self.device)
         data = task.checked(data)
         modality = build.modality(config, data, self.device)
-        trainer = build.trainer(config, data, modality, self.ranks, self._checkpoints(data), task)
+        trainer = build.trainer(
+            config, data, modality, self.ranks, self._checkpoints(data), task,
+            lambda: self.model or shaped_model(config, folder, len(data.classes), modality),
+        )  # fmt: skip
         # The context refers to the trainer, so both come after it.
         trainer.callbacks, trainer.context = Callbacks(callbacks), Context(trainer, folder, data)
 

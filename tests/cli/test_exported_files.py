@@ -342,7 +342,7 @@ def test_files_of_texts_answer_as_their_runs(effbench: Effbench, tmp_path: Path)
 
 def test_the_file_model_pads_to_its_one_length() -> None:
     from effbench.export.opening import Opened
-    from effbench.run.exported import _FileModel
+    from effbench.run.exported_run import _FileModel
 
     seen = list[torch.Tensor]()
 

@@ -1,0 +1,109 @@
+"""Mixed precision: the layers whose quantization moves the outputs most stay in float32, as few as the bound allows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+log = logging.getLogger(__name__)
+
+
+class Quantizer(Protocol):
+    """What makes quantized files of one model.
+
+    Attributes:
+        layers: names of the layers with weights.
+    """
+
+    layers: Sequence[str]
+
+    def content(self, floating: Sequence[str] = (), only: Sequence[str] = ()) -> bytes:
+        """Return the file with `floating` layers in float32, or with `only` these layers quantized."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a file loses.
+
+    Attributes:
+        drop: in the unit of max_drop.
+        moved: root mean square by which outputs move, over that of the outputs.
+    """
+
+    drop: float
+    moved: float
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Which layers stay in float32.
+
+    Attributes:
+        drop: what is lost on validation samples, in the unit of max_drop.
+        drop_of_all: what is lost with all layers quantized.
+        layers: number of layers with weights.
+        floating: names of those in float32.
+        sensitivity: layer -> by how much outputs move if it alone is quantized, the most first; empty if the bound
+            held with all layers.
+    """
+
+    drop: float
+    drop_of_all: float
+    layers: int
+    floating: Sequence[str] = ()
+    sensitivity: dict[str, float] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """Return all values, for a record."""
+        return {**asdict(self), "floating": list(self.floating)}
+
+
+def within_bound(quantizer: Quantizer, judge: Callable[[bytes], Judged], bound: float) -> tuple[Mixed, bytes]:
+    """Return the file with the fewest float layers whose drop is within the bound.
+
+    Layers are taken in the order of their sensitivity: 1, 2, 4, ... until the bound holds, then by halves in between.
+    If it never holds, the file that loses least is returned: the caller compares its drop.
+
+    Args:
+        quantizer: of the model.
+        judge: content of a file -> what it loses.
+        bound: largest drop.
+    """
+    content, count = quantizer.content(), len(quantizer.layers)
+    lost = judge(content).drop
+    log.info(f"all {count} layers quantized: {lost:+.2f} lost on validation samples (max_drop={bound:g})")
+    if lost <= bound or count < 2:
+        return Mixed(lost, lost, count), content
+    sensitivity = _sensitivity(quantizer, judge)
+    order = list(sensitivity)
+    best = Mixed(lost, lost, count, (), sensitivity), content
+
+    def tried(number: int) -> bool:
+        nonlocal best
+        found = quantizer.content(floating=order[:number])
+        drop = judge(found).drop
+        log.info(f"{number} of {count} layers in float32: {drop:+.2f} lost")
+        holds = drop <= bound
+        # of those that hold, the one with fewest float layers, which comes last
+        if holds or drop < best[0].drop:
+            best = Mixed(drop, lost, count, tuple(order[:number]), sensitivity), found
+        return holds
+
+    failing, number = 0, 1
+    while not tried(number):
+        if number == count - 1:  # one quantized layer at least: else the file is the float32 one
+            return best
+        failing, number = number, min(2 * number, count - 1)
+    while number - failing > 1:
+        middle = (failing + number) // 2
+        failing, number = (failing, middle) if tried(middle) else (middle, number)
+    return best
+
+
+def _sensitivity(quantizer: Quantizer, judge: Callable[[bytes], Judged]) -> dict[str, float]:
+    """Return layer -> by how much outputs move if it alone is quantized, the most first."""
+    log.info(f"quantizing each of {len(quantizer.layers)} layers alone, to see which moves the outputs most")
+    moved = {layer: judge(quantizer.content(only=[layer])).moved for layer in quantizer.layers}
+    return dict(sorted(moved.items(), key=lambda item: -item[1]))

@@ -1,0 +1,191 @@
+"""Options of `effbench compress`, checked before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from effbench.bench.options import BenchOptions
+from effbench.config.options import BOOL, COUNT, FRACTION_BETWEEN, NON_NEGATIVE, POSITIVE, WHOLE
+from effbench.errors import ConfigError, shown, unknown_name
+
+ELSEWHERE = "output=FOLDER"  # the remedy in messages about the folder
+SCHEMES = ("auto", "static", "dynamic")
+AUTO = "auto"
+CALIBRATIONS = (8, 32, 128, 512)
+RUNTIMES = ("onnxruntime", "openvino")
+_MAX_DROP = "points of accuracy, a number >= 0, such as 0.5"
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How weights and activations are brought to 8 bits.
+
+    Attributes:
+        scheme: 'static' (ranges of the activations from calibration samples) or 'dynamic' (from each input, at run
+            time); 'auto' chooses by the model's input and layers.
+        backend: the runtime that the file is made for.
+        calibration: training samples from which 'static' takes ranges; 'auto': the fewest of CALIBRATIONS with which
+            all layers in 8 bits hold max_drop (backend onnxruntime).
+        max_drop: points of validation accuracy that may be lost; layers stay in float32 until it holds.
+    """
+
+    scheme: str = "auto"
+    backend: str = "onnxruntime"
+    calibration: int | str = 128
+    max_drop: float = 0.5
+
+    def __post_init__(self) -> None:
+        _one_of("scheme", self.scheme, SCHEMES)
+        _one_of("backend", self.backend, RUNTIMES)
+        if self.calibration != AUTO:
+            COUNT.check(
+                self.calibration, "calibration", "a whole number of training samples >= 1, such as 128, or auto"
+            )
+        elif self.backend != "onnxruntime":
+            raise ConfigError(
+                "calibration=auto needs backend=onnxruntime. Write a number of training samples, such as 128."
+            )
+        NON_NEGATIVE.check(self.max_drop, "max_drop", _MAX_DROP)
+        if self.scheme == "dynamic" and self.backend != "onnxruntime":
+            raise ConfigError(f"scheme=dynamic needs backend=onnxruntime; got {self.backend}. Leave one of them out.")
+
+
+@dataclass(frozen=True)
+class StructuredOptions:
+    """How channels are removed.
+
+    Attributes:
+        ratio: part of each layer's channels to remove.
+        round_to: kept channels are a multiple of this, as kernels like them.
+        steps: the ratio is reached in so many steps, with fine-tuning after each.
+        epochs: of fine-tuning, over all steps.
+        lr: learning rate of fine-tuning; None: the run's.
+        distill: the loss is against the outputs of the run before.
+    """
+
+    ratio: float = 0.5
+    round_to: int = 8
+    steps: int = 1
+    epochs: int = 3
+    lr: float | None = None
+    distill: bool = False
+
+    def __post_init__(self) -> None:
+        FRACTION_BETWEEN.check(self.ratio, "ratio", "the part of the channels to remove, in (0, 1), such as 0.5")
+        COUNT.check(self.round_to, "round_to")
+        _check_finetuning(self.steps, self.epochs, self.lr, self.distill)
+
+
+@dataclass(frozen=True)
+class UnstructuredOptions:
+    """How single weights are set to zero.
+
+    Attributes:
+        ratio: part of all weights to set to zero.
+        steps: the ratio is reached in so many steps, with fine-tuning after each.
+        epochs: of fine-tuning, over all steps.
+        lr: learning rate of fine-tuning; None: the run's.
+        distill: the loss is against the outputs of the run before.
+    """
+
+    ratio: float = 0.5
+    steps: int = 1
+    epochs: int = 3
+    lr: float | None = None
+    distill: bool = False
+
+    def __post_init__(self) -> None:
+        FRACTION_BETWEEN.check(self.ratio, "ratio", "the part of the weights to set to zero, in (0, 1), such as 0.5")
+        _check_finetuning(self.steps, self.epochs, self.lr, self.distill)
+
+
+def _check_finetuning(steps: int, epochs: int, lr: float | None, distill: bool) -> None:
+    COUNT.check(steps, "steps")
+    WHOLE.check(epochs, "epochs", "a whole number of epochs >= 0; 0: no fine-tuning")
+    if lr is not None:
+        POSITIVE.check(lr, "lr")
+    BOOL.check(distill, "distill")
+    if epochs < steps and steps > 1:
+        raise ConfigError(
+            f"steps={steps} fine-tunes after each step, so epochs must be at least {steps}; got {epochs}. "
+            "Write more epochs, or fewer steps."
+        )
+    if distill and not epochs:
+        raise ConfigError("distill=true needs fine-tuning: epochs must be at least 1; got 0.")
+
+
+def _one_of(key: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(unknown_name(key, shown(value, quotes=False), known))
+
+
+MethodOptions = QuantizeOptions | StructuredOptions | UnstructuredOptions
+METHOD_OPTIONS: Mapping[str, type[MethodOptions]] = {
+    "quantize": QuantizeOptions,
+    "structured": StructuredOptions,
+    "unstructured": UnstructuredOptions,
+}
+MEASURED = ("eager", "onnxruntime", "openvino_f32")  # backends that before and after are measured with
+
+
+def measuring(**given: Any) -> BenchOptions:
+    """Return how before and after are measured: as `bench` measures, with fewer backends and batches of 1."""
+    return BenchOptions(**{"backends": MEASURED, "batch_sizes": (1,), "seconds": 1.0, **given})
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """What is done to a run.
+
+    Attributes:
+        method: a key of METHOD_OPTIONS.
+        own: options of the method; None: its defaults.
+        checkpoint: of the run: 'best', 'last' or the name of a checkpoint.
+        bench: how before and after are measured.
+
+    Raises:
+        ConfigError: an option is unknown or out of range.
+    """
+
+    method: str
+    own: MethodOptions | None = None
+    checkpoint: str = "best"
+    bench: BenchOptions = field(default_factory=measuring)
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, tuple(METHOD_OPTIONS))
+        kind = METHOD_OPTIONS[self.method]
+        if self.own is None:
+            object.__setattr__(self, "own", kind())
+        elif not isinstance(self.own, kind):
+            raise ConfigError(f"method={self.method} takes {kind.__name__}; got {type(self.own).__name__}.")
+
+
+Own = TypeVar("Own", QuantizeOptions, StructuredOptions, UnstructuredOptions)
+
+
+def own_options(options: CompressOptions, kind: type[Own]) -> Own:
+    """Return the options of the method, of the class that it takes."""
+    assert isinstance(options.own, kind)
+    return options.own
+
+
+def method_options(method: str, given: Mapping[str, Any]) -> MethodOptions:
+    """Return the checked options of a method.
+
+    Args:
+        method: a key of METHOD_OPTIONS.
+        given: name -> value of those that the user has set.
+
+    Raises:
+        ConfigError: the method is unknown, or has no such option.
+    """
+    _one_of("method", method, tuple(METHOD_OPTIONS))
+    kind = METHOD_OPTIONS[method]
+    known = [each.name for each in fields(kind)]
+    for key in given:
+        if key not in known:
+            raise ConfigError(unknown_name(f"option of method={method}", key, known))
+    return kind(**given)

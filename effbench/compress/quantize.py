@@ -1,0 +1,201 @@
+"""method=quantize: weights and activations of 8 bits in a file that answers for the run."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench import build
+from effbench.compress.drop import Judge
+from effbench.compress.mixed import Judged, Mixed, within_bound
+from effbench.compress.onnx_int8 import OnnxInt8, has_attention
+from effbench.compress.openvino_int8 import openvino_int8, require_nncf
+from effbench.compress.options import AUTO, CALIBRATIONS, CompressOptions, QuantizeOptions, own_options
+from effbench.compress.record import Result
+from effbench.data.splits import representative_sample
+from effbench.errors import ThresholdError
+from effbench.export.files import publish_file
+from effbench.export.formats import FORMATS, load_exported, loaded
+from effbench.export.onnx_files import require_onnx
+from effbench.report.compression import FILES
+from effbench.run.compared import compared_samples
+from effbench.run.evaluate import check_same_data
+from effbench.run.export import SAMPLES, Wanted, compared, export_loaded
+from effbench.run.run import Run
+from effbench.units import counted, human_bytes
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-3  # of the largest logit, between the model and the float32 file that is quantized
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized file in memory.
+
+    Attributes:
+        content: of the file.
+        scheme: 'static' or 'dynamic'.
+        mixed: which layers stay in float32, and what is lost on validation samples.
+        calibration: samples that the ranges are from; None where they are taken at run time.
+        tried: samples -> what all layers in 8 bits lose, for calibration=auto.
+    """
+
+    content: bytes
+    scheme: str
+    mixed: Mixed
+    calibration: int | None
+    tried: Mapping[int, float] = field(default_factory=dict)
+
+
+def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
+    """Write the quantized file and its record into the folder's export/.
+
+    Raises:
+        ThresholdError: even with layers in float32 it loses more than max_drop.
+        MissingExtraError: the quantizer is not installed.
+    """
+    own = own_options(options, QuantizeOptions)
+    kind = "onnx" if own.backend == "onnxruntime" else "openvino"
+    # before minutes of export
+    require_onnx("method=quantize", "onnx") if kind == "onnx" else require_nncf()
+    judge = Judge(source, options.checkpoint)
+    with tempfile.TemporaryDirectory(prefix="effbench-quantize-") as name:
+        exported = export_loaded(source, Wanted("onnx", options.checkpoint, name, TOLERANCE, None, True, "file"))
+        if kind == "onnx":
+            made = _onnx(source, judge, own, exported, Path(name))
+        else:
+            made = _openvino(source, judge, own, Path(exported["path"]))
+    _check_drop(made, own, judge.unit)
+    stem = Path(exported["path"]).name.removesuffix(".onnx")
+    target = folder / FILES / f"{stem}-{made.scheme}-int8{FORMATS[kind].suffix}"
+    about = {"scheme": made.scheme, **made.mixed.facts(), "calibration": made.calibration}
+    about["calibrations"] = {str(count): drop for count, drop in made.tried.items()}
+    _publish(source, options.checkpoint, target, made.content, {**_file_record(exported, kind), "quantized": about})
+    log.info(f"{target.name}: {human_bytes(len(made.content))}, float32 {human_bytes(exported['bytes'])}")
+    return Result(file=target.name, details={**about, "float32_bytes": exported["bytes"], "bytes": len(made.content)})
+
+
+def _check_drop(made: Quantized, own: QuantizeOptions, unit: str) -> None:
+    mixed = made.mixed
+    if mixed.drop <= own.max_drop:
+        return
+    more = f", or calibration={4 * made.calibration}" if made.calibration else ""
+    raise ThresholdError(
+        f"method=quantize scheme={made.scheme} loses {mixed.drop:.2f} {unit} on validation samples even with "
+        f"{len(mixed.floating)} of {mixed.layers} layers in float32; max_drop is {own.max_drop:g}. Nothing was "
+        f"written. Allow more with max_drop, or try another scheme{more}."
+    )
+
+
+def _publish(source: Run, checkpoint: str, target: Path, content: bytes, record: Mapping[str, Any]) -> None:
+    """Write the file with its record, which says how far its outputs are from the model's.
+
+    Args:
+        source: the run.
+        checkpoint: its name.
+        target: path of the file.
+        content: of the file.
+        record: of the file, without parity.
+    """
+    target.parent.mkdir(parents=True)
+    model, (which, samples, _) = source.model(checkpoint), compared_samples(source, SAMPLES)
+    # a number is a fixed length
+    length = record["input"]["shape"][1]
+    kind = record["format"]
+
+    def check(path: Path) -> dict[str, Any]:
+        exported = load_exported(kind, path)
+        parity = compared(source, model, exported, samples, length if isinstance(length, str) else None)
+        about = {"inputs": "samples", "split": which, "tolerance": None, **parity.facts()}
+        return {**record, "parity": {**about, "runtime_options": dict(FORMATS[kind].runtime_options)}}
+
+    publish_file(target, content, check)
+
+
+def _file_record(exported: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the record of the float32 file as that of a file of another format, without what is true of it only."""
+    kept = {key: value for key, value in exported.items() if key not in ("path", "file", "bytes", "sha256", "parity")}
+    libraries = ("effbench", *FORMATS[kind].libraries, *(("nncf",) if kind == "openvino" else ()))
+    opset = kept["opset"] if kind == "onnx" else None
+    return {**kept, "format": kind, "opset": opset, "versions": {name: version(name) for name in libraries}}
+
+
+def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str, Any], folder: Path) -> Quantized:
+    """Return the file for ONNX Runtime.
+
+    Args:
+        source: the run.
+        judge: of its validation samples.
+        own: options.
+        exported: record of the float32 file, with its path.
+        folder: for temporary files.
+    """
+    scheme, file = _scheme(own, exported), Path(exported["path"])
+
+    def judged(content: bytes) -> Judged:
+        return judge.judged(loaded("onnx", content))
+
+    if scheme == "dynamic":
+        mixed, content = within_bound(OnnxInt8(file, folder, None), judged, own.max_drop)
+        return Quantized(content, scheme, mixed, None)
+    tried: dict[int, float] = {}
+    for wanted in CALIBRATIONS if own.calibration == AUTO else (int(own.calibration),):
+        samples, place = calibration_samples(source, wanted), folder / f"calibration-{wanted}"
+        place.mkdir()
+        quantizer = OnnxInt8(file, place, samples)
+        if own.calibration != AUTO:
+            break
+        tried[len(samples)] = judged(quantizer.content()).drop
+        log.info(f"{counted(len(samples), 'sample')}: {tried[len(samples)]:+.2f} lost with all layers in 8 bits")
+        if tried[len(samples)] <= own.max_drop or len(samples) < wanted:
+            break
+    mixed, content = within_bound(quantizer, judged, own.max_drop)
+    return Quantized(content, scheme, mixed, len(samples), tried)
+
+
+def _openvino(source: Run, judge: Judge, own: QuantizeOptions, file: Path) -> Quantized:
+    """Return the archive for OpenVINO.
+
+    Args:
+        source: the run.
+        judge: of its validation samples.
+        own: options.
+        file: the float32 ONNX file.
+    """
+    samples = calibration_samples(source, int(own.calibration))
+    mixed, content = openvino_int8(file, samples, judge.judged, own.max_drop, has_attention(file))
+    return Quantized(content, "static", mixed, len(samples))
+
+
+def _scheme(own: QuantizeOptions, exported: Mapping[str, Any]) -> str:
+    """Return the scheme for a float32 file; see docs/compress.md for the measurements that the choice rests on."""
+    if own.scheme != "auto":
+        return own.scheme
+    if exported["input"]["dtype"] != "float32":
+        why = "its inputs are token numbers"
+    elif has_attention(Path(exported["path"])):
+        why = "it has attention, whose products of activations one range does not fit"
+    else:
+        return "static"
+    log.info(f"scheme=dynamic: {why}")
+    return "dynamic"
+
+
+def calibration_samples(run: Run, count: int) -> Tensor:
+    """Return training samples as an exported file takes them, with classes in proportion: float32 (N, ...)."""
+    data = build.splits(run.config)
+    check_same_data(run, data)
+    split = run.task.checked(data).train
+    rows = representative_sample(split.labels, min(count, len(split)))
+    log.info(f"taking the ranges of activations from {counted(len(rows), f'training {run.modality().unit}')}")
+    with torch.inference_mode():
+        return run.modality().portable(split.inputs[rows])

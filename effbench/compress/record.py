@@ -1,0 +1,73 @@
+"""The record of a compression: compression.json in the folder of its result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.compress.options import CompressOptions
+from effbench.records import write_text
+from effbench.redaction import redact
+from effbench.report.compression import NAME, SCHEMA, read_compression
+from effbench.strict_json import json_text
+from effbench.training.checkpoint_files import read_manifest
+
+if TYPE_CHECKING:
+    from effbench.run.run import Run
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method made in the folder of the result.
+
+    Attributes:
+        file: name of the file in the folder's export/ that answers for the run; '' if the run has checkpoints.
+        channels: the channel plan of a model that has fewer channels than its config says; None for others.
+        zeros: names of the weights whose zeros stay zero when the result is trained further.
+        details: what the method did, for compression.json.
+        summary: entries of summary.json that differ from the run's, such as steps and timing of fine-tuning.
+    """
+
+    file: str = ""
+    channels: Mapping[str, Any] | None = None
+    zeros: Sequence[str] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def source_facts(source: Run, checkpoint: str, result: Path) -> dict[str, Any]:
+    """Return where a result comes from.
+
+    Args:
+        source: the run that was compressed.
+        checkpoint: name of its checkpoint.
+        result: the final folder of the result; the path to the run is relative to it.
+    """
+    saved = source.checkpoint(checkpoint).resolve()
+    manifest = read_manifest(saved)
+    digests = manifest["sha256"]
+    return {
+        "run": os.path.relpath(source.folder.resolve(), result.resolve()),
+        "checkpoint": {"name": checkpoint, "step": manifest["step"]},
+        "weights_sha256": digests.get("ema.safetensors") or digests["model.safetensors"],
+        "compression": _earlier(source.folder),
+    }
+
+
+def _earlier(folder: Path) -> dict[str, Any] | None:
+    """Return what was done to the source before, if it is the result of a compression itself."""
+    record = read_compression(folder)
+    return record and {key: record.get(key) for key in ("method", "options", "source")}
+
+
+def write_compression(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write compression.json, without secrets."""
+    write_text(folder / NAME, json_text(redact({"schema_version": SCHEMA, **record})) + "\n")
+
+
+def options_record(options: CompressOptions) -> dict[str, Any]:
+    """Return the options of the method, as plain values."""
+    return asdict(options.own) if options.own is not None else {}

@@ -1,0 +1,92 @@
+"""Compress a loaded run: the method makes the result in a folder, which is then measured beside the original."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from effbench.compress.compare import compare
+from effbench.compress.options import ELSEWHERE, CompressOptions
+from effbench.compress.quantize import quantize
+from effbench.compress.record import Result, options_record, source_facts, write_compression
+from effbench.compress.structured import structured
+from effbench.compress.unstructured import unstructured
+from effbench.guarded import METRICS_BYTES, read_bytes
+from effbench.records import replacing, write_summary
+from effbench.run.load import load_run
+from effbench.run.run import Run
+
+log = logging.getLogger(__name__)
+
+# (the run, options, the folder of the result) -> what was made: each writes checkpoints/ or export/ into the folder
+Method = Callable[[Run, CompressOptions, Path], Result]
+METHODS: Mapping[str, Method] = {
+    "quantize": quantize,
+    "structured": structured,
+    "unstructured": unstructured,
+}
+
+
+def compress_run(source: Run, options: CompressOptions, folder: Path, final: Path) -> dict[str, Any]:
+    """Make the result in `folder`, and return its record.
+
+    Args:
+        source: the run.
+        options: what to do.
+        folder: an empty folder, which becomes `final`.
+        final: the folder's name in the end; paths in records are relative to it.
+    """
+    log.info(f"compressing {source.folder}: method={options.method}")
+    result = METHODS[options.method](source, options, folder)
+    _copy_training(source, folder)
+    record: dict[str, Any] = {
+        "method": options.method,
+        "options": options_record(options),
+        "source": source_facts(source, options.checkpoint, final),
+        "file": result.file or None,
+        "channels": result.channels,
+        "zeros": list(result.zeros),
+        "details": dict(result.details),
+    }
+    # before the comparison: the result is loaded as any run is, by its folder
+    write_compression(folder, record)
+    write_summary(folder, _summary(source, options, result))
+    found = compare(source, options.checkpoint, _loaded(folder, source), options.bench)
+    summary = _summary(source, options, result)
+    # those of fine-tuning come first: its test reads all samples of the split
+    metrics = {**found.summary["metrics"], **summary["metrics"]}
+    write_summary(folder, {**summary, **found.summary, "metrics": metrics})
+    record |= found.facts
+    write_compression(folder, record)
+    return record
+
+
+def _copy_training(source: Run, folder: Path) -> None:
+    """Copy what tells how the weights were trained, unless the method has trained them further."""
+    for name in ("config.yaml", "metrics.csv"):
+        path, target = source.folder / name, folder / name
+        if path.is_file() and not target.exists():
+            with replacing(target, path.stat().st_size, ELSEWHERE) as stream:
+                stream.write(read_bytes(path, METRICS_BYTES))
+
+
+def _loaded(folder: Path, source: Run) -> Run:
+    """Return the result, with the modules that the user has allowed, and with the data keys of this command."""
+    run = load_run(folder, source.config.allow_targets)
+    return replace(
+        run, config=run.config.model_copy(update={"data": source.config.data, "device": source.config.device})
+    )
+
+
+def _summary(source: Run, options: CompressOptions, result: Result) -> dict[str, Any]:
+    """Return summary.json of the result: what the source's says, but for metrics, which are of other weights."""
+    own = {key: value for key, value in source.summary.items() if key not in ("schema_version", "best")}
+    return {
+        **own,
+        "metrics": {},
+        "compression": {"method": options.method, **options_record(options)},
+        **result.summary,
+    }

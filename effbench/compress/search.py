@@ -1,0 +1,229 @@
+"""Search method, ratio and backend that reach a target; the first candidate that holds ends the search.
+
+Those that change least come first. They are chosen by validation samples; the test split is read for the result alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from effbench.compress.compare import MOST, paired_test
+from effbench.compress.making import making
+from effbench.compress.options import CompressOptions, QuantizeOptions, StructuredOptions
+from effbench.compress.record import write_compression
+from effbench.compress.target import SearchOptions, Target, value_text
+from effbench.compress.trial import Trial, bytes_of, p50_of, tried
+from effbench.errors import EffbenchError, ThresholdError, first_line
+from effbench.report.compression import NAME
+from effbench.run.load import load_run
+from effbench.run.run import Run
+
+log = logging.getLogger(__name__)
+
+RATIOS = (0.25, 0.5, 0.75, 0.875)  # of structured pruning, tried in this order until too much is lost
+_ROUNDING = 1e-9  # a share of samples in points is rounded
+PRUNED = "before"  # folder, in the result, of the pruned run that a quantized result was made of
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial with what it costs beside the run itself, also if it was made in two steps.
+
+    Attributes:
+        trial: the last step.
+        pruned: the step before it; None for one step.
+        value: seconds, bytes, or for a relative target the part of what the run has.
+        drop: what is lost on validation samples.
+    """
+
+    trial: Trial
+    pruned: Trial | None
+    value: float
+    drop: float
+
+
+@dataclass
+class _Search:
+    source: Run
+    options: SearchOptions
+    folder: Path
+    final: Path
+    begun: float = field(default_factory=time.monotonic)
+    candidates: list[Candidate] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Try candidates until one holds, or the time is over."""
+        for backend in ("onnxruntime", "openvino"):
+            # one candidate at least, however short the time
+            if self.rows and self._over():
+                return
+            own = QuantizeOptions(backend=backend, max_drop=self.options.max_drop)
+            self._try(CompressOptions("quantize", own, self.options.checkpoint, self.options.bench), f"int8-{backend}")
+        for ratio in RATIOS:
+            if self._over():
+                return
+            pruning = StructuredOptions(ratio=ratio, epochs=self.options.epochs)
+            options = CompressOptions("structured", pruning, self.options.checkpoint, self.options.bench)
+            pruned = self._try(options, f"structured-{ratio:g}")
+            if pruned is None or pruned.drop > self.options.max_drop:
+                return  # a larger ratio would lose more
+            if not self._over():
+                self._quantized(pruned)
+
+    def best(self) -> Candidate | None:
+        """Return the candidate with the least value among those that hold the bound."""
+        held = [each for each in self.candidates if each.drop <= self.options.max_drop + _ROUNDING]
+        return min(held, key=lambda each: each.value, default=None)
+
+    def holds(self, value: float) -> bool:
+        return value <= self.options.target.most
+
+    def _over(self) -> bool:
+        best = self.best()
+        late = time.monotonic() - self.begun > 60 * self.options.minutes
+        return late or (best is not None and self.holds(best.value))
+
+    def _quantized(self, pruned: Candidate) -> None:
+        """Try to quantize a pruned candidate too, with the backend that was better for the whole model."""
+        left = max(0.0, self.options.max_drop - pruned.drop) + _ROUNDING
+        own = QuantizeOptions(backend=self._better_backend(), max_drop=left)
+        source = load_run(pruned.trial.folder, self.source.config.allow_targets)
+        name = f"{pruned.trial.name}-int8-{own.backend}"
+        self._try(CompressOptions("quantize", own, "best", self.options.bench), name, source, pruned)
+
+    def _better_backend(self) -> str:
+        values = {each.trial.name: each.value for each in self.candidates if each.pruned is None}
+        return min(("onnxruntime", "openvino"), key=lambda name: values.get(f"int8-{name}", float("inf")))
+
+    def _try(
+        self, options: CompressOptions, name: str, source: Run | None = None, pruned: Candidate | None = None
+    ) -> Candidate | None:
+        """Make one candidate; None, and a row with the reason, if it fails.
+
+        Args:
+            options: of the compression.
+            name: of its folder.
+            source: what is compressed; None: the run.
+            pruned: the candidate that `source` is.
+        """
+        log.info(f"candidate {name}")
+        try:
+            trial = tried(source or self.source, options, name, self.folder, self.final)
+        except EffbenchError as error:
+            log.info(f"{name}: {error}")
+            self.rows.append({"name": name, "failed": first_line(error)})
+            return None
+        value = _value(self.options.target, trial)
+        drop = float(trial.record["validation"]["drop"])
+        if pruned is not None:
+            value = None if value is None else value * (pruned.value if self.options.target.relative else 1.0)
+            drop = _both(pruned.drop, drop, trial.record["validation"]["of"])
+        self.rows.append({**trial.facts(), "failed": None, "value": value, "drop": drop})
+        if value is None:
+            return None
+        found = Candidate(trial, pruned.trial if pruned else None, value, drop)
+        self.candidates.append(found)
+        log.info(f"{name}: {value_text(self.options.target, value)}, {drop:+.2f} lost on validation samples")
+        return found
+
+
+def _value(target: Target, trial: Trial) -> float | None:
+    """Return what the target bounds; None if it was not measured."""
+    speed = trial.record["speed"]
+    if not target.latency:
+        own, before = bytes_of(speed, "after"), bytes_of(speed, "before")
+        return None if own is None or before is None else own / (before if target.relative else 1)
+    if not target.relative:
+        return p50_of(speed, "after")
+    return float(speed["fastest_ratio"]["estimate"]) if speed["fastest_ratio"] else None
+
+
+def _both(first: float, second: float, unit: str) -> float:
+    """Return what two steps lose together: points add up, parts of the loss multiply."""
+    return first + second if unit.startswith("points") else 100 * ((1 + first / 100) * (1 + second / 100) - 1)
+
+
+def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
+    """Search, and publish the best candidate as a run with the record of the search in its compression.json.
+
+    Args:
+        source: the run.
+        options: what is searched for.
+        target: folder of the result.
+
+    Raises:
+        ThresholdError: no candidate holds the bound of what may be lost.
+    """
+    with making(target) as hidden:
+        found = _Search(source, options, hidden, target)
+        found.run()
+        best = found.best()
+        if best is None:
+            reasons = "; ".join(_reason(row) for row in found.rows)
+            raise ThresholdError(
+                f"target={options.target.text}: no candidate loses at most {options.max_drop:g} (max_drop). Nothing "
+                f"was written. Tried: {reasons}."
+            )
+        # of the run itself: the record of two steps compares with the pruned run
+        test = paired_test(source, options.checkpoint, load_run(best.trial.folder), "test", MOST)
+        facts = {
+            "target": options.target.text,
+            "max_drop": options.max_drop,
+            "minutes": options.minutes,
+            "met": found.holds(best.value),
+            "value": best.value,
+            "most": options.target.most,
+            "drop": best.drop,
+            "seconds": round(time.monotonic() - found.begun, 1),
+            "candidates": found.rows,
+            "test": {key: test[key] for key in ("split", "samples", "lost", "lost_of", "before", "after")},
+        }
+        record = _kept(best, source, hidden, target, facts)
+    return {**record, "path": str(target)}
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    return f"{row['name']} ({row['failed'] or '{:+.2f} lost'.format(row['drop'])})"
+
+
+def _kept(best: Candidate, source: Run, hidden: Path, final: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave the best candidate alone in `hidden`, and return its record.
+
+    Args:
+        best: the candidate.
+        source: the run.
+        hidden: holds a folder a candidate.
+        final: the name of `hidden` in the end.
+        facts: of the search.
+    """
+    places = {best.trial.folder: hidden}
+    if best.pruned is not None:
+        places[best.pruned.folder] = hidden / PRUNED
+    for path in hidden.iterdir():
+        if path.is_dir() and path not in places:
+            shutil.rmtree(path)
+    run = source.folder.resolve()
+    if best.pruned is not None:
+        best.pruned.folder.rename(hidden / PRUNED)
+        _rewrite(hidden / PRUNED, os.path.relpath(run, (final / PRUNED).resolve()), {})
+    for path in best.trial.folder.iterdir():
+        path.rename(hidden / path.name)
+    best.trial.folder.rmdir()
+    return _rewrite(hidden, PRUNED if best.pruned else os.path.relpath(run, final.resolve()), {"search": dict(facts)})
+
+
+def _rewrite(folder: Path, run: str, added: Mapping[str, Any]) -> dict[str, Any]:
+    """Write compression.json again, with another path to the run before."""
+    record = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    record = {**record, "source": {**record["source"], "run": run}, **added}
+    write_compression(folder, record)
+    return record

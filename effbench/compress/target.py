@@ -1,0 +1,80 @@
+"""The target of `effbench compress target=…`: a latency or a size, and what may be lost for it. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from effbench.bench.options import BenchOptions
+from effbench.compress.options import measuring
+from effbench.config.options import NON_NEGATIVE, POSITIVE, WHOLE
+from effbench.errors import ConfigError, shown
+from effbench.units import human_bytes
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+_FORM = re.compile(r"(\d+(?:\.\d+)?) *(us|ms|s|kb|mb|gb)|(latency|size)/(\d+(?:\.\d+)?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A latency or a size to reach.
+
+    Attributes:
+        text: as the user wrote it.
+        latency: True for a latency, False for the size of a file.
+        most: seconds or bytes; of a relative one, the part of what the run has.
+        relative: `most` is a part of the run's own latency (fastest backend) or size (of its ONNX file).
+    """
+
+    text: str
+    latency: bool
+    most: float
+    relative: bool
+
+    @classmethod
+    def parsed(cls, text: object) -> Target:
+        """Return the target of a text, such as '2 ms', '1 MB' or 'latency/4'. Raises ConfigError."""
+        found = _FORM.fullmatch(text.strip()) if isinstance(text, str) else None
+        number = float(found[1] or found[4]) if found else 0.0
+        if found is None or number <= 0:
+            raise ConfigError(
+                f"target must be a latency, a size, or a part of the run's: '2 ms', '1 MB', 'latency/4' or 'size/4'; "
+                f"got {shown(text)}."
+            )
+        if found[3]:
+            return cls(str(text), found[3].lower() == "latency", 1 / number, relative=True)
+        unit = found[2].lower()
+        return cls(str(text), not unit.endswith("b"), number * _UNITS[unit], relative=False)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How a target is searched for.
+
+    Attributes:
+        target: what is to be reached.
+        max_drop: points of validation accuracy that may be lost.
+        minutes: no candidate is begun after that.
+        epochs: of fine-tuning of each pruned candidate.
+        checkpoint: of the run.
+        bench: how each candidate is measured.
+    """
+
+    target: Target
+    max_drop: float = 0.5
+    minutes: float = 10.0
+    epochs: int = 3
+    checkpoint: str = "best"
+    bench: BenchOptions = field(default_factory=measuring)
+
+    def __post_init__(self) -> None:
+        NON_NEGATIVE.check(self.max_drop, "max_drop", "points of accuracy, a number >= 0, such as 0.5")
+        POSITIVE.check(self.minutes, "minutes")
+        WHOLE.check(self.epochs, "epochs")
+
+
+def value_text(target: Target, value: float) -> str:
+    """Return a value in the unit of the target."""
+    if target.relative:
+        return f"{value:.3f} of the run's {'latency' if target.latency else 'size'}"
+    return f"{1000 * value:.3g} ms" if target.latency else human_bytes(value)

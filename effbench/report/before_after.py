@@ -1,0 +1,119 @@
+"""What `effbench compress` found, for terminals and pages: compression.json is read as a file of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from effbench.errors import ConfigError
+from effbench.escaping import for_terminal
+from effbench.metrics import display_of
+from effbench.report.compression import NAME, read_compression
+from effbench.report.deployment import three
+from effbench.units import human_bytes, human_count
+
+_COUNTS = (("parameters", "parameters"), ("of them zero", "zeros"), ("MACs", "macs"))
+
+
+def before_after(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return (what a page shows of compression.json in a run's folder or None, what is wrong with the file or '')."""
+    try:
+        record = read_compression(folder)
+        return (None, "") if record is None else (_section(record), "")
+    except ConfigError as error:
+        return None, str(error)
+    # whatever a damaged or hostile record gives
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return None, f"{folder / NAME} is damaged: {type(error).__name__}. Compress the run again."
+
+
+def _section(record: Mapping[str, Any]) -> dict[str, Any]:
+    speed = record["speed"]
+    size = str(min(speed["batch_sizes"]))
+    named = {
+        (arm["side"], arm["backend"]): f"{three(1000 * arm['batches'][size]['latency_s']['p50']['estimate'])} ms"
+        for arm in speed["arms"]
+        if size in arm["batches"]
+    }
+    backends = dict.fromkeys(backend for _, backend in named)
+    rows = [list(row) for row in costs(record)]
+    rows += [
+        [f"p50, batch {size}, {name}", named.get(("before", name), ""), named.get(("after", name), "")]
+        for name in backends
+    ]
+    written = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in record["options"].items()}
+    options = ", ".join(f"{key}={value}" for key, value in written.items() if value is not None)
+    return {
+        "lead": f"method={record['method']}, {options}; of {record['source']['run']}",
+        "heads": ["", "before", "after"],
+        "rows": rows,
+        "notes": sentences(record),
+        "figures": [],
+    }
+
+
+def costs(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (what, before, after) of metrics, counts and sizes."""
+    before, after, split = record["before"], record["after"], record["test"]["split"]
+    rows = []
+    for name, value in before["metrics"].items():
+        display = display_of(name)
+        rows.append((f"{split} {display.title or name}", display.text(value), display.text(after["metrics"][name])))
+    for head, key in _COUNTS:
+        if after.get(key) is not None and before.get(key) is not None:
+            rows.append((head, human_count(before[key]), human_count(after[key])))
+    sizes = {(arm["side"], arm["backend"]): arm["bytes"] for arm in record["speed"]["arms"] if arm.get("bytes")}
+    for side, backend in sizes:
+        if side == "after" and ("before", backend) in sizes:
+            pair = human_bytes(sizes["before", backend]), human_bytes(sizes["after", backend])
+            rows.append((f"file for {backend}", *pair))
+    return rows
+
+
+def sentences(record: Mapping[str, Any]) -> list[str]:
+    """Return what was lost and gained, a sentence each."""
+    found = [*_accuracy_sentence(record)]
+    speed = record["speed"]
+    size = min(speed["batch_sizes"])
+    pairs = [pair for pair in speed["pairs"] if pair["batch_size"] == size]
+    found += [*_fastest_sentence(speed)]
+    found += [_speed_sentence(pair, speed["margin"], record["method"]) for pair in pairs]
+    found += [f"{arm['side']} {arm['backend']}: {arm['reason']}" for arm in speed["arms"] if arm["status"] != "ok"]
+    found += [f"Doubt: {reason}." for reason in speed["doubts"]]
+    found += [str(note) for note in record["details"].get("notes", ())]
+    return [for_terminal(text) for text in found]
+
+
+def _accuracy_sentence(record: Mapping[str, Any]) -> Sequence[str]:
+    test, lost = record["test"], record["test"]["lost"]
+    if lost is None:
+        return []
+    what = "accuracy" if test["lost_of"] == "accuracy" else "equal answers"
+    return [
+        f"Lost: {lost['estimate']:+.2f} points of {test['split']} {what} [{lost['low']:+.2f}, {lost['high']:+.2f}], "
+        f"paired on {test['samples']} samples."
+    ]
+
+
+def _speed_sentence(pair: Mapping[str, Any], margin: float, method: str) -> str:
+    """Return how the latency changed; a change within the interval or the margin is none."""
+    name, found = pair["backend"], pair["ratio"]
+    interval = f"{found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}] of the time before"
+    before = "fp32" if method == "quantize" else "the run before"
+    if found["low"] > 1 + margin:
+        return f"{name}: slower than {before} on this CPU: {interval}."
+    if found["high"] * (1 + margin) < 1:
+        return f"{name}: {1 / found['estimate']:.2f} times as fast: {interval}."
+    return f"{name}: cannot be distinguished from {before} on this CPU: {interval}."
+
+
+def _fastest_sentence(speed: Mapping[str, Any]) -> Sequence[str]:
+    """Compare the fastest backends, where they differ: a user of the run would take the fastest anyway."""
+    before, after, found = speed["fastest"]["before"], speed["fastest"]["after"], speed["fastest_ratio"]
+    if found is None or before == after:
+        return []
+    return [
+        f"Fastest before: {before}; fastest after: {after}, {found['estimate']:.2f} [{found['low']:.2f}, "
+        f"{found['high']:.2f}] of its time."
+    ]

@@ -1,0 +1,56 @@
+"""compression.json of a run that `effbench compress` made: what loading such a run needs. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from effbench.errors import ConfigError, first_line, shown
+from effbench.guarded import MissingFileError, checked_version, read_bytes
+from effbench.summary_schema import check_plain
+
+NAME, SCHEMA = "compression.json", 1
+FILES = "export"  # folder of a quantized run's file, as `effbench export` names it
+
+
+def read_compression(folder: Path) -> dict[str, Any] | None:
+    """Return compression.json of a run's folder; None if the run was not compressed.
+
+    Raises:
+        ConfigError: the record is damaged, or of a newer version.
+    """
+    path = folder / NAME
+    try:
+        record = json.loads(read_bytes(path, follow_links=False).decode("utf-8"))
+        check_plain(record)
+    except MissingFileError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid JSON ({first_line(error)}).") from error
+    checked_version(record.get("schema_version") if isinstance(record, dict) else None, SCHEMA, str(path))
+    if wrong := _wrong_field(record):
+        raise ConfigError(f"{path} is damaged: {wrong}. Compress the run again.")
+    return dict(record)
+
+
+def compressed_file(folder: Path) -> Path | None:
+    """Return the file that answers for a quantized run; None for other runs."""
+    record = read_compression(folder)
+    return folder / FILES / record["file"] if record and record.get("file") else None
+
+
+def _wrong_field(record: Mapping[str, Any]) -> str | None:
+    if not isinstance(record.get("method"), str):
+        return f"method must be text; got {shown(record.get('method'))[:100]}"
+    name = record.get("file")
+    # a path could lead out of the folder, which may be a stranger's
+    if name is not None and not (isinstance(name, str) and name and Path(name).name == name):
+        return f"file must be the name of a file; got {shown(name)[:100]}"
+    if not isinstance(record.get("channels") or {}, dict):
+        return f"channels must be a mapping; got {shown(record['channels'])[:100]}"
+    zeros = record.get("zeros") or []
+    if not (isinstance(zeros, list) and all(isinstance(each, str) for each in zeros)):
+        return f"zeros must be a list of names; got {shown(zeros)[:100]}"
+    return None

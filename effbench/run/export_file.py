@@ -1,0 +1,58 @@
+"""Export a quantized run: its file is copied, with what else an export has beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.cache_dir import expanded
+from effbench.errors import ConfigError
+from effbench.export.files import ELSEWHERE, publish_file
+from effbench.run.exported_run import ExportedRun
+from effbench.run.lock import holding
+
+if TYPE_CHECKING:
+    from effbench.run.export import Wanted
+    from effbench.run.run import Run
+
+_OF_FILE = ("file", "bytes", "sha256")  # of its record, which publish_file writes anew
+
+
+def export_file(run: Run, wanted: Wanted) -> dict[str, Any]:
+    """Copy the file of a quantized run, with a model card and a program; see `export_run`.
+
+    Raises:
+        ConfigError: another format or layout was asked for than the file has.
+    """
+    from effbench.export.card import model_card
+    from effbench.export.script import predict_script
+
+    assert isinstance(run, ExportedRun)
+    record, file = run.opened.record, run.opened.path
+    _check(run.folder, record["format"], record.get("opset"), wanted)
+    target = (expanded(wanted.output) if wanted.output else file.parent) / file.name
+    program = target.with_name(f"{target.name}.predict.py")
+    sides = {
+        program: lambda facts: predict_script(facts, program.name),
+        target.with_name(f"{target.name}.README.md"): lambda facts: model_card(facts, run.summary, False),
+    }
+    kept = {key: value for key, value in record.items() if key not in _OF_FILE}
+    with holding(target.parent, ELSEWHERE):
+        facts = publish_file(target, file.read_bytes(), lambda _: kept, sides)
+    return {**facts, "path": str(target)}
+
+
+def _check(folder: Path, format_name: str, opset: int | None, wanted: Wanted) -> None:
+    if wanted.format_name != format_name:
+        raise ConfigError(
+            f"{folder} is quantized for format={format_name}; got format={wanted.format_name}. Write "
+            f"format={format_name}, or compress its run for another backend."
+        )
+    if wanted.layout != "file":
+        raise ConfigError(
+            f"layout={wanted.layout} holds weights for torch, and {folder} is quantized. Write layout=file."
+        )
+    if wanted.opset not in (None, opset):
+        raise ConfigError(f"opset must be {opset}, that of the quantized file; got {wanted.opset}. Leave it out.")
+    if wanted.checkpoint != "best":
+        raise ConfigError(f"{folder} is quantized and holds one checkpoint. Leave checkpoint={wanted.checkpoint} out.")

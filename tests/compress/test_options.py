@@ -1,0 +1,43 @@
+"""Options of a compression that are refused before torch is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from effbench.compress.options import CompressOptions, StructuredOptions, measuring, method_options
+from effbench.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "text"),
+    [
+        ("quantise", {}, "Did you mean 'quantize'?"),
+        ("quantize", {"ratio": 0.5}, "option of method=quantize 'ratio' is not one of"),
+        ("structured", {"calibration": 3}, "option of method=structured 'calibration' is not one of"),
+        ("quantize", {"scheme": "statik"}, "Did you mean 'static'?"),
+        ("quantize", {"calibration": 0}, "calibration must be a whole number of training samples >= 1"),
+        ("quantize", {"calibration": "most"}, "such as 128, or auto; got 'most'"),
+        ("quantize", {"calibration": "auto", "backend": "openvino"}, "calibration=auto needs backend=onnxruntime"),
+        ("quantize", {"max_drop": -1}, "max_drop must be points of accuracy"),
+        ("quantize", {"max_drop": float("nan")}, "max_drop must be points of accuracy"),
+        ("structured", {"ratio": 1.0}, "ratio must be the part of the channels to remove, in (0, 1)"),
+        ("structured", {"distill": True, "epochs": 0}, "distill=true needs fine-tuning"),
+        ("unstructured", {"lr": 0}, "lr must be a number > 0"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_refused_by_name(method: str, given: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        method_options(method, given)
+    assert text in str(refused.value)
+
+
+def test_options_of_another_method_are_refused() -> None:
+    with pytest.raises(ConfigError, match="method=quantize takes QuantizeOptions; got StructuredOptions"):
+        CompressOptions("quantize", StructuredOptions())
+
+
+def test_before_and_after_are_measured_at_batch_1_by_default() -> None:
+    assert measuring().sizes == (1,)
+    assert measuring(backends=["eager"], rounds=3).chosen == ("eager",)

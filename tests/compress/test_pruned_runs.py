@@ -1,0 +1,212 @@
+"""A pruned result is a run like any other: eval, resume, export and compress take it, and no extra is needed.
+
+White-box: latency is not measured here, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import effbench
+from effbench.compress.compress import compress
+from effbench.compress.finetune import FineTuning
+from effbench.compress.options import CompressOptions, StructuredOptions, UnstructuredOptions
+from effbench.errors import ConfigError
+from effbench.run.load import load_run
+from effbench.run.signals import Interrupted
+
+SMALL = [
+    "model=cnn", "model.channels=[16,32]", "model.hidden=32", "data=synthetic", "data.image_size=16",
+    "data.num_classes=4", "data.channels=1", "data.num_train=128", "data.num_val=32", "data.num_test=64",
+    "data.batch_size=32", "trainer.max_epochs=2", "early_stopping=off", "device.threads=1", "device=cpu",
+]  # fmt: skip
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unmeasured() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("effbench.compress.compare.speeds", lambda *_: {})
+        yield
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return effbench.train(SMALL, tmp_path_factory.mktemp("runs") / "dense").folder
+
+
+@pytest.fixture(scope="module")
+def structured(dense: Path) -> Path:
+    pytest.importorskip("torch_pruning")
+    compress(dense, CompressOptions("structured", StructuredOptions(epochs=1)))
+    return dense.with_name("dense-structured")
+
+
+@pytest.fixture(scope="module")
+def unstructured(dense: Path) -> Path:
+    own = UnstructuredOptions(ratio=0.8, steps=2, epochs=2)
+    compress(dense, CompressOptions("unstructured", own))
+    return dense.with_name("dense-unstructured")
+
+
+@pytest.fixture
+def without_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    return
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "compression.json").read_text()))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "checkpoints" / "best" / "model.safetensors"))
+
+
+def zeros(weights: dict[str, torch.Tensor], names: list[str]) -> float:
+    return sum(int((weights[name] == 0).sum()) for name in names) / sum(weights[name].numel() for name in names)
+
+
+@pytest.mark.usefixtures("without_library")
+def test_file_holds_fewer_channels_and_the_run_loads_it(dense: Path, structured: Path) -> None:
+    weights = weights_of(structured)
+    assert weights["block1.0.weight"].shape == (8, 1, 3, 3)
+    assert weights["hidden.1.weight"].shape == (16, 16 * 16)
+    model = load_run(structured).model()
+    assert {key: value.shape for key, value in model.state_dict().items()} == {k: v.shape for k, v in weights.items()}
+    assert "channels: [16, 32]" not in (structured / "summary.json").read_text()
+    counted = sum(value.numel() for key, value in weights.items() if "running" not in key and "num_b" not in key)
+    assert record_of(structured)["after"]["parameters"] == counted
+    assert load_run(structured).summary["model"]["parameters"] == counted
+    assert weights_of(dense)["block1.0.weight"].shape == (16, 1, 3, 3), "the run itself stays"
+
+
+@pytest.mark.usefixtures("without_library")
+def test_eval_gives_the_recorded_metrics(structured: Path) -> None:
+    found = effbench.evaluate_run(structured)
+    recorded = load_run(structured).summary["metrics"]
+    assert found["test/loss"] == pytest.approx(recorded["test/loss"], rel=1e-5)
+    assert found["test/acc"] == recorded["test/acc"]
+    assert record_of(structured)["after"]["metrics"]["acc"] == recorded["test/acc"]
+
+
+@pytest.mark.usefixtures("without_library")
+def test_resume_goes_on_with_the_pruned_model(structured: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(structured, tmp_path / "copy", symlinks=True)
+    run = effbench.train([f"resume={copy}", "trainer.max_epochs=2"])
+    assert run.summary["steps"] == 8
+    assert run.model("last").block1[0].out_channels == 8
+
+
+@pytest.mark.usefixtures("without_library")
+def test_export_has_the_pruned_layers_and_answers(structured: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    record = effbench.export_run(structured, "onnx", output=tmp_path / "pruned.onnx")
+    shapes = [tuple(each.dims) for each in onnx.load(record["path"]).graph.initializer]
+    assert (16, 8, 3, 3) in shapes
+    assert (32, 16, 3, 3) not in shapes
+    session = runtime.InferenceSession(record["path"], providers=["CPUExecutionProvider"])
+    run = load_run(structured)
+    images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: run.modality().portable(images).numpy()})
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(run.predict(images), shifted / shifted.sum(1, keepdims=True), atol=1e-4)
+
+
+def test_zeros_survive_every_step_and_a_resume(unstructured: Path, tmp_path: Path) -> None:
+    names = record_of(unstructured)["zeros"]
+    assert names == ["block1.0.weight", "block2.0.weight", "hidden.1.weight", "head.weight"]
+    assert zeros(weights_of(unstructured), names) == pytest.approx(0.8, abs=1e-3)
+    before = weights_of(unstructured)
+    copy = shutil.copytree(unstructured, tmp_path / "copy", symlinks=True)
+    effbench.train([f"resume={copy}", "trainer.max_epochs=4"])
+    after = load_file(copy / "checkpoints" / "last" / "model.safetensors")
+    assert zeros(dict(after), names) == pytest.approx(0.8, abs=1e-3)
+    for name in names:
+        assert torch.equal(after[name] == 0, before[name] == 0), name
+        assert not torch.equal(after[name], before[name]), "it has learnt"
+    assert any("no speed" in note for note in record_of(unstructured)["details"]["notes"])
+
+
+def test_a_result_is_compressed_again(structured: Path, unstructured: Path, tmp_path: Path) -> None:
+    """Channels stay gone, and zeros stay zero, whichever came first."""
+    sparse = UnstructuredOptions(epochs=0)
+    compress(structured, CompressOptions("unstructured", sparse), tmp_path / "sparse")
+    record = record_of(tmp_path / "sparse")
+    assert record["source"]["compression"]["method"] == "structured"
+    assert load_run(tmp_path / "sparse").model().block1[0].out_channels == 8
+    assert zeros(weights_of_last(tmp_path / "sparse"), record["zeros"]) == pytest.approx(0.5, abs=1e-3)
+
+    narrow = StructuredOptions(round_to=1, epochs=1)
+    compress(unstructured, CompressOptions("structured", narrow), tmp_path / "narrow")
+    assert load_run(tmp_path / "narrow").model().block1[0].out_channels == 8
+    assert zeros(weights_of(tmp_path / "narrow"), record_of(tmp_path / "narrow")["zeros"]) > 0.5
+
+
+def weights_of_last(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "checkpoints" / "last" / "model.safetensors"))
+
+
+def test_without_epochs_the_weights_are_the_pruned_ones(dense: Path, tmp_path: Path) -> None:
+    own = StructuredOptions(ratio=0.5, epochs=0)
+    compress(dense, CompressOptions("structured", own), tmp_path / "bare")
+    kept = weights_of_last(tmp_path / "bare")["block1.0.weight"]
+    rows = weights_of(dense)["block1.0.weight"]
+    assert len(kept) == 8
+    assert all(any(torch.equal(row, each) for each in rows) for row in kept)
+    run = effbench.train([f"resume={tmp_path / 'bare'}"])
+    assert run.summary["status"] == "completed"
+    assert run.model("last").block1[0].out_channels == 8
+
+
+@pytest.mark.parametrize("damage", [{"gone": {"weight": [1]}}, {"head": {"weight": [10**9, 16]}}, {}])
+def test_damaged_plan_is_refused_without_a_traceback(structured: Path, tmp_path: Path, damage: dict[str, Any]) -> None:
+    copy = shutil.copytree(structured, tmp_path / "copy", symlinks=True)
+    record = record_of(copy)
+    (copy / "compression.json").write_text(json.dumps({**record, "channels": damage}))
+    with pytest.raises(ConfigError, match="does not fit the model|do not fit the model"):
+        load_run(copy).model()
+
+
+def test_dense_weights_do_not_fit_the_pruned_model(dense: Path, structured: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(structured, tmp_path / "copy")
+    state = weights_of(dense)
+    best = next((copy / "checkpoints").glob("best"))
+    save_file(state, best / "model.safetensors")
+    with pytest.raises(effbench.EffbenchError, match="model.safetensors"):
+        load_run(copy).model()
+
+
+class Terminate(effbench.Callback):
+    def step_end(self, context: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_signal_in_fine_tuning_ends_it_with_its_name(dense: Path, tmp_path: Path) -> None:
+    run = load_run(dense)
+    tuning = FineTuning(run, "best", tmp_path / "out", 1, 1, None, False)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        tuning.run(run.model(), 1, [Terminate()])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_failed_compress_leaves_nothing(dense: Path, tmp_path: Path) -> None:
+    before = sorted(path.name for path in dense.rglob("*"))
+    own = StructuredOptions(epochs=1, lr=1e12)
+    with pytest.raises(effbench.EffbenchError, match="fine-tuning"):
+        compress(dense, CompressOptions("structured", own), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(path.name for path in dense.rglob("*")) == before
