@@ -1,0 +1,82 @@
+"""The files of a sweep over ratios: a row a ratio, and a figure that starts at the run itself.
+
+The compressions themselves are replaced by records of known numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from effbench.compress import trade_off as trading
+from effbench.compress.options import CompressOptions, StructuredOptions
+from effbench.compress.trial import Trial
+
+
+def arm(side: str, backend: str, p50: float, size: int) -> dict[str, Any]:
+    latency = {"p50": {"estimate": p50, "low": p50, "high": p50}}
+    return {"side": side, "backend": backend, "bytes": size, "batches": {"1": {"latency_s": latency}}}
+
+
+def record(ratio: float) -> dict[str, Any]:
+    """A model that gets smaller and faster by the ratio, and loses ten points of it."""
+    left = 1 - ratio
+    return {
+        "method": "structured", "options": {"ratio": ratio},
+        "validation": {"drop": 10 * ratio, "of": "points of accuracy"},
+        "before": {"metrics": {"loss": 0.5, "acc": 0.9}, "parameters": 1000, "macs": 10, "zeros": 0, "accuracy": None},
+        "after": {"metrics": {"loss": 1, "acc": 0.9 - ratio / 10}, "parameters": 9, "macs": 9, "accuracy": None},
+        "test": {"split": "test", "lost": {"estimate": 10 * ratio, "low": 0.0, "high": 20 * ratio}},
+        "speed": {
+            "arms": [
+                arm("before", "eager", 0.004, 5000), arm("before", "onnxruntime", 0.002, 4000),
+                arm("after", "eager", 0.004 * left, 5000), arm("after", "onnxruntime", 0.002 * left, int(4000 * left)),
+            ],
+            "batch_sizes": [1], "threads": 1, "environment": {},
+            "fastest": {"before": "onnxruntime", "after": "onnxruntime"},
+            "fastest_ratio": {"estimate": left, "low": left, "high": left},
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any]]:
+    def tried(_: Any, options: CompressOptions, name: str, within: Path, __: Path) -> Trial:
+        assert isinstance(options.own, StructuredOptions)
+        return Trial(name, within / name, record(options.own.ratio))
+
+    monkeypatch.setattr(trading, "tried", tried)
+    task = SimpleNamespace(names=("loss", "acc"))
+    source = SimpleNamespace(task=task, config=SimpleNamespace(model=SimpleNamespace(label="cnn")))
+    options = [CompressOptions("structured", StructuredOptions(ratio=ratio)) for ratio in (0.25, 0.5)]
+    found = trading.trade_off(source, options, tmp_path, tmp_path)  # type: ignore[arg-type]
+    return tmp_path, found
+
+
+def test_a_row_holds_what_a_ratio_costs_and_loses(swept: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = swept
+    with (folder / "tradeoff.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["ratio"]) for row in rows] == [0.25, 0.5]
+    assert [float(row["bytes"]) for row in rows] == [3000, 2000]
+    assert [float(row["p50_s"]) for row in rows] == [0.0015, 0.001]  # of the faster backend
+    assert [float(row["over_before"]) for row in rows] == [0.75, 0.5]
+    assert [float(row["lost_high"]) for row in rows] == [5, 10]
+    assert [float(row["test_acc"]) for row in rows] == pytest.approx([0.875, 0.85])
+    content = json.loads((folder / "tradeoff.json").read_text())
+    assert (content["before"]["bytes"], content["before"]["p50_s"]) == (4000, 0.002)
+
+
+def test_the_figure_starts_at_the_run_itself(swept: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = swept
+    latency, size = trading.figures_of(found)
+    for each in (latency, size):
+        assert len(each.panel.lines) == 1
+        assert each.panel.lines[0].points.count(",") == 3  # the run and two ratios
+    ElementTree.parse(folder / "tradeoff.svg")  # well-formed
