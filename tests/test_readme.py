@@ -138,12 +138,14 @@ def test_the_table_lists_all_groups_and_only_real_choices() -> None:
 
 def test_the_table_of_recipes_repeats_their_headers() -> None:
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
-        if "not measured yet" in path.read_text():
+        header = path.read_text()
+        if bits := re.search(r"\d\.\d\d bits a byte of validation", header):
             assert f"recipe={path.stem}" in README
+            assert bits[0] in README
             continue
         [row] = [line for line in README.splitlines() if line.startswith(f"| `{path.stem}` |")]
         assert re.search(r"\d+\.\d %", row)
-        assert re.search(r"test accuracy (\d+\.\d) %", path.read_text())[1] in row
+        assert re.search(r"test accuracy (\d+\.\d) %", header)[1] in row
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:
