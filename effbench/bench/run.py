@@ -114,7 +114,8 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
 
 def _reads(source: Source, options: BenchOptions, name: str) -> bool:
     """Return False for a backend that nobody named and that reads no file of this format."""
-    return bool(options.backends) or not source.files or BACKENDS[name].file in source.files
+    kinds = {BACKENDS[name].file, BACKENDS[name].also}
+    return bool(options.backends) or not source.files or bool(kinds & source.files.keys())
 
 
 def _saved(path: Path, tensor: torch.Tensor) -> Path:

@@ -93,6 +93,10 @@ def _sweep(folder: str, options: Mapping[str, str], given: dict[str, str], rest:
         rest: output, data keys and modules.
         as_json: print the record.
     """
+    if options["method"] == "quantize":
+        raise ConfigError(
+            "sweep is over ratios, which method=quantize has not. Write method=structured or unstructured."
+        )
     if "ratio" in given:
         raise ConfigError(
             f"sweep={options['sweep']} sets the ratios; ratio={given['ratio']} has no use. Leave one out."

@@ -73,7 +73,7 @@ def costs(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def sentences(record: Mapping[str, Any]) -> list[str]:
     """Return what was lost and gained, a sentence each."""
-    found = [*_accuracy_sentence(record)]
+    found = [*_accuracy_sentence(record), *_quantized_sentence(record["details"])]
     speed = record["speed"]
     size = min(speed["batch_sizes"])
     pairs = [pair for pair in speed["pairs"] if pair["batch_size"] == size]
@@ -94,6 +94,16 @@ def _accuracy_sentence(record: Mapping[str, Any]) -> Sequence[str]:
         f"Lost: {lost['estimate']:+.2f} points of {test['split']} {what} [{lost['low']:+.2f}, {lost['high']:+.2f}], "
         f"paired on {test['samples']} samples."
     ]
+
+
+def _quantized_sentence(details: Mapping[str, Any]) -> Sequence[str]:
+    """Return how a model was quantized; nothing for other methods."""
+    if "scheme" not in details:
+        return []
+    ranges = f", ranges from {details['calibration']} training samples" if details["calibration"] else ""
+    floating, layers = details["floating"], details["layers"]
+    kept = f"{len(floating)} of {layers} layers stay in float32: {', '.join(floating)}" if floating else ""
+    return [f"Scheme {details['scheme']}{ranges}; {kept or f'all {layers} layers in 8 bits'}."]
 
 
 def _speed_sentence(pair: Mapping[str, Any], margin: float, method: str) -> str:

@@ -137,6 +137,8 @@ def test_a_file_for_openvino_answers_as_openvino_says(run: Path, effbench: Effbe
     kinds = {node.get_element_type().get_type_name() for node in core.read_model(model=graph, weights=weights).get_ops()
              if node.get_type_name() == "Constant"}  # fmt: skip
     assert kinds & {"i8", "u8"}
+    code, out, _ = effbench("bench", "ov", "rounds=3", "seconds=0.05", "samples=64", "batch_sizes=1", "--json")
+    assert (code, json.loads(out)["reference"]) == (0, "openvino_f32")  # no backend is named: those that read the file
 
 
 @pytest.mark.process
@@ -213,6 +215,13 @@ def test_a_killed_compression_leaves_the_run_and_no_result(run: Path, tmp_path: 
         (["method=prune"], "method 'prune' is not one of"),
         (["method=quantize", "ratio=0.5"], "option of method=quantize 'ratio'"),
         (["method=quantize", "metod=x"], "option of compress 'metod'"),
+        (["method=quantize", "sweep=0.1,0.3"], "sweep is over ratios, which method=quantize has not"),
+        (["method=structured", "sweep=0.1,0.3", "ratio=0.5"], "ratio=0.5 has no use"),
+        (["method=structured", "sweep=0.1,most"], "ratio must be the part of the channels to remove"),
+        (["target=fast"], "target must be a latency, a size, or a part of the run's"),
+        (["target=2ms", "method=quantize"], "target= chooses the method itself"),
+        (["target=2ms", "ratio=0.5"], "option of target 'ratio' is not one of: epochs, max_drop, minutes"),
+        (["method=quantize", "minutes=3"], "option of method=quantize 'minutes'"),
         (["method=quantize", "rounds=1"], "rounds must be at least 3"),
         (["method=quantize", "checkpoint=step-9"], "checkpoint 'step-9' is not one of: best, last"),
     ],

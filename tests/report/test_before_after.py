@@ -62,6 +62,14 @@ def test_what_is_lost_is_told_with_its_interval() -> None:
     )
 
 
+def test_layers_in_float32_are_named() -> None:
+    found = record(onnxruntime=(0.5, 0.6))
+    found["details"] = {"scheme": "static", "calibration": 32, "layers": 5, "floating": ["head"]}
+    assert "Scheme static, ranges from 32 training samples; 1 of 5 layers stay in float32: head." in sentences(found)
+    found["details"] = {"scheme": "dynamic", "calibration": None, "layers": 5, "floating": []}
+    assert "Scheme dynamic; all 5 layers in 8 bits." in sentences(found)
+
+
 def test_the_fastest_backends_are_compared_where_they_differ() -> None:
     assert not any("Fastest" in text for text in sentences(record(onnxruntime=(0.5, 0.6))))
     found = sentences(record(openvino_f32=(0.9, 1.0), onnxruntime=(0.5, 0.6)))
