@@ -28,7 +28,7 @@ from effbench.run.session import TrainingSession
 from effbench.run.signals import Interrupted
 from effbench.training.callbacks import Callback
 from effbench.training.checkpoint import Checkpoints
-from effbench.training.checkpoint_files import read_weights
+from effbench.training.checkpoint_files import committed, read_manifest, read_weights
 from effbench.training.distributed import DistributedContext, distributed_context
 from effbench.training.snapshots import load_weights
 from effbench.units import counted
@@ -144,9 +144,10 @@ def write_untrained(source: Run, model: nn.Module, folder: Path) -> None:
     task = build.task(config, data, device)
     data = task.checked(data)
     section = config.checkpoint
-    checkpoints = Checkpoints(
-        folder / "checkpoints", section.monitor, section.mode, section.save_top_k, True, {"data": data.sha256}
-    )
+    # config.yaml of the result is the source's, which its newest checkpoint was written by
+    manifest = read_manifest(committed(source.folder / "checkpoints")[0])
+    identity = {key: value for key, value in manifest.items() if key not in ("format", "step", "sessions", "sha256")}
+    checkpoints = Checkpoints(folder / "checkpoints", section.monitor, section.mode, section.save_top_k, True, identity)
     modality = build.modality(config, data, device)
     trainer = build.trainer(config, data, modality, DistributedContext(), checkpoints, task, lambda: model)
     trainer.save(None)

@@ -23,6 +23,7 @@ from effbench.compress.compress import compress
 from effbench.compress.finetune import FineTuning
 from effbench.compress.options import CompressOptions, StructuredOptions, UnstructuredOptions
 from effbench.errors import ConfigError
+from effbench.report.verify import verify_run
 from effbench.run.load import load_run
 from effbench.run.signals import Interrupted
 
@@ -102,6 +103,11 @@ def test_eval_gives_the_recorded_metrics(structured: Path) -> None:
     assert record_of(structured)["after"]["metrics"]["acc"] == recorded["test/acc"]
 
 
+def test_verify_finds_nothing_wrong(structured: Path, unstructured: Path) -> None:
+    for folder in (structured, unstructured):
+        assert [check for check in verify_run(folder) if check.problem] == []
+
+
 @pytest.mark.usefixtures("without_library")
 def test_resume_goes_on_with_the_pruned_model(structured: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(structured, tmp_path / "copy", symlinks=True)
@@ -167,6 +173,7 @@ def test_without_epochs_the_weights_are_the_pruned_ones(dense: Path, tmp_path: P
     rows = weights_of(dense)["block1.0.weight"]
     assert len(kept) == 8
     assert all(any(torch.equal(row, each) for each in rows) for row in kept)
+    assert [check for check in verify_run(tmp_path / "bare") if check.problem] == []
     run = effbench.train([f"resume={tmp_path / 'bare'}"])
     assert run.summary["status"] == "completed"
     assert run.model("last").block1[0].out_channels == 8
