@@ -14,6 +14,7 @@ from effbench.compress.quantize import quantize
 from effbench.compress.record import Result, options_record, source_facts, write_compression
 from effbench.compress.structured import structured
 from effbench.compress.unstructured import unstructured
+from effbench.disk import pointed
 from effbench.guarded import METRICS_BYTES, read_bytes
 from effbench.records import replacing, write_summary
 from effbench.run.load import load_run
@@ -53,13 +54,13 @@ def compress_run(source: Run, options: CompressOptions, folder: Path, final: Pat
     }
     # before the comparison: the result is loaded as any run is, by its folder
     write_compression(folder, record)
-    write_summary(folder, _summary(source, options, result))
+    write_summary(folder, _summary(source, result))
     found = compare(source, options.checkpoint, _loaded(folder, source), options.bench)
-    summary = _summary(source, options, result)
+    summary = _summary(source, result)
     # those of fine-tuning come first: its test reads all samples of the split
     metrics = {**found.summary["metrics"], **summary["metrics"]}
     write_summary(folder, {**summary, **found.summary, "metrics": metrics})
-    record |= found.facts
+    record |= {**found.facts, "checkpoint": pointed(folder / "checkpoints" / "best")}
     write_compression(folder, record)
     return record
 
@@ -81,12 +82,7 @@ def _loaded(folder: Path, source: Run) -> Run:
     )
 
 
-def _summary(source: Run, options: CompressOptions, result: Result) -> dict[str, Any]:
+def _summary(source: Run, result: Result) -> dict[str, Any]:
     """Return summary.json of the result: what the source's says, but for metrics, which are of other weights."""
     own = {key: value for key, value in source.summary.items() if key not in ("schema_version", "best")}
-    return {
-        **own,
-        "metrics": {},
-        "compression": {"method": options.method, **options_record(options)},
-        **result.summary,
-    }
+    return {**own, "metrics": {}, **result.summary}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from effbench.disk import pointed
 from effbench.errors import ConfigError
 from effbench.escaping import for_terminal
 from effbench.metrics import display_of
@@ -20,7 +21,10 @@ def before_after(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """Return (what a page shows of compression.json in a run's folder or None, what is wrong with the file or '')."""
     try:
         record = read_compression(folder)
-        return (None, "") if record is None else (_section(record), "")
+        if record is None:
+            return None, ""
+        section = _section(record)
+        return {**section, "notes": [*_trained_further(folder, record), *section["notes"]]}, ""
     except ConfigError as error:
         return None, str(error)
     # whatever a damaged or hostile record gives
@@ -51,6 +55,14 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
         "notes": sentences(record),
         "figures": [],
     }
+
+
+def _trained_further(folder: Path, record: Mapping[str, Any]) -> Sequence[str]:
+    """Return that the numbers are of weights that the run has no longer, if it was resumed since."""
+    measured, now = record.get("checkpoint"), pointed(folder / "checkpoints" / "best")
+    if measured is None or now == measured:
+        return []
+    return [for_terminal(f"These numbers are of {measured}; the run was trained further, and its best is {now} now.")]
 
 
 def costs(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -101,3 +101,21 @@ def test_a_damaged_record_is_a_remark(text: str, tmp_path: Path) -> None:
     found, problem = before_after(tmp_path)
     assert found is None
     assert "compression.json" in problem
+
+
+def test_numbers_of_weights_that_were_trained_further_are_said_to_be(tmp_path: Path) -> None:
+    kept = {**record(onnxruntime=(0.5, 0.6)), "checkpoint": "step-00000009"}
+    (tmp_path / "compression.json").write_text(json.dumps(kept))
+    (tmp_path / "checkpoints").mkdir()
+    best = tmp_path / "checkpoints" / "best"
+    for name, said in (("step-00000009", False), ("step-00000012", True)):
+        best.unlink(missing_ok=True)
+        best.symlink_to(name)
+        section, wrong = before_after(tmp_path)
+        assert section is not None
+        assert not wrong
+        found = [note for note in section["notes"] if "trained further" in note]
+        assert bool(found) == said
+    assert found == [
+        "These numbers are of step-00000009; the run was trained further, and its best is step-00000012 now."
+    ]
