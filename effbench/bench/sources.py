@@ -13,6 +13,7 @@ from torch import Tensor
 
 from effbench import build
 from effbench.config.schema import Config
+from effbench.disk import followed
 from effbench.errors import EffbenchError
 from effbench.export.opening import Opened
 from effbench.export.portable import Portable, portable
@@ -21,7 +22,7 @@ from effbench.report.compression import read_compression
 from effbench.run.compared import compared_samples
 from effbench.run.load import load_run, with_data
 from effbench.run.validate import own_setting
-from effbench.training.checkpoint_files import read_manifest
+from effbench.training.checkpoint_files import read_manifest, weights_digest
 
 if TYPE_CHECKING:
     from effbench.run.run import Run
@@ -168,16 +169,32 @@ def quantized_source(
         allow_targets: the user's modules that a _target_ may name.
         count: at most so many samples.
     """
-    record = read_compression(folder)
-    before = folder / record["source"]["run"] if record else folder
-    if (before / "summary.json").is_file():
+    before = _run_before(folder)
+    if before is not None:
         return file_source(replace(file, record={**file.record, "run": str(before)}), data, allow_targets, count)
-    log.info(f"note: {before}, the run before, is not there: answers are compared with those of the first backend")
+    log.info(
+        "note: the run before is not there, or has other weights now: answers are compared with those of the first "
+        "backend"
+    )
     run = with_data(load_run(folder, allow_targets), dict(data), "cpu")
     which, samples, targets = compared_samples(run, count)
     facts = {"kind": "file", "file": str(file.path), "format": file.record["format"], "model": file.record["model"]}
     files = {str(file.record["format"]): file.path}
     return Source(facts, samples, run.modality().unit, None, files, targets, which, run.task)
+
+
+def _run_before(folder: Path) -> Path | None:
+    """Return the run that a quantized one was made of; None if it is not there with the same weights."""
+    source = (read_compression(folder) or {}).get("source")
+    if source is None:
+        return None
+    before = folder / source["run"]
+    try:
+        saved = followed(before / "checkpoints" / source["checkpoint"]["name"])
+        same = weights_digest(read_manifest(saved)) == source["weights_sha256"]
+    except (EffbenchError, OSError, KeyError, TypeError, ValueError):
+        return None
+    return before if same else None
 
 
 def _of_record(file: Opened, count: int) -> Tensor:

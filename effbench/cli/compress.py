@@ -102,7 +102,11 @@ def _sweep(folder: str, options: Mapping[str, str], given: dict[str, str], rest:
             f"sweep={options['sweep']} sets the ratios; ratio={given['ratio']} has no use. Leave one out."
         )
     ratios = [text.strip() for text in options["sweep"].strip("[]").split(",")]
-    chosen = [_parsed(options, {**given, "ratio": ratio}) for ratio in dict.fromkeys(ratios)]
+    if not all(ratios):
+        raise ConfigError(f"sweep must be a list of ratios, such as 0.1,0.3,0.5; got {options['sweep']}.")
+    # numbers and not texts: 0.5 and 0.50 are one
+    named = {str(_value(ratio, "sweep")): ratio for ratio in ratios}
+    chosen = [_parsed(options, {**given, "ratio": ratio}) for ratio in named.values()]
     record = compress_sweep(folder, chosen, *rest)
     if as_json:
         print_json(record)

@@ -128,6 +128,8 @@ def _loaded(
     _check_source(place)
     target = expanded(output) if output else _beside(place, suffix)
     check_absent(target)
+    if target.resolve().is_relative_to(place.resolve()):
+        raise ConfigError(f"output={target} is inside the run, which is never changed. Name a folder elsewhere.")
     return with_data(load_run(place, allow_targets), dict(data_overrides or {}), "cpu"), target
 
 

@@ -68,7 +68,7 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     # before minutes of export
     require_onnx("method=quantize", "onnx") if kind == "onnx" else require_nncf()
     judge = Judge(source, options.checkpoint)
-    with tempfile.TemporaryDirectory(prefix="effbench-quantize-") as name:
+    with tempfile.TemporaryDirectory(prefix=".quantize-", dir=folder) as name:
         exported = export_loaded(source, Wanted("onnx", options.checkpoint, name, TOLERANCE, None, True, "file"))
         if kind == "onnx":
             made = _onnx(source, judge, own, exported, Path(name))

@@ -13,7 +13,7 @@ from effbench.records import write_text
 from effbench.redaction import redact
 from effbench.report.compression import NAME, SCHEMA, read_compression
 from effbench.strict_json import json_text
-from effbench.training.checkpoint_files import read_manifest
+from effbench.training.checkpoint_files import read_manifest, weights_digest
 
 if TYPE_CHECKING:
     from effbench.run.run import Run
@@ -48,11 +48,10 @@ def source_facts(source: Run, checkpoint: str, result: Path) -> dict[str, Any]:
     """
     saved = source.checkpoint(checkpoint).resolve()
     manifest = read_manifest(saved)
-    digests = manifest["sha256"]
     return {
         "run": os.path.relpath(source.folder.resolve(), result.resolve()),
         "checkpoint": {"name": checkpoint, "step": manifest["step"]},
-        "weights_sha256": digests.get("ema.safetensors") or digests["model.safetensors"],
+        "weights_sha256": weights_digest(manifest),
         "compression": _earlier(source.folder),
     }
 

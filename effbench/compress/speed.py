@@ -45,7 +45,7 @@ def speeds(source: Run, checkpoint: str, result: Run, options: BenchOptions) -> 
     """
     before = source_of(source, checkpoint, options.samples)
     after = _source_of_result(before, result, options)
-    with tempfile.TemporaryDirectory(prefix="effbench-compress-") as name, thread_count(options.threads):
+    with tempfile.TemporaryDirectory(prefix=".speed-", dir=result.folder) as name, thread_count(options.threads):
         rows, arms = [], []
         for side, each in zip(SIDES, (before, after), strict=True):
             own = Path(name) / side

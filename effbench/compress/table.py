@@ -8,7 +8,7 @@ from typing import Any
 from effbench.compress.target import Target, value_text
 from effbench.escaping import for_terminal
 from effbench.metrics import display_of
-from effbench.report.before_after import costs, sentences
+from effbench.report.before_after import accuracy_sentence, costs, sentences
 from effbench.report.deployment import three
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.units import human_bytes, human_count
@@ -48,7 +48,6 @@ def _latency(record: Mapping[str, Any]) -> list[TextColumn]:
         TextColumn("95 %", [_ends(each["p50"]) for each in found], drop_order=3),
         TextColumn("p99", [_ms(each, "p99") for each in found], drop_order=2),
         TextColumn("after /\nbefore", [_ratio(arm, ratios) for arm in arms]),
-        TextColumn("val points\nlost", [_lost(arm) for arm in arms], drop_order=1),
     ]
 
 
@@ -63,10 +62,6 @@ def _ends(found: Mapping[str, Any] | None) -> str:
 def _ratio(arm: Mapping[str, Any], ratios: Mapping[str, Any]) -> str:
     found = ratios.get(arm["backend"]) if arm["side"] == "after" else None
     return f"{found['estimate']:.2f}" if found else ""
-
-
-def _lost(arm: Mapping[str, Any]) -> str:
-    return f"{arm['lost']['estimate']:+.2f}" if arm.get("lost") else ""
 
 
 def print_trade_off(record: Mapping[str, Any]) -> None:
@@ -93,7 +88,7 @@ def print_trade_off(record: Mapping[str, Any]) -> None:
 
 
 def _points(row: Mapping[str, Any]) -> str:
-    lost = row["lost"]
+    lost = row["lost"] if row["lost_of"] == "accuracy" else None
     return f"{lost['estimate']:+.2f} [{lost['low']:+.2f}, {lost['high']:+.2f}]" if lost else "-"
 
 
@@ -107,11 +102,12 @@ def print_search(record: Mapping[str, Any]) -> None:
     found = record["search"]
     target = Target.parsed(found["target"])
     rows = [row for row in found["candidates"] if not row["failed"] and row["value"] is not None]
+    lost_in = "points" if found["test"]["lost_of"] == "accuracy" else "% of loss"
     print_table(
         [
             TextColumn("candidate", [row["name"] for row in rows], is_number=False),
             TextColumn(f"target\n{found['target']}", [value_text(target, row["value"]) for row in rows]),
-            TextColumn("val points\nlost", [f"{row['drop']:+.2f}" for row in rows]),
+            TextColumn(f"val {lost_in}\nlost", [f"{row['drop']:+.2f}" for row in rows]),
             TextColumn("file", [human_bytes(row["bytes"]) if row["bytes"] else "-" for row in rows], drop_order=1),
             TextColumn("backend", [str(row["backend"]) for row in rows], is_number=False, drop_order=2),
         ]
@@ -120,13 +116,8 @@ def print_search(record: Mapping[str, Any]) -> None:
     for row in found["candidates"]:
         if row["failed"]:
             print_sentence(out, for_terminal(row["failed"]), head=f"{row['name']}: ")
-    test, lost = found["test"], found["test"]["lost"]
-    if lost:
-        print_sentence(
-            out,
-            f"Lost against the run: {lost['estimate']:+.2f} points of {test['split']} accuracy [{lost['low']:+.2f}, "
-            f"{lost['high']:+.2f}], paired on {test['samples']} samples.",
-        )
+    for sentence in accuracy_sentence(found["test"]):
+        print_sentence(out, f"Beside the run: {sentence}")
     value = value_text(target, found["value"])
     reached = "reached" if found["met"] else "not reached; this is the nearest"
     print_sentence(out, f"target={found['target']} {reached}: {value}, after {found['seconds']:.0f} s.")

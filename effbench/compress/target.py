@@ -12,6 +12,7 @@ from effbench.errors import ConfigError, shown
 from effbench.units import human_bytes
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+_LARGEST = 1e15  # of any unit
 _FORM = re.compile(r"(\d+(?:\.\d+)?) *(us|ms|s|kb|mb|gb)|(latency|size)/(\d+(?:\.\d+)?)", re.IGNORECASE)
 
 
@@ -36,7 +37,7 @@ class Target:
         """Return the target of a text, such as '2 ms', '1 MB' or 'latency/4'. Raises ConfigError."""
         found = _FORM.fullmatch(text.strip()) if isinstance(text, str) else None
         number = float(found[1] or found[4]) if found else 0.0
-        if found is None or number <= 0:
+        if found is None or not 0 < number < _LARGEST:
             raise ConfigError(
                 f"target must be a latency, a size, or a part of the run's: '2 ms', '1 MB', 'latency/4' or 'size/4'; "
                 f"got {shown(text)}."

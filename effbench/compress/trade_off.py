@@ -38,7 +38,7 @@ def trade_off(source: Run, options: Sequence[CompressOptions], folder: Path, fin
     for number, each in enumerate(options, start=1):
         ratio = getattr(each.own, "ratio")  # noqa: B009 - methods with a ratio only
         log.info(f"ratio {ratio:g}, {number} of {len(options)}")
-        trials.append((ratio, tried(source, each, f"ratio-{ratio:g}", folder, final)))
+        trials.append((ratio, tried(source, each, f"ratio-{ratio}", folder, final)))
     record = _record(source, options[0].method, trials)
     for name, text in (("csv", _csv(record)), ("svg", _svg(record)), ("json", json_text(redact(record)))):
         if text is not None:

@@ -38,6 +38,7 @@ class Trial:
             "metrics": after["metrics"],
             "accuracy": after["accuracy"],
             "lost": test["lost"],
+            "lost_of": test["lost_of"],
             "parameters": after["parameters"],
             "macs": after["macs"],
             "bytes": self.bytes,

@@ -20,7 +20,7 @@ from effbench.errors import ConfigError, shown
 # Sizes that torch's layers keep beside their tensors.
 SIZES = (
     "in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "normalized_shape",
-    "num_channels", "num_groups", "num_parameters",
+    "num_channels", "num_parameters",
 )  # fmt: skip
 
 ChannelPlan = Mapping[str, Mapping[str, int | list[int]]]  # module -> attribute -> size, or shape of a tensor

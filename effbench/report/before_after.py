@@ -85,7 +85,7 @@ def costs(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def sentences(record: Mapping[str, Any]) -> list[str]:
     """Return what was lost and gained, a sentence each."""
-    found = [*_accuracy_sentence(record), *_quantized_sentence(record["details"])]
+    found = [*accuracy_sentence(record["test"]), *_quantized_sentence(record["details"])]
     speed = record["speed"]
     size = min(speed["batch_sizes"])
     pairs = [pair for pair in speed["pairs"] if pair["batch_size"] == size]
@@ -97,13 +97,13 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     return [for_terminal(text) for text in found]
 
 
-def _accuracy_sentence(record: Mapping[str, Any]) -> Sequence[str]:
-    test, lost = record["test"], record["test"]["lost"]
-    if lost is None:
+def accuracy_sentence(test: Mapping[str, Any]) -> Sequence[str]:
+    """Return what is lost of test accuracy, with its interval; nothing for tasks without it, whose metrics are rows."""
+    lost = test["lost"]
+    if lost is None or test["lost_of"] != "accuracy":
         return []
-    what = "accuracy" if test["lost_of"] == "accuracy" else "equal answers"
     return [
-        f"Lost: {lost['estimate']:+.2f} points of {test['split']} {what} [{lost['low']:+.2f}, {lost['high']:+.2f}], "
+        f"Lost: {lost['estimate']:+.2f} points of {test['split']} accuracy [{lost['low']:+.2f}, {lost['high']:+.2f}], "
         f"paired on {test['samples']} samples."
     ]
 
@@ -115,7 +115,9 @@ def _quantized_sentence(details: Mapping[str, Any]) -> Sequence[str]:
     ranges = f", ranges from {details['calibration']} training samples" if details["calibration"] else ""
     floating, layers = details["floating"], details["layers"]
     kept = f"{len(floating)} of {layers} layers stay in float32: {', '.join(floating)}" if floating else ""
-    return [f"Scheme {details['scheme']}{ranges}; {kept or f'all {layers} layers in 8 bits'}."]
+    of = "products, embeddings and LSTMs" if details["scheme"] == "dynamic" else "layers"
+    rest = "; convolutions stay in float32" if details["scheme"] == "dynamic" else ""
+    return [f"Scheme {details['scheme']}{ranges}; {kept or f'all {layers} {of} in 8 bits'}{rest}."]
 
 
 def _speed_sentence(pair: Mapping[str, Any], margin: float, method: str) -> str:

@@ -18,6 +18,7 @@ from effbench.guarded import METRICS_BYTES, MissingFileError, UnreadableError, r
 from effbench.metrics import ACCURACY, LOSS, Display, display_of, recorded_displays
 from effbench.records import FINISHED, STATUSES, read_any_summary
 from effbench.redaction import redact
+from effbench.report.compression import applied
 from effbench.report.rows import drawable_rows
 from effbench.summary_schema import MAPPING, check_plain, without_wrong_fields
 
@@ -121,6 +122,9 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
     records = []
     for number, (folder, path, found) in enumerate(zip(folders, absolute, _read_configs(folders), strict=True)):
         config, experiment, problem = found
+        if experiment is not None and (done := applied(folder)):
+            # what was compressed is no other seed of its run
+            config, experiment = {**config, **done}, experiment | {repr(done)}
         summary, problems = _read_summary(folder)
         # a run that failed before it started has no config, which is no further problem
         if problem is not None and summary is not None and summary["status"] != "failed":

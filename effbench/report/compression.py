@@ -9,6 +9,7 @@ from typing import Any
 
 from effbench.errors import ConfigError, first_line, shown
 from effbench.guarded import MissingFileError, checked_version, read_bytes
+from effbench.redaction import redact
 from effbench.summary_schema import check_plain
 
 NAME, SCHEMA = "compression.json", 1
@@ -35,6 +36,21 @@ def read_compression(folder: Path) -> dict[str, Any] | None:
     return dict(record)
 
 
+def applied(folder: Path) -> dict[str, Any]:
+    """Return what was done to a run, by dotted keys such as compress.ratio, for tables of runs; {} if nothing."""
+    try:
+        record = read_compression(folder)
+    except (ConfigError, OSError):
+        return {}  # the section of the run's page says what is wrong
+    if record is None:
+        return {}
+    options = record.get("options")
+    source = record.get("source") or {}
+    earlier = source.get("compression")
+    found = {"method": record["method"], **(options if isinstance(options, dict) else {}), "after": earlier}
+    return {f"compress.{key}": redact(value) for key, value in found.items() if value is not None}
+
+
 def compressed_file(folder: Path) -> Path | None:
     """Return the file that answers for a quantized run; None for other runs."""
     record = read_compression(folder)
@@ -44,6 +60,9 @@ def compressed_file(folder: Path) -> Path | None:
 def _wrong_field(record: Mapping[str, Any]) -> str | None:
     if not isinstance(record.get("method"), str):
         return f"method must be text; got {shown(record.get('method'))[:100]}"
+    source = record.get("source")
+    if source is not None and not (isinstance(source, dict) and isinstance(source.get("run"), str)):
+        return f"source.run must be text; got {shown(source)[:100]}"
     name = record.get("file")
     # a path could lead out of the folder, which may be a stranger's
     if name is not None and not (isinstance(name, str) and name and Path(name).name == name):

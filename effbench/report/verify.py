@@ -262,6 +262,7 @@ def _compression(folder: Path) -> str:
     record, file = read_compression(folder), compressed_file(folder)
     if record is None or file is None:
         return str(record and record["method"])
+    _require(file.is_file(), f"{file} is missing")
     stated = json.loads(read_text(file.with_name(f"{file.name}.json")))["sha256"]
     _require(sha256_of(file) == stated, f"{file} is missing or damaged: its sha256 is not that of {file.name}.json")
     return f"{record['method']}, {file.name}, digest right"

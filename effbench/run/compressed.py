@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from effbench import build
 from effbench.config.schema import Config
 from effbench.data.modality import Modality
+from effbench.errors import ConfigError, first_line
 from effbench.models.channels import ChannelPlan, apply_plan
 from effbench.report.compression import NAME, read_compression
 from effbench.training.zeros import KeepZeros
@@ -33,7 +35,20 @@ def shaped_model(config: Config, folder: Path, num_outputs: int, modality: Modal
     model = build.model(config, num_outputs, modality)
     if plan := channels_of(folder):
         apply_plan(model, plan, f"{folder / NAME}")
+        _check_runs(model, modality, folder / NAME)
     return model
+
+
+def _check_runs(model: nn.Module, modality: Modality, path: Path) -> None:
+    """Raise ConfigError if the layers of a plan do not fit each other."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(modality.example(2))
+    except RuntimeError as error:
+        raise ConfigError(f"{path} does not fit the model of the config: {first_line(error)}") from error
+    finally:
+        model.train(training)
 
 
 def unpruned_model(run: Run) -> nn.Module:

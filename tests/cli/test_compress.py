@@ -143,12 +143,16 @@ def test_a_file_for_openvino_answers_as_openvino_says(run: Path, effbench: Effbe
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_bench_of_the_result_reads_its_file(quantized: Path, effbench: Effbench, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(quantized, tmp_path / "deep" / "copy"))  # the run before is not beside it
+def test_bench_of_the_result_reads_its_file(run: Path, quantized: Path, effbench: Effbench, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(quantized, tmp_path / "deep" / "copy"))
+    record = record_of(copy)
+    # a run is there, but was trained again since
+    source = {**record["source"], "run": str(run), "weights_sha256": "0" * 64}
+    (copy / "compression.json").write_text(json.dumps({**record, "source": source}))
     few = ["rounds=3", "seconds=0.05", "samples=64", "backends=onnxruntime", "batch_sizes=1"]
     code, out, err = effbench("bench", str(copy), *few, "--json")
     assert code == 0
-    assert "the run before, is not there" in err
+    assert "the run before is not there, or has other weights now" in err
     [arm] = json.loads(out)["arms"]
     assert arm["bytes"] == file_of(quantized).stat().st_size
     assert (copy / "bench" / "bench.json").is_file()
@@ -218,6 +222,8 @@ def test_a_killed_compression_leaves_the_run_and_no_result(run: Path, tmp_path: 
         (["method=quantize", "sweep=0.1,0.3"], "sweep is over ratios, which method=quantize has not"),
         (["method=structured", "sweep=0.1,0.3", "ratio=0.5"], "ratio=0.5 has no use"),
         (["method=structured", "sweep=0.1,most"], "ratio must be the part of the channels to remove"),
+        (["method=structured", "sweep=0.5,"], "sweep must be a list of ratios, such as 0.1,0.3,0.5; got 0.5,"),
+        ([f"target={'9' * 400} ms"], "target must be a latency"),
         (["target=fast"], "target must be a latency, a size, or a part of the run's"),
         (["target=2ms", "method=quantize"], "target= chooses the method itself"),
         (["target=2ms", "ratio=0.5"], "option of target 'ratio' is not one of: epochs, max_drop, minutes"),
@@ -236,6 +242,12 @@ def test_a_result_is_never_written_over(run: Path, effbench: Effbench, tmp_path:
     (tmp_path / "taken").mkdir()
     code, _, err = effbench("compress", str(run), "method=quantize", "output=taken")
     assert (code, "taken exists" in err) == (2, True)
+
+
+def test_no_result_is_made_within_its_run(run: Path, effbench: Effbench) -> None:
+    code, _, err = effbench("compress", str(run), "method=structured", f"output={run / 'small'}")
+    assert code == 2
+    assert "is inside the run, which is never changed. Name a folder elsewhere." in err
 
 
 def test_a_run_that_did_not_end_is_refused(run: Path, effbench: Effbench, tmp_path: Path) -> None:

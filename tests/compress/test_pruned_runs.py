@@ -23,6 +23,7 @@ from effbench.compress.compress import compress
 from effbench.compress.finetune import FineTuning
 from effbench.compress.options import CompressOptions, StructuredOptions, UnstructuredOptions
 from effbench.errors import ConfigError
+from effbench.report.collect import read_runs
 from effbench.report.verify import verify_run
 from effbench.run.load import load_run
 from effbench.run.signals import Interrupted
@@ -186,6 +187,23 @@ def test_damaged_plan_is_refused_without_a_traceback(structured: Path, tmp_path:
     (copy / "compression.json").write_text(json.dumps({**record, "channels": damage}))
     with pytest.raises(ConfigError, match="does not fit the model|do not fit the model"):
         load_run(copy).model()
+
+
+def test_layers_of_a_plan_must_fit_each_other(structured: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(structured, tmp_path / "copy", symlinks=True)
+    record = record_of(copy)
+    # the next layer still takes as many channels as before
+    first = {name: sizes for name, sizes in record["channels"].items() if name.startswith("block1.0")}
+    assert 0 < len(first) < len(record["channels"])
+    (copy / "compression.json").write_text(json.dumps({**record, "channels": first}))
+    with pytest.raises(ConfigError, match="compression.json does not fit the model of the config"):
+        load_run(copy).model()
+
+
+def test_a_report_ranks_results_apart_from_their_run(dense: Path, structured: Path, unstructured: Path) -> None:
+    experiments = {record.experiment for record in read_runs([dense, structured, unstructured])}
+    assert len(experiments) == 3
+    assert read_runs([structured])[0].config["compress.ratio"] == 0.5
 
 
 def test_dense_weights_do_not_fit_the_pruned_model(dense: Path, structured: Path, tmp_path: Path) -> None:

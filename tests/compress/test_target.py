@@ -78,7 +78,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
             "method": options.method, "options": {}, "details": {}, "source": {"run": "?"},
             "validation": {"drop": lost, "of": "points of accuracy"},
             "after": {"metrics": {}, "accuracy": None, "parameters": 1, "macs": 1},
-            "test": {"split": "test", "lost": None},
+            "test": {"split": "test", "lost": None, "lost_of": None},
             "speed": {
                 "arms": [{**arm, "side": "before"}, {**arm, "side": "after"}], "batch_sizes": [1],
                 "fastest": {"before": "onnxruntime", "after": "onnxruntime"}, "fastest_ratio": {"estimate": part},

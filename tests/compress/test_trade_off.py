@@ -32,7 +32,9 @@ def record(ratio: float) -> dict[str, Any]:
         "validation": {"drop": 10 * ratio, "of": "points of accuracy"},
         "before": {"metrics": {"loss": 0.5, "acc": 0.9}, "parameters": 1000, "macs": 10, "zeros": 0, "accuracy": None},
         "after": {"metrics": {"loss": 1, "acc": 0.9 - ratio / 10}, "parameters": 9, "macs": 9, "accuracy": None},
-        "test": {"split": "test", "lost": {"estimate": 10 * ratio, "low": 0.0, "high": 20 * ratio}},
+        "test": {
+            "split": "test", "lost": {"estimate": 10 * ratio, "low": 0.0, "high": 20 * ratio}, "lost_of": "accuracy",
+        },
         "speed": {
             "arms": [
                 arm("before", "eager", 0.004, 5000), arm("before", "onnxruntime", 0.002, 4000),

@@ -67,7 +67,8 @@ def test_layers_in_float32_are_named() -> None:
     found["details"] = {"scheme": "static", "calibration": 32, "layers": 5, "floating": ["head"]}
     assert "Scheme static, ranges from 32 training samples; 1 of 5 layers stay in float32: head." in sentences(found)
     found["details"] = {"scheme": "dynamic", "calibration": None, "layers": 5, "floating": []}
-    assert "Scheme dynamic; all 5 layers in 8 bits." in sentences(found)
+    said = "Scheme dynamic; all 5 products, embeddings and LSTMs in 8 bits; convolutions stay in float32."
+    assert said in sentences(found)
 
 
 def test_the_fastest_backends_are_compared_where_they_differ() -> None:
