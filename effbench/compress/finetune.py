@@ -151,4 +151,5 @@ def write_untrained(source: Run, model: nn.Module, folder: Path) -> None:
     modality = build.modality(config, data, device)
     trainer = build.trainer(config, data, modality, DistributedContext(), checkpoints, task, lambda: model)
     trainer.save(None)
+    trainer.finish_saves()
     remove_acceleration(model)

@@ -404,6 +404,10 @@ class Trainer:
                     self._saves.save(snapshot, self.state.step, value, interrupted, loss)
                 self.ranks.barrier()  # the next step changes the weights that rank 0 still copies
 
+    def finish_saves(self) -> None:
+        """Wait until saved checkpoints are on disk; `fit` does so at its end. Raises the error of a failed save."""
+        self._saves.wait()
+
     def learning_rates(self) -> dict[str, float]:
         """Return lr/<group> of every parameter group for the next step."""
         groups = self.optimizer.param_groups
