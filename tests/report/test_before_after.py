@@ -104,7 +104,7 @@ def test_a_damaged_record_is_a_remark(text: str, tmp_path: Path) -> None:
     assert "compression.json" in problem
 
 
-def test_numbers_of_weights_that_were_trained_further_are_said_to_be(tmp_path: Path) -> None:
+def test_numbers_of_weights_before_further_training_are_said(tmp_path: Path) -> None:
     kept = {**record(onnxruntime=(0.5, 0.6)), "checkpoint": "step-00000009"}
     (tmp_path / "compression.json").write_text(json.dumps(kept))
     (tmp_path / "checkpoints").mkdir()
