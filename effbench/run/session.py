@@ -158,7 +158,7 @@ class TrainingSession:
         modality = build.modality(config, data, self.device)
         trainer = build.trainer(
             config, data, modality, self.ranks, self._checkpoints(data), task,
-            lambda: self.model or shaped_model(config, folder, len(data.classes), modality),
+            lambda: shaped_model(config, folder, len(data.classes), modality) if self.model is None else self.model,
         )  # fmt: skip
         # The context refers to the trainer, so both come after it.
         trainer.callbacks, trainer.context = Callbacks(callbacks), Context(trainer, folder, data)
