@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from effbench import log as _log
 
 if TYPE_CHECKING:
-    from effbench.api import compose, evaluate_run, export_run, load_run, predict_files, train
+    from effbench.api import bench_run, compose, compress_run, evaluate_run, export_run, load_run, predict_files, train
     from effbench.config.schema import Config
     from effbench.errors import ConfigError, EffbenchError
     from effbench.run.run import Run
@@ -27,7 +27,9 @@ __all__ = [
     "Context",
     "EffbenchError",
     "Run",
+    "bench_run",
     "compose",
+    "compress_run",
     "evaluate_run",
     "export_run",
     "load_run",
@@ -42,7 +44,19 @@ _HOMES = {
     "ConfigError": "effbench.errors",
     "EffbenchError": "effbench.errors",
     "Run": "effbench.run.run",
-    **dict.fromkeys(("compose", "evaluate_run", "export_run", "load_run", "predict_files", "train"), "effbench.api"),
+    **dict.fromkeys(
+        (
+            "bench_run",
+            "compose",
+            "compress_run",
+            "evaluate_run",
+            "export_run",
+            "load_run",
+            "predict_files",
+            "train",
+        ),
+        "effbench.api",
+    ),
 }
 
 _log.install()

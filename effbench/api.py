@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
 from effbench.config.arguments import check_list, check_path
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from effbench.run.run import Run
     from effbench.training.callbacks import Callback
 
-__all__ = ["compose", "evaluate_run", "export_run", "load_run", "predict_files", "train"]
+__all__ = [
+    "bench_run",
+    "compose",
+    "compress_run",
+    "evaluate_run",
+    "export_run",
+    "load_run",
+    "predict_files",
+    "train",
+]
 
 
 def train(
@@ -73,3 +82,76 @@ def train(
     from effbench.run import session as training
 
     return training.train(config, folder, callbacks=callbacks)
+
+
+def bench_run(
+    target: str | Path,
+    checkpoint: str = "best",
+    output: str | Path = "",
+    data_overrides: Mapping[str, str] | None = None,
+    allow_targets: Sequence[str] = (),
+    trust: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure the inference of a run, or of an exported file, with each backend; as `effbench bench`.
+
+    Args:
+        target: the run folder, or an exported file that has its .json record beside it.
+        checkpoint: of a run: 'best', 'last' or the name of a checkpoint.
+        output: folder of bench.json, bench.csv and bench.svg; '' is bench/ in the run, or beside the file.
+        data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
+        allow_targets: the user's modules that a _target_ may name.
+        trust: run a file that is a program (TorchScript, torch.export).
+        options: fields of effbench.bench.options.BenchOptions, such as backends=["eager"], threads=2.
+
+    Returns:
+        The content of bench.json, with `path` of that file.
+
+    Raises:
+        ConfigError: the target or an option is wrong.
+        EffbenchError: no backend works.
+
+    Example:
+        bench_run(run.folder, backends=["eager", "onnxruntime"])["winners"]
+    """
+    from effbench.bench.bench import bench
+    from effbench.bench.options import bench_options
+
+    return bench(target, bench_options(options), checkpoint, output, data_overrides, allow_targets, trust)
+
+
+def compress_run(
+    folder: str | Path,
+    method: str,
+    checkpoint: str = "best",
+    output: str | Path = "",
+    data_overrides: Mapping[str, str] | None = None,
+    allow_targets: Sequence[str] = (),
+    **options: Any,
+) -> dict[str, Any]:
+    """Make a smaller or faster run of a run, measured beside it; as `effbench compress`.
+
+    Args:
+        folder: the run folder, which is never changed.
+        method: 'quantize', 'structured' or 'unstructured'.
+        checkpoint: 'best', 'last' or the name of a checkpoint.
+        output: folder of the result, which must not exist; '' is RUN-<method> beside the run.
+        data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
+        allow_targets: the user's modules that a _target_ may name.
+        options: of the method, such as ratio=0.3, and of the measuring: backends, threads, rounds, seconds.
+
+    Returns:
+        The content of compression.json, with `path` of the result, which load_run and all others take.
+
+    Raises:
+        ConfigError: the folder holds no finished run, the result exists, or an option is wrong.
+        EffbenchError: the method failed; nothing was written.
+
+    Example:
+        compress_run(run.folder, "structured", ratio=0.3, epochs=5)["path"]
+    """
+    from effbench.compress.compress import compress
+    from effbench.compress.options import compress_options
+
+    chosen = compress_options(method, checkpoint, options)
+    return compress(folder, chosen, output, data_overrides, allow_targets)

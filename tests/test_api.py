@@ -184,6 +184,16 @@ WRONG: dict[str, tuple[Call, str]] = {
         lambda: effbench.predict_files("run", ["a.png", 3]),
         "each item of paths must be .* got 3",
     ),
+    "a backend that is not there": (
+        lambda: effbench.bench_run("run", backends=["onnx"]),
+        "backend 'onnx' is not one of: .*Did you mean 'onnxruntime'",
+    ),
+    "no option of bench": (lambda: effbench.bench_run("run", thread=2), "option of bench 'thread' is not one of: .*Did you mean 'threads'"),
+    "no method": (lambda: effbench.compress_run("run", "prune"), "method 'prune' is not one of: quantize, structured"),
+    "an option of another method": (
+        lambda: effbench.compress_run("run", "quantize", ratio=0.5),
+        "option of method=quantize 'ratio' is not one of",
+    ),
     "options in a list": (
         lambda: effbench.predict_files("run", "a.png", options=["max_pixels"]),
         "options must be a mapping",

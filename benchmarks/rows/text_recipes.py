@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 from benchmarks import text_baselines
-from benchmarks.alternate import ROOT, THREADS
 from benchmarks.figures import Figure, exact
+from benchmarks.recipe_runs import composed, run_of
 from effbench.stats import mean_interval
 
-TITLE = "Test accuracy of the recipes on texts, 5 seeds, two threads"
+TITLE = "Test accuracy of the recipes on texts, 5 seeds, one thread"
 SEEDS = range(5)
 LINEAR = {"language_id": text_baselines.language_id, "wordnet_gloss": text_baselines.wordnet_gloss}
 BUDGET_S = 600  # trainer.max_time of a recipe
-BUDGETS_S: Mapping[str, int] = {}  # recipe -> seconds, where it has another budget
 BEST = {"language_id": ">= 0.88"}  # targets of the best recipe by validation
 EACH = {("language_id", "lstm_attention"): ">= 0.84", ("language_id", "transformer"): ">= 0.84"}  # of (data, model)
 NOTE = (
@@ -70,27 +61,7 @@ def model_of(recipe: str) -> str:
     return str(composed(recipe).model.label)
 
 
-@cache
-def composed(recipe: str) -> Any:
-    import effbench
-
-    return effbench.compose([f"recipe={recipe}"])
-
-
-def measured(recipe: str, seeds: Sequence[int] = SEEDS, words: Sequence[str] = ()) -> Measured:
-    """Train a recipe with each seed, in a process each. words: further overrides."""
-    found: list[tuple[float, float, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in seeds:
-            run = Path(folder) / str(seed)
-            own = [f"recipe={recipe}", f"seed={seed}", f"device.threads={THREADS}", f"hydra.run.dir={run}"]
-            own.append(f"trainer.max_time={BUDGETS_S.get(recipe, BUDGET_S)}")
-            command = [sys.executable, "-m", "effbench", "train", *own, *words]
-            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-            summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-            training_s = summary["timing"]["training_s"]
-            found.append((summary["metrics"]["test/acc"], summary["best"]["value"], training_s))
-            print(f"   {recipe}, seed {seed}: {found[-1]}", file=sys.stderr, flush=True)
-    test, val, seconds = zip(*found, strict=True)
-    return Measured(test, val, seconds)
+def measured(recipe: str, seeds: Sequence[int] = SEEDS) -> Measured:
+    """The runs of a recipe, of which those that are missing are made now."""
+    runs = [run_of(recipe, seed, BUDGET_S) for seed in seeds]
+    return Measured(*([run[key] for run in runs] for key in ("test", "val", "training_s")))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 from effbench.bench.backends import BACKENDS, DEFAULT
 from effbench.config.arguments import check_list
@@ -69,3 +70,16 @@ class BenchOptions:
     def sizes(self) -> tuple[int, ...]:
         """The batch sizes, the smallest first."""
         return tuple(sorted(set(self.batch_sizes)))
+
+
+def bench_options(given: Mapping[str, Any]) -> BenchOptions:
+    """Return the checked options of those that the user has set.
+
+    Raises:
+        ConfigError: there is no such option, or a value is out of range.
+    """
+    known = [each.name for each in fields(BenchOptions)]
+    for key in given:
+        if key not in known:
+            raise ConfigError(unknown_name("option of bench", key, known))
+    return BenchOptions(**given)

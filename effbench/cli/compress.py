@@ -8,13 +8,13 @@ from typing import Any
 
 from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help
 from effbench.compress.compress import compress, compress_sweep, compress_to_target
-from effbench.compress.options import METHOD_OPTIONS, CompressOptions, measuring, method_options
+from effbench.compress.options import BENCH_OPTIONS, METHOD_OPTIONS, CompressOptions, compress_options, measuring
 from effbench.compress.target import SearchOptions, Target
 from effbench.errors import ConfigError, unknown_name
 from effbench.run.load import targets_from
 from effbench.strict_json import print_json
 
-HELP = """usage: effbench compress RUN method=quantize [scheme=auto|static|dynamic] [backend=onnxruntime|openvino]
+HELP = """usage: effbench compress RUN method=quantize [scheme=auto|static|dynamic|bf16] [backend=onnxruntime|openvino]
                          [calibration=128|auto] [max_drop=0.5]
        effbench compress RUN method=structured [ratio=0.5] [round_to=8] [steps=1] [epochs=3] [lr=LR] [distill=true]
        effbench compress RUN method=unstructured [ratio=0.5] [steps=1] [epochs=3] [lr=LR] [distill=true]
@@ -31,8 +31,9 @@ test samples, with the interval of what is lost; parameters, MACs and file size;
 quantize: weights and activations in 8 bits, in an ONNX file (extra effbench[onnx]) or an OpenVINO file
 (effbench[compress]). scheme=static takes the activations' ranges from `calibration` training samples (auto: the fewest
 of 8, 32, 128, 512 that hold the bound), dynamic from each input; scheme=auto takes dynamic for texts and for models
-with attention. If more than `max_drop` points of validation accuracy are lost (without accuracy: percent of the loss),
-the layers that move outputs most stay in float32, as few as hold it; exit code 3 if none does.
+with attention; scheme=bf16 only stores weights in 16 bits. If more than `max_drop` points of validation accuracy are
+lost (without accuracy: percent of the loss), the layers that move outputs most stay in float32, as few as hold it; exit
+code 3 if none does.
 
 structured: removes `ratio` of each layer's channels with all that depends on them, of a transformer the hidden units of
 its feed-forward blocks (extra effbench[compress]); the number kept is a multiple of `round_to`. unstructured: sets the
@@ -47,7 +48,6 @@ latency (fastest backend) or the size (smallest file) is reached at a loss of at
 accuracy; after `minutes` no candidate is begun. latency/4 and size/4 are a quarter of what RUN has. Writes the best in
 RUN-target; if it does not reach the target, it is the nearest, and the exit code is 3."""
 
-_BENCH = ("backends", "threads", "rounds", "seconds")
 _TEXTS = ("scheme", "backend")  # the others are read as YAML
 _SEARCH = ("max_drop", "minutes", "epochs")  # options beside target=
 
@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["compress"])
     common = {"method": "", "checkpoint": "best", "output": "", "allow_targets": "[]", "sweep": "", "target": ""}
     own = [each.name for kind in METHOD_OPTIONS.values() for each in fields(kind)]
-    options = {**common, **dict.fromkeys((*_BENCH, "minutes", *own), "")}
+    options = {**common, **dict.fromkeys((*BENCH_OPTIONS, "minutes", *own), "")}
     folders, data = partition_words(arguments.overrides, options)
     if arguments.has("help") or not folders:
         return show_help(HELP, arguments.has("help"))
@@ -141,12 +141,11 @@ def _to_target(folder: str, options: Mapping[str, str], given: dict[str, str], r
 def _parsed(options: Mapping[str, str], given: Mapping[str, str]) -> CompressOptions:
     """Return the checked options. Only those that the user has set are passed on."""
     values = {key: text if key in _TEXTS else _value(text, key) for key, text in given.items()}
-    own = method_options(options["method"], values)
-    return CompressOptions(options["method"], own, options["checkpoint"], measuring(**_measured(options)))
+    return compress_options(options["method"], options["checkpoint"], {**values, **_measured(options)})
 
 
 def _measured(options: Mapping[str, str]) -> dict[str, Any]:
-    measured = {key: _value(options[key], key) for key in _BENCH if options[key]}
+    measured = {key: _value(options[key], key) for key in BENCH_OPTIONS if options[key]}
     if not isinstance(backends := measured.get("backends", []), list):
         measured["backends"] = [backends]  # one value without brackets
     return measured

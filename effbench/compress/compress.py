@@ -45,10 +45,10 @@ def compress(
     """
     run, target = _loaded(folder, output, options.method, data_overrides, allow_targets)
     # torch is imported only now: a mistyped folder or key is reported at once
-    from effbench.compress.run import compress_run
+    from effbench.compress.run import compress_loaded
 
     with making(target) as hidden:
-        record = compress_run(run, options, hidden, target)
+        record = compress_loaded(run, options, hidden, target)
     return {**record, "path": str(target)}
 
 

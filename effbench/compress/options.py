@@ -11,7 +11,7 @@ from effbench.config.options import BOOL, COUNT, FRACTION_BETWEEN, NON_NEGATIVE,
 from effbench.errors import ConfigError, shown, unknown_name
 
 ELSEWHERE = "output=FOLDER"  # the remedy in messages about the folder
-SCHEMES = ("auto", "static", "dynamic")
+SCHEMES = ("auto", "static", "dynamic", "bf16")
 AUTO = "auto"
 CALIBRATIONS = (8, 32, 128, 512)
 RUNTIMES = ("onnxruntime", "openvino")
@@ -20,11 +20,12 @@ _MAX_DROP = "points of accuracy, a number >= 0, such as 0.5"
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """How weights and activations are brought to 8 bits.
+    """How weights and activations are brought to fewer bits.
 
     Attributes:
         scheme: 'static' (ranges of the activations from calibration samples) or 'dynamic' (from each input, at run
-            time); 'auto' chooses by the model's input and layers.
+            time); 'auto' chooses one of the two by the model's input and layers. 'bf16': weights in 16 bits, activations
+            as before.
         backend: the runtime that the file is made for.
         calibration: training samples from which 'static' takes ranges; 'auto': the fewest of CALIBRATIONS with which
             all layers in 8 bits hold max_drop (backend onnxruntime).
@@ -128,6 +129,7 @@ METHOD_OPTIONS: Mapping[str, type[MethodOptions]] = {
     "unstructured": UnstructuredOptions,
 }
 MEASURED = ("eager", "onnxruntime", "openvino_f32")  # backends that before and after are measured with
+BENCH_OPTIONS = ("backends", "threads", "rounds", "seconds")  # of BenchOptions, beside the options of the method
 
 
 def measuring(**given: Any) -> BenchOptions:
@@ -189,3 +191,19 @@ def method_options(method: str, given: Mapping[str, Any]) -> MethodOptions:
         if key not in known:
             raise ConfigError(unknown_name(f"option of method={method}", key, known))
     return kind(**given)
+
+
+def compress_options(method: str, checkpoint: str, given: Mapping[str, Any]) -> CompressOptions:
+    """Return the checked options of those that the user has set.
+
+    Args:
+        method: a key of METHOD_OPTIONS.
+        checkpoint: of the run: 'best', 'last' or the name of a checkpoint.
+        given: options of the method, and BENCH_OPTIONS.
+
+    Raises:
+        ConfigError: there is no such method or option, or a value is out of range.
+    """
+    own = {key: value for key, value in given.items() if key not in BENCH_OPTIONS}
+    bench = {key: value for key, value in given.items() if key in BENCH_OPTIONS}
+    return CompressOptions(method, method_options(method, own), checkpoint, measuring(**bench))

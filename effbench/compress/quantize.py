@@ -1,4 +1,4 @@
-"""method=quantize: weights and activations of 8 bits in a file that answers for the run."""
+"""method=quantize: weights and activations of fewer bits in a file that answers for the run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from effbench import build
+from effbench.compress.bf16 import bf16_content
 from effbench.compress.drop import Judge
 from effbench.compress.mixed import Judged, Mixed, within_bound
 from effbench.compress.onnx_int8 import OnnxInt8, has_attention
@@ -25,6 +26,7 @@ from effbench.errors import ThresholdError
 from effbench.export.files import publish_file
 from effbench.export.formats import FORMATS, load_exported, loaded
 from effbench.export.onnx_files import require_onnx
+from effbench.export.openvino_files import openvino_archive
 from effbench.report.compression import FILES
 from effbench.run.compared import compared_samples
 from effbench.run.evaluate import check_same_data
@@ -43,7 +45,7 @@ class Quantized:
 
     Attributes:
         content: of the file.
-        scheme: 'static' or 'dynamic'.
+        scheme: 'static', 'dynamic' or 'bf16'.
         mixed: which layers stay in float32, and what is lost on validation samples.
         calibration: samples that the ranges are from; None where they are taken at run time.
         tried: samples -> what all layers in 8 bits lose, for calibration=auto.
@@ -76,7 +78,8 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
             made = _openvino(source, judge, own, Path(exported["path"]))
     _check_drop(made, own, judge.unit)
     stem = Path(exported["path"]).name.removesuffix(".onnx")
-    target = folder / FILES / f"{stem}-{made.scheme}-int8{FORMATS[kind].suffix}"
+    bits = "bf16" if made.scheme == "bf16" else f"{made.scheme}-int8"
+    target = folder / FILES / f"{stem}-{bits}{FORMATS[kind].suffix}"
     about = {"scheme": made.scheme, **made.mixed.facts(), "calibration": made.calibration}
     about["calibrations"] = {str(count): drop for count, drop in made.tried.items()}
     _publish(source, options.checkpoint, target, made.content, {**_file_record(exported, kind), "quantized": about})
@@ -88,10 +91,10 @@ def _check_drop(made: Quantized, own: QuantizeOptions, unit: str) -> None:
     mixed = made.mixed
     if mixed.drop <= own.max_drop:
         return
+    even = f" even with {len(mixed.floating)} of {mixed.layers} layers in float32" if made.scheme != "bf16" else ""
     more = f", or calibration={4 * made.calibration}" if made.calibration else ""
     raise ThresholdError(
-        f"method=quantize scheme={made.scheme} loses {mixed.drop:.2f} {unit} on validation samples even with "
-        f"{len(mixed.floating)} of {mixed.layers} layers in float32; max_drop is {own.max_drop:g}. Nothing was "
+        f"method=quantize scheme={made.scheme} loses {mixed.drop:.2f} {unit} on validation samples{even}; max_drop is {own.max_drop:g}. Nothing was "
         f"written. Allow more with max_drop, or try another scheme{more}."
     )
 
@@ -144,6 +147,9 @@ def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str
     def judged(content: bytes) -> Judged:
         return judge.judged(loaded("onnx", content))
 
+    if scheme == "bf16":
+        content, layers = bf16_content(file)
+        return _bf16(content, layers, judged(content).drop)
     if scheme == "dynamic":
         mixed, content = within_bound(OnnxInt8(file, folder, None), judged, own.max_drop)
         return Quantized(content, scheme, mixed, None)
@@ -171,9 +177,17 @@ def _openvino(source: Run, judge: Judge, own: QuantizeOptions, file: Path) -> Qu
         own: options.
         file: the float32 ONNX file.
     """
+    if own.scheme == "bf16":
+        stored, layers = bf16_content(file)
+        content = openvino_archive(stored)
+        return _bf16(content, layers, judge.judged(loaded("openvino", content)).drop)
     samples = calibration_samples(source, int(own.calibration))
     mixed, content = openvino_int8(file, samples, judge.judged, own.max_drop, has_attention(file))
     return Quantized(content, "static", mixed, len(samples))
+
+
+def _bf16(content: bytes, layers: int, drop: float) -> Quantized:
+    return Quantized(content, "bf16", Mixed(drop, drop, layers), None)
 
 
 def _scheme(own: QuantizeOptions, exported: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def compress_run(source: Run, options: CompressOptions, folder: Path, final: Path) -> dict[str, Any]:
+def compress_loaded(source: Run, options: CompressOptions, folder: Path, final: Path) -> dict[str, Any]:
     """Make the result in `folder`, and return its record.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.compress.options import CompressOptions
-from effbench.compress.run import compress_run
+from effbench.compress.run import compress_loaded
 from effbench.run.run import Run
 
 
@@ -87,4 +87,4 @@ def tried(source: Run, options: CompressOptions, name: str, within: Path, final:
     """
     folder = within / name
     folder.mkdir(parents=True)
-    return Trial(name, folder, compress_run(source, options, folder, final / name))
+    return Trial(name, folder, compress_loaded(source, options, folder, final / name))

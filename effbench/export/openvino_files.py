@@ -32,8 +32,13 @@ def make_openvino(model: nn.Module, example: Tensor, interface: Interface) -> by
         example: two samples.
         interface: names, free dimensions and operator set.
     """
+    return openvino_archive(make_onnx(model, example, interface))
+
+
+def openvino_archive(content: bytes) -> bytes:
+    """Return the archive for the content of an ONNX file."""
     openvino = require_openvino()
-    graph = openvino.Core().read_model(model=make_onnx(model, example, interface), weights=b"")
+    graph = openvino.Core().read_model(model=content, weights=b"")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / GRAPH
         # compress_to_fp16: True is its default, and changes the answers

@@ -112,6 +112,8 @@ def _quantized_sentence(details: Mapping[str, Any]) -> Sequence[str]:
     """Return how a model was quantized; nothing for other methods."""
     if "scheme" not in details:
         return []
+    if details["scheme"] == "bf16":
+        return [f"Weights of {details['layers']} layers in bfloat16; a runtime computes as with the file before."]
     ranges = f", ranges from {details['calibration']} training samples" if details["calibration"] else ""
     floating, layers = details["floating"], details["layers"]
     kept = f"{len(floating)} of {layers} layers stay in float32: {', '.join(floating)}" if floating else ""

@@ -65,7 +65,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """The compressions that were asked for: (folder of the source, option)."""
     calls: list[tuple[str, Any]] = []
 
-    def compress_run(source: Source, options: CompressOptions, folder: Path, final: Path) -> dict[str, Any]:
+    def compress_loaded(source: Source, options: CompressOptions, folder: Path, final: Path) -> dict[str, Any]:
         key = getattr(options.own, "backend", None) or getattr(options.own, "ratio", None)
         calls.append((source.folder.name, key))
         if key == "broken":
@@ -89,7 +89,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         return record
 
     tested = {"split": "test", "samples": 1, "lost": None, "lost_of": None, "before": {}, "after": {}}
-    monkeypatch.setattr(trials, "compress_run", compress_run)
+    monkeypatch.setattr(trials, "compress_loaded", compress_loaded)
     monkeypatch.setattr(searching, "load_run", lambda folder, _=(): Source(folder))
     monkeypatch.setattr(searching, "paired_test", lambda *_: tested)
     return calls
