@@ -188,7 +188,10 @@ WRONG: dict[str, tuple[Call, str]] = {
         lambda: effbench.bench_run("run", backends=["onnx"]),
         "backend 'onnx' is not one of: .*Did you mean 'onnxruntime'",
     ),
-    "no option of bench": (lambda: effbench.bench_run("run", thread=2), "option of bench 'thread' is not one of: .*Did you mean 'threads'"),
+    "no option of bench": (
+        lambda: effbench.bench_run("run", thread=2),
+        "option of bench 'thread' is not one of: .*Did you mean 'threads'",
+    ),
     "no method": (lambda: effbench.compress_run("run", "prune"), "method 'prune' is not one of: quantize, structured"),
     "an option of another method": (
         lambda: effbench.compress_run("run", "quantize", ratio=0.5),

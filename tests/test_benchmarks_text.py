@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from benchmarks import recipe_runs
 from benchmarks.arms_text import Packed, attention_pass
 from benchmarks.rows.text_local_attention import LENGTHS, exponent, name_of
 from benchmarks.rows.text_lstm import BATCH, random_waste
@@ -44,3 +47,24 @@ def test_texts_of_one_length_waste_nothing_in_any_order() -> None:
 def test_recipes_of_other_data_are_not_run_for_a_text_set() -> None:
     assert "mobilenet_adamw" in recipes_on("fashion_mnist")
     assert "mobilenet_adamw" not in recipes_on("language_id")
+
+
+@pytest.mark.slow
+def test_a_kept_run_is_repeated_only_for_another_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, int]] = []
+
+    def trained(recipe: str, seed: int, budget_s: int) -> dict[str, float]:
+        made.append((recipe, seed))
+        return {"test": 0.5 + seed, "val": 0.4, "training_s": float(budget_s)}
+
+    monkeypatch.setattr(recipe_runs, "KEPT", tmp_path / "runs.json")
+    monkeypatch.setattr(recipe_runs, "trained", trained)
+    for _ in range(2):
+        assert [recipe_runs.run_of("ngrams_language_id", seed, 60)["test"] for seed in (0, 1)] == [0.5, 1.5]
+    name = "ngrams_language_id"
+    assert made == [(name, 0), (name, 1)]
+    recipe_runs.run_of("ngrams_language_id", 0, 90)  # another budget
+    kept = recipe_runs.kept_runs()["ngrams_language_id, 60 s, seed 1"]
+    recipe_runs.keep("ngrams_language_id, 60 s, seed 1", {**kept, "config": "of an older recipe"})
+    recipe_runs.run_of("ngrams_language_id", 1, 60)
+    assert made[2:] == [(name, 0), (name, 1)]

@@ -10,8 +10,8 @@ TITLE = "Bits a byte of recipe=gpt_kjv after 5 minutes, 3 seeds, one thread"
 SEEDS = range(3)
 BUDGET_S = 300
 NOTE = (
-    f"trainer.max_time={BUDGET_S}. The mean over seeds with Student's t interval, in the column of medians. bzip2 needs "
-    "1.85 for the validation text by itself, lzma 2.05 (effbench/data/text/kjv.py)."
+    f"trainer.max_time={BUDGET_S}. The mean over seeds with Student's t interval, in the column of medians. bzip2 "
+    "needs 1.85 for the validation text by itself, lzma 2.05 (effbench/data/text/kjv.py)."
 )
 
 

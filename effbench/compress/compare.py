@@ -62,7 +62,7 @@ def compare(source: Run, checkpoint: str, result: Run, options: BenchOptions) ->
     facts = {
         # by which candidates are chosen: the test split only tells the result
         "validation": {"drop": judge.drop(judge.outputs(result)), "of": judge.unit},
-        "test": {key: tested[key] for key in ("split", "samples", "lost", "lost_of", "parity")},
+        "test": {key: tested[key] for key in ("split", "samples", "same_data", "lost", "lost_of", "parity")},
         **{side: {**costs[side], "metrics": tested[side], "accuracy": tested[f"{side}_accuracy"]} for side in costs},
         "speed": speed,
     }
@@ -83,7 +83,7 @@ def paired_test(source: Run, checkpoint: str, result: Run, which: str, most: int
         which: split; where the data have none, validation, and else train.
         most: samples; a split with more is sampled, with classes in proportion.
     """
-    name, split = tested_split(source, which, most)
+    name, split, same = tested_split(source, which, most)
     targets = source.modality().targets(split.labels, torch.arange(len(split)), {})
     before, after = answers(source, checkpoint, split), answers(result, "best", split)
     judge = Source({}, torch.empty(0), source.modality().unit, targets=targets, task=source.task)
@@ -91,6 +91,7 @@ def paired_test(source: Run, checkpoint: str, result: Run, which: str, most: int
     return {
         "split": name,
         "samples": len(split),
+        "same_data": same,
         "before": own["metrics"],
         "after": found["metrics"],
         "before_accuracy": _accuracy(source, before, targets),

@@ -29,7 +29,7 @@ class Judge:
     """
 
     def __init__(self, run: Run, checkpoint: str):
-        _, self._split = tested_split(run, "val", MOST)
+        _, self._split, _ = tested_split(run, "val", MOST)
         self._run, self._modality = run, run.modality()
         self._reference = answers(run, checkpoint, self._split)
         targets = self._modality.targets(self._split.labels, torch.arange(len(self._split)), {})
@@ -66,14 +66,15 @@ def _moved(reference: Tensor, outputs: Tensor) -> float:
     return float((outputs.double() - reference.double()).square().mean().sqrt()) / (size or 1.0)
 
 
-def tested_split(run: Run, which: str, most: int) -> tuple[str, Split]:
-    """Return (name, samples) of the split `which`, or of the next best that there is."""
+def tested_split(run: Run, which: str, most: int) -> tuple[str, Split, bool]:
+    """Return (name, samples, whether the data are those of the training) of `which`, or of the next best split."""
     data = build.splits(run.config)
     check_same_data(run, data)
     named = run.task.checked(data).named()
     name = next(each for each in (which, "val", "train") if each in named)
     split = named[name]
-    return name, split if len(split) <= most else split.take(representative_sample(split.labels, most))
+    few = split if len(split) <= most else split.take(representative_sample(split.labels, most))
+    return name, few, data.sha256 == run.data["sha256"]
 
 
 @torch.inference_mode()

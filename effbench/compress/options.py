@@ -24,8 +24,7 @@ class QuantizeOptions:
 
     Attributes:
         scheme: 'static' (ranges of the activations from calibration samples) or 'dynamic' (from each input, at run
-            time); 'auto' chooses one of the two by the model's input and layers. 'bf16': weights in 16 bits, activations
-            as before.
+            time); 'auto' chooses one of the two by the model's input and layers. 'bf16': only weights, in 16 bits.
         backend: the runtime that the file is made for.
         calibration: training samples from which 'static' takes ranges; 'auto': the fewest of CALIBRATIONS with which
             all layers in 8 bits hold max_drop (backend onnxruntime).

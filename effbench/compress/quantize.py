@@ -94,8 +94,8 @@ def _check_drop(made: Quantized, own: QuantizeOptions, unit: str) -> None:
     even = f" even with {len(mixed.floating)} of {mixed.layers} layers in float32" if made.scheme != "bf16" else ""
     more = f", or calibration={4 * made.calibration}" if made.calibration else ""
     raise ThresholdError(
-        f"method=quantize scheme={made.scheme} loses {mixed.drop:.2f} {unit} on validation samples{even}; max_drop is {own.max_drop:g}. Nothing was "
-        f"written. Allow more with max_drop, or try another scheme{more}."
+        f"method=quantize scheme={made.scheme} loses {mixed.drop:.2f} {unit} on validation samples{even}; max_drop is "
+        f"{own.max_drop:g}. Nothing was written. Allow more with max_drop, or try another scheme{more}."
     )
 
 

@@ -130,6 +130,11 @@ def remove_channels(
     """
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         raise ConfigError(f"method=structured does not prune recurrent layers, which {name} has. {_REMEDY}")
+    if widths and (widest := max(widths.values())) <= round_to:
+        raise ConfigError(
+            f"round_to={round_to} keeps all channels of {name}, whose widest layer has {widest}. Write "
+            f"round_to={max(1, widest // 8)} or less."
+        )
     before = accounting.parameters(model).total
     try:
         shape = _shape_of(model, example)

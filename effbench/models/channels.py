@@ -49,8 +49,13 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any], source: str) -> None:
     """
     modules = dict(model.named_modules())
     for name, changes in plan.items():
-        if name not in modules or not isinstance(changes, dict):
+        if name not in modules:
             raise ConfigError(f"{source} does not fit the model of the config, which has no layer {shown(name)}.")
+        if not isinstance(changes, dict):
+            raise ConfigError(
+                f"{source} does not fit the model of the config: channels.{name} must be a mapping of sizes; got "
+                f"{shown(changes)}."
+            )
         module = modules[name]
         sizes = _sizes(module)
         for key, value in changes.items():

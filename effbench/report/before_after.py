@@ -93,6 +93,9 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     found += [_speed_sentence(pair, speed["margin"], record["method"]) for pair in pairs]
     found += [f"{arm['side']} {arm['backend']}: {arm['reason']}" for arm in speed["arms"] if arm["status"] != "ok"]
     found += [f"Doubt: {reason}." for reason in speed["doubts"]]
+    # records of before 2026-11-30 do not say
+    if not record["test"].get("same_data", True):
+        found.append("Doubt: the data have changed since the training (another sha256), and with them the samples.")
     found += [str(note) for note in record["details"].get("notes", ())]
     return [for_terminal(text) for text in found]
 

@@ -1,4 +1,4 @@
-"""compress method=quantize scheme=bf16, from Python: the result is a run of half the size that answers nearly the same."""
+"""compress method=quantize scheme=bf16, from Python: a run of half the size that answers nearly the same."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def test_a_run_of_half_the_size_answers_nearly_the_same(run: Path, tmp_path: Pat
     folder, named = tmp_path / "small", "onnxruntime" if backend == "onnxruntime" else "openvino_f32"
     measured = {"backends": [named], "rounds": 3, "seconds": 0.05}
     record = effbench.compress_run(run, "quantize", output=folder, scheme="bf16", backend=backend, **measured)
-    assert record["details"]["bytes"] < 0.56 * record["details"]["float32_bytes"]
-    assert record["details"]["scheme"] == "bf16" and record["details"]["calibration"] is None
+    share = 0.56 if backend == "onnxruntime" else 0.62  # the graph as XML is larger
+    assert record["details"]["bytes"] < share * record["details"]["float32_bytes"]
+    assert (record["details"]["scheme"], record["details"]["calibration"]) == ("bf16", None)
     assert "-bf16." in record["file"]
     assert abs(record["test"]["lost"]["estimate"]) < 0.5
     assert any("bfloat16" in line for line in sentences(record))

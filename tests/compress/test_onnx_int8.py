@@ -19,10 +19,8 @@ from effbench.compress.onnx_int8 import OnnxInt8, has_attention  # noqa: E402
 pytestmark = pytest.mark.slow  # the quantizer starts sessions of ONNX Runtime
 
 
-def graph_file(
-    path: Path, attention: bool = False, width: int = 6
-) -> tuple[Path, list[np.ndarray[Any, Any]]]:
-    """Products with weights (8, width) and (width, 4), a ReLU between them; with attention, a product of activations."""
+def graph_file(path: Path, attention: bool = False, width: int = 6) -> tuple[Path, list[np.ndarray[Any, Any]]]:
+    """Products with weights (8, width) and (width, 4), a ReLU between; with attention, a product of activations."""
     chance = np.random.default_rng(0)
     weights = [chance.normal(size=shape).astype(np.float32) for shape in ((8, width), (width, 4))]
     node, one = onnx.helper.make_node, onnx.TensorProto.FLOAT

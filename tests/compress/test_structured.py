@@ -166,3 +166,9 @@ def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(MissingExtraError, match=r"method=structured needs the extra 'compress'"):
         structured(None, CompressOptions("structured", StructuredOptions()), None)  # type: ignore[arg-type]
+
+
+def test_a_multiple_that_keeps_every_layer_is_named() -> None:
+    net = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 3))
+    with pytest.raises(ConfigError, match="round_to=64 keeps all channels of this model, whose widest layer has 24"):
+        prune(net, torch.randn(2, 8), round_to=64)

@@ -120,3 +120,10 @@ def test_numbers_of_weights_before_further_training_are_said(tmp_path: Path) -> 
     assert found == [
         "These numbers are of step-00000009; the run was trained further, and its best is step-00000012 now."
     ]
+
+
+def test_data_that_changed_since_the_training_are_a_doubt() -> None:
+    found = record(onnxruntime=(0.5, 0.6))
+    assert not any("another sha256" in line for line in sentences(found))
+    found["test"]["same_data"] = False
+    assert any("the data have changed since the training" in line for line in sentences(found))
