@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ from effbench.errors import OptionError
 from effbench.models.layers import check_count, check_dropout
 
 BLOCK = 128  # tokens; queries of a block share their keys. 128 takes less time and memory on a CPU than 64
+CHUNK = 16  # blocks of a call: keys and values are copied for each block that sees them, for one chunk at a time
 
 
 class SelfAttention(nn.Module):
@@ -106,9 +109,9 @@ class LocalAttention(SelfAttention):
     """Multi-head self-attention in which a token sees only tokens at most `window` places away.
 
     Time and memory are O(T x window): queries go in blocks of BLOCK tokens, each with the keys that one of its queries
-    may see, and no (T, T) tensor is made. The first `num_global` tokens see all tokens and are seen by all, as in
-    Longformer (arXiv:2004.05150, section 3.1). Masked scores are minus infinity, so that nothing outside the window has
-    any weight.
+    may see, CHUNK blocks at a time, and no (T, T) tensor is made. The first `num_global` tokens see all tokens and are
+    seen by all, as in Longformer (arXiv:2004.05150, section 3.1). Masked scores are minus infinity, so that nothing
+    outside the window has any weight.
 
     Args:
         dim, heads, dropout, causal, rotary: as in SelfAttention.
@@ -142,39 +145,57 @@ class LocalAttention(SelfAttention):
             (B, H, T, D / H).
         """
         B, T = q.shape[0], q.shape[2]
-        if mask_BT is None:
-            mask_BT = torch.ones(B, T, dtype=torch.bool, device=q.device)
         globals_ = min(self.num_global, T)
         block = min(BLOCK, self.window)
         reach = -(-self.window // block)  # blocks to each side, rounded up
         after = 0 if self.causal else reach
-        blocks = -(-T // block)
-        padded = blocks * block - T
-
+        rows = max(CHUNK, reach) * block
+        seen_BT = torch.ones(B, T, dtype=torch.bool, device=q.device) if mask_BT is None else mask_BT
         # Global keys are in each block's list, so they leave the window's list.
-        local_BT = mask_BT if not globals_ else mask_BT & (torch.arange(T, device=q.device) >= globals_)
-        q_blocks = F.pad(q, (0, 0, 0, padded)).unflatten(2, (blocks, block))
-        keys, values, seen = (
-            self._windows(each, reach, after, block, padded) for each in (k, v, local_BT[:, None, :, None])
-        )
-        near = self._band(block, reach, after, q.device) & seen.transpose(3, 4)  # (B, 1, blocks, block, keys)
-        if globals_:
-            keys, values = (
-                torch.cat([each[:, :, None, :globals_].expand(-1, -1, blocks, -1, -1), windows], 3)
-                for each, windows in ((k, keys), (v, values))
-            )
-            seen_globals = mask_BT[:, None, None, None, :globals_].expand(B, 1, blocks, block, globals_)
-            near = torch.cat([seen_globals, near], 4)
+        local_BT = seen_BT & (torch.arange(T, device=q.device) >= globals_) if globals_ else seen_BT
+        band = self._band(block, reach, after, q.device)
 
-        # Blocks become part of the batch: one call, and each block is a small dense attention.
-        flat = [each.transpose(1, 2).flatten(0, 1) for each in (q_blocks, keys, values, near)]
-        mixed = F.scaled_dot_product_attention(flat[0], flat[1], flat[2], flat[3], self._dropped)
-        mixed = mixed.unflatten(0, (B, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :T]
+        padded = (F.pad(each, (0, 0, 0, -T % block)) for each in (q, k, v, local_BT[:, None, :, None]))
+        queries, keys, values, seen = (_pieces(each, rows) for each in padded)
+        mixed = []
+        for n, piece in enumerate(queries):
+            near = band
+            # the first and the last chunk have keys outside of the text
+            if mask_BT is not None or globals_ or n == 0 or (n + 1) * rows + after * block > T:
+                near = band & self._windows(seen, n, reach, after, block).transpose(3, 4)  # (B, blocks, 1, block, keys)
+            pairs = [self._windows(each, n, reach, after, block) for each in (keys, values)]
+            if globals_:
+                blocks = pairs[0].shape[1]
+                pairs = [
+                    torch.cat([each[:, None, :, :globals_].expand(-1, blocks, -1, -1, -1), windows], 3)
+                    for each, windows in zip((k, v), pairs, strict=True)
+                ]
+                first = seen_BT[:, None, None, None, :globals_].expand(B, blocks, 1, block, globals_)
+                near = torch.cat([first, near], 4)
+            mixed.append(self._in_blocks(piece, pairs[0], pairs[1], near))
+        mixed_BHTd = torch.cat(mixed, 2)[:, :, :T]
         if globals_:
-            seen_all = mask_BT[:, None, None, :]
+            seen_all = seen_BT[:, None, None, :]
             first = F.scaled_dot_product_attention(q[:, :, :globals_], k, v, seen_all, self._dropped)
-            mixed = torch.cat([first, mixed[:, :, globals_:]], 2)
-        return mixed
+            mixed_BHTd = torch.cat([first, mixed_BHTd[:, :, globals_:]], 2)
+        return mixed_BHTd
+
+    def _in_blocks(self, q: Tensor, keys: Tensor, values: Tensor, near: Tensor) -> Tensor:
+        """Return the attended values of a chunk. Blocks become part of the batch: each is a small dense attention.
+
+        Args:
+            q: (B, H, rows, d).
+            keys, values: of each block, (B, blocks, H, keys, d).
+            near: which keys a query sees, bool (block, keys) or (B, blocks, 1, block, keys).
+
+        Returns:
+            (B, H, rows, d).
+        """
+        B, blocks = keys.shape[:2]
+        q_blocks = q.unflatten(2, (blocks, -1)).transpose(1, 2).flatten(0, 1)
+        seen = near if near.dim() == 2 else near.flatten(0, 1)
+        mixed = F.scaled_dot_product_attention(q_blocks, keys.flatten(0, 1), values.flatten(0, 1), seen, self._dropped)
+        return mixed.unflatten(0, (B, blocks)).transpose(1, 2).flatten(2, 3)
 
     def _visible(self, T: int, device: torch.device) -> Tensor:
         places = torch.arange(T, device=device)
@@ -184,23 +205,29 @@ class LocalAttention(SelfAttention):
         return visible & super()._visible(T, device)
 
     @staticmethod
-    def _windows(x: Tensor, before: int, after: int, block: int, padded: int) -> Tensor:
-        """Return for each block the rows of itself and its neighbours.
+    def _windows(pieces: Sequence[Tensor], n: int, before: int, after: int, block: int) -> Tensor:
+        """Return for each block of piece n the rows of itself and its neighbours.
 
         Args:
-            x: (B, H, T, d).
+            pieces: (B, H, rows, d) each, whole blocks.
+            n: number of a piece.
             before, after: neighbouring blocks on each side.
             block: rows of a block.
-            padded: rows that T lacks to whole blocks.
 
         Returns:
-            (B, H, blocks, (before + 1 + after) * block, d), zero outside of the text.
+            (B, blocks, H, (before + 1 + after) * block, d), zero outside of the text.
         """
-        rows = x.shape[2] + padded
-        wide = F.pad(x, (0, 0, before * block, padded + after * block))
+        piece, rows = pieces[n], pieces[n].shape[2]
+        parts = [pieces[n - 1][:, :, -before * block :]] if n else []
+        parts.append(piece)
+        parts += [pieces[n + 1][:, :, : after * block]] if n + 1 < len(pieces) else []
+        left = 0 if n else before * block
+        right = after * block - (min(pieces[n + 1].shape[2], after * block) if n + 1 < len(pieces) else 0)
+        wide = F.pad(torch.cat(parts, 2) if len(parts) > 1 else piece, (0, 0, left, right))
         # shifted slices, not unfold: its gradient is slow on a CPU
         shifted = [
-            wide[:, :, n * block : n * block + rows].unflatten(2, (-1, block)) for n in range(before + 1 + after)
+            wide[:, :, shift * block : shift * block + rows].unflatten(2, (-1, block)).transpose(1, 2)
+            for shift in range(before + 1 + after)
         ]
         return torch.cat(shifted, 3)
 
@@ -210,6 +237,12 @@ class LocalAttention(SelfAttention):
         key = torch.arange((before + 1 + after) * block, device=device)[None, :] - before * block
         near = (key - query).abs() <= self.window
         return near & (key <= query) if self.causal else near
+
+
+def _pieces(x_BHTd: Tensor, rows: int) -> Sequence[Tensor]:
+    """Return the tensor in pieces of `rows` places, the last of which may be shorter."""
+    # one piece without a split, which an exported file of any length could not hold
+    return [x_BHTd] if x_BHTd.shape[2] <= rows else x_BHTd.split(rows, 2)
 
 
 def rotated(x_BHTd: Tensor, base: float = 10_000.0) -> Tensor:

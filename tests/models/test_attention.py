@@ -68,17 +68,19 @@ def test_causal_attention_equals_torchs_class():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 200), st.integers(1, 90), st.integers(0, 3), st.booleans(), st.integers(0, 99))
-def test_local_attention_equals_a_masked_dense_one(length, window, num_global, causal, seed):
+@given(st.integers(1, 200), st.integers(1, 90), st.integers(0, 3), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_local_attention_equals_a_masked_dense_one(length, window, num_global, causal, padded, seed):
     torch.manual_seed(seed)
     layer = LocalAttention(16, 2, window, 0 if causal else num_global, causal=causal)
-    x, mask = torch.randn(3, length, 16), mask_of(3, length)
-    torch.testing.assert_close(layer(x, mask)[mask].double(), dense(layer, x, mask)[mask], rtol=0, atol=1e-5)
+    x, mask = torch.randn(3, length, 16), mask_of(3, length) if padded else torch.ones(3, length, dtype=torch.bool)
+    got = layer(x, mask if padded else None)
+    torch.testing.assert_close(got[mask].double(), dense(layer, x, mask)[mask], rtol=0, atol=1e-5)
 
 
-def test_gradients_of_local_attention_equal_a_masked_dense_one():
+@pytest.mark.parametrize(("window", "num_global"), [(5, 2), (1, 0), (1, 1)])  # 1: in chunks of 16 tokens
+def test_gradients_of_local_attention_equal_a_masked_dense_one(window, num_global):
     torch.manual_seed(1)
-    layer = LocalAttention(16, 2, window=5, num_global=2)
+    layer = LocalAttention(16, 2, window, num_global)
     x, mask = torch.randn(3, 70, 16, requires_grad=True), mask_of(3, 70)
     weights = torch.randn(3, 70, 16) * mask.unsqueeze(2)
     wanted = torch.autograd.grad((dense(layer, x, mask) * weights).sum(), [x, *layer.parameters()])
