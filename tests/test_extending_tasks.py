@@ -243,6 +243,7 @@ def test_another_task_goes_through_every_verb(
     assert cli.main(["verify", "run"]) == 0
 
 
+@pytest.mark.spread(6)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),

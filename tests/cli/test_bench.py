@@ -41,6 +41,7 @@ def arm_of(record: dict[str, Any], name: str) -> dict[str, Any]:
     return next(arm for arm in record["arms"] if arm["backend"] == name)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_each_backend_has_times_for_each_batch_size(benched: Path) -> None:
@@ -63,6 +64,7 @@ def test_each_backend_has_times_for_each_batch_size(benched: Path) -> None:
     assert record["control"]["ratio"].keys() == {"1", "3"}
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_accuracy_and_parity_are_those_of_onnxruntime_by_hand(benched: Path, run: Path, tmp_path: Path) -> None:
@@ -88,6 +90,7 @@ def test_accuracy_and_parity_are_those_of_onnxruntime_by_hand(benched: Path, run
     assert len(compared(run)) == 256
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_the_csv_has_the_numbers_of_the_json(benched: Path) -> None:
@@ -103,6 +106,7 @@ def test_the_csv_has_the_numbers_of_the_json(benched: Path) -> None:
     assert all(name in figure for name in ("onnxruntime", "bf16"))
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_the_table_fits_80_columns(benched: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -85,6 +85,7 @@ def test_wandb_writes_into_the_run_s_folder_without_a_network(
     assert b"test/loss" in content
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.filterwarnings("ignore")  # mlflow's own
 def test_mlflow_writes_into_the_run_s_folder(effbench: Effbench, tmp_path: Path) -> None:

@@ -296,6 +296,7 @@ def test_a_damaged_study_file_is_refused() -> None:
             freeze(plan)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(options("study")))
 def test_every_study_that_ships_can_be_planned(name: str) -> None:

@@ -67,6 +67,7 @@ def test_a_step_meets_memory_it_has_touched_before():
     assert kept < usual / 20
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_memory_is_returned_at_the_end():
     lines = ("print(*resident_around_a_step())", "print(faults_of_steps(False), faults_of_steps(True))")
@@ -76,6 +77,7 @@ def test_memory_is_returned_at_the_end():
     assert usual > 20 * kept
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_settings_of_the_user_and_other_devices_change_nothing():
     with_each = 'with pytest.MonkeyPatch.context() as patch:\n    patch.setenv("{}", "1"); print(faults_of_steps(True))'

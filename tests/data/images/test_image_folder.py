@@ -720,6 +720,7 @@ def test_an_altered_record_is_not_believed(
     assert decoded == [20, 20]
 
 
+@pytest.mark.spread(4)
 @pytest.mark.slow
 @pytest.mark.row(58)
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
@@ -783,6 +784,7 @@ print(image_folder(sys.argv[1], image_size=32).sha256)
 """
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_concurrent_decoding_processes_do_not_interfere(
     tmp_path: Path, root: Path, painter: Painter, cache: Path
