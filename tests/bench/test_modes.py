@@ -92,6 +92,7 @@ def test_convolutions_have_the_counts_of_torchs_layers() -> None:
     assert row["time_ratio"]["estimate"] / times == pytest.approx(1.0, rel=5.0)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_attention_counts_the_pairs_of_tokens_that_see_others() -> None:

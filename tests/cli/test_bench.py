@@ -170,6 +170,7 @@ def test_trust_without_a_file_is_refused(run: Path, capsys: Any) -> None:
     assert "trust is for an exported file" in capsys.readouterr().err
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_an_untrained_model_tells_no_accuracy_and_writes_nothing(tmp_path: Path, capsys: Any) -> None:

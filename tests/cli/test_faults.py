@@ -315,6 +315,7 @@ def model(in_channels, image_size, outputs=3):
 """
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(35)
 @pytest.mark.parametrize("outputs", [3, 11])

@@ -50,6 +50,7 @@ CHOICES = st.fixed_dictionaries(
 ).map(lambda chosen: list(chosen.items()))  # fmt: skip
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @settings(deadline=None, max_examples=6)
 @given(choices=CHOICES)

@@ -151,6 +151,7 @@ def test_pointwise_of_every_width(inputs, outputs):
     compare(Block(inputs, outputs, inputs), last(torch.randn(7, inputs, 9, 5)))
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "size"), [(37, 14), (1, 40), (2, 30), (3, 64)])
 def test_the_number_of_threads_changes_no_bit(count, size):

@@ -140,7 +140,7 @@ MEASURED = {
 }
 
 
-@pytest.mark.spread(2)
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("which", MEASURED)
 def test_activation_bytes_match_the_allocator_after_a_forward(which: str) -> None:

@@ -669,6 +669,7 @@ def overwrite(path: Path, offset: int) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.row(58)
 @pytest.mark.parametrize("offset", [128, 600, -1])
