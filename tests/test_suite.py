@@ -77,9 +77,7 @@ def _private_names(tree: ast.AST) -> Iterator[str]:
 @pytest.mark.slow
 def test_each_time_limit_grows_with_the_machines_load() -> None:
     found = {
-        f"{path.relative_to(TESTS)}:{line}"
-        for path in TESTS.rglob("*.py")
-        for line in _fixed_limits(parsed(path))
+        f"{path.relative_to(TESTS)}:{line}" for path in TESTS.rglob("*.py") for line in _fixed_limits(parsed(path))
     }
     assert not found, "Wrap the seconds: tests.patience.patience(60)."
 
