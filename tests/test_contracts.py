@@ -51,7 +51,7 @@ def is_section(annotation: object) -> bool:
 # --- it composes and builds -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spread(20)
+@pytest.mark.spread(16)
 @pytest.mark.slow
 @pytest.mark.parametrize("path", MEMBERS, ids=name_of)
 def test_every_member_of_every_group_composes_and_builds(path: Path) -> None:

@@ -185,6 +185,7 @@ def test_own_metric_may_have_a_shipped_name_and_another_mode(monitor: list[str],
     assert cli.main(["train", *own, "resume=run", "trainer.max_epochs=3"]) == 0
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_the_job_with_the_lowest_value_of_a_min_metric_is_first(own: list[str]) -> None:
     words = [

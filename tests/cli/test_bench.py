@@ -140,14 +140,15 @@ def test_a_file_is_measured_and_what_cannot_read_it_is_a_row(run: Path, tmp_path
     assert not (tmp_path / "bench" / "bench.svg").exists()  # one batch size is no line
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("format_name", "suffix", "backend"),
     [
         ("openvino", "zip", "openvino_f32"),
-        pytest.param("torchscript", "pt", "torchscript", marks=pytest.mark.proof),
-        pytest.param("torch_export", "pt2", "torch_export", marks=pytest.mark.proof),
+        ("torchscript", "pt", "torchscript"),
+        ("torch_export", "pt2", "torch_export"),
     ],
 )
 def test_each_format_is_measured_by_its_runtime(

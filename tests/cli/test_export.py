@@ -212,6 +212,7 @@ def test_opset_of_the_file_is_the_one_asked_for(opset: int, run: Path, effbench:
     assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", opset)}
 
 
+@pytest.mark.proof
 def test_an_opset_that_torch_does_not_write_is_an_error(
     run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -813,6 +814,7 @@ def test_pixels_from_the_record_alone_are_those_of_effbench(
         np.testing.assert_array_equal(as_the_record_says(file, record)[0], expected.numpy(), err_msg=file.name)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.parametrize("channels", [1, 3])
 def test_predict_is_reproduced_from_the_record_and_the_file(

@@ -113,6 +113,7 @@ def test_a_moved_run_is_named_and_found_again(run: Path, effbench: Effbench, tmp
     assert effbench("eval", "after/export/mlp-best.pt", "trust=true")[0] == 0  # in the run itself, it need not be said
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_files_of_regressions_answer_in_the_unit(effbench: Effbench, tmp_path: Path) -> None:
     lines = [f"{x},{x * 3 % 7},{1000 * x + 5e5}" for x in range(60)]
@@ -278,6 +279,7 @@ WRONG = [None, True, -1, 10**400, 1e300, "x\x1b[31mred", "", [], [None], [[]], {
 KEYS = ("schema_version", "format", "sha256", "run", "input", "output", "checkpoint", "config", "data", "metrics")
 
 
+@pytest.mark.spread(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_a_damaged_record_is_a_message_not_a_traceback(key: str, files: Path, photo: str, effbench: Effbench) -> None:

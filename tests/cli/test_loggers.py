@@ -28,6 +28,7 @@ from tests.cli.conftest import TWENTY_STEPS, Effbench
 LIBRARIES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_missing_logger_extra_exits_4_and_leaves_no_folder(

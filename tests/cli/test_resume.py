@@ -42,6 +42,7 @@ ENDING = [
 ]
 
 
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.row(9, 11, 55)
 @pytest.mark.parametrize(("number", "code"), ENDING)
@@ -224,7 +225,7 @@ def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.row(50)
 @pytest.mark.parametrize("change", CHANGES)
@@ -397,6 +398,7 @@ def test_resume_auto_passes_over_a_damaged_record(
     assert f"passes over {tmp_path / 'day' / 'newer'}" in caplog.text
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_resume_auto_knows_a_run_by_its_recipe_file(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override /model: mlp\n")
@@ -411,6 +413,7 @@ def test_resume_auto_knows_a_run_by_its_recipe_file(send: SendsSignal, effbench:
 # --- what cannot go on ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.row(20)
 @pytest.mark.parametrize(
@@ -531,6 +534,7 @@ def test_best_values_of_another_metric_do_not_count_on_resume(
     assert stopping["best"] == pytest.approx(max(float(row["val/acc"]) for row in later))
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_a_run_without_early_stopping_may_get_it_on_resume(
     two_epochs: Path, effbench: Effbench, tmp_path: Path
@@ -698,6 +702,7 @@ def test_sigterm_at_any_moment_is_heard_after_the_step_at_hand(
     ends_like(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_early_stopped_run_interrupted_in_test_trains_no_more(effbench: Effbench, tmp_path: Path) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "early_stopping.patience=1", "early_stopping.min_delta=9"]

@@ -149,6 +149,7 @@ def test_steps_end_at_the_ratio_of_one_step() -> None:
     }
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize(
     "words",
     [

@@ -71,6 +71,7 @@ def test_every_model_of_other_samples_maps_them_to_logits(path: Path) -> None:
     assert model.eval()(setting.modality.example().to("meta")).shape == (1, *places, 7)
 
 
+@pytest.mark.spread(9)
 @pytest.mark.parametrize("path", [path for path in OF_IMAGES if path.stem not in BIG], ids=lambda path: path.stem)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32)])
 def test_every_small_model_trains_a_step_in_its_memory_format(path: Path, channels: int, side: int) -> None:

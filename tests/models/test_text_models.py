@@ -86,7 +86,7 @@ def test_every_parameter_gets_a_gradient(name):
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.spread(4)
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_learns_a_rule(name):
     """The class is the first token: 1 to 7."""

@@ -63,6 +63,7 @@ def test_googlenet_has_no_auxiliary_heads_and_returns_logits() -> None:
     assert model(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 1000)
 
 
+@pytest.mark.spread(4)
 @pytest.mark.parametrize("arch", SMALL)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32)])
 def test_small_images_go_forward_and_backward(arch: str, channels: int, side: int) -> None:

@@ -38,7 +38,7 @@ def below(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.spread(8)
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("case", CONTROL)
@@ -134,7 +134,7 @@ def test_ordinary_projects_are_taken(project: str) -> None:
     assert compose([f"logger.project='{project}'"]).logger.project == project
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",

@@ -81,6 +81,7 @@ def test_a_signal_during_the_last_try_records_nothing(plan: StudyPlan, monkeypat
     assert ended(ledger, plan) == []
 
 
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("status", "error", "kept"),

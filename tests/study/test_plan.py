@@ -100,6 +100,7 @@ def test_words_given_reach_every_run_but_not_over_an_arm() -> None:
         assert config.optimizer.target.lower().endswith(arm.arm.optimizer or "")
 
 
+@pytest.mark.spread(12)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -187,7 +188,7 @@ def test_the_same_words_are_the_same_study_wherever_it_is_run() -> None:
     assert content["digest"] == planned(SMOKE).digest
 
 
-@pytest.mark.spread(4)
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "told"),

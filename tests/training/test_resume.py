@@ -222,12 +222,14 @@ def test_a_run_repeats_itself(reference, tmp_path):
     agree(uninterrupted(RunPlan(), tmp_path), reference)
 
 
+@pytest.mark.spread(6)
 @pytest.mark.row(13)
 @pytest.mark.parametrize("at", range(1, STEPS + 1))
 def test_interrupted_after_any_step_a_run_ends_the_same(at, reference, tmp_path):
     agree(interrupted(RunPlan(), tmp_path, at), reference)
 
 
+@pytest.mark.spread(5)
 @pytest.mark.row(13)
 @pytest.mark.parametrize("at", range(3, STEPS + 1))
 def test_run_killed_in_any_step_resumes_from_last_interval_save(at, reference, tmp_path):
@@ -278,7 +280,7 @@ def pairwise(factors: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
 COMBINATIONS = pairwise(FACTORS)
 
 
-@pytest.mark.spread(11)
+@pytest.mark.spread(8)
 @pytest.mark.slow
 @pytest.mark.row(16)
 @pytest.mark.parametrize("number", range(len(COMBINATIONS)), ids=[str([*c.values()]) for c in COMBINATIONS])
@@ -325,6 +327,7 @@ def test_interrupted_run_with_workers_ends_the_same(at, workers, reference, tmp_
     agree(interrupted(RunPlan(num_workers=workers), tmp_path, at), reference)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.row(14)
 @pytest.mark.parametrize(("before", "after"), [*itertools.permutations((0, 1, 2), 2)])
@@ -351,6 +354,7 @@ def test_early_stopping_stops_at_the_same_epoch(at, whole_run, tmp_path):
     agree(interrupted(plan, tmp_path, at), straight)
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.row(17)
 @pytest.mark.parametrize("at", [8, 9, 11, 12])

@@ -721,7 +721,7 @@ def test_an_altered_record_is_not_believed(
     assert decoded == [20, 20]
 
 
-@pytest.mark.spread(4)
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.row(58)
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
