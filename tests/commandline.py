@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -60,6 +61,7 @@ def _child(
     environment: dict[str, str],
     files: list[Path],
 ) -> None:
+    gc.freeze()  # a pass would look at, and so copy, all that is inherited
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

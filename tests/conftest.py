@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import platform
@@ -11,8 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
+
+from effbench.gc_pause import uncollected
+
+with uncollected():  # a third of the import's time
+    import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 # The compiled functions and decoded images of tests, kept from run to run, out of the user's own cache.
@@ -72,11 +77,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("process")
         if "torture" in fixtures:
             item.add_marker("proof")
-        if not any(item.iter_markers("process")) and not any(item.iter_markers("slow")):
+        if not any(item.get_closest_marker(name) for name in ("process", "slow", "proof")):
             item.add_marker("unit")
         rows = sorted({number for mark in item.iter_markers("row") for number in mark.args})
         if rows:
             item.user_properties.append(("rows", rows))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """No pass over the millions of objects of modules and tests, which stay: now, and later in every few tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

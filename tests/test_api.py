@@ -299,6 +299,7 @@ def test_a_run_is_shown_as_one_line(config: Config, tmp_path: Path) -> None:
     assert repr(effbench.Run(tmp_path / "nowhere", config)) == f"Run({str(tmp_path / 'nowhere')!r}, no summary yet)"
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_train_overrides_set_folder_and_resume_as_on_the_cli(tmp_path: Path) -> None:
     words = [*WORDS, "device.threads=1"]

@@ -43,6 +43,7 @@ def test_texts_of_one_length_waste_nothing_in_any_order() -> None:
     assert random_waste([1, 9] * (BATCH // 2)) == pytest.approx(1 - 10 / 18)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_recipes_of_other_data_are_not_run_for_a_text_set() -> None:
     assert "mobilenet_adamw" in recipes_on("fashion_mnist")

@@ -51,6 +51,7 @@ def is_section(annotation: object) -> bool:
 # --- it composes and builds -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spread(16)
 @pytest.mark.slow
 @pytest.mark.parametrize("path", MEMBERS, ids=name_of)
 def test_every_member_of_every_group_composes_and_builds(path: Path) -> None:
@@ -64,6 +65,7 @@ def test_every_member_of_every_group_composes_and_builds(path: Path) -> None:
     assert " with " in dry_build(config, SMALL if kind is None else Setting(kind, 10))
 
 
+@pytest.mark.spread(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_composes_and_builds_for_its_own_samples(path: Path) -> None:

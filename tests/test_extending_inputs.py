@@ -221,6 +221,7 @@ def test_own_modality_needs_its_module_allowed(own: list[str], capsys: pytest.Ca
 # --- its augmentation
 
 
+@pytest.mark.proof
 def test_own_augmentation_group_reaches_the_modality(own: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     words = ["data=mine", "model=mine", "augment=mine", "device.threads=1", *own]
     assert train(*words, "augment.letters=3", "trainer.max_epochs=2", "hydra.run.dir=whole") == 0

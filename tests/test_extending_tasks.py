@@ -169,6 +169,7 @@ def test_a_metric_beyond_1e100_counts_as_not_finite(own: list[str], capsys: pyte
     assert json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["problems"] == []
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.parametrize("monitor", [[], ["checkpoint.monitor=val/acc", "early_stopping.monitor=val/acc"]])
 def test_own_metric_may_have_a_shipped_name_and_another_mode(monitor: list[str], own: list[str]) -> None:
@@ -184,6 +185,7 @@ def test_own_metric_may_have_a_shipped_name_and_another_mode(monitor: list[str],
     assert cli.main(["train", *own, "resume=run", "trainer.max_epochs=3"]) == 0
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_the_job_with_the_lowest_value_of_a_min_metric_is_first(own: list[str]) -> None:
     words = [
@@ -202,6 +204,7 @@ def test_the_job_with_the_lowest_value_of_a_min_metric_is_first(own: list[str]) 
     assert float(rows[0]["value"]) < float(rows[1]["value"])
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "better", "answer"),
@@ -243,6 +246,7 @@ def test_another_task_goes_through_every_verb(
     assert cli.main(["verify", "run"]) == 0
 
 
+@pytest.mark.spread(6)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),

@@ -24,6 +24,7 @@ def test_the_garbage_collector_state_is_restored(on: bool) -> None:
         gc.enable()
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_only_the_import_of_torch_freezes_existing_objects(tmp_path: Path) -> None:
     code = """

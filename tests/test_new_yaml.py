@@ -56,7 +56,7 @@ class Huber(Loss):
 WALKS = ("test_contracts.py", "test_smoke.py", "models/test_model_configs.py", "optimizers", "study/test_space.py",
          "test_readme.py", "cpu/test_accelerate.py", "training/test_resume.py",
          "config/test_yaml_text.py")  # fmt: skip
-CHOSEN = "newcomer or table_lists or tries_every or plan_counts or space_of_every or other_samples"
+CHOSEN = "newcomer or table_lists or tries_every or plan_counts or space_of_every"
 
 
 def add(tree: Path) -> None:
@@ -67,6 +67,7 @@ def add(tree: Path) -> None:
         (tree / "effbench" / f"{name}.py").write_text(content)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_smoke_and_the_contract_tests_take_a_new_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "conf", tmp_path / "conf")

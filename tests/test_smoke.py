@@ -33,6 +33,7 @@ def test_smoke_tries_every_member_except_cuda_without_a_gpu(
     assert set(smoke.left_out()) == every() - tried(tmp_path / "again")
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_the_plan_counts_its_jobs(tmp_path: Path) -> None:
     for count, sweeps in smoke.plan(tmp_path).values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ ROOT = TESTS.parent
 OF_OTHERS = {"_fields_", "_forward_hooks", "_forward_pre_hooks", "_last_lr", "_metadata", "_name", "_version"}
 LONGEST_FUNCTION = 60  # lines, so that a function fits a screen
 LONGEST_NAME = 60  # so that a name fits a line of pytest's report beside its file
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def test_names_of_tests_have_at_most_60_characters() -> None:
@@ -33,7 +39,7 @@ def test_no_function_of_effbench_is_longer_than_a_screen() -> None:
     functions = {
         f"{path.relative_to(ROOT)}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
         for path in (ROOT / "effbench").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert len(functions) > 1000
@@ -49,7 +55,7 @@ def test_only_white_box_files_use_private_names() -> None:
         for word in re.findall(r"\b_[a-z]\w*|\b_[A-Z]\w*", path.read_text(encoding="utf-8"))
     }
     for path in sorted(TESTS.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         used = sorted({name for name in _private_names(tree) if name in ours - OF_OTHERS})
         said = "White-box" in (ast.get_docstring(tree) or "")
         assert bool(used) <= said, f"{path.relative_to(ROOT)} uses {used}: say 'White-box: why' in its docstring"
@@ -71,9 +77,7 @@ def _private_names(tree: ast.AST) -> Iterator[str]:
 @pytest.mark.slow
 def test_each_time_limit_grows_with_the_machines_load() -> None:
     found = {
-        f"{path.relative_to(TESTS)}:{line}"
-        for path in TESTS.rglob("*.py")
-        for line in _fixed_limits(ast.parse(path.read_text(encoding="utf-8")))
+        f"{path.relative_to(TESTS)}:{line}" for path in TESTS.rglob("*.py") for line in _fixed_limits(parsed(path))
     }
     assert not found, "Wrap the seconds: tests.patience.patience(60)."
 

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def environment() -> dict[str, Any]:
     return facts
 
 
+@cache  # a process keeps the libraries that it has imported
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

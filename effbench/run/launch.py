@@ -124,11 +124,12 @@ def record_job(composed: Any, folder: Path) -> None:
     # HydraConfig holds the node `hydra` that the launcher completed; the one in `composed` lacks the job's number.
     whole: Any = HydraConfig.instance().cfg
     # Not resolved, as in Hydra's own record: an environment variable may hold a secret.
-    own = OmegaConf.to_container(OmegaConf.masked_copy(whole, ["hydra"]), enum_to_str=True)
+    own, task = (OmegaConf.to_container(each, resolve=False, enum_to_str=True) for each in (whole, composed))
     assert isinstance(own, dict)
+    assert isinstance(task, dict)
     own["hydra"]["output_subdir"] = ".hydra"  # the user's value; a sweep switches Hydra's own record off
-    task = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-    parts = {"config": OmegaConf.to_container(task, enum_to_str=True), "hydra": own}
+    task.pop("hydra", None)
+    parts = {"config": task, "hydra": own}
     (folder / ".hydra").mkdir(exist_ok=True)
     for name, content in {**parts, "overrides": own["hydra"]["overrides"]["task"]}.items():
         write_text(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(redact(content))))

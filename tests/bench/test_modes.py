@@ -76,6 +76,7 @@ def test_a_real_run_is_split_into_parts_that_add_up(tmp_path: Path, capsys: Any)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]  # the short runs are gone
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_convolutions_have_the_counts_of_torchs_layers() -> None:
@@ -92,6 +93,7 @@ def test_convolutions_have_the_counts_of_torchs_layers() -> None:
     assert row["time_ratio"]["estimate"] / times == pytest.approx(1.0, rel=5.0)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_attention_counts_the_pairs_of_tokens_that_see_others() -> None:

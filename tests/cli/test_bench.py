@@ -41,6 +41,7 @@ def arm_of(record: dict[str, Any], name: str) -> dict[str, Any]:
     return next(arm for arm in record["arms"] if arm["backend"] == name)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_each_backend_has_times_for_each_batch_size(benched: Path) -> None:
@@ -63,6 +64,7 @@ def test_each_backend_has_times_for_each_batch_size(benched: Path) -> None:
     assert record["control"]["ratio"].keys() == {"1", "3"}
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_accuracy_and_parity_are_those_of_onnxruntime_by_hand(benched: Path, run: Path, tmp_path: Path) -> None:
@@ -88,6 +90,7 @@ def test_accuracy_and_parity_are_those_of_onnxruntime_by_hand(benched: Path, run
     assert len(compared(run)) == 256
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_the_csv_has_the_numbers_of_the_json(benched: Path) -> None:
@@ -103,6 +106,7 @@ def test_the_csv_has_the_numbers_of_the_json(benched: Path) -> None:
     assert all(name in figure for name in ("onnxruntime", "bf16"))
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_the_table_fits_80_columns(benched: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -136,14 +140,15 @@ def test_a_file_is_measured_and_what_cannot_read_it_is_a_row(run: Path, tmp_path
     assert not (tmp_path / "bench" / "bench.svg").exists()  # one batch size is no line
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("format_name", "suffix", "backend"),
     [
         ("openvino", "zip", "openvino_f32"),
-        pytest.param("torchscript", "pt", "torchscript", marks=pytest.mark.proof),
-        pytest.param("torch_export", "pt2", "torch_export", marks=pytest.mark.proof),
+        ("torchscript", "pt", "torchscript"),
+        ("torch_export", "pt2", "torch_export"),
     ],
 )
 def test_each_format_is_measured_by_its_runtime(
@@ -166,6 +171,7 @@ def test_trust_without_a_file_is_refused(run: Path, capsys: Any) -> None:
     assert "trust is for an exported file" in capsys.readouterr().err
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_an_untrained_model_tells_no_accuracy_and_writes_nothing(tmp_path: Path, capsys: Any) -> None:

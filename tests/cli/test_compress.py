@@ -114,6 +114,7 @@ def test_the_result_is_a_run_for_the_other_verbs(quantized: Path, effbench: Effb
     assert load_run(copy).predict(torch.zeros(1, 1, 28, 28, dtype=torch.uint8)).sum() == pytest.approx(1)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_file_for_openvino_answers_as_openvino_says(run: Path, effbench: Effbench, tmp_path: Path) -> None:
@@ -141,6 +142,7 @@ def test_a_file_for_openvino_answers_as_openvino_says(run: Path, effbench: Effbe
     assert (code, json.loads(out)["reference"]) == (0, "openvino_f32")  # no backend is named: those that read the file
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_bench_of_the_result_reads_its_file(run: Path, quantized: Path, effbench: Effbench, tmp_path: Path) -> None:
@@ -192,6 +194,7 @@ def test_an_error_leaves_the_run_and_no_result(
     assert digests(run) == before
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_killed_compression_leaves_the_run_and_no_result(run: Path, tmp_path: Path) -> None:

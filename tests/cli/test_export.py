@@ -124,6 +124,7 @@ def test_export_classifies_like_the_api(name: str, run: Path, exports: dict[str,
     torch.testing.assert_close(torch.from_numpy(logits).softmax(1), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("name", FORMATS)
 def test_export_output_is_independent_of_the_batch_size(name: str, run: Path, exports: dict[str, Path]) -> None:
     images = in_unit_range(pixels(run)[:97])
@@ -200,6 +201,7 @@ def test_recorded_parity_is_reproducible_on_validation_images(name: str, run: Pa
     assert (parity["agreement"], parity["agreeing"]) == (1.0, 256)
 
 
+@pytest.mark.proof
 @pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", [18, 25])
@@ -210,6 +212,7 @@ def test_opset_of_the_file_is_the_one_asked_for(opset: int, run: Path, effbench:
     assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", opset)}
 
 
+@pytest.mark.proof
 def test_an_opset_that_torch_does_not_write_is_an_error(
     run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,7 +366,9 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=[pytest.mark.proof] * (form in ("openvino", "torch_export"))) for form in FORMATS]
+)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.proof] * (name != "cnn")) for name in MODELS])
 def test_every_kind_of_network_is_equal_in_every_format(name: str, form: str, networks: Networks) -> None:
     run = networks.run(name)
@@ -528,6 +533,7 @@ def first_hidden_unit(run: Path, weights: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(np.maximum(x @ weights["hidden1.0.weight"][0] + weights["hidden1.0.bias"][0], 0))
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.row(48)
 @pytest.mark.parametrize("name", FORMATS)
@@ -551,6 +557,7 @@ def test_model_changed_before_export_is_refused_without_a_folder(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.row(48)
 @pytest.mark.parametrize("name", FORMATS)
@@ -807,6 +814,7 @@ def test_pixels_from_the_record_alone_are_those_of_effbench(
         np.testing.assert_array_equal(as_the_record_says(file, record)[0], expected.numpy(), err_msg=file.name)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.parametrize("channels", [1, 3])
 def test_predict_is_reproduced_from_the_record_and_the_file(
@@ -900,6 +908,7 @@ def photos(targets):
 """
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("targets", "words"),

@@ -102,17 +102,18 @@ def test_predict_of_a_file_needs_no_run(name: str, run: Path, files: Path, photo
 @pytest.mark.process
 def test_a_moved_run_is_named_and_found_again(run: Path, effbench: Effbench, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(run, tmp_path / "before", symlinks=True))
-    assert effbench("export", "before", "format=onnx", "output=out")[0] == 0
-    assert effbench("export", "before", "format=onnx")[0] == 0
+    assert effbench("export", "before", "format=torchscript", "output=out")[0] == 0
+    assert effbench("export", "before", "format=torchscript")[0] == 0
     moved.rename(tmp_path / "after")
-    code, _, err = effbench("eval", "out/mlp-best.onnx")
+    code, _, err = effbench("eval", "out/mlp-best.pt", "trust=true")
     assert code == 2
     assert "exported from the run before, which is not there" in err
     assert "run=FOLDER" in err
-    assert effbench("eval", "out/mlp-best.onnx", "run=after")[0] == 0
-    assert effbench("eval", "after/export/mlp-best.onnx")[0] == 0  # in the run itself, it need not be said
+    assert effbench("eval", "out/mlp-best.pt", "run=after", "trust=true")[0] == 0
+    assert effbench("eval", "after/export/mlp-best.pt", "trust=true")[0] == 0  # in the run itself, it need not be said
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_files_of_regressions_answer_in_the_unit(effbench: Effbench, tmp_path: Path) -> None:
     lines = [f"{x},{x * 3 % 7},{1000 * x + 5e5}" for x in range(60)]
@@ -278,6 +279,7 @@ WRONG = [None, True, -1, 10**400, 1e300, "x\x1b[31mred", "", [], [None], [[]], {
 KEYS = ("schema_version", "format", "sha256", "run", "input", "output", "checkpoint", "config", "data", "metrics")
 
 
+@pytest.mark.spread(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_a_damaged_record_is_a_message_not_a_traceback(key: str, files: Path, photo: str, effbench: Effbench) -> None:
@@ -308,6 +310,7 @@ def test_a_record_names_no_module_to_import(files: Path, photo: str, effbench: E
     assert not (tmp_path / SENTINEL).exists()
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_files_of_texts_answer_as_their_runs(effbench: Effbench, tmp_path: Path) -> None:
     """A file of a fixed length, and a next-token model, whose file continues a text."""

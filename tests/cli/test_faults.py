@@ -117,6 +117,7 @@ def test_oom_is_one_line_with_batch_size_and_remedies(
     assert f"data.{key}={size}" in summary(tmp_path / "run")["error"]
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(29)
 @pytest.mark.parametrize("word", ["ema=on", "ema=off", "checkpoint.every_n_steps=3"])
@@ -315,6 +316,7 @@ def model(in_channels, image_size, outputs=3):
 """
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(35)
 @pytest.mark.parametrize("outputs", [3, 11])

@@ -28,6 +28,7 @@ from tests.cli.conftest import TWENTY_STEPS, Effbench
 LIBRARIES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_missing_logger_extra_exits_4_and_leaves_no_folder(
@@ -85,6 +86,7 @@ def test_wandb_writes_into_the_run_s_folder_without_a_network(
     assert b"test/loss" in content
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.filterwarnings("ignore")  # mlflow's own
 def test_mlflow_writes_into_the_run_s_folder(effbench: Effbench, tmp_path: Path) -> None:

@@ -237,6 +237,7 @@ def test_a_run_given_as_input_is_refused_but_its_curves_are_not(run: Path, photo
     assert effbench("predict", str(run), str(run / "curves.png"))[0] == 0
 
 
+@pytest.mark.spread(4)
 @pytest.mark.parametrize(
     "words",
     [

@@ -55,6 +55,7 @@ def test_copied_recipe_based_on_another_runs_from_user_folder(effbench: Effbench
     assert (tmp_path / "run" / "summary.json").is_file()
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("word", ["mobilenet_adamw_cpu", "copy.yaml", "./copy.yaml", "copy"])
 def test_validate_builds_a_recipe_by_name_or_by_file(word: str, effbench: Effbench, tmp_path: Path) -> None:
@@ -69,6 +70,7 @@ def test_validate_builds_a_recipe_by_name_or_by_file(word: str, effbench: Effben
         assert "AdamW" in out
 
 
+@pytest.mark.spread(4)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),

@@ -42,6 +42,7 @@ ENDING = [
 ]
 
 
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.row(9, 11, 55)
 @pytest.mark.parametrize(("number", "code"), ENDING)
@@ -65,6 +66,7 @@ def test_signal_saves_after_the_step_and_prints_resume_command(
     assert [signal.getsignal(known) for known, _ in ENDING] == handlers
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(55)
 @pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *_: None], ids=["ignored, as under nohup", "a handler"])
@@ -83,6 +85,7 @@ def test_ignored_or_handled_warning_signals_do_not_end_the_run(
             signal.signal(number, handler)
 
 
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.row(9)
 @pytest.mark.parametrize("steps", [(5,), (7,), (20,), (1, 4, 19)], ids=str)
@@ -222,7 +225,7 @@ def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.row(50)
 @pytest.mark.parametrize("change", CHANGES)
@@ -242,6 +245,7 @@ def test_resume_keeps_epochs_if_steps_per_epoch_change(
     assert saved_learning_rates(tmp_path / "run") == [0.0, 0.0]  # the cosine is at its end
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(50)
 @pytest.mark.parametrize("scheduler", ["cosine", "torch's"])
@@ -265,6 +269,7 @@ def test_the_schedule_keeps_its_place_in_epochs(
     assert summary(tmp_path / "run")["epochs"] == 4
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(50)
 @pytest.mark.parametrize("length", [["trainer.max_epochs=4"], ["trainer.max_epochs=null", "trainer.max_steps=8"]])
@@ -291,6 +296,7 @@ def advice(err: str) -> tuple[list[str], list[str]]:
     return shlex.split(ending.removeprefix(", with ")), shlex.split(after)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(50)
 @pytest.mark.parametrize("words", [[], ["scheduler.warmup=15%", "trainer.min_steps=15"]], ids=["steps", "shares"])
@@ -310,6 +316,7 @@ def test_finishing_the_epoch_as_advised_keeps_each_number(
     ends_like(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(50)
 def test_changes_in_the_last_epoch_are_told_to_need_more(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
@@ -391,6 +398,7 @@ def test_resume_auto_passes_over_a_damaged_record(
     assert f"passes over {tmp_path / 'day' / 'newer'}" in caplog.text
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_resume_auto_knows_a_run_by_its_recipe_file(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override /model: mlp\n")
@@ -405,6 +413,7 @@ def test_resume_auto_knows_a_run_by_its_recipe_file(send: SendsSignal, effbench:
 # --- what cannot go on ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.row(20)
 @pytest.mark.parametrize(
@@ -525,6 +534,7 @@ def test_best_values_of_another_metric_do_not_count_on_resume(
     assert stopping["best"] == pytest.approx(max(float(row["val/acc"]) for row in later))
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_a_run_without_early_stopping_may_get_it_on_resume(
     two_epochs: Path, effbench: Effbench, tmp_path: Path
@@ -692,6 +702,7 @@ def test_sigterm_at_any_moment_is_heard_after_the_step_at_hand(
     ends_like(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_early_stopped_run_interrupted_in_test_trains_no_more(effbench: Effbench, tmp_path: Path) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "early_stopping.patience=1", "early_stopping.min_delta=9"]
@@ -707,7 +718,7 @@ def test_early_stopped_run_interrupted_in_test_trains_no_more(effbench: Effbench
         assert resumed[key] == whole[key]
 
 
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(9)
 @pytest.mark.parametrize(
@@ -733,6 +744,7 @@ def test_second_sigterm_ends_at_once_and_keeps_saved_checkpoints(
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(55)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
@@ -750,6 +762,7 @@ def test_a_closed_terminal_or_a_batch_system_may_warn_twice(
     ends_like(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(1, 9)
 @pytest.mark.parametrize("function", ["_write_tensors", "_link"])

@@ -244,6 +244,7 @@ def net(num_classes, in_channels, image_size, hidden=4):
 """
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.parametrize("sweeps", [False, True], ids=["a run", "a sweep"])
 def test_the_command_to_go_on_with_is_whole(

@@ -65,7 +65,7 @@ def test_indistinguishable_classes_end_with_a_warning(tmp_path: Path, capsys: py
     assert all(f"warning: {warning}" in err and "for all of the 10 images" in warning for warning in warnings)
 
 
-@pytest.mark.spread(4)
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "line"),

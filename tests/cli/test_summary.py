@@ -29,6 +29,7 @@ def test_the_published_sizes_come_out(model: str, effbench: Effbench) -> None:
     assert row["gradient_bytes"] == 4 * row["parameters"]
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_an_optimizer_s_state_is_4_8_or_16_bytes_a_parameter(effbench: Effbench) -> None:
     optimizers = ",".join(STATE_BYTES)

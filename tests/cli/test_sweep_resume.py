@@ -113,6 +113,7 @@ def test_done_jobs_are_left_alone_and_new_combinations_are_added(effbench: Effbe
     assert statuses(tmp_path / "sweep") == ["completed"] * 3
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_a_failed_job_is_tried_again_and_its_first_attempt_kept(effbench: Effbench, tmp_path: Path) -> None:
     words = ["train", "-m", *TINY, "data=image_folder", "data.root=images,missing", "data.image_size=8"]
@@ -167,6 +168,7 @@ def test_sweep_plan_cannot_set_allow_targets(tmp_path):
     assert list(read_plan(folder)[1][0].words) == list(TINY)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_sweep_resume_combines_new_values_with_original_sweep(effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("train", "-m", *TINY, "optimizer=sgd,lion", "seed=0", "hydra.sweep.dir=sweep")[0] == 0

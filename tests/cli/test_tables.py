@@ -37,6 +37,7 @@ def houses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         csv.writer(stream).writerows([["area", "garden", "noise", "Sale Price"], *np.column_stack([features, prices])])
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.usefixtures("houses")
 def test_linear_regression_of_prices_is_as_good_as_scikit_learns(

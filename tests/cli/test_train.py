@@ -350,6 +350,7 @@ def data(kind: str):
 """
 
 
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.row(65)
 @pytest.mark.parametrize(

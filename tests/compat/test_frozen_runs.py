@@ -51,6 +51,7 @@ def test_predict_of_an_old_run_gives_the_recorded_predictions(frozen: Path, caps
     assert [row["probability"] for row in now] == pytest.approx([row["probability"] for row in then], abs=1e-4)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.usefixtures("frozen")
 @pytest.mark.parametrize("name", ["torchscript", "torch_export", pytest.param("onnx", marks=pytest.mark.proof)])
 def test_export_proves_its_file_against_an_old_run(name: str) -> None:
@@ -82,6 +83,7 @@ def test_frozen_run_stopped_mid_epoch_resumes_to_same_weights(frozen: Path) -> N
             torch.testing.assert_close(tensor, reference[key], **limits)
 
 
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.parametrize("run", ["photos_run", "plateau"])
 def test_an_old_run_can_be_resumed(run: str, frozen: Path) -> None:

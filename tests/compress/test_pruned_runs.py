@@ -117,6 +117,7 @@ def test_resume_goes_on_with_the_pruned_model(structured: Path, tmp_path: Path) 
     assert run.model("last").block1[0].out_channels == 8
 
 
+@pytest.mark.proof
 @pytest.mark.usefixtures("without_library")
 def test_export_has_the_pruned_layers_and_answers(structured: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")

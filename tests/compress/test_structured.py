@@ -54,6 +54,7 @@ def prune(model: nn.Module, example: Tensor, ratio: float = 0.5, round_to: int =
     remove_channels(_library(), model, example, _widths(model), ratio, round_to, "this model")
 
 
+@pytest.mark.spread(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_half_of_the_channels_are_gone(name: str) -> None:
@@ -75,6 +76,7 @@ def test_half_of_the_channels_are_gone(name: str) -> None:
     assert macs(model, example[:1]).macs < (0.55 if chosen is None else 0.9) * cost
 
 
+@pytest.mark.spread(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_plan_and_weights_give_the_pruned_model(name: str) -> None:
@@ -147,6 +149,7 @@ def test_steps_end_at_the_ratio_of_one_step() -> None:
     }
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize(
     "words",
     [

@@ -100,6 +100,7 @@ def test_a_recipe_may_build_on_a_packaged_one_from_any_folder(tmp_path: Path) ->
     assert mine == base.model_copy(update={"seed": 5})
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b.yaml", "ü😀.yaml", "it's.yaml", "a,b.yaml", "(x)=[y].yaml", "~x.yaml"])
 def test_a_recipe_file_may_have_any_name(name: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ MODELS = {
 }  # fmt: skip
 
 
+@pytest.mark.spread(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", static.group_options()["data"])
 def test_every_dataset_has_a_model_and_a_task_that_fit(name: str, tmp_path: Path) -> None:

@@ -45,10 +45,14 @@ def outcome(make: Callable[[], Config]) -> Config | ConfigError:
 
 @pytest.mark.slow
 @pytest.mark.row(38)
-@settings(max_examples=40, deadline=None, database=None)
-@given(st.lists(word, min_size=1, max_size=2))
-def test_any_words_make_a_config_or_a_config_error(words: list[str]) -> None:
-    assert isinstance(outcome(lambda: compose(words)), Config | ConfigError)
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.proof)])
+def test_any_words_make_a_config_or_a_config_error(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, database=None)
+    @given(st.lists(word, min_size=1, max_size=2))
+    def check(words: list[str]) -> None:
+        assert isinstance(outcome(lambda: compose(words)), Config | ConfigError)
+
+    check()
 
 
 @pytest.fixture(scope="module")

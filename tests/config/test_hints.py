@@ -85,6 +85,7 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return err
 
 
+@pytest.mark.spread(24)
 @pytest.mark.parametrize("line", CASES)
 def test_another_tools_word_leads_to_ours(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert CASES[line] in refusal(["train", *line.split()], capsys)

@@ -25,6 +25,7 @@ LINES = [
 ]  # fmt: skip
 
 
+@pytest.mark.spread(12)
 @pytest.mark.slow
 @pytest.mark.parametrize("line", LINES)
 def test_completion_is_hydras(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +40,7 @@ def test_words_only_hydra_can_complete_are_left_to_hydra(line: str) -> None:
     assert completion._of_config(line) is None
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
@@ -101,6 +103,7 @@ def test_choices_in_the_hydra_config_store_are_accepted(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.spread(6)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*group_options()["model"], "vit_tiny model.depth=3", "cnn model.channels=[8]"])
 def test_a_model_label_is_its_choice_or_its_architecture(name: str) -> None:

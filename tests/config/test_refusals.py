@@ -141,6 +141,7 @@ BY_BUILDING = {
 }
 
 
+@pytest.mark.spread(9)
 @pytest.mark.row(38)
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_an_unknown_name_is_refused_with_the_valid_names(case: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +150,7 @@ def test_an_unknown_name_is_refused_with_the_valid_names(case: str, capsys: pyte
     assert all(part in message for part in expected), message
 
 
+@pytest.mark.spread(10)
 @pytest.mark.slow
 @pytest.mark.row(38, 39)
 @pytest.mark.parametrize("case", VALUES)
@@ -158,6 +160,7 @@ def test_invalid_value_is_refused_with_key_rule_and_value(case: str, capsys: pyt
     assert all(part in message for part in expected), message
 
 
+@pytest.mark.spread(5)
 @pytest.mark.row(38)
 @pytest.mark.parametrize("case", UNREADABLE)
 def test_words_that_make_no_sense_are_quoted_back(case: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +169,7 @@ def test_words_that_make_no_sense_are_quoted_back(case: str, capsys: pytest.Capt
     assert all(part in message for part in expected), message
 
 
-@pytest.mark.spread(8)
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.row(38)
 @pytest.mark.parametrize("case", BY_BUILDING)

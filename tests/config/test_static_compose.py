@@ -38,6 +38,7 @@ def test_groups_and_choices_are_hydras() -> None:
     assert static.group_options() == theirs
 
 
+@pytest.mark.spread(10)
 @pytest.mark.slow
 @pytest.mark.parametrize("choices", [*TOGETHER, *RECIPES], ids=str)
 def test_every_file_composes_as_hydra_composes_it(choices: list[tuple[str, str]]) -> None:
@@ -49,6 +50,7 @@ CHOICES = st.fixed_dictionaries(
 ).map(lambda chosen: list(chosen.items()))  # fmt: skip
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @settings(deadline=None, max_examples=6)
 @given(choices=CHOICES)

@@ -42,6 +42,7 @@ def test_missing_keys_of_a_group_come_from_the_recorded_choice() -> None:
     assert upgraded(older, "config.yaml")["optimizer"] == lion
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "choice", "gone"),

@@ -26,6 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 NAMES = ["2024", "2024.10", "1e3", "1_000", "-5", "true", "No", "TRUE", "nan", "0123", "~/photos", "a", ".5", "+7"]
 
 
+@pytest.mark.spread(12)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("key", ["data.root", "data.cache_dir"])
@@ -87,6 +88,7 @@ def test_a_home_that_is_not_there_is_named(home: Path) -> None:
 TEXTS = ["a'b", "C:\\dir\\", "a\\'", "\\\\", "'", "\\'\\", "a b, [c]", "it's ${seed}", '"', "a\\b"]
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS)
 def test_any_text_survives_the_grammar_of_overrides(text: str) -> None:

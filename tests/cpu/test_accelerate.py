@@ -41,13 +41,14 @@ def classes(model: nn.Module) -> list[type[nn.Module]]:
     return [type(module) for module in model.modules()]
 
 
-@pytest.mark.spread(5)
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_models_are_built_of_plain_classes(name: str) -> None:
     assert [kind for kind in classes(built(f"model={name}")) if not kind.__module__.startswith(PLAIN)] == []
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["mobilenet_v2", "mobilenet_v3_small", "resnet18"])
 def test_fx_sees_the_same_as_in_torchvision_s_model(arch: str) -> None:

@@ -124,6 +124,7 @@ def test_any_block_gives_float64_numbers(
     compare(net, last(torch.randn(count, channels, *size)), threads)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "size"), [(8, 14), (33, 7), (128, 4)])
 @pytest.mark.parametrize(("act", "gate"), [(nn.ReLU, nn.Hardsigmoid), (nn.ReLU6, nn.Sigmoid)])
@@ -132,7 +133,7 @@ def test_rectified_blocks_give_float64_numbers(count, size, act, gate):
     compare(Block(24, 72, 40, 5, 2, 18, gate, act), last(torch.randn(count, 24, size, size)))
 
 
-@pytest.mark.spread(12)
+@pytest.mark.spread(8)
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [8, 16, 24, 48, 56, 96, 130])
 @pytest.mark.parametrize("kernel", [3, 5, 7])
@@ -151,6 +152,7 @@ def test_pointwise_of_every_width(inputs, outputs):
     compare(Block(inputs, outputs, inputs), last(torch.randn(7, inputs, 9, 5)))
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "size"), [(37, 14), (1, 40), (2, 30), (3, 64)])
 def test_the_number_of_threads_changes_no_bit(count, size):

@@ -24,6 +24,7 @@ def words_of(text: str) -> str:
     return " ".join(NUMBER.sub("#", text).split())
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "topic", [pytest.param(topic, marks=pytest.mark.proof) if topic in SLOW else topic for topic in TOPICS]

@@ -43,6 +43,7 @@ def test_a_pipe_gets_plain_lines_of_its_width(columns, monkeypatch, capsys):
     assert "* up" in out
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("topic", ["neuron", "convolution", "depthwise", "schedulers"])
 def test_tables_of_topics_fit_80_columns(topic, monkeypatch, capsys):

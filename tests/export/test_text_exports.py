@@ -135,6 +135,7 @@ def test_record_is_enough_to_encode_a_text(tmp_path: Path, monkeypatch: pytest.M
         np.testing.assert_allclose(torch.from_numpy(logits).softmax(1), expected, atol=1e-5)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_fixed_length_of_recurrent_models_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

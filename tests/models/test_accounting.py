@@ -49,7 +49,7 @@ def build(arch: str, side: int, in_channels: int = 3) -> nn.Module:
         return create(arch, num_classes=1000, in_channels=in_channels, image_size=(side, side), stem="imagenet")
 
 
-@pytest.mark.spread(5)
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", PUBLISHED)
 def test_parameters_and_macs_are_the_published_ones(arch: str) -> None:
@@ -61,6 +61,7 @@ def test_parameters_and_macs_are_the_published_ones(arch: str) -> None:
     assert macs(model, torch.empty(1, 3, side, side)).macs / 1e9 == pytest.approx(gmacs, abs=0.00051)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "millions", "gmacs"),
@@ -140,7 +141,7 @@ MEASURED = {
 }
 
 
-@pytest.mark.spread(2)
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("which", MEASURED)
 def test_activation_bytes_match_the_allocator_after_a_forward(which: str) -> None:

@@ -45,6 +45,7 @@ def undecided(model: nn.Module) -> list[str]:
     return [name for name in names if "weight" not in name and name not in EXEMPT_NAMES]
 
 
+@pytest.mark.spread(16)
 @pytest.mark.slow
 @pytest.mark.parametrize("path", OF_IMAGES, ids=lambda path: path.stem)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32), (3, 224)])
@@ -56,19 +57,21 @@ def test_every_model_maps_images_to_logits(path: Path, channels: int, side: int)
         assert model.eval()(torch.zeros(1, channels, side, side, device="meta")).shape == (1, 7)
 
 
+@pytest.mark.spread(4)
 @pytest.mark.slow
-def test_every_model_of_other_samples_maps_them_to_logits() -> None:
-    for path in OF_OTHERS:
-        if path.stem in NEEDS and find_spec(NEEDS[path.stem]) is None:
-            continue
-        setting = own_setting(compose([f"model={path.stem}", *words_beside(f"model={path.stem}")]))
-        with torch.device("meta"):
-            model = factory(path, num_classes=7, **setting.modality.facts)
-        assert not undecided(model)
-        places = setting.modality.shape if setting.modality.target_kind == "tokens" else ()
-        assert model.eval()(setting.modality.example().to("meta")).shape == (1, *places, 7)
+@pytest.mark.parametrize("path", OF_OTHERS, ids=lambda path: path.stem)
+def test_every_model_of_other_samples_maps_them_to_logits(path: Path) -> None:
+    if path.stem in NEEDS and find_spec(NEEDS[path.stem]) is None:
+        pytest.skip(f"needs {NEEDS[path.stem]}")
+    setting = own_setting(compose([f"model={path.stem}", *words_beside(f"model={path.stem}")]))
+    with torch.device("meta"):
+        model = factory(path, num_classes=7, **setting.modality.facts)
+    assert not undecided(model)
+    places = setting.modality.shape if setting.modality.target_kind == "tokens" else ()
+    assert model.eval()(setting.modality.example().to("meta")).shape == (1, *places, 7)
 
 
+@pytest.mark.spread(9)
 @pytest.mark.parametrize("path", [path for path in OF_IMAGES if path.stem not in BIG], ids=lambda path: path.stem)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32)])
 def test_every_small_model_trains_a_step_in_its_memory_format(path: Path, channels: int, side: int) -> None:
@@ -99,6 +102,7 @@ def test_every_key_of_a_model_yaml_has_a_comment(path: Path) -> None:
 
 
 # As said in the files' own headers: (file, classes, image shape, million parameters, GMACs).
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classes", "side", "millions", "gmacs"),

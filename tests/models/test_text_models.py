@@ -86,6 +86,7 @@ def test_every_parameter_gets_a_gradient(name):
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_learns_a_rule(name):
     """The class is the first token: 1 to 7."""
@@ -207,7 +208,7 @@ def test_left_out_ngrams_keep_the_expected_output():
     with torch.no_grad():
         model.rows.weight[0] = 0
         given = torch.tensor([[5, 6, 7, 8, 0, 0]])
-        drawn = torch.stack([model(given)[0] for _ in range(20_000)])
+        drawn = torch.cat([model(given.expand(1000, -1)) for _ in range(20)])  # each text draws for itself
         expected = model.eval()(given)[0]
         torch.testing.assert_close(drawn.mean(0), expected, rtol=0, atol=0.05)
         # of a sum of 7 rows, each kept with 0.6 and then divided by 0.6

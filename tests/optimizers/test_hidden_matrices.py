@@ -96,6 +96,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "cnn", "ds_cnn", "mobilenet", "resnet18", "swin_micro", "vit_tiny"])
 def test_models_of_conf_have_hidden_matrices(name: str) -> None:

@@ -140,7 +140,7 @@ ROUTES: dict[str, tuple[Callable[[], None], list[str]]] = {
 VERBS = (["train"], ["train", "-m", "seed=1,2"], ["train", "--cfg", "hydra"], ["summary"], ["verify", "resume"])
 
 
-@pytest.mark.spread(6)
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "route"), list(enumerate(ROUTES)))
 def test_no_file_changes_keys_reserved_for_the_command_line(

@@ -82,7 +82,7 @@ def replaced(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]
     return {**content, part: {**content[part], key: value}}
 
 
-@pytest.mark.spread(12)
+@pytest.mark.spread(6)
 @pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
 def test_no_wrong_field_of_a_summary_gives_a_traceback(
@@ -124,6 +124,7 @@ SECTIONS = ["model", "optimizer", "data", "trainer", "early_stopping", "seed", "
 WRONG_SECTIONS: list[Any] = [None, "x", {"_target_": 3}]
 
 
+@pytest.mark.spread(9)
 @pytest.mark.parametrize("section", SECTIONS)
 @pytest.mark.parametrize("value", WRONG_SECTIONS, ids=repr)
 def test_no_wrong_section_of_a_config_gives_a_traceback(

@@ -430,7 +430,7 @@ def test_hostile_target_in_a_copied_recipe_is_refused(
     assert "_target_" in refused(["train", *words, "recipe=mine/mobilenet_adamw_cpu.yaml"], capsys)
 
 
-@pytest.mark.spread(4)
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CARRIED)
 def test_hostile_target_in_a_user_group_is_refused(
@@ -466,6 +466,7 @@ def test_a_recipe_widens_nothing(words: list[str], key: str, guarded: Path, caps
     assert f"sets '{key}'" in refused([*words, "recipe=evil.yaml"], capsys)
 
 
+@pytest.mark.spread(4)
 @pytest.mark.process
 @pytest.mark.usefixtures("guarded")
 @pytest.mark.parametrize("name", CARRIED)
@@ -479,6 +480,7 @@ def test_hostile_target_in_overrides_or_a_sweep_job_is_refused(name: str, capsys
 # --- a stranger's run -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spread(4)
 @pytest.mark.slow
 @pytest.mark.usefixtures("guarded")
 @pytest.mark.parametrize("name", [name for name in CARRIED if "data" not in CARRIED[name]])

@@ -38,7 +38,7 @@ def below(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.spread(8)
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("case", CONTROL)
@@ -48,6 +48,7 @@ def test_control_characters_in_a_folder_name_are_refused_by_key(
     assert key in refused(["train", *TINY, f"{key}='a{CONTROL[case]}b'"], capsys)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_control_characters_are_refused_in_a_sweep_too(key: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +64,7 @@ def test_control_characters_from_the_environment_are_refused(
     assert key in refused(["train", *TINY, f"{key}=${{oc.env:PLACE}}"], capsys)
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("subdir", ["../../x", "..", "a/../../x", "/tmp/x", "a/.."])
 @pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]], ids=["ours", "hydra's"])
@@ -86,6 +87,7 @@ def test_a_job_s_folder_by_its_overrides_cannot_lead_out() -> None:
             compose_raw([subdir, f"data.root={value}"])
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]], ids=["ours", "hydra's"])
 def test_one_job_outside_the_sweep_folder_stops_the_sweep(
@@ -132,7 +134,7 @@ def test_ordinary_projects_are_taken(project: str) -> None:
     assert compose([f"logger.project='{project}'"]).logger.project == project
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",

@@ -100,7 +100,7 @@ def write_hostile(folder: Path, text: str, **changes: Any) -> Path:
     return place
 
 
-@pytest.mark.spread(16)
+@pytest.mark.spread(6)
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 @pytest.mark.parametrize("status", ["completed", "diverged", "failed", "nonsense"])
 def test_hostile_text_in_any_field_of_a_run_is_shown_as_text(text: str, status: str, tmp_path: Path) -> None:

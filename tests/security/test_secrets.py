@@ -141,6 +141,7 @@ def test_a_sweep_holds_no_secret(elsewhere: Path, monkeypatch: pytest.MonkeyPatc
     assert "api_key=***" in (elsewhere / "sweep" / "sweep.csv").read_text()
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_a_sweep_over_secrets_names_no_folder_by_them(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["-m", *OWN_WORDS, f"model.api_key={OVERRIDE},{OVERRIDE}2", "hydra.sweep.dir=sweep"]

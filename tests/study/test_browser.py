@@ -154,6 +154,7 @@ def test_text_and_lines_stand_out_on_every_ground(
     assert min(contrast(line, found["page"]) for line in found["lines"]) >= 3  # WCAG 1.4.11
 
 
+@pytest.mark.proof
 def test_paper_gets_the_whole_page(browser: tuple[Page, Path], tmp_path: Path) -> None:
     page, path = browser
     page.open(path, PAPER)

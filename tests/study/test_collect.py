@@ -53,6 +53,7 @@ def test_a_run_that_predicts_one_of_several_classes_is_known(
     assert (found["samples"], found["one_class"]) == (len(targets), one_class)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_each_model_has_the_target_of_its_own_baseline(tmp_path: Path) -> None:
     """No swin would reach what a mobilenet does: the study would tell nothing about swin's time to target."""

@@ -42,6 +42,7 @@ def ended(ledger: Ledger, plan: StudyPlan) -> list[Any]:
     return [found for phase in phases for arm in plan.arms for found in ledger.outcomes(phase, arm.name).values()]
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_a_run_that_dies_three_times_is_recorded_as_failed(plan: StudyPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("effbench.study.engine.probe_arm", lambda *_: "it trains")
@@ -80,6 +81,7 @@ def test_a_signal_during_the_last_try_records_nothing(plan: StudyPlan, monkeypat
     assert ended(ledger, plan) == []
 
 
+@pytest.mark.spread(2)
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("status", "error", "kept"),

@@ -81,6 +81,7 @@ def test_a_users_metric_decides_what_a_study_compares(
     assert "kg" not in json.dumps(plan.record())  # how it is written changes no study
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_the_loss_has_the_unit_of_its_task() -> None:
     rows = ["data=synthetic_rows", "data.targets=values", "task=regression", "loss=mse"]
@@ -99,6 +100,7 @@ def test_words_given_reach_every_run_but_not_over_an_arm() -> None:
         assert config.optimizer.target.lower().endswith(arm.arm.optimizer or "")
 
 
+@pytest.mark.spread(12)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -186,6 +188,7 @@ def test_the_same_words_are_the_same_study_wherever_it_is_run() -> None:
     assert content["digest"] == planned(SMOKE).digest
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "told"),
@@ -207,6 +210,7 @@ def test_a_changed_study_is_refused_with_what_changed(word: str, told: str) -> N
     assert told in str(refusal.value)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_a_changed_search_space_is_another_study(tmp_path: Path) -> None:
     text = "optimizer.lr: {log: [0.001, 0.1]}  # a\n"
@@ -296,6 +300,7 @@ def test_a_damaged_study_file_is_refused() -> None:
             freeze(plan)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(options("study")))
 def test_every_study_that_ships_can_be_planned(name: str) -> None:

@@ -46,6 +46,7 @@ def found_share(ratio, seeds, comparisons, studies=800, seed=9):
     return np.mean(winners(differences)[:, 0] == 1)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ratio", "seeds", "comparisons"),

@@ -25,6 +25,7 @@ MIXED = {
 }
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_the_space_of_every_optimizer_composes() -> None:
     named_so = set(group_options()["optimizer"]) & set(options("search_space"))

@@ -161,6 +161,7 @@ def test_a_run_without_result_is_the_worst_outcome(pairs):
 # --- intervals --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("k", [6, 8, 12])
 def test_intervals_over_seeds_cover_what_they_say(k):

@@ -118,6 +118,7 @@ class Raises(Callback):
     def step_end(self, context): ...
 
 
+@pytest.mark.spread(5)
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("hook", "error"),

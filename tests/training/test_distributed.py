@@ -177,6 +177,7 @@ def test_the_cases_train_different_models(folders):
     assert all(largest_difference(a, b) > 1e-4 for i, a in enumerate(ends) for b in ends[:i])
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_torchrun_trains_one_run_from_the_command_line(folders, tmp_path):
     words = [

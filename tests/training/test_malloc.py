@@ -6,8 +6,6 @@ White-box: asks for glibc's own settings.
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 
 from effbench.training.malloc import _glibc, keeping_freed_memory
+from tests.commandline import script
 
 BLOCKS, STEPS, MB = 5, 4, 2**20
 FAULTS = STEPS * BLOCKS * 40 * MB / resource.getpagesize() / 600  # of fresh memory; in huge pages, at the most
@@ -45,8 +44,7 @@ def resident() -> int:
 def in_a_fresh_process(*lines: str) -> list[int]:
     """The numbers that these lines print there: other tests leave the heap of this process in pieces."""
     code = "\n".join(["from tests.training.test_malloc import *", *lines])
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    done = script(code, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     return [int(word) for word in done.stdout.split()]
 
@@ -67,6 +65,7 @@ def test_a_step_meets_memory_it_has_touched_before():
     assert kept < usual / 20
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_memory_is_returned_at_the_end():
     lines = ("print(*resident_around_a_step())", "print(faults_of_steps(False), faults_of_steps(True))")
@@ -76,6 +75,7 @@ def test_memory_is_returned_at_the_end():
     assert usual > 20 * kept
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_settings_of_the_user_and_other_devices_change_nothing():
     with_each = 'with pytest.MonkeyPatch.context() as patch:\n    patch.setenv("{}", "1"); print(faults_of_steps(True))'
@@ -99,5 +99,5 @@ def test_training_keeps_memory_between_steps(tmp_path):
         "assert seen == [malloc._KEEPING, malloc._USUAL], seen\n"
         "sys.exit(code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = script(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

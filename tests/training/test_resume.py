@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -200,8 +200,21 @@ def agree(a: Outcome, b: Outcome) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> Outcome:
-    return uninterrupted(RunPlan(), tmp_path_factory.mktemp("reference"))
+def whole_run(tmp_path_factory) -> Callable[[RunPlan], Outcome]:
+    """`uninterrupted`, once for each plan."""
+    made: dict[str, Outcome] = {}
+
+    def outcome_of(plan: RunPlan) -> Outcome:
+        if repr(plan) not in made:
+            made[repr(plan)] = uninterrupted(plan, tmp_path_factory.mktemp("whole"))
+        return made[repr(plan)]
+
+    return outcome_of
+
+
+@pytest.fixture(scope="module")
+def reference(whole_run) -> Outcome:
+    return whole_run(RunPlan())
 
 
 @pytest.mark.slow
@@ -209,27 +222,30 @@ def test_a_run_repeats_itself(reference, tmp_path):
     agree(uninterrupted(RunPlan(), tmp_path), reference)
 
 
+@pytest.mark.spread(6)
 @pytest.mark.row(13)
 @pytest.mark.parametrize("at", range(1, STEPS + 1))
 def test_interrupted_after_any_step_a_run_ends_the_same(at, reference, tmp_path):
     agree(interrupted(RunPlan(), tmp_path, at), reference)
 
 
+@pytest.mark.spread(5)
 @pytest.mark.row(13)
 @pytest.mark.parametrize("at", range(3, STEPS + 1))
 def test_run_killed_in_any_step_resumes_from_last_interval_save(at, reference, tmp_path):
     agree(killed(RunPlan(save_steps=2), tmp_path, at), reference)
 
 
+@pytest.mark.spread(13)
 @pytest.mark.slow
 @pytest.mark.row(15)
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("at", [2, 8, 10])
-def test_every_schedule_resumes_exactly(name, at, tmp_path):
+def test_every_schedule_resumes_exactly(name, at, whole_run, tmp_path):
     """Rows, which hold the learning rate of every third step, agree too."""
     plan = RunPlan(schedule=name)
-    straight = uninterrupted(plan, tmp_path / "b")
-    agree(interrupted(plan, tmp_path / "a", at), straight)
+    straight = whole_run(plan)
+    agree(interrupted(plan, tmp_path, at), straight)
     assert len({row["lr/0"] for row in straight.rows}) > 1 or name == "constant"
 
 
@@ -264,6 +280,7 @@ def pairwise(factors: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
 COMBINATIONS = pairwise(FACTORS)
 
 
+@pytest.mark.spread(8)
 @pytest.mark.slow
 @pytest.mark.row(16)
 @pytest.mark.parametrize("number", range(len(COMBINATIONS)), ids=[str([*c.values()]) for c in COMBINATIONS])
@@ -274,6 +291,7 @@ def test_resume_is_exact_for_pairwise_combinations_of_settings(number, tmp_path)
     agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
 
 
+@pytest.mark.spread(5)
 @pytest.mark.slow
 @pytest.mark.row(16)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
@@ -286,20 +304,21 @@ def test_every_optimizer_resumes_exactly(optimizer, tmp_path):
 @pytest.mark.row(16)
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
 @pytest.mark.parametrize("at", [3, 8])
-def test_every_precision_resumes_exactly(precision, at, tmp_path):
+def test_every_precision_resumes_exactly(precision, at, whole_run, tmp_path):
     plan = RunPlan(precision=precision)
-    agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
+    agree(interrupted(plan, tmp_path, at), whole_run(plan))
 
 
 @pytest.mark.slow
 @pytest.mark.row(16)
 @pytest.mark.parametrize("ema", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_averages_and_accumulation_in_every_combination(ema, accumulate, tmp_path):
+def test_averages_and_accumulation_in_every_combination(ema, accumulate, whole_run, tmp_path):
     plan = RunPlan(ema=ema, accumulate=accumulate)
-    agree(interrupted(plan, tmp_path / "a", 7), uninterrupted(plan, tmp_path / "b"))
+    agree(interrupted(plan, tmp_path, 7), whole_run(plan))
 
 
+@pytest.mark.spread(8)
 @pytest.mark.slow
 @pytest.mark.row(13, 14)
 @pytest.mark.parametrize("workers", [1, 2])
@@ -308,6 +327,7 @@ def test_interrupted_run_with_workers_ends_the_same(at, workers, reference, tmp_
     agree(interrupted(RunPlan(num_workers=workers), tmp_path, at), reference)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.row(14)
 @pytest.mark.parametrize(("before", "after"), [*itertools.permutations((0, 1, 2), 2)])
@@ -316,33 +336,35 @@ def test_the_number_of_workers_may_change_on_resume(before, after, reference, tm
     agree(killed(RunPlan(num_workers=before, save_steps=3), tmp_path, 7, then), reference)
 
 
+@pytest.mark.spread(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("at", range(4, STEPS + 1))
-def test_validations_every_second_epoch_resume_on_schedule(at, tmp_path):
+def test_validations_every_second_epoch_resume_on_schedule(at, whole_run, tmp_path):
     plan = RunPlan(validate_epochs=2)
-    agree(interrupted(plan, tmp_path / "a", at), uninterrupted(plan, tmp_path / "b"))
+    agree(interrupted(plan, tmp_path, at), whole_run(plan))
 
 
 @pytest.mark.row(17)
 @pytest.mark.parametrize("at", [3, 4, 5, 7, 8])
-def test_early_stopping_stops_at_the_same_epoch(at, tmp_path):
+def test_early_stopping_stops_at_the_same_epoch(at, whole_run, tmp_path):
     plan = RunPlan(patience=1, schedule="constant", optimizer=partial(torch.optim.SGD, maximize=True))
-    straight = uninterrupted(plan, tmp_path / "b")
+    straight = whole_run(plan)
     assert straight.status == "stopped_early"
     assert straight.rows[-1]["step"] == 8
-    agree(interrupted(plan, tmp_path / "a", at), straight)
+    agree(interrupted(plan, tmp_path, at), straight)
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.row(17)
 @pytest.mark.parametrize("at", [8, 9, 11, 12])
-def test_early_stopping_count_survives_a_kill_near_the_end(at, tmp_path):
+def test_early_stopping_count_survives_a_kill_near_the_end(at, whole_run, tmp_path):
     """Patience 2: a best at step 4, worse at 8, worse at 12, where it ends."""
     plan = RunPlan(patience=2, schedule="constant", optimizer=partial(torch.optim.SGD, maximize=True))
-    straight = uninterrupted(plan, tmp_path / "b")
+    straight = whole_run(plan)
     assert (straight.status, straight.rows[-1]["step"]) == ("stopped_early", 12)
     assert straight.snapshot["links"]["best"] == "step-00000004"
-    agree(killed(plan, tmp_path / "a", at), straight)
+    agree(killed(plan, tmp_path, at), straight)
 
 
 @pytest.mark.slow

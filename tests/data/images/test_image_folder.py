@@ -669,6 +669,7 @@ def overwrite(path: Path, offset: int) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.row(58)
 @pytest.mark.parametrize("offset", [128, 600, -1])
@@ -720,6 +721,7 @@ def test_an_altered_record_is_not_believed(
     assert decoded == [20, 20]
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.row(58)
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
@@ -783,6 +785,7 @@ print(image_folder(sys.argv[1], image_size=32).sha256)
 """
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_concurrent_decoding_processes_do_not_interfere(
     tmp_path: Path, root: Path, painter: Painter, cache: Path

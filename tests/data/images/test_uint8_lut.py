@@ -27,6 +27,7 @@ def pixels(count: int, channels: int, height: int, width: int) -> Tensor:
     return torch.randint(0, 256, (count, channels, height, width), generator=generator, dtype=torch.uint8)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(st.data(), st.integers(1, 3), st.integers(1, 9), st.integers(1, 20), st.integers(0, 25), LAYOUTS)

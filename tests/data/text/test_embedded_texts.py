@@ -138,6 +138,7 @@ def test_no_text_is_empty_untidy_or_there_twice(name, every) -> None:
     assert len({text.casefold() for text in texts}) == len(texts)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("module", [language_id, wordnet_gloss])
 def test_no_concept_of_the_file_is_in_two_splits(module: ModuleType) -> None:
     lines = lzma.decompress(module.FILE.read_bytes()).decode().removesuffix("\n").split("\n")
