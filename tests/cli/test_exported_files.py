@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from effbench import build, cli
+from effbench.export.formats import FORMATS, PROGRAMS
 from effbench.export.openvino_runtime import archive
 from effbench.run.load import load_run
 from tests.cli.conftest import Effbench
@@ -28,7 +29,7 @@ from tests.security.conftest import SENTINEL, Evil
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-NAMES = {"onnx": "mlp-best.onnx", "openvino": "mlp-best.openvino.zip", "torchscript": "mlp-best.pt"}
+NAMES = {name: f"mlp-best{form.suffix}" for name, form in FORMATS.items() if name != "torch_export"}
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +70,7 @@ def vouched(path: Path, content: bytes, **changes: Any) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_eval_of_a_file_gives_the_metrics_of_its_run(name: str, run: Path, made: Path, effbench: Effbench) -> None:
     expected = json.loads(effbench("eval", str(run), "--json")[1])
-    trust = ["trust=true"] if name == "torchscript" else []
+    trust = ["trust=true"] if name in PROGRAMS else []
     code, out, _ = effbench("eval", str(made / NAMES[name]), *trust, "--json")
     assert code == 0
     assert json.loads(out) == pytest.approx(expected, rel=1e-5)
@@ -177,7 +178,7 @@ def test_a_file_without_its_record_is_refused(files: Path, effbench: Effbench) -
     assert (code, "mlp-best.onnx.json is not beside it" in err) == (2, True)
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", "torchscript"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_broken_file_is_refused_by_its_runtime(name: str, files: Path, effbench: Effbench) -> None:
     path = files / NAMES[name]
     for content in (path.read_bytes()[:3000], b"", b"x" * 5000):
@@ -187,10 +188,11 @@ def test_a_broken_file_is_refused_by_its_runtime(name: str, files: Path, effbenc
 
 
 @pytest.mark.parametrize("verb", ["eval", "predict"])
+@pytest.mark.parametrize("name", sorted(NAMES.keys() & set(PROGRAMS)))
 def test_a_program_runs_only_if_it_is_trusted(
-    verb: str, files: Path, photo: str, effbench: Effbench, tmp_path: Path
+    name: str, verb: str, files: Path, photo: str, effbench: Effbench, tmp_path: Path
 ) -> None:
-    path = files / NAMES["torchscript"]
+    path = files / NAMES[name]
     torch.save(Evil(), path)  # also a pickle in its place is not read
     vouched(path, path.read_bytes())
     code, _, err = effbench(verb, str(path), *([photo] if verb == "predict" else []))
