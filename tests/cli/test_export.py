@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from collections import UserDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ from tests.commandline import TINY, python, script
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-FORMATS = tuple(formats.FORMATS)
+# The import of ExecuTorch's exporter alone takes ten seconds of processor time and more.
+FORMATS = [pytest.param(name, marks=[pytest.mark.proof] * (name == "executorch")) for name in formats.FORMATS]
 SUFFIXES = {name: form.suffix for name, form in formats.FORMATS.items()}
 ROOT = Path(__file__).parents[2]
 
@@ -109,15 +111,25 @@ def in_unit_range(images: Tensor) -> np.ndarray:
     return np.asarray(images, np.float32) / np.float32(255)
 
 
-@pytest.fixture(scope="session")
-def exports(finished: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The finished MLP in every format, each in a folder of its own."""
-    from effbench import cli
+class Exports(UserDict[str, Path]):
+    """Format -> the run's file in a folder of its own; each is made at its first use."""
 
-    folder = tmp_path_factory.mktemp("exports")
-    for name in FORMATS:
-        assert cli.main(["export", str(finished[0]), f"format={name}", f"output={folder / name}"]) == 0
-    return {name: folder / name / f"mlp-best{SUFFIXES[name]}" for name in FORMATS}
+    def __init__(self, run: Path, folder: Path):
+        super().__init__()
+        self.run, self.folder = run, folder
+
+    def __missing__(self, name: str) -> Path:
+        from effbench import cli
+
+        folder = self.folder / name
+        assert cli.main(["export", str(self.run), f"format={name}", f"output={folder}"]) == 0
+        return self.setdefault(name, folder / f"mlp-best{SUFFIXES[name]}")
+
+
+@pytest.fixture(scope="session")
+def exports(finished: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """The finished MLP in every format."""
+    return Exports(finished[0], tmp_path_factory.mktemp("exports"))
 
 
 # --- what the file computes
@@ -125,7 +137,7 @@ def exports(finished: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
-def test_export_equals_the_float64_formula_of_the_network(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_export_equals_the_float64_formula_of_the_network(name: str, run: Path, exports: Exports) -> None:
     weights = load_file(run / "checkpoints" / "best" / "model.safetensors")
     data = json.loads((run / "summary.json").read_text())["data"]
     images = in_unit_range(pixels(run)[:50])
@@ -137,21 +149,21 @@ def test_export_equals_the_float64_formula_of_the_network(name: str, run: Path, 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_export_classifies_like_the_api(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_export_classifies_like_the_api(name: str, run: Path, exports: Exports) -> None:
     logits = answers(exports[name], in_unit_range(pixels(run)))
     expected = load_run(run).predict(pixels(run))
     torch.testing.assert_close(torch.from_numpy(logits).softmax(1), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_export_output_is_independent_of_the_batch_size(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_export_output_is_independent_of_the_batch_size(name: str, run: Path, exports: Exports) -> None:
     images = in_unit_range(pixels(run)[:97])
     whole = answers(exports[name], images)
     for size in (1, 2, 3, 64):
         np.testing.assert_allclose(answers(exports[name], images[:size]), whole[:size], rtol=1e-4, atol=1e-4)
 
 
-def test_the_onnx_file_is_valid_and_declares_its_input(exports: dict[str, Path]) -> None:
+def test_the_onnx_file_is_valid_and_declares_its_input(exports: Exports) -> None:
     model = onnx.load(str(exports["onnx"]))
     onnx.checker.check_model(model, full_check=True)
     assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", 20)}
@@ -164,7 +176,7 @@ def test_the_onnx_file_is_valid_and_declares_its_input(exports: dict[str, Path])
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_no_path_of_this_machine_is_in_the_file(name: str, exports: dict[str, Path], tmp_path: Path) -> None:
+def test_no_path_of_this_machine_is_in_the_file(name: str, exports: Exports, tmp_path: Path) -> None:
     """Exporters note the source line behind each operation."""
     if zipfile.is_zipfile(exports[name]):
         shutil.unpack_archive(exports[name], tmp_path / "it", "zip")
@@ -177,7 +189,7 @@ def test_no_path_of_this_machine_is_in_the_file(name: str, exports: dict[str, Pa
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_record_describes_the_file(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_the_record_describes_the_file(name: str, run: Path, exports: Exports) -> None:
     path = exports[name]
     record = json.loads((path.parent / f"{path.name}.json").read_text())
     content = path.read_bytes()
@@ -206,7 +218,7 @@ def best(run: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_recorded_parity_is_reproducible_on_validation_images(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_recorded_parity_is_reproducible_on_validation_images(name: str, run: Path, exports: Exports) -> None:
     """256 of the 600, a sample of all classes."""
     parity = json.loads((exports[name].parent / f"{exports[name].name}.json").read_text())["parity"]
     images = compared(run)
@@ -837,7 +849,7 @@ def test_pixels_from_the_record_alone_are_those_of_effbench(
 @pytest.mark.process
 @pytest.mark.parametrize("channels", [1, 3])
 def test_predict_is_reproduced_from_the_record_and_the_file(
-    channels: int, run: Path, exports: dict[str, Path], tmp_path: Path, effbench: Effbench
+    channels: int, run: Path, exports: Exports, tmp_path: Path, effbench: Effbench
 ) -> None:
     path = exports["onnx"]
     if channels == 3:
@@ -898,7 +910,7 @@ def by_itself(program: Path, files: list[Path], bare: Path) -> list[dict[str, An
 
 @pytest.mark.process
 def test_predict_py_answers_like_effbench_predict(
-    run: Path, exports: dict[str, Path], bare: Path, tmp_path: Path, effbench: Effbench
+    run: Path, exports: Exports, bare: Path, tmp_path: Path, effbench: Effbench
 ) -> None:
     program = exports["onnx"].with_name("mlp-best.onnx.predict.py")
     assert len([line for line in program.read_text().splitlines() if line.strip()]) < 40
@@ -971,7 +983,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def test_card_states_metrics_with_wilson_intervals(run: Path, exports: dict[str, Path]) -> None:
+def test_card_states_metrics_with_wilson_intervals(run: Path, exports: Exports) -> None:
     card = exports["onnx"].with_name("mlp-best.onnx.README.md").read_text()
     summary = json.loads((run / "summary.json").read_text())
     share, n = summary["metrics"]["test/acc"], summary["data"]["counts"]["test"]

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from effbench import build, cli
-from effbench.export.formats import FORMATS, PROGRAMS
+from effbench.errors import EffbenchError
+from effbench.export.formats import FORMATS
 from effbench.export.openvino_runtime import archive
 from effbench.run.load import load_run
 from tests.cli.conftest import Effbench
@@ -29,7 +30,7 @@ from tests.security.conftest import SENTINEL, Evil
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-NAMES = {name: f"mlp-best{form.suffix}" for name, form in FORMATS.items() if name != "torch_export"}
+NAMES = {name: f"mlp-best{FORMATS[name].suffix}" for name in ("onnx", "openvino", "torchscript")}
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +71,7 @@ def vouched(path: Path, content: bytes, **changes: Any) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_eval_of_a_file_gives_the_metrics_of_its_run(name: str, run: Path, made: Path, effbench: Effbench) -> None:
     expected = json.loads(effbench("eval", str(run), "--json")[1])
-    trust = ["trust=true"] if name in PROGRAMS else []
+    trust = ["trust=true"] if name == "torchscript" else []
     code, out, _ = effbench("eval", str(made / NAMES[name]), *trust, "--json")
     assert code == 0
     assert json.loads(out) == pytest.approx(expected, rel=1e-5)
@@ -188,11 +189,10 @@ def test_a_broken_file_is_refused_by_its_runtime(name: str, files: Path, effbenc
 
 
 @pytest.mark.parametrize("verb", ["eval", "predict"])
-@pytest.mark.parametrize("name", sorted(NAMES.keys() & set(PROGRAMS)))
 def test_a_program_runs_only_if_it_is_trusted(
-    name: str, verb: str, files: Path, photo: str, effbench: Effbench, tmp_path: Path
+    verb: str, files: Path, photo: str, effbench: Effbench, tmp_path: Path
 ) -> None:
-    path = files / NAMES[name]
+    path = files / NAMES["torchscript"]
     torch.save(Evil(), path)  # also a pickle in its place is not read
     vouched(path, path.read_bytes())
     code, _, err = effbench(verb, str(path), *([photo] if verb == "predict" else []))
@@ -357,3 +357,15 @@ def test_the_file_model_pads_to_its_one_length() -> None:
     outputs = model(torch.tensor([[3, 4]]))
     assert seen[0].tolist() == [[3, 4, 0, 0, 0]]
     assert outputs.argmax(-1).tolist() == [[3, 4]]
+
+
+def test_a_runtime_that_fails_at_a_batch_is_named_with_its_file() -> None:
+    from effbench.export.opening import Opened
+    from effbench.run.exported_run import _FileModel
+
+    def crash(inputs: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("its runtime crashed: signal SIGSEGV\nand more")
+
+    model = _FileModel(Opened(Path("it.pte"), {"input": {"dtype": "float32", "shape": ["N", 3]}}, crash))
+    with pytest.raises(EffbenchError, match=r"^it.pte fails at a batch of 2: its runtime crashed: signal SIGSEGV$"):
+        model(torch.zeros(2, 3))
