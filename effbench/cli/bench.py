@@ -11,9 +11,9 @@ from effbench.errors import ConfigError, unknown_name
 from effbench.export.formats import PROGRAMS
 from effbench.strict_json import print_json
 
-HELP = f"""usage: effbench bench RUN|FILE [backends=[NAME,...]] [batch_sizes=[1,8,32]] [threads=1] [rounds=5] [seconds=2]
-                      [samples=512] [max_drop=0.5] [checkpoint=best|last] [output=FOLDER] [data.KEY=VALUE ...]
-                      [trust=true] [allow_targets=[MODULE,...]] [--json]
+HELP = f"""usage: effbench bench RUN|FILE [backends=[NAME,...]] [batch_sizes=[1,8,32]] [threads=1] [rounds=5]
+                      [seconds=2] [samples=512] [max_drop=0.5] [checkpoint=best|last] [output=FOLDER]
+                      [data.KEY=VALUE ...] [trust=true] [allow_targets=[MODULE,...]] [--json]
        effbench bench model=NAME [data=NAME] [GROUP=NAME | KEY=VALUE ...] [--config-dir DIR] [the options above]
 
 Measures the inference of a trained run, of a file that `effbench export` wrote, or of a model with untrained weights

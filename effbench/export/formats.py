@@ -68,9 +68,7 @@ _EVERY = (
     Format(
         "openvino", ".openvino.zip", "openvino_files", (*_ONNX, "openvino"), "openvino", runtime_options=RUNTIME_OPTIONS
     ),
-    Format(
-        "executorch", ".pte", "executorch_files", ("torch", "executorch"), "executorch", program=True, max_batch=32
-    ),
+    Format("executorch", ".pte", "executorch_files", ("torch", "executorch"), "executorch", program=True, max_batch=32),
     Format("torchscript", ".pt", "torch_files", program=True),
     Format("torch_export", ".pt2", "torch_files", program=True),
 )

@@ -1,8 +1,8 @@
 """Read an exported file and its record, which may be a stranger's, for `eval` and `predict`.
 
 The record must describe the file, byte for byte. ONNX and OpenVINO files hold a graph and numbers, which their runtimes
-interpret, and are read from memory, so that nothing in them can name another file. The others are programs: they are run
-only if the user trusts them.
+interpret, and are read from memory, so that nothing in them can name another file. The others are programs: they are
+run only if the user trusts them.
 """
 
 from __future__ import annotations

@@ -443,7 +443,10 @@ def test_without_a_validation_split_training_images_are_compared(effbench: Effbe
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["format=onx"], ["format 'onx'", "executorch, onnx, openvino, torch_export, torchscript", "Did you mean 'onnx'?"]),
+        (
+            ["format=onx"],
+            ["format 'onx'", "executorch, onnx, openvino, torch_export, torchscript", "Did you mean 'onnx'?"],
+        ),
         (["checkpoint=first"], ["checkpoint 'first'", "best, last"]),
         (["checkpoint=../../x"], ["checkpoint '../../x'"]),
         (["tolerance=0"], ["tolerance must be", "(0, 1]", "'0'", "such as 1e-4"]),

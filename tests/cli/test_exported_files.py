@@ -364,6 +364,7 @@ def test_a_runtime_that_fails_at_a_batch_is_named_with_its_file() -> None:
     from effbench.run.exported_run import _FileModel
 
     def crash(inputs: torch.Tensor) -> torch.Tensor:
+        del inputs
         raise RuntimeError("its runtime crashed: signal SIGSEGV\nand more")
 
     model = _FileModel(Opened(Path("it.pte"), {"input": {"dtype": "float32", "shape": ["N", 3]}}, crash))

@@ -23,11 +23,11 @@ def open_file(content: bytes, threads: int) -> Callable[[Any], Any]:
     return {
         "double": lambda inputs: 2 * inputs,
         "threads": lambda inputs: np.full(len(inputs), threads),
-        "process": lambda inputs: np.array([os.getpid()]),
+        "process": lambda _: np.array([os.getpid()]),
         "sum": lambda inputs: inputs.sum(1),
         "odd": odd,
-        "crash": lambda inputs: os.kill(os.getpid(), signal.SIGSEGV),
-        "sleep": lambda inputs: time.sleep(3600),
+        "crash": lambda _: os.kill(os.getpid(), signal.SIGSEGV),
+        "sleep": lambda _: time.sleep(3600),
     }[word]
 
 

@@ -6,8 +6,8 @@ import logging
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -82,9 +82,7 @@ def test_batches_of_every_size_equal_torch(model: nn.Module, content: bytes) -> 
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_the_runtime_by_hand_gives_the_same_and_takes_no_more(
-    model: nn.Module, content: bytes, tmp_path: Path
-) -> None:
+def test_the_runtime_by_hand_gives_the_same_and_takes_no_more(model: nn.Module, content: bytes, tmp_path: Path) -> None:
     (tmp_path / "it.pte").write_bytes(content)
     np.save(tmp_path / "it.npy", images(20).numpy())
     words = [sys.executable, "-c", BY_HAND, str(tmp_path / "it.pte"), str(tmp_path / "it.npy")]
@@ -182,9 +180,5 @@ def test_a_damaged_file_is_an_error_or_a_wrong_answer(seed: int, content: bytes)
     end = program if seed % 2 else len(content)
     for place in random.integers(40, end, 1 + 4 * seed):
         damaged[place] ^= int(random.integers(1, 256))
-    try:
-        outputs: Any = loaded("executorch", bytes(damaged))(images(2))
-    except (RuntimeFailedError, ValueError) as error:
-        assert str(error)
-    else:
-        assert outputs.shape[0] == 2
+    with suppress(RuntimeFailedError, ValueError):
+        assert len(loaded("executorch", bytes(damaged))(images(2))) == 2
