@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effbench.export.executorch_runtime import import_executorch, open_program
 from effbench.export.openvino_runtime import import_openvino, members_of
 from effbench.processors import cpu_flags
 
@@ -51,7 +52,7 @@ class Backend:
 
     Attributes:
         name: as in backends=[...].
-        file: the kind of file it reads, a key of effbench.bench.prepare.WRITERS.
+        file: the kind of file it reads: a format of `effbench export`, or a key of effbench.bench.prepare.WRITERS.
         about: one line for people.
         runtime: imports and returns the runtime.
         load: (runtime, path, threads) -> the model.
@@ -200,6 +201,11 @@ def _graph(core: Any, path: Path) -> Any:
     return core.read_model(model=graph, weights=weights)
 
 
+def _load_executorch(executorch: Any, path: Path, threads: int) -> Loaded:
+    program = open_program(executorch, path.read_bytes(), threads)
+    return _as_loaded(_torch(), program, threads, (f"memory planned for {program.most} samples a call",))
+
+
 _F32, _BF16 = partial(_load_openvino, precision="f32"), partial(_load_openvino, precision="bf16")
 _ORT, _OV = ("onnxruntime",), ("openvino",)
 _EVERY = (
@@ -216,6 +222,15 @@ _EVERY = (
     ),
     Backend(
         "openvino_bf16", "onnx", "OpenVINO in bfloat16", import_openvino, _BF16, _OV, extra="openvino", also="openvino"
+    ),
+    Backend(
+        "executorch",
+        "executorch",
+        "ExecuTorch with XNNPACK",
+        import_executorch,
+        _load_executorch,
+        ("torch", "executorch"),
+        extra="executorch",
     ),
 )
 BACKENDS = {backend.name: backend for backend in _EVERY}

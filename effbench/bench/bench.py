@@ -34,7 +34,7 @@ def bench(
         output: folder of bench.json, bench.csv and bench.svg; '' is bench/ in the run, or beside the file.
         data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
         allow_targets: the user's modules that a _target_ may name.
-        trust: run a file that is a program (TorchScript, torch.export).
+        trust: run a file that is a program (effbench.export.formats.PROGRAMS).
 
     Returns:
         The content of bench.json, with `path` of that file.

@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from effbench.bench.answers import ANSWER_BATCH
 from effbench.bench.backends import BACKENDS, Backend
 from effbench.bench.low_precision import InBfloat16
 from effbench.bench.sources import Source
 from effbench.errors import EffbenchError, MissingExtraError, first_line
-from effbench.export.formats import export_bytes, require_libraries
+from effbench.export.formats import FORMATS, export_bytes, require_libraries
 from effbench.export.portable import Portable
 
 
@@ -31,13 +32,14 @@ class Prepared:
     failed: Mapping[str, str]
 
 
-def prepare(source: Source, backends: list[Backend], folder: Path) -> Prepared:
+def prepare(source: Source, backends: list[Backend], folder: Path, most: int = ANSWER_BATCH) -> Prepared:
     """Write each kind of file once.
 
     Args:
         source: what is measured.
         backends: to write for.
         folder: an empty folder that only this user can write.
+        most: samples of the largest batch, for files that state it.
     """
     files: dict[str, Path] = {}
     failed: dict[str, str] = {}
@@ -45,7 +47,7 @@ def prepare(source: Source, backends: list[Backend], folder: Path) -> Prepared:
     for backend in backends:
         kind = backend.also if backend.also in source.files else backend.file
         if kind not in made:
-            made[kind] = _made(source, kind, folder)
+            made[kind] = _made(source, kind, folder, most)
         found = made[kind]
         if isinstance(found, Path):
             files[backend.name] = found
@@ -54,14 +56,26 @@ def prepare(source: Source, backends: list[Backend], folder: Path) -> Prepared:
     return Prepared(files, failed)
 
 
-def _made(source: Source, kind: str, folder: Path) -> Path | str:
-    """Return the path of the file, or why it cannot be written."""
+def _made(source: Source, kind: str, folder: Path, most: int) -> Path | str:
+    """Return the path of the file, or why it cannot be written.
+
+    Args:
+        source: what is measured.
+        kind: a key of WRITERS or of FORMATS.
+        folder: for the file.
+        most: samples of the largest batch.
+    """
     of_file = bool(source.files)
     if of_file and not (kind == "aot_inductor" and "torch_export" in source.files):
         return f"it reads no file of format={next(iter(source.files))}"
-    path = folder / f"model{SUFFIXES[kind]}"
     try:
-        WRITERS[kind](source, path)
+        if kind in FORMATS:
+            path = folder / f"model{FORMATS[kind].suffix}"
+            _export(source, kind, path, most)
+        else:
+            suffix, write = WRITERS[kind]
+            path = folder / f"model{suffix}"
+            write(source, path)
     except (EffbenchError, MissingExtraError) as error:
         return first_line(error)
     except OSError as error:
@@ -89,13 +103,25 @@ def _example(source: Source) -> Tensor:
     return source.samples[:1].repeat(2, *[1] * (source.samples.dim() - 1))
 
 
-def _exporter(format_name: str) -> Callable[[Source, Path], None]:
-    def write(source: Source, path: Path) -> None:
-        require_libraries(format_name)
-        # samples of one length, as those that are measured
-        path.write_bytes(export_bytes(format_name, _model(source), _example(source), f"{source.unit}s"))
+def _export(source: Source, format_name: str, path: Path, most: int) -> None:
+    """Write a file of one of the formats of `effbench export`.
 
-    return write
+    Args:
+        source: what is measured.
+        format_name: a key of FORMATS.
+        path: of the file.
+        most: samples of the largest batch, for a format whose files state it.
+    """
+    require_libraries(format_name)
+    # samples of one length, as those that are measured
+    content = export_bytes(
+        format_name,
+        _model(source),
+        _example(source),
+        f"{source.unit}s",
+        max_batch=most if FORMATS[format_name].max_batch else None,
+    )
+    path.write_bytes(content)
 
 
 def _write_aot_inductor(source: Source, path: Path) -> None:
@@ -116,16 +142,10 @@ def _write_aot_inductor(source: Source, path: Path) -> None:
         aoti_compile_and_package(program, package_path=str(path))
 
 
-WRITERS: Mapping[str, Callable[[Source, Path], None]] = {
-    "module": _write_module,
-    "module_bf16": _write_bf16,
-    "torchscript": _exporter("torchscript"),
-    "torch_export": _exporter("torch_export"),
-    "aot_inductor": _write_aot_inductor,
-    "onnx": _exporter("onnx"),
+# suffix and writer of the kinds that are no format of `effbench export`
+WRITERS: Mapping[str, tuple[str, Callable[[Source, Path], None]]] = {
+    "module": (".module", _write_module),
+    "module_bf16": (".bf16", _write_bf16),
+    "aot_inductor": (".aoti.pt2", _write_aot_inductor),
 }
-SUFFIXES = {
-    "module": ".module", "module_bf16": ".bf16", "torchscript": ".pt", "torch_export": ".pt2",
-    "aot_inductor": ".aoti.pt2", "onnx": ".onnx",
-}  # fmt: skip
-assert {backend.file for backend in BACKENDS.values()} <= WRITERS.keys()
+assert {backend.file for backend in BACKENDS.values()} <= WRITERS.keys() | FORMATS.keys()

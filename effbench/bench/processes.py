@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from effbench.export.isolated import death
+
 _LIMIT_S = 1800.0  # for one answer: torch.compile takes minutes for a large model
 
 
@@ -83,7 +85,7 @@ class ArmProcess:
             self._process.stdin.write(text.encode() + b"\n")
             self._process.stdin.flush()
         except OSError as error:
-            raise ArmError(self._death()) from error
+            raise ArmError(death(self._process, self._log)) from error
 
     def _line(self) -> bytes:
         assert self._process.stdout is not None
@@ -94,15 +96,7 @@ class ArmProcess:
                 raise ArmError(f"no answer within {_LIMIT_S / 60:.0f} min")
             some = os.read(self._process.stdout.fileno(), 1 << 20)
             if not some:
-                raise ArmError(self._death())
+                raise ArmError(death(self._process, self._log))
             self._rest += some
         line, _, self._rest = self._rest.partition(b"\n")
         return line
-
-    def _death(self) -> str:
-        """Return how the process ended, with the last line that it printed."""
-        code = self._process.wait()
-        self._log.seek(0)
-        lines = self._log.read().decode("utf-8", errors="replace").strip().splitlines()
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"its process ended with {how}{f': {lines[-1]:.200}' if lines else ''}"

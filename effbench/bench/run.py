@@ -81,7 +81,7 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
     """
     chosen = [BACKENDS[name] for name in options.chosen if _reads(source, options, name)]
     log.info(f"writing the files of {counted(len(chosen), 'backend')}")
-    prepared = prepare(source, chosen, folder)
+    prepared = prepare(source, chosen, folder, max(ANSWER_BATCH, *options.sizes))
     samples = _saved(folder / "samples.npy", source.samples)
     reference, reference_name = reference_answers(source), "the model in torch"
     rows: dict[str, dict[str, Any]] = {}

@@ -18,7 +18,7 @@ VERBS = {
     "train": "train a model with an optimizer; with -m every combination of several values",
     "eval": "evaluate a finished run on any split",
     "predict": "apply a finished run to files, such as images",
-    "export": "write a finished run as an ONNX, TorchScript or torch.export file, checked against the model",
+    "export": "write a finished run for another runtime, such as ONNX, checked against the model",
     "bench": "how fast a run or an exported file answers with each backend, and which one to take",
     "compress": "make a finished run smaller or faster, and measure what that cost",
     "study": "which arm is better: equal tuning, paired seeds, a verdict with its interval",

@@ -8,18 +8,19 @@ from typing import Any
 
 from effbench.cli.flags import VERB_FLAGS, Arguments, parse_flags, partition_words, show_help, truth
 from effbench.errors import ConfigError, unknown_name
+from effbench.export.formats import PROGRAMS
 from effbench.strict_json import print_json
 
-HELP = """usage: effbench bench RUN|FILE [backends=[NAME,...]] [batch_sizes=[1,8,32]] [threads=1] [rounds=5] [seconds=2]
-                      [samples=512] [max_drop=0.5] [checkpoint=best|last] [output=FOLDER] [data.KEY=VALUE ...]
-                      [trust=true] [allow_targets=[MODULE,...]] [--json]
+HELP = f"""usage: effbench bench RUN|FILE [backends=[NAME,...]] [batch_sizes=[1,8,32]] [threads=1] [rounds=5]
+                      [seconds=2] [samples=512] [max_drop=0.5] [checkpoint=best|last] [output=FOLDER]
+                      [data.KEY=VALUE ...] [trust=true] [allow_targets=[MODULE,...]] [--json]
        effbench bench model=NAME [data=NAME] [GROUP=NAME | KEY=VALUE ...] [--config-dir DIR] [the options above]
 
 Measures the inference of a trained run, of a file that `effbench export` wrote, or of a model with untrained weights
 (then no accuracy is reported). Backends: eager, channels_last, bf16, torchscript, torch_export, onnxruntime,
-openvino_f32, openvino_bf16; only if named: aot_inductor, compile. onnxruntime needs the extra effbench[onnx], OpenVINO
-effbench[openvino]. One that does not work here is a line with its reason. A TorchScript or torch.export FILE is a
-program: trust=true runs it.
+openvino_f32, openvino_bf16, executorch; only if named: aot_inductor, compile. The last four of the first list need the
+extras effbench[onnx], [openvino] and [executorch]. One that does not work here is a line with its reason. A FILE of
+format={", ".join(PROGRAMS)} is a program: trust=true runs it.
 
 Each backend and batch size runs in processes of their own, one a round, with `threads` threads; the processes of a
 round take turns of a fraction of a second. After 10 calls to warm up, a process is timed for at least 100 calls, or for

@@ -8,12 +8,13 @@ from pathlib import Path
 from effbench.cache_dir import expanded
 from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help, truth
 from effbench.errors import ConfigError, unknown_name
+from effbench.export.formats import PROGRAMS
 from effbench.metrics import LOSS, Display, display_of, recorded_displays
 from effbench.run.evaluate import evaluate_run
 from effbench.run.load import targets_from
 from effbench.strict_json import print_json
 
-HELP = """usage: effbench eval RUN|FILE [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda]
+HELP = f"""usage: effbench eval RUN|FILE [split=test|val|train] [checkpoint=best|last] [device=auto|cpu|cuda]
                      [data.KEY=VALUE ...] [run=FOLDER] [trust=true] [allow_targets=[MODULE,...]] [--json]
 
 Prints the loss and the metrics of RUN's weights on one split, or those of FILE, which `effbench export` wrote. The loss
@@ -24,8 +25,8 @@ place of this folder, or another folder. Of another folder the test split is eva
 its images if it has no splits. Its class folders must have names of the run's classes.
 
 FILE is evaluated by the runtime of its format, on the CPU, on the data of its run: the folder that FILE.json names, or
-run=FOLDER. FILE must have the sha256 in FILE.json. TorchScript and torch.export files are programs, which run only with
-trust=true.
+run=FOLDER. FILE must have the sha256 in FILE.json. Files of format={", ".join(PROGRAMS)} are programs,
+which run only with trust=true.
 
 A run with modules of your own (model, dataset, loss, metric, ...) needs the allow_targets of its training, because a
 run folder cannot grant them. The modules are found in the current folder or in PYTHONPATH."""

@@ -9,13 +9,14 @@ from typing import Any
 from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help
 from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import for_terminal
+from effbench.export.formats import FORMATS
 from effbench.run.export import export_run
 from effbench.run.load import targets_from
 from effbench.strict_json import print_json
 
-HELP = """usage: effbench export RUN [format=onnx|openvino|torchscript|torch_export] [checkpoint=best|last]
-                       [output=FOLDER] [layout=file|huggingface] [opset=20] [tolerance=1e-4]
-                       [data.KEY=VALUE ...] [--no-data] [allow_targets=[MODULE,...]] [--json]
+HELP = f"""usage: effbench export RUN [format={"|".join(FORMATS)}]
+                       [checkpoint=best|last] [output=FOLDER] [layout=file|huggingface] [opset=20] [max_batch=32]
+                       [tolerance=1e-4] [data.KEY=VALUE ...] [--no-data] [allow_targets=[MODULE,...]] [--json]
 
 Writes RUN's model to a file for another runtime. The file maps samples (images: float32 (N, C, H, W) in [0, 1]) to
 logits (N, K), for any N, and includes the normalisation. Texts are token numbers, int64 (N, T): T is free where the
@@ -31,14 +32,16 @@ where the run's data are not.
 
 format=onnx (opset=18 to 25) needs the extra effbench[onnx]. format=openvino needs effbench[openvino]: a zip archive
 with OpenVINO's model.xml and model.bin, checked in float32; OpenVINO itself computes in bfloat16 on processors that can
-unless told INFERENCE_PRECISION_HINT=f32."""
+unless told INFERENCE_PRECISION_HINT=f32. format=executorch needs effbench[executorch]: a .pte file for phones and other
+small devices, computed by XNNPACK. Its memory is planned for at most max_batch samples (1 to 4096): `eval`, `predict`
+and `bench` compute more in parts."""
 
 
 def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["export"])
     options = {
         "format": "onnx", "checkpoint": "best", "output": "", "opset": "", "tolerance": "1e-4", "allow_targets": "[]",
-        "layout": "file",
+        "layout": "file", "max_batch": "",
     }  # fmt: skip
     folders, data_overrides = partition_words(arguments.overrides, options)
     if arguments.has("help") or not folders:
@@ -54,9 +57,10 @@ def main(words: Sequence[str]) -> int:
         _tolerance(options["tolerance"]),
         data_overrides,
         targets_from(options["allow_targets"]),
-        _opset(options["opset"]),
+        _number(options["opset"]),
         arguments.has("no_data"),
         options["layout"],
+        _number(options["max_batch"]),
     )
     print_json(result) if arguments.has("json") else _print_table(result)
     return 0
@@ -73,7 +77,7 @@ def _tolerance(text: str) -> float:
     return tolerance
 
 
-def _opset(text: str) -> Any:
+def _number(text: str) -> Any:
     """Return the number; None for ''. Another text is returned as it is: export_run refuses it with the range."""
     return int(text) if text.isdecimal() else text or None
 
@@ -88,6 +92,7 @@ def _print_table(result: Mapping[str, Any]) -> None:
         "format": f"{result['format']}{opset}",
         "file": result["path"],
         "size": human_bytes(result["bytes"]),
+        **_batch(result["input"]),
         **_lengths(result["input"]),
         "parity": f"{parity['relative']:.2g} of the largest logit ({parity['largest_logit']:.3g})",
         "same answers": f"{percent(parity['agreement'])} of {parity['samples']} {which} {unit}",
@@ -95,6 +100,14 @@ def _print_table(result: Mapping[str, Any]) -> None:
     for name, text in lines.items():
         # The path is the user's and may hold control characters.
         print(f"{name:<16} {for_terminal(text)}")
+
+
+def _batch(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return the line about the samples of a call, for files that take a limited number."""
+    if "batch" not in given:
+        return {}
+    most = given["batch"]["most"]
+    return {"batch": f"{f'1 to {most}' if most > 1 else 'exactly 1'} (max_batch); effbench computes more in parts"}
 
 
 def _lengths(given: Mapping[str, Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from effbench.config.options import Rule
 from effbench.console import writes_unicode
 from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import csv_cell, for_terminal
+from effbench.export.formats import PROGRAMS
 from effbench.run.load import targets_from
 from effbench.run.predict import predict_files
 from effbench.run.run_or_file import load_run_or_file
@@ -24,7 +25,7 @@ from effbench.strict_json import json_text
 
 log = logging.getLogger(__name__)
 
-HELP = """usage: effbench predict RUN|EXPORT FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
+HELP = f"""usage: effbench predict RUN|EXPORT FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
                         [output=FILE.csv|FILE.json] [max_pixels=N] [allow_targets=[MODULE,...]] [--json]
                         [length=N] [temperature=T] [seed=N] [run=FOLDER] [trust=true]
 
@@ -40,7 +41,8 @@ at a temperature; these are the run's by default, and the same seed draws the sa
 options of their own.
 
 EXPORT is a file of `effbench export`. Its runtime answers, and EXPORT.json says how samples are read: the run is not
-needed (run=FOLDER: as this run reads them). TorchScript and torch.export files are programs: trust=true runs one.
+needed (run=FOLDER: as this run reads them). Files of format={", ".join(PROGRAMS)} are programs:
+trust=true runs one.
 
 Files that cannot be read are listed on stderr, and the exit code is 1. In CSV, an apostrophe is put before a name that
 a spreadsheet would run as a formula (first character = + - @)."""

@@ -30,7 +30,8 @@ from effbench.export.openvino_files import openvino_archive
 from effbench.report.compression import FILES
 from effbench.run.compared import compared_samples
 from effbench.run.evaluate import check_same_data
-from effbench.run.export import SAMPLES, Wanted, compared, export_loaded
+from effbench.run.export import SAMPLES, compared, export_loaded
+from effbench.run.export_options import Wanted
 from effbench.run.run import Run
 from effbench.units import counted, human_bytes
 

@@ -1,29 +1,31 @@
 """Export formats: how to write a model, and how the format's runtime reads it back.
 
-Exporters record the source file and line of every operation. These notes are removed, because they would show the
-folders of this machine to everyone who gets the file.
+Imports no torch, so that an unknown format or a program that nobody trusts is refused at once. Exporters record the
+source file and line of every operation. These notes are removed, because they would show the folders of this machine
+to everyone who gets the file.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
+from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from effbench.errors import EffbenchError, MissingExtraError, ThresholdError, first_line
-from effbench.export.interface import OPSET, OUTPUT, Dims, Forward, Interface
-from effbench.export.onnx_files import load_onnx, make_onnx, require_onnx
-from effbench.export.openvino_files import RUNTIME_OPTIONS, load_openvino, make_openvino, require_openvino
+from effbench.export.interface import OPSET, OUTPUT, Forward, Interface
+from effbench.export.openvino_runtime import RUNTIME_OPTIONS
 
-__all__ = ["FORMATS", "OUTPUT", "Format", "export_bytes", "load_exported", "loaded", "quiet", "require_libraries"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = [
+    "FORMATS", "OUTPUT", "PROGRAMS", "Format", "export_bytes", "load_exported", "loaded", "quiet", "require_libraries",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,29 +33,54 @@ class Format:
     """An export format.
 
     Attributes:
+        name: as users write it.
         suffix: of the file name.
-        make: (model, example, interface) -> the content of the file.
-        load: content of a file -> the model as the runtime executes it, on the CPU. From memory: what was checked is
-            what runs, and no path of the file's own can be followed.
+        module: of effbench.export, imported when the format is used. It has `make_NAME(model, example, interface)` ->
+            the content of the file; `load_NAME(content)` -> the model as the runtime executes it, on the CPU, from
+            memory: what was checked is what runs, and no path of the file's own can be followed; and, if there is an
+            extra, `require_NAME()`, which raises MissingExtraError.
         libraries: distributions whose versions are recorded.
+        extra: of effbench that has the libraries; '' for none.
+        program: its files are programs, which may do anything, and are opened only if the user trusts them.
         opset: ONNX operator set, if users may choose one and do not.
-        require: imports the optional libraries.
-        runtime_options: of `load`, where the runtime's defaults would give other answers.
+        max_batch: most samples of a call, if the file states it and users do not; None: files take any number.
+        runtime_options: with which it is loaded, where the runtime's defaults would give other answers.
     """
 
+    name: str
     suffix: str
-    make: Callable[[nn.Module, Tensor, Interface], bytes]
-    load: Callable[[bytes], Forward]
+    module: str
     libraries: tuple[str, ...] = ("torch",)
+    extra: str = ""
+    program: bool = False
     opset: int | None = None
-    require: Callable[[], Any] = lambda: None
+    max_batch: int | None = None
     runtime_options: Mapping[str, str] = field(default_factory=dict)
+
+    def function(self, verb: str) -> Any:
+        """Return `make`, `load` or `require` of the format."""
+        return getattr(import_module(f"effbench.export.{self.module}"), f"{verb}_{self.name}")
+
+
+_ONNX = ("torch", "onnx", "onnxscript")
+_EVERY = (
+    Format("onnx", ".onnx", "onnx_files", (*_ONNX, "onnxruntime"), "onnx", opset=OPSET),
+    Format(
+        "openvino", ".openvino.zip", "openvino_files", (*_ONNX, "openvino"), "openvino", runtime_options=RUNTIME_OPTIONS
+    ),
+    Format("executorch", ".pte", "executorch_files", ("torch", "executorch"), "executorch", program=True, max_batch=32),
+    Format("torchscript", ".pt", "torch_files", program=True),
+    Format("torch_export", ".pt2", "torch_files", program=True),
+)
+FORMATS = {each.name: each for each in _EVERY}
+PROGRAMS = tuple(each.name for each in _EVERY if each.program)
 
 
 def require_libraries(name: str) -> None:
     """Raise MissingExtraError if the libraries of format `name` are not installed."""
-    with quiet():
-        FORMATS[name].require()
+    if FORMATS[name].extra:
+        with quiet():
+            FORMATS[name].function("require")()
 
 
 def export_bytes(
@@ -63,8 +90,9 @@ def export_bytes(
     input_name: str,
     free_length: str | None = None,
     opset: int | None = None,
+    max_batch: int | None = None,
 ) -> bytes:
-    """Return the content of a file that takes any number of samples.
+    """Return the content of a file that takes any number of samples, or as many as its format can.
 
     Args:
         name: a key of FORMATS.
@@ -74,14 +102,23 @@ def export_bytes(
         free_length: name of the second dimension, of which the file then takes 1 to as many as the example has; None:
             exactly as many.
         opset: ONNX operator set; None for the format's own.
+        max_batch: most samples of a call, for a format that must state it; None for the format's own.
 
     Raises:
         EffbenchError: the exporter cannot convert the model.
     """
+    import torch
+
+    most = max_batch or FORMATS[name].max_batch
     try:
         with quiet(), torch.no_grad():
-            interface = Interface(input_name, _free_dims(example, free_length), opset)
-            return FORMATS[name].make(model, example, interface)
+            dims: dict[int, Any] = {0: torch.export.Dim("N", max=most)}
+            if most == 1:  # one sample is no free dimension
+                dims, example = {}, example[:1]
+            if free_length:
+                dims[1] = torch.export.Dim(free_length, min=1, max=example.shape[1])
+            content: bytes = FORMATS[name].function("make")(model, example, Interface(input_name, dims, opset))
+            return content
     # these say nothing about the model
     except (MissingExtraError, MemoryError):
         raise
@@ -106,54 +143,8 @@ def load_exported(name: str, path: Path) -> Forward:
 def loaded(name: str, content: bytes) -> Forward:
     """Load the content of a file with the runtime of its format, which raises errors of its own."""
     with quiet():
-        return FORMATS[name].load(content)
-
-
-def _free_dims(example: Tensor, free_length: str | None) -> Dims:
-    dims = {0: torch.export.Dim("N")}
-    if free_length:
-        dims[1] = torch.export.Dim(free_length, min=1, max=example.shape[1])
-    return dims
-
-
-def _make_torchscript(model: nn.Module, example: Tensor, interface: Interface) -> bytes:
-    del interface  # inputs are positional, and a trace states no shapes
-    traced = torch.jit.trace(model, example, check_trace=False)  # `parity` checks more than trace does
-    archive, content = BytesIO(), BytesIO()
-    torch.jit.save(torch.jit.freeze(traced), archive)
-
-    # the archive is written again without *.debug_pkl, which holds source paths and which only tracebacks need
-    archive.seek(0)
-    reader, writer = torch._C.PyTorchFileReader(archive), torch._C.PyTorchFileWriter(content)
-    for name in reader.get_all_records():
-        record = reader.get_record(name)
-        if name in ("version", ".data/version"):  # its place depends on the archive's version
-            writer.set_min_version(int(record))
-        elif not name.endswith((".debug_pkl", "serialization_id")):  # the writer adds a new serialization_id
-            writer.write_record(name, record, len(record))
-    writer.write_end_of_file()
-    return content.getvalue()
-
-
-def _load_torchscript(content: bytes) -> Forward:
-    module: Forward = torch.jit.load(BytesIO(content), map_location="cpu")
-    return module
-
-
-def _make_torch_export(model: nn.Module, example: Tensor, interface: Interface) -> bytes:
-    # inputs are positional
-    program = torch.export.export(model, (example,), dynamic_shapes=(interface.dims,))
-    for node in program.graph.nodes:
-        # source files and lines of this machine
-        node.meta.pop("stack_trace", None)
-    content = BytesIO()
-    torch.export.save(program, content)
-    return content.getvalue()
-
-
-def _load_torch_export(content: bytes) -> Forward:
-    module: Forward = torch.export.load(BytesIO(content)).module()
-    return module
+        forward: Forward = FORMATS[name].function("load")(content)
+        return forward
 
 
 @contextmanager
@@ -168,19 +159,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-_ONNX = ("torch", "onnx", "onnxscript", "onnxruntime")
-FORMATS = {
-    "onnx": Format(".onnx", make_onnx, load_onnx, _ONNX, OPSET, require_onnx),
-    "openvino": Format(
-        ".openvino.zip",
-        make_openvino,
-        load_openvino,
-        ("torch", "onnx", "onnxscript", "openvino"),
-        require=require_openvino,
-        runtime_options=RUNTIME_OPTIONS,
-    ),
-    "torchscript": Format(".pt", _make_torchscript, _load_torchscript),
-    "torch_export": Format(".pt2", _make_torch_export, _load_torch_export),
-}

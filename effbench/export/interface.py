@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 OUTPUT = "logits"
 OPSET = 20
 OPSETS = range(18, 26)  # below 18 torch silently writes 18; from 26 on ONNX Runtime 1.32 refuses its attention nodes
-CODE_FORMATS = ("torchscript", "torch_export")  # whose files are programs, which may do anything
 RECORD_SCHEMA = 2  # of the .json beside a file; 1 held neither config nor data, which `predict` needs
 
 Dims = Mapping[int, Any]  # dimension of the input -> torch.export.Dim, for those that are free

@@ -1,8 +1,8 @@
 """Read an exported file and its record, which may be a stranger's, for `eval` and `predict`.
 
 The record must describe the file, byte for byte. ONNX and OpenVINO files hold a graph and numbers, which their runtimes
-interpret, and are read from memory, so that nothing in them can name another file. TorchScript and torch.export files
-are programs: they are run only if the user trusts them.
+interpret, and are read from memory, so that nothing in them can name another file. The others are programs: they are
+run only if the user trusts them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 from effbench.errors import ConfigError, DataError, EffbenchError, first_line, shown, unknown_name
 from effbench.export.files import record_path
-from effbench.export.interface import CODE_FORMATS, RECORD_SCHEMA, Forward
+from effbench.export.formats import FORMATS, PROGRAMS, loaded, require_libraries
+from effbench.export.interface import RECORD_SCHEMA, Forward
 from effbench.guarded import MissingFileError, checked_version, read_bytes
 from effbench.summary_schema import check_plain
 
@@ -85,22 +86,21 @@ def open_export(path: Path, trust: bool = False) -> Opened:
     record = read_record(path)
     name = record["format"]
     # Before torch is imported and anything is read.
-    if name in CODE_FORMATS and not trust:
+    if name not in FORMATS:
+        raise ConfigError(f"{record_path(path)}: {unknown_name('format', name, FORMATS)}")
+    if name in PROGRAMS and not trust:
+        harmless = " and ".join(each for each in FORMATS if each not in PROGRAMS)
         raise ConfigError(
             f"{path} (format={name}) is a program, which may do whatever you may do. If you made it or trust its "
-            "maker, write trust=true. Files of format=onnx and openvino hold no program."
+            f"maker, write trust=true. Files of format={harmless} hold no program."
         )
+    require_libraries(name)
     content = read_bytes(path, MODEL_BYTES)
     if hashlib.sha256(content).hexdigest() != record["sha256"]:
         raise ConfigError(
             f"{path} is not the file that {record_path(path).name} describes: its sha256 differs. One of them was "
             "damaged or replaced; export the run again, or restore both from a copy."
         )
-    from effbench.export.formats import FORMATS, loaded, require_libraries
-
-    if name not in FORMATS:
-        raise ConfigError(f"{record_path(path)}: {unknown_name('format', name, FORMATS)}")
-    require_libraries(name)
     try:
         forward = loaded(name, content)
         _try(forward, record)

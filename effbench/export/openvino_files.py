@@ -16,10 +16,7 @@ from torch import Tensor, nn
 from effbench.errors import MissingExtraError
 from effbench.export.interface import Forward, Interface
 from effbench.export.onnx_files import make_onnx, require_onnx
-from effbench.export.openvino_runtime import GRAPH, WEIGHTS, archive, import_openvino, members_of
-
-# Its default on processors with AMX or AVX-512 bf16 is bfloat16, whose 8 bits of mantissa no tolerance here allows.
-RUNTIME_OPTIONS = {"INFERENCE_PRECISION_HINT": "f32"}
+from effbench.export.openvino_runtime import GRAPH, RUNTIME_OPTIONS, WEIGHTS, archive, import_openvino, members_of
 
 
 def make_openvino(model: nn.Module, example: Tensor, interface: Interface) -> bytes:

@@ -40,7 +40,7 @@ def evaluate_run(
         data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
         allow_targets: the user's modules that a _target_ may name.
         run_folder: for a file: the folder of its run, whose data are read; '' for the one that its record names.
-        trust: run a file that is a program (TorchScript, torch.export).
+        trust: run a file that is a program (effbench.export.formats.PROGRAMS).
 
     Returns:
         {'<split>/<metric>': value, ..., 'samples': count}.

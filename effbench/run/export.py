@@ -7,17 +7,17 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
-from effbench.config.arguments import check_path, check_text, check_texts_by_key
-from effbench.config.options import FRACTION_ABOVE_0
-from effbench.errors import ConfigError, EffbenchError, ThresholdError, shown, unknown_name
-from effbench.export.interface import OPSET, OPSETS, OUTPUT, RECORD_SCHEMA
+from effbench.config.arguments import check_texts_by_key
+from effbench.errors import ConfigError, EffbenchError, ThresholdError
+from effbench.export.formats import FORMATS, require_libraries
+from effbench.export.interface import OUTPUT, RECORD_SCHEMA
 from effbench.metrics import as_recorded
 from effbench.run.compared import compared_samples
+from effbench.run.export_options import Wanted
 from effbench.run.load import load_run, with_data
 from effbench.run.lock import holding
 
@@ -28,52 +28,10 @@ if TYPE_CHECKING:
     from effbench.export.parity import Parity
     from effbench.run.run import Run
 
-LAYOUTS = ("file", "huggingface")
 Side = Callable[[dict[str, Any]], "str | bytes | None"]  # record of a file -> content of a side file; None: none
 log = logging.getLogger(__name__)
 
 SAMPLES = 256  # samples of the comparison
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be exported, and how; see `export_run`.
-
-    Attributes:
-        format_name: a key of FORMATS.
-        checkpoint: name of the checkpoint.
-        output: folder of the file; '' is RUN/export.
-        tolerance: of the largest logit.
-        opset: ONNX operator set; None for the format's own.
-        compare_data: compare on samples of the run's data; False: on random inputs.
-        layout: a key of LAYOUTS.
-    """
-
-    format_name: str
-    checkpoint: str
-    output: str | Path
-    tolerance: float
-    opset: int | None
-    compare_data: bool
-    layout: str
-
-    def __post_init__(self) -> None:
-        check_text("format_name", self.format_name)
-        check_text("checkpoint", self.checkpoint)
-        check_path("output", self.output)
-        check_text("layout", self.layout)
-        if self.layout not in LAYOUTS:
-            raise ConfigError(unknown_name("layout", self.layout, LAYOUTS))
-        FRACTION_ABOVE_0.check(self.tolerance, "tolerance", "a fraction of the largest logit, in (0, 1], such as 1e-4")
-        if self.opset is None:
-            return
-        if isinstance(self.opset, bool) or not isinstance(self.opset, int) or self.opset not in OPSETS:
-            raise ConfigError(
-                f"opset must be a whole number from {OPSETS[0]} to {OPSETS[-1]}; got {shown(self.opset)}. {OPSET} is "
-                "usual."
-            )
-        if self.format_name != "onnx":
-            raise ConfigError(f"opset={self.opset} is for format=onnx, not format={self.format_name}. Leave it out.")
 
 
 def export_run(
@@ -87,6 +45,7 @@ def export_run(
     opset: int | None = None,
     no_data: bool = False,
     layout: str = "file",
+    max_batch: int | None = None,
 ) -> dict[str, Any]:
     """Export a run's model and check it.
 
@@ -101,6 +60,7 @@ def export_run(
         opset: ONNX operator set, 18 to 25, for format 'onnx'; None is 20.
         no_data: compare on random inputs, a weaker check, so that the run's data need not be there.
         layout: 'file', or 'huggingface' for a folder as the Hugging Face Hub takes it.
+        max_batch: most samples of a call, 1 to 4096, for format 'executorch'; None is 32.
 
     Returns:
         The content of the .json record, and `path` of the file.
@@ -108,7 +68,7 @@ def export_run(
     Raises:
         ThresholdError: the exported file does not give the model's answers.
     """
-    wanted = Wanted(format_name, checkpoint, output, tolerance, opset, not no_data, layout)
+    wanted = Wanted(format_name, checkpoint, output, tolerance, opset, not no_data, layout, max_batch)
     check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
     if no_data and data_overrides:
         raise ConfigError(f"--no-data reads no data, so data.{next(iter(data_overrides))} has no use. Leave one out.")
@@ -120,11 +80,8 @@ def export_loaded(run: Run, wanted: Wanted) -> dict[str, Any]:
     """Export a loaded run; see `export_run`."""
     from effbench import build
     from effbench.export.files import ELSEWHERE
-    from effbench.export.formats import FORMATS, require_libraries
     from effbench.training.checkpoint_files import read_manifest
 
-    if wanted.format_name not in FORMATS:
-        raise ConfigError(unknown_name("format", wanted.format_name, FORMATS))
     # Before the model is read and traced: a missing extra is named at once.
     require_libraries(wanted.format_name)
     if run.on_cpu:  # its model is a file already
@@ -254,7 +211,8 @@ def _content(run: Run, model: nn.Module, wanted: Wanted, free_length: str | None
     modality = run.modality()
     whole = portable(model, modality.normaliser(), run.task.rescaler())
     name = modality.export_facts()["input"]["name"]
-    return export_bytes(wanted.format_name, whole, modality.portable_example(), name, free_length, wanted.opset)
+    example = modality.portable_example()
+    return export_bytes(wanted.format_name, whole, example, name, free_length, wanted.opset, wanted.max_batch)
 
 
 def _samples(run: Run, wanted: Wanted) -> tuple[str | None, Tensor]:
@@ -281,7 +239,7 @@ def _parity(
     Raises:
         ThresholdError: the answers differ.
     """
-    from effbench.export.formats import FORMATS, load_exported
+    from effbench.export.formats import load_exported
     from effbench.export.parity import require
 
     exported = load_exported(wanted.format_name, path)
@@ -321,8 +279,6 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
     """
     from importlib.metadata import version
 
-    from effbench.export.formats import FORMATS
-
     format_name = wanted.format_name
     modality = run.modality()
     about = modality.export_facts()
@@ -330,6 +286,8 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
         most = modality.shape[0]
         about["input"]["shape"][1] = free_length or most
         about["input"]["lengths"] = {"least": 1 if free_length else most, "most": most}
+    if wanted.most_samples:
+        about["input"]["batch"] = {"least": 1, "most": wanted.most_samples}
     costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
     return {
         "schema_version": RECORD_SCHEMA,

@@ -12,7 +12,7 @@ from effbench.run.exported_run import ExportedRun
 from effbench.run.lock import holding
 
 if TYPE_CHECKING:
-    from effbench.run.export import Wanted
+    from effbench.run.export_options import Wanted
     from effbench.run.run import Run
 
 _OF_FILE = ("file", "bytes", "sha256")  # of its record, which publish_file writes anew

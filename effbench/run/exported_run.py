@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from effbench import build
 from effbench.config.arguments import check_text
 from effbench.data.modality import AugmentParams, Modality
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, EffbenchError, first_line
 from effbench.export.files import record_path
 from effbench.export.opening import Opened
 from effbench.run.run import Run
@@ -89,7 +89,11 @@ def without_normalisation(modality: Modality) -> Modality:
 
 
 class _FileModel(nn.Module):
-    """The file as a module. Samples of one fixed length are padded to it, which changes no answer."""
+    """The file as a module. Samples of one fixed length are padded to it, which changes no answer.
+
+    Raises:
+        EffbenchError: the runtime fails at a batch.
+    """
 
     def __init__(self, opened: Opened):
         super().__init__()
@@ -100,9 +104,19 @@ class _FileModel(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         length, given = self._opened.fixed_length, inputs.shape[1]
         if length is None or given == length:
-            return self._opened.forward(inputs)
+            return self._answers(inputs)
         padded = inputs.new_full((len(inputs), length), PADDING)
         padded[:, :given] = inputs
-        outputs = self._opened.forward(padded)
+        outputs = self._answers(padded)
         # of a next-token model: the outputs of the padding are not asked for
         return outputs[:, :given] if outputs.dim() > 2 else outputs
+
+    def _answers(self, inputs: Tensor) -> Tensor:
+        try:
+            return self._opened.forward(inputs)
+        except (EffbenchError, MemoryError):
+            raise
+        except Exception as error:  # each runtime raises other classes
+            raise EffbenchError(
+                f"{self._opened.path} fails at a batch of {len(inputs)}: {first_line(error):.300}"
+            ) from error

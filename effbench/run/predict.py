@@ -44,7 +44,7 @@ def predict_files(
         allow_targets: the user's modules that a _target_ may name.
         options: options of the modality's files, such as max_pixels; the others are the run's.
         run_folder: for a file: a run's folder, whose classes and preprocessing are used; '' for those of its record.
-        trust: run a file that is a program (TorchScript, torch.export).
+        trust: run a file that is a program (effbench.export.formats.PROGRAMS).
 
     Returns:
         ([{file, class, probability, top_k: [{class, probability}]}] in the given order, messages on unreadable files).

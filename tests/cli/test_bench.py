@@ -16,6 +16,7 @@ import torch
 from effbench import cli
 from effbench.bench import run as benching
 from effbench.bench.processes import ArmError, ArmProcess
+from effbench.export.formats import PROGRAMS
 from effbench.run.load import load_run
 from tests.cli.test_export import answers, compared, in_unit_range
 
@@ -149,6 +150,7 @@ def test_a_file_is_measured_and_what_cannot_read_it_is_a_row(run: Path, tmp_path
         ("openvino", "zip", "openvino_f32"),
         ("torchscript", "pt", "torchscript"),
         ("torch_export", "pt2", "torch_export"),
+        ("executorch", "pte", "executorch"),
     ],
 )
 def test_each_format_is_measured_by_its_runtime(
@@ -157,7 +159,7 @@ def test_each_format_is_measured_by_its_runtime(
     assert cli.main(["export", str(run), f"format={format_name}", f"output={tmp_path}"]) == 0
     [file] = tmp_path.glob(f"*.{suffix}")
     words = ["batch_sizes=1", *FEW]  # no backend is named: those that read the file
-    if format_name != "openvino":  # a program
+    if format_name in PROGRAMS:
         assert cli.main(["bench", str(file), *words]) == 2
         words.append("trust=true")
     assert cli.main(["bench", str(file), *words]) == 0

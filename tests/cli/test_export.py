@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import warnings
+import zipfile
+from collections import UserDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,8 +39,9 @@ from tests.commandline import TINY, python, script
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-FORMATS = ("onnx", "openvino", "torchscript", "torch_export")
-SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torchscript": ".pt", "torch_export": ".pt2"}
+# The import of ExecuTorch's exporter alone takes ten seconds of processor time and more.
+FORMATS = [pytest.param(name, marks=[pytest.mark.proof] * (name == "executorch")) for name in formats.FORMATS]
+SUFFIXES = {name: form.suffix for name, form in formats.FORMATS.items()}
 ROOT = Path(__file__).parents[2]
 
 
@@ -49,29 +52,47 @@ def answers(path: Path, images: np.ndarray) -> np.ndarray:
         options.intra_op_num_threads = 1
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(["logits"], {"images": images})[0])
-    if path.suffix == ".zip":
-        return by_openvino(path, images)
+    if path.suffix in BY_ITSELF:
+        return in_a_process(path, images)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, and still what reads TorchScript
         module = torch.jit.load(path) if path.suffix == ".pt" else torch.export.load(path).module()
         return np.asarray(module(torch.from_numpy(images)))
 
 
-def by_openvino(path: Path, images: np.ndarray) -> np.ndarray:
-    """The archive unpacked, and run as OpenVINO's documentation does, in a process that knows nothing of effbench."""
-    shutil.unpack_archive(path, path.with_suffix(""))
-    np.save(path.with_suffix(".npy"), images)
-    code = (
-        "import sys; sys.modules['openvino_telemetry'] = None; import numpy as np, openvino\n"
+# suffix -> as the runtime's documentation runs a file: arguments are the file, or its folder, and an array's
+BY_ITSELF = {
+    ".zip": (
+        "sys.modules['openvino_telemetry'] = None\n"
+        "import openvino\n"
         "options = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}\n"
-        "model = openvino.Core().compile_model(sys.argv[1], 'CPU', options)\n"
+        "model = openvino.Core().compile_model(sys.argv[1] + '/model.xml', 'CPU', options)\n"
         "np.save(sys.argv[2], model(np.load(sys.argv[2]))['logits'])\n"
-    )
-    words = [sys.executable, "-c", code, path.with_suffix("") / "model.xml", path.with_suffix(".npy")]
-    subprocess.run(words, check=True)
-    logits = np.load(path.with_suffix(".npy"))
-    shutil.rmtree(path.with_suffix(""))
-    path.with_suffix(".npy").unlink()
+    ),
+    ".pte": (
+        "import torch\n"
+        "from executorch.runtime import Runtime\n"
+        "program = Runtime.get().load_program(sys.argv[1])\n"
+        "method = program.load_method('forward')\n"
+        "parts = torch.from_numpy(np.load(sys.argv[2])).split(32)\n"
+        "np.save(sys.argv[2], torch.cat([method.execute((part,))[0] for part in parts]).numpy())\n"
+    ),
+}
+
+
+def in_a_process(path: Path, images: np.ndarray) -> np.ndarray:
+    """The file, or the archive unpacked, in a process that knows nothing of effbench."""
+    place, array = path, path.with_suffix(".npy")
+    if zipped := zipfile.is_zipfile(path):
+        place = path.with_suffix("")
+        shutil.unpack_archive(path, place)
+    np.save(array, images)
+    code = f"import sys; import numpy as np\n{BY_ITSELF[path.suffix]}"
+    subprocess.run([sys.executable, "-c", code, place, array], check=True)
+    logits = np.load(array)
+    if zipped:
+        shutil.rmtree(place)
+    array.unlink()
     return np.asarray(logits)
 
 
@@ -90,15 +111,25 @@ def in_unit_range(images: Tensor) -> np.ndarray:
     return np.asarray(images, np.float32) / np.float32(255)
 
 
-@pytest.fixture(scope="session")
-def exports(finished: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The finished MLP in every format, each in a folder of its own."""
-    from effbench import cli
+class Exports(UserDict[str, Path]):
+    """Format -> the run's file in a folder of its own; each is made at its first use."""
 
-    folder = tmp_path_factory.mktemp("exports")
-    for name in FORMATS:
-        assert cli.main(["export", str(finished[0]), f"format={name}", f"output={folder / name}"]) == 0
-    return {name: folder / name / f"mlp-best{SUFFIXES[name]}" for name in FORMATS}
+    def __init__(self, run: Path, folder: Path):
+        super().__init__()
+        self.run, self.folder = run, folder
+
+    def __missing__(self, name: str) -> Path:
+        from effbench import cli
+
+        folder = self.folder / name
+        assert cli.main(["export", str(self.run), f"format={name}", f"output={folder}"]) == 0
+        return self.setdefault(name, folder / f"mlp-best{SUFFIXES[name]}")
+
+
+@pytest.fixture(scope="session")
+def exports(finished: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """The finished MLP in every format."""
+    return Exports(finished[0], tmp_path_factory.mktemp("exports"))
 
 
 # --- what the file computes
@@ -106,7 +137,7 @@ def exports(finished: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
-def test_export_equals_the_float64_formula_of_the_network(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_export_equals_the_float64_formula_of_the_network(name: str, run: Path, exports: Exports) -> None:
     weights = load_file(run / "checkpoints" / "best" / "model.safetensors")
     data = json.loads((run / "summary.json").read_text())["data"]
     images = in_unit_range(pixels(run)[:50])
@@ -118,7 +149,7 @@ def test_export_equals_the_float64_formula_of_the_network(name: str, run: Path, 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_export_classifies_like_the_api(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_export_classifies_like_the_api(name: str, run: Path, exports: Exports) -> None:
     logits = answers(exports[name], in_unit_range(pixels(run)))
     expected = load_run(run).predict(pixels(run))
     torch.testing.assert_close(torch.from_numpy(logits).softmax(1), expected, rtol=1e-4, atol=1e-5)
@@ -126,14 +157,14 @@ def test_export_classifies_like_the_api(name: str, run: Path, exports: dict[str,
 
 @pytest.mark.spread(2)
 @pytest.mark.parametrize("name", FORMATS)
-def test_export_output_is_independent_of_the_batch_size(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_export_output_is_independent_of_the_batch_size(name: str, run: Path, exports: Exports) -> None:
     images = in_unit_range(pixels(run)[:97])
     whole = answers(exports[name], images)
     for size in (1, 2, 3, 64):
         np.testing.assert_allclose(answers(exports[name], images[:size]), whole[:size], rtol=1e-4, atol=1e-4)
 
 
-def test_the_onnx_file_is_valid_and_declares_its_input(exports: dict[str, Path]) -> None:
+def test_the_onnx_file_is_valid_and_declares_its_input(exports: Exports) -> None:
     model = onnx.load(str(exports["onnx"]))
     onnx.checker.check_model(model, full_check=True)
     assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", 20)}
@@ -146,9 +177,9 @@ def test_the_onnx_file_is_valid_and_declares_its_input(exports: dict[str, Path])
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_no_path_of_this_machine_is_in_the_file(name: str, exports: dict[str, Path], tmp_path: Path) -> None:
+def test_no_path_of_this_machine_is_in_the_file(name: str, exports: Exports, tmp_path: Path) -> None:
     """Exporters note the source line behind each operation."""
-    if name != "onnx":
+    if zipfile.is_zipfile(exports[name]):
         shutil.unpack_archive(exports[name], tmp_path / "it", "zip")
     parts = [exports[name], *(path for path in tmp_path.rglob("*") if path.is_file())]
     for place in (str(ROOT), "site-packages"):
@@ -159,21 +190,24 @@ def test_no_path_of_this_machine_is_in_the_file(name: str, exports: dict[str, Pa
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_record_describes_the_file(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_the_record_describes_the_file(name: str, run: Path, exports: Exports) -> None:
     path = exports[name]
     record = json.loads((path.parent / f"{path.name}.json").read_text())
     content = path.read_bytes()
     assert (record["file"], record["bytes"]) == (path.name, len(content))
     assert record["sha256"] == hashlib.sha256(content).hexdigest()
     assert (record["format"], record["opset"]) == (name, 20 if name == "onnx" else None)
-    assert record["input"] == {"name": "images", "shape": ["N", 1, 28, 28], "dtype": "float32", "range": [0.0, 1.0]}
+    given = {"name": "images", "shape": ["N", 1, 28, 28], "dtype": "float32", "range": [0.0, 1.0]}
+    batch = {"batch": {"least": 1, "most": 32}} if name == "executorch" else {}
+    assert record["input"] == {**given, **batch}
     assert record["output"] == {"name": "logits", "shape": ["N", 10], "dtype": "float32"}
     assert tuple(record["classes"]) == load_run(run).classes
     assert record["run"] == str(run)
     assert record["checkpoint"] == {"name": "best", "step": int(best(run).name.removeprefix("step-"))}
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert ({"onnx", "onnxruntime"} <= record["versions"].keys()) is (name == "onnx")
-    assert ("openvino" in record["versions"]) is (name == "openvino")
+    for library in ("openvino", "executorch"):
+        assert (library in record["versions"]) is (name == library)
     options = {"INFERENCE_PRECISION_HINT": "f32"} if name == "openvino" else {}
     assert record["parity"]["runtime_options"] == options
     sides = [f"{path.name}.json", f"{path.name}.README.md", *([f"{path.name}.predict.py"] if name == "onnx" else [])]
@@ -185,7 +219,7 @@ def best(run: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_recorded_parity_is_reproducible_on_validation_images(name: str, run: Path, exports: dict[str, Path]) -> None:
+def test_recorded_parity_is_reproducible_on_validation_images(name: str, run: Path, exports: Exports) -> None:
     """256 of the 600, a sample of all classes."""
     parity = json.loads((exports[name].parent / f"{exports[name].name}.json").read_text())["parity"]
     images = compared(run)
@@ -414,7 +448,10 @@ def test_without_a_validation_split_training_images_are_compared(effbench: Effbe
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["format=onx"], ["format 'onx'", "onnx, openvino, torch_export, torchscript", "Did you mean 'onnx'?"]),
+        (
+            ["format=onx"],
+            ["format 'onx'", "executorch, onnx, openvino, torch_export, torchscript", "Did you mean 'onnx'?"],
+        ),
         (["checkpoint=first"], ["checkpoint 'first'", "best, last"]),
         (["checkpoint=../../x"], ["checkpoint '../../x'"]),
         (["tolerance=0"], ["tolerance must be", "(0, 1]", "'0'", "such as 1e-4"]),
@@ -424,6 +461,9 @@ def test_without_a_validation_split_training_images_are_compared(effbench: Effbe
         (["opset=17", "format=onnx"], ["opset must be", "18 to 25", "got 17"]),
         (["opset=twenty", "format=onnx"], ["opset must be", "'twenty'"]),
         (["opset=20"], ["opset=20 is for format=onnx, not format=torchscript"]),
+        (["max_batch=8"], ["max_batch=8 is for format=executorch: a file of format=torchscript takes any number"]),
+        (["max_batch=0", "format=executorch"], ["max_batch must be", "from 1 to 4096", "got 0"]),
+        (["max_batch=many", "format=executorch"], ["max_batch must be", "'many'"]),
         (["--no-data", "data.root=x"], ["--no-data reads no data", "data.root"]),
         (["fromat=onnx"], ["option of export 'fromat'", "Did you mean 'format'?"]),
         (["another"], ["option of export 'another'"]),
@@ -456,14 +496,16 @@ def test_missing_export_extra_exits_4_before_reading_the_run(
     assert effbench("export", str(run), "format=torchscript", "output=it")[0] == 0
 
 
-@pytest.mark.parametrize("module", ["openvino", "onnx"])
-def test_missing_openvino_names_its_own_extra(
-    module: str, run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "module"), [("openvino", "openvino"), ("openvino", "onnx"), ("executorch", "executorch")]
+)
+def test_a_missing_library_names_the_format_s_own_extra(
+    name: str, module: str, run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    code, _, err = effbench("export", str(run), "format=openvino", "output=it")
+    code, _, err = effbench("export", str(run), f"format={name}", "output=it")
     assert (code, list(tmp_path.iterdir())) == (4, [])
-    assert err == "error: format=openvino needs the extra 'openvino': pip install 'effbench[openvino]'\n"
+    assert err == f"error: format={name} needs the extra '{name}': pip install 'effbench[{name}]'\n"
 
 
 def test_exporter_failure_is_reported_with_the_other_formats(
@@ -818,7 +860,7 @@ def test_pixels_from_the_record_alone_are_those_of_effbench(
 @pytest.mark.process
 @pytest.mark.parametrize("channels", [1, 3])
 def test_predict_is_reproduced_from_the_record_and_the_file(
-    channels: int, run: Path, exports: dict[str, Path], tmp_path: Path, effbench: Effbench
+    channels: int, run: Path, exports: Exports, tmp_path: Path, effbench: Effbench
 ) -> None:
     path = exports["onnx"]
     if channels == 3:
@@ -879,7 +921,7 @@ def by_itself(program: Path, files: list[Path], bare: Path) -> list[dict[str, An
 
 @pytest.mark.process
 def test_predict_py_answers_like_effbench_predict(
-    run: Path, exports: dict[str, Path], bare: Path, tmp_path: Path, effbench: Effbench
+    run: Path, exports: Exports, bare: Path, tmp_path: Path, effbench: Effbench
 ) -> None:
     program = exports["onnx"].with_name("mlp-best.onnx.predict.py")
     assert len([line for line in program.read_text().splitlines() if line.strip()]) < 40
@@ -953,7 +995,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def test_card_states_metrics_with_wilson_intervals(run: Path, exports: dict[str, Path]) -> None:
+def test_card_states_metrics_with_wilson_intervals(run: Path, exports: Exports) -> None:
     card = exports["onnx"].with_name("mlp-best.onnx.README.md").read_text()
     summary = json.loads((run / "summary.json").read_text())
     share, n = summary["metrics"]["test/acc"], summary["data"]["counts"]["test"]

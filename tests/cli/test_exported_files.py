@@ -20,6 +20,8 @@ import torch
 from torch import nn
 
 from effbench import build, cli
+from effbench.errors import EffbenchError
+from effbench.export.formats import FORMATS
 from effbench.export.openvino_runtime import archive
 from effbench.run.load import load_run
 from tests.cli.conftest import Effbench
@@ -28,7 +30,7 @@ from tests.security.conftest import SENTINEL, Evil
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-NAMES = {"onnx": "mlp-best.onnx", "openvino": "mlp-best.openvino.zip", "torchscript": "mlp-best.pt"}
+NAMES = {name: f"mlp-best{FORMATS[name].suffix}" for name in ("onnx", "openvino", "torchscript")}
 
 
 @pytest.fixture(scope="session")
@@ -178,7 +180,7 @@ def test_a_file_without_its_record_is_refused(files: Path, effbench: Effbench) -
     assert (code, "mlp-best.onnx.json is not beside it" in err) == (2, True)
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", "torchscript"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_broken_file_is_refused_by_its_runtime(name: str, files: Path, effbench: Effbench) -> None:
     path = files / NAMES[name]
     for content in (path.read_bytes()[:3000], b"", b"x" * 5000):
@@ -358,3 +360,16 @@ def test_the_file_model_pads_to_its_one_length() -> None:
     outputs = model(torch.tensor([[3, 4]]))
     assert seen[0].tolist() == [[3, 4, 0, 0, 0]]
     assert outputs.argmax(-1).tolist() == [[3, 4]]
+
+
+def test_a_runtime_that_fails_at_a_batch_is_named_with_its_file() -> None:
+    from effbench.export.opening import Opened
+    from effbench.run.exported_run import _FileModel
+
+    def crash(inputs: torch.Tensor) -> torch.Tensor:
+        del inputs
+        raise RuntimeError("its runtime crashed: signal SIGSEGV\nand more")
+
+    model = _FileModel(Opened(Path("it.pte"), {"input": {"dtype": "float32", "shape": ["N", 3]}}, crash))
+    with pytest.raises(EffbenchError, match=r"^it.pte fails at a batch of 2: its runtime crashed: signal SIGSEGV$"):
+        model(torch.zeros(2, 3))

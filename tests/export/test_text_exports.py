@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import effbench
 from effbench.errors import MissingExtraError, ThresholdError
-from effbench.export.formats import export_bytes, load_exported, require_libraries
+from effbench.export.formats import FORMATS, export_bytes, load_exported, require_libraries
 from effbench.export.parity import compare, require
 from effbench.models.ngrams import Ngrams
 from effbench.models.text_cnn import TextCnn
@@ -57,7 +57,7 @@ def skip_without_libraries(form: str) -> None:
 
 @pytest.mark.proof
 @pytest.mark.parametrize("name", models())
-@pytest.mark.parametrize("form", ["onnx", "openvino", "torch_export", "torchscript"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_files_take_every_length(name: str, form: str, tmp_path: Path) -> None:
     skip_without_libraries(form)
     if form == "openvino" and name.startswith("ngrams"):
