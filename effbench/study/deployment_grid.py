@@ -1,0 +1,80 @@
+"""The table of training cost beside deployment cost, with the quality of each arm."""
+
+from __future__ import annotations
+
+from effbench.report.deployment import three
+from effbench.report.spread import seconds
+from effbench.stats import mean
+from effbench.study.grids import Grid, value_text, without_empty_columns
+from effbench.study.results import StudyResult
+from effbench.study.table import Cost, StudyTable
+from effbench.study.wording import listed
+from effbench.units import human_bytes
+
+HEADING = "Training and deployment"
+
+
+def training_and_deployment(table: StudyTable, result: StudyResult) -> list[Grid]:
+    """Return the table, in the order of the ranking; [] where deployment was not measured."""
+    costs = {cost.arm: cost for cost in table.costs}
+    if not any(cost.deployed for cost in costs.values()):
+        return []
+    rows = []
+    for quality in result.qualities:
+        own, test = costs.get(quality.arm), quality.test.estimate if quality.test else None
+        cells = _cells(own, table) if own else [""] * 7
+        rows.append([quality.arm, value_text(test, table), *cells])
+    heads = [
+        "arm", f"test\n{table.display.axis}", "ms a\nstep", "an\nepoch", "peak\nmemory", "ms a\n{unit}", "95 %",
+        "backend", "file",
+    ]  # fmt: skip
+    unit = next(iter(costs.values())).unit
+    heads = [head.replace("{unit}", unit) for head in heads]
+    # at 80 columns the arm, its metric, step time, latency and file stay longest
+    grid = Grid(
+        HEADING, _lead(table), heads, [False, *[True] * 6, False, True], rows, priority=[0, 0, 0, 2, 3, 0, 5, 1, 0]
+    )
+    return [without_empty_columns(grid)]
+
+
+def _cells(cost: Cost, table: StudyTable) -> list[str]:
+    """Return step, epoch and memory of training; latency with its interval, backend and file of deployment."""
+    step_s, per_epoch = cost.step_seconds.estimate, _steps_per_epoch(cost.arm, table)
+    training = [
+        f"{1000 * step_s:.2f}{' !' * cost.contaminated}{' *' * cost.defaults}",
+        "" if per_epoch is None else seconds(per_epoch * step_s),
+        human_bytes(cost.peak_memory_bytes),
+    ]
+    if not cost.deployed:
+        return [*training, "", "", "", ""]
+    best = cost.deployed[0]
+    p50 = best.latency_p50_seconds.times(1000)
+    ends = f"{three(p50.low)} to {three(p50.high)}"
+    return [*training, three(p50.estimate), ends, best.backend, human_bytes(best.file_bytes)]
+
+
+def _steps_per_epoch(arm: str, table: StudyTable) -> float | None:
+    found = [run.steps / run.epochs for run in table.confirmations_by_arm.get(arm, ()) if run.epochs]
+    return mean(found) if found else None
+
+
+def _lead(table: StudyTable) -> str:
+    costs = [cost for cost in table.costs if cost.deployed]
+    parts = [
+        "Training: time of a step and of an epoch (without validation), and peak memory. Deployment: median time of one "
+        f"{costs[0].unit}, with its interval, and the file, with the fastest backend that keeps the accuracy.",
+        f"Measured on {listed(list(dict.fromkeys(cost.deployed_on for cost in costs)))}.",
+    ]
+    # an optimizer changes weights and no network
+    shared: dict[str, list[str]] = {}
+    for cost in costs:
+        shared.setdefault(cost.deployed_arm, []).append(cost.arm)
+    if several := [listed(arms) for arms in shared.values() if len(arms) > 1]:
+        parts.append(f"Arms with one network share a measurement: {'; '.join(several)}.")
+    if untrained := [cost.arm for cost in costs if not cost.deployed_run]:
+        parts.append(f"With untrained weights, because no run was kept here: {listed(untrained)}.")
+    if any(cost.contaminated for cost in table.costs):
+        parts.append("'!': the step time was disturbed.")
+    if any(cost.defaults for cost in table.costs):
+        parts.append("'*': it is that of the default settings.")
+    return " ".join(parts)
