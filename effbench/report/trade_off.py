@@ -20,7 +20,7 @@ from effbench.report.ranking import division
 from effbench.stats import Interval, share_interval
 
 LATENCY, SIZE = "latency", "size"
-_MOST_NAMED = 6  # pairs in a sentence
+_MOST_NAMED = 6  # runs, or pairs of them, in a sentence
 
 
 @dataclass(frozen=True)
@@ -268,18 +268,35 @@ def sentences(found: TradeOff) -> list[str]:
         quality = found.display.title or found.metric
         place = f" on machine {each.machine}" if each.machine and len(found.machines) > 1 else ""
         told.append(f"No run beats {_or(each.joined)} in both {quality} and {each.cost}{place}.")
-        if each.undecided:
-            pairs = [
-                f"{a} and {b} in {' and '.join(quality if part == 'quality' else part for part in what)}"
-                for a, b, what in each.undecided[:_MOST_NAMED]
-            ]
-            more = len(each.undecided) - _MOST_NAMED
-            told.append(f"Not distinguished{place}: {'; '.join(pairs)}{f'; and {more} more' if more > 0 else ''}.")
+        told += _not_told_apart(each, quality)
     return [*told, *_caveats(found)]
+
+
+def _not_told_apart(found: Front, quality: str) -> list[str]:
+    """Return what cannot be told apart on a front, and which other runs may belong to it."""
+    told = []
+    among = [
+        f"{a} and {b} in {' and '.join(quality if part == 'quality' else part for part in what)}"
+        for a, b, what in found.undecided
+        if a in found.joined
+    ]
+    if among:
+        told.append(f"Of these, not distinguished from each other: {_some(among, '; ')}.")
+    if others := list(dict.fromkeys(name for name, _, _ in found.undecided if name not in found.joined)):
+        told.append(
+            f"Not distinguished from one of these, because intervals of {quality} or {found.cost} overlap: "
+            f"{_some(others)}."
+        )
+    return told
 
 
 def _or(names: Sequence[str]) -> str:
     return " or ".join([*filter(None, [", ".join(names[:-1])]), *names[-1:]])
+
+
+def _some(texts: Sequence[str], between: str = ", ") -> str:
+    more = len(texts) - _MOST_NAMED
+    return between.join(texts[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _caveats(found: TradeOff) -> list[str]:
@@ -299,11 +316,11 @@ def _caveats(found: TradeOff) -> list[str]:
     if (margin := max(row.found.margin for row in found.rows)) > 0:
         told.append(f"Intervals of latency are widened by each record's own doubt, by up to {100 * margin:.0f} %.")
     if unknown := [row.run.name for row in found.rows if _runtime(row.found) not in row.found.machine.versions]:
-        told.append(f"The version of the runtime is not in the record of {', '.join(dict.fromkeys(unknown))}.")
+        told.append(f"The version of the runtime is not in the record of {_some(list(dict.fromkeys(unknown)))}.")
     if any(not math.isfinite(row.quality.high) for row in found.rows):
         told.append(f"No interval of the {found.display.title or found.metric} is known: its estimates are compared.")
     if found.without:
-        told.append(f"Measured, but without a metric to compare: {', '.join(found.without[:_MOST_NAMED])}.")
+        told.append(f"Measured, but without a metric to compare: {_some(found.without)}.")
     return told
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -93,21 +94,18 @@ def _colours(found: TradeOff, anchors: Mapping[int, int | None]) -> dict[str, in
     return {name: colour if (colour := own[name]) is not None else place % COLOURS for place, name in enumerate(names)}
 
 
-def figures_of(found: TradeOff, colours: Mapping[str, int] | None = None) -> list[Figure]:
+def figures_of(found: TradeOff, colours: Mapping[str, int] | None = None, head: str = "") -> list[Figure]:
     """Return the metric against latency, on each machine, and against size; the runs that no other beats are joined.
 
     Args:
         found: the trade-off.
         colours: name of a run -> its colour; None: by the order of the rows.
+        head: what the titles begin with.
     """
     colours = colours or _colours(found, {})
-    shown = found.rows[:_MOST_DRAWN]
-    places = {row.run.name: number for number, row in reversed(list(enumerate(shown, start=1)))}
-    names = {
-        name: (colours[name], name if len(name) <= _MOST_LETTERS else f"#{number}") for name, number in places.items()
-    }
+    names = {name: (colours[name], short) for name, short in _short_names(found).items()}
     display = found.display
-    axis = f"{found.split} {display.axis or found.metric}"
+    axis = f"{head}{found.split} {display.axis or found.metric}"
     quality = (lambda value: f"{100 * value:.4g}%") if display.as_percent else "{:.4g}".format
     drawn = []
     for each in found.fronts:
@@ -121,13 +119,22 @@ def figures_of(found: TradeOff, colours: Mapping[str, int] | None = None) -> lis
     return [each for each in drawn if each is not None]
 
 
+def _short_names(found: TradeOff) -> dict[str, str]:
+    """Return name of a run -> how a figure calls it, of the runs that are drawn."""
+    rows = found.rows[:_MOST_DRAWN]
+    numbers = {row.run.name: number for number, row in reversed(list(enumerate(rows, start=1)))}
+    ends = Counter(name.rpartition("/")[2] for name in numbers)
+    short = {name: end if ends[end := name.rpartition("/")[2]] == 1 else name for name in numbers}
+    return {name: end if len(end) <= _MOST_LETTERS else f"#{numbers[name]}" for name, end in short.items()}
+
+
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms"
 
 
 def trade_off_sheet(found: Sequence[TradeOff]) -> str | None:
     """Return the figures of all trade-offs as one SVG file; None if there are none."""
-    drawn = [each for one in found for each in figures_of(one)]
+    drawn = [each for one in found for each in figures_of(one, head=f"{one.data}: " if len(found) > 1 else "")]
     texts = [text for one in found for text in sentences(one)]
     return sheet(drawn, " ".join(texts), across=2) if drawn else None
 
@@ -143,7 +150,8 @@ def as_rows(found: TradeOff) -> list[dict[str, Any]]:
             "data": found.data, "metric": found.metric, "split": found.split, "run": name,
             "value": quality.estimate, **_finite("value", quality), "samples": quality.n,
             "backend": row.found.backend, "p50_s": p50.estimate, **_finite("p50_s", p50), "margin": row.found.margin,
-            "bytes": row.found.bytes, "measured_by": row.found.verb, "machine": row.machine, **dict(row.found.machine.place),
+            "bytes": row.found.bytes, "measured_by": row.found.verb, "machine": row.machine,
+            **dict(row.found.machine.place),
             **{library: row.found.machine.versions.get(library) for library in LIBRARIES},
         }  # fmt: skip
         for cost in (LATENCY, SIZE):

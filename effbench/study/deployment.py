@@ -80,7 +80,7 @@ def estimated_s(networks: int, rounds: int) -> float:
 
 
 def kept_run(plan: StudyPlan, ledger: Ledger, arm: str) -> tuple[Path, float] | None:
-    """Return an arm's best final run with a checkpoint on this machine: its folder, and a value that is larger if better.
+    """Return the folder of an arm's best final run with a checkpoint here, and its value, which is larger if better.
 
     Args:
         plan: the plan.

@@ -61,8 +61,8 @@ def _steps_per_epoch(arm: str, table: StudyTable) -> float | None:
 def _lead(table: StudyTable) -> str:
     costs = [cost for cost in table.costs if cost.deployed]
     parts = [
-        "Training: time of a step and of an epoch (without validation), and peak memory. Deployment: median time of one "
-        f"{costs[0].unit}, with its interval, and the file, with the fastest backend that keeps the accuracy.",
+        "Training: time of a step and of an epoch (without validation), and peak memory. Deployment: median time of "
+        f"one {costs[0].unit}, with its interval, and the file, with the fastest backend that keeps the accuracy.",
         f"Measured on {listed(list(dict.fromkeys(cost.deployed_on for cost in costs)))}.",
     ]
     # an optimizer changes weights and no network

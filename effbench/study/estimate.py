@@ -79,8 +79,8 @@ class Estimate:
         found = backends()
         return [
             f"Deployment, at the end: {counted(self.networks, 'network')} x {len(found)} backends "
-            f"({', '.join(found)}) x {self.plan.keys.deployment_rounds} rounds, about {human_span(self.deployment_s)} of "
-            "it; study.deployment_rounds=0 leaves it out."
+            f"({', '.join(found)}) x {self.plan.keys.deployment_rounds} rounds, about {human_span(self.deployment_s)} "
+            "of it; study.deployment_rounds=0 leaves it out."
         ]
 
     def sentences(self) -> list[str]:

@@ -60,8 +60,8 @@ def check_plan(plan: StudyPlan) -> None:
         )
     if 0 < keys.deployment_rounds < LEAST_ROUNDS:
         raise ConfigError(
-            f"study.deployment_rounds must be at least {LEAST_ROUNDS}, for intervals over them, or 0: not measured; got "
-            f"{keys.deployment_rounds}."
+            f"study.deployment_rounds must be at least {LEAST_ROUNDS}, for intervals over them, or 0: not measured; "
+            f"got {keys.deployment_rounds}."
         )
     if plan.baseline not in names:
         raise ConfigError(unknown_name("study.baseline: arm", plan.baseline, names))

@@ -217,8 +217,8 @@ class Cost:
         optimizer_state_bytes: of all parameters.
         parameters: number of the model's parameters.
         macs: multiply-accumulate operations of one sample.
-        latency_p50_seconds: of inference with one sample: of the fastest backend of `deployed`, or else of the untrained
-            model on the device of the runs; None if not measured.
+        latency_p50_seconds: of inference with one sample: of the fastest backend of `deployed`, or else of the
+            untrained model on the device of the runs; None if not measured.
         contaminated: other work or clock drift was seen while it was measured.
         unit: the word for a sample.
         defaults: it was measured with the arm's default settings, because a short run with its best setting failed, or
