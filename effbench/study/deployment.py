@@ -26,8 +26,9 @@ from effbench.study.table import Deployed
 log = logging.getLogger(__name__)
 
 SECONDS, SAMPLES = 0.5, 256  # longest timed part of a process; validation samples on which answers are compared
-# Seconds on one thread of an AMD EPYC, other work beside: a process of a backend from its start to its first turn, and
-# the export of a network with the comparison's own work (medians of study=smoke's MLP, n = 3; larger ones take longer).
+# Seconds of a process of a backend from its start to its first turn, of an export with its comparison, and of a process's
+# turns in a round. Of three backends and three rounds they give 35 s for one network and 66 s for two; an MLP and a CNN
+# at 28 px took 32 s and 56 s of processor time (one thread of an AMD EPYC with other work beside, n = 1).
 _START_S = {"eager": 2.5, "onnxruntime": 0.7, "openvino_f32": 1.2}
 _EXPORT_S, _TURNS_S = 8.0, 0.6
 
