@@ -9,7 +9,7 @@ from effbench.study.grids import Grid, value_text, without_empty_columns
 from effbench.study.results import StudyResult
 from effbench.study.table import Cost, StudyTable
 from effbench.study.wording import listed
-from effbench.units import human_bytes
+from effbench.units import article, human_bytes
 
 HEADING = "Training and deployment"
 
@@ -22,23 +22,21 @@ def training_and_deployment(table: StudyTable, result: StudyResult) -> list[Grid
     rows = []
     for quality in result.qualities:
         own, test = costs.get(quality.arm), quality.test.estimate if quality.test else None
-        cells = _cells(own, table) if own else [""] * 7
+        cells = _cells(own, table) if own else [""] * 8
         rows.append([quality.arm, value_text(test, table), *cells])
-    heads = [
-        "arm", f"test\n{table.display.axis}", "ms a\nstep", "an\nepoch", "peak\nmemory", "ms a\n{unit}", "95 %",
-        "backend", "file",
-    ]  # fmt: skip
     unit = next(iter(costs.values())).unit
-    heads = [head.replace("{unit}", unit) for head in heads]
+    heads = [
+        "arm", f"test\n{table.display.axis}", "ms a\nstep", "an\nepoch", "peak\nmemory", f"ms {article(unit)}\n{unit}",
+        "95 %", "in\neager", "backend", "file",
+    ]  # fmt: skip
     # at 80 columns the arm, its metric, step time, latency and file stay longest
-    grid = Grid(
-        HEADING, _lead(table), heads, [False, *[True] * 6, False, True], rows, priority=[0, 0, 0, 2, 3, 0, 5, 1, 0]
-    )
+    numeric, priority = [False, *[True] * 7, False, True], [0, 0, 0, 2, 3, 0, 5, 4, 1, 0]
+    grid = Grid(HEADING, _lead(table), heads, numeric, rows, priority)
     return [without_empty_columns(grid)]
 
 
 def _cells(cost: Cost, table: StudyTable) -> list[str]:
-    """Return step, epoch and memory of training; latency with its interval, backend and file of deployment."""
+    """Return step, epoch and memory of training; latency with its interval and in eager mode, backend and file."""
     step_s, per_epoch = cost.step_seconds.estimate, _steps_per_epoch(cost.arm, table)
     training = [
         f"{1000 * step_s:.2f}{' !' * cost.contaminated}{' *' * cost.defaults}",
@@ -46,11 +44,12 @@ def _cells(cost: Cost, table: StudyTable) -> list[str]:
         human_bytes(cost.peak_memory_bytes),
     ]
     if not cost.deployed:
-        return [*training, "", "", "", ""]
+        return [*training, *[""] * 5]
     best = cost.deployed[0]
     p50 = best.latency_p50_seconds.times(1000)
     ends = f"{three(p50.low)} to {three(p50.high)}"
-    return [*training, three(p50.estimate), ends, best.backend, human_bytes(best.file_bytes)]
+    eager = [three(1000 * each.latency_p50_seconds.estimate) for each in cost.deployed if each.backend == "eager"]
+    return [*training, three(p50.estimate), ends, "".join(eager), best.backend, human_bytes(best.file_bytes)]
 
 
 def _steps_per_epoch(arm: str, table: StudyTable) -> float | None:
@@ -62,7 +61,8 @@ def _lead(table: StudyTable) -> str:
     costs = [cost for cost in table.costs if cost.deployed]
     parts = [
         "Training: time of a step and of an epoch (without validation), and peak memory. Deployment: median time of "
-        f"one {costs[0].unit}, with its interval, and the file, with the fastest backend that keeps the accuracy.",
+        f"one {costs[0].unit} with its interval, and the file, with the fastest backend that keeps the accuracy; the "
+        "time in eager mode beside it.",
         f"Measured on {listed(list(dict.fromkeys(cost.deployed_on for cost in costs)))}.",
     ]
     # an optimizer changes weights and no network
