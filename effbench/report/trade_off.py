@@ -282,11 +282,13 @@ def _not_told_apart(found: Front, quality: str) -> list[str]:
     ]
     if among:
         told.append(f"Of these, not distinguished from each other: {_some(among, '; ')}.")
-    if others := list(dict.fromkeys(name for name, _, _ in found.undecided if name not in found.joined)):
-        told.append(
-            f"Not distinguished from one of these, because intervals of {quality} or {found.cost} overlap: "
-            f"{_some(others)}."
-        )
+    others = [(name, what) for name, _, what in found.undecided if name not in found.joined]
+    if others:
+        parts = dict.fromkeys(quality if part == "quality" else part for _, what in others for part in what)
+        which = "one of these" if len(found.joined) > 1 else "it"
+        names = list(dict.fromkeys(name for name, _ in others))
+        why = f"because intervals of {' or '.join(parts)} overlap"
+        told.append(f"Not distinguished from {which}, {why}: {_some(names)}.")
     return told
 
 
@@ -311,7 +313,7 @@ def _caveats(found: TradeOff) -> list[str]:
         told.append(f"Measured on {found.machines[0]}.")
     told.append(
         "Each record was measured on its own, not in turns with the others: other work on the machine may move one of "
-        "them by tens of percent, which no interval holds."
+        "them by tens of percent, which no interval holds. A compressed run's own section has the ratio in turns."
     )
     if (margin := max(row.found.margin for row in found.rows)) > 0:
         told.append(f"Intervals of latency are widened by each record's own doubt, by up to {100 * margin:.0f} %.")

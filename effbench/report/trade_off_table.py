@@ -87,11 +87,16 @@ def _ends(interval: Interval, written: Any) -> str:
 
 
 def _colours(found: TradeOff, anchors: Mapping[int, int | None]) -> dict[str, int]:
-    """Return name of a run -> its colour: that of its curves, where it has some."""
-    names = dict.fromkeys(row.run.name for row in found.rows)
-    numbers = {row.run.name: row.run.number for row in found.rows}
-    own = {name: anchors.get(numbers[name]) for name in names}
-    return {name: colour if (colour := own[name]) is not None else place % COLOURS for place, name in enumerate(names)}
+    """Return name of a run -> its colour: that of its curves, if no other run has taken it."""
+    colours: dict[str, int] = {}
+    for row in found.rows:
+        if row.run.name in colours:
+            continue
+        free = [colour for colour in range(COLOURS) if colour not in colours.values()] or list(range(COLOURS))
+        own = anchors.get(row.run.number)
+        # runs of two rankings may have one colour: here they stand side by side
+        colours[row.run.name] = own if own is not None and own in free else free[len(colours) % len(free)]
+    return colours
 
 
 def figures_of(found: TradeOff, colours: Mapping[str, int] | None = None, head: str = "") -> list[Figure]:

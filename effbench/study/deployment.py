@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 SECONDS, SAMPLES = 0.5, 256  # longest timed part of a process; validation samples on which answers are compared
 # Seconds of a backend's process from its start to its first turn, of an export with its comparison, and of a process's
-# turns in a round. Three backends and three rounds give 35 s for one network and 66 s for two; an MLP and a CNN at 28 px
-# took 32 s and 56 s of processor time (one thread of an AMD EPYC with other work beside, n = 1).
+# turns in a round. Three backends and three rounds give 35 s for one network and 66 s for two; an MLP and a CNN at 28
+# px took 32 s and 56 s of processor time (one thread of an AMD EPYC with other work beside, n = 1).
 _START_S = {"eager": 2.5, "onnxruntime": 0.7, "openvino_f32": 1.2}
 _EXPORT_S, _TURNS_S = 8.0, 0.6
 
