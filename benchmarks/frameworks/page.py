@@ -13,9 +13,9 @@ from benchmarks.frameworks.lines import RULE
 from benchmarks.frameworks.measure import BARE, SLICE_STEPS
 from effbench.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, Panel, Tick, scale, span, ticks
 from effbench.report.figures import Figure, Label, Mark
+from effbench.report.fronts import names_beside
 from effbench.report.sheets import sheet
 from effbench.stats import Interval, deviation, mean, median, median_interval
-from effbench.study.figures import names_beside
 
 FIGURE_HEIGHT = 290  # names beside points need more room than curves
 TITLE = "Lines of user code and overhead of a step"

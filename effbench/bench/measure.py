@@ -37,6 +37,7 @@ class Arm:
         failed: why it is not measured any further; '' while it is.
         notes: of its runtime.
         processes: what was measured, one entry a process.
+        batches: batch size -> a .npy file with the batch, where the arms do not share theirs.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Arm:
     failed: str = ""
     notes: tuple[str, ...] = ()
     processes: list[dict[str, Any]] = field(default_factory=list)
+    batches: Mapping[int, Path] = field(default_factory=dict)
 
 
 def answers_of(arm: Arm, samples: Path, size: int, folder: Path, threads: int) -> np.ndarray[Any, Any] | None:
@@ -79,7 +81,7 @@ def measure(arms: list[Arm], batches: Mapping[int, Path], options: BenchOptions,
 
     Args:
         arms: the arms.
-        batches: batch size -> a .npy file with the batch.
+        batches: batch size -> a .npy file with the batch, for arms without one of their own.
         options: of the measurement.
         folder: for temporary files.
     """
@@ -111,7 +113,7 @@ def _block(arms: list[Arm], size: int, batch: Path, number: int, options: BenchO
         running: list[tuple[Arm, ArmProcess, dict[str, Any]]] = []
         for arm in arms:
             # one loads after the other, so that the times to load are of a machine without the others' work
-            job = _job(arm, batch, options.threads, options.seconds / TURNS)
+            job = _job(arm, arm.batches.get(size, batch), options.threads, options.seconds / TURNS)
             if (started := _tried(arm, partial(_started, job, folder, options.threads, stack))) is not None:
                 process, facts = started
                 running.append((arm, process, {"round": number, "batch_size": size, **facts, "turns": []}))

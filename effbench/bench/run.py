@@ -163,7 +163,6 @@ def _record(
         SINGLE_STREAM: verdict(SINGLE_STREAM, kept, reference, 1, trusted.margin) if 1 in options.sizes else None,
         OFFLINE: verdict(OFFLINE, kept, reference, None, trusted.margin),
     }
-    libraries = sorted({library for name in options.chosen for library in BACKENDS[name].libraries})
     return {
         "schema_version": SCHEMA,
         **source.facts,
@@ -184,8 +183,14 @@ def _record(
         "doubts": list(trusted.reasons),
         "verdicts": verdicts,
         "processes": {arm.name: [_short(process) for process in arm.processes] for arm in (*arms, control)},
-        "environment": {**environment(), "bf16": has_bf16(), **{name: _version(name) for name in libraries}},
+        "environment": surroundings(options),
     }
+
+
+def surroundings(options: BenchOptions) -> dict[str, Any]:
+    """Return the machine, and the versions of the libraries that the backends run on."""
+    libraries = sorted({library for name in options.chosen for library in BACKENDS[name].libraries})
+    return {**environment(), "bf16": has_bf16(), **{name: _version(name) for name in libraries}}
 
 
 def _options(options: BenchOptions) -> dict[str, Any]:

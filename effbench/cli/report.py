@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
 from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
@@ -15,6 +15,9 @@ from effbench.gc_pause import uncollected
 from effbench.records import STUDY_FILE, output_problem
 from effbench.strict_json import print_json
 from effbench.units import counted
+
+if TYPE_CHECKING:
+    from effbench.report.trade_off import TradeOff
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,11 @@ For the folder of a study it analyses its table again and writes study.html ther
 The page ranks finished runs with the same data and metric; seeds of one config are one row, with mean and standard
 deviation. It also has curves, and the result, configuration, environment and command of each run. Failed runs and
 damaged files are listed with the reason. The page needs no network and runs no script.
+
+Of two or more runs that `effbench bench` or `compress` measured, the page also has a deployment table: accuracy against
+latency (p50, one sample, fastest backend) and file size, and the runs that no other one beats in both. It is also
+written beside the page as NAME-deployment.csv and NAME-deployment.svg. Latencies of other machines, threads or versions
+have an axis of their own.
 
 The tables are also printed to stdout; --json: as JSON."""
 MOST_LINES = 20  # printed lines of a table or of a list of problems
@@ -75,25 +83,49 @@ def report(paths: Sequence[Path], output: Path, as_json: bool) -> int:
     """
     from effbench.report.collect import find_runs, read_runs
     from effbench.report.html import as_data, view, write_html
+    from effbench.report.trade_off import trade_offs
 
     # thousands of runs make millions of objects that all stay: garbage collection would only cost time
     with uncollected():
         folders, unread = find_runs(paths)
         records = read_runs(folders)
-        content = view(records, output, unread)
+        deployed, damaged = trade_offs(records)
+        content = view(records, output, unread, deployed, damaged)
         write_html(content, output)
+        files = _write_deployment(deployed, output)
 
     log.info(f"read {counted(content['found'], 'run')}")
     problems = [f"{name}{': ' if name else ''}{text}" for name, text in content["problems"]]
     _show_lines(problems, log.warning, log.info)
     if as_json:
-        print_json({"report": str(output), **as_data(records)})
+        print_json({"report": str(output), **as_data(records, deployed)})
         return 0
-    for table in content["tables"]:
+    for table in [*content["tables"], *content["deployments"]]:
         _print_table(table)
     _show_lines([f"{run['name']} {run['status']}: {run['reason']}" for run in content["unfinished"]], print, print)
-    print(for_terminal(str(output)))
+    for path in [*files, output]:
+        print(for_terminal(str(path)))
     return 0
+
+
+def _write_deployment(found: Sequence[TradeOff], page: Path) -> list[Path]:
+    """Write PAGE-deployment.csv and .svg beside the page, if runs were measured in deployment; return their paths.
+
+    Raises:
+        EffbenchError: a file cannot be written.
+    """
+    if not found:
+        return []
+    from effbench.records import write_output
+    from effbench.report.trade_off_table import trade_off_csv, trade_off_sheet
+
+    texts = {".csv": trade_off_csv(found), ".svg": trade_off_sheet(found)}
+    paths = []
+    for suffix, text in texts.items():
+        if text is not None:
+            paths.append(page.with_name(f"{page.stem}-deployment{suffix}"))
+            write_output(paths[-1], text, "output=PAGE.html")
+    return paths
 
 
 def _show_lines(lines: Sequence[str], show: Callable[[str], object], show_rest: Callable[[str], object]) -> None:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.bench.analysis import STATISTICS, at_size, calls_of, estimates, ratio
-from effbench.bench.backends import BACKENDS, has_bf16
+from effbench.bench.backends import BACKENDS
 from effbench.bench.measure import Arm, measure
-from effbench.bench.run import AGAIN, answering, batch_files, thread_count
+from effbench.bench.run import AGAIN, answering, batch_files, surroundings, thread_count
 from effbench.bench.sources import Source, source_of
 from effbench.bench.verdict import trust
 from effbench.errors import EffbenchError
 from effbench.report.compression import compressed_file
-from effbench.report.environment import environment
 from effbench.stats import positive_interval
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def _record(
         "drift": trusted.drift,
         "margin": trusted.margin,
         "doubts": list(trusted.reasons),
-        "environment": {**environment(), "bf16": has_bf16()},
+        "environment": surroundings(options),
     }
 
 

@@ -95,8 +95,9 @@ def main_metric(arms: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def three(value: float) -> str:
-    """Return three significant digits without an exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    """Return about three significant digits without an exponent, and at most four decimals."""
+    digits = next((digits for least, digits in ((100, 0), (10, 1), (0.1, 2), (0.01, 3)) if value >= least), 4)
+    return f"{value:.{digits}f}"
 
 
 def latency_figure(record: Mapping[str, Any]) -> Figure | None:

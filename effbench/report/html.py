@@ -30,6 +30,9 @@ from effbench.report.ranking import Table, label, tables
 from effbench.report.result import result_rows, status_text
 from effbench.report.spread import number_text, seconds
 from effbench.report.templates import environment_of, harmless
+from effbench.report.trade_off import TradeOff
+from effbench.report.trade_off_table import as_data as trade_off_data
+from effbench.report.trade_off_table import table_of
 from effbench.units import human_bytes
 
 MOST_SHOWN = 40  # runs with curves and a section
@@ -68,13 +71,21 @@ class Drawn:
         return Curve(self.run.name, self.colour or 0, self.rows, per_step or None)
 
 
-def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ()) -> dict[str, Any]:
+def view(
+    records: Sequence[RunRecord],
+    output: Path,
+    unread: Sequence[str] = (),
+    deployed: Sequence[TradeOff] = (),
+    damaged: Sequence[tuple[RunRecord, str]] = (),
+) -> dict[str, Any]:
     """Return the content of the page as plain containers, without secrets and control characters.
 
     Args:
         records: the runs.
         output: path of the page; links are relative to it.
         unread: messages on folders that could not be read.
+        deployed: what `trade_offs` found of the runs.
+        damaged: (run, what is wrong with a record of its deployment), from there.
     """
     ranking = tables(records)
     colours = dict(_chosen(ranking, records))
@@ -91,6 +102,8 @@ def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ())
     unfinished = [run for run in records if run.summary is not None and not run.finished]
     found = [(run.name, text) for run in records for text in run.problems]
     found += [(item.run.name, text) for item in drawn.values() for text in item.problems]
+    # the others' sections have said it
+    found += [(run.name, text) for run, text in damaged if run.number not in drawn]
 
     # how many runs ended with which status, and the version and time of the page
     counts = Counter(run.status.replace("_", " ") for run in records) if len(records) > 1 else {}
@@ -103,6 +116,7 @@ def view(records: Sequence[RunRecord], output: Path, unread: Sequence[str] = ())
         "facts": " · ".join([*facts, f"{datetime.now():%Y-%m-%d %H:%M}"]),
         "single": len(records) == 1,
         "tables": [_table(table, drawn) for table in ranking],
+        "deployments": [table_of(each, {number: item.colour for number, item in drawn.items()}) for each in deployed],
         "unfinished": [_unfinished(run, drawn) for run in unfinished],
         "problems": [*found, *(("", text) for text in unread)],
         "sections": [_section(item, output) for item in in_order],
@@ -120,8 +134,8 @@ def write_html(content: Mapping[str, Any], output: Path) -> None:
     write_output(output, text, redacted=True)  # `view` has redacted the content; the template has no secrets
 
 
-def as_data(records: Sequence[RunRecord]) -> dict[str, Any]:
-    """Return the tables as values for programs, without secrets."""
+def as_data(records: Sequence[RunRecord], deployed: Sequence[TradeOff] = ()) -> dict[str, Any]:
+    """Return the tables, and what `trade_offs` found, as values for programs, without secrets."""
     ranking = []
     for table in tables(records):
         rows = []
@@ -132,6 +146,7 @@ def as_data(records: Sequence[RunRecord]) -> dict[str, Any]:
         ranking.append({"data": table.data, "metric": table.metric, "rows": rows})
     content = {
         "tables": ranking,
+        "deployments": [trade_off_data(each) for each in deployed],
         "unfinished": [
             {"run": run.name, "status": run.status, "reason": _reason(run)} for run in records if not run.finished
         ],

@@ -118,7 +118,7 @@ def tables(records: Sequence[RunRecord]) -> list[Table]:
             data, best = run.part("data"), run.part("best")
             metric = best.get("metric") if best.get("value") is not None else None
             mode = mode_of(metric, run.displays)  # a metric of the user may have a shipped one's name and another mode
-            alike[metric, mode, str(data.get("name")), str(data.get("sha256")), *_division(run)].append(run)
+            alike[metric, mode, str(data.get("name")), str(data.get("sha256")), *division(run)].append(run)
         elif run.experiment is not None:
             unfinished[run.experiment].add(str(run.config.get("seed")))
 
@@ -145,7 +145,7 @@ def tables(records: Sequence[RunRecord]) -> list[Table]:
     ]
 
 
-def _division(run: RunRecord) -> tuple[str, ...]:
+def division(run: RunRecord) -> tuple[str, ...]:
     """Return the settings, besides the dataset, that decide which samples validate and test a run."""
     return tuple(f"{key}={run.config[key]}" for key in _DIVISION if run.config.get(key) is not None)
 
@@ -162,8 +162,8 @@ def _table(runs: Sequence[RunRecord], unfinished: Mapping[frozenset[str], set[st
     ordered = [by_number[row["job"]] for row in rows]
     metric = rows[0]["metric"]
     data = str(runs[0].part("data").get("name") or "unknown data")
-    if several and (division := _division(runs[0])):
-        data += f" ({', '.join(division)})"
+    if several and (cut := division(runs[0])):
+        data += f" ({', '.join(cut)})"
     columns, notes = _columns(rows, front, end, metric), _notes(ordered, rows, hidden)
     displays = {name: display for group in ordered for name, display in group.runs[0].displays.items()}
     return Table(data, metric, front, ordered, rows, columns, notes, displays)

@@ -34,6 +34,7 @@ def sheet(figures: Sequence[Figure | HeatMap], text: str, across: int = 1, key: 
         top += _TITLE + max(figure.height for figure in row) + _GAP
     width = min(across, len(figures)) * (WIDTH + _GAP) - _GAP
     keys, height = _keys(key, width, top)
+    marks = [mark for each in figures if isinstance(each, Figure) for mark in each.marks]
     content = {"text": text, "width": width, "height": height, "placed": placed, "keys": keys}
     shown = min(_SCALE * width, _MOST_WIDTH)
     template = environment_of().get_template("sheet.svg.j2")
@@ -41,6 +42,7 @@ def sheet(figures: Sequence[Figure | HeatMap], text: str, across: int = 1, key: 
         harmless(content),
         frame=FRAME,
         title=_TITLE,
+        has_marks=any(mark.status != "on the front" for mark in marks),
         shown_width=round(shown),
         shown_height=round(shown * height / width),
     )

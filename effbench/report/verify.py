@@ -124,7 +124,7 @@ def _links(folder: Path, summary: Mapping[str, Any]) -> str:
     _require("last" not in found or found["last"] == names[0], f"last points to {found.get('last')}, not to the newest")
     best = (summary.get("best") or {}).get("checkpoint")
     if not checkpoints.exists() and any((above / STUDY_FILE).is_file() for above in folder.resolve().parents[:3]):
-        return "none: a study keeps no checkpoints of its runs"
+        return "none: a study keeps checkpoints of the best run of each arm only"
     _require(
         best is None or found.get("best") == best,
         f"best points to {found.get('best', 'nothing')}, the summary names {best}",

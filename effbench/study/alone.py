@@ -16,12 +16,16 @@ from typing import Any
 
 from effbench.errors import ConfigError, EffbenchError
 from effbench.jobs.processes import Relay, called
+from effbench.run.load import targets_from
 from effbench.run.outcome import DIVERGED
+from effbench.run.overrides import override_key
 from effbench.study.collect import best_settings
+from effbench.study.deployment import Candidate, backends, deployed, kept_run, measures_deployment
 from effbench.study.ledger import Ledger
 from effbench.study.measure import PROBE_STEPS, TIMED_STEPS, Probe, inference_costs, probe
 from effbench.study.plan import StudyPlan
 from effbench.study.table import Setting
+from effbench.units import counted
 
 log = logging.getLogger(__name__)
 
@@ -105,13 +109,50 @@ def measured(plan: StudyPlan, ledger: Ledger, relay: Relay, at_end: bool) -> dic
         return records
 
     # after the step times: they would keep caches and the clock busy between two rounds
+    deployments = _deployments(plan, ledger, relay, records) if measures_deployment(plan) else {}
+    if deployments is None:
+        return None
     for name, record in records.items():
         words = _words(plan, name, record["settings"])
-        costs = called(relay, inference_costs, words, plan.config_dir, alive=ledger.workers.beat)
+        # one latency an arm: that of its deployment, where it was measured
+        costs = called(relay, inference_costs, words, plan.config_dir, not deployments, alive=ledger.workers.beat)
         if costs is None:
             return None
         record.update(costs)
+        if name in deployments:
+            record["deployment"] = deployments[name]
     return records
+
+
+def _deployments(
+    plan: StudyPlan, ledger: Ledger, relay: Relay, records: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]] | None:
+    """Measure the best run of each arm in deployment; return arm -> its record, or None if a signal arrived.
+
+    Args:
+        plan: the plan.
+        ledger: its tasks.
+        relay: passes signals on.
+        records: arm -> what was measured of it so far.
+    """
+    candidates = []
+    for name, record in records.items():
+        kept = kept_run(plan, ledger, name)
+        folder, value = kept if kept else (None, None)
+        candidates.append(Candidate(name, tuple(_words(plan, name, record["settings"])), folder, value))
+    rounds = plan.keys.deployment_rounds
+    log.info(f"measuring deployment alone: {', '.join(backends())}, {counted(rounds, 'round')}")
+    targets = [word.partition("=")[2] for word in plan.session_words if override_key(word) == "allow_targets"]
+    allowed = targets_from(targets[-1]) if targets else []
+    place = (plan.folder, rounds, plan.keys.threads, allowed, plan.config_dir)
+    try:
+        return called(relay, deployed, candidates, *place, alive=ledger.workers.beat)
+    except EffbenchError as error:
+        if NO_SPACE in str(error):
+            raise
+        # a study has its result without it
+        log.warning(f"deployment is not measured: {error}")
+        return {}
 
 
 @dataclass

@@ -17,6 +17,7 @@ from effbench.guarded import MissingFileError, read_text
 from effbench.records import FINISHED, read_metrics, read_summary
 from effbench.run.load import recorded_config
 from effbench.stats import Interval, mean_interval, median
+from effbench.study.deployment import cost_fields
 from effbench.study.ledger import Ledger, Task
 from effbench.study.plan import StudyPlan
 from effbench.study.table import (
@@ -299,11 +300,17 @@ def costs_of(ledger: Ledger) -> tuple[Cost, ...]:
                 optimizer_state_bytes=record["optimizer_state_bytes"],
                 parameters=rounds[0]["parameters"],
                 macs=rounds[0]["macs"],
-                latency_p50_seconds=record["latency_p50_s"],
+                # of the deployment, where it was measured
+                **({"latency_p50_seconds": record["latency_p50_s"]} | _deployment(record)),
                 contaminated=not is_clean,
             )
         )
     return tuple(costs)
+
+
+def _deployment(record: Mapping[str, Any]) -> dict[str, Any]:
+    # older records, and those of a machine without these runtimes, have none
+    return cost_fields(record["deployment"]) if "deployment" in record else {}
 
 
 def undisturbed(record: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], bool]:

@@ -27,9 +27,10 @@ from effbench.run.lock import holding
 from effbench.stats import mean
 from effbench.study.alone import NO_SPACE, measured, probe_arm
 from effbench.study.collect import failed_outcome, outcome_of
+from effbench.study.deployment import measures_deployment, superfluous
 from effbench.study.ledger import MOST_ATTEMPTS, Claim, Ledger, Task
 from effbench.study.live import Board
-from effbench.study.plan import FOLDER, StudyPlan
+from effbench.study.plan import FOLDER, RUNS, StudyPlan
 from effbench.study.space import short_words_of
 from effbench.study.tasks import PACE, cost_task, final_tasks, steps_of, tuning_tasks
 
@@ -39,7 +40,6 @@ POLL_S = 2.0  # between looks at what other workers have done
 # A run whose worker was killed saves its state before it leaves its folder. Shorter than workers.STALE_S, because the
 # worker that waits for it gives no sign of life.
 LONGEST_LOCK_S = 60.0
-RUNS = "runs"
 GO_ON = "Every run that has ended is kept: mend this, then give the same command again."
 
 
@@ -261,7 +261,9 @@ class Engine:
         outcome = outcome_of(folder, plan.metric, str(folder.relative_to(plan.folder)))
         # before the checkpoints go: a worker that is killed here leaves a run that can still be read
         self._ledger.finish(claim, outcome)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # hundreds of runs: the records stay
+        # hundreds of runs: the records stay
+        for checkpoints in self._superfluous(task, folder):
+            shutil.rmtree(checkpoints, ignore_errors=True)
         if took_s:  # 0: another worker trained it
             self._took_s.append(took_s)
         value = outcome["value"]
@@ -269,6 +271,13 @@ class Engine:
         text = plan.display.with_unit(value) if value is not None else outcome["status"]
         what = f"seed {task.seed}" if task.phase == "confirm" else " ".join(short_words_of(task.settings))
         log.info(f"{_label(task)}/{of}  val/{plan.metric} {text}  {seconds(took_s)}  {what}")
+
+    def _superfluous(self, task: Task, folder: Path) -> list[Path]:
+        """Return checkpoints that nothing needs any more, now that a run has ended."""
+        # the best final run of each arm is what would be deployed
+        if task.phase != "confirm" or not measures_deployment(self._plan):
+            return [folder / "checkpoints"]
+        return superfluous(self._plan, self._ledger, task.arm)
 
 
 def _label(task: Task) -> str:

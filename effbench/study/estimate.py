@@ -9,12 +9,13 @@ from typing import Any
 from effbench.report.spread import seconds
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.study.alone import PACE_ROUNDS
+from effbench.study.deployment import backends, estimated_s, measures_deployment
 from effbench.study.measure import TIMED_STEPS, Probe, steps_in
 from effbench.study.plan import StudyPlan
 from effbench.study.plan_words import plan_sentences
 from effbench.study.space import words_of
 from effbench.study.tuning import arms_compared
-from effbench.units import human_count
+from effbench.units import counted, human_count, human_span
 
 _START_S = 1.0  # of an arm's first run in a process, beyond what a short run shows
 
@@ -58,7 +59,29 @@ class Estimate:
         timing = sum(
             self.probes[arm.name].start_s + TIMED_STEPS * self.probes[arm.name].step_s for arm in self.plan.arms
         )
-        return runs + rounds * timing + _START_S
+        return runs + rounds * timing + self.deployment_s + _START_S
+
+    @property
+    def networks(self) -> int:
+        """Different networks, as far as their sizes tell; arms with one network share a measurement of deployment."""
+        return len({(each.parameters, each.macs) for each in self.probes.values()})
+
+    @property
+    def deployment_s(self) -> float:
+        """Seconds of measuring latency and file sizes at the end; they are part of `total_s`."""
+        rounds = self.plan.keys.deployment_rounds
+        return estimated_s(self.networks, rounds) if measures_deployment(self.plan) else 0.0
+
+    def _deployment(self) -> list[str]:
+        """Return what measuring deployment takes, in words; [] where it is not measured."""
+        if not self.deployment_s:
+            return []
+        found = backends()
+        return [
+            f"Deployment, at the end: {counted(self.networks, 'network')} x {len(found)} backends "
+            f"({', '.join(found)}) x {self.plan.keys.deployment_rounds} rounds, about {human_span(self.deployment_s)} "
+            "of it; study.deployment_rounds=0 leaves it out."
+        ]
 
     def sentences(self) -> list[str]:
         """Return what the plan can find, in words."""
@@ -104,6 +127,7 @@ class Estimate:
             "pairs": [list(pair) for pair in self.plan.pairs],
             "runs": self.runs,
             "estimated_s": self.total_s,
+            "deployment_s": self.deployment_s,
             "power": self.sentences(),
         }
 
@@ -129,5 +153,5 @@ class Estimate:
             low, high = (words_of(corner) for corner in space.corners())
             ends = ", ".join(f"{a} to {b.partition('=')[2]}" for a, b in zip(low, high, strict=True))
             print_sentence(out, f"{name}: {ends}")
-        for sentence in self.sentences():
+        for sentence in [*self._deployment(), *self.sentences()]:
             print_sentence(out, sentence)

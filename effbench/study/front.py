@@ -1,17 +1,14 @@
-"""Quality against each cost: which arms are on the Pareto front, given the intervals of both.
-
-A front of estimates alone would name arms that are ahead by the noise of a few seeds. Here an arm leaves the front only
-if another one is clearly better; what cannot be told apart stays.
-"""
+"""Quality against each cost: which arms are on the Pareto front, given the intervals of both (effbench/pareto.py)."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from effbench.pareto import FrontPoint, front
 from effbench.stats import Interval, mean_interval
 from effbench.study.comparisons import Pair, difference_by_sample, paired
-from effbench.study.results import Comparison, FrontPoint, FrontStatus
+from effbench.study.results import Comparison
 from effbench.study.runs import Runs, result_of, runs_by_arm
 from effbench.study.samples import Samples
 from effbench.study.statistics import crossed_interval
@@ -20,6 +17,7 @@ from effbench.study.table import Cost, StudyRules, StudyTable
 COSTS = (
     "step_seconds", "peak_memory_bytes", "optimizer_state_bytes", "parameters", "macs", "latency_p50_seconds",
 )  # fmt: skip
+FILE = "file_bytes"  # a cost of arms whose deployment was measured
 _TIMED = ("step_seconds", "latency_p50_seconds")  # what other work on the machine disturbs
 # Peak memory is that of the whole process: the rounds of one arm of study=smoke differed by up to 0.02 %.
 _SAME_MEMORY = 1.001
@@ -32,10 +30,8 @@ def fronts(
 
     Of two arms that the study compares, the better one is the winner of the comparison: page and front say the same.
     Others, such as arms of two models, are compared by the interval of the paired differences (for new test samples
-    too, where predictions are known). A cost is compared by whether the intervals overlap. An arm is 'dominated' if
-    another one is clearly better in one of the two and clearly better or equal in the other, 'perhaps dominated' if it
-    is clearly better in one and cannot be told apart in the other. An arm with runs without result dominates no other:
-    its mean is that of the seeds on which it did not diverge.
+    too, where predictions are known). A cost is compared by whether the intervals overlap. An arm with runs without
+    result dominates no other: its mean is that of the seeds on which it did not diverge.
 
     Args:
         table: of the study.
@@ -55,7 +51,8 @@ def fronts(
         if (a, b) not in better
     }
     better |= others | {(b, a): -sign for (a, b), sign in others.items()}
-    return [point for cost in COSTS for point in _front(cost, arms, costs, better, runs)]
+    measured = [*COSTS, *([FILE] if any(cost.deployed for cost in table.costs) else [])]
+    return [point for cost in measured for point in _front(cost, arms, costs, better, runs)]
 
 
 def _front(
@@ -63,35 +60,17 @@ def _front(
 ) -> list[FrontPoint]:
     # an arm whose every run diverged has no place in a figure of quality, however cheap it is
     with_result = {arm for arm in arms if any(result_of(run) is not None for run in runs[arm].values())}
-    values = {arm: _value(costs.get(arm), cost, costs.values()) if arm in with_result else None for arm in arms}
+    every = list(costs.values())
+    values = {arm: _value(costs.get(arm), cost, every) if arm in with_result else None for arm in arms}
     rivals = {arm for arm in with_result if all(result_of(run) is not None for run in runs[arm].values())}
-    points = []
-    for arm in arms:
-        own = values[arm]
-        if own is None:
-            points.append(FrontPoint(arm, cost, None, "unknown", ()))
-            continue
-        surely: list[str] = []
-        perhaps: list[str] = []
-        for other in arms:
-            theirs = values[other]
-            if other == arm or theirs is None or other not in rivals:
-                continue
-            # intervals that touch are not told apart: stricter than a test, but costs have no paired differences
-            quality, cheaper = better[other, arm], (theirs.high < own.low) - (own.high < theirs.low)
-            # worse in one, or better in none: no reason to leave the front
-            if min(quality, cheaper) < 0 or max(quality, cheaper) == 0:
-                continue
-            # of what is counted, equal is equal: parameters of two optimizers on one model
-            same_cost = theirs.low == own.low == theirs.high == own.high
-            (surely if quality > 0 and (cheaper > 0 or same_cost) else perhaps).append(other)
-        status: FrontStatus = "dominated" if surely else "perhaps dominated" if perhaps else "on the front"
-        points.append(FrontPoint(arm, cost, own, status, tuple(surely or perhaps)))
-    return points
+    return front(cost, values, better, rivals)
 
 
-def _value(cost: Cost | None, name: str, every: Iterable[Cost]) -> Interval | None:
+def _value(cost: Cost | None, name: str, every: Sequence[Cost]) -> Interval | None:
     """Return a cost as an interval, of no width for what is counted; None if it is missing or contaminated."""
+    if cost is not None and name == "latency_p50_seconds" and any(each.deployed for each in every):
+        # with the doubts of its own measurement, in which disturbed step times have no part
+        return cost.deployed[0].latency_p50_seconds if cost.deployed else None
     found = getattr(cost, name, None)
     if cost is None or found is None or (cost.contaminated and name in _TIMED):
         return None

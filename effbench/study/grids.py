@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 
+from effbench.pareto import FrontPoint
 from effbench.report.spread import seconds
 from effbench.stats import Interval
-from effbench.study.results import FrontPoint, Quality, StudyResult
+from effbench.study.front import FILE
+from effbench.study.results import Quality, StudyResult
 from effbench.study.runs import groups
 from effbench.study.table import StudyTable, baselines
 from effbench.study.verdicts import seconds_doubt
@@ -35,6 +37,7 @@ COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "parameters": ("parameters", human_count),
     "macs": ("MACs", human_count),
     "latency_p50_seconds": ("latency", _ms),
+    FILE: ("file size", human_bytes),
 }
 
 
@@ -274,7 +277,8 @@ def without_columns(grid: Grid, names: Container[str]) -> Grid:
     heads, numeric = [grid.heads[at] for at in kept], [grid.numeric[at] for at in kept]
     rows = [[row[at] for at in kept] for row in grid.rows]
     levels = [[row[at] for at in kept] for row in grid.levels]
-    return replace(grid, heads=heads, numeric=numeric, rows=rows, levels=levels)
+    priority = [grid.priority[at] for at in kept] if grid.priority else ()
+    return replace(grid, heads=heads, numeric=numeric, rows=rows, levels=levels, priority=priority)
 
 
 def _budget(table: StudyTable, result: StudyResult) -> Grid:
@@ -353,7 +357,8 @@ def _costs(table: StudyTable) -> Grid:
             human_bytes(cost.optimizer_state_bytes),
             human_count(cost.parameters),
             human_count(cost.macs),
-            "" if cost.latency_p50_seconds is None else f"{cost.latency_p50_seconds * 1000:.2f} ms",
+            # that of a deployment stands in the table of deployment
+            "" if cost.latency_p50_seconds is None or cost.deployed else f"{cost.latency_p50_seconds * 1000:.2f} ms",
             # of times; memory, parameters and MACs do not depend on what else runs
             "yes" if cost.contaminated else "no",
         ]
@@ -405,7 +410,8 @@ def _fronts(table: StudyTable, result: StudyResult) -> Grid:
         more = f" and {len(point.by) - 2} more" if len(point.by) > 2 else ""
         return f"{point.status} by {', '.join(point.by[:2])}{more}" if point.by else point.status
 
-    left_out = [COSTS[cost][0] for cost in COSTS if cost not in shown]
+    known = dict.fromkeys(point.cost for point in result.front)
+    left_out = [COSTS[cost][0] for cost in known if cost not in shown]
     lead = (
         f"Test {table.metric} against each cost. An arm is dominated if another one is clearly better in one of the "
         "two and not worse in the other, perhaps dominated if it cannot be told apart from that one in the other."

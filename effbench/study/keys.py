@@ -35,6 +35,7 @@ class StudyKeys(Section):
     seconds: Positive | None
     target: float | Literal["median"] | None
     timing_rounds: Whole
+    deployment_rounds: Whole
     alpha: Annotated[float, Field(gt=0, lt=1)]
     relevant_difference: Positive | None
     power: Annotated[float, Field(gt=0, lt=1)]

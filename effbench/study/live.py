@@ -13,6 +13,7 @@ from effbench.escaping import for_terminal
 from effbench.log import LOGGER, print_above_bar
 from effbench.report.spread import seconds
 from effbench.report.text_table import TextColumn, text_table
+from effbench.study.deployment import measures_deployment
 from effbench.study.ledger import Ledger
 from effbench.study.plan import StudyPlan
 
@@ -100,10 +101,10 @@ def _lines(
     """Return what is said above the table."""
     keys = plan.keys
     ended, wanted = sum(each.tuned + each.final for each in found), len(found) * (keys.trials + keys.seeds)
-    left = ""
+    left, also = "", " and deployment" if measures_deployment(plan) else ""
     if left_s is not None and ended < wanted:
         left = f"; about {f'{left_s:.0f} s' if left_s < 100 else seconds(left_s)} left"
-        left += ", then step times are measured" if keys.timing_rounds else ""
+        left += f", then step times{also} are measured" if keys.timing_rounds else ""
     # a label is padded for the columns of the log
     names = ", ".join(" ".join(label.split()) for label in running)
     workers = f"; {1 + others} workers" if others else ""

@@ -128,14 +128,17 @@ def steps_in(budget_s: float, step_s: float) -> int:
     return max(1, round(budget_s / step_s))
 
 
-def inference_costs(words: Sequence[str], config_dir: str | None = None) -> dict[str, float | int | None]:
+def inference_costs(
+    words: Sequence[str], config_dir: str | None = None, latency: bool = True
+) -> dict[str, float | int | None]:
     """Return optimizer_state_bytes, and latency_p50_s: median seconds of one sample's forward pass on the run's device.
 
-    The model is untrained.
+    The model is untrained. Where deployment is measured (deployment.py), this latency is not: it is None.
 
     Args:
         words: overrides of the run.
         config_dir: folder with the user's groups.
+        latency: measure it.
     """
     # here, because the module is also imported by commands that only plan
     import torch
@@ -152,6 +155,12 @@ def inference_costs(words: Sequence[str], config_dir: str | None = None) -> dict
     # latency and state do not depend on the values of weights, so nothing is downloaded; frozen ones count as trained
     section = config.model.model_copy(update={"pretrained": None, "freeze": []})
     config = config.model_copy(update={"model": section})
+    found: dict[str, float | int | None] = {
+        "optimizer_state_bytes": cost(config, setting)["optimizer_state_bytes"],
+        "latency_p50_s": None,
+    }
+    if not latency:
+        return found
     model = build.model(config, setting.num_classes, setting.modality).eval().to(device)
     example = setting.example.to(device)
     # a GPU computes after the call returns
@@ -164,8 +173,5 @@ def inference_costs(words: Sequence[str], config_dir: str | None = None) -> dict
             model(example)
             wait()
             times.append(time.perf_counter() - begun)
-    return {
-        "optimizer_state_bytes": cost(config, setting)["optimizer_state_bytes"],
-        # the median, because other processes make some passes longer and none shorter
-        "latency_p50_s": statistics.median(times[LATENCY_RUNS // 4 :]),
-    }
+    # the median, because other processes make some passes longer and none shorter
+    return {**found, "latency_p50_s": statistics.median(times[LATENCY_RUNS // 4 :])}

@@ -19,17 +19,12 @@ from effbench.escaping import csv_cell, for_terminal, markdown_text
 from effbench.records import FINISHED, write_text
 from effbench.redaction import redact
 from effbench.report.figures import FRAME, Figure, Series, figure
+from effbench.report.fronts import front_figure
 from effbench.report.templates import environment_of, harmless
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.strict_json import json_text
-from effbench.study.figures import (
-    budget_curves,
-    front_figure,
-    learning_curves,
-    learning_note,
-    target_band,
-    target_curve,
-)
+from effbench.study.deployment_grid import training_and_deployment
+from effbench.study.figures import budget_curves, learning_curves, learning_note, target_band, target_curve
 from effbench.study.grids import BUDGET, COSTS, FRONT, RANKING, TARGET, Grid, details, fronts_shown, ranking
 from effbench.study.results import StudyResult, result_to_json
 from effbench.study.run_grids import every_run
@@ -65,7 +60,8 @@ def write_page(folder: Path, table: StudyTable, result: StudyResult, curves: Cur
     write_text(folder / CURVES, json_text(curves, ascii_only=True, indent=None) + "\n")
     write_text(folder / RUNS, _csv([_run_values(run) for run in table.confirmations]))
     write_text(folder / TRIALS, _csv([_trial_values(trial) for trial in table.trials]))
-    grids = [ranking(table, result), *details(table, result), *every_run(table)]
+    deployed = training_and_deployment(table, result)
+    grids = [ranking(table, result), *deployed, *details(table, result), *every_run(table)]
     # a path or a database's address in an override may hold a password: nothing readable is written with it
     write_text(folder / MARKDOWN, redact(markdown(table, result, grids)))
     write_text(folder / PAGE, _html(table, result, grids, figures(table, result, curves)))
@@ -81,7 +77,20 @@ def print_result(table: StudyTable, result: StudyResult, path: Path) -> None:
         path: of the page.
     """
     out = console()
-    grid = ranking(table, result)
+    _print_grid(ranking(table, result))
+    for sentence in result.verdicts:
+        print_sentence(out, sentence)
+    for objection in result.objections:
+        text = f"objection, {objection.kind}: {objection.sentence} {_capital(objection.remedy)}"
+        print_sentence(out, text, style="red")
+    for grid in training_and_deployment(table, result):
+        print_sentence(out, grid.heading, style="bold")
+        _print_grid(grid)
+        print_sentence(out, grid.lead)
+    out.print(for_terminal(str(path)), soft_wrap=True, markup=False)
+
+
+def _print_grid(grid: Grid) -> None:
     # text_table.py leaves out columns by `priority`: at 80 columns neither numbers nor sentences are broken
     columns = zip(*grid.rows, strict=True)
     print_table(
@@ -90,12 +99,6 @@ def print_result(table: StudyTable, result: StudyResult, path: Path) -> None:
             for head, is_number, leaves, cells in zip(grid.heads, grid.numeric, grid.priority, columns, strict=True)
         ]
     )
-    for sentence in result.verdicts:
-        print_sentence(out, sentence)
-    for objection in result.objections:
-        text = f"objection, {objection.kind}: {objection.sentence} {_capital(objection.remedy)}"
-        print_sentence(out, text, style="red")
-    out.print(for_terminal(str(path)), soft_wrap=True, markup=False)
 
 
 def names_in_figures(table: StudyTable) -> dict[str, tuple[int, str]]:

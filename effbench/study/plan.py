@@ -22,6 +22,7 @@ from effbench.study.space import SearchSpace, words_of
 from effbench.study.table import Arm, Setting, StudyRules, pairs_to_compare
 
 FOLDER = "study.folder=DIR"  # sets another folder; for remedies in messages
+RUNS = "runs"  # folder of the runs, within that of the study
 # Keys of a run that the study sets, with the key of the study that decides them. An override of one of them would make
 # arms unequal (length, seed), or show the test split to tuning.
 OWN_KEYS = {
@@ -33,9 +34,9 @@ OWN_KEYS = {
     "trainer.limit_test_batches": "nothing: only the final runs read the test split",
     "device.threads": "study.threads",
 }
-# How a study is run. These keys are not frozen: another machine may join with other numbers, and a study may go on
-# with more workers.
-OPERATION = ("workers", "threads", "storage", "folder")
+# How a study is run, and what it measures at its end. These keys are not frozen: another machine may join with other
+# numbers, and a study may go on with more workers.
+OPERATION = ("workers", "threads", "storage", "folder", "deployment_rounds")
 MOST_EPOCHS = 1000  # of a run that only measures; the measurement ends it after a few steps
 
 

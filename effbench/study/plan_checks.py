@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from effbench.bench.options import LEAST_ROUNDS
 from effbench.errors import ConfigError, shown, unknown_name
 from effbench.redaction import redact
 from effbench.run.overrides import override_key
@@ -56,6 +57,11 @@ def check_plan(plan: StudyPlan) -> None:
         raise ConfigError(
             f"a study needs study.epochs or study.seconds, and the other null; got epochs={shown(keys.epochs)}, "
             f"seconds={shown(keys.seconds)}."
+        )
+    if 0 < keys.deployment_rounds < LEAST_ROUNDS:
+        raise ConfigError(
+            f"study.deployment_rounds must be at least {LEAST_ROUNDS}, for intervals over them, or 0: not measured; "
+            f"got {keys.deployment_rounds}."
         )
     if plan.baseline not in names:
         raise ConfigError(unknown_name("study.baseline: arm", plan.baseline, names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from effbench.pareto import FrontPoint
 from effbench.stats import Interval
 from effbench.study.versioned_json import from_json, to_json
 
@@ -12,8 +13,6 @@ RESULT_SCHEMA = 1  # a new field with a default leaves it; a field that means so
 
 # 'none' is not "equal": no number of seeds shows that two arms are equal
 Winner = Literal["a", "b", "none"]
-# 'perhaps dominated' keeps apart what a plain front of estimates would mix: sure losers and near ones
-FrontStatus = Literal["on the front", "perhaps dominated", "dominated", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -288,28 +287,6 @@ class BudgetPoint:
     low: float | None
     high: float | None
     wins: float
-
-
-@dataclass(frozen=True)
-class FrontPoint:
-    """An arm's place against one cost.
-
-    Attributes:
-        arm: name of the arm.
-        cost: field of Cost.
-        value: the cost with its interval.
-        status: 'dominated' by an arm that is clearly better in one and not worse in the other, 'perhaps dominated' by
-            one that is clearly better in one and cannot be told apart in the other, else 'on the front'; 'unknown'
-            where a measurement is missing or contaminated.
-        by: the arms that dominate it.
-    """
-
-    arm: str
-    cost: str
-    value: Interval | None
-    status: FrontStatus
-    # all of them, so that a reader can leave one out; the page shows two
-    by: tuple[str, ...]
 
 
 @dataclass(frozen=True)

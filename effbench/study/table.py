@@ -191,6 +191,21 @@ Run = TypeVar("Run", Trial, Confirmation)
 
 
 @dataclass(frozen=True)
+class Deployed:
+    """An arm's best run with one backend, on the CPU.
+
+    Attributes:
+        backend: as `effbench bench` names it.
+        latency_p50_seconds: median time of one sample; its interval also holds the doubts of the measurement.
+        file_bytes: size of the backend's file.
+    """
+
+    backend: str
+    latency_p50_seconds: Interval
+    file_bytes: NonNegativeInt
+
+
+@dataclass(frozen=True)
 class Cost:
     """What an arm costs, measured alone on the machine.
 
@@ -202,11 +217,16 @@ class Cost:
         optimizer_state_bytes: of all parameters.
         parameters: number of the model's parameters.
         macs: multiply-accumulate operations of one sample.
-        latency_p50_seconds: of inference with one sample; None if not measured.
+        latency_p50_seconds: of inference with one sample: of the fastest backend of `deployed`, or else of the
+            untrained model on the device of the runs; None if not measured.
         contaminated: other work or clock drift was seen while it was measured.
         unit: the word for a sample.
         defaults: it was measured with the arm's default settings, because a short run with its best setting failed, or
             none was known.
+        deployed: the arm's best run by backend, the fastest that keeps the accuracy first; () if not measured.
+        deployed_run: folder name of that run; '' for untrained weights.
+        deployed_arm: the arm whose run was measured: arms with one and the same network share a measurement.
+        deployed_on: processor, threads and versions.
     """
 
     arm: str
@@ -222,6 +242,15 @@ class Cost:
     contaminated: bool
     unit: str = IMAGE
     defaults: bool = False
+    deployed: tuple[Deployed, ...] = ()
+    deployed_run: str = ""
+    deployed_arm: str = ""
+    deployed_on: str = ""
+
+    @property
+    def file_bytes(self) -> int | None:
+        """Size of the file that the fastest backend reads; None if deployment was not measured."""
+        return self.deployed[0].file_bytes if self.deployed else None
 
 
 @dataclass(frozen=True)

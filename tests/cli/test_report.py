@@ -11,6 +11,8 @@ from effbench.units import percent
 from tests.cli.conftest import Effbench
 from tests.commandline import python
 from tests.report.pages import Page, config, summary, write_run
+from tests.report.test_trade_off import bench
+from tests.report.test_trade_off import run as measured_run
 
 
 @pytest.fixture
@@ -128,3 +130,32 @@ def test_the_table_fits_the_width_and_the_winner_is_on_one_line(
     assert "89.50 ± 0.71 %" in lines[head + 1]
     assert not {"hidden", "memory_format", "kind", "status"} & set(out.replace(".", " ").split())  # the name tells them
     assert lines[-1] == "report.html"
+
+
+@pytest.mark.slow
+def test_runs_that_were_measured_have_a_deployment_table(
+    effbench: Effbench, monkeypatch: pytest.MonkeyPatch, elsewhere: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    measured_run(elsewhere / "runs" / "large", 0.9, 0.1, bench=bench(0.004, 4_000_000))
+    measured_run(elsewhere / "runs" / "small", 0.8, 0.2, bench=bench(0.001, 1_000_000))
+    code, out, _ = effbench("report", "runs", "output=page.html")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[-3:] == ["page-deployment.csv", "page-deployment.svg", "page.html"]
+    assert "Deployment: fashion, test acc against latency and size" in lines
+    assert "No run beats small or large in both accuracy and latency." in lines
+    rows = [line for line in lines if "onnxruntime" in line and "ms" in line]
+    assert [row.split()[:2] for row in rows] == [["small", "80.00"], ["large", "90.00"]]
+    assert max(map(len, rows)) <= 80
+    assert (elsewhere / "page-deployment.csv").read_text().count("\n") == 3
+    assert (elsewhere / "page-deployment.svg").read_text().startswith("<svg")
+    code, out, _ = effbench("report", "runs", "--json")
+    assert [row["run"] for row in json.loads(out)["deployments"][0]["rows"]] == ["small", "large"]
+
+
+@pytest.mark.slow
+def test_one_measured_run_has_no_trade_off(effbench: Effbench, elsewhere: Path) -> None:
+    measured_run(elsewhere / "run", 0.9, bench=bench(0.004, 4_000_000))
+    assert effbench("report", "run")[0] == 0
+    assert not list(elsewhere.glob("*-deployment.*"))

@@ -98,7 +98,7 @@ def test_plan_as_json_tells_what_the_study_then_runs(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # a plan writes nothing
     found = json.loads(told.stdout)
     assert found.keys() == {
-        "study", "digest", "arms", "trials", "seeds", "pairs", "runs", "estimated_s", "power",
+        "study", "digest", "arms", "trials", "seeds", "pairs", "runs", "estimated_s", "deployment_s", "power",
     }  # fmt: skip
     assert [arm["arm"] for arm in found["arms"]] == ["mlp-sgd", "mlp-adamw"]
 

@@ -8,14 +8,16 @@ import re
 import numpy as np
 import pytest
 
+from effbench.pareto import FrontPoint
 from effbench.report.charts import BOTTOM, RIGHT, WIDTH
 from effbench.report.figures import Series, figure
+from effbench.report.fronts import front_figure
 from effbench.stats import Interval
 from effbench.study.analysis import analyse
-from effbench.study.figures import front_figure, learning_curves, target_band, target_curve
+from effbench.study.figures import learning_curves, target_band, target_curve
 from effbench.study.grids import FRONT, RANKING, TARGET, details
 from effbench.study.page import figures
-from effbench.study.results import FrontPoint, SurvivalPoint
+from effbench.study.results import SurvivalPoint
 from effbench.study.table import FROM_STEPS, MEASURED
 from tests.study.planted import confirmation, cost, study
 

@@ -1,0 +1,95 @@
+"""Bench several models beside each other: their arms take turns, so that their latencies can be compared."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from effbench.bench.analysis import at_size, estimates
+from effbench.bench.measure import Arm, measure
+from effbench.bench.options import BenchOptions
+from effbench.bench.run import AGAIN, answering, batch_files, surroundings, thread_count
+from effbench.bench.sources import Source
+from effbench.bench.verdict import trust
+from effbench.errors import EffbenchError
+
+MOST_AT_ONCE = 12  # processes that wait for their turns; torch takes several hundred MB in each
+_KEPT = ("status", "reason", "bytes", "parity", "metrics", "lost", "notes")
+
+
+def bench_several(sources: Mapping[str, Source], options: BenchOptions, folder: Path) -> dict[str, Any]:
+    """Measure several models and return the record: arms by model, and what the measurement can tell apart.
+
+    Args:
+        sources: name -> the model.
+        options: how.
+        folder: an empty folder for the files.
+
+    Raises:
+        EffbenchError: no backend works for any of them.
+    """
+    rows, groups = dict[str, list[dict[str, Any]]](), list[list[Arm]]()
+    with thread_count(options.threads):
+        for number, (name, source) in enumerate(sources.items()):
+            own = folder / str(number)
+            own.mkdir()
+            found, arms = answering(source, options, own)
+            rows[name] = list(found.values())
+            files = batch_files(source, options, own)
+            for arm in arms:
+                arm.name, arm.batches = f"{number} {arm.backend}", files
+            groups.append(arms)
+        every = [arm for arms in groups for arm in arms]
+        if not every:
+            raise EffbenchError(f"no backend works: {'; '.join(_reasons(rows))}")
+        # a fast one: of eager mode, differences would be small beside the time of its layers' calls
+        first = next((arm for arm in every if arm.backend == "onnxruntime"), every[0])
+        control = Arm(first.name + AGAIN, first.backend, first.file, batches=first.batches)
+        for together in _divided(groups):
+            with_control = [*together, control] if first in together else together
+            measure(with_control, first.batches, options, folder)
+    measured = {arm.name: arm for arm in every}
+    for number, own_rows in enumerate(rows.values()):
+        for row in own_rows:
+            _add_estimates(row, measured.get(f"{number} {row['backend']}"), options.sizes)
+    processes = [process for arm in (*every, control) for process in arm.processes]
+    trusted = trust(first.processes, control.processes, processes, options.sizes)
+    return {
+        "threads": options.threads, "rounds": options.rounds, "seconds": options.seconds,
+        "batch_sizes": list(options.sizes), "samples": options.samples, "max_drop": options.max_drop,
+        "models": {name: {"facts": dict(sources[name].facts), "arms": arms} for name, arms in rows.items()},
+        "control": {"backend": first.backend, **{str(size): asdict(each) for size, each in trusted.control.items()}},
+        "drift": trusted.drift, "margin": trusted.margin, "doubts": list(trusted.reasons),
+        "environment": surroundings(options),
+    }  # fmt: skip
+
+
+def _divided(groups: Sequence[list[Arm]]) -> Iterator[list[Arm]]:
+    """Yield the arms in parts of at most MOST_AT_ONCE; those of one model stay together."""
+    # one place is the control's
+    together: list[Arm] = []
+    for arms in groups:
+        if together and len(together) + len(arms) >= MOST_AT_ONCE:
+            yield together
+            together = []
+        together = [*together, *arms]
+    if together:
+        yield together
+
+
+def _add_estimates(row: dict[str, Any], arm: Arm | None, sizes: Sequence[int]) -> None:
+    """Complete the row of a backend in place, by what was measured of its arm."""
+    for key in row.keys() - {"backend", *_KEPT}:
+        del row[key]
+    if arm is not None and arm.failed:
+        row |= {"status": "failed", "reason": arm.failed}
+    elif arm is not None:
+        row["batches"] = {str(size): estimates(own, size) for size in sizes if (own := at_size(arm.processes, size))}
+
+
+def _reasons(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    for row in itertools.chain.from_iterable(rows.values()):
+        yield f"{row['backend']}: {row['reason']}"
