@@ -28,7 +28,7 @@ from effbench.export.onnx_files import require_onnx
 from effbench.report.compression import FILES
 from effbench.run.compared import compared_samples
 from effbench.run.evaluate import check_same_data
-from effbench.run.export import SAMPLES, Wanted, compared, export_loaded
+from effbench.run.export import SAMPLES, Wanted, check_fits, compared, export_loaded
 from effbench.run.run import Run
 from effbench.units import counted, human_bytes
 
@@ -66,6 +66,7 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     own = own_options(options, QuantizeOptions)
     kind = "onnx" if own.backend == "onnxruntime" else "openvino"
     # before minutes of export
+    check_fits(source, kind)
     require_onnx("method=quantize", "onnx") if kind == "onnx" else require_nncf()
     judge = Judge(source, options.checkpoint)
     with tempfile.TemporaryDirectory(prefix=".quantize-", dir=folder) as name:

@@ -15,7 +15,7 @@ from effbench.cache_dir import expanded
 from effbench.config.arguments import check_path, check_text, check_texts_by_key
 from effbench.config.options import FRACTION_ABOVE_0
 from effbench.errors import ConfigError, EffbenchError, ThresholdError, shown, unknown_name
-from effbench.export.interface import OPSET, OPSETS, OUTPUT, RECORD_SCHEMA
+from effbench.export.interface import OPSET, OPSETS, OUTPUT, RECORD_SCHEMA, unfit_reason
 from effbench.metrics import as_recorded
 from effbench.run.compared import compared_samples
 from effbench.run.load import load_run, with_data
@@ -125,7 +125,8 @@ def export_loaded(run: Run, wanted: Wanted) -> dict[str, Any]:
 
     if wanted.format_name not in FORMATS:
         raise ConfigError(unknown_name("format", wanted.format_name, FORMATS))
-    # Before the model is read and traced: a missing extra is named at once.
+    # Before the model is read and traced: a missing extra, and what cannot work, are named at once.
+    check_fits(run, wanted.format_name)
     require_libraries(wanted.format_name)
     if run.on_cpu:  # its model is a file already
         from effbench.run.export_file import export_file
@@ -143,6 +144,15 @@ def export_loaded(run: Run, wanted: Wanted) -> dict[str, Any]:
     with holding(target.parent, ELSEWHERE):
         facts = _freest(_writer(run, model, target, wanted, step, sides), run, target.name)
     return {**facts, "path": str(target)}
+
+
+def check_fits(run: Run, format_name: str) -> None:
+    """Raise ConfigError if files of this format cannot give the answers of the run's model."""
+    from effbench.target_allowlist import resolve
+
+    section = run.config.model
+    if reason := unfit_reason(format_name, resolve("model", section.target, run.config.allow_targets)):
+        raise ConfigError(f"format={format_name} cannot hold model={section.label}: {reason}. Take format=onnx.")
 
 
 def _writer(
