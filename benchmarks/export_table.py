@@ -63,7 +63,7 @@ VARIANTS = {
     "gpt": (("positions=rotary",),),
     "ngrams": (("hidden=64", "boundaries=true"),),
 }  # fmt: skip
-LARGE = ("resnet152", "swin", "vit_b", "vit_l")  # measured last, in this order
+LARGE = ("resnet152", "swin", "vit_b", "vit_l")  # measured after the others, in this order
 TOLERANCE = 1e-4  # of the largest logit, as in `effbench export`
 SAMPLES, BATCH = 9, 7  # compared as batches of 7 and 2, and one alone
 LEAST_SPREAD = 1e-2  # of the largest logit: below, a file that answers the same to everything would pass
@@ -94,7 +94,12 @@ def cases(models: Sequence[str] = ()) -> list[Case]:
     for model in models or group_options()["model"]:
         for options in ((), *VARIANTS.get(model, ())):
             found += [Case(model, pixels, options) for pixels in ([None] if model in ON_DATA else SIZES)]
-    return sorted(found, key=lambda case: (LARGE.index(case.model) + 1 if case.model in LARGE else 0, case.pixels or 0))
+    return sorted(found, key=_order)
+
+
+def _order(case: Case) -> tuple[bool, int, int]:
+    """The models as their files are come first, the large ones after the others."""
+    return bool(case.options), LARGE.index(case.model) + 1 if case.model in LARGE else 0, case.pixels or 0
 
 
 @dataclass(frozen=True)

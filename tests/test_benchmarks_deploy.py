@@ -81,6 +81,7 @@ def test_a_label_is_not_taken_for_the_beginning_of_another(measured: Measured) -
 
 
 @pytest.mark.proof
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch.jit is deprecated, and still what makes TorchScript
 def test_files_by_hand_give_one_answer(tmp_path: Path) -> None:
     """White-box: the calls are what the arms time, and a fast one that computes something else would win."""
     pytest.importorskip("onnxruntime")
