@@ -104,32 +104,35 @@ def onnx_file(turns: Turns, file: str, samples: str) -> None:
 
 
 def export_bare(turns: Turns, run: str) -> None:
-    """One lap: seconds of torch's exporter alone, the first in its process, into a file."""
+    """One lap: seconds from a run to a file by torch's exporter alone, the first in its process."""
     import torch
 
     from effbench.run.load import load_run
 
     torch.set_num_threads(1)
-    loaded = load_run(run)
-    model = loaded.model().to(memory_format=torch.contiguous_format).requires_grad_(False)
-    two = torch.rand(2, *loaded.shape)
 
     def export(path: Path) -> None:
+        loaded = load_run(run)
+        model = loaded.model().to(memory_format=torch.contiguous_format).requires_grad_(False)
+        two = torch.rand(2, *loaded.shape)
         torch.onnx.export(
             model, (two,), path, dynamo=True, dynamic_shapes=({0: torch.export.Dim("N")},), external_data=False,
             verbose=False,
         )  # fmt: skip
 
+    load_run(run).model()  # imports of the config's and the model's modules
     _once(turns, export)
 
 
 def export_ours(turns: Turns, run: str) -> None:
-    """One lap: seconds of effbench's export with its gate, the first in its process, into a file with its record."""
+    """One lap: seconds from a run to a file with its record by effbench's export, the first in its process."""
     import torch
 
     from effbench.run.export import export_run
+    from effbench.run.load import load_run
 
     torch.set_num_threads(1)
+    load_run(run).model()
     _once(turns, lambda path: export_run(run, output=path.parent) and None)
 
 

@@ -32,7 +32,10 @@ LAYOUTS = ("file", "huggingface")
 Side = Callable[[dict[str, Any]], "str | bytes | None"]  # record of a file -> content of a side file; None: none
 log = logging.getLogger(__name__)
 
-SAMPLES = 256  # samples of the comparison
+SAMPLES, LEAST_SAMPLES = 256, 8  # of the comparison
+# Over all samples of the comparison: a second or two of one core. A wrong file differs on any sample, so that more of
+# them for a large model would only take longer than the export itself (256 of ResNet-18 at 224 px: five times).
+COMPARED_MACS = 20 * 10**9
 
 
 @dataclass(frozen=True)
@@ -267,11 +270,17 @@ def _content(run: Run, model: nn.Module, wanted: Wanted, free_length: str | None
     return export_bytes(wanted.format_name, whole, modality.portable_example(), name, free_length, wanted.opset)
 
 
+def samples_for(macs: int | None) -> int:
+    """Return how many samples are compared. macs: of the model for one sample; None if they are not known."""
+    return max(LEAST_SAMPLES, min(SAMPLES, COMPARED_MACS // macs)) if macs else SAMPLES
+
+
 def _samples(run: Run, wanted: Wanted) -> tuple[str | None, Tensor]:
     """Return (split, samples as the file takes them): a sample of validation, or else of train; (None, random ones)."""
+    count = samples_for(run.summary["model"]["macs"])
     if not wanted.compare_data:
-        return None, run.modality().random_portable(SAMPLES)
-    which, samples, _ = compared_samples(run, SAMPLES)
+        return None, run.modality().random_portable(count)
+    which, samples, _ = compared_samples(run, count)
     return which, samples
 
 
