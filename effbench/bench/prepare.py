@@ -16,6 +16,7 @@ from effbench.bench.low_precision import InBfloat16
 from effbench.bench.sources import Source
 from effbench.errors import EffbenchError, MissingExtraError, first_line
 from effbench.export.formats import FORMATS, export_bytes, require_libraries
+from effbench.export.interface import unfit_reason
 from effbench.export.portable import Portable
 
 
@@ -45,6 +46,10 @@ def prepare(source: Source, backends: list[Backend], folder: Path, most: int = A
     failed: dict[str, str] = {}
     made: dict[str, Path | str] = {**source.files}
     for backend in backends:
+        # the other kind is the runtime's own format
+        if source.model is not None and (reason := unfit_reason(backend.also or backend.file, source.model.model)):
+            failed[backend.name] = f"it cannot give this model's answers: {reason}"
+            continue
         kind = backend.also if backend.also in source.files else backend.file
         if kind not in made:
             made[kind] = _made(source, kind, folder, most)

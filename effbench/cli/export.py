@@ -25,10 +25,10 @@ preprocessing (for texts the whole tokenizer), origin and parity. Both are in RU
 model card (.README.md) and, for an ONNX file of an image model, a program (.predict.py) that needs only onnxruntime,
 numpy and Pillow. layout=huggingface makes a folder for the Hub: README.md, config.json, model.safetensors, the file.
 
-Before the file is published, the format's own runtime runs it on up to 256 validation samples, in batches and on one
-sample. No file is written, and the exit code is 3, if a logit differs from the model's by more than `tolerance` of the
-largest logit or an answer (the top class) differs. --no-data compares on random inputs instead: a weaker check, for
-where the run's data are not.
+Before the file is published, the format's own runtime runs it on up to 256 validation samples (of a large model fewer,
+at least 8), in batches and on one sample. No file is written, and the exit code is 3, if a logit differs from the
+model's by more than `tolerance` of the largest logit or an answer (the top class) differs. --no-data compares on random
+inputs instead: a weaker check, for where the run's data are not.
 
 format=onnx (opset=18 to 25) needs the extra effbench[onnx]. format=openvino needs effbench[openvino]: a zip archive
 with OpenVINO's model.xml and model.bin, checked in float32; OpenVINO itself computes in bfloat16 on processors that can

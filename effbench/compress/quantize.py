@@ -30,7 +30,7 @@ from effbench.export.openvino_files import openvino_archive
 from effbench.report.compression import FILES
 from effbench.run.compared import compared_samples
 from effbench.run.evaluate import check_same_data
-from effbench.run.export import SAMPLES, compared, export_loaded
+from effbench.run.export import SAMPLES, check_fits, compared, export_loaded
 from effbench.run.export_options import Wanted
 from effbench.run.run import Run
 from effbench.units import counted, human_bytes
@@ -69,6 +69,7 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     own = own_options(options, QuantizeOptions)
     kind = "onnx" if own.backend == "onnxruntime" else "openvino"
     # before minutes of export
+    check_fits(source, kind)
     require_onnx("method=quantize", "onnx") if kind == "onnx" else require_nncf()
     judge = Judge(source, options.checkpoint)
     with tempfile.TemporaryDirectory(prefix=".quantize-", dir=folder) as name:

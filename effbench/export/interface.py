@@ -18,6 +18,17 @@ Dims = Mapping[int, Any]  # dimension of the input -> torch.export.Dim, for thos
 Forward = Callable[["Tensor"], "Tensor"]  # samples as an exported file takes them -> logits (N, K)
 
 
+def unfit_reason(format_name: str, model: object) -> str | None:
+    """Return why files of a format cannot give a model's answers; None if nothing is known against it.
+
+    Args:
+        format_name: a key of FORMATS.
+        model: an instance or a class. `unfit_formats`, if it has one, maps a format to the reason.
+    """
+    reason: str | None = getattr(model, "unfit_formats", {}).get(format_name)
+    return reason
+
+
 @dataclass(frozen=True)
 class Interface:
     """What the caller of a file sees.

@@ -56,6 +56,7 @@ def load_onnx(content: bytes) -> Forward:
     # the same threads as torch, so that the comparison does not use more processors than the user allows
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads slow torch down
+    options.log_severity_level = 4  # its errors are raised as well
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     # one input; its name is the plural of the unit, such as images

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +39,10 @@ class Ngrams(nn.Module):
     Raises:
         OptionError: an option is out of range.
     """
+
+    unfit_formats: ClassVar[Mapping[str, str]] = {
+        "openvino": "its hashes need whole numbers of 64 bits, and OpenVINO computes with 32"
+    }
 
     def __init__(
         self, num_classes: int, vocab_size: int, shortest: int = 1, longest: int = 5, buckets: int = 200_000,

@@ -14,7 +14,7 @@ from effbench.cache_dir import expanded
 from effbench.config.arguments import check_texts_by_key
 from effbench.errors import ConfigError, EffbenchError, ThresholdError
 from effbench.export.formats import FORMATS, require_libraries
-from effbench.export.interface import OUTPUT, RECORD_SCHEMA
+from effbench.export.interface import OUTPUT, RECORD_SCHEMA, unfit_reason
 from effbench.metrics import as_recorded
 from effbench.run.compared import compared_samples
 from effbench.run.export_options import Wanted
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 Side = Callable[[dict[str, Any]], "str | bytes | None"]  # record of a file -> content of a side file; None: none
 log = logging.getLogger(__name__)
 
-SAMPLES = 256  # samples of the comparison
+SAMPLES, LEAST_SAMPLES = 256, 8  # of the comparison
+# Over all samples of the comparison: a second or two of one core. A wrong file differs on any sample, so that more of
+# them for a large model would only take longer than the export itself (256 of ResNet-18 at 224 px: five times).
+COMPARED_MACS = 20 * 10**9
 
 
 def export_run(
@@ -82,7 +85,8 @@ def export_loaded(run: Run, wanted: Wanted) -> dict[str, Any]:
     from effbench.export.files import ELSEWHERE
     from effbench.training.checkpoint_files import read_manifest
 
-    # Before the model is read and traced: a missing extra is named at once.
+    # Before the model is read and traced: a missing extra, and what cannot work, are named at once.
+    check_fits(run, wanted.format_name)
     require_libraries(wanted.format_name)
     if run.on_cpu:  # its model is a file already
         from effbench.run.export_file import export_file
@@ -100,6 +104,15 @@ def export_loaded(run: Run, wanted: Wanted) -> dict[str, Any]:
     with holding(target.parent, ELSEWHERE):
         facts = _freest(_writer(run, model, target, wanted, step, sides), run, target.name)
     return {**facts, "path": str(target)}
+
+
+def check_fits(run: Run, format_name: str) -> None:
+    """Raise ConfigError if files of this format cannot give the answers of the run's model."""
+    from effbench.target_allowlist import resolve
+
+    section = run.config.model
+    if reason := unfit_reason(format_name, resolve("model", section.target, run.config.allow_targets)):
+        raise ConfigError(f"format={format_name} cannot hold model={section.label}: {reason}. Take format=onnx.")
 
 
 def _writer(
@@ -215,11 +228,17 @@ def _content(run: Run, model: nn.Module, wanted: Wanted, free_length: str | None
     return export_bytes(wanted.format_name, whole, example, name, free_length, wanted.opset, wanted.max_batch)
 
 
+def samples_for(macs: int | None) -> int:
+    """Return how many samples are compared. macs: of the model for one sample; None if they are not known."""
+    return max(LEAST_SAMPLES, min(SAMPLES, COMPARED_MACS // macs)) if macs else SAMPLES
+
+
 def _samples(run: Run, wanted: Wanted) -> tuple[str | None, Tensor]:
     """Return (split, samples as the file takes them): a sample of validation, or else of train; (None, random ones)."""
+    count = samples_for(run.summary["model"]["macs"])
     if not wanted.compare_data:
-        return None, run.modality().random_portable(SAMPLES)
-    which, samples, _ = compared_samples(run, SAMPLES)
+        return None, run.modality().random_portable(count)
+    which, samples, _ = compared_samples(run, count)
     return which, samples
 
 

@@ -13,6 +13,7 @@ from effbench.errors import ThresholdError
 from effbench.export import parity as module
 from effbench.export.parity import TIE, Parity, require
 from effbench.metrics import Accuracy
+from effbench.run.export import samples_for
 from effbench.tasks.classification import Classification
 from effbench.tasks.losses import CrossEntropy
 
@@ -24,6 +25,13 @@ compare = partial(module.compare, same=Classification(CrossEntropy(), [Accuracy(
 def logits(images: Tensor) -> Tensor:
     """(N, 4): the pixels, ten times."""
     return 10 * images.flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("macs", "samples"), [(None, 256), (10**6, 256), (100 * 10**6, 200), (1_814_073_344, 11), (61 * 10**9, 8)]
+)
+def test_large_models_are_compared_on_fewer_samples(macs: int | None, samples: int) -> None:
+    assert samples_for(macs) == samples
 
 
 def test_an_equal_answer_has_no_difference_and_every_class() -> None:

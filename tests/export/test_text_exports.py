@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import effbench
-from effbench.errors import MissingExtraError, ThresholdError
+from effbench.bench.backends import BACKENDS
+from effbench.bench.prepare import prepare
+from effbench.bench.sources import untrained_source
+from effbench.compress.compress import compress
+from effbench.compress.options import CompressOptions, QuantizeOptions
+from effbench.config.compose import compose
+from effbench.errors import ConfigError, MissingExtraError, ThresholdError
 from effbench.export.formats import FORMATS, export_bytes, load_exported, require_libraries
 from effbench.export.parity import compare, require
 from effbench.models.ngrams import Ngrams
@@ -136,6 +142,23 @@ def test_record_is_enough_to_encode_a_text(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.proof
+@pytest.mark.slow
+def test_ngrams_are_refused_for_openvino_before_anything_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(tmp_path, monkeypatch, "model=ngrams", "model.buckets=100")
+    monkeypatch.setattr("effbench.export.formats.export_bytes", None)
+    with pytest.raises(ConfigError, match=r"format=openvino cannot hold model=ngrams: .*64 bits.*Take format=onnx"):
+        export_run("run", "openvino")
+    options = CompressOptions("quantize", QuantizeOptions(backend="openvino"))
+    with pytest.raises(ConfigError, match="format=openvino cannot hold model=ngrams"):
+        compress("run", options)
+    source = untrained_source(compose(["model=ngrams", "model.buckets=100", "data=language_id"]), 2)
+    prepared = prepare(source, [BACKENDS["openvino_f32"], BACKENDS["openvino_bf16"]], tmp_path)
+    assert not prepared.files
+    assert all("64 bits" in reason for reason in prepared.failed.values())
+
+
 @pytest.mark.slow
 def test_fixed_length_of_recurrent_models_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
