@@ -195,7 +195,8 @@ class LocalAttention(SelfAttention):
         q_blocks = q.unflatten(2, (blocks, -1)).transpose(1, 2).flatten(0, 1)
         seen = near if near.dim() == 2 else near.flatten(0, 1)
         mixed = F.scaled_dot_product_attention(q_blocks, keys.flatten(0, 1), values.flatten(0, 1), seen, self._dropped)
-        return mixed.unflatten(0, (B, blocks)).transpose(1, 2).flatten(2, 3)
+        mixed_BHTd: Tensor = mixed.unflatten(0, (B, blocks)).transpose(1, 2).flatten(2, 3)
+        return mixed_BHTd
 
     def _visible(self, T: int, device: torch.device) -> Tensor:
         places = torch.arange(T, device=device)
