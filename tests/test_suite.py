@@ -35,6 +35,7 @@ def test_names_of_tests_have_at_most_60_characters() -> None:
     assert not names
 
 
+@pytest.mark.slow
 def test_no_function_of_effbench_is_longer_than_a_screen() -> None:
     functions = {
         f"{path.relative_to(ROOT)}: {node.name}": (node.end_lineno or 0) - node.lineno + 1

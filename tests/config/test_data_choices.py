@@ -35,6 +35,7 @@ def test_every_dataset_has_a_model_and_a_task_that_fit(name: str, tmp_path: Path
     dry_build(config, own_setting(config))
 
 
+@pytest.mark.slow
 def test_the_user_s_and_the_recipe_s_choice_beat_the_dataset_s() -> None:
     ngrams = static.member("model", "ngrams")["_target_"]
     assert compose(["data=language_id", "model=ngrams"]).model.target == ngrams
@@ -45,6 +46,7 @@ def test_the_user_s_and_the_recipe_s_choice_beat_the_dataset_s() -> None:
     assert compose(["recipe=gpt_kjv", "task=classification"]).task.target.endswith("Classification")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "loss"),
     [

@@ -17,14 +17,13 @@ from tests.explain.examples import TRAINED, explanation
 DOCS = Path(__file__).parents[2] / "docs" / "explain"
 NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*(?:e[-+]\d+)?")
 STALE = "docs/explain is stale: make explain"
-SLOW = (*TRAINED, "optimizers")
+SLOW = (*TRAINED, "optimizers", "schedulers")
 
 
 def words_of(text: str) -> str:
     return " ".join(NUMBER.sub("#", text).split())
 
 
-@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "topic", [pytest.param(topic, marks=pytest.mark.proof) if topic in SLOW else topic for topic in TOPICS]

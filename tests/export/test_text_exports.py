@@ -87,6 +87,7 @@ def test_ngrams_as_openvino_computes_them_fail_the_gate(tmp_path: Path) -> None:
         require(parity, 1e-4, "format=openvino", "text")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ngrams", "ngrams_ends"])
 def test_ngrams_of_a_file_are_those_of_the_model(name: str) -> None:
     model = models()[name]

@@ -38,6 +38,7 @@ def made(**options) -> DebertaV3:
     return DebertaV3(K, VOCAB, **{**SIZES, **options})
 
 
+@pytest.mark.slow
 def test_padding_changes_no_output_and_gives_no_nan() -> None:
     model, given = made().eval(), tokens()
     with torch.no_grad():

@@ -86,6 +86,7 @@ def test_every_parameter_gets_a_gradient(name):
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.spread(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_learns_a_rule(name):
@@ -225,6 +226,7 @@ WITH_TOKEN_DROPOUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_TOKEN_DROPOUT)
 def test_token_dropout_leaves_out_its_share_in_training_only(name):
     share, given = 0.3, torch.randint(1, VOCAB, (1000, T), generator=torch.Generator().manual_seed(0))

@@ -140,6 +140,7 @@ def test_a_password_in_the_address_is_not_shown(tmp_path: Path) -> None:
     assert "hunter22" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_database_serves_as_storage(tmp_path: Path) -> None:
     def own() -> Ledger:
         storage: Any = opened(f"sqlite:///{tmp_path}/s.db", tmp_path)

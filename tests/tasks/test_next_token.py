@@ -87,6 +87,7 @@ def test_parts_and_options_that_do_not_fit_are_refused(words: list[str]) -> None
 # --- sampling ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tokens_are_drawn_by_temperature_and_top_k() -> None:
     logits, generator = torch.tensor([5.0, 1.0, 3.0, 2.0]), torch.Generator().manual_seed(0)
 

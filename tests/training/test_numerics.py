@@ -150,6 +150,7 @@ def test_4_micro_batches_of_8_make_the_step_of_a_hand_written_32():
     assert largest_difference(weights(ours), weights(theirs)) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.spread(8)
 @pytest.mark.parametrize("drop_last", [True, False])
 @pytest.mark.parametrize(

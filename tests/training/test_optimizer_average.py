@@ -116,6 +116,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return uninterrupted(Plan(), tmp_path_factory.mktemp("reference"))
 
 
+@pytest.mark.slow
 @pytest.mark.spread(5)
 @pytest.mark.row(13)
 @pytest.mark.parametrize("at", range(1, STEPS + 1))
