@@ -126,7 +126,7 @@ def _end(process: subprocess.Popen[bytes], connection: Connection, log: IO[bytes
 
 def _bytes(array: Array) -> memoryview:
     """Return the memory of an array."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 # --- in the child
