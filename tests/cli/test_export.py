@@ -123,7 +123,8 @@ class Exports(UserDict[str, Path]):
 
         folder = self.folder / name
         assert cli.main(["export", str(self.run), f"format={name}", f"output={folder}"]) == 0
-        return self.setdefault(name, folder / f"mlp-best{SUFFIXES[name]}")
+        self[name] = folder / f"mlp-best{SUFFIXES[name]}"
+        return self[name]
 
 
 @pytest.fixture(scope="session")
