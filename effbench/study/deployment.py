@@ -153,7 +153,7 @@ def deployed(
     sources = {each.arm: _source(each, allow_targets, config_dir) for each in chosen.values()}
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=scratch) as name:
         record = bench_several(sources, options, Path(name))
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for key, same in shared.items():
         best = chosen[key]
         model = record["models"][best.arm]
