@@ -153,17 +153,15 @@ def deployed(
     sources = {each.arm: _source(each, allow_targets, config_dir) for each in chosen.values()}
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=scratch) as name:
         record = bench_several(sources, options, Path(name))
-    common = {key: value for key, value in record.items() if key != "models"}
-    return {
-        one.arm: {
-            **common,
-            "measured": chosen[key].arm,
-            "run": chosen[key].folder.name if chosen[key].folder else None,
-            "arms": record["models"][chosen[key].arm]["arms"],
-        }
-        for key, same in shared.items()
-        for one in same
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for key, same in shared.items():
+        best = chosen[key]
+        model = record["models"][best.arm]
+        # a run that cannot be read any more was measured untrained
+        run = best.folder.name if best.folder is not None and model["facts"]["kind"] == "run" else None
+        common = {name: value for name, value in record.items() if name != "models"}
+        found |= {one.arm: {**common, "measured": best.arm, "run": run, "arms": model["arms"]} for one in same}
+    return found
 
 
 def _rank(candidate: Candidate) -> tuple[bool, float]:
