@@ -34,7 +34,7 @@ from effbench.config.static_compose import group_options
 from effbench.data.images.modality import Images
 from effbench.data.modality import Modality
 from effbench.data.splits import representative_sample
-from effbench.errors import EffbenchError, ThresholdError, first_line
+from effbench.errors import ConfigError, EffbenchError, ThresholdError, first_line
 from effbench.export.formats import FORMATS, export_bytes, load_exported, require_libraries
 from effbench.export.interface import unfit_reason
 from effbench.export.parity import Parity, compare, require
@@ -228,7 +228,7 @@ def spread(found: Built) -> float:
         outputs = torch.cat([found.answers(chunk) for chunk in found.samples.split(BATCH)])
     value = float(outputs.std(0).max() / outputs.abs().max())
     if not value >= LEAST_SPREAD:
-        raise SystemExit(f"{found.config.model.label}: all samples get nearly the same answer ({value:.2g})")
+        raise RuntimeError(f"{found.config.model.label}: all samples get nearly the same answer ({value:.2g})")
     return value
 
 
@@ -271,11 +271,15 @@ def measure(case: Case, formats: Sequence[str]) -> None:
     if not missing:
         return
     print(f"{case.key}: {', '.join(missing)}", file=sys.stderr, flush=True)
-    found = built(case)
-    entry = entry_of(case, found)
+    try:
+        found = built(case)
+        entry = entry_of(case, found)
+        files = {name: checked(found, name) for name in missing}
+    except ConfigError as error:  # an architecture that does not take this size
+        entry = {"model": case.model, "options": list(case.options), "input": f"{case.pixels} px"}
+        files = {name: {"reason": first_line(error)} for name in missing}
     entry["formats"] = kept.get("entries", {}).get(case.key, {}).get("formats", {})
-    for name in missing:
-        file = checked(found, name)
+    for name, file in files.items():
         entry["formats"][name] = {"versions": versions(name), **file}
         print(f"  {name}: {file.get('reason') or _cells(file)}", file=sys.stderr, flush=True)
     kept = read()  # another process may have measured another case meanwhile
@@ -325,7 +329,8 @@ def page(kept: Mapping[str, Any]) -> str:
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    cells = [_name(entry), entry["input"], human_count(entry["parameters"]), human_count(entry["macs"])]
+    counts = [human_count(entry[name]) if name in entry else "" for name in ("parameters", "macs")]
+    cells = [_name(entry), entry["input"], *counts]
     for name in CHECKED:
         file = entry["formats"].get(name)
         cells += ["", "", ""] if file is None else ["none", "", ""] if "reason" in file else _cells(file)
