@@ -52,7 +52,7 @@ def test_models_without_images_are_those_that_take_none() -> None:
 
 
 def test_a_file_counts_as_done_at_its_versions_only() -> None:
-    case, passed = Case("cnn", 32), {"versions": export_table.versions("onnx"), "bytes": 1}
+    case, passed = Case("cnn", 32), {"versions": export_table.versions("onnx"), "processor_s": 1.0}
 
     def content(file: dict[str, Any]) -> dict[str, Any]:
         return {"entries": {case.key: {"formats": {"onnx": file}}}}
