@@ -55,7 +55,7 @@ def write_by_hand(words: list[str], folder: Path) -> None:
 
 def by_hand(turns: Turns, backend: str, folder: str) -> None:
     """A slice: the median of single calls with a batch of 1 and one thread."""
-    call = _CALLS[backend](Path(folder), np.load(Path(folder) / "sample.npy"))
+    call = CALLS[backend](Path(folder), np.load(Path(folder) / "sample.npy"))
     _report(turns, call)
 
 
@@ -248,9 +248,9 @@ def _openvino_bf16(folder: Path, sample: Any) -> Callable[[], Any]:
     return _openvino(folder, sample, "bf16")
 
 
-_CALLS: dict[str, Callable[[Path, Any], Callable[[], Any]]] = {
+CALLS: dict[str, Callable[[Path, Any], Callable[[], Any]]] = {
     "eager": _eager, "channels_last": _channels_last, "bf16": _bf16, "torchscript": _torchscript,
     "torch_export": _torch_export, "onnxruntime": _onnxruntime, "openvino_f32": _openvino,
     "openvino_bf16": _openvino_bf16,
 }  # fmt: skip
-assert tuple(_CALLS) == BY_HAND
+assert tuple(CALLS) == BY_HAND

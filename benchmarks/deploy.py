@@ -57,7 +57,7 @@ def trained(name: str, words: Sequence[str], seed: int = 0) -> Path:
     run = WORK / "runs" / f"{name}-{seed}-{_digest(own)}"
     if not is_finished(run):
         shutil.rmtree(run, ignore_errors=True)  # a run that was killed: the same seed trains the same weights again
-        _effbench("train", *own, f"hydra.run.dir={run}")
+        effbench_command("train", *own, f"hydra.run.dir={run}")
     return run
 
 
@@ -72,7 +72,7 @@ def compressed(run: Path, words: Sequence[str]) -> Path | None:
     refused = folder.with_suffix(".refused")
     if not folder.is_dir() and not refused.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        code = _effbench("compress", str(run), *words, f"output={folder}", may_fail=True)
+        code = effbench_command("compress", str(run), *words, f"output={folder}", may_fail=True)
         if code and not folder.is_dir():  # with a target, code 3 and a folder: the nearest
             refused.write_text(" ".join(words), encoding="utf-8")
     return folder if folder.is_dir() else None
@@ -87,7 +87,7 @@ def _digest(words: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:8]
 
 
-def _effbench(*words: str, may_fail: bool = False) -> int:
+def effbench_command(*words: str, may_fail: bool = False) -> int:
     """Run a command; a code other than 0, or 3 if that may be, ends the row with what it printed."""
     print("   effbench", *(word.replace(f"{WORK}/", "") for word in words), file=sys.stderr, flush=True)
     done = subprocess.run(

@@ -30,7 +30,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str,
         (folder / "summary.json").write_text(json.dumps({"status": "completed"}))
         return 0
 
-    monkeypatch.setattr(deploy, "_effbench", effbench)
+    monkeypatch.setattr(deploy, "effbench_command", effbench)
     monkeypatch.setattr(deploy, "WORK", tmp_path)
     return given
 
@@ -83,7 +83,7 @@ def test_a_label_is_not_taken_for_the_beginning_of_another(measured: Measured) -
 @pytest.mark.proof
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # torch.jit is deprecated, and still what makes TorchScript
 def test_files_by_hand_give_one_answer(tmp_path: Path) -> None:
-    """White-box: the calls are what the arms time, and a fast one that computes something else would win."""
+    """The calls are what the arms time, and a fast one that computes something else would win."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     words = [
@@ -96,10 +96,10 @@ def test_files_by_hand_give_one_answer(tmp_path: Path) -> None:
     ]
     arms_deploy.write_by_hand(words, tmp_path)
     sample = np.load(tmp_path / "sample.npy")
-    expected = arms_deploy._CALLS["eager"](tmp_path, sample)().numpy()
+    expected = arms_deploy.CALLS["eager"](tmp_path, sample)().numpy()
     assert expected.shape == (1, 10)
     for name in ("channels_last", "torchscript", "torch_export"):
-        np.testing.assert_allclose(arms_deploy._CALLS[name](tmp_path, sample)().numpy(), expected, atol=1e-5)
-    np.testing.assert_allclose(arms_deploy._CALLS["bf16"](tmp_path, sample)().numpy(), expected, atol=0.05)
-    [answer] = arms_deploy._CALLS["onnxruntime"](tmp_path, sample)()
+        np.testing.assert_allclose(arms_deploy.CALLS[name](tmp_path, sample)().numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(arms_deploy.CALLS["bf16"](tmp_path, sample)().numpy(), expected, atol=0.05)
+    [answer] = arms_deploy.CALLS["onnxruntime"](tmp_path, sample)()
     np.testing.assert_allclose(answer, expected, atol=1e-5)

@@ -144,9 +144,7 @@ def test_record_is_enough_to_encode_a_text(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.proof
 @pytest.mark.slow
-def test_ngrams_are_refused_for_openvino_before_anything_is_exported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ngrams_are_refused_for_openvino_before_any_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(tmp_path, monkeypatch, "model=ngrams", "model.buckets=100")
     monkeypatch.setattr("effbench.export.formats.export_bytes", None)
     with pytest.raises(ConfigError, match=r"format=openvino cannot hold model=ngrams: .*64 bits.*Take format=onnx"):
