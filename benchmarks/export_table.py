@@ -325,7 +325,13 @@ def page(kept: Mapping[str, Any]) -> str:
             for name, text in file["versions"].items()}  # fmt: skip
     about = f"{machine['threads']} thread of {machine['cpu']} ({machine['cpu_capability']})"
     libraries = ", ".join(f"{name} {used[name]}" for name in sorted(used))
-    parts = [HEAD, "\n".join(lines), "\n".join(_notes(kept)), f"Machine: {about}. Versions: {libraries}."]
+    parts = [
+        HEAD,
+        "\n".join(lines),
+        "\n".join(_notes(kept)),
+        _missing(kept),
+        f"Machine: {about}. Versions: {libraries}.",
+    ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
@@ -355,6 +361,12 @@ def _notes(kept: Mapping[str, Any]) -> Iterator[str]:
                 yield f"- {where}, {name}: none, because {file['reason']}"
             elif file["free_length"] is False:
                 yield f"- {where}, {name}: the exporter fixes the length, so texts are padded to it."
+
+
+def _missing(kept: Mapping[str, Any]) -> str:
+    there = {entry["model"] for entry in kept["entries"].values()}
+    missing = [f"`{model}`" for model in group_options()["model"] if model not in there]
+    return f"Not measured yet: {', '.join(missing)}." if missing else ""
 
 
 def _row(cells: Sequence[str]) -> str:

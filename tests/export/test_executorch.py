@@ -68,6 +68,7 @@ sys.exit("a batch of five was computed")
 """
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.process
 def test_batches_of_every_size_equal_torch(model: nn.Module, content: bytes) -> None:
@@ -80,6 +81,7 @@ def test_batches_of_every_size_equal_torch(model: nn.Module, content: bytes) -> 
         torch.testing.assert_close(exported(images(count)), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.process
 def test_the_runtime_by_hand_gives_the_same_and_takes_no_more(model: nn.Module, content: bytes, tmp_path: Path) -> None:
@@ -92,6 +94,7 @@ def test_the_runtime_by_hand_gives_the_same_and_takes_no_more(model: nn.Module, 
     np.testing.assert_allclose(np.load(tmp_path / "it.npy"), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.process
 def test_a_file_for_one_sample_answers_for_many(model: nn.Module) -> None:
@@ -99,6 +102,7 @@ def test_a_file_for_one_sample_answers_for_many(model: nn.Module) -> None:
     torch.testing.assert_close(exported(images(3)), model(images(3)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_equal_models_give_equal_bytes_without_places(model: nn.Module, content: bytes) -> None:
     assert export_bytes("executorch", model, images(2), "images", max_batch=4) == content
@@ -106,6 +110,7 @@ def test_equal_models_give_equal_bytes_without_places(model: nn.Module, content:
         assert place.encode() not in content
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_an_export_leaves_logging_as_it_was(model: nn.Module) -> None:
     root = logging.getLogger()
