@@ -5,9 +5,9 @@ Importing this module imports Hydra, which is slow: import it inside functions.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
-import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -199,7 +199,7 @@ class GuardedLoader(ConfigLoaderImpl):
             if isinstance(override.value(), dict) or not self.repository.group_exists(override.key_or_group)
         ]
         chosen = tuple(str(override.input_line) for override in parsed if override not in values)
-        config: DictConfig = pickle.loads(_merged_files(path, chosen, _stamp()))
+        config: DictConfig = copy.deepcopy(_merged_files(path, chosen, _stamp()))
         self._apply_overrides_to_config(values, config)
         # Not by the words' first letters: ++hydra.run.dir=DIR is one of Hydra's, too.
         task = [override for override in parsed if not override.is_hydra_override()]
@@ -306,11 +306,11 @@ def _stamp() -> tuple[tuple[str, int, int], ...]:
     return tuple(sorted(found))
 
 
-@lru_cache(maxsize=256)  # of about 20 kB
+@lru_cache(maxsize=256)  # about 100 kB each
 def _merged_files(
     path: tuple[tuple[str, str], ...], chosen: tuple[str, ...], _files: tuple[tuple[str, int, int], ...]
-) -> bytes:
-    """Return Hydra's composition of the chosen files, pickled: a fifth of the time of a deep copy.
+) -> DictConfig:
+    """Return Hydra's composition of the chosen files; callers copy it.
 
     Args:
         path: provider and path of each of Hydra's sources.
@@ -318,8 +318,7 @@ def _merged_files(
         _files: return value of `_stamp`, part of the cache's key: after a change of a file it differs.
     """
     loader = GuardedLoader(_search_path(path))
-    merged = ConfigLoaderImpl._load_configuration_impl(loader, ROOT, list(chosen), RunMode.RUN, from_shell=False)
-    return pickle.dumps(merged)
+    return ConfigLoaderImpl._load_configuration_impl(loader, ROOT, list(chosen), RunMode.RUN, from_shell=False)
 
 
 def _search_path(path: Sequence[tuple[str, str]]) -> ConfigSearchPathImpl:

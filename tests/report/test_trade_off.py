@@ -138,7 +138,7 @@ def test_a_doubtful_measurement_has_wider_intervals(tmp_path: Path) -> None:
     assert any("by up to 30 %" in text for text in sentences(one))
 
 
-def test_a_run_that_was_only_compressed_is_measured_by_its_result(tmp_path: Path) -> None:
+def test_a_run_only_compressed_is_measured_by_its_result(tmp_path: Path) -> None:
     run(tmp_path / "dense", 0.90)
     run(tmp_path / "int8", 0.899, compression=compression("../dense", (0.004, 0.001), 1000, (0.02, 0.18)))
     one = found(tmp_path)

@@ -220,7 +220,7 @@ def end_of(plan: Any, monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[dic
 
 
 @pytest.mark.slow
-def test_a_study_s_end_measures_deployment_in_the_place_of_latency(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_study_ends_by_measuring_deployment(tmp_path: Path, monkeypatch: Any) -> None:
     found, asked = end_of(plan_with(tmp_path, "study.deployment_rounds=3"), monkeypatch, record())
     assert asked == [False, False]
     assert [each["deployment"] for each in found.values()] == [record(), record()]
