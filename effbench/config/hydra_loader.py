@@ -306,7 +306,7 @@ def _stamp() -> tuple[tuple[str, int, int], ...]:
     return tuple(sorted(found))
 
 
-@lru_cache(maxsize=256)  # about 100 kB each
+@lru_cache(maxsize=64)
 def _merged_files(
     path: tuple[tuple[str, str], ...], chosen: tuple[str, ...], _files: tuple[tuple[str, int, int], ...]
 ) -> DictConfig:
