@@ -230,6 +230,7 @@ _EVERY = (
         import_executorch,
         _load_executorch,
         ("torch", "executorch"),
+        asked_for=True,
         extra="executorch",
     ),
 )

@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
     Raises:
         EffbenchError: no backend works.
     """
+    if source.files and not options.backends:
+        options = replace(options, backends=_readers(source))
     with tempfile.TemporaryDirectory(prefix="effbench-bench-") as name, thread_count(options.threads):
         folder = Path(name)
         rows, arms = answering(source, options, folder)
@@ -79,7 +81,7 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
         options: backends and threads.
         folder: for the files, which the arms read.
     """
-    chosen = [BACKENDS[name] for name in options.chosen if _reads(source, options, name)]
+    chosen = [BACKENDS[name] for name in options.chosen]
     log.info(f"writing the files of {counted(len(chosen), 'backend')}")
     prepared = prepare(source, chosen, folder, max(ANSWER_BATCH, *options.sizes))
     samples = _saved(folder / "samples.npy", source.samples)
@@ -117,10 +119,9 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
     return rows, arms
 
 
-def _reads(source: Source, options: BenchOptions, name: str) -> bool:
-    """Return False for a backend that nobody named and that reads no file of this format."""
-    kinds = {BACKENDS[name].file, BACKENDS[name].also}
-    return bool(options.backends) or not source.files or not kinds.isdisjoint(source.files)
+def _readers(source: Source) -> tuple[str, ...]:
+    """Return the backends that read a file's format, also one that is otherwise measured only if it is named."""
+    return tuple(name for name, each in BACKENDS.items() if not {each.file, each.also}.isdisjoint(source.files))
 
 
 def _saved(path: Path, tensor: torch.Tensor) -> Path:

@@ -18,9 +18,9 @@ HELP = f"""usage: effbench bench RUN|FILE [backends=[NAME,...]] [batch_sizes=[1,
 
 Measures the inference of a trained run, of a file that `effbench export` wrote, or of a model with untrained weights
 (then no accuracy is reported). Backends: eager, channels_last, bf16, torchscript, torch_export, onnxruntime,
-openvino_f32, openvino_bf16, executorch; only if named: aot_inductor, compile. The last four of the first list need the
-extras effbench[onnx], [openvino] and [executorch]. One that does not work here is a line with its reason. A FILE of
-format={", ".join(PROGRAMS)} is a program: trust=true runs it.
+openvino_f32, openvino_bf16; only if named, because they take minutes: executorch, aot_inductor, compile. The runtimes
+need the extras effbench[onnx], [openvino] and [executorch]. One that does not work here is a line with its reason. A
+FILE of format={", ".join(PROGRAMS)} is a program: trust=true runs it.
 
 Each backend and batch size runs in processes of their own, one a round, with `threads` threads; the processes of a
 round take turns of a fraction of a second. After 10 calls to warm up, a process is timed for at least 100 calls, or for

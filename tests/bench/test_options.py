@@ -35,7 +35,7 @@ def test_an_option_out_of_range_is_refused_by_name(options: dict[str, Any], text
 
 
 def test_backends_that_take_minutes_are_measured_only_if_named() -> None:
-    assert set(BACKENDS) - set(DEFAULT) == {"aot_inductor", "compile"}
+    assert set(BACKENDS) - set(DEFAULT) == {"aot_inductor", "compile", "executorch"}
     assert BenchOptions().chosen == DEFAULT
     assert BenchOptions(backends=["compile", "eager"]).chosen == ("eager", "compile")  # eager is the reference
 
