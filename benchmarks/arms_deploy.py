@@ -55,6 +55,8 @@ def write_by_hand(words: list[str], folder: Path) -> None:
 
 def by_hand(turns: Turns, backend: str, folder: str) -> None:
     """A slice: the median of single calls with a batch of 1 and one thread."""
+    if backend in OF_TORCH:
+        _one_thread_for_torch()
     call = CALLS[backend](Path(folder), np.load(Path(folder) / "sample.npy"))
     _report(turns, call)
 
@@ -172,11 +174,16 @@ def _median_s(call: Callable[[], Any]) -> float:
 # --- each runtime: (folder of the files, a batch of 1) -> a call
 
 
-def _torch(forward: Any, sample: Any) -> Callable[[], Any]:
+def _one_thread_for_torch() -> None:
+    """Once a process, and before its first call: torch refuses to change the second number later."""
     import torch
 
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
+
+
+def _torch(forward: Any, sample: Any) -> Callable[[], Any]:
+    import torch
 
     def call() -> Any:
         with torch.no_grad():
@@ -254,3 +261,4 @@ CALLS: dict[str, Callable[[Path, Any], Callable[[], Any]]] = {
     "openvino_bf16": _openvino_bf16,
 }  # fmt: skip
 assert tuple(CALLS) == BY_HAND
+OF_TORCH = ("eager", "channels_last", "bf16", "torchscript", "torch_export")
