@@ -13,6 +13,7 @@ from torch import nn
 
 from effbench import build
 from effbench.compress.distill import Distill
+from effbench.compress.options import FineTuneOptions
 from effbench.config.compose import parse
 from effbench.config.schema import Config
 from effbench.config.static_compose import member
@@ -43,25 +44,23 @@ class FineTuning:
         source: the run.
         checkpoint: name of its checkpoint, whose answers distillation is against.
         folder: of the result.
-        steps: of the pruning.
-        epochs: over all steps; 0 writes the pruned weights as they are.
-        lr: learning rate; None: the run's own, from which a new cosine starts (arXiv:2003.02389).
-        distill: train against the source's answers too.
+        own: its options; without epochs the pruned weights are written as they are. A new cosine starts from lr, or
+            from the run's own (arXiv:2003.02389).
 
     Attributes:
         details: what was done, for compression.json.
         summary: of the last training.
     """
 
-    def __init__(
-        self, source: Run, checkpoint: str, folder: Path, steps: int, epochs: int, lr: float | None, distill: bool
-    ):
-        self._source, self._checkpoint, self._folder, self._distill = source, checkpoint, folder, distill
-        self._steps = steps
+    def __init__(self, source: Run, checkpoint: str, folder: Path, own: FineTuneOptions):
+        self._source, self._checkpoint, self._folder, self._distill = source, checkpoint, folder, own.distill
+        self._steps = own.steps
         # the same number each time, and the rest in the last, whose result counts
-        self._epochs = [epochs // steps] * (steps - 1) + [epochs - (steps - 1) * (epochs // steps)]
-        self._lr = source.config.optimizer.lr if lr is None else lr
-        self.details: dict[str, Any] = {"epochs": epochs, "lr": self._lr if epochs else None, "distill": distill}
+        each = own.epochs // own.steps
+        self._epochs = [each] * (own.steps - 1) + [own.epochs - (own.steps - 1) * each]
+        self._lr = source.config.optimizer.lr if own.lr is None else own.lr
+        lr = self._lr if own.epochs else None
+        self.details: dict[str, Any] = {"epochs": own.epochs, "lr": lr, "distill": own.distill}
         self.summary: dict[str, Any] = {}
 
     def run(self, model: nn.Module, step: int, callbacks: Sequence[Callback] = ()) -> None:

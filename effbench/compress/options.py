@@ -52,68 +52,68 @@ class QuantizeOptions:
             raise ConfigError(f"scheme=dynamic needs backend=onnxruntime; got {self.backend}. Leave one of them out.")
 
 
-@dataclass(frozen=True)
-class StructuredOptions:
+@dataclass(frozen=True, kw_only=True)
+class FineTuneOptions:
+    """How what is removed is made good by training.
+
+    Attributes:
+        steps: the ratio is reached in so many steps, with fine-tuning after each.
+        epochs: of fine-tuning, over all steps.
+        lr: learning rate of fine-tuning; None: the run's.
+        distill: the loss is against the outputs of the run before.
+    """
+
+    steps: int = 1
+    epochs: int = 3
+    lr: float | None = None
+    distill: bool = False
+
+    def __post_init__(self) -> None:
+        COUNT.check(self.steps, "steps")
+        WHOLE.check(self.epochs, "epochs", "a whole number of epochs >= 0; 0: no fine-tuning")
+        if self.lr is not None:
+            POSITIVE.check(self.lr, "lr")
+        BOOL.check(self.distill, "distill")
+        if self.epochs < self.steps and self.steps > 1:
+            raise ConfigError(
+                f"steps={self.steps} fine-tunes after each step, so epochs must be at least {self.steps}; got "
+                f"{self.epochs}. Write more epochs, or fewer steps."
+            )
+        if self.distill and not self.epochs:
+            raise ConfigError("distill=true needs fine-tuning: epochs must be at least 1; got 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructuredOptions(FineTuneOptions):
     """How channels are removed.
 
     Attributes:
         ratio: part of each layer's channels to remove.
         round_to: kept channels are a multiple of this, as kernels like them.
-        steps: the ratio is reached in so many steps, with fine-tuning after each.
-        epochs: of fine-tuning, over all steps.
-        lr: learning rate of fine-tuning; None: the run's.
-        distill: the loss is against the outputs of the run before.
     """
 
     ratio: float = 0.5
     round_to: int = 8
-    steps: int = 1
-    epochs: int = 3
-    lr: float | None = None
-    distill: bool = False
 
     def __post_init__(self) -> None:
         FRACTION_BETWEEN.check(self.ratio, "ratio", "the part of the channels to remove, in (0, 1), such as 0.5")
         COUNT.check(self.round_to, "round_to")
-        _check_finetuning(self.steps, self.epochs, self.lr, self.distill)
+        super().__post_init__()
 
 
-@dataclass(frozen=True)
-class UnstructuredOptions:
+@dataclass(frozen=True, kw_only=True)
+class UnstructuredOptions(FineTuneOptions):
     """How single weights are set to zero.
 
     Attributes:
         ratio: part of all weights to set to zero.
-        steps: the ratio is reached in so many steps, with fine-tuning after each.
-        epochs: of fine-tuning, over all steps.
-        lr: learning rate of fine-tuning; None: the run's.
-        distill: the loss is against the outputs of the run before.
     """
 
     ratio: float = 0.5
-    steps: int = 1
-    epochs: int = 3
-    lr: float | None = None
-    distill: bool = False
 
     def __post_init__(self) -> None:
         FRACTION_BETWEEN.check(self.ratio, "ratio", "the part of the weights to set to zero, in (0, 1), such as 0.5")
-        _check_finetuning(self.steps, self.epochs, self.lr, self.distill)
-
-
-def _check_finetuning(steps: int, epochs: int, lr: float | None, distill: bool) -> None:
-    COUNT.check(steps, "steps")
-    WHOLE.check(epochs, "epochs", "a whole number of epochs >= 0; 0: no fine-tuning")
-    if lr is not None:
-        POSITIVE.check(lr, "lr")
-    BOOL.check(distill, "distill")
-    if epochs < steps and steps > 1:
-        raise ConfigError(
-            f"steps={steps} fine-tunes after each step, so epochs must be at least {steps}; got {epochs}. "
-            "Write more epochs, or fewer steps."
-        )
-    if distill and not epochs:
-        raise ConfigError("distill=true needs fine-tuning: epochs must be at least 1; got 0.")
+        super().__post_init__()
 
 
 def _one_of(key: str, value: object, known: tuple[str, ...]) -> None:

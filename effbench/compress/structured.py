@@ -51,7 +51,7 @@ def structured(source: Run, options: CompressOptions, folder: Path) -> Result:
     dense, model = unpruned_model(source), source.model(options.checkpoint)
     example = _example(source)
     widths = _widths(model)
-    tuning = FineTuning(source, options.checkpoint, folder, own.steps, own.epochs, own.lr, own.distill)
+    tuning = FineTuning(source, options.checkpoint, folder, own)
     before, plan = accounting.parameters(model).total, {}
     for step in range(1, own.steps + 1):
         remove_channels(pruning, model, example, widths, own.ratio * step / own.steps, own.round_to, _name(source))

@@ -36,7 +36,7 @@ def unstructured(source: Run, options: CompressOptions, folder: Path) -> Result:
     weights = prunable(model)
     if not weights:
         raise ConfigError(f"method=unstructured finds no matrices in model={source.config.model.label}.")
-    tuning = FineTuning(source, options.checkpoint, folder, own.steps, own.epochs, own.lr, own.distill)
+    tuning = FineTuning(source, options.checkpoint, folder, own)
     for step in range(1, own.steps + 1):
         set_smallest_to_zero(list(weights.values()), own.ratio * step / own.steps)
         log.info(f"step {step} of {own.steps}: {own.ratio * step / own.steps:.1%} of the weights are zero")

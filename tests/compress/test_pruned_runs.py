@@ -223,7 +223,7 @@ class Terminate(effbench.Callback):
 
 def test_signal_in_fine_tuning_ends_it_with_its_name(dense: Path, tmp_path: Path) -> None:
     run = load_run(dense)
-    tuning = FineTuning(run, "best", tmp_path / "out", 1, 1, None, False)
+    tuning = FineTuning(run, "best", tmp_path / "out", StructuredOptions(epochs=1))
     with pytest.raises(Interrupted, match="SIGTERM"):
         tuning.run(run.model(), 1, [Terminate()])
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
