@@ -15,7 +15,7 @@ from effbench.config import static_compose as static
 from effbench.errors import ConfigError
 from effbench.guarded import checked_version
 
-SCHEMA = 6
+SCHEMA = 7
 KEY = "schema_version"
 _BUILT = ("model", "optimizer", "scheduler", "data")
 _FIRST = (*_BUILT, "trainer", "augment", "early_stopping")  # sections that exist in every version

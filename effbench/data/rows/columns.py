@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from effbench.data.table_files import NUMBER_RULE, finite_number, number_in
-from effbench.errors import DataError
+from effbench.errors import ConfigError, DataError, shown
 
 log = logging.getLogger(__name__)
 
@@ -126,11 +126,37 @@ class Columns:
         return cls(found)
 
 
+def missing_texts(given: object) -> frozenset[str]:
+    """Return the cells that `data.missing` names. Raises ConfigError if it is no list of texts or whole numbers."""
+    if isinstance(given, list | tuple) and all(type(each) in (str, int) for each in given):
+        return frozenset(str(each).strip() for each in given)
+    raise ConfigError(
+        "data.missing must be a list of texts, such as \"data.missing=[NA,'?']\" ('NaN' and 'null' need their quotes); "
+        f"got {shown(given)}."
+    )
+
+
+def emptied(rows: Sequence[Row], names: Sequence[str], missing: Collection[str]) -> list[Row]:
+    """Return the rows with '' for each cell that stands for a missing value.
+
+    Args:
+        rows: lines and cells.
+        names: columns that become features; others, such as the label's, stay as they are.
+        missing: the cells.
+    """
+    if not missing:
+        return list(rows)
+    return [
+        (line, {name: "" if name in names and cell.strip() in missing else cell for name, cell in row.items()})
+        for line, row in rows
+    ]
+
+
 def _fitted(file: str, rows: Sequence[Row], name: str, categorical: bool) -> Column:
     cells = [(line, row[name].strip()) for line, row in rows]
     filled = [cell for _, cell in cells if cell]
     if not filled:
-        raise DataError(f"{file}: the column {name!r} is empty. Leave it out: data.ignore={_listed(name)}.")
+        raise DataError(f"{file}: the column {name!r} is empty. Leave it out: {listing('data.ignore', name)}.")
     numeric = sum(number_in(cell) is not None for cell in filled)
     if categorical or numeric <= _MOSTLY * len(filled):
         if not categorical:
@@ -160,12 +186,12 @@ def _tell_doubtful(file: str, name: str, filled: Sequence[str], numeric: int) ->
     elif numeric >= _SOME * len(filled):
         log.warning(
             f"{where}: {numeric} of {len(filled)} cells in train are numbers, others are texts such as "
-            f"{example[:50]!r}. If these are missing numbers, leave the cells empty"
+            f"{example[:50]!r}. If these are missing numbers, write {listing('data.missing', example)}"
         )
     elif distinct > _MOSTLY * len(filled):
         log.warning(
             f"{where}, and has {distinct} different texts in {len(filled)} rows of train, such as {example[:50]!r}: "
-            f"other rows have other texts. Leave it out (data.ignore={_listed(name)}), or write a date as numbers"
+            f"other rows have other texts. Leave it out ({listing('data.ignore', name)}), or write a date as numbers"
         )
 
 
@@ -181,14 +207,18 @@ def _tell_row_numbers(file: str, name: str, lines: Sequence[int], numbers: Seque
     apart = {number - line for line, number in zip(lines, numbers, strict=True)}
     if len(numbers) >= _FEW and len(apart) == 1:
         log.warning(
-            f"{file}: the column {name!r} numbers the rows. Leave it out: data.ignore={_listed(name)}, unless the "
+            f"{file}: the column {name!r} numbers the rows. Leave it out: {listing('data.ignore', name)}, unless the "
             "order of rows matters"
         )
 
 
-def _listed(name: str) -> str:
-    """Return a list of one column as an override has it; a name with other signs than letters needs quotes."""
-    return f"[{name}]" if re.fullmatch(r"[\w.-]+", name) else f"[{name!r}]"
+def listing(key: str, name: str) -> str:
+    """Return the override that lists one text. Others than a plain word are quoted, for the shell and for Hydra."""
+    plain = re.fullmatch(r"[A-Za-z_][\w.-]*", name) and name.lower() not in ("nan", "inf", "null", "true", "false")
+    if plain:
+        return f"{key}=[{name}]"
+    escaped = name.replace("'", "\\'")
+    return f"\"{key}=['{escaped}']\""
 
 
 def _number(file: str, line: int, name: str, cell: str) -> float:
@@ -196,7 +226,7 @@ def _number(file: str, line: int, name: str, cell: str) -> float:
     if value is None:
         raise DataError(
             f"{file} line {line}: {cell[:50]!r} in the column {name!r} is no finite number of float32. {NUMBER_RULE} "
-            f"Leave the cell empty if it is missing, or write data.categorical={_listed(name)} if the column holds "
-            "categories."
+            f"Leave the cell empty if it is missing, or train with {listing('data.missing', cell[:50])}; if the column "
+            f"holds categories, {listing('data.categorical', name)}."
         )
     return value

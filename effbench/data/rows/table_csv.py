@@ -13,7 +13,7 @@ from effbench.config.options import BOOL
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_name_lists, check_names, given_file
 from effbench.data.preview import previewed
-from effbench.data.rows.columns import Columns, Row
+from effbench.data.rows.columns import Columns, Row, emptied, listing, missing_texts
 from effbench.data.rows.modality import ROWS, Rows
 from effbench.data.splits import Split, Splits, digest, stratified
 from effbench.data.table_files import ENCODING, column_names, files_of, finite_number, read_columns
@@ -55,6 +55,7 @@ class Tables(Rows):
     def _of(self, facts: Mapping[str, Any], settings: Settings) -> Self:
         self.columns = Columns.restored(facts.get("columns"))
         self._encoding = str(settings.data.get("encoding") or ENCODING)
+        self._missing = missing_texts(settings.data.get("missing") or ())
         return self
 
     @classmethod
@@ -73,7 +74,8 @@ class Tables(Rows):
         """Yield {'file': path, 'row': number from 1} for each row. A file with a bad cell is omitted entirely."""
         for path in files_of(paths):
             try:
-                rows = read_columns(path, [column.name for column in self.columns.columns], self._encoding)
+                names = [column.name for column in self.columns.columns]
+                rows = emptied(read_columns(path, names, self._encoding), names, self._missing)
                 features, odd = self.columns.encode(for_terminal(str(path)), rows)
             except DataError as error:
                 problems.append(str(error))
@@ -108,6 +110,7 @@ def table_csv(
     targets: str = "class",
     label_separator: str = SEPARATOR,
     equal_rows_together: bool = True,
+    missing: Sequence[str | int] = (),
 ) -> Splits:
     """Read a table; each row is a sample.
 
@@ -123,6 +126,7 @@ def table_csv(
         val_fraction, test_fraction: parts of the rows of each class.
         split_seed: seed of the draw.
         equal_rows_together: rows with equal features are drawn into one split.
+        missing: cells of features that count as empty, such as NA.
 
     Raises:
         ConfigError: an option is missing or out of range, or names a column that the file lacks.
@@ -133,11 +137,12 @@ def table_csv(
     columns = TargetColumns(targets, label_column, label_separator)
     check_name_lists(categorical=categorical, ignore=ignore)
     BOOL.check(equal_rows_together, "data.equal_rows_together")
+    absent = missing_texts(missing)
     path = given_file("file", file)
     if path is None:
         raise ConfigError("data=table_csv needs data.file=FILE, a .csv, .tsv, .jsonl or .parquet file.")
     names = _features(path, encoding, columns.columns, categorical, ignore)
-    rows = read_columns(path, [*names, *columns.columns], encoding)
+    rows = emptied(read_columns(path, [*names, *columns.columns], encoding), names, absent)
     labels, classes = _labels(path, rows, columns)
     groups = _groups(path, rows, names) if equal_rows_together else torch.arange(len(rows))
     fractions = {"test": test_fraction, "val": val_fraction}
@@ -294,7 +299,8 @@ def _splits(
         widest = max(columns.columns, key=lambda column: len(column.features))
         raise DataError(
             f"{name} gives {len(columns.features)} features, {len(widest.features)} of them from the column "
-            f"{widest.name!r}: texts or numbers of rows are no categories. Leave it out: data.ignore=[{widest.name}]."
+            f"{widest.name!r}: texts or numbers of rows are no categories. Leave it out: "
+            f"{listing('data.ignore', widest.name)}."
         )
     made, odd = dict[str, Split](), dict[str, dict[str, int]]()
     for which, places in parts.items():

@@ -6,15 +6,17 @@ import csv
 import itertools
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from effbench.data.modality import Settings
 from effbench.data.preview import preview_of
-from effbench.data.rows.columns import Columns
+from effbench.data.rows.columns import Columns, listing
 from effbench.data.rows.table_csv import Tables, table_csv
 from effbench.errors import ConfigError, DataError
 
@@ -86,6 +88,44 @@ def test_predicted_tables_get_the_same_features(tmp_path, caplog):
     assert problems[1].endswith("d.csv holds no rows.")
 
 
+def test_named_cells_count_as_empty_ones(tmp_path):
+    marked = [tuple({"": " NA", "red": "-9"}.get(cell, cell) for cell in row[:-1]) + row[-1:] for row in rows()]
+    emptied = [tuple("" if cell == "red" else cell for cell in row) for row in rows()]
+    path = write(tmp_path / "a.csv", marked)
+    options = {"ignore": ["id"], "val_fraction": 0, "test_fraction": 0}
+    data = table_csv(path, missing=["NA", -9], **options)
+    expected = table_csv(write(tmp_path / "b.csv", emptied), **options)
+    assert torch.equal(data.train.inputs, expected.train.inputs)
+    assert data.facts["columns"] == expected.facts["columns"]
+    record = {**data.facts, "shape": list(data.shape), "mean": [0.0] * 5, "std": [1.0] * 5}
+    kind = Tables.restored(record, Settings(data={"missing": ["NA", -9]}))
+    [(_, got)] = kind.read_files([path], {}, [])
+    assert torch.equal(got, data.train.inputs)
+    with pytest.raises(DataError, match=r"'NA' in the column 'age' is no .*train with data.missing=\[NA\]"):
+        table_csv(path, **options)
+
+
+def test_a_cell_of_the_label_is_never_taken_for_missing(tmp_path):
+    path = write(tmp_path / "a.csv", [(str(n), ("NA", "b")[n % 2]) for n in range(40)], ("x", "label"))
+    assert table_csv(path, missing=["NA"]).classes == ("NA", "b")
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "expected"),
+    [
+        ("data.ignore", "id", "data.ignore=[id]"),
+        ("data.ignore", "2020", "\"data.ignore=['2020']\""),
+        ("data.missing", "NaN", "\"data.missing=['NaN']\""),
+        ("data.ignore", "it's", "\"data.ignore=['it\\'s']\""),
+    ],
+)
+def test_suggested_overrides_mean_what_they_say(key, name, expected):
+    assert listing(key, name) == expected
+    [word] = shlex.split(expected)
+    [override] = OverridesParser.create().parse_overrides([word])
+    assert override.value() == [name]
+
+
 def test_another_tables_columns_are_refused(tmp_path):
     data = table_csv(write(tmp_path / "a.csv"), ignore=["id"])
     recorded = {"columns": data.facts["columns"], "shape": list(data.shape)}
@@ -138,10 +178,13 @@ def test_a_semicolon_divides_columns_where_no_comma_does(tmp_path):
     ("cells", "message"),
     [
         ([f"{n},5" for n in range(40)], "'0,5' has a comma. For numbers write a decimal point"),
-        ([f"c-{n}" for n in range(40)], r"28 different texts in 28 rows of train, .* \(data.ignore=\['my x'\]\)"),
+        (
+            [f"c-{n}" for n in range(40)],
+            r"28 different texts in 28 rows of train, .* \(.data.ignore=\['my x'\].\)",
+        ),
         (
             [str(n) if n % 5 < 2 else "NA" for n in range(40)],
-            "of 28 cells in train are numbers, others .* such as 'NA'",
+            r"of 28 cells in train are numbers, others .* such as 'NA'.* write data.missing=\[NA\]",
         ),
     ],
 )
@@ -216,7 +259,7 @@ def test_a_text_among_numbers_is_named_by_line(tmp_path, cell, message):
         ([("1", "a")] * 9, ("x", "label"), "has one class, 'a'"),
         ([], ("x", "label"), "a.csv holds no rows"),
         ([("1", "a"), ("2", "b")], ("x", "label"), "2 classes in 2 rows: the column 'label' has hardly two rows of"),
-        ([("", "ab"[n % 2]) for n in range(9)], ("", "label"), r"the column '' is empty. .* data.ignore=\[''\]"),
+        ([("", "ab"[n % 2]) for n in range(9)], ("", "label"), r"the column '' is empty. .* .data.ignore=\[''\]"),
         ([(str(n), str(n)) for n in range(9)], ("x", "label"), "seems to hold numbers. For numbers write data.targets"),
         ([("1", ""), ("2", "a"), ("3", "b")], ("x", "label"), "line 2: the label is empty"),
         ([("", "ab"[n % 2]) for n in range(9)], ("x", "label"), "the column 'x' is empty"),
@@ -235,6 +278,8 @@ def test_tables_that_cannot_be_learnt_are_named(tmp_path, content, header, messa
         ({"label_column": "lable"}, "data.label_column: the column 'lable' .* Did you mean 'label'"),
         ({"ignore": ["ids"]}, r"data.ignore: the column 'ids' .* the first line of .*a\.csv"),
         ({"equal_rows_together": "yes"}, "data.equal_rows_together must be true or false; got 'yes'"),
+        ({"missing": "NA"}, r"data.missing must be a list of texts.*got 'NA'"),
+        ({"missing": [float("nan")]}, "'NaN' and 'null' need their quotes.*; got .nan"),
         ({"categorical": ["color"]}, "data.categorical: the column 'color' .* Did you mean 'colour'"),
         ({"targets": "value"}, "data.targets 'value'"),
         ({"test_fraction": 1.0}, "data.test_fraction"),
