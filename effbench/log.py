@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from effbench.console import encodable, for_width
 from effbench.escaping import for_terminal
@@ -80,15 +80,20 @@ def install() -> None:
 
 
 @contextmanager
-def at_level(level: int | None) -> Iterator[None]:
-    """Show lines of this level and above during the block; None: the configured level."""
-    before = LOGGER.level
+def at_level(level: int | None, logger: logging.Logger = LOGGER) -> Iterator[None]:
+    """Show a logger's lines of this level and above during the block; None: the configured level."""
+    before = logger.level
     if level is not None:
-        LOGGER.setLevel(level)
+        logger.setLevel(level)
     try:
         yield
     finally:
-        LOGGER.setLevel(before)
+        logger.setLevel(before)
+
+
+def without_torchao_notes() -> AbstractContextManager[None]:
+    """Hide what an import of torchao makes torch print: notes on torchao's own classes, which no user can act on."""
+    return at_level(logging.ERROR, logging.getLogger("torch.utils._pytree"))
 
 
 def print_above_bar(write: Callable[[str], object] | None) -> None:

@@ -18,6 +18,7 @@ from effbench.export.executorch_runtime import check_header
 from effbench.export.interface import Forward, Interface
 from effbench.export.isolated import Isolated
 from effbench.export.torch_files import exported_program
+from effbench.log import without_torchao_notes
 
 
 def make_executorch(model: nn.Module, example: Tensor, interface: Interface) -> bytes:
@@ -28,7 +29,7 @@ def make_executorch(model: nn.Module, example: Tensor, interface: Interface) -> 
         example: two samples, or one if the file takes one.
         interface: free dimensions with their largest sizes.
     """
-    with _unconfigured_logging():
+    with _unconfigured_logging(), without_torchao_notes():
         try:
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from effbench.errors import ConfigError, DataError, MissingExtraError, OptionError
 from effbench.guarded import read_text
+from effbench.log import without_torchao_notes
 from effbench.models.layers import check_count, check_dropout
 from effbench.models.text_layers import masked_mean, token_mask
 from effbench.models.weight_files import read_weights_file
@@ -172,8 +173,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _library() -> Any:
     try:
-        from transformers import DebertaV2Config, DebertaV2Model  # noqa: F401
-        from transformers.models import deberta_v2
+        with without_torchao_notes():  # transformers imports torchao where it is installed
+            from transformers import DebertaV2Config, DebertaV2Model  # noqa: F401
+            from transformers.models import deberta_v2
     except ImportError as error:
         raise MissingExtraError("model=deberta_v3", "transformers") from error
     return deberta_v2

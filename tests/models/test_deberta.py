@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -174,3 +175,11 @@ def test_tokenizers_that_do_not_fit_are_named(folder: Path, content: str, messag
     path.write_text(content)
     with pytest.raises(DataError, match=message):
         fitted_tokenizer(str(path), [], 100)
+
+
+@pytest.mark.proof
+def test_the_library_is_loaded_without_a_word() -> None:
+    """Transformers imports torchao where it is installed, and torch then prints notes on torchao's classes."""
+    words = [sys.executable, "-c", "from effbench.models import deberta; deberta._library()"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert told.stdout + told.stderr == ""
