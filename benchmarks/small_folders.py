@@ -9,12 +9,9 @@ and the embedded Fashion-MNIST's clothes, tinted, on such grounds. Classes are a
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from benchmarks.kept_runs import KeptRuns, Wanted
 from effbench.data.images.fashion_mnist import fashion_mnist
 from effbench.stats import deviation, mean
 
@@ -217,7 +215,6 @@ DRAWS: dict[str, Callable[[Sequence[str]], Draw]] = {
 
 README_LINE = ("data=image_folder", "data.image_size=64", "model.stem=imagenet")
 SEEDS = {"shapes": (0, 1, 2), "two_clothes": (0, 1, 2)}  # of the defaults; 0 alone elsewhere
-DOCS = Path(__file__).parents[1] / "docs"
 
 
 def hand_tuned(plan: FolderPlan) -> dict[str, tuple[str, ...]]:
@@ -232,56 +229,6 @@ def hand_tuned(plan: FolderPlan) -> dict[str, tuple[str, ...]]:
         "batch16_one_cycle_balanced": (*both, "data.batch_size=16", *cycle),
         "batch16_long": (*both[:2], f"trainer.max_steps={2 * steps}", "data.batch_size=16"),
     }
-
-
-def train(root: Path, plan: FolderPlan, setting: str, words: Sequence[str], seed: int) -> None:
-    """One run in a process of its own, unless it is there or in the JSON."""
-    run = root / "runs" / plan.name / f"{setting}-{seed}"
-    if (run / "summary.json").is_file() or (plan.name, setting, seed) in measured():
-        return
-    own = (f"data.root={root / plan.name}", "device.threads=1", f"seed={seed}", f"hydra.run.dir={run}")
-    command = [sys.executable, "-m", "effbench", "train", *README_LINE, *own, *words]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def measured() -> dict[tuple[str, str, int], dict[str, Any]]:
-    """The rows of docs/small_folders.json by folder, setting and seed; none where the file is not there."""
-    path = DOCS / "small_folders.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    return {(row["folder"], row["setting"], row["seed"]): row for row in rows}
-
-
-def collected(root: Path) -> dict[str, Any]:
-    """Every finished run below ROOT/runs as a row, beside those of the JSON."""
-    rows = []
-    for path in sorted((root / "runs").glob("*/*/summary.json")):
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        if summary["status"] not in ("completed", "stopped_early"):
-            continue
-        setting, _, seed = path.parent.name.rpartition("-")
-        rows.append(
-            {
-                "folder": path.parts[-3],
-                "setting": setting,
-                "seed": int(seed),
-                "test_acc": summary["metrics"]["test/acc"],
-                "best_val_acc": summary["best"]["value"],
-                "status": summary["status"],
-                "steps": summary["steps"],
-                "epochs": summary["epochs"],
-                "command": command_of(summary["argv"], root),
-            }
-        )
-    if not rows:
-        raise SystemExit(f"{root}/runs holds no finished run: nothing to add to docs/small_folders.json.")
-    machine = {name: summary["environment"].get(name) for name in ("cpu", "torch", "python")}
-    every = measured() | {(row["folder"], row["setting"], row["seed"]): row for row in rows}
-    return {"machine": machine, "threads": 1, "rows": [every[key] for key in sorted(every)]}
-
-
-def command_of(argv: Sequence[str], root: Path) -> str:
-    words = [word.replace(str(root), "FOLDER") for word in argv[1:] if not word.startswith("hydra.run.dir=")]
-    return " ".join(["effbench", *words])
 
 
 def page(results: dict[str, Any]) -> str:
@@ -317,28 +264,26 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def runs_of(root: Path) -> KeptRuns:
+    return KeptRuns(root, "small_folders", "folder", README_LINE)
+
+
 def train_all(root: Path) -> None:
-    """Two processes of one thread at a time; the first that fails ends it."""
     for plan in PLANS:
         render(plan, root)
-    with ThreadPoolExecutor(2) as pool:
-        runs = [
-            pool.submit(train, root, plan, setting, words, seed)
-            for plan in PLANS
-            for setting, words in {"default": (), **hand_tuned(plan)}.items()
-            for seed in (SEEDS.get(plan.name, (0,)) if setting == "default" else (0,))
-        ]
-        for run in runs:
-            run.result()
+    runs_of(root).train_all(
+        Wanted(plan.name, setting, seed, (f"data.root={root / plan.name}", *words))
+        for plan in PLANS
+        for setting, words in {"default": (), **hand_tuned(plan)}.items()
+        for seed in (SEEDS.get(plan.name, (0,)) if setting == "default" else (0,))
+    )
 
 
 def main(words: Sequence[str]) -> None:
     root = Path(words[0]).absolute()
     if "--collect" not in words:
         train_all(root)
-    results = collected(root)
-    (DOCS / "small_folders.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (DOCS / "small_folders.md").write_text(page(results), encoding="utf-8")
+    runs_of(root).write(page)
 
 
 if __name__ == "__main__":

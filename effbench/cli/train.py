@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 HELP = """usage: effbench train [GROUP=NAME | KEY=VALUE ...] [-m] [--json] [--cfg job] [--config-dir DIR]
 
   effbench train                                       MobileNetV3-small + AdamW on the embedded Fashion-MNIST
-  effbench train data=text_csv data.file=reviews.csv   your own texts, with the model for texts (text_cnn)
+  effbench train data=text_csv data.file=reviews.csv   your own texts, with the model for texts (ngrams)
   effbench train recipe=swin_lion trainer.max_epochs=3
   effbench train model=resnet18 optimizer=lion optimizer.lr=3e-4 augment=strong
   effbench train -m optimizer=sgd,adamw,lion,adan      a sweep: one run each, a table at the end
