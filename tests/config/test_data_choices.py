@@ -16,9 +16,9 @@ from effbench.run.validate import dry_build, own_setting
 TABLE = "length,colour,label\n" + "".join(f"{row},{'red' if row % 3 else 'blue'},{row % 2}\n" for row in range(40))
 MODELS = {
     "breast_cancer": "mlp", "cifar10": "mobilenet", "fashion_mnist": "mobilenet", "image_folder": "mobilenet",
-    "kjv": "gpt", "kjv_kinds": "text_cnn", "language_id": "text_cnn", "synthetic": "mobilenet",
-    "synthetic_rows": "mlp", "table_csv": "mlp", "text_csv": "text_cnn", "text_file": "gpt",
-    "text_folder": "text_cnn", "wordnet_gloss": "text_cnn",
+    "kjv": "gpt", "kjv_kinds": "ngrams", "language_id": "ngrams", "synthetic": "mobilenet",
+    "synthetic_rows": "mlp", "table_csv": "mlp", "text_csv": "ngrams", "text_file": "gpt",
+    "text_folder": "ngrams", "wordnet_gloss": "ngrams",
 }  # fmt: skip
 
 
@@ -37,9 +37,9 @@ def test_every_dataset_has_a_model_and_a_task_that_fit(name: str, tmp_path: Path
 
 @pytest.mark.slow
 def test_the_user_s_and_the_recipe_s_choice_beat_the_dataset_s() -> None:
-    ngrams = static.member("model", "ngrams")["_target_"]
-    assert compose(["data=language_id", "model=ngrams"]).model.target == ngrams
-    assert compose(["model=ngrams", "data=language_id"]).model.target == ngrams
+    text_cnn = static.member("model", "text_cnn")["_target_"]
+    assert compose(["data=language_id", "model=text_cnn"]).model.target == text_cnn
+    assert compose(["model=text_cnn", "data=language_id"]).model.target == text_cnn
     swin = static.composed([("recipe", "swin_lion")])["model"]
     assert static.composed([("recipe", "swin_lion"), ("data", "language_id")])["model"] == swin
     # a recipe that names only the data gets what fits them
@@ -67,14 +67,14 @@ def test_a_task_chooses_its_loss_unless_the_user_does(words: list[str], loss: st
 def test_a_recipe_that_names_only_data_gets_their_model(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("# @package _global_\ndefaults:\n  - override /data: language_id\n")
-    assert compose([f"recipe={recipe}"]).model.target == static.member("model", "text_cnn")["_target_"]
+    assert compose([f"recipe={recipe}"]).model.target == static.member("model", "ngrams")["_target_"]
 
 
 def test_a_dataset_of_the_user_s_takes_the_defaults_of_texts(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     target = static.member("data", "language_id")["_target_"]
     (tmp_path / "data" / "mine.yaml").write_text(f"defaults: [_texts, _self_]\n_target_: {target}\n")
-    assert compose(["data=mine"], tmp_path).model.target == static.member("model", "text_cnn")["_target_"]
+    assert compose(["data=mine"], tmp_path).model.target == static.member("model", "ngrams")["_target_"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_dataset_of_the_user_s_takes_the_defaults_of_texts(tmp_path: Path) -> 
     [
         ([], {}),
         (["data=cifar10"], {}),
-        (["data=text_csv", "optimizer=lion"], {"model": "text_cnn"}),
+        (["data=text_csv", "optimizer=lion"], {"model": "ngrams"}),
         (["data=kjv"], {"model": "gpt", "task": "next_token"}),
         (["data=kjv", "task=next_token"], {"model": "gpt"}),
         (["data=kjv", "model=gpt", "task=next_token"], {}),
@@ -95,9 +95,9 @@ def test_what_a_dataset_chose_is_known_from_the_words(words: list[str], chosen: 
 
 
 def test_completion_and_refusals_know_the_dataset_s_model() -> None:
-    assert "model.widths." in (names.completions(["data=text_csv"], "model.w") or [])
+    assert "model.buckets=" in (names.completions(["data=text_csv"], "model.b") or [])
     assert "model.width_mult=" in (names.completions([], "model.w") or [])
-    names.refuse_mistyped(["data=text_csv", "model.channels=64"])
+    names.refuse_mistyped(["data=text_csv", "model.buckets=64"])
     with pytest.raises(ConfigError, match=r"model\.width_mult"):
         names.refuse_mistyped(["data=text_csv", "model.width_mult=0.5"])
 
